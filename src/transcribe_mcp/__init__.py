@@ -1,0 +1,40 @@
+"""Local transcription: any recording in, words with times out.
+
+Public names are loaded when first used, so that ``import transcribe_mcp`` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "Notice": "transcript",
+    "Options": "pipeline",
+    "Segment": "transcript",
+    "TranscribeError": "errors",
+    "Transcript": "transcript",
+    "Turn": "transcript",
+    "Word": "transcript",
+    "load_engine": "engines",
+    "transcribe": "pipeline",
+}
+__all__ = ["__version__", *_PUBLIC]
+
+if TYPE_CHECKING:
+    from .engines import load_engine
+    from .errors import TranscribeError
+    from .pipeline import Options, transcribe
+    from .transcript import Notice, Segment, Transcript, Turn, Word
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_PUBLIC[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,221 @@
+"""The result: words, segments, turns and the transcript, with their invariants and their JSON form.
+
+Times are float seconds on the clock of the original recording. ``None`` means not measured. The constructors hold
+the invariants (ordered, not overlapping, inside the recording), so that no stage checks another.
+
+The JSON form is a superset of openai-whisper's own (``text``, ``language``, ``segments[].start/end/text`` and
+``words[].word/start/end/probability``), so that tools which read that read this. ``schema.json`` beside this file
+describes it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+SCHEMA_VERSION = 1
+CLOCK_TOLERANCE_S = 1e-3  # JSON keeps milliseconds
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """One word. ``text`` carries its own leading space where the language writes one, as Whisper's words do."""
+
+    start: float
+    end: float
+    text: str
+    probability: float | None = None
+    speaker: str | None = None
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.start <= self.end, f"word {self.text!r} runs from {self.start} to {self.end}")
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A sentence or a part of one. The quality figures are those of the window that it was decoded in."""
+
+    start: float
+    end: float
+    text: str
+    words: tuple[Word, ...] = ()
+    language: str | None = None
+    speaker: str | None = None
+    avg_logprob: float | None = None
+    no_speech_prob: float | None = None
+    compression_ratio: float | None = None
+    temperature: float | None = None
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.start <= self.end, f"segment {self.text!r} runs from {self.start} to {self.end}")
+        _require_in_order(self.words, "words")
+        if self.words:
+            inside = (
+                self.start <= self.words[0].start + CLOCK_TOLERANCE_S
+                and self.words[-1].end <= self.end + CLOCK_TOLERANCE_S
+            )
+            _require(inside, f"segment {self.text!r} does not hold its words")
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A stretch in which one speaker speaks."""
+
+    start: float
+    end: float
+    speaker: str
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.start <= self.end, f"turn of {self.speaker} runs from {self.start} to {self.end}")
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something that was degraded or that the user should know: a stable ``code`` and a sentence."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """What a recording says, and how that was found out.
+
+    ``timings`` are seconds of wall clock by stage, with ``total``; stages overlap, so they need not add up.
+    ``realtime_factor`` is seconds of audio per second of work.
+    """
+
+    segments: tuple[Segment, ...]
+    duration: float
+    language: str | None
+    language_probability: float | None
+    engine: str
+    model: str
+    device: str
+    compute_type: str
+    task: str = "transcribe"
+    source: str | None = None
+    warnings: tuple[Notice, ...] = ()
+    timings: Mapping[str, float] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _require(self.duration >= 0, f"duration is {self.duration}")
+        _require_in_order(self.segments, "segments")
+        if self.segments:
+            end = self.segments[-1].end
+            _require(end <= self.duration + CLOCK_TOLERANCE_S, f"text ends at {end}, after the recording's {self.duration}")
+
+    @property
+    def text(self) -> str:
+        return "".join(segment.text for segment in self.segments).strip()
+
+    @property
+    def words(self) -> tuple[Word, ...]:
+        return tuple(word for segment in self.segments for word in segment.words)
+
+    @property
+    def realtime_factor(self) -> float | None:
+        total = self.timings.get("total")
+        return self.duration / total if total else None
+
+    def to_json(self) -> dict[str, Any]:
+        """The published form; ``schema.json`` describes it."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "text": self.text,
+            "language": self.language,
+            "language_probability": _rounded(self.language_probability, 4),
+            "task": self.task,
+            "source": self.source,
+            "duration": _rounded(self.duration),
+            "engine": self.engine,
+            "model": self.model,
+            "device": self.device,
+            "compute_type": self.compute_type,
+            "realtime_factor": _rounded(self.realtime_factor, 2),
+            "warnings": [{"code": notice.code, "message": notice.message} for notice in self.warnings],
+            "timings": {stage: round(seconds, 3) for stage, seconds in self.timings.items()},
+            "versions": dict(self.versions),
+            "segments": [_segment_to_json(i, segment) for i, segment in enumerate(self.segments)],
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Transcript:
+        """Read the published form.
+
+        Raises:
+            ValueError: another schema version, a missing field, or times that contradict each other.
+        """
+        version = data.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise ValueError(f"transcript has schema version {version!r}, this program reads {SCHEMA_VERSION}")
+        try:
+            return cls(
+                segments=tuple(_segment_from_json(row) for row in data["segments"]),
+                warnings=tuple(Notice(row["code"], row["message"]) for row in data["warnings"]),
+                **{name: data[name] for name in _PLAIN_FIELDS},
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"transcript lacks or garbles a field: {error}") from error
+
+    def dumps(self) -> str:
+        return json.dumps(self.to_json(), ensure_ascii=False, indent=2) + "\n"
+
+    @classmethod
+    def loads(cls, text: str) -> Transcript:
+        return cls.from_json(json.loads(text))
+
+
+_PLAIN_FIELDS = (
+    "duration", "language", "language_probability", "engine", "model", "device", "compute_type", "task", "source",
+    "timings", "versions",
+)  # fmt: skip
+_QUALITY_FIELDS = ("avg_logprob", "no_speech_prob", "compression_ratio", "temperature")
+
+
+def _segment_to_json(index: int, segment: Segment) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "id": index,
+        "start": _rounded(segment.start),
+        "end": _rounded(segment.end),
+        "text": segment.text,
+        "language": segment.language,
+        "speaker": segment.speaker,
+    }
+    row |= {name: _rounded(getattr(segment, name), 4) for name in _QUALITY_FIELDS}
+    row["words"] = [
+        {
+            "word": word.text,
+            "start": _rounded(word.start),
+            "end": _rounded(word.end),
+            "probability": _rounded(word.probability, 4),
+            "speaker": word.speaker,
+        }
+        for word in segment.words
+    ]
+    return row
+
+
+def _segment_from_json(row: Mapping[str, Any]) -> Segment:
+    words = tuple(Word(w["start"], w["end"], w["word"], w["probability"], w["speaker"]) for w in row["words"])
+    quality = {name: row[name] for name in _QUALITY_FIELDS}
+    return Segment(row["start"], row["end"], row["text"], words, row["language"], row["speaker"], **quality)
+
+
+def _rounded(value: float | None, digits: int = 3) -> float | None:
+    return None if value is None else round(float(value), digits)
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+def _require_in_order(spans: Sequence[Word] | Sequence[Segment], name: str) -> None:
+    for before, after in pairwise(spans):
+        if after.start < before.end - CLOCK_TOLERANCE_S:
+            raise ValueError(f"{name} overlap: {before.text!r} ends at {before.end}, {after.text!r} starts at {after.start}")
