@@ -21,7 +21,18 @@ _PUBLIC = {
     "load_engine": "engines",
     "transcribe": "pipeline",
 }
-__all__ = ["__version__", *_PUBLIC]
+__all__ = [
+    "Notice",
+    "Options",
+    "Segment",
+    "TranscribeError",
+    "Transcript",
+    "Turn",
+    "Word",
+    "__version__",
+    "load_engine",
+    "transcribe",
+]
 
 if TYPE_CHECKING:
     from .engines import load_engine

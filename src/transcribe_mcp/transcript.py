@@ -107,7 +107,9 @@ class Transcript:
         _require_in_order(self.segments, "segments")
         if self.segments:
             end = self.segments[-1].end
-            _require(end <= self.duration + CLOCK_TOLERANCE_S, f"text ends at {end}, after the recording's {self.duration}")
+            _require(
+                end <= self.duration + CLOCK_TOLERANCE_S, f"text ends at {end}, after the recording's {self.duration}"
+            )
 
     @property
     def text(self) -> str:
@@ -218,4 +220,6 @@ def _require(condition: bool, message: str) -> None:
 def _require_in_order(spans: Sequence[Word] | Sequence[Segment], name: str) -> None:
     for before, after in pairwise(spans):
         if after.start < before.end - CLOCK_TOLERANCE_S:
-            raise ValueError(f"{name} overlap: {before.text!r} ends at {before.end}, {after.text!r} starts at {after.start}")
+            raise ValueError(
+                f"{name} overlap: {before.text!r} ends at {before.end}, {after.text!r} starts at {after.start}"
+            )

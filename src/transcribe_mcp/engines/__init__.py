@@ -1,0 +1,187 @@
+"""What an engine is, which there are, and how one is chosen.
+
+An engine only decodes batches of windows and times their words. Voice detection, language votes, quality rules,
+sentence cutting, formats and progress are the pipeline's and the same for every engine.
+
+To add one: a module with ``load(request) -> Engine``, and a line in ``ENGINES``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from typing import Any, Protocol
+
+from ..errors import EngineUnavailableError, ModelUnavailableError, UnknownNameError
+from ..progress import Progress, unreported
+from ..regions import Window
+from ..transcript import Notice, Word
+
+AUTO = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineEntry:
+    """One row of the table: where the engine lives, what it is, and the extra that installs it."""
+
+    module: str
+    summary: str
+    extra: str | None = None
+    hidden: bool = False  # not offered to users: for tests and demonstrations
+
+
+ENGINES: Mapping[str, EngineEntry] = {
+    "ctranslate2": EngineEntry(".ctranslate2", "Whisper models on the CPU (int8) and on CUDA 12 GPUs"),
+    "pocketsphinx": EngineEntry(".pocketsphinx", "a small English recogniser that needs no download", extra="offline"),
+    "fake": EngineEntry(".fake", "deterministic words for tests of front ends", hidden=True),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRequest:
+    """What to load. ``auto`` leaves the choice to the machine; the engine's ``info`` says what was chosen.
+
+    Attributes:
+        engine: a name from ``ENGINES`` or ``auto``.
+        model: a catalogue name, a Hub id, a directory, or ``auto``.
+        device: ``cpu``, ``cuda``, ``cuda:N`` or ``auto``.
+        compute_type: the engine's own name of a precision, or ``auto``.
+        threads: CPU threads for all of the engine's work together; 0 means every core this process may use.
+        offline: no network call at all.
+        progress: told about downloads and conversions.
+    """
+
+    engine: str = AUTO
+    model: str = AUTO
+    device: str = AUTO
+    compute_type: str = AUTO
+    threads: int = 0
+    offline: bool = False
+    progress: Progress = unreported
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What was loaded, in the words that go into every result."""
+
+    engine: str
+    model: str
+    device: str
+    compute_type: str
+    languages: tuple[str, ...]  # codes that it can transcribe; detection chooses among them
+    tasks: tuple[str, ...] = ("transcribe",)
+    batch_size: int = 8  # windows that it decodes best at once on this machine
+    versions: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[Notice, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DecodingOptions:
+    """How a batch of windows is decoded, the same for every window of the batch.
+
+    Attributes:
+        task: ``transcribe`` or ``translate`` (to English).
+        beam_size: hypotheses kept; 1 is greedy. Ignored where ``temperature`` > 0.
+        temperature: 0 takes the most probable token; above, tokens are sampled.
+        prompt: text that the decoder takes as having been said before, for style and spelling.
+        vocabulary: words and names to expect.
+    """
+
+    task: str = "transcribe"
+    beam_size: int = 1
+    temperature: float = 0.0
+    prompt: str = ""
+    vocabulary: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """What an engine heard in one window. ``None`` where the engine does not measure it.
+
+    Attributes:
+        tokens: text tokens without specials; empty for engines that have none.
+        avg_logprob: mean natural-log probability per token, end of text included.
+        no_speech_prob: the model's own probability that the window holds no speech.
+        words: set by engines that time words while decoding, on the original clock.
+    """
+
+    text: str
+    language: str
+    temperature: float
+    tokens: tuple[int, ...] = ()
+    avg_logprob: float | None = None
+    no_speech_prob: float | None = None
+    words: tuple[Word, ...] | None = None
+
+
+class Encoded(Protocol):
+    """A batch of windows as its engine sees them; opaque to everybody else."""
+
+    def __len__(self) -> int: ...
+
+    def select(self, indices: Sequence[int]) -> Encoded:
+        """The same windows, only those at ``indices``, in that order."""
+
+
+class Engine(Protocol):
+    """Methods take and return one item per window, in order. Foreign errors leave as ``EngineFailedError``."""
+
+    @property
+    def info(self) -> EngineInfo: ...
+
+    def encode(self, windows: Sequence[Window]) -> Encoded: ...
+
+    def detect_language(self, encoded: Any) -> list[dict[str, float]]:
+        """Probability by language code, most probable first."""
+
+    def decode(self, encoded: Any, languages: Sequence[str], options: DecodingOptions) -> list[Decoded]:
+        """Transcribe each window in its language."""
+
+    def align(self, encoded: Any, decoded: Sequence[Decoded], options: DecodingOptions) -> list[tuple[Word, ...]]:
+        """Word times on the original clock, monotonic, one entry for every word of each text."""
+
+    def close(self) -> None:
+        """Give back all memory; the engine is not used afterwards."""
+
+
+def load_engine(request: EngineRequest) -> Engine:
+    """Load what the request names; ``auto`` prefers a Whisper model and falls back to what needs no download.
+
+    Raises:
+        UnknownNameError: no such engine.
+        EngineUnavailableError: its package or the hardware it was asked for is missing.
+        ModelError: the model cannot be had or used.
+    """
+    if request.engine != AUTO:
+        return _load(request.engine, request)
+    try:
+        return _load("ctranslate2", request)
+    except ModelUnavailableError as error:
+        if request.model != AUTO:
+            raise
+        return _load_fallback(request, error)
+
+
+def _load(name: str, request: EngineRequest) -> Engine:
+    entry = ENGINES.get(name)
+    if entry is None:
+        offered = ", ".join(n for n, e in ENGINES.items() if not e.hidden)
+        raise UnknownNameError(f"there is no engine {name!r}", hint=f"choose one of: auto, {offered}")
+    try:
+        module = import_module(entry.module, __name__)
+    except ImportError as error:
+        hint = f"pip install 'transcribe-mcp[{entry.extra}]'" if entry.extra else "reinstall transcribe-mcp"
+        raise EngineUnavailableError(f"engine {name} cannot be imported: {error}", hint=hint) from error
+    engine: Engine = module.load(replace(request, engine=name))
+    return engine
+
+
+def _load_fallback(request: EngineRequest, cause: ModelUnavailableError) -> Engine:
+    """The engine that needs no download, with one warning that says why and how to get better."""
+    try:
+        engine = _load("pocketsphinx", request)
+    except EngineUnavailableError:
+        hint = f"{cause.hint}; or install a recogniser that needs no model: pip install 'transcribe-mcp[offline]'"
+        raise ModelUnavailableError(str(cause), hint=hint) from cause
+    return engine
