@@ -1,0 +1,90 @@
+"""A deterministic engine for tests and demonstrations of front ends: it names the time instead of listening.
+
+The word in speech at 12.5 s is ``word0025`` in every run and however the recording was cut into windows: the original
+clock is divided into slots of half a second, and every slot that lies wholly inside a region of speech says its number.
+
+Models: ``fake`` (the default), and ``fake-failing``, which fails at its first batch as a broken engine would.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from ..errors import EngineFailedError, UnknownNameError, UsageError
+from ..regions import Region, Window
+from ..transcript import Word
+from . import AUTO, Decoded, DecodingOptions, EngineInfo, EngineRequest
+from .unencoded import Unencoded
+
+MODEL = "fake"
+FAILING_MODEL = "fake-failing"
+LANGUAGES = ("en", "de")
+
+SLOT_S = 0.5
+WORD_S = 0.4  # the rest of a slot is the pause before the next word
+WORDS_PER_SENTENCE = 8
+
+
+class FakeEngine:
+    """Words made of the clock; see the module."""
+
+    def __init__(self, model: str = MODEL) -> None:
+        self.info = EngineInfo(
+            engine="fake",
+            model=model,
+            device="cpu",
+            compute_type="none",
+            languages=LANGUAGES,
+            tasks=("transcribe", "translate"),
+        )
+
+    def encode(self, windows: Sequence[Window]) -> Unencoded:
+        return Unencoded(tuple(windows))
+
+    def detect_language(self, encoded: Unencoded) -> list[dict[str, float]]:
+        return [{"en": 0.75, "de": 0.25} for _ in encoded.windows]
+
+    def decode(self, encoded: Unencoded, languages: Sequence[str], options: DecodingOptions) -> list[Decoded]:
+        if self.info.model == FAILING_MODEL:
+            raise EngineFailedError(f"engine fake was asked to fail by the model name {FAILING_MODEL!r}")
+        decoded = []
+        for window, language in zip(encoded.windows, languages, strict=True):
+            text = "".join(word.text for word in _words(window))
+            decoded.append(Decoded(text=text, language=language, temperature=options.temperature))
+        return decoded
+
+    def align(self, encoded: Unencoded, decoded: Sequence[Decoded], options: DecodingOptions) -> list[tuple[Word, ...]]:
+        return [tuple(_words(window)) for window, _ in zip(encoded.windows, decoded, strict=True)]
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def load(request: EngineRequest) -> FakeEngine:
+    """Make the engine.
+
+    Raises:
+        UnknownNameError: no such model.
+        UsageError: a device or a precision was asked for that it does not have.
+    """
+    model = MODEL if request.model == AUTO else request.model
+    if model not in (MODEL, FAILING_MODEL):
+        raise UnknownNameError(f"engine fake has no model {model!r}", hint=f"choose {MODEL} or {FAILING_MODEL}")
+    if request.device not in (AUTO, "cpu"):
+        raise UsageError(f"engine fake runs on the CPU, not on {request.device!r}", hint="leave out the device")
+    return FakeEngine(model)
+
+
+def _words(window: Window) -> Iterator[Word]:
+    for region in window.regions:
+        for slot in _slots_inside(region, window):
+            stop = "." if slot % WORDS_PER_SENTENCE == WORDS_PER_SENTENCE - 1 else ""
+            start = slot * SLOT_S
+            yield Word(start, start + WORD_S, f" word{slot:04d}{stop}")
+
+
+def _slots_inside(region: Region, window: Window) -> range:
+    start = max(region.start, window.start)
+    end = min(region.end, window.end)
+    return range(math.ceil(start / SLOT_S), math.floor(end / SLOT_S))
