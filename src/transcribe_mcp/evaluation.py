@@ -8,7 +8,7 @@ beside a recording, with its words and no times. Figures whose truth is not know
 from __future__ import annotations
 
 import json
-import re
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -24,7 +24,7 @@ TRUTH_NAME = "truth.json"
 OUTSIDE_SPEECH_S = 0.5  # a word this far from all speech was invented, not merely timed badly
 NEAR_S, FAR_S = 0.05, 0.1  # the field's two limits of a good word start
 
-_NOT_MEDIA = {".txt", ".json", ".srt", ".vtt", ".tsv", ".md"}
+_NOT_MEDIA = {".txt", ".json", ".srt", ".vtt", ".tsv", ".md"}  # what transcripts are written as
 
 # -- truth ----------------------------------------------------------------------------------------------------------
 
@@ -75,10 +75,11 @@ def load_truth(directory: Path) -> list[Truth]:
     listed = directory / TRUTH_NAME
     truths = _read_list(listed) if listed.exists() else []
     known = {truth.path for truth in truths}
-    for text_path in sorted(directory.glob("*.txt")):
-        media = (p for p in directory.glob(f"{_literal(text_path.stem)}.*") if p.suffix.lower() not in _NOT_MEDIA)
+    for text_path in directory.glob("*.txt"):
         text = _read_text(text_path)
-        truths += [Truth(path, (TruthSegment(text),) if text.strip() else ()) for path in media if path not in known]
+        beside = (path for path in directory.iterdir() if path.stem == text_path.stem and path not in known)
+        media = (path for path in beside if path.is_file() and path.suffix.lower() not in _NOT_MEDIA)
+        truths += [Truth(path, (TruthSegment(text),) if text.strip() else ()) for path in media]
     if not truths:
         hint = f"put a {TRUTH_NAME} there, or beside each recording a .txt of the same name with the words said"
         raise UsageError(f"{directory} holds no truth to judge by", hint=hint)
@@ -86,10 +87,6 @@ def load_truth(directory: Path) -> list[Truth]:
         if not truth.path.is_file():
             raise SourceNotFoundError(f"{listed} names {truth.path.name!r}, which is not there")
     return sorted(truths, key=lambda truth: truth.path)
-
-
-def _literal(name: str) -> str:
-    return re.sub(r"([*?[])", r"[\1]", name)
 
 
 def _read_text(path: Path) -> str:
@@ -122,18 +119,20 @@ def _truth(row: Mapping[str, Any], directory: Path) -> Truth:
     segments = tuple(
         TruthSegment(
             text=_string(segment["text"]),
-            start=_number(segment.get("start")),
-            end=_number(segment.get("end")),
-            language=segment.get("language", row.get("language")),
-            speaker=segment.get("speaker"),
+            start=_maybe_seconds(segment.get("start")),
+            end=_maybe_seconds(segment.get("end")),
+            language=_name(segment.get("language", row.get("language"))),
+            speaker=_name(segment.get("speaker")),
             words=tuple(
-                TruthWord(_string(word["word"]), float(word["start"]), _number(word.get("end")))
+                TruthWord(_string(word["word"]), _seconds(word["start"]), _maybe_seconds(word.get("end")))
                 for word in segment.get("words", ())
             ),
         )
         for segment in row.get("segments", ())
     )
-    return Truth(directory / _string(row["file"]), segments, row.get("language"), _number(row.get("duration")))
+    return Truth(
+        directory / _string(row["file"]), segments, _name(row.get("language")), _maybe_seconds(row.get("duration"))
+    )
 
 
 def _string(value: object) -> str:
@@ -142,12 +141,18 @@ def _string(value: object) -> str:
     return value
 
 
-def _number(value: object) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
+def _name(value: object) -> str | None:
+    return None if value is None else _string(value)
+
+
+def _seconds(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
         raise TypeError(f"{value!r} is not a number of seconds")
     return float(value)
+
+
+def _maybe_seconds(value: object) -> float | None:
+    return None if value is None else _seconds(value)
 
 
 # -- scores ---------------------------------------------------------------------------------------------------------
