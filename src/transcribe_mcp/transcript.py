@@ -11,13 +11,13 @@ describes it.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 SCHEMA_VERSION = 1
-CLOCK_TOLERANCE_S = 1e-3  # JSON keeps milliseconds
+CLOCK_TOLERANCE_S = 1.5e-3  # JSON keeps milliseconds: one of them, and the noise of floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ class Transcript:
     versions: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _require(self.duration >= 0, f"duration is {self.duration}")
+        _require(0 <= self.duration < math.inf, f"duration is {self.duration}")
         _require_in_order(self.segments, "segments")
         if self.segments:
             end = self.segments[-1].end
@@ -125,7 +125,14 @@ class Transcript:
         return self.duration / total if total else None
 
     def to_json(self) -> dict[str, Any]:
-        """The published form; ``schema.json`` describes it."""
+        """The published form; ``schema.json`` describes it.
+
+        Times are rounded to milliseconds such that spans stay in order, without overlap and inside what holds them,
+        so that ``from_json`` always reads it. A quality figure that is no number was not measured: ``None``.
+        """
+        duration = round(float(self.duration), 3)
+        timings = {stage: round(float(seconds), 3) for stage, seconds in self.timings.items()}
+        spans = _rounded_spans(self.segments, 0.0, duration)
         return {
             "schema_version": SCHEMA_VERSION,
             "text": self.text,
@@ -133,16 +140,19 @@ class Transcript:
             "language_probability": _rounded(self.language_probability, 4),
             "task": self.task,
             "source": self.source,
-            "duration": _rounded(self.duration),
+            "duration": duration,
             "engine": self.engine,
             "model": self.model,
             "device": self.device,
             "compute_type": self.compute_type,
-            "realtime_factor": _rounded(self.realtime_factor, 2),
+            "realtime_factor": _rounded(duration / timings["total"], 2) if timings.get("total") else None,
             "warnings": [{"code": notice.code, "message": notice.message} for notice in self.warnings],
-            "timings": {stage: round(seconds, 3) for stage, seconds in self.timings.items()},
+            "timings": timings,
             "versions": dict(self.versions),
-            "segments": [_segment_to_json(i, segment) for i, segment in enumerate(self.segments)],
+            "segments": [
+                _segment_to_json(i, segment, span)
+                for i, (segment, span) in enumerate(zip(self.segments, spans, strict=True))
+            ],
         }
 
     @classmethod
@@ -152,6 +162,7 @@ class Transcript:
         Raises:
             ValueError: another schema version, a missing field, or times that contradict each other.
         """
+        _require(isinstance(data, Mapping), f"a transcript is an object, not {type(data).__name__}")
         version = data.get("schema_version")
         if version != SCHEMA_VERSION:
             raise ValueError(f"transcript has schema version {version!r}, this program reads {SCHEMA_VERSION}")
@@ -161,14 +172,18 @@ class Transcript:
                 warnings=tuple(Notice(row["code"], row["message"]) for row in data["warnings"]),
                 **{name: data[name] for name in _PLAIN_FIELDS},
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"transcript lacks or garbles a field: {error}") from error
 
     def dumps(self) -> str:
-        return json.dumps(self.to_json(), ensure_ascii=False, indent=2) + "\n"
+        return json.dumps(self.to_json(), ensure_ascii=False, allow_nan=False, indent=2) + "\n"
 
     @classmethod
     def loads(cls, text: str) -> Transcript:
+        """
+        Raises:
+            ValueError: no JSON, or see ``from_json``.
+        """
         return cls.from_json(json.loads(text))
 
 
@@ -179,11 +194,11 @@ _PLAIN_FIELDS = (
 _QUALITY_FIELDS = ("avg_logprob", "no_speech_prob", "compression_ratio", "temperature")
 
 
-def _segment_to_json(index: int, segment: Segment) -> dict[str, Any]:
+def _segment_to_json(index: int, segment: Segment, span: tuple[float, float]) -> dict[str, Any]:
     row: dict[str, Any] = {
         "id": index,
-        "start": _rounded(segment.start),
-        "end": _rounded(segment.end),
+        "start": span[0],
+        "end": span[1],
         "text": segment.text,
         "language": segment.language,
         "speaker": segment.speaker,
@@ -192,14 +207,24 @@ def _segment_to_json(index: int, segment: Segment) -> dict[str, Any]:
     row["words"] = [
         {
             "word": word.text,
-            "start": _rounded(word.start),
-            "end": _rounded(word.end),
+            "start": start,
+            "end": end,
             "probability": _rounded(word.probability, 4),
             "speaker": word.speaker,
         }
-        for word in segment.words
+        for word, (start, end) in zip(segment.words, _rounded_spans(segment.words, *span), strict=True)
     ]
     return row
+
+
+def _rounded_spans(spans: Sequence[Word] | Sequence[Segment], low: float, high: float) -> list[tuple[float, float]]:
+    """Spans in whole milliseconds, in order, without overlap, from ``low`` to ``high``."""
+    rounded = []
+    for span in spans:
+        start = min(max(low, round(float(span.start), 3)), high)
+        low = min(max(start, round(float(span.end), 3)), high)
+        rounded.append((start, low))
+    return rounded
 
 
 def _segment_from_json(row: Mapping[str, Any]) -> Segment:
@@ -209,7 +234,7 @@ def _segment_from_json(row: Mapping[str, Any]) -> Segment:
 
 
 def _rounded(value: float | None, digits: int = 3) -> float | None:
-    return None if value is None else round(float(value), digits)
+    return None if value is None or not math.isfinite(value) else round(float(value), digits)
 
 
 def _require(condition: bool, message: str) -> None:
@@ -218,8 +243,11 @@ def _require(condition: bool, message: str) -> None:
 
 
 def _require_in_order(spans: Sequence[Word] | Sequence[Segment], name: str) -> None:
-    for before, after in pairwise(spans):
-        if after.start < before.end - CLOCK_TOLERANCE_S:
+    latest = None
+    for span in spans:
+        if latest is not None and not span.start >= latest.end - CLOCK_TOLERANCE_S:
             raise ValueError(
-                f"{name} overlap: {before.text!r} ends at {before.end}, {after.text!r} starts at {after.start}"
+                f"{name} overlap: {latest.text!r} ends at {latest.end}, {span.text!r} starts at {span.start}"
             )
+        if latest is None or span.end >= latest.end:
+            latest = span

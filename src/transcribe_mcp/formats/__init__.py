@@ -1,0 +1,82 @@
+"""Output formats. To add one: a function from transcript and options to text, and a line in ``FORMATS``."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import UnknownNameError
+from ..transcript import Transcript
+from . import captions, documents
+from .files import check_target, write_whole
+from .options import FormatOptions
+from .subtitles import SubtitleRules
+
+__all__ = ["FORMATS", "Format", "FormatOptions", "SubtitleRules", "check_target", "find_format", "render", "write"]
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    render: Callable[[Transcript, FormatOptions], str]
+    media_type: str
+    extension: str
+    summary: str
+
+
+def _json(transcript: Transcript, _: FormatOptions) -> str:
+    return transcript.dumps()
+
+
+FORMATS = {
+    "txt": Format(documents.txt, "text/plain", ".txt", "plain text, one sentence a line"),
+    "srt": Format(captions.srt, "application/x-subrip", ".srt", "SubRip subtitles"),
+    "vtt": Format(captions.vtt, "text/vtt", ".vtt", "WebVTT subtitles"),
+    "tsv": Format(documents.tsv, "text/tab-separated-values", ".tsv", "start and end in milliseconds, text"),
+    "json": Format(_json, "application/json", ".json", "everything, as described by schema.json"),
+    "md": Format(documents.md, "text/markdown", ".md", "a page with facts, warnings and timed paragraphs"),
+}
+
+
+def find_format(name: str) -> Format:
+    """
+    Raises:
+        UnknownNameError: no such format; the hint names the nearest.
+    """
+    if name in FORMATS:
+        return FORMATS[name]
+    near = difflib.get_close_matches(name.lower().lstrip("."), FORMATS, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise UnknownNameError(f"there is no output format {name!r}", hint=f"{hint}formats: {', '.join(FORMATS)}")
+
+
+def render(transcript: Transcript, name: str, options: FormatOptions | None = None) -> str:
+    """The transcript in the format ``name``: text that ends with a line break (or is empty) and encodes as UTF-8.
+
+    Raises:
+        UnknownNameError: no such format.
+    """
+    text = find_format(name).render(transcript, options or FormatOptions())
+    # A file name may hold bytes that are no text (lone surrogates in Python); JSON and people read \udcXX.
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def write(
+    transcript: Transcript,
+    name: str,
+    path: Path | str,
+    *,
+    overwrite: bool = False,
+    options: FormatOptions | None = None,
+) -> Path:
+    """Write the transcript to ``path`` as UTF-8, whole or not at all; missing directories are made.
+
+    Raises:
+        UnknownNameError: no such format.
+        OutputExistsError: there is a file and ``overwrite`` is not set.
+        OutputError: the system refuses to write there.
+    """
+    target = Path(path)
+    write_whole(target, render(transcript, name, options).encode(), overwrite=overwrite)
+    return target

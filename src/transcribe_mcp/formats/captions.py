@@ -1,0 +1,58 @@
+"""Subtitle files: SubRip (srt) and WebVTT (vtt, https://www.w3.org/TR/webvtt1/)."""
+
+from __future__ import annotations
+
+from ..transcript import Transcript
+from .options import FormatOptions
+from .speech import clean, clock
+from .subtitles import Cue, cut_cues
+
+
+def srt(transcript: Transcript, options: FormatOptions) -> str:
+    """SubRip has no escapes and no speakers: names stand in the text, an arrow that would look like times becomes →."""
+    cues = cut_cues(transcript, options.subtitles, label_speakers=True)
+    return "\n".join(f"{number}\n{_times(cue, ',')}\n{_srt_text(cue)}\n" for number, cue in enumerate(cues, 1))
+
+
+def _srt_text(cue: Cue) -> str:
+    return "\n".join(line.replace("-->", "→") for line in cue.text_lines)
+
+
+def vtt(transcript: Transcript, options: FormatOptions) -> str:
+    blocks = ["WEBVTT"]
+    if options.note:
+        blocks.append("NOTE " + _escaped(clean(_made_by(transcript))))
+    for cue in cut_cues(transcript, options.subtitles):
+        voice = f"<v {_escaped(cue.speaker)}>" if cue.speaker else ""
+        text = _highlighted(cue) if options.highlight_words else "\n".join(map(_escaped, cue.text_lines))
+        blocks.append(f"{_times(cue, '.')}\n{voice}{text}")
+    return "\n\n".join(blocks) + "\n"
+
+
+def _made_by(transcript: Transcript) -> str:
+    made_by = f"{transcript.engine}, model {transcript.model}, {transcript.device} {transcript.compute_type}"
+    return ", ".join([made_by, *(f"warning {notice.code}" for notice in transcript.warnings)])
+
+
+def _highlighted(cue: Cue) -> str:
+    """Words after their time stamps, which WebVTT wants later than the cue's start, rising, and before its end."""
+    lines, stamped_ms = [], cue.start_ms
+    for line in cue.lines:
+        text = ""
+        for word in line:
+            start_ms = round(1000 * word.start)
+            said = word.text.lstrip() if not text else word.text
+            if stamped_ms < start_ms < cue.end_ms:
+                text += f"<{clock(start_ms, '.')}>"
+                stamped_ms = start_ms
+            text += _escaped(said)
+        lines.append(text)
+    return "\n".join(lines)
+
+
+def _times(cue: Cue, mark: str) -> str:
+    return f"{clock(cue.start_ms, mark)} --> {clock(cue.end_ms, mark)}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -1,0 +1,95 @@
+"""Files to read or to compute with: plain text, tab-separated values, Markdown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import PurePath
+
+from ..transcript import Transcript
+from .options import FormatOptions
+from .speech import Utterance, clean, utterances
+
+PARAGRAPH_PAUSE_S = 2.0
+PARAGRAPH_CHARS = 700  # a paragraph ends with the sentence that reaches this
+
+
+def txt(transcript: Transcript, _: FormatOptions) -> str:
+    return "".join(f"{_speaker_prefix(said)}{said.text}\n" for said in utterances(transcript))
+
+
+def _speaker_prefix(said: Utterance) -> str:
+    return f"{said.speaker}: " if said.speaker else ""
+
+
+def tsv(transcript: Transcript, _: FormatOptions) -> str:
+    """The columns of openai-whisper's ``WriteTSV``: start and end in whole milliseconds, text."""
+    rows = (f"{round(1000 * said.start)}\t{round(1000 * said.end)}\t{said.text}\n" for said in utterances(transcript))
+    return "start\tend\ttext\n" + "".join(rows)
+
+
+def md(transcript: Transcript, _: FormatOptions) -> str:
+    blocks = [f"# {_markdown(_title(transcript))}", _facts(transcript)]
+    if transcript.warnings:
+        blocks.append(
+            "\n".join(f"- ⚠ {_markdown(clean(n.message))} ({_markdown(n.code)})" for n in transcript.warnings)
+        )
+    for paragraph in _paragraphs(transcript):
+        speaker = f" **{_markdown(paragraph[0].speaker)}:**" if paragraph[0].speaker else ""
+        text = " ".join(_markdown(said.text) for said in paragraph)
+        blocks.append(f"[{_hms(paragraph[0].start)}]{speaker} {text}")
+    return "\n\n".join(blocks) + "\n"
+
+
+def _title(transcript: Transcript) -> str:
+    source = transcript.source or ""
+    return clean(PurePath(source).name) or clean(source) or "Transcript"
+
+
+def _facts(transcript: Transcript) -> str:
+    language = transcript.language or "unknown"
+    if transcript.language and transcript.language_probability is not None:
+        language += f" ({transcript.language_probability:.0%})"
+    rows = {
+        "Duration": _hms(transcript.duration),
+        "Language": language,
+        "Task": transcript.task,
+        "Engine": transcript.engine,
+        "Model": transcript.model,
+        "Device": f"{transcript.device}, {transcript.compute_type}",
+    }
+    return "\n".join(
+        ["| | |", "|---|---|", *(f"| {name} | {_markdown(clean(value))} |" for name, value in rows.items())]
+    )
+
+
+def _paragraphs(transcript: Transcript) -> Iterator[list[Utterance]]:
+    paragraph: list[Utterance] = []
+    for said in utterances(transcript):
+        if paragraph and _starts_paragraph(said, paragraph):
+            yield paragraph
+            paragraph = []
+        paragraph.append(said)
+    if paragraph:
+        yield paragraph
+
+
+def _starts_paragraph(said: Utterance, paragraph: list[Utterance]) -> bool:
+    return (
+        said.speaker != paragraph[-1].speaker
+        or said.start - paragraph[-1].end >= PARAGRAPH_PAUSE_S
+        or sum(len(before.text) for before in paragraph) >= PARAGRAPH_CHARS
+    )
+
+
+_MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~&$])")
+
+
+def _markdown(text: str) -> str:
+    """Text as data: nothing in it is Markdown, HTML or a formula."""
+    return _MARKUP.sub(r"\\\1", text)
+
+
+def _hms(time_s: float) -> str:
+    seconds = int(time_s)
+    return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"

@@ -1,0 +1,274 @@
+"""Words -> subtitle cues, by rules that can be set.
+
+Where to end a cue is one shortest path over the words: every cue has a cost (for being one more, for where it ends,
+for being too short to read), and the cheapest way through the words wins. Two rules hold always: cues do not overlap,
+and no text is lost. Where speech leaves no time, the rules of reading speed, shortest cue and smallest gap yield.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from ..errors import UsageError
+from ..transcript import Transcript, Word
+from .speech import CLOSERS, Utterance, columns, parts_freely, pieces, utterances
+
+PAUSE_S = 1.0  # a cue never spans a longer pause: its text would show long before it is said
+BREATH_S = 0.3  # a pause that is better to break at than none
+
+# Costs of a cue, in cues: what it is worth to avoid, compared with one cue more.
+BREAK_AT_SENTENCE, BREAK_AT_CLAUSE, BREAK_AT_BREATH, BREAK_AT_WORD, BREAK_INSIDE = 0.0, 1.0, 1.5, 3.0, 6.0
+SENTENCE_INSIDE = 1.5  # a cue that holds the end of one sentence and the start of the next
+TOO_SHORT = 4.0  # times the share of the reading time that is missing
+UNEVEN = 0.5  # times the square of the share of the cue that is filled: two halves before full and rest
+LINE_BREAK, LINE_UNEVEN = 0.5, 6.0  # the same between the lines of a cue
+
+_CLOSING = re.escape("\"')]}”’»›」』】）》")
+_SENTENCE = re.compile(rf"[!?…。．｡！？؟۔।][{_CLOSING}]*$")
+_DOT = re.compile(rf"\.[{_CLOSING}]*$")
+_CLAUSE = re.compile(rf"[.,;:–—、，；：،؛][{_CLOSING}]*$")
+
+
+@dataclass(frozen=True, slots=True)
+class SubtitleRules:
+    """What a viewer can read. The defaults are common broadcasters' and streaming services' limits."""
+
+    max_line_chars: int = 42  # columns: East Asian wide characters count two, combining ones none
+    max_lines: int = 2
+    max_cue_s: float = 7.0
+    min_cue_s: float = 5 / 6  # 20 frames at 24 a second; yields to the next cue and to the end of the recording
+    max_chars_per_second: float = 20.0  # columns; a cue stays up longer to meet it, where the next one leaves time
+    min_gap_s: float = 0.08  # 2 frames at 25 a second; yields where it would leave a cue no time at all
+
+    def __post_init__(self) -> None:
+        self._require_at_least("max_line_chars", 2)
+        self._require_at_least("max_lines", 1)
+        self._require_at_least("max_cue_s", 0.1)
+        self._require_at_least("min_cue_s", 0)
+        self._require_at_least("max_chars_per_second", 1)
+        self._require_at_least("min_gap_s", 0)
+        if self.min_cue_s > self.max_cue_s:
+            raise UsageError(
+                f"min_cue_s {self.min_cue_s:g} is more than max_cue_s {self.max_cue_s:g}",
+                hint="let the shortest cue be shorter than the longest",
+            )
+        if self.min_gap_s >= self.max_cue_s:
+            raise UsageError(
+                f"min_gap_s {self.min_gap_s:g} is not less than max_cue_s {self.max_cue_s:g}",
+                hint="let the gap between cues be shorter than a cue",
+            )
+
+    def _require_at_least(self, name: str, least: float) -> None:
+        value = getattr(self, name)
+        if not (math.isfinite(value) and value >= least):
+            raise UsageError(f"{name} is {value:g}", hint=f"give a number of at least {least:g}")
+
+    def reading_ms(self, chars: int) -> int:
+        """Time that a cue of so many columns should stay up."""
+        return math.ceil(1000 * max(self.min_cue_s, chars / self.max_chars_per_second))
+
+
+@dataclass(frozen=True, slots=True)
+class Cue:
+    """One subtitle. ``lines`` hold words or pieces of words, each with its own times and leading space."""
+
+    start_ms: int
+    end_ms: int
+    lines: tuple[tuple[Word, ...], ...]
+    speaker: str | None
+
+    @property
+    def text_lines(self) -> list[str]:
+        return ["".join(word.text for word in line).strip() for line in self.lines]
+
+
+@dataclass(slots=True)
+class _Token:
+    """A word that stays whole: its width, and what it costs to end a cue or a line after it."""
+
+    word: Word
+    width: int
+    space: int  # columns of the space before it
+    cost: float
+    speaker: str | None
+    ends_run: bool = False  # a cue must end here
+
+
+def cut_cues(transcript: Transcript, rules: SubtitleRules, *, label_speakers: bool = False) -> list[Cue]:
+    """Cut a transcript into cues, in order, none empty, every word in exactly one of them.
+
+    Args:
+        transcript: words give the times; a segment without words shares its time out among its characters.
+        rules: see ``SubtitleRules``.
+        label_speakers: put ``Name:`` before the first words of each turn.
+    """
+    tokens = _tokens(transcript, rules, label_speakers=label_speakers)
+    groups: list[list[_Token]] = []
+    first = 0
+    for i, token in enumerate(tokens):
+        if token.ends_run:
+            until = tokens[i + 1].word.start - rules.min_gap_s if i + 1 < len(tokens) else transcript.duration
+            groups += _cheapest_cut(tokens[first : i + 1], until, rules)
+            first = i + 1
+    return _timed(groups, transcript.duration, rules)
+
+
+def _tokens(transcript: Transcript, rules: SubtitleRules, *, label_speakers: bool) -> list[_Token]:
+    tokens: list[_Token] = []
+    speaker: str | None = None
+    for utterance in utterances(transcript):
+        label = utterance.speaker if label_speakers and utterance.speaker != speaker else None
+        speaker = utterance.speaker or speaker
+        new = _utterance_tokens(utterance, rules, label)
+        if tokens:
+            tokens[-1].ends_run = _must_part(tokens[-1], new[0])
+        tokens += new
+    if tokens:
+        tokens[-1].ends_run = True
+    return tokens
+
+
+def _utterance_tokens(utterance: Utterance, rules: SubtitleRules, label: str | None) -> list[_Token]:
+    widest = rules.max_line_chars
+    words = [piece for word in utterance.words for piece in pieces(word, widest)]
+    if not words:
+        whole = Word(utterance.start, utterance.end, utterance.text)
+        words = pieces(whole, widest, split_wide=True)
+    if words[0].text[0] != " ":  # the first word of a sentence may lack the space that parts it from the one before
+        space = "" if parts_freely(words[0].text[0]) else " "
+        words[0] = Word(words[0].start, words[0].end, space + words[0].text)
+    labels = pieces(Word(words[0].start, words[0].start, f" {label}:"), widest) if label else []
+    if labels and words[0].text[0] != " ":
+        words[0] = Word(words[0].start, words[0].end, " " + words[0].text)
+    tokens = [_token(word, utterance.speaker) for word in (*labels, *words)]
+    for i, (token, after) in enumerate(pairwise(tokens)):
+        token.cost = BREAK_INSIDE if i < len(labels) else _break_cost(token, after)
+        token.ends_run = _must_part(token, after)
+    tokens[-1].cost = BREAK_AT_SENTENCE
+    return tokens
+
+
+def _token(word: Word, speaker: str | None) -> _Token:
+    text = word.text.strip()
+    return _Token(word, columns(text), int(word.text[0] == " "), BREAK_AT_WORD, speaker)
+
+
+def _must_part(token: _Token, after: _Token) -> bool:
+    return token.speaker != after.speaker or after.word.start - token.word.end >= PAUSE_S
+
+
+def _break_cost(token: _Token, after: _Token) -> float:
+    """What it costs to end a cue between two words of one utterance, which should be a sentence."""
+    text, following = token.word.text.strip(), after.word.text.strip()
+    if following[0] in CLOSERS or (not after.space and token.width == len(text) and after.width == len(following)):
+        return BREAK_INSIDE  # a closing mark, or the rest of a word
+    if _SENTENCE.search(text):
+        return BREAK_AT_SENTENCE
+    if _DOT.search(text) and (len(text) <= 4 or following[0].islower()):
+        return BREAK_AT_WORD  # "Mr.", "St.", "U.S."
+    if _DOT.search(text) and following[0].isupper():
+        return BREAK_AT_SENTENCE
+    if _CLAUSE.search(text):
+        return BREAK_AT_CLAUSE
+    return BREAK_AT_BREATH if after.word.start - token.word.end >= BREATH_S else BREAK_AT_WORD
+
+
+def _cheapest_cut(tokens: list[_Token], until: float, rules: SubtitleRules) -> list[list[_Token]]:
+    """Cut a run of words into cues; ``until`` is when the next run needs the screen."""
+    count = len(tokens)
+    least = [math.inf] * count + [0.0]  # cost of everything from a word on
+    end_of = [0] * count  # where the cue that starts with a word ends best
+    for first in range(count - 1, -1, -1):
+        for last, width, inner in _candidates(tokens, first, rules):
+            after_s = tokens[last + 1].word.start - rules.min_gap_s if last + 1 < count else until
+            missing = _missing_share(tokens[first].word.start, after_s, width, rules)
+            filled = width / (rules.max_line_chars * rules.max_lines)
+            cost = 1 + inner + tokens[last].cost + TOO_SHORT * missing + UNEVEN * filled**2 + least[last + 1]
+            if cost < least[first]:
+                least[first], end_of[first] = cost, last + 1
+    groups, first = [], 0
+    while first < count:
+        groups.append(tokens[first : end_of[first]])
+        first = end_of[first]
+    return groups
+
+
+def _candidates(tokens: list[_Token], first: int, rules: SubtitleRules) -> Iterator[tuple[int, int, float]]:
+    """Cues that may start with a word: (index of the last word, columns, cost of sentences that end inside)."""
+    start = tokens[first].word.start
+    lines, line_width, width, inner = 1, 0, 0, 0.0
+    for last in range(first, len(tokens)):
+        token = tokens[last]
+        if last > first:
+            if token.word.end - start > rules.max_cue_s:
+                return
+            inner += SENTENCE_INSIDE if tokens[last - 1].cost == BREAK_AT_SENTENCE else 0.0
+            width += token.space
+            line_width += token.space
+        if line_width + token.width > rules.max_line_chars:
+            lines, line_width = lines + 1, 0
+            if lines > rules.max_lines:
+                return
+        width += token.width
+        line_width += token.width
+        yield last, width, inner
+
+
+def _missing_share(start: float, free_until: float, width: int, rules: SubtitleRules) -> float:
+    """Share of its reading time that a cue cannot get, 0 to 1."""
+    needed_s = min(rules.max_cue_s, max(rules.min_cue_s, width / rules.max_chars_per_second))
+    return min(1.0, max(0.0, 1 - (free_until - start) / needed_s)) if needed_s else 0.0
+
+
+def _timed(groups: list[list[_Token]], duration: float, rules: SubtitleRules) -> list[Cue]:
+    """Give every group its time on the screen, in whole milliseconds, at least one each."""
+    gap_ms, longest_ms = round(1000 * rules.min_gap_s), int(1000 * rules.max_cue_s)
+    starts_ms: list[int] = []
+    for group in groups:  # words that share one instant follow each other by a millisecond
+        starts_ms.append(max(round(1000 * group[0].word.start), starts_ms[-1] + 1 if starts_ms else 0))
+    cues: list[Cue] = []
+    for i, (group, start_ms) in enumerate(zip(groups, starts_ms, strict=True)):
+        lines = _wrapped(group, rules)
+        chars = sum(_line_width(line) for line in lines)
+        end_ms = max(round(1000 * group[-1].word.end), start_ms + rules.reading_ms(chars))
+        end_ms = min(end_ms, start_ms + longest_ms)
+        if i + 1 < len(groups):
+            free_ms = starts_ms[i + 1] - start_ms
+            end_ms = min(end_ms, start_ms + (free_ms - gap_ms if free_ms > gap_ms else free_ms))
+        else:
+            end_ms = max(min(end_ms, round(1000 * duration)), start_ms + 1)
+        cues.append(Cue(start_ms, end_ms, tuple(tuple(t.word for t in line) for line in lines), group[0].speaker))
+    return cues
+
+
+def _line_width(line: Sequence[_Token]) -> int:
+    return sum(token.width + token.space for token in line) - line[0].space
+
+
+def _wrapped(tokens: list[_Token], rules: SubtitleRules) -> list[list[_Token]]:
+    """Cut a cue into as few lines as hold it, as even as good break points allow."""
+    count, widest = len(tokens), rules.max_line_chars
+    least = [0.0 if first == count else math.inf for first in range(count + 1)]  # with no line left
+    ends: list[list[int]] = []  # ends[k][first]: where the first of k + 1 lines ends best
+    while math.isinf(least[0]):
+        before, least = least, [math.inf] * (count + 1)
+        ends.append([count] * (count + 1))
+        for first in range(count):
+            width = -tokens[first].space
+            for last in range(first, count):
+                width += tokens[last].space + tokens[last].width
+                if width > widest:
+                    break
+                cost = before[last + 1] + LINE_UNEVEN * (1 - width / widest) ** 2
+                cost += LINE_BREAK * tokens[last].cost if last + 1 < count else 0.0
+                if cost < least[first]:
+                    least[first], ends[-1][first] = cost, last + 1
+    lines, first = [], 0
+    for end_of in reversed(ends):
+        lines.append(tokens[first : end_of[first]])
+        first = end_of[first]
+    return lines

@@ -1,0 +1,134 @@
+"""Words -> sentences. Segments are cut anew from the words, so that no window border shows in the result.
+
+Three signs end a sentence, in this order of trust: a long pause or another speaker, final punctuation, and, where a
+recogniser writes no punctuation, a shorter pause. The rules know no language: case, spacing and pauses tell an
+abbreviation from an end.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+
+from .transcript import Word
+
+PAUSE_S = 1.0  # a pause that always ends a sentence
+ABBREVIATION_PAUSE_S = 0.3  # "U.S.", "J." and "3." end a sentence only before a pause
+UNPUNCTUATED_PAUSE_S = 0.4  # ends a sentence where nobody wrote punctuation
+UNPUNCTUATED_S = 5.0  # shorter stretches without punctuation stay whole
+UNPUNCTUATED_LIMIT = (15.0, 200)  # s, characters
+PUNCTUATED_LIMIT = (30.0, 400)  # s, characters; a written sentence is trusted further
+MIDDLE = (0.2, 0.8)  # where an overlong stretch is cut, as shares of its words
+
+OPENERS = "\"'([{“‘„‚«‹「『【（《¿¡"
+CLOSERS = "\"')]}”’»›」』】）》"
+_FINAL = re.compile(rf"[.!?…。．｡！？؟۔।።]+[{re.escape(CLOSERS)}]*$")
+_WIDE_FINAL = "。．｡！？"
+_DOT = re.compile(rf"(?<![.…])\.[{re.escape(CLOSERS)}]*$")
+_CLAUSE = re.compile(rf"[,;:–—、，；：،؛][{re.escape(CLOSERS)}]*$")
+_MARKS_ONLY = re.compile(rf"[\s.!?…。．｡！？,;:{re.escape(CLOSERS)}]+$")
+_QUOTE_OPENS = re.compile(r"\s+[\"']+$")  # a straight quotation mark after a space opens, any other closes
+_DOTTED = re.compile(r"(?:[^\W\d_]\.)+$|\d{1,2}\.$")  # initials, "U.S.", "a.m."; ordinals and list numbers
+_BEFORE_NAMES = {
+    "mr", "mrs", "ms", "dr", "prof", "st", "vs", "hr", "hrn", "mme", "mlle", "mgr", "sr", "sra", "dra", "gen", "col",
+    "capt", "lt", "sgt", "rev", "gov", "sen", "messrs", "e.g", "i.e", "z.b", "d.h", "u.a", "p.ex", "cf", "approx", "ca",
+    "bzw", "bspw", "evtl", "ggf", "inkl", "vgl",
+}  # fmt: skip
+_BEFORE_FIGURES = {"no", "nos", "nr", "vol", "fig", "eq", "sec", "art", "tel", "p", "pp", "ch"}
+
+
+def cut_sentences(words: Sequence[Word]) -> list[list[Word]]:
+    """Group words into sentences; joined, the groups are the words again.
+
+    Args:
+        words: in order of time, each with its own leading space where the language writes one.
+
+    Returns:
+        Sentences, none of them empty. ``"".join(word.text for word in sentence)`` is a sentence's text.
+    """
+    cased = any(char.isupper() for word in words for char in word.text)
+    sentences: list[list[Word]] = []
+    for stretch in _split_where(words, lambda i: _ends_sentence(words, i, cased=cased)):
+        sentences += _shortened(stretch)
+    return sentences
+
+
+def _split_where(words: Sequence[Word], ends: Callable[[int], bool]) -> Iterator[list[Word]]:
+    first = 0
+    for last in range(len(words)):
+        if last == len(words) - 1 or ends(last):
+            yield list(words[first : last + 1])
+            first = last + 1
+
+
+def _ends_sentence(words: Sequence[Word], i: int, *, cased: bool) -> bool:
+    """Whether a sentence ends after word ``i``, which is not the last one."""
+    word, after = words[i], words[i + 1]
+    pause_s = after.start - word.end
+    if pause_s >= PAUSE_S or (word.speaker and after.speaker and word.speaker != after.speaker):
+        return True
+    if _MARKS_ONLY.match(after.text) and not _QUOTE_OPENS.match(after.text):
+        return False  # a quotation mark on its own belongs to what it closes
+    text = _with_marks(words, i)
+    final = _FINAL.search(text)
+    if not final:
+        return False
+    if final[0][0] in _WIDE_FINAL:
+        return True
+    if not after.text[:1].isspace() and after.text[:1].isascii():
+        return False  # "3." + "14", "example." + "com"
+    following = after.text.strip().lstrip(OPENERS)
+    if cased and following[:1].islower():
+        return False
+    return not _DOT.search(text) or not _is_abbreviation(text, following, pause_s)
+
+
+def _with_marks(words: Sequence[Word], i: int) -> str:
+    """The text of word ``i``, with that of the word before it where it is only a mark."""
+    text = words[i].text.strip()
+    return words[i - 1].text.strip() + text if i > 0 and _MARKS_ONLY.match(text) else text
+
+
+def _is_abbreviation(text: str, following: str, pause_s: float) -> bool:
+    bare = text.strip(OPENERS + CLOSERS)
+    name = bare.removesuffix(".").lower()
+    if name in _BEFORE_NAMES or (name in _BEFORE_FIGURES and following[:1].isdigit()):
+        return True
+    return bool(_DOTTED.match(bare)) and pause_s < ABBREVIATION_PAUSE_S
+
+
+def _shortened(stretch: list[Word]) -> list[list[Word]]:
+    """A stretch without punctuation at its pauses; what is still too long, at the best place in its middle."""
+    if any(_FINAL.search(word.text.strip()) or _CLAUSE.search(word.text.strip()) for word in stretch):
+        return _within(stretch, PUNCTUATED_LIMIT)
+    if stretch[-1].end - stretch[0].start <= UNPUNCTUATED_S:
+        return _within(stretch, UNPUNCTUATED_LIMIT)
+    phrases = _split_where(stretch, lambda i: stretch[i + 1].start - stretch[i].end >= UNPUNCTUATED_PAUSE_S)
+    return [part for phrase in phrases for part in _within(phrase, UNPUNCTUATED_LIMIT)]
+
+
+def _within(stretch: list[Word], limit: tuple[float, int]) -> list[list[Word]]:
+    limit_s, limit_chars = limit
+    parts: list[list[Word]] = []
+    waiting = [stretch]
+    while waiting:
+        part = waiting.pop()
+        too_long = part[-1].end - part[0].start > limit_s or sum(len(word.text) for word in part) > limit_chars
+        if too_long and len(part) > 1:
+            cut = _best_cut(part)
+            waiting += [part[cut:], part[:cut]]
+        else:
+            parts.append(part)
+    return parts
+
+
+def _best_cut(part: list[Word]) -> int:
+    """Index of the word to start anew with: after a clause, at the longest pause, near the middle."""
+    low, high = (round(share * len(part)) for share in MIDDLE)
+    candidates = range(max(1, low), max(2, high + 1))
+
+    def merit(i: int) -> tuple[bool, float, float]:
+        pause_s = part[i].start - part[i - 1].end
+        return bool(_CLAUSE.search(part[i - 1].text.strip())), round(pause_s, 3), -abs(i - len(part) / 2)
+
+    return max(candidates, key=merit)
