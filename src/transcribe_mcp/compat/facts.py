@@ -1,0 +1,236 @@
+"""Facts about a machine: a value with its source, or the reason why it is unknown, and how long the look took.
+
+``gather()`` looks at this machine with guarded probes; ``load()`` takes a machine that somebody recorded.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from .errors import FactsError
+
+SCHEMA = "transcribe-mcp.facts/1"
+MAX_FILE_BYTES = 4 * 1024 * 1024  # a real machine's facts take about 20 kB
+MAX_DEPTH = 12
+_TYPES: Mapping[str, type | tuple[type, ...]] = {
+    "nvidia.gpus": list,
+    "nvidia.pci": list,
+    "nvidia.devices": list,
+    "packages.installed": dict,
+    "packages.requires": dict,
+    "packages.doubled": list,
+    "libraries.cublas": list,
+    "libraries.cudnn": list,
+    "environment.variables": dict,
+    "environment.secrets": dict,
+    "ctranslate2.binary": dict,
+    "ffmpeg.libavutil": list,
+    "cpu.flags": list,
+    "cpu.quota": (int, float),
+    "cpu.usable": int,
+    "cpu.physical": int,
+    "memory.total_bytes": int,
+    "memory.available_bytes": int,
+    "memory.limit_bytes": int,
+    "disk.free_bytes": int,
+    "nvidia.cuda_version": int,
+    "nvidia.cuinit": int,
+    "os.container": str,
+    "os.wsl": bool,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """``value`` is plain JSON; None with a reason in ``unknown`` where it could not be learnt."""
+
+    name: str
+    value: Any
+    source: str = ""
+    unknown: str = ""
+    took_s: float = 0.0
+
+
+def seen(name: str, value: Any, source: str) -> Fact:
+    return Fact(name, value, source)
+
+
+def unseen(name: str, reason: str) -> Fact:
+    return Fact(name, None, "", reason)
+
+
+class Facts(Mapping[str, Fact]):
+    """All facts of one machine by name. ``value(name)`` is None for unknown and for never looked at."""
+
+    def __init__(self, facts: Iterable[Fact]) -> None:
+        self._by_name = {fact.name: fact for fact in facts}
+
+    def __getitem__(self, name: str) -> Fact:
+        return self._by_name[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._by_name)
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def value(self, name: str, default: Any = None) -> Any:
+        fact = self._by_name.get(name)
+        return default if fact is None or fact.value is None else fact.value
+
+    def with_facts(self, more: Iterable[Fact]) -> Facts:
+        return Facts([*self.values(), *more])
+
+
+def gather() -> Facts:
+    """Look at this machine. Takes about a quarter of a second and imports nothing outside the standard library."""
+    from .probes import run_probes
+
+    return run_probes()
+
+
+def timed(facts: Iterable[Fact]) -> list[Fact]:
+    """Run one probe and write on each of its facts how long the probe took."""
+    started = time.perf_counter()
+    found = list(facts)
+    took_s = round(time.perf_counter() - started, 6)
+    return [replace(fact, took_s=took_s) for fact in found]
+
+
+def save(facts: Facts, path: Path) -> None:
+    """Write the facts without personal parts (home, user and host name, GPU serials, credentials in addresses)."""
+    record = {"schema": SCHEMA, "facts": to_json(facts, scrub=True)}
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(json.dumps(record, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise FactsError(f"cannot write {path}: {error.strerror}", hint="name a folder you may write to") from error
+
+
+def to_json(facts: Facts, *, scrub: bool = False) -> dict[str, dict[str, Any]]:
+    clean = _scrubber() if scrub else _unchanged
+    return {fact.name: _fact_json(fact, clean) for fact in facts.values()}
+
+
+def _fact_json(fact: Fact, clean: Any) -> dict[str, Any]:
+    record: dict[str, Any] = {"value": clean(fact.value), "took_s": fact.took_s}
+    record |= {"unknown": clean(fact.unknown)} if fact.unknown else {"source": clean(fact.source)}
+    return record
+
+
+def _unchanged(value: Any) -> Any:
+    return value
+
+
+def _scrubber() -> Any:
+    """A function that removes what names this person or machine from any JSON value."""
+    import getpass
+    import socket
+
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError, ImportError):  # no such user in a container
+        user = ""
+    swaps = [(str(Path.home()), "~"), (socket.gethostname(), "<host>"), (user, "<user>")]
+    swaps = [(text, sign) for text, sign in swaps if len(text) > 2 and text != "root"]
+
+    def clean(value: Any) -> Any:
+        if isinstance(value, str):
+            for text, sign in swaps:
+                value = re.sub(rf"(?<![A-Za-z0-9]){re.escape(text)}(?![A-Za-z0-9])", sign, value)
+            value = re.sub(r"//[^/@\s]+@", "//<credentials>@", value)
+            return re.sub(r"\b(GPU|MIG)-[0-9a-f]{8}-[0-9a-f-]{27}", r"\1-<uuid>", value)
+        if isinstance(value, list):
+            return [clean(item) for item in value]
+        if isinstance(value, dict):
+            return {key: clean(item) for key, item in value.items()}
+        return value
+
+    return clean
+
+
+def load(path: Path) -> Facts:
+    """A recorded machine.
+
+    Raises:
+        FactsError: no such file, not our schema, damaged, too large, or with values of the wrong kind.
+    """
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise FactsError(f"cannot read {path}: {error.strerror}", hint="write one with doctor --save-facts") from error
+    if len(raw) > MAX_FILE_BYTES:
+        raise FactsError(f"{path} is larger than {MAX_FILE_BYTES} bytes, so it is no facts file")
+    return parse(raw, str(path))
+
+
+def parse(raw: bytes, name: str) -> Facts:
+    """Facts from the bytes of a file called ``name``. Raises ``FactsError``."""
+    hint = "record the machine again with: transcribe-mcp doctor --save-facts FILE"
+    try:
+        record = json.loads(raw.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise FactsError(f"{name} is damaged: {error}", hint=hint) from error
+    schema = record.get("schema") if isinstance(record, dict) else None
+    if schema != SCHEMA:
+        raise FactsError(f"{name} has schema {str(schema)[:80]!r}; this program reads {SCHEMA!r}", hint=hint)
+    entries = record.get("facts")
+    if not isinstance(entries, dict):
+        raise FactsError(f"{name} has no facts", hint=hint)
+    return Facts([_checked(key, entry, name) for key, entry in entries.items()])
+
+
+def _checked(key: str, entry: Any, name: str) -> Fact:
+    if not isinstance(entry, dict):
+        raise FactsError(f"{name}: fact {key[:80]!r} is no record")
+    value = entry.get("value")
+    wanted = _TYPES.get(key)
+    if value is not None and wanted and (not isinstance(value, wanted) or isinstance(value, bool) > (wanted is bool)):
+        raise FactsError(f"{name}: fact {key!r} has a value of the wrong kind: {type(value).__name__}")
+    _check_shape(key, value, name)
+    if _depth(value) > MAX_DEPTH:
+        raise FactsError(f"{name}: fact {key[:80]!r} is nested deeper than {MAX_DEPTH} levels")
+    took_s = entry.get("took_s", 0.0)
+    return Fact(
+        key,
+        value,
+        str(entry.get("source", ""))[:500],
+        str(entry.get("unknown", ""))[:500],
+        float(took_s) if isinstance(took_s, (int, float)) else 0.0,
+    )
+
+
+def _check_shape(key: str, value: Any, name: str) -> None:
+    """Lists of GPUs hold records, package versions are text: what the rules rely on without looking again."""
+    if key in ("nvidia.gpus", "libraries.cublas", "libraries.cudnn") and isinstance(value, list):
+        fine = all(isinstance(item, dict) and all(isinstance(k, str) for k in item) for item in value)
+    elif key in ("packages.installed", "environment.variables") and isinstance(value, dict):
+        fine = all(isinstance(item, str) for item in value.values())
+    elif key == "packages.requires" and isinstance(value, dict):
+        lines = [line for item in value.values() for line in (item if isinstance(item, list) else [None])]
+        fine = all(isinstance(line, str) for line in lines)
+    else:
+        fine = True
+    if not fine:
+        raise FactsError(f"{name}: fact {key!r} has entries of the wrong kind")
+
+
+def _depth(value: Any) -> int:
+    deepest, stack = 0, [(value, 1)]
+    while stack:
+        item, level = stack.pop()
+        deepest = max(deepest, level)
+        if level <= MAX_DEPTH:
+            children = item.values() if isinstance(item, dict) else item if isinstance(item, list) else ()
+            stack += [(child, level + 1) for child in children]
+    return deepest

@@ -1,0 +1,27 @@
+"""Where environments are kept: the folder that ``settings.data_dir`` names, found without pydantic or platformdirs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+_NAME = "transcribe-mcp"
+
+
+def data_dir() -> Path:
+    """``TRANSCRIBE_MCP_DATA_DIR``, else the platform's folder for what a program keeps for a user."""
+    named = os.environ.get("TRANSCRIBE_MCP_DATA_DIR")
+    if named:
+        return Path(named)
+    home = Path.home()
+    if sys.platform == "win32":
+        local = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
+        return local / _NAME / _NAME
+    if sys.platform == "darwin":
+        return home / "Library" / "Application Support" / _NAME
+    return Path(os.environ.get("XDG_DATA_HOME") or home / ".local" / "share") / _NAME
+
+
+def environments_dir() -> Path:
+    return data_dir() / "environments"

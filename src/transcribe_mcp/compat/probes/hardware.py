@@ -1,0 +1,157 @@
+"""Processor and memory as this process may use them: affinity and control groups count, not only what is built in."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..facts import Fact, seen, unseen
+from .files import text_of
+
+# Instruction sets that CTranslate2, oneDNN or onnxruntime choose their kernels by.
+FLAGS = (
+    "sse4_1", "avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "avx_vnni",
+    "amx_tile", "amx_int8", "amx_bf16", "asimd", "asimddp", "bf16", "i8mm", "sve",
+)  # fmt: skip
+_UNLIMITED_BYTES = 1 << 60  # control groups of version 1 write a huge number where there is no limit
+_SYSCTL_TIMEOUT_S = 3
+
+
+def probe_cpu() -> Iterator[Fact]:
+    yield seen("cpu.logical", os.cpu_count() or 1, "os.cpu_count")
+    yield _usable()
+    yield _quota()
+    if sys.platform == "linux":
+        yield from _linux_cpu(text_of("/proc/cpuinfo") or "")
+    elif sys.platform == "darwin":
+        yield from _mac_cpu()
+    else:
+        yield seen("cpu.model", platform.processor(), "platform.processor")
+        yield unseen("cpu.physical", "not asked for on this system")
+        yield unseen("cpu.flags", "not asked for on this system")
+
+
+def _usable() -> Fact:
+    if sys.platform == "linux":
+        return seen("cpu.usable", len(os.sched_getaffinity(0)), "sched_getaffinity")
+    return seen("cpu.usable", os.cpu_count() or 1, "os.cpu_count")
+
+
+def _linux_cpu(text: str) -> Iterator[Fact]:
+    model = re.search(r"^(?:model name|Model|Hardware)\s*:\s*(.+)$", text, re.MULTILINE)
+    yield seen("cpu.model", model[1].strip(), "/proc/cpuinfo") if model else unseen("cpu.model", "not in /proc/cpuinfo")
+    line = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
+    if line:
+        has = set(line[1].split())
+        yield seen("cpu.flags", [flag for flag in FLAGS if flag in has], "/proc/cpuinfo")
+    else:
+        yield unseen("cpu.flags", "not in /proc/cpuinfo")
+    cores = set(re.findall(r"^physical id\s*:\s*(\d+)$(?:.*\n)*?^core id\s*:\s*(\d+)$", text, re.MULTILINE))
+    siblings = {
+        text_of(folder / "topology" / "thread_siblings_list") or str(folder)
+        for folder in Path("/sys/devices/system/cpu").glob("cpu[0-9]*")
+        if (folder / "topology").is_dir()
+    }
+    if siblings:
+        yield seen("cpu.physical", len(siblings), "/sys/devices/system/cpu/*/topology")
+    elif cores:
+        yield seen("cpu.physical", len(cores), "/proc/cpuinfo")
+    else:
+        yield unseen("cpu.physical", "neither /sys nor /proc/cpuinfo says it")
+
+
+def _mac_cpu() -> Iterator[Fact]:
+    names = ("machdep.cpu.brand_string", "hw.physicalcpu", "sysctl.proc_translated")
+    values = {name: _sysctl(name) for name in names}
+    brand, physical, translated = (values[name] for name in names)
+    yield seen("cpu.model", brand, "sysctl") if brand else unseen("cpu.model", "sysctl does not say")
+    yield seen("cpu.physical", int(physical), "sysctl") if physical else unseen("cpu.physical", "sysctl does not say")
+    yield seen("cpu.translated", translated == "1", "sysctl.proc_translated")
+
+
+def _sysctl(name: str) -> str:
+    try:
+        command = ["/usr/sbin/sysctl", "-n", name]
+        return subprocess.run(command, capture_output=True, text=True, timeout=_SYSCTL_TIMEOUT_S).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+
+
+def _group_folders(controller: str) -> Iterator[Path]:
+    """The control-group folders of this process, its own first, then its parents (a limit of any of them binds)."""
+    for line in (text_of("/proc/self/cgroup") or "").splitlines():
+        number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if number == "0" and not controllers:
+            root = Path("/sys/fs/cgroup")
+        elif controller in controllers.split(","):
+            root = Path("/sys/fs/cgroup") / controllers
+        else:
+            continue
+        inside = root / path.lstrip("/")
+        yield from (folder for folder in (inside, *inside.parents) if folder == root or root in folder.parents)
+
+
+def _quota() -> Fact:
+    if sys.platform != "linux":
+        return unseen("cpu.quota", "control groups are Linux")
+    quotas = []
+    for folder in _group_folders("cpu"):
+        limit, _, period = (text_of(folder / "cpu.max") or "").partition(" ")
+        if not limit:
+            limit = text_of(folder / "cpu.cfs_quota_us") or ""
+            period = text_of(folder / "cpu.cfs_period_us") or ""
+        if limit.isdigit() and period.isdigit() and int(period):
+            quotas.append((int(limit) / int(period), str(folder)))
+    if not quotas:
+        return unseen("cpu.quota", "no limit is set")
+    quota, folder_name = min(quotas)
+    return seen("cpu.quota", round(quota, 3), folder_name)
+
+
+def probe_memory() -> Iterator[Fact]:
+    if sys.platform == "linux":
+        sizes = dict(re.findall(r"^(\w+):\s+(\d+) kB", text_of("/proc/meminfo") or "", re.MULTILINE))
+        for name, key in (("memory.total_bytes", "MemTotal"), ("memory.available_bytes", "MemAvailable")):
+            known = key in sizes
+            yield seen(name, int(sizes[key]) * 1024, "/proc/meminfo") if known else unseen(name, "not in /proc/meminfo")
+        yield _memory_limit()
+    else:
+        yield _total_memory()
+        yield unseen("memory.available_bytes", "not asked for on this system")
+
+
+def _memory_limit() -> Fact:
+    limits = []
+    for folder in _group_folders("memory"):
+        text = text_of(folder / "memory.max") or text_of(folder / "memory.limit_in_bytes") or ""
+        if text.isdigit() and int(text) < _UNLIMITED_BYTES:
+            limits.append((int(text), str(folder)))
+    if not limits:
+        return unseen("memory.limit_bytes", "no limit is set")
+    return seen("memory.limit_bytes", *min(limits))
+
+
+def _total_memory() -> Fact:
+    name = "memory.total_bytes"
+    if sys.platform == "darwin":
+        text = _sysctl("hw.memsize")
+        return seen(name, int(text), "sysctl hw.memsize") if text.isdigit() else unseen(name, "sysctl does not say")
+    if sys.platform == "win32":
+        return _windows_memory(name)
+    return unseen(name, "not asked for on this system")
+
+
+def _windows_memory(name: str) -> Fact:
+    import ctypes
+
+    kilobytes = ctypes.c_ulonglong(0)
+    answered = ctypes.CDLL("kernel32").GetPhysicallyInstalledSystemMemory(ctypes.byref(kilobytes))
+    if not answered:
+        return unseen(name, "GetPhysicallyInstalledSystemMemory does not say")
+    return seen(name, kilobytes.value * 1024, "GetPhysicallyInstalledSystemMemory")

@@ -1,0 +1,113 @@
+"""The NVIDIA driver's two halves and the GPUs: kernel module from /sys and /proc, the rest from child processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..facts import Fact, seen, unseen
+from .files import entries_of, text_of
+
+TIMEOUT_S = 15.0
+_CHILD = Path(__file__).with_name("nvidia_child.py")
+_VENDOR = "0x10de"
+_DISPLAY_CLASS = "0x03"
+_children: dict[str, subprocess.Popen[bytes] | str] = {}
+
+
+def start_children() -> None:
+    """Start asking NVML and the CUDA driver; ``probe`` collects the answers."""
+    for api in ("nvml", "cuda"):
+        command = [sys.executable, "-S", "-I", str(_CHILD), api]
+        try:
+            _children[api] = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        except OSError as error:
+            _children[api] = f"no child process: {error.strerror}"
+
+
+def probe() -> Iterator[Fact]:
+    yield _kernel_driver()
+    yield seen("nvidia.devices", _devices(), "/dev")
+    yield _pci()
+    answers = {}
+    for api in ("nvml", "cuda"):
+        answers[api], end = _answer(api)
+        yield seen(f"nvidia.{api}_child", end, "child process")
+    nvml, cuda = answers["nvml"], answers["cuda"]
+    yield from _driver_facts(nvml, cuda)
+    if nvml.get("gpus"):
+        yield seen("nvidia.gpus", nvml["gpus"], "NVML")
+    elif cuda.get("gpus"):
+        yield seen("nvidia.gpus", cuda["gpus"], "CUDA driver")
+    else:
+        yield seen("nvidia.gpus", [], "neither NVML nor the CUDA driver shows one")
+
+
+def _kernel_driver() -> Fact:
+    version = text_of("/sys/module/nvidia/version")
+    if version:
+        return seen("nvidia.kernel_driver", version, "/sys/module/nvidia/version")
+    match = re.search(r"Kernel Module\D*?\s(\d+\.\d+(?:\.\d+)?)\s", text_of("/proc/driver/nvidia/version") or "")
+    if match:
+        return seen("nvidia.kernel_driver", match[1], "/proc/driver/nvidia/version")
+    return unseen("nvidia.kernel_driver", "no nvidia kernel module is loaded")
+
+
+def _devices() -> list[str]:
+    names = [path.name for path in entries_of("/dev")]
+    return [name for name in names if re.fullmatch(r"nvidia(\d+|ctl|-uvm)|dxg", name)]
+
+
+def _pci() -> Fact:
+    if sys.platform != "linux":
+        return unseen("nvidia.pci", "read on Linux only")
+    folder = "/sys/bus/pci/devices"
+    cards = [path for path in entries_of(folder) if text_of(path / "vendor") == _VENDOR]
+    gpus = [path for path in cards if (text_of(path / "class") or "").startswith(_DISPLAY_CLASS)]
+    return seen("nvidia.pci", [text_of(path / "device") or "?" for path in gpus], folder)
+
+
+def _answer(api: str) -> tuple[dict[str, Any], str]:
+    """What a child said, and how it ended: ``answered``, ``no library``, ``signal N`` or ``hung``."""
+    child = _children.pop(api, "not started")
+    if isinstance(child, str):
+        return {}, child
+    try:
+        out, _ = child.communicate(timeout=TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.communicate()
+        return {}, f"hung: no answer in {TIMEOUT_S:g} s"
+    if child.returncode < 0:
+        return {}, f"signal {-child.returncode}"
+    try:
+        answer = json.loads(out)
+    except ValueError:
+        return {}, f"exit {child.returncode}"
+    if "missing" in answer:
+        return {}, f"no library: {answer['missing']}"
+    return answer, "answered"
+
+
+def _driver_facts(nvml: dict[str, Any], cuda: dict[str, Any]) -> Iterator[Fact]:
+    reported = nvml.get("driver")
+    yield seen("nvidia.nvml_driver", reported, "NVML") if reported else unseen("nvidia.nvml_driver", "NVML is silent")
+    code = nvml.get("nvml_code")
+    yield seen("nvidia.nvml_code", code, "nvmlInit_v2") if code is not None else unseen("nvidia.nvml_code", "no NVML")
+    path = cuda.get("libcuda")
+    if path:
+        yield seen("nvidia.libcuda", path, "mapped in the child")
+        real = re.search(r"libcuda\.so\.(\d+\.\d+(?:\.\d+)?)", os.path.realpath(path))
+        name = "nvidia.user_driver"
+        yield seen(name, real[1], "name of libcuda") if real else unseen(name, "libcuda's name holds no version")
+    else:
+        yield unseen("nvidia.libcuda", "libcuda.so.1 cannot be opened")
+    for name, key in (("nvidia.cuinit", "cuinit"), ("nvidia.cuda_version", "cuda_version")):
+        value = cuda.get(key, nvml.get(key))
+        yield seen(name, value, "CUDA driver") if value is not None else unseen(name, "no CUDA driver library")

@@ -1,0 +1,89 @@
+"""Operating system, libc, container, Python, disk."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import struct
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..facts import Fact, seen, unseen
+from ..paths import data_dir
+from .files import text_of
+
+_CONTAINER_FILES = (("/.dockerenv", "docker"), ("/run/.containerenv", "podman"))
+_CONTAINER_WORDS = ("docker", "kubepods", "containerd", "lxc", "podman", "libpod")
+
+
+def probe() -> Iterator[Fact]:
+    yield seen("os.system", platform.system(), "platform.system")
+    yield seen("os.release", platform.release(), "platform.release")
+    yield seen("os.machine", _machine(), "platform.machine")
+    yield _distribution()
+    yield _libc()
+    yield _container()
+    wsl = "microsoft" in platform.release().lower() or Path("/dev/dxg").exists()
+    yield seen("os.wsl", wsl, "kernel release, /dev/dxg")
+
+
+def _machine() -> str:
+    return {"AMD64": "x86_64", "ARM64": "arm64"}.get(platform.machine(), platform.machine())
+
+
+def _distribution() -> Fact:
+    if sys.platform != "linux":
+        return seen("os.distribution", platform.platform(terse=True), "platform.platform")
+    text = text_of("/etc/os-release") or ""
+    names = [line.partition("=")[2].strip('"') for line in text.splitlines() if line.startswith("PRETTY_NAME=")]
+    return seen("os.distribution", names[0], "/etc/os-release") if names else unseen("os.distribution", "no os-release")
+
+
+def _libc() -> Fact:
+    if sys.platform != "linux":
+        return unseen("os.libc", "asked for on Linux only")
+    try:
+        version = os.confstr("CS_GNU_LIBC_VERSION")
+    except (ValueError, OSError):
+        version = None
+    if version:
+        return seen("os.libc", version, "confstr CS_GNU_LIBC_VERSION")
+    musl = [path.name for folder in ("/lib", "/usr/lib") for path in Path(folder).glob("ld-musl-*.so.1")]
+    return seen("os.libc", "musl", musl[0]) if musl else unseen("os.libc", "neither glibc nor musl answers")
+
+
+def _container() -> Fact:
+    for path, name in _CONTAINER_FILES:
+        if Path(path).exists():
+            return seen("os.container", name, path)
+    named = os.environ.get("container", "")
+    if named:
+        return seen("os.container", named, "variable container")
+    if "KUBERNETES_SERVICE_HOST" in os.environ:
+        return seen("os.container", "kubernetes", "variable KUBERNETES_SERVICE_HOST")
+    groups = text_of("/proc/1/cgroup") or ""
+    words = [word for word in _CONTAINER_WORDS if word in groups]
+    return seen("os.container", words[0] if words else "none", "/proc/1/cgroup")
+
+
+def probe_python() -> Iterator[Fact]:
+    yield seen("python.version", platform.python_version(), "platform.python_version")
+    yield seen("python.implementation", platform.python_implementation(), "platform.python_implementation")
+    yield seen("python.bits", struct.calcsize("P") * 8, "size of a pointer")
+    yield seen("python.executable", sys.executable, "sys.executable")
+    yield seen("python.in_venv", sys.prefix != sys.base_prefix, "sys.prefix against sys.base_prefix")
+    free = "free-threading" in sys.version
+    yield seen("python.free_threaded", free, "sys.version")
+
+
+def probe_disk() -> Iterator[Fact]:
+    place = data_dir()
+    existing = next(parent for parent in (place, *place.parents) if parent.exists())
+    try:
+        free = shutil.disk_usage(existing).free
+    except OSError as error:
+        yield unseen("disk.free_bytes", f"{existing}: {error.strerror}")
+    else:
+        yield seen("disk.free_bytes", free, f"file system of {existing}")
