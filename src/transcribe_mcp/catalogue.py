@@ -1,0 +1,192 @@
+"""The Whisper models that have a name here, and the rule by which a machine gets one of them.
+
+Data only: nothing here touches the disk or the network.
+
+Parameters are those of the model cards of openai/whisper-* and distil-whisper/*. Download sizes are those that the Hub
+shows for the weights (``model.safetensors``), rounded to three digits, and so approximate; ``None`` where no figure was
+at hand. What is really fetched is asked of the Hub at the time.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+_MB = 10**6
+_GB = 10**9
+_GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogueEntry:
+    """One published Whisper model.
+
+    Attributes:
+        repo: its repository on the Hugging Face Hub.
+        download_bytes: approximate size of the weights; ``None`` where no published figure was at hand.
+        english_only: it knows no other language.
+        can_translate: it was trained to translate into English. The turbo and distilled models were not: asked to,
+            they transcribe or invent.
+        n_mels: mel channels that its encoder takes.
+    """
+
+    name: str
+    repo: str
+    parameters_millions: int
+    download_bytes: int | None
+    english_only: bool = False
+    can_translate: bool = True
+    n_mels: int = 80
+
+    @property
+    def languages(self) -> str:
+        return "English" if self.english_only else "99 languages"
+
+
+def _openai(name: str, parameters_millions: int, download_bytes: int, n_mels: int = 80) -> CatalogueEntry:
+    english_only = name.endswith(".en")
+    can_translate = not english_only and name != "large-v3-turbo"
+    repo = "openai/whisper-large" if name == "large-v1" else f"openai/whisper-{name}"
+    return CatalogueEntry(name, repo, parameters_millions, download_bytes, english_only, can_translate, n_mels)
+
+
+def _distil(name: str, parameters_millions: int, download_bytes: int | None, n_mels: int = 80) -> CatalogueEntry:
+    repo = f"distil-whisper/{name}"
+    return CatalogueEntry(name, repo, parameters_millions, download_bytes, True, False, n_mels)
+
+
+CATALOGUE: Mapping[str, CatalogueEntry] = MappingProxyType(
+    {
+        entry.name: entry
+        for entry in (
+            _openai("tiny", 39, 151 * _MB),
+            _openai("tiny.en", 39, 151 * _MB),
+            _openai("base", 74, 290 * _MB),
+            _openai("base.en", 74, 290 * _MB),
+            _openai("small", 244, 967 * _MB),
+            _openai("small.en", 244, 967 * _MB),
+            _openai("medium", 769, 3_060 * _MB),
+            _openai("medium.en", 769, 3_060 * _MB),
+            _openai("large-v1", 1550, 6_170 * _MB),
+            _openai("large-v2", 1550, 6_170 * _MB),
+            _openai("large-v3", 1550, 3_090 * _MB, n_mels=128),
+            _openai("large-v3-turbo", 809, 1_620 * _MB, n_mels=128),
+            _distil("distil-small.en", 166, 332 * _MB),
+            _distil("distil-medium.en", 394, 789 * _MB),
+            _distil("distil-large-v2", 756, 1_510 * _MB),
+            _distil("distil-large-v3", 756, 1_510 * _MB, n_mels=128),
+            _distil("distil-large-v3.5", 756, None, n_mels=128),
+        )
+    }
+)
+
+ALIASES: Mapping[str, str] = MappingProxyType({"large": "large-v3", "turbo": "large-v3-turbo"})
+
+
+def entry_named(name: str) -> CatalogueEntry | None:
+    """The entry of a catalogue name, of an alias of one, or of its Hub id; ``None`` for anything else."""
+    entry = CATALOGUE.get(ALIASES.get(name, name))
+    return entry or next((e for e in CATALOGUE.values() if e.repo == name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What decides which model a machine can carry.
+
+    Attributes:
+        device: ``cpu`` or ``cuda``.
+        cores: CPU cores that this process may use.
+        memory_bytes: memory of the device, physical or as limited by the container; ``None`` where it is unknown.
+    """
+
+    device: str
+    cores: int
+    memory_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a model asks of a machine before ``auto`` takes it; memory and cores are advice, not limits of the model."""
+
+    model: str
+    memory_bytes: int
+    cores: int
+
+
+# Most wanted first. Memory: the weights in the precision that the device computes in, and as much again for a batch of
+# windows, rounded up; cores: a choice, so that a first run on a laptop does not take longer than the recording.
+DEMANDS: Mapping[str, tuple[Demand, ...]] = MappingProxyType(
+    {
+        "cuda": (
+            Demand("large-v3", 10 * _GIB, 1),
+            Demand("large-v3-turbo", 5 * _GIB, 1),
+            Demand("distil-large-v3.5", 5 * _GIB, 1),
+            Demand("distil-large-v3", 5 * _GIB, 1),
+            Demand("medium", 5 * _GIB, 1),
+            Demand("small", 2 * _GIB, 1),
+            Demand("base", 1 * _GIB, 1),
+            Demand("tiny", 1 * _GIB, 1),
+        ),
+        "cpu": (
+            Demand("large-v3-turbo", 8 * _GIB, 8),
+            Demand("distil-large-v3.5", 8 * _GIB, 8),
+            Demand("distil-large-v3", 8 * _GIB, 8),
+            Demand("small", 4 * _GIB, 4),
+            Demand("small.en", 4 * _GIB, 4),
+            Demand("distil-small.en", 3 * _GIB, 4),
+            Demand("base", 2 * _GIB, 2),
+            Demand("base.en", 2 * _GIB, 2),
+            Demand("tiny", 0, 1),
+            Demand("tiny.en", 0, 1),
+        ),
+    }
+)
+
+
+def fits(demand: Demand, machine: Machine) -> bool:
+    """Whether the machine has what the model asks for; unknown memory counts as enough."""
+    enough_memory = machine.memory_bytes is None or machine.memory_bytes >= demand.memory_bytes
+    return enough_memory and machine.cores >= demand.cores
+
+
+def this_machine(device: str = "cpu", memory_bytes: int | None = None) -> Machine:
+    """The machine this runs on. ``memory_bytes`` is given for a GPU, whose memory only its engine can ask for."""
+    if device == "cpu" and memory_bytes is None:
+        memory_bytes = _physical_memory_bytes()
+    return Machine(device, _usable_cores(), memory_bytes)
+
+
+def describe(machine: Machine) -> str:
+    """``cpu, 4 cores, 16 GiB`` for a sentence."""
+    memory = "memory unknown" if machine.memory_bytes is None else f"{machine.memory_bytes / _GIB:.0f} GiB"
+    cores = f"{machine.cores} core{'s' if machine.cores != 1 else ''}"
+    return f"{machine.device}, {memory}" if machine.device == "cuda" else f"{machine.device}, {cores}, {memory}"
+
+
+def _usable_cores() -> int:
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _physical_memory_bytes() -> int | None:
+    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
+        return None  # Windows: unknown, and so no reason to refuse
+    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit = _container_limit_bytes()
+    return physical if limit is None else min(physical, limit)
+
+
+def _container_limit_bytes() -> int | None:
+    """Memory limit of the control group, version 2 then 1; ``None`` where there is none."""
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            text = Path(path).read_text(encoding="ascii").strip()
+        except OSError:
+            continue
+        return int(text) if text.isdigit() else None
+    return None

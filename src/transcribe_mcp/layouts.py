@@ -1,0 +1,157 @@
+"""What a checkpoint is made of: its files in the two layouts that are read, and what they say of the model."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any, Literal
+
+from .errors import ModelFormatError
+
+Layout = Literal["huggingface", "ctranslate2"]
+
+_SINGLE = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+_SHARDS = "model-*-of-*.safetensors"
+_TOKENIZER = ("tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json")
+_SETTINGS = ("config.json", "generation_config.json", "preprocessor_config.json")
+_VOCABULARY = ("vocabulary.json", "vocabulary.txt")
+_PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A complete model on this disk.
+
+    Attributes:
+        name: its canonical catalogue name, else the Hub id or the directory as the user gave it.
+        english_only: it knows no other language; says the catalogue, else the model's own files.
+        can_translate: it can translate into English; ``None`` where nothing says so or otherwise.
+        repo: its repository on the Hub; ``None`` for a directory of the user's own.
+    """
+
+    name: str
+    directory: Path
+    layout: Layout
+    english_only: bool
+    can_translate: bool | None
+    repo: str | None = None
+
+
+def wanted_files(names: Collection[str], *, where: str) -> list[str]:
+    """Of the files of a repository, those needed to use it. ``where`` names it in errors.
+
+    Raises:
+        ModelFormatError: as ``layout_of``.
+    """
+    if layout_of(names, where=where) == "ctranslate2":
+        return [n for n in names if n in ("model.bin", *_VOCABULARY, *_TOKENIZER, *_SETTINGS)]
+    tokenizer = ["tokenizer.json"] if "tokenizer.json" in names else list(_TOKENIZER)
+    # A repository may hold the same weights twice: in one file and in shards.
+    weights = [_SINGLE] if _SINGLE in names else [n for n in names if n == _INDEX or fnmatch(n, _SHARDS)]
+    return [n for n in names if n in (*weights, *tokenizer, *_SETTINGS)]
+
+
+def layout_of(names: Collection[str], *, where: str) -> Layout:
+    """Tell the layout from the names of the files.
+
+    Raises:
+        ModelFormatError: only pickled weights, no weights, or no configuration.
+    """
+    if "model.bin" in names and any(n in names for n in _VOCABULARY):
+        return "ctranslate2"
+    if _SINGLE in names or _INDEX in names:
+        if "config.json" not in names:
+            raise ModelFormatError(
+                f"{where} has no config.json", hint="a Whisper checkpoint has one beside its weights"
+            )
+        return "huggingface"
+    pickles = sorted(n for n in names if any(fnmatch(n, pattern) for pattern in _PICKLES))
+    if pickles:
+        message = f"{where} holds its weights only as a pickle ({pickles[0]}), which is not loaded: it can run code"
+        raise ModelFormatError(message, hint="take a repository or revision with model.safetensors")
+    hint = "needed are config.json and model.safetensors, or CTranslate2's model.bin and vocabulary.json"
+    raise ModelFormatError(f"{where} holds no Whisper model", hint=hint)
+
+
+def is_english_only(checkpoint: Checkpoint) -> bool:
+    """What the checkpoint's own files say; where they say nothing, its vocabulary.
+
+    Whisper's multilingual vocabulary has an empty token and the English one has none, and that is also how CTranslate2
+    tells them apart.
+    """
+    generation = read_json(checkpoint.directory / "generation_config.json")
+    if checkpoint.layout == "huggingface":
+        if isinstance(generation.get("is_multilingual"), bool):
+            return not generation["is_multilingual"]
+        if generation.get("lang_to_id"):
+            return len(generation["lang_to_id"]) == 1
+        return "" not in _huggingface_tokens(checkpoint.directory)
+    return "" not in _ctranslate2_tokens(checkpoint.directory)
+
+
+def _huggingface_tokens(directory: Path) -> Collection[str]:
+    model = read_json(directory / "tokenizer.json").get("model")
+    if isinstance(model, dict) and isinstance(model.get("vocab"), dict):
+        return list(model["vocab"])
+    return list(read_json(directory / "vocab.json"))
+
+
+def _ctranslate2_tokens(directory: Path) -> Collection[str]:
+    text = directory / "vocabulary.txt"
+    if text.is_file():
+        return text.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    tokens = json.loads((directory / "vocabulary.json").read_text(encoding="utf-8"))
+    return tokens if isinstance(tokens, list) else ()
+
+
+def can_translate(checkpoint: Checkpoint, english_only: bool) -> bool | None:
+    if english_only or re.search(r"turbo|distil", checkpoint.name, re.IGNORECASE):
+        return False
+    config = read_json(checkpoint.directory / "config.json")
+    encoder, decoder = config.get("encoder_layers"), config.get("decoder_layers")
+    # Whoever cut the decoder of a large model did not train it again to translate.
+    return False if encoder == 32 and isinstance(decoder, int) and decoder <= 4 else None
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty where the file is missing.
+
+    Raises:
+        ModelFormatError: it is damaged, unreadable or no object.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise ModelFormatError(f"{file} cannot be read: {error}", hint="fetch the model again") from error
+    if not isinstance(content, dict):
+        raise ModelFormatError(f"{file} holds no JSON object", hint="fetch the model again")
+    return content
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """The safetensors files of a Hugging Face checkpoint, whether or not all are there."""
+    if (directory / _SINGLE).is_file():
+        return [directory / _SINGLE]
+    shards = read_json(directory / _INDEX).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise ModelFormatError(f"{directory / _INDEX} names no files", hint="fetch the model again")
+    return [directory / name for name in sorted({Path(str(name)).name for name in shards.values()})]
+
+
+def is_complete(snapshot: Path) -> bool:
+    """Whether a snapshot of the Hub's cache holds what is needed; other tools fetch other parts of a repository."""
+    try:
+        names = [p.name for p in snapshot.iterdir() if p.is_file()]
+        layout = layout_of(names, where=str(snapshot))
+        weights = weight_files(snapshot) if layout == "huggingface" else [snapshot / "config.json"]
+    except ModelFormatError:
+        return False
+    has_tokenizer = layout == "ctranslate2" or "tokenizer.json" in names or {"vocab.json", "merges.txt"} <= set(names)
+    return has_tokenizer and all(file.is_file() for file in weights)
