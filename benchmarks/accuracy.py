@@ -11,7 +11,6 @@ import argparse
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from common import (
     cores,
     ctranslate2_layout,
     join,
+    one_language,
     peer_transcript,
     report,
     write_flac,
@@ -91,8 +91,7 @@ def measure_joined(
     """One long file against its windows: all languages, and the first truth's language alone."""
     figures: dict[str, Any] = {}
     bars = []
-    first = truths[0].language
-    for name, chosen in (("all", list(truths)), (str(first), [t for t in truths if t.language == first])):
+    for name, chosen in (("all", list(truths)), (str(truths[0].language), one_language(truths))):
         truth = join(chosen, scratch / f"joined-{name}.flac")
         several = truth.language is None
 
@@ -160,9 +159,8 @@ def _clicks(random: np.random.Generator, n: int) -> Samples:
 def _hum(random: np.random.Generator, n: int) -> Samples:
     """Mains hum of 50 Hz with its harmonics."""
     t = np.arange(n) / SAMPLE_RATE_HZ
-    return sum(np.sin(2 * np.pi * 50 * k * t + random.uniform(0, 2 * np.pi)) / k for k in range(1, 9)).astype(
-        np.float32
-    )
+    harmonics = [np.sin(2 * np.pi * 50 * k * t + random.uniform(0, 2 * np.pi)) / k for k in range(1, 9)]
+    return np.sum(harmonics, axis=0).astype(np.float32)
 
 
 def measure_non_speech(ours: Ours, scratch: Path) -> tuple[dict[str, Any], list[Bar]]:
@@ -195,9 +193,8 @@ def measure_peers(model: Path, compute_type: str, truths: Sequence[Truth]) -> di
     """faster-whisper 1.2 on the same model: greedy, with word times; the batched pipeline with its own regions."""
     from faster_whisper import BatchedInferencePipeline, WhisperModel
 
-    with ExitStack() as stack:
-        directory = ctranslate2_layout(model, stack)
-        peer = WhisperModel(str(directory), device="cpu", compute_type=compute_type, cpu_threads=cores())
+    directory = ctranslate2_layout(model, compute_type)
+    peer = WhisperModel(str(directory), device="cpu", compute_type=compute_type, cpu_threads=cores())
     batched = BatchedInferencePipeline(peer)
 
     def sequential(path: Path) -> Transcript:

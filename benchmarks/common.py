@@ -6,7 +6,6 @@ import json
 import os
 import platform
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transcribe_mcp.evaluation import Truth, TruthSegment, TruthWord
+from transcribe_mcp.progress import unreported
 from transcribe_mcp.transcript import Segment, Transcript, Word
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -126,6 +126,11 @@ def looped(blocks: Sequence[Samples], duration_s: float) -> Iterator[Samples]:
             left -= len(part)
 
 
+def one_language(truths: Sequence[Truth]) -> list[Truth]:
+    """The recordings in the first one's language."""
+    return [truth for truth in truths if truth.language == truths[0].language]
+
+
 def join(truths: Sequence[Truth], path: Path) -> Truth:
     """Write all recordings as one and move their truth along."""
     segments: list[TruthSegment] = []
@@ -151,14 +156,13 @@ def _moved(segment: TruthSegment, by_s: float) -> TruthSegment:
 # -- the peer -------------------------------------------------------------------------------------------------------
 
 
-def ctranslate2_layout(model: Path, stack: ExitStack) -> Path:
-    """``model`` in the layout that faster-whisper reads, made by our own conversion where it is not already."""
-    if (model / "model.bin").exists():
-        return model
+def ctranslate2_layout(model: Path, compute_type: str) -> Path:
+    """The directory that faster-whisper reads: ``model`` itself, or the conversion that our engine uses too."""
     from transcribe_mcp.checkpoints import resolve
     from transcribe_mcp.conversion import ctranslate2_directory
 
-    return Path(ctranslate2_directory(resolve(str(model)), "int8"))
+    checkpoint = resolve(str(model), offline=True, progress=unreported)
+    return ctranslate2_directory(checkpoint, "int8" if compute_type.startswith("int8") else "source", unreported)
 
 
 def peer_transcript(segments: Iterable[Any], info: Any) -> Transcript:

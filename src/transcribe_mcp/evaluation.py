@@ -69,9 +69,7 @@ def load_truth(directory: Path) -> list[Truth]:
         UsageError: no truth at all.
     """
     if not directory.is_dir():
-        raise SourceNotFoundError(
-            f"{directory} is not a directory", hint="name the directory that holds the recordings"
-        )
+        raise SourceNotFoundError(f"{directory} is not a directory", hint="name the directory of the recordings")
     listed = directory / TRUTH_NAME
     truths = _read_list(listed) if listed.exists() else []
     known = {truth.path for truth in truths}
