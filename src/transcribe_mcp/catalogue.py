@@ -157,7 +157,7 @@ def this_machine(device: str = "cpu", memory_bytes: int | None = None) -> Machin
     """The machine this runs on. ``memory_bytes`` is given for a GPU, whose memory only its engine can ask for."""
     if device == "cpu" and memory_bytes is None:
         memory_bytes = _physical_memory_bytes()
-    return Machine(device, _usable_cores(), memory_bytes)
+    return Machine(device, usable_cores(), memory_bytes)
 
 
 def describe(machine: Machine) -> str:
@@ -167,7 +167,7 @@ def describe(machine: Machine) -> str:
     return f"{machine.device}, {memory}" if machine.device == "cuda" else f"{machine.device}, {cores}, {memory}"
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
     if sys.platform == "linux":
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -1,12 +1,21 @@
-"""Speech probabilities -> regions of speech -> windows of at most 30 s, all on the original clock."""
+"""Speech probabilities -> regions of speech -> windows of at most 30 s, all on the original clock.
+
+Both steps are streams: they are pushed a stretch at a time and give back what is settled, so that memory does not
+grow with the recording.
+"""
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+SAMPLE_RATE_HZ = 16_000
+FRAME_SAMPLES = 512  # one probability of the voice detector
+FRAME_S = FRAME_SAMPLES / SAMPLE_RATE_HZ
 WINDOW_S = 30.0  # what a Whisper encoder sees at once
 
 
@@ -34,8 +43,204 @@ class Window:
 
     @property
     def duration(self) -> float:
-        return len(self.samples) / 16_000
+        return len(self.samples) / SAMPLE_RATE_HZ
 
     @property
     def end(self) -> float:
         return self.start + self.duration
+
+
+@dataclass(frozen=True, slots=True)
+class RegionRules:
+    """How probabilities become regions.
+
+    Attributes:
+        threshold: probability at which speech begins.
+        release: probability below which speech ends; lower than ``threshold``, so that it does not flicker.
+        min_silence_s: a pause shorter than this does not end a region.
+        min_speech_s: what is shorter is a click, not speech.
+    """
+
+    threshold: float = 0.5
+    release: float = 0.35
+    min_silence_s: float = 0.16
+    min_speech_s: float = 0.064
+
+
+@dataclass(frozen=True, slots=True)
+class WindowRules:
+    """How regions are packed into windows.
+
+    Attributes:
+        max_s: a window's length at most.
+        lead_s: audio kept before speech; the detector notices soft onsets late.
+        tail_s: audio kept after speech.
+        long_silence_s: a silence of this length always starts a new window.
+        shortest_s: a window is not ended before this to find a longer pause.
+    """
+
+    max_s: float = WINDOW_S
+    lead_s: float = 0.3
+    tail_s: float = 0.4
+    long_silence_s: float = 4.0
+    shortest_s: float = 15.0
+
+
+class RegionFinder:
+    """Speech probabilities in, regions out as soon as they have ended. None is longer than a window."""
+
+    def __init__(self, rules: RegionRules | None = None, *, max_s: float = WINDOW_S) -> None:
+        self._rules = rules or RegionRules()
+        margins = WindowRules()
+        self._max_frames = int((max_s - margins.lead_s - margins.tail_s) / FRAME_S)
+        self._next_frame = 0
+        self._open: list[float] = []  # the probabilities of the region that has begun
+        self._start = 0  # its first frame
+        self._quiet = 0  # frames at its end below release
+
+    @property
+    def settled_s(self) -> float:
+        """No region that is still to come begins before this."""
+        return (self._start if self._open else self._next_frame) * FRAME_S
+
+    def push(self, probabilities: NDArray[np.float32], *, last: bool = False) -> list[Region]:
+        """Take (n,) probabilities of the next frames; give the regions that ended in them."""
+        rules = self._rules
+        min_silence_frames = round(rules.min_silence_s / FRAME_S)
+        regions: list[Region] = []
+        for probability in probabilities.tolist():
+            if not self._open:
+                if probability >= rules.threshold:
+                    self._start, self._open, self._quiet = self._next_frame, [probability], 0
+            else:
+                self._open.append(probability)
+                self._quiet = self._quiet + 1 if probability < rules.release else 0
+                if self._quiet >= min_silence_frames:
+                    regions += self._close(len(self._open) - self._quiet)
+                elif len(self._open) >= self._max_frames:
+                    regions += self._split()
+            self._next_frame += 1
+        if last and self._open:
+            regions += self._close(len(self._open) - self._quiet)
+        return regions
+
+    def _close(self, n_frames: int) -> list[Region]:
+        start, self._open = self._start, []
+        if n_frames * FRAME_S < self._rules.min_speech_s:
+            return []
+        return [Region(start * FRAME_S, (start + n_frames) * FRAME_S)]
+
+    def _split(self) -> list[Region]:
+        """Cut a region without a pause where speech is least probable in its second half."""
+        half = len(self._open) // 2
+        smooth = np.convolve(self._open, np.ones(5) / 5, mode="same")
+        cut = half + int(np.argmin(smooth[half:-8]))
+        rest, start = self._open[cut:], self._start
+        regions = self._close(cut)
+        self._start, self._open, self._quiet = start + cut, rest, 0
+        return regions
+
+
+class Loudness:
+    """Stands in for voice detection where all is to be taken for speech: louder frames get higher values.
+
+    No value is below the threshold, so that nothing is left out; but a window that has to be cut is cut where it is
+    quietest.
+    """
+
+    def __init__(self) -> None:
+        self._rest: NDArray[np.float32] = np.empty(0, dtype=np.float32)
+
+    def push(self, samples: NDArray[np.float32], *, last: bool = False) -> NDArray[np.float32]:
+        """Take (n,) samples; give one value in [0.5, 1] per frame completed, like ``SpeechDetector.push``."""
+        samples = np.concatenate([self._rest, samples])
+        if last:
+            samples = np.pad(samples, (0, -len(samples) % FRAME_SAMPLES))
+        n_frames = len(samples) // FRAME_SAMPLES
+        frames = samples[: n_frames * FRAME_SAMPLES].reshape(n_frames, FRAME_SAMPLES)
+        self._rest = samples[n_frames * FRAME_SAMPLES :]
+        power = np.einsum("fs,fs->f", frames, frames) / FRAME_SAMPLES
+        decibels = 10 * np.log10(power + 1e-10)  # -100 to 0
+        return np.asarray(np.clip(1 + decibels / 200, 0.5, 1.0), dtype=np.float32)
+
+
+class WindowCutter:
+    """Blocks of audio and their regions in, windows out. Samples are held only until their window is cut."""
+
+    def __init__(self, rules: WindowRules | None = None) -> None:
+        self._rules = rules or WindowRules()
+        self._samples: NDArray[np.float32] = np.empty(0, dtype=np.float32)
+        self._origin = 0  # sample on the original clock at which _samples begins
+        self._regions: deque[Region] = deque()
+        self._floor = 0.0  # end of the window cut last
+
+    def push(
+        self, samples: NDArray[np.float32], regions: Sequence[Region], settled_s: float, *, last: bool = False
+    ) -> Iterator[Window]:
+        """Take the next samples and the regions found by now; give the windows that no later region can change.
+
+        Args:
+            samples: (n,) float32 that follow those pushed before.
+            regions: regions not pushed before, in order.
+            settled_s: no region still to come begins before this.
+        """
+        self._samples = np.concatenate([self._samples, samples]) if len(self._samples) else samples
+        self._regions.extend(regions)
+        while self._regions and (last or self._is_settled(settled_s)):
+            yield self._cut(self._take(), settled_s if not self._regions and not last else None)
+        self._drop(settled_s)
+
+    def _is_settled(self, settled_s: float) -> bool:
+        first = self._regions[0].start
+        return settled_s - first > self._rules.max_s + self._rules.long_silence_s
+
+    def _take(self) -> tuple[Region, ...]:
+        """The regions of the next window: as many as fit, ended at the longest pause near its end."""
+        rules = self._rules
+        start = self._regions[0].start
+        room = rules.max_s - rules.lead_s - rules.tail_s
+        fitting: list[Region] = []
+        for region in self._regions:
+            if fitting and (region.start - fitting[-1].end >= rules.long_silence_s or region.end - start > room):
+                break
+            fitting.append(region)
+        n = len(fitting)
+        overflows = n < len(self._regions) and self._regions[n].start - fitting[-1].end < rules.long_silence_s
+        if overflows:
+            n = self._best_cut(fitting, self._regions[n].start)
+        return tuple(self._regions.popleft() for _ in range(n))
+
+    def _best_cut(self, fitting: Sequence[Region], next_start: float) -> int:
+        """How many regions to keep: a long pause is worth a shorter window, up to a point."""
+        starts = [region.start for region in fitting[1:]] + [next_start]
+        best, best_score = len(fitting), -1.0
+        for n, (region, following) in enumerate(zip(fitting, starts, strict=True), start=1):
+            length = region.end - fitting[0].start
+            if length < self._rules.shortest_s and n < len(fitting):
+                continue
+            score = min(following - region.end, 1.0) + length / self._rules.max_s
+            if score >= best_score:
+                best, best_score = n, score
+        return best
+
+    def _cut(self, regions: tuple[Region, ...], limit: float | None) -> Window:
+        """The window around these regions, reaching into the silence around it but not into a neighbour."""
+        rules = self._rules
+        ceiling = self._regions[0].start if self._regions else limit
+        start = max(self._floor, regions[0].start - rules.lead_s)
+        end = regions[-1].end + rules.tail_s
+        if ceiling is not None:
+            end = max(regions[-1].end, min(end, (regions[-1].end + ceiling) / 2))
+        first = max(0, round(start * SAMPLE_RATE_HZ) - self._origin)
+        stop = min(round(end * SAMPLE_RATE_HZ) - self._origin, first + round(rules.max_s * SAMPLE_RATE_HZ))
+        samples = self._samples[first:stop].copy()  # a view would keep the whole block alive
+        self._floor = (self._origin + first + len(samples)) / SAMPLE_RATE_HZ
+        return Window((self._origin + first) / SAMPLE_RATE_HZ, samples, regions)
+
+    def _drop(self, settled_s: float) -> None:
+        """Forget the samples that no window will need."""
+        needed = self._regions[0].start if self._regions else settled_s
+        keep_from = max(0, int((needed - self._rules.lead_s) * SAMPLE_RATE_HZ) - self._origin)
+        if keep_from:
+            self._samples = self._samples[keep_from:].copy()
+            self._origin += keep_from

@@ -94,6 +94,9 @@ class DecodingOptions:
     prompt: str = ""
     vocabulary: tuple[str, ...] = ()
 
+    def at(self, temperature: float) -> DecodingOptions:
+        return replace(self, temperature=temperature)
+
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
@@ -130,6 +133,9 @@ class Engine(Protocol):
     @property
     def info(self) -> EngineInfo: ...
 
+    def notices(self, options: DecodingOptions) -> tuple[Notice, ...]:
+        """What of the options this engine cannot honour in full."""
+
     def encode(self, windows: Sequence[Window]) -> Encoded: ...
 
     def detect_language(self, encoded: Any) -> list[dict[str, float]]:
@@ -138,7 +144,7 @@ class Engine(Protocol):
     def decode(self, encoded: Any, languages: Sequence[str], options: DecodingOptions) -> list[Decoded]:
         """Transcribe each window in its language."""
 
-    def align(self, encoded: Any, decoded: Sequence[Decoded], options: DecodingOptions) -> list[tuple[Word, ...]]:
+    def align(self, encoded: Any, decoded: Sequence[Decoded], options: DecodingOptions) -> list[list[Word]]:
         """Word times on the original clock, monotonic, one entry for every word of each text."""
 
     def close(self) -> None:

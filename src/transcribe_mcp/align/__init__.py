@@ -1,0 +1,1 @@
+"""Word times: tokens -> words (``words``), a path through cross-attention -> times, clamped to speech (``times``)."""

@@ -1,0 +1,92 @@
+"""A path through cross-attention -> word times on the window's clock -> times clamped to speech."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..regions import Region
+from ..transcript import Word
+from .words import TokenSpan
+
+ENCODER_FRAME_S = 0.02  # one position of a Whisper encoder: two mel frames of 10 ms
+MIN_WORD_S = 0.02
+MAX_WORD_S = 2.0  # no word is spoken for longer; what attention adds is the silence around it
+LETTER_S = 0.15  # slow speech takes about this long a letter
+EDGE_S = 0.05  # voice detection's frames are 32 ms: edges are known no better than this
+
+
+def token_starts(path: Sequence[tuple[int, int]], n_tokens: int) -> NDArray[np.float64]:
+    """Start of each token in seconds from a monotonic path of (token, encoder frame) pairs: (n_tokens,)."""
+    pairs = np.asarray(path, dtype=np.int64).reshape(-1, 2)
+    starts = np.full(n_tokens, np.iinfo(np.int64).max, dtype=np.int64)
+    inside = pairs[:, 0] < n_tokens
+    np.minimum.at(starts, pairs[inside, 0], pairs[inside, 1])
+    last_frame = int(pairs[-1, 1]) if len(pairs) else 0
+    return np.minimum(starts, last_frame) * ENCODER_FRAME_S
+
+
+def time_words(
+    spans: Sequence[TokenSpan], starts: NDArray[np.float64], probabilities: Sequence[float], offset: float
+) -> list[Word]:
+    """Words with the times of their tokens.
+
+    Args:
+        spans: the words as runs of tokens.
+        starts: (n_tokens + 1,) seconds in the window; the last entry is the end of text.
+        probabilities: one per token.
+        offset: start of the window on the original clock.
+    """
+    words = []
+    for span in spans:
+        start, end = float(starts[span.first]), float(starts[span.last])
+        probability = float(np.mean(probabilities[span.first : span.last])) if span.last > span.first else None
+        words.append(Word(offset + start, offset + max(start, end), span.text, probability))
+    return words
+
+
+def clamp_to_speech(words: Sequence[Word], regions: Sequence[Region]) -> tuple[Word, ...]:
+    """Words moved out of silence, none longer than it can be spoken, in order and not overlapping.
+
+    Cross-attention gives a pause to one of its neighbours: the word before it ends late or the one after it starts
+    early. Voice detection knows better.
+    """
+    if not regions:
+        return tuple(words)
+    edges = [region.start for region in regions]
+    clamped: list[Word] = []
+    floor = 0.0
+    for word in words:
+        start, end = _inside_speech(word, regions, edges)
+        start = max(start, floor)
+        longest = min(MAX_WORD_S, max(2, len(word.text.strip())) * LETTER_S + EDGE_S)
+        end = min(max(end, start + MIN_WORD_S), start + longest)
+        clamped.append(Word(start, end, word.text, word.probability, word.speaker))
+        floor = end
+    return _without_overrun(clamped, regions[-1].end)
+
+
+def _inside_speech(word: Word, regions: Sequence[Region], edges: Sequence[float]) -> tuple[float, float]:
+    """The part of the word that lies in speech; where none does, the nearest moment of speech."""
+    at = max(0, bisect_right(edges, word.start + EDGE_S) - 1)
+    region = regions[at]
+    if word.start > region.end - EDGE_S and at + 1 < len(regions) and word.end > regions[at + 1].start:
+        region = regions[at + 1]
+    start = min(max(word.start, region.start), max(region.start, region.end - MIN_WORD_S))
+    return start, min(word.end, region.end + EDGE_S)
+
+
+def _without_overrun(words: list[Word], limit: float) -> tuple[Word, ...]:
+    """Push back words that piled up behind the end of speech, so that the last one still ends in it."""
+    ceiling = max(limit, words[0].start + MIN_WORD_S * len(words)) if words else limit
+    for i in range(len(words) - 1, -1, -1):
+        word = words[i]
+        if word.end <= ceiling:
+            break
+        start = max(0.0, min(word.start, ceiling - MIN_WORD_S))
+        words[i] = Word(start, max(start, ceiling), word.text, word.probability, word.speaker)
+        ceiling = start
+    return tuple(words)

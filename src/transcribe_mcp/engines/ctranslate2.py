@@ -1,0 +1,283 @@
+"""Whisper models on CTranslate2: int8 on CPUs, float16 on CUDA 12 GPUs. The only file that runs ctranslate2."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import ctranslate2
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from .. import __version__, catalogue, checkpoints, conversion
+from ..align.times import time_words, token_starts
+from ..align.words import split_words
+from ..errors import EngineFailedError, EngineUnavailableError, ModelFormatError, UsageError
+from ..features import FRAMES_PER_SECOND, log_mel
+from ..regions import Window
+from ..transcript import Notice, Word
+from . import AUTO, Decoded, DecodingOptions, EngineInfo, EngineRequest
+
+CPU_BATCH_SIZE = 8
+CUDA_BATCH_SIZE = 24
+CONTEXT_TOKENS = 448  # n_text_ctx of every Whisper model
+PROMPT_TOKENS = CONTEXT_TOKENS // 2 - 1  # as in openai-whisper: half the context, less the token that opens it
+CORES_PER_REPLICA = 4  # a decoding step does not use more; measured on 2 cores: one each is best there
+SAMPLING_SEED = 0
+SPECIAL_TOKEN = re.compile(r"<\|([^|]*)\|>")
+LANGUAGE_CODE = re.compile(r"[a-z]{2,3}")
+
+
+Result = TypeVar("Result")
+
+
+def load(request: EngineRequest) -> CTranslate2Engine:
+    """Load the requested model, converting it first if need be."""
+    device, index = _choose_device(request.device)
+    compute_type = _choose_compute_type(request.compute_type, device)
+    name, notices = request.model, []
+    if name == AUTO:
+        choice = checkpoints.choose_model(catalogue.this_machine(device), offline=request.offline)
+        name = choice.name
+        notices.append(Notice("model_chosen", choice.reason))
+    checkpoint = checkpoints.resolve(name, offline=request.offline, progress=request.progress)
+    stored = "int8" if compute_type.startswith("int8") else "source"
+    directory = conversion.ctranslate2_directory(checkpoint, stored, request.progress)
+    threads = request.threads or catalogue.this_machine().cores
+    replicas = max(1, threads // CORES_PER_REPLICA, min(2, threads)) if device == "cpu" else 1
+    with _foreign_errors(f"loading model {name}"):
+        model = ctranslate2.models.Whisper(
+            str(directory),
+            device,
+            device_index=index,
+            compute_type=compute_type,
+            inter_threads=replicas,
+            intra_threads=max(1, threads // replicas),
+        )
+    vocabulary = _Vocabulary(directory, multilingual=model.is_multilingual)
+    info = EngineInfo(
+        engine="ctranslate2",
+        model=checkpoint.name,
+        device=request.device if request.device.startswith("cuda:") else device,
+        compute_type=model.compute_type,
+        languages=vocabulary.languages,
+        tasks=("transcribe",) if checkpoint.can_translate is False else ("transcribe", "translate"),
+        batch_size=CPU_BATCH_SIZE if device == "cpu" else CUDA_BATCH_SIZE,
+        versions={"transcribe-mcp": __version__, "ctranslate2": ctranslate2.__version__},
+        warnings=tuple(notices),
+    )
+    return CTranslate2Engine(model, vocabulary, info, replicas)
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedBatch:
+    """Encoder outputs of some windows: (n, 1500, d_model), kept in main memory so that any subset can be taken."""
+
+    windows: tuple[Window, ...]
+    features: NDArray[Any]
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def select(self, indices: Sequence[int]) -> EncodedBatch:
+        return EncodedBatch(tuple(self.windows[i] for i in indices), self.features[list(indices)])
+
+
+class CTranslate2Engine:
+    """See the protocol. On a CPU several replicas share the weights and work on parts of a batch side by side."""
+
+    def __init__(self, model: Any, vocabulary: _Vocabulary, info: EngineInfo, replicas: int) -> None:
+        self._model = model
+        self._vocabulary = vocabulary
+        self._replicas = replicas
+        self._pool = ThreadPoolExecutor(replicas, thread_name_prefix="ctranslate2")
+        self.info = info
+
+    def notices(self, options: DecodingOptions) -> tuple[Notice, ...]:
+        wanted = len(self._vocabulary.encode(_prompt_text(options)))
+        if wanted <= PROMPT_TOKENS:
+            return ()
+        message = f"vocabulary and prompt take {wanted} tokens, only the last {PROMPT_TOKENS} are used"
+        return (Notice("prompt_truncated", message),)
+
+    def encode(self, windows: Sequence[Window]) -> EncodedBatch:
+        """Window by window: on a CPU the attention of one window fits the cache, that of a batch does not."""
+
+        def encode_one(window: Window) -> NDArray[Any]:
+            mel = log_mel(window.samples, self._model.n_mels)
+            return np.array(self._model.encode(_storage(mel[None]), to_cpu=True))
+
+        with _foreign_errors("encoding"):
+            outputs = list(self._pool.map(encode_one, windows))
+        return EncodedBatch(tuple(windows), np.concatenate(outputs) if outputs else np.empty((0, 0, 0), np.float32))
+
+    def detect_language(self, encoded: EncodedBatch) -> list[dict[str, float]]:
+        if not self._model.is_multilingual:
+            return [{"en": 1.0} for _ in encoded.windows]
+        with _foreign_errors("detecting the language"):
+            rows = self._model.detect_language(_storage(encoded.features))
+        return [{token.strip("<|>"): probability for token, probability in row} for row in rows]
+
+    def decode(self, encoded: EncodedBatch, languages: Sequence[str], options: DecodingOptions) -> list[Decoded]:
+        prompts = [self._vocabulary.prompt(language, options) for language in languages]
+        sampling = options.temperature > 0
+        ctranslate2.set_random_seed(SAMPLING_SEED)
+
+        def generate(part: range) -> list[Any]:
+            result: list[Any] = self._model.generate(
+                _storage(encoded.features[part.start : part.stop]),
+                prompts[part.start : part.stop],
+                beam_size=1 if sampling else options.beam_size,
+                sampling_topk=0 if sampling else 1,
+                sampling_temperature=options.temperature if sampling else 1.0,
+                max_length=CONTEXT_TOKENS,
+                return_scores=True,
+                return_no_speech_prob=True,
+            )
+            return result
+
+        with _foreign_errors("decoding"):
+            results = self._in_parts(generate, len(encoded))
+        return [
+            self._decoded(result, language, options.temperature)
+            for result, language in zip(results, languages, strict=True)
+        ]
+
+    def align(self, encoded: EncodedBatch, decoded: Sequence[Decoded], options: DecodingOptions) -> list[list[Word]]:
+        """Window by window, each only over its own frames: the path search grows with tokens times frames."""
+
+        def align_one(i: int) -> list[Word]:
+            window, text = encoded.windows[i], decoded[i]
+            if not text.tokens:
+                return []
+            frames = min(3000, max(2, round(window.duration * FRAMES_PER_SECOND)))
+            start = self._vocabulary.start_sequence(text.language, options.task)
+            features = _storage(encoded.features[i : i + 1])
+            result = self._model.align(features, start, [list(text.tokens)], frames)[0]
+            starts = token_starts(result.alignments, len(text.tokens) + 1)
+            spans = split_words(text.tokens, self._vocabulary.decode, text.language)
+            return time_words(spans, starts, result.text_token_probs, window.start)
+
+        with _foreign_errors("timing words"):
+            return list(self._pool.map(align_one, range(len(encoded))))
+
+    def close(self) -> None:
+        self._pool.shutdown()
+        self._model.unload_model()
+
+    def _in_parts(self, work: Callable[[range], list[Result]], n: int) -> list[Result]:
+        """``work`` on equal parts of ``range(n)``, one per replica, results in order."""
+        size = -(-n // self._replicas) or 1
+        parts = [range(first, min(first + size, n)) for first in range(0, n, size)]
+        return [result for results in self._pool.map(work, parts) for result in results]
+
+    def _decoded(self, result: Any, language: str, temperature: float) -> Decoded:
+        tokens = tuple(token for token in result.sequences_ids[0] if self._vocabulary.is_text(token))
+        # CTranslate2 divides the score by the tokens without the end of text, whose probability is in it.
+        n = len(result.sequences_ids[0])
+        return Decoded(
+            text=self._vocabulary.decode(tokens),
+            language=language,
+            temperature=temperature,
+            tokens=tokens,
+            avg_logprob=result.scores[0] * n / (n + 1),
+            no_speech_prob=result.no_speech_prob,
+        )
+
+
+class _Vocabulary:
+    """Text tokens and special tokens of one model, all looked up by name: ids differ between models."""
+
+    def __init__(self, directory: Path, *, multilingual: bool) -> None:
+        try:
+            self._tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+        except Exception as error:  # tokenizers raises nothing narrower
+            hint = "use a model directory with the tokenizer.json that belongs to it"
+            raise ModelFormatError(f"{directory}: tokenizer.json cannot be read: {error}", hint=hint) from error
+        self._tokenizer.no_truncation()
+        self._multilingual = multilingual
+        self._start = self.id("<|startoftranscript|>")
+        self._no_timestamps = self.id("<|notimestamps|>")
+        ids = self._tokenizer.get_vocab().items()
+        special = {match[1]: number for token, number in ids if (match := SPECIAL_TOKEN.fullmatch(token))}
+        self._special = frozenset(special.values())
+        self.languages = tuple(sorted(filter(LANGUAGE_CODE.fullmatch, special))) if multilingual else ("en",)
+
+    def id(self, token: str) -> int:
+        number: int | None = self._tokenizer.token_to_id(token)
+        if number is None:
+            raise ModelFormatError(f"the model's tokenizer has no token {token}", hint="is it a Whisper model?")
+        return number
+
+    def is_text(self, token: int) -> bool:
+        return token not in self._special
+
+    def encode(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids if text else []
+        return ids
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        text: str = self._tokenizer.decode(list(tokens))
+        return text
+
+    def start_sequence(self, language: str, task: str) -> list[int]:
+        if not self._multilingual:
+            return [self._start, self._no_timestamps]
+        return [self._start, self.id(f"<|{language}|>"), self.id(f"<|{task}|>"), self._no_timestamps]
+
+    def prompt(self, language: str, options: DecodingOptions) -> list[int]:
+        """What the decoder is given before it speaks: earlier text if there is any, language and task."""
+        before = self.encode(_prompt_text(options))[-PROMPT_TOKENS:]
+        opening = [self.id("<|startofprev|>"), *before] if before else []
+        return opening + self.start_sequence(language, options.task)
+
+
+def _prompt_text(options: DecodingOptions) -> str:
+    """Vocabulary reads like a list that was just spoken; the prompt comes last, where it counts most."""
+    parts = [", ".join(options.vocabulary), options.prompt.strip()]
+    text = " ".join(part for part in parts if part)
+    return f" {text}" if text else ""
+
+
+def _storage(array: NDArray[Any]) -> Any:
+    return ctranslate2.StorageView.from_array(np.ascontiguousarray(array))
+
+
+def _choose_device(wanted: str) -> tuple[str, int]:
+    """``cpu``, ``cuda``, ``cuda:N`` or ``auto`` -> device and index."""
+    device, _, index = wanted.partition(":")
+    if device not in (AUTO, "cpu", "cuda") or (index and not index.isdecimal()) or (index and device != "cuda"):
+        raise UsageError(f"there is no device {wanted!r}", hint="choose one of: auto, cpu, cuda, cuda:0, cuda:1 …")
+    if device == "cpu":
+        return "cpu", 0
+    usable = ctranslate2.get_cuda_device_count() > 0
+    if device == "cuda" and not usable:
+        hint = "transcribe on the CPU with --device cpu"
+        raise EngineUnavailableError("CTranslate2 finds no usable CUDA device", hint=hint)
+    return ("cuda" if usable else "cpu"), int(index or 0)
+
+
+def _choose_compute_type(wanted: str, device: str) -> str:
+    supported = ctranslate2.get_supported_compute_types(device)
+    if wanted == AUTO:
+        preferred = ("int8",) if device == "cpu" else ("float16", "int8_float32", "float32")
+        return next(compute_type for compute_type in preferred if compute_type in supported)
+    if wanted not in supported:
+        hint = f"this {device} supports: {', '.join(sorted(supported))}"
+        raise UsageError(f"compute type {wanted!r} is not to be had on {device}", hint=hint)
+    return wanted
+
+
+@contextmanager
+def _foreign_errors(doing: str) -> Iterator[None]:
+    """The one door through which ctranslate2's errors leave as ours."""
+    try:
+        yield
+    except (RuntimeError, ValueError, MemoryError) as error:
+        raise EngineFailedError(f"ctranslate2 failed while {doing}: {error}") from error

@@ -1,0 +1,264 @@
+"""The flow, top to bottom: media -> speech -> windows -> engine -> words -> sentences -> transcript."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from .ahead import ahead
+from .align.times import clamp_to_speech
+from .audio import SAMPLE_RATE_HZ, probe, read_blocks
+from .catalogue import usable_cores
+from .engines import AUTO, DecodingOptions, Encoded, Engine, EngineInfo
+from .errors import UnsupportedTaskError, UsageError
+from .fallback import TEMPERATURES, Judged, Ladder, decode_with_fallback
+from .languages import LanguageDecider
+from .progress import Progress, unreported
+from .regions import Loudness, RegionFinder, Window, WindowCutter
+from .sentences import cut_sentences
+from .transcript import Notice, Segment, Transcript, Word
+from .vad import SpeechDetector
+
+BLOCK_S = 300.0  # read and searched for speech at once; sets the memory, not the result
+BLOCKS_AHEAD = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What to do with a recording, whatever the engine.
+
+    Attributes:
+        language: code or English name; ``auto`` lets several windows vote.
+        multilingual: decide the language for every window by itself.
+        task: ``transcribe``, or ``translate`` into English.
+        words: keep word times in the result.
+        vad: look for speech first; without, everything is taken for speech.
+        prompt: text to take style and spelling from.
+        vocabulary: words and names to expect.
+        temperatures: tried in turn on windows that break a quality rule.
+        beam_size: hypotheses kept at temperature 0; 1 is greedy.
+        batch_size: windows decoded at once; 0 leaves it to the engine.
+        threads: CPU threads for reading and voice detection; 0 means every core.
+    """
+
+    language: str = AUTO
+    multilingual: bool = False
+    task: str = "transcribe"
+    words: bool = True
+    vad: bool = True
+    prompt: str = ""
+    vocabulary: tuple[str, ...] = ()
+    temperatures: tuple[float, ...] = TEMPERATURES
+    beam_size: int = 1
+    batch_size: int = 0
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        if self.task not in ("transcribe", "translate"):
+            raise UsageError(f"there is no task {self.task!r}", hint="choose transcribe or translate")
+        if not self.temperatures or any(not 0 <= t <= 1 for t in self.temperatures):
+            raise UsageError(f"temperatures are {self.temperatures}", hint="give one or more between 0 and 1")
+        for name, least in (("beam_size", 1), ("batch_size", 0), ("threads", 0)):
+            if getattr(self, name) < least:
+                raise UsageError(f"{name} is {getattr(self, name)}", hint=f"it must be at least {least}")
+        if self.multilingual and self.language != AUTO:
+            hint = "leave the language to auto, or leave out multilingual"
+            raise UsageError(f"multilingual contradicts language {self.language!r}", hint=hint)
+
+
+@dataclass(slots=True)
+class _Run:
+    """What is gathered while one recording goes through."""
+
+    path: Path
+    options: Options
+    progress: Progress
+    duration_s: float | None  # the container's claim, until all of it is read
+    notices: list[Notice] = field(default_factory=list)
+    timings: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.timings[stage] = self.timings.get(stage, 0.0) + time.perf_counter() - start
+
+    def report(self, stage: str, done_s: float) -> None:
+        self.progress(stage, done_s if self.duration_s is None else min(done_s, self.duration_s), self.duration_s)
+
+
+@dataclass(frozen=True, slots=True)
+class _Heard:
+    """A window's words, and how well they were heard."""
+
+    start: float
+    words: tuple[Word, ...]
+    judged: Judged
+
+
+def transcribe(
+    source: str | Path, engine: Engine, options: Options | None = None, progress: Progress = unreported
+) -> Transcript:
+    """Transcribe one recording.
+
+    ``progress`` is called with the stages ``read``, ``speech`` and ``windows`` in seconds of audio, from more than one
+    thread.
+
+    Raises:
+        SourceError: the recording cannot be used.
+        UsageError: the options contradict each other or the engine.
+        EngineFailedError: the engine broke down.
+    """
+    options = options or Options()
+    _refuse_what_the_engine_cannot(options, engine.info)
+    decoding = DecodingOptions(options.task, options.beam_size, 0.0, options.prompt, options.vocabulary)
+    decider = LanguageDecider(options.language, engine.info, multilingual=options.multilingual)
+    batch_size = options.batch_size or engine.info.batch_size
+    path = Path(source)
+    run = _Run(path, options, progress, duration_s=None)
+    heard: list[_Heard] = []
+    with run.timed("total"):
+        run.duration_s = probe(path).duration
+        with closing(ahead(_windows(run), BLOCKS_AHEAD)) as stream:
+            for batch in _batches(stream, batch_size, decider):
+                with run.timed("encode"):
+                    encoded = engine.encode(batch)
+                with run.timed("language"):
+                    languages = decider.decide(engine, encoded, batch)
+                with run.timed("decode"):
+                    ladder = Ladder(options.temperatures)
+                    judged = decode_with_fallback(engine, encoded, batch, languages, decoding, ladder)
+                with run.timed("align"):
+                    heard += _align(engine, encoded, batch, judged, decoding)
+                run.report("windows", max(window.end for window in batch))
+    run.notices[:0] = [*engine.info.warnings, *engine.notices(decoding), *decider.notices]
+    return _transcript(run, engine.info, decider, sorted(heard, key=lambda window: window.start))
+
+
+def _refuse_what_the_engine_cannot(options: Options, info: EngineInfo) -> None:
+    if options.task not in info.tasks:
+        hint = "choose a model that can, for example --model small or large-v3, or --task transcribe"
+        raise UnsupportedTaskError(f"model {info.model} cannot {options.task}", hint=hint)
+
+
+def _windows(run: _Run) -> Iterator[list[Window]]:
+    """The recording as lists of windows, one list per block read."""
+    threads = run.options.threads or usable_cores()
+    measure = SpeechDetector(threads).push if run.options.vad else Loudness().push
+    finder, cutter = RegionFinder(), WindowCutter()
+    blocks = read_blocks(run.path, block_s=BLOCK_S, threads=threads, notices=run.notices)
+    n_samples = 0
+    with closing(blocks):
+        while True:
+            with run.timed("read"):
+                block = next(blocks, None)
+            last = block is None
+            samples = np.empty(0, np.float32) if block is None else block
+            n_samples += len(samples)
+            run.report("read", n_samples / SAMPLE_RATE_HZ)
+            with run.timed("speech"):
+                regions = finder.push(measure(samples, last=last), last=last)
+                windows = list(cutter.push(samples, regions, finder.settled_s, last=last))
+            run.report("speech", n_samples / SAMPLE_RATE_HZ)
+            yield windows
+            if last:
+                run.duration_s = n_samples / SAMPLE_RATE_HZ
+                return
+
+
+def _batches(stream: Iterable[list[Window]], size: int, decider: LanguageDecider) -> Iterator[list[Window]]:
+    """Full batches while the stream lasts. The batch that votes on the language is spread over what is there."""
+    waiting: list[Window] = []
+    for windows in stream:
+        waiting += windows
+        while len(waiting) >= size:
+            yield _spread(waiting, size) if decider.is_open else _first(waiting, size)
+    if waiting:
+        yield waiting
+
+
+def _first(waiting: list[Window], n: int) -> list[Window]:
+    batch, waiting[:] = waiting[:n], waiting[n:]
+    return batch
+
+
+def _spread(waiting: list[Window], n: int) -> list[Window]:
+    chosen = {round(i * (len(waiting) - 1) / max(1, n - 1)) for i in range(n)}
+    batch = [window for i, window in enumerate(waiting) if i in chosen]
+    waiting[:] = [window for i, window in enumerate(waiting) if i not in chosen]
+    return batch
+
+
+def _align(
+    engine: Engine, encoded: Encoded, batch: Sequence[Window], judged: Sequence[Judged], options: DecodingOptions
+) -> list[_Heard]:
+    """Word times for the windows that hold speech, clamped to it."""
+    spoken = [i for i, window in enumerate(judged) if window.failure != "silence"]
+    if not spoken:
+        return []
+    part = encoded if len(spoken) == len(batch) else encoded.select(spoken)
+    timed = engine.align(part, [judged[i].decoded for i in spoken], options)
+    return [
+        _Heard(batch[i].start, clamp_to_speech(words, batch[i].regions), judged[i])
+        for i, words in zip(spoken, timed, strict=True)
+    ]
+
+
+def _transcript(run: _Run, info: EngineInfo, decider: LanguageDecider, heard: Sequence[_Heard]) -> Transcript:
+    segments = tuple(_segments(heard, keep_words=run.options.words))
+    notices = [*run.notices, *_doubts(heard)]
+    if not segments:
+        notices.append(Notice("no_speech", "no speech was found in the recording"))
+    duration = run.duration_s or 0.0
+    return Transcript(
+        segments=segments,
+        duration=max(duration, segments[-1].end) if segments else duration,
+        language=decider.language,
+        language_probability=decider.probability,
+        engine=info.engine,
+        model=info.model,
+        device=info.device,
+        compute_type=info.compute_type,
+        task=run.options.task,
+        source=str(run.path),
+        warnings=tuple(notices),
+        timings=run.timings,
+        versions=info.versions,
+    )
+
+
+def _segments(heard: Sequence[_Heard], *, keep_words: bool) -> Iterator[Segment]:
+    """Sentences over window borders; each has the quality figures of the window in which it begins."""
+    words = [word for window in heard for word in window.words]
+    window_of_word = [window for window in heard for _ in window.words]
+    first = 0
+    for sentence in cut_sentences(words):
+        judged = window_of_word[first].judged
+        first += len(sentence)
+        yield Segment(
+            start=sentence[0].start,
+            end=sentence[-1].end,
+            text="".join(word.text for word in sentence),
+            words=tuple(sentence) if keep_words else (),
+            language=judged.decoded.language,
+            avg_logprob=judged.decoded.avg_logprob,
+            no_speech_prob=judged.decoded.no_speech_prob,
+            compression_ratio=judged.compression_ratio,
+            temperature=judged.decoded.temperature,
+        )
+
+
+def _doubts(heard: Sequence[_Heard]) -> Iterator[Notice]:
+    """Windows that still broke a rule at the last temperature: kept, and named."""
+    for window in heard:
+        if window.judged.failure is not None:
+            start = time.strftime("%H:%M:%S", time.gmtime(window.start))
+            rule = window.judged.failure.replace("_", " ")
+            yield Notice(f"doubtful_{window.judged.failure}", f"the words from {start} on are doubtful: {rule}")
