@@ -66,9 +66,9 @@ def align(reference: Sequence[str], hypothesis: Sequence[str]) -> list[tuple[int
     ids: dict[str, int] = {}
     ref = np.array([ids.setdefault(word, len(ids)) for word in reference], dtype=np.int32)
     hyp = np.array([ids.setdefault(word, len(ids)) for word in hypothesis], dtype=np.int32)
-    starts = [np.arange(len(hyp) + 1, dtype=np.int32)]  # row 0: all insertions
+    starts = [np.zeros(len(hyp) + 1, dtype=np.int32)]
     for top in range(0, len(ref) - BLOCK_ROWS, BLOCK_ROWS):
-        starts.append(_rows(starts[-1], ref[top : top + BLOCK_ROWS], hyp)[-1])
+        starts.append(_rows(starts[-1], ref[top : top + BLOCK_ROWS], hyp)[-1].copy())
     pairs: list[tuple[int | None, int | None]] = []
     j = len(hyp)
     for block in range(len(starts) - 1, -1, -1):
@@ -77,7 +77,7 @@ def align(reference: Sequence[str], hypothesis: Sequence[str]) -> list[tuple[int
         i = len(matrix) - 1
         while i > 0 or (top == 0 and j > 0):
             here = matrix[i, j]
-            if i > 0 and j > 0 and here == matrix[i - 1, j - 1] + (ref[top + i - 1] != hyp[j - 1]):
+            if i > 0 and j > 0 and here == matrix[i - 1, j - 1] - int(ref[top + i - 1] == hyp[j - 1]):
                 i, j = i - 1, j - 1
                 pairs.append((top + i, j))
             elif i > 0 and here == matrix[i - 1, j] + 1:
@@ -90,17 +90,17 @@ def align(reference: Sequence[str], hypothesis: Sequence[str]) -> list[tuple[int
 
 
 def _rows(first: NDArray[np.int32], ref: NDArray[np.int32], hyp: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Rows of the distance matrix below ``first``, which is row 0 of the result: (len(ref) + 1, len(hyp) + 1).
+    """Rows of (distance - column) below ``first``, which is row 0 of the result: (len(ref) + 1, len(hyp) + 1).
 
-    An insertion comes from the left in the same row; a running minimum of (distance - column) takes all at once.
+    Less the column, an insertion costs nothing, so that a running minimum takes all of a row's insertions at once; a
+    hit gains 1, a substitution costs nothing, a deletion 1.
     """
     matrix = np.empty((len(ref) + 1, len(hyp) + 1), dtype=np.int32)
     matrix[0] = first
-    columns = np.arange(len(hyp) + 1, dtype=np.int32)
+    paired = np.empty(len(hyp), dtype=np.int32)
     for above, row, word in zip(matrix, matrix[1:], ref, strict=False):
+        np.subtract(above[:-1], hyp == word, out=paired)
         np.add(above, 1, out=row)
-        np.minimum(row[1:], above[:-1] + (hyp != word), out=row[1:])
-        row -= columns
+        np.minimum(row[1:], paired, out=row[1:])
         np.minimum.accumulate(row, out=row)
-        row += columns
     return matrix
