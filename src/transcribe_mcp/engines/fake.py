@@ -73,6 +73,8 @@ def load(request: EngineRequest) -> FakeEngine:
         raise UnknownNameError(f"engine fake has no model {model!r}", hint=f"choose {MODEL} or {FAILING_MODEL}")
     if request.device not in (AUTO, "cpu"):
         raise UsageError(f"engine fake runs on the CPU, not on {request.device!r}", hint="leave out the device")
+    if request.compute_type != AUTO:
+        raise UsageError(f"engine fake has no compute type {request.compute_type!r}", hint="leave out the compute type")
     return FakeEngine(model)
 
 

@@ -96,6 +96,7 @@ class PocketSphinxEngine:
             raise EngineFailedError("engine pocketsphinx was closed", hint="load it again")
         pcm = (np.clip(samples, -1.0, 1.0) * np.iinfo(np.int16).max).astype("<i2").tobytes()
         try:
+            self._decoder.reinit_feat()  # forgets the noise of the windows before: any order gives the same words
             self._decoder.start_utt()
             # In one piece, so that the mean of the whole utterance normalises its start too: in pieces of 1 s the mean
             # is a running estimate, and a recording with another microphone than the model's starts with nonsense.

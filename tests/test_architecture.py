@@ -1,0 +1,380 @@
+"""The rules that keep the parts apart, as one table, read from the source with ``ast``."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+import transcribe_mcp
+from transcribe_mcp import errors
+from transcribe_mcp.engines import ENGINES
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src" / "transcribe_mcp"
+
+# --- the table --------------------------------------------------------------------------------------------------------
+
+WORDS = {"errors", "settings", "progress", "transcript"}
+STAGES = {
+    "ahead", "align", "audio", "catalogue", "checkpoints", "comparison", "conversion", "conversion_weights",
+    "engines", "evaluation", "fallback", "features", "hub", "languages", "layouts", "regions", "sentences",
+    "silero", "speakers", "vad",
+}  # fmt: skip
+
+# What a part of the package may import of the others. A part is a file or a folder beside __init__.py.
+SEES: dict[str, set[str]] = {
+    **dict.fromkeys(WORDS, WORDS),
+    **dict.fromkeys(STAGES, WORDS | STAGES),
+    "compat": set(),
+    "pipeline": WORDS | STAGES,
+    "formats": {"errors", "transcript"},
+    "jobs": WORDS | STAGES | {"pipeline", "formats", "compat"},
+    "service": WORDS | STAGES | {"pipeline", "formats", "jobs", "compat"},
+    "frontends": {"errors", "service"},
+    "__main__": {"errors", "frontends"},
+}
+
+# Door files: the only modules that import a third-party package. A folder's name stands for everything in it.
+DOORS: dict[str, set[str]] = {
+    "av": {"audio"},
+    "filelock": {"conversion", "hub"},
+    "ctranslate2": {"engines.ctranslate2", "conversion_weights"},  # running models, writing its model files
+    "huggingface_hub": {"hub"},
+    "numpy": STAGES | {"pipeline"},
+    "onnxruntime": {"vad"},
+    "platformdirs": {"settings"},
+    "pocketsphinx": {"engines.pocketsphinx"},
+    "pydantic": {"settings"},
+    "pydantic_settings": {"settings"},
+    "rich": {"frontends"},
+    "safetensors": {"layouts", "conversion", "conversion_weights"},
+    "tokenizers": {"conversion", "engines.ctranslate2"},  # writing tokenizers, using them
+    "torch": {"features", "engines.whisper", "align", "speakers"},
+    "typer": {"frontends.cli"},
+}
+
+# What importing a front end or the package must not load.
+HEAVY = {"av", "ctranslate2", "faster_whisper", "numpy", "onnxruntime", "pocketsphinx", "tokenizers", "torch"}
+
+FILE_LINES = 400
+FUNCTION_LINES = 60
+PARAMETERS = 6
+FILE_LINES_OF = {"engines.whisper": 600}
+FUNCTION_LINES_OF = {"pipeline": 100}
+# Commands of the command line: for typer the parameters of the function are the options of the program.
+EXEMPT_DECORATORS = {"command", "callback"}
+
+# Calls that fail a test without an ``assert``.
+FAILING_CALLS = {"check_schema", "fail", "raises", "validate", "warns"}
+
+# Where Exception is caught and not raised again, and why.
+BROAD_EXCEPT = {
+    "ahead": "the producer's error is carried to the thread that reads",
+    "compat.probes": "a guarded probe: the doctor has to survive any broken machine",
+    "hub": "the downloading thread's error is carried to the thread that waits",
+}
+
+# --- reading the source -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Module:
+    name: str  # dotted, below the package
+    path: Path
+
+    @property
+    def part(self) -> str:
+        return self.name.split(".")[0]
+
+    @property
+    def tree(self) -> ast.Module:
+        return parsed(self.path)
+
+    def below(self, prefixes: set[str]) -> bool:
+        return any(self.name == prefix or self.name.startswith(f"{prefix}.") for prefix in prefixes)
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def modules() -> list[Module]:
+    found = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        names = path.relative_to(PACKAGE).with_suffix("").parts
+        name = ".".join(names[:-1] if names[-1] == "__init__" else names)
+        if name:  # the package's own __init__ is the public door, tested below
+            found.append(Module(name, path))
+    return found
+
+
+def python_files() -> list[Path]:
+    folders = ("src", "tests", "benchmarks", "samples", "tools")
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+
+
+def imported(module: Module) -> Iterator[str]:
+    """Absolute dotted names of everything that a module imports, wherever in it."""
+    is_package = module.path.name == "__init__.py"
+    here = ["transcribe_mcp", *module.name.split("."), *([""] if is_package else [])]
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join([*here[: -node.level], *([node.module] if node.module else [])] if node.level else [])
+            base = base or str(node.module)
+            yield from (name if known(name := f"{base}.{alias.name}") else base for alias in node.names)
+
+
+def known(name: str) -> bool:
+    path = PACKAGE.parent.joinpath(*name.split("."))
+    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
+
+
+def own(name: str) -> str | None:
+    """``engines.fake`` of ``transcribe_mcp.engines.fake``; None for others' packages and for the bare package."""
+    return name.removeprefix("transcribe_mcp.") if name.startswith("transcribe_mcp.") else None
+
+
+def functions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+
+
+def decorators(function: ast.FunctionDef | ast.AsyncFunctionDef) -> set[str]:
+    calls = (node.func if isinstance(node, ast.Call) else node for node in function.decorator_list)
+    return {node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "") for node in calls}
+
+
+def budget(module: Module, special: dict[str, int], usual: int) -> int:
+    return next((limit for prefix, limit in special.items() if module.below({prefix})), usual)
+
+
+def place(path: Path, node: ast.AST | None = None) -> str:
+    return f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 1)}"
+
+
+# --- the rules --------------------------------------------------------------------------------------------------------
+
+
+def test_every_file_of_the_package_is_in_the_table() -> None:
+    assert {module.part for module in modules()} - set(SEES) == set()
+
+
+def test_imports_go_down_only() -> None:
+    wrong = [
+        f"{module.name} imports {name}"
+        for module in modules()
+        for name in filter(None, map(own, imported(module)))
+        if name.split(".")[0] not in SEES.get(module.part, set()) | {module.part}
+    ]
+
+    assert wrong == []
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    graph = {
+        module.name: {name for name in filter(None, map(own, imported(module))) if name != module.name}
+        for module in modules()
+    }
+
+    try:
+        order = list(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        pytest.fail(f"circle: {' -> '.join(error.args[1])}")
+    assert set(graph) <= set(order)
+
+
+def test_front_ends_do_not_see_each_other() -> None:
+    def front_end(name: str) -> str:
+        return name.split(".")[1].split("_")[0]
+
+    wrong = [
+        f"{module.name} imports {name}"
+        for module in modules()
+        if module.name.startswith("frontends.")
+        for name in filter(None, map(own, imported(module)))
+        if name.startswith("frontends.") and front_end(name) != front_end(module.name)
+    ]
+
+    assert wrong == []
+
+
+def test_every_third_party_package_is_imported_through_its_door_only() -> None:
+    wrong = [
+        f"{module.name} imports {package}"
+        for module in modules()
+        for package in sorted({name.split(".")[0] for name in imported(module)} - {"transcribe_mcp", ""})
+        if package not in sys.stdlib_module_names and not module.below(DOORS.get(package, set()))
+    ]
+
+    assert wrong == []
+
+
+def test_every_third_party_package_that_is_imported_is_a_declared_dependency() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    required = [
+        *project["dependencies"],
+        *(need for extra in project["optional-dependencies"].values() for need in extra),
+    ]
+    declared = {re.split(r"[^A-Za-z0-9_-]", need)[0].replace("-", "_") for need in required}
+    used = {name.split(".")[0] for module in modules() for name in imported(module)} & set(DOORS)
+
+    assert used - declared == set()
+
+
+def import_in_child(names: list[str]) -> set[str]:
+    """Top-level packages that a fresh interpreter holds after importing ``names``."""
+    code = f"import sys, importlib; [importlib.import_module(n) for n in {names!r}]; print(*sys.modules, sep='\\n')"
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    assert child.returncode == 0, child.stderr
+    return {line.split(".")[0] for line in child.stdout.splitlines()}
+
+
+def front_ends() -> list[str]:
+    parts = ("frontends", "service", "__main__")
+    return [f"transcribe_mcp.{module.name}" for module in modules() if module.part in parts]
+
+
+@pytest.mark.parametrize("name", ["transcribe_mcp", *front_ends()])
+def test_importing_a_front_end_loads_nothing_heavy(name: str) -> None:
+    assert import_in_child([name]) & HEAVY == set()
+
+
+def test_compat_loads_nothing_but_the_standard_library() -> None:
+    names = [f"transcribe_mcp.{module.name}" for module in modules() if module.part == "compat"]
+
+    loaded = import_in_child(names) - import_in_child([])
+
+    assert {name for name in loaded if name not in sys.stdlib_module_names} == {"transcribe_mcp"}
+
+
+def test_files_and_functions_are_short() -> None:
+    of_package = {module.path: module for module in modules()}
+    wrong = []
+    for path in python_files():
+        module = of_package.get(path, Module("", path))
+        lines = len(path.read_text(encoding="utf-8").splitlines())
+        if lines > (limit := budget(module, FILE_LINES_OF, FILE_LINES)):
+            wrong.append(f"{place(path)} has {lines} lines of {limit}")
+        limit = budget(module, FUNCTION_LINES_OF, FUNCTION_LINES)
+        for function in functions(module.tree):
+            lines = (function.end_lineno or 0) - function.lineno + 1
+            if lines > limit and not decorators(function) & EXEMPT_DECORATORS:
+                wrong.append(f"{place(path, function)} {function.name} has {lines} lines of {limit}")
+
+    assert wrong == []
+
+
+def test_functions_take_at_most_six_parameters_or_a_record() -> None:
+    wrong = []
+    for path in python_files():
+        for function in functions(parsed(path)):
+            arguments = function.args
+            names = [a.arg for a in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
+            count = len(names) - (names[:1] in (["self"], ["cls"]))
+            if count > PARAMETERS and not decorators(function) & EXEMPT_DECORATORS:
+                wrong.append(f"{place(path, function)} {function.name} takes {count} parameters")
+
+    assert wrong == []
+
+
+def test_exceptions_are_caught_by_name() -> None:
+    def is_broad(handler: ast.ExceptHandler) -> bool:
+        caught = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
+        names = {getattr(node, "id", None) for node in caught}
+        raises_again = any(isinstance(node, ast.Raise) for node in handler.body)
+        return bool(names & {None, "Exception", "BaseException"}) and not raises_again
+
+    broad = [
+        (module, place(module.path, node))
+        for module in modules()
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.ExceptHandler) and is_broad(node)
+    ]
+
+    assert [where for module, where in broad if not module.below(set(BROAD_EXCEPT))] == []
+    assert [name for name in BROAD_EXCEPT if not any(module.below({name}) for module, _ in broad)] == []
+
+
+def test_no_work_is_left_for_later() -> None:
+    marks = re.compile(r"\b(TO" r"DO|FIX" r"ME|XX" r"X)\b")  # written so that this line is not found
+    texts = [path for pattern in ("*.md", "docs/*.md", ".ci/*") for path in ROOT.glob(pattern) if path.is_file()]
+
+    assert [place(p) for p in (*python_files(), *texts) if marks.search(p.read_text(encoding="utf-8"))] == []
+
+
+def all_tests() -> Iterator[tuple[Path, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        yield from ((path, node) for node in functions(parsed(path)) if node.name.startswith("test_"))
+
+
+def test_every_test_can_fail() -> None:
+    def can_fail(node: ast.AST) -> bool:
+        called = getattr(node, "func", None)
+        name = getattr(called, "attr", getattr(called, "id", ""))
+        return isinstance(node, ast.Assert) or name in FAILING_CALLS or name.startswith("assert_")
+
+    assert [place(path, test) for path, test in all_tests() if not any(map(can_fail, ast.walk(test)))] == []
+
+
+def test_no_test_sleeps() -> None:
+    def sleeps(node: ast.AST) -> bool:
+        name = getattr(node, "attr", getattr(node, "id", ""))
+        return isinstance(node, ast.Attribute | ast.Name) and name == "sleep"
+
+    paths = (ROOT / "tests").rglob("*.py")
+    assert [place(path, node) for path in paths for node in ast.walk(parsed(path)) if sleeps(node)] == []
+
+
+# --- the public names -------------------------------------------------------------------------------------------------
+
+
+def test_every_public_name_can_be_imported_and_nothing_else_is_promised() -> None:
+    for name in transcribe_mcp.__all__:
+        assert getattr(transcribe_mcp, name) is not None
+    assert dir(transcribe_mcp) == sorted(transcribe_mcp.__all__)
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = transcribe_mcp.no_such_name
+
+
+def test_every_engine_has_its_file_and_its_extra() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+
+    for name, entry in ENGINES.items():
+        assert known(f"transcribe_mcp.engines{entry.module}"), name
+        assert entry.extra is None or entry.extra in extras, name
+
+
+def error_classes(root: type[errors.TranscribeError] = errors.TranscribeError) -> list[type[errors.TranscribeError]]:
+    return [root, *(found for child in root.__subclasses__() for found in error_classes(child))]
+
+
+def test_every_error_class_has_a_code_of_its_own_and_a_place_in_the_tree() -> None:
+    codes = [vars(found).get("code") for found in error_classes()]
+
+    assert None not in codes
+    assert all(before != after for before, after in pairwise(sorted(map(str, codes))))
+    assert [found.__name__ for found in error_classes() if found.__name__ not in str(errors.__doc__)] == []
+
+
+def test_every_error_class_is_documented_with_its_status_and_exit_code() -> None:
+    page = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
+    rows = [[cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in page.splitlines()]
+    documented = {tuple(row[i] for i in (0, 1, 3, 4)): row[2] for row in rows if len(row) == 5 and row[3].isdigit()}
+
+    expected = {(e.code, e.__name__, str(e.http_status), str(e.exit_code)) for e in error_classes()}
+
+    assert set(documented) == expected
+    assert all(documented.values())

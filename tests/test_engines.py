@@ -1,0 +1,241 @@
+"""One contract for every row of ENGINES, and what is particular to the engines that need no Whisper model."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import av
+import numpy as np
+import psutil
+import pytest
+from numpy.typing import NDArray
+
+from transcribe_mcp.engines import ENGINES, Decoded, DecodingOptions, Engine, EngineRequest, load_engine
+from transcribe_mcp.errors import EngineFailedError, TranscribeError, UnknownNameError, UnsupportedTaskError
+from transcribe_mcp.regions import Region, Window
+from transcribe_mcp.settings import settings
+
+ROOT = Path(__file__).parents[1]
+SAMPLE_RATE_HZ = 16_000
+NANO = ROOT.parent / "shared" / "whisper-nano"
+MODELS = {"ctranslate2": NANO}  # engines that carry no model of their own
+PAUSES_S = (0.0, 5.53, 7.66, 9.995)  # where the sample's sentences begin and end
+CLOCK_START_S = 100.0  # the windows are cut from the middle of a longer recording
+MEMORY_SLACK_BYTES = 16 * 2**20
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Converted models go to a directory of this run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRANSCRIBE_MCP_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        settings.cache_clear()
+        yield
+    settings.cache_clear()
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def request_of(request: pytest.FixtureRequest, cache: None) -> EngineRequest:
+    name = request.param
+    model = MODELS.get(name)
+    if model is not None and not model.is_dir():
+        pytest.skip(f"{model} is not on this machine")
+    return EngineRequest(engine=name, model=str(model or "auto"), device="cpu", threads=2, offline=True)
+
+
+@pytest.fixture(scope="module")
+def engine(request_of: EngineRequest) -> Iterator[Engine]:
+    engine = load_engine(request_of)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="module")
+def windows() -> list[Window]:
+    samples = read_sample("welcome")
+    return [window_of(samples, start, end) for start, end in pairwise(PAUSES_S)]
+
+
+@pytest.fixture(scope="module")
+def decoded(engine: Engine, windows: list[Window]) -> list[Decoded]:
+    return engine.decode(engine.encode(windows), languages_of(engine, windows), DecodingOptions())
+
+
+def read_sample(name: str) -> NDArray[np.float32]:
+    with av.open(ROOT / "samples" / f"{name}.flac") as container:
+        pcm = np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])
+    return (pcm / np.float32(2**15)).astype(np.float32)
+
+
+def window_of(samples: NDArray[np.float32], start: float, end: float) -> Window:
+    piece = samples[int(start * SAMPLE_RATE_HZ) : int(end * SAMPLE_RATE_HZ)]
+    duration = len(piece) / SAMPLE_RATE_HZ
+    clock = CLOCK_START_S + start
+    return Window(clock, piece, (Region(clock, clock + duration),))
+
+
+def languages_of(engine: Engine, windows: list[Window]) -> list[str]:
+    return [engine.info.languages[0] for _ in windows]
+
+
+def test_an_engine_says_under_its_own_name_what_was_loaded(engine: Engine, request_of: EngineRequest) -> None:
+    info = engine.info
+
+    assert info.engine == request_of.engine
+    assert info.model
+    assert info.device == "cpu"
+    assert info.compute_type not in ("", "auto")
+    assert info.languages
+    assert "transcribe" in info.tasks
+    assert info.batch_size >= 1
+
+
+def test_detection_ranks_the_engine_s_languages_for_each_window(engine: Engine, windows: list[Window]) -> None:
+    detected = engine.detect_language(engine.encode(windows))
+
+    assert len(detected) == len(windows)
+    for ranking in detected:
+        probabilities = list(ranking.values())
+        assert set(ranking) <= set(engine.info.languages)
+        assert probabilities == sorted(probabilities, reverse=True)
+        assert 0 < sum(probabilities) <= 1 + 1e-3
+
+
+def test_each_window_is_decoded_in_its_place(engine: Engine, windows: list[Window], decoded: list[Decoded]) -> None:
+    assert len(engine.encode(windows)) == len(decoded) == len(windows)
+    assert [item.language for item in decoded] == languages_of(engine, windows)
+    assert len({item.text for item in decoded}) == len(windows)  # three different sentences
+
+
+def test_selected_windows_are_decoded_as_they_were_in_the_whole_batch(
+    engine: Engine, windows: list[Window], decoded: list[Decoded]
+) -> None:
+    order = [2, 1]
+
+    selected = engine.encode(windows).select(order)
+    again = engine.decode(selected, [decoded[i].language for i in order], DecodingOptions())
+
+    assert len(selected) == len(order)
+    assert [item.text for item in again] == [decoded[i].text for i in order]
+
+
+def test_every_word_of_the_text_is_timed_in_order_inside_its_window(
+    engine: Engine, windows: list[Window], decoded: list[Decoded]
+) -> None:
+    aligned = engine.align(engine.encode(windows), decoded, DecodingOptions())
+
+    assert len(aligned) == len(windows)
+    for window, item, words in zip(windows, decoded, aligned, strict=True):
+        assert words
+        assert "".join(word.text for word in words).split() == item.text.split()
+        assert window.start <= words[0].start
+        assert words[-1].end <= window.end + 1e-6
+        assert all(before.end <= after.start + 1e-6 for before, after in pairwise(words))
+        assert all(word.probability is None or 0 <= word.probability <= 1 for word in words)
+
+
+@pytest.mark.parametrize("wrong", [{"model": "no-such-model"}, {"device": "abacus"}, {"compute_type": "int3"}])
+def test_what_an_engine_does_not_have_is_refused_with_the_value_and_a_hint(
+    request_of: EngineRequest, wrong: dict[str, str]
+) -> None:
+    fields = {"engine": request_of.engine, "model": request_of.model, "device": "cpu", **wrong}
+
+    with pytest.raises(TranscribeError, match=next(iter(wrong.values()))) as caught:
+        load_engine(EngineRequest(offline=True, **fields))
+
+    assert caught.value.hint
+
+
+def test_closing_an_engine_gives_its_memory_back(request_of: EngineRequest, windows: list[Window]) -> None:
+    def resident_after_a_round() -> int:
+        engine = load_engine(request_of)
+        engine.decode(engine.encode(windows[1:2]), languages_of(engine, windows[1:2]), DecodingOptions())
+        while_loaded.append(psutil.Process().memory_info().rss)
+        engine.close()
+        gc.collect()
+        return psutil.Process().memory_info().rss
+
+    while_loaded: list[int] = []
+    before = psutil.Process().memory_info().rss
+    after = [resident_after_a_round() for _ in range(3)]
+
+    taken = while_loaded[0] - before
+    assert after[-1] - after[0] <= taken + MEMORY_SLACK_BYTES  # a leak would take it twice more
+
+
+def test_an_unknown_engine_is_refused_with_the_names_that_there_are() -> None:
+    with pytest.raises(UnknownNameError, match="'vosk'") as caught:
+        load_engine(EngineRequest(engine="vosk"))
+
+    assert caught.value.hint == "choose one of: auto, ctranslate2, pocketsphinx"
+
+
+@pytest.fixture(scope="module")
+def pocketsphinx() -> Iterator[Engine]:
+    engine = load_engine(EngineRequest(engine="pocketsphinx"))
+    yield engine
+    engine.close()
+
+
+def test_the_offline_engine_understands_the_welcome_word_for_word(pocketsphinx: Engine) -> None:
+    samples = read_sample("welcome")
+    encoded = pocketsphinx.encode([window_of(samples, 0, len(samples) / SAMPLE_RATE_HZ)])
+    said = (ROOT / "samples" / "welcome.txt").read_text(encoding="utf-8").lower()
+
+    [heard] = pocketsphinx.decode(encoded, ["en"], DecodingOptions())
+
+    assert heard.text.split() == said.replace(",", "").replace(".", "").split()
+    assert heard.words is not None
+    assert heard.words[0].start == pytest.approx(CLOCK_START_S + 0.22, abs=0.15)
+    assert heard.words[-1].end == pytest.approx(CLOCK_START_S + 9.75, abs=0.25)
+
+
+def test_noise_and_the_shortest_of_windows_give_the_offline_engine_no_words(pocketsphinx: Engine) -> None:
+    noise = np.random.default_rng(1).normal(0, 0.01, SAMPLE_RATE_HZ * 2).astype(np.float32)
+    windows = [window_of(noise, 0, 2), window_of(noise, 0, 0.01), window_of(noise, 0, 0)]
+
+    decoded = pocketsphinx.decode(pocketsphinx.encode(windows), ["en"] * 3, DecodingOptions())
+
+    assert [item.text for item in decoded] == ["", "", ""]
+
+
+def test_a_window_without_speech_is_not_listened_to_by_the_offline_engine(pocketsphinx: Engine) -> None:
+    speech = read_sample("welcome")[: 3 * SAMPLE_RATE_HZ]
+
+    [heard] = pocketsphinx.decode(pocketsphinx.encode([Window(0.0, speech, ())]), ["en"], DecodingOptions())
+
+    assert heard.words == ()
+
+
+@pytest.mark.parametrize(("language", "task"), [("en", "translate"), ("de", "transcribe")])
+def test_the_offline_engine_refuses_translation_and_foreign_languages(
+    pocketsphinx: Engine, windows: list[Window], language: str, task: str
+) -> None:
+    encoded = pocketsphinx.encode(windows[:1])
+
+    with pytest.raises(UnsupportedTaskError) as caught:
+        pocketsphinx.decode(encoded, [language], DecodingOptions(task=task))
+
+    assert caught.value.hint
+
+
+def test_the_fake_engine_says_the_same_however_a_recording_is_cut() -> None:
+    engine = load_engine(EngineRequest(engine="fake"))
+    samples = np.zeros(20 * SAMPLE_RATE_HZ, dtype=np.float32)
+
+    def say(*cuts: float) -> str:
+        encoded = engine.encode([window_of(samples, start, end) for start, end in pairwise(cuts)])
+        return "".join(item.text for item in engine.decode(encoded, ["en"] * len(encoded), DecodingOptions()))
+
+    assert say(0, 4) == " word0200 word0201 word0202 word0203 word0204 word0205 word0206 word0207."
+    assert say(0, 20) == say(0, 7.5, 12, 20)
+
+
+def test_the_failing_fake_fails_as_a_broken_engine_does(windows: list[Window]) -> None:
+    engine = load_engine(EngineRequest(engine="fake", model="fake-failing"))
+
+    with pytest.raises(EngineFailedError, match="fake-failing"):
+        engine.decode(engine.encode(windows), languages_of(engine, windows), DecodingOptions())
