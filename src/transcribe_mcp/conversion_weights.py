@@ -202,6 +202,7 @@ class SpecificationWriter:
         self, geometry: Geometry, tensors: Tensors, quantization: Quantization, report: Callable[[int], None]
     ) -> None:
         self._geometry, self._tensors, self._quantization, self._report = geometry, tensors, quantization, report
+        self._quantized: tuple[list[StoredTensor], NDArray[np.int8], NDArray[np.float32]] | None = None
         g = geometry
         self._spec = whisper_spec.WhisperSpec(
             g.encoder_layers, g.encoder_attention_heads, g.decoder_layers, g.decoder_attention_heads
@@ -271,7 +272,9 @@ class SpecificationWriter:
         rows = len(parts) * shape[0]
 
         def quantized() -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-            return _quantize(np.concatenate([part.read_float32() for part in parts]))
+            if self._quantized is None or self._quantized[0] is not parts:  # its scales are asked for next
+                self._quantized = (parts, *_quantize(np.concatenate([part.read_float32() for part in parts])))
+            return self._quantized[1:]
 
         spec.weight = self._variable((rows, shape[1]), "int8", lambda: quantized()[0])
         spec.weight_scale = self._variable((rows,), "float32", lambda: quantized()[1])

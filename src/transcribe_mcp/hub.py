@@ -297,7 +297,7 @@ def _fetch_all(remote: RemoteRepository, file: RemoteFile, unfinished: Path, rep
         if breaks > RETRIES:
             message = f"fetching {file.name} of {remote.repo} stopped at {now} of {file.size_bytes} bytes: {reason}"
             raise DownloadError(message, hint="run it again: it continues where it stopped")
-        time.sleep(0.25 * 2**breaks if breaks else 0)
+        time.sleep(0.25 * 2 ** (breaks - 1) if breaks else 0)
 
 
 def _append(url: str, unfinished: Path, report: Callable[[int], None]) -> None:
