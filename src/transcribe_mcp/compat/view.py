@@ -78,7 +78,12 @@ def _machine(facts: Facts, _: View) -> _Items:
     is_x86 = facts.value("os.machine") in ("x86_64", "AMD64")
     yield "avx2", ("avx2" in flags) if flags is not None and is_x86 else None
     yield "cores", usable_cores(facts)
-    yield "quota", facts.value("cpu.quota")
+    quota, usable = facts.value("cpu.quota"), facts.value("cpu.usable")
+    yield "quota", quota
+    yield "quota_binds", quota < usable if quota and usable else None
+    threads = str(facts.value("environment.variables", {}).get("OMP_NUM_THREADS", ""))
+    most = min(usable, quota or usable) if usable else None
+    yield "too_many_threads", int(threads[:9]) > most if threads.isdigit() and most else None
     yield "disk_gb", _gigabytes(facts.value("disk.free_bytes"))
     yield "ram_gb", _gigabytes(usable_memory_bytes(facts))
     failed = [name.removeprefix("probe.") for name, fact in facts.items() if name.startswith("probe.") and fact.unknown]

@@ -1,0 +1,78 @@
+"""``doctor --deep``: a real operation per engine, each in a child process whose death is only a finding."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .facts import Fact, Facts, seen
+from .preload import cublas_paths
+from .view import gpus_of
+
+OPERATIONS = Path(__file__).with_name("operations.py")
+TIMEOUT_S = {"cpu": 120.0, "cuda": 400.0}  # the first CUDA run may compile PTX for minutes
+ENGINES = ("ctranslate2", "torch", "onnxruntime")
+_TAIL_CHARS = 4000
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """How an operation ended: ``ok``, ``exit N``, ``signal N`` or ``hung``, and what it said."""
+
+    end: str
+    tail: str
+    answer: dict[str, Any]
+    took_s: float
+
+
+def run_operation(python: str, engine: str, device: str = "cpu", *, repeat: int = 0) -> Child:
+    """Run one operation of ``operations.py`` under the interpreter ``python``."""
+    command = [python, str(OPERATIONS), engine, "--device", device, "--repeat", str(repeat)]
+    if device == "cuda" and engine == "ctranslate2":
+        command += [item for path in cublas_paths() for item in ("--preload", str(path))]
+    return run_child(command, TIMEOUT_S.get(device, TIMEOUT_S["cuda"]))
+
+
+def run_child(command: Sequence[str], timeout_s: float) -> Child:
+    """Run a command that prints a JSON line last; nothing it does can end or hang this process."""
+    environment = {**os.environ, "PYTHONFAULTHANDLER": "0", "PYANNOTE_METRICS_ENABLED": "0"}
+    started = time.perf_counter()
+    try:
+        done = subprocess.run(
+            list(command), capture_output=True, text=True, errors="replace", timeout=timeout_s, env=environment
+        )
+    except subprocess.TimeoutExpired as error:
+        said = error.stderr.decode("utf-8", "replace") if isinstance(error.stderr, bytes) else error.stderr or ""
+        return Child(f"hung: no end after {timeout_s:g} s", said[-_TAIL_CHARS:], {}, timeout_s)
+    except OSError as error:
+        return Child(f"not started: {error.strerror}", "", {}, 0.0)
+    took_s = round(time.perf_counter() - started, 3)
+    if done.returncode:
+        code = done.returncode
+        end = f"signal {-code}" if code < 0 else f"exit {code}"
+        return Child(end, (done.stderr or done.stdout)[-_TAIL_CHARS:], {}, took_s)
+    try:
+        answer = json.loads(done.stdout.strip().splitlines()[-1])
+    except (ValueError, IndexError):
+        return Child("exit 0 without an answer", done.stdout[-_TAIL_CHARS:], {}, took_s)
+    return Child("ok", "", answer, took_s)
+
+
+def probe_operations(facts: Facts, *, python: str = sys.executable, engines: Sequence[str] = ENGINES) -> Iterator[Fact]:
+    """One fact per installed engine and device; CUDA first, and the CPU too, so that a fallback is known to work."""
+    installed = facts.value("packages.installed", {})
+    on_gpu = bool(gpus_of(facts)) and facts.value("nvidia.libcuda") is not None
+    for engine in engines:
+        if engine not in installed:
+            continue
+        for device in ("cuda", "cpu") if on_gpu and engine != "onnxruntime" else ("cpu",):
+            child = run_operation(python, engine, device)
+            value = {"end": child.end, "tail": child.tail, "took_s": child.took_s, **child.answer}
+            yield seen(f"deep.{engine}.{device}", value, "child process")

@@ -1,0 +1,38 @@
+"""Name the known errors in a log or traceback: their code, real cause and fix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .rules import Rule, rules
+
+MAX_TEXT_CHARS = 4_000_000
+_CONTEXT_CHARS = 160
+
+
+@dataclass(frozen=True, slots=True)
+class Recognised:
+    """A rule and the words of the log that gave it away."""
+
+    rule: Rule
+    words: str
+    position: int
+
+
+def explain(text: str) -> list[Recognised]:
+    """The known errors in ``text``, each once, in the order of their first appearance."""
+    text = text[-MAX_TEXT_CHARS:]
+    found = []
+    for rule in rules():
+        matches = [match for pattern in rule.patterns if (match := pattern.search(text))]
+        if matches:
+            first = min(matches, key=lambda match: match.start())
+            found.append(Recognised(rule, _line_around(text, first.start()), first.start()))
+    return sorted(found, key=lambda item: item.position)
+
+
+def _line_around(text: str, position: int) -> str:
+    start = text.rfind("\n", 0, position) + 1
+    end = text.find("\n", position)
+    line = text[start : end if end >= 0 else len(text)].strip()
+    return line if len(line) <= _CONTEXT_CHARS else line[: _CONTEXT_CHARS - 1] + "…"

@@ -1,0 +1,204 @@
+"""How much memory a Whisper model needs, by engine, precision, batch and beam.
+
+The parts are counted from the model's dimensions: weights; keys and values of the audio for every decoder layer;
+keys and values of the text; what the encoder holds at its widest point; and what the engine takes whatever the model.
+``benchmarks/memory_model.py`` measures the same on a GPU and compares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from .facts import Facts
+from .tables import table
+from .view import Gpu, gpus_of, usable_memory_bytes
+
+AUDIO_POSITIONS = 1500  # 30 s at 20 ms
+MEL_FRAMES = 3000
+TEXT_POSITIONS = 448
+KERNEL_WIDTH = 3
+BATCHES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128)
+WEIGHT_BYTES: Mapping[str, int] = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "int8_float16": 1}
+ACTIVATION_BYTES: Mapping[str, int] = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 4, "int8_float16": 2}
+MEBIBYTE = 1 << 20
+# The share of a GPU's or a machine's memory that a plan may fill: drivers and other processes want some.
+USABLE_SHARE = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """Dimensions of a Whisper model; 1500 audio and 448 text positions are the same for all."""
+
+    model: str
+    n_mels: int
+    n_state: int
+    n_head: int
+    encoder_layers: int
+    decoder_layers: int
+    n_vocab: int
+
+    @property
+    def encoder_parameters(self) -> int:
+        d = self.n_state
+        convolutions = KERNEL_WIDTH * d * (self.n_mels + d) + 2 * d
+        return convolutions + self.encoder_layers * (12 * d * d + 12 * d) + 2 * d
+
+    @property
+    def decoder_parameters(self) -> int:
+        """The embedding is shared with the output layer, so it counts once."""
+        d = self.n_state
+        return d * (self.n_vocab + TEXT_POSITIONS) + self.decoder_layers * (16 * d * d + 17 * d) + 2 * d
+
+    @property
+    def parameters(self) -> int:
+        """All trained numbers; the encoder's positions are computed, not trained."""
+        return self.encoder_parameters + self.decoder_parameters
+
+
+@dataclass(frozen=True, slots=True)
+class Overhead:
+    """What an engine takes beyond the counted parts.
+
+    Attributes:
+        fixed_bytes: driver context, libraries, workspaces.
+        encoder_units: tensors of (batch, 1500, n_state) alive at the encoder's widest point.
+        score_copies: copies of the (batch, heads, 1500, 1500) attention scores; 0 where attention is fused.
+        expands_audio_by_beam: the audio's keys and values are held once per hypothesis.
+    """
+
+    fixed_bytes: int
+    encoder_units: float
+    score_copies: float
+    expands_audio_by_beam: bool = False
+
+
+# PyTorch: torch.cuda.max_memory_allocated, so without the driver's context. CTranslate2: the GPU memory of the process.
+# CTranslate2's fixed part is what remains of https://github.com/SYSTRAN/faster-whisper#benchmark (large-v2, float16:
+# 4525 MB at batch 1, 6090 MB at batch 8) after the counted parts.
+OVERHEADS: Mapping[str, Overhead] = {
+    "torch": Overhead(fixed_bytes=32 * MEBIBYTE, encoder_units=10, score_copies=0),
+    "ctranslate2": Overhead(fixed_bytes=1300 * MEBIBYTE, encoder_units=0, score_copies=0),
+    "cpu": Overhead(fixed_bytes=150 * MEBIBYTE, encoder_units=10, score_copies=2),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryNeed:
+    """Bytes by part. ``total_bytes`` is their sum, with the larger of encoder and decoder scratch space."""
+
+    weights_bytes: int
+    audio_cache_bytes: int
+    text_cache_bytes: int
+    scratch_bytes: int
+    fixed_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        parts = (self.weights_bytes, self.audio_cache_bytes, self.text_cache_bytes)
+        return sum(parts) + self.scratch_bytes + self.fixed_bytes
+
+
+@lru_cache(maxsize=1)
+def geometries() -> tuple[Geometry, ...]:
+    return tuple(Geometry(**row) for row in table("models").rows)
+
+
+def geometry(model: str) -> Geometry:
+    """Raises ``KeyError`` for a model that the table lacks."""
+    found = next((each for each in geometries() if each.model == model), None)
+    if found is None:
+        raise KeyError(model)
+    return found
+
+
+def memory_need(shape: Geometry, engine: str, dtype: str, batch: int, beam: int = 1) -> MemoryNeed:
+    """Peak memory of encoding and decoding ``batch`` windows of 30 s.
+
+    Args:
+        engine: a key of ``OVERHEADS``: ``torch``, ``ctranslate2`` (both on a GPU) or ``cpu``.
+        dtype: a key of ``WEIGHT_BYTES``.
+        beam: hypotheses kept per window.
+    """
+    extra = OVERHEADS[engine]
+    item = ACTIVATION_BYTES[dtype]
+    positions = AUDIO_POSITIONS * (beam if extra.expands_audio_by_beam else 1)
+    per_layer = 2 * batch * shape.n_state * item
+    unit = batch * AUDIO_POSITIONS * shape.n_state * item
+    scores = batch * shape.n_head * AUDIO_POSITIONS**2 * item
+    encoder = int(extra.encoder_units * unit + extra.score_copies * scores)
+    logits = batch * beam * shape.n_vocab * (item + 4)  # once in the model's precision, once as float32
+    computed_positions = AUDIO_POSITIONS * shape.n_state * WEIGHT_BYTES["float32"]
+    return MemoryNeed(
+        shape.parameters * WEIGHT_BYTES[dtype] + computed_positions,
+        shape.decoder_layers * per_layer * positions,
+        shape.decoder_layers * per_layer * beam * TEXT_POSITIONS,
+        max(encoder, unit + logits),
+        extra.fixed_bytes,
+    )
+
+
+def largest_batch(shape: Geometry, engine: str, dtype: str, available_bytes: int, beam: int = 1) -> int:
+    """The largest of ``BATCHES`` that fits, 0 where not even one window does."""
+    limit = available_bytes * USABLE_SHARE
+    fitting = [batch for batch in BATCHES if memory_need(shape, engine, dtype, batch, beam).total_bytes <= limit]
+    return max(fitting, default=0)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFit:
+    """One line of ``doctor --models``: where a model runs, in what precision, with how many windows at once."""
+
+    model: str
+    where: str
+    dtype: str
+    batch: int
+    need_bytes: int  # at that batch, or at batch 1 where it does not fit
+    available_bytes: int
+
+
+def model_fits(facts: Facts) -> Iterator[ModelFit]:
+    """Every model on every GPU in float16 and int8, and on the CPU in int8."""
+    places = [(gpu.name, "ctranslate2", gpu_bytes(gpu), ("float16", "int8_float16")) for gpu in gpus_of(facts)]
+    memory = usable_memory_bytes(facts)
+    if memory:
+        places.append(("CPU", "cpu", min(memory, facts.value("memory.available_bytes", memory)), ("int8",)))
+    for where, engine, available_bytes, dtypes in places:
+        for shape in geometries():
+            for dtype in dtypes:
+                batch = largest_batch(shape, engine, dtype, available_bytes)
+                need = memory_need(shape, engine, dtype, max(batch, 1)).total_bytes
+                yield ModelFit(shape.model, where, dtype, batch, need, available_bytes)
+
+
+def gpu_bytes(gpu: Gpu) -> int:
+    return gpu.total_bytes if gpu.free_bytes is None else gpu.free_bytes
+
+
+def memory_view(facts: Facts) -> Mapping[str, Any]:
+    """Names for the rules: models that do not fit into what is built in (not into what is free at the moment)."""
+    view: dict[str, Any] = {}
+    memory = usable_memory_bytes(facts)
+    if memory:
+        view["ram_lacks"] = _lacking("cpu", "int8", memory)
+    totals = [gpu.total_bytes for gpu in gpus_of(facts) if gpu.total_bytes]
+    if totals:
+        view["gpu_lacks"] = _lacking("ctranslate2", "float16", max(totals))
+    return view
+
+
+def _lacking(engine: str, dtype: str, available_bytes: int) -> list[str]:
+    return [shape.model for shape in geometries() if not largest_batch(shape, engine, dtype, available_bytes)]
+
+
+def models_text(fits: Sequence[ModelFit]) -> str:
+    """The table of ``doctor --models``."""
+    lines = [f"{'model':<18}{'on':<26}{'precision':<14}{'batch':>6}{'needs GB':>10}{'has GB':>9}"]
+    for fit in fits:
+        batch = str(fit.batch) if fit.batch else "–"
+        numbers = f"{batch:>6}{fit.need_bytes / 1e9:>10.1f}{fit.available_bytes / 1e9:>9.1f}"
+        lines.append(f"{fit.model:<18}{fit.where[:25]:<26}{fit.dtype:<14}{numbers}")
+    lines.append("batch: windows of 30 s at once, beam 1; – does not fit. Needs are computed: see benchmarks/memory_model.py")
+    return "\n".join(lines)

@@ -1,0 +1,189 @@
+"""Runs alone in a child process: one real operation per engine, because importing and loading prove little.
+
+Usage: ``python operations.py ENGINE [--device cpu|cuda] [--preload LIBRARY]... [--repeat N]``. Prints one JSON line
+at the end; an abort in native code ends the process before that, and the parent reads it from the exit status.
+Runs by path under any interpreter and imports nothing of ours; engines are imported by name.
+"""
+
+import argparse
+import ctypes
+import glob
+import importlib
+import json
+import os
+import sys
+import tempfile
+import time
+
+# A Whisper small enough for a second, with every kind of layer that a real one has.
+TINY = {"n_mels": 80, "n_state": 64, "n_head": 2, "encoder_layers": 2, "decoder_layers": 2, "n_vocab": 2000}
+AUDIO_POSITIONS, MEL_FRAMES, TEXT_POSITIONS, TIMESTAMPS = 1500, 3000, 448, 1501
+SPECIALS = ("endoftext", "startoftranscript", "en", "translate", "transcribe", "startoflm", "startofprev",
+            "nospeech", "notimestamps")  # fmt: skip
+DECODED_TOKENS = 32
+BENCH = {"n_mels": 80, "n_state": 256, "n_head": 4, "encoder_layers": 4, "decoder_layers": 4, "n_vocab": 8000}
+
+
+def whisper_vocabulary(size):
+    """Token texts in Whisper's order: text, special tokens, timestamps."""
+    ends = ["<|" + name + "|>" for name in SPECIALS] + ["<|%.2f|>" % (i * 0.02) for i in range(TIMESTAMPS)]
+    return ["t%d" % i for i in range(size - len(ends))] + ends
+
+
+def save_random_whisper(folder, shape, quantization=None):
+    """Write a CTranslate2 Whisper of this shape with random weights (seeded) into ``folder``."""
+    np = importlib.import_module("numpy")
+    specs = importlib.import_module("ctranslate2.specs")
+    random = np.random.default_rng(0)
+    d = shape["n_state"]
+
+    def fill(*dims):
+        return (random.standard_normal(dims, dtype=np.float32) * 0.02).astype(np.float32)
+
+    def linear(layer, out, inner):
+        layer.weight, layer.bias = fill(out, inner), np.zeros(out, dtype=np.float32)
+
+    def norm(layer):
+        layer.gamma, layer.beta = np.ones(d, dtype=np.float32), np.zeros(d, dtype=np.float32)
+
+    def attention(block, *widths):
+        norm(block.layer_norm)
+        for layer, width in zip(block.linear, widths):
+            linear(layer, width, d)
+
+    def feed_forward(block):
+        norm(block.layer_norm)
+        linear(block.linear_0, 4 * d, d)
+        linear(block.linear_1, d, 4 * d)
+
+    head = shape["n_head"]
+    spec = specs.WhisperSpec(shape["encoder_layers"], head, shape["decoder_layers"], head)
+    spec.encoder.conv1.weight, spec.encoder.conv1.bias = fill(d, shape["n_mels"], 3), np.zeros(d, dtype=np.float32)
+    spec.encoder.conv2.weight, spec.encoder.conv2.bias = fill(d, d, 3), np.zeros(d, dtype=np.float32)
+    spec.encoder.position_encodings.encodings = fill(AUDIO_POSITIONS, d)
+    spec.decoder.position_encodings.encodings = fill(TEXT_POSITIONS, d)
+    spec.decoder.embeddings.weight = fill(shape["n_vocab"], d)
+    spec.decoder.projection.weight = spec.decoder.embeddings.weight
+    norm(spec.encoder.layer_norm)
+    norm(spec.decoder.layer_norm)
+    for layer in spec.encoder.layer:
+        attention(layer.self_attention, 3 * d, d)
+        feed_forward(layer.ffn)
+    for layer in spec.decoder.layer:
+        attention(layer.self_attention, 3 * d, d)
+        attention(layer.attention, d, 2 * d, d)
+        feed_forward(layer.ffn)
+    vocabulary = whisper_vocabulary(shape["n_vocab"])
+    spec.register_vocabulary(vocabulary)
+    spec.config.suppress_ids, spec.config.suppress_ids_begin = [], []
+    spec.config.lang_ids = [vocabulary.index("<|en|>")]
+    spec.config.alignment_heads = [(shape["decoder_layers"] - 1, 0)]
+    spec.validate()
+    spec.optimize(quantization=quantization)
+    spec.save(folder)
+
+
+def run_whisper(model, shape, batch=1, max_length=DECODED_TOKENS):
+    """Encode ``batch`` windows of noise and decode ``max_length`` tokens of each; returns tokens decoded."""
+    np = importlib.import_module("numpy")
+    ctranslate2 = importlib.import_module("ctranslate2")
+    mel = np.random.default_rng(1).standard_normal((batch, shape["n_mels"], MEL_FRAMES), dtype=np.float32)
+    encoded = model.encode(ctranslate2.StorageView.from_array(np.ascontiguousarray(mel)), to_cpu=False)
+    first = shape["n_vocab"] - TIMESTAMPS - len(SPECIALS)
+    prompt = [first + SPECIALS.index(name) for name in ("startoftranscript", "en", "transcribe", "notimestamps")]
+    results = model.generate(encoded, [prompt] * batch, beam_size=1, max_length=max_length, suppress_tokens=[first])
+    return sum(len(result.sequences_ids[0]) for result in results)
+
+
+def ctranslate2(device, repeat):
+    module = importlib.import_module("ctranslate2")
+    touched = _touch_cudnn_shim(os.path.dirname(os.path.dirname(module.__file__)))
+    shape = BENCH if repeat else TINY
+    with tempfile.TemporaryDirectory() as folder:
+        save_random_whisper(folder, shape)
+        compute_type = "float16" if device == "cuda" else "int8"
+        model = module.models.Whisper(folder, device=device, compute_type=compute_type)
+        tokens = run_whisper(model, shape)
+        steps = ["load", "encode", "decode %d tokens" % tokens] + touched
+        found = {"version": module.__version__, "steps": steps, "compute_type": model.compute_type}
+        if repeat:
+            found["seconds"] = [_timed(run_whisper, model, shape) for _ in range(repeat)]
+        return found
+
+
+def _timed(function, *arguments):
+    started = time.perf_counter()
+    function(*arguments)
+    return round(time.perf_counter() - started, 6)
+
+
+def _touch_cudnn_shim(site):
+    """Wheels before 4.6.3 carry a cuDNN shim that aborts where the libraries behind it are missing."""
+    for path in glob.glob(os.path.join(site, "ctranslate2.libs", "libcudnn*.so*")):
+        handle = ctypes.c_void_p()
+        code = ctypes.CDLL(path).cudnnCreate(ctypes.byref(handle))
+        return ["cuDNN shim opened (status %d)" % code]
+    return []
+
+
+def torch(device, repeat):
+    module = importlib.import_module("torch")
+    steps = []
+    x = module.ones(64, 64, device=device)
+    steps.append("tensor")
+    if float((x @ x).sum()) != 64.0**3:
+        raise RuntimeError("a matrix product came out wrong")
+    steps.append("matrix product")
+    layer = module.nn.Conv1d(80, 32, 3, padding=1).to(device)
+    layer(module.ones(1, 80, 100, device=device)).sum().item()
+    steps.append("convolution")
+    return {"version": module.__version__, "steps": steps}
+
+
+def onnxruntime(device, repeat):
+    module = importlib.import_module("onnxruntime")
+    np = importlib.import_module("numpy")
+    session = module.InferenceSession(_onnx_sum(), providers=["CPUExecutionProvider"])
+    (y,) = session.run(None, {"x": np.ones(4, dtype=np.float32)})
+    if y.tolist() != [2.0, 2.0, 2.0, 2.0]:
+        raise RuntimeError("a sum came out wrong: %r" % (y,))
+    return {"version": module.__version__, "steps": ["session", "run"], "providers": module.get_available_providers()}
+
+
+def _onnx_sum():
+    """The ONNX model y = x + x as bytes, so that no model file or onnx package is needed."""
+
+    def field(number, payload):
+        if isinstance(payload, int):
+            return bytes([number << 3, payload])
+        return bytes([number << 3 | 2, len(payload)]) + payload
+
+    def value(name):
+        tensor = field(1, 1) + field(2, field(1, field(1, 4)))  # element type float, shape (4,)
+        return field(1, name) + field(2, field(1, tensor))
+
+    node = field(1, b"x") + field(1, b"x") + field(2, b"y") + field(4, b"Add")
+    graph = field(1, node) + field(2, b"g") + field(11, value(b"x")) + field(12, value(b"y"))
+    return field(1, 8) + field(7, graph) + field(8, field(2, 13))  # IR version, graph, operator set
+
+
+OPERATIONS = {"ctranslate2": ctranslate2, "torch": torch, "onnxruntime": onnxruntime}
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("engine", choices=OPERATIONS)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--preload", action="append", default=[])
+    parser.add_argument("--repeat", type=int, default=0)
+    asked = parser.parse_args()
+    for library in asked.preload:
+        ctypes.CDLL(library)
+    started = time.perf_counter()
+    found = OPERATIONS[asked.engine](asked.device, asked.repeat)
+    found.update(device=asked.device, took_s=round(time.perf_counter() - started, 3))
+    sys.stdout.write("\n" + json.dumps(found) + "\n")
+
+
+if __name__ == "__main__":
+    main()

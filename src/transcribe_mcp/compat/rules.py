@@ -1,0 +1,164 @@
+"""Rules: rows of data that turn what is known about a machine into findings, each with a code of its own.
+
+A row fires when all conditions of one of its alternatives hold. A condition is ``[name, operator, value]`` over the
+names of ``view.py``; where the name is unknown it does not hold. A row without ``when`` is known from logs only.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from .errors import TableError
+from .tables import DATA, read_json
+from .versions import compare, satisfies
+
+SEVERITIES = ("ok", "info", "warn", "error", "crash")  # from fit to "ends the process that meets it"
+SIGNS: Mapping[str, str] = {"ok": "✓", "info": "✓", "warn": "!", "error": "✗", "crash": "☠"}
+AREAS: Mapping[str, str] = {
+    "machine": "Machine",
+    "gpu": "GPU and driver",
+    "ctranslate2": "CTranslate2",
+    "torch": "PyTorch",
+    "whisperx": "WhisperX and pyannote",
+    "libraries": "CUDA libraries",
+    "settings": "Settings",
+    "memory": "Memory",
+    "operations": "Real operations",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One row. ``patterns`` are the texts that this trouble leaves in logs, as regular expressions."""
+
+    code: str
+    area: str
+    severity: str
+    title: str
+    when: tuple[tuple[tuple[str, str, Any], ...], ...]
+    evidence: str
+    cause: str
+    consequence: str
+    fix: tuple[str, ...]
+    source: str
+    patterns: tuple[re.Pattern[str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A rule that fired, with the facts that made it fire in words."""
+
+    code: str
+    area: str
+    severity: str
+    title: str
+    evidence: str
+    cause: str
+    consequence: str
+    fix: tuple[str, ...]
+    source: str
+
+
+def _ordered(wanted: Callable[[int], bool]) -> Callable[[Any, Any], bool]:
+    def holds(value: Any, literal: Any) -> bool:
+        if isinstance(literal, str):
+            order = compare(str(value), literal)
+            return order is not None and wanted(order)
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return wanted((value > literal) - (value < literal))
+        return False
+
+    return holds
+
+
+_UNKNOWN = "unknown"
+# Versions compare as versions where the literal is text, as numbers where it is a number.
+OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {
+    "<": _ordered(lambda order: order < 0),
+    "<=": _ordered(lambda order: order <= 0),
+    ">": _ordered(lambda order: order > 0),
+    ">=": _ordered(lambda order: order >= 0),
+    "within": lambda value, literal: any(satisfies(str(value), part) for part in literal.split("|")),
+    "is": lambda value, literal: bool(value == literal),
+    "is not": lambda value, literal: bool(value != literal),
+    "one of": lambda value, literal: value in literal,
+    "any": lambda value, literal: bool(value) is literal,
+    "known": lambda value, literal: literal is True,
+    _UNKNOWN: lambda value, literal: False,
+}
+
+
+def holds(condition: tuple[str, str, Any], view: Mapping[str, Any]) -> bool:
+    name, operator, literal = condition
+    value = view.get(name)
+    if value is None:
+        return operator == _UNKNOWN and literal is True
+    return OPERATORS[operator](value, literal)
+
+
+@lru_cache(maxsize=1)
+def rules() -> tuple[Rule, ...]:
+    """Every rule, ordered by code. Raises ``TableError`` where a row contradicts itself."""
+    rows = [row for path in sorted((DATA / "rules").glob("*.json")) for row in read_json(path)]
+    return parse_rules(rows)
+
+
+def parse_rules(rows: Sequence[Any]) -> tuple[Rule, ...]:
+    parsed = sorted((_parse_rule(row) for row in rows), key=lambda rule: rule.code)
+    codes = [rule.code for rule in parsed]
+    twice = [code for code, following in zip(codes, codes[1:], strict=False) if code == following]
+    if twice:
+        raise TableError(f"rule {twice[0]} is there twice")
+    return tuple(parsed)
+
+
+_TEXT_KEYS = ("code", "area", "severity", "title", "evidence", "cause", "consequence", "source")
+
+
+def _parse_rule(row: Any) -> Rule:
+    code = str(row.get("code", "?")) if isinstance(row, dict) else "?"
+    if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in _TEXT_KEYS):
+        raise TableError(f"rule {code} lacks one of: {', '.join(_TEXT_KEYS)}")
+    if row["severity"] not in SEVERITIES or row["area"] not in AREAS:
+        raise TableError(f"rule {code} has severity {row['severity']!r} in area {row['area']!r}; one is unknown")
+    try:
+        when = tuple(tuple((str(n), str(op), value) for n, op, value in parts) for parts in row.get("when", []))
+        patterns = tuple(re.compile(text, re.IGNORECASE) for text in row.get("patterns", []))
+    except (TypeError, ValueError, re.error) as error:
+        raise TableError(f"rule {code} has a damaged condition or pattern: {error}") from error
+    unknown = [operator for parts in when for _, operator, _ in parts if operator not in OPERATORS]
+    if unknown:
+        raise TableError(f"rule {code} has the unknown operator {unknown[0]!r}", hint=f"known: {', '.join(OPERATORS)}")
+    return Rule(*(row[key] for key in _TEXT_KEYS[:4]), when, row["evidence"], row["cause"], row["consequence"],
+                tuple(row.get("fix", [])), row["source"], patterns)  # fmt: skip
+
+
+def rule_of(code: str) -> Rule | None:
+    return next((rule for rule in rules() if rule.code == code), None)
+
+
+def fire(rule: Rule, view: Mapping[str, Any]) -> Finding:
+    """The finding of a rule: its evidence filled with what the machine says."""
+    return Finding(
+        rule.code,
+        rule.area,
+        rule.severity,
+        rule.title,
+        _filled(rule.evidence, view),
+        rule.cause,
+        rule.consequence,
+        tuple(_filled(command, view) for command in rule.fix),
+        rule.source,
+    )
+
+
+def _filled(template: str, view: Mapping[str, Any]) -> str:
+    def value(match: re.Match[str]) -> str:
+        item = view.get(match[1], "unknown")
+        return "; ".join(str(each) for each in item) if isinstance(item, (list, tuple)) else str(item)
+
+    return re.sub(r"\{([A-Za-z0-9_.-]+)\}", value, template)
