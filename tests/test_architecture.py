@@ -293,9 +293,9 @@ def test_functions_take_at_most_six_parameters_or_a_record() -> None:
 def test_exceptions_are_caught_by_name() -> None:
     def is_broad(handler: ast.ExceptHandler) -> bool:
         caught = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
-        names = {getattr(node, "id", None) for node in caught}
+        names = {node.id for node in caught if isinstance(node, ast.Name)}
         raises_again = any(isinstance(node, ast.Raise) for node in handler.body)
-        return bool(names & {None, "Exception", "BaseException"}) and not raises_again
+        return (handler.type is None or bool(names & {"Exception", "BaseException"})) and not raises_again
 
     broad = [
         (module, place(module.path, node))

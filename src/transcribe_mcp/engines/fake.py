@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 
 from ..errors import EngineFailedError, UnknownNameError, UsageError
 from ..regions import Region, Window
-from ..transcript import Word
+from ..transcript import Notice, Word
 from . import AUTO, Decoded, DecodingOptions, EngineInfo, EngineRequest
 from .unencoded import Unencoded
 
@@ -39,6 +39,9 @@ class FakeEngine:
             tasks=("transcribe", "translate"),
         )
 
+    def notices(self, options: DecodingOptions) -> tuple[Notice, ...]:
+        return ()
+
     def encode(self, windows: Sequence[Window]) -> Unencoded:
         return Unencoded(tuple(windows))
 
@@ -54,8 +57,8 @@ class FakeEngine:
             decoded.append(Decoded(text=text, language=language, temperature=options.temperature))
         return decoded
 
-    def align(self, encoded: Unencoded, decoded: Sequence[Decoded], options: DecodingOptions) -> list[tuple[Word, ...]]:
-        return [tuple(_words(window)) for window, _ in zip(encoded.windows, decoded, strict=True)]
+    def align(self, encoded: Unencoded, decoded: Sequence[Decoded], options: DecodingOptions) -> list[list[Word]]:
+        return [list(_words(window)) for window, _ in zip(encoded.windows, decoded, strict=True)]
 
     def close(self) -> None:
         """Nothing is held."""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ..errors import EngineFailedError, EngineUnavailableError, UnknownNameError, UnsupportedTaskError, UsageError
 from ..regions import Window
-from ..transcript import Word
+from ..transcript import Notice, Word
 from . import AUTO, Decoded, DecodingOptions, EngineInfo, EngineRequest
 from .unencoded import Unencoded
 
@@ -46,6 +46,18 @@ class PocketSphinxEngine:
             versions={"pocketsphinx": version("pocketsphinx")},
         )
 
+    def notices(self, options: DecodingOptions) -> tuple[Notice, ...]:
+        asked = {
+            "vocabulary": bool(options.vocabulary),
+            "prompt": bool(options.prompt),
+            "beam_size": options.beam_size > 1,
+        }
+        return tuple(
+            Notice(f"{name}_ignored", f"engine pocketsphinx takes no {name.replace('_', ' ')}: it was left out")
+            for name, is_asked in asked.items()
+            if is_asked
+        )
+
     def encode(self, windows: Sequence[Window]) -> Unencoded:
         return Unencoded(tuple(windows))
 
@@ -56,7 +68,7 @@ class PocketSphinxEngine:
     def decode(self, encoded: Unencoded, languages: Sequence[str], options: DecodingOptions) -> list[Decoded]:
         """Transcribe each window.
 
-        Beam size, temperature, prompt and vocabulary of ``options`` mean nothing to it.
+        Of ``options`` only the task means anything to it; ``notices`` says so.
 
         Raises:
             UnsupportedTaskError: it was asked to translate, or for another language.
@@ -68,9 +80,9 @@ class PocketSphinxEngine:
             )
         return [self._decode(window, language) for window, language in zip(encoded.windows, languages, strict=True)]
 
-    def align(self, encoded: Unencoded, decoded: Sequence[Decoded], options: DecodingOptions) -> list[tuple[Word, ...]]:
+    def align(self, encoded: Unencoded, decoded: Sequence[Decoded], options: DecodingOptions) -> list[list[Word]]:
         """The times found while decoding."""
-        return [item.words or () for _, item in zip(encoded.windows, decoded, strict=True)]
+        return [list(item.words or ()) for _, item in zip(encoded.windows, decoded, strict=True)]
 
     def close(self) -> None:
         self._decoder = None
