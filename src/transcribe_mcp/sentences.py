@@ -64,7 +64,7 @@ def _split_where(words: Sequence[Word], ends: Callable[[int], bool]) -> Iterator
 def _ends_sentence(words: Sequence[Word], i: int, *, cased: bool) -> bool:
     """Whether a sentence ends after word ``i``, which is not the last one."""
     word, after = words[i], words[i + 1]
-    pause_s = after.start - word.end
+    pause_s = _pause_s(word, after)
     if pause_s >= PAUSE_S or (word.speaker and after.speaker and word.speaker != after.speaker):
         return True
     if _MARKS_ONLY.match(after.text) and not _QUOTE_OPENS.match(after.text):
@@ -85,8 +85,13 @@ def _ends_sentence(words: Sequence[Word], i: int, *, cased: bool) -> bool:
 
 def _with_marks(words: Sequence[Word], i: int) -> str:
     """The text of word ``i``, with that of the word before it where it is only a mark."""
-    text = words[i].text.strip()
-    return words[i - 1].text.strip() + text if i > 0 and _MARKS_ONLY.match(text) else text
+    text = words[i].text
+    joins = i > 0 and _MARKS_ONLY.match(text) and not _QUOTE_OPENS.match(text)
+    return words[i - 1].text.strip() + text.strip() if joins else text.strip()
+
+
+def _pause_s(before: Word, after: Word) -> float:
+    return round(after.start - before.end, 3)
 
 
 def _is_abbreviation(text: str, following: str, pause_s: float) -> bool:
@@ -103,7 +108,7 @@ def _shortened(stretch: list[Word]) -> list[list[Word]]:
         return _within(stretch, PUNCTUATED_LIMIT)
     if stretch[-1].end - stretch[0].start <= UNPUNCTUATED_S:
         return _within(stretch, UNPUNCTUATED_LIMIT)
-    phrases = _split_where(stretch, lambda i: stretch[i + 1].start - stretch[i].end >= UNPUNCTUATED_PAUSE_S)
+    phrases = _split_where(stretch, lambda i: _pause_s(stretch[i], stretch[i + 1]) >= UNPUNCTUATED_PAUSE_S)
     return [part for phrase in phrases for part in _within(phrase, UNPUNCTUATED_LIMIT)]
 
 
@@ -128,7 +133,7 @@ def _best_cut(part: list[Word]) -> int:
     candidates = range(max(1, low), max(2, high + 1))
 
     def merit(i: int) -> tuple[bool, float, float]:
-        pause_s = part[i].start - part[i - 1].end
-        return bool(_CLAUSE.search(part[i - 1].text.strip())), round(pause_s, 3), -abs(i - len(part) / 2)
+        after_clause = bool(_CLAUSE.search(part[i - 1].text.strip()))
+        return after_clause, _pause_s(part[i - 1], part[i]), -abs(i - len(part) / 2)
 
     return max(candidates, key=merit)

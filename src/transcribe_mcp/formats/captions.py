@@ -39,13 +39,13 @@ def _highlighted(cue: Cue) -> str:
     lines, stamped_ms = [], cue.start_ms
     for line in cue.lines:
         text = ""
-        for word in line:
-            start_ms = round(1000 * word.start)
-            said = word.text.lstrip() if not text else word.text
-            if stamped_ms < start_ms < cue.end_ms:
-                text += f"<{clock(start_ms, '.')}>"
-                stamped_ms = start_ms
-            text += _escaped(said)
+        for piece in line:
+            if piece.start_ms is not None and stamped_ms < piece.start_ms < cue.end_ms:
+                stamped_ms = piece.start_ms
+                stamp = f"<{clock(stamped_ms, '.')}>"
+            else:
+                stamp = ""
+            text += stamp + _escaped(piece.text if text else piece.text.lstrip())
         lines.append(text)
     return "\n".join(lines)
 

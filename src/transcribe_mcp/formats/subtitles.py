@@ -73,29 +73,43 @@ class SubtitleRules:
 
 
 @dataclass(frozen=True, slots=True)
+class Piece:
+    """A word or a part of one. ``start_ms`` is ``None`` where no time was measured; ``text`` has its leading space."""
+
+    text: str
+    start_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Cue:
-    """One subtitle. ``lines`` hold words or pieces of words, each with its own times and leading space."""
+    """One subtitle: from ``start_ms`` to ``end_ms`` on the screen, at least one line of at least one piece."""
 
     start_ms: int
     end_ms: int
-    lines: tuple[tuple[Word, ...], ...]
+    lines: tuple[tuple[Piece, ...], ...]
     speaker: str | None
 
     @property
     def text_lines(self) -> list[str]:
-        return ["".join(word.text for word in line).strip() for line in self.lines]
+        return ["".join(piece.text for piece in line).strip() for line in self.lines]
 
 
 @dataclass(slots=True)
 class _Token:
-    """A word that stays whole: its width, and what it costs to end a cue or a line after it."""
+    """What stays whole: a word, or a piece of one that is wider than a line or holds spaces."""
 
-    word: Word
-    width: int
+    text: str  # without the space before it
     space: int  # columns of the space before it
-    cost: float
+    width: int
+    start: float
+    end: float
     speaker: str | None
-    ends_run: bool = False  # a cue must end here
+    measured: bool  # whether ``start`` is a time that was measured
+    break_cost: float = BREAK_AT_SENTENCE  # of ending a cue or a line after it
+    ends_run: bool = False  # a cue must end after it
+
+    def piece(self) -> Piece:
+        return Piece(" " * self.space + self.text, round(1000 * self.start) if self.measured else None)
 
 
 def cut_cues(transcript: Transcript, rules: SubtitleRules, *, label_speakers: bool = False) -> list[Cue]:
@@ -111,7 +125,7 @@ def cut_cues(transcript: Transcript, rules: SubtitleRules, *, label_speakers: bo
     first = 0
     for i, token in enumerate(tokens):
         if token.ends_run:
-            until = tokens[i + 1].word.start - rules.min_gap_s if i + 1 < len(tokens) else transcript.duration
+            until = tokens[i + 1].start - rules.min_gap_s if i + 1 < len(tokens) else transcript.duration
             groups += _cheapest_cut(tokens[first : i + 1], until, rules)
             first = i + 1
     return _timed(groups, transcript.duration, rules)
@@ -132,62 +146,69 @@ def _tokens(transcript: Transcript, rules: SubtitleRules, *, label_speakers: boo
     return tokens
 
 
-def _utterance_tokens(utterance: Utterance, rules: SubtitleRules, label: str | None) -> list[_Token]:
-    widest = rules.max_line_chars
-    words = [piece for word in utterance.words for piece in pieces(word, widest)]
-    if not words:
-        whole = Word(utterance.start, utterance.end, utterance.text)
-        words = pieces(whole, widest, split_wide=True)
-    if words[0].text[0] != " ":  # the first word of a sentence may lack the space that parts it from the one before
-        space = "" if parts_freely(words[0].text[0]) else " "
-        words[0] = Word(words[0].start, words[0].end, space + words[0].text)
-    labels = pieces(Word(words[0].start, words[0].start, f" {label}:"), widest) if label else []
-    if labels and words[0].text[0] != " ":
-        words[0] = Word(words[0].start, words[0].end, " " + words[0].text)
-    tokens = [_token(word, utterance.speaker) for word in (*labels, *words)]
-    for i, (token, after) in enumerate(pairwise(tokens)):
-        token.cost = BREAK_INSIDE if i < len(labels) else _break_cost(token, after)
+def _utterance_tokens(said: Utterance, rules: SubtitleRules, label: str | None) -> list[_Token]:
+    """The tokens of one utterance with the costs of breaking between them; the last one's are set later."""
+    tokens = [token for word in said.words for token in _split(word, said.speaker, rules)]
+    if not tokens:
+        whole = Word(said.start, said.end, said.text)
+        tokens = _split(whole, said.speaker, rules, measured=False)
+    if label or not parts_freely(tokens[0].text[0]):
+        tokens[0].space = 1  # from the label or the sentence before it, where they share a line
+    labels: list[_Token] = []
+    if label:
+        labels = _split(Word(tokens[0].start, tokens[0].start, f" {label}:"), said.speaker, rules, measured=False)
+    for token in labels:
+        token.break_cost = BREAK_INSIDE
+    for token, after in pairwise(tokens):
+        token.break_cost = _break_cost(token, after)
         token.ends_run = _must_part(token, after)
-    tokens[-1].cost = BREAK_AT_SENTENCE
+    return labels + tokens
+
+
+def _split(word: Word, speaker: str | None, rules: SubtitleRules, *, measured: bool = True) -> list[_Token]:
+    tokens: list[_Token] = []
+    for piece in pieces(word, rules.max_line_chars, split_wide=not measured):
+        text = piece.text.strip()
+        space = int(piece.text[0] == " ")
+        tokens.append(_Token(text, space, columns(text), piece.start, piece.end, speaker, measured and not tokens))
     return tokens
 
 
-def _token(word: Word, speaker: str | None) -> _Token:
-    text = word.text.strip()
-    return _Token(word, columns(text), int(word.text[0] == " "), BREAK_AT_WORD, speaker)
-
-
 def _must_part(token: _Token, after: _Token) -> bool:
-    return token.speaker != after.speaker or after.word.start - token.word.end >= PAUSE_S
+    return token.speaker != after.speaker or after.start - token.end >= PAUSE_S
 
 
 def _break_cost(token: _Token, after: _Token) -> float:
     """What it costs to end a cue between two words of one utterance, which should be a sentence."""
-    text, following = token.word.text.strip(), after.word.text.strip()
+    text, following = token.text, after.text
     if following[0] in CLOSERS or (not after.space and token.width == len(text) and after.width == len(following)):
         return BREAK_INSIDE  # a closing mark, or the rest of a word
     if _SENTENCE.search(text):
         return BREAK_AT_SENTENCE
-    if _DOT.search(text) and (len(text) <= 4 or following[0].islower()):
-        return BREAK_AT_WORD  # "Mr.", "St.", "U.S."
-    if _DOT.search(text) and following[0].isupper():
-        return BREAK_AT_SENTENCE
+    if _DOT.search(text) and text[0].isupper() and len(text) <= 4:
+        return BREAK_INSIDE  # "Mr.", "St.", "U.S.": what follows belongs to it
+    if _DOT.search(text):
+        return BREAK_AT_SENTENCE if following[0].isupper() else BREAK_AT_WORD
     if _CLAUSE.search(text):
         return BREAK_AT_CLAUSE
-    return BREAK_AT_BREATH if after.word.start - token.word.end >= BREATH_S else BREAK_AT_WORD
+    return BREAK_AT_BREATH if after.start - token.end >= BREATH_S else BREAK_AT_WORD
 
 
 def _cheapest_cut(tokens: list[_Token], until: float, rules: SubtitleRules) -> list[list[_Token]]:
     """Cut a run of words into cues; ``until`` is when the next run needs the screen."""
     count = len(tokens)
+    free_until = [token.start - rules.min_gap_s for token in tokens[1:]] + [until]
+    full = rules.max_line_chars * rules.max_lines
+    widths = range(sum(token.space + token.width for token in tokens) + 1)
+    needed_s = [min(rules.max_cue_s, rules.reading_ms(width) / 1000) for width in widths]
+    uneven = [UNEVEN * (width / full) ** 2 for width in widths]
     least = [math.inf] * count + [0.0]  # cost of everything from a word on
     end_of = [0] * count  # where the cue that starts with a word ends best
     for first in range(count - 1, -1, -1):
         for last, width, inner in _candidates(tokens, first, rules):
-            after_s = tokens[last + 1].word.start - rules.min_gap_s if last + 1 < count else until
-            missing = _missing_share(tokens[first].word.start, after_s, width, rules)
-            filled = width / (rules.max_line_chars * rules.max_lines)
-            cost = 1 + inner + tokens[last].cost + TOO_SHORT * missing + UNEVEN * filled**2 + least[last + 1]
+            free_s = max(0.0, free_until[last] - tokens[first].start)
+            missing = 1 - free_s / needed_s[width] if free_s < needed_s[width] else 0.0
+            cost = 1 + inner + tokens[last].break_cost + TOO_SHORT * missing + uneven[width] + least[last + 1]
             if cost < least[first]:
                 least[first], end_of[first] = cost, last + 1
     groups, first = [], 0
@@ -199,14 +220,14 @@ def _cheapest_cut(tokens: list[_Token], until: float, rules: SubtitleRules) -> l
 
 def _candidates(tokens: list[_Token], first: int, rules: SubtitleRules) -> Iterator[tuple[int, int, float]]:
     """Cues that may start with a word: (index of the last word, columns, cost of sentences that end inside)."""
-    start = tokens[first].word.start
+    start = tokens[first].start
     lines, line_width, width, inner = 1, 0, 0, 0.0
     for last in range(first, len(tokens)):
         token = tokens[last]
         if last > first:
-            if token.word.end - start > rules.max_cue_s:
+            if token.end - start > rules.max_cue_s:
                 return
-            inner += SENTENCE_INSIDE if tokens[last - 1].cost == BREAK_AT_SENTENCE else 0.0
+            inner += SENTENCE_INSIDE if tokens[last - 1].break_cost == BREAK_AT_SENTENCE else 0.0
             width += token.space
             line_width += token.space
         if line_width + token.width > rules.max_line_chars:
@@ -218,30 +239,26 @@ def _candidates(tokens: list[_Token], first: int, rules: SubtitleRules) -> Itera
         yield last, width, inner
 
 
-def _missing_share(start: float, free_until: float, width: int, rules: SubtitleRules) -> float:
-    """Share of its reading time that a cue cannot get, 0 to 1."""
-    needed_s = min(rules.max_cue_s, max(rules.min_cue_s, width / rules.max_chars_per_second))
-    return min(1.0, max(0.0, 1 - (free_until - start) / needed_s)) if needed_s else 0.0
-
-
 def _timed(groups: list[list[_Token]], duration: float, rules: SubtitleRules) -> list[Cue]:
     """Give every group its time on the screen, in whole milliseconds, at least one each."""
     gap_ms, longest_ms = round(1000 * rules.min_gap_s), int(1000 * rules.max_cue_s)
     starts_ms: list[int] = []
     for group in groups:  # words that share one instant follow each other by a millisecond
-        starts_ms.append(max(round(1000 * group[0].word.start), starts_ms[-1] + 1 if starts_ms else 0))
+        starts_ms.append(max(round(1000 * group[0].start), starts_ms[-1] + 1 if starts_ms else 0))
     cues: list[Cue] = []
     for i, (group, start_ms) in enumerate(zip(groups, starts_ms, strict=True)):
         lines = _wrapped(group, rules)
         chars = sum(_line_width(line) for line in lines)
-        end_ms = max(round(1000 * group[-1].word.end), start_ms + rules.reading_ms(chars))
+        end_ms = max(round(1000 * group[-1].end), start_ms + rules.reading_ms(chars))
         end_ms = min(end_ms, start_ms + longest_ms)
         if i + 1 < len(groups):
             free_ms = starts_ms[i + 1] - start_ms
             end_ms = min(end_ms, start_ms + (free_ms - gap_ms if free_ms > gap_ms else free_ms))
         else:
             end_ms = max(min(end_ms, round(1000 * duration)), start_ms + 1)
-        cues.append(Cue(start_ms, end_ms, tuple(tuple(t.word for t in line) for line in lines), group[0].speaker))
+        cues.append(
+            Cue(start_ms, end_ms, tuple(tuple(token.piece() for token in line) for line in lines), group[0].speaker)
+        )
     return cues
 
 
@@ -264,7 +281,7 @@ def _wrapped(tokens: list[_Token], rules: SubtitleRules) -> list[list[_Token]]:
                 if width > widest:
                     break
                 cost = before[last + 1] + LINE_UNEVEN * (1 - width / widest) ** 2
-                cost += LINE_BREAK * tokens[last].cost if last + 1 < count else 0.0
+                cost += LINE_BREAK * tokens[last].break_cost if last + 1 < count else 0.0
                 if cost < least[first]:
                     least[first], ends[-1][first] = cost, last + 1
     lines, first = [], 0
