@@ -1,0 +1,175 @@
+"""The parallel decode: ranges of 120 s on several threads, each thread with its own container.
+
+A range equals the serial decode because it starts on a whole second of the stream (there every resampler is in the
+phase it has at the start), because decoder and resampler warm up before it, and because the second before it is
+computed twice, by it and by the range before: unless the two agree bit for bit, the rest is decoded serially.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import count
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Event
+
+import av
+import numpy as np
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+
+from ..errors import SourceError
+from .media import FOREIGN_ERRORS, frames, open_media
+from .resampler import SAMPLE_RATE_HZ, Resampler, Samples
+from .serial import GAP_S
+
+Source = tuple[InputContainer, AudioStream]
+
+RANGE_S = 120
+RANGE_SAMPLES = RANGE_S * SAMPLE_RATE_HZ
+SHARED_S = 1  # what two neighbours both compute
+MARGIN_S = 1  # longer than half of any resampling filter
+SHARED_SAMPLES = SHARED_S * SAMPLE_RATE_HZ
+
+# Seconds that a decoder needs to forget where it began; Opus was seen to take 3.3 s. AAC is not here: its noise
+# substitution draws from a generator that runs on from the start of the file, so no range of it is exact.
+WARM_UP_S = {"flac": 0, "alac": 0, "wavpack": 0, "tta": 0, "mp3float": 1, "mp3": 1, "opus": 8}
+
+
+class Inexact(Exception):
+    """A range cannot be shown to equal the serial decode; never leaves this file."""
+
+
+@dataclass(frozen=True, slots=True)
+class RangeLayout:
+    """How to turn this stream's timestamps into sample numbers, and how its decoder has to be treated."""
+
+    first_pts: int
+    samples_per_tick: Fraction
+    rate_hz: int
+    warm_up_s: int
+    lossless: bool
+
+    def sample_at(self, pts: int | None) -> int:
+        """Raises: Inexact where the timestamp falls between two samples."""
+        at = (pts - self.first_pts) * self.samples_per_tick if pts is not None else Fraction(1, 2)
+        if at.denominator != 1:
+            raise Inexact
+        return at.numerator
+
+    def pts_at(self, second: int) -> int:
+        return self.first_pts + int(second * self.rate_hz / self.samples_per_tick)
+
+
+def range_layout(container: InputContainer, stream: AudioStream) -> RangeLayout | None:
+    """None where a decode by ranges could not be exact: unknown codec, rounded timestamps, a late start."""
+    name = stream.codec_context.name
+    warm_up_s = 0 if name.startswith("pcm_") else WARM_UP_S.get(name)
+    if warm_up_s is None or not stream.time_base:
+        return None
+    rate_hz = stream.codec_context.sample_rate
+    frame = next(frames(container, stream, lambda at_s: None), None)
+    if frame is None or frame.pts is None or frame.sample_rate != rate_hz:
+        return None
+    start_s = float(frame.pts * stream.time_base) - (container.start_time or 0) / av.time_base
+    if abs(start_s) > GAP_S:
+        return None
+    per_tick = stream.time_base * rate_hz
+    return RangeLayout(frame.pts, per_tick, rate_hz, warm_up_s, warm_up_s == 0)
+
+
+def ranges(path: Path, layout: RangeLayout, threads: int) -> Generator[Samples]:
+    """The ranges in order: (1,920,000,) samples each, but for the last.
+
+    Raises:
+        Inexact: the next range cannot be shown to equal the serial decode.
+    """
+    stop = Event()
+    idle: SimpleQueue[Source] = SimpleQueue()
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+    work = (pool.submit(_work, path, layout, k, stop, idle) for k in count())
+    ahead: deque[Future[tuple[Samples, Samples]]] = deque()
+    seam = np.empty(0, np.float32)
+    try:
+        while True:
+            ahead.extend(next(work) for _ in range(threads + 1 - len(ahead)))
+            again, samples = ahead.popleft().result()
+            if not _same_seam(seam, again, layout):
+                raise Inexact
+            seam = samples[-SHARED_SAMPLES:].copy()
+            yield samples
+            if len(samples) < RANGE_SAMPLES:
+                return
+    except (SourceError, *FOREIGN_ERRORS) as error:
+        raise Inexact from error
+    finally:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
+        while not idle.empty():
+            idle.get()[0].close()
+
+
+def _same_seam(before: Samples, again: Samples, layout: RangeLayout) -> bool:
+    """Whether two ranges agree, bit for bit, where they overlap. Silence proves nothing about a lossy decoder."""
+    return before.tobytes() == again.tobytes() and (layout.lossless or not len(before) or bool(before.any()))
+
+
+def _work(path: Path, layout: RangeLayout, k: int, stop: Event, idle: SimpleQueue[Source]) -> tuple[Samples, Samples]:
+    try:
+        if k == 0:
+            raise Empty  # it reads from where a fresh container stands
+        source = idle.get_nowait()
+    except Empty:
+        source = open_media(path)
+    try:
+        return _read_range(source, layout, k, stop)
+    finally:
+        idle.put(source)
+
+
+def _read_range(source: Source, layout: RangeLayout, k: int, stop: Event) -> tuple[Samples, Samples]:
+    """Range ``k``, before it the second that it shares with the range before. Less than 120 s: the end.
+
+    Raises:
+        Inexact: anything that the serial decode has rules for: damage, holes, another format.
+    """
+    container, stream = source
+    first_s = k * RANGE_S
+    begin_s = max(0, first_s - SHARED_S - MARGIN_S)
+    begin, end = begin_s * layout.rate_hz, (first_s + RANGE_S + MARGIN_S) * layout.rate_hz
+    if k:
+        container.seek(layout.pts_at(max(0, begin_s - layout.warm_up_s)), stream=stream)
+    resampler: Resampler | None = None
+    pieces: list[Samples] = []
+    expected = 0
+
+    def on_error(at_s: float | None) -> None:
+        if resampler or not k:
+            raise Inexact
+
+    for frame in frames(container, stream, on_error):
+        if stop.is_set():
+            raise Inexact
+        at = layout.sample_at(frame.pts)
+        contiguous, expected = at == expected, at + frame.samples
+        if expected <= begin:
+            continue
+        if resampler is None:
+            if at > begin:
+                raise Inexact
+            resampler = Resampler(frame, first_sample=begin)
+        elif not (contiguous and resampler.fits(frame)):
+            raise Inexact
+        pieces.extend(resampler.push(frame, at))
+        if expected >= end:
+            break
+    if resampler:
+        pieces.extend(resampler.finish())
+    out = np.concatenate(pieces) if pieces else np.empty(0, np.float32)
+    first = (first_s - begin_s) * SAMPLE_RATE_HZ
+    shared = SHARED_SAMPLES if k else 0
+    return out[first - shared : first], out[first : first + RANGE_SAMPLES]
