@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from . import conversion, hub
@@ -53,6 +53,13 @@ class ModelRow:
     languages: str
     path: Path | None
     bytes_on_disk: int | None
+
+    def to_json(self) -> dict[str, str | int | None]:
+        return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+
+
+def _plain(value: str | int | Path | None) -> str | int | None:
+    return str(value) if isinstance(value, Path) else value
 
 
 def resolve(name: str, *, offline: bool, progress: Progress) -> Checkpoint:

@@ -1,0 +1,13 @@
+"""``python -m transcribe_mcp`` and the ``transcribe-mcp`` command."""
+
+from __future__ import annotations
+
+
+def main() -> None:
+    from .frontends.cli import app
+
+    app(prog_name="transcribe-mcp")
+
+
+if __name__ == "__main__":
+    main()

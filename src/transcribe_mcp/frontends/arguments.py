@@ -1,0 +1,74 @@
+"""The command line's options, each described once, and how their texts are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import SourceUnreadableError, UsageError
+
+Sources = Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Files, directories or patterns.")]
+Engine = Annotated[str, typer.Option(help="auto, ctranslate2 or pocketsphinx.")]
+Model = Annotated[str, typer.Option(help="Name (tiny … large-v3, turbo), Hub id, directory, or auto.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+ComputeType = Annotated[str, typer.Option(help="Precision: auto, int8, float16, float32 …")]
+Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0 is every core.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Make no network call.")]
+Language = Annotated[str, typer.Option(help="Code or name; auto lets several stretches vote.")]
+Multilingual = Annotated[bool, typer.Option("--multilingual", help="Decide the language for every window.")]
+Task = Annotated[str, typer.Option(help="transcribe, or translate into English.")]
+Formats = Annotated[str, typer.Option("--format", "-f", help="txt, srt, vtt, tsv, json, md; several with commas.")]
+OutputDir = Annotated[
+    Path | None, typer.Option("--output-dir", "-o", help="Write a file per format there, not to stdout.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace output files that are there.")]
+Words = Annotated[bool, typer.Option("--words/--no-words", help="Keep the times of words.")]
+Vocabulary = Annotated[str, typer.Option(metavar="FILE|TEXT", help="Names and words to expect: lines or commas.")]
+Prompt = Annotated[str, typer.Option(help="Text to take style and spelling from.")]
+Temperature = Annotated[str, typer.Option(help="Tried in turn on windows of poor quality, for example 0,0.4,0.8.")]
+BeamSize = Annotated[int, typer.Option(min=1, help="Hypotheses kept while decoding; 1 is greedy.")]
+BatchSize = Annotated[int, typer.Option(min=0, help="Windows decoded at once; 0 leaves it to the engine.")]
+Vad = Annotated[bool, typer.Option("--vad/--no-vad", help="Look for speech first.")]
+LineChars = Annotated[int, typer.Option(help="Subtitles: characters a line.")]
+Lines = Annotated[int, typer.Option(help="Subtitles: lines at once.")]
+LongestCue = Annotated[float, typer.Option(help="Subtitles: seconds that one stays at most.")]
+ShortestCue = Annotated[float, typer.Option(help="Subtitles: seconds that one stays at least.")]
+ReadingSpeed = Annotated[float, typer.Option(help="Subtitles: characters a second.")]
+HighlightWords = Annotated[bool, typer.Option("--highlight-words", help="VTT: mark words as they are said.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars, no warnings.")]
+
+
+def read_formats(text: str, *, to_stdout: bool) -> tuple[str, ...]:
+    """``srt,json`` -> names, each once; stdout takes one."""
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not names:
+        raise UsageError(f"--format is {text!r}", hint="name one or more of txt, srt, vtt, tsv, json, md")
+    if len(names) > 1 and to_stdout:
+        raise UsageError(f"--format {text} names {len(names)} formats for one output", hint="add --output-dir DIR")
+    return names
+
+
+def read_vocabulary(text: str) -> tuple[str, ...]:
+    """A file with a word or name a line, or the words themselves with commas between."""
+    try:
+        is_file = Path(text).is_file() if text else False
+    except OSError:  # longer than a path can be
+        is_file = False
+    if is_file:
+        try:
+            text = Path(text).read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            hint = "give a UTF-8 text file with one word or name a line"
+            raise SourceUnreadableError(f"vocabulary file {text} cannot be read: {error}", hint=hint) from error
+    return tuple(word.strip() for word in text.replace("\n", ",").split(",") if word.strip())
+
+
+def read_temperatures(text: str) -> tuple[float, ...]:
+    """``0,0.4,0.8`` -> numbers; the pipeline's options know their range."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"--temperature is {text!r}", hint="give numbers between 0 and 1, as in 0,0.4,0.8") from error

@@ -1,0 +1,197 @@
+"""The command line. A command collects its options, calls one use case of ``service`` and shows what comes back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .. import __version__, service
+from . import arguments as arg
+from .console import exit_codes, progress_bars, say, show_error, write_out
+
+# Plain help: drawing it with rich doubles the time that --help takes.
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+models = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List, fetch and remove Whisper models.")
+app.add_typer(models, name="models")
+
+ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A name from 'models list' or a Hub id.")]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        write_out(f"transcribe-mcp {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True)] = False,
+) -> None:
+    """Transcribe recordings on this machine: words with times, subtitles, honest results."""
+
+
+@app.command()
+def transcribe(
+    sources: arg.Sources,
+    model: arg.Model = "auto",
+    engine: arg.Engine = "auto",
+    device: arg.Device = "auto",
+    compute_type: arg.ComputeType = "auto",
+    language: arg.Language = "auto",
+    multilingual: arg.Multilingual = False,
+    task: arg.Task = "transcribe",
+    formats: arg.Formats = "txt",
+    output_dir: arg.OutputDir = None,
+    overwrite: arg.Overwrite = False,
+    words: arg.Words = True,
+    vocabulary: arg.Vocabulary = "",
+    prompt: arg.Prompt = "",
+    temperature: arg.Temperature = "",
+    beam_size: arg.BeamSize = 1,
+    batch_size: arg.BatchSize = 0,
+    vad: arg.Vad = True,
+    max_line_chars: arg.LineChars = 42,
+    max_lines: arg.Lines = 2,
+    max_cue_s: arg.LongestCue = 7.0,
+    min_cue_s: arg.ShortestCue = 5 / 6,
+    max_chars_per_second: arg.ReadingSpeed = 20.0,
+    highlight_words: arg.HighlightWords = False,
+    threads: arg.Threads = 0,
+    offline: arg.Offline = False,
+    as_json: arg.AsJson = False,
+    quiet: arg.Quiet = False,
+) -> None:
+    """Transcribe files, directories or patterns. Text goes to stdout unless --output-dir is given."""
+    given = dict(locals())
+    with exit_codes():
+        request = _request(given)
+        failures = 0
+        with progress_bars(quiet=quiet) as progress:
+            for outcome in service.transcribe(request, progress):
+                failures += outcome.error is not None
+                _show(outcome, given, alone=len(sources) == 1)
+        if failures:
+            raise SystemExit(1)
+
+
+_ENGINE = ("model", "engine", "device", "compute_type", "threads", "offline")
+_PIPELINE = ("language", "multilingual", "task", "words", "vad", "prompt", "beam_size", "batch_size")
+_SUBTITLES = ("max_line_chars", "max_lines", "max_cue_s", "min_cue_s", "max_chars_per_second")
+
+
+def _request(given: Mapping[str, Any]) -> service.TranscribeRequest:
+    options = {name: given[name] for name in _PIPELINE}
+    options["vocabulary"] = arg.read_vocabulary(given["vocabulary"])
+    if given["temperature"]:
+        options["temperatures"] = arg.read_temperatures(given["temperature"])
+    to_stdout = given["output_dir"] is None and not given["as_json"]
+    return service.TranscribeRequest(
+        sources=tuple(given["sources"]),
+        options=options,
+        formats=arg.read_formats(given["formats"], to_stdout=to_stdout),
+        output_dir=given["output_dir"],
+        overwrite=given["overwrite"],
+        format_options={"highlight_words": given["highlight_words"]},
+        subtitle_rules={name: given[name] for name in _SUBTITLES},
+        **{name: given[name] for name in _ENGINE},
+    )
+
+
+def _show(outcome: service.Outcome, given: Mapping[str, Any], *, alone: bool) -> None:
+    """One source's result on stdout, its warnings or its error on stderr."""
+    if outcome.error is not None:
+        show_error(outcome.error, outcome.source)
+    elif not given["quiet"]:
+        for notice in outcome.warnings:
+            say(f"warning: {notice}" if alone else f"warning: {outcome.source}: {notice}")
+    if given["as_json"]:
+        write_out(json.dumps(outcome.to_json(), ensure_ascii=False) + "\n")
+    elif given["output_dir"] is not None:
+        for path in outcome.outputs:
+            write_out(f"{path}\n")
+    elif outcome.transcript is not None:
+        heading = "" if alone else f"==> {outcome.source} <==\n"
+        write_out(heading + "".join(outcome.texts.values()))
+
+
+@app.command()
+def evaluate(
+    directory: Annotated[Path, typer.Argument(help="Recordings, each with its text beside it, or a truth.json.")],
+    model: arg.Model = "auto",
+    engine: arg.Engine = "auto",
+    device: arg.Device = "auto",
+    compute_type: arg.ComputeType = "auto",
+    language: arg.Language = "auto",
+    multilingual: arg.Multilingual = False,
+    beam_size: arg.BeamSize = 1,
+    batch_size: arg.BatchSize = 0,
+    vad: arg.Vad = True,
+    threads: arg.Threads = 0,
+    offline: arg.Offline = False,
+    as_json: arg.AsJson = False,
+    quiet: arg.Quiet = False,
+) -> None:
+    """Judge an engine and model on your own recordings: word errors, language, word times, invented words."""
+    given = dict(locals())
+    names = ("language", "multilingual", "beam_size", "batch_size", "vad")
+    with exit_codes(), progress_bars(quiet=quiet) as progress:
+        request = service.EvaluateRequest(
+            directory=directory,
+            options={name: given[name] for name in names},
+            **{name: given[name] for name in _ENGINE},
+        )
+        found = service.evaluate(request, progress)
+        write_out(json.dumps(found.figures, ensure_ascii=False) + "\n" if as_json else found.table)
+
+
+@models.command("list")
+def list_models(as_json: arg.AsJson = False) -> None:
+    """Models by name: size, languages, what is on this machine."""
+    with exit_codes():
+        rows = service.list_models()
+        if as_json:
+            write_out(json.dumps([row.to_json() for row in rows]) + "\n")
+            return
+        write_out(f"{'model':<20} {'parameters':>10} {'download':>9} {'here':>9}  languages\n")
+        for row in rows:
+            parameters = f"{row.parameters_millions} M" if row.parameters_millions else "-"
+            sizes = f"{_size(row.download_bytes):>9} {_size(row.bytes_on_disk):>9}"
+            write_out(f"{row.name:<20} {parameters:>10} {sizes}  {row.languages}\n")
+
+
+@models.command()
+def pull(model: ModelName, quiet: arg.Quiet = False) -> None:
+    """Fetch a model, or finish fetching it, and print its directory."""
+    with exit_codes():
+        with progress_bars(quiet=quiet) as progress:
+            directory = service.pull_model(model, progress)
+        write_out(f"{directory}\n")
+
+
+@models.command()
+def path(model: ModelName) -> None:
+    """Print the directory of a model that is on this machine."""
+    with exit_codes():
+        write_out(f"{service.model_path(model)}\n")
+
+
+@models.command("rm")
+def remove(model: ModelName) -> None:
+    """Remove a model that was fetched, and what was converted from it."""
+    with exit_codes():
+        write_out(f"freed {_size(service.remove_model(model))}\n")
+
+
+def _size(n_bytes: int | None) -> str:
+    if not n_bytes:
+        return "-"
+    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.0f} MB"

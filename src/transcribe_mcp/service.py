@@ -1,0 +1,260 @@
+"""The use cases, the same for every front end. Front ends translate to and from these and know nothing below.
+
+Importing this loads nothing heavy: each use case imports what it needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import CancelledError, TranscribeError, UsageError
+from .progress import Progress, unreported
+
+if TYPE_CHECKING:
+    from .checkpoints import ModelRow
+    from .engines import Engine
+    from .formats import Format, FormatOptions
+    from .pipeline import Options
+    from .transcript import Transcript
+
+AUTO = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class TranscribeRequest:
+    """One call of a user: what to transcribe, with what, and what to make of it.
+
+    Attributes:
+        sources: files, directories or glob patterns.
+        engine, model, device, compute_type, offline: see ``engines.EngineRequest``.
+        threads: CPU threads; 0 means every core this process may use.
+        options: fields of ``pipeline.Options``.
+        formats: names from ``formats.FORMATS``.
+        output_dir: where a file per recording and format is written; ``None`` writes nothing.
+        overwrite: replace files that are there.
+        format_options: fields of ``formats.FormatOptions``.
+        subtitle_rules: fields of ``formats.SubtitleRules``.
+    """
+
+    sources: tuple[str, ...]
+    engine: str = AUTO
+    model: str = AUTO
+    device: str = AUTO
+    compute_type: str = AUTO
+    offline: bool = False
+    threads: int = 0
+    options: dict[str, Any] = field(default_factory=dict)
+    formats: tuple[str, ...] = ("txt",)
+    output_dir: Path | None = None
+    overwrite: bool = False
+    format_options: dict[str, Any] = field(default_factory=dict)
+    subtitle_rules: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one source: a transcript with its texts by format and the files written, or an error."""
+
+    source: str
+    transcript: Transcript | None = None
+    texts: dict[str, str] = field(default_factory=dict)
+    outputs: tuple[Path, ...] = ()
+    error: TranscribeError | None = None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return tuple(notice.message for notice in self.transcript.warnings) if self.transcript else ()
+
+    def to_json(self) -> dict[str, Any]:
+        failed = self.error
+        return {
+            "source": self.source,
+            "status": "failed" if failed else "completed",
+            "error": {"code": failed.code, "message": str(failed), "hint": failed.hint} if failed else None,
+            "outputs": [str(path) for path in self.outputs],
+            "transcript": self.transcript.to_json() if self.transcript else None,
+        }
+
+
+def transcribe(request: TranscribeRequest, progress: Progress = unreported) -> Iterator[Outcome]:
+    """Transcribe every source; each outcome is given, and its files are written, as soon as it is done.
+
+    One bad recording costs no other its result. ``progress`` also hears of ``file`` (number, of how many).
+
+    Raises:
+        UsageError: the request itself is wrong; nothing has been done then.
+        ModelError, EngineError: no engine could be loaded, or it broke down.
+    """
+    from .sources import find_recordings, output_paths
+
+    work = _Work.of(request, progress)
+    recordings, missing = find_recordings(request.sources)
+    if not recordings and not missing:
+        raise UsageError("no recording was named", hint="name files, directories or patterns such as 'talks/*.mp3'")
+    extensions = [form.extension for form in work.formats.values()]
+    outputs = output_paths(recordings, request.output_dir, extensions) if request.output_dir else {}
+    yield from (Outcome(source, error=error) for source, error in missing)
+    if not recordings:
+        return
+    engine = _load_engine(request, progress)
+    try:
+        for number, recording in enumerate(recordings):
+            progress("file", number, len(recordings))
+            yield work.do(recording.path, engine, outputs.get(recording.path, {}))
+    finally:
+        engine.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """A request, checked."""
+
+    options: Options
+    formats: dict[str, Format]
+    look: FormatOptions
+    overwrite: bool
+    progress: Progress
+
+    @classmethod
+    def of(cls, request: TranscribeRequest, progress: Progress) -> _Work:
+        from .formats import FormatOptions, SubtitleRules, find_format
+        from .pipeline import Options
+
+        return cls(
+            options=Options(threads=request.threads, **request.options),
+            formats={name: find_format(name) for name in request.formats},
+            look=FormatOptions(subtitles=SubtitleRules(**request.subtitle_rules), **request.format_options),
+            overwrite=request.overwrite,
+            progress=progress,
+        )
+
+    def do(self, path: Path, engine: Engine, outputs: dict[str, Path]) -> Outcome:
+        """One recording. What goes wrong with it is its outcome, unless the user stopped the work."""
+        from .formats import check_target, render, write
+        from .pipeline import transcribe as run_pipeline
+
+        try:
+            for target in outputs.values():
+                check_target(target, overwrite=self.overwrite)
+            transcript = run_pipeline(path, engine, self.options, self.progress)
+            texts = {name: render(transcript, name, self.look) for name in self.formats}
+            for name, form in self.formats.items() if outputs else ():
+                write(transcript, name, outputs[form.extension], overwrite=self.overwrite, options=self.look)
+        except CancelledError:
+            raise
+        except TranscribeError as error:
+            return Outcome(str(path), error=error)
+        return Outcome(str(path), transcript, texts, tuple(outputs.values()))
+
+
+def _load_engine(request: TranscribeRequest | EvaluateRequest, progress: Progress) -> Engine:
+    from .engines import EngineRequest, load_engine
+    from .settings import settings
+
+    return load_engine(
+        EngineRequest(
+            engine=request.engine,
+            model=settings().model if request.model == AUTO else request.model,
+            device=request.device,
+            compute_type=request.compute_type,
+            threads=request.threads or settings().threads,
+            offline=request.offline or settings().offline,
+            progress=progress,
+        )
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateRequest:
+    """Which engine and model to judge, on recordings with known text."""
+
+    directory: Path
+    engine: str = AUTO
+    model: str = AUTO
+    device: str = AUTO
+    compute_type: str = AUTO
+    offline: bool = False
+    threads: int = 0
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """A judgement: a table for people, and the same for programs."""
+
+    table: str
+    figures: dict[str, Any]
+
+
+def evaluate(request: EvaluateRequest, progress: Progress = unreported) -> Evaluation:
+    """Transcribe every recording of the directory and hold it against its truth (see ``evaluation.load_truth``).
+
+    Raises:
+        SourceError: a recording or a truth file cannot be used.
+    """
+    from .evaluation import load_truth, score, table, total
+    from .pipeline import Options
+    from .pipeline import transcribe as run_pipeline
+
+    options = Options(threads=request.threads, **request.options)
+    truths = load_truth(request.directory)
+    engine = _load_engine(request, progress)
+    try:
+        scores = []
+        for number, truth in enumerate(truths):
+            progress("file", number, len(truths))
+            scores.append(score(truth, run_pipeline(truth.path, engine, options, progress)))
+    finally:
+        engine.close()
+    info = engine.info
+    figures = {
+        "engine": info.engine,
+        "model": info.model,
+        "device": info.device,
+        "compute_type": info.compute_type,
+        "total": total(scores).to_json(),
+        "files": [file.to_json() for file in scores],
+    }
+    return Evaluation(table(scores), figures)
+
+
+def engine_names() -> tuple[str, ...]:
+    """What a user may choose as engine, ``auto`` first."""
+    from .engines import ENGINES
+
+    return (AUTO, *(name for name, entry in ENGINES.items() if not entry.hidden))
+
+
+def format_names() -> tuple[str, ...]:
+    from .formats import FORMATS
+
+    return tuple(FORMATS)
+
+
+def list_models() -> tuple[ModelRow, ...]:
+    from . import checkpoints
+
+    return checkpoints.list_models()
+
+
+def pull_model(name: str, progress: Progress = unreported) -> Path:
+    """Fetch a model (or finish fetching it) and give its directory."""
+    from . import checkpoints
+
+    return checkpoints.pull(name, progress).directory
+
+
+def model_path(name: str) -> Path:
+    from . import checkpoints
+
+    return checkpoints.path(name)
+
+
+def remove_model(name: str) -> int:
+    """Remove a model that was fetched, and what was converted from it; gives the bytes freed."""
+    from . import checkpoints
+
+    return checkpoints.remove(name)

@@ -1,0 +1,96 @@
+"""What the user named -> the recordings that are meant, and where their results go."""
+
+from __future__ import annotations
+
+import glob
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import OutputError, SourceNotFoundError, TranscribeError, UsageError
+
+# What a directory is searched for; a file named by itself may have any extension.
+MEDIA_EXTENSIONS = frozenset(  # noqa: SIM905 - a list literal of fifty would be a page
+    ".3g2 .3gp .aac .ac3 .aif .aifc .aiff .amr .ape .asf .au .avi .caf .dts .dv .eac3 .f4v .flac .flv .gsm .m2ts .m4a "
+    ".m4b .m4r .m4v .mka .mkv .mov .mp2 .mp3 .mp4 .mpeg .mpg .mts .mxf .oga .ogg .ogv .opus .ra .rm .spx .tta .ts .vob "
+    ".voc .w64 .wav .webm .wma .wmv .wv".split()
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """One recording. ``relative`` is its place below the directory that was named, or its name."""
+
+    path: Path
+    relative: Path
+
+
+def find_recordings(sources: Sequence[str]) -> tuple[list[Recording], list[tuple[str, TranscribeError]]]:
+    """Files, directories and glob patterns -> recordings in order, each once, and what could not be found."""
+    found: dict[Path, Recording] = {}
+    missing: list[tuple[str, TranscribeError]] = []
+    for source in sources:
+        try:
+            for recording in _expand(source):
+                found.setdefault(recording.path.absolute(), recording)
+        except TranscribeError as error:
+            missing.append((source, error))
+    return list(found.values()), missing
+
+
+def _expand(source: str) -> Iterator[Recording]:
+    path = Path(source)
+    if path.is_dir():
+        yield from _search(path)
+    elif glob.has_magic(source) and not path.exists():
+        matches = sorted(Path(match) for match in glob.glob(source, recursive=True))  # noqa: PTH207 - absolute patterns too
+        if not matches:
+            raise SourceNotFoundError(f"nothing matches {source}", hint="check the pattern and the directory")
+        for match in matches:
+            yield from _search(match) if match.is_dir() else [Recording(match, Path(match.name))]
+    else:
+        yield Recording(path, Path(path.name))  # whether it exists is said when it is read
+
+
+def _search(directory: Path) -> Iterator[Recording]:
+    """The media files below a directory, hidden ones left out."""
+    files = sorted(file for file in directory.rglob("*") if file.suffix.lower() in MEDIA_EXTENSIONS)
+    seen = False
+    for file in files:
+        relative = file.relative_to(directory)
+        if not any(part.startswith(".") for part in relative.parts) and file.is_file():
+            seen = True
+            yield Recording(file, relative)
+    if not seen:
+        hint = "name files with other extensions one by one or with a pattern"
+        raise SourceNotFoundError(f"there are no recordings in {directory}", hint=hint)
+
+
+def output_paths(
+    recordings: Sequence[Recording], directory: Path, extensions: Iterable[str]
+) -> dict[Path, dict[str, Path]]:
+    """Where each recording's results go: by its path, then by extension.
+
+    A recording's results are named after it without its extension; where two would share a name, with it.
+
+    Raises:
+        UsageError: two recordings would still be written to the same file.
+        OutputError: a result would overwrite a recording.
+    """
+    extensions = list(extensions)
+    stems = Counter(recording.relative.with_suffix("") for recording in recordings)
+    names = [r.relative if stems[r.relative.with_suffix("")] > 1 else r.relative.with_suffix("") for r in recordings]
+    clash = next((name for name, n in Counter(names).items() if n > 1), None)
+    if clash is not None:
+        hint = "transcribe them one directory at a time, each with its own --output-dir"
+        raise UsageError(f"two recordings are both called {clash}", hint=hint)
+    outputs = {
+        recording.path: {extension: directory / name.parent / (name.name + extension) for extension in extensions}
+        for recording, name in zip(recordings, names, strict=True)
+    }
+    sources = {recording.path.absolute() for recording in recordings}
+    for path in (path for paths in outputs.values() for path in paths.values()):
+        if path.absolute() in sources:
+            raise OutputError(f"{path} is a recording and would be overwritten", hint="choose another --output-dir")
+    return outputs
