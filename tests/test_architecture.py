@@ -64,7 +64,7 @@ DOORS: dict[str, set[str]] = {
     "safetensors": {"layouts", "conversion", "conversion_weights"},
     "tokenizers": {"conversion", "engines.ctranslate2"},  # writing tokenizers, using them
     "torch": {"features", "engines.whisper", "align", "speakers"},
-    "typer": {"frontends.cli"},
+    "typer": {"frontends.arguments", "frontends.cli"},
 }
 
 # What importing a front end or the package must not load.
