@@ -32,7 +32,6 @@ from .progress import Progress
 ANSWER_S = 3.5  # a hub that has not listed a repository by then counts as unreachable
 STALL_S = 30.0  # without a byte for this long, a transfer counts as broken
 RETRIES = 4  # breaks in a row without a byte of progress; the pause doubles from 0.25 s
-_CHUNK_BYTES = 1 << 20
 _DISK_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _HEX = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -194,7 +193,7 @@ def _headers() -> dict[str, str]:
 
 
 def _get_json(url: str) -> Any:
-    response = _utils().get_session().get(url, params={"blobs": True}, headers=_headers(), timeout=ANSWER_S)
+    response = _utils().get_session().get(url, params={"blobs": True}, headers=_headers(), timeout=2 * ANSWER_S)
     _utils().hf_raise_for_status(response)
     return response.json()
 
@@ -310,9 +309,8 @@ def _append(url: str, unfinished: Path, report: Callable[[int], None]) -> None:
         with unfinished.open("r+b") as file:
             file.seek(have)
             file.truncate()
-            for chunk in response.iter_bytes(_CHUNK_BYTES):
+            for chunk in response.iter_bytes():  # as it arrives: what is written is not lost when it breaks
                 file.write(chunk)
-                file.flush()
                 have += len(chunk)
                 report(have)
 
