@@ -2,9 +2,9 @@
 
 The network is Silero's (see `silero.py`). Almost all of its work is in the encoder, which looks at one frame alone:
 it runs in stretches on all cores at once, and the LSTM, which takes the frames one after the other, follows behind.
-On up to five cores the LSTM keeps pace, so it stays in one lane and the result is that of the shipped file run in
-one go. From six cores on a block is cut into lanes, each warmed up on the 16 s in front of it; that changes the
-decision on about 0.3 % of frames, because the network remembers more than a minute.
+On up to five cores the LSTM stays in one lane, and the result is that of the shipped file run in one go. From six
+cores on it would hold the others up, so a block is cut into lanes, each warmed up on the 16 s in front of it. That
+changes a few decisions in a thousand, because the network remembers more than a minute.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from transcribe_mcp.silero import (
     recurrent_graph,
     shipped_model,
 )
+
+__all__ = ["FRAME_S", "FRAME_SAMPLES", "SpeechDetector", "available_cores"]
 
 FRAME_S = 0.032
 SAMPLE_RATE_HZ = 16_000
