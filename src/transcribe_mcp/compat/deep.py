@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from .facts import Fact, Facts, seen
+from .machine import gpus_of
 from .preload import cublas_paths
-from .view import gpus_of
 
 OPERATIONS = Path(__file__).with_name("operations.py")
 TIMEOUT_S = {"cpu": 120.0, "cuda": 400.0}  # the first CUDA run may compile PTX for minutes

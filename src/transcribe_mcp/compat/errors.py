@@ -1,10 +1,10 @@
 """What can go wrong here. ``compat`` may import nothing of ours, so it has a small tree of its own.
 
-    CompatError
-    ├── FactsError          a facts file is missing, damaged, hostile or of another version
-    ├── TableError          one of our own data files contradicts itself
-    ├── IndexProblem        the package index cannot be asked, or answers nonsense
-    └── EnvironmentProblem  an environment cannot be made, found or used
+CompatError
+├── FactsError          a facts file is missing, damaged, hostile or of another version
+├── TableError          one of our own data files contradicts itself
+├── IndexProblem        the package index cannot be asked, or answers nonsense
+└── EnvironmentProblem  an environment cannot be made, found or used
 """
 
 from __future__ import annotations

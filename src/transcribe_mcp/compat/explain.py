@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from functools import lru_cache
 
+from .errors import TableError
 from .rules import Rule, rules
 
 MAX_TEXT_CHARS = 4_000_000
@@ -19,12 +22,25 @@ class Recognised:
     position: int
 
 
+@lru_cache(maxsize=1)
+def _compiled() -> list[tuple[Rule, list[re.Pattern[str]]]]:
+    """Patterns are compiled here rather than with their rules: doctor alone does not need them."""
+    return [(rule, compile_patterns(rule)) for rule in rules() if rule.patterns]
+
+
+def compile_patterns(rule: Rule) -> list[re.Pattern[str]]:
+    try:
+        return [re.compile(pattern, re.IGNORECASE | re.MULTILINE) for pattern in rule.patterns]
+    except (re.error, TypeError) as error:
+        raise TableError(f"rule {rule.code} has a damaged pattern: {error}") from error
+
+
 def explain(text: str) -> list[Recognised]:
     """The known errors in ``text``, each once, in the order of their first appearance."""
     text = text[-MAX_TEXT_CHARS:]
     found = []
-    for rule in rules():
-        matches = [match for pattern in rule.patterns if (match := pattern.search(text))]
+    for rule, patterns in _compiled():
+        matches = [match for pattern in patterns if (match := pattern.search(text))]
         if matches:
             first = min(matches, key=lambda match: match.start())
             found.append(Recognised(rule, _line_around(text, first.start()), first.start()))

@@ -13,8 +13,8 @@ from functools import lru_cache
 from typing import Any
 
 from .facts import Facts
+from .machine import Gpu, gpus_of, usable_memory_bytes
 from .tables import table
-from .view import Gpu, gpus_of, usable_memory_bytes
 
 AUDIO_POSITIONS = 1500  # 30 s at 20 ms
 MEL_FRAMES = 3000
@@ -161,7 +161,9 @@ class ModelFit:
 
 def model_fits(facts: Facts) -> Iterator[ModelFit]:
     """Every model on every GPU in float16 and int8, and on the CPU in int8."""
-    places = [(gpu.name, "ctranslate2", gpu_bytes(gpu), ("float16", "int8_float16")) for gpu in gpus_of(facts)]
+    places: list[tuple[str, str, int, tuple[str, ...]]] = [
+        (gpu.name, "ctranslate2", gpu_bytes(gpu), ("float16", "int8_float16")) for gpu in gpus_of(facts)
+    ]
     memory = usable_memory_bytes(facts)
     if memory:
         places.append(("CPU", "cpu", min(memory, facts.value("memory.available_bytes", memory)), ("int8",)))
@@ -200,5 +202,7 @@ def models_text(fits: Sequence[ModelFit]) -> str:
         batch = str(fit.batch) if fit.batch else "–"
         numbers = f"{batch:>6}{fit.need_bytes / 1e9:>10.1f}{fit.available_bytes / 1e9:>9.1f}"
         lines.append(f"{fit.model:<18}{fit.where[:25]:<26}{fit.dtype:<14}{numbers}")
-    lines.append("batch: windows of 30 s at once, beam 1; – does not fit. Needs are computed: see benchmarks/memory_model.py")
+    lines.append(
+        "batch: windows of 30 s at once, beam 1; – does not fit. Needs are computed: see benchmarks/memory_model.py"
+    )
     return "\n".join(lines)

@@ -5,15 +5,17 @@ at the end; an abort in native code ends the process before that, and the parent
 Runs by path under any interpreter and imports nothing of ours; engines are imported by name.
 """
 
+from __future__ import annotations
+
 import argparse
 import ctypes
-import glob
 import importlib
 import json
-import os
 import sys
 import tempfile
 import time
+from pathlib import Path
+from typing import Any
 
 # A Whisper small enough for a second, with every kind of layer that a real one has.
 TINY = {"n_mels": 80, "n_state": 64, "n_head": 2, "encoder_layers": 2, "decoder_layers": 2, "n_vocab": 2000}
@@ -24,34 +26,34 @@ DECODED_TOKENS = 32
 BENCH = {"n_mels": 80, "n_state": 256, "n_head": 4, "encoder_layers": 4, "decoder_layers": 4, "n_vocab": 8000}
 
 
-def whisper_vocabulary(size):
+def whisper_vocabulary(size: int) -> list[str]:
     """Token texts in Whisper's order: text, special tokens, timestamps."""
-    ends = ["<|" + name + "|>" for name in SPECIALS] + ["<|%.2f|>" % (i * 0.02) for i in range(TIMESTAMPS)]
-    return ["t%d" % i for i in range(size - len(ends))] + ends
+    ends = ["<|" + name + "|>" for name in SPECIALS] + [f"<|{i * 0.02:.2f}|>" for i in range(TIMESTAMPS)]
+    return [f"t{i}" for i in range(size - len(ends))] + ends
 
 
-def save_random_whisper(folder, shape, quantization=None):
+def save_random_whisper(folder: str, shape: dict[str, int], quantization: str | None = None) -> None:
     """Write a CTranslate2 Whisper of this shape with random weights (seeded) into ``folder``."""
     np = importlib.import_module("numpy")
     specs = importlib.import_module("ctranslate2.specs")
     random = np.random.default_rng(0)
     d = shape["n_state"]
 
-    def fill(*dims):
+    def fill(*dims: int) -> Any:
         return (random.standard_normal(dims, dtype=np.float32) * 0.02).astype(np.float32)
 
-    def linear(layer, out, inner):
+    def linear(layer: Any, out: int, inner: int) -> None:
         layer.weight, layer.bias = fill(out, inner), np.zeros(out, dtype=np.float32)
 
-    def norm(layer):
+    def norm(layer: Any) -> None:
         layer.gamma, layer.beta = np.ones(d, dtype=np.float32), np.zeros(d, dtype=np.float32)
 
-    def attention(block, *widths):
+    def attention(block: Any, *widths: int) -> None:
         norm(block.layer_norm)
-        for layer, width in zip(block.linear, widths):
+        for layer, width in zip(block.linear, widths, strict=True):
             linear(layer, width, d)
 
-    def feed_forward(block):
+    def feed_forward(block: Any) -> None:
         norm(block.layer_norm)
         linear(block.linear_0, 4 * d, d)
         linear(block.linear_1, d, 4 * d)
@@ -83,7 +85,7 @@ def save_random_whisper(folder, shape, quantization=None):
     spec.save(folder)
 
 
-def run_whisper(model, shape, batch=1, max_length=DECODED_TOKENS):
+def run_whisper(model: Any, shape: dict[str, int], batch: int = 1, max_length: int = DECODED_TOKENS) -> int:
     """Encode ``batch`` windows of noise and decode ``max_length`` tokens of each; returns tokens decoded."""
     np = importlib.import_module("numpy")
     ctranslate2 = importlib.import_module("ctranslate2")
@@ -95,38 +97,38 @@ def run_whisper(model, shape, batch=1, max_length=DECODED_TOKENS):
     return sum(len(result.sequences_ids[0]) for result in results)
 
 
-def ctranslate2(device, repeat):
+def ctranslate2(device: str, repeat: int) -> dict[str, Any]:
     module = importlib.import_module("ctranslate2")
-    touched = _touch_cudnn_shim(os.path.dirname(os.path.dirname(module.__file__)))
+    touched = _touch_cudnn_shim(Path(str(module.__file__)).parent.parent)
     shape = BENCH if repeat else TINY
     with tempfile.TemporaryDirectory() as folder:
         save_random_whisper(folder, shape)
         compute_type = "float16" if device == "cuda" else "int8"
         model = module.models.Whisper(folder, device=device, compute_type=compute_type)
         tokens = run_whisper(model, shape)
-        steps = ["load", "encode", "decode %d tokens" % tokens] + touched
+        steps = ["load", "encode", f"decode {tokens} tokens", *touched]
         found = {"version": module.__version__, "steps": steps, "compute_type": model.compute_type}
         if repeat:
             found["seconds"] = [_timed(run_whisper, model, shape) for _ in range(repeat)]
         return found
 
 
-def _timed(function, *arguments):
+def _timed(function: Any, *arguments: Any) -> float:
     started = time.perf_counter()
     function(*arguments)
     return round(time.perf_counter() - started, 6)
 
 
-def _touch_cudnn_shim(site):
+def _touch_cudnn_shim(site: Path) -> list[str]:
     """Wheels before 4.6.3 carry a cuDNN shim that aborts where the libraries behind it are missing."""
-    for path in glob.glob(os.path.join(site, "ctranslate2.libs", "libcudnn*.so*")):
+    for path in (site / "ctranslate2.libs").glob("libcudnn*.so*"):
         handle = ctypes.c_void_p()
-        code = ctypes.CDLL(path).cudnnCreate(ctypes.byref(handle))
-        return ["cuDNN shim opened (status %d)" % code]
+        code = ctypes.CDLL(str(path)).cudnnCreate(ctypes.byref(handle))
+        return [f"cuDNN shim opened (status {code})"]
     return []
 
 
-def torch(device, repeat):
+def torch(device: str, repeat: int) -> dict[str, Any]:
     module = importlib.import_module("torch")
     steps = []
     x = module.ones(64, 64, device=device)
@@ -140,25 +142,25 @@ def torch(device, repeat):
     return {"version": module.__version__, "steps": steps}
 
 
-def onnxruntime(device, repeat):
+def onnxruntime(device: str, repeat: int) -> dict[str, Any]:
     module = importlib.import_module("onnxruntime")
     np = importlib.import_module("numpy")
     session = module.InferenceSession(_onnx_sum(), providers=["CPUExecutionProvider"])
     (y,) = session.run(None, {"x": np.ones(4, dtype=np.float32)})
     if y.tolist() != [2.0, 2.0, 2.0, 2.0]:
-        raise RuntimeError("a sum came out wrong: %r" % (y,))
+        raise RuntimeError(f"a sum came out wrong: {y}")
     return {"version": module.__version__, "steps": ["session", "run"], "providers": module.get_available_providers()}
 
 
-def _onnx_sum():
+def _onnx_sum() -> bytes:
     """The ONNX model y = x + x as bytes, so that no model file or onnx package is needed."""
 
-    def field(number, payload):
+    def field(number: int, payload: int | bytes) -> bytes:
         if isinstance(payload, int):
             return bytes([number << 3, payload])
         return bytes([number << 3 | 2, len(payload)]) + payload
 
-    def value(name):
+    def value(name: bytes) -> bytes:
         tensor = field(1, 1) + field(2, field(1, field(1, 4)))  # element type float, shape (4,)
         return field(1, name) + field(2, field(1, tensor))
 
@@ -170,7 +172,7 @@ def _onnx_sum():
 OPERATIONS = {"ctranslate2": ctranslate2, "torch": torch, "onnxruntime": onnxruntime}
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("engine", choices=OPERATIONS)
     parser.add_argument("--device", default="cpu")

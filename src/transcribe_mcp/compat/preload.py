@@ -12,7 +12,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-_NAMES = ("cublas64_12.dll", "cublasLt64_12.dll") if sys.platform == "win32" else ("libcublas.so.12", "libcublasLt.so.12")
+_NAMES = (
+    ("cublas64_12.dll", "cublasLt64_12.dll") if sys.platform == "win32" else ("libcublas.so.12", "libcublasLt.so.12")
+)
 _FOLDERS = ("nvidia/cublas/lib", "nvidia/cublas/bin", "nvidia/cu12/lib", "nvidia/cu12/bin", "torch/lib")
 
 
@@ -40,7 +42,7 @@ def preload_cublas() -> Preload:
     paths = cublas_paths()
     if not paths:
         return _found_by_loader()
-    loaded = []
+    loaded: list[Path] = []
     for path in paths:
         try:
             ctypes.CDLL(str(path))

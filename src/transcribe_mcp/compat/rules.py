@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 from .errors import TableError
@@ -33,7 +34,7 @@ AREAS: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One row. ``patterns`` are the texts that this trouble leaves in logs, as regular expressions."""
+    """One row. ``patterns`` are the texts that this trouble leaves in logs, as regular expressions without case."""
 
     code: str
     area: str
@@ -45,7 +46,7 @@ class Rule:
     consequence: str
     fix: tuple[str, ...]
     source: str
-    patterns: tuple[re.Pattern[str], ...]
+    patterns: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,7 @@ def rules() -> tuple[Rule, ...]:
 def parse_rules(rows: Sequence[Any]) -> tuple[Rule, ...]:
     parsed = sorted((_parse_rule(row) for row in rows), key=lambda rule: rule.code)
     codes = [rule.code for rule in parsed]
-    twice = [code for code, following in zip(codes, codes[1:], strict=False) if code == following]
+    twice = [code for code, following in pairwise(codes) if code == following]
     if twice:
         raise TableError(f"rule {twice[0]} is there twice")
     return tuple(parsed)
@@ -127,14 +128,13 @@ def _parse_rule(row: Any) -> Rule:
         raise TableError(f"rule {code} has severity {row['severity']!r} in area {row['area']!r}; one is unknown")
     try:
         when = tuple(tuple((str(n), str(op), value) for n, op, value in parts) for parts in row.get("when", []))
-        patterns = tuple(re.compile(text, re.IGNORECASE) for text in row.get("patterns", []))
-    except (TypeError, ValueError, re.error) as error:
-        raise TableError(f"rule {code} has a damaged condition or pattern: {error}") from error
+    except (TypeError, ValueError) as error:
+        raise TableError(f"rule {code} has a damaged condition: {error}") from error
     unknown = [operator for parts in when for _, operator, _ in parts if operator not in OPERATORS]
     if unknown:
         raise TableError(f"rule {code} has the unknown operator {unknown[0]!r}", hint=f"known: {', '.join(OPERATORS)}")
-    return Rule(*(row[key] for key in _TEXT_KEYS[:4]), when, row["evidence"], row["cause"], row["consequence"],
-                tuple(row.get("fix", [])), row["source"], patterns)  # fmt: skip
+    texts = {key: row[key] for key in _TEXT_KEYS}
+    return Rule(**texts, when=when, fix=tuple(row.get("fix", [])), patterns=tuple(row.get("patterns", [])))
 
 
 def rule_of(code: str) -> Rule | None:

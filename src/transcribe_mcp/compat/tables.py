@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ def read_json(path: Path) -> Any:
         raise TableError(f"data file {path.name} cannot be read: {error}", hint="reinstall transcribe-mcp") from error
 
 
-@lru_cache(maxsize=None)
+@cache
 def table(name: str) -> Table:
     return parse_table(name, read_json(DATA / "tables" / f"{name}.json"))
 

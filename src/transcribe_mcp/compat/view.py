@@ -7,48 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from . import tables
 from .facts import Facts
+from .machine import gpus_of, usable_cores, usable_memory_bytes
 from .versions import compare, marker_holds, minor_of, parse_requirement, parse_version, satisfies
 
 View = Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Gpu:
-    name: str
-    capability: str
-    total_bytes: int
-    free_bytes: int | None
-    mig: bool
-
-    @property
-    def label(self) -> str:
-        return f"{self.name} ({self.capability})" if self.capability else self.name
-
-    def at_least(self, capability: str) -> bool:
-        return (compare(self.capability, capability) or 0) >= 0 if self.capability else False
-
-
-def gpus_of(facts: Facts) -> list[Gpu]:
-    """The GPUs that the driver shows; entries without a capability have an empty one."""
-    return [
-        Gpu(
-            str(item.get("name", "GPU")),
-            str(item.get("compute_capability", "")),
-            _whole(item.get("memory_total_bytes")) or 0,
-            _whole(item.get("memory_free_bytes")),
-            item.get("mig") is True,
-        )
-        for item in facts.value("nvidia.gpus", [])
-    ]
-
-
-def _whole(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def view_of(facts: Facts) -> View:
@@ -90,21 +56,6 @@ def _machine(facts: Facts, _: View) -> _Items:
     yield "failed_probes", [f"{name}: {facts[f'probe.{name}'].unknown}" for name in failed]
 
 
-def usable_cores(facts: Facts) -> int | None:
-    """Cores that work at the same time: physical, within affinity, within the quota rounded up."""
-    counts = [facts.value("cpu.physical"), facts.value("cpu.usable")]
-    quota = facts.value("cpu.quota")
-    counts.append(max(1, -int(-quota // 1)) if quota else None)
-    known = [count for count in counts if count]
-    return min(known) if known else None
-
-
-def usable_memory_bytes(facts: Facts) -> int | None:
-    sizes = [facts.value(name) for name in ("memory.total_bytes", "memory.limit_bytes")]
-    known = [size for size in sizes if size]
-    return min(known) if known else None
-
-
 def _gigabytes(size_bytes: int | None) -> float | None:
     return None if size_bytes is None else round(size_bytes / 1e9, 1)
 
@@ -118,7 +69,10 @@ def _variables(facts: Facts, _: View) -> _Items:
             yield f"number.{name}", int(value)
     hidden = variables.get("CUDA_VISIBLE_DEVICES")
     yield "gpus_hidden", (hidden is not None and hidden.strip() in ("", "-1", "none", "void")) if known else None
-    yield "telemetry_off", (variables.get("PYANNOTE_METRICS_ENABLED", "").lower() in ("0", "false", "no")) if known else None
+    yield (
+        "telemetry_off",
+        (variables.get("PYANNOTE_METRICS_ENABLED", "").lower() in ("0", "false", "no")) if known else None,
+    )
     secrets = facts.value("environment.secrets")
     yield "token", any(secrets.values()) if isinstance(secrets, dict) else None
 
@@ -193,12 +147,22 @@ def _driver(facts: Facts, _: View) -> _Items:
     devices = facts.value("nvidia.devices")
     yield "device_files", None if devices is None else [d for d in devices if re.fullmatch(r"nvidia\d+|dxg", d)]
     yield "pci_gpus", facts.value("nvidia.pci")
-    yield "wsl_driver_elsewhere", bool(facts.value("os.wsl") and libcuda and not str(libcuda).startswith("/usr/lib/wsl"))
+    yield (
+        "wsl_driver_elsewhere",
+        bool(facts.value("os.wsl") and libcuda and not str(libcuda).startswith("/usr/lib/wsl")),
+    )
     ends = {api: str(facts.value(f"nvidia.{api}_child", "")) for api in ("nvml", "cuda")}
     yield "killed_probes", [f"{api}: {end}" for api, end in ends.items() if end.startswith(("signal", "hung"))]
     yield "mig_gpus", [gpu.label for gpu in gpus if gpu.mig]
-    full = [gpu for gpu in gpus if gpu.free_bytes is not None and gpu.total_bytes and gpu.free_bytes < 0.25 * gpu.total_bytes]
-    yield "full_gpus", [f"{g.label}: {(g.free_bytes or 0) / 1e9:.1f} of {g.total_bytes / 1e9:.1f} GB free" for g in full]
+    full = [
+        gpu
+        for gpu in gpus
+        if gpu.free_bytes is not None and gpu.total_bytes and gpu.free_bytes < 0.25 * gpu.total_bytes
+    ]
+    yield (
+        "full_gpus",
+        [f"{g.label}: {(g.free_bytes or 0) / 1e9:.1f} of {g.total_bytes / 1e9:.1f} GB free" for g in full],
+    )
     yield "small_gpus", [f"{g.label}: {g.total_bytes / 1e9:.1f} GB" for g in gpus if 0 < g.total_bytes < 5_000_000_000]
 
 
@@ -311,12 +275,16 @@ def _torch(facts: Facts, view: View) -> _Items:
         yield "numpy_clash", numpy.release[0] >= 2 and too_old
 
 
+def _is_main_cudnn9(item: Mapping[str, Any]) -> bool:
+    return item.get("name") in ("libcudnn.so.9", "cudnn64_9.dll")
+
+
 def _libraries(facts: Facts, view: View) -> _Items:
     cublas, cudnn = facts.value("libraries.cublas"), facts.value("libraries.cudnn")
     if cublas is not None:
         for major in (12, 13):
-            names = (f"libcublas.so.{major}", f"cublas64_{major}.dll")
-            yield f"cublas{major}", any(item.get("name") in names for item in cublas)
+            libraries = (f"libcublas.so.{major}", f"cublas64_{major}.dll")
+            yield f"cublas{major}", any(item.get("name") in libraries for item in cublas)
         yield "cublas12_package", view.get("nvidia-cublas-cu12")
     if cudnn is None:
         return
@@ -346,7 +314,7 @@ def _codecs(facts: Facts, view: View) -> _Items:
         yield "torchcodec_mismatch", not satisfies(torch.partition("+")[0], row["torch"])
         cuda_major = view.get("torch_cuda_major", 0 if view.get("torch_is_cpu") else None)
         if row["cuda_major"] and cuda_major is not None and facts.value("os.system") == "Linux":
-            plain = "+" not in codec
+            plain = "+" not in str(codec)
             yield "torchcodec_wrong_cuda", plain and cuda_major != row["cuda_major"]
     majors = facts.value("ffmpeg.libavutil")
     span = re.fullmatch(r"(\d+)-(\d+)", row["ffmpeg"])

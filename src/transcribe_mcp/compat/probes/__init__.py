@@ -8,27 +8,36 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from ..facts import Fact, Facts, seen, timed, unseen
-from . import binaries, environment, hardware, libraries, nvidia, packages, system, tools
+from .binaries import probe_ctranslate2, probe_torch
+from .environment import probe as probe_environment
+from .hardware import probe_cpu, probe_memory
+from .libraries import probe as probe_libraries
+from .nvidia import probe as probe_nvidia
+from .nvidia import start_children
+from .packages import probe as probe_packages
+from .system import probe as probe_system
+from .system import probe_disk, probe_python
+from .tools import probe as probe_tools
 
 PROBES: Mapping[str, Callable[[], Iterable[Fact]]] = {
-    "system": system.probe,
-    "python": system.probe_python,
-    "cpu": hardware.probe_cpu,
-    "memory": hardware.probe_memory,
-    "disk": system.probe_disk,
-    "packages": packages.probe,
-    "torch": binaries.probe_torch,
-    "ctranslate2": binaries.probe_ctranslate2,
-    "libraries": libraries.probe,
-    "tools": tools.probe,
-    "environment": environment.probe,
-    "nvidia": nvidia.probe,  # last: its child processes run while the others look
+    "system": probe_system,
+    "python": probe_python,
+    "cpu": probe_cpu,
+    "memory": probe_memory,
+    "disk": probe_disk,
+    "packages": probe_packages,
+    "torch": probe_torch,
+    "ctranslate2": probe_ctranslate2,
+    "libraries": probe_libraries,
+    "tools": probe_tools,
+    "environment": probe_environment,
+    "nvidia": probe_nvidia,  # last: its child processes run while the others look
 }
 
 
 def run_probes() -> Facts:
     """Run every probe; one that fails in a way nobody foresaw is itself a fact."""
-    nvidia.start_children()
+    start_children()
     facts: list[Fact] = []
     for name, probe in PROBES.items():
         try:

@@ -5,9 +5,13 @@ Usage: ``python nvidia_child.py nvml|cuda``. It reads no environment and imports
 Names and numbers: https://docs.nvidia.com/deploy/nvml-api/ and https://docs.nvidia.com/cuda/cuda-driver-api/.
 """
 
+from __future__ import annotations
+
 import ctypes
 import json
 import sys
+from pathlib import Path
+from typing import Any
 
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76  # CUdevice_attribute
 _TEXT_BYTES = 96
@@ -17,16 +21,16 @@ class _Memory(ctypes.Structure):
     _fields_ = [("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong)]
 
 
-def _open(linux, windows):
+def _open(linux: str, windows: str) -> Any:
     return ctypes.CDLL(windows if sys.platform == "win32" else linux)
 
 
-def nvml():
+def nvml() -> dict[str, Any]:
     lib = _open("libnvidia-ml.so.1", "nvml.dll")
     code = lib.nvmlInit_v2()
     if code:
         return {"nvml_code": code}
-    found = {"nvml_code": 0, "gpus": []}
+    found: dict[str, Any] = {"nvml_code": 0, "gpus": []}
     text = ctypes.create_string_buffer(_TEXT_BYTES)
     if lib.nvmlSystemGetDriverVersion(text, _TEXT_BYTES) == 0:
         found["driver"] = text.value.decode()
@@ -43,8 +47,8 @@ def nvml():
     return found
 
 
-def _nvml_gpu(lib, handle):
-    gpu = {}
+def _nvml_gpu(lib: Any, handle: Any) -> dict[str, Any]:
+    gpu: dict[str, Any] = {}
     text = ctypes.create_string_buffer(_TEXT_BYTES)
     a, b = ctypes.c_int(), ctypes.c_int()
     if lib.nvmlDeviceGetName(handle, text, _TEXT_BYTES) == 0:
@@ -63,19 +67,19 @@ def _nvml_gpu(lib, handle):
     return gpu
 
 
-def _mapped(word):
+def _mapped(word: str) -> str:
     """Path of the library that was really opened; Linux only."""
     try:
-        with open("/proc/self/maps") as maps:
+        with Path("/proc/self/maps").open() as maps:
             return next((line.split(None, 5)[5].strip() for line in maps if word in line), "")
     except OSError:
         return ""
 
 
-def cuda():
+def cuda() -> dict[str, Any]:
     lib = _open("libcuda.so.1", "nvcuda.dll")
     number = ctypes.c_int()
-    found = {"libcuda": _mapped("libcuda.so"), "gpus": []}
+    found: dict[str, Any] = {"libcuda": _mapped("libcuda.so"), "gpus": []}
     if lib.cuDriverGetVersion(ctypes.byref(number)) == 0:
         found["cuda_version"] = number.value
     found["cuinit"] = lib.cuInit(0)

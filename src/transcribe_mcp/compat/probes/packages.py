@@ -45,7 +45,9 @@ def probe() -> Iterator[Fact]:
     requires = {name: _requires(at[0][1]) for name, at in sorted(folders.items())}
     yield seen("packages.requires", {name: lines for name, lines in requires.items() if lines}, "Requires-Dist")
     doubled = [
-        name for name, at in folders.items() if any(a.parent == b.parent for i, (_, a) in enumerate(at) for _, b in at[:i])
+        name
+        for name, at in folders.items()
+        if any(a.parent == b.parent for i, (_, a) in enumerate(at) for _, b in at[:i])
     ]
     yield seen("packages.doubled", sorted(doubled), "metadata folders side by side")
 

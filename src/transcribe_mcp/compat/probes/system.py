@@ -58,7 +58,7 @@ def _container() -> Fact:
     for path, name in _CONTAINER_FILES:
         if Path(path).exists():
             return seen("os.container", name, path)
-    named = os.environ.get("container", "")
+    named = os.environ.get("container", "")  # noqa: SIM112 -- systemd-nspawn and podman write it so
     if named:
         return seen("os.container", named, "variable container")
     if "KUBERNETES_SERVICE_HOST" in os.environ:

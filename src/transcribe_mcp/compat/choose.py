@@ -1,0 +1,106 @@
+"""What a worker should use on this machine: device, precision, batch and threads, each with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from .facts import Facts
+from .machine import Gpu, gpus_of, usable_cores, usable_memory_bytes
+from .memory import MemoryNeed, geometry, gpu_bytes, largest_batch, memory_need
+from .view import view_of
+
+GPU_BATCH_MAX = 32
+CPU_BATCH_MAX = 8  # more windows at once gain nothing on a CPU and cost memory
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """``environment`` is for the worker's process; set before it starts, because libraries read it once.
+
+    Attributes:
+        device: ``cpu`` or ``cuda:N``.
+        reasons: why not the GPU, why this precision; in words for a result's warnings.
+    """
+
+    device: str
+    compute_type: str
+    batch_size: int
+    threads: int
+    reasons: tuple[str, ...]
+    environment: Mapping[str, str]
+
+
+def choose_threads(facts: Facts) -> int:
+    """Physical cores that this process may use, within its quota; at least 1."""
+    return usable_cores(facts) or 1
+
+
+def choose_device(facts: Facts) -> tuple[str, str]:
+    """(``cuda:N`` or ``cpu``, why not a GPU; empty where one is used or none is built in)."""
+    gpus = gpus_of(facts)
+    if not gpus:
+        return "cpu", ""
+    problem = gpu_problem(facts)
+    if problem:
+        return "cpu", problem
+    best = max(range(len(gpus)), key=lambda index: gpu_bytes(gpus[index]))
+    return f"cuda:{best}", ""
+
+
+def gpu_problem(facts: Facts) -> str:
+    """Why CTranslate2 cannot use the GPU here, in words; empty where nothing speaks against it."""
+    view = view_of(facts)
+    problems = {
+        "gpus_hidden": "CUDA_VISIBLE_DEVICES hides the GPUs",
+        "ct2_driver_too_old": f"driver {view.get('driver')} is older than {view.get('ct2_driver_floor')}",
+        "gpus_without_ct2_code": "CTranslate2 has no code for this GPU",
+        "gpus_jit_blocked": f"driver {view.get('driver')} cannot compile CTranslate2 for this GPU",
+    }
+    found = [words for name, words in problems.items() if view.get(name)]
+    if view.get("cuinit"):
+        found.insert(0, f"the CUDA driver answers with error {view['cuinit']}")
+    if view.get("has_libcuda") is False:
+        found.append("libcuda.so.1 cannot be opened")
+    if view.get("ct2_gpu_code") is False:
+        found.append("this CTranslate2 was built without CUDA")
+    elif view.get("cublas12") is False:
+        found.append("libcublas.so.12 is not installed (pip install 'nvidia-cublas-cu12>=12.8,<13')")
+    return "; ".join(found)
+
+
+def choose_compute_type(gpu: Gpu | None) -> tuple[str, str]:
+    """(precision, reason). Source: https://opennmt.net/CTranslate2/quantization.html"""
+    if gpu is None:
+        return "int8", "int8 is the fast precision of CPUs"
+    if gpu.at_least("7.0"):
+        return "float16", f"{gpu.label} has fast float16"
+    if gpu.capability == "6.1":
+        return "int8", f"{gpu.label} has fast int8 and no fast float16"
+    return "float32", f"{gpu.label} has neither fast int8 nor fast float16"
+
+
+def choose_runtime(facts: Facts, model: str = "large-v3-turbo") -> Runtime:
+    """Everything at once for a model of the table ``models``. Raises ``KeyError`` for a model it lacks."""
+    device, problem = choose_device(facts)
+    gpu = gpus_of(facts)[int(device.partition(":")[2])] if device != "cpu" else None
+    compute_type, why = choose_compute_type(gpu)
+    reasons = [problem, why] if problem else [why]
+    shape = geometry(model)
+    engine, available_bytes = ("ctranslate2", gpu_bytes(gpu)) if gpu else ("cpu", usable_memory_bytes(facts) or 0)
+    batch = largest_batch(shape, engine, compute_type, available_bytes)
+    if gpu is not None and not batch and compute_type == "float16":
+        compute_type, batch = "int8_float16", largest_batch(shape, engine, "int8_float16", available_bytes)
+        reasons.append(f"float16 needs {_gigabytes(memory_need(shape, engine, 'float16', 1))}; int8 is smaller")
+    if gpu is not None and not batch:
+        reasons.append(f"{model} does not fit into the GPU's {available_bytes / 1e9:.1f} GB")
+        device, (compute_type, _), engine = "cpu", choose_compute_type(None), "cpu"
+        batch = largest_batch(shape, engine, compute_type, usable_memory_bytes(facts) or 0)
+    threads = choose_threads(facts)
+    limit = CPU_BATCH_MAX if device == "cpu" else GPU_BATCH_MAX
+    environment = {"OMP_NUM_THREADS": str(threads), "PYANNOTE_METRICS_ENABLED": "0"}
+    return Runtime(device, compute_type, max(1, min(batch, limit)), threads, tuple(reasons), environment)
+
+
+def _gigabytes(need: MemoryNeed) -> str:
+    return f"{need.total_bytes / 1e9:.1f} GB"

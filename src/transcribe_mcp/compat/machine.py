@@ -1,0 +1,58 @@
+"""The parts of a machine that choices are made from, read out of its facts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from .facts import Facts
+from .versions import compare
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    name: str
+    capability: str
+    total_bytes: int
+    free_bytes: int | None
+    mig: bool
+
+    @property
+    def label(self) -> str:
+        return f"{self.name} ({self.capability})" if self.capability else self.name
+
+    def at_least(self, capability: str) -> bool:
+        return (compare(self.capability, capability) or 0) >= 0 if self.capability else False
+
+
+def gpus_of(facts: Facts) -> list[Gpu]:
+    """The GPUs that the driver shows; entries without a capability have an empty one."""
+    return [
+        Gpu(
+            str(item.get("name", "GPU")),
+            str(item.get("compute_capability", "")),
+            _whole(item.get("memory_total_bytes")) or 0,
+            _whole(item.get("memory_free_bytes")),
+            item.get("mig") is True,
+        )
+        for item in facts.value("nvidia.gpus", [])
+    ]
+
+
+def _whole(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def usable_cores(facts: Facts) -> int | None:
+    """Cores that work at the same time: physical, within affinity, within the quota rounded up."""
+    counts = [facts.value("cpu.physical"), facts.value("cpu.usable")]
+    quota = facts.value("cpu.quota")
+    counts.append(max(1, -int(-quota // 1)) if quota else None)
+    known = [count for count in counts if count]
+    return min(known) if known else None
+
+
+def usable_memory_bytes(facts: Facts) -> int | None:
+    sizes = [facts.value(name) for name in ("memory.total_bytes", "memory.limit_bytes")]
+    known = [size for size in sizes if size]
+    return min(known) if known else None
