@@ -97,6 +97,15 @@ def test_pickled_weights_are_refused_unread(tmp_path: Path) -> None:
 def test_a_directory_without_a_model_is_no_model(tmp_path: Path) -> None:
     with pytest.raises(ModelFormatError, match="holds no Whisper model"):
         resolve(str(tmp_path))
+    with pytest.raises(UnknownNameError):
+        resolve("")
+
+
+def test_a_damaged_vocabulary_is_named(tmp_path: Path) -> None:
+    converted = conversion.ctranslate2_directory(resolve(str(write_checkpoint(tmp_path / "m"))), "int8", unreported)
+    (converted / "vocabulary.json").write_text("[")
+    with pytest.raises(ModelFormatError, match=r"vocabulary\.json cannot be read"):
+        resolve(str(converted))
 
 
 # --- choosing ---------------------------------------------------------------------------------------------------------

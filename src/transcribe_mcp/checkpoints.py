@@ -15,7 +15,16 @@ from pathlib import Path
 from . import conversion, hub
 from .catalogue import ALIASES, CATALOGUE, DEMANDS, CatalogueEntry, Demand, Machine, describe, entry_named, fits
 from .errors import ModelFormatError, ModelUnavailableError, UnknownNameError, UsageError
-from .layouts import Checkpoint, can_translate, is_complete, is_english_only, layout_of, read_json, wanted_files
+from .layouts import (
+    Checkpoint,
+    can_translate,
+    file_names,
+    is_complete,
+    is_english_only,
+    layout_of,
+    read_json,
+    wanted_files,
+)
 from .progress import Progress
 from .settings import settings
 
@@ -185,7 +194,7 @@ def _own_directory(name: str) -> Path | None:
     if entry_named(name) is not None and not any(mark in name for mark in ("/", os.sep)):
         return None
     directory = Path(name).expanduser()
-    return directory if directory.is_dir() else None
+    return directory if name and directory.is_dir() else None
 
 
 def _repo_of(name: str) -> str:
@@ -211,7 +220,7 @@ def _canonical(name: str) -> str:
 
 
 def _describe(name: str, directory: Path, repo: str | None) -> Checkpoint:
-    names = [p.name for p in directory.iterdir()]
+    names = file_names(directory)
     checkpoint = Checkpoint(name, directory, layout_of(names, where=str(directory)), False, None, repo)
     entry = entry_named(repo) if repo else None
     if entry is not None:

@@ -110,7 +110,7 @@ def list_repository(repo: str) -> RemoteRepository:
         hint = f"accept its terms at {endpoint()}/{repo} and set HF_TOKEN"
         raise ModelUnavailableError(f"{repo} is open only to those who accepted its terms", hint=hint) from error
     except errors.RepositoryNotFoundError as error:
-        hint = "check the spelling; a private repository needs HF_TOKEN"
+        hint = "check the spelling (no directory is called so either); a private repository needs HF_TOKEN"
         raise ModelUnavailableError(f"{endpoint()} shows no model {repo}", hint=hint) from error
     except errors.HfHubHTTPError as error:
         raise _unreachable(repo, f"HTTP status {error.response.status_code}") from error
@@ -157,10 +157,10 @@ def delete(repo: str) -> None:
     if not directory.is_dir():
         return
     # Its own deletion first: it knows which blobs are shared with other repositories.
-    for cached in scan_cache_dir(directory.parent).repos:
-        if cached.repo_path == directory:
-            commits = [revision.commit_hash for revision in cached.revisions]
-            scan_cache_dir(directory.parent).delete_revisions(*commits).execute()
+    cache = scan_cache_dir(directory.parent)
+    for cached in cache.repos:
+        if cached.repo_path == directory.resolve():
+            cache.delete_revisions(*(revision.commit_hash for revision in cached.revisions)).execute()
     shutil.rmtree(directory, ignore_errors=True)
 
 

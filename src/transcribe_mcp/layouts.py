@@ -56,6 +56,18 @@ def wanted_files(names: Collection[str], *, where: str) -> list[str]:
     return [n for n in names if n in (*weights, *tokenizer, *_SETTINGS)]
 
 
+def file_names(directory: Path) -> list[str]:
+    """The names of what lies in a directory.
+
+    Raises:
+        ModelFormatError: it cannot be read.
+    """
+    try:
+        return sorted(path.name for path in directory.iterdir())
+    except OSError as error:
+        raise ModelFormatError(f"{directory} cannot be read: {error.strerror}", hint="check its permissions") from error
+
+
 def layout_of(names: Collection[str], *, where: str) -> Layout:
     """Tell the layout from the names of the files.
 
@@ -103,9 +115,12 @@ def _huggingface_tokens(directory: Path) -> Collection[str]:
 
 def _ctranslate2_tokens(directory: Path) -> Collection[str]:
     text = directory / "vocabulary.txt"
-    if text.is_file():
-        return text.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    tokens = json.loads((directory / "vocabulary.json").read_text(encoding="utf-8"))
+    file = text if text.is_file() else directory / "vocabulary.json"
+    try:
+        content = file.read_text(encoding="utf-8")
+        tokens = content.removesuffix("\n").split("\n") if file is text else json.loads(content)
+    except (OSError, ValueError) as error:
+        raise ModelFormatError(f"{file} cannot be read: {error}", hint="fetch the model again") from error
     return tokens if isinstance(tokens, list) else ()
 
 
@@ -148,7 +163,7 @@ def weight_files(directory: Path) -> list[Path]:
 def is_complete(snapshot: Path) -> bool:
     """Whether a snapshot of the Hub's cache holds what is needed; other tools fetch other parts of a repository."""
     try:
-        names = [p.name for p in snapshot.iterdir() if p.is_file()]
+        names = [name for name in file_names(snapshot) if (snapshot / name).is_file()]
         layout = layout_of(names, where=str(snapshot))
         weights = weight_files(snapshot) if layout == "huggingface" else [snapshot / "config.json"]
     except ModelFormatError:
