@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -81,6 +82,7 @@ def measure(arguments: argparse.Namespace, truth: Truth, warm_up: Truth) -> int:
             begin = time.perf_counter()
             results[name] = way(truth.path)
             times[name].append(time.perf_counter() - begin)
+            print(f"{name}: {times[name][-1]:.2f} s", file=sys.stderr, flush=True)
     duration_s = truth.duration or 0.0
     figures: dict[str, Any] = {"audio_s": duration_s}
     print(f"{duration_s / 60:.1f} min of audio, {cores()} cores, median of {arguments.runs} runs")
