@@ -12,7 +12,17 @@ import ctranslate2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from small_checkpoints import D_MODEL, HEADS, Recipe, token_id, vocab_size, weights, write_checkpoint, write_json
+from small_checkpoints import (
+    D_MODEL,
+    HEADS,
+    LAYERS,
+    Recipe,
+    token_id,
+    vocab_size,
+    weights,
+    write_checkpoint,
+    write_json,
+)
 from tokenizers import Tokenizer
 
 from transcribe_mcp import checkpoints, conversion
@@ -79,14 +89,22 @@ def test_every_layout_of_the_same_weights_loads_and_decodes_alike(tmp_path: Path
         assert (tokens, score) == decoded(reference, plain)
 
 
-def attention(x: NDArray[np.float32], w: dict[str, NDArray[np.float32]], name: str) -> NDArray[np.float32]:
-    def heads(part: str) -> NDArray[np.float32]:
-        values = x @ w[f"{name}.{part}.weight"].T + w.get(f"{name}.{part}.bias", np.float32(0))
-        return values.reshape(len(x), HEADS, -1).transpose(1, 0, 2)
+def attention(
+    x: NDArray[np.float32],
+    seen: NDArray[np.float32],
+    w: dict[str, NDArray[np.float32]],
+    name: str,
+    causal: bool = False,
+) -> NDArray[np.float32]:
+    def heads(values: NDArray[np.float32], part: str) -> NDArray[np.float32]:
+        projected = values @ w[f"{name}.{part}.weight"].T + w.get(f"{name}.{part}.bias", np.float32(0))
+        return projected.reshape(len(values), HEADS, -1).transpose(1, 0, 2)
 
-    scores = heads("q_proj") @ heads("k_proj").transpose(0, 2, 1) / np.sqrt(D_MODEL / HEADS)
+    scores = heads(x, "q_proj") @ heads(seen, "k_proj").transpose(0, 2, 1) / np.sqrt(D_MODEL / HEADS)
+    if causal:
+        scores = np.where(np.tri(len(x), dtype=bool), scores, -np.inf)
     shares = np.exp(scores - scores.max(-1, keepdims=True))
-    mixed = (shares / shares.sum(-1, keepdims=True) @ heads("v_proj")).transpose(1, 0, 2).reshape(len(x), -1)
+    mixed = (shares / shares.sum(-1, keepdims=True) @ heads(seen, "v_proj")).transpose(1, 0, 2).reshape(len(x), -1)
     return mixed @ w[f"{name}.out_proj.weight"].T + w[f"{name}.out_proj.bias"]
 
 
@@ -107,19 +125,48 @@ def convolved(x: NDArray[np.float32], w: dict[str, NDArray[np.float32]], name: s
     return gelu(np.einsum("cfk,ock->of", patches, w[f"{name}.weight"]) + w[f"{name}.bias"][:, None])
 
 
-def test_the_converted_encoder_computes_what_the_weights_say(tmp_path: Path) -> None:
-    recipe = Recipe(encoder_layers=1)
-    model = load(convert(write_checkpoint(tmp_path / "model", recipe)))
-    w = weights(recipe)
+def feed_forward(x: NDArray[np.float32], w: dict[str, NDArray[np.float32]], layer: str) -> NDArray[np.float32]:
+    hidden = normalized(x, w, f"{layer}.final_layer_norm") @ w[f"{layer}.fc1.weight"].T + w[f"{layer}.fc1.bias"]
+    return gelu(hidden) @ w[f"{layer}.fc2.weight"].T + w[f"{layer}.fc2.bias"]
+
+
+def encoded_by_numpy(w: dict[str, NDArray[np.float32]], layers: int) -> NDArray[np.float32]:
+    """(1500, d_model): what Whisper's encoder makes of ``mel``, written down from the paper's formulas."""
     x = convolved(convolved(mel(80)[0], w, "encoder.conv1", 1), w, "encoder.conv2", 2).T
     x = x + w["encoder.embed_positions.weight"]
-    layer = "encoder.layers.0"
-    x = x + attention(normalized(x, w, f"{layer}.self_attn_layer_norm"), w, f"{layer}.self_attn")
-    hidden = normalized(x, w, f"{layer}.final_layer_norm") @ w[f"{layer}.fc1.weight"].T + w[f"{layer}.fc1.bias"]
-    x = x + gelu(hidden) @ w[f"{layer}.fc2.weight"].T + w[f"{layer}.fc2.bias"]
-    expected = normalized(x, w, "encoder.layer_norm")
-    encoded = np.array(model.encode(ctranslate2.StorageView.from_array(mel(80)), to_cpu=True))[0]
-    np.testing.assert_allclose(encoded, expected, atol=2e-4)
+    for layer in (f"encoder.layers.{number}" for number in range(layers)):
+        normal = normalized(x, w, f"{layer}.self_attn_layer_norm")
+        x = x + attention(normal, normal, w, f"{layer}.self_attn")
+        x = x + feed_forward(x, w, layer)
+    return normalized(x, w, "encoder.layer_norm")
+
+
+def logits_by_numpy(
+    w: dict[str, NDArray[np.float32]], sound: NDArray[np.float32], prompt: list[int], layers: int
+) -> NDArray[np.float32]:
+    """(vocabulary,): the decoder's logits of the token after ``prompt``."""
+    x = w["decoder.embed_tokens.weight"][prompt] + w["decoder.embed_positions.weight"][: len(prompt)]
+    for layer in (f"decoder.layers.{number}" for number in range(layers)):
+        normal = normalized(x, w, f"{layer}.self_attn_layer_norm")
+        x = x + attention(normal, normal, w, f"{layer}.self_attn", causal=True)
+        x = x + attention(normalized(x, w, f"{layer}.encoder_attn_layer_norm"), sound, w, f"{layer}.encoder_attn")
+        x = x + feed_forward(x, w, layer)
+    return (normalized(x, w, "decoder.layer_norm") @ w["decoder.embed_tokens.weight"].T)[-1]
+
+
+def test_the_converted_model_computes_what_the_weights_say(tmp_path: Path) -> None:
+    model = load(convert(write_checkpoint(tmp_path / "model")))
+    features = ctranslate2.StorageView.from_array(mel(80))
+    w = weights(Recipe())
+    sound = encoded_by_numpy(w, LAYERS)
+    encoded = np.array(model.encode(features, to_cpu=True))[0]
+    np.testing.assert_allclose(encoded, sound, atol=2e-3)
+    tokens = ("<|startoftranscript|>", "<|en|>", "<|transcribe|>", "<|notimestamps|>")
+    prompt = [token_id(Recipe(), token) for token in tokens]
+    options = {"beam_size": 1, "max_length": len(prompt) + 1, "suppress_blank": False, "suppress_tokens": []}
+    result = model.generate(features, [prompt], return_logits_vocab=True, **options)[0]
+    logits = np.array(result.logits[0][0]).ravel()
+    np.testing.assert_allclose(logits, logits_by_numpy(w, sound, prompt, LAYERS), atol=2e-3)
 
 
 def test_stored_int8_is_what_ctranslate2_makes_of_the_source_when_it_loads(tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ class Machine:
     """What decides which model a machine can carry.
 
     Attributes:
-        device: ``cpu`` or ``cuda``.
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
         cores: CPU cores that this process may use.
         memory_bytes: memory of the device, physical or as limited by the container; ``None`` where it is unknown.
     """
@@ -164,7 +164,7 @@ def describe(machine: Machine) -> str:
     """``cpu, 4 cores, 16 GiB`` for a sentence."""
     memory = "memory unknown" if machine.memory_bytes is None else f"{machine.memory_bytes / _GIB:.0f} GiB"
     cores = f"{machine.cores} core{'s' if machine.cores != 1 else ''}"
-    return f"{machine.device}, {memory}" if machine.device == "cuda" else f"{machine.device}, {cores}, {memory}"
+    return f"{machine.device}, {memory}" if machine.device != "cpu" else f"{machine.device}, {cores}, {memory}"
 
 
 def usable_cores() -> int:

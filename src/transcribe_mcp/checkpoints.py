@@ -127,7 +127,9 @@ def choose_model(machine: Machine, *, language: str | None = None, task: str = "
     Raises:
         ModelUnavailableError: nothing is cached and nothing can be fetched; takes at most 5 s to find out.
     """
-    demands = [d for d in DEMANDS[machine.device] if _serves(CATALOGUE[d.model], language, task)]
+    demands = [
+        d for d in DEMANDS["cpu" if machine.device == "cpu" else "cuda"] if _serves(CATALOGUE[d.model], language, task)
+    ]
     cached = [d for d in demands if _find_cached_or_none(d.model) is not None]
     if cached:
         return _choose_cached(cached, machine, language)

@@ -1,7 +1,7 @@
 """Checkpoints in Hugging Face's layout -> directories that CTranslate2 loads, made once and kept.
 
 What is stored: ``source`` keeps the precision of the file, for GPUs and for full precision; ``int8`` the 8-bit weights
-that a CPU computes with. CTranslate2 would also make int8 of float16 when it loads, bit for bit the same, but at every
+that a CPU computes with. CTranslate2 would also make int8 of float16 when it loads, with the same results, but at every
 start: with the geometry of ``small`` (2 cores, CTranslate2 4.8.5) that took 2.1 s at best from a file of 409 MB, and
 stored int8 0.2 s from 209 MB; with that of ``large-v3`` 18 s from 2.96 GB, and 2.0 s from 1.49 GB.
 
