@@ -35,7 +35,7 @@ def _frames(samples: NDArray[np.float32], rate_hz: int, layout: str):
     channels = av.AudioLayout(layout).nb_channels
     for start in range(0, len(samples), rate_hz):
         part = samples[start : start + rate_hz]
-        frame = av.AudioFrame.from_ndarray(np.tile(part, (channels, 1)), format="fltp", layout=layout)
+        frame = av.AudioFrame.from_ndarray(np.repeat(part, channels)[None], format="flt", layout=layout)
         frame.sample_rate, frame.pts, frame.time_base = rate_hz, start, Fraction(1, rate_hz)
         yield frame
 
@@ -57,7 +57,7 @@ def write_video(
             packets += video.encode(frame)
         packets += video.encode(None)
         if audio:
-            packets += _shifted(audio, speechlike(seconds - audio_start_s, rate_hz), audio_start_s, hole_s)
+            packets += _shifted(audio, speechlike(max(2.0, seconds - audio_start_s), rate_hz), audio_start_s, hole_s)
         for packet in sorted(packets, key=lambda p: float((p.dts or 0) * p.time_base)):
             container.mux(packet)
     return path
@@ -78,4 +78,6 @@ def wav_bytes(data: bytes, *, rate_hz: int, channels: int, bits: int, code: int 
     size = len(data) if claim is None else claim
     width = channels * bits // 8
     form = struct.pack("<HHIIHH", code, channels, rate_hz, rate_hz * width, width, bits)
-    return b"RIFF" + struct.pack("<I", 36 + size) + b"WAVEfmt \x10\0\0\0" + form + b"data" + struct.pack("<I", size) + data
+    return (
+        b"RIFF" + struct.pack("<I", 36 + size) + b"WAVEfmt \x10\0\0\0" + form + b"data" + struct.pack("<I", size) + data
+    )
