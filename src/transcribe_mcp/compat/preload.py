@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,10 +27,10 @@ class Preload:
     problem: str = ""
 
 
-def cublas_paths() -> tuple[Path, ...]:
-    """cublasLt and cublas of CUDA 12 beside each other in site-packages; empty where they are not."""
+def cublas_paths(places: Sequence[str]) -> tuple[Path, ...]:
+    """cublasLt and cublas of CUDA 12 beside each other in one of the site-packages; empty where they are not."""
     main, light = _NAMES
-    for place in dict.fromkeys(sys.path):
+    for place in dict.fromkeys(places):
         for folder in _FOLDERS:
             at = Path(place or os.curdir, folder)
             if (at / main).is_file() and (at / light).is_file():
@@ -39,7 +40,7 @@ def cublas_paths() -> tuple[Path, ...]:
 
 def preload_cublas() -> Preload:
     """Open CUDA 12's cuBLAS for CTranslate2 in this process. Never raises; call it before the first use of a GPU."""
-    paths = cublas_paths()
+    paths = cublas_paths(sys.path)
     if not paths:
         return _found_by_loader()
     loaded: list[Path] = []

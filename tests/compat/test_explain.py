@@ -1,0 +1,47 @@
+"""Real error texts, as users posted them, and tracebacks that have nothing to do with any of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from transcribe_mcp.compat.explain import compile_patterns, explain
+from transcribe_mcp.compat.rules import rules
+
+TEXTS: dict[str, Any] = json.loads(Path(__file__).with_name("error_texts.json").read_text(encoding="utf-8"))
+LOG = "2026-11-22 10:00:00 INFO loading\n{}\n2026-11-22 10:00:09 INFO worker exits\n"
+
+
+@pytest.mark.parametrize("known", TEXTS["known"], ids=lambda known: f"{known['code']} {known['text'][:40]}")
+def test_a_real_error_is_named_alone_and_inside_a_log(known: dict[str, str]) -> None:
+    assert [found.rule.code for found in explain(known["text"])] == [known["code"]]
+    assert [found.rule.code for found in explain(LOG.format(known["text"]))] == [known["code"]]
+
+
+@pytest.mark.parametrize("text", TEXTS["unrelated"], ids=lambda text: text[:40])
+def test_an_unrelated_traceback_is_left_alone(text: str) -> None:
+    assert explain(LOG.format(text)) == []
+
+
+def test_there_are_enough_texts_in_varied_wording() -> None:
+    assert len(TEXTS["known"]) >= 40 and len({known["code"] for known in TEXTS["known"]}) >= 30
+    assert len(TEXTS["unrelated"]) >= 20
+
+
+def test_every_error_of_a_long_log_is_named_once_in_order() -> None:
+    texts = ["Library libcublas.so.12 is not found or cannot be loaded", "Weights only load failed", "CUDA out of memory"]
+    log = "\n".join(["x" * 1000] * 2000 + texts + texts)
+    assert [found.rule.code for found in explain(log)] == ["TM205", "TM308", "TM704"]
+
+
+def test_hostile_text_takes_no_longer_than_its_length() -> None:
+    for text in ("requires " * 200_000, "(" * 500_000, "libcudnn_" * 200_000, "\0" * 1_000_000, "Cannot install " * 50_000):
+        explain(text)
+
+
+def test_every_pattern_compiles() -> None:
+    for rule in rules():
+        compile_patterns(rule)

@@ -1,0 +1,98 @@
+"""Recorded machines, healthy and broken. To add one: one JSON file in ``machines`` with what is expected inside."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from transcribe_mcp.compat.choose import choose_device, choose_runtime
+from transcribe_mcp.compat.facts import Facts, parse
+from transcribe_mcp.compat.judge import exit_code, judge
+from transcribe_mcp.compat.plan import make_plan
+from transcribe_mcp.compat.rules import rules
+
+MACHINES = sorted(Path(__file__).with_name("machines").glob("*.json"))
+DAMAGING = ("warn", "error", "crash")
+
+
+@cache
+def recorded(path: Path) -> tuple[Facts, dict[str, Any]]:
+    raw = path.read_bytes()
+    return parse(raw, path.name), json.loads(raw)["expect"]
+
+
+@pytest.mark.parametrize("path", MACHINES, ids=lambda path: path.stem)
+def test_a_recorded_machine_is_judged_as_expected(path: Path) -> None:
+    facts, expected = recorded(path)
+    findings = judge(facts)
+    assert sorted(finding.code for finding in findings) == expected["codes"]
+    assert exit_code(findings) == expected["exit"]
+
+
+@pytest.mark.parametrize("path", MACHINES, ids=lambda path: path.stem)
+def test_a_recorded_machine_gets_the_expected_plans(path: Path) -> None:
+    facts, expected = recorded(path)
+    for want, plan in expected["plans"].items():
+        made = make_plan(facts, want)
+        installs = [
+            " ".join([*each.requirements, *(["--index-url", each.index_url] if each.index_url else [])])
+            for each in made.installs
+        ]
+        assert {"target": made.target, "python": made.python, "installs": installs} == plan, want
+
+
+@pytest.mark.parametrize("path", MACHINES, ids=lambda path: path.stem)
+def test_every_finding_says_what_why_and_how_to_go_on(path: Path) -> None:
+    facts, _ = recorded(path)
+    for finding in judge(facts):
+        assert finding.evidence and "{" not in finding.evidence and "unknown;" not in finding.evidence[:8]
+        assert finding.cause and finding.consequence and finding.source.startswith("https://")
+        assert finding.fix or finding.severity == "info"
+
+
+def test_there_are_at_least_thirty_machines_healthy_and_broken() -> None:
+    healthy = [path for path in MACHINES if recorded(path)[1]["healthy"]]
+    assert len(MACHINES) >= 30
+    assert 10 <= len(healthy) <= len(MACHINES) - 20
+
+
+def test_every_rule_fires_on_some_machine_and_stays_quiet_on_the_healthy_ones() -> None:
+    fired = {finding.code for path in MACHINES for finding in judge(recorded(path)[0])}
+    known_from_logs_only = {rule.code for rule in rules() if not rule.when and rule.patterns}
+    assert {rule.code for rule in rules()} - fired <= known_from_logs_only
+    for path in MACHINES:
+        facts, expected = recorded(path)
+        if expected["healthy"]:
+            loud = [finding.code for finding in judge(facts) if finding.severity in DAMAGING]
+            assert not loud, path.stem
+
+
+@pytest.mark.parametrize("path", MACHINES, ids=lambda path: path.stem)
+def test_the_gpu_is_chosen_only_where_nothing_speaks_against_it(path: Path) -> None:
+    facts, expected = recorded(path)
+    device, why_not = choose_device(facts)
+    has_gpu = bool(facts.value("nvidia.gpus"))
+    if device == "cpu":
+        assert bool(why_not) == has_gpu  # a GPU that is left idle is never left silently
+    else:
+        stopping = {"TM103", "TM105", "TM107", "TM108", "TM110", "TM205", "TM207", "TM208", "TM209"}
+        assert not stopping & set(expected["codes"])
+    runtime = choose_runtime(facts)
+    assert runtime.batch_size >= 1 and runtime.threads >= 1
+    assert runtime.environment["OMP_NUM_THREADS"] == str(runtime.threads)
+
+
+def test_a_quota_and_not_the_visible_cores_decide_about_threads() -> None:
+    facts, _ = recorded(Path(__file__).with_name("machines") / "kubernetes-quota.json")
+    assert choose_runtime(facts).threads == 2
+
+
+def test_precision_follows_the_compute_capability() -> None:
+    expected = {"gtx1080": "int8", "rtx3060-core": "float16", "cpu-bare": "int8", "v100": "float16"}
+    for name, compute_type in expected.items():
+        facts, _ = recorded(Path(__file__).with_name("machines") / f"{name}.json")
+        assert choose_runtime(facts).compute_type == compute_type, name
