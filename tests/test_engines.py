@@ -22,7 +22,10 @@ ROOT = Path(__file__).parents[1]
 SAMPLE_RATE_HZ = 16_000
 NANO = ROOT.parent / "shared" / "whisper-nano"
 MODELS = {"ctranslate2": NANO}  # engines that carry no model of their own
-PAUSES_S = (0.0, 5.53, 7.66, 9.995)  # where the sample's sentences begin and end
+WELCOME = ROOT / "samples" / "welcome.flac"
+WELCOME_PAUSES_S = (0.0, 5.53, 7.66, 9.995)  # where its sentences begin and end
+NANO_VOICES = NANO.parent / "eval" / "tts" / "00.flac"  # the small model understands these voices, not people
+NANO_PAUSES_S = (0.5, 2.59, 5.3, 8.0)
 CLOCK_START_S = 100.0  # the windows are cut from the middle of a longer recording
 MEMORY_SLACK_BYTES = 16 * 2**20
 
@@ -54,9 +57,11 @@ def engine(request_of: EngineRequest) -> Iterator[Engine]:
 
 
 @pytest.fixture(scope="module")
-def windows() -> list[Window]:
-    samples = read_sample("welcome")
-    return [window_of(samples, start, end) for start, end in pairwise(PAUSES_S)]
+def windows(request_of: EngineRequest) -> list[Window]:
+    """Three sentences that this engine's model understands, a window each."""
+    path, pauses = (NANO_VOICES, NANO_PAUSES_S) if request_of.engine in MODELS else (WELCOME, WELCOME_PAUSES_S)
+    samples = read_recording(path)
+    return [window_of(samples, start, end) for start, end in pairwise(pauses)]
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +69,9 @@ def decoded(engine: Engine, windows: list[Window]) -> list[Decoded]:
     return engine.decode(engine.encode(windows), languages_of(engine, windows), DecodingOptions())
 
 
-def read_sample(name: str) -> NDArray[np.float32]:
-    with av.open(ROOT / "samples" / f"{name}.flac") as container:
+def read_recording(path: Path) -> NDArray[np.float32]:
+    """(n,) samples of a mono FLAC of 16 kHz and 16 bits."""
+    with av.open(path) as container:
         pcm = np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])
     return (pcm / np.float32(2**15)).astype(np.float32)
 
@@ -181,9 +187,9 @@ def pocketsphinx() -> Iterator[Engine]:
 
 
 def test_the_offline_engine_understands_the_welcome_word_for_word(pocketsphinx: Engine) -> None:
-    samples = read_sample("welcome")
+    samples = read_recording(WELCOME)
     encoded = pocketsphinx.encode([window_of(samples, 0, len(samples) / SAMPLE_RATE_HZ)])
-    said = (ROOT / "samples" / "welcome.txt").read_text(encoding="utf-8").lower()
+    said = WELCOME.with_suffix(".txt").read_text(encoding="utf-8").lower()
 
     [heard] = pocketsphinx.decode(encoded, ["en"], DecodingOptions())
 
@@ -203,7 +209,7 @@ def test_noise_and_the_shortest_of_windows_give_the_offline_engine_no_words(pock
 
 
 def test_a_window_without_speech_is_not_listened_to_by_the_offline_engine(pocketsphinx: Engine) -> None:
-    speech = read_sample("welcome")[: 3 * SAMPLE_RATE_HZ]
+    speech = read_recording(WELCOME)[: 3 * SAMPLE_RATE_HZ]
 
     [heard] = pocketsphinx.decode(pocketsphinx.encode([Window(0.0, speech, ())]), ["en"], DecodingOptions())
 
@@ -212,9 +218,9 @@ def test_a_window_without_speech_is_not_listened_to_by_the_offline_engine(pocket
 
 @pytest.mark.parametrize(("language", "task"), [("en", "translate"), ("de", "transcribe")])
 def test_the_offline_engine_refuses_translation_and_foreign_languages(
-    pocketsphinx: Engine, windows: list[Window], language: str, task: str
+    pocketsphinx: Engine, language: str, task: str
 ) -> None:
-    encoded = pocketsphinx.encode(windows[:1])
+    encoded = pocketsphinx.encode([window_of(read_recording(WELCOME), 0, 3)])
 
     with pytest.raises(UnsupportedTaskError) as caught:
         pocketsphinx.decode(encoded, [language], DecodingOptions(task=task))
@@ -234,8 +240,35 @@ def test_the_fake_engine_says_the_same_however_a_recording_is_cut() -> None:
     assert say(0, 20) == say(0, 7.5, 12, 20)
 
 
-def test_the_failing_fake_fails_as_a_broken_engine_does(windows: list[Window]) -> None:
+def test_the_offline_engine_names_the_options_that_it_leaves_out(pocketsphinx: Engine) -> None:
+    asked = DecodingOptions(beam_size=5, prompt="Dear all", vocabulary=("Ljubljana",))
+
+    assert pocketsphinx.notices(DecodingOptions()) == ()
+    assert [notice.code for notice in pocketsphinx.notices(asked)] == [
+        "vocabulary_ignored",
+        "prompt_ignored",
+        "beam_size_ignored",
+    ]
+
+
+def test_a_long_window_is_cut_at_its_pauses_and_keeps_the_original_clock(pocketsphinx: Engine) -> None:
+    once = read_recording(WELCOME)
+    samples = np.concatenate([once, once])
+    half = len(once) / SAMPLE_RATE_HZ
+    regions = (Region(0.2, half - 0.2), Region(half + 0.2, 2 * half - 0.2))
+
+    [heard] = pocketsphinx.decode(pocketsphinx.encode([Window(0.0, samples, regions)]), ["en"], DecodingOptions())
+
+    assert heard.words is not None
+    middle = len(heard.words) // 2
+    first, second = heard.words[:middle], heard.words[middle:]
+    assert [word.text for word in first] == [word.text for word in second]
+    assert [word.start + half for word in first] == pytest.approx([word.start for word in second], abs=0.02)
+
+
+def test_the_failing_fake_fails_as_a_broken_engine_does() -> None:
     engine = load_engine(EngineRequest(engine="fake", model="fake-failing"))
+    windows = [window_of(np.zeros(SAMPLE_RATE_HZ, dtype=np.float32), 0, 1)]
 
     with pytest.raises(EngineFailedError, match="fake-failing"):
-        engine.decode(engine.encode(windows), languages_of(engine, windows), DecodingOptions())
+        engine.decode(engine.encode(windows), ["en"], DecodingOptions())
