@@ -33,12 +33,12 @@ def test_there_are_enough_texts_in_varied_wording() -> None:
 
 def test_every_error_of_a_long_log_is_named_once_in_order() -> None:
     texts = ["Library libcublas.so.12 is not found or cannot be loaded", "Weights only load failed", "CUDA out of memory"]
-    log = "\n".join(["x" * 1000] * 2000 + texts + texts)
+    log = "\n".join(["x" * 100] * 2000 + texts + texts)
     assert [found.rule.code for found in explain(log)] == ["TM205", "TM308", "TM704"]
 
 
 def test_hostile_text_takes_no_longer_than_its_length() -> None:
-    for text in ("requires " * 200_000, "(" * 500_000, "libcudnn_" * 200_000, "\0" * 1_000_000, "Cannot install " * 50_000):
+    for text in ("requires " * 20_000, "(" * 100_000, "libcudnn_" * 20_000, "\0" * 200_000, "Cannot install " * 10_000):
         explain(text)
 
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 from .errors import TableError
 from .rules import Rule, rules
 
-MAX_TEXT_CHARS = 4_000_000
+MAX_TEXT_CHARS = 2_000_000  # the end of a log; about a second of looking
 _CONTEXT_CHARS = 160
 
 
@@ -30,7 +30,7 @@ def _compiled() -> list[tuple[Rule, list[re.Pattern[str]]]]:
 
 def compile_patterns(rule: Rule) -> list[re.Pattern[str]]:
     try:
-        return [re.compile(pattern, re.IGNORECASE | re.MULTILINE) for pattern in rule.patterns]
+        return [re.compile(pattern, re.MULTILINE) for pattern in rule.patterns]
     except (re.error, TypeError) as error:
         raise TableError(f"rule {rule.code} has a damaged pattern: {error}") from error
 

@@ -34,7 +34,7 @@ AREAS: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One row. ``patterns`` are the texts that this trouble leaves in logs, as regular expressions without case."""
+    """One row. ``patterns`` are the texts that this trouble leaves in logs, as regular expressions."""
 
     code: str
     area: str
