@@ -75,15 +75,24 @@ def read_blocks(
         pieces.close()
     if done_samples == 0:
         raise NoAudioError(f"{path}: the sound track has no samples", hint="The recording may not have been finished.")
-    _note_missing_end(done_samples / SAMPLE_RATE_HZ, claim, findings)
+    _note_missing_end(path, done_samples / SAMPLE_RATE_HZ, claim, findings)
     if notices is not None:
         notices.extend(findings.notices())
 
 
-def _note_missing_end(done_s: float, claim_s: float | None, findings: Findings) -> None:
+def _note_missing_end(path: Path, done_s: float, claim_s: float | None, findings: Findings) -> None:
     """Truncated files often decode without an error. Claims are estimates, so only a large part missing counts."""
-    if claim_s and done_s < claim_s - max(1.0, 0.02 * claim_s):
-        findings.add("source_damaged", done_s, f"the recording ends; its header promised {claim_s:.1f} s")
+    if (claim_s and done_s < claim_s - max(1.0, 0.02 * claim_s)) or _is_cut_off_wav(path):
+        findings.add("source_damaged", done_s, "the recording ends, and its header promised more")
+
+
+def _is_cut_off_wav(path: Path) -> bool:
+    """FFmpeg trusts the size of the file over that in a WAV header. Recorders that stream leave 0 or the maximum."""
+    with path.open("rb") as file:
+        head = file.read(12)
+    promised_bytes = int.from_bytes(head[4:8], "little")
+    is_wav = head[:4] == b"RIFF" and head[8:] == b"WAVE"
+    return is_wav and promised_bytes < 0xFFFF_0000 and promised_bytes * 0.98 > path.stat().st_size
 
 
 def _parallel(path: Path, layout: RangeLayout, threads: int, findings: Findings) -> Generator[Samples]:

@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import count
+from math import gcd
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Event
@@ -34,6 +35,8 @@ RANGE_SAMPLES = RANGE_S * SAMPLE_RATE_HZ
 SHARED_S = 1  # what two neighbours both compute
 MARGIN_S = 1  # longer than half of any resampling filter
 SHARED_SAMPLES = SHARED_S * SAMPLE_RATE_HZ
+# With more, swresample interpolates between its filters, and one sample in a million then differs in its last bit.
+MAX_PHASES = 1024
 
 # Seconds that a decoder needs to forget where it began; Opus was seen to take 3.3 s. AAC is not here: its noise
 # substitution draws from a generator that runs on from the start of the file, so no range of it is exact.
@@ -66,12 +69,14 @@ class RangeLayout:
 
 
 def range_layout(container: InputContainer, stream: AudioStream) -> RangeLayout | None:
-    """None where a decode by ranges could not be exact: unknown codec, rounded timestamps, a late start."""
+    """None where ranges could not be exact: codec or sample rate unfit, timestamps rounded, a late start."""
     name = stream.codec_context.name
     warm_up_s = 0 if name.startswith("pcm_") else WARM_UP_S.get(name)
     if warm_up_s is None or not stream.time_base:
         return None
     rate_hz = stream.codec_context.sample_rate
+    if SAMPLE_RATE_HZ // gcd(rate_hz, SAMPLE_RATE_HZ) > MAX_PHASES:
+        return None
     frame = next(frames(container, stream, lambda at_s: None), None)
     if frame is None or frame.pts is None or frame.sample_rate != rate_hz:
         return None

@@ -18,6 +18,7 @@ from .media import FOREIGN_ERRORS, SAMPLE_RATES_HZ, frames, not_media, opened
 from .resampler import SAMPLE_RATE_HZ, Resampler, Samples
 
 GAP_S = 0.05  # timestamps of real containers jitter by a frame or so; a longer hole is one
+DECODER_DELAY_S = 0.5  # some decoders give nothing for their first packets; that is no hole
 SILENCE_S = 3600.0  # all the silence that timestamps may ask for
 SILENT_PIECE_SAMPLES = 60 * SAMPLE_RATE_HZ
 
@@ -57,7 +58,8 @@ class Clock:
             return self.now_s
         if 0 < gap_s <= self._silence_left_s:
             self._silence_left_s -= gap_s
-            self._findings.add("gap_filled", self.now_s, f"{gap_s:.2f} s without sound were kept as silence")
+            if self.now_s or gap_s > DECODER_DELAY_S:
+                self._findings.add("gap_filled", self.now_s, f"{gap_s:.2f} s without sound were kept as silence")
             return self.now_s + gap_s
         self._shift_s -= gap_s
         self._findings.add("timestamps_ignored", self.now_s, f"the timestamps jump by {gap_s:+.1f} s; read on without")
