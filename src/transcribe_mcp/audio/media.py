@@ -12,6 +12,7 @@ import av
 from av.audio.frame import AudioFrame
 from av.audio.stream import AudioStream
 from av.container import InputContainer
+from av.packet import Packet
 from av.stream import Discard
 
 from ..errors import NoAudioError, NotMediaError, SourceError, SourceNotFoundError, SourceUnreadableError
@@ -145,17 +146,17 @@ def frames(
     container: InputContainer, stream: AudioStream, on_error: Callable[[float | None], None]
 ) -> Iterator[AudioFrame]:
     """Every frame that can be decoded. ``on_error`` hears the second of each that cannot, and may raise."""
+    first = True
     for _ in range(DEMUX_FAILURES):
         try:
             for packet in container.demux(stream):
-                if packet.has_sidedata("encryption_info"):
-                    raise NotMediaError(
-                        f"{container.name.removeprefix('file:')}: its sound is encrypted (DRM)",
-                        hint="Only the player or shop that it came from can give a copy without.",
-                    )
+                if first:
+                    _require_clear(container, packet)
+                    first = False
                 try:
                     decoded = packet.decode()
                 except FOREIGN_ERRORS:
+                    _require_clear(container, packet)
                     on_error(None if packet.pts is None else float(packet.pts * packet.time_base))
                     continue
                 yield from decoded
@@ -163,3 +164,11 @@ def frames(
             on_error(None)  # the demuxer may find its way again
         else:
             return
+
+
+def _require_clear(container: InputContainer, packet: Packet[AudioStream]) -> None:
+    if packet.has_sidedata("encryption_info"):
+        raise NotMediaError(
+            f"{container.name.removeprefix('file:')}: its sound is encrypted (DRM)",
+            hint="Only the player or shop that it came from can give a copy without.",
+        )

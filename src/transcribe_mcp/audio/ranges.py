@@ -59,10 +59,12 @@ class RangeLayout:
 
     def sample_at(self, pts: int | None) -> int:
         """Raises: Inexact where the timestamp falls between two samples."""
-        at = (pts - self.first_pts) * self.samples_per_tick if pts is not None else Fraction(1, 2)
-        if at.denominator != 1:
+        if pts is None:
             raise Inexact
-        return at.numerator
+        at, rest = divmod((pts - self.first_pts) * self.samples_per_tick.numerator, self.samples_per_tick.denominator)
+        if rest:
+            raise Inexact
+        return at
 
     def pts_at(self, second: int) -> int:
         return self.first_pts + int(second * self.rate_hz / self.samples_per_tick)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from fractions import Fraction
 
 import av
 import av.filter
@@ -26,7 +25,7 @@ class Resampler:
         self._format = _format_of(frame)
         self._pending_s = 0.0
         rate, layout, channels = frame.sample_rate, frame.layout.name, frame.layout.nb_channels
-        self._time_base = Fraction(1, rate)
+        self._sample_s = 1 / rate
         self._graph = graph = av.filter.Graph()
         self._source = graph.add(
             "abuffer", sample_rate=f"{rate}", sample_fmt=frame.format.name, channel_layout=layout, time_base=f"1/{rate}"
@@ -52,9 +51,9 @@ class Resampler:
 
     def push(self, frame: AudioFrame, at_sample: int) -> Iterator[Samples]:
         """Take ``frame``, which starts at sample ``at_sample`` of the stream; give what is ready."""
-        frame.pts, frame.time_base = at_sample, self._time_base
+        frame.pts = at_sample
         self._source.push(frame)
-        self._pending_s += frame.samples * float(self._time_base)
+        self._pending_s += frame.samples * self._sample_s
         while self._pending_s >= 2 * PULL_S:
             self._pending_s -= PULL_S
             yield from self._pull()

@@ -43,7 +43,8 @@ class Findings:
 class Clock:
     """Keeps the recording's own time: holes in its timestamps become silence, jumps that make no sense do not."""
 
-    def __init__(self, origin_s: float, findings: Findings) -> None:
+    def __init__(self, tick_s: float, origin_s: float, findings: Findings) -> None:
+        self._tick_s = tick_s
         self._shift_s = -origin_s
         self._findings = findings
         self._silence_left_s = SILENCE_S
@@ -51,9 +52,9 @@ class Clock:
 
     def start_of(self, frame: AudioFrame) -> float:
         """Seconds at which ``frame`` starts; ``now_s`` unless there is a hole before it."""
-        if frame.pts is None or frame.time_base is None:
+        if frame.pts is None:
             return self.now_s
-        gap_s = float(frame.pts * frame.time_base) + self._shift_s - self.now_s
+        gap_s = frame.pts * self._tick_s + self._shift_s - self.now_s
         if abs(gap_s) <= GAP_S:
             return self.now_s
         if 0 < gap_s <= self._silence_left_s:
@@ -87,7 +88,7 @@ def serial(path: Path, findings: Findings, *, skip_samples: int = 0) -> Generato
 
 def _on_the_clock(container: InputContainer, stream: AudioStream, findings: Findings) -> Iterator[Samples]:
     origin_s = (container.start_time or 0) / av.time_base
-    clock = Clock(origin_s, findings)
+    clock = Clock(float(stream.time_base or 0), origin_s, findings)
     resampler: Resampler | None = None
     segment_samples = out_samples = 0
 
