@@ -32,16 +32,19 @@ def test_there_are_enough_texts_in_varied_wording() -> None:
 
 
 def test_every_error_of_a_long_log_is_named_once_in_order() -> None:
-    texts = ["Library libcublas.so.12 is not found or cannot be loaded", "Weights only load failed", "CUDA out of memory"]
+    texts = [
+        "Library libcublas.so.12 is not found or cannot be loaded",
+        "Weights only load failed",
+        "CUDA out of memory",
+    ]
     log = "\n".join(["x" * 100] * 2000 + texts + texts)
     assert [found.rule.code for found in explain(log)] == ["TM205", "TM308", "TM704"]
 
 
 def test_hostile_text_takes_no_longer_than_its_length() -> None:
-    for text in ("requires " * 20_000, "(" * 100_000, "libcudnn_" * 20_000, "\0" * 200_000, "Cannot install " * 10_000):
-        explain(text)
+    hostile = ("requires " * 20_000, "(" * 100_000, "libcudnn_" * 20_000, "\0" * 200_000, "Cannot install " * 10_000)
+    assert [explain(text) for text in hostile] == [[]] * len(hostile)
 
 
 def test_every_pattern_compiles() -> None:
-    for rule in rules():
-        compile_patterns(rule)
+    assert all(len(compile_patterns(rule)) == len(rule.patterns) for rule in rules())

@@ -137,7 +137,9 @@ def _build(request: Request, report: Report) -> Environment:
     except EnvironmentProblem as error:
         took_s = round(time.perf_counter() - started, 1)
         store.write_record(replace(draft, took_s=took_s, packages=store.packages_of(name), problem=str(error)))
-        raise
+        log_path = folder / "log.txt"
+        hint = f"the log: {log_path}; known errors in it: transcribe-mcp doctor --explain {log_path}"
+        raise EnvironmentProblem(f"environment {name} failed: {error}", hint=hint) from error
     packages = store.packages_of(name)
     pins = "".join(f"{package}=={version}\n" for package, version in packages.items())
     (folder / "requirements.txt").write_text(pins, encoding="utf-8")
@@ -185,14 +187,14 @@ def _install(request: Request, plan: Plan, source: str, name: str, log: _Log) ->
     venv = store.folder_of(name) / "venv"
     shared_pip = _has_pip()  # one pip for all environments saves seconds each
     log(f"making a fresh environment with {request.python}")
-    _run([request.python, "-m", "venv", *(["--without-pip"] if shared_pip else []), str(venv)], log)
+    _run("python -m venv", [request.python, "-m", "venv", *(["--without-pip"] if shared_pip else []), str(venv)], log)
     python = str(store.python_of(name))
     pip = [sys.executable, "-m", "pip", "--python", python] if shared_pip else [python, "-m", "pip"]
     for install in plan.installs:
         requirements = [_requirement(each, source, newest=request.newest) for each in install.requirements]
         index = ["--index-url", install.index_url] if install.index_url else []
         log(f"installing {' '.join(requirements)}" + (f" from {install.index_url}" if install.index_url else ""))
-        _run([*pip, "install", "--no-input", "--progress-bar=off", *index, *requirements], log)
+        _run("pip install", [*pip, "install", "--no-input", "--progress-bar=off", *index, *requirements], log)
 
 
 def _has_pip() -> bool:
@@ -206,7 +208,7 @@ def _requirement(text: str, source: str, *, newest: bool) -> str:
     return parsed.name if newest and parsed is not None else text
 
 
-def _run(command: Sequence[str], log: _Log) -> None:
+def _run(what: str, command: Sequence[str], log: _Log) -> None:
     environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     try:
         done = subprocess.run(
@@ -218,10 +220,7 @@ def _run(command: Sequence[str], log: _Log) -> None:
     if done.returncode:
         last = [line for line in done.stderr.splitlines() if line.strip()][-1:] or ["no message"]
         errors = [line for line in done.stderr.splitlines() if line.lstrip().startswith(("ERROR", "error"))]
-        raise EnvironmentProblem(
-            f"{' '.join(command[1:4])} failed (exit {done.returncode}): {(errors or last)[0]}",
-            hint="the log: environments/NAME/log.txt; known errors in it: transcribe-mcp doctor --explain LOG",
-        )
+        raise EnvironmentProblem(f"{what}: exit {done.returncode}: {(errors or last)[0]}")
 
 
 def _verify(name: str, target: str, log: Callable[[str], None]) -> list[str]:

@@ -7,7 +7,6 @@ known; of ``updates``: 0 nothing new, 10 something changed; 3 for every request 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ from typing import Any
 
 from .errors import CompatError
 from .facts import Facts, gather, load, save
+from .output import say, say_json
 
 FAILED = 3
 EXPLAIN_MAX_BYTES = 64 * 1024 * 1024
@@ -39,14 +39,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; nothing was left half done\n")
         return 130
-
-
-def say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-
-
-def say_json(record: Any) -> None:
-    say(json.dumps(record, indent=1, ensure_ascii=False))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -139,8 +139,9 @@ def _memory() -> str:
         cells.append(f"{said['minimum_gb']}, better {said['recommended_gb']}" if said else "–")
         rows.append([shape.model, *cells])
     words = (
-        "GB of GPU memory for CTranslate2 at beam 1, computed from the model's dimensions (`memory.py`; measured against by"
-        "\n`benchmarks/memory_model.py`). What the original guide said is beside it: it knew neither batch nor precision."
+        "GB of GPU memory for CTranslate2 at beam 1, computed from the model's dimensions (`memory.py`; compared with\n"
+        "measurements by `benchmarks/memory_model.py`). The original guide's figures stand beside: it knew neither\n"
+        "batch nor precision."
     )
     return f"## Memory\n\n{words}\n\n{_markdown(head, rows)}"
 

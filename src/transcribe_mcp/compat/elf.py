@@ -56,8 +56,8 @@ def read_gpu_code(path: Path) -> GpuCode:
             sections = _sections(data)
             entries = list(_fatbin_entries(data, sections))
             names = _opened_libraries(data, sections)
-    except struct.error as error:
-        raise ValueError(f"{path.name} is cut off") from error
+    except (struct.error, OverflowError) as error:  # offsets outside the file, or larger than any file
+        raise ValueError(f"{path.name} is damaged") from error
     isa = max(((major, minor) for kind, _, major, minor in entries if kind == _KIND_PTX), default=None)
     return GpuCode(
         tuple(sorted({arch for kind, arch, _, _ in entries if kind == _KIND_ELF})),

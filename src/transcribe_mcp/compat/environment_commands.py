@@ -9,8 +9,8 @@ from dataclasses import asdict
 
 from . import building
 from . import environments as store
-from .cli import say, say_json
 from .environments import Environment
+from .output import say, say_json
 
 _SIGNS = {store.READY: "✓", store.FAILED: "✗", store.UNFINISHED: "!", store.DAMAGED: "☠"}
 _SHOWN_PACKAGES = ("transcribe-mcp", "ctranslate2", "torch", "whisperx", "pyannote-audio")

@@ -140,6 +140,7 @@ class Index:
                 body: bytes = response.read(limit_bytes + 1)
                 kind = response.headers.get("Content-Type", "")
         except urllib.error.HTTPError as error:
+            error.close()  # it is the response too
             if error.code == 404:
                 return None
             raise IndexProblem(f"{_shown(url)} answers {error.code} {error.reason}", hint=_OFFLINE_HINT) from error

@@ -137,6 +137,8 @@ def make_plan(facts: Facts, want: str = "", known: Tables | None = None) -> Plan
 
 
 def _impossible(draft: _Draft) -> str:
+    if draft.system not in ("Linux", "Windows", "Darwin"):
+        return f"nothing can be installed: there are no wheels for the system {draft.system!r}"
     if "musl" in str(draft.facts.value("os.libc", "")):
         return "nothing can be installed: there are no wheels for musl; use an image with glibc (python:3.12-slim)"
     if draft.facts.value("python.bits", 64) < 64:

@@ -1,0 +1,40 @@
+"""Small wheels made on the spot, so that environments can be built without a network."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+
+def write_wheel(folder: Path, name: str, version: str, source: str = "", requires: tuple[str, ...] = ()) -> Path:
+    """A pure wheel with one module ``name`` of this source."""
+    module = name.replace("-", "_")
+    path = folder / f"{module}-{version}-py3-none-any.whl"
+    info = f"{module}-{version}.dist-info"
+    lines = [
+        f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}",
+        *(f"Requires-Dist: {line}" for line in requires),
+    ]
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"{module}.py", source)
+        archive.writestr(f"{info}/METADATA", "\n".join(lines) + "\n")
+        archive.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        archive.writestr(f"{info}/RECORD", "")
+    return path
+
+
+# Stands where onnxruntime would: the operation that verifies an environment runs through this module.
+WORKING_ONNXRUNTIME = """
+__version__ = "1.0"
+class InferenceSession:
+    def __init__(self, model, providers): pass
+    def run(self, names, inputs):
+        class Sum(list):
+            def tolist(self): return [2.0] * 4
+        return (Sum(),)
+def get_available_providers(): return ["CPUExecutionProvider"]
+"""
+WORKING_NUMPY = "float32 = 'float32'\ndef ones(n, dtype): return [1.0] * n\n"
+ABORTING = "import os\nos.abort()\n"
