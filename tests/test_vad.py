@@ -227,7 +227,7 @@ def test_neither_importing_nor_using_the_detector_loads_faster_whisper_and_impor
 def test_a_process_held_to_one_core_uses_one_thread() -> None:
     program = (
         "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
-        "from transcribe_mcp.vad import available_cores; print(available_cores())"
+        "from transcribe_mcp.settings import usable_cores; print(usable_cores())"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "1"

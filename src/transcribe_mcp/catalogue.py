@@ -10,11 +10,12 @@ at hand. What is really fetched is asked of the Hub at the time.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+
+from .settings import usable_cores
 
 _MB = 10**6
 _GB = 10**9
@@ -165,12 +166,6 @@ def describe(machine: Machine) -> str:
     memory = "memory unknown" if machine.memory_bytes is None else f"{machine.memory_bytes / _GIB:.0f} GiB"
     cores = f"{machine.cores} core{'s' if machine.cores != 1 else ''}"
     return f"{machine.device}, {memory}" if machine.device != "cpu" else f"{machine.device}, {cores}, {memory}"
-
-
-def usable_cores() -> int:
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _physical_memory_bytes() -> int | None:

@@ -69,8 +69,7 @@ def _power_spectrum(samples: NDArray[np.float32], n_frames: int) -> NDArray[np.f
     padded[-half:] = padded[-half - 2 : -FFT_SAMPLES - 2 : -1]
     frames = np.lib.stride_tricks.sliding_window_view(padded, FFT_SAMPLES)[::HOP_SAMPLES][:n_frames]
     spectrum = np.fft.rfft(frames * _hann_window(), axis=-1)
-    power: NDArray[np.float32] = spectrum.real**2 + spectrum.imag**2
-    return power
+    return np.asarray(spectrum.real**2 + spectrum.imag**2, dtype=np.float32)
 
 
 @lru_cache(maxsize=1)

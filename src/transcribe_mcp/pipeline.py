@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +13,6 @@ import numpy as np
 from .ahead import ahead
 from .align.times import clamp_to_speech
 from .audio import SAMPLE_RATE_HZ, probe, read_blocks
-from .catalogue import usable_cores
 from .engines import AUTO, DecodingOptions, Encoded, Engine, EngineInfo
 from .errors import UnsupportedTaskError, UsageError
 from .fallback import TEMPERATURES, Judged, Ladder, decode_with_fallback
@@ -21,6 +20,7 @@ from .languages import LanguageDecider
 from .progress import Progress, unreported
 from .regions import Loudness, RegionFinder, Window, WindowCutter
 from .sentences import cut_sentences
+from .settings import usable_cores
 from .transcript import Notice, Segment, Transcript, Word
 from .vad import SpeechDetector
 
@@ -133,7 +133,7 @@ def transcribe(
                 with run.timed("language"):
                     languages = decider.decide(engine, encoded, batch)
                 with run.timed("decode"):
-                    ladder = Ladder(options.temperatures)
+                    ladder = Ladder(options.temperatures if engine.info.can_sample else options.temperatures[:1])
                     judged = decode_with_fallback(engine, encoded, batch, languages, decoding, ladder)
                 with run.timed("align"):
                     heard += _align(engine, encoded, batch, judged, decoding)
@@ -148,7 +148,7 @@ def _refuse_what_the_engine_cannot(options: Options, info: EngineInfo) -> None:
         raise UnsupportedTaskError(f"model {info.model} cannot {options.task}", hint=hint)
 
 
-def _windows(run: _Run) -> Iterator[list[Window]]:
+def _windows(run: _Run) -> Generator[list[Window], None, None]:
     """The recording as lists of windows, one list per block read."""
     threads = run.options.threads or usable_cores()
     measure = SpeechDetector(threads).push if run.options.vad else Loudness().push

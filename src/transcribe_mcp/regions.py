@@ -58,13 +58,13 @@ class RegionRules:
         threshold: probability at which speech begins.
         release: probability below which speech ends; lower than ``threshold``, so that it does not flicker.
         min_silence_s: a pause shorter than this does not end a region.
-        min_speech_s: what is shorter is a click, not speech.
+        min_speech_s: what is shorter is no speech: loud noise lifts single frames over the threshold.
     """
 
     threshold: float = 0.5
     release: float = 0.35
     min_silence_s: float = 0.16
-    min_speech_s: float = 0.064
+    min_speech_s: float = 0.096
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +80,8 @@ class WindowRules:
     """
 
     max_s: float = WINDOW_S
-    lead_s: float = 0.3
-    tail_s: float = 0.4
+    lead_s: float = 0.5
+    tail_s: float = 0.6
     long_silence_s: float = 4.0
     shortest_s: float = 15.0
 

@@ -5,6 +5,7 @@ What a single call can choose is an option of that call; a setting is its defaul
 
 from __future__ import annotations
 
+import os
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,7 +19,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="TRANSCRIBE_MCP_", frozen=True)
 
-    model: str = Field("auto", description="default model: catalogue name, Hub id or directory")
+    model: str = Field(default="auto", description="default model: catalogue name, Hub id or directory")
     data_dir: Path = Field(
         default_factory=lambda: Path(platformdirs.user_data_dir("transcribe-mcp")),
         description="what must be kept: jobs and transcripts",
@@ -27,10 +28,20 @@ class Settings(BaseSettings):
         default_factory=lambda: Path(platformdirs.user_cache_dir("transcribe-mcp")),
         description="what can be made again: converted models",
     )
-    threads: int = Field(0, ge=0, description="CPU threads; 0 means every core this process may use")
-    offline: bool = Field(False, description="no network call at all (HF_HUB_OFFLINE does the same)")
+    threads: int = Field(default=0, ge=0, description="CPU threads; 0 means every core this process may use")
+    offline: bool = Field(default=False, description="no network call at all (HF_HUB_OFFLINE does the same)")
 
 
 @lru_cache(maxsize=1)
 def settings() -> Settings:
     return Settings()
+
+
+def usable_cores() -> int:
+    """Cores this process may use: its affinity, and a container's quota where it has one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        return cores
+    return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))

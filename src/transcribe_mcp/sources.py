@@ -10,12 +10,13 @@ from pathlib import Path
 
 from .errors import OutputError, SourceNotFoundError, TranscribeError, UsageError
 
+_EXTENSIONS = """
+    .3g2 .3gp .aac .ac3 .aif .aifc .aiff .amr .ape .asf .au .avi .caf .dts .dv .eac3 .f4v .flac .flv .gsm .m2ts .m4a
+    .m4b .m4r .m4v .mka .mkv .mov .mp2 .mp3 .mp4 .mpeg .mpg .mts .mxf .oga .ogg .ogv .opus .ra .rm .spx .tta .ts .vob
+    .voc .w64 .wav .webm .wma .wmv .wv
+"""
 # What a directory is searched for; a file named by itself may have any extension.
-MEDIA_EXTENSIONS = frozenset(  # noqa: SIM905 - a list literal of fifty would be a page
-    ".3g2 .3gp .aac .ac3 .aif .aifc .aiff .amr .ape .asf .au .avi .caf .dts .dv .eac3 .f4v .flac .flv .gsm .m2ts .m4a "
-    ".m4b .m4r .m4v .mka .mkv .mov .mp2 .mp3 .mp4 .mpeg .mpg .mts .mxf .oga .ogg .ogv .opus .ra .rm .spx .tta .ts .vob "
-    ".voc .w64 .wav .webm .wma .wmv .wv".split()
-)
+MEDIA_EXTENSIONS = frozenset(_EXTENSIONS.split())
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,17 +10,16 @@ changes a few decisions in a thousand, because the network remembers more than a
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from transcribe_mcp.errors import EngineUnavailableError
-from transcribe_mcp.silero import (
+from .errors import EngineUnavailableError
+from .settings import usable_cores
+from .silero import (
     CONTEXT_SAMPLES,
     FRAME_SAMPLES,
     STATE_SIZE,
@@ -31,7 +30,7 @@ from transcribe_mcp.silero import (
     shipped_model,
 )
 
-__all__ = ["FRAME_S", "FRAME_SAMPLES", "SpeechDetector", "available_cores"]
+__all__ = ["FRAME_S", "FRAME_SAMPLES", "SpeechDetector"]
 
 FRAME_S = 0.032
 SAMPLE_RATE_HZ = 16_000
@@ -59,7 +58,7 @@ class SpeechDetector:
     """
 
     def __init__(self, threads: int = 0) -> None:
-        self._threads = threads or available_cores()
+        self._threads = threads or usable_cores()
         weights = read_weights(shipped_model())
         self._encoder = _session(encoder_graph(weights))
         self._recurrent = _session(recurrent_graph(weights))
@@ -161,16 +160,6 @@ class _Chunks:
         """(n_frames, 128); computed here and now if no worker has begun it."""
         future = self._futures.get(chunk)
         return self._encode(chunk) if future is None or future.cancel() else future.result()
-
-
-def available_cores() -> int:
-    """Cores this process may use: its affinity, and a container's quota where it has one."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-    except (OSError, ValueError):
-        return cores
-    return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
 
 
 def _session(graph: bytes) -> Any:

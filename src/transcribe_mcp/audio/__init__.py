@@ -44,7 +44,7 @@ def read(path: Path) -> Samples:
 
 def read_blocks(
     path: Path, *, block_s: float = 600.0, threads: int = 1, notices: list[Notice] | None = None
-) -> Iterator[Samples]:
+) -> Generator[Samples, None, None]:
     """Decode ``path`` in order, in blocks of exactly ``block_s`` seconds but for the last.
 
     Args:

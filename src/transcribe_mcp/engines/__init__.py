@@ -50,6 +50,7 @@ class EngineRequest:
         threads: CPU threads for all of the engine's work together; 0 means every core this process may use.
         offline: no network call at all.
         progress: told about downloads and conversions.
+        notices: what its choice already cost; the engine hands them on in its ``info``.
     """
 
     engine: str = AUTO
@@ -59,6 +60,7 @@ class EngineRequest:
     threads: int = 0
     offline: bool = False
     progress: Progress = unreported
+    notices: tuple[Notice, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,7 @@ class EngineInfo:
     languages: tuple[str, ...]  # codes that it can transcribe; detection chooses among them
     tasks: tuple[str, ...] = ("transcribe",)
     batch_size: int = 8  # windows that it decodes best at once on this machine
+    can_sample: bool = True  # decodes differently at another temperature, so that a second try makes sense
     versions: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[Notice, ...] = ()
 
@@ -185,9 +188,9 @@ def _load(name: str, request: EngineRequest) -> Engine:
 
 def _load_fallback(request: EngineRequest, cause: ModelUnavailableError) -> Engine:
     """The engine that needs no download, with one warning that says why and how to get better."""
+    message = f"{cause}; the words are from pocketsphinx, which knows English only and hears far less. {cause.hint}"
     try:
-        engine = _load("pocketsphinx", request)
-    except EngineUnavailableError:
-        hint = f"{cause.hint}; or install a recogniser that needs no model: pip install 'transcribe-mcp[offline]'"
+        return _load("pocketsphinx", replace(request, notices=(Notice("fallback_engine", message),)))
+    except EngineUnavailableError as error:
+        hint = f"{cause.hint}; or take a recogniser that needs no model: {error.hint}"
         raise ModelUnavailableError(str(cause), hint=hint) from cause
-    return engine

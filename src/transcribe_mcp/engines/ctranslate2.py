@@ -21,6 +21,7 @@ from ..align.words import split_words
 from ..errors import EngineFailedError, EngineUnavailableError, ModelFormatError, UsageError
 from ..features import FRAMES_PER_SECOND, log_mel
 from ..regions import Window
+from ..settings import usable_cores
 from ..transcript import Notice, Word
 from . import AUTO, Decoded, DecodingOptions, EngineInfo, EngineRequest
 
@@ -41,15 +42,16 @@ def load(request: EngineRequest) -> CTranslate2Engine:
     """Load the requested model, converting it first if need be."""
     device, index = _choose_device(request.device)
     compute_type = _choose_compute_type(request.compute_type, device)
-    name, notices = request.model, []
+    name, notices = request.model, list(request.notices)
     if name == AUTO:
         choice = checkpoints.choose_model(catalogue.this_machine(device), offline=request.offline)
         name = choice.name
         notices.append(Notice("model_chosen", choice.reason))
     checkpoint = checkpoints.resolve(name, offline=request.offline, progress=request.progress)
-    stored = "int8" if compute_type.startswith("int8") else "source"
-    directory = conversion.ctranslate2_directory(checkpoint, stored, request.progress)
-    threads = request.threads or catalogue.this_machine().cores
+    directory = conversion.ctranslate2_directory(
+        checkpoint, "int8" if compute_type.startswith("int8") else "source", request.progress
+    )
+    threads = request.threads or usable_cores()
     replicas = max(1, threads // CORES_PER_REPLICA, min(2, threads)) if device == "cpu" else 1
     with _foreign_errors(f"loading model {name}"):
         model = ctranslate2.models.Whisper(

@@ -37,7 +37,7 @@ _ALTERNATIVE = re.compile(r"\(\d+\)$")  # read(2): the second pronunciation in t
 class PocketSphinxEngine:
     """One decoder, used for one window after another."""
 
-    def __init__(self, decoder: pocketsphinx.Decoder) -> None:
+    def __init__(self, decoder: pocketsphinx.Decoder, notices: tuple[Notice, ...] = ()) -> None:
         self._decoder: pocketsphinx.Decoder | None = decoder
         self.info = EngineInfo(
             engine="pocketsphinx",
@@ -46,7 +46,9 @@ class PocketSphinxEngine:
             compute_type="int16",
             languages=(LANGUAGE,),
             batch_size=1,
+            can_sample=False,
             versions={"pocketsphinx": version("pocketsphinx")},
+            warnings=notices,
         )
 
     def notices(self, options: DecodingOptions) -> tuple[Notice, ...]:
@@ -140,7 +142,7 @@ def load(request: EngineRequest) -> PocketSphinxEngine:
             f"engine pocketsphinx has no compute type {request.compute_type!r}", hint="leave out the compute type"
         )
     try:
-        engine = PocketSphinxEngine(pocketsphinx.Decoder(loglevel="FATAL"))
+        engine = PocketSphinxEngine(pocketsphinx.Decoder(loglevel="FATAL"), request.notices)
     except (RuntimeError, ValueError) as error:
         raise EngineUnavailableError(
             f"engine pocketsphinx cannot load its model: {error}", hint="pip install --force-reinstall pocketsphinx"
