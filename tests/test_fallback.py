@@ -1,0 +1,235 @@
+"""Windows that break a quality rule are decoded again, only those, and the best attempt is kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scripted_engine import ScriptedEngine, said
+
+from transcribe_mcp.engines import Decoded, DecodingOptions
+from transcribe_mcp.fallback import (
+    TEMPERATURES,
+    Judged,
+    Ladder,
+    QualityRules,
+    compression_ratio,
+    decode_with_fallback,
+    judge,
+    repeats,
+)
+from transcribe_mcp.regions import SAMPLE_RATE_HZ, Region, Window
+
+SOUND = " The rain in Spain stays mainly in the plain."
+LOOP = " thank you" * 40
+RULES = QualityRules()
+
+
+def window_at(start: float, speech_s: float = 8.0, window_s: float = 10.0) -> Window:
+    regions = (Region(start, start + speech_s),) if speech_s else ()
+    return Window(start, np.zeros(round(window_s * SAMPLE_RATE_HZ), np.float32), regions)
+
+
+def script(*windows: Sequence[Decoded]) -> ScriptedEngine:
+    """The attempts at each window in turn; window k starts at 10 k s."""
+    heard = [0] * len(windows)
+
+    def hear(window: Window, language: str, options: DecodingOptions) -> Decoded:
+        k = round(window.start / 10)
+        heard[k] += 1
+        return replace(windows[k][heard[k] - 1], language=language, temperature=options.temperature)
+
+    return ScriptedEngine(hear=hear)
+
+
+def climb(engine: ScriptedEngine, n: int, temperatures: tuple[float, ...] = TEMPERATURES) -> list[Judged]:
+    windows = [window_at(10.0 * k) for k in range(n)]
+    languages = ["en", "de"] * n
+    return decode_with_fallback(
+        engine, engine.encode(windows), windows, languages[:n], DecodingOptions(beam_size=3), Ladder(temperatures)
+    )
+
+
+# -- the ladder ------------------------------------------------------------------------------------------------------
+
+
+def test_sound_windows_are_decoded_once_as_one_batch() -> None:
+    engine = script([said(SOUND)], [said(SOUND)], [said(SOUND)])
+
+    judged = climb(engine, 3)
+
+    assert [item.failure for item in judged] == [None, None, None]
+    assert [call.starts for call in engine.calls] == [(0.0, 10.0, 20.0)]
+
+
+def test_only_the_windows_that_fail_are_decoded_again_each_in_its_language() -> None:
+    engine = script([said(SOUND)], [said(LOOP), said(SOUND)], [said(SOUND)], [said(LOOP), said(LOOP), said(SOUND)])
+
+    judged = climb(engine, 4)
+
+    assert [call.starts for call in engine.calls] == [(0.0, 10.0, 20.0, 30.0), (10.0, 30.0), (30.0,)]
+    assert [call.languages for call in engine.calls] == [("en", "de", "en", "de"), ("de", "de"), ("de",)]
+    assert [call.options.temperature for call in engine.calls] == [0.0, 0.2, 0.4]
+    assert [item.decoded.text for item in judged] == [SOUND] * 4
+    assert [item.decoded.temperature for item in judged] == [0.0, 0.2, 0.0, 0.4]
+
+
+def test_every_other_option_stays_the_same_up_the_ladder() -> None:
+    engine = script([said(LOOP)] * 3)
+
+    climb(engine, 1, (0.0, 0.5, 1.0))
+
+    assert {call.options.at(0.0) for call in engine.calls} == {DecodingOptions(beam_size=3)}
+
+
+def test_a_window_that_never_succeeds_keeps_its_most_probable_attempt_and_the_rule_it_breaks() -> None:
+    attempts = [said(f" guess {i}", logprob=logprob) for i, logprob in enumerate((-2.0, -1.2, -1.5))]
+
+    [judged] = climb(script(attempts), 1, (0.0, 0.5, 1.0))
+
+    assert judged.decoded.text == " guess 1"
+    assert judged.failure == "low_probability"
+
+
+def test_a_loop_is_worse_than_an_unsure_text_however_probable_it_is() -> None:
+    [judged] = climb(script([said(LOOP, logprob=-0.05), said(SOUND, logprob=-1.8)]), 1, (0.0, 1.0))
+
+    assert judged.decoded.text == SOUND
+    assert judged.failure == "low_probability"
+
+
+def test_a_sound_attempt_is_not_given_up_for_one_before_it() -> None:
+    [judged] = climb(script([said(" guess", logprob=-1.01), said(SOUND, logprob=-0.99)]), 1)
+
+    assert judged.decoded.text == SOUND
+    assert judged.failure is None
+
+
+@pytest.mark.parametrize("silence", [said(""), said("  "), said(" you", logprob=-1.5, no_speech=0.9)])
+def test_silence_is_not_decoded_again(silence: Decoded) -> None:
+    engine = script([silence], [said(SOUND)])
+
+    judged = climb(engine, 2)
+
+    assert [item.failure for item in judged] == ["silence", None]
+    assert len(engine.calls) == 1
+
+
+def test_an_engine_without_figures_is_judged_by_its_text_alone() -> None:
+    engine = script(
+        [said(SOUND, logprob=None, no_speech=None)],
+        [said(LOOP, logprob=None, no_speech=None), said(SOUND, logprob=None, no_speech=None)],
+    )
+
+    judged = climb(engine, 2)
+
+    assert [item.failure for item in judged] == [None, None]
+    assert [call.starts for call in engine.calls] == [(0.0, 10.0), (10.0,)]
+
+
+def test_one_temperature_is_one_attempt() -> None:
+    engine = script([said(LOOP)], [said(SOUND)])
+
+    judged = climb(engine, 2, (0.0,))
+
+    assert [item.failure for item in judged] == ["repetition", None]
+    assert len(engine.calls) == 1
+
+
+@settings(derandomize=True, deadline=None, max_examples=100)
+@given(st.lists(st.lists(st.booleans(), min_size=4, max_size=4), min_size=1, max_size=6))
+def test_each_window_is_decoded_until_it_is_sound_and_no_longer(sound: list[list[bool]]) -> None:
+    engine = script(*([said(f"{SOUND} {k}" if ok else LOOP) for k, ok in enumerate(row)] for row in sound))
+
+    judged = climb(engine, len(sound), (0.0, 0.2, 0.4, 0.6))
+
+    for k, row in enumerate(sound):
+        attempts = sum(10.0 * k in call.starts for call in engine.calls)
+        assert attempts == (row.index(True) + 1 if any(row) else 4)
+        assert (judged[k].failure is None) == any(row)
+    assert all(call.starts for call in engine.calls)
+
+
+# -- the rules -------------------------------------------------------------------------------------------------------
+
+
+def failure_of(decoded: Decoded, speech_s: float = 8.0) -> str | None:
+    return judge(decoded, window_at(0.0, speech_s), RULES).failure
+
+
+@pytest.mark.parametrize(
+    ("decoded", "failure"),
+    [
+        (said(SOUND), None),
+        (said(SOUND, logprob=-0.99), None),
+        (said(SOUND, logprob=-1.01), "low_probability"),
+        (said(SOUND, logprob=-0.5, no_speech=0.99), None),  # the text is probable: the model does not know silence
+        (said(SOUND, logprob=-1.01, no_speech=0.61), "silence"),
+        (said(SOUND, logprob=-1.01, no_speech=0.59), "low_probability"),
+        (said(SOUND, logprob=None), None),
+        (said(SOUND, no_speech=None, logprob=-3.0), "low_probability"),
+        (said(LOOP), "repetition"),
+        (said(" no" * 6), "repetition"),
+        (said(" no" * 5), None),
+        (said(" ハ" * 3 + "ハ" * 200), "repetition"),  # no spaces: only its packing tells
+        (said(""), "silence"),
+    ],
+)
+def test_the_rule_that_a_text_breaks_is_named(decoded: Decoded, failure: str | None) -> None:
+    assert failure_of(decoded) == failure
+
+
+def test_more_text_than_can_be_said_in_the_speech_of_a_window_is_words_in_silence() -> None:
+    assert failure_of(said(SOUND), speech_s=2.0) is None
+    assert failure_of(said(SOUND), speech_s=1.0) == "words_in_silence"
+    assert failure_of(said(SOUND), speech_s=0.0) == "words_in_silence"
+    assert failure_of(said(" Yes."), speech_s=0.1) is None
+
+
+def test_the_rules_can_be_set() -> None:
+    strict = QualityRules(max_repeats=1)
+
+    assert judge(said(" no no"), window_at(0.0), strict).failure == "repetition"
+    assert judge(said(" no no"), window_at(0.0), RULES).failure is None
+
+
+@pytest.mark.parametrize(
+    ("text", "times"),
+    [
+        ("", 0),
+        ("one", 1),
+        ("one two three", 1),
+        ("no no", 2),
+        ("No no NO", 3),
+        ("a b a b a b", 3),
+        ("a b c a b", 1),
+        ("so and so and so on", 2),
+        ("x one two three x one two three x one two three", 3),
+        ("say one two three four five six seven eight one two three four five six seven eight", 2),
+        ("one two three four five six seven eight nine one two three four five six seven eight nine", 1),
+    ],
+)
+def test_repeats_counts_the_longest_run_of_one_phrase(text: str, times: int) -> None:
+    assert repeats(text) == times
+
+
+@settings(derandomize=True, deadline=None)
+@given(st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=8, unique=True), st.integers(1, 20))
+def test_repeats_finds_any_phrase_as_often_as_it_was_put(phrase: list[str], times: int) -> None:
+    assert repeats(" ".join(["before", *phrase * times, "after"])) == times
+
+
+def test_the_compression_ratio_tells_loops_from_prose() -> None:
+    prose = (
+        "It was the best of times, it was the worst of times, it was the age of wisdom, it was the age of foolishness."
+    )
+
+    assert compression_ratio("") == 0.0
+    assert compression_ratio(prose) < RULES.max_compression_ratio < compression_ratio(LOOP)
+    assert compression_ratio("Größe " * 100) > compression_ratio("Größe " * 10)
+    assert math.isfinite(compression_ratio("\U0001f389"))
