@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "EngineRequest": "engines",
     "Notice": "transcript",
     "Options": "pipeline",
     "Segment": "transcript",
@@ -22,6 +23,7 @@ _PUBLIC = {
     "transcribe": "pipeline",
 }
 __all__ = [
+    "EngineRequest",
     "Notice",
     "Options",
     "Segment",
@@ -35,7 +37,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from .engines import load_engine
+    from .engines import EngineRequest, load_engine
     from .errors import TranscribeError
     from .pipeline import Options, transcribe
     from .transcript import Notice, Segment, Transcript, Turn, Word

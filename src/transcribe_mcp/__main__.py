@@ -5,7 +5,9 @@ from __future__ import annotations
 
 def main() -> None:
     from .frontends.cli import app
+    from .heap import share_arenas
 
+    share_arenas()
     app(prog_name="transcribe-mcp")
 
 

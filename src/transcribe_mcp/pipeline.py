@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from . import __version__
 from .ahead import ahead
 from .align.times import clamp_to_speech
 from .audio import SAMPLE_RATE_HZ, probe, read_blocks
@@ -230,7 +231,7 @@ def _transcript(run: _Run, info: EngineInfo, decider: LanguageDecider, heard: Se
         source=str(run.path),
         warnings=tuple(notices),
         timings=run.timings,
-        versions=info.versions,
+        versions={"transcribe-mcp": __version__, **info.versions},
     )
 
 

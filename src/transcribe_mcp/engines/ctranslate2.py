@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from .. import __version__, catalogue, checkpoints, conversion
+from .. import catalogue, checkpoints, conversion
 from ..align.times import time_words, token_starts
 from ..align.words import split_words
 from ..errors import EngineFailedError, EngineUnavailableError, ModelFormatError, UsageError
@@ -71,7 +71,7 @@ def load(request: EngineRequest) -> CTranslate2Engine:
         languages=vocabulary.languages,
         tasks=("transcribe",) if checkpoint.can_translate is False else ("transcribe", "translate"),
         batch_size=CPU_BATCH_SIZE if device == "cpu" else CUDA_BATCH_SIZE,
-        versions={"transcribe-mcp": __version__, "ctranslate2": ctranslate2.__version__},
+        versions={"ctranslate2": ctranslate2.__version__},
         warnings=tuple(notices),
     )
     return CTranslate2Engine(model, vocabulary, info, replicas)

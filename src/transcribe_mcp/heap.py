@@ -1,0 +1,23 @@
+"""Keeping freed memory from piling up in a process that lives long or reads long recordings."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+
+M_ARENA_MAX = -8  # glibc's malloc.h
+ARENAS = 2
+
+
+def share_arenas() -> None:
+    """Let all threads share two of glibc's heaps; elsewhere do nothing.
+
+    By default each thread gets a heap of its own and keeps what was freed in it. The buffers of reading, voice
+    detection and decoding then add up: 502 MiB against 379 MiB at the peak on 12 minutes of audio, and 17.6 s against
+    15.5 s of work (whisper-nano, 2 cores). For processes of our own; a program that embeds us keeps its heaps.
+    """
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+    if mallopt is not None:
+        mallopt(M_ARENA_MAX, ARENAS)

@@ -1,0 +1,77 @@
+"""README says what is so: its programs run, its samples are what comes out, its tree is the one in the repository."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[1]
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+
+
+def run(*arguments: str) -> str:
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, *arguments]
+    result = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, encoding="utf-8", check=True)
+    return result.stdout
+
+
+def test_the_first_command_prints_the_sample_beside_it() -> None:
+    [command] = [block for block in blocks("sh") if "welcome.flac" in block]
+    arguments = command.split("transcribe-mcp ", 1)[1].split()
+
+    printed = run("-m", "transcribe_mcp", *arguments, "--quiet")
+
+    assert printed == blocks("")[0]
+
+
+def test_the_subtitle_command_prints_the_sample_beside_it() -> None:
+    [command] = [block for block in blocks("sh") if "dialogue.flac" in block]
+    arguments = command.split("transcribe-mcp ", 1)[1].split()
+
+    printed = run("-m", "transcribe_mcp", *arguments, "--quiet")
+
+    assert printed.strip() == blocks("")[2].strip()
+
+
+def test_the_python_program_prints_sentences_with_times() -> None:
+    [program] = blocks("python")
+
+    lines = run("-c", program).splitlines()
+
+    assert re.fullmatch(r"\d+\.\d\d \d+\.\d\d welcome this program .*", lines[0])
+    assert lines[-1].startswith("pocketsphinx en-us [")
+
+
+def test_the_commands_named_exist() -> None:
+    helps = run("-m", "transcribe_mcp", "--help") + run("-m", "transcribe_mcp", "models", "--help")
+
+    for command in re.findall(r"^\| `transcribe-mcp (\w+)", README, flags=re.MULTILINE):
+        assert re.search(rf"^  {command} ", helps, flags=re.MULTILINE), command
+
+
+def test_the_settings_named_are_all_there_are() -> None:
+    from transcribe_mcp.settings import Settings
+
+    named = set(re.findall(r"^\| `TRANSCRIBE_MCP_(\w+)`", README, flags=re.MULTILINE))
+
+    assert named == {name.upper() for name in Settings.model_fields}
+
+
+def test_the_tree_is_the_one_in_the_repository() -> None:
+    tree = blocks("")[-1]
+    named = re.findall(r"^ {2}(\S+?)/? {2,}", tree, flags=re.MULTILINE)
+    there = [
+        path.name
+        for path in (REPOSITORY / "src" / "transcribe_mcp").iterdir()
+        if path.name not in {"__pycache__", "py.typed", "__init__.py"}
+    ]
+
+    assert sorted(named) == sorted(there)
