@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 from .. import catalogue, checkpoints, conversion
 from ..align.times import time_words, token_starts
 from ..align.words import split_words
+from ..compat.preload import preload_cublas
 from ..errors import EngineFailedError, EngineUnavailableError, ModelFormatError, UsageError
 from ..features import FRAMES_PER_SECOND, log_mel
 from ..regions import Window
@@ -40,9 +41,9 @@ Result = TypeVar("Result")
 
 def load(request: EngineRequest) -> CTranslate2Engine:
     """Load the requested model, converting it first if need be."""
-    device, index = _choose_device(request.device)
+    device, index, gpu_notices = _choose_device(request.device)
     compute_type = _choose_compute_type(request.compute_type, device)
-    name, notices = request.model, list(request.notices)
+    name, notices = request.model, [*request.notices, *gpu_notices]
     if name == AUTO:
         choice = checkpoints.choose_model(catalogue.this_machine(device), offline=request.offline)
         name = choice.name
@@ -251,18 +252,25 @@ def _storage(array: NDArray[Any]) -> Any:
     return ctranslate2.StorageView.from_array(np.ascontiguousarray(array))
 
 
-def _choose_device(wanted: str) -> tuple[str, int]:
-    """``cpu``, ``cuda``, ``cuda:N`` or ``auto`` -> device and index."""
+def _choose_device(wanted: str) -> tuple[str, int, tuple[Notice, ...]]:
+    """``cpu``, ``cuda``, ``cuda:N`` or ``auto`` -> device, its index, a word on a GPU left unused."""
     device, _, index = wanted.partition(":")
     if device not in (AUTO, "cpu", "cuda") or (index and not index.isdecimal()) or (index and device != "cuda"):
         raise UsageError(f"there is no device {wanted!r}", hint="choose one of: auto, cpu, cuda, cuda:0, cuda:1 …")
     if device == "cpu":
-        return "cpu", 0
-    usable = ctranslate2.get_cuda_device_count() > 0
-    if device == "cuda" and not usable:
-        hint = "transcribe on the CPU with --device cpu"
-        raise EngineUnavailableError("CTranslate2 finds no usable CUDA device", hint=hint)
-    return ("cuda" if usable else "cpu"), int(index or 0)
+        return "cpu", 0, ()
+    count = ctranslate2.get_cuda_device_count()
+    problem = preload_cublas().problem if count else "CTranslate2 finds no usable CUDA device"
+    if device == "cuda":
+        if problem or int(index or 0) >= count:
+            message = problem or f"there is no device {wanted}, CTranslate2 finds {count}"
+            raise EngineUnavailableError(
+                message, hint="transcribe on the CPU with --device cpu; see transcribe-mcp doctor"
+            )
+        return "cuda", int(index or 0), ()
+    if problem:
+        return "cpu", 0, (Notice("gpu_unused", f"the GPU is not used: {problem}"),) if count else ()
+    return "cuda", 0, ()
 
 
 def _choose_compute_type(wanted: str, device: str) -> str:
