@@ -85,9 +85,11 @@ def transcribe(request: TranscribeRequest, progress: Progress = unreported) -> I
     One bad recording costs no other its result. ``progress`` also hears of ``file`` (number, of how many).
 
     Raises:
-        UsageError: the request itself is wrong; nothing has been done then.
-        ModelError, EngineError: no engine could be loaded, or it broke down.
+        UsageError: the request itself is wrong; no recording has been transcribed then.
+        OutputError: nothing can be written to the output directory.
+        ModelError, EngineError: no engine could be loaded.
     """
+    from .formats import require_writable
     from .sources import find_recordings, output_paths
 
     work = _Work.of(request, progress)
@@ -99,6 +101,8 @@ def transcribe(request: TranscribeRequest, progress: Progress = unreported) -> I
     yield from (Outcome(source, error=error) for source, error in missing)
     if not recordings:
         return
+    if request.output_dir:
+        require_writable(request.output_dir)
     engine = _load_engine(request, progress)
     try:
         for number, recording in enumerate(recordings):
@@ -121,8 +125,11 @@ class _Work:
     @classmethod
     def of(cls, request: TranscribeRequest, progress: Progress) -> _Work:
         from .formats import FormatOptions, SubtitleRules, find_format
+        from .languages import language_code
         from .pipeline import Options
 
+        if (language := request.options.get("language", AUTO)) != AUTO:
+            language_code(language)  # known to exist before a model is fetched
         return cls(
             options=Options(threads=request.threads, **request.options),
             formats={name: find_format(name) for name in request.formats},
@@ -132,7 +139,7 @@ class _Work:
         )
 
     def do(self, path: Path, engine: Engine, outputs: dict[str, Path]) -> Outcome:
-        """One recording. What goes wrong with it is its outcome, unless the user stopped the work."""
+        """One recording. What goes wrong with it is its outcome; what would go wrong with every one ends the work."""
         from .formats import check_target, render, write
         from .pipeline import transcribe as run_pipeline
 
@@ -143,7 +150,7 @@ class _Work:
             texts = {name: render(transcript, name, self.look) for name in self.formats}
             for name, form in self.formats.items() if outputs else ():
                 write(transcript, name, outputs[form.extension], overwrite=self.overwrite, options=self.look)
-        except CancelledError:
+        except (CancelledError, UsageError):
             raise
         except TranscribeError as error:
             return Outcome(str(path), error=error)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import OutputError, SourceNotFoundError, TranscribeError, UsageError
+from .errors import OutputError, SourceNotFoundError, SourceUnreadableError, TranscribeError, UsageError
 
 _EXTENSIONS = """
     .3g2 .3gp .aac .ac3 .aif .aifc .aiff .amr .ape .asf .au .avi .caf .dts .dv .eac3 .f4v .flac .flv .gsm .m2ts .m4a
@@ -37,11 +37,16 @@ def find_recordings(sources: Sequence[str]) -> tuple[list[Recording], list[tuple
                 found.setdefault(recording.path.absolute(), recording)
         except TranscribeError as error:
             missing.append((source, error))
+        except OSError as error:  # a name longer than names can be, a directory that may not be searched
+            message = f"{source}: cannot be read: {error.strerror}"
+            missing.append((source, SourceUnreadableError(message, hint="Check its name and its permissions.")))
     return list(found.values()), missing
 
 
 def _expand(source: str) -> Iterator[Recording]:
     path = Path(source)
+    if not source:
+        raise SourceNotFoundError("the name of a source is empty", hint="Was a variable of the shell not set?")
     if path.is_dir():
         yield from _search(path)
     elif glob.has_magic(source) and not path.exists():
@@ -50,12 +55,16 @@ def _expand(source: str) -> Iterator[Recording]:
             raise SourceNotFoundError(f"nothing matches {source}", hint="check the pattern and the directory")
         for match in matches:
             yield from _search(match) if match.is_dir() else [Recording(match, Path(match.name))]
+    elif not path.exists():
+        # Said here, and not when it is read: for a typing error no model is fetched and loaded.
+        raise SourceNotFoundError(f"{source}: no such file", hint="Check the name and the directory.")
     else:
-        yield Recording(path, Path(path.name))  # whether it exists is said when it is read
+        yield Recording(path, Path(path.name))
 
 
 def _search(directory: Path) -> Iterator[Recording]:
     """The media files below a directory, hidden ones left out."""
+    next(directory.iterdir(), None)  # rglob takes a directory that may not be read for an empty one
     files = sorted(file for file in directory.rglob("*") if file.suffix.lower() in MEDIA_EXTENSIONS)
     seen = False
     for file in files:

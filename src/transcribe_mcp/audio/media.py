@@ -19,6 +19,7 @@ from ..errors import NoAudioError, NotMediaError, SourceError, SourceNotFoundErr
 
 SAMPLE_RATES_HZ = range(1_000, 1_000_000)  # outside, the header is damaged; 1 Hz would make an hour out of every 7 kB
 DEMUX_FAILURES = 16
+DAMAGED = "The file may be damaged, cut off or of another type than its name says."
 
 # What may be opened: self-contained recordings. Playlists and the like (hls, dash, concat, imf, sdp …) name other
 # files or addresses, and raw or picture formats take anything for media.
@@ -77,12 +78,15 @@ def open_media(path: Path) -> tuple[InputContainer, AudioStream]:
 def _sound_track(path: Path, container: InputContainer) -> AudioStream:
     if not container.streams.audio:
         tracks = sorted({stream.type for stream in container.streams})
-        raise NoAudioError(f"{path}: no sound track in it (tracks: {', '.join(tracks) or 'none'})")
+        message = f"{path}: no sound track in it (tracks: {', '.join(tracks) or 'none'})"
+        raise NoAudioError(message, hint="The sound may be in a file of its own.")
     stream = _best(container)
     if stream.codec_context is None:
         raise NotMediaError(f"{path}: no decoder for its sound track", hint="Convert it to FLAC or WAV first.")
     if stream.codec_context.sample_rate not in SAMPLE_RATES_HZ:
-        raise NotMediaError(f"{path}: its header claims a sample rate of {stream.codec_context.sample_rate} Hz")
+        raise NotMediaError(
+            f"{path}: its header claims a sample rate of {stream.codec_context.sample_rate} Hz", hint=DAMAGED
+        )
     for other in container.streams:
         if other.index != stream.index:
             other.discard = Discard.all
@@ -106,23 +110,23 @@ def _require_readable_file(path: Path) -> None:
         with path.open("rb") as file:
             empty = not file.read(1)
     except FileNotFoundError as error:
-        raise SourceNotFoundError(f"{path}: no such file") from error
+        raise SourceNotFoundError(f"{path}: no such file", hint="Check the name and the directory.") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise SourceUnreadableError(f"{path}: cannot be read: {reason}", hint="Check its permissions.") from error
     if empty:
-        raise NotMediaError(f"{path}: is empty (0 bytes)")
+        raise NotMediaError(f"{path}: is empty (0 bytes)", hint="Copy or record it again.")
 
 
 def not_media(path: Path, error: Exception) -> SourceError:
     reason = (error.strerror if isinstance(error, OSError | av.FFmpegError) else None) or str(error)
     if isinstance(error, av.error.PermissionError):
-        return SourceUnreadableError(f"{path}: cannot be read: {reason}")
+        return SourceUnreadableError(f"{path}: cannot be read: {reason}", hint="Check its permissions.")
     if isinstance(error, av.error.ArgumentError):  # what format_whitelist answers
         reason = "a playlist, a picture, a text or another format that is no recording"
     return NotMediaError(
         f"{path}: not audio or video that can be decoded: {reason}",
-        hint="The file may be damaged, cut off or of another type than its name says.",
+        hint=DAMAGED,
     )
 
 

@@ -10,11 +10,21 @@ from pathlib import Path
 from ..errors import UnknownNameError
 from ..transcript import Transcript
 from . import captions, documents
-from .files import check_target, write_whole
+from .files import check_target, require_writable, write_whole
 from .options import FormatOptions
 from .subtitles import SubtitleRules
 
-__all__ = ["FORMATS", "Format", "FormatOptions", "SubtitleRules", "check_target", "find_format", "render", "write"]
+__all__ = [
+    "FORMATS",
+    "Format",
+    "FormatOptions",
+    "SubtitleRules",
+    "check_target",
+    "find_format",
+    "render",
+    "require_writable",
+    "write",
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import errno
 import os
 import secrets
 import shutil
+import tempfile
 from pathlib import Path
 
 from ..errors import OutputError, OutputExistsError
@@ -28,14 +29,31 @@ def check_target(path: Path, *, overwrite: bool) -> None:
 
     Raises:
         OutputExistsError: there is a file and ``overwrite`` is not set.
-        OutputError: there is a directory, a device or a pipe.
+        OutputError: there is a directory, a device or a pipe, or no such name can be.
     """
-    if path.is_dir():
-        raise OutputError(f"cannot write {path}: it is a directory", hint="choose another name or directory")
-    if path.exists() and not path.is_file():
-        raise OutputError(f"cannot write {path}: it is no ordinary file", hint="choose another name or directory")
+    try:
+        if path.is_dir():
+            raise OutputError(f"cannot write {path}: it is a directory", hint="choose another name or directory")
+        if path.exists() and not path.is_file():
+            raise OutputError(f"cannot write {path}: it is no ordinary file", hint="choose another name or directory")
+    except OSError as error:
+        raise _refused(path, error) from error
     if not overwrite and os.path.lexists(path):
         raise _exists(path)
+
+
+def require_writable(directory: Path) -> None:
+    """Make a directory, if need be, and see that files can be made in it: before the work, not after.
+
+    Raises:
+        OutputError: the system refuses.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except (OSError, ValueError) as error:
+        raise _refused(directory, error) from error
 
 
 def write_whole(path: Path, content: bytes, *, overwrite: bool) -> None:

@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from ..errors import SourceUnreadableError, UsageError
+from ..errors import UsageError
 
-Sources = Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Files, directories or patterns.")]
+Sources = Annotated[list[str], typer.Argument(metavar="SOURCE", help="Files, directories or patterns.")]
 Engine = Annotated[str, typer.Option(help="auto, ctranslate2 or pocketsphinx.")]
-Model = Annotated[str, typer.Option(help="Name (tiny … large-v3, turbo), Hub id, directory, or auto.")]
+Model = Annotated[str, typer.Option(help="A name from 'models list', a Hub id, a directory, or auto.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-ComputeType = Annotated[str, typer.Option(help="Precision: auto, int8, float16, float32 …")]
+ComputeType = Annotated[str, typer.Option(help="Precision: auto, int8, float16, float32.")]
 Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0 is every core.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Make no network call.")]
 Language = Annotated[str, typer.Option(help="Code or name; auto lets several stretches vote.")]
@@ -30,14 +30,16 @@ Prompt = Annotated[str, typer.Option(help="Text to take style and spelling from.
 Temperature = Annotated[str, typer.Option(help="Tried in turn on windows of poor quality, for example 0,0.4,0.8.")]
 BeamSize = Annotated[int, typer.Option(min=1, help="Hypotheses kept while decoding; 1 is greedy.")]
 BatchSize = Annotated[int, typer.Option(min=0, help="Windows decoded at once; 0 leaves it to the engine.")]
-Vad = Annotated[bool, typer.Option("--vad/--no-vad", help="Look for speech first.")]
+Vad = Annotated[
+    bool, typer.Option("--vad/--no-vad", help="Look for speech first; without, everything is taken for speech.")
+]
 LineChars = Annotated[int, typer.Option(help="Subtitles: characters a line.")]
 Lines = Annotated[int, typer.Option(help="Subtitles: lines at once.")]
 LongestCue = Annotated[float, typer.Option(help="Subtitles: seconds that one stays at most.")]
-ShortestCue = Annotated[float, typer.Option(help="Subtitles: seconds that one stays at least.")]
+ShortestCue = Annotated[float, typer.Option(help="Subtitles: seconds that one stays at least.", show_default="5/6")]
 ReadingSpeed = Annotated[float, typer.Option(help="Subtitles: characters a second.")]
 HighlightWords = Annotated[bool, typer.Option("--highlight-words", help="VTT: mark words as they are said.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs, a line for each result.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars, no warnings.")]
 
 
@@ -52,7 +54,12 @@ def read_formats(text: str, *, to_stdout: bool) -> tuple[str, ...]:
 
 
 def read_vocabulary(text: str) -> tuple[str, ...]:
-    """A file with a word or name a line, or the words themselves with commas between."""
+    """A file with a word or name a line, or the words themselves with commas between.
+
+    Raises:
+        UsageError: what is called like a file is none, or cannot be read.
+    """
+    hint = "give a UTF-8 text file with one word or name a line, or the words with commas between"
     try:
         is_file = Path(text).is_file() if text else False
     except OSError:  # longer than a path can be
@@ -61,8 +68,9 @@ def read_vocabulary(text: str) -> tuple[str, ...]:
         try:
             text = Path(text).read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
-            hint = "give a UTF-8 text file with one word or name a line"
-            raise SourceUnreadableError(f"vocabulary file {text} cannot be read: {error}", hint=hint) from error
+            raise UsageError(f"vocabulary file {text} cannot be read: {error}", hint=hint) from error
+    elif text.endswith(".txt"):
+        raise UsageError(f"there is no vocabulary file {text}", hint=hint)
     return tuple(word.strip() for word in text.replace("\n", ",").split(",") if word.strip())
 
 

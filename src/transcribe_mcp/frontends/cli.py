@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,12 +35,22 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def main(
-    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
 ) -> None:
     """Transcribe recordings on this machine: words with times, subtitles, honest results."""
 
 
-@app.command()
+EXAMPLES = """\b
+Examples:
+  transcribe-mcp transcribe talk.mp3
+  transcribe-mcp transcribe talks/ 'more/*.mkv' --format srt,json --output-dir subtitles
+  transcribe-mcp transcribe interview.m4a --model small --language german
+"""
+
+
+@app.command(epilog=EXAMPLES)
 def transcribe(
     sources: arg.Sources,
     model: arg.Model = "auto",
@@ -74,11 +85,12 @@ def transcribe(
     given = dict(locals())
     with exit_codes():
         request = _request(given)
-        failures = 0
-        with progress_bars(quiet=quiet) as progress:
-            for outcome in service.transcribe(request, progress):
+        failures, sources_named = 0, [str(Path(source)) for source in sources]
+        with progress_bars(quiet=quiet) as bars:
+            for outcome in service.transcribe(request, bars):
+                bars.put_away()
                 failures += outcome.error is not None
-                _show(outcome, given, alone=len(sources) == 1)
+                _show(outcome, given, alone=sources_named == [outcome.source])
         if failures:
             raise SystemExit(1)
 
@@ -116,8 +128,9 @@ def _show(outcome: service.Outcome, given: Mapping[str, Any], *, alone: bool) ->
     if given["as_json"]:
         write_out(json.dumps(outcome.to_json(), ensure_ascii=False) + "\n")
     elif given["output_dir"] is not None:
-        for path in outcome.outputs:
-            write_out(f"{path}\n")
+        with suppress(BrokenPipeError):  # the files are what was asked for, not their list
+            for path in outcome.outputs:
+                write_out(f"{path}\n")
     elif outcome.transcript is not None:
         heading = "" if alone else f"==> {outcome.source} <==\n"
         write_out(heading + "".join(outcome.texts.values()))
@@ -140,16 +153,20 @@ def evaluate(
     as_json: arg.AsJson = False,
     quiet: arg.Quiet = False,
 ) -> None:
-    """Judge an engine and model on your own recordings: word errors, language, word times, invented words."""
+    """Judge an engine and model on your own recordings.
+
+    Counts word errors and invented words, and checks the language and the times of words where the truth has them.
+    """
     given = dict(locals())
     names = ("language", "multilingual", "beam_size", "batch_size", "vad")
-    with exit_codes(), progress_bars(quiet=quiet) as progress:
+    with exit_codes(), progress_bars(quiet=quiet) as bars:
         request = service.EvaluateRequest(
             directory=directory,
             options={name: given[name] for name in names},
             **{name: given[name] for name in _ENGINE},
         )
-        found = service.evaluate(request, progress)
+        found = service.evaluate(request, bars)
+        bars.put_away()
         write_out(json.dumps(found.figures, ensure_ascii=False) + "\n" if as_json else found.table)
 
 
@@ -172,8 +189,8 @@ def list_models(as_json: arg.AsJson = False) -> None:
 def pull(model: ModelName, quiet: arg.Quiet = False) -> None:
     """Fetch a model, or finish fetching it, and print its directory."""
     with exit_codes():
-        with progress_bars(quiet=quiet) as progress:
-            directory = service.pull_model(model, progress)
+        with progress_bars(quiet=quiet) as bars:
+            directory = service.pull_model(model, bars)
         write_out(f"{directory}\n")
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from threading import Lock
 from typing import TYPE_CHECKING
 
-from ..errors import CancelledError, TranscribeError
-from ..progress import Progress, unreported
+from ..errors import CancelledError, OutputError, TranscribeError
 
 if TYPE_CHECKING:
-    from rich.progress import Progress as Bars
+    from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
 
 STAGES = {
@@ -27,9 +27,12 @@ STAGES_IN_BYTES = frozenset({"download", "checksum", "convert"})
 
 
 def say(text: str) -> None:
-    """A line for the person at the terminal."""
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
+    """A line for the person at the terminal. Where nobody can read it, the work goes on all the same."""
+    if sys.stderr is None:  # closed by the caller: 2>&-
+        return
+    with suppress(OSError):
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
 
 
 def show_error(error: TranscribeError, source: str | None = None) -> None:
@@ -40,9 +43,24 @@ def show_error(error: TranscribeError, source: str | None = None) -> None:
 
 
 def write_out(text: str) -> None:
-    """A result. Names of files may hold bytes that are no text; those are written as escapes."""
-    sys.stdout.buffer.write(text.encode("utf-8", "backslashreplace"))
-    sys.stdout.buffer.flush()
+    """A result, in UTF-8 whatever the locale. Names of files may hold bytes that are no text: written as escapes.
+
+    Raises:
+        BrokenPipeError: the reader (head, less) has gone; what is written from now on goes nowhere.
+        OutputError: the system refuses.
+    """
+    hint = "write files with --output-dir instead"
+    if sys.stdout is None:
+        raise OutputError("cannot write the result: standard output is closed", hint=hint)
+    try:
+        sys.stdout.buffer.write(text.encode("utf-8", "backslashreplace"))
+        sys.stdout.buffer.flush()
+    except OSError as error:
+        # Or else Python tries once more at exit, and complains.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise OutputError(f"cannot write the result to standard output: {error.strerror}", hint=hint) from error
 
 
 @contextmanager
@@ -57,59 +75,72 @@ def exit_codes() -> Iterator[None]:
         show_error(error)
         raise SystemExit(error.exit_code) from error
     except BrokenPipeError:
-        # The reader (head, less) has gone. Keep Python from complaining when it flushes stdout at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None
 
 
 @contextmanager
-def progress_bars(*, quiet: bool) -> Iterator[Progress]:
+def progress_bars(*, quiet: bool) -> Iterator[Bars]:
     """A bar per stage on stderr (percent, ETA, speed), if that is a terminal and nobody asked for quiet."""
-    if quiet or not sys.stderr.isatty():
-        yield unreported
-        return
-    with _StageBars() as bars:
+    bars = Bars(shown=not quiet and sys.stderr is not None and sys.stderr.isatty())
+    try:
         yield bars
+    finally:
+        bars.put_away()
 
 
-class _StageBars:
-    """Bars made as stages are first heard of, and begun again for every file."""
+class Bars:
+    """A ``Progress`` that draws: bars are made as stages are first heard of, and begun again for every file."""
 
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._bars: Bars = Progress(
-            TextColumn("{task.description:<16}"),
-            BarColumn(),
-            TextColumn("{task.percentage:>3.0f} %"),
-            TimeRemainingColumn(compact=True),
-            TextColumn("{task.fields[speed]}"),
-            console=Console(stderr=True),
-            transient=True,
-        )
+    def __init__(self, *, shown: bool) -> None:
+        self._shown = shown
+        self._drawn: RichProgress | None = None
         self._tasks: dict[str, TaskID] = {}
-
-    def __enter__(self) -> _StageBars:
-        self._bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bars.stop()
+        self._number = ""
+        self._lock = Lock()  # stages report from several threads
 
     def __call__(self, stage: str, done: float, total: float | None) -> None:
-        if stage == "file":
-            for task in self._tasks.values():
-                self._bars.remove_task(task)
-            self._tasks.clear()
+        if not self._shown:
             return
-        if stage not in self._tasks:
-            self._tasks[stage] = self._bars.add_task(STAGES.get(stage, stage), total=total, speed="")
-        task = self._tasks[stage]
-        self._bars.update(task, completed=done, total=total, speed=self._speed(stage, task))
+        if stage == "file":
+            self.put_away()
+            self._number = f"{done + 1:.0f}/{total:.0f} " if total and total > 1 else ""
+            return
+        with self._lock:
+            bars = self._drawn = self._drawn or _start_bars()
+            if stage not in self._tasks:
+                name = self._number + STAGES.get(stage, stage)
+                self._tasks[stage] = bars.add_task(name, total=total, speed="")
+            task = self._tasks[stage]
+            bars.update(task, completed=done, total=total, speed=_speed(bars, stage, task))
 
-    def _speed(self, stage: str, task: TaskID) -> str:
-        rate = self._bars.tasks[self._bars.task_ids.index(task)].speed
-        if not rate:
-            return ""
-        return f"{rate / 1e6:.1f} MB/s" if stage in STAGES_IN_BYTES else f"{rate:.0f} × real time"
+    def put_away(self) -> None:
+        """Clear the terminal for a result or a message."""
+        with self._lock:
+            if self._drawn is not None:
+                self._drawn.stop()
+            self._drawn = None
+            self._tasks.clear()
+
+
+def _start_bars() -> RichProgress:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    bars = Progress(
+        TextColumn("{task.description:<16}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[speed]}"),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    bars.start()
+    return bars
+
+
+def _speed(bars: RichProgress, stage: str, task: TaskID) -> str:
+    rate = bars.tasks[bars.task_ids.index(task)].speed
+    if not rate:
+        return ""
+    return f"{rate / 1e6:.1f} MB/s" if stage in STAGES_IN_BYTES else f"{rate:.0f} × real time"
