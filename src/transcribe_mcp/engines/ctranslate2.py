@@ -69,7 +69,7 @@ def load(request: EngineRequest) -> CTranslate2Engine:
         model=checkpoint.name,
         device=request.device if request.device.startswith("cuda:") else device,
         compute_type=model.compute_type,
-        languages=vocabulary.languages,
+        languages=("en",) if checkpoint.english_only else vocabulary.languages,
         tasks=("transcribe",) if checkpoint.can_translate is False else ("transcribe", "translate"),
         batch_size=CPU_BATCH_SIZE if device == "cpu" else CUDA_BATCH_SIZE,
         versions={"ctranslate2": ctranslate2.__version__},
