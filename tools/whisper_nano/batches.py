@@ -209,7 +209,7 @@ class Renderer:
         return wave.clamp(-1, 1)
 
     def mel(self, wave: Tensor, n_mels: int, pad_from: np.ndarray | None = None) -> Tensor:
-        """(b, samples) -> (b, n_mels, samples / 160), Whisper's log-mel; frames from pad_from on are zero, as when padded."""
+        """(b, samples) -> (b, n_mels, samples / 160), Whisper's log-mel; zero from frame pad_from on."""
         spectrum = torch.stft(wave, N_FFT, HOP, window=self._window, return_complex=True)[..., :-1].abs() ** 2
         mel = (self._filters[n_mels] @ spectrum).clamp(min=1e-10).log10()
         mel = (torch.maximum(mel, mel.amax((1, 2), keepdim=True) - 8) + 4) / 4

@@ -52,7 +52,7 @@ def word_errors(said: list[str], heard: list[str]) -> int:
     return row[-1]
 
 
-def held_out_batch(folder: Path, tokenizer_path: Path, device: torch.device, n_windows: int) -> HeldOut:
+def held_out_batch(folder: Path, device: torch.device, n_windows: int) -> HeldOut:
     """Packed windows of held-out sentences in faint noise, the same every time."""
     records: dict[str, list[Record]] = {}
     shards: list[np.ndarray] = []
@@ -78,7 +78,9 @@ def held_out_batch(folder: Path, tokenizer_path: Path, device: torch.device, n_w
         wave = rng.standard_normal(n).astype(np.float32) * 1e-4
         for piece in pieces:
             first, start = int(piece.at * SAMPLE_RATE_HZ), piece.base + piece.record.offset
-            wave[first : first + piece.record.n_samples] += samples[start : start + piece.record.n_samples] * (piece.gain / 32768)
+            wave[first : first + piece.record.n_samples] += samples[start : start + piece.record.n_samples] * (
+                piece.gain / 32768
+            )
         waves.append(wave)
         languages.append(language)
         texts.append(" ".join(piece.record.text for piece in pieces))

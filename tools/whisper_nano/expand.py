@@ -22,10 +22,13 @@ UNUSED_ROW_GAIN = 2.0
 # large-v3's layout: 50,256 ids of text, the empty token, then the special tokens in this order.
 LARGE_TEXT_IDS = 50_256
 LARGE_LANGUAGES = (
-    "en zh de es ru ko fr ja pt tr pl ca nl ar sv it id hi fi vi he uk el ms cs ro da hu ta no th ur hr bg lt la mi ml cy sk te "
-    "fa lv bn sr az sl kn et mk br eu is hy ne mn bs kk sq sw gl mr pa si km sn yo so af oc ka be tg sd gu am yi lo uz fo ht "
-    "ps tk nn mt sa lb my bo tl mg as tt haw ln ha ba jw su yue"
-).split()
+    "en", "zh", "de", "es", "ru", "ko", "fr", "ja", "pt", "tr", "pl", "ca", "nl", "ar", "sv", "it", "id", "hi",
+    "fi", "vi", "he", "uk", "el", "ms", "cs", "ro", "da", "hu", "ta", "no", "th", "ur", "hr", "bg", "lt", "la",
+    "mi", "ml", "cy", "sk", "te", "fa", "lv", "bn", "sr", "az", "sl", "kn", "et", "mk", "br", "eu", "is", "hy",
+    "ne", "mn", "bs", "kk", "sq", "sw", "gl", "mr", "pa", "si", "km", "sn", "yo", "so", "af", "oc", "ka", "be",
+    "tg", "sd", "gu", "am", "yi", "lo", "uz", "fo", "ht", "ps", "tk", "nn", "mt", "sa", "lb", "my", "bo", "tl",
+    "mg", "as", "tt", "haw", "ln", "ha", "ba", "jw", "su", "yue",
+)  # fmt: skip
 LARGE_SPECIALS = (
     "<|endoftext|>", "<|startoftranscript|>", *(f"<|{code}|>" for code in LARGE_LANGUAGES),
     "<|translate|>", "<|transcribe|>", "<|startoflm|>", "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>",
@@ -117,7 +120,15 @@ def _relay(tensors: dict[str, np.ndarray], documents: dict[str, dict]) -> None:
 
     tokenizer["model"]["vocab"] = own_text | fillers | {"": LARGE_TEXT_IDS}
     tokenizer["added_tokens"] = [
-        {"id": i, "content": token, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+        {
+            "id": i,
+            "content": token,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "special": True,
+        }
         for token, i in special.items()
     ]
     end, start = special["<|endoftext|>"], special["<|startoftranscript|>"]

@@ -1,8 +1,8 @@
 """Writes the trained weights as the project keeps them: one byte a weight with a scale for each row.
 
-Two models come of one training. `whisper-nano` has 80 mels and ids of its own. `whisper-nano-128` shares all weights with it but
-the first convolution, takes 128 mels and lies on large-v3's vocabulary (51,866 ids, special tokens where large-v3 has
-them; the ids nobody was taught have one row, far from every answer). Only what differs is stored a second time.
+Two models come of one training. The first has 80 mels and ids of its own. The second shares all weights with it but the
+first convolution, takes 128 mels and lies on large-v3's vocabulary (51,866 ids, special tokens where large-v3 has them;
+the ids nobody was taught have one row, far from every answer). Only what differs is stored a second time.
 `--expand DIRECTORY` makes both into ordinary Hugging Face directories.
 """
 
@@ -58,7 +58,9 @@ PREPROCESSOR = {
 def write(state: dict[str, torch.Tensor], shape: dict[str, int], text: Path, out: Path, heads: list[list[int]]) -> None:
     tokenizer = Tokenizer.from_file(str(text / "tokenizer.json"))
     ids = Ids.of(tokenizer)
-    own = {f"model.{name}": tensor.numpy().astype(np.float32) for name, tensor in state.items() if "phonemes" not in name}
+    own = {
+        f"model.{name}": tensor.numpy().astype(np.float32) for name, tensor in state.items() if "phonemes" not in name
+    }
     own.pop("model.encoder.embed_positions.weight")  # sinusoids: computed when expanded
     large = {name: own.pop(name) for name in list(own) if "conv1_128" in name}
     out.mkdir(parents=True, exist_ok=True)
@@ -78,7 +80,9 @@ def main() -> None:
     parser.add_argument("weights", type=Path, help="folder of train.py's weights")
     parser.add_argument("text", type=Path, help="folder of text.py's output")
     parser.add_argument("out", type=Path, help="folder for the packed model")
-    parser.add_argument("--alignment-heads", default="1.0,1.1,2.0", help="layer.head,... as judge.py --heads finds them")
+    parser.add_argument(
+        "--alignment-heads", default="1.0,1.1,2.0", help="layer.head,... as judge.py --heads finds them"
+    )
     parser.add_argument("--expand", type=Path, help="also expand both models below this folder")
     arguments = parser.parse_args()
     state, about = load_weights(arguments.weights)

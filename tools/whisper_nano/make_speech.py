@@ -1,7 +1,7 @@
 """Fills a folder with shards of spoken sentences for training, on every core.
 
-A shard is NAME.npy (int16 samples at 16 kHz, utterances end to end) and NAME.pickle (their records, without samples). It
-appears under its name only when complete, so that training can start on the first while the rest is being made.
+A shard is NAME.npy (int16 samples at 16 kHz, utterances end to end) and NAME.pickle (their records, without samples).
+It appears under its name only when complete, so that training can start on the first while the rest is being made.
 """
 
 from __future__ import annotations
@@ -23,7 +23,15 @@ SHARD_SAMPLES = 20 * 60 * SAMPLE_RATE_HZ
 LANGUAGE_SHARES = {"en": 0.46, "de": 0.28, "es": 0.26}
 SOURCE_SHARES = {
     "en": {"main": 0.62, "phrases": 0.12, "stories": 0.08, "fortunes": 0.06, "words": 0.08, "numbers": 0.04},
-    "de": {"main": 0.36, "phrases": 0.16, "stories": 0.14, "help": 0.12, "manual": 0.01, "words": 0.17, "numbers": 0.04},
+    "de": {
+        "main": 0.36,
+        "phrases": 0.16,
+        "stories": 0.14,
+        "help": 0.12,
+        "manual": 0.01,
+        "words": 0.17,
+        "numbers": 0.04,
+    },
     "es": {"main": 0.36, "stories": 0.20, "help": 0.18, "manual": 0.01, "words": 0.21, "numbers": 0.04},
 }
 

@@ -1,7 +1,8 @@
 """Whisper's architecture in plain PyTorch, for training.
 
-Parameter names are Hugging Face's, so that a state dict loads there as it is. Beyond the published model: a second first
-convolution for 128 mels (exported apart), a phoneme head for the encoder, and cross-attention scores of chosen heads.
+Parameter names are Hugging Face's, so that a state dict loads there as it is. Beyond the published model: a second
+first convolution for 128 mels (exported apart), a phoneme head for the encoder, and scores of chosen cross-attention
+heads.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 GUIDED_HEADS = ((1, 0), (1, 1), (2, 0))  # (decoder layer, head) that are taught where words are
 
@@ -46,12 +47,12 @@ class Attention(nn.Module):
         self.out_proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor, memory: Tensor, causal: bool, scored: int = 0) -> tuple[Tensor, Tensor | None]:
-        """x (b, t, d), memory (b, s, d) -> (b, t, d), and the first scored heads' scores before softmax (b, scored, t, s)."""
+        """x (b, t, d), memory (b, s, d) -> (b, t, d), and the first heads' scores before softmax (b, scored, t, s)."""
         b, t, d = x.shape
         q = self.q_proj(x).view(b, t, self.heads, -1).transpose(1, 2)
         k = self.k_proj(memory).view(b, memory.shape[1], self.heads, -1).transpose(1, 2)
         v = self.v_proj(memory).view(b, memory.shape[1], self.heads, -1).transpose(1, 2)
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+        out = functional.scaled_dot_product_attention(q, k, v, is_causal=causal)
         scores = (q[:, :scored] @ k[:, :scored].transpose(2, 3)) * q.shape[-1] ** -0.5 if scored else None
         return self.out_proj(out.transpose(1, 2).reshape(b, t, d)), scores
 
@@ -68,7 +69,7 @@ class EncoderLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.self_attn_layer_norm(x)
         x = x + self.self_attn(y, y, False)[0]
-        return x + self.fc2(F.gelu(self.fc1(self.final_layer_norm(x))))
+        return x + self.fc2(functional.gelu(self.fc1(self.final_layer_norm(x))))
 
 
 class DecoderLayer(nn.Module):
@@ -87,7 +88,7 @@ class DecoderLayer(nn.Module):
         x = x + self.self_attn(y, y, True)[0]
         y, scores = self.encoder_attn(self.encoder_attn_layer_norm(x), audio, False, scored)
         x = x + y
-        return x + self.fc2(F.gelu(self.fc1(self.final_layer_norm(x)))), scores
+        return x + self.fc2(functional.gelu(self.fc1(self.final_layer_norm(x)))), scores
 
 
 class Encoder(nn.Module):
@@ -105,7 +106,7 @@ class Encoder(nn.Module):
     def forward(self, mel: Tensor) -> Tensor:
         """mel (b, 80 or 128, 2 n) -> (b, n, d)."""
         first = self.conv1 if mel.shape[1] == 80 else self.conv1_128
-        x = F.gelu(self.conv2(F.gelu(first(mel)))).transpose(1, 2)
+        x = functional.gelu(self.conv2(functional.gelu(first(mel)))).transpose(1, 2)
         x = x + self.embed_positions.weight[: x.shape[1]]
         for layer in self.layers:
             x = layer(x)
@@ -122,7 +123,7 @@ class Decoder(nn.Module):
         self.layer_norm = nn.LayerNorm(d)
 
     def forward(self, ids: Tensor, audio: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """ids (b, t), audio (b, n, d) -> hidden states (b, t, d) and the guided heads' scores, each (b, heads, t, n)."""
+        """ids (b, t), audio (b, n, d) -> hidden states (b, t, d), and the guided heads' scores (b, heads, t, n)."""
         x = self.embed_tokens(ids) + self.embed_positions.weight[: ids.shape[1]]
         x = x.to(audio.dtype)
         guided = []
@@ -147,4 +148,4 @@ class Whisper(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        return F.linear(hidden, self.decoder.embed_tokens.weight)
+        return functional.linear(hidden, self.decoder.embed_tokens.weight)

@@ -101,6 +101,7 @@ _SOUNDS = {
 
 def noise_bank(clips: int, seconds: float, seed: int) -> np.ndarray:
     """(clips * seconds * 16000,) int16: clips of noise end to end, each of a kind or of two mixed."""
+
     def clip(number: int) -> np.ndarray:
         rng = np.random.default_rng([seed, number])
         wave = sound(str(rng.choice(SOUNDS[1:])), seconds, rng)

@@ -1,8 +1,8 @@
 """Speaks sentences with libespeak-ng and keeps what was said when: words, phonemes, voice.
 
-The library is called through ctypes because its events carry the truth that a rendered sound file has lost. On a machine
-without the Debian package, unpack libespeak-ng1, espeak-ng-data and libsonic0 anywhere and name the two places in the
-environment: ESPEAK_LIBRARY (the .so file) and ESPEAK_DATA (the folder that holds espeak-ng-data).
+The library is called through ctypes because its events carry the truth that a rendered sound file has lost. On a
+machine without the Debian package, unpack libespeak-ng1, espeak-ng-data and libsonic0 anywhere and name the two places
+in the environment: ESPEAK_LIBRARY (the .so file) and ESPEAK_DATA (the folder that holds espeak-ng-data).
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Voice:
 
 @dataclass(frozen=True, slots=True)
 class SpokenWord:
-    """A word as written, with seconds from the utterance's first sample; timed is false where espeak-ng gave no event."""
+    """A word as written, in seconds from the utterance's first sample; timed is false where espeak-ng gave no event."""
 
     text: str
     start: float
@@ -86,7 +86,7 @@ class Utterance:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """An utterance in a shard: its place in samples, and what Utterance says of it; words are (text, start, end, timed)."""
+    """An utterance in a shard: its place in samples and its truth; words are (text, start, end, timed)."""
 
     offset: int
     n_samples: int

@@ -140,7 +140,9 @@ def word_lists(root: Path, name: str, seed: int) -> Iterator[str]:
     if not path.exists():
         return
     pattern = re.compile(r"[A-Za-zÀ-ÖØ-öø-ÿ]{3,18}")
-    words = [word for word in path.read_text(encoding="utf-8").split() if pattern.fullmatch(word) and not word.isupper()]
+    words = [
+        word for word in path.read_text(encoding="utf-8").split() if pattern.fullmatch(word) and not word.isupper()
+    ]
     rng = random.Random(seed)
     rng.shuffle(words)
     while words:
@@ -151,13 +153,34 @@ def word_lists(root: Path, name: str, seed: int) -> Iterator[str]:
 
 
 NUMBER_PATTERNS = {
-    "en": ("Room {a} is on floor {b}.", "The bus leaves in {a} minutes.", "She was born in {y}.", "Page {a} has {b} lines.",
-           "They sold {a} tickets on day {b}.", "In {y} the town had {c} people.", "He waited {b} hours and paid {a} dollars."),
-    "de": ("Zimmer {a} liegt im Stock {b}.", "Der Bus kommt in {a} Minuten.", "Das war im Jahr {y}.", "Seite {a} hat {b} Zeilen.",
-           "Sie kauften {a} Karten am Tag {b}.", "Im Jahr {y} lebten dort {c} Menschen.", "Er wartete {b} Stunden und zahlte {a} Euro."),
-    "es": ("La sala {a} tiene {b} puertas.", "El tren sale en {a} minutos.", "Eso fue en el año {y}.", "La página {a} tiene {b} líneas.",
-           "Vendieron {a} entradas en {b} días.", "En {y} vivían allí {c} personas.", "Esperó {b} horas y pagó {a} euros."),
-}  # fmt: skip
+    "en": (
+        "Room {a} is on floor {b}.",
+        "The bus leaves in {a} minutes.",
+        "She was born in {y}.",
+        "Page {a} has {b} lines.",
+        "They sold {a} tickets on day {b}.",
+        "In {y} the town had {c} people.",
+        "He waited {b} hours and paid {a} dollars.",
+    ),
+    "de": (
+        "Zimmer {a} liegt im Stock {b}.",
+        "Der Bus kommt in {a} Minuten.",
+        "Das war im Jahr {y}.",
+        "Seite {a} hat {b} Zeilen.",
+        "Sie kauften {a} Karten am Tag {b}.",
+        "Im Jahr {y} lebten dort {c} Menschen.",
+        "Er wartete {b} Stunden und zahlte {a} Euro.",
+    ),
+    "es": (
+        "La sala {a} tiene {b} puertas.",
+        "El tren sale en {a} minutos.",
+        "Eso fue en el año {y}.",
+        "La página {a} tiene {b} líneas.",
+        "Vendieron {a} entradas en {b} días.",
+        "En {y} vivían allí {c} personas.",
+        "Esperó {b} horas y pagó {a} euros.",
+    ),
+}
 
 
 def numbers(language: str, seed: int, count: int = 4000) -> Iterator[str]:
@@ -175,13 +198,29 @@ def is_held_out(sentence: str) -> bool:
 def collect(root: Path, excluded: set[str]) -> dict[str, dict[str, list[str]]]:
     """language -> source -> sentences; 'test' holds the main source's held-out ones, which no other list repeats."""
     streams: dict[str, dict[str, Iterable[str]]] = {
-        "en": {"main": wordnet(root), "stories": message_catalogues(root, "en"), "fortunes": fortunes(root, "."),
-               "phrases": dictionary_phrases(root, "en"), "words": word_lists(root, "american-english", 1)},
-        "de": {"main": fortunes(root, "de"), "stories": message_catalogues(root, "de"), "manual": reference_manual(root, "de"),
-               "help": help_pages(root, "de"), "phrases": dictionary_phrases(root, "de"), "words": word_lists(root, "ngerman", 2)},
-        "es": {"main": fortunes(root, "es"), "stories": message_catalogues(root, "es"), "manual": reference_manual(root, "es"),
-               "help": help_pages(root, "es"), "words": word_lists(root, "spanish", 3)},
-    }  # fmt: skip
+        "en": {
+            "main": wordnet(root),
+            "stories": message_catalogues(root, "en"),
+            "fortunes": fortunes(root, "."),
+            "phrases": dictionary_phrases(root, "en"),
+            "words": word_lists(root, "american-english", 1),
+        },
+        "de": {
+            "main": fortunes(root, "de"),
+            "stories": message_catalogues(root, "de"),
+            "manual": reference_manual(root, "de"),
+            "help": help_pages(root, "de"),
+            "phrases": dictionary_phrases(root, "de"),
+            "words": word_lists(root, "ngerman", 2),
+        },
+        "es": {
+            "main": fortunes(root, "es"),
+            "stories": message_catalogues(root, "es"),
+            "manual": reference_manual(root, "es"),
+            "help": help_pages(root, "es"),
+            "words": word_lists(root, "spanish", 3),
+        },
+    }
     corpus: dict[str, dict[str, list[str]]] = {}
     for language, sources in streams.items():
         seen: set[str] = set()
@@ -227,10 +266,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", type=Path, help="folder into which the packages were unpacked ('/' if installed)")
     parser.add_argument("out", type=Path, help="folder for sentences.json.gz and tokenizer.json")
-    parser.add_argument("--exclude", type=Path, nargs="*", default=[], help="truth.json files whose texts must stay unseen")
+    parser.add_argument(
+        "--exclude", type=Path, nargs="*", default=[], help="truth.json files whose texts must stay unseen"
+    )
     arguments = parser.parse_args()
     excluded = {
-        segment["text"] for path in arguments.exclude for item in json.loads(path.read_text()) for segment in item["segments"]
+        segment["text"]
+        for path in arguments.exclude
+        for item in json.loads(path.read_text())
+        for segment in item["segments"]
     }
     corpus = collect(arguments.root, excluded)
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -239,7 +283,9 @@ def main() -> None:
     tokenizer = train_tokenizer(corpus)
     tokenizer.save(str(arguments.out / "tokenizer.json"), pretty=False)
     for language, sources in corpus.items():
-        words = collections.Counter(word for sentences in sources.values() for text in sentences for word in text.split())
+        words = collections.Counter(
+            word for sentences in sources.values() for text in sentences for word in text.split()
+        )
         sizes = "  ".join(f"{source} {len(sentences)}" for source, sentences in sources.items())
         print(f"{language}  {sizes}  distinct words {len(words)}")
     print(f"tokenizer {tokenizer.get_vocab_size()} tokens")

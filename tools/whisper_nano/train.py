@@ -1,15 +1,13 @@
 """Trains the model on shards of speech while they are still being made.
 
-The learning rate follows the share of --total-seconds gone, so that a run can be cut into several commands: each resumes
-from STATE (all of it) or, where that is lost, from the averaged weights alone.
+The learning rate follows the share of --total-seconds gone, so that a run can be cut into several commands: each
+resumes from STATE (all of it) or, where that is lost, from the averaged weights alone.
 """
 
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
-import math
 import multiprocessing
 import threading
 import time
@@ -18,15 +16,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from batches import KINDS, Batch, Renderer, plan_forever
-from evaluate import Scores, held_out_batch, score
+from batches import Batch, Renderer, plan_forever
+from evaluate import held_out_batch, score
 from make_speech import SHARD_SAMPLES
 from model import Shape, Whisper
 from noise import noise_bank
 from speech import N_PHONEME_CLASSES
 from tokenizers import Tokenizer
 from torch import Tensor
+from torch.nn import functional
 from windows import Ids
 
 PEAK_RATE = 2e-3
@@ -37,6 +35,8 @@ GUIDE_WEIGHT, PHONEME_WEIGHT = 0.15, 0.3
 LABEL_SMOOTHING = 0.02
 AVERAGE_DECAY = 0.9985
 WEIGHT_FILE_BYTES = 15_000_000
+AHEAD_BATCHES = 12
+SHOW_EVERY_STEPS, EVALUATE_EVERY_S = 100, 120.0
 
 
 class Pool:
@@ -108,7 +108,7 @@ def guide_loss(scores: list[Tensor], spans: Tensor) -> Tensor:
     known = (first >= 0).sum().clamp(min=1)
     for layer in scores:
         for head in range(layer.shape[1]):
-            total = total - (F.log_softmax(layer[:, head].float(), dim=-1) * weight).sum() / known
+            total = total - (functional.log_softmax(layer[:, head].float(), dim=-1) * weight).sum() / known
             count += 1
     return total / count
 
@@ -119,8 +119,8 @@ def losses(model: Whisper, mel: Tensor, ids: Tensor, truth: Truth) -> tuple[Tens
     audio = model.encoder(mel)
     hidden, scores = model.decoder(ids, audio)
     logits = model.logits(hidden.flatten(0, 1)[learned]).float()
-    token = F.cross_entropy(logits, labels, label_smoothing=LABEL_SMOOTHING)
-    phoneme = F.cross_entropy(model.phonemes(audio).float().flatten(0, 1), phonemes.flatten())
+    token = functional.cross_entropy(logits, labels, label_smoothing=LABEL_SMOOTHING)
+    phoneme = functional.cross_entropy(model.phonemes(audio).float().flatten(0, 1), phonemes.flatten())
     return token, guide_loss(scores, spans), phoneme
 
 
@@ -215,106 +215,117 @@ def kind_for(share: float, step: int) -> str:
     return "long" if step % 5 == 0 else "full"
 
 
-def run(arguments: argparse.Namespace) -> Scores:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.manual_seed(int(time.time()))
-    torch.set_float32_matmul_precision("high")
-    tokenizer_path = arguments.text / "tokenizer.json"
-    tokenizer = Tokenizer.from_file(str(tokenizer_path))
-    token_ids = Ids.of(tokenizer)
-    context = multiprocessing.get_context("spawn")
-    asked, planned = context.Queue(), context.Queue()
-    for i in range(arguments.planners):
-        seed = int(time.time()) * 100 + i
-        process = context.Process(
-            target=plan_forever, args=(arguments.speech, tokenizer_path, seed, asked, planned), daemon=True
-        )
-        process.start()
-    started = time.monotonic()
-    pool = Pool(arguments.speech, arguments.shards, device)
-    noises = torch.from_numpy(noise_bank(arguments.noise_clips, 30.0, 5)).to(device)
-    renderer = Renderer(pool.samples, noises, device)
-    model = Whisper(Shape(tokenizer.get_vocab_size()), N_PHONEME_CLASSES).to(device)
+class Planners:
+    """Processes that plan batches ahead of the steps that use them."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._asked, self._planned, self._share = context.Queue(), context.Queue(), arguments.batch
+        tokenizer = arguments.text / "tokenizer.json"
+        for i in range(arguments.planners):
+            seed = int(time.time()) * 100 + i
+            work = (arguments.speech, tokenizer, seed, self._asked, self._planned)
+            context.Process(target=plan_forever, args=work, daemon=True).start()
+
+    def ask(self, kind: str) -> None:
+        self._asked.put((kind, self._share))
+
+    def take(self) -> Batch:
+        batch: Batch = self._planned.get()
+        return batch
+
+
+def restored(arguments: argparse.Namespace, vocabulary: int, device: torch.device) -> Trainer:
+    """The trainer as the last command left it, or with its weights only, or new."""
+    model = Whisper(Shape(vocabulary), N_PHONEME_CLASSES).to(device)
     trainer = Trainer(model, arguments.total_seconds)
     if arguments.state.exists():
         trainer.load(arguments.state)
     elif arguments.weights:
         state, about = load_weights(arguments.weights)
         model.load_state_dict({name: tensor.to(device) for name, tensor in state.items()})
-        trainer = Trainer(model, arguments.total_seconds, float(about["elapsed_s"]))
-    if device.type == "cuda" and not arguments.eager:
-        for layer in [*model.encoder.layers, *model.decoder.layers]:
-            layer.compile(dynamic=False)
-    print(f"{sum(p.numel() for p in trainer.parameters) / 1e6:.2f} M parameters, ready after {time.monotonic() - started:.0f} s", flush=True)
-    already = trainer.elapsed_s
-    deadline = started + arguments.seconds
-    for _ in range(arguments.ahead):
-        asked.put((kind_for(already / trainer.total_s, 1), arguments.batch))
-    shown, evaluated, waited = time.monotonic(), time.monotonic(), 0.0
-    begun = time.monotonic()
-    held_out = held_out_batch(arguments.held_out, tokenizer_path, device, arguments.windows) if arguments.held_out else None
-    while time.monotonic() < deadline and trainer.elapsed_s < trainer.total_s:
-        share = trainer.elapsed_s / trainer.total_s
-        asked.put((kind_for(share, trainer.step + arguments.ahead), arguments.batch))
-        wait = time.monotonic()
-        batch = planned.get()
-        waited += time.monotonic() - wait
-        wave = renderer.wave(batch)
-        n_mels = 128 if batch.kind == "full" and trainer.step % 8 == 3 else 80
-        mel = renderer.mel(wave, n_mels, batch.pad_from)
-        for _ in range(2):
-            low = int(np.random.randint(0, n_mels - 8))
-            mel[:, low : low + int(np.random.randint(0, 8))] = 0
-        ids = torch.from_numpy(batch.ids.astype(np.int64)).to(device, non_blocking=True)
-        truth = Truth.of(batch, token_ids, device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            token, guide, phoneme = losses(model, mel, ids[:, :-1], truth)
-        trainer.update(token + GUIDE_WEIGHT * guide + PHONEME_WEIGHT * phoneme, share)
-        trainer.elapsed_s = already + time.monotonic() - begun
-        if trainer.step % arguments.show_every == 0:
-            speed = (time.monotonic() - shown) / arguments.show_every
+        trainer = Trainer(model, arguments.total_seconds, float(str(about["elapsed_s"])))
+    return trainer
+
+
+def learn(trainer: Trainer, renderer: Renderer, batch: Batch, ids: Ids, share: float) -> str:
+    """One step; returns its losses in words, read off the device only when printed."""
+    device = next(trainer.model.parameters()).device
+    n_mels = 128 if batch.kind == "full" and trainer.step % 8 == 3 else 80
+    mel = renderer.mel(renderer.wave(batch), n_mels, batch.pad_from)
+    for _ in range(2):  # SpecAugment's frequency masks
+        low = int(np.random.randint(0, n_mels - 8))
+        mel[:, low : low + int(np.random.randint(0, 8))] = 0
+    tokens = torch.from_numpy(batch.ids.astype(np.int64)).to(device, non_blocking=True)
+    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        token, guide, phoneme = losses(trainer.model, mel, tokens[:, :-1], Truth.of(batch, ids, device))
+    trainer.update(token + GUIDE_WEIGHT * guide + PHONEME_WEIGHT * phoneme, share)
+    if trainer.step % SHOW_EVERY_STEPS:
+        return ""
+    return f"{batch.kind:5s}  token {token.item():.3f}  guide {guide.item():.3f}  phoneme {phoneme.item():.3f}"
+
+
+def run(arguments: argparse.Namespace) -> None:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(int(time.time()))
+    torch.set_float32_matmul_precision("high")
+    deadline = time.monotonic() + arguments.seconds
+    tokenizer_path = arguments.text / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(tokenizer_path))
+    ids = Ids.of(tokenizer)
+    planners = Planners(arguments)
+    pool = Pool(arguments.speech, arguments.shards, device)
+    noises = torch.from_numpy(noise_bank(arguments.noise_clips, 30.0, 5)).to(device)
+    renderer = Renderer(pool.samples, noises, device)
+    trainer = restored(arguments, tokenizer.get_vocab_size(), device)
+    held_out = held_out_batch(arguments.held_out, device, arguments.windows) if arguments.held_out else None
+    already, begun = trainer.elapsed_s, time.monotonic()
+    for _ in range(AHEAD_BATCHES):
+        planners.ask(kind_for(already / trainer.total_s, 1))
+    evaluated = begun
+
+    def judge() -> None:
+        save_weights(trainer, arguments.out)
+        if held_out:
+            trainer.swap()
             print(
-                f"{trainer.elapsed_s:6.0f} s  step {trainer.step:6d}  {batch.kind:5s}  token {token.item():.3f}  guide {guide.item():.3f}"
-                f"  phoneme {phoneme.item():.3f}  rate {trainer.rate(share):.2e}  {1000 * speed:.0f} ms/step"
-                f"  waited {waited:.1f} s  shards {pool.loaded}",
+                f"held out, after {trainer.elapsed_s:.0f} s: {score(trainer.model, renderer, held_out, tokenizer)}",
                 flush=True,
             )
-            shown, waited = time.monotonic(), 0.0
-        if held_out and time.monotonic() - evaluated > arguments.evaluate_every:
             trainer.swap()
-            print(f"         held out: {score(model, renderer, held_out, tokenizer)}", flush=True)
-            trainer.swap()
-            save_weights(trainer, arguments.out)
+
+    while time.monotonic() < deadline and trainer.elapsed_s < trainer.total_s:
+        share = trainer.elapsed_s / trainer.total_s
+        planners.ask(kind_for(share, trainer.step + AHEAD_BATCHES))
+        shown = learn(trainer, renderer, planners.take(), ids, share)
+        trainer.elapsed_s = already + time.monotonic() - begun
+        if shown:
+            about = f"{trainer.elapsed_s:6.0f} s  step {trainer.step:6d}  rate {trainer.rate(share):.2e}"
+            print(f"{about}  {shown}  shards {pool.loaded}", flush=True)
+        if time.monotonic() - evaluated > EVALUATE_EVERY_S:
+            judge()
             evaluated = time.monotonic()
     trainer.save(arguments.state)
-    save_weights(trainer, arguments.out)
-    trainer.swap()
-    scores = score(model, renderer, held_out, tokenizer) if held_out else Scores({})
-    print(f"after {trainer.elapsed_s:.0f} s and {trainer.step} steps, held out: {scores}", flush=True)
-    return scores
+    judge()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("text", type=Path, help="folder of text.py's output")
-    parser.add_argument("speech", type=Path, help="folder of make_speech.py's shards")
-    parser.add_argument("out", type=Path, help="folder for the weights")
-    parser.add_argument("--held-out", type=Path, help="folder of make_speech.py --held-out's shards")
-    parser.add_argument("--shards", type=int, default=900, help="most shards to keep on the device (38 MB each; default 900)")
-    parser.add_argument("--seconds", type=float, default=540, help="how long this command may run")
-    parser.add_argument("--total-seconds", type=float, default=1080, help="how long all commands train together")
-    parser.add_argument("--state", type=Path, default=Path("/tmp/whisper_nano_state.pt"), help="resumed from if there, written at the end")
-    parser.add_argument("--weights", type=Path, help="weights to resume from when there is no state")
-    parser.add_argument("--planners", type=int, default=5, help="planning processes")
-    parser.add_argument("--ahead", type=int, default=12, help="batches planned ahead")
-    parser.add_argument("--noise-clips", type=int, default=200)
-    parser.add_argument("--windows", type=int, default=96, help="held-out windows")
-    parser.add_argument("--evaluate-every", type=float, default=90, help="seconds")
-    parser.add_argument("--show-every", type=int, default=100, help="steps")
-    parser.add_argument("--eager", action="store_true", help="do not compile the layers")
-    parser.add_argument("--batch", type=float, default=1.0, help="scales every batch, for a trial on a small machine")
-    arguments = parser.parse_args()
-    run(arguments)
+    add = parser.add_argument
+    add("text", type=Path, help="folder of text.py's output")
+    add("speech", type=Path, help="folder of make_speech.py's shards")
+    add("out", type=Path, help="folder for the weights")
+    add("--held-out", type=Path, help="folder of make_speech.py --held-out's shards")
+    add("--shards", type=int, default=900, help="most shards to keep on the device (38 MB each; default 900)")
+    add("--seconds", type=float, default=1020, help="how long this command may run (default 1020)")
+    add("--total-seconds", type=float, default=1000, help="how long all commands train together (default 1000)")
+    add("--state", type=Path, default=Path("whisper_nano_state.pt"), help="resumed from if there, written at the end")
+    add("--weights", type=Path, help="weights to resume from when there is no state")
+    add("--planners", type=int, default=5, help="planning processes (default 5)")
+    add("--noise-clips", type=int, default=200, help="clips of 30 s in the noise bank (default 200)")
+    add("--windows", type=int, default=96, help="held-out windows (default 96)")
+    add("--batch", type=float, default=1.0, help="scales every batch, for a trial on a small machine")
+    run(parser.parse_args())
 
 
 if __name__ == "__main__":

@@ -75,8 +75,10 @@ def draw_layout(style: str, seconds: float, rng: np.random.Generator) -> Layout:
     return Layout(rng.uniform(0, 1.5) * max(scale, 0.2), rng.uniform(0.2, 1) * seconds, (short, middling))
 
 
-def lay_out(layout: Layout, draw: Callable[[], tuple[Record, int]], seconds: float, rng: np.random.Generator) -> list[Piece]:
-    """Fills a window from draw(), which gives a record and its shard's base; words that are not heard whole are not written."""
+def lay_out(
+    layout: Layout, draw: Callable[[], tuple[Record, int]], seconds: float, rng: np.random.Generator
+) -> list[Piece]:
+    """Fills a window from draw(), which gives a record and its shard's base."""
     pieces: list[Piece] = []
     level = 10 ** rng.uniform(-1.0, 0.0)
     time, misses = layout.begin, 0
@@ -126,14 +128,23 @@ class Ids:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> Ids:
-        names = ("endoftext", "startoftranscript", "translate", "transcribe", "startofprev", "nospeech", "notimestamps", "0.00")
+        names = (
+            "endoftext",
+            "startoftranscript",
+            "translate",
+            "transcribe",
+            "startofprev",
+            "nospeech",
+            "notimestamps",
+            "0.00",
+        )
         ids = [tokenizer.token_to_id(f"<|{name}|>") for name in names]
         return cls(*ids, {language: tokenizer.token_to_id(f"<|{language}|>") for language in LANGUAGES})
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What is asked of a window: with timestamp tokens, in upper case (the toy translation), after which earlier text."""
+    """What is asked of a window: timestamp tokens, upper case (the toy translation), and the text before it."""
 
     timestamps: bool
     upper_case: bool = False
@@ -189,7 +200,9 @@ class TargetWriter:
         sequence.append(self.ids.first_timestamp + step)
         spans.append((max(step - 2, 0), step + 2))
 
-    def _tokens(self, words: list[tuple[str, float, float, bool]], upper: bool, stop: float) -> tuple[list[int], list[tuple[int, int]]]:
+    def _tokens(
+        self, words: list[tuple[str, float, float, bool]], upper: bool, stop: float
+    ) -> tuple[list[int], list[tuple[int, int]]]:
         """Ids of the words and where each is heard; a word's closing punctuation owns the pause up to the next word."""
         text = "".join(" " + word[0] for word in words)
         encoding = self._tokenizer.encode(text.upper() if upper and len(text.upper()) == len(text) else text)
