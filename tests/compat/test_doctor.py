@@ -19,11 +19,12 @@ from transcribe_mcp.compat.choose import choose_runtime
 from transcribe_mcp.compat.cli import main
 from transcribe_mcp.compat.elf import read_gpu_code
 from transcribe_mcp.compat.errors import CompatError, FactsError, TableError
-from transcribe_mcp.compat.facts import MAX_FILE_BYTES, SCHEMA, gather, load, parse, save
+from transcribe_mcp.compat.facts import MAX_FILE_BYTES, SCHEMA, load, parse, save
 from transcribe_mcp.compat.judge import judge
 from transcribe_mcp.compat.memory import model_fits
 from transcribe_mcp.compat.plan import WANTS, make_plan
 from transcribe_mcp.compat.preload import cublas_paths, preload_cublas
+from transcribe_mcp.compat.probes import gather
 from transcribe_mcp.compat.probes.binaries import ctranslate2_libraries
 from transcribe_mcp.compat.rules import parse_rules, rules
 from transcribe_mcp.compat.screen import doctor_json, doctor_text

@@ -2,7 +2,7 @@
 
 Only the standard library, and nothing of ours outside this package: it works where everything else is broken.
 
-    facts.gather() -> judge.judge(facts) -> findings        doctor
+    gather() ->       judge.judge(facts) -> findings        doctor
                    -> plan.make_plan(facts) -> commands     doctor --plan, env create
     preload.preload_cublas(), choose.choose_runtime(facts)  for engines and workers
 
@@ -25,7 +25,7 @@ _PUBLIC = {
     "choose_device": "choose",
     "choose_runtime": "choose",
     "choose_threads": "choose",
-    "gather": "facts",
+    "gather": "probes",
     "main": "cli",
     "make_plan": "plan",
     "preload_cublas": "preload",
@@ -51,9 +51,10 @@ if TYPE_CHECKING:
     from .choose import Runtime, choose_compute_type, choose_device, choose_runtime, choose_threads
     from .cli import main
     from .errors import CompatError
-    from .facts import Facts, gather
+    from .facts import Facts
     from .plan import Plan, make_plan
     from .preload import Preload, preload_cublas
+    from .probes import gather
     from .rules import Finding
 
 

@@ -17,8 +17,8 @@ from . import environments as store
 from .deep import ENGINES, Child, run_child, run_operation
 from .environments import Environment
 from .errors import EnvironmentProblem
-from .facts import gather
 from .plan import Plan, make_plan
+from .probes import gather
 from .versions import parse_requirement
 
 INSTALL_TIMEOUT_S = 3600.0

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import CompatError
-from .facts import Facts, gather, load, save
+from .facts import Facts, load, save
 from .output import say, say_json
 
 FAILED = 3
@@ -76,7 +76,7 @@ def _doctor(asked: argparse.Namespace) -> int:
         return _list(asked)
     if asked.explain:
         return _explain(asked)
-    facts = load(asked.facts) if asked.facts else gather()
+    facts = _facts(asked)
     if asked.deep:
         facts = _with_operations(facts, asked)
     if asked.save_facts:
@@ -86,6 +86,14 @@ def _doctor(asked: argparse.Namespace) -> int:
     if asked.models:
         return _models(facts, asked)
     return _judge(facts, asked)
+
+
+def _facts(asked: argparse.Namespace) -> Facts:
+    if asked.facts:
+        return load(asked.facts)
+    from .probes import gather
+
+    return gather()
 
 
 def _judge(facts: Facts, asked: argparse.Namespace) -> int:
@@ -174,7 +182,7 @@ def _models(facts: Facts, asked: argparse.Namespace) -> int:
 def _updates(asked: argparse.Namespace) -> int:
     from .updates import find_updates, updates_json, updates_text
 
-    found = find_updates(load(asked.facts) if asked.facts else gather())
+    found = find_updates(_facts(asked))
     if asked.json:
         say_json(updates_json(found))
     else:

@@ -74,7 +74,13 @@ def probe_operations(facts: Facts, *, python: str = sys.executable, engines: Seq
     for engine in engines:
         if engine not in installed:
             continue
-        for device in ("cuda", "cpu") if on_gpu and engine != "onnxruntime" else ("cpu",):
+        devices = ["cuda"] if on_gpu and engine != "onnxruntime" else []
+        devices += ["cudnn"] if engine == "ctranslate2" and _brings_cudnn(facts) else []
+        for device in (*devices, "cpu"):
             child = run_operation(python, engine, device)
             value = {"end": child.end, "tail": child.tail, "took_s": child.took_s, **child.answer}
             yield seen(f"deep.{engine}.{device}", value, "child process")
+
+
+def _brings_cudnn(facts: Facts) -> bool:
+    return bool(facts.value("ctranslate2.binary", {}).get("cudnn_shim"))

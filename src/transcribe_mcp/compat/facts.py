@@ -1,6 +1,6 @@
 """Facts about a machine: a value with its source, or the reason why it is unknown, and how long the look took.
 
-``gather()`` looks at this machine with guarded probes; ``load()`` takes a machine that somebody recorded.
+``probes.gather()`` looks at this machine with guarded probes; ``load()`` takes a machine that somebody recorded.
 """
 
 from __future__ import annotations
@@ -62,13 +62,6 @@ class Facts(Mapping[str, Fact]):
 
     def with_facts(self, more: Iterable[Fact]) -> Facts:
         return Facts([*self.values(), *more])
-
-
-def gather() -> Facts:
-    """Look at this machine. Takes about a quarter of a second and imports nothing outside the standard library."""
-    from .probes import run_probes
-
-    return run_probes()
 
 
 def timed(facts: Iterable[Fact]) -> list[Fact]:

@@ -66,13 +66,13 @@ class Overhead:
         fixed_bytes: driver context, libraries, workspaces.
         encoder_units: tensors of (batch, 1500, n_state) alive at the encoder's widest point.
         score_copies: copies of the (batch, heads, 1500, 1500) attention scores; 0 where attention is fused.
-        expands_audio_by_beam: the audio's keys and values are held once per hypothesis.
+        text_positions: for which the text's keys and values are held; CTranslate2 stops at half of 448.
     """
 
     fixed_bytes: int
     encoder_units: float
     score_copies: float
-    expands_audio_by_beam: bool = False
+    text_positions: int = TEXT_POSITIONS
 
 
 # PyTorch: torch.cuda.max_memory_allocated, so without the driver's context. CTranslate2: the GPU memory of the process.
@@ -80,25 +80,26 @@ class Overhead:
 # 4525 MB at batch 1, 6090 MB at batch 8) after the counted parts.
 OVERHEADS: Mapping[str, Overhead] = {
     "torch": Overhead(fixed_bytes=32 * MEBIBYTE, encoder_units=10, score_copies=0),
-    "ctranslate2": Overhead(fixed_bytes=1300 * MEBIBYTE, encoder_units=0, score_copies=0),
-    "cpu": Overhead(fixed_bytes=150 * MEBIBYTE, encoder_units=10, score_copies=2),
+    "ctranslate2": Overhead(fixed_bytes=1300 * MEBIBYTE, encoder_units=0, score_copies=0, text_positions=224),
+    "cpu": Overhead(fixed_bytes=75 * MEBIBYTE, encoder_units=7, score_copies=1, text_positions=224),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryNeed:
-    """Bytes by part. ``total_bytes`` is their sum, with the larger of encoder and decoder scratch space."""
+    """Bytes by part. Encoding is over when decoding begins, so the larger of the two counts beside the weights."""
 
     weights_bytes: int
+    encoding_bytes: int
     audio_cache_bytes: int
     text_cache_bytes: int
-    scratch_bytes: int
+    decoding_bytes: int
     fixed_bytes: int
 
     @property
     def total_bytes(self) -> int:
-        parts = (self.weights_bytes, self.audio_cache_bytes, self.text_cache_bytes)
-        return sum(parts) + self.scratch_bytes + self.fixed_bytes
+        decoding = self.audio_cache_bytes + self.text_cache_bytes + self.decoding_bytes
+        return self.weights_bytes + max(self.encoding_bytes, decoding) + self.fixed_bytes
 
 
 @lru_cache(maxsize=1)
@@ -124,7 +125,6 @@ def memory_need(shape: Geometry, engine: str, dtype: str, batch: int, beam: int 
     """
     extra = OVERHEADS[engine]
     item = ACTIVATION_BYTES[dtype]
-    positions = AUDIO_POSITIONS * (beam if extra.expands_audio_by_beam else 1)
     per_layer = 2 * batch * shape.n_state * item
     unit = batch * AUDIO_POSITIONS * shape.n_state * item
     scores = batch * shape.n_head * AUDIO_POSITIONS**2 * item
@@ -133,9 +133,10 @@ def memory_need(shape: Geometry, engine: str, dtype: str, batch: int, beam: int 
     computed_positions = AUDIO_POSITIONS * shape.n_state * WEIGHT_BYTES["float32"]
     return MemoryNeed(
         shape.parameters * WEIGHT_BYTES[dtype] + computed_positions,
-        shape.decoder_layers * per_layer * positions,
-        shape.decoder_layers * per_layer * beam * TEXT_POSITIONS,
-        max(encoder, unit + logits),
+        encoder,
+        shape.decoder_layers * per_layer * AUDIO_POSITIONS,
+        shape.decoder_layers * per_layer * beam * extra.text_positions,
+        unit + logits,
         extra.fixed_bytes,
     )
 

@@ -280,7 +280,8 @@ def _whisperx(draft: _Draft) -> list[Install]:
         "transcribe-mcp itself: it needs huggingface-hub 1, WhisperX pins it below; keep two environments"
     )
     version = row["version"]
-    return [Install((f"torch=={version}", f"torchaudio=={version}"), torch_index), Install((whisperx,))]
+    with_it = (f"torchvision=={_pin(draft, 'torchvision')}", f"torchaudio=={version}")
+    return [Install((f"torch=={version}", *with_it), torch_index), Install((whisperx,))]
 
 
 def _python(draft: _Draft) -> str:

@@ -6,6 +6,7 @@ both; it is found only once somebody has opened it by absolute path.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
@@ -25,19 +26,32 @@ _DEFAULT_FOLDERS = ("/lib", "/usr/lib", "/lib64", "/usr/lib64", "/lib/x86_64-lin
 _TIMEOUT_S = 3
 
 
+_started: list[subprocess.Popen[str]] = []
+
+
+def start_loader_cache() -> None:
+    """Start listing the loader cache; it is read when first needed."""
+    command = next((path for path in ("/sbin/ldconfig", "/usr/sbin/ldconfig") if Path(path).exists()), None)
+    if sys.platform == "linux" and command is not None:
+        with contextlib.suppress(OSError):  # it cannot be run: then the default folders are looked through
+            _started.append(
+                subprocess.Popen([command, "-p"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+            )
+
+
 @lru_cache(maxsize=1)
 def _loader_cache() -> tuple[tuple[str, str], ...]:
     """(name, path) of every library in the loader cache, in its order."""
-    if sys.platform != "linux":
+    if not _started:
         return ()
-    command = next((path for path in ("/sbin/ldconfig", "/usr/sbin/ldconfig") if Path(path).exists()), None)
-    if command is None:
-        return ()
+    child = _started.pop()
     try:
-        done = subprocess.run([command, "-p"], capture_output=True, text=True, timeout=_TIMEOUT_S)
-    except (OSError, subprocess.TimeoutExpired):
+        out, _ = child.communicate(timeout=_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.communicate()
         return ()
-    return tuple(re.findall(r"^\s*(\S+) \(.*\) => (\S+)$", done.stdout, re.MULTILINE))
+    return tuple(re.findall(r"^\s*(\S+) \(.*\) => (\S+)$", out, re.MULTILINE))
 
 
 def search_path_folders() -> list[Path]:
