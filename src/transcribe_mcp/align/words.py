@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 # Written without spaces between words; every unit that can stand alone counts as a word there.
 UNSPACED_LANGUAGES = frozenset({"bo", "ja", "km", "lo", "my", "th", "yue", "zh"})
-OPENING_PUNCTUATION = "\"'“‘«„¿¡([{<-"  # leans on the word that follows
+OPENING_PUNCTUATION = "\"'“‘«‹„‚¿¡([{<-"  # leans on the word that follows
 REPLACEMENT = "\ufffd"  # what an incomplete UTF-8 sequence decodes to
 
 Decode = Callable[[Sequence[int]], str]
