@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from . import tables
-from .memory import geometries, memory_need
+from .memory import geometries, geometry, memory_need
 from .rules import AREAS, SIGNS, rules
 
 _HEAD = """# Compatibility
@@ -98,7 +98,7 @@ def compatibility_page() -> str:
             f"## {title[0].upper()}{title[1:]}\n\n{_sentence(one.about)} [Source]({one.source}), {one.as_of}.\n"
         )
         blocks.append(_markdown(list(columns.values()), [[_cell(row.get(key)) for key in columns] for row in one.rows]))
-    blocks += [_memory(), _rules()]
+    blocks += [_memory(), _measured(), _rules()]
     return "\n".join(blocks)
 
 
@@ -144,6 +144,19 @@ def _memory() -> str:
         "batch nor precision."
     )
     return f"## Memory\n\n{words}\n\n{_markdown(head, rows)}"
+
+
+def _measured() -> str:
+    one = tables.table("memory_measured")
+    head = ["engine", "model", "precision", "batch", "measured GB", "predicted GB", "error", "device"]
+    rows = []
+    for row in one.rows:
+        predicted = memory_need(geometry(row["model"]), row["engine"], row["precision"], row["batch"]).total_bytes
+        numbers = (row["measured_bytes"] / 1e9, predicted / 1e9)
+        shown = [f"{number:.2f}" for number in numbers] + [f"{numbers[1] / numbers[0] - 1:+.0%}"]
+        named = [row["engine"], row["model"], row["precision"], str(row["batch"])]
+        rows.append([*named, *shown, f"{row['device']}, {row['version']}"])
+    return f"### Measured\n\n{_sentence(one.about)} {one.as_of}.\n\n{_markdown(head, rows)}"
 
 
 def _rules() -> str:

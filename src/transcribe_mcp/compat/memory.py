@@ -75,12 +75,13 @@ class Overhead:
     text_positions: int = TEXT_POSITIONS
 
 
-# PyTorch: torch.cuda.max_memory_allocated, so without the driver's context. CTranslate2: the GPU memory of the process.
-# CTranslate2's fixed part is what remains of https://github.com/SYSTRAN/faster-whisper#benchmark (large-v2, float16:
-# 4525 MB at batch 1, 6090 MB at batch 8) after the counted parts.
+# torch: torch.cuda.max_memory_allocated, so without the driver's context. ctranslate2: GPU memory of the process; its
+# fixed part is what https://github.com/SYSTRAN/faster-whisper#benchmark leaves (large-v2, float16, beam 5: 4525 MiB)
+# after the counted parts. cpu: resident memory; its encoder parts are fitted to the rows of the table memory_measured,
+# and CTranslate2 computes the same on a GPU.
 OVERHEADS: Mapping[str, Overhead] = {
     "torch": Overhead(fixed_bytes=32 * MEBIBYTE, encoder_units=10, score_copies=0),
-    "ctranslate2": Overhead(fixed_bytes=1300 * MEBIBYTE, encoder_units=0, score_copies=0, text_positions=224),
+    "ctranslate2": Overhead(fixed_bytes=1100 * MEBIBYTE, encoder_units=7, score_copies=1, text_positions=224),
     "cpu": Overhead(fixed_bytes=75 * MEBIBYTE, encoder_units=7, score_copies=1, text_positions=224),
 }
 
