@@ -214,6 +214,14 @@ def test_what_is_no_command_and_no_option_is_wrong_usage_too(talks: Path, argume
     assert message in done.stderr
 
 
+def test_a_setting_in_the_environment_that_cannot_be_is_named(talks: Path) -> None:
+    env = environment(talks, TRANSCRIBE_MCP_THREADS="many")
+    done = run(*FAKE, "a.wav", cwd=talks, env=env)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: the variable TRANSCRIBE_MCP_THREADS is 'many': ")
+    assert "\nhint: " in done.stderr
+
+
 # --- models -----------------------------------------------------------------------------------------------------------
 
 

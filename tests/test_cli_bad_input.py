@@ -368,6 +368,19 @@ def test_ctrl_c_keeps_finished_files_and_leaves_nothing_half_written(tmp_path: P
     assert left_in(tmp_path / "out") == ["a.txt"]
 
 
+@POSIX
+def test_ctrl_c_while_the_command_starts_ends_it_without_a_traceback(tmp_path: Path) -> None:
+    python, *rest = COMMAND
+    command = [python, "-X", "importtime", *rest, "transcribe", "a.wav"]
+    with subprocess.Popen(command, cwd=tmp_path, env=environment(tmp_path), stderr=subprocess.PIPE, text=True) as child:
+        assert child.stderr is not None
+        seen = next(line for line in child.stderr if "typer" in line)
+        child.send_signal(signal.SIGINT)
+        stderr = child.stderr.read()
+    assert seen and child.returncode == 130
+    assert "Traceback" not in stderr
+
+
 @pytest.mark.skipif(not os.environ.get("TRANSCRIBE_MCP_SLOW_TESTS"), reason="a minute; TRANSCRIBE_MCP_SLOW_TESTS=1")
 def test_twelve_hours_of_silence_are_a_valid_empty_transcript(tmp_path: Path) -> None:
     write_silence(tmp_path / "night.wav", hours=12)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 
 def main() -> None:
-    from .frontends.cli import app
-    from .heap import share_arenas
+    try:
+        from .frontends.cli import app
 
-    share_arenas()
-    app(prog_name="transcribe-mcp")
+        app(prog_name="transcribe-mcp")
+    except KeyboardInterrupt:  # while it starts; afterwards the command line answers itself
+        raise SystemExit(130) from None
 
 
 if __name__ == "__main__":

@@ -10,8 +10,10 @@ from functools import lru_cache
 from pathlib import Path
 
 import platformdirs
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from .errors import UsageError
 
 
 class Settings(BaseSettings):
@@ -34,7 +36,18 @@ class Settings(BaseSettings):
 
 @lru_cache(maxsize=1)
 def settings() -> Settings:
-    return Settings()
+    """Read once.
+
+    Raises:
+        UsageError: a variable holds what its setting cannot be.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        variable = f"TRANSCRIBE_MCP_{wrong['loc'][0]}".upper()
+        message = f"the variable {variable} is {wrong['input']!r}: {wrong['msg']}"
+        raise UsageError(message, hint="correct the variable, or unset it") from error
 
 
 def usable_cores() -> int:
