@@ -139,7 +139,7 @@ def transcribe(
                 with run.timed("align"):
                     heard += _align(engine, encoded, batch, judged, decoding)
                 run.report("windows", max(window.end for window in batch))
-    run.notices[:0] = [*engine.info.warnings, *engine.notices(decoding), *decider.notices]
+    run.notices[:0] = [*engine.info.warnings, *engine.notices(decoding)]
     return _transcript(run, engine.info, decider, sorted(heard, key=lambda window: window.start))
 
 
@@ -214,22 +214,21 @@ def _align(
 
 def _transcript(run: _Run, info: EngineInfo, decider: LanguageDecider, heard: Sequence[_Heard]) -> Transcript:
     segments = tuple(_segments(heard, keep_words=run.options.words))
-    notices = [*run.notices, *_doubts(heard)]
-    if not segments:
-        notices.append(Notice("no_speech", "no speech was found in the recording"))
+    heard_nothing = not segments and decider.probability is not None  # what noise sounds like is no language
+    doubts = [*decider.notices, *_doubts(heard)] if segments else [Notice("no_speech", "no speech was found")]
     duration = run.duration_s or 0.0
     return Transcript(
         segments=segments,
         duration=max(duration, segments[-1].end) if segments else duration,
-        language=decider.language,
-        language_probability=decider.probability,
+        language=None if heard_nothing else decider.language,
+        language_probability=None if heard_nothing else decider.probability,
         engine=info.engine,
         model=info.model,
         device=info.device,
         compute_type=info.compute_type,
         task=run.options.task,
         source=str(run.path),
-        warnings=tuple(notices),
+        warnings=(*run.notices, *doubts),
         timings=run.timings,
         versions={"transcribe-mcp": __version__, **info.versions},
     )
