@@ -28,6 +28,8 @@ INFO = EngineInfo(
     versions={"script": "1"},
 )
 
+WORD_S = 0.3
+
 
 def said(text: str, *, logprob: float | None = -0.2, no_speech: float | None = 0.01) -> Decoded:
     return Decoded(text, "en", 0.0, avg_logprob=logprob, no_speech_prob=no_speech)
@@ -59,7 +61,7 @@ class ScriptedBatch:
 
 @dataclass(slots=True)
 class ScriptedEngine:
-    """Words are spread evenly over a window's speech."""
+    """Words follow each other from the beginning of a window's speech."""
 
     hear: Hear = says_hello
     detect: Detect = lambda window: {"en": 1.0}
@@ -98,5 +100,5 @@ class ScriptedEngine:
 def spread(text: str, window: Window) -> list[Word]:
     texts = [" " + word for word in text.split()]
     start, end = (window.regions[0].start, window.regions[-1].end) if window.regions else (window.start, window.end)
-    step = (end - start) / max(1, len(texts))
+    step = min(WORD_S, (end - start) / max(1, len(texts)))
     return [Word(start + i * step, start + (i + 1) * step, word, 0.9) for i, word in enumerate(texts)]
