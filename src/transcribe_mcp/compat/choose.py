@@ -99,6 +99,8 @@ def choose_runtime(facts: Facts, model: str = "large-v3-turbo") -> Runtime:
     threads = choose_threads(facts)
     limit = CPU_BATCH_MAX if device == "cpu" else GPU_BATCH_MAX
     environment = {"OMP_NUM_THREADS": str(threads), "PYANNOTE_METRICS_ENABLED": "0"}
+    if device == "cpu" and gpus_of(facts):
+        environment["CUDA_VISIBLE_DEVICES"] = ""  # what cannot be used is not touched
     return Runtime(device, compute_type, max(1, min(batch, limit)), threads, tuple(reasons), environment)
 
 

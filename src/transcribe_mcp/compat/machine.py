@@ -56,3 +56,11 @@ def usable_memory_bytes(facts: Facts) -> int | None:
     sizes = [facts.value(name) for name in ("memory.total_bytes", "memory.limit_bytes")]
     known = [size for size in sizes if size]
     return min(known) if known else None
+
+
+def effective_driver(facts: Facts) -> str:
+    """The driver that programs meet: the user-mode one where it is newer and works (forward compatibility)."""
+    kernel = str(facts.value("nvidia.kernel_driver") or facts.value("nvidia.nvml_driver") or "")
+    user = str(facts.value("nvidia.user_driver", ""))
+    newer = (compare(user, kernel) or 0) > 0
+    return user if newer and facts.value("nvidia.cuinit") == 0 else kernel

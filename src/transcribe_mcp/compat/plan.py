@@ -13,7 +13,7 @@ from typing import Any
 from . import tables
 from .errors import CompatError
 from .facts import Facts
-from .machine import Gpu, gpus_of
+from .machine import Gpu, effective_driver, gpus_of
 from .tables import Tables
 from .versions import compare, parse_version, satisfies
 
@@ -89,7 +89,7 @@ class _Draft:
 
     @property
     def driver(self) -> str:
-        return str(self.facts.value("nvidia.kernel_driver") or self.facts.value("nvidia.nvml_driver") or "")
+        return effective_driver(self.facts)
 
     @property
     def gpu(self) -> Gpu | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from . import tables
 from .facts import Facts
-from .machine import gpus_of, usable_cores, usable_memory_bytes
+from .machine import effective_driver, gpus_of, usable_cores, usable_memory_bytes
 from .versions import compare, marker_holds, minor_of, parse_requirement, parse_version, satisfies
 
 View = Mapping[str, Any]
@@ -212,7 +212,7 @@ def _ctranslate2(facts: Facts, view: View) -> _Items:
     if native or portable:
         yield "gpus_without_ct2_code", [gpu.label for gpu in jit if gpu not in reachable]
     floor = tables.jit_driver_floor(build["ptx_isa"]) if build["ptx_isa"] else None
-    driver = view.get("driver")
+    driver = effective_driver(facts)
     yield "jit_floor", floor
     if floor and driver:
         too_old = (compare(driver, floor) or 0) < 0
@@ -266,8 +266,9 @@ def _torch(facts: Facts, view: View) -> _Items:
             yield "torch_built_for", ", ".join(built_for)
         floor = tables.driver_floor(major, str(facts.value("os.system", "")))
         yield "torch_driver_floor", floor
-        if floor and view.get("driver"):
-            yield "torch_driver_too_old", (compare(view["driver"], floor) or 0) < 0
+        driver = effective_driver(facts)
+        if floor and driver:
+            yield "torch_driver_too_old", (compare(driver, floor) or 0) < 0
     numpy = parse_version(str(view.get("numpy", "")))
     if row is not None and numpy is not None:
         windows_floor = facts.value("os.system") == "Windows" and satisfies(version, "<2.4.1")

@@ -41,12 +41,18 @@ def probe() -> Iterator[Fact]:
         yield seen(f"nvidia.{api}_child", end, "child process")
     nvml, cuda = answers["nvml"], answers["cuda"]
     yield from _driver_facts(nvml, cuda)
-    if nvml.get("gpus"):
-        yield seen("nvidia.gpus", nvml["gpus"], "NVML")
-    elif cuda.get("gpus"):
-        yield seen("nvidia.gpus", cuda["gpus"], "CUDA driver")
-    else:
-        yield seen("nvidia.gpus", [], "neither NVML nor the CUDA driver shows one")
+    yield _gpus(nvml.get("gpus", []), cuda.get("gpus", []))
+
+
+def _gpus(by_nvml: list[dict[str, Any]], by_cuda: list[dict[str, Any]]) -> Fact:
+    """CUDA's list, because its order and choice are what ``cuda:N`` means; NVML adds what only it knows."""
+    if by_cuda:
+        known = {gpu.get("uuid"): gpu for gpu in by_nvml}
+        alone = by_nvml[0] if len(by_nvml) == len(by_cuda) == 1 else {}
+        joined = [{**known.get(gpu["uuid"], alone), **gpu} for gpu in by_cuda]
+        return seen("nvidia.gpus", joined, "CUDA driver, NVML" if by_nvml else "CUDA driver")
+    source = "NVML" if by_nvml else "neither NVML nor the CUDA driver shows one"
+    return seen("nvidia.gpus", by_nvml, source)
 
 
 def _kernel_driver() -> Fact:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import json
 import sys
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -100,9 +101,18 @@ def cuda() -> dict[str, Any]:
                 "name": text.value.decode(),
                 "compute_capability": f"{major.value}.{minor.value}",
                 "memory_total_bytes": total.value,
+                "uuid": _cuda_uuid(lib, device),
             }
         )
     return found
+
+
+def _cuda_uuid(lib: Any, device: Any) -> str:
+    """As NVML writes it, so that the two lists can be joined; empty where this driver has no such call."""
+    raw = (ctypes.c_ubyte * 16)()
+    if not hasattr(lib, "cuDeviceGetUuid") or lib.cuDeviceGetUuid(ctypes.byref(raw), device):
+        return ""
+    return f"GPU-{uuid.UUID(bytes=bytes(raw))}"
 
 
 if __name__ == "__main__":
