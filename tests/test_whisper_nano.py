@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
-from whisper_nano import CONVERSATION, NON_SPEECH, SPEECH, whisper_nano
+from whisper_nano import CACHE, CONVERSATION, NON_SPEECH, SPEECH, whisper_nano
 
 from transcribe_mcp.audio import read
 from transcribe_mcp.checkpoints import resolve
@@ -23,10 +23,20 @@ from transcribe_mcp.evaluation import Score, load_truth, score
 from transcribe_mcp.features import log_mel
 from transcribe_mcp.pipeline import Options, transcribe
 from transcribe_mcp.progress import unreported
+from transcribe_mcp.settings import settings
 
 REPOSITORY_BYTES = 12_000_000
 WINDOW_SAMPLES = 480_000
 GREEDY = Options(temperatures=(0.0,))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def conversions_are_kept_apart_from_the_users() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRANSCRIBE_MCP_CACHE_DIR", str(CACHE / "cache"))
+        settings.cache_clear()
+        yield
+    settings.cache_clear()
 
 
 @pytest.fixture(scope="module", params=["float32", "int8"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import importlib.util
 import tempfile
 from functools import cache
@@ -12,7 +13,7 @@ DATA = Path(__file__).parent / "data"
 SPEECH, CONVERSATION, NON_SPEECH = DATA / "speech", DATA / "conversation", DATA / "non-speech"
 _PACKED = DATA / "whisper-nano"
 _TOOL = Path(__file__).parents[1] / "tools" / "whisper_nano" / "expand.py"
-_CACHE = Path(tempfile.gettempdir()) / "transcribe-mcp-tests"
+CACHE = Path(tempfile.gettempdir()) / f"transcribe-mcp-tests-{getpass.getuser()}"  # kept between runs
 
 
 @cache
@@ -30,5 +31,5 @@ def whisper_nano(n_mels: int = 80) -> Path:
 
     Written once for each version of the packed model, to a folder that later runs share.
     """
-    directory: Path = _expander().expand(_PACKED, _CACHE, n_mels)
+    directory: Path = _expander().expand(_PACKED, CACHE, n_mels)
     return directory

@@ -29,7 +29,7 @@ from transcribe_mcp.progress import unreported
 
 SAMPLE_RATE_HZ, WINDOW_S = 16_000, 30.0
 GREEDY = Options(temperatures=(0.0,), threads=2)
-SPEED_WINDOWS = 8
+SPEED_WINDOWS, SPEED_REPEATS = 8, 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +119,12 @@ def speed(direct: Direct, folder: Path) -> Measured:
     ratios = []
     for truth in load_truth(folder)[: SPEED_WINDOWS + 1]:
         wave = read(truth.path)
-        started = time.perf_counter()
-        direct.generate(direct.encode(wave), truth.language or "en", False)
-        ratios.append(WINDOW_S / (time.perf_counter() - started))
+        taken = []
+        for _ in range(SPEED_REPEATS):
+            started = time.perf_counter()
+            direct.generate(direct.encode(wave), truth.language or "en", False)
+            taken.append(time.perf_counter() - started)
+        ratios.append(WINDOW_S / min(taken))  # the fastest: others' work on the machine only ever adds
     ratio = statistics.median(ratios[1:])
     return Measured("30 s window, greedy, int8, 2 threads: times real time", ratio, ">= 40", ratio >= 40)
 
