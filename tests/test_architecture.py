@@ -41,9 +41,9 @@ SEES: dict[str, set[str]] = {
     "pipeline": WORDS | STAGES,
     "formats": {"errors", "transcript"},
     "jobs": WORDS | STAGES | {"pipeline", "formats", "compat"},
-    "service": WORDS | STAGES | {"pipeline", "formats", "jobs", "compat"},
+    "service": WORDS | STAGES | {"pipeline", "formats", "heap", "jobs", "compat"},
     "frontends": {"errors", "service"},
-    "__main__": {"errors", "frontends", "heap"},
+    "__main__": {"compat", "errors", "frontends"},
 }
 
 # What users start. Other files in the folder are helpers that a front end may import.

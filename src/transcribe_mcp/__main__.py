@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+
+# What has to work on a machine where any package may be broken: nothing else is imported for it.
+STANDARD_LIBRARY_ALONE = ("doctor", "env", "compat")
+
 
 def main() -> None:
+    arguments = sys.argv[1:]
+    if arguments and arguments[0] in STANDARD_LIBRARY_ALONE:
+        from .compat import main as compatibility
+
+        raise SystemExit(compatibility(arguments[1:] if arguments[0] == "compat" else arguments))
+
     try:
         from .frontends.cli import app
 

@@ -5,7 +5,7 @@ Importing this loads nothing heavy: each use case imports what it needs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -159,8 +159,10 @@ class _Work:
 
 def _load_engine(request: TranscribeRequest | EvaluateRequest, progress: Progress) -> Engine:
     from .engines import EngineRequest, load_engine
+    from .heap import share_arenas
     from .settings import settings
 
+    share_arenas()
     return load_engine(
         EngineRequest(
             engine=request.engine,
@@ -265,3 +267,10 @@ def remove_model(name: str) -> int:
     from . import checkpoints
 
     return checkpoints.remove(name)
+
+
+def compatibility(arguments: Sequence[str]) -> int:
+    """``doctor``, ``env`` and ``updates`` with their arguments; gives the exit code."""
+    from .compat import main
+
+    return main(arguments)

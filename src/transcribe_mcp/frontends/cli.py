@@ -170,6 +170,28 @@ def evaluate(
         write_out(json.dumps(found.figures, ensure_ascii=False) + "\n" if as_json else found.table)
 
 
+# These run without this file where a package it needs is broken: see __main__. Here they are for --help.
+_FORWARDED = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+@app.command(context_settings=_FORWARDED, add_help_option=False)
+def doctor(context: typer.Context) -> None:
+    """What this machine is, what is wrong with it, what fits it, and what an error text means."""
+    raise SystemExit(service.compatibility(["doctor", *context.args]))
+
+
+@app.command(context_settings=_FORWARDED, add_help_option=False)
+def env(context: typer.Context) -> None:
+    """Environments for engines whose needs clash: made, verified, tried, rolled back."""
+    raise SystemExit(service.compatibility(["env", *context.args]))
+
+
+@app.command(context_settings=_FORWARDED, add_help_option=False)
+def compat(context: typer.Context) -> None:
+    """Ask the package index what has changed: compat updates."""
+    raise SystemExit(service.compatibility(context.args))
+
+
 @models.command("list")
 def list_models(as_json: arg.AsJson = False) -> None:
     """Models by name: size, languages, what is on this machine."""
