@@ -32,6 +32,10 @@ def _is_positive(value: Any) -> bool:
     return _is_number(value) and value > 0
 
 
+def _is_count(value: Any) -> bool:
+    return _is_whole(value) and value > 0
+
+
 def _list_of(shape: Shape) -> Shape:
     return lambda value: isinstance(value, list) and len(value) <= MAX_ITEMS and all(map(shape, value))
 
@@ -82,15 +86,15 @@ SHAPES: Mapping[str, Shape] = {
     "python.bits": _is_whole,
     "python.in_venv": _is_flag,
     "python.free_threaded": _is_flag,
-    "cpu.logical": _is_positive,
-    "cpu.usable": _is_positive,
-    "cpu.physical": _is_positive,
+    "cpu.logical": _is_count,
+    "cpu.usable": _is_count,
+    "cpu.physical": _is_count,
     "cpu.quota": _is_positive,
     "cpu.flags": _texts,
     "cpu.translated": _is_flag,
-    "memory.total_bytes": _is_positive,
+    "memory.total_bytes": _is_count,
     "memory.available_bytes": _is_whole,
-    "memory.limit_bytes": _is_positive,
+    "memory.limit_bytes": _is_count,
     "disk.free_bytes": _is_whole,
     "packages.installed": _mapping_to(_is_text),
     "packages.requires": _mapping_to(_texts),

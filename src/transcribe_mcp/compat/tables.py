@@ -130,4 +130,4 @@ def runs_machine_code(capability: str, built_for: Sequence[str]) -> bool:
     """Machine code for X.Y runs on X.Z with Z >= Y (CUDA programming guide, binary compatibility)."""
     major, _, minor = capability.partition(".")
     pairs = [each.partition(".") for each in built_for]
-    return any(m == major and minor.isdigit() and n.isdigit() and int(n) <= int(minor) for m, _, n in pairs)
+    return any(m == major and minor.isdecimal() and n.isdecimal() and int(n) <= int(minor) for m, _, n in pairs)

@@ -49,7 +49,7 @@ def _machine(facts: Facts, _: View) -> _Items:
     yield "quota_binds", quota < usable if quota and usable else None
     threads = str(facts.value("environment.variables", {}).get("OMP_NUM_THREADS", ""))
     most = min(usable, quota or usable) if usable else None
-    yield "too_many_threads", int(threads[:9]) > most if threads.isdigit() and most else None
+    yield "too_many_threads", int(threads) > most if re.fullmatch(r"[0-9]{1,9}", threads) and most else None
     yield "disk_gb", _gigabytes(facts.value("disk.free_bytes"))
     yield "ram_gb", _gigabytes(usable_memory_bytes(facts))
     failed = [name.removeprefix("probe.") for name, fact in facts.items() if name.startswith("probe.") and fact.unknown]
@@ -65,7 +65,7 @@ def _variables(facts: Facts, _: View) -> _Items:
     known = "environment.variables" in facts
     for name, value in variables.items():
         yield f"env.{name}", value
-        if value.isdigit():
+        if re.fullmatch(r"[0-9]{1,9}", value):
             yield f"number.{name}", int(value)
     hidden = variables.get("CUDA_VISIBLE_DEVICES")
     yield "gpus_hidden", (hidden is not None and hidden.strip() in ("", "-1", "none", "void")) if known else None
