@@ -1,6 +1,6 @@
 """Real wheels of 2024 and 2025 that abort where cuDNN is missing. Needs the package index: 110 MB.
 
-Run with ``TRANSCRIBE_MCP_TEST_INDEX=1 pytest tests/compat/test_old_wheels.py``.
+Run with ``TRANSCRIBE_MCP_TEST_INDEX=1 pytest tests/compat/test_compat_old_wheels.py``.
 """
 
 from __future__ import annotations

@@ -175,6 +175,17 @@ def test_a_recorded_machine_with_any_value_replaced_is_refused_or_judged(
     assert choose_runtime(facts).threads >= 1 and isinstance(list(model_fits(facts)), list)
 
 
+def test_a_recorded_machine_cannot_send_commands_to_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = json.loads(MACHINES[0].read_text(encoding="utf-8"))
+    record["facts"]["os.distribution"]["value"] = "\x1b[2Jwiped\x9b"
+    (tmp_path / "facts.json").write_text(json.dumps(record), encoding="utf-8")
+    main(["doctor", "-v", "--facts", str(tmp_path / "facts.json")])
+    out = capsys.readouterr().out
+    assert "wiped" in out and "\x1b" not in out and "\x9b" not in out
+
+
 def row(**changes: Any) -> dict[str, Any]:
     first = {"code": "TM1", "area": "gpu", "severity": "warn", "title": "t", "when": [[["driver", "<", "1"]]]}
     return {**first, "evidence": "", "cause": "", "consequence": "", "source": "https://example.org", **changes}
