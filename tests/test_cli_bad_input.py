@@ -377,7 +377,7 @@ def test_ctrl_c_while_the_command_starts_ends_it_without_a_traceback(tmp_path: P
         seen = next(line for line in child.stderr if "typer" in line)
         child.send_signal(signal.SIGINT)
         stderr = child.stderr.read()
-    assert seen and child.returncode == 130
+    assert seen and child.returncode in (-signal.SIGINT, 130), "a shell calls both 130"
     assert "Traceback" not in stderr
 
 

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import sys
-
-# What has to work on a machine where any package may be broken: nothing else is imported for it.
-STANDARD_LIBRARY_ALONE = ("doctor", "env", "compat")
+import signal
 
 
 def main() -> None:
-    arguments = sys.argv[1:]
-    if arguments and arguments[0] in STANDARD_LIBRARY_ALONE:
-        from .compat import main as compatibility
+    # Ctrl-C while modules are loaded ends the process as it ends other programs; Python would show where it was.
+    # Afterwards the command line answers it.
+    by_exception = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if by_exception:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from .frontends.cli import app
 
-        raise SystemExit(compatibility(arguments[1:] if arguments[0] == "compat" else arguments))
-
-    try:
-        from .frontends.cli import app
-
-        app(prog_name="transcribe-mcp")
-    except KeyboardInterrupt:  # while it starts; afterwards the command line answers itself
-        raise SystemExit(130) from None
+    if by_exception:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    app(prog_name="transcribe-mcp")
 
 
 if __name__ == "__main__":
