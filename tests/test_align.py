@@ -241,7 +241,7 @@ def aligned_words(draw: st.DrawFn) -> list[Word]:
     return words
 
 
-@settings(derandomize=True, deadline=None, max_examples=400)
+@settings(derandomize=True, deadline=None, max_examples=200)
 @given(aligned_words(), speech())
 def test_clamped_words_are_the_same_words_in_order_not_overlapping_and_none_long(
     words: list[Word], regions: list[Region]
@@ -253,15 +253,16 @@ def test_clamped_words_are_the_same_words_in_order_not_overlapping_and_none_long
     assert all(0 < word.end - word.start <= MAX_WORD_S + NOISE_S for word in clamped)
 
 
-@settings(derandomize=True, deadline=None, max_examples=400)
+@settings(derandomize=True, deadline=None, max_examples=200)
 @given(aligned_words(), speech())
 def test_clamped_words_start_in_speech_and_do_not_outlast_it_where_they_fit(
     words: list[Word], regions: list[Region]
 ) -> None:
     clamped = clamp_to_speech(words, regions)
 
+    late_s = NEAR_SPEECH_S + len(words) * MIN_WORD_S  # words that pile up at an end follow one another
     for word in clamped:
-        assert any(r.start - NEAR_SPEECH_S <= word.start <= r.end + NEAR_SPEECH_S for r in regions)
+        assert any(r.start - NEAR_SPEECH_S <= word.start <= r.end + late_s for r in regions)
     if clamped and clamped[0].start + len(clamped) * MIN_WORD_S <= regions[-1].end:
         assert clamped[-1].end <= regions[-1].end + EDGE_S + NOISE_S
 

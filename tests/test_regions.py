@@ -338,3 +338,17 @@ def test_without_voice_detection_a_window_is_cut_where_it_is_quietest() -> None:
 
     assert 22 <= first.end <= 22.4
     assert first.end == pytest.approx(second.start)
+
+
+def test_two_short_stretches_far_apart_are_two_windows_and_close_together_one() -> None:
+    def n_windows(pause_s: float) -> int:
+        return len(cut(spoken((SPEECH, 3), (SILENCE, pause_s), (SPEECH, 3))).windows)
+
+    assert n_windows(RULES.long_silence_s - 0.1) == 1
+    assert n_windows(RULES.long_silence_s + 0.1) == 2
+
+
+def test_short_dips_do_not_add_up_to_a_pause() -> None:
+    dips = [(SPEECH, 0.5), (SILENCE, FRAME_S)] * 20
+
+    assert len(cut(spoken(*dips, (SPEECH, 0.5))).regions) == 1
