@@ -19,7 +19,7 @@ from .errors import UnsupportedTaskError, UsageError
 from .fallback import TEMPERATURES, Judged, Ladder, decode_with_fallback
 from .languages import LanguageDecider
 from .progress import Progress, unreported
-from .regions import Loudness, RegionFinder, Window, WindowCutter
+from .regions import Loudness, Region, RegionFinder, Window, WindowCutter
 from .sentences import cut_sentences
 from .settings import usable_cores
 from .transcript import Notice, Segment, Transcript, Word
@@ -80,6 +80,7 @@ class _Run:
     options: Options
     progress: Progress
     duration_s: float | None  # the container's claim, until all of it is read
+    transcribed_s: float = 0.0
     notices: list[Notice] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
 
@@ -91,7 +92,8 @@ class _Run:
         finally:
             self.timings[stage] = self.timings.get(stage, 0.0) + time.perf_counter() - start
 
-    def report(self, stage: str, done_s: float) -> None:
+    def report(self, stage: str, done_s: float | None) -> None:
+        done_s = done_s or 0.0
         self.progress(stage, done_s if self.duration_s is None else min(done_s, self.duration_s), self.duration_s)
 
 
@@ -138,7 +140,9 @@ def transcribe(
                     judged = decode_with_fallback(engine, encoded, batch, languages, decoding, ladder)
                 with run.timed("align"):
                     heard += _align(engine, encoded, batch, judged, decoding)
-                run.report("windows", max(window.end for window in batch))
+                run.transcribed_s += sum(window.duration for window in batch)
+                run.report("windows", run.transcribed_s)
+        run.report("windows", run.duration_s)
     run.notices[:0] = [*engine.info.warnings, *engine.notices(decoding)]
     return _transcript(run, engine.info, decider, sorted(heard, key=lambda window: window.start))
 
@@ -165,7 +169,8 @@ def _windows(run: _Run) -> Generator[list[Window], None, None]:
             n_samples += len(samples)
             run.report("read", n_samples / SAMPLE_RATE_HZ)
             with run.timed("speech"):
-                regions = finder.push(measure(samples, last=last), last=last)
+                found = finder.push(measure(samples, last=last), last=last)
+                regions = [Region(r.start, min(r.end, n_samples / SAMPLE_RATE_HZ)) for r in found]
                 windows = list(cutter.push(samples, regions, finder.settled_s, last=last))
             run.report("speech", n_samples / SAMPLE_RATE_HZ)
             yield windows
@@ -216,10 +221,9 @@ def _transcript(run: _Run, info: EngineInfo, decider: LanguageDecider, heard: Se
     segments = tuple(_segments(heard, keep_words=run.options.words))
     heard_nothing = not segments and decider.probability is not None  # what noise sounds like is no language
     doubts = [*decider.notices, *_doubts(heard)] if segments else [Notice("no_speech", "no speech was found")]
-    duration = run.duration_s or 0.0
     return Transcript(
         segments=segments,
-        duration=max(duration, segments[-1].end) if segments else duration,
+        duration=run.duration_s or 0.0,
         language=None if heard_nothing else decider.language,
         language_probability=None if heard_nothing else decider.probability,
         engine=info.engine,
@@ -259,6 +263,7 @@ def _doubts(heard: Sequence[_Heard]) -> Iterator[Notice]:
     """Windows that still broke a rule at the last temperature: kept, and named."""
     for window in heard:
         if window.judged.failure is not None:
-            start = time.strftime("%H:%M:%S", time.gmtime(window.start))
+            minutes, seconds = divmod(int(window.start), 60)
+            start = f"{minutes // 60:02d}:{minutes % 60:02d}:{seconds:02d}"
             rule = window.judged.failure.replace("_", " ")
             yield Notice(f"doubtful_{window.judged.failure}", f"the words from {start} on are doubtful: {rule}")

@@ -81,12 +81,15 @@ def _inside_speech(word: Word, regions: Sequence[Region], edges: Sequence[float]
 
 def _without_overrun(words: list[Word], limit: float) -> tuple[Word, ...]:
     """Push back words that piled up behind the end of speech, so that the last one still ends in it."""
-    ceiling = max(limit, words[0].start + MIN_WORD_S * len(words)) if words else limit
+    if not words:
+        return ()
+    least_s = min(MIN_WORD_S, max(0.0, limit - words[0].start) / len(words))
+    ceiling = limit
     for i in range(len(words) - 1, -1, -1):
         word = words[i]
         if word.end <= ceiling:
             break
-        start = max(0.0, min(word.start, ceiling - MIN_WORD_S))
+        start = max(0.0, min(word.start, ceiling - least_s))
         words[i] = Word(start, max(start, ceiling), word.text, word.probability, word.speaker)
         ceiling = start
     return tuple(words)

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 # Written without spaces between words; every unit that can stand alone counts as a word there.
 UNSPACED_LANGUAGES = frozenset({"bo", "ja", "km", "lo", "my", "th", "yue", "zh"})
 OPENING_PUNCTUATION = "\"'“‘«‹„‚¿¡([{<-"  # leans on the word that follows
+OPENING_BRACKETS = "「『（［｛〈《【〔"  # does so without a space before it
 REPLACEMENT = "\ufffd"  # what an incomplete UTF-8 sequence decodes to
+CHARACTER_TOKENS = 4  # a character is at most four bytes, and a token at least one
 
 Decode = Callable[[Sequence[int]], str]
 
@@ -33,34 +35,49 @@ def split_words(tokens: Sequence[int], decode: Decode, language: str) -> list[To
     words: list[TokenSpan] = []
     for unit in _split_characters(tokens, decode):
         if words and _continues(words[-1].text, unit.text, spaced=spaced):
-            words[-1] = TokenSpan(words[-1].text + unit.text, words[-1].first, unit.last)
+            words[-1] = _joined(words[-1], unit)
         else:
             words.append(unit)
+    if len(words) > 1 and not words[-1].text.strip():
+        words[-2:] = [_joined(words[-2], words[-1])]
     return words
 
 
+def _joined(word: TokenSpan, unit: TokenSpan) -> TokenSpan:
+    return TokenSpan(word.text + unit.text, word.first, unit.last)
+
+
 def _split_characters(tokens: Sequence[int], decode: Decode) -> list[TokenSpan]:
-    """The shortest runs of tokens that decode to whole characters."""
+    """The shortest runs of tokens that decode to whole characters; what is no character stays a token of its own."""
     units: list[TokenSpan] = []
     first = 0
-    for last in range(1, len(tokens) + 1):
-        text = decode(tokens[first:last])
-        if REPLACEMENT in text and last < len(tokens):
-            continue
-        units.append(TokenSpan(text, first, last))
-        first = last
+    while first < len(tokens):
+        unit = TokenSpan(decode(tokens[first : first + 1]), first, first + 1)
+        if REPLACEMENT in unit.text:
+            for last in range(first + 2, min(first + CHARACTER_TOKENS, len(tokens)) + 1):
+                text = decode(tokens[first:last])
+                if REPLACEMENT not in text:
+                    unit = TokenSpan(text, first, last)
+                    break
+        units.append(unit)
+        first = unit.last
     return units
 
 
 def _continues(word: str, unit: str, *, spaced: bool) -> bool:
     """Whether ``unit`` belongs to the word before it."""
+    if not unit or unicodedata.category(unit[0])[0] == "M":
+        return True  # an accent or a vowel sign stands on the letter before it
     if not unit.strip():
-        return True
+        return False  # a space by itself begins the next word
     if _is_punctuation(word):
         return not unit.startswith(" ") or word.strip() in OPENING_PUNCTUATION
     if _is_punctuation(unit):
-        return not (unit.startswith(" ") and unit.strip()[0] in OPENING_PUNCTUATION)
-    return spaced and not unit.startswith(" ")
+        opens = unit.startswith(" ") and unit.strip()[0] in OPENING_PUNCTUATION
+        return not opens and unit[0] not in OPENING_BRACKETS
+    if not spaced:
+        return word[-1].isascii() and word[-1].isalnum() and unit[0].isascii() and unit[0].isalnum()
+    return not unit.startswith(" ")
 
 
 def _is_punctuation(text: str) -> bool:
