@@ -27,7 +27,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
-from transcribe_mcp.compat.memory import Geometry, geometries, geometry, memory_need
+from transcribe_mcp.compat.memory import Geometry, geometry, memory_need
 from transcribe_mcp.compat.operations import run_whisper, save_random_whisper
 from transcribe_mcp.compat.preload import preload_cublas
 
@@ -146,27 +146,20 @@ def highest(read: Callable[[], int]) -> Iterator[list[int]]:
         found[0] = max(found[0], read())
 
 
-def ctranslate2_peak_bytes(one: Geometry, batch: int, precision: str, device: str) -> int:
+def ctranslate2_peak_bytes(one: Geometry, batch: int, precision: str, folder: str) -> int:
     module = importlib.import_module("ctranslate2")
-    with tempfile.TemporaryDirectory() as folder:
-        quantization = {"int8_float16": "int8_float16", "int8": "int8"}.get(precision, "float16")
-        subprocess.run(
-            [sys.executable, __file__, "--save", one.model, quantization, folder], check=True, timeout=TIMEOUT_S
-        )
-        if device == "cpu":
-            return _run_on_cpu(module, one, batch, folder)
-        preload_cublas()
-        used = nvml_used()
-        before = used()
-        with highest(used) as peak:
-            model = module.models.Whisper(folder, device="cuda", compute_type=precision)
-            run_whisper(model, shape_of(one), batch, MAX_LENGTH)
-        return peak[0] - before
+    preload_cublas()
+    used = nvml_used()
+    before = used()
+    with highest(used) as peak:
+        model = module.models.Whisper(folder, device="cuda", compute_type=precision)
+        run_whisper(model, shape_of(one), batch, MAX_LENGTH)
+    return peak[0] - before
 
 
-def _run_on_cpu(module: Any, one: Geometry, batch: int, folder: str) -> int:
-    resource = importlib.import_module("resource")
-    model = module.models.Whisper(folder, device="cpu", compute_type="int8")
+def cpu_peak_bytes(one: Geometry, batch: int, precision: str, folder: str) -> int:
+    module, resource = importlib.import_module("ctranslate2"), importlib.import_module("resource")
+    model = module.models.Whisper(folder, device="cpu", compute_type=precision)
     run_whisper(model, shape_of(one), batch, 32)
     return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * 1024
 
@@ -174,11 +167,11 @@ def _run_on_cpu(module: Any, one: Geometry, batch: int, folder: str) -> int:
 # --- the comparison ---------------------------------------------------------------------------------------------------
 
 
-def measure(engine: str, model: str, precision: str, batch: int) -> dict[str, Any]:
+def measure(engine: str, model: str, precision: str, batch: int, folder: str) -> dict[str, Any]:
     """One row, measured in a child process; ``measured_bytes`` is None with the reason where it failed."""
     predicted = memory_need(geometry(model), engine, precision, batch).total_bytes
     row: dict[str, Any] = {"engine": engine, "model": model, "precision": precision, "batch": batch}
-    command = [sys.executable, __file__, "--child", engine, model, precision, str(batch)]
+    command = [sys.executable, __file__, "--child", engine, model, precision, str(batch), folder]
     started = time.perf_counter()
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
@@ -191,13 +184,24 @@ def measure(engine: str, model: str, precision: str, batch: int) -> dict[str, An
     return row | {"took_s": round(time.perf_counter() - started, 1)}
 
 
-def child(engine: str, model: str, precision: str, batch: str) -> None:
+def child(engine: str, model: str, precision: str, batch: str, folder: str) -> None:
     one = geometry(model)
     if engine == "torch":
         print(torch_peak_bytes(one, int(batch)))
     else:
-        device = "cuda" if engine == "ctranslate2" else "cpu"
-        print(ctranslate2_peak_bytes(one, int(batch), precision, device))
+        measured = {"ctranslate2": ctranslate2_peak_bytes, "cpu": cpu_peak_bytes}[engine]
+        print(measured(one, int(batch), precision, folder))
+
+
+@contextmanager
+def saved(engine: str, model: str) -> Iterator[str]:
+    """A folder with the model for CTranslate2's engines, made once for all batches; empty for PyTorch."""
+    with tempfile.TemporaryDirectory() as folder:
+        if engine != "torch":
+            quantization = "int8" if engine == "cpu" else "float16"
+            command = [sys.executable, __file__, "--save", model, quantization, folder]
+            subprocess.run(command, check=True, timeout=TIMEOUT_S)
+        yield folder
 
 
 def engines_here() -> list[str]:
@@ -206,7 +210,7 @@ def engines_here() -> list[str]:
     except OSError:
         return ["cpu"]
     has_torch = importlib.util.find_spec("torch") is not None
-    return [*(["torch"] if has_torch else []), "ctranslate2", "cpu"]
+    return [*(["torch"] if has_torch else []), "ctranslate2"]
 
 
 def device_words() -> str:
@@ -217,12 +221,18 @@ def device_words() -> str:
         return "CPU"
 
 
+def show(row: dict[str, Any]) -> None:
+    numbers = f"{row['predicted_bytes'] / 1e6:>14.0f}{row['error'] or 0:>8.1%}"
+    shown = f"{row['measured_bytes'] / 1e6:>13.0f}{numbers}" if row["measured_bytes"] else f"  {row['problem']}"
+    print(f"{row['engine']:<13}{row['model']:<18}{row['precision']:<14}{row['batch']:>6}{shown}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engines", help="comma-separated: torch, ctranslate2, cpu")
-    parser.add_argument("--models", default=",".join(one.model for one in geometries()))
-    parser.add_argument("--batches", default="1,8,16")
-    parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--models", default="tiny,base,small,medium,large-v3,large-v3-turbo")
+    parser.add_argument("--batches", default="1,8")
+    parser.add_argument("--child", nargs=5, help=argparse.SUPPRESS)
     parser.add_argument("--save", nargs=3, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.child:
@@ -236,15 +246,11 @@ def main() -> None:
     )
     for engine in asked.engines.split(",") if asked.engines else engines_here():
         for model in asked.models.split(","):
-            for precision in PRECISIONS[engine]:
-                for batch in map(int, asked.batches.split(",")):
-                    row = measure(engine, model, precision, batch)
-                    rows.append(row)
-                    numbers = f"{row['predicted_bytes'] / 1e6:>14.0f}{row['error'] or 0:>8.1%}"
-                    shown = (
-                        f"{row['measured_bytes'] / 1e6:>13.0f}{numbers}" if row["measured_bytes"] else row["problem"]
-                    )
-                    print(f"{engine:<13}{model:<18}{precision:<14}{batch:>6}{shown}", flush=True)
+            with saved(engine, model) as folder:
+                for precision in PRECISIONS[engine]:
+                    for batch in map(int, asked.batches.split(",")):
+                        rows.append(measure(engine, model, precision, batch, folder))
+                        show(rows[-1])
     measured = [row for row in rows if row["measured_bytes"]]
     worst = max((abs(row["error"]) for row in measured), default=None)
     versions = {name: _version(name) for name in ("ctranslate2", "torch", "numpy")}

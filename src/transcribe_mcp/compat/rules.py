@@ -159,6 +159,8 @@ def fire(rule: Rule, view: Mapping[str, Any]) -> Finding:
 def _filled(template: str, view: Mapping[str, Any]) -> str:
     def value(match: re.Match[str]) -> str:
         item = view.get(match[1], "unknown")
+        if isinstance(item, bool):
+            return "yes" if item else "no"
         return "; ".join(str(each) for each in item) if isinstance(item, (list, tuple)) else str(item)
 
     return re.sub(r"\{([A-Za-z0-9_.-]+)\}", value, template)
