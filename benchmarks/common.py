@@ -159,7 +159,7 @@ def _moved(segment: TruthSegment, by_s: float) -> TruthSegment:
 def ctranslate2_layout(model: Path, compute_type: str) -> Path:
     """The directory that faster-whisper reads: ``model`` itself, or the conversion that our engine uses too."""
     from transcribe_mcp.checkpoints import resolve
-    from transcribe_mcp.conversion import ctranslate2_directory
+    from transcribe_mcp.checkpoints.conversion import ctranslate2_directory
 
     checkpoint = resolve(str(model), offline=True, progress=unreported)
     return ctranslate2_directory(checkpoint, "int8" if compute_type.startswith("int8") else "source", unreported)

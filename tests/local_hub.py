@@ -14,7 +14,7 @@ from threading import Event, Thread
 
 from small_checkpoints import Recipe, write_checkpoint
 
-from transcribe_mcp.catalogue import CATALOGUE
+from transcribe_mcp.checkpoints.catalogue import CATALOGUE
 
 COMMIT = "c0ffee00" * 5
 TINY = "openai/whisper-tiny"

@@ -27,9 +27,8 @@ PACKAGE = ROOT / "src" / "transcribe_mcp"
 
 WORDS = {"errors", "settings", "progress", "transcript"}
 STAGES = {
-    "ahead", "align", "audio", "catalogue", "checkpoints", "comparison", "conversion", "conversion_weights",
-    "engines", "evaluation", "fallback", "features", "hub", "languages", "layouts", "regions", "sentences",
-    "silero", "sources", "speakers", "vad",
+    "ahead", "align", "audio", "checkpoints", "comparison", "engines", "evaluation", "fallback", "features",
+    "languages", "regions", "sentences", "silero", "sources", "speakers", "vad",
 }  # fmt: skip
 
 # What a part of the package may import of the others. A part is a file or a folder beside __init__.py.
@@ -52,9 +51,9 @@ FRONT_ENDS = {"frontends.cli", "frontends.http_api", "frontends.mcp_server"}
 # Door files: the only modules that import a third-party package. A folder's name stands for everything in it.
 DOORS: dict[str, set[str]] = {
     "av": {"audio"},
-    "filelock": {"conversion", "hub"},
-    "ctranslate2": {"engines.ctranslate2", "conversion_weights"},  # running models, writing its model files
-    "huggingface_hub": {"hub"},
+    "filelock": {"checkpoints"},
+    "ctranslate2": {"engines.ctranslate2", "checkpoints.weights"},  # running models, writing its model files
+    "huggingface_hub": {"checkpoints.hub"},
     "numpy": STAGES | {"pipeline"},
     "onnxruntime": {"vad"},
     "platformdirs": {"settings"},
@@ -62,8 +61,8 @@ DOORS: dict[str, set[str]] = {
     "pydantic": {"settings"},
     "pydantic_settings": {"settings"},
     "rich": {"frontends"},
-    "safetensors": {"layouts", "conversion", "conversion_weights"},
-    "tokenizers": {"conversion", "engines.ctranslate2"},  # writing tokenizers, using them
+    "safetensors": {"checkpoints"},
+    "tokenizers": {"checkpoints.conversion", "engines.ctranslate2"},  # writing tokenizers, using them
     "torch": {"features", "engines.whisper", "align", "speakers"},
     "typer": {"frontends.arguments", "frontends.cli"},
 }
@@ -86,7 +85,7 @@ FAILING_CALLS = {"check_schema", "fail", "raises", "validate", "warns"}
 BROAD_EXCEPT = {
     "ahead": "the producer's error is carried to the thread that reads",
     "compat.probes": "a guarded probe: the doctor has to survive any broken machine",
-    "hub": "the downloading thread's error is carried to the thread that waits",
+    "checkpoints.hub": "the downloading thread's error is carried to the thread that waits",
 }
 
 # --- reading the source -----------------------------------------------------------------------------------------------

@@ -9,8 +9,9 @@ import pytest
 from local_hub import COMMIT, Hub, hub_cache_with
 from small_checkpoints import Recipe, write_checkpoint
 
-from transcribe_mcp import checkpoints, conversion
-from transcribe_mcp.catalogue import ALIASES, CATALOGUE, DEMANDS, Machine, this_machine
+from transcribe_mcp import checkpoints
+from transcribe_mcp.checkpoints import conversion
+from transcribe_mcp.checkpoints.catalogue import ALIASES, CATALOGUE, DEMANDS, Machine, this_machine
 from transcribe_mcp.errors import (
     ModelFormatError,
     ModelUnavailableError,

@@ -25,7 +25,8 @@ from small_checkpoints import (
 )
 from tokenizers import Tokenizer
 
-from transcribe_mcp import checkpoints, conversion
+from transcribe_mcp import checkpoints
+from transcribe_mcp.checkpoints import conversion
 from transcribe_mcp.errors import CancelledError, ModelFormatError
 from transcribe_mcp.progress import unreported
 from transcribe_mcp.settings import settings
@@ -249,7 +250,7 @@ def test_a_stopped_conversion_leaves_nothing_and_what_a_killed_one_left_is_clean
 def test_two_processes_at_once_make_one_conversion(tmp_path: Path, cache: Path) -> None:
     source = write_checkpoint(tmp_path / "model")
     program = (
-        "import sys; from transcribe_mcp import checkpoints, conversion;"
+        "import sys; from transcribe_mcp import checkpoints; from transcribe_mcp.checkpoints import conversion;"
         "from transcribe_mcp.progress import unreported;"
         "c = checkpoints.resolve(sys.argv[1], offline=True, progress=unreported);"
         "print(conversion.ctranslate2_directory(c, 'source', unreported))"

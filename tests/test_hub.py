@@ -13,7 +13,7 @@ from local_hub import COMMIT, TINY, Hub, closed_port, hub_cache_with
 from small_checkpoints import Recipe
 
 from transcribe_mcp import checkpoints
-from transcribe_mcp.catalogue import Machine
+from transcribe_mcp.checkpoints.catalogue import Machine
 from transcribe_mcp.errors import CancelledError, DownloadError, ModelFormatError, ModelUnavailableError
 from transcribe_mcp.progress import unreported
 
@@ -176,7 +176,7 @@ def audit(event, arguments):
         calls.append(event)
 sys.addaudithook(audit)
 from transcribe_mcp import checkpoints
-from transcribe_mcp.catalogue import this_machine
+from transcribe_mcp.checkpoints.catalogue import this_machine
 from transcribe_mcp.errors import ModelUnavailableError
 from transcribe_mcp.progress import unreported
 offline = sys.argv[1] == "option"

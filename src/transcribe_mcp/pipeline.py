@@ -129,6 +129,7 @@ def transcribe(
     heard: list[_Heard] = []
     with run.timed("total"):
         run.duration_s = probe(path).duration
+        run.report("windows", 0.0)
         with closing(ahead(_windows(run), BLOCKS_AHEAD)) as stream:
             for batch in _batches(stream, batch_size, decider):
                 with run.timed("encode"):

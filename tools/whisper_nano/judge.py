@@ -19,8 +19,8 @@ from tokenizers import Tokenizer
 
 from transcribe_mcp.audio import read
 from transcribe_mcp.checkpoints import resolve
+from transcribe_mcp.checkpoints.conversion import ctranslate2_directory
 from transcribe_mcp.comparison import align, normalise
-from transcribe_mcp.conversion import ctranslate2_directory
 from transcribe_mcp.engines import EngineRequest, load_engine
 from transcribe_mcp.evaluation import Score, load_truth, score
 from transcribe_mcp.features import log_mel

@@ -8,6 +8,7 @@ To add one: a module with ``load(request) -> Engine``, and a line in ``ENGINES``
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
@@ -175,8 +176,10 @@ def load_engine(request: EngineRequest) -> Engine:
 def _load(name: str, request: EngineRequest) -> Engine:
     entry = ENGINES.get(name)
     if entry is None:
-        offered = ", ".join(n for n, e in ENGINES.items() if not e.hidden)
-        raise UnknownNameError(f"there is no engine {name!r}", hint=f"choose one of: auto, {offered}")
+        offered = [AUTO, *(n for n, e in ENGINES.items() if not e.hidden)]
+        near = difflib.get_close_matches(name.lower(), offered, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise UnknownNameError(f"there is no engine {name!r}", hint=f"{hint}engines: {', '.join(offered)}")
     try:
         module = import_module(entry.module, __name__)
     except ImportError as error:

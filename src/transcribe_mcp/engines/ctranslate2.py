@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from .. import catalogue, checkpoints, conversion
+from .. import checkpoints
 from ..align.times import time_words, token_starts
 from ..align.words import split_words
+from ..checkpoints import catalogue, conversion
 from ..compat.preload import preload_cublas
 from ..errors import EngineFailedError, EngineUnavailableError, ModelFormatError, UsageError
 from ..features import FRAMES_PER_SECOND, log_mel

@@ -21,7 +21,7 @@ import numpy as np
 from ctranslate2.specs import common_spec, model_spec, whisper_spec
 from numpy.typing import NDArray
 
-from .errors import ModelFormatError
+from ..errors import ModelFormatError
 
 Quantization = Literal["source", "int8"]
 _NUMPY_OF: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}

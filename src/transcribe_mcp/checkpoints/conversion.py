@@ -23,13 +23,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import ModelError, ModelFormatError
+from ..errors import ModelError, ModelFormatError
+from ..progress import Progress
+from ..settings import settings
 from .layouts import Checkpoint, is_english_only, read_json, weight_files
-from .progress import Progress
-from .settings import settings
 
 if TYPE_CHECKING:
-    from .conversion_weights import Quantization
+    from .weights import Quantization
 
 VERSION = 1  # raised whenever the same input would be written differently
 _TEXTS = (
@@ -165,7 +165,7 @@ def _remove_leftovers(root: Path, own_key: str) -> None:
 
 
 def _convert(checkpoint: Checkpoint, quantization: Quantization, output: Path, progress: Progress) -> None:
-    from .conversion_weights import Geometry, SpecificationWriter, Tensors  # loads NumPy and CTranslate2
+    from .weights import Geometry, SpecificationWriter, Tensors  # loads NumPy and CTranslate2
 
     source = checkpoint.directory
     config_file = source / "config.json"

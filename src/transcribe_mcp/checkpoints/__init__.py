@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
+from ..errors import ModelFormatError, ModelUnavailableError, UnknownNameError, UsageError
+from ..progress import Progress
+from ..settings import settings
 from . import conversion, hub
 from .catalogue import ALIASES, CATALOGUE, DEMANDS, CatalogueEntry, Demand, Machine, describe, entry_named, fits
-from .errors import ModelFormatError, ModelUnavailableError, UnknownNameError, UsageError
 from .layouts import (
     Checkpoint,
     can_translate,
@@ -25,8 +27,6 @@ from .layouts import (
     read_json,
     wanted_files,
 )
-from .progress import Progress
-from .settings import settings
 
 __all__ = [
     "Checkpoint",

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from .settings import usable_cores
+from ..settings import usable_cores
 
 _MB = 10**6
 _GB = 10**9

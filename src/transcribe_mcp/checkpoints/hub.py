@@ -26,8 +26,8 @@ from threading import Thread
 from types import ModuleType
 from typing import Any, TypeVar
 
-from .errors import DownloadError, ModelUnavailableError
-from .progress import Progress
+from ..errors import DownloadError, ModelUnavailableError
+from ..progress import Progress
 
 ANSWER_S = 3.5  # a hub that has not listed a repository by then counts as unreachable
 STALL_S = 30.0  # without a byte for this long, a transfer counts as broken

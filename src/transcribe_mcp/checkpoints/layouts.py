@@ -10,7 +10,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal
 
-from .errors import ModelFormatError
+from ..errors import ModelFormatError
 
 Layout = Literal["huggingface", "ctranslate2"]
 
