@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from . import tables
-from .memory import geometries, geometry, memory_need
+from .memory import Geometry, geometries, geometry, memory_need
 from .rules import AREAS, SIGNS, rules
 
 _HEAD = """# Compatibility
@@ -85,7 +85,7 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
     },
     "ffmpeg": {"ffmpeg": "FFmpeg", "libavutil": "libavutil.so."},
 }
-_BATCHES = (1, 8)
+_BATCHES = (1, 16)
 
 
 def compatibility_page() -> str:
@@ -123,40 +123,48 @@ def _cell(value: Any) -> str:
 
 def _memory() -> str:
     guide = {row["model"]: row for row in tables.table("guide_memory").rows}
-    head = [
-        "model",
-        *(f"{dtype}, batch {batch}" for dtype in ("float16", "int8") for batch in _BATCHES),
-        "the original guide",
-    ]
+    columns = [(precision, batch) for precision in ("float16", "int8_float16") for batch in _BATCHES]
+    head = ["model", *(f"{precision}, batch {batch}" for precision, batch in columns), "the original guide"]
     rows = []
     for shape in geometries():
-        cells = [
-            f"{memory_need(shape, 'ctranslate2', precision, batch).total_bytes / 1e9:.1f}"
-            for precision in ("float16", "int8_float16")
-            for batch in _BATCHES
-        ]
+        cells = [_gigabytes(shape, precision, batch) for precision, batch in columns]
         said = guide.get("large" if shape.model == "large-v3" else shape.model)
         cells.append(f"{said['minimum_gb']}, better {said['recommended_gb']}" if said else "–")
         rows.append([shape.model, *cells])
     words = (
-        "GB of GPU memory for CTranslate2 at beam 1, computed from the model's dimensions (`memory.py`; compared with\n"
-        "measurements by `benchmarks/memory_model.py`). The original guide's figures stand beside: it knew neither\n"
-        "batch nor precision."
+        "GB of GPU memory for CTranslate2 at beam 1, computed from the model's dimensions (`memory.py`), in brackets\n"
+        "as measured by `benchmarks/memory_model.py`; the devices are in the table below. The original guide's figures\n"
+        "stand beside: it knew neither batch nor precision."
     )
     return f"## Memory\n\n{words}\n\n{_markdown(head, rows)}"
+
+
+def _gigabytes(shape: Geometry, precision: str, batch: int) -> str:
+    """Computed, and measured where it was."""
+    computed = memory_need(shape, "ctranslate2", precision, batch).total_bytes
+    wanted = ("ctranslate2", shape.model, precision, batch)
+    measured = [
+        f" ({row['measured_bytes'] / 1e9:.1f})"
+        for row in tables.table("memory_measured").rows
+        if (row["engine"], row["model"], row["precision"], row["batch"]) == wanted
+    ]
+    return f"{computed / 1e9:.1f}" + "".join(measured[:1])
 
 
 def _measured() -> str:
     one = tables.table("memory_measured")
     head = ["engine", "model", "precision", "batch", "measured GB", "predicted GB", "error", "device"]
-    rows = []
+    rows, deviations = [], []
     for row in one.rows:
         predicted = memory_need(geometry(row["model"]), row["engine"], row["precision"], row["batch"]).total_bytes
         numbers = (row["measured_bytes"] / 1e9, predicted / 1e9)
         shown = [f"{number:.2f}" for number in numbers] + [f"{numbers[1] / numbers[0] - 1:+.0%}"]
         named = [row["engine"], row["model"], row["precision"], str(row["batch"])]
         rows.append([*named, *shown, f"{row['device']}, {row['version']}"])
-    return f"### Measured\n\n{_sentence(one.about)} {one.as_of}.\n\n{_markdown(head, rows)}"
+        if "deviates" in row:
+            deviations.append(f"Outside: {', '.join(named[:3])}, batch {named[3]}: {row['deviates']}.\n")
+    blocks = [f"### Measured\n\n{_sentence(one.about)} {one.as_of}.\n", _markdown(head, rows), *deviations]
+    return "\n".join(blocks)
 
 
 def _rules() -> str:

@@ -57,6 +57,22 @@ class Geometry:
         """All trained numbers; the encoder's positions are computed, not trained."""
         return self.encoder_parameters + self.decoder_parameters
 
+    @property
+    def matrices(self) -> Iterator[int]:
+        """Sizes of the tensors that nearly all parameters are in, as CTranslate2 stores them: q, k and v as one."""
+        d = self.n_state
+        yield from (d * self.n_vocab, KERNEL_WIDTH * d * self.n_mels, KERNEL_WIDTH * d * d)
+        for _ in range(self.encoder_layers):
+            yield from (3 * d * d, d * d, 4 * d * d, 4 * d * d)
+        for _ in range(self.decoder_layers):
+            yield from (3 * d * d, d * d, d * d, 2 * d * d, d * d, 4 * d * d, 4 * d * d)
+
+    def weights_bytes(self, item_bytes: int, page_bytes: int = 0) -> int:
+        """Bytes of the weights, where every tensor above half a page takes whole pages; 0: tensors lie back to back."""
+        large = [n * item_bytes for n in self.matrices if page_bytes and n * item_bytes > page_bytes // 2]
+        unused = sum(-size % page_bytes for size in large)
+        return self.parameters * item_bytes + unused
+
 
 @dataclass(frozen=True, slots=True)
 class Overhead:
@@ -66,22 +82,33 @@ class Overhead:
         fixed_bytes: driver context, libraries, workspaces.
         encoder_units: tensors of (batch, 1500, n_state) alive at the encoder's widest point.
         score_copies: copies of the (batch, heads, 1500, 1500) attention scores; 0 where attention is fused.
+        decoder_units: such tensors alive while decoding: the encoder's output and what its last layer leaves behind.
         text_positions: for which the text's keys and values are held; CTranslate2 stops at half of 448.
+        page_bytes: what the allocator rounds large tensors up to.
     """
 
     fixed_bytes: int
     encoder_units: float
     score_copies: float
+    decoder_units: float = 1
     text_positions: int = TEXT_POSITIONS
+    page_bytes: int = 0
 
 
-# torch: torch.cuda.max_memory_allocated, so without the driver's context. ctranslate2: GPU memory of the process; its
-# fixed part is what https://github.com/SYSTRAN/faster-whisper#benchmark leaves (large-v2, float16, beam 5: 4525 MiB)
-# after the counted parts. cpu: resident memory; its encoder parts are fitted to the rows of the table memory_measured,
-# and CTranslate2 computes the same on a GPU.
+# The counts of tensors and the fixed parts are fitted to the rows of the table memory_measured.
+# torch: torch.cuda.max_memory_allocated, so without the driver's context; x, y, q, k, v of the last layer stay alive.
+# ctranslate2: GPU memory of the process, the driver's context included; CUDA gives large tensors whole pages of 2 MiB,
+# which int8's smaller tensors fill worse. cpu: resident memory.
 OVERHEADS: Mapping[str, Overhead] = {
-    "torch": Overhead(fixed_bytes=32 * MEBIBYTE, encoder_units=10, score_copies=0),
-    "ctranslate2": Overhead(fixed_bytes=1100 * MEBIBYTE, encoder_units=7, score_copies=1, text_positions=224),
+    "torch": Overhead(fixed_bytes=32 * MEBIBYTE, encoder_units=10, score_copies=0, decoder_units=5),
+    "ctranslate2": Overhead(
+        fixed_bytes=650 * MEBIBYTE,
+        encoder_units=9,
+        score_copies=1,
+        decoder_units=6,
+        text_positions=224,
+        page_bytes=2 * MEBIBYTE,
+    ),
     "cpu": Overhead(fixed_bytes=75 * MEBIBYTE, encoder_units=7, score_copies=1, text_positions=224),
 }
 
@@ -133,11 +160,11 @@ def memory_need(shape: Geometry, engine: str, dtype: str, batch: int, beam: int 
     logits = batch * beam * shape.n_vocab * (item + 4)  # once in the model's precision, once as float32
     computed_positions = AUDIO_POSITIONS * shape.n_state * WEIGHT_BYTES["float32"]
     return MemoryNeed(
-        shape.parameters * WEIGHT_BYTES[dtype] + computed_positions,
+        shape.weights_bytes(WEIGHT_BYTES[dtype], extra.page_bytes) + computed_positions,
         encoder,
         shape.decoder_layers * per_layer * AUDIO_POSITIONS,
         shape.decoder_layers * per_layer * beam * extra.text_positions,
-        unit + logits,
+        int(extra.decoder_units * unit) + logits,
         extra.fixed_bytes,
     )
 
