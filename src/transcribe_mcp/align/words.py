@@ -48,7 +48,7 @@ def _joined(word: TokenSpan, unit: TokenSpan) -> TokenSpan:
 
 
 def _split_characters(tokens: Sequence[int], decode: Decode) -> list[TokenSpan]:
-    """The shortest runs of tokens that decode to whole characters; what is no character stays a token of its own."""
+    """The shortest runs of tokens that decode to whole characters; tokens that spell none stay together."""
     units: list[TokenSpan] = []
     first = 0
     while first < len(tokens):
@@ -59,6 +59,9 @@ def _split_characters(tokens: Sequence[int], decode: Decode) -> list[TokenSpan]:
                 if REPLACEMENT not in text:
                     unit = TokenSpan(text, first, last)
                     break
+        if units and REPLACEMENT in unit.text and REPLACEMENT in units[-1].text:  # as broken as the one before it
+            before = units.pop()
+            unit = TokenSpan(decode(tokens[before.first : unit.last]), before.first, unit.last)
         units.append(unit)
         first = unit.last
     return units
@@ -66,10 +69,12 @@ def _split_characters(tokens: Sequence[int], decode: Decode) -> list[TokenSpan]:
 
 def _continues(word: str, unit: str, *, spaced: bool) -> bool:
     """Whether ``unit`` belongs to the word before it."""
+    if not word.strip():
+        return True  # a space by itself is the beginning of a word
     if not unit or unicodedata.category(unit[0])[0] == "M":
         return True  # an accent or a vowel sign stands on the letter before it
     if not unit.strip():
-        return False  # a space by itself begins the next word
+        return False
     if _is_punctuation(word):
         return not unit.startswith(" ") or word.strip() in OPENING_PUNCTUATION
     if _is_punctuation(unit):

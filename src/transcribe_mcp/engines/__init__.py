@@ -179,7 +179,7 @@ def _load(name: str, request: EngineRequest) -> Engine:
         offered = [AUTO, *(n for n, e in ENGINES.items() if not e.hidden)]
         near = difflib.get_close_matches(name.lower(), offered, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}? " if near else ""
-        raise UnknownNameError(f"there is no engine {name!r}", hint=f"{hint}engines: {', '.join(offered)}")
+        raise UnknownNameError(f"there is no engine {name!r}", hint=f"{hint}choose one of: {', '.join(offered)}")
     try:
         module = import_module(entry.module, __name__)
     except ImportError as error:
