@@ -127,11 +127,12 @@ class _Work:
         from .formats import FormatOptions, SubtitleRules, find_format
         from .languages import language_code
         from .pipeline import Options
+        from .settings import settings
 
         if (language := request.options.get("language", AUTO)) != AUTO:
             language_code(language)  # known to exist before a model is fetched
         return cls(
-            options=Options(threads=request.threads, **request.options),
+            options=Options(threads=request.threads or settings().threads, **request.options),
             formats={name: find_format(name) for name in request.formats},
             look=FormatOptions(subtitles=SubtitleRules(**request.subtitle_rules), **request.format_options),
             overwrite=request.overwrite,
