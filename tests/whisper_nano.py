@@ -5,9 +5,20 @@ from __future__ import annotations
 import getpass
 import importlib.util
 import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+
+import numpy as np
+import pytest
+from media import write_audio
+
+from transcribe_mcp.audio import SAMPLE_RATE_HZ, read
+from transcribe_mcp.evaluation import Truth, TruthSegment, load_truth
+from transcribe_mcp.settings import settings
 
 DATA = Path(__file__).parent / "data"
 SPEECH, CONVERSATION, NON_SPEECH = DATA / "speech", DATA / "conversation", DATA / "non-speech"
@@ -33,3 +44,35 @@ def whisper_nano(n_mels: int = 80) -> Path:
     """
     directory: Path = _expander().expand(_PACKED, CACHE, n_mels)
     return directory
+
+
+@contextmanager
+def kept_conversions() -> Iterator[None]:
+    """Conversions of the model go beside it, not into the user's cache, and are made once for all runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRANSCRIBE_MCP_CACHE_DIR", str(CACHE / "cache"))
+        settings.cache_clear()
+        yield
+    settings.cache_clear()
+
+
+@cache
+def speech_truths() -> dict[str, Truth]:
+    """Name of a recording in ``speech/`` without its suffix -> what it says."""
+    return {truth.path.stem: truth for truth in load_truth(SPEECH)}
+
+
+def join_speech(path: Path, names: Sequence[str]) -> Truth:
+    """Write recordings of ``speech/`` one after another to ``path``; the truth has sentences, not words."""
+    segments: list[TruthSegment] = []
+    parts = []
+    at_s = 0.0
+    for truth in (speech_truths()[name] for name in names):
+        for segment in truth.segments:
+            assert segment.start is not None and segment.end is not None
+            segments.append(replace(segment, start=segment.start + at_s, end=segment.end + at_s, words=()))
+        parts.append(read(truth.path))
+        at_s += len(parts[-1]) / SAMPLE_RATE_HZ
+    languages = {segment.language for segment in segments}
+    write_audio(path, "pcm_s16le", np.concatenate(parts))
+    return Truth(path, tuple(segments), languages.pop() if len(languages) == 1 else None, at_s)

@@ -1,0 +1,287 @@
+"""The repository's model through the whole flow gives what it gave before, and what was said.
+
+``tests/golden/whisper-nano/`` holds the text and the times it gave, one file a compute type. Processors add floats in
+different orders, so a few words and a few times may differ; a regression differs in more. After a change that is meant,
+run ``python tests/test_exact.py``, which writes them anew, and read the difference.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from whisper_nano import (
+    CONVERSATION,
+    NON_SPEECH,
+    SPEECH,
+    join_speech,
+    kept_conversions,
+    speech_truths,
+    whisper_nano,
+)
+
+from transcribe_mcp.comparison import align
+from transcribe_mcp.engines import Engine, EngineRequest, load_engine
+from transcribe_mcp.evaluation import Score, load_truth, score
+from transcribe_mcp.pipeline import Options, transcribe
+from transcribe_mcp.transcript import Segment, Transcript
+
+GOLDEN = Path(__file__).parent / "golden" / "whisper-nano"
+COMPUTE_TYPES = ("float32", "int8")
+GREEDY = Options(temperatures=(0.0,))  # no sampling: the text is the model's alone
+
+CHANGED_WORDS = 3  # of 850, punctuation and case included
+SAME_START_S = 0.04  # two of the encoder's frames
+AFTER_THE_END_S = 0.1
+BARS = {"en": 0.06, "de": 0.10, "es": 0.10}  # word error rates
+# By order of names a noisy recording would repeat the sentence before it, which this small model answers with a loop.
+CLEAN = {language: [f"{language}_{i}" for i in range(5)] for language in BARS}
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """A sentence as the golden file keeps it: no quality figures, times to 10 ms."""
+
+    text: str
+    starts: tuple[float, ...]  # of its words
+    end: float
+
+    @staticmethod
+    def of(segment: Segment) -> Sentence:
+        return Sentence(
+            segment.text.strip(), tuple(round(word.start, 2) for word in segment.words), round(segment.end, 2)
+        )
+
+
+Golden = dict[str, list[Sentence]]
+
+
+@pytest.fixture(scope="module", params=COMPUTE_TYPES)
+def compute_type(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def engine(compute_type: str) -> Iterator[Engine]:
+    with kept_conversions():
+        engine = load(compute_type)
+        yield engine
+        engine.close()
+
+
+@pytest.fixture(scope="module")
+def transcripts(engine: Engine) -> dict[str, Transcript]:
+    return transcribe_all(engine)
+
+
+@pytest.fixture(scope="module")
+def scores(transcripts: Mapping[str, Transcript]) -> dict[str, Score]:
+    truths = {truth.path.stem: truth for folder in (SPEECH, CONVERSATION) for truth in load_truth(folder)}
+    return {name: score(truths[name], transcript).score for name, transcript in transcripts.items()}
+
+
+def load(compute_type: str) -> Engine:
+    return load_engine(EngineRequest("ctranslate2", str(whisper_nano()), "cpu", compute_type, threads=2, offline=True))
+
+
+def transcribe_all(engine: Engine) -> dict[str, Transcript]:
+    truths = [*load_truth(SPEECH), *load_truth(CONVERSATION)]
+    return {truth.path.stem: transcribe(truth.path, engine, GREEDY) for truth in truths}
+
+
+def golden_of(transcripts: Mapping[str, Transcript]) -> Golden:
+    return {name: [Sentence.of(segment) for segment in t.segments] for name, t in transcripts.items()}
+
+
+def read_golden(compute_type: str) -> Golden:
+    rows = json.loads((GOLDEN / f"{compute_type}.json").read_text(encoding="utf-8"))
+    return {name: [Sentence(text, tuple(starts), end) for text, starts, end in row] for name, row in rows.items()}
+
+
+def write_golden(compute_type: str, golden: Golden) -> None:
+    """A line a sentence: its text, the starts of its words, its end."""
+    files = []
+    for name, sentences in golden.items():
+        rows = [json.dumps([row.text, row.starts, row.end], ensure_ascii=False) for row in sentences]
+        files.append(f'"{name}": [\n ' + ",\n ".join(rows) + "\n]")
+    GOLDEN.mkdir(parents=True, exist_ok=True)
+    (GOLDEN / f"{compute_type}.json").write_bytes(("{\n" + ",\n".join(files) + "\n}\n").encode())
+
+
+def timed_words(sentences: list[Sentence]) -> list[tuple[str, float]]:
+    return [pair for row in sentences for pair in zip(row.text.split(), row.starts, strict=True)]
+
+
+# -- as before -------------------------------------------------------------------------------------------------------
+
+
+def test_the_words_and_their_times_are_those_of_before(
+    transcripts: Mapping[str, Transcript], compute_type: str
+) -> None:
+    found, golden = golden_of(transcripts), read_golden(compute_type)
+    changed: list[tuple[str, str | None, str | None]] = []
+    shifts_s: list[float] = []
+
+    assert found.keys() == golden.keys()
+    for name, sentences in golden.items():
+        before, now = timed_words(sentences), timed_words(found[name])
+        for i, j in align([text for text, _ in before], [text for text, _ in now]):
+            if i is None or j is None or before[i][0] != now[j][0]:
+                changed.append((name, None if i is None else before[i][0], None if j is None else now[j][0]))
+            else:
+                shifts_s.append(abs(before[i][1] - now[j][1]))
+
+    assert len(changed) <= CHANGED_WORDS, changed
+    assert statistics.mean(shift <= SAME_START_S for shift in shifts_s) >= 0.98
+
+
+def test_sentences_are_cut_as_before(transcripts: Mapping[str, Transcript], compute_type: str) -> None:
+    found, golden = golden_of(transcripts), read_golden(compute_type)
+
+    other = [name for name in golden if len(found[name]) != len(golden[name])]
+    shifts_s = [
+        abs(before.end - now.end)
+        for name in golden.keys() - other
+        for before, now in zip(golden[name], found[name], strict=True)
+    ]
+
+    assert len(other) <= 1, other
+    assert statistics.mean(shift <= SAME_START_S for shift in shifts_s) >= 0.95
+
+
+# -- as it was said --------------------------------------------------------------------------------------------------
+
+
+def test_what_was_said_is_understood_in_every_language(scores: Mapping[str, Score]) -> None:
+    for language, bar in BARS.items():
+        whole = sum((judged for name, judged in scores.items() if name.startswith(language)), Score())
+        assert whole.word_error_rate is not None
+        assert whole.word_error_rate <= bar, (language, whole)
+    assert scores["three_voices"].word_error_rate == pytest.approx(0.0, abs=0.02)
+
+
+def test_every_language_is_recognised_and_nothing_is_missed_or_made_up(scores: Mapping[str, Score]) -> None:
+    whole = sum(scores.values(), Score())
+
+    assert whole.languages == len(scores) == 25
+    assert whole.language_accuracy == 1
+    assert whole.missed_speech_s == 0
+    assert whole.outside_speech_words == 0
+
+
+def test_every_word_is_timed_in_order_where_it_was_said(scores: Mapping[str, Score]) -> None:
+    whole = sum(scores.values(), Score())
+    errors_s = [abs(error) for error in whole.start_errors]
+
+    assert len(errors_s) > 800
+    assert whole.untimed_words == whole.disordered_words == 0
+    assert statistics.median(errors_s) <= 0.02
+    assert statistics.mean(error <= 0.1 for error in errors_s) >= 0.97
+
+
+# -- where nothing is said -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("vad", [True, False])
+def test_noise_and_silence_give_no_words_with_and_without_voice_detection(engine: Engine, vad: bool) -> None:
+    truths = load_truth(NON_SPEECH)
+    transcripts = [transcribe(truth.path, engine, replace(GREEDY, vad=vad)) for truth in truths]
+
+    assert sum(truth.duration or 0 for truth in truths) > 120
+    assert {truth.path.stem: t.text for truth, t in zip(truths, transcripts, strict=True) if t.text} == {}
+    assert {notice.code for t in transcripts for notice in t.warnings} == {"no_speech"}
+
+
+@pytest.mark.parametrize("vad", [True, False])
+@pytest.mark.parametrize("name", ["en_silent_after", "de_silent_after", "en_pauses"])
+def test_nothing_follows_the_last_word_in_the_silence_after_it(engine: Engine, name: str, vad: bool) -> None:
+    truth = speech_truths()[name]
+    end = truth.segments[-1].end
+
+    transcript = transcribe(truth.path, engine, replace(GREEDY, vad=vad))
+
+    assert end is not None and truth.duration is not None and end < truth.duration - 3
+    assert score(truth, transcript).score.insertions == 0
+    assert [word for word in transcript.words if word.start > end + AFTER_THE_END_S] == []
+
+
+# -- what is asked of it ---------------------------------------------------------------------------------------------
+
+
+def test_vocabulary_spells_a_word_that_was_misheard(engine: Engine, transcripts: Mapping[str, Transcript]) -> None:
+    plain = transcripts["es_1"].text
+
+    helped = transcribe(SPEECH / "es_1.flac", engine, replace(GREEDY, vocabulary=("pizarra",))).text
+
+    assert "pisarra" in plain
+    assert helped == plain.replace("pisarra", "pizarra")
+
+
+def test_a_prompt_is_heeded_and_leaves_clear_speech_as_it_is(
+    engine: Engine, transcripts: Mapping[str, Transcript]
+) -> None:
+    plain = transcripts["en_3"]
+
+    prompted = transcribe(SPEECH / "en_3.flac", engine, replace(GREEDY, prompt="IN CAPITALS. ALL OF IT."))
+
+    assert prompted.text == plain.text
+    assert prompted.segments[0].avg_logprob != pytest.approx(plain.segments[0].avg_logprob, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["en_noise", "de_2", "es_1"])
+def test_translation_of_this_model_is_the_same_words_in_upper_case(
+    engine: Engine, transcripts: Mapping[str, Transcript], name: str
+) -> None:
+    transcript = transcribe(SPEECH / f"{name}.flac", engine, replace(GREEDY, task="translate"))
+    said, shouted = transcripts[name].text.upper().split(), transcript.text.split()
+
+    assert transcript.task == "translate"
+    assert transcript.text == transcript.text.upper()
+    assert sum(i is None or j is None or said[i] != shouted[j] for i, j in align(said, shouted)) <= 3
+    assert len(transcript.words) == len(shouted)
+
+
+# -- long recordings -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("language", CLEAN)
+def test_a_long_recording_is_understood_no_worse_than_its_parts(
+    engine: Engine, scores: Mapping[str, Score], language: str, tmp_path: Path
+) -> None:
+    truth = join_speech(tmp_path / "joined.wav", CLEAN[language])
+    apart = sum((scores[name] for name in CLEAN[language]), Score()).word_error_rate
+
+    transcript = transcribe(truth.path, engine, GREEDY)
+
+    judged = score(truth, transcript).score
+    assert transcript.language == language
+    assert judged.word_error_rate is not None and apart is not None
+    assert judged.word_error_rate <= apart + 0.02
+    assert judged.missed_speech_s == judged.outside_speech_words == judged.untimed_words == 0
+    assert all(before.end <= after.start + 1e-6 for before, after in pairwise(transcript.words))
+
+
+def test_multilingual_gives_every_sentence_of_a_joined_recording_its_language(engine: Engine, tmp_path: Path) -> None:
+    names = [name for language in ("en", "de", "es") for name in CLEAN[language][:3]]
+    truth = join_speech(tmp_path / "three.wav", names)
+
+    transcript = transcribe(truth.path, engine, replace(GREEDY, multilingual=True))
+
+    assert [segment.language for segment in transcript.segments] == [said.language for said in truth.segments]
+    for found, said in zip(transcript.segments, truth.segments, strict=True):
+        assert found.start == pytest.approx(said.start, abs=0.3)
+    rate = score(truth, transcript).score.word_error_rate
+    assert rate is not None and rate <= 0.05
+
+
+if __name__ == "__main__":
+    with kept_conversions():
+        for golden_type in COMPUTE_TYPES:
+            golden_engine = load(golden_type)
+            write_golden(golden_type, golden_of(transcribe_all(golden_engine)))
+            golden_engine.close()
