@@ -132,8 +132,8 @@ def _memory() -> str:
         cells.append(f"{said['minimum_gb']}, better {said['recommended_gb']}" if said else "–")
         rows.append([shape.model, *cells])
     words = (
-        "GB of GPU memory for CTranslate2 at beam 1, computed from the model's dimensions (`memory.py`), in brackets\n"
-        "as measured by `benchmarks/memory_model.py`; the devices are in the table below. The original guide's figures\n"
+        "GB of GPU memory for CTranslate2 at beam 1, computed from the model's dimensions (`memory.py`); in brackets\n"
+        "what `benchmarks/memory_model.py` measured on the devices of the table below. The original guide's figures\n"
         "stand beside: it knew neither batch nor precision."
     )
     return f"## Memory\n\n{words}\n\n{_markdown(head, rows)}"
