@@ -1,7 +1,8 @@
 """Accuracy on recordings with known truth: ours, joined into one long file, on non-speech, and the peer's.
 
-    python benchmarks/accuracy.py [--model DIR] [--audio DIR] [--windows] [--joined] [--non-speech] [--peers]
+    python benchmarks/accuracy.py [--own] [--model DIR] [--audio DIR] [--windows] [--joined] [--non-speech] [--peers]
 
+``--own`` takes the repository's model and recordings, so that a clone alone is enough (with its test packages).
 Without a choice of parts all are run. ``--set NAME=JSON`` changes one of our options, ``--save DIR`` keeps transcripts.
 """
 
@@ -18,6 +19,7 @@ import numpy as np
 from common import (
     DEFAULT_AUDIO,
     DEFAULT_MODEL,
+    OWN_AUDIO,
     SAMPLE_RATE_HZ,
     Bar,
     Samples,
@@ -25,6 +27,7 @@ from common import (
     ctranslate2_layout,
     join,
     one_language,
+    own_model,
     peer_transcript,
     report,
     write_flac,
@@ -220,14 +223,17 @@ def peer_bars(peers: dict[str, Score], windows: Sequence[FileScore]) -> list[Bar
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=DEFAULT_MODEL)
-    parser.add_argument("--audio", type=Path, default=DEFAULT_AUDIO)
+    parser.add_argument("--own", action="store_true", help="the repository's model and recordings")
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--audio", type=Path)
     parser.add_argument("--compute-type", default="int8")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=JSON", help="one of our options")
     parser.add_argument("--save", type=Path, help="keep our transcripts there")
     for part in PARTS:
         parser.add_argument("--" + part.replace("_", "-"), action="store_true")
     arguments = parser.parse_args()
+    arguments.model = arguments.model or (own_model() if arguments.own else DEFAULT_MODEL)
+    arguments.audio = arguments.audio or (OWN_AUDIO if arguments.own else DEFAULT_AUDIO)
     parts = {part for part in PARTS if getattr(arguments, part)} or set(PARTS)
     truths = load_truth(arguments.audio)
     figures: dict[str, Any] = {}

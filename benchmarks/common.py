@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -22,11 +23,23 @@ from transcribe_mcp.transcript import Segment, Transcript, Word
 SHARED = Path(__file__).parents[2] / "shared"
 DEFAULT_MODEL = SHARED / "whisper-nano"
 DEFAULT_AUDIO = SHARED / "eval" / "tts"
+OWN_AUDIO = Path(__file__).parents[1] / "tests" / "data" / "speech"
 SAMPLE_RATE_HZ = 16_000
 BLOCK_SAMPLES = 30 * SAMPLE_RATE_HZ
 PACKAGES = ("transcribe-mcp", "ctranslate2", "faster-whisper", "onnxruntime", "av", "numpy")
 
 Samples = NDArray[np.float32]
+
+
+def own_model() -> Path:
+    """The repository's own model, in Hugging Face's layout."""
+    helpers = OWN_AUDIO.parents[1]
+    sys.path.insert(0, str(helpers))
+    try:
+        from whisper_nano import whisper_nano
+    finally:
+        sys.path.remove(str(helpers))
+    return whisper_nano()
 
 
 def cores() -> int:

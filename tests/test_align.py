@@ -26,7 +26,7 @@ from transcribe_mcp.align.words import UNSPACED_LANGUAGES, TokenSpan, split_word
 from transcribe_mcp.regions import Region
 from transcribe_mcp.transcript import Word
 
-NANO = Path(__file__).parents[2] / "shared" / "whisper-nano" / "tokenizer.json"
+NANO = Path(__file__).parent / "data" / "whisper-nano" / "tokenizer.json"
 NOISE_S = 1e-6  # of adding floats
 NEAR_SPEECH_S = 0.1
 
@@ -69,15 +69,17 @@ def spelling_of(tokenizer: Tokenizer) -> Spelling:
 def spelling(request: pytest.FixtureRequest) -> Spelling:
     if request.param == "trained here":
         return spelling_of(trained_tokenizer())
-    if not NANO.exists():
-        pytest.skip(f"{NANO} is not on this machine")
-    return spelling_of(Tokenizer.from_file(str(NANO)))
+    return nano_spelling()
 
 
 @pytest.fixture(scope="module")
 def bytewise() -> Spelling:
     """Knows the words of ``SENTENCES`` but no emoji, which take a token a byte."""
     return spelling_of(trained_tokenizer())
+
+
+def nano_spelling() -> Spelling:
+    return spelling_of(Tokenizer.from_file(str(NANO)))
 
 
 def trained_tokenizer() -> Tokenizer:
@@ -173,6 +175,28 @@ def test_the_language_alone_decides_whether_spaces_part_words(spelling: Spelling
     assert {"ja", "zh", "th", "yue"} <= UNSPACED_LANGUAGES
     assert words_of(text, "en", spelling) == [text]
     assert len(words_of(text, "zh", spelling)) > 1
+
+
+def test_a_space_that_is_a_token_of_its_own_begins_a_word() -> None:
+    assert words_of(" it's 3.14 & 50%", "en", nano_spelling()) == [" it's", " 3.14", " &", " 50%"]
+
+
+def test_a_broken_byte_does_not_swallow_the_words_after_it() -> None:
+    spelling = nano_spelling()
+    broken = spelling.encode("\U0001f389")[:1]
+
+    spans = split_words([*broken, *spelling.encode(" hello world again")], spelling.decode, "en")
+
+    assert [span.text for span in spans[-2:]] == [" world", " again"]
+    assert spans[-1].last - spans[-1].first < len(spelling.encode(" hello world again"))
+
+
+def test_a_combining_mark_stays_on_its_letter() -> None:
+    assert words_of("สวัสดี", "th", nano_spelling())[:2] == ["ส", "วั"]
+
+
+def test_an_opening_bracket_leans_on_the_word_after_it_without_spaces_too() -> None:
+    assert words_of("です。「はい」", "ja", nano_spelling())[-2:] == ["「は", "い」"]
 
 
 def test_no_tokens_are_no_words(spelling: Spelling) -> None:
@@ -291,6 +315,15 @@ def test_a_pause_given_to_a_word_is_taken_away_from_it() -> None:
     assert (late.start, early.end) == (1.2, 6.5)
     assert late.end <= 2.0 + EDGE_S
     assert early.start == 6.0
+
+
+def test_many_words_at_the_end_of_speech_do_not_outlast_it() -> None:
+    words = [Word(4.0, 4.0, " a")] * 60
+
+    clamped = clamp_to_speech(words, [Region(2.0, 4.5)])
+
+    assert len(clamped) == len(words)
+    assert clamped[-1].end <= 4.5 + EDGE_S + NOISE_S
 
 
 def test_without_regions_words_keep_their_times() -> None:

@@ -12,41 +12,34 @@ import numpy as np
 import psutil
 import pytest
 from numpy.typing import NDArray
+from whisper_nano import SPEECH, kept_conversions, whisper_nano
 
 from transcribe_mcp.engines import ENGINES, Decoded, DecodingOptions, Engine, EngineRequest, load_engine
 from transcribe_mcp.errors import EngineFailedError, TranscribeError, UnknownNameError, UnsupportedTaskError
 from transcribe_mcp.regions import Region, Window
-from transcribe_mcp.settings import settings
 
 ROOT = Path(__file__).parents[1]
 SAMPLE_RATE_HZ = 16_000
-NANO = ROOT.parent / "shared" / "whisper-nano"
-MODELS = {"ctranslate2": NANO}  # engines that carry no model of their own
+MODELS = {"ctranslate2": whisper_nano}  # engines that carry no model of their own, and where there is one
 WELCOME = ROOT / "samples" / "welcome.flac"
 WELCOME_PAUSES_S = (0.0, 5.53, 7.66, 9.995)  # where its sentences begin and end
-NANO_VOICES = NANO.parent / "eval" / "tts" / "00.flac"  # the small model understands these voices, not people
-NANO_PAUSES_S = (0.5, 2.59, 5.3, 8.0)
+NANO_VOICES = SPEECH / "en_0.flac"  # the small model understands these voices, not people
+NANO_PAUSES_S = (0.1, 3.2, 6.5, 9.0)
 CLOCK_START_S = 100.0  # the windows are cut from the middle of a longer recording
 MEMORY_SLACK_BYTES = 16 * 2**20
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Converted models go to a directory of this run."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRANSCRIBE_MCP_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
-        settings.cache_clear()
+def cache() -> Iterator[None]:
+    with kept_conversions():
         yield
-    settings.cache_clear()
 
 
 @pytest.fixture(scope="module", params=ENGINES)
 def request_of(request: pytest.FixtureRequest, cache: None) -> EngineRequest:
     name = request.param
-    model = MODELS.get(name)
-    if model is not None and not model.is_dir():
-        pytest.skip(f"{model} is not on this machine")
-    return EngineRequest(engine=name, model=str(model or "auto"), device="cpu", threads=2, offline=True)
+    model = str(MODELS[name]()) if name in MODELS else "auto"
+    return EngineRequest(engine=name, model=model, device="cpu", threads=2, offline=True)
 
 
 @pytest.fixture(scope="module")
