@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,12 +20,14 @@ from ..align.times import time_words, token_starts
 from ..align.words import split_words
 from ..checkpoints import catalogue, conversion
 from ..compat.preload import preload_cublas
+from ..compat.trial import gpu_facts, gpu_trial, trial_key
 from ..errors import EngineFailedError, EngineUnavailableError, ModelFormatError, UsageError
 from ..features import FRAMES_PER_SECOND, log_mel
 from ..regions import Window
-from ..settings import usable_cores
+from ..settings import settings, usable_cores
 from ..transcript import Notice, Word
-from . import AUTO, Decoded, DecodingOptions, EngineInfo, EngineRequest
+from . import AUTO, Decoded, DecodingOptions, Engine, EngineInfo, EngineRequest
+from .fallback_device import load_with_cpu_behind
 
 CPU_BATCH_SIZE = 8
 CUDA_BATCH_SIZE = 24
@@ -40,15 +42,29 @@ LANGUAGE_CODE = re.compile(r"[a-z]{2,3}")
 Result = TypeVar("Result")
 
 
-def load(request: EngineRequest) -> CTranslate2Engine:
-    """Load the requested model, converting it first if need be."""
+def load(request: EngineRequest) -> Engine:
+    """Load the requested model, converting it first if need be. A GPU that nobody asked for has the CPU behind it."""
     device, index, gpu_notices = _choose_device(request.device)
-    compute_type = _choose_compute_type(request.compute_type, device)
-    name, notices = request.model, [*request.notices, *gpu_notices]
-    if name == AUTO:
+    _choose_compute_type(request.compute_type, device)  # refused before a model is fetched
+    request = replace(request, notices=(*request.notices, *gpu_notices))
+    if request.model == AUTO:
         choice = checkpoints.choose_model(catalogue.this_machine(device), offline=request.offline)
-        name = choice.name
-        notices.append(Notice("model_chosen", choice.reason))
+        notice = Notice("model_chosen", choice.reason)
+        request = replace(request, model=choice.name, notices=(*request.notices, notice))
+    if request.device != AUTO or device == "cpu":
+        return _load_on(request, device, index)
+
+    def load_on_cpu() -> Engine:
+        supported = ctranslate2.get_supported_compute_types("cpu")
+        kept = request.compute_type if request.compute_type in supported else AUTO
+        return _load_on(replace(request, compute_type=kept), "cpu", 0)
+
+    return load_with_cpu_behind(lambda: _load_on(request, device, index), load_on_cpu)
+
+
+def _load_on(request: EngineRequest, device: str, index: int) -> CTranslate2Engine:
+    name = request.model
+    compute_type = _choose_compute_type(request.compute_type, device)
     checkpoint = checkpoints.resolve(name, offline=request.offline, progress=request.progress)
     directory = conversion.ctranslate2_directory(
         checkpoint, "int8" if compute_type.startswith("int8") else "source", request.progress
@@ -74,7 +90,7 @@ def load(request: EngineRequest) -> CTranslate2Engine:
         tasks=("transcribe",) if checkpoint.can_translate is False else ("transcribe", "translate"),
         batch_size=CPU_BATCH_SIZE if device == "cpu" else CUDA_BATCH_SIZE,
         versions={"ctranslate2": ctranslate2.__version__},
-        warnings=tuple(notices),
+        warnings=request.notices,
     )
     return CTranslate2Engine(model, vocabulary, info, replicas)
 
@@ -269,6 +285,8 @@ def _choose_device(wanted: str) -> tuple[str, int, tuple[Notice, ...]]:
                 message, hint="transcribe on the CPU with --device cpu; see transcribe-mcp doctor"
             )
         return "cuda", int(index or 0), ()
+    if count and not problem:
+        problem = gpu_trial(settings().cache_dir, trial_key(gpu_facts(), ctranslate2.__version__))
     if problem:
         return "cpu", 0, (Notice("gpu_unused", f"the GPU is not used: {problem}"),) if count else ()
     return "cuda", 0, ()

@@ -1,0 +1,89 @@
+"""A GPU is tried in a child process before an engine uses it, and the outcome is remembered for the next start.
+
+Only successes and lasting failures are kept: a GPU whose memory another process holds is tried again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from .deep import Child, run_operation
+from .facts import Facts, timed
+from .machine import effective_driver, gpus_of
+from .preload import cublas_paths
+from .probes.nvidia import probe, start_children
+
+FILE_NAME = "gpu-trials.json"
+OUT_OF_MEMORY = "out of memory"
+_VARIABLES = ("CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH")
+
+
+def gpu_facts() -> Facts:
+    """The driver and its GPUs alone, asked in child processes."""
+    start_children()
+    return Facts(list(timed(probe())))
+
+
+def trial_key(facts: Facts, version: str) -> str:
+    """What the outcome depends on: driver, GPUs, the version of CTranslate2 and which cuBLAS it would open."""
+    gpus = ",".join(gpu.label for gpu in gpus_of(facts))
+    libraries = ",".join(map(str, cublas_paths(sys.path)))
+    settings = (f"{name}={os.environ.get(name, '')}" for name in _VARIABLES)
+    return "; ".join([effective_driver(facts), gpus, version, libraries, *settings])
+
+
+def _operation() -> Child:
+    return run_operation(sys.executable, "ctranslate2", "cuda")
+
+
+def gpu_trial(folder: Path, key: str, operation: Callable[[], Child] = _operation) -> str:
+    """Why CTranslate2 cannot use the GPU, in words; empty where it can. Runs ``operation`` once for each key."""
+    path = folder / FILE_NAME
+    known = _remembered(path)
+    if key in known:
+        return known[key]
+    child = operation()
+    problem = "" if child.end == "ok" else _words(child)
+    if OUT_OF_MEMORY not in problem:
+        _remember(path, {**known, key: problem})
+    return problem
+
+
+def in_words(cause: str) -> str:
+    """An error of the GPU with its meaning in front where it has one that can be acted on."""
+    if OUT_OF_MEMORY in cause.lower():
+        return (
+            f"the GPU is {OUT_OF_MEMORY}, so a smaller model or batch is needed, or less of it used elsewhere: {cause}"
+        )
+    return cause
+
+
+def _words(child: Child) -> str:
+    said = child.tail.strip().splitlines()
+    cause = f"a first operation on it ended with {child.end}" + (f" ({said[-1]})" if said else "")
+    return in_words(cause)
+
+
+def _remembered(path: Path) -> dict[str, str]:
+    """Empty where nothing is remembered or the file is damaged: the GPU is then tried again."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    return {key: value for key, value in found.items() if isinstance(value, str)}
+
+
+def _remember(path: Path, outcomes: dict[str, str]) -> None:
+    """A cache that cannot be written only costs another trial."""
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{path.name}.{os.getpid()}")
+        temporary.write_text(json.dumps(outcomes, indent=1), encoding="utf-8")
+        temporary.replace(path)

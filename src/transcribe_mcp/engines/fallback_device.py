@@ -1,0 +1,106 @@
+"""An engine on a GPU with the CPU behind it: what the GPU fails at, the CPU does again, and the result says so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from ..compat.trial import OUT_OF_MEMORY, in_words
+from ..errors import EngineFailedError
+from ..regions import Window
+from ..transcript import Notice, Word
+from . import Decoded, DecodingOptions, Encoded, Engine, EngineInfo
+
+Result = TypeVar("Result")
+
+
+def gpu_failed(error: EngineFailedError) -> Notice:
+    return Notice("gpu_failed", f"the GPU failed, the CPU goes on: {in_words(str(error))}")
+
+
+def load_with_cpu_behind(load_on_gpu: Callable[[], Engine], load_on_cpu: Callable[[], Engine]) -> Engine:
+    """The GPU's engine, or the CPU's where that one cannot be loaded. Only ``EngineFailedError`` counts as failure."""
+    try:
+        return FallbackEngine(load_on_gpu(), load_on_cpu)
+    except EngineFailedError as error:
+        engine = FallbackEngine(load_on_cpu(), None)
+        engine.warn(gpu_failed(error))
+        return engine
+
+
+@dataclass(slots=True)
+class KeptBatch:
+    """A batch as one engine encoded it, with its windows, so that another engine can encode it again."""
+
+    windows: tuple[Window, ...]
+    inner: Encoded
+    encoder: Engine
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def select(self, indices: Sequence[int]) -> KeptBatch:
+        return KeptBatch(tuple(self.windows[i] for i in indices), self.inner.select(indices), self.encoder)
+
+
+class FallbackEngine:
+    """See the protocol. ``info`` is that of the engine in use, and ends with why it is not the first one."""
+
+    def __init__(self, engine: Engine, load_on_cpu: Callable[[], Engine] | None) -> None:
+        self._engine = engine
+        self._load_on_cpu = load_on_cpu
+        self._notices: tuple[Notice, ...] = ()
+        self._broken: Engine | None = None
+
+    @property
+    def info(self) -> EngineInfo:
+        info = self._engine.info
+        return replace(info, warnings=(*info.warnings, *self._notices))
+
+    def warn(self, notice: Notice) -> None:
+        self._notices = (*self._notices, notice)
+
+    def notices(self, options: DecodingOptions) -> tuple[Notice, ...]:
+        return self._engine.notices(options)
+
+    def encode(self, windows: Sequence[Window]) -> KeptBatch:
+        inner = self._with_fallback(lambda engine: engine.encode(windows))
+        return KeptBatch(tuple(windows), inner, self._engine)
+
+    def detect_language(self, encoded: KeptBatch) -> list[dict[str, float]]:
+        return self._with_fallback(lambda engine: engine.detect_language(_encoded_by(engine, encoded)))
+
+    def decode(self, encoded: KeptBatch, languages: Sequence[str], options: DecodingOptions) -> list[Decoded]:
+        return self._with_fallback(lambda engine: engine.decode(_encoded_by(engine, encoded), languages, options))
+
+    def align(self, encoded: KeptBatch, decoded: Sequence[Decoded], options: DecodingOptions) -> list[list[Word]]:
+        return self._with_fallback(lambda engine: engine.align(_encoded_by(engine, encoded), decoded, options))
+
+    def close(self) -> None:
+        self._engine.close()
+
+    def _with_fallback(self, work: Callable[[Engine], Result]) -> Result:
+        try:
+            return work(self._engine)
+        except EngineFailedError as error:
+            if self._load_on_cpu is None:
+                raise
+            self._take_cpu(self._load_on_cpu, error)
+        return work(self._engine)
+
+    def _take_cpu(self, load_on_cpu: Callable[[], Engine], error: EngineFailedError) -> None:
+        if OUT_OF_MEMORY in str(error).lower():
+            self._engine.close()
+        else:
+            self._broken = self._engine  # freeing memory on a GPU in an error state can end the process
+        self._load_on_cpu = None
+        self._engine = load_on_cpu()
+        self.warn(gpu_failed(error))
+
+
+def _encoded_by(engine: Engine, batch: KeptBatch) -> Any:
+    """The batch as this engine encoded it, encoded again where another engine did."""
+    if batch.encoder is not engine:
+        batch.inner, batch.encoder = engine.encode(batch.windows), engine
+    return batch.inner

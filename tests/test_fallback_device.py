@@ -1,0 +1,124 @@
+"""What a GPU fails at is done again on the CPU, and the result says so; the GPU is played by an engine of the test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from media import write_audio
+from scripted_engine import INFO, ScriptedBatch, ScriptedEngine
+
+from transcribe_mcp.compat.deep import Child
+from transcribe_mcp.compat.trial import FILE_NAME, gpu_trial
+from transcribe_mcp.engines import Engine
+from transcribe_mcp.engines.fallback_device import load_with_cpu_behind
+from transcribe_mcp.errors import EngineFailedError, ModelUnavailableError
+from transcribe_mcp.pipeline import Options, transcribe
+from transcribe_mcp.regions import Window
+
+EVERYTHING = Options(vad=False, batch_size=1)  # noise is taken for speech
+ON_GPU = replace(INFO, device="cuda")
+
+
+@dataclass(slots=True)
+class FailingEncoder(ScriptedEngine):
+    def encode(self, windows: Sequence[Window]) -> ScriptedBatch:
+        raise EngineFailedError("CUDA failed with error out of memory")
+
+
+@pytest.fixture(scope="module")
+def minute(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    noise = np.random.default_rng(4).normal(0, 0.1, 60 * 16_000).astype(np.float32)
+    return write_audio(tmp_path_factory.mktemp("audio") / "minute.wav", "pcm_s16le", noise)
+
+
+def not_loaded() -> Engine:
+    raise EngineFailedError("CUDA failed with error no kernel image is available")
+
+
+@pytest.mark.parametrize(
+    ("load_on_gpu", "cause"),
+    [
+        (not_loaded, "no kernel image"),
+        (lambda: FailingEncoder(info=ON_GPU), "a smaller model or batch"),
+        (lambda: ScriptedEngine(info=ON_GPU, fails_at_call=1), "the script ends here"),
+        (lambda: ScriptedEngine(info=ON_GPU, fails_at_call=2), "the script ends here"),
+    ],
+    ids=["load", "first encode", "first decode", "later"],
+)
+def test_a_gpu_that_fails_at_any_time_costs_no_words_and_is_named(
+    minute: Path, load_on_gpu: Callable[[], Engine], cause: str
+) -> None:
+    result = transcribe(minute, load_with_cpu_behind(load_on_gpu, ScriptedEngine), EVERYTHING)
+
+    assert result.segments == transcribe(minute, ScriptedEngine(), EVERYTHING).segments
+    assert result.device == "cpu"
+    (warning,) = [notice for notice in result.warnings if notice.code == "gpu_failed"]
+    assert cause in warning.message
+
+
+def test_a_gpu_that_works_is_used_to_the_end_without_a_word(minute: Path) -> None:
+    def no_cpu() -> Engine:
+        raise AssertionError("the CPU was loaded")
+
+    result = transcribe(minute, load_with_cpu_behind(lambda: ScriptedEngine(info=ON_GPU), no_cpu), EVERYTHING)
+
+    assert result.device == "cuda"
+    assert "gpu_failed" not in [notice.code for notice in result.warnings]
+
+
+def test_when_the_cpu_fails_too_the_recording_fails(minute: Path) -> None:
+    engine = load_with_cpu_behind(not_loaded, lambda: ScriptedEngine(fails_at_call=1))
+
+    with pytest.raises(EngineFailedError, match="script ends"):
+        transcribe(minute, engine, EVERYTHING)
+
+
+def test_a_missing_model_is_no_failure_of_the_gpu() -> None:
+    def missing() -> Engine:
+        raise ModelUnavailableError("there is no model")
+
+    with pytest.raises(ModelUnavailableError):
+        load_with_cpu_behind(missing, ScriptedEngine)
+
+
+def ends(end: str, tail: str, tried: list[str]) -> Callable[[], Child]:
+    def operation() -> Child:
+        tried.append(end)
+        return Child(end, tail, {}, 0.1)
+
+    return operation
+
+
+@pytest.mark.parametrize(
+    ("end", "tail", "words"),
+    [("ok", "", ""), ("signal 6", "cannot load libcudnn_ops.so.9", "signal 6 (cannot load libcudnn_ops.so.9)")],
+)
+def test_the_outcome_of_a_trial_is_remembered_for_its_driver_and_libraries(
+    tmp_path: Path, end: str, tail: str, words: str
+) -> None:
+    tried: list[str] = []
+    problems = [gpu_trial(tmp_path, key, ends(end, tail, tried)) for key in ("580", "580", "590")]
+
+    assert len(tried) == 2
+    assert all(problem.endswith(words) for problem in problems)
+
+
+def test_a_gpu_without_free_memory_is_tried_again_at_the_next_start(tmp_path: Path) -> None:
+    tried: list[str] = []
+    problem = gpu_trial(tmp_path, "580", ends("exit 1", "CUDA failed with error out of memory", tried))
+
+    assert "smaller model" in problem
+    assert gpu_trial(tmp_path, "580", ends("ok", "", tried)) == ""
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b"\xff{", b'{"580": 3}'])
+def test_a_damaged_memory_of_trials_costs_another_trial_only(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / FILE_NAME).write_bytes(content)
+    tried: list[str] = []
+
+    assert [gpu_trial(tmp_path, "580", ends("ok", "", tried)) for _ in range(2)] == ["", ""]
+    assert tried == ["ok"]
