@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -130,9 +130,11 @@ class Transcript:
         Times are rounded to milliseconds such that spans stay in order, without overlap and inside what holds them,
         so that ``from_json`` always reads it. A quality figure that is no number was not measured: ``None``.
         """
+        return self._facts() | {"segments": list(self._segment_rows())}
+
+    def _facts(self) -> dict[str, Any]:
         duration = round(float(self.duration), 3)
         timings = {stage: round(float(seconds), 3) for stage, seconds in self.timings.items()}
-        spans = _rounded_spans(self.segments, 0.0, duration)
         return {
             "schema_version": SCHEMA_VERSION,
             "text": self.text,
@@ -149,11 +151,12 @@ class Transcript:
             "warnings": [{"code": notice.code, "message": notice.message} for notice in self.warnings],
             "timings": timings,
             "versions": dict(self.versions),
-            "segments": [
-                _segment_to_json(i, segment, span)
-                for i, (segment, span) in enumerate(zip(self.segments, spans, strict=True))
-            ],
         }
+
+    def _segment_rows(self) -> Iterator[dict[str, Any]]:
+        spans = _rounded_spans(self.segments, 0.0, round(float(self.duration), 3))
+        for number, (segment, span) in enumerate(zip(self.segments, spans, strict=True)):
+            yield _segment_to_json(number, segment, span)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Transcript:
@@ -176,7 +179,11 @@ class Transcript:
             raise ValueError(f"transcript lacks or garbles a field: {error}") from error
 
     def dumps(self) -> str:
-        return json.dumps(self.to_json(), ensure_ascii=False, allow_nan=False, indent=2) + "\n"
+        """The published form as text, a segment a line: hours of words fit in little memory, and differences show."""
+        facts = json.dumps(self._facts(), ensure_ascii=False, allow_nan=False, indent=2).removesuffix("\n}")
+        rows = ",\n".join("    " + json.dumps(r, ensure_ascii=False, allow_nan=False) for r in self._segment_rows())
+        segments = f"[\n{rows}\n  ]" if rows else "[]"
+        return f'{facts},\n  "segments": {segments}\n}}\n'
 
     @classmethod
     def loads(cls, text: str) -> Transcript:
