@@ -27,8 +27,8 @@ PACKAGE = ROOT / "src" / "transcribe_mcp"
 
 WORDS = {"errors", "settings", "progress", "transcript"}
 STAGES = {
-    "ahead", "align", "audio", "checkpoints", "comparison", "engines", "evaluation", "fallback", "features",
-    "heard", "languages", "regions", "sentences", "silero", "sources", "speakers", "vad",
+    "access", "ahead", "align", "audio", "checkpoints", "comparison", "engines", "evaluation", "fallback", "features",
+    "fetching", "heard", "languages", "regions", "sentences", "silero", "sources", "speakers", "vad",
 }  # fmt: skip
 
 # What a part of the package may import of the others. A part is a file or a folder beside __init__.py.

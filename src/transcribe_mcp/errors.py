@@ -7,6 +7,9 @@
     ├── SourceError                 a recording cannot be used
     │   ├── SourceNotFoundError
     │   ├── SourceUnreadableError   the system refuses to open it
+    │   ├── SourceRefusedError      outside what may be read, hidden, or an address that may not be fetched
+    │   ├── SourceTooLargeError     larger or longer than the limits
+    │   ├── SourceFetchError        an address answers with something else than a recording
     │   ├── NotMediaError           the content is no audio or video that can be decoded
     │   └── NoAudioError            media without a sound track, or with no samples in it
     ├── ModelError                  a model cannot be used
@@ -79,6 +82,21 @@ class SourceNotFoundError(SourceError):
 class SourceUnreadableError(SourceError):
     code = "source_unreadable"
     http_status = 403
+
+
+class SourceRefusedError(SourceError):
+    code = "source_refused"
+    http_status = 403
+
+
+class SourceTooLargeError(SourceError):
+    code = "source_too_large"
+    http_status = 413
+
+
+class SourceFetchError(SourceError):
+    code = "source_fetch"
+    http_status = 502
 
 
 class NotMediaError(SourceError):
