@@ -76,10 +76,11 @@ def submit(request: JobRequest) -> Job:
     """
 
 
-def submit_batch(sources: Sequence[str], request: JobRequest) -> Batch:
+def submit_batch(sources: Sequence[str], request: JobRequest, refused: Sequence[Refused] = ()) -> Batch:
     """Queue every recording that files, directories and patterns name, each with the options of ``request``.
 
     One that cannot be used is refused with its reason and costs no other its place; ``request.source`` is not used.
+    ``refused`` is what the caller already left out, and stays with the batch.
 
     Raises:
         UsageError: no source, or options that contradict each other.
