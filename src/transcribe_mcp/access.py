@@ -88,6 +88,14 @@ class Access:
             )
         return path
 
+    def require_inside(self, source: str) -> None:
+        """The first of the two judgements: the name as it is written. The disk is not touched.
+
+        Raises:
+            SourceRefusedError: outside the roots or hidden.
+        """
+        self._written(source)
+
     def output(self, target: str, extension: str) -> Path:
         """Where a result may be written: inside the roots, not hidden, with the extension of its format.
 
