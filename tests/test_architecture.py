@@ -28,7 +28,7 @@ PACKAGE = ROOT / "src" / "transcribe_mcp"
 WORDS = {"errors", "settings", "progress", "transcript"}
 STAGES = {
     "access", "ahead", "align", "audio", "checkpoints", "comparison", "engines", "evaluation", "fallback", "features",
-    "fetching", "heard", "languages", "regions", "sentences", "silero", "sources", "speakers", "vad",
+    "fetching", "heard", "languages", "options", "regions", "sentences", "silero", "sources", "speakers", "vad",
 }  # fmt: skip
 
 # What a part of the package may import of the others. A part is a file or a folder beside __init__.py.
@@ -54,17 +54,19 @@ DOORS: dict[str, set[str]] = {
     "filelock": {"checkpoints"},
     "ctranslate2": {"engines.ctranslate2", "checkpoints.weights"},  # running models, writing its model files
     "huggingface_hub": {"checkpoints.hub"},
+    "mcp": {"frontends.mcp_sdk"},
     "numpy": STAGES | {"pipeline"},
     "onnxruntime": {"vad"},
     "platformdirs": {"settings"},
     "pocketsphinx": {"engines.pocketsphinx"},
-    "pydantic": {"settings"},
+    "pydantic": {"frontends", "settings"},  # the schemas of tools and answers
     "pydantic_settings": {"settings"},
     "rich": {"frontends"},
     "safetensors": {"checkpoints"},
     "tokenizers": {"checkpoints.conversion", "engines.ctranslate2"},  # writing tokenizers, using them
     "torch": {"features", "engines.whisper", "align", "speakers"},
-    "typer": {"frontends.arguments", "frontends.cli"},
+    "typer": {"frontends.arguments", "frontends.cli", "frontends.serving"},
+    "uvicorn": {"frontends.mcp_http"},
 }
 
 # What importing a front end or the package must not load.
@@ -75,8 +77,8 @@ FUNCTION_LINES = 60
 PARAMETERS = 6
 FILE_LINES_OF = {"engines.whisper": 600}
 FUNCTION_LINES_OF = {"pipeline": 100}
-# Commands of the command line: for typer the parameters of the function are the options of the program.
-EXEMPT_DECORATORS = {"command", "callback"}
+# For typer the parameters of the function are the options of the program, for MCP the schema of the tool.
+EXEMPT_DECORATORS = {"command", "callback", "tool"}
 
 # Calls that fail a test without an ``assert``.
 FAILING_CALLS = {"check_schema", "fail", "raises", "validate", "warns"}
@@ -85,6 +87,7 @@ FAILING_CALLS = {"check_schema", "fail", "raises", "validate", "warns"}
 BROAD_EXCEPT = {
     "ahead": "the producer's error is carried to the thread that reads",
     "compat.probes": "a guarded probe: the doctor has to survive any broken machine",
+    "frontends.mcp_notices": "a client that has gone, in whatever way its transport says so",
     "checkpoints.hub": "the downloading thread's error is carried to the thread that waits",
 }
 

@@ -26,7 +26,8 @@ from transcribe_mcp.errors import (
 )
 from transcribe_mcp.fallback import Judged
 from transcribe_mcp.heard import Heard
-from transcribe_mcp.pipeline import Options, _doubts, transcribe
+from transcribe_mcp.options import Options
+from transcribe_mcp.pipeline import _doubts, transcribe
 from transcribe_mcp.regions import Window
 from transcribe_mcp.transcript import Transcript, Word
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..checkpoints import ModelRow
     from ..engines import Engine
     from ..formats import Format, FormatOptions
-    from ..pipeline import Options
+    from ..options import Options
     from ..transcript import Transcript
 
 AUTO = "auto"
@@ -126,7 +126,7 @@ class _Work:
     def of(cls, request: TranscribeRequest, progress: Progress) -> _Work:
         from ..formats import FormatOptions, SubtitleRules, find_format
         from ..languages import language_code
-        from ..pipeline import Options
+        from ..options import Options
         from ..settings import settings
 
         if (language := request.options.get("language", AUTO)) != AUTO:
@@ -206,7 +206,7 @@ def evaluate(request: EvaluateRequest, progress: Progress = unreported) -> Evalu
         SourceError: a recording or a truth file cannot be used.
     """
     from ..evaluation import load_truth, score, table, total
-    from ..pipeline import Options
+    from ..options import Options
     from ..pipeline import transcribe as run_pipeline
 
     options = Options(threads=request.threads, **request.options)
