@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING
 
 from ..errors import SourceRefusedError, TranscribeError, UsageError
 from ..jobs.records import Batch, Job, JobFailure, JobRequest, Refused
+from ..transcript import Segment, Transcript
 from . import jobs
+
+__all__ = ["Segment", "Transcript", "access", "formats", "is_refused", "submit", "submit_batch", "write_result"]
 
 if TYPE_CHECKING:
     from ..access import Access
