@@ -55,6 +55,7 @@ __all__ = [
     "Refused",
     "Transcript",
     "cancel",
+    "close",
     "delete",
     "diagnose",
     "get_job",
@@ -76,6 +77,7 @@ WAKE_S = 2.0  # how often a call that looks sees to it that there is a worker
 EVERYTHING = JobFilter()
 
 _lock = threading.Lock()
+_open: dict[tuple[Path, str], Store] = {}
 _woken_at = -WAKE_S
 
 
@@ -298,6 +300,15 @@ def prepare() -> None:
     _store()
 
 
+def close() -> None:
+    """Give back what this process holds of the store; the next call opens it anew."""
+    with _lock:
+        for store in _open.values():
+            store.close()
+        _open.clear()
+    _transcript.cache_clear()
+
+
 def work() -> int:
     """Be the supervisor of this machine's worker until nothing is left to do; gives the exit code."""
     from ..jobs.process import supervise
@@ -309,15 +320,13 @@ def _store() -> Store:
     from ..settings import settings
 
     chosen = settings()
+    which = (chosen.data_dir, chosen.database_url)
     with _lock:
-        return _open_store(chosen.data_dir, chosen.database_url)
+        if which not in _open:
+            from ..jobs.store import Store
 
-
-@lru_cache(maxsize=4)
-def _open_store(data_dir: Path, database_url: str) -> Store:
-    from ..jobs.store import Store
-
-    return Store(data_dir, database_url)
+            _open[which] = Store(*which)
+        return _open[which]
 
 
 @lru_cache(maxsize=4)
