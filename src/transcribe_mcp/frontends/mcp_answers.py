@@ -164,10 +164,15 @@ class Finding(Record):
     fix: list[Text] = []
 
 
+class Step(Record):
+    command: Text
+    why: Text
+
+
 class DiagnosisAnswer(Answer):
     fit: bool = Field(description="Nothing was found that keeps this machine from working.")
     findings: list[Finding]
-    plan: list[Text] = Field(description="Commands that would put it right, in order.")
+    plan: list[Step] = Field(description="Commands that make an environment that fits this machine, in order.")
     report: Text = Field(description="The doctor's page for people.")
 
 
@@ -285,6 +290,7 @@ def models_answer(models: Sequence[ModelHere], default: str) -> ModelsAnswer:
 
 def diagnosis_answer(diagnosis: Diagnosis, max_chars: int) -> DiagnosisAnswer:
     report = diagnosis.report
+    steps = (report.get("plan") or {}).get("steps", ())
     findings = [
         Finding(**{name: found.get(name) or "" for name in ("code", "severity", "title", "evidence", "consequence")},
                 fix=list(found.get("fix") or ()))
@@ -295,7 +301,7 @@ def diagnosis_answer(diagnosis: Diagnosis, max_chars: int) -> DiagnosisAnswer:
         status="completed",
         fit=report.get("result", "") == "fit",
         findings=findings,
-        plan=[str(step) for step in report.get("plan") or ()],
+        plan=[Step(command=step["command"], why=step["why"]) for step in steps],
         report=diagnosis.text[:max_chars],
     )
 

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
@@ -23,6 +24,7 @@ _THREADS = ThreadPoolExecutor(max_workers=16, thread_name_prefix="store")
 FIRST_LOOK_S, LONGEST_LOOK_S = 0.03, 0.25
 SEGMENTS = "segments"
 REPORT_CHARS = 6_000
+QUIET_S = 0.5
 DAY_S = 86_400.0
 
 P = ParamSpec("P")
@@ -35,6 +37,13 @@ Report = Callable[[float, str], Awaitable[None]]
 async def call(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """A use case in a thread: the loop answers others meanwhile."""
     return await asyncio.get_running_loop().run_in_executor(_THREADS, partial(function, *args, **kwargs))
+
+
+async def open_store() -> None:
+    """Open the store before the first call needs it, and after the first answers have gone out."""
+    await asyncio.sleep(QUIET_S)
+    with suppress(TranscribeError):  # the call that needs it will say so
+        await call(service.prepare)
 
 
 async def wait_for(job: Job | Batch, wait_s: float, report: Report) -> Job | Batch:

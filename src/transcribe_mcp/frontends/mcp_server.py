@@ -176,11 +176,12 @@ def build_server(token: str = "") -> sdk.MCPServer:
 
     @asynccontextmanager
     async def watching(_: sdk.MCPServer) -> AsyncIterator[None]:
-        watch = asyncio.create_task(notices.watch())
+        beside = [asyncio.create_task(notices.watch()), asyncio.create_task(calls.open_store())]
         try:
             yield
         finally:
-            watch.cancel()
+            for task in beside:
+                task.cancel()
 
     # The issuer stands for nothing: there is no OAuth here, clients are given the token by their user.
     auth = sdk.AuthSettings(issuer_url=AnyHttpUrl("http://localhost"), resource_server_url=None) if token else None

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import SourceRefusedError, TranscribeError, UsageError
+from ..errors import OutputExistsError, SourceRefusedError, TranscribeError, UsageError
 from ..jobs.records import Batch, Job, JobFailure, JobRequest, Refused
 from ..transcript import Segment, Transcript
 from . import jobs
@@ -89,18 +89,22 @@ def submit_batch(sources: Sequence[str], request: JobRequest, allowed: Access) -
     return jobs.submit_batch(wanted, request, left_out)
 
 
-def write_result(job_id: str, format_name: str, target: str, allowed: Access, *, overwrite: bool = False) -> Path:
-    """Write a transcript to a file inside the roots.
+def write_result(job_id: str, format_name: str, target: str, allowed: Access) -> Path:
+    """Write a transcript to a new file inside the roots. No file that is there is touched, so no recording either.
 
     Raises:
         UnknownNameError: no such format.
-        OutputError: the file is outside, hidden, one of our own, a recording, or cannot be written.
+        OutputExistsError: there is a file.
+        OutputError: the file would be outside, hidden or among our own, or cannot be written.
         JobNotFoundError, JobStateError: see ``jobs.get_transcript``.
     """
     from ..formats import find_format, write
 
     path = allowed.output(target, find_format(format_name).extension)
-    return write(jobs.get_transcript(job_id), format_name, path, overwrite=overwrite)
+    try:
+        return write(jobs.get_transcript(job_id), format_name, path)
+    except OutputExistsError as error:
+        raise OutputExistsError(f"{target} is there already", hint="name another file") from error
 
 
 def formats() -> dict[str, Format]:
