@@ -39,7 +39,7 @@ SEES: dict[str, set[str]] = {
     "heap": set(),
     "pipeline": WORDS | STAGES,
     "formats": {"errors", "transcript"},
-    "jobs": WORDS | STAGES | {"pipeline", "formats", "compat"},
+    "jobs": WORDS | STAGES | {"pipeline", "formats", "heap", "compat"},
     "service": WORDS | STAGES | {"pipeline", "formats", "heap", "jobs", "compat"},
     "frontends": {"errors", "service"},
     "__main__": {"compat", "errors", "frontends"},
@@ -51,7 +51,8 @@ FRONT_ENDS = {"frontends.cli", "frontends.http_api", "frontends.mcp_server"}
 # Door files: the only modules that import a third-party package. A folder's name stands for everything in it.
 DOORS: dict[str, set[str]] = {
     "av": {"audio"},
-    "filelock": {"checkpoints"},
+    "dbos": {"jobs.queue"},
+    "filelock": {"checkpoints", "jobs.process"},
     "ctranslate2": {"engines.ctranslate2", "checkpoints.weights"},  # running models, writing its model files
     "huggingface_hub": {"checkpoints.hub"},
     "mcp": {"frontends.mcp_sdk"},
@@ -63,9 +64,10 @@ DOORS: dict[str, set[str]] = {
     "pydantic_settings": {"settings"},
     "rich": {"frontends"},
     "safetensors": {"checkpoints"},
+    "sqlalchemy": {"jobs"},
     "tokenizers": {"checkpoints.conversion", "engines.ctranslate2"},  # writing tokenizers, using them
     "torch": {"features", "engines.whisper", "align", "speakers"},
-    "typer": {"frontends.arguments", "frontends.cli", "frontends.serving"},
+    "typer": {"frontends.arguments", "frontends.cli", "frontends.jobs_commands", "frontends.serving"},
     "uvicorn": {"frontends.mcp_http"},
 }
 
@@ -87,6 +89,8 @@ FAILING_CALLS = {"check_schema", "fail", "raises", "validate", "warns"}
 BROAD_EXCEPT = {
     "ahead": "the producer's error is carried to the thread that reads",
     "compat.probes": "a guarded probe: the doctor has to survive any broken machine",
+    "jobs.device": "the engine's error is carried to the jobs that asked",
+    "jobs.worker": "a job that fails must not take the others with it",
     "frontends.mcp_notices": "a client that has gone, in whatever way its transport says so",
     "checkpoints.hub": "the downloading thread's error is carried to the thread that waits",
 }

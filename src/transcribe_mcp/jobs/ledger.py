@@ -23,7 +23,6 @@ from .tables import jobs, speeds, workers
 
 CRASHES_SET_ASIDE = 2  # a job under which the worker died this often at the same place is not tried again
 SPEED_MEMORY_S = 600.0  # seconds of work that a measured speed remembers
-DAY_S = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,17 +245,6 @@ class Ledger:
             with store_errors(self._store.url):
                 for job_id in self._store.queue.stranded(list(queues)):
                     self._store.queue.again(job_id, queues[job_id])
-
-    def forget_old(self, keep_days: float) -> int:
-        """Delete jobs that ended so long ago; gives how many."""
-        with self._store.begin() as connection:
-            old = sa.select(jobs.c.job_id).where(
-                jobs.c.status.not_in(UNFINISHED), jobs.c.finished_at < time.time() - keep_days * DAY_S
-            )
-            ids = list(connection.execute(old).scalars())
-        if ids:
-            self._store.delete(ids)
-        return len(ids)
 
     def without_duration(self, limit: int) -> list[tuple[str, str]]:
         """(id, source) of waiting jobs whose length nobody has measured."""

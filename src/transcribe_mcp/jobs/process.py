@@ -39,8 +39,18 @@ STORE_FAILURES = 60
 _started: list[subprocess.Popen[bytes]] = []  # kept, so that their ends are noticed
 
 
-def worker_lock(data_dir: Path) -> FileLock:
+def _worker_lock(data_dir: Path) -> FileLock:
     return FileLock(data_dir / "worker.lock", thread_local=False)
+
+
+def hold_worker_lock(data_dir: Path, patience_s: float) -> FileLock | None:
+    """The lock of the one worker, held; ``None`` where another holds it."""
+    lock = _worker_lock(data_dir)
+    try:
+        lock.acquire(timeout=patience_s)
+    except Timeout:
+        return None
+    return lock
 
 
 def _supervisor_lock(data_dir: Path) -> FileLock:
@@ -59,7 +69,7 @@ def start_worker(chosen: Settings) -> bool:
     """Start a supervisor with its worker, unless one is there; gives whether it did. Returns at once."""
     data_dir = chosen.data_dir.absolute()
     data_dir.mkdir(parents=True, exist_ok=True)
-    if is_held(worker_lock(data_dir)) or is_held(_supervisor_lock(data_dir)):
+    if is_held(_worker_lock(data_dir)) or is_held(_supervisor_lock(data_dir)):
         return False
     _started[:] = [process for process in _started if process.poll() is None]
     log_path = data_dir / LOG_NAME

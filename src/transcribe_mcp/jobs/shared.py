@@ -6,19 +6,16 @@ See ``device.py``.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from ..engines import Decoded, DecodingOptions, Encoded, EngineInfo, EngineRequest
 from ..errors import CancelledError
 from ..progress import Progress
 from ..regions import Window
 from ..transcript import Notice, Word
-
-if TYPE_CHECKING:
-    from .device import Device
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +68,24 @@ class Call:
     since: float = field(default_factory=time.monotonic)
 
 
+class Owner(Protocol):
+    """The thread that owns the device, as jobs see it."""
+
+    def ask(self, call: Call) -> Any:
+        """What the engine answers, once it has."""
+
+    def changed(self, change: Callable[[], None]) -> None:
+        """Change something that the thread looks at."""
+
+    def leave(self, member: SharedEngine) -> None: ...
+
+    def info(self, choice: EngineChoice) -> EngineInfo: ...
+
+
 class SharedEngine:
     """A device's engine as one job sees it. See ``engines.Engine`` for the methods."""
 
-    def __init__(self, device: Device, choice: EngineChoice, left_s: float, progress: Progress) -> None:
+    def __init__(self, device: Owner, choice: EngineChoice, left_s: float, progress: Progress) -> None:
         self._device = device
         self._notices: dict[DecodingOptions, tuple[Notice, ...]] = {}
         self.choice = choice

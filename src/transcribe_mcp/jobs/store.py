@@ -37,6 +37,7 @@ from .rows import UNFINISHED, NewJob, to_jobs, to_row
 from .tables import batches, files, jobs
 
 PAGE_LIMIT = 500
+DAY_S = 86_400.0
 
 
 class Store:
@@ -231,6 +232,17 @@ class Store:
                 connection.execute(batches.delete().where(batches.c.batch_id == batch_id))
         with store_errors(self.url):
             self.queue.forget(job_ids)
+
+    def forget_old(self, keep_days: float) -> int:
+        """Delete jobs that ended so long ago; gives how many."""
+        with self.begin() as connection:
+            old = sa.select(jobs.c.job_id).where(
+                jobs.c.status.not_in(UNFINISHED), jobs.c.finished_at < time.time() - keep_days * DAY_S
+            )
+            ids = list(connection.execute(old).scalars())
+        if ids:
+            self.delete(ids)
+        return len(ids)
 
     def retry(self, job_id: str) -> None:
         """Queue a failed or cancelled job again.

@@ -19,15 +19,13 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from filelock import Timeout
-
 from ..errors import CancelledError, StoreError, TranscribeError, WorkerFailedError
 from ..heap import share_arenas
 from ..settings import Settings, settings
 from .alone import Gate
 from .device import Device
 from .ledger import Ledger
-from .process import EXIT_DONE, EXIT_RESTART, EXIT_STORE_FAILED, STARTED, last_end, worker_lock
+from .process import EXIT_DONE, EXIT_RESTART, EXIT_STORE_FAILED, STARTED, hold_worker_lock, last_end
 from .queue import WorkflowRunner, WorkflowStoppedError
 from .run import RunningJob, Workshop, run
 from .store import Store
@@ -181,7 +179,7 @@ class Worker:
             self._measured = (0.0, 0.0)
             self._ledger.measured(self._device.loaded, audio_s, work_s)
         if self._settings.keep_days:
-            self._ledger.forget_old(self._settings.keep_days)
+            self._store.forget_old(self._settings.keep_days)
         for job_id, queue in self._ledger.orphans(SILENT_S):
             self._ledger.adopt(job_id, queue)
         self._look_up_lengths()
@@ -232,10 +230,9 @@ def _where(error: BaseException) -> str:
 def main(arguments: list[str]) -> int:
     """Run one worker. ``arguments``: how the one before it ended, as its supervisor saw it."""
     chosen = settings()
-    lock = worker_lock(chosen.data_dir)
-    try:
-        lock.acquire(timeout=LOCK_PATIENCE_S)
-    except Timeout:
+    chosen.data_dir.mkdir(parents=True, exist_ok=True)
+    lock = hold_worker_lock(chosen.data_dir, LOCK_PATIENCE_S)
+    if lock is None:
         return EXIT_DONE
     faulthandler.enable()
     share_arenas()

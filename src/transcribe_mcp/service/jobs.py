@@ -58,6 +58,7 @@ __all__ = [
     "close",
     "delete",
     "diagnose",
+    "forget_old",
     "get_job",
     "get_transcript",
     "list_jobs",
@@ -274,6 +275,11 @@ def retry(job_id: str) -> Job:
     _store().retry(job_id)
     _wake(at_once=True)
     return _job(job_id)
+
+
+def forget_old(keep_days: float) -> int:
+    """Delete the jobs that ended more than ``keep_days`` ago, with their transcripts; gives how many."""
+    return _store().forget_old(keep_days)
 
 
 def diagnose() -> Diagnosis:
