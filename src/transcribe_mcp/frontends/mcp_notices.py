@@ -52,15 +52,18 @@ class Notices:
         self._sessions: dict[int, Session] = {}
         self._subscribed: dict[str, set[int]] = {}
         self._streams = 0
+        self._known: dict[str, str] | None = None  # what clients know: job -> state; None while nobody listens
 
     async def __call__(self, ctx: Any, call_next: Callable[[Any], Awaitable[Any]]) -> Any:
         if ctx.method == "subscriptions/listen":
             self._streams += 1
             try:
+                await self._begin()
                 return await call_next(ctx)
             finally:
                 self._streams -= 1
         if ctx.method in ("resources/subscribe", "resources/unsubscribe") and ctx.protocol_version < FIRST_MODERN:
+            await self._begin()
             return self._subscribe(ctx)
         result = await call_next(ctx)
         if ctx.method == "resources/list":
@@ -71,7 +74,14 @@ class Notices:
             result = {**result, "capabilities": {**result["capabilities"], "resources": capability}}
         elif ctx.method == "notifications/initialized":
             self._remember(ctx.session)
+            await self._begin()
         return result
+
+    async def _begin(self) -> None:
+        """Before a client is told that it will hear of changes: what there is by now, so that it misses none."""
+        if self._known is None:
+            with suppress(TranscribeError):
+                self._known = await asyncio.to_thread(_look, {})
 
     def _remember(self, session: Any) -> int:
         """A session object lives for one request; what it has in common with the others is its connection."""
@@ -94,21 +104,22 @@ class Notices:
 
     async def watch(self) -> None:
         """Look at the store until cancelled; a store that cannot be read is looked at again later."""
-        known: dict[str, str] | None = None
         while True:
             await asyncio.sleep(LOOK_S)
             if not self._sessions and not self._streams:
-                known = None
+                self._known = None
                 continue
+            known = self._known or {}
             try:
-                now = await asyncio.to_thread(_look, known or {})
+                now = await asyncio.to_thread(_look, known)
             except TranscribeError as error:
                 _log.warning("the store cannot be watched now: %s", error.code)
                 continue
-            if known is not None and now != known:
-                ended = [job_id for job_id, state in now.items() if known.get(job_id, state) != state]
-                await self._tell(ended, listed=now.keys() != known.keys() or bool(ended))
-            known = now
+            if self._known is not None and now != known:
+                ended = [job_id for job_id, state in now.items() if known.get(job_id, "live") != state]
+                gone = [job_id for job_id in known if job_id not in now and job_id >= min(now, default="")]
+                await self._tell([*ended, *gone], listed=bool(ended or gone))
+            self._known = now
 
     async def _tell(self, changed: list[str], *, listed: bool) -> None:
         if listed:

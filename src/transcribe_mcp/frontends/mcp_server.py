@@ -94,6 +94,13 @@ class Tasks(sdk.Extension):
         return (as_task and await tasks.created_task(result.structured_content)) or result
 
 
+async def _ask_for_extension(ctx: Any, call_next: Any) -> Any:
+    """News of tasks is for clients that know tasks; to them, polling is offered: none is acknowledged."""
+    if ctx.method == "subscriptions/listen" and ((ctx.params or {}).get("notifications") or {}).get("taskIds"):
+        sdk.require_client_extension(ctx, tasks.IDENTIFIER)
+    return await call_next(ctx)
+
+
 def _parameters(name: str) -> list[str]:
     function = TOOLS[name][0] if name in TOOLS else lambda: None
     return [each for each in inspect.signature(function).parameters if each not in ("ctx", "roots")]
@@ -194,7 +201,7 @@ def build_server(token: str = "") -> sdk.MCPServer:
         log_level="WARNING",
         lifespan=watching,
         subscriptions=streams,
-        middleware=[notices],
+        middleware=[_ask_for_extension, notices],
         auth=auth,
         token_verifier=_Token(token) if token else None,
     )
