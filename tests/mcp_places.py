@@ -14,6 +14,8 @@ from typing import Any
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from job_places import Place, end_workers
 from mcp import Client, StdioServerParameters, types
+from mcp.client.streamable_http import streamable_http_client
+from mcp.shared._httpx_utils import create_mcp_http_client
 from whisper_nano import CACHE, whisper_nano
 
 SERVE = ("-m", "transcribe_mcp", "serve")
@@ -118,6 +120,18 @@ def calling(server: Any, mode: str = MODERN, **options: Any) -> Iterator[Caller]
         portal.wrap_async_context_manager(Client(server, mode=mode, **options)) as client,
     ):
         yield Caller(portal, client)
+
+
+@contextmanager
+def calling_with_token(url: str, token: str, mode: str = MODERN) -> Iterator[Caller]:
+    """A client of an HTTP server that sends a bearer token."""
+    with start_blocking_portal() as portal:
+        headers = {"Authorization": f"Bearer {token}"}
+        http = portal.wrap_async_context_manager(create_mcp_http_client(headers=headers))
+        with http as session:
+            client = Client(streamable_http_client(url, http_client=session), mode=mode)
+            with portal.wrap_async_context_manager(client) as entered:
+                yield Caller(portal, entered)
 
 
 def stdio(place: Home, *arguments: str, **variables: str) -> StdioServerParameters:

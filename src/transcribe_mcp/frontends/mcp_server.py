@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import hmac
 import inspect
+import os
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial, wraps
 from typing import Any
 
@@ -219,9 +221,27 @@ def run(request: ServeRequest) -> None:
         UsageError: the place to listen is taken or would be open without a token.
     """
     if request.transport == "stdio":
-        build_server().run("stdio")
+        _keep_the_wire()
+        try:
+            build_server().run("stdio")
+        except* BrokenPipeError:
+            pass  # the client has gone without a word; what it started goes on
         return
     server = build_server(take_token(request.host))
     hosts, origins = trusted_hosts(request)
     security = sdk.TransportSecuritySettings(allowed_hosts=hosts, allowed_origins=origins)
     listen(server.streamable_http_app(streamable_http_path=PATH, transport_security=security), request)
+
+
+def _keep_the_wire() -> None:
+    """From now to the end of the process standard output is the protocol's alone.
+
+    The SDK does this while it serves, and gives the descriptor back when the client leaves; a library in a thread that
+    prints then would still be heard. On Windows, where there are handles besides descriptors, the SDK's way has to do.
+    """
+    if sys.platform == "win32" or sys.stdout is None:
+        return
+    with suppress(OSError):  # closed by the caller: nobody hears anything then
+        wire = os.dup(1)
+        os.dup2(2, 1)
+        sys.stdout = os.fdopen(wire, "w", encoding="utf-8")
