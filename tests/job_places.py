@@ -140,15 +140,26 @@ def end_workers(here: Place) -> None:
 
 
 @contextmanager
-def counting_worker(here: Place, log: Path, end_of_last: str = "") -> Iterator[subprocess.Popen[bytes]]:
-    """A worker without a supervisor that writes down which windows it decodes."""
-    environment = {**os.environ, "COUNTING_ENGINE_LOG": str(log)}
-    script = Path(__file__).with_name("counting_worker.py")
+def worker(here: Place, engine: str, end_of_last: str = "", **variables: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A worker without a supervisor, with the engine of a test in place of CTranslate2."""
+    script = Path(__file__).with_name("worker_with_engine.py")
     with (here.data_dir / process.LOG_NAME).open("ab") as out:
-        worker = subprocess.Popen([sys.executable, script, end_of_last], stdout=out, stderr=out, env=environment)
+        one = subprocess.Popen(
+            [sys.executable, script, engine, end_of_last], stdout=out, stderr=out, env={**os.environ, **variables}
+        )
     try:
-        yield worker
+        yield one
     finally:
-        if worker.poll() is None:
-            worker.terminate()
-        worker.wait(PATIENCE_S)
+        if one.poll() is None:
+            one.terminate()
+        code = one.wait(PATIENCE_S)
+        if code not in (0, -signal.SIGKILL):
+            with (here.data_dir / process.LOG_NAME).open("a") as out_again:  # as a supervisor does
+                out_again.write(f"{process.ENDED}{process.how_it_ended(code)}\n")
+
+
+@contextmanager
+def counting_worker(here: Place, log: Path, end_of_last: str = "") -> Iterator[subprocess.Popen[bytes]]:
+    """A worker that writes down which windows it decodes."""
+    with worker(here, "counting_engine", end_of_last, COUNTING_ENGINE_LOG=str(log)) as one:
+        yield one
