@@ -6,6 +6,7 @@ import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,62 +15,20 @@ from . import __version__
 from .ahead import ahead
 from .align.times import clamp_to_speech
 from .audio import SAMPLE_RATE_HZ, probe, read_blocks
-from .engines import AUTO, DecodingOptions, Encoded, Engine, EngineInfo
-from .errors import UnsupportedTaskError, UsageError
-from .fallback import TEMPERATURES, Judged, Ladder, decode_with_fallback
+from .engines import DecodingOptions, Encoded, Engine, EngineInfo
+from .errors import UnsupportedTaskError
+from .fallback import Judged, Ladder, decode_with_fallback
+from .heard import Heard, HeardBatch, KeptBatches, to_segments, unkept
 from .languages import LanguageDecider
+from .options import Options
 from .progress import Progress, unreported
 from .regions import Loudness, Region, RegionFinder, Window, WindowCutter
-from .sentences import cut_sentences
 from .settings import usable_cores
-from .transcript import Notice, Segment, Transcript, Word
+from .transcript import Notice, Transcript
 from .vad import SpeechDetector
 
 BLOCK_S = 300.0  # read and searched for speech at once; sets the memory, not the result
 BLOCKS_AHEAD = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What to do with a recording, whatever the engine.
-
-    Attributes:
-        language: code or English name; ``auto`` lets several windows vote.
-        multilingual: decide the language for every window by itself.
-        task: ``transcribe``, or ``translate`` into English.
-        words: keep word times in the result.
-        vad: look for speech first; without, everything is taken for speech.
-        prompt: text to take style and spelling from.
-        vocabulary: words and names to expect.
-        temperatures: tried in turn on windows that break a quality rule.
-        beam_size: hypotheses kept at temperature 0; 1 is greedy.
-        batch_size: windows decoded at once; 0 leaves it to the engine.
-        threads: CPU threads for reading and voice detection; 0 means every core.
-    """
-
-    language: str = AUTO
-    multilingual: bool = False
-    task: str = "transcribe"
-    words: bool = True
-    vad: bool = True
-    prompt: str = ""
-    vocabulary: tuple[str, ...] = ()
-    temperatures: tuple[float, ...] = TEMPERATURES
-    beam_size: int = 1
-    batch_size: int = 0
-    threads: int = 0
-
-    def __post_init__(self) -> None:
-        if self.task not in ("transcribe", "translate"):
-            raise UsageError(f"there is no task {self.task!r}", hint="choose transcribe or translate")
-        if not self.temperatures or any(not 0 <= t <= 1 for t in self.temperatures):
-            raise UsageError(f"temperatures are {self.temperatures}", hint="give one or more between 0 and 1")
-        for name, least in (("beam_size", 1), ("batch_size", 0), ("threads", 0)):
-            if getattr(self, name) < least:
-                raise UsageError(f"{name} is {getattr(self, name)}", hint=f"it must be at least {least}")
-        if self.multilingual and self.language != AUTO:
-            hint = "leave the language to auto, or leave out multilingual"
-            raise UsageError(f"multilingual contradicts language {self.language!r}", hint=hint)
 
 
 @dataclass(slots=True)
@@ -97,22 +56,18 @@ class _Run:
         self.progress(stage, done_s if self.duration_s is None else min(done_s, self.duration_s), self.duration_s)
 
 
-@dataclass(frozen=True, slots=True)
-class _Heard:
-    """A window's words, and how well they were heard."""
-
-    start: float
-    words: tuple[Word, ...]
-    judged: Judged
-
-
 def transcribe(
-    source: str | Path, engine: Engine, options: Options | None = None, progress: Progress = unreported
+    source: str | Path,
+    engine: Engine,
+    options: Options | None = None,
+    progress: Progress = unreported,
+    kept_batches: KeptBatches = unkept,
 ) -> Transcript:
     """Transcribe one recording.
 
     ``progress`` is called with the stages ``read``, ``speech`` and ``windows`` in seconds of audio, from more than one
-    thread.
+    thread. ``kept_batches`` keeps finished batches of windows; which windows a batch holds depends on the recording,
+    the options and the batch size alone, so that it can give them back when the same work is begun again.
 
     Raises:
         SourceError: the recording cannot be used.
@@ -126,26 +81,37 @@ def transcribe(
     batch_size = options.batch_size or engine.info.batch_size
     path = Path(source)
     run = _Run(path, options, progress, duration_s=None)
-    heard: list[_Heard] = []
+    heard: list[Heard] = []
     with run.timed("total"):
         run.duration_s = probe(path).duration
         run.report("windows", 0.0)
         with closing(ahead(_windows(run), BLOCKS_AHEAD)) as stream:
-            for batch in _batches(stream, batch_size, decider):
-                with run.timed("encode"):
-                    encoded = engine.encode(batch)
-                with run.timed("language"):
-                    languages = decider.decide(engine, encoded, batch)
-                with run.timed("decode"):
-                    ladder = Ladder(options.temperatures if engine.info.can_sample else options.temperatures[:1])
-                    judged = decode_with_fallback(engine, encoded, batch, languages, decoding, ladder)
-                with run.timed("align"):
-                    heard += _align(engine, encoded, batch, judged, decoding)
+            for number, batch in enumerate(_batches(stream, batch_size, decider)):
+                done = kept_batches(number, partial(_hear, run, engine, decider, decoding, batch))
+                decider.take(done.vote)
+                heard += done.windows
                 run.transcribed_s += sum(window.duration for window in batch)
                 run.report("windows", run.transcribed_s)
         run.report("windows", run.duration_s)
     run.notices[:0] = [*engine.info.warnings, *engine.notices(decoding)]
     return _transcript(run, engine.info, decider, sorted(heard, key=lambda window: window.start))
+
+
+def _hear(
+    run: _Run, engine: Engine, decider: LanguageDecider, decoding: DecodingOptions, batch: Sequence[Window]
+) -> HeardBatch:
+    """One batch through the engine."""
+    options = run.options
+    with run.timed("encode"):
+        encoded = engine.encode(batch)
+    with run.timed("language"):
+        languages = decider.decide(engine, encoded, batch)
+    with run.timed("decode"):
+        ladder = Ladder(options.temperatures if engine.info.can_sample else options.temperatures[:1])
+        judged = decode_with_fallback(engine, encoded, batch, languages, decoding, ladder)
+    with run.timed("align"):
+        heard = _align(engine, encoded, batch, judged, decoding)
+    return HeardBatch(tuple(window.start for window in batch), tuple(heard), decider.vote)
 
 
 def _refuse_what_the_engine_cannot(options: Options, info: EngineInfo) -> None:
@@ -205,7 +171,7 @@ def _spread(waiting: list[Window], n: int) -> list[Window]:
 
 def _align(
     engine: Engine, encoded: Encoded, batch: Sequence[Window], judged: Sequence[Judged], options: DecodingOptions
-) -> list[_Heard]:
+) -> list[Heard]:
     """Word times for the windows that hold speech, clamped to it."""
     spoken = [i for i, window in enumerate(judged) if window.failure != "silence"]
     if not spoken:
@@ -213,13 +179,13 @@ def _align(
     part = encoded if len(spoken) == len(batch) else encoded.select(spoken)
     timed = engine.align(part, [judged[i].decoded for i in spoken], options)
     return [
-        _Heard(batch[i].start, clamp_to_speech(words, batch[i].regions), judged[i])
+        Heard(batch[i].start, clamp_to_speech(words, batch[i].regions), judged[i])
         for i, words in zip(spoken, timed, strict=True)
     ]
 
 
-def _transcript(run: _Run, info: EngineInfo, decider: LanguageDecider, heard: Sequence[_Heard]) -> Transcript:
-    segments = tuple(_segments(heard, keep_words=run.options.words))
+def _transcript(run: _Run, info: EngineInfo, decider: LanguageDecider, heard: Sequence[Heard]) -> Transcript:
+    segments = tuple(to_segments(heard, keep_words=run.options.words))
     heard_nothing = not segments and decider.probability is not None  # what noise sounds like is no language
     doubts = [*decider.notices, *_doubts(heard)] if segments else [Notice("no_speech", "no speech was found")]
     return Transcript(
@@ -239,28 +205,7 @@ def _transcript(run: _Run, info: EngineInfo, decider: LanguageDecider, heard: Se
     )
 
 
-def _segments(heard: Sequence[_Heard], *, keep_words: bool) -> Iterator[Segment]:
-    """Sentences over window borders; each has the quality figures of the window in which it begins."""
-    words = [word for window in heard for word in window.words]
-    window_of_word = [window for window in heard for _ in window.words]
-    first = 0
-    for sentence in cut_sentences(words):
-        judged = window_of_word[first].judged
-        first += len(sentence)
-        yield Segment(
-            start=sentence[0].start,
-            end=sentence[-1].end,
-            text="".join(word.text for word in sentence),
-            words=tuple(sentence) if keep_words else (),
-            language=judged.decoded.language,
-            avg_logprob=judged.decoded.avg_logprob,
-            no_speech_prob=judged.decoded.no_speech_prob,
-            compression_ratio=judged.compression_ratio,
-            temperature=judged.decoded.temperature,
-        )
-
-
-def _doubts(heard: Sequence[_Heard]) -> Iterator[Notice]:
+def _doubts(heard: Sequence[Heard]) -> Iterator[Notice]:
     """Windows that still broke a rule at the last temperature: kept, and named."""
     for window in heard:
         if window.judged.failure is not None:
