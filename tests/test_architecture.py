@@ -62,8 +62,8 @@ DOORS: dict[str, set[str]] = {
     "pydantic_settings": {"settings"},
     "rich": {"frontends"},
     "safetensors": {"checkpoints"},
-    "tokenizers": {"checkpoints.conversion", "engines.ctranslate2"},  # writing tokenizers, using them
-    "torch": {"features", "engines.whisper", "align", "speakers"},
+    "tokenizers": {"checkpoints.conversion", "engines.vocabulary"},  # writing tokenizers, using them
+    "torch": {"features", "vad.lanes", "engines.whisper", "align", "speakers"},
     "typer": {"frontends.arguments", "frontends.cli"},
 }
 

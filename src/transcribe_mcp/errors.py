@@ -16,6 +16,7 @@
     ├── EngineError                 an engine cannot run
     │   ├── EngineUnavailableError  its package is not installed, or the machine lacks what it needs
     │   └── EngineFailedError       it was running and failed
+    │       └── OutOfMemoryError    the device has not enough memory for this batch
     ├── OutputError                 a result cannot be written
     │   └── OutputExistsError
     └── CancelledError              the user stopped it
@@ -110,6 +111,11 @@ class EngineUnavailableError(EngineError):
 class EngineFailedError(EngineError):
     code = "engine_failed"
     http_status = 500
+
+
+class OutOfMemoryError(EngineFailedError):
+    code = "out_of_memory"
+    http_status = 507
 
 
 class OutputError(TranscribeError):

@@ -14,7 +14,7 @@ from . import __version__
 from .ahead import ahead
 from .align.times import clamp_to_speech
 from .audio import SAMPLE_RATE_HZ, probe, read_blocks
-from .engines import AUTO, DecodingOptions, Encoded, Engine, EngineInfo
+from .engines import AUTO, DecodingOptions, Encoded, Engine, EngineInfo, Listener, listener_of
 from .errors import UnsupportedTaskError, UsageError
 from .fallback import TEMPERATURES, Judged, Ladder, decode_with_fallback
 from .languages import LanguageDecider
@@ -25,7 +25,7 @@ from .settings import usable_cores
 from .transcript import Notice, Segment, Transcript, Word
 from .vad import SpeechDetector
 
-BLOCK_S = 300.0  # read and searched for speech at once; sets the memory, not the result
+BLOCK_S = 300.0  # read and searched for speech at once; sets the memory, not the result. A listener has its own
 BLOCKS_AHEAD = 2
 
 
@@ -130,7 +130,8 @@ def transcribe(
     with run.timed("total"):
         run.duration_s = probe(path).duration
         run.report("windows", 0.0)
-        with closing(ahead(_windows(run), BLOCKS_AHEAD)) as stream:
+        listener = listener_of(engine) if options.vad else None
+        with closing(ahead(_windows(run, listener), BLOCKS_AHEAD)) as stream:
             for batch in _batches(stream, batch_size, decider):
                 with run.timed("encode"):
                     encoded = engine.encode(batch)
@@ -154,12 +155,13 @@ def _refuse_what_the_engine_cannot(options: Options, info: EngineInfo) -> None:
         raise UnsupportedTaskError(f"model {info.model} cannot {options.task}", hint=hint)
 
 
-def _windows(run: _Run) -> Generator[list[Window], None, None]:
-    """The recording as lists of windows, one list per block read."""
+def _windows(run: _Run, listener: Listener | None) -> Generator[list[Window], None, None]:
+    """The recording as lists of windows, one list per block read. The listener, if any, is the engine's own."""
     threads = run.options.threads or usable_cores()
-    measure = SpeechDetector(threads).push if run.options.vad else Loudness().push
+    measure = (listener or (SpeechDetector(threads) if run.options.vad else Loudness())).push
     finder, cutter = RegionFinder(), WindowCutter()
-    blocks = read_blocks(run.path, block_s=BLOCK_S, threads=threads, notices=run.notices)
+    block_s = listener.block_s if listener else BLOCK_S
+    blocks = read_blocks(run.path, block_s=block_s, threads=threads, notices=run.notices)
     n_samples = 0
     with closing(blocks):
         while True:
@@ -173,6 +175,7 @@ def _windows(run: _Run) -> Generator[list[Window], None, None]:
                 found = finder.push(measure(samples, last=last), last=last)
                 regions = [Region(r.start, min(r.end, n_samples / SAMPLE_RATE_HZ)) for r in found]
                 windows = list(cutter.push(samples, regions, finder.settled_s, last=last))
+                windows = list(listener.place(windows, cutter.kept_from_s)) if listener else windows
             run.report("speech", n_samples / SAMPLE_RATE_HZ)
             yield windows
             if last:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,11 +36,13 @@ class Window:
         start: seconds on the original clock at which ``samples`` begins.
         samples: (n,) float32, mono, 16 kHz; silence between the regions is kept.
         regions: the speech inside, in order, on the original clock.
+        placed: the same samples where the engine works, if its listener has put them there; opaque to everybody else.
     """
 
     start: float
     samples: NDArray[np.float32]
     regions: tuple[Region, ...]
+    placed: Any = field(default=None, repr=False, compare=False)
 
     @property
     def duration(self) -> float:
@@ -173,6 +176,11 @@ class WindowCutter:
         self._origin = 0  # sample on the original clock at which _samples begins
         self._regions: deque[Region] = deque()
         self._floor = 0.0  # end of the window cut last
+
+    @property
+    def kept_from_s(self) -> float:
+        """No window that is still to come begins before this."""
+        return self._origin / SAMPLE_RATE_HZ
 
     def push(
         self, samples: NDArray[np.float32], regions: Sequence[Region], settled_s: float, *, last: bool = False
