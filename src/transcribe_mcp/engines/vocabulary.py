@@ -28,12 +28,20 @@ class Vocabulary:
             raise ModelFormatError(f"{directory}: tokenizer.json cannot be read: {error}", hint=hint) from error
         self._tokenizer.no_truncation()
         self._multilingual = multilingual
-        self._start = self.id("<|startoftranscript|>")
+        self.start = self.id("<|startoftranscript|>")
+        self.end_of_text = self.id("<|endoftext|>")
         self._no_timestamps = self.id("<|notimestamps|>")
+        self.timestamp_begin = self._no_timestamps + 1
         ids = self._tokenizer.get_vocab().items()
         special = {match[1]: number for token, number in ids if (match := SPECIAL_TOKEN.fullmatch(token))}
-        self._special = frozenset(special.values())
+        self.special = frozenset(special.values())
         self.languages = tuple(sorted(filter(LANGUAGE_CODE.fullmatch, special))) if multilingual else ("en",)
+
+    @property
+    def no_speech(self) -> int:
+        """Older tokenizers call it no captions."""
+        number: int | None = self._tokenizer.token_to_id("<|nospeech|>")
+        return self.id("<|nocaptions|>") if number is None else number
 
     def id(self, token: str) -> int:
         number: int | None = self._tokenizer.token_to_id(token)
@@ -42,7 +50,8 @@ class Vocabulary:
         return number
 
     def is_text(self, token: int) -> bool:
-        return token not in self._special
+        """Whether it spells something; timestamps are not in every tokenizer, but always at the end."""
+        return token not in self.special and token < self.timestamp_begin
 
     def encode(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids if text else []
@@ -52,16 +61,17 @@ class Vocabulary:
         text: str = self._tokenizer.decode(list(tokens))
         return text
 
-    def start_sequence(self, language: str, task: str) -> list[int]:
+    def start_sequence(self, language: str, task: str, *, timestamps: bool = False) -> list[int]:
+        quiet = [] if timestamps else [self._no_timestamps]
         if not self._multilingual:
-            return [self._start, self._no_timestamps]
-        return [self._start, self.id(f"<|{language}|>"), self.id(f"<|{task}|>"), self._no_timestamps]
+            return [self.start, *quiet]
+        return [self.start, self.id(f"<|{language}|>"), self.id(f"<|{task}|>"), *quiet]
 
     def prompt(self, language: str, options: DecodingOptions) -> list[int]:
         """What the decoder is given before it speaks: earlier text if there is any, language and task."""
         before = self.encode(prompt_text(options))[-PROMPT_TOKENS:]
         opening = [self.id("<|startofprev|>"), *before] if before else []
-        return opening + self.start_sequence(language, options.task)
+        return opening + self.start_sequence(language, options.task, timestamps=options.timestamps)
 
 
 def prompt_text(options: DecodingOptions) -> str:
