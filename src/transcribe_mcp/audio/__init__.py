@@ -116,7 +116,7 @@ def _blocks(pieces: Iterator[Samples], block_samples: int, findings: Findings) -
                 block = np.empty(block_samples, np.float32)
             part = block[filled : filled + len(piece)]
             part[:] = piece[: len(part)]
-            if not np.abs(part).max() <= LOUDEST:
+            if not (part.max() <= LOUDEST and part.min() >= -LOUDEST):  # also what is not a number
                 findings.add(
                     "invalid_samples", (done + filled) / SAMPLE_RATE_HZ, "samples are not numbers; now silence"
                 )
