@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ import numpy as np
 from . import __version__
 from .ahead import ahead
 from .align.times import clamp_to_speech
-from .audio import SAMPLE_RATE_HZ, probe, read_blocks
+from .audio import SAMPLE_RATE_HZ, Samples, decoded_blocks, probe, read_blocks
 from .engines import AUTO, DecodingOptions, Encoded, Engine, EngineInfo, Listener, listener_of
 from .errors import UnsupportedTaskError, UsageError
 from .fallback import TEMPERATURES, Judged, Ladder, decode_with_fallback
@@ -76,7 +78,7 @@ class Options:
 class _Run:
     """What is gathered while one recording goes through."""
 
-    path: Path
+    source: Path | Samples
     options: Options
     progress: Progress
     duration_s: float | None  # the container's claim, until all of it is read
@@ -107,9 +109,9 @@ class _Heard:
 
 
 def transcribe(
-    source: str | Path, engine: Engine, options: Options | None = None, progress: Progress = unreported
+    source: str | Path | Samples, engine: Engine, options: Options | None = None, progress: Progress = unreported
 ) -> Transcript:
-    """Transcribe one recording.
+    """Transcribe one recording: a file, or its samples (n,), one channel of floats within ±1 at 16 kHz.
 
     ``progress`` is called with the stages ``read``, ``speech`` and ``windows`` in seconds of audio, from more than one
     thread.
@@ -124,11 +126,10 @@ def transcribe(
     decoding = DecodingOptions(options.task, options.beam_size, 0.0, options.prompt, options.vocabulary)
     decider = LanguageDecider(options.language, engine.info, multilingual=options.multilingual)
     batch_size = options.batch_size or engine.info.batch_size
-    path = Path(source)
-    run = _Run(path, options, progress, duration_s=None)
-    heard: list[_Heard] = []
-    with run.timed("total"):
-        run.duration_s = probe(path).duration
+    run = _Run(Path(source) if isinstance(source, str) else source, options, progress, duration_s=None)
+    heard: list[Future[list[_Heard]]] = []
+    with run.timed("total"), closing(_Aside(engine.info.aligns_aside)) as aside:
+        run.duration_s = _claimed_duration_s(run.source)
         run.report("windows", 0.0)
         listener = listener_of(engine) if options.vad else None
         with closing(ahead(_windows(run, listener), BLOCKS_AHEAD)) as stream:
@@ -140,13 +141,33 @@ def transcribe(
                 with run.timed("decode"):
                     ladder = Ladder(options.temperatures if engine.info.can_sample else options.temperatures[:1])
                     judged = decode_with_fallback(engine, encoded, batch, languages, decoding, ladder)
-                with run.timed("align"):
-                    heard += _align(engine, encoded, batch, judged, decoding)
-                run.transcribed_s += sum(window.duration for window in batch)
-                run.report("windows", run.transcribed_s)
+                heard.append(aside.do(partial(_align, run, engine, encoded, batch, judged, decoding)))
+        found = [window for future in heard for window in future.result()]
         run.report("windows", run.duration_s)
     run.notices[:0] = [*engine.info.warnings, *engine.notices(decoding)]
-    return _transcript(run, engine.info, decider, sorted(heard, key=lambda window: window.start))
+    return _transcript(run, engine.info, decider, sorted(found, key=lambda window: window.start))
+
+
+class _Aside:
+    """Work that goes on in another thread where the engine allows it, so that the next batch need not wait for it."""
+
+    def __init__(self, allowed: bool) -> None:
+        self._pool = ThreadPoolExecutor(1, "words") if allowed else None
+
+    def do(self, work: Callable[[], list[_Heard]]) -> Future[list[_Heard]]:
+        if self._pool is not None:
+            return self._pool.submit(work)
+        done: Future[list[_Heard]] = Future()
+        done.set_result(work())
+        return done
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+
+def _claimed_duration_s(source: Path | Samples) -> float | None:
+    return probe(source).duration if isinstance(source, Path) else len(source) / SAMPLE_RATE_HZ
 
 
 def _refuse_what_the_engine_cannot(options: Options, info: EngineInfo) -> None:
@@ -161,7 +182,10 @@ def _windows(run: _Run, listener: Listener | None) -> Generator[list[Window], No
     measure = (listener or (SpeechDetector(threads) if run.options.vad else Loudness())).push
     finder, cutter = RegionFinder(), WindowCutter()
     block_s = listener.block_s if listener else BLOCK_S
-    blocks = read_blocks(run.path, block_s=block_s, threads=threads, notices=run.notices)
+    if isinstance(run.source, Path):
+        blocks = read_blocks(run.source, block_s=block_s, threads=threads, notices=run.notices)
+    else:
+        blocks = decoded_blocks(run.source, block_s=block_s, notices=run.notices)
     n_samples = 0
     with closing(blocks):
         while True:
@@ -207,18 +231,23 @@ def _spread(waiting: list[Window], n: int) -> list[Window]:
 
 
 def _align(
-    engine: Engine, encoded: Encoded, batch: Sequence[Window], judged: Sequence[Judged], options: DecodingOptions
-) -> list[_Heard]:
+    run: _Run, engine: Engine, encoded: Encoded, batch: Sequence[Window], judged: Sequence[Judged],
+    options: DecodingOptions,
+) -> list[_Heard]:  # fmt: skip
     """Word times for the windows that hold speech, clamped to it."""
-    spoken = [i for i, window in enumerate(judged) if window.failure != "silence"]
-    if not spoken:
-        return []
-    part = encoded if len(spoken) == len(batch) else encoded.select(spoken)
-    timed = engine.align(part, [judged[i].decoded for i in spoken], options)
-    return [
-        _Heard(batch[i].start, clamp_to_speech(words, batch[i].regions), judged[i])
-        for i, words in zip(spoken, timed, strict=True)
-    ]
+    heard = []
+    with run.timed("align"):
+        spoken = [i for i, window in enumerate(judged) if window.failure != "silence"]
+        if spoken:
+            part = encoded if len(spoken) == len(batch) else encoded.select(spoken)
+            timed = engine.align(part, [judged[i].decoded for i in spoken], options)
+            heard = [
+                _Heard(batch[i].start, clamp_to_speech(words, batch[i].regions), judged[i])
+                for i, words in zip(spoken, timed, strict=True)
+            ]
+    run.transcribed_s += sum(window.duration for window in batch)
+    run.report("windows", run.transcribed_s)
+    return heard
 
 
 def _transcript(run: _Run, info: EngineInfo, decider: LanguageDecider, heard: Sequence[_Heard]) -> Transcript:
@@ -235,7 +264,7 @@ def _transcript(run: _Run, info: EngineInfo, decider: LanguageDecider, heard: Se
         device=info.device,
         compute_type=info.compute_type,
         task=run.options.task,
-        source=str(run.path),
+        source=str(run.source) if isinstance(run.source, Path) else None,
         warnings=(*run.notices, *doubts),
         timings=run.timings,
         versions={"transcribe-mcp": __version__, **info.versions},
