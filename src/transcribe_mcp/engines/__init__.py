@@ -87,6 +87,7 @@ class EngineInfo:
     languages: tuple[str, ...]  # codes that it can transcribe; detection chooses among them
     tasks: tuple[str, ...] = ("transcribe",)
     batch_size: int = 8  # windows that it decodes best at once on this machine
+    aligns_aside: bool = False  # align() may run in another thread while the next batch is encoded and decoded
     can_sample: bool = True  # decodes differently at another temperature, so that a second try makes sense
     versions: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[Notice, ...] = ()
@@ -102,6 +103,7 @@ class DecodingOptions:
         temperature: 0 takes the most probable token; above, tokens are sampled.
         prompt: text that the decoder takes as having been said before, for style and spelling.
         vocabulary: words and names to expect.
+        timestamps: let the model say timestamps between its words, where the engine can; they are not in the text.
     """
 
     task: str = "transcribe"
@@ -109,6 +111,7 @@ class DecodingOptions:
     temperature: float = 0.0
     prompt: str = ""
     vocabulary: tuple[str, ...] = ()
+    timestamps: bool = False
 
     def at(self, temperature: float) -> DecodingOptions:
         return replace(self, temperature=temperature)
