@@ -65,8 +65,8 @@ DOORS: dict[str, set[str]] = {
     "rich": {"frontends"},
     "safetensors": {"checkpoints"},
     "sqlalchemy": {"jobs"},
-    "tokenizers": {"checkpoints.conversion", "engines.ctranslate2"},  # writing tokenizers, using them
-    "torch": {"features", "engines.whisper", "align", "speakers"},
+    "tokenizers": {"checkpoints.conversion", "engines.vocabulary"},  # writing tokenizers, using them
+    "torch": {"features", "vad.lanes", "engines.whisper", "align", "speakers"},
     "typer": {"frontends.arguments", "frontends.cli", "frontends.jobs_commands", "frontends.serving"},
     "uvicorn": {"frontends.mcp_http"},
 }

@@ -267,9 +267,9 @@ def test_the_last_window_of_a_quiet_recording_comes_before_the_recording_ends() 
 @pytest.mark.parametrize(
     ("name", "probability"), [("speech that never ends", SPEECH), ("silence that never ends", SILENCE)]
 )
-def test_no_more_is_held_than_a_block_and_two_windows(name: str, probability: float) -> None:
+def test_no_more_is_held_than_two_blocks_and_two_windows(name: str, probability: float) -> None:
     block_s = 20.0
-    held_s = block_s + 2 * RULES.max_s + RULES.long_silence_s + RULES.lead_s
+    held_s = 2 * block_s + 2 * RULES.max_s + RULES.long_silence_s + RULES.lead_s
     finder, cutter = RegionFinder(), WindowCutter()
     frames = np.full(round(block_s / FRAME_S), probability, dtype=np.float32)
     block_samples = len(frames) * FRAME_SAMPLES

@@ -19,6 +19,7 @@
     ├── EngineError                 an engine cannot run
     │   ├── EngineUnavailableError  its package is not installed, or the machine lacks what it needs
     │   └── EngineFailedError       it was running and failed
+    │       └── OutOfMemoryError    the device has not enough memory for this batch
     ├── OutputError                 a result cannot be written
     │   └── OutputExistsError
     ├── JobError                    a job cannot do what was asked of it
@@ -139,6 +140,11 @@ class EngineUnavailableError(EngineError):
 class EngineFailedError(EngineError):
     code = "engine_failed"
     http_status = 500
+
+
+class OutOfMemoryError(EngineFailedError):
+    code = "out_of_memory"
+    http_status = 507
 
 
 class OutputError(TranscribeError):

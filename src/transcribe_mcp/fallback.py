@@ -10,6 +10,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import eq
 
 from .engines import Decoded, DecodingOptions, Encoded, Engine
 from .regions import Window
@@ -125,8 +126,7 @@ def repeats(text: str) -> int:
     words = text.lower().split()
     most = 1 if words else 0
     for size in range(1, min(REPEAT_WORDS, len(words) // 2) + 1):
-        run = 0
-        for i in range(size, len(words)):
-            run = run + 1 if words[i] == words[i - size] else 0
-            most = max(most, run // size + 1)
+        as_before = bytes(map(eq, words[size:], words))  # 1 where a word is the one a phrase earlier
+        longest = max(map(len, as_before.split(b"\0")))
+        most = max(most, longest // size + 1)
     return most

@@ -7,7 +7,7 @@ wrote it.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -59,15 +59,26 @@ class HeardBatch:
 
 
 class KeptBatches(Protocol):
-    """Keeps finished batches, so that a recording that was broken off goes on where it was."""
+    """Keeps finished batches, so that a recording that was broken off goes on where it was.
 
-    def __call__(self, number: int, work: Callable[[], HeardBatch]) -> HeardBatch:
-        """What ``work`` gives for batch ``number``, or gave when it was done before."""
+    Both are called from the pipeline's own thread, for batches 0, 1, 2 … in order.
+    """
+
+    def get(self, number: int) -> HeardBatch | None:
+        """What was kept of a batch when the same work was done before."""
+
+    def keep(self, number: int, batch: HeardBatch) -> None:
+        """Take a batch that is finished."""
 
 
-def unkept(number: int, work: Callable[[], HeardBatch]) -> HeardBatch:
+class Unkept:
     """For a caller who keeps none."""
-    return work()
+
+    def get(self, number: int) -> HeardBatch | None:
+        return None
+
+    def keep(self, number: int, batch: HeardBatch) -> None:
+        return None
 
 
 def to_segments(heard: Sequence[Heard], *, keep_words: bool) -> Iterator[Segment]:

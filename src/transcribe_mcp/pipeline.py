@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,12 +16,12 @@ import numpy as np
 from . import __version__
 from .ahead import ahead
 from .align.times import clamp_to_speech
-from .audio import SAMPLE_RATE_HZ, probe, read_blocks
-from .engines import DecodingOptions, Encoded, Engine, EngineInfo
+from .audio import SAMPLE_RATE_HZ, Samples, decoded_blocks, probe, read_blocks
+from .engines import DecodingOptions, Encoded, Engine, EngineInfo, Listener, listener_of
 from .errors import UnsupportedTaskError
 from .fallback import Judged, Ladder, decode_with_fallback
-from .heard import Heard, HeardBatch, KeptBatches, to_segments, unkept
-from .languages import LanguageDecider
+from .heard import Heard, HeardBatch, KeptBatches, Unkept, to_segments
+from .languages import LanguageDecider, Vote
 from .options import Options
 from .progress import Progress, unreported
 from .regions import Loudness, Region, RegionFinder, Window, WindowCutter
@@ -27,7 +29,7 @@ from .settings import usable_cores
 from .transcript import Notice, Transcript
 from .vad import SpeechDetector
 
-BLOCK_S = 300.0  # read and searched for speech at once; sets the memory, not the result
+BLOCK_S = 300.0  # read and searched for speech at once; sets the memory, not the result. A listener has its own
 BLOCKS_AHEAD = 2
 
 
@@ -35,7 +37,7 @@ BLOCKS_AHEAD = 2
 class _Run:
     """What is gathered while one recording goes through."""
 
-    path: Path
+    source: Path | Samples
     options: Options
     progress: Progress
     duration_s: float | None  # the container's claim, until all of it is read
@@ -57,13 +59,13 @@ class _Run:
 
 
 def transcribe(
-    source: str | Path,
+    source: str | Path | Samples,
     engine: Engine,
     options: Options | None = None,
     progress: Progress = unreported,
-    kept_batches: KeptBatches = unkept,
+    kept_batches: KeptBatches | None = None,
 ) -> Transcript:
-    """Transcribe one recording.
+    """Transcribe one recording: a file, or its samples (n,), one channel of floats within ±1 at 16 kHz.
 
     ``progress`` is called with the stages ``read``, ``speech`` and ``windows`` in seconds of audio, from more than one
     thread. ``kept_batches`` keeps finished batches of windows; which windows a batch holds depends on the recording,
@@ -79,39 +81,99 @@ def transcribe(
     decoding = DecodingOptions(options.task, options.beam_size, 0.0, options.prompt, options.vocabulary)
     decider = LanguageDecider(options.language, engine.info, multilingual=options.multilingual)
     batch_size = options.batch_size or engine.info.batch_size
-    path = Path(source)
-    run = _Run(path, options, progress, duration_s=None)
-    heard: list[Heard] = []
-    with run.timed("total"):
-        run.duration_s = probe(path).duration
+    run = _Run(Path(source) if isinstance(source, str) else source, options, progress, duration_s=None)
+    with run.timed("total"), closing(_Aside(engine.info.aligns_aside)) as aside:
+        flow = _Flow(run, engine, decider, decoding, kept_batches or Unkept(), aside)
+        run.duration_s = _claimed_duration_s(run.source)
         run.report("windows", 0.0)
-        with closing(ahead(_windows(run), BLOCKS_AHEAD)) as stream:
+        listener = listener_of(engine) if options.vad else None
+        with closing(ahead(_windows(run, listener), BLOCKS_AHEAD)) as stream:
             for number, batch in enumerate(_batches(stream, batch_size, decider)):
-                done = kept_batches(number, partial(_hear, run, engine, decider, decoding, batch))
-                decider.take(done.vote)
-                heard += done.windows
-                run.transcribed_s += sum(window.duration for window in batch)
-                run.report("windows", run.transcribed_s)
+                flow.hear(number, batch)
+        flow.settle()
         run.report("windows", run.duration_s)
     run.notices[:0] = [*engine.info.warnings, *engine.notices(decoding)]
-    return _transcript(run, engine.info, decider, sorted(heard, key=lambda window: window.start))
+    return _transcript(run, engine.info, decider, sorted(flow.heard, key=lambda window: window.start))
 
 
-def _hear(
-    run: _Run, engine: Engine, decider: LanguageDecider, decoding: DecodingOptions, batch: Sequence[Window]
-) -> HeardBatch:
-    """One batch through the engine."""
-    options = run.options
-    with run.timed("encode"):
-        encoded = engine.encode(batch)
-    with run.timed("language"):
-        languages = decider.decide(engine, encoded, batch)
-    with run.timed("decode"):
-        ladder = Ladder(options.temperatures if engine.info.can_sample else options.temperatures[:1])
-        judged = decode_with_fallback(engine, encoded, batch, languages, decoding, ladder)
-    with run.timed("align"):
-        heard = _align(engine, encoded, batch, judged, decoding)
-    return HeardBatch(tuple(window.start for window in batch), tuple(heard), decider.vote)
+class _Aside:
+    """Work that goes on in another thread where the engine allows it, so that the next batch need not wait for it.
+
+    ``depth`` is how much of it may be unfinished when the next batch begins.
+    """
+
+    def __init__(self, allowed: bool) -> None:
+        self._pool = ThreadPoolExecutor(1, "words") if allowed else None
+        self.depth = 1 if allowed else 0
+
+    def do(self, work: Callable[[], HeardBatch]) -> Future[HeardBatch]:
+        if self._pool is not None:
+            return self._pool.submit(work)
+        done: Future[HeardBatch] = Future()
+        done.set_result(work())
+        return done
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+
+@dataclass(slots=True)
+class _Flow:
+    """Batches of windows on their way through the engine, and what was heard in those that are through."""
+
+    run: _Run
+    engine: Engine
+    decider: LanguageDecider
+    decoding: DecodingOptions
+    kept: KeptBatches
+    aside: _Aside
+    heard: list[Heard] = field(default_factory=list)
+    unsettled: deque[tuple[int, float, Future[HeardBatch]]] = field(default_factory=deque)
+
+    def hear(self, number: int, batch: Sequence[Window]) -> None:
+        """One batch through the engine, or what is kept of it. Its words may still be on their way afterwards."""
+        duration_s = sum(window.duration for window in batch)
+        known = self.kept.get(number)
+        if known is not None:
+            self.decider.take(known.vote)
+            self._take(known, duration_s)
+            return
+        run, engine, temperatures = self.run, self.engine, self.run.options.temperatures
+        with run.timed("encode"):
+            encoded = engine.encode(batch)
+        with run.timed("language"):
+            languages = self.decider.decide(engine, encoded, batch)
+        with run.timed("decode"):
+            ladder = Ladder(temperatures if engine.info.can_sample else temperatures[:1])
+            judged = decode_with_fallback(engine, encoded, batch, languages, self.decoding, ladder)
+        words = self.aside.do(partial(self._time_words, encoded, batch, judged, self.decider.vote))
+        self.unsettled.append((number, duration_s, words))
+        self.settle(leaving=self.aside.depth)
+
+    def settle(self, leaving: int = 0) -> None:
+        """Wait for words, and keep finished batches in their order."""
+        while len(self.unsettled) > leaving:
+            number, duration_s, words = self.unsettled.popleft()
+            done = words.result()
+            self.kept.keep(number, done)
+            self._take(done, duration_s)
+
+    def _take(self, done: HeardBatch, duration_s: float) -> None:
+        self.heard += done.windows
+        self.run.transcribed_s += duration_s
+        self.run.report("windows", self.run.transcribed_s)
+
+    def _time_words(
+        self, encoded: Encoded, batch: Sequence[Window], judged: Sequence[Judged], vote: Vote
+    ) -> HeardBatch:
+        with self.run.timed("align"):
+            heard = _align(self.engine, encoded, batch, judged, self.decoding)
+        return HeardBatch(tuple(window.start for window in batch), tuple(heard), vote)
+
+
+def _claimed_duration_s(source: Path | Samples) -> float | None:
+    return probe(source).duration if isinstance(source, Path) else len(source) / SAMPLE_RATE_HZ
 
 
 def _refuse_what_the_engine_cannot(options: Options, info: EngineInfo) -> None:
@@ -120,12 +182,16 @@ def _refuse_what_the_engine_cannot(options: Options, info: EngineInfo) -> None:
         raise UnsupportedTaskError(f"model {info.model} cannot {options.task}", hint=hint)
 
 
-def _windows(run: _Run) -> Generator[list[Window], None, None]:
-    """The recording as lists of windows, one list per block read."""
+def _windows(run: _Run, listener: Listener | None) -> Generator[list[Window], None, None]:
+    """The recording as lists of windows, one list per block read. The listener, if any, is the engine's own."""
     threads = run.options.threads or usable_cores()
-    measure = SpeechDetector(threads).push if run.options.vad else Loudness().push
+    measure = (listener or (SpeechDetector(threads) if run.options.vad else Loudness())).push
     finder, cutter = RegionFinder(), WindowCutter()
-    blocks = read_blocks(run.path, block_s=BLOCK_S, threads=threads, notices=run.notices)
+    block_s = listener.block_s if listener else BLOCK_S
+    if isinstance(run.source, Path):
+        blocks = read_blocks(run.source, block_s=block_s, threads=threads, notices=run.notices)
+    else:
+        blocks = decoded_blocks(run.source, block_s=block_s, notices=run.notices)
     n_samples = 0
     with closing(blocks):
         while True:
@@ -139,6 +205,7 @@ def _windows(run: _Run) -> Generator[list[Window], None, None]:
                 found = finder.push(measure(samples, last=last), last=last)
                 regions = [Region(r.start, min(r.end, n_samples / SAMPLE_RATE_HZ)) for r in found]
                 windows = list(cutter.push(samples, regions, finder.settled_s, last=last))
+                windows = list(listener.place(windows, cutter.kept_from_s)) if listener else windows
             run.report("speech", n_samples / SAMPLE_RATE_HZ)
             yield windows
             if last:
@@ -198,7 +265,7 @@ def _transcript(run: _Run, info: EngineInfo, decider: LanguageDecider, heard: Se
         device=info.device,
         compute_type=info.compute_type,
         task=run.options.task,
-        source=str(run.path),
+        source=str(run.source) if isinstance(run.source, Path) else None,
         warnings=(*run.notices, *doubts),
         timings=run.timings,
         versions={"transcribe-mcp": __version__, **info.versions},

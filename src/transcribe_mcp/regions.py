@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,11 +36,13 @@ class Window:
         start: seconds on the original clock at which ``samples`` begins.
         samples: (n,) float32, mono, 16 kHz; silence between the regions is kept.
         regions: the speech inside, in order, on the original clock.
+        placed: the same samples where the engine works, if its listener has put them there; opaque to everybody else.
     """
 
     start: float
     samples: NDArray[np.float32]
     regions: tuple[Region, ...]
+    placed: Any = field(default=None, repr=False, compare=False)
 
     @property
     def duration(self) -> float:
@@ -165,14 +168,24 @@ class Loudness:
 
 
 class WindowCutter:
-    """Blocks of audio and their regions in, windows out. Samples are held only until their window is cut."""
+    """Blocks of audio and their regions in, windows out. Blocks are held only until their last window is cut.
+
+    The samples of a window are a view where they lie in one block: copying an hour takes longer than the GPU does.
+    """
 
     def __init__(self, rules: WindowRules | None = None) -> None:
         self._rules = rules or WindowRules()
-        self._samples: NDArray[np.float32] = np.empty(0, dtype=np.float32)
-        self._origin = 0  # sample on the original clock at which _samples begins
+        self._blocks: deque[NDArray[np.float32]] = deque()  # one after the other
+        self._origin = 0  # sample on the original clock at which the first of them begins
+        self._end = 0  # and at which the last of them ends
+        self._keep_from = 0  # no window to come has a sample before this
         self._regions: deque[Region] = deque()
         self._floor = 0.0  # end of the window cut last
+
+    @property
+    def kept_from_s(self) -> float:
+        """No window that is still to come begins before this."""
+        return self._keep_from / SAMPLE_RATE_HZ
 
     def push(
         self, samples: NDArray[np.float32], regions: Sequence[Region], settled_s: float, *, last: bool = False
@@ -184,7 +197,9 @@ class WindowCutter:
             regions: regions not pushed before, in order.
             settled_s: no region still to come begins before this.
         """
-        self._samples = np.concatenate([self._samples, samples]) if len(self._samples) else samples
+        if len(samples):
+            self._blocks.append(samples)
+            self._end += len(samples)
         self._regions.extend(regions)
         while self._regions and (last or self._is_settled(settled_s)):
             yield self._cut(self._take(), settled_s if not self._regions and not last else None)
@@ -231,16 +246,24 @@ class WindowCutter:
         end = regions[-1].end + rules.tail_s
         if ceiling is not None:
             end = max(regions[-1].end, min(end, (regions[-1].end + ceiling) / 2))
-        first = max(0, round(start * SAMPLE_RATE_HZ) - self._origin)
-        stop = min(round(end * SAMPLE_RATE_HZ) - self._origin, first + round(rules.max_s * SAMPLE_RATE_HZ))
-        samples = self._samples[first:stop].copy()  # a view would keep the whole block alive
-        self._floor = (self._origin + first + len(samples)) / SAMPLE_RATE_HZ
-        return Window((self._origin + first) / SAMPLE_RATE_HZ, samples, regions)
+        first = max(self._keep_from, round(start * SAMPLE_RATE_HZ))
+        stop = min(round(end * SAMPLE_RATE_HZ), self._end, first + round(rules.max_s * SAMPLE_RATE_HZ))
+        self._floor = max(first, stop) / SAMPLE_RATE_HZ
+        return Window(first / SAMPLE_RATE_HZ, self._samples(first, stop), regions)
+
+    def _samples(self, first: int, stop: int) -> NDArray[np.float32]:
+        """Samples [first, stop) of the recording."""
+        parts, at = [], self._origin
+        for block in self._blocks:
+            part = block[max(0, first - at) : max(0, stop - at)]
+            at += len(block)
+            if len(part):
+                parts.append(part)
+        return parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, np.float32), *parts])
 
     def _drop(self, settled_s: float) -> None:
-        """Forget the samples that no window will need."""
+        """Forget the blocks that no window will need."""
         needed = self._regions[0].start if self._regions else settled_s
-        keep_from = max(0, int((needed - self._rules.lead_s) * SAMPLE_RATE_HZ) - self._origin)
-        if keep_from:
-            self._samples = self._samples[keep_from:].copy()
-            self._origin += keep_from
+        self._keep_from = max(self._keep_from, int((needed - self._rules.lead_s) * SAMPLE_RATE_HZ))
+        while self._blocks and self._origin + len(self._blocks[0]) <= self._keep_from:
+            self._origin += len(self._blocks.popleft())

@@ -32,13 +32,13 @@ FRAME_SAMPLES = 512
 CONTEXT_SAMPLES = 64  # of the frame before, seen again in front of each frame
 STATE_SIZE = 128  # of h and of c; also the width of what the encoder hands over
 
-_WINDOW_SAMPLES = 256
-_HOP_SAMPLES = 128
-_N_WINDOWS = 4  # per frame
-_N_BINS = _WINDOW_SAMPLES // 2 + 1
-_HALF = _WINDOW_SAMPLES // 2
-_REFLECTED_SAMPLES = (_N_WINDOWS - 1) * _HOP_SAMPLES + _WINDOW_SAMPLES - CONTEXT_SAMPLES - FRAME_SAMPLES
-assert _REFLECTED_SAMPLES == 64
+WINDOW_SAMPLES = 256
+HOP_SAMPLES = 128
+N_WINDOWS = 4  # per frame
+_N_BINS = WINDOW_SAMPLES // 2 + 1
+_HALF = WINDOW_SAMPLES // 2
+REFLECTED_SAMPLES = (N_WINDOWS - 1) * HOP_SAMPLES + WINDOW_SAMPLES - CONTEXT_SAMPLES - FRAME_SAMPLES
+assert REFLECTED_SAMPLES == 64
 
 _ASSET = Path("assets", "silero_vad_v6.onnx")
 _HINT = "pip install 'faster-whisper>=1.2.1,<2' puts the file back"
@@ -98,7 +98,7 @@ def read_weights(path: Path) -> SileroWeights:
 
 
 def _named_weights(tensors: dict[str, Array]) -> SileroWeights:
-    basis = tensors["encoder.feature_extractor.forward_basis_buffer"].reshape(2, _N_BINS, _WINDOW_SAMPLES)
+    basis = tensors["encoder.feature_extractor.forward_basis_buffer"].reshape(2, _N_BINS, WINDOW_SAMPLES)
     cosine, sine = basis
     if not np.array_equal(cosine[:, 1:_HALF], cosine[:, :_HALF:-1]) or cosine[:, 0].any():
         raise ValueError("the cosine rows of the transform are not even")
@@ -132,14 +132,14 @@ def folded_windows(samples: Array) -> tuple[Array, Array]:
     n_seen = CONTEXT_SAMPLES + FRAME_SAMPLES
     step = samples.itemsize
     seen = np.lib.stride_tricks.as_strided(samples, (n_frames, n_seen), (FRAME_SAMPLES * step, step), writeable=False)
-    frames = np.empty((n_frames, n_seen + _REFLECTED_SAMPLES), np.float32)
+    frames = np.empty((n_frames, n_seen + REFLECTED_SAMPLES), np.float32)
     frames[:, :n_seen] = seen
-    frames[:, n_seen:] = seen[:, -2 : -2 - _REFLECTED_SAMPLES : -1]
+    frames[:, n_seen:] = seen[:, -2 : -2 - REFLECTED_SAMPLES : -1]
     windows = np.lib.stride_tricks.as_strided(
-        frames, (n_frames, _N_WINDOWS, _WINDOW_SAMPLES), (frames.strides[0], _HOP_SAMPLES * step, step)
+        frames, (n_frames, N_WINDOWS, WINDOW_SAMPLES), (frames.strides[0], HOP_SAMPLES * step, step)
     )
     left, right = windows[:, :, 1:_HALF], windows[:, :, :_HALF:-1]
-    even = np.empty((n_frames, _N_WINDOWS, _HALF), np.float32)
+    even = np.empty((n_frames, N_WINDOWS, _HALF), np.float32)
     np.add(left, right, out=even[:, :, :-1])
     even[:, :, -1] = windows[:, :, _HALF]
     odd = np.subtract(left, right)
@@ -150,12 +150,12 @@ def encoder_graph(weights: SileroWeights) -> bytes:
     """ONNX model: even (4 n, 128), odd (4 n, 127) -> features (n, 128)."""
     first, *rest = weights.convolutions
     # Of the 4 steps out, the first two see steps 0-2 and the last two see 1-3: two products without the zero blocks.
-    matrix = _as_matrix(first, _N_WINDOWS)
+    matrix = as_matrix(first, N_WINDOWS)
     n_seen, n_half = 3 * _N_BINS, matrix.shape[1] // 2
     tensors: dict[str, NDArray[np.generic]] = {
         "cosine": weights.cosine[:, 1 : _HALF + 1].T,
         "sine": weights.sine[:, 1:_HALF].T,
-        "frame_shape": np.array([-1, _N_WINDOWS * _N_BINS]),
+        "frame_shape": np.array([-1, N_WINDOWS * _N_BINS]),
         "axis": np.array([1]),
         "early_from": np.array([0]),
         "early_to": np.array([n_seen]),
@@ -163,7 +163,7 @@ def encoder_graph(weights: SileroWeights) -> bytes:
         "late_to": np.array([_N_BINS + n_seen]),
         "early_weight": matrix[:n_seen, :n_half],
         "late_weight": matrix[_N_BINS:, n_half:],
-        "half_bias": np.tile(first.bias, _N_WINDOWS // 2),
+        "half_bias": np.tile(first.bias, N_WINDOWS // 2),
     }
     nodes = [
         _node("MatMul", ["even", "cosine"], ["re"]),
@@ -180,9 +180,9 @@ def encoder_graph(weights: SileroWeights) -> bytes:
         _node("Concat", ["early_out", "late_out"], ["sum0"], axis=1),
         _node("Relu", ["sum0"], ["out0"]),
     ]
-    n_steps = _N_WINDOWS
+    n_steps = N_WINDOWS
     for i, convolution in enumerate(rest, start=1):
-        matrix = _as_matrix(convolution, n_steps)
+        matrix = as_matrix(convolution, n_steps)
         n_steps = -(-n_steps // convolution.stride)
         tensors |= {f"weight{i}": matrix, f"bias{i}": np.tile(convolution.bias, n_steps)}
         nodes.append(_node("Gemm", [f"out{i - 1}", f"weight{i}", f"bias{i}"], [f"sum{i}"]))
@@ -216,7 +216,7 @@ def recurrent_graph(weights: SileroWeights) -> bytes:
     return _model(nodes, tensors, inputs, outputs)
 
 
-def _as_matrix(convolution: Convolution, n_steps: int) -> Array:
+def as_matrix(convolution: Convolution, n_steps: int) -> Array:
     """The convolution over `n_steps` steps as one matrix (n_steps n_in, n_steps_out n_out)."""
     n_out, n_in, n_taps = convolution.weight.shape
     n_steps_out = -(-n_steps // convolution.stride)

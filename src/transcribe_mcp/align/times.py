@@ -40,11 +40,13 @@ def time_words(
         probabilities: one per token.
         offset: start of the window on the original clock.
     """
+    at_s = np.asarray(starts, dtype=np.float64).tolist()  # numbers of Python's own are cheaper one by one
+    likely = np.asarray(probabilities, dtype=np.float64).tolist()
     words = []
     for span in spans:
-        start, end = float(starts[span.first]), float(starts[span.last])
-        probability = float(np.mean(probabilities[span.first : span.last])) if span.last > span.first else None
-        words.append(Word(offset + start, offset + max(start, end), span.text, probability))
+        start, n_tokens = at_s[span.first], span.last - span.first
+        probability = sum(likely[span.first : span.last]) / n_tokens if n_tokens else None
+        words.append(Word(offset + start, offset + max(start, at_s[span.last]), span.text, probability))
     return words
 
 
@@ -63,9 +65,9 @@ def clamp_to_speech(words: Sequence[Word], regions: Sequence[Region]) -> tuple[W
         start, end = _inside_speech(word, regions, edges)
         start = max(start, floor)
         longest = min(MAX_WORD_S, max(2, len(word.text.strip())) * LETTER_S + EDGE_S)
-        end = min(max(end, start + MIN_WORD_S), start + longest)
-        clamped.append(Word(start, end, word.text, word.probability, word.speaker))
-        floor = end
+        floor = min(max(end, start + MIN_WORD_S), start + longest)
+        unmoved = start == word.start and floor == word.end
+        clamped.append(word if unmoved else Word(start, floor, word.text, word.probability, word.speaker))
     return _without_overrun(clamped, regions[-1].end)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 # Written without spaces between words; every unit that can stand alone counts as a word there.
 UNSPACED_LANGUAGES = frozenset({"bo", "ja", "km", "lo", "my", "th", "yue", "zh"})
@@ -67,6 +68,7 @@ def _split_characters(tokens: Sequence[int], decode: Decode) -> list[TokenSpan]:
     return units
 
 
+@lru_cache(maxsize=1 << 16)  # the same pairs come again and again
 def _continues(word: str, unit: str, *, spaced: bool) -> bool:
     """Whether ``unit`` belongs to the word before it."""
     if not word.strip():
@@ -85,5 +87,6 @@ def _continues(word: str, unit: str, *, spaced: bool) -> bool:
     return not unit.startswith(" ")
 
 
+@lru_cache(maxsize=1 << 16)
 def _is_punctuation(text: str) -> bool:
     return all(unicodedata.category(character)[0] in "PZ" for character in text)

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import NoAudioError
+from ..errors import NoAudioError, UsageError
 from ..transcript import Notice
 from .media import AudioInfo, info, opened
 from .ranges import Inexact, RangeLayout, range_layout, ranges
 from .resampler import SAMPLE_RATE_HZ, Samples
 from .serial import Findings, serial
 
-__all__ = ["SAMPLE_RATE_HZ", "AudioInfo", "Samples", "probe", "read", "read_blocks"]
+__all__ = ["SAMPLE_RATE_HZ", "AudioInfo", "Samples", "decoded_blocks", "probe", "read", "read_blocks"]
 
 LOUDEST = 32_768.0  # float files written with the scale of 16-bit ones are real; beyond that it is no sound
 PARALLEL_FROM_S = 240.0
@@ -80,6 +80,39 @@ def read_blocks(
         notices.extend(findings.notices())
 
 
+def decoded_blocks(
+    samples: Samples, *, block_s: float = 600.0, notices: list[Notice] | None = None
+) -> Generator[Samples, None, None]:
+    """Samples that lie decoded in memory, (n,) mono at 16 kHz, as ``read_blocks`` gives those of a file.
+
+    Blocks are views; only what is no sound is replaced, in a copy.
+
+    Raises:
+        UsageError: not one channel, or not floating point.
+        NoAudioError: there are none.
+    """
+    if samples.ndim != 1 or samples.dtype.kind != "f":
+        message = f"samples have the shape {samples.shape} and the type {samples.dtype}"
+        raise UsageError(message, hint="give one channel of floating-point numbers within ±1, 16,000 a second")
+    if not len(samples):
+        raise NoAudioError("there are no samples", hint="The recording may not have been finished.")
+    findings = Findings()
+    size = round(block_s * SAMPLE_RATE_HZ)
+    for first in range(0, len(samples), size):
+        block = np.ascontiguousarray(samples[first : first + size], np.float32)
+        yield _sound(block, first / SAMPLE_RATE_HZ, findings)
+    if notices is not None:
+        notices.extend(findings.notices())
+
+
+def _sound(block: Samples, at_s: float, findings: Findings) -> Samples:
+    """The block itself, or a copy with silence instead of what is no sound."""
+    if block.max() <= LOUDEST and block.min() >= -LOUDEST:  # nor is anything not a number
+        return block
+    findings.add("invalid_samples", at_s, "samples are not numbers; now silence")
+    return np.where(np.abs(block) <= LOUDEST, block, np.float32(0))
+
+
 def _note_missing_end(path: Path, done_s: float, claim_s: float | None, findings: Findings) -> None:
     """Truncated files often decode without an error. Claims are estimates, so only a large part missing counts."""
     if (claim_s and done_s < claim_s - max(1.0, 0.02 * claim_s)) or _is_cut_off_wav(path):
@@ -116,11 +149,9 @@ def _blocks(pieces: Iterator[Samples], block_samples: int, findings: Findings) -
                 block = np.empty(block_samples, np.float32)
             part = block[filled : filled + len(piece)]
             part[:] = piece[: len(part)]
-            if not np.abs(part).max() <= LOUDEST:
-                findings.add(
-                    "invalid_samples", (done + filled) / SAMPLE_RATE_HZ, "samples are not numbers; now silence"
-                )
-                part[~(np.abs(part) <= LOUDEST)] = 0
+            sound = _sound(part, (done + filled) / SAMPLE_RATE_HZ, findings)
+            if sound is not part:
+                part[:] = sound
             piece = piece[len(part) :]
             filled += len(part)
             if filled == block_samples:

@@ -3,6 +3,9 @@
 A range equals the serial decode because it starts on a whole second of the stream (there every resampler is in the
 phase it has at the start), because decoder and resampler warm up before it, and because the second before it is
 computed twice, by it and by the range before: unless the two agree bit for bit, the rest is decoded serially.
+
+Most ranges are read inside FFmpeg's filter graph (``movie``). The last one, and any that does not come out whole there,
+is read frame by frame.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import count
@@ -24,7 +28,8 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer
 
 from ..errors import SourceError
-from .media import FOREIGN_ERRORS, frames, open_media
+from .media import FOREIGN_ERRORS, frames, info, open_media
+from .movie import TIMESTAMP_SAMPLES, Excerpt, Gap, read_excerpt
 from .resampler import SAMPLE_RATE_HZ, Resampler, Samples
 from .serial import GAP_S
 
@@ -56,6 +61,25 @@ class RangeLayout:
     rate_hz: int
     warm_up_s: int
     lossless: bool
+    stream: int
+    unplaced_channels: int | None
+    claim_s: float | None  # how long the container says that the stream is
+
+    def excerpt(self, path: Path, begin_s: int, end_s: int) -> Excerpt | None:
+        """``None`` where the stream's end may be in it: only the frames themselves tell whether all of it is there."""
+        first_pts_samples = self.first_pts * self.samples_per_tick
+        if self.claim_s is None or end_s >= self.claim_s - 1 or first_pts_samples.denominator != 1:
+            return None
+        return Excerpt(
+            path,
+            self.stream,
+            self.rate_hz,
+            self.unplaced_channels,
+            int(first_pts_samples),
+            begin=begin_s * self.rate_hz,
+            end=end_s * self.rate_hz,
+            seek_s=max(0.0, begin_s - self.warm_up_s),
+        )
 
     def sample_at(self, pts: int | None) -> int:
         """Raises: Inexact where the timestamp falls between two samples."""
@@ -85,8 +109,16 @@ def range_layout(container: InputContainer, stream: AudioStream) -> RangeLayout 
     start_s = float(frame.pts * stream.time_base) - (container.start_time or 0) / av.time_base
     if abs(start_s) > GAP_S:
         return None
-    per_tick = stream.time_base * rate_hz
-    return RangeLayout(frame.pts, per_tick, rate_hz, warm_up_s, warm_up_s == 0)
+    return RangeLayout(
+        frame.pts,
+        stream.time_base * rate_hz,
+        rate_hz,
+        warm_up_s,
+        lossless=warm_up_s == 0,
+        stream=stream.index,
+        unplaced_channels=frame.layout.nb_channels if frame.layout.name.endswith("channels") else None,
+        claim_s=info(container, stream).duration,
+    )
 
 
 def ranges(path: Path, layout: RangeLayout, threads: int) -> Generator[Samples]:
@@ -126,6 +158,10 @@ def _same_seam(before: Samples, again: Samples, layout: RangeLayout) -> bool:
 
 
 def _work(path: Path, layout: RangeLayout, k: int, stop: Event, idle: SimpleQueue[Source]) -> tuple[Samples, Samples]:
+    begin_s, end_s = _span_s(k)
+    if excerpt := layout.excerpt(path, begin_s, end_s):
+        with suppress(Gap, *FOREIGN_ERRORS):  # frame by frame, then
+            return _parts_of(_read_in_graph(excerpt, (end_s - begin_s) * SAMPLE_RATE_HZ, stop), k)
     try:
         if k == 0:
             raise Empty  # it reads from where a fresh container stands
@@ -138,6 +174,32 @@ def _work(path: Path, layout: RangeLayout, k: int, stop: Event, idle: SimpleQueu
         idle.put(source)
 
 
+def _span_s(k: int) -> tuple[int, int]:
+    """What is read of range ``k``: from before the second that it shares with the range before, to behind its end."""
+    first_s = k * RANGE_S
+    return max(0, first_s - SHARED_S - MARGIN_S), first_s + RANGE_S + MARGIN_S
+
+
+def _parts_of(out: Samples, k: int) -> tuple[Samples, Samples]:
+    """The second that it shares with the range before, and range ``k`` itself, of all that was read."""
+    first = (k * RANGE_S - _span_s(k)[0]) * SAMPLE_RATE_HZ
+    shared = SHARED_SAMPLES if k else 0
+    return out[first - shared : first], out[first : first + RANGE_SAMPLES]
+
+
+def _read_in_graph(excerpt: Excerpt, n_samples: int, stop: Event) -> Samples:
+    """Raises Gap where it is not all there or not in step with its timestamps; FFmpeg's errors."""
+    pieces: list[Samples] = []
+    for piece in read_excerpt(excerpt):
+        if stop.is_set():
+            raise Inexact
+        pieces.append(piece)
+    out = np.concatenate(pieces) if pieces else np.empty(0, np.float32)
+    if abs(len(out) - n_samples) > TIMESTAMP_SAMPLES:  # a hole at the end, or an end that comes early
+        raise Gap
+    return out
+
+
 def _read_range(source: Source, layout: RangeLayout, k: int, stop: Event) -> tuple[Samples, Samples]:
     """Range ``k``, before it the second that it shares with the range before. Less than 120 s: the end.
 
@@ -145,9 +207,8 @@ def _read_range(source: Source, layout: RangeLayout, k: int, stop: Event) -> tup
         Inexact: anything that the serial decode has rules for: damage, holes, another format.
     """
     container, stream = source
-    first_s = k * RANGE_S
-    begin_s = max(0, first_s - SHARED_S - MARGIN_S)
-    begin, end = begin_s * layout.rate_hz, (first_s + RANGE_S + MARGIN_S) * layout.rate_hz
+    begin_s, end_s = _span_s(k)
+    begin, end = begin_s * layout.rate_hz, end_s * layout.rate_hz
     if k:
         container.seek(layout.pts_at(max(0, begin_s - layout.warm_up_s)), stream=stream)
     resampler: Resampler | None = None
@@ -176,7 +237,4 @@ def _read_range(source: Source, layout: RangeLayout, k: int, stop: Event) -> tup
             break
     if resampler:
         pieces.extend(resampler.finish())
-    out = np.concatenate(pieces) if pieces else np.empty(0, np.float32)
-    first = (first_s - begin_s) * SAMPLE_RATE_HZ
-    shared = SHARED_SAMPLES if k else 0
-    return out[first - shared : first], out[first : first + RANGE_SAMPLES]
+    return _parts_of(np.concatenate(pieces) if pieces else np.empty(0, np.float32), k)

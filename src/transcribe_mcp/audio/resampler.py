@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import av
 import av.filter
+import av.filter.context
 import numpy as np
 from av.audio.frame import AudioFrame
 from numpy.typing import NDArray
@@ -34,15 +35,7 @@ class Resampler:
         chain = [self._source]
         if first_sample:
             chain.append(graph.add("atrim", start_pts=f"{first_sample}"))
-        if layout.endswith("channels"):  # their places are unknown: the plain mean
-            chain.append(graph.add("pan", "mono|c0<" + "+".join(f"c{i}" for i in range(channels))))
-        # To mono before the rate: half the work for stereo. Weights that sum to 1 cannot clip.
-        chain += [
-            graph.add("aresample", out_chlayout="mono", out_sample_fmt="fltp", rematrix_maxval="1.0"),
-            graph.add("asetnsamples", nb_out_samples=f"{FRAME_SAMPLES}", pad="0"),
-            graph.add("aresample", sample_rate=f"{SAMPLE_RATE_HZ}"),
-            graph.add("aformat", sample_rates=f"{SAMPLE_RATE_HZ}", sample_fmts="flt", channel_layouts="mono"),
-        ]
+        chain += to_mono_16_khz(graph, channels if layout.endswith("channels") else None)
         graph.link_nodes(*chain, self._sink).configure()
         graph.set_audio_frame_size(round(PULL_S * SAMPLE_RATE_HZ))
 
@@ -70,6 +63,20 @@ class Resampler:
             return []
         assert isinstance(frame, AudioFrame)
         return [np.frombuffer(frame.planes[0], np.float32, frame.samples)]  # type: ignore[call-overload]
+
+
+def to_mono_16_khz(graph: av.filter.Graph, unplaced_channels: int | None) -> list[av.filter.context.FilterContext]:
+    """Filters for any format. Channels whose places are unknown are as many as given, and their plain mean is taken."""
+    # To mono before the rate: half the work for stereo. Weights that sum to 1 cannot clip.
+    filters = [
+        graph.add("aresample", out_chlayout="mono", out_sample_fmt="fltp", rematrix_maxval="1.0"),
+        graph.add("asetnsamples", nb_out_samples=f"{FRAME_SAMPLES}", pad="0"),
+        graph.add("aresample", sample_rate=f"{SAMPLE_RATE_HZ}"),
+        graph.add("aformat", sample_rates=f"{SAMPLE_RATE_HZ}", sample_fmts="flt", channel_layouts="mono"),
+    ]
+    if unplaced_channels is None:
+        return filters
+    return [graph.add("pan", "mono|c0<" + "+".join(f"c{i}" for i in range(unplaced_channels))), *filters]
 
 
 def _format_of(frame: AudioFrame) -> tuple[str, str, int]:

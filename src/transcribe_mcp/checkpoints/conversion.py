@@ -165,7 +165,8 @@ def _remove_leftovers(root: Path, own_key: str) -> None:
 
 
 def _convert(checkpoint: Checkpoint, quantization: Quantization, output: Path, progress: Progress) -> None:
-    from .weights import Geometry, SpecificationWriter, Tensors  # loads NumPy and CTranslate2
+    from .tensors import Geometry, Tensors
+    from .weights import SpecificationWriter  # loads CTranslate2
 
     source = checkpoint.directory
     config_file = source / "config.json"
@@ -173,14 +174,14 @@ def _convert(checkpoint: Checkpoint, quantization: Quantization, output: Path, p
     geometry = Geometry.of(config, config_file)
     files = weight_files(source)
     tensors = Tensors(files)
-    _write_tokenizer(source, output)
+    write_tokenizer(source, output)
     vocabulary = _vocabulary(output / "tokenizer.json", geometry.vocab_size)
     generation = read_json(source / "generation_config.json")
     decoding = {
-        "suppress_ids": _token_ids("suppress_tokens", generation, config, geometry.vocab_size),
-        "suppress_ids_begin": _token_ids("begin_suppress_tokens", generation, config, geometry.vocab_size),
+        "suppress_ids": token_ids("suppress_tokens", generation, config, geometry.vocab_size),
+        "suppress_ids_begin": token_ids("begin_suppress_tokens", generation, config, geometry.vocab_size),
         "lang_ids": _language_ids(generation, vocabulary),
-        "alignment_heads": _alignment_heads(generation, geometry.decoder_layers, geometry.decoder_attention_heads),
+        "alignment_heads": alignment_heads(generation, geometry.decoder_layers, geometry.decoder_attention_heads),
     }
     _mark_multilingual(vocabulary, multilingual=not is_english_only(checkpoint), where=source)
     count = _Count(progress, sum(file.stat().st_size for file in files))
@@ -203,7 +204,7 @@ class _Count:
         self._report(min(self._done, self._total), self._total)
 
 
-def _write_tokenizer(source: Path, output: Path) -> None:
+def write_tokenizer(source: Path, output: Path) -> None:
     """tokenizer.json as it is, or built from vocab.json, merges.txt and added_tokens.json."""
     if (source / "tokenizer.json").is_file():
         read_json(source / "tokenizer.json")  # damaged files are told by name here, not by whoever loads them
@@ -266,7 +267,7 @@ def _mark_multilingual(vocabulary: list[str], *, multilingual: bool, where: Path
         raise ModelFormatError(message, hint="CTranslate2 would take this multilingual model for an English one")
 
 
-def _token_ids(name: str, generation: dict[str, Any], config: dict[str, Any], size: int) -> list[int]:
+def token_ids(name: str, generation: dict[str, Any], config: dict[str, Any], size: int) -> list[int]:
     ids = generation[name] if isinstance(generation.get(name), list) else config.get(name) or []
     return [number for number in ids if isinstance(number, int) and 0 <= number < size]
 
@@ -278,7 +279,7 @@ def _language_ids(generation: dict[str, Any], vocabulary: list[str]) -> list[int
     return [number for number, token in enumerate(vocabulary) if _LANGUAGE.fullmatch(token)]
 
 
-def _alignment_heads(generation: dict[str, Any], layers: int, heads: int) -> list[list[int]]:
+def alignment_heads(generation: dict[str, Any], layers: int, heads: int) -> list[list[int]]:
     """The cross-attention heads that follow the sound; without a list, all heads of the upper half of the layers.
 
     Heads that the model does not have are left out: some distilled models were published with their teacher's list.

@@ -3,21 +3,33 @@
 An engine only decodes batches of windows and times their words. Voice detection, language votes, quality rules,
 sentence cutting, formats and progress are the pipeline's and the same for every engine.
 
+An engine on a GPU may also listen there: it then has a method ``listener() -> Listener | None`` besides those of
+``Engine``. The pipeline hands every block of audio to the listener instead of to its own voice detection on the CPU,
+and the windows that it cuts come to ``encode`` with ``placed`` set to their samples on the device, so that the audio
+goes there once. ``None`` (and no such method) means: listen on the CPU. ``vad.lanes.Ears(device).listen()`` is such a
+listener, and ``features.tensors.log_mel_windows`` makes the spectrograms of placed and other windows alike.
+
+An engine that runs out of memory raises ``OutOfMemoryError`` and stays usable; ``replicas`` then halves the batch.
+
 To add one: a module with ``load(request) -> Engine``, and a line in ``ENGINES``.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import EngineUnavailableError, ModelUnavailableError, UnknownNameError
 from ..progress import Progress, unreported
 from ..regions import Window
 from ..transcript import Notice, Word
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 AUTO = "auto"
 
@@ -75,6 +87,7 @@ class EngineInfo:
     languages: tuple[str, ...]  # codes that it can transcribe; detection chooses among them
     tasks: tuple[str, ...] = ("transcribe",)
     batch_size: int = 8  # windows that it decodes best at once on this machine
+    aligns_aside: bool = False  # align() may run in another thread while the next batch is encoded and decoded
     can_sample: bool = True  # decodes differently at another temperature, so that a second try makes sense
     versions: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[Notice, ...] = ()
@@ -90,6 +103,7 @@ class DecodingOptions:
         temperature: 0 takes the most probable token; above, tokens are sampled.
         prompt: text that the decoder takes as having been said before, for style and spelling.
         vocabulary: words and names to expect.
+        timestamps: let the model say timestamps between its words, where the engine can; they are not in the text.
     """
 
     task: str = "transcribe"
@@ -97,6 +111,7 @@ class DecodingOptions:
     temperature: float = 0.0
     prompt: str = ""
     vocabulary: tuple[str, ...] = ()
+    timestamps: bool = False
 
     def at(self, temperature: float) -> DecodingOptions:
         return replace(self, temperature=temperature)
@@ -153,6 +168,29 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Give back all memory; the engine is not used afterwards."""
+
+
+class Listener(Protocol):
+    """Hears one recording from its beginning, on the device of its engine. Used from one thread.
+
+    It works beside the engine: its errors and memory are the engine's, and so is the order ``EngineFailedError``.
+    """
+
+    @property
+    def block_s(self) -> float:
+        """Seconds of audio that it likes to be pushed at once."""
+
+    def push(self, samples: NDArray[np.float32], *, last: bool = False) -> NDArray[np.float32]:
+        """The next (n,) samples -> speech probabilities of the 32 ms frames completed (n_frames,)."""
+
+    def place(self, windows: Sequence[Window], keep_from: float) -> Sequence[Window]:
+        """The windows with ``placed`` set. No later window begins before ``keep_from`` (s on the original clock)."""
+
+
+def listener_of(engine: Engine) -> Listener | None:
+    """A new listener of an engine that listens by itself, otherwise ``None``."""
+    listen: Callable[[], Listener | None] | None = getattr(engine, "listener", None)
+    return listen() if listen is not None else None
 
 
 def load_engine(request: EngineRequest) -> Engine:

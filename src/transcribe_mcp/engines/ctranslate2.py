@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 import ctranslate2
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
 from .. import checkpoints
 from ..align.times import time_words, token_starts
@@ -21,22 +18,19 @@ from ..align.words import split_words
 from ..checkpoints import catalogue, conversion
 from ..compat.preload import preload_cublas
 from ..compat.trial import gpu_facts, gpu_trial, trial_key
-from ..errors import EngineFailedError, EngineUnavailableError, ModelFormatError, UsageError
+from ..errors import EngineFailedError, EngineUnavailableError, UsageError
 from ..features import FRAMES_PER_SECOND, log_mel
 from ..regions import Window
 from ..settings import settings, usable_cores
 from ..transcript import Notice, Word
 from . import AUTO, Decoded, DecodingOptions, Engine, EngineInfo, EngineRequest
 from .fallback_device import load_with_cpu_behind
+from .vocabulary import CONTEXT_TOKENS, PROMPT_TOKENS, Vocabulary, prompt_text
 
 CPU_BATCH_SIZE = 8
 CUDA_BATCH_SIZE = 24
-CONTEXT_TOKENS = 448  # n_text_ctx of every Whisper model
-PROMPT_TOKENS = CONTEXT_TOKENS // 2 - 1  # as in openai-whisper: half the context, less the token that opens it
 CORES_PER_REPLICA = 4  # a decoding step does not use more; measured on 2 cores: one each is best there
 SAMPLING_SEED = 0
-SPECIAL_TOKEN = re.compile(r"<\|([^|]*)\|>")
-LANGUAGE_CODE = re.compile(r"[a-z]{2,3}")
 
 
 Result = TypeVar("Result")
@@ -80,7 +74,7 @@ def _load_on(request: EngineRequest, device: str, index: int) -> CTranslate2Engi
             inter_threads=replicas,
             intra_threads=max(1, threads // replicas),
         )
-    vocabulary = _Vocabulary(directory, multilingual=model.is_multilingual)
+    vocabulary = Vocabulary(directory, multilingual=model.is_multilingual)
     info = EngineInfo(
         engine="ctranslate2",
         model=checkpoint.name,
@@ -112,7 +106,7 @@ class EncodedBatch:
 class CTranslate2Engine:
     """See the protocol. On a CPU several replicas share the weights and work on parts of a batch side by side."""
 
-    def __init__(self, model: Any, vocabulary: _Vocabulary, info: EngineInfo, replicas: int) -> None:
+    def __init__(self, model: Any, vocabulary: Vocabulary, info: EngineInfo, replicas: int) -> None:
         self._model = model
         self._vocabulary = vocabulary
         self._replicas = replicas
@@ -120,7 +114,7 @@ class CTranslate2Engine:
         self.info = info
 
     def notices(self, options: DecodingOptions) -> tuple[Notice, ...]:
-        wanted = len(self._vocabulary.encode(_prompt_text(options)))
+        wanted = len(self._vocabulary.encode(prompt_text(options)))
         if wanted <= PROMPT_TOKENS:
             return ()
         message = f"vocabulary and prompt take {wanted} tokens, only the last {PROMPT_TOKENS} are used"
@@ -209,60 +203,6 @@ class CTranslate2Engine:
             avg_logprob=result.scores[0] * n / (n + 1),
             no_speech_prob=result.no_speech_prob,
         )
-
-
-class _Vocabulary:
-    """Text tokens and special tokens of one model, all looked up by name: ids differ between models."""
-
-    def __init__(self, directory: Path, *, multilingual: bool) -> None:
-        try:
-            self._tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
-        except Exception as error:  # tokenizers raises nothing narrower
-            hint = "use a model directory with the tokenizer.json that belongs to it"
-            raise ModelFormatError(f"{directory}: tokenizer.json cannot be read: {error}", hint=hint) from error
-        self._tokenizer.no_truncation()
-        self._multilingual = multilingual
-        self._start = self.id("<|startoftranscript|>")
-        self._no_timestamps = self.id("<|notimestamps|>")
-        ids = self._tokenizer.get_vocab().items()
-        special = {match[1]: number for token, number in ids if (match := SPECIAL_TOKEN.fullmatch(token))}
-        self._special = frozenset(special.values())
-        self.languages = tuple(sorted(filter(LANGUAGE_CODE.fullmatch, special))) if multilingual else ("en",)
-
-    def id(self, token: str) -> int:
-        number: int | None = self._tokenizer.token_to_id(token)
-        if number is None:
-            raise ModelFormatError(f"the model's tokenizer has no token {token}", hint="is it a Whisper model?")
-        return number
-
-    def is_text(self, token: int) -> bool:
-        return token not in self._special
-
-    def encode(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids if text else []
-        return ids
-
-    def decode(self, tokens: Sequence[int]) -> str:
-        text: str = self._tokenizer.decode(list(tokens))
-        return text
-
-    def start_sequence(self, language: str, task: str) -> list[int]:
-        if not self._multilingual:
-            return [self._start, self._no_timestamps]
-        return [self._start, self.id(f"<|{language}|>"), self.id(f"<|{task}|>"), self._no_timestamps]
-
-    def prompt(self, language: str, options: DecodingOptions) -> list[int]:
-        """What the decoder is given before it speaks: earlier text if there is any, language and task."""
-        before = self.encode(_prompt_text(options))[-PROMPT_TOKENS:]
-        opening = [self.id("<|startofprev|>"), *before] if before else []
-        return opening + self.start_sequence(language, options.task)
-
-
-def _prompt_text(options: DecodingOptions) -> str:
-    """Vocabulary reads like a list that was just spoken; the prompt comes last, where it counts most."""
-    parts = [", ".join(options.vocabulary), options.prompt.strip()]
-    text = " ".join(part for part in parts if part)
-    return f" {text}" if text else ""
 
 
 def _storage(array: NDArray[Any]) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -158,24 +157,38 @@ def _transcribe(shop: Workshop, job: RunningJob, path: Path, began: Began, insid
     with store_errors(shop.store.url):
         n_kept = shop.store.queue.count_steps(claim.job_id)
 
-    def kept_batches(number: int, work: Callable[[], HeardBatch]) -> HeardBatch:
-        job.check()
-        if number < n_kept:
-            return HeardBatch.loads(_keep(shop, number, ""))
-        if job.began_at is None:
-            job.began_at, job.began_from_s = time.monotonic(), job.done_s
-        batch = work()
-        engine.batch_done(left_s=max(0.0, (job.duration_s or 0.0) - job.done_s))
-        job.check()
-        _keep(shop, number, batch.dumps())
-        shop.ledger.checkpointed(claim)
-        inside.share()
-        return batch
-
-    transcript = transcribe(path, engine, pipeline_options(claim.options, began.batch_size), job.progress, kept_batches)
+    kept = _Steps(shop, job, engine, inside, n_kept)
+    transcript = transcribe(path, engine, pipeline_options(claim.options, began.batch_size), job.progress, kept)
     if n_kept:  # most of the work was another run's: no speed can be told from this one's
         transcript = replace(transcript, timings={})
     return transcript
+
+
+@dataclass(frozen=True, slots=True)
+class _Steps:
+    """The finished batches of a job, each a step of its workflow; ``n_kept`` of them were done by runs before."""
+
+    shop: Workshop
+    job: RunningJob
+    engine: SharedEngine
+    inside: Pass
+    n_kept: int
+
+    def get(self, number: int) -> HeardBatch | None:
+        job = self.job
+        job.check()
+        if number < self.n_kept:
+            return HeardBatch.loads(_keep(self.shop, number, ""))
+        if job.began_at is None:
+            job.began_at, job.began_from_s = time.monotonic(), job.done_s
+        return None
+
+    def keep(self, number: int, batch: HeardBatch) -> None:
+        self.engine.batch_done(left_s=max(0.0, (self.job.duration_s or 0.0) - self.job.done_s))
+        self.job.check()
+        _keep(self.shop, number, batch.dumps())
+        self.shop.ledger.checkpointed(self.job.claim)
+        self.inside.share()
 
 
 def _keep(shop: Workshop, number: int, text: str) -> str:

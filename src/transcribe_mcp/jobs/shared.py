@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from ..engines import Decoded, DecodingOptions, Encoded, EngineInfo, EngineRequest
@@ -101,7 +101,8 @@ class SharedEngine:
 
     @property
     def info(self) -> EngineInfo:
-        return self._device.info(self.choice)
+        # A batch is kept before the next one begins: a worker that dies costs one.
+        return replace(self._device.info(self.choice), aligns_aside=False)
 
     def notices(self, options: DecodingOptions) -> tuple[Notice, ...]:
         """Asked once for each options, and while the engine is at hand: it may be another job's later."""

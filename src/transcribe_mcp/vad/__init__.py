@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import EngineUnavailableError
-from .settings import usable_cores
-from .silero import (
+from ..errors import EngineUnavailableError
+from ..settings import usable_cores
+from ..silero import (
     CONTEXT_SAMPLES,
     FRAME_SAMPLES,
     STATE_SIZE,

@@ -1,0 +1,270 @@
+"""Our PyTorch engine on a GPU against the ceilings of the device and against the peers, all in one run.
+
+    python benchmarks/gpu.py                     a GPU, about eight minutes
+    python benchmarks/gpu.py --small             anywhere, to see that it runs: a small model, two minutes of audio
+
+Models have random weights and decode exactly 100 tokens in every window of 30 s, in every engine, without any option
+(``random_whisper.py``). Every part runs in a process of its own; one that fails or comes too late is "not measured".
+Peers: transformers' ``generate`` (float16, sdpa), CTranslate2 (float16), faster-whisper's batched pipeline. Those not
+installed are left out. Times are medians after a warm-up with the device's queue empty on both sides.
+The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import gpu_parts
+import gpu_peers
+from common import Bar, cores
+from gpu_parts import Figures, Setup, decoder_bytes, encoder_flops
+from random_whisper import shape_of
+
+PACKAGES = ("transcribe-mcp", "torch", "triton", "transformers", "ctranslate2", "faster-whisper", "av", "numpy")
+TURBO, LARGE = "large-v3-turbo", "large-v3"
+FULL = Setup(
+    Path(), "cuda", "whisper", "bfloat16", (TURBO, LARGE), ("tiny", "base", "small", "medium", LARGE, TURBO),
+    (64, 128), (1, 8, 16, 64), 60.0, 1000, 5,
+)  # fmt: skip
+SMALL = replace(
+    FULL, device="cpu", precision="float32", models=("tiny",), sizes=("tiny",), batches=(2,), memory_batches=(1,),
+    minutes=2.0, jobs=3, runs=1,
+)  # fmt: skip
+PEER_BATCHES = {
+    "transformers": {TURBO: (32, 128), LARGE: (32, 64)},
+    "ctranslate2": {TURBO: (16, 64), LARGE: (16, 32)},
+}
+IN_BACKGROUND = ("prepare_mp3", "prepare_ctranslate2")
+
+
+def run_part(name: str, setup: Setup) -> Figures:
+    """In the child."""
+    kind, _, model = name.partition(":")
+    if kind in PEER_BATCHES:
+        peer = {"transformers": gpu_peers.transformers, "ctranslate2": gpu_peers.ctranslate2}[kind]
+        return peer(setup, model, PEER_BATCHES[kind].get(model, setup.batches))
+    if kind == "faster_whisper":
+        return gpu_peers.faster_whisper(setup, model)
+    part = getattr(gpu_parts, kind)
+    found: Figures = part(setup, model) if model else part(setup)
+    return found
+
+
+def parts(setup: Setup, chosen: Sequence[str]) -> list[str]:
+    """In the order of their worth, should the time run out."""
+    first, installed = setup.models[0], importlib.util.find_spec
+    names = ["prepare_models", "prepare_audio", "ceilings", *(f"core:{model}" for model in setup.models)]
+    names += [f"pipeline:{first}"]
+    names += [f"faster_whisper:{first}"] * bool(installed("faster_whisper"))
+    names += [f"ctranslate2:{model}" for model in setup.models]
+    names += [f"transformers:{model}" for model in setup.models] * bool(installed("transformers"))
+    names += ["memory", f"jobs:{setup.sizes[0]}"] if setup.device != "cpu" else []
+    needed = ("prepare_models", "prepare_audio", "ceilings")
+    return [name for name in names if not chosen or name in needed or name.partition(":")[0] in chosen]
+
+
+class Run:
+    """Starts the parts as children and gathers what they find."""
+
+    def __init__(self, setup: Setup, budget_s: float) -> None:
+        self.setup, self.budget_s = setup, budget_s
+        self.started = time.perf_counter()
+        self.found: dict[str, Figures] = {}
+        self.problems: dict[str, str] = {}
+
+    @property
+    def left_s(self) -> float:
+        return self.budget_s - (time.perf_counter() - self.started)
+
+    def start(self, name: str) -> subprocess.Popen[bytes]:
+        words = {**asdict(self.setup), "folder": str(self.setup.folder)}
+        environment = {**os.environ, "TRANSCRIBE_MCP_CACHE_DIR": str(self.setup.folder / "cache")}
+        log = (self.setup.folder / f"{name.replace(':', '-')}.log").open("wb")
+        return subprocess.Popen(
+            [sys.executable, __file__, "--part", name, "--setup", json.dumps(words)],
+            stdout=log, stderr=subprocess.STDOUT, env=environment,
+        )  # fmt: skip
+
+    def finish(self, name: str, child: subprocess.Popen[bytes]) -> None:
+        try:
+            child.wait(max(5.0, self.left_s))
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+        said = (self.setup.folder / f"{name.replace(':', '-')}.log").read_text(encoding="utf-8", errors="replace")
+        took_s = time.perf_counter() - self.started
+        if child.returncode == 0:
+            self.found[name] = json.loads(said.strip().splitlines()[-1])
+            print(f"[{took_s:5.0f} s] {name}: {json.dumps(shortened(self.found[name]))}", flush=True)
+        else:
+            self.problems[name] = said[-1500:]
+            print(f"[{took_s:5.0f} s] {name}: exit {child.returncode}\n{said[-1500:]}", flush=True)
+
+    def all(self, names: Sequence[str]) -> None:
+        background = {}
+        for name in names:
+            if self.left_s < 5:
+                self.problems[name] = "no time was left"
+                continue
+            if name.startswith(("pipeline", "ctranslate2", "faster")):  # they need what the background makes
+                for waiting in list(background):
+                    self.finish(waiting, background.pop(waiting))
+            self.finish(name, self.start(name))
+            if name == "prepare_audio":
+                background = {other: self.start(other) for other in IN_BACKGROUND}
+        for waiting, child in background.items():
+            self.finish(waiting, child)
+
+
+def shortened(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.4g}")
+    if isinstance(value, dict):
+        return {key: shortened(item) for key, item in value.items()}
+    return value
+
+
+def best(figures: Figures | None, key: str = "times_real_time") -> float | None:
+    values = [row[key] for row in (figures or {}).values() if isinstance(row, dict) and key in row]
+    return max(values, default=None)
+
+
+def ratio(one: float | None, other: float | None) -> float | None:
+    return one / other if one and other else None
+
+
+def shares(run: Run, model: str) -> dict[str, float]:
+    """Of the measured ceilings: the encoder of that of matrix products, the decoder of that of memory; best batches."""
+    ceiling, core = run.found.get("ceilings"), run.found.get(f"core:{model}")
+    if not ceiling or not core:
+        return {}
+    shape = shape_of(model)
+    batches = {b: core[f"batch {b}"] for b in run.setup.batches if f"batch {b}" in core}
+    encode = max(b * encoder_flops(shape) / row["encode_s"] for b, row in batches.items())
+    decode = max(decoder_bytes(shape, b, 2) / row["decode_s"] for b, row in batches.items())
+    return {"encoder": encode / ceiling["flops"], "decoder": decode / ceiling["bytes_per_s"]}
+
+
+def bars(run: Run) -> list[Bar]:
+    found = run.found.get
+    rows: list[Bar] = []
+    goals = {TURBO: (4500.0, 4.0, 1.6), LARGE: (1800.0, 3.5, 2.5)}
+    for model in run.setup.models:
+        ours = best(found(f"core:{model}"))
+        least, to_ctranslate2, to_transformers = goals.get(model, (0.0, 0.0, 0.0))
+        rows += [
+            Bar(f"{model} core, × real time", ours, ">=", least),
+            Bar(f"{model} core / CTranslate2", ratio(ours, best(found(f"ctranslate2:{model}"))), ">=", to_ctranslate2),
+            Bar(
+                f"{model} core / transformers", ratio(ours, best(found(f"transformers:{model}"))), ">=", to_transformers
+            ),
+        ]
+        for stage, share in shares(run, model).items():
+            rows.append(Bar(f"{model} {stage}, share of the ceiling", share, ">=", 0.6))
+    first = run.setup.models[0]
+    flow, peer = found(f"pipeline:{first}", {}), found(f"faster_whisper:{first}", {})
+    hours = [row["s"] for name, row in flow.items() if name.startswith("decoded")]
+    decoded_s = flow.get("decoded, batch auto", {}).get("s")
+    peer_s = min((row["s"] for row in peer.values()), default=None)
+    mp3_s, clip_s = flow.get("mp3", {}).get("s"), flow.get("clip", {}).get("s")
+    rows += [
+        Bar("hour with words, × faster-whisper batched", ratio(peer_s, decoded_s), ">=", 15.0),
+        Bar("hour with words, s", decoded_s, "<=", 1.0),
+        Bar("the same at the best batch size, s", min(hours, default=None), "<=", 1.0),
+        Bar("hour from MP3 / decoded", ratio(mp3_s, decoded_s), "<=", 1.3),
+        Bar("clip of 10 s, ms", clip_s and clip_s * 1000, "<=", 60.0),
+        Bar("voice detection, same decisions", flow.get("listening", {}).get("same_decisions"), ">=", 0.995),
+    ]
+    errors = [abs(row["error"]) for row in found("memory", {}).values()]
+    work = found(f"jobs:{run.setup.sizes[0]}", {})
+    growth = ratio(work.get("reserved_at_most"), work.get("reserved_after_tenth"))
+    rows += [
+        Bar("memory, worst error of the prediction", max(errors, default=None), "<=", 0.10),
+        Bar(f"memory reserved, growth over {run.setup.jobs} jobs", growth, "<=", 1.10),
+        Bar("MB left after close()", (work["left_after_close"] / 1e6) if work else None, "<=", 16.0),
+    ]
+    return rows
+
+
+def device_words() -> str:
+    command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=30).stdout.strip() or "CPU"
+    except OSError:
+        return "CPU"
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def report(run: Run) -> None:
+    rows = bars(run)
+    print(f"\n{device_words()}, {cores()} cores, {time.perf_counter() - run.started:.0f} s")
+    for bar in rows:
+        value = "not measured" if bar.value is None else f"{bar.value:.4g}"
+        print(f"{bar.name:<52}{value:>14}  {bar.relation} {bar.limit:<7g}{'pass' if bar.passed else 'FAIL'}")
+    whole = {
+        "benchmark": "gpu",
+        "device": device_words(),
+        "cores": cores(),
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in PACKAGES},
+        "figures": shortened(run.found),
+        "shares": {model: shortened(shares(run, model)) for model in run.setup.models},
+        "problems": run.problems,
+        "bars": [shortened(bar.to_json()) for bar in rows],
+    }
+    print(json.dumps(whole))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--small", action="store_true", help="on the CPU, a small model")
+    parser.add_argument("--engine", default="whisper")
+    parser.add_argument("--parts", default="", help="comma-separated: core, pipeline, memory, jobs, and the peers")
+    parser.add_argument("--models", default="")
+    parser.add_argument("--batches", default="")
+    parser.add_argument("--budget", type=float, default=530.0, help="seconds for everything")
+    parser.add_argument("--work", type=Path, help="folder to keep models and audio in; a temporary one otherwise")
+    parser.add_argument("--part", help=argparse.SUPPRESS)
+    parser.add_argument("--setup", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.part:
+        words = json.loads(asked.setup)
+        setup = Setup(**{k: tuple(v) if isinstance(v, list) else v for k, v in words.items() if k != "folder"},
+                      folder=Path(words["folder"]))  # fmt: skip
+        figures = run_part(asked.part, setup)
+        print(f"\n{json.dumps(figures)}", flush=True)
+        return
+    setup = replace(SMALL if asked.small else FULL, engine=asked.engine)
+    if asked.models:
+        setup = replace(setup, models=tuple(asked.models.split(",")))
+    if asked.batches:
+        setup = replace(setup, batches=tuple(map(int, asked.batches.split(","))))
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = asked.work or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        run = Run(replace(setup, folder=folder), asked.budget)
+        run.all(parts(run.setup, tuple(filter(None, asked.parts.split(",")))))
+        report(run)
+
+
+if __name__ == "__main__":
+    main()

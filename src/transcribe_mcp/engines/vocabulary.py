@@ -1,0 +1,81 @@
+"""The tokens of a Whisper model, all looked up by name: ids differ between models."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from ..errors import ModelFormatError
+from . import DecodingOptions
+
+CONTEXT_TOKENS = 448  # n_text_ctx of every Whisper model
+PROMPT_TOKENS = CONTEXT_TOKENS // 2 - 1  # as in openai-whisper: half the context, less the token that opens it
+SPECIAL_TOKEN = re.compile(r"<\|([^|]*)\|>")
+LANGUAGE_CODE = re.compile(r"[a-z]{2,3}")
+
+
+class Vocabulary:
+    """Text tokens and special tokens of one model, all looked up by name: ids differ between models."""
+
+    def __init__(self, directory: Path, *, multilingual: bool) -> None:
+        try:
+            self._tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+        except Exception as error:  # tokenizers raises nothing narrower
+            hint = "use a model directory with the tokenizer.json that belongs to it"
+            raise ModelFormatError(f"{directory}: tokenizer.json cannot be read: {error}", hint=hint) from error
+        self._tokenizer.no_truncation()
+        self._multilingual = multilingual
+        self.start = self.id("<|startoftranscript|>")
+        self.end_of_text = self.id("<|endoftext|>")
+        self._no_timestamps = self.id("<|notimestamps|>")
+        self.timestamp_begin = self._no_timestamps + 1
+        ids = self._tokenizer.get_vocab().items()
+        special = {match[1]: number for token, number in ids if (match := SPECIAL_TOKEN.fullmatch(token))}
+        self.special = frozenset(special.values())
+        self.languages = tuple(sorted(filter(LANGUAGE_CODE.fullmatch, special))) if multilingual else ("en",)
+
+    @property
+    def no_speech(self) -> int:
+        """Older tokenizers call it no captions."""
+        number: int | None = self._tokenizer.token_to_id("<|nospeech|>")
+        return self.id("<|nocaptions|>") if number is None else number
+
+    def id(self, token: str) -> int:
+        number: int | None = self._tokenizer.token_to_id(token)
+        if number is None:
+            raise ModelFormatError(f"the model's tokenizer has no token {token}", hint="is it a Whisper model?")
+        return number
+
+    def is_text(self, token: int) -> bool:
+        """Whether it spells something; timestamps are not in every tokenizer, but always at the end."""
+        return token not in self.special and token < self.timestamp_begin
+
+    def encode(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids if text else []
+        return ids
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        text: str = self._tokenizer.decode(list(tokens))
+        return text
+
+    def start_sequence(self, language: str, task: str, *, timestamps: bool = False) -> list[int]:
+        quiet = [] if timestamps else [self._no_timestamps]
+        if not self._multilingual:
+            return [self.start, *quiet]
+        return [self.start, self.id(f"<|{language}|>"), self.id(f"<|{task}|>"), *quiet]
+
+    def prompt(self, language: str, options: DecodingOptions) -> list[int]:
+        """What the decoder is given before it speaks: earlier text if there is any, language and task."""
+        before = self.encode(prompt_text(options))[-PROMPT_TOKENS:]
+        opening = [self.id("<|startofprev|>"), *before] if before else []
+        return opening + self.start_sequence(language, options.task, timestamps=options.timestamps)
+
+
+def prompt_text(options: DecodingOptions) -> str:
+    """Vocabulary reads like a list that was just spoken; the prompt comes last, where it counts most."""
+    parts = [", ".join(options.vocabulary), options.prompt.strip()]
+    text = " ".join(part for part in parts if part)
+    return f" {text}" if text else ""

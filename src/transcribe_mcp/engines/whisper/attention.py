@@ -1,0 +1,65 @@
+"""Attention of the decoder in plain torch: any number of tokens at once, any device. The twin of ``kernels``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .caches import AudioRow, KeptQueries, layer_values, runs
+
+
+class TorchAttention:
+    """See ``model.Attention``.
+
+    Args:
+        positions: (R, P) of the tokens.
+        text: (layers, 2, rows, H, positions, D), of which the first R rows are used and written.
+        audio: the window of each row.
+        longest: no position is beyond this number of them; known without asking the device.
+        queries: where those of the alignment heads are kept, if they are.
+    """
+
+    def __init__(
+        self,
+        positions: Tensor,
+        text: Tensor,
+        audio: Sequence[AudioRow],
+        longest: int,
+        queries: KeptQueries | None = None,
+    ) -> None:
+        self._positions, self._text, self._audio, self._longest = positions, text, audio, longest
+        self._queries = queries
+        self._rows = torch.arange(len(positions), device=positions.device)[:, None]
+        seen = torch.arange(longest, device=positions.device)
+        self._mask = (seen <= positions[..., None])[:, None]  # (R, 1, P, longest)
+
+    def text(self, layer: int, query_key_value: Tensor) -> Tensor:
+        n_rows, n_tokens, width = query_key_value.shape
+        heads = self._text.shape[3]
+        query, key, value = query_key_value.view(n_rows, n_tokens, 3, heads, -1).unbind(2)
+        keys, values = self._text[layer, 0, :n_rows], self._text[layer, 1, :n_rows]
+        keys[self._rows, :, self._positions] = key
+        values[self._rows, :, self._positions] = value
+        seen = slice(self._longest)
+        attended = functional.scaled_dot_product_attention(
+            query.transpose(1, 2), keys[:, :, seen], values[:, :, seen], attn_mask=self._mask
+        )
+        return attended.transpose(1, 2).reshape(n_rows, n_tokens, width // 3)
+
+    def audio(self, layer: int, query: Tensor) -> Tensor:
+        n_rows, n_tokens, width = query.shape
+        query = query.view(n_rows, n_tokens, self._text.shape[3], -1)
+        if self._queries is not None:
+            kept, heads = self._queries.of_layer(layer)
+            if heads:
+                self._queries.values[:n_rows, kept][self._rows, :, self._positions] = query[:, :, heads]
+        query = query.transpose(1, 2)
+        parts = []
+        for rows, cache, windows in runs(self._audio):
+            keys, values = layer_values(cache, windows, layer, query.dtype)
+            parts.append(functional.scaled_dot_product_attention(query[rows], keys, values))
+        attended = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return attended.transpose(1, 2).reshape(n_rows, n_tokens, width)

@@ -1,0 +1,117 @@
+"""Keys and values: of the audio, made once for every window; of the text, written token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .model import Whisper
+
+INT8_LARGEST = 127
+
+
+@dataclass(frozen=True, slots=True)
+class AudioCache:
+    """Keys and values of some windows for every decoder layer, a window's all in one piece.
+
+    Attributes:
+        values: (windows, layers, 2, H, T, D): keys, then values, in the model's precision or 8 bits.
+        scales: (windows, layers, 2, H, D) float32, what 8-bit numbers are to be multiplied with; ``None`` for others.
+            A scale for every channel of a head costs nothing while decoding: that of the keys goes into the query,
+            that of the values into the result.
+    """
+
+    values: Tensor
+    scales: Tensor | None
+
+    def __len__(self) -> int:
+        return self.values.shape[0]
+
+
+def audio_cache(model: Whisper, states: Tensor, *, int8: bool) -> AudioCache:
+    """What the decoder needs of the encoder's output (B, T, d)."""
+    n, n_positions, _ = states.shape
+    layers, heads, size = len(model.decoder_layers), model.heads, model.head_size
+    shape = (n, layers, 2, heads, n_positions, size)
+    values = torch.empty(shape, dtype=torch.int8 if int8 else model.dtype, device=model.device)
+    scales = torch.empty((n, layers, 2, heads, size), dtype=torch.float32, device=model.device) if int8 else None
+    for number, layer in enumerate(model.decoder_layers):
+        both = layer.audio_key_value(states).view(n, n_positions, 2, heads, size)
+        if scales is None:
+            values[:, number].copy_(both.permute(0, 2, 3, 1, 4))
+        else:
+            scale = both.abs().amax(dim=1).float().clamp_min(1e-6) / INT8_LARGEST  # (B, 2, H, D)
+            scales[:, number] = scale
+            rounded = torch.round(both / scale[:, None])
+            values[:, number].copy_(rounded.permute(0, 2, 3, 1, 4))
+    return AudioCache(values, scales)
+
+
+@dataclass(frozen=True, slots=True)
+class AudioRow:
+    """The audio that one row of text is about: a window in a cache."""
+
+    cache: AudioCache
+    index: int
+
+    def keys(self, layer: int, heads: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """(len(heads), T, D) in ``dtype``."""
+        values = self.cache.values[self.index, layer, 0, heads].to(dtype)
+        if self.cache.scales is None:
+            return values
+        return values * self.cache.scales[self.index, layer, 0, heads].to(dtype)[:, None]
+
+
+def runs(rows: Sequence[AudioRow]) -> Iterator[tuple[slice, AudioCache, slice]]:
+    """Rows that follow one another in a cache, together: where they are in the list, the cache, where in it."""
+    first = 0
+    for i in range(1, len(rows) + 1):
+        before = rows[i - 1]
+        if i < len(rows) and rows[i].cache is before.cache and rows[i].index == before.index + 1:
+            continue
+        start = rows[first].index
+        yield slice(first, i), before.cache, slice(start, start + i - first)
+        first = i
+
+
+def layer_values(cache: AudioCache, windows: slice, layer: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Keys and values (n, H, T, D) of one layer, as views where no scale applies."""
+    both = cache.values[windows, layer]
+    if cache.scales is not None:
+        both = both.to(dtype) * cache.scales[windows, layer].to(dtype).unsqueeze(-2)
+    return both[:, 0], both[:, 1]
+
+
+def text_cache(model: Whisper, n_rows: int, n_positions: int) -> Tensor:
+    """Room for keys and values of the text: (layers, 2, rows, H, positions, D)."""
+    shape = (len(model.decoder_layers), 2, n_rows, model.heads, n_positions, model.head_size)
+    return torch.zeros(shape, dtype=model.dtype, device=model.device)
+
+
+@dataclass(frozen=True, slots=True)
+class KeptQueries:
+    """What the alignment heads asked of the audio, token by token, kept while decoding.
+
+    With the keys, which are there anyway, it gives the attention of every token for a hundredth of the memory that
+    the attention itself would take.
+
+    Attributes:
+        values: (rows, len(heads), positions, D).
+        heads: (layer, head), sorted.
+    """
+
+    values: Tensor
+    heads: tuple[tuple[int, int], ...]
+
+    def of_layer(self, layer: int) -> tuple[slice, list[int]]:
+        """Where the heads of a layer are in ``values``, and which heads they are."""
+        at = [i for i, (number, _) in enumerate(self.heads) if number == layer]
+        return (slice(at[0], at[-1] + 1) if at else slice(0)), [self.heads[i][1] for i in at]
+
+
+def kept_queries(model: Whisper, heads: tuple[tuple[int, int], ...], n_rows: int, n_positions: int) -> KeptQueries:
+    shape = (n_rows, len(heads), n_positions, model.head_size)
+    return KeptQueries(torch.zeros(shape, dtype=model.dtype, device=model.device), heads)

@@ -1,0 +1,178 @@
+"""A checkpoint in Hugging Face's layout -> a model on a device, and what its files say of decoding."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...checkpoints import Checkpoint
+from ...checkpoints.conversion import alignment_heads, token_ids, write_tokenizer
+from ...checkpoints.layouts import read_json, weight_files
+from ...checkpoints.tensors import Geometry, StoredTensor, Tensors
+from ...errors import ModelFormatError
+from ..vocabulary import Vocabulary
+from .linear import Linear, MakeLinear
+from .model import DecoderLayer, EncoderLayer, Norm, Operations, Whisper
+
+_TORCH_OF = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where and how a model is put.
+
+    Attributes:
+        dtype: of activations, norms, positions, embedding.
+        encoder_linear, decoder_linear: make a layer of float32 weights and bias that are on ``device``.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    encoder_linear: MakeLinear
+    decoder_linear: MakeLinear
+    operations: Operations
+
+
+@dataclass(frozen=True, slots=True)
+class Directions:
+    """What a checkpoint's files say of decoding, all ids its own.
+
+    Attributes:
+        suppressed: tokens never to be said; ``suppressed_first``: not as the first.
+        alignment_heads: (layer, head) of the decoder, sorted; all of the upper half where the files name none.
+        names_heads: whether they do.
+        first_timestamp_index: the latest first timestamp, in steps of 0.02 s.
+    """
+
+    suppressed: tuple[int, ...]
+    suppressed_first: tuple[int, ...]
+    alignment_heads: tuple[tuple[int, int], ...]
+    names_heads: bool
+    first_timestamp_index: int | None
+
+
+def geometry_of(checkpoint: Checkpoint) -> Geometry:
+    """Raises ModelFormatError: another layout than Hugging Face's, another architecture, or a size is missing."""
+    if checkpoint.layout != "huggingface":
+        message = f"{checkpoint.directory} is a model for CTranslate2, whose weights are in a format of its own"
+        raise ModelFormatError(message, hint="take the engine ctranslate2, or a model with model.safetensors")
+    file = checkpoint.directory / "config.json"
+    return Geometry.of(read_json(file), file)
+
+
+def directions_of(checkpoint: Checkpoint, geometry: Geometry) -> Directions:
+    config = read_json(checkpoint.directory / "config.json")
+    generation = read_json(checkpoint.directory / "generation_config.json")
+    heads = alignment_heads(generation, geometry.decoder_layers, geometry.decoder_attention_heads)
+    latest = generation.get("max_initial_timestamp_index")
+    return Directions(
+        suppressed=tuple(token_ids("suppress_tokens", generation, config, geometry.vocab_size)),
+        suppressed_first=tuple(token_ids("begin_suppress_tokens", generation, config, geometry.vocab_size)),
+        alignment_heads=tuple(sorted({(layer, head) for layer, head in heads})),
+        names_heads=bool(generation.get("alignment_heads")),
+        first_timestamp_index=latest if isinstance(latest, int) else None,
+    )
+
+
+def vocabulary_of(checkpoint: Checkpoint) -> Vocabulary:
+    """The tokenizer, put together from older files where there is no tokenizer.json."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_tokenizer(checkpoint.directory, Path(folder))
+        return Vocabulary(Path(folder), multilingual=not checkpoint.english_only)
+
+
+def load_model(checkpoint: Checkpoint, placement: Placement, report: Callable[[int], None] = lambda _: None) -> Whisper:
+    """The model on its device. No more main memory is taken than for the largest layer.
+
+    Args:
+        report: told the bytes of each tensor when it has been read.
+
+    Raises:
+        ModelFormatError: a tensor is missing, cut short or of another shape than config.json says, or not finite.
+    """
+    return _Loader(checkpoint, placement, report).load()
+
+
+class _Loader:
+    def __init__(self, checkpoint: Checkpoint, placement: Placement, report: Callable[[int], None]) -> None:
+        self._geometry = geometry_of(checkpoint)
+        self._tensors = Tensors(weight_files(checkpoint.directory))
+        self._placement, self._report = placement, report
+
+    def load(self) -> Whisper:
+        g, d = self._geometry, self._geometry.d_model
+        encoder, decoder = range(g.encoder_layers), range(g.decoder_layers)
+        return Whisper(
+            geometry=g,
+            convolutions=(
+                (self._own("encoder.conv1.weight", (d, g.num_mel_bins, 3)), self._own("encoder.conv1.bias", (d,))),
+                (self._own("encoder.conv2.weight", (d, d, 3)), self._own("encoder.conv2.bias", (d,))),
+            ),
+            audio_positions=self._own("encoder.embed_positions.weight", (g.max_source_positions, d)),
+            encoder_layers=tuple(self._encoder_layer(f"encoder.layers.{i}") for i in encoder),
+            encoder_norm=self._norm("encoder.layer_norm"),
+            embedding=self._own("decoder.embed_tokens.weight", (g.vocab_size, d)),
+            text_positions=self._own("decoder.embed_positions.weight", (g.max_target_positions, d)),
+            decoder_layers=tuple(self._decoder_layer(f"decoder.layers.{i}") for i in decoder),
+            decoder_norm=self._norm("decoder.layer_norm"),
+            operations=self._placement.operations,
+        )
+
+    def _encoder_layer(self, name: str) -> EncoderLayer:
+        d, wide, make = self._geometry.d_model, self._geometry.encoder_ffn_dim, self._placement.encoder_linear
+        return EncoderLayer(
+            attention_norm=self._norm(f"{name}.self_attn_layer_norm"),
+            query_key_value=self._linear([f"{name}.self_attn.{p}_proj" for p in "qkv"], (d, d), make),
+            attention_out=self._linear([f"{name}.self_attn.out_proj"], (d, d), make),
+            mlp_norm=self._norm(f"{name}.final_layer_norm"),
+            up=self._linear([f"{name}.fc1"], (wide, d), make),
+            down=self._linear([f"{name}.fc2"], (d, wide), make),
+        )
+
+    def _decoder_layer(self, name: str) -> DecoderLayer:
+        d, wide, make = self._geometry.d_model, self._geometry.decoder_ffn_dim, self._placement.decoder_linear
+        return DecoderLayer(
+            text_norm=self._norm(f"{name}.self_attn_layer_norm"),
+            text_query_key_value=self._linear([f"{name}.self_attn.{p}_proj" for p in "qkv"], (d, d), make),
+            text_out=self._linear([f"{name}.self_attn.out_proj"], (d, d), make),
+            audio_norm=self._norm(f"{name}.encoder_attn_layer_norm"),
+            audio_query=self._linear([f"{name}.encoder_attn.q_proj"], (d, d), make),
+            audio_key_value=self._linear(
+                [f"{name}.encoder_attn.{p}_proj" for p in "kv"], (d, d), self._placement.encoder_linear
+            ),
+            audio_out=self._linear([f"{name}.encoder_attn.out_proj"], (d, d), make),
+            mlp_norm=self._norm(f"{name}.final_layer_norm"),
+            up=self._linear([f"{name}.fc1"], (wide, d), make),
+            down=self._linear([f"{name}.fc2"], (d, wide), make),
+        )
+
+    def _norm(self, name: str) -> Norm:
+        shape = (self._geometry.d_model,)
+        return Norm(self._own(f"{name}.weight", shape), self._own(f"{name}.bias", shape))
+
+    def _linear(self, names: Sequence[str], shape: tuple[int, int], make: MakeLinear) -> Linear:
+        """One layer out of one or several of ``shape`` (outputs, inputs); biases that are not there are zeros."""
+        weights = [self._read(self._tensors.get(f"{name}.weight", shape)) for name in names]
+        found = [self._tensors.find(f"{name}.bias", shape[:1]) for name in names]
+        zeros = torch.zeros(shape[0], device=self._placement.device)
+        return make(torch.cat(weights), torch.cat([zeros if bias is None else self._read(bias) for bias in found]))
+
+    def _own(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        return self._read(self._tensors.get(name, shape)).to(self._placement.dtype)
+
+    def _read(self, stored: StoredTensor) -> Tensor:
+        """In float32 on the device."""
+        values: Any = stored.read().copy()
+        tensor = torch.from_numpy(values.view("<i2") if stored.dtype == "BF16" else values)
+        tensor = tensor.view(_TORCH_OF[stored.dtype]).to(self._placement.device).float()
+        if not bool(torch.isfinite(tensor).all()):
+            message = f"{stored.file}: {stored.name} holds values that are no numbers"
+            raise ModelFormatError(message, hint="fetch or export the model again")
+        self._report(values.nbytes)
+        return tensor

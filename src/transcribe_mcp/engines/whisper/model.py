@@ -1,0 +1,164 @@
+"""Whisper's encoder and decoder as functions of a record of weights (Radford et al. 2022, figure 1).
+
+What differs between devices is in the roles that the model is given: linear layers (``linear``), normalisation
+(``Operations``) and attention over text and audio (``attention``). Caches are arguments.
+
+Shapes: B windows, R rows of text, P tokens of each, T = 1500 positions of audio, H heads of D, d = H · D.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ...checkpoints.tensors import Geometry
+from .linear import Linear
+
+NORM_EPSILON = 1e-5
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    weight: Tensor  # (d,)
+    bias: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return functional.layer_norm(x, self.weight.shape, self.weight, self.bias, NORM_EPSILON)
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderLayer:
+    attention_norm: Norm
+    query_key_value: Linear  # d -> 3 d
+    attention_out: Linear
+    mlp_norm: Norm
+    up: Linear
+    down: Linear
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderLayer:
+    text_norm: Norm
+    text_query_key_value: Linear  # d -> 3 d
+    text_out: Linear
+    audio_norm: Norm
+    audio_query: Linear
+    audio_key_value: Linear  # d -> 2 d, applied once to what the encoder gives
+    audio_out: Linear
+    mlp_norm: Norm
+    up: Linear
+    down: Linear
+
+
+def _norm(x: Tensor, norm: Norm) -> Tensor:
+    return norm(x)
+
+
+def _add_norm(x: Tensor, change: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
+    x = x + change
+    return x, norm(x)
+
+
+def _full_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    return functional.scaled_dot_product_attention(query, key, value)
+
+
+def _scores(states: Tensor, embedding: Tensor) -> Tensor:
+    return functional.linear(states, embedding).float()
+
+
+@dataclass(frozen=True, slots=True)
+class Operations:
+    """What is fused where a device has a kernel for it.
+
+    Attributes:
+        norm: (..., d) -> the same, normalised.
+        add_norm: residual and change -> their sum, and the sum normalised.
+        attention: query, key, value (B, H, T, D) -> (B, H, T, D), every position seeing all.
+        scores: (R, d) and the embedding (V, d) -> (R, V) float32.
+    """
+
+    norm: Callable[[Tensor, Norm], Tensor] = _norm
+    add_norm: Callable[[Tensor, Tensor, Norm], tuple[Tensor, Tensor]] = _add_norm
+    attention: Callable[[Tensor, Tensor, Tensor], Tensor] = _full_attention
+    scores: Callable[[Tensor, Tensor], Tensor] = _scores
+
+
+@dataclass(frozen=True, slots=True)
+class Whisper:
+    """All weights of a model, on one device."""
+
+    geometry: Geometry
+    convolutions: tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]  # weight (d, channels, 3), bias
+    audio_positions: Tensor  # (T, d)
+    encoder_layers: tuple[EncoderLayer, ...]
+    encoder_norm: Norm
+    embedding: Tensor  # (V, d), also the last layer's weights
+    text_positions: Tensor  # (448, d)
+    decoder_layers: tuple[DecoderLayer, ...]
+    decoder_norm: Norm
+    operations: Operations = Operations()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.embedding.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.embedding.device
+
+    @property
+    def heads(self) -> int:
+        return self.geometry.decoder_attention_heads
+
+    @property
+    def head_size(self) -> int:
+        return self.geometry.d_model // self.geometry.decoder_attention_heads
+
+
+class Attention(Protocol):
+    """How the tokens of a decoder's pass see what was said before, and the audio. The caches are its own."""
+
+    def text(self, layer: int, query_key_value: Tensor) -> Tensor:
+        """(R, P, 3 d) -> (R, P, d): each token over those before it and itself, which are kept."""
+
+    def audio(self, layer: int, query: Tensor) -> Tensor:
+        """(R, P, d) -> (R, P, d): each token over its window's audio."""
+
+
+def encode(model: Whisper, mel: Tensor) -> Tensor:
+    """Log-mel spectrograms (B, n_mels, 3000) -> (B, T, d)."""
+    operations, heads = model.operations, model.geometry.encoder_attention_heads
+    (weight1, bias1), (weight2, bias2) = model.convolutions
+    x = functional.gelu(functional.conv1d(mel.to(model.dtype), weight1, bias1, padding=1))
+    x = functional.gelu(functional.conv1d(x, weight2, bias2, stride=2, padding=1))
+    x = x.transpose(1, 2) + model.audio_positions
+    layers = model.encoder_layers
+    normed = operations.norm(x, layers[0].attention_norm)
+    for number, layer in enumerate(layers):
+        query, key, value = layer.query_key_value(normed).view(*x.shape[:2], 3, heads, -1).permute(2, 0, 3, 1, 4)
+        attended = operations.attention(query, key, value).transpose(1, 2).reshape(x.shape)
+        x, normed = operations.add_norm(x, layer.attention_out(attended), layer.mlp_norm)
+        following = layers[number + 1].attention_norm if number + 1 < len(layers) else model.encoder_norm
+        x, normed = operations.add_norm(x, layer.down(layer.up.gelu(normed)), following)
+    return normed
+
+
+def decode(model: Whisper, tokens: Tensor, positions: Tensor, attention: Attention) -> Tensor:
+    """Tokens (R, P) at positions (R, P) -> states (R, P, d), from which ``operations.scores`` makes logits."""
+    operations, layers = model.operations, model.decoder_layers
+    x = functional.embedding(tokens, model.embedding) + functional.embedding(positions, model.text_positions)
+    normed = operations.norm(x, layers[0].text_norm)
+    for number, layer in enumerate(layers):
+        text = attention.text(number, layer.text_query_key_value(normed))
+        x, normed = operations.add_norm(x, layer.text_out(text), layer.audio_norm)
+        audio = attention.audio(number, layer.audio_query(normed))
+        x, normed = operations.add_norm(x, layer.audio_out(audio), layer.mlp_norm)
+        following = layers[number + 1].text_norm if number + 1 < len(layers) else model.decoder_norm
+        x, normed = operations.add_norm(x, layer.down(layer.up.gelu(normed)), following)
+    return normed

@@ -1,0 +1,42 @@
+"""Which of the tokens that may come next comes: the role that chooses.
+
+A sample is the largest of the logits after each got noise of its own (Gumbel's), so sampling and taking the most
+probable are one operation. The noise is a hash of the window's seed, the place in its text and the token: the same
+window is sampled alike in whatever batch, on whatever device.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_WORD = 0xFFFFFFFF
+
+
+def choose(logits: Tensor, temperature: Tensor, seed: Tensor, count: Tensor) -> Tensor:
+    """The next token of each row.
+
+    Args:
+        logits: (R, V) float32, what is forbidden at minus infinity.
+        temperature: (R,); 0 takes the most probable.
+        seed, count: (R,) of the window, and of the tokens it has said.
+    """
+    ids = torch.arange(logits.shape[1], device=logits.device)
+    uniform = _uniform(seed[:, None], count[:, None], ids[None])
+    noise = -torch.log(-torch.log(uniform))
+    return (logits + temperature[:, None] * noise).argmax(dim=-1)
+
+
+def _uniform(seed: Tensor, count: Tensor, token: Tensor) -> Tensor:
+    """Numbers strictly between 0 and 1, float32."""
+    word = _mix(seed & _WORD)
+    word = _mix(word ^ (count & _WORD))
+    word = _mix(word ^ token)
+    return ((word >> 9).to(torch.float32) + 0.5) / 2**23  # 24 bits: float32 holds them exactly, so never 1
+
+
+def _mix(word: Tensor) -> Tensor:
+    """A permutation of 32-bit numbers, held in int64, after which neighbours have nothing in common (lowbias32)."""
+    word = (word ^ (word >> 16)) * 0x7FEB352D & _WORD
+    word = (word ^ (word >> 15)) * 0x846CA68B & _WORD
+    return word ^ (word >> 16)

@@ -1,0 +1,219 @@
+"""The rows of a running batch: their state on the device, one step of all, rows that come and go.
+
+Nothing here waits for the device, except where finished rows are read. All tensors keep their shapes and places, so
+that a step can be captured once and replayed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from .attention import TorchAttention
+from .caches import AudioRow, KeptQueries, kept_queries, text_cache
+from .model import Whisper, decode
+from .rules import Rules, Said
+from .sampling import choose
+
+MOST_TOKENS = 224  # said in one window, as in openai-whisper: half the context
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much a window may say, end of text not counted. More than ``least`` is for measuring speed only."""
+
+    least: int = 0
+    most: int = MOST_TOKENS
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One window to be decoded.
+
+    Attributes:
+        prompt: tokens given, up to where the text begins.
+        start: index in the prompt of the token that starts the transcript, where silence is judged.
+        temperature, seed: see ``sampling``.
+    """
+
+    audio: AudioRow
+    prompt: tuple[int, ...]
+    start: int
+    temperature: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RowState:
+    """Everything that a row is, apart from its caches. All (rows,) but where shapes are given.
+
+    Attributes:
+        token, position: what is fed next, and where.
+        prompt: (rows, positions); ``prompt_length``: of it.
+        start: see ``Request``.
+        done: the row is finished or empty: it computes nothing that counts.
+        last, before_last, latest_timestamp: see ``rules.Said``.
+        said: (rows, most tokens) what it has said; ``log_probability`` of each; ``count``: how many, the end of text
+            included.
+        no_speech: probability.
+    """
+
+    token: Tensor
+    position: Tensor
+    prompt: Tensor
+    prompt_length: Tensor
+    start: Tensor
+    done: Tensor
+    temperature: Tensor
+    seed: Tensor
+    last: Tensor
+    before_last: Tensor
+    latest_timestamp: Tensor
+    said: Tensor
+    log_probability: Tensor
+    count: Tensor
+    no_speech: Tensor
+
+    @classmethod
+    def empty(cls, n_rows: int, n_positions: int, device: torch.device) -> RowState:
+        def zeros(*shape: int, dtype: torch.dtype = torch.int64) -> Tensor:
+            return torch.zeros((n_rows, *shape), dtype=dtype, device=device)
+
+        return cls(
+            token=zeros(),
+            position=zeros(),
+            prompt=zeros(n_positions),
+            prompt_length=zeros(),
+            start=zeros(),
+            done=torch.ones(n_rows, dtype=torch.bool, device=device),
+            temperature=zeros(dtype=torch.float32),
+            seed=zeros(),
+            last=zeros(),
+            before_last=zeros(),
+            latest_timestamp=zeros(),
+            said=zeros(MOST_TOKENS + 1),
+            log_probability=zeros(MOST_TOKENS + 1, dtype=torch.float32),
+            count=zeros(),
+            no_speech=zeros(dtype=torch.float32),
+        )
+
+    def first(self, n_rows: int) -> RowState:
+        return RowState(*(getattr(self, field.name)[:n_rows] for field in fields(self)))
+
+    def assign(self, row: int, other: RowState, other_row: int) -> None:
+        for field in fields(self):
+            getattr(self, field.name)[row].copy_(getattr(other, field.name)[other_row])
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What some rows said, still on the device; ``queries`` (rows, heads, positions, D)."""
+
+    said: Tensor
+    log_probability: Tensor
+    count: Tensor
+    no_speech: Tensor
+    prompt_length: Tensor
+    queries: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class StepRules:
+    """What a step needs beside the rows: the rules, limits, and two ids."""
+
+    rules: Rules
+    limits: Limits
+    end_of_text: int
+    no_speech: int
+    timestamp_begin: int
+
+
+class Slots:
+    """Rows ``0 .. capacity`` of a batch, of which the first ``len(audio)`` are in use."""
+
+    def __init__(self, model: Whisper, heads: tuple[tuple[int, int], ...], capacity: int, n_positions: int) -> None:
+        self.model = model
+        self.capacity, self.n_positions = capacity, n_positions
+        self.state = RowState.empty(capacity, n_positions, model.device)
+        self.text = text_cache(model, capacity, n_positions)
+        self.queries: KeptQueries = kept_queries(model, heads, capacity, n_positions)
+        self.audio: list[AudioRow] = []
+        self.longest = 0  # positions in use by the longest row, at most; known without asking the device
+
+    def add(self, requests: Sequence[Request], timestamp_begin: int) -> None:
+        """Put windows into the next free rows."""
+        first, n = len(self.audio), len(requests)
+        fresh = RowState.empty(n, self.n_positions, torch.device("cpu"))
+        for row, request in enumerate(requests):
+            fresh.prompt[row, : len(request.prompt)] = torch.tensor(request.prompt)
+            fresh.prompt_length[row] = len(request.prompt)
+            fresh.token[row] = request.prompt[0]
+            fresh.start[row], fresh.seed[row] = request.start, request.seed
+            fresh.temperature[row] = request.temperature
+        fresh.done.fill_(False)
+        fresh.latest_timestamp.fill_(timestamp_begin - 1)
+        for field in fields(RowState):
+            getattr(self.state, field.name)[first : first + n].copy_(getattr(fresh, field.name), non_blocking=True)
+        self.audio += [request.audio for request in requests]
+
+    def read(self, rows: Sequence[int]) -> Finished:
+        """What these rows have said. Copies, so that the rows can be used again."""
+        state = self.state
+        at = torch.tensor(rows, device=self.model.device)
+        whole = (state.said, state.log_probability, state.count, state.no_speech, state.prompt_length)
+        return Finished(*(values[at] for values in whole), self.queries.values[at])
+
+    def remove(self, row: int) -> None:
+        """Free a row; the last one in use takes its place."""
+        last = len(self.audio) - 1
+        if row != last:
+            self.state.assign(row, self.state, last)
+            self.text[:, :, row].copy_(self.text[:, :, last])
+            self.queries.values[row].copy_(self.queries.values[last])
+            self.audio[row] = self.audio[last]
+        self.state.done[last] = True
+        self.audio.pop()
+
+
+def torch_step(slots: Slots, n_rows: int, longest: int, step_rules: StepRules) -> None:
+    """Every row of the first ``n_rows`` takes one token in and says one, unless its prompt goes on or it is done."""
+    state = slots.state.first(n_rows)
+    attention = TorchAttention(state.position[:, None], slots.text, slots.audio[:n_rows], longest, slots.queries)
+    states = decode(slots.model, state.token[:, None], state.position[:, None], attention)
+    logits = slots.model.operations.scores(states[:, 0], slots.model.embedding)
+    advance(state, logits, step_rules)
+
+
+def advance(state: RowState, logits: Tensor, step: StepRules) -> None:
+    """Choose each row's next token from its logits (R, V) float32 and write down what follows from it."""
+    silence = torch.softmax(logits, dim=-1)[:, step.no_speech]
+    state.no_speech.copy_(torch.where(state.position == state.start, silence, state.no_speech))
+    speaks = (state.position + 1 >= state.prompt_length) & ~state.done
+    allowed = step.rules(logits, Said(state.count, state.last, state.before_last, state.latest_timestamp))
+    if step.limits.least:
+        allowed[:, step.end_of_text].masked_fill_(state.count < step.limits.least, float("-inf"))
+    token = choose(allowed, state.temperature, state.seed, state.count)
+    token = torch.where(state.count >= step.limits.most, step.end_of_text, token)
+    log_probability = allowed.gather(1, token[:, None])[:, 0] - allowed.logsumexp(dim=-1)
+
+    place = state.count.clamp(max=MOST_TOKENS)[:, None]
+    said_before = state.said.gather(1, place)[:, 0]
+    probability_before = state.log_probability.gather(1, place)[:, 0]
+    state.said.scatter_(1, place, torch.where(speaks, token, said_before)[:, None])
+    state.log_probability.scatter_(1, place, torch.where(speaks, log_probability, probability_before)[:, None])
+    state.before_last.copy_(torch.where(speaks, state.last, state.before_last))
+    state.last.copy_(torch.where(speaks, token, state.last))
+    is_timestamp = speaks & (token >= step.timestamp_begin)
+    state.latest_timestamp.copy_(torch.where(is_timestamp, token, state.latest_timestamp))
+    state.count.add_(speaks.long())
+
+    following = (state.position + 1).clamp(max=state.prompt.shape[1] - 1)
+    prompted = state.prompt.gather(1, following[:, None])[:, 0]
+    going_on = ~state.done
+    context_ends = state.position + 1 >= state.prompt.shape[1]
+    state.done.logical_or_(going_on & ((speaks & (token == step.end_of_text)) | context_ends))
+    state.token.copy_(torch.where(going_on, torch.where(speaks, token, prompted), state.token))
+    state.position.copy_(torch.where(going_on, following, state.position))

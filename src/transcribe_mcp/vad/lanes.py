@@ -1,0 +1,221 @@
+"""Silero's network on a GPU: the audio of a block in many lanes at once, and kept there for the windows cut from it.
+
+The encoder looks at one frame alone, so all frames go through it as rows of a few matrix products. Only the LSTM looks
+back. A block is cut into lanes that run side by side, each at first from an empty memory, then again from the state in
+which the lane before it ended, and so on until no state at a seam moves any more. After k rounds a lane has heard k - 1
+lanes before itself; with as many rounds as lanes the result would be that of the serial run. `SpeechDetector` is the
+twin of this on the CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from ..errors import EngineFailedError
+from ..regions import SAMPLE_RATE_HZ, Window
+from ..silero import (
+    CONTEXT_SAMPLES,
+    FRAME_SAMPLES,
+    HOP_SAMPLES,
+    N_WINDOWS,
+    REFLECTED_SAMPLES,
+    STATE_SIZE,
+    WINDOW_SAMPLES,
+    SileroWeights,
+    as_matrix,
+    read_weights,
+    shipped_model,
+)
+
+LANE_FRAMES = 250  # 8 s; shorter lanes need fewer steps a round and more rounds
+MAX_ROUNDS = 6  # 40 s heard before every lane: at least 997 of 1000 decisions are those of the serial run
+SETTLED = 0.01  # states lie within ±1; a change as small as this at a seam moves no decision
+CHUNK_FRAMES = 8192  # frames that the encoder takes at once: bounds its memory to 80 MB
+
+Samples = NDArray[np.float32]
+State = tuple[Tensor, Tensor]  # h, c: (1, n_lanes, 128) each
+
+
+class Ears:
+    """Voice detection on one device, for any number of recordings.
+
+    Raises: EngineUnavailableError when Silero's file is missing or another network.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.network = LaneNetwork(read_weights(shipped_model())).to(device).eval()
+
+    def listen(self) -> DeviceListener:
+        return DeviceListener(self.network, self.device)
+
+
+class DeviceListener:
+    """See the protocol ``engines.Listener``: hears one recording, from one thread, on a stream of its own."""
+
+    block_s = 600.0  # 38 MB on the device; the more frames at once, the busier it is
+
+    def __init__(self, network: LaneNetwork, device: torch.device) -> None:
+        self._network = network
+        self._device = device
+        new_stream: Any = torch.cuda.Stream  # torch leaves it without types
+        self._stream = new_stream(device) if device.type == "cuda" else None
+        self._audio = torch.zeros(CONTEXT_SAMPLES, device=device)  # held for windows and for the frame begun
+        self._origin = -CONTEXT_SAMPLES  # sample of the recording at which _audio begins
+        self._next = 0  # sample at which the next frame begins
+        self._state = _empty_state(1, device)
+
+    def push(self, samples: Samples, *, last: bool = False) -> Samples:
+        """As ``SpeechDetector.push``: (n,) samples -> probabilities of the frames completed (n_frames,)."""
+        with self._working():
+            self._append(samples)
+            end = self._origin + len(self._audio)
+            n_frames = -((self._next - end) // FRAME_SAMPLES) if last else (end - self._next) // FRAME_SAMPLES
+            if n_frames <= 0:
+                return np.empty(0, np.float32)
+            first = self._next - CONTEXT_SAMPLES - self._origin
+            n_heard = CONTEXT_SAMPLES + n_frames * FRAME_SAMPLES
+            heard = self._audio[first : first + n_heard]
+            heard = functional.pad(heard, (0, n_heard - len(heard)))
+            probabilities, self._state = self._network.probabilities(heard, self._state)
+            self._next += n_frames * FRAME_SAMPLES
+            found: Samples = probabilities.cpu().numpy()
+            return found
+
+    def place(self, windows: Sequence[Window], keep_from: float) -> list[Window]:
+        """The windows with their samples on the device as well; audio before ``keep_from`` (s) is forgotten."""
+        with self._working():
+            placed = [replace(window, placed=self._cut(window)) for window in windows]
+            keep = min(int(keep_from * SAMPLE_RATE_HZ), self._next - CONTEXT_SAMPLES)
+            if keep > self._origin:
+                self._audio = self._audio[keep - self._origin :]
+                self._origin = keep
+        return placed
+
+    def _cut(self, window: Window) -> Tensor | None:
+        first = round(window.start * SAMPLE_RATE_HZ) - self._origin
+        samples = self._audio[first : first + len(window.samples)] if first >= 0 else None
+        return samples if samples is not None and len(samples) == len(window.samples) else None
+
+    def _append(self, samples: Samples) -> None:
+        if not len(samples):
+            return
+        new = torch.from_numpy(np.ascontiguousarray(samples, np.float32))
+        if self._stream is not None and not new.is_pinned():
+            new = new.pin_memory()  # what is not pinned is sent with the host waiting
+        self._audio = torch.cat([self._audio, new.to(self._device, non_blocking=True)])
+
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        """The door through which torch's errors leave as ours, on the stream of this listener."""
+        try:
+            with torch.inference_mode(), torch.cuda.stream(self._stream):
+                yield
+        except RuntimeError as error:
+            raise EngineFailedError(f"voice detection on {self._device} failed: {error}") from error
+
+
+class LaneNetwork(nn.Module):
+    """Silero's network, LSTM in lanes."""
+
+    def __init__(self, weights: SileroWeights) -> None:
+        super().__init__()
+        basis = _tensor(np.concatenate([weights.cosine, weights.sine]).T)
+        self.basis = nn.Parameter(basis, requires_grad=False)  # (256, 258)
+        self.layers = nn.ModuleList()
+        n_steps = N_WINDOWS
+        for convolution in weights.convolutions:
+            matrix = as_matrix(convolution, n_steps)
+            n_steps = -(-n_steps // convolution.stride)
+            self.layers.append(_linear(matrix.T, np.tile(convolution.bias, n_steps)))
+        self.lstm = _lstm(weights)
+        self.output = _linear(weights.output_weight.T, weights.output_bias)
+
+    def probabilities(self, heard: Tensor, state: State) -> tuple[Tensor, State]:
+        """(64 + 512 n,) samples, context first, and the state before them -> probabilities (n,), the state after."""
+        frames = heard.unfold(0, CONTEXT_SAMPLES + FRAME_SAMPLES, FRAME_SAMPLES)
+        chunks = range(0, len(frames), CHUNK_FRAMES)
+        features = torch.cat([self.encode(frames[first : first + CHUNK_FRAMES]) for first in chunks])
+        states, state = self.remember(features, state)
+        return torch.sigmoid(self.output(torch.relu(states))).flatten(), state
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """(n, 576) samples -> (n, 128) features. Convolutions over four steps are matrix products of all of them."""
+        reflected = frames[:, -1 - REFLECTED_SAMPLES : -1].flip(1)
+        windows = torch.cat([frames, reflected], dim=1).unfold(1, WINDOW_SAMPLES, HOP_SAMPLES)
+        re, im = (windows.reshape(-1, WINDOW_SAMPLES) @ self.basis).chunk(2, dim=1)
+        x = torch.hypot(re, im).view(len(frames), -1)
+        for layer in self.layers:
+            x = torch.relu(layer(x))
+        return x
+
+    def remember(self, features: Tensor, state: State) -> tuple[Tensor, State]:
+        """The LSTM over (n, 128) features in lanes -> its outputs (n, 128), its state after the last."""
+        n_lanes = -(-len(features) // LANE_FRAMES)
+        missing = n_lanes * LANE_FRAMES - len(features)
+        lanes = functional.pad(features, (0, 0, 0, missing)).view(n_lanes, LANE_FRAMES, STATE_SIZE)
+        lengths = torch.tensor([*[LANE_FRAMES] * (n_lanes - 1), LANE_FRAMES - missing])
+        packed = pack_padded_sequence(lanes, lengths, batch_first=True)
+        before = _behind(state, _empty_state(n_lanes, features.device))
+        for _ in range(min(n_lanes, MAX_ROUNDS)):
+            outputs, after = self.lstm(packed, before)
+            moved, before = before, _behind(state, after)
+            if n_lanes == 1 or _distance(before, moved) < SETTLED:
+                break
+        states, _ = pad_packed_sequence(outputs, batch_first=True)
+        return states.reshape(-1, STATE_SIZE)[: len(features)], (after[0][:, -1:].clone(), after[1][:, -1:].clone())
+
+
+def _behind(first: State, after: State) -> State:
+    """The states that lanes start from: the first lane from ``first``, each other from where the one before ended."""
+    h, c = (torch.cat([start, end[:, :-1]], dim=1) for start, end in zip(first, after, strict=True))
+    return h, c
+
+
+def _distance(one: State, other: State) -> float:
+    return float((one[0] - other[0]).abs().max())
+
+
+def _empty_state(n_lanes: int, device: torch.device) -> State:
+    h, c = torch.zeros((2, 1, n_lanes, STATE_SIZE), device=device)
+    return h, c
+
+
+def _tensor(values: NDArray[np.float32]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values))
+
+
+def _linear(weight: NDArray[np.float32], bias: NDArray[np.float32]) -> nn.Linear:
+    layer = nn.Linear(weight.shape[1], weight.shape[0])
+    layer.load_state_dict({"weight": _tensor(weight), "bias": _tensor(bias)})
+    return layer
+
+
+def _lstm(weights: SileroWeights) -> nn.LSTM:
+    """ONNX orders the gates i o f c, PyTorch i f c o."""
+
+    def reordered(values: NDArray[np.float32]) -> Tensor:
+        i, o, f, c = np.split(values, 4)
+        return _tensor(np.concatenate([i, f, c, o]))
+
+    lstm = nn.LSTM(STATE_SIZE, STATE_SIZE, batch_first=True)
+    bias_input, bias_hidden = np.split(weights.lstm_bias[0], 2)
+    lstm.load_state_dict(
+        {
+            "weight_ih_l0": reordered(weights.lstm_input[0]),
+            "weight_hh_l0": reordered(weights.lstm_hidden[0]),
+            "bias_ih_l0": reordered(bias_input),
+            "bias_hh_l0": reordered(bias_hidden),
+        }
+    )
+    return lstm
