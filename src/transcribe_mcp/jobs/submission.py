@@ -41,6 +41,9 @@ class Submission:
         if is_url(source):
             return self._job(source, "", None, _FETCHED_S, request)
         path = Path(source).absolute()
+        if contents.as_text(str(path)) != str(path):
+            hint = "rename it; transcribe-mcp transcribe takes it as it is"
+            raise SourceUnreadableError(f"{source}: its name holds bytes that are no UTF-8 text", hint=hint)
         signature = contents.signature(path)
         contents.require_file(path)
         digest = self._hash(path, signature)
