@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from pathlib import PurePath
 from typing import Any, Protocol
 
 from ..errors import JobNotFoundError, TranscribeError
@@ -190,7 +191,8 @@ def resource_rows(cursor: str | None) -> dict[str, Any]:
 
 
 def _resource(job: Job) -> dict[str, Any]:
-    name = str(clean(job.source)).replace("\\", "/").rpartition("/")[2][:200]
+    # A name may hold line breaks and worse, and clients show it to a model.
+    name = "".join(c if c.isprintable() else " " for c in PurePath(str(clean(job.source))).name)[:200].strip()
     length = "" if job.duration_s is None else f", {job.duration_s:.0f} s"
     return {
         "uri": f"{SCHEME}{job.job_id}",

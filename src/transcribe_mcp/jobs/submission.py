@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from ..errors import SourceUnreadableError
 from ..fetching import is_url
 from . import contents
 from .library import Content

@@ -125,13 +125,13 @@ def submit_batch(sources: Sequence[str], request: JobRequest, refused: Sequence[
     if not sources and not refused:
         raise UsageError("no recording was named", hint="name files, directories or patterns such as 'talks/*.mp3'")
     recordings, missing = find_recordings([source for source in sources if not is_url(source)])
-    left_out = [*refused, *(_refused(source, error) for source, error in missing)]
+    left_out = [*refused, *(refusal_of(source, error) for source, error in missing)]
     new = []
     for source in [*filter(is_url, sources), *(str(recording.path) for recording in recordings)]:
         try:
             new.append(submission.prepare(source, request))
         except TranscribeError as error:
-            left_out.append(_refused(source, error))
+            left_out.append(refusal_of(source, error))
     limit = settings().max_queue_length
     room = store.room(limit)
     waiting = [job for job in new if job.answer is None]
@@ -373,5 +373,8 @@ def _jobs_of(found: Job | Batch) -> tuple[Job, ...]:
     return found.jobs if isinstance(found, Batch) else (found,)
 
 
-def _refused(source: str, error: TranscribeError) -> Refused:
-    return Refused(source, JobFailure(error.code, str(error), error.hint))
+def refusal_of(source: str, error: TranscribeError) -> Refused:
+    """What a batch keeps of a source that it cannot use."""
+    from ..jobs.contents import as_text
+
+    return Refused(as_text(source), JobFailure(error.code, as_text(str(error)), as_text(error.hint)))
