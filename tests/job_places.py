@@ -74,7 +74,7 @@ class Place:
         with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=10)) as connection:
             try:
                 row = connection.execute("SELECT pid FROM workers").fetchone()
-            except sqlite3.OperationalError:
+            except sqlite3.DatabaseError:  # not there yet, or a test has damaged it
                 return None
         return row[0] if row and _lives(row[0]) else None
 
@@ -117,6 +117,24 @@ def place(data_dir: Path, **variables: str) -> Iterator[Place]:
         finally:
             end_workers(here)
             fresh()
+
+
+@contextmanager
+def second_worker(data_dir: Path) -> Iterator[None]:
+    """Another supervisor and its worker, as on another machine: of the same database, if that is a server's."""
+    data_dir.mkdir()
+    with (data_dir / process.LOG_NAME).open("ab") as out:
+        supervisor = subprocess.Popen(
+            [sys.executable, "-m", process.__name__],
+            stdout=out,
+            stderr=out,
+            env={**os.environ, "TRANSCRIBE_MCP_DATA_DIR": str(data_dir)},
+        )
+    try:
+        yield
+    finally:
+        supervisor.terminate()
+        supervisor.wait(PATIENCE_S)
 
 
 def fresh() -> None:
