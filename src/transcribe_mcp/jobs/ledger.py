@@ -142,25 +142,28 @@ class Ledger:
         values = {"error_code": error.code, "error_message": str(error), "error_hint": error.hint}
         self.change(claim, values | _ended(JobStatus.FAILED))
 
-    def beat(self, progress: Mapping[Claim, Mapping[str, Any]], loaded: str) -> list[Claim]:
-        """Write how far the running jobs are, and that this worker lives; gives those that are not its own any more."""
-        lost = []
+    def beat(self, progress: Mapping[Claim, Mapping[str, Any]]) -> list[Claim]:
+        """Write how far the running jobs are; gives those that are not this worker's any more."""
+        if not progress:
+            return []
         with self._store.begin() as connection:
-            now = _now(connection)
-            beat = workers.update().where(workers.c.worker_id == self.worker_id).values(beat_at=now, loaded=loaded)
-            connection.execute(beat)
+            mine = self._mine(connection)
             for claim, values in progress.items():
-                if values:
-                    changed = connection.execute(self._of(claim, jobs.update()).values(**values)).rowcount
-                else:
-                    changed = connection.execute(self._of(claim, sa.select(jobs.c.job_id))).first() is not None
-                if not changed:
-                    lost.append(claim)
-        return lost
+                if values and (claim.job_id, claim.attempt) in mine:
+                    connection.execute(self._of(claim, jobs.update()).values(**values))
+        return [claim for claim in progress if (claim.job_id, claim.attempt) not in mine]
 
-    def is_mine(self, claim: Claim) -> bool:
+    def is_alive(self, loaded: str) -> None:
+        """Say so to the other workers of the store."""
         with self._store.begin() as connection:
-            return connection.execute(self._of(claim, sa.select(jobs.c.job_id))).first() is not None
+            mine = workers.update().where(workers.c.worker_id == self.worker_id)
+            connection.execute(mine.values(beat_at=_now(connection), loaded=loaded))
+
+    def _mine(self, connection: sa.Connection) -> set[tuple[str, int]]:
+        query = sa.select(jobs.c.job_id, jobs.c.attempts).where(
+            jobs.c.status == JobStatus.RUNNING.value, jobs.c.worker_id == self.worker_id
+        )
+        return {(job_id, attempt) for job_id, attempt in connection.execute(query)}
 
     def release(self, claims: Sequence[Claim]) -> None:
         """Give running jobs back without a crash on their account: this worker ends in good order."""

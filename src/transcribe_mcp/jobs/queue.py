@@ -32,7 +32,7 @@ class QueueRules:
     poll_s: float
 
 
-QUEUES = {SHORT: QueueRules(places=8, poll_s=0.05), LONG: QueueRules(places=3, poll_s=0.2)}
+QUEUES = {SHORT: QueueRules(places=8, poll_s=0.08), LONG: QueueRules(places=3, poll_s=0.5)}
 
 # Raised in the worker's thread of a workflow that was cancelled or handed to another worker.
 WorkflowStoppedError = (dbos_error.DBOSWorkflowCancelledError, dbos_error.DBOSWorkflowConflictIDError)

@@ -148,7 +148,7 @@ class Worker:
         with self._lock:
             jobs = list(self._running.values())
         news = {job.claim: job.news() for job in jobs}
-        lost = set(self._ledger.beat(news, self._device.loaded))
+        lost = set(self._ledger.beat(news))
         for job in jobs:
             if job.claim in lost:
                 job.cancel()
@@ -174,6 +174,7 @@ class Worker:
         self._done_s = done_s
 
     def _keep_house(self) -> None:
+        self._ledger.is_alive(self._device.loaded)
         audio_s, work_s = self._measured
         if audio_s and work_s:
             self._measured = (0.0, 0.0)

@@ -72,8 +72,9 @@ __all__ = [
     "work",
 ]
 
-POLL_S = 0.03  # how often a waiting call looks at first
-LONGEST_POLL_S = 0.25
+POLL_S = 0.03  # how often a waiting call looks at first; the longer it waits, the less it matters
+LONGEST_POLL_S = 0.5
+POLL_SHARE = 0.04  # of the time waited so far
 WAKE_S = 2.0  # how often a call that looks sees to it that there is a worker
 EVERYTHING = JobFilter()
 
@@ -166,20 +167,19 @@ def wait_for(job_id: str, seconds: float, on_change: Callable[[Job | Batch], Non
     Raises:
         JobNotFoundError: no job and no batch has this id, or it was deleted meanwhile.
     """
-    deadline = time.monotonic() + seconds
-    poll_s = POLL_S
+    begin = time.monotonic()
     seen: Job | Batch | None = None
     while True:
         found = get_job(job_id)
         if found != seen:
-            seen, poll_s = found, POLL_S if seen is None else max(POLL_S, poll_s / 2)
+            seen = found
             if on_change is not None:
                 on_change(found)
-        left_s = deadline - time.monotonic()
-        if found.status.is_final or left_s <= 0:
+        waited_s = time.monotonic() - begin
+        if found.status.is_final or waited_s >= seconds:
             return found
-        time.sleep(min(poll_s, left_s))
-        poll_s = min(LONGEST_POLL_S, poll_s * 1.2)
+        poll_s = min(LONGEST_POLL_S, max(POLL_S, POLL_SHARE * waited_s))
+        time.sleep(min(poll_s, seconds - waited_s))
 
 
 def get_transcript(job_id: str) -> Transcript:
