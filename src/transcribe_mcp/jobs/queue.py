@@ -38,9 +38,11 @@ QUEUES = {SHORT: QueueRules(places=8, poll_s=0.08), LONG: QueueRules(places=3, p
 WorkflowStoppedError = (dbos_error.DBOSWorkflowCancelledError, dbos_error.DBOSWorkflowConflictIDError)
 
 
+logging.getLogger("dbos").setLevel(logging.ERROR)
+
+
 def make_workflow_tables(url: sa.URL) -> None:
     """Make or update dbos's own tables."""
-    logging.getLogger("dbos").setLevel(logging.ERROR)
     run_dbos_database_migrations(_plain(url))
 
 

@@ -117,6 +117,7 @@ def run(shop: Workshop, job: RunningJob) -> None:
     try:
         claim = _after_crashes(shop, claim)
         inside = shop.gate.enter(alone=claim.crashes > 0, check=job.check)
+        shop.ledger.change(claim, {"at_risk": True})
         _work(shop, job, claim, folder, inside)
     except (CancelledError, StoreError):
         raise
@@ -161,13 +162,13 @@ def _transcribe(shop: Workshop, job: RunningJob, path: Path, began: Began, insid
     def kept_batches(number: int, work: Callable[[], HeardBatch]) -> HeardBatch:
         job.check()
         if number < n_kept:
-            return HeardBatch.loads(_keep(shop, number, ""))
+            return HeardBatch.loads(_keep(shop, claim, number, ""))
         if job.began_at is None:
             job.began_at, job.began_from_s = time.monotonic(), job.done_s
         batch = work()
         engine.batch_done(left_s=max(0.0, (job.duration_s or 0.0) - job.done_s))
         job.check()
-        _keep(shop, number, batch.dumps())
+        _keep(shop, claim, number, batch.dumps())
         shop.ledger.checkpointed(claim)
         inside.share()
         return batch
@@ -178,9 +179,14 @@ def _transcribe(shop: Workshop, job: RunningJob, path: Path, began: Began, insid
     return transcript
 
 
-def _keep(shop: Workshop, number: int, text: str) -> str:
-    with store_errors(shop.store.url):
-        return keep_step(f"batch {number}", lambda: text)
+def _keep(shop: Workshop, claim: Claim, number: int, text: str) -> str:
+    try:
+        with store_errors(shop.store.url):
+            return keep_step(f"batch {number}", lambda: text)
+    except StoreError as error:
+        if shop.ledger.is_mine(claim):
+            raise
+        raise CancelledError(f"job {claim.job_id} was deleted") from error  # and what a step belongs to with it
 
 
 def _choice(shop: Workshop, claim: Claim) -> EngineChoice:

@@ -141,6 +141,7 @@ class Worker:
             if now - mended > MENDING_S:
                 mended = now
                 self._ledger.mend(older_s=MENDING_S)
+                self._ledger.tidy(older_s=MENDING_S)
             if now - quiet_since > self._settings.exit_after_s and self._ledger.is_idle():
                 return
 
