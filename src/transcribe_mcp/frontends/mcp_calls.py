@@ -21,7 +21,8 @@ from .mcp_notices import SCHEME
 # A call that waits in the store (a locked file, a long transcript) holds up no other.
 _THREADS = ThreadPoolExecutor(max_workers=16, thread_name_prefix="store")
 
-FIRST_LOOK_S, LONGEST_LOOK_S = 0.03, 0.25
+# A waiting call looks the less often the longer it waits: short recordings are not kept waiting by the looking.
+FIRST_LOOK_S, LONGEST_LOOK_S, LOOK_SHARE = 0.03, 0.25, 0.05
 SEGMENTS = "segments"
 REPORT_CHARS = 6_000
 QUIET_S = 0.5
@@ -48,17 +49,18 @@ async def open_store() -> None:
 
 async def wait_for(job: Job | Batch, wait_s: float, report: Report) -> Job | Batch:
     """The job once it is final, or as it is after ``wait_s``. ``report`` hears of every step forward."""
-    deadline = time.monotonic() + wait_s
-    pause, told = FIRST_LOOK_S, -1.0
+    begun = time.monotonic()
+    deadline = begun + wait_s
+    told = -1.0
     while True:
         if job.percent > told:
             told = job.percent
             await report(told, _describe(job))
-        left = deadline - time.monotonic()
-        if job.status.is_final or left <= 0:
+        now = time.monotonic()
+        if job.status.is_final or now >= deadline:
             return job
-        await asyncio.sleep(min(pause, left))
-        pause = min(pause * 1.3, LONGEST_LOOK_S)
+        pause = min(max((now - begun) * LOOK_SHARE, FIRST_LOOK_S), LONGEST_LOOK_S)
+        await asyncio.sleep(min(pause, deadline - now))
         job = await call(service.get_job, job.job_id)
 
 
