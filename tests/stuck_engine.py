@@ -1,10 +1,11 @@
-"""An engine whose first call never comes back where it is told so, as that of a slow model on a slow machine."""
+"""An engine whose calls never come back where STUCK names a file, as those of a slow model on a slow machine."""
 
 from __future__ import annotations
 
 import os
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from transcribe_mcp.engines import EngineRequest
@@ -14,7 +15,8 @@ from transcribe_mcp.regions import Window
 
 class StuckEngine(FakeEngine):
     def encode(self, windows: Sequence[Window]) -> Any:
-        if os.environ.get("STUCK"):
+        if marker := os.environ.get("STUCK"):
+            Path(marker).touch()
             threading.Event().wait()
         return super().encode(windows)
 

@@ -177,12 +177,13 @@ def test_a_job_that_brings_the_worker_down_on_the_cpu_is_set_aside_and_costs_no_
 
 
 def test_a_call_that_cannot_be_interrupted_is_ended_with_its_process_and_nobody_is_blamed(
-    here: Place, monkeypatch: pytest.MonkeyPatch
+    here: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(process, "start_worker", lambda chosen: False)
+    inside = tmp_path / "inside"
     stuck = jobs.submit(request(LONG, options(model="auto")))
-    with worker(here, "stuck_engine", STUCK="1") as one:
-        until(lambda: jobs.get_job(stuck.job_id).stage == "windows", "it is at work")
+    with worker(here, "stuck_engine", STUCK=str(inside)) as one:
+        until(inside.exists, "the engine is in a call")
         other = jobs.submit(request(speech_truths()["en_0"].path, options(model="auto")))
         until(lambda: jobs.get_job(other.job_id).status is JobStatus.RUNNING, "another waits for the engine")
         cancelled_at = time.monotonic()

@@ -154,15 +154,12 @@ class Worker:
             if job.claim in lost:
                 job.cancel()
         self._measure(jobs)
-        self._end_stuck_work(jobs)
+        self._end_stuck_work()
 
-    def _end_stuck_work(self, jobs: list[RunningJob]) -> None:
+    def _end_stuck_work(self) -> None:
         """An engine's call cannot be interrupted; the process can, and the other jobs go on from their checkpoints."""
-        busy = self._device.busy_with
-        cancelled = {job.engine: job.cancelled_at for job in jobs if job.engine and job.cancelled_at is not None}
-        if not busy or not busy <= set(cancelled):
-            return
-        if time.monotonic() - min(at for engine, at in cancelled.items() if engine in busy and at) > STUCK_S:
+        left_at = [engine.cancelled_at for engine in self._device.busy_with]
+        if left_at and all(at is not None and time.monotonic() - at > STUCK_S for at in left_at):
             self.stop(EXIT_RESTART)
 
     def _measure(self, jobs: list[RunningJob]) -> None:
