@@ -28,13 +28,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
         yield made
 
 
-@pytest.fixture(scope="module", params=["stdio", "http"])
-def server(request: pytest.FixtureRequest, place: Home) -> Iterator[Any]:
-    if request.param == "stdio":
-        yield stdio(place)
-    else:
-        with http_server(place) as url:
-            yield url
+@pytest.fixture(scope="module")
+def url(place: Home) -> Iterator[str]:
+    with http_server(place) as address:
+        yield address
+
+
+@pytest.fixture(params=["stdio", "http"])
+def server(request: pytest.FixtureRequest, place: Home, url: str) -> Any:
+    return stdio(place) if request.param == "stdio" else url
 
 
 def start(place: Home) -> dict[str, Any]:
@@ -139,9 +141,9 @@ def in_session(caller: Caller, use: Callable[[Any], Awaitable[Any]]) -> Any:
     return caller.portal.call(use, caller.client.session)
 
 
-def test_a_long_call_of_a_client_that_knows_tasks_is_a_task_and_the_task_is_the_job(server: Any, place: Home) -> None:
+def test_a_long_call_of_a_client_that_knows_tasks_is_a_task_and_the_task_is_the_job(url: str, place: Home) -> None:
     knows = KnowsTasks()
-    with calling(server, MODERN, extensions=[knows]) as caller:
+    with calling(url, MODERN, extensions=[knows]) as caller:
         answer = structured(caller.call("transcribe_audio", **start(place)))
         (created,) = knows.created
         assert (created.status, created.ttl_ms, answer["status"]) == ("working", None, "completed")
@@ -150,9 +152,9 @@ def test_a_long_call_of_a_client_that_knows_tasks_is_a_task_and_the_task_is_the_
         assert progress["status"] == "completed"
 
 
-def test_a_task_is_cancelled_as_the_job_that_it_is(server: Any, place: Home) -> None:
+def test_a_task_is_cancelled_as_the_job_that_it_is(url: str, place: Home) -> None:
     knows = KnowsTasks()
-    with calling(server, MODERN, extensions=[knows]) as caller:
+    with calling(url, MODERN, extensions=[knows]) as caller:
         job_id = caller.answer("transcribe_audio", **start(place))["job_id"]
         assert job_id
         in_session(caller, lambda session: ask_only(session, "tasks/cancel", job_id))
@@ -169,8 +171,8 @@ async def ask_only(session: Any, method: str, task_id: str) -> None:
     await session.send_request(request, types.EmptyResult)
 
 
-def test_a_client_that_does_not_know_tasks_gets_none_and_may_not_ask_for_any(server: Any, place: Home) -> None:
-    with calling(server, MODERN) as caller:
+def test_a_client_that_does_not_know_tasks_gets_none_and_may_not_ask_for_any(url: str, place: Home) -> None:
+    with calling(url, MODERN) as caller:
         answer = caller.answer("transcribe_audio", **start(place))
         assert answer["status"] in ("queued", "running")
         with pytest.raises(MCPError) as refused:
@@ -179,9 +181,9 @@ def test_a_client_that_does_not_know_tasks_gets_none_and_may_not_ask_for_any(ser
         caller.finished(answer["job_id"])
 
 
-def test_the_server_says_that_it_knows_tasks(server: Any) -> None:
+def test_the_server_says_that_it_knows_tasks(url: str) -> None:
     for mode in (MODERN, "auto"):
-        with calling(server, mode) as caller:
+        with calling(url, mode) as caller:
             extensions = caller.client.server_capabilities.extensions
             assert mode == MODERN or (extensions is not None and TASKS in extensions)
 
