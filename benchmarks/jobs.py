@@ -32,7 +32,7 @@ from transcribe_mcp.settings import settings
 TESTS = OWN_AUDIO.parents[1]
 CLIP_S = 5.0
 PATIENCE_S = 1800.0
-STEP_S = 0.05  # between two questions of one client
+STEP_S = 0.25  # between two rounds of questions of one client
 
 
 def options(**fields: Any) -> jobs.JobOptions:
