@@ -198,25 +198,36 @@ def roots_at(*folders: Path) -> Callable[[ClientRequestContext], Awaitable[types
     return list_roots
 
 
+def unset(place: Home) -> Home:
+    """The same store, with the home directory for a root and none set."""
+    settings = {"ALLOWED_ROOTS": "", "DATA_DIR": str(place.data)}
+    return Home(place.root, settings)
+
+
 @pytest.mark.parametrize("mode", [MODERN, LEGACY])
 def test_a_client_on_this_machine_may_name_recordings_of_its_own_directories(
     tmp_path: Path, place: Home, mode: str
 ) -> None:
-    environment = {"TRANSCRIBE_MCP_ALLOWED_ROOTS": "", "HOME": str(place.root), "USERPROFILE": str(place.root)}
     elsewhere = place.outside / "es_0.flac"
-    parameters = stdio(Home(place.path / "root", {**place.settings, "DATA_DIR": str(place.data)}), **environment)
-    parameters = parameters.model_copy(update={"cwd": str(place.root)})
-    with calling(parameters, mode, list_roots_callback=roots_at(place.outside)) as caller:
+    server = stdio(unset(place), HOME=str(place.root), USERPROFILE=str(place.root))
+    with calling(server, mode, list_roots_callback=roots_at(place.outside)) as caller:
         assert caller.answer("transcribe_audio", source=str(elsewhere), wait_s=45)["status"] == "completed"
         assert caller.answer("batch_transcribe", sources=[str(place.outside)], wait_s=45)["counts"]["completed"] == 1
         assert caller.refusal("transcribe_audio", source=str(tmp_path / "x.wav"))["code"] == "source_refused"
-    with calling(parameters, mode, list_roots_callback=roots_at(Path(place.root.anchor))) as caller:
+    with calling(server, mode, list_roots_callback=roots_at(Path(place.root.anchor))) as caller:
         assert caller.refusal("transcribe_audio", source=str(elsewhere))["code"] == "source_refused"
-    with calling(parameters, mode) as caller:
-        assert caller.refusal("transcribe_audio", source=str(elsewhere))["code"] == "source_refused"
+        assert caller.answer("transcribe_audio", source=str(place.root / "en_0.flac"), wait_s=45)
 
 
-def test_roots_of_a_client_do_not_widen_what_the_settings_allow_nor_reach_over_http(server: Any, place: Home) -> None:
-    with calling(server, LEGACY, list_roots_callback=roots_at(place.outside)) as caller:
+def test_a_client_over_http_does_not_say_what_may_be_read(place: Home) -> None:
+    with http_server(unset(place), HOME=str(place.root), USERPROFILE=str(place.root)) as address:
+        for mode in (MODERN, LEGACY):
+            with calling(address, mode, list_roots_callback=roots_at(place.outside)) as caller:
+                refused = caller.refusal("transcribe_audio", source=str(place.outside / "es_0.flac"))
+                assert refused["code"] == "source_refused"
+
+
+def test_roots_of_a_client_do_not_widen_what_the_settings_allow(place: Home) -> None:
+    with calling(stdio(place), LEGACY, list_roots_callback=roots_at(place.outside)) as caller:
         refused = caller.refusal("transcribe_audio", source=str(place.outside / "es_0.flac"))
         assert refused["code"] == "source_refused"

@@ -188,6 +188,18 @@ def test_addresses_are_not_fetched_unless_that_is_allowed_and_then_not_in_this_n
         assert (failed["status"], failed["error"]["code"]) == ("failed", "source_refused")
 
 
+def test_limits_are_kept_and_their_setting_is_named(tmp_path: Path) -> None:
+    with home(tmp_path / "home", MAX_DURATION_HOURS="0.002", MAX_QUEUE_LENGTH="1") as place:
+        for number in range(4):
+            shutil.copy(SPEECH / f"en_{number}.flac", place.root)
+        with calling(stdio(place)) as caller:
+            batch = caller.answer("batch_transcribe", sources=[str(place.root)])
+            assert [line["error"]["code"] for line in batch["refused"]] == ["queue_full"] * 3
+            (failed,) = caller.finished(batch["job_id"])["jobs"]
+            assert failed["error"]["code"] == "source_too_large"
+            assert "TRANSCRIBE_MCP_MAX_DURATION_HOURS" in failed["error"]["hint"]
+
+
 # --- what files and speech may say ------------------------------------------------------------------------------------
 
 

@@ -21,7 +21,7 @@ from .mcp_answers import clean
 
 SCHEME = "transcript://"
 PAGE_ROWS = 100
-LOOK_S = 1.0  # how often the store is looked at while somebody listens
+LOOK_S, LONGEST_LOOK_S = 1.0, 5.0  # how often the store is looked at while somebody listens; the second while it rests
 MAX_WATCHED = 200  # jobs beyond the newest page that are followed until they end
 FIRST_MODERN = "2026-07-28"
 
@@ -105,12 +105,14 @@ class Notices:
 
     async def watch(self) -> None:
         """Look at the store until cancelled; a store that cannot be read is looked at again later."""
+        pause = LOOK_S
         while True:
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(pause)
             if not self._sessions and not self._streams:
                 self._known = None
                 continue
             known = self._known or {}
+            pause = LOOK_S if "live" in known.values() else min(pause * 1.5, LONGEST_LOOK_S)
             try:
                 now = await asyncio.to_thread(_look, known)
             except TranscribeError as error:
