@@ -225,3 +225,20 @@ def test_many_front_ends_start_one_worker(tmp_path: Path) -> None:
         assert answers == ["completed\n"] * 3
         assert here.log().count(process.STARTED) == 1
         assert len(jobs.list_jobs().jobs) == 3
+
+
+def test_where_no_worker_can_start_the_jobs_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Something on this machine ends the worker while its modules load, as a broken native library does."""
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    code = "import os, sys\nif 'transcribe_mcp.jobs.worker' in sys.orig_argv: os.abort()\n"
+    (broken / "sitecustomize.py").write_text(code, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(broken))
+    with place(tmp_path / "data"):
+        job = finished(queued().job_id)
+
+    assert job.status is JobStatus.FAILED
+    assert job.error is not None
+    assert job.error.code == "worker_failed"
+    assert "SIGABRT" in job.error.message
+    assert "worker.log" in job.error.hint

@@ -81,11 +81,15 @@ class WorkflowQueue:
         self._client.cancel_workflows(list(job_ids))
 
     def again(self, job_id: str, queue: str) -> None:
-        """Queue a job that has ended once more; the steps that it finished stay."""
+        """Queue a job that has ended once more; the steps that it finished stay. It may have been queued meanwhile."""
         start_step = self.count_steps(job_id) + 1
-        self._client.rewind_workflow(
-            job_id, start_step=start_step, queue_name=queue, application_version=APPLICATION_VERSION
-        )
+        try:
+            self._client.rewind_workflow(
+                job_id, start_step=start_step, queue_name=queue, application_version=APPLICATION_VERSION
+            )
+        except dbos_error.DBOSException:
+            if self.stranded([job_id]):
+                raise
 
     def take_over(self, job_id: str, queue: str) -> None:
         """Queue a job again that another worker began. Should that worker still live, it can end it no more."""

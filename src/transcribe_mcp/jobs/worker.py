@@ -10,6 +10,7 @@ import faulthandler
 import hashlib
 import os
 import platform
+import shutil
 import signal
 import sys
 import threading
@@ -24,8 +25,9 @@ from ..heap import share_arenas
 from ..settings import Settings, settings
 from .alone import Gate
 from .device import Device
+from .ids import is_id
 from .ledger import Ledger
-from .process import EXIT_DONE, EXIT_RESTART, EXIT_STORE_FAILED, STARTED, hold_worker_lock, last_end
+from .process import EXIT_DONE, EXIT_RESTART, EXIT_STORE_FAILED, READY, STARTED, hold_worker_lock, last_end
 from .queue import WorkflowRunner, WorkflowStoppedError
 from .run import RunningJob, Workshop, run
 from .store import Store
@@ -61,6 +63,7 @@ class Worker:
         self._ledger.register(platform.node(), os.getpid(), DEVICE)
         workflows = WorkflowRunner(self._store.engine, self._store.url, self._ledger.worker_id, self._do)
         workflows.launch()
+        print(READY, file=sys.stderr, flush=True)  # noqa: T201 - this is the log
         try:
             self._beat_until_stopped()
         except StoreError as error:
@@ -142,6 +145,7 @@ class Worker:
                 mended = now
                 self._ledger.mend(older_s=MENDING_S)
                 self._ledger.tidy(older_s=MENDING_S)
+                self._clear_fetched()
             if now - quiet_since > self._settings.exit_after_s and self._ledger.is_idle():
                 return
 
@@ -182,6 +186,12 @@ class Worker:
         for job_id, queue in self._ledger.orphans(SILENT_S):
             self._ledger.adopt(job_id, queue)
         self._look_up_lengths()
+
+    def _clear_fetched(self) -> None:
+        """What was fetched for jobs that have ended is not needed any more."""
+        found = [folder.name for folder in self._shop.work_dir.glob("*") if is_id(folder.name)]
+        for job_id in set(found) - self._store.unfinished(found) if found else ():
+            shutil.rmtree(self._shop.work_dir / job_id, ignore_errors=True)
 
     def _look_up_lengths(self) -> None:
         from ..audio import probe

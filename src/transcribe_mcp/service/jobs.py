@@ -298,11 +298,14 @@ def diagnose() -> Diagnosis:
 
 
 def prepare() -> None:
-    """Open the store before the first call needs it; a server calls this in the background.
+    """Load what calls need and open the store, before the first call has to; a server does so in the background.
 
     Raises:
         StoreError: it cannot be used.
     """
+    from ..jobs import job_options, partial, process, submission
+
+    assert all((job_options, partial, process, submission))  # loaded is all that they have to be
     _store()
 
 
