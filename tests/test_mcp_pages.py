@@ -26,11 +26,11 @@ def spoken(texts: list[str]) -> Transcript:
 )
 def test_pages_of_text_joined_are_the_whole(texts: list[str], form: str, size: int) -> None:
     transcript, view = spoken(texts), View("job", form)
-    whole, nothing = text_page(transcript, view, None, 10**9)
-    assert nothing is None
+    whole = view.text(transcript)
+    assert text_page(whole, view, None, 10**9) == (whole, None)
     pages, cursor = [], None
     while True:
-        page, cursor = text_page(transcript, view, cursor, size)
+        page, cursor = text_page(whole, view, cursor, size)
         pages.append(page)
         if cursor is None:
             break
@@ -56,7 +56,7 @@ def test_pages_of_segments_joined_are_the_whole(texts: list[str], size: int) -> 
 @given(cursor=st.text(max_size=40))
 def test_a_cursor_that_no_page_gave_is_refused_in_words(cursor: str) -> None:
     try:
-        assert text_page(spoken(["a"]), View("job", "txt"), cursor, 200)[0] == "a\n" or cursor == ""
+        assert text_page("a\n", View("job", "txt"), cursor, 200)[0] == "a\n" or cursor == ""
     except UsageError as error:
         assert error.hint
 
@@ -65,12 +65,12 @@ def test_a_cursor_of_another_view_is_refused() -> None:
     view = View("job", "txt")
     for other in (View("other", "txt"), View("job", "srt"), View("job", "txt", 1.0), View("job", "txt", None, 9.0)):
         with pytest.raises(UsageError, match="another view"):
-            text_page(spoken(["a"]), other, cursor_to(view, 0), 200)
+            text_page("a", other, cursor_to(view, 0), 200)
 
 
 def test_a_cursor_behind_the_end_gives_nothing_more() -> None:
     view = View("job", "txt")
-    assert text_page(spoken(["a"]), view, cursor_to(view, 999), 200) == ("", None)
+    assert text_page("a", view, cursor_to(view, 999), 200) == ("", None)
 
 
 def test_a_stretch_of_time_holds_what_is_said_in_it_wholly_or_in_part() -> None:

@@ -200,6 +200,25 @@ def test_limits_are_kept_and_their_setting_is_named(tmp_path: Path) -> None:
             assert "TRANSCRIBE_MCP_MAX_DURATION_HOURS" in failed["error"]["hint"]
 
 
+@pytest.mark.parametrize(("is_file", "code"), [(True, "store"), (False, "store_damaged")])
+def test_a_store_that_cannot_be_used_is_said_in_words_and_left_as_it_is(
+    tmp_path: Path, is_file: bool, code: str
+) -> None:
+    with home(tmp_path / "home") as place:
+        path = place.data if is_file else Place(place.data).database
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"no database " * 500)
+        shutil.copy(SPEECH / "en_0.flac", place.root)
+        with calling(stdio(place)) as caller:
+            for _ in range(2):
+                assert caller.refusal("list_transcription_history")["code"] == code
+            refused = caller.refusal("transcribe_audio", source=str(place.root / "en_0.flac"))
+            assert refused["code"] == code and refused["hint"]
+            assert caller.answer("list_models")["models"]
+        assert path.read_bytes() == b"no database " * 500
+        path.unlink()
+
+
 # --- what files and speech may say ------------------------------------------------------------------------------------
 
 

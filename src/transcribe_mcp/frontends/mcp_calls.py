@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, ParamSpec, TypeVar
 
 from ..errors import TranscribeError, UnknownNameError, UsageError
@@ -94,9 +94,8 @@ async def finished_answer(job: Job | Batch, formats: list[str]) -> answers.JobAn
     """The state of a job, and once it is completed the first page of its text."""
     if isinstance(job, Batch) or job.status != "completed":
         return answers.job_answer(job)
-    transcript = await call(service.get_transcript, job.job_id)
     view = pages.View(job.job_id, formats[0])
-    text, cursor = await call(pages.text_page, transcript, view, None, pages.DEFAULT_CHARS)
+    text, cursor = pages.text_page(await call(_finished_text, view), view, None, pages.DEFAULT_CHARS)
     resources = {name: f"{SCHEME}{job.job_id}.{name}" for name in formats}
     return answers.job_answer(job, text=text, next_cursor=cursor, resources=resources)
 
@@ -108,14 +107,16 @@ async def progress(job_id: str, wait_s: float, report: Report) -> answers.JobAns
 
 async def result(view: pages.View, cursor: str | None, max_chars: int) -> answers.ResultAnswer:
     """A page of a transcript."""
-    transcript = await call(service.get_transcript, view.job_id)
+    job = await call(service.get_job, view.job_id)
     fields: dict[str, Any] = {}
     if view.form == SEGMENTS:
+        transcript = await call(service.get_transcript, view.job_id)
         found, following = await call(pages.segment_page, transcript, view, cursor, max_chars)
         names = ("start", "end", "text", "speaker")
         fields["segments"] = [answers.Segment(**{name: getattr(one, name) for name in names}) for one in found]
     else:
-        fields["text"], following = await call(pages.text_page, transcript, view, cursor, max_chars)
+        text = await call(_finished_text if job.status == "completed" else _text, view)
+        fields["text"], following = pages.text_page(text, view, cursor, max_chars)
     return await _result_answer(view, next_cursor=following, **fields)
 
 
@@ -179,7 +180,17 @@ def filter_of(statuses: Sequence[str], source: str, batch_id: str, days: float |
 
 def transcript_text(job_id: str, form: str) -> str:
     """The whole transcript in a format, for a resource."""
-    return service.render(service.get_transcript(job_id), form)
+    view = pages.View(job_id, form)
+    return _finished_text(view) if service.get_job(job_id).status == "completed" else _text(view)
+
+
+def _text(view: pages.View) -> str:
+    return view.text(service.get_transcript(view.job_id))
+
+
+# Subtitles of a day take seconds to lay out, and a page is a slice of them; what a finished job says never changes.
+# Whoever asks has looked for the job before, so that a deleted one is not read from here.
+_finished_text = lru_cache(maxsize=4)(_text)
 
 
 def unknown_argument(tool: str, given: Mapping[str, Any], known: Sequence[str]) -> UsageError | None:
