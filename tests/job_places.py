@@ -74,7 +74,7 @@ class Place:
         with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=10)) as connection:
             try:
                 row = connection.execute("SELECT pid FROM workers").fetchone()
-            except sqlite3.OperationalError:
+            except sqlite3.DatabaseError:  # not there yet, or a test has damaged it
                 return None
         return row[0] if row and _lives(row[0]) else None
 
@@ -119,6 +119,24 @@ def place(data_dir: Path, **variables: str) -> Iterator[Place]:
             fresh()
 
 
+@contextmanager
+def second_worker(data_dir: Path) -> Iterator[None]:
+    """Another supervisor and its worker, as on another machine: of the same database, if that is a server's."""
+    data_dir.mkdir()
+    with (data_dir / process.LOG_NAME).open("ab") as out:
+        supervisor = subprocess.Popen(
+            [sys.executable, "-m", process.__name__],
+            stdout=out,
+            stderr=out,
+            env={**os.environ, "TRANSCRIBE_MCP_DATA_DIR": str(data_dir)},
+        )
+    try:
+        yield
+    finally:
+        supervisor.terminate()
+        supervisor.wait(PATIENCE_S)
+
+
 def fresh() -> None:
     """Forget what this process knows of any store."""
     settings.cache_clear()
@@ -143,10 +161,9 @@ def end_workers(here: Place) -> None:
 def worker(here: Place, engine: str, end_of_last: str = "", **variables: str) -> Iterator[subprocess.Popen[bytes]]:
     """A worker without a supervisor, with the engine of a test in place of CTranslate2."""
     script = Path(__file__).with_name("worker_with_engine.py")
+    environment = {**os.environ, "TRANSCRIBE_MCP_DATA_DIR": str(here.data_dir), **variables}
     with (here.data_dir / process.LOG_NAME).open("ab") as out:
-        one = subprocess.Popen(
-            [sys.executable, script, engine, end_of_last], stdout=out, stderr=out, env={**os.environ, **variables}
-        )
+        one = subprocess.Popen([sys.executable, script, engine, end_of_last], stdout=out, stderr=out, env=environment)
     try:
         yield one
     finally:
@@ -159,7 +176,10 @@ def worker(here: Place, engine: str, end_of_last: str = "", **variables: str) ->
 
 
 @contextmanager
-def counting_worker(here: Place, log: Path, end_of_last: str = "") -> Iterator[subprocess.Popen[bytes]]:
-    """A worker that writes down which windows it decodes."""
-    with worker(here, "counting_engine", end_of_last, COUNTING_ENGINE_LOG=str(log)) as one:
+def counting_worker(
+    here: Place, log: Path, end_of_last: str = "", silent_s: float = 20.0
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A worker that writes down which windows it decodes, and takes others for dead that are silent for so long."""
+    variables = {"COUNTING_ENGINE_LOG": str(log), "WORKER_SILENT_S": str(silent_s)}
+    with worker(here, "counting_engine", end_of_last, **variables) as one:
         yield one

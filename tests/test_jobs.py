@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from job_places import Place, fake_options, finished, fresh, options, place, request, until
+from job_places import Place, fake_options, finished, fresh, options, place, request, second_worker, until
+from postgres import new_database, server
 from whisper_nano import CONVERSATION, SPEECH, kept_conversions
 
 from transcribe_mcp import EngineRequest, Options, Transcript, load_engine, transcribe
@@ -28,9 +30,25 @@ CLIP = SPEECH / "en_0.flac"
 LONG = CONVERSATION / "three_voices.opus"
 
 
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def server_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Empty for the file in the data directory."""
+    if request.param == "sqlite":
+        yield ""
+        return
+    with server() as url:
+        yield url
+
+
 @pytest.fixture(scope="module")
-def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    with kept_conversions(), place(tmp_path_factory.mktemp("jobs")) as made:
+def here(tmp_path_factory: pytest.TempPathFactory, server_url: str) -> Iterator[Place]:
+    """A store with its worker; on a server with two, as on two machines."""
+    folder = tmp_path_factory.mktemp("jobs")
+    database = new_database(server_url) if server_url else ""
+    with kept_conversions(), place(folder / "first", DATABASE_URL=database) as made, ExitStack() as stack:
+        if server_url:
+            jobs.prepare()
+            stack.enter_context(second_worker(folder / "second"))
         yield made
 
 
@@ -239,6 +257,8 @@ def test_finished_jobs_stay_finished(done: Job) -> None:
 def test_a_running_job_is_cancelled_soon_its_text_stays_and_retrying_goes_on_from_there(here: Place) -> None:
     job_id = jobs.submit(request(LONG, options(batch_size=1))).job_id
     until(lambda: here.checkpoints(job_id), "something of it is done")
+    until(lambda: jobs.get_job(job_id).eta_s is not None, "its speed is measured")
+    assert 0 < jobs.get_job(job_id).percent <= 100
     running = jobs.get_transcript(job_id)
 
     started = time.monotonic()
@@ -285,10 +305,11 @@ def test_waiting_tells_of_every_change_and_ends_in_time(here: Place) -> None:
 
 
 @pytest.fixture
-def unattended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+def unattended(tmp_path: Path, server_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     """A store that no worker works on."""
     monkeypatch.setattr(process, "start_worker", lambda chosen: False)
-    with place(tmp_path / "data", MAX_QUEUE_LENGTH="3") as made:
+    database = new_database(server_url) if server_url else ""
+    with place(tmp_path / "data", MAX_QUEUE_LENGTH="3", DATABASE_URL=database) as made:
         yield made
     fresh()
 

@@ -174,3 +174,27 @@ def test_a_job_that_brings_the_worker_down_on_the_cpu_is_set_aside_and_costs_no_
     assert "SIGABRT" in ended.error.message
     assert jobs.get_transcript(guilty.job_id).segments, "what was finished stays readable"
     assert spared.status is JobStatus.COMPLETED
+
+
+def test_a_call_that_cannot_be_interrupted_is_ended_with_its_process_and_nobody_is_blamed(
+    here: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "start_worker", lambda chosen: False)
+    inside = tmp_path / "inside"
+    stuck = jobs.submit(request(LONG, options(model="auto")))
+    with worker(here, "stuck_engine", STUCK=str(inside)) as one:
+        until(inside.exists, "the engine is in a call")
+        other = jobs.submit(request(speech_truths()["en_0"].path, options(model="auto")))
+        until(lambda: jobs.get_job(other.job_id).status is JobStatus.RUNNING, "another waits for the engine")
+        cancelled_at = time.monotonic()
+        jobs.cancel(stuck.job_id)
+        code = one.wait(60)
+        took_s = time.monotonic() - cancelled_at
+
+    with worker(here, "stuck_engine", "restart"):
+        ended = finished(other.job_id)
+
+    assert code == process.EXIT_RESTART
+    assert took_s < 10
+    assert (ended.status, ended.attempts) == (JobStatus.COMPLETED, 2)
+    assert jobs.get_job(stuck.job_id).status is JobStatus.CANCELLED

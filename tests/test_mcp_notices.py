@@ -28,13 +28,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
         yield made
 
 
-@pytest.fixture(scope="module", params=["stdio", "http"])
-def server(request: pytest.FixtureRequest, place: Home) -> Iterator[Any]:
-    if request.param == "stdio":
-        yield stdio(place)
-    else:
-        with http_server(place) as url:
-            yield url
+@pytest.fixture(scope="module")
+def url(place: Home) -> Iterator[str]:
+    with http_server(place) as address:
+        yield address
+
+
+@pytest.fixture(params=["stdio", "http"])
+def server(request: pytest.FixtureRequest, place: Home, url: str) -> Any:
+    return stdio(place) if request.param == "stdio" else url
 
 
 def start(place: Home) -> dict[str, Any]:
@@ -139,9 +141,9 @@ def in_session(caller: Caller, use: Callable[[Any], Awaitable[Any]]) -> Any:
     return caller.portal.call(use, caller.client.session)
 
 
-def test_a_long_call_of_a_client_that_knows_tasks_is_a_task_and_the_task_is_the_job(server: Any, place: Home) -> None:
+def test_a_long_call_of_a_client_that_knows_tasks_is_a_task_and_the_task_is_the_job(url: str, place: Home) -> None:
     knows = KnowsTasks()
-    with calling(server, MODERN, extensions=[knows]) as caller:
+    with calling(url, MODERN, extensions=[knows]) as caller:
         answer = structured(caller.call("transcribe_audio", **start(place)))
         (created,) = knows.created
         assert (created.status, created.ttl_ms, answer["status"]) == ("working", None, "completed")
@@ -150,9 +152,9 @@ def test_a_long_call_of_a_client_that_knows_tasks_is_a_task_and_the_task_is_the_
         assert progress["status"] == "completed"
 
 
-def test_a_task_is_cancelled_as_the_job_that_it_is(server: Any, place: Home) -> None:
+def test_a_task_is_cancelled_as_the_job_that_it_is(url: str, place: Home) -> None:
     knows = KnowsTasks()
-    with calling(server, MODERN, extensions=[knows]) as caller:
+    with calling(url, MODERN, extensions=[knows]) as caller:
         job_id = caller.answer("transcribe_audio", **start(place))["job_id"]
         assert job_id
         in_session(caller, lambda session: ask_only(session, "tasks/cancel", job_id))
@@ -169,8 +171,8 @@ async def ask_only(session: Any, method: str, task_id: str) -> None:
     await session.send_request(request, types.EmptyResult)
 
 
-def test_a_client_that_does_not_know_tasks_gets_none_and_may_not_ask_for_any(server: Any, place: Home) -> None:
-    with calling(server, MODERN) as caller:
+def test_a_client_that_does_not_know_tasks_gets_none_and_may_not_ask_for_any(url: str, place: Home) -> None:
+    with calling(url, MODERN) as caller:
         answer = caller.answer("transcribe_audio", **start(place))
         assert answer["status"] in ("queued", "running")
         with pytest.raises(MCPError) as refused:
@@ -179,9 +181,9 @@ def test_a_client_that_does_not_know_tasks_gets_none_and_may_not_ask_for_any(ser
         caller.finished(answer["job_id"])
 
 
-def test_the_server_says_that_it_knows_tasks(server: Any) -> None:
+def test_the_server_says_that_it_knows_tasks(url: str) -> None:
     for mode in (MODERN, "auto"):
-        with calling(server, mode) as caller:
+        with calling(url, mode) as caller:
             extensions = caller.client.server_capabilities.extensions
             assert mode == MODERN or (extensions is not None and TASKS in extensions)
 
@@ -196,25 +198,36 @@ def roots_at(*folders: Path) -> Callable[[ClientRequestContext], Awaitable[types
     return list_roots
 
 
+def unset(place: Home) -> Home:
+    """The same store, with the home directory for a root and none set."""
+    settings = {"ALLOWED_ROOTS": "", "DATA_DIR": str(place.data)}
+    return Home(place.root, settings)
+
+
 @pytest.mark.parametrize("mode", [MODERN, LEGACY])
 def test_a_client_on_this_machine_may_name_recordings_of_its_own_directories(
     tmp_path: Path, place: Home, mode: str
 ) -> None:
-    environment = {"TRANSCRIBE_MCP_ALLOWED_ROOTS": "", "HOME": str(place.root), "USERPROFILE": str(place.root)}
     elsewhere = place.outside / "es_0.flac"
-    parameters = stdio(Home(place.path / "root", {**place.settings, "DATA_DIR": str(place.data)}), **environment)
-    parameters = parameters.model_copy(update={"cwd": str(place.root)})
-    with calling(parameters, mode, list_roots_callback=roots_at(place.outside)) as caller:
+    server = stdio(unset(place), HOME=str(place.root), USERPROFILE=str(place.root))
+    with calling(server, mode, list_roots_callback=roots_at(place.outside)) as caller:
         assert caller.answer("transcribe_audio", source=str(elsewhere), wait_s=45)["status"] == "completed"
         assert caller.answer("batch_transcribe", sources=[str(place.outside)], wait_s=45)["counts"]["completed"] == 1
         assert caller.refusal("transcribe_audio", source=str(tmp_path / "x.wav"))["code"] == "source_refused"
-    with calling(parameters, mode, list_roots_callback=roots_at(Path(place.root.anchor))) as caller:
+    with calling(server, mode, list_roots_callback=roots_at(Path(place.root.anchor))) as caller:
         assert caller.refusal("transcribe_audio", source=str(elsewhere))["code"] == "source_refused"
-    with calling(parameters, mode) as caller:
-        assert caller.refusal("transcribe_audio", source=str(elsewhere))["code"] == "source_refused"
+        assert caller.answer("transcribe_audio", source=str(place.root / "en_0.flac"), wait_s=45)
 
 
-def test_roots_of_a_client_do_not_widen_what_the_settings_allow_nor_reach_over_http(server: Any, place: Home) -> None:
-    with calling(server, LEGACY, list_roots_callback=roots_at(place.outside)) as caller:
+def test_a_client_over_http_does_not_say_what_may_be_read(place: Home) -> None:
+    with http_server(unset(place), HOME=str(place.root), USERPROFILE=str(place.root)) as address:
+        for mode in (MODERN, LEGACY):
+            with calling(address, mode, list_roots_callback=roots_at(place.outside)) as caller:
+                refused = caller.refusal("transcribe_audio", source=str(place.outside / "es_0.flac"))
+                assert refused["code"] == "source_refused"
+
+
+def test_roots_of_a_client_do_not_widen_what_the_settings_allow(place: Home) -> None:
+    with calling(stdio(place), LEGACY, list_roots_callback=roots_at(place.outside)) as caller:
         refused = caller.refusal("transcribe_audio", source=str(place.outside / "es_0.flac"))
         assert refused["code"] == "source_refused"

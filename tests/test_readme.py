@@ -54,7 +54,7 @@ def test_the_python_program_prints_sentences_with_times() -> None:
 def test_the_commands_named_exist() -> None:
     helps = run("-m", "transcribe_mcp", "--help") + run("-m", "transcribe_mcp", "models", "--help")
 
-    for command in re.findall(r"^\| `transcribe-mcp (\w+)", README, flags=re.MULTILINE):
+    for command in re.findall(r"^\| `transcribe-mcp ([\w-]+)", README, flags=re.MULTILINE):
         assert re.search(rf"^  {command} ", helps, flags=re.MULTILINE), command
 
 

@@ -10,6 +10,7 @@ from command_line import COMMAND, run
 HEAVY = {"av", "ctranslate2", "faster_whisper", "numpy", "onnxruntime", "pocketsphinx", "tokenizers", "torch"}
 FOR_MODELS = {"huggingface_hub", "pydantic_settings", "safetensors"}
 FOR_BARS = {"rich"}
+FOR_SERVERS = {"dbos", "mcp", "mcp_types", "sqlalchemy", "starlette", "uvicorn"}
 
 
 def loaded_by(*arguments: str, cwd: Path) -> set[str]:
@@ -20,11 +21,13 @@ def loaded_by(*arguments: str, cwd: Path) -> set[str]:
     return {line.rpartition("|")[2].strip().split(".")[0] for line in lines}
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["transcribe", "--help"], ["models", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["transcribe", "--help"], ["models", "--help"], ["serve", "--help"]]
+)
 def test_help_loads_the_command_line_alone(tmp_path: Path, arguments: list[str]) -> None:
     loaded = loaded_by(*arguments, cwd=tmp_path)
     assert {"transcribe_mcp", "typer"} <= loaded
-    assert loaded & (HEAVY | FOR_MODELS | FOR_BARS) == set()
+    assert loaded & (HEAVY | FOR_MODELS | FOR_BARS | FOR_SERVERS) == set()
 
 
 def test_a_typing_error_loads_no_engine(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from .sources import MEDIA_EXTENSIONS, Recording
 
 MAX_FILE_BYTES = 5 * 1024**3
 MAX_RECORDINGS = 1_000  # of one call
-MAX_ENTRIES = 200_000  # of directories, looked at for one call
+MAX_ENTRIES = 50_000  # of directories, looked at for one call
 MAX_SOURCE_CHARS = 4_096  # Linux's longest path
 
 _HINT = "name a file inside an allowed root; roots are set with --allowed-root or TRANSCRIBE_MCP_ALLOWED_ROOTS"
@@ -133,6 +133,8 @@ class Access:
             path = Path(os.path.abspath(Path(source).expanduser()))  # noqa: PTH100 - resolve() would follow links
         except RuntimeError as error:  # ~nobody
             raise SourceRefusedError(f"{_short(source)}: {error}", hint=_HINT) from error
+        if os.name == "nt" and any(":" in part for part in path.parts[1:]):
+            raise SourceRefusedError(f"{_short(source)} is no plain file", hint=_HINT)  # a second stream of one
         self._require_inside(path, (*map(Path.absolute, self.roots), *self._resolved), source)
         return path
 

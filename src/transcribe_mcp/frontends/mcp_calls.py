@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, ParamSpec, TypeVar
 
 from ..errors import TranscribeError, UnknownNameError, UsageError
@@ -21,7 +21,8 @@ from .mcp_notices import SCHEME
 # A call that waits in the store (a locked file, a long transcript) holds up no other.
 _THREADS = ThreadPoolExecutor(max_workers=16, thread_name_prefix="store")
 
-FIRST_LOOK_S, LONGEST_LOOK_S = 0.03, 0.25
+# A waiting call looks the less often the longer it waits: short recordings are not kept waiting by the looking.
+FIRST_LOOK_S, LONGEST_LOOK_S, LOOK_SHARE = 0.03, 0.25, 0.05
 SEGMENTS = "segments"
 REPORT_CHARS = 6_000
 QUIET_S = 0.5
@@ -48,17 +49,18 @@ async def open_store() -> None:
 
 async def wait_for(job: Job | Batch, wait_s: float, report: Report) -> Job | Batch:
     """The job once it is final, or as it is after ``wait_s``. ``report`` hears of every step forward."""
-    deadline = time.monotonic() + wait_s
-    pause, told = FIRST_LOOK_S, -1.0
+    begun = time.monotonic()
+    deadline = begun + wait_s
+    told = -1.0
     while True:
         if job.percent > told:
             told = job.percent
             await report(told, _describe(job))
-        left = deadline - time.monotonic()
-        if job.status.is_final or left <= 0:
+        now = time.monotonic()
+        if job.status.is_final or now >= deadline:
             return job
-        await asyncio.sleep(min(pause, left))
-        pause = min(pause * 1.3, LONGEST_LOOK_S)
+        pause = min(max((now - begun) * LOOK_SHARE, FIRST_LOOK_S), LONGEST_LOOK_S)
+        await asyncio.sleep(min(pause, deadline - now))
         job = await call(service.get_job, job.job_id)
 
 
@@ -92,9 +94,8 @@ async def finished_answer(job: Job | Batch, formats: list[str]) -> answers.JobAn
     """The state of a job, and once it is completed the first page of its text."""
     if isinstance(job, Batch) or job.status != "completed":
         return answers.job_answer(job)
-    transcript = await call(service.get_transcript, job.job_id)
     view = pages.View(job.job_id, formats[0])
-    text, cursor = await call(pages.text_page, transcript, view, None, pages.DEFAULT_CHARS)
+    text, cursor = pages.text_page(await call(_finished_text, view), view, None, pages.DEFAULT_CHARS)
     resources = {name: f"{SCHEME}{job.job_id}.{name}" for name in formats}
     return answers.job_answer(job, text=text, next_cursor=cursor, resources=resources)
 
@@ -106,14 +107,16 @@ async def progress(job_id: str, wait_s: float, report: Report) -> answers.JobAns
 
 async def result(view: pages.View, cursor: str | None, max_chars: int) -> answers.ResultAnswer:
     """A page of a transcript."""
-    transcript = await call(service.get_transcript, view.job_id)
+    job = await call(service.get_job, view.job_id)
     fields: dict[str, Any] = {}
     if view.form == SEGMENTS:
+        transcript = await call(service.get_transcript, view.job_id)
         found, following = await call(pages.segment_page, transcript, view, cursor, max_chars)
         names = ("start", "end", "text", "speaker")
         fields["segments"] = [answers.Segment(**{name: getattr(one, name) for name in names}) for one in found]
     else:
-        fields["text"], following = await call(pages.text_page, transcript, view, cursor, max_chars)
+        text = await call(_finished_text if job.status == "completed" else _text, view)
+        fields["text"], following = pages.text_page(text, view, cursor, max_chars)
     return await _result_answer(view, next_cursor=following, **fields)
 
 
@@ -177,7 +180,17 @@ def filter_of(statuses: Sequence[str], source: str, batch_id: str, days: float |
 
 def transcript_text(job_id: str, form: str) -> str:
     """The whole transcript in a format, for a resource."""
-    return service.render(service.get_transcript(job_id), form)
+    view = pages.View(job_id, form)
+    return _finished_text(view) if service.get_job(job_id).status == "completed" else _text(view)
+
+
+def _text(view: pages.View) -> str:
+    return view.text(service.get_transcript(view.job_id))
+
+
+# Subtitles of a day take seconds to lay out, and a page is a slice of them; what a finished job says never changes.
+# Whoever asks has looked for the job before, so that a deleted one is not read from here.
+_finished_text = lru_cache(maxsize=4)(_text)
 
 
 def unknown_argument(tool: str, given: Mapping[str, Any], known: Sequence[str]) -> UsageError | None:

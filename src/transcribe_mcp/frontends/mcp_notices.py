@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from pathlib import PurePath
 from typing import Any, Protocol
 
 from ..errors import JobNotFoundError, TranscribeError
@@ -20,7 +21,7 @@ from .mcp_answers import clean
 
 SCHEME = "transcript://"
 PAGE_ROWS = 100
-LOOK_S = 1.0  # how often the store is looked at while somebody listens
+LOOK_S, LONGEST_LOOK_S = 1.0, 5.0  # how often the store is looked at while somebody listens; the second while it rests
 MAX_WATCHED = 200  # jobs beyond the newest page that are followed until they end
 FIRST_MODERN = "2026-07-28"
 
@@ -104,12 +105,14 @@ class Notices:
 
     async def watch(self) -> None:
         """Look at the store until cancelled; a store that cannot be read is looked at again later."""
+        pause = LOOK_S
         while True:
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(pause)
             if not self._sessions and not self._streams:
                 self._known = None
                 continue
             known = self._known or {}
+            pause = LOOK_S if "live" in known.values() else min(pause * 1.5, LONGEST_LOOK_S)
             try:
                 now = await asyncio.to_thread(_look, known)
             except TranscribeError as error:
@@ -190,7 +193,8 @@ def resource_rows(cursor: str | None) -> dict[str, Any]:
 
 
 def _resource(job: Job) -> dict[str, Any]:
-    name = str(clean(job.source)).replace("\\", "/").rpartition("/")[2][:200]
+    # A name may hold line breaks and worse, and clients show it to a model.
+    name = "".join(c if c.isprintable() else " " for c in PurePath(str(clean(job.source))).name)[:200].strip()
     length = "" if job.duration_s is None else f", {job.duration_s:.0f} s"
     return {
         "uri": f"{SCHEME}{job.job_id}",

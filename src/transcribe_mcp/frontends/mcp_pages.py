@@ -37,6 +37,13 @@ class View:
             message = f"the stretch ends at {self.end_s:g} s and begins at {self.start_s:g} s"
             raise UsageError(message, hint="give end_s above start_s, or leave one out")
 
+    def text(self, transcript: Transcript) -> str:
+        """
+        Raises:
+            UnknownNameError: no such format.
+        """
+        return render(self.of(transcript), self.form)
+
     def of(self, transcript: Transcript) -> Transcript:
         """The segments that lie in the stretch, wholly or in part."""
         if self.start_s is None and self.end_s is None:
@@ -71,15 +78,13 @@ def position_of(view: View, cursor: str | None) -> int:
     return int(match[1])
 
 
-def text_page(transcript: Transcript, view: View, cursor: str | None, max_chars: int) -> tuple[str, str | None]:
+def text_page(text: str, view: View, cursor: str | None, max_chars: int) -> tuple[str, str | None]:
     """A page of the rendered text and the cursor of the next.
 
     Raises:
         UsageError: see ``position_of``.
-        UnknownNameError: no such format.
     """
     begin = position_of(view, cursor)
-    text = render(view.of(transcript), view.form)
     end = min(begin + max_chars, len(text))
     if end < len(text):
         end = _break_before(text, begin, end)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import inspect
+import logging
 import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -180,6 +181,8 @@ class _Token(sdk.TokenVerifier):
 
 def build_server(token: str = "") -> sdk.MCPServer:
     """The server with everything in it; ``token`` is asked of HTTP clients."""
+    # Plain lines on standard error; the SDK would draw tracebacks with the source around them.
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     streams = _Streams()
     notices = Notices(streams, _resource_page)
 

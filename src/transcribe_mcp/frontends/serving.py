@@ -6,6 +6,7 @@ What serves is given from outside, so that the command line can be described wit
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -78,6 +79,8 @@ def add_commands(app: typer.Typer, run: Serve) -> None:
         }
         with exit_codes():
             service.configure(options)
+            if not http and sys.stdin is not None and sys.stdin.isatty():
+                say("speaking MCP on this terminal; clients start this themselves: transcribe-mcp mcp-config --help")
             run(ServeRequest("http" if http else "stdio", host, port, tuple(allowed_host or ())))
 
     @app.command("mcp-config")

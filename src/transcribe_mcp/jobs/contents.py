@@ -27,6 +27,11 @@ def signature(path: Path) -> str:
     return f"{found.st_size}:{found.st_mtime_ns}"
 
 
+def as_text(name: str) -> str:
+    """A file's name as the store can hold it: bytes that are no text (lone surrogates in Python) become escapes."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
 def size_bytes(file_signature: str) -> int:
     return int(file_signature.partition(":")[0])
 

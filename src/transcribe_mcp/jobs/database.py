@@ -63,7 +63,7 @@ def open_engine(url: sa.URL) -> sa.Engine:
     if url.get_backend_name() == "sqlite":
         engine = _sqlite(Path(str(url.database)))
     else:
-        engine = sa.create_engine(url, pool_size=10, max_overflow=10, pool_pre_ping=True)
+        engine = sa.create_engine(url, hide_parameters=True, pool_size=10, max_overflow=10, pool_pre_ping=True)
     try:
         with store_errors(url):
             _make_tables(engine, url)
@@ -81,6 +81,7 @@ def _sqlite(path: Path) -> sa.Engine:
         raise StoreError(f"the data directory {path.parent} cannot be made: {error.strerror}", hint=hint) from error
     engine = sa.create_engine(
         sa.URL.create("sqlite", database=str(path)),
+        hide_parameters=True,  # what was said stays out of messages
         pool_size=20,
         max_overflow=20,
         connect_args={"check_same_thread": False, "timeout": BUSY_TIMEOUT_MS / 1000},

@@ -59,8 +59,10 @@ class Device:
         shared = SharedEngine(self, choice, left_s, progress)
         with self._changed:
             self._members.add(shared)
+            known = choice in self._infos  # then there is no need to wait for what others do with it
         try:
-            shared.load()
+            if not known:
+                shared.load()
         except BaseException:
             shared.close()
             raise

@@ -72,10 +72,9 @@ class Ledger:
     def claim(self, job_id: str) -> Claim | None:
         """Begin a job; ``None`` where it was cancelled, deleted or finished meanwhile.
 
-        Found running, it was left by a worker that died: that counts as a crash of this job.
+        Found running and at risk, it was left by a worker that died: that counts as a crash of this job.
         """
         with self._store.begin() as connection:
-            crashed = sa.case((jobs.c.status == JobStatus.RUNNING.value, jobs.c.crashes + 1), else_=jobs.c.crashes)
             changed = connection.execute(
                 jobs.update()
                 .where(jobs.c.job_id == job_id, jobs.c.status.in_(UNFINISHED))
@@ -84,7 +83,8 @@ class Ledger:
                     stage="load",
                     worker_id=self.worker_id,
                     attempts=jobs.c.attempts + 1,
-                    crashes=crashed,
+                    crashes=_CRASHES,
+                    at_risk=False,
                     started_at=sa.func.coalesce(jobs.c.started_at, time.time()),
                 )
             ).rowcount
@@ -92,6 +92,10 @@ class Ledger:
                 return None
             row = connection.execute(sa.select(jobs).where(jobs.c.job_id == job_id)).one()
         return _to_claim(row)
+
+    def is_mine(self, claim: Claim) -> bool:
+        with self._store.begin() as connection:
+            return (claim.job_id, claim.attempt) in self._mine(connection)
 
     def change(self, claim: Claim, values: Mapping[str, Any]) -> None:
         """
@@ -142,32 +146,34 @@ class Ledger:
         values = {"error_code": error.code, "error_message": str(error), "error_hint": error.hint}
         self.change(claim, values | _ended(JobStatus.FAILED))
 
-    def beat(self, progress: Mapping[Claim, Mapping[str, Any]], loaded: str) -> list[Claim]:
-        """Write how far the running jobs are, and that this worker lives; gives those that are not its own any more."""
-        lost = []
+    def beat(self, progress: Mapping[Claim, Mapping[str, Any]]) -> list[Claim]:
+        """Write how far the running jobs are; gives those that are not this worker's any more."""
+        if not progress:
+            return []
         with self._store.begin() as connection:
-            now = _now(connection)
-            beat = workers.update().where(workers.c.worker_id == self.worker_id).values(beat_at=now, loaded=loaded)
-            connection.execute(beat)
+            mine = self._mine(connection)
             for claim, values in progress.items():
-                if values:
-                    changed = connection.execute(self._of(claim, jobs.update()).values(**values)).rowcount
-                else:
-                    changed = connection.execute(self._of(claim, sa.select(jobs.c.job_id))).first() is not None
-                if not changed:
-                    lost.append(claim)
-        return lost
+                if values and (claim.job_id, claim.attempt) in mine:
+                    connection.execute(self._of(claim, jobs.update()).values(**values))
+        return [claim for claim in progress if (claim.job_id, claim.attempt) not in mine]
 
-    def is_mine(self, claim: Claim) -> bool:
+    def is_alive(self, loaded: str) -> None:
+        """Say so to the other workers of the store."""
         with self._store.begin() as connection:
-            return connection.execute(self._of(claim, sa.select(jobs.c.job_id))).first() is not None
+            mine = workers.update().where(workers.c.worker_id == self.worker_id)
+            connection.execute(mine.values(beat_at=_now(connection), loaded=loaded))
+
+    def _mine(self, connection: sa.Connection) -> set[tuple[str, int]]:
+        query = sa.select(jobs.c.job_id, jobs.c.attempts).where(
+            jobs.c.status == JobStatus.RUNNING.value, jobs.c.worker_id == self.worker_id
+        )
+        return {(job_id, attempt) for job_id, attempt in connection.execute(query)}
 
     def release(self, claims: Sequence[Claim]) -> None:
         """Give running jobs back without a crash on their account: this worker ends in good order."""
         with self._store.begin() as connection:
             for claim in claims:
-                values = {"status": JobStatus.QUEUED.value, "stage": JobStatus.QUEUED.value, "worker_id": None}
-                connection.execute(self._of(claim, jobs.update()).values(**values))
+                connection.execute(self._of(claim, jobs.update()).values(**_WAITING))
 
     def measured(self, model: str, audio_s: float, work_s: float) -> None:
         """Add to the speed from which waiting times are foretold; what is old fades."""
@@ -195,18 +201,18 @@ class Ledger:
         """What this worker left running when it ended in good order is no crash of theirs."""
         with self._store.begin() as connection:
             mine = jobs.update().where(jobs.c.worker_id == self.worker_id, jobs.c.status == JobStatus.RUNNING.value)
-            connection.execute(mine.values(status=JobStatus.QUEUED.value, stage=JobStatus.QUEUED.value))
+            connection.execute(mine.values(**_WAITING))
 
     def unregister(self) -> None:
         with self._store.begin() as connection:
             connection.execute(workers.delete().where(workers.c.worker_id == self.worker_id))
 
     def orphans(self, silent_s: float) -> list[tuple[str, str]]:
-        """(id, queue) of running jobs whose worker has not been heard of for so long, by the database's clock."""
+        """(id, queue) of jobs begun by workers not heard of for so long, by the database's clock."""
         with self._store.begin() as connection:
             alive = sa.select(workers.c.worker_id).where(workers.c.beat_at > _now(connection) - silent_s)
             query = sa.select(jobs.c.job_id, jobs.c.queue).where(
-                jobs.c.status == JobStatus.RUNNING.value,
+                jobs.c.status.in_(UNFINISHED),
                 jobs.c.worker_id.is_not(None),
                 jobs.c.worker_id != self.worker_id,
                 jobs.c.worker_id.not_in(alive),
@@ -218,9 +224,9 @@ class Ledger:
         with self._store.begin() as connection:
             change = (
                 jobs.update()
-                .where(jobs.c.job_id == job_id, jobs.c.status == JobStatus.RUNNING.value)
+                .where(jobs.c.job_id == job_id, jobs.c.status.in_(UNFINISHED))
                 .where(jobs.c.worker_id != self.worker_id)
-                .values(worker_id=None, status=JobStatus.QUEUED.value, crashes=jobs.c.crashes + 1)
+                .values(worker_id=None, crashes=_CRASHES, **_WAITING)
             )
             changed = connection.execute(change).rowcount
         if changed:
@@ -233,6 +239,22 @@ class Ledger:
         with self._store.begin() as connection:
             query = sa.select(jobs.c.job_id).where(jobs.c.status.in_(UNFINISHED)).limit(1)
             return connection.execute(query).first() is None
+
+    def tidy(self, older_s: float, limit: int = 100) -> None:
+        """Drop what completed jobs kept for going on: their words are in the library."""
+        with self._store.begin() as connection:
+            query = (
+                sa.select(jobs.c.job_id)
+                .where(jobs.c.status == JobStatus.COMPLETED.value, jobs.c.keeps_steps)
+                .where(jobs.c.finished_at < time.time() - older_s)
+                .limit(limit)
+            )
+            ids = list(connection.execute(query).scalars())
+        if ids:
+            with store_errors(self._store.url):
+                self._store.queue.forget(ids)
+            with self._store.begin() as connection:
+                connection.execute(jobs.update().where(jobs.c.job_id.in_(ids)).values(keeps_steps=False))
 
     def mend(self, older_s: float) -> None:
         """Queue waiting jobs again whose workflow has ended: a process died between the two halves of a retry."""
@@ -275,8 +297,15 @@ class Ledger:
         )
 
 
+# Of a row that a worker left; the right-hand sides see it as it was.
+_CRASHES = sa.case(
+    (sa.and_(jobs.c.status == JobStatus.RUNNING.value, jobs.c.at_risk), jobs.c.crashes + 1), else_=jobs.c.crashes
+)
+_WAITING = {"status": JobStatus.QUEUED.value, "stage": JobStatus.QUEUED.value, "at_risk": False}
+
+
 def _ended(status: JobStatus) -> dict[str, Any]:
-    return {"status": status.value, "stage": "", "finished_at": time.time(), "crashes": 0}
+    return {"status": status.value, "stage": "", "finished_at": time.time(), "crashes": 0, "at_risk": False}
 
 
 def _dump(notices: Sequence[Notice]) -> str:

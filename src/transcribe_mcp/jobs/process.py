@@ -25,15 +25,14 @@ from ..settings import Settings, settings
 LOG_NAME = "worker.log"
 LOG_BYTES = 1_000_000  # a log larger than this is put aside when a supervisor starts
 TAIL_BYTES = 64_000
-STARTED, ENDED = "--- worker started", "--- worker ended: "
+STARTED, READY, ENDED = "--- worker started", "--- worker ready", "--- worker ended: "
 
 # How a worker ends in good order, and what its supervisor does then.
 EXIT_DONE = 0
 EXIT_STORE_FAILED = 75  # sysexits' EX_TEMPFAIL: another is started, later and later
 EXIT_RESTART = 76  # another is started at once
 BACKOFF_S = (1.0, 2.0, 5.0, 10.0, 30.0)
-QUICK_S = 20.0  # a worker that ends sooner than this after its start counts towards giving up
-QUICK_DEATHS = 5
+FAILED_STARTS = 3  # in a row: then nothing will ever be worked on here
 STORE_FAILURES = 60
 
 _started: list[subprocess.Popen[bytes]] = []  # kept, so that their ends are noticed
@@ -155,33 +154,58 @@ def supervise() -> int:
     except Timeout:
         return EXIT_DONE
     with lock:
-        return _supervise({**_environment(chosen), **_chosen_for_machine()})
+        return _supervise(chosen, data_dir / LOG_NAME, {**_environment(chosen), **_chosen_for_machine()})
 
 
-def _supervise(environment: Mapping[str, str]) -> int:
-    failures, quick_deaths = 0, 0
+def _supervise(chosen: Settings, log_path: Path, environment: Mapping[str, str]) -> int:
+    store_failures, failed_starts = 0, 0
     end = ""
     while True:
-        started = time.monotonic()
-        worker = subprocess.Popen([sys.executable, "-m", "transcribe_mcp.jobs.worker", end], env=dict(environment))
-        code = _wait(worker)
-        was_quick = time.monotonic() - started < QUICK_S
+        was_ready, code = _one_worker(log_path, environment, end)
         if code in (EXIT_DONE, -signal.SIGTERM, -signal.SIGINT):
             return EXIT_DONE
         if code == EXIT_RESTART:
             end = "restart"
         elif code == EXIT_STORE_FAILED:
             end = "store"
-            failures = failures + 1 if was_quick else 1
-            if failures > STORE_FAILURES:
+            store_failures = 1 if was_ready else store_failures + 1
+            if store_failures > STORE_FAILURES:
                 return code
-            time.sleep(BACKOFF_S[min(failures, len(BACKOFF_S)) - 1])
+            time.sleep(BACKOFF_S[min(store_failures, len(BACKOFF_S)) - 1])
         else:
             end = "died"
-            print(f"{ENDED}{how_it_ended(code)}", file=sys.stderr, flush=True)  # noqa: T201 - this is the log
-            quick_deaths = quick_deaths + 1 if was_quick else 1
-            if quick_deaths > QUICK_DEATHS:
+            failed_starts = 0 if was_ready else failed_starts + 1
+            if failed_starts >= FAILED_STARTS:
+                _give_up(chosen)
                 return code
+
+
+def _one_worker(log_path: Path, environment: Mapping[str, str], end_of_last: str) -> tuple[bool, int]:
+    """Run a worker to its end: (whether it came so far as to work, its exit code)."""
+    with log_path.open("ab") as log:
+        begin = log.tell()
+        command = [sys.executable, "-m", "transcribe_mcp.jobs.worker", end_of_last]
+        code = _wait(subprocess.Popen(command, stdout=log, stderr=log, env=dict(environment)))
+        if code not in (EXIT_DONE, EXIT_RESTART, EXIT_STORE_FAILED):
+            log.write(f"{ENDED}{how_it_ended(code)}\n".encode())
+    with log_path.open("rb") as log:
+        log.seek(begin)
+        return READY.encode() in log.read(TAIL_BYTES), code
+
+
+def _give_up(chosen: Settings) -> None:
+    """Say to every job that waits that nobody will work on it."""
+    from ..errors import StoreError, WorkerFailedError
+    from .store import Store
+
+    hint = f"see {LOG_NAME} in the data directory and transcribe-mcp doctor; then retry the job"
+    error = WorkerFailedError(f"no worker can be started: {last_end(chosen.data_dir) or 'see its log'}", hint=hint)
+    try:
+        store = Store(chosen.data_dir, chosen.database_url)
+    except StoreError:
+        return  # whoever looks hears of it
+    store.fail_all(error)
+    store.close()
 
 
 def _wait(worker: subprocess.Popen[bytes]) -> int:

@@ -32,15 +32,17 @@ class QueueRules:
     poll_s: float
 
 
-QUEUES = {SHORT: QueueRules(places=8, poll_s=0.05), LONG: QueueRules(places=3, poll_s=0.2)}
+QUEUES = {SHORT: QueueRules(places=8, poll_s=0.08), LONG: QueueRules(places=3, poll_s=0.5)}
 
 # Raised in the worker's thread of a workflow that was cancelled or handed to another worker.
 WorkflowStoppedError = (dbos_error.DBOSWorkflowCancelledError, dbos_error.DBOSWorkflowConflictIDError)
 
 
+logging.getLogger("dbos").setLevel(logging.ERROR)
+
+
 def make_workflow_tables(url: sa.URL) -> None:
     """Make or update dbos's own tables."""
-    logging.getLogger("dbos").setLevel(logging.ERROR)
     run_dbos_database_migrations(_plain(url))
 
 
@@ -79,11 +81,15 @@ class WorkflowQueue:
         self._client.cancel_workflows(list(job_ids))
 
     def again(self, job_id: str, queue: str) -> None:
-        """Queue a job that has ended once more; the steps that it finished stay."""
+        """Queue a job that has ended once more; the steps that it finished stay. It may have been queued meanwhile."""
         start_step = self.count_steps(job_id) + 1
-        self._client.rewind_workflow(
-            job_id, start_step=start_step, queue_name=queue, application_version=APPLICATION_VERSION
-        )
+        try:
+            self._client.rewind_workflow(
+                job_id, start_step=start_step, queue_name=queue, application_version=APPLICATION_VERSION
+            )
+        except dbos_error.DBOSException:
+            if self.stranded([job_id]):
+                raise
 
     def take_over(self, job_id: str, queue: str) -> None:
         """Queue a job again that another worker began. Should that worker still live, it can end it no more."""

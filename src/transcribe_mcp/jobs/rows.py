@@ -55,6 +55,8 @@ def to_row(job_id: str, job: NewJob, batch_id: str | None) -> dict[str, Any]:
         "done_s": 0.0,
         "attempts": 0,
         "crashes": 0,
+        "at_risk": False,
+        "keeps_steps": True,
         "warnings": "[]",
     }
     answer = job.answer
@@ -64,6 +66,7 @@ def to_row(job_id: str, job: NewJob, batch_id: str | None) -> dict[str, Any]:
     if answer is not None:
         row |= {
             "status": JobStatus.COMPLETED.value,
+            "keeps_steps": False,
             "stage": "",
             "done_s": answer.duration_s or 0.0,
             "started_at": now,

@@ -116,6 +116,7 @@ def run(shop: Workshop, job: RunningJob) -> None:
     try:
         claim = _after_crashes(shop, claim)
         inside = shop.gate.enter(alone=claim.crashes > 0, check=job.check)
+        shop.ledger.change(claim, {"at_risk": True})
         _work(shop, job, claim, folder, inside)
     except (CancelledError, StoreError):
         raise
@@ -178,7 +179,7 @@ class _Steps:
         job = self.job
         job.check()
         if number < self.n_kept:
-            return HeardBatch.loads(_keep(self.shop, number, ""))
+            return HeardBatch.loads(_keep(self.shop, job.claim, number, ""))
         if job.began_at is None:
             job.began_at, job.began_from_s = time.monotonic(), job.done_s
         return None
@@ -186,14 +187,19 @@ class _Steps:
     def keep(self, number: int, batch: HeardBatch) -> None:
         self.engine.batch_done(left_s=max(0.0, (self.job.duration_s or 0.0) - self.job.done_s))
         self.job.check()
-        _keep(self.shop, number, batch.dumps())
+        _keep(self.shop, self.job.claim, number, batch.dumps())
         self.shop.ledger.checkpointed(self.job.claim)
         self.inside.share()
 
 
-def _keep(shop: Workshop, number: int, text: str) -> str:
-    with store_errors(shop.store.url):
-        return keep_step(f"batch {number}", lambda: text)
+def _keep(shop: Workshop, claim: Claim, number: int, text: str) -> str:
+    try:
+        with store_errors(shop.store.url):
+            return keep_step(f"batch {number}", lambda: text)
+    except StoreError as error:
+        if shop.ledger.is_mine(claim):
+            raise
+        raise CancelledError(f"job {claim.job_id} was deleted") from error  # and what a step belongs to with it
 
 
 def _choice(shop: Workshop, claim: Claim) -> EngineChoice:

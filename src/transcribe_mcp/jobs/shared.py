@@ -93,8 +93,12 @@ class SharedEngine:
         self.progress = progress
         self.waiting: Call | None = None
         self.asked: Call | None = None  # also while it is carried out
-        self.cancelled = False
+        self.cancelled_at: float | None = None  # monotonic clock
         self.between_batches = True
+
+    @property
+    def cancelled(self) -> bool:
+        return self.cancelled_at is not None
 
     def load(self) -> None:
         self._device.ask(Call(self, "load"))
@@ -139,7 +143,7 @@ class SharedEngine:
         """Let the job's thread go, which gets ``CancelledError``; a call that the engine is in goes on without it."""
 
         def change() -> None:
-            self.cancelled = True
+            self.cancelled_at = time.monotonic()
             self.waiting = None
             if self.asked is not None:
                 settle(self.asked.result, error=CancelledError("the job was stopped"))

@@ -16,7 +16,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ..errors import JobNotFoundError, JobStateError, QueueFullError, UsageError
+from ..errors import JobNotFoundError, JobStateError, QueueFullError, TranscribeError, UsageError
 from ..transcript import Transcript
 from . import library
 from .database import database_url, open_engine, store_errors
@@ -232,6 +232,22 @@ class Store:
                 connection.execute(batches.delete().where(batches.c.batch_id == batch_id))
         with store_errors(self.url):
             self.queue.forget(job_ids)
+
+    def fail_all(self, error: TranscribeError) -> None:
+        """Whatever waits or runs fails: there is nobody who could work on it."""
+        values = {"error_code": error.code, "error_message": str(error), "error_hint": error.hint}
+        with self.begin() as connection:
+            connection.execute(
+                jobs.update()
+                .where(jobs.c.status.in_(UNFINISHED))
+                .values(status=JobStatus.FAILED.value, stage="", finished_at=time.time(), **values)
+            )
+
+    def unfinished(self, job_ids: Sequence[str]) -> set[str]:
+        """Those of the jobs that wait or run."""
+        query = sa.select(jobs.c.job_id).where(jobs.c.job_id.in_(job_ids), jobs.c.status.in_(UNFINISHED))
+        with self.begin() as connection:
+            return set(connection.execute(query).scalars())
 
     def forget_old(self, keep_days: float) -> int:
         """Delete jobs that ended so long ago; gives how many."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from ..errors import SourceUnreadableError
 from ..fetching import is_url
 from . import contents
 from .library import Content
@@ -41,6 +42,9 @@ class Submission:
         if is_url(source):
             return self._job(source, "", None, _FETCHED_S, request)
         path = Path(source).absolute()
+        if contents.as_text(str(path)) != str(path):
+            hint = "rename it; transcribe-mcp transcribe takes it as it is"
+            raise SourceUnreadableError(f"{source}: its name holds bytes that are no UTF-8 text", hint=hint)
         signature = contents.signature(path)
         contents.require_file(path)
         digest = self._hash(path, signature)

@@ -65,6 +65,7 @@ jobs = Table(
     Column("warnings", Text, nullable=False, default="[]"),  # JSON: [[code, message], ...]
     Column("attempts", Integer, nullable=False, default=0),
     Column("crashes", Integer, nullable=False, default=0),  # of the worker under it, since its last checkpoint
+    Column("at_risk", Boolean, nullable=False, default=False),  # should its worker die, it may be this job's doing
     Column("worker_id", Text),
     Column("device_forced", Text),  # cpu, after the GPU brought the worker down
     Column("engine", Text),
@@ -74,6 +75,7 @@ jobs = Table(
     Column("language", Text),
     Column("transcript_id", Text),
     Column("from_job_id", Text),
+    Column("keeps_steps", Boolean, nullable=False, default=True),  # its workflow and their outputs are still there
     Index("jobs_by_status", "status", "priority"),
     Index("jobs_by_content", "content_hash", "options_key"),
     Index("jobs_by_transcript", "transcript_id"),

@@ -10,6 +10,7 @@ import faulthandler
 import hashlib
 import os
 import platform
+import shutil
 import signal
 import sys
 import threading
@@ -24,8 +25,9 @@ from ..heap import share_arenas
 from ..settings import Settings, settings
 from .alone import Gate
 from .device import Device
+from .ids import is_id
 from .ledger import Ledger
-from .process import EXIT_DONE, EXIT_RESTART, EXIT_STORE_FAILED, STARTED, hold_worker_lock, last_end
+from .process import EXIT_DONE, EXIT_RESTART, EXIT_STORE_FAILED, READY, STARTED, hold_worker_lock, last_end
 from .queue import WorkflowRunner, WorkflowStoppedError
 from .run import RunningJob, Workshop, run
 from .store import Store
@@ -61,6 +63,7 @@ class Worker:
         self._ledger.register(platform.node(), os.getpid(), DEVICE)
         workflows = WorkflowRunner(self._store.engine, self._store.url, self._ledger.worker_id, self._do)
         workflows.launch()
+        print(READY, file=sys.stderr, flush=True)  # noqa: T201 - this is the log
         try:
             self._beat_until_stopped()
         except StoreError as error:
@@ -141,6 +144,8 @@ class Worker:
             if now - mended > MENDING_S:
                 mended = now
                 self._ledger.mend(older_s=MENDING_S)
+                self._ledger.tidy(older_s=MENDING_S)
+                self._clear_fetched()
             if now - quiet_since > self._settings.exit_after_s and self._ledger.is_idle():
                 return
 
@@ -148,20 +153,17 @@ class Worker:
         with self._lock:
             jobs = list(self._running.values())
         news = {job.claim: job.news() for job in jobs}
-        lost = set(self._ledger.beat(news, self._device.loaded))
+        lost = set(self._ledger.beat(news))
         for job in jobs:
             if job.claim in lost:
                 job.cancel()
         self._measure(jobs)
-        self._end_stuck_work(jobs)
+        self._end_stuck_work()
 
-    def _end_stuck_work(self, jobs: list[RunningJob]) -> None:
+    def _end_stuck_work(self) -> None:
         """An engine's call cannot be interrupted; the process can, and the other jobs go on from their checkpoints."""
-        busy = self._device.busy_with
-        cancelled = {job.engine: job.cancelled_at for job in jobs if job.engine and job.cancelled_at is not None}
-        if not busy or not busy <= set(cancelled):
-            return
-        if time.monotonic() - min(at for engine, at in cancelled.items() if engine in busy and at) > STUCK_S:
+        left_at = [engine.cancelled_at for engine in self._device.busy_with]
+        if left_at and all(at is not None and time.monotonic() - at > STUCK_S for at in left_at):
             self.stop(EXIT_RESTART)
 
     def _measure(self, jobs: list[RunningJob]) -> None:
@@ -174,6 +176,7 @@ class Worker:
         self._done_s = done_s
 
     def _keep_house(self) -> None:
+        self._ledger.is_alive(self._device.loaded)
         audio_s, work_s = self._measured
         if audio_s and work_s:
             self._measured = (0.0, 0.0)
@@ -183,6 +186,12 @@ class Worker:
         for job_id, queue in self._ledger.orphans(SILENT_S):
             self._ledger.adopt(job_id, queue)
         self._look_up_lengths()
+
+    def _clear_fetched(self) -> None:
+        """What was fetched for jobs that have ended is not needed any more."""
+        found = [folder.name for folder in self._shop.work_dir.glob("*") if is_id(folder.name)]
+        for job_id in set(found) - self._store.unfinished(found) if found else ():
+            shutil.rmtree(self._shop.work_dir / job_id, ignore_errors=True)
 
     def _look_up_lengths(self) -> None:
         from ..audio import probe

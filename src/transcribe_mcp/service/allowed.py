@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import OutputExistsError, SourceRefusedError, TranscribeError, UsageError
-from ..jobs.records import Batch, Job, JobFailure, JobRequest, Refused
+from ..jobs.records import Batch, Job, JobRequest
 from ..transcript import Segment, Transcript
 from . import jobs
 
@@ -85,8 +85,7 @@ def submit_batch(sources: Sequence[str], request: JobRequest, allowed: Access) -
             refused.append((source, error))
     recordings, more = find_allowed([source for source in sources if not is_url(source)], allowed)
     wanted += [str(recording.path) for recording in recordings]
-    left_out = [Refused(s, JobFailure(error.code, str(error), error.hint)) for s, error in (*refused, *more)]
-    return jobs.submit_batch(wanted, request, left_out)
+    return jobs.submit_batch(wanted, request, [jobs.refusal_of(*each) for each in (*refused, *more)])
 
 
 def write_result(job_id: str, format_name: str, target: str, allowed: Access) -> Path:

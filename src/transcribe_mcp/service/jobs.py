@@ -72,8 +72,9 @@ __all__ = [
     "work",
 ]
 
-POLL_S = 0.03  # how often a waiting call looks at first
-LONGEST_POLL_S = 0.25
+POLL_S = 0.03  # how often a waiting call looks at first; the longer it waits, the less it matters
+LONGEST_POLL_S = 0.5
+POLL_SHARE = 0.04  # of the time waited so far
 WAKE_S = 2.0  # how often a call that looks sees to it that there is a worker
 EVERYTHING = JobFilter()
 
@@ -125,13 +126,13 @@ def submit_batch(sources: Sequence[str], request: JobRequest, refused: Sequence[
     if not sources and not refused:
         raise UsageError("no recording was named", hint="name files, directories or patterns such as 'talks/*.mp3'")
     recordings, missing = find_recordings([source for source in sources if not is_url(source)])
-    left_out = [*refused, *(_refused(source, error) for source, error in missing)]
+    left_out = [*refused, *(refusal_of(source, error) for source, error in missing)]
     new = []
     for source in [*filter(is_url, sources), *(str(recording.path) for recording in recordings)]:
         try:
             new.append(submission.prepare(source, request))
         except TranscribeError as error:
-            left_out.append(_refused(source, error))
+            left_out.append(refusal_of(source, error))
     limit = settings().max_queue_length
     room = store.room(limit)
     waiting = [job for job in new if job.answer is None]
@@ -166,20 +167,19 @@ def wait_for(job_id: str, seconds: float, on_change: Callable[[Job | Batch], Non
     Raises:
         JobNotFoundError: no job and no batch has this id, or it was deleted meanwhile.
     """
-    deadline = time.monotonic() + seconds
-    poll_s = POLL_S
+    begin = time.monotonic()
     seen: Job | Batch | None = None
     while True:
         found = get_job(job_id)
         if found != seen:
-            seen, poll_s = found, POLL_S if seen is None else max(POLL_S, poll_s / 2)
+            seen = found
             if on_change is not None:
                 on_change(found)
-        left_s = deadline - time.monotonic()
-        if found.status.is_final or left_s <= 0:
+        waited_s = time.monotonic() - begin
+        if found.status.is_final or waited_s >= seconds:
             return found
-        time.sleep(min(poll_s, left_s))
-        poll_s = min(LONGEST_POLL_S, poll_s * 1.2)
+        poll_s = min(LONGEST_POLL_S, max(POLL_S, POLL_SHARE * waited_s))
+        time.sleep(min(poll_s, seconds - waited_s))
 
 
 def get_transcript(job_id: str) -> Transcript:
@@ -298,11 +298,14 @@ def diagnose() -> Diagnosis:
 
 
 def prepare() -> None:
-    """Open the store before the first call needs it; a server calls this in the background.
+    """Load what calls need and open the store, before the first call has to; a server does so in the background.
 
     Raises:
         StoreError: it cannot be used.
     """
+    from ..jobs import job_options, partial, process, submission
+
+    assert all((job_options, partial, process, submission))  # loaded is all that they have to be
     _store()
 
 
@@ -373,5 +376,8 @@ def _jobs_of(found: Job | Batch) -> tuple[Job, ...]:
     return found.jobs if isinstance(found, Batch) else (found,)
 
 
-def _refused(source: str, error: TranscribeError) -> Refused:
-    return Refused(source, JobFailure(error.code, str(error), error.hint))
+def refusal_of(source: str, error: TranscribeError) -> Refused:
+    """What a batch keeps of a source that it cannot use."""
+    from ..jobs.contents import as_text
+
+    return Refused(as_text(source), JobFailure(error.code, as_text(str(error)), as_text(error.hint)))

@@ -1,0 +1,248 @@
+"""Durable jobs: what they cost, what many of them at once do to those who ask, and how they survive.
+
+    overhead   a 5 s clip as a job on a warm worker, against the pipeline called directly, in turns
+    load       300 short jobs from 8 client processes; every call's time while the worker is busy and while it is idle
+    survival   one recording, its worker killed again and again: nothing lost, how much was decoded twice
+
+python benchmarks/jobs.py [overhead] [load] [survival] [--jobs 300] [--clients 8] [--kills 24] [--runs 15]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from common import OWN_AUDIO, SAMPLE_RATE_HZ, Bar, own_model, read_samples, report, write_flac
+
+from transcribe_mcp import EngineRequest, Options, load_engine, transcribe
+from transcribe_mcp.service import jobs
+from transcribe_mcp.settings import settings
+
+TESTS = OWN_AUDIO.parents[1]
+CLIP_S = 5.0
+PATIENCE_S = 1800.0
+STEP_S = 0.25  # between two rounds of questions of one client
+
+
+def options(**fields: Any) -> jobs.JobOptions:
+    usual = {"engine": "ctranslate2", "model": str(own_model()), "device": "cpu", "language": "en"}
+    return jobs.JobOptions(**{**usual, "temperatures": (0.0,), **fields})
+
+
+def use(data_dir: Path) -> None:
+    """Work in a store of our own."""
+    os.environ["TRANSCRIBE_MCP_DATA_DIR"] = str(data_dir)
+    os.environ["TRANSCRIBE_MCP_EXIT_AFTER_S"] = "30"
+    settings.cache_clear()
+    jobs.close()
+
+
+def timed(work: Callable[[], Any]) -> float:
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+# --- overhead ---------------------------------------------------------------------------------------------------------
+
+
+def measure_overhead(folder: Path, runs: int) -> tuple[dict[str, Any], list[Bar]]:
+    use(folder / "overhead")
+    clip = folder / "clip.flac"
+    write_flac(clip, [read_samples(OWN_AUDIO / "en_0.flac")[: round(CLIP_S * SAMPLE_RATE_HZ)]])
+    engine = load_engine(EngineRequest(engine="ctranslate2", model=str(own_model()), device="cpu"))
+    request = jobs.JobRequest(str(clip), options(), force=True)
+
+    def as_job() -> None:
+        job = jobs.wait_for(jobs.submit(request).job_id, PATIENCE_S)
+        assert job.status is jobs.JobStatus.COMPLETED, job
+
+    def directly() -> None:
+        transcribe(clip, engine, Options(language="en", temperatures=(0.0,)))
+
+    as_job(), directly()
+    pairs = [(timed(directly), timed(as_job)) for _ in range(runs)]
+    direct_s, job_s = (statistics.median(times) for times in zip(*pairs, strict=True))
+    more_s = statistics.median(job - direct for direct, job in pairs)
+    engine.close()
+    print(f"5 s clip directly    {direct_s * 1000:8.0f} ms\n5 s clip as a job    {job_s * 1000:8.0f} ms")
+    figures = {"direct_s": round(direct_s, 4), "job_s": round(job_s, 4), "more_s": round(more_s, 4)}
+    return figures, [Bar("a job costs more than the pipeline, s", more_s, "<=", 0.25)]
+
+
+# --- load -------------------------------------------------------------------------------------------------------------
+
+
+def be_a_client(names: Sequence[str]) -> None:
+    """Submit recordings, ask for them until they are done, and print the seconds of every call by its name."""
+    taken: dict[str, list[float]] = {}
+
+    def call(name: str, work: Callable[[], Any]) -> Any:
+        begin = time.perf_counter()
+        result = work()
+        taken.setdefault(name, []).append(time.perf_counter() - begin)
+        return result
+
+    jobs.prepare()
+    jobs.list_jobs(limit=1)
+    mine = [call("submit", lambda name=name: jobs.submit(jobs.JobRequest(name, options()))).job_id for name in names]
+    waiting = list(mine)
+    deadline = time.monotonic() + PATIENCE_S
+    while waiting and time.monotonic() < deadline:
+        job = call("get_job", lambda: jobs.get_job(waiting[0]))
+        if job.status.is_final:
+            call("get_transcript", lambda: jobs.get_transcript(waiting.pop(0)))
+        call("list_jobs", lambda: jobs.list_jobs(limit=20))
+        call("search", lambda: jobs.search("captain"))
+        time.sleep(STEP_S)
+    done = sum(jobs.get_job(job_id).status is jobs.JobStatus.COMPLETED for job_id in mine)
+    print(json.dumps({"done": done, "taken": taken}))
+
+
+def run_clients(parts: Sequence[Sequence[str]]) -> tuple[int, dict[str, list[float]]]:
+    command = [sys.executable, __file__, "--client"]
+    clients = [subprocess.Popen([*command, *part], stdout=subprocess.PIPE, text=True) for part in parts]
+    done, taken = 0, {}
+    for client in clients:
+        answer = json.loads(client.communicate()[0])
+        done += answer["done"]
+        for name, seconds in answer["taken"].items():
+            taken.setdefault(name, []).extend(seconds)
+    return done, taken
+
+
+def measure_load(folder: Path, n_jobs: int, n_clients: int) -> tuple[dict[str, Any], list[Bar]]:
+    use(folder / "load")
+    speech = [read_samples(path) for path in sorted(OWN_AUDIO.glob("en_?.flac"))]
+    chance = random.Random(0)
+    names = []
+    for n in range(n_jobs):
+        samples = chance.choice(speech)
+        first = chance.randrange(len(samples) - 3 * SAMPLE_RATE_HZ)
+        names.append(str(folder / f"short{n:03d}.flac"))
+        write_flac(Path(names[-1]), [samples[first : first + 2 * SAMPLE_RATE_HZ + n]])
+    jobs.wait_for(jobs.submit(jobs.JobRequest(str(OWN_AUDIO / "en_0.flac"), options())).job_id, PATIENCE_S)
+    begin = time.perf_counter()
+    done, busy = run_clients([names[i::n_clients] for i in range(n_clients)])
+    took_s = time.perf_counter() - begin
+    listed = sum(1 for _ in all_jobs())
+    _, idle = run_clients([names[i::n_clients][:6] for i in range(n_clients)])  # answered from the library
+    figures: dict[str, Any] = {"jobs": n_jobs, "clients": n_clients, "seconds": round(took_s, 1), "calls": {}}
+    for name, seconds in busy.items():
+        figures["calls"][name] = {
+            "n": len(seconds),
+            "median_ms": round(1000 * statistics.median(seconds), 1),
+            "p99_ms": round(1000 * percentile(seconds, 0.99), 1),
+            "idle_p99_ms": round(1000 * percentile(idle.get(name, [0.0]), 0.99), 1),
+        }
+        print(f"{name:<16}{figures['calls'][name]}")
+    everything = [second for seconds in busy.values() for second in seconds]
+    at_rest = [second for seconds in idle.values() for second in seconds]
+    p99_s, idle_p99_s = percentile(everything, 0.99), percentile(at_rest, 0.99)
+    figures |= {"p99_ms": round(1000 * p99_s, 1), "idle_p99_ms": round(1000 * idle_p99_s, 1)}
+    figures["ratio"] = round(p99_s / idle_p99_s, 2)
+    return figures, [
+        Bar("jobs lost", n_jobs - done, "==", 0),
+        Bar("jobs too many or too few", listed - n_jobs - 1, "==", 0),
+        Bar("99th percentile of calls while busy, s", p99_s, "<=", 0.2),
+    ]
+
+
+def all_jobs() -> Any:
+    cursor = None
+    while True:
+        page = jobs.list_jobs(cursor=cursor, limit=200)
+        yield from page.jobs
+        cursor = page.next_cursor
+        if cursor is None:
+            return
+
+
+# --- survival ---------------------------------------------------------------------------------------------------------
+
+
+def measure_survival(folder: Path, kills: int) -> tuple[dict[str, Any], list[Bar]]:
+    from transcribe_mcp.jobs import process
+
+    use(folder / "survival")
+    (folder / "survival").mkdir()
+    process.start_worker = lambda chosen: False  # the workers here are our own
+    recording, log = folder / "long.flac", folder / "decoded"
+    clips = [read_samples(path) for path in sorted(OWN_AUDIO.glob("en_*.flac"))]
+    write_flac(recording, [clips[i % len(clips)] for i in range(3 * kills)])
+    engine = load_engine(EngineRequest(engine="ctranslate2", model=str(own_model()), device="cpu"))
+    expected = transcribe(recording, engine, Options(language="en", temperatures=(0.0,), batch_size=1))
+    engine.close()
+    job_id = jobs.submit(jobs.JobRequest(str(recording), options(batch_size=1))).job_id
+    store, chance, end = jobs._store(), random.Random(1), ""
+    script = [sys.executable, str(TESTS / "worker_with_engine.py"), "counting_engine"]
+    environment = {**os.environ, "COUNTING_ENGINE_LOG": str(log)}
+    for _ in range(kills):
+        before = len(store.steps(job_id))
+        with subprocess.Popen([*script, end], env=environment, stderr=subprocess.DEVNULL) as worker:
+            while len(store.steps(job_id)) <= before and not jobs.get_job(job_id).status.is_final:
+                time.sleep(0.01)
+            time.sleep(chance.uniform(0.0, 1.0))
+            worker.kill()
+        end = "died"
+    with subprocess.Popen([*script, end], env=environment, stderr=subprocess.DEVNULL) as worker:
+        job = jobs.wait_for(job_id, PATIENCE_S)
+        worker.terminate()
+    decoded = Counter(log.read_text(encoding="utf-8").split())
+    twice = sum(decoded.values()) - len(decoded)
+    kept = job.status is jobs.JobStatus.COMPLETED
+    same = kept and jobs.get_transcript(job_id).to_json()["segments"] == expected.to_json()["segments"]
+    figures = {"kills": kills, "windows": len(decoded), "decoded_twice": twice, "status": str(job.status)}
+    print(f"{kills} kills, {len(decoded)} windows, {twice} decoded twice, {job.status}")
+    return figures, [
+        Bar("same transcript as an unbroken run", float(same), "==", 1),
+        Bar("windows decoded twice, per kill", twice / kills, "<=", 1),
+        Bar("times that one window was decoded at most", max(decoded.values()), "<=", 2),
+    ]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="*", help="overhead, load, survival; all without")
+    parser.add_argument("--jobs", type=int, default=300)
+    parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--kills", type=int, default=24)
+    parser.add_argument("--runs", type=int, default=15)
+    parser.add_argument("--client", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.client:
+        be_a_client(arguments.what)
+        return 0
+    os.environ.setdefault("TRANSCRIBE_MCP_CACHE_DIR", str(own_model().parent / "cache"))
+    figures: dict[str, Any] = {}
+    bars: list[Bar] = []
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
+        measures: dict[str, Callable[[], tuple[dict[str, Any], list[Bar]]]] = {
+            "overhead": lambda: measure_overhead(Path(name), arguments.runs),
+            "load": lambda: measure_load(Path(name), arguments.jobs, arguments.clients),
+            "survival": lambda: measure_survival(Path(name), arguments.kills),
+        }
+        for what in arguments.what or measures:
+            figures[what], more = measures[what]()
+            bars += more
+    return report("jobs", figures, bars)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,236 @@
+"""The MCP server as its clients feel it: starting, one short recording, many clients at once.
+
+    start      until the first list of tools, against a server of the bare SDK with one tool, in turns
+    overhead   a 5 s clip through transcribe_audio on a warm worker, against the pipeline called directly, in turns
+    load       300 short jobs from 8 clients of one HTTP server; every call's time while the worker is busy, and idle
+
+python benchmarks/mcp_server.py [start] [overhead] [load] [--jobs 300] [--clients 8] [--runs 15]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from common import OWN_AUDIO, SAMPLE_RATE_HZ, Bar, own_model, read_samples, report, write_flac
+from mcp import Client, StdioServerParameters
+
+from transcribe_mcp import EngineRequest, Options, load_engine, transcribe
+
+SERVE = [sys.executable, "-m", "transcribe_mcp", "serve"]
+BARE = """
+from mcp.server import MCPServer
+server = MCPServer("bare")
+@server.tool()
+def add(a: int, b: int) -> int:
+    "Add two numbers."
+    return a + b
+server.run("stdio")
+"""
+META = {
+    "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+    "io.modelcontextprotocol/clientInfo": {"name": "benchmark", "version": "1"},
+    "io.modelcontextprotocol/clientCapabilities": {},
+}
+LIST = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {"_meta": META}}) + "\n"
+CLIP_S = 5.0
+PAUSE_S = 0.5  # between the questions of one client; as tasks it would be told to ask every second
+PATIENCE_S = 1800.0
+
+
+def environment(folder: Path) -> dict[str, str]:
+    settings = {"DATA_DIR": folder / "data", "ALLOWED_ROOTS": folder, "MODEL": own_model(), "EXIT_AFTER_S": 30}
+    return os.environ | {f"TRANSCRIBE_MCP_{name}": str(value) for name, value in settings.items()}
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+# --- start ------------------------------------------------------------------------------------------------------------
+
+
+def first_list(command: list[str], variables: dict[str, str]) -> float:
+    """Seconds from starting a server to the line that lists its tools."""
+    begin = time.perf_counter()
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=variables
+    ) as server:
+        assert server.stdin is not None and server.stdout is not None
+        server.stdin.write(LIST)
+        server.stdin.flush()
+        line = server.stdout.readline()
+        taken = time.perf_counter() - begin
+        assert '"tools"' in line, line
+        server.stdin.close()
+    return taken
+
+
+def measure_start(folder: Path, runs: int) -> tuple[dict[str, Any], list[Bar]]:
+    variables = environment(folder)
+    commands = {"bare": [sys.executable, "-c", BARE], "ours": SERVE}
+    times: dict[str, list[float]] = {name: [] for name in commands}
+    for run in range(runs + 1):
+        for name, command in commands.items():
+            taken = first_list(command, variables)
+            if run:  # the first fills the system's cache
+                times[name].append(taken)
+    medians = {name: statistics.median(taken) for name, taken in times.items()}
+    for name, median_s in medians.items():
+        print(f"first list of tools, {name:<10}{median_s * 1000:8.0f} ms, median of {runs}")
+    ratio = medians["ours"] / medians["bare"]
+    figures = {f"{name}_s": round(median_s, 4) for name, median_s in medians.items()}
+    return figures, [Bar("first list over a bare server's", ratio, "<=", 1.5)]
+
+
+# --- overhead ---------------------------------------------------------------------------------------------------------
+
+
+def measure_overhead(folder: Path, runs: int) -> tuple[dict[str, Any], list[Bar]]:
+    clip = folder / "clip.flac"
+    write_flac(clip, [read_samples(OWN_AUDIO / "en_0.flac")[: round(CLIP_S * SAMPLE_RATE_HZ)]])
+    engine = load_engine(EngineRequest(engine="ctranslate2", model=str(own_model()), device="cpu"))
+    options = Options(language="en")
+
+    async def through_the_server() -> list[tuple[float, float]]:
+        pairs = []
+        arguments = {"source": str(clip), "language": "en", "force": True, "wait_s": 45}
+        async with Client(StdioServerParameters(command=SERVE[0], args=SERVE[1:], env=environment(folder))) as client:
+            for run in range(runs + 1):
+                begin = time.perf_counter()
+                await asyncio.to_thread(transcribe, clip, engine, options)
+                between = time.perf_counter()
+                result = await client.call_tool("transcribe_audio", arguments)
+                end = time.perf_counter()
+                assert (result.structured_content or {})["status"] == "completed", result
+                if run:  # the first starts the worker and loads the model
+                    pairs.append((between - begin, end - between))
+        return pairs
+
+    pairs = asyncio.run(through_the_server())
+    engine.close()
+    direct_s, call_s = (statistics.median(times) for times in zip(*pairs, strict=True))
+    more_s = statistics.median(call - direct for direct, call in pairs)
+    print(f"5 s clip directly              {direct_s * 1000:8.0f} ms")
+    print(f"5 s clip by transcribe_audio   {call_s * 1000:8.0f} ms, median of {runs}")
+    figures = {"direct_s": round(direct_s, 4), "call_s": round(call_s, 4), "more_s": round(more_s, 4)}
+    return figures, [Bar("a call costs more than the pipeline, s", more_s, "<=", 0.25)]
+
+
+# --- load -------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def http_server(folder: Path) -> Iterator[str]:
+    command = [*SERVE, "--http", "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment(folder)) as server:
+        assert server.stderr is not None
+        try:
+            yield server.stderr.readline().rpartition(" ")[2].strip()
+        finally:
+            server.terminate()
+
+
+async def be_a_client(url: str, sources: Sequence[str], taken: dict[str, list[float]]) -> int:
+    """Submit recordings and ask for them until they are done; gives how many are."""
+    async with Client(url) as client:
+        await client.list_tools()
+
+        async def call(tool: str, **arguments: Any) -> dict[str, Any]:
+            begin = time.perf_counter()
+            result = await client.call_tool(tool, arguments)
+            taken.setdefault(tool, []).append(time.perf_counter() - begin)
+            assert not result.is_error, result
+            return result.structured_content or {}
+
+        mine = [(await call("transcribe_audio", source=source, wait_s=0))["job_id"] for source in sources]
+        waiting, done = list(mine), 0
+        while waiting:
+            state = await call("get_transcription_progress", job_id=waiting[0])
+            if state["status"] not in ("queued", "running"):
+                done += state["status"] == "completed"
+                await call("get_transcription_result", job_id=waiting.pop(0))
+            await call("list_transcription_history", limit=10)
+            await call("search_transcripts", query="captain")
+            await asyncio.sleep(PAUSE_S)
+        return done
+
+
+def run_clients(url: str, parts: Sequence[Sequence[str]]) -> tuple[int, dict[str, list[float]]]:
+    taken: dict[str, list[float]] = {}
+
+    async def together() -> list[int]:
+        return await asyncio.gather(*(be_a_client(url, part, taken) for part in parts))
+
+    return sum(asyncio.run(asyncio.wait_for(together(), PATIENCE_S))), taken
+
+
+def measure_load(folder: Path, n_jobs: int, n_clients: int) -> tuple[dict[str, Any], list[Bar]]:
+    speech = [read_samples(path) for path in sorted(OWN_AUDIO.glob("en_?.flac"))]
+    chance = random.Random(0)
+    names = []
+    for n in range(n_jobs):
+        samples = chance.choice(speech)
+        first = chance.randrange(len(samples) - 3 * SAMPLE_RATE_HZ)
+        names.append(str(folder / f"short{n:03d}.flac"))
+        write_flac(Path(names[-1]), [samples[first : first + 2 * SAMPLE_RATE_HZ + n]])
+    with http_server(folder) as url:
+        run_clients(url, [names[:1]])  # a warm worker
+        begin = time.perf_counter()
+        done, busy = run_clients(url, [names[i::n_clients] for i in range(n_clients)])
+        took_s = time.perf_counter() - begin
+        _, idle = run_clients(url, [names[i::n_clients][:6] for i in range(n_clients)])  # answered from the library
+    calls = {}
+    for tool, seconds in busy.items():
+        calls[tool] = {
+            "n": len(seconds),
+            "median_ms": round(1000 * statistics.median(seconds), 1),
+            "p99_ms": round(1000 * percentile(seconds, 0.99), 1),
+            "idle_p99_ms": round(1000 * percentile(idle.get(tool, [0.0]), 0.99), 1),
+        }
+        print(f"{tool:<28}{calls[tool]}")
+    p99_s, idle_s = (percentile([each for seconds in t.values() for each in seconds], 0.99) for t in (busy, idle))
+    print(f"{n_jobs} jobs in {took_s:.0f} s; 99th percentile of all calls: busy over idle {p99_s / idle_s:.2f}")
+    figures = {"jobs": n_jobs, "clients": n_clients, "seconds": round(took_s, 1), "calls": calls}
+    figures |= {"p99_ms": round(1000 * p99_s, 1), "idle_p99_ms": round(1000 * idle_s, 1), "ratio": p99_s / idle_s}
+    return figures, [
+        Bar("jobs lost", n_jobs - done, "==", 0),
+        Bar("99th percentile of calls while busy, s", p99_s, "<=", 0.2),
+    ]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", choices=["start", "overhead", "load", []], default=[])
+    parser.add_argument("--jobs", type=int, default=300)
+    parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--runs", type=int, default=15)
+    asked = parser.parse_args()
+    measures: dict[str, Callable[[Path], tuple[dict[str, Any], list[Bar]]]] = {
+        "start": lambda folder: measure_start(folder, asked.runs),
+        "overhead": lambda folder: measure_overhead(folder, asked.runs),
+        "load": lambda folder: measure_load(folder, asked.jobs, asked.clients),
+    }
+    figures, bars = {}, []
+    for part in asked.parts or measures:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            figures[part], more = measures[part](Path(folder))
+            bars += more
+    return report("mcp_server", figures, bars)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,245 @@
+"""One engine for many jobs: windows share batches, and every job gets what it would have got alone."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from job_places import PATIENCE_S, until
+from whisper_nano import CONVERSATION, SPEECH, kept_conversions, whisper_nano
+
+from transcribe_mcp import EngineRequest, Options, load_engine, transcribe
+from transcribe_mcp.engines import Engine
+from transcribe_mcp.engines.fake import FakeEngine
+from transcribe_mcp.errors import CancelledError, EngineFailedError, ModelUnavailableError
+from transcribe_mcp.jobs.alone import Gate
+from transcribe_mcp.jobs.device import Device
+from transcribe_mcp.jobs.shared import EngineChoice, SharedEngine
+from transcribe_mcp.regions import Window
+
+CLIPS = [SPEECH / f"en_{n}.flac" for n in range(5)] + [SPEECH / "en_noise.flac", SPEECH / "en_pauses.flac"]
+LONG = CONVERSATION / "three_voices.opus"
+CHOICE = EngineChoice("ctranslate2", "auto", "cpu", "auto", offline=True, threads=0)
+
+
+class HeldEngine(FakeEngine):
+    """Waits in its calls until it is let go, and counts its kind."""
+
+    alive: ClassVar[list[HeldEngine]] = []
+
+    def __init__(self, model: str = "fake") -> None:
+        super().__init__()
+        self.info = replace(self.info, model=model, batch_size=4)
+        self.go = threading.Event()
+        self.inside = threading.Event()
+        self.closed = False
+        HeldEngine.alive.append(self)
+
+    def encode(self, windows: Sequence[Window]) -> Any:
+        self.inside.set()
+        assert self.go.wait(PATIENCE_S)
+        return super().encode(windows)
+
+    def close(self) -> None:
+        self.closed = True
+        HeldEngine.alive.remove(self)
+
+
+@pytest.fixture
+def held() -> Iterator[tuple[Device, list[HeldEngine]]]:
+    """A device whose engines are held, and those that it has loaded."""
+    loaded: list[HeldEngine] = []
+
+    def load(request: EngineRequest) -> Engine:
+        loaded.append(HeldEngine(request.model))
+        return loaded[-1]
+
+    device = Device(unload_after_s=PATIENCE_S, load=load)
+    yield device, loaded
+    for engine in loaded:
+        engine.go.set()
+    device.stop()
+    assert not HeldEngine.alive
+
+
+def job(device: Device, path: Path, choice: EngineChoice = CHOICE, left_s: float = 10.0) -> Any:
+    """One job's thread: its own pipeline over the shared engine."""
+    with closing(device.open(choice, left_s)) as engine:
+        return transcribe(path, engine, Options(language="en"))
+
+
+def waiting(device: Device) -> int:
+    return sum(member.waiting is not None for member in device._members)
+
+
+def test_windows_of_several_jobs_share_batches_and_each_job_gets_its_own_words() -> None:
+    choice = replace(CHOICE, model=str(whisper_nano()))
+    options = Options(temperatures=(0.0,))
+    with kept_conversions(), closing(load_engine(choice.request(lambda *_: None))) as engine:
+        alone = [transcribe(path, engine, options) for path in CLIPS]
+    device = Device(unload_after_s=PATIENCE_S)
+
+    def one(path: Path) -> Any:
+        with closing(device.open(choice, 10.0)) as engine:
+            return transcribe(path, engine, options)
+
+    with kept_conversions(), ThreadPoolExecutor(len(CLIPS)) as pool:
+        together = list(pool.map(one, CLIPS))
+    device.stop()
+
+    assert [t.to_json()["segments"] for t in together] == [t.to_json()["segments"] for t in alone]
+    assert [t.language_probability for t in together] == [t.language_probability for t in alone]
+    assert max(device.batches) > 1
+    assert sum(device.batches) == len(CLIPS)
+
+
+def test_jobs_that_wait_while_the_device_is_busy_go_together(held: tuple[Device, list[HeldEngine]]) -> None:
+    device, loaded = held
+    with ThreadPoolExecutor(8) as pool:
+        first = pool.submit(job, device, CLIPS[0])
+        until(lambda: loaded and loaded[0].inside.is_set(), "the first is being encoded")
+        others = [pool.submit(job, device, path) for path in CLIPS[1:4]]
+        until(lambda: waiting(device) == 3, "three wait")
+        loaded[0].go.set()
+        results = [future.result() for future in (first, *others)]
+
+    assert device.batches == [1, 3]
+    assert all(result.segments for result in results)
+    assert len(loaded) == 1
+
+
+def test_the_shortest_work_goes_first(held: tuple[Device, list[HeldEngine]]) -> None:
+    device, loaded = held
+    order: list[str] = []
+
+    def noted(name: str, path: Path, left_s: float) -> None:
+        job(device, path, replace(CHOICE, model="a"), left_s)
+        order.append(name)
+
+    with ThreadPoolExecutor(8) as pool:
+        pool.submit(noted, "blocking", CLIPS[0], 1.0)
+        until(lambda: loaded and loaded[0].inside.is_set(), "the device is busy")
+        long = pool.submit(noted, "long", LONG, 1e9)
+        until(lambda: waiting(device) == 1, "the long one waits")
+        short = pool.submit(noted, "short", CLIPS[1], 5.0)
+        until(lambda: waiting(device) == 2, "the short one waits too")
+        loaded[0].go.set()
+        long.result(), short.result()
+
+    assert order.index("short") < order.index("long")
+
+
+def test_one_model_is_in_memory_at_a_time(held: tuple[Device, list[HeldEngine]]) -> None:
+    device, loaded = held
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(job, device, CLIPS[0], replace(CHOICE, model="a"))
+        until(lambda: loaded and loaded[0].inside.is_set(), "a is at work")
+        second = pool.submit(job, device, CLIPS[1], replace(CHOICE, model="b"))
+        until(lambda: waiting(device) == 1, "b waits")
+        loaded[0].go.set()
+        first.result()
+        until(lambda: len(loaded) == 2, "b is loaded")
+        assert loaded[0].closed
+        loaded[1].go.set()
+        assert second.result().model == "b"
+
+
+def test_a_cancelled_job_goes_at_once_and_the_others_stay(held: tuple[Device, list[HeldEngine]]) -> None:
+    device, loaded = held
+    engines: list[SharedEngine] = []
+
+    def cancellable() -> None:
+        with closing(device.open(CHOICE, 1.0)) as engine:
+            engines.append(engine)
+            transcribe(CLIPS[0], engine)
+
+    with ThreadPoolExecutor(2) as pool:
+        cancelled = pool.submit(cancellable)
+        until(lambda: loaded and loaded[0].inside.is_set(), "it is at work")
+        engines[0].cancel()
+        with pytest.raises(CancelledError):
+            cancelled.result(PATIENCE_S)
+        assert not loaded[0].go.is_set(), "the engine's call is still going on"
+        assert device.busy_with == {engines[0]}
+        loaded[0].go.set()
+        assert pool.submit(job, device, CLIPS[1]).result().segments
+
+
+def test_an_engine_that_cannot_be_loaded_is_the_jobs_error_and_the_device_goes_on() -> None:
+    def load(request: EngineRequest) -> Engine:
+        if request.model == "missing":
+            raise ModelUnavailableError("there is no model 'missing'")
+        return FakeEngine()
+
+    device = Device(unload_after_s=PATIENCE_S, load=load)
+    with pytest.raises(ModelUnavailableError):
+        device.open(replace(CHOICE, model="missing"), 1.0)
+    assert job(device, CLIPS[0]).segments
+    device.stop()
+
+
+def test_a_failure_in_a_batch_is_the_error_of_those_in_it() -> None:
+    device = Device(unload_after_s=PATIENCE_S, load=lambda request: FakeEngine("fake-failing"))
+    with pytest.raises(EngineFailedError):
+        job(device, CLIPS[0])
+    device.stop()
+
+
+def test_an_idle_engine_gives_its_memory_back_and_is_loaded_again_when_needed() -> None:
+    loaded: list[HeldEngine] = []
+
+    def load(request: EngineRequest) -> Engine:
+        loaded.append(HeldEngine())
+        loaded[-1].go.set()
+        return loaded[-1]
+
+    device = Device(unload_after_s=0.05, load=load)
+    job(device, CLIPS[0])
+    until(lambda: loaded[0].closed, "the engine is closed")
+    assert device.loaded == ""
+    assert job(device, CLIPS[1]).segments
+    device.stop()
+    assert len(loaded) == 2
+
+
+def test_who_must_be_alone_waits_for_all_and_is_waited_for() -> None:
+    gate, inside, out = Gate(), [], threading.Event()
+
+    def stay(name: str, *, alone: bool) -> None:
+        stay_inside = gate.enter(alone=alone, check=lambda: None, poll_s=0.01)
+        inside.append(name)
+        assert out.wait(PATIENCE_S)
+        inside.remove(name)
+        stay_inside.leave()
+
+    with ThreadPoolExecutor(4) as pool:
+        first = gate.enter(alone=False, check=lambda: None)
+        pool.submit(stay, "alone", alone=True)
+        until(lambda: gate._waiting_alone, "one wants to be alone")
+        pool.submit(stay, "other", alone=False)
+        assert inside == []
+        first.leave()
+        until(lambda: inside, "somebody is inside")
+        assert inside == ["alone"]
+        out.set()
+    assert inside == []
+
+
+def test_who_waits_at_the_gate_can_give_up() -> None:
+    gate = Gate()
+    gate.enter(alone=False, check=lambda: None)
+
+    def check() -> None:
+        raise CancelledError("stopped")
+
+    with pytest.raises(CancelledError):
+        gate.enter(alone=True, check=check, poll_s=0.01)
+    with suppress(CancelledError):
+        assert gate.enter(alone=False, check=check, poll_s=0.01)
+    assert gate._waiting_alone == 0
