@@ -46,6 +46,7 @@ class EngineEntry:
 
 ENGINES: Mapping[str, EngineEntry] = {
     "ctranslate2": EngineEntry(".ctranslate2", "Whisper models on the CPU (int8) and on CUDA 12 GPUs"),
+    "whisper": EngineEntry(".whisper", "Whisper models in PyTorch, on CUDA GPUs and CPUs", extra="torch"),
     "pocketsphinx": EngineEntry(".pocketsphinx", "a small English recogniser that needs no download", extra="offline"),
     "fake": EngineEntry(".fake", "deterministic words for tests of front ends", hidden=True),
 }

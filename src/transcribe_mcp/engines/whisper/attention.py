@@ -23,7 +23,12 @@ class TorchAttention:
     """
 
     def __init__(
-        self, positions: Tensor, text: Tensor, audio: Sequence[AudioRow], longest: int, queries: KeptQueries | None = None
+        self,
+        positions: Tensor,
+        text: Tensor,
+        audio: Sequence[AudioRow],
+        longest: int,
+        queries: KeptQueries | None = None,
     ) -> None:
         self._positions, self._text, self._audio, self._longest = positions, text, audio, longest
         self._queries = queries

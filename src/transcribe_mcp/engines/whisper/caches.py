@@ -57,6 +57,12 @@ class AudioRow:
     cache: AudioCache
     index: int
 
+    @property
+    def addresses(self) -> tuple[int, int]:
+        """Of its keys and values, and of their scales; 0 where there are none."""
+        scales = self.cache.scales
+        return self.cache.values[self.index].data_ptr(), 0 if scales is None else scales[self.index].data_ptr()
+
     def keys(self, layer: int, heads: Sequence[int], dtype: torch.dtype) -> Tensor:
         """(len(heads), T, D) in ``dtype``."""
         values = self.cache.values[self.index, layer, 0, heads].to(dtype)
