@@ -28,7 +28,8 @@ from whisper_nano import (
 from transcribe_mcp.comparison import align
 from transcribe_mcp.engines import Engine, EngineRequest, load_engine
 from transcribe_mcp.evaluation import Score, load_truth, score
-from transcribe_mcp.pipeline import Options, transcribe
+from transcribe_mcp.options import Options
+from transcribe_mcp.pipeline import transcribe
 from transcribe_mcp.transcript import Segment, Transcript
 
 GOLDEN = Path(__file__).parent / "golden" / "whisper-nano"

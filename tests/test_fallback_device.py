@@ -16,7 +16,8 @@ from transcribe_mcp.compat.trial import FILE_NAME, gpu_trial
 from transcribe_mcp.engines import Engine
 from transcribe_mcp.engines.fallback_device import load_with_cpu_behind
 from transcribe_mcp.errors import EngineFailedError, ModelUnavailableError
-from transcribe_mcp.pipeline import Options, transcribe
+from transcribe_mcp.options import Options
+from transcribe_mcp.pipeline import transcribe
 from transcribe_mcp.regions import Window
 
 EVERYTHING = Options(vad=False, batch_size=1)  # noise is taken for speech

@@ -25,7 +25,9 @@ from transcribe_mcp.errors import (
     UsageError,
 )
 from transcribe_mcp.fallback import Judged
-from transcribe_mcp.pipeline import Options, _doubts, _Heard, transcribe
+from transcribe_mcp.heard import Heard
+from transcribe_mcp.options import Options
+from transcribe_mcp.pipeline import _doubts, transcribe
 from transcribe_mcp.regions import Window
 from transcribe_mcp.transcript import Transcript, Word
 
@@ -250,7 +252,7 @@ def test_words_piled_up_at_the_end_of_a_window_leave_the_transcript_valid(minute
 
 
 def test_doubts_after_a_day_are_named_by_their_time() -> None:
-    [notice] = _doubts([_Heard(90_000.0, (), Judged(said(" no no"), 1.0, "repetition"))])
+    [notice] = _doubts([Heard(90_000.0, (), Judged(said(" no no"), 1.0, "repetition"))])
 
     assert "25:00:00" in notice.message
 

@@ -14,7 +14,8 @@ from transcribe_mcp.audio import SAMPLE_RATE_HZ, read
 from transcribe_mcp.comparison import align, normalise
 from transcribe_mcp.engines import Engine, EngineRequest, load_engine
 from transcribe_mcp.evaluation import Truth
-from transcribe_mcp.pipeline import Options, transcribe
+from transcribe_mcp.options import Options
+from transcribe_mcp.pipeline import transcribe
 from transcribe_mcp.regions import FRAME_S, Region, RegionFinder
 from transcribe_mcp.transcript import Transcript
 from transcribe_mcp.vad import SpeechDetector

@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "EngineRequest": "engines",
     "Notice": "transcript",
-    "Options": "pipeline",
+    "Options": "options",
     "Segment": "transcript",
     "TranscribeError": "errors",
     "Transcript": "transcript",
@@ -39,7 +39,8 @@ __all__ = [
 if TYPE_CHECKING:
     from .engines import EngineRequest, load_engine
     from .errors import TranscribeError
-    from .pipeline import Options, transcribe
+    from .options import Options
+    from .pipeline import transcribe
     from .transcript import Notice, Segment, Transcript, Turn, Word
 
 

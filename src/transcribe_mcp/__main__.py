@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import signal
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .frontends.mcp_http import ServeRequest
 
 
 def main() -> None:
@@ -12,10 +16,18 @@ def main() -> None:
     if by_exception:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     from .frontends.cli import app
+    from .frontends.serving import add_commands
 
     if by_exception:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    add_commands(app, serve)
     app(prog_name="transcribe-mcp")
+
+
+def serve(request: ServeRequest) -> None:
+    from .frontends.mcp_server import run
+
+    run(request)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,9 @@
     ├── SourceError                 a recording cannot be used
     │   ├── SourceNotFoundError
     │   ├── SourceUnreadableError   the system refuses to open it
+    │   ├── SourceRefusedError      outside what may be read, hidden, or an address that may not be fetched
+    │   ├── SourceTooLargeError     larger or longer than the limits
+    │   ├── SourceFetchError        an address answers with something else than a recording
     │   ├── NotMediaError           the content is no audio or video that can be decoded
     │   └── NoAudioError            media without a sound track, or with no samples in it
     ├── ModelError                  a model cannot be used
@@ -19,6 +22,17 @@
     │       └── OutOfMemoryError    the device has not enough memory for this batch
     ├── OutputError                 a result cannot be written
     │   └── OutputExistsError
+    ├── JobError                    a job cannot do what was asked of it
+    │   ├── JobNotFoundError        no job has this id
+    │   ├── JobStateError           it is not in a state for this
+    │   ├── QueueFullError          as many jobs wait as may wait
+    │   ├── SourceChangedError      the recording is not the one that the job began with
+    │   └── WorkerFailedError       the worker's process ended under it, twice at the same place
+    ├── StoreError                  the store of jobs and transcripts cannot be used
+    │   ├── StoreBusyError          another process holds it
+    │   ├── StoreDamagedError
+    │   ├── StoreVersionError       a newer version of this program wrote it
+    │   └── StoreFullError          no room on the disk
     └── CancelledError              the user stopped it
 
 Front ends translate from the class attributes alone; no code appears twice. A message says what failed and the
@@ -69,6 +83,21 @@ class SourceNotFoundError(SourceError):
 class SourceUnreadableError(SourceError):
     code = "source_unreadable"
     http_status = 403
+
+
+class SourceRefusedError(SourceError):
+    code = "source_refused"
+    http_status = 403
+
+
+class SourceTooLargeError(SourceError):
+    code = "source_too_large"
+    http_status = 413
+
+
+class SourceFetchError(SourceError):
+    code = "source_fetch"
+    http_status = 502
 
 
 class NotMediaError(SourceError):
@@ -126,6 +155,58 @@ class OutputError(TranscribeError):
 class OutputExistsError(OutputError):
     code = "output_exists"
     http_status = 409
+
+
+class JobError(TranscribeError):
+    code = "job"
+
+
+class JobNotFoundError(JobError):
+    code = "job_not_found"
+    http_status = 404
+
+
+class JobStateError(JobError):
+    code = "job_state"
+    http_status = 409
+
+
+class QueueFullError(JobError):
+    code = "queue_full"
+    http_status = 429
+
+
+class SourceChangedError(JobError):
+    code = "source_changed"
+    http_status = 409
+
+
+class WorkerFailedError(JobError):
+    code = "worker_failed"
+
+
+class StoreError(TranscribeError):
+    code = "store"
+    http_status = 503
+
+
+class StoreBusyError(StoreError):
+    code = "store_busy"
+
+
+class StoreDamagedError(StoreError):
+    code = "store_damaged"
+    http_status = 500
+
+
+class StoreVersionError(StoreError):
+    code = "store_version"
+    http_status = 500
+
+
+class StoreFullError(StoreError):
+    code = "store_full"
+    http_status = 507
 
 
 class CancelledError(TranscribeError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from .engines import AUTO, Engine, EngineInfo
@@ -54,6 +55,15 @@ def language_code(wanted: str) -> str:
     raise UnknownNameError(f"there is no language {wanted!r}", hint=hint)
 
 
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """What was decided about a recording's language so far: ``None`` while nothing was, or nothing had to be."""
+
+    language: str | None
+    probability: float | None
+    notices: tuple[Notice, ...] = ()
+
+
 class LanguageDecider:
     """Says for each batch which language its windows are in.
 
@@ -73,6 +83,14 @@ class LanguageDecider:
     def is_open(self) -> bool:
         """Whether the next batch votes."""
         return self.language is None
+
+    @property
+    def vote(self) -> Vote:
+        return Vote(self.language, self.probability, tuple(self.notices))
+
+    def take(self, vote: Vote) -> None:
+        """Go on from what was decided when the same recording was begun before."""
+        self.language, self.probability, self.notices = vote.language, vote.probability, list(vote.notices)
 
     def decide(self, engine: Engine, encoded: Any, windows: Sequence[Window]) -> list[str]:
         """The language of each window of a batch."""

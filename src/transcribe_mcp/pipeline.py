@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -16,62 +17,20 @@ from . import __version__
 from .ahead import ahead
 from .align.times import clamp_to_speech
 from .audio import SAMPLE_RATE_HZ, Samples, decoded_blocks, probe, read_blocks
-from .engines import AUTO, DecodingOptions, Encoded, Engine, EngineInfo, Listener, listener_of
-from .errors import UnsupportedTaskError, UsageError
-from .fallback import TEMPERATURES, Judged, Ladder, decode_with_fallback
-from .languages import LanguageDecider
+from .engines import DecodingOptions, Encoded, Engine, EngineInfo, Listener, listener_of
+from .errors import UnsupportedTaskError
+from .fallback import Judged, Ladder, decode_with_fallback
+from .heard import Heard, HeardBatch, KeptBatches, Unkept, to_segments
+from .languages import LanguageDecider, Vote
+from .options import Options
 from .progress import Progress, unreported
 from .regions import Loudness, Region, RegionFinder, Window, WindowCutter
-from .sentences import cut_sentences
 from .settings import usable_cores
-from .transcript import Notice, Segment, Transcript, Word
+from .transcript import Notice, Transcript
 from .vad import SpeechDetector
 
 BLOCK_S = 300.0  # read and searched for speech at once; sets the memory, not the result. A listener has its own
 BLOCKS_AHEAD = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What to do with a recording, whatever the engine.
-
-    Attributes:
-        language: code or English name; ``auto`` lets several windows vote.
-        multilingual: decide the language for every window by itself.
-        task: ``transcribe``, or ``translate`` into English.
-        words: keep word times in the result.
-        vad: look for speech first; without, everything is taken for speech.
-        prompt: text to take style and spelling from.
-        vocabulary: words and names to expect.
-        temperatures: tried in turn on windows that break a quality rule.
-        beam_size: hypotheses kept at temperature 0; 1 is greedy.
-        batch_size: windows decoded at once; 0 leaves it to the engine.
-        threads: CPU threads for reading and voice detection; 0 means every core.
-    """
-
-    language: str = AUTO
-    multilingual: bool = False
-    task: str = "transcribe"
-    words: bool = True
-    vad: bool = True
-    prompt: str = ""
-    vocabulary: tuple[str, ...] = ()
-    temperatures: tuple[float, ...] = TEMPERATURES
-    beam_size: int = 1
-    batch_size: int = 0
-    threads: int = 0
-
-    def __post_init__(self) -> None:
-        if self.task not in ("transcribe", "translate"):
-            raise UsageError(f"there is no task {self.task!r}", hint="choose transcribe or translate")
-        if not self.temperatures or any(not 0 <= t <= 1 for t in self.temperatures):
-            raise UsageError(f"temperatures are {self.temperatures}", hint="give one or more between 0 and 1")
-        for name, least in (("beam_size", 1), ("batch_size", 0), ("threads", 0)):
-            if getattr(self, name) < least:
-                raise UsageError(f"{name} is {getattr(self, name)}", hint=f"it must be at least {least}")
-        if self.multilingual and self.language != AUTO:
-            hint = "leave the language to auto, or leave out multilingual"
-            raise UsageError(f"multilingual contradicts language {self.language!r}", hint=hint)
 
 
 @dataclass(slots=True)
@@ -99,22 +58,18 @@ class _Run:
         self.progress(stage, done_s if self.duration_s is None else min(done_s, self.duration_s), self.duration_s)
 
 
-@dataclass(frozen=True, slots=True)
-class _Heard:
-    """A window's words, and how well they were heard."""
-
-    start: float
-    words: tuple[Word, ...]
-    judged: Judged
-
-
 def transcribe(
-    source: str | Path | Samples, engine: Engine, options: Options | None = None, progress: Progress = unreported
+    source: str | Path | Samples,
+    engine: Engine,
+    options: Options | None = None,
+    progress: Progress = unreported,
+    kept_batches: KeptBatches | None = None,
 ) -> Transcript:
     """Transcribe one recording: a file, or its samples (n,), one channel of floats within ±1 at 16 kHz.
 
     ``progress`` is called with the stages ``read``, ``speech`` and ``windows`` in seconds of audio, from more than one
-    thread.
+    thread. ``kept_batches`` keeps finished batches of windows; which windows a batch holds depends on the recording,
+    the options and the batch size alone, so that it can give them back when the same work is begun again.
 
     Raises:
         SourceError: the recording cannot be used.
@@ -127,43 +82,94 @@ def transcribe(
     decider = LanguageDecider(options.language, engine.info, multilingual=options.multilingual)
     batch_size = options.batch_size or engine.info.batch_size
     run = _Run(Path(source) if isinstance(source, str) else source, options, progress, duration_s=None)
-    heard: list[Future[list[_Heard]]] = []
     with run.timed("total"), closing(_Aside(engine.info.aligns_aside)) as aside:
+        flow = _Flow(run, engine, decider, decoding, kept_batches or Unkept(), aside)
         run.duration_s = _claimed_duration_s(run.source)
         run.report("windows", 0.0)
         listener = listener_of(engine) if options.vad else None
         with closing(ahead(_windows(run, listener), BLOCKS_AHEAD)) as stream:
-            for batch in _batches(stream, batch_size, decider):
-                with run.timed("encode"):
-                    encoded = engine.encode(batch)
-                with run.timed("language"):
-                    languages = decider.decide(engine, encoded, batch)
-                with run.timed("decode"):
-                    ladder = Ladder(options.temperatures if engine.info.can_sample else options.temperatures[:1])
-                    judged = decode_with_fallback(engine, encoded, batch, languages, decoding, ladder)
-                heard.append(aside.do(partial(_align, run, engine, encoded, batch, judged, decoding)))
-        found = [window for future in heard for window in future.result()]
+            for number, batch in enumerate(_batches(stream, batch_size, decider)):
+                flow.hear(number, batch)
+        flow.settle()
         run.report("windows", run.duration_s)
     run.notices[:0] = [*engine.info.warnings, *engine.notices(decoding)]
-    return _transcript(run, engine.info, decider, sorted(found, key=lambda window: window.start))
+    return _transcript(run, engine.info, decider, sorted(flow.heard, key=lambda window: window.start))
 
 
 class _Aside:
-    """Work that goes on in another thread where the engine allows it, so that the next batch need not wait for it."""
+    """Work that goes on in another thread where the engine allows it, so that the next batch need not wait for it.
+
+    ``depth`` is how much of it may be unfinished when the next batch begins.
+    """
 
     def __init__(self, allowed: bool) -> None:
         self._pool = ThreadPoolExecutor(1, "words") if allowed else None
+        self.depth = 1 if allowed else 0
 
-    def do(self, work: Callable[[], list[_Heard]]) -> Future[list[_Heard]]:
+    def do(self, work: Callable[[], HeardBatch]) -> Future[HeardBatch]:
         if self._pool is not None:
             return self._pool.submit(work)
-        done: Future[list[_Heard]] = Future()
+        done: Future[HeardBatch] = Future()
         done.set_result(work())
         return done
 
     def close(self) -> None:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
+
+
+@dataclass(slots=True)
+class _Flow:
+    """Batches of windows on their way through the engine, and what was heard in those that are through."""
+
+    run: _Run
+    engine: Engine
+    decider: LanguageDecider
+    decoding: DecodingOptions
+    kept: KeptBatches
+    aside: _Aside
+    heard: list[Heard] = field(default_factory=list)
+    unsettled: deque[tuple[int, float, Future[HeardBatch]]] = field(default_factory=deque)
+
+    def hear(self, number: int, batch: Sequence[Window]) -> None:
+        """One batch through the engine, or what is kept of it. Its words may still be on their way afterwards."""
+        duration_s = sum(window.duration for window in batch)
+        known = self.kept.get(number)
+        if known is not None:
+            self.decider.take(known.vote)
+            self._take(known, duration_s)
+            return
+        run, engine, temperatures = self.run, self.engine, self.run.options.temperatures
+        with run.timed("encode"):
+            encoded = engine.encode(batch)
+        with run.timed("language"):
+            languages = self.decider.decide(engine, encoded, batch)
+        with run.timed("decode"):
+            ladder = Ladder(temperatures if engine.info.can_sample else temperatures[:1])
+            judged = decode_with_fallback(engine, encoded, batch, languages, self.decoding, ladder)
+        words = self.aside.do(partial(self._time_words, encoded, batch, judged, self.decider.vote))
+        self.unsettled.append((number, duration_s, words))
+        self.settle(leaving=self.aside.depth)
+
+    def settle(self, leaving: int = 0) -> None:
+        """Wait for words, and keep finished batches in their order."""
+        while len(self.unsettled) > leaving:
+            number, duration_s, words = self.unsettled.popleft()
+            done = words.result()
+            self.kept.keep(number, done)
+            self._take(done, duration_s)
+
+    def _take(self, done: HeardBatch, duration_s: float) -> None:
+        self.heard += done.windows
+        self.run.transcribed_s += duration_s
+        self.run.report("windows", self.run.transcribed_s)
+
+    def _time_words(
+        self, encoded: Encoded, batch: Sequence[Window], judged: Sequence[Judged], vote: Vote
+    ) -> HeardBatch:
+        with self.run.timed("align"):
+            heard = _align(self.engine, encoded, batch, judged, self.decoding)
+        return HeardBatch(tuple(window.start for window in batch), tuple(heard), vote)
 
 
 def _claimed_duration_s(source: Path | Samples) -> float | None:
@@ -231,27 +237,22 @@ def _spread(waiting: list[Window], n: int) -> list[Window]:
 
 
 def _align(
-    run: _Run, engine: Engine, encoded: Encoded, batch: Sequence[Window], judged: Sequence[Judged],
-    options: DecodingOptions,
-) -> list[_Heard]:  # fmt: skip
+    engine: Engine, encoded: Encoded, batch: Sequence[Window], judged: Sequence[Judged], options: DecodingOptions
+) -> list[Heard]:
     """Word times for the windows that hold speech, clamped to it."""
-    heard = []
-    with run.timed("align"):
-        spoken = [i for i, window in enumerate(judged) if window.failure != "silence"]
-        if spoken:
-            part = encoded if len(spoken) == len(batch) else encoded.select(spoken)
-            timed = engine.align(part, [judged[i].decoded for i in spoken], options)
-            heard = [
-                _Heard(batch[i].start, clamp_to_speech(words, batch[i].regions), judged[i])
-                for i, words in zip(spoken, timed, strict=True)
-            ]
-    run.transcribed_s += sum(window.duration for window in batch)
-    run.report("windows", run.transcribed_s)
-    return heard
+    spoken = [i for i, window in enumerate(judged) if window.failure != "silence"]
+    if not spoken:
+        return []
+    part = encoded if len(spoken) == len(batch) else encoded.select(spoken)
+    timed = engine.align(part, [judged[i].decoded for i in spoken], options)
+    return [
+        Heard(batch[i].start, clamp_to_speech(words, batch[i].regions), judged[i])
+        for i, words in zip(spoken, timed, strict=True)
+    ]
 
 
-def _transcript(run: _Run, info: EngineInfo, decider: LanguageDecider, heard: Sequence[_Heard]) -> Transcript:
-    segments = tuple(_segments(heard, keep_words=run.options.words))
+def _transcript(run: _Run, info: EngineInfo, decider: LanguageDecider, heard: Sequence[Heard]) -> Transcript:
+    segments = tuple(to_segments(heard, keep_words=run.options.words))
     heard_nothing = not segments and decider.probability is not None  # what noise sounds like is no language
     doubts = [*decider.notices, *_doubts(heard)] if segments else [Notice("no_speech", "no speech was found")]
     return Transcript(
@@ -271,28 +272,7 @@ def _transcript(run: _Run, info: EngineInfo, decider: LanguageDecider, heard: Se
     )
 
 
-def _segments(heard: Sequence[_Heard], *, keep_words: bool) -> Iterator[Segment]:
-    """Sentences over window borders; each has the quality figures of the window in which it begins."""
-    words = [word for window in heard for word in window.words]
-    window_of_word = [window for window in heard for _ in window.words]
-    first = 0
-    for sentence in cut_sentences(words):
-        judged = window_of_word[first].judged
-        first += len(sentence)
-        yield Segment(
-            start=sentence[0].start,
-            end=sentence[-1].end,
-            text="".join(word.text for word in sentence),
-            words=tuple(sentence) if keep_words else (),
-            language=judged.decoded.language,
-            avg_logprob=judged.decoded.avg_logprob,
-            no_speech_prob=judged.decoded.no_speech_prob,
-            compression_ratio=judged.compression_ratio,
-            temperature=judged.decoded.temperature,
-        )
-
-
-def _doubts(heard: Sequence[_Heard]) -> Iterator[Notice]:
+def _doubts(heard: Sequence[Heard]) -> Iterator[Notice]:
     """Windows that still broke a rule at the last temperature: kept, and named."""
     for window in heard:
         if window.judged.failure is not None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 from pathlib import Path
+from typing import Annotated
 
 import platformdirs
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from .errors import UsageError
 
@@ -32,6 +33,29 @@ class Settings(BaseSettings):
     )
     threads: int = Field(default=0, ge=0, description="CPU threads; 0 means every core this process may use")
     offline: bool = Field(default=False, description="no network call at all (HF_HUB_OFFLINE does the same)")
+    database_url: str = Field(
+        default="", description="PostgreSQL for jobs and transcripts; empty is SQLite in data_dir"
+    )
+    allowed_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
+        default=(), description="directories whose recordings a server may read, separated as in PATH"
+    )
+    allow_urls: bool = Field(default=False, description="a server may fetch recordings from public addresses")
+    token: SecretStr = Field(default=SecretStr(""), description="bearer token that HTTP clients of a server must send")
+    max_file_gib: float = Field(default=5.0, gt=0, description="GiB of the largest recording that a server takes")
+    max_duration_hours: float = Field(
+        default=24.0, gt=0, description="hours of the longest recording that a server takes"
+    )
+    keep_days: float = Field(default=0, ge=0, description="days that finished jobs are kept; 0 keeps them for good")
+    unload_after_s: float = Field(default=300, ge=0, description="idle seconds until the worker gives back its model")
+    exit_after_s: float = Field(default=1800, ge=0, description="idle seconds until the worker ends")
+    max_queue_length: int = Field(default=1000, gt=0, description="jobs that may wait at once")
+
+    @field_validator("allowed_roots", mode="before")
+    @classmethod
+    def _split_like_path(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return tuple(Path(part).expanduser() for part in value.split(os.pathsep) if part)
 
 
 @lru_cache(maxsize=1)

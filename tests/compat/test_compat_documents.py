@@ -80,6 +80,6 @@ def test_every_heading_and_error_text_of_the_original_guide_has_a_row() -> None:
 def test_the_example_shows_what_the_recorded_machine_gives(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     example = (ROOT / "docs" / "doctor-example.md").read_text(encoding="utf-8")
     section = example.partition(f"## `transcribe-mcp {command}`: exit ")[2]
-    code = main([*command.split(), "--facts", str(MACHINES / "h200.json")])
+    code = main([*command.split(), "--facts", str(MACHINES / "h100-container.json")])
     assert section[0] == str(code)
     assert section.split("```")[1].removeprefix("text").strip() == capsys.readouterr().out.strip()

@@ -43,9 +43,12 @@ def test_the_prediction_is_within_15_percent_of_what_was_measured(row: Mapping[s
     assert error_of(row) <= WITHIN
 
 
-def test_the_one_measurement_that_no_prediction_meets_is_named_as_such() -> None:
+def test_the_measurements_that_the_prediction_misses_are_named_as_such() -> None:
     deviating = [row for row in MEASURED if "deviates" in row]
-    assert len(deviating) == 1
+    assert [(row["model"], row["precision"]) for row in deviating] == [
+        ("tiny", "int8_float16"),
+        ("base", "int8_float16"),
+    ]
     assert all(error_of(row) > WITHIN for row in deviating)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import av
 from av.audio.frame import AudioFrame
@@ -31,6 +32,9 @@ CONTAINERS = (
     "tta,ty,voc,vqf,w64,wav,wavarc,wsd,wtv,wv,xa,xwma"
 )
 OPEN_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
+
+# A tag in a broken encoding must not cost the recording. PyAV 19 never fails over one and no longer takes the argument.
+_TOLERANT: dict[str, Any] = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
 
 # PyAV raises FFmpeg's errors, and for nonsense in a header also its own ValueError and kin.
 FOREIGN_ERRORS = (av.FFmpegError, ValueError, LookupError, ArithmeticError, RuntimeError)
@@ -61,7 +65,7 @@ def open_media(path: Path) -> tuple[InputContainer, AudioStream]:
     _require_readable_file(path)
     try:
         # "file:" keeps FFmpeg from reading a protocol into a name such as "http:talk.wav" or "-".
-        container = av.open(f"file:{path.absolute()}", metadata_errors="replace", container_options=OPEN_OPTIONS)
+        container = av.open(f"file:{path.absolute()}", container_options=OPEN_OPTIONS, **_TOLERANT)
     except FOREIGN_ERRORS as error:
         raise not_media(path, error) from error
     try:

@@ -204,7 +204,10 @@ def _has_pip() -> bool:
 def _requirement(text: str, source: str, *, newest: bool) -> str:
     parsed = parse_requirement(text)
     if parsed is not None and parsed.name == "transcribe-mcp":
-        return f"{source}[offline]" if Path(source).exists() and not source.endswith(".whl") else source
+        extra = "[offline]"  # the recogniser that verifying transcribes with
+        if Path(source).exists():
+            return source + extra
+        return source if "[" in source else source.replace(parsed.name, parsed.name + extra, 1)
     return parsed.name if newest and parsed is not None else text
 
 
@@ -235,12 +238,18 @@ def _verify(name: str, target: str, log: Callable[[str], None]) -> list[str]:
         child = run_operation(python, engine, device, site=store.site_packages_of(name))
         checks.append(_outcome(f"{engine} {installed[engine]} on {device}", child))
         log(checks[-1])
-    sample = Path(__file__).resolve().parents[3] / "samples" / "welcome.flac"
+    sample = _sample()
     if "transcribe-mcp" in installed and "pocketsphinx" in installed and sample.is_file():
         command = [python, "-m", "transcribe_mcp", "transcribe", str(sample), "--engine", "pocketsphinx"]
         checks.append(_outcome("transcript of a sample", _transcript(command)))
         log(checks[-1])
     return checks
+
+
+def _sample() -> Path:
+    """A short recording: in an installed package beside the tables, in a checkout where the samples are."""
+    installed = Path(__file__).with_name("data") / "welcome.flac"
+    return installed if installed.is_file() else Path(__file__).resolve().parents[3] / "samples" / "welcome.flac"
 
 
 def _transcript(command: list[str]) -> Child:

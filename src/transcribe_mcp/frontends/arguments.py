@@ -39,6 +39,8 @@ LongestCue = Annotated[float, typer.Option(help="Subtitles: seconds that one sta
 ShortestCue = Annotated[float, typer.Option(help="Subtitles: seconds that one stays at least.", show_default="5/6")]
 ReadingSpeed = Annotated[float, typer.Option(help="Subtitles: characters a second.")]
 HighlightWords = Annotated[bool, typer.Option("--highlight-words", help="VTT: mark words as they are said.")]
+Queue = Annotated[bool, typer.Option("--queue", help="Leave it to the worker and print the jobs' ids.")]
+Force = Annotated[bool, typer.Option("--force", help="With --queue: transcribe again what the library has.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs, a line for each result.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars, no warnings.")]
 

@@ -12,6 +12,7 @@ import typer
 
 from .. import __version__, service
 from . import arguments as arg
+from . import jobs_commands
 from .console import exit_codes, progress_bars, say, show_error, write_out
 
 # Plain help: drawing it with rich doubles the time that --help takes.
@@ -23,6 +24,7 @@ app = typer.Typer(
 )
 models = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List, fetch and remove Whisper models.")
 app.add_typer(models, name="models")
+jobs_commands.add_commands(app)
 
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A name from 'models list' or a Hub id.")]
 
@@ -78,12 +80,17 @@ def transcribe(
     highlight_words: arg.HighlightWords = False,
     threads: arg.Threads = 0,
     offline: arg.Offline = False,
+    queue: arg.Queue = False,
+    force: arg.Force = False,
     as_json: arg.AsJson = False,
     quiet: arg.Quiet = False,
 ) -> None:
     """Transcribe files, directories or patterns. Text goes to stdout unless --output-dir is given."""
     given = dict(locals())
     with exit_codes():
+        if queue:
+            jobs_commands.queue(given)
+            return
         request = _request(given)
         failures, sources_named = 0, [str(Path(source)) for source in sources]
         with progress_bars(quiet=quiet) as bars:

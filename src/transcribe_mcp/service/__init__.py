@@ -10,15 +10,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import CancelledError, TranscribeError, UsageError
-from .progress import Progress, unreported
+from ..errors import CancelledError, TranscribeError, UsageError
+from ..progress import Progress, unreported
 
 if TYPE_CHECKING:
-    from .checkpoints import ModelRow
-    from .engines import Engine
-    from .formats import Format, FormatOptions
-    from .pipeline import Options
-    from .transcript import Transcript
+    from ..checkpoints import ModelRow
+    from ..engines import Engine
+    from ..formats import Format, FormatOptions
+    from ..options import Options
+    from ..transcript import Transcript
 
 AUTO = "auto"
 
@@ -89,8 +89,8 @@ def transcribe(request: TranscribeRequest, progress: Progress = unreported) -> I
         OutputError: nothing can be written to the output directory.
         ModelError, EngineError: no engine could be loaded.
     """
-    from .formats import require_writable
-    from .sources import find_recordings, output_paths
+    from ..formats import require_writable
+    from ..sources import find_recordings, output_paths
 
     work = _Work.of(request, progress)
     recordings, missing = find_recordings(request.sources)
@@ -124,10 +124,10 @@ class _Work:
 
     @classmethod
     def of(cls, request: TranscribeRequest, progress: Progress) -> _Work:
-        from .formats import FormatOptions, SubtitleRules, find_format
-        from .languages import language_code
-        from .pipeline import Options
-        from .settings import settings
+        from ..formats import FormatOptions, SubtitleRules, find_format
+        from ..languages import language_code
+        from ..options import Options
+        from ..settings import settings
 
         if (language := request.options.get("language", AUTO)) != AUTO:
             language_code(language)  # known to exist before a model is fetched
@@ -141,8 +141,8 @@ class _Work:
 
     def do(self, path: Path, engine: Engine, outputs: dict[str, Path]) -> Outcome:
         """One recording. What goes wrong with it is its outcome; what would go wrong with every one ends the work."""
-        from .formats import check_target, render, write
-        from .pipeline import transcribe as run_pipeline
+        from ..formats import check_target, render, write
+        from ..pipeline import transcribe as run_pipeline
 
         try:
             for target in outputs.values():
@@ -159,9 +159,9 @@ class _Work:
 
 
 def _load_engine(request: TranscribeRequest | EvaluateRequest, progress: Progress) -> Engine:
-    from .engines import EngineRequest, load_engine
-    from .heap import share_arenas
-    from .settings import settings
+    from ..engines import EngineRequest, load_engine
+    from ..heap import share_arenas
+    from ..settings import settings
 
     share_arenas()
     return load_engine(
@@ -205,9 +205,9 @@ def evaluate(request: EvaluateRequest, progress: Progress = unreported) -> Evalu
     Raises:
         SourceError: a recording or a truth file cannot be used.
     """
-    from .evaluation import load_truth, score, table, total
-    from .pipeline import Options
-    from .pipeline import transcribe as run_pipeline
+    from ..evaluation import load_truth, score, table, total
+    from ..options import Options
+    from ..pipeline import transcribe as run_pipeline
 
     options = Options(threads=request.threads, **request.options)
     truths = load_truth(request.directory)
@@ -233,45 +233,45 @@ def evaluate(request: EvaluateRequest, progress: Progress = unreported) -> Evalu
 
 def engine_names() -> tuple[str, ...]:
     """What a user may choose as engine, ``auto`` first."""
-    from .engines import ENGINES
+    from ..engines import ENGINES
 
     return (AUTO, *(name for name, entry in ENGINES.items() if not entry.hidden))
 
 
 def format_names() -> tuple[str, ...]:
-    from .formats import FORMATS
+    from ..formats import FORMATS
 
     return tuple(FORMATS)
 
 
 def list_models() -> tuple[ModelRow, ...]:
-    from . import checkpoints
+    from .. import checkpoints
 
     return checkpoints.list_models()
 
 
 def pull_model(name: str, progress: Progress = unreported) -> Path:
     """Fetch a model (or finish fetching it) and give its directory."""
-    from . import checkpoints
+    from .. import checkpoints
 
     return checkpoints.pull(name, progress).directory
 
 
 def model_path(name: str) -> Path:
-    from . import checkpoints
+    from .. import checkpoints
 
     return checkpoints.path(name)
 
 
 def remove_model(name: str) -> int:
     """Remove a model that was fetched, and what was converted from it; gives the bytes freed."""
-    from . import checkpoints
+    from .. import checkpoints
 
     return checkpoints.remove(name)
 
 
 def compatibility(arguments: Sequence[str]) -> int:
     """``doctor``, ``env`` and ``updates`` with their arguments; gives the exit code."""
-    from .compat import main
+    from ..compat import main
 
     return main(arguments)

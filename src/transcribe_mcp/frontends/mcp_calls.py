@@ -1,0 +1,205 @@
+"""What the tools do: one use case each, on the store's threads, waiting where the caller wants to wait."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from typing import Any, ParamSpec, TypeVar
+
+from ..errors import TranscribeError, UnknownNameError, UsageError
+from ..service import allowed, format_names, machine
+from ..service import jobs as service
+from ..service.jobs import Batch, Job, JobFilter, JobRequest, JobStatus
+from . import mcp_answers as answers
+from . import mcp_pages as pages
+from .mcp_notices import SCHEME
+
+# A call that waits in the store (a locked file, a long transcript) holds up no other.
+_THREADS = ThreadPoolExecutor(max_workers=16, thread_name_prefix="store")
+
+FIRST_LOOK_S, LONGEST_LOOK_S = 0.03, 0.25
+SEGMENTS = "segments"
+REPORT_CHARS = 6_000
+QUIET_S = 0.5
+DAY_S = 86_400.0
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+Report = Callable[[float, str], Awaitable[None]]
+"""Told how many percent are done, and what is being done."""
+
+
+async def call(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """A use case in a thread: the loop answers others meanwhile."""
+    return await asyncio.get_running_loop().run_in_executor(_THREADS, partial(function, *args, **kwargs))
+
+
+async def open_store() -> None:
+    """Open the store before the first call needs it, and after the first answers have gone out."""
+    await asyncio.sleep(QUIET_S)
+    with suppress(TranscribeError):  # the call that needs it will say so
+        await call(service.prepare)
+
+
+async def wait_for(job: Job | Batch, wait_s: float, report: Report) -> Job | Batch:
+    """The job once it is final, or as it is after ``wait_s``. ``report`` hears of every step forward."""
+    deadline = time.monotonic() + wait_s
+    pause, told = FIRST_LOOK_S, -1.0
+    while True:
+        if job.percent > told:
+            told = job.percent
+            await report(told, _describe(job))
+        left = deadline - time.monotonic()
+        if job.status.is_final or left <= 0:
+            return job
+        await asyncio.sleep(min(pause, left))
+        pause = min(pause * 1.3, LONGEST_LOOK_S)
+        job = await call(service.get_job, job.job_id)
+
+
+def _describe(job: Job | Batch) -> str:
+    if isinstance(job, Batch):
+        done = sum(each.status.is_final for each in job.jobs)
+        return f"{done} of {len(job.jobs)} recordings done"
+    if job.status == "queued":
+        return f"queued, position {job.queue_position}" if job.queue_position else "queued"
+    return f"{job.stage or job.status.value}, {job.percent:.0f} %"
+
+
+async def transcribe(
+    request: JobRequest, formats: list[str], roots: list[str], wait_s: float, report: Report
+) -> answers.JobAnswer:
+    """Submit one recording and wait for it a while."""
+    names = await call(_known_formats, formats)
+    job: Job | Batch = await call(lambda: allowed.submit(request, allowed.access(roots)))
+    return await finished_answer(await wait_for(job, wait_s, report), names)
+
+
+async def transcribe_batch(
+    sources: list[str], request: JobRequest, roots: list[str], wait_s: float, report: Report
+) -> answers.JobAnswer:
+    """Submit many and wait a while for all."""
+    batch = await call(lambda: allowed.submit_batch(sources, request, allowed.access(roots)))
+    return answers.job_answer(await wait_for(batch, wait_s, report))
+
+
+async def finished_answer(job: Job | Batch, formats: list[str]) -> answers.JobAnswer:
+    """The state of a job, and once it is completed the first page of its text."""
+    if isinstance(job, Batch) or job.status != "completed":
+        return answers.job_answer(job)
+    transcript = await call(service.get_transcript, job.job_id)
+    view = pages.View(job.job_id, formats[0])
+    text, cursor = await call(pages.text_page, transcript, view, None, pages.DEFAULT_CHARS)
+    resources = {name: f"{SCHEME}{job.job_id}.{name}" for name in formats}
+    return answers.job_answer(job, text=text, next_cursor=cursor, resources=resources)
+
+
+async def progress(job_id: str, wait_s: float, report: Report) -> answers.JobAnswer:
+    job = await call(service.get_job, job_id)
+    return answers.job_answer(await wait_for(job, wait_s, report))
+
+
+async def result(view: pages.View, cursor: str | None, max_chars: int) -> answers.ResultAnswer:
+    """A page of a transcript."""
+    transcript = await call(service.get_transcript, view.job_id)
+    fields: dict[str, Any] = {}
+    if view.form == SEGMENTS:
+        found, following = await call(pages.segment_page, transcript, view, cursor, max_chars)
+        names = ("start", "end", "text", "speaker")
+        fields["segments"] = [answers.Segment(**{name: getattr(one, name) for name in names}) for one in found]
+    else:
+        fields["text"], following = await call(pages.text_page, transcript, view, cursor, max_chars)
+    return await _result_answer(view, next_cursor=following, **fields)
+
+
+async def write(view: pages.View, target: str) -> answers.ResultAnswer:
+    """The whole transcript in a new file."""
+    written = await call(lambda: allowed.write_result(view.job_id, view.form, target, allowed.access()))
+    return await _result_answer(view, written=str(written))
+
+
+async def _result_answer(view: pages.View, **fields: Any) -> answers.ResultAnswer:
+    job = await call(service.get_job, view.job_id)
+    if isinstance(job, Job):  # a batch has no transcript: refused before
+        warnings = [answers.Warning(code=notice.code, message=notice.message) for notice in job.warnings] or None
+        fields |= {"source": job.source, "duration_s": job.duration_s, "language": job.language, "warnings": warnings}
+    partial_result = True if job.status != "completed" else None
+    return answers.ResultAnswer(
+        job_id=view.job_id, status=job.status.value, format=view.form, partial=partial_result, **fields
+    )
+
+
+async def history(which: JobFilter, cursor: str | None, limit: int) -> answers.HistoryAnswer:
+    page = await call(service.list_jobs, which, cursor, limit)
+    return answers.history_answer(page.jobs, page.next_cursor)
+
+
+async def search(query: str, which: JobFilter, cursor: str | None, limit: int) -> answers.SearchAnswer:
+    page = await call(service.search, query, cursor, limit, which)
+    return answers.search_answer(page.hits, page.next_cursor)
+
+
+async def cancel(job_id: str) -> answers.JobAnswer:
+    """Stop a job and see it stop."""
+
+    async def nobody(percent: float, words: str) -> None: ...
+
+    return answers.job_answer(await wait_for(await call(service.cancel, job_id), 3.0, nobody))
+
+
+async def delete(job_id: str) -> answers.Answer:
+    job = await call(service.get_job, job_id)
+    await call(service.delete, job_id)
+    return answers.Answer(job_id=job_id, status=job.status.value if job.status.is_final else "cancelled")
+
+
+async def models() -> answers.ModelsAnswer:
+    return answers.models_answer(await call(machine.models_here), await call(machine.default_model))
+
+
+async def diagnosis() -> answers.DiagnosisAnswer:
+    return answers.diagnosis_answer(await call(service.diagnose), REPORT_CHARS)
+
+
+def filter_of(statuses: Sequence[str], source: str, batch_id: str, days: float | None) -> JobFilter:
+    return JobFilter(
+        statuses=tuple(map(JobStatus, statuses)),
+        source_contains=source,
+        batch_id=batch_id,
+        since=None if days is None else time.time() - days * DAY_S,
+    )
+
+
+def transcript_text(job_id: str, form: str) -> str:
+    """The whole transcript in a format, for a resource."""
+    return service.render(service.get_transcript(job_id), form)
+
+
+def unknown_argument(tool: str, given: Mapping[str, Any], known: Sequence[str]) -> UsageError | None:
+    """A misspelt argument would else be left out in silence."""
+    unknown = sorted(set(given) - set(known)) if known else []
+    hint = f"arguments: {', '.join(known)}"
+    return UsageError(f"{tool} has no argument {unknown[0][:100]!r}", hint=hint) if unknown else None
+
+
+def said_by_sdk(texts: Sequence[str]) -> TranscribeError:
+    """Arguments that the schema refuses, a tool that is none, or a defect of ours; in one line."""
+    lines = [line for line in "\n".join(texts).splitlines() if "For further information" not in line]
+    words = "; ".join(line.strip() for line in lines)[:1000]
+    if "validation error" in words or "Unknown tool" in words:
+        return UsageError(words, hint="the tool's input schema says what it takes")
+    return TranscribeError(words, hint="the cause is on the server's standard error")
+
+
+def _known_formats(names: list[str]) -> list[str]:
+    """Formats in order, each once, known to exist before a recording is queued for them."""
+    chosen = list(dict.fromkeys(names)) or ["txt"]
+    for name in chosen:
+        if name not in format_names():
+            raise UnknownNameError(f"there is no output format {name!r}", hint=f"formats: {', '.join(format_names())}")
+    return chosen

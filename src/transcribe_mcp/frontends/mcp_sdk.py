@@ -1,0 +1,42 @@
+"""The official SDK's names that are used here. The only file that imports ``mcp``: what moves there moves here."""
+
+from __future__ import annotations
+
+from mcp import MCPError, types
+from mcp.server.auth.provider import AccessToken, TokenVerifier
+from mcp.server.auth.settings import AuthSettings
+from mcp.server.mcpserver import (
+    Context,
+    Extension,
+    ListRoots,
+    MCPServer,
+    MethodBinding,
+    Resolve,
+    require_client_extension,
+)
+from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
+from mcp.server.subscriptions import InMemorySubscriptionBus, ResourcesListChanged, ResourceUpdated
+from mcp.server.transport_security import TransportSecuritySettings
+from mcp.types.version import MODERN_PROTOCOL_VERSIONS
+
+__all__ = [
+    "MODERN_PROTOCOL_VERSIONS",
+    "AccessToken",
+    "AuthSettings",
+    "Context",
+    "Extension",
+    "InMemorySubscriptionBus",
+    "ListRoots",
+    "MCPError",
+    "MCPServer",
+    "MethodBinding",
+    "Resolve",
+    "ResourceError",
+    "ResourceNotFoundError",
+    "ResourceUpdated",
+    "ResourcesListChanged",
+    "TokenVerifier",
+    "TransportSecuritySettings",
+    "require_client_extension",
+    "types",
+]

@@ -1,0 +1,1 @@
+"""Durable jobs: a queue, the worker that owns a device, and the library of finished transcripts."""

@@ -1,0 +1,311 @@
+"""What a worker writes about the jobs that it runs. See ``store.py`` for the conditions on every change."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from ..errors import CancelledError, TranscribeError
+from ..transcript import Notice, Transcript
+from . import library
+from .database import store_errors
+from .ids import new_id
+from .library import Content
+from .records import JobOptions, JobStatus
+from .rows import UNFINISHED
+from .store import Store
+from .tables import jobs, speeds, workers
+
+CRASHES_SET_ASIDE = 2  # a job under which the worker died this often at the same place is not tried again
+SPEED_MEMORY_S = 600.0  # seconds of work that a measured speed remembers
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A job as its worker begins it. ``attempt`` tells this run from every other.
+
+    Attributes:
+        crashes: of workers under this job since its last checkpoint.
+        began: the engine, model and batch size that it was begun with; ``None`` at first.
+        device_forced: where it has to run, whatever its options say.
+    """
+
+    job_id: str
+    attempt: int
+    source: str
+    signature: str
+    content_hash: str | None
+    options: JobOptions
+    options_key: str
+    force: bool
+    crashes: int
+    began: Began | None
+    device: str | None
+    device_forced: str | None
+    duration_s: float | None
+    done_s: float
+    warnings: tuple[Notice, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Began:
+    """What the work of a job was begun with, so that it goes on with the same."""
+
+    engine: str
+    model: str
+    device: str
+    batch_size: int
+
+
+class Ledger:
+    """One worker's pen. Its changes touch only jobs that this worker runs at this attempt."""
+
+    def __init__(self, store: Store, worker_id: str) -> None:
+        self._store = store
+        self.worker_id = worker_id
+
+    def claim(self, job_id: str) -> Claim | None:
+        """Begin a job; ``None`` where it was cancelled, deleted or finished meanwhile.
+
+        Found running, it was left by a worker that died: that counts as a crash of this job.
+        """
+        with self._store.begin() as connection:
+            crashed = sa.case((jobs.c.status == JobStatus.RUNNING.value, jobs.c.crashes + 1), else_=jobs.c.crashes)
+            changed = connection.execute(
+                jobs.update()
+                .where(jobs.c.job_id == job_id, jobs.c.status.in_(UNFINISHED))
+                .values(
+                    status=JobStatus.RUNNING.value,
+                    stage="load",
+                    worker_id=self.worker_id,
+                    attempts=jobs.c.attempts + 1,
+                    crashes=crashed,
+                    started_at=sa.func.coalesce(jobs.c.started_at, time.time()),
+                )
+            ).rowcount
+            if not changed:
+                return None
+            row = connection.execute(sa.select(jobs).where(jobs.c.job_id == job_id)).one()
+        return _to_claim(row)
+
+    def change(self, claim: Claim, values: Mapping[str, Any]) -> None:
+        """
+        Raises:
+            CancelledError: the job is not this worker's any more.
+        """
+        with self._store.begin() as connection:
+            self._change(connection, claim, values)
+
+    def began(self, claim: Claim, began: Began) -> None:
+        values = {"engine": began.engine, "model": began.model, "device": began.device, "batch_size": began.batch_size}
+        self.change(claim, values)
+
+    def warn(self, claim: Claim, notices: Sequence[Notice]) -> None:
+        self.change(claim, {"warnings": _dump(notices)})
+
+    def checkpointed(self, claim: Claim) -> None:
+        """A batch more is safe: what went wrong before did not go wrong here."""
+        if claim.crashes:
+            self.change(claim, {"crashes": 0})
+
+    def finish(self, claim: Claim, content: Content, transcript: Transcript) -> None:
+        """The job is completed, and its transcript in the library, in one transaction."""
+        transcript_id = new_id()
+        with self._store.begin() as connection:
+            library.save(connection, transcript_id, content, transcript)
+            self._change(connection, claim, {
+                "content_hash": content.content_hash,
+                "duration_s": transcript.duration,
+                "done_s": transcript.duration,
+                "language": transcript.language,
+                "engine": transcript.engine,
+                "model": transcript.model,
+                "device": transcript.device,
+                "warnings": _dump(transcript.warnings),
+                "transcript_id": transcript_id,
+                **_ended(JobStatus.COMPLETED),
+            })  # fmt: skip
+
+    def answer(self, claim: Claim, row: Any) -> None:
+        """The job is answered by an earlier one of the same content."""
+        names = ("duration_s", "language", "engine", "model", "device", "transcript_id", "warnings", "content_hash")
+        values = {name: getattr(row, name) for name in names}
+        values |= {"from_job_id": row.from_job_id or row.job_id, "done_s": row.duration_s or 0.0}
+        self.change(claim, values | _ended(JobStatus.COMPLETED))
+
+    def fail(self, claim: Claim, error: TranscribeError) -> None:
+        values = {"error_code": error.code, "error_message": str(error), "error_hint": error.hint}
+        self.change(claim, values | _ended(JobStatus.FAILED))
+
+    def beat(self, progress: Mapping[Claim, Mapping[str, Any]], loaded: str) -> list[Claim]:
+        """Write how far the running jobs are, and that this worker lives; gives those that are not its own any more."""
+        lost = []
+        with self._store.begin() as connection:
+            now = _now(connection)
+            beat = workers.update().where(workers.c.worker_id == self.worker_id).values(beat_at=now, loaded=loaded)
+            connection.execute(beat)
+            for claim, values in progress.items():
+                if values:
+                    changed = connection.execute(self._of(claim, jobs.update()).values(**values)).rowcount
+                else:
+                    changed = connection.execute(self._of(claim, sa.select(jobs.c.job_id))).first() is not None
+                if not changed:
+                    lost.append(claim)
+        return lost
+
+    def is_mine(self, claim: Claim) -> bool:
+        with self._store.begin() as connection:
+            return connection.execute(self._of(claim, sa.select(jobs.c.job_id))).first() is not None
+
+    def release(self, claims: Sequence[Claim]) -> None:
+        """Give running jobs back without a crash on their account: this worker ends in good order."""
+        with self._store.begin() as connection:
+            for claim in claims:
+                values = {"status": JobStatus.QUEUED.value, "stage": JobStatus.QUEUED.value, "worker_id": None}
+                connection.execute(self._of(claim, jobs.update()).values(**values))
+
+    def measured(self, model: str, audio_s: float, work_s: float) -> None:
+        """Add to the speed from which waiting times are foretold; what is old fades."""
+        with self._store.begin() as connection:
+            found = connection.execute(sa.select(speeds).where(speeds.c.model == model)).first()
+            kept = max(0.0, 1.0 - work_s / SPEED_MEMORY_S) if found is not None else 0.0
+            values = {
+                "audio_s": audio_s + kept * (found.audio_s if found is not None else 0.0),
+                "work_s": work_s + kept * (found.work_s if found is not None else 0.0),
+            }
+            if found is None:
+                connection.execute(speeds.insert().values(model=model, **values))
+            else:
+                connection.execute(speeds.update().where(speeds.c.model == model).values(**values))
+
+    # --- workers ------------------------------------------------------------------------------------------------------
+
+    def register(self, host: str, pid: int, device: str) -> None:
+        with self._store.begin() as connection:
+            connection.execute(workers.delete().where(workers.c.worker_id == self.worker_id))
+            values = {"worker_id": self.worker_id, "host": host, "pid": pid, "device": device, "loaded": ""}
+            connection.execute(workers.insert().values(beat_at=_now(connection), **values))
+
+    def forgive(self) -> None:
+        """What this worker left running when it ended in good order is no crash of theirs."""
+        with self._store.begin() as connection:
+            mine = jobs.update().where(jobs.c.worker_id == self.worker_id, jobs.c.status == JobStatus.RUNNING.value)
+            connection.execute(mine.values(status=JobStatus.QUEUED.value, stage=JobStatus.QUEUED.value))
+
+    def unregister(self) -> None:
+        with self._store.begin() as connection:
+            connection.execute(workers.delete().where(workers.c.worker_id == self.worker_id))
+
+    def orphans(self, silent_s: float) -> list[tuple[str, str]]:
+        """(id, queue) of running jobs whose worker has not been heard of for so long, by the database's clock."""
+        with self._store.begin() as connection:
+            alive = sa.select(workers.c.worker_id).where(workers.c.beat_at > _now(connection) - silent_s)
+            query = sa.select(jobs.c.job_id, jobs.c.queue).where(
+                jobs.c.status == JobStatus.RUNNING.value,
+                jobs.c.worker_id.is_not(None),
+                jobs.c.worker_id != self.worker_id,
+                jobs.c.worker_id.not_in(alive),
+            )
+            return [(job_id, queue) for job_id, queue in connection.execute(query)]
+
+    def adopt(self, job_id: str, queue: str) -> None:
+        """Queue a job again whose worker is gone. Of several workers that try, one does."""
+        with self._store.begin() as connection:
+            change = (
+                jobs.update()
+                .where(jobs.c.job_id == job_id, jobs.c.status == JobStatus.RUNNING.value)
+                .where(jobs.c.worker_id != self.worker_id)
+                .values(worker_id=None, status=JobStatus.QUEUED.value, crashes=jobs.c.crashes + 1)
+            )
+            changed = connection.execute(change).rowcount
+        if changed:
+            self._store.queue.take_over(job_id, queue)
+
+    # --- housekeeping -------------------------------------------------------------------------------------------------
+
+    def is_idle(self) -> bool:
+        """Whether nothing waits or runs."""
+        with self._store.begin() as connection:
+            query = sa.select(jobs.c.job_id).where(jobs.c.status.in_(UNFINISHED)).limit(1)
+            return connection.execute(query).first() is None
+
+    def mend(self, older_s: float) -> None:
+        """Queue waiting jobs again whose workflow has ended: a process died between the two halves of a retry."""
+        with self._store.begin() as connection:
+            query = sa.select(jobs.c.job_id, jobs.c.queue).where(
+                jobs.c.status == JobStatus.QUEUED.value, jobs.c.created_at < time.time() - older_s
+            )
+            queues = {row.job_id: row.queue for row in connection.execute(query)}
+        if queues:
+            with store_errors(self._store.url):
+                for job_id in self._store.queue.stranded(list(queues)):
+                    self._store.queue.again(job_id, queues[job_id])
+
+    def without_duration(self, limit: int) -> list[tuple[str, str]]:
+        """(id, source) of waiting jobs whose length nobody has measured."""
+        with self._store.begin() as connection:
+            query = (
+                sa.select(jobs.c.job_id, jobs.c.source)
+                .where(jobs.c.status == JobStatus.QUEUED.value, jobs.c.duration_s.is_(None))
+                .order_by(jobs.c.priority, jobs.c.job_id)
+                .limit(limit)
+            )
+            return [(job_id, source) for job_id, source in connection.execute(query)]
+
+    def set_duration(self, job_id: str, duration_s: float) -> None:
+        with self._store.begin() as connection:
+            change = jobs.update().where(jobs.c.job_id == job_id, jobs.c.duration_s.is_(None))
+            connection.execute(change.values(duration_s=duration_s))
+
+    def _change(self, connection: sa.Connection, claim: Claim, values: Mapping[str, Any]) -> None:
+        if not connection.execute(self._of(claim, jobs.update()).values(**values)).rowcount:
+            raise CancelledError(f"job {claim.job_id} was cancelled or given to another worker")
+
+    def _of(self, claim: Claim, statement: Any) -> Any:
+        return statement.where(
+            jobs.c.job_id == claim.job_id,
+            jobs.c.status == JobStatus.RUNNING.value,
+            jobs.c.worker_id == self.worker_id,
+            jobs.c.attempts == claim.attempt,
+        )
+
+
+def _ended(status: JobStatus) -> dict[str, Any]:
+    return {"status": status.value, "stage": "", "finished_at": time.time(), "crashes": 0}
+
+
+def _dump(notices: Sequence[Notice]) -> str:
+    return json.dumps([[notice.code, notice.message] for notice in notices], ensure_ascii=False)
+
+
+def _now(connection: sa.Connection) -> float:
+    """Seconds by the clock of the database, so that workers of several machines agree."""
+    if connection.dialect.name == "postgresql":
+        return float(connection.execute(sa.text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one())
+    return time.time()
+
+
+def _to_claim(row: Any) -> Claim:
+    began = Began(row.engine, row.model, row.device, row.batch_size) if row.batch_size else None
+    return Claim(
+        job_id=row.job_id,
+        attempt=row.attempts,
+        source=row.source,
+        signature=row.signature,
+        content_hash=row.content_hash,
+        options=JobOptions.loads(row.options),
+        options_key=row.options_key,
+        force=row.force,
+        crashes=row.crashes,
+        began=began,
+        device=row.device,
+        device_forced=row.device_forced,
+        duration_s=row.duration_s,
+        done_s=row.done_s,
+        warnings=tuple(Notice(code, message) for code, message in json.loads(row.warnings)),
+    )

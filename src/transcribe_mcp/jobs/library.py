@@ -1,0 +1,193 @@
+"""The library of finished transcripts: packed JSON, and every sentence to be searched.
+
+Functions take a connection inside a transaction of their caller.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from ..errors import StoreDamagedError, UsageError
+from ..transcript import Transcript
+from .records import Hit, HitPage, JobFilter, JobStatus
+from .tables import jobs, segments, transcripts
+
+INSERT_ROWS = 500
+MAX_TERMS = 32  # words of one query; more only cost time
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What makes two transcriptions the same: the bytes of the recording and how it was transcribed."""
+
+    content_hash: str
+    options_key: str
+
+
+def save(connection: sa.Connection, transcript_id: str, content: Content, transcript: Transcript) -> None:
+    """Add a finished transcript."""
+    connection.execute(
+        transcripts.insert().values(
+            transcript_id=transcript_id,
+            content_hash=content.content_hash,
+            options_key=content.options_key,
+            packed=zlib.compress(transcript.dumps().encode(), 1),
+            created_at=time.time(),
+        )
+    )
+    rows = [
+        {
+            "transcript_id": transcript_id,
+            "number": number,
+            "start_s": float(segment.start),
+            "end_s": float(segment.end),
+            "text": segment.text.strip(),
+        }
+        for number, segment in enumerate(transcript.segments)
+    ]
+    for first in range(0, len(rows), INSERT_ROWS):
+        connection.execute(segments.insert(), rows[first : first + INSERT_ROWS])
+
+
+def load(connection: sa.Connection, transcript_id: str) -> Transcript | None:
+    """
+    Raises:
+        StoreDamagedError: what is kept is no transcript.
+    """
+    query = sa.select(transcripts.c.packed).where(transcripts.c.transcript_id == transcript_id)
+    packed = connection.execute(query).scalar()
+    if packed is None:
+        return None
+    try:
+        return Transcript.loads(zlib.decompress(packed).decode())
+    except (zlib.error, ValueError) as error:
+        hint = "transcribe the recording again with force"
+        raise StoreDamagedError(
+            f"transcript {transcript_id} cannot be read: {type(error).__name__}", hint=hint
+        ) from None
+
+
+def find(connection: sa.Connection, content: Content) -> str | None:
+    """The newest transcript of the same content made in the same way."""
+    query = (
+        sa.select(transcripts.c.transcript_id)
+        .where(transcripts.c.content_hash == content.content_hash, transcripts.c.options_key == content.options_key)
+        .order_by(transcripts.c.transcript_id.desc())
+        .limit(1)
+    )
+    return connection.execute(query).scalar()
+
+
+def remove_unused(connection: sa.Connection, transcript_ids: Sequence[str]) -> None:
+    """Remove those of the transcripts that no job refers to any more."""
+    if not transcript_ids:
+        return
+    used = sa.select(jobs.c.transcript_id).where(jobs.c.transcript_id.in_(transcript_ids))
+    unused = set(transcript_ids) - set(connection.execute(used).scalars())
+    # Sentences first: SQLite's triggers see their texts, which the search has to forget too.
+    connection.execute(segments.delete().where(segments.c.transcript_id.in_(unused)))
+    connection.execute(transcripts.delete().where(transcripts.c.transcript_id.in_(unused)))
+
+
+def search(connection: sa.Connection, query: str, which: JobFilter, first: int, limit: int) -> HitPage:
+    """Sentences that hold every word of the query, best first, from the ``first`` on.
+
+    Raises:
+        UsageError: the query holds no word.
+    """
+    terms = _terms(query)
+    statement, parameters = _matching(connection.dialect.name, terms)
+    # The newest job of each transcript stands for it.
+    newest = (
+        sa.select(sa.func.max(jobs.c.job_id))
+        .where(jobs.c.transcript_id == segments.c.transcript_id, jobs.c.status == JobStatus.COMPLETED.value)
+        .correlate(segments)
+        .scalar_subquery()
+    )
+    found = (
+        sa.select(
+            segments.c.segment_id, segments.c.transcript_id, segments.c.number, segments.c.start_s, segments.c.end_s,
+            segments.c.text, jobs.c.job_id, jobs.c.source, jobs.c.language,
+        )
+        .select_from(segments.join(statement, statement.c.segment_id == segments.c.segment_id))
+        .join(jobs, jobs.c.job_id == newest)
+        .where(*job_conditions(which))
+        .order_by(statement.c.rank, jobs.c.job_id.desc(), segments.c.number)
+        .offset(first)
+        .limit(limit + 1)
+    )  # fmt: skip
+    rows = connection.execute(found, parameters).all()
+    hits = tuple(_hit(connection, row) for row in rows[:limit])
+    return HitPage(hits, str(first + limit) if len(rows) > limit else None)
+
+
+def _matching(dialect: str, terms: Sequence[str]) -> tuple[sa.Subquery, dict[str, Any]]:
+    """(rows of segment_id and rank, lower is better; parameters)."""
+    if dialect == "postgresql":
+        text = (
+            "SELECT s.segment_id AS segment_id, -ts_rank(s.words, q.query) AS rank FROM segments s, "
+            "(SELECT websearch_to_tsquery('simple', :words) AS query) q WHERE s.words @@ q.query"
+        )
+        words = " ".join(f'"{term}"' for term in terms)
+    else:
+        text = "SELECT rowid AS segment_id, rank AS rank FROM segments_search WHERE segments_search MATCH :words"
+        words = " ".join(f'"{term}"' for term in terms)
+    columns = sa.text(text).columns(sa.column("segment_id", sa.Integer), sa.column("rank", sa.Float))
+    return columns.subquery("matching"), {"words": words}
+
+
+def _terms(query: str) -> list[str]:
+    """Words and "phrases", without the signs that a search engine would take for its own."""
+    parts = re.findall(r'"([^"]*)"|([^\s"]+)', query)
+    terms = []
+    for phrase, word in parts[:MAX_TERMS]:
+        term = " ".join(re.findall(r"\w+", phrase or word))
+        if term:
+            terms.append(term)
+    if not terms:
+        hint = "name the words to find; keep words together with double quotes"
+        raise UsageError(f"the query {query[:80]!r} holds no word", hint=hint)
+    return terms
+
+
+def _hit(connection: sa.Connection, row: Any) -> Hit:
+    near = sa.select(segments.c.number, segments.c.text).where(
+        segments.c.transcript_id == row.transcript_id, segments.c.number.in_((row.number - 1, row.number + 1))
+    )
+    around = {neighbour.number: neighbour.text for neighbour in connection.execute(near)}
+    return Hit(
+        job_id=row.job_id,
+        source=row.source,
+        start=row.start_s,
+        end=row.end_s,
+        text=row.text,
+        before=around.get(row.number - 1, ""),
+        after=around.get(row.number + 1, ""),
+        language=row.language,
+    )
+
+
+def job_conditions(which: JobFilter) -> list[sa.ColumnElement[bool]]:
+    """A filter as conditions on the table of jobs."""
+    conditions: list[sa.ColumnElement[bool]] = []
+    if which.statuses:
+        conditions.append(jobs.c.status.in_([status.value for status in which.statuses]))
+    if which.source_contains:
+        conditions.append(sa.func.lower(jobs.c.source).contains(which.source_contains.lower(), autoescape=True))
+    for column, wanted in ((jobs.c.language, which.language), (jobs.c.batch_id, which.batch_id)):
+        if wanted:
+            conditions.append(column == wanted)
+    if which.model:
+        conditions.append(sa.func.lower(jobs.c.model) == which.model.lower())
+    if which.since is not None:
+        conditions.append(jobs.c.created_at >= which.since)
+    if which.until is not None:
+        conditions.append(jobs.c.created_at <= which.until)
+    return conditions

@@ -1,0 +1,43 @@
+"""The transcript of a job that is not finished, from what it has kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from .. import __version__
+from ..heard import HeardBatch, to_segments
+from ..transcript import Notice, Transcript
+from .records import JobOptions, JobStatus
+
+
+def partial_transcript(row: Any, steps: Sequence[str]) -> Transcript:
+    """Everything in order that was heard by now, with a warning that it is not all.
+
+    Args:
+        row: the job's.
+        steps: what its finished steps kept.
+    """
+    options = JobOptions.loads(row.options)
+    done = [HeardBatch.loads(step) for step in steps]
+    heard = sorted((window for batch in done for window in batch.windows), key=lambda window: window.start)
+    segments = tuple(to_segments(heard, keep_words=options.words))
+    vote = done[-1].vote
+    end_s = segments[-1].end if segments else 0.0
+    of = f" of {row.duration_s:.0f} s" if row.duration_s else ""
+    going_on = "more is to come" if row.status == JobStatus.RUNNING.value else f"the job is {row.status}"
+    notice = Notice("partial", f"only {row.done_s:.0f}{of} are transcribed: {going_on}")
+    return Transcript(
+        segments=segments,
+        duration=max(row.duration_s or 0.0, end_s),
+        language=vote.language if segments else None,
+        language_probability=vote.probability if segments else None,
+        engine=row.engine or "",
+        model=row.model or "",
+        device=row.device or "",
+        compute_type=options.compute_type,
+        task=options.task,
+        source=row.source,
+        warnings=(notice, *vote.notices),
+        versions={"transcribe-mcp": __version__},
+    )

@@ -1,0 +1,159 @@
+"""Durable workflows: a job is one, a finished batch of windows is one of its steps. The only file that knows dbos.
+
+Front ends hold a ``WorkflowQueue``: it adds, cancels and rewinds workflows, and runs none. The worker holds a
+``WorkflowRunner``. What a workflow and a step keep is text, never a pickled object.
+
+dbos gives work back to the executor that began it and to no other: an executor id stands for one worker of one device
+on one machine, which holds a lock. Where several machines share a PostgreSQL server, ``take_over`` moves the work of a
+worker that is gone.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from dbos import DBOS, DBOSClient, DBOSConfig, DBOSPortableJSONSerializer, run_dbos_database_migrations
+from dbos import error as dbos_error
+
+APPLICATION = "transcribe-mcp"
+APPLICATION_VERSION = "1"  # of the steps that a workflow takes: work begun by another version is not resumed
+WORKFLOW = "transcribe"
+SHORT, LONG = "short", "long"  # long recordings have places of their own, so that short ones are never behind them
+
+
+@dataclass(frozen=True, slots=True)
+class QueueRules:
+    """How many jobs of a queue one worker runs at once, and how often it looks for more."""
+
+    places: int
+    poll_s: float
+
+
+QUEUES = {SHORT: QueueRules(places=8, poll_s=0.05), LONG: QueueRules(places=3, poll_s=0.2)}
+
+# Raised in the worker's thread of a workflow that was cancelled or handed to another worker.
+WorkflowStoppedError = (dbos_error.DBOSWorkflowCancelledError, dbos_error.DBOSWorkflowConflictIDError)
+
+
+def make_workflow_tables(url: sa.URL) -> None:
+    """Make or update dbos's own tables."""
+    logging.getLogger("dbos").setLevel(logging.ERROR)
+    run_dbos_database_migrations(_plain(url))
+
+
+def _plain(url: sa.URL) -> str:
+    drivername = "sqlite" if url.get_backend_name() == "sqlite" else "postgresql"
+    return url.set(drivername=drivername).render_as_string(hide_password=False)
+
+
+class WorkflowQueue:
+    """What may be done to workflows from any process. Cheap to make; connects when first used."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._client = DBOSClient(
+            system_database_engine=engine,
+            serializer=DBOSPortableJSONSerializer(),
+            application_name=APPLICATION,
+            lazy=True,
+            retry_connection_errors=False,
+        )
+
+    def add(self, connection: sa.Connection, job_id: str, queue: str, priority: int) -> None:
+        """Queue a job in the caller's transaction. Lower priorities start sooner."""
+        self._client.enqueue_in_transaction(
+            connection,
+            {
+                "workflow_name": WORKFLOW,
+                "queue_name": queue,
+                "workflow_id": job_id,
+                "app_version": APPLICATION_VERSION,
+                "priority": priority,
+            },
+            job_id,
+        )
+
+    def cancel(self, job_ids: Sequence[str]) -> None:
+        self._client.cancel_workflows(list(job_ids))
+
+    def again(self, job_id: str, queue: str) -> None:
+        """Queue a job that has ended once more; the steps that it finished stay."""
+        start_step = self.count_steps(job_id) + 1
+        self._client.rewind_workflow(
+            job_id, start_step=start_step, queue_name=queue, application_version=APPLICATION_VERSION
+        )
+
+    def take_over(self, job_id: str, queue: str) -> None:
+        """Queue a job again that another worker began. Should that worker still live, it can end it no more."""
+        self._client.cancel_workflow(job_id)
+        self.again(job_id, queue)
+
+    def stranded(self, job_ids: Sequence[str]) -> list[str]:
+        """Those of the jobs whose workflow has ended, so that nothing will ever begin them."""
+        ended = ["SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
+        found = self._client.list_workflows(
+            workflow_ids=list(job_ids), status=ended, load_input=False, load_output=False
+        )
+        return [workflow.workflow_id for workflow in found]
+
+    def forget(self, job_ids: Sequence[str]) -> None:
+        self._client.delete_workflows(list(job_ids))
+
+    def count_steps(self, job_id: str) -> int:
+        return len(self._client.list_workflow_steps(job_id, load_output=False))
+
+    def steps(self, job_id: str) -> list[str]:
+        """What the finished steps of a job kept, in order."""
+        return [str(step["output"]) for step in self._client.list_workflow_steps(job_id)]
+
+
+class WorkflowRunner:
+    """Runs workflows in this process, each in a thread of its own.
+
+    Args:
+        executor_id: who runs them; no two processes may use the same at the same time.
+        run: does the work of a job.
+    """
+
+    def __init__(self, engine: sa.Engine, url: sa.URL, executor_id: str, run: Callable[[str], None]) -> None:
+        config: DBOSConfig = {
+            "name": APPLICATION,
+            "application_version": APPLICATION_VERSION,
+            "executor_id": executor_id,
+            "system_database_url": _plain(url),
+            "system_database_engine": engine,
+            "serializer": DBOSPortableJSONSerializer(),
+            "log_level": "ERROR",
+            "run_migrations": False,
+            "use_listen_notify": False,
+            "notification_listener_polling_interval_sec": 60.0,
+        }
+        DBOS(config=config)
+
+        @DBOS.workflow(name=WORKFLOW, max_recovery_attempts=None)
+        def transcribe(job_id: str) -> None:
+            run(job_id)
+
+    def launch(self) -> None:
+        """Begin: first what this executor left unfinished, then what is queued."""
+        DBOS.launch()
+        for name, rules in QUEUES.items():
+            DBOS.register_queue(
+                name,
+                worker_concurrency=rules.places,
+                polling_interval_sec=rules.poll_s,
+                on_conflict="always_update",
+            )
+
+    def stop(self) -> None:
+        DBOS.destroy()
+
+
+def keep_step(name: str, make: Callable[[], str]) -> str:
+    """In a workflow: what ``make`` gives, or gave when this step was finished before.
+
+    ``make`` must not fail: an error would be kept like a result. What can fail comes before.
+    """
+    return DBOS.run_step({"name": name}, make)

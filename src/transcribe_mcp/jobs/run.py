@@ -1,0 +1,295 @@
+"""One job, from its claim to its transcript, in a thread of the worker."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from ..errors import (
+    CancelledError,
+    SourceChangedError,
+    SourceTooLargeError,
+    StoreError,
+    TranscribeError,
+    WorkerFailedError,
+)
+from ..fetching import FetchLimits, fetch, is_url
+from ..heard import HeardBatch
+from ..settings import Settings
+from ..transcript import Notice, Transcript
+from . import contents
+from .alone import Gate, Pass
+from .database import store_errors
+from .device import Device
+from .job_options import pipeline_options
+from .ledger import CRASHES_SET_ASIDE, Began, Claim, Ledger
+from .library import Content
+from .queue import keep_step
+from .records import AUTO
+from .shared import EngineChoice, SharedEngine
+from .store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """What the jobs of one worker share.
+
+    Attributes:
+        died_of: how the worker before this one ended and what that means, in words; empty where in good order.
+        work_dir: where recordings from addresses lie while they are worked on.
+    """
+
+    store: Store
+    ledger: Ledger
+    device: Device
+    gate: Gate
+    settings: Settings
+    work_dir: Path
+    died_of: str
+
+
+@dataclass(eq=False, slots=True)
+class RunningJob:
+    """How far a job is. Written by its own threads, read by the worker's heartbeat."""
+
+    claim: Claim
+    stage: str = "load"
+    done_s: float = 0.0
+    duration_s: float | None = None
+    cancelled_at: float | None = None  # monotonic clock
+    engine: SharedEngine | None = None
+    began_at: float | None = None  # monotonic clock, when the first batch that was not kept began
+    began_from_s: float = 0.0
+    noted: dict[str, object] = field(default_factory=dict)  # what the store knows
+
+    def cancel(self) -> None:
+        if self.cancelled_at is None:
+            self.cancelled_at = time.monotonic()
+        if self.engine is not None:
+            self.engine.cancel()
+
+    def check(self) -> None:
+        if self.cancelled_at is not None:
+            raise CancelledError(f"job {self.claim.job_id} was stopped")
+
+    def progress(self, stage: str, done: float, total: float | None) -> None:
+        """The pipeline's and the engine loader's callback, from several threads."""
+        self.check()
+        if stage == "windows":
+            self.stage = stage
+            self.done_s = max(self.done_s, done)
+        elif stage in ("read", "speech"):
+            if self.stage not in ("windows", "speech"):
+                self.stage = "speech"
+        else:
+            self.stage = stage
+
+    @property
+    def speed(self) -> float | None:
+        """Seconds of audio a second since this run's first new batch."""
+        if self.began_at is None or self.done_s <= self.began_from_s:
+            return None
+        return (self.done_s - self.began_from_s) / max(1e-3, time.monotonic() - self.began_at)
+
+    def news(self) -> dict[str, object]:
+        """What has changed since it was last asked."""
+        now = {"stage": self.stage, "done_s": self.done_s, "duration_s": self.duration_s, "speed": self.speed}
+        fresh = {name: value for name, value in now.items() if value is not None and self.noted.get(name) != value}
+        if set(fresh) <= {"speed"}:  # it changes all the time
+            return {}
+        self.noted |= fresh
+        return fresh
+
+
+def run(shop: Workshop, job: RunningJob) -> None:
+    """Do a claimed job to its end: a transcript in the library, or an error in the store.
+
+    Raises:
+        CancelledError: it was cancelled, deleted or given to another worker.
+        StoreError: the store cannot be written; the job stays as it is.
+    """
+    claim = job.claim
+    folder = shop.work_dir / claim.job_id
+    inside = None
+    try:
+        claim = _after_crashes(shop, claim)
+        inside = shop.gate.enter(alone=claim.crashes > 0, check=job.check)
+        _work(shop, job, claim, folder, inside)
+    except (CancelledError, StoreError):
+        raise
+    except TranscribeError as error:
+        shop.ledger.fail(claim, error)
+    finally:
+        if job.engine is not None:
+            job.engine.close()
+        if inside is not None:
+            inside.leave()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _work(shop: Workshop, job: RunningJob, claim: Claim, folder: Path, inside: Pass) -> None:
+    path = _recording(shop, job, claim, folder)
+    content = Content(_content_hash(shop, job, claim, path), claim.options_key)
+    earlier = None if claim.force or claim.began is not None else shop.store.answer_for(content)
+    if earlier is not None:
+        shop.ledger.answer(claim, earlier)
+        return
+    job.duration_s = _duration(shop, path)
+    job.engine = engine = shop.device.open(_choice(shop, claim), job.duration_s or 0.0, job.progress)
+    began = claim.began
+    if began is None:
+        info = engine.info
+        began = Began(info.engine, info.model, info.device, claim.options.batch_size or info.batch_size)
+    # Also where it goes on: after a crash it counts on which device that was.
+    shop.ledger.began(claim, replace(began, device=engine.info.device))
+    transcript = _transcribe(shop, job, path, began, inside)
+    shop.ledger.finish(claim, content, _finished(transcript, claim))
+
+
+def _transcribe(shop: Workshop, job: RunningJob, path: Path, began: Began, inside: Pass) -> Transcript:
+    """The pipeline over the shared engine, with the job's steps as what was kept."""
+    from ..pipeline import transcribe
+
+    claim, engine = job.claim, job.engine
+    assert engine is not None
+    with store_errors(shop.store.url):
+        n_kept = shop.store.queue.count_steps(claim.job_id)
+
+    kept = _Steps(shop, job, engine, inside, n_kept)
+    transcript = transcribe(path, engine, pipeline_options(claim.options, began.batch_size), job.progress, kept)
+    if n_kept:  # most of the work was another run's: no speed can be told from this one's
+        transcript = replace(transcript, timings={})
+    return transcript
+
+
+@dataclass(frozen=True, slots=True)
+class _Steps:
+    """The finished batches of a job, each a step of its workflow; ``n_kept`` of them were done by runs before."""
+
+    shop: Workshop
+    job: RunningJob
+    engine: SharedEngine
+    inside: Pass
+    n_kept: int
+
+    def get(self, number: int) -> HeardBatch | None:
+        job = self.job
+        job.check()
+        if number < self.n_kept:
+            return HeardBatch.loads(_keep(self.shop, number, ""))
+        if job.began_at is None:
+            job.began_at, job.began_from_s = time.monotonic(), job.done_s
+        return None
+
+    def keep(self, number: int, batch: HeardBatch) -> None:
+        self.engine.batch_done(left_s=max(0.0, (self.job.duration_s or 0.0) - self.job.done_s))
+        self.job.check()
+        _keep(self.shop, number, batch.dumps())
+        self.shop.ledger.checkpointed(self.job.claim)
+        self.inside.share()
+
+
+def _keep(shop: Workshop, number: int, text: str) -> str:
+    with store_errors(shop.store.url):
+        return keep_step(f"batch {number}", lambda: text)
+
+
+def _choice(shop: Workshop, claim: Claim) -> EngineChoice:
+    """The engine that the job asks for, or the one it was begun with where the machine chose."""
+    wanted, began = claim.options, claim.began
+    engine, model, compute_type = wanted.engine, wanted.model, wanted.compute_type
+    if began is not None:
+        engine = began.engine
+        model = began.model if model == AUTO else model
+    if claim.device_forced:
+        compute_type = AUTO
+    return EngineChoice(
+        engine=engine,
+        model=model,
+        device=claim.device_forced or wanted.device,
+        compute_type=compute_type,
+        offline=wanted.offline or shop.settings.offline,
+        threads=shop.settings.threads,
+    )
+
+
+def _recording(shop: Workshop, job: RunningJob, claim: Claim, folder: Path) -> Path:
+    """The file to read: the source itself, or what was fetched from its address."""
+    if not is_url(claim.source):
+        return Path(claim.source)
+    fetched = sorted(path for path in folder.glob("*") if not path.name.startswith("."))
+    if fetched:
+        return fetched[0]
+    limits = FetchLimits(max_bytes=int(shop.settings.max_file_gib * 1024**3))
+    return fetch(claim.source, folder, limits, job.progress)
+
+
+def _content_hash(shop: Workshop, job: RunningJob, claim: Claim, path: Path) -> str:
+    """The hash of what is read now; it is looked at again only if the file may have changed.
+
+    Raises:
+        SourceChangedError: checkpoints of other content are kept.
+    """
+    now = contents.signature(path)
+    if claim.content_hash is not None and now == claim.signature:
+        return claim.content_hash
+    found = contents.content_hash(path, job.check)
+    if claim.began is not None and claim.content_hash is not None and found != claim.content_hash:
+        hint = "submit it again"
+        raise SourceChangedError(f"{path} has changed since its transcription began", hint=hint)
+    shop.ledger.change(claim, {"content_hash": found})
+    return found
+
+
+def _duration(shop: Workshop, path: Path) -> float | None:
+    """
+    Raises:
+        SourceError: no recording, or a longer one than is taken.
+    """
+    from ..audio import probe
+
+    duration_s = probe(path).duration
+    limit_h = shop.settings.max_duration_hours
+    if duration_s is not None and duration_s > limit_h * 3600:
+        hint = "cut it into parts, or raise TRANSCRIBE_MCP_MAX_DURATION_HOURS"
+        raise SourceTooLargeError(f"{path.name} is {duration_s / 3600:.1f} h long; at most {limit_h:g} h", hint=hint)
+    return duration_s
+
+
+def _after_crashes(shop: Workshop, claim: Claim) -> Claim:
+    """A job under which the worker died too often goes on on the CPU, if it was on a GPU, or is set aside.
+
+    Raises:
+        WorkerFailedError: it is set aside.
+    """
+    if claim.crashes < CRASHES_SET_ASIDE:
+        return claim
+    place = f"{claim.done_s:.0f} s into the recording" if claim.done_s else "at the beginning"
+    ended = f"the worker's process ended {claim.crashes} times {place}"
+    cause = f": {shop.died_of}" if shop.died_of else ""
+    if claim.device_forced is None and _may_be_the_gpu(claim):
+        notice = Notice("worker_failed", f"{ended} on {claim.device or 'the GPU'}, the CPU goes on{cause}")
+        warnings = (*claim.warnings, notice)
+        shop.ledger.warn(claim, warnings)
+        shop.ledger.change(claim, {"device_forced": "cpu", "crashes": 0})
+        return replace(claim, device_forced="cpu", crashes=0, warnings=warnings)
+    hint = "see worker.log in the data directory and transcribe-mcp doctor; then retry the job"
+    raise WorkerFailedError(f"{ended}{cause}", hint=hint)
+
+
+def _may_be_the_gpu(claim: Claim) -> bool:
+    if claim.device is not None:
+        return not claim.device.startswith("cpu")
+    from ..compat.machine import gpus_of
+    from ..compat.trial import gpu_facts
+
+    return claim.options.device != "cpu" and bool(gpus_of(gpu_facts()))  # it died before it said what it would use
+
+
+def _finished(transcript: Transcript, claim: Claim) -> Transcript:
+    notices = [*claim.warnings, *transcript.warnings]
+    if claim.options.diarize:
+        notices.append(Notice("no_speakers", "speakers were asked for, which this version cannot tell apart"))
+    return replace(transcript, source=claim.source, warnings=tuple(notices))

@@ -1,0 +1,75 @@
+"""From a request to a row: what a job is before it is queued. Quick, whatever the size of the recording."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from ..fetching import is_url
+from . import contents
+from .library import Content
+from .queue import LONG, SHORT
+from .records import JobOptions, JobRequest
+from .rows import NewJob
+from .store import Store
+
+HASHED_AT_ONCE_BYTES = 64 * 1024 * 1024  # larger files are hashed by the worker
+HASHING_S = 1.0  # what one call spends on hashing; the rest is the worker's
+
+# Seconds of audio in a byte, at the least and at the most that is usual: a place in the queue is all that it decides.
+_RATE_BYTES_PER_S = {".wav": 32_000, ".flac": 40_000, ".mp4": 100_000, ".mkv": 100_000, ".mov": 300_000}
+_USUAL_BYTES_PER_S = 12_000
+_FETCHED_S = 600.0  # what is taken for the length of a recording at an address
+LONG_S = 1200.0
+MAX_PRIORITY = 2**31 - 1
+
+
+class Submission:
+    """Prepares the jobs of one call."""
+
+    def __init__(self, store: Store, options: JobOptions, key: str) -> None:
+        self._store = store
+        self._options = options
+        self._key = key
+        self._deadline = time.monotonic() + HASHING_S
+
+    def prepare(self, source: str, request: JobRequest) -> NewJob:
+        """
+        Raises:
+            SourceNotFoundError, SourceUnreadableError: the file is not there or may not be read.
+        """
+        if is_url(source):
+            return self._job(source, "", None, _FETCHED_S, request)
+        path = Path(source).absolute()
+        signature = contents.signature(path)
+        contents.require_file(path)
+        digest = self._hash(path, signature)
+        answer = None
+        if digest is not None and not request.force:
+            answer = self._store.answer_for(Content(digest, self._key))
+        rate = _RATE_BYTES_PER_S.get(path.suffix.lower(), _USUAL_BYTES_PER_S)
+        job = self._job(str(path), signature, digest, contents.size_bytes(signature) / rate, request)
+        return job if answer is None else job.answered_by(answer)
+
+    def _job(self, source: str, signature: str, digest: str | None, guessed_s: float, request: JobRequest) -> NewJob:
+        shortest_first = min(MAX_PRIORITY, 1000 + round(guessed_s))
+        return NewJob(
+            source=source,
+            signature=signature,
+            content_hash=digest,
+            options=self._options,
+            options_key=self._key,
+            force=request.force,
+            queue=LONG if guessed_s > LONG_S else SHORT,
+            priority=shortest_first if request.priority is None else max(1, min(MAX_PRIORITY, request.priority)),
+        )
+
+    def _hash(self, path: Path, signature: str) -> str | None:
+        known = self._store.known_hash(str(path), signature)
+        if known is not None:
+            return known
+        if contents.size_bytes(signature) > HASHED_AT_ONCE_BYTES or time.monotonic() > self._deadline:
+            return None
+        digest = contents.content_hash(path)
+        self._store.know_hash(str(path), signature, digest)
+        return digest

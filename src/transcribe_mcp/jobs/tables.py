@@ -1,0 +1,146 @@
+"""The tables of jobs and transcripts, on SQLite and on PostgreSQL.
+
+They lie in the same database as the workflows of dbos, so that a job and its workflow are made in one transaction and
+a copy of the one file is a whole.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+)
+
+SCHEMA_VERSION = 1
+
+metadata = MetaData()
+
+about = Table(
+    "store_about",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
+batches = Table(
+    "job_batches",
+    metadata,
+    Column("batch_id", Text, primary_key=True),
+    Column("created_at", Float, nullable=False),
+    Column("refused", Text, nullable=False),  # JSON: [[source, code, message, hint], ...]
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("job_id", Text, primary_key=True),
+    Column("batch_id", Text, index=True),
+    Column("source", Text, nullable=False),
+    Column("signature", Text, nullable=False),  # of the file when it was submitted: size and time of change
+    Column("content_hash", Text),  # NULL: too large to be hashed at submission, the worker does it
+    Column("options", Text, nullable=False),
+    Column("options_key", Text, nullable=False),
+    Column("force", Boolean, nullable=False, default=False),
+    Column("queue", Text, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("stage", Text, nullable=False, default=""),
+    Column("done_s", Float, nullable=False, default=0.0),
+    Column("duration_s", Float),
+    Column("speed", Float),  # seconds of audio a second, since the work was last begun
+    Column("created_at", Float, nullable=False),
+    Column("started_at", Float),
+    Column("finished_at", Float),
+    Column("error_code", Text),
+    Column("error_message", Text),
+    Column("error_hint", Text),
+    Column("warnings", Text, nullable=False, default="[]"),  # JSON: [[code, message], ...]
+    Column("attempts", Integer, nullable=False, default=0),
+    Column("crashes", Integer, nullable=False, default=0),  # of the worker under it, since its last checkpoint
+    Column("worker_id", Text),
+    Column("device_forced", Text),  # cpu, after the GPU brought the worker down
+    Column("engine", Text),
+    Column("model", Text),
+    Column("device", Text),
+    Column("batch_size", Integer),
+    Column("language", Text),
+    Column("transcript_id", Text),
+    Column("from_job_id", Text),
+    Index("jobs_by_status", "status", "priority"),
+    Index("jobs_by_content", "content_hash", "options_key"),
+    Index("jobs_by_transcript", "transcript_id"),
+)
+
+transcripts = Table(
+    "transcripts",
+    metadata,
+    Column("transcript_id", Text, primary_key=True),
+    Column("content_hash", Text, nullable=False),
+    Column("options_key", Text, nullable=False),
+    Column("packed", LargeBinary, nullable=False),  # JSON, compressed
+    Column("created_at", Float, nullable=False),
+    Index("transcripts_by_content", "content_hash", "options_key"),
+)
+
+segments = Table(
+    "segments",
+    metadata,
+    Column("segment_id", Integer, primary_key=True, autoincrement=True),
+    Column("transcript_id", Text, ForeignKey("transcripts.transcript_id", ondelete="CASCADE"), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("start_s", Float, nullable=False),
+    Column("end_s", Float, nullable=False),
+    Column("text", Text, nullable=False),
+    Index("segments_by_transcript", "transcript_id", "number"),
+)
+
+speeds = Table(
+    "speeds",
+    metadata,
+    Column("model", Text, primary_key=True),
+    Column("audio_s", Float, nullable=False),  # both fade, so that the latest counts most
+    Column("work_s", Float, nullable=False),
+)
+
+files = Table(
+    "known_files",
+    metadata,
+    Column("path", Text, primary_key=True),
+    Column("signature", Text, nullable=False),
+    Column("content_hash", Text, nullable=False),
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("worker_id", Text, primary_key=True),
+    Column("host", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("device", Text, nullable=False),
+    Column("beat_at", Float, nullable=False),  # by the clock of the database
+    Column("loaded", Text, nullable=False, default=""),
+)
+
+SEARCH = {
+    "sqlite": (
+        "CREATE VIRTUAL TABLE IF NOT EXISTS segments_search USING fts5("
+        "text, content='segments', content_rowid='segment_id', tokenize='unicode61 remove_diacritics 2')",
+        "CREATE TRIGGER IF NOT EXISTS segments_added AFTER INSERT ON segments BEGIN "
+        "INSERT INTO segments_search(rowid, text) VALUES (new.segment_id, new.text); END",
+        "CREATE TRIGGER IF NOT EXISTS segments_removed AFTER DELETE ON segments BEGIN "
+        "INSERT INTO segments_search(segments_search, rowid, text) VALUES ('delete', old.segment_id, old.text); END",
+    ),
+    "postgresql": (
+        "ALTER TABLE segments ADD COLUMN IF NOT EXISTS words tsvector "
+        "GENERATED ALWAYS AS (to_tsvector('simple', text)) STORED",
+        "CREATE INDEX IF NOT EXISTS segments_words ON segments USING gin (words)",
+    ),
+}

@@ -1,0 +1,267 @@
+"""The worker's process: the only one that loads an engine. It takes jobs from the queue until none come any more.
+
+Its main thread is the heartbeat: it writes how far jobs are, learns which were cancelled, sees to the house, and
+notices when there is nothing left to do.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import hashlib
+import os
+import platform
+import signal
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from ..errors import CancelledError, StoreError, TranscribeError, WorkerFailedError
+from ..heap import share_arenas
+from ..settings import Settings, settings
+from .alone import Gate
+from .device import Device
+from .ledger import Ledger
+from .process import EXIT_DONE, EXIT_RESTART, EXIT_STORE_FAILED, STARTED, hold_worker_lock, last_end
+from .queue import WorkflowRunner, WorkflowStoppedError
+from .run import RunningJob, Workshop, run
+from .store import Store
+
+BEAT_S = 0.2
+STUCK_S = 1.0  # a call for cancelled jobs alone that goes on for longer is ended with its process
+LOCK_PATIENCE_S = 5.0  # others look at the lock by taking it for a moment
+SILENT_S = 20.0  # a worker that has not been heard of for so long is gone
+HOUSEKEEPING_S = 5.0
+MENDING_S = 60.0
+PROBES = 4  # waiting recordings whose length is looked up at once
+DEVICE = "0"
+
+
+class Worker:
+    """Runs jobs until told to stop; see the module."""
+
+    def __init__(self, store: Store, chosen: Settings, died_of: str) -> None:
+        self._store = store
+        self._settings = chosen
+        self._running: dict[str, RunningJob] = {}
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self.exit_code = EXIT_DONE
+        self._ledger = Ledger(store, worker_id(store, chosen))
+        self._device = Device(chosen.unload_after_s)
+        self._shop = Workshop(store, self._ledger, self._device, Gate(), chosen, chosen.data_dir / "fetched", died_of)
+        self._done_s = 0.0
+        self._measured = (0.0, 0.0)  # seconds of audio and of work not yet written
+
+    def serve(self) -> int:
+        """Take jobs until none have come for a while; gives the exit code."""
+        self._ledger.register(platform.node(), os.getpid(), DEVICE)
+        workflows = WorkflowRunner(self._store.engine, self._store.url, self._ledger.worker_id, self._do)
+        workflows.launch()
+        try:
+            self._beat_until_stopped()
+        except StoreError as error:
+            self._log(f"the store fails: {error}")
+            self.exit_code = EXIT_STORE_FAILED
+        return self.exit_code
+
+    def stop(self, exit_code: int) -> None:
+        self.exit_code = exit_code
+        self._stop.set()
+
+    # --- a job's thread -----------------------------------------------------------------------------------------------
+
+    def _do(self, job_id: str) -> None:
+        """The workflow of a job. Whatever goes wrong is in the store when it returns, or is to be tried again."""
+        try:
+            claim = self._ledger.claim(job_id)
+        except StoreError as error:
+            self._give_up(error)
+        if claim is None:
+            return
+        job = RunningJob(claim, done_s=claim.done_s, duration_s=claim.duration_s)
+        with self._lock:
+            self._running[job_id] = job
+        try:
+            run(self._shop, job)
+        except CancelledError:
+            if self._stop.is_set():
+                self._wait_for_the_end()
+        except StoreError as error:
+            self._give_up(error)
+        except WorkflowStoppedError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a job that fails must not take the others with it
+            self._log(f"job {job_id} failed: {_where(error)}")
+            self._fail(job, error)
+        finally:
+            with self._lock:
+                if self._running.get(job_id) is job:
+                    del self._running[job_id]
+
+    def _fail(self, job: RunningJob, error: Exception) -> None:
+        hint = "see worker.log in the data directory; then retry the job"
+        failure = WorkerFailedError(f"the worker met an error that it does not know: {type(error).__name__}", hint=hint)
+        try:
+            self._shop.ledger.fail(job.claim, failure)
+        except CancelledError:
+            return
+        except StoreError as store_error:
+            self._give_up(store_error)
+
+    def _give_up(self, error: StoreError) -> NoReturn:
+        """What cannot be written down is not done: the process ends, and the job's next worker goes on."""
+        self._log(f"the store fails: {error}")
+        self.stop(EXIT_STORE_FAILED)
+        self._wait_for_the_end()
+
+    def _wait_for_the_end(self) -> NoReturn:
+        """Returning would tell the queue that the job is done."""
+        while True:
+            threading.Event().wait()
+
+    # --- the heartbeat ------------------------------------------------------------------------------------------------
+
+    def _beat_until_stopped(self) -> None:
+        quiet_since = kept_house = mended = time.monotonic()
+        self._ledger.mend(older_s=0.0)
+        while not self._stop.wait(BEAT_S):
+            self._beat()
+            now = time.monotonic()
+            if self._running:
+                quiet_since = now
+            if now - kept_house > HOUSEKEEPING_S:
+                kept_house = now
+                self._keep_house()
+                if not self._ledger.is_idle():
+                    quiet_since = now
+            if now - mended > MENDING_S:
+                mended = now
+                self._ledger.mend(older_s=MENDING_S)
+            if now - quiet_since > self._settings.exit_after_s and self._ledger.is_idle():
+                return
+
+    def _beat(self) -> None:
+        with self._lock:
+            jobs = list(self._running.values())
+        news = {job.claim: job.news() for job in jobs}
+        lost = set(self._ledger.beat(news, self._device.loaded))
+        for job in jobs:
+            if job.claim in lost:
+                job.cancel()
+        self._measure(jobs)
+        self._end_stuck_work(jobs)
+
+    def _end_stuck_work(self, jobs: list[RunningJob]) -> None:
+        """An engine's call cannot be interrupted; the process can, and the other jobs go on from their checkpoints."""
+        busy = self._device.busy_with
+        cancelled = {job.engine: job.cancelled_at for job in jobs if job.engine and job.cancelled_at is not None}
+        if not busy or not busy <= set(cancelled):
+            return
+        if time.monotonic() - min(at for engine, at in cancelled.items() if engine in busy and at) > STUCK_S:
+            self.stop(EXIT_RESTART)
+
+    def _measure(self, jobs: list[RunningJob]) -> None:
+        """How fast the device is, over all that it does."""
+        working = [job for job in jobs if job.began_at is not None and job.cancelled_at is None]
+        done_s = sum(job.done_s - job.began_from_s for job in working)
+        audio_s, work_s = self._measured
+        if working:
+            self._measured = (audio_s + max(0.0, done_s - self._done_s), work_s + BEAT_S)
+        self._done_s = done_s
+
+    def _keep_house(self) -> None:
+        audio_s, work_s = self._measured
+        if audio_s and work_s:
+            self._measured = (0.0, 0.0)
+            self._ledger.measured(self._device.loaded, audio_s, work_s)
+        if self._settings.keep_days:
+            self._store.forget_old(self._settings.keep_days)
+        for job_id, queue in self._ledger.orphans(SILENT_S):
+            self._ledger.adopt(job_id, queue)
+        self._look_up_lengths()
+
+    def _look_up_lengths(self) -> None:
+        from ..audio import probe
+
+        for job_id, source in self._ledger.without_duration(PROBES):
+            try:
+                duration_s = probe(Path(source)).duration
+            except TranscribeError:
+                continue  # the job will say so
+            if duration_s is not None:
+                self._ledger.set_duration(job_id, duration_s)
+
+    def forgive(self) -> None:
+        self._ledger.forgive()
+
+    def release(self) -> None:
+        """Give the running jobs back, so that none is blamed for this end."""
+        with self._lock:
+            claims = [job.claim for job in self._running.values()]
+        self._ledger.release(claims)
+        self._ledger.unregister()
+
+    def _log(self, text: str) -> None:
+        """To the log, without anything that was said in a recording."""
+        print(time.strftime("%Y-%m-%d %H:%M:%S"), text, file=sys.stderr, flush=True)  # noqa: T201
+
+
+def worker_id(store: Store, chosen: Settings) -> str:
+    """The same for every worker that follows another on this device: unfinished work belongs to it.
+
+    Where several machines share a server, the machine and its data directory are in it.
+    """
+    if store.url.get_backend_name() == "sqlite":
+        return f"device-{DEVICE}"
+    place = hashlib.sha256(str(chosen.data_dir.absolute()).encode()).hexdigest()[:8]
+    return f"{platform.node()}-{place}-device-{DEVICE}"
+
+
+def _where(error: BaseException) -> str:
+    """The error's type and place. Not its text, which may quote what was said."""
+    frames = [f"{Path(f.filename).name}:{f.lineno}" for f in traceback.extract_tb(error.__traceback__)]
+    return f"{type(error).__name__} at {' > '.join(frames)}"
+
+
+def main(arguments: list[str]) -> int:
+    """Run one worker. ``arguments``: how the one before it ended, as its supervisor saw it."""
+    chosen = settings()
+    chosen.data_dir.mkdir(parents=True, exist_ok=True)
+    lock = hold_worker_lock(chosen.data_dir, LOCK_PATIENCE_S)
+    if lock is None:
+        return EXIT_DONE
+    faulthandler.enable()
+    share_arenas()
+    before = arguments[0] if arguments else ""
+    died_of = last_end(chosen.data_dir) if before == "died" else ""
+    print(f"{STARTED} {time.strftime('%Y-%m-%d %H:%M:%S')} pid {os.getpid()}", file=sys.stderr, flush=True)  # noqa: T201
+    try:
+        store = Store(chosen.data_dir, chosen.database_url)
+        worker = Worker(store, chosen, died_of)
+        if before in ("restart", "store"):
+            worker.forgive()
+    except StoreError as error:
+        print(f"the store cannot be opened: {error}", file=sys.stderr, flush=True)  # noqa: T201
+        return EXIT_STORE_FAILED
+
+    def end(_signal: int, _frame: FrameType | None) -> None:
+        worker.stop(EXIT_DONE)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
+    code = worker.serve()
+    try:
+        worker.release()
+    except StoreError:
+        code = EXIT_STORE_FAILED
+    sys.stderr.flush()
+    # Threads of jobs and of the engine may be in the middle of something that nobody waits for any more.
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,52 @@
+"""What to do with a recording: one record, with every clash between its fields found in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .engines import AUTO
+from .errors import UsageError
+from .fallback import TEMPERATURES
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What to do with a recording, whatever the engine.
+
+    Attributes:
+        language: code or English name; ``auto`` lets several windows vote.
+        multilingual: decide the language for every window by itself.
+        task: ``transcribe``, or ``translate`` into English.
+        words: keep word times in the result.
+        vad: look for speech first; without, everything is taken for speech.
+        prompt: text to take style and spelling from.
+        vocabulary: words and names to expect.
+        temperatures: tried in turn on windows that break a quality rule.
+        beam_size: hypotheses kept at temperature 0; 1 is greedy.
+        batch_size: windows decoded at once; 0 leaves it to the engine.
+        threads: CPU threads for reading and voice detection; 0 means every core.
+    """
+
+    language: str = AUTO
+    multilingual: bool = False
+    task: str = "transcribe"
+    words: bool = True
+    vad: bool = True
+    prompt: str = ""
+    vocabulary: tuple[str, ...] = ()
+    temperatures: tuple[float, ...] = TEMPERATURES
+    beam_size: int = 1
+    batch_size: int = 0
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        if self.task not in ("transcribe", "translate"):
+            raise UsageError(f"there is no task {self.task!r}", hint="choose transcribe or translate")
+        if not self.temperatures or any(not 0 <= t <= 1 for t in self.temperatures):
+            raise UsageError(f"temperatures are {self.temperatures}", hint="give one or more between 0 and 1")
+        for name, least in (("beam_size", 1), ("batch_size", 0), ("threads", 0)):
+            if getattr(self, name) < least:
+                raise UsageError(f"{name} is {getattr(self, name)}", hint=f"it must be at least {least}")
+        if self.multilingual and self.language != AUTO:
+            hint = "leave the language to auto, or leave out multilingual"
+            raise UsageError(f"multilingual contradicts language {self.language!r}", hint=hint)

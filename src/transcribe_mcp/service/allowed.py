@@ -1,0 +1,125 @@
+"""The use cases of a caller that is a program acting for its user: what it may read and where it may write.
+
+A person at a shell may name any file; an assistant may be talked into naming one. So its sources and outputs pass
+``Access`` first, and what goes on is the resolved path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import OutputExistsError, SourceRefusedError, TranscribeError, UsageError
+from ..jobs.records import Batch, Job, JobFailure, JobRequest, Refused
+from ..transcript import Segment, Transcript
+from . import jobs
+
+__all__ = ["Segment", "Transcript", "access", "formats", "is_refused", "submit", "submit_batch", "write_result"]
+
+if TYPE_CHECKING:
+    from ..access import Access
+    from ..formats import Format
+
+
+def access(client_roots: Sequence[str] = ()) -> Access:
+    """What the settings allow, and the directories (``file://`` addresses) that the client works in.
+
+    Raises:
+        UsageError: a setting holds what it cannot be.
+    """
+    from ..access import Access, default_roots, path_of_uri
+    from ..settings import settings
+
+    set_up = settings()
+    allowed = Access(
+        roots=set_up.allowed_roots or default_roots(),
+        allow_urls=set_up.allow_urls and not set_up.offline,
+        max_file_bytes=int(set_up.max_file_gib * 1024**3),
+        reserved=(set_up.data_dir, set_up.cache_dir),
+    )
+    local = [Path(path_of_uri(uri)) for uri in client_roots if uri.startswith("file://")]
+    return allowed if set_up.allowed_roots else allowed.widened(local)
+
+
+def is_refused(sources: Sequence[str], allowed: Access) -> bool:
+    """Whether one of the files is outside of what may be read, so that the client's own roots would matter."""
+    from ..fetching import is_url
+
+    for source in sources:
+        try:
+            if not is_url(source):
+                allowed.require_inside(source)
+        except SourceRefusedError:
+            return True
+    return False
+
+
+def submit(request: JobRequest, allowed: Access) -> Job:
+    """``jobs.submit`` for a recording that may be read.
+
+    Raises:
+        SourceError: it may not, or cannot.
+    """
+    return jobs.submit(replace(request, source=_checked(request.source, allowed)))
+
+
+def submit_batch(sources: Sequence[str], request: JobRequest, allowed: Access) -> Batch:
+    """``jobs.submit_batch`` for those recordings that may be read; the others stay with the batch, refused.
+
+    Raises:
+        UsageError: no source, or more recordings than one call may name.
+    """
+    from ..access import find_allowed
+    from ..fetching import is_url
+
+    if not sources:
+        raise UsageError("no recording was named", hint="name files, directories or patterns such as 'talks/*.mp3'")
+    wanted: list[str] = []
+    refused: list[tuple[str, TranscribeError]] = []
+    for source in filter(is_url, sources):
+        try:
+            wanted.append(_checked(source, allowed))
+        except TranscribeError as error:
+            refused.append((source, error))
+    recordings, more = find_allowed([source for source in sources if not is_url(source)], allowed)
+    wanted += [str(recording.path) for recording in recordings]
+    left_out = [Refused(s, JobFailure(error.code, str(error), error.hint)) for s, error in (*refused, *more)]
+    return jobs.submit_batch(wanted, request, left_out)
+
+
+def write_result(job_id: str, format_name: str, target: str, allowed: Access) -> Path:
+    """Write a transcript to a new file inside the roots. No file that is there is touched, so no recording either.
+
+    Raises:
+        UnknownNameError: no such format.
+        OutputExistsError: there is a file.
+        OutputError: the file would be outside, hidden or among our own, or cannot be written.
+        JobNotFoundError, JobStateError: see ``jobs.get_transcript``.
+    """
+    from ..formats import find_format, write
+
+    path = allowed.output(target, find_format(format_name).extension)
+    try:
+        return write(jobs.get_transcript(job_id), format_name, path)
+    except OutputExistsError as error:
+        raise OutputExistsError(f"{target} is there already", hint="name another file") from error
+
+
+def formats() -> dict[str, Format]:
+    """The output formats by name: extension, media type, summary."""
+    from ..formats import FORMATS
+
+    return dict(FORMATS)
+
+
+def _checked(source: str, allowed: Access) -> str:
+    from ..fetching import is_url, require_url
+
+    if not is_url(source):
+        return str(allowed.recording(source))
+    if not allowed.allow_urls:
+        hint = "give the path of a file; addresses are fetched where the server was started with --allow-urls"
+        raise SourceRefusedError("recordings at an address are not fetched here", hint=hint)
+    return require_url(source.strip()).geturl()

@@ -1,0 +1,377 @@
+"""The use cases of durable jobs. Every call is quick: it talks to the store, never to a model.
+
+    submit, submit_batch -> job_id -> get_job, wait_for -> get_transcript
+                                   -> cancel, retry, delete
+    list_jobs, search
+
+A batch has a ``job_id`` too; ``get_job``, ``wait_for``, ``cancel`` and ``delete`` take either.
+
+All raise ``StoreError`` where the store cannot be used: busy, damaged, full, or written by a newer version.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import JobNotFoundError, JobStateError, QueueFullError, TranscribeError, UsageError
+from ..jobs.records import (
+    Batch,
+    Diagnosis,
+    Hit,
+    HitPage,
+    Job,
+    JobFailure,
+    JobFilter,
+    JobOptions,
+    JobPage,
+    JobRequest,
+    JobStatus,
+    Refused,
+)
+from ..transcript import Transcript
+
+if TYPE_CHECKING:
+    from ..jobs.store import Store
+    from ..jobs.submission import Submission
+
+__all__ = [
+    "Batch",
+    "Diagnosis",
+    "Hit",
+    "HitPage",
+    "Job",
+    "JobFailure",
+    "JobFilter",
+    "JobOptions",
+    "JobPage",
+    "JobRequest",
+    "JobStatus",
+    "Refused",
+    "Transcript",
+    "cancel",
+    "close",
+    "delete",
+    "diagnose",
+    "forget_old",
+    "get_job",
+    "get_transcript",
+    "list_jobs",
+    "prepare",
+    "render",
+    "retry",
+    "search",
+    "submit",
+    "submit_batch",
+    "wait_for",
+    "work",
+]
+
+POLL_S = 0.03  # how often a waiting call looks at first
+LONGEST_POLL_S = 0.25
+WAKE_S = 2.0  # how often a call that looks sees to it that there is a worker
+EVERYTHING = JobFilter()
+
+_lock = threading.Lock()
+_open: dict[tuple[Path, str], Store] = {}
+_woken_at = -WAKE_S
+
+
+def submit(request: JobRequest) -> Job:
+    """Queue one recording, or answer from the library; starts the worker if none runs.
+
+    A job that waits or runs on the same file with the same options is given instead of another, unless forced.
+
+    Raises:
+        SourceNotFoundError, SourceUnreadableError: the file is not there or may not be read.
+        UsageError: the options contradict each other or name something unknown.
+        QueueFullError: as many jobs wait as may wait.
+    """
+    from ..settings import settings
+
+    store, submission = _store(), _submission(request)
+    new = submission.prepare(request.source, request)
+    if new.answer is None and not request.force:
+        twin = store.unfinished_twin(new.source, new.signature, new.options_key)
+        if twin is not None:
+            _wake(at_once=True)
+            return _job(twin)
+    [job_id] = store.add([new], settings().max_queue_length)
+    if new.answer is None:
+        _wake(at_once=True)
+    return _job(job_id)
+
+
+def submit_batch(sources: Sequence[str], request: JobRequest, refused: Sequence[Refused] = ()) -> Batch:
+    """Queue every recording that files, directories and patterns name, each with the options of ``request``.
+
+    One that cannot be used is refused with its reason and costs no other its place; ``request.source`` is not used.
+    ``refused`` is what the caller already left out, and stays with the batch.
+
+    Raises:
+        UsageError: no source, or options that contradict each other.
+        QueueFullError: not even the first fits into the queue.
+    """
+    from ..fetching import is_url
+    from ..settings import settings
+    from ..sources import find_recordings
+
+    store, submission = _store(), _submission(request)
+    if not sources and not refused:
+        raise UsageError("no recording was named", hint="name files, directories or patterns such as 'talks/*.mp3'")
+    recordings, missing = find_recordings([source for source in sources if not is_url(source)])
+    left_out = [*refused, *(_refused(source, error) for source, error in missing)]
+    new = []
+    for source in [*filter(is_url, sources), *(str(recording.path) for recording in recordings)]:
+        try:
+            new.append(submission.prepare(source, request))
+        except TranscribeError as error:
+            left_out.append(_refused(source, error))
+    limit = settings().max_queue_length
+    room = store.room(limit)
+    waiting = [job for job in new if job.answer is None]
+    if waiting and not room:
+        hint = "wait until some are done, cancel some, or raise TRANSCRIBE_MCP_MAX_QUEUE_LENGTH"
+        raise QueueFullError(f"{limit} jobs wait, as many as may", hint=hint)
+    too_many = {id(job) for job in waiting[room:]}
+    full = JobFailure(QueueFullError.code, f"the queue holds {limit} jobs", "submit it when some are done")
+    left_out += [Refused(job.source, full) for job in new if id(job) in too_many]
+    batch_id = store.add_batch([job for job in new if id(job) not in too_many], left_out, limit)
+    if waiting:
+        _wake(at_once=True)
+    batch = store.get(batch_id)
+    assert isinstance(batch, Batch)
+    return batch
+
+
+def get_job(job_id: str) -> Job | Batch:
+    """
+    Raises:
+        JobNotFoundError: no job and no batch has this id.
+    """
+    found = _store().get(job_id)
+    if not found.status.is_final:
+        _wake()
+    return found
+
+
+def wait_for(job_id: str, seconds: float, on_change: Callable[[Job | Batch], None] | None = None) -> Job | Batch:
+    """The job once it is final, or as it is after ``seconds``. ``on_change`` hears of it first and after each change.
+
+    Raises:
+        JobNotFoundError: no job and no batch has this id, or it was deleted meanwhile.
+    """
+    deadline = time.monotonic() + seconds
+    poll_s = POLL_S
+    seen: Job | Batch | None = None
+    while True:
+        found = get_job(job_id)
+        if found != seen:
+            seen, poll_s = found, POLL_S if seen is None else max(POLL_S, poll_s / 2)
+            if on_change is not None:
+                on_change(found)
+        left_s = deadline - time.monotonic()
+        if found.status.is_final or left_s <= 0:
+            return found
+        time.sleep(min(poll_s, left_s))
+        poll_s = min(LONGEST_POLL_S, poll_s * 1.2)
+
+
+def get_transcript(job_id: str) -> Transcript:
+    """The transcript; of a running, cancelled or failed job what is finished by now, with a warning ``partial``.
+
+    Raises:
+        JobNotFoundError: no job has this id.
+        JobStateError: it is a batch, or nothing of it is transcribed yet.
+    """
+    store = _store()
+    try:
+        row = store.row(job_id)
+    except JobNotFoundError:
+        if isinstance(store.get(job_id), Batch):
+            hint = "ask for one of its jobs"
+            raise JobStateError(f"{job_id} is a batch, which has no transcript of its own", hint=hint) from None
+        raise
+    if row.transcript_id is not None:
+        transcript = _transcript(row.transcript_id)
+        if transcript is not None:
+            return replace(transcript, source=row.source)
+    steps = store.steps(job_id)
+    if not steps:
+        hint = "wait for it" if row.status in ("queued", "running") else "retry it"
+        raise JobStateError(f"job {job_id} is {row.status}; nothing of it is transcribed yet", hint=hint)
+    from ..jobs.partial import partial_transcript
+
+    return partial_transcript(row, steps)
+
+
+def render(transcript: Transcript, format_name: str) -> str:
+    """The transcript's text in a format of ``format_names()``.
+
+    Raises:
+        UnknownNameError: no such format.
+    """
+    from ..formats import render as render_format
+
+    return render_format(transcript, format_name)
+
+
+def list_jobs(which: JobFilter = EVERYTHING, cursor: str | None = None, limit: int = 50) -> JobPage:
+    """Jobs, newest first.
+
+    Raises:
+        UsageError: a cursor that no earlier page gave, a limit below 1 or above 500.
+    """
+    return _store().list_jobs(which, cursor, limit)
+
+
+def search(query: str, cursor: str | None = None, limit: int = 20, which: JobFilter = EVERYTHING) -> HitPage:
+    """Sentences of finished transcripts that hold every word of ``query``; "double quotes" keep words together.
+
+    Raises:
+        UsageError: a query without a word, or see ``list_jobs``.
+    """
+    return _store().search(query, which, cursor, limit)
+
+
+def cancel(job_id: str) -> Job | Batch:
+    """Stop a job: at once if it waits, within two seconds if it runs. What it has finished stays readable.
+
+    A final job stays as it is.
+
+    Raises:
+        JobNotFoundError: no job and no batch has this id.
+    """
+    store = _store()
+    unfinished = [job.job_id for job in _jobs_of(store.get(job_id)) if not job.status.is_final]
+    if unfinished:
+        store.cancel(unfinished)
+    return store.get(job_id)
+
+
+def delete(job_id: str) -> None:
+    """Forget a job or a batch with its transcripts. Running work is stopped first.
+
+    Raises:
+        JobNotFoundError: no job and no batch has this id.
+    """
+    store = _store()
+    found = store.get(job_id)
+    store.delete([job.job_id for job in _jobs_of(found)], job_id if isinstance(found, Batch) else None)
+
+
+def retry(job_id: str) -> Job:
+    """Queue a failed or cancelled job again; it goes on after its last checkpoint.
+
+    Raises:
+        JobNotFoundError: no job has this id.
+        JobStateError: it is neither failed nor cancelled.
+    """
+    _store().retry(job_id)
+    _wake(at_once=True)
+    return _job(job_id)
+
+
+def forget_old(keep_days: float) -> int:
+    """Delete the jobs that ended more than ``keep_days`` ago, with their transcripts; gives how many."""
+    return _store().forget_old(keep_days)
+
+
+def diagnose() -> Diagnosis:
+    """What the doctor finds on this machine, and its plan."""
+    from dataclasses import asdict
+
+    from ..compat import gather, make_plan
+    from ..compat.judge import judge
+    from ..compat.plan import plan_text
+    from ..compat.screen import doctor_json, doctor_text
+
+    facts = gather()
+    findings, plan = judge(facts), make_plan(facts)
+    report = {**doctor_json(facts, findings), "plan": asdict(plan)}
+    return Diagnosis(f"{doctor_text(facts, findings)}\n\n{plan_text(plan)}\n", report)
+
+
+def prepare() -> None:
+    """Open the store before the first call needs it; a server calls this in the background.
+
+    Raises:
+        StoreError: it cannot be used.
+    """
+    _store()
+
+
+def close() -> None:
+    """Give back what this process holds of the store; the next call opens it anew."""
+    with _lock:
+        for store in _open.values():
+            store.close()
+        _open.clear()
+    _transcript.cache_clear()
+
+
+def work() -> int:
+    """Be the supervisor of this machine's worker until nothing is left to do; gives the exit code."""
+    from ..jobs.process import supervise
+
+    return supervise()
+
+
+def _store() -> Store:
+    from ..settings import settings
+
+    chosen = settings()
+    which = (chosen.data_dir, chosen.database_url)
+    with _lock:
+        if which not in _open:
+            from ..jobs.store import Store
+
+            _open[which] = Store(*which)
+        return _open[which]
+
+
+@lru_cache(maxsize=4)
+def _transcript(transcript_id: str) -> Transcript | None:
+    """Kept for the pages of one: what a transcript holds never changes."""
+    return _store().transcript(transcript_id)
+
+
+def _submission(request: JobRequest) -> Submission:
+    from ..jobs.job_options import options_key, settled
+    from ..jobs.submission import Submission
+    from ..settings import settings
+
+    options = settled(request.options, settings().model)
+    return Submission(_store(), options, options_key(options))
+
+
+def _wake(*, at_once: bool = False) -> None:
+    """See to it that there is a worker, now and then while somebody looks."""
+    from ..jobs.process import start_worker
+    from ..settings import settings
+
+    global _woken_at
+    now = time.monotonic()
+    if at_once or now - _woken_at > WAKE_S:
+        _woken_at = now
+        with _lock:
+            start_worker(settings())
+
+
+def _job(job_id: str) -> Job:
+    found = _store().get(job_id)
+    assert isinstance(found, Job)
+    return found
+
+
+def _jobs_of(found: Job | Batch) -> tuple[Job, ...]:
+    return found.jobs if isinstance(found, Batch) else (found,)
+
+
+def _refused(source: str, error: TranscribeError) -> Refused:
+    return Refused(source, JobFailure(error.code, str(error), error.hint))

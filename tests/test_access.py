@@ -1,0 +1,211 @@
+"""Files inside the roots and nothing else, whatever a name, a link or a pattern says."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from transcribe_mcp.access import Access, default_roots, find_allowed
+from transcribe_mcp.errors import (
+    OutputError,
+    SourceError,
+    SourceNotFoundError,
+    SourceRefusedError,
+    SourceTooLargeError,
+    SourceUnreadableError,
+    TranscribeError,
+    UsageError,
+)
+
+POSIX = pytest.mark.skipif(sys.platform == "win32", reason="links and modes of POSIX")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root with recordings, beside what must stay outside."""
+    place = tmp_path_factory.mktemp("place")
+    for folder in ("root/talks/more", "root/.hidden", "secret/deep", "root2"):
+        (place / folder).mkdir(parents=True)
+    for name in (
+        "root/a.wav", "root/talks/b.mp3", "root/talks/more/c.WAV", "root/talks/notes.txt", "root/.hidden/d.wav",
+        "root/talks/.e.wav", "root/odd [x] name.wav", "secret/s.wav", "secret/deep/t.wav", "root2/u.wav",
+    ):  # fmt: skip
+        (place / name).write_bytes(b"sound")
+    (place / "root/out").symlink_to(place / "secret")
+    (place / "root/out.wav").symlink_to(place / "secret/s.wav")
+    (place / "root/in.wav").symlink_to(place / "root/a.wav")
+    (place / "root/round").symlink_to(place / "root/round")
+    return place
+
+
+@pytest.fixture(scope="module")
+def access(place: Path) -> Access:
+    return Access((place / "root",))
+
+
+def found(access: Access, *sources: str) -> list[str]:
+    recordings, _ = find_allowed(sources, access)
+    return [recording.path.name for recording in recordings]
+
+
+@pytest.mark.parametrize("name", ["a.wav", "talks/b.mp3", "talks/../a.wav", "./a.wav", "odd [x] name.wav"])
+def test_a_file_inside_a_root_may_be_read(place: Path, access: Access, name: str) -> None:
+    assert access.recording(str(place / "root" / name)).is_file()
+    assert access.recording((place / "root").as_uri() + "/a.wav") == place / "root/a.wav"
+
+
+@POSIX
+def test_a_link_inside_the_root_gives_what_it_leads_to(place: Path, access: Access) -> None:
+    assert access.recording(str(place / "root/in.wav")) == place / "root/a.wav"
+
+
+@POSIX
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../secret/s.wav", "out/s.wav", "out.wav", "talks/../../secret/s.wav", "../root2/u.wav",
+        ".hidden/d.wav", "talks/.e.wav", "../secret/missing.wav", "/etc/passwd", "~root/x.wav", "~nobody-at-all/x.wav",
+        "file://otherhost/a.wav", "file:///etc/passwd", "a\0.wav", "x" * 5000, "", "../root-not/a.wav",
+    ],
+)  # fmt: skip
+def test_what_is_outside_or_hidden_is_refused(place: Path, access: Access, name: str) -> None:
+    source = name if name.startswith(("/", "~", "file:")) or not name else f"{place / 'root'}/{name}"
+    with pytest.raises(SourceRefusedError) as refused:
+        access.recording(source)
+    assert refused.value.hint and len(str(refused.value)) < 500
+
+
+def test_a_refusal_does_not_tell_whether_there_is_a_file(place: Path, access: Access) -> None:
+    messages = []
+    for name in ("s.wav", "missing.wav"):
+        with pytest.raises(SourceRefusedError) as refused:
+            access.recording(str(place / "secret" / name))
+        messages.append(str(refused.value).replace(name, ""))
+    assert messages[0] == messages[1]
+
+
+@POSIX
+def test_what_is_no_recording_is_called_that(place: Path, access: Access) -> None:
+    os.mkfifo(place / "root/pipe.wav")
+    for name, error in (
+        ("missing.wav", SourceNotFoundError),
+        ("talks", SourceUnreadableError),
+        ("pipe.wav", SourceUnreadableError),
+        ("round", SourceUnreadableError),
+        ("round/a.wav", SourceUnreadableError),
+        ("y" * 300 + ".wav", SourceUnreadableError),
+    ):
+        with pytest.raises(error):
+            access.recording(str(place / "root" / name))
+    (place / "root/pipe.wav").unlink()
+
+
+def test_a_file_above_the_limit_is_refused_with_its_size(place: Path) -> None:
+    with pytest.raises(SourceTooLargeError, match="GiB"):
+        Access((place / "root",), max_file_bytes=4).recording(str(place / "root/a.wav"))
+
+
+def test_a_hidden_directory_may_be_a_root_when_it_is_named(place: Path) -> None:
+    hidden = place / "root/.hidden"
+    assert Access((hidden,)).recording(str(hidden / "d.wav")) == hidden / "d.wav"
+
+
+def test_roots_of_a_client_add_to_the_others_but_never_a_whole_disk(place: Path, access: Access) -> None:
+    wider = access.widened([Path(place.anchor), place / "root2"])
+    assert wider.recording(str(place / "root2/u.wav")).is_file()
+    with pytest.raises(SourceRefusedError):
+        wider.recording(str(place / "secret/s.wav"))
+
+
+def test_directories_give_their_recordings_without_hidden_ones_and_without_what_links_lead_to(
+    place: Path, access: Access
+) -> None:
+    root = str(place / "root")
+    recordings, refused = find_allowed([root], access)
+    names = ["a.wav", "odd [x] name.wav", "b.mp3", "c.WAV"]
+    assert [recording.path.name for recording in recordings] == names
+    assert recordings[-1].relative == Path("talks/more/c.WAV")
+    assert [Path(source).name for source, _ in refused] == ["out.wav"]  # what is refused is said
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("*.wav", ["a.wav", "odd [x] name.wav"]),
+        ("**/*.mp3", ["b.mp3"]),
+        ("talks/*", ["b.mp3", "notes.txt"]),
+        ("t*/m*/*.WAV", ["c.WAV"]),
+        ("**/*.wav", ["a.wav", "odd [x] name.wav"]),
+        ("[ab].wav", ["a.wav"]),
+        ("odd [x] name.wav", ["odd [x] name.wav"]),
+    ],
+)
+def test_patterns_match_inside_the_roots(place: Path, access: Access, pattern: str, names: list[str]) -> None:
+    assert found(access, str(place / "root" / pattern)) == names
+
+
+@POSIX
+@pytest.mark.parametrize("pattern", ["../*/*.wav", "../sec*/*.wav", "out/*.wav", "*/s.wav", "/etc/*", "out/**", ".*/*"])
+def test_no_pattern_reaches_outside_or_into_hidden_directories(place: Path, access: Access, pattern: str) -> None:
+    source = pattern if pattern.startswith("/") else f"{place / 'root'}/{pattern}"
+    recordings, refused = find_allowed([source], access)
+    assert recordings == []
+    assert refused
+
+
+def test_one_call_names_only_so_many_recordings(tmp_path: Path) -> None:
+    for number in range(1001):
+        (tmp_path / f"{number}.wav").touch()
+    with pytest.raises(UsageError, match="more than 1000"):
+        find_allowed([str(tmp_path)], Access((tmp_path,)))
+
+
+def test_outputs_stay_inside_the_roots_and_carry_their_format(place: Path, access: Access) -> None:
+    root = place / "root"
+    assert access.output(str(root / "talks/b.srt"), ".srt") == root / "talks/b.srt"
+    own = Access((root,), reserved=(root / "talks",))
+    for target, allowed in (
+        ("../secret/x.srt", access), ("out/x.srt", access), (".hidden/x.srt", access), (".x.srt", access),
+        ("x.py", access), ("missing/x.srt", access), ("", access), ("talks/x.srt", own), ("/etc/x.srt", access),
+        ("out.wav", access),
+    ):  # fmt: skip
+        with pytest.raises(OutputError):
+            allowed.output(target if target.startswith("/") else f"{root}/{target}", ".srt")
+
+
+def test_the_default_roots_never_hold_a_whole_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    for here in (Path(tmp_path.anchor), tmp_path):
+        monkeypatch.chdir(here)
+        assert default_roots() == (tmp_path / "home",)
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    assert default_roots() == (tmp_path / "work", tmp_path / "home")
+
+
+PARTS = st.sampled_from(
+    ["..", ".", "root", "secret", "out", "talks", "*", "**", "?", "[a-z]*", "~", ".hidden", "s.wav", "a.wav", "round"]
+)
+NAMES = st.one_of(st.lists(PARTS, max_size=8).map("/".join), st.text(max_size=40))
+
+
+@POSIX
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(name=NAMES, absolute=st.booleans())
+def test_no_name_whatever_leads_out_of_the_roots(place: Path, access: Access, name: str, absolute: bool) -> None:
+    source = f"{place / 'root'}/{name}" if absolute else name
+    inside = str(place / "root") + os.sep
+    try:
+        assert str(access.recording(source)).startswith(inside)
+    except SourceError as error:
+        assert error.hint
+    recordings, refused = find_allowed([source], access)
+    assert all(str(recording.path).startswith(inside) for recording in recordings)
+    assert all(isinstance(error, TranscribeError) for _, error in refused)

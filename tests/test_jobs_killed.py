@@ -1,0 +1,176 @@
+"""Workers that are killed without a word: nothing is lost, and hardly anything is done twice."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from job_places import Place, counting_worker, finished, fresh, options, place, request, until, worker
+from whisper_nano import CONVERSATION, join_speech, kept_conversions, speech_truths
+
+from transcribe_mcp import EngineRequest, Options, Transcript, load_engine, transcribe
+from transcribe_mcp.jobs import process
+from transcribe_mcp.service import jobs
+from transcribe_mcp.service.jobs import Job, JobStatus
+
+SLOW = bool(os.environ.get("TRANSCRIBE_MCP_SLOW_TESTS"))
+KILLS = 24 if SLOW else 4
+RECORDINGS = 30 if SLOW else 10
+SEED = 20261124
+LONG = CONVERSATION / "three_voices.opus"
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("audio") / "long.wav"
+    names = sorted(name for name in speech_truths() if name.startswith("en"))
+    join_speech(path, [names[i % len(names)] for i in range(RECORDINGS)])
+    return path
+
+
+@pytest.fixture(scope="module")
+def expected(recording: Path) -> Iterator[Transcript]:
+    with kept_conversions():
+        engine = load_engine(EngineRequest(engine="ctranslate2", model=options().model, device="cpu"))
+        yield transcribe(recording, engine, Options(language="en", temperatures=(0.0,), batch_size=1))
+        engine.close()
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Iterator[Place]:
+    with kept_conversions(), place(tmp_path / "data") as made:
+        made.data_dir.mkdir(parents=True)
+        yield made
+
+
+def one_job(recording: Path) -> Job:
+    """Queued where nobody starts a worker: tests bring their own."""
+    job = jobs.submit(request(recording, options(language="en", batch_size=1)))
+    assert isinstance(job, Job)
+    return job
+
+
+def gets_on(here: Place, job_id: str) -> Callable[[], bool]:
+    """Whether a batch more is safe than when this was made, or the job is over."""
+    before = here.checkpoints(job_id)
+    return lambda: here.checkpoints(job_id) > before or jobs.get_job(job_id).status.is_final
+
+
+def passed(seconds: float) -> Callable[[], bool]:
+    moment = time.monotonic() + seconds
+    return lambda: time.monotonic() > moment
+
+
+def test_a_worker_killed_at_many_points_costs_at_most_the_batch_that_it_was_in(
+    here: Place, recording: Path, expected: Transcript, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "start_worker", lambda chosen: False)
+    log = tmp_path / "decoded"
+    chance = random.Random(SEED)
+    job = one_job(recording)
+    end = ""
+    for _ in range(KILLS):
+        with counting_worker(here, log, end) as worker:
+            until(gets_on(here, job.job_id), "a batch more is safe")
+            until(passed(chance.uniform(0.0, 1.0)), "the moment has come")
+            worker.kill()
+            worker.wait()
+        end = "died"
+    with counting_worker(here, log, end):
+        job = finished(job.job_id)
+
+    transcript = jobs.get_transcript(job.job_id)
+    decoded = Counter(log.read_text(encoding="utf-8").split())
+    assert job.status is JobStatus.COMPLETED, job.error
+    assert transcript.to_json()["segments"] == expected.to_json()["segments"]
+    assert transcript.language_probability == expected.language_probability
+    assert sum(decoded.values()) <= len(decoded) + KILLS
+    assert max(decoded.values()) <= 2
+
+
+def test_power_lost_in_the_middle_loses_no_more_than_a_batch(
+    here: Place, recording: Path, expected: Transcript, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What lies on the disk at some moment, write-ahead log and all, is copied and worked on elsewhere."""
+    monkeypatch.setattr(process, "start_worker", lambda chosen: False)
+    log, after = tmp_path / "decoded", tmp_path / "after"
+    job = one_job(recording)
+    with counting_worker(here, tmp_path / "before") as running:
+        until(lambda: here.checkpoints(job.job_id) >= 2, "two batches are safe")
+        with closing(sqlite3.connect(here.database)) as reader:  # holds both files at one moment while they are copied
+            reader.execute("BEGIN").close()
+            reader.execute("SELECT count(*) FROM jobs").fetchone()
+            shutil.copytree(here.data_dir, after)
+        running.kill()
+        running.wait()
+    monkeypatch.setenv("TRANSCRIBE_MCP_DATA_DIR", str(after))
+    fresh()
+    kept = Place(after)
+    n_kept = kept.checkpoints(job.job_id)
+
+    with counting_worker(kept, log, "died"):
+        job = finished(job.job_id)
+
+    assert n_kept >= 2
+    assert jobs.get_transcript(job.job_id).to_json()["segments"] == expected.to_json()["segments"]
+    decoded = log.read_text(encoding="utf-8").split()
+    assert len(decoded) == len(set(decoded))
+    assert len(decoded) + n_kept == len(set((tmp_path / "before").read_text(encoding="utf-8").split()) | set(decoded))
+
+
+def deadly_job(device: str) -> Job:
+    job = jobs.submit(request(LONG, options(device=device, model="auto")))
+    assert isinstance(job, Job)
+    return job
+
+
+def killed_twice(here: Place) -> None:
+    for end in ("", "died"):
+        with worker(here, "deadly_engine", end) as one:
+            until(lambda one=one: one.poll() is not None, "the engine has ended its process")  # type: ignore[misc]
+
+
+def test_a_job_that_brings_the_worker_down_on_the_gpu_is_finished_on_the_cpu(
+    here: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "start_worker", lambda chosen: False)
+    job = deadly_job("auto")
+    killed_twice(here)
+
+    with worker(here, "deadly_engine", "died"):
+        job = finished(job.job_id)
+
+    assert (job.status, job.device, job.attempts) == (JobStatus.COMPLETED, "cpu", 3)
+    [notice] = [notice for notice in job.warnings if notice.code == "worker_failed"]
+    assert "cuda:0" in notice.message
+    assert "SIGABRT" in notice.message
+    assert "cuDNN" in notice.message
+    assert jobs.get_transcript(job.job_id).segments[-1].end > 60
+
+
+def test_a_job_that_brings_the_worker_down_on_the_cpu_is_set_aside_and_costs_no_other_its_result(
+    here: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "start_worker", lambda chosen: False)
+    monkeypatch.setenv("DEADLY_ENGINE_ON", "cpu")
+    guilty = deadly_job("cpu")
+    innocent = jobs.submit(request(speech_truths()["en_0"].path, options(device="cpu", model="auto")))
+    killed_twice(here)
+
+    with worker(here, "deadly_engine", "died"):
+        ended, spared = finished(guilty.job_id), finished(innocent.job_id)
+
+    assert ended.status is JobStatus.FAILED
+    assert ended.error is not None
+    assert ended.error.code == "worker_failed"
+    assert "SIGABRT" in ended.error.message
+    assert jobs.get_transcript(guilty.job_id).segments, "what was finished stays readable"
+    assert spared.status is JobStatus.COMPLETED
