@@ -11,15 +11,16 @@ Shapes: N windows, A alignment heads, L tokens, T positions of audio.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from .attention import TorchAttention
-from .caches import AudioRow, kept_queries, text_cache
-from .model import Whisper, decode
+from .caches import AudioRow, Heads, kept_queries, runs, text_cache
+from .model import Whisper, decode, logits_of
 
 SMOOTHED_POSITIONS = 7
 PART_ELEMENTS = 1 << 27  # numbers of attention held at once: 512 MB
@@ -27,8 +28,16 @@ PART_ELEMENTS = 1 << 27  # numbers of attention held at once: 512 MB
 _EXCHANGES = ((0, 5), (0, 3), (1, 6), (2, 4), (0, 1), (3, 5), (2, 6), (2, 3), (3, 6), (4, 5), (1, 4), (1, 3), (3, 4))
 
 
+@dataclass(frozen=True, slots=True)
+class Search:
+    """The two steps for which a GPU has kernels: see the functions of the same names."""
+
+    smoothed: Callable[[Tensor], Tensor]
+    path_starts: Callable[[Tensor, Sequence[int], Sequence[int]], list[list[int]]]
+
+
 def token_starts(
-    heads: tuple[tuple[int, int], ...], rows: Sequence[AudioRow], queries: Sequence[Tensor], n_positions: Sequence[int]
+    heads: Heads, rows: Sequence[AudioRow], queries: Sequence[Tensor], n_positions: Sequence[int], search: Search
 ) -> list[list[int]]:
     """The position of audio at which each token begins.
 
@@ -43,9 +52,9 @@ def token_starts(
     """
     starts: list[list[int]] = []
     for part in _parts(rows, queries):
-        cost = -smoothed(attention(heads, rows[part], queries[part], n_positions[part]))
+        cost = -search.smoothed(attention(heads, rows[part], queries[part], n_positions[part]))
         lengths = [query.shape[1] for query in queries[part]]
-        starts += path_starts(cost, lengths, n_positions[part])
+        starts += search.path_starts(cost, lengths, n_positions[part])
     return starts
 
 
@@ -61,24 +70,15 @@ def _parts(rows: Sequence[AudioRow], queries: Sequence[Tensor]) -> Iterator[slic
     yield slice(first, len(queries))
 
 
-def attention(
-    heads: tuple[tuple[int, int], ...], rows: Sequence[AudioRow], queries: Sequence[Tensor], n_positions: Sequence[int]
-) -> Tensor:
+def attention(heads: Heads, rows: Sequence[AudioRow], queries: Sequence[Tensor], n_positions: Sequence[int]) -> Tensor:
     """Attention standardised over the tokens of each window: (N, A, L, T) float32, zeros for tokens not there."""
     device = queries[0].device
     longest, widest = max(query.shape[1] for query in queries), max(n_positions)
-    layers = sorted({layer for layer, _ in heads})
-    by_layer = [[head for number, head in heads if number == layer] for layer in layers]
-    keys = torch.stack(
-        [
-            torch.cat(
-                [row.keys(layer, of_layer, queries[0].dtype) for layer, of_layer in zip(layers, by_layer, strict=True)]
-            )
-            for row in rows
-        ]
-    )[:, :, :widest]  # (N, A, T, D)
-    asked = torch.stack([functional.pad(query, (0, 0, 0, longest - query.shape[1])) for query in queries])
-    scores = torch.matmul(asked, keys.transpose(2, 3)).float() * asked.shape[-1] ** -0.5
+    asked = queries[0].new_zeros((len(rows), len(heads), longest, queries[0].shape[2]))
+    for row, query in zip(asked, queries, strict=True):
+        row[:, : query.shape[1]] = query
+    scores = torch.matmul(asked, _keys(heads, rows, asked.dtype)[:, :, :widest].transpose(2, 3)).float()
+    scores.mul_(asked.shape[-1] ** -0.5)
     n_tokens = torch.tensor([query.shape[1] for query in queries], device=device)
     heard = torch.arange(widest, device=device) < torch.tensor(n_positions, device=device)[:, None]
     is_token = (torch.arange(longest, device=device) < n_tokens[:, None])[:, None, :, None]
@@ -87,8 +87,23 @@ def attention(
     mean = weights.sum(dim=2, keepdim=True) / count
     weights.sub_(mean).mul_(is_token)
     deviation = (weights.square().sum(dim=2, keepdim=True) / count).sqrt_()
-    weights.div_(deviation.clamp_min_(1e-9))
-    return weights
+    return torch.div(weights, deviation.clamp_min_(1e-9), out=weights)
+
+
+def _keys(heads: Heads, rows: Sequence[AudioRow], dtype: torch.dtype) -> Tensor:
+    """Keys of the alignment heads: (N, A, T, D)."""
+    values = rows[0].cache.values
+    _, _, _, _, n_positions, size = values.shape
+    keys = torch.empty((len(rows), len(heads), n_positions, size), dtype=dtype, device=values.device)
+    for layer in sorted({layer for layer, _ in heads}):
+        at = [i for i, (number, _) in enumerate(heads) if number == layer]
+        own = torch.tensor([heads[i][1] for i in at], device=values.device)
+        for part, cache, windows in runs(rows):
+            found = cache.values[windows, layer, 0].index_select(1, own).to(dtype)
+            if cache.scales is not None:
+                found *= cache.scales[windows, layer, 0].index_select(1, own).to(dtype)[:, :, None]
+            keys[part, at[0] : at[-1] + 1] = found
+    return keys
 
 
 def smoothed(weights: Tensor) -> Tensor:
@@ -135,7 +150,7 @@ def path_starts(cost: Tensor, n_tokens: Sequence[int], n_positions: Sequence[int
 
 
 def spoken_anew(
-    model: Whisper, heads: tuple[tuple[int, int], ...], row: AudioRow, tokens: Sequence[int], n_given: int
+    model: Whisper, heads: Heads, row: AudioRow, tokens: Sequence[int], n_given: int
 ) -> tuple[Tensor, Tensor]:
     """Queries (A, L, D) and log-probabilities (L,) of a text that was not decoded here.
 
@@ -148,7 +163,10 @@ def spoken_anew(
     queries = kept_queries(model, heads, 1, n)
     pass_over = TorchAttention(positions, text_cache(model, 1, n), [row], n, queries)
     states = decode(model, torch.tensor([tokens], device=model.device), positions, pass_over)
-    logits = model.operations.scores(states[0, n_given - 1 : -1], model.embedding)
+    logits = logits_of(model, states[0, n_given - 1 : -1])
     said = torch.tensor(tokens[n_given:], device=model.device)
     log_probabilities = torch.log_softmax(logits, dim=-1).gather(1, said[:, None])[:, 0]
     return queries.values[0, :, n_given - 1 : -1], log_probabilities
+
+
+TORCH = Search(smoothed, path_starts)

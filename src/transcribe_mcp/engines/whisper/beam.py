@@ -14,8 +14,8 @@ from torch import Tensor
 
 from .alignment import spoken_anew
 from .attention import TorchAttention
-from .caches import text_cache
-from .model import Whisper, decode
+from .caches import Heads, text_cache
+from .model import Whisper, decode, logits_of
 from .rules import Said
 from .runner import Spoken
 from .slots import Request, StepRules
@@ -32,23 +32,19 @@ class _Beam:
         return max(self.ended or self.going, key=lambda text: sum(text[1]) / max(1, len(text[1])))
 
 
-def search(
-    model: Whisper, requests: Sequence[Request], step: StepRules, size: int, heads: tuple[tuple[int, int], ...]
-) -> list[Spoken]:
+def search(model: Whisper, requests: Sequence[Request], step: StepRules, size: int, heads: Heads) -> list[Spoken]:
     """Decode each window with ``size`` hypotheses."""
     return [_search_one(model, request, step, size, heads) for request in requests]
 
 
-def _search_one(
-    model: Whisper, request: Request, step: StepRules, size: int, heads: tuple[tuple[int, int], ...]
-) -> Spoken:
+def _search_one(model: Whisper, request: Request, step: StepRules, size: int, heads: Heads) -> Spoken:
     n_given = len(request.prompt)
     context = min(model.geometry.max_target_positions, n_given + step.limits.most)
     text = text_cache(model, size, context)
     prompt = torch.tensor([request.prompt], device=model.device)
     positions = torch.arange(n_given, device=model.device)[None]
     states = decode(model, prompt, positions, TorchAttention(positions, text, [request.audio], n_given))
-    logits = model.operations.scores(states[0, [request.start, n_given - 1]], model.embedding)
+    logits = logits_of(model, states[0, [request.start, n_given - 1]])
     no_speech = float(torch.softmax(logits[0], dim=-1)[step.no_speech])
     text[:, :, 1:] = text[:, :, :1]
     beam = _Beam(going=[((), ())])
@@ -62,7 +58,7 @@ def _search_one(
         last = torch.tensor([[tokens[-1]] for tokens, _ in beam.going], device=model.device)
         at = torch.full((n_rows, 1), position, device=model.device)
         attention = TorchAttention(at, text, [request.audio] * n_rows, position + 1)
-        logits = model.operations.scores(decode(model, last, at, attention)[:, 0], model.embedding)
+        logits = logits_of(model, decode(model, last, at, attention)[:, 0])
     tokens, log_probabilities = beam.best()
     ended = tokens[-1:] == (step.end_of_text,)
     said = tokens[:-1] if ended else tokens

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,7 +23,7 @@ from ...regions import Window
 from ...transcript import Notice, Word
 from .. import Decoded, DecodingOptions, EngineInfo
 from ..vocabulary import CONTEXT_TOKENS, PROMPT_TOKENS, Vocabulary, prompt_text
-from .alignment import spoken_anew, token_starts
+from .alignment import Search, spoken_anew, token_starts
 from .beam import search
 from .caches import AudioCache, AudioRow
 from .checkpoint import Directions
@@ -30,6 +35,8 @@ from .slots import MOST_TOKENS, Limits, Request, Slots, StepRules
 SHORT_CONTEXT_TOKENS = 256  # room for a text without a long prompt: half the memory of the caches
 
 Key = tuple[int, int, tuple[int, ...]]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +47,24 @@ class Machinery:
         model: the weights, and the device's operations.
         audio_cache: what the encoder gives -> what the decoder reads.
         make_steps: slots -> how steps run on them.
+        search: how token times are found.
         encoded_at_once: windows that the encoder takes at once.
         most_rows: windows decoded at once at most.
         room: sizes that slots are made in.
+        workers: threads that each take a part of the windows, with ``threads_each`` of torch's own. On a CPU that beats
+            one worker with all threads: a step is made of many small operations, at whose ends threads wait for
+            each other, and if another program has the core they wait long.
     """
 
     model: Whisper
     audio_cache: Callable[[Whisper, Tensor], AudioCache]
     make_steps: Callable[[Slots], Steps]
+    search: Search
     encoded_at_once: int
     most_rows: int
     room: tuple[int, ...]
+    workers: int = 1
+    threads_each: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +93,8 @@ class WhisperEngine:
     def __init__(self, machinery: Machinery, vocabulary: Vocabulary, directions: Directions, info: EngineInfo) -> None:
         self._machinery: Machinery | None = machinery
         self._vocabulary, self._directions = vocabulary, directions
-        self._steps: Steps | None = None
+        self._own = threading.local()  # each worker's slots
+        self._pool = _pool_of(machinery)
         self._rules: dict[bool, StepRules] = {}
         self.limits = Limits()
         self.info = info
@@ -94,16 +109,19 @@ class WhisperEngine:
         return (Notice("prompt_truncated", message),)
 
     def encode(self, windows: Sequence[Window]) -> EncodedWindows:
-        machinery, rows = self._running, []
-        model = machinery.model
-        with _foreign_errors("encoding"), torch.inference_mode():
-            for first in range(0, len(windows), machinery.encoded_at_once):
-                part = windows[first : first + machinery.encoded_at_once]
-                mel = log_mel_windows(part, model.geometry.num_mel_bins, model.device)
-                _refuse_what_is_no_number(part, mel)
-                cache = machinery.audio_cache(model, encode(model, mel))
-                rows += [AudioRow(cache, i) for i in range(len(part))]
+        machinery = self._running
+        size = machinery.encoded_at_once
+        parts = [windows[first : first + size] for first in range(0, len(windows), size)]
+        rows = [row for part in self._each(self._encode, parts) for row in part]
         return EncodedWindows(tuple(windows), tuple(rows), {})
+
+    def _encode(self, windows: Sequence[Window]) -> list[AudioRow]:
+        machinery, model = self._running, self._running.model
+        with _foreign_errors("encoding"), torch.inference_mode():
+            mel = log_mel_windows(windows, model.geometry.num_mel_bins, model.device)
+            _refuse_what_is_no_number(windows, mel)
+            cache = machinery.audio_cache(model, encode(model, mel))
+        return [AudioRow(cache, i) for i in range(len(windows))]
 
     def detect_language(self, encoded: EncodedWindows) -> list[dict[str, float]]:
         languages = self.info.languages
@@ -117,37 +135,49 @@ class WhisperEngine:
         return [dict(row) for row in ranked]
 
     def decode(self, encoded: EncodedWindows, languages: Sequence[str], options: DecodingOptions) -> list[Decoded]:
-        with _foreign_errors("decoding"), torch.inference_mode():
-            requests = [self._request(encoded, i, language, options) for i, language in enumerate(languages)]
+        requests = [self._request(encoded, i, language, options) for i, language in enumerate(languages)]
+        with _foreign_errors("decoding"):
             rules = self._step_rules(timestamps=options.timestamps)
-            if options.beam_size > 1 and options.temperature == 0:
-                spoken = search(
-                    self._running.model, requests, rules, options.beam_size, self._directions.alignment_heads
-                )
-            else:
-                longest = max((len(request.prompt) for request in requests), default=0)
-                spoken = run(self._steps_for(len(requests), longest), rules, requests) if requests else []
+        parts = self._shares(requests)
+        spoken = [one for part in self._each(partial(self._decode, rules, options), parts) for one in part]
         for i, one in enumerate(spoken):
             encoded.spoken[encoded.key(i, self._text(one.tokens))] = one
         return [self._decoded(one, language, options) for one, language in zip(spoken, languages, strict=True)]
 
+    def _decode(self, rules: StepRules, options: DecodingOptions, requests: Sequence[Request]) -> list[Spoken]:
+        with _foreign_errors("decoding"), torch.inference_mode():
+            if options.beam_size > 1 and options.temperature == 0:
+                heads = self._directions.alignment_heads
+                return search(self._running.model, requests, rules, options.beam_size, heads)
+            longest = max(len(request.prompt) for request in requests)
+            return run(self._steps_for(len(requests), longest), rules, requests)
+
     def align(self, encoded: EncodedWindows, decoded: Sequence[Decoded], options: DecodingOptions) -> list[list[Word]]:
         words: list[list[Word]] = [[] for _ in decoded]
         timed = [i for i, text in enumerate(decoded) if text.tokens]
-        if not timed:
-            return words
+        for part in self._each(partial(self._align, encoded, decoded, options), self._shares(timed)):
+            for i, found in part:
+                words[i] = found
+        return words
+
+    def _align(
+        self, encoded: EncodedWindows, decoded: Sequence[Decoded], options: DecodingOptions, timed: Sequence[int]
+    ) -> list[tuple[int, list[Word]]]:
         with _foreign_errors("timing words"), torch.inference_mode(), self._aside():
             spoken = {i: self._spoken(encoded, i, decoded[i], options) for i in timed}
             rows = [encoded.rows[i] for i in timed]
             positions = [self._n_positions(encoded.windows[i]) for i in timed]
-            heads = self._directions.alignment_heads
-            starts = token_starts(heads, rows, [spoken[i].queries for i in timed], positions)
-        for i, begins, width in zip(timed, starts, positions, strict=True):
-            words[i] = self._words(encoded.windows[i], decoded[i], spoken[i], begins, width)
-        return words
+            queries = [spoken[i].queries for i in timed]
+            starts = token_starts(self._directions.alignment_heads, rows, queries, positions, self._running.search)
+        return [
+            (i, self._words(encoded.windows[i], decoded[i], spoken[i], begins, width))
+            for i, begins, width in zip(timed, starts, positions, strict=True)
+        ]
 
     def close(self) -> None:
-        self._steps, self._machinery = None, None
+        if self._pool is not None:
+            self._pool.shutdown()
+        self._own, self._machinery = threading.local(), None
         self._rules.clear()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -183,15 +213,25 @@ class WhisperEngine:
         capacity = min(capacity, machinery.most_rows)
         fits = prompt_tokens + MOST_TOKENS < SHORT_CONTEXT_TOKENS
         context = min(SHORT_CONTEXT_TOKENS if fits else CONTEXT_TOKENS, machinery.model.geometry.max_target_positions)
-        slots = self._steps.slots if self._steps is not None else None
+        steps: Steps | None = getattr(self._own, "steps", None)
+        slots = steps.slots if steps is not None else None
         if slots is None or slots.capacity < capacity or slots.n_positions < context or slots.audio:
             if slots is not None:
                 capacity, context = max(capacity, slots.capacity), max(context, slots.n_positions)
-            self._steps = slots = None  # its memory is given back first
+            self._own.steps = steps = slots = None  # its memory is given back first
             heads = self._directions.alignment_heads
-            self._steps = machinery.make_steps(Slots(machinery.model, heads, capacity, context))
-        assert self._steps is not None
-        return self._steps
+            steps = self._own.steps = machinery.make_steps(Slots(machinery.model, heads, capacity, context))
+        assert steps is not None
+        return steps
+
+    def _shares(self, items: Sequence[Item]) -> list[Sequence[Item]]:
+        """Equal parts, one for each worker; none of them empty."""
+        size = -(-len(items) // self._running.workers) or 1
+        return [items[first : first + size] for first in range(0, len(items), size)]
+
+    def _each(self, work: Callable[[Item], Result], parts: Sequence[Item]) -> list[Result]:
+        """The work on all parts, by the workers where there are several."""
+        return [work(part) for part in parts] if self._pool is None else list(self._pool.map(work, parts))
 
     def _first_logits(self, requests: Sequence[Request]) -> Tensor:
         """What may follow the first token: (n, V)."""
@@ -231,8 +271,6 @@ class WhisperEngine:
 
     def _words(self, window: Window, decoded: Decoded, spoken: Spoken, begins: Sequence[int], width: int) -> list[Word]:
         """Words of a window from the positions at which its tokens begin."""
-        import numpy as np
-
         n = len(spoken.tokens)
         ends = begins[n] if len(begins) > n else width  # where it ran out of room, no end of text was said
         at_s = np.asarray([*begins[:n], ends]) * ENCODER_FRAME_S
@@ -272,5 +310,11 @@ def _foreign_errors(doing: str) -> Iterator[None]:
         raise EngineFailedError(f"torch failed while {doing}: {error}") from error
 
 
-def with_batch_size(info: EngineInfo, batch_size: int) -> EngineInfo:
-    return replace(info, batch_size=batch_size)
+def _pool_of(machinery: Machinery) -> ThreadPoolExecutor | None:
+    if machinery.workers == 1:
+        return None
+
+    def begin() -> None:
+        torch.set_num_threads(machinery.threads_each)  # counts for the thread that says it
+
+    return ThreadPoolExecutor(machinery.workers, "whisper", initializer=begin)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from . import kernels
-from .model import decode
+from .model import decode, logits_of
 from .slots import RowState, Slots, StepRules, advance
 
 STEPS_AT_ONCE = 4  # between two looks at which rows are done
@@ -82,9 +82,9 @@ class CapturedSteps:
 
     def logits(self, n_rows: int) -> torch.Tensor:
         model, state = self.slots.model, self.slots.state.first(n_rows)
-        attention = kernels.TritonAttention(state, self.slots.text, self.slots.queries, self._audio, self._tuning)
+        attention = kernels.TritonAttention(self.slots, n_rows, self._audio, self._tuning)
         states = decode(model, state.token[:, None], state.position[:, None], attention)
-        return model.operations.scores(states[:, 0], model.embedding)
+        return logits_of(model, states[:, 0])
 
     def _step(self, kind: Kind, rules: StepRules) -> None:
         choose: Callable[[RowState, torch.Tensor, StepRules], None] = kernels.advance

@@ -8,6 +8,7 @@ the positions with a softmax of its own, and only the end brings the lanes toget
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import torch
@@ -15,12 +16,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .caches import AudioCache, KeptQueries
+from .caches import UNIT_BYTES, AudioCache, KeptQueries
 from .model import NORM_EPSILON, Norm, Whisper
-from .slots import RowState, StepRules
+from .slots import RowState, Slots, StepRules
 
 LOG2_E = 1.4426950408889634
-POINTER_OF = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16, torch.int8: tl.int8}
+EMULATED = os.environ.get("TRITON_INTERPRET") == "1"  # which knows no assembly
 
 
 @triton.jit
@@ -123,28 +124,21 @@ def _text_kernel(
 
 @triton.jit
 def _audio_kernel(
-    query, addresses, scale_addresses, done, positions, kept_at, kept, out, layer, scale,
-    HEADS: tl.constexpr, SIZE: tl.constexpr, AUDIO: tl.constexpr, ELEMENT: tl.constexpr, SCALED: tl.constexpr,
+    query, anchor, places, done, positions, kept_at, kept, out, layer, scale,
+    HEADS: tl.constexpr, SIZE: tl.constexpr, AUDIO: tl.constexpr, STEP: tl.constexpr,
     KEPT_HEADS: tl.constexpr, KEPT_POSITIONS: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
+    """Keys and values in 16 or 32 bits. ``places``: from ``anchor``, in units of 16 bytes, which hold STEP numbers: so
+    the compiler knows that 16 bytes can be loaded at once."""
     row, head = tl.program_id(0), tl.program_id(1)
     if tl.load(done + row) != 0:
         return
     channel, lane = tl.arange(0, SIZE), tl.arange(0, LANES)
     asked = tl.load(query + (row * HEADS + head) * SIZE + channel)
-    place = tl.load(kept_at + layer * HEADS + head)
-    if place >= 0:
-        position = tl.load(positions + row)
-        target = ((row.to(tl.int64) * KEPT_HEADS + place) * KEPT_POSITIONS + position) * SIZE
-        tl.store(kept + target + channel, asked)
-    own = ((layer * 2 * HEADS) + head).to(tl.int64)
-    audio = tl.load(addresses + row).to(tl.pointer_type(ELEMENT))
-    keys = audio + own * AUDIO * SIZE
+    _keep(asked, row, head, layer, positions, kept_at, kept, HEADS, SIZE, KEPT_HEADS, KEPT_POSITIONS)
+    keys = anchor + tl.load(places + row) * STEP + (layer * 2 * HEADS + head).to(tl.int64) * (AUDIO * SIZE)
     values = keys + HEADS * AUDIO * SIZE
     asked = asked.to(tl.float32) * scale
-    if SCALED:
-        scales = tl.load(scale_addresses + row).to(tl.pointer_type(tl.float32)) + own * SIZE + channel
-        asked *= tl.load(scales)
 
     at = lane[:, None] * SIZE + channel[None]
     largest = tl.sum(tl.load(keys + at).to(tl.float32) * asked[None], 1)
@@ -162,18 +156,139 @@ def _audio_kernel(
         mixed = mixed * old[:, None] + new[:, None] * value.to(tl.float32)
         largest = most
     _, total, mixture = _joined(largest, weight, mixed)
-    result = mixture / total
-    if SCALED:
-        result *= tl.load(scales + HEADS * SIZE)
+    tl.store(out + (row * HEADS + head) * SIZE + channel, (mixture / total).to(out.dtype.element_ty))
+
+
+@triton.jit
+def _keep(
+    asked, row, head, layer, positions, kept_at, kept,
+    HEADS: tl.constexpr, SIZE: tl.constexpr, KEPT_HEADS: tl.constexpr, KEPT_POSITIONS: tl.constexpr,
+):  # fmt: skip
+    """Write down the query of an alignment head."""
+    place = tl.load(kept_at + layer * HEADS + head)
+    if place >= 0:
+        target = ((row.to(tl.int64) * KEPT_HEADS + place) * KEPT_POSITIONS + tl.load(positions + row)) * SIZE
+        tl.store(kept + target + tl.arange(0, SIZE), asked)
+
+
+@triton.jit
+def _dot4(a, b, c, EMULATED: tl.constexpr):
+    """c + the product of four 8-bit numbers with four others, each four in an int32: one instruction of the GPU."""
+    if EMULATED:
+        total = c
+        for shift in tl.static_range(0, 32, 8):
+            total += ((a << (24 - shift)) >> 24) * ((b << (24 - shift)) >> 24)
+        return total
+    return tl.inline_asm_elementwise(
+        "dp4a.s32.s32 $0, $1, $2, $3;", "=r,r,r,r", [a, b, c], dtype=tl.int32, is_pure=True, pack=1
+    )
+
+
+@triton.jit
+def _packed(a, b, c, d):
+    """Four numbers from 0 to 255 or from -128 to 127 in an int32."""
+    return (a & 255) | ((b & 255) << 8) | ((c & 255) << 16) | ((d & 255) << 24)
+
+
+@triton.jit
+def _audio_int8_kernel(
+    query, anchor, places, scale_anchor, scale_places, done, positions, kept_at, kept, out, layer, scale,
+    HEADS: tl.constexpr, SIZE: tl.constexpr, AUDIO: tl.constexpr, KEPT_HEADS: tl.constexpr,
+    KEPT_POSITIONS: tl.constexpr, LANES: tl.constexpr, EMULATED: tl.constexpr,
+):  # fmt: skip
+    """Keys and values in 8 bits, four to an int32: four channels of a key, four positions of a value's channel.
+
+    Products are exact. The query and the weights of the softmax are given 15 bits, as two numbers of 8: the query by
+    its largest channel, the weights by the largest of a lane so far. A lane goes over four positions at a time.
+    """
+    row, head = tl.program_id(0), tl.program_id(1)
+    if tl.load(done + row) != 0:
+        return
+    WORDS: tl.constexpr = SIZE // 4
+    GROUPS: tl.constexpr = AUDIO // 4
+    channel, word, lane = tl.arange(0, SIZE), tl.arange(0, WORDS), tl.arange(0, LANES)
+    here = query + (row * HEADS + head) * SIZE
+    own = (layer * 2 * HEADS + head).to(tl.int64)
+    scales = scale_anchor + tl.load(scale_places + row) * 4 + own * SIZE
+    asked = tl.load(here + channel)
+    _keep(asked, row, head, layer, positions, kept_at, kept, HEADS, SIZE, KEPT_HEADS, KEPT_POSITIONS)
+    exact = asked.to(tl.float32) * tl.load(scales + channel)
+    unit = tl.maximum(tl.max(tl.abs(exact), 0), 1e-30) / 32512  # 127 * 256: both halves stay within 8 bits
+    high, low = _query_words(here, scales, word, unit)
+    unit *= scale
+
+    keys = anchor + tl.load(places + row) * 4 + own * (AUDIO * WORDS)
+    values = keys + HEADS * AUDIO * WORDS
+    at_key = (lane * 4)[:, None] * WORDS + word[None]
+    at_value = lane[:, None] * SIZE + channel[None]
+    zero = tl.zeros((LANES, WORDS), tl.int32)
+    none = tl.zeros((LANES, SIZE), tl.int32)
+    largest = tl.full((LANES,), -1e30, tl.float32)
+    weight = tl.zeros((LANES,), tl.float32)
+    mixed = tl.zeros((LANES, SIZE), tl.float32)
+    for first in range(0, GROUPS, LANES):
+        heard = first + lane < GROUPS
+        inside = heard[:, None]
+        block = keys + at_key + first * (4 * WORDS)
+        key0 = tl.load(block, inside, 0)
+        key1 = tl.load(block + WORDS, inside, 0)
+        key2 = tl.load(block + 2 * WORDS, inside, 0)
+        key3 = tl.load(block + 3 * WORDS, inside, 0)
+        value = tl.load(values + at_value + first * SIZE, inside, 0)
+        score0 = _score(key0, high, low, zero, unit, EMULATED)
+        score1 = _score(key1, high, low, zero, unit, EMULATED)
+        score2 = _score(key2, high, low, zero, unit, EMULATED)
+        score3 = _score(key3, high, low, zero, unit, EMULATED)
+        most = tl.maximum(tl.maximum(score0, score1), tl.maximum(score2, score3))
+        most = tl.where(heard, tl.maximum(largest, most), largest)
+        old = tl.exp2(largest - most)
+        # A weight of 1 is 127 * 256, as for the query.
+        share0 = tl.where(heard, tl.exp2(score0 - most) * 32512 + 0.5, 0.0).to(tl.int32)
+        share1 = tl.where(heard, tl.exp2(score1 - most) * 32512 + 0.5, 0.0).to(tl.int32)
+        share2 = tl.where(heard, tl.exp2(score2 - most) * 32512 + 0.5, 0.0).to(tl.int32)
+        share3 = tl.where(heard, tl.exp2(score3 - most) * 32512 + 0.5, 0.0).to(tl.int32)
+        upper = _packed((share0 + 128) >> 8, (share1 + 128) >> 8, (share2 + 128) >> 8, (share3 + 128) >> 8)
+        lower = _packed(share0, share1, share2, share3)
+        product = _dot4(value, upper[:, None], none, EMULATED)
+        product = _dot4(value, lower[:, None], product << 8, EMULATED)
+        weight = weight * old + (share0 + share1 + share2 + share3).to(tl.float32)
+        mixed = mixed * old[:, None] + product.to(tl.float32)
+        largest = most
+    _, total, mixture = _joined(largest, weight, mixed)
+    result = mixture / total * tl.load(scales + HEADS * SIZE + channel)
     tl.store(out + (row * HEADS + head) * SIZE + channel, result.to(out.dtype.element_ty))
 
 
 @triton.jit
+def _score(key, high, low, zero, unit, EMULATED: tl.constexpr):
+    """(LANES, WORDS) keys and (1, WORDS) halves of the query -> (LANES,)."""
+    product = _dot4(key, high, zero, EMULATED)
+    return tl.sum(_dot4(key, low, product << 8, EMULATED), 1).to(tl.float32) * unit
+
+
+@triton.jit
+def _query_words(here, scales, word, unit):
+    """The query as whole numbers of 15 bits, in halves: (1, WORDS) each. Its half below is signed as well."""
+    digits0 = _digits(here, scales, word * 4, unit)
+    digits1 = _digits(here, scales, word * 4 + 1, unit)
+    digits2 = _digits(here, scales, word * 4 + 2, unit)
+    digits3 = _digits(here, scales, word * 4 + 3, unit)
+    high = _packed((digits0 + 128) >> 8, (digits1 + 128) >> 8, (digits2 + 128) >> 8, (digits3 + 128) >> 8)
+    return high[None], _packed(digits0, digits1, digits2, digits3)[None]
+
+
+@triton.jit
+def _digits(here, scales, at, unit):
+    exact = tl.load(here + at).to(tl.float32) * tl.load(scales + at) / unit
+    return tl.where(exact >= 0, exact + 0.5, exact - 0.5).to(tl.int32)
+
+
+@triton.jit
 def _quantize_kernel(
-    both, values, scales, AUDIO: tl.constexpr, HEADS: tl.constexpr, SIZE: tl.constexpr, LAYERS: tl.constexpr,
-    layer, LANES: tl.constexpr,
+    both, values, scales, layer, AUDIO: tl.constexpr, HEADS: tl.constexpr, SIZE: tl.constexpr, LAYERS: tl.constexpr,
+    LANES: tl.constexpr,
 ):  # fmt: skip
-    """(B, T, 2, H, D) -> one layer of (B, layers, 2, H, T, D) in 8 bits and its scales."""
+    """(B, T, 2, H, D) -> one layer of an ``AudioCache`` in 8 bits and its scales."""
     window, part = tl.program_id(0).to(tl.int64), tl.program_id(1)  # part: of keys and values, then head
     channel, lane = tl.arange(0, SIZE), tl.arange(0, LANES)
     source = both + window * AUDIO * 2 * HEADS * SIZE + part * SIZE
@@ -185,12 +300,15 @@ def _quantize_kernel(
     scale = tl.maximum(tl.max(largest, 0), 1e-6 * 127) / 127
     own = (window * LAYERS + layer) * 2 * HEADS + part
     tl.store(scales + own * SIZE + channel, scale)
+    together = tl.where(part >= HEADS, 4, 1)  # positions of a value lie four by four
     for first in range(0, AUDIO, LANES):
-        heard = (first + lane < AUDIO)[:, None]
-        block = tl.load(source + (first + lane)[:, None] * (2 * HEADS * SIZE) + channel[None], heard, 0.0)
+        at = first + lane
+        heard = (at < AUDIO)[:, None]
+        block = tl.load(source + at[:, None] * (2 * HEADS * SIZE) + channel[None], heard, 0.0)
         exact = block.to(tl.float32) / scale[None]
         rounded = tl.where(exact >= 0, exact + 0.5, exact - 0.5).to(tl.int8)
-        tl.store(values + own * AUDIO * SIZE + (first + lane)[:, None] * SIZE + channel[None], rounded, heard)
+        place = (at // together * together)[:, None] * SIZE + channel[None] * together + (at % together)[:, None]
+        tl.store(values + own * AUDIO * SIZE + place, rounded, heard)
 
 
 def audio_cache(model: Whisper, states: Tensor) -> AudioCache:
@@ -202,7 +320,7 @@ def audio_cache(model: Whisper, states: Tensor) -> AudioCache:
     for number, layer in enumerate(model.decoder_layers):
         both = layer.audio_key_value(states)
         _quantize_kernel[(n, 2 * heads)](
-            both, values, scales, n_positions, heads, size, layers, number, 64, num_warps=4
+            both, values, scales, number, n_positions, heads, size, layers, 64, num_warps=4
         )  # fmt: skip
     return AudioCache(values, scales)
 
@@ -210,14 +328,14 @@ def audio_cache(model: Whisper, states: Tensor) -> AudioCache:
 @triton.jit
 def _advance_kernel(
     logits, biases, token, position, prompt, prompt_length, start, done, last, before_last, said,
-    log_probability, count, no_speech, n_tokens, least, most, end_of_text, no_speech_id,
+    log_probability, count, no_speech, stride, n_tokens, least, most, end_of_text, no_speech_id,
     N_POSITIONS: tl.constexpr, SAID: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0)
     if tl.load(done + row) != 0:
         return
     lane = tl.arange(0, BLOCK)
-    here = logits + row.to(tl.int64) * n_tokens
+    here = logits + row.to(tl.int64) * stride
     at = tl.load(position + row)
     if at == tl.load(start + row):
         largest = tl.full((BLOCK,), -1e30, tl.float32)
@@ -273,8 +391,8 @@ def advance(state: RowState, logits: Tensor, step: StepRules) -> None:
     _advance_kernel[(len(logits),)](
         logits, step.rules.biases, state.token, state.position, state.prompt, state.prompt_length,
         state.start, state.done.view(torch.uint8), state.last, state.before_last, state.said, state.log_probability,
-        state.count, state.no_speech, logits.shape[1], step.limits.least, step.limits.most, step.end_of_text,
-        step.no_speech, state.prompt.shape[1], state.said.shape[1], 2048, num_warps=8,
+        state.count, state.no_speech, logits.stride(0), logits.shape[1], step.limits.least, step.limits.most,
+        step.end_of_text, step.no_speech, state.prompt.shape[1], state.said.shape[1], 2048, num_warps=8,
     )  # fmt: skip
 
 
@@ -282,15 +400,19 @@ def advance(state: RowState, logits: Tensor, step: StepRules) -> None:
 class Tuning:
     """Positions that a program goes over at once, and its warps; measured on an H100, see docs/performance.md."""
 
-    lanes: int = 64
-    warps: int = 4
+    lanes: int = 32
+    warps: int = 1
+    int8_lanes: int = 16
+    int8_warps: int = 1
 
 
 class TritonAttention:
     """``attention.TorchAttention`` for one token a row. Caches and state are static tensors."""
 
-    def __init__(self, state: RowState, text: Tensor, queries: KeptQueries, audio: AudioShape, tuning: Tuning) -> None:
-        self._state, self._text, self._queries, self._audio, self._tuning = state, text, queries, audio, tuning
+    def __init__(self, slots: Slots, n_rows: int, audio: AudioShape, tuning: Tuning) -> None:
+        self._text, self._queries, self._audio, self._tuning = slots.text, slots.queries, audio, tuning
+        self._anchors = slots.anchors
+        self._state = state = slots.state.first(n_rows)
         self._done = state.done.view(torch.uint8)
         self._scale = LOG2_E / audio.size**0.5
 
@@ -305,13 +427,22 @@ class TritonAttention:
         return out
 
     def audio(self, layer: int, query: Tensor) -> Tensor:
-        out, shape = torch.empty_like(query), self._audio
-        _audio_kernel[(len(query), shape.heads)](
-            query, self._state.audio_address, self._state.scale_address, self._done, self._state.position,
-            shape.kept_at, self._queries.values, out, layer, self._scale, shape.heads, shape.size, shape.positions,
-            POINTER_OF[shape.dtype], shape.scaled, max(1, self._queries.values.shape[1]),
-            self._queries.values.shape[2], self._tuning.lanes, num_warps=self._tuning.warps,
-        )  # fmt: skip
+        out, shape, state = torch.empty_like(query), self._audio, self._state
+        grid = (len(query), shape.heads)
+        kept, tuning = self._queries.values, self._tuning
+        if shape.int8:
+            _audio_int8_kernel[grid](
+                query, self._anchors.values, state.audio_place, self._anchors.scales, state.scale_place, self._done,
+                state.position, shape.kept_at, kept, out, layer, self._scale, shape.heads, shape.size,
+                shape.positions, max(1, kept.shape[1]), kept.shape[2], tuning.int8_lanes, EMULATED,
+                num_warps=tuning.int8_warps,
+            )  # fmt: skip
+        else:
+            _audio_kernel[grid](
+                query, self._anchors.values.view(query.dtype), state.audio_place, self._done, state.position,
+                shape.kept_at, kept, out, layer, self._scale, shape.heads, shape.size, shape.positions,
+                UNIT_BYTES // query.element_size(), max(1, kept.shape[1]), kept.shape[2], tuning.lanes, num_warps=tuning.warps,
+            )  # fmt: skip
         return out
 
 
@@ -326,8 +457,7 @@ class AudioShape:
     heads: int
     size: int
     positions: int
-    dtype: torch.dtype
-    scaled: bool
+    int8: bool
     kept_at: Tensor
 
     @classmethod
@@ -335,6 +465,4 @@ class AudioShape:
         kept_at = torch.full((len(model.decoder_layers), model.heads), -1, dtype=torch.int32)
         for place, (layer, head) in enumerate(queries.heads):
             kept_at[layer, head] = place
-        dtype = torch.int8 if int8 else model.dtype
-        positions = model.geometry.max_source_positions
-        return cls(model.heads, model.head_size, positions, dtype, int8, kept_at.to(model.device))
+        return cls(model.heads, model.head_size, model.geometry.max_source_positions, int8, kept_at.to(model.device))

@@ -16,6 +16,7 @@ from ...settings import usable_cores
 from ...transcript import Notice
 from .. import AUTO, Engine, EngineInfo, EngineRequest
 from ..fallback_device import load_with_cpu_behind
+from . import alignment
 from .caches import audio_cache
 from .checkpoint import Placement, directions_of, geometry_of, load_model, vocabulary_of
 from .engine import Machinery, WhisperEngine
@@ -23,10 +24,12 @@ from .linear import Dense, FusedDense, Int8Dense, Linear
 from .model import Operations, Whisper
 from .runner import EagerSteps
 
+VOCABULARY_MULTIPLE = 128  # an odd number of outputs takes cuBLAS twice the time
 INT8_AUDIO = "+int8"  # 8-bit keys and values of the audio
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 CPU_BATCH_SIZE, CUDA_BATCH_SIZE = 8, 64
 CPU_ROOM, CUDA_ROOM = (1, 2, 4, 8, 16), (1, 4, 16, 64, 128, 256)
+CORES_PER_WORKER = 4  # a decoding step does not use more
 ENCODED_AT_ONCE_CUDA = 32  # fills an H100; more only takes memory
 
 
@@ -54,8 +57,6 @@ def _load_on(request: EngineRequest, device: torch.device) -> WhisperEngine:
     checkpoint = checkpoints.resolve(request.model, offline=request.offline, progress=request.progress)
     geometry = geometry_of(checkpoint)
     vocabulary, directions = vocabulary_of(checkpoint), directions_of(checkpoint, geometry)
-    if device.type == "cpu":
-        torch.set_num_threads(request.threads or usable_cores())
     machinery = _machinery(checkpoint, device, compute_type, request)
     notices = request.notices
     if not directions.names_heads:
@@ -90,7 +91,19 @@ def _cpu(checkpoint: Checkpoint, compute_type: str, request: EngineRequest) -> M
     dtype = PRECISIONS.get(compute_type, torch.float32)
     placement = Placement(torch.device("cpu"), dtype, linear, linear, Operations())
     model = _load(checkpoint, placement, request)
-    return Machinery(model, partial(audio_cache, int8=False), EagerSteps, 1, CPU_ROOM[-1], CPU_ROOM)
+    threads = request.threads or usable_cores()
+    workers = max(1, threads // CORES_PER_WORKER, min(2, threads))
+    return Machinery(
+        model,
+        partial(audio_cache, int8=False),
+        EagerSteps,
+        alignment.TORCH,
+        encoded_at_once=1,
+        most_rows=CPU_ROOM[-1],
+        room=CPU_ROOM,
+        workers=workers,
+        threads_each=max(1, threads // workers),
+    )
 
 
 def _cuda(checkpoint: Checkpoint, device: torch.device, compute_type: str, request: EngineRequest) -> Machinery:
@@ -99,16 +112,17 @@ def _cuda(checkpoint: Checkpoint, device: torch.device, compute_type: str, reque
     if not has_triton():
         model = _load(checkpoint, Placement(device, dtype, make, make, Operations()), request)
         cache = partial(audio_cache, int8=int8)
-        return Machinery(model, cache, EagerSteps, ENCODED_AT_ONCE_CUDA, CUDA_ROOM[-1], CUDA_ROOM)
-    from . import kernels
+        return Machinery(model, cache, EagerSteps, alignment.TORCH, ENCODED_AT_ONCE_CUDA, CUDA_ROOM[-1], CUDA_ROOM)
+    from . import alignment_kernels, kernels
     from .graphs import CapturedSteps
     from .operations import cuda_operations
 
     operations = cuda_operations(geometry_of(checkpoint), dtype, device)
-    model = _load(checkpoint, Placement(device, dtype, make, make, operations), request)
+    model = _load(checkpoint, Placement(device, dtype, make, make, operations, VOCABULARY_MULTIPLE), request)
     make_cache = kernels.audio_cache if int8 else partial(audio_cache, int8=False)
     make_steps = partial(CapturedSteps, int8=int8)
-    return Machinery(model, make_cache, make_steps, ENCODED_AT_ONCE_CUDA, CUDA_ROOM[-1], CUDA_ROOM)
+    words = alignment.Search(alignment_kernels.smoothed, alignment_kernels.path_starts)
+    return Machinery(model, make_cache, make_steps, words, ENCODED_AT_ONCE_CUDA, CUDA_ROOM[-1], CUDA_ROOM)
 
 
 def _load(checkpoint: Checkpoint, placement: Placement, request: EngineRequest) -> Whisper:

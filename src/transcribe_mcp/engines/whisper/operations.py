@@ -63,10 +63,10 @@ def _timed(attention: Attention, *arguments: Tensor) -> float:
     return float(start.elapsed_time(end))
 
 
-def _scores(states: Tensor, embedding: Tensor) -> Tensor:
+def _scores(states: Tensor, output: Tensor) -> Tensor:
     """Summed up and kept in float32: 16 bits would make ties among the likeliest tokens."""
-    return torch.mm(states, embedding.t(), out_dtype=torch.float32)
+    return torch.mm(states, output.t(), out_dtype=torch.float32)
 
 
-def _scores_float32(states: Tensor, embedding: Tensor) -> Tensor:
-    return functional.linear(states, embedding)
+def _scores_float32(states: Tensor, output: Tensor) -> Tensor:
+    return functional.linear(states, output)

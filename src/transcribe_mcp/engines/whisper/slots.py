@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from .attention import TorchAttention
-from .caches import AudioRow, KeptQueries, kept_queries, text_cache
-from .model import Whisper, decode
+from .caches import Anchors, AudioRow, Heads, KeptQueries, kept_queries, text_cache
+from .model import Whisper, decode, logits_of
 from .rules import Rules, Said
 from .sampling import choose
 
@@ -61,8 +61,8 @@ class RowState:
         said: (rows, most tokens) what it has said; ``log_probability`` of each; ``count``: how many, the end of text
             included.
         no_speech: probability.
-        audio_address, scale_address: where the window's keys and values and their scales begin in memory, so that
-            windows need not be copied to where a captured step looks for them.
+        audio_place, scale_place: where the window's keys and values and their scales begin in memory, in units of 16
+            bytes from ``Slots.anchors``, so that windows need not be copied to where a captured step looks for them.
     """
 
     token: Tensor
@@ -80,8 +80,8 @@ class RowState:
     log_probability: Tensor
     count: Tensor
     no_speech: Tensor
-    audio_address: Tensor
-    scale_address: Tensor
+    audio_place: Tensor
+    scale_place: Tensor
 
     @classmethod
     def empty(cls, n_rows: int, n_positions: int, device: torch.device) -> RowState:
@@ -104,8 +104,8 @@ class RowState:
             log_probability=zeros(MOST_TOKENS, dtype=torch.float32),
             count=zeros(),
             no_speech=zeros(dtype=torch.float32),
-            audio_address=zeros(),
-            scale_address=zeros(),
+            audio_place=zeros(),
+            scale_place=zeros(),
         )
 
     def first(self, n_rows: int) -> RowState:
@@ -142,12 +142,13 @@ class StepRules:
 class Slots:
     """Rows ``0 .. capacity`` of a batch, of which the first ``len(audio)`` are in use."""
 
-    def __init__(self, model: Whisper, heads: tuple[tuple[int, int], ...], capacity: int, n_positions: int) -> None:
+    def __init__(self, model: Whisper, heads: Heads, capacity: int, n_positions: int) -> None:
         self.model = model
         self._prefilled_from = PREFILLED_TOKENS_CUDA if model.device.type == "cuda" else PREFILLED_TOKENS_CPU
         self.capacity, self.n_positions = capacity, n_positions
         self.state = RowState.empty(capacity, n_positions, model.device)
         self.text = text_cache(model, capacity, n_positions)
+        self.anchors = Anchors.on(model.device)
         self.queries: KeptQueries = kept_queries(model, heads, capacity, n_positions)
         self.audio: list[AudioRow] = []
         self.temperatures: list[float] = []
@@ -162,7 +163,7 @@ class Slots:
             fresh.token[row] = request.prompt[0]
             fresh.start[row], fresh.seed[row] = request.start, request.seed
             fresh.temperature[row] = request.temperature
-            fresh.audio_address[row], fresh.scale_address[row] = request.audio.addresses
+            fresh.audio_place[row], fresh.scale_place[row] = self.anchors.places(request.audio)
         fresh.done.fill_(False)
         fresh.latest_timestamp.fill_(step.timestamp_begin - 1)
         for field in fields(RowState):
@@ -183,7 +184,7 @@ class Slots:
         states = decode(self.model, self.state.prompt[rows, :longest], positions, attention)
         starts = self.state.start[rows].clamp(max=longest - 1)
         at_start = states.gather(1, starts[:, None, None].expand(-1, 1, states.shape[2]))[:, 0]
-        logits = self.model.operations.scores(at_start, self.model.embedding)
+        logits = logits_of(self.model, at_start)
         self.state.no_speech[rows] = torch.softmax(logits, dim=-1)[:, step.no_speech]
         self.state.position[rows] = lengths - 1
         self.state.token[rows] = self.state.prompt[rows].gather(1, lengths[:, None] - 1)[:, 0]
@@ -220,7 +221,7 @@ def torch_logits(slots: Slots, n_rows: int) -> Tensor:
     longest = int(state.position.max()) + 1
     attention = TorchAttention(state.position[:, None], slots.text, slots.audio[:n_rows], longest, slots.queries)
     states = decode(slots.model, state.token[:, None], state.position[:, None], attention)
-    return slots.model.operations.scores(states[:, 0], slots.model.embedding)
+    return logits_of(slots.model, states[:, 0])
 
 
 def advance(state: RowState, logits: Tensor, step: StepRules) -> None:
