@@ -85,6 +85,9 @@ class Overhead:
         decoder_units: such tensors alive while decoding: the encoder's output and what its last layer leaves behind.
         text_positions: for which the text's keys and values are held; CTranslate2 stops at half of 448.
         page_bytes: what the allocator rounds large tensors up to.
+        encoded_at_once: windows that the encoder takes at once; 0 is the whole batch. The keys and values of those
+            before them are there already.
+        rows: how many windows room is made for, the next larger one is taken; empty: for as many as there are.
     """
 
     fixed_bytes: int
@@ -93,6 +96,8 @@ class Overhead:
     decoder_units: float = 1
     text_positions: int = TEXT_POSITIONS
     page_bytes: int = 0
+    encoded_at_once: int = 0
+    rows: tuple[int, ...] = ()
 
 
 # The counts of tensors and the fixed parts are fitted to the rows of the table memory_measured.
@@ -108,6 +113,15 @@ OVERHEADS: Mapping[str, Overhead] = {
         decoder_units=6,
         text_positions=224,
         page_bytes=2 * MEBIBYTE,
+    ),
+    "whisper": Overhead(
+        fixed_bytes=96 * MEBIBYTE,
+        encoder_units=9,
+        score_copies=0,
+        decoder_units=0,
+        text_positions=256,
+        encoded_at_once=32,
+        rows=(1, 4, 16, 64, 128, 256),
     ),
     "cpu": Overhead(fixed_bytes=75 * MEBIBYTE, encoder_units=7, score_copies=1, text_positions=224),
 }
@@ -147,24 +161,30 @@ def memory_need(shape: Geometry, engine: str, dtype: str, batch: int, beam: int 
     """Peak memory of encoding and decoding ``batch`` windows of 30 s.
 
     Args:
-        engine: a key of ``OVERHEADS``: ``torch``, ``ctranslate2`` (both on a GPU) or ``cpu``.
-        dtype: a key of ``WEIGHT_BYTES``.
+        engine: a key of ``OVERHEADS``: ``whisper``, ``torch`` (plain), ``ctranslate2`` (all on a GPU) or ``cpu``.
+        dtype: a key of ``WEIGHT_BYTES``, with ``+int8`` where the keys and values of the audio have 8 bits.
         beam: hypotheses kept per window.
     """
     extra = OVERHEADS[engine]
+    dtype, _, audio_dtype = dtype.partition("+")
     item = ACTIVATION_BYTES[dtype]
-    per_layer = 2 * batch * shape.n_state * item
-    unit = batch * AUDIO_POSITIONS * shape.n_state * item
-    scores = batch * shape.n_head * AUDIO_POSITIONS**2 * item
-    encoder = int(extra.encoder_units * unit + extra.score_copies * scores)
-    logits = batch * beam * shape.n_vocab * (item + 4)  # once in the model's precision, once as float32
+    audio_item = WEIGHT_BYTES[audio_dtype] if audio_dtype else item
+    at_once = min(batch, extra.encoded_at_once or batch)
+    rows = next((room for room in extra.rows if room >= batch), batch)
+    unit = AUDIO_POSITIONS * shape.n_state * item  # of one window
+    audio = batch * shape.decoder_layers * 2 * AUDIO_POSITIONS * shape.n_state * audio_item
+    text = rows * shape.decoder_layers * 2 * shape.n_state * item * beam * extra.text_positions
+    encoding = at_once * int(extra.encoder_units * unit + extra.score_copies * shape.n_head * AUDIO_POSITIONS**2 * item)
+    if extra.encoded_at_once:  # part after part, and the room for the text of the batch before is kept
+        encoding += audio + text
+    logits = rows * beam * shape.n_vocab * (item + 4)  # once in the model's precision, once as float32
     computed_positions = AUDIO_POSITIONS * shape.n_state * WEIGHT_BYTES["float32"]
     return MemoryNeed(
         shape.weights_bytes(WEIGHT_BYTES[dtype], extra.page_bytes) + computed_positions,
-        encoder,
-        shape.decoder_layers * per_layer * AUDIO_POSITIONS,
-        shape.decoder_layers * per_layer * beam * extra.text_positions,
-        int(extra.decoder_units * unit) + logits,
+        encoding,
+        audio,
+        text,
+        int(extra.decoder_units * batch * unit) + logits,
         extra.fixed_bytes,
     )
 
