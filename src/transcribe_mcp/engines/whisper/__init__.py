@@ -7,11 +7,6 @@ and ``graphs`` run a batch in which windows come and go; ``rules``, ``sampling``
 
 from __future__ import annotations
 
-from .. import Engine, EngineRequest
+from .loading import load
 
-
-def load(request: EngineRequest) -> Engine:
-    """Load the requested model. A GPU that nobody asked for has the CPU behind it."""
-    from .loading import load_engine
-
-    return load_engine(request)
+__all__ = ["load"]

@@ -11,7 +11,7 @@ Shapes: N windows, A alignment heads, L tokens, T positions of audio.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +23,7 @@ from .caches import AudioRow, Heads, kept_queries, runs, text_cache
 from .model import Whisper, decode, logits_of
 
 SMOOTHED_POSITIONS = 7
-PART_ELEMENTS = 1 << 27  # numbers of attention held at once: 512 MB
+PART_ELEMENTS = 1 << 25  # numbers of attention held at once: 128 MB, a few times over
 # Pairs to be put in order, after which the middle one of seven is in its place.
 _EXCHANGES = ((0, 5), (0, 3), (1, 6), (2, 4), (0, 1), (3, 5), (2, 6), (2, 3), (3, 6), (4, 5), (1, 4), (1, 3), (3, 4))
 
@@ -50,24 +50,15 @@ def token_starts(
     Returns:
         For each window, for each of its tokens, a position.
     """
-    starts: list[list[int]] = []
-    for part in _parts(rows, queries):
-        cost = -search.smoothed(attention(heads, rows[part], queries[part], n_positions[part]))
-        lengths = [query.shape[1] for query in queries[part]]
-        starts += search.path_starts(cost, lengths, n_positions[part])
-    return starts
-
-
-def _parts(rows: Sequence[AudioRow], queries: Sequence[Tensor]) -> Iterator[slice]:
-    """Slices of the windows whose attention fits into memory together."""
-    first, longest = 0, 0
-    for i, query in enumerate(queries):
-        longest = max(longest, query.shape[1])
-        elements = (i + 1 - first) * longest * query.shape[0] * rows[i].cache.values.shape[-2]
-        if elements > PART_ELEMENTS and i > first:
-            yield slice(first, i)
-            first, longest = i, query.shape[1]
-    yield slice(first, len(queries))
+    lengths = [query.shape[1] for query in queries]
+    longest, widest = max(lengths), max(n_positions)
+    cost = torch.zeros((len(rows), longest, widest), dtype=torch.float32, device=queries[0].device)
+    size = max(1, PART_ELEMENTS // (longest * widest * len(heads)))
+    for first in range(0, len(rows), size):
+        part = slice(first, first + size)
+        found = search.smoothed(attention(heads, rows[part], queries[part], n_positions[part]))
+        torch.neg(found, out=cost[part, : found.shape[1], : found.shape[2]])
+    return search.path_starts(cost, lengths, n_positions)
 
 
 def attention(heads: Heads, rows: Sequence[AudioRow], queries: Sequence[Tensor], n_positions: Sequence[int]) -> Tensor:

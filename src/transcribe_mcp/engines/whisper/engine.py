@@ -21,7 +21,8 @@ from ...errors import EngineFailedError, OutOfMemoryError
 from ...features.tensors import log_mel_windows
 from ...regions import Window
 from ...transcript import Notice, Word
-from .. import Decoded, DecodingOptions, EngineInfo
+from ...vad.lanes import Ears
+from .. import Decoded, DecodingOptions, EngineInfo, Listener
 from ..vocabulary import CONTEXT_TOKENS, PROMPT_TOKENS, Vocabulary, prompt_text
 from .alignment import Search, spoken_anew, token_starts
 from .beam import search
@@ -94,6 +95,7 @@ class WhisperEngine:
         self._machinery: Machinery | None = machinery
         self._vocabulary, self._directions = vocabulary, directions
         self._own = threading.local()  # each worker's slots
+        self._ears: Ears | None = None
         self._pool = _pool_of(machinery)
         self._rules: dict[bool, StepRules] = {}
         self.limits = Limits()
@@ -107,6 +109,16 @@ class WhisperEngine:
             return ()
         message = f"vocabulary and prompt take {wanted} tokens, only the last {PROMPT_TOKENS} are used"
         return (Notice("prompt_truncated", message),)
+
+    def listener(self) -> Listener | None:
+        """On a GPU; on a CPU the pipeline's own voice detection is faster."""
+        device = self._running.model.device
+        if device.type != "cuda":
+            return None
+        if self._ears is None:
+            with _foreign_errors("loading voice detection"):
+                self._ears = Ears(device)
+        return self._ears.listen()
 
     def encode(self, windows: Sequence[Window]) -> EncodedWindows:
         machinery = self._running
@@ -177,7 +189,7 @@ class WhisperEngine:
     def close(self) -> None:
         if self._pool is not None:
             self._pool.shutdown()
-        self._own, self._machinery = threading.local(), None
+        self._own, self._machinery, self._ears = threading.local(), None, None
         self._rules.clear()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

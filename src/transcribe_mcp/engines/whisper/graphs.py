@@ -74,7 +74,7 @@ class CapturedSteps:
                 self._step(kind, rules)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):  # others go on
             for _ in range(STEPS_AT_ONCE):
                 self._step(kind, rules)
         self.slots.state.done.copy_(done)

@@ -441,7 +441,8 @@ class TritonAttention:
             _audio_kernel[grid](
                 query, self._anchors.values.view(query.dtype), state.audio_place, self._done, state.position,
                 shape.kept_at, kept, out, layer, self._scale, shape.heads, shape.size, shape.positions,
-                UNIT_BYTES // query.element_size(), max(1, kept.shape[1]), kept.shape[2], tuning.lanes, num_warps=tuning.warps,
+                UNIT_BYTES // query.element_size(), max(1, kept.shape[1]), kept.shape[2], tuning.lanes,
+                num_warps=tuning.warps,
             )  # fmt: skip
         return out
 

@@ -15,7 +15,9 @@ from ...errors import EngineFailedError, EngineUnavailableError, OutOfMemoryErro
 from ...settings import usable_cores
 from ...transcript import Notice
 from .. import AUTO, Engine, EngineInfo, EngineRequest
+from ..batches import batch_that_fits, shape_of
 from ..fallback_device import load_with_cpu_behind
+from ..replicas import Replicas
 from . import alignment
 from .caches import audio_cache
 from .checkpoint import Placement, directions_of, geometry_of, load_model, vocabulary_of
@@ -27,14 +29,14 @@ from .runner import EagerSteps
 VOCABULARY_MULTIPLE = 128  # an odd number of outputs takes cuBLAS twice the time
 INT8_AUDIO = "+int8"  # 8-bit keys and values of the audio
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-CPU_BATCH_SIZE, CUDA_BATCH_SIZE = 8, 64
+CPU_BATCH_SIZE, CUDA_BATCH_SIZE = 8, 128
 CPU_ROOM, CUDA_ROOM = (1, 2, 4, 8, 16), (1, 4, 16, 64, 128, 256)
 CORES_PER_WORKER = 4  # a decoding step does not use more
 ENCODED_AT_ONCE_CUDA = 32  # fills an H100; more only takes memory
 
 
-def load_engine(request: EngineRequest) -> Engine:
-    """See ``load``."""
+def load(request: EngineRequest) -> Engine:
+    """Load the requested model. A GPU that nobody asked for has the CPU behind it."""
     device, notices = _choose_device(request.device)
     _choose_compute_type(request.compute_type, device)  # refused before a model is fetched
     request = replace(request, notices=(*request.notices, *notices))
@@ -42,14 +44,16 @@ def load_engine(request: EngineRequest) -> Engine:
         choice = checkpoints.choose_model(catalogue.this_machine(device.type), offline=request.offline)
         chosen = Notice("model_chosen", choice.reason)
         request = replace(request, model=choice.name, notices=(*request.notices, chosen))
-    if request.device != AUTO or device.type == "cpu":
+    if device.type == "cpu":
         return _load_on(request, device)
+    if request.device != AUTO:
+        return Replicas([_load_on(request, device)])  # which minds its memory
 
     def load_on_cpu() -> Engine:
         kept = request.compute_type if request.compute_type in _compute_types(torch.device("cpu")) else AUTO
         return _load_on(replace(request, compute_type=kept), torch.device("cpu"))
 
-    return load_with_cpu_behind(lambda: _load_on(request, device), load_on_cpu)
+    return load_with_cpu_behind(lambda: Replicas([_load_on(request, device)]), load_on_cpu)
 
 
 def _load_on(request: EngineRequest, device: torch.device) -> WhisperEngine:
@@ -57,6 +61,7 @@ def _load_on(request: EngineRequest, device: torch.device) -> WhisperEngine:
     checkpoint = checkpoints.resolve(request.model, offline=request.offline, progress=request.progress)
     geometry = geometry_of(checkpoint)
     vocabulary, directions = vocabulary_of(checkpoint), directions_of(checkpoint, geometry)
+    batch_size = CPU_BATCH_SIZE if device.type == "cpu" else _cuda_batch_size(checkpoint, device, compute_type)
     machinery = _machinery(checkpoint, device, compute_type, request)
     notices = request.notices
     if not directions.names_heads:
@@ -71,12 +76,19 @@ def _load_on(request: EngineRequest, device: torch.device) -> WhisperEngine:
         compute_type=compute_type,
         languages=("en",) if checkpoint.english_only else vocabulary.languages,
         tasks=("transcribe",) if checkpoint.can_translate is False else ("transcribe", "translate"),
-        batch_size=CPU_BATCH_SIZE if device.type == "cpu" else CUDA_BATCH_SIZE,
+        batch_size=batch_size,
         aligns_aside=device.type == "cuda",
         versions={"torch": torch.__version__},
         warnings=notices,
     )
     return WhisperEngine(machinery, vocabulary, directions, info)
+
+
+def _cuda_batch_size(checkpoint: Checkpoint, device: torch.device, compute_type: str) -> int:
+    """As many windows as fit beside what others hold, before the model is loaded."""
+    free_bytes, _ = torch.cuda.mem_get_info(device)
+    shape = shape_of(geometry_of(checkpoint), checkpoint.name)
+    return batch_that_fits(shape, "whisper", compute_type, free_bytes, CUDA_BATCH_SIZE)
 
 
 def _machinery(checkpoint: Checkpoint, device: torch.device, compute_type: str, request: EngineRequest) -> Machinery:
