@@ -31,8 +31,8 @@ import gpu_parts
 import gpu_peers
 import gpu_prepare
 from common import Bar, cores
-from gpu_parts import Figures, Setup, decoder_bytes, encoder_flops
-from random_whisper import shape_of
+from gpu_parts import Figures, Setup
+from random_whisper import TOKENS, shape_of
 
 PACKAGES = ("transcribe-mcp", "torch", "triton", "transformers", "ctranslate2", "faster-whisper", "av", "numpy")
 TURBO, LARGE = "large-v3-turbo", "large-v3"
@@ -73,9 +73,9 @@ def run_part(name: str, setup: Setup) -> Figures:
 def parts(setup: Setup, chosen: Sequence[str]) -> list[str]:
     """In the order of their worth, should the time run out."""
     first, installed = setup.models[0], importlib.util.find_spec
-    names = ["prepare_models", "prepare_audio", "ceilings", f"core:{first}", f"pipeline:{first}"]
+    names = ["prepare_models", "prepare_audio", "ceilings", *(f"core:{model}" for model in setup.models)]
+    names += [f"pipeline:{first}"]
     names += [f"faster_whisper:{first}"] * bool(installed("faster_whisper"))
-    names += [f"core:{model}" for model in setup.models[1:]]
     names += [f"ctranslate2:{model}" for model in setup.models]
     names += [f"transformers:{model}" for model in setup.models] * bool(installed("transformers"))
     if setup.device != "cpu":
@@ -165,8 +165,8 @@ def shares(run: Run, model: str) -> dict[str, float]:
     if not batches:
         return {}
     audio_bytes = 1 if "int8" in core["info"]["compute_type"] else 2
-    encode = max(b * encoder_flops(shape) / row["encode_s"] for b, row in batches.items())
-    decode = max(decoder_bytes(shape, b, audio_bytes) / row["decode_s"] for b, row in batches.items())
+    encode = max(b * shape.encoder_flops / row["encode_s"] for b, row in batches.items())
+    decode = max(shape.decoding_bytes(b, TOKENS, 2, audio_bytes) / row["decode_s"] for b, row in batches.items())
     return {"encoder": encode / ceiling["flops"], "decoder": decode / ceiling["bytes_per_s"]}
 
 

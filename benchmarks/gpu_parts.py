@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 from common import SAMPLE_RATE_HZ, Samples
-from random_whisper import PROMPT_TOKENS, TOKENS, shape_of
+from random_whisper import TOKENS, shape_of
 
-from transcribe_mcp.compat.memory import AUDIO_POSITIONS, Geometry, memory_need
+from transcribe_mcp.compat.memory import memory_need
 from transcribe_mcp.engines import DecodingOptions, Engine, EngineRequest, listener_of, load_engine
 from transcribe_mcp.pipeline import Options, transcribe
 from transcribe_mcp.regions import Region, Window
@@ -120,25 +120,6 @@ def ceilings(setup: Setup) -> Figures:
     target = torch.empty_like(source)
     copy_s = seconds(lambda: target.copy_(source), 10, 3)
     return {"flops": 2 * n**3 / matrix_s, "bytes_per_s": 2 * n_copied / copy_s}
-
-
-def encoder_flops(shape: Geometry) -> float:
-    """Of one window, keys and values for the decoder included."""
-    d, frames = shape.n_state, AUDIO_POSITIONS
-    layer = 24 * d * d * frames + 4 * frames * frames * d
-    convolutions = 2 * 3 * (2 * frames * shape.n_mels * d + frames * d * d)
-    return float(shape.encoder_layers * layer + convolutions + shape.decoder_layers * 4 * d * d * frames)
-
-
-def decoder_bytes(shape: Geometry, batch: int, audio_bytes: int) -> float:
-    """Read to decode a batch: in every step the weights, the keys and values of the audio and those of the text.
-
-    ``audio_bytes``: of one number of the audio's keys and values; everything else has two.
-    """
-    steps = TOKENS + PROMPT_TOKENS  # the end of text is one more, the last of the prompt gives the first token
-    weights = (shape.decoder_parameters - shape.decoder_layers * 2 * shape.n_state**2) * 2
-    per_position = shape.decoder_layers * 2 * shape.n_state
-    return steps * (weights + batch * per_position * (AUDIO_POSITIONS * audio_bytes + 2 * steps / 2))
 
 
 # -- our engine --------------------------------------------------------------------------------------------------------

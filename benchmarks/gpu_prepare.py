@@ -74,7 +74,8 @@ def prepare_mp3(setup: Setup) -> Figures:
     path = setup.folder / "hour.part"
     resampler = av.AudioResampler(format="fltp", layout="stereo", rate=44_100)
     with av.open(str(path), "w", format="mp3") as container:
-        stream = container.add_stream("libmp3lame", rate=44_100, layout="stereo", format="fltp")
+        fast = {"compression_level": "9"}
+        stream = container.add_stream("libmp3lame", rate=44_100, options=fast, layout="stereo", format="fltp")
         for first in range(0, len(samples), SAMPLE_RATE_HZ):
             block = samples[None, first : first + SAMPLE_RATE_HZ]
             frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block), format="fltp", layout="mono")

@@ -20,6 +20,7 @@ AUDIO_POSITIONS = 1500  # 30 s at 20 ms
 MEL_FRAMES = 3000
 TEXT_POSITIONS = 448
 KERNEL_WIDTH = 3
+PROMPT_TOKENS = 4  # start, language, task, no timestamps
 BATCHES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128)
 WEIGHT_BYTES: Mapping[str, int] = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "int8_float16": 1}
 ACTIVATION_BYTES: Mapping[str, int] = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 4, "int8_float16": 2}
@@ -66,6 +67,23 @@ class Geometry:
             yield from (3 * d * d, d * d, 4 * d * d, 4 * d * d)
         for _ in range(self.decoder_layers):
             yield from (3 * d * d, d * d, d * d, 2 * d * d, d * d, 4 * d * d, 4 * d * d)
+
+    @property
+    def encoder_flops(self) -> float:
+        """Floating-point operations for one window of 30 s, keys and values for the decoder included."""
+        d, positions = self.n_state, AUDIO_POSITIONS
+        layer = 24 * d * d * positions + 4 * positions * positions * d
+        convolutions = 2 * KERNEL_WIDTH * (MEL_FRAMES * self.n_mels * d + positions * d * d)
+        return float(self.encoder_layers * layer + convolutions + self.decoder_layers * 4 * d * d * positions)
+
+    def decoding_bytes(self, batch: int, tokens: int, item_bytes: int, audio_item_bytes: int) -> float:
+        """Read while ``batch`` windows say ``tokens`` tokens each: in every step all weights but those for the audio's
+        keys and values, the keys and values of the audio, and those of the text so far."""
+        steps = tokens + PROMPT_TOKENS
+        weights = (self.decoder_parameters - self.decoder_layers * 2 * self.n_state**2) * item_bytes
+        audio = self.decoder_layers * 2 * self.n_state * AUDIO_POSITIONS * audio_item_bytes
+        text = self.decoder_layers * 2 * self.n_state * steps / 2 * item_bytes
+        return steps * (weights + batch * (audio + text))
 
     def weights_bytes(self, item_bytes: int, page_bytes: int = 0) -> int:
         """Bytes of the weights, where every tensor above half a page takes whole pages; 0: tensors lie back to back."""
