@@ -16,9 +16,14 @@ from typing import Any
 
 import numpy as np
 
+from .. import checkpoints
 from ..audio import SAMPLE_RATE_HZ, Samples, read
+from ..checkpoints.layouts import read_json
+from ..checkpoints.tensors import Geometry as Sizes
 from ..compat.memory import Geometry, geometries
 from ..engines import Decoded, DecodingOptions, Encoded, Engine, EngineInfo, Listener, listener_of
+from ..engines.batches import shape_of
+from ..errors import ModelError, UsageError
 from ..options import Options
 from ..pipeline import transcribe
 from ..progress import Progress, unreported
@@ -235,8 +240,15 @@ def _listen(engine: Engine, samples: Samples, options: Options) -> None:
 
 
 def _shape_of(info: EngineInfo) -> Geometry | None:
-    name = info.model.removesuffix(".en").removeprefix("openai/whisper-")
-    return next((shape for shape in geometries() if shape.model == name), None)
+    """The model's dimensions, from its own files or from the table of known ones."""
+    try:
+        checkpoint = checkpoints.find_cached(info.model)
+        if checkpoint is not None and checkpoint.layout == "huggingface":
+            file = checkpoint.directory / "config.json"
+            return shape_of(Sizes.of(read_json(file), file), info.model)
+    except (ModelError, UsageError):
+        return None  # an engine with a model of another kind
+    return next((shape for shape in geometries() if shape.model == info.model.removesuffix(".en")), None)
 
 
 def _shares(
