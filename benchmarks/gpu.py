@@ -29,25 +29,32 @@ from typing import Any
 
 import gpu_parts
 import gpu_peers
+import gpu_prepare
 from common import Bar, cores
-from gpu_parts import Figures, Setup, decoder_bytes, encoder_flops
-from random_whisper import shape_of
+from gpu_parts import Figures, Setup
+from random_whisper import TOKENS, shape_of
 
 PACKAGES = ("transcribe-mcp", "torch", "triton", "transformers", "ctranslate2", "faster-whisper", "av", "numpy")
 TURBO, LARGE = "large-v3-turbo", "large-v3"
 FULL = Setup(
-    Path(), "cuda", "whisper", "bfloat16", (TURBO, LARGE), ("tiny", "base", "small", "medium", LARGE, TURBO),
-    (64, 128), (1, 8, 16, 64), 60.0, 1000, 5,
+    Path(), "cuda", "whisper", "auto", (TURBO, LARGE), ("tiny", "base", "small", "medium", LARGE, TURBO),
+    (64, 128), (1, 8, 16, 64), 60.0, 1000, 3,
 )  # fmt: skip
 SMALL = replace(
-    FULL, device="cpu", precision="float32", models=("tiny",), sizes=("tiny",), batches=(2,), memory_batches=(1,),
+    FULL, device="cpu", models=("tiny",), sizes=("tiny",), batches=(2,), memory_batches=(1,),
     minutes=2.0, jobs=3, runs=1,
 )  # fmt: skip
 PEER_BATCHES = {
     "transformers": {TURBO: (32, 128), LARGE: (32, 64)},
     "ctranslate2": {TURBO: (16, 64), LARGE: (16, 32)},
 }
-IN_BACKGROUND = ("prepare_mp3", "prepare_ctranslate2")
+IN_BACKGROUND = ("prepare_mp3", "prepare_ctranslate2", "prepare_sizes")
+NEEDS = {
+    "pipeline": IN_BACKGROUND,  # nothing else is to be at work then
+    "faster_whisper": ("prepare_ctranslate2",),
+    "ctranslate2": ("prepare_ctranslate2",),
+    "memory": ("prepare_sizes",),
+}
 
 
 def run_part(name: str, setup: Setup) -> Figures:
@@ -58,8 +65,8 @@ def run_part(name: str, setup: Setup) -> Figures:
         return peer(setup, model, PEER_BATCHES[kind].get(model, setup.batches))
     if kind == "faster_whisper":
         return gpu_peers.faster_whisper(setup, model)
-    part = getattr(gpu_parts, kind)
-    found: Figures = part(setup, model) if model else part(setup)
+    part = getattr(gpu_prepare if kind.startswith("prepare") else gpu_parts, kind)
+    found: Figures = part(setup, *model.split(":")) if model else part(setup)
     return found
 
 
@@ -71,7 +78,8 @@ def parts(setup: Setup, chosen: Sequence[str]) -> list[str]:
     names += [f"faster_whisper:{first}"] * bool(installed("faster_whisper"))
     names += [f"ctranslate2:{model}" for model in setup.models]
     names += [f"transformers:{model}" for model in setup.models] * bool(installed("transformers"))
-    names += ["memory", f"jobs:{setup.sizes[0]}"] if setup.device != "cpu" else []
+    if setup.device != "cpu":
+        names += ["memory", f"core:{first}:bfloat16", f"jobs:{setup.sizes[0]}"]
     needed = ("prepare_models", "prepare_audio", "ceilings")
     return [name for name in names if not chosen or name in needed or name.partition(":")[0] in chosen]
 
@@ -119,8 +127,8 @@ class Run:
             if self.left_s < 5:
                 self.problems[name] = "no time was left"
                 continue
-            if name.startswith(("pipeline", "ctranslate2", "faster")):  # they need what the background makes
-                for waiting in list(background):
+            for waiting in NEEDS.get(name.partition(":")[0], ()):
+                if waiting in background:
                     self.finish(waiting, background.pop(waiting))
             self.finish(name, self.start(name))
             if name == "prepare_audio":
@@ -153,8 +161,12 @@ def shares(run: Run, model: str) -> dict[str, float]:
         return {}
     shape = shape_of(model)
     batches = {b: core[f"batch {b}"] for b in run.setup.batches if f"batch {b}" in core}
-    encode = max(b * encoder_flops(shape) / row["encode_s"] for b, row in batches.items())
-    decode = max(decoder_bytes(shape, b, 2) / row["decode_s"] for b, row in batches.items())
+    batches = {b: row for b, row in batches.items() if "encode_s" in row}
+    if not batches:
+        return {}
+    audio_bytes = 1 if "int8" in core["info"]["compute_type"] else 2
+    encode = max(b * shape.encoder_flops / row["encode_s"] for b, row in batches.items())
+    decode = max(shape.decoding_bytes(b, TOKENS, 2, audio_bytes) / row["decode_s"] for b, row in batches.items())
     return {"encoder": encode / ceiling["flops"], "decoder": decode / ceiling["bytes_per_s"]}
 
 
@@ -176,9 +188,9 @@ def bars(run: Run) -> list[Bar]:
             rows.append(Bar(f"{model} {stage}, share of the ceiling", share, ">=", 0.6))
     first = run.setup.models[0]
     flow, peer = found(f"pipeline:{first}", {}), found(f"faster_whisper:{first}", {})
-    hours = [row["s"] for name, row in flow.items() if name.startswith("decoded")]
+    hours = [row["s"] for name, row in flow.items() if name.startswith("decoded") and "s" in row]
     decoded_s = flow.get("decoded, batch auto", {}).get("s")
-    peer_s = min((row["s"] for row in peer.values()), default=None)
+    peer_s = min((row["s"] for row in peer.values() if "s" in row), default=None)
     mp3_s, clip_s = flow.get("mp3", {}).get("s"), flow.get("clip", {}).get("s")
     rows += [
         Bar("hour with words, × faster-whisper batched", ratio(peer_s, decoded_s), ">=", 15.0),
@@ -188,7 +200,7 @@ def bars(run: Run) -> list[Bar]:
         Bar("clip of 10 s, ms", clip_s and clip_s * 1000, "<=", 60.0),
         Bar("voice detection, same decisions", flow.get("listening", {}).get("same_decisions"), ">=", 0.995),
     ]
-    errors = [abs(row["error"]) for row in found("memory", {}).values()]
+    errors = [abs(row["error"]) for row in found("memory", {}).values() if "error" in row]
     work = found(f"jobs:{run.setup.sizes[0]}", {})
     growth = ratio(work.get("reserved_at_most"), work.get("reserved_after_tenth"))
     rows += [

@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import gc
-import json
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import cycle
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from common import OWN_AUDIO, SAMPLE_RATE_HZ, Samples, read_samples
-from random_whisper import TOKENS, shape_of, write_random_whisper
+from common import SAMPLE_RATE_HZ, Samples
+from random_whisper import TOKENS, shape_of
 
-from transcribe_mcp.compat.memory import AUDIO_POSITIONS, Geometry, memory_need
+from transcribe_mcp.compat.memory import memory_need
 from transcribe_mcp.engines import DecodingOptions, Engine, EngineRequest, listener_of, load_engine
 from transcribe_mcp.pipeline import Options, transcribe
 from transcribe_mcp.regions import Region, Window
 
 WINDOW_S = 30.0
-SPEECH_SHARE = 0.6
-TALK_S = (20.0, 240.0)  # stretches of talk between silences
+JOBS_S = 100.0  # for all jobs together
 GREEDY = Options(language="en", temperatures=(0.0,))
 Figures = dict[str, Any]
 
@@ -84,6 +81,20 @@ def seconds(work: Callable[[], Any], runs: int, warm_ups: int = 1) -> float:
     return statistics.median(taken)
 
 
+def attempt(work: Callable[[], Figures]) -> Figures:
+    """What it finds, or what went wrong: the figures beside it are not lost."""
+    try:
+        return work()
+    except Exception as error:  # noqa: BLE001 - the other figures of this part are worth having
+        synchronize_or_not()
+        return {"problem": f"{type(error).__name__}: {error}"[:400]}
+
+
+def synchronize_or_not() -> None:
+    with suppress(RuntimeError):
+        synchronize()
+
+
 @contextmanager
 def loaded(setup: Setup, name: str) -> Iterator[Engine]:
     engine = setup.load(name)
@@ -92,86 +103,6 @@ def loaded(setup: Setup, name: str) -> Iterator[Engine]:
     finally:
         engine.close()
         gc.collect()
-
-
-# -- what the parts need -----------------------------------------------------------------------------------------------
-
-
-def prepare_models(setup: Setup) -> Figures:
-    for name in dict.fromkeys((*setup.models, *setup.sizes)):
-        if not (setup.model(name) / "tokenizer.json").exists():
-            write_random_whisper(setup.model(name), shape_of(name))
-    return {}
-
-
-def prepare_audio(setup: Setup) -> Figures:
-    """Talk and silence by turns until 60 % of the frames are speech, decoded and as an MP3."""
-    from transcribe_mcp.vad import SpeechDetector
-
-    talks = [read_samples(path) for path in sorted(OWN_AUDIO.glob("*_?.flac"))]
-    speech_frames = sum(int((SpeechDetector().push(talk, last=True) >= 0.5).sum()) for talk in talks)
-    density = speech_frames * 512 / sum(map(len, talks))
-    samples = hour_of(talks, setup.minutes * 60, density)
-    np.save(setup.folder / "hour.npy", samples)
-    clip = next(talk for talk in talks if len(talk) >= 9 * SAMPLE_RATE_HZ)
-    np.save(setup.folder / "clip.npy", np.resize(clip, 10 * SAMPLE_RATE_HZ))
-    found = SpeechDetector().push(samples, last=True)
-    return {"speech_share": float((found >= 0.5).mean()), "seconds": len(samples) / SAMPLE_RATE_HZ}
-
-
-def hour_of(talks: Sequence[Samples], duration_s: float, density: float) -> Samples:
-    random = np.random.default_rng(0)
-    known = cycle(talks)
-    parts: list[Samples] = []
-    n_wanted = round(duration_s * SAMPLE_RATE_HZ)
-    n_made = 0
-    while n_made < n_wanted:
-        talk = [next(known)]
-        talk_s = random.uniform(*TALK_S)
-        while sum(map(len, talk)) < talk_s * SAMPLE_RATE_HZ:
-            talk.append(next(known))
-        n_talk = sum(map(len, talk))
-        n_silence = round(n_talk * (density / SPEECH_SHARE - 1))
-        silence = random.standard_normal(max(0, n_silence)).astype(np.float32) * np.float32(3e-4)
-        parts += [*talk, silence]
-        n_made += n_talk + len(silence)
-    return np.concatenate(parts)[:n_wanted]
-
-
-def prepare_mp3(setup: Setup) -> Figures:
-    """44.1 kHz, stereo, from the decoded hour."""
-    import av
-
-    while not (setup.folder / "clip.npy").exists():
-        time.sleep(0.1)
-    samples = setup.hour()
-    path = setup.folder / "hour.part"
-    resampler = av.AudioResampler(format="fltp", layout="stereo", rate=44_100)
-    with av.open(str(path), "w", format="mp3") as container:
-        stream = container.add_stream("libmp3lame", rate=44_100, layout="stereo", format="fltp")
-        for first in range(0, len(samples), SAMPLE_RATE_HZ):
-            block = samples[None, first : first + SAMPLE_RATE_HZ]
-            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block), format="fltp", layout="mono")
-            frame.sample_rate, frame.pts = SAMPLE_RATE_HZ, first
-            for out in resampler.resample(frame):
-                container.mux(stream.encode(out))
-        for out in resampler.resample(None):
-            container.mux(stream.encode(out))
-        container.mux(stream.encode(None))
-    path.rename(setup.folder / "hour.mp3")
-    return {}
-
-
-def prepare_ctranslate2(setup: Setup) -> Figures:
-    from common import ctranslate2_layout
-
-    found = {}
-    for name in setup.models:
-        while not (setup.model(name) / "tokenizer.json").exists():
-            time.sleep(0.1)
-        found[name] = str(ctranslate2_layout(setup.model(name), "float16"))
-    (setup.folder / "ctranslate2.json").write_text(json.dumps(found), encoding="utf-8")
-    return {}
 
 
 # -- ceilings ----------------------------------------------------------------------------------------------------------
@@ -191,22 +122,6 @@ def ceilings(setup: Setup) -> Figures:
     return {"flops": 2 * n**3 / matrix_s, "bytes_per_s": 2 * n_copied / copy_s}
 
 
-def encoder_flops(shape: Geometry) -> float:
-    """Of one window, keys and values for the decoder included."""
-    d, frames = shape.n_state, AUDIO_POSITIONS
-    layer = 24 * d * d * frames + 4 * frames * frames * d
-    convolutions = 2 * 3 * (2 * frames * shape.n_mels * d + frames * d * d)
-    return float(shape.encoder_layers * layer + convolutions + shape.decoder_layers * 4 * d * d * frames)
-
-
-def decoder_bytes(shape: Geometry, batch: int, item_bytes: int) -> float:
-    """Read to decode a batch: in every step the weights, the keys and values of the audio and those of the text."""
-    steps = TOKENS + 1
-    weights = (shape.decoder_parameters - shape.decoder_layers * 2 * shape.n_state**2) * item_bytes
-    per_position = shape.decoder_layers * 2 * shape.n_state * item_bytes
-    return steps * (weights + batch * per_position * (AUDIO_POSITIONS + steps / 2))
-
-
 # -- our engine --------------------------------------------------------------------------------------------------------
 
 
@@ -221,16 +136,18 @@ def noise_windows(n: int, device: str) -> list[Window]:
     return windows
 
 
-def core(setup: Setup, name: str) -> Figures:
+def core(setup: Setup, name: str, precision: str = "") -> Figures:
     """Windows on the device -> tokens: encoder, keys and values, decoder; and word times, counted apart."""
     start = time.perf_counter()
     figures: Figures = {}
+    setup = replace(setup, precision=precision or setup.precision)
     with loaded(setup, name) as engine:
         figures["load_s"] = time.perf_counter() - start
         figures["info"] = {"compute_type": engine.info.compute_type, "batch_size": engine.info.batch_size}
         windows = noise_windows(max(setup.batches), setup.device)
         for batch in setup.batches:
-            figures[f"batch {batch}"] = core_batch(engine, windows[:batch], setup.runs)
+            part = windows[:batch]
+            figures[f"batch {batch}"] = attempt(lambda: core_batch(engine, part, setup.runs))  # noqa: B023
     return figures
 
 
@@ -261,25 +178,32 @@ def core_batch(engine: Engine, windows: Sequence[Window], runs: int) -> Figures:
 def pipeline(setup: Setup, name: str) -> Figures:
     """The whole flow over the decoded hour and from its MP3, with words; and a clip of 10 s."""
     samples, clip = setup.hour(), np.load(setup.folder / "clip.npy")
-    figures: Figures = {}
+    figures: Figures = {"audio_s": len(samples) / SAMPLE_RATE_HZ}
     with loaded(setup, name) as engine:
         for length in (len(clip), len(samples) // 8, len(samples)):
             transcribe(samples[:length], engine, GREEDY)  # whatever is made at first use
         for batch in (0, 32, 48, 96) if setup.device != "cpu" else (0,):
-            options = Options(language="en", temperatures=(0.0,), batch_size=batch)
-            found = transcribe(samples, engine, options)
-            taken = seconds(lambda: transcribe(samples, engine, options), setup.runs, 0)  # noqa: B023
-            figures[f"decoded, batch {batch or 'auto'}"] = {"s": taken, "timings": dict(found.timings)}
-        figures["words"] = len(found.words)
-        path = setup.folder / "hour.mp3"
-        found = transcribe(path, engine, GREEDY)
-        taken = seconds(lambda: transcribe(path, engine, GREEDY), setup.runs, 0)
-        figures["mp3"] = {"s": taken, "timings": dict(found.timings)}
-        figures["clip"] = {"s": seconds(lambda: transcribe(clip, engine, GREEDY), 4 * setup.runs)}
-        figures["clip"]["timings"] = dict(transcribe(clip, engine, GREEDY).timings)
-        figures["audio_s"] = len(samples) / SAMPLE_RATE_HZ
-        figures["listening"] = listening(engine, samples)
+            options = replace(GREEDY, batch_size=batch)
+            figures[f"decoded, batch {batch or 'auto'}"] = attempt(
+                lambda: flow(engine, samples, options, setup.runs)  # noqa: B023
+            )
+        figures["mp3"] = attempt(lambda: flow(engine, setup.folder / "hour.mp3", GREEDY, setup.runs))
+        figures["clip"] = attempt(lambda: flow(engine, clip, GREEDY, 4 * setup.runs))
+        figures["clip, no voice detection"] = attempt(
+            lambda: flow(engine, clip, replace(GREEDY, vad=False), 2 * setup.runs)
+        )
+        figures["listening"] = attempt(lambda: listening(engine, samples))
     return figures
+
+
+def flow(engine: Engine, source: Samples | Path, options: Options, runs: int) -> Figures:
+    """Median seconds of the whole flow; the stages of the run before, which is the warm-up."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    found = transcribe(source, engine, options)
+    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    taken = seconds(lambda: transcribe(source, engine, options), runs, 0)
+    return {"s": taken, "timings": dict(found.timings), "words": len(found.words), "peak": peak}
 
 
 def listening(engine: Engine, samples: Samples) -> Figures:
@@ -298,7 +222,7 @@ def listening(engine: Engine, samples: Samples) -> Figures:
 
     found, serial = listen(), SpeechDetector(5).push(samples, last=True)
     same = float(((found >= 0.5) == (serial >= 0.5)).mean())
-    return {"s": seconds(listen, setup.runs), "same_decisions": same}
+    return {"s": seconds(listen, 3), "same_decisions": same}
 
 
 # -- memory ------------------------------------------------------------------------------------------------------------
@@ -308,24 +232,43 @@ def memory(setup: Setup) -> Figures:
     """Peak of what PyTorch holds, weights included, against the prediction, for every size and batch."""
     figures: Figures = {}
     for name in setup.sizes:
-        for batch in setup.memory_batches:
-            gc.collect()
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
-            with loaded(setup, name) as engine:
-                windows = noise_windows(batch, setup.device)
-                held = sum(window.placed.nbytes for window in windows if window.placed is not None)
-                encoded = engine.encode(windows)
-                decoded = engine.decode(encoded, ["en"] * batch, DecodingOptions())
-                engine.align(encoded, decoded, DecodingOptions())
-                peak = torch.cuda.max_memory_allocated() - held
-                del encoded, windows
-            predicted = memory_need(shape_of(name), "torch", setup.precision, batch).total_bytes
-            left = torch.cuda.memory_allocated()
-            figures[f"{name}, batch {batch}"] = {
-                "peak": peak, "predicted": predicted, "error": predicted / peak - 1, "left_after_close": left,
-            }  # fmt: skip
+        gc.collect()
+        torch.cuda.empty_cache()
+        with loaded(setup, name) as engine:
+            for batch in sorted(setup.memory_batches):  # what decoding keeps for the next batch only grows
+                figures[f"{name}, batch {batch}"] = attempt(
+                    lambda: memory_of(engine, name, batch, setup.device)  # noqa: B023
+                )
     return figures
+
+
+def memory_of(engine: Engine, name: str, batch: int, device: str) -> Figures:
+    before = torch.cuda.memory_allocated()
+    windows = noise_windows(batch, device)
+    held = torch.cuda.memory_allocated() - before
+    peaks = []
+
+    def peak(work: Callable[[], Any]) -> Any:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        result = work()
+        torch.cuda.synchronize()
+        peaks.append(torch.cuda.max_memory_allocated() - held)
+        return result
+
+    encoded = peak(lambda: engine.encode(windows))
+    decoded = peak(lambda: engine.decode(encoded, ["en"] * batch, DecodingOptions()))
+    peak(lambda: engine.align(encoded, decoded, DecodingOptions()))
+    compute_type = engine.info.compute_type
+    predicted = memory_need(shape_of(name), "whisper", compute_type, batch).total_bytes
+    return {
+        "compute_type": compute_type,
+        "idle": before,
+        "peaks": peaks,  # encoding, decoding, timing words
+        "peak": max(peaks),
+        "predicted": predicted,
+        "error": predicted / max(peaks) - 1,
+    }
 
 
 def jobs(setup: Setup, name: str) -> Figures:
@@ -334,7 +277,8 @@ def jobs(setup: Setup, name: str) -> Figures:
     random = np.random.default_rng(2)
     with loaded(setup, name) as engine:
         reserved, allocated = [], []
-        for _ in range(setup.jobs):
+        until = time.perf_counter() + JOBS_S
+        while len(reserved) < setup.jobs and time.perf_counter() < until:
             length = round(float(np.exp(random.uniform(np.log(1.0), np.log(240.0)))) * SAMPLE_RATE_HZ)
             first = int(random.integers(0, max(1, len(samples) - length)))
             transcribe(samples[first : first + length], engine, GREEDY)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from common import SAMPLE_RATE_HZ, Samples
-from gpu_parts import WINDOW_S, Figures, Setup, seconds
+from gpu_parts import WINDOW_S, Figures, Setup, attempt, seconds
 from random_whisper import PROMPT_TOKENS, TOKENS, shape_of
 
 from transcribe_mcp.features import WINDOW_FRAMES
@@ -26,13 +26,14 @@ def _fitting(batches: tuple[int, ...], one: Callable[[int], float]) -> Figures:
     """Each batch size that fits into memory: seconds and times real time."""
     found: Figures = {}
     for batch in batches:
-        try:
+
+        def measured(batch: int = batch) -> Figures:
             taken = one(batch)
-        except RuntimeError as error:  # out of memory, in the words of whoever runs out
-            found[f"batch {batch}"] = {"problem": str(error).splitlines()[0][:200]}
+            return {"whole_s": taken, "times_real_time": batch * WINDOW_S / taken}
+
+        found[f"batch {batch}"] = attempt(measured)  # the larger ones may not fit
+        if torch.cuda.is_available():
             torch.cuda.empty_cache()
-            continue
-        found[f"batch {batch}"] = {"whole_s": taken, "times_real_time": batch * WINDOW_S / taken}
     return found
 
 
@@ -110,6 +111,10 @@ def faster_whisper(setup: Setup, name: str) -> Figures:
     figures: Figures = {}
     run(samples[: 240 * SAMPLE_RATE_HZ], 8)
     for batch in (16, 32):
-        taken, words = run(samples, batch)
-        figures[f"batch {batch}"] = {"s": taken, "words": words}
+
+        def measured(batch: int = batch) -> Figures:
+            taken, words = run(samples, batch)
+            return {"s": taken, "words": words}
+
+        figures[f"batch {batch}"] = attempt(measured)
     return figures

@@ -39,8 +39,9 @@ SEES: dict[str, set[str]] = {
     "heap": set(),
     "pipeline": WORDS | STAGES,
     "formats": {"errors", "transcript"},
+    "bench": WORDS | STAGES | {"options", "pipeline", "compat"},
     "jobs": WORDS | STAGES | {"pipeline", "formats", "heap", "compat"},
-    "service": WORDS | STAGES | {"pipeline", "formats", "heap", "jobs", "compat"},
+    "service": WORDS | STAGES | {"pipeline", "bench", "formats", "heap", "jobs", "compat"},
     "frontends": {"errors", "service"},
     "__main__": {"compat", "errors", "frontends"},
 }
@@ -56,7 +57,7 @@ DOORS: dict[str, set[str]] = {
     "ctranslate2": {"engines.ctranslate2", "checkpoints.weights"},  # running models, writing its model files
     "huggingface_hub": {"checkpoints.hub"},
     "mcp": {"frontends.mcp_sdk"},
-    "numpy": STAGES | {"pipeline"},
+    "numpy": STAGES | {"pipeline", "bench"},
     "onnxruntime": {"vad"},
     "platformdirs": {"settings"},
     "pocketsphinx": {"engines.pocketsphinx"},
@@ -66,7 +67,7 @@ DOORS: dict[str, set[str]] = {
     "safetensors": {"checkpoints"},
     "sqlalchemy": {"jobs"},
     "tokenizers": {"checkpoints.conversion", "engines.vocabulary"},  # writing tokenizers, using them
-    "torch": {"features", "vad.lanes", "engines.whisper", "align", "speakers"},
+    "torch": {"features", "vad.lanes", "bench.ceilings", "engines.whisper", "align", "speakers"},
     "typer": {"frontends.arguments", "frontends.cli", "frontends.jobs_commands", "frontends.serving"},
     "uvicorn": {"frontends.mcp_http"},
 }

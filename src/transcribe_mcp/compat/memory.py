@@ -20,6 +20,7 @@ AUDIO_POSITIONS = 1500  # 30 s at 20 ms
 MEL_FRAMES = 3000
 TEXT_POSITIONS = 448
 KERNEL_WIDTH = 3
+PROMPT_TOKENS = 4  # start, language, task, no timestamps
 BATCHES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128)
 WEIGHT_BYTES: Mapping[str, int] = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "int8_float16": 1}
 ACTIVATION_BYTES: Mapping[str, int] = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 4, "int8_float16": 2}
@@ -67,6 +68,23 @@ class Geometry:
         for _ in range(self.decoder_layers):
             yield from (3 * d * d, d * d, d * d, 2 * d * d, d * d, 4 * d * d, 4 * d * d)
 
+    @property
+    def encoder_flops(self) -> float:
+        """Floating-point operations for one window of 30 s, keys and values for the decoder included."""
+        d, positions = self.n_state, AUDIO_POSITIONS
+        layer = 24 * d * d * positions + 4 * positions * positions * d
+        convolutions = 2 * KERNEL_WIDTH * (MEL_FRAMES * self.n_mels * d + positions * d * d)
+        return float(self.encoder_layers * layer + convolutions + self.decoder_layers * 4 * d * d * positions)
+
+    def decoding_bytes(self, batch: int, tokens: int, item_bytes: int, audio_item_bytes: int) -> float:
+        """Read while ``batch`` windows say ``tokens`` tokens each: in every step all weights but those for the audio's
+        keys and values, the keys and values of the audio, and those of the text so far."""
+        steps = tokens + PROMPT_TOKENS
+        weights = (self.decoder_parameters - self.decoder_layers * 2 * self.n_state**2) * item_bytes
+        audio = self.decoder_layers * 2 * self.n_state * AUDIO_POSITIONS * audio_item_bytes
+        text = self.decoder_layers * 2 * self.n_state * steps / 2 * item_bytes
+        return steps * (weights + batch * (audio + text))
+
     def weights_bytes(self, item_bytes: int, page_bytes: int = 0) -> int:
         """Bytes of the weights, where every tensor above half a page takes whole pages; 0: tensors lie back to back."""
         large = [n * item_bytes for n in self.matrices if page_bytes and n * item_bytes > page_bytes // 2]
@@ -85,6 +103,9 @@ class Overhead:
         decoder_units: such tensors alive while decoding: the encoder's output and what its last layer leaves behind.
         text_positions: for which the text's keys and values are held; CTranslate2 stops at half of 448.
         page_bytes: what the allocator rounds large tensors up to.
+        encoded_at_once: windows that the encoder takes at once; 0 is the whole batch. The keys and values of those
+            before them are there already.
+        rows: how many windows room is made for, the next larger one is taken; empty: for as many as there are.
     """
 
     fixed_bytes: int
@@ -93,6 +114,8 @@ class Overhead:
     decoder_units: float = 1
     text_positions: int = TEXT_POSITIONS
     page_bytes: int = 0
+    encoded_at_once: int = 0
+    rows: tuple[int, ...] = ()
 
 
 # The counts of tensors and the fixed parts are fitted to the rows of the table memory_measured.
@@ -108,6 +131,15 @@ OVERHEADS: Mapping[str, Overhead] = {
         decoder_units=6,
         text_positions=224,
         page_bytes=2 * MEBIBYTE,
+    ),
+    "whisper": Overhead(
+        fixed_bytes=96 * MEBIBYTE,
+        encoder_units=9,
+        score_copies=0,
+        decoder_units=0,
+        text_positions=256,
+        encoded_at_once=32,
+        rows=(1, 4, 16, 64, 128, 256),
     ),
     "cpu": Overhead(fixed_bytes=75 * MEBIBYTE, encoder_units=7, score_copies=1, text_positions=224),
 }
@@ -147,24 +179,30 @@ def memory_need(shape: Geometry, engine: str, dtype: str, batch: int, beam: int 
     """Peak memory of encoding and decoding ``batch`` windows of 30 s.
 
     Args:
-        engine: a key of ``OVERHEADS``: ``torch``, ``ctranslate2`` (both on a GPU) or ``cpu``.
-        dtype: a key of ``WEIGHT_BYTES``.
+        engine: a key of ``OVERHEADS``: ``whisper``, ``torch`` (plain), ``ctranslate2`` (all on a GPU) or ``cpu``.
+        dtype: a key of ``WEIGHT_BYTES``, with ``+int8`` where the keys and values of the audio have 8 bits.
         beam: hypotheses kept per window.
     """
     extra = OVERHEADS[engine]
+    dtype, _, audio_dtype = dtype.partition("+")
     item = ACTIVATION_BYTES[dtype]
-    per_layer = 2 * batch * shape.n_state * item
-    unit = batch * AUDIO_POSITIONS * shape.n_state * item
-    scores = batch * shape.n_head * AUDIO_POSITIONS**2 * item
-    encoder = int(extra.encoder_units * unit + extra.score_copies * scores)
-    logits = batch * beam * shape.n_vocab * (item + 4)  # once in the model's precision, once as float32
+    audio_item = WEIGHT_BYTES[audio_dtype] if audio_dtype else item
+    at_once = min(batch, extra.encoded_at_once or batch)
+    rows = next((room for room in extra.rows if room >= batch), batch)
+    unit = AUDIO_POSITIONS * shape.n_state * item  # of one window
+    audio = batch * shape.decoder_layers * 2 * AUDIO_POSITIONS * shape.n_state * audio_item
+    text = rows * shape.decoder_layers * 2 * shape.n_state * item * beam * extra.text_positions
+    encoding = at_once * int(extra.encoder_units * unit + extra.score_copies * shape.n_head * AUDIO_POSITIONS**2 * item)
+    if extra.encoded_at_once:  # part after part, and the room for the text of the batch before is kept
+        encoding += audio + text
+    logits = rows * beam * shape.n_vocab * (item + 4)  # once in the model's precision, once as float32
     computed_positions = AUDIO_POSITIONS * shape.n_state * WEIGHT_BYTES["float32"]
     return MemoryNeed(
         shape.weights_bytes(WEIGHT_BYTES[dtype], extra.page_bytes) + computed_positions,
-        encoder,
-        shape.decoder_layers * per_layer * AUDIO_POSITIONS,
-        shape.decoder_layers * per_layer * beam * extra.text_positions,
-        int(extra.decoder_units * unit) + logits,
+        encoding,
+        audio,
+        text,
+        int(extra.decoder_units * batch * unit) + logits,
         extra.fixed_bytes,
     )
 

@@ -46,6 +46,7 @@ class EngineEntry:
 
 ENGINES: Mapping[str, EngineEntry] = {
     "ctranslate2": EngineEntry(".ctranslate2", "Whisper models on the CPU (int8) and on CUDA 12 GPUs"),
+    "whisper": EngineEntry(".whisper", "Whisper models in PyTorch, on CUDA GPUs and CPUs", extra="torch"),
     "pocketsphinx": EngineEntry(".pocketsphinx", "a small English recogniser that needs no download", extra="offline"),
     "fake": EngineEntry(".fake", "deterministic words for tests of front ends", hidden=True),
 }
@@ -58,7 +59,7 @@ class EngineRequest:
     Attributes:
         engine: a name from ``ENGINES`` or ``auto``.
         model: a catalogue name, a Hub id, a directory, or ``auto``.
-        device: ``cpu``, ``cuda``, ``cuda:N`` or ``auto``.
+        device: ``cpu``, ``cuda``, ``cuda:N``, several as ``cuda:0,1`` or ``cuda:all``, or ``auto``.
         compute_type: the engine's own name of a precision, or ``auto``.
         threads: CPU threads for all of the engine's work together; 0 means every core this process may use.
         offline: no network call at all.
@@ -196,19 +197,29 @@ def listener_of(engine: Engine) -> Listener | None:
 def load_engine(request: EngineRequest) -> Engine:
     """Load what the request names; ``auto`` prefers a Whisper model and falls back to what needs no download.
 
+    Several devices give one engine that shares every batch out among them.
+
     Raises:
         UnknownNameError: no such engine.
         EngineUnavailableError: its package or the hardware it was asked for is missing.
         ModelError: the model cannot be had or used.
     """
-    if request.engine != AUTO:
-        return _load(request.engine, request)
+    from .choice import auto_engine, devices_of
+
+    devices = devices_of(request.device)
+    name = request.engine
+    if name == AUTO:
+        name = auto_engine(request.model, request.device, request.compute_type)
     try:
-        return _load("ctranslate2", request)
+        engines = [_load(name, replace(request, device=device)) for device in devices]
     except ModelUnavailableError as error:
-        if request.model != AUTO:
+        if request.engine != AUTO or request.model != AUTO:
             raise
         return _load_fallback(request, error)
+    if len(engines) == 1:
+        return engines[0]
+    shared: Engine = import_module(".replicas", __name__).Replicas(engines)
+    return shared
 
 
 def _load(name: str, request: EngineRequest) -> Engine:

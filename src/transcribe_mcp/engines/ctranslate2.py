@@ -17,14 +17,15 @@ from ..align.times import time_words, token_starts
 from ..align.words import split_words
 from ..checkpoints import catalogue, conversion
 from ..compat.preload import preload_cublas
-from ..compat.trial import gpu_facts, gpu_trial, trial_key
-from ..errors import EngineFailedError, EngineUnavailableError, UsageError
+from ..compat.trial import OUT_OF_MEMORY, gpu_facts, gpu_trial, trial_key
+from ..errors import EngineFailedError, EngineUnavailableError, OutOfMemoryError, UsageError
 from ..features import FRAMES_PER_SECOND, log_mel
 from ..regions import Window
 from ..settings import settings, usable_cores
 from ..transcript import Notice, Word
 from . import AUTO, Decoded, DecodingOptions, Engine, EngineInfo, EngineRequest
 from .fallback_device import load_with_cpu_behind
+from .replicas import Replicas
 from .vocabulary import CONTEXT_TOKENS, PROMPT_TOKENS, Vocabulary, prompt_text
 
 CPU_BATCH_SIZE = 8
@@ -45,15 +46,17 @@ def load(request: EngineRequest) -> Engine:
         choice = checkpoints.choose_model(catalogue.this_machine(device), offline=request.offline)
         notice = Notice("model_chosen", choice.reason)
         request = replace(request, model=choice.name, notices=(*request.notices, notice))
-    if request.device != AUTO or device == "cpu":
+    if device == "cpu":
         return _load_on(request, device, index)
+    if request.device != AUTO:
+        return Replicas([_load_on(request, device, index)])
 
     def load_on_cpu() -> Engine:
         supported = ctranslate2.get_supported_compute_types("cpu")
         kept = request.compute_type if request.compute_type in supported else AUTO
         return _load_on(replace(request, compute_type=kept), "cpu", 0)
 
-    return load_with_cpu_behind(lambda: _load_on(request, device, index), load_on_cpu)
+    return load_with_cpu_behind(lambda: Replicas([_load_on(request, device, index)]), load_on_cpu)
 
 
 def _load_on(request: EngineRequest, device: str, index: int) -> CTranslate2Engine:
@@ -249,4 +252,7 @@ def _foreign_errors(doing: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError, MemoryError) as error:
-        raise EngineFailedError(f"ctranslate2 failed while {doing}: {error}") from error
+        message = f"ctranslate2 failed while {doing}: {error}"
+        if isinstance(error, MemoryError) or OUT_OF_MEMORY in str(error).lower():
+            raise OutOfMemoryError(message, hint="use a smaller model, or --device cpu") from error
+        raise EngineFailedError(message) from error

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from .. import __version__, service
+from ..service import benching
 from . import arguments as arg
 from . import jobs_commands
 from .console import exit_codes, progress_bars, say, show_error, write_out
@@ -173,6 +174,34 @@ def evaluate(
             **{name: given[name] for name in _ENGINE},
         )
         found = service.evaluate(request, bars)
+        bars.put_away()
+        write_out(json.dumps(found.figures, ensure_ascii=False) + "\n" if as_json else found.table)
+
+
+@app.command()
+def bench(
+    audio: Annotated[
+        Path | None, typer.Argument(help="A recording of yours; otherwise a voice in the program.")
+    ] = None,
+    minutes: Annotated[float, typer.Option(help="How much audio; shorter recordings are repeated.")] = 5.0,
+    runs: Annotated[int, typer.Option(help="How often; the median counts.")] = 3,
+    peers: Annotated[bool, typer.Option("--peers", help="Run other installed programs too.")] = False,
+    language: Annotated[str, typer.Option(help="Code of the language spoken in it.")] = "en",
+    batch_size: arg.BatchSize = 0,
+    model: arg.Model = "auto",
+    engine: arg.Engine = "auto",
+    device: arg.Device = "auto",
+    compute_type: arg.ComputeType = "auto",
+    threads: arg.Threads = 0,
+    offline: arg.Offline = False,
+    as_json: arg.AsJson = False,
+    quiet: arg.Quiet = False,
+) -> None:
+    """Measure this machine: every stage, its share of what the hardware can do, memory, and other programs."""
+    given = dict(locals())
+    names = ("audio", "minutes", "runs", "peers", "language", "batch_size", *_ENGINE)
+    with exit_codes(), progress_bars(quiet=quiet) as bars:
+        found = benching.bench(benching.BenchRequest(**{name: given[name] for name in names}), bars)
         bars.put_away()
         write_out(json.dumps(found.figures, ensure_ascii=False) + "\n" if as_json else found.table)
 

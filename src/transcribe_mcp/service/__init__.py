@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import CancelledError, TranscribeError, UsageError
 from ..progress import Progress, unreported
@@ -103,7 +103,7 @@ def transcribe(request: TranscribeRequest, progress: Progress = unreported) -> I
         return
     if request.output_dir:
         require_writable(request.output_dir)
-    engine = _load_engine(request, progress)
+    engine = engine_of(request, progress)
     try:
         for number, recording in enumerate(recordings):
             progress("file", number, len(recordings))
@@ -158,7 +158,25 @@ class _Work:
         return Outcome(str(path), transcript, texts, tuple(outputs.values()))
 
 
-def _load_engine(request: TranscribeRequest | EvaluateRequest, progress: Progress) -> Engine:
+class EngineWanted(Protocol):
+    """The part of a request that says with what."""
+
+    @property
+    def engine(self) -> str: ...
+    @property
+    def model(self) -> str: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def compute_type(self) -> str: ...
+    @property
+    def threads(self) -> int: ...
+    @property
+    def offline(self) -> bool: ...
+
+
+def engine_of(request: EngineWanted, progress: Progress) -> Engine:
+    """The engine that a request asks for, settings filled in; see ``engines.load_engine``."""
     from ..engines import EngineRequest, load_engine
     from ..heap import share_arenas
     from ..settings import settings
@@ -211,7 +229,7 @@ def evaluate(request: EvaluateRequest, progress: Progress = unreported) -> Evalu
 
     options = Options(threads=request.threads, **request.options)
     truths = load_truth(request.directory)
-    engine = _load_engine(request, progress)
+    engine = engine_of(request, progress)
     try:
         scores = []
         for number, truth in enumerate(truths):

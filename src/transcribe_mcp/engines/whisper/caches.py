@@ -10,7 +10,10 @@ from torch import Tensor
 
 from .model import Whisper
 
+Heads = tuple[tuple[int, int], ...]  # (layer, head), sorted
 INT8_LARGEST = 127
+TOGETHER = 4  # positions of a value's channel that lie side by side in 8 bits: a GPU multiplies four at once
+UNIT_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +21,8 @@ class AudioCache:
     """Keys and values of some windows for every decoder layer, a window's all in one piece.
 
     Attributes:
-        values: (windows, layers, 2, H, T, D): keys, then values, in the model's precision or 8 bits.
+        values: (windows, layers, 2, H, T, D): keys, then values, in the model's precision or 8 bits. In 8 bits the
+            values' last two dimensions are (T / 4, D, 4): see ``TOGETHER``.
         scales: (windows, layers, 2, H, D) float32, what 8-bit numbers are to be multiplied with; ``None`` for others.
             A scale for every channel of a head costs nothing while decoding: that of the keys goes into the query,
             that of the values into the result.
@@ -45,8 +49,10 @@ def audio_cache(model: Whisper, states: Tensor, *, int8: bool) -> AudioCache:
         else:
             scale = both.abs().amax(dim=1).float().clamp_min(1e-6) / INT8_LARGEST  # (B, 2, H, D)
             scales[:, number] = scale
-            rounded = torch.round(both / scale[:, None])
-            values[:, number].copy_(rounded.permute(0, 2, 3, 1, 4))
+            rounded = torch.round(both / scale[:, None]).permute(2, 0, 3, 1, 4)  # (2, B, H, T, D)
+            values[:, number, 0] = rounded[0]
+            four = rounded[1].unflatten(2, (n_positions // TOGETHER, TOGETHER))
+            values[:, number, 1] = four.transpose(3, 4).reshape(rounded[1].shape)
     return AudioCache(values, scales)
 
 
@@ -57,12 +63,27 @@ class AudioRow:
     cache: AudioCache
     index: int
 
-    def keys(self, layer: int, heads: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """(len(heads), T, D) in ``dtype``."""
-        values = self.cache.values[self.index, layer, 0, heads].to(dtype)
-        if self.cache.scales is None:
-            return values
-        return values * self.cache.scales[self.index, layer, 0, heads].to(dtype)[:, None]
+
+@dataclass(frozen=True, slots=True)
+class Anchors:
+    """Two tensors from which kernels reach caches made at any time: a place is a distance in units of 16 bytes.
+
+    A bare address would do, but the compiler would not know it to be a multiple of 16, and load a byte at a time.
+    """
+
+    values: Tensor  # 16 bytes, to be viewed as what a cache is read in
+    scales: Tensor
+
+    @classmethod
+    def on(cls, device: torch.device) -> Anchors:
+        values = torch.zeros(UNIT_BYTES // 4, dtype=torch.int32, device=device)
+        return cls(values, torch.zeros(UNIT_BYTES // 4, dtype=torch.float32, device=device))
+
+    def places(self, row: AudioRow) -> tuple[int, int]:
+        """Of a window's keys and values, and of their scales (0 where there are none)."""
+        values, scales = row.cache.values[row.index], row.cache.scales
+        at = (values.data_ptr() - self.values.data_ptr()) // UNIT_BYTES
+        return at, 0 if scales is None else (scales[row.index].data_ptr() - self.scales.data_ptr()) // UNIT_BYTES
 
 
 def runs(rows: Sequence[AudioRow]) -> Iterator[tuple[slice, AudioCache, slice]]:
@@ -79,10 +100,13 @@ def runs(rows: Sequence[AudioRow]) -> Iterator[tuple[slice, AudioCache, slice]]:
 
 def layer_values(cache: AudioCache, windows: slice, layer: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Keys and values (n, H, T, D) of one layer, as views where no scale applies."""
-    both = cache.values[windows, layer]
-    if cache.scales is not None:
-        both = both.to(dtype) * cache.scales[windows, layer].to(dtype).unsqueeze(-2)
-    return both[:, 0], both[:, 1]
+    keys, values = cache.values[windows, layer].unbind(1)
+    if cache.scales is None:
+        return keys, values
+    four = values.flatten(2).unflatten(2, (values.shape[2] // TOGETHER, values.shape[3], TOGETHER))
+    values = four.transpose(3, 4).reshape(values.shape)
+    key_scales, value_scales = cache.scales[windows, layer].to(dtype).unsqueeze(-2).unbind(1)
+    return keys.to(dtype) * key_scales, values.to(dtype) * value_scales
 
 
 def text_cache(model: Whisper, n_rows: int, n_positions: int) -> Tensor:
@@ -104,7 +128,7 @@ class KeptQueries:
     """
 
     values: Tensor
-    heads: tuple[tuple[int, int], ...]
+    heads: Heads
 
     def of_layer(self, layer: int) -> tuple[slice, list[int]]:
         """Where the heads of a layer are in ``values``, and which heads they are."""
@@ -112,6 +136,6 @@ class KeptQueries:
         return (slice(at[0], at[-1] + 1) if at else slice(0)), [self.heads[i][1] for i in at]
 
 
-def kept_queries(model: Whisper, heads: tuple[tuple[int, int], ...], n_rows: int, n_positions: int) -> KeptQueries:
+def kept_queries(model: Whisper, heads: Heads, n_rows: int, n_positions: int) -> KeptQueries:
     shape = (n_rows, len(heads), n_positions, model.head_size)
     return KeptQueries(torch.zeros(shape, dtype=model.dtype, device=model.device), heads)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ...checkpoints import Checkpoint
 from ...checkpoints.conversion import alignment_heads, token_ids, write_tokenizer
@@ -29,6 +30,7 @@ class Placement:
 
     Attributes:
         dtype: of activations, norms, positions, embedding.
+        vocabulary_multiple: the last layer gets zeros up to a multiple of this.
         encoder_linear, decoder_linear: make a layer of float32 weights and bias that are on ``device``.
     """
 
@@ -37,6 +39,7 @@ class Placement:
     encoder_linear: MakeLinear
     decoder_linear: MakeLinear
     operations: Operations
+    vocabulary_multiple: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +111,8 @@ class _Loader:
     def load(self) -> Whisper:
         g, d = self._geometry, self._geometry.d_model
         encoder, decoder = range(g.encoder_layers), range(g.decoder_layers)
+        embedding = self._own("decoder.embed_tokens.weight", (g.vocab_size, d))
+        output = functional.pad(embedding, (0, 0, 0, -g.vocab_size % self._placement.vocabulary_multiple))
         return Whisper(
             geometry=g,
             convolutions=(
@@ -117,7 +122,8 @@ class _Loader:
             audio_positions=self._own("encoder.embed_positions.weight", (g.max_source_positions, d)),
             encoder_layers=tuple(self._encoder_layer(f"encoder.layers.{i}") for i in encoder),
             encoder_norm=self._norm("encoder.layer_norm"),
-            embedding=self._own("decoder.embed_tokens.weight", (g.vocab_size, d)),
+            embedding=output[: g.vocab_size],
+            output=output,
             text_positions=self._own("decoder.embed_positions.weight", (g.max_target_positions, d)),
             decoder_layers=tuple(self._decoder_layer(f"decoder.layers.{i}") for i in decoder),
             decoder_norm=self._norm("decoder.layer_norm"),

@@ -68,8 +68,8 @@ def _full_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return functional.scaled_dot_product_attention(query, key, value)
 
 
-def _scores(states: Tensor, embedding: Tensor) -> Tensor:
-    return functional.linear(states, embedding).float()
+def _scores(states: Tensor, output: Tensor) -> Tensor:
+    return functional.linear(states, output).float()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class Operations:
         norm: (..., d) -> the same, normalised.
         add_norm: residual and change -> their sum, and the sum normalised.
         attention: query, key, value (B, H, T, D) -> (B, H, T, D), every position seeing all.
-        scores: (R, d) and the embedding (V, d) -> (R, V) float32.
+        scores: (R, d) and the output's weights (V, d) -> (R, V) float32.
     """
 
     norm: Callable[[Tensor, Norm], Tensor] = _norm
@@ -98,7 +98,8 @@ class Whisper:
     audio_positions: Tensor  # (T, d)
     encoder_layers: tuple[EncoderLayer, ...]
     encoder_norm: Norm
-    embedding: Tensor  # (V, d), also the last layer's weights
+    embedding: Tensor  # (V, d)
+    output: Tensor  # (V or a few more, d): the embedding again, with zeros behind where a GPU multiplies them faster
     text_positions: Tensor  # (448, d)
     decoder_layers: tuple[DecoderLayer, ...]
     decoder_norm: Norm
@@ -150,7 +151,7 @@ def encode(model: Whisper, mel: Tensor) -> Tensor:
 
 
 def decode(model: Whisper, tokens: Tensor, positions: Tensor, attention: Attention) -> Tensor:
-    """Tokens (R, P) at positions (R, P) -> states (R, P, d), from which ``operations.scores`` makes logits."""
+    """Tokens (R, P) at positions (R, P) -> states (R, P, d), of which ``logits_of`` makes logits."""
     operations, layers = model.operations, model.decoder_layers
     x = functional.embedding(tokens, model.embedding) + functional.embedding(positions, model.text_positions)
     normed = operations.norm(x, layers[0].text_norm)
@@ -162,3 +163,8 @@ def decode(model: Whisper, tokens: Tensor, positions: Tensor, attention: Attenti
         following = layers[number + 1].text_norm if number + 1 < len(layers) else model.decoder_norm
         x, normed = operations.add_norm(x, layer.down(layer.up.gelu(normed)), following)
     return normed
+
+
+def logits_of(model: Whisper, states: Tensor) -> Tensor:
+    """States (R, d) -> (R, V) float32."""
+    return model.operations.scores(states, model.output)[:, : model.geometry.vocab_size]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -35,18 +34,16 @@ class Rules:
     """Biases for the logits, 0 or minus infinity.
 
     Attributes:
-        always: (V,) for every token said.
-        first: (V,) for the first one.
+        biases: (2, V): for every token said but the first, and for the first.
         timestamps: rules for timestamps, where they are wanted.
     """
 
-    always: Tensor
-    first: Tensor
+    biases: Tensor
     timestamps: TimestampRules | None = None
 
     def __call__(self, logits: Tensor, said: Said) -> Tensor:
         """(R, V) float32 -> the same with what is forbidden at minus infinity."""
-        logits = logits + torch.where((said.count == 0)[:, None], self.first, self.always)
+        logits = logits + self.biases[(said.count == 0).long()]
         return logits if self.timestamps is None else self.timestamps(logits, said)
 
 
@@ -92,10 +89,7 @@ def make_rules(vocabulary: Vocabulary, directions: Directions, like: Tensor, *, 
     latest = directions.first_timestamp_index
     stamps = TimestampRules(begin, vocabulary.end_of_text, None if latest is None else begin + latest)
     first = forbidden | set(directions.suppressed_first)
-    return Rules(_bias(forbidden, like), _bias(first, like), stamps if timestamps else None)
-
-
-def _bias(forbidden: Collection[int], like: Tensor) -> Tensor:
-    bias = torch.zeros(len(like), dtype=torch.float32)
-    bias[[token for token in forbidden if token < len(like)]] = NEVER
-    return bias.to(like.device)
+    biases = torch.zeros(2, n_tokens, dtype=torch.float32)
+    for row, tokens in zip(biases, (forbidden, first), strict=True):
+        row[[token for token in tokens if token < n_tokens]] = NEVER
+    return Rules(biases.to(like.device), stamps if timestamps else None)

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .slots import Finished, Request, Slots, StepRules, torch_step
+from .slots import Finished, Request, Slots, StepRules, advance, torch_logits
 
 Again = Callable[[int, "Spoken"], Request | None]
 
@@ -45,6 +45,9 @@ class Steps(Protocol):
     def run(self, rules: StepRules, n_rows: int) -> None:
         """Some steps of the first ``n_rows`` rows."""
 
+    def logits(self, n_rows: int) -> Tensor:
+        """What may follow what the first ``n_rows`` rows are fed next: (n_rows, V) float32."""
+
     def finished(self) -> list[int]:
         """Rows that were done when last looked at, none of which is still at work."""
 
@@ -56,8 +59,10 @@ class EagerSteps:
         self.slots = slots
 
     def run(self, rules: StepRules, n_rows: int) -> None:
-        longest = int(self.slots.state.position[:n_rows].max()) + 1
-        torch_step(self.slots, n_rows, longest, rules)
+        advance(self.slots.state.first(n_rows), self.logits(n_rows), rules)
+
+    def logits(self, n_rows: int) -> Tensor:
+        return torch_logits(self.slots, n_rows)
 
     def finished(self) -> list[int]:
         done: list[int] = torch.nonzero(self.slots.state.done[: len(self.slots.audio)])[:, 0].tolist()
@@ -79,7 +84,7 @@ def run(steps: Steps, rules: StepRules, requests: Sequence[Request], again: Agai
         room = min(slots.capacity - len(numbers), len(waiting))
         if room:
             new = [waiting.popleft() for _ in range(room)]
-            slots.add([request for _, request in new], rules.timestamp_begin)
+            slots.add([request for _, request in new], rules)
             numbers += [number for number, _ in new]
         steps.run(rules, len(numbers))
         rows = steps.finished()

@@ -13,12 +13,14 @@ import torch
 from torch import Tensor
 
 from .attention import TorchAttention
-from .caches import AudioRow, KeptQueries, kept_queries, text_cache
-from .model import Whisper, decode
+from .caches import Anchors, AudioRow, Heads, KeptQueries, kept_queries, text_cache
+from .model import Whisper, decode, logits_of
 from .rules import Rules, Said
 from .sampling import choose
 
 MOST_TOKENS = 224  # said in one window, as in openai-whisper: half the context
+# Prompts of more tokens are taken in at once, before the steps. On a GPU a few steps cost less than that.
+PREFILLED_TOKENS_CPU, PREFILLED_TOKENS_CUDA = 1, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,8 @@ class RowState:
         said: (rows, most tokens) what it has said; ``log_probability`` of each; ``count``: how many, the end of text
             included.
         no_speech: probability.
+        audio_place, scale_place: where the window's keys and values and their scales begin in memory, in units of 16
+            bytes from ``Slots.anchors``, so that windows need not be copied to where a captured step looks for them.
     """
 
     token: Tensor
@@ -76,6 +80,8 @@ class RowState:
     log_probability: Tensor
     count: Tensor
     no_speech: Tensor
+    audio_place: Tensor
+    scale_place: Tensor
 
     @classmethod
     def empty(cls, n_rows: int, n_positions: int, device: torch.device) -> RowState:
@@ -94,10 +100,12 @@ class RowState:
             last=zeros(),
             before_last=zeros(),
             latest_timestamp=zeros(),
-            said=zeros(MOST_TOKENS + 1),
-            log_probability=zeros(MOST_TOKENS + 1, dtype=torch.float32),
+            said=zeros(MOST_TOKENS),
+            log_probability=zeros(MOST_TOKENS, dtype=torch.float32),
             count=zeros(),
             no_speech=zeros(dtype=torch.float32),
+            audio_place=zeros(),
+            scale_place=zeros(),
         )
 
     def first(self, n_rows: int) -> RowState:
@@ -134,16 +142,18 @@ class StepRules:
 class Slots:
     """Rows ``0 .. capacity`` of a batch, of which the first ``len(audio)`` are in use."""
 
-    def __init__(self, model: Whisper, heads: tuple[tuple[int, int], ...], capacity: int, n_positions: int) -> None:
+    def __init__(self, model: Whisper, heads: Heads, capacity: int, n_positions: int) -> None:
         self.model = model
+        self._prefilled_from = PREFILLED_TOKENS_CUDA if model.device.type == "cuda" else PREFILLED_TOKENS_CPU
         self.capacity, self.n_positions = capacity, n_positions
         self.state = RowState.empty(capacity, n_positions, model.device)
         self.text = text_cache(model, capacity, n_positions)
+        self.anchors = Anchors.on(model.device)
         self.queries: KeptQueries = kept_queries(model, heads, capacity, n_positions)
         self.audio: list[AudioRow] = []
-        self.longest = 0  # positions in use by the longest row, at most; known without asking the device
+        self.temperatures: list[float] = []
 
-    def add(self, requests: Sequence[Request], timestamp_begin: int) -> None:
+    def add(self, requests: Sequence[Request], step: StepRules) -> None:
         """Put windows into the next free rows."""
         first, n = len(self.audio), len(requests)
         fresh = RowState.empty(n, self.n_positions, torch.device("cpu"))
@@ -153,53 +163,80 @@ class Slots:
             fresh.token[row] = request.prompt[0]
             fresh.start[row], fresh.seed[row] = request.start, request.seed
             fresh.temperature[row] = request.temperature
+            fresh.audio_place[row], fresh.scale_place[row] = self.anchors.places(request.audio)
         fresh.done.fill_(False)
-        fresh.latest_timestamp.fill_(timestamp_begin - 1)
+        fresh.latest_timestamp.fill_(step.timestamp_begin - 1)
         for field in fields(RowState):
             getattr(self.state, field.name)[first : first + n].copy_(getattr(fresh, field.name), non_blocking=True)
         self.audio += [request.audio for request in requests]
+        self.temperatures += [request.temperature for request in requests]
+        if max(len(request.prompt) for request in requests) > self._prefilled_from:
+            self._prefill(first, requests, step)
+
+    def _prefill(self, first: int, requests: Sequence[Request], step: StepRules) -> None:
+        """Take in the prompts of new rows, up to their last token. What lies behind shorter ones is written over."""
+        rows = slice(first, first + len(requests))
+        lengths = self.state.prompt_length[rows]
+        longest = max(len(request.prompt) for request in requests) - 1
+        positions = torch.arange(longest, device=self.model.device).expand(len(requests), longest)
+        text = self.text[:, :, rows]
+        attention = TorchAttention(positions, text, self.audio[rows], longest)
+        states = decode(self.model, self.state.prompt[rows, :longest], positions, attention)
+        starts = self.state.start[rows].clamp(max=longest - 1)
+        at_start = states.gather(1, starts[:, None, None].expand(-1, 1, states.shape[2]))[:, 0]
+        logits = logits_of(self.model, at_start)
+        self.state.no_speech[rows] = torch.softmax(logits, dim=-1)[:, step.no_speech]
+        self.state.position[rows] = lengths - 1
+        self.state.token[rows] = self.state.prompt[rows].gather(1, lengths[:, None] - 1)[:, 0]
 
     def read(self, rows: Sequence[int]) -> Finished:
         """What these rows have said. Copies, so that the rows can be used again."""
         state = self.state
         at = torch.tensor(rows, device=self.model.device)
-        whole = (state.said, state.log_probability, state.count, state.no_speech, state.prompt_length)
-        return Finished(*(values[at] for values in whole), self.queries.values[at])
+        return Finished(
+            state.said[at],
+            state.log_probability[at],
+            state.count[at],
+            state.no_speech[at],
+            state.prompt_length[at],
+            self.queries.values[at],
+        )
 
     def remove(self, row: int) -> None:
-        """Free a row; the last one in use takes its place."""
+        """Free a row that is done; the last one in use takes its place."""
         last = len(self.audio) - 1
         if row != last:
             self.state.assign(row, self.state, last)
             self.text[:, :, row].copy_(self.text[:, :, last])
             self.queries.values[row].copy_(self.queries.values[last])
-            self.audio[row] = self.audio[last]
-        self.state.done[last] = True
+            self.audio[row], self.temperatures[row] = self.audio[last], self.temperatures[last]
+            self.state.done[last] = True
         self.audio.pop()
+        self.temperatures.pop()
 
 
-def torch_step(slots: Slots, n_rows: int, longest: int, step_rules: StepRules) -> None:
-    """Every row of the first ``n_rows`` takes one token in and says one, unless its prompt goes on or it is done."""
+def torch_logits(slots: Slots, n_rows: int) -> Tensor:
+    """What may follow what the first ``n_rows`` rows are fed: (n_rows, V) float32. Asks the device how far they are."""
     state = slots.state.first(n_rows)
+    longest = int(state.position.max()) + 1
     attention = TorchAttention(state.position[:, None], slots.text, slots.audio[:n_rows], longest, slots.queries)
     states = decode(slots.model, state.token[:, None], state.position[:, None], attention)
-    logits = slots.model.operations.scores(states[:, 0], slots.model.embedding)
-    advance(state, logits, step_rules)
+    return logits_of(slots.model, states[:, 0])
 
 
 def advance(state: RowState, logits: Tensor, step: StepRules) -> None:
     """Choose each row's next token from its logits (R, V) float32 and write down what follows from it."""
     silence = torch.softmax(logits, dim=-1)[:, step.no_speech]
-    state.no_speech.copy_(torch.where(state.position == state.start, silence, state.no_speech))
+    starts = (state.position == state.start) & ~state.done
+    state.no_speech.copy_(torch.where(starts, silence, state.no_speech))
     speaks = (state.position + 1 >= state.prompt_length) & ~state.done
     allowed = step.rules(logits, Said(state.count, state.last, state.before_last, state.latest_timestamp))
     if step.limits.least:
         allowed[:, step.end_of_text].masked_fill_(state.count < step.limits.least, float("-inf"))
     token = choose(allowed, state.temperature, state.seed, state.count)
-    token = torch.where(state.count >= step.limits.most, step.end_of_text, token)
     log_probability = allowed.gather(1, token[:, None])[:, 0] - allowed.logsumexp(dim=-1)
 
-    place = state.count.clamp(max=MOST_TOKENS)[:, None]
+    place = state.count.clamp(max=MOST_TOKENS - 1)[:, None]
     said_before = state.said.gather(1, place)[:, 0]
     probability_before = state.log_probability.gather(1, place)[:, 0]
     state.said.scatter_(1, place, torch.where(speaks, token, said_before)[:, None])
@@ -213,7 +250,7 @@ def advance(state: RowState, logits: Tensor, step: StepRules) -> None:
     following = (state.position + 1).clamp(max=state.prompt.shape[1] - 1)
     prompted = state.prompt.gather(1, following[:, None])[:, 0]
     going_on = ~state.done
-    context_ends = state.position + 1 >= state.prompt.shape[1]
-    state.done.logical_or_(going_on & ((speaks & (token == step.end_of_text)) | context_ends))
+    ends = speaks & ((token == step.end_of_text) | (state.count >= step.limits.most))
+    state.done.logical_or_(ends | (going_on & (state.position + 1 >= state.prompt.shape[1])))
     state.token.copy_(torch.where(going_on, torch.where(speaks, token, prompted), state.token))
     state.position.copy_(torch.where(going_on, following, state.position))

@@ -1,0 +1,101 @@
+"""What the parts of ``gpu.py`` need: models with random weights, an hour of talk and silence, the peer's layout."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from itertools import cycle
+
+import numpy as np
+from common import OWN_AUDIO, SAMPLE_RATE_HZ, Samples, read_samples
+from gpu_parts import Figures, Setup
+from random_whisper import shape_of, write_random_whisper
+
+SPEECH_SHARE = 0.6
+TALK_S = (20.0, 240.0)  # stretches of talk between silences
+
+
+def prepare_models(setup: Setup) -> Figures:
+    for name in setup.models:
+        if not (setup.model(name) / "tokenizer.json").exists():
+            write_random_whisper(setup.model(name), shape_of(name))
+    return {}
+
+
+def prepare_sizes(setup: Setup) -> Figures:
+    for name in setup.sizes:
+        if name not in setup.models and not (setup.model(name) / "tokenizer.json").exists():
+            write_random_whisper(setup.model(name), shape_of(name))
+    return {}
+
+
+def prepare_audio(setup: Setup) -> Figures:
+    """Talk and silence by turns until 60 % of the frames are speech, decoded and as an MP3."""
+    from transcribe_mcp.vad import SpeechDetector
+
+    talks = [read_samples(path) for path in sorted(OWN_AUDIO.glob("*_?.flac"))]
+    speech_frames = sum(int((SpeechDetector().push(talk, last=True) >= 0.5).sum()) for talk in talks)
+    density = speech_frames * 512 / sum(map(len, talks))
+    samples = hour_of(talks, setup.minutes * 60, density)
+    np.save(setup.folder / "hour.npy", samples)
+    clip = next(talk for talk in talks if len(talk) >= 9 * SAMPLE_RATE_HZ)
+    np.save(setup.folder / "clip.npy", np.resize(clip, 10 * SAMPLE_RATE_HZ))
+    found = SpeechDetector().push(samples, last=True)
+    return {"speech_share": float((found >= 0.5).mean()), "seconds": len(samples) / SAMPLE_RATE_HZ}
+
+
+def hour_of(talks: Sequence[Samples], duration_s: float, density: float) -> Samples:
+    random = np.random.default_rng(0)
+    known = cycle(talks)
+    parts: list[Samples] = []
+    n_wanted = round(duration_s * SAMPLE_RATE_HZ)
+    n_made = 0
+    while n_made < n_wanted:
+        talk = [next(known)]
+        talk_s = random.uniform(*TALK_S)
+        while sum(map(len, talk)) < talk_s * SAMPLE_RATE_HZ:
+            talk.append(next(known))
+        n_talk = sum(map(len, talk))
+        n_silence = round(n_talk * (density / SPEECH_SHARE - 1))
+        silence = random.standard_normal(max(0, n_silence)).astype(np.float32) * np.float32(3e-4)
+        parts += [*talk, silence]
+        n_made += n_talk + len(silence)
+    return np.concatenate(parts)[:n_wanted]
+
+
+def prepare_mp3(setup: Setup) -> Figures:
+    """44.1 kHz, stereo, from the decoded hour."""
+    import av
+
+    while not (setup.folder / "clip.npy").exists():
+        time.sleep(0.1)
+    samples = setup.hour()
+    path = setup.folder / "hour.part"
+    resampler = av.AudioResampler(format="fltp", layout="stereo", rate=44_100)
+    with av.open(str(path), "w", format="mp3") as container:
+        fast = {"compression_level": "9"}
+        stream = container.add_stream("libmp3lame", rate=44_100, options=fast, layout="stereo", format="fltp")
+        for first in range(0, len(samples), SAMPLE_RATE_HZ):
+            block = samples[None, first : first + SAMPLE_RATE_HZ]
+            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block), format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = SAMPLE_RATE_HZ, first
+            for out in resampler.resample(frame):
+                container.mux(stream.encode(out))
+        for out in resampler.resample(None):
+            container.mux(stream.encode(out))
+        container.mux(stream.encode(None))
+    path.rename(setup.folder / "hour.mp3")
+    return {}
+
+
+def prepare_ctranslate2(setup: Setup) -> Figures:
+    from common import ctranslate2_layout
+
+    found = {}
+    for name in setup.models:
+        while not (setup.model(name) / "tokenizer.json").exists():
+            time.sleep(0.1)
+        found[name] = str(ctranslate2_layout(setup.model(name), "float16"))
+    (setup.folder / "ctranslate2.json").write_text(json.dumps(found), encoding="utf-8")
+    return {}

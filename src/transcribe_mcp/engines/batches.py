@@ -1,0 +1,36 @@
+"""How many windows at once, from the memory that is free: by ``compat``'s model of what an engine takes."""
+
+from __future__ import annotations
+
+from ..checkpoints.tensors import Geometry
+from ..compat import memory
+
+
+def shape_of(geometry: Geometry, model: str) -> memory.Geometry:
+    """A checkpoint's sizes as the memory model names them."""
+    return memory.Geometry(
+        model,
+        geometry.num_mel_bins,
+        geometry.d_model,
+        geometry.encoder_attention_heads,
+        geometry.encoder_layers,
+        geometry.decoder_layers,
+        geometry.vocab_size,
+    )
+
+
+def batch_that_fits(shape: memory.Geometry, engine: str, compute_type: str, free_bytes: int, most: int) -> int:
+    """The largest batch up to ``most``, at least 1.
+
+    Args:
+        engine: a key of ``compat.memory.OVERHEADS``.
+        free_bytes: before the model is loaded. A tenth of it is left to others.
+        most: what is fastest where there is room for anything.
+    """
+    limit = free_bytes * memory.USABLE_SHARE
+    for batch in sorted((size for size in memory.BATCHES if size <= most), reverse=True):
+        need = memory.memory_need(shape, engine, compute_type, batch)
+        # Words of one batch are timed while the next is encoded: its keys and values are there twice.
+        if need.total_bytes + need.audio_cache_bytes <= limit:
+            return batch
+    return 1

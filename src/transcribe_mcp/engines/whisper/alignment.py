@@ -1,0 +1,163 @@
+"""When each token was said: a path through the attention of the alignment heads, for a batch of windows at once.
+
+The method of openai-whisper's ``timing.py``: attention of the chosen heads, standardised over the tokens, smoothed
+along the audio, averaged; then the cheapest monotonic path (dynamic time warping). There the path is searched cell by
+cell. Here a whole row of the table is one step: along a row a path only moves right, so what it costs to be at a
+column is the row's running sum plus the smallest, over the columns before, of what it cost to enter there less the
+running sum up to there. Only the way back goes token by token, for all windows together.
+
+Shapes: N windows, A alignment heads, L tokens, T positions of audio.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .attention import TorchAttention
+from .caches import AudioRow, Heads, kept_queries, runs, text_cache
+from .model import Whisper, decode, logits_of
+
+SMOOTHED_POSITIONS = 7
+PART_ELEMENTS = 1 << 25  # numbers of attention held at once: 128 MB, a few times over
+# Pairs to be put in order, after which the middle one of seven is in its place.
+_EXCHANGES = ((0, 5), (0, 3), (1, 6), (2, 4), (0, 1), (3, 5), (2, 6), (2, 3), (3, 6), (4, 5), (1, 4), (1, 3), (3, 4))
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """The two steps for which a GPU has kernels: see the functions of the same names."""
+
+    smoothed: Callable[[Tensor], Tensor]
+    path_starts: Callable[[Tensor, Sequence[int], Sequence[int]], list[list[int]]]
+
+
+def token_starts(
+    heads: Heads, rows: Sequence[AudioRow], queries: Sequence[Tensor], n_positions: Sequence[int], search: Search
+) -> list[list[int]]:
+    """The position of audio at which each token begins.
+
+    Args:
+        heads: (layer, head), sorted.
+        rows: the audio of each window.
+        queries: (A, L_i, D) of each window, see ``runner.Spoken``.
+        n_positions: of each window's audio; what lies behind is padding.
+
+    Returns:
+        For each window, for each of its tokens, a position.
+    """
+    lengths = [query.shape[1] for query in queries]
+    longest, widest = max(lengths), max(n_positions)
+    cost = torch.zeros((len(rows), longest, widest), dtype=torch.float32, device=queries[0].device)
+    size = max(1, PART_ELEMENTS // (longest * widest * len(heads)))
+    for first in range(0, len(rows), size):
+        part = slice(first, first + size)
+        found = search.smoothed(attention(heads, rows[part], queries[part], n_positions[part]))
+        torch.neg(found, out=cost[part, : found.shape[1], : found.shape[2]])
+    return search.path_starts(cost, lengths, n_positions)
+
+
+def attention(heads: Heads, rows: Sequence[AudioRow], queries: Sequence[Tensor], n_positions: Sequence[int]) -> Tensor:
+    """Attention standardised over the tokens of each window: (N, A, L, T) float32, zeros for tokens not there."""
+    device = queries[0].device
+    longest, widest = max(query.shape[1] for query in queries), max(n_positions)
+    asked = queries[0].new_zeros((len(rows), len(heads), longest, queries[0].shape[2]))
+    for row, query in zip(asked, queries, strict=True):
+        row[:, : query.shape[1]] = query
+    scores = torch.matmul(asked, _keys(heads, rows, asked.dtype)[:, :, :widest].transpose(2, 3)).float()
+    scores.mul_(asked.shape[-1] ** -0.5)
+    n_tokens = torch.tensor([query.shape[1] for query in queries], device=device)
+    heard = torch.arange(widest, device=device) < torch.tensor(n_positions, device=device)[:, None]
+    is_token = (torch.arange(longest, device=device) < n_tokens[:, None])[:, None, :, None]
+    weights = scores.masked_fill_(~heard[:, None, None], float("-inf")).softmax(dim=-1).mul_(is_token)
+    count = n_tokens[:, None, None, None]
+    mean = weights.sum(dim=2, keepdim=True) / count
+    weights.sub_(mean).mul_(is_token)
+    deviation = (weights.square().sum(dim=2, keepdim=True) / count).sqrt_()
+    return torch.div(weights, deviation.clamp_min_(1e-9), out=weights)
+
+
+def _keys(heads: Heads, rows: Sequence[AudioRow], dtype: torch.dtype) -> Tensor:
+    """Keys of the alignment heads: (N, A, T, D)."""
+    values = rows[0].cache.values
+    _, _, _, _, n_positions, size = values.shape
+    keys = torch.empty((len(rows), len(heads), n_positions, size), dtype=dtype, device=values.device)
+    for layer in sorted({layer for layer, _ in heads}):
+        at = [i for i, (number, _) in enumerate(heads) if number == layer]
+        own = torch.tensor([heads[i][1] for i in at], device=values.device)
+        for part, cache, windows in runs(rows):
+            found = cache.values[windows, layer, 0].index_select(1, own).to(dtype)
+            if cache.scales is not None:
+                found *= cache.scales[windows, layer, 0].index_select(1, own).to(dtype)[:, :, None]
+            keys[part, at[0] : at[-1] + 1] = found
+    return keys
+
+
+def smoothed(weights: Tensor) -> Tensor:
+    """Medians of seven along the audio, averaged over the heads: (N, A, L, T) -> (N, L, T)."""
+    half = SMOOTHED_POSITIONS // 2
+    if weights.shape[-1] <= half:
+        return weights.mean(dim=1)
+    width = weights.shape[-1]
+    padded = functional.pad(weights, (half, half, 0, 0), mode="reflect")
+    seven = [padded[..., shift : shift + width] for shift in range(SMOOTHED_POSITIONS)]
+    for low, high in _EXCHANGES:
+        seven[low], seven[high] = torch.minimum(seven[low], seven[high]), torch.maximum(seven[low], seven[high])
+    return seven[half].mean(dim=1)
+
+
+def path_starts(cost: Tensor, n_tokens: Sequence[int], n_positions: Sequence[int]) -> list[list[int]]:
+    """First position of each token on the cheapest path from corner to corner, per window.
+
+    Args:
+        cost: (N, L, T) of being at a token and a position.
+        n_tokens, n_positions: of each window.
+    """
+    longest = cost.shape[1]
+    sums = cost.double().cumsum(dim=2)
+    before = functional.pad(sums, (1, 0))[:, :, :-1]  # of the columns left of each
+    total = sums[:, 0]
+    entered, came_down_left = [], []
+    for token in range(1, longest):
+        diagonal = functional.pad(total, (1, 0), value=float("inf"))[:, :-1]
+        cheapest, entry = (torch.minimum(diagonal, total) - before[:, token]).cummin(dim=1)
+        entered.append(entry)
+        came_down_left.append(diagonal < total)
+        total = sums[:, token] + cheapest
+    at = torch.tensor(n_positions, device=cost.device)[:, None] - 1
+    last = torch.tensor(n_tokens, device=cost.device)[:, None] - 1
+    starts = [torch.zeros_like(at)] * longest
+    for token in range(longest - 1, 0, -1):
+        entry = entered[token - 1].gather(1, at)
+        left = came_down_left[token - 1].gather(1, entry).long()
+        at = torch.where(last >= token, entry - left, at)
+        starts[token] = entry
+    found: list[list[int]] = torch.cat(starts, dim=1).tolist()
+    return [row[:count] for row, count in zip(found, n_tokens, strict=True)]
+
+
+def spoken_anew(
+    model: Whisper, heads: Heads, row: AudioRow, tokens: Sequence[int], n_given: int
+) -> tuple[Tensor, Tensor]:
+    """Queries (A, L, D) and log-probabilities (L,) of a text that was not decoded here.
+
+    Args:
+        tokens: the start sequence, the text, the end of text.
+        n_given: length of the start sequence.
+    """
+    n = len(tokens)
+    positions = torch.arange(n, device=model.device)[None]
+    queries = kept_queries(model, heads, 1, n)
+    pass_over = TorchAttention(positions, text_cache(model, 1, n), [row], n, queries)
+    states = decode(model, torch.tensor([tokens], device=model.device), positions, pass_over)
+    logits = logits_of(model, states[0, n_given - 1 : -1])
+    said = torch.tensor(tokens[n_given:], device=model.device)
+    log_probabilities = torch.log_softmax(logits, dim=-1).gather(1, said[:, None])[:, 0]
+    return queries.values[0, :, n_given - 1 : -1], log_probabilities
+
+
+TORCH = Search(smoothed, path_starts)

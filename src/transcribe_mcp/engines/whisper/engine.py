@@ -1,0 +1,332 @@
+"""The engine: windows in, words out. See ``engines.Engine``."""
+
+from __future__ import annotations
+
+import threading
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...align.times import ENCODER_FRAME_S, time_words
+from ...align.words import split_words
+from ...errors import EngineFailedError, OutOfMemoryError
+from ...features.tensors import log_mel_windows
+from ...regions import Window
+from ...transcript import Notice, Word
+from ...vad.lanes import Ears
+from .. import Decoded, DecodingOptions, EngineInfo, Listener
+from ..vocabulary import CONTEXT_TOKENS, PROMPT_TOKENS, Vocabulary, prompt_text
+from .alignment import Search, spoken_anew, token_starts
+from .beam import search
+from .caches import AudioCache, AudioRow
+from .checkpoint import Directions
+from .model import Whisper, encode
+from .rules import make_rules
+from .runner import Spoken, Steps, run
+from .slots import MOST_TOKENS, Limits, Request, Slots, StepRules
+
+SHORT_CONTEXT_TOKENS = 256  # room for a text without a long prompt: half the memory of the caches
+
+Key = tuple[int, int, tuple[int, ...]]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Machinery:
+    """How a device runs the model.
+
+    Attributes:
+        model: the weights, and the device's operations.
+        audio_cache: what the encoder gives -> what the decoder reads.
+        make_steps: slots -> how steps run on them.
+        search: how token times are found.
+        encoded_at_once: windows that the encoder takes at once.
+        most_rows: windows decoded at once at most.
+        room: sizes that slots are made in.
+        workers: threads that each take a part of the windows, with ``threads_each`` of torch's own. On a CPU that beats
+            one worker with all threads: a step is made of many small operations, at whose ends threads wait for
+            each other, and if another program has the core they wait long.
+    """
+
+    model: Whisper
+    audio_cache: Callable[[Whisper, Tensor], AudioCache]
+    make_steps: Callable[[Slots], Steps]
+    search: Search
+    encoded_at_once: int
+    most_rows: int
+    room: tuple[int, ...]
+    workers: int = 1
+    threads_each: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedWindows:
+    """Windows, their keys and values on the device, and what was said of them so far, for ``align``."""
+
+    windows: tuple[Window, ...]
+    rows: tuple[AudioRow, ...]
+    spoken: dict[Key, Spoken]
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def select(self, indices: Sequence[int]) -> EncodedWindows:
+        return EncodedWindows(
+            tuple(self.windows[i] for i in indices), tuple(self.rows[i] for i in indices), self.spoken
+        )
+
+    def key(self, i: int, tokens: tuple[int, ...]) -> Key:
+        return id(self.rows[i].cache), self.rows[i].index, tokens
+
+
+class WhisperEngine:
+    """See the protocol."""
+
+    def __init__(self, machinery: Machinery, vocabulary: Vocabulary, directions: Directions, info: EngineInfo) -> None:
+        self._machinery: Machinery | None = machinery
+        self._vocabulary, self._directions = vocabulary, directions
+        self._own = threading.local()  # each worker's slots
+        self._ears: Ears | None = None
+        self._pool = _pool_of(machinery)
+        self._rules: dict[bool, StepRules] = {}
+        self.limits = Limits()
+        self.info = info
+
+    # -- the protocol ------------------------------------------------------------------------------------------------
+
+    def notices(self, options: DecodingOptions) -> tuple[Notice, ...]:
+        wanted = len(self._vocabulary.encode(prompt_text(options)))
+        if wanted <= PROMPT_TOKENS:
+            return ()
+        message = f"vocabulary and prompt take {wanted} tokens, only the last {PROMPT_TOKENS} are used"
+        return (Notice("prompt_truncated", message),)
+
+    def listener(self) -> Listener | None:
+        """On a GPU; on a CPU the pipeline's own voice detection is faster."""
+        device = self._running.model.device
+        if device.type != "cuda":
+            return None
+        if self._ears is None:
+            with _foreign_errors("loading voice detection"):
+                self._ears = Ears(device)
+        return self._ears.listen()
+
+    def encode(self, windows: Sequence[Window]) -> EncodedWindows:
+        machinery = self._running
+        size = machinery.encoded_at_once
+        parts = [windows[first : first + size] for first in range(0, len(windows), size)]
+        rows = [row for part in self._each(self._encode, parts) for row in part]
+        return EncodedWindows(tuple(windows), tuple(rows), {})
+
+    def _encode(self, windows: Sequence[Window]) -> list[AudioRow]:
+        machinery, model = self._running, self._running.model
+        with _foreign_errors("encoding"), torch.inference_mode():
+            mel = log_mel_windows(windows, model.geometry.num_mel_bins, model.device)
+            _refuse_what_is_no_number(windows, mel)
+            cache = machinery.audio_cache(model, encode(model, mel))
+        return [AudioRow(cache, i) for i in range(len(windows))]
+
+    def detect_language(self, encoded: EncodedWindows) -> list[dict[str, float]]:
+        languages = self.info.languages
+        if len(languages) == 1:
+            return [{languages[0]: 1.0} for _ in encoded.windows]
+        with _foreign_errors("detecting the language"), torch.inference_mode():
+            ids = torch.tensor([self._vocabulary.id(f"<|{code}|>") for code in languages])
+            requests = [Request(row, (self._vocabulary.start,), 0) for row in encoded.rows]
+            scores = self._first_logits(requests)[:, ids.to(self._running.model.device)].softmax(dim=-1)
+            ranked = [sorted(zip(languages, row, strict=True), key=lambda pair: -pair[1]) for row in scores.tolist()]
+        return [dict(row) for row in ranked]
+
+    def decode(self, encoded: EncodedWindows, languages: Sequence[str], options: DecodingOptions) -> list[Decoded]:
+        requests = [self._request(encoded, i, language, options) for i, language in enumerate(languages)]
+        with _foreign_errors("decoding"):
+            rules = self._step_rules(timestamps=options.timestamps)
+        parts = self._shares(requests)
+        spoken = [one for part in self._each(partial(self._decode, rules, options), parts) for one in part]
+        for i, one in enumerate(spoken):
+            encoded.spoken[encoded.key(i, self._text(one.tokens))] = one
+        return [self._decoded(one, language, options) for one, language in zip(spoken, languages, strict=True)]
+
+    def _decode(self, rules: StepRules, options: DecodingOptions, requests: Sequence[Request]) -> list[Spoken]:
+        with _foreign_errors("decoding"), torch.inference_mode():
+            if options.beam_size > 1 and options.temperature == 0:
+                heads = self._directions.alignment_heads
+                return search(self._running.model, requests, rules, options.beam_size, heads)
+            longest = max(len(request.prompt) for request in requests)
+            return run(self._steps_for(len(requests), longest), rules, requests)
+
+    def align(self, encoded: EncodedWindows, decoded: Sequence[Decoded], options: DecodingOptions) -> list[list[Word]]:
+        words: list[list[Word]] = [[] for _ in decoded]
+        timed = [i for i, text in enumerate(decoded) if text.tokens]
+        for part in self._each(partial(self._align, encoded, decoded, options), self._shares(timed)):
+            for i, found in part:
+                words[i] = found
+        return words
+
+    def _align(
+        self, encoded: EncodedWindows, decoded: Sequence[Decoded], options: DecodingOptions, timed: Sequence[int]
+    ) -> list[tuple[int, list[Word]]]:
+        with _foreign_errors("timing words"), torch.inference_mode(), self._aside():
+            spoken = {i: self._spoken(encoded, i, decoded[i], options) for i in timed}
+            rows = [encoded.rows[i] for i in timed]
+            positions = [self._n_positions(encoded.windows[i]) for i in timed]
+            queries = [spoken[i].queries for i in timed]
+            starts = token_starts(self._directions.alignment_heads, rows, queries, positions, self._running.search)
+        return [
+            (i, self._words(encoded.windows[i], decoded[i], spoken[i], begins, width))
+            for i, begins, width in zip(timed, starts, positions, strict=True)
+        ]
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown()
+        self._own, self._machinery, self._ears = threading.local(), None, None
+        self._rules.clear()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    # -- parts -------------------------------------------------------------------------------------------------------
+
+    @property
+    def _running(self) -> Machinery:
+        if self._machinery is None:
+            raise EngineFailedError("the engine was closed", hint="load it again")
+        return self._machinery
+
+    def _request(self, encoded: EncodedWindows, i: int, language: str, options: DecodingOptions) -> Request:
+        prompt = self._vocabulary.prompt(language, options)
+        # The same window samples alike in every batch, and not alike at two temperatures.
+        place = f"{encoded.windows[i].start:.3f} {options.temperature:.3f}"
+        start = prompt.index(self._vocabulary.start)
+        return Request(encoded.rows[i], tuple(prompt), start, options.temperature, zlib.crc32(place.encode()))
+
+    def _step_rules(self, *, timestamps: bool) -> StepRules:
+        known = self._rules.get(timestamps)
+        if known is None or known.limits != self.limits:
+            vocabulary = self._vocabulary
+            rules = make_rules(vocabulary, self._directions, self._running.model.embedding, timestamps=timestamps)
+            ids = (vocabulary.end_of_text, vocabulary.no_speech, vocabulary.timestamp_begin)
+            known = self._rules[timestamps] = StepRules(rules, self.limits, *ids)
+        return known
+
+    def _steps_for(self, n_windows: int, prompt_tokens: int) -> Steps:
+        """The slots in use, or new ones where more room is needed."""
+        machinery = self._running
+        capacity = next((room for room in machinery.room if room >= n_windows), machinery.room[-1])
+        capacity = min(capacity, machinery.most_rows)
+        fits = prompt_tokens + MOST_TOKENS < SHORT_CONTEXT_TOKENS
+        context = min(SHORT_CONTEXT_TOKENS if fits else CONTEXT_TOKENS, machinery.model.geometry.max_target_positions)
+        steps: Steps | None = getattr(self._own, "steps", None)
+        slots = steps.slots if steps is not None else None
+        if slots is None or slots.capacity < capacity or slots.n_positions < context or slots.audio:
+            if slots is not None:
+                capacity, context = max(capacity, slots.capacity), max(context, slots.n_positions)
+            self._own.steps = steps = slots = None  # its memory is given back first
+            heads = self._directions.alignment_heads
+            steps = self._own.steps = machinery.make_steps(Slots(machinery.model, heads, capacity, context))
+        assert steps is not None
+        return steps
+
+    def _shares(self, items: Sequence[Item]) -> list[Sequence[Item]]:
+        """Equal parts, one for each worker; none of them empty."""
+        size = -(-len(items) // self._running.workers) or 1
+        return [items[first : first + size] for first in range(0, len(items), size)]
+
+    def _each(self, work: Callable[[Item], Result], parts: Sequence[Item]) -> list[Result]:
+        """The work on all parts, by the workers where there are several."""
+        return [work(part) for part in parts] if self._pool is None else list(self._pool.map(work, parts))
+
+    def _first_logits(self, requests: Sequence[Request]) -> Tensor:
+        """What may follow the first token: (n, V)."""
+        machinery = self._running
+        slots = Slots(machinery.model, (), max(1, len(requests)), 8)
+        slots.add(requests, self._step_rules(timestamps=False))
+        return machinery.make_steps(slots).logits(len(requests))
+
+    def _decoded(self, spoken: Spoken, language: str, options: DecodingOptions) -> Decoded:
+        text = self._text(spoken.tokens)
+        return Decoded(
+            text=self._vocabulary.decode(text),
+            language=language,
+            temperature=options.temperature,
+            tokens=text,
+            avg_logprob=spoken.average,
+            no_speech_prob=spoken.no_speech,
+        )
+
+    def _text(self, tokens: Sequence[int]) -> tuple[int, ...]:
+        return tuple(token for token in tokens if self._vocabulary.is_text(token))
+
+    def _spoken(self, encoded: EncodedWindows, i: int, decoded: Decoded, options: DecodingOptions) -> Spoken:
+        """What decoding kept of this text; where it was not decoded here, the text is gone through again."""
+        known = encoded.spoken.get(encoded.key(i, decoded.tokens))
+        if known is not None:
+            return known
+        given = self._vocabulary.start_sequence(decoded.language, options.task, timestamps=options.timestamps)
+        tokens = [*given, *decoded.tokens, self._vocabulary.end_of_text]
+        heads = self._directions.alignment_heads
+        queries, probabilities = spoken_anew(self._running.model, heads, encoded.rows[i], tokens, len(given))
+        return Spoken(decoded.tokens, tuple(probabilities.tolist()), decoded.no_speech_prob or 0.0, queries)
+
+    def _n_positions(self, window: Window) -> int:
+        most = self._running.model.geometry.max_source_positions
+        return max(1, min(most, round(window.duration / ENCODER_FRAME_S)))
+
+    def _words(self, window: Window, decoded: Decoded, spoken: Spoken, begins: Sequence[int], width: int) -> list[Word]:
+        """Words of a window from the positions at which its tokens begin."""
+        n = len(spoken.tokens)
+        ends = begins[n] if len(begins) > n else width  # where it ran out of room, no end of text was said
+        at_s = np.asarray([*begins[:n], ends]) * ENCODER_FRAME_S
+        text = [k for k, token in enumerate(spoken.tokens) if self._vocabulary.is_text(token)]
+        spans = split_words([spoken.tokens[k] for k in text], self._vocabulary.decode, decoded.language)
+        probabilities = np.exp([spoken.log_probabilities[k] for k in text])
+        return time_words(spans, at_s[[*text, n]], probabilities.tolist(), window.start)
+
+    @contextmanager
+    def _aside(self) -> Iterator[None]:
+        """On a stream of its own, so that words are timed beside the decoding of the next batch."""
+        if self._running.model.device.type != "cuda":
+            yield
+            return
+        with torch.cuda.stream(torch.cuda.Stream(self._running.model.device)):
+            yield
+
+
+def _refuse_what_is_no_number(windows: Sequence[Window], mel: Tensor) -> None:
+    if not bool(torch.isfinite(mel).all()):
+        broken = next(
+            (w for w, row in zip(windows, mel, strict=False) if not bool(torch.isfinite(row).all())), windows[0]
+        )
+        message = f"the window at {broken.start:.2f} s holds samples that are no numbers"
+        raise EngineFailedError(message, hint="decode the recording again; its samples must be finite")
+
+
+@contextmanager
+def _foreign_errors(doing: str) -> Iterator[None]:
+    """The one door through which torch's errors leave as ours."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        message = f"torch ran out of memory while {doing}: {error}"
+        raise OutOfMemoryError(message, hint="use fewer windows at once or a smaller model") from error
+    except (RuntimeError, ValueError, MemoryError) as error:
+        raise EngineFailedError(f"torch failed while {doing}: {error}") from error
+
+
+def _pool_of(machinery: Machinery) -> ThreadPoolExecutor | None:
+    if machinery.workers == 1:
+        return None
+
+    def begin() -> None:
+        torch.set_num_threads(machinery.threads_each)  # counts for the thread that says it
+
+    return ThreadPoolExecutor(machinery.workers, "whisper", initializer=begin)

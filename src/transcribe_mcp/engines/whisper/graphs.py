@@ -1,0 +1,93 @@
+"""Decoding steps captured once and replayed on a GPU. The twin of ``runner.EagerSteps``, token for token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from . import kernels
+from .model import decode, logits_of
+from .slots import RowState, Slots, StepRules, advance
+
+STEPS_AT_ONCE = 4  # between two looks at which rows are done
+# Rows that are not in use cost a captured step next to nothing, so a few sizes will do.
+SIZES = (1, 4, 16, 64, 128, 256, 512)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a captured step does; of the same kind, it can be replayed."""
+
+    size: int
+    rules: int  # identity of the rules, which live as long as their engine
+    sampled: bool
+
+
+class CapturedSteps:
+    """See ``runner.Steps``. A step is captured at the first use of its size and kind.
+
+    The device runs steps while the host looks at how the steps before them ended.
+    """
+
+    def __init__(self, slots: Slots, *, int8: bool, tuning: kernels.Tuning | None = None, capture: bool = True) -> None:
+        self.slots, self._capture = slots, capture
+        self._audio = kernels.AudioShape.of(slots.model, slots.queries, int8=int8)
+        self._tuning = tuning or kernels.Tuning()
+        self._graphs: dict[Kind, torch.cuda.CUDAGraph] = {}
+        self._kept_alive: list[StepRules] = []
+        self._pool = torch.cuda.graph_pool_handle()
+        self._done = torch.empty(slots.capacity, dtype=torch.bool, pin_memory=True)
+        self._looked = torch.cuda.Event()
+        self._n_looked = 0
+
+    def run(self, rules: StepRules, n_rows: int) -> None:
+        self._done[:n_rows].copy_(self.slots.state.done[:n_rows], non_blocking=True)
+        self._looked.record()
+        self._n_looked = n_rows
+        size = next(size for size in (*SIZES, self.slots.capacity) if size >= n_rows or size == self.slots.capacity)
+        sampled = any(temperature > 0 for temperature in self.slots.temperatures)
+        kind = Kind(min(size, self.slots.capacity), id(rules), sampled)
+        if not self._capture:
+            for _ in range(STEPS_AT_ONCE):
+                self._step(kind, rules)
+            return
+        if kind not in self._graphs:
+            self._graphs[kind] = self._captured(kind, rules)
+            self._kept_alive.append(rules)
+        self._graphs[kind].replay()
+
+    def finished(self) -> list[int]:
+        self._looked.synchronize()
+        done: list[int] = torch.nonzero(self._done[: self._n_looked])[:, 0].tolist()
+        return done
+
+    def _captured(self, kind: Kind, rules: StepRules) -> torch.cuda.CUDAGraph:
+        """Runs once with every row done, so that nothing changes: kernels are compiled, libraries loaded."""
+        done = self.slots.state.done.clone()
+        self.slots.state.done.fill_(True)
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(2):
+                self._step(kind, rules)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):  # others go on
+            for _ in range(STEPS_AT_ONCE):
+                self._step(kind, rules)
+        self.slots.state.done.copy_(done)
+        return graph
+
+    def logits(self, n_rows: int) -> torch.Tensor:
+        model, state = self.slots.model, self.slots.state.first(n_rows)
+        attention = kernels.TritonAttention(self.slots, n_rows, self._audio, self._tuning)
+        states = decode(model, state.token[:, None], state.position[:, None], attention)
+        return logits_of(model, states[:, 0])
+
+    def _step(self, kind: Kind, rules: StepRules) -> None:
+        choose: Callable[[RowState, torch.Tensor, StepRules], None] = kernels.advance
+        if kind.sampled or rules.rules.timestamps is not None:
+            choose = advance
+        choose(self.slots.state.first(kind.size), self.logits(kind.size), rules)

@@ -1,0 +1,195 @@
+"""A request -> an engine: which device, which precision, which way of computing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ... import checkpoints
+from ...checkpoints import Checkpoint, catalogue
+from ...errors import EngineFailedError, EngineUnavailableError, OutOfMemoryError, UsageError
+from ...settings import usable_cores
+from ...transcript import Notice
+from .. import AUTO, Engine, EngineInfo, EngineRequest
+from ..batches import batch_that_fits, shape_of
+from ..fallback_device import load_with_cpu_behind
+from ..replicas import Replicas
+from . import alignment
+from .caches import audio_cache
+from .checkpoint import Placement, directions_of, geometry_of, load_model, vocabulary_of
+from .engine import Machinery, WhisperEngine
+from .linear import Dense, FusedDense, Int8Dense, Linear
+from .model import Operations, Whisper
+from .runner import EagerSteps
+
+VOCABULARY_MULTIPLE = 128  # an odd number of outputs takes cuBLAS twice the time
+INT8_AUDIO = "+int8"  # 8-bit keys and values of the audio
+PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+CPU_BATCH_SIZE, CUDA_BATCH_SIZE = 8, 128
+CPU_ROOM, CUDA_ROOM = (1, 2, 4, 8, 16), (1, 4, 16, 64, 128, 256)
+CORES_PER_WORKER = 4  # a decoding step does not use more
+ENCODED_AT_ONCE_CUDA = 32  # fills an H100; more only takes memory
+
+
+def load(request: EngineRequest) -> Engine:
+    """Load the requested model. A GPU that nobody asked for has the CPU behind it."""
+    device, notices = _choose_device(request.device)
+    _choose_compute_type(request.compute_type, device)  # refused before a model is fetched
+    request = replace(request, notices=(*request.notices, *notices))
+    if request.model == AUTO:
+        choice = checkpoints.choose_model(catalogue.this_machine(device.type), offline=request.offline)
+        chosen = Notice("model_chosen", choice.reason)
+        request = replace(request, model=choice.name, notices=(*request.notices, chosen))
+    if device.type == "cpu":
+        return _load_on(request, device)
+    if request.device != AUTO:
+        return Replicas([_load_on(request, device)])  # which minds its memory
+
+    def load_on_cpu() -> Engine:
+        kept = request.compute_type if request.compute_type in _compute_types(torch.device("cpu")) else AUTO
+        return _load_on(replace(request, compute_type=kept), torch.device("cpu"))
+
+    return load_with_cpu_behind(lambda: Replicas([_load_on(request, device)]), load_on_cpu)
+
+
+def _load_on(request: EngineRequest, device: torch.device) -> WhisperEngine:
+    compute_type = _choose_compute_type(request.compute_type, device)
+    checkpoint = checkpoints.resolve(request.model, offline=request.offline, progress=request.progress)
+    geometry = geometry_of(checkpoint)
+    vocabulary, directions = vocabulary_of(checkpoint), directions_of(checkpoint, geometry)
+    batch_size = CPU_BATCH_SIZE if device.type == "cpu" else _cuda_batch_size(checkpoint, device, compute_type)
+    machinery = _machinery(checkpoint, device, compute_type, request)
+    notices = request.notices
+    if not directions.names_heads:
+        message = (
+            f"{checkpoint.name} does not say which heads follow the sound: words are timed by all of the upper half"
+        )
+        notices = (*notices, Notice("no_alignment_heads", message))
+    info = EngineInfo(
+        engine="whisper",
+        model=checkpoint.name,
+        device=request.device if request.device.startswith("cuda:") else device.type,
+        compute_type=compute_type,
+        languages=("en",) if checkpoint.english_only else vocabulary.languages,
+        tasks=("transcribe",) if checkpoint.can_translate is False else ("transcribe", "translate"),
+        batch_size=batch_size,
+        aligns_aside=device.type == "cuda",
+        versions={"torch": torch.__version__},
+        warnings=notices,
+    )
+    return WhisperEngine(machinery, vocabulary, directions, info)
+
+
+def _cuda_batch_size(checkpoint: Checkpoint, device: torch.device, compute_type: str) -> int:
+    """As many windows as fit beside what others hold, before the model is loaded."""
+    free_bytes, _ = torch.cuda.mem_get_info(device)
+    shape = shape_of(geometry_of(checkpoint), checkpoint.name)
+    return batch_that_fits(shape, "whisper", compute_type, free_bytes, CUDA_BATCH_SIZE)
+
+
+def _machinery(checkpoint: Checkpoint, device: torch.device, compute_type: str, request: EngineRequest) -> Machinery:
+    if device.type == "cpu":
+        return _cpu(checkpoint, compute_type, request)
+    return _cuda(checkpoint, device, compute_type, request)
+
+
+def _cpu(checkpoint: Checkpoint, compute_type: str, request: EngineRequest) -> Machinery:
+    int8 = compute_type == "int8"
+    linear: Callable[[Tensor, Tensor], Linear] = Int8Dense if int8 else _dense(PRECISIONS.get(compute_type))
+    dtype = PRECISIONS.get(compute_type, torch.float32)
+    placement = Placement(torch.device("cpu"), dtype, linear, linear, Operations())
+    model = _load(checkpoint, placement, request)
+    threads = request.threads or usable_cores()
+    workers = max(1, threads // CORES_PER_WORKER, min(2, threads))
+    return Machinery(
+        model,
+        partial(audio_cache, int8=False),
+        EagerSteps,
+        alignment.TORCH,
+        encoded_at_once=1,
+        most_rows=CPU_ROOM[-1],
+        room=CPU_ROOM,
+        workers=workers,
+        threads_each=max(1, threads // workers),
+    )
+
+
+def _cuda(checkpoint: Checkpoint, device: torch.device, compute_type: str, request: EngineRequest) -> Machinery:
+    dtype, int8 = PRECISIONS[compute_type.removesuffix(INT8_AUDIO)], compute_type.endswith(INT8_AUDIO)
+    make = _dense(dtype, fused=dtype != torch.float32)
+    if not has_triton():
+        model = _load(checkpoint, Placement(device, dtype, make, make, Operations()), request)
+        cache = partial(audio_cache, int8=int8)
+        return Machinery(model, cache, EagerSteps, alignment.TORCH, ENCODED_AT_ONCE_CUDA, CUDA_ROOM[-1], CUDA_ROOM)
+    from . import alignment_kernels, kernels
+    from .graphs import CapturedSteps
+    from .operations import cuda_operations
+
+    operations = cuda_operations(geometry_of(checkpoint), dtype, device)
+    model = _load(checkpoint, Placement(device, dtype, make, make, operations, VOCABULARY_MULTIPLE), request)
+    make_cache = kernels.audio_cache if int8 else partial(audio_cache, int8=False)
+    make_steps = partial(CapturedSteps, int8=int8)
+    words = alignment.Search(alignment_kernels.smoothed, alignment_kernels.path_starts)
+    return Machinery(model, make_cache, make_steps, words, ENCODED_AT_ONCE_CUDA, CUDA_ROOM[-1], CUDA_ROOM)
+
+
+def _load(checkpoint: Checkpoint, placement: Placement, request: EngineRequest) -> Whisper:
+    try:
+        return load_model(checkpoint, placement)
+    except torch.OutOfMemoryError as error:
+        message = f"model {request.model} does not fit on {placement.device}: {error}"
+        raise OutOfMemoryError(message, hint="take a smaller model, or --device cpu") from error
+    except RuntimeError as error:
+        raise EngineFailedError(f"torch failed while loading model {request.model}: {error}") from error
+
+
+def _dense(dtype: torch.dtype | None, *, fused: bool = False) -> Callable[[Tensor, Tensor], Linear]:
+    kind = FusedDense if fused else Dense
+    return lambda weight, bias: kind(weight.to(dtype), bias.to(dtype))
+
+
+def has_triton() -> bool:
+    """Triton comes with torch on Linux; elsewhere steps run uncaptured on torch's own kernels."""
+    try:
+        import triton  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def _choose_device(wanted: str) -> tuple[torch.device, tuple[Notice, ...]]:
+    """``cpu``, ``cuda``, ``cuda:N`` or ``auto`` -> the device, and why a GPU is not used."""
+    name, _, index = wanted.partition(":")
+    if name not in (AUTO, "cpu", "cuda") or (index and not index.isdecimal()) or (index and name != "cuda"):
+        raise UsageError(f"there is no device {wanted!r}", hint="choose one of: auto, cpu, cuda, cuda:0, cuda:1 …")
+    if name == "cpu" or (name == AUTO and not torch.cuda.is_available()):
+        return torch.device("cpu"), ()
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if int(index or 0) >= count:
+        reason = "is a build without CUDA" if torch.version.cuda is None else f"finds {count} CUDA devices"
+        message = f"device {wanted} is not to be had: torch {torch.__version__} {reason}"
+        raise EngineUnavailableError(message, hint="transcribe on the CPU with --device cpu; see transcribe-mcp doctor")
+    return torch.device("cuda", int(index or 0)), ()
+
+
+def _compute_types(device: torch.device) -> tuple[str, ...]:
+    """What a device computes with, the best first."""
+    if device.type == "cpu":
+        return ("int8", "float32", "bfloat16")
+    has_bfloat16 = torch.cuda.get_device_capability(device) >= (8, 0)
+    plain = ("bfloat16", "float16", "float32") if has_bfloat16 else ("float16", "float32")
+    return tuple(name + suffix for suffix in (INT8_AUDIO, "") for name in plain)
+
+
+def _choose_compute_type(wanted: str, device: torch.device) -> str:
+    offered = _compute_types(device)
+    if wanted == AUTO:
+        return offered[0]
+    if wanted not in offered:
+        hint = f"the engine whisper has on {device.type}: {', '.join(offered)}"
+        raise UsageError(f"compute type {wanted!r} is not to be had on {device.type}", hint=hint)
+    return wanted

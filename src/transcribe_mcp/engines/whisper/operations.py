@@ -1,0 +1,73 @@
+"""The operations of a CUDA GPU: Triton's where several steps become one, and torch's fastest attention, measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from ...checkpoints.tensors import Geometry
+from . import kernels
+from .model import Operations
+
+TRIED_WINDOWS, TRIED_RUNS, CALLS_OF_A_RUN = 16, 3, 4
+BACKENDS = (SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH)
+Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def cuda_operations(geometry: Geometry, dtype: torch.dtype, device: torch.device) -> Operations:
+    return Operations(
+        norm=kernels.norm,
+        add_norm=kernels.add_norm,
+        attention=_attention(fastest_backend(geometry, dtype, device)),
+        scores=_scores if dtype != torch.float32 else _scores_float32,
+    )
+
+
+def fastest_backend(geometry: Geometry, dtype: torch.dtype, device: torch.device) -> SDPBackend:
+    """The fastest of torch's attention kernels for the encoder of this model on this GPU."""
+    heads = geometry.encoder_attention_heads
+    shape = (TRIED_WINDOWS, geometry.max_source_positions, 3, heads, geometry.d_model // heads)
+    query, key, value = torch.randn(shape, dtype=dtype, device=device).permute(2, 0, 3, 1, 4)
+    taken_ms = {backend: _milliseconds(_attention(backend), query, key, value) for backend in BACKENDS[:-1]}
+    fastest = min(taken_ms, key=taken_ms.__getitem__)
+    return fastest if taken_ms[fastest] < float("inf") else SDPBackend.MATH
+
+
+def _attention(backend: SDPBackend) -> Attention:
+    def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        with sdpa_kernel(backend):
+            return functional.scaled_dot_product_attention(query, key, value)
+
+    return attention
+
+
+def _milliseconds(attention: Attention, *arguments: Tensor) -> float:
+    """The shortest of some runs; infinity where there is no such kernel for these tensors."""
+    try:
+        attention(*arguments)
+    except RuntimeError:
+        return float("inf")
+    return min(_timed(attention, *arguments) for _ in range(TRIED_RUNS))
+
+
+def _timed(attention: Attention, *arguments: Tensor) -> float:
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start.record()
+    for _ in range(CALLS_OF_A_RUN):  # a single call would be over before the next is prepared
+        attention(*arguments)
+    end.record()
+    end.synchronize()
+    return float(start.elapsed_time(end))
+
+
+def _scores(states: Tensor, output: Tensor) -> Tensor:
+    """Summed up and kept in float32: 16 bits would make ties among the likeliest tokens."""
+    return torch.mm(states, output.t(), out_dtype=torch.float32)
+
+
+def _scores_float32(states: Tensor, output: Tensor) -> Tensor:
+    return functional.linear(states, output)

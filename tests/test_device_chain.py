@@ -1,0 +1,217 @@
+"""What runs beside the model on a GPU, against its slow twins. PyTorch computes on the CPU here as it does there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scripted_engine import ScriptedBatch, ScriptedEngine
+from test_vad import babble, serial_run
+from whisper_nano import NON_SPEECH, speech_truths
+
+from transcribe_mcp.audio import read
+from transcribe_mcp.engines.fallback_device import FallbackEngine
+from transcribe_mcp.errors import EngineFailedError
+from transcribe_mcp.features import log_mel
+from transcribe_mcp.pipeline import transcribe
+from transcribe_mcp.regions import Window
+from transcribe_mcp.vad import FRAME_SAMPLES, SpeechDetector
+
+torch = pytest.importorskip("torch")
+torch.set_num_threads(1)  # its threads wait for each other where others have the cores
+
+if TYPE_CHECKING:
+    from transcribe_mcp.vad.lanes import DeviceListener, Ears
+
+Samples = NDArray[np.float32]
+RATE_HZ = 16_000
+CLOSE = 1e-4  # what two ways to compute the same may differ by
+THRESHOLD = 0.5
+
+
+@cache
+def ears() -> Ears:
+    from transcribe_mcp.vad.lanes import Ears
+
+    return Ears(torch.device("cpu"))
+
+
+@cache
+def talk() -> Samples:
+    return np.concatenate([read(truth.path) for truth in speech_truths().values()])
+
+
+def heard(samples: Samples, block: int) -> Samples:
+    listener = ears().listen()
+    parts = [listener.push(samples[at : at + block]) for at in range(0, len(samples), block)]
+    return np.concatenate([*parts, listener.push(samples[:0], last=True)])
+
+
+# -- log-mel ---------------------------------------------------------------------------------------------------------
+
+
+def windows(samples: Samples) -> list[Window]:
+    rng = np.random.default_rng(0)
+    lengths = [1, 159, 200, 201, 400, 16_000, 123_457, 480_000]
+    cut = [Window(0.0, samples[:n], ()) for n in lengths]
+    noise = Window(0.0, rng.standard_normal(480_000).astype(np.float32), ())
+    return [*cut, noise, Window(0.0, np.zeros(480_000, np.float32), ()), Window(0.0, np.zeros(0, np.float32), ())]
+
+
+@pytest.mark.parametrize("n_mels", [80, 128])
+def test_the_spectrograms_of_a_batch_are_those_of_the_reference(n_mels: int) -> None:
+    from transcribe_mcp.features.tensors import log_mel_windows
+
+    batch = windows(talk())
+    placed = [replace(window, placed=torch.from_numpy(window.samples)) for window in batch]
+
+    for given in (batch, placed):
+        found = log_mel_windows(given, n_mels, torch.device("cpu")).numpy()
+        for row, window in zip(found, batch, strict=True):
+            np.testing.assert_allclose(row, log_mel(window.samples, n_mels), atol=CLOSE)
+
+
+def test_a_window_of_more_than_thirty_seconds_is_refused_with_its_length() -> None:
+    from transcribe_mcp.features.tensors import log_mel_windows
+
+    with pytest.raises(ValueError, match="480001"):
+        log_mel_windows([Window(0.0, np.zeros(480_001, np.float32), ())], 80, torch.device("cpu"))
+
+
+# -- voice detection in lanes ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block_s", [70, 600])
+def test_lanes_make_the_decisions_of_the_serial_run_on_nearly_every_frame(block_s: int) -> None:
+    for samples in (talk()[: 120 * RATE_HZ], babble(100)):
+        serial, found = serial_run(samples), heard(samples, block_s * RATE_HZ)
+        assert found.shape == serial.shape
+        assert ((found > THRESHOLD) == (serial > THRESHOLD)).mean() >= 0.995
+
+
+def test_with_as_many_rounds_as_lanes_the_result_is_that_of_the_serial_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    from transcribe_mcp.vad import lanes
+
+    monkeypatch.setattr(lanes, "MAX_ROUNDS", 100)
+    monkeypatch.setattr(lanes, "SETTLED", 0.0)
+    samples = talk()[: 60 * RATE_HZ]
+
+    np.testing.assert_allclose(heard(samples, len(samples)), serial_run(samples), atol=CLOSE)
+
+
+@pytest.mark.parametrize("block", [1, 511, 513, 4097])
+def test_blocks_of_any_length_give_every_frame_once(block: int) -> None:
+    samples = talk()[: min(block * 60, 90_001)]
+
+    found = heard(samples, block)
+
+    assert len(found) == -(-len(samples) // FRAME_SAMPLES)
+    np.testing.assert_allclose(found, SpeechDetector(1).push(samples, last=True), atol=0.01)
+
+
+def test_what_is_no_speech_is_not_taken_for_speech() -> None:
+    sounds = sorted(NON_SPEECH.glob("*.flac"))
+    assert sounds
+    for path in sounds:
+        assert (heard(read(path), 30 * RATE_HZ) > THRESHOLD).mean() < 0.02, path.name
+
+
+def test_nothing_heard_gives_no_probability() -> None:
+    assert len(ears().listen().push(np.zeros(0, np.float32), last=True)) == 0
+
+
+# -- the flow with an engine that listens ----------------------------------------------------------------------------
+
+
+class ListeningEngine(ScriptedEngine):
+    """Listens with PyTorch, and sees that windows come with their samples where they belong."""
+
+    mismatched = 0
+    unplaced = 0
+
+    def listener(self) -> DeviceListener:
+        return ears().listen()
+
+    def encode(self, windows: Sequence[Window]) -> ScriptedBatch:
+        for window in windows:
+            if window.placed is None:
+                self.unplaced += 1
+            elif not np.array_equal(window.placed.numpy(), window.samples):
+                self.mismatched += 1
+        return super().encode(windows)
+
+
+def long_talk() -> Samples:
+    """Ten minutes and more: several blocks, with a silence in which nothing is to be kept."""
+    silence = np.zeros(200 * RATE_HZ, np.float32)
+    return np.concatenate([talk(), silence, talk(), talk()])
+
+
+def test_windows_come_with_the_very_samples_on_the_device_whatever_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    from transcribe_mcp.vad.lanes import DeviceListener
+
+    for block_s in (600.0, 37.0):
+        monkeypatch.setattr(DeviceListener, "block_s", block_s)
+        engine = ListeningEngine()
+        transcript = transcribe(long_talk(), engine)
+        assert transcript.words
+        assert (engine.mismatched, engine.unplaced) == (0, 0)
+
+
+def test_an_engine_that_listens_hears_the_windows_that_the_cpu_cuts() -> None:
+    samples = long_talk()
+
+    aside, own = transcribe(samples, ListeningEngine()), transcribe(samples, ScriptedEngine())
+
+    ours, theirs = ([(s.start, s.end) for s in transcript.segments] for transcript in (aside, own))
+    assert len(set(ours) ^ set(theirs)) <= 0.1 * len(theirs), "only a few frames in a thousand may be decided otherwise"
+
+
+def test_audio_behind_the_windows_is_forgotten() -> None:
+    listener = ears().listen()
+    minute = np.zeros(60 * RATE_HZ, np.float32)
+    for number in range(1, 30):
+        listener.push(minute)
+        listener.place([], keep_from=60.0 * number - 30)
+
+    assert len(listener._audio) < 3 * len(minute)
+
+
+class FailingListener:
+    """A device that fails at its third block."""
+
+    block_s = 30.0
+
+    def __init__(self) -> None:
+        self.inner = ears().listen()
+        self.pushes = 0
+
+    def push(self, samples: Samples, *, last: bool = False) -> Samples:
+        self.pushes += 1
+        if self.pushes >= 3:
+            raise EngineFailedError("CUDA error: unspecified launch failure")
+        return self.inner.push(samples, last=last)
+
+    def place(self, windows: Sequence[Window], keep_from: float) -> Sequence[Window]:
+        return self.inner.place(windows, keep_from)
+
+
+class FailingEngine(ScriptedEngine):
+    def listener(self) -> FailingListener:
+        return FailingListener()
+
+
+def test_where_the_device_fails_while_it_listens_the_cpu_goes_on_at_the_same_place() -> None:
+    samples = talk()
+
+    transcript = transcribe(samples, FallbackEngine(FailingEngine(), ScriptedEngine))
+
+    whole = transcribe(samples, ScriptedEngine())
+    assert "gpu_failed" in [notice.code for notice in transcript.warnings]
+    assert abs(len(transcript.segments) - len(whole.segments)) <= 2
+    assert transcript.segments[-1].end == pytest.approx(whole.segments[-1].end, abs=0.1)

@@ -1,0 +1,153 @@
+"""Batches in parts: several engines at once, and engines that run out of memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from scripted_engine import ScriptedBatch, ScriptedEngine, said
+from whisper_nano import kept_conversions, speech_truths, whisper_nano
+
+from transcribe_mcp.audio import read
+from transcribe_mcp.engines import Decoded, DecodingOptions, EngineRequest, load_engine
+from transcribe_mcp.engines.choice import devices_of
+from transcribe_mcp.engines.fallback_device import load_with_cpu_behind
+from transcribe_mcp.engines.replicas import Replicas
+from transcribe_mcp.errors import EngineUnavailableError, OutOfMemoryError, UsageError
+from transcribe_mcp.pipeline import Options, transcribe
+from transcribe_mcp.regions import Region, Window
+
+GREEDY = DecodingOptions()
+RATE_HZ = 16_000
+
+
+def windows(n: int) -> list[Window]:
+    return [
+        Window(30.0 * i, np.zeros(30 * RATE_HZ, np.float32), (Region(30.0 * i, 30.0 * i + 29.0),)) for i in range(n)
+    ]
+
+
+def by_number(window: Window, language: str, options: DecodingOptions) -> Decoded:
+    return said(f" window {round(window.start / 30)}")
+
+
+@dataclass(slots=True)
+class SmallEngine(ScriptedEngine):
+    """It has memory for so many windows, encoded or at work; what is encoded is held until nobody refers to it."""
+
+    room: int = 4
+    decoding_room: int = 4
+    held: list[int] = field(default_factory=list)
+
+    def encode(self, windows: Sequence[Window]) -> ScriptedBatch:
+        self.held.append(len(windows))
+        if len(windows) > self.room:
+            raise OutOfMemoryError(f"no memory for {len(windows)} windows")
+        return ScriptedEngine.encode(self, windows)
+
+    def decode(self, encoded: ScriptedBatch, languages: Sequence[str], options: DecodingOptions) -> list[Decoded]:
+        if len(encoded) > self.decoding_room:
+            raise OutOfMemoryError(f"no memory to decode {len(encoded)} windows")
+        return ScriptedEngine.decode(self, encoded, languages, options)
+
+
+@pytest.mark.parametrize(("room", "decoding_room"), [(4, 4), (1, 1), (100, 3), (3, 1), (100, 100)])
+def test_a_batch_that_does_not_fit_is_halved_until_it_does_and_loses_no_window(room: int, decoding_room: int) -> None:
+    engine = Replicas([SmallEngine(by_number, room=room, decoding_room=decoding_room)])
+
+    encoded = engine.encode(windows(13))
+    decoded = engine.decode(encoded, ["en"] * 13, GREEDY)
+    words = engine.align(encoded, decoded, GREEDY)
+
+    assert [text.text for text in decoded] == [f" window {i}" for i in range(13)]
+    assert [window[0].start for window in words] == [30.0 * i for i in range(13)]
+    assert len(encoded) == len(engine.detect_language(encoded)) == 13
+
+
+def test_windows_selected_from_a_halved_batch_are_those_that_were_asked_for_in_that_order() -> None:
+    engine = Replicas([SmallEngine(by_number, room=4)])
+    encoded = engine.encode(windows(13))
+
+    decoded = engine.decode(encoded.select([12, 0, 7, 6]), ["en"] * 4, GREEDY)
+
+    assert [text.text for text in decoded] == [f" window {i}" for i in (12, 0, 7, 6)]
+
+
+def test_after_memory_ran_out_batches_are_smaller_and_the_result_says_so() -> None:
+    small = SmallEngine(by_number, room=3)
+    engine = Replicas([small])
+    talk = np.concatenate([read(truth.path) for truth in speech_truths().values()])
+
+    transcript = transcribe(talk, engine, Options(language="en", batch_size=8))
+
+    whole = transcribe(talk, ScriptedEngine(by_number), Options(language="en"))
+    assert transcript.text == whole.text
+    assert "batch_halved" in [notice.code for notice in transcript.warnings]
+    refused = [n for n in small.held if n > 3]  # of the first batch: 8, then a half
+    assert refused == [8, 4, 4], "it is not asked again and again for what does not fit"
+
+
+def test_a_window_that_does_not_fit_alone_is_an_error_that_says_so() -> None:
+    engine = Replicas([SmallEngine(room=0)])
+    with pytest.raises(OutOfMemoryError, match="1 windows"):
+        engine.decode(engine.encode(windows(4)), ["en"] * 4, GREEDY)
+
+
+def test_where_not_even_one_window_fits_the_cpu_behind_does_all_of_it() -> None:
+    engine = load_with_cpu_behind(lambda: Replicas([SmallEngine(room=0)]), lambda: ScriptedEngine(by_number))
+
+    decoded = engine.decode(engine.encode(windows(3)), ["en"] * 3, GREEDY)
+
+    assert [text.text for text in decoded] == [" window 0", " window 1", " window 2"]
+    assert "gpu_failed" in [notice.code for notice in engine.info.warnings]
+
+
+def test_several_engines_share_a_batch_and_each_minds_its_own_memory() -> None:
+    engines = [SmallEngine(by_number, room=room) for room in (100, 2, 100)]
+    engine = Replicas(engines)
+
+    encoded = engine.encode(windows(11))
+    decoded = engine.decode(encoded, ["en"] * 11, GREEDY)
+
+    assert [text.text for text in decoded] == [f" window {i}" for i in range(11)]
+    shares = [sum(len(call.starts) for call in one.calls) for one in engines]
+    assert sorted(shares) == [3, 4, 4]
+    assert engine.info.batch_size <= sum(one.info.batch_size for one in engines)
+
+
+def test_a_recording_spread_over_two_real_engines_is_what_one_alone_makes_of_it() -> None:
+    talk = np.concatenate([read(speech_truths()[name].path) for name in ("en_0", "en_1", "en_2", "en_3", "en_4")])
+    with kept_conversions():
+        request = EngineRequest("ctranslate2", str(whisper_nano()), "cpu", "int8", threads=1, offline=True)
+        one, other = load_engine(request), load_engine(request)
+        both = Replicas([one, other])
+        options = Options(language="en", temperatures=(0.0,))
+        alone, spread = transcribe(talk, one, options), transcribe(talk, both, options)
+        both.close()
+
+    assert spread.text == alone.text
+    assert spread.words == alone.words
+
+
+def test_devices_are_named_one_by_one_or_all_together() -> None:
+    assert devices_of("cuda:0,2") == ("cuda:0", "cuda:2")
+    assert [devices_of(one) for one in ("auto", "cpu", "cuda", "cuda:1")] == [
+        ("auto",),
+        ("cpu",),
+        ("cuda",),
+        ("cuda:1",),
+    ]
+
+
+def test_a_gpu_named_twice_is_refused() -> None:
+    with pytest.raises(UsageError, match="twice"):
+        load_engine(EngineRequest(engine="fake", device="cuda:1,1"))
+
+
+def test_all_gpus_of_a_machine_without_one_are_refused_with_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(EngineUnavailableError, match="cuda:all") as caught:
+        load_engine(EngineRequest(engine="fake", device="cuda:all"))
+    assert "--device cpu" in caught.value.hint
