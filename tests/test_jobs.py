@@ -301,6 +301,15 @@ def test_waiting_tells_of_every_change_and_ends_in_time(here: Place) -> None:
     assert seen == sorted(seen, key=list(JobStatus).index)
 
 
+def test_nothing_that_was_said_is_in_the_log(here: Place, done: Job) -> None:
+    said = {word.text.strip(" .,").lower() for word in jobs.get_transcript(done.job_id).words}
+    failed = finished(jobs.submit(request(CLIP, fake_options(model="fake-failing", prompt="zanzibar"))).job_id)
+    written = here.log().lower()
+
+    assert failed.error is not None
+    assert {word for word in {*said, "zanzibar"} if len(word) > 4 and word in written} == set()
+
+
 # --- without a worker -------------------------------------------------------------------------------------------------
 
 
