@@ -61,6 +61,7 @@ class RunningJob:
     duration_s: float | None = None
     cancelled_at: float | None = None  # monotonic clock
     engine: SharedEngine | None = None
+    n_kept: int = 0  # batches that were finished before
     began_at: float | None = None  # monotonic clock, when the first batch that was not kept began
     began_from_s: float = 0.0
     noted: dict[str, object] = field(default_factory=dict)  # what the store knows
@@ -115,7 +116,9 @@ def run(shop: Workshop, job: RunningJob) -> None:
     folder = shop.work_dir / claim.job_id
     inside = None
     try:
-        claim = _after_crashes(shop, claim)
+        with store_errors(shop.store.url):
+            job.n_kept = shop.store.queue.count_steps(claim.job_id)
+        claim = _after_crashes(shop, shop.ledger.judge_crashes(claim, job.n_kept))
         inside = shop.gate.enter(alone=claim.crashes > 0, check=job.check)
         shop.ledger.change(claim, {"at_risk": True})
         _work(shop, job, claim, folder, inside)
@@ -156,12 +159,10 @@ def _transcribe(shop: Workshop, job: RunningJob, path: Path, began: Began, insid
 
     claim, engine = job.claim, job.engine
     assert engine is not None
-    with store_errors(shop.store.url):
-        n_kept = shop.store.queue.count_steps(claim.job_id)
 
     def kept_batches(number: int, work: Callable[[], HeardBatch]) -> HeardBatch:
         job.check()
-        if number < n_kept:
+        if number < job.n_kept:
             return HeardBatch.loads(_keep(shop, claim, number, ""))
         if job.began_at is None:
             job.began_at, job.began_from_s = time.monotonic(), job.done_s
@@ -174,7 +175,7 @@ def _transcribe(shop: Workshop, job: RunningJob, path: Path, began: Began, insid
         return batch
 
     transcript = transcribe(path, engine, pipeline_options(claim.options, began.batch_size), job.progress, kept_batches)
-    if n_kept:  # most of the work was another run's: no speed can be told from this one's
+    if job.n_kept:  # most of the work was another run's: no speed can be told from this one's
         transcript = replace(transcript, timings={})
     return transcript
 
