@@ -209,7 +209,7 @@ def measure_survival(folder: Path, kills: int) -> tuple[dict[str, Any], list[Bar
     kept = job.status is jobs.JobStatus.COMPLETED
     same = kept and jobs.get_transcript(job_id).to_json()["segments"] == expected.to_json()["segments"]
     figures = {"kills": kills, "windows": len(decoded), "decoded_twice": twice, "status": str(job.status)}
-    print(f"{kills} kills, {len(decoded)} windows, {twice} decoded twice, {job.status}")
+    print(f"{kills} kills, {len(decoded)} windows, {twice} decoded twice, {job.status} {job.error or ''}")
     return figures, [
         Bar("same transcript as an unbroken run", float(same), "==", 1),
         Bar("windows decoded twice, per kill", twice / kills, "<=", 1),

@@ -257,8 +257,8 @@ def test_finished_jobs_stay_finished(done: Job) -> None:
 def test_a_running_job_is_cancelled_soon_its_text_stays_and_retrying_goes_on_from_there(here: Place) -> None:
     job_id = jobs.submit(request(LONG, options(batch_size=1))).job_id
     until(lambda: here.checkpoints(job_id), "something of it is done")
-    until(lambda: jobs.get_job(job_id).eta_s is not None, "its speed is measured")
-    assert 0 < jobs.get_job(job_id).percent <= 100
+    until(lambda: jobs.get_job(job_id).percent, "the store knows of it")
+    assert jobs.get_job(job_id).eta_s is not None
     running = jobs.get_transcript(job_id)
 
     started = time.monotonic()
@@ -299,6 +299,15 @@ def test_waiting_tells_of_every_change_and_ends_in_time(here: Place) -> None:
 
     assert seen[-1] is JobStatus.COMPLETED
     assert seen == sorted(seen, key=list(JobStatus).index)
+
+
+def test_nothing_that_was_said_is_in_the_log(here: Place, done: Job) -> None:
+    said = {word.text.strip(" .,").lower() for word in jobs.get_transcript(done.job_id).words}
+    failed = finished(jobs.submit(request(CLIP, fake_options(model="fake-failing", prompt="zanzibar"))).job_id)
+    written = here.log().lower()
+
+    assert failed.error is not None
+    assert {word for word in {*said, "zanzibar"} if len(word) > 4 and word in written} == set()
 
 
 # --- without a worker -------------------------------------------------------------------------------------------------

@@ -40,6 +40,7 @@ DefaultModel = Annotated[str | None, typer.Option("--model", help="Model of call
 MaxFile = Annotated[float | None, typer.Option("--max-file-gib", help="GiB of the largest recording taken. [5]")]
 MaxHours = Annotated[float | None, typer.Option("--max-duration-hours", help="Hours of the longest taken. [24]")]
 MaxQueue = Annotated[int | None, typer.Option("--max-queue-length", help="Jobs that may wait at once. [1000]")]
+KeepDays = Annotated[float | None, typer.Option("--keep-days", help="Days that finished jobs are kept. [0: for good]")]
 Client = Annotated[str, typer.Argument(metavar="CLIENT", help="claude-code, claude-desktop, cursor or vscode.")]
 Write = Annotated[bool, typer.Option("--write", help="Put it into the client's file, which is copied first.")]
 ConfigFile = Annotated[Path | None, typer.Option("--file", help="The client's file, where it is elsewhere.")]
@@ -63,6 +64,7 @@ def add_commands(app: typer.Typer, run: Serve) -> None:
         max_file_gib: MaxFile = None,
         max_duration_hours: MaxHours = None,
         max_queue_length: MaxQueue = None,
+        keep_days: KeepDays = None,
     ) -> None:
         """Serve assistants and other MCP clients: transcription as tools, transcripts as resources."""
         roots = [str(root.absolute()) for root in allowed_root or ()]
@@ -76,6 +78,7 @@ def add_commands(app: typer.Typer, run: Serve) -> None:
             "max_file_gib": None if max_file_gib is None else str(max_file_gib),
             "max_duration_hours": None if max_duration_hours is None else str(max_duration_hours),
             "max_queue_length": None if max_queue_length is None else str(max_queue_length),
+            "keep_days": None if keep_days is None else str(keep_days),
         }
         with exit_codes():
             service.configure(options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -31,6 +31,7 @@ class Claim:
 
     Attributes:
         crashes: of workers under this job since its last checkpoint.
+        crash_steps: checkpoints that it had at the crash before.
         began: the engine, model and batch size that it was begun with; ``None`` at first.
         device_forced: where it has to run, whatever its options say.
     """
@@ -44,6 +45,7 @@ class Claim:
     options_key: str
     force: bool
     crashes: int
+    crash_steps: int
     began: Began | None
     device: str | None
     device_forced: str | None
@@ -111,6 +113,14 @@ class Ledger:
 
     def warn(self, claim: Claim, notices: Sequence[Notice]) -> None:
         self.change(claim, {"warnings": _dump(notices)})
+
+    def judge_crashes(self, claim: Claim, n_steps: int) -> Claim:
+        """Crashes at another place do not count: it has got further since, if only by a step."""
+        if not claim.crashes:
+            return claim
+        crashes = 1 if n_steps > claim.crash_steps else claim.crashes
+        self.change(claim, {"crashes": crashes, "crash_steps": n_steps})
+        return replace(claim, crashes=crashes, crash_steps=n_steps)
 
     def checkpointed(self, claim: Claim) -> None:
         """A batch more is safe: what went wrong before did not go wrong here."""
@@ -234,12 +244,6 @@ class Ledger:
 
     # --- housekeeping -------------------------------------------------------------------------------------------------
 
-    def is_idle(self) -> bool:
-        """Whether nothing waits or runs."""
-        with self._store.begin() as connection:
-            query = sa.select(jobs.c.job_id).where(jobs.c.status.in_(UNFINISHED)).limit(1)
-            return connection.execute(query).first() is None
-
     def tidy(self, older_s: float, limit: int = 100) -> None:
         """Drop what completed jobs kept for going on: their words are in the library."""
         with self._store.begin() as connection:
@@ -331,6 +335,7 @@ def _to_claim(row: Any) -> Claim:
         options_key=row.options_key,
         force=row.force,
         crashes=row.crashes,
+        crash_steps=row.crash_steps,
         began=began,
         device=row.device,
         device_forced=row.device_forced,

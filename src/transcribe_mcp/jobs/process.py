@@ -28,7 +28,8 @@ TAIL_BYTES = 64_000
 STARTED, READY, ENDED = "--- worker started", "--- worker ready", "--- worker ended: "
 
 # How a worker ends in good order, and what its supervisor does then.
-EXIT_DONE = 0
+EXIT_DONE = 0  # it was told to end
+EXIT_IDLE = 77  # nothing was left to do
 EXIT_STORE_FAILED = 75  # sysexits' EX_TEMPFAIL: another is started, later and later
 EXIT_RESTART = 76  # another is started at once
 BACKOFF_S = (1.0, 2.0, 5.0, 10.0, 30.0)
@@ -149,12 +150,30 @@ def supervise() -> int:
     data_dir = chosen.data_dir.absolute()
     data_dir.mkdir(parents=True, exist_ok=True)
     lock = _supervisor_lock(data_dir)
+    environment = {**_environment(chosen), **_chosen_for_machine()}
+    while True:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return EXIT_DONE
+        with lock:
+            code = _supervise(chosen, data_dir / LOG_NAME, environment)
+        # Who submitted while the locks were held started no worker: that is seen now that they are not.
+        if code != EXIT_IDLE or _is_idle(chosen):
+            return EXIT_DONE if code == EXIT_IDLE else code
+
+
+def _is_idle(chosen: Settings) -> bool:
+    from ..errors import StoreError
+    from .store import Store
+
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return EXIT_DONE
-    with lock:
-        return _supervise(chosen, data_dir / LOG_NAME, {**_environment(chosen), **_chosen_for_machine()})
+        store = Store(chosen.data_dir, chosen.database_url)
+        idle = store.is_idle()
+    except StoreError:
+        return True  # whoever looks hears of it, and starts another
+    store.close()
+    return idle
 
 
 def _supervise(chosen: Settings, log_path: Path, environment: Mapping[str, str]) -> int:
@@ -162,8 +181,8 @@ def _supervise(chosen: Settings, log_path: Path, environment: Mapping[str, str])
     end = ""
     while True:
         was_ready, code = _one_worker(log_path, environment, end)
-        if code in (EXIT_DONE, -signal.SIGTERM, -signal.SIGINT):
-            return EXIT_DONE
+        if code in (EXIT_DONE, EXIT_IDLE, -signal.SIGTERM, -signal.SIGINT):
+            return max(code, EXIT_DONE)
         if code == EXIT_RESTART:
             end = "restart"
         elif code == EXIT_STORE_FAILED:
@@ -186,7 +205,7 @@ def _one_worker(log_path: Path, environment: Mapping[str, str], end_of_last: str
         begin = log.tell()
         command = [sys.executable, "-m", "transcribe_mcp.jobs.worker", end_of_last]
         code = _wait(subprocess.Popen(command, stdout=log, stderr=log, env=dict(environment)))
-        if code not in (EXIT_DONE, EXIT_RESTART, EXIT_STORE_FAILED):
+        if code not in (EXIT_DONE, EXIT_IDLE, EXIT_RESTART, EXIT_STORE_FAILED):
             log.write(f"{ENDED}{how_it_ended(code)}\n".encode())
     with log_path.open("rb") as log:
         log.seek(begin)

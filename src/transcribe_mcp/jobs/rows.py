@@ -55,6 +55,7 @@ def to_row(job_id: str, job: NewJob, batch_id: str | None) -> dict[str, Any]:
         "done_s": 0.0,
         "attempts": 0,
         "crashes": 0,
+        "crash_steps": 0,
         "at_risk": False,
         "keeps_steps": True,
         "warnings": "[]",

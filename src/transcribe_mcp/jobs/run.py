@@ -60,6 +60,7 @@ class RunningJob:
     duration_s: float | None = None
     cancelled_at: float | None = None  # monotonic clock
     engine: SharedEngine | None = None
+    n_kept: int = 0  # batches that were finished before
     began_at: float | None = None  # monotonic clock, when the first batch that was not kept began
     began_from_s: float = 0.0
     noted: dict[str, object] = field(default_factory=dict)  # what the store knows
@@ -114,7 +115,9 @@ def run(shop: Workshop, job: RunningJob) -> None:
     folder = shop.work_dir / claim.job_id
     inside = None
     try:
-        claim = _after_crashes(shop, claim)
+        with store_errors(shop.store.url):
+            job.n_kept = shop.store.queue.count_steps(claim.job_id)
+        claim = _after_crashes(shop, shop.ledger.judge_crashes(claim, job.n_kept))
         inside = shop.gate.enter(alone=claim.crashes > 0, check=job.check)
         shop.ledger.change(claim, {"at_risk": True})
         _work(shop, job, claim, folder, inside)
@@ -155,30 +158,27 @@ def _transcribe(shop: Workshop, job: RunningJob, path: Path, began: Began, insid
 
     claim, engine = job.claim, job.engine
     assert engine is not None
-    with store_errors(shop.store.url):
-        n_kept = shop.store.queue.count_steps(claim.job_id)
 
-    kept = _Steps(shop, job, engine, inside, n_kept)
+    kept = _Steps(shop, job, engine, inside)
     transcript = transcribe(path, engine, pipeline_options(claim.options, began.batch_size), job.progress, kept)
-    if n_kept:  # most of the work was another run's: no speed can be told from this one's
+    if job.n_kept:  # most of the work was another run's: no speed can be told from this one's
         transcript = replace(transcript, timings={})
     return transcript
 
 
 @dataclass(frozen=True, slots=True)
 class _Steps:
-    """The finished batches of a job, each a step of its workflow; ``n_kept`` of them were done by runs before."""
+    """The finished batches of a job, each a step of its workflow."""
 
     shop: Workshop
     job: RunningJob
     engine: SharedEngine
     inside: Pass
-    n_kept: int
 
     def get(self, number: int) -> HeardBatch | None:
         job = self.job
         job.check()
-        if number < self.n_kept:
+        if number < job.n_kept:
             return HeardBatch.loads(_keep(self.shop, job.claim, number, ""))
         if job.began_at is None:
             job.began_at, job.began_from_s = time.monotonic(), job.done_s

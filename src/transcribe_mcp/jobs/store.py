@@ -249,6 +249,12 @@ class Store:
         with self.begin() as connection:
             return set(connection.execute(query).scalars())
 
+    def is_idle(self) -> bool:
+        """Whether nothing waits or runs."""
+        with self.begin() as connection:
+            query = sa.select(jobs.c.job_id).where(jobs.c.status.in_(UNFINISHED)).limit(1)
+            return connection.execute(query).first() is None
+
     def forget_old(self, keep_days: float) -> int:
         """Delete jobs that ended so long ago; gives how many."""
         with self.begin() as connection:

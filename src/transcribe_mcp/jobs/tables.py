@@ -65,6 +65,7 @@ jobs = Table(
     Column("warnings", Text, nullable=False, default="[]"),  # JSON: [[code, message], ...]
     Column("attempts", Integer, nullable=False, default=0),
     Column("crashes", Integer, nullable=False, default=0),  # of the worker under it, since its last checkpoint
+    Column("crash_steps", Integer, nullable=False, default=0),  # steps that were kept when it was last found crashed
     Column("at_risk", Boolean, nullable=False, default=False),  # should its worker die, it may be this job's doing
     Column("worker_id", Text),
     Column("device_forced", Text),  # cpu, after the GPU brought the worker down

@@ -27,7 +27,7 @@ from .alone import Gate
 from .device import Device
 from .ids import is_id
 from .ledger import Ledger
-from .process import EXIT_DONE, EXIT_RESTART, EXIT_STORE_FAILED, READY, STARTED, hold_worker_lock, last_end
+from .process import EXIT_DONE, EXIT_IDLE, EXIT_RESTART, EXIT_STORE_FAILED, READY, STARTED, hold_worker_lock, last_end
 from .queue import WorkflowRunner, WorkflowStoppedError
 from .run import RunningJob, Workshop, run
 from .store import Store
@@ -139,15 +139,15 @@ class Worker:
             if now - kept_house > HOUSEKEEPING_S:
                 kept_house = now
                 self._keep_house()
-                if not self._ledger.is_idle():
+                if not self._store.is_idle():
                     quiet_since = now
             if now - mended > MENDING_S:
                 mended = now
                 self._ledger.mend(older_s=MENDING_S)
                 self._ledger.tidy(older_s=MENDING_S)
                 self._clear_fetched()
-            if now - quiet_since > self._settings.exit_after_s and self._ledger.is_idle():
-                return
+            if now - quiet_since > self._settings.exit_after_s and self._store.is_idle():
+                self.stop(EXIT_IDLE)
 
     def _beat(self) -> None:
         with self._lock:
