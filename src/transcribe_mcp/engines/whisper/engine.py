@@ -285,9 +285,13 @@ class WhisperEngine:
         if known is not None:
             return known
         given = self._vocabulary.start_sequence(decoded.language, options.task, timestamps=options.timestamps)
-        tokens = [*given, *decoded.tokens, self._vocabulary.end_of_text]
+        said = [*decoded.tokens, self._vocabulary.end_of_text]
         heads = self._directions.alignment_heads
-        queries, probabilities = spoken_anew(self._running.model, heads, encoded.rows[i], tokens, len(given))
+        queries, logits = spoken_anew(self._running.model, heads, encoded.rows[i], given, said)
+        logits[1:] += self._step_rules(timestamps=options.timestamps).rules.biases[0]
+        logits[:1] += self._step_rules(timestamps=options.timestamps).rules.biases[1]
+        ids = torch.tensor(said, device=logits.device)
+        probabilities = logits.log_softmax(dim=-1).gather(1, ids[:, None])[:, 0]
         return Spoken(decoded.tokens, tuple(probabilities.tolist()), decoded.no_speech_prob or 0.0, queries)
 
     def _n_positions(self, window: Window) -> int:
