@@ -1,4 +1,4 @@
-"""Which engine ``auto`` is, and how many windows at once: from what is installed, what the driver shows, what is free."""
+"""Which engine ``auto`` is, and how many windows at once: from what is installed, shown by the driver, and free."""
 
 from __future__ import annotations
 
