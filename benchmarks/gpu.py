@@ -50,7 +50,7 @@ PEER_BATCHES = {
 }
 IN_BACKGROUND = ("prepare_mp3", "prepare_ctranslate2", "prepare_sizes")
 NEEDS = {
-    "pipeline": IN_BACKGROUND,  # nothing else is to be at work then
+    "pipeline": IN_BACKGROUND,  # the MP3, and nothing else is to be at work then
     "faster_whisper": ("prepare_ctranslate2",),
     "ctranslate2": ("prepare_ctranslate2",),
     "memory": ("prepare_sizes",),
@@ -80,8 +80,11 @@ def parts(setup: Setup, chosen: Sequence[str]) -> list[str]:
     names += [f"transformers:{model}" for model in setup.models] * bool(installed("transformers"))
     if setup.device != "cpu":
         names += ["memory", f"core:{first}:bfloat16", f"jobs:{setup.sizes[0]}"]
+    if not chosen:
+        return names
     needed = ("prepare_models", "prepare_audio", "ceilings")
-    return [name for name in names if not chosen or name in needed or name.partition(":")[0] in chosen]
+    wanted = [name for one in chosen for name in names if one in (name, name.partition(":")[0])]
+    return [*needed, *wanted]
 
 
 class Run:
@@ -132,7 +135,8 @@ class Run:
                     self.finish(waiting, background.pop(waiting))
             self.finish(name, self.start(name))
             if name == "prepare_audio":
-                background = {other: self.start(other) for other in IN_BACKGROUND}
+                wanted = {one for other in names for one in NEEDS.get(other.partition(":")[0], ())}
+                background = {other: self.start(other) for other in IN_BACKGROUND if other in wanted}
         for waiting, child in background.items():
             self.finish(waiting, child)
 
@@ -250,7 +254,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true", help="on the CPU, a small model")
     parser.add_argument("--engine", default="whisper")
-    parser.add_argument("--parts", default="", help="comma-separated: core, pipeline, memory, jobs, and the peers")
+    parser.add_argument(
+        "--parts", default="", help="in this order, comma-separated: core, pipeline, memory, jobs, peers"
+    )
     parser.add_argument("--models", default="")
     parser.add_argument("--batches", default="")
     parser.add_argument("--budget", type=float, default=530.0, help="seconds for everything")

@@ -22,7 +22,7 @@ from transcribe_mcp.pipeline import Options, transcribe
 from transcribe_mcp.regions import Region, Window
 
 WINDOW_S = 30.0
-JOBS_S = 100.0  # for all jobs together
+JOBS_S = 75.0  # for all jobs together
 GREEDY = Options(language="en", temperatures=(0.0,))
 Figures = dict[str, Any]
 
@@ -182,7 +182,7 @@ def pipeline(setup: Setup, name: str) -> Figures:
     with loaded(setup, name) as engine:
         for length in (len(clip), len(samples) // 8, len(samples)):
             transcribe(samples[:length], engine, GREEDY)  # whatever is made at first use
-        for batch in (0, 32, 48, 96) if setup.device != "cpu" else (0,):
+        for batch in (0, 32, 64, 128) if setup.device != "cpu" else (0,):
             options = replace(GREEDY, batch_size=batch)
             figures[f"decoded, batch {batch or 'auto'}"] = attempt(
                 lambda: flow(engine, samples, options, setup.runs)  # noqa: B023

@@ -94,14 +94,24 @@ def test_lanes_make_the_decisions_of_the_serial_run_on_nearly_every_frame(block_
         assert ((found > THRESHOLD) == (serial > THRESHOLD)).mean() >= 0.995
 
 
-def test_with_as_many_rounds_as_lanes_the_result_is_that_of_the_serial_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_short_recording_is_heard_as_in_the_serial_run() -> None:
+    samples = talk()[: 47 * RATE_HZ]
+    np.testing.assert_allclose(heard(samples, len(samples)), serial_run(samples), atol=CLOSE)
+
+
+def test_after_some_rounds_as_many_lanes_are_those_of_the_serial_run(monkeypatch: pytest.MonkeyPatch) -> None:
     from transcribe_mcp.vad import lanes
 
-    monkeypatch.setattr(lanes, "MAX_ROUNDS", 100)
+    size, rounds = 125, 4
+    monkeypatch.setattr(lanes, "LANE_FRAMES", size)
+    monkeypatch.setattr(lanes, "MAX_ROUNDS", rounds)
     monkeypatch.setattr(lanes, "SETTLED", 0.0)
     samples = talk()[: 60 * RATE_HZ]
 
-    np.testing.assert_allclose(heard(samples, len(samples)), serial_run(samples), atol=CLOSE)
+    difference = np.abs(heard(samples, len(samples)) - serial_run(samples))
+
+    assert difference[: size * rounds].max() < CLOSE
+    assert difference[size * rounds :].max() > CLOSE, "later lanes have heard less than all"
 
 
 @pytest.mark.parametrize("block", [1, 511, 513, 4097])

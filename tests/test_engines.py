@@ -20,7 +20,10 @@ from transcribe_mcp.regions import Region, Window
 
 ROOT = Path(__file__).parents[1]
 SAMPLE_RATE_HZ = 16_000
-MODELS = {"ctranslate2": whisper_nano}  # engines that carry no model of their own, and where there is one
+MODELS = {
+    "ctranslate2": whisper_nano,
+    "whisper": whisper_nano,
+}  # engines that carry no model of their own, and where there is one
 WELCOME = ROOT / "samples" / "welcome.flac"
 WELCOME_PAUSES_S = (0.0, 5.53, 7.66, 9.995)  # where its sentences begin and end
 NANO_VOICES = SPEECH / "en_0.flac"  # the small model understands these voices, not people
@@ -38,6 +41,8 @@ def cache() -> Iterator[None]:
 @pytest.fixture(scope="module", params=ENGINES)
 def request_of(request: pytest.FixtureRequest, cache: None) -> EngineRequest:
     name = request.param
+    if name == "whisper":
+        pytest.importorskip("torch")
     model = str(MODELS[name]()) if name in MODELS else "auto"
     return EngineRequest(engine=name, model=model, device="cpu", threads=2, offline=True)
 
@@ -169,7 +174,7 @@ def test_an_unknown_engine_is_refused_with_the_names_that_there_are() -> None:
     with pytest.raises(UnknownNameError, match="'vosk'") as caught:
         load_engine(EngineRequest(engine="vosk"))
 
-    assert caught.value.hint == "choose one of: auto, ctranslate2, pocketsphinx"
+    assert caught.value.hint == "choose one of: auto, ctranslate2, whisper, pocketsphinx"
 
 
 @pytest.fixture(scope="module")

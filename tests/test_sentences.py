@@ -164,3 +164,15 @@ def test_a_day_of_speech_is_cut_with_work_that_grows_with_the_words() -> None:
     cut = cut_sentences(words)
     assert max(len(group) for group in cut) <= 60
     assert min(len(group) for group in cut) >= 5
+
+
+def test_two_words_of_which_each_alone_is_too_long_are_parted() -> None:
+    words = [Word(0.0, 1.0, " " + "a" * 150), Word(1.0, 2.0, " " + "b" * 150)]
+    assert cut_sentences(words) == [[words[0]], [words[1]]]
+
+
+@given(st.lists(st.integers(1, 500), min_size=1, max_size=6), st.booleans())
+@settings(max_examples=50)
+def test_words_of_any_length_are_cut_and_none_is_lost(lengths: list[int], comma: bool) -> None:
+    words = [Word(float(i), i + 1.0, " " + "a" * n + "," * comma) for i, n in enumerate(lengths)]
+    assert [word for sentence in cut_sentences(words) for word in sentence] == words

@@ -30,6 +30,7 @@ from .transcript import Notice, Transcript
 from .vad import SpeechDetector
 
 BLOCK_S = 300.0  # read and searched for speech at once; sets the memory, not the result. A listener has its own
+DECODED_BLOCK_S = 1800.0  # for a listener, of samples that need not be read: it takes hardly longer over more at once
 BLOCKS_AHEAD = 2
 
 
@@ -97,14 +98,11 @@ def transcribe(
 
 
 class _Aside:
-    """Work that goes on in another thread where the engine allows it, so that the next batch need not wait for it.
-
-    ``depth`` is how much of it may be unfinished when the next batch begins.
-    """
+    """Work that goes on in another thread where the engine allows it, so that the next batch need not wait for it."""
 
     def __init__(self, allowed: bool) -> None:
         self._pool = ThreadPoolExecutor(1, "words") if allowed else None
-        self.depth = 1 if allowed else 0
+        self.is_allowed = allowed
 
     def do(self, work: Callable[[], HeardBatch]) -> Future[HeardBatch]:
         if self._pool is not None:
@@ -130,6 +128,8 @@ class _Flow:
     aside: _Aside
     heard: list[Heard] = field(default_factory=list)
     unsettled: deque[tuple[int, float, Future[HeardBatch]]] = field(default_factory=deque)
+    timing: Callable[[], HeardBatch] | None = None  # of the words of the last batch, not begun
+    timing_of: tuple[int, float] = (0, 0.0)  # its number and duration
 
     def hear(self, number: int, batch: Sequence[Window]) -> None:
         """One batch through the engine, or what is kept of it. Its words may still be on their way afterwards."""
@@ -142,18 +142,33 @@ class _Flow:
         run, engine, temperatures = self.run, self.engine, self.run.options.temperatures
         with run.timed("encode"):
             encoded = engine.encode(batch)
+        self._begin_words()
         with run.timed("language"):
             languages = self.decider.decide(engine, encoded, batch)
         with run.timed("decode"):
             ladder = Ladder(temperatures if engine.info.can_sample else temperatures[:1])
             judged = decode_with_fallback(engine, encoded, batch, languages, self.decoding, ladder)
-        words = self.aside.do(partial(self._time_words, encoded, batch, judged, self.decider.vote))
-        self.unsettled.append((number, duration_s, words))
-        self.settle(leaving=self.aside.depth)
+        self._take_finished()
+        self.timing = partial(self._time_words, encoded, batch, judged, self.decider.vote)
+        self.timing_of = (number, duration_s)
+        if not self.aside.is_allowed:
+            self.settle()
 
-    def settle(self, leaving: int = 0) -> None:
-        """Wait for words, and keep finished batches in their order."""
-        while len(self.unsettled) > leaving:
+    def settle(self) -> None:
+        """Wait for all words."""
+        self._begin_words()
+        self._take_finished()
+
+    def _begin_words(self) -> None:
+        """Time the words of the batch before. Where that goes on aside, it begins when the device has the next batch to
+        encode, because Python's work for words would hold up what is to be queued there."""
+        if self.timing is not None:
+            self.unsettled.append((*self.timing_of, self.aside.do(self.timing)))
+            self.timing = None
+
+    def _take_finished(self) -> None:
+        """Wait for the words that are on their way, and keep finished batches in their order."""
+        while self.unsettled:
             number, duration_s, words = self.unsettled.popleft()
             done = words.result()
             self.kept.keep(number, done)
@@ -191,6 +206,7 @@ def _windows(run: _Run, listener: Listener | None) -> Generator[list[Window], No
     if isinstance(run.source, Path):
         blocks = read_blocks(run.source, block_s=block_s, threads=threads, notices=run.notices)
     else:
+        block_s = max(block_s, DECODED_BLOCK_S) if listener else block_s
         blocks = decoded_blocks(run.source, block_s=block_s, notices=run.notices)
     n_samples = 0
     with closing(blocks):

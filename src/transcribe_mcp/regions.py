@@ -111,18 +111,25 @@ class RegionFinder:
         rules = self._rules
         min_silence_frames = round(rules.min_silence_s / FRAME_S)
         regions: list[Region] = []
-        for probability in probabilities.tolist():
+        begins = np.flatnonzero(probabilities >= rules.threshold)  # where speech may begin: silence is skipped at once
+        first_frame, values = self._next_frame, probabilities.tolist()
+        at = 0
+        while at < len(values):
             if not self._open:
-                if probability >= rules.threshold:
-                    self._start, self._open, self._quiet = self._next_frame, [probability], 0
+                at_begin = int(np.searchsorted(begins, at))
+                if at_begin == len(begins):
+                    break
+                at = int(begins[at_begin])
+                self._start, self._open, self._quiet = first_frame + at, [values[at]], 0
             else:
-                self._open.append(probability)
-                self._quiet = self._quiet + 1 if probability < rules.release else 0
+                self._open.append(values[at])
+                self._quiet = self._quiet + 1 if values[at] < rules.release else 0
                 if self._quiet >= min_silence_frames:
                     regions += self._close(len(self._open) - self._quiet)
                 elif len(self._open) >= self._max_frames:
                     regions += self._split()
-            self._next_frame += 1
+            at += 1
+        self._next_frame = first_frame + len(values)
         if last and self._open:
             regions += self._close(len(self._open) - self._quiet)
         return regions

@@ -130,7 +130,7 @@ def _within(stretch: list[Word], limit: tuple[float, int]) -> list[list[Word]]:
 def _best_cut(part: list[Word]) -> int:
     """Index of the word to start anew with: after a clause, at the longest pause, near the middle."""
     low, high = (round(share * len(part)) for share in MIDDLE)
-    candidates = range(max(1, low), max(2, high + 1))
+    candidates = range(max(1, low), max(2, min(high + 1, len(part))))
 
     def merit(i: int) -> tuple[bool, float, float]:
         after_clause = bool(_CLAUSE.search(part[i - 1].text.strip()))

@@ -89,4 +89,6 @@ def _continues(word: str, unit: str, *, spaced: bool) -> bool:
 
 @lru_cache(maxsize=1 << 16)
 def _is_punctuation(text: str) -> bool:
+    if text.lstrip(" ")[:1].isalnum():
+        return False  # what nearly all words begin with is looked up no further
     return all(unicodedata.category(character)[0] in "PZ" for character in text)

@@ -28,6 +28,7 @@ class Vocabulary:
             raise ModelFormatError(f"{directory}: tokenizer.json cannot be read: {error}", hint=hint) from error
         self._tokenizer.no_truncation()
         self._multilingual = multilingual
+        self._texts: dict[int, str] = {}  # of single tokens
         self.start = self.id("<|startoftranscript|>")
         self.end_of_text = self.id("<|endoftext|>")
         self._no_timestamps = self.id("<|notimestamps|>")
@@ -58,7 +59,11 @@ class Vocabulary:
         return ids
 
     def decode(self, tokens: Sequence[int]) -> str:
+        if len(tokens) == 1 and (known := self._texts.get(tokens[0])) is not None:
+            return known  # words are put together token by token, and most tokens come again and again
         text: str = self._tokenizer.decode(list(tokens))
+        if len(tokens) == 1:
+            self._texts[tokens[0]] = text
         return text
 
     def start_sequence(self, language: str, task: str, *, timestamps: bool = False) -> list[int]:

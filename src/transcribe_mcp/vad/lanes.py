@@ -161,10 +161,12 @@ class LaneNetwork(nn.Module):
 
     def remember(self, features: Tensor, state: State) -> tuple[Tensor, State]:
         """The LSTM over (n, 128) features in lanes -> its outputs (n, 128), its state after the last."""
-        n_lanes = -(-len(features) // LANE_FRAMES)
-        missing = n_lanes * LANE_FRAMES - len(features)
-        lanes = functional.pad(features, (0, 0, 0, missing)).view(n_lanes, LANE_FRAMES, STATE_SIZE)
-        lengths = torch.tensor([*[LANE_FRAMES] * (n_lanes - 1), LANE_FRAMES - missing])
+        # As many lanes as rounds take as many steps as one lane, which is exact.
+        size = LANE_FRAMES if len(features) > LANE_FRAMES * MAX_ROUNDS else len(features)
+        n_lanes = -(-len(features) // size)
+        missing = n_lanes * size - len(features)
+        lanes = functional.pad(features, (0, 0, 0, missing)).view(n_lanes, size, STATE_SIZE)
+        lengths = torch.tensor([*[size] * (n_lanes - 1), size - missing])
         packed = pack_padded_sequence(lanes, lengths, batch_first=True)
         before = _behind(state, _empty_state(n_lanes, features.device))
         for _ in range(min(n_lanes, MAX_ROUNDS)):

@@ -23,7 +23,7 @@ from .caches import AudioRow, Heads, kept_queries, runs, text_cache
 from .model import Whisper, decode, logits_of
 
 SMOOTHED_POSITIONS = 7
-PART_ELEMENTS = 1 << 25  # numbers of attention held at once: 128 MB, a few times over
+PART_ELEMENTS = 1 << 23  # numbers of attention held at once: 32 MB, a few times over
 # Pairs to be put in order, after which the middle one of seven is in its place.
 _EXCHANGES = ((0, 5), (0, 3), (1, 6), (2, 4), (0, 1), (3, 5), (2, 6), (2, 3), (3, 6), (4, 5), (1, 4), (1, 3), (3, 4))
 
@@ -141,23 +141,21 @@ def path_starts(cost: Tensor, n_tokens: Sequence[int], n_positions: Sequence[int
 
 
 def spoken_anew(
-    model: Whisper, heads: Heads, row: AudioRow, tokens: Sequence[int], n_given: int
+    model: Whisper, heads: Heads, row: AudioRow, given: Sequence[int], said: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
-    """Queries (A, L, D) and log-probabilities (L,) of a text that was not decoded here.
+    """Queries (A, L, D) and logits (L, V) of a text that was not decoded here.
 
     Args:
-        tokens: the start sequence, the text, the end of text.
-        n_given: length of the start sequence.
+        given: the start sequence.
+        said: the L tokens of the text and its end.
     """
+    tokens, n_given = [*given, *said], len(given)
     n = len(tokens)
     positions = torch.arange(n, device=model.device)[None]
     queries = kept_queries(model, heads, 1, n)
     pass_over = TorchAttention(positions, text_cache(model, 1, n), [row], n, queries)
     states = decode(model, torch.tensor([tokens], device=model.device), positions, pass_over)
-    logits = logits_of(model, states[0, n_given - 1 : -1])
-    said = torch.tensor(tokens[n_given:], device=model.device)
-    log_probabilities = torch.log_softmax(logits, dim=-1).gather(1, said[:, None])[:, 0]
-    return queries.values[0, :, n_given - 1 : -1], log_probabilities
+    return queries.values[0, :, n_given - 1 : -1], logits_of(model, states[0, n_given - 1 : -1])
 
 
 TORCH = Search(smoothed, path_starts)

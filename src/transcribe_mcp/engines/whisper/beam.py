@@ -62,8 +62,8 @@ def _search_one(model: Whisper, request: Request, step: StepRules, size: int, he
     tokens, log_probabilities = beam.best()
     ended = tokens[-1:] == (step.end_of_text,)
     said = tokens[:-1] if ended else tokens
-    anew = [*request.prompt[request.start :], *said, step.end_of_text]
-    queries, _ = spoken_anew(model, heads, request.audio, anew, n_given - request.start)
+    given = request.prompt[request.start :]
+    queries, _ = spoken_anew(model, heads, request.audio, given, [*said, step.end_of_text])
     return Spoken(said, log_probabilities, no_speech, queries)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +31,7 @@ from .caches import AudioCache, AudioRow
 from .checkpoint import Directions
 from .model import Whisper, encode
 from .rules import make_rules
-from .runner import Spoken, Steps, run
+from .runner import Spoken, Steps, run, side_stream
 from .slots import MOST_TOKENS, Limits, Request, Slots, StepRules
 
 SHORT_CONTEXT_TOKENS = 256  # room for a text without a long prompt: half the memory of the caches
@@ -124,16 +125,25 @@ class WhisperEngine:
         machinery = self._running
         size = machinery.encoded_at_once
         parts = [windows[first : first + size] for first in range(0, len(windows), size)]
-        rows = [row for part in self._each(self._encode, parts) for row in part]
+        encoded = self._each(self._encode, parts)
+        # Only now, when all is queued: asking a GPU means waiting for it.
+        with _foreign_errors("encoding"):
+            finite = [good for _, part in encoded for good in part.tolist()]
+        for window, good in zip(windows, finite, strict=True):
+            if not good:
+                message = f"the window at {window.start:.2f} s holds samples that are no numbers"
+                raise EngineFailedError(message, hint="decode the recording again; its samples must be finite")
+        rows = [row for part, _ in encoded for row in part]
         return EncodedWindows(tuple(windows), tuple(rows), {})
 
-    def _encode(self, windows: Sequence[Window]) -> list[AudioRow]:
+    def _encode(self, windows: Sequence[Window]) -> tuple[list[AudioRow], Tensor]:
+        """Where the windows' audio is, and whether each is made of numbers, (n,) bool."""
         machinery, model = self._running, self._running.model
         with _foreign_errors("encoding"), torch.inference_mode():
             mel = log_mel_windows(windows, model.geometry.num_mel_bins, model.device)
-            _refuse_what_is_no_number(windows, mel)
+            finite = torch.isfinite(mel).all(dim=2).all(dim=1)
             cache = machinery.audio_cache(model, encode(model, mel))
-        return [AudioRow(cache, i) for i in range(len(windows))]
+        return [AudioRow(cache, i) for i in range(len(windows))], finite
 
     def detect_language(self, encoded: EncodedWindows) -> list[dict[str, float]]:
         languages = self.info.languages
@@ -191,7 +201,10 @@ class WhisperEngine:
             self._pool.shutdown()
         self._own, self._machinery, self._ears = threading.local(), None, None
         self._rules.clear()
-        if torch.cuda.is_available():
+        if torch.cuda.is_initialized():
+            gc.collect()  # captured steps are in circles with what they captured
+            torch.cuda.synchronize()
+            torch._C._cuda_clearCublasWorkspaces()
             torch.cuda.empty_cache()
 
     # -- parts -------------------------------------------------------------------------------------------------------
@@ -272,9 +285,13 @@ class WhisperEngine:
         if known is not None:
             return known
         given = self._vocabulary.start_sequence(decoded.language, options.task, timestamps=options.timestamps)
-        tokens = [*given, *decoded.tokens, self._vocabulary.end_of_text]
+        said = [*decoded.tokens, self._vocabulary.end_of_text]
         heads = self._directions.alignment_heads
-        queries, probabilities = spoken_anew(self._running.model, heads, encoded.rows[i], tokens, len(given))
+        queries, logits = spoken_anew(self._running.model, heads, encoded.rows[i], given, said)
+        logits[1:] += self._step_rules(timestamps=options.timestamps).rules.biases[0]
+        logits[:1] += self._step_rules(timestamps=options.timestamps).rules.biases[1]
+        ids = torch.tensor(said, device=logits.device)
+        probabilities = logits.log_softmax(dim=-1).gather(1, ids[:, None])[:, 0]
         return Spoken(decoded.tokens, tuple(probabilities.tolist()), decoded.no_speech_prob or 0.0, queries)
 
     def _n_positions(self, window: Window) -> int:
@@ -297,17 +314,8 @@ class WhisperEngine:
         if self._running.model.device.type != "cuda":
             yield
             return
-        with torch.cuda.stream(torch.cuda.Stream(self._running.model.device)):
+        with torch.cuda.stream(side_stream(self._running.model.device)):
             yield
-
-
-def _refuse_what_is_no_number(windows: Sequence[Window], mel: Tensor) -> None:
-    if not bool(torch.isfinite(mel).all()):
-        broken = next(
-            (w for w, row in zip(windows, mel, strict=False) if not bool(torch.isfinite(row).all())), windows[0]
-        )
-        message = f"the window at {broken.start:.2f} s holds samples that are no numbers"
-        raise EngineFailedError(message, hint="decode the recording again; its samples must be finite")
 
 
 @contextmanager

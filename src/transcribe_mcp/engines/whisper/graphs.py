@@ -9,6 +9,7 @@ import torch
 
 from . import kernels
 from .model import decode, logits_of
+from .runner import side_stream
 from .slots import RowState, Slots, StepRules, advance
 
 STEPS_AT_ONCE = 4  # between two looks at which rows are done
@@ -34,7 +35,7 @@ class CapturedSteps:
     def __init__(self, slots: Slots, *, int8: bool, tuning: kernels.Tuning | None = None, capture: bool = True) -> None:
         self.slots, self._capture = slots, capture
         self._audio = kernels.AudioShape.of(slots.model, slots.queries, int8=int8)
-        self._tuning = tuning or kernels.Tuning()
+        self._tuning = tuning
         self._graphs: dict[Kind, torch.cuda.CUDAGraph] = {}
         self._kept_alive: list[StepRules] = []
         self._pool = torch.cuda.graph_pool_handle()
@@ -67,7 +68,7 @@ class CapturedSteps:
         """Runs once with every row done, so that nothing changes: kernels are compiled, libraries loaded."""
         done = self.slots.state.done.clone()
         self.slots.state.done.fill_(True)
-        stream = torch.cuda.Stream()
+        stream = side_stream(self.slots.model.device)
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(2):
@@ -82,7 +83,8 @@ class CapturedSteps:
 
     def logits(self, n_rows: int) -> torch.Tensor:
         model, state = self.slots.model, self.slots.state.first(n_rows)
-        attention = kernels.TritonAttention(self.slots, n_rows, self._audio, self._tuning)
+        usual = kernels.FEW_ROWS_TUNING if n_rows <= kernels.FEW_ROWS else kernels.Tuning()
+        attention = kernels.TritonAttention(self.slots, n_rows, self._audio, self._tuning or usual)
         states = decode(model, state.token[:, None], state.position[:, None], attention)
         return logits_of(model, states[:, 0])
 

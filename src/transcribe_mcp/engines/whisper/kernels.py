@@ -284,31 +284,46 @@ def _digits(here, scales, at, unit):
 
 
 @triton.jit
+def _rounded(source, at, channel, scale, AUDIO: tl.constexpr, STRIDE: tl.constexpr):
+    """Some positions of a head in 8 bits, as int32."""
+    block = tl.load(source + at[:, None] * STRIDE + channel[None], (at < AUDIO)[:, None], 0.0)
+    exact = block.to(tl.float32) / scale[None]
+    return tl.where(exact >= 0, exact + 0.5, exact - 0.5).to(tl.int32)
+
+
+@triton.jit
 def _quantize_kernel(
-    both, values, scales, layer, AUDIO: tl.constexpr, HEADS: tl.constexpr, SIZE: tl.constexpr, LAYERS: tl.constexpr,
-    LANES: tl.constexpr,
+    both, values, words, scales, layer, AUDIO: tl.constexpr, HEADS: tl.constexpr, SIZE: tl.constexpr,
+    LAYERS: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
-    """(B, T, 2, H, D) -> one layer of an ``AudioCache`` in 8 bits and its scales."""
+    """(B, T, 2, H, D) -> one layer of an ``AudioCache`` in 8 bits and its scales. ``words``: the cache as int32."""
+    STRIDE: tl.constexpr = 2 * HEADS * SIZE
     window, part = tl.program_id(0).to(tl.int64), tl.program_id(1)  # part: of keys and values, then head
     channel, lane = tl.arange(0, SIZE), tl.arange(0, LANES)
-    source = both + window * AUDIO * 2 * HEADS * SIZE + part * SIZE
+    source = both + window * (AUDIO * STRIDE) + part * SIZE
     largest = tl.zeros((LANES, SIZE), tl.float32)
     for first in range(0, AUDIO, LANES):
-        heard = (first + lane < AUDIO)[:, None]
-        block = tl.load(source + (first + lane)[:, None] * (2 * HEADS * SIZE) + channel[None], heard, 0.0)
+        at = first + lane
+        block = tl.load(source + at[:, None] * STRIDE + channel[None], (at < AUDIO)[:, None], 0.0)
         largest = tl.maximum(largest, tl.abs(block.to(tl.float32)))
     scale = tl.maximum(tl.max(largest, 0), 1e-6 * 127) / 127
-    own = (window * LAYERS + layer) * 2 * HEADS + part
+    own = (window * LAYERS + layer) * (2 * HEADS) + part
     tl.store(scales + own * SIZE + channel, scale)
-    together = tl.where(part >= HEADS, 4, 1)  # positions of a value lie four by four
-    for first in range(0, AUDIO, LANES):
-        at = first + lane
-        heard = (at < AUDIO)[:, None]
-        block = tl.load(source + at[:, None] * (2 * HEADS * SIZE) + channel[None], heard, 0.0)
-        exact = block.to(tl.float32) / scale[None]
-        rounded = tl.where(exact >= 0, exact + 0.5, exact - 0.5).to(tl.int8)
-        place = (at // together * together)[:, None] * SIZE + channel[None] * together + (at % together)[:, None]
-        tl.store(values + own * AUDIO * SIZE + place, rounded, heard)
+    if part < HEADS:
+        for first in range(0, AUDIO, LANES):
+            at = first + lane
+            rounded = _rounded(source, at, channel, scale, AUDIO, STRIDE).to(tl.int8)
+            place = own * (AUDIO * SIZE) + at[:, None] * SIZE + channel[None]
+            tl.store(values + place, rounded, (at < AUDIO)[:, None])
+    else:  # four positions of a channel side by side
+        for first in range(0, AUDIO // 4, LANES):
+            group = first + lane
+            value0 = _rounded(source, group * 4, channel, scale, AUDIO, STRIDE)
+            value1 = _rounded(source, group * 4 + 1, channel, scale, AUDIO, STRIDE)
+            value2 = _rounded(source, group * 4 + 2, channel, scale, AUDIO, STRIDE)
+            value3 = _rounded(source, group * 4 + 3, channel, scale, AUDIO, STRIDE)
+            place = own * (AUDIO // 4 * SIZE) + group[:, None] * SIZE + channel[None]
+            tl.store(words + place, _packed(value0, value1, value2, value3), (group < AUDIO // 4)[:, None])
 
 
 def audio_cache(model: Whisper, states: Tensor) -> AudioCache:
@@ -320,7 +335,7 @@ def audio_cache(model: Whisper, states: Tensor) -> AudioCache:
     for number, layer in enumerate(model.decoder_layers):
         both = layer.audio_key_value(states)
         _quantize_kernel[(n, 2 * heads)](
-            both, values, scales, number, n_positions, heads, size, layers, 64, num_warps=4
+            both, values, values.view(torch.int32), scales, number, n_positions, heads, size, layers, 64, num_warps=4
         )  # fmt: skip
     return AudioCache(values, scales)
 
@@ -401,9 +416,13 @@ class Tuning:
     """Positions that a program goes over at once, and its warps; measured on an H100, see docs/performance.md."""
 
     lanes: int = 32
-    warps: int = 1
+    warps: int = 2
     int8_lanes: int = 16
-    int8_warps: int = 1
+    int8_warps: int = 2
+
+
+FEW_ROWS = 8  # so few programs that each has to keep more loads in flight
+FEW_ROWS_TUNING = Tuning(lanes=64, warps=4, int8_lanes=64, int8_warps=4)
 
 
 class TritonAttention:

@@ -5,6 +5,7 @@ Each is made from float32 weights (outputs, inputs) and a bias (outputs,) and ca
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Protocol
 
@@ -59,8 +60,12 @@ class Int8Dense:
         scales = (weight.abs().amax(dim=1) / 127).clamp_min(1e-12).double()
         zeros = torch.zeros(len(scales), dtype=torch.long)
         values = torch.round(weight / scales.float()[:, None]).to(torch.int8)
-        quantized = torch._make_per_channel_quantized_tensor(values, scales, zeros, 0)
-        self._packed = torch.ops.quantized.linear_prepack(quantized, bias.float())
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", UserWarning
+            )  # of its removal one day; what replaces it has no packed weights
+            quantized = torch._make_per_channel_quantized_tensor(values, scales, zeros, 0)
+            self._packed = torch.ops.quantized.linear_prepack(quantized, bias.float())
 
     def __call__(self, x: Tensor) -> Tensor:
         result: Tensor = torch.ops.quantized.linear_dynamic(x, self._packed, True)

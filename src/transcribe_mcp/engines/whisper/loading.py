@@ -26,6 +26,7 @@ from .linear import Dense, FusedDense, Int8Dense, Linear
 from .model import Operations, Whisper
 from .runner import EagerSteps
 
+LEAST_CUDA_BATCH_SIZE, WINDOWS_A_LAYER = 48, 8
 VOCABULARY_MULTIPLE = 128  # an odd number of outputs takes cuBLAS twice the time
 INT8_AUDIO = "+int8"  # 8-bit keys and values of the audio
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -85,10 +86,16 @@ def _load_on(request: EngineRequest, device: torch.device) -> WhisperEngine:
 
 
 def _cuda_batch_size(checkpoint: Checkpoint, device: torch.device, compute_type: str) -> int:
-    """As many windows as fit beside what others hold, before the model is loaded."""
+    """As many windows as fit beside what others hold, before the model is loaded.
+
+    A step of decoding takes some time for every layer however many windows there are: models with many layers want
+    large batches. Those with few want the first batch to begin soon and the last one's words to be few.
+    """
     free_bytes, _ = torch.cuda.mem_get_info(device)
-    shape = shape_of(geometry_of(checkpoint), checkpoint.name)
-    return batch_that_fits(shape, "whisper", compute_type, free_bytes, CUDA_BATCH_SIZE)
+    geometry = geometry_of(checkpoint)
+    best = min(CUDA_BATCH_SIZE, max(LEAST_CUDA_BATCH_SIZE, WINDOWS_A_LAYER * geometry.decoder_layers))
+    shape = shape_of(geometry, checkpoint.name)
+    return batch_that_fits(shape, "whisper", compute_type, free_bytes, best)
 
 
 def _machinery(checkpoint: Checkpoint, device: torch.device, compute_type: str, request: EngineRequest) -> Machinery:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 
 import torch
@@ -50,6 +51,12 @@ class Steps(Protocol):
 
     def finished(self) -> list[int]:
         """Rows that were done when last looked at, none of which is still at work."""
+
+
+@cache
+def side_stream(device: torch.device) -> torch.cuda.Stream:
+    """The one stream beside the usual one: cuBLAS takes tens of megabytes for every stream that it ever worked on."""
+    return torch.cuda.Stream(device)
 
 
 class EagerSteps:

@@ -157,20 +157,25 @@ class Slots:
         """Put windows into the next free rows."""
         first, n = len(self.audio), len(requests)
         fresh = RowState.empty(n, self.n_positions, torch.device("cpu"))
-        for row, request in enumerate(requests):
-            fresh.prompt[row, : len(request.prompt)] = torch.tensor(request.prompt)
-            fresh.prompt_length[row] = len(request.prompt)
-            fresh.token[row] = request.prompt[0]
-            fresh.start[row], fresh.seed[row] = request.start, request.seed
-            fresh.temperature[row] = request.temperature
-            fresh.audio_place[row], fresh.scale_place[row] = self.anchors.places(request.audio)
+        longest = max(len(request.prompt) for request in requests)
+        padded = [request.prompt + (0,) * (longest - len(request.prompt)) for request in requests]
+        fresh.prompt[:, :longest] = torch.tensor(padded)
+        fresh.token.copy_(fresh.prompt[:, 0])
+        numbers = [
+            (len(request.prompt), request.start, request.seed, *self.anchors.places(request.audio))
+            for request in requests
+        ]
+        targets = (fresh.prompt_length, fresh.start, fresh.seed, fresh.audio_place, fresh.scale_place)
+        for target, column in zip(targets, torch.tensor(numbers).unbind(1), strict=True):
+            target.copy_(column)
+        fresh.temperature.copy_(torch.tensor([request.temperature for request in requests]))
         fresh.done.fill_(False)
         fresh.latest_timestamp.fill_(step.timestamp_begin - 1)
         for field in fields(RowState):
             getattr(self.state, field.name)[first : first + n].copy_(getattr(fresh, field.name), non_blocking=True)
         self.audio += [request.audio for request in requests]
         self.temperatures += [request.temperature for request in requests]
-        if max(len(request.prompt) for request in requests) > self._prefilled_from:
+        if longest > self._prefilled_from:
             self._prefill(first, requests, step)
 
     def _prefill(self, first: int, requests: Sequence[Request], step: StepRules) -> None:
