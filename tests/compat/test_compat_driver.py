@@ -85,7 +85,8 @@ def test_a_working_driver_shows_its_gpu_with_free_memory_joined_from_both_librar
     ]
     assert answer["facts"]["nvidia.cuinit"]["value"] == 0
     assert answer["facts"]["nvidia.cuda_version"]["value"] == 12080
-    assert codes(answer) <= {"TM205"}  # where the environment of these tests has no CUDA 12 cuBLAS
+    # The environment of these tests may lack CUDA 12's cuBLAS, and its torch may be built for the CPU.
+    assert codes(answer) <= {"TM205", "TM301"}
 
 
 @pytest.mark.parametrize(
