@@ -19,7 +19,7 @@ UNFINISHED = (JobStatus.QUEUED.value, JobStatus.RUNNING.value)
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
-    """A job to add. ``answer`` is the job whose transcript answers it at once."""
+    """A job to add. ``answer`` is the row of the job whose transcript answers it at once."""
 
     source: str
     signature: str
@@ -30,6 +30,7 @@ class NewJob:
     queue: str
     priority: int
     answer: Any = None
+    is_new_hash: bool = False  # computed now: to be known when the same file comes again
 
     def answered_by(self, row: Any) -> NewJob:
         return replace(self, answer=row)

@@ -82,6 +82,7 @@ class Store:
         ids = [new_id() for _ in new]
         if new:
             connection.execute(jobs.insert(), [to_row(i, job, batch_id) for i, job in zip(ids, new, strict=True)])
+        self._know_hashes(connection, [job for job in new if job.is_new_hash])
         waiting = [(i, job) for i, job in zip(ids, new, strict=True) if job.answer is None]
         queued = self._queued(connection)
         if waiting and queued > limit:
@@ -91,6 +92,13 @@ class Store:
         for i, job in waiting:
             self.queue.add(connection, i, job.queue, job.priority)
         return ids
+
+    def _know_hashes(self, connection: sa.Connection, hashed: Sequence[NewJob]) -> None:
+        rows = {job.source: (job.signature, job.content_hash) for job in hashed}
+        if rows:
+            connection.execute(files.delete().where(files.c.path.in_(rows)))
+            values = [{"path": path, "signature": sign, "content_hash": hash_} for path, (sign, hash_) in rows.items()]
+            connection.execute(files.insert(), values)
 
     def room(self, limit: int) -> int:
         """How many jobs more may wait."""
@@ -132,11 +140,6 @@ class Store:
         query = sa.select(files.c.content_hash).where(files.c.path == path, files.c.signature == signature)
         with self.begin() as connection:
             return connection.execute(query).scalar()
-
-    def know_hash(self, path: str, signature: str, content_hash: str) -> None:
-        with self.begin() as connection:
-            connection.execute(files.delete().where(files.c.path == path))
-            connection.execute(files.insert().values(path=path, signature=signature, content_hash=content_hash))
 
     # --- looking ------------------------------------------------------------------------------------------------------
 

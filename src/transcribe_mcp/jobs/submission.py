@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from ..errors import SourceUnreadableError
@@ -47,12 +48,14 @@ class Submission:
             raise SourceUnreadableError(f"{source}: its name holds bytes that are no UTF-8 text", hint=hint)
         signature = contents.signature(path)
         contents.require_file(path)
-        digest = self._hash(path, signature)
+        known = self._store.known_hash(str(path), signature)
+        digest = known or self._hash(path, signature)
         answer = None
         if digest is not None and not request.force:
             answer = self._store.answer_for(Content(digest, self._key))
         rate = _RATE_BYTES_PER_S.get(path.suffix.lower(), _USUAL_BYTES_PER_S)
         job = self._job(str(path), signature, digest, contents.size_bytes(signature) / rate, request)
+        job = replace(job, is_new_hash=digest is not None and known is None)
         return job if answer is None else job.answered_by(answer)
 
     def _job(self, source: str, signature: str, digest: str | None, guessed_s: float, request: JobRequest) -> NewJob:
@@ -69,11 +72,6 @@ class Submission:
         )
 
     def _hash(self, path: Path, signature: str) -> str | None:
-        known = self._store.known_hash(str(path), signature)
-        if known is not None:
-            return known
         if contents.size_bytes(signature) > HASHED_AT_ONCE_BYTES or time.monotonic() > self._deadline:
             return None
-        digest = contents.content_hash(path)
-        self._store.know_hash(str(path), signature, digest)
-        return digest
+        return contents.content_hash(path)
