@@ -3,13 +3,15 @@
     overhead   a 5 s clip as a job on a warm worker, against the pipeline called directly, in turns
     load       300 short jobs from 8 client processes; every call's time while the worker is busy and while it is idle
     survival   one recording, its worker killed again and again: nothing lost, how much was decoded twice
+    cancel     a long job cancelled in the middle: when its worker rests, what memory it keeps, the next job
 
-python benchmarks/jobs.py [overhead] [load] [survival] [--jobs 300] [--clients 8] [--kills 24] [--runs 15]
+python benchmarks/jobs.py [overhead] [load] [survival] [cancel] [--jobs 300] [--clients 8] [--kills 24] [--runs 15]
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -23,6 +25,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 from common import OWN_AUDIO, SAMPLE_RATE_HZ, Bar, own_model, read_samples, report, write_flac
 
 from transcribe_mcp import EngineRequest, Options, load_engine, transcribe
@@ -217,9 +220,75 @@ def measure_survival(folder: Path, kills: int) -> tuple[dict[str, Any], list[Bar
     ]
 
 
+# --- cancel -----------------------------------------------------------------------------------------------------------
+
+RESTING_SHARE = 0.2  # of a core: less is the worker's heartbeat and queue
+RESTED_S = 0.5
+
+
+def the_worker(data_dir: Path) -> psutil.Process:
+    """The process that works on this store."""
+    for process in psutil.process_iter(["cmdline"]):
+        if "transcribe_mcp.jobs.worker" in (process.info["cmdline"] or ()):
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get("TRANSCRIBE_MCP_DATA_DIR") == str(data_dir):
+                    return process
+    raise SystemExit("there is no worker")
+
+
+def seconds_until_rest(process: psutil.Process) -> float:
+    """Seconds of work from now until the process, or the one that came in its place, uses hardly any time."""
+
+    def used_s() -> float:
+        try:
+            times = process.cpu_times()
+        except psutil.NoSuchProcess:
+            return 0.0
+        return float(times.user + times.system)
+
+    begin = time.perf_counter()
+    worked_until, looked_at, used = begin, begin, used_s()
+    while time.perf_counter() - worked_until < RESTED_S:
+        time.sleep(0.05)
+        now, more = time.perf_counter(), used_s()
+        if more - used > RESTING_SHARE * (now - looked_at):
+            worked_until = now
+        looked_at, used = now, more
+    return worked_until - begin
+
+
+def measure_cancel(folder: Path, runs: int) -> tuple[dict[str, Any], list[Bar]]:
+    data_dir = folder / "cancel"
+    use(data_dir)
+    long, clip = folder / "half hour.flac", str(OWN_AUDIO / "en_1.flac")
+    clips = [read_samples(path) for path in sorted(OWN_AUDIO.glob("en_*.flac"))]
+    write_flac(long, [clips[i % len(clips)] for i in range(90)])
+    request = jobs.JobRequest(clip, options(), force=True)
+    jobs.wait_for(jobs.submit(request).job_id, PATIENCE_S)
+    rows = []
+    for _ in range(runs):
+        job_id = jobs.submit(jobs.JobRequest(str(long), options(), force=True)).job_id
+        while not jobs.get_job(job_id).percent:
+            time.sleep(0.05)
+        worker = the_worker(data_dir)
+        busy_bytes = worker.memory_info().rss
+        jobs.cancel(job_id)
+        stopped_s = seconds_until_rest(worker)
+        worker = the_worker(data_dir)
+        kept_bytes = worker.memory_info().rss
+        next_s = timed(lambda: jobs.wait_for(jobs.submit(request).job_id, PATIENCE_S))
+        rows.append({"stopped_s": stopped_s, "busy_bytes": busy_bytes, "kept_bytes": kept_bytes, "next_s": next_s})
+        print({name: round(value, 2) for name, value in rows[-1].items()})
+    return {"cancelled": rows}, [
+        Bar("seconds from cancelling to rest, the longest", max(row["stopped_s"] for row in rows), "<=", 2),
+        Bar("memory kept, of what it was first", rows[-1]["kept_bytes"] / rows[0]["kept_bytes"], "<=", 1.1),
+        Bar("jobs that came after and are done", len(rows), "==", runs),
+    ]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", help="overhead, load, survival; all without")
+    parser.add_argument("what", nargs="*", help="overhead, load, survival, cancel; all without")
     parser.add_argument("--jobs", type=int, default=300)
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--kills", type=int, default=24)
@@ -237,6 +306,7 @@ def main() -> int:
             "overhead": lambda: measure_overhead(Path(name), arguments.runs),
             "load": lambda: measure_load(Path(name), arguments.jobs, arguments.clients),
             "survival": lambda: measure_survival(Path(name), arguments.kills),
+            "cancel": lambda: measure_cancel(Path(name), min(5, arguments.runs)),
         }
         for what in arguments.what or measures:
             figures[what], more = measures[what]()
