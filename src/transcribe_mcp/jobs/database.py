@@ -75,7 +75,7 @@ def open_engine(url: sa.URL) -> sa.Engine:
 
 def _sqlite(path: Path) -> sa.Engine:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # what was said is its owner's
     except OSError as error:
         hint = "choose another directory with TRANSCRIBE_MCP_DATA_DIR"
         raise StoreError(f"the data directory {path.parent} cannot be made: {error.strerror}", hint=hint) from error

@@ -68,7 +68,7 @@ def is_held(lock: FileLock) -> bool:
 def start_worker(chosen: Settings) -> bool:
     """Start a supervisor with its worker, unless one is there; gives whether it did. Returns at once."""
     data_dir = chosen.data_dir.absolute()
-    data_dir.mkdir(parents=True, exist_ok=True)
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     if is_held(_worker_lock(data_dir)) or is_held(_supervisor_lock(data_dir)):
         return False
     _started[:] = [process for process in _started if process.poll() is None]
@@ -148,7 +148,7 @@ def supervise() -> int:
     """Run workers until one ends because nothing is left to do. The command ``transcribe-mcp worker``."""
     chosen = settings()
     data_dir = chosen.data_dir.absolute()
-    data_dir.mkdir(parents=True, exist_ok=True)
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = _supervisor_lock(data_dir)
     environment = {**_environment(chosen), **_chosen_for_machine()}
     while True:

@@ -239,7 +239,7 @@ def _where(error: BaseException) -> str:
 def main(arguments: list[str]) -> int:
     """Run one worker. ``arguments``: how the one before it ended, as its supervisor saw it."""
     chosen = settings()
-    chosen.data_dir.mkdir(parents=True, exist_ok=True)
+    chosen.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = hold_worker_lock(chosen.data_dir, LOCK_PATIENCE_S)
     if lock is None:
         return EXIT_DONE
