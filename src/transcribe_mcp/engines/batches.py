@@ -23,7 +23,7 @@ def batch_that_fits(shape: memory.Geometry, engine: str, compute_type: str, free
     """The largest batch up to ``most``, at least 1.
 
     Args:
-        engine: a key of ``compat.memory.OVERHEADS``.
+        engine, compute_type: see ``compat.memory.memory_need``.
         free_bytes: before the model is loaded. A tenth of it is left to others.
         most: what is fastest where there is room for anything.
     """
