@@ -165,7 +165,7 @@ def memory_need(shape: Geometry, engine: str, dtype: str, batch: int, beam: int 
     """Peak memory of encoding and decoding ``batch`` windows of 30 s.
 
     Args:
-        engine: ``whisper`` (our own), or a key of ``OVERHEADS``: ``torch`` (plain), ``ctranslate2`` (all on a GPU), ``cpu``.
+        engine: ``whisper`` (ours), or of ``OVERHEADS``: ``torch`` (plain), ``ctranslate2`` (all on a GPU), ``cpu``.
         dtype: a key of ``WEIGHT_BYTES``, with ``+int8`` where the keys and values of the audio have 8 bits.
         beam: hypotheses kept per window.
     """
