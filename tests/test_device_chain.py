@@ -14,6 +14,7 @@ from scripted_engine import ScriptedBatch, ScriptedEngine
 from test_vad import babble, serial_run
 from whisper_nano import NON_SPEECH, speech_truths, whisper_nano
 
+from transcribe_mcp import pipeline
 from transcribe_mcp.audio import read
 from transcribe_mcp.engines import DecodingOptions, EngineRequest, load_engine
 from transcribe_mcp.engines.fallback_device import FallbackEngine
@@ -168,6 +169,7 @@ def test_windows_come_with_the_very_samples_on_the_device_whatever_the_blocks(mo
 
     for block_s in (600.0, 37.0):
         monkeypatch.setattr(DeviceListener, "block_s", block_s)
+        monkeypatch.setattr(pipeline, "DECODED_BLOCK_S", block_s)
         engine = ListeningEngine()
         transcript = transcribe(long_talk(), engine)
         assert transcript.words
@@ -217,7 +219,10 @@ class FailingEngine(ScriptedEngine):
         return FailingListener()
 
 
-def test_where_the_device_fails_while_it_listens_the_cpu_goes_on_at_the_same_place() -> None:
+def test_where_the_device_fails_while_it_listens_the_cpu_goes_on_at_the_same_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pipeline, "DECODED_BLOCK_S", FailingListener.block_s)
     samples = talk()
 
     transcript = transcribe(samples, FallbackEngine(FailingEngine(), ScriptedEngine))
