@@ -5,6 +5,9 @@ from __future__ import annotations
 from ..checkpoints.tensors import Geometry
 from ..compat import memory
 
+# What listens beside the model holds: half an hour of audio twice while a block is added, the windows waiting, spectra.
+LISTENING_BYTES = 400_000_000
+
 
 def shape_of(geometry: Geometry, model: str) -> memory.Geometry:
     """A checkpoint's sizes as the memory model names them."""
@@ -31,6 +34,6 @@ def batch_that_fits(shape: memory.Geometry, engine: str, compute_type: str, free
     for batch in sorted((size for size in memory.BATCHES if size <= most), reverse=True):
         need = memory.memory_need(shape, engine, compute_type, batch)
         # Words of one batch are timed while the next is encoded: its keys and values are there twice.
-        if need.total_bytes + need.audio_cache_bytes <= limit:
+        if need.total_bytes + need.audio_cache_bytes + LISTENING_BYTES <= limit:
             return batch
     return 1
