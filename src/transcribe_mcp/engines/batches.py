@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ..checkpoints import Checkpoint
+from ..checkpoints.layouts import read_json
 from ..checkpoints.tensors import Geometry
 from ..compat import memory
 
@@ -20,6 +22,15 @@ def shape_of(geometry: Geometry, model: str) -> memory.Geometry:
         geometry.decoder_layers,
         geometry.vocab_size,
     )
+
+
+def known_shape(checkpoint: Checkpoint) -> memory.Geometry | None:
+    """From the checkpoint's own files, else by its name; CTranslate2's files do not tell."""
+    if checkpoint.layout == "huggingface":
+        file = checkpoint.directory / "config.json"
+        return shape_of(Geometry.of(read_json(file), file), checkpoint.name)
+    name = checkpoint.name.removesuffix(".en")
+    return next((shape for shape in memory.geometries() if shape.model == name), None)
 
 
 def batch_that_fits(shape: memory.Geometry, engine: str, compute_type: str, free_bytes: int, most: int) -> int:
