@@ -6,9 +6,11 @@ import subprocess
 import sys
 
 import pytest
+from whisper_nano import whisper_nano
 
+from transcribe_mcp.checkpoints import find_cached
 from transcribe_mcp.compat.memory import BATCHES, geometries, geometry, largest_batch, memory_need
-from transcribe_mcp.engines.batches import batch_that_fits
+from transcribe_mcp.engines.batches import LISTENING_BYTES, batch_that_fits, known_shape
 from transcribe_mcp.engines.choice import auto_engine
 
 GIGABYTE = 1_000_000_000
@@ -37,7 +39,7 @@ def test_the_batch_fits_beside_that_whose_words_are_timed_and_the_next_larger_on
 
             def total(size: int, shape=shape) -> int:
                 need = memory_need(shape, "whisper", compute_type, size)
-                return need.total_bytes + need.audio_cache_bytes
+                return need.total_bytes + need.audio_cache_bytes + LISTENING_BYTES
 
             assert batch == 1 or total(batch) <= 0.9 * free_bytes
             assert batch == 128 or (larger is not None and total(larger) > 0.9 * free_bytes)
@@ -58,3 +60,8 @@ def test_more_windows_never_need_less_memory() -> None:
     for engine in ("whisper", "torch", "ctranslate2", "cpu"):
         needs = [memory_need(geometry("small"), engine, "float16", batch).total_bytes for batch in BATCHES]
         assert needs == sorted(needs)
+
+
+def test_a_model_s_dimensions_are_read_from_its_own_files() -> None:
+    shape = known_shape(find_cached(str(whisper_nano())))
+    assert (shape.n_state, shape.n_head, shape.encoder_layers, shape.decoder_layers) == (256, 4, 5, 4)

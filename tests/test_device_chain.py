@@ -12,14 +12,16 @@ import pytest
 from numpy.typing import NDArray
 from scripted_engine import ScriptedBatch, ScriptedEngine
 from test_vad import babble, serial_run
-from whisper_nano import NON_SPEECH, speech_truths
+from whisper_nano import NON_SPEECH, speech_truths, whisper_nano
 
+from transcribe_mcp import pipeline
 from transcribe_mcp.audio import read
+from transcribe_mcp.engines import DecodingOptions, EngineRequest, load_engine
 from transcribe_mcp.engines.fallback_device import FallbackEngine
 from transcribe_mcp.errors import EngineFailedError
 from transcribe_mcp.features import log_mel
 from transcribe_mcp.pipeline import transcribe
-from transcribe_mcp.regions import Window
+from transcribe_mcp.regions import Region, Window
 from transcribe_mcp.vad import FRAME_SAMPLES, SpeechDetector
 
 torch = pytest.importorskip("torch")
@@ -167,6 +169,7 @@ def test_windows_come_with_the_very_samples_on_the_device_whatever_the_blocks(mo
 
     for block_s in (600.0, 37.0):
         monkeypatch.setattr(DeviceListener, "block_s", block_s)
+        monkeypatch.setattr(pipeline, "DECODED_BLOCK_S", block_s)
         engine = ListeningEngine()
         transcript = transcribe(long_talk(), engine)
         assert transcript.words
@@ -216,7 +219,10 @@ class FailingEngine(ScriptedEngine):
         return FailingListener()
 
 
-def test_where_the_device_fails_while_it_listens_the_cpu_goes_on_at_the_same_place() -> None:
+def test_where_the_device_fails_while_it_listens_the_cpu_goes_on_at_the_same_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pipeline, "DECODED_BLOCK_S", FailingListener.block_s)
     samples = talk()
 
     transcript = transcribe(samples, FallbackEngine(FailingEngine(), ScriptedEngine))
@@ -225,3 +231,25 @@ def test_where_the_device_fails_while_it_listens_the_cpu_goes_on_at_the_same_pla
     assert "gpu_failed" in [notice.code for notice in transcript.warnings]
     assert abs(len(transcript.segments) - len(whole.segments)) <= 2
     assert transcript.segments[-1].end == pytest.approx(whole.segments[-1].end, abs=0.1)
+
+
+# -- samples that are no numbers -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("use", ["decode", "detect_language"])
+def test_a_window_with_samples_that_are_no_numbers_is_named_when_its_batch_is_used(use: str) -> None:
+    engine = load_engine(EngineRequest("whisper", str(whisper_nano()), "cpu", "float32", threads=1, offline=True))
+    good, broken = talk()[: 2 * RATE_HZ], talk()[: 2 * RATE_HZ].copy()
+    broken[100] = np.nan
+    batch = [Window(30.0, good, (Region(30.0, 32.0),)), Window(60.0, broken, (Region(60.0, 62.0),))]
+    encoded = engine.encode(batch)
+
+    with pytest.raises(EngineFailedError, match=r"60\.00 s") as caught:
+        if use == "decode":
+            engine.decode(encoded, ["en", "en"], DecodingOptions())
+        else:
+            engine.detect_language(encoded)
+
+    assert "finite" in caught.value.hint
+    assert len(engine.decode(engine.encode(batch[:1]), ["en"], DecodingOptions())) == 1, "other work is unharmed"
+    engine.close()

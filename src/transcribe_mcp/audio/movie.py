@@ -19,6 +19,7 @@ from av.audio.frame import AudioFrame
 from .media import OPEN_OPTIONS
 from .resampler import PULL_S, SAMPLE_RATE_HZ, Samples, to_mono_16_khz
 
+SEEK_BACKWARD = 1  # AVSEEK_FLAG_BACKWARD: to the last place before, not the nearest
 TIMESTAMP_SAMPLES = 1  # by how much a timestamp at 16 kHz may be off without a hole being there: rounding
 
 
@@ -36,7 +37,8 @@ class Excerpt:
         unplaced_channels: how many channels it has, where nothing says which is which; otherwise ``None``.
         first_pts_samples: the timestamp of its first sample, in samples.
         begin, end: the part, in samples from the first.
-        seek_s: where to start decoding, early enough for the decoder to forget where it began; 0 for the beginning.
+        seek_pts: where to start decoding, as a timestamp of the stream, early enough for the decoder to forget where it
+            began; ``None`` for the beginning.
     """
 
     path: Path
@@ -46,7 +48,7 @@ class Excerpt:
     first_pts_samples: int
     begin: int
     end: int
-    seek_s: float
+    seek_pts: int | None
 
 
 def read_excerpt(excerpt: Excerpt) -> Iterator[Samples]:
@@ -57,17 +59,16 @@ def read_excerpt(excerpt: Excerpt) -> Iterator[Samples]:
         av.FFmpegError: the file cannot be opened or decoded this way.
     """
     graph = av.filter.Graph()
-    source = {"seek_point": f"{excerpt.seek_s:.6f}"} if excerpt.seek_s else {}
     options = ":".join(f"{name}={value}" for name, value in OPEN_OPTIONS.items())
+    source = graph.add(
+        "amovie",
+        filename=f"file:{excerpt.path.absolute()}",
+        streams=f"{excerpt.stream}",
+        format_opts=options,
+        dec_threads="1",  # the ranges are the threads
+    )
     chain = [
-        graph.add(
-            "amovie",
-            filename=f"file:{excerpt.path.absolute()}",
-            streams=f"{excerpt.stream}",
-            format_opts=options,
-            dec_threads="1",  # the ranges are the threads
-            **source,
-        ),
+        source,
         graph.add("asettb", f"1/{excerpt.rate_hz}"),
         graph.add("asetpts", f"PTS-({excerpt.first_pts_samples})"),
         graph.add("atrim", start_pts=f"{excerpt.begin}", end_pts=f"{excerpt.end}"),
@@ -76,6 +77,10 @@ def read_excerpt(excerpt: Excerpt) -> Iterator[Samples]:
     sink = graph.add("abuffersink")
     graph.link_nodes(*chain, sink).configure()
     graph.set_audio_frame_size(round(PULL_S * SAMPLE_RATE_HZ))
+    if excerpt.seek_pts is not None:
+        # As a command, because it lets go of the interpreter lock, and as an option of the filter it would not: finding
+        # a place at the end of a long MP3 takes as long as decoding two minutes.
+        source.process_command("seek", f"{excerpt.stream}|{excerpt.seek_pts}|{SEEK_BACKWARD}")
     expected = excerpt.begin * SAMPLE_RATE_HZ // excerpt.rate_hz
     while True:
         try:

@@ -78,7 +78,7 @@ class RangeLayout:
             int(first_pts_samples),
             begin=begin_s * self.rate_hz,
             end=end_s * self.rate_hz,
-            seek_s=max(0.0, begin_s - self.warm_up_s),
+            seek_pts=self.pts_at(max(0, begin_s - self.warm_up_s)) if begin_s else None,
         )
 
     def sample_at(self, pts: int | None) -> int:

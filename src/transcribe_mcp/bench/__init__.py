@@ -18,11 +18,9 @@ import numpy as np
 
 from .. import checkpoints
 from ..audio import SAMPLE_RATE_HZ, Samples, read
-from ..checkpoints.layouts import read_json
-from ..checkpoints.tensors import Geometry as Sizes
-from ..compat.memory import Geometry, geometries
+from ..compat.memory import Geometry
 from ..engines import Decoded, DecodingOptions, Encoded, Engine, EngineInfo, Listener, listener_of
-from ..engines.batches import shape_of
+from ..engines.batches import known_shape
 from ..errors import ModelError, UsageError
 from ..options import Options
 from ..pipeline import transcribe
@@ -240,15 +238,12 @@ def _listen(engine: Engine, samples: Samples, options: Options) -> None:
 
 
 def _shape_of(info: EngineInfo) -> Geometry | None:
-    """The model's dimensions, from its own files or from the table of known ones."""
+    """The model's dimensions; ``None`` where it is of another kind."""
     try:
         checkpoint = checkpoints.find_cached(info.model)
-        if checkpoint is not None and checkpoint.layout == "huggingface":
-            file = checkpoint.directory / "config.json"
-            return shape_of(Sizes.of(read_json(file), file), info.model)
     except (ModelError, UsageError):
-        return None  # an engine with a model of another kind
-    return next((shape for shape in geometries() if shape.model == info.model.removesuffix(".en")), None)
+        return None
+    return None if checkpoint is None else known_shape(checkpoint)
 
 
 def _shares(

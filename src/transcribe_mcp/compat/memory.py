@@ -103,9 +103,6 @@ class Overhead:
         decoder_units: such tensors alive while decoding: the encoder's output and what its last layer leaves behind.
         text_positions: for which the text's keys and values are held; CTranslate2 stops at half of 448.
         page_bytes: what the allocator rounds large tensors up to.
-        encoded_at_once: windows that the encoder takes at once; 0 is the whole batch. The keys and values of those
-            before them are there already.
-        rows: how many windows room is made for, the next larger one is taken; empty: for as many as there are.
     """
 
     fixed_bytes: int
@@ -114,8 +111,6 @@ class Overhead:
     decoder_units: float = 1
     text_positions: int = TEXT_POSITIONS
     page_bytes: int = 0
-    encoded_at_once: int = 0
-    rows: tuple[int, ...] = ()
 
 
 # The counts of tensors and the fixed parts are fitted to the rows of the table memory_measured.
@@ -131,15 +126,6 @@ OVERHEADS: Mapping[str, Overhead] = {
         decoder_units=6,
         text_positions=224,
         page_bytes=2 * MEBIBYTE,
-    ),
-    "whisper": Overhead(
-        fixed_bytes=96 * MEBIBYTE,
-        encoder_units=9,
-        score_copies=0,
-        decoder_units=0,
-        text_positions=256,
-        encoded_at_once=32,
-        rows=(1, 4, 16, 64, 128, 256),
     ),
     "cpu": Overhead(fixed_bytes=75 * MEBIBYTE, encoder_units=7, score_copies=1, text_positions=224),
 }
@@ -179,31 +165,63 @@ def memory_need(shape: Geometry, engine: str, dtype: str, batch: int, beam: int 
     """Peak memory of encoding and decoding ``batch`` windows of 30 s.
 
     Args:
-        engine: a key of ``OVERHEADS``: ``whisper``, ``torch`` (plain), ``ctranslate2`` (all on a GPU) or ``cpu``.
+        engine: ``whisper`` (ours), or of ``OVERHEADS``: ``torch`` (plain), ``ctranslate2`` (all on a GPU), ``cpu``.
         dtype: a key of ``WEIGHT_BYTES``, with ``+int8`` where the keys and values of the audio have 8 bits.
         beam: hypotheses kept per window.
     """
+    if engine == WHISPER:
+        return _whisper_need(shape, dtype, batch, beam)
     extra = OVERHEADS[engine]
-    dtype, _, audio_dtype = dtype.partition("+")
     item = ACTIVATION_BYTES[dtype]
-    audio_item = WEIGHT_BYTES[audio_dtype] if audio_dtype else item
-    at_once = min(batch, extra.encoded_at_once or batch)
-    rows = next((room for room in extra.rows if room >= batch), batch)
-    unit = AUDIO_POSITIONS * shape.n_state * item  # of one window
-    audio = batch * shape.decoder_layers * 2 * AUDIO_POSITIONS * shape.n_state * audio_item
-    text = rows * shape.decoder_layers * 2 * shape.n_state * item * beam * extra.text_positions
-    encoding = at_once * int(extra.encoder_units * unit + extra.score_copies * shape.n_head * AUDIO_POSITIONS**2 * item)
-    if extra.encoded_at_once:  # part after part, and the room for the text of the batch before is kept
-        encoding += audio + text
-    logits = rows * beam * shape.n_vocab * (item + 4)  # once in the model's precision, once as float32
+    per_layer = 2 * batch * shape.n_state * item
+    unit = batch * AUDIO_POSITIONS * shape.n_state * item
+    scores = batch * shape.n_head * AUDIO_POSITIONS**2 * item
+    encoder = int(extra.encoder_units * unit + extra.score_copies * scores)
+    logits = batch * beam * shape.n_vocab * (item + 4)  # once in the model's precision, once as float32
     computed_positions = AUDIO_POSITIONS * shape.n_state * WEIGHT_BYTES["float32"]
     return MemoryNeed(
         shape.weights_bytes(WEIGHT_BYTES[dtype], extra.page_bytes) + computed_positions,
-        encoding,
-        audio,
-        text,
-        int(extra.decoder_units * batch * unit) + logits,
+        encoder,
+        shape.decoder_layers * per_layer * AUDIO_POSITIONS,
+        shape.decoder_layers * per_layer * beam * extra.text_positions,
+        int(extra.decoder_units * unit) + logits,
         extra.fixed_bytes,
+    )
+
+
+# Our own engine, ``engines.whisper``, on CUDA, as ``benchmarks/gpu.py`` measured it (H100, torch 2.11, bfloat16+int8).
+WHISPER = "whisper"
+_ENCODED_AT_ONCE = 32  # windows
+_ROOMS = (1, 4, 16, 64, 128, 256)  # rows that there is room for: the next larger
+_TEXT_POSITIONS = 256  # a long prompt takes all 448
+_FIXED_BYTES = 104_500_000  # three workspaces of cuBLAS: for the model, for captured steps, for word times
+_ROW_BYTES = 200_000  # of a row: what the alignment heads asked, and what was said
+_ENCODER_UNITS, _ENCODER_WINDOW_BYTES = 11, 1_900_000  # at the encoder's widest point; the second for its spectrogram
+_CACHE_UNITS = 5.5  # beside keys and values while they are made
+_LARGE_BYTES, _LARGE_PAGE_BYTES = 10 * MEBIBYTE, 2 * MEBIBYTE  # PyTorch gives tensors above the first whole pages
+
+
+def _whisper_need(shape: Geometry, dtype: str, batch: int, beam: int) -> MemoryNeed:
+    """Part after part is encoded beside the keys and values of those before it and the room for the text of the batch
+    before; then all is decoded; then words are timed, some windows at a time."""
+    kind, _, audio_kind = dtype.partition("+")
+    item, audio_item = WEIGHT_BYTES[kind], WEIGHT_BYTES[audio_kind or kind]
+    rows = next((room for room in _ROOMS if room >= batch * beam), batch * beam)
+    unit = AUDIO_POSITIONS * shape.n_state * item
+    per_window = shape.decoder_layers * 2 * AUDIO_POSITIONS * shape.n_state * audio_item
+    text = rows * (shape.decoder_layers * 2 * shape.n_state * item * _TEXT_POSITIONS + _ROW_BYTES)
+    part = min(batch, _ENCODED_AT_ONCE)
+    widest = part * (_ENCODER_UNITS * unit + _ENCODER_WINDOW_BYTES)
+    encoding = text + (batch - part) * per_window + max(widest, part * int(per_window + _CACHE_UNITS * unit))
+    word_times = min(12_000_000 * batch, 85_000_000) + 1_000_000 * batch
+    large = [n * item for n in shape.matrices if n * item > _LARGE_BYTES]
+    return MemoryNeed(
+        weights_bytes=shape.weights_bytes(item) + sum(-size % _LARGE_PAGE_BYTES for size in large),
+        encoding_bytes=encoding,
+        audio_cache_bytes=batch * per_window,
+        text_cache_bytes=text,
+        decoding_bytes=rows * shape.n_vocab * 4 + word_times,
+        fixed_bytes=_FIXED_BYTES,
     )
 
 

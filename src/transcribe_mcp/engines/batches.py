@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from ..checkpoints import Checkpoint
+from ..checkpoints.layouts import read_json
 from ..checkpoints.tensors import Geometry
 from ..compat import memory
+
+# What listens beside the model holds: half an hour of audio twice while a block is added, the windows waiting, spectra.
+LISTENING_BYTES = 400_000_000
 
 
 def shape_of(geometry: Geometry, model: str) -> memory.Geometry:
@@ -19,11 +24,20 @@ def shape_of(geometry: Geometry, model: str) -> memory.Geometry:
     )
 
 
+def known_shape(checkpoint: Checkpoint) -> memory.Geometry | None:
+    """From the checkpoint's own files, else by its name; CTranslate2's files do not tell."""
+    if checkpoint.layout == "huggingface":
+        file = checkpoint.directory / "config.json"
+        return shape_of(Geometry.of(read_json(file), file), checkpoint.name)
+    name = checkpoint.name.removesuffix(".en")
+    return next((shape for shape in memory.geometries() if shape.model == name), None)
+
+
 def batch_that_fits(shape: memory.Geometry, engine: str, compute_type: str, free_bytes: int, most: int) -> int:
     """The largest batch up to ``most``, at least 1.
 
     Args:
-        engine: a key of ``compat.memory.OVERHEADS``.
+        engine, compute_type: see ``compat.memory.memory_need``.
         free_bytes: before the model is loaded. A tenth of it is left to others.
         most: what is fastest where there is room for anything.
     """
@@ -31,6 +45,6 @@ def batch_that_fits(shape: memory.Geometry, engine: str, compute_type: str, free
     for batch in sorted((size for size in memory.BATCHES if size <= most), reverse=True):
         need = memory.memory_need(shape, engine, compute_type, batch)
         # Words of one batch are timed while the next is encoded: its keys and values are there twice.
-        if need.total_bytes + need.audio_cache_bytes <= limit:
+        if need.total_bytes + need.audio_cache_bytes + LISTENING_BYTES <= limit:
             return batch
     return 1

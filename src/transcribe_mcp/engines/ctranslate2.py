@@ -16,6 +16,8 @@ from .. import checkpoints
 from ..align.times import time_words, token_starts
 from ..align.words import split_words
 from ..checkpoints import catalogue, conversion
+from ..compat.machine import gpus_of
+from ..compat.memory import WEIGHT_BYTES
 from ..compat.preload import preload_cublas
 from ..compat.trial import OUT_OF_MEMORY, gpu_facts, gpu_trial, trial_key
 from ..errors import EngineFailedError, EngineUnavailableError, OutOfMemoryError, UsageError
@@ -24,6 +26,7 @@ from ..regions import Window
 from ..settings import settings, usable_cores
 from ..transcript import Notice, Word
 from . import AUTO, Decoded, DecodingOptions, Engine, EngineInfo, EngineRequest
+from .batches import batch_that_fits, known_shape
 from .fallback_device import load_with_cpu_behind
 from .replicas import Replicas
 from .vocabulary import CONTEXT_TOKENS, PROMPT_TOKENS, Vocabulary, prompt_text
@@ -66,6 +69,7 @@ def _load_on(request: EngineRequest, device: str, index: int) -> CTranslate2Engi
     directory = conversion.ctranslate2_directory(
         checkpoint, "int8" if compute_type.startswith("int8") else "source", request.progress
     )
+    batch_size = CPU_BATCH_SIZE if device == "cpu" else _cuda_batch_size(checkpoint, compute_type, index)
     threads = request.threads or usable_cores()
     replicas = max(1, threads // CORES_PER_REPLICA, min(2, threads)) if device == "cpu" else 1
     with _foreign_errors(f"loading model {name}"):
@@ -85,11 +89,20 @@ def _load_on(request: EngineRequest, device: str, index: int) -> CTranslate2Engi
         compute_type=model.compute_type,
         languages=("en",) if checkpoint.english_only else vocabulary.languages,
         tasks=("transcribe",) if checkpoint.can_translate is False else ("transcribe", "translate"),
-        batch_size=CPU_BATCH_SIZE if device == "cpu" else CUDA_BATCH_SIZE,
+        batch_size=batch_size,
         versions={"ctranslate2": ctranslate2.__version__},
         warnings=request.notices,
     )
     return CTranslate2Engine(model, vocabulary, info, replicas)
+
+
+def _cuda_batch_size(checkpoint: checkpoints.Checkpoint, compute_type: str, index: int) -> int:
+    """As many windows as fit beside what others hold, before the model is loaded; more than 24 are not faster."""
+    shape, gpus = known_shape(checkpoint), gpus_of(gpu_facts())
+    free_bytes = gpus[index].free_bytes if index < len(gpus) else None
+    if shape is None or free_bytes is None or compute_type not in WEIGHT_BYTES:
+        return CUDA_BATCH_SIZE
+    return batch_that_fits(shape, "ctranslate2", compute_type, free_bytes, CUDA_BATCH_SIZE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,10 @@ import typer
 from ..errors import UsageError
 
 Sources = Annotated[list[str], typer.Argument(metavar="SOURCE", help="Files, directories or patterns.")]
-Engine = Annotated[str, typer.Option(help="auto, ctranslate2 or pocketsphinx.")]
+Engine = Annotated[str, typer.Option(help="auto, ctranslate2, whisper (PyTorch) or pocketsphinx.")]
 Model = Annotated[str, typer.Option(help="A name from 'models list', a Hub id, a directory, or auto.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-ComputeType = Annotated[str, typer.Option(help="Precision: auto, int8, float16, float32.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, several as cuda:0,1 or cuda:all.")]
+ComputeType = Annotated[str, typer.Option(help="Precision: auto, int8, float16, float32, bfloat16.")]
 Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0 is every core.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Make no network call.")]
 Language = Annotated[str, typer.Option(help="Code or name; auto lets several stretches vote.")]

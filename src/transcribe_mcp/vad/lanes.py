@@ -54,7 +54,7 @@ class Ears:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.network = LaneNetwork(read_weights(shipped_model())).to(device).eval()
+        self.network = LaneNetwork(read_weights(shipped_model()), device)
 
     def listen(self) -> DeviceListener:
         return DeviceListener(self.network, self.device)
@@ -125,21 +125,19 @@ class DeviceListener:
             raise EngineFailedError(f"voice detection on {self._device} failed: {error}") from error
 
 
-class LaneNetwork(nn.Module):
-    """Silero's network, LSTM in lanes."""
+class LaneNetwork:
+    """Silero's network on ``device``, LSTM in lanes."""
 
-    def __init__(self, weights: SileroWeights) -> None:
-        super().__init__()
-        basis = _tensor(np.concatenate([weights.cosine, weights.sine]).T)
-        self.basis = nn.Parameter(basis, requires_grad=False)  # (256, 258)
-        self.layers = nn.ModuleList()
+    def __init__(self, weights: SileroWeights, device: torch.device) -> None:
+        self.basis = _tensor(np.concatenate([weights.cosine, weights.sine]).T).to(device)  # (256, 258)
+        self.layers = []
         n_steps = N_WINDOWS
         for convolution in weights.convolutions:
             matrix = as_matrix(convolution, n_steps)
             n_steps = -(-n_steps // convolution.stride)
-            self.layers.append(_linear(matrix.T, np.tile(convolution.bias, n_steps)))
-        self.lstm = _lstm(weights)
-        self.output = _linear(weights.output_weight.T, weights.output_bias)
+            self.layers.append(_linear(matrix.T, np.tile(convolution.bias, n_steps)).to(device))
+        self.lstm = _lstm(weights).to(device)
+        self.output = _linear(weights.output_weight.T, weights.output_bias).to(device)
 
     def probabilities(self, heard: Tensor, state: State) -> tuple[Tensor, State]:
         """(64 + 512 n,) samples, context first, and the state before them -> probabilities (n,), the state after."""

@@ -32,7 +32,7 @@ class AudioCache:
     scales: Tensor | None
 
     def __len__(self) -> int:
-        return self.values.shape[0]
+        return len(self.values)
 
 
 def audio_cache(model: Whisper, states: Tensor, *, int8: bool) -> AudioCache:

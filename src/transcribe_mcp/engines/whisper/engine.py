@@ -71,19 +71,37 @@ class Machinery:
 
 @dataclass(frozen=True, slots=True)
 class EncodedWindows:
-    """Windows, their keys and values on the device, and what was said of them so far, for ``align``."""
+    """Windows, their keys and values on the device, and what was said of them so far, for ``align``.
+
+    ``unproved`` are windows of which only the device knows whether they are made of numbers: (n,) bool of each part.
+    Asking it means waiting until they are encoded, so it is asked when something else has to wait for that anyway.
+    """
 
     windows: tuple[Window, ...]
     rows: tuple[AudioRow, ...]
     spoken: dict[Key, Spoken]
+    unproved: list[tuple[Sequence[Window], Tensor]]
 
     def __len__(self) -> int:
         return len(self.windows)
 
     def select(self, indices: Sequence[int]) -> EncodedWindows:
         return EncodedWindows(
-            tuple(self.windows[i] for i in indices), tuple(self.rows[i] for i in indices), self.spoken
+            tuple(self.windows[i] for i in indices),
+            tuple(self.rows[i] for i in indices),
+            self.spoken,
+            self.unproved,
         )
+
+    def prove(self) -> None:
+        """Raises: EngineFailedError when a window holds samples that are no numbers."""
+        while self.unproved:
+            windows, finite = self.unproved[-1]
+            for window, good in zip(windows, finite.tolist(), strict=True):
+                if not good:
+                    message = f"the window at {window.start:.2f} s holds samples that are no numbers"
+                    raise EngineFailedError(message, hint="decode the recording again; its samples must be finite")
+            self.unproved.pop()
 
     def key(self, i: int, tokens: tuple[int, ...]) -> Key:
         return id(self.rows[i].cache), self.rows[i].index, tokens
@@ -126,15 +144,9 @@ class WhisperEngine:
         size = machinery.encoded_at_once
         parts = [windows[first : first + size] for first in range(0, len(windows), size)]
         encoded = self._each(self._encode, parts)
-        # Only now, when all is queued: asking a GPU means waiting for it.
-        with _foreign_errors("encoding"):
-            finite = [good for _, part in encoded for good in part.tolist()]
-        for window, good in zip(windows, finite, strict=True):
-            if not good:
-                message = f"the window at {window.start:.2f} s holds samples that are no numbers"
-                raise EngineFailedError(message, hint="decode the recording again; its samples must be finite")
         rows = [row for part, _ in encoded for row in part]
-        return EncodedWindows(tuple(windows), tuple(rows), {})
+        unproved = [(part, finite) for part, (_, finite) in zip(parts, encoded, strict=True)]
+        return EncodedWindows(tuple(windows), tuple(rows), {}, unproved)
 
     def _encode(self, windows: Sequence[Window]) -> tuple[list[AudioRow], Tensor]:
         """Where the windows' audio is, and whether each is made of numbers, (n,) bool."""
@@ -147,9 +159,10 @@ class WhisperEngine:
 
     def detect_language(self, encoded: EncodedWindows) -> list[dict[str, float]]:
         languages = self.info.languages
-        if len(languages) == 1:
+        if len(languages) == 1 or not encoded.rows:
             return [{languages[0]: 1.0} for _ in encoded.windows]
         with _foreign_errors("detecting the language"), torch.inference_mode():
+            encoded.prove()
             ids = torch.tensor([self._vocabulary.id(f"<|{code}|>") for code in languages])
             requests = [Request(row, (self._vocabulary.start,), 0) for row in encoded.rows]
             scores = self._first_logits(requests)[:, ids.to(self._running.model.device)].softmax(dim=-1)
@@ -159,6 +172,7 @@ class WhisperEngine:
     def decode(self, encoded: EncodedWindows, languages: Sequence[str], options: DecodingOptions) -> list[Decoded]:
         requests = [self._request(encoded, i, language, options) for i, language in enumerate(languages)]
         with _foreign_errors("decoding"):
+            encoded.prove()
             rules = self._step_rules(timestamps=options.timestamps)
         parts = self._shares(requests)
         spoken = [one for part in self._each(partial(self._decode, rules, options), parts) for one in part]

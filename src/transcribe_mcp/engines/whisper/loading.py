@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ... import checkpoints
 from ...checkpoints import Checkpoint, catalogue
+from ...checkpoints.tensors import Geometry
 from ...errors import EngineFailedError, EngineUnavailableError, OutOfMemoryError, UsageError
 from ...settings import usable_cores
 from ...transcript import Notice
@@ -30,7 +31,8 @@ LEAST_CUDA_BATCH_SIZE, WINDOWS_A_LAYER = 48, 8
 VOCABULARY_MULTIPLE = 128  # an odd number of outputs takes cuBLAS twice the time
 INT8_AUDIO = "+int8"  # 8-bit keys and values of the audio
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-CPU_BATCH_SIZE, CUDA_BATCH_SIZE = 8, 128
+CUDA_BATCH_SIZE = 128
+CPU_BATCH_SIZES, CPU_AUDIO_BYTES = (4, 16), 1 << 30
 CPU_ROOM, CUDA_ROOM = (1, 2, 4, 8, 16), (1, 4, 16, 64, 128, 256)
 CORES_PER_WORKER = 4  # a decoding step does not use more
 ENCODED_AT_ONCE_CUDA = 32  # fills an H100; more only takes memory
@@ -62,7 +64,9 @@ def _load_on(request: EngineRequest, device: torch.device) -> WhisperEngine:
     checkpoint = checkpoints.resolve(request.model, offline=request.offline, progress=request.progress)
     geometry = geometry_of(checkpoint)
     vocabulary, directions = vocabulary_of(checkpoint), directions_of(checkpoint, geometry)
-    batch_size = CPU_BATCH_SIZE if device.type == "cpu" else _cuda_batch_size(checkpoint, device, compute_type)
+    batch_size = (
+        _cpu_batch_size(geometry) if device.type == "cpu" else _cuda_batch_size(checkpoint, device, compute_type)
+    )
     machinery = _machinery(checkpoint, device, compute_type, request)
     notices = request.notices
     if not directions.names_heads:
@@ -83,6 +87,12 @@ def _load_on(request: EngineRequest, device: torch.device) -> WhisperEngine:
         warnings=notices,
     )
     return WhisperEngine(machinery, vocabulary, directions, info)
+
+
+def _cpu_batch_size(geometry: Geometry) -> int:
+    """Many windows share what is read of the weights; their keys and values are to stay within a gigabyte."""
+    window_bytes = geometry.decoder_layers * 2 * geometry.max_source_positions * geometry.d_model * 4
+    return max(CPU_BATCH_SIZES[0], min(CPU_BATCH_SIZES[1], CPU_AUDIO_BYTES // window_bytes))
 
 
 def _cuda_batch_size(checkpoint: Checkpoint, device: torch.device, compute_type: str) -> int:
@@ -110,6 +120,9 @@ def _cpu(checkpoint: Checkpoint, compute_type: str, request: EngineRequest) -> M
     dtype = PRECISIONS.get(compute_type, torch.float32)
     placement = Placement(torch.device("cpu"), dtype, linear, linear, Operations())
     model = _load(checkpoint, placement, request)
+    if int8:
+        output = Int8Dense(model.output, model.output.new_zeros(len(model.output)))
+        model = replace(model, operations=Operations(scores=lambda states, _: output(states)))
     threads = request.threads or usable_cores()
     workers = max(1, threads // CORES_PER_WORKER, min(2, threads))
     return Machinery(

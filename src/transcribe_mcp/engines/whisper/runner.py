@@ -66,7 +66,10 @@ class EagerSteps:
         self.slots = slots
 
     def run(self, rules: StepRules, n_rows: int) -> None:
-        advance(self.slots.state.first(n_rows), self.logits(n_rows), rules)
+        state = self.slots.state.first(n_rows)
+        starts = bool((state.position == state.start).any())
+        samples = any(temperature > 0 for temperature in self.slots.temperatures)
+        advance(state, self.logits(n_rows), rules, samples=samples, starts=starts)
 
     def logits(self, n_rows: int) -> Tensor:
         return torch_logits(self.slots, n_rows)

@@ -229,16 +229,22 @@ def torch_logits(slots: Slots, n_rows: int) -> Tensor:
     return logits_of(slots.model, states[:, 0])
 
 
-def advance(state: RowState, logits: Tensor, step: StepRules) -> None:
-    """Choose each row's next token from its logits (R, V) float32 and write down what follows from it."""
-    silence = torch.softmax(logits, dim=-1)[:, step.no_speech]
-    starts = (state.position == state.start) & ~state.done
-    state.no_speech.copy_(torch.where(starts, silence, state.no_speech))
+def advance(state: RowState, logits: Tensor, step: StepRules, *, samples: bool = True, starts: bool = True) -> None:
+    """Choose each row's next token from its logits (R, V) float32 and write down what follows from it.
+
+    Args:
+        samples: a row may have a temperature; without, nothing is drawn.
+        starts: a row may be where silence is judged; without, it is not looked at.
+    """
+    if starts:
+        silence = logits[:, step.no_speech] - logits.logsumexp(dim=-1)
+        judged = (state.position == state.start) & ~state.done
+        state.no_speech.copy_(torch.where(judged, silence.exp(), state.no_speech))
     speaks = (state.position + 1 >= state.prompt_length) & ~state.done
     allowed = step.rules(logits, Said(state.count, state.last, state.before_last, state.latest_timestamp))
     if step.limits.least:
         allowed[:, step.end_of_text].masked_fill_(state.count < step.limits.least, float("-inf"))
-    token = choose(allowed, state.temperature, state.seed, state.count)
+    token = choose(allowed, state.temperature, state.seed, state.count) if samples else allowed.argmax(dim=-1)
     log_probability = allowed.gather(1, token[:, None])[:, 0] - allowed.logsumexp(dim=-1)
 
     place = state.count.clamp(max=MOST_TOKENS - 1)[:, None]
