@@ -16,7 +16,14 @@ torch = pytest.importorskip("torch")
 
 from transcribe_mcp.audio import SAMPLE_RATE_HZ, read  # noqa: E402
 from transcribe_mcp.comparison import align, normalise  # noqa: E402
-from transcribe_mcp.engines import Decoded, DecodingOptions, Engine, EngineRequest, load_engine  # noqa: E402
+from transcribe_mcp.engines import (  # noqa: E402
+    Decoded,
+    DecodingOptions,
+    Engine,
+    EngineRequest,
+    decode_until,
+    load_engine,
+)
 from transcribe_mcp.engines.whisper import alignment, runner  # noqa: E402
 from transcribe_mcp.engines.whisper.attention import TorchAttention  # noqa: E402
 from transcribe_mcp.engines.whisper.caches import AudioRow, audio_cache, layer_values, text_cache  # noqa: E402
@@ -361,3 +368,19 @@ def test_a_closed_engine_says_so() -> None:
 
     with pytest.raises(EngineFailedError, match="closed"):
         engine.encode([window_of("en_0")])
+
+
+def test_windows_that_break_a_rule_are_heard_again_hotter_and_the_best_is_kept(
+    engine: Any, encoded: Any, decoded: list[Decoded], languages: list[str]
+) -> None:
+    told: list[tuple[int, float]] = []
+
+    def following(i: int, one: Decoded) -> float | None:
+        told.append((i, one.temperature))
+        assert one.tokens != () and one.language == languages[i]
+        return {0.0: 0.4, 0.4: 0.8}.get(one.temperature) if i in (1, 4) else None
+
+    decode_until(engine, encoded, languages, GREEDY, following)
+
+    expected = [(i, 0.0) for i in range(len(encoded))] + [(i, t) for i in (1, 4) for t in (0.4, 0.8)]
+    assert sorted(told) == sorted(expected)

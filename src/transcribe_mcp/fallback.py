@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import eq
 
-from .engines import Decoded, DecodingOptions, Encoded, Engine
+from .engines import Decoded, DecodingOptions, Encoded, Engine, decode_until
 from .regions import Window
 
 TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -60,20 +60,18 @@ def decode_with_fallback(
 ) -> list[Judged]:
     """Decode a batch; windows that break a rule are decoded again, hotter, and the best attempt is kept."""
     best: dict[int, Judged] = {}
-    pending = list(range(len(windows)))
-    for temperature in ladder.temperatures:
-        batch = encoded if len(pending) == len(windows) else encoded.select(pending)
-        attempt = engine.decode(batch, [languages[i] for i in pending], options.at(temperature))
-        failed = []
-        for i, decoded in zip(pending, attempt, strict=True):
-            judged = judge(decoded, windows[i], ladder.rules)
-            if i not in best or _rank(judged) > _rank(best[i]):
-                best[i] = judged
-            if judged.failure not in (None, "silence"):
-                failed.append(i)
-        pending = failed
-        if not pending:
-            break
+    steps = list(dict.fromkeys(ladder.temperatures))
+
+    def following(i: int, decoded: Decoded) -> float | None:
+        judged = judge(decoded, windows[i], ladder.rules)
+        if i not in best or _rank(judged) > _rank(best[i]):
+            best[i] = judged
+        if judged.failure in (None, "silence"):
+            return None
+        next_step = steps.index(decoded.temperature) + 1
+        return steps[next_step] if next_step < len(steps) else None
+
+    decode_until(engine, encoded, languages, options.at(steps[0]), following)
     return [best[i] for i in range(len(windows))]
 
 

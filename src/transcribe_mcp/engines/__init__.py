@@ -188,6 +188,35 @@ class Listener(Protocol):
         """The windows with ``placed`` set. No later window begins before ``keep_from`` (s on the original clock)."""
 
 
+# Told a window and what was heard in it; returns the temperature to decode it at again, or None. May be told twice
+# where a device failed in between.
+Following = Callable[[int, Decoded], float | None]
+
+
+def decode_until(
+    engine: Engine, encoded: Any, languages: Sequence[str], options: DecodingOptions, following: Following
+) -> None:
+    """Decode every window, at temperature after temperature as ``following`` says.
+
+    An engine that can put single windows back into a running batch has a method of this name; with others, the windows
+    that are to be decoded again wait until all are through. Beams are not put back.
+    """
+    own = getattr(engine, "decode_until", None)
+    if own is not None and options.beam_size == 1:
+        own(encoded, languages, options, following)
+        return
+    waiting = {options.temperature: list(range(len(encoded)))}
+    while waiting:
+        temperature = min(waiting)
+        places = waiting.pop(temperature)
+        batch = encoded if len(places) == len(encoded) else encoded.select(places)
+        decoded = engine.decode(batch, [languages[i] for i in places], options.at(temperature))
+        for i, one in zip(places, decoded, strict=True):
+            hotter = following(i, one)
+            if hotter is not None:
+                waiting.setdefault(hotter, []).append(i)
+
+
 def listener_of(engine: Engine) -> Listener | None:
     """A new listener of an engine that listens by itself, otherwise ``None``."""
     listen: Callable[[], Listener | None] | None = getattr(engine, "listener", None)

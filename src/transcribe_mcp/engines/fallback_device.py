@@ -14,7 +14,7 @@ from ..errors import EngineFailedError
 from ..regions import Window
 from ..transcript import Notice, Word
 from ..vad import FRAME_SAMPLES, SpeechDetector
-from . import Decoded, DecodingOptions, Encoded, Engine, EngineInfo, Listener, listener_of
+from . import Decoded, DecodingOptions, Encoded, Engine, EngineInfo, Following, Listener, decode_until, listener_of
 
 Result = TypeVar("Result")
 
@@ -77,6 +77,13 @@ class FallbackEngine:
 
     def decode(self, encoded: KeptBatch, languages: Sequence[str], options: DecodingOptions) -> list[Decoded]:
         return self._with_fallback(lambda engine: engine.decode(_encoded_by(engine, encoded), languages, options))
+
+    def decode_until(
+        self, encoded: KeptBatch, languages: Sequence[str], options: DecodingOptions, following: Following
+    ) -> None:
+        self._with_fallback(
+            lambda engine: decode_until(engine, _encoded_by(engine, encoded), languages, options, following)
+        )
 
     def align(self, encoded: KeptBatch, decoded: Sequence[Decoded], options: DecodingOptions) -> list[list[Word]]:
         return self._with_fallback(lambda engine: engine.align(_encoded_by(engine, encoded), decoded, options))

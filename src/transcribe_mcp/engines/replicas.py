@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from ..errors import OutOfMemoryError
 from ..regions import Window
 from ..transcript import Notice, Word
-from . import Decoded, DecodingOptions, Engine, EngineInfo, Listener, listener_of
+from . import Decoded, DecodingOptions, Engine, EngineInfo, Following, Listener, decode_until, listener_of
 
 Result = TypeVar("Result")
 Work = Callable[[Engine, Any, Sequence[int]], list[Result]]
@@ -112,6 +112,16 @@ class Replicas:
         return self._each(
             encoded, lambda engine, inner, places: engine.decode(inner, [languages[i] for i in places], options)
         )
+
+    def decode_until(
+        self, encoded: PartedBatch, languages: Sequence[str], options: DecodingOptions, following: Following
+    ) -> None:
+        def work(engine: Engine, inner: Any, places: Sequence[int]) -> list[None]:
+            own = [languages[i] for i in places]
+            decode_until(engine, inner, own, options, lambda k, decoded: following(places[k], decoded))
+            return [None for _ in places]
+
+        self._each(encoded, work)
 
     def align(self, encoded: PartedBatch, decoded: Sequence[Decoded], options: DecodingOptions) -> list[list[Word]]:
         return self._each(

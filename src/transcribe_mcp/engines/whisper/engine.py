@@ -23,7 +23,7 @@ from ...features.tensors import log_mel_windows
 from ...regions import Window
 from ...transcript import Notice, Word
 from ...vad.lanes import Ears
-from .. import Decoded, DecodingOptions, EngineInfo, Listener
+from .. import Decoded, DecodingOptions, EngineInfo, Following, Listener
 from ..vocabulary import CONTEXT_TOKENS, PROMPT_TOKENS, Vocabulary, prompt_text
 from .alignment import Search, spoken_anew, token_starts
 from .beam import search
@@ -179,6 +179,32 @@ class WhisperEngine:
         for i, one in enumerate(spoken):
             encoded.spoken[encoded.key(i, self._text(one.tokens))] = one
         return [self._decoded(one, language, options) for one, language in zip(spoken, languages, strict=True)]
+
+    def decode_until(
+        self, encoded: EncodedWindows, languages: Sequence[str], options: DecodingOptions, following: Following
+    ) -> None:
+        """See ``engines.decode_until``: windows go back into the running batch."""
+        with _foreign_errors("decoding"):
+            rules = self._step_rules(timestamps=options.timestamps)
+
+        def work(places: Sequence[int]) -> None:
+            tried = dict.fromkeys(places, options)
+
+            def again(number: int, spoken: Spoken) -> Request | None:
+                i = places[number]
+                encoded.spoken[encoded.key(i, self._text(spoken.tokens))] = spoken
+                temperature = following(i, self._decoded(spoken, languages[i], tried[i]))
+                if temperature is None:
+                    return None
+                tried[i] = options.at(temperature)
+                return self._request(encoded, i, languages[i], tried[i])
+
+            requests = [self._request(encoded, i, languages[i], options) for i in places]
+            longest = max(len(request.prompt) for request in requests)
+            with _foreign_errors("decoding"), torch.inference_mode():
+                run(self._steps_for(len(requests), longest), rules, requests, again)
+
+        self._each(work, self._shares(range(len(encoded))))
 
     def _decode(self, rules: StepRules, options: DecodingOptions, requests: Sequence[Request]) -> list[Spoken]:
         with _foreign_errors("decoding"), torch.inference_mode():
