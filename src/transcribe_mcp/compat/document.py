@@ -154,16 +154,14 @@ def _gigabytes(shape: Geometry, precision: str, batch: int) -> str:
 def _measured() -> str:
     one = tables.table("memory_measured")
     head = ["engine", "model", "precision", "batch", "measured GB", "predicted GB", "error", "device"]
-    rows, deviations = [], []
+    rows = []
     for row in one.rows:
         predicted = memory_need(geometry(row["model"]), row["engine"], row["precision"], row["batch"]).total_bytes
         numbers = (row["measured_bytes"] / 1e9, predicted / 1e9)
         shown = [f"{number:.2f}" for number in numbers] + [f"{numbers[1] / numbers[0] - 1:+.0%}"]
         named = [row["engine"], row["model"], row["precision"], str(row["batch"])]
         rows.append([*named, *shown, f"{row['device']}, {row['version']}"])
-        if "deviates" in row:
-            deviations.append(f"Outside: {', '.join(named[:3])}, batch {named[3]}: {row['deviates']}.\n")
-    blocks = [f"### Measured\n\n{_sentence(one.about)} {one.as_of}.\n", _markdown(head, rows), *deviations]
+    blocks = [f"### Measured\n\n{_sentence(one.about)} {one.as_of}.\n", _markdown(head, rows)]
     return "\n".join(blocks)
 
 

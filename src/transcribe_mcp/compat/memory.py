@@ -100,6 +100,7 @@ class Overhead:
         fixed_bytes: driver context, libraries, workspaces.
         encoder_units: tensors of (batch, 1500, n_state) alive at the encoder's widest point.
         score_copies: copies of the (batch, heads, 1500, 1500) attention scores; 0 where attention is fused.
+        int8_score_copies: the same with 8-bit weights, where it differs.
         decoder_units: such tensors alive while decoding: the encoder's output and what its last layer leaves behind.
         text_positions: for which the text's keys and values are held; CTranslate2 stops at half of 448.
         page_bytes: what the allocator rounds large tensors up to.
@@ -108,6 +109,7 @@ class Overhead:
     fixed_bytes: int
     encoder_units: float
     score_copies: float
+    int8_score_copies: float | None = None
     decoder_units: float = 1
     text_positions: int = TEXT_POSITIONS
     page_bytes: int = 0
@@ -116,13 +118,16 @@ class Overhead:
 # The counts of tensors and the fixed parts are fitted to the rows of the table memory_measured.
 # torch: torch.cuda.max_memory_allocated, so without the driver's context; x, y, q, k, v of the last layer stay alive.
 # ctranslate2: GPU memory of the process, the driver's context included; CUDA gives large tensors whole pages of 2 MiB,
-# which int8's smaller tensors fill worse. cpu: resident memory.
+# which int8's smaller tensors fill worse. With int8 its allocator keeps one copy of the scores or two, as it happens
+# (tiny with 16 windows took 1,299 MB in one run and 1,735 MB in three): a number between covers both.
+# cpu: resident memory.
 OVERHEADS: Mapping[str, Overhead] = {
     "torch": Overhead(fixed_bytes=32 * MEBIBYTE, encoder_units=10, score_copies=0, decoder_units=5),
     "ctranslate2": Overhead(
         fixed_bytes=650 * MEBIBYTE,
         encoder_units=9,
         score_copies=1,
+        int8_score_copies=1.37,
         decoder_units=6,
         text_positions=224,
         page_bytes=2 * MEBIBYTE,
@@ -176,7 +181,10 @@ def memory_need(shape: Geometry, engine: str, dtype: str, batch: int, beam: int 
     per_layer = 2 * batch * shape.n_state * item
     unit = batch * AUDIO_POSITIONS * shape.n_state * item
     scores = batch * shape.n_head * AUDIO_POSITIONS**2 * item
-    encoder = int(extra.encoder_units * unit + extra.score_copies * scores)
+    copies = extra.score_copies
+    if dtype.startswith("int8") and extra.int8_score_copies is not None:
+        copies = extra.int8_score_copies
+    encoder = int(extra.encoder_units * unit + copies * scores)
     logits = batch * beam * shape.n_vocab * (item + 4)  # once in the model's precision, once as float32
     computed_positions = AUDIO_POSITIONS * shape.n_state * WEIGHT_BYTES["float32"]
     return MemoryNeed(
