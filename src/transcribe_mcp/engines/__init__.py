@@ -212,7 +212,7 @@ def decode_until(
         batch = encoded if len(places) == len(encoded) else encoded.select(places)
         decoded = engine.decode(batch, [languages[i] for i in places], options.at(temperature))
         for i, one in zip(places, decoded, strict=True):
-            hotter = following(i, one)
+            hotter = following(i, replace(one, temperature=temperature))
             if hotter is not None:
                 waiting.setdefault(hotter, []).append(i)
 
