@@ -12,13 +12,16 @@ from scripted_engine import INFO, ScriptedBatch, ScriptedEngine
 from whisper_nano import speech_truths
 
 from transcribe_mcp.audio import read
-from transcribe_mcp.engines import Decoded, DecodingOptions
+from transcribe_mcp.engines import Decoded, DecodingOptions, EngineInfo
 from transcribe_mcp.errors import EngineFailedError
 from transcribe_mcp.heard import HeardBatch
 from transcribe_mcp.pipeline import Options, transcribe
+from transcribe_mcp.regions import Window
 from transcribe_mcp.transcript import Word
 
 ASIDE = replace(INFO, aligns_aside=True)
+ALL_ASIDE = replace(ASIDE, encodes_aside=True)
+WAIT_S = 30.0  # for what has to happen at the same time
 ONE_BY_ONE = Options(language="en", batch_size=1)
 
 
@@ -54,8 +57,9 @@ def talk() -> np.ndarray:
     return np.concatenate([read(truth.path) for truth in speech_truths().values()])
 
 
-def test_the_result_is_the_same_and_batches_are_kept_in_order(talk: np.ndarray) -> None:
-    kept, engine = Kept(), Threaded(info=ASIDE)
+@pytest.mark.parametrize("info", [ASIDE, ALL_ASIDE], ids=["words", "encoding too"])
+def test_the_result_is_the_same_and_batches_are_kept_in_order(talk: np.ndarray, info: EngineInfo) -> None:
+    kept, engine = Kept(), Threaded(info=info)
 
     aside = transcribe(talk, engine, ONE_BY_ONE, kept_batches=kept)
 
@@ -64,12 +68,13 @@ def test_the_result_is_the_same_and_batches_are_kept_in_order(talk: np.ndarray) 
     assert threading.current_thread().name not in engine.timed_in
 
 
-def test_kept_batches_are_not_decoded_again(talk: np.ndarray) -> None:
+@pytest.mark.parametrize("info", [ASIDE, ALL_ASIDE], ids=["words", "encoding too"])
+def test_kept_batches_are_not_decoded_again(talk: np.ndarray, info: EngineInfo) -> None:
     kept = Kept()
-    whole = transcribe(talk, Threaded(info=ASIDE), ONE_BY_ONE, kept_batches=kept)
+    whole = transcribe(talk, Threaded(info=info), ONE_BY_ONE, kept_batches=kept)
     n_kept = len(kept.batches) // 2
     kept.batches = {number: batch for number, batch in kept.batches.items() if number < n_kept}
-    again = Threaded(info=ASIDE)
+    again = Threaded(info=info)
 
     assert transcribe(talk, again, ONE_BY_ONE, kept_batches=kept).segments == whole.segments
     assert len(again.calls) == len(kept.batches) - n_kept
@@ -84,3 +89,56 @@ def test_what_fails_aside_fails_the_recording_and_keeps_what_was_finished(talk: 
 
     assert kept.batches
     assert all(start <= 100.0 for batch in kept.batches.values() for start in batch.starts)
+
+
+class SideBySide(ScriptedEngine):
+    """Decodes its first batch only once the second one is being encoded."""
+
+    encoding = threading.Semaphore(0)
+
+    def encode(self, windows: Sequence[Window]) -> ScriptedBatch:
+        self.encoding.release()
+        return ScriptedEngine.encode(self, windows)
+
+    def decode(self, encoded: ScriptedBatch, languages: Sequence[str], options: DecodingOptions) -> list[Decoded]:
+        for _ in range(0 if self.calls else 2):
+            assert self.encoding.acquire(timeout=WAIT_S), "nothing is encoded beside this"
+        return ScriptedEngine.decode(self, encoded, languages, options)
+
+
+def test_a_batch_is_encoded_while_the_one_before_is_decoded(talk: np.ndarray) -> None:
+    engine = SideBySide(info=ALL_ASIDE)
+
+    assert transcribe(talk[: 16_000 * 90], engine, ONE_BY_ONE).segments
+    assert len(engine.calls) > 1
+
+
+class Stuck(ScriptedEngine):
+    """Its second batch is encoded until it is closed; decoding the first fails meanwhile."""
+
+    second, closed = threading.Event(), threading.Event()
+    n_encoded = 0
+
+    def encode(self, windows: Sequence[Window]) -> ScriptedBatch:
+        self.n_encoded += 1
+        if self.n_encoded == 2:
+            self.second.set()
+            assert self.closed.wait(WAIT_S)
+        return ScriptedEngine.encode(self, windows)
+
+    def decode(self, encoded: ScriptedBatch, languages: Sequence[str], options: DecodingOptions) -> list[Decoded]:
+        assert self.second.wait(WAIT_S)
+        raise EngineFailedError("the device is gone")
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+def test_what_breaks_off_does_not_wait_for_what_is_being_encoded(talk: np.ndarray) -> None:
+    engine = Stuck(info=ALL_ASIDE)
+
+    with pytest.raises(EngineFailedError, match="the device is gone"):
+        transcribe(talk, engine, ONE_BY_ONE)
+
+    assert not engine.closed.is_set(), "the error came while the second batch was still being encoded"
+    engine.close()

@@ -10,6 +10,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -32,6 +33,8 @@ from .vad import SpeechDetector
 BLOCK_S = 300.0  # read and searched for speech at once; sets the memory, not the result. A listener has its own
 DECODED_BLOCK_S = 1800.0  # for a listener, of samples that need not be read: it takes hardly longer over more at once
 BLOCKS_AHEAD = 2
+
+Result = TypeVar("Result")
 
 
 @dataclass(slots=True)
@@ -83,7 +86,7 @@ def transcribe(
     decider = LanguageDecider(options.language, engine.info, multilingual=options.multilingual)
     batch_size = options.batch_size or engine.info.batch_size
     run = _Run(Path(source) if isinstance(source, str) else source, options, progress, duration_s=None)
-    with run.timed("total"), closing(_Aside(engine.info.aligns_aside)) as aside:
+    with run.timed("total"), closing(_Aside(engine.info)) as aside:
         flow = _Flow(run, engine, decider, decoding, kept_batches or Unkept(), aside)
         run.duration_s = _claimed_duration_s(run.source)
         run.report("windows", 0.0)
@@ -98,27 +101,32 @@ def transcribe(
 
 
 class _Aside:
-    """Work that goes on in another thread where the engine allows it, so that the next batch need not wait for it."""
+    """Work that goes on in other threads where the engine allows it, so that the device need not wait for it."""
 
-    def __init__(self, allowed: bool) -> None:
-        self._pool = ThreadPoolExecutor(1, "words") if allowed else None
-        self.is_allowed = allowed
+    def __init__(self, info: EngineInfo) -> None:
+        self.encodes, self.aligns = info.encodes_aside, info.aligns_aside
+        self._pool = ThreadPoolExecutor(2, "aside")  # makes its threads when they are needed
 
-    def do(self, work: Callable[[], HeardBatch]) -> Future[HeardBatch]:
-        if self._pool is not None:
+    def do(self, work: Callable[[], Result], allowed: bool) -> Future[Result]:
+        """``work`` in another thread, or at once."""
+        if allowed:
             return self._pool.submit(work)
-        done: Future[HeardBatch] = Future()
+        done: Future[Result] = Future()
         done.set_result(work())
         return done
 
     def close(self) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+        """Broken off, it does not wait for what is being encoded: closing the engine stops that sooner."""
+        self._pool.shutdown(wait=not self.encodes, cancel_futures=True)
 
 
 @dataclass(slots=True)
 class _Flow:
-    """Batches of windows on their way through the engine, and what was heard in those that are through."""
+    """Batches of windows on their way through the engine, and what was heard in those that are through.
+
+    Where the engine allows both asides, three batches are on their way: one's words are timed while the next is decoded
+    and the one after that encoded, so that no core waits for the longest window of a batch.
+    """
 
     run: _Run
     engine: Engine
@@ -127,44 +135,62 @@ class _Flow:
     kept: KeptBatches
     aside: _Aside
     heard: list[Heard] = field(default_factory=list)
+    decode: Callable[[], None] | None = None  # of the batch encoded last
+    time_words: tuple[int, float, Callable[[], HeardBatch]] | None = None  # of the one decoded last: number, duration
     unsettled: deque[tuple[int, float, Future[HeardBatch]]] = field(default_factory=deque)
-    timing: Callable[[], HeardBatch] | None = None  # of the words of the last batch, not begun
-    timing_of: tuple[int, float] = (0, 0.0)  # its number and duration
 
     def hear(self, number: int, batch: Sequence[Window]) -> None:
-        """One batch through the engine, or what is kept of it. Its words may still be on their way afterwards."""
-        duration_s = sum(window.duration for window in batch)
+        """One batch through the engine, or what is kept of it. It may still be on its way afterwards."""
         known = self.kept.get(number)
         if known is not None:
             self.decider.take(known.vote)
-            self._take(known, duration_s)
+            self._take(known, sum(window.duration for window in batch))
             return
-        run, engine, temperatures = self.run, self.engine, self.run.options.temperatures
-        with run.timed("encode"):
-            encoded = engine.encode(batch)
+        encoding = self.aside.do(partial(self._encode, batch), self.aside.encodes)
+        self._decode_encoded()
         self._begin_words()
-        with run.timed("language"):
-            languages = self.decider.decide(engine, encoded, batch)
-        with run.timed("decode"):
-            ladder = Ladder(temperatures if engine.info.can_sample else temperatures[:1])
-            judged = decode_with_fallback(engine, encoded, batch, languages, self.decoding, ladder)
-        self._take_finished()
-        self.timing = partial(self._time_words, encoded, batch, judged, self.decider.vote)
-        self.timing_of = (number, duration_s)
-        if not self.aside.is_allowed:
-            self.settle()
+        encoded = encoding.result()
+        with self.run.timed("language"):
+            languages = self.decider.decide(self.engine, encoded, batch)
+        self.decode = partial(self._decode, number, encoded, batch, languages, self.decider.vote)
+        if not self.aside.encodes:
+            self._decode_encoded()
 
     def settle(self) -> None:
         """Wait for all words."""
+        self._decode_encoded()
         self._begin_words()
         self._take_finished()
 
+    def _encode(self, batch: Sequence[Window]) -> Encoded:
+        with self.run.timed("encode"):
+            return self.engine.encode(batch)
+
+    def _decode_encoded(self) -> None:
+        if self.decode is not None:
+            decode, self.decode = self.decode, None
+            decode()
+
+    def _decode(
+        self, number: int, encoded: Encoded, batch: Sequence[Window], languages: Sequence[str], vote: Vote
+    ) -> None:
+        temperatures = self.run.options.temperatures
+        with self.run.timed("decode"):
+            ladder = Ladder(temperatures if self.engine.info.can_sample else temperatures[:1])
+            judged = decode_with_fallback(self.engine, encoded, batch, languages, self.decoding, ladder)
+        self._take_finished()
+        duration_s = sum(window.duration for window in batch)
+        self.time_words = (number, duration_s, partial(self._time_words, encoded, batch, judged, vote))
+        if not self.aside.aligns:
+            self.settle()
+
     def _begin_words(self) -> None:
-        """Time the words of the batch before. Where that goes on aside, it begins when the device has the next batch to
-        encode, because Python's work for words would hold up what is to be queued there."""
-        if self.timing is not None:
-            self.unsettled.append((*self.timing_of, self.aside.do(self.timing)))
-            self.timing = None
+        """Time the words of the batch decoded last. A GPU gets the next batch to encode before, because Python's work
+        for words would hold up what is to be queued there."""
+        if self.time_words is not None:
+            number, duration_s, work = self.time_words
+            self.time_words = None
+            self.unsettled.append((number, duration_s, self.aside.do(work, self.aside.aligns)))
 
     def _take_finished(self) -> None:
         """Wait for the words that are on their way, and keep finished batches in their order."""

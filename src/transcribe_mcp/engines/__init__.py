@@ -89,6 +89,7 @@ class EngineInfo:
     tasks: tuple[str, ...] = ("transcribe",)
     batch_size: int = 8  # windows that it decodes best at once on this machine
     aligns_aside: bool = False  # align() may run in another thread while the next batch is encoded and decoded
+    encodes_aside: bool = False  # and encode(), while the batch before is decoded; close() breaks it off
     can_sample: bool = True  # decodes differently at another temperature, so that a second try makes sense
     versions: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[Notice, ...] = ()
