@@ -95,6 +95,7 @@ BROAD_EXCEPT = {
     "ahead": "the producer's error is carried to the thread that reads",
     "compat.probes": "a guarded probe: the doctor has to survive any broken machine",
     "jobs.device": "the engine's error is carried to the jobs that asked",
+    "jobs.together": "the error of the thread that works is carried to those that it works for",
     "jobs.worker": "a job that fails must not take the others with it",
     "frontends.mcp_notices": "a client that has gone, in whatever way its transport says so",
     "checkpoints.hub": "the downloading thread's error is carried to the thread that waits",

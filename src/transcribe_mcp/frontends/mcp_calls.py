@@ -77,8 +77,11 @@ async def transcribe(
     request: JobRequest, formats: list[str], roots: list[str], wait_s: float, report: Report
 ) -> answers.JobAnswer:
     """Submit one recording and wait for it a while."""
-    names = await call(_known_formats, formats)
-    job: Job | Batch = await call(lambda: allowed.submit(request, allowed.access(roots)))
+
+    def submit() -> tuple[list[str], Job | Batch]:
+        return _known_formats(formats), allowed.submit(request, allowed.access(roots))
+
+    names, job = await call(submit)
     return await finished_answer(await wait_for(job, wait_s, report), names)
 
 

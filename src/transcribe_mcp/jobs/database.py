@@ -25,9 +25,11 @@ from ..errors import (
     UsageError,
 )
 from .tables import SCHEMA_VERSION, SEARCH, about, metadata
+from .turns import Turns, connection_class
 
 FILE_NAME = "transcribe-mcp.db"
 BUSY_TIMEOUT_MS = 5_000
+AHEAD_PAGES = 8_000  # of 4 KiB: so much is written ahead before a commit stops to move it; the worker does so before
 MIGRATION_LOCK = 0x7472616E  # PostgreSQL's advisory lock while tables are made; any constant would do
 
 _LOCKED = ("database is locked", "database table is locked", "deadlock detected")
@@ -84,17 +86,22 @@ def _sqlite(path: Path) -> sa.Engine:
         hide_parameters=True,  # what was said stays out of messages
         pool_size=20,
         max_overflow=20,
-        connect_args={"check_same_thread": False, "timeout": BUSY_TIMEOUT_MS / 1000},
+        connect_args={
+            "check_same_thread": False,
+            "timeout": BUSY_TIMEOUT_MS / 1000,
+            "factory": connection_class(Turns(), BUSY_TIMEOUT_MS / 1000),
+        },
     )
 
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _record: Any) -> None:
-        # Writers queue up at the first write, not at commit; readers are never in their way.
+        # Writers wait at the first write, not at commit; readers are never in their way.
         connection.isolation_level = "IMMEDIATE"
         for pragma in (
             f"busy_timeout={BUSY_TIMEOUT_MS}",
             "journal_mode=WAL",
             "synchronous=FULL",
+            f"wal_autocheckpoint={AHEAD_PAGES}",
             "foreign_keys=ON",
         ):
             connection.execute(f"PRAGMA {pragma}").close()
@@ -118,14 +125,19 @@ def _make_tables(engine: sa.Engine, url: sa.URL) -> None:
     with engine.begin() as connection:
         if engine.dialect.name == "postgresql":
             connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
-        else:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        write_from_now(connection)
         metadata.create_all(connection)
         for statement in SEARCH[engine.dialect.name]:
             connection.exec_driver_sql(statement)
         known = connection.execute(sa.select(about.c.value).where(about.c.name == "schema_version")).scalar()
         if known is None:
             connection.execute(about.insert().values(name="schema_version", value=str(SCHEMA_VERSION)))
+
+
+def write_from_now(connection: sa.Connection) -> None:
+    """Wait for SQLite's one place to write now, not at the first change; PostgreSQL has many."""
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def _version(engine: sa.Engine) -> int | None:

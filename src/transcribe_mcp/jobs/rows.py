@@ -83,7 +83,7 @@ def to_jobs(connection: sa.Connection, rows: Sequence[Any]) -> list[Job]:
     """Rows as records, with their places in the queue and the time that they still take."""
     if not any(row.status in UNFINISHED for row in rows):
         return [_to_job(row) for row in rows]
-    queue = _Queue.read(connection)
+    queue = _Queue.read(connection, [row.job_id for row in rows if row.status == JobStatus.QUEUED.value])
     return [queue.placed(_to_job(row), row) if row.status in UNFINISHED else _to_job(row) for row in rows]
 
 
@@ -118,30 +118,25 @@ def _to_job(row: Any) -> Job:
 
 @dataclass(frozen=True, slots=True)
 class _Queue:
-    """Everything that waits or runs, as far as places and times need it."""
+    """Where some jobs stand among all that wait."""
 
     position: dict[str, int]
     audio_before_s: dict[str, float | None]  # still to be transcribed before this one is, itself included
     speed: float | None  # seconds of audio a second, of the device as a whole
 
     @classmethod
-    def read(cls, connection: sa.Connection) -> _Queue:
-        columns = (jobs.c.job_id, jobs.c.queue, jobs.c.status, jobs.c.duration_s, jobs.c.done_s)
-        query = sa.select(*columns).where(jobs.c.status.in_(UNFINISHED)).order_by(jobs.c.priority, jobs.c.job_id)
-        rows = connection.execute(query).all()
-        ahead: float | None = 0.0
-        for row in rows:
-            if row.status == JobStatus.RUNNING.value:
-                ahead = _sum(ahead, _left(row))
+    def read(cls, connection: sa.Connection, waiting: Sequence[str]) -> _Queue:
+        """For the jobs ``waiting``. The database counts: a call does not take longer because many others wait."""
         position: dict[str, int] = {}
         before: dict[str, float | None] = {}
-        n: dict[str, int] = {}
-        for row in rows:
-            if row.status == JobStatus.QUEUED.value:
-                n[row.queue] = position[row.job_id] = n.get(row.queue, 0) + 1
-                ahead = before[row.job_id] = _sum(ahead, _left(row))
-        measured = connection.execute(sa.select(sa.func.sum(speeds.c.audio_s), sa.func.sum(speeds.c.work_s))).one()
-        return cls(position, before, measured[0] / measured[1] if measured[1] else None)
+        if waiting:
+            running_s, unknown = connection.execute(_RUNNING).one()
+            for row in connection.execute(_WAITING, {"wanted": waiting}):
+                position[row.job_id] = row.position
+                known = unknown + row.unknown == 0
+                before[row.job_id] = running_s + row.left_s if known else None
+        audio_s, work_s = connection.execute(_SPEED).one()
+        return cls(position, before, audio_s / work_s if work_s else None)
 
     def placed(self, job: Job, row: Any) -> Job:
         if job.status is JobStatus.RUNNING:
@@ -156,5 +151,21 @@ def _left(row: Any) -> float | None:
     return None if row.duration_s is None else max(0.0, row.duration_s - row.done_s)
 
 
-def _sum(a: float | None, b: float | None) -> float | None:
-    return None if a is None or b is None else a + b
+_left_s = sa.case((jobs.c.duration_s > jobs.c.done_s, jobs.c.duration_s - jobs.c.done_s), else_=0.0)
+_unknown = sa.case((jobs.c.duration_s.is_(None), 1), else_=0)
+_order = (jobs.c.priority, jobs.c.job_id)
+_RUNNING = sa.select(sa.func.coalesce(sa.func.sum(_left_s), 0.0), sa.func.coalesce(sa.func.sum(_unknown), 0)).where(
+    jobs.c.status == JobStatus.RUNNING.value
+)
+_in_line = (
+    sa.select(
+        jobs.c.job_id,
+        sa.func.row_number().over(partition_by=jobs.c.queue, order_by=_order).label("position"),
+        sa.func.sum(_left_s).over(order_by=_order).label("left_s"),
+        sa.func.sum(_unknown).over(order_by=_order).label("unknown"),
+    )
+    .where(jobs.c.status == JobStatus.QUEUED.value)
+    .subquery()
+)
+_WAITING = sa.select(_in_line).where(_in_line.c.job_id.in_(sa.bindparam("wanted", expanding=True)))
+_SPEED = sa.select(sa.func.sum(speeds.c.audio_s), sa.func.sum(speeds.c.work_s))

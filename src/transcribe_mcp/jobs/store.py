@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from ..errors import JobNotFoundError, JobStateError, QueueFullError, TranscribeError, UsageError
 from ..transcript import Transcript
 from . import library
-from .database import database_url, open_engine, store_errors
+from .database import database_url, open_engine, store_errors, write_from_now
 from .ids import is_id, new_id
 from .library import Content, job_conditions
 from .queue import WorkflowQueue
@@ -35,6 +35,7 @@ from .records import (
 )
 from .rows import UNFINISHED, NewJob, to_jobs, to_row
 from .tables import batches, files, jobs
+from .together import Together
 
 PAGE_LIMIT = 500
 DAY_S = 86_400.0
@@ -47,6 +48,7 @@ class Store:
         self.url = database_url(data_dir, configured_url)
         self.engine = open_engine(self.url)
         self.queue = WorkflowQueue(self.engine)
+        self._add_together = Together(self._add_all)
 
     def close(self) -> None:
         self.engine.dispose()
@@ -59,38 +61,49 @@ class Store:
 
     # --- adding -------------------------------------------------------------------------------------------------------
 
-    def add(self, new: Sequence[NewJob], limit: int) -> list[str]:
-        """Add jobs, each with its workflow, all or none; gives their ids.
+    def add(self, new: NewJob, limit: int) -> str:
+        """Add a job with its workflow; gives its id. Those of several threads are added in one transaction.
 
         Raises:
             QueueFullError: more than ``limit`` would wait.
         """
-        with self.begin() as connection:
-            return self._add(connection, new, limit, None)
+        return self._add_together((new, limit))
 
     def add_batch(self, new: Sequence[NewJob], refused: Sequence[Refused], limit: int) -> str:
-        """Add jobs as one batch, with what it left out; gives its id. See ``add``."""
+        """Add jobs as one batch, all or none, with what it left out; gives its id. See ``add``."""
         batch_id = new_id()
         rows = [[r.source, r.error.code, r.error.message, r.error.hint] for r in refused]
         with self.begin() as connection:
             values = {"batch_id": batch_id, "created_at": time.time(), "refused": json.dumps(rows)}
             connection.execute(batches.insert().values(**values))
-            self._add(connection, new, limit, batch_id)
+            n_new = sum(job.answer is None for job in new)
+            if error := _no_room(self._queued(connection), n_new, limit):
+                raise error
+            self._insert(connection, new, batch_id)
         return batch_id
 
-    def _add(self, connection: sa.Connection, new: Sequence[NewJob], limit: int, batch_id: str | None) -> list[str]:
+    def _add_all(self, wishes: Sequence[tuple[NewJob, int]]) -> list[str | Exception]:
+        """For each its job's id or why it has none."""
+        with self.begin() as connection:
+            write_from_now(connection)  # what is counted must not change before it is acted on
+            queued = self._queued(connection)
+            answers: list[Exception | None] = []
+            for job, limit in wishes:
+                error = _no_room(queued, 1, limit) if job.answer is None else None
+                queued += error is None and job.answer is None
+                answers.append(error)
+            room = [job for (job, _), error in zip(wishes, answers, strict=True) if error is None]
+            ids = iter(self._insert(connection, room, None))
+        return [error or next(ids) for error in answers]
+
+    def _insert(self, connection: sa.Connection, new: Sequence[NewJob], batch_id: str | None) -> list[str]:
         ids = [new_id() for _ in new]
         if new:
             connection.execute(jobs.insert(), [to_row(i, job, batch_id) for i, job in zip(ids, new, strict=True)])
         self._know_hashes(connection, [job for job in new if job.is_new_hash])
-        waiting = [(i, job) for i, job in zip(ids, new, strict=True) if job.answer is None]
-        queued = self._queued(connection)
-        if waiting and queued > limit:
-            hint = "wait until some are done, cancel some, or raise TRANSCRIBE_MCP_MAX_QUEUE_LENGTH"
-            before = queued - len(waiting)
-            raise QueueFullError(f"{before} jobs wait, {limit} may: no room for {len(waiting)}", hint=hint)
-        for i, job in waiting:
-            self.queue.add(connection, i, job.queue, job.priority)
+        for i, job in zip(ids, new, strict=True):
+            if job.answer is None:
+                self.queue.add(connection, i, job.queue, job.priority)
         return ids
 
     def _know_hashes(self, connection: sa.Connection, hashed: Sequence[NewJob]) -> None:
@@ -252,6 +265,12 @@ class Store:
         with self.begin() as connection:
             return set(connection.execute(query).scalars())
 
+    def checkpoint(self) -> None:
+        """Move what SQLite has written ahead into the file itself. Nobody waits for it."""
+        if self.url.get_backend_name() == "sqlite":
+            with store_errors(self.url), self.engine.connect() as connection:
+                connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)").close()
+
     def is_idle(self) -> bool:
         """Whether nothing waits or runs."""
         with self.begin() as connection:
@@ -296,6 +315,13 @@ class Store:
         if changed:
             with store_errors(self.url):
                 self.queue.again(job_id, row.queue)
+
+
+def _no_room(queued: int, n_new: int, limit: int) -> QueueFullError | None:
+    if not n_new or queued + n_new <= limit:
+        return None
+    hint = "wait until some are done, cancel some, or raise TRANSCRIBE_MCP_MAX_QUEUE_LENGTH"
+    return QueueFullError(f"{queued} jobs wait, {limit} may: no room for {n_new}", hint=hint)
 
 
 def not_found(job_id: str) -> JobNotFoundError:

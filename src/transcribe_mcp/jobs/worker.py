@@ -177,6 +177,7 @@ class Worker:
 
     def _keep_house(self) -> None:
         self._ledger.is_alive(self._device.loaded)
+        self._store.checkpoint()
         audio_s, work_s = self._measured
         if audio_s and work_s:
             self._measured = (0.0, 0.0)

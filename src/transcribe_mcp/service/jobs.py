@@ -102,7 +102,7 @@ def submit(request: JobRequest) -> Job:
         if twin is not None:
             _wake(at_once=True)
             return _job(twin)
-    [job_id] = store.add([new], settings().max_queue_length)
+    job_id = store.add(new, settings().max_queue_length)
     if new.answer is None:
         _wake(at_once=True)
     return _job(job_id)
