@@ -248,6 +248,18 @@ def test_a_deleted_job_is_gone_with_its_text(here: Place) -> None:
             jobs.get_job(gone.job_id)
 
 
+def test_a_recording_transcribed_again_is_found_in_its_newest_transcript_alone(here: Place) -> None:
+    first = finished(jobs.submit(request(SPEECH / "es_1.flac")).job_id)
+    again = finished(jobs.submit(request(SPEECH / "es_1.flac", force=True)).job_id)
+    word = max(jobs.get_transcript(first.job_id).text.split(), key=len)
+
+    found = [hit.job_id for hit in jobs.search(word).hits]
+    jobs.delete(again.job_id)
+
+    assert set(found) == {again.job_id}
+    assert [hit.job_id for hit in jobs.search(word).hits] == [first.job_id] * len(found)
+
+
 def test_finished_jobs_stay_finished(done: Job) -> None:
     assert jobs.cancel(done.job_id) == jobs.get_job(done.job_id)
     with pytest.raises(JobStateError, match="completed"):

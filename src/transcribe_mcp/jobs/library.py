@@ -97,7 +97,7 @@ def remove_unused(connection: sa.Connection, transcript_ids: Sequence[str]) -> N
 
 
 def search(connection: sa.Connection, query: str, which: JobFilter, first: int, limit: int) -> HitPage:
-    """Sentences that hold every word of the query, best first, from the ``first`` on.
+    """Sentences that hold every word of the query, best first, from the ``first`` on; each recording's once.
 
     Raises:
         UsageError: the query holds no word.
@@ -111,14 +111,23 @@ def search(connection: sa.Connection, query: str, which: JobFilter, first: int, 
         .correlate(segments)
         .scalar_subquery()
     )
+    # Where a recording was transcribed again in the same way, the newest transcript stands for all.
+    made = transcripts.alias()
+    latest = (
+        sa.select(sa.func.max(made.c.transcript_id))
+        .where(made.c.content_hash == transcripts.c.content_hash, made.c.options_key == transcripts.c.options_key)
+        .correlate(transcripts)
+        .scalar_subquery()
+    )
     found = (
         sa.select(
             segments.c.segment_id, segments.c.transcript_id, segments.c.number, segments.c.start_s, segments.c.end_s,
             segments.c.text, jobs.c.job_id, jobs.c.source, jobs.c.language,
         )
         .select_from(segments.join(statement, statement.c.segment_id == segments.c.segment_id))
+        .join(transcripts, transcripts.c.transcript_id == segments.c.transcript_id)
         .join(jobs, jobs.c.job_id == newest)
-        .where(*job_conditions(which))
+        .where(transcripts.c.transcript_id == latest, *job_conditions(which))
         .order_by(statement.c.rank, jobs.c.job_id.desc(), segments.c.number)
         .offset(first)
         .limit(limit + 1)
