@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
-from functools import partial, wraps
+from functools import cache, partial, wraps
 from typing import Any
 
 from pydantic import AnyHttpUrl
@@ -104,6 +104,7 @@ async def _ask_for_extension(ctx: Any, call_next: Any) -> Any:
     return await call_next(ctx)
 
 
+@cache
 def _parameters(name: str) -> list[str]:
     function = TOOLS[name][0] if name in TOOLS else lambda: None
     return [each for each in inspect.signature(function).parameters if each not in ("ctx", "roots")]

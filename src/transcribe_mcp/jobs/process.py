@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ EXIT_RESTART = 76  # another is started at once
 BACKOFF_S = (1.0, 2.0, 5.0, 10.0, 30.0)
 FAILED_STARTS = 3  # in a row: then nothing will ever be worked on here
 STORE_FAILURES = 60
+NICE = 5  # of 19: a third of the weight of whoever wants the same core
 
 _started: list[subprocess.Popen[bytes]] = []  # kept, so that their ends are noticed
 
@@ -100,13 +102,31 @@ def _environment(chosen: Settings) -> dict[str, str]:
 
 def _detached() -> dict[str, Any]:
     if sys.platform == "win32":
-        return {"creationflags": subprocess.DETACHED_PROCESS | subprocess.CREATE_NEW_PROCESS_GROUP}
+        flags = subprocess.DETACHED_PROCESS | subprocess.CREATE_NEW_PROCESS_GROUP
+        return {"creationflags": flags | subprocess.BELOW_NORMAL_PRIORITY_CLASS}
     return {"start_new_session": True}
+
+
+def _let_others_first() -> None:
+    """Front ends and whatever else wants the processor now have it first; what they leave is all the worker's.
+
+    Where Linux weighs sessions against each other, the session's weight is what counts, else the process's.
+    """
+    if sys.platform != "win32":  # there the priority came with the process
+        os.nice(NICE)
+        with suppress(OSError):  # no Linux, or one that does not
+            Path("/proc/self/autogroup").write_text(str(NICE), encoding="ascii")
 
 
 def _put_aside(log_path: Path) -> None:
     if log_path.is_file() and log_path.stat().st_size > LOG_BYTES:
         log_path.replace(log_path.with_suffix(".old.log"))
+
+
+def note(text: str) -> None:
+    """A line in the log, without anything that was said in a recording. A full disk has no room for it."""
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)  # noqa: T201 - this is the log
 
 
 # --- how the last one ended -------------------------------------------------------------------------------------------
@@ -201,12 +221,13 @@ def _supervise(chosen: Settings, log_path: Path, environment: Mapping[str, str])
 
 def _one_worker(log_path: Path, environment: Mapping[str, str], end_of_last: str) -> tuple[bool, int]:
     """Run a worker to its end: (whether it came so far as to work, its exit code)."""
-    with log_path.open("ab") as log:
+    with log_path.open("ab", buffering=0) as log:
         begin = log.tell()
         command = [sys.executable, "-m", "transcribe_mcp.jobs.worker", end_of_last]
         code = _wait(subprocess.Popen(command, stdout=log, stderr=log, env=dict(environment)))
         if code not in (EXIT_DONE, EXIT_IDLE, EXIT_RESTART, EXIT_STORE_FAILED):
-            log.write(f"{ENDED}{how_it_ended(code)}\n".encode())
+            with suppress(OSError):  # the disk is full
+                log.write(f"{ENDED}{how_it_ended(code)}\n".encode())
     with log_path.open("rb") as log:
         log.seek(begin)
         return READY.encode() in log.read(TAIL_BYTES), code
@@ -219,12 +240,10 @@ def _give_up(chosen: Settings) -> None:
 
     hint = f"see {LOG_NAME} in the data directory and transcribe-mcp doctor; then retry the job"
     error = WorkerFailedError(f"no worker can be started: {last_end(chosen.data_dir) or 'see its log'}", hint=hint)
-    try:
+    with suppress(StoreError):  # whoever looks hears of it
         store = Store(chosen.data_dir, chosen.database_url)
-    except StoreError:
-        return  # whoever looks hears of it
-    store.fail_all(error)
-    store.close()
+        store.fail_all(error)
+        store.close()
 
 
 def _wait(worker: subprocess.Popen[bytes]) -> int:
@@ -249,4 +268,5 @@ def _chosen_for_machine() -> dict[str, str]:
 
 
 if __name__ == "__main__":
+    _let_others_first()
     sys.exit(supervise())

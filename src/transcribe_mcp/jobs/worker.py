@@ -24,10 +24,21 @@ from ..errors import CancelledError, StoreError, TranscribeError, WorkerFailedEr
 from ..heap import share_arenas
 from ..settings import Settings, settings
 from .alone import Gate
+from .database import store_errors
 from .device import Device
 from .ids import is_id
 from .ledger import Ledger
-from .process import EXIT_DONE, EXIT_IDLE, EXIT_RESTART, EXIT_STORE_FAILED, READY, STARTED, hold_worker_lock, last_end
+from .process import (
+    EXIT_DONE,
+    EXIT_IDLE,
+    EXIT_RESTART,
+    EXIT_STORE_FAILED,
+    READY,
+    STARTED,
+    hold_worker_lock,
+    last_end,
+    note,
+)
 from .queue import WorkflowRunner, WorkflowStoppedError
 from .run import RunningJob, Workshop, run
 from .store import Store
@@ -60,11 +71,12 @@ class Worker:
 
     def serve(self) -> int:
         """Take jobs until none have come for a while; gives the exit code."""
-        self._ledger.register(platform.node(), os.getpid(), DEVICE)
-        workflows = WorkflowRunner(self._store.engine, self._store.url, self._ledger.worker_id, self._do)
-        workflows.launch()
-        print(READY, file=sys.stderr, flush=True)  # noqa: T201 - this is the log
         try:
+            self._ledger.register(platform.node(), os.getpid(), DEVICE)
+            workflows = WorkflowRunner(self._store.engine, self._store.url, self._ledger.worker_id, self._do)
+            with store_errors(self._store.url):
+                workflows.launch()
+            note(READY)
             self._beat_until_stopped()
         except StoreError as error:
             self._log(f"the store fails: {error}")
@@ -216,8 +228,7 @@ class Worker:
         self._ledger.unregister()
 
     def _log(self, text: str) -> None:
-        """To the log, without anything that was said in a recording."""
-        print(time.strftime("%Y-%m-%d %H:%M:%S"), text, file=sys.stderr, flush=True)  # noqa: T201
+        note(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}")
 
 
 def worker_id(store: Store, chosen: Settings) -> str:
@@ -248,14 +259,14 @@ def main(arguments: list[str]) -> int:
     share_arenas()
     before = arguments[0] if arguments else ""
     died_of = last_end(chosen.data_dir) if before == "died" else ""
-    print(f"{STARTED} {time.strftime('%Y-%m-%d %H:%M:%S')} pid {os.getpid()}", file=sys.stderr, flush=True)  # noqa: T201
+    note(f"{STARTED} {time.strftime('%Y-%m-%d %H:%M:%S')} pid {os.getpid()}")
     try:
         store = Store(chosen.data_dir, chosen.database_url)
         worker = Worker(store, chosen, died_of)
         if before in ("restart", "store"):
             worker.forgive()
     except StoreError as error:
-        print(f"the store cannot be opened: {error}", file=sys.stderr, flush=True)  # noqa: T201
+        note(f"the store cannot be opened: {error}")
         return EXIT_STORE_FAILED
 
     def end(_signal: int, _frame: FrameType | None) -> None:
@@ -268,7 +279,6 @@ def main(arguments: list[str]) -> int:
         worker.release()
     except StoreError:
         code = EXIT_STORE_FAILED
-    sys.stderr.flush()
     # Threads of jobs and of the engine may be in the middle of something that nobody waits for any more.
     os._exit(code)
 

@@ -1,0 +1,96 @@
+"""A disk that fills up under a job: said in words, nothing lost, and the job goes on when there is room again."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from job_places import finished, options, place, request, until
+from whisper_nano import CONVERSATION, SPEECH, kept_conversions
+
+from transcribe_mcp.errors import StoreFullError
+from transcribe_mcp.jobs import process
+from transcribe_mcp.service import jobs
+from transcribe_mcp.service.jobs import JobStatus
+
+LONG = CONVERSATION / "three_voices.opus"
+DISK_BYTES = 24 * 2**20
+BLOCK_BYTES = 4096
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A small file system of its own."""
+    where = tmp_path / "disk"
+    where.mkdir()
+    if sys.platform != "linux":
+        pytest.skip("file systems in memory are mounted on Linux")
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(where)]
+    try:
+        made = subprocess.run(mount, capture_output=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("there is no program mount")
+    if made.returncode:
+        pytest.skip("this user may not mount a file system")
+    try:
+        yield where
+    finally:
+        subprocess.run(["umount", "--lazy", str(where)], check=True)
+
+
+def fill(path: Path, block_bytes: int) -> None:
+    """Add to a file until there is no room."""
+    with path.open("ab", buffering=0) as file:
+        try:
+            while True:
+                file.write(b"\n" * block_bytes)
+        except OSError as error:
+            assert error.errno == errno.ENOSPC, error
+
+
+def workers_come_and_go(n: int) -> None:
+    """Wait until the supervisor has started so many workers, each of which has ended."""
+    [supervisor] = process._started
+    seen: set[int] = set()
+
+    def all_gone() -> bool:
+        now = {child.pid for child in psutil.Process(supervisor.pid).children()}
+        seen.update(now)
+        return len(seen) >= n and not now
+
+    until(all_gone, f"{n} workers have come and gone")
+
+
+def test_a_job_whose_disk_fills_up_goes_on_after_its_last_checkpoint(disk: Path) -> None:
+    with kept_conversions(), place(disk / "data") as here:
+        job = jobs.submit(request(LONG, options(language="en", batch_size=1)))
+        until(lambda: here.checkpoints(job.job_id) >= 1, "something of it is safe")
+
+        fill(disk / "ballast", BLOCK_BYTES)
+        fill(here.data_dir / process.LOG_NAME, 1)  # up to the end of its last block: nobody can say anything there
+        with pytest.raises(StoreFullError, match="cannot be written") as caught:
+            for n in range(1000):  # until what was set aside for changes is used up
+                jobs.submit(request(SPEECH / "en_1.flac", options(prompt=f"{n} {'word ' * 100}")))
+        workers_come_and_go(2)
+        waiting = jobs.get_job(job.job_id)
+        kept = here.checkpoints(job.job_id)
+        (disk / "ballast").unlink()
+        for other in jobs.list_jobs(limit=500).jobs:
+            if other.job_id != job.job_id:
+                jobs.delete(other.job_id)
+        done = finished(job.job_id)
+        supervisor_ended = process._started[0].poll()
+
+        assert "make room" in caught.value.hint
+        assert not waiting.status.is_final
+        assert (done.status, done.error) == (JobStatus.COMPLETED, None)
+        assert kept >= 1
+        assert done.attempts >= 2
+        assert "worker_failed" not in {notice.code for notice in done.warnings}
+        assert jobs.get_transcript(done.job_id).segments[-1].end > 60
+        assert supervisor_ended is None
