@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import signal
 import sqlite3
 import time
 from collections import Counter
@@ -174,6 +175,30 @@ def test_a_job_that_brings_the_worker_down_on_the_cpu_is_set_aside_and_costs_no_
     assert "SIGABRT" in ended.error.message
     assert jobs.get_transcript(guilty.job_id).segments, "what was finished stays readable"
     assert spared.status is JobStatus.COMPLETED
+
+
+def test_a_job_under_which_the_engine_dies_twice_is_set_aside_by_the_next_worker(here: Place) -> None:
+    """Model, worker and supervisor as users have them; the signal is the one of a broken native library."""
+    guilty = jobs.submit(request(LONG, options(language="en")))
+
+    def at_work(attempt: int) -> bool:
+        job = jobs.get_job(guilty.job_id)
+        return isinstance(job, Job) and job.attempts == attempt and job.stage in ("speech", "windows")
+
+    for attempt in (1, 2):
+        until(lambda attempt=attempt: at_work(attempt), "the engine is at work")  # type: ignore[misc]
+        pid = here.worker_pid()
+        assert pid is not None
+        os.kill(pid, signal.SIGSEGV)
+    ended = finished(guilty.job_id)
+    spared = finished(jobs.submit(request(speech_truths()["en_0"].path)).job_id)
+
+    assert (ended.status, spared.status) == (JobStatus.FAILED, JobStatus.COMPLETED)
+    assert ended.error is not None
+    assert ended.error.code == "worker_failed"
+    assert "ended 2 times" in ended.error.message
+    assert "SIGSEGV" in ended.error.message
+    assert "Fatal Python error" in here.log(), "where it died is in the log"
 
 
 def test_a_call_that_cannot_be_interrupted_is_ended_with_its_process_and_nobody_is_blamed(
