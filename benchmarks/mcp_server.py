@@ -15,6 +15,7 @@ import asyncio
 import json
 import os
 import random
+import signal
 import statistics
 import subprocess
 import sys
@@ -146,12 +147,12 @@ def http_server(folder: Path) -> Iterator[str]:
 
 
 def serve(log: Path, arguments: Sequence[str]) -> None:
-    """The command line's server, which also writes down each call and the seconds from its request to its answer."""
+    """The command line's server, which at its end writes down each call: its tool, when, how many seconds it took."""
     from transcribe_mcp.__main__ import main as command_line
     from transcribe_mcp.frontends import mcp_server
 
     listen = mcp_server.listen
-    out = log.open("a", buffering=1, encoding="utf-8")
+    calls: list[tuple[bytes, float, float]] = []
 
     def timed(app: Any) -> Any:
         async def application(scope: Any, receive: Any, send: Any) -> None:
@@ -166,10 +167,7 @@ def serve(log: Path, arguments: Sequence[str]) -> None:
             async def answered(message: Any) -> None:
                 await send(message)
                 if message["type"] == "http.response.body" and not message.get("more_body") and asked:
-                    taken = time.perf_counter() - begin
-                    request = json.loads(asked)
-                    if request.get("method") == "tools/call":
-                        out.write(json.dumps([request["params"]["name"], taken]) + "\n")
+                    calls.append((asked, time.time(), time.perf_counter() - begin))
 
             await app(scope, heard, answered)
 
@@ -177,7 +175,13 @@ def serve(log: Path, arguments: Sequence[str]) -> None:
 
     mcp_server.listen = lambda app, request: listen(timed(app), request)
     sys.argv = ["transcribe-mcp", *arguments]
-    command_line()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    try:
+        command_line()
+    finally:
+        requests = [(json.loads(asked), *times) for asked, *times in calls]
+        rows = [(r["params"]["name"], *times) for r, *times in requests if r.get("method") == "tools/call"]
+        log.write_text(json.dumps(rows), encoding="utf-8")
 
 
 async def be_a_client(url: str, first: str, sources: Sequence[str]) -> None:
@@ -220,8 +224,8 @@ async def be_a_client(url: str, first: str, sources: Sequence[str]) -> None:
 Times = dict[str, list[float]]
 
 
-def run_clients(url: str, first: str, parts: Sequence[Sequence[str]], served: Path) -> tuple[int, Times, Times]:
-    """Clients that begin together: (jobs completed, seconds of calls by tool as clients have them, as the server)."""
+def run_clients(url: str, first: str, parts: Sequence[Sequence[str]]) -> tuple[int, Times, float]:
+    """Clients that begin together: (jobs completed, seconds of their calls by tool, when they began)."""
     command = [sys.executable, __file__, "--client", url, first]
     clients = [
         subprocess.Popen([*command, *part], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for part in parts
@@ -229,21 +233,27 @@ def run_clients(url: str, first: str, parts: Sequence[Sequence[str]], served: Pa
     for client in clients:
         assert client.stdout is not None
         assert client.stdout.readline() == "ready\n"
-    before = len(served.read_text(encoding="utf-8").splitlines())
+    begun_at = time.time()
     for client in clients:
         assert client.stdin is not None
         client.stdin.write("go\n")
         client.stdin.flush()
-    done, taken, at_server = 0, {}, {}
+    done, taken = 0, {}
     for client in clients:
         answer = json.loads(client.communicate(timeout=PATIENCE_S)[0])
         done += answer["done"]
         for tool, seconds in answer["taken"].items():
             taken.setdefault(tool, []).extend(seconds)
-    for line in served.read_text(encoding="utf-8").splitlines()[before:]:
-        tool, second = json.loads(line)
-        at_server.setdefault(tool, []).append(second)
-    return done, taken, at_server
+    return done, taken, begun_at
+
+
+def served_from(rows: Sequence[Any], begun_at: float, ended_at: float) -> Times:
+    """Seconds of calls by tool as the server has them."""
+    taken: Times = {}
+    for tool, at, seconds in rows:
+        if begun_at <= at <= ended_at:
+            taken.setdefault(tool, []).append(seconds)
+    return taken
 
 
 def measure_load(folder: Path, n_jobs: int, n_clients: int) -> tuple[dict[str, Any], list[Bar]]:
@@ -257,12 +267,13 @@ def measure_load(folder: Path, n_jobs: int, n_clients: int) -> tuple[dict[str, A
         write_flac(Path(names[-1]), [samples[start : start + 2 * SAMPLE_RATE_HZ + n]])
     first = names.pop()
     with http_server(folder) as url:
-        begin = time.perf_counter()
         parts = [names[i::n_clients] for i in range(n_clients)]
-        done, busy, busy_at_server = run_clients(url, first, parts, folder / "served")
-        took_s = time.perf_counter() - begin
-        answered_at_once = [part[:6] for part in parts]  # from the library
-        _, idle, idle_at_server = run_clients(url, first, answered_at_once, folder / "served")
+        done, busy, busy_at = run_clients(url, first, parts)
+        done_at = time.time()
+        _, idle, idle_at = run_clients(url, first, [part[:6] for part in parts])  # answered from the library
+    rows = json.loads((folder / "served").read_text(encoding="utf-8"))
+    took_s = done_at - busy_at
+    busy_at_server, idle_at_server = served_from(rows, busy_at, done_at), served_from(rows, idle_at, time.time())
     columns = {"busy": busy, "idle": idle, "busy, at the server": busy_at_server, "idle, at the server": idle_at_server}
     calls = {
         tool: {name: round(1000 * percentile(times[tool], 0.99), 1) for name, times in columns.items()} for tool in busy

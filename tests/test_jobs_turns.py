@@ -24,7 +24,7 @@ class Desk:
         self.turns = Turns()
         with closing(self.connect()) as connection:
             connection.execute("PRAGMA journal_mode=WAL").close()
-            connection.execute("CREATE TABLE notes (writer INTEGER)").close()
+            connection.execute("CREATE TABLE IF NOT EXISTS notes (writer INTEGER)").close()
 
     def connect(self, patience_s: float = PATIENCE_S) -> sqlite3.Connection:
         kind = connection_class(self.turns, patience_s)
@@ -60,6 +60,26 @@ def test_writers_go_in_the_order_in_which_they_came(desk: Desk) -> None:
     assert desk.writers() == list(range(9))
 
 
+def test_a_process_with_many_writers_leaves_another_its_place(desk: Desk) -> None:
+    """Connections that share no turns are as those of two processes."""
+    elsewhere = Desk(desk.path)
+    ours = [threading.Thread(target=desk.write, args=(number,)) for number in range(1, 5)]
+    other = threading.Thread(target=elsewhere.write, args=(100,))
+    with closing(desk.connect()) as first:
+        first.execute("INSERT INTO notes VALUES (0)").close()
+        for n, one in enumerate(ours):
+            one.start()
+            until(lambda n=n: desk.turns.n_waiting == n + 1, "another waits")  # type: ignore[misc]
+        other.start()
+        until(lambda: elsewhere.turns.is_taken, "the other process has begun to try")
+        first.commit()
+    for one in (*ours, other):
+        one.join(PATIENCE_S)
+
+    assert sorted(desk.writers()) == [0, 1, 2, 3, 4, 100]
+    assert desk.writers()[-1] != 100
+
+
 def test_a_writer_whose_turn_does_not_come_says_so_and_others_go_on(desk: Desk) -> None:
     with closing(desk.connect()) as first, closing(desk.connect(patience_s=0.05)) as hasty:
         first.execute("INSERT INTO notes VALUES (0)").close()
@@ -71,7 +91,7 @@ def test_a_writer_whose_turn_does_not_come_says_so_and_others_go_on(desk: Desk) 
     assert desk.writers() == [0, 2]
 
 
-@pytest.mark.parametrize("end", ["rollback", "close", "error", "error in many", "nothing begun"])
+@pytest.mark.parametrize("end", ["rollback", "close", "error", "error in many", "nothing written"])
 def test_the_turn_goes_on_however_a_transaction_ends(desk: Desk, end: str) -> None:
     connection = desk.connect()
     if end == "error":
@@ -82,7 +102,7 @@ def test_the_turn_goes_on_however_a_transaction_ends(desk: Desk, end: str) -> No
         with pytest.raises(sqlite3.ProgrammingError):
             connection.executemany("INSERT INTO notes VALUES (?)", [(1,), (2, 3)]).close()
         connection.rollback()
-    elif end == "nothing begun":
+    elif end == "nothing written":
         connection.execute("BEGIN").close()
         connection.commit()
     else:

@@ -1,16 +1,21 @@
-"""Writers of one process take turns at a SQLite file, in the order in which they came.
+"""Writers take turns at a SQLite file: those of one process in the order in which they came, processes side by side.
 
 SQLite lets one write at a time and has no queue: who finds the file taken sleeps and tries again, for longer each time,
 while others who come later find it free. With eight writers that go on and on, one in a hundred waited for a second.
+So one of each process tries, at short intervals, and between two turns of one process others have a moment.
 """
 
 from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
+
+TRY_S = 0.001  # between two tries of the one whose turn it is
+YIELD_S = 0.002  # before a turn that follows another of this process: longer than others wait between two tries
 
 _WRITES = ("BEGIN", "INSERT", "UPDATE", "DELETE", "REPLACE")
 
@@ -27,6 +32,10 @@ class Turns:
     def n_waiting(self) -> int:
         return len(self._waiting)
 
+    @property
+    def is_taken(self) -> bool:
+        return self._taken
+
     def take(self, patience_s: float) -> bool:
         """Wait for the turn; ``False`` where it did not come in time."""
         with self._lock:
@@ -36,6 +45,7 @@ class Turns:
             mine = threading.Event()
             self._waiting.append(mine)
         if mine.wait(patience_s):
+            time.sleep(YIELD_S)
             return True
         with self._lock:
             if mine.is_set():  # it came at the last moment
@@ -67,11 +77,35 @@ class TurnConnection(sqlite3.Connection):
     def executemany(self, sql: str, parameters: Iterable[Any]) -> sqlite3.Cursor:
         return self.cursor().executemany(sql, parameters)  # type: ignore[no-any-return]
 
-    def take_turn(self) -> None:
-        if not self._is_my_turn:
-            if not self.turns.take(self.patience_s):
-                raise sqlite3.OperationalError("database is locked: other writers of this process were first")
-            self._is_my_turn = True
+    def begin(self) -> None:
+        """Wait for the turn and for the file, then begin to write.
+
+        Raises:
+            sqlite3.OperationalError: it took too long.
+        """
+        deadline = time.monotonic() + self.patience_s
+        if not self.turns.take(self.patience_s):
+            raise sqlite3.OperationalError("database is locked: other writers of this process were first")
+        self._is_my_turn = True
+        try:
+            self._execute("PRAGMA busy_timeout=0")
+            while not self._begun(deadline):
+                time.sleep(TRY_S)
+        finally:
+            self._execute(f"PRAGMA busy_timeout={round(self.patience_s * 1000)}")
+            self.end_turn()
+
+    def _begun(self, deadline: float) -> bool:
+        try:
+            self._execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            return False
+        return True
+
+    def _execute(self, sql: str) -> None:
+        super().execute(sql).close()
 
     def end_turn(self) -> None:
         """Unless a transaction is open."""
@@ -108,8 +142,10 @@ class TurnCursor(sqlite3.Cursor):
         return self._in_turn(sql, super().executemany, parameters)
 
     def _in_turn(self, sql: str, execute: Callable[[str, Any], TurnCursor], parameters: Any) -> TurnCursor:
-        if sql.lstrip()[:7].upper().startswith(_WRITES):
-            self.connection.take_turn()
+        if sql.lstrip()[:7].upper().startswith(_WRITES) and not self.connection.in_transaction:
+            self.connection.begin()
+            if sql.lstrip()[:5].upper() == "BEGIN":
+                return self
         try:
             return execute(sql, parameters)
         finally:
