@@ -24,6 +24,7 @@ from .model import Whisper, decode, logits_of
 
 SMOOTHED_POSITIONS = 7
 PART_ELEMENTS = 1 << 23  # numbers of attention held at once: 32 MB, a few times over
+CACHED_ELEMENTS = 1 << 14  # 64 KB: with what is made of them within a core's own cache
 # Pairs to be put in order, after which the middle one of seven is in its place.
 _EXCHANGES = ((0, 5), (0, 3), (1, 6), (2, 4), (0, 1), (3, 5), (2, 6), (2, 3), (3, 6), (4, 5), (1, 4), (1, 3), (3, 4))
 
@@ -83,31 +84,36 @@ def attention(heads: Heads, rows: Sequence[AudioRow], queries: Sequence[Tensor],
 
 def _keys(heads: Heads, rows: Sequence[AudioRow], dtype: torch.dtype) -> Tensor:
     """Keys of the alignment heads: (N, A, T, D)."""
-    values = rows[0].cache.values
-    _, _, _, _, n_positions, size = values.shape
-    keys = torch.empty((len(rows), len(heads), n_positions, size), dtype=dtype, device=values.device)
+    first = rows[0].cache
+    n_positions, size = first.shape
+    keys = torch.empty((len(rows), len(heads), n_positions, size), dtype=dtype, device=first.device)
     for layer in sorted({layer for layer, _ in heads}):
         at = [i for i, (number, _) in enumerate(heads) if number == layer]
-        own = torch.tensor([heads[i][1] for i in at], device=values.device)
+        own = torch.tensor([heads[i][1] for i in at], device=first.device)
         for part, cache, windows in runs(rows):
-            found = cache.values[windows, layer, 0].index_select(1, own).to(dtype)
-            if cache.scales is not None:
-                found *= cache.scales[windows, layer, 0].index_select(1, own).to(dtype)[:, :, None]
-            keys[part, at[0] : at[-1] + 1] = found
+            keys[part, at[0] : at[-1] + 1] = cache.keys(windows, layer, own).to(dtype)
     return keys
 
 
 def smoothed(weights: Tensor) -> Tensor:
     """Medians of seven along the audio, averaged over the heads: (N, A, L, T) -> (N, L, T)."""
-    half = SMOOTHED_POSITIONS // 2
-    if weights.shape[-1] <= half:
-        return weights.mean(dim=1)
     width = weights.shape[-1]
-    padded = functional.pad(weights, (half, half, 0, 0), mode="reflect")
-    seven = [padded[..., shift : shift + width] for shift in range(SMOOTHED_POSITIONS)]
+    if width <= SMOOTHED_POSITIONS // 2:
+        return weights.mean(dim=1)
+    rows = weights.flatten(0, 2)
+    size = max(1, CACHED_ELEMENTS // width) if weights.device.type == "cpu" else len(rows)
+    parts = [_medians(rows[first : first + size]) for first in range(0, len(rows), size)]
+    return torch.cat(parts).view(weights.shape).mean(dim=1)
+
+
+def _medians(rows: Tensor) -> Tensor:
+    """(n, T) -> the same, each number replaced by the middle one of the seven around it, mirrored at the ends."""
+    half, width = SMOOTHED_POSITIONS // 2, rows.shape[1]
+    padded = functional.pad(rows, (half, half), mode="reflect")
+    seven = [padded[:, shift : shift + width] for shift in range(SMOOTHED_POSITIONS)]
     for low, high in _EXCHANGES:
         seven[low], seven[high] = torch.minimum(seven[low], seven[high]), torch.maximum(seven[low], seven[high])
-    return seven[half].mean(dim=1)
+    return seven[half]
 
 
 def path_starts(cost: Tensor, n_tokens: Sequence[int], n_positions: Sequence[int]) -> list[list[int]]:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .caches import AudioRow, KeptQueries, layer_values, runs
+from .caches import AudioCache, AudioRow, KeptQueries, layer_values, runs
+from .states import AudioStates, StatesAttention
 
 
 class TorchAttention:
@@ -32,6 +33,10 @@ class TorchAttention:
     ) -> None:
         self._positions, self._text, self._audio, self._longest = positions, text, audio, longest
         self._queries = queries
+        states = [(row.cache, row.index) for row in audio if isinstance(row.cache, AudioStates)]
+        self._states = (
+            StatesAttention([cache.windows[index] for cache, index in states], states[0][0].layers) if states else None
+        )
         self._rows = torch.arange(len(positions), device=positions.device)[:, None]
         seen = torch.arange(longest, device=positions.device)
         self._mask = (seen <= positions[..., None])[:, None]  # (R, 1, P, longest)
@@ -51,15 +56,18 @@ class TorchAttention:
 
     def audio(self, layer: int, query: Tensor) -> Tensor:
         n_rows, n_tokens, width = query.shape
-        query = query.view(n_rows, n_tokens, self._text.shape[3], -1)
+        by_head = query.view(n_rows, n_tokens, self._text.shape[3], -1)
         if self._queries is not None:
             kept, heads = self._queries.of_layer(layer)
             if heads:
-                self._queries.values[:n_rows, kept][self._rows, :, self._positions] = query[:, :, heads]
-        query = query.transpose(1, 2)
+                self._queries.values[:n_rows, kept][self._rows, :, self._positions] = by_head[:, :, heads]
+        if self._states is not None:
+            return self._states(layer, query)
+        by_head = by_head.transpose(1, 2)
         parts = []
         for rows, cache, windows in runs(self._audio):
+            assert isinstance(cache, AudioCache)
             keys, values = layer_values(cache, windows, layer, query.dtype)
-            parts.append(functional.scaled_dot_product_attention(query[rows], keys, values))
+            parts.append(functional.scaled_dot_product_attention(by_head[rows], keys, values))
         attended = parts[0] if len(parts) == 1 else torch.cat(parts)
         return attended.transpose(1, 2).reshape(n_rows, n_tokens, width)

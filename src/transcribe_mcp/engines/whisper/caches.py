@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .model import Whisper
+from .states import AudioStates
 
 Heads = tuple[tuple[int, int], ...]  # (layer, head), sorted
 INT8_LARGEST = 127
@@ -33,6 +34,22 @@ class AudioCache:
 
     def __len__(self) -> int:
         return len(self.values)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """T and D."""
+        return self.values.shape[4], self.values.shape[5]
+
+    @property
+    def device(self) -> torch.device:
+        return self.values.device
+
+    def keys(self, windows: slice, layer: int, heads: Tensor) -> Tensor:
+        """Those of some heads of a layer: (n, A, T, D), in float32 where a scale applies."""
+        keys = self.values[windows, layer, 0].index_select(1, heads)
+        if self.scales is None:
+            return keys
+        return keys * self.scales[windows, layer, 0].index_select(1, heads)[:, :, None]
 
 
 def audio_cache(model: Whisper, states: Tensor, *, int8: bool) -> AudioCache:
@@ -60,7 +77,7 @@ def audio_cache(model: Whisper, states: Tensor, *, int8: bool) -> AudioCache:
 class AudioRow:
     """The audio that one row of text is about: a window in a cache."""
 
-    cache: AudioCache
+    cache: AudioCache | AudioStates
     index: int
 
 
@@ -81,12 +98,14 @@ class Anchors:
 
     def places(self, row: AudioRow) -> tuple[int, int]:
         """Of a window's keys and values, and of their scales (0 where there are none)."""
+        if isinstance(row.cache, AudioStates):
+            return 0, 0  # which no kernel reads
         values, scales = row.cache.values[row.index], row.cache.scales
         at = (values.data_ptr() - self.values.data_ptr()) // UNIT_BYTES
         return at, 0 if scales is None else (scales[row.index].data_ptr() - self.scales.data_ptr()) // UNIT_BYTES
 
 
-def runs(rows: Sequence[AudioRow]) -> Iterator[tuple[slice, AudioCache, slice]]:
+def runs(rows: Sequence[AudioRow]) -> Iterator[tuple[slice, AudioCache | AudioStates, slice]]:
     """Rows that follow one another in a cache, together: where they are in the list, the cache, where in it."""
     first = 0
     for i in range(1, len(rows) + 1):

@@ -32,12 +32,14 @@ class Placement:
         dtype: of activations, norms, positions, embedding.
         vocabulary_multiple: the last layer gets zeros up to a multiple of this.
         encoder_linear, decoder_linear: make a layer of float32 weights and bias that are on ``device``.
+        audio_linear: makes that for keys and values of the audio.
     """
 
     device: torch.device
     dtype: torch.dtype
     encoder_linear: MakeLinear
     decoder_linear: MakeLinear
+    audio_linear: MakeLinear
     operations: Operations
     vocabulary_multiple: int = 1
 
@@ -150,7 +152,7 @@ class _Loader:
             audio_norm=self._norm(f"{name}.encoder_attn_layer_norm"),
             audio_query=self._linear([f"{name}.encoder_attn.q_proj"], (d, d), make),
             audio_key_value=self._linear(
-                [f"{name}.encoder_attn.{p}_proj" for p in "kv"], (d, d), self._placement.encoder_linear
+                [f"{name}.encoder_attn.{p}_proj" for p in "kv"], (d, d), self._placement.audio_linear
             ),
             audio_out=self._linear([f"{name}.encoder_attn.out_proj"], (d, d), make),
             mlp_norm=self._norm(f"{name}.final_layer_norm"),

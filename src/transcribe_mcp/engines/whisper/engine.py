@@ -33,6 +33,7 @@ from .model import Whisper, encode
 from .rules import make_rules
 from .runner import Spoken, Steps, run, side_stream
 from .slots import MOST_TOKENS, Limits, Request, Slots, StepRules
+from .states import AudioStates
 
 SHORT_CONTEXT_TOKENS = 256  # room for a text without a long prompt: half the memory of the caches
 
@@ -53,13 +54,14 @@ class Machinery:
         encoded_at_once: windows that the encoder takes at once.
         most_rows: windows decoded at once at most.
         room: sizes that slots are made in.
-        workers: threads that each take a part of the windows, with ``threads_each`` of torch's own. On a CPU that beats
-            one worker with all threads: a step is made of many small operations, at whose ends threads wait for
-            each other, and if another program has the core they wait long.
+        workers: threads that each take a part of the windows, with ``threads_each`` of torch's own; where that is 0,
+            the caller's thread does the work. On a CPU several with few threads beat one with all: a step is made of
+            many small operations, at whose ends threads wait for each other, and if another program has the core they
+            wait long.
     """
 
     model: Whisper
-    audio_cache: Callable[[Whisper, Tensor], AudioCache]
+    audio_cache: Callable[[Whisper, Tensor], AudioCache | AudioStates]
     make_steps: Callable[[Slots], Steps]
     search: Search
     encoded_at_once: int
@@ -371,7 +373,7 @@ def _foreign_errors(doing: str) -> Iterator[None]:
 
 
 def _pool_of(machinery: Machinery) -> ThreadPoolExecutor | None:
-    if machinery.workers == 1:
+    if not machinery.threads_each:
         return None
 
     def begin() -> None:

@@ -20,12 +20,13 @@ from ..batches import batch_that_fits, shape_of
 from ..fallback_device import load_with_cpu_behind
 from ..replicas import Replicas
 from . import alignment
-from .caches import audio_cache
+from .caches import AudioCache, audio_cache
 from .checkpoint import Placement, directions_of, geometry_of, load_model, vocabulary_of
 from .engine import Machinery, WhisperEngine
-from .linear import Dense, FusedDense, Int8Dense, Linear
+from .linear import Dense, FusedDense, Int8Dense, Int8DenseAtOnce, Linear, has_int8_products
 from .model import Operations, Whisper
 from .runner import EagerSteps
+from .states import AudioStates, audio_states
 
 LEAST_CUDA_BATCH_SIZE, WINDOWS_A_LAYER = 48, 8
 VOCABULARY_MULTIPLE = 128  # an odd number of outputs takes cuBLAS twice the time
@@ -33,6 +34,8 @@ INT8_AUDIO = "+int8"  # 8-bit keys and values of the audio
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 CUDA_BATCH_SIZE = 128
 CPU_BATCH_SIZES, CPU_AUDIO_BYTES = (4, 16), 1 << 30
+ENCODER_SQUARES = 12  # weights of a layer in squares of its width: 4 for attention, 8 for what follows
+INT8_BATCH_SIZES, INT8_BATCH_WEIGHTS = (8, 32), 1 << 30  # the second: of the encoder's layers, times windows
 CPU_ROOM, CUDA_ROOM = (1, 2, 4, 8, 16), (1, 4, 16, 64, 128, 256)
 CORES_PER_WORKER = 4  # a decoding step does not use more
 ENCODED_AT_ONCE_CUDA = 32  # fills an H100; more only takes memory
@@ -65,7 +68,9 @@ def _load_on(request: EngineRequest, device: torch.device) -> WhisperEngine:
     geometry = geometry_of(checkpoint)
     vocabulary, directions = vocabulary_of(checkpoint), directions_of(checkpoint, geometry)
     batch_size = (
-        _cpu_batch_size(geometry) if device.type == "cpu" else _cuda_batch_size(checkpoint, device, compute_type)
+        _cpu_batch_size(geometry, compute_type)
+        if device.type == "cpu"
+        else _cuda_batch_size(checkpoint, device, compute_type)
     )
     machinery = _machinery(checkpoint, device, compute_type, request)
     notices = request.notices
@@ -89,8 +94,15 @@ def _load_on(request: EngineRequest, device: torch.device) -> WhisperEngine:
     return WhisperEngine(machinery, vocabulary, directions, info)
 
 
-def _cpu_batch_size(geometry: Geometry) -> int:
-    """Many windows share what is read of the weights; their keys and values are to stay within a gigabyte."""
+def _cpu_batch_size(geometry: Geometry, compute_type: str) -> int:
+    """Many windows share what is read of the weights.
+
+    Keys and values are to stay within a gigabyte. In 8 bits there are none, but a batch is to end soon: that is when
+    progress is told, and what is lost with a worker.
+    """
+    if compute_type == "int8":
+        weights = geometry.encoder_layers * geometry.d_model**2 * ENCODER_SQUARES
+        return max(INT8_BATCH_SIZES[0], min(INT8_BATCH_SIZES[1], INT8_BATCH_WEIGHTS // weights))
     window_bytes = geometry.decoder_layers * 2 * geometry.max_source_positions * geometry.d_model * 4
     return max(CPU_BATCH_SIZES[0], min(CPU_BATCH_SIZES[1], CPU_AUDIO_BYTES // window_bytes))
 
@@ -115,19 +127,18 @@ def _machinery(checkpoint: Checkpoint, device: torch.device, compute_type: str, 
 
 
 def _cpu(checkpoint: Checkpoint, compute_type: str, request: EngineRequest) -> Machinery:
-    int8 = compute_type == "int8"
-    linear: Callable[[Tensor, Tensor], Linear] = Int8Dense if int8 else _dense(PRECISIONS.get(compute_type))
-    dtype = PRECISIONS.get(compute_type, torch.float32)
-    placement = Placement(torch.device("cpu"), dtype, linear, linear, Operations())
-    model = _load(checkpoint, placement, request)
-    if int8:
-        output = Int8Dense(model.output, model.output.new_zeros(len(model.output)))
-        model = replace(model, operations=Operations(scores=lambda states, _: output(states)))
+    make_cache: Callable[[Whisper, Tensor], AudioCache | AudioStates]
+    if compute_type == "int8":
+        model, make_cache = _int8_model(checkpoint, request), audio_states
+    else:
+        dense = _dense(PRECISIONS[compute_type])
+        placement = Placement(torch.device("cpu"), PRECISIONS[compute_type], dense, dense, dense, Operations())
+        model, make_cache = _load(checkpoint, placement, request), partial(audio_cache, int8=False)
     threads = request.threads or usable_cores()
     workers = max(1, threads // CORES_PER_WORKER, min(2, threads))
     return Machinery(
         model,
-        partial(audio_cache, int8=False),
+        make_cache,
         EagerSteps,
         alignment.TORCH,
         encoded_at_once=1,
@@ -138,11 +149,19 @@ def _cpu(checkpoint: Checkpoint, compute_type: str, request: EngineRequest) -> M
     )
 
 
+def _int8_model(checkpoint: Checkpoint, request: EngineRequest) -> Whisper:
+    dense = _dense(torch.float32)
+    placement = Placement(torch.device("cpu"), torch.float32, Int8DenseAtOnce, Int8Dense, dense, Operations())
+    model = _load(checkpoint, placement, request)
+    output = Int8Dense(model.output, model.output.new_zeros(len(model.output)))
+    return replace(model, operations=Operations(scores=lambda states, _: output(states)))
+
+
 def _cuda(checkpoint: Checkpoint, device: torch.device, compute_type: str, request: EngineRequest) -> Machinery:
     dtype, int8 = PRECISIONS[compute_type.removesuffix(INT8_AUDIO)], compute_type.endswith(INT8_AUDIO)
     make = _dense(dtype, fused=dtype != torch.float32)
     if not has_triton():
-        model = _load(checkpoint, Placement(device, dtype, make, make, Operations()), request)
+        model = _load(checkpoint, Placement(device, dtype, make, make, make, Operations()), request)
         cache = partial(audio_cache, int8=int8)
         return Machinery(model, cache, EagerSteps, alignment.TORCH, ENCODED_AT_ONCE_CUDA, CUDA_ROOM[-1], CUDA_ROOM)
     from . import alignment_kernels, kernels
@@ -150,7 +169,7 @@ def _cuda(checkpoint: Checkpoint, device: torch.device, compute_type: str, reque
     from .operations import cuda_operations
 
     operations = cuda_operations(geometry_of(checkpoint), dtype, device)
-    model = _load(checkpoint, Placement(device, dtype, make, make, operations, VOCABULARY_MULTIPLE), request)
+    model = _load(checkpoint, Placement(device, dtype, make, make, make, operations, VOCABULARY_MULTIPLE), request)
     make_cache = kernels.audio_cache if int8 else partial(audio_cache, int8=False)
     make_steps = partial(CapturedSteps, int8=int8)
     words = alignment.Search(alignment_kernels.smoothed, alignment_kernels.path_starts)
@@ -199,7 +218,7 @@ def _choose_device(wanted: str) -> tuple[torch.device, tuple[Notice, ...]]:
 def _compute_types(device: torch.device) -> tuple[str, ...]:
     """What a device computes with, the best first."""
     if device.type == "cpu":
-        return ("int8", "float32", "bfloat16")
+        return ("int8", "float32", "bfloat16") if has_int8_products() else ("float32", "bfloat16")
     has_bfloat16 = torch.cuda.get_device_capability(device) >= (8, 0)
     plain = ("bfloat16", "float16", "float32") if has_bfloat16 else ("float16", "float32")
     return tuple(name + suffix for suffix in (INT8_AUDIO, "") for name in plain)

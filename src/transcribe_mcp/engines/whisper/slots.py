@@ -16,7 +16,7 @@ from .attention import TorchAttention
 from .caches import Anchors, AudioRow, Heads, KeptQueries, kept_queries, text_cache
 from .model import Whisper, decode, logits_of
 from .rules import Rules, Said
-from .sampling import choose
+from .sampling import choose, likeliest, log_sums
 
 MOST_TOKENS = 224  # said in one window, as in openai-whisper: half the context
 # Prompts of more tokens are taken in at once, before the steps. On a GPU a few steps cost less than that.
@@ -237,15 +237,15 @@ def advance(state: RowState, logits: Tensor, step: StepRules, *, samples: bool =
         starts: a row may be where silence is judged; without, it is not looked at.
     """
     if starts:
-        silence = logits[:, step.no_speech] - logits.logsumexp(dim=-1)
+        silence = logits[:, step.no_speech] - log_sums(logits)
         judged = (state.position == state.start) & ~state.done
         state.no_speech.copy_(torch.where(judged, silence.exp(), state.no_speech))
     speaks = (state.position + 1 >= state.prompt_length) & ~state.done
     allowed = step.rules(logits, Said(state.count, state.last, state.before_last, state.latest_timestamp))
     if step.limits.least:
         allowed[:, step.end_of_text].masked_fill_(state.count < step.limits.least, float("-inf"))
-    token = choose(allowed, state.temperature, state.seed, state.count) if samples else allowed.argmax(dim=-1)
-    log_probability = allowed.gather(1, token[:, None])[:, 0] - allowed.logsumexp(dim=-1)
+    token = choose(allowed, state.temperature, state.seed, state.count) if samples else likeliest(allowed)
+    log_probability = allowed.gather(1, token[:, None])[:, 0] - log_sums(allowed)
 
     place = state.count.clamp(max=MOST_TOKENS - 1)[:, None]
     said_before = state.said.gather(1, place)[:, 0]
