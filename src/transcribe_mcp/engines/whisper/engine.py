@@ -240,7 +240,7 @@ class WhisperEngine:
 
     def close(self) -> None:
         if self._pool is not None:
-            self._pool.shutdown()
+            self._pool.shutdown(cancel_futures=True)
         self._own, self._machinery, self._ears = threading.local(), None, None
         self._rules.clear()
         if torch.cuda.is_initialized():

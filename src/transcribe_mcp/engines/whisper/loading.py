@@ -73,6 +73,8 @@ def _load_on(request: EngineRequest, device: torch.device) -> WhisperEngine:
         else _cuda_batch_size(checkpoint, device, compute_type)
     )
     machinery = _machinery(checkpoint, device, compute_type, request)
+    # A worker whose part of a batch is done goes on with what comes next. In 8 bits several batches are not too many.
+    shares_workers = compute_type == "int8" and machinery.workers > 1
     notices = request.notices
     if not directions.names_heads:
         message = (
@@ -87,7 +89,8 @@ def _load_on(request: EngineRequest, device: torch.device) -> WhisperEngine:
         languages=("en",) if checkpoint.english_only else vocabulary.languages,
         tasks=("transcribe",) if checkpoint.can_translate is False else ("transcribe", "translate"),
         batch_size=batch_size,
-        aligns_aside=device.type == "cuda",
+        encodes_aside=shares_workers,
+        aligns_aside=device.type == "cuda" or shares_workers,
         versions={"torch": torch.__version__},
         warnings=notices,
     )
