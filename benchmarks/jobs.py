@@ -158,12 +158,13 @@ def measure_load(folder: Path, n_jobs: int, n_clients: int) -> tuple[dict[str, A
     everything = [second for seconds in busy.values() for second in seconds]
     at_rest = [second for seconds in idle.values() for second in seconds]
     p99_s, idle_p99_s = percentile(everything, 0.99), percentile(at_rest, 0.99)
+    worst_s = max(percentile(seconds, 0.99) for seconds in busy.values())
     figures |= {"p99_ms": round(1000 * p99_s, 1), "idle_p99_ms": round(1000 * idle_p99_s, 1)}
     figures["ratio"] = round(p99_s / idle_p99_s, 2)
     return figures, [
         Bar("jobs lost", n_jobs - done, "==", 0),
         Bar("jobs too many or too few", listed - n_jobs - 1, "==", 0),
-        Bar("99th percentile of calls while busy, s", p99_s, "<=", 0.2),
+        Bar("99th percentile of the slowest kind of call while busy, s", worst_s, "<=", 0.2),
     ]
 
 

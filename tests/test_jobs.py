@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -273,14 +272,13 @@ def test_a_running_job_is_cancelled_soon_its_text_stays_and_retrying_goes_on_fro
     assert jobs.get_job(job_id).eta_s is not None
     running = jobs.get_transcript(job_id)
 
-    started = time.monotonic()
+    n_safe = here.checkpoints(job_id)
     cancelled = jobs.cancel(job_id)
     following = finished(jobs.submit(request(CLIP, fake_options(words=False))).job_id)
-    took_s = time.monotonic() - started
 
     assert cancelled.status is JobStatus.CANCELLED
     assert following.status is JobStatus.COMPLETED
-    assert took_s < 10, "the worker was not held up by cancelled work"
+    assert here.checkpoints(job_id) <= n_safe + 1, "the worker did not go on with cancelled work"
     partial = jobs.get_transcript(job_id)
     assert partial.segments[: len(running.segments) - 1] == running.segments[:-1]
     assert partial.warnings[0].code == "partial"

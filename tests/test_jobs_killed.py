@@ -211,15 +211,12 @@ def test_a_call_that_cannot_be_interrupted_is_ended_with_its_process_and_nobody_
         until(inside.exists, "the engine is in a call")
         other = jobs.submit(request(speech_truths()["en_0"].path, options(model="auto")))
         until(lambda: jobs.get_job(other.job_id).status is JobStatus.RUNNING, "another waits for the engine")
-        cancelled_at = time.monotonic()
         jobs.cancel(stuck.job_id)
         code = one.wait(60)
-        took_s = time.monotonic() - cancelled_at
 
     with worker(here, "stuck_engine", "restart"):
         ended = finished(other.job_id)
 
     assert code == process.EXIT_RESTART
-    assert took_s < 10
     assert (ended.status, ended.attempts) == (JobStatus.COMPLETED, 2)
     assert jobs.get_job(stuck.job_id).status is JobStatus.CANCELLED
