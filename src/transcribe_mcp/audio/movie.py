@@ -2,7 +2,7 @@
 
 Frame by frame, Python handles 38 packets for every second of an MP3 and holds the interpreter lock for a quarter of the
 time, so that threads wait for each other. Here the graph's source opens the file itself, and Python is called once for
-every two seconds. What the graph does not tell (damage, holes) shows in the timestamps of what comes out.
+every twenty seconds of audio. What the graph does not tell (damage, holes) shows in the timestamps of what comes out.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ import numpy as np
 from av.audio.frame import AudioFrame
 
 from .media import OPEN_OPTIONS
-from .resampler import PULL_S, SAMPLE_RATE_HZ, Samples, to_mono_16_khz
+from .resampler import SAMPLE_RATE_HZ, Samples, to_mono_16_khz
 
 SEEK_BACKWARD = 1  # AVSEEK_FLAG_BACKWARD: to the last place before, not the nearest
+PULL_S = 20.0  # every time, a thread has to wait for the interpreter lock, and the busier Python is the longer
 TIMESTAMP_SAMPLES = 1  # by how much a timestamp at 16 kHz may be off without a hole being there: rounding
 
 
@@ -52,7 +53,7 @@ class Excerpt:
 
 
 def read_excerpt(excerpt: Excerpt) -> Iterator[Samples]:
-    """The part in pieces of 2 s: float32, mono, 16 kHz; less where the stream ends before.
+    """The part in pieces of 20 s: float32, mono, 16 kHz; less where the stream ends before.
 
     Raises:
         Gap: see there.

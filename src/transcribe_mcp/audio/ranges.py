@@ -1,4 +1,5 @@
-"""The parallel decode: ranges of 120 s on several threads, each thread with its own container.
+"""The parallel decode: ranges of 120 s on several threads, each thread with its own container. The first are shorter,
+so that work on the first minutes can begin soon.
 
 A range equals the serial decode because it starts on a whole second of the stream (there every resampler is in the
 phase it has at the start), because decoder and resampler warm up before it, and because the second before it is
@@ -36,7 +37,7 @@ from .serial import GAP_S
 Source = tuple[InputContainer, AudioStream]
 
 RANGE_S = 120
-RANGE_SAMPLES = RANGE_S * SAMPLE_RATE_HZ
+N_SHORT_RANGES, SHORT_RANGE_S = 16, 30
 SHARED_S = 1  # what two neighbours both compute
 MARGIN_S = 1  # longer than half of any resampling filter
 SHARED_SAMPLES = SHARED_S * SAMPLE_RATE_HZ
@@ -122,7 +123,7 @@ def range_layout(container: InputContainer, stream: AudioStream) -> RangeLayout 
 
 
 def ranges(path: Path, layout: RangeLayout, threads: int) -> Generator[Samples]:
-    """The ranges in order: (1,920,000,) samples each, but for the last.
+    """The ranges in order, each with all its samples but for the last.
 
     Raises:
         Inexact: the next range cannot be shown to equal the serial decode.
@@ -134,14 +135,14 @@ def ranges(path: Path, layout: RangeLayout, threads: int) -> Generator[Samples]:
     ahead: deque[Future[tuple[Samples, Samples]]] = deque()
     seam = np.empty(0, np.float32)
     try:
-        while True:
+        for begin_s, end_s in map(_range_s, count()):
             ahead.extend(next(work) for _ in range(threads + 1 - len(ahead)))
             again, samples = ahead.popleft().result()
             if not _same_seam(seam, again, layout):
                 raise Inexact
             seam = samples[-SHARED_SAMPLES:].copy()
             yield samples
-            if len(samples) < RANGE_SAMPLES:
+            if len(samples) < (end_s - begin_s) * SAMPLE_RATE_HZ:
                 return
     except (SourceError, *FOREIGN_ERRORS) as error:
         raise Inexact from error
@@ -174,17 +175,26 @@ def _work(path: Path, layout: RangeLayout, k: int, stop: Event, idle: SimpleQueu
         idle.put(source)
 
 
+def _range_s(k: int) -> tuple[int, int]:
+    """Where range ``k`` begins and ends."""
+    if k < N_SHORT_RANGES:
+        return k * SHORT_RANGE_S, (k + 1) * SHORT_RANGE_S
+    begin_s = N_SHORT_RANGES * SHORT_RANGE_S + (k - N_SHORT_RANGES) * RANGE_S
+    return begin_s, begin_s + RANGE_S
+
+
 def _span_s(k: int) -> tuple[int, int]:
     """What is read of range ``k``: from before the second that it shares with the range before, to behind its end."""
-    first_s = k * RANGE_S
-    return max(0, first_s - SHARED_S - MARGIN_S), first_s + RANGE_S + MARGIN_S
+    begin_s, end_s = _range_s(k)
+    return max(0, begin_s - SHARED_S - MARGIN_S), end_s + MARGIN_S
 
 
 def _parts_of(out: Samples, k: int) -> tuple[Samples, Samples]:
     """The second that it shares with the range before, and range ``k`` itself, of all that was read."""
-    first = (k * RANGE_S - _span_s(k)[0]) * SAMPLE_RATE_HZ
+    begin_s, end_s = _range_s(k)
+    first = (begin_s - _span_s(k)[0]) * SAMPLE_RATE_HZ
     shared = SHARED_SAMPLES if k else 0
-    return out[first - shared : first], out[first : first + RANGE_SAMPLES]
+    return out[first - shared : first], out[first : first + (end_s - begin_s) * SAMPLE_RATE_HZ]
 
 
 def _read_in_graph(excerpt: Excerpt, n_samples: int, stop: Event) -> Samples:
@@ -201,7 +211,7 @@ def _read_in_graph(excerpt: Excerpt, n_samples: int, stop: Event) -> Samples:
 
 
 def _read_range(source: Source, layout: RangeLayout, k: int, stop: Event) -> tuple[Samples, Samples]:
-    """Range ``k``, before it the second that it shares with the range before. Less than 120 s: the end.
+    """Range ``k``, before it the second that it shares with the range before. Less than a whole range: the end.
 
     Raises:
         Inexact: anything that the serial decode has rules for: damage, holes, another format.
