@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain, repeat
 from pathlib import Path
 from typing import TypeVar
 
@@ -31,8 +32,10 @@ from .transcript import Notice, Transcript
 from .vad import SpeechDetector
 
 BLOCK_S = 300.0  # read and searched for speech at once; sets the memory, not the result. A listener has its own
-DECODED_BLOCK_S = 1800.0  # for a listener, of samples that need not be read: it takes hardly longer over more at once
-BLOCKS_AHEAD = 2
+DECODED_BLOCK_S = 600.0  # for a listener, of samples that need not be read: it takes hardly longer over more at once
+BLOCKS_AHEAD, AHEAD_S = 2, 1800.0  # the latter for a listener, whose blocks are shorter than a batch
+# A quarter of a batch is heard first where a device would wait for all of it, then half of one where files are read.
+FIRST_PARTS, FIRST_PARTS_OF_FILE = (4,), (4, 2)
 
 Result = TypeVar("Result")
 
@@ -91,8 +94,11 @@ def transcribe(
         run.duration_s = _claimed_duration_s(run.source)
         run.report("windows", 0.0)
         listener = listener_of(engine) if options.vad else None
-        with closing(ahead(_windows(run, listener), BLOCKS_AHEAD)) as stream:
-            for number, batch in enumerate(_batches(stream, batch_size, decider)):
+        depth = max(BLOCKS_AHEAD, round(AHEAD_S / listener.block_s)) if listener else BLOCKS_AHEAD
+        parts = FIRST_PARTS_OF_FILE if isinstance(run.source, Path) else FIRST_PARTS
+        first = [-(-batch_size // part) for part in parts] if listener else []
+        with closing(ahead(_windows(run, listener), depth)) as stream:
+            for number, batch in enumerate(_batches(stream, batch_size, first, decider)):
                 flow.hear(number, batch)
         flow.settle()
         run.report("windows", run.duration_s)
@@ -255,13 +261,20 @@ def _windows(run: _Run, listener: Listener | None) -> Generator[list[Window], No
                 return
 
 
-def _batches(stream: Iterable[list[Window]], size: int, decider: LanguageDecider) -> Iterator[list[Window]]:
-    """Full batches while the stream lasts. The batch that votes on the language is spread over what is there."""
+def _batches(
+    stream: Iterable[list[Window]], size: int, first: Sequence[int], decider: LanguageDecider
+) -> Iterator[list[Window]]:
+    """Full batches while the stream lasts; before them one as soon as so many windows are there, for each of ``first``.
+    The batch that votes on the language is full, and spread over what is there."""
     waiting: list[Window] = []
+    wanted = chain([] if decider.is_open else first, repeat(size))
+    least = next(wanted)
     for windows in stream:
         waiting += windows
-        while len(waiting) >= size:
-            yield _spread(waiting, size) if decider.is_open else _first(waiting, size)
+        while len(waiting) >= least:
+            n = min(size, len(waiting))
+            yield _spread(waiting, n) if decider.is_open else _first(waiting, n)
+            least = next(wanted)
     if waiting:
         yield waiting
 

@@ -9,9 +9,11 @@ twin of this on the CPU.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -39,8 +41,9 @@ from ..silero import (
 
 LANE_FRAMES = 250  # 8 s; shorter lanes need fewer steps a round and more rounds
 MAX_ROUNDS = 6  # 40 s heard before every lane: at least 997 of 1000 decisions are those of the serial run
+SHORT_FRAMES = LANE_FRAMES * MAX_ROUNDS  # as many lanes as rounds take as many steps as one lane, which is exact
 SETTLED = 0.01  # states lie within ±1; a change as small as this at a seam moves no decision
-CHUNK_FRAMES = 8192  # frames that the encoder takes at once: bounds its memory to 80 MB
+CHUNK_FRAMES = 2048  # frames that the encoder takes at once: bounds its memory to 20 MB, in pieces of few sizes
 
 Samples = NDArray[np.float32]
 State = tuple[Tensor, Tensor]  # h, c: (1, n_lanes, 128) each
@@ -55,25 +58,25 @@ class Ears:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.network = LaneNetwork(read_weights(shipped_model()), device)
+        new_stream: Any = torch.cuda.Stream  # torch leaves it without types
+        # One for all: what a stream gave back, PyTorch keeps for that stream alone.
+        self.stream = new_stream(device) if device.type == "cuda" else None
 
     def listen(self) -> DeviceListener:
-        return DeviceListener(self.network, self.device)
+        return DeviceListener(self)
 
 
 class DeviceListener:
-    """See the protocol ``engines.Listener``: hears one recording, from one thread, on a stream of its own."""
+    """See the protocol ``engines.Listener``: hears one recording, from one thread, on the stream of its ears."""
 
-    block_s = 600.0  # 38 MB on the device; the more frames at once, the busier it is
+    block_s = 240.0  # 15 MB on the device; the more frames at once the busier it is, and the later the first are heard
 
-    def __init__(self, network: LaneNetwork, device: torch.device) -> None:
-        self._network = network
-        self._device = device
-        new_stream: Any = torch.cuda.Stream  # torch leaves it without types
-        self._stream = new_stream(device) if device.type == "cuda" else None
-        self._audio = torch.zeros(CONTEXT_SAMPLES, device=device)  # held for windows and for the frame begun
+    def __init__(self, ears: Ears) -> None:
+        self._network, self._device, self._stream = ears.network, ears.device, ears.stream
+        self._audio = torch.zeros(CONTEXT_SAMPLES, device=self._device)  # held for windows and for the frame begun
         self._origin = -CONTEXT_SAMPLES  # sample of the recording at which _audio begins
         self._next = 0  # sample at which the next frame begins
-        self._state = _empty_state(1, device)
+        self._state = _empty_state(1, self._device)
 
     def push(self, samples: Samples, *, last: bool = False) -> Samples:
         """As ``SpeechDetector.push``: (n,) samples -> probabilities of the frames completed (n_frames,)."""
@@ -137,6 +140,9 @@ class LaneNetwork:
             n_steps = -(-n_steps // convolution.stride)
             self.layers.append(_linear(matrix.T, np.tile(convolution.bias, n_steps)).to(device))
         self.lstm = _lstm(weights).to(device)
+        self.from_input = _parameter(self.lstm, "weight_ih_l0").t()  # what the kernel needs of it
+        self.from_state = _parameter(self.lstm, "weight_hh_l0").half()
+        self.bias = _parameter(self.lstm, "bias_ih_l0") + _parameter(self.lstm, "bias_hh_l0")
         self.output = _linear(weights.output_weight.T, weights.output_bias).to(device)
 
     def probabilities(self, heard: Tensor, state: State) -> tuple[Tensor, State]:
@@ -159,8 +165,13 @@ class LaneNetwork:
 
     def remember(self, features: Tensor, state: State) -> tuple[Tensor, State]:
         """The LSTM over (n, 128) features in lanes -> its outputs (n, 128), its state after the last."""
-        # As many lanes as rounds take as many steps as one lane, which is exact.
-        size = LANE_FRAMES if len(features) > LANE_FRAMES * MAX_ROUNDS else len(features)
+        if features.device.type == "cuda" and _has_triton():
+            return self.remember_in_one_launch_a_round(features, state)
+        return self.remember_in_library_steps(features, state)
+
+    def remember_in_library_steps(self, features: Tensor, state: State) -> tuple[Tensor, State]:
+        """The same by torch's LSTM."""
+        size = LANE_FRAMES if len(features) > SHORT_FRAMES else len(features)
         n_lanes = -(-len(features) // size)
         missing = n_lanes * size - len(features)
         lanes = functional.pad(features, (0, 0, 0, missing)).view(n_lanes, size, STATE_SIZE)
@@ -174,6 +185,30 @@ class LaneNetwork:
                 break
         states, _ = pad_packed_sequence(outputs, batch_first=True)
         return states.reshape(-1, STATE_SIZE)[: len(features)], (after[0][:, -1:].clone(), after[1][:, -1:].clone())
+
+    def remember_in_one_launch_a_round(self, features: Tensor, state: State) -> tuple[Tensor, State]:
+        """The same by a kernel of our own. All rounds are run: asking whether states still move would mean waiting."""
+        from .lane_kernels import run_lanes
+
+        gates = torch.addmm(self.bias, features, self.from_input)
+        size = LANE_FRAMES if len(features) > SHORT_FRAMES else len(features)
+        n_lanes = -(-len(features) // size)
+        before = _behind(state, _empty_state(n_lanes, features.device))
+        for _ in range(min(n_lanes, MAX_ROUNDS)):
+            states, hidden, cell = run_lanes(gates, self.from_state, before[0][0], before[1][0], size)
+            after = hidden[None], cell[None]
+            before = _behind(state, after)
+        return states, (after[0][:, -1:].clone(), after[1][:, -1:].clone())
+
+
+def _parameter(module: nn.Module, name: str) -> Tensor:
+    return dict(module.named_parameters())[name].detach()
+
+
+@cache
+def _has_triton() -> bool:
+    """It comes with torch on Linux."""
+    return importlib.util.find_spec("triton") is not None
 
 
 def _behind(first: State, after: State) -> State:
