@@ -34,7 +34,7 @@ STAGES = {
 # What a part of the package may import of the others. A part is a file or a folder beside __init__.py.
 SEES: dict[str, set[str]] = {
     **dict.fromkeys(WORDS, WORDS),
-    **dict.fromkeys(STAGES, WORDS | STAGES | {"compat"}),
+    **dict.fromkeys(STAGES, WORDS | STAGES | {"compat", "heap"}),
     "compat": set(),
     "heap": set(),
     "pipeline": WORDS | STAGES,
@@ -67,8 +67,8 @@ DOORS: dict[str, set[str]] = {
     "safetensors": {"checkpoints"},
     "sqlalchemy": {"jobs"},
     "tokenizers": {"checkpoints.conversion", "engines.vocabulary"},  # writing tokenizers, using them
-    "torch": {"features", "vad.lanes", "bench.ceilings", "engines.whisper", "align", "speakers"},
-    "triton": {"engines.whisper"},
+    "torch": {"features", "vad.lanes", "vad.lane_kernels", "bench.ceilings", "engines.whisper", "align", "speakers"},
+    "triton": {"engines.whisper", "vad.lane_kernels"},
     "typer": {"frontends.arguments", "frontends.cli", "frontends.jobs_commands", "frontends.serving"},
     "uvicorn": {"frontends.mcp_http"},
 }

@@ -12,12 +12,14 @@ if not torch.cuda.is_available():
     pytest.skip("torch sees no CUDA GPU", allow_module_level=True)
 
 from transcribe_mcp.audio import SAMPLE_RATE_HZ, read  # noqa: E402
-from transcribe_mcp.engines import DecodingOptions, EngineRequest  # noqa: E402
-from transcribe_mcp.engines.whisper import alignment, alignment_kernels, runner  # noqa: E402
+from transcribe_mcp.engines import Decoded, DecodingOptions, EngineRequest, load_engine  # noqa: E402
+from transcribe_mcp.engines.whisper import alignment, alignment_kernels, product_kernels, runner  # noqa: E402
 from transcribe_mcp.engines.whisper.graphs import CapturedSteps  # noqa: E402
 from transcribe_mcp.engines.whisper.loading import INT8_AUDIO, _load_on  # noqa: E402
 from transcribe_mcp.engines.whisper.slots import Slots  # noqa: E402
 from transcribe_mcp.regions import Region, Window  # noqa: E402
+from transcribe_mcp.silero import read_weights, shipped_model  # noqa: E402
+from transcribe_mcp.vad.lanes import LaneNetwork  # noqa: E402
 
 GREEDY = DecodingOptions()
 NAMES = sorted(speech_truths())
@@ -72,6 +74,46 @@ def test_windows_that_come_and_go_say_what_they_say_all_at_once(engine: Any, enc
     assert [one.tokens for one in few] == [one.tokens for one in all_at_once]
 
 
+def test_windows_heard_again_hotter_go_back_into_the_running_batch(engine: Any, encoded: Any) -> None:
+    told: list[tuple[int, float, str]] = []
+
+    def following(i: int, one: Decoded) -> float | None:
+        told.append((i, one.temperature, one.text))
+        return {0.0: 0.4, 0.4: 0.8}.get(one.temperature) if i in (1, 4) else None
+
+    engine.decode_until(encoded, LANGUAGES, GREEDY, following)
+
+    expected = [(i, 0.0) for i in range(len(NAMES))] + [(i, t) for i in (1, 4) for t in (0.4, 0.8)]
+    assert sorted((i, temperature) for i, temperature, _ in told) == sorted(expected)
+    if engine.info.compute_type == "float32":  # elsewhere a sample may differ by what a batch rounds otherwise
+        hot = engine.decode(encoded.select([1, 4]), [LANGUAGES[i] for i in (1, 4)], GREEDY.at(0.8))
+        assert [text for i, temperature, text in sorted(told) if temperature == 0.8] == [one.text for one in hot]
+
+
+def test_a_window_by_itself_is_encoded_alike_the_first_time_and_captured(engine: Any) -> None:
+    """Its kernels are replayed from the second time on; each time another window is in between."""
+    first, other = window_of(NAMES[0]), window_of(NAMES[1])
+    parts = [engine.encode([window]) for window in (first, other, first, other, first)]
+    values = [part.rows[0].cache.values for part in parts]
+    scales = [part.rows[0].cache.scales for part in parts]
+
+    assert torch.equal(values[0], values[2]) and torch.equal(values[2], values[4])
+    assert torch.equal(values[1], values[3]) and not torch.equal(values[0], values[1])
+    assert (scales[0] is None) or torch.equal(scales[2], scales[4])
+
+
+def test_one_engine_closed_leaves_another_as_it_was(engine: Any, encoded: Any) -> None:
+    before = [one.text for one in engine.decode(encoded, LANGUAGES, GREEDY)]
+    asked = EngineRequest("whisper", str(whisper_nano()), "cuda", engine.info.compute_type, offline=True)
+    other = _load_on(asked, torch.device("cuda", 0))
+    other.decode(other.encode([window_of(NAMES[0])]), LANGUAGES[:1], GREEDY)
+    other.close()
+    taken = torch.randn(64 << 20, device="cuda")  # where something was freed, this is now
+
+    assert [one.text for one in engine.decode(engine.encode(encoded.windows), LANGUAGES, GREEDY)] == before
+    assert bool(torch.isfinite(taken).all())
+
+
 def test_words_timed_while_decoding_are_within_a_frame_of_those_timed_anew(engine: Any, encoded: Any) -> None:
     decoded = engine.decode(encoded, LANGUAGES, GREEDY)
     kept = engine.align(encoded, decoded, GREEDY)
@@ -88,3 +130,47 @@ def test_kernels_of_the_alignment_find_what_torch_finds() -> None:
     assert torch.allclose(alignment_kernels.smoothed(weights), -cost, atol=1e-6)
     sizes = ([20, 3, 1, 15, 20], [1500, 700, 33, 1499, 20])
     assert alignment_kernels.path_starts(cost, *sizes) == alignment.path_starts(cost, *sizes)
+
+
+@pytest.mark.parametrize(("width", "n_out"), [(256, 768), (384, 1536), (1280, 1280), (5120, 1280), (256, 100)])
+@pytest.mark.parametrize("gelu", [False, True])
+def test_the_product_of_one_row_is_torch_s(width: int, n_out: int, gelu: bool) -> None:
+    weight, bias = torch.randn((n_out, width), device="cuda") * 0.05, torch.randn(n_out, device="cuda")
+    x = torch.randn((1, 1, width), device="cuda")
+    exact = torch.nn.functional.linear(x.double(), weight.double(), bias.double())
+    exact = torch.nn.functional.gelu(exact, approximate="tanh") if gelu else exact
+
+    for dtype, within in ((torch.float32, 1e-5), (torch.bfloat16, 2e-2)):
+        found = product_kernels.product(x.to(dtype), weight.to(dtype), bias.to(dtype), gelu=gelu)
+        assert found.dtype == dtype
+        assert float((found.double() - exact).norm() / exact.norm()) < within
+
+
+@pytest.mark.parametrize("n_frames", [1501, 7500, 40])
+def test_lanes_in_one_launch_a_round_remember_what_torch_s_lstm_does(n_frames: int) -> None:
+    network = LaneNetwork(read_weights(shipped_model()), torch.device("cuda"))
+    features = torch.relu(torch.randn((n_frames, 128), device="cuda"))
+    state = (torch.rand((1, 1, 128), device="cuda"), torch.rand((1, 1, 128), device="cuda"))
+    with torch.inference_mode():
+        found, after = network.remember_in_one_launch_a_round(features, state)
+        exact, exactly_after = network.remember_in_library_steps(features, state)
+
+    assert float((found - exact).abs().max()) < 0.05  # 10 bits of a number, over hundreds of steps
+    assert float((found - exact).abs().mean()) < 1e-3
+    assert float((after[0] - exactly_after[0]).abs().max()) < 0.05
+    assert float((after[1] - exactly_after[1]).norm() / exactly_after[1].norm()) < 0.02  # cells know no bounds
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="takes two GPUs")
+def test_two_gpus_share_a_batch_and_say_what_one_says(encoded: Any, engine: Any) -> None:
+    asked = EngineRequest("whisper", str(whisper_nano()), "cuda:0,1", engine.info.compute_type, offline=True)
+    both = load_engine(asked)
+    windows = [window_of(name) for name in NAMES]
+    batch = both.encode(windows)
+    texts = both.decode(batch, LANGUAGES, GREEDY)
+    words = both.align(batch, texts, GREEDY)
+    alone = engine.decode(encoded, LANGUAGES, GREEDY)
+    both.close()
+
+    assert sum(one.text == other.text for one, other in zip(texts, alone, strict=True)) >= len(NAMES) - 2
+    assert all(words)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from ...align.times import ENCODER_FRAME_S, time_words
 from ...align.words import split_words
 from ...errors import EngineFailedError, OutOfMemoryError
 from ...features.tensors import log_mel_windows
+from ...heap import give_back_freed
 from ...regions import Window
 from ...transcript import Notice, Word
 from ...vad.lanes import Ears
@@ -29,15 +31,15 @@ from .alignment import Search, spoken_anew, token_starts
 from .beam import search
 from .caches import AudioCache, AudioRow
 from .checkpoint import Directions
-from .model import Whisper, encode
+from .model import Whisper
 from .rules import make_rules
-from .runner import Spoken, Steps, run, side_stream
+from .runner import Spoken, Steps, on, run, side_stream
 from .slots import MOST_TOKENS, Limits, Request, Slots, StepRules
 from .states import AudioStates
 
 SHORT_CONTEXT_TOKENS = 256  # room for a text without a long prompt: half the memory of the caches
 
-Key = tuple[int, int, tuple[int, ...]]
+Key = tuple[int, int, tuple[int, ...], str, DecodingOptions]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -48,7 +50,7 @@ class Machinery:
 
     Attributes:
         model: the weights, and the device's operations.
-        audio_cache: what the encoder gives -> what the decoder reads.
+        encode: log-mel spectrograms (B, n_mels, 3000) -> what the decoder reads.
         make_steps: slots -> how steps run on them.
         search: how token times are found.
         encoded_at_once: windows that the encoder takes at once.
@@ -61,7 +63,7 @@ class Machinery:
     """
 
     model: Whisper
-    audio_cache: Callable[[Whisper, Tensor], AudioCache | AudioStates]
+    encode: Callable[[Tensor], AudioCache | AudioStates]
     make_steps: Callable[[Slots], Steps]
     search: Search
     encoded_at_once: int
@@ -105,8 +107,13 @@ class EncodedWindows:
                     raise EngineFailedError(message, hint="decode the recording again; its samples must be finite")
             self.unproved.pop()
 
-    def key(self, i: int, tokens: tuple[int, ...]) -> Key:
-        return id(self.rows[i].cache), self.rows[i].index, tokens
+    def key(self, i: int, decoded: Decoded, options: DecodingOptions) -> Key:
+        """The same text decoded in another way asked something else of the audio: under another prompt, for example."""
+        way = options.at(decoded.temperature)
+        return id(self.rows[i].cache), self.rows[i].index, decoded.tokens, decoded.language, way
+
+
+_on_gpu: WeakSet[WhisperEngine] = WeakSet()  # not closed
 
 
 class WhisperEngine:
@@ -121,6 +128,8 @@ class WhisperEngine:
         self._rules: dict[bool, StepRules] = {}
         self.limits = Limits()
         self.info = info
+        if machinery.model.device.type == "cuda":
+            _on_gpu.add(self)
 
     # -- the protocol ------------------------------------------------------------------------------------------------
 
@@ -137,7 +146,7 @@ class WhisperEngine:
         if device.type != "cuda":
             return None
         if self._ears is None:
-            with _foreign_errors("loading voice detection"):
+            with self._at_work("loading voice detection"):
                 self._ears = Ears(device)
         return self._ears.listen()
 
@@ -153,17 +162,17 @@ class WhisperEngine:
     def _encode(self, windows: Sequence[Window]) -> tuple[list[AudioRow], Tensor]:
         """Where the windows' audio is, and whether each is made of numbers, (n,) bool."""
         machinery, model = self._running, self._running.model
-        with _foreign_errors("encoding"), torch.inference_mode():
+        with self._at_work("encoding"):
             mel = log_mel_windows(windows, model.geometry.num_mel_bins, model.device)
             finite = torch.isfinite(mel).all(dim=2).all(dim=1)
-            cache = machinery.audio_cache(model, encode(model, mel))
+            cache = machinery.encode(mel)
         return [AudioRow(cache, i) for i in range(len(windows))], finite
 
     def detect_language(self, encoded: EncodedWindows) -> list[dict[str, float]]:
         languages = self.info.languages
         if len(languages) == 1 or not encoded.rows:
             return [{languages[0]: 1.0} for _ in encoded.windows]
-        with _foreign_errors("detecting the language"), torch.inference_mode():
+        with self._at_work("detecting the language"):
             encoded.prove()
             ids = torch.tensor([self._vocabulary.id(f"<|{code}|>") for code in languages])
             requests = [Request(row, (self._vocabulary.start,), 0) for row in encoded.rows]
@@ -173,20 +182,21 @@ class WhisperEngine:
 
     def decode(self, encoded: EncodedWindows, languages: Sequence[str], options: DecodingOptions) -> list[Decoded]:
         requests = [self._request(encoded, i, language, options) for i, language in enumerate(languages)]
-        with _foreign_errors("decoding"):
+        with self._at_work("decoding"):
             encoded.prove()
             rules = self._step_rules(timestamps=options.timestamps)
         parts = self._shares(requests)
         spoken = [one for part in self._each(partial(self._decode, rules, options), parts) for one in part]
-        for i, one in enumerate(spoken):
-            encoded.spoken[encoded.key(i, self._text(one.tokens))] = one
-        return [self._decoded(one, language, options) for one, language in zip(spoken, languages, strict=True)]
+        decoded = [self._decoded(one, language, options) for one, language in zip(spoken, languages, strict=True)]
+        for i, (one, text) in enumerate(zip(spoken, decoded, strict=True)):
+            encoded.spoken[encoded.key(i, text, options)] = one
+        return decoded
 
     def decode_until(
         self, encoded: EncodedWindows, languages: Sequence[str], options: DecodingOptions, following: Following
     ) -> None:
         """See ``engines.decode_until``: windows go back into the running batch."""
-        with _foreign_errors("decoding"):
+        with self._at_work("decoding"):
             rules = self._step_rules(timestamps=options.timestamps)
 
         def work(places: Sequence[int]) -> None:
@@ -194,8 +204,9 @@ class WhisperEngine:
 
             def again(number: int, spoken: Spoken) -> Request | None:
                 i = places[number]
-                encoded.spoken[encoded.key(i, self._text(spoken.tokens))] = spoken
-                temperature = following(i, self._decoded(spoken, languages[i], tried[i]))
+                decoded = self._decoded(spoken, languages[i], tried[i])
+                encoded.spoken[encoded.key(i, decoded, tried[i])] = spoken
+                temperature = following(i, decoded)
                 if temperature is None:
                     return None
                 tried[i] = options.at(temperature)
@@ -203,13 +214,13 @@ class WhisperEngine:
 
             requests = [self._request(encoded, i, languages[i], options) for i in places]
             longest = max(len(request.prompt) for request in requests)
-            with _foreign_errors("decoding"), torch.inference_mode():
+            with self._at_work("decoding"):
                 run(self._steps_for(len(requests), longest), rules, requests, again)
 
         self._each(work, self._shares(range(len(encoded))))
 
     def _decode(self, rules: StepRules, options: DecodingOptions, requests: Sequence[Request]) -> list[Spoken]:
-        with _foreign_errors("decoding"), torch.inference_mode():
+        with self._at_work("decoding"):
             if options.beam_size > 1 and options.temperature == 0:
                 heads = self._directions.alignment_heads
                 return search(self._running.model, requests, rules, options.beam_size, heads)
@@ -227,7 +238,7 @@ class WhisperEngine:
     def _align(
         self, encoded: EncodedWindows, decoded: Sequence[Decoded], options: DecodingOptions, timed: Sequence[int]
     ) -> list[tuple[int, list[Word]]]:
-        with _foreign_errors("timing words"), torch.inference_mode(), self._aside():
+        with self._at_work("timing words"), self._aside():
             spoken = {i: self._spoken(encoded, i, decoded[i], options) for i in timed}
             rows = [encoded.rows[i] for i in timed]
             positions = [self._n_positions(encoded.windows[i]) for i in timed]
@@ -243,11 +254,15 @@ class WhisperEngine:
             self._pool.shutdown(cancel_futures=True)
         self._own, self._machinery, self._ears = threading.local(), None, None
         self._rules.clear()
+        _on_gpu.discard(self)
         if torch.cuda.is_initialized():
             gc.collect()  # captured steps are in circles with what they captured
-            torch.cuda.synchronize()
-            torch._C._cuda_clearCublasWorkspaces()
+            for device in range(torch.cuda.device_count()):
+                torch.cuda.synchronize(device)
+            if not _on_gpu:  # what others captured works in cuBLAS's workspaces, which are the process's
+                torch._C._cuda_clearCublasWorkspaces()
             torch.cuda.empty_cache()
+        give_back_freed()
 
     # -- parts -------------------------------------------------------------------------------------------------------
 
@@ -322,8 +337,8 @@ class WhisperEngine:
         return tuple(token for token in tokens if self._vocabulary.is_text(token))
 
     def _spoken(self, encoded: EncodedWindows, i: int, decoded: Decoded, options: DecodingOptions) -> Spoken:
-        """What decoding kept of this text; where it was not decoded here, the text is gone through again."""
-        known = encoded.spoken.get(encoded.key(i, decoded.tokens))
+        """What decoding kept of this text; where it was not decoded here, or otherwise, it is gone through again."""
+        known = encoded.spoken.get(encoded.key(i, decoded, options))
         if known is not None:
             return known
         given = self._vocabulary.start_sequence(decoded.language, options.task, timestamps=options.timestamps)
@@ -349,6 +364,12 @@ class WhisperEngine:
         spans = split_words([spoken.tokens[k] for k in text], self._vocabulary.decode, decoded.language)
         probabilities = np.exp([spoken.log_probabilities[k] for k in text])
         return time_words(spans, at_s[[*text, n]], probabilities.tolist(), window.start)
+
+    @contextmanager
+    def _at_work(self, doing: str) -> Iterator[None]:
+        """On the engine's device, which kernels are launched on in whatever thread; torch's errors leave as ours."""
+        with _foreign_errors(doing), torch.inference_mode(), on(self._running.model.device):
+            yield
 
     @contextmanager
     def _aside(self) -> Iterator[None]:

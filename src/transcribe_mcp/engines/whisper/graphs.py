@@ -1,13 +1,20 @@
-"""Decoding steps captured once and replayed on a GPU. The twin of ``runner.EagerSteps``, token for token."""
+"""Captured once and replayed on a GPU: decoding steps, the twin of ``runner.EagerSteps`` token for token; and the
+encoder for a single window."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from . import kernels
+from .caches import AudioCache
 from .model import decode, logits_of
 from .runner import side_stream
 from .slots import RowState, Slots, StepRules, advance
@@ -15,6 +22,23 @@ from .slots import RowState, Slots, StepRules, advance
 STEPS_AT_ONCE = 4  # between two looks at which rows are done
 # Rows that are not in use cost a captured step next to nothing, so a few sizes will do.
 SIZES = (1, 4, 16, 64, 128, 256, 512)
+
+
+_capturing = threading.Lock()  # one at a time, on whatever GPU
+
+
+@cache
+def _capture_stream(device: torch.device) -> torch.cuda.Stream:
+    """Each GPU's own: that which torch takes by itself is the same for all, and belongs to the first."""
+    return torch.cuda.Stream(device)
+
+
+@contextmanager
+def captured(graph: torch.cuda.CUDAGraph, device: torch.device, pool: Any) -> Iterator[None]:
+    """What is queued on the device goes into the graph. Other threads go on."""
+    stream = _capture_stream(device)
+    with _capturing, torch.cuda.graph(graph, pool, stream, capture_error_mode="thread_local"):
+        yield
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +99,7 @@ class CapturedSteps:
                 self._step(kind, rules)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):  # others go on
+        with captured(graph, self.slots.model.device, self._pool):
             for _ in range(STEPS_AT_ONCE):
                 self._step(kind, rules)
         self.slots.state.done.copy_(done)
@@ -83,8 +107,8 @@ class CapturedSteps:
 
     def logits(self, n_rows: int) -> torch.Tensor:
         model, state = self.slots.model, self.slots.state.first(n_rows)
-        usual = kernels.FEW_ROWS_TUNING if n_rows <= kernels.FEW_ROWS else kernels.Tuning()
-        attention = kernels.TritonAttention(self.slots, n_rows, self._audio, self._tuning or usual)
+        tuning = self._tuning or kernels.tuning_for(n_rows)
+        attention = kernels.TritonAttention(self.slots, n_rows, self._audio, tuning)
         states = decode(model, state.token[:, None], state.position[:, None], attention)
         return logits_of(model, states[:, 0])
 
@@ -93,3 +117,43 @@ class CapturedSteps:
         if kind.sampled or rules.rules.timestamps is not None:
             choose = advance
         choose(self.slots.state.first(kind.size), self.logits(kind.size), rules)
+
+
+class CapturedEncoder:
+    """Spectrograms (B, n_mels, 3000) -> an ``AudioCache``. One window is over sooner on the device than the host can
+    queue its kernels, so from the second time on these are replayed. More windows at once keep the device busy.
+    """
+
+    def __init__(self, encode: Callable[[Tensor], AudioCache]) -> None:
+        self._encode = encode
+        self._is_warm = False  # kernels are compiled, libraries loaded
+        self._single: _Captured | None = None
+        self._in_use = threading.Lock()  # what is replayed reads and writes the same places every time
+
+    def __call__(self, mel: Tensor) -> AudioCache:
+        if len(mel) != 1:
+            return self._encode(mel)
+        with self._in_use:
+            if not self._is_warm:
+                self._is_warm = True
+                return self._encode(mel)
+            if self._single is None:
+                self._single = self._captured(mel)
+            single = self._single
+            single.mel.copy_(mel)
+            single.graph.replay()
+            scales = single.cache.scales
+            return AudioCache(single.cache.values.clone(), None if scales is None else scales.clone())
+
+    def _captured(self, mel: Tensor) -> _Captured:
+        own, graph = mel.clone(), torch.cuda.CUDAGraph()
+        with captured(graph, mel.device, torch.cuda.graph_pool_handle()):
+            cache = self._encode(own)
+        return _Captured(own, graph, cache)
+
+
+@dataclass(frozen=True, slots=True)
+class _Captured:
+    mel: Tensor
+    graph: torch.cuda.CUDAGraph
+    cache: AudioCache

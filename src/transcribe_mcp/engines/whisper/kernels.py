@@ -403,26 +403,37 @@ def _advance_kernel(
 
 def advance(state: RowState, logits: Tensor, step: StepRules) -> None:
     """``slots.advance`` for rows at temperature 0 without timestamps."""
+    tuning = tuning_for(len(logits))
     _advance_kernel[(len(logits),)](
         logits, step.rules.biases, state.token, state.position, state.prompt, state.prompt_length,
         state.start, state.done.view(torch.uint8), state.last, state.before_last, state.said, state.log_probability,
         state.count, state.no_speech, logits.stride(0), logits.shape[1], step.limits.least, step.limits.most,
-        step.end_of_text, step.no_speech, state.prompt.shape[1], state.said.shape[1], 2048, num_warps=8,
+        step.end_of_text, step.no_speech, state.prompt.shape[1], state.said.shape[1], tuning.tokens,
+        num_warps=tuning.token_warps,
     )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """Positions that a program goes over at once, and its warps; measured on an H100, see docs/performance.md."""
+    """Positions of audio, or tokens, that a program goes over at once, and its warps; measured on an H100, see
+    docs/performance.md.
+    """
 
     lanes: int = 32
     warps: int = 2
-    int8_lanes: int = 16
+    int8_lanes: int = 16  # of four positions each
     int8_warps: int = 2
+    tokens: int = 2048
+    token_warps: int = 8
 
 
 FEW_ROWS = 8  # so few programs that each has to keep more loads in flight
-FEW_ROWS_TUNING = Tuning(lanes=64, warps=4, int8_lanes=64, int8_warps=4)
+MANY_ROWS_TUNING = Tuning()
+FEW_ROWS_TUNING = Tuning(lanes=64, warps=4, int8_lanes=512, int8_warps=16, tokens=8192, token_warps=16)
+
+
+def tuning_for(n_rows: int) -> Tuning:
+    return FEW_ROWS_TUNING if n_rows <= FEW_ROWS else MANY_ROWS_TUNING
 
 
 class TritonAttention:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -24,10 +25,11 @@ from .caches import AudioCache, audio_cache
 from .checkpoint import Placement, directions_of, geometry_of, load_model, vocabulary_of
 from .engine import Machinery, WhisperEngine
 from .linear import Dense, FusedDense, Int8Dense, Int8DenseAtOnce, Linear, has_int8_products
-from .model import Operations, Whisper
-from .runner import EagerSteps
+from .model import Operations, Whisper, encode
+from .runner import EagerSteps, on
 from .states import AudioStates, audio_states
 
+Kept = TypeVar("Kept")  # what the decoder reads of the audio
 LEAST_CUDA_BATCH_SIZE, WINDOWS_A_LAYER = 48, 8
 VOCABULARY_MULTIPLE = 128  # an odd number of outputs takes cuBLAS twice the time
 INT8_AUDIO = "+int8"  # 8-bit keys and values of the audio
@@ -72,7 +74,8 @@ def _load_on(request: EngineRequest, device: torch.device) -> WhisperEngine:
         if device.type == "cpu"
         else _cuda_batch_size(checkpoint, device, compute_type)
     )
-    machinery = _machinery(checkpoint, device, compute_type, request)
+    with on(device):
+        machinery = _machinery(checkpoint, device, compute_type, request)
     # A worker whose part of a batch is done goes on with what comes next. In 8 bits several batches are not too many.
     shares_workers = compute_type == "int8" and machinery.workers > 1
     notices = request.notices
@@ -141,7 +144,7 @@ def _cpu(checkpoint: Checkpoint, compute_type: str, request: EngineRequest) -> M
     workers = max(1, threads // CORES_PER_WORKER, min(2, threads))
     return Machinery(
         model,
-        make_cache,
+        _encoder(model, make_cache),
         EagerSteps,
         alignment.TORCH,
         encoded_at_once=1,
@@ -162,21 +165,28 @@ def _int8_model(checkpoint: Checkpoint, request: EngineRequest) -> Whisper:
 
 def _cuda(checkpoint: Checkpoint, device: torch.device, compute_type: str, request: EngineRequest) -> Machinery:
     dtype, int8 = PRECISIONS[compute_type.removesuffix(INT8_AUDIO)], compute_type.endswith(INT8_AUDIO)
-    make = _dense(dtype, fused=dtype != torch.float32)
+    make = _dense(dtype, Dense if dtype == torch.float32 else FusedDense)
     if not has_triton():
         model = _load(checkpoint, Placement(device, dtype, make, make, make, Operations()), request)
-        cache = partial(audio_cache, int8=int8)
-        return Machinery(model, cache, EagerSteps, alignment.TORCH, ENCODED_AT_ONCE_CUDA, CUDA_ROOM[-1], CUDA_ROOM)
+        encoder = _encoder(model, partial(audio_cache, int8=int8))
+        return Machinery(model, encoder, EagerSteps, alignment.TORCH, ENCODED_AT_ONCE_CUDA, CUDA_ROOM[-1], CUDA_ROOM)
     from . import alignment_kernels, kernels
-    from .graphs import CapturedSteps
+    from .graphs import CapturedEncoder, CapturedSteps
     from .operations import cuda_operations
+    from .product_kernels import SingleRowDense
 
     operations = cuda_operations(geometry_of(checkpoint), dtype, device)
-    model = _load(checkpoint, Placement(device, dtype, make, make, make, operations, VOCABULARY_MULTIPLE), request)
-    make_cache = kernels.audio_cache if int8 else partial(audio_cache, int8=False)
+    make_decoder = make if dtype == torch.float32 else _dense(dtype, SingleRowDense)
+    placement = Placement(device, dtype, make, make_decoder, make, operations, VOCABULARY_MULTIPLE)
+    model = _load(checkpoint, placement, request)
+    encoder = CapturedEncoder(_encoder(model, kernels.audio_cache if int8 else partial(audio_cache, int8=False)))
     make_steps = partial(CapturedSteps, int8=int8)
     words = alignment.Search(alignment_kernels.smoothed, alignment_kernels.path_starts)
-    return Machinery(model, make_cache, make_steps, words, ENCODED_AT_ONCE_CUDA, CUDA_ROOM[-1], CUDA_ROOM)
+    return Machinery(model, encoder, make_steps, words, ENCODED_AT_ONCE_CUDA, CUDA_ROOM[-1], CUDA_ROOM)
+
+
+def _encoder(model: Whisper, make_cache: Callable[[Whisper, Tensor], Kept]) -> Callable[[Tensor], Kept]:
+    return lambda mel: make_cache(model, encode(model, mel))
 
 
 def _load(checkpoint: Checkpoint, placement: Placement, request: EngineRequest) -> Whisper:
@@ -189,8 +199,7 @@ def _load(checkpoint: Checkpoint, placement: Placement, request: EngineRequest) 
         raise EngineFailedError(f"torch failed while loading model {request.model}: {error}") from error
 
 
-def _dense(dtype: torch.dtype | None, *, fused: bool = False) -> Callable[[Tensor, Tensor], Linear]:
-    kind = FusedDense if fused else Dense
+def _dense(dtype: torch.dtype | None, kind: type[Dense] = Dense) -> Callable[[Tensor, Tensor], Linear]:
     return lambda weight, bias: kind(weight.to(dtype), bias.to(dtype))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from typing import Protocol
@@ -51,6 +52,11 @@ class Steps(Protocol):
 
     def finished(self) -> list[int]:
         """Rows that were done when last looked at, none of which is still at work."""
+
+
+def on(device: torch.device) -> AbstractContextManager[object]:
+    """Makes it the current one: Triton launches there, whatever device its tensors are on."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 @cache
