@@ -1,0 +1,200 @@
+"""Our PyTorch engine against transformers' Whisper, and its fast ways of computing against its plain ones.
+
+    python benchmarks/exactness.py [--device cuda] [--own] [--model DIR] [--audio DIR]
+
+Every recording counts with its first 30 s. In float32: greedy tokens with and without timestamps, and the logits of
+every step, against transformers on the same spectrograms and the same device. Then each precision of the device: word
+errors against float32's; captured steps against the same steps one by one; word times against the plain twin's, which
+has neither kernels nor captured steps and goes through the text again. ``--own`` takes the repository's model and
+recordings. The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import DEFAULT_AUDIO, DEFAULT_MODEL, OWN_AUDIO, SAMPLE_RATE_HZ, Bar, own_model, report
+
+from transcribe_mcp.audio import read
+from transcribe_mcp.comparison import align, normalise
+from transcribe_mcp.engines import Decoded, DecodingOptions, EngineRequest
+from transcribe_mcp.engines.whisper import alignment
+from transcribe_mcp.engines.whisper.caches import AudioRow
+from transcribe_mcp.engines.whisper.engine import WhisperEngine
+from transcribe_mcp.engines.whisper.loading import _compute_types, _load_on
+from transcribe_mcp.engines.whisper.runner import EagerSteps
+from transcribe_mcp.evaluation import Truth, load_truth
+from transcribe_mcp.features.tensors import log_mel_windows
+from transcribe_mcp.regions import Region, Window
+
+GREEDY = DecodingOptions()
+WINDOW_S = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What is decoded: windows, the language of each, and what they say where all of it is in the window."""
+
+    windows: list[Window]
+    languages: list[str]
+    truths: list[Truth]
+
+
+def material_of(folder: Path) -> Material:
+    truths = load_truth(folder)
+    windows = []
+    for i, truth in enumerate(truths):
+        samples = read(truth.path)[: WINDOW_S * SAMPLE_RATE_HZ]
+        start = 40.0 * i
+        windows.append(Window(start, samples, (Region(start, start + len(samples) / SAMPLE_RATE_HZ),)))
+    return Material(windows, [truth.language or "en" for truth in truths], truths)
+
+
+def loaded(model: Path, device: str, precision: str) -> WhisperEngine:
+    place = torch.device("cuda", 0) if device == "cuda" else torch.device("cpu")
+    return _load_on(EngineRequest("whisper", str(model), device, precision, offline=True), place)
+
+
+def against_transformers(model: Path, device: str, material: Material) -> dict[str, Any]:
+    """In float32, products without tf32 on both sides."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    module = importlib.import_module("transformers")
+    theirs = module.WhisperForConditionalGeneration.from_pretrained(model, dtype=torch.float32).eval().to(device)
+    engine = loaded(model, device, "float32")
+    encoded = engine.encode(material.windows)
+    bins = engine._running.model.geometry.num_mel_bins
+    mel = log_mel_windows(material.windows, bins, torch.device(device))
+    found: dict[str, Any] = {"windows": len(material.windows)}
+    for timestamps in (False, True):
+        ours = engine.decode(encoded, material.languages, DecodingOptions(timestamps=timestamps))
+        said = theirs.generate(
+            mel, attention_mask=torch.ones(mel.shape[::2], device=device), language=material.languages,
+            task="transcribe", return_timestamps=timestamps, num_beams=1, do_sample=False,
+        ).tolist()  # fmt: skip
+        same = [
+            one.tokens == tuple(token for token in tokens if engine._vocabulary.is_text(token))
+            for one, tokens in zip(ours, said, strict=True)
+        ]
+        found["same_tokens_with_timestamps" if timestamps else "same_tokens"] = sum(same)
+        if not timestamps:
+            found["logits_differ_by"] = logits_difference(engine, theirs, mel, encoded, ours)
+    engine.close()
+    return found
+
+
+def logits_difference(
+    engine: WhisperEngine, theirs: Any, mel: torch.Tensor, encoded: Any, ours: list[Decoded]
+) -> float:
+    """The largest, over every token of every window."""
+    worst = 0.0
+    model, heads = engine._running.model, engine._directions.alignment_heads
+    for i, decoded in enumerate(ours):
+        given = engine._vocabulary.start_sequence(decoded.language, "transcribe")
+        said = [*decoded.tokens, engine._vocabulary.end_of_text]
+        with torch.inference_mode():
+            row = encoded.rows[i]
+            _, mine = alignment.spoken_anew(model, heads, AudioRow(row.cache, row.index), given, said)
+            tokens = torch.tensor([[*given, *said]], device=mel.device)
+            other = theirs(input_features=mel[i : i + 1], decoder_input_ids=tokens).logits[0, len(given) - 1 : -1]
+        worst = max(worst, float((mine - other).abs().max()))
+    return worst
+
+
+def word_errors(decoded: Sequence[Decoded], truths: Sequence[Truth]) -> float:
+    wrong = total = 0
+    for one, truth in zip(decoded, truths, strict=True):
+        known = normalise(" ".join(segment.text for segment in truth.segments), truth.language)
+        heard = normalise(one.text, truth.language)
+        wrong += sum(i is None or j is None or known[i] != heard[j] for i, j in align(known, heard))
+        total += len(known)
+    return wrong / total
+
+
+def of_precision(model: Path, device: str, precision: str, material: Material) -> dict[str, Any]:
+    """Word errors; how many windows the plain twin says alike; how far apart word times are at most, in seconds."""
+    engine = loaded(model, device, precision)
+    encoded = engine.encode(material.windows)
+    decoded = engine.decode(encoded, material.languages, GREEDY)
+    words = engine.align(encoded, decoded, GREEDY)
+    found: dict[str, Any] = {"word_errors": word_errors(decoded, material.truths)}
+    if device == "cuda":
+        found["captured_same"] = same_one_by_one(engine, encoded, decoded, material.languages)
+    compute_with(engine, make_steps=EagerSteps, search=alignment.TORCH)
+    plain = engine.decode(encoded, material.languages, GREEDY) if device == "cuda" else decoded
+    anew = engine.align(replace(encoded, spoken={}), decoded, GREEDY)
+    starts = [[word.start for part in each for word in part] for each in (words, anew)]
+    found |= {
+        "plain_twin_same": sum(a.tokens == b.tokens for a, b in zip(decoded, plain, strict=True)),
+        "words": len(starts[0]),
+        "word_starts_differ_by": max(abs(a - b) for a, b in zip(*starts, strict=True)),
+    }
+    engine.close()
+    return found
+
+
+def compute_with(engine: WhisperEngine, **roles: Any) -> None:
+    engine._machinery = replace(engine._running, **roles)
+    engine._own = threading.local()
+
+
+def same_one_by_one(engine: WhisperEngine, encoded: Any, decoded: Sequence[Decoded], languages: Sequence[str]) -> int:
+    """Windows of which captured steps said the very tokens, as probable to the last bit, that the same steps do when
+    launched one by one."""
+    graphs = importlib.import_module("transcribe_mcp.engines.whisper.graphs")
+    make_steps = engine._running.make_steps
+    int8 = engine.info.compute_type.endswith("+int8")
+    compute_with(engine, make_steps=partial(graphs.CapturedSteps, int8=int8, capture=False))
+    again = engine.decode(encoded, languages, GREEDY)
+    compute_with(engine, make_steps=make_steps)
+    return sum(
+        one.tokens == other.tokens and one.avg_logprob == other.avg_logprob
+        for one, other in zip(decoded, again, strict=True)
+    )
+
+
+def bars_of(figures: dict[str, Any], n: int) -> list[Bar]:
+    first = figures["transformers"]
+    rows = [
+        Bar("float32, windows with transformers' tokens", first["same_tokens"], "==", n),
+        Bar("the same with timestamps", first["same_tokens_with_timestamps"], "==", n),
+        Bar("float32, logits differ from transformers' by", first["logits_differ_by"], "<=", 1e-3),
+    ]
+    exact = figures["float32"]["word_errors"]
+    for precision, found in figures.items():
+        if precision == "transformers":
+            continue
+        rows.append(Bar(f"{precision}, word errors more than float32's", found["word_errors"] - exact, "<=", 0.005))
+        rows.append(Bar(f"{precision}, word starts from the twin's, s", found["word_starts_differ_by"], "<=", 0.0201))
+        if "captured_same" in found:
+            rows.append(Bar(f"{precision}, captured = one by one, windows", found["captured_same"], "==", n))
+    return rows
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--own", action="store_true", help="the repository's model and recordings")
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--audio", type=Path)
+    asked = parser.parse_args()
+    model = asked.model or (own_model() if asked.own else DEFAULT_MODEL)
+    material = material_of(asked.audio or (OWN_AUDIO if asked.own else DEFAULT_AUDIO))
+    figures: dict[str, Any] = {"transformers": against_transformers(model, asked.device, material)}
+    print("transformers", figures["transformers"], flush=True)
+    precisions = dict.fromkeys(("float32", *_compute_types(torch.device(asked.device))))
+    for precision in precisions:
+        figures[precision] = of_precision(model, asked.device, precision, material)
+        print(precision, figures[precision], flush=True)
+    return report(f"exactness, {asked.device}", figures, bars_of(figures, len(material.windows)))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
