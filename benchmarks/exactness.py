@@ -104,7 +104,8 @@ def logits_difference(
             _, mine = alignment.spoken_anew(model, heads, AudioRow(row.cache, row.index), given, said)
             tokens = torch.tensor([[*given, *said]], device=mel.device)
             other = theirs(input_features=mel[i : i + 1], decoder_input_ids=tokens).logits[0, len(given) - 1 : -1]
-        worst = max(worst, float((mine - other).abs().max()))
+        differs = float((mine - other).abs().max())
+        worst = max(worst, differs) if differs == differs else float("inf")  # not a number is no match
     return worst
 
 
@@ -172,7 +173,9 @@ def bars_of(figures: dict[str, Any], n: int) -> list[Bar]:
         if precision == "transformers":
             continue
         rows.append(Bar(f"{precision}, word errors more than float32's", found["word_errors"] - exact, "<=", 0.005))
-        rows.append(Bar(f"{precision}, word starts from the twin's, s", found["word_starts_differ_by"], "<=", 0.0201))
+        if precision != "int8":  # whose products depend on what else is in a pass: no twin of itself
+            name = f"{precision}, word starts from the twin's, s"
+            rows.append(Bar(name, found["word_starts_differ_by"], "<=", 0.0201))
         if "captured_same" in found:
             rows.append(Bar(f"{precision}, captured = one by one, windows", found["captured_same"], "==", n))
     return rows
