@@ -36,6 +36,7 @@ EXIT_RESTART = 76  # another is started at once
 BACKOFF_S = (1.0, 2.0, 5.0, 10.0, 30.0)
 FAILED_STARTS = 3  # in a row: then nothing will ever be worked on here
 STORE_FAILURES = 60
+NICE = 5  # of 19: a third of the weight of whoever wants the same core
 
 _started: list[subprocess.Popen[bytes]] = []  # kept, so that their ends are noticed
 
@@ -101,8 +102,20 @@ def _environment(chosen: Settings) -> dict[str, str]:
 
 def _detached() -> dict[str, Any]:
     if sys.platform == "win32":
-        return {"creationflags": subprocess.DETACHED_PROCESS | subprocess.CREATE_NEW_PROCESS_GROUP}
+        flags = subprocess.DETACHED_PROCESS | subprocess.CREATE_NEW_PROCESS_GROUP
+        return {"creationflags": flags | subprocess.BELOW_NORMAL_PRIORITY_CLASS}
     return {"start_new_session": True}
+
+
+def _let_others_first() -> None:
+    """Front ends and whatever else wants the processor now have it first; what they leave is all the worker's.
+
+    Where Linux weighs sessions against each other, the session's weight is what counts, else the process's.
+    """
+    if sys.platform != "win32":  # there the priority came with the process
+        os.nice(NICE)
+        with suppress(OSError):  # no Linux, or one that does not
+            Path("/proc/self/autogroup").write_text(str(NICE), encoding="ascii")
 
 
 def _put_aside(log_path: Path) -> None:
@@ -255,4 +268,5 @@ def _chosen_for_machine() -> dict[str, str]:
 
 
 if __name__ == "__main__":
+    _let_others_first()
     sys.exit(supervise())
