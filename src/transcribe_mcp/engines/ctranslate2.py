@@ -90,8 +90,6 @@ def _load_on(request: EngineRequest, device: str, index: int) -> CTranslate2Engi
         languages=("en",) if checkpoint.english_only else vocabulary.languages,
         tasks=("transcribe",) if checkpoint.can_translate is False else ("transcribe", "translate"),
         batch_size=batch_size,
-        encodes_aside=replicas > 1,  # a replica whose part of a batch is done goes on with what comes next
-        aligns_aside=replicas > 1,
         versions={"ctranslate2": ctranslate2.__version__},
         warnings=request.notices,
     )
