@@ -188,7 +188,8 @@ class _Flow:
         duration_s = sum(window.duration for window in batch)
         self.time_words = (number, duration_s, partial(self._time_words, encoded, batch, judged, vote))
         if not self.aside.aligns:
-            self.settle()
+            self._begin_words()
+            self._take_finished()
 
     def _begin_words(self) -> None:
         """Time the words of the batch decoded last. A GPU gets the next batch to encode before, because Python's work

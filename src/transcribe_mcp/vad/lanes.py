@@ -9,7 +9,6 @@ twin of this on the CPU.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -165,7 +164,7 @@ class LaneNetwork:
 
     def remember(self, features: Tensor, state: State) -> tuple[Tensor, State]:
         """The LSTM over (n, 128) features in lanes -> its outputs (n, 128), its state after the last."""
-        if features.device.type == "cuda" and _has_triton():
+        if features.device.type == "cuda" and has_triton():
             return self.remember_in_one_launch_a_round(features, state)
         return self.remember_in_library_steps(features, state)
 
@@ -206,9 +205,13 @@ def _parameter(module: nn.Module, name: str) -> Tensor:
 
 
 @cache
-def _has_triton() -> bool:
-    """It comes with torch on Linux."""
-    return importlib.util.find_spec("triton") is not None
+def has_triton() -> bool:
+    """Triton comes with torch on Linux; elsewhere steps run uncaptured on torch's own kernels."""
+    try:
+        from . import lane_kernels  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
 def _behind(first: State, after: State) -> State:

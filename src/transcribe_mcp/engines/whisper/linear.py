@@ -58,8 +58,7 @@ class Int8Dense:
     """
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        scales = (weight.abs().amax(dim=1) / WEIGHT_STEPS).clamp_min(1e-12)
-        self._packed = pack(torch.round(weight / scales[:, None]).to(torch.int8), scales)
+        self._packed = _packed(weight)
         self._bias = bias.float()
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -74,8 +73,7 @@ class Int8DenseAtOnce:
     """8-bit products, one scale for all activations of a call: less to do for each. For what comes in one piece."""
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        scales = (weight.abs().amax(dim=1) / WEIGHT_STEPS).clamp_min(1e-12)
-        self._packed = pack(torch.round(weight / scales[:, None]).to(torch.int8), scales, bias.float())
+        self._packed = _packed(weight, bias.float())
 
     def __call__(self, x: Tensor) -> Tensor:
         result: Tensor = torch.ops.quantized.linear_dynamic(x, self._packed, False)
@@ -111,6 +109,12 @@ def pack(values: Tensor, scales: Tensor | None = None, bias: Tensor | None = Non
             zeros = torch.zeros(len(scales), dtype=torch.long)
             quantized = torch._make_per_channel_quantized_tensor(values, scales.double(), zeros, 0)
         return torch.ops.quantized.linear_prepack(quantized, bias)
+
+
+def _packed(weight: Tensor, bias: Tensor | None = None) -> Any:
+    """A scale for every output."""
+    scales = (weight.abs().amax(dim=1) / WEIGHT_STEPS).clamp_min(1e-12)
+    return pack(torch.round(weight / scales[:, None]).to(torch.int8), scales, bias)
 
 
 def product(x: Tensor, scale: float, zero: int, packed: Any) -> Tensor:

@@ -16,6 +16,7 @@ from ...checkpoints.tensors import Geometry
 from ...errors import EngineFailedError, EngineUnavailableError, OutOfMemoryError, UsageError
 from ...settings import usable_cores
 from ...transcript import Notice
+from ...vad.lanes import has_triton
 from .. import AUTO, Engine, EngineInfo, EngineRequest
 from ..batches import batch_that_fits, shape_of
 from ..fallback_device import load_with_cpu_behind
@@ -201,15 +202,6 @@ def _load(checkpoint: Checkpoint, placement: Placement, request: EngineRequest) 
 
 def _dense(dtype: torch.dtype | None, kind: type[Dense] = Dense) -> Callable[[Tensor, Tensor], Linear]:
     return lambda weight, bias: kind(weight.to(dtype), bias.to(dtype))
-
-
-def has_triton() -> bool:
-    """Triton comes with torch on Linux; elsewhere steps run uncaptured on torch's own kernels."""
-    try:
-        import triton  # noqa: F401
-    except ImportError:
-        return False
-    return True
 
 
 def _choose_device(wanted: str) -> tuple[torch.device, tuple[Notice, ...]]:
