@@ -157,9 +157,19 @@ class _Chunks:
                     self._futures[start + offset] = pool.submit(self._encode, start + offset)
 
     def features(self, chunk: int) -> Array:
-        """(n_frames, 128); computed here and now if no worker has begun it."""
+        """(n_frames, 128); computed here and now if no worker has begun it. While one is at it, the next chunk that
+        none has begun is computed here."""
         future = self._futures.get(chunk)
-        return self._encode(chunk) if future is None or future.cancel() else future.result()
+        if future is None or future.cancel():
+            return self._encode(chunk)
+        for later in range(chunk + 1, self.n_chunks):
+            if future.done():
+                break
+            waiting = self._futures.get(later)
+            if waiting is not None and not waiting.cancelled() and waiting.cancel():
+                self._futures[later] = done = Future[Array]()
+                done.set_result(self._encode(later))
+        return future.result()
 
 
 def _session(graph: bytes) -> Any:
