@@ -167,8 +167,9 @@ class _Chunks:
                 break
             waiting = self._futures.get(later)
             if waiting is not None and not waiting.cancelled() and waiting.cancel():
-                self._futures[later] = done = Future[Array]()
+                done = Future[Array]()
                 done.set_result(self._encode(later))
+                self._futures[later] = done
         return future.result()
 
 
