@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -45,6 +46,8 @@ async def open_store() -> None:
     await asyncio.sleep(QUIET_S)
     with suppress(TranscribeError):  # the call that needs it will say so
         await call(service.prepare)
+    # What is loaded by now stays: looking through it for garbage would stop every answer for a tenth of a second.
+    gc.freeze()
 
 
 async def wait_for(job: Job | Batch, wait_s: float, report: Report) -> Job | Batch:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mcp import MCPError, types
 from mcp.server.auth.provider import AccessToken, TokenVerifier
 from mcp.server.auth.settings import AuthSettings
 from mcp.server.mcpserver import (
+    AcceptedElicitation,
     Context,
     Extension,
     ListRoots,
@@ -18,6 +21,9 @@ from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
 from mcp.server.subscriptions import InMemorySubscriptionBus, ResourcesListChanged, ResourceUpdated
 from mcp.server.transport_security import TransportSecuritySettings
 from mcp.types.version import MODERN_PROTOCOL_VERSIONS
+
+# Every call of a tool with a resolver asks pydantic for this class, which is made anew unless somebody keeps it.
+_KEPT = AcceptedElicitation[Any]
 
 __all__ = [
     "MODERN_PROTOCOL_VERSIONS",
