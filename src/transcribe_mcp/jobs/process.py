@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,12 @@ def _supervisor_lock(data_dir: Path) -> FileLock:
     return FileLock(data_dir / "supervisor.lock", thread_local=False)
 
 
+@cache
+def _looked_at(data_dir: Path) -> tuple[FileLock, FileLock]:
+    """The locks of worker and supervisor, made once for the many looks of a process that holds neither."""
+    return _worker_lock(data_dir), _supervisor_lock(data_dir)
+
+
 def is_held(lock: FileLock) -> bool:
     try:
         with lock.acquire(timeout=0):
@@ -71,7 +78,7 @@ def start_worker(chosen: Settings) -> bool:
     """Start a supervisor with its worker, unless one is there; gives whether it did. Returns at once."""
     data_dir = chosen.data_dir.absolute()
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if is_held(_worker_lock(data_dir)) or is_held(_supervisor_lock(data_dir)):
+    if any(map(is_held, _looked_at(data_dir))):
         return False
     _started[:] = [process for process in _started if process.poll() is None]
     log_path = data_dir / LOG_NAME

@@ -129,13 +129,12 @@ class _Queue:
         """For the jobs ``waiting``. The database counts: a call does not take longer because many others wait."""
         position: dict[str, int] = {}
         before: dict[str, float | None] = {}
+        running_s, unknown, audio_s, work_s = connection.execute(_RUNNING).one()
         if waiting:
-            running_s, unknown = connection.execute(_RUNNING).one()
             for row in connection.execute(_WAITING, {"wanted": waiting}):
                 position[row.job_id] = row.position
                 known = unknown + row.unknown == 0
                 before[row.job_id] = running_s + row.left_s if known else None
-        audio_s, work_s = connection.execute(_SPEED).one()
         return cls(position, before, audio_s / work_s if work_s else None)
 
     def placed(self, job: Job, row: Any) -> Job:
@@ -154,9 +153,12 @@ def _left(row: Any) -> float | None:
 _left_s = sa.case((jobs.c.duration_s > jobs.c.done_s, jobs.c.duration_s - jobs.c.done_s), else_=0.0)
 _unknown = sa.case((jobs.c.duration_s.is_(None), 1), else_=0)
 _order = (jobs.c.priority, jobs.c.job_id)
-_RUNNING = sa.select(sa.func.coalesce(sa.func.sum(_left_s), 0.0), sa.func.coalesce(sa.func.sum(_unknown), 0)).where(
-    jobs.c.status == JobStatus.RUNNING.value
-)
+_RUNNING = sa.select(
+    sa.func.coalesce(sa.func.sum(_left_s), 0.0),
+    sa.func.coalesce(sa.func.sum(_unknown), 0),
+    sa.select(sa.func.sum(speeds.c.audio_s)).scalar_subquery(),
+    sa.select(sa.func.sum(speeds.c.work_s)).scalar_subquery(),
+).where(jobs.c.status == JobStatus.RUNNING.value)
 _in_line = (
     sa.select(
         jobs.c.job_id,
@@ -168,4 +170,3 @@ _in_line = (
     .subquery()
 )
 _WAITING = sa.select(_in_line).where(_in_line.c.job_id.in_(sa.bindparam("wanted", expanding=True)))
-_SPEED = sa.select(sa.func.sum(speeds.c.audio_s), sa.func.sum(speeds.c.work_s))

@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,30 @@ from .together import Together
 
 PAGE_LIMIT = 500
 DAY_S = 86_400.0
+
+
+# What every call asks is put together once; that takes longer than SQLite does to answer.
+
+
+def _same(*columns: sa.Column[Any]) -> list[sa.ColumnElement[bool]]:
+    return [column == sa.bindparam(column.name) for column in columns]
+
+
+_JOB = sa.select(jobs).where(*_same(jobs.c.job_id))
+_HASH = sa.select(files.c.content_hash).where(*_same(files.c.path, files.c.signature))
+_N_QUEUED = sa.select(sa.func.count()).select_from(jobs).where(jobs.c.status == JobStatus.QUEUED.value)
+_ANSWER = (
+    sa.select(jobs)
+    .where(*_same(jobs.c.content_hash, jobs.c.options_key))
+    .where(jobs.c.status == JobStatus.COMPLETED.value, jobs.c.transcript_id.is_not(None))
+    .order_by(jobs.c.job_id.desc())
+    .limit(1)
+)
+_TWIN = (
+    sa.select(jobs.c.job_id)
+    .where(*_same(jobs.c.source, jobs.c.signature, jobs.c.options_key), jobs.c.status.in_(UNFINISHED))
+    .limit(1)
+)
 
 
 class Store:
@@ -119,40 +144,22 @@ class Store:
             return max(0, limit - self._queued(connection))
 
     def _queued(self, connection: sa.Connection) -> int:
-        query = sa.select(sa.func.count()).select_from(jobs).where(jobs.c.status == JobStatus.QUEUED.value)
-        return connection.execute(query).scalar_one()
+        return connection.execute(_N_QUEUED).scalar_one()
 
     def answer_for(self, content: Content) -> Any | None:
         """The newest finished job with the same content and options whose transcript is here."""
-        query = (
-            sa.select(jobs)
-            .where(
-                jobs.c.content_hash == content.content_hash,
-                jobs.c.options_key == content.options_key,
-                jobs.c.status == JobStatus.COMPLETED.value,
-                jobs.c.transcript_id.is_not(None),
-            )
-            .order_by(jobs.c.job_id.desc())
-            .limit(1)
-        )
         with self.begin() as connection:
-            return connection.execute(query).first()
+            return connection.execute(_ANSWER, asdict(content)).first()
 
     def unfinished_twin(self, source: str, signature: str, options_key: str) -> str | None:
         """A job that waits or runs on the same file with the same options."""
-        query = (
-            sa.select(jobs.c.job_id)
-            .where(jobs.c.source == source, jobs.c.signature == signature, jobs.c.options_key == options_key)
-            .where(jobs.c.status.in_(UNFINISHED))
-            .limit(1)
-        )
+        same = {"source": source, "signature": signature, "options_key": options_key}
         with self.begin() as connection:
-            return connection.execute(query).scalar()
+            return connection.execute(_TWIN, same).scalar()
 
     def known_hash(self, path: str, signature: str) -> str | None:
-        query = sa.select(files.c.content_hash).where(files.c.path == path, files.c.signature == signature)
         with self.begin() as connection:
-            return connection.execute(query).scalar()
+            return connection.execute(_HASH, {"path": path, "signature": signature}).scalar()
 
     # --- looking ------------------------------------------------------------------------------------------------------
 
@@ -162,7 +169,7 @@ class Store:
             JobNotFoundError: no job and no batch has this id.
         """
         with self.begin() as connection:
-            row = connection.execute(sa.select(jobs).where(jobs.c.job_id == job_id)).first()
+            row = connection.execute(_JOB, {"job_id": job_id}).first()
             if row is not None:
                 return to_jobs(connection, [row])[0]
             batch = connection.execute(sa.select(batches).where(batches.c.batch_id == job_id)).first()
@@ -181,7 +188,7 @@ class Store:
             JobNotFoundError: no job has this id.
         """
         with self.begin() as connection:
-            row = connection.execute(sa.select(jobs).where(jobs.c.job_id == job_id)).first()
+            row = connection.execute(_JOB, {"job_id": job_id}).first()
         if row is None:
             raise not_found(job_id)
         return row

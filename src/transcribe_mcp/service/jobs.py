@@ -79,6 +79,7 @@ WAKE_S = 2.0  # how often a call that looks sees to it that there is a worker
 EVERYTHING = JobFilter()
 
 _lock = threading.Lock()
+_waking = threading.Lock()
 _open: dict[tuple[Path, str], Store] = {}
 _woken_at = -WAKE_S
 
@@ -362,7 +363,7 @@ def _wake(*, at_once: bool = False) -> None:
     now = time.monotonic()
     if at_once or now - _woken_at > WAKE_S:
         _woken_at = now
-        with _lock:
+        with _waking:
             start_worker(settings())
 
 
