@@ -1,6 +1,6 @@
 """Peak memory of the command on a short and on a long file.
 
-python benchmarks/memory.py [--model DIR] [--audio DIR] [--hours 1 6]
+python benchmarks/memory.py [--engine ctranslate2] [--model DIR] [--audio DIR] [--hours 1 6]
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from common import DEFAULT_AUDIO, DEFAULT_MODEL, Bar, looped, one_language, read
 from transcribe_mcp.evaluation import load_truth
 
 MIB_BYTES = 2**20
+CTRANSLATE2_MOST_MIB = 600
 MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024  # the unit of ru_maxrss
 
 
@@ -34,10 +35,10 @@ def peak_rss_bytes(command: list[str]) -> tuple[int, float]:
     return usage.ru_maxrss * MAXRSS_BYTES, time.perf_counter() - begin
 
 
-def measure(path: Path, model: Path, duration_s: float) -> dict[str, Any]:
+def measure(path: Path, model: Path, engine: str, duration_s: float) -> dict[str, Any]:
     output = path.parent / path.stem
     command = [sys.executable, "-m", "transcribe_mcp", "transcribe", str(path), "--model", str(model)]
-    command += ["--engine", "ctranslate2", "--device", "cpu", "--compute-type", "int8", "--language", "en"]
+    command += ["--engine", engine, "--device", "cpu", "--compute-type", "int8", "--language", "en"]
     command += ["--format", "json", "--output-dir", str(output)]
     peak_bytes, taken_s = peak_rss_bytes(command)
     [result] = output.glob("*.json")
@@ -51,6 +52,7 @@ def measure(path: Path, model: Path, duration_s: float) -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--engine", choices=("ctranslate2", "whisper"), default="ctranslate2")
     parser.add_argument("--model", type=Path, default=DEFAULT_MODEL)
     parser.add_argument("--audio", type=Path, default=DEFAULT_AUDIO)
     parser.add_argument("--hours", type=float, nargs=2, default=[1.0, 6.0], metavar=("SHORT", "LONG"))
@@ -61,12 +63,11 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch) / f"{hours:g}h.flac"
             duration_s = write_flac(path, looped(blocks, hours * 3600))
-            rows.append(measure(path, arguments.model, duration_s))
+            rows.append(measure(path, arguments.model, arguments.engine, duration_s))
     short, long = (row["peak_rss_mib"] for row in rows)
-    bars = [
-        Bar(f"peak MiB, {arguments.hours[1]:g} h", long, "<=", 600),
-        Bar(f"peak of {arguments.hours[1]:g} h over peak of {arguments.hours[0]:g} h", long / short, "<=", 1.1),
-    ]
+    bars = [Bar(f"peak of {arguments.hours[1]:g} h over peak of {arguments.hours[0]:g} h", long / short, "<=", 1.1)]
+    if arguments.engine == "ctranslate2":
+        bars.append(Bar(f"peak MiB, {arguments.hours[1]:g} h", long, "<=", CTRANSLATE2_MOST_MIB))
     return report("memory", {"files": rows}, bars)
 
 

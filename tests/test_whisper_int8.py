@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,20 @@ from transcribe_mcp.audio import SAMPLE_RATE_HZ, read  # noqa: E402
 from transcribe_mcp.engines import DecodingOptions, Engine, EngineRequest, load_engine  # noqa: E402
 from transcribe_mcp.engines.whisper.attention import TorchAttention  # noqa: E402
 from transcribe_mcp.engines.whisper.caches import AudioRow, audio_cache, text_cache  # noqa: E402
-from transcribe_mcp.engines.whisper.linear import Dense, Int8Dense, Int8DenseAtOnce, has_int8_products  # noqa: E402
+from transcribe_mcp.engines.whisper.cpu_operations import (  # noqa: E402
+    bfloat16_attention,
+    fastest,
+    float32_attention,
+    has_bfloat16_products,
+    int8_attention,
+)
+from transcribe_mcp.engines.whisper.linear import (  # noqa: E402
+    Bfloat16Dense,
+    Dense,
+    Int8Dense,
+    Int8DenseAtOnce,
+    has_int8_products,
+)
 from transcribe_mcp.engines.whisper.model import encode  # noqa: E402
 from transcribe_mcp.engines.whisper.states import audio_states  # noqa: E402
 from transcribe_mcp.features.tensors import log_mel_windows  # noqa: E402
@@ -23,6 +37,7 @@ from transcribe_mcp.regions import Region, Window  # noqa: E402
 
 pytestmark = pytest.mark.skipif(not has_int8_products(), reason="torch is built without FBGEMM for this processor")
 
+OFFERED = ("int8", "bfloat16+int8") if has_bfloat16_products() else ("int8",)
 GREEDY = DecodingOptions()
 NAMES = ("de_0", "en_1", "es_2", "en_noise")
 LANGUAGES = [name[:2] for name in NAMES]
@@ -51,18 +66,48 @@ def exact() -> Iterator[Any]:
     engine.close()
 
 
-@pytest.fixture(scope="module")
-def coarse() -> Iterator[Any]:
-    engine = load("int8")
+@pytest.fixture(scope="module", params=["int8", "bfloat16+int8"])
+def coarse(request: pytest.FixtureRequest) -> Iterator[Any]:
+    if request.param not in OFFERED:
+        pytest.skip("no products of bfloat16 on this processor")
+    engine = load(request.param)
     yield engine
     engine.close()
 
 
-def test_a_cpu_takes_8_bits_where_nothing_is_said_of_precision() -> None:
+def test_a_cpu_takes_8_bits_where_nothing_is_said_of_precision_in_the_encoder_only_if_those_are_faster() -> None:
     engine = load("auto")
     engine.close()
 
-    assert engine.info.compute_type == "int8"
+    assert engine.info.compute_type in OFFERED
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_of_several_ways_the_one_that_takes_the_shortest_time_is_chosen(reverse: bool) -> None:
+    x = torch.randn(256, 256)
+    ways = {f"{times} times": partial(lambda times: [x @ x for _ in range(times)], times) for times in (50, 1, 400)}
+
+    assert fastest(dict(sorted(ways.items(), reverse=reverse)), threads=1) == "1 times"
+
+
+def test_measuring_leaves_the_threads_of_the_caller_alone() -> None:
+    before = torch.get_num_threads()
+    fastest({"a": lambda: None, "b": lambda: None}, threads=before + 1)
+
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("attention", [int8_attention, bfloat16_attention])
+@pytest.mark.parametrize("sharpness", [0.0, 1.0, 3.0, 100.0])  # 100: scores beyond what float32 can take the power of
+def test_attention_of_few_bits_is_near_to_that_of_float32(attention: Any, sharpness: float) -> None:
+    generator = torch.Generator().manual_seed(7)
+    query, key, value = torch.randn((3, 2, 4, 375, 64), generator=generator)
+    key += 5 * torch.randn((4, 1, 64), generator=generator)  # what all keys have in common
+    with torch.inference_mode():
+        wanted, found = (way(sharpness * query, key, value) for way in (float32_attention, attention))
+
+    assert found.shape == wanted.shape
+    assert float((found - wanted).norm()) < (0.05 if sharpness < 100 else 0.3) * float(wanted.norm())
 
 
 @pytest.mark.parametrize("n_tokens", [1, 5])
@@ -100,8 +145,8 @@ def test_keys_of_alignment_heads_are_the_same_from_both(exact: Any, windows: lis
     assert float((made - kept).abs().max()) < 1e-3
 
 
-@pytest.mark.parametrize("kind", [Int8Dense, Int8DenseAtOnce])
-def test_products_of_8_bits_are_near_to_those_of_float32(kind: Any) -> None:
+@pytest.mark.parametrize("kind", [Int8Dense, Int8DenseAtOnce, Bfloat16Dense])
+def test_products_of_few_bits_are_near_to_those_of_float32(kind: Any) -> None:
     generator = torch.Generator().manual_seed(5)
     weight, bias, x = (torch.randn(size, generator=generator) for size in ((96, 64), (96,), (3, 7, 64)))
 

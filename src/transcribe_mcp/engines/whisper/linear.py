@@ -51,6 +51,22 @@ class FusedDense(Dense):
         return flat.view(*x.shape[:-1], flat.shape[-1])
 
 
+class Bfloat16Dense(Dense):
+    """Products of bfloat16 for activations in float32. GELU's are left in bfloat16, for the layer that takes them."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        super().__init__(weight.to(torch.bfloat16), bias.to(torch.bfloat16))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self._narrow(x).float()
+
+    def gelu(self, x: Tensor) -> Tensor:
+        return _gelu_(self._narrow(x))
+
+    def _narrow(self, x: Tensor) -> Tensor:
+        return super().__call__(x.to(torch.bfloat16))
+
+
 class Int8Dense:
     """8-bit products, a scale for every output and one for every row of the activations: twice as fast on most CPUs.
 

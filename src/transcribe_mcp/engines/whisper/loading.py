@@ -24,8 +24,15 @@ from ..replicas import Replicas
 from . import alignment
 from .caches import AudioCache, audio_cache
 from .checkpoint import Placement, directions_of, geometry_of, load_model, vocabulary_of
+from .cpu_operations import (
+    ENCODER_LINEAR,
+    convolution_dtype,
+    encoder_attention,
+    encoder_precision,
+    has_bfloat16_products,
+)
 from .engine import Machinery, WhisperEngine
-from .linear import Dense, FusedDense, Int8Dense, Int8DenseAtOnce, Linear, has_int8_products
+from .linear import Dense, FusedDense, Int8Dense, Linear, has_int8_products
 from .model import Operations, Whisper, encode
 from .runner import EagerSteps, on
 from .states import AudioStates, audio_states
@@ -33,12 +40,13 @@ from .states import AudioStates, audio_states
 Kept = TypeVar("Kept")  # what the decoder reads of the audio
 LEAST_CUDA_BATCH_SIZE, WINDOWS_A_LAYER = 48, 8
 VOCABULARY_MULTIPLE = 128  # an odd number of outputs takes cuBLAS twice the time
-INT8_AUDIO = "+int8"  # 8-bit keys and values of the audio
+INT8_AUDIO = "+int8"  # 8-bit keys and values of the audio; on a CPU the decoder's products too
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 CUDA_BATCH_SIZE = 128
 CPU_BATCH_SIZES, CPU_AUDIO_BYTES = (4, 16), 1 << 30
 ENCODER_SQUARES = 12  # weights of a layer in squares of its width: 4 for attention, 8 for what follows
 INT8_BATCH_SIZES, INT8_BATCH_WEIGHTS = (8, 32), 1 << 30  # the second: of the encoder's layers, times windows
+_INT8_WITH_ENCODER = {"int8": "int8", "bfloat16": "bfloat16" + INT8_AUDIO}
 CPU_ROOM, CUDA_ROOM = (1, 2, 4, 8, 16), (1, 4, 16, 64, 128, 256)
 CORES_PER_WORKER = 4  # a decoding step does not use more
 ENCODED_AT_ONCE_CUDA = 32  # fills an H100; more only takes memory
@@ -69,6 +77,8 @@ def _load_on(request: EngineRequest, device: torch.device) -> WhisperEngine:
     compute_type = _choose_compute_type(request.compute_type, device)
     checkpoint = checkpoints.resolve(request.model, offline=request.offline, progress=request.progress)
     geometry = geometry_of(checkpoint)
+    if request.compute_type == AUTO and compute_type == "int8":
+        compute_type = _INT8_WITH_ENCODER[encoder_precision(geometry, _threads_each(request))]
     vocabulary, directions = vocabulary_of(checkpoint), directions_of(checkpoint, geometry)
     batch_size = (
         _cpu_batch_size(geometry, compute_type)
@@ -78,7 +88,7 @@ def _load_on(request: EngineRequest, device: torch.device) -> WhisperEngine:
     with on(device):
         machinery = _machinery(checkpoint, device, compute_type, request)
     # A worker whose part of a batch is done goes on with what comes next. In 8 bits several batches are not too many.
-    shares_workers = compute_type == "int8" and machinery.workers > 1
+    shares_workers = device.type == "cpu" and _in_int8(compute_type) and machinery.workers > 1
     notices = request.notices
     if not directions.names_heads:
         message = (
@@ -107,7 +117,7 @@ def _cpu_batch_size(geometry: Geometry, compute_type: str) -> int:
     Keys and values are to stay within a gigabyte. In 8 bits there are none, but a batch is to end soon: that is when
     progress is told, and what is lost with a worker.
     """
-    if compute_type == "int8":
+    if _in_int8(compute_type):
         weights = geometry.encoder_layers * geometry.d_model**2 * ENCODER_SQUARES
         return max(INT8_BATCH_SIZES[0], min(INT8_BATCH_SIZES[1], INT8_BATCH_WEIGHTS // weights))
     window_bytes = geometry.decoder_layers * 2 * geometry.max_source_positions * geometry.d_model * 4
@@ -135,14 +145,12 @@ def _machinery(checkpoint: Checkpoint, device: torch.device, compute_type: str, 
 
 def _cpu(checkpoint: Checkpoint, compute_type: str, request: EngineRequest) -> Machinery:
     make_cache: Callable[[Whisper, Tensor], AudioCache | AudioStates]
-    if compute_type == "int8":
-        model, make_cache = _int8_model(checkpoint, request), audio_states
+    if _in_int8(compute_type):
+        model, make_cache = _int8_model(checkpoint, compute_type, request), audio_states
     else:
         dense = _dense(PRECISIONS[compute_type])
         placement = Placement(torch.device("cpu"), PRECISIONS[compute_type], dense, dense, dense, Operations())
         model, make_cache = _load(checkpoint, placement, request), partial(audio_cache, int8=False)
-    threads = request.threads or usable_cores()
-    workers = max(1, threads // CORES_PER_WORKER, min(2, threads))
     return Machinery(
         model,
         _encoder(model, make_cache),
@@ -151,17 +159,34 @@ def _cpu(checkpoint: Checkpoint, compute_type: str, request: EngineRequest) -> M
         encoded_at_once=1,
         most_rows=CPU_ROOM[-1],
         room=CPU_ROOM,
-        workers=workers,
-        threads_each=max(1, threads // workers),
+        workers=_workers(request),
+        threads_each=_threads_each(request),
     )
 
 
-def _int8_model(checkpoint: Checkpoint, request: EngineRequest) -> Whisper:
-    dense = _dense(torch.float32)
-    placement = Placement(torch.device("cpu"), torch.float32, Int8DenseAtOnce, Int8Dense, dense, Operations())
+def _workers(request: EngineRequest) -> int:
+    threads = request.threads or usable_cores()
+    return max(1, threads // CORES_PER_WORKER, min(2, threads))
+
+
+def _threads_each(request: EngineRequest) -> int:
+    return max(1, (request.threads or usable_cores()) // _workers(request))
+
+
+def _int8_model(checkpoint: Checkpoint, compute_type: str, request: EngineRequest) -> Whisper:
+    """The decoder in 8 bits, the encoder's layers as the compute type says, its other operations as is fastest."""
+    geometry, threads = geometry_of(checkpoint), _threads_each(request)
+    encoder = ENCODER_LINEAR[compute_type.removesuffix(INT8_AUDIO)]
+    placement = Placement(torch.device("cpu"), torch.float32, encoder, Int8Dense, _dense(torch.float32), Operations())
     model = _load(checkpoint, placement, request)
     output = Int8Dense(model.output, model.output.new_zeros(len(model.output)))
-    return replace(model, operations=Operations(scores=lambda states, _: output(states)))
+    attention, dtype = encoder_attention(geometry, threads), convolution_dtype(geometry, threads)
+    (weight1, bias1), (weight2, bias2) = model.convolutions
+    return replace(
+        model,
+        convolutions=((weight1.to(dtype), bias1.to(dtype)), (weight2.to(dtype), bias2.to(dtype))),
+        operations=Operations(attention=attention, scores=lambda states, _: output(states)),
+    )
 
 
 def _cuda(checkpoint: Checkpoint, device: torch.device, compute_type: str, request: EngineRequest) -> Machinery:
@@ -219,10 +244,15 @@ def _choose_device(wanted: str) -> tuple[torch.device, tuple[Notice, ...]]:
     return torch.device("cuda", int(index or 0)), ()
 
 
+def _in_int8(compute_type: str) -> bool:
+    return compute_type.endswith("int8")
+
+
 def _compute_types(device: torch.device) -> tuple[str, ...]:
-    """What a device computes with, the best first."""
+    """What a device computes with, the best first; on a CPU measuring may find the second better than the first."""
     if device.type == "cpu":
-        return ("int8", "float32", "bfloat16") if has_int8_products() else ("float32", "bfloat16")
+        mixed = ("bfloat16" + INT8_AUDIO,) if has_bfloat16_products() else ()
+        return ("int8", *mixed, "float32", "bfloat16") if has_int8_products() else ("float32", "bfloat16")
     has_bfloat16 = torch.cuda.get_device_capability(device) >= (8, 0)
     plain = ("bfloat16", "float16", "float32") if has_bfloat16 else ("float16", "float32")
     return tuple(name + suffix for suffix in (INT8_AUDIO, "") for name in plain)

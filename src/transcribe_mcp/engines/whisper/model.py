@@ -136,9 +136,11 @@ def encode(model: Whisper, mel: Tensor) -> Tensor:
     """Log-mel spectrograms (B, n_mels, 3000) -> (B, T, d)."""
     operations, heads = model.operations, model.geometry.encoder_attention_heads
     (weight1, bias1), (weight2, bias2) = model.convolutions
-    x = functional.gelu(functional.conv1d(mel.to(model.dtype), weight1, bias1, padding=1))
+    x = functional.gelu(functional.conv1d(mel.to(weight1.dtype), weight1, bias1, padding=1))
     x = functional.gelu(functional.conv1d(x, weight2, bias2, stride=2, padding=1))
-    x = x.transpose(1, 2) + model.audio_positions
+    # A position's channels side by side from here on, as all that follows reads them.
+    in_order = torch.empty((len(x), *model.audio_positions.shape), dtype=model.dtype, device=x.device)
+    x = torch.add(x.transpose(1, 2), model.audio_positions, out=in_order)
     layers = model.encoder_layers
     normed = operations.norm(x, layers[0].attention_norm)
     for number, layer in enumerate(layers):
