@@ -133,6 +133,17 @@ def test_ranges_on_threads_give_the_very_samples_of_the_serial_decode(tmp_path, 
     assert sum(len(piece) for piece in ranges(path, layout, 3)) == len(serial), "the ranges themselves, no way back"
 
 
+@pytest.mark.parametrize(
+    "rate", [{"b": "48000"}, {"global_quality": "826", "flags": "+qscale"}], ids=["constant", "variable"]
+)
+def test_a_long_mp3_is_the_same_in_ranges_that_begin_at_bytes_found_in_it(tmp_path, rate):
+    path = write_audio(tmp_path / "a.mp3", "libmp3lame", speechlike(1200.4, 16_000), **rate)
+    with opened(path) as (container, stream):
+        layout = range_layout(container, stream)
+    assert layout is not None and not layout.has_table
+    np.testing.assert_array_equal(np.concatenate(list(ranges(path, layout, 1))), decode(path)[0])
+
+
 @pytest.mark.parametrize(("suffix", "codec", "rate_hz"), [("m4a", "aac", 16_000), ("wav", "pcm_s16le", 22_051)])
 def test_what_has_no_exact_ranges_is_decoded_serially(tmp_path, suffix, codec, rate_hz):
     path = write_audio(tmp_path / f"a.{suffix}", codec, speechlike(250, rate_hz), rate_hz=rate_hz)

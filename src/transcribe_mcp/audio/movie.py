@@ -39,7 +39,8 @@ class Excerpt:
         first_pts_samples: the timestamp of its first sample, in samples.
         begin, end: the part, in samples from the first.
         seek_pts: where to start decoding, as a timestamp of the stream, early enough for the decoder to forget where it
-            began; ``None`` for the beginning.
+            began; ``None`` for where the reader begins.
+        skip_bytes: of the file, before the reader begins; timestamps then count from there.
     """
 
     path: Path
@@ -50,6 +51,7 @@ class Excerpt:
     begin: int
     end: int
     seek_pts: int | None
+    skip_bytes: int = 0
 
 
 def read_excerpt(excerpt: Excerpt) -> Iterator[Samples]:
@@ -60,7 +62,8 @@ def read_excerpt(excerpt: Excerpt) -> Iterator[Samples]:
         av.FFmpegError: the file cannot be opened or decoded this way.
     """
     graph = av.filter.Graph()
-    options = ":".join(f"{name}={value}" for name, value in OPEN_OPTIONS.items())
+    open_options = OPEN_OPTIONS | {"skip_initial_bytes": str(excerpt.skip_bytes)}
+    options = ":".join(f"{name}={value}" for name, value in open_options.items())
     source = graph.add(
         "amovie",
         filename=f"file:{excerpt.path.absolute()}",

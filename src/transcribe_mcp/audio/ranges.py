@@ -1,5 +1,4 @@
-"""The parallel decode: ranges of 120 s on several threads, each thread with its own container. The first are shorter,
-so that work on the first minutes can begin soon.
+"""The parallel decode: ranges of 90 s on several threads, each thread with its own container.
 
 A range equals the serial decode because it starts on a whole second of the stream (there every resampler is in the
 phase it has at the start), because decoder and resampler warm up before it, and because the second before it is
@@ -7,18 +6,22 @@ computed twice, by it and by the range before: unless the two agree bit for bit,
 
 Most ranges are read inside FFmpeg's filter graph (``movie``). The last one, and any that does not come out whole there,
 is read frame by frame.
+
+Some containers have no table of where their packets are: to find a second, FFmpeg reads all that is before it, and for
+an hour of MP3 in ranges that would be a third of the work. There one thread reads through the file once, and the ranges
+begin at the bytes that it found.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import count
-from math import gcd
+from itertools import takewhile
+from math import gcd, inf
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Event
@@ -36,10 +39,10 @@ from .serial import GAP_S
 
 Source = tuple[InputContainer, AudioStream]
 
-RANGE_S = 120
-N_SHORT_RANGES, SHORT_RANGE_S = 16, 30
+RANGE_S = 90  # to open a file takes the interpreter lock, so shorter ones hold up others, and longer ones come late
 SHARED_S = 1  # what two neighbours both compute
 MARGIN_S = 1  # longer than half of any resampling filter
+TAIL_S = 3  # before the end that a container claims; there the end may be
 SHARED_SAMPLES = SHARED_S * SAMPLE_RATE_HZ
 # With more, swresample interpolates between its filters, and one sample in a million then differs in its last bit.
 MAX_PHASES = 1024
@@ -47,10 +50,46 @@ MAX_PHASES = 1024
 # Seconds that a decoder needs to forget where it began; Opus was seen to take 3.3 s. AAC is not here: its noise
 # substitution draws from a generator that runs on from the start of the file, so no range of it is exact.
 WARM_UP_S = {"flac": 0, "alac": 0, "wavpack": 0, "tta": 0, "mp3float": 1, "mp3": 1, "opus": 8}
+WITHOUT_TABLE = {"mp3"}  # containers that do not say where their packets are
 
 
 class Inexact(Exception):
     """A range cannot be shown to equal the serial decode; never leaves this file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Which seconds of the stream a thread decodes, and which it reads for that: from before the second that it shares
+    with the range before, to behind its end."""
+
+    begin_s: int
+    end_s: int
+
+    @property
+    def read_from_s(self) -> int:
+        return max(0, self.begin_s - SHARED_S - MARGIN_S)
+
+    @property
+    def read_to_s(self) -> int:
+        return self.end_s + MARGIN_S
+
+    @property
+    def n_samples(self) -> int:
+        return (self.end_s - self.begin_s) * SAMPLE_RATE_HZ
+
+    def of(self, out: Samples) -> tuple[Samples, Samples]:
+        """The second that it shares with the range before, and the range itself, of all that was read."""
+        first = (self.begin_s - self.read_from_s) * SAMPLE_RATE_HZ
+        shared = SHARED_SAMPLES if self.begin_s else 0
+        return out[first - shared : first], out[first : first + self.n_samples]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a packet begins in the file, and its timestamp."""
+
+    byte: int
+    pts: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +104,13 @@ class RangeLayout:
     stream: int
     unplaced_channels: int | None
     claim_s: float | None  # how long the container says that the stream is
+    has_table: bool  # of where its packets are
 
-    def excerpt(self, path: Path, begin_s: int, end_s: int) -> Excerpt | None:
+    def excerpt(self, path: Path, part: Range, place: Place | None) -> Excerpt | None:
         """``None`` where the stream's end may be in it: only the frames themselves tell whether all of it is there."""
-        first_pts_samples = self.first_pts * self.samples_per_tick
-        if self.claim_s is None or end_s >= self.claim_s - 1 or first_pts_samples.denominator != 1:
+        begins_pts = self.first_pts - (place.pts if place else 0)
+        first_pts_samples = begins_pts * self.samples_per_tick
+        if self.claim_s is None or part.end_s > self.claim_s - TAIL_S or first_pts_samples.denominator != 1:
             return None
         return Excerpt(
             path,
@@ -77,9 +118,10 @@ class RangeLayout:
             self.rate_hz,
             self.unplaced_channels,
             int(first_pts_samples),
-            begin=begin_s * self.rate_hz,
-            end=end_s * self.rate_hz,
-            seek_pts=self.pts_at(max(0, begin_s - self.warm_up_s)) if begin_s else None,
+            begin=part.read_from_s * self.rate_hz,
+            end=part.read_to_s * self.rate_hz,
+            seek_pts=None if place else self.decode_from(part),
+            skip_bytes=place.byte if place else 0,
         )
 
     def sample_at(self, pts: int | None) -> int:
@@ -93,6 +135,10 @@ class RangeLayout:
 
     def pts_at(self, second: int) -> int:
         return self.first_pts + int(second * self.rate_hz / self.samples_per_tick)
+
+    def decode_from(self, part: Range) -> int | None:
+        """Timestamp at which the decoder has to begin; ``None``: where a fresh container stands."""
+        return self.pts_at(max(0, part.read_from_s - self.warm_up_s)) if part.begin_s else None
 
 
 def range_layout(container: InputContainer, stream: AudioStream) -> RangeLayout | None:
@@ -119,6 +165,7 @@ def range_layout(container: InputContainer, stream: AudioStream) -> RangeLayout 
         stream=stream.index,
         unplaced_channels=frame.layout.nb_channels if frame.layout.name.endswith("channels") else None,
         claim_s=info(container, stream).duration,
+        has_table=container.format.name not in WITHOUT_TABLE,
     )
 
 
@@ -128,29 +175,30 @@ def ranges(path: Path, layout: RangeLayout, threads: int) -> Generator[Samples]:
     Raises:
         Inexact: the next range cannot be shown to equal the serial decode.
     """
-    stop = Event()
-    idle: SimpleQueue[Source] = SimpleQueue()
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
-    work = (pool.submit(_work, path, layout, k, stop, idle) for k in count())
-    ahead: deque[Future[tuple[Samples, Samples]]] = deque()
-    seam = np.empty(0, np.float32)
+    planned, claim_s = _planned(layout.claim_s or 0), layout.claim_s or inf
+    reader = _Reader(path, layout, threads)
+    ahead: deque[tuple[Range, Future[tuple[Samples, Samples]]]] = deque()
+    following, seam = next(planned), np.empty(0, np.float32)
     try:
-        for begin_s, end_s in map(_range_s, count()):
-            ahead.extend(next(work) for _ in range(threads + 1 - len(ahead)))
-            again, samples = ahead.popleft().result()
+        while True:
+            # What is behind the end that the container claims is looked at when all before it is there.
+            while len(ahead) <= threads and (not ahead or following.begin_s < claim_s):
+                ahead.append((following, reader.begin(following)))
+                following = next(planned)
+            part, work = ahead.popleft()
+            again, samples = work.result()
             if not _same_seam(seam, again, layout):
                 raise Inexact
             seam = samples[-SHARED_SAMPLES:].copy()
             yield samples
-            if len(samples) < (end_s - begin_s) * SAMPLE_RATE_HZ:
+            if len(samples) < part.n_samples:
                 return
+            if part.end_s > claim_s:  # which was wrong, then
+                claim_s = inf
     except (SourceError, *FOREIGN_ERRORS) as error:
         raise Inexact from error
     finally:
-        stop.set()
-        pool.shutdown(cancel_futures=True)
-        while not idle.empty():
-            idle.get()[0].close()
+        reader.close()
 
 
 def _same_seam(before: Samples, again: Samples, layout: RangeLayout) -> bool:
@@ -158,75 +206,111 @@ def _same_seam(before: Samples, again: Samples, layout: RangeLayout) -> bool:
     return before.tobytes() == again.tobytes() and (layout.lossless or not len(before) or bool(before.any()))
 
 
-def _work(path: Path, layout: RangeLayout, k: int, stop: Event, idle: SimpleQueue[Source]) -> tuple[Samples, Samples]:
-    begin_s, end_s = _span_s(k)
-    if excerpt := layout.excerpt(path, begin_s, end_s):
-        with suppress(Gap, *FOREIGN_ERRORS):  # frame by frame, then
-            return _parts_of(_read_in_graph(excerpt, (end_s - begin_s) * SAMPLE_RATE_HZ, stop), k)
-    try:
-        if k == 0:
-            raise Empty  # it reads from where a fresh container stands
-        source = idle.get_nowait()
-    except Empty:
-        source = open_media(path)
-    try:
-        return _read_range(source, layout, k, stop)
-    finally:
-        idle.put(source)
+def _planned(claim_s: float) -> Iterator[Range]:
+    """Without an end. What may be the end of the stream has a range of its own, because frame by frame it is slower."""
+    begin_s = 0
+    while True:
+        left_s = int(claim_s) - TAIL_S - begin_s
+        end_s = begin_s + (min(RANGE_S, left_s) if left_s > 0 else RANGE_S)
+        yield Range(begin_s, end_s)
+        begin_s = end_s
 
 
-def _range_s(k: int) -> tuple[int, int]:
-    """Where range ``k`` begins and ends."""
-    if k < N_SHORT_RANGES:
-        return k * SHORT_RANGE_S, (k + 1) * SHORT_RANGE_S
-    begin_s = N_SHORT_RANGES * SHORT_RANGE_S + (k - N_SHORT_RANGES) * RANGE_S
-    return begin_s, begin_s + RANGE_S
+class _Reader:
+    """Reads ranges of a file on some threads."""
 
+    def __init__(self, path: Path, layout: RangeLayout, threads: int) -> None:
+        self._path, self._layout = path, layout
+        self._stop = Event()
+        self._idle: SimpleQueue[Source] = SimpleQueue()
+        # Places are looked for beside the first ranges.
+        self._pool = ThreadPoolExecutor(threads + (not layout.has_table), thread_name_prefix="decode")
+        planned = _planned(layout.claim_s or 0)
+        self._places = None if layout.has_table else self._pool.submit(self._find_places, planned)
 
-def _span_s(k: int) -> tuple[int, int]:
-    """What is read of range ``k``: from before the second that it shares with the range before, to behind its end."""
-    begin_s, end_s = _range_s(k)
-    return max(0, begin_s - SHARED_S - MARGIN_S), end_s + MARGIN_S
+    def begin(self, part: Range) -> Future[tuple[Samples, Samples]]:
+        """See ``Range.of``."""
+        return self._pool.submit(self._read, part)
 
+    def close(self) -> None:
+        self._stop.set()
+        self._pool.shutdown(cancel_futures=True)
+        while not self._idle.empty():
+            self._idle.get()[0].close()
 
-def _parts_of(out: Samples, k: int) -> tuple[Samples, Samples]:
-    """The second that it shares with the range before, and range ``k`` itself, of all that was read."""
-    begin_s, end_s = _range_s(k)
-    first = (begin_s - _span_s(k)[0]) * SAMPLE_RATE_HZ
-    shared = SHARED_SAMPLES if k else 0
-    return out[first - shared : first], out[first : first + (end_s - begin_s) * SAMPLE_RATE_HZ]
+    def _find_places(self, planned: Iterator[Range]) -> dict[Range, Place]:
+        """Where ranges begin, of those that can be found; the whole file is read through. None before PyAV 17."""
+        layout, (container, stream) = self._layout, open_media(self._path)
+        try:
+            container.seek(layout.pts_at(int(layout.claim_s or 0)), stream=stream)
+            entries = getattr(stream, "index_entries", ())
+            found = {}
+            for part in takewhile(lambda part: part.begin_s < (layout.claim_s or 0), planned):
+                pts = layout.decode_from(part)
+                if entries and pts is not None and (at := entries.search_timestamp(pts)) >= 0:
+                    found[part] = Place(entries[at].pos, entries[at].timestamp)
+            return found
+        finally:
+            self._idle.put((container, stream))
+
+    def _place_of(self, part: Range) -> Place | None:
+        if self._places is None or not self._places.done():
+            return None
+        try:
+            return self._places.result().get(part)
+        except (SourceError, *FOREIGN_ERRORS):
+            return None
+
+    def _read(self, part: Range) -> tuple[Samples, Samples]:
+        if excerpt := self._layout.excerpt(self._path, part, self._place_of(part)):
+            with suppress(Gap, *FOREIGN_ERRORS):  # frame by frame, then
+                n_samples = (part.read_to_s - part.read_from_s) * SAMPLE_RATE_HZ
+                return part.of(_read_in_graph(excerpt, n_samples, self._stop))
+        try:
+            if part.begin_s == 0:
+                raise Empty  # it reads from where a fresh container stands
+            source = self._idle.get_nowait()
+        except Empty:
+            source = open_media(self._path)
+        try:
+            return part.of(_read_by_frames(source, self._layout, part, self._stop))
+        finally:
+            self._idle.put(source)
 
 
 def _read_in_graph(excerpt: Excerpt, n_samples: int, stop: Event) -> Samples:
     """Raises Gap where it is not all there or not in step with its timestamps; FFmpeg's errors."""
-    pieces: list[Samples] = []
-    for piece in read_excerpt(excerpt):
+    out = np.empty(n_samples + TIMESTAMP_SAMPLES, np.float32)
+    n_read = 0
+    for piece in read_excerpt(excerpt):  # copied at once: what FFmpeg gets back serves for the next, already paged in
         if stop.is_set():
             raise Inexact
-        pieces.append(piece)
-    out = np.concatenate(pieces) if pieces else np.empty(0, np.float32)
-    if abs(len(out) - n_samples) > TIMESTAMP_SAMPLES:  # a hole at the end, or an end that comes early
+        if n_read + len(piece) > len(out):
+            raise Gap
+        out[n_read : n_read + len(piece)] = piece
+        n_read += len(piece)
+    if n_samples - n_read > TIMESTAMP_SAMPLES:  # a hole at the end, or an end that comes early
         raise Gap
-    return out
+    return out[:n_read]
 
 
-def _read_range(source: Source, layout: RangeLayout, k: int, stop: Event) -> tuple[Samples, Samples]:
-    """Range ``k``, before it the second that it shares with the range before. Less than a whole range: the end.
+def _read_by_frames(source: Source, layout: RangeLayout, part: Range, stop: Event) -> Samples:
+    """Less than what is to be read of the range: the end.
 
     Raises:
         Inexact: anything that the serial decode has rules for: damage, holes, another format.
     """
     container, stream = source
-    begin_s, end_s = _span_s(k)
-    begin, end = begin_s * layout.rate_hz, end_s * layout.rate_hz
-    if k:
-        container.seek(layout.pts_at(max(0, begin_s - layout.warm_up_s)), stream=stream)
+    begin, end = part.read_from_s * layout.rate_hz, part.read_to_s * layout.rate_hz
+    pts = layout.decode_from(part)
+    if pts is not None:
+        container.seek(pts, stream=stream)
     resampler: Resampler | None = None
     pieces: list[Samples] = []
     expected = 0
 
     def on_error(at_s: float | None) -> None:
-        if resampler or not k:
+        if resampler or not part.begin_s:
             raise Inexact
 
     for frame in frames(container, stream, on_error):
@@ -247,4 +331,4 @@ def _read_range(source: Source, layout: RangeLayout, k: int, stop: Event) -> tup
             break
     if resampler:
         pieces.extend(resampler.finish())
-    return _parts_of(np.concatenate(pieces) if pieces else np.empty(0, np.float32), k)
+    return np.concatenate(pieces) if pieces else np.empty(0, np.float32)
