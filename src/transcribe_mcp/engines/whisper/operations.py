@@ -7,14 +7,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ...checkpoints.tensors import Geometry
 from . import kernels
 from .model import Operations
 
 TRIED_WINDOWS, TRIED_RUNS, CALLS_OF_A_RUN = 16, 3, 4
-BACKENDS = (SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH)
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -22,27 +20,37 @@ def cuda_operations(geometry: Geometry, dtype: torch.dtype, device: torch.device
     return Operations(
         norm=kernels.norm,
         add_norm=kernels.add_norm,
-        attention=_attention(fastest_backend(geometry, dtype, device)),
+        attention=fastest_attention(geometry, dtype, device),
         scores=_scores if dtype != torch.float32 else _scores_float32,
     )
 
 
-def fastest_backend(geometry: Geometry, dtype: torch.dtype, device: torch.device) -> SDPBackend:
+def fastest_attention(geometry: Geometry, dtype: torch.dtype, device: torch.device) -> Attention:
     """The fastest of torch's attention kernels for the encoder of this model on this GPU."""
     heads = geometry.encoder_attention_heads
     shape = (TRIED_WINDOWS, geometry.max_source_positions, 3, heads, geometry.d_model // heads)
     query, key, value = torch.randn(shape, dtype=dtype, device=device).permute(2, 0, 3, 1, 4)
-    taken_ms = {backend: _milliseconds(_attention(backend), query, key, value) for backend in BACKENDS[:-1]}
+    taken_ms = {attention: _milliseconds(attention, query, key, value) for attention in (_cudnn, _flash, _efficient)}
     fastest = min(taken_ms, key=taken_ms.__getitem__)
-    return fastest if taken_ms[fastest] < float("inf") else SDPBackend.MATH
+    return fastest if taken_ms[fastest] < float("inf") else functional.scaled_dot_product_attention
 
 
-def _attention(backend: SDPBackend) -> Attention:
-    def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        with sdpa_kernel(backend):
-            return functional.scaled_dot_product_attention(query, key, value)
+# Called by name, because torch's switches between them are the process's: engines in two threads leave them askew.
 
-    return attention
+
+def _cudnn(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    attended: Tensor = torch.ops.aten._scaled_dot_product_cudnn_attention(query, key, value, None, False)[0]
+    return attended
+
+
+def _flash(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    attended: Tensor = torch.ops.aten._scaled_dot_product_flash_attention(query, key, value)[0]
+    return attended
+
+
+def _efficient(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    attended: Tensor = torch.ops.aten._scaled_dot_product_efficient_attention(query, key, value, None, False)[0]
+    return attended
 
 
 def _milliseconds(attention: Attention, *arguments: Tensor) -> float:
