@@ -233,6 +233,9 @@ def _version(name: str) -> str | None:
 def report(run: Run) -> None:
     rows = bars(run)
     print(f"\n{device_words()}, {cores()} cores, {time.perf_counter() - run.started:.0f} s")
+    flow = run.found.get(f"pipeline:{run.setup.models[0]}", {})
+    if media_s := flow.get("mp3, media decoding alone", {}).get("s"):
+        print(f"The hour cannot be read from MP3 in less than {media_s:.3f} s: its decoding alone on all cores.")
     for bar in rows:
         value = "not measured" if bar.value is None else f"{bar.value:.4g}"
         print(f"{bar.name:<52}{value:>14}  {bar.relation} {bar.limit:<7g}{'pass' if bar.passed else 'FAIL'}")

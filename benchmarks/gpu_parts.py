@@ -16,10 +16,12 @@ import torch
 from common import SAMPLE_RATE_HZ, Samples
 from random_whisper import TOKENS, shape_of
 
+from transcribe_mcp.audio import read_blocks
 from transcribe_mcp.compat.memory import memory_need
 from transcribe_mcp.engines import DecodingOptions, Engine, EngineRequest, listener_of, load_engine
 from transcribe_mcp.pipeline import Options, transcribe
 from transcribe_mcp.regions import Region, Window
+from transcribe_mcp.settings import usable_cores
 
 WINDOW_S = 30.0
 JOBS_S = 75.0  # for all jobs together
@@ -188,6 +190,7 @@ def pipeline(setup: Setup, name: str) -> Figures:
                 lambda: flow(engine, samples, options, setup.runs)  # noqa: B023
             )
         figures["mp3"] = attempt(lambda: flow(engine, setup.folder / "hour.mp3", GREEDY, setup.runs))
+        figures["mp3, media decoding alone"] = attempt(lambda: media(setup.folder / "hour.mp3", setup.runs))
         figures["clip"] = attempt(lambda: flow(engine, clip, GREEDY, 4 * setup.runs))
         figures["clip, no voice detection"] = attempt(
             lambda: flow(engine, clip, replace(GREEDY, vad=False), 2 * setup.runs)
@@ -204,6 +207,11 @@ def flow(engine: Engine, source: Samples | Path, options: Options, runs: int) ->
     peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
     taken = seconds(lambda: transcribe(source, engine, options), runs, 0)
     return {"s": taken, "timings": dict(found.timings), "words": len(found.words), "peak": peak}
+
+
+def media(path: Path, runs: int) -> Figures:
+    """Nothing but the decoding of a file, on all cores."""
+    return {"s": seconds(lambda: sum(map(len, read_blocks(path, threads=usable_cores()))), runs)}
 
 
 def listening(engine: Engine, samples: Samples) -> Figures:

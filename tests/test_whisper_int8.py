@@ -90,6 +90,12 @@ def test_of_several_ways_the_one_that_takes_the_shortest_time_is_chosen(reverse:
     assert fastest(dict(sorted(ways.items(), reverse=reverse)), threads=1) == "1 times"
 
 
+def test_a_way_that_this_torch_cannot_compute_is_not_taken() -> None:
+    x = torch.ones(2, 3)
+
+    assert fastest({"impossible": lambda: x @ x, "possible": lambda: x @ x.t()}, threads=1) == "possible"
+
+
 def test_measuring_leaves_the_threads_of_the_caller_alone() -> None:
     before = torch.get_num_threads()
     fastest({"a": lambda: None, "b": lambda: None}, threads=before + 1)
