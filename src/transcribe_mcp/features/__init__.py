@@ -45,7 +45,8 @@ def log_mel(samples: NDArray[np.float32], n_mels: int) -> NDArray[np.float32]:
     if n_frames:
         power = _power_spectrum(samples, n_frames)
         mel = mel_filters(n_mels) @ power.T
-        spectrogram[:, :n_frames] = np.log10(np.maximum(mel, SILENCE))
+        # Some processors' logarithm of the floor is the last digit below that of others.
+        np.maximum(np.log10(np.maximum(mel, SILENCE)), spectrogram[:, :n_frames], out=spectrogram[:, :n_frames])
     np.maximum(spectrogram, spectrogram.max() - DYNAMIC_RANGE, out=spectrogram)
     spectrogram += 4.0
     spectrogram /= 4.0
