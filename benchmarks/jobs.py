@@ -275,7 +275,8 @@ def measure_cancel(folder: Path, runs: int) -> tuple[dict[str, Any], list[Bar]]:
         busy_bytes = worker.memory_info().rss
         jobs.cancel(job_id)
         stopped_s = seconds_until_rest(worker)
-        worker = the_worker(data_dir)
+        worker = the_worker(data_dir)  # the one in its place, which may still be starting
+        seconds_until_rest(worker)
         kept_bytes = worker.memory_info().rss
         next_s = timed(lambda: jobs.wait_for(jobs.submit(request).job_id, PATIENCE_S))
         rows.append({"stopped_s": stopped_s, "busy_bytes": busy_bytes, "kept_bytes": kept_bytes, "next_s": next_s})
