@@ -40,10 +40,9 @@ def ahead(items: Iterator[Item], depth: int) -> Generator[Item, None, None]:
 
     def run() -> None:
         try:
-            for item in items:
-                put(_Next(item))
-                if stopped.is_set():
-                    break
+            while not stopped.is_set():
+                put(_Next(next(items)))
+        except StopIteration:
             put(None)
         except BaseException as error:  # noqa: BLE001 - handed to the reader, who raises it
             put(_Failed(error))
@@ -52,12 +51,13 @@ def ahead(items: Iterator[Item], depth: int) -> Generator[Item, None, None]:
                 items.close()
 
     thread = threading.Thread(target=run, name="ahead", daemon=True)
-    thread.start()
     try:
+        thread.start()  # Ctrl-C may come while it starts: it must not be at work when the interpreter ends
         while (result := results.get()) is not None:
             if isinstance(result, _Failed):
                 raise result.error
             yield result.item
     finally:
         stopped.set()
-        thread.join()
+        if thread.is_alive():
+            thread.join()
