@@ -225,8 +225,7 @@ class _Reader:
         self._idle: SimpleQueue[Source] = SimpleQueue()
         # Places are looked for beside the first ranges.
         self._pool = ThreadPoolExecutor(threads + (not layout.has_table), thread_name_prefix="decode")
-        planned = _planned(layout.claim_s or 0)
-        self._places = None if layout.has_table else self._pool.submit(self._find_places, planned)
+        self._places = None if layout.has_table else self._pool.submit(self._find_places)
 
     def begin(self, part: Range) -> Future[tuple[Samples, Samples]]:
         """See ``Range.of``."""
@@ -238,14 +237,15 @@ class _Reader:
         while not self._idle.empty():
             self._idle.get()[0].close()
 
-    def _find_places(self, planned: Iterator[Range]) -> dict[Range, Place]:
+    def _find_places(self) -> dict[Range, Place]:
         """Where ranges begin, of those that can be found; the whole file is read through. None before PyAV 17."""
         layout, (container, stream) = self._layout, open_media(self._path)
+        claim_s = layout.claim_s or 0
         try:
-            container.seek(layout.pts_at(int(layout.claim_s or 0)), stream=stream)
+            container.seek(layout.pts_at(int(claim_s)), stream=stream)
             entries = getattr(stream, "index_entries", ())
             found = {}
-            for part in takewhile(lambda part: part.begin_s < (layout.claim_s or 0), planned):
+            for part in takewhile(lambda part: part.begin_s < claim_s, _planned(claim_s)):
                 pts = layout.decode_from(part)
                 if entries and pts is not None and (at := entries.search_timestamp(pts)) >= 0:
                     found[part] = Place(entries[at].pos, entries[at].timestamp)
