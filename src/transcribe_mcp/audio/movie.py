@@ -33,6 +33,7 @@ class Excerpt:
     """Which part of a stream to read.
 
     Attributes:
+        container_format: FFmpeg's name of it; to find out again for every range would take as long as to open the file.
         stream: the index of the sound track.
         rate_hz: its sample rate.
         unplaced_channels: how many channels it has, where nothing says which is which; otherwise ``None``.
@@ -44,6 +45,7 @@ class Excerpt:
     """
 
     path: Path
+    container_format: str
     stream: int
     rate_hz: int
     unplaced_channels: int | None
@@ -67,6 +69,7 @@ def read_excerpt(excerpt: Excerpt) -> Iterator[Samples]:
     source = graph.add(
         "amovie",
         filename=f"file:{excerpt.path.absolute()}",
+        format_name=excerpt.container_format,
         streams=f"{excerpt.stream}",
         format_opts=options,
         dec_threads="1",  # the ranges are the threads

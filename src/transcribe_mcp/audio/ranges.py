@@ -104,7 +104,12 @@ class RangeLayout:
     stream: int
     unplaced_channels: int | None
     claim_s: float | None  # how long the container says that the stream is
-    has_table: bool  # of where its packets are
+    container_format: str
+
+    @property
+    def has_table(self) -> bool:
+        """Of where its packets are."""
+        return self.container_format not in WITHOUT_TABLE
 
     def excerpt(self, path: Path, part: Range, place: Place | None) -> Excerpt | None:
         """``None`` where the stream's end may be in it: only the frames themselves tell whether all of it is there."""
@@ -114,6 +119,7 @@ class RangeLayout:
             return None
         return Excerpt(
             path,
+            self.container_format,
             self.stream,
             self.rate_hz,
             self.unplaced_channels,
@@ -165,7 +171,7 @@ def range_layout(container: InputContainer, stream: AudioStream) -> RangeLayout 
         stream=stream.index,
         unplaced_channels=frame.layout.nb_channels if frame.layout.name.endswith("channels") else None,
         claim_s=info(container, stream).duration,
-        has_table=container.format.name not in WITHOUT_TABLE,
+        container_format=container.format.name.partition(",")[0],  # some have several names
     )
 
 
