@@ -1,4 +1,4 @@
-"""The parallel decode: ranges of 90 s on several threads, each thread with its own container.
+"""The parallel decode: ranges of a minute or so on several threads, each thread with its own container.
 
 A range equals the serial decode because it starts on a whole second of the stream (there every resampler is in the
 phase it has at the start), because decoder and resampler warm up before it, and because the second before it is
@@ -20,7 +20,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import takewhile
+from itertools import count, takewhile
 from math import gcd, inf
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -40,6 +40,7 @@ from .serial import GAP_S
 Source = tuple[InputContainer, AudioStream]
 
 RANGE_S = 90  # to open a file takes the interpreter lock, so shorter ones hold up others, and longer ones come late
+FIRST_RANGE_S = 30  # of one range for each thread: what is waited for is what all of them work at
 SHARED_S = 1  # what two neighbours both compute
 MARGIN_S = 1  # longer than half of any resampling filter
 TAIL_S = 3  # before the end that a container claims; there the end may be
@@ -181,7 +182,7 @@ def ranges(path: Path, layout: RangeLayout, threads: int) -> Generator[Samples]:
     Raises:
         Inexact: the next range cannot be shown to equal the serial decode.
     """
-    planned, claim_s = _planned(layout.claim_s or 0), layout.claim_s or inf
+    planned, claim_s = _planned(layout.claim_s or 0, threads), layout.claim_s or inf
     reader = _Reader(path, layout, threads)
     ahead: deque[tuple[Range, Future[tuple[Samples, Samples]]]] = deque()
     following, seam = next(planned), np.empty(0, np.float32)
@@ -212,12 +213,13 @@ def _same_seam(before: Samples, again: Samples, layout: RangeLayout) -> bool:
     return before.tobytes() == again.tobytes() and (layout.lossless or not len(before) or bool(before.any()))
 
 
-def _planned(claim_s: float) -> Iterator[Range]:
+def _planned(claim_s: float, threads: int) -> Iterator[Range]:
     """Without an end. What may be the end of the stream has a range of its own, because frame by frame it is slower."""
     begin_s = 0
-    while True:
+    for number in count():
+        longest_s = FIRST_RANGE_S if number < threads else RANGE_S
         left_s = int(claim_s) - TAIL_S - begin_s
-        end_s = begin_s + (min(RANGE_S, left_s) if left_s > 0 else RANGE_S)
+        end_s = begin_s + (min(longest_s, left_s) if left_s > 0 else longest_s)
         yield Range(begin_s, end_s)
         begin_s = end_s
 
@@ -226,7 +228,7 @@ class _Reader:
     """Reads ranges of a file on some threads."""
 
     def __init__(self, path: Path, layout: RangeLayout, threads: int) -> None:
-        self._path, self._layout = path, layout
+        self._path, self._layout, self._threads = path, layout, threads
         self._stop = Event()
         self._idle: SimpleQueue[Source] = SimpleQueue()
         # Places are looked for beside the first ranges.
@@ -251,7 +253,7 @@ class _Reader:
             container.seek(layout.pts_at(int(claim_s)), stream=stream)
             entries = getattr(stream, "index_entries", ())
             found = {}
-            for part in takewhile(lambda part: part.begin_s < claim_s, _planned(claim_s)):
+            for part in takewhile(lambda part: part.begin_s < claim_s, _planned(claim_s, self._threads)):
                 pts = layout.decode_from(part)
                 if entries and pts is not None and (at := entries.search_timestamp(pts)) >= 0:
                     found[part] = Place(entries[at].pos, entries[at].timestamp)
