@@ -25,6 +25,7 @@ from transcribe_mcp.settings import usable_cores
 
 WINDOW_S = 30.0
 JOBS_S = 75.0  # for all jobs together
+SHORTEST_S, LONGEST_S = 1.0, 240.0  # of jobs
 GREEDY = Options(language="en", temperatures=(0.0,))
 Figures = dict[str, Any]
 
@@ -289,24 +290,27 @@ def memory_of(engine: Engine, name: str, batch: int, device: str) -> Figures:
 
 
 def jobs(setup: Setup, name: str) -> Figures:
-    """Recordings of all lengths, one after the other in one process: what is reserved must not grow."""
+    """One of the longest recordings, then those of all lengths, one after the other in one process: what is reserved
+    beyond what the first took is held in fragments."""
     samples = setup.hour()
     random = np.random.default_rng(2)
     with loaded(setup, name) as engine:
+        transcribe(samples[: round(LONGEST_S * SAMPLE_RATE_HZ)], engine, GREEDY)
+        longest = torch.cuda.memory_reserved()
         reserved, allocated = [], []
         until = time.perf_counter() + JOBS_S
         while len(reserved) < setup.jobs and time.perf_counter() < until:
-            length = round(float(np.exp(random.uniform(np.log(1.0), np.log(240.0)))) * SAMPLE_RATE_HZ)
+            length = round(float(np.exp(random.uniform(np.log(SHORTEST_S), np.log(LONGEST_S)))) * SAMPLE_RATE_HZ)
             first = int(random.integers(0, max(1, len(samples) - length)))
             transcribe(samples[first : first + length], engine, GREEDY)
             reserved.append(torch.cuda.memory_reserved())
             allocated.append(torch.cuda.memory_allocated())
     torch.cuda.empty_cache()
-    warm = max(1, len(reserved) // 10)
     return {
         "jobs": len(reserved),
-        "reserved_after_tenth": max(reserved[:warm]),
-        "reserved_at_most": max(reserved),
+        "reserved_by_longest": longest,
+        "reserved_after_tenth": max(reserved[: max(1, len(reserved) // 10)]),
+        "reserved_at_most": max(longest, *reserved),
         "allocated_first_and_last": [allocated[0], allocated[-1]],
         "left_after_close": torch.cuda.memory_allocated(),
     }
