@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from .facts import Facts
 from .machine import Gpu, gpus_of, usable_cores, usable_memory_bytes
 from .memory import MemoryNeed, geometry, gpu_bytes, largest_batch, memory_need
-from .view import view_of
+from .view import View, view_of
 
 GPU_BATCH_MAX = 32
 CPU_BATCH_MAX = 8  # more windows at once gain nothing on a CPU and cost memory
@@ -21,6 +21,7 @@ class Runtime:
     Attributes:
         device: ``cpu`` or ``cuda:N``.
         reasons: why not the GPU, why this precision; in words for a result's warnings.
+        gpus: numbers of those that some engine can use, as far as can be told without trying.
     """
 
     device: str
@@ -28,6 +29,7 @@ class Runtime:
     batch_size: int
     threads: int
     reasons: tuple[str, ...]
+    gpus: tuple[int, ...]
     environment: Mapping[str, str]
 
 
@@ -52,21 +54,47 @@ def gpu_problem(facts: Facts) -> str:
     """Why CTranslate2 cannot use the GPU here, in words; empty where nothing speaks against it."""
     view = view_of(facts)
     problems = {
-        "gpus_hidden": "CUDA_VISIBLE_DEVICES hides the GPUs",
         "ct2_driver_too_old": f"driver {view.get('driver')} is older than {view.get('ct2_driver_floor')}",
         "gpus_without_ct2_code": "CTranslate2 has no code for this GPU",
         "gpus_jit_blocked": f"driver {view.get('driver')} cannot compile CTranslate2 for this GPU",
     }
-    found = [words for name, words in problems.items() if view.get(name)]
-    if view.get("cuinit"):
-        found.insert(0, f"the CUDA driver answers with error {view['cuinit']}")
-    if view.get("has_libcuda") is False:
-        found.append("libcuda.so.1 cannot be opened")
+    found = [*_driver_problems(view), *(words for name, words in problems.items() if view.get(name))]
     if view.get("ct2_gpu_code") is False:
         found.append("this CTranslate2 was built without CUDA")
     elif view.get("cublas12") is False:
         found.append("libcublas.so.12 is not installed (pip install 'nvidia-cublas-cu12>=12.8,<13')")
     return "; ".join(found)
+
+
+def _driver_problems(view: View) -> Iterator[str]:
+    """Why no program can use a GPU here."""
+    if view.get("cuinit"):
+        yield f"the CUDA driver answers with error {view['cuinit']}"
+    if view.get("gpus_hidden"):
+        yield "CUDA_VISIBLE_DEVICES hides the GPUs"
+    if view.get("has_libcuda") is False:
+        yield "libcuda.so.1 cannot be opened"
+
+
+def usable_gpus(facts: Facts, model: str) -> tuple[int, ...]:
+    """Numbers of the GPUs on which CTranslate2 or the installed torch can run the model, by what speaks against it."""
+    view = view_of(facts)
+    torch_lacks = view.get("gpus_without_torch_code", [])
+    for_torch = view.get("torch_is_cpu") is False and not view.get("torch_driver_too_old")
+    for_ctranslate2 = not gpu_problem(facts)
+    if any(_driver_problems(view)):
+        return ()
+    return tuple(
+        index
+        for index, gpu in enumerate(gpus_of(facts))
+        if (for_ctranslate2 or (for_torch and gpu.label not in torch_lacks)) and _has_room(gpu, model)
+    )
+
+
+def _has_room(gpu: Gpu, model: str) -> bool:
+    """In the smallest precision that both engines have; a GPU whose memory nobody could ask for counts as large."""
+    free_bytes = gpu_bytes(gpu)
+    return not free_bytes or largest_batch(geometry(model), "ctranslate2", "int8_float16", free_bytes) > 0
 
 
 def choose_compute_type(gpu: Gpu | None) -> tuple[str, str]:
@@ -99,9 +127,10 @@ def choose_runtime(facts: Facts, model: str = "large-v3-turbo") -> Runtime:
     threads = choose_threads(facts)
     limit = CPU_BATCH_MAX if device == "cpu" else GPU_BATCH_MAX
     environment = {"OMP_NUM_THREADS": str(threads), "PYANNOTE_METRICS_ENABLED": "0"}
-    if device == "cpu" and gpus_of(facts):
+    usable = usable_gpus(facts, model)
+    if gpus_of(facts) and not usable:
         environment["CUDA_VISIBLE_DEVICES"] = ""  # what cannot be used is not touched
-    return Runtime(device, compute_type, max(1, min(batch, limit)), threads, tuple(reasons), environment)
+    return Runtime(device, compute_type, max(1, min(batch, limit)), threads, tuple(reasons), usable, environment)
 
 
 def _gigabytes(need: MemoryNeed) -> str:

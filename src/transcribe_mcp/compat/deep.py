@@ -35,7 +35,7 @@ class Child:
 def run_operation(python: str, engine: str, device: str = "cpu", *, repeat: int = 0, site: Path | None = None) -> Child:
     """Run one operation of ``operations.py`` under ``python``, whose packages are in ``site`` (None: this one's)."""
     command = [python, str(OPERATIONS), engine, "--device", device, "--repeat", str(repeat)]
-    if device == "cuda" and engine == "ctranslate2":
+    if device.startswith("cuda") and engine == "ctranslate2":
         command += [
             item for path in cublas_paths([str(site)] if site else sys.path) for item in ("--preload", str(path))
         ]

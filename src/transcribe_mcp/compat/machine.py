@@ -39,6 +39,11 @@ def gpus_of(facts: Facts) -> list[Gpu]:
     ]
 
 
+def gpu_name(index: int) -> str:
+    """What a GPU is called that nobody asked for by its number: ``cuda`` is the first, as every library has it."""
+    return f"cuda:{index}" if index else "cuda"
+
+
 def _whole(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 

@@ -1,7 +1,7 @@
 """Runs alone in a child process: one real operation per engine, because importing and loading prove little.
 
-Usage: ``python operations.py ENGINE [--device cpu|cuda|cudnn] [--preload LIBRARY]... [--repeat N]``. Prints one JSON
-line at the end; an abort in native code ends the process before that, and the parent reads it from the exit status.
+Usage: ``python operations.py ENGINE [--device cpu|cuda|cuda:N|cudnn] [--preload LIBRARY]... [--repeat N]``. Prints one
+JSON line at the end; an abort in native code ends the process before that, and the parent reads the exit status.
 Runs by path under any interpreter and imports nothing of ours; engines are imported by name.
 """
 
@@ -110,8 +110,9 @@ def ctranslate2(device: str, repeat: int) -> dict[str, Any]:
     shape = BENCH if repeat else TINY
     with tempfile.TemporaryDirectory() as folder:
         save_random_whisper(folder, shape)
-        compute_type = "float16" if device == "cuda" else "int8"
-        model = module.models.Whisper(folder, device=device, compute_type=compute_type)
+        kind, _, index = device.partition(":")
+        compute_type = "float16" if kind == "cuda" else "int8"
+        model = module.models.Whisper(folder, device=kind, device_index=int(index or 0), compute_type=compute_type)
         tokens = run_whisper(model, shape)
         steps = ["load", "encode", f"decode {tokens} tokens"]
         found = {"version": module.__version__, "steps": steps, "compute_type": model.compute_type}

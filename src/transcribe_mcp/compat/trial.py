@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .deep import Child, run_operation
 from .facts import Facts, timed
-from .machine import effective_driver, gpus_of
+from .machine import effective_driver, gpu_name, gpus_of
 from .preload import cublas_paths
 from .probes.nvidia import probe, start_children
 
@@ -29,20 +29,22 @@ def gpu_facts() -> Facts:
     return Facts(list(timed(probe())))
 
 
-def trial_key(facts: Facts, version: str) -> str:
-    """What the outcome depends on: driver, GPUs, the version of CTranslate2 and which cuBLAS it would open."""
+def trial_key(facts: Facts, version: str, gpu: int = 0) -> str:
+    """What the outcome depends on: driver, GPUs and which of them is tried, versions, which cuBLAS would be opened."""
     gpus = ",".join(gpu.label for gpu in gpus_of(facts))
     libraries = ",".join(map(str, cublas_paths(sys.path)))
     settings = (f"{name}={os.environ.get(name, '')}" for name in _VARIABLES)
-    return "; ".join([effective_driver(facts), gpus, version, libraries, *settings])
+    which = [gpu_name(gpu)] if gpu else []
+    return "; ".join([effective_driver(facts), gpus, version, libraries, *settings, *which])
 
 
-def _operation() -> Child:
-    return run_operation(sys.executable, "ctranslate2", "cuda")
+def operation_on(engine: str, gpu: int) -> Callable[[], Child]:
+    """A first operation of an engine of ``deep.ENGINES`` on this GPU."""
+    return lambda: run_operation(sys.executable, engine, gpu_name(gpu))
 
 
-def gpu_trial(folder: Path, key: str, operation: Callable[[], Child] = _operation) -> str:
-    """Why CTranslate2 cannot use the GPU, in words; empty where it can. Runs ``operation`` once for each key."""
+def gpu_trial(folder: Path, key: str, operation: Callable[[], Child]) -> str:
+    """Why an engine cannot use the GPU, in words; empty where it can. Runs ``operation`` once for each key."""
     path = folder / FILE_NAME
     known = _remembered(path)
     if key in known:

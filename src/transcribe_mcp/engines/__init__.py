@@ -60,6 +60,7 @@ class EngineRequest:
         engine: a name from ``ENGINES`` or ``auto``.
         model: a catalogue name, a Hub id, a directory, or ``auto``.
         device: ``cpu``, ``cuda``, ``cuda:N``, several as ``cuda:0,1`` or ``cuda:all``, or ``auto``.
+        gpu: the GPU that ``cuda`` and ``auto`` mean, of those that CUDA shows.
         compute_type: the engine's own name of a precision, or ``auto``.
         threads: CPU threads for all of the engine's work together; 0 means every core this process may use.
         offline: no network call at all.
@@ -75,6 +76,7 @@ class EngineRequest:
     offline: bool = False
     progress: Progress = unreported
     notices: tuple[Notice, ...] = ()
+    gpu: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +241,7 @@ def load_engine(request: EngineRequest) -> Engine:
     devices = devices_of(request.device)
     name = request.engine
     if name == AUTO:
-        name = auto_engine(request.model, request.device, request.compute_type)
+        name = auto_engine(request.model, request.device, request.compute_type, request.gpu)
     try:
         engines = [_load(name, replace(request, device=device)) for device in devices]
     except ModelUnavailableError as error:

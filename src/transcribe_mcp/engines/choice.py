@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-import sys
 from importlib.metadata import PackageNotFoundError, version
 
 from .. import checkpoints
-from ..compat.deep import run_operation
 from ..compat.machine import gpus_of
-from ..compat.trial import gpu_facts, gpu_trial, trial_key
+from ..compat.trial import gpu_facts, gpu_trial, operation_on, trial_key
 from ..errors import EngineUnavailableError, ModelFormatError, UnknownNameError, UsageError
 from ..settings import settings
 
@@ -40,7 +38,7 @@ def devices_of(wanted: str) -> tuple[str, ...]:
     return tuple(f"cuda:{number}" for number in numbers)
 
 
-def auto_engine(model: str, device: str, compute_type: str) -> str:
+def auto_engine(model: str, device: str, compute_type: str, gpu: int = 0) -> str:
     """The PyTorch engine where torch is installed and works on a GPU, otherwise CTranslate2. Arguments: a request's.
 
     The GPU is tried in a child process at the first start, and again when driver, GPUs or torch change.
@@ -51,8 +49,8 @@ def auto_engine(model: str, device: str, compute_type: str) -> str:
     facts = gpu_facts()
     if not gpus_of(facts):
         return CTRANSLATE2
-    key = f"torch {trial_key(facts, torch)}"
-    problem = gpu_trial(settings().cache_dir, key, lambda: run_operation(sys.executable, "torch", "cuda"))
+    key = f"torch {trial_key(facts, torch, gpu)}"
+    problem = gpu_trial(settings().cache_dir, key, operation_on("torch", gpu))
     return CTRANSLATE2 if problem else PYTORCH
 
 

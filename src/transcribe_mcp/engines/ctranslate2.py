@@ -16,10 +16,10 @@ from .. import checkpoints
 from ..align.times import time_words, token_starts
 from ..align.words import split_words
 from ..checkpoints import catalogue, conversion
-from ..compat.machine import gpus_of
+from ..compat.machine import gpu_name, gpus_of
 from ..compat.memory import WEIGHT_BYTES
 from ..compat.preload import preload_cublas
-from ..compat.trial import OUT_OF_MEMORY, gpu_facts, gpu_trial, trial_key
+from ..compat.trial import OUT_OF_MEMORY, gpu_facts, gpu_trial, operation_on, trial_key
 from ..errors import EngineFailedError, EngineUnavailableError, OutOfMemoryError, UsageError
 from ..features import FRAMES_PER_SECOND, log_mel
 from ..regions import Window
@@ -42,7 +42,7 @@ Result = TypeVar("Result")
 
 def load(request: EngineRequest) -> Engine:
     """Load the requested model, converting it first if need be. A GPU that nobody asked for has the CPU behind it."""
-    device, index, gpu_notices = _choose_device(request.device)
+    device, index, gpu_notices = _choose_device(request.device, request.gpu)
     _choose_compute_type(request.compute_type, device)  # refused before a model is fetched
     request = replace(request, notices=(*request.notices, *gpu_notices))
     if request.model == AUTO:
@@ -85,7 +85,7 @@ def _load_on(request: EngineRequest, device: str, index: int) -> CTranslate2Engi
     info = EngineInfo(
         engine="ctranslate2",
         model=checkpoint.name,
-        device=request.device if request.device.startswith("cuda:") else device,
+        device="cpu" if device == "cpu" else request.device if ":" in request.device else gpu_name(index),
         compute_type=model.compute_type,
         languages=("en",) if checkpoint.english_only else vocabulary.languages,
         tasks=("transcribe",) if checkpoint.can_translate is False else ("transcribe", "translate"),
@@ -225,27 +225,29 @@ def _storage(array: NDArray[Any]) -> Any:
     return ctranslate2.StorageView.from_array(np.ascontiguousarray(array))
 
 
-def _choose_device(wanted: str) -> tuple[str, int, tuple[Notice, ...]]:
+def _choose_device(wanted: str, gpu: int) -> tuple[str, int, tuple[Notice, ...]]:
     """``cpu``, ``cuda``, ``cuda:N`` or ``auto`` -> device, its index, a word on a GPU left unused."""
-    device, _, index = wanted.partition(":")
-    if device not in (AUTO, "cpu", "cuda") or (index and not index.isdecimal()) or (index and device != "cuda"):
+    device, _, number = wanted.partition(":")
+    if device not in (AUTO, "cpu", "cuda") or (number and not number.isdecimal()) or (number and device != "cuda"):
         raise UsageError(f"there is no device {wanted!r}", hint="choose one of: auto, cpu, cuda, cuda:0, cuda:1 …")
     if device == "cpu":
         return "cpu", 0, ()
     count = ctranslate2.get_cuda_device_count()
     problem = preload_cublas().problem if count else "CTranslate2 finds no usable CUDA device"
+    index = int(number or gpu)
+    if not problem and index >= count:
+        problem = f"there is no device {gpu_name(index) if device == AUTO else wanted}, CTranslate2 finds {count}"
     if device == "cuda":
-        if problem or int(index or 0) >= count:
-            message = problem or f"there is no device {wanted}, CTranslate2 finds {count}"
-            raise EngineUnavailableError(
-                message, hint="transcribe on the CPU with --device cpu; see transcribe-mcp doctor"
-            )
-        return "cuda", int(index or 0), ()
-    if count and not problem:
-        problem = gpu_trial(settings().cache_dir, trial_key(gpu_facts(), ctranslate2.__version__))
+        if problem:
+            hint = "transcribe on the CPU with --device cpu; see transcribe-mcp doctor"
+            raise EngineUnavailableError(problem, hint=hint)
+        return "cuda", index, ()
+    if not problem:
+        key = trial_key(gpu_facts(), ctranslate2.__version__, index)
+        problem = gpu_trial(settings().cache_dir, key, operation_on("ctranslate2", index))
     if problem:
         return "cpu", 0, (Notice("gpu_unused", f"the GPU is not used: {problem}"),) if count else ()
-    return "cuda", 0, ()
+    return "cuda", index, ()
 
 
 def _choose_compute_type(wanted: str, device: str) -> str:

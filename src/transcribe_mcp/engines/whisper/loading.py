@@ -13,6 +13,7 @@ from torch import Tensor
 from ... import checkpoints
 from ...checkpoints import Checkpoint, catalogue
 from ...checkpoints.tensors import Geometry
+from ...compat.machine import gpu_name
 from ...errors import EngineFailedError, EngineUnavailableError, OutOfMemoryError, UsageError
 from ...settings import usable_cores
 from ...transcript import Notice
@@ -54,7 +55,7 @@ ENCODED_AT_ONCE_CUDA = 32  # fills an H100; more only takes memory
 
 def load(request: EngineRequest) -> Engine:
     """Load the requested model. A GPU that nobody asked for has the CPU behind it."""
-    device, notices = _choose_device(request.device)
+    device, notices = _choose_device(request.device, request.gpu)
     _choose_compute_type(request.compute_type, device)  # refused before a model is fetched
     request = replace(request, notices=(*request.notices, *notices))
     if request.model == AUTO:
@@ -98,7 +99,7 @@ def _load_on(request: EngineRequest, device: torch.device) -> WhisperEngine:
     info = EngineInfo(
         engine="whisper",
         model=checkpoint.name,
-        device=request.device if request.device.startswith("cuda:") else device.type,
+        device=_device_name(request.device, device),
         compute_type=compute_type,
         languages=("en",) if checkpoint.english_only else vocabulary.languages,
         tasks=("transcribe",) if checkpoint.can_translate is False else ("transcribe", "translate"),
@@ -229,19 +230,27 @@ def _dense(dtype: torch.dtype | None, kind: type[Dense] = Dense) -> Callable[[Te
     return lambda weight, bias: kind(weight.to(dtype), bias.to(dtype))
 
 
-def _choose_device(wanted: str) -> tuple[torch.device, tuple[Notice, ...]]:
+def _choose_device(wanted: str, gpu: int) -> tuple[torch.device, tuple[Notice, ...]]:
     """``cpu``, ``cuda``, ``cuda:N`` or ``auto`` -> the device, and why a GPU is not used."""
-    name, _, index = wanted.partition(":")
-    if name not in (AUTO, "cpu", "cuda") or (index and not index.isdecimal()) or (index and name != "cuda"):
+    name, _, number = wanted.partition(":")
+    if name not in (AUTO, "cpu", "cuda") or (number and not number.isdecimal()) or (number and name != "cuda"):
         raise UsageError(f"there is no device {wanted!r}", hint="choose one of: auto, cpu, cuda, cuda:0, cuda:1 …")
     if name == "cpu" or (name == AUTO and not torch.cuda.is_available()):
         return torch.device("cpu"), ()
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if int(index or 0) >= count:
+    count, index = torch.cuda.device_count() if torch.cuda.is_available() else 0, int(number or gpu)
+    if index >= count:
         reason = "is a build without CUDA" if torch.version.cuda is None else f"finds {count} CUDA devices"
+        if name == AUTO:
+            notice = Notice("gpu_unused", f"the GPU is not used: there is no {gpu_name(index)}, torch {reason}")
+            return torch.device("cpu"), (notice,)
         message = f"device {wanted} is not to be had: torch {torch.__version__} {reason}"
         raise EngineUnavailableError(message, hint="transcribe on the CPU with --device cpu; see transcribe-mcp doctor")
-    return torch.device("cuda", int(index or 0)), ()
+    return torch.device("cuda", index), ()
+
+
+def _device_name(wanted: str, device: torch.device) -> str:
+    """As it was asked for, or as results call it."""
+    return "cpu" if device.type == "cpu" else wanted if ":" in wanted else gpu_name(device.index)
 
 
 def _in_int8(compute_type: str) -> bool:
