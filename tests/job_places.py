@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from whisper_nano import CACHE, whisper_nano
 
-from transcribe_mcp.jobs import process
+from transcribe_mcp.jobs import process, supervisor
 from transcribe_mcp.jobs.database import FILE_NAME
 from transcribe_mcp.service import jobs
 from transcribe_mcp.service.jobs import Job, JobOptions, JobRequest
@@ -67,22 +67,25 @@ class Place:
     def database(self) -> Path:
         return self.data_dir / FILE_NAME
 
-    def worker_pid(self) -> int | None:
-        """The process that works on this store, if it lives."""
+    def worker_pids(self) -> dict[str, int]:
+        """The processes that work on this store and live, by the ids of their workers."""
         if not self.database.exists():
-            return None
+            return {}
         with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=10)) as connection:
             try:
-                row = connection.execute("SELECT pid FROM workers").fetchone()
+                rows = connection.execute("SELECT worker_id, pid FROM workers").fetchall()
             except sqlite3.DatabaseError:  # not there yet, or a test has damaged it
-                return None
-        return row[0] if row and _lives(row[0]) else None
+                return {}
+        return {worker_id: pid for worker_id, pid in rows if _lives(pid)}
 
-    def kill_worker(self) -> None:
+    def worker_pid(self) -> int | None:
+        """The only process that works on this store, if it lives."""
+        return next(iter(self.worker_pids().values()), None)
+
+    def kill_worker(self, worker_id: str = "device-0") -> None:
         """As the system would, without a word."""
-        until(self.worker_pid, "there is a worker")
-        pid = self.worker_pid()
-        assert pid is not None
+        until(lambda: worker_id in self.worker_pids(), "there is a worker")
+        pid = self.worker_pids()[worker_id]
         os.kill(pid, signal.SIGKILL)
         until(lambda: not _lives(pid), "the worker is dead")
 
@@ -124,8 +127,8 @@ def second_worker(data_dir: Path) -> Iterator[None]:
     """Another supervisor and its worker, as on another machine: of the same database, if that is a server's."""
     data_dir.mkdir()
     with (data_dir / process.LOG_NAME).open("ab") as out:
-        supervisor = subprocess.Popen(
-            [sys.executable, "-m", process.__name__],
+        other = subprocess.Popen(
+            [sys.executable, "-m", supervisor.__name__],
             stdout=out,
             stderr=out,
             env={**os.environ, "TRANSCRIBE_MCP_DATA_DIR": str(data_dir)},
@@ -133,8 +136,8 @@ def second_worker(data_dir: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        supervisor.terminate()
-        supervisor.wait(PATIENCE_S)
+        other.terminate()
+        other.wait(PATIENCE_S)
 
 
 def fresh() -> None:
@@ -145,16 +148,15 @@ def fresh() -> None:
 
 def end_workers(here: Place) -> None:
     """Ask every worker to end, and see it go."""
-    for supervisor in process._started:
-        supervisor.terminate()
-    for supervisor in process._started:
-        supervisor.wait(PATIENCE_S)
+    for started in process._started:
+        started.terminate()
+    for started in process._started:
+        started.wait(PATIENCE_S)
     process._started.clear()
-    pid = here.worker_pid()
-    if pid is not None:
+    for pid in here.worker_pids().values():
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
-        until(lambda: not _lives(pid), "the worker has ended")
+    until(lambda: not here.worker_pids(), "the workers have ended")
 
 
 @contextmanager
@@ -163,7 +165,8 @@ def worker(here: Place, engine: str, end_of_last: str = "", **variables: str) ->
     script = Path(__file__).with_name("worker_with_engine.py")
     environment = {**os.environ, "TRANSCRIBE_MCP_DATA_DIR": str(here.data_dir), **variables}
     with (here.data_dir / process.LOG_NAME).open("ab") as out:
-        one = subprocess.Popen([sys.executable, script, engine, end_of_last], stdout=out, stderr=out, env=environment)
+        command = [sys.executable, script, engine, f"--after={end_of_last}"]
+        one = subprocess.Popen(command, stdout=out, stderr=out, env=environment)
     try:
         yield one
     finally:

@@ -6,6 +6,7 @@ A damaged file and one of a newer version are never written to.
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -132,6 +133,13 @@ def _make_tables(engine: sa.Engine, url: sa.URL) -> None:
         known = connection.execute(sa.select(about.c.value).where(about.c.name == "schema_version")).scalar()
         if known is None:
             connection.execute(about.insert().values(name="schema_version", value=str(SCHEMA_VERSION)))
+
+
+def clock(connection: sa.Connection) -> float:
+    """Seconds by the clock of the database, so that workers of several machines agree."""
+    if connection.dialect.name == "postgresql":
+        return float(connection.execute(sa.text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one())
+    return time.time()
 
 
 def write_from_now(connection: sa.Connection) -> None:

@@ -13,11 +13,11 @@ import sqlalchemy as sa
 from ..errors import CancelledError, TranscribeError
 from ..transcript import Notice, Transcript
 from . import library
-from .database import store_errors
+from .database import clock, store_errors
 from .ids import new_id
 from .library import Content
 from .records import JobOptions, JobStatus
-from .rows import UNFINISHED
+from .rows import UNFINISHED, heard_of
 from .store import Store
 from .tables import jobs, speeds, workers
 
@@ -34,6 +34,7 @@ class Claim:
         crash_steps: checkpoints that it had at the crash before.
         began: the engine, model and batch size that it was begun with; ``None`` at first.
         device_forced: where it has to run, whatever its options say.
+        left_by: the worker that had it before, unless it was put back or adopted since.
     """
 
     job_id: str
@@ -52,6 +53,7 @@ class Claim:
     duration_s: float | None
     done_s: float
     warnings: tuple[Notice, ...]
+    left_by: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,7 @@ class Ledger:
         Found running and at risk, it was left by a worker that died: that counts as a crash of this job.
         """
         with self._store.begin() as connection:
+            left_by = connection.execute(sa.select(jobs.c.worker_id).where(jobs.c.job_id == job_id)).scalar()
             changed = connection.execute(
                 jobs.update()
                 .where(jobs.c.job_id == job_id, jobs.c.status.in_(UNFINISHED))
@@ -93,7 +96,7 @@ class Ledger:
             if not changed:
                 return None
             row = connection.execute(sa.select(jobs).where(jobs.c.job_id == job_id)).one()
-        return _to_claim(row)
+        return _to_claim(row, left_by)
 
     def is_mine(self, claim: Claim) -> bool:
         with self._store.begin() as connection:
@@ -171,7 +174,7 @@ class Ledger:
         """Say so to the other workers of the store."""
         with self._store.begin() as connection:
             mine = workers.update().where(workers.c.worker_id == self.worker_id)
-            connection.execute(mine.values(beat_at=_now(connection), loaded=loaded))
+            connection.execute(mine.values(beat_at=clock(connection), loaded=loaded))
 
     def _mine(self, connection: sa.Connection) -> set[tuple[str, int]]:
         query = sa.select(jobs.c.job_id, jobs.c.attempts).where(
@@ -186,18 +189,18 @@ class Ledger:
                 connection.execute(self._of(claim, jobs.update()).values(**_WAITING))
 
     def measured(self, model: str, audio_s: float, work_s: float) -> None:
-        """Add to the speed from which waiting times are foretold; what is old fades."""
+        """Add to the speed of a device, from which waiting times are foretold; what is old fades.
+
+        Several workers do at once: each statement is whole by itself.
+        """
+        kept = max(0.0, 1.0 - work_s / SPEED_MEMORY_S)
         with self._store.begin() as connection:
-            found = connection.execute(sa.select(speeds).where(speeds.c.model == model)).first()
-            kept = max(0.0, 1.0 - work_s / SPEED_MEMORY_S) if found is not None else 0.0
-            values = {
-                "audio_s": audio_s + kept * (found.audio_s if found is not None else 0.0),
-                "work_s": work_s + kept * (found.work_s if found is not None else 0.0),
-            }
-            if found is None:
-                connection.execute(speeds.insert().values(model=model, **values))
-            else:
-                connection.execute(speeds.update().where(speeds.c.model == model).values(**values))
+            connection.execute(_NEW_SPEED, {"model": model})
+            connection.execute(
+                speeds.update()
+                .where(speeds.c.model == model)
+                .values(audio_s=audio_s + kept * speeds.c.audio_s, work_s=work_s + kept * speeds.c.work_s)
+            )
 
     # --- workers ------------------------------------------------------------------------------------------------------
 
@@ -205,7 +208,7 @@ class Ledger:
         with self._store.begin() as connection:
             connection.execute(workers.delete().where(workers.c.worker_id == self.worker_id))
             values = {"worker_id": self.worker_id, "host": host, "pid": pid, "device": device, "loaded": ""}
-            connection.execute(workers.insert().values(beat_at=_now(connection), **values))
+            connection.execute(workers.insert().values(beat_at=clock(connection), **values))
 
     def forgive(self) -> None:
         """What this worker left running when it ended in good order is no crash of theirs."""
@@ -220,7 +223,7 @@ class Ledger:
     def orphans(self, silent_s: float) -> list[tuple[str, str]]:
         """(id, queue) of jobs begun by workers not heard of for so long, by the database's clock."""
         with self._store.begin() as connection:
-            alive = sa.select(workers.c.worker_id).where(workers.c.beat_at > _now(connection) - silent_s)
+            alive = heard_of(workers.c.worker_id, connection, silent_s)
             query = sa.select(jobs.c.job_id, jobs.c.queue).where(
                 jobs.c.status.in_(UNFINISHED),
                 jobs.c.worker_id.is_not(None),
@@ -228,6 +231,18 @@ class Ledger:
                 jobs.c.worker_id.not_in(alive),
             )
             return [(job_id, queue) for job_id, queue in connection.execute(query)]
+
+    def alive(self, silent_s: float) -> list[str]:
+        """The ids of the workers that were heard of within so long; this one is among them."""
+        with self._store.begin() as connection:
+            found = connection.execute(heard_of(workers.c.worker_id, connection, silent_s)).scalars()
+            return list({*found, self.worker_id})
+
+    def unfinished(self) -> dict[str, int]:
+        """How many jobs of each queue wait or run."""
+        query = sa.select(jobs.c.queue, sa.func.count()).where(jobs.c.status.in_(UNFINISHED)).group_by(jobs.c.queue)
+        with self._store.begin() as connection:
+            return dict(connection.execute(query).tuples().all())
 
     def adopt(self, job_id: str, queue: str) -> None:
         """Queue a job again whose worker is gone. Of several workers that try, one does."""
@@ -272,6 +287,20 @@ class Ledger:
                 for job_id in self._store.queue.stranded(list(queues)):
                     self._store.queue.again(job_id, queues[job_id])
 
+    def take_back(self, older_s: float, silent_s: float) -> None:
+        """Queue waiting jobs again that a worker, now gone, took from the queue and died before it claimed them."""
+        with self._store.begin() as connection:
+            query = sa.select(jobs.c.job_id, jobs.c.queue).where(
+                jobs.c.status == JobStatus.QUEUED.value,
+                jobs.c.worker_id.is_(None),
+                jobs.c.created_at < time.time() - older_s,
+            )
+            queues = {row.job_id: row.queue for row in connection.execute(query)}
+        if queues:
+            with store_errors(self._store.url):
+                for job_id in self._store.queue.taken_by_others(list(queues), self.alive(silent_s)):
+                    self._store.queue.take_over(job_id, queues[job_id])
+
     def without_duration(self, limit: int) -> list[tuple[str, str]]:
         """(id, source) of waiting jobs whose length nobody has measured."""
         with self._store.begin() as connection:
@@ -301,6 +330,8 @@ class Ledger:
         )
 
 
+_NEW_SPEED = sa.text("INSERT INTO speeds (model, audio_s, work_s) VALUES (:model, 0, 0) ON CONFLICT (model) DO NOTHING")
+
 # Of a row that a worker left; the right-hand sides see it as it was.
 _CRASHES = sa.case(
     (sa.and_(jobs.c.status == JobStatus.RUNNING.value, jobs.c.at_risk), jobs.c.crashes + 1), else_=jobs.c.crashes
@@ -316,14 +347,7 @@ def _dump(notices: Sequence[Notice]) -> str:
     return json.dumps([[notice.code, notice.message] for notice in notices], ensure_ascii=False)
 
 
-def _now(connection: sa.Connection) -> float:
-    """Seconds by the clock of the database, so that workers of several machines agree."""
-    if connection.dialect.name == "postgresql":
-        return float(connection.execute(sa.text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one())
-    return time.time()
-
-
-def _to_claim(row: Any) -> Claim:
+def _to_claim(row: Any, left_by: str | None) -> Claim:
     began = Began(row.engine, row.model, row.device, row.batch_size) if row.batch_size else None
     return Claim(
         job_id=row.job_id,
@@ -342,4 +366,5 @@ def _to_claim(row: Any) -> Claim:
         duration_s=row.duration_s,
         done_s=row.done_s,
         warnings=tuple(Notice(code, message) for code, message in json.loads(row.warnings)),
+        left_by=left_by,
     )

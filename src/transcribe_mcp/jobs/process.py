@@ -1,10 +1,9 @@
-"""The worker's processes, as everybody sees them: starting one, its lock, its log, how the last one ended.
+"""The workers' processes, as everybody sees them: starting them, their locks and logs, how the last one ended.
 
-    front end -> start_worker() -> supervisor (this file, ``python -m``) -> worker (worker.py)
+    front end -> start_worker() -> supervisor (supervisor.py) -> a worker for every GPU (worker.py)
 
-The supervisor loads nothing native, so it survives whatever kills the worker, writes down how that ended, and starts
-another. It runs detached from the front end that started it. Two locks in the data directory see to it that there is
-one of each; the system gives them back when their holder dies, however it dies.
+The supervisor runs detached from the front end that started it. Locks in the data directory see to it that there is one
+of each; the system gives them back when their holder dies, however it dies.
 """
 
 from __future__ import annotations
@@ -13,18 +12,19 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Mapping
+from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ..settings import Settings, settings
+from ..settings import Settings
 
 LOG_NAME = "worker.log"
+SUPERVISOR_LOCK = "supervisor.lock"
 LOG_BYTES = 1_000_000  # a log larger than this is put aside when a supervisor starts
 TAIL_BYTES = 64_000
 STARTED, READY, ENDED = "--- worker started", "--- worker ready", "--- worker ended: "
@@ -34,21 +34,54 @@ EXIT_DONE = 0  # it was told to end
 EXIT_IDLE = 77  # nothing was left to do
 EXIT_STORE_FAILED = 75  # sysexits' EX_TEMPFAIL: another is started, later and later
 EXIT_RESTART = 76  # another is started at once
-BACKOFF_S = (1.0, 2.0, 5.0, 10.0, 30.0)
-FAILED_STARTS = 3  # in a row: then nothing will ever be worked on here
-STORE_FAILURES = 60
-NICE = 5  # of 19: a third of the weight of whoever wants the same core
 
 _started: list[subprocess.Popen[bytes]] = []  # kept, so that their ends are noticed
 
 
-def _worker_lock(data_dir: Path) -> FileLock:
-    return FileLock(data_dir / "worker.lock", thread_local=False)
+@dataclass(frozen=True, slots=True)
+class WorkerSlot:
+    """One of the workers of a machine. Who follows another in a slot goes on with what that one left.
+
+    Attributes:
+        number: from 0.
+        gpu: which one ``auto`` and ``cuda`` mean there.
+        n_workers: how many there are on this machine.
+    """
+
+    number: int = 0
+    gpu: int = 0
+    n_workers: int = 1
+
+    @property
+    def arguments(self) -> list[str]:
+        """Of the worker's command line."""
+        return [f"--{name}={value}" for name, value in asdict(self).items()]
+
+    @property
+    def log_name(self) -> str:
+        return f"{_stem(self.number)}.log"
 
 
-def hold_worker_lock(data_dir: Path, patience_s: float) -> FileLock | None:
-    """The lock of the one worker, held; ``None`` where another holds it."""
-    lock = _worker_lock(data_dir)
+def _stem(number: int) -> str:
+    """The first worker's files have no number: where it is the only one, there is nothing to count."""
+    return f"worker-{number}" if number else "worker"
+
+
+def hold_worker_lock(data_dir: Path, number: int, patience_s: float) -> FileLock | None:
+    """The lock of this worker, held; ``None`` where another holds it."""
+    return _held(_lock(data_dir / f"{_stem(number)}.lock"), patience_s)
+
+
+def hold_supervisor_lock(data_dir: Path) -> FileLock | None:
+    """The lock of the one supervisor, held; ``None`` where another holds it."""
+    return _held(_lock(data_dir / SUPERVISOR_LOCK), 0.0)
+
+
+def _lock(path: Path) -> FileLock:
+    return FileLock(path, thread_local=False)
+
+
+def _held(lock: FileLock, patience_s: float) -> FileLock | None:
     try:
         lock.acquire(timeout=patience_s)
     except Timeout:
@@ -56,14 +89,7 @@ def hold_worker_lock(data_dir: Path, patience_s: float) -> FileLock | None:
     return lock
 
 
-def _supervisor_lock(data_dir: Path) -> FileLock:
-    return FileLock(data_dir / "supervisor.lock", thread_local=False)
-
-
-@cache
-def _looked_at(data_dir: Path) -> tuple[FileLock, FileLock]:
-    """The locks of worker and supervisor, made once for the many looks of a process that holds neither."""
-    return _worker_lock(data_dir), _supervisor_lock(data_dir)
+_looked_at = cache(_lock)  # made once for the many looks of a process that holds none of them
 
 
 def is_held(lock: FileLock) -> bool:
@@ -74,30 +100,37 @@ def is_held(lock: FileLock) -> bool:
         return True
 
 
+def _locks(data_dir: Path) -> Iterator[FileLock]:
+    """Those of the supervisor and of every worker that there ever was here."""
+    yield _looked_at(data_dir / SUPERVISOR_LOCK)
+    for path in data_dir.glob("worker*.lock"):
+        yield _looked_at(path)
+
+
 def start_worker(chosen: Settings) -> bool:
-    """Start a supervisor with its worker, unless one is there; gives whether it did. Returns at once."""
+    """Start a supervisor with its workers, unless one of them is there; gives whether it did. Returns at once."""
     data_dir = chosen.data_dir.absolute()
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if any(map(is_held, _looked_at(data_dir))):
+    if any(map(is_held, _locks(data_dir))):
         return False
     _started[:] = [process for process in _started if process.poll() is None]
-    log_path = data_dir / LOG_NAME
-    _put_aside(log_path)
-    with log_path.open("ab") as log:
+    for log_path in (data_dir / LOG_NAME, *data_dir.glob("worker-*[0-9].log")):
+        _put_aside(log_path)
+    with (data_dir / LOG_NAME).open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", __name__],
+            [sys.executable, "-m", "transcribe_mcp.jobs.supervisor"],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             cwd=data_dir,
-            env=_environment(chosen),
+            env=environment_of(chosen),
             **_detached(),
         )
     _started.append(process)
     return True
 
 
-def _environment(chosen: Settings) -> dict[str, str]:
+def environment_of(chosen: Settings) -> dict[str, str]:
     """What this process was told, with paths that hold elsewhere, and without what a worker need not know."""
     paths = {"TRANSCRIBE_MCP_DATA_DIR": chosen.data_dir, "TRANSCRIBE_MCP_CACHE_DIR": chosen.cache_dir}
     found = {name: value for name, value in os.environ.items() if name != "TRANSCRIBE_MCP_TOKEN"}
@@ -114,17 +147,6 @@ def _detached() -> dict[str, Any]:
     return {"start_new_session": True}
 
 
-def _let_others_first() -> None:
-    """Front ends and whatever else wants the processor now have it first; what they leave is all the worker's.
-
-    Where Linux weighs sessions against each other, the session's weight is what counts, else the process's.
-    """
-    if sys.platform != "win32":  # there the priority came with the process
-        os.nice(NICE)
-        with suppress(OSError):  # no Linux, or one that does not
-            Path("/proc/self/autogroup").write_text(str(NICE), encoding="ascii")
-
-
 def _put_aside(log_path: Path) -> None:
     if log_path.is_file() and log_path.stat().st_size > LOG_BYTES:
         log_path.replace(log_path.with_suffix(".old.log"))
@@ -139,10 +161,10 @@ def note(text: str) -> None:
 # --- how the last one ended -------------------------------------------------------------------------------------------
 
 
-def last_end(data_dir: Path) -> str:
+def last_end(log_path: Path) -> str:
     """How the worker before this one ended and what is known of that, in words; empty if in good order or unknown."""
     try:
-        with (data_dir / LOG_NAME).open("rb") as log:
+        with log_path.open("rb") as log:
             log.seek(max(0, log.seek(0, os.SEEK_END) - TAIL_BYTES))
             text = log.read().decode("utf-8", "replace")
     except OSError:
@@ -166,114 +188,3 @@ def how_it_ended(code: int) -> str:
         return f"signal {signal.Signals(-code).name}"
     except ValueError:
         return f"signal {-code}"
-
-
-# --- the supervisor ---------------------------------------------------------------------------------------------------
-
-
-def supervise() -> int:
-    """Run workers until one ends because nothing is left to do. The command ``transcribe-mcp worker``."""
-    chosen = settings()
-    data_dir = chosen.data_dir.absolute()
-    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock = _supervisor_lock(data_dir)
-    environment = {**_environment(chosen), **_chosen_for_machine()}
-    while True:
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            return EXIT_DONE
-        with lock:
-            code = _supervise(chosen, data_dir / LOG_NAME, environment)
-        # Who submitted while the locks were held started no worker: that is seen now that they are not.
-        if code != EXIT_IDLE or _is_idle(chosen):
-            return EXIT_DONE if code == EXIT_IDLE else code
-
-
-def _is_idle(chosen: Settings) -> bool:
-    from ..errors import StoreError
-    from .store import Store
-
-    try:
-        store = Store(chosen.data_dir, chosen.database_url)
-        idle = store.is_idle()
-    except StoreError:
-        return True  # whoever looks hears of it, and starts another
-    store.close()
-    return idle
-
-
-def _supervise(chosen: Settings, log_path: Path, environment: Mapping[str, str]) -> int:
-    store_failures, failed_starts = 0, 0
-    end = ""
-    while True:
-        was_ready, code = _one_worker(log_path, environment, end)
-        if code in (EXIT_DONE, EXIT_IDLE, -signal.SIGTERM, -signal.SIGINT):
-            return max(code, EXIT_DONE)
-        if code == EXIT_RESTART:
-            end = "restart"
-        elif code == EXIT_STORE_FAILED:
-            end = "store"
-            store_failures = 1 if was_ready else store_failures + 1
-            if store_failures > STORE_FAILURES:
-                return code
-            time.sleep(BACKOFF_S[min(store_failures, len(BACKOFF_S)) - 1])
-        else:
-            end = "died"
-            failed_starts = 0 if was_ready else failed_starts + 1
-            if failed_starts >= FAILED_STARTS:
-                _give_up(chosen)
-                return code
-
-
-def _one_worker(log_path: Path, environment: Mapping[str, str], end_of_last: str) -> tuple[bool, int]:
-    """Run a worker to its end: (whether it came so far as to work, its exit code)."""
-    with log_path.open("ab", buffering=0) as log:
-        begin = log.tell()
-        command = [sys.executable, "-m", "transcribe_mcp.jobs.worker", end_of_last]
-        code = _wait(subprocess.Popen(command, stdout=log, stderr=log, env=dict(environment)))
-        if code not in (EXIT_DONE, EXIT_IDLE, EXIT_RESTART, EXIT_STORE_FAILED):
-            with suppress(OSError):  # the disk is full
-                log.write(f"{ENDED}{how_it_ended(code)}\n".encode())
-    with log_path.open("rb") as log:
-        log.seek(begin)
-        return READY.encode() in log.read(TAIL_BYTES), code
-
-
-def _give_up(chosen: Settings) -> None:
-    """Say to every job that waits that nobody will work on it."""
-    from ..errors import StoreError, WorkerFailedError
-    from .store import Store
-
-    hint = f"see {LOG_NAME} in the data directory and transcribe-mcp doctor; then retry the job"
-    error = WorkerFailedError(f"no worker can be started: {last_end(chosen.data_dir) or 'see its log'}", hint=hint)
-    with suppress(StoreError):  # whoever looks hears of it
-        store = Store(chosen.data_dir, chosen.database_url)
-        store.fail_all(error)
-        store.close()
-
-
-def _wait(worker: subprocess.Popen[bytes]) -> int:
-    """The worker's exit code. Asked to end, the supervisor asks the worker, and goes when that has gone."""
-    previous = signal.signal(signal.SIGTERM, lambda *_: worker.terminate())
-    try:
-        while True:
-            try:
-                return worker.wait()
-            except KeyboardInterrupt:
-                continue  # the terminal has told the worker too
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-
-
-def _chosen_for_machine() -> dict[str, str]:
-    """Variables that libraries read once, as ``compat`` chooses them for this machine; the user's own ones win."""
-    from ..compat import choose_runtime, gather
-
-    wanted = choose_runtime(gather()).environment
-    return {name: value for name, value in wanted.items() if name not in os.environ}
-
-
-if __name__ == "__main__":
-    _let_others_first()
-    sys.exit(supervise())

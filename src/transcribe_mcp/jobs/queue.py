@@ -11,11 +11,11 @@ worker that is gone.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
-from dbos import DBOS, DBOSClient, DBOSConfig, DBOSPortableJSONSerializer, run_dbos_database_migrations
+from dbos import DBOS, DBOSClient, DBOSConfig, DBOSPortableJSONSerializer, Queue, run_dbos_database_migrations
 from dbos import error as dbos_error
 
 APPLICATION = "transcribe-mcp"
@@ -26,7 +26,7 @@ SHORT, LONG = "short", "long"  # long recordings have places of their own, so th
 
 @dataclass(frozen=True, slots=True)
 class QueueRules:
-    """How many jobs of a queue one worker runs at once, and how often it looks for more."""
+    """How many jobs of a queue one worker runs at once at most, and how often it looks for more."""
 
     places: int
     poll_s: float
@@ -96,6 +96,13 @@ class WorkflowQueue:
         self._client.cancel_workflow(job_id)
         self.again(job_id, queue)
 
+    def taken_by_others(self, job_ids: Sequence[str], alive: Sequence[str]) -> list[str]:
+        """Those of the jobs that a worker which is not ``alive`` has taken from the queue."""
+        found = self._client.list_workflows(
+            workflow_ids=list(job_ids), status="PENDING", load_input=False, load_output=False
+        )
+        return [workflow.workflow_id for workflow in found if workflow.executor_id not in alive]
+
     def stranded(self, job_ids: Sequence[str]) -> list[str]:
         """Those of the jobs whose workflow has ended, so that nothing will ever begin them."""
         ended = ["SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
@@ -124,6 +131,7 @@ class WorkflowRunner:
     """
 
     def __init__(self, engine: sa.Engine, url: sa.URL, executor_id: str, run: Callable[[str], None]) -> None:
+        self._queues: dict[str, Queue] = {}
         config: DBOSConfig = {
             "name": APPLICATION,
             "application_version": APPLICATION_VERSION,
@@ -142,16 +150,32 @@ class WorkflowRunner:
         def transcribe(job_id: str) -> None:
             run(job_id)
 
-    def launch(self) -> None:
-        """Begin: first what this executor left unfinished, then what is queued."""
+    def launch(self, *, shared: bool) -> None:
+        """Begin: first what this executor left unfinished, then what is queued.
+
+        Args:
+            shared: there are other workers. Until ``share_out`` says more, each takes one job of a queue.
+        """
         DBOS.launch()
         for name, rules in QUEUES.items():
-            DBOS.register_queue(
+            self._queues[name] = DBOS.register_queue(
                 name,
-                worker_concurrency=rules.places,
+                worker_concurrency=1 if shared else rules.places,
                 polling_interval_sec=rules.poll_s,
                 on_conflict="always_update",
             )
+
+    def share_out(self, unfinished: Mapping[str, int], n_workers: int) -> None:
+        """Let every worker of the store take its share of each queue's jobs and no more, so that none is left idle.
+
+        Who looks first would otherwise take all that it has places for. The numbers are every worker's, whoever sets
+        them, and jobs that run stay where they are.
+        """
+        for name, rules in QUEUES.items():
+            share = -(-unfinished.get(name, 0) // n_workers) if n_workers > 1 else rules.places
+            places = max(1, min(rules.places, share))
+            if self._queues[name].worker_concurrency != places:
+                self._queues[name].set_worker_concurrency(places)
 
     def stop(self) -> None:
         DBOS.destroy()

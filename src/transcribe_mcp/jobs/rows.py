@@ -11,10 +11,17 @@ from typing import Any
 import sqlalchemy as sa
 
 from ..transcript import Notice
+from .database import clock
 from .records import Job, JobFailure, JobOptions, JobStatus
-from .tables import jobs, speeds
+from .tables import jobs, speeds, workers
 
 UNFINISHED = (JobStatus.QUEUED.value, JobStatus.RUNNING.value)
+SILENT_S = 20.0  # a worker that has not been heard of for so long is gone
+
+
+def heard_of(what: Any, connection: sa.Connection, silent_s: float = SILENT_S) -> sa.Select[Any]:
+    """``what`` of the workers that said something within so long."""
+    return sa.select(what).where(workers.c.beat_at > clock(connection) - silent_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +129,8 @@ class _Queue:
 
     position: dict[str, int]
     audio_before_s: dict[str, float | None]  # still to be transcribed before this one is, itself included
-    speed: float | None  # seconds of audio a second, of the device as a whole
+    speed: float | None  # seconds of audio a second, of a device as a whole
+    n_workers: int
 
     @classmethod
     def read(cls, connection: sa.Connection, waiting: Sequence[str]) -> _Queue:
@@ -135,14 +143,15 @@ class _Queue:
                 position[row.job_id] = row.position
                 known = unknown + row.unknown == 0
                 before[row.job_id] = running_s + row.left_s if known else None
-        return cls(position, before, audio_s / work_s if work_s else None)
+        n_workers = connection.execute(heard_of(sa.func.count(), connection)).scalar_one()
+        return cls(position, before, audio_s / work_s if work_s else None, max(1, n_workers))
 
     def placed(self, job: Job, row: Any) -> Job:
         if job.status is JobStatus.RUNNING:
             left, speed = _left(row), row.speed or self.speed
             return replace(job, eta_s=left / speed if left is not None and speed else None)
         left = self.audio_before_s.get(job.job_id)
-        eta_s = left / self.speed if left is not None and self.speed else None
+        eta_s = left / (self.speed * self.n_workers) if left is not None and self.speed else None
         return replace(job, queue_position=self.position.get(job.job_id), eta_s=eta_s)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from .device import Device
 from .job_options import pipeline_options
 from .ledger import CRASHES_SET_ASIDE, Began, Claim, Ledger
 from .library import Content
+from .process import WorkerSlot, last_end
 from .queue import keep_step
 from .records import AUTO
 from .shared import EngineChoice, SharedEngine
@@ -37,7 +39,8 @@ class Workshop:
     """What the jobs of one worker share.
 
     Attributes:
-        died_of: how the worker before this one ended and what that means, in words; empty where in good order.
+        slot: whose jobs these are.
+        log_of: the log of a worker of this machine, by its id; ``None`` where it is of another.
         work_dir: where recordings from addresses lie while they are worked on.
     """
 
@@ -46,8 +49,9 @@ class Workshop:
     device: Device
     gate: Gate
     settings: Settings
+    slot: WorkerSlot
+    log_of: Callable[[str | None], Path | None]
     work_dir: Path
-    died_of: str
 
 
 @dataclass(eq=False, slots=True)
@@ -218,6 +222,7 @@ def _choice(shop: Workshop, claim: Claim) -> EngineChoice:
         compute_type=compute_type,
         offline=wanted.offline or shop.settings.offline,
         threads=shop.settings.threads,
+        gpu=shop.slot.gpu,
     )
 
 
@@ -274,14 +279,17 @@ def _after_crashes(shop: Workshop, claim: Claim) -> Claim:
         return claim
     place = f"{claim.done_s:.0f} s into the recording" if claim.done_s else "at the beginning"
     ended = f"the worker's process ended {claim.crashes} times {place}"
-    cause = f": {shop.died_of}" if shop.died_of else ""
+    log = shop.log_of(claim.left_by)
+    died_of = last_end(log) if log is not None else ""
+    cause = f": {died_of}" if died_of else ""
     if claim.device_forced is None and _may_be_the_gpu(claim):
         notice = Notice("worker_failed", f"{ended} on {claim.device or 'the GPU'}, the CPU goes on{cause}")
         warnings = (*claim.warnings, notice)
         shop.ledger.warn(claim, warnings)
         shop.ledger.change(claim, {"device_forced": "cpu", "crashes": 0})
         return replace(claim, device_forced="cpu", crashes=0, warnings=warnings)
-    hint = "see worker.log in the data directory and transcribe-mcp doctor; then retry the job"
+    name = log.name if log is not None else "the worker's log"
+    hint = f"see {name} in the data directory and transcribe-mcp doctor; then retry the job"
     raise WorkerFailedError(f"{ended}{cause}", hint=hint)
 
 

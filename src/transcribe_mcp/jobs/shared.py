@@ -28,6 +28,7 @@ class EngineChoice:
     compute_type: str
     offline: bool
     threads: int
+    gpu: int = 0
 
     def request(self, progress: Progress) -> EngineRequest:
         return EngineRequest(
@@ -37,6 +38,7 @@ class EngineChoice:
             compute_type=self.compute_type,
             offline=self.offline,
             threads=self.threads,
+            gpu=self.gpu,
             progress=progress,
         )
 

@@ -6,6 +6,7 @@ notices when there is nothing left to do.
 
 from __future__ import annotations
 
+import argparse
 import faulthandler
 import hashlib
 import os
@@ -16,6 +17,7 @@ import sys
 import threading
 import time
 import traceback
+from dataclasses import fields
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -35,49 +37,51 @@ from .process import (
     EXIT_STORE_FAILED,
     READY,
     STARTED,
+    WorkerSlot,
     hold_worker_lock,
-    last_end,
     note,
 )
 from .queue import WorkflowRunner, WorkflowStoppedError
+from .rows import SILENT_S
 from .run import RunningJob, Workshop, run
 from .store import Store
 
 BEAT_S = 0.2
 STUCK_S = 1.0  # a call for cancelled jobs alone that goes on for longer is ended with its process
 LOCK_PATIENCE_S = 5.0  # others look at the lock by taking it for a moment
-SILENT_S = 20.0  # a worker that has not been heard of for so long is gone
 HOUSEKEEPING_S = 5.0
 MENDING_S = 60.0
 PROBES = 4  # waiting recordings whose length is looked up at once
-DEVICE = "0"
 
 
 class Worker:
     """Runs jobs until told to stop; see the module."""
 
-    def __init__(self, store: Store, chosen: Settings, died_of: str) -> None:
+    def __init__(self, store: Store, chosen: Settings, slot: WorkerSlot) -> None:
         self._store = store
         self._settings = chosen
+        self._slot = slot
         self._running: dict[str, RunningJob] = {}
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self.exit_code = EXIT_DONE
-        self._ledger = Ledger(store, worker_id(store, chosen))
+        self._ledger = Ledger(store, worker_id(store, chosen, slot.number))
         self._device = Device(chosen.unload_after_s)
-        self._shop = Workshop(store, self._ledger, self._device, Gate(), chosen, chosen.data_dir / "fetched", died_of)
+        work_dir = chosen.data_dir / "fetched"
+        self._shop = Workshop(store, self._ledger, self._device, Gate(), chosen, slot, self._log_of, work_dir)
+        self._n_workers = slot.n_workers  # of the store; those of other machines are counted when they have come
         self._done_s = 0.0
         self._measured = (0.0, 0.0)  # seconds of audio and of work not yet written
 
     def serve(self) -> int:
         """Take jobs until none have come for a while; gives the exit code."""
         try:
-            self._ledger.register(platform.node(), os.getpid(), DEVICE)
+            self._ledger.register(platform.node(), os.getpid(), str(self._slot.gpu))
             workflows = WorkflowRunner(self._store.engine, self._store.url, self._ledger.worker_id, self._do)
             with store_errors(self._store.url):
-                workflows.launch()
+                workflows.launch(shared=self._n_workers > 1)
             note(READY)
-            self._beat_until_stopped()
+            self._beat_until_stopped(workflows)
         except StoreError as error:
             self._log(f"the store fails: {error}")
             self.exit_code = EXIT_STORE_FAILED
@@ -118,7 +122,7 @@ class Worker:
                     del self._running[job_id]
 
     def _fail(self, job: RunningJob, error: Exception) -> None:
-        hint = "see worker.log in the data directory; then retry the job"
+        hint = f"see {self._slot.log_name} in the data directory; then retry the job"
         failure = WorkerFailedError(f"the worker met an error that it does not know: {type(error).__name__}", hint=hint)
         try:
             self._shop.ledger.fail(job.claim, failure)
@@ -140,22 +144,26 @@ class Worker:
 
     # --- the heartbeat ------------------------------------------------------------------------------------------------
 
-    def _beat_until_stopped(self) -> None:
+    def _beat_until_stopped(self, workflows: WorkflowRunner) -> None:
         quiet_since = kept_house = mended = time.monotonic()
         self._ledger.mend(older_s=0.0)
         while not self._stop.wait(BEAT_S):
             self._beat()
+            if self._n_workers > 1:
+                self._share_out(workflows)
             now = time.monotonic()
             if self._running:
                 quiet_since = now
             if now - kept_house > HOUSEKEEPING_S:
                 kept_house = now
                 self._keep_house()
+                self._count_workers(workflows)
                 if not self._store.is_idle():
                     quiet_since = now
             if now - mended > MENDING_S:
                 mended = now
                 self._ledger.mend(older_s=MENDING_S)
+                self._ledger.take_back(older_s=MENDING_S, silent_s=SILENT_S)
                 self._ledger.tidy(older_s=MENDING_S)
                 self._clear_fetched()
             if now - quiet_since > self._settings.exit_after_s and self._store.is_idle():
@@ -171,6 +179,16 @@ class Worker:
                 job.cancel()
         self._measure(jobs)
         self._end_stuck_work()
+
+    def _share_out(self, workflows: WorkflowRunner) -> None:
+        unfinished = self._ledger.unfinished()
+        with store_errors(self._store.url):
+            workflows.share_out(unfinished, self._n_workers)
+
+    def _count_workers(self, workflows: WorkflowRunner) -> None:
+        before, self._n_workers = self._n_workers, max(self._slot.n_workers, len(self._ledger.alive(SILENT_S)))
+        if before > self._n_workers == 1:
+            self._share_out(workflows)
 
     def _end_stuck_work(self) -> None:
         """An engine's call cannot be interrupted; the process can, and the other jobs go on from their checkpoints."""
@@ -227,19 +245,25 @@ class Worker:
         self._ledger.release(claims)
         self._ledger.unregister()
 
+    def _log_of(self, worker: str | None) -> Path | None:
+        number = (worker or "").rpartition("-")[2]
+        if not number.isdecimal() or worker_id(self._store, self._settings, int(number)) != worker:
+            return None
+        return self._settings.data_dir / WorkerSlot(int(number)).log_name
+
     def _log(self, text: str) -> None:
         note(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}")
 
 
-def worker_id(store: Store, chosen: Settings) -> str:
-    """The same for every worker that follows another on this device: unfinished work belongs to it.
+def worker_id(store: Store, chosen: Settings, number: int) -> str:
+    """The same for every worker that follows another in this slot: unfinished work belongs to it.
 
     Where several machines share a server, the machine and its data directory are in it.
     """
     if store.url.get_backend_name() == "sqlite":
-        return f"device-{DEVICE}"
+        return f"device-{number}"
     place = hashlib.sha256(str(chosen.data_dir.absolute()).encode()).hexdigest()[:8]
-    return f"{platform.node()}-{place}-device-{DEVICE}"
+    return f"{platform.node()}-{place}-device-{number}"
 
 
 def _where(error: BaseException) -> str:
@@ -249,21 +273,20 @@ def _where(error: BaseException) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Run one worker. ``arguments``: how the one before it ended, as its supervisor saw it."""
+    """Run one worker. ``arguments``: its slot, and how the one before it ended, as its supervisor saw it."""
+    slot, end_of_last = _told(arguments)
     chosen = settings()
     chosen.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock = hold_worker_lock(chosen.data_dir, LOCK_PATIENCE_S)
+    lock = hold_worker_lock(chosen.data_dir, slot.number, LOCK_PATIENCE_S)
     if lock is None:
         return EXIT_DONE
     faulthandler.enable()
     share_arenas()
-    before = arguments[0] if arguments else ""
-    died_of = last_end(chosen.data_dir) if before == "died" else ""
     note(f"{STARTED} {time.strftime('%Y-%m-%d %H:%M:%S')} pid {os.getpid()}")
     try:
         store = Store(chosen.data_dir, chosen.database_url)
-        worker = Worker(store, chosen, died_of)
-        if before in ("restart", "store"):
+        worker = Worker(store, chosen, slot)
+        if end_of_last in ("restart", "store"):
             worker.forgive()
     except StoreError as error:
         note(f"the store cannot be opened: {error}")
@@ -281,6 +304,16 @@ def main(arguments: list[str]) -> int:
         code = EXIT_STORE_FAILED
     # Threads of jobs and of the engine may be in the middle of something that nobody waits for any more.
     os._exit(code)
+
+
+def _told(arguments: list[str]) -> tuple[WorkerSlot, str]:
+    parser = argparse.ArgumentParser("worker")
+    for field in fields(WorkerSlot):
+        parser.add_argument(f"--{field.name}", type=int, default=field.default)
+    parser.add_argument("--after", default="")
+    told = vars(parser.parse_args(arguments))
+    end_of_last = told.pop("after")
+    return WorkerSlot(**told), end_of_last
 
 
 if __name__ == "__main__":

@@ -320,8 +320,8 @@ def close() -> None:
 
 
 def work() -> int:
-    """Be the supervisor of this machine's worker until nothing is left to do; gives the exit code."""
-    from ..jobs.process import supervise
+    """Be the supervisor of this machine's workers until nothing is left to do; gives the exit code."""
+    from ..jobs.supervisor import supervise
 
     return supervise()
 

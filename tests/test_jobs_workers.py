@@ -1,0 +1,312 @@
+"""Several workers on one queue, as a machine with several GPUs has them: a supervisor and its workers as users do."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from job_places import PATIENCE_S, Place, counting_worker, finished, fresh, options, place, request, until
+from whisper_nano import CONVERSATION, SPEECH, join_speech, kept_conversions, speech_truths, whisper_nano
+
+from transcribe_mcp import EngineRequest, Options, Transcript, load_engine, transcribe
+from transcribe_mcp.compat.facts import Facts, parse
+from transcribe_mcp.jobs import process
+from transcribe_mcp.jobs.process import WorkerSlot
+from transcribe_mcp.jobs.supervisor import slots_of
+from transcribe_mcp.service import jobs
+from transcribe_mcp.service.jobs import Batch, Job, JobStatus
+from transcribe_mcp.settings import Settings
+
+LONG = CONVERSATION / "three_voices.opus"
+MACHINES = Path(__file__).with_name("compat") / "machines"
+TWO = {"WORKERS": "2"}
+FIRST, SECOND = "device-0", "device-1"
+
+
+@pytest.fixture(scope="module")
+def expected() -> Iterator[Transcript]:
+    with kept_conversions():
+        engine = load_engine(EngineRequest(engine="ctranslate2", model=options().model, device="cpu"))
+        yield transcribe(LONG, engine, Options(language="en", temperatures=(0.0,), batch_size=1))
+        engine.close()
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Iterator[Place]:
+    with kept_conversions(), place(tmp_path / "data", **TWO) as made:
+        yield made
+
+
+def submit(n: int) -> list[str]:
+    """So many long jobs, none of which is answered by another."""
+    wanted = request(LONG, options(language="en", batch_size=1), force=True)
+    return [jobs.submit(wanted).job_id for _ in range(n)]
+
+
+def at_work(here: Place) -> dict[str, str]:
+    """Which worker runs a job, of those that run."""
+    with closing(sqlite3.connect(f"file:{here.database}?mode=ro", uri=True, timeout=10)) as connection:
+        return dict(connection.execute("SELECT job_id, worker_id FROM jobs WHERE status = 'running'").fetchall())
+
+
+def one_each(here: Place) -> dict[str, str]:
+    """Two jobs, begun in two workers and not yet done: the job of each worker."""
+    ids = submit(2)
+    until(lambda: sorted(at_work(here).values()) == [FIRST, SECOND], "each worker runs a job")
+    until(lambda: all(here.checkpoints(job_id) for job_id in ids), "each has got somewhere")
+    return {worker: job for job, worker in at_work(here).items()}
+
+
+def the_supervisor() -> subprocess.Popen[bytes]:
+    """The one that lives; of several that are started at once all but one go again."""
+    until(lambda: sum(one.poll() is None for one in process._started) == 1, "there is one supervisor")
+    return next(one for one in process._started if one.poll() is None)
+
+
+def log_of(here: Place, number: int) -> str:
+    return (here.data_dir / WorkerSlot(number).log_name).read_text(encoding="utf-8", errors="replace")
+
+
+def test_jobs_are_shared_out_evenly_among_the_workers_whoever_looks_first(here: Place) -> None:
+    ids = submit(4)
+    until(lambda: Counter(at_work(here).values()) == {FIRST: 2, SECOND: 2}, "each worker runs two of the four jobs")
+    pids = here.worker_pids()
+    ended = [finished(job_id) for job_id in ids]
+
+    assert len(set(pids.values())) == 2
+    assert [(job.status, job.attempts) for job in ended] == [(JobStatus.COMPLETED, 1)] * 4
+
+
+def test_a_job_that_comes_later_goes_to_the_worker_that_has_none(here: Place) -> None:
+    [first] = submit(1)
+    until(lambda: here.worker_pids().keys() == {FIRST, SECOND} and at_work(here), "both are there and one works")
+    [second] = submit(1)
+    until(lambda: len(at_work(here)) == 2, "the second job runs, too")
+
+    assert len(set(at_work(here).values())) == 2
+    assert [finished(job_id).attempts for job_id in (first, second)] == [1, 1]
+
+
+def test_a_worker_that_is_killed_costs_the_other_nothing_and_its_job_goes_on_as_if_nothing_had_been(
+    here: Place, expected: Transcript
+) -> None:
+    job_of = one_each(here)
+    other = here.worker_pids()[FIRST]
+    here.kill_worker(SECOND)
+    ended = {worker: finished(job_id) for worker, job_id in job_of.items()}
+
+    assert [(job.status, job.attempts) for job in (ended[FIRST], ended[SECOND])] == [
+        (JobStatus.COMPLETED, 1),
+        (JobStatus.COMPLETED, 2),
+    ]
+    for job in ended.values():
+        assert jobs.get_transcript(job.job_id).to_json()["segments"] == expected.to_json()["segments"]
+    assert here.worker_pids()[FIRST] == other
+    assert f"{process.ENDED}signal SIGKILL" in log_of(here, 1)
+    assert process.ENDED not in log_of(here, 0)
+
+
+def test_work_of_a_worker_that_there_is_no_more_another_finishes(
+    here: Place, expected: Transcript, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Power is lost, and when the machine is back it has a GPU less."""
+    job_of = one_each(here)
+    supervisor = the_supervisor()
+    supervisor.kill()
+    supervisor.wait()
+    for worker in (FIRST, SECOND):
+        here.kill_worker(worker)
+    process._started.clear()
+    monkeypatch.setattr(process, "start_worker", lambda chosen: False)
+    with counting_worker(here, tmp_path / "decoded", silent_s=1.0):
+        ended = {worker: finished(job_id) for worker, job_id in job_of.items()}
+
+    assert [(job.status, job.attempts) for job in ended.values()] == [(JobStatus.COMPLETED, 2)] * 2
+    for job in ended.values():
+        assert jobs.get_transcript(job.job_id).to_json()["segments"] == expected.to_json()["segments"]
+
+
+def test_a_cancelled_job_of_one_worker_leaves_that_of_the_other_alone(here: Place) -> None:
+    job_of = one_each(here)
+    pids = here.worker_pids()
+    jobs.cancel(job_of[SECOND])
+    spared = finished(job_of[FIRST])
+    jobs.delete(job_of[SECOND])
+
+    assert (spared.status, spared.attempts) == (JobStatus.COMPLETED, 1)
+    assert [job.job_id for job in jobs.list_jobs().jobs] == [spared.job_id]
+    assert here.worker_pids()[FIRST] == pids[FIRST]
+
+
+def test_a_worker_that_cannot_start_costs_no_job_its_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    break_workers(tmp_path, monkeypatch, "--number=1")
+    with kept_conversions(), place(tmp_path / "data", **TWO) as here:
+        job = finished(submit(1)[0])
+        until(lambda: log_of(here, 1).count(process.ENDED) == 3, "the second has been given up")
+        late = finished(submit(1)[0])
+
+        assert [each.status for each in (job, late)] == [JobStatus.COMPLETED] * 2
+        assert here.worker_pids().keys() == {FIRST}
+
+
+def test_where_none_of_the_workers_can_start_the_jobs_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    break_workers(tmp_path, monkeypatch, "transcribe_mcp.jobs.worker")
+    with place(tmp_path / "data", **TWO):
+        job = finished(submit(1)[0])
+
+    assert job.error is not None
+    assert (job.status, job.error.code) == (JobStatus.FAILED, "worker_failed")
+
+
+def break_workers(folder: Path, monkeypatch: pytest.MonkeyPatch, word: str) -> None:
+    """Something ends a worker with this word in its command line while its modules load."""
+    broken = folder / "broken"
+    broken.mkdir()
+    code = (
+        f"import os, sys\nif 'transcribe_mcp.jobs.worker' in sys.orig_argv and {word!r} in sys.orig_argv: os.abort()\n"
+    )
+    (broken / "sitecustomize.py").write_text(code, encoding="utf-8")
+    paths = [str(broken), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+
+
+@pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+def test_a_supervisor_that_is_told_to_end_takes_its_workers_along_and_gives_their_jobs_back(
+    here: Place, asked: signal.Signals
+) -> None:
+    job_of = one_each(here)
+    supervisor = the_supervisor()
+    supervisor.send_signal(asked)
+
+    assert supervisor.wait(PATIENCE_S) == process.EXIT_DONE
+    assert here.worker_pids() == {}
+    assert {jobs._store().row(job_id).status for job_id in job_of.values()} == {"queued"}
+
+
+def test_workers_with_nothing_to_do_end_together_and_come_back_with_the_next_job(tmp_path: Path) -> None:
+    with kept_conversions(), place(tmp_path / "data", **TWO, EXIT_AFTER_S="0.5") as here:
+        [job_id] = submit(1)
+        first = the_supervisor()
+        assert finished(job_id).status is JobStatus.COMPLETED
+        assert first.wait(PATIENCE_S) == process.EXIT_DONE
+        assert here.worker_pids() == {}
+        assert finished(submit(1)[0]).status is JobStatus.COMPLETED
+        assert len(here.log().split(process.STARTED)) == len(log_of(here, 1).split(process.STARTED)) == 3
+
+
+def test_nobody_starts_a_second_supervisor_while_a_worker_of_the_first_one_lives(here: Place) -> None:
+    one_each(here)
+    supervisor = the_supervisor()
+    supervisor.kill()
+    supervisor.wait()
+    here.kill_worker(FIRST)
+
+    assert here.worker_pids().keys() == {SECOND}
+    assert not process.start_worker(jobs_settings())
+
+
+def jobs_settings() -> Settings:
+    fresh()
+    return Settings()
+
+
+def test_many_short_recordings_are_each_transcribed_once(here: Place) -> None:
+    clips = sorted(SPEECH.glob("*.flac"))[:12]
+    batch = jobs.submit_batch([str(path) for path in clips], request(clips[0]))
+    ended = jobs.wait_for(batch.job_id, 200)
+
+    assert isinstance(ended, Batch)
+    assert [(job.status, job.attempts) for job in ended.jobs] == [(JobStatus.COMPLETED, 1)] * len(clips)
+
+
+# --- how many ---------------------------------------------------------------------------------------------------------
+
+
+def machine(name: str, n_gpus: int, free_bytes: Sequence[int] = (), **variables: str) -> Facts:
+    """A recorded machine, with so many of its GPU, of whose memory so much is free."""
+    raw = json.loads((MACHINES / f"{name}.json").read_bytes())
+    gpus = raw["facts"]["nvidia.gpus"]["value"] * n_gpus
+    changes = [{"memory_free_bytes": free} for free in free_bytes] or [{}] * n_gpus
+    raw["facts"]["nvidia.gpus"]["value"] = [{**gpu, **change} for gpu, change in zip(gpus, changes, strict=True)]
+    raw["facts"]["environment.variables"]["value"].update(variables)
+    return parse(json.dumps(raw).encode(), name)
+
+
+def gpus_of_workers(facts: Facts, workers: int = 0) -> list[int]:
+    slots, _ = slots_of(facts, Settings(workers=workers))
+    assert [slot.number for slot in slots] == list(range(len(slots)))
+    assert {slot.n_workers for slot in slots} == {len(slots)}
+    return [slot.gpu for slot in slots]
+
+
+@pytest.mark.parametrize("name", ["h100", "h200", "t4-cloud"])  # the second can use its GPU with torch alone
+def test_there_is_a_worker_for_every_gpu_that_an_engine_can_use(name: str) -> None:
+    assert gpus_of_workers(machine(name, 2)) == [0, 1]
+    assert gpus_of_workers(machine(name, 1)) == [0]
+
+
+@pytest.mark.parametrize("name", ["gtx980", "gpus-hidden", "driver-unknown-error", "h100-old-driver", "cpu-bare"])
+def test_a_machine_whose_gpus_nothing_can_use_has_one_worker(name: str) -> None:
+    n_gpus = 0 if name == "cpu-bare" else 2
+    slots, variables = slots_of(machine(name, n_gpus), Settings())
+
+    assert slots == (WorkerSlot(0, 0, 1),)
+    assert ("CUDA_VISIBLE_DEVICES" in variables) == bool(n_gpus)
+
+
+def test_gpus_that_the_user_hides_get_no_worker() -> None:
+    assert gpus_of_workers(machine("h100", 1, CUDA_VISIBLE_DEVICES="1")) == [0]
+    assert gpus_of_workers(machine("h100", 2, CUDA_VISIBLE_DEVICES="")) == [0]
+
+
+def test_a_gpu_whose_memory_another_program_holds_gets_no_worker() -> None:
+    assert gpus_of_workers(machine("h100", 2, free_bytes=(1 << 30, 70 << 30))) == [1]
+
+
+def test_the_user_has_the_last_word_on_how_many_workers_there_are() -> None:
+    assert gpus_of_workers(machine("h100", 2), workers=1) == [0]
+    assert gpus_of_workers(machine("h100", 2), workers=3) == [0, 1, 0]
+    assert gpus_of_workers(machine("cpu-bare", 0), workers=2) == [0, 0]
+
+
+def test_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    _, alone = slots_of(machine("h100", 1), Settings())
+    _, both = slots_of(machine("h100", 2), Settings())
+
+    assert int(both["OMP_NUM_THREADS"]) == max(1, int(alone["OMP_NUM_THREADS"]) // 2)
+    assert "TRANSCRIBE_MCP_THREADS" in both and "TRANSCRIBE_MCP_THREADS" not in alone
+
+
+# --- on GPUs ----------------------------------------------------------------------------------------------------------
+
+
+def test_two_gpus_are_at_work_for_two_jobs(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    if torch.cuda.device_count() < 2:
+        pytest.skip("takes two GPUs")
+    recordings = [tmp_path / f"{name}.wav" for name in ("one", "two")]
+    names = sorted(name for name in speech_truths() if name.startswith("en"))
+    for i, path in enumerate(recordings):
+        join_speech(path, [names[(k + i) % len(names)] for k in range(40)])
+    wanted = options(engine="whisper", model=str(whisper_nano()), device="auto", language="en")
+    with place(tmp_path / "data") as here:
+        finished(jobs.submit(request(recordings[0], wanted)).job_id)
+        until(lambda: here.worker_pids().keys() >= {FIRST, SECOND}, "there is a worker for each GPU")
+        ended = [jobs.submit(request(path, wanted, force=True)) for path in recordings]
+        done = [finished(job.job_id) for job in ended if isinstance(job, Job)]
+        again = finished(
+            jobs.submit(request(recordings[0], options(engine="whisper", device="cuda:0"), force=True)).job_id
+        )
+
+    assert [job.status for job in done] == [JobStatus.COMPLETED] * 2, [job.error for job in done]
+    assert {job.device for job in done} == {"cuda", "cuda:1"}
+    assert again.device == "cuda:0", "a GPU that was asked for by its number is meant in every worker"
