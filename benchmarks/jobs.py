@@ -199,13 +199,13 @@ def measure_survival(folder: Path, kills: int) -> tuple[dict[str, Any], list[Bar
     environment = {**os.environ, "COUNTING_ENGINE_LOG": str(log)}
     for _ in range(kills):
         before = len(store.steps(job_id))
-        with subprocess.Popen([*script, end], env=environment, stderr=subprocess.DEVNULL) as worker:
+        with subprocess.Popen([*script, f"--after={end}"], env=environment, stderr=subprocess.DEVNULL) as worker:
             while len(store.steps(job_id)) <= before and not jobs.get_job(job_id).status.is_final:
                 time.sleep(0.01)
             time.sleep(chance.uniform(0.0, 1.0))
             worker.kill()
         end = "died"
-    with subprocess.Popen([*script, end], env=environment, stderr=subprocess.DEVNULL) as worker:
+    with subprocess.Popen([*script, f"--after={end}"], env=environment, stderr=subprocess.DEVNULL) as worker:
         job = jobs.wait_for(job_id, PATIENCE_S)
         worker.terminate()
     decoded = Counter(log.read_text(encoding="utf-8").split())

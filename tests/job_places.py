@@ -23,6 +23,7 @@ from transcribe_mcp.service.jobs import Job, JobOptions, JobRequest
 from transcribe_mcp.settings import settings
 
 PATIENCE_S = 120.0
+WORKER_MODULE = "transcribe_mcp.jobs.worker"
 GREEDY = (0.0,)
 PAUSE = threading.Event()  # never set: between two looks, others have the processor
 
@@ -138,6 +139,17 @@ def second_worker(data_dir: Path) -> Iterator[None]:
     finally:
         other.terminate()
         other.wait(PATIENCE_S)
+
+
+def break_workers(folder: Path, monkeypatch: pytest.MonkeyPatch, argument: str = WORKER_MODULE) -> None:
+    """Something on this machine ends a worker, of those with this argument, while its modules load, as a broken native
+    library does."""
+    broken = folder / "broken"
+    broken.mkdir()
+    code = f"import os, sys\nif {{{WORKER_MODULE!r}, {argument!r}}} <= set(sys.orig_argv): os.abort()\n"
+    (broken / "sitecustomize.py").write_text(code, encoding="utf-8")
+    paths = [str(broken), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
 
 
 def fresh() -> None:

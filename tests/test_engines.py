@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,7 +16,13 @@ from numpy.typing import NDArray
 from whisper_nano import SPEECH, kept_conversions, whisper_nano
 
 from transcribe_mcp.engines import ENGINES, Decoded, DecodingOptions, Engine, EngineRequest, load_engine
-from transcribe_mcp.errors import EngineFailedError, TranscribeError, UnknownNameError, UnsupportedTaskError
+from transcribe_mcp.errors import (
+    EngineFailedError,
+    EngineUnavailableError,
+    TranscribeError,
+    UnknownNameError,
+    UnsupportedTaskError,
+)
 from transcribe_mcp.regions import Region, Window
 
 ROOT = Path(__file__).parents[1]
@@ -150,6 +157,24 @@ def test_what_an_engine_does_not_have_is_refused_with_the_value_and_a_hint(
     with pytest.raises(TranscribeError, match=next(iter(wrong.values()))) as caught:
         load_engine(EngineRequest(offline=True, **fields))
 
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["ctranslate2", "whisper"])
+def test_without_a_gpu_the_second_one_is_as_little_to_be_had_as_the_first(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if name == "whisper":
+        pytest.importorskip("torch")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    asked = EngineRequest(engine=name, model=str(whisper_nano()), threads=2, offline=True, gpu=1)
+    engine = load_engine(asked)
+    device = engine.info.device
+    engine.close()
+
+    assert device == "cpu"
+    with pytest.raises(EngineUnavailableError, match=r"(?i)cuda") as caught:
+        load_engine(replace(asked, device="cuda"))
     assert caught.value.hint
 
 

@@ -11,7 +11,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from job_places import Place, fake_options, finished, fresh, place, request, until
+from job_places import Place, break_workers, fake_options, finished, fresh, place, request, until
 from whisper_nano import SPEECH
 
 from transcribe_mcp.errors import (
@@ -228,12 +228,7 @@ def test_many_front_ends_start_one_worker(tmp_path: Path) -> None:
 
 
 def test_where_no_worker_can_start_the_jobs_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Something on this machine ends the worker while its modules load, as a broken native library does."""
-    broken = tmp_path / "broken"
-    broken.mkdir()
-    code = "import os, sys\nif 'transcribe_mcp.jobs.worker' in sys.orig_argv: os.abort()\n"
-    (broken / "sitecustomize.py").write_text(code, encoding="utf-8")
-    monkeypatch.setenv("PYTHONPATH", str(broken))
+    break_workers(tmp_path, monkeypatch)
     with place(tmp_path / "data"):
         job = finished(queued().job_id)
 

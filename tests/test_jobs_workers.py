@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sqlite3
 import subprocess
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from job_places import PATIENCE_S, Place, counting_worker, finished, fresh, options, place, request, until
+from job_places import (
+    PATIENCE_S,
+    Place,
+    break_workers,
+    counting_worker,
+    finished,
+    fresh,
+    options,
+    place,
+    request,
+    until,
+)
 from whisper_nano import CONVERSATION, SPEECH, join_speech, kept_conversions, speech_truths, whisper_nano
 
 from transcribe_mcp import EngineRequest, Options, Transcript, load_engine, transcribe
 from transcribe_mcp.compat.facts import Facts, parse
 from transcribe_mcp.jobs import process
+from transcribe_mcp.jobs.ledger import Ledger
 from transcribe_mcp.jobs.process import WorkerSlot
 from transcribe_mcp.jobs.supervisor import slots_of
 from transcribe_mcp.service import jobs
@@ -158,24 +170,12 @@ def test_a_worker_that_cannot_start_costs_no_job_its_result(tmp_path: Path, monk
 
 
 def test_where_none_of_the_workers_can_start_the_jobs_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    break_workers(tmp_path, monkeypatch, "transcribe_mcp.jobs.worker")
+    break_workers(tmp_path, monkeypatch)
     with place(tmp_path / "data", **TWO):
         job = finished(submit(1)[0])
 
     assert job.error is not None
     assert (job.status, job.error.code) == (JobStatus.FAILED, "worker_failed")
-
-
-def break_workers(folder: Path, monkeypatch: pytest.MonkeyPatch, word: str) -> None:
-    """Something ends a worker with this word in its command line while its modules load."""
-    broken = folder / "broken"
-    broken.mkdir()
-    code = (
-        f"import os, sys\nif 'transcribe_mcp.jobs.worker' in sys.orig_argv and {word!r} in sys.orig_argv: os.abort()\n"
-    )
-    (broken / "sitecustomize.py").write_text(code, encoding="utf-8")
-    paths = [str(broken), *filter(None, [os.environ.get("PYTHONPATH")])]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
 
 
 @pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
@@ -225,6 +225,60 @@ def test_many_short_recordings_are_each_transcribed_once(here: Place) -> None:
 
     assert isinstance(ended, Batch)
     assert [(job.status, job.attempts) for job in ended.jobs] == [(JobStatus.COMPLETED, 1)] * len(clips)
+
+
+def test_the_time_until_a_waiting_job_is_done_is_that_of_all_workers_together(
+    here: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "start_worker", lambda chosen: False)
+    [job_id] = submit(1)
+    first, second = (Ledger(jobs._store(), worker) for worker in (FIRST, SECOND))
+    first.set_duration(job_id, 120.0)
+    first.measured("a model", audio_s=60.0, work_s=10.0)
+    first.register("here", 0, "0")
+    alone_s = jobs.get_job(job_id).eta_s
+    second.register("here", 0, "1")
+
+    assert (alone_s, jobs.get_job(job_id).eta_s) == (20.0, 10.0)
+
+
+def test_workers_measure_their_speed_at_the_same_moment_and_none_is_lost(
+    here: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "start_worker", lambda chosen: False)
+    [job_id] = submit(1)
+    ledgers = [Ledger(jobs._store(), f"device-{n}") for n in range(8)]
+    with ThreadPoolExecutor(len(ledgers)) as pool:
+        list(pool.map(lambda ledger: ledger.measured("a model", audio_s=60.0, work_s=1e-6), ledgers))
+    ledgers[0].set_duration(job_id, 120.0)
+
+    with closing(sqlite3.connect(here.database)) as connection:
+        [(audio_s, work_s)] = connection.execute("SELECT audio_s, work_s FROM speeds").fetchall()
+    assert (audio_s, work_s) == (pytest.approx(480.0, rel=1e-6), pytest.approx(8e-6, rel=1e-6))
+
+
+def test_a_job_that_a_vanished_worker_took_and_never_began_is_queued_again(
+    here: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "start_worker", lambda chosen: False)
+    [job_id] = submit(1)
+    ledger = Ledger(jobs._store(), FIRST)
+    with closing(sqlite3.connect(here.database)) as connection, connection:
+        took = "UPDATE workflow_status SET status = 'PENDING', executor_id = ? WHERE workflow_uuid = ?"
+        assert connection.execute(took, [SECOND, job_id]).rowcount == 1
+
+    Ledger(jobs._store(), SECOND).register("here", 0, "1")
+    ledger.take_back(older_s=0.0, silent_s=20.0)
+    assert workflow(here, job_id) == "PENDING", "it may still begin it"
+    Ledger(jobs._store(), SECOND).unregister()
+    ledger.take_back(older_s=0.0, silent_s=20.0)
+    assert workflow(here, job_id) == "ENQUEUED"
+
+
+def workflow(here: Place, job_id: str) -> str:
+    with closing(sqlite3.connect(here.database)) as connection:
+        query = "SELECT status FROM workflow_status WHERE workflow_uuid = ?"
+        return str(connection.execute(query, [job_id]).fetchone()[0])
 
 
 # --- how many ---------------------------------------------------------------------------------------------------------

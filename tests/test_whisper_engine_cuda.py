@@ -162,6 +162,30 @@ def test_lanes_in_one_launch_a_round_remember_what_torch_s_lstm_does(n_frames: i
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="takes two GPUs")
+@pytest.mark.parametrize(
+    ("device", "gpu", "used", "named"),
+    [("auto", 0, 0, "cuda"), ("auto", 1, 1, "cuda:1"), ("cuda", 1, 1, "cuda:1"), ("cuda:0", 1, 0, "cuda:0")],
+)
+def test_a_request_says_which_gpu_is_meant_unless_its_device_has_a_number(
+    encoded: Any, engine: Any, device: str, gpu: int, used: int, named: str
+) -> None:
+    other = 1 - used
+    before = [torch.cuda.memory_allocated(i) for i in range(2)]
+    asked = EngineRequest("whisper", str(whisper_nano()), device, engine.info.compute_type, offline=True, gpu=gpu)
+    one = load_engine(asked)
+    texts = one.decode(one.encode([window_of(name) for name in NAMES]), LANGUAGES, GREEDY)
+    after = [torch.cuda.memory_allocated(i) for i in range(2)]
+    info = one.info
+    one.close()
+
+    assert info.device == named
+    assert after[used] > before[used]
+    assert after[other] <= before[other]
+    alone = engine.decode(encoded, LANGUAGES, GREEDY)
+    assert sum(a.text == b.text for a, b in zip(texts, alone, strict=True)) >= len(NAMES) - 2
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="takes two GPUs")
 def test_two_gpus_share_a_batch_and_say_what_one_says(encoded: Any, engine: Any) -> None:
     asked = EngineRequest("whisper", str(whisper_nano()), "cuda:0,1", engine.info.compute_type, offline=True)
     both = load_engine(asked)

@@ -47,8 +47,8 @@ class Settings(BaseSettings):
     )
     workers: int = Field(default=0, ge=0, description="workers on this machine; 0 means one for every usable GPU")
     keep_days: float = Field(default=0, ge=0, description="days that finished jobs are kept; 0 keeps them for good")
-    unload_after_s: float = Field(default=300, ge=0, description="idle seconds until the worker gives back its model")
-    exit_after_s: float = Field(default=1800, ge=0, description="idle seconds until the worker ends")
+    unload_after_s: float = Field(default=300, ge=0, description="idle seconds until a worker gives back its model")
+    exit_after_s: float = Field(default=1800, ge=0, description="idle seconds until the workers end")
     max_queue_length: int = Field(default=1000, gt=0, description="jobs that may wait at once")
 
     @field_validator("allowed_roots", mode="before")

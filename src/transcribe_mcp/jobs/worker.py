@@ -1,4 +1,4 @@
-"""The worker's process: the only one that loads an engine. It takes jobs from the queue until none come any more.
+"""A worker's process: only these load an engine. It takes jobs from the queue until none come any more.
 
 Its main thread is the heartbeat: it writes how far jobs are, learns which were cancelled, sees to the house, and
 notices when there is nothing left to do.
@@ -70,6 +70,7 @@ class Worker:
         work_dir = chosen.data_dir / "fetched"
         self._shop = Workshop(store, self._ledger, self._device, Gate(), chosen, slot, self._log_of, work_dir)
         self._n_workers = slot.n_workers  # of the store; those of other machines are counted when they have come
+        self._shared: dict[str, int] = {}  # jobs of each queue when they were last shared out among the workers
         self._done_s = 0.0
         self._measured = (0.0, 0.0)  # seconds of audio and of work not yet written
 
@@ -149,7 +150,7 @@ class Worker:
         self._ledger.mend(older_s=0.0)
         while not self._stop.wait(BEAT_S):
             self._beat()
-            if self._n_workers > 1:
+            if self._n_workers > 1 and self._ledger.unfinished() != self._shared:
                 self._share_out(workflows)
             now = time.monotonic()
             if self._running:
@@ -181,14 +182,14 @@ class Worker:
         self._end_stuck_work()
 
     def _share_out(self, workflows: WorkflowRunner) -> None:
-        unfinished = self._ledger.unfinished()
+        self._shared = self._ledger.unfinished()
         with store_errors(self._store.url):
-            workflows.share_out(unfinished, self._n_workers)
+            workflows.share_out(self._shared, self._n_workers)
 
     def _count_workers(self, workflows: WorkflowRunner) -> None:
         before, self._n_workers = self._n_workers, max(self._slot.n_workers, len(self._ledger.alive(SILENT_S)))
-        if before > self._n_workers == 1:
-            self._share_out(workflows)
+        if max(before, self._n_workers) > 1:
+            self._share_out(workflows)  # also where another worker has just set what it sets when it starts
 
     def _end_stuck_work(self) -> None:
         """An engine's call cannot be interrupted; the process can, and the other jobs go on from their checkpoints."""
