@@ -115,7 +115,7 @@ class Supervisor:
         codes = set(self._codes.values())
         if self._told_to_end:
             return EXIT_DONE
-        return EXIT_IDLE if EXIT_IDLE in codes else max(codes, key=abs)
+        return EXIT_IDLE if EXIT_IDLE in codes else max(codes, key=abs, default=EXIT_DONE)
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
