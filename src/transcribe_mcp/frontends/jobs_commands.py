@@ -66,7 +66,7 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def worker(keep_days: KeepDays = None) -> None:
-    """Work on queued jobs until none come any more. Front ends start one by themselves."""
+    """Work on queued jobs, on every GPU, until none come any more. Front ends start this by themselves."""
     with exit_codes():
         serving.configure({"keep_days": None if keep_days is None else str(keep_days)})
         raise SystemExit(service.work())
