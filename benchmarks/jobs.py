@@ -4,8 +4,10 @@
     load       300 short jobs from 8 client processes; every call's time while the worker is busy and while it is idle
     survival   one recording, its worker killed again and again: nothing lost, how much was decoded twice
     cancel     a long job cancelled in the middle: when its worker rests, what memory it keeps, the next job
+    gpus       ten-minute recordings on a worker for every GPU, against one worker alone; only if named
 
 python benchmarks/jobs.py [overhead] [load] [survival] [cancel] [--jobs 300] [--clients 8] [--kills 24] [--runs 15]
+python benchmarks/jobs.py gpus [--jobs 64] [--model DIRECTORY]
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ import psutil
 from common import OWN_AUDIO, SAMPLE_RATE_HZ, Bar, own_model, read_samples, report, write_flac
 
 from transcribe_mcp import EngineRequest, Options, load_engine, transcribe
+from transcribe_mcp.compat import choose_runtime, gather
 from transcribe_mcp.service import jobs
 from transcribe_mcp.settings import settings
 
@@ -288,10 +291,45 @@ def measure_cancel(folder: Path, runs: int) -> tuple[dict[str, Any], list[Bar]]:
     ]
 
 
+# --- gpus -------------------------------------------------------------------------------------------------------------
+
+
+def measure_gpus(folder: Path, n_jobs: int, model: str) -> tuple[dict[str, Any], list[Bar]]:
+    long, clip = folder / "ten minutes.flac", str(OWN_AUDIO / "en_1.flac")
+    clips = [read_samples(path) for path in sorted(OWN_AUDIO.glob("en_*.flac"))]
+    long_s = write_flac(long, [clips[i % len(clips)] for i in range(64)])
+    wanted = options(engine="whisper", model=model, device="auto")
+    figures: dict[str, Any] = {"audio_s": long_s * n_jobs}
+
+    def worked_on(path: str, n: int) -> Counter[str]:
+        ids = [jobs.submit(jobs.JobRequest(path, wanted, force=True)).job_id for _ in range(n)]
+        done = [jobs.wait_for(job_id, PATIENCE_S) for job_id in ids]
+        assert all(job.status is jobs.JobStatus.COMPLETED for job in done), done
+        return Counter(str(job.device) for job in done)
+
+    for name, n_workers in (("one worker", 1), ("one for every GPU", 0)):
+        os.environ["TRANSCRIBE_MCP_WORKERS"] = str(n_workers)
+        use(folder / name)
+        devices: set[str] = set()
+        while len(devices) < (1 if n_workers else machine_gpus()):  # all have started, and loaded the model
+            devices |= worked_on(clip, 8).keys()
+        worked_on(str(long), 2 * len(devices))
+        begin = time.perf_counter()
+        figures[name] = {"jobs": worked_on(str(long), n_jobs), "s": time.perf_counter() - begin}
+        print(name, figures[name])
+    gained = figures["one worker"]["s"] / figures["one for every GPU"]["s"]
+    return figures, [Bar("times as fast with a worker for every GPU", gained, ">=", 1.0)]
+
+
+def machine_gpus() -> int:
+    return max(1, len(choose_runtime(gather()).gpus))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", help="overhead, load, survival, cancel; all without")
+    parser.add_argument("what", nargs="*", help="overhead, load, survival, cancel, gpus; without, all but the last")
     parser.add_argument("--jobs", type=int, default=300)
+    parser.add_argument("--model", default=str(own_model()))
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--kills", type=int, default=24)
     parser.add_argument("--runs", type=int, default=15)
@@ -309,8 +347,9 @@ def main() -> int:
             "load": lambda: measure_load(Path(name), arguments.jobs, arguments.clients),
             "survival": lambda: measure_survival(Path(name), arguments.kills),
             "cancel": lambda: measure_cancel(Path(name), min(5, arguments.runs)),
+            "gpus": lambda: measure_gpus(Path(name), arguments.jobs, arguments.model),
         }
-        for what in arguments.what or measures:
+        for what in arguments.what or [what for what in measures if what != "gpus"]:
             figures[what], more = measures[what]()
             bars += more
     return report("jobs", figures, bars)
