@@ -30,7 +30,9 @@ _started: list[subprocess.Popen[str]] = []
 
 
 def start_loader_cache() -> None:
-    """Start listing the loader cache; it is read when first needed."""
+    """Start listing the loader cache; it is read when first needed, and once in a process."""
+    if _started or _loader_cache.cache_info().currsize:
+        return
     command = next((path for path in ("/sbin/ldconfig", "/usr/sbin/ldconfig") if Path(path).exists()), None)
     if sys.platform == "linux" and command is not None:
         with contextlib.suppress(OSError):  # it cannot be run: then the default folders are looked through
