@@ -299,6 +299,7 @@ def measure_gpus(folder: Path, n_jobs: int, model: str) -> tuple[dict[str, Any],
     clips = [read_samples(path) for path in sorted(OWN_AUDIO.glob("en_*.flac"))]
     long_s = write_flac(long, [clips[i % len(clips)] for i in range(64)])
     wanted = options(engine="whisper", model=model, device="auto")
+    n_gpus = max(1, len(choose_runtime(gather()).gpus))
     figures: dict[str, Any] = {"audio_s": long_s * n_jobs}
 
     def worked_on(path: str, n: int) -> Counter[str]:
@@ -311,7 +312,9 @@ def measure_gpus(folder: Path, n_jobs: int, model: str) -> tuple[dict[str, Any],
         os.environ["TRANSCRIBE_MCP_WORKERS"] = str(n_workers)
         use(folder / name)
         devices: set[str] = set()
-        while len(devices) < (1 if n_workers else machine_gpus()):  # all have started, and loaded the model
+        deadline = time.monotonic() + PATIENCE_S
+        while len(devices) < (n_workers or n_gpus):  # not all have started yet, and loaded the model
+            assert time.monotonic() < deadline, f"of {n_gpus} GPUs only {devices} are at work"
             devices |= worked_on(clip, 8).keys()
         worked_on(str(long), 2 * len(devices))
         begin = time.perf_counter()
@@ -319,10 +322,6 @@ def measure_gpus(folder: Path, n_jobs: int, model: str) -> tuple[dict[str, Any],
         print(name, figures[name])
     gained = figures["one worker"]["s"] / figures["one for every GPU"]["s"]
     return figures, [Bar("times as fast with a worker for every GPU", gained, ">=", 1.0)]
-
-
-def machine_gpus() -> int:
-    return max(1, len(choose_runtime(gather()).gpus))
 
 
 def main() -> int:

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from whisper_nano import CACHE, whisper_nano
 
+from transcribe_mcp import EngineRequest, Options, Transcript, load_engine, transcribe
 from transcribe_mcp.jobs import process, supervisor
 from transcribe_mcp.jobs.database import FILE_NAME
 from transcribe_mcp.service import jobs
@@ -40,6 +41,15 @@ def fake_options(**fields: object) -> JobOptions:
 
 def request(source: Path, wanted: JobOptions | None = None, *, force: bool = False) -> JobRequest:
     return JobRequest(str(source), wanted or options(), force=force)
+
+
+def unbroken(recording: Path) -> Transcript:
+    """What a job in English says of it, one window a batch, that nothing interrupts."""
+    engine = load_engine(EngineRequest(engine="ctranslate2", model=options().model, device="cpu"))
+    try:
+        return transcribe(recording, engine, Options(language="en", temperatures=GREEDY, batch_size=1))
+    finally:
+        engine.close()
 
 
 def until(condition: Callable[[], object], what: str) -> None:

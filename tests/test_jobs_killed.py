@@ -14,10 +14,10 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from job_places import Place, counting_worker, finished, fresh, options, place, request, until, worker
+from job_places import Place, counting_worker, finished, fresh, options, place, request, unbroken, until, worker
 from whisper_nano import CONVERSATION, join_speech, kept_conversions, speech_truths
 
-from transcribe_mcp import EngineRequest, Options, Transcript, load_engine, transcribe
+from transcribe_mcp import Transcript
 from transcribe_mcp.jobs import process
 from transcribe_mcp.service import jobs
 from transcribe_mcp.service.jobs import Job, JobStatus
@@ -40,9 +40,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def expected(recording: Path) -> Iterator[Transcript]:
     with kept_conversions():
-        engine = load_engine(EngineRequest(engine="ctranslate2", model=options().model, device="cpu"))
-        yield transcribe(recording, engine, Options(language="en", temperatures=(0.0,), batch_size=1))
-        engine.close()
+        yield unbroken(recording)
 
 
 @pytest.fixture

@@ -23,11 +23,12 @@ from job_places import (
     options,
     place,
     request,
+    unbroken,
     until,
 )
 from whisper_nano import CONVERSATION, SPEECH, join_speech, kept_conversions, speech_truths, whisper_nano
 
-from transcribe_mcp import EngineRequest, Options, Transcript, load_engine, transcribe
+from transcribe_mcp import Transcript
 from transcribe_mcp.compat.facts import Facts, parse
 from transcribe_mcp.jobs import process
 from transcribe_mcp.jobs.ledger import Ledger
@@ -46,9 +47,7 @@ FIRST, SECOND = "device-0", "device-1"
 @pytest.fixture(scope="module")
 def expected() -> Iterator[Transcript]:
     with kept_conversions():
-        engine = load_engine(EngineRequest(engine="ctranslate2", model=options().model, device="cpu"))
-        yield transcribe(LONG, engine, Options(language="en", temperatures=(0.0,), batch_size=1))
-        engine.close()
+        yield unbroken(LONG)
 
 
 @pytest.fixture

@@ -150,7 +150,7 @@ class Worker:
         self._ledger.mend(older_s=0.0)
         while not self._stop.wait(BEAT_S):
             self._beat()
-            if self._n_workers > 1 and self._ledger.unfinished() != self._shared:
+            if self._n_workers > 1:
                 self._share_out(workflows)
             now = time.monotonic()
             if self._running:
@@ -181,15 +181,18 @@ class Worker:
         self._measure(jobs)
         self._end_stuck_work()
 
-    def _share_out(self, workflows: WorkflowRunner) -> None:
-        self._shared = self._ledger.unfinished()
-        with store_errors(self._store.url):
-            workflows.share_out(self._shared, self._n_workers)
+    def _share_out(self, workflows: WorkflowRunner, *, anew: bool = False) -> None:
+        """Where jobs have come or gone since the last time, or ``anew``."""
+        unfinished = self._ledger.unfinished()
+        if anew or unfinished != self._shared:
+            self._shared = unfinished
+            with store_errors(self._store.url):
+                workflows.share_out(unfinished, self._n_workers)
 
     def _count_workers(self, workflows: WorkflowRunner) -> None:
         before, self._n_workers = self._n_workers, max(self._slot.n_workers, len(self._ledger.alive(SILENT_S)))
         if max(before, self._n_workers) > 1:
-            self._share_out(workflows)  # also where another worker has just set what it sets when it starts
+            self._share_out(workflows, anew=True)  # another worker may just have set what it sets when it starts
 
     def _end_stuck_work(self) -> None:
         """An engine's call cannot be interrupted; the process can, and the other jobs go on from their checkpoints."""
