@@ -58,6 +58,9 @@ class ScriptedBatch:
     def select(self, indices: Sequence[int]) -> ScriptedBatch:
         return ScriptedBatch(tuple(self.windows[i] for i in indices))
 
+    def joined(self, others: Sequence[ScriptedBatch]) -> ScriptedBatch:
+        return ScriptedBatch(tuple(window for part in (self, *others) for window in part.windows))
+
 
 @dataclass(slots=True)
 class ScriptedEngine:

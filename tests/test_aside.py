@@ -1,4 +1,4 @@
-"""Words timed in another thread, for engines that allow it: the same result, in the same order."""
+"""Words timed in another thread and windows encoded as they come, for engines that allow it: the same result."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 from scripted_engine import INFO, ScriptedBatch, ScriptedEngine
 from whisper_nano import speech_truths
 
+from transcribe_mcp import pipeline
 from transcribe_mcp.audio import read
 from transcribe_mcp.engines import Decoded, DecodingOptions, EngineInfo
 from transcribe_mcp.errors import EngineFailedError
@@ -20,7 +21,8 @@ from transcribe_mcp.regions import Window
 from transcribe_mcp.transcript import Word
 
 ASIDE = replace(INFO, aligns_aside=True)
-ALL_ASIDE = replace(ASIDE, encodes_aside=True)
+EARLY = replace(ASIDE, early_windows=2)
+ALL_ASIDE = replace(EARLY, encodes_aside=True)
 WAIT_S = 30.0  # for what has to happen at the same time
 ONE_BY_ONE = Options(language="en", batch_size=1)
 
@@ -57,7 +59,7 @@ def talk() -> np.ndarray:
     return np.concatenate([read(truth.path) for truth in speech_truths().values()])
 
 
-@pytest.mark.parametrize("info", [ASIDE, ALL_ASIDE], ids=["words", "encoding too"])
+@pytest.mark.parametrize("info", [ASIDE, EARLY, ALL_ASIDE], ids=["words", "encoding early", "and aside"])
 def test_the_result_is_the_same_and_batches_are_kept_in_order(talk: np.ndarray, info: EngineInfo) -> None:
     kept, engine = Kept(), Threaded(info=info)
 
@@ -68,7 +70,7 @@ def test_the_result_is_the_same_and_batches_are_kept_in_order(talk: np.ndarray, 
     assert threading.current_thread().name not in engine.timed_in
 
 
-@pytest.mark.parametrize("info", [ASIDE, ALL_ASIDE], ids=["words", "encoding too"])
+@pytest.mark.parametrize("info", [ASIDE, EARLY, ALL_ASIDE], ids=["words", "encoding early", "and aside"])
 def test_kept_batches_are_not_decoded_again(talk: np.ndarray, info: EngineInfo) -> None:
     kept = Kept()
     whole = transcribe(talk, Threaded(info=info), ONE_BY_ONE, kept_batches=kept)
@@ -111,6 +113,60 @@ def test_a_batch_is_encoded_while_the_one_before_is_decoded(talk: np.ndarray) ->
 
     assert transcribe(talk[: 16_000 * 90], engine, ONE_BY_ONE).segments
     assert len(engine.calls) > 1
+
+
+class Counting(ScriptedEngine):
+    """Notes how many windows each call of ``encode`` gets, and how many are encoded before each call of ``decode``."""
+
+    def __init__(self, info: EngineInfo) -> None:
+        ScriptedEngine.__init__(self, info=info)
+        self.parts: list[int] = []
+        self.encoded_before: list[int] = []
+
+    def encode(self, windows: Sequence[Window]) -> ScriptedBatch:
+        self.parts.append(len(windows))
+        return ScriptedEngine.encode(self, windows)
+
+    def decode(self, encoded: ScriptedBatch, languages: Sequence[str], options: DecodingOptions) -> list[Decoded]:
+        self.encoded_before.append(sum(self.parts))
+        return ScriptedEngine.decode(self, encoded, languages, options)
+
+
+@pytest.mark.parametrize("size", [1, 3, 8, 40])
+@pytest.mark.parametrize("language", ["en", "auto"])
+@pytest.mark.parametrize("info", [EARLY, ALL_ASIDE], ids=["in turn", "aside"])
+def test_windows_encoded_early_are_decoded_in_the_same_batches(
+    talk: np.ndarray, info: EngineInfo, language: str, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "BLOCK_S", 60.0)  # so that windows come a few at a time
+    options = Options(language=language, batch_size=size)
+    plain, early = Counting(INFO), Counting(info)
+
+    expected, found = transcribe(talk, plain, options), transcribe(talk, early, options)
+
+    assert found.segments == expected.segments
+    assert found.language == expected.language
+    if language != "auto":  # which windows vote depends on how many have come
+        assert early.calls == plain.calls
+    assert max(early.parts) <= size
+    assert sum(early.parts) == sum(plain.parts)
+    if size == 40:
+        assert len(early.parts) > len(plain.parts) == 1, "the device has work before the batch is full"
+
+
+@pytest.mark.parametrize("size", [1, 3, 8])
+def test_no_more_than_a_batch_is_encoded_beyond_the_one_that_is_decoded(
+    talk: np.ndarray, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "BLOCK_S", 60.0)
+    engine = Counting(EARLY)
+
+    transcribe(talk, engine, Options(language="en", batch_size=size))
+
+    decoded = 0
+    for before, call in zip(engine.encoded_before, engine.calls, strict=True):
+        decoded += len(call.starts)
+        assert before - decoded < size
 
 
 class Stuck(ScriptedEngine):

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Barrier
 
 import numpy as np
 import pytest
 from media import write_audio
 from scripted_engine import INFO, ScriptedBatch, ScriptedEngine
 
+from transcribe_mcp import pipeline
 from transcribe_mcp.compat.deep import Child
 from transcribe_mcp.compat.trial import FILE_NAME, gpu_trial
-from transcribe_mcp.engines import Engine
+from transcribe_mcp.engines import Decoded, DecodingOptions, Engine
 from transcribe_mcp.engines.fallback_device import load_with_cpu_behind
 from transcribe_mcp.errors import EngineFailedError, ModelUnavailableError
 from transcribe_mcp.options import Options
@@ -22,6 +25,7 @@ from transcribe_mcp.regions import Window
 
 EVERYTHING = Options(vad=False, batch_size=1)  # noise is taken for speech
 ON_GPU = replace(INFO, device="cuda")
+WAIT_S = 30.0
 
 
 @dataclass(slots=True)
@@ -59,6 +63,64 @@ def test_a_gpu_that_fails_at_any_time_costs_no_words_and_is_named(
     assert result.device == "cpu"
     (warning,) = [notice for notice in result.warnings if notice.code == "gpu_failed"]
     assert cause in warning.message
+
+
+@dataclass(slots=True)
+class DyingEncoder(ScriptedEngine):
+    """Encodes once."""
+
+    encoded: int = 0
+
+    def encode(self, windows: Sequence[Window]) -> ScriptedBatch:
+        self.encoded += 1
+        if self.encoded > 1:
+            raise EngineFailedError("the device is gone")
+        return ScriptedBatch(tuple(windows))
+
+    def decode(self, encoded: ScriptedBatch, languages: Sequence[str], options: DecodingOptions) -> list[Decoded]:
+        raise EngineFailedError("the device is gone")
+
+
+@pytest.mark.parametrize("aside", [False, True], ids=["in turn", "aside"])
+def test_a_gpu_that_fails_between_the_parts_of_a_batch_costs_no_words(
+    minute: Path, aside: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "BLOCK_S", 20.0)  # a part each
+    info = replace(ON_GPU, early_windows=8, encodes_aside=aside, aligns_aside=True)
+    loaded: list[ScriptedEngine] = []
+
+    def cpu() -> Engine:
+        loaded.append(ScriptedEngine())
+        return loaded[-1]
+
+    options = replace(EVERYTHING, batch_size=8)
+    result = transcribe(minute, load_with_cpu_behind(lambda: DyingEncoder(info=info), cpu), options)
+
+    assert result.segments == transcribe(minute, ScriptedEngine(), options).segments
+    assert result.device == "cpu"
+    assert len(loaded) == 1
+
+
+def test_threads_that_the_gpu_fails_at_the_same_time_share_one_engine_on_the_cpu() -> None:
+    both = Barrier(2)
+    loaded: list[ScriptedEngine] = []
+
+    class Failing(ScriptedEngine):
+        def encode(self, windows: Sequence[Window]) -> ScriptedBatch:
+            both.wait(WAIT_S)
+            raise EngineFailedError("the device is gone")
+
+    def cpu() -> Engine:
+        loaded.append(ScriptedEngine())
+        return loaded[-1]
+
+    engine = load_with_cpu_behind(lambda: Failing(info=ON_GPU), cpu)
+    with ThreadPoolExecutor(2) as pool:
+        encoded = list(pool.map(engine.encode, [[], []]))
+
+    assert [len(batch) for batch in encoded] == [0, 0]
+    assert len(loaded) == 1
+    assert [notice.code for notice in engine.info.warnings] == ["gpu_failed"]
 
 
 def test_a_gpu_that_works_is_used_to_the_end_without_a_word(minute: Path) -> None:

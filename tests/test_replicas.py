@@ -117,6 +117,31 @@ def test_several_engines_share_a_batch_and_each_minds_its_own_memory() -> None:
     assert engine.info.batch_size <= sum(one.info.batch_size for one in engines)
 
 
+def test_batches_encoded_in_parts_and_joined_are_decoded_as_one_by_every_engine() -> None:
+    engines = [SmallEngine(by_number), SmallEngine(by_number, room=1)]
+    engine = Replicas(engines)
+    parts = [engine.encode(windows(9)[first : first + 3]) for first in (0, 3, 6)]
+
+    whole = parts[0].joined(parts[1:])
+    decoded = engine.decode(whole.select([8, *range(8)]), ["en"] * 9, GREEDY)
+    words = engine.align(whole, engine.decode(whole, ["en"] * 9, GREEDY), GREEDY)
+
+    assert [text.text for text in decoded] == [f" window {i}" for i in (8, *range(8))]
+    assert [window[0].start for window in words] == [30.0 * i for i in range(9)]
+    assert len(engines[0].calls[0].starts) == 3, "one call for its share of all parts"
+
+
+def test_a_window_that_finds_no_room_is_encoded_again_when_it_is_needed() -> None:
+    small = SmallEngine(by_number, room=0)
+    engine = Replicas([small])
+    encoded = engine.encode(windows(2))
+    small.room = 1  # the batch before is through
+
+    decoded = engine.decode(encoded, ["en"] * 2, GREEDY)
+
+    assert [text.text for text in decoded] == [" window 0", " window 1"]
+
+
 def test_a_recording_spread_over_two_real_engines_is_what_one_alone_makes_of_it() -> None:
     talk = np.concatenate([read(speech_truths()[name].path) for name in ("en_0", "en_1", "en_2", "en_3", "en_4")])
     with kept_conversions():

@@ -23,11 +23,11 @@ class _Next(Generic[Item]):
     item: Item
 
 
-def ahead(items: Iterator[Item], depth: int) -> Generator[Item, None, None]:
+def ahead(items: Iterator[Item], depth: int, *, wait: bool = True) -> Generator[Item, None, None]:
     """The same items, made up to ``depth`` ahead of their use.
 
     What the iterator raises is raised here. Closing this generator stops the thread and closes the iterator, if it is
-    a generator itself.
+    a generator itself; ``wait=False`` leaves that to the thread, once it is through with the item that it is making.
     """
     results: queue.Queue[_Next[Item] | _Failed | None] = queue.Queue(depth)
     stopped = threading.Event()
@@ -50,7 +50,7 @@ def ahead(items: Iterator[Item], depth: int) -> Generator[Item, None, None]:
             if isinstance(items, Generator):
                 items.close()
 
-    thread = threading.Thread(target=run, name="ahead", daemon=True)
+    thread = threading.Thread(target=run, name="ahead", daemon=wait)  # not waited for here, it is when Python ends
     try:
         thread.start()  # Ctrl-C may come while it starts: it must not be at work when the interpreter ends
         while (result := results.get()) is not None:
@@ -59,5 +59,5 @@ def ahead(items: Iterator[Item], depth: int) -> Generator[Item, None, None]:
             yield result.item
     finally:
         stopped.set()
-        if thread.is_alive():
+        if wait and thread.is_alive():
             thread.join()

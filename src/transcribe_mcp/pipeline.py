@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain, repeat
+from itertools import groupby
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,7 +18,7 @@ from . import __version__
 from .ahead import ahead
 from .align.times import clamp_to_speech
 from .audio import SAMPLE_RATE_HZ, Samples, decoded_blocks, probe, read_blocks
-from .engines import DecodingOptions, Encoded, Engine, EngineInfo, Listener, listener_of
+from .engines import DecodingOptions, Encoded, Engine, EngineInfo, Listener, joined, listener_of
 from .errors import UnsupportedTaskError
 from .fallback import Judged, Ladder, decode_with_fallback
 from .heard import Heard, HeardBatch, KeptBatches, Unkept, to_segments
@@ -34,10 +33,11 @@ from .vad import SpeechDetector
 BLOCK_S = 300.0  # read and searched for speech at once; sets the memory, not the result. A listener has its own
 DECODED_BLOCK_S = 600.0  # for a listener, of samples that need not be read: it takes hardly longer over more at once
 BLOCKS_AHEAD, AHEAD_S = 2, 1800.0  # the latter for a listener, whose blocks are shorter than a batch
-# A quarter of a batch is heard first where a device would wait for all of it, then half of one where files are read.
-FIRST_PARTS, FIRST_PARTS_OF_FILE = (4,), (4, 2)
+EARLY_SHARE = 4  # windows are encoded early as soon as there is a quarter of what an engine likes to be given
+PARTS_AHEAD = 1  # encoded in another thread; one more is at work
 
 Result = TypeVar("Result")
+WindowStream = Generator[list[Window], None, None]
 
 
 @dataclass(slots=True)
@@ -90,15 +90,14 @@ def transcribe(
     batch_size = options.batch_size or engine.info.batch_size
     run = _Run(Path(source) if isinstance(source, str) else source, options, progress, duration_s=None)
     with run.timed("total"), closing(_Aside(engine.info)) as aside:
-        flow = _Flow(run, engine, decider, decoding, kept_batches or Unkept(), aside)
         run.duration_s = _claimed_duration_s(run.source)
         run.report("windows", 0.0)
         listener = listener_of(engine) if options.vad else None
         depth = max(BLOCKS_AHEAD, round(AHEAD_S / listener.block_s)) if listener else BLOCKS_AHEAD
-        parts = FIRST_PARTS_OF_FILE if isinstance(run.source, Path) else FIRST_PARTS
-        first = [-(-batch_size // part) for part in parts] if listener else []
-        with closing(ahead(_windows(run, listener), depth)) as stream:
-            for number, batch in enumerate(_batches(stream, batch_size, first, decider)):
+        encoder = _Encoder(run, engine, early=kept_batches is None)
+        flow = _Flow(run, engine, encoder, decider, decoding, kept_batches or Unkept(), aside)
+        with closing(encoder.early(ahead(_windows(run, listener), depth), batch_size)) as stream:
+            for number, batch in enumerate(_batches(stream, batch_size, decider)):
                 flow.hear(number, batch)
         flow.settle()
         run.report("windows", run.duration_s)
@@ -107,23 +106,74 @@ def transcribe(
 
 
 class _Aside:
-    """Work that goes on in other threads where the engine allows it, so that the device need not wait for it."""
+    """Timing words goes on in another thread where the engine allows it, so that the device need not wait for it."""
 
     def __init__(self, info: EngineInfo) -> None:
-        self.encodes, self.aligns = info.encodes_aside, info.aligns_aside
-        self._pool = ThreadPoolExecutor(2, "aside")  # makes its threads when they are needed
+        self.aligns = info.aligns_aside
+        # A GPU gets the next windows to encode before, because Python's work for words would hold up what is queued.
+        self.waits = info.aligns_aside and not info.encodes_aside
+        self._pool = ThreadPoolExecutor(1, "aside")  # makes its thread when it is needed
 
-    def do(self, work: Callable[[], Result], allowed: bool) -> Future[Result]:
+    def do(self, work: Callable[[], Result]) -> Future[Result]:
         """``work`` in another thread, or at once."""
-        if allowed:
+        if self.aligns:
             return self._pool.submit(work)
         done: Future[Result] = Future()
         done.set_result(work())
         return done
 
     def close(self) -> None:
-        """Broken off, it does not wait for what is being encoded: closing the engine stops that sooner."""
-        self._pool.shutdown(wait=not self.encodes, cancel_futures=True)
+        self._pool.shutdown(cancel_futures=True)
+
+
+class _Encoder:
+    """Encodes a batch when it is full; or, where the engine allows it, windows as they come, so that the device has
+    work while the batch that they will be in is gathered, or while another is decoded."""
+
+    def __init__(self, run: _Run, engine: Engine, *, early: bool) -> None:
+        self._run, self._engine, self._info = run, engine, engine.info
+        self._is_early = early and self._info.early_windows > 0
+        self._encoded: dict[float, tuple[Encoded, int]] = {}  # where to find the window that begins then
+
+    def early(self, stream: WindowStream, batch_size: int) -> WindowStream:
+        """The windows of ``stream``, in parts of a batch where they are encoded early."""
+        if not self._is_early:
+            return stream
+        parts = self._as_they_come(stream, min(self._info.early_windows, batch_size))
+        # Broken off, what is being encoded is not waited for: closing the engine stops it sooner.
+        return ahead(parts, PARTS_AHEAD, wait=False) if self._info.encodes_aside else parts
+
+    def _as_they_come(self, stream: WindowStream, size: int) -> WindowStream:
+        waiting: list[Window] = []
+        least = -(-size // EARLY_SHARE)
+        with closing(stream):
+            for windows in stream:
+                waiting += windows
+                while len(waiting) >= least:
+                    yield self._encoded_part(_first(waiting, size))
+        if waiting:
+            yield self._encoded_part(waiting)
+
+    def _encoded_part(self, windows: list[Window]) -> list[Window]:
+        encoded = self._encode(windows)
+        self._encoded.update({window.start: (encoded, i) for i, window in enumerate(windows)})
+        return windows
+
+    def encode(self, batch: Sequence[Window]) -> Encoded:
+        """The batch, of windows that came out of ``early``."""
+        if not self._is_early:
+            return self._encode(batch)
+        places = [self._encoded.pop(window.start) for window in batch]
+        parts = []
+        for _, group in groupby(places, key=lambda place: id(place[0])):
+            found = list(group)
+            whole, indices = found[0][0], [i for _, i in found]
+            parts.append(whole if len(indices) == len(whole) else whole.select(indices))
+        return joined(parts)
+
+    def _encode(self, windows: Sequence[Window]) -> Encoded:
+        with self._run.timed("encode"):
+            return self._engine.encode(windows)
 
 
 @dataclass(slots=True)
@@ -136,73 +186,58 @@ class _Flow:
 
     run: _Run
     engine: Engine
+    encoder: _Encoder
     decider: LanguageDecider
     decoding: DecodingOptions
     kept: KeptBatches
     aside: _Aside
     heard: list[Heard] = field(default_factory=list)
-    decode: Callable[[], None] | None = None  # of the batch encoded last
-    time_words: tuple[int, float, Callable[[], HeardBatch]] | None = None  # of the one decoded last: number, duration
-    unsettled: deque[tuple[int, float, Future[HeardBatch]]] = field(default_factory=deque)
+    # The words of the batch decoded last, to be timed and on their way: number of the batch, its seconds.
+    words: tuple[int, float, Callable[[], HeardBatch]] | None = None
+    unsettled: tuple[int, float, Future[HeardBatch]] | None = None
 
     def hear(self, number: int, batch: Sequence[Window]) -> None:
-        """One batch through the engine, or what is kept of it. It may still be on its way afterwards."""
+        """One batch through the engine, or what is kept of it. Its words may still be on their way afterwards."""
+        duration_s = sum(window.duration for window in batch)
         known = self.kept.get(number)
         if known is not None:
             self.decider.take(known.vote)
-            self._take(known, sum(window.duration for window in batch))
+            self._take(known, duration_s)
             return
-        encoding = self.aside.do(partial(self._encode, batch), self.aside.encodes)
-        self._decode_encoded()
+        encoded = self.encoder.encode(batch)
         self._begin_words()
-        encoded = encoding.result()
         with self.run.timed("language"):
             languages = self.decider.decide(self.engine, encoded, batch)
-        self.decode = partial(self._decode, number, encoded, batch, languages, self.decider.vote)
-        if not self.aside.encodes:
-            self._decode_encoded()
+        judged = self._decode(encoded, batch, languages)
+        self._take_finished()
+        self.words = number, duration_s, partial(self._time_words, encoded, batch, judged, self.decider.vote)
+        if not self.aside.waits:
+            self._begin_words()
+        if not self.aside.aligns:
+            self._take_finished()
 
     def settle(self) -> None:
         """Wait for all words."""
-        self._decode_encoded()
         self._begin_words()
         self._take_finished()
 
-    def _encode(self, batch: Sequence[Window]) -> Encoded:
-        with self.run.timed("encode"):
-            return self.engine.encode(batch)
-
-    def _decode_encoded(self) -> None:
-        if self.decode is not None:
-            decode, self.decode = self.decode, None
-            decode()
-
-    def _decode(
-        self, number: int, encoded: Encoded, batch: Sequence[Window], languages: Sequence[str], vote: Vote
-    ) -> None:
+    def _decode(self, encoded: Encoded, batch: Sequence[Window], languages: Sequence[str]) -> list[Judged]:
         temperatures = self.run.options.temperatures
         with self.run.timed("decode"):
             ladder = Ladder(temperatures if self.engine.info.can_sample else temperatures[:1])
-            judged = decode_with_fallback(self.engine, encoded, batch, languages, self.decoding, ladder)
-        self._take_finished()
-        duration_s = sum(window.duration for window in batch)
-        self.time_words = (number, duration_s, partial(self._time_words, encoded, batch, judged, vote))
-        if not self.aside.aligns:
-            self._begin_words()
-            self._take_finished()
+            return decode_with_fallback(self.engine, encoded, batch, languages, self.decoding, ladder)
 
     def _begin_words(self) -> None:
-        """Time the words of the batch decoded last. A GPU gets the next batch to encode before, because Python's work
-        for words would hold up what is to be queued there."""
-        if self.time_words is not None:
-            number, duration_s, work = self.time_words
-            self.time_words = None
-            self.unsettled.append((number, duration_s, self.aside.do(work, self.aside.aligns)))
+        if self.words is not None:
+            number, duration_s, work = self.words
+            self.words = None
+            self.unsettled = number, duration_s, self.aside.do(work)
 
     def _take_finished(self) -> None:
-        """Wait for the words that are on their way, and keep finished batches in their order."""
-        while self.unsettled:
-            number, duration_s, words = self.unsettled.popleft()
+        """Wait for the words that are on their way; batches are kept in their order."""
+        if self.unsettled is not None:
+            number, duration_s, words = self.unsettled
+            self.unsettled = None
             done = words.result()
             self.kept.keep(number, done)
             self._take(done, duration_s)
@@ -230,7 +265,7 @@ def _refuse_what_the_engine_cannot(options: Options, info: EngineInfo) -> None:
         raise UnsupportedTaskError(f"model {info.model} cannot {options.task}", hint=hint)
 
 
-def _windows(run: _Run, listener: Listener | None) -> Generator[list[Window], None, None]:
+def _windows(run: _Run, listener: Listener | None) -> WindowStream:
     """The recording as lists of windows, one list per block read. The listener, if any, is the engine's own."""
     threads = run.options.threads or usable_cores()
     measure = (listener or (SpeechDetector(threads) if run.options.vad else Loudness())).push
@@ -262,20 +297,13 @@ def _windows(run: _Run, listener: Listener | None) -> Generator[list[Window], No
                 return
 
 
-def _batches(
-    stream: Iterable[list[Window]], size: int, first: Sequence[int], decider: LanguageDecider
-) -> Iterator[list[Window]]:
-    """Full batches while the stream lasts; before them one as soon as so many windows are there, for each of ``first``.
-    The batch that votes on the language is full, and spread over what is there."""
+def _batches(stream: Iterable[list[Window]], size: int, decider: LanguageDecider) -> Iterator[list[Window]]:
+    """Full batches while the stream lasts. The batch that votes on the language is spread over what is there."""
     waiting: list[Window] = []
-    wanted = chain([] if decider.is_open else first, repeat(size))
-    least = next(wanted)
     for windows in stream:
         waiting += windows
-        while len(waiting) >= least:
-            n = min(size, len(waiting))
-            yield _spread(waiting, n) if decider.is_open else _first(waiting, n)
-            least = next(wanted)
+        while len(waiting) >= size:
+            yield _spread(waiting, size) if decider.is_open else _first(waiting, size)
     if waiting:
         yield waiting
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 
 from .transcript import Word
 
@@ -67,13 +68,13 @@ def _ends_sentence(words: Sequence[Word], i: int, *, cased: bool) -> bool:
     pause_s = _pause_s(word, after)
     if pause_s >= PAUSE_S or (word.speaker and after.speaker and word.speaker != after.speaker):
         return True
-    if _MARKS_ONLY.match(after.text) and not _QUOTE_OPENS.match(after.text):
+    if _only_closes(after.text):
         return False  # a quotation mark on its own belongs to what it closes
     text = _with_marks(words, i)
-    final = _FINAL.search(text)
+    final = _final(text)
     if not final:
         return False
-    if final[0][0] in _WIDE_FINAL:
+    if final[0] in _WIDE_FINAL:
         return True
     if not after.text[:1].isspace() and after.text[:1].isascii():
         return False  # "3." + "14", "example." + "com"
@@ -86,8 +87,28 @@ def _ends_sentence(words: Sequence[Word], i: int, *, cased: bool) -> bool:
 def _with_marks(words: Sequence[Word], i: int) -> str:
     """The text of word ``i``, with that of the word before it where it is only a mark."""
     text = words[i].text
-    joins = i > 0 and _MARKS_ONLY.match(text) and not _QUOTE_OPENS.match(text)
-    return words[i - 1].text.strip() + text.strip() if joins else text.strip()
+    return words[i - 1].text.strip() + text.strip() if i > 0 and _only_closes(text) else text.strip()
+
+
+# The same words come again and again.
+
+
+@lru_cache(maxsize=1 << 14)
+def _only_closes(text: str) -> bool:
+    """Whether it is marks alone, of those that stand behind a word."""
+    return bool(_MARKS_ONLY.match(text)) and not _QUOTE_OPENS.match(text)
+
+
+@lru_cache(maxsize=1 << 14)
+def _final(text: str) -> str:
+    """The marks at its end that may end a sentence, empty if there are none."""
+    found = _FINAL.search(text)
+    return found[0] if found else ""
+
+
+@lru_cache(maxsize=1 << 14)
+def _ends_clause(text: str) -> bool:
+    return bool(_CLAUSE.search(text))
 
 
 def _pause_s(before: Word, after: Word) -> float:
@@ -104,7 +125,7 @@ def _is_abbreviation(text: str, following: str, pause_s: float) -> bool:
 
 def _shortened(stretch: list[Word]) -> list[list[Word]]:
     """A stretch without punctuation at its pauses; what is still too long, at the best place in its middle."""
-    if any(_FINAL.search(word.text.strip()) or _CLAUSE.search(word.text.strip()) for word in stretch):
+    if any(_final(text) or _ends_clause(text) for text in (word.text.strip() for word in stretch)):
         return _within(stretch, PUNCTUATED_LIMIT)
     if stretch[-1].end - stretch[0].start <= UNPUNCTUATED_S:
         return _within(stretch, UNPUNCTUATED_LIMIT)
@@ -133,7 +154,7 @@ def _best_cut(part: list[Word]) -> int:
     candidates = range(max(1, low), max(2, min(high + 1, len(part))))
 
     def merit(i: int) -> tuple[bool, float, float]:
-        after_clause = bool(_CLAUSE.search(part[i - 1].text.strip()))
+        after_clause = _ends_clause(part[i - 1].text.strip())
         return after_clause, _pause_s(part[i - 1], part[i]), -abs(i - len(part) / 2)
 
     return max(candidates, key=merit)

@@ -20,7 +20,7 @@ import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from ..errors import EngineUnavailableError, ModelUnavailableError, UnknownNameError
 from ..progress import Progress, unreported
@@ -91,7 +91,8 @@ class EngineInfo:
     tasks: tuple[str, ...] = ("transcribe",)
     batch_size: int = 8  # windows that it decodes best at once on this machine
     aligns_aside: bool = False  # align() may run in another thread while the next batch is encoded and decoded
-    encodes_aside: bool = False  # and encode(), while the batch before is decoded; close() breaks it off
+    early_windows: int = 0  # encode() may be given so many of a batch that is not full, as they come, to be joined
+    encodes_aside: bool = False  # and that in another thread while earlier ones are decoded; close() breaks it off
     can_sample: bool = True  # decodes differently at another temperature, so that a second try makes sense
     versions: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[Notice, ...] = ()
@@ -148,6 +149,13 @@ class Encoded(Protocol):
 
     def select(self, indices: Sequence[int]) -> Encoded:
         """The same windows, only those at ``indices``, in that order."""
+
+
+class Joinable(Encoded, Protocol):
+    """What an engine makes that encodes early."""
+
+    def joined(self, others: Sequence[Any]) -> Encoded:
+        """These windows, then those of the others."""
 
 
 class Engine(Protocol):
@@ -218,6 +226,12 @@ def decode_until(
             hotter = following(i, replace(one, temperature=temperature))
             if hotter is not None:
                 waiting.setdefault(hotter, []).append(i)
+
+
+def joined(parts: Sequence[Encoded]) -> Encoded:
+    """The windows of all parts as one batch. Several parts: of an engine that encodes early."""
+    first, *others = parts
+    return cast(Joinable, first).joined(others) if others else first
 
 
 def listener_of(engine: Engine) -> Listener | None:

@@ -9,6 +9,9 @@ from ..compat import memory
 
 # What listens beside the model holds: half an hour of audio twice while a block is added, the windows waiting, spectra.
 LISTENING_BYTES = 400_000_000
+# Whose keys and values are there beside those of a batch: of one, words are timed. Ours encodes the next one in parts,
+# as its windows come, and the last part may be as large as a batch.
+BATCHES_BESIDE = {memory.WHISPER: 2}
 
 
 def shape_of(geometry: Geometry, model: str) -> memory.Geometry:
@@ -44,7 +47,6 @@ def batch_that_fits(shape: memory.Geometry, engine: str, compute_type: str, free
     limit = free_bytes * memory.USABLE_SHARE
     for batch in sorted((size for size in memory.BATCHES if size <= most), reverse=True):
         need = memory.memory_need(shape, engine, compute_type, batch)
-        # Words of one batch are timed while the next is encoded: its keys and values are there twice.
-        if need.total_bytes + need.audio_cache_bytes + LISTENING_BYTES <= limit:
+        if need.total_bytes + BATCHES_BESIDE.get(engine, 1) * need.audio_cache_bytes + LISTENING_BYTES <= limit:
             return batch
     return 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -14,7 +15,18 @@ from ..errors import EngineFailedError
 from ..regions import Window
 from ..transcript import Notice, Word
 from ..vad import FRAME_SAMPLES, SpeechDetector
-from . import Decoded, DecodingOptions, Encoded, Engine, EngineInfo, Following, Listener, decode_until, listener_of
+from . import (
+    Decoded,
+    DecodingOptions,
+    Encoded,
+    Engine,
+    EngineInfo,
+    Following,
+    Listener,
+    decode_until,
+    joined,
+    listener_of,
+)
 
 Result = TypeVar("Result")
 
@@ -38,14 +50,22 @@ class KeptBatch:
     """A batch as one engine encoded it, with its windows, so that another engine can encode it again."""
 
     windows: tuple[Window, ...]
-    inner: Encoded
-    encoder: Engine
+    inner: Encoded | None
+    encoder: Engine | None
 
     def __len__(self) -> int:
         return len(self.windows)
 
     def select(self, indices: Sequence[int]) -> KeptBatch:
-        return KeptBatch(tuple(self.windows[i] for i in indices), self.inner.select(indices), self.encoder)
+        inner = self.inner.select(indices) if self.inner is not None else None
+        return KeptBatch(tuple(self.windows[i] for i in indices), inner, self.encoder)
+
+    def joined(self, others: Sequence[KeptBatch]) -> KeptBatch:
+        """To be encoded again where parts are from different engines."""
+        parts = [self, *others]
+        windows = tuple(window for part in parts for window in part.windows)
+        inner = [part.inner for part in parts if part.inner is not None and part.encoder is self.encoder]
+        return KeptBatch(windows, *((joined(inner), self.encoder) if len(inner) == len(parts) else (None, None)))
 
 
 class FallbackEngine:
@@ -56,6 +76,7 @@ class FallbackEngine:
         self._load_on_cpu = load_on_cpu
         self._notices: tuple[Notice, ...] = ()
         self._broken: Engine | None = None
+        self._taking_over = threading.Lock()
 
     @property
     def info(self) -> EngineInfo:
@@ -69,8 +90,7 @@ class FallbackEngine:
         return self._engine.notices(options)
 
     def encode(self, windows: Sequence[Window]) -> KeptBatch:
-        inner = self._with_fallback(lambda engine: engine.encode(windows))
-        return KeptBatch(tuple(windows), inner, self._engine)
+        return self._with_fallback(lambda engine: KeptBatch(tuple(windows), engine.encode(windows), engine))
 
     def detect_language(self, encoded: KeptBatch) -> list[dict[str, float]]:
         return self._with_fallback(lambda engine: engine.detect_language(_encoded_by(engine, encoded)))
@@ -97,13 +117,16 @@ class FallbackEngine:
         self._engine.close()
 
     def _with_fallback(self, work: Callable[[Engine], Result]) -> Result:
+        engine = self._engine
         try:
-            return work(self._engine)
+            return work(engine)
         except EngineFailedError as error:
-            if self._load_on_cpu is None:
-                raise
-            self._take_cpu(self._load_on_cpu, error)
-        return work(self._engine)
+            with self._taking_over:
+                if self._engine is engine:  # no other thread was before this one
+                    if self._load_on_cpu is None:
+                        raise
+                    self._take_cpu(self._load_on_cpu, error)
+        return self._with_fallback(work)
 
     def _take_cpu(self, load_on_cpu: Callable[[], Engine], error: EngineFailedError) -> None:
         if OUT_OF_MEMORY in str(error).lower():

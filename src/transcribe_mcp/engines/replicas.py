@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from ..errors import OutOfMemoryError
 from ..regions import Window
 from ..transcript import Notice, Word
-from . import Decoded, DecodingOptions, Engine, EngineInfo, Following, Listener, decode_until, listener_of
+from . import Decoded, DecodingOptions, Engine, EngineInfo, Following, Listener, decode_until, joined, listener_of
 
 Result = TypeVar("Result")
 Work = Callable[[Engine, Any, Sequence[int]], list[Result]]
@@ -60,6 +60,25 @@ class PartedBatch:
         parts = (part.select(new_place) for part in self.parts if not new_place.keys().isdisjoint(part.places))
         return PartedBatch(list(parts))
 
+    def joined(self, others: Sequence[PartedBatch]) -> PartedBatch:
+        """Parts of one engine become one, so that it decodes all their windows at once."""
+        parts, n = list(self.parts), len(self)
+        for other in others:
+            parts += [replace(part, places=tuple(n + place for place in part.places)) for part in other.parts]
+            n += len(other)
+        encoded: dict[int, list[Part]] = {}  # by engine
+        for part in parts:
+            if part.inner is not None:
+                encoded.setdefault(id(part.engine), []).append(part)
+        unkept = [part for part in parts if part.inner is None]
+        return PartedBatch([*map(_one, encoded.values()), *unkept])
+
+
+def _one(parts: Sequence[Part]) -> Part:
+    windows = tuple(window for part in parts for window in part.windows)
+    places = tuple(place for part in parts for place in part.places)
+    return Part(parts[0].engine, windows, places, joined([part.inner for part in parts]))
+
 
 class Replicas:
     """One engine made of others with the same model, each on a device of its own; one alone only has its memory minded.
@@ -69,7 +88,8 @@ class Replicas:
 
     def __init__(self, engines: Sequence[Engine]) -> None:
         self._engines = tuple(engines)
-        self._pool = ThreadPoolExecutor(len(engines), "replica") if len(engines) > 1 else None
+        # For each, what is encoded, decoded and timed at the same time.
+        self._pool = ThreadPoolExecutor(3 * len(engines), "replica") if len(engines) > 1 else None
         self._limit: int | None = None  # windows that fit into the fullest device, once one had too many
 
     @property
@@ -85,6 +105,7 @@ class Replicas:
             infos[0],
             device=",".join(dict.fromkeys(info.device for info in infos)),
             batch_size=size,
+            early_windows=sum(info.early_windows for info in infos),
             warnings=tuple(dict.fromkeys(warnings)),
         )
 
@@ -142,8 +163,9 @@ class Replicas:
         try:
             return [replace(part, inner=part.engine.encode(part.windows))]
         except OutOfMemoryError:
-            if len(part.windows) == 1:
-                raise
+            pass
+        if n == 1:  # there may be room when the batches before are through
+            return [part]
         return part.pieces(self._shrunk(part))
 
     def _each(self, batch: PartedBatch, work: Work[Result]) -> list[Result]:

@@ -108,7 +108,7 @@ class SharedEngine:
     @property
     def info(self) -> EngineInfo:
         # A batch is kept before the next one begins: a worker that dies costs one.
-        return replace(self._device.info(self.choice), encodes_aside=False, aligns_aside=False)
+        return replace(self._device.info(self.choice), early_windows=0, encodes_aside=False, aligns_aside=False)
 
     def notices(self, options: DecodingOptions) -> tuple[Notice, ...]:
         """Asked once for each options, and while the engine is at hand: it may be another job's later."""

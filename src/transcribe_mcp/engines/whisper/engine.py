@@ -97,6 +97,15 @@ class EncodedWindows:
             self.unproved,
         )
 
+    def joined(self, others: Sequence[EncodedWindows]) -> EncodedWindows:
+        parts = [self, *others]
+        return EncodedWindows(
+            tuple(window for part in parts for window in part.windows),
+            tuple(row for part in parts for row in part.rows),
+            {},
+            [one for part in parts for one in part.unproved],
+        )
+
     def prove(self) -> None:
         """Raises: EngineFailedError when a window holds samples that are no numbers."""
         while self.unproved:

@@ -39,7 +39,7 @@ from .runner import EagerSteps, on
 from .states import AudioStates, audio_states
 
 Kept = TypeVar("Kept")  # what the decoder reads of the audio
-LEAST_CUDA_BATCH_SIZE, WINDOWS_A_LAYER = 48, 8
+LEAST_CUDA_BATCH_SIZE, WINDOWS_A_LAYER = 64, 8
 VOCABULARY_MULTIPLE = 128  # an odd number of outputs takes cuBLAS twice the time
 INT8_AUDIO = "+int8"  # 8-bit keys and values of the audio; on a CPU the decoder's products too
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -51,6 +51,7 @@ _INT8_WITH_ENCODER = {"int8": "int8", "bfloat16": "bfloat16" + INT8_AUDIO}
 CPU_ROOM, CUDA_ROOM = (1, 2, 4, 8, 16), (1, 4, 16, 64, 128, 256)
 CORES_PER_WORKER = 4  # a decoding step does not use more
 ENCODED_AT_ONCE_CUDA = 32  # fills an H100; more only takes memory
+EARLY_WINDOWS_CPU = 8  # no more than the smallest batch
 
 
 def load(request: EngineRequest) -> Engine:
@@ -90,6 +91,7 @@ def _load_on(request: EngineRequest, device: torch.device) -> WhisperEngine:
         machinery = _machinery(checkpoint, device, compute_type, request)
     # A worker whose part of a batch is done goes on with what comes next. In 8 bits several batches are not too many.
     shares_workers = device.type == "cpu" and _in_int8(compute_type) and machinery.workers > 1
+    in_queue = device.type == "cuda"  # encode() is over when the device has been told
     notices = request.notices
     if not directions.names_heads:
         message = (
@@ -104,8 +106,9 @@ def _load_on(request: EngineRequest, device: torch.device) -> WhisperEngine:
         languages=("en",) if checkpoint.english_only else vocabulary.languages,
         tasks=("transcribe",) if checkpoint.can_translate is False else ("transcribe", "translate"),
         batch_size=batch_size,
+        early_windows=machinery.encoded_at_once if in_queue else EARLY_WINDOWS_CPU if shares_workers else 0,
         encodes_aside=shares_workers,
-        aligns_aside=device.type == "cuda" or shares_workers,
+        aligns_aside=in_queue or shares_workers,
         versions={"torch": torch.__version__},
         warnings=notices,
     )
@@ -129,7 +132,7 @@ def _cuda_batch_size(checkpoint: Checkpoint, device: torch.device, compute_type:
     """As many windows as fit beside what others hold, before the model is loaded.
 
     A step of decoding takes some time for every layer however many windows there are: models with many layers want
-    large batches. Those with few want the first batch to begin soon and the last one's words to be few.
+    large batches. Those with few want progress to be told often and the last batch's words to be few.
     """
     free_bytes, _ = torch.cuda.mem_get_info(device)
     geometry = geometry_of(checkpoint)
