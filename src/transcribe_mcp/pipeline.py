@@ -34,7 +34,6 @@ BLOCK_S = 300.0  # read and searched for speech at once; sets the memory, not th
 DECODED_BLOCK_S = 600.0  # for a listener, of samples that need not be read: it takes hardly longer over more at once
 BLOCKS_AHEAD, AHEAD_S = 2, 1800.0  # the latter for a listener, whose blocks are shorter than a batch
 EARLY_SHARE = 4  # windows are encoded early as soon as there is a quarter of what an engine likes to be given
-PARTS_AHEAD = 1  # encoded in another thread; one more is at work
 
 Result = TypeVar("Result")
 WindowStream = Generator[list[Window], None, None]
@@ -139,9 +138,12 @@ class _Encoder:
         """The windows of ``stream``, in parts of a batch where they are encoded early."""
         if not self._is_early:
             return stream
-        parts = self._as_they_come(stream, min(self._info.early_windows, batch_size))
-        # Broken off, what is being encoded is not waited for: closing the engine stops it sooner.
-        return ahead(parts, PARTS_AHEAD, wait=False) if self._info.encodes_aside else parts
+        size = min(self._info.early_windows, batch_size)
+        parts = self._as_they_come(stream, size)
+        if not self._info.encodes_aside:
+            return parts
+        # A batch ahead, what is at work included. Broken off, it is not waited for: closing the engine stops it sooner.
+        return ahead(parts, max(1, batch_size // size - 1), wait=False)
 
     def _as_they_come(self, stream: WindowStream, size: int) -> WindowStream:
         waiting: list[Window] = []
