@@ -65,7 +65,9 @@ class KeptBatch:
         parts = [self, *others]
         windows = tuple(window for part in parts for window in part.windows)
         inner = [part.inner for part in parts if part.inner is not None and part.encoder is self.encoder]
-        return KeptBatch(windows, *((joined(inner), self.encoder) if len(inner) == len(parts) else (None, None)))
+        if len(inner) < len(parts):
+            return KeptBatch(windows, None, None)
+        return KeptBatch(windows, joined(inner), self.encoder)
 
 
 class FallbackEngine:
