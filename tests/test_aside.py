@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scripted_engine import INFO, ScriptedBatch, ScriptedEngine
+from scripted_engine import INFO, ScriptedBatch, ScriptedEngine, says_hello
 from whisper_nano import speech_truths
 
 from transcribe_mcp import pipeline
@@ -135,7 +135,7 @@ class Counting(ScriptedEngine):
 @pytest.mark.parametrize("size", [1, 3, 8, 40])
 @pytest.mark.parametrize("language", ["en", "auto"])
 @pytest.mark.parametrize("info", [EARLY, ALL_ASIDE], ids=["in turn", "aside"])
-def test_windows_encoded_early_are_decoded_in_the_same_batches(
+def test_windows_encoded_early_are_decoded_in_order_in_full_or_nearly_full_batches(
     talk: np.ndarray, info: EngineInfo, language: str, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pipeline, "BLOCK_S", 60.0)  # so that windows come a few at a time
@@ -146,12 +146,41 @@ def test_windows_encoded_early_are_decoded_in_the_same_batches(
 
     assert found.segments == expected.segments
     assert found.language == expected.language
-    if language != "auto":  # which windows vote depends on how many have come
+    if language == "auto":  # which windows vote depends on how many have come
+        assert sum(len(call.starts) for call in early.calls) == sum(early.parts)
+    elif info.encodes_aside:
         assert early.calls == plain.calls
+    else:  # a device that would wait takes a batch that is nearly full
+        assert starts(early) == starts(plain)
+        assert all(pipeline.FULL_SHARE * size <= len(call.starts) <= size for call in early.calls[:-1])
     assert max(early.parts) <= size
     assert sum(early.parts) == sum(plain.parts)
     if size == 40:
         assert len(early.parts) > len(plain.parts) == 1, "the device has work before the batch is full"
+
+
+def starts(engine: ScriptedEngine) -> list[float]:
+    return [start for call in engine.calls for start in call.starts]
+
+
+def test_a_nearly_full_batch_does_not_wait_for_a_source_that_falters(
+    talk: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "BLOCK_S", 60.0)  # three of them hold seven windows
+    has_decoded = threading.Event()
+
+    def hear(window: Window, language: str, options: DecodingOptions) -> Decoded:
+        has_decoded.set()
+        return says_hello(window, language, options)
+
+    def falters(stage: str, done_s: float | None, duration_s: float | None) -> None:
+        if stage == "speech" and (done_s or 0) > 180.0:
+            assert has_decoded.wait(WAIT_S), "the batch waited for its last window"
+
+    engine = ScriptedEngine(hear=hear, info=EARLY)
+    transcribe(talk, engine, Options(language="en", batch_size=8), progress=falters)
+
+    assert [len(call.starts) for call in engine.calls] == [7, 3]
 
 
 @pytest.mark.parametrize("size", [1, 3, 8])

@@ -23,41 +23,61 @@ class _Next(Generic[Item]):
     item: Item
 
 
-def ahead(items: Iterator[Item], depth: int, *, wait: bool = True) -> Generator[Item, None, None]:
+class Ahead(Iterator[Item]):
     """The same items, made up to ``depth`` ahead of their use.
 
-    What the iterator raises is raised here. Closing this generator stops the thread and closes the iterator, if it is
-    a generator itself; ``wait=False`` leaves that to the thread, once it is through with the item that it is making.
+    What the iterator raises is raised here. Closing stops the thread and closes the iterator, if it is a generator;
+    ``wait=False`` leaves that to the thread, once it is through with the item that it is making.
     """
-    results: queue.Queue[_Next[Item] | _Failed | None] = queue.Queue(depth)
-    stopped = threading.Event()
 
-    def put(result: _Next[Item] | _Failed | None) -> None:
-        while not stopped.is_set():
-            with suppress(queue.Full):
-                results.put(result, timeout=POLL_S)
-                return
+    def __init__(self, items: Iterator[Item], depth: int, *, wait: bool = True) -> None:
+        self._items, self._wait = items, wait
+        self._results: queue.Queue[_Next[Item] | _Failed | None] = queue.Queue(depth)
+        self._stopped = threading.Event()
+        # Not waited for on closing, it is when Python ends.
+        self._thread = threading.Thread(target=self._run, name="ahead", daemon=wait)
+        self._is_begun = self._is_over = False
 
-    def run() -> None:
+    def is_ready(self) -> bool:
+        """Whether the next item, or the end, is there without waiting. The first to ask makes the thread begin."""
+        self._begin()
+        return self._is_over or not self._results.empty()
+
+    def __next__(self) -> Item:
+        self._begin()
+        result = None if self._is_over else self._results.get()
+        if isinstance(result, _Next):
+            return result.item
+        self.close()
+        if isinstance(result, _Failed):
+            raise result.error
+        raise StopIteration
+
+    def close(self) -> None:
+        self._is_over = True
+        self._stopped.set()
+        if self._wait and self._thread.is_alive():
+            self._thread.join()
+
+    def _begin(self) -> None:
+        if not self._is_begun and not self._stopped.is_set():
+            self._is_begun = True
+            self._thread.start()
+
+    def _run(self) -> None:
         try:
-            while not stopped.is_set():
-                put(_Next(next(items)))
+            while not self._stopped.is_set():
+                self._put(_Next(next(self._items)))
         except StopIteration:
-            put(None)
+            self._put(None)
         except BaseException as error:  # noqa: BLE001 - handed to the reader, who raises it
-            put(_Failed(error))
+            self._put(_Failed(error))
         finally:
-            if isinstance(items, Generator):
-                items.close()
+            if isinstance(self._items, Generator):
+                self._items.close()
 
-    thread = threading.Thread(target=run, name="ahead", daemon=wait)  # not waited for here, it is when Python ends
-    try:
-        thread.start()  # Ctrl-C may come while it starts: it must not be at work when the interpreter ends
-        while (result := results.get()) is not None:
-            if isinstance(result, _Failed):
-                raise result.error
-            yield result.item
-    finally:
-        stopped.set()
-        if wait and thread.is_alive():
-            thread.join()
+    def _put(self, result: _Next[Item] | _Failed | None) -> None:
+        while not self._stopped.is_set():
+            with suppress(queue.Full):
+                self._results.put(result, timeout=POLL_S)
+                return

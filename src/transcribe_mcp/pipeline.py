@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 
 from . import __version__
-from .ahead import ahead
+from .ahead import Ahead
 from .align.times import clamp_to_speech
 from .audio import SAMPLE_RATE_HZ, Samples, decoded_blocks, probe, read_blocks
 from .engines import DecodingOptions, Encoded, Engine, EngineInfo, Listener, joined, listener_of
@@ -33,10 +33,14 @@ from .vad import SpeechDetector
 BLOCK_S = 300.0  # read and searched for speech at once; sets the memory, not the result. A listener has its own
 DECODED_BLOCK_S = 600.0  # for a listener, of samples that need not be read: it takes hardly longer over more at once
 BLOCKS_AHEAD, AHEAD_S = 2, 1800.0  # the latter for a listener, whose blocks are shorter than a batch
+READING_SHARE = 0.75  # of the cores, where a GPU does the rest: threads that tell it what to do need some as well
 EARLY_SHARE = 4  # windows are encoded early as soon as there is a quarter of what an engine likes to be given
+FULL_SHARE = 0.75  # a batch so full is decoded rather than that the device waits for the windows that it lacks
 
 Result = TypeVar("Result")
 WindowStream = Generator[list[Window], None, None]
+Parts = Generator[list[Window] | None, None, None]  # None: the next windows are not there yet, and the device is idle
+Stream = Parts | Ahead[list[Window]] | Ahead[list[Window] | None]
 
 
 @dataclass(slots=True)
@@ -95,7 +99,7 @@ def transcribe(
         depth = max(BLOCKS_AHEAD, round(AHEAD_S / listener.block_s)) if listener else BLOCKS_AHEAD
         encoder = _Encoder(run, engine, early=kept_batches is None)
         flow = _Flow(run, engine, encoder, decider, decoding, kept_batches or Unkept(), aside)
-        with closing(encoder.early(ahead(_windows(run, listener), depth), batch_size)) as stream:
+        with closing(encoder.early(Ahead(_windows(run, listener), depth), batch_size)) as stream:
             for number, batch in enumerate(_batches(stream, batch_size, decider)):
                 flow.hear(number, batch)
         flow.settle()
@@ -134,7 +138,7 @@ class _Encoder:
         self._is_early = early and self._info.early_windows > 0
         self._encoded: dict[float, tuple[Encoded, int]] = {}  # where to find the window that begins then
 
-    def early(self, stream: WindowStream, batch_size: int) -> WindowStream:
+    def early(self, stream: Ahead[list[Window]], batch_size: int) -> Stream:
         """The windows of ``stream``, in parts of a batch where they are encoded early."""
         if not self._is_early:
             return stream
@@ -143,16 +147,20 @@ class _Encoder:
         if not self._info.encodes_aside:
             return parts
         # A batch ahead, what is at work included. Broken off, it is not waited for: closing the engine stops it sooner.
-        return ahead(parts, max(1, batch_size // size - 1), wait=False)
+        return Ahead(parts, max(1, batch_size // size - 1), wait=False)
 
-    def _as_they_come(self, stream: WindowStream, size: int) -> WindowStream:
+    def _as_they_come(self, stream: Ahead[list[Window]], size: int) -> Parts:
         waiting: list[Window] = []
         least = -(-size // EARLY_SHARE)
         with closing(stream):
-            for windows in stream:
+            while (windows := next(stream, None)) is not None:
                 waiting += windows
+                if len(waiting) < size and stream.is_ready():
+                    continue  # a larger part is faster
                 while len(waiting) >= least:
                     yield self._encoded_part(_first(waiting, size))
+                if not self._info.encodes_aside and not stream.is_ready():
+                    yield None
         if waiting:
             yield self._encoded_part(waiting)
 
@@ -273,8 +281,13 @@ def _windows(run: _Run, listener: Listener | None) -> WindowStream:
     measure = (listener or (SpeechDetector(threads) if run.options.vad else Loudness())).push
     finder, cutter = RegionFinder(), WindowCutter()
     block_s = listener.block_s if listener else BLOCK_S
+    blocks: Generator[Samples, None, None] | Ahead[Samples]
     if isinstance(run.source, Path):
-        blocks = read_blocks(run.source, block_s=block_s, threads=threads, notices=run.notices)
+        shares_cores = listener is not None and not run.options.threads
+        readers = max(1, round(threads * READING_SHARE)) if shares_cores else threads
+        blocks = read_blocks(run.source, block_s=block_s, threads=readers, notices=run.notices)
+        if listener:  # while it hears one, the next is put together
+            blocks = Ahead(blocks, 1)
     else:
         block_s = max(block_s, DECODED_BLOCK_S) if listener else block_s
         blocks = decoded_blocks(run.source, block_s=block_s, notices=run.notices)
@@ -299,11 +312,16 @@ def _windows(run: _Run, listener: Listener | None) -> WindowStream:
                 return
 
 
-def _batches(stream: Iterable[list[Window]], size: int, decider: LanguageDecider) -> Iterator[list[Window]]:
-    """Full batches while the stream lasts. The batch that votes on the language is spread over what is there."""
+def _batches(stream: Stream, size: int, decider: LanguageDecider) -> Iterator[list[Window]]:
+    """Full batches while the stream lasts, or nearly full ones where it falters.
+
+    The batch that votes on the language is spread over what is there.
+    """
     waiting: list[Window] = []
     for windows in stream:
-        waiting += windows
+        if windows is None and len(waiting) >= FULL_SHARE * size:
+            yield _first(waiting, size)
+        waiting += windows or []
         while len(waiting) >= size:
             yield _spread(waiting, size) if decider.is_open else _first(waiting, size)
     if waiting:

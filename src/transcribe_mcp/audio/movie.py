@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 import av
 import av.filter
 import numpy as np
 from av.audio.frame import AudioFrame
+from av.filter.context import FilterContext
 
 from .media import OPEN_OPTIONS
 from .resampler import SAMPLE_RATE_HZ, Samples, to_mono_16_khz
@@ -22,6 +24,10 @@ from .resampler import SAMPLE_RATE_HZ, Samples, to_mono_16_khz
 SEEK_BACKWARD = 1  # AVSEEK_FLAG_BACKWARD: to the last place before, not the nearest
 PULL_S = 20.0  # every time, a thread has to wait for the interpreter lock, and the busier Python is the longer
 TIMESTAMP_SAMPLES = 1  # by how much a timestamp at 16 kHz may be off without a hole being there: rounding
+
+# To open a file takes the interpreter lock for milliseconds. Where several threads wait to do that, a thread that
+# tells a GPU what to do would come after all of them.
+_opening = Lock()
 
 
 class Gap(Exception):
@@ -63,6 +69,27 @@ def read_excerpt(excerpt: Excerpt) -> Iterator[Samples]:
         Gap: see there.
         av.FFmpegError: the file cannot be opened or decoded this way.
     """
+    with _opening:
+        _graph, source, sink = _open(excerpt)  # it has to outlive its ends
+    if excerpt.seek_pts is not None:
+        # As a command, because it lets go of the interpreter lock, and as an option of the filter it would not: finding
+        # a place at the end of a long MP3 takes as long as decoding two minutes.
+        source.process_command("seek", f"{excerpt.stream}|{excerpt.seek_pts}|{SEEK_BACKWARD}")
+    expected = excerpt.begin * SAMPLE_RATE_HZ // excerpt.rate_hz
+    while True:
+        try:
+            frame = sink.pull()
+        except (av.error.BlockingIOError, av.error.EOFError):
+            return
+        assert isinstance(frame, AudioFrame)
+        if frame.pts is None or abs(frame.pts - expected) > TIMESTAMP_SAMPLES:
+            raise Gap
+        expected += frame.samples
+        yield np.frombuffer(frame.planes[0], np.float32, frame.samples)  # type: ignore[call-overload]
+
+
+def _open(excerpt: Excerpt) -> tuple[av.filter.Graph, FilterContext, FilterContext]:
+    """The graph and its two ends."""
     graph = av.filter.Graph()
     open_options = OPEN_OPTIONS | {"skip_initial_bytes": str(excerpt.skip_bytes)}
     options = ":".join(f"{name}={value}" for name, value in open_options.items())
@@ -84,18 +111,4 @@ def read_excerpt(excerpt: Excerpt) -> Iterator[Samples]:
     sink = graph.add("abuffersink")
     graph.link_nodes(*chain, sink).configure()
     graph.set_audio_frame_size(round(PULL_S * SAMPLE_RATE_HZ))
-    if excerpt.seek_pts is not None:
-        # As a command, because it lets go of the interpreter lock, and as an option of the filter it would not: finding
-        # a place at the end of a long MP3 takes as long as decoding two minutes.
-        source.process_command("seek", f"{excerpt.stream}|{excerpt.seek_pts}|{SEEK_BACKWARD}")
-    expected = excerpt.begin * SAMPLE_RATE_HZ // excerpt.rate_hz
-    while True:
-        try:
-            frame = sink.pull()
-        except (av.error.BlockingIOError, av.error.EOFError):
-            return
-        assert isinstance(frame, AudioFrame)
-        if frame.pts is None or abs(frame.pts - expected) > TIMESTAMP_SAMPLES:
-            raise Gap
-        expected += frame.samples
-        yield np.frombuffer(frame.planes[0], np.float32, frame.samples)  # type: ignore[call-overload]
+    return graph, source, sink

@@ -39,8 +39,9 @@ from .serial import GAP_S
 
 Source = tuple[InputContainer, AudioStream]
 
-RANGE_S = 90  # to open a file takes the interpreter lock, so shorter ones hold up others, and longer ones come late
-FIRST_RANGE_S = 30  # of one range for each thread: what is waited for is what all of them work at
+# Each thread's first range, its second, its others. To open a file takes the interpreter lock, so short ranges hold up
+# others; but long ones come late, and what is waited for first is what all threads work at.
+RANGES_S = (40, 60, 90)
 SHARED_S = 1  # what two neighbours both compute
 MARGIN_S = 1  # longer than half of any resampling filter
 TAIL_S = 3  # before the end that a container claims; there the end may be
@@ -217,7 +218,7 @@ def _planned(claim_s: float, threads: int) -> Iterator[Range]:
     """Without an end. What may be the end of the stream has a range of its own, because frame by frame it is slower."""
     begin_s = 0
     for number in count():
-        longest_s = FIRST_RANGE_S if number < threads else RANGE_S
+        longest_s = RANGES_S[min(number // threads, len(RANGES_S) - 1)]
         left_s = int(claim_s) - TAIL_S - begin_s
         end_s = begin_s + (min(longest_s, left_s) if left_s > 0 else longest_s)
         yield Range(begin_s, end_s)
