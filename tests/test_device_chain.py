@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from media import write_audio
 from numpy.typing import NDArray
 from scripted_engine import ScriptedBatch, ScriptedEngine
 from test_vad import babble, serial_run
@@ -184,6 +186,30 @@ def test_an_engine_that_listens_hears_the_windows_that_the_cpu_cuts() -> None:
 
     ours, theirs = ([(s.start, s.end) for s in transcript.segments] for transcript in (aside, own))
     assert len(set(ours) ^ set(theirs)) <= 0.1 * len(theirs), "only a few frames in a thousand may be decided otherwise"
+
+
+def test_a_file_is_heard_as_its_samples_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transcribe_mcp.vad.lanes import DeviceListener
+
+    monkeypatch.setattr(DeviceListener, "block_s", 120.0)
+    monkeypatch.setattr(pipeline, "DECODED_BLOCK_S", 120.0)
+    file = write_audio(tmp_path / "talk.flac", "flac", long_talk())
+    engine = ListeningEngine()
+
+    from_file = transcribe(file, engine)
+
+    assert from_file.segments == transcribe(read(file), ListeningEngine()).segments
+    assert (engine.mismatched, engine.unplaced) == (0, 0)
+
+
+def test_a_file_that_ends_early_is_heard_as_far_as_it_goes(tmp_path: Path) -> None:
+    file = write_audio(tmp_path / "talk.flac", "flac", long_talk())
+    file.write_bytes(file.read_bytes()[:-400_000])
+
+    transcript = transcribe(file, ListeningEngine())
+
+    assert transcript.words
+    assert "source_damaged" in [notice.code for notice in transcript.warnings]
 
 
 def test_audio_behind_the_windows_is_forgotten() -> None:
