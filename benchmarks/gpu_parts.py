@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -187,14 +188,13 @@ def pipeline(setup: Setup, name: str) -> Figures:
             transcribe(samples[:length], engine, GREEDY)  # whatever is made at first use
         for batch in (32, 64, 128) if setup.device != "cpu" else ():
             options = replace(GREEDY, batch_size=batch)
-            sources = {f"decoded, batch {batch}": samples}
-            figures |= attempt(lambda: flows(engine, sources, options, setup.runs))  # noqa: B023
+            figures |= flows(engine, {f"decoded, batch {batch}": samples}, options, setup.runs)
         sources = {"decoded, batch auto": samples, "mp3": setup.folder / "hour.mp3"}
-        figures |= attempt(lambda: flows(engine, sources, GREEDY, 2 * setup.runs + 1))
+        figures |= flows(engine, sources, GREEDY, 2 * setup.runs + 1)
         figures["mp3, media decoding alone"] = attempt(lambda: media(setup.folder / "hour.mp3", setup.runs))
-        figures |= attempt(lambda: flows(engine, {"clip": clip}, GREEDY, 4 * setup.runs))
+        figures |= flows(engine, {"clip": clip}, GREEDY, 4 * setup.runs)
         unheard = replace(GREEDY, vad=False)
-        figures |= attempt(lambda: flows(engine, {"clip, no voice detection": clip}, unheard, 2 * setup.runs))
+        figures |= flows(engine, {"clip, no voice detection": clip}, unheard, 2 * setup.runs)
         figures["listening"] = attempt(lambda: listening(engine, samples))
     return figures
 
@@ -204,20 +204,23 @@ def flows(engine: Engine, sources: Mapping[str, Samples | Path], options: Option
 
     In turns, because what counts is how they compare, and a machine is not always as fast.
     """
-    figures: Figures = {}
-    taken: dict[str, list[float]] = {name: [] for name in sources}
-    for name, source in sources.items():
-        if torch.cuda.is_available():
-            torch.cuda.reset_peak_memory_stats()
-        found = transcribe(source, engine, options)
-        peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
-        figures[name] = {"timings": dict(found.timings), "words": len(found.words), "peak": peak}
+    figures = {name: attempt(partial(stages, engine, source, options)) for name, source in sources.items()}
+    taken: dict[str, list[float]] = {name: [] for name, found in figures.items() if "problem" not in found}
     for _ in range(runs):
-        for name, source in sources.items():
-            taken[name].append(seconds(lambda: transcribe(source, engine, options), 1, 0))  # noqa: B023
+        for name, all_s in taken.items():
+            all_s.append(seconds(partial(transcribe, sources[name], engine, options), 1, 0))
     for name, all_s in taken.items():
         figures[name]["s"] = statistics.median(all_s)
     return figures
+
+
+def stages(engine: Engine, source: Samples | Path, options: Options) -> Figures:
+    """One run of the whole flow: its stages, words and peak memory."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    found = transcribe(source, engine, options)
+    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    return {"timings": dict(found.timings), "words": len(found.words), "peak": peak}
 
 
 def media(path: Path, runs: int) -> Figures:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from job_places import until
 
 from transcribe_mcp.ahead import Ahead
 
@@ -116,9 +116,9 @@ def test_it_says_whether_the_next_item_or_the_end_is_there() -> None:
     assert not reader.is_ready()
     for i in range(2):
         allowed.release()
-        wait_until(reader.is_ready)
+        until(reader.is_ready, "an item is there")
         assert next(reader) == i
-    wait_until(reader.is_ready)
+    until(reader.is_ready, "the end is there")
     assert next(reader, None) is None
     assert reader.is_ready()
     reader.close()
@@ -154,13 +154,6 @@ def test_a_reader_that_never_began_leaves_nothing_behind() -> None:
 
     assert threading.active_count() == before
     assert source.made == 0
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    end_s = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < end_s
-        threading.Event().wait(0.001)
 
 
 def assert_stopped(source: Source) -> None:

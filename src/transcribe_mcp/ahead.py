@@ -34,18 +34,17 @@ class Ahead(Iterator[Item]):
         self._items, self._wait = items, wait
         self._results: queue.Queue[_Next[Item] | _Failed | None] = queue.Queue(depth)
         self._stopped = threading.Event()
-        # Not waited for on closing, it is when Python ends.
+        # What is not waited for on closing is waited for when Python ends.
         self._thread = threading.Thread(target=self._run, name="ahead", daemon=wait)
-        self._is_begun = self._is_over = False
 
     def is_ready(self) -> bool:
         """Whether the next item, or the end, is there without waiting. The first to ask makes the thread begin."""
         self._begin()
-        return self._is_over or not self._results.empty()
+        return self._stopped.is_set() or not self._results.empty()
 
     def __next__(self) -> Item:
         self._begin()
-        result = None if self._is_over else self._results.get()
+        result = None if self._stopped.is_set() else self._results.get()
         if isinstance(result, _Next):
             return result.item
         self.close()
@@ -54,14 +53,13 @@ class Ahead(Iterator[Item]):
         raise StopIteration
 
     def close(self) -> None:
-        self._is_over = True
+        """Also after Ctrl-C while the thread starts: it must not be at work when the interpreter ends."""
         self._stopped.set()
         if self._wait and self._thread.is_alive():
             self._thread.join()
 
     def _begin(self) -> None:
-        if not self._is_begun and not self._stopped.is_set():
-            self._is_begun = True
+        if self._thread.ident is None and not self._stopped.is_set():
             self._thread.start()
 
     def _run(self) -> None:

@@ -78,8 +78,8 @@ def transcribe(
     """Transcribe one recording: a file, or its samples (n,), one channel of floats within ±1 at 16 kHz.
 
     ``progress`` is called with the stages ``read``, ``speech`` and ``windows`` in seconds of audio, from more than one
-    thread. ``kept_batches`` keeps finished batches of windows; which windows a batch holds depends on the recording,
-    the options and the batch size alone, so that it can give them back when the same work is begun again.
+    thread. ``kept_batches`` keeps finished batches of windows; which windows a batch holds then depends on the
+    recording, the options and the batch size alone, so that it can give them back when the same work is begun again.
 
     Raises:
         SourceError: the recording cannot be used.
