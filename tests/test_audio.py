@@ -10,7 +10,9 @@ import threading
 from pathlib import Path
 
 import av
+import av.filter
 import numpy as np
+import psutil
 import pytest
 from media import speechlike, wav_bytes, write_audio, write_video
 
@@ -322,6 +324,18 @@ def test_a_reader_that_stops_early_leaves_no_thread_and_no_open_file(tmp_path):
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
     links = [link.readlink() for link in Path("/proc/self/fd").glob("*") if link.is_symlink()]
     assert path not in links
+
+
+@pytest.mark.skipif(not hasattr(av.filter.Graph(), "threads"), reason="not in every PyAV")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_reading_starts_no_threads_but_those_it_was_given(tmp_path, threads):
+    path = write_audio(tmp_path / "a.mp3", "libmp3lame", speechlike(300))
+
+    def other_threads() -> int:
+        return psutil.Process().num_threads() - threading.active_count()
+
+    before = other_threads()
+    assert max(other_threads() for _ in audio.read_blocks(path, block_s=5, threads=threads)) == before
 
 
 def test_the_memory_of_a_decode_does_not_grow_with_the_recording(tmp_path):

@@ -34,7 +34,7 @@ BLOCK_S = 300.0  # read and searched for speech at once; sets the memory, not th
 DECODED_BLOCK_S = 600.0  # for a listener, of samples that need not be read: it takes hardly longer over more at once
 BLOCKS_AHEAD, AHEAD_S = 2, 1800.0  # the latter for a listener, whose blocks are shorter than a batch
 READING_SHARE = 0.75  # of the cores, where a GPU does the rest: threads that tell it what to do need some as well
-EARLY_SHARE = 4  # windows are encoded early as soon as there is a quarter of what an engine likes to be given
+EARLY_SHARE = 4  # aside, windows are encoded early as soon as there is a quarter of what an engine likes to be given
 FULL_SHARE = 0.75  # a batch so full is decoded rather than that the device waits for the windows that it lacks
 
 Result = TypeVar("Result")
@@ -151,7 +151,7 @@ class _Encoder:
 
     def _as_they_come(self, stream: Ahead[list[Window]], size: int) -> Parts:
         waiting: list[Window] = []
-        least = -(-size // EARLY_SHARE)
+        least = -(-size // EARLY_SHARE) if self._info.encodes_aside else 1  # rather few than that the device waits
         with closing(stream):
             while (windows := next(stream, None)) is not None:
                 waiting += windows

@@ -19,7 +19,7 @@ from av.audio.frame import AudioFrame
 from av.filter.context import FilterContext
 
 from .media import OPEN_OPTIONS
-from .resampler import SAMPLE_RATE_HZ, Samples, to_mono_16_khz
+from .resampler import SAMPLE_RATE_HZ, Samples, new_graph, to_mono_16_khz
 
 SEEK_BACKWARD = 1  # AVSEEK_FLAG_BACKWARD: to the last place before, not the nearest
 PULL_S = 20.0  # every time, a thread has to wait for the interpreter lock, and the busier Python is the longer
@@ -90,7 +90,7 @@ def read_excerpt(excerpt: Excerpt) -> Iterator[Samples]:
 
 def _open(excerpt: Excerpt) -> tuple[av.filter.Graph, FilterContext, FilterContext]:
     """The graph and its two ends."""
-    graph = av.filter.Graph()
+    graph = new_graph()
     open_options = OPEN_OPTIONS | {"skip_initial_bytes": str(excerpt.skip_bytes)}
     options = ":".join(f"{name}={value}" for name, value in open_options.items())
     source = graph.add(

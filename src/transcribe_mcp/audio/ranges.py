@@ -20,8 +20,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import count, takewhile
-from math import gcd, inf
+from itertools import chain, repeat, takewhile
+from math import ceil, gcd, inf
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Event
@@ -39,9 +39,11 @@ from .serial import GAP_S
 
 Source = tuple[InputContainer, AudioStream]
 
-# Each thread's first range, its second, its others. To open a file takes the interpreter lock, so short ranges hold up
-# others; but long ones come late, and what is waited for first is what all threads work at.
-RANGES_S = (40, 60, 90)
+# Each thread's first range, and the longest that follow. To open a file takes the interpreter lock, so short ranges
+# hold up others; but long ones come late, and what is waited for first is what all threads work at.
+FIRST_RANGE_S = 30
+LONGEST_RANGE_S = 75
+RANGES_AHEAD = 1.5  # a thread, begun or waiting: one that takes long, for which all wait, leaves none without work
 SHARED_S = 1  # what two neighbours both compute
 MARGIN_S = 1  # longer than half of any resampling filter
 TAIL_S = 3  # before the end that a container claims; there the end may be
@@ -184,13 +186,14 @@ def ranges(path: Path, layout: RangeLayout, threads: int) -> Generator[Samples]:
         Inexact: the next range cannot be shown to equal the serial decode.
     """
     planned, claim_s = _planned(layout.claim_s or 0, threads), layout.claim_s or inf
+    most_ahead = max(threads + 1, round(RANGES_AHEAD * threads))
     reader = _Reader(path, layout, threads)
     ahead: deque[tuple[Range, Future[tuple[Samples, Samples]]]] = deque()
     following, seam = next(planned), np.empty(0, np.float32)
     try:
         while True:
             # What is behind the end that the container claims is looked at when all before it is there.
-            while len(ahead) <= threads and (not ahead or following.begin_s < claim_s):
+            while len(ahead) < most_ahead and (not ahead or following.begin_s < claim_s):
                 ahead.append((following, reader.begin(following)))
                 following = next(planned)
             part, work = ahead.popleft()
@@ -215,14 +218,26 @@ def _same_seam(before: Samples, again: Samples, layout: RangeLayout) -> bool:
 
 
 def _planned(claim_s: float, threads: int) -> Iterator[Range]:
-    """Without an end. What may be the end of the stream has a range of its own, because frame by frame it is slower."""
+    """Without an end. What may be the end of the stream has a range of its own, because frame by frame it is slower.
+
+    After each thread's first they are equal, and as many for every thread: none is without work while another has a
+    whole range to go.
+    """
+    before_tail_s = int(claim_s) - TAIL_S
+    equal_s = _equal_range_s(before_tail_s - threads * FIRST_RANGE_S, threads)
     begin_s = 0
-    for number in count():
-        longest_s = RANGES_S[min(number // threads, len(RANGES_S) - 1)]
-        left_s = int(claim_s) - TAIL_S - begin_s
+    for longest_s in chain(repeat(FIRST_RANGE_S, threads), repeat(equal_s)):
+        left_s = before_tail_s - begin_s
         end_s = begin_s + (min(longest_s, left_s) if left_s > 0 else longest_s)
         yield Range(begin_s, end_s)
         begin_s = end_s
+
+
+def _equal_range_s(seconds: int, threads: int) -> int:
+    if seconds <= 0:  # all there is, or the length is not known
+        return LONGEST_RANGE_S
+    each = ceil(seconds / (threads * LONGEST_RANGE_S))
+    return ceil(seconds / (threads * each))
 
 
 class _Reader:

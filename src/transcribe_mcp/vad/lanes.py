@@ -68,7 +68,7 @@ class Ears:
 class DeviceListener:
     """See the protocol ``engines.Listener``: hears one recording, from one thread, on the stream of its ears."""
 
-    block_s = 480.0  # 31 MB on the device; twice the frames take hardly longer, and the first are to be heard soon
+    block_s = 240.0  # 15 MB on the device; twice the frames take hardly longer, and the first are to be heard soon
 
     def __init__(self, ears: Ears) -> None:
         self._network, self._device, self._stream = ears.network, ears.device, ears.stream
