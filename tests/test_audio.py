@@ -120,6 +120,7 @@ def test_blocks_have_the_size_asked_for_but_the_last(tmp_path):
         ("wv", "wavpack", 22_050),
         ("tta", "tta", 22_050),
         ("mp3", "libmp3lame", 22_050),
+        ("mp3", "libmp3lame", 11_025),
         ("opus", "libopus", 48_000),
     ],
 )

@@ -48,8 +48,8 @@ def read_blocks(
     """Decode ``path`` in order, in blocks of exactly ``block_s`` seconds but for the last.
 
     Args:
-        block_s: seconds a block; the decode holds about one block and, for every thread, one and a half ranges of 75 s
-            (4.8 MB) at most.
+        block_s: seconds a block; the decode holds about one block and, for every thread, one and a half ranges of 50 s
+            (3.2 MB) at most.
         threads: above 1, long files are decoded by time range where that is sample-exact.
         notices: gets what was degraded, once the last block is out.
 

@@ -1,8 +1,8 @@
 """The parallel decode: ranges of a minute or so on several threads, each thread with its own container.
 
-A range equals the serial decode because it starts on a whole second of the stream (there every resampler is in the
-phase it has at the start), because decoder and resampler warm up before it, and because the second before it is
-computed twice, by it and by the range before: unless the two agree bit for bit, the rest is decoded serially.
+A range equals the serial decode because it is read from a whole fifth of a second of the stream (there every resampler
+is in the phase it has at the start), because decoder and resampler warm up before it, and because the second before it
+is computed twice, by it and by the range before: unless the two agree bit for bit, the rest is decoded serially.
 
 Most ranges are read inside FFmpeg's filter graph (``movie``). The last one, and any that does not come out whole there,
 is read frame by frame.
@@ -20,7 +20,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import chain, repeat, takewhile
+from itertools import chain, islice, repeat, takewhile
 from math import ceil, gcd, inf
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -41,11 +41,11 @@ Source = tuple[InputContainer, AudioStream]
 
 # Each thread's first range, and the longest that follow. To open a file takes the interpreter lock, so short ranges
 # hold up others; but long ones come late, and what is waited for first is what all threads work at.
-FIRST_RANGE_S = 30
-LONGEST_RANGE_S = 75
+FIRST_RANGE_S = 20
+LONGEST_RANGE_S = 50
 RANGES_AHEAD = 1.5  # a thread, begun or waiting: one that takes long, for which all wait, leaves none without work
 SHARED_S = 1  # what two neighbours both compute
-MARGIN_S = 1  # longer than half of any resampling filter
+MARGIN_S = Fraction(1, 5)  # longer than half of any resampling filter
 TAIL_S = 3  # before the end that a container claims; there the end may be
 SHARED_SAMPLES = SHARED_S * SAMPLE_RATE_HZ
 # With more, swresample interpolates between its filters, and one sample in a million then differs in its last bit.
@@ -70,11 +70,11 @@ class Range:
     end_s: int
 
     @property
-    def read_from_s(self) -> int:
-        return max(0, self.begin_s - SHARED_S - MARGIN_S)
+    def read_from_s(self) -> Fraction:
+        return max(Fraction(0), self.begin_s - SHARED_S - MARGIN_S)
 
     @property
-    def read_to_s(self) -> int:
+    def read_to_s(self) -> Fraction:
         return self.end_s + MARGIN_S
 
     @property
@@ -83,7 +83,7 @@ class Range:
 
     def of(self, out: Samples) -> tuple[Samples, Samples]:
         """The second that it shares with the range before, and the range itself, of all that was read."""
-        first = (self.begin_s - self.read_from_s) * SAMPLE_RATE_HZ
+        first = int((self.begin_s - self.read_from_s) * SAMPLE_RATE_HZ)
         shared = SHARED_SAMPLES if self.begin_s else 0
         return out[first - shared : first], out[first : first + self.n_samples]
 
@@ -128,8 +128,8 @@ class RangeLayout:
             self.rate_hz,
             self.unplaced_channels,
             int(first_pts_samples),
-            begin=part.read_from_s * self.rate_hz,
-            end=part.read_to_s * self.rate_hz,
+            begin=int(part.read_from_s * self.rate_hz),
+            end=int(part.read_to_s * self.rate_hz),
             seek_pts=None if place else self.decode_from(part),
             skip_bytes=place.byte if place else 0,
         )
@@ -143,12 +143,12 @@ class RangeLayout:
             raise Inexact
         return at
 
-    def pts_at(self, second: int) -> int:
+    def pts_at(self, second: int | Fraction) -> int:
         return self.first_pts + int(second * self.rate_hz / self.samples_per_tick)
 
     def decode_from(self, part: Range) -> int | None:
         """Timestamp at which the decoder has to begin; ``None``: where a fresh container stands."""
-        return self.pts_at(max(0, part.read_from_s - self.warm_up_s)) if part.begin_s else None
+        return self.pts_at(max(Fraction(0), part.read_from_s - self.warm_up_s)) if part.begin_s else None
 
 
 def range_layout(container: InputContainer, stream: AudioStream) -> RangeLayout | None:
@@ -158,7 +158,7 @@ def range_layout(container: InputContainer, stream: AudioStream) -> RangeLayout 
     if warm_up_s is None or not stream.time_base:
         return None
     rate_hz = stream.codec_context.sample_rate
-    if SAMPLE_RATE_HZ // gcd(rate_hz, SAMPLE_RATE_HZ) > MAX_PHASES:
+    if SAMPLE_RATE_HZ // gcd(rate_hz, SAMPLE_RATE_HZ) > MAX_PHASES or rate_hz * MARGIN_S % 1:
         return None
     frame = next(frames(container, stream, lambda at_s: None), None)
     if frame is None or frame.pts is None or frame.sample_rate != rate_hz:
@@ -247,9 +247,10 @@ class _Reader:
         self._path, self._layout, self._threads = path, layout, threads
         self._stop = Event()
         self._idle: SimpleQueue[Source] = SimpleQueue()
-        # Places are looked for beside the first ranges.
+        self._places: dict[Range, Place] = {}
         self._pool = ThreadPoolExecutor(threads + (not layout.has_table), thread_name_prefix="decode")
-        self._places = None if layout.has_table else self._pool.submit(self._find_places)
+        if not layout.has_table:  # places are looked for beside the first ranges
+            self._pool.submit(self._find_places)
 
     def begin(self, part: Range) -> Future[tuple[Samples, Samples]]:
         """See ``Range.of``."""
@@ -261,34 +262,28 @@ class _Reader:
         while not self._idle.empty():
             self._idle.get()[0].close()
 
-    def _find_places(self) -> dict[Range, Place]:
-        """Where ranges begin, of those that can be found; the whole file is read through. None before PyAV 17."""
+    def _find_places(self) -> None:
+        """Where ranges begin, of those that can be found; the whole file is read through, as far as each thread's next
+        range at a time. None before PyAV 17."""
         layout, (container, stream) = self._layout, open_media(self._path)
         claim_s = layout.claim_s or 0
+        planned = takewhile(lambda part: part.begin_s < claim_s, _planned(claim_s, self._threads))
         try:
-            container.seek(layout.pts_at(int(claim_s)), stream=stream)
-            entries = getattr(stream, "index_entries", ())
-            found = {}
-            for part in takewhile(lambda part: part.begin_s < claim_s, _planned(claim_s, self._threads)):
-                pts = layout.decode_from(part)
-                if entries and pts is not None and (at := entries.search_timestamp(pts)) >= 0:
-                    found[part] = Place(entries[at].pos, entries[at].timestamp)
-            return found
+            with suppress(SourceError, *FOREIGN_ERRORS):
+                while not self._stop.is_set() and (parts := list(islice(planned, self._threads))):
+                    container.seek(layout.pts_at(parts[-1].begin_s), stream=stream)
+                    entries = getattr(stream, "index_entries", ())
+                    for part in parts:
+                        pts = layout.decode_from(part)
+                        if entries and pts is not None and (at := entries.search_timestamp(pts)) >= 0:
+                            self._places[part] = Place(entries[at].pos, entries[at].timestamp)
         finally:
             self._idle.put((container, stream))
 
-    def _place_of(self, part: Range) -> Place | None:
-        if self._places is None or not self._places.done():
-            return None
-        try:
-            return self._places.result().get(part)
-        except (SourceError, *FOREIGN_ERRORS):
-            return None
-
     def _read(self, part: Range) -> tuple[Samples, Samples]:
-        if excerpt := self._layout.excerpt(self._path, part, self._place_of(part)):
+        if excerpt := self._layout.excerpt(self._path, part, self._places.get(part)):
             with suppress(Gap, *FOREIGN_ERRORS):  # frame by frame, then
-                n_samples = (part.read_to_s - part.read_from_s) * SAMPLE_RATE_HZ
+                n_samples = int((part.read_to_s - part.read_from_s) * SAMPLE_RATE_HZ)
                 return part.of(_read_in_graph(excerpt, n_samples, self._stop))
         try:
             if part.begin_s == 0:
@@ -325,7 +320,7 @@ def _read_by_frames(source: Source, layout: RangeLayout, part: Range, stop: Even
         Inexact: anything that the serial decode has rules for: damage, holes, another format.
     """
     container, stream = source
-    begin, end = part.read_from_s * layout.rate_hz, part.read_to_s * layout.rate_hz
+    begin, end = int(part.read_from_s * layout.rate_hz), int(part.read_to_s * layout.rate_hz)
     pts = layout.decode_from(part)
     if pts is not None:
         container.seek(pts, stream=stream)
