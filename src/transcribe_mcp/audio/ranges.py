@@ -121,6 +121,7 @@ class RangeLayout:
         first_pts_samples = begins_pts * self.samples_per_tick
         if self.claim_s is None or part.end_s > self.claim_s - TAIL_S or first_pts_samples.denominator != 1:
             return None
+        begin, end = self.samples_of(part)
         return Excerpt(
             path,
             self.container_format,
@@ -128,11 +129,15 @@ class RangeLayout:
             self.rate_hz,
             self.unplaced_channels,
             int(first_pts_samples),
-            begin=int(part.read_from_s * self.rate_hz),
-            end=int(part.read_to_s * self.rate_hz),
+            begin,
+            end,
             seek_pts=None if place else self.decode_from(part),
             skip_bytes=place.byte if place else 0,
         )
+
+    def samples_of(self, part: Range) -> tuple[int, int]:
+        """From which sample of the stream to which it is read."""
+        return int(part.read_from_s * self.rate_hz), int(part.read_to_s * self.rate_hz)
 
     def sample_at(self, pts: int | None) -> int:
         """Raises: Inexact where the timestamp falls between two samples."""
@@ -320,7 +325,7 @@ def _read_by_frames(source: Source, layout: RangeLayout, part: Range, stop: Even
         Inexact: anything that the serial decode has rules for: damage, holes, another format.
     """
     container, stream = source
-    begin, end = int(part.read_from_s * layout.rate_hz), int(part.read_to_s * layout.rate_hz)
+    begin, end = layout.samples_of(part)
     pts = layout.decode_from(part)
     if pts is not None:
         container.seek(pts, stream=stream)
