@@ -49,7 +49,7 @@ def read_blocks(
 
     Args:
         block_s: seconds a block; the decode holds about one block and, for every thread, one and a half ranges of 50 s
-            (3.2 MB) at most.
+            (3.2 MB), of Opus 80 s, at most.
         threads: above 1, long files are decoded by time range where that is sample-exact.
         notices: gets what was degraded, once the last block is out.
 

@@ -43,6 +43,7 @@ Source = tuple[InputContainer, AudioStream]
 # hold up others; but long ones come late, and what is waited for first is what all threads work at.
 FIRST_RANGE_S = 20
 LONGEST_RANGE_S = 50
+LONGEST_IN_WARM_UPS = 10  # where decoding what comes before takes long
 RANGES_AHEAD = 1.5  # a thread, begun or waiting: one that takes long, for which all wait, leaves none without work
 SHARED_S = 1  # what two neighbours both compute
 MARGIN_S = Fraction(1, 5)  # longer than half of any resampling filter
@@ -109,6 +110,10 @@ class RangeLayout:
     unplaced_channels: int | None
     claim_s: float | None  # how long the container says that the stream is
     container_format: str
+
+    @property
+    def longest_range_s(self) -> int:
+        return max(LONGEST_RANGE_S, LONGEST_IN_WARM_UPS * self.warm_up_s)
 
     @property
     def has_table(self) -> bool:
@@ -190,7 +195,7 @@ def ranges(path: Path, layout: RangeLayout, threads: int) -> Generator[Samples]:
     Raises:
         Inexact: the next range cannot be shown to equal the serial decode.
     """
-    planned, claim_s = _planned(layout.claim_s or 0, threads), layout.claim_s or inf
+    planned, claim_s = _planned(layout, threads), layout.claim_s or inf
     most_ahead = max(threads + 1, round(RANGES_AHEAD * threads))
     reader = _Reader(path, layout, threads)
     ahead: deque[tuple[Range, Future[tuple[Samples, Samples]]]] = deque()
@@ -222,14 +227,14 @@ def _same_seam(before: Samples, again: Samples, layout: RangeLayout) -> bool:
     return before.tobytes() == again.tobytes() and (layout.lossless or not len(before) or bool(before.any()))
 
 
-def _planned(claim_s: float, threads: int) -> Iterator[Range]:
+def _planned(layout: RangeLayout, threads: int) -> Iterator[Range]:
     """Without an end. What may be the end of the stream has a range of its own, because frame by frame it is slower.
 
     After each thread's first they are equal, and as many for every thread: none is without work while another has a
     whole range to go.
     """
-    before_tail_s = int(claim_s) - TAIL_S
-    equal_s = _equal_range_s(before_tail_s - threads * FIRST_RANGE_S, threads)
+    before_tail_s = int(layout.claim_s or 0) - TAIL_S
+    equal_s = _equal_range_s(before_tail_s - threads * FIRST_RANGE_S, threads, layout.longest_range_s)
     begin_s = 0
     for longest_s in chain(repeat(FIRST_RANGE_S, threads), repeat(equal_s)):
         left_s = before_tail_s - begin_s
@@ -238,10 +243,10 @@ def _planned(claim_s: float, threads: int) -> Iterator[Range]:
         begin_s = end_s
 
 
-def _equal_range_s(seconds: int, threads: int) -> int:
+def _equal_range_s(seconds: int, threads: int, longest_s: int) -> int:
     if seconds <= 0:  # all there is, or the length is not known
-        return LONGEST_RANGE_S
-    each = ceil(seconds / (threads * LONGEST_RANGE_S))
+        return longest_s
+    each = ceil(seconds / (threads * longest_s))
     return ceil(seconds / (threads * each))
 
 
@@ -272,7 +277,7 @@ class _Reader:
         range at a time. None before PyAV 17."""
         layout, (container, stream) = self._layout, open_media(self._path)
         claim_s = layout.claim_s or 0
-        planned = takewhile(lambda part: part.begin_s < claim_s, _planned(claim_s, self._threads))
+        planned = takewhile(lambda part: part.begin_s < claim_s, _planned(layout, self._threads))
         try:
             with suppress(SourceError, *FOREIGN_ERRORS):
                 while not self._stop.is_set() and (parts := list(islice(planned, self._threads))):
