@@ -336,7 +336,7 @@ def test_reading_starts_no_threads_but_those_it_was_given(tmp_path, threads):
         return psutil.Process().num_threads() - threading.active_count()
 
     before = other_threads()
-    assert max(other_threads() for _ in audio.read_blocks(path, block_s=5, threads=threads)) == before
+    assert max(other_threads() for _ in audio.read_blocks(path, block_s=5, threads=threads)) <= before
 
 
 def test_the_memory_of_a_decode_does_not_grow_with_the_recording(tmp_path):
