@@ -10,7 +10,6 @@ import threading
 from pathlib import Path
 
 import av
-import av.filter
 import numpy as np
 import psutil
 import pytest
@@ -327,7 +326,6 @@ def test_a_reader_that_stops_early_leaves_no_thread_and_no_open_file(tmp_path):
     assert path not in links
 
 
-@pytest.mark.skipif(not hasattr(av.filter.Graph(), "threads"), reason="not in every PyAV")
 @pytest.mark.parametrize("threads", [1, 2])
 def test_reading_starts_no_threads_but_those_it_was_given(tmp_path, threads):
     path = write_audio(tmp_path / "a.mp3", "libmp3lame", speechlike(300))

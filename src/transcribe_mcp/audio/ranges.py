@@ -274,7 +274,7 @@ class _Reader:
 
     def _find_places(self) -> None:
         """Where ranges begin, of those that can be found; the whole file is read through, as far as each thread's next
-        range at a time. None before PyAV 17."""
+        range at a time."""
         layout, (container, stream) = self._layout, open_media(self._path)
         claim_s = layout.claim_s or 0
         planned = takewhile(lambda part: part.begin_s < claim_s, _planned(layout, self._threads))
@@ -282,10 +282,10 @@ class _Reader:
             with suppress(SourceError, *FOREIGN_ERRORS):
                 while not self._stop.is_set() and (parts := list(islice(planned, self._threads))):
                     container.seek(layout.pts_at(parts[-1].begin_s), stream=stream)
-                    entries = getattr(stream, "index_entries", ())
+                    entries = stream.index_entries
                     for part in parts:
                         pts = layout.decode_from(part)
-                        if entries and pts is not None and (at := entries.search_timestamp(pts)) >= 0:
+                        if pts is not None and (at := entries.search_timestamp(pts)) >= 0:
                             self._places[part] = Place(entries[at].pos, entries[at].timestamp)
         finally:
             self._idle.put((container, stream))

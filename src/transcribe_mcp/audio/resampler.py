@@ -69,8 +69,7 @@ def new_graph() -> av.filter.Graph:
     """One that works in the thread that asks it. By itself, each would start as many as there are cores and end them
     again; nothing here is shared among them, and with 16 that was three quarters of what it takes to open a file."""
     graph = av.filter.Graph()
-    if hasattr(graph, "threads"):  # not in every PyAV
-        graph.threads = 1
+    graph.threads = 1
     return graph
 
 
