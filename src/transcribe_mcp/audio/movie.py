@@ -25,8 +25,8 @@ SEEK_BACKWARD = 1  # AVSEEK_FLAG_BACKWARD: to the last place before, not the nea
 PULL_S = 20.0  # every time, a thread has to wait for the interpreter lock, and the busier Python is the longer
 TIMESTAMP_SAMPLES = 1  # by how much a timestamp at 16 kHz may be off without a hole being there: rounding
 
-# To open a file takes the interpreter lock for milliseconds. Where several threads wait to do that, a thread that
-# tells a GPU what to do would come after all of them.
+# To open a file takes the interpreter lock for a millisecond or more. Where several threads wait to do that, a thread
+# that tells a GPU what to do would come after all of them.
 _opening = Lock()
 
 

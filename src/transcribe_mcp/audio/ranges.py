@@ -1,4 +1,4 @@
-"""The parallel decode: ranges of a minute or so on several threads, each thread with its own container.
+"""The parallel decode: ranges of less than a minute or so on several threads, each thread with its own container.
 
 A range equals the serial decode because it is read from a whole fifth of a second of the stream (there every resampler
 is in the phase it has at the start), because decoder and resampler warm up before it, and because the second before it
@@ -15,7 +15,7 @@ begin at the bytes that it found.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -134,8 +134,8 @@ class RangeLayout:
             self.rate_hz,
             self.unplaced_channels,
             int(first_pts_samples),
-            begin,
-            end,
+            begin=begin,
+            end=end,
             seek_pts=None if place else self.decode_from(part),
             skip_bytes=place.byte if place else 0,
         )
@@ -282,11 +282,7 @@ class _Reader:
             with suppress(SourceError, *FOREIGN_ERRORS):
                 while not self._stop.is_set() and (parts := list(islice(planned, self._threads))):
                     container.seek(layout.pts_at(parts[-1].begin_s), stream=stream)
-                    entries = stream.index_entries
-                    for part in parts:
-                        pts = layout.decode_from(part)
-                        if pts is not None and (at := entries.search_timestamp(pts)) >= 0:
-                            self._places[part] = Place(entries[at].pos, entries[at].timestamp)
+                    self._places |= _found_places(stream, layout, parts)
         finally:
             self._idle.put((container, stream))
 
@@ -305,6 +301,16 @@ class _Reader:
             return part.of(_read_by_frames(source, self._layout, part, self._stop))
         finally:
             self._idle.put(source)
+
+
+def _found_places(stream: AudioStream, layout: RangeLayout, parts: Sequence[Range]) -> dict[Range, Place]:
+    """Of ranges that FFmpeg has read past."""
+    entries, found = stream.index_entries, {}
+    for part in parts:
+        pts = layout.decode_from(part)
+        if pts is not None and (at := entries.search_timestamp(pts)) >= 0:
+            found[part] = Place(entries[at].pos, entries[at].timestamp)
+    return found
 
 
 def _read_in_graph(excerpt: Excerpt, n_samples: int, stop: Event) -> Samples:
