@@ -103,19 +103,18 @@ def test_a_short_recording_is_heard_as_in_the_serial_run() -> None:
     np.testing.assert_allclose(heard(samples, len(samples)), serial_run(samples), atol=CLOSE)
 
 
-def test_after_some_rounds_as_many_lanes_are_those_of_the_serial_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lanes_that_hear_all_that_is_before_them_are_those_of_the_serial_run(monkeypatch: pytest.MonkeyPatch) -> None:
     from transcribe_mcp.vad import lanes
 
-    size, rounds = 125, 4
+    size, before = 125, 3
     monkeypatch.setattr(lanes, "LANE_FRAMES", size)
-    monkeypatch.setattr(lanes, "MAX_ROUNDS", rounds)
-    monkeypatch.setattr(lanes, "SETTLED", 0.0)
+    monkeypatch.setattr(lanes, "LANES_BEFORE", before)
     samples = talk()[: 60 * RATE_HZ]
 
     difference = np.abs(heard(samples, len(samples)) - serial_run(samples))
 
-    assert difference[: size * rounds].max() < CLOSE
-    assert difference[size * rounds :].max() > CLOSE, "later lanes have heard less than all"
+    assert difference[: size * (1 + before)].max() < CLOSE
+    assert difference[size * (1 + before) :].max() > CLOSE, "later lanes have heard less than all"
 
 
 @pytest.mark.parametrize("block", [1, 511, 513, 4097])

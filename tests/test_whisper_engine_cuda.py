@@ -19,7 +19,7 @@ from transcribe_mcp.engines.whisper.loading import INT8_AUDIO, _load_on  # noqa:
 from transcribe_mcp.engines.whisper.slots import Slots  # noqa: E402
 from transcribe_mcp.regions import Region, Window  # noqa: E402
 from transcribe_mcp.silero import read_weights, shipped_model  # noqa: E402
-from transcribe_mcp.vad.lanes import LaneNetwork  # noqa: E402
+from transcribe_mcp.vad.lanes import LaneNetwork, lanes_of  # noqa: E402
 
 GREEDY = DecodingOptions()
 NAMES = sorted(speech_truths())
@@ -147,13 +147,13 @@ def test_the_product_of_one_row_is_torch_s(width: int, n_out: int, gelu: bool) -
 
 
 @pytest.mark.parametrize("n_frames", [1501, 7500, 40])
-def test_lanes_in_one_launch_a_round_remember_what_torch_s_lstm_does(n_frames: int) -> None:
+def test_lanes_in_one_launch_remember_what_torch_s_lstm_does(n_frames: int) -> None:
     network = LaneNetwork(read_weights(shipped_model()), torch.device("cuda"))
     features = torch.relu(torch.randn((n_frames, 128), device="cuda"))
     state = (torch.rand((1, 1, 128), device="cuda"), torch.rand((1, 1, 128), device="cuda"))
     with torch.inference_mode():
-        found, after = network.remember_in_one_launch_a_round(features, state)
-        exact, exactly_after = network.remember_in_library_steps(features, state)
+        found, after = network.remember_in_one_launch(features, state, lanes_of(n_frames))
+        exact, exactly_after = network.remember_by_library(features, state, lanes_of(n_frames))
 
     assert float((found - exact).abs().max()) < 0.05  # 10 bits of a number, over hundreds of steps
     assert float((found - exact).abs().mean()) < 1e-3

@@ -11,6 +11,7 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from ..regions import Window
 from . import DYNAMIC_RANGE, FFT_SAMPLES, HOP_SAMPLES, SILENCE, WINDOW_FRAMES, WINDOW_SAMPLES, mel_filters
@@ -53,10 +54,9 @@ def padded(windows: Sequence[Window], device: torch.device) -> Tensor:
     for window in windows:
         if len(window.samples) > WINDOW_SAMPLES:
             raise ValueError(f"a window holds at most {WINDOW_SAMPLES} samples, not {len(window.samples)}")
-    batch = torch.zeros((len(windows), WINDOW_SAMPLES), dtype=torch.float32, device=device)
-    for row, window in zip(batch, windows, strict=True):
-        row[: len(window.samples)].copy_(_samples_on(window, device), non_blocking=True)
-    return batch
+    full = torch.zeros(WINDOW_SAMPLES, dtype=torch.float32, device=device)
+    # In one call: while others hold Python's lock, every one waits for it.
+    return pad_sequence([*(_samples_on(window, device) for window in windows), full], batch_first=True)[:-1]
 
 
 def _samples_on(window: Window, device: torch.device) -> Tensor:
@@ -65,7 +65,7 @@ def _samples_on(window: Window, device: torch.device) -> Tensor:
             window.placed.record_stream(torch.cuda.current_stream(device))
         return window.placed
     samples = torch.from_numpy(window.samples)
-    return samples.pin_memory() if device.type == "cuda" else samples
+    return samples.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else samples
 
 
 @lru_cache(maxsize=8)

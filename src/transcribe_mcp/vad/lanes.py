@@ -1,17 +1,17 @@
 """Silero's network on a GPU: the audio of a block in many lanes at once, and kept there for the windows cut from it.
 
 The encoder looks at one frame alone, so all frames go through it as rows of a few matrix products. Only the LSTM looks
-back. A block is cut into lanes that run side by side, each at first from an empty memory, then again from the state in
-which the lane before it ended, and so on until no state at a seam moves any more. After k rounds a lane has heard k - 1
-lanes before itself; with as many rounds as lanes the result would be that of the serial run. `SpeechDetector` is the
-twin of this on the CPU.
+back. A block is cut into lanes that run side by side, each with an empty memory from some lanes before its own; the
+first ones have heard all, as in the serial run. `SpeechDetector` is the twin of this on the CPU.
+
+Every operation is a turn of Python's, for which the thread that tells the GPU what to encode has to wait: they are few.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import pack_sequence, pad_packed_sequence
 
 from ..errors import EngineFailedError
 from ..regions import SAMPLE_RATE_HZ, Window
@@ -38,14 +38,44 @@ from ..silero import (
     shipped_model,
 )
 
-LANE_FRAMES = 250  # 8 s; shorter lanes need fewer steps a round and more rounds
-MAX_ROUNDS = 6  # 40 s heard before every lane: at least 997 of 1000 decisions are those of the serial run
-SHORT_FRAMES = LANE_FRAMES * MAX_ROUNDS  # as many lanes as rounds take as many steps as one lane, which is exact
-SETTLED = 0.01  # states lie within ±1; a change as small as this at a seam moves no decision
-CHUNK_FRAMES = 2048  # frames that the encoder takes at once: bounds its memory to 20 MB, in pieces of few sizes
+LANE_FRAMES = 250  # 8 s; shorter lanes take fewer steps and hear less
+LANES_BEFORE = 5  # 40 s heard before every lane: at least 997 of 1000 decisions are those of the serial run
+SHORT_FRAMES = LANE_FRAMES * (1 + LANES_BEFORE)  # one lane takes no more steps, and is exact
+CHUNK_FRAMES = 8192  # frames that the encoder takes at once: bounds its memory to 80 MB
 
 Samples = NDArray[np.float32]
-State = tuple[Tensor, Tensor]  # h, c: (1, n_lanes, 128) each
+State = tuple[Tensor, Tensor]  # h, c: (1, 1, 128) each
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """Frames ``begin`` to ``end`` are its own; it hears those from ``heard_from`` on."""
+
+    heard_from: int
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lanes:
+    """``n_frames`` in lanes of ``size``, each of which hears ``before`` lanes before its own, as far as there are."""
+
+    n_frames: int
+    size: int
+    before: int
+
+    def all(self) -> list[Lane]:
+        size = self.size
+        return [
+            Lane(max(0, begin - self.before * size), begin, min(begin + size, self.n_frames))
+            for begin in range(0, self.n_frames, size)
+        ]
+
+
+def lanes_of(n_frames: int) -> Lanes:
+    if n_frames <= SHORT_FRAMES:
+        return Lanes(n_frames, size=n_frames, before=0)
+    return Lanes(n_frames, LANE_FRAMES, LANES_BEFORE)
 
 
 class Ears:
@@ -75,7 +105,7 @@ class DeviceListener:
         self._audio = torch.zeros(CONTEXT_SAMPLES, device=self._device)  # held for windows and for the frame begun
         self._origin = -CONTEXT_SAMPLES  # sample of the recording at which _audio begins
         self._next = 0  # sample at which the next frame begins
-        self._state = _empty_state(1, self._device)
+        self._state = _empty_state(self._device)
 
     def push(self, samples: Samples, *, last: bool = False) -> Samples:
         """As ``SpeechDetector.push``: (n,) samples -> probabilities of the frames completed (n_frames,)."""
@@ -88,7 +118,8 @@ class DeviceListener:
             first = self._next - CONTEXT_SAMPLES - self._origin
             n_heard = CONTEXT_SAMPLES + n_frames * FRAME_SAMPLES
             heard = self._audio[first : first + n_heard]
-            heard = functional.pad(heard, (0, n_heard - len(heard)))
+            if len(heard) < n_heard:
+                heard = functional.pad(heard, (0, n_heard - len(heard)))
             probabilities, self._state = self._network.probabilities(heard, self._state)
             self._next += n_frames * FRAME_SAMPLES
             found: Samples = probabilities.cpu().numpy()
@@ -164,40 +195,31 @@ class LaneNetwork:
 
     def remember(self, features: Tensor, state: State) -> tuple[Tensor, State]:
         """The LSTM over (n, 128) features in lanes -> its outputs (n, 128), its state after the last."""
+        lanes = lanes_of(len(features))
         if features.device.type == "cuda" and has_triton():
-            return self.remember_in_one_launch_a_round(features, state)
-        return self.remember_in_library_steps(features, state)
+            return self.remember_in_one_launch(features, state, lanes)
+        return self.remember_by_library(features, state, lanes)
 
-    def remember_in_library_steps(self, features: Tensor, state: State) -> tuple[Tensor, State]:
+    def remember_by_library(self, features: Tensor, state: State, lanes: Lanes) -> tuple[Tensor, State]:
         """The same by torch's LSTM."""
-        size = LANE_FRAMES if len(features) > SHORT_FRAMES else len(features)
-        n_lanes = -(-len(features) // size)
-        missing = n_lanes * size - len(features)
-        lanes = functional.pad(features, (0, 0, 0, missing)).view(n_lanes, size, STATE_SIZE)
-        lengths = torch.tensor([*[size] * (n_lanes - 1), size - missing])
-        packed = pack_padded_sequence(lanes, lengths, batch_first=True)
-        before = _behind(state, _empty_state(n_lanes, features.device))
-        for _ in range(min(n_lanes, MAX_ROUNDS)):
-            outputs, after = self.lstm(packed, before)
-            moved, before = before, _behind(state, after)
-            if n_lanes == 1 or _distance(before, moved) < SETTLED:
-                break
-        states, _ = pad_packed_sequence(outputs, batch_first=True)
-        return states.reshape(-1, STATE_SIZE)[: len(features)], (after[0][:, -1:].clone(), after[1][:, -1:].clone())
+        heard = [features[lane.heard_from : lane.end] for lane in lanes.all()]
+        h, c = torch.zeros((2, 1, len(heard), STATE_SIZE), device=features.device)
+        for memory, before in ((h, state[0]), (c, state[1])):
+            memory[:, : lanes.before + 1] = before
+        outputs, after = self.lstm(pack_sequence(heard, enforce_sorted=False), (h, c))
+        padded, _ = pad_packed_sequence(outputs, batch_first=True)
+        own = [
+            row[lane.begin - lane.heard_from :][: lane.end - lane.begin]
+            for row, lane in zip(padded, lanes.all(), strict=True)
+        ]
+        return torch.cat(own), (after[0][:, -1:].clone(), after[1][:, -1:].clone())
 
-    def remember_in_one_launch_a_round(self, features: Tensor, state: State) -> tuple[Tensor, State]:
-        """The same by a kernel of our own. All rounds are run: asking whether states still move would mean waiting."""
+    def remember_in_one_launch(self, features: Tensor, state: State, lanes: Lanes) -> tuple[Tensor, State]:
+        """The same by a kernel of our own."""
         from .lane_kernels import run_lanes
 
         gates = torch.addmm(self.bias, features, self.from_input)
-        size = LANE_FRAMES if len(features) > SHORT_FRAMES else len(features)
-        n_lanes = -(-len(features) // size)
-        before = _behind(state, _empty_state(n_lanes, features.device))
-        for _ in range(min(n_lanes, MAX_ROUNDS)):
-            states, hidden, cell = run_lanes(gates, self.from_state, before[0][0], before[1][0], size)
-            after = hidden[None], cell[None]
-            before = _behind(state, after)
-        return states, (after[0][:, -1:].clone(), after[1][:, -1:].clone())
+        return run_lanes(gates, self.from_state, state, lanes.size, lanes.before)
 
 
 def _parameter(module: nn.Module, name: str) -> Tensor:
@@ -214,18 +236,8 @@ def has_triton() -> bool:
     return True
 
 
-def _behind(first: State, after: State) -> State:
-    """The states that lanes start from: the first lane from ``first``, each other from where the one before ended."""
-    h, c = (torch.cat([start, end[:, :-1]], dim=1) for start, end in zip(first, after, strict=True))
-    return h, c
-
-
-def _distance(one: State, other: State) -> float:
-    return float((one[0] - other[0]).abs().max())
-
-
-def _empty_state(n_lanes: int, device: torch.device) -> State:
-    h, c = torch.zeros((2, 1, n_lanes, STATE_SIZE), device=device)
+def _empty_state(device: torch.device) -> State:
+    h, c = torch.zeros((2, 1, 1, STATE_SIZE), device=device)
     return h, c
 
 
