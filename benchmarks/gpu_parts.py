@@ -318,12 +318,16 @@ def jobs(setup: Setup, name: str) -> Figures:
             transcribe(samples[first : first + length], engine, GREEDY)
             reserved.append(torch.cuda.memory_reserved())
             allocated.append(torch.cuda.memory_allocated())
+        stats = torch.cuda.memory_stats()
     torch.cuda.empty_cache()
     return {
         "jobs": len(reserved),
         "reserved_by_longest": longest,
         "reserved_after_tenth": max(reserved[: max(1, len(reserved) // 10)]),
         "reserved_at_most": max(longest, *reserved),
+        "reserved_by_tenth": [int(max(part)) for part in np.array_split(reserved, min(10, len(reserved)))],
+        "in_fragments": stats["inactive_split_bytes.all.current"],
+        "allocated_at_most": stats["allocated_bytes.all.peak"],
         "allocated_first_and_last": [allocated[0], allocated[-1]],
         "left_after_close": torch.cuda.memory_allocated(),
     }

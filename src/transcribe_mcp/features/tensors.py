@@ -54,18 +54,26 @@ def padded(windows: Sequence[Window], device: torch.device) -> Tensor:
     for window in windows:
         if len(window.samples) > WINDOW_SAMPLES:
             raise ValueError(f"a window holds at most {WINDOW_SAMPLES} samples, not {len(window.samples)}")
+    placed = [
+        window.placed for window in windows if isinstance(window.placed, Tensor) and window.placed.device == device
+    ]
+    if len(placed) < len(windows):
+        return _sent(windows, device)
+    if device.type == "cuda":  # made on the listener's stream: not to be freed there while they are read here
+        stream = torch.cuda.current_stream(device)
+        for samples in placed:
+            samples.record_stream(stream)
     full = torch.zeros(WINDOW_SAMPLES, dtype=torch.float32, device=device)
     # In one call: while others hold Python's lock, every one waits for it.
-    return pad_sequence([*(_samples_on(window, device) for window in windows), full], batch_first=True)[:-1]
+    return pad_sequence([*placed, full], batch_first=True)[:-1]
 
 
-def _samples_on(window: Window, device: torch.device) -> Tensor:
-    if isinstance(window.placed, Tensor) and window.placed.device == device:
-        if device.type == "cuda":  # made on the listener's stream: not to be freed there while it is read here
-            window.placed.record_stream(torch.cuda.current_stream(device))
-        return window.placed
-    samples = torch.from_numpy(window.samples)
-    return samples.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else samples
+def _sent(windows: Sequence[Window], device: torch.device) -> Tensor:
+    """Through pinned memory, one piece for all: to get a piece for each takes longer than to encode it."""
+    batch = torch.zeros((len(windows), WINDOW_SAMPLES), dtype=torch.float32, pin_memory=device.type == "cuda")
+    for row, window in zip(batch, windows, strict=True):
+        row[: len(window.samples)] = torch.from_numpy(window.samples)
+    return batch.to(device, non_blocking=True)
 
 
 @lru_cache(maxsize=8)

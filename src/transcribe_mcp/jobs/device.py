@@ -16,13 +16,14 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..engines import Engine, EngineInfo, EngineRequest, load_engine
+from ..engines import DecodingOptions, Engine, EngineInfo, EngineRequest, load_engine
 from ..errors import CancelledError
 from ..progress import Progress, unreported
 from ..transcript import Notice
 from .shared import Call, EngineChoice, Shared, SharedEngine, joined, settle, split
 
 AGEING = 60.0  # seconds of audio by which a waiting batch moves forward for every second that it waits
+KNOWN_NOTICES = 256  # of this many engines and options the answer is kept
 SWITCH_AFTER_S = 5.0  # a model is not exchanged for another's work sooner than this
 
 
@@ -45,6 +46,7 @@ class Device:
         self._loaded_at = 0.0
         self._working_for: frozenset[SharedEngine] = frozenset()
         self._infos: dict[EngineChoice, EngineInfo] = {}
+        self._notices: dict[tuple[EngineChoice, DecodingOptions], tuple[Notice, ...]] = {}
         self.batches: list[int] = []  # windows in each batch encoded, for tests and figures
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
         self._thread.start()
@@ -111,6 +113,17 @@ class Device:
 
     def info(self, choice: EngineChoice) -> EngineInfo:
         return self._infos[choice]
+
+    def notices(self, member: SharedEngine, options: DecodingOptions) -> tuple[Notice, ...]:
+        """Asked once for each engine and options: the engine may be at a batch, or another one in its place."""
+        key = member.choice, options
+        known = self._notices.get(key)
+        if known is None:
+            known = self.ask(Call(member, "notices", options))
+            if len(self._notices) >= KNOWN_NOTICES:
+                self._notices.clear()
+            self._notices[key] = known
+        return known
 
     # --- the device's own thread --------------------------------------------------------------------------------------
 

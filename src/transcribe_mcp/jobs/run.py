@@ -18,7 +18,7 @@ from ..errors import (
 )
 from ..fetching import FetchLimits, fetch, is_url
 from ..heard import HeardBatch
-from ..settings import Settings
+from ..settings import Settings, usable_cores
 from ..transcript import Notice, Transcript
 from . import contents
 from .alone import Gate, Pass
@@ -32,6 +32,10 @@ from .queue import keep_step
 from .records import AUTO
 from .shared import EngineChoice, SharedEngine
 from .store import Store
+
+# A job's, for reading and voice detection. Jobs that run at once would take each other's cores: eight with 16 threads
+# each kept a GPU waiting for half of the time. And up to five hear alike, so that checkpoints fit whatever machine.
+MOST_THREADS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +168,9 @@ def _transcribe(shop: Workshop, job: RunningJob, path: Path, began: Began, insid
     assert engine is not None
 
     kept = _Steps(shop, job, engine, inside)
-    transcript = transcribe(path, engine, pipeline_options(claim.options, began.batch_size), job.progress, kept)
+    threads = min(MOST_THREADS, max(1, (shop.settings.threads or usable_cores()) // shop.slot.n_workers))
+    options = replace(pipeline_options(claim.options, began.batch_size), threads=threads)
+    transcript = transcribe(path, engine, options, job.progress, kept)
     if job.n_kept:  # most of the work was another run's: no speed can be told from this one's
         transcript = replace(transcript, timings={})
     return transcript

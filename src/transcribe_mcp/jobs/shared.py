@@ -83,13 +83,14 @@ class Owner(Protocol):
 
     def info(self, choice: EngineChoice) -> EngineInfo: ...
 
+    def notices(self, member: SharedEngine, options: DecodingOptions) -> tuple[Notice, ...]: ...
+
 
 class SharedEngine:
     """A device's engine as one job sees it. See ``engines.Engine`` for the methods."""
 
     def __init__(self, device: Owner, choice: EngineChoice, left_s: float, progress: Progress) -> None:
         self._device = device
-        self._notices: dict[DecodingOptions, tuple[Notice, ...]] = {}
         self.choice = choice
         self.left_s = left_s
         self.progress = progress
@@ -111,10 +112,7 @@ class SharedEngine:
         return replace(self._device.info(self.choice), early_windows=0, encodes_aside=False, aligns_aside=False)
 
     def notices(self, options: DecodingOptions) -> tuple[Notice, ...]:
-        """Asked once for each options, and while the engine is at hand: it may be another job's later."""
-        if options not in self._notices:
-            self._notices[options] = self._device.ask(Call(self, "notices", options))
-        return self._notices[options]
+        return self._device.notices(self, options)
 
     def encode(self, windows: Sequence[Window]) -> Shared:
         self.between_batches = False

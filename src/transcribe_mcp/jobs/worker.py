@@ -24,7 +24,7 @@ from typing import NoReturn
 
 from ..errors import CancelledError, StoreError, TranscribeError, WorkerFailedError
 from ..heap import share_arenas
-from ..settings import Settings, settings
+from ..settings import Settings, settings, usable_cores
 from .alone import Gate
 from .database import store_errors
 from .device import Device
@@ -285,7 +285,7 @@ def main(arguments: list[str]) -> int:
     if lock is None:
         return EXIT_DONE
     faulthandler.enable()
-    share_arenas()
+    share_arenas(usable_cores())
     note(f"{STARTED} {time.strftime('%Y-%m-%d %H:%M:%S')} pid {os.getpid()}")
     try:
         store = Store(chosen.data_dir, chosen.database_url)

@@ -179,9 +179,9 @@ def engine_of(request: EngineWanted, progress: Progress) -> Engine:
     """The engine that a request asks for, settings filled in; see ``engines.load_engine``."""
     from ..engines import EngineRequest, load_engine
     from ..heap import share_arenas
-    from ..settings import settings
+    from ..settings import settings, usable_cores
 
-    share_arenas()
+    share_arenas(usable_cores())
     return load_engine(
         EngineRequest(
             engine=request.engine,
