@@ -326,8 +326,8 @@ def jobs(setup: Setup, name: str) -> Figures:
         "reserved_after_tenth": max(reserved[: max(1, len(reserved) // 10)]),
         "reserved_at_most": max(longest, *reserved),
         "reserved_by_tenth": [int(max(part)) for part in np.array_split(reserved, min(10, len(reserved)))],
-        "in_fragments": stats["inactive_split_bytes.all.current"],
-        "allocated_at_most": stats["allocated_bytes.all.peak"],
+        "in_fragments": stats.get("inactive_split_bytes.all.current", 0),
+        "allocated_at_most": stats.get("allocated_bytes.all.peak", 0),
         "allocated_first_and_last": [allocated[0], allocated[-1]],
         "left_after_close": torch.cuda.memory_allocated(),
     }
