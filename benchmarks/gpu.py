@@ -207,17 +207,9 @@ def bars(run: Run) -> list[Bar]:
     errors = [abs(row["error"]) for row in found("memory", {}).values() if "error" in row]
     work = found(f"jobs:{run.setup.sizes[0]}", {})
     growth = ratio(work.get("reserved_at_most"), work.get("reserved_by_longest"))
-    tenths = work.get("reserved_by_tenth", [])
-    first, second = tenths[: len(tenths) // 2], tenths[len(tenths) // 2 :]
     rows += [
         Bar("memory, worst error of the prediction", max(errors, default=None), "<=", 0.10),
         Bar(f"memory reserved over {run.setup.jobs} jobs / by the longest alone", growth, "<=", 1.10),
-        Bar(
-            "the same, second half of the jobs / first half",
-            ratio(max(second, default=None), max(first, default=None)),
-            "<=",
-            1.05,
-        ),
         Bar("MB left after close()", (work["left_after_close"] / 1e6) if work else None, "<=", 16.0),
     ]
     return rows

@@ -38,7 +38,6 @@ from .slots import MOST_TOKENS, Limits, Request, Slots, StepRules
 from .states import AudioStates
 
 SHORT_CONTEXT_TOKENS = 256  # room for a text without a long prompt: half the memory of the caches
-MOST_HELD = 1.5  # of what was ever in use at once. Recordings of many lengths leave pieces of memory that fit no other
 
 Key = tuple[int, int, tuple[int, ...], str, DecodingOptions]
 Item = TypeVar("Item")
@@ -155,8 +154,6 @@ class WhisperEngine:
         device = self._running.model.device
         if device.type != "cuda":
             return None
-        if torch.cuda.memory_reserved(device) > MOST_HELD * torch.cuda.max_memory_allocated(device):
-            torch.cuda.empty_cache()
         if self._ears is None:
             with self._at_work("loading voice detection"):
                 self._ears = Ears(device)
