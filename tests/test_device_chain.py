@@ -92,7 +92,7 @@ def test_a_window_of_more_than_thirty_seconds_is_refused_with_its_length() -> No
 
 @pytest.mark.parametrize("block_s", [70, 600])
 def test_lanes_make_the_decisions_of_the_serial_run_on_nearly_every_frame(block_s: int) -> None:
-    for samples in (talk()[: 120 * RATE_HZ], babble(100)):
+    for samples in (talk(), babble(100)):
         serial, found = serial_run(samples), heard(samples, block_s * RATE_HZ)
         assert found.shape == serial.shape
         assert ((found > THRESHOLD) == (serial > THRESHOLD)).mean() >= 0.995

@@ -41,7 +41,8 @@ from ..silero import (
 LANE_FRAMES = 250  # 8 s; shorter lanes take fewer steps and hear less
 LANES_BEFORE = 5  # 40 s heard before every lane: at least 997 of 1000 decisions are those of the serial run
 SHORT_FRAMES = LANE_FRAMES * (1 + LANES_BEFORE)  # one lane takes no more steps, and is exact
-CHUNK_FRAMES = 8192  # frames that the encoder takes at once: bounds its memory to 80 MB
+CHUNK_FRAMES = 8192  # that the encoder takes at once, filled up: 80 MB, whose pieces are always of the same sizes
+FEW_FRAMES = 2048  # of what would fill no more than half of it: pieces so small that PyTorch cuts them from larger ones
 
 Samples = NDArray[np.float32]
 State = tuple[Tensor, Tensor]  # h, c: (1, 1, 128) each
@@ -178,20 +179,26 @@ class LaneNetwork:
     def probabilities(self, heard: Tensor, state: State) -> tuple[Tensor, State]:
         """(64 + 512 n,) samples, context first, and the state before them -> probabilities (n,), the state after."""
         frames = heard.unfold(0, CONTEXT_SAMPLES + FRAME_SAMPLES, FRAME_SAMPLES)
-        chunks = range(0, len(frames), CHUNK_FRAMES)
-        features = torch.cat([self.encode(frames[first : first + CHUNK_FRAMES]) for first in chunks])
-        states, state = self.remember(features, state)
+        features = []
+        while len(frames):
+            size = CHUNK_FRAMES if len(frames) > CHUNK_FRAMES // 2 else FEW_FRAMES
+            features.append(self.encode(frames[:size]))
+            frames = frames[size:]
+        states, state = self.remember(torch.cat(features), state)
         return torch.sigmoid(self.output(torch.relu(states))).flatten(), state
 
     def encode(self, frames: Tensor) -> Tensor:
         """(n, 576) samples -> (n, 128) features. Convolutions over four steps are matrix products of all of them."""
+        n_frames = len(frames)
+        if n_frames > FEW_FRAMES:
+            frames = functional.pad(frames, (0, 0, 0, CHUNK_FRAMES - n_frames))
         reflected = frames[:, -1 - REFLECTED_SAMPLES : -1].flip(1)
         windows = torch.cat([frames, reflected], dim=1).unfold(1, WINDOW_SAMPLES, HOP_SAMPLES)
         re, im = (windows.reshape(-1, WINDOW_SAMPLES) @ self.basis).chunk(2, dim=1)
         x = torch.hypot(re, im).view(len(frames), -1)
         for layer in self.layers:
             x = torch.relu(layer(x))
-        return x
+        return x[:n_frames]
 
     def remember(self, features: Tensor, state: State) -> tuple[Tensor, State]:
         """The LSTM over (n, 128) features in lanes -> its outputs (n, 128), its state after the last."""
