@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -70,6 +71,27 @@ def test_an_environment_is_built_verified_recorded_and_made_current(place: Path)
     pins = (store.folder_of("first") / "requirements.txt").read_text(encoding="utf-8")
     assert pins == "numpy==2.0\nonnxruntime==1.0\n"
     assert building.verify("first")
+
+
+def without(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in modules else find(name))
+
+
+def test_where_no_pip_is_installed_the_one_that_python_brings_along_builds(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without(monkeypatch, "pip")
+    assert build("first").packages == {"numpy": "2.0", "onnxruntime": "1.0"}
+
+
+def test_where_there_is_no_pip_at_all_the_failure_says_what_to_install(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without(monkeypatch, "pip", "ensurepip")
+    with pytest.raises(EnvironmentProblem, match="no pip"):
+        build("first")
+    assert store.current_environment("cpu") is None
 
 
 def test_a_failing_step_leaves_the_old_environment_current_and_the_log_at_hand(place: Path) -> None:

@@ -185,11 +185,9 @@ def _fresh_folder(name: str) -> Path:
 
 def _install(request: Request, plan: Plan, source: str, name: str, log: _Log) -> None:
     venv = store.folder_of(name) / "venv"
-    shared_pip = _has_pip()  # one pip for all environments saves seconds each
     log(f"making a fresh environment with {request.python}")
-    _run("python -m venv", [request.python, "-m", "venv", *(["--without-pip"] if shared_pip else []), str(venv)], log)
-    python = str(store.python_of(name))
-    pip = [sys.executable, "-m", "pip", "--python", python] if shared_pip else [python, "-m", "pip"]
+    _run("python -m venv", [request.python, "-m", "venv", "--without-pip", str(venv)], log)
+    pip = [*_pip(), "--python", str(store.python_of(name))]
     for install in plan.installs:
         requirements = [_requirement(each, source, newest=request.newest) for each in install.requirements]
         index = ["--index-url", install.index_url] if install.index_url else []
@@ -197,8 +195,22 @@ def _install(request: Request, plan: Plan, source: str, name: str, log: _Log) ->
         _run("pip install", [*pip, "install", "--no-input", "--progress-bar=off", *index, *requirements], log)
 
 
-def _has_pip() -> bool:
-    return importlib.util.find_spec("pip") is not None
+def _pip() -> list[str]:
+    """One for all environments saves seconds each: this one's, or that which Python brings along, for uv installs none.
+
+    Raises:
+        EnvironmentProblem: there is neither.
+    """
+    if importlib.util.find_spec("pip") is not None:
+        return [sys.executable, "-m", "pip"]
+    ensurepip = importlib.util.find_spec("ensurepip")
+    folders = ensurepip.submodule_search_locations if ensurepip is not None else None
+    wheels = [wheel for folder in folders or () for wheel in Path(folder, "_bundled").glob("pip-*.whl")]
+    if not wheels:
+        raise EnvironmentProblem(
+            f"{sys.executable} has no pip", hint="install pip beside transcribe-mcp, then try again"
+        )
+    return [sys.executable, str(wheels[0] / "pip")]
 
 
 def _requirement(text: str, source: str, *, newest: bool) -> str:
