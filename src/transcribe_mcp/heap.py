@@ -15,8 +15,8 @@ def share_arenas(cores: int) -> None:
     By default each thread gets a heap of its own, up to eight for every core, and keeps what was freed in it. The
     buffers of reading, voice detection and decoding then add up: 502 MiB against 379 MiB at the peak on 12 minutes of
     audio, and 17.6 s against 15.5 s of work (whisper-nano, 2 cores). Fewer than cores, and threads wait for each other:
-    with two, 16 cores read and heard eight recordings at once at 4,500 times real time instead of 7,400. For processes
-    of our own; a program that embeds us keeps its heaps.
+    with two, 16 cores read and heard eight recordings at once at 4,500 times real time, with no bound at 7,400. For
+    processes of our own; a program that embeds us keeps its heaps.
     """
     if sys.platform != "linux":
         return
