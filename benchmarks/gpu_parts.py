@@ -323,7 +323,6 @@ def jobs(setup: Setup, name: str) -> Figures:
     return {
         "jobs": len(reserved),
         "reserved_by_longest": longest,
-        "reserved_after_tenth": max(reserved[: max(1, len(reserved) // 10)]),
         "reserved_at_most": max(longest, *reserved),
         "reserved_by_tenth": [int(max(part)) for part in np.array_split(reserved, min(10, len(reserved)))],
         "in_fragments": stats.get("inactive_split_bytes.all.current", 0),

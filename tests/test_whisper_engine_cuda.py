@@ -19,7 +19,7 @@ from transcribe_mcp.engines.whisper.loading import INT8_AUDIO, _load_on  # noqa:
 from transcribe_mcp.engines.whisper.slots import Slots  # noqa: E402
 from transcribe_mcp.regions import Region, Window  # noqa: E402
 from transcribe_mcp.silero import read_weights, shipped_model  # noqa: E402
-from transcribe_mcp.vad.lanes import LaneNetwork, lanes_of  # noqa: E402
+from transcribe_mcp.vad.lanes import LaneNetwork  # noqa: E402
 
 GREEDY = DecodingOptions()
 NAMES = sorted(speech_truths())
@@ -152,8 +152,8 @@ def test_lanes_in_one_launch_remember_what_torch_s_lstm_does(n_frames: int) -> N
     features = torch.relu(torch.randn((n_frames, 128), device="cuda"))
     state = (torch.rand((1, 1, 128), device="cuda"), torch.rand((1, 1, 128), device="cuda"))
     with torch.inference_mode():
-        found, after = network.remember_in_one_launch(features, state, lanes_of(n_frames))
-        exact, exactly_after = network.remember_by_library(features, state, lanes_of(n_frames))
+        found, after = network.remember_in_one_launch(features, state)
+        exact, exactly_after = network.remember_by_library(features, state)
 
     assert float((found - exact).abs().max()) < 0.05  # 10 bits of a number, over hundreds of steps
     assert float((found - exact).abs().mean()) < 1e-3

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -48,35 +48,9 @@ Samples = NDArray[np.float32]
 State = tuple[Tensor, Tensor]  # h, c: (1, 1, 128) each
 
 
-@dataclass(frozen=True, slots=True)
-class Lane:
-    """Frames ``begin`` to ``end`` are its own; it hears those from ``heard_from`` on."""
-
-    heard_from: int
-    begin: int
-    end: int
-
-
-@dataclass(frozen=True, slots=True)
-class Lanes:
-    """``n_frames`` in lanes of ``size``, each of which hears ``before`` lanes before its own, as far as there are."""
-
-    n_frames: int
-    size: int
-    before: int
-
-    def all(self) -> list[Lane]:
-        size = self.size
-        return [
-            Lane(max(0, begin - self.before * size), begin, min(begin + size, self.n_frames))
-            for begin in range(0, self.n_frames, size)
-        ]
-
-
-def lanes_of(n_frames: int) -> Lanes:
-    if n_frames <= SHORT_FRAMES:
-        return Lanes(n_frames, size=n_frames, before=0)
-    return Lanes(n_frames, LANE_FRAMES, LANES_BEFORE)
+def lanes_of(n_frames: int) -> tuple[int, int]:
+    """Frames of a lane (the last may have fewer), and how many lanes before its own each hears, as far as there are."""
+    return (n_frames, 0) if n_frames <= SHORT_FRAMES else (LANE_FRAMES, LANES_BEFORE)
 
 
 class Ears:
@@ -188,7 +162,10 @@ class LaneNetwork:
         return torch.sigmoid(self.output(torch.relu(states))).flatten(), state
 
     def encode(self, frames: Tensor) -> Tensor:
-        """(n, 576) samples -> (n, 128) features. Convolutions over four steps are matrix products of all of them."""
+        """(n, 576) samples -> (n, 128) features. Convolutions over four steps are matrix products of all of them.
+
+        There are at most ``CHUNK_FRAMES``, to which more than ``FEW_FRAMES`` are filled up.
+        """
         n_frames = len(frames)
         if n_frames > FEW_FRAMES:
             frames = functional.pad(frames, (0, 0, 0, CHUNK_FRAMES - n_frames))
@@ -202,31 +179,28 @@ class LaneNetwork:
 
     def remember(self, features: Tensor, state: State) -> tuple[Tensor, State]:
         """The LSTM over (n, 128) features in lanes -> its outputs (n, 128), its state after the last."""
-        lanes = lanes_of(len(features))
         if features.device.type == "cuda" and has_triton():
-            return self.remember_in_one_launch(features, state, lanes)
-        return self.remember_by_library(features, state, lanes)
+            return self.remember_in_one_launch(features, state)
+        return self.remember_by_library(features, state)
 
-    def remember_by_library(self, features: Tensor, state: State, lanes: Lanes) -> tuple[Tensor, State]:
+    def remember_by_library(self, features: Tensor, state: State) -> tuple[Tensor, State]:
         """The same by torch's LSTM."""
-        heard = [features[lane.heard_from : lane.end] for lane in lanes.all()]
+        size, before = lanes_of(len(features))
+        begins = range(0, len(features), size)
+        heard = [features[max(0, begin - before * size) : begin + size] for begin in begins]
         h, c = torch.zeros((2, 1, len(heard), STATE_SIZE), device=features.device)
-        for memory, before in ((h, state[0]), (c, state[1])):
-            memory[:, : lanes.before + 1] = before
+        h[:, : before + 1], c[:, : before + 1] = state  # of lanes that hear the first frame
         outputs, after = self.lstm(pack_sequence(heard, enforce_sorted=False), (h, c))
         padded, _ = pad_packed_sequence(outputs, batch_first=True)
-        own = [
-            row[lane.begin - lane.heard_from :][: lane.end - lane.begin]
-            for row, lane in zip(padded, lanes.all(), strict=True)
-        ]
-        return torch.cat(own), (after[0][:, -1:].clone(), after[1][:, -1:].clone())
+        own = [row[min(begin, before * size) :][:size] for row, begin in zip(padded, begins, strict=True)]
+        return torch.cat(own)[: len(features)], (after[0][:, -1:].clone(), after[1][:, -1:].clone())
 
-    def remember_in_one_launch(self, features: Tensor, state: State, lanes: Lanes) -> tuple[Tensor, State]:
+    def remember_in_one_launch(self, features: Tensor, state: State) -> tuple[Tensor, State]:
         """The same by a kernel of our own."""
         from .lane_kernels import run_lanes
 
         gates = torch.addmm(self.bias, features, self.from_input)
-        return run_lanes(gates, self.from_state, state, lanes.size, lanes.before)
+        return run_lanes(gates, self.from_state, state, *lanes_of(len(features)))
 
 
 def _parameter(module: nn.Module, name: str) -> Tensor:
