@@ -12,6 +12,7 @@ from scripted_engine import INFO, ScriptedBatch, ScriptedEngine, says_hello
 from whisper_nano import speech_truths
 
 from transcribe_mcp import pipeline
+from transcribe_mcp.ahead import Ahead
 from transcribe_mcp.audio import read
 from transcribe_mcp.engines import Decoded, DecodingOptions, EngineInfo
 from transcribe_mcp.errors import EngineFailedError
@@ -181,6 +182,29 @@ def test_a_nearly_full_batch_does_not_wait_for_a_source_that_falters(
     transcribe(talk, engine, Options(language="en", batch_size=8), progress=falters)
 
     assert [len(call.starts) for call in engine.calls] == [7, 3]
+
+
+def test_a_nearly_full_batch_waits_where_it_takes_the_rest_of_the_recording(
+    talk: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "BLOCK_S", 60.0)
+    engine, has_been_asked = Counting(EARLY), threading.Event()
+
+    class Asked(Ahead[list[Window]]):
+        def is_ready(self) -> bool:
+            ready = Ahead.is_ready(self)
+            if not ready and sum(engine.parts) == 7:
+                has_been_asked.set()
+            return ready
+
+    def falters(stage: str, done_s: float | None, duration_s: float | None) -> None:
+        if stage == "speech" and (done_s or 0) > 180.0:
+            assert has_been_asked.wait(WAIT_S), "the device was never without work"
+
+    monkeypatch.setattr(pipeline, "Ahead", Asked)
+    transcribe(talk[: 16_000 * 190], engine, Options(language="en", batch_size=9), progress=falters)
+
+    assert [len(call.starts) for call in engine.calls] == [9]
 
 
 @pytest.mark.parametrize("size", [1, 3, 8])

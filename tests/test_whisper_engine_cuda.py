@@ -90,16 +90,23 @@ def test_windows_heard_again_hotter_go_back_into_the_running_batch(engine: Any, 
         assert [text for i, temperature, text in sorted(told) if temperature == 0.8] == [one.text for one in hot]
 
 
-def test_a_window_by_itself_is_encoded_alike_the_first_time_and_captured(engine: Any) -> None:
-    """Its kernels are replayed from the second time on; each time another window is in between."""
-    first, other = window_of(NAMES[0]), window_of(NAMES[1])
-    parts = [engine.encode([window]) for window in (first, other, first, other, first)]
-    values = [part.rows[0].cache.values for part in parts]
-    scales = [part.rows[0].cache.scales for part in parts]
-
-    assert torch.equal(values[0], values[2]) and torch.equal(values[2], values[4])
-    assert torch.equal(values[1], values[3]) and not torch.equal(values[0], values[1])
-    assert (scales[0] is None) or torch.equal(scales[2], scales[4])
+def test_windows_are_encoded_alike_the_first_time_and_captured(engine: Any) -> None:
+    """From the second time on a number of windows is replayed; room for more of them is made in between."""
+    fresh = _load_on(
+        EngineRequest("whisper", str(whisper_nano()), "cuda", engine.info.compute_type, offline=True),
+        torch.device("cuda", 0),
+    )
+    windows = [window_of(NAMES[i % len(NAMES)]) for i in range(13)]
+    first: dict[int, Any] = {}
+    for n in (1, 3, 12):
+        first[n] = fresh.encode(windows[:n]).rows[0].cache
+        fresh.encode(windows[1 : 1 + n])
+        for size, before in first.items():
+            again = fresh.encode(windows[:size]).rows[0].cache
+            assert torch.equal(again.values, before.values), f"{size} windows, after room was made for {n}"
+            assert before.scales is None or torch.equal(again.scales, before.scales)
+        assert not torch.equal(fresh.encode(windows[1 : 1 + n]).rows[0].cache.values, again.values)
+    fresh.close()
 
 
 def test_one_engine_closed_leaves_another_as_it_was(engine: Any, encoded: Any) -> None:

@@ -25,7 +25,7 @@ from .heard import Heard, HeardBatch, KeptBatches, Unkept, to_segments
 from .languages import LanguageDecider, Vote
 from .options import Options
 from .progress import Progress, unreported
-from .regions import Loudness, Region, RegionFinder, Window, WindowCutter
+from .regions import WINDOW_S, Loudness, Region, RegionFinder, Window, WindowCutter
 from .settings import usable_cores
 from .transcript import Notice, Transcript
 from .vad import SpeechDetector
@@ -100,7 +100,7 @@ def transcribe(
         encoder = _Encoder(run, engine, early=kept_batches is None)
         flow = _Flow(run, engine, encoder, decider, decoding, kept_batches or Unkept(), aside)
         with closing(encoder.early(Ahead(_windows(run, listener), depth), batch_size)) as stream:
-            for number, batch in enumerate(_batches(stream, batch_size, decider)):
+            for number, batch in enumerate(_batches(stream, batch_size, decider, run.duration_s)):
                 flow.hear(number, batch)
         flow.settle()
         run.report("windows", run.duration_s)
@@ -312,20 +312,25 @@ def _windows(run: _Run, listener: Listener | None) -> WindowStream:
                 return
 
 
-def _batches(stream: Stream, size: int, decider: LanguageDecider) -> Iterator[list[Window]]:
+def _batches(stream: Stream, size: int, decider: LanguageDecider, claimed_s: float | None) -> Iterator[list[Window]]:
     """Full batches while the stream lasts, or nearly full ones where it falters.
 
     The batch that votes on the language is spread over what is there.
     """
     waiting: list[Window] = []
     for windows in stream:
-        if windows is None and len(waiting) >= FULL_SHARE * size:
+        if windows is None and len(waiting) >= FULL_SHARE * size and not _takes_the_rest(waiting, size, claimed_s):
             yield _first(waiting, size)
         waiting += windows or []
         while len(waiting) >= size:
             yield _spread(waiting, size) if decider.is_open else _first(waiting, size)
     if waiting:
         yield waiting
+
+
+def _takes_the_rest(waiting: Sequence[Window], size: int, claimed_s: float | None) -> bool:
+    """Whether all that is to come fits in with what waits. A batch of its own would take much longer than to wait."""
+    return claimed_s is not None and claimed_s - waiting[-1].end <= (size - len(waiting)) * WINDOW_S
 
 
 def _first(waiting: list[Window], n: int) -> list[Window]:

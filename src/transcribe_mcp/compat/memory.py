@@ -201,29 +201,31 @@ def memory_need(shape: Geometry, engine: str, dtype: str, batch: int, beam: int 
 
 # Our own engine, ``engines.whisper``, on CUDA, as ``benchmarks/gpu.py`` measured it (H100, torch 2.11, bfloat16+int8).
 WHISPER = "whisper"
-_ENCODED_AT_ONCE = 32  # windows
+ENCODER_ROOMS = (1, 4, 8, 12)  # windows: what is needed first of these is what encoding holds; more take turns
 _ROOMS = (1, 4, 16, 64, 128, 256)  # rows that there is room for: the next larger
 _TEXT_POSITIONS = 256  # a long prompt takes all 448
 _FIXED_BYTES = 104_500_000  # three workspaces of cuBLAS: for the model, for captured steps, for word times
 _ROW_BYTES = 200_000  # of a row: what the alignment heads asked, and what was said
-_ENCODER_UNITS, _ENCODER_WINDOW_BYTES = 11, 1_900_000  # at the encoder's widest point; the second for its spectrogram
-_CACHE_UNITS = 5.5  # beside keys and values while they are made
+_ENCODER_UNITS, _ENCODER_WINDOW_BYTES = 9.4, 2_300_000  # held by an encoder's room, for each window
+_SPECTROGRAM_BYTES, _MEL_FRAME_BYTES = 15_700_000, 4  # while a window's spectrogram is made
+_CACHE_UNITS = 1.5  # beside keys and values while they are made
 _LARGE_BYTES, _LARGE_PAGE_BYTES = 10 * MEBIBYTE, 2 * MEBIBYTE  # PyTorch gives tensors above the first whole pages
 
 
 def _whisper_need(shape: Geometry, dtype: str, batch: int, beam: int) -> MemoryNeed:
-    """Part after part is encoded beside the keys and values of those before it and the room for the text of the batch
-    before; then all is decoded; then words are timed, some windows at a time."""
+    """Part after part is encoded, in a room that stays, beside the keys and values of those before it and the room for
+    the text of the batch before; then all is decoded; then words are timed, some windows at a time."""
     kind, _, audio_kind = dtype.partition("+")
     item, audio_item = WEIGHT_BYTES[kind], WEIGHT_BYTES[audio_kind or kind]
     rows = next((room for room in _ROOMS if room >= batch * beam), batch * beam)
     unit = AUDIO_POSITIONS * shape.n_state * item
     per_window = shape.decoder_layers * 2 * AUDIO_POSITIONS * shape.n_state * audio_item
     text = rows * (shape.decoder_layers * 2 * shape.n_state * item * _TEXT_POSITIONS + _ROW_BYTES)
-    part = min(batch, _ENCODED_AT_ONCE)
-    widest = part * (_ENCODER_UNITS * unit + _ENCODER_WINDOW_BYTES)
-    encoding = text + (batch - part) * per_window + max(widest, part * int(per_window + _CACHE_UNITS * unit))
-    captured = int(_ENCODER_UNITS * unit) + _ENCODER_WINDOW_BYTES + per_window  # the encoder of a window by itself
+    room = next((room for room in ENCODER_ROOMS if room >= batch), ENCODER_ROOMS[-1])
+    part, mel = min(batch, room), MEL_FRAMES * shape.n_mels * _MEL_FRAME_BYTES
+    encoding = text + (batch - part) * per_window
+    encoding += part * max(_SPECTROGRAM_BYTES, mel + per_window + int(_CACHE_UNITS * unit))
+    captured = room * (int(_ENCODER_UNITS * unit) + _ENCODER_WINDOW_BYTES + unit + mel)  # the last two are its ends
     word_times = min(12_000_000 * batch, 85_000_000) + 1_000_000 * batch
     large = [n * item for n in shape.matrices if n * item > _LARGE_BYTES]
     return MemoryNeed(

@@ -1,10 +1,10 @@
 """Captured once and replayed on a GPU: decoding steps, the twin of ``runner.EagerSteps`` token for token; and the
-encoder for a single window."""
+encoder."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -15,11 +15,12 @@ from torch import Tensor
 
 from . import kernels
 from .caches import AudioCache
-from .model import decode, logits_of
+from .model import Whisper, decode, encode, logits_of
 from .runner import side_stream
 from .slots import RowState, Slots, StepRules, advance
 
 STEPS_AT_ONCE = 4  # between two looks at which rows are done
+FIRST_PIECE = 6  # tensors (B, T, d) in the encoder's first piece of memory: with it all takes 9.4; without, 12 to 16
 # Rows that are not in use cost a captured step next to nothing, so a few sizes will do.
 SIZES = (1, 4, 16, 64, 128, 256, 512)
 
@@ -120,40 +121,67 @@ class CapturedSteps:
 
 
 class CapturedEncoder:
-    """Spectrograms (B, n_mels, 3000) -> an ``AudioCache``. One window is over sooner on the device than the host can
-    queue its kernels, so from the second time on these are replayed. More windows at once keep the device busy.
+    """Spectrograms (B, n_mels, 3000), B at most the largest of ``rooms``, -> an ``AudioCache``.
+
+    Kernels by the hundred are queued one by one, and after each the host takes its turn with Python's other threads, so
+    that a few windows are over on the device before their last kernel is queued. So from the second time on a number of
+    windows is encoded in one go. Keys and values are not in it: captured, they would need room for themselves.
     """
 
-    def __init__(self, encode: Callable[[Tensor], AudioCache]) -> None:
-        self._encode = encode
-        self._is_warm = False  # kernels are compiled, libraries loaded
-        self._single: _Captured | None = None
+    def __init__(
+        self, model: Whisper, make_cache: Callable[[Whisper, Tensor], AudioCache], rooms: Sequence[int]
+    ) -> None:
+        self._model, self._make_cache, self._rooms = model, make_cache, rooms
+        self._warm: set[int] = set()  # numbers of windows for which kernels are compiled and libraries loaded
+        self._room: _EncoderRoom | None = None
         self._in_use = threading.Lock()  # what is replayed reads and writes the same places every time
 
     def __call__(self, mel: Tensor) -> AudioCache:
-        if len(mel) != 1:
-            return self._encode(mel)
         with self._in_use:
-            if not self._is_warm:
-                self._is_warm = True
-                return self._encode(mel)
-            if self._single is None:
-                self._single = self._captured(mel)
-            single = self._single
-            single.mel.copy_(mel)
-            single.graph.replay()
-            scales = single.cache.scales
-            return AudioCache(single.cache.values.clone(), None if scales is None else scales.clone())
+            return self._make_cache(self._model, self._states(mel))
 
-    def _captured(self, mel: Tensor) -> _Captured:
-        own, graph = mel.clone(), torch.cuda.CUDAGraph()
-        with captured(graph, mel.device, torch.cuda.graph_pool_handle()):
-            cache = self._encode(own)
-        return _Captured(own, graph, cache)
+    def _states(self, mel: Tensor) -> Tensor:
+        """(B, T, d), to be used before the next are asked for."""
+        if len(mel) not in self._warm:
+            self._warm.add(len(mel))
+            return encode(self._model, mel)
+        if self._room is None or self._room.size < len(mel):
+            self._room = None
+            with _capturing:  # of which none may be underway; what was in the smaller room goes back first
+                torch.cuda.synchronize(self._model.device)
+                torch.cuda.empty_cache()
+            self._room = _EncoderRoom(self._model, next(size for size in self._rooms if size >= len(mel)))
+        return self._room.encode(mel)
 
 
-@dataclass(frozen=True, slots=True)
-class _Captured:
-    mel: Tensor
-    graph: torch.cuda.CUDAGraph
-    cache: AudioCache
+class _EncoderRoom:
+    """What encodes up to ``size`` windows, captured for each number of them, and the memory that all of that shares."""
+
+    def __init__(self, model: Whisper, size: int) -> None:
+        geometry = model.geometry
+        self.size, self._model = size, model
+        frames = (size, geometry.num_mel_bins, 2 * geometry.max_source_positions)
+        self._mel = torch.zeros(frames, dtype=torch.float32, device=model.device)
+        positions = (size, geometry.max_source_positions, geometry.d_model)
+        self._states = torch.zeros(positions, dtype=model.dtype, device=model.device)
+        self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
+        self._pool = torch.cuda.graph_pool_handle()
+        encode(model, self._mel)  # kernels are compiled, libraries loaded
+        self._graphs[size] = self._captured(size)  # before all smaller numbers, which then find all they need
+
+    def encode(self, mel: Tensor) -> Tensor:
+        """(B, T, d), written over by the next."""
+        n_windows = len(mel)
+        if n_windows not in self._graphs:
+            self._graphs[n_windows] = self._captured(n_windows)
+        self._mel[:n_windows].copy_(mel)
+        self._graphs[n_windows].replay()
+        return self._states[:n_windows]
+
+    def _captured(self, n_windows: int) -> torch.cuda.CUDAGraph:
+        graph = torch.cuda.CUDAGraph()
+        with captured(graph, self._model.device, self._pool):
+            if not self._graphs:  # by itself PyTorch takes a piece for every size that it is asked for
+                torch.empty((FIRST_PIECE, *self._states.shape), dtype=self._model.dtype, device=self._model.device)
+            self._states[:n_windows].copy_(encode(self._model, self._mel[:n_windows]))
+        return graph

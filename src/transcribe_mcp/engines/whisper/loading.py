@@ -14,6 +14,7 @@ from ... import checkpoints
 from ...checkpoints import Checkpoint, catalogue
 from ...checkpoints.tensors import Geometry
 from ...compat.machine import gpu_name
+from ...compat.memory import ENCODER_ROOMS
 from ...errors import EngineFailedError, EngineUnavailableError, OutOfMemoryError, UsageError
 from ...settings import usable_cores
 from ...transcript import Notice
@@ -50,7 +51,7 @@ INT8_BATCH_SIZES, INT8_BATCH_WEIGHTS = (8, 32), 1 << 30  # the second: of the en
 _INT8_WITH_ENCODER = {"int8": "int8", "bfloat16": "bfloat16" + INT8_AUDIO}
 CPU_ROOM, CUDA_ROOM = (1, 2, 4, 8, 16), (1, 4, 16, 64, 128, 256)
 CORES_PER_WORKER = 4  # a decoding step does not use more
-ENCODED_AT_ONCE_CUDA = 32  # fills an H100; more only takes memory
+ENCODED_AT_ONCE_CUDA = ENCODER_ROOMS[-1]  # fill an H100: of more, each takes as long or longer, and all more memory
 EARLY_WINDOWS_CPU = 8  # no more than the smallest batch
 
 
@@ -209,7 +210,8 @@ def _cuda(checkpoint: Checkpoint, device: torch.device, compute_type: str, reque
     make_decoder = make if dtype == torch.float32 else _dense(dtype, SingleRowDense)
     placement = Placement(device, dtype, make, make_decoder, make, operations, VOCABULARY_MULTIPLE)
     model = _load(checkpoint, placement, request)
-    encoder = CapturedEncoder(_encoder(model, kernels.audio_cache if int8 else partial(audio_cache, int8=False)))
+    make_cache = kernels.audio_cache if int8 else partial(audio_cache, int8=False)
+    encoder = CapturedEncoder(model, make_cache, ENCODER_ROOMS)
     make_steps = partial(CapturedSteps, int8=int8)
     words = alignment.Search(alignment_kernels.smoothed, alignment_kernels.path_starts)
     return Machinery(model, encoder, make_steps, words, ENCODED_AT_ONCE_CUDA, CUDA_ROOM[-1], CUDA_ROOM)

@@ -134,22 +134,27 @@ class Attention(Protocol):
 
 def encode(model: Whisper, mel: Tensor) -> Tensor:
     """Log-mel spectrograms (B, n_mels, 3000) -> (B, T, d)."""
-    operations, heads = model.operations, model.geometry.encoder_attention_heads
+    operations, layers = model.operations, model.encoder_layers
     (weight1, bias1), (weight2, bias2) = model.convolutions
     x = functional.gelu(functional.conv1d(mel.to(weight1.dtype), weight1, bias1, padding=1))
     x = functional.gelu(functional.conv1d(x, weight2, bias2, stride=2, padding=1))
     # A position's channels side by side from here on, as all that follows reads them.
     in_order = torch.empty((len(x), *model.audio_positions.shape), dtype=model.dtype, device=x.device)
     x = torch.add(x.transpose(1, 2), model.audio_positions, out=in_order)
-    layers = model.encoder_layers
     normed = operations.norm(x, layers[0].attention_norm)
     for number, layer in enumerate(layers):
-        query, key, value = layer.query_key_value(normed).view(*x.shape[:2], 3, heads, -1).permute(2, 0, 3, 1, 4)
-        attended = operations.attention(query, key, value).transpose(1, 2).reshape(x.shape)
-        x, normed = operations.add_norm(x, layer.attention_out(attended), layer.mlp_norm)
+        x, normed = operations.add_norm(x, _attention(model, layer, normed), layer.mlp_norm)
         following = layers[number + 1].attention_norm if number + 1 < len(layers) else model.encoder_norm
         x, normed = operations.add_norm(x, layer.down(layer.up.gelu(normed)), following)
     return normed
+
+
+def _attention(model: Whisper, layer: EncoderLayer, normed: Tensor) -> Tensor:
+    """(B, T, d) -> the same. Of what is made here nothing is left beside the four times wider layer that follows."""
+    shape = (*normed.shape[:2], 3, model.geometry.encoder_attention_heads, -1)
+    query, key, value = layer.query_key_value(normed).view(shape).permute(2, 0, 3, 1, 4)
+    attended = model.operations.attention(query, key, value)
+    return layer.attention_out(attended.transpose(1, 2).reshape(normed.shape))
 
 
 def decode(model: Whisper, tokens: Tensor, positions: Tensor, attention: Attention) -> Tensor:
