@@ -201,7 +201,7 @@ def memory_need(shape: Geometry, engine: str, dtype: str, batch: int, beam: int 
 
 # Our own engine, ``engines.whisper``, on CUDA, as ``benchmarks/gpu.py`` measured it (H100, torch 2.11, bfloat16+int8).
 WHISPER = "whisper"
-ENCODER_ROOMS = (1, 4, 8, 12)  # windows: what is needed first of these is what encoding holds; more take turns
+ENCODER_ROOMS = (1, 4, 8, 12)  # windows that there is room to encode at once: the next larger; more take turns
 _ROOMS = (1, 4, 16, 64, 128, 256)  # rows that there is room for: the next larger
 _TEXT_POSITIONS = 256  # a long prompt takes all 448
 _FIXED_BYTES = 104_500_000  # three workspaces of cuBLAS: for the model, for captured steps, for word times
