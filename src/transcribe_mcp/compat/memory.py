@@ -207,7 +207,7 @@ _TEXT_POSITIONS = 256  # a long prompt takes all 448
 _FIXED_BYTES = 104_500_000  # three workspaces of cuBLAS: for the model, for captured steps, for word times
 _ROW_BYTES = 200_000  # of a row: what the alignment heads asked, and what was said
 _ENCODER_UNITS, _ENCODER_WINDOW_BYTES = 9.4, 2_300_000  # held by an encoder's room, for each window
-_SPECTROGRAM_BYTES, _MEL_FRAME_BYTES = 15_700_000, 4  # while a window's spectrogram is made
+_SPECTROGRAM_BYTES = 15_700_000  # while a window's spectrogram is made
 _CACHE_UNITS = 1.5  # beside keys and values while they are made
 _LARGE_BYTES, _LARGE_PAGE_BYTES = 10 * MEBIBYTE, 2 * MEBIBYTE  # PyTorch gives tensors above the first whole pages
 
@@ -222,7 +222,7 @@ def _whisper_need(shape: Geometry, dtype: str, batch: int, beam: int) -> MemoryN
     per_window = shape.decoder_layers * 2 * AUDIO_POSITIONS * shape.n_state * audio_item
     text = rows * (shape.decoder_layers * 2 * shape.n_state * item * _TEXT_POSITIONS + _ROW_BYTES)
     room = next((room for room in ENCODER_ROOMS if room >= batch), ENCODER_ROOMS[-1])
-    part, mel = min(batch, room), MEL_FRAMES * shape.n_mels * _MEL_FRAME_BYTES
+    part, mel = min(batch, room), MEL_FRAMES * shape.n_mels * WEIGHT_BYTES["float32"]
     encoding = text + (batch - part) * per_window
     encoding += part * max(_SPECTROGRAM_BYTES, mel + per_window + int(_CACHE_UNITS * unit))
     captured = room * (int(_ENCODER_UNITS * unit) + _ENCODER_WINDOW_BYTES + unit + mel)  # the last two are its ends
