@@ -26,7 +26,7 @@ from transcribe_mcp.engines import (  # noqa: E402
 )
 from transcribe_mcp.engines.whisper import alignment, runner  # noqa: E402
 from transcribe_mcp.engines.whisper.attention import TorchAttention  # noqa: E402
-from transcribe_mcp.engines.whisper.caches import AudioRow, audio_cache, layer_values, text_cache  # noqa: E402
+from transcribe_mcp.engines.whisper.caches import AudioCache, AudioRow, audio_cache, layer_values, text_cache  # noqa: E402
 from transcribe_mcp.engines.whisper.model import decode, encode, logits_of  # noqa: E402
 from transcribe_mcp.engines.whisper.slots import Request, Slots  # noqa: E402
 from transcribe_mcp.errors import EngineFailedError  # noqa: E402
@@ -340,6 +340,20 @@ def test_8_bit_keys_and_values_are_off_by_half_a_step_at_most(engine: Any) -> No
             for part, (true, near) in enumerate(pairs):
                 step = coarse.scales[:, layer, part][:, :, None]
                 assert bool(((true - near).abs() <= step * 0.5001 + 1e-7).all())
+
+
+def test_alignment_heads_score_in_float32_what_is_kept_in_bfloat16() -> None:
+    """Scores rounded to bfloat16 moved one word start in 100."""
+    random = torch.Generator().manual_seed(7)
+    values = 4 * torch.randn((1, 1, 2, 3, 60, 64), generator=random).bfloat16()
+    queries = torch.randn((2, 9, 64), generator=random).bfloat16()
+
+    rounded, exact = (
+        alignment.attention(((0, 0), (0, 2)), [AudioRow(AudioCache(kept, None), 0)], [asked], [60])
+        for kept, asked in ((values, queries), (values.float(), queries.float()))
+    )
+
+    assert torch.equal(rounded, exact)
 
 
 # --- what goes wrong --------------------------------------------------------------------------------------------------
