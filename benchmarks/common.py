@@ -8,7 +8,7 @@ import platform
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -82,13 +82,25 @@ def report(benchmark: str, figures: dict[str, Any], bars: Sequence[Bar]) -> int:
     whole = {
         "benchmark": benchmark,
         "machine": {"processor": _processor(), "cores": cores(), "system": platform.system()},
-        "versions": {name: version(name) for name in PACKAGES},
+        "versions": versions(PACKAGES),
         "figures": figures,
         "bars": [bar.to_json() for bar in bars],
         "passed": passed,
     }
     print(json.dumps(whole))
     return 0 if passed else 1
+
+
+def versions(packages: Iterable[str]) -> dict[str, str | None]:
+    """``None`` for those that are not installed."""
+    return {name: _version(name) for name in packages}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def _processor() -> str:

@@ -23,14 +23,13 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import gpu_parts
 import gpu_peers
 import gpu_prepare
-from common import Bar, cores
+from common import Bar, cores, versions
 from gpu_parts import Figures, Setup
 from random_whisper import TOKENS, shape_of
 
@@ -223,13 +222,6 @@ def device_words() -> str:
         return "CPU"
 
 
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
 def report(run: Run) -> None:
     rows = bars(run)
     print(f"\n{device_words()}, {cores()} cores, {time.perf_counter() - run.started:.0f} s")
@@ -244,7 +236,7 @@ def report(run: Run) -> None:
         "device": device_words(),
         "cores": cores(),
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": versions(PACKAGES),
         "figures": shortened(run.found),
         "shares": {model: shortened(shares(run, model)) for model in run.setup.models},
         "problems": run.problems,

@@ -27,6 +27,8 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
+from common import versions
+
 from transcribe_mcp.compat.memory import Geometry, geometry, memory_need
 from transcribe_mcp.compat.operations import run_whisper, save_random_whisper
 from transcribe_mcp.compat.preload import preload_cublas
@@ -253,18 +255,10 @@ def main() -> None:
                         show(rows[-1])
     measured = [row for row in rows if row["measured_bytes"]]
     worst = max((abs(row["error"]) for row in measured), default=None)
-    versions = {name: _version(name) for name in ("ctranslate2", "torch", "numpy")}
-    print(json.dumps({"benchmark": "memory_model", "device": device_words(), "versions": versions, "within": WITHIN,
+    installed = versions(("ctranslate2", "torch", "numpy"))
+    print(json.dumps({"benchmark": "memory_model", "device": device_words(), "versions": installed, "within": WITHIN,
                       "worst_error": worst, "rows": rows}))  # fmt: skip
     return None
-
-
-def _version(name: str) -> str | None:
-    metadata = importlib.import_module("importlib.metadata")
-    try:
-        return str(metadata.version(name))
-    except metadata.PackageNotFoundError:
-        return None
 
 
 if __name__ == "__main__":

@@ -146,10 +146,7 @@ class CapturedEncoder:
             self._warm.add(len(mel))
             return encode(self._model, mel)
         if self._room is None or self._room.size < len(mel):
-            self._room = None
-            with _capturing:  # of which none may be underway; what was in the smaller room goes back first
-                torch.cuda.synchronize(self._model.device)
-                torch.cuda.empty_cache()
+            self._room = None  # what the smaller one held is given back before anything is captured
             self._room = _EncoderRoom(self._model, next(size for size in self._rooms if size >= len(mel)))
         return self._room.encode(mel)
 
