@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,7 +17,7 @@ from transcribe_mcp.engines import Decoded, DecodingOptions, EngineRequest, load
 from transcribe_mcp.engines.choice import devices_of
 from transcribe_mcp.engines.fallback_device import load_with_cpu_behind
 from transcribe_mcp.engines.replicas import Replicas
-from transcribe_mcp.errors import EngineUnavailableError, OutOfMemoryError, UsageError
+from transcribe_mcp.errors import EngineFailedError, EngineUnavailableError, OutOfMemoryError, UsageError
 from transcribe_mcp.pipeline import Options, transcribe
 from transcribe_mcp.regions import Region, Window
 
@@ -129,6 +131,60 @@ def test_batches_encoded_in_parts_and_joined_are_decoded_as_one_by_every_engine(
     assert [text.text for text in decoded] == [f" window {i}" for i in (8, *range(8))]
     assert [window[0].start for window in words] == [30.0 * i for i in range(9)]
     assert len(engines[0].calls[0].starts) == 3, "one call for its share of all parts"
+
+
+class ThreadMinding(ScriptedEngine):
+    """Notes the thread of each call, as engines do that keep something for every thread."""
+
+    def __init__(self) -> None:
+        ScriptedEngine.__init__(self, by_number)
+        self.callers: list[int] = []
+
+    def encode(self, windows: Sequence[Window]) -> ScriptedBatch:
+        self.callers.append(threading.get_ident())
+        return ScriptedEngine.encode(self, windows)
+
+    def decode(self, encoded: ScriptedBatch, languages: Sequence[str], options: DecodingOptions) -> list[Decoded]:
+        self.callers.append(threading.get_ident())
+        return ScriptedEngine.decode(self, encoded, languages, options)
+
+
+def test_an_engine_is_called_by_the_same_thread_whenever_the_same_thread_calls_all_of_them() -> None:
+    engines = [ThreadMinding() for _ in range(3)]
+    engine = Replicas(engines)
+
+    def call(times: int) -> None:
+        for _ in range(times):
+            engine.decode(engine.encode(windows(6)), ["en"] * 6, GREEDY)
+
+    call(4)
+    with ThreadPoolExecutor(1) as another:
+        another.submit(call, 3).result()
+
+    assert [len(set(one.callers[:8])) for one in engines] == [1, 1, 1]
+    assert [len(set(one.callers[8:])) for one in engines] == [1, 1, 1]
+    assert len({thread for one in engines for thread in one.callers}) == 6
+
+
+def test_what_one_engine_fails_with_comes_when_the_others_are_through() -> None:
+    failed, through = threading.Event(), threading.Event()
+
+    class Failing(ScriptedEngine):
+        def encode(self, windows: Sequence[Window]) -> ScriptedBatch:
+            failed.set()
+            raise EngineFailedError("the device is gone", hint="look for it")
+
+    class Slower(ScriptedEngine):
+        def encode(self, windows: Sequence[Window]) -> ScriptedBatch:
+            assert failed.wait(60)
+            assert sum(range(3_000_000)) > 0  # work of some 50 ms
+            through.set()
+            return ScriptedEngine.encode(self, windows)
+
+    with pytest.raises(EngineFailedError, match="the device is gone"):
+        Replicas([Failing(), Slower(by_number)]).encode(windows(6))
+
+    assert through.is_set()
 
 
 def test_a_window_that_finds_no_room_is_encoded_again_when_it_is_needed() -> None:

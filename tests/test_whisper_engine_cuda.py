@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -106,6 +107,22 @@ def test_windows_are_encoded_alike_the_first_time_and_captured(engine: Any) -> N
             assert torch.equal(again.values, before.values), f"{size} windows, after room was made for {n}"
             assert before.scales is None or torch.equal(again.scales, before.scales)
         assert not torch.equal(fresh.encode(windows[1 : 1 + n]).rows[0].cache.values, again.values)
+    fresh.close()
+
+
+def test_windows_are_captured_in_a_thread_that_has_encoded_nothing_before(engine: Any) -> None:
+    fresh = _load_on(
+        EngineRequest("whisper", str(whisper_nano()), "cuda", engine.info.compute_type, offline=True),
+        torch.device("cuda", 0),
+    )
+    windows = [window_of(NAMES[i % len(NAMES)]) for i in range(12)]
+    for n in (12, 12, 5):  # room for twelve is made in this thread
+        first = fresh.encode(windows[:n]).rows[0].cache
+
+    with ThreadPoolExecutor(1) as another:
+        again = another.submit(fresh.encode, windows[:5]).result().rows[0].cache
+
+    assert torch.equal(again.values, first.values)
     fresh.close()
 
 

@@ -7,8 +7,9 @@ memory. No window is lost. Later batches of the recording are cut beforehand; la
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -88,8 +89,7 @@ class Replicas:
 
     def __init__(self, engines: Sequence[Engine]) -> None:
         self._engines = tuple(engines)
-        # For each, what is encoded, decoded and timed at the same time.
-        self._pool = ThreadPoolExecutor(3 * len(engines), "replica") if len(engines) > 1 else None
+        self._own = threading.local()  # each caller's threads, one for every engine but the first
         self._limit: int | None = None  # windows that fit into the fullest device, once one had too many
 
     @property
@@ -150,8 +150,7 @@ class Replicas:
         )
 
     def close(self) -> None:
-        if self._pool is not None:
-            self._pool.shutdown()
+        self._own = threading.local()
         for engine in self._engines:
             engine.close()
 
@@ -201,14 +200,28 @@ class Replicas:
 
     def _side_by_side(self, work: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
         """``work`` on all parts: those of one engine one after the other, engines at the same time."""
-        if self._pool is None:
-            return [work(part) for part in parts]
-        futures = {}
-        for engine in self._engines:
-            mine = [i for i, part in enumerate(parts) if part.engine is engine]
-            if mine:
-                futures[self._pool.submit(lambda which: [work(parts[i]) for i in which], mine)] = mine
-        found: dict[int, Result] = {}
-        for future, mine in futures.items():
-            found.update(zip(mine, future.result(), strict=True))
-        return [found[i] for i in range(len(parts))]
+        found: list[Result | None] = [None] * len(parts)
+
+        def work_on_those_of(engine: Engine) -> None:
+            for i, part in enumerate(parts):
+                if part.engine is engine:
+                    found[i] = work(part)
+
+        first, *others = self._engines
+        futures = [
+            thread.submit(work_on_those_of, engine) for thread, engine in zip(self._threads(), others, strict=True)
+        ]
+        try:
+            work_on_those_of(first)
+        finally:
+            wait(futures)
+        for future in futures:
+            future.result()
+        return found  # type: ignore[return-value]  # every part is of one of the engines
+
+    def _threads(self) -> list[ThreadPoolExecutor]:
+        """The caller's, for all engines but the first. What an engine keeps for a thread it finds again in the same."""
+        threads: list[ThreadPoolExecutor] | None = getattr(self._own, "threads", None)
+        if threads is None:
+            threads = self._own.threads = [ThreadPoolExecutor(1, "replica") for _ in self._engines[1:]]
+        return threads

@@ -132,7 +132,7 @@ class CapturedEncoder:
         self, model: Whisper, make_cache: Callable[[Whisper, Tensor], AudioCache], rooms: Sequence[int]
     ) -> None:
         self._model, self._make_cache, self._rooms = model, make_cache, rooms
-        self._warm: set[int] = set()  # numbers of windows for which kernels are compiled and libraries loaded
+        self._known: set[int] = set()  # numbers of windows that were encoded before
         self._room: _EncoderRoom | None = None
         self._in_use = threading.Lock()  # what is replayed reads and writes the same places every time
 
@@ -142,8 +142,8 @@ class CapturedEncoder:
 
     def _states(self, mel: Tensor) -> Tensor:
         """(B, T, d), to be used before the next are asked for."""
-        if len(mel) not in self._warm:
-            self._warm.add(len(mel))
+        if len(mel) not in self._known:
+            self._known.add(len(mel))
             return encode(self._model, mel)
         if self._room is None or self._room.size < len(mel):
             self._room = None  # what the smaller one held is given back before anything is captured
@@ -163,7 +163,6 @@ class _EncoderRoom:
         self._states = torch.zeros(positions, dtype=model.dtype, device=model.device)
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self._pool = torch.cuda.graph_pool_handle()
-        encode(model, self._mel)  # kernels are compiled, libraries loaded
         self._graphs[size] = self._captured(size)  # before all smaller numbers, which then find all they need
 
     def encode(self, mel: Tensor) -> Tensor:
@@ -176,6 +175,8 @@ class _EncoderRoom:
         return self._states[:n_windows]
 
     def _captured(self, n_windows: int) -> torch.cuda.CUDAGraph:
+        """Runs once before: libraries make for every thread what they need, and cannot while something is captured."""
+        encode(self._model, self._mel[:n_windows])
         graph = torch.cuda.CUDAGraph()
         with captured(graph, self._model.device, self._pool):
             if not self._graphs:  # by itself PyTorch takes a piece for every size that it is asked for
