@@ -170,9 +170,10 @@ def test_the_outcome_of_a_trial_is_remembered_for_its_driver_and_libraries(
     assert all(problem.endswith(words) for problem in problems)
 
 
-def test_a_gpu_without_free_memory_is_tried_again_at_the_next_start(tmp_path: Path) -> None:
+@pytest.mark.parametrize("said", ["CUDA failed with error out of memory", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED"])
+def test_a_gpu_without_free_memory_is_tried_again_at_the_next_start(tmp_path: Path, said: str) -> None:
     tried: list[str] = []
-    problem = gpu_trial(tmp_path, "580", ends("exit 1", "CUDA failed with error out of memory", tried))
+    problem = gpu_trial(tmp_path, "580", ends("exit 1", said, tried))
 
     assert "smaller model" in problem
     assert gpu_trial(tmp_path, "580", ends("ok", "", tried)) == ""

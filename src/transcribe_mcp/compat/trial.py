@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from .deep import Child, run_operation
+from .explain import explain
 from .facts import Facts, timed
 from .machine import effective_driver, gpu_name, gpus_of
 from .preload import cublas_paths
@@ -20,6 +21,7 @@ from .probes.nvidia import probe, start_children
 
 FILE_NAME = "gpu-trials.json"
 OUT_OF_MEMORY = "out of memory"
+_OUT_OF_MEMORY_RULE = "TM704"
 _VARIABLES = ("CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH")
 
 
@@ -56,9 +58,23 @@ def gpu_trial(folder: Path, key: str, operation: Callable[[], Child]) -> str:
     return problem
 
 
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether an engine's library failed for want of memory, or failed once more in breaking off what did."""
+    chain: BaseException | None = error
+    while chain is not None:
+        if isinstance(chain, MemoryError) or _says_no_room(str(chain)):
+            return True
+        chain = chain.__context__
+    return False
+
+
+def _says_no_room(words: str) -> bool:
+    return OUT_OF_MEMORY in words.lower() or any(one.rule.code == _OUT_OF_MEMORY_RULE for one in explain(words))
+
+
 def in_words(cause: str) -> str:
     """An error of the GPU with its meaning in front where it has one that can be acted on."""
-    if OUT_OF_MEMORY in cause.lower():
+    if _says_no_room(cause):
         return (
             f"the GPU is {OUT_OF_MEMORY}, so a smaller model or batch is needed, or less of it used elsewhere: {cause}"
         )

@@ -19,7 +19,7 @@ from ..checkpoints import catalogue, conversion
 from ..compat.machine import gpu_name, gpus_of
 from ..compat.memory import WEIGHT_BYTES
 from ..compat.preload import preload_cublas
-from ..compat.trial import OUT_OF_MEMORY, gpu_facts, gpu_trial, operation_on, trial_key
+from ..compat.trial import gpu_facts, gpu_trial, operation_on, ran_out_of_memory, trial_key
 from ..errors import EngineFailedError, EngineUnavailableError, OutOfMemoryError, UsageError
 from ..features import FRAMES_PER_SECOND, log_mel
 from ..regions import Window
@@ -268,6 +268,6 @@ def _foreign_errors(doing: str) -> Iterator[None]:
         yield
     except (RuntimeError, ValueError, MemoryError) as error:
         message = f"ctranslate2 failed while {doing}: {error}"
-        if isinstance(error, MemoryError) or OUT_OF_MEMORY in str(error).lower():
+        if ran_out_of_memory(error):
             raise OutOfMemoryError(message, hint="use a smaller model, or --device cpu") from error
         raise EngineFailedError(message) from error

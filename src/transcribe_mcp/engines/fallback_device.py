@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..compat.trial import OUT_OF_MEMORY, in_words
-from ..errors import EngineFailedError
+from ..compat.trial import in_words
+from ..errors import EngineFailedError, OutOfMemoryError
 from ..regions import Window
 from ..transcript import Notice, Word
 from ..vad import FRAME_SAMPLES, SpeechDetector
@@ -131,7 +131,7 @@ class FallbackEngine:
         return self._with_fallback(work)
 
     def _take_cpu(self, load_on_cpu: Callable[[], Engine], error: EngineFailedError) -> None:
-        if OUT_OF_MEMORY in str(error).lower():
+        if isinstance(error, OutOfMemoryError):
             self._engine.close()
         else:
             self._broken = self._engine  # freeing memory on a GPU in an error state can end the process

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ...align.times import ENCODER_FRAME_S, time_words
 from ...align.words import split_words
+from ...compat.trial import ran_out_of_memory
 from ...errors import EngineFailedError, OutOfMemoryError
 from ...features.tensors import log_mel_windows
 from ...heap import give_back_freed
@@ -395,10 +396,10 @@ def _foreign_errors(doing: str) -> Iterator[None]:
     """The one door through which torch's errors leave as ours."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        message = f"torch ran out of memory while {doing}: {error}"
-        raise OutOfMemoryError(message, hint="use fewer windows at once or a smaller model") from error
     except (RuntimeError, ValueError, MemoryError) as error:
+        if ran_out_of_memory(error):
+            message = f"torch ran out of memory while {doing}: {error}"
+            raise OutOfMemoryError(message, hint="use fewer windows at once or a smaller model") from error
         raise EngineFailedError(f"torch failed while {doing}: {error}") from error
 
 

@@ -15,6 +15,7 @@ from ...checkpoints import Checkpoint, catalogue
 from ...checkpoints.tensors import Geometry
 from ...compat.machine import gpu_name
 from ...compat.memory import ENCODER_ROOMS
+from ...compat.trial import ran_out_of_memory
 from ...errors import EngineFailedError, EngineUnavailableError, OutOfMemoryError, UsageError
 from ...settings import usable_cores
 from ...transcript import Notice
@@ -224,10 +225,10 @@ def _encoder(model: Whisper, make_cache: Callable[[Whisper, Tensor], Kept]) -> C
 def _load(checkpoint: Checkpoint, placement: Placement, request: EngineRequest) -> Whisper:
     try:
         return load_model(checkpoint, placement)
-    except torch.OutOfMemoryError as error:
-        message = f"model {request.model} does not fit on {placement.device}: {error}"
-        raise OutOfMemoryError(message, hint="take a smaller model, or --device cpu") from error
     except RuntimeError as error:
+        if ran_out_of_memory(error):
+            message = f"model {request.model} does not fit on {placement.device}: {error}"
+            raise OutOfMemoryError(message, hint="take a smaller model, or --device cpu") from error
         raise EngineFailedError(f"torch failed while loading model {request.model}: {error}") from error
 
 
