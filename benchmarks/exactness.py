@@ -149,6 +149,7 @@ def of_precision(model: Path, device: str, precision: str, material: Material) -
         "plain_twin_same": sum(a.tokens == b.tokens for a, b in zip(decoded, plain, strict=True)),
         "words": len(differ),
         "word_starts_differ_by": max(differ),
+        "word_starts_elsewhere": sum(by > A_FRAME_S / 2 for by in differ),
         "word_starts_within_a_frame": sum(by <= A_FRAME_S for by in differ) / len(differ),
     }
     engine.close()
