@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,7 +28,7 @@ from transcribe_mcp.comparison import align, normalise
 from transcribe_mcp.engines import Decoded, DecodingOptions, EngineRequest
 from transcribe_mcp.engines.whisper import alignment
 from transcribe_mcp.engines.whisper.caches import AudioRow
-from transcribe_mcp.engines.whisper.engine import WhisperEngine
+from transcribe_mcp.engines.whisper.engine import WhisperEngine, _idle_steps
 from transcribe_mcp.engines.whisper.loading import _compute_types, _load_on
 from transcribe_mcp.engines.whisper.runner import EagerSteps
 from transcribe_mcp.engines.whisper.slots import MOST_TOKENS
@@ -158,7 +157,7 @@ def of_precision(model: Path, device: str, precision: str, material: Material) -
 
 def compute_with(engine: WhisperEngine, **roles: Any) -> None:
     engine._machinery = replace(engine._running, **roles)
-    engine._own = threading.local()
+    engine._idle = _idle_steps(engine._running.workers)
 
 
 def starts_differ(words: Sequence[Sequence[Word]], others: Sequence[Sequence[Word]]) -> list[float]:

@@ -24,7 +24,6 @@ from transcribe_mcp.engines import (  # noqa: E402
     decode_until,
     load_engine,
 )
-from transcribe_mcp.engines.replicas import Replicas  # noqa: E402
 from transcribe_mcp.engines.whisper import runner  # noqa: E402
 from transcribe_mcp.engines.whisper.attention import TorchAttention  # noqa: E402
 from transcribe_mcp.engines.whisper.caches import AudioRow, audio_cache, layer_values, text_cache  # noqa: E402
@@ -320,46 +319,6 @@ def test_samples_that_are_no_numbers_are_refused_and_the_engine_goes_on(engine: 
 
     assert caught.value.hint
     assert engine.decode(engine.encode([good]), ["de"], GREEDY)[0].tokens == decoded[0].tokens
-
-
-@pytest.mark.parametrize(
-    "said",
-    [
-        ["CUDA out of memory. Tried to allocate 2.00 GiB"],
-        ["CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"],
-        [
-            "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
-            "CUDA error: operation failed due to a previous error during capture",
-        ],
-    ],
-)
-def test_a_batch_for_which_a_library_finds_no_memory_is_halved(
-    engine: Any, encoded: Any, decoded: list[Decoded], languages: list[str], said: list[str]
-) -> None:
-    """The last of the errors is what comes of breaking off what failed."""
-    known = engine._running
-    failures = iter(range(2))
-
-    def encode_at_third(mel: Any) -> Any:
-        if next(failures, None) is not None:
-            fail(*said)
-        return known.encode(mel)
-
-    engine._machinery = replace(known, encode=encode_at_third)
-    minding = Replicas([engine])
-    texts = minding.decode(minding.encode(encoded.windows), languages, GREEDY)
-    engine._machinery = known
-
-    assert [one.tokens for one in texts] == [one.tokens for one in decoded]
-    assert "batch_halved" in [notice.code for notice in minding.info.warnings]
-
-
-def fail(words: str, *others: str) -> None:
-    try:
-        raise RuntimeError(words)
-    finally:
-        if others:
-            fail(*others)
 
 
 def test_no_windows_give_no_words(engine: Any) -> None:

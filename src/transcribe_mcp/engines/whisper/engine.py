@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import gc
-import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from queue import LifoQueue
 from typing import TypeVar
 from weakref import WeakSet
 
@@ -132,7 +132,7 @@ class WhisperEngine:
     def __init__(self, machinery: Machinery, vocabulary: Vocabulary, directions: Directions, info: EngineInfo) -> None:
         self._machinery: Machinery | None = machinery
         self._vocabulary, self._directions = vocabulary, directions
-        self._own = threading.local()  # each worker's slots
+        self._idle = _idle_steps(machinery.workers)
         self._ears: Ears | None = None
         self._pool = _pool_of(machinery)
         self._rules: dict[bool, StepRules] = {}
@@ -224,8 +224,8 @@ class WhisperEngine:
 
             requests = [self._request(encoded, i, languages[i], options) for i in places]
             longest = max(len(request.prompt) for request in requests)
-            with self._at_work("decoding"):
-                run(self._steps_for(len(requests), longest), rules, requests, again)
+            with self._at_work("decoding"), self._steps_for(len(requests), longest) as steps:
+                run(steps, rules, requests, again)
 
         self._each(work, self._shares(range(len(encoded))))
 
@@ -235,7 +235,8 @@ class WhisperEngine:
                 heads = self._directions.alignment_heads
                 return search(self._running.model, requests, rules, options.beam_size, heads)
             longest = max(len(request.prompt) for request in requests)
-            return run(self._steps_for(len(requests), longest), rules, requests)
+            with self._steps_for(len(requests), longest) as steps:
+                return run(steps, rules, requests)
 
     def align(self, encoded: EncodedWindows, decoded: Sequence[Decoded], options: DecodingOptions) -> list[list[Word]]:
         words: list[list[Word]] = [[] for _ in decoded]
@@ -262,7 +263,7 @@ class WhisperEngine:
     def close(self) -> None:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
-        self._own, self._machinery, self._ears = threading.local(), None, None
+        self._idle, self._machinery, self._ears = _idle_steps(1), None, None
         self._rules.clear()
         _on_gpu.discard(self)
         if torch.cuda.is_initialized():
@@ -298,23 +299,38 @@ class WhisperEngine:
             known = self._rules[timestamps] = StepRules(rules, self.limits, *ids)
         return known
 
-    def _steps_for(self, n_windows: int, prompt_tokens: int) -> Steps:
-        """The slots in use, or new ones where more room is needed."""
+    @contextmanager
+    def _steps_for(self, n_windows: int, prompt_tokens: int) -> Iterator[Steps]:
+        """Steps that are idle, or new ones where more room is needed.
+
+        There are as many as workers, and whoever finds none waits: memory is what was predicted, whatever threads of a
+        program decode.
+        """
+        idle = self._idle
+        steps = idle.get()
+        try:
+            machinery = self._running
+            capacity, context = self._room_for(n_windows, prompt_tokens)
+            if steps is not None and (steps.slots.capacity < capacity or steps.slots.n_positions < context):
+                capacity, context = max(capacity, steps.slots.capacity), max(context, steps.slots.n_positions)
+                steps = None  # its memory is given back first
+            if steps is None:
+                heads = self._directions.alignment_heads
+                steps = machinery.make_steps(Slots(machinery.model, heads, capacity, context))
+            yield steps
+        except BaseException:
+            steps = None  # with what is still in its slots
+            raise
+        finally:
+            idle.put(steps)
+
+    def _room_for(self, n_windows: int, prompt_tokens: int) -> tuple[int, int]:
+        """Rows and positions."""
         machinery = self._running
         capacity = next((room for room in machinery.room if room >= n_windows), machinery.room[-1])
-        capacity = min(capacity, machinery.most_rows)
         fits = prompt_tokens + MOST_TOKENS < SHORT_CONTEXT_TOKENS
-        context = min(SHORT_CONTEXT_TOKENS if fits else CONTEXT_TOKENS, machinery.model.geometry.max_target_positions)
-        steps: Steps | None = getattr(self._own, "steps", None)
-        slots = steps.slots if steps is not None else None
-        if slots is None or slots.capacity < capacity or slots.n_positions < context or slots.audio:
-            if slots is not None:
-                capacity, context = max(capacity, slots.capacity), max(context, slots.n_positions)
-            self._own.steps = steps = slots = None  # its memory is given back first
-            heads = self._directions.alignment_heads
-            steps = self._own.steps = machinery.make_steps(Slots(machinery.model, heads, capacity, context))
-        assert steps is not None
-        return steps
+        context = SHORT_CONTEXT_TOKENS if fits else CONTEXT_TOKENS
+        return min(capacity, machinery.most_rows), min(context, machinery.model.geometry.max_target_positions)
 
     def _shares(self, items: Sequence[Item]) -> list[Sequence[Item]]:
         """Equal parts, one for each worker; none of them empty."""
@@ -401,6 +417,14 @@ def _foreign_errors(doing: str) -> Iterator[None]:
             message = f"torch ran out of memory while {doing}: {error}"
             raise OutOfMemoryError(message, hint="use fewer windows at once or a smaller model") from error
         raise EngineFailedError(f"torch failed while {doing}: {error}") from error
+
+
+def _idle_steps(workers: int) -> LifoQueue[Steps | None]:
+    """A place for each worker's; those used last are the first to be used again."""
+    idle: LifoQueue[Steps | None] = LifoQueue()
+    for _ in range(workers):
+        idle.put(None)  # they are made when they are needed
+    return idle
 
 
 def _pool_of(machinery: Machinery) -> ThreadPoolExecutor | None:
