@@ -19,7 +19,7 @@ RUNS = 5
 
 @dataclass(frozen=True, slots=True)
 class Ceilings:
-    """Floating-point operations a second, and bytes a second read and written together."""
+    """Floating-point operations a second, and bytes a second read and written together; of all devices together."""
 
     flops: float
     bytes_per_s: float
@@ -27,9 +27,9 @@ class Ceilings:
 
 def measure_ceilings(info: EngineInfo) -> Ceilings:
     """With PyTorch where the engine runs on it, in its precision; otherwise with NumPy in float32."""
-    kind = "cuda" if info.device.startswith("cuda") else "cpu"
     if info.engine == "whisper":
-        return _with_torch(info, kind)
+        each = [_with_torch(info.compute_type, device) for device in info.device.split(",")]
+        return Ceilings(sum(one.flops for one in each), sum(one.bytes_per_s for one in each))
     random = np.random.default_rng(0)
     n = MATRIX["cpu"]
     a, b = (random.standard_normal((n, n), dtype=np.float32) for _ in range(2))
@@ -38,11 +38,11 @@ def measure_ceilings(info: EngineInfo) -> Ceilings:
     return Ceilings(2 * n**3 / _best_s(lambda: a @ b), 2 * len(source) / _best_s(lambda: np.copyto(target, source)))
 
 
-def _with_torch(info: EngineInfo, kind: str) -> Ceilings:
+def _with_torch(compute_type: str, device: str) -> Ceilings:
     import torch
 
-    device = info.device.partition(",")[0]
-    precision = getattr(torch, info.compute_type.partition("+")[0], torch.float32)
+    kind = device.partition(":")[0]
+    precision = getattr(torch, compute_type.partition("+")[0], torch.float32)
     dtype = precision if isinstance(precision, torch.dtype) and precision.is_floating_point else torch.float32
     n = MATRIX[kind]
     a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
@@ -64,10 +64,13 @@ def _best_s(work: Callable[[], Any]) -> float:
 
 
 def synchronize() -> None:
-    """Wait for the GPU, where PyTorch uses one."""
+    """Wait for every GPU of which PyTorch holds memory; others would get some by being asked."""
     torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.synchronize()
+    if torch is None or not torch.cuda.is_initialized():
+        return
+    for i in range(torch.cuda.device_count()):
+        if torch.cuda.memory_reserved(i):
+            torch.cuda.synchronize(i)
 
 
 def gpu_peak_bytes(info: EngineInfo) -> int | None:
