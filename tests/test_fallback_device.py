@@ -15,10 +15,10 @@ from scripted_engine import INFO, ScriptedBatch, ScriptedEngine
 
 from transcribe_mcp import pipeline
 from transcribe_mcp.compat.deep import Child
-from transcribe_mcp.compat.trial import FILE_NAME, gpu_trial
+from transcribe_mcp.compat.trial import FILE_NAME, gpu_trial, ran_out_of_memory
 from transcribe_mcp.engines import Decoded, DecodingOptions, Engine
 from transcribe_mcp.engines.fallback_device import load_with_cpu_behind
-from transcribe_mcp.errors import EngineFailedError, ModelUnavailableError
+from transcribe_mcp.errors import EngineFailedError, ModelUnavailableError, OutOfMemoryError
 from transcribe_mcp.options import Options
 from transcribe_mcp.pipeline import transcribe
 from transcribe_mcp.regions import Window
@@ -177,6 +177,20 @@ def test_a_gpu_without_free_memory_is_tried_again_at_the_next_start(tmp_path: Pa
 
     assert "smaller model" in problem
     assert gpu_trial(tmp_path, "580", ends("ok", "", tried)) == ""
+
+
+def test_a_failure_while_another_is_dealt_with_is_not_for_want_of_memory_because_that_was() -> None:
+    def load_on_cpu() -> None:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError) as caught:
+        try:
+            raise OutOfMemoryError("torch ran out of memory")
+        except OutOfMemoryError:
+            load_on_cpu()
+
+    assert isinstance(caught.value.__context__, OutOfMemoryError)
+    assert not ran_out_of_memory(caught.value)
 
 
 @pytest.mark.parametrize("content", [b"", b"[1]", b"\xff{", b'{"580": 3}'])

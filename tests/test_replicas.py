@@ -134,7 +134,7 @@ def test_batches_encoded_in_parts_and_joined_are_decoded_as_one_by_every_engine(
 
 
 class ThreadMinding(ScriptedEngine):
-    """Notes the thread of each call, as engines do that keep something for every thread."""
+    """Notes the thread of each call, for each of which libraries keep something."""
 
     def __init__(self) -> None:
         ScriptedEngine.__init__(self, by_number)

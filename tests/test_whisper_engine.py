@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from whisper_nano import speech_truths, whisper_nano
+from whisper_nano import speech_truths, whisper_nano, window_of
 
 torch = pytest.importorskip("torch")
 
-from transcribe_mcp.audio import SAMPLE_RATE_HZ, read  # noqa: E402
 from transcribe_mcp.comparison import align, normalise  # noqa: E402
 from transcribe_mcp.engines import (  # noqa: E402
     Decoded,
@@ -31,16 +30,10 @@ from transcribe_mcp.engines.whisper.model import decode, encode, logits_of  # no
 from transcribe_mcp.engines.whisper.slots import Request, Slots  # noqa: E402
 from transcribe_mcp.errors import EngineFailedError  # noqa: E402
 from transcribe_mcp.features.tensors import log_mel_windows  # noqa: E402
-from transcribe_mcp.regions import Region, Window  # noqa: E402
 
 GREEDY = DecodingOptions()
 SLOW = os.environ.get("TRANSCRIBE_MCP_SLOW_TESTS") == "1"  # every recording, instead of some of each language
 WORD_ERRORS = 0.005  # that 8 bits may cost
-
-
-def window_of(name: str, start: float = 0.0) -> Window:
-    samples = read(speech_truths()[name].path)[: 30 * SAMPLE_RATE_HZ]
-    return Window(start, samples, (Region(start, start + len(samples) / SAMPLE_RATE_HZ),))
 
 
 def load(**changes: Any) -> Engine:

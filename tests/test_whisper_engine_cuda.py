@@ -6,30 +6,23 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from whisper_nano import speech_truths, whisper_nano
+from whisper_nano import speech_truths, whisper_nano, window_of
 
 torch = pytest.importorskip("torch")
 if not torch.cuda.is_available():
     pytest.skip("torch sees no CUDA GPU", allow_module_level=True)
 
-from transcribe_mcp.audio import SAMPLE_RATE_HZ, read  # noqa: E402
 from transcribe_mcp.engines import Decoded, DecodingOptions, EngineRequest, load_engine  # noqa: E402
 from transcribe_mcp.engines.whisper import alignment, alignment_kernels, product_kernels, runner  # noqa: E402
 from transcribe_mcp.engines.whisper.graphs import CapturedSteps  # noqa: E402
 from transcribe_mcp.engines.whisper.loading import INT8_AUDIO, _load_on  # noqa: E402
 from transcribe_mcp.engines.whisper.slots import Slots  # noqa: E402
-from transcribe_mcp.regions import Region, Window  # noqa: E402
 from transcribe_mcp.silero import read_weights, shipped_model  # noqa: E402
 from transcribe_mcp.vad.lanes import LaneNetwork  # noqa: E402
 
 GREEDY = DecodingOptions()
 NAMES = sorted(speech_truths())
 LANGUAGES = [name[:2] for name in NAMES]
-
-
-def window_of(name: str) -> Window:
-    samples = read(speech_truths()[name].path)[: 30 * SAMPLE_RATE_HZ]
-    return Window(0.0, samples, (Region(0.0, len(samples) / SAMPLE_RATE_HZ),))
 
 
 @pytest.fixture(scope="module", params=["float32", "bfloat16", "float16", "bfloat16+int8", "float16+int8"])

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from whisper_nano import speech_truths, whisper_nano
+from whisper_nano import speech_truths, whisper_nano, window_of
 
 torch = pytest.importorskip("torch")
 
-from transcribe_mcp.audio import SAMPLE_RATE_HZ, read  # noqa: E402
+from transcribe_mcp.audio import read  # noqa: E402
 from transcribe_mcp.engines import DecodingOptions, Engine, EngineRequest, load_engine  # noqa: E402
 from transcribe_mcp.engines.whisper import loading  # noqa: E402
 from transcribe_mcp.engines.whisper.attention import TorchAttention  # noqa: E402
@@ -36,7 +36,7 @@ from transcribe_mcp.engines.whisper.states import audio_states  # noqa: E402
 from transcribe_mcp.features.tensors import log_mel_windows  # noqa: E402
 from transcribe_mcp.heard import Unkept  # noqa: E402
 from transcribe_mcp.pipeline import Options, transcribe  # noqa: E402
-from transcribe_mcp.regions import Region, Window  # noqa: E402
+from transcribe_mcp.regions import Window  # noqa: E402
 
 pytestmark = pytest.mark.skipif(not has_int8_products(), reason="torch is built without FBGEMM for this processor")
 
@@ -44,11 +44,6 @@ OFFERED = ("int8", "bfloat16+int8") if has_bfloat16_products() else ("int8",)
 GREEDY = DecodingOptions()
 NAMES = ("de_0", "en_1", "es_2", "en_noise")
 LANGUAGES = [name[:2] for name in NAMES]
-
-
-def window_of(name: str, start: float) -> Window:
-    samples = read(speech_truths()[name].path)[: 30 * SAMPLE_RATE_HZ]
-    return Window(start, samples, (Region(start, start + len(samples) / SAMPLE_RATE_HZ),))
 
 
 def load(compute_type: str, threads: int = 2) -> Engine:

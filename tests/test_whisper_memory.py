@@ -8,25 +8,18 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from whisper_nano import speech_truths, whisper_nano
+from whisper_nano import speech_truths, whisper_nano, window_of
 
 torch = pytest.importorskip("torch")
 
-from transcribe_mcp.audio import SAMPLE_RATE_HZ, read  # noqa: E402
 from transcribe_mcp.engines import Decoded, DecodingOptions, EngineRequest, load_engine  # noqa: E402
 from transcribe_mcp.engines.replicas import Replicas  # noqa: E402
 from transcribe_mcp.engines.whisper.engine import _idle_steps  # noqa: E402
 from transcribe_mcp.engines.whisper.slots import Slots  # noqa: E402
-from transcribe_mcp.regions import Region, Window  # noqa: E402
 
 GREEDY = DecodingOptions()
 NAMES = sorted(speech_truths())[::6]
 LANGUAGES = [name[:2] for name in NAMES]
-
-
-def window_of(name: str, start: float) -> Window:
-    samples = read(speech_truths()[name].path)[: 30 * SAMPLE_RATE_HZ]
-    return Window(start, samples, (Region(start, start + len(samples) / SAMPLE_RATE_HZ),))
 
 
 @pytest.fixture(scope="module")

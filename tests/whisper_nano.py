@@ -18,6 +18,7 @@ from media import write_audio
 
 from transcribe_mcp.audio import SAMPLE_RATE_HZ, read
 from transcribe_mcp.evaluation import Truth, TruthSegment, load_truth
+from transcribe_mcp.regions import Region, Window
 from transcribe_mcp.settings import settings
 
 DATA = Path(__file__).parent / "data"
@@ -60,6 +61,12 @@ def kept_conversions() -> Iterator[None]:
 def speech_truths() -> dict[str, Truth]:
     """Name of a recording in ``speech/`` without its suffix -> what it says."""
     return {truth.path.stem: truth for truth in load_truth(SPEECH)}
+
+
+def window_of(name: str, start: float = 0.0) -> Window:
+    """The first 30 s of a recording, as if they began at ``start``."""
+    samples = read(speech_truths()[name].path)[: 30 * SAMPLE_RATE_HZ]
+    return Window(start, samples, (Region(start, start + len(samples) / SAMPLE_RATE_HZ),))
 
 
 def join_speech(path: Path, names: Sequence[str]) -> Truth:

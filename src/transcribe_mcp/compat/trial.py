@@ -20,7 +20,7 @@ from .preload import cublas_paths
 from .probes.nvidia import probe, start_children
 
 FILE_NAME = "gpu-trials.json"
-OUT_OF_MEMORY = "out of memory"
+_OUT_OF_MEMORY = "out of memory"
 _OUT_OF_MEMORY_RULE = "TM704"
 _VARIABLES = ("CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH")
 
@@ -53,15 +53,18 @@ def gpu_trial(folder: Path, key: str, operation: Callable[[], Child]) -> str:
         return known[key]
     child = operation()
     problem = "" if child.end == "ok" else _words(child)
-    if OUT_OF_MEMORY not in problem:
+    if _OUT_OF_MEMORY not in problem:
         _remember(path, {**known, key: problem})
     return problem
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether an engine's library failed for want of memory, or failed once more in breaking off what did."""
+    """Whether an engine's library failed for want of memory, or failed once more in breaking off what did.
+
+    What it failed in the handling of counts only as far as libraries raised it: an error of ours was dealt with.
+    """
     chain: BaseException | None = error
-    while chain is not None:
+    while isinstance(chain, RuntimeError | ValueError | MemoryError):
         if isinstance(chain, MemoryError) or _says_no_room(str(chain)):
             return True
         chain = chain.__context__
@@ -69,14 +72,14 @@ def ran_out_of_memory(error: BaseException) -> bool:
 
 
 def _says_no_room(words: str) -> bool:
-    return OUT_OF_MEMORY in words.lower() or any(one.rule.code == _OUT_OF_MEMORY_RULE for one in explain(words))
+    return _OUT_OF_MEMORY in words.lower() or any(one.rule.code == _OUT_OF_MEMORY_RULE for one in explain(words))
 
 
 def in_words(cause: str) -> str:
     """An error of the GPU with its meaning in front where it has one that can be acted on."""
     if _says_no_room(cause):
         return (
-            f"the GPU is {OUT_OF_MEMORY}, so a smaller model or batch is needed, or less of it used elsewhere: {cause}"
+            f"the GPU is {_OUT_OF_MEMORY}, so a smaller model or batch is needed, or less of it used elsewhere: {cause}"
         )
     return cause
 

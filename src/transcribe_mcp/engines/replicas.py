@@ -220,7 +220,7 @@ class Replicas:
         return found  # type: ignore[return-value]  # every part is of one of the engines
 
     def _threads(self) -> list[ThreadPoolExecutor]:
-        """The caller's, for all engines but the first. What an engine keeps for a thread it finds again in the same."""
+        """The caller's, for all engines but the first. Libraries keep handles and plans for every thread."""
         threads: list[ThreadPoolExecutor] | None = getattr(self._own, "threads", None)
         if threads is None:
             threads = self._own.threads = [ThreadPoolExecutor(1, "replica") for _ in self._engines[1:]]

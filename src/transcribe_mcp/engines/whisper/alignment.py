@@ -66,12 +66,13 @@ def attention(heads: Heads, rows: Sequence[AudioRow], queries: Sequence[Tensor],
     """Attention standardised over the tokens of each window: (N, A, L, T) float32, zeros for tokens not there."""
     device = queries[0].device
     longest, widest = max(query.shape[1] for query in queries), max(n_positions)
-    asked = torch.zeros((len(rows), len(heads), longest, queries[0].shape[2]), device=device)
+    size = queries[0].shape[2]
+    asked = torch.zeros((len(rows), len(heads), longest, size), dtype=torch.float32, device=device)
     for row, query in zip(asked, queries, strict=True):
         row[:, : query.shape[1]] = query
     # In float32: a score of 16 in bfloat16 is off by up to 0.06, which moves one word start in 100.
     scores = torch.matmul(asked, _keys(heads, rows)[:, :, :widest].transpose(2, 3))
-    scores.mul_(asked.shape[-1] ** -0.5)
+    scores.mul_(size**-0.5)
     n_tokens = torch.tensor([query.shape[1] for query in queries], device=device)
     heard = torch.arange(widest, device=device) < torch.tensor(n_positions, device=device)[:, None]
     is_token = (torch.arange(longest, device=device) < n_tokens[:, None])[:, None, :, None]
@@ -87,7 +88,7 @@ def _keys(heads: Heads, rows: Sequence[AudioRow]) -> Tensor:
     """Keys of the alignment heads: (N, A, T, D) float32."""
     first = rows[0].cache
     n_positions, size = first.shape
-    keys = torch.empty((len(rows), len(heads), n_positions, size), device=first.device)
+    keys = torch.empty((len(rows), len(heads), n_positions, size), dtype=torch.float32, device=first.device)
     for layer in sorted({layer for layer, _ in heads}):
         at = [i for i, (number, _) in enumerate(heads) if number == layer]
         own = torch.tensor([heads[i][1] for i in at], device=first.device)

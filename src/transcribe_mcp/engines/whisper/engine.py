@@ -307,7 +307,7 @@ class WhisperEngine:
         program decode.
         """
         idle = self._idle
-        steps = idle.get()
+        steps, kept = idle.get(), None
         try:
             machinery = self._running
             capacity, context = self._room_for(n_windows, prompt_tokens)
@@ -318,11 +318,9 @@ class WhisperEngine:
                 heads = self._directions.alignment_heads
                 steps = machinery.make_steps(Slots(machinery.model, heads, capacity, context))
             yield steps
-        except BaseException:
-            steps = None  # with what is still in its slots
-            raise
+            kept = steps  # not where they failed: something is still in their slots
         finally:
-            idle.put(steps)
+            idle.put(kept)
 
     def _room_for(self, n_windows: int, prompt_tokens: int) -> tuple[int, int]:
         """Rows and positions."""
