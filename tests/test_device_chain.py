@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -18,9 +18,10 @@ from whisper_nano import NON_SPEECH, speech_truths, whisper_nano
 
 from transcribe_mcp import pipeline
 from transcribe_mcp.audio import read
-from transcribe_mcp.engines import DecodingOptions, EngineRequest, load_engine
+from transcribe_mcp.engines import DecodingOptions, Engine, EngineRequest, load_engine
 from transcribe_mcp.engines.fallback_device import FallbackEngine
-from transcribe_mcp.errors import EngineFailedError
+from transcribe_mcp.engines.replicas import Replicas
+from transcribe_mcp.errors import EngineFailedError, OutOfMemoryError
 from transcribe_mcp.features import log_mel
 from transcribe_mcp.pipeline import Options, transcribe
 from transcribe_mcp.regions import Region, Window
@@ -226,14 +227,15 @@ class FailingListener:
 
     block_s = 30.0
 
-    def __init__(self) -> None:
+    def __init__(self, error: EngineFailedError) -> None:
         self.inner = ears().listen()
+        self.error = error
         self.pushes = 0
 
     def push(self, samples: Samples, *, last: bool = False) -> Samples:
         self.pushes += 1
         if self.pushes >= 3:
-            raise EngineFailedError("CUDA error: unspecified launch failure")
+            raise self.error
         return self.inner.push(samples, last=last)
 
     def place(self, windows: Sequence[Window], keep_from: float) -> Sequence[Window]:
@@ -241,22 +243,52 @@ class FailingListener:
 
 
 class FailingEngine(ScriptedEngine):
+    """Its device fails while it listens, or before."""
+
+    def __init__(self, error: EngineFailedError, *, before: bool = False) -> None:
+        ScriptedEngine.__init__(self)
+        self.error, self.before = error, before
+        self.asked = 0
+
     def listener(self) -> FailingListener:
-        return FailingListener()
+        self.asked += 1
+        if self.before:
+            raise self.error
+        return FailingListener(self.error)
 
 
-def test_where_the_device_fails_while_it_listens_the_cpu_goes_on_at_the_same_place(
+GONE, FULL = EngineFailedError("CUDA error: unspecified launch failure"), OutOfMemoryError("CUDA out of memory")
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before", "at a block"])
+@pytest.mark.parametrize(
+    ("error", "code", "cover"),
+    [
+        (GONE, "gpu_failed", lambda engine: FallbackEngine(engine, ScriptedEngine)),
+        (FULL, "voice_detection_on_cpu", lambda engine: Replicas([engine])),
+        (FULL, "voice_detection_on_cpu", lambda engine: FallbackEngine(Replicas([engine]), ScriptedEngine)),
+    ],
+    ids=["gone", "full", "full, with a CPU behind"],
+)
+def test_where_the_device_fails_to_listen_the_cpu_goes_on_at_the_same_place_from_then_on(
     monkeypatch: pytest.MonkeyPatch,
+    error: EngineFailedError,
+    code: str,
+    cover: Callable[[Engine], Engine],
+    before: bool,
 ) -> None:
     monkeypatch.setattr(pipeline, "DECODED_BLOCK_S", FailingListener.block_s)
-    samples = talk()
+    samples, failing = talk(), FailingEngine(error, before=before)
+    engine = cover(failing)
 
-    transcript = transcribe(samples, FallbackEngine(FailingEngine(), ScriptedEngine))
+    transcript, again = transcribe(samples, engine), transcribe(samples, engine)
 
     whole = transcribe(samples, ScriptedEngine())
-    assert "gpu_failed" in [notice.code for notice in transcript.warnings]
     assert abs(len(transcript.segments) - len(whole.segments)) <= 2
     assert transcript.segments[-1].end == pytest.approx(whole.segments[-1].end, abs=0.1)
+    assert again.segments == whole.segments
+    assert [notice.code for notice in again.warnings if notice.code in (code, "gpu_failed")] == [code]
+    assert failing.asked == 1
 
 
 # -- samples that are no numbers -------------------------------------------------------------------------------------

@@ -91,6 +91,11 @@ def transcribe(
     decoding = DecodingOptions(options.task, options.beam_size, 0.0, options.prompt, options.vocabulary)
     decider = LanguageDecider(options.language, engine.info, multilingual=options.multilingual)
     batch_size = options.batch_size or engine.info.batch_size
+
+    def size() -> int:
+        most = engine.info.most_windows if kept_batches is None else 0
+        return min(batch_size, most or batch_size)
+
     run = _Run(Path(source) if isinstance(source, str) else source, options, progress, duration_s=None)
     with run.timed("total"), closing(_Aside(engine.info)) as aside:
         run.duration_s = _claimed_duration_s(run.source)
@@ -99,8 +104,8 @@ def transcribe(
         depth = max(BLOCKS_AHEAD, round(AHEAD_S / listener.block_s)) if listener else BLOCKS_AHEAD
         encoder = _Encoder(run, engine, early=kept_batches is None)
         flow = _Flow(run, engine, encoder, decider, decoding, kept_batches or Unkept(), aside)
-        with closing(encoder.early(Ahead(_windows(run, listener), depth), batch_size)) as stream:
-            for number, batch in enumerate(_batches(stream, batch_size, decider, run.duration_s)):
+        with closing(encoder.early(Ahead(_windows(run, listener), depth), size)) as stream:
+            for number, batch in enumerate(_batches(stream, size, decider, run.duration_s)):
                 flow.hear(number, batch)
         flow.settle()
         run.report("windows", run.duration_s)
@@ -138,27 +143,28 @@ class _Encoder:
         self._is_early = early and self._info.early_windows > 0
         self._encoded: dict[float, tuple[Encoded, int]] = {}  # where to find the window that begins then
 
-    def early(self, stream: Ahead[list[Window]], batch_size: int) -> Stream:
+    def early(self, stream: Ahead[list[Window]], size: Callable[[], int]) -> Stream:
         """The windows of ``stream``, in parts of a batch where they are encoded early."""
         if not self._is_early:
             return stream
-        size = min(self._info.early_windows, batch_size)
         parts = self._as_they_come(stream, size)
         if not self._info.encodes_aside:
             return parts
         # A batch ahead, what is at work included. Broken off, it is not waited for: closing the engine stops it sooner.
-        return Ahead(parts, max(1, batch_size // size - 1), wait=False)
+        n_parts = size() // min(self._info.early_windows, size())
+        return Ahead(parts, max(1, n_parts - 1), wait=False)
 
-    def _as_they_come(self, stream: Ahead[list[Window]], size: int) -> Parts:
+    def _as_they_come(self, stream: Ahead[list[Window]], size: Callable[[], int]) -> Parts:
         waiting: list[Window] = []
-        least = -(-size // EARLY_SHARE) if self._info.encodes_aside else 1  # rather few than that the device waits
         with closing(stream):
             while (windows := next(stream, None)) is not None:
                 waiting += windows
-                if len(waiting) < size and stream.is_ready():
+                most = min(self._info.early_windows, size())
+                least = -(-most // EARLY_SHARE) if self._info.encodes_aside else 1  # few, that the device need not wait
+                if len(waiting) < most and stream.is_ready():
                     continue  # a larger part is faster
                 while len(waiting) >= least:
-                    yield self._encoded_part(_first(waiting, size))
+                    yield self._encoded_part(_first(waiting, most))
                 if not self._info.encodes_aside and not stream.is_ready():
                     yield None
         if waiting:
@@ -312,18 +318,21 @@ def _windows(run: _Run, listener: Listener | None) -> WindowStream:
                 return
 
 
-def _batches(stream: Stream, size: int, decider: LanguageDecider, claimed_s: float | None) -> Iterator[list[Window]]:
+def _batches(
+    stream: Stream, size: Callable[[], int], decider: LanguageDecider, claimed_s: float | None
+) -> Iterator[list[Window]]:
     """Full batches while the stream lasts, or nearly full ones where it falters.
 
     The batch that votes on the language is spread over what is there.
     """
     waiting: list[Window] = []
     for windows in stream:
-        if windows is None and len(waiting) >= FULL_SHARE * size and not _takes_the_rest(waiting, size, claimed_s):
-            yield _first(waiting, size)
+        full = size()
+        if windows is None and len(waiting) >= FULL_SHARE * full and not _takes_the_rest(waiting, full, claimed_s):
+            yield _first(waiting, full)
         waiting += windows or []
-        while len(waiting) >= size:
-            yield _spread(waiting, size) if decider.is_open else _first(waiting, size)
+        while len(waiting) >= full:
+            yield _spread(waiting, full) if decider.is_open else _first(waiting, full)
     if waiting:
         yield waiting
 

@@ -90,6 +90,7 @@ class EngineInfo:
     languages: tuple[str, ...]  # codes that it can transcribe; detection chooses among them
     tasks: tuple[str, ...] = ("transcribe",)
     batch_size: int = 8  # windows that it decodes best at once on this machine
+    most_windows: int = 0  # that fit into memory at once, after it did not suffice for more; until then 0
     aligns_aside: bool = False  # align() may run in another thread while the next batch is encoded and decoded
     early_windows: int = 0  # encode() may be given so many of a batch that is not full, as they come, to be joined
     encodes_aside: bool = False  # and that in another thread while earlier ones are decoded; close() breaks it off

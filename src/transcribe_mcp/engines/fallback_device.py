@@ -7,14 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ..compat.trial import in_words
 from ..errors import EngineFailedError, OutOfMemoryError
 from ..regions import Window
 from ..transcript import Notice, Word
-from ..vad import FRAME_SAMPLES, SpeechDetector
 from . import (
     Decoded,
     DecodingOptions,
@@ -27,6 +23,7 @@ from . import (
     joined,
     listener_of,
 )
+from .fallback_listener import listener_with_cpu_behind
 
 Result = TypeVar("Result")
 
@@ -78,6 +75,7 @@ class FallbackEngine:
         self._load_on_cpu = load_on_cpu
         self._notices: tuple[Notice, ...] = ()
         self._broken: Engine | None = None
+        self._is_deaf = False
         self._taking_over = threading.Lock()
 
     @property
@@ -111,9 +109,14 @@ class FallbackEngine:
         return self._with_fallback(lambda engine: engine.align(_encoded_by(engine, encoded), decoded, options))
 
     def listener(self) -> Listener | None:
-        """The engine's own, with voice detection on the CPU behind it."""
-        inner = listener_of(self._engine)
-        return None if inner is None else FallbackListener(inner, self)
+        """The engine's own, until the GPU fails at it: from then on the CPU's."""
+        if self._is_deaf:
+            return None
+        return listener_with_cpu_behind(lambda: listener_of(self._engine), EngineFailedError, self._go_deaf)
+
+    def _go_deaf(self, error: EngineFailedError) -> None:
+        self._is_deaf = True
+        self.warn(gpu_failed(error))
 
     def close(self) -> None:
         self._engine.close()
@@ -138,46 +141,6 @@ class FallbackEngine:
         self._load_on_cpu = None
         self._engine = load_on_cpu()
         self.warn(gpu_failed(error))
-
-
-class FallbackListener:
-    """A listener with the CPU's voice detection behind it, which goes on where the device failed."""
-
-    def __init__(self, inner: Listener, engine: FallbackEngine) -> None:
-        self._inner: Listener | None = inner
-        self._engine = engine
-        self._detector: SpeechDetector | None = None
-        self.block_s = inner.block_s
-        self._frames = self._samples = 0  # given back, and heard
-
-    def push(self, samples: NDArray[np.float32], *, last: bool = False) -> NDArray[np.float32]:
-        found = self._pushed(samples, last=last)
-        self._samples += len(samples)
-        self._frames += len(found)
-        return found
-
-    def _pushed(self, samples: NDArray[np.float32], *, last: bool) -> NDArray[np.float32]:
-        if self._inner is not None:
-            try:
-                return self._inner.push(samples, last=last)
-            except EngineFailedError as error:
-                self._inner = None
-                self._engine.warn(gpu_failed(error))
-        if self._detector is None:
-            self._detector = SpeechDetector()
-            # The frame begun is lost with the device: it counts as silence, and the others keep their places.
-            samples = np.concatenate([np.zeros(self._samples - self._frames * FRAME_SAMPLES, np.float32), samples])
-        return self._detector.push(samples, last=last)
-
-    def place(self, windows: Sequence[Window], keep_from: float) -> Sequence[Window]:
-        if self._inner is None:
-            return windows
-        try:
-            return self._inner.place(windows, keep_from)
-        except EngineFailedError as error:
-            self._inner = None
-            self._engine.warn(gpu_failed(error))
-        return windows
 
 
 def _encoded_by(engine: Engine, batch: KeptBatch) -> Any:

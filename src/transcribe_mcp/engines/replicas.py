@@ -1,50 +1,128 @@
 """Batches in parts: over several engines at once, and smaller than asked for where memory runs out.
 
-An engine that has not enough memory for a batch raises ``OutOfMemoryError``. The part is then halved, and its halves
+An engine that has not enough memory for a batch raises ``OutOfMemoryError``. What other windows have in memory is let
+go of then, to be encoded again when their turn comes; where that does not suffice the part is halved, and its halves
 are encoded one after the other whenever something is to be done with them, so that never more than one of them is in
-memory. No window is lost. Later batches of the recording are cut beforehand; later recordings come in smaller ones.
+memory. A window alone has the engine for itself. None is lost, and batches to come are smaller.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, TypeVar
+from weakref import WeakSet
 
-from ..errors import OutOfMemoryError
+from ..errors import EngineFailedError, OutOfMemoryError
 from ..regions import Window
 from ..transcript import Notice, Word
-from . import Decoded, DecodingOptions, Engine, EngineInfo, Following, Listener, decode_until, joined, listener_of
+from . import (
+    Decoded,
+    DecodingOptions,
+    Encoded,
+    Engine,
+    EngineInfo,
+    Following,
+    Listener,
+    decode_until,
+    joined,
+    listener_of,
+)
+from .fallback_listener import listener_with_cpu_behind
+
+# Words of one are timed while windows of the next are encoded; and what filled the memory is to be more than fits.
+BATCHES_IN_MEMORY = 3
 
 Result = TypeVar("Result")
 Work = Callable[[Engine, Any, Sequence[int]], list[Result]]
 
 
-@dataclass(slots=True)
+class Replica:
+    """An engine, who is at work on it, and which windows are in its memory."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.is_full = False  # windows found no room: no more are kept until something is done with those that did
+        self._parts: WeakSet[Part] = WeakSet()
+        self._at_work: list[Part] = []
+        self._is_taken = False  # by one alone
+        self._changed = threading.Condition()
+
+    def add(self, part: Part) -> None:
+        with self._changed:
+            self._parts.add(part)
+
+    def n_kept(self) -> int:
+        """Windows, each counted once, in however many batches it is."""
+        with self._changed:
+            return len({id(window) for part in self._parts if part.inner is not None for window in part.windows})
+
+    @contextmanager
+    def beside_others(self, part: Part) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._is_taken)
+            self._at_work.append(part)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._at_work.remove(part)
+                self._changed.notify_all()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Nobody else is at work, and nothing is kept."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._is_taken)
+            self._is_taken = True
+            self._changed.wait_for(lambda: not self._at_work)
+        try:
+            self.let_go()
+            yield
+        finally:
+            with self._changed:
+                self._is_taken = False
+                self._changed.notify_all()
+
+    def let_go(self, but: Part | None = None) -> bool:
+        """Of windows that nobody is at work on; whether there were any."""
+        with self._changed:
+            idle = [one for one in self._parts if one.inner is not None and one is not but and one not in self._at_work]
+            for one in idle:
+                one.inner = None
+        return bool(idle)
+
+
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Part:
     """Some windows of a batch, their places in it, and what their engine made of them (``None``: not kept).
 
     Not frozen, because what takes memory has to be dropped wherever the part is still referred to.
     """
 
-    engine: Engine
+    replica: Replica
     windows: tuple[Window, ...]
     places: tuple[int, ...]
-    inner: Any
+    inner: Any = None
+
+    def __post_init__(self) -> None:
+        self.replica.add(self)
 
     def pieces(self, size: int) -> list[Part]:
         """Parts of at most ``size`` windows, not encoded."""
         spans = [slice(first, first + size) for first in range(0, len(self.windows), size)]
-        return [Part(self.engine, self.windows[span], self.places[span], None) for span in spans]
+        return [Part(self.replica, self.windows[span], self.places[span]) for span in spans]
 
     def select(self, new_place: dict[int, int]) -> Part:
+        inner = self.inner
         kept = [i for i, place in enumerate(self.places) if place in new_place]
-        inner = self.inner if self.inner is None or len(kept) == len(self.places) else self.inner.select(kept)
+        inner = inner if inner is None or len(kept) == len(self.places) else inner.select(kept)
         windows = tuple(self.windows[i] for i in kept)
-        return Part(self.engine, windows, tuple(new_place[self.places[i]] for i in kept), inner)
+        return Part(self.replica, windows, tuple(new_place[self.places[i]] for i in kept), inner)
 
 
 @dataclass(slots=True)
@@ -67,18 +145,32 @@ class PartedBatch:
         for other in others:
             parts += [replace(part, places=tuple(n + place for place in part.places)) for part in other.parts]
             n += len(other)
-        encoded: dict[int, list[Part]] = {}  # by engine
+        encoded: dict[Replica, list[tuple[Part, Encoded]]] = {}
+        unkept = []
         for part in parts:
-            if part.inner is not None:
-                encoded.setdefault(id(part.engine), []).append(part)
-        unkept = [part for part in parts if part.inner is None]
-        return PartedBatch([*map(_one, encoded.values()), *unkept])
+            inner = part.inner  # asked once: another thread may let go of it
+            if inner is None:
+                unkept.append(part)
+            else:
+                encoded.setdefault(part.replica, []).append((part, inner))
+        return PartedBatch([*(_one(replica, kept) for replica, kept in encoded.items()), *unkept])
 
 
-def _one(parts: Sequence[Part]) -> Part:
-    windows = tuple(window for part in parts for window in part.windows)
-    places = tuple(place for part in parts for place in part.places)
-    return Part(parts[0].engine, windows, places, joined([part.inner for part in parts]))
+def _one(replica: Replica, kept: Sequence[tuple[Part, Encoded]]) -> Part:
+    windows = tuple(window for part, _ in kept for window in part.windows)
+    places = tuple(place for part, _ in kept for place in part.places)
+    return Part(replica, windows, places, joined([inner for _, inner in kept]))
+
+
+def _tried(part: Part, work: Work[Result]) -> list[Result] | None:
+    """``None`` where memory did not suffice. What failed is forgotten then, because it keeps memory."""
+    engine = part.replica.engine
+    try:
+        with part.replica.beside_others(part):
+            inner = engine.encode(part.windows) if part.inner is None else part.inner
+            return work(engine, inner, part.places)
+    except OutOfMemoryError:
+        return None
 
 
 class Replicas:
@@ -88,40 +180,51 @@ class Replicas:
     """
 
     def __init__(self, engines: Sequence[Engine]) -> None:
-        self._engines = tuple(engines)
+        self._replicas = tuple(map(Replica, engines))
         self._own = threading.local()  # each caller's threads, one for every engine but the first
         self._limit: int | None = None  # windows that fit into the fullest device, once one had too many
+        self._deaf: Notice | None = None  # why the CPU finds where there is speech
 
     @property
     def info(self) -> EngineInfo:
-        infos = [engine.info for engine in self._engines]
-        size = sum(info.batch_size for info in infos)
+        infos = [replica.engine.info for replica in self._replicas]
+        size, most = sum(info.batch_size for info in infos), 0
         warnings = [notice for info in infos for notice in info.warnings]
+        if self._deaf is not None:
+            warnings.append(self._deaf)
         if self._limit is not None:
-            size = min(size, self._limit * len(infos))
+            size = most = min(size, self._limit * len(infos))
             message = f"the device ran out of memory; at most {self._limit} windows were decoded at once from then on"
             warnings.append(Notice("batch_halved", message))
         return replace(
             infos[0],
             device=",".join(dict.fromkeys(info.device for info in infos)),
             batch_size=size,
+            most_windows=most,
             early_windows=sum(info.early_windows for info in infos),
             warnings=tuple(dict.fromkeys(warnings)),
         )
 
     def listener(self) -> Listener | None:
-        return listener_of(self._engines[0])
+        """The first engine's own, until there is no memory for it: from then on the CPU's."""
+        if self._deaf is not None:
+            return None
+        return listener_with_cpu_behind(lambda: listener_of(self._replicas[0].engine), OutOfMemoryError, self._go_deaf)
+
+    def _go_deaf(self, error: EngineFailedError) -> None:
+        message = f"the CPU finds where there is speech, because the device ran out of memory for it: {error}"
+        self._deaf = Notice("voice_detection_on_cpu", message)
 
     def notices(self, options: DecodingOptions) -> tuple[Notice, ...]:
-        return self._engines[0].notices(options)
+        return self._replicas[0].engine.notices(options)
 
     def encode(self, windows: Sequence[Window]) -> PartedBatch:
-        n, n_engines = len(windows), len(self._engines)
+        n, n_engines = len(windows), len(self._replicas)
         edges = [n * i // n_engines for i in range(n_engines + 1)]
         spans = [range(first, stop) for first, stop in pairwise(edges)]
         parts = [
-            Part(engine, tuple(windows[i] for i in span), tuple(span), None)
-            for engine, span in zip(self._engines, spans, strict=True)
+            Part(replica, tuple(windows[i] for i in span), tuple(span))
+            for replica, span in zip(self._replicas, spans, strict=True)
             if span
         ]
         return PartedBatch([one for encoded in self._side_by_side(self._encoded, parts) for one in encoded])
@@ -151,26 +254,36 @@ class Replicas:
 
     def close(self) -> None:
         self._own = threading.local()
-        for engine in self._engines:
-            engine.close()
+        for replica in self._replicas:
+            replica.engine.close()
 
     def _encoded(self, part: Part) -> list[Part]:
-        """The part with what its engine makes of it; in pieces that are not kept where that is too much."""
-        n, limit = len(part.windows), self._limit or len(part.windows)
+        """The part with what its engine makes of it; not kept, and perhaps in pieces, where that is too much."""
+        replica, n, limit = part.replica, len(part.windows), self._limit or len(part.windows)
         if n > limit:
             return part.pieces(limit)
-        try:
-            return [replace(part, inner=part.engine.encode(part.windows))]
-        except OutOfMemoryError:
-            pass
-        if n == 1:  # there may be room when the batches before are through
+        if replica.is_full:
             return [part]
-        return part.pieces(self._shrunk(part))
+        try:
+            with replica.beside_others(part):
+                part.inner = replica.engine.encode(part.windows)
+        except OutOfMemoryError:
+            n_kept = replica.n_kept()
+            if n_kept:  # there may be room when the batches before are through
+                replica.is_full = True
+                self._shrink((n_kept + n) // BATCHES_IN_MEMORY)
+                return [part]
+            self._shrink(n // 2)
+            return part.pieces(max(1, n // 2))
+        return [part]
 
     def _each(self, batch: PartedBatch, work: Work[Result]) -> list[Result]:
         """What ``work`` gives for every window, in order. Parts that turn out too large stay halved in the batch."""
         results: list[Result | None] = [None] * len(batch)
-        finished = self._side_by_side(lambda part: self._worked(part, work), batch.parts)
+        n_beside = -(-len(batch) // len(self._replicas))
+        for part in batch.parts:
+            part.replica.is_full = False
+        finished = self._side_by_side(lambda part: self._worked(part, n_beside, work), batch.parts)
         for pairs in finished:
             for part, found in pairs:
                 for place, result in zip(part.places, found, strict=True):
@@ -178,38 +291,43 @@ class Replicas:
         batch.parts = [part for pairs in finished for part, _ in pairs]
         return results  # type: ignore[return-value]  # every place is in one part
 
-    def _worked(self, part: Part, work: Work[Result]) -> list[tuple[Part, list[Result]]]:
-        try:
-            return [(part, work(part.engine, self._inner(part), part.places))]
-        except OutOfMemoryError:
-            if len(part.windows) == 1 and part.inner is None:
-                raise
-        part.inner = None  # outside the handler, because the error keeps what it was about in memory
-        if len(part.windows) == 1:
-            return self._worked(part, work)
-        return [pair for piece in part.pieces(self._shrunk(part)) for pair in self._worked(piece, work)]
+    def _worked(self, part: Part, n_beside: int, work: Work[Result]) -> list[tuple[Part, list[Result]]]:
+        """``n_beside``: windows of its batch that its engine has in memory at most, its own included."""
+        n, replica = len(part.windows), part.replica
+        if part.inner is None and self._limit is not None and n > self._limit:
+            return self._in_pieces(part, self._limit, work)
+        found = _tried(part, work)
+        if found is None and replica.let_go(but=part):
+            self._shrink(n_beside // 2)
+            found = _tried(part, work)
+        if found is not None:
+            return [(part, found)]
+        part.inner = None
+        if n == 1:
+            with replica.alone():
+                return [(part, work(replica.engine, replica.engine.encode(part.windows), part.places))]
+        self._shrink(n // 2)
+        return self._in_pieces(part, n // 2, work)
 
-    def _inner(self, part: Part) -> Any:
-        return part.engine.encode(part.windows) if part.inner is None else part.inner
+    def _in_pieces(self, part: Part, size: int, work: Work[Result]) -> list[tuple[Part, list[Result]]]:
+        return [pair for piece in part.pieces(size) for pair in self._worked(piece, len(piece.windows), work)]
 
-    def _shrunk(self, part: Part) -> int:
-        """How many windows may fit where those of the part did not."""
-        fits = len(part.windows) // 2
-        self._limit = fits if self._limit is None else min(self._limit, fits)
-        return fits
+    def _shrink(self, fits: int) -> None:
+        """So many windows may fit where there were too many."""
+        self._limit = max(1, fits if self._limit is None else min(self._limit, fits))
 
     def _side_by_side(self, work: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
         """``work`` on all parts: those of one engine one after the other, engines at the same time."""
         found: list[Result | None] = [None] * len(parts)
 
-        def work_on_those_of(engine: Engine) -> None:
+        def work_on_those_of(replica: Replica) -> None:
             for i, part in enumerate(parts):
-                if part.engine is engine:
+                if part.replica is replica:
                     found[i] = work(part)
 
-        first, *others = self._engines
+        first, *others = self._replicas
         futures = [
-            thread.submit(work_on_those_of, engine) for thread, engine in zip(self._threads(), others, strict=True)
+            thread.submit(work_on_those_of, replica) for thread, replica in zip(self._threads(), others, strict=True)
         ]
         try:
             work_on_those_of(first)
@@ -223,5 +341,5 @@ class Replicas:
         """The caller's, for all engines but the first. Libraries keep handles and plans for every thread."""
         threads: list[ThreadPoolExecutor] | None = getattr(self._own, "threads", None)
         if threads is None:
-            threads = self._own.threads = [ThreadPoolExecutor(1, "replica") for _ in self._engines[1:]]
+            threads = self._own.threads = [ThreadPoolExecutor(1, "replica") for _ in self._replicas[1:]]
         return threads

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pack_sequence, pad_packed_sequence
 
-from ..errors import EngineFailedError
+from ..compat.trial import ran_out_of_memory
+from ..errors import EngineFailedError, OutOfMemoryError
 from ..regions import SAMPLE_RATE_HZ, Window
 from ..silero import (
     CONTEXT_SAMPLES,
@@ -130,7 +131,10 @@ class DeviceListener:
             with torch.inference_mode(), torch.cuda.stream(self._stream):
                 yield
         except RuntimeError as error:
-            raise EngineFailedError(f"voice detection on {self._device} failed: {error}") from error
+            message = f"voice detection on {self._device} failed: {error}"
+            if ran_out_of_memory(error):
+                raise OutOfMemoryError(message, hint="use fewer windows at once or a smaller model") from error
+            raise EngineFailedError(message) from error
 
 
 class LaneNetwork:

@@ -6,10 +6,10 @@ import gc
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from queue import LifoQueue
+from queue import Empty, LifoQueue
 from typing import TypeVar
 from weakref import WeakSet
 
@@ -61,6 +61,7 @@ class Machinery:
             the caller's thread does the work. On a CPU several with few threads beat one with all: a step is made of
             many small operations, at whose ends threads wait for each other, and if another program has the core they
             wait long.
+        give_back: frees what the encoder keeps for its speed.
     """
 
     model: Whisper
@@ -72,6 +73,7 @@ class Machinery:
     room: tuple[int, ...]
     workers: int = 1
     threads_each: int = 0
+    give_back: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +138,7 @@ class WhisperEngine:
         self._ears: Ears | None = None
         self._pool = _pool_of(machinery)
         self._rules: dict[bool, StepRules] = {}
+        self._ran_out = False  # of memory, since it was given back last
         self.limits = Limits()
         self.info = info
         if machinery.model.device.type == "cuda":
@@ -392,8 +395,28 @@ class WhisperEngine:
     @contextmanager
     def _at_work(self, doing: str) -> Iterator[None]:
         """On the engine's device, which kernels are launched on in whatever thread; torch's errors leave as ours."""
-        with _foreign_errors(doing), torch.inference_mode(), on(self._running.model.device):
-            yield
+        try:
+            with _foreign_errors(doing), torch.inference_mode(), on(self._running.model.device):
+                if self._ran_out:  # now that what failed is no longer referred to
+                    self._give_back()
+                yield
+        except OutOfMemoryError:
+            self._ran_out = True
+            raise
+
+    def _give_back(self) -> None:
+        """Memory that is kept for speed, and that nobody uses now."""
+        self._ran_out = False
+        n_idle = 0
+        with suppress(Empty):
+            while True:
+                self._idle.get_nowait()
+                n_idle += 1
+        for _ in range(n_idle):
+            self._idle.put(None)
+        self._running.give_back()
+        if self._running.model.device.type == "cuda":
+            torch.cuda.empty_cache()  # libraries allocate beside PyTorch
 
     @contextmanager
     def _aside(self) -> Iterator[None]:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...compat.trial import ran_out_of_memory
 from . import kernels
 from .caches import AudioCache
 from .model import Whisper, decode, encode, logits_of
@@ -38,7 +39,8 @@ def _capture_stream(device: torch.device) -> torch.cuda.Stream:
 def captured(graph: torch.cuda.CUDAGraph, device: torch.device, pool: Any) -> Iterator[None]:
     """What is queued on the device goes into the graph. Other threads go on."""
     stream = _capture_stream(device)
-    with _capturing, torch.cuda.graph(graph, pool, stream, capture_error_mode="thread_local"):
+    usual = torch.cuda.stream(torch.cuda.current_stream(device))  # torch does not go back to it where capturing fails
+    with _capturing, usual, torch.cuda.graph(graph, pool, stream, capture_error_mode="thread_local"):
         yield
 
 
@@ -126,6 +128,8 @@ class CapturedEncoder:
     Kernels by the hundred are queued one by one, and after each the host takes its turn with Python's other threads, so
     that a few windows are over on the device before their last kernel is queued. So from the second time on a number of
     windows is encoded in one go. Keys and values are not in it: captured, they would need room for themselves.
+
+    What is captured holds memory. Where that runs out it is given back, and never taken again.
     """
 
     def __init__(
@@ -134,11 +138,23 @@ class CapturedEncoder:
         self._model, self._make_cache, self._rooms = model, make_cache, rooms
         self._known: set[int] = set()  # numbers of windows that were encoded before
         self._room: _EncoderRoom | None = None
+        self._captures = True
         self._in_use = threading.Lock()  # what is replayed reads and writes the same places every time
 
     def __call__(self, mel: Tensor) -> AudioCache:
         with self._in_use:
-            return self._make_cache(self._model, self._states(mel))
+            if self._captures:
+                try:
+                    return self._make_cache(self._model, self._states(mel))
+                except RuntimeError as error:
+                    if not ran_out_of_memory(error):
+                        raise
+                self._room, self._captures = None, False
+            return self._make_cache(self._model, encode(self._model, mel))
+
+    def give_back(self) -> None:
+        with self._in_use:
+            self._room, self._captures = None, False
 
     def _states(self, mel: Tensor) -> Tensor:
         """(B, T, d), to be used before the next are asked for."""

@@ -215,7 +215,16 @@ def _cuda(checkpoint: Checkpoint, device: torch.device, compute_type: str, reque
     encoder = CapturedEncoder(model, make_cache, ENCODER_ROOMS)
     make_steps = partial(CapturedSteps, int8=int8)
     words = alignment.Search(alignment_kernels.smoothed, alignment_kernels.path_starts)
-    return Machinery(model, encoder, make_steps, words, ENCODED_AT_ONCE_CUDA, CUDA_ROOM[-1], CUDA_ROOM)
+    return Machinery(
+        model,
+        encoder,
+        make_steps,
+        words,
+        ENCODED_AT_ONCE_CUDA,
+        CUDA_ROOM[-1],
+        CUDA_ROOM,
+        give_back=encoder.give_back,
+    )
 
 
 def _encoder(model: Whisper, make_cache: Callable[[Whisper, Tensor], Kept]) -> Callable[[Tensor], Kept]:
