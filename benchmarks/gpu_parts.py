@@ -20,6 +20,7 @@ from random_whisper import TOKENS, shape_of
 from transcribe_mcp.audio import read_blocks
 from transcribe_mcp.compat.memory import memory_need
 from transcribe_mcp.engines import DecodingOptions, Engine, EngineRequest, listener_of, load_engine
+from transcribe_mcp.features.tensors import Placed
 from transcribe_mcp.pipeline import Options, transcribe
 from transcribe_mcp.regions import Region, Window
 from transcribe_mcp.settings import usable_cores
@@ -135,7 +136,7 @@ def noise_windows(n: int, device: str) -> list[Window]:
     windows = []
     for i in range(n):
         samples = (random.standard_normal(round(WINDOW_S * SAMPLE_RATE_HZ)) * 0.1).astype(np.float32)
-        placed = None if device == "cpu" else torch.from_numpy(samples).to(device)
+        placed = None if device == "cpu" else Placed(torch.from_numpy(samples).to(device))
         windows.append(Window(WINDOW_S * i, samples, (Region(WINDOW_S * i, WINDOW_S * (i + 1)),), placed))
     return windows
 
@@ -285,7 +286,7 @@ def memory_of(engine: Engine, name: str, batch: int, device: str) -> Figures:
         core_once(engine, windows)
     idle = torch.cuda.memory_allocated()
     captured = captured_bytes()
-    held = sum(window.placed.nbytes for window in windows if window.placed is not None)
+    held = sum(window.placed.samples.nbytes for window in windows if window.placed is not None)
     peaks = []
 
     def peak(work: Callable[[], Any]) -> Any:

@@ -18,7 +18,7 @@ from whisper_nano import NON_SPEECH, speech_truths, whisper_nano
 
 from transcribe_mcp import pipeline
 from transcribe_mcp.audio import read
-from transcribe_mcp.engines import DecodingOptions, Engine, EngineRequest, load_engine
+from transcribe_mcp.engines import Decoded, DecodingOptions, Engine, EngineRequest, load_engine
 from transcribe_mcp.engines.fallback_device import FallbackEngine
 from transcribe_mcp.engines.replicas import Replicas
 from transcribe_mcp.errors import EngineFailedError, OutOfMemoryError
@@ -70,10 +70,10 @@ def windows(samples: Samples) -> list[Window]:
 
 @pytest.mark.parametrize("n_mels", [80, 128])
 def test_the_spectrograms_of_a_batch_are_those_of_the_reference(n_mels: int) -> None:
-    from transcribe_mcp.features.tensors import log_mel_windows
+    from transcribe_mcp.features.tensors import Placed, log_mel_windows
 
     batch = windows(talk())
-    placed = [replace(window, placed=torch.from_numpy(window.samples)) for window in batch]
+    placed = [replace(window, placed=Placed(torch.from_numpy(window.samples))) for window in batch]
 
     for given in (batch, placed):
         found = log_mel_windows(given, n_mels, torch.device("cpu")).numpy()
@@ -155,7 +155,7 @@ class ListeningEngine(ScriptedEngine):
         for window in windows:
             if window.placed is None:
                 self.unplaced += 1
-            elif not np.array_equal(window.placed.numpy(), window.samples):
+            elif not np.array_equal(window.placed.samples.numpy(), window.samples):
                 self.mismatched += 1
         return super().encode(windows)
 
@@ -289,6 +289,53 @@ def test_where_the_device_fails_to_listen_the_cpu_goes_on_at_the_same_place_from
     assert again.segments == whole.segments
     assert [notice.code for notice in again.warnings if notice.code in (code, "gpu_failed")] == [code]
     assert failing.asked == 1
+
+
+class CrowdedListener(FailingListener):
+    """Has the device's memory until it is closed."""
+
+    def __init__(self) -> None:
+        FailingListener.__init__(self, FULL)
+        self.pushes, self.is_closed = -1_000_000, False
+
+    def close(self) -> None:
+        self.is_closed = True
+        self.inner.close()
+
+
+class CrowdedEngine(ScriptedEngine):
+    """Has no memory for a window while its listener has it."""
+
+    def __init__(self) -> None:
+        ScriptedEngine.__init__(self)
+        self.listeners: list[CrowdedListener] = []
+        self.on_device: list[bool] = []  # whether the samples of each window decoded were still there
+
+    def listener(self) -> CrowdedListener:
+        self.listeners.append(CrowdedListener())
+        return self.listeners[-1]
+
+    def decode(self, encoded: ScriptedBatch, languages: Sequence[str], options: DecodingOptions) -> list[Decoded]:
+        if not all(listener.is_closed for listener in self.listeners):
+            raise FULL
+        self.on_device += [
+            window.placed is not None and window.placed.samples is not None for window in encoded.windows
+        ]
+        return ScriptedEngine.decode(self, encoded, languages, options)
+
+
+def test_a_listener_gives_its_memory_to_windows_that_find_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "DECODED_BLOCK_S", FailingListener.block_s)
+    engine = CrowdedEngine()
+
+    transcript = transcribe(long_talk(), Replicas([engine]), Options(batch_size=4))
+
+    whole = transcribe(long_talk(), ScriptedEngine())
+    assert abs(len(transcript.segments) - len(whole.segments)) <= 2
+    assert transcript.segments[-1].end == pytest.approx(whole.segments[-1].end, abs=0.1)
+    assert "voice_detection_on_cpu" in [notice.code for notice in transcript.warnings]
+    assert engine.on_device
+    assert not any(engine.on_device)
 
 
 # -- samples that are no numbers -------------------------------------------------------------------------------------

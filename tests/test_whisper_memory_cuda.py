@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from difflib import SequenceMatcher
 from functools import cache
 from typing import Any
 
@@ -59,7 +60,10 @@ def test_a_gpu_of_little_memory_hears_the_same_words_in_smaller_batches(precisio
         first, again = (transcribe(talk(), engine, GREEDY) for _ in range(2))
         engine.close()
 
-    assert (first.text, again.text) == (whole.text, whole.text)
+    for transcript in (first, again):
+        same = SequenceMatcher(None, transcript.text.split(), whole.text.split(), autojunk=False).ratio()
+        # In 16 bits a window of many sounds otherwise than of few.
+        assert same == 1.0 if precision == "float32" else same > 0.99
     assert "batch_halved" in [notice.code for notice in again.warnings]
     assert "batch_halved" not in [notice.code for notice in whole.warnings]
 

@@ -199,6 +199,9 @@ class Listener(Protocol):
     def place(self, windows: Sequence[Window], keep_from: float) -> Sequence[Window]:
         """The windows with ``placed`` set. No later window begins before ``keep_from`` (s on the original clock)."""
 
+    def close(self) -> None:
+        """Give back all memory, that of windows placed before included; it is not used afterwards."""
+
 
 # Told a window and what was heard in it; returns the temperature to decode it at again, or None. May be told twice
 # where a device failed in between.

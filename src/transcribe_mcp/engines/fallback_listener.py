@@ -66,6 +66,10 @@ class FallbackListener:
                 self._give_way(error)
         return windows
 
+    def close(self) -> None:
+        if self._inner is not None:
+            self._inner.close()
+
     def _give_way(self, error: EngineFailedError) -> None:
         self._inner = None
         self._told(error)

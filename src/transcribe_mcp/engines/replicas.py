@@ -9,168 +9,25 @@ memory. A window alone has the engine for itself. None is lost, and batches to c
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, TypeVar
-from weakref import WeakSet
 
 from ..errors import EngineFailedError, OutOfMemoryError
 from ..regions import Window
 from ..transcript import Notice, Word
-from . import (
-    Decoded,
-    DecodingOptions,
-    Encoded,
-    Engine,
-    EngineInfo,
-    Following,
-    Listener,
-    decode_until,
-    joined,
-    listener_of,
-)
+from . import Decoded, DecodingOptions, Engine, EngineInfo, Following, Listener, decode_until
 from .fallback_listener import listener_with_cpu_behind
+from .parted import Part, PartedBatch, Replica
 
 # Words of one are timed while windows of the next are encoded; and what filled the memory is to be more than fits.
 BATCHES_IN_MEMORY = 3
+FEW_WINDOWS = 4  # before fewer are decoded at once, the CPU finds where there is speech
 
 Result = TypeVar("Result")
 Work = Callable[[Engine, Any, Sequence[int]], list[Result]]
-
-
-class Replica:
-    """An engine, who is at work on it, and which windows are in its memory."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        self.is_full = False  # windows found no room: no more are kept until something is done with those that did
-        self._parts: WeakSet[Part] = WeakSet()
-        self._at_work: list[Part] = []
-        self._is_taken = False  # by one alone
-        self._changed = threading.Condition()
-
-    def add(self, part: Part) -> None:
-        with self._changed:
-            self._parts.add(part)
-
-    def n_kept(self) -> int:
-        """Windows, each counted once, in however many batches it is."""
-        with self._changed:
-            return len({id(window) for part in self._parts if part.inner is not None for window in part.windows})
-
-    @contextmanager
-    def beside_others(self, part: Part) -> Iterator[None]:
-        with self._changed:
-            self._changed.wait_for(lambda: not self._is_taken)
-            self._at_work.append(part)
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._at_work.remove(part)
-                self._changed.notify_all()
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Nobody else is at work, and nothing is kept."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._is_taken)
-            self._is_taken = True
-            self._changed.wait_for(lambda: not self._at_work)
-        try:
-            self.let_go()
-            yield
-        finally:
-            with self._changed:
-                self._is_taken = False
-                self._changed.notify_all()
-
-    def let_go(self, but: Part | None = None) -> bool:
-        """Of windows that nobody is at work on; whether there were any."""
-        with self._changed:
-            idle = [one for one in self._parts if one.inner is not None and one is not but and one not in self._at_work]
-            for one in idle:
-                one.inner = None
-        return bool(idle)
-
-
-@dataclass(slots=True, eq=False, weakref_slot=True)
-class Part:
-    """Some windows of a batch, their places in it, and what their engine made of them (``None``: not kept).
-
-    Not frozen, because what takes memory has to be dropped wherever the part is still referred to.
-    """
-
-    replica: Replica
-    windows: tuple[Window, ...]
-    places: tuple[int, ...]
-    inner: Any = None
-
-    def __post_init__(self) -> None:
-        self.replica.add(self)
-
-    def pieces(self, size: int) -> list[Part]:
-        """Parts of at most ``size`` windows, not encoded."""
-        spans = [slice(first, first + size) for first in range(0, len(self.windows), size)]
-        return [Part(self.replica, self.windows[span], self.places[span]) for span in spans]
-
-    def select(self, new_place: dict[int, int]) -> Part:
-        inner = self.inner
-        kept = [i for i, place in enumerate(self.places) if place in new_place]
-        inner = inner if inner is None or len(kept) == len(self.places) else inner.select(kept)
-        windows = tuple(self.windows[i] for i in kept)
-        return Part(self.replica, windows, tuple(new_place[self.places[i]] for i in kept), inner)
-
-
-@dataclass(slots=True)
-class PartedBatch:
-    """A batch as its engines encoded it, part by part."""
-
-    parts: list[Part]
-
-    def __len__(self) -> int:
-        return sum(len(part.windows) for part in self.parts)
-
-    def select(self, indices: Sequence[int]) -> PartedBatch:
-        new_place = {old: new for new, old in enumerate(indices)}
-        parts = (part.select(new_place) for part in self.parts if not new_place.keys().isdisjoint(part.places))
-        return PartedBatch(list(parts))
-
-    def joined(self, others: Sequence[PartedBatch]) -> PartedBatch:
-        """Parts of one engine become one, so that it decodes all their windows at once."""
-        parts, n = list(self.parts), len(self)
-        for other in others:
-            parts += [replace(part, places=tuple(n + place for place in part.places)) for part in other.parts]
-            n += len(other)
-        encoded: dict[Replica, list[tuple[Part, Encoded]]] = {}
-        unkept = []
-        for part in parts:
-            inner = part.inner  # asked once: another thread may let go of it
-            if inner is None:
-                unkept.append(part)
-            else:
-                encoded.setdefault(part.replica, []).append((part, inner))
-        return PartedBatch([*(_one(replica, kept) for replica, kept in encoded.items()), *unkept])
-
-
-def _one(replica: Replica, kept: Sequence[tuple[Part, Encoded]]) -> Part:
-    windows = tuple(window for part, _ in kept for window in part.windows)
-    places = tuple(place for part, _ in kept for place in part.places)
-    return Part(replica, windows, places, joined([inner for _, inner in kept]))
-
-
-def _tried(part: Part, work: Work[Result]) -> list[Result] | None:
-    """``None`` where memory did not suffice. What failed is forgotten then, because it keeps memory."""
-    engine = part.replica.engine
-    try:
-        with part.replica.beside_others(part):
-            inner = engine.encode(part.windows) if part.inner is None else part.inner
-            return work(engine, inner, part.places)
-    except OutOfMemoryError:
-        return None
 
 
 class Replicas:
@@ -209,7 +66,7 @@ class Replicas:
         """The first engine's own, until there is no memory for it: from then on the CPU's."""
         if self._deaf is not None:
             return None
-        return listener_with_cpu_behind(lambda: listener_of(self._replicas[0].engine), OutOfMemoryError, self._go_deaf)
+        return listener_with_cpu_behind(self._replicas[0].listen, OutOfMemoryError, self._go_deaf)
 
     def _go_deaf(self, error: EngineFailedError) -> None:
         message = f"the CPU finds where there is speech, because the device ran out of memory for it: {error}"
@@ -293,21 +150,33 @@ class Replicas:
 
     def _worked(self, part: Part, n_beside: int, work: Work[Result]) -> list[tuple[Part, list[Result]]]:
         """``n_beside``: windows of its batch that its engine has in memory at most, its own included."""
-        n, replica = len(part.windows), part.replica
+        n = len(part.windows)
         if part.inner is None and self._limit is not None and n > self._limit:
             return self._in_pieces(part, self._limit, work)
-        found = _tried(part, work)
-        if found is None and replica.let_go(but=part):
-            self._shrink(n_beside // 2)
+        with part.replica.beside_others(part):
             found = _tried(part, work)
+        if found is None:
+            found = self._worked_alone(part, n_beside, work)
         if found is not None:
             return [(part, found)]
-        part.inner = None
-        if n == 1:
-            with replica.alone():
-                return [(part, work(replica.engine, replica.engine.encode(part.windows), part.places))]
         self._shrink(n // 2)
         return self._in_pieces(part, n // 2, work)
+
+    def _worked_alone(self, part: Part, n_beside: int, work: Work[Result]) -> list[Result] | None:
+        """Raises: OutOfMemoryError where a single window has not enough memory alone. Of more, ``None`` says so."""
+        n, replica = len(part.windows), part.replica
+        with replica.alone(part) as there_were_others:
+            if there_were_others:
+                self._shrink(n_beside // 2)
+                found = _tried(part, work)
+                if found is not None:
+                    return found
+            if n <= FEW_WINDOWS and replica.stop_listening():
+                found = _tried(part, work)
+                if found is not None:
+                    return found
+            part.inner = None
+            return work(replica.engine, replica.engine.encode(part.windows), part.places) if n == 1 else None
 
     def _in_pieces(self, part: Part, size: int, work: Work[Result]) -> list[tuple[Part, list[Result]]]:
         return [pair for piece in part.pieces(size) for pair in self._worked(piece, len(piece.windows), work)]
@@ -343,3 +212,12 @@ class Replicas:
         if threads is None:
             threads = self._own.threads = [ThreadPoolExecutor(1, "replica") for _ in self._replicas[1:]]
         return threads
+
+
+def _tried(part: Part, work: Work[Result]) -> list[Result] | None:
+    """``None`` where memory did not suffice. What failed is forgotten then, because it keeps memory."""
+    engine = part.replica.engine
+    try:
+        return work(engine, engine.encode(part.windows) if part.inner is None else part.inner, part.places)
+    except OutOfMemoryError:
+        return None

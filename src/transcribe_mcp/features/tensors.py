@@ -7,6 +7,7 @@ used there; others are sent through pinned memory, so that the transfer overlaps
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -16,6 +17,14 @@ from torch.nn.utils.rnn import pad_sequence
 from ..regions import Window
 from . import DYNAMIC_RANGE, FFT_SAMPLES, HOP_SAMPLES, SILENCE, WINDOW_FRAMES, WINDOW_SAMPLES, mel_filters
 
+
+@dataclass(slots=True, eq=False, weakref_slot=True)
+class Placed:
+    """Samples of a window on a device, (n,) float32, until they are let go of there."""
+
+    samples: Tensor | None
+
+
 PART_WINDOWS = 16  # transformed at once: bounds the spectra to 150 MB, and fills any GPU
 
 
@@ -23,7 +32,7 @@ def log_mel_windows(windows: Sequence[Window], n_mels: int, device: torch.device
     """Log-mel spectrograms of windows, each padded with silence to 30 s.
 
     Args:
-        windows: each at most 30 s; ``placed`` tensors are used where they are on ``device``.
+        windows: each at most 30 s; samples that are ``Placed`` on ``device`` are used there.
         n_mels: 80, or 128 for large-v3 and its kin.
 
     Returns:
@@ -54,9 +63,8 @@ def padded(windows: Sequence[Window], device: torch.device) -> Tensor:
     for window in windows:
         if len(window.samples) > WINDOW_SAMPLES:
             raise ValueError(f"a window holds at most {WINDOW_SAMPLES} samples, not {len(window.samples)}")
-    placed = [
-        window.placed for window in windows if isinstance(window.placed, Tensor) and window.placed.device == device
-    ]
+    held = [window.placed.samples for window in windows if isinstance(window.placed, Placed)]
+    placed = [samples for samples in held if samples is not None and samples.device == device]
     if len(placed) < len(windows):
         return _sent(windows, device)
     if device.type == "cuda":  # made on the listener's stream: not to be freed there while they are read here

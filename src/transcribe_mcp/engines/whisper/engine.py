@@ -252,12 +252,14 @@ class WhisperEngine:
     def _align(
         self, encoded: EncodedWindows, decoded: Sequence[Decoded], options: DecodingOptions, timed: Sequence[int]
     ) -> list[tuple[int, list[Word]]]:
-        with self._at_work("timing words"), self._aside():
-            spoken = {i: self._spoken(encoded, i, decoded[i], options) for i in timed}
-            rows = [encoded.rows[i] for i in timed]
-            positions = [self._n_positions(encoded.windows[i]) for i in timed]
-            queries = [spoken[i].queries for i in timed]
-            starts = token_starts(self._directions.alignment_heads, rows, queries, positions, self._running.search)
+        with self._at_work("timing words"):
+            encoded.prove()  # windows encoded anew are not waited for on another stream than theirs
+            with self._aside():
+                spoken = {i: self._spoken(encoded, i, decoded[i], options) for i in timed}
+                rows = [encoded.rows[i] for i in timed]
+                positions = [self._n_positions(encoded.windows[i]) for i in timed]
+                queries = [spoken[i].queries for i in timed]
+                starts = token_starts(self._directions.alignment_heads, rows, queries, positions, self._running.search)
         return [
             (i, self._words(encoded.windows[i], decoded[i], spoken[i], begins, width))
             for i, begins, width in zip(timed, starts, positions, strict=True)
@@ -415,6 +417,7 @@ class WhisperEngine:
         for _ in range(n_idle):
             self._idle.put(None)
         self._running.give_back()
+        gc.collect()  # an error may be in a circle with what it was about
         if self._running.model.device.type == "cuda":
             torch.cuda.empty_cache()  # libraries allocate beside PyTorch
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar
@@ -84,12 +85,12 @@ def _load_on(request: EngineRequest, device: torch.device) -> WhisperEngine:
     if request.compute_type == AUTO and compute_type == "int8":
         compute_type = _INT8_WITH_ENCODER[encoder_precision(geometry, _threads_each(request))]
     vocabulary, directions = vocabulary_of(checkpoint), directions_of(checkpoint, geometry)
-    batch_size = (
-        _cpu_batch_size(geometry, compute_type)
-        if device.type == "cpu"
-        else _cuda_batch_size(checkpoint, device, compute_type)
-    )
-    with on(device):
+    with _foreign_errors(request.model, device), on(device):
+        batch_size = (
+            _cpu_batch_size(geometry, compute_type)
+            if device.type == "cpu"
+            else _cuda_batch_size(checkpoint, device, compute_type)
+        )
         machinery = _machinery(checkpoint, device, compute_type, request)
     # A worker whose part of a batch is done goes on with what comes next. In 8 bits several batches are not too many.
     shares_workers = device.type == "cpu" and _in_int8(compute_type) and machinery.workers > 1
@@ -156,7 +157,7 @@ def _cpu(checkpoint: Checkpoint, compute_type: str, request: EngineRequest) -> M
     else:
         dense = _dense(PRECISIONS[compute_type])
         placement = Placement(torch.device("cpu"), PRECISIONS[compute_type], dense, dense, dense, Operations())
-        model, make_cache = _load(checkpoint, placement, request), partial(audio_cache, int8=False)
+        model, make_cache = load_model(checkpoint, placement), partial(audio_cache, int8=False)
     return Machinery(
         model,
         _encoder(model, make_cache),
@@ -184,7 +185,7 @@ def _int8_model(checkpoint: Checkpoint, compute_type: str, request: EngineReques
     geometry, threads = geometry_of(checkpoint), _threads_each(request)
     encoder = ENCODER_LINEAR[compute_type.removesuffix(INT8_AUDIO)]
     placement = Placement(torch.device("cpu"), torch.float32, encoder, Int8Dense, _dense(torch.float32), Operations())
-    model = _load(checkpoint, placement, request)
+    model = load_model(checkpoint, placement)
     output = Int8Dense(model.output, model.output.new_zeros(len(model.output)))
     attention, dtype = encoder_attention(geometry, threads), convolution_dtype(geometry, threads)
     (weight1, bias1), (weight2, bias2) = model.convolutions
@@ -199,7 +200,7 @@ def _cuda(checkpoint: Checkpoint, device: torch.device, compute_type: str, reque
     dtype, int8 = PRECISIONS[compute_type.removesuffix(INT8_AUDIO)], compute_type.endswith(INT8_AUDIO)
     make = _dense(dtype, Dense if dtype == torch.float32 else FusedDense)
     if not has_triton():
-        model = _load(checkpoint, Placement(device, dtype, make, make, make, Operations()), request)
+        model = load_model(checkpoint, Placement(device, dtype, make, make, make, Operations()))
         encoder = _encoder(model, partial(audio_cache, int8=int8))
         return Machinery(model, encoder, EagerSteps, alignment.TORCH, ENCODED_AT_ONCE_CUDA, CUDA_ROOM[-1], CUDA_ROOM)
     from . import alignment_kernels, kernels
@@ -210,7 +211,7 @@ def _cuda(checkpoint: Checkpoint, device: torch.device, compute_type: str, reque
     operations = cuda_operations(geometry_of(checkpoint), dtype, device)
     make_decoder = make if dtype == torch.float32 else _dense(dtype, SingleRowDense)
     placement = Placement(device, dtype, make, make_decoder, make, operations, VOCABULARY_MULTIPLE)
-    model = _load(checkpoint, placement, request)
+    model = load_model(checkpoint, placement)
     make_cache = kernels.audio_cache if int8 else partial(audio_cache, int8=False)
     encoder = CapturedEncoder(model, make_cache, ENCODER_ROOMS)
     make_steps = partial(CapturedSteps, int8=int8)
@@ -231,14 +232,16 @@ def _encoder(model: Whisper, make_cache: Callable[[Whisper, Tensor], Kept]) -> C
     return lambda mel: make_cache(model, encode(model, mel))
 
 
-def _load(checkpoint: Checkpoint, placement: Placement, request: EngineRequest) -> Whisper:
+@contextmanager
+def _foreign_errors(model: str, device: torch.device) -> Iterator[None]:
+    """The door through which torch's errors leave as ours while a model is loaded."""
     try:
-        return load_model(checkpoint, placement)
+        yield
     except RuntimeError as error:
         if ran_out_of_memory(error):
-            message = f"model {request.model} does not fit on {placement.device}: {error}"
+            message = f"model {model} does not fit on {device}: {error}"
             raise OutOfMemoryError(message, hint="take a smaller model, or --device cpu") from error
-        raise EngineFailedError(f"torch failed while loading model {request.model}: {error}") from error
+        raise EngineFailedError(f"torch failed while loading model {model}: {error}") from error
 
 
 def _dense(dtype: torch.dtype | None, kind: type[Dense] = Dense) -> Callable[[Tensor, Tensor], Linear]:

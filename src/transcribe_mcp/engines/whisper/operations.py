@@ -27,11 +27,17 @@ def cuda_operations(geometry: Geometry, dtype: torch.dtype, device: torch.device
 
 
 def fastest_attention(geometry: Geometry, dtype: torch.dtype, device: torch.device) -> Attention:
-    """The fastest of torch's attention kernels for the encoder of this model on this GPU."""
+    """The fastest of torch's attention kernels for the encoder of this model on this GPU; without memory to try them,
+    that which torch takes by itself."""
     heads = geometry.encoder_attention_heads
     shape = (TRIED_WINDOWS, geometry.max_source_positions, 3, heads, geometry.d_model // heads)
-    query, key, value = torch.randn(shape, dtype=dtype, device=device).permute(2, 0, 3, 1, 4)
-    taken_ms = {attention: _milliseconds(attention, query, key, value) for attention in (_cudnn, _flash, _efficient)}
+    try:
+        query, key, value = torch.randn(shape, dtype=dtype, device=device).permute(2, 0, 3, 1, 4)
+        taken_ms = {
+            attention: _milliseconds(attention, query, key, value) for attention in (_cudnn, _flash, _efficient)
+        }
+    except torch.OutOfMemoryError:
+        return functional.scaled_dot_product_attention
     fastest = min(taken_ms, key=taken_ms.__getitem__)
     return fastest if taken_ms[fastest] < float("inf") else functional.scaled_dot_product_attention
 
