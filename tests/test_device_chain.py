@@ -18,7 +18,7 @@ from whisper_nano import NON_SPEECH, speech_truths, whisper_nano
 
 from transcribe_mcp import pipeline
 from transcribe_mcp.audio import read
-from transcribe_mcp.engines import Decoded, DecodingOptions, Engine, EngineRequest, load_engine
+from transcribe_mcp.engines import Decoded, DecodingOptions, Engine, EngineRequest, decode_until, load_engine
 from transcribe_mcp.engines.fallback_device import FallbackEngine
 from transcribe_mcp.engines.replicas import Replicas
 from transcribe_mcp.errors import EngineFailedError, OutOfMemoryError
@@ -341,7 +341,7 @@ def test_a_listener_gives_its_memory_to_windows_that_find_none(monkeypatch: pyte
 # -- samples that are no numbers -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("use", ["decode", "detect_language"])
+@pytest.mark.parametrize("use", ["decode", "decode_until", "detect_language", "align"])
 def test_a_window_with_samples_that_are_no_numbers_is_named_when_its_batch_is_used(use: str) -> None:
     engine = load_engine(EngineRequest("whisper", str(whisper_nano()), "cpu", "float32", threads=1, offline=True))
     good, broken = talk()[: 2 * RATE_HZ], talk()[: 2 * RATE_HZ].copy()
@@ -352,6 +352,10 @@ def test_a_window_with_samples_that_are_no_numbers_is_named_when_its_batch_is_us
     with pytest.raises(EngineFailedError, match=r"60\.00 s") as caught:
         if use == "decode":
             engine.decode(encoded, ["en", "en"], DecodingOptions())
+        elif use == "decode_until":
+            decode_until(engine, encoded, ["en", "en"], DecodingOptions(), lambda i, decoded: None)
+        elif use == "align":
+            engine.align(encoded, [Decoded(" It is.", "en", 0.0, (467, 318, 13))] * 2, DecodingOptions())
         else:
             engine.detect_language(encoded)
 

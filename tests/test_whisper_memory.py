@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -78,6 +79,27 @@ def fail(words: str, *others: str) -> None:
     finally:
         if others:
             fail(*others)
+
+
+def test_windows_whose_words_are_timed_first_are_proved_by_one_thread_for_all_that_time_them(
+    engine: Any, encoded: Any, decoded: list[Decoded]
+) -> None:
+    proving: list[int] = []
+
+    class Finite:
+        def tolist(self) -> list[bool]:
+            proving.append(threading.get_ident())
+            return [True] * len(NAMES)
+
+    fresh = engine.encode(encoded.windows)
+    fresh.unproved[:] = [(fresh.windows, Finite())]
+
+    words = engine.align(fresh, decoded, GREEDY)
+
+    assert proving == [threading.get_ident()]
+    assert [[word.text for word in one] for one in words] == [
+        [word.text for word in one] for one in engine.align(encoded, decoded, GREEDY)
+    ]
 
 
 def test_threads_of_a_program_take_turns_with_the_memory_of_one(

@@ -231,6 +231,8 @@ class WhisperEngine:
                 run(steps, rules, requests, again)
 
         self._each(work, self._shares(range(len(encoded))))
+        with self._at_work("decoding"):
+            encoded.prove()
 
     def _decode(self, rules: StepRules, options: DecodingOptions, requests: Sequence[Request]) -> list[Spoken]:
         with self._at_work("decoding"):
@@ -244,6 +246,8 @@ class WhisperEngine:
     def align(self, encoded: EncodedWindows, decoded: Sequence[Decoded], options: DecodingOptions) -> list[list[Word]]:
         words: list[list[Word]] = [[] for _ in decoded]
         timed = [i for i, text in enumerate(decoded) if text.tokens]
+        with self._at_work("timing words"):
+            encoded.prove()  # which waits until they are encoded: words may be timed on another stream
         for part in self._each(partial(self._align, encoded, decoded, options), self._shares(timed)):
             for i, found in part:
                 words[i] = found
@@ -252,14 +256,12 @@ class WhisperEngine:
     def _align(
         self, encoded: EncodedWindows, decoded: Sequence[Decoded], options: DecodingOptions, timed: Sequence[int]
     ) -> list[tuple[int, list[Word]]]:
-        with self._at_work("timing words"):
-            encoded.prove()  # windows encoded anew are not waited for on another stream than theirs
-            with self._aside():
-                spoken = {i: self._spoken(encoded, i, decoded[i], options) for i in timed}
-                rows = [encoded.rows[i] for i in timed]
-                positions = [self._n_positions(encoded.windows[i]) for i in timed]
-                queries = [spoken[i].queries for i in timed]
-                starts = token_starts(self._directions.alignment_heads, rows, queries, positions, self._running.search)
+        with self._at_work("timing words"), self._aside():
+            spoken = {i: self._spoken(encoded, i, decoded[i], options) for i in timed}
+            rows = [encoded.rows[i] for i in timed]
+            positions = [self._n_positions(encoded.windows[i]) for i in timed]
+            queries = [spoken[i].queries for i in timed]
+            starts = token_starts(self._directions.alignment_heads, rows, queries, positions, self._running.search)
         return [
             (i, self._words(encoded.windows[i], decoded[i], spoken[i], begins, width))
             for i, begins, width in zip(timed, starts, positions, strict=True)
