@@ -65,18 +65,22 @@ class Replica:
         """Nobody else is at work, and no other windows are in memory. Tells whether that was otherwise."""
         with self._changed:
             self._changed.wait_for(lambda: not self._is_taken)
-            others = bool(self._at_work or self._listeners)
             self._is_taken = True
-            self._changed.wait_for(lambda: not self._at_work)
-            for other in self._parts:
-                if other is not part and other.inner is not None:
-                    others, other.inner = True, None
         try:
-            yield others
+            yield self._cleared_of_all_but(part)
         finally:
             with self._changed:
                 self._is_taken = False
                 self._changed.notify_all()
+
+    def _cleared_of_all_but(self, part: Part) -> bool:
+        with self._changed:
+            there_were_others = bool(self._at_work or self._listeners)
+            self._changed.wait_for(lambda: not self._at_work)
+            for other in self._parts:
+                if other is not part and other.inner is not None:
+                    there_were_others, other.inner = True, None
+        return there_were_others
 
     def stop_listening(self) -> bool:
         """Give back what listeners have in memory; to be called alone. Whether there were any."""
