@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +23,7 @@ from transcribe_mcp.engines.whisper.graphs import CapturedSteps  # noqa: E402
 from transcribe_mcp.engines.whisper.loading import INT8_AUDIO, _load_on  # noqa: E402
 from transcribe_mcp.engines.whisper.slots import Slots  # noqa: E402
 from transcribe_mcp.silero import read_weights, shipped_model  # noqa: E402
+from transcribe_mcp.vad import lane_kernels  # noqa: E402
 from transcribe_mcp.vad.lanes import LaneNetwork  # noqa: E402
 
 GREEDY = DecodingOptions()
@@ -163,8 +169,14 @@ def test_the_product_of_one_row_is_torch_s(width: int, n_out: int, gelu: bool) -
         assert float((found.double() - exact).norm() / exact.norm()) < within
 
 
+@pytest.mark.parametrize("keeps_weights", [True, False])
 @pytest.mark.parametrize("n_frames", [1501, 7500, 40])
-def test_lanes_in_one_launch_remember_what_torch_s_lstm_does(n_frames: int) -> None:
+def test_lanes_in_one_launch_remember_what_torch_s_lstm_does(
+    n_frames: int, keeps_weights: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if keeps_weights and not lane_kernels._keeps_weights(torch.device("cuda", 0)):
+        pytest.skip("this GPU has no room for them")
+    monkeypatch.setattr(lane_kernels, "_keeps_weights", lambda device: keeps_weights)
     network = LaneNetwork(read_weights(shipped_model()), torch.device("cuda"))
     features = torch.relu(torch.randn((n_frames, 128), device="cuda"))
     state = (torch.rand((1, 1, 128), device="cuda"), torch.rand((1, 1, 128), device="cuda"))
@@ -176,6 +188,31 @@ def test_lanes_in_one_launch_remember_what_torch_s_lstm_does(n_frames: int) -> N
     assert float((found - exact).abs().mean()) < 1e-3
     assert float((after[0] - exactly_after[0]).abs().max()) < 0.05
     assert float((after[1] - exactly_after[1]).norm() / exactly_after[1].norm()) < 0.02  # cells know no bounds
+
+
+def test_without_a_c_compiler_words_are_the_same_and_the_result_says_why_it_was_slower(tmp_path: Path) -> None:
+    """In a process of its own: what was found out about Triton is kept in it."""
+    file = speech_truths()[NAMES[0]].path
+    script = """if True:
+        import json, sys
+        from transcribe_mcp import EngineRequest, Options, load_engine, transcribe
+        engine = load_engine(EngineRequest("whisper", sys.argv[1], "cuda:0", "float32", offline=True))
+        transcript = transcribe(sys.argv[2], engine, Options(language=sys.argv[3]))
+        engine.close()
+        print(json.dumps([transcript.text, [notice.code for notice in transcript.warnings]]))
+    """
+    there = {name: value for name, value in os.environ.items() if name != "CC"}
+    found = []
+    for changed in ({}, {"PATH": str(tmp_path), "TRITON_CACHE_DIR": str(tmp_path)}):
+        command = [sys.executable, "-c", script, str(whisper_nano()), str(file), NAMES[0][:2]]
+        done = subprocess.run(command, env=there | changed, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr
+        found.append(json.loads(done.stdout.splitlines()[-1]))
+
+    (text, codes), (text_without, codes_without) = found
+    assert text_without == text
+    assert "kernels_unused" in codes_without
+    assert "kernels_unused" not in codes
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="takes two GPUs")

@@ -41,6 +41,7 @@ from ..silero import (
     shipped_model,
 )
 
+TORCH_ERRORS = (RuntimeError, ValueError, MemoryError)
 LANE_FRAMES = 250  # 8 s; shorter lanes take fewer steps and hear less
 LANES_BEFORE = 5  # 40 s heard before every lane: at least 997 of 1000 decisions are those of the serial run
 SHORT_FRAMES = LANE_FRAMES * (1 + LANES_BEFORE)  # one lane takes no more steps, and is exact
@@ -139,7 +140,7 @@ class DeviceListener:
         try:
             with torch.inference_mode(), torch.cuda.stream(self._stream):
                 yield
-        except RuntimeError as error:
+        except launch_errors() as error:
             message = f"voice detection on {self._device} failed: {error}"
             if ran_out_of_memory(error):
                 raise OutOfMemoryError(message, hint="use fewer windows at once or a smaller model") from error
@@ -162,6 +163,7 @@ class LaneNetwork:
         self.from_state = _parameter(self.lstm, "weight_hh_l0").half()
         self.bias = _parameter(self.lstm, "bias_ih_l0") + _parameter(self.lstm, "bias_hh_l0")
         self.output = _linear(weights.output_weight.T, weights.output_bias).to(device)
+        self.in_one_launch = device.type == "cuda" and not _kernel_problem(device)
 
     def probabilities(self, heard: Tensor, state: State) -> tuple[Tensor, State]:
         """(64 + 512 n,) samples, context first, and the state before them -> probabilities (n,), the state after."""
@@ -192,7 +194,7 @@ class LaneNetwork:
 
     def remember(self, features: Tensor, state: State) -> tuple[Tensor, State]:
         """The LSTM over (n, 128) features in lanes -> its outputs (n, 128), its state after the last."""
-        if features.device.type == "cuda" and has_triton():
+        if self.in_one_launch:
             return self.remember_in_one_launch(features, state)
         return self.remember_by_library(features, state)
 
@@ -228,6 +230,26 @@ def has_triton() -> bool:
     except ImportError:
         return False
     return True
+
+
+@cache
+def _kernel_problem(device: torch.device) -> str:
+    """Why the LSTM cannot run in one launch there; empty where it can."""
+    if not has_triton():
+        return "there is no Triton"
+    from .lane_kernels import problem
+
+    return problem(device)
+
+
+@cache
+def launch_errors() -> tuple[type[Exception], ...]:
+    """What PyTorch fails with, and Triton where it is there."""
+    if not has_triton():
+        return TORCH_ERRORS
+    from .lane_kernels import TRITON_ERRORS
+
+    return (*TORCH_ERRORS, *TRITON_ERRORS)
 
 
 def _empty_state(device: torch.device) -> State:

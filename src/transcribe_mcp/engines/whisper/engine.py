@@ -25,7 +25,7 @@ from ...features.tensors import log_mel_windows
 from ...heap import give_back_freed
 from ...regions import Window
 from ...transcript import Notice, Word
-from ...vad.lanes import Ears
+from ...vad.lanes import Ears, launch_errors
 from .. import Decoded, DecodingOptions, EngineInfo, Following, Listener
 from ..vocabulary import CONTEXT_TOKENS, PROMPT_TOKENS, Vocabulary, prompt_text
 from .alignment import Search, spoken_anew, token_starts
@@ -62,6 +62,7 @@ class Machinery:
             many small operations, at whose ends threads wait for each other, and if another program has the core they
             wait long.
         give_back: frees what the encoder keeps for its speed.
+        notices: what is not as it should be.
     """
 
     model: Whisper
@@ -74,6 +75,7 @@ class Machinery:
     workers: int = 1
     threads_each: int = 0
     give_back: Callable[[], None] = lambda: None
+    notices: tuple[Notice, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,10 +160,10 @@ class WhisperEngine:
         device = self._running.model.device
         if device.type != "cuda":
             return None
-        if self._ears is None:
-            with self._at_work("loading voice detection"):
+        with self._at_work("loading voice detection"):
+            if self._ears is None:
                 self._ears = Ears(device)
-        return self._ears.listen()
+            return self._ears.listen()
 
     def encode(self, windows: Sequence[Window]) -> EncodedWindows:
         machinery = self._running
@@ -275,11 +277,12 @@ class WhisperEngine:
         _on_gpu.discard(self)
         if torch.cuda.is_initialized():
             gc.collect()  # captured steps are in circles with what they captured
-            for device in range(torch.cuda.device_count()):
-                torch.cuda.synchronize(device)
-            if not _on_gpu:  # what others captured works in cuBLAS's workspaces, which are the process's
-                torch._C._cuda_clearCublasWorkspaces()
-            torch.cuda.empty_cache()
+            with suppress(RuntimeError):  # of a GPU that is gone there is nothing to be had
+                for device in range(torch.cuda.device_count()):
+                    torch.cuda.synchronize(device)
+                if not _on_gpu:  # what others captured works in cuBLAS's workspaces, which are the process's
+                    torch._C._cuda_clearCublasWorkspaces()
+                torch.cuda.empty_cache()
         give_back_freed()
 
     # -- parts -------------------------------------------------------------------------------------------------------
@@ -438,7 +441,7 @@ def _foreign_errors(doing: str) -> Iterator[None]:
     """The one door through which torch's errors leave as ours."""
     try:
         yield
-    except (RuntimeError, ValueError, MemoryError) as error:
+    except launch_errors() as error:
         if ran_out_of_memory(error):
             message = f"torch ran out of memory while {doing}: {error}"
             raise OutOfMemoryError(message, hint="use fewer windows at once or a smaller model") from error

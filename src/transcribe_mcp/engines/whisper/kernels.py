@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ...vad.lane_kernels import launch_problem
 from .caches import UNIT_BYTES, AudioCache, KeptQueries
 from .model import NORM_EPSILON, Norm, Whisper
 from .slots import RowState, Slots, StepRules
@@ -41,6 +42,12 @@ def _norm_kernel(
     gain = tl.load(weight + at, inside, 0.0).to(tl.float32)
     shift = tl.load(bias + at, inside, 0.0).to(tl.float32)
     tl.store(normed + row * width + at, (centred * scale * gain + shift).to(normed.dtype.element_ty), inside)
+
+
+def problem(width: int, dtype: torch.dtype, device: torch.device) -> str:
+    """Why Triton cannot launch a kernel there; empty where it can. Raises: RuntimeError for want of memory."""
+    ones = torch.ones(width, dtype=dtype, device=device)
+    return launch_problem(lambda: norm(ones[None], Norm(ones, ones)))
 
 
 def norm(x: Tensor, of: Norm) -> Tensor:

@@ -20,7 +20,7 @@ from ...compat.trial import ran_out_of_memory
 from ...errors import EngineFailedError, EngineUnavailableError, OutOfMemoryError, UsageError
 from ...settings import usable_cores
 from ...transcript import Notice
-from ...vad.lanes import has_triton
+from ...vad.lanes import has_triton, launch_errors
 from .. import AUTO, Engine, EngineInfo, EngineRequest
 from ..batches import batch_that_fits, shape_of
 from ..fallback_device import load_with_cpu_behind
@@ -60,7 +60,12 @@ EARLY_WINDOWS_CPU = 8  # no more than the smallest batch
 def load(request: EngineRequest) -> Engine:
     """Load the requested model. A GPU that nobody asked for has the CPU behind it."""
     device, notices = _choose_device(request.device, request.gpu)
-    _choose_compute_type(request.compute_type, device)  # refused before a model is fetched
+    try:
+        with _foreign_errors(request.model, device):
+            _choose_compute_type(request.compute_type, device)  # refused before a model is fetched
+    except EngineFailedError:
+        if request.device != AUTO:
+            raise  # otherwise it comes again below, where the CPU is behind it
     request = replace(request, notices=(*request.notices, *notices))
     if request.model == AUTO:
         choice = checkpoints.choose_model(catalogue.this_machine(device.type), offline=request.offline)
@@ -79,7 +84,8 @@ def load(request: EngineRequest) -> Engine:
 
 
 def _load_on(request: EngineRequest, device: torch.device) -> WhisperEngine:
-    compute_type = _choose_compute_type(request.compute_type, device)
+    with _foreign_errors(request.model, device):
+        compute_type = _choose_compute_type(request.compute_type, device)
     checkpoint = checkpoints.resolve(request.model, offline=request.offline, progress=request.progress)
     geometry = geometry_of(checkpoint)
     if request.compute_type == AUTO and compute_type == "int8":
@@ -95,7 +101,7 @@ def _load_on(request: EngineRequest, device: torch.device) -> WhisperEngine:
     # A worker whose part of a batch is done goes on with what comes next. In 8 bits several batches are not too many.
     shares_workers = device.type == "cpu" and _in_int8(compute_type) and machinery.workers > 1
     in_queue = device.type == "cuda"  # encode() is over when the device has been told
-    notices = request.notices
+    notices = (*request.notices, *machinery.notices)
     if not directions.names_heads:
         message = (
             f"{checkpoint.name} does not say which heads follow the sound: words are timed by all of the upper half"
@@ -199,16 +205,26 @@ def _int8_model(checkpoint: Checkpoint, compute_type: str, request: EngineReques
 def _cuda(checkpoint: Checkpoint, device: torch.device, compute_type: str, request: EngineRequest) -> Machinery:
     dtype, int8 = PRECISIONS[compute_type.removesuffix(INT8_AUDIO)], compute_type.endswith(INT8_AUDIO)
     make = _dense(dtype, Dense if dtype == torch.float32 else FusedDense)
-    if not has_triton():
+    geometry = geometry_of(checkpoint)
+    problem = _kernels_problem(geometry, dtype, device)
+    if problem is not None:
         model = load_model(checkpoint, Placement(device, dtype, make, make, make, Operations()))
-        encoder = _encoder(model, partial(audio_cache, int8=int8))
-        return Machinery(model, encoder, EagerSteps, alignment.TORCH, ENCODED_AT_ONCE_CUDA, CUDA_ROOM[-1], CUDA_ROOM)
+        return Machinery(
+            model,
+            _encoder(model, partial(audio_cache, int8=int8)),
+            EagerSteps,
+            alignment.TORCH,
+            ENCODED_AT_ONCE_CUDA,
+            CUDA_ROOM[-1],
+            CUDA_ROOM,
+            notices=(Notice("kernels_unused", f"decoding is slower than it could be here: {problem}"),),
+        )
     from . import alignment_kernels, kernels
     from .graphs import CapturedEncoder, CapturedSteps
     from .operations import cuda_operations
     from .product_kernels import SingleRowDense
 
-    operations = cuda_operations(geometry_of(checkpoint), dtype, device)
+    operations = cuda_operations(geometry, dtype, device)
     make_decoder = make if dtype == torch.float32 else _dense(dtype, SingleRowDense)
     placement = Placement(device, dtype, make, make_decoder, make, operations, VOCABULARY_MULTIPLE)
     model = load_model(checkpoint, placement)
@@ -228,6 +244,20 @@ def _cuda(checkpoint: Checkpoint, device: torch.device, compute_type: str, reque
     )
 
 
+def _kernels_problem(geometry: Geometry, dtype: torch.dtype, device: torch.device) -> str | None:
+    """Why kernels of our own cannot be launched. PyTorch's can: slower, and not captured."""
+    if not has_triton():
+        return "PyTorch came without Triton"
+    from .kernels import problem
+
+    found = problem(geometry.d_model, dtype, device)
+    return (
+        f"Triton needs a C compiler and Python's headers (gcc, python3-dev) to launch kernels: {found}"
+        if found
+        else None
+    )
+
+
 def _encoder(model: Whisper, make_cache: Callable[[Whisper, Tensor], Kept]) -> Callable[[Tensor], Kept]:
     return lambda mel: make_cache(model, encode(model, mel))
 
@@ -237,7 +267,7 @@ def _foreign_errors(model: str, device: torch.device) -> Iterator[None]:
     """The door through which torch's errors leave as ours while a model is loaded."""
     try:
         yield
-    except RuntimeError as error:
+    except launch_errors() as error:
         if ran_out_of_memory(error):
             message = f"model {model} does not fit on {device}: {error}"
             raise OutOfMemoryError(message, hint="take a smaller model, or --device cpu") from error
