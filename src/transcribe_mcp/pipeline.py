@@ -40,6 +40,7 @@ FULL_SHARE = 0.75  # a batch so full is decoded rather than that the device wait
 Result = TypeVar("Result")
 WindowStream = Generator[list[Window], None, None]
 Parts = Generator[list[Window] | None, None, None]  # None: the next windows are not there yet, and the device is idle
+Size = Callable[[], int]  # windows that a batch is to have from now on
 Stream = Parts | Ahead[list[Window]] | Ahead[list[Window] | None]
 
 
@@ -143,7 +144,7 @@ class _Encoder:
         self._is_early = early and self._info.early_windows > 0
         self._encoded: dict[float, tuple[Encoded, int]] = {}  # where to find the window that begins then
 
-    def early(self, stream: Ahead[list[Window]], size: Callable[[], int]) -> Stream:
+    def early(self, stream: Ahead[list[Window]], size: Size) -> Stream:
         """The windows of ``stream``, in parts of a batch where they are encoded early."""
         if not self._is_early:
             return stream
@@ -154,7 +155,7 @@ class _Encoder:
         n_parts = size() // min(self._info.early_windows, size())
         return Ahead(parts, max(1, n_parts - 1), wait=False)
 
-    def _as_they_come(self, stream: Ahead[list[Window]], size: Callable[[], int]) -> Parts:
+    def _as_they_come(self, stream: Ahead[list[Window]], size: Size) -> Parts:
         waiting: list[Window] = []
         with closing(stream):
             while (windows := next(stream, None)) is not None:
@@ -318,9 +319,7 @@ def _windows(run: _Run, listener: Listener | None) -> WindowStream:
                 return
 
 
-def _batches(
-    stream: Stream, size: Callable[[], int], decider: LanguageDecider, claimed_s: float | None
-) -> Iterator[list[Window]]:
+def _batches(stream: Stream, size: Size, decider: LanguageDecider, claimed_s: float | None) -> Iterator[list[Window]]:
     """Full batches while the stream lasts, or nearly full ones where it falters.
 
     The batch that votes on the language is spread over what is there.

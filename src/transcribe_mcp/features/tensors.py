@@ -17,15 +17,14 @@ from torch.nn.utils.rnn import pad_sequence
 from ..regions import Window
 from . import DYNAMIC_RANGE, FFT_SAMPLES, HOP_SAMPLES, SILENCE, WINDOW_FRAMES, WINDOW_SAMPLES, mel_filters
 
+PART_WINDOWS = 16  # transformed at once: bounds the spectra to 150 MB, and fills any GPU
+
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
 class Placed:
     """Samples of a window on a device, (n,) float32, until they are let go of there."""
 
     samples: Tensor | None
-
-
-PART_WINDOWS = 16  # transformed at once: bounds the spectra to 150 MB, and fills any GPU
 
 
 def log_mel_windows(windows: Sequence[Window], n_mels: int, device: torch.device) -> Tensor:

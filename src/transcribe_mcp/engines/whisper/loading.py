@@ -207,7 +207,7 @@ def _cuda(checkpoint: Checkpoint, device: torch.device, compute_type: str, reque
     make = _dense(dtype, Dense if dtype == torch.float32 else FusedDense)
     geometry = geometry_of(checkpoint)
     problem = _kernels_problem(geometry, dtype, device)
-    if problem is not None:
+    if problem:
         model = load_model(checkpoint, Placement(device, dtype, make, make, make, Operations()))
         return Machinery(
             model,
@@ -244,18 +244,14 @@ def _cuda(checkpoint: Checkpoint, device: torch.device, compute_type: str, reque
     )
 
 
-def _kernels_problem(geometry: Geometry, dtype: torch.dtype, device: torch.device) -> str | None:
-    """Why kernels of our own cannot be launched. PyTorch's can: slower, and not captured."""
+def _kernels_problem(geometry: Geometry, dtype: torch.dtype, device: torch.device) -> str:
+    """Why kernels of our own cannot be launched, empty where they can. PyTorch's can: slower, and not captured."""
     if not has_triton():
         return "PyTorch came without Triton"
     from .kernels import problem
 
     found = problem(geometry.d_model, dtype, device)
-    return (
-        f"Triton needs a C compiler and Python's headers (gcc, python3-dev) to launch kernels: {found}"
-        if found
-        else None
-    )
+    return found and f"Triton needs a C compiler and Python's headers (gcc, python3-dev) to launch kernels: {found}"
 
 
 def _encoder(model: Whisper, make_cache: Callable[[Whisper, Tensor], Kept]) -> Callable[[Tensor], Kept]:
