@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
 from job_places import (
     PATIENCE_S,
@@ -23,12 +24,14 @@ from job_places import (
     options,
     place,
     request,
-    unbroken,
     until,
 )
+from media import write_audio
 from whisper_nano import CONVERSATION, SPEECH, join_speech, kept_conversions, speech_truths, whisper_nano
 
 from transcribe_mcp import Transcript
+from transcribe_mcp.audio import read
+from transcribe_mcp.compat import gather
 from transcribe_mcp.compat.facts import Facts, parse
 from transcribe_mcp.jobs import process
 from transcribe_mcp.jobs.ledger import Ledger
@@ -45,9 +48,17 @@ FIRST, SECOND = "device-0", "device-1"
 
 
 @pytest.fixture(scope="module")
-def expected() -> Iterator[Transcript]:
-    with kept_conversions():
-        yield unbroken(LONG)
+def longer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six minutes: no worker is done with them before the other one has begun."""
+    path = tmp_path_factory.mktemp("longer") / "conversation.wav"
+    return write_audio(path, "pcm_s16le", np.tile(read(LONG), 3))
+
+
+@pytest.fixture(scope="module")
+def expected(longer: Path, tmp_path_factory: pytest.TempPathFactory) -> Transcript:
+    """What a worker with half of the cores says that nothing interrupts: how sums are rounded depends on the cores."""
+    with kept_conversions(), place(tmp_path_factory.mktemp("unbroken"), **TWO):
+        return jobs.get_transcript(finished(submit(1, longer)[0]).job_id)
 
 
 @pytest.fixture
@@ -56,9 +67,9 @@ def here(tmp_path: Path) -> Iterator[Place]:
         yield made
 
 
-def submit(n: int) -> list[str]:
+def submit(n: int, recording: Path = LONG) -> list[str]:
     """So many long jobs, none of which is answered by another."""
-    wanted = request(LONG, options(language="en", batch_size=1), force=True)
+    wanted = request(recording, options(language="en", batch_size=1), force=True)
     return [jobs.submit(wanted).job_id for _ in range(n)]
 
 
@@ -68,9 +79,9 @@ def at_work(here: Place) -> dict[str, str]:
         return dict(connection.execute("SELECT job_id, worker_id FROM jobs WHERE status = 'running'").fetchall())
 
 
-def one_each(here: Place) -> dict[str, str]:
+def one_each(here: Place, recording: Path) -> dict[str, str]:
     """Two jobs, begun in two workers and not yet done: the job of each worker."""
-    ids = submit(2)
+    ids = submit(2, recording)
     until(lambda: sorted(at_work(here).values()) == [FIRST, SECOND], "each worker runs a job")
     until(lambda: all(here.checkpoints(job_id) for job_id in ids), "each has got somewhere")
     return {worker: job for job, worker in at_work(here).items()}
@@ -107,9 +118,9 @@ def test_a_job_that_comes_later_goes_to_the_worker_that_has_none(here: Place) ->
 
 
 def test_a_worker_that_is_killed_costs_the_other_nothing_and_its_job_goes_on_as_if_nothing_had_been(
-    here: Place, expected: Transcript
+    here: Place, longer: Path, expected: Transcript
 ) -> None:
-    job_of = one_each(here)
+    job_of = one_each(here, longer)
     other = here.worker_pids()[FIRST]
     here.kill_worker(SECOND)
     ended = {worker: finished(job_id) for worker, job_id in job_of.items()}
@@ -126,10 +137,10 @@ def test_a_worker_that_is_killed_costs_the_other_nothing_and_its_job_goes_on_as_
 
 
 def test_work_of_a_worker_that_there_is_no_more_another_finishes(
-    here: Place, expected: Transcript, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    here: Place, longer: Path, expected: Transcript, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Power is lost, and when the machine is back it has a GPU less."""
-    job_of = one_each(here)
+    job_of = one_each(here, longer)
     supervisor = the_supervisor()
     supervisor.kill()
     supervisor.wait()
@@ -137,6 +148,8 @@ def test_work_of_a_worker_that_there_is_no_more_another_finishes(
         here.kill_worker(worker)
     process._started.clear()
     monkeypatch.setattr(process, "start_worker", lambda chosen: False)
+    for name, value in slots_of(gather(), Settings())[1].items():  # as many threads as they had; see ``expected``
+        monkeypatch.setenv(name, value)
     with counting_worker(here, tmp_path / "decoded", silent_s=1.0):
         ended = {worker: finished(job_id) for worker, job_id in job_of.items()}
 
@@ -145,8 +158,8 @@ def test_work_of_a_worker_that_there_is_no_more_another_finishes(
         assert jobs.get_transcript(job.job_id).to_json()["segments"] == expected.to_json()["segments"]
 
 
-def test_a_cancelled_job_of_one_worker_leaves_that_of_the_other_alone(here: Place) -> None:
-    job_of = one_each(here)
+def test_a_cancelled_job_of_one_worker_leaves_that_of_the_other_alone(here: Place, longer: Path) -> None:
+    job_of = one_each(here, longer)
     pids = here.worker_pids()
     jobs.cancel(job_of[SECOND])
     spared = finished(job_of[FIRST])
@@ -179,9 +192,9 @@ def test_where_none_of_the_workers_can_start_the_jobs_say_so(tmp_path: Path, mon
 
 @pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 def test_a_supervisor_that_is_told_to_end_takes_its_workers_along_and_gives_their_jobs_back(
-    here: Place, asked: signal.Signals
+    here: Place, longer: Path, asked: signal.Signals
 ) -> None:
-    job_of = one_each(here)
+    job_of = one_each(here, longer)
     supervisor = the_supervisor()
     supervisor.send_signal(asked)
 
@@ -201,8 +214,8 @@ def test_workers_with_nothing_to_do_end_together_and_come_back_with_the_next_job
         assert len(here.log().split(process.STARTED)) == len(log_of(here, 1).split(process.STARTED)) == 3
 
 
-def test_nobody_starts_a_second_supervisor_while_a_worker_of_the_first_one_lives(here: Place) -> None:
-    one_each(here)
+def test_nobody_starts_a_second_supervisor_while_a_worker_of_the_first_one_lives(here: Place, longer: Path) -> None:
+    one_each(here, longer)
     supervisor = the_supervisor()
     supervisor.kill()
     supervisor.wait()
