@@ -88,6 +88,17 @@ def test_every_fact_has_a_source_or_a_reason_and_a_time() -> None:
         assert fact.took_s >= 0
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Triton for Windows brings a compiler")
+def test_doctor_looks_for_the_compiler_that_triton_would_take(tmp_path: Path) -> None:
+    (tmp_path / "clang").write_text("#!/bin/sh\n", encoding="utf-8")
+    (tmp_path / "clang").chmod(0o755)
+    found = []
+    for here in ({"PATH": "/nowhere", "CC": ""}, {"PATH": str(tmp_path), "CC": ""}, {"PATH": "/nowhere", "CC": "tcc"}):
+        answer = json.loads(run("doctor", "--json", **here).stdout)
+        found.append(answer["facts"]["tools.for_triton"]["value"]["a C compiler"])
+    assert found == [False, True, True]
+
+
 def test_saved_facts_hold_nothing_personal_and_are_judged_the_same(tmp_path: Path) -> None:
     home = tmp_path / "home-of-somebody"
     (home / "lib").mkdir(parents=True)

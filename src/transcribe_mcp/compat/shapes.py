@@ -106,6 +106,7 @@ SHAPES: Mapping[str, Shape] = {
     "ffmpeg.libavutil": _wholes,
     "environment.variables": _mapping_to(_is_text),
     "environment.secrets": _mapping_to(_is_flag),
+    "tools.for_triton": _mapping_to(_is_flag),
     "nvidia.devices": _texts,
     "nvidia.pci": _texts,
     "nvidia.gpus": _list_of(_GPU),

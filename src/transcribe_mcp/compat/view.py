@@ -328,6 +328,9 @@ def _codecs(facts: Facts, view: View) -> _Items:
 
 def _tools(facts: Facts, view: View) -> _Items:
     yield "has_ffmpeg", facts.value("tools.ffmpeg") is not None if "tools.ffmpeg" in facts else None
+    for_triton = facts.value("tools.for_triton")
+    if isinstance(for_triton, dict):
+        yield "triton_lacks", [name for name, is_there in for_triton.items() if not is_there]
 
 
 _PARTS: tuple[Callable[[Facts, View], _Items], ...] = (

@@ -1,11 +1,14 @@
-"""Programs on the PATH that plans and engines use: ffmpeg and uv, and the FFmpeg libraries torchcodec looks for."""
+"""What plans and engines use of the system: ffmpeg, uv, a C compiler, and the FFmpeg libraries torchcodec looks for."""
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from ..facts import Fact, seen, unseen
 from .libraries import system_libraries
@@ -20,6 +23,15 @@ def probe() -> Iterator[Fact]:
     names = system_libraries("libavutil.so.") | system_libraries("avutil-")
     majors = sorted({int(match[1]) for name in names if (match := re.search(r"(?:\.so\.|avutil-)(\d+)", name))})
     yield seen("ffmpeg.libavutil", majors, "loader cache and LD_LIBRARY_PATH")
+    yield seen("tools.for_triton", _for_triton(), "CC, PATH and Python's include folder")
+
+
+def _for_triton() -> dict[str, bool]:
+    """Whether there is what Triton builds a kernel's launcher with, looked for where Triton looks."""
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    python = f"python{sys.version_info.major}.{sys.version_info.minor}{getattr(sys, 'abiflags', '')}"
+    headers = Path(sys.base_prefix, "include", python)  # as sysconfig says, which would load its data for that
+    return {"a C compiler": bool(compiler), "Python.h": (headers / "Python.h").is_file()}
 
 
 def _version(name: str, command: list[str], pattern: str) -> Fact:
