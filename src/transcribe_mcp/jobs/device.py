@@ -99,7 +99,12 @@ class Device:
                 raise CancelledError("the job was stopped")
             call.owner.waiting = call.owner.asked = call
             self._changed.notify_all()
-        return call.result.result()
+        try:
+            return call.result.result()
+        finally:
+            with self._changed:
+                call.owner.asked = None
+            del call  # neither its owner nor an error that it raised is to hold a batch that nobody needs any more
 
     def changed(self, change: Callable[[], None]) -> None:
         with self._changed:
@@ -128,13 +133,16 @@ class Device:
     # --- the device's own thread --------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        while True:
-            calls = self._next_calls()
-            if calls is None:
-                break
-            if calls:
-                self._serve(calls)
+        while self._serve_next():
+            pass
         self._close()
+
+    def _serve_next(self) -> bool:
+        """Whether to go on. While it waits for the next calls, nothing holds the batch of the last ones."""
+        calls = self._next_calls()
+        if calls:
+            self._serve(calls)
+        return calls is not None
 
     def _next_calls(self) -> list[Call] | None:
         """The calls to begin with: a load, or batches to encode together. Empty: look again. ``None``: stop."""

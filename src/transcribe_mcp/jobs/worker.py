@@ -23,7 +23,7 @@ from types import FrameType
 from typing import NoReturn
 
 from ..errors import CancelledError, StoreError, TranscribeError, WorkerFailedError
-from ..heap import share_arenas
+from ..heap import give_back_freed, share_arenas
 from ..settings import Settings, settings, usable_cores
 from .alone import Gate
 from .database import store_errors
@@ -47,6 +47,7 @@ from .run import RunningJob, Workshop, run
 from .store import Store
 
 BEAT_S = 0.2
+FREEING_S = 1.0  # so long after the last job, what its threads let go of is given back to the system
 STUCK_S = 1.0  # a call for cancelled jobs alone that goes on for longer is ended with its process
 LOCK_PATIENCE_S = 5.0  # others look at the lock by taking it for a moment
 HOUSEKEEPING_S = 5.0
@@ -146,7 +147,7 @@ class Worker:
     # --- the heartbeat ------------------------------------------------------------------------------------------------
 
     def _beat_until_stopped(self, workflows: WorkflowRunner) -> None:
-        quiet_since = kept_house = mended = time.monotonic()
+        quiet_since = worked = kept_house = mended = time.monotonic()
         self._ledger.mend(older_s=0.0)
         while not self._stop.wait(BEAT_S):
             self._beat()
@@ -155,6 +156,10 @@ class Worker:
             now = time.monotonic()
             if self._running:
                 quiet_since = now
+            if self._running or self._device.busy_with:  # also with what a cancelled job asked for
+                worked = now
+            elif now - worked < FREEING_S:
+                give_back_freed()
             if now - kept_house > HOUSEKEEPING_S:
                 kept_house = now
                 self._keep_house()
