@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
@@ -39,9 +41,11 @@ class HeldEngine(FakeEngine):
         self.go = threading.Event()
         self.inside = threading.Event()
         self.closed = False
+        self.heard: list[weakref.ref[Any]] = []  # the samples of every window
         HeldEngine.alive.append(self)
 
     def encode(self, windows: Sequence[Window]) -> Any:
+        self.heard += [weakref.ref(window.samples) for window in windows]
         self.inside.set()
         assert self.go.wait(PATIENCE_S)
         return super().encode(windows)
@@ -169,6 +173,38 @@ def test_a_cancelled_job_goes_at_once_and_the_others_stay(held: tuple[Device, li
         assert device.busy_with == {engines[0]}
         loaded[0].go.set()
         assert pool.submit(job, device, CLIPS[1]).result().segments
+
+
+@pytest.mark.parametrize("is_cancelled", [False, True], ids=["done", "cancelled"])
+def test_nothing_holds_a_batch_when_its_job_has_gone(held: tuple[Device, list[HeldEngine]], is_cancelled: bool) -> None:
+    """It can be most of a GPU's memory, and Python looks for what holds each other in a circle hardly ever."""
+    device, loaded = held
+
+    def one_job() -> None:
+        with suppress(CancelledError):
+            job(device, CLIPS[0])
+
+    gc.collect()
+    gc.disable()
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            first = pool.submit(one_job)
+            until(lambda: loaded and loaded[0].inside.is_set(), "it is at work")
+            loaded[0].go.set()
+            first.result(PATIENCE_S)
+            loaded[0].go.clear()
+            loaded[0].inside.clear()
+            second = pool.submit(one_job)  # which asks for nothing after its words: the notices are known
+            until(loaded[0].inside.is_set, "it is at work, too")
+            if is_cancelled:
+                next(iter(device.busy_with)).cancel()
+                second.result(PATIENCE_S)
+            loaded[0].go.set()
+        until(lambda: not device.busy_with, "the device is at rest")
+        until(lambda: all(samples() is None for samples in loaded[0].heard), "the batch is gone")
+    finally:
+        gc.enable()
+    assert len(loaded[0].heard) == 2
 
 
 def test_an_engine_that_cannot_be_loaded_is_the_jobs_error_and_the_device_goes_on() -> None:
