@@ -25,7 +25,7 @@ PACKAGE = ROOT / "src" / "transcribe_mcp"
 
 # --- the table --------------------------------------------------------------------------------------------------------
 
-WORDS = {"errors", "settings", "progress", "transcript"}
+WORDS = {"errors", "settings", "progress", "text_breaks", "transcript"}
 STAGES = {
     "access", "ahead", "align", "audio", "checkpoints", "comparison", "engines", "evaluation", "fallback", "features",
     "fetching", "heard", "languages", "options", "regions", "sentences", "silero", "sources", "speakers", "vad",
@@ -38,11 +38,11 @@ SEES: dict[str, set[str]] = {
     "compat": set(),
     "heap": set(),
     "pipeline": WORDS | STAGES,
-    "formats": {"errors", "transcript"},
+    "formats": {"errors", "text_breaks", "transcript"},
     "bench": WORDS | STAGES | {"options", "pipeline", "compat"},
     "jobs": WORDS | STAGES | {"pipeline", "formats", "heap", "compat"},
     "service": WORDS | STAGES | {"pipeline", "bench", "formats", "heap", "jobs", "compat"},
-    "frontends": {"errors", "service"},
+    "frontends": {"errors", "service", "text_breaks"},
     "__main__": {"compat", "errors", "frontends"},
 }
 
@@ -56,6 +56,7 @@ DOORS: dict[str, set[str]] = {
     "filelock": {"checkpoints", "jobs.process"},
     "ctranslate2": {"engines.ctranslate2", "checkpoints.weights"},  # running models, writing its model files
     "huggingface_hub": {"checkpoints.hub"},
+    "icu4py": {"text_breaks"},
     "mcp": {"frontends.mcp_sdk"},
     "numpy": STAGES | {"pipeline", "bench"},
     "onnxruntime": {"vad"},
@@ -71,10 +72,14 @@ DOORS: dict[str, set[str]] = {
     "triton": {"engines.whisper", "vad.lane_kernels"},
     "typer": {"frontends.arguments", "frontends.cli", "frontends.jobs_commands", "frontends.serving"},
     "uvicorn": {"frontends.mcp_http"},
+    "wcwidth": {"text_breaks"},
 }
 
 # What importing a front end or the package must not load.
-HEAVY = {"av", "ctranslate2", "faster_whisper", "numpy", "onnxruntime", "pocketsphinx", "tokenizers", "torch"}
+HEAVY = {
+    "av", "ctranslate2", "faster_whisper", "icu4py", "numpy", "onnxruntime", "pocketsphinx", "tokenizers", "torch",
+    "wcwidth",
+}  # fmt: skip
 
 FILE_LINES = 400
 FUNCTION_LINES = 60

@@ -25,6 +25,7 @@ from .errors import (
     UsageError,
 )
 from .sources import MEDIA_EXTENSIONS, Recording
+from .text_breaks import shortened
 
 MAX_FILE_BYTES = 5 * 1024**3
 MAX_RECORDINGS = 1_000  # of one call
@@ -304,4 +305,4 @@ def _is_flagged_hidden(path: Path) -> bool:
 
 def _short(source: str) -> str:
     """A name for a message: in quotes, escaped, of bounded length."""
-    return repr(source if len(source) <= 200 else source[:200] + "…")
+    return repr(shortened(source, 200))

@@ -18,6 +18,7 @@ from typing import Any
 
 from .comparison import align, normalise
 from .errors import SourceError, SourceNotFoundError, SourceUnreadableError, UsageError
+from .text_breaks import columns
 from .transcript import CLOCK_TOLERANCE_S, Transcript, Word
 
 TRUTH_NAME = "truth.json"
@@ -367,10 +368,10 @@ def table(scores: Sequence[FileScore]) -> str:
     heads = ("file", "lang", "found", "words", "WER", "missed", "invented", "start ms", "<=50ms", "<=100ms")
     rows = [heads, *(_row(s.file, s.language, s.found_language, s.score) for s in scores)]
     rows.append(_row("total", "", "", total(scores)))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(heads))]
+    widths = [max(columns(row[column]) for row in rows) for column in range(len(heads))]
     return "\n".join(
         "  ".join(
-            cell.ljust(w) if column == 0 else cell.rjust(w)
+            cell + " " * (w - columns(cell)) if column == 0 else cell.rjust(w)
             for column, (cell, w) in enumerate(zip(row, widths, strict=True))
         )
         for row in rows

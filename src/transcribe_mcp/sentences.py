@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 
+from .text_breaks import line_breaks
 from .transcript import Word
 
 PAUSE_S = 1.0  # a pause that always ends a sentence
@@ -57,7 +58,7 @@ def cut_sentences(words: Sequence[Word]) -> list[list[Word]]:
 def _split_where(words: Sequence[Word], ends: Callable[[int], bool]) -> Iterator[list[Word]]:
     first = 0
     for last in range(len(words)):
-        if last == len(words) - 1 or ends(last):
+        if last == len(words) - 1 or (ends(last) and _separable(words[last].text, words[last + 1].text)):
             yield list(words[first : last + 1])
             first = last + 1
 
@@ -91,6 +92,15 @@ def _with_marks(words: Sequence[Word], i: int) -> str:
 
 
 # The same words come again and again.
+
+
+@lru_cache(maxsize=1 << 14)
+def _separable(before: str, after: str) -> bool:
+    """Whether a line may end between the two: not inside a grapheme cluster, nor before a small kana."""
+    if before[-1:].isalnum() and after[:1] == " " and after[1:2].isalnum():
+        return True  # what nearly all words look like is looked up no further
+    space = len(after) - len(after.lstrip())
+    return len(before) + space in line_breaks(before + after)
 
 
 @lru_cache(maxsize=1 << 14)
@@ -153,8 +163,9 @@ def _best_cut(part: list[Word]) -> int:
     low, high = (round(share * len(part)) for share in MIDDLE)
     candidates = range(max(1, low), max(2, min(high + 1, len(part))))
 
-    def merit(i: int) -> tuple[bool, float, float]:
-        after_clause = _ends_clause(part[i - 1].text.strip())
-        return after_clause, _pause_s(part[i - 1], part[i]), -abs(i - len(part) / 2)
+    def merit(i: int) -> tuple[bool, bool, float, float]:
+        before, after = part[i - 1], part[i]
+        after_clause = _ends_clause(before.text.strip())
+        return _separable(before.text, after.text), after_clause, _pause_s(before, after), -abs(i - len(part) / 2)
 
     return max(candidates, key=merit)

@@ -1,7 +1,8 @@
 """Tokens -> words, for any tokenizer and any language.
 
 A word is what a reader would call one, with the punctuation that hangs on it and its leading space. Nothing is left
-out: the texts of the words put together are the text, so digits and symbols get times too.
+out: the texts of the words put together are the text, so digits and symbols get times too. No word ends inside a
+grapheme cluster, and in languages without spaces none begins where a line may not.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-# Written without spaces between words; every unit that can stand alone counts as a word there.
+from ..text_breaks import cluster_breaks, line_breaks
+
+# Written without spaces between words; every unit that may start a line counts as a word there.
 UNSPACED_LANGUAGES = frozenset({"bo", "ja", "km", "lo", "my", "th", "yue", "zh"})
 OPENING_PUNCTUATION = "\"'“‘«‹„‚¿¡([{<-"  # leans on the word that follows
 OPENING_BRACKETS = "「『（［｛〈《【〔"  # does so without a space before it
@@ -33,9 +36,17 @@ class TokenSpan:
 def split_words(tokens: Sequence[int], decode: Decode, language: str) -> list[TokenSpan]:
     """The words of a token sequence, in order; together they hold every token."""
     spaced = language not in UNSPACED_LANGUAGES
+    units = _split_characters(tokens, decode)
+    text = "".join(unit.text for unit in units)
+    whole = cluster_breaks(text)
+    may_begin = whole if spaced else line_breaks(text)
     words: list[TokenSpan] = []
-    for unit in _split_characters(tokens, decode):
-        if words and _continues(words[-1].text, unit.text, spaced=spaced):
+    start = 0  # of the unit in the text
+    for unit in units:
+        # A line ends after a space, but the space belongs to the word behind it.
+        torn = start not in (whole if unit.text[:1] == " " else may_begin)
+        start += len(unit.text)
+        if words and (torn or _continues(words[-1].text, unit.text, spaced=spaced)):
             words[-1] = _joined(words[-1], unit)
         else:
             words.append(unit)

@@ -1,17 +1,14 @@
-"""What every format needs of a transcript: clean text, who says it, and how wide it is on a screen."""
+"""What every format needs of a transcript: clean text, its speakers, and words cut to the width of a line."""
 
 from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import groupby, pairwise
 
+from ..text_breaks import clusters, columns, line_units
 from ..transcript import Segment, Transcript, Word
-
-OPENERS = "([{“‘„‚«‹「『【（《〈¿¡"
-CLOSERS = ")]}”’»›」』】）》〉,.;:!?…、。，．；：！？"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,31 +58,19 @@ def clean(text: str) -> str:
     return " ".join(kept.split())
 
 
-def columns(text: str) -> int:
-    """Width on a screen: East Asian wide characters take two columns, combining and invisible ones none."""
-    return len(text) if text.isascii() else sum(map(_char_columns, text))
-
-
-@lru_cache(maxsize=4096)
-def _char_columns(char: str) -> int:
-    if unicodedata.category(char) in ("Mn", "Me", "Cf"):
-        return 0
-    return 2 if unicodedata.east_asian_width(char) in ("W", "F") else 1
-
-
 def pieces(word: Word, max_columns: int, *, split_wide: bool = False) -> list[Word]:
     """Cut a word where it holds spaces, and where it is wider than a line; times are shared by width.
 
     Args:
         word: any text; what is left of it keeps its leading space; a blank one has no pieces.
-        max_columns: no piece is wider.
-        split_wide: also cut between East Asian characters, which may stand in different lines.
+        max_columns: no piece is wider, unless a single grapheme cluster is.
+        split_wide: also cut where a new line may begin, such as between East Asian characters.
     """
     text = clean(word.text)
     lead = " " if word.text[:1].isspace() else ""
     texts: list[str] = []
     for part in text.split():
-        units = _units(part) if split_wide or columns(part) > max_columns else [part]
+        units = line_units(part) if split_wide or columns(part) > max_columns else [part]
         chunks = [chunk for unit in units for chunk in _chunks(unit, max_columns)]
         texts += [(" " if texts else lead) + chunks[0], *chunks[1:]]
     if not texts:
@@ -101,38 +86,21 @@ def pieces(word: Word, max_columns: int, *, split_wide: bool = False) -> list[Wo
     return [Word(start, end, piece, word.probability, word.speaker) for (start, end), piece in spans]
 
 
-def _units(text: str) -> list[str]:
-    """Runs of text that a line break may part: East Asian characters one by one, closing marks with what they close."""
-    units: list[str] = []
-    for char in text:
-        joins = bool(units) and (
-            char in CLOSERS
-            or _char_columns(char) == 0
-            or units[-1][-1] in OPENERS
-            or not (parts_freely(char) or parts_freely(units[-1][-1]))
-        )
-        if joins:
-            units[-1] += char
-        else:
-            units.append(char)
-    return units
-
-
 def parts_freely(char: str) -> bool:
     """Chinese and Japanese characters; Korean ones are as wide, but Korean writes spaces between words."""
-    return _char_columns(char) == 2 and not unicodedata.name(char, "").startswith("HANGUL")
+    return columns(char) == 2 and not unicodedata.name(char, "").startswith("HANGUL")
 
 
 def _chunks(text: str, max_columns: int) -> list[str]:
     if columns(text) <= max_columns:
         return [text]
     chunks, width = [""], 0
-    for char in text:
-        width += _char_columns(char)
+    for cluster in clusters(text):
+        width += columns(cluster)
         if width > max_columns and chunks[-1]:
             chunks.append("")
-            width = _char_columns(char)
-        chunks[-1] += char
+            width = columns(cluster)
+        chunks[-1] += cluster
     return chunks
 
 

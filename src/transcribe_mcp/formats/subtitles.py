@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from ..errors import UsageError
+from ..text_breaks import cluster_breaks, columns, line_breaks, word_breaks
 from ..transcript import Transcript, Word
-from .speech import CLOSERS, Utterance, columns, parts_freely, pieces, utterances
+from .speech import Utterance, parts_freely, pieces, utterances
 
 PAUSE_S = 1.0  # a cue never spans a longer pause: its text would show long before it is said
 BREATH_S = 0.3  # a pause that is better to break at than none
@@ -96,7 +97,7 @@ class Cue:
 
 @dataclass(slots=True)
 class _Token:
-    """What stays whole: a word, or a piece of one that is wider than a line or holds spaces."""
+    """A word, or a piece of one that is wider than a line or holds spaces."""
 
     text: str  # without the space before it
     space: int  # columns of the space before it
@@ -106,10 +107,25 @@ class _Token:
     speaker: str | None
     measured: bool  # whether ``start`` is a time that was measured
     break_cost: float = BREAK_AT_SENTENCE  # of ending a cue or a line after it
+    breakable: bool = True  # whether Unicode's rules let a line end after it
+    whole: bool = True  # whether it ends with a whole grapheme cluster
     ends_run: bool = False  # a cue must end after it
 
     def piece(self) -> Piece:
         return Piece(" " * self.space + self.text, round(1000 * self.start) if self.measured else None)
+
+
+class _Unit:
+    """Tokens that stay in one line: no line may end between them."""
+
+    __slots__ = ("break_cost", "end", "space", "start", "tokens", "width")
+
+    def __init__(self, tokens: Sequence[_Token]) -> None:
+        self.tokens = tuple(tokens)
+        self.space = tokens[0].space
+        self.width = sum(token.space + token.width for token in tokens) - self.space
+        self.start, self.end = tokens[0].start, tokens[-1].end
+        self.break_cost = tokens[-1].break_cost if tokens[-1].breakable else BREAK_INSIDE
 
 
 def cut_cues(transcript: Transcript, rules: SubtitleRules, *, label_speakers: bool = False) -> list[Cue]:
@@ -121,12 +137,12 @@ def cut_cues(transcript: Transcript, rules: SubtitleRules, *, label_speakers: bo
         label_speakers: put ``Name:`` before the first words of each turn.
     """
     tokens = _tokens(transcript, rules, label_speakers=label_speakers)
-    groups: list[list[_Token]] = []
+    groups: list[list[_Unit]] = []
     first = 0
     for i, token in enumerate(tokens):
         if token.ends_run:
             until = tokens[i + 1].start - rules.min_gap_s if i + 1 < len(tokens) else transcript.duration
-            groups += _cheapest_cut(tokens[first : i + 1], until, rules)
+            groups += _cheapest_cut(_units(tokens[first : i + 1], rules), until, rules)
             first = i + 1
     return _timed(groups, transcript.duration, rules)
 
@@ -137,13 +153,41 @@ def _tokens(transcript: Transcript, rules: SubtitleRules, *, label_speakers: boo
     for utterance in utterances(transcript):
         label = utterance.speaker if label_speakers and utterance.speaker != speaker else None
         speaker = utterance.speaker or speaker
-        new = _utterance_tokens(utterance, rules, label)
-        if tokens:
-            tokens[-1].ends_run = _must_part(tokens[-1], new[0])
-        tokens += new
+        tokens += _utterance_tokens(utterance, rules, label)
+    _mark_breaks(tokens)
+    return tokens
+
+
+def _mark_breaks(tokens: list[_Token]) -> None:
+    """Find out where a line may end, and where a cue must."""
+    text = "".join(" " * token.space + token.text for token in tokens)
+    lines, words, whole = line_breaks(text), word_breaks(text), cluster_breaks(text)
+    position = 0
+    for token, after in pairwise(tokens):
+        position += token.space + len(token.text)
+        token.breakable = position + after.space in lines
+        token.whole = position in whole
+        if not after.space and position not in words:
+            token.break_cost = BREAK_INSIDE
+        paused = after.start - token.end >= PAUSE_S
+        token.ends_run = token.speaker != after.speaker or (paused and token.breakable)
     if tokens:
         tokens[-1].ends_run = True
-    return tokens
+
+
+def _units(tokens: Sequence[_Token], rules: SubtitleRules) -> list[_Unit]:
+    """The tokens of a run as units. One wider than a line is cut between words or clusters."""
+    units: list[_Unit] = []
+    first, width = 0, 0
+    for i, token in enumerate(tokens):
+        if i > first and tokens[i - 1].whole and width + token.space + token.width > rules.max_line_chars:
+            units.append(_Unit(tokens[first:i]))
+            first, width = i, 0
+        width += token.width + (token.space if i > first else 0)
+        if token.breakable or i + 1 == len(tokens):
+            units.append(_Unit(tokens[first : i + 1]))
+            first, width = i + 1, 0
+    return units
 
 
 def _utterance_tokens(said: Utterance, rules: SubtitleRules, label: str | None) -> list[_Token]:
@@ -161,7 +205,6 @@ def _utterance_tokens(said: Utterance, rules: SubtitleRules, label: str | None) 
         token.break_cost = BREAK_INSIDE
     for token, after in pairwise(tokens):
         token.break_cost = _break_cost(token, after)
-        token.ends_run = _must_part(token, after)
     return labels + tokens
 
 
@@ -174,15 +217,9 @@ def _split(word: Word, speaker: str | None, rules: SubtitleRules, *, measured: b
     return tokens
 
 
-def _must_part(token: _Token, after: _Token) -> bool:
-    return token.speaker != after.speaker or after.start - token.end >= PAUSE_S
-
-
 def _break_cost(token: _Token, after: _Token) -> float:
     """What it costs to end a cue between two words of one utterance, which should be a sentence."""
     text, following = token.text, after.text
-    if following[0] in CLOSERS or (not after.space and token.width == len(text) and after.width == len(following)):
-        return BREAK_INSIDE  # a closing mark, or the rest of a word
     if _SENTENCE.search(text):
         return BREAK_AT_SENTENCE
     if _DOT.search(text) and text[0].isupper() and len(text) <= 4:
@@ -194,52 +231,52 @@ def _break_cost(token: _Token, after: _Token) -> float:
     return BREAK_AT_BREATH if after.start - token.end >= BREATH_S else BREAK_AT_WORD
 
 
-def _cheapest_cut(tokens: list[_Token], until: float, rules: SubtitleRules) -> list[list[_Token]]:
+def _cheapest_cut(units: list[_Unit], until: float, rules: SubtitleRules) -> list[list[_Unit]]:
     """Cut a run of words into cues; ``until`` is when the next run needs the screen."""
-    count = len(tokens)
-    free_until = [token.start - rules.min_gap_s for token in tokens[1:]] + [until]
+    count = len(units)
+    free_until = [unit.start - rules.min_gap_s for unit in units[1:]] + [until]
     full = rules.max_line_chars * rules.max_lines
-    widths = range(sum(token.space + token.width for token in tokens) + 1)
+    widths = range(sum(unit.space + unit.width for unit in units) + 1)
     needed_s = [min(rules.max_cue_s, rules.reading_ms(width) / 1000) for width in widths]
     uneven = [UNEVEN * (width / full) ** 2 for width in widths]
     least = [math.inf] * count + [0.0]  # cost of everything from a word on
     end_of = [0] * count  # where the cue that starts with a word ends best
     for first in range(count - 1, -1, -1):
-        for last, width, inner in _candidates(tokens, first, rules):
-            free_s = max(0.0, free_until[last] - tokens[first].start)
+        for last, width, inner in _candidates(units, first, rules):
+            free_s = max(0.0, free_until[last] - units[first].start)
             missing = 1 - free_s / needed_s[width] if free_s < needed_s[width] else 0.0
-            cost = 1 + inner + tokens[last].break_cost + TOO_SHORT * missing + uneven[width] + least[last + 1]
+            cost = 1 + inner + units[last].break_cost + TOO_SHORT * missing + uneven[width] + least[last + 1]
             if cost < least[first]:
                 least[first], end_of[first] = cost, last + 1
     groups, first = [], 0
     while first < count:
-        groups.append(tokens[first : end_of[first]])
+        groups.append(units[first : end_of[first]])
         first = end_of[first]
     return groups
 
 
-def _candidates(tokens: list[_Token], first: int, rules: SubtitleRules) -> Iterator[tuple[int, int, float]]:
+def _candidates(units: list[_Unit], first: int, rules: SubtitleRules) -> Iterator[tuple[int, int, float]]:
     """Cues that may start with a word: (index of the last word, columns, cost of sentences that end inside)."""
-    start = tokens[first].start
+    start = units[first].start
     lines, line_width, width, inner = 1, 0, 0, 0.0
-    for last in range(first, len(tokens)):
-        token = tokens[last]
+    for last in range(first, len(units)):
+        unit = units[last]
         if last > first:
-            if token.end - start > rules.max_cue_s:
+            if unit.end - start > rules.max_cue_s:
                 return
-            inner += SENTENCE_INSIDE if tokens[last - 1].break_cost == BREAK_AT_SENTENCE else 0.0
-            width += token.space
-            line_width += token.space
-        if line_width + token.width > rules.max_line_chars:
+            inner += SENTENCE_INSIDE if units[last - 1].break_cost == BREAK_AT_SENTENCE else 0.0
+            width += unit.space
+            line_width += unit.space
+        if last > first and line_width + unit.width > rules.max_line_chars:
             lines, line_width = lines + 1, 0
             if lines > rules.max_lines:
                 return
-        width += token.width
-        line_width += token.width
+        width += unit.width
+        line_width += unit.width
         yield last, width, inner
 
 
-def _timed(groups: list[list[_Token]], duration: float, rules: SubtitleRules) -> list[Cue]:
+def _timed(groups: list[list[_Unit]], duration: float, rules: SubtitleRules) -> list[Cue]:
     """Give every group its time on the screen, in whole milliseconds, at least one each."""
     gap_ms, longest_ms = round(1000 * rules.min_gap_s), int(1000 * rules.max_cue_s)
     starts_ms: list[int] = []
@@ -256,36 +293,38 @@ def _timed(groups: list[list[_Token]], duration: float, rules: SubtitleRules) ->
             end_ms = min(end_ms, start_ms + (free_ms - gap_ms if free_ms > gap_ms else free_ms))
         else:
             end_ms = max(min(end_ms, round(1000 * duration)), start_ms + 1)
-        cues.append(
-            Cue(start_ms, end_ms, tuple(tuple(token.piece() for token in line) for line in lines), group[0].speaker)
-        )
+        cues.append(Cue(start_ms, end_ms, tuple(_pieces(line) for line in lines), group[0].tokens[0].speaker))
     return cues
 
 
-def _line_width(line: Sequence[_Token]) -> int:
-    return sum(token.width + token.space for token in line) - line[0].space
+def _pieces(line: Sequence[_Unit]) -> tuple[Piece, ...]:
+    return tuple(token.piece() for unit in line for token in unit.tokens)
 
 
-def _wrapped(tokens: list[_Token], rules: SubtitleRules) -> list[list[_Token]]:
+def _line_width(line: Sequence[_Unit]) -> int:
+    return sum(unit.width + unit.space for unit in line) - line[0].space
+
+
+def _wrapped(units: list[_Unit], rules: SubtitleRules) -> list[list[_Unit]]:
     """Cut a cue into as few lines as hold it, as even as good break points allow."""
-    count, widest = len(tokens), rules.max_line_chars
+    count, widest = len(units), rules.max_line_chars
     least = [0.0 if first == count else math.inf for first in range(count + 1)]  # with no line left
     ends: list[list[int]] = []  # ends[k][first]: where the first of k + 1 lines ends best
     while math.isinf(least[0]):
         before, least = least, [math.inf] * (count + 1)
         ends.append([count] * (count + 1))
         for first in range(count):
-            width = -tokens[first].space
+            width = -units[first].space
             for last in range(first, count):
-                width += tokens[last].space + tokens[last].width
-                if width > widest:
+                width += units[last].space + units[last].width
+                if width > widest and last > first:  # a single cluster may be wider than a line
                     break
                 cost = before[last + 1] + LINE_UNEVEN * (1 - width / widest) ** 2
-                cost += LINE_BREAK * tokens[last].break_cost if last + 1 < count else 0.0
+                cost += LINE_BREAK * units[last].break_cost if last + 1 < count else 0.0
                 if cost < least[first]:
                     least[first], ends[-1][first] = cost, last + 1
     lines, first = [], 0
     for end_of in reversed(ends):
-        lines.append(tokens[first : end_of[first]])
+        lines.append(units[first : end_of[first]])
         first = end_of[first]
     return lines

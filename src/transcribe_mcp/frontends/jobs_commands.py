@@ -13,6 +13,7 @@ import typer
 from ..errors import UsageError
 from ..service import jobs as service
 from ..service import serving
+from ..text_breaks import JOINERS
 from . import arguments as arg
 from .console import Bars, exit_codes, progress_bars, say, write_out
 
@@ -193,7 +194,7 @@ def _facts(job: service.Job) -> str:
 
 def _shown(source: str) -> str:
     """A file's name is data: what moves the cursor of a terminal is written as an escape."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in source)
+    return "".join(c if c.isprintable() or c in JOINERS else c.encode("unicode_escape").decode() for c in source)
 
 
 def _clock(moment: float | None) -> str | None:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from ..errors import TranscribeError
 from ..service.jobs import Batch, Diagnosis, Hit, Job, JobFailure
 from ..service.machine import ModelHere
+from ..text_breaks import head
 
 MAX_LINES = 50  # jobs of a batch in one answer
 
@@ -302,7 +303,7 @@ def diagnosis_answer(diagnosis: Diagnosis, max_chars: int) -> DiagnosisAnswer:
         fit=report.get("result", "") == "fit",
         findings=findings,
         plan=[Step(command=step["command"], why=step["why"]) for step in steps],
-        report=diagnosis.text[:max_chars],
+        report=head(diagnosis.text, max_chars),
     )
 
 

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from ..errors import JobNotFoundError, TranscribeError
 from ..service import jobs as service
 from ..service.jobs import Job, JobFilter, JobStatus
+from ..text_breaks import JOINERS, shortened
 from .mcp_answers import clean
 
 SCHEME = "transcript://"
@@ -194,7 +195,8 @@ def resource_rows(cursor: str | None) -> dict[str, Any]:
 
 def _resource(job: Job) -> dict[str, Any]:
     # A name may hold line breaks and worse, and clients show it to a model.
-    name = "".join(c if c.isprintable() else " " for c in PurePath(str(clean(job.source))).name)[:200].strip()
+    name = "".join(c if c.isprintable() or c in JOINERS else " " for c in PurePath(str(clean(job.source))).name)
+    name = shortened(name, 200).strip()
     length = "" if job.duration_s is None else f", {job.duration_s:.0f} s"
     return {
         "uri": f"{SCHEME}{job.job_id}",

@@ -1,6 +1,7 @@
 """A transcript in pages that fit a model's context, and the cursors that lead from one to the next.
 
-A page of text is a slice of the rendered transcript that ends between lines or words: the pages joined are the whole.
+A page of text is a slice of the rendered transcript that ends between lines, words or grapheme clusters: the pages
+joined are the whole.
 A cursor says where the next page begins and in which view; in another view it is refused.
 """
 
@@ -16,6 +17,7 @@ from dataclasses import dataclass, replace
 from ..errors import UsageError
 from ..service.allowed import Segment, Transcript
 from ..service.jobs import render
+from ..text_breaks import head
 
 MIN_CHARS, MAX_CHARS, DEFAULT_CHARS = 200, 100_000, 12_000
 SEGMENT_CHARS = 60  # what the fields of a segment cost beside its text
@@ -105,12 +107,13 @@ def segment_page(
 
 
 def _break_before(text: str, begin: int, end: int) -> int:
-    """The last place to break a page in its second half: a blank line, a line, a word; else where it is full."""
+    """The last place to break a page in its second half: a blank line, a line, a word; else where a line may end."""
     for separator in ("\n\n", "\n", " "):
         found = text.rfind(separator, begin + (end - begin) // 2, end)
         if found > 0:
             return found + len(separator)
-    return end
+    size = end - begin
+    return begin + len(head(text[begin:], size))
 
 
 def _digest(view: View) -> str:

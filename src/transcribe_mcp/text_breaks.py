@@ -1,0 +1,119 @@
+"""Where text may be cut, and how many columns it takes.
+
+Grapheme clusters (UAX #29), line breaks (UAX #14) and words come from ICU, whose dictionaries cover Thai, Lao, Khmer,
+Burmese, Chinese and Japanese. Columns come from wcwidth. Code that cuts text asks here; none of it cuts by ``len``.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from functools import lru_cache
+from itertools import pairwise
+
+# CSS's strict line breaking: no small kana, no prolonged sound mark and no iteration mark starts a line.
+_LOCALE = "und-u-lb-strict"
+JOINERS = "\u200c\u200d"  # invisible, but emoji and words of Persian and Hindi are spelled with them
+_REPEATS = "ๆໆฯຯ"  # Thai's and Lao's signs of repetition and abbreviation; ICU's dictionaries part some words from them
+_SURROGATE = re.compile("[\ud800-\udfff]")  # file names may hold them; ICU takes none
+
+
+def clusters(text: str) -> list[str]:
+    """The grapheme clusters of ``text``: what a reader takes for one character. Joined, they are the text."""
+    from icu4py.breakers import CharacterBreaker
+
+    return _parts(text, CharacterBreaker(_encodable(text), _LOCALE))
+
+
+def cluster_breaks(text: str) -> frozenset[int]:
+    """Offsets in ``text`` between grapheme clusters; 0 and the end are among them."""
+    if text.isascii():
+        return frozenset(range(len(text) + 1))
+    return _offsets(clusters(text))
+
+
+def line_breaks(text: str) -> frozenset[int]:
+    """Offsets in ``text`` at which a new line may begin; 0 and the end are among them.
+
+    Korean writes spaces between words, so no line begins inside a Korean word.
+    """
+    from icu4py.breakers import LineBreaker
+
+    offsets = _offsets(LineBreaker(_encodable(text), _LOCALE))
+    return frozenset(i for i in offsets if not 0 < i < len(text) or _may_part(text[i - 1], text[i]))
+
+
+def word_breaks(text: str) -> frozenset[int]:
+    """Offsets in ``text`` at which a word or a mark begins; 0 and the end are among them."""
+    from icu4py.breakers import WordBreaker
+
+    return _offsets(WordBreaker(_encodable(text), _LOCALE))
+
+
+def line_units(text: str) -> list[str]:
+    """The shortest parts of ``text`` that may stand in different lines. Joined, they are the text."""
+    offsets = sorted(line_breaks(text))
+    return [text[first:last] for first, last in pairwise(offsets)]
+
+
+def columns(text: str) -> int:
+    """Width on a screen: East Asian wide characters and emoji take two columns, combining marks none."""
+    if text.isascii():
+        return len(text)
+    from wcwidth import width
+
+    return width(text, control_codes="ignore")
+
+
+def head(text: str, limit: int) -> str:
+    """The longest beginning of ``text`` of at most ``limit`` characters that ends where a line may end.
+
+    Where that would be less than half of ``limit`` it ends between grapheme clusters, and where a single cluster is
+    longer, inside it: a positive ``limit`` always gets something.
+    """
+    if len(text) <= limit:
+        return text
+    near = text[: 2 * limit]  # what lies behind decides whether the last place is one
+    end = max((i for i in line_breaks(near) if i <= limit), default=0)
+    if 2 * end < limit:
+        end = 0
+        for cluster in clusters(near):
+            if end + len(cluster) > limit:
+                break
+            end += len(cluster)
+    return text[: end or limit]
+
+
+def shortened(text: str, limit: int) -> str:
+    """``text`` in at most ``limit`` characters, with an ellipsis where something is left out."""
+    return text if len(text) <= limit else head(text, limit - 1) + "…"
+
+
+def _encodable(text: str) -> str:
+    return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
+
+
+def _parts(text: str, parts: Iterable[str]) -> list[str]:
+    """Slices of the text itself, since ICU was given one without surrogates."""
+    found, end = [], 0
+    for part in parts:
+        found.append(text[end : end + len(part)])
+        end += len(part)
+    return found
+
+
+def _offsets(parts: Iterable[str]) -> frozenset[int]:
+    offsets = [0]
+    for part in parts:
+        offsets.append(offsets[-1] + len(part))
+    return frozenset(offsets)
+
+
+def _may_part(before: str, after: str) -> bool:
+    return after not in _REPEATS and not (_is_hangul(before) and _is_hangul(after))
+
+
+@lru_cache(maxsize=4096)
+def _is_hangul(char: str) -> bool:
+    return unicodedata.name(char, "").startswith("HANGUL")
