@@ -1,18 +1,19 @@
 """Which recordings and outputs a program may name that acts for its user: files inside allowed roots, nothing hidden.
 
 A path is judged twice: as it is written, before the disk is touched (so that a refusal says nothing about what exists
-outside), and again after its links are resolved. What comes back is the resolved path, and that is what is opened.
+outside), and again after its links are resolved. What comes back is the resolved path. ``opened_inside`` judges it once
+more when it is opened, which may be hours later, and follows no link then.
 """
 
 from __future__ import annotations
 
-import fnmatch
 import glob
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from .errors import (
@@ -24,14 +25,16 @@ from .errors import (
     TranscribeError,
     UsageError,
 )
+from .openat import MEETS_LINK, NotRegularError, OpenedFile, open_file
 from .sources import MEDIA_EXTENSIONS, Recording
-from .text_breaks import shortened
+from .walk import PathPattern, Walk, short
 
 MAX_FILE_BYTES = 5 * 1024**3
 MAX_RECORDINGS = 1_000  # of one call
-MAX_ENTRIES = 50_000  # of directories, looked at for one call
+OPENING_TRIES = 5  # a directory may be moved while it is opened; more often than that is no accident
 MAX_SOURCE_CHARS = 4_096  # Linux's longest path
 
+_HAS_FLAGS = os.name == "nt" or hasattr(os, "chflags")  # on Linux the name alone says that a file is hidden
 _HINT = "name a file inside an allowed root; roots are set with --allowed-root or TRANSCRIBE_MCP_ALLOWED_ROOTS"
 
 
@@ -44,16 +47,17 @@ class Access:
         allow_urls: recordings may be fetched from public addresses.
         max_file_bytes: larger recordings are refused.
         reserved: directories of our own, below which nothing is written for a user.
+        resolved: the roots without links in them. A job keeps these: a link that takes a root's place opens nothing.
     """
 
     roots: tuple[Path, ...]
     allow_urls: bool = False
     max_file_bytes: int = MAX_FILE_BYTES
     reserved: tuple[Path, ...] = ()
-    _resolved: tuple[Path, ...] = field(init=False, repr=False)
+    resolved: tuple[Path, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_resolved", tuple(dict.fromkeys(Path(os.path.realpath(root)) for root in self.roots)))
+        object.__setattr__(self, "resolved", tuple(dict.fromkeys(Path(os.path.realpath(root)) for root in self.roots)))
 
     def widened(self, roots: Sequence[Path]) -> Access:
         """The same with more roots, those aside that would open a whole disk."""
@@ -76,8 +80,7 @@ class Access:
         except FileNotFoundError as error:
             raise SourceNotFoundError(f"{source}: no such file", hint="check the name and the directory") from error
         except (OSError, RuntimeError) as error:  # RuntimeError: links that go round in circles
-            reason = getattr(error, "strerror", None) or str(error)
-            raise SourceUnreadableError(f"{source}: cannot be read: {reason}", hint="check its permissions") from error
+            raise _unreadable(source, error) from error
         if not stat.S_ISREG(status.st_mode):
             kind = "a directory" if stat.S_ISDIR(status.st_mode) else "no ordinary file"
             raise SourceUnreadableError(f"{source} is {kind}", hint="name a media file; directories go in a batch")
@@ -127,43 +130,89 @@ class Access:
             source = path_of_uri(source)
         if not source or len(source) > MAX_SOURCE_CHARS or "\0" in source:
             what = "is empty" if not source else "is no path"
-            raise SourceRefusedError(f"the name {_short(source)} {what}", hint="give the path of a media file")
+            raise SourceRefusedError(f"the name {short(source)} {what}", hint="give the path of a media file")
         if os.name == "nt" and source.replace("/", "\\").startswith("\\\\"):
-            raise SourceRefusedError(f"{_short(source)} is on another machine", hint=_HINT)
+            raise SourceRefusedError(f"{short(source)} is on another machine", hint=_HINT)
         try:
             path = Path(os.path.abspath(Path(source).expanduser()))  # noqa: PTH100 - resolve() would follow links
         except RuntimeError as error:  # ~nobody
-            raise SourceRefusedError(f"{_short(source)}: {error}", hint=_HINT) from error
+            raise SourceRefusedError(f"{short(source)}: {error}", hint=_HINT) from error
         if os.name == "nt" and any(":" in part for part in path.parts[1:]):
-            raise SourceRefusedError(f"{_short(source)} is no plain file", hint=_HINT)  # a second stream of one
-        self._require_inside(path, (*map(Path.absolute, self.roots), *self._resolved), source)
+            raise SourceRefusedError(f"{short(source)} is no plain file", hint=_HINT)  # a second stream of one
+        _require_inside(path, (*map(Path.absolute, self.roots), *self.resolved), source)
         return path
 
     def _resolve(self, written: Path, source: str) -> Path:
         path = written.resolve(strict=True)
-        self._require_inside(path, self._resolved, source)
+        _require_inside(path, self.resolved, source)
         return path
 
-    def _require_inside(self, path: Path, roots: Sequence[Path], source: str) -> None:
-        root = next((root for root in roots if path.is_relative_to(root)), None)
-        if root is None:
-            raise SourceRefusedError(f"{_short(source)} is outside the directories that may be read", hint=_HINT)
-        if all(_is_hidden(path, root) for root in roots if path.is_relative_to(root)):
-            raise SourceRefusedError(f"{_short(source)} is hidden", hint="hidden files and directories are not read")
+
+def _require_inside(path: Path, roots: Sequence[Path], source: str) -> None:
+    holding = [root for root in roots if path.is_relative_to(root)]
+    if not holding:
+        raise SourceRefusedError(f"{short(source)} is outside the directories that may be read", hint=_HINT)
+    if all(_is_hidden(path, root) for root in holding):
+        raise SourceRefusedError(f"{short(source)} is hidden", hint="hidden files and directories are not read")
 
 
-def find_allowed(sources: Sequence[str], access: Access) -> tuple[list[Recording], list[tuple[str, TranscribeError]]]:
-    """Files, directories and patterns -> recordings in order, each once, and what was refused, each with its reason.
+@contextmanager
+def opened_inside(path: Path, roots: Sequence[Path]) -> Iterator[OpenedFile]:
+    """The file at ``path``, held open, if it lies inside ``roots`` now; links are followed inside of them only.
 
-    No directory outside the roots is listed, whatever a pattern or a link says.
+    Args:
+        roots: without links in them, as ``Access.resolved`` gives them.
 
     Raises:
-        UsageError: more recordings, or more entries to look at, than one call may ask for.
+        SourceRefusedError: it is outside or hidden, or its directories keep changing.
+        SourceNotFoundError, SourceUnreadableError: see ``Access.recording``.
+    """
+    opened = _open_inside(path, roots)
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+def _open_inside(path: Path, roots: Sequence[Path]) -> OpenedFile:
+    for _ in range(OPENING_TRIES):
+        try:
+            resolved = Path(os.path.realpath(path, strict=True))
+            _require_inside(resolved, roots, str(path))
+            return OpenedFile.of(open_file(resolved), path)
+        except FileNotFoundError as error:
+            raise SourceNotFoundError(f"{path}: no such file", hint="check the name and the directory") from error
+        except NotRegularError as error:
+            hint = "name a media file; directories go in a batch"
+            raise SourceUnreadableError(f"{path} is {error.strerror}", hint=hint) from error
+        except (OSError, RuntimeError) as error:
+            if getattr(error, "errno", None) not in MEETS_LINK:
+                raise _unreadable(str(path), error) from error
+    hint = "put the recording back, then submit it again"
+    raise SourceRefusedError(f"{path}: a link has taken the place of the file or of its directory", hint=hint)
+
+
+def _unreadable(source: str, error: Exception) -> SourceUnreadableError:
+    reason = getattr(error, "strerror", None) or str(error)
+    return SourceUnreadableError(f"{source}: cannot be read: {reason}", hint="check its permissions")
+
+
+def find_allowed(
+    sources: Sequence[str], access: Access, check: Callable[[], None] = lambda: None
+) -> tuple[list[Recording], list[tuple[str, TranscribeError]]]:
+    """Files, directories and patterns -> recordings in order, each once, and what was refused, each with its reason.
+
+    No directory outside the roots is listed, whatever a pattern or a link says. ``check`` is called now and then and
+    may raise to stop.
+
+    Raises:
+        UsageError: more recordings, or more to look at, than one call may ask for.
     """
     found: dict[Path, Recording] = {}
     refused: list[tuple[str, TranscribeError]] = []
-    search = _Search(access)
+    search = _Search(access, Walk(check))
     for source in sources:
+        check()
         try:
             for written, relative in search.expand(source):
                 try:
@@ -174,29 +223,30 @@ def find_allowed(sources: Sequence[str], access: Access) -> tuple[list[Recording
                     found.setdefault(path, Recording(path, relative))
                 if len(found) + len(refused) > MAX_RECORDINGS:
                     hint = "name fewer files or smaller directories in one call"
-                    raise UsageError(f"{_short(source)} names more than {MAX_RECORDINGS} recordings", hint=hint)
+                    raise UsageError(f"{short(source)} names more than {MAX_RECORDINGS} recordings", hint=hint)
         except UsageError:
             raise
         except TranscribeError as error:
             refused.append((source, error))
         except OSError as error:  # a name longer than names can be
-            message = f"{_short(source)}: cannot be read: {error.strerror}"
+            message = f"{short(source)}: cannot be read: {error.strerror}"
             refused.append((source, SourceUnreadableError(message, hint="check its name and its permissions")))
+    unreadable = search.walk.unreadable[:MAX_RECORDINGS]
+    refused += [(str(directory), _unreadable(str(directory), error)) for directory, error in unreadable]
     return list(found.values()), refused
 
 
+@dataclass(frozen=True, slots=True)
 class _Search:
-    """Expands directories and patterns one directory at a time, inside the roots only."""
+    """Expands directories and patterns, inside the roots only; ``walk`` is that of the whole call."""
 
-    def __init__(self, access: Access) -> None:
-        self._access = access
-        self._left = MAX_ENTRIES
+    access: Access
+    walk: Walk
 
     def expand(self, source: str) -> Iterator[tuple[str, Path]]:
         """What ``source`` names, as written, with its place below the directory that was named."""
-        written = self._access._written(source)
+        written = self.access._written(source)
         if written.is_dir():
-            self._access._resolve(written, source)  # a link may lead out of the roots
             yield from self._media_below(written, source)
         elif glob.has_magic(str(written)) and not written.exists():
             yield from self._matching(written, source)
@@ -205,57 +255,32 @@ class _Search:
 
     def _media_below(self, folder: Path, source: str) -> Iterator[tuple[str, Path]]:
         seen = False
-        for path in self._walk(folder):
-            if path.suffix.lower() in MEDIA_EXTENSIONS:
+        for relative in self._files(folder, source, PathPattern(("**",))):
+            if relative.suffix.lower() in MEDIA_EXTENSIONS:
                 seen = True
-                yield str(path), path.relative_to(folder)
+                yield str(folder / relative), relative
         if not seen:
             hint = "name files with other extensions one by one or with a pattern"
-            raise SourceNotFoundError(f"there are no recordings in {_short(source)}", hint=hint)
+            raise SourceNotFoundError(f"there are no recordings in {short(source)}", hint=hint)
 
     def _matching(self, pattern: Path, source: str) -> Iterator[tuple[str, Path]]:
         parts = pattern.parts
         fixed = next(index for index, part in enumerate(parts) if glob.has_magic(part))
-        base = Path(*parts[:fixed])
+        folder = Path(*parts[:fixed])
         seen = False
-        for path in self._walk(base, None if "**" in parts else len(parts) - fixed):
-            if _matches(path.relative_to(base), parts[fixed:]):
-                seen = True
-                yield str(path), Path(path.name)
+        for relative in self._files(folder, source, PathPattern(parts[fixed:])):
+            seen = True
+            yield str(folder / relative), Path(relative.name)
         if not seen:
-            raise SourceNotFoundError(f"nothing matches {_short(source)}", hint="check the pattern and the directory")
+            raise SourceNotFoundError(f"nothing matches {short(source)}", hint="check the pattern and the directory")
 
-    def _walk(self, folder: Path, depth: int | None = None) -> Iterator[Path]:
-        """Files below, in order, without hidden ones and what a link leads to; ``depth`` levels, or all."""
+    def _files(self, folder: Path, source: str, pattern: PathPattern) -> Iterator[Path]:
+        """Those that match below a directory, which a link to it may name; none where there is no such directory."""
         try:
-            self._access._resolve(folder, str(folder))
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        except (OSError, RuntimeError, SourceRefusedError):
+            resolved = self.access._resolve(folder, source)
+        except (FileNotFoundError, NotADirectoryError, RuntimeError):  # RuntimeError: links that go round in circles
             return
-        for entry in entries:
-            self._left -= 1
-            if self._left < 0:
-                raise UsageError(
-                    f"more than {MAX_ENTRIES} files would have to be looked at", hint="name a smaller directory"
-                )
-            path = Path(entry.path)
-            if _is_hidden(path, folder):
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                if depth is None or depth > 1:
-                    yield from self._walk(path, None if depth is None else depth - 1)
-            else:
-                yield path
-
-
-def _matches(path: PurePath, patterns: Sequence[str]) -> bool:
-    """Whether a relative path fits a pattern part by part; ``**`` stands for any number of directories."""
-    parts = path.parts
-    if not patterns:
-        return not parts
-    if patterns[0] == "**":
-        return any(_matches(PurePath(*parts[skip:]), patterns[1:]) for skip in range(len(parts) + 1))
-    return bool(parts) and fnmatch.fnmatchcase(parts[0], patterns[0]) and _matches(PurePath(*parts[1:]), patterns[1:])
+        yield from self.walk.files(resolved, pattern, is_hidden)
 
 
 def default_roots() -> tuple[Path, ...]:
@@ -273,29 +298,22 @@ def path_of_uri(uri: str) -> str:
     try:
         parts = urlsplit(uri)
     except ValueError as error:
-        raise SourceRefusedError(f"{_short(uri)} is no address: {error}", hint=_HINT) from error
+        raise SourceRefusedError(f"{short(uri)} is no address: {error}", hint=_HINT) from error
     if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
-        raise SourceRefusedError(f"{_short(uri)} is no file of this machine", hint=_HINT)
+        raise SourceRefusedError(f"{short(uri)} is no file of this machine", hint=_HINT)
     path = unquote(parts.path)
     drive = os.name == "nt" and len(path) > 2 and path[2] == ":"
     return path[1:] if drive else path
 
 
-def _is_hidden(path: Path, root: Path) -> bool:
-    """Whether the path, or a directory between it and ``root``, is hidden by its name or by the system."""
-    below = root
-    for part in path.relative_to(root).parts:
-        below = below / part
-        if part.startswith(".") or _is_flagged_hidden(below):
-            return True
-    return False
-
-
-def _is_flagged_hidden(path: Path) -> bool:
-    if os.name != "nt" and not hasattr(os, "chflags"):
-        return False  # Linux: the name alone says so
+def is_hidden(found: Path | os.DirEntry[str]) -> bool:
+    """Whether a file or directory is hidden by its name or by the system."""
+    if found.name.startswith("."):
+        return True
+    if not _HAS_FLAGS:
+        return False
     try:
-        status = path.lstat()
+        status = found.stat(follow_symlinks=False)
     except OSError:
         return False
     flags = getattr(status, "st_flags", 0) & stat.UF_HIDDEN
@@ -303,6 +321,9 @@ def _is_flagged_hidden(path: Path) -> bool:
     return bool(flags or attributes)
 
 
-def _short(source: str) -> str:
-    """A name for a message: in quotes, escaped, of bounded length."""
-    return repr(shortened(source, 200))
+def _is_hidden(path: Path, root: Path) -> bool:
+    """Whether the path, or a directory between it and ``root``, is hidden."""
+    parts = path.relative_to(root).parts
+    if not _HAS_FLAGS:  # a path may have thousands of parts
+        return any(part.startswith(".") for part in parts)
+    return any(is_hidden(root.joinpath(*parts[: n + 1])) for n in range(len(parts)))

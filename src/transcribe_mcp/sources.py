@@ -43,6 +43,11 @@ def find_recordings(sources: Sequence[str]) -> tuple[list[Recording], list[tuple
     return list(found.values()), missing
 
 
+def as_recordings(files: Sequence[str]) -> list[Recording]:
+    """Files that were found before, each once. The disk is not touched."""
+    return [Recording(path, Path(path.name)) for path in map(Path, dict.fromkeys(files))]
+
+
 def _expand(source: str) -> Iterator[Recording]:
     path = Path(source)
     if not source:

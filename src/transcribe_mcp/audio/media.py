@@ -17,6 +17,7 @@ from av.packet import Packet
 from av.stream import Discard
 
 from ..errors import NoAudioError, NotMediaError, SourceError, SourceNotFoundError, SourceUnreadableError
+from ..openat import OpenedFile
 
 SAMPLE_RATES_HZ = range(1_000, 1_000_000)  # outside, the header is damaged; 1 Hz would make an hour out of every 7 kB
 DEMUX_FAILURES = 16
@@ -64,8 +65,7 @@ def open_media(path: Path) -> tuple[InputContainer, AudioStream]:
     """The container and its default sound track; every other track is skipped by the demuxer."""
     _require_readable_file(path)
     try:
-        # "file:" keeps FFmpeg from reading a protocol into a name such as "http:talk.wav" or "-".
-        container = av.open(f"file:{path.absolute()}", container_options=OPEN_OPTIONS, **_TOLERANT)
+        container = open_container(path)
     except FOREIGN_ERRORS as error:
         raise not_media(path, error) from error
     try:
@@ -77,6 +77,19 @@ def open_media(path: Path) -> tuple[InputContainer, AudioStream]:
         container.close()
         raise
     return container, stream
+
+
+def open_container(path: Path, **options: str) -> InputContainer:
+    """The only door to FFmpeg's demuxers; ``options`` are theirs.
+
+    A file that is held open is read through its descriptor, and FFmpeg opens nothing by name.
+    """
+    if isinstance(path, OpenedFile):
+        closed = OPEN_OPTIONS | {"protocol_whitelist": ""}
+        container: InputContainer = av.open(path.reader(), container_options=closed | options, **_TOLERANT)
+    else:  # "file:" keeps FFmpeg from reading a protocol into a name such as "http:talk.wav" or "-"
+        container = av.open(f"file:{path.absolute()}", container_options=OPEN_OPTIONS | options, **_TOLERANT)
+    return container
 
 
 def _sound_track(path: Path, container: InputContainer) -> AudioStream:

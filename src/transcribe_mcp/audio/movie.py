@@ -7,6 +7,7 @@ every twenty seconds of audio. What the graph does not tell (damage, holes) show
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,7 +96,7 @@ def _open(excerpt: Excerpt) -> tuple[av.filter.Graph, FilterContext, FilterConte
     options = ":".join(f"{name}={value}" for name, value in open_options.items())
     source = graph.add(
         "amovie",
-        filename=f"file:{excerpt.path.absolute()}",
+        filename=f"file:{os.path.abspath(excerpt.path)}",  # noqa: PTH100 - of a held file, that of its descriptor
         format_name=excerpt.container_format,
         streams=f"{excerpt.stream}",
         format_opts=options,

@@ -32,6 +32,7 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer
 
 from ..errors import SourceError
+from ..openat import OpenedFile
 from .media import FOREIGN_ERRORS, frames, info, open_media
 from .movie import TIMESTAMP_SAMPLES, Excerpt, Gap, read_excerpt
 from .resampler import SAMPLE_RATE_HZ, Resampler, Samples
@@ -121,7 +122,12 @@ class RangeLayout:
         return self.container_format not in WITHOUT_TABLE
 
     def excerpt(self, path: Path, part: Range, place: Place | None) -> Excerpt | None:
-        """``None`` where the stream's end may be in it: only the frames themselves tell whether all of it is there."""
+        """``None`` where the stream's end may be in it: only the frames themselves tell whether all of it is there.
+
+        Nor has FFmpeg a name for a held file where the system lends out one position to all who open it.
+        """
+        if isinstance(path, OpenedFile) and not path.reopens:
+            return None
         begins_pts = self.first_pts - (place.pts if place else 0)
         first_pts_samples = begins_pts * self.samples_per_tick
         if self.claim_s is None or part.end_s > self.claim_s - TAIL_S or first_pts_samples.denominator != 1:

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
+from ..access import opened_inside
 from ..errors import SourceNotFoundError, SourceUnreadableError
 
 CHUNK_BYTES = 1 << 20
+
+
+def opened(path: Path, roots: Sequence[str | Path] | None) -> AbstractContextManager[Path]:
+    """The path to read a recording by. With ``roots`` its file is held open and lies inside one of them.
+
+    Raises:
+        SourceError: it lies outside, or cannot be opened.
+    """
+    return nullcontext(path) if roots is None else opened_inside(path, list(map(Path, roots)))
 
 
 def signature(path: Path) -> str:

@@ -130,9 +130,9 @@ def _make_tables(engine: sa.Engine, url: sa.URL) -> None:
         metadata.create_all(connection)
         for statement in SEARCH[engine.dialect.name]:
             connection.exec_driver_sql(statement)
-        known = connection.execute(sa.select(about.c.value).where(about.c.name == "schema_version")).scalar()
-        if known is None:
-            connection.execute(about.insert().values(name="schema_version", value=str(SCHEMA_VERSION)))
+        # Version 2 has more tables than version 1 and no others: they have just been made.
+        connection.execute(about.delete().where(about.c.name == "schema_version"))
+        connection.execute(about.insert().values(name="schema_version", value=str(SCHEMA_VERSION)))
 
 
 def clock(connection: sa.Connection) -> float:

@@ -86,12 +86,15 @@ class JobRequest:
         source: path of a file on this machine. Whether the caller may read it has been decided before.
         force: transcribe again, though the library has the same content with the same options.
         priority: lower is sooner; ``None`` puts shorter recordings first.
+        roots: directories without links in their paths. Whenever the file is opened it must lie inside one of them.
+            ``None`` for a user's own jobs, which may read any file.
     """
 
     source: str
     options: JobOptions = JobOptions()
     force: bool = False
     priority: int | None = None
+    roots: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,7 @@ class NewJob:
     priority: int
     answer: Any = None
     is_new_hash: bool = False  # computed now: to be known when the same file comes again
+    roots: tuple[str, ...] | None = None
 
     def answered_by(self, row: Any) -> NewJob:
         return replace(self, answer=row)

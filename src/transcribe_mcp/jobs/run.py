@@ -142,7 +142,12 @@ def run(shop: Workshop, job: RunningJob) -> None:
 
 
 def _work(shop: Workshop, job: RunningJob, claim: Claim, folder: Path, inside: Pass) -> None:
-    path = _recording(shop, job, claim, folder)
+    roots = None if is_url(claim.source) else shop.store.roots(claim.job_id)
+    with contents.opened(_recording(shop, job, claim, folder), roots) as path:
+        _transcribe_file(shop, job, claim, path, inside)
+
+
+def _transcribe_file(shop: Workshop, job: RunningJob, claim: Claim, path: Path, inside: Pass) -> None:
     content = Content(_content_hash(shop, job, claim, path), claim.options_key)
     earlier = None if claim.force or claim.began is not None else shop.store.answer_for(content)
     if earlier is not None:

@@ -35,7 +35,7 @@ from .records import (
     Refused,
 )
 from .rows import UNFINISHED, NewJob, to_jobs, to_row
-from .tables import batches, files, jobs
+from .tables import batches, files, job_roots, jobs
 from .together import Together
 
 PAGE_LIMIT = 500
@@ -125,6 +125,9 @@ class Store:
         ids = [new_id() for _ in new]
         if new:
             connection.execute(jobs.insert(), [to_row(i, job, batch_id) for i, job in zip(ids, new, strict=True)])
+        inside = [{"job_id": i, "roots": json.dumps(job.roots)} for i, job in zip(ids, new, strict=True) if job.roots]
+        if inside:
+            connection.execute(job_roots.insert(), inside)
         self._know_hashes(connection, [job for job in new if job.is_new_hash])
         for i, job in zip(ids, new, strict=True):
             if job.answer is None:
@@ -192,6 +195,12 @@ class Store:
         if row is None:
             raise not_found(job_id)
         return row
+
+    def roots(self, job_id: str) -> tuple[Path, ...] | None:
+        """The directories one of which has to hold the job's recording; ``None``: it may be anywhere."""
+        with self.begin() as connection:
+            found = connection.execute(sa.select(job_roots.c.roots).where(job_roots.c.job_id == job_id)).scalar()
+        return None if found is None else tuple(map(Path, json.loads(found)))
 
     def list_jobs(self, which: JobFilter, cursor: str | None, limit: int) -> JobPage:
         """

@@ -38,7 +38,7 @@ class Submission:
     def prepare(self, source: str, request: JobRequest) -> NewJob:
         """
         Raises:
-            SourceNotFoundError, SourceUnreadableError: the file is not there or may not be read.
+            SourceError: the file is not there, may not be read, or lies outside the roots of the request.
         """
         if is_url(source):
             return self._job(source, "", None, _FETCHED_S, request)
@@ -46,6 +46,11 @@ class Submission:
         if contents.as_text(str(path)) != str(path):
             hint = "rename it; transcribe-mcp transcribe takes it as it is"
             raise SourceUnreadableError(f"{source}: its name holds bytes that are no UTF-8 text", hint=hint)
+        with contents.opened(path, request.roots) as file:
+            return self._job_of(file, request)
+
+    def _job_of(self, path: Path, request: JobRequest) -> NewJob:
+        """Of a file, which may be held open."""
         signature = contents.signature(path)
         contents.require_file(path)
         known = self._store.known_hash(str(path), signature)
@@ -68,6 +73,7 @@ class Submission:
             options_key=self._key,
             force=request.force,
             queue=LONG if guessed_s > LONG_S else SHORT,
+            roots=request.roots,
             priority=shortest_first if request.priority is None else max(1, min(MAX_PRIORITY, request.priority)),
         )
 

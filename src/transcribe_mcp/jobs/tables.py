@@ -19,7 +19,7 @@ from sqlalchemy import (
     Text,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 metadata = MetaData()
 
@@ -80,6 +80,13 @@ jobs = Table(
     Index("jobs_by_status", "status", "priority"),
     Index("jobs_by_content", "content_hash", "options_key"),
     Index("jobs_by_transcript", "transcript_id"),
+)
+
+job_roots = Table(
+    "job_roots",  # of jobs that may not read every file
+    metadata,
+    Column("job_id", Text, ForeignKey("jobs.job_id", ondelete="CASCADE"), primary_key=True),
+    Column("roots", Text, nullable=False),  # JSON: directories, one of which has to hold the file when it is opened
 )
 
 transcripts = Table(

@@ -25,6 +25,7 @@ from typing import NoReturn
 from ..errors import CancelledError, StoreError, TranscribeError, WorkerFailedError
 from ..heap import give_back_freed, share_arenas
 from ..settings import Settings, settings, usable_cores
+from . import contents
 from .alone import Gate
 from .database import store_errors
 from .device import Device
@@ -238,7 +239,8 @@ class Worker:
 
         for job_id, source in self._ledger.without_duration(PROBES):
             try:
-                duration_s = probe(Path(source)).duration
+                with contents.opened(Path(source), self._store.roots(job_id)) as path:
+                    duration_s = probe(path).duration
             except TranscribeError:
                 continue  # the job will say so
             if duration_s is not None:

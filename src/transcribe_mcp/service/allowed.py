@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import OutputExistsError, SourceRefusedError, TranscribeError, UsageError
+from ..errors import OutputError, OutputExistsError, SourceRefusedError, TranscribeError, UsageError
 from ..jobs.records import Batch, Job, JobRequest
 from ..transcript import Segment, Transcript
 from . import jobs
@@ -62,7 +62,8 @@ def submit(request: JobRequest, allowed: Access) -> Job:
     Raises:
         SourceError: it may not, or cannot.
     """
-    return jobs.submit(replace(request, source=_checked(request.source, allowed)))
+    source = _checked(request.source, allowed)
+    return jobs.submit(replace(request, source=source, roots=tuple(map(str, allowed.resolved))))
 
 
 def submit_batch(sources: Sequence[str], request: JobRequest, allowed: Access) -> Batch:
@@ -85,6 +86,7 @@ def submit_batch(sources: Sequence[str], request: JobRequest, allowed: Access) -
             refused.append((source, error))
     recordings, more = find_allowed([source for source in sources if not is_url(source)], allowed)
     wanted += [str(recording.path) for recording in recordings]
+    request = replace(request, roots=tuple(map(str, allowed.resolved)))
     return jobs.submit_batch(wanted, request, [jobs.refusal_of(*each) for each in (*refused, *more)])
 
 
@@ -98,12 +100,20 @@ def write_result(job_id: str, format_name: str, target: str, allowed: Access) ->
         JobNotFoundError, JobStateError: see ``jobs.get_transcript``.
     """
     from ..formats import find_format, write
+    from ..openat import writable_directory
 
     path = allowed.output(target, find_format(format_name).extension)
+    transcript = jobs.get_transcript(job_id)
     try:
-        return write(jobs.get_transcript(job_id), format_name, path)
+        with writable_directory(path.parent) as directory:
+            write(transcript, format_name, directory / path.name)
     except OutputExistsError as error:
         raise OutputExistsError(f"{target} is there already", hint="name another file") from error
+    except OutputError as error:
+        raise OutputError(str(error).replace(str(directory), str(path.parent)), hint=error.hint) from error
+    except OSError as error:
+        raise OutputError(f"cannot write {target}: {error.strerror}", hint="name a directory that exists") from error
+    return path
 
 
 def formats() -> dict[str, Format]:

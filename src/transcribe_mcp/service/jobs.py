@@ -121,12 +121,14 @@ def submit_batch(sources: Sequence[str], request: JobRequest, refused: Sequence[
     """
     from ..fetching import is_url
     from ..settings import settings
-    from ..sources import find_recordings
+    from ..sources import as_recordings, find_recordings
 
     store, submission = _store(), _submission(request)
     if not sources and not refused:
         raise UsageError("no recording was named", hint="name files, directories or patterns such as 'talks/*.mp3'")
-    recordings, missing = find_recordings([source for source in sources if not is_url(source)])
+    files = [source for source in sources if not is_url(source)]
+    # A caller with roots has found the files inside of them; to look again would follow links.
+    recordings, missing = find_recordings(files) if request.roots is None else (as_recordings(files), [])
     left_out = [*refused, *(refusal_of(source, error) for source, error in missing)]
     new = []
     for source in [*filter(is_url, sources), *(str(recording.path) for recording in recordings)]:

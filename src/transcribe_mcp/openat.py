@@ -1,0 +1,266 @@
+"""Opening files without following links, and paths that hold their file open.
+
+A name that was checked can lead elsewhere a moment later: a link may have taken the place of the file or of any
+directory above it. ``open_file`` opens a path only if no part of it is a link. ``OpenedFile`` then is a path for
+everybody who reads: whatever opens it gets that same file.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path as SystemPath
+else:
+    SystemPath = type(Path())
+
+_BINARY = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOCTTY", 0)
+# Non-blocking: opening a pipe that nobody writes to would wait for ever. Regular files take no notice of it.
+_FILE = os.O_RDONLY | _BINARY | getattr(os, "O_NONBLOCK", 0)
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+_DIRECTORY = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0) | _NO_LINK
+# Linux: a directory on the way need not be readable, only searchable.
+_SEARCHED = _DIRECTORY | getattr(os, "O_PATH", 0)
+
+WALKS = os.open in os.supports_dir_fd and os.scandir in os.supports_fd and bool(_NO_LINK)
+MEETS_LINK = frozenset({errno.ELOOP, errno.ENOTDIR, getattr(errno, "EMLINK", 0)})  # EMLINK: FreeBSD's word for it
+
+
+class NotRegularError(OSError):
+    """A directory, a pipe or a device is where a file should be."""
+
+
+def open_file(path: Path) -> int:
+    """A descriptor of the regular file at an absolute path, no part of which is a link.
+
+    Raises:
+        NotRegularError: it is no regular file. A pipe is not waited for.
+        OSError: with an error number in ``MEETS_LINK`` if a part of the path is a link.
+    """
+    if hasattr(os, "O_NOFOLLOW_ANY"):  # macOS
+        _require_regular(path.stat(follow_symlinks=False))
+        descriptor = os.open(path, _FILE | os.O_NOFOLLOW_ANY)
+    elif WALKS:
+        with _opened_directory(path.parent, _SEARCHED) as parent:
+            # A device may act on being opened, so it is looked at before.
+            _require_regular(os.stat(path.name, dir_fd=parent, follow_symlinks=False))
+            descriptor = os.open(path.name, _FILE | _NO_LINK, dir_fd=parent)
+    else:
+        descriptor = os.open(path, _FILE)
+    try:
+        _require_regular(os.fstat(descriptor))
+        if sys.platform == "win32" and os.path.normcase(_final_path(descriptor)) != os.path.normcase(path):
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def open_directory(path: Path) -> int:
+    """A descriptor of the directory at an absolute path, no part of which is a link, for ``os.scandir``."""
+    if hasattr(os, "O_NOFOLLOW_ANY"):
+        return os.open(path, (_DIRECTORY & ~_NO_LINK) | os.O_NOFOLLOW_ANY)
+    if path == Path(path.anchor):
+        return os.open(path, _DIRECTORY)
+    with _opened_directory(path.parent, _SEARCHED) as parent:
+        return open_subdirectory(path.name, parent)
+
+
+def open_subdirectory(name: str, parent: int) -> int:
+    """A descriptor of a directory in the directory ``parent``, unless it is a link."""
+    return os.open(name, _DIRECTORY, dir_fd=parent)
+
+
+@contextmanager
+def writable_directory(path: Path) -> Iterator[Path]:
+    """A path of the directory at ``path`` that stays its path, whatever takes its name meanwhile.
+
+    Only Linux has such paths; elsewhere it is ``path`` itself, which the caller has checked a moment ago.
+
+    Raises:
+        OSError: a part of the path is a link, or it cannot be opened.
+    """
+    if not hasattr(os, "O_PATH"):
+        yield path
+        return
+    with _opened_directory(path, _SEARCHED) as descriptor:
+        held = Path(f"/proc/self/fd/{descriptor}")
+        try:
+            holds = os.path.samestat((held / ".").stat(), os.fstat(descriptor))
+        except OSError:
+            holds = False
+        yield held if holds else path
+
+
+@contextmanager
+def _opened_directory(path: Path, flags: int) -> Iterator[int]:
+    """A descriptor for going below a directory, reached part by part."""
+    directory = os.open(path.anchor, flags)
+    try:
+        for part in path.parts[1:]:
+            below = os.open(part, flags, dir_fd=directory)
+            os.close(directory)
+            directory = below
+        yield directory
+    finally:
+        os.close(directory)
+
+
+def _require_regular(status: os.stat_result) -> None:
+    if stat.S_ISLNK(status.st_mode):
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a directory" if stat.S_ISDIR(status.st_mode) else "no regular file"
+        raise NotRegularError(errno.EINVAL, kind)
+
+
+if sys.platform == "win32":
+
+    def _final_path(descriptor: int) -> str:
+        """Where the opened file is. It cannot be moved, nor can its directories, while it is open."""
+        import ctypes
+        import msvcrt
+
+        buffer = ctypes.create_unicode_buffer(32_768)
+        handle = ctypes.c_void_p(msvcrt.get_osfhandle(descriptor))
+        if not ctypes.windll.kernel32.GetFinalPathNameByHandleW(handle, buffer, len(buffer), 0):
+            raise ctypes.WinError()
+        return buffer.value.replace("\\\\?\\UNC\\", "\\\\").removeprefix("\\\\?\\")
+
+
+class OpenedFile(SystemPath):
+    """The path of a file that is held open: whatever opens the path gets this file, even if another has its name now.
+
+    As text it is the file's name, for messages. For the system (``os.fspath``) it is the path of the descriptor.
+
+    Attributes:
+        descriptor: the open file; ``None`` for paths made out of this one, which are plain.
+        reopens: every opening of the path has a position of its own. If not, only ``open`` and ``reader`` read.
+    """
+
+    descriptor: int | None = None
+    address: str = ""
+    reopens: bool = False
+
+    @classmethod
+    def of(cls, descriptor: int, path: Path) -> OpenedFile:
+        """Takes the descriptor over; ``close`` gives it back."""
+        opened = cls(path)
+        opened.descriptor = descriptor
+        if os.name == "nt":  # whose open files keep their names
+            opened.address, opened.reopens = str(path), True
+            return opened
+        for folder in ("/proc/self/fd", "/dev/fd"):
+            opened.address = f"{folder}/{descriptor}"
+            opened.reopens = _has_own_position(opened.address, descriptor)
+            if opened.reopens:
+                break
+        return opened
+
+    def __fspath__(self) -> str:
+        return str(self) if self.descriptor is None else self.address
+
+    def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
+        if self.descriptor is None:
+            return super().stat(follow_symlinks=follow_symlinks)
+        return os.fstat(self.descriptor)
+
+    def open(self, mode: str = "r", *arguments: Any, **options: Any) -> IO[Any]:  # type: ignore[override]
+        if self.descriptor is None or mode != "rb":
+            return super().open(mode, *arguments, **options)
+        return io.BufferedReader(self.reader())
+
+    def reader(self) -> PositionedReader:
+        """The file from its beginning, with a position of its own."""
+        if self.descriptor is None:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF), str(self))
+        return PositionedReader(self.descriptor, f"file:{self}")
+
+    def close(self) -> None:
+        if self.descriptor is not None:
+            os.close(self.descriptor)
+            self.descriptor = None
+
+
+class PositionedReader(io.RawIOBase):
+    """A file whose position is its own, though others read from the same descriptor."""
+
+    def __init__(self, descriptor: int, name: str) -> None:
+        self._descriptor = os.dup(descriptor)
+        self._position = 0
+        self.name = name  # FFmpeg knows some formats by their extension alone
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        origin = {os.SEEK_SET: 0, os.SEEK_CUR: self._position}.get(whence)
+        position = offset + (os.fstat(self._descriptor).st_size if origin is None else origin)
+        if position < 0:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        self._position = position
+        return position
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is None or size < 0:
+            return self.readall()
+        data = _read_at(self._descriptor, size, self._position)
+        self._position += len(data)
+        return data
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        data = self.read(len(view))
+        view[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        if not self.closed:
+            os.close(self._descriptor)
+        super().close()
+
+
+if hasattr(os, "pread"):
+    _read_at = os.pread
+else:
+    from threading import Lock
+
+    _seeking = Lock()
+
+    def _read_at(descriptor: int, size: int, position: int, /) -> bytes:
+        with _seeking:
+            os.lseek(descriptor, position, os.SEEK_SET)
+            return os.read(descriptor, size)
+
+
+def _has_own_position(address: str, descriptor: int) -> bool:
+    """Whether opening ``address`` gives the same file at its beginning, wherever ``descriptor`` stands.
+
+    On Linux it does; on macOS and the BSDs it is another name for the descriptor itself.
+    """
+    try:
+        other = os.open(address, os.O_RDONLY | _BINARY)
+    except OSError:
+        return False
+    try:
+        os.lseek(descriptor, 1, os.SEEK_SET)
+        is_same = os.path.samestat(os.fstat(other), os.fstat(descriptor))
+        return is_same and os.lseek(other, 0, os.SEEK_CUR) == 0
+    finally:
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        os.close(other)
