@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from huggingface_hub import constants
 from local_hub import TINY, Hub, closed_port, serving
 from small_checkpoints import write_checkpoint
 
 from transcribe_mcp.settings import settings
+
+# How long an example takes says something of the machine, not of the code.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture

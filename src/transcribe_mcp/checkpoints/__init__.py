@@ -17,6 +17,7 @@ from ..progress import Progress
 from ..settings import settings
 from . import conversion, hub
 from .catalogue import ALIASES, CATALOGUE, DEMANDS, CatalogueEntry, Demand, Machine, describe, entry_named, fits
+from .checks import require_usable
 from .layouts import (
     Checkpoint,
     can_translate,
@@ -39,6 +40,7 @@ __all__ = [
     "path",
     "pull",
     "remove",
+    "require_usable",
     "resolve",
 ]
 
@@ -73,6 +75,8 @@ def _plain(value: str | int | Path | None) -> str | int | None:
 
 def resolve(name: str, *, offline: bool, progress: Progress) -> Checkpoint:
     """The checkpoint of a name: a directory, else what the Hub's cache holds, else fetched now unless ``offline``.
+
+    Its files are not checked: that is ``require_usable``.
 
     Raises:
         UnknownNameError: it is no directory, no Hub id and no catalogue name; the hint suggests the nearest.
@@ -155,8 +159,10 @@ def list_models() -> tuple[ModelRow, ...]:
 
 
 def pull(name: str, progress: Progress) -> Checkpoint:
-    """Have the model on this machine. Raises as ``resolve``."""
-    return resolve(name, offline=False, progress=progress)
+    """Have the model on this machine, fit for use. Raises as ``resolve`` and ``require_usable``."""
+    pulled = resolve(name, offline=False, progress=progress)
+    require_usable(pulled)
+    return pulled
 
 
 def path(name: str) -> Path:
@@ -261,7 +267,10 @@ def _choose_cached(cached: list[Demand], machine: Machine, language: str | None)
 def _is_whisper(repo: str) -> bool:
     for snapshot in hub.cached_snapshots(repo):
         if is_complete(snapshot):
-            config = read_json(snapshot / "config.json")
+            try:
+                config = read_json(snapshot / "config.json")
+            except ModelFormatError:
+                return False
             # CTranslate2 writes these two for Whisper and for nothing else.
             return config.get("model_type") == "whisper" or {"alignment_heads", "lang_ids"} <= set(config)
     return False

@@ -100,10 +100,10 @@ def is_english_only(checkpoint: Checkpoint) -> bool:
     if checkpoint.layout == "huggingface":
         if isinstance(generation.get("is_multilingual"), bool):
             return not generation["is_multilingual"]
-        if generation.get("lang_to_id"):
+        if isinstance(generation.get("lang_to_id"), dict) and generation["lang_to_id"]:
             return len(generation["lang_to_id"]) == 1
         return "" not in _huggingface_tokens(checkpoint.directory)
-    return "" not in _ctranslate2_tokens(checkpoint.directory)
+    return "" not in ctranslate2_tokens(checkpoint.directory)
 
 
 def _huggingface_tokens(directory: Path) -> Collection[str]:
@@ -113,15 +113,18 @@ def _huggingface_tokens(directory: Path) -> Collection[str]:
     return list(read_json(directory / "vocab.json"))
 
 
-def _ctranslate2_tokens(directory: Path) -> Collection[str]:
+def ctranslate2_tokens(directory: Path) -> list[str]:
+    """The tokens of a model for CTranslate2, by id. Raises ModelFormatError: damaged, unreadable or no list."""
     text = directory / "vocabulary.txt"
     file = text if text.is_file() else directory / "vocabulary.json"
     try:
         content = file.read_text(encoding="utf-8")
         tokens = content.removesuffix("\n").split("\n") if file is text else json.loads(content)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelFormatError(f"{file} cannot be read: {error}", hint="fetch the model again") from error
-    return tokens if isinstance(tokens, list) else ()
+    if not isinstance(tokens, list) or set(map(type, tokens)) - {str}:
+        raise ModelFormatError(f"{file} holds no list of tokens", hint="fetch or convert the model again")
+    return tokens
 
 
 def can_translate(checkpoint: Checkpoint, english_only: bool) -> bool | None:
@@ -143,7 +146,7 @@ def read_json(file: Path) -> dict[str, Any]:
         content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelFormatError(f"{file} cannot be read: {error}", hint="fetch the model again") from error
     if not isinstance(content, dict):
         raise ModelFormatError(f"{file} holds no JSON object", hint="fetch the model again")

@@ -95,6 +95,11 @@ class Tensors:
         # Checkpoints saved from the bare encoder-decoder lack the prefix.
         self._prefix = "model." if any(name.startswith("model.") for name in self._tensors) else ""
 
+    @property
+    def where(self) -> Path:
+        """The file, or the directory of several."""
+        return self._files[0] if len(self._files) == 1 else self._files[0].parent
+
     def find(self, name: str, shape: tuple[int, ...]) -> StoredTensor | None:
         """The tensor if there is one.
 
@@ -115,8 +120,7 @@ class Tensors:
         """The tensor. Raises ModelFormatError as ``find``, and if there is none."""
         tensor = self.find(name, shape)
         if tensor is None:
-            where = self._files[0] if len(self._files) == 1 else self._files[0].parent
-            raise ModelFormatError(f"{where} has no tensor {self._prefix}{name}", hint=_AGAIN)
+            raise ModelFormatError(f"{self.where} has no tensor {self._prefix}{name}", hint=_AGAIN)
         return tensor
 
 

@@ -19,6 +19,8 @@ import numpy as np
 from ctranslate2.specs import common_spec, model_spec, whisper_spec
 from numpy.typing import NDArray
 
+from ..errors import ModelFormatError
+from .model_bin import all_finite
 from .tensors import NUMPY_OF, Geometry, StoredTensor, Tensors
 
 Quantization = Literal["source", "int8"]
@@ -140,7 +142,9 @@ class SpecificationWriter:
 
         def quantized() -> tuple[NDArray[np.int8], NDArray[np.float32]]:
             if self._quantized is None or self._quantized[0] is not parts:  # its scales are asked for next
-                self._quantized = (parts, *_quantize(np.concatenate([part.read_float32() for part in parts])))
+                matrix = np.concatenate([part.read_float32() for part in parts])
+                self._require_finite(matrix, "float32")
+                self._quantized = (parts, *_quantize(matrix))
             return self._quantized[1:]
 
         spec.weight = self._variable((rows, shape[1]), "int8", lambda: quantized()[0])
@@ -167,10 +171,16 @@ class SpecificationWriter:
     def _variable(self, shape: tuple[int, ...], dtype: str, make: Callable[[], NDArray[Any]]) -> _Deferred:
         def made() -> NDArray[Any]:
             values = make()
+            self._require_finite(values, dtype)
             self._report(values.nbytes)
             return values
 
         return _Deferred(shape, dtype, made)
+
+    def _require_finite(self, values: NDArray[Any], dtype: str) -> None:
+        if not all_finite(values, dtype):
+            message = f"{self._tensors.where}: the weights hold values that are no numbers"
+            raise ModelFormatError(message, hint="fetch or export the model again")
 
 
 def _quantize(matrix: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:

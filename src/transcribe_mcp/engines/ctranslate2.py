@@ -66,6 +66,7 @@ def _load_on(request: EngineRequest, device: str, index: int) -> CTranslate2Engi
     name = request.model
     compute_type = _choose_compute_type(request.compute_type, device)
     checkpoint = checkpoints.resolve(name, offline=request.offline, progress=request.progress)
+    checkpoints.require_usable(checkpoint)
     directory = conversion.ctranslate2_directory(
         checkpoint, "int8" if compute_type.startswith("int8") else "source", request.progress
     )

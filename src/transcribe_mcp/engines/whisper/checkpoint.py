@@ -80,7 +80,7 @@ def directions_of(checkpoint: Checkpoint, geometry: Geometry) -> Directions:
         suppressed=tuple(token_ids("suppress_tokens", generation, config, geometry.vocab_size)),
         suppressed_first=tuple(token_ids("begin_suppress_tokens", generation, config, geometry.vocab_size)),
         alignment_heads=tuple(sorted({(layer, head) for layer, head in heads})),
-        names_heads=bool(generation.get("alignment_heads")),
+        names_heads=any(head in heads for head in generation.get("alignment_heads") or []),
         first_timestamp_index=latest if isinstance(latest, int) else None,
     )
 

@@ -88,6 +88,7 @@ def _load_on(request: EngineRequest, device: torch.device) -> WhisperEngine:
         compute_type = _choose_compute_type(request.compute_type, device)
     checkpoint = checkpoints.resolve(request.model, offline=request.offline, progress=request.progress)
     geometry = geometry_of(checkpoint)
+    checkpoints.require_usable(checkpoint)
     if request.compute_type == AUTO and compute_type == "int8":
         compute_type = _INT8_WITH_ENCODER[encoder_precision(geometry, _threads_each(request))]
     vocabulary, directions = vocabulary_of(checkpoint), directions_of(checkpoint, geometry)
