@@ -15,6 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from local_hub import closed_port
+from test_compat_updates import index
 from wheels import ABORTING, WORKING_NUMPY, WORKING_ONNXRUNTIME, write_wheel
 
 from transcribe_mcp.compat import building
@@ -135,6 +137,63 @@ def test_a_venv_deleted_underneath_is_named_and_skipped(place: Path, capsys: pyt
     assert main(["env", "verify", "latest"]) == 3
     assert main(["env", "rollback"]) == 0
     assert store.pointers().current == {"cpu": "whole"}
+
+
+def test_verifying_what_is_not_whole_fails_and_says_what_to_do(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (store.folder_of("begun") / "venv").mkdir(parents=True)
+    build("whole")
+    copy_of("interrupted", "whole")
+    (store.folder_of("interrupted") / "record.json").unlink()
+    copy_of("failed", "whole")
+    store.write_record(replace(store.environment("failed"), state=store.FAILED, problem="onnxruntime: signal 6"))
+
+    for name, word in (("begun", "unfinished"), ("interrupted", "unfinished"), ("failed", "signal 6")):
+        assert main(["env", "verify", name]) == 3
+        said = capsys.readouterr().err
+        assert word in said
+        assert f"env create {name}" in said
+    assert main(["env", "verify", "whole"]) == 0
+
+
+@pytest.fixture
+def default_index(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An index that pip is configured for, with the same wheels."""
+    monkeypatch.delenv("PIP_NO_INDEX")
+    monkeypatch.delenv("PIP_FIND_LINKS")
+
+    def answer(path: str, accept: str) -> tuple[int, str, bytes]:
+        package, _, name = path.removeprefix("/simple/").partition("/")
+        if name:
+            return 200, "application/octet-stream", (place / "wheels" / name).read_bytes()
+        names = [wheel.name for wheel in (place / "wheels").glob(f"{package}-*.whl")]
+        return 200, "text/html", "".join(f'<a href="{name}">{name}</a>' for name in names).encode()
+
+    with index(answer) as url:
+        monkeypatch.setenv("PIP_INDEX_URL", url)
+        yield url
+
+
+def test_where_pytorch_s_index_of_cpu_builds_is_out_of_reach_the_default_index_has_torch(
+    place: Path, default_index: str
+) -> None:
+    torch = Install(("numpy==2.0",), f"http://127.0.0.1:{closed_port()}/whl/cpu")
+    plan = replace(plan_of(), installs=(torch, Install(("onnxruntime==1.0",))))
+    said: list[str] = []
+
+    built = building.create(building.Request(name="mine", plan=plan, source="unused"), said.append)
+
+    assert built.packages == {"numpy": "2.0", "onnxruntime": "1.0"}
+    assert any("cannot be reached" in line for line in said)
+    assert any("default index" in line and "several GB" in line for line in said)
+
+
+def test_where_pytorch_s_index_of_builds_for_a_gpu_is_out_of_reach_that_is_the_error(
+    place: Path, default_index: str
+) -> None:
+    torch = Install(("torch==2.0",), f"http://127.0.0.1:{closed_port()}/whl/cu126")
+
+    with pytest.raises(EnvironmentProblem, match=r"PyTorch's index .*cu126 cannot be used: .*cannot be reached"):
+        building.create(building.Request(name="mine", plan=replace(plan_of(), installs=(torch,)), source="x"), unheard)
 
 
 def test_what_is_current_cannot_be_deleted_and_the_rest_goes_at_once(place: Path) -> None:

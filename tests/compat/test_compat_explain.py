@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from transcribe_mcp.compat.cli import main
 from transcribe_mcp.compat.explain import compile_patterns, explain
 from transcribe_mcp.compat.rules import rules
 
 TEXTS: dict[str, Any] = json.loads(Path(__file__).with_name("error_texts.json").read_text(encoding="utf-8"))
+TEMPLATE = re.compile(r"\{[A-Za-z][A-Za-z0-9_.-]*\}")
 LOG = "2026-11-22 10:00:00 INFO loading\n{}\n2026-11-22 10:00:09 INFO worker exits\n"
 
 
@@ -48,3 +51,38 @@ def test_hostile_text_takes_no_longer_than_its_length() -> None:
 
 def test_every_pattern_compiles() -> None:
     assert all(len(compile_patterns(rule)) == len(rule.patterns) for rule in rules())
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+@pytest.mark.parametrize("known", TEXTS["known"], ids=lambda known: f"{known['code']} {known['text'][:40]}")
+def test_what_is_printed_for_a_known_error_holds_no_template(
+    known: dict[str, str], form: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "log.txt"
+    log.write_text(known["text"], encoding="utf-8")
+
+    assert main(["doctor", "--explain", str(log), *form]) == 0
+
+    said = capsys.readouterr().out.replace(known["text"], "")
+    assert known["code"] in said
+    assert TEMPLATE.findall(said) == []
+
+
+def test_a_recorded_machine_fills_in_its_versions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = tmp_path / "log.txt"
+    log.write_text(next(known["text"] for known in TEXTS["known"] if known["code"] == "TM304"), encoding="utf-8")
+    machine = str(Path(__file__).with_name("machines") / "rtx4090-torch.json")
+
+    assert main(["doctor", "--explain", str(log)]) == 0
+    without = capsys.readouterr().out
+    assert main(["doctor", "--explain", str(log), "--facts", machine]) == 0
+    told = capsys.readouterr().out
+
+    assert "--force-reinstall torch==TORCH_VERSION" in without
+    assert "--force-reinstall torch==2." in told
+
+
+def test_the_list_of_rules_and_the_documents_hold_no_template(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["doctor", "--list"], ["doctor", "--list", "--json"], ["document"]):
+        assert main(arguments) == 0
+        assert TEMPLATE.findall(capsys.readouterr().out) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ from typing import Any
 import pytest
 
 from transcribe_mcp.compat.choose import choose_device, choose_runtime
+from transcribe_mcp.compat.cli import main
 from transcribe_mcp.compat.facts import Facts, parse
 from transcribe_mcp.compat.judge import exit_code, judge
 from transcribe_mcp.compat.plan import make_plan
 from transcribe_mcp.compat.rules import rules
 
+TEMPLATE = re.compile(r"\{[A-Za-z][A-Za-z0-9_.-]*\}")
 MACHINES = sorted(Path(__file__).with_name("machines").glob("*.json"))
 DAMAGING = ("warn", "error", "crash")
 
@@ -52,6 +55,39 @@ def test_every_finding_says_what_why_and_how_to_go_on(path: Path) -> None:
         assert finding.evidence and "{" not in finding.evidence and "unknown;" not in finding.evidence[:8]
         assert finding.cause and finding.consequence and finding.source.startswith("https://")
         assert finding.fix or finding.severity == "info"
+
+
+@pytest.mark.parametrize("path", MACHINES, ids=lambda path: path.stem)
+def test_no_command_on_any_machine_holds_a_template_or_an_unknown(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments in (["-v"], ["--json"], ["--plan"], ["--plan", "--json"], ["--models"]):
+        main(["doctor", "--facts", str(path), *arguments])
+        said = capsys.readouterr().out
+        assert TEMPLATE.findall(said) == [], arguments
+        assert "==unknown" not in said, arguments
+
+
+def test_what_was_not_judged_gets_no_check_mark(capsys: pytest.CaptureFixture[str]) -> None:
+    unclear = {rule.code for rule in rules() if not rule.when}
+    for rule in rules():
+        main(["doctor", "--only", rule.code, "--facts", str(MACHINES[0].with_name("compat-804.json"))])
+        signs = [line.split()[0] for line in capsys.readouterr().out.splitlines() if rule.code in line.split()]
+        assert len(signs) == 1, rule.code
+        assert signs == ["?"] or rule.code not in unclear, rule.code
+    main(["doctor", "--only", "TM802", "--facts", str(MACHINES[0].with_name("deep-aborts.json"))])
+    assert "not judged" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("name", "want", "exit_code"), [("h100", "gpu", 0), ("cpu-bare", "gpu", 2), ("h100", "cpu", 0),
+    ("driver-470", "gpu", 2), ("apple-m3", "gpu", 2), ("cpu-bare", "torch", 0), ("alpine", "cpu", 2),
+    ("cpu-bare", "diarize", 3), ("cpu-bare", "", 0)])  # fmt: skip
+def test_a_plan_exits_as_documented(name: str, want: str, exit_code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    machine = str(MACHINES[0].with_name(f"{name}.json"))
+
+    assert main(["doctor", "--plan", "--want", want, "--facts", machine]) == exit_code
+
+    assert ("pip install" in capsys.readouterr().out) == (exit_code == 0)
 
 
 def test_there_are_at_least_thirty_machines_healthy_and_broken() -> None:

@@ -16,8 +16,9 @@ from pathlib import Path
 from . import environments as store
 from .deep import ENGINES, Child, run_child, run_operation
 from .environments import Environment
-from .errors import EnvironmentProblem
-from .plan import Plan, make_plan
+from .errors import EnvironmentProblem, IndexProblem
+from .index import Index, pip_configuration
+from .plan import LARGER, Plan, make_plan
 from .probes import gather
 from .versions import parse_requirement
 
@@ -100,13 +101,12 @@ def verify(name: str) -> tuple[str, ...]:
     """Run the real operations of an environment's engines.
 
     Raises:
-        EnvironmentProblem: it is not there, is damaged, or an operation failed.
+        EnvironmentProblem: it is not there, is unfinished, failed or damaged, or an operation fails.
     """
     found = store.environment(name)
-    if not store.python_of(name).exists():
-        raise EnvironmentProblem(
-            f"environment {name} is {found.state}: {found.problem}", hint="transcribe-mcp env rm " + name
-        )
+    if found.state != store.READY:
+        hint = f"make it again: transcribe-mcp env create {name}; or delete it: transcribe-mcp env rm {name}"
+        raise EnvironmentProblem(f"environment {name} is {found.state}: {found.problem or 'see its log'}", hint=hint)
     return tuple(_verify(name, found.target, lambda line: None))
 
 
@@ -190,9 +190,32 @@ def _install(request: Request, plan: Plan, source: str, name: str, log: _Log) ->
     pip = [*_pip(), "--python", str(store.python_of(name))]
     for install in plan.installs:
         requirements = [_requirement(each, source, newest=request.newest) for each in install.requirements]
-        index = ["--index-url", install.index_url] if install.index_url else []
-        log(f"installing {' '.join(requirements)}" + (f" from {install.index_url}" if install.index_url else ""))
+        index_url = _reachable(install.index_url, log)
+        index = ["--index-url", index_url] if index_url else []
+        log(f"installing {' '.join(requirements)}" + (f" from {index_url}" if index_url else ""))
         _run("pip install", [*pip, "install", "--no-input", "--progress-bar=off", *index, *requirements], log)
+
+
+def _reachable(index_url: str, log: _Log) -> str:
+    """The index, or empty for the default one where it cannot be reached and the default one has builds that run too.
+
+    Raises:
+        EnvironmentProblem: it cannot be reached, and only it has builds for this GPU's driver.
+    """
+    if not index_url or os.environ.get("PIP_NO_INDEX"):
+        return index_url
+    try:
+        if Index(replace(pip_configuration(), index_urls=(index_url.rstrip("/"),))).files("torch"):
+            return index_url
+        reason = "it has no torch"
+    except IndexProblem as error:
+        reason = str(error)
+    if not index_url.endswith("/cpu"):
+        hint = "connect to it, or build for the CPU: transcribe-mcp env create --want cpu"
+        raise EnvironmentProblem(f"PyTorch's index {index_url} cannot be used: {reason}", hint=hint)
+    log(f"PyTorch's index {index_url} cannot be used: {reason}")
+    log(f"taking torch from the default index: {LARGER}")
+    return ""
 
 
 def _pip() -> list[str]:

@@ -66,7 +66,7 @@ def _add_doctor(commands: Any) -> None:
     doctor.add_argument("--save-facts", type=Path, metavar="FILE", help="write the facts, without personal parts")
     doctor.add_argument("--explain", metavar="FILE", help="name the known errors in a log; - reads standard input")
     doctor.add_argument("--plan", action="store_true", help="the stack for this machine, as commands")
-    doctor.add_argument("--want", default="", metavar="WHAT", help="with --plan: cpu, gpu, torch, whisperx or diarize")
+    doctor.add_argument("--want", default="", metavar="WHAT", help="with --plan: cpu, gpu, torch or whisperx")
     doctor.add_argument("--models", action="store_true", help="which model fits, with which batch")
     doctor.set_defaults(run=_doctor)
 
@@ -99,14 +99,16 @@ def _facts(asked: argparse.Namespace) -> Facts:
 def _judge(facts: Facts, asked: argparse.Namespace) -> int:
     from .judge import exit_code, judge
     from .rules import rule_of
-    from .screen import doctor_json, doctor_text
+    from .screen import doctor_json, doctor_text, only_text
 
     unknown = [code for code in asked.only if rule_of(code) is None]
     if unknown:
         raise CompatError(f"there is no rule {unknown[0]!r}", hint="transcribe-mcp doctor --list")
     findings = judge(facts, only=asked.only)
     if asked.json:
-        say_json(doctor_json(facts, findings))
+        say_json(doctor_json(facts, findings, asked.only))
+    elif asked.only:
+        say(only_text(facts, findings, asked.only, verbose=asked.verbose))
     else:
         say(doctor_text(facts, findings, verbose=asked.verbose))
     return exit_code(findings)
@@ -123,11 +125,11 @@ def _with_operations(facts: Facts, asked: argparse.Namespace) -> Facts:
 def _list(asked: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from .rules import rules
+    from .rules import rules, without_machine
     from .screen import rules_text
 
     if asked.json:
-        say_json([asdict(rule) for rule in rules()])
+        say_json([asdict(without_machine(rule)) for rule in rules()])
     else:
         say(rules_text(rules()))
     return 0
@@ -136,6 +138,7 @@ def _list(asked: argparse.Namespace) -> int:
 def _explain(asked: argparse.Namespace) -> int:
     from .explain import explain
     from .screen import explain_json, explain_text
+    from .view import view_of
 
     try:
         if asked.explain == "-":
@@ -146,10 +149,12 @@ def _explain(asked: argparse.Namespace) -> int:
     except OSError as error:
         raise CompatError(f"cannot read {asked.explain}: {error.strerror}") from error
     found = explain(raw.decode("utf-8", "replace"))
+    # The log may be from elsewhere: versions are filled in from a machine that was named, not from this one.
+    view = view_of(load(asked.facts)) if asked.facts else {}
     if asked.json:
-        say_json(explain_json(found))
+        say_json(explain_json(found, view))
     else:
-        say(explain_text(found))
+        say(explain_text(found, view))
     return 0 if found else 1
 
 
@@ -209,7 +214,7 @@ def _add_env(commands: Any) -> None:
 
     create = action("create", "install the plan into a new environment, verify it, make it current")
     create.add_argument("name", nargs="?", default="")
-    create.add_argument("--want", default="", help="cpu, gpu, torch, whisperx or diarize; default: what fits")
+    create.add_argument("--want", default="", help="cpu, gpu, torch or whisperx; default: what fits")
     create.add_argument(
         "--source", default="", help="where transcribe-mcp comes from: a folder, a wheel, or a requirement"
     )

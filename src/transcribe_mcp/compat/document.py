@@ -7,7 +7,7 @@ from typing import Any
 
 from . import tables
 from .memory import Geometry, geometries, geometry, memory_need
-from .rules import AREAS, SIGNS, rules
+from .rules import AREAS, SIGNS, commands, rules
 
 _HEAD = """# Compatibility
 
@@ -176,7 +176,7 @@ def _rules() -> str:
 def _rule_rows(area: str) -> Iterator[list[str]]:
     for rule in rules():
         if rule.area == area:
-            ways = "<br>".join(f"`{_cell(command)}`" for command in rule.fix) or "–"
+            ways = "<br>".join(f"`{_cell(command)}`" for command in commands(rule, {})) or "–"
             sign = SIGNS[rule.severity]
             yield [
                 f"{sign} {rule.code}",

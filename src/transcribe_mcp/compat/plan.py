@@ -22,12 +22,12 @@ WANTS: Mapping[str, str] = {
     "gpu": "transcription on an NVIDIA GPU, without torch",
     "torch": "transcription, and torch for its engine and alignment",
     "whisperx": "WhisperX in an environment of its own",
-    "diarize": "transcription, and speakers by pyannote",
 }
 TORCH_INDEX = "https://download.pytorch.org/whl/"
+LARGER = "the same version with CUDA, several GB instead of 0.2 GB"  # PyPI's torch for Linux, beside the cpu index's
 FALLBACK_PYTHON = "3.12"
 OLDEST_PYTHON, NEWEST_PYTHON = "3.11", "3.15"  # what transcribe-mcp and its wheels span
-TORCH_FOR_TORCHAUDIO = "2.11"  # torchaudio 2.11.0, the last, works with this torch and newer
+OLDEST_TORCH = "2.6"  # torch.load of older ones can run code
 WHISPERX_TORCH = "2.8"
 _ENVIRONMENT = "transcribe-env"
 
@@ -112,7 +112,10 @@ def make_plan(facts: Facts, want: str = "", known: Tables | None = None) -> Plan
         CompatError: ``want`` is unknown.
     """
     if want and want not in WANTS:
-        raise CompatError(f"cannot plan for {want!r}", hint=f"choose one of: {', '.join(WANTS)}")
+        hint = f"choose one of: {', '.join(WANTS)}"
+        if want == "diarize":
+            hint += "; transcribe-mcp does not tell speakers apart, WhisperX does"
+        raise CompatError(f"cannot plan for {want!r}", hint=hint)
     draft = _Draft(facts, known or tables.known(), want)
     impossible = _impossible(draft)
     if impossible:
@@ -120,7 +123,9 @@ def make_plan(facts: Facts, want: str = "", known: Tables | None = None) -> Plan
     on_gpu = want != "cpu" and _transcribes_on_gpu(draft)
     draft.want = want or ("gpu" if on_gpu else "cpu")
     if draft.want == "gpu" and not on_gpu:
-        draft.choose("device", "cpu", "the GPU cannot be used for transcription; see what this stack will not do")
+        return Plan(
+            "gpu", "none", "", (), (), (), (), (*draft.limits, "for the CPU: --want cpu"), tuple(clean_up(facts))
+        )
     installs = _whisperx(draft) if draft.want == "whisperx" else _ours(draft, on_gpu)
     python = _python(draft)
     return Plan(
@@ -186,17 +191,11 @@ def _why_no_gpu(draft: _Draft, gpu: Gpu | None, row: Mapping[str, Any]) -> str:
 def _ours(draft: _Draft, on_gpu: bool) -> list[Install]:
     """transcribe-mcp with its engine, and torch before it where it is wanted."""
     installs = []
-    needs_torch = draft.want in ("torch", "diarize")
     packages = ["transcribe-mcp", _newest(draft, "ctranslate2", draft.known.ctranslate2)]
     packages.append(_newest(draft, "faster-whisper", draft.known.faster_whisper))
-    if needs_torch:
+    if draft.want == "torch":
         version, index_url = _torch(draft)
-        with_audio = [f"torchaudio=={_pin(draft, 'torchaudio')}"] if draft.want == "diarize" else []
-        installs.append(Install((f"torch=={version}", *with_audio), index_url))
-        if draft.want == "diarize":
-            packages.append(_newest(draft, "pyannote.audio", draft.known.pyannote_audio))
-            draft.limits.append("speakers: pyannote's models need an accepted licence and a token on huggingface.co")
-            draft.limits.append("pyannote opens no files itself here; transcribe-mcp passes decoded audio")
+        installs.append(Install((f"torch=={version}",), index_url))
     if on_gpu:
         version = _pin(draft, "nvidia-cublas-cu12")
         packages.append(f"nvidia-cublas-cu12=={version}")
@@ -229,11 +228,10 @@ def _pin(draft: _Draft, package: str) -> str:
 
 def _torch(draft: _Draft) -> tuple[str, str]:
     """(version, index URL) of the newest torch with code for this GPU that this driver runs; else the CPU build."""
-    oldest = TORCH_FOR_TORCHAUDIO if draft.want == "diarize" else "2.6"
     gpu = draft.gpu
     if gpu is not None and draft.driver:
         for row in reversed(draft.known.torch):
-            if row.get("avoid") or (compare(row["minor"], oldest) or 0) < 0:
+            if row.get("avoid") or (compare(row["minor"], OLDEST_TORCH) or 0) < 0:
                 continue
             variant = _variant_for(draft, row, gpu)
             if variant is not None:
@@ -313,6 +311,8 @@ def _steps(draft: _Draft, python: str, installs: Sequence[Install]) -> list[Step
         index = f" --index-url {install.index_url}" if install.index_url else ""
         names = " ".join(f'"{name}"' if any(sign in name for sign in "<>") else name for name in install.requirements)
         why = "torch first, from the index that has the right build" if install.index_url else "exact versions"
+        if install.index_url == TORCH_INDEX + "cpu":
+            why += f"; where it cannot be reached, leave out --index-url: {LARGER}"
         steps.append(Step(f"{tool}{index} {names}", why))
     return steps
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
@@ -101,6 +101,17 @@ def holds(condition: tuple[str, str, Any], view: Mapping[str, Any]) -> bool:
     return OPERATORS[operator](value, literal)
 
 
+def applies(rule: Rule, view: Mapping[str, Any]) -> bool | None:
+    """Whether the rule fires; ``None`` where that depends on a name that is unknown, or the rule has no conditions."""
+    if any(all(holds(condition, view) for condition in parts) for parts in rule.when):
+        return True
+
+    def fails(condition: tuple[str, str, Any]) -> bool:
+        return not holds(condition, view) and (view.get(condition[0]) is not None or condition[1] == _UNKNOWN)
+
+    return False if rule.when and all(any(map(fails, parts)) for parts in rule.when) else None
+
+
 @lru_cache(maxsize=1)
 def rules() -> tuple[Rule, ...]:
     """Every rule, ordered by code. Raises ``TableError`` where a row contradicts itself."""
@@ -148,19 +159,49 @@ def fire(rule: Rule, view: Mapping[str, Any]) -> Finding:
         rule.area,
         rule.severity,
         rule.title,
-        _filled(rule.evidence, view),
+        _evidence(rule.evidence, view),
         rule.cause,
         rule.consequence,
-        tuple(_filled(command, view) for command in rule.fix),
+        commands(rule, view),
         rule.source,
     )
 
 
-def _filled(template: str, view: Mapping[str, Any]) -> str:
-    def value(match: re.Match[str]) -> str:
-        item = view.get(match[1], "unknown")
+def commands(rule: Rule, view: Mapping[str, Any]) -> tuple[str, ...]:
+    """The way out, filled with what the machine says; what is unknown stands as a word in capitals to replace."""
+
+    def value(name: str) -> str:
+        item = view.get(name)
+        if item is None or item == []:
+            return _PLACEHOLDERS.get(name) or re.sub(r"[^A-Z0-9]", "_", name.upper())
+        return " ".join(map(str, item)) if isinstance(item, (list, tuple)) else str(item)
+
+    return tuple(_filled(command, value) for command in rule.fix)
+
+
+def without_machine(rule: Rule) -> Rule:
+    """The rule for people: no braces where a machine's values would stand."""
+    return replace(rule, evidence=_filled(rule.evidence, str.upper), fix=commands(rule, {}))
+
+
+_PLACEHOLDERS: Mapping[str, str] = {
+    "compat_in_path": "CUDA's compat folder",
+    "doubled": "PACKAGES",
+    "jit_floor": "the version that this GPU needs",
+    "torch": "TORCH_VERSION",
+    "torch_variant": "CUDA_VARIANT",
+}
+
+
+def _evidence(template: str, view: Mapping[str, Any]) -> str:
+    def value(name: str) -> str:
+        item = view.get(name, "unknown")
         if isinstance(item, bool):
             return "yes" if item else "no"
         return "; ".join(str(each) for each in item) if isinstance(item, (list, tuple)) else str(item)
 
-    return re.sub(r"\{([A-Za-z0-9_.-]+)\}", value, template)
+    return _filled(template, value)
+
+
+def _filled(template: str, value: Callable[[str], str]) -> str:
+    return re.sub(r"\{([A-Za-z0-9_.-]+)\}", lambda match: value(match[1]), template)

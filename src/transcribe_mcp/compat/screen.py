@@ -8,9 +8,9 @@ from typing import Any
 
 from .explain import Recognised
 from .facts import Facts, to_json
-from .judge import exit_code, worst
+from .judge import exit_code, not_judged, worst
 from .machine import gpus_of
-from .rules import AREAS, SEVERITIES, SIGNS, Finding, Rule
+from .rules import AREAS, SEVERITIES, SIGNS, Finding, Rule, commands, rules
 from .tables import table
 from .view import view_of
 
@@ -18,13 +18,15 @@ _RESULTS: Mapping[int, str] = {0: "fit", 1: "degraded", 2: "broken"}
 _AREA_WIDTH = 24
 
 
-def doctor_json(facts: Facts, findings: Sequence[Finding]) -> dict[str, Any]:
+def doctor_json(facts: Facts, findings: Sequence[Finding], only: Sequence[str] = ()) -> dict[str, Any]:
+    """``only``: the rules that were asked for; empty means all."""
     code = exit_code(findings)
     return {
         "schema": "transcribe-mcp.doctor/1",
         "tables_as_of": table("packages").as_of,
         "result": _RESULTS[code],
         "exit_code": code,
+        **({"only": list(only), "not_judged": not_judged(facts, only)} if only else {}),
         "findings": [asdict(finding) for finding in findings],
         "facts": to_json(facts, scrub=True),
     }
@@ -45,6 +47,22 @@ def doctor_text(facts: Facts, findings: Sequence[Finding], *, verbose: bool = Fa
                 lines += _finding_lines(finding, verbose=verbose)
     lines += ["", _verdict(findings)]
     return "\n".join(lines + (_fact_lines(facts) if verbose else []))
+
+
+def only_text(facts: Facts, findings: Sequence[Finding], only: Sequence[str], *, verbose: bool = False) -> str:
+    """A line per rule that was asked for, with what it found; no sign for what was not looked at."""
+    unclear, found = not_judged(facts, only), {finding.code: finding for finding in findings}
+    lines = []
+    for rule in rules():
+        if rule.code in found:
+            lines += _finding_lines(found[rule.code], verbose=verbose)
+        elif rule.code in unclear:
+            why = "what it looks at is unknown here" if rule.when else "it is known from logs only: doctor --explain"
+            why = "it needs doctor --deep" if rule.area == "operations" else why
+            lines.append(f"    ? {rule.code} {rule.title}: not judged, {why}")
+        elif rule.code in only:
+            lines.append(f"    {SIGNS['ok']} {rule.code} {rule.title}: not found")
+    return "\n".join([*lines, "", "Nothing else was judged. The whole machine: doctor"])
 
 
 def _finding_lines(finding: Finding, *, verbose: bool) -> list[str]:
@@ -155,20 +173,23 @@ _SUMMARIES: Mapping[str, Callable[[Facts, Mapping[str, Any]], str]] = {
 }
 
 
-def rules_text(rules: Sequence[Rule]) -> str:
-    return "\n".join(f"{rule.code}  {rule.severity:<6} {rule.title}" for rule in rules)
+def rules_text(shown: Sequence[Rule]) -> str:
+    return "\n".join(f"{rule.code}  {rule.severity:<6} {rule.title}" for rule in shown)
 
 
-def explain_json(found: Sequence[Recognised]) -> dict[str, Any]:
+def explain_json(found: Sequence[Recognised], view: Mapping[str, Any]) -> dict[str, Any]:
+    """``view``: names of the machine that the log is from, as far as they are known."""
+
     def record(item: Recognised) -> dict[str, Any]:
         rule = item.rule
         return {"code": rule.code, "title": rule.title, "words": item.words, "cause": rule.cause,
-                "consequence": rule.consequence, "fix": list(rule.fix), "source": rule.source}  # fmt: skip
+                "consequence": rule.consequence, "fix": list(commands(rule, view)),
+                "source": rule.source}  # fmt: skip
 
     return {"schema": "transcribe-mcp.explain/1", "found": [record(item) for item in found]}
 
 
-def explain_text(found: Sequence[Recognised]) -> str:
+def explain_text(found: Sequence[Recognised], view: Mapping[str, Any]) -> str:
     if not found:
         return "No known error in this text. The machine itself: transcribe-mcp doctor"
     blocks = []
@@ -179,6 +200,6 @@ def explain_text(found: Sequence[Recognised]) -> str:
             f"    said: {item.words}",
             f"    why: {rule.cause}",
         ]
-        lines += [f"    > {command}" for command in rule.fix] + [f"    see {rule.source}"]
+        lines += [f"    > {command}" for command in commands(rule, view)] + [f"    see {rule.source}"]
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
