@@ -27,9 +27,9 @@ PACKAGE = ROOT / "src" / "transcribe_mcp"
 
 WORDS = {"errors", "settings", "progress", "text_breaks", "transcript"}
 STAGES = {
-    "access", "ahead", "align", "audio", "checkpoints", "comparison", "engines", "evaluation", "fallback", "features",
-    "fetching", "heard", "languages", "openat", "options", "regions", "sentences", "silero", "sources", "speakers",
-    "vad", "walk",
+    "access", "ahead", "align", "audio", "batching", "checkpoints", "comparison", "engines", "evaluation", "fallback",
+    "features", "fetching", "heard", "languages", "openat", "options", "regions", "sentences", "silero", "sources",
+    "speakers", "vad", "voices", "walk",
 }  # fmt: skip
 
 # What a part of the package may import of the others. A part is a file or a folder beside __init__.py.

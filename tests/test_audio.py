@@ -16,7 +16,7 @@ import pytest
 from media import speechlike, wav_bytes, write_audio, write_video
 
 from transcribe_mcp import audio
-from transcribe_mcp.audio.media import opened
+from transcribe_mcp.audio.media import Media, opened
 from transcribe_mcp.audio.ranges import range_layout, ranges
 from transcribe_mcp.errors import NoAudioError, NotMediaError, SourceNotFoundError, SourceUnreadableError
 from transcribe_mcp.transcript import Notice
@@ -129,10 +129,12 @@ def test_ranges_on_threads_give_the_very_samples_of_the_serial_decode(tmp_path, 
     parallel, notices = decode(path, block_s=100, threads=3)
     np.testing.assert_array_equal(parallel, serial)
     assert notices == []
-    with opened(path) as (container, stream):
+    with opened(Media(path)) as (container, stream):
         layout = range_layout(container, stream)
     assert layout is not None
-    assert sum(len(piece) for piece in ranges(path, layout, 3)) == len(serial), "the ranges themselves, no way back"
+    assert sum(len(piece) for piece in ranges(Media(path), layout, 3)) == len(serial), (
+        "the ranges themselves, no way back"
+    )
 
 
 @pytest.mark.parametrize(
@@ -140,16 +142,16 @@ def test_ranges_on_threads_give_the_very_samples_of_the_serial_decode(tmp_path, 
 )
 def test_a_long_mp3_is_the_same_in_ranges_that_begin_at_bytes_found_in_it(tmp_path, rate):
     path = write_audio(tmp_path / "a.mp3", "libmp3lame", speechlike(1200.4, 16_000), **rate)
-    with opened(path) as (container, stream):
+    with opened(Media(path)) as (container, stream):
         layout = range_layout(container, stream)
     assert layout is not None and not layout.has_table
-    np.testing.assert_array_equal(np.concatenate(list(ranges(path, layout, 1))), decode(path)[0])
+    np.testing.assert_array_equal(np.concatenate(list(ranges(Media(path), layout, 1))), decode(path)[0])
 
 
 @pytest.mark.parametrize(("suffix", "codec", "rate_hz"), [("m4a", "aac", 16_000), ("wav", "pcm_s16le", 22_051)])
 def test_what_has_no_exact_ranges_is_decoded_serially(tmp_path, suffix, codec, rate_hz):
     path = write_audio(tmp_path / f"a.{suffix}", codec, speechlike(250, rate_hz), rate_hz=rate_hz)
-    with opened(path) as (container, stream):
+    with opened(Media(path)) as (container, stream):
         assert range_layout(container, stream) is None
     np.testing.assert_array_equal(decode(path, threads=2)[0], decode(path)[0])
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from .engines import Decoded
@@ -25,6 +25,9 @@ class Heard:
     start: float
     words: tuple[Word, ...]
     judged: Judged
+
+    def said_by(self, speaker: str) -> Heard:
+        return replace(self, words=tuple(replace(word, speaker=speaker) for word in self.words))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,19 @@ class Unkept:
 
 
 def to_segments(heard: Sequence[Heard], *, keep_words: bool) -> Iterator[Segment]:
-    """Windows in order -> sentences over their borders; each has the quality of the window in which it begins."""
+    """Windows in order -> sentences over their borders, each speaker's by themselves.
+
+    Each has the quality of the window in which it begins.
+    """
+    by_speaker: dict[str | None, list[Heard]] = {}
+    for window in heard:
+        if window.words:
+            by_speaker.setdefault(window.words[0].speaker, []).append(window)
+    segments = [one for windows in by_speaker.values() for one in _sentences(windows, keep_words=keep_words)]
+    yield from sorted(segments, key=lambda segment: segment.start) if len(by_speaker) > 1 else segments
+
+
+def _sentences(heard: Sequence[Heard], *, keep_words: bool) -> Iterator[Segment]:
     words = [word for window in heard for word in window.words]
     window_of_word = [window for window in heard for _ in window.words]
     first = 0
@@ -95,6 +110,7 @@ def to_segments(heard: Sequence[Heard], *, keep_words: bool) -> Iterator[Segment
             text="".join(word.text for word in sentence),
             words=tuple(sentence) if keep_words else (),
             language=judged.decoded.language,
+            speaker=sentence[0].speaker,
             avg_logprob=judged.decoded.avg_logprob,
             no_speech_prob=judged.decoded.no_speech_prob,
             compression_ratio=judged.compression_ratio,

@@ -8,6 +8,9 @@ from .engines import AUTO
 from .errors import UsageError
 from .fallback import TEMPERATURES
 
+TRACKS = (AUTO, "all")
+CHANNELS = (AUTO, "mix", "left", "right", "split")
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -25,6 +28,10 @@ class Options:
         beam_size: hypotheses kept at temperature 0; 1 is greedy.
         batch_size: windows decoded at once; 0 leaves it to the engine.
         threads: CPU threads for reading and voice detection; 0 means every core.
+        track: which audio track: its number from 1; ``auto`` takes the default one, or the first with speech; ``all``
+            transcribes each by itself.
+        channel: ``auto`` mixes the channels where they do not cancel, ``mix`` always; ``left``, ``right`` or a number
+            from 1 takes one; ``split`` transcribes each by itself.
     """
 
     language: str = AUTO
@@ -38,6 +45,8 @@ class Options:
     beam_size: int = 1
     batch_size: int = 0
     threads: int = 0
+    track: str = AUTO
+    channel: str = AUTO
 
     def __post_init__(self) -> None:
         if self.task not in ("transcribe", "translate"):
@@ -47,6 +56,11 @@ class Options:
         for name, least in (("beam_size", 1), ("batch_size", 0), ("threads", 0)):
             if getattr(self, name) < least:
                 raise UsageError(f"{name} is {getattr(self, name)}", hint=f"it must be at least {least}")
+        for name, choices in (("track", TRACKS), ("channel", CHANNELS)):
+            value = getattr(self, name)
+            if value not in choices and not (value.isascii() and value.isdecimal() and int(value) >= 1):
+                hint = f"give a number from 1 or one of: {', '.join(choices)}"
+                raise UsageError(f"there is no {name} {value!r}", hint=hint)
         if self.multilingual and self.language != AUTO:
             hint = "leave the language to auto, or leave out multilingual"
             raise UsageError(f"multilingual contradicts language {self.language!r}", hint=hint)

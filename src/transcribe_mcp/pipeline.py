@@ -17,41 +17,40 @@ import numpy as np
 from . import __version__
 from .ahead import Ahead
 from .align.times import clamp_to_speech
-from .audio import SAMPLE_RATE_HZ, Samples, decoded_blocks, probe, read_blocks
+from .audio import SAMPLE_RATE_HZ, SILENCE_DB, Samples
+from .batching import Parts, Size, Stream, batches, first
 from .engines import DecodingOptions, Encoded, Engine, EngineInfo, Listener, joined, listener_of
 from .errors import UnsupportedTaskError
 from .fallback import Judged, Ladder, decode_with_fallback
-from .heard import Heard, HeardBatch, KeptBatches, Unkept, to_segments
+from .heard import Heard, HeardBatch, KeptBatches, Unkept
 from .languages import LanguageDecider, Vote
 from .options import Options
-from .progress import Progress, unreported
-from .regions import WINDOW_S, Loudness, Region, RegionFinder, Window, WindowCutter
+from .progress import Progress, share_of, unreported
+from .regions import Loudness, Region, RegionFinder, Window, WindowCutter
 from .settings import usable_cores
 from .transcript import Notice, Transcript
 from .vad import SpeechDetector
+from .voices import Voice, about_each, spoken, voices_of
 
 BLOCK_S = 300.0  # read and searched for speech at once; sets the memory, not the result. A listener has its own
 DECODED_BLOCK_S = 600.0  # for a listener, of samples that need not be read: it takes hardly longer over more at once
 BLOCKS_AHEAD, AHEAD_S = 2, 1800.0  # the latter for a listener, whose blocks are shorter than a batch
 READING_SHARE = 0.75  # of the cores, where a GPU does the rest: threads that tell it what to do need some as well
 EARLY_SHARE = 4  # aside, windows are encoded early as soon as there is a quarter of what an engine likes to be given
-FULL_SHARE = 0.75  # a batch so full is decoded rather than that the device waits for the windows that it lacks
 
 Result = TypeVar("Result")
 WindowStream = Generator[list[Window], None, None]
-Parts = Generator[list[Window] | None, None, None]  # None: the next windows are not there yet, and the device is idle
-Size = Callable[[], int]  # windows that a batch is to have from now on
-Stream = Parts | Ahead[list[Window]] | Ahead[list[Window] | None]
 
 
 @dataclass(slots=True)
 class _Run:
-    """What is gathered while one recording goes through."""
+    """What is gathered while one voice of a recording goes through."""
 
-    source: Path | Samples
+    voice: Voice
     options: Options
     progress: Progress
     duration_s: float | None  # the container's claim, until all of it is read
+    next_batch: int = 0  # batches are numbered over all voices
     transcribed_s: float = 0.0
     notices: list[Notice] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
@@ -76,7 +75,7 @@ def transcribe(
     progress: Progress = unreported,
     kept_batches: KeptBatches | None = None,
 ) -> Transcript:
-    """Transcribe one recording: a file, or its samples (n,), one channel of floats within ±1 at 16 kHz.
+    """Transcribe one recording: a file, or its samples at 16 kHz, floats within ±1 of shape (n,) or (n, channels).
 
     ``progress`` is called with the stages ``read``, ``speech`` and ``windows`` in seconds of audio, from more than one
     thread. ``kept_batches`` keeps finished batches of windows; which windows a batch holds then depends on the
@@ -89,29 +88,41 @@ def transcribe(
     """
     options = options or Options()
     _refuse_what_the_engine_cannot(options, engine.info)
+    source = Path(source) if isinstance(source, str) else source
+    notices: list[Notice] = []
+    flows: list[_Flow] = []
+    voices = voices_of(source, options, notices)
+    for number, voice in enumerate(voices):
+        run = _Run(voice, options, share_of(progress, number, len(voices)), voice.claimed_duration_s)
+        run.next_batch = flows[-1].run.next_batch if flows else 0
+        flows.append(_transcribe_voice(run, engine, kept_batches))
+    notices[:0] = [*engine.info.warnings, *engine.notices(flows[0].decoding)]
+    return _transcript(flows, source, notices)
+
+
+def _transcribe_voice(run: _Run, engine: Engine, kept: KeptBatches | None) -> _Flow:
+    options, info = run.options, engine.info
     decoding = DecodingOptions(options.task, options.beam_size, 0.0, options.prompt, options.vocabulary)
-    decider = LanguageDecider(options.language, engine.info, multilingual=options.multilingual)
-    batch_size = options.batch_size or engine.info.batch_size
+    decider = LanguageDecider(options.language, info, multilingual=options.multilingual)
+    batch_size = options.batch_size or info.batch_size
 
     def size() -> int:
-        most = engine.info.most_windows if kept_batches is None else 0
+        most = engine.info.most_windows if kept is None else 0
         return min(batch_size, most or batch_size)
 
-    run = _Run(Path(source) if isinstance(source, str) else source, options, progress, duration_s=None)
-    with run.timed("total"), closing(_Aside(engine.info)) as aside:
-        run.duration_s = _claimed_duration_s(run.source)
+    with run.timed("total"), closing(_Aside(info)) as aside:
         run.report("windows", 0.0)
         listener = listener_of(engine) if options.vad else None
         depth = max(BLOCKS_AHEAD, round(AHEAD_S / listener.block_s)) if listener else BLOCKS_AHEAD
-        encoder = _Encoder(run, engine, early=kept_batches is None)
-        flow = _Flow(run, engine, encoder, decider, decoding, kept_batches or Unkept(), aside)
+        encoder = _Encoder(run, engine, early=kept is None)
+        flow = _Flow(run, engine, encoder, decider, decoding, kept or Unkept(), aside)
         with closing(encoder.early(Ahead(_windows(run, listener), depth), size)) as stream:
-            for number, batch in enumerate(_batches(stream, size, decider, run.duration_s)):
-                flow.hear(number, batch)
+            for batch in batches(stream, size, decider, run.duration_s):
+                flow.hear(run.next_batch, batch)
+                run.next_batch += 1
         flow.settle()
         run.report("windows", run.duration_s)
-    run.notices[:0] = [*engine.info.warnings, *engine.notices(decoding)]
-    return _transcript(run, engine.info, decider, sorted(flow.heard, key=lambda window: window.start))
+    return flow
 
 
 class _Aside:
@@ -165,7 +176,7 @@ class _Encoder:
                 if len(waiting) < most and stream.is_ready():
                     continue  # a larger part is faster
                 while len(waiting) >= least:
-                    yield self._encoded_part(_first(waiting, most))
+                    yield self._encoded_part(first(waiting, most))
                 if not self._info.encodes_aside and not stream.is_ready():
                     yield None
         if waiting:
@@ -269,11 +280,8 @@ class _Flow:
     ) -> HeardBatch:
         with self.run.timed("align"):
             heard = _align(self.engine, encoded, batch, judged, self.decoding)
+            heard = [window.said_by(self.run.voice.name) for window in heard] if self.run.voice.name else heard
         return HeardBatch(tuple(window.start for window in batch), tuple(heard), vote)
-
-
-def _claimed_duration_s(source: Path | Samples) -> float | None:
-    return probe(source).duration if isinstance(source, Path) else len(source) / SAMPLE_RATE_HZ
 
 
 def _refuse_what_the_engine_cannot(options: Options, info: EngineInfo) -> None:
@@ -288,16 +296,13 @@ def _windows(run: _Run, listener: Listener | None) -> WindowStream:
     measure = (listener or (SpeechDetector(threads) if run.options.vad else Loudness())).push
     finder, cutter = RegionFinder(), WindowCutter()
     block_s = listener.block_s if listener else BLOCK_S
-    blocks: Generator[Samples, None, None] | Ahead[Samples]
-    if isinstance(run.source, Path):
-        shares_cores = listener is not None and not run.options.threads
-        readers = max(1, round(threads * READING_SHARE)) if shares_cores else threads
-        blocks = read_blocks(run.source, block_s=block_s, threads=readers, notices=run.notices)
-        if listener:  # while it hears one, the next is put together
-            blocks = Ahead(blocks, 1)
-    else:
-        block_s = max(block_s, DECODED_BLOCK_S) if listener else block_s
-        blocks = decoded_blocks(run.source, block_s=block_s, notices=run.notices)
+    shares_cores = listener is not None and not run.options.threads
+    readers = max(1, round(threads * READING_SHARE)) if shares_cores else threads
+    if listener and run.voice.is_decoded:
+        block_s = max(block_s, DECODED_BLOCK_S)
+    blocks: Generator[Samples, None, None] | Ahead[Samples] = run.voice.blocks(block_s, readers, run.notices)
+    if listener and not run.voice.is_decoded:  # while it hears one, the next is put together
+        blocks = Ahead(blocks, 1)
     n_samples = 0
     with closing(blocks):
         while True:
@@ -319,40 +324,6 @@ def _windows(run: _Run, listener: Listener | None) -> WindowStream:
                 return
 
 
-def _batches(stream: Stream, size: Size, decider: LanguageDecider, claimed_s: float | None) -> Iterator[list[Window]]:
-    """Full batches while the stream lasts, or nearly full ones where it falters.
-
-    The batch that votes on the language is spread over what is there.
-    """
-    waiting: list[Window] = []
-    for windows in stream:
-        full = size()
-        if windows is None and len(waiting) >= FULL_SHARE * full and not _takes_the_rest(waiting, full, claimed_s):
-            yield _first(waiting, full)
-        waiting += windows or []
-        while len(waiting) >= full:
-            yield _spread(waiting, full) if decider.is_open else _first(waiting, full)
-    if waiting:
-        yield waiting
-
-
-def _takes_the_rest(waiting: Sequence[Window], size: int, claimed_s: float | None) -> bool:
-    """Whether all that is to come fits in with what waits. A batch of its own would take much longer than to wait."""
-    return claimed_s is not None and claimed_s - waiting[-1].end <= (size - len(waiting)) * WINDOW_S
-
-
-def _first(waiting: list[Window], n: int) -> list[Window]:
-    batch, waiting[:] = waiting[:n], waiting[n:]
-    return batch
-
-
-def _spread(waiting: list[Window], n: int) -> list[Window]:
-    chosen = {round(i * (len(waiting) - 1) / max(1, n - 1)) for i in range(n)}
-    batch = [window for i, window in enumerate(waiting) if i in chosen]
-    waiting[:] = [window for i, window in enumerate(waiting) if i not in chosen]
-    return batch
-
-
 def _align(
     engine: Engine, encoded: Encoded, batch: Sequence[Window], judged: Sequence[Judged], options: DecodingOptions
 ) -> list[Heard]:
@@ -368,30 +339,39 @@ def _align(
     ]
 
 
-def _transcript(run: _Run, info: EngineInfo, decider: LanguageDecider, heard: Sequence[Heard]) -> Transcript:
-    segments = tuple(to_segments(heard, keep_words=run.options.words))
+def _transcript(flows: Sequence[_Flow], source: Path | Samples, notices: Sequence[Notice]) -> Transcript:
+    runs, info, options = [flow.run for flow in flows], flows[0].engine.info, flows[0].run.options
+    heard = sorted((window for flow in flows for window in flow.heard), key=lambda window: window.start)
+    segments, about_all = spoken(heard, [run.voice for run in runs], keep_words=options.words)
+    decider = max(flows, key=lambda flow: sum(len(window.words) for window in flow.heard)).decider
     heard_nothing = not segments and decider.probability is not None  # what noise sounds like is no language
-    doubts = [*decider.notices, *_doubts(heard)] if segments else [Notice("no_speech", "no speech was found")]
+    said = [(run.voice.name, [*run.notices, *_doubts(flow)]) for run, flow in zip(runs, flows, strict=True)]
     return Transcript(
         segments=segments,
-        duration=run.duration_s or 0.0,
+        duration=max(run.duration_s or 0.0 for run in runs),
         language=None if heard_nothing else decider.language,
         language_probability=None if heard_nothing else decider.probability,
         engine=info.engine,
         model=info.model,
         device=info.device,
         compute_type=info.compute_type,
-        task=run.options.task,
-        source=str(run.source) if isinstance(run.source, Path) else None,
-        warnings=(*run.notices, *doubts),
-        timings=run.timings,
+        task=options.task,
+        source=str(source) if isinstance(source, Path) else None,
+        warnings=(*notices, *about_each(said), *about_all),
+        timings={stage: sum(run.timings.get(stage, 0.0) for run in runs) for run in runs for stage in run.timings},
         versions={"transcribe-mcp": __version__, **info.versions},
     )
 
 
-def _doubts(heard: Sequence[Heard]) -> Iterator[Notice]:
-    """Windows that still broke a rule at the last temperature: kept, and named."""
-    for window in heard:
+def _doubts(flow: _Flow) -> Iterator[Notice]:
+    """Of the language; windows that still broke a rule at the last temperature: kept, and named; and no speech."""
+    if not flow.heard or not any(window.words for window in flow.heard):
+        loudest_db = flow.run.voice.levels.loudest_db
+        level = f"its loudest second is at {loudest_db:.0f} dB" if loudest_db > SILENCE_DB else "it is silent"
+        yield Notice("no_speech", f"no speech was found; {level}")
+        return
+    yield from flow.decider.notices
+    for window in sorted(flow.heard, key=lambda window: window.start):
         if window.judged.failure is not None:
             minutes, seconds = divmod(int(window.start), 60)
             start = f"{minutes // 60:02d}:{minutes % 60:02d}:{seconds:02d}"

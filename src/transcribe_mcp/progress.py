@@ -16,3 +16,14 @@ class Progress(Protocol):
 
 def unreported(stage: str, done: float, total: float | None) -> None:
     """The callback of a caller who does not want to know."""
+
+
+def share_of(progress: Progress, number: int, n: int) -> Progress:
+    """For pass ``number`` of ``n`` over the same recording: each is an equal share of the whole."""
+    if n == 1:
+        return progress
+
+    def report(stage: str, done: float, total: float | None) -> None:
+        progress(stage, done if total is None else (number * total + done) / n, total)
+
+    return report

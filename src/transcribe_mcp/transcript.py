@@ -107,7 +107,7 @@ class Transcript:
         _require(0 <= self.duration < math.inf, f"duration is {self.duration}")
         _require_in_order(self.segments, "segments")
         if self.segments:
-            end = self.segments[-1].end
+            end = max(segment.end for segment in self.segments)
             _require(
                 end <= self.duration + CLOCK_TOLERANCE_S, f"text ends at {end}, after the recording's {self.duration}"
             )
@@ -226,13 +226,20 @@ def _segment_to_json(index: int, segment: Segment, span: tuple[float, float]) ->
 
 
 def _rounded_spans(spans: Sequence[Word] | Sequence[Segment], low: float, high: float) -> list[tuple[float, float]]:
-    """Spans in whole milliseconds, in order, without overlap, from ``low`` to ``high``."""
+    """Spans in whole milliseconds, in order, from ``low`` to ``high``; those that may not overlap do not."""
     rounded = []
+    lows: dict[str | None, float] = {}
     for span in spans:
-        start = min(max(low, round(float(span.start), 3)), high)
-        low = min(max(start, round(float(span.end), 3)), high)
-        rounded.append((start, low))
+        line = _line_of(span)
+        start = min(max(lows.get(line, low), round(float(span.start), 3)), high)
+        lows[line] = min(max(start, round(float(span.end), 3)), high)
+        rounded.append((start, lows[line]))
     return rounded
+
+
+def _line_of(span: Word | Segment) -> str | None:
+    """Spans of one line do not overlap: words of a segment, and segments of one speaker."""
+    return span.speaker if isinstance(span, Segment) else None
 
 
 def _segment_from_json(row: Mapping[str, Any]) -> Segment:
@@ -251,11 +258,16 @@ def _require(condition: bool, message: str) -> None:
 
 
 def _require_in_order(spans: Sequence[Word] | Sequence[Segment], name: str) -> None:
-    latest = None
+    latest: dict[str | None, Word | Segment] = {}
+    start = 0.0
     for span in spans:
-        if latest is not None and not span.start >= latest.end - CLOCK_TOLERANCE_S:
+        line = _line_of(span)
+        before = latest.get(line)
+        if before is not None and not span.start >= before.end - CLOCK_TOLERANCE_S:
             raise ValueError(
-                f"{name} overlap: {latest.text!r} ends at {latest.end}, {span.text!r} starts at {span.start}"
+                f"{name} overlap: {before.text!r} ends at {before.end}, {span.text!r} starts at {span.start}"
             )
-        if latest is None or span.end >= latest.end:
-            latest = span
+        _require(span.start >= start - CLOCK_TOLERANCE_S, f"{name} are not in the order of their starts")
+        start = span.start
+        if before is None or span.end >= before.end:
+            latest[line] = span

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -52,52 +55,136 @@ class AudioInfo:
     container: str
 
 
+@dataclass(frozen=True, slots=True)
+class Media:
+    """A file and which sound of it is read: everything that opens a recording takes this.
+
+    Attributes:
+        path: the file.
+        stream: index of the audio track in the container; ``None`` is the default track.
+        channel: ``auto``, ``mix`` or the number of one channel, counted from 1; see ``resampler.Mix``.
+        begin, end: the bytes of the file to read; ``end`` is ``None`` for the end of the file.
+        demuxer: FFmpeg's name of the format where it has to be given, otherwise empty.
+        options: further options of the demuxer.
+    """
+
+    path: Path
+    stream: int | None = None
+    channel: str = "auto"
+    begin: int = 0
+    end: int | None = None
+    demuxer: str = ""
+    options: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def is_part(self) -> bool:
+        return self.begin > 0 or self.end is not None
+
+    @property
+    def url(self) -> str:
+        """For FFmpeg, of the whole file. "file:" keeps it from reading a protocol into names such as "http:talk.wav"."""
+        return f"file:{os.path.abspath(self.path)}"  # noqa: PTH100 - of a held file, that of its descriptor
+
+
 @contextmanager
-def opened(path: Path) -> Iterator[tuple[InputContainer, AudioStream]]:
-    container, stream = open_media(path)
+def opened(media: Media) -> Iterator[tuple[InputContainer, AudioStream]]:
+    container, stream = open_media(media)
     try:
         yield container, stream
     finally:
         container.close()
 
 
-def open_media(path: Path) -> tuple[InputContainer, AudioStream]:
-    """The container and its default sound track; every other track is skipped by the demuxer."""
-    _require_readable_file(path)
+def open_media(media: Media) -> tuple[InputContainer, AudioStream]:
+    """The container and the audio track to read; the demuxer skips every other track."""
+    container = open_container(media)
     try:
-        container = open_container(path)
-    except FOREIGN_ERRORS as error:
-        raise not_media(path, error) from error
-    try:
-        stream = _sound_track(path, container)
+        stream = _sound_track(media, container)
     except FOREIGN_ERRORS as error:
         container.close()
-        raise not_media(path, error) from error
+        raise not_media(media.path, error) from error
     except SourceError:
         container.close()
         raise
     return container, stream
 
 
-def open_container(path: Path, **options: str) -> InputContainer:
-    """The only door to FFmpeg's demuxers; ``options`` are theirs.
+def open_container(media: Media) -> InputContainer:
+    """The container with all its tracks: the only door to FFmpeg's demuxers.
 
-    A file that is held open is read through its descriptor, and FFmpeg opens nothing by name.
+    A file that is held open is read through its descriptor, a part of a file through a reader of ours; FFmpeg opens
+    nothing by name then.
+
+    Raises:
+        SourceNotFoundError, SourceUnreadableError, NotMediaError: it cannot be opened.
     """
-    if isinstance(path, OpenedFile):
-        closed = OPEN_OPTIONS | {"protocol_whitelist": ""}
-        container: InputContainer = av.open(path.reader(), container_options=closed | options, **_TOLERANT)
-    else:  # "file:" keeps FFmpeg from reading a protocol into a name such as "http:talk.wav" or "-"
-        container = av.open(f"file:{path.absolute()}", container_options=OPEN_OPTIONS | options, **_TOLERANT)
+    _require_readable_file(media.path)
+    options = OPEN_OPTIONS | media.options
+    if media.demuxer:
+        options |= {"format_whitelist": media.demuxer}
+    source: str | io.RawIOBase = media.url
+    if media.is_part:
+        source = PartReader(media)
+    elif isinstance(media.path, OpenedFile):
+        source = media.path.reader()
+    if not isinstance(source, str):
+        options |= {"protocol_whitelist": ""}
+    try:
+        container = av.open(source, format=media.demuxer or None, container_options=options, **_TOLERANT)
+    except FOREIGN_ERRORS as error:
+        raise not_media(media.path, error) from error
+    assert isinstance(container, InputContainer)
     return container
 
 
-def _sound_track(path: Path, container: InputContainer) -> AudioStream:
+class PartReader(io.RawIOBase):
+    """The bytes of a part of a file, as if they were all."""
+
+    def __init__(self, media: Media) -> None:
+        self._file = media.path.open("rb")
+        self._begin = media.begin
+        self._n_bytes = (media.path.stat().st_size if media.end is None else media.end) - media.begin
+        self._position = 0
+        self.name = f"file:{media.path}"  # FFmpeg knows some formats by their extension alone
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._n_bytes}[whence]
+        if origin + offset < 0:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        self._position = origin + offset
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        self._file.seek(self._begin + self._position)
+        data = self._file.read(max(0, min(len(view), self._n_bytes - self._position)))
+        view[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def _sound_track(media: Media, container: InputContainer) -> AudioStream:
+    path = media.path
     if not container.streams.audio:
         tracks = sorted({stream.type for stream in container.streams})
         message = f"{path}: no sound track in it (tracks: {', '.join(tracks) or 'none'})"
         raise NoAudioError(message, hint="The sound may be in a file of its own.")
-    stream = _best(container)
+    stream = default_track(container)
+    if media.stream is not None:
+        stream = next((found for found in container.streams.audio if found.index == media.stream), stream)
     if stream.codec_context is None:
         raise NotMediaError(f"{path}: no decoder for its sound track", hint="Convert it to FLAC or WAV first.")
     if stream.codec_context.sample_rate not in SAMPLE_RATES_HZ:
@@ -111,9 +198,13 @@ def _sound_track(path: Path, container: InputContainer) -> AudioStream:
     return stream
 
 
-def _best(container: InputContainer) -> AudioStream:
+def default_track(container: InputContainer) -> AudioStream:
+    """The track that FFmpeg takes by default, or the first that can be decoded."""
     best = container.streams.best("audio")
-    return best if isinstance(best, AudioStream) else container.streams.audio[0]
+    if isinstance(best, AudioStream) and best.codec_context is not None:
+        return best
+    decodable = (stream for stream in container.streams.audio if stream.codec_context is not None)
+    return next(decodable, container.streams.audio[0])
 
 
 def _require_readable_file(path: Path) -> None:
@@ -148,10 +239,10 @@ def not_media(path: Path, error: Exception) -> SourceError:
 
 
 def info(container: InputContainer, stream: AudioStream) -> AudioInfo:
-    duration: float | None = None
-    if stream.duration and stream.time_base:
+    duration: float | None = _tagged_duration_s(stream)
+    if duration is None and stream.duration and stream.time_base:
         duration = float(stream.duration * stream.time_base)
-    elif container.duration:
+    elif duration is None and container.duration:
         duration = container.duration / av.time_base
     context = stream.codec_context
     return AudioInfo(
@@ -161,6 +252,42 @@ def info(container: InputContainer, stream: AudioStream) -> AudioInfo:
         channels=context.channels,
         container=container.format.name,
     )
+
+
+def _tagged_duration_s(stream: AudioStream) -> float | None:
+    """What Matroska keeps in a tag, as 00:00:10.003000000; the container's own duration may be the picture's."""
+    try:
+        hours, minutes, seconds = stream.metadata.get("DURATION", "").split(":")
+        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+    except ValueError:
+        return None
+
+
+SEEK_BACK_S = 5.0  # so that a subtitle that stays for long is seen
+OWN_DURATIONS = {"mov", "avi"}  # containers that say how long each track is, whatever the others are
+
+
+def plays_on_after(media: Media, end_s: float, margin_s: float) -> bool:
+    """Whether other tracks (the picture, subtitles) go on to the end that the container claims, so that the file is
+    whole and its sound ends before."""
+    container = open_container(media)
+    try:
+        claim_s = (container.duration or 0) / av.time_base
+        if container.format.name.partition(",")[0] in OWN_DURATIONS or len(container.streams) < 2:
+            return False
+        origin = container.start_time or 0
+        container.seek(origin + int(max(end_s, claim_s - margin_s - SEEK_BACK_S) * av.time_base))
+        for packet in container.demux():
+            if packet.pts is None or packet.stream.type == "audio":
+                continue
+            packet_end_s = float((packet.pts + (packet.duration or 0)) * packet.time_base) - origin / av.time_base
+            if packet_end_s >= claim_s - margin_s:
+                return True
+    except FOREIGN_ERRORS:
+        return False
+    finally:
+        container.close()
+    return False
 
 
 def frames(

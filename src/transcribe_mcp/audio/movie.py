@@ -7,20 +7,17 @@ every twenty seconds of audio. What the graph does not tell (damage, holes) show
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from threading import Lock
 
 import av
 import av.filter
-import numpy as np
 from av.audio.frame import AudioFrame
 from av.filter.context import FilterContext
 
-from .media import OPEN_OPTIONS
-from .resampler import SAMPLE_RATE_HZ, Samples, new_graph, to_mono_16_khz
+from .media import OPEN_OPTIONS, Media
+from .resampler import SAMPLE_RATE_HZ, Mix, Samples, new_graph
 
 SEEK_BACKWARD = 1  # AVSEEK_FLAG_BACKWARD: to the last place before, not the nearest
 PULL_S = 20.0  # every time, a thread has to wait for the interpreter lock, and the busier Python is the longer
@@ -43,7 +40,7 @@ class Excerpt:
         container_format: FFmpeg's name of it; to find out again for every range would take as long as to open the file.
         stream: the index of the sound track.
         rate_hz: its sample rate.
-        unplaced_channels: how many channels it has, where nothing says which is which; otherwise ``None``.
+        mix: the channels to take.
         first_pts_samples: the timestamp of its first sample, in samples.
         begin, end: the part, in samples from the first.
         seek_pts: where to start decoding, as a timestamp of the stream, early enough for the decoder to forget where it
@@ -51,11 +48,11 @@ class Excerpt:
         skip_bytes: of the file, before the reader begins; timestamps then count from there.
     """
 
-    path: Path
+    media: Media
     container_format: str
     stream: int
     rate_hz: int
-    unplaced_channels: int | None
+    mix: Mix
     first_pts_samples: int
     begin: int
     end: int
@@ -64,7 +61,7 @@ class Excerpt:
 
 
 def read_excerpt(excerpt: Excerpt) -> Iterator[Samples]:
-    """The part in pieces of 20 s: float32, mono, 16 kHz; less where the stream ends before.
+    """The part in pieces of 20 s: float32 at 16 kHz, shaped as ``Mix.samples``; less where the stream ends before.
 
     Raises:
         Gap: see there.
@@ -86,7 +83,7 @@ def read_excerpt(excerpt: Excerpt) -> Iterator[Samples]:
         if frame.pts is None or abs(frame.pts - expected) > TIMESTAMP_SAMPLES:
             raise Gap
         expected += frame.samples
-        yield np.frombuffer(frame.planes[0], np.float32, frame.samples)  # type: ignore[call-overload]
+        yield excerpt.mix.samples(frame)
 
 
 def _open(excerpt: Excerpt) -> tuple[av.filter.Graph, FilterContext, FilterContext]:
@@ -96,7 +93,7 @@ def _open(excerpt: Excerpt) -> tuple[av.filter.Graph, FilterContext, FilterConte
     options = ":".join(f"{name}={value}" for name, value in open_options.items())
     source = graph.add(
         "amovie",
-        filename=f"file:{os.path.abspath(excerpt.path)}",  # noqa: PTH100 - of a held file, that of its descriptor
+        filename=excerpt.media.url,
         format_name=excerpt.container_format,
         streams=f"{excerpt.stream}",
         format_opts=options,
@@ -107,7 +104,7 @@ def _open(excerpt: Excerpt) -> tuple[av.filter.Graph, FilterContext, FilterConte
         graph.add("asettb", f"1/{excerpt.rate_hz}"),
         graph.add("asetpts", f"PTS-({excerpt.first_pts_samples})"),
         graph.add("atrim", start_pts=f"{excerpt.begin}", end_pts=f"{excerpt.end}"),
-        *to_mono_16_khz(graph, excerpt.unplaced_channels),
+        *excerpt.mix.filters(graph),
     ]
     sink = graph.add("abuffersink")
     graph.link_nodes(*chain, sink).configure()

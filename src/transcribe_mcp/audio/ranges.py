@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain, islice, repeat, takewhile
 from math import ceil, gcd, inf
-from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Event
 
@@ -33,9 +32,9 @@ from av.container import InputContainer
 
 from ..errors import SourceError
 from ..openat import OpenedFile
-from .media import FOREIGN_ERRORS, frames, info, open_media
+from .media import FOREIGN_ERRORS, Media, frames, info, open_media
 from .movie import TIMESTAMP_SAMPLES, Excerpt, Gap, read_excerpt
-from .resampler import SAMPLE_RATE_HZ, Resampler, Samples
+from .resampler import SAMPLE_RATE_HZ, Mix, Resampler, Samples
 from .serial import GAP_S
 
 Source = tuple[InputContainer, AudioStream]
@@ -52,6 +51,7 @@ TAIL_S = 3  # before the end that a container claims; there the end may be
 SHARED_SAMPLES = SHARED_S * SAMPLE_RATE_HZ
 # With more, swresample interpolates between its filters, and one sample in a million then differs in its last bit.
 MAX_PHASES = 1024
+MOST_PLANES = 2
 
 # Seconds that a decoder needs to forget where it began; Opus was seen to take 3.3 s. AAC is not here: its noise
 # substitution draws from a generator that runs on from the start of the file, so no range of it is exact.
@@ -87,7 +87,7 @@ class Range:
         """The second that it shares with the range before, and the range itself, of all that was read."""
         first = int((self.begin_s - self.read_from_s) * SAMPLE_RATE_HZ)
         shared = SHARED_SAMPLES if self.begin_s else 0
-        return out[first - shared : first], out[first : first + self.n_samples]
+        return out[..., first - shared : first], out[..., first : first + self.n_samples]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ class RangeLayout:
     warm_up_s: int
     lossless: bool
     stream: int
-    unplaced_channels: int | None
+    mix: Mix
     claim_s: float | None  # how long the container says that the stream is
     container_format: str
 
@@ -121,12 +121,12 @@ class RangeLayout:
         """Of where its packets are."""
         return self.container_format not in WITHOUT_TABLE
 
-    def excerpt(self, path: Path, part: Range, place: Place | None) -> Excerpt | None:
+    def excerpt(self, media: Media, part: Range, place: Place | None) -> Excerpt | None:
         """``None`` where the stream's end may be in it: only the frames themselves tell whether all of it is there.
 
         Nor has FFmpeg a name for a held file where the system lends out one position to all who open it.
         """
-        if isinstance(path, OpenedFile) and not path.reopens:
+        if isinstance(media.path, OpenedFile) and not media.path.reopens:
             return None
         begins_pts = self.first_pts - (place.pts if place else 0)
         first_pts_samples = begins_pts * self.samples_per_tick
@@ -134,11 +134,11 @@ class RangeLayout:
             return None
         begin, end = self.samples_of(part)
         return Excerpt(
-            path,
+            media,
             self.container_format,
             self.stream,
             self.rate_hz,
-            self.unplaced_channels,
+            self.mix,
             int(first_pts_samples),
             begin=begin,
             end=end,
@@ -167,8 +167,11 @@ class RangeLayout:
         return self.pts_at(max(Fraction(0), part.read_from_s - self.warm_up_s)) if part.begin_s else None
 
 
-def range_layout(container: InputContainer, stream: AudioStream) -> RangeLayout | None:
-    """None where ranges could not be exact: codec or sample rate unfit, timestamps rounded, a late start."""
+def range_layout(container: InputContainer, stream: AudioStream, channel: str = "auto") -> RangeLayout | None:
+    """None where ranges could not be exact: codec or sample rate unfit, timestamps rounded, a late start.
+
+    Nor are they worth their memory where many channels come out.
+    """
     name = stream.codec_context.name
     warm_up_s = 0 if name.startswith("pcm_") else WARM_UP_S.get(name)
     if warm_up_s is None or not stream.time_base:
@@ -180,7 +183,8 @@ def range_layout(container: InputContainer, stream: AudioStream) -> RangeLayout 
     if frame is None or frame.pts is None or frame.sample_rate != rate_hz:
         return None
     start_s = float(frame.pts * stream.time_base) - (container.start_time or 0) / av.time_base
-    if abs(start_s) > GAP_S:
+    mix = Mix.of(frame.layout.name, frame.layout.nb_channels, channel)
+    if abs(start_s) > GAP_S or mix.n_planes > MOST_PLANES:
         return None
     return RangeLayout(
         frame.pts,
@@ -189,13 +193,13 @@ def range_layout(container: InputContainer, stream: AudioStream) -> RangeLayout 
         warm_up_s,
         lossless=warm_up_s == 0,
         stream=stream.index,
-        unplaced_channels=frame.layout.nb_channels if frame.layout.name.endswith("channels") else None,
+        mix=mix,
         claim_s=info(container, stream).duration,
         container_format=container.format.name.partition(",")[0],  # some have several names
     )
 
 
-def ranges(path: Path, layout: RangeLayout, threads: int) -> Generator[Samples]:
+def ranges(media: Media, layout: RangeLayout, threads: int) -> Generator[Samples]:
     """The ranges in order, each with all its samples but for the last.
 
     Raises:
@@ -203,9 +207,9 @@ def ranges(path: Path, layout: RangeLayout, threads: int) -> Generator[Samples]:
     """
     planned, claim_s = _planned(layout, threads), layout.claim_s or inf
     most_ahead = max(threads + 1, round(RANGES_AHEAD * threads))
-    reader = _Reader(path, layout, threads)
+    reader = _Reader(media, layout, threads)
     ahead: deque[tuple[Range, Future[tuple[Samples, Samples]]]] = deque()
-    following, seam = next(planned), np.empty(0, np.float32)
+    following, seam = next(planned), layout.mix.empty(0)
     try:
         while True:
             # What is behind the end that the container claims is looked at when all before it is there.
@@ -216,9 +220,9 @@ def ranges(path: Path, layout: RangeLayout, threads: int) -> Generator[Samples]:
             again, samples = work.result()
             if not _same_seam(seam, again, layout):
                 raise Inexact
-            seam = samples[-SHARED_SAMPLES:].copy()
+            seam = samples[..., -SHARED_SAMPLES:].copy()
             yield samples
-            if len(samples) < part.n_samples:
+            if samples.shape[-1] < part.n_samples:
                 return
             if part.end_s > claim_s:  # which was wrong, then
                 claim_s = inf
@@ -230,7 +234,7 @@ def ranges(path: Path, layout: RangeLayout, threads: int) -> Generator[Samples]:
 
 def _same_seam(before: Samples, again: Samples, layout: RangeLayout) -> bool:
     """Whether two ranges agree, bit for bit, where they overlap. Silence proves nothing about a lossy decoder."""
-    return before.tobytes() == again.tobytes() and (layout.lossless or not len(before) or bool(before.any()))
+    return before.tobytes() == again.tobytes() and (layout.lossless or not before.size or bool(before.any()))
 
 
 def _planned(layout: RangeLayout, threads: int) -> Iterator[Range]:
@@ -259,8 +263,8 @@ def _equal_range_s(seconds: int, threads: int, longest_s: int) -> int:
 class _Reader:
     """Reads ranges of a file on some threads."""
 
-    def __init__(self, path: Path, layout: RangeLayout, threads: int) -> None:
-        self._path, self._layout, self._threads = path, layout, threads
+    def __init__(self, media: Media, layout: RangeLayout, threads: int) -> None:
+        self._media, self._layout, self._threads = media, layout, threads
         self._stop = Event()
         self._idle: SimpleQueue[Source] = SimpleQueue()
         self._places: dict[Range, Place] = {}
@@ -281,7 +285,7 @@ class _Reader:
     def _find_places(self) -> None:
         """Where ranges begin, of those that can be found; the whole file is read through, as far as each thread's next
         range at a time."""
-        layout, (container, stream) = self._layout, open_media(self._path)
+        layout, (container, stream) = self._layout, open_media(self._media)
         claim_s = layout.claim_s or 0
         planned = takewhile(lambda part: part.begin_s < claim_s, _planned(layout, self._threads))
         try:
@@ -293,7 +297,7 @@ class _Reader:
             self._idle.put((container, stream))
 
     def _read(self, part: Range) -> tuple[Samples, Samples]:
-        if excerpt := self._layout.excerpt(self._path, part, self._places.get(part)):
+        if excerpt := self._layout.excerpt(self._media, part, self._places.get(part)):
             with suppress(Gap, *FOREIGN_ERRORS):  # frame by frame, then
                 n_samples = int((part.read_to_s - part.read_from_s) * SAMPLE_RATE_HZ)
                 return part.of(_read_in_graph(excerpt, n_samples, self._stop))
@@ -302,11 +306,50 @@ class _Reader:
                 raise Empty  # it reads from where a fresh container stands
             source = self._idle.get_nowait()
         except Empty:
-            source = open_media(self._path)
+            source = open_media(self._media)
         try:
-            return part.of(_read_by_frames(source, self._layout, part, self._stop))
+            return part.of(self._read_by_frames(source, part))
         finally:
             self._idle.put(source)
+
+    def _read_by_frames(self, source: Source, part: Range) -> Samples:
+        """Less than what is to be read of the range: the end.
+
+        Raises:
+            Inexact: anything that the serial decode has rules for: damage, holes, another format.
+        """
+        layout, (container, stream) = self._layout, source
+        begin, end = layout.samples_of(part)
+        pts = layout.decode_from(part)
+        if pts is not None:
+            container.seek(pts, stream=stream)
+        resampler: Resampler | None = None
+        pieces: list[Samples] = []
+        expected = 0
+
+        def on_error(at_s: float | None) -> None:
+            if resampler or not part.begin_s:
+                raise Inexact
+
+        for frame in frames(container, stream, on_error):
+            if self._stop.is_set():
+                raise Inexact
+            at = layout.sample_at(frame.pts)
+            contiguous, expected = at == expected, at + frame.samples
+            if expected <= begin:
+                continue
+            if resampler is None:
+                if at > begin:
+                    raise Inexact
+                resampler = Resampler(frame, self._media.channel, first_sample=begin)
+            elif not (contiguous and resampler.fits(frame)):
+                raise Inexact
+            pieces.extend(resampler.push(frame, at))
+            if expected >= end:
+                break
+        if resampler:
+            pieces.extend(resampler.finish())
+        return np.concatenate(pieces, axis=-1) if pieces else layout.mix.empty(0)
 
 
 def _found_places(stream: AudioStream, layout: RangeLayout, parts: Sequence[Range]) -> dict[Range, Place]:
@@ -321,55 +364,16 @@ def _found_places(stream: AudioStream, layout: RangeLayout, parts: Sequence[Rang
 
 def _read_in_graph(excerpt: Excerpt, n_samples: int, stop: Event) -> Samples:
     """Raises Gap where it is not all there or not in step with its timestamps; FFmpeg's errors."""
-    out = np.empty(n_samples + TIMESTAMP_SAMPLES, np.float32)
+    out = excerpt.mix.empty(n_samples + TIMESTAMP_SAMPLES)
     n_read = 0
     for piece in read_excerpt(excerpt):  # copied at once: what FFmpeg gets back serves for the next, already paged in
         if stop.is_set():
             raise Inexact
-        if n_read + len(piece) > len(out):
+        end = n_read + piece.shape[-1]
+        if end > out.shape[-1]:
             raise Gap
-        out[n_read : n_read + len(piece)] = piece
-        n_read += len(piece)
+        out[..., n_read:end] = piece
+        n_read = end
     if n_samples - n_read > TIMESTAMP_SAMPLES:  # a hole at the end, or an end that comes early
         raise Gap
-    return out[:n_read]
-
-
-def _read_by_frames(source: Source, layout: RangeLayout, part: Range, stop: Event) -> Samples:
-    """Less than what is to be read of the range: the end.
-
-    Raises:
-        Inexact: anything that the serial decode has rules for: damage, holes, another format.
-    """
-    container, stream = source
-    begin, end = layout.samples_of(part)
-    pts = layout.decode_from(part)
-    if pts is not None:
-        container.seek(pts, stream=stream)
-    resampler: Resampler | None = None
-    pieces: list[Samples] = []
-    expected = 0
-
-    def on_error(at_s: float | None) -> None:
-        if resampler or not part.begin_s:
-            raise Inexact
-
-    for frame in frames(container, stream, on_error):
-        if stop.is_set():
-            raise Inexact
-        at = layout.sample_at(frame.pts)
-        contiguous, expected = at == expected, at + frame.samples
-        if expected <= begin:
-            continue
-        if resampler is None:
-            if at > begin:
-                raise Inexact
-            resampler = Resampler(frame, first_sample=begin)
-        elif not (contiguous and resampler.fits(frame)):
-            raise Inexact
-        pieces.extend(resampler.push(frame, at))
-        if expected >= end:
-            break
-    if resampler:
-        pieces.extend(resampler.finish())
-    return np.concatenate(pieces) if pieces else np.empty(0, np.float32)
+    return out[..., :n_read]

@@ -1,8 +1,12 @@
-"""Frames of one format -> mono float32 at 16 kHz, through FFmpeg's filters (they let go of the interpreter lock)."""
+"""Frames of one format -> float32 at 16 kHz, mono or by channel, through FFmpeg's filters.
+
+The filters let go of the interpreter lock.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import av
 import av.filter
@@ -18,14 +22,66 @@ FRAME_SAMPLES = 8192  # what the resampler is fed: it is a third slower on frame
 PULL_S = 2.0
 
 
-class Resampler:
-    """Frames of one format -> (n,) float32 mono at 16 kHz, n a fixed number but at the end."""
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """Which channels come out of the filters.
 
-    def __init__(self, frame: AudioFrame, *, first_sample: int = 0) -> None:
+    Attributes:
+        n_planes: channels that come out.
+        pan: argument of the filter ``pan``, or empty.
+        to: FFmpeg's name of the layout that the filters mix to, or empty to keep the channels.
+    """
+
+    n_planes: int
+    pan: str = ""
+    to: str = ""
+
+    @classmethod
+    def of(cls, layout: str, n_channels: int, channel: str) -> Mix:
+        """The mix for a layout by FFmpeg's name.
+
+        ``channel`` is a number, ``mix`` for the mean of all, or ``auto``: the channels themselves, so that
+        ``channels.Downmix`` can see whether they cancel. Where each channel has its place (5.1), ``auto`` gives two.
+        """
+        is_unplaced = layout.endswith("channels")
+        if channel.isdecimal():
+            return cls(1, f"mono|c0=c{min(int(channel), n_channels) - 1}", "mono")
+        if channel == "auto" and n_channels > 1:
+            return cls(n_channels) if is_unplaced or n_channels == 2 else cls(2, to="stereo")
+        # Channels in unknown places: their plain mean.
+        return cls(1, "mono|c0<" + "+".join(f"c{i}" for i in range(n_channels)) if is_unplaced else "", "mono")
+
+    def filters(self, graph: av.filter.Graph) -> list[av.filter.context.FilterContext]:
+        """Filters for any format to this mix at 16 kHz."""
+        # To fewer channels before the rate: half the work. Weights that sum to 1 cannot clip.
+        layout = {"out_chlayout": self.to} if self.to else {}
+        filters = [
+            graph.add("aresample", out_sample_fmt="fltp", rematrix_maxval="1.0", **layout),
+            graph.add("asetnsamples", nb_out_samples=f"{FRAME_SAMPLES}", pad="0"),
+            graph.add("aresample", sample_rate=f"{SAMPLE_RATE_HZ}"),
+            graph.add("aformat", sample_rates=f"{SAMPLE_RATE_HZ}", sample_fmts="flt"),  # PyAV reads too far in 8 planes
+        ]
+        return [graph.add("pan", self.pan), *filters] if self.pan else filters
+
+    def samples(self, frame: AudioFrame) -> Samples:
+        """A frame that came out of ``filters``: (n,), or (n_planes, n) where there are several."""
+        packed = np.frombuffer(frame.planes[0], np.float32, frame.samples * self.n_planes)  # type: ignore[call-overload]
+        return packed if self.n_planes == 1 else np.ascontiguousarray(packed.reshape(-1, self.n_planes).T)
+
+    def empty(self, n_samples: int) -> Samples:
+        shape = (n_samples,) if self.n_planes == 1 else (self.n_planes, n_samples)
+        return np.empty(shape, np.float32)
+
+
+class Resampler:
+    """Frames of one format -> float32 at 16 kHz, (n,) or (n_planes, n), n a fixed number but at the end."""
+
+    def __init__(self, frame: AudioFrame, channel: str, *, first_sample: int = 0) -> None:
         """``first_sample``: what lies before it, by the numbers given to ``push``, is cut off."""
         self._format = _format_of(frame)
         self._pending_s = 0.0
-        rate, layout, channels = frame.sample_rate, frame.layout.name, frame.layout.nb_channels
+        rate, layout = frame.sample_rate, frame.layout.name
+        self._mix = Mix.of(layout, frame.layout.nb_channels, channel)
         self._sample_s = 1 / rate
         self._graph = graph = new_graph()
         self._source = graph.add(
@@ -35,7 +91,7 @@ class Resampler:
         chain = [self._source]
         if first_sample:
             chain.append(graph.add("atrim", start_pts=f"{first_sample}"))
-        chain += to_mono_16_khz(graph, channels if layout.endswith("channels") else None)
+        chain += self._mix.filters(graph)
         graph.link_nodes(*chain, self._sink).configure()
         graph.set_audio_frame_size(round(PULL_S * SAMPLE_RATE_HZ))
 
@@ -62,7 +118,7 @@ class Resampler:
         except (av.error.BlockingIOError, av.error.EOFError):
             return []
         assert isinstance(frame, AudioFrame)
-        return [np.frombuffer(frame.planes[0], np.float32, frame.samples)]  # type: ignore[call-overload]
+        return [self._mix.samples(frame)]
 
 
 def new_graph() -> av.filter.Graph:
@@ -71,20 +127,6 @@ def new_graph() -> av.filter.Graph:
     graph = av.filter.Graph()
     graph.threads = 1
     return graph
-
-
-def to_mono_16_khz(graph: av.filter.Graph, unplaced_channels: int | None) -> list[av.filter.context.FilterContext]:
-    """Filters for any format. Channels whose places are unknown are as many as given, and their plain mean is taken."""
-    # To mono before the rate: half the work for stereo. Weights that sum to 1 cannot clip.
-    filters = [
-        graph.add("aresample", out_chlayout="mono", out_sample_fmt="fltp", rematrix_maxval="1.0"),
-        graph.add("asetnsamples", nb_out_samples=f"{FRAME_SAMPLES}", pad="0"),
-        graph.add("aresample", sample_rate=f"{SAMPLE_RATE_HZ}"),
-        graph.add("aformat", sample_rates=f"{SAMPLE_RATE_HZ}", sample_fmts="flt", channel_layouts="mono"),
-    ]
-    if unplaced_channels is None:
-        return filters
-    return [graph.add("pan", "mono|c0<" + "+".join(f"c{i}" for i in range(unplaced_channels))), *filters]
 
 
 def _format_of(frame: AudioFrame) -> tuple[str, str, int]:

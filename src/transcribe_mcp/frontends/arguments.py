@@ -33,6 +33,10 @@ BatchSize = Annotated[int, typer.Option(min=0, help="Windows decoded at once; 0 
 Vad = Annotated[
     bool, typer.Option("--vad/--no-vad", help="Look for speech first; without, everything is taken for speech.")
 ]
+Track = Annotated[str, typer.Option(help="Audio track: auto, a number from 1, or all (each by itself).")]
+Channel = Annotated[
+    str, typer.Option(help="auto, mix, left, right, a number from 1, or split (each by itself, named as speakers).")
+]
 LineChars = Annotated[int, typer.Option(help="Subtitles: characters a line.")]
 Lines = Annotated[int, typer.Option(help="Subtitles: lines at once.")]
 LongestCue = Annotated[float, typer.Option(help="Subtitles: seconds that one stays at most.")]

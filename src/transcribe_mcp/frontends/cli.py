@@ -73,6 +73,8 @@ def transcribe(
     beam_size: arg.BeamSize = 1,
     batch_size: arg.BatchSize = 0,
     vad: arg.Vad = True,
+    track: arg.Track = "auto",
+    channel: arg.Channel = "auto",
     max_line_chars: arg.LineChars = 42,
     max_lines: arg.Lines = 2,
     max_cue_s: arg.LongestCue = 7.0,
@@ -104,7 +106,18 @@ def transcribe(
 
 
 _ENGINE = ("model", "engine", "device", "compute_type", "threads", "offline")
-_PIPELINE = ("language", "multilingual", "task", "words", "vad", "prompt", "beam_size", "batch_size")
+_PIPELINE = (
+    "language",
+    "multilingual",
+    "task",
+    "words",
+    "vad",
+    "prompt",
+    "beam_size",
+    "batch_size",
+    "track",
+    "channel",
+)
 _SUBTITLES = ("max_line_chars", "max_lines", "max_cue_s", "min_cue_s", "max_chars_per_second")
 
 

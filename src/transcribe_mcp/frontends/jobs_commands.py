@@ -32,7 +32,7 @@ FOREVER_S = 10 * 365 * DAY_S
 
 _OF_JOBS = (
     "engine", "model", "device", "compute_type", "offline", "language", "multilingual", "task", "words", "vad",
-    "prompt", "beam_size", "batch_size",
+    "prompt", "beam_size", "batch_size", "track", "channel",
 )  # fmt: skip
 
 

@@ -35,6 +35,10 @@ Vocabulary = Annotated[
     list[Annotated[str, Field(max_length=200)]],
     Field(description="Names and words to expect, as they are spelt.", max_length=500),
 ]
+Track = Annotated[str, Field(description="Audio track: auto, a number from 1, or all.", max_length=16)]
+Channel = Annotated[
+    str, Field(description="auto, mix, left, right, a number from 1, or split: each by itself.", max_length=16)
+]
 Formats = Annotated[
     list[Annotated[str, Field(max_length=16)]],
     Field(

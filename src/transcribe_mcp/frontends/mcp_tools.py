@@ -86,6 +86,8 @@ async def transcribe_audio(
     task: arg.Task = "transcribe",
     diarize: arg.Diarize = False,
     vocabulary: arg.Vocabulary = [],  # noqa: B006 - read only; the schema shows it
+    track: arg.Track = "auto",
+    channel: arg.Channel = "auto",
     formats: arg.Formats = ["txt"],  # noqa: B006
     force: arg.Force = False,
     wait_s: arg.Wait = arg.DEFAULT_WAIT_S,
@@ -96,7 +98,15 @@ async def transcribe_audio(
     next_cursor and get_transcription_result), or the work goes on: ask get_transcription_progress with the job_id.
     A file that was transcribed before with the same options is answered at once.
     """
-    options = JobOptions(model=model, language=language, task=task, diarize=diarize, vocabulary=tuple(vocabulary))
+    options = JobOptions(
+        model=model,
+        language=language,
+        task=task,
+        diarize=diarize,
+        vocabulary=tuple(vocabulary),
+        track=track,
+        channel=channel,
+    )
     request = JobRequest(source, options, force=force)
     done = await answering(calls.transcribe(request, formats, _uris(roots), wait_s, _reporter(ctx)))
     failed = (done.structured_content or {}).get("status") == "failed"
@@ -113,6 +123,8 @@ async def batch_transcribe(
     task: arg.Task = "transcribe",
     diarize: arg.Diarize = False,
     vocabulary: arg.Vocabulary = [],  # noqa: B006
+    track: arg.Track = "auto",
+    channel: arg.Channel = "auto",
     force: arg.Force = False,
     wait_s: arg.Wait = 0,
 ) -> JobResult:
@@ -120,7 +132,15 @@ async def batch_transcribe(
 
     Gives one job_id for the whole batch, the jobs in it with ids of their own, and what was refused with the reason.
     """
-    options = JobOptions(model=model, language=language, task=task, diarize=diarize, vocabulary=tuple(vocabulary))
+    options = JobOptions(
+        model=model,
+        language=language,
+        task=task,
+        diarize=diarize,
+        vocabulary=tuple(vocabulary),
+        track=track,
+        channel=channel,
+    )
     request = JobRequest("", options, force=force)
     return await answering(calls.transcribe_batch(sources, request, _uris(roots), wait_s, _reporter(ctx)))
 

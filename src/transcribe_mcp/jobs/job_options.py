@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from ..engines import ENGINES
@@ -34,6 +34,8 @@ def pipeline_options(wanted: JobOptions, batch_size: int) -> Options:
         temperatures=wanted.temperatures or TEMPERATURES,
         beam_size=wanted.beam_size,
         batch_size=batch_size,
+        track=wanted.track,
+        channel=wanted.channel,
     )
 
 
@@ -56,5 +58,5 @@ def settled(wanted: JobOptions, default_model: str) -> JobOptions:
 
 def options_key(options: JobOptions) -> str:
     """Equal for options that give the same transcript."""
-    fields = {name: value for name, value in asdict(options).items() if name not in _WITHOUT_EFFECT}
+    fields = {name: value for name, value in options.to_json().items() if name not in _WITHOUT_EFFECT}
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()

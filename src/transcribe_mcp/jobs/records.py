@@ -15,6 +15,7 @@ from ..errors import UsageError
 from ..transcript import Notice
 
 AUTO = "auto"
+LATER_OPTIONS = ("track", "channel")
 
 
 class JobStatus(StrEnum):
@@ -57,10 +58,16 @@ class JobOptions:
     beam_size: int = 1
     batch_size: int = 0
     diarize: bool = False
+    track: str = AUTO
+    channel: str = AUTO
 
     def dumps(self) -> str:
         """Canonical JSON: equal options are equal texts."""
-        return json.dumps(asdict(self), sort_keys=True, ensure_ascii=False)
+        return json.dumps(self.to_json(), sort_keys=True, ensure_ascii=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Options that came later are left out while they are the default: what earlier versions wrote stays equal."""
+        return {name: value for name, value in asdict(self).items() if name not in LATER_OPTIONS or value != AUTO}
 
     @classmethod
     def loads(cls, text: str) -> JobOptions:

@@ -1,0 +1,20 @@
+"""Speakers who have a channel or a track of their own may talk at the same time: their turns, each by itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import groupby, pairwise
+
+from ..transcript import Transcript
+
+
+def turns_apart(transcript: Transcript) -> list[Transcript]:
+    """The transcript, or one for each turn where any overlap: until the next begins, or longer if it goes on then."""
+    if all(before.end <= after.start for before, after in pairwise(transcript.segments)):
+        return [transcript]
+    turns = [tuple(group) for _, group in groupby(transcript.segments, key=lambda segment: segment.speaker)]
+    starts = [*(turn[0].start for turn in turns[1:]), transcript.duration]
+    return [
+        replace(transcript, segments=turn, duration=min(transcript.duration, max(turn[-1].end, start)))
+        for turn, start in zip(turns, starts, strict=True)
+    ]
