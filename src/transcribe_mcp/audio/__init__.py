@@ -87,15 +87,16 @@ def find(path: Path, stream: int | None = None) -> Sound:
     all_parts = parts(whole, found.container)
     if all_parts.media == (whole,):
         return Sound(all_parts, found, tracks)
-    duration_s: float | None = 0.0
-    for part in all_parts.media:
-        with opened(part) as (container, track):
-            of_part = info(container, track).duration
-        duration_s = None if of_part is None or duration_s is None else duration_s + of_part
-        if len(all_parts.media) > MOST_PARTS_PROBED or duration_s is None:
-            break
-    is_known = duration_s is not None and len(all_parts.media) <= MOST_PARTS_PROBED
-    return Sound(all_parts, replace(found, duration=duration_s if is_known else None), tracks)
+    duration_s = all_parts.duration_s
+    if duration_s is None and len(all_parts.media) <= MOST_PARTS_PROBED:
+        seconds = [_claim_s(part) for part in all_parts.media]
+        duration_s = sum(filter(None, seconds)) if all(seconds) else None
+    return Sound(all_parts, replace(found, duration=duration_s), tracks)
+
+
+def _claim_s(media: Media) -> float | None:
+    with opened(media) as (container, stream):
+        return info(container, stream).duration
 
 
 def probe(path: Path) -> AudioInfo:
@@ -150,9 +151,8 @@ def read_blocks(
         raise NoAudioError(f"{path}: the sound track has no samples", hint="The recording may not have been finished.")
     _note_missing_end(sound, done_samples / SAMPLE_RATE_HZ, findings)
     if notices is not None:
-        if sound.parts.code:
-            notices.append(Notice(sound.parts.code, sound.parts.message))
-        notices.extend([*findings.notices(), *downmix.notices(), *(levels.notices() if levels else ())])
+        about_parts = [sound.parts.notice] if sound.parts.notice else []
+        notices.extend([*about_parts, *findings.notices(), *downmix.notices(), *(levels.notices() if levels else ())])
 
 
 def _pieces(sound: Sound, threads: int, findings: Findings) -> Generator[Samples]:
@@ -230,7 +230,7 @@ def _note_missing_end(sound: Sound, done_s: float, findings: Findings) -> None:
     is_short = bool(claim_s and done_s < claim_s - margin_s) and "timestamps_ignored" not in findings.counts
     if is_short and plays_on_after(sound.media, done_s, margin_s):
         is_short = False
-    if is_short or (not sound.parts.code and _is_cut_off_wav(sound.media.path)):
+    if is_short or (sound.parts.notice is None and _is_cut_off_wav(sound.media.path)):
         findings.add("source_damaged", done_s, "the recording ends, and its header promised more")
 
 

@@ -91,21 +91,24 @@ class Downmix:
         live = power >= SILENT_BESIDE * power.max(axis=0)
         equal = np.full(n_channels, 1 / n_channels, np.float32)
         if self._weights is None or len(self._weights) != n_channels:
-            self._weights, self._single = equal, None
-        is_usual = (self._weights == equal).all() and live.all() and (share >= CANCELLED).all()
+            self._weights, self._single = None, None
+        is_usual = (
+            (self._weights is None or (self._weights == equal).all()) and live.all() and (share >= CANCELLED).all()
+        )
         for k in range(0 if is_usual else pieces.shape[1]):
             self._decide(power[:, k], float(mean_power[k]), float(share[k]), size)
             self._done_samples += size
             weights = live[:, k] / live[:, k].sum(dtype=np.float32)
             if self._single is not None:
                 weights = np.eye(n_channels, dtype=np.float32)[self._single]
-            before = self._weights @ pieces[:, k, :FADE_SAMPLES]
+            before = (weights if self._weights is None else self._weights) @ pieces[:, k, :FADE_SAMPLES]
             mean[k] = weights @ pieces[:, k]
-            if (weights != self._weights).any():
+            if self._weights is not None and (weights != self._weights).any():
                 rise = np.linspace(0, 1, len(before), dtype=np.float32)
                 mean[k, :FADE_SAMPLES] += (1 - rise) * (before - mean[k, :FADE_SAMPLES])
             self._weights = weights
         if is_usual:
+            self._weights = equal
             self._peak_power = max(self._peak_power, float(power.max()))
             self._done_samples += planes.shape[1]
         mono: Samples = mean.reshape(-1)

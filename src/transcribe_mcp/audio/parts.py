@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
+from ..transcript import Notice
 from .media import Media
 
 SCAN_BYTES = 1 << 20
@@ -40,11 +41,11 @@ TAIL_CHUNKS = (
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The parts to read one after the other, and what is to be said about it (a code and a sentence), if anything."""
+    """The parts to read one after the other, their seconds where they are known, and a notice where one is due."""
 
     media: tuple[Media, ...]
-    code: str = ""
-    message: str = ""
+    notice: Notice | None = None
+    duration_s: float | None = None
 
 
 def parts(media: Media, container: str) -> Parts:
@@ -73,11 +74,11 @@ def _chain(media: Media, begins: Sequence[int], what: str) -> Parts:
         return Parts((media,))
     ends = [*begins[1:], None]
     found = tuple(replace(media, begin=begin, end=end) for begin, end in zip(begins, ends, strict=True))
-    return Parts(found, *_several(len(found), what))
+    return Parts(found, _several(len(found), what))
 
 
-def _several(n: int, what: str) -> tuple[str, str]:
-    return "several_parts", f"The file holds {n} {what} one after the other; all were read."
+def _several(n: int, what: str) -> Notice:
+    return Notice("several_parts", f"The file holds {n} {what} one after the other; all were read.")
 
 
 # --- WAV --------------------------------------------------------------------------------------------------------------
@@ -140,15 +141,16 @@ def _wav_parts(media: Media) -> Parts:
     sounds = [(wav, sound) for wav in wavs for sound in wav.sounds]
     if not found or (len(sounds) == 1 and sounds[0][1].read_to == sounds[0][1].end):
         return Parts((media,))
-    seconds = [_seconds(wav, sound.end - sound.begin) for wav, sound in sounds]
-    missing_s = [_seconds(wav, sound.end - sound.read_to) for wav, sound in sounds if sound.end > sound.read_to]
-    if missing_s:
-        message = (
-            f"The header promises {sum(seconds) - sum(missing_s):.1f} s, the file holds {sum(seconds):.1f} s: "
-            f"it was read to its end."
-        )
-        return Parts(found, "header_corrected", message)
-    return Parts(found, *_several(len(sounds), "WAV files" if len(wavs) > 1 else "chunks of sound"))
+    seconds = sum(_seconds(wav, sound.end - sound.begin) for wav, sound in sounds)
+    more_s = sum(_seconds(wav, max(0, sound.end - sound.read_to)) for wav, sound in sounds)
+    notice = None
+    if any(sound.end > sound.read_to for _, sound in sounds):
+        figures = f" ({seconds - more_s:.1f} s of {seconds:.1f} s)" if more_s else ""
+        message = f"The header promises less sound than the file holds{figures}: it was read to its end."
+        notice = Notice("header_corrected", message)
+    elif len(sounds) > 1:
+        notice = _several(len(sounds), "WAV files" if len(wavs) > 1 else "chunks of sound")
+    return Parts(found, notice, seconds or None)
 
 
 def _seconds(wav: _Wav, n_bytes: int) -> float:

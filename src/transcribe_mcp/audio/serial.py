@@ -19,6 +19,9 @@ from .resampler import SAMPLE_RATE_HZ, Resampler, Samples
 
 GAP_S = 0.05  # timestamps of real containers jitter by a frame or so; a longer hole is one
 DECODER_DELAY_S = 0.5  # some decoders give nothing for their first packets; that is no hole
+# ADTS has no timestamps: those it seems to have are counted at the first frame's rate, whatever that of the others is.
+WITHOUT_TIMESTAMPS = {"aac"}
+ONE_FORMAT = {"flac"}  # containers whose sound has one format; another one is another file's
 SILENCE_S = 3600.0  # all the silence that timestamps may ask for
 SILENT_PIECE_SAMPLES = 60 * SAMPLE_RATE_HZ
 
@@ -124,11 +127,10 @@ def _on_the_clock(
     container: InputContainer, stream: AudioStream, channel: str, findings: Findings, base_s: float
 ) -> Iterator[Samples]:
     origin_s = (container.start_time or 0) / av.time_base
-    # Timestamps of ADTS are counted at the rate of its first frame, whatever that of the others is.
-    is_timed = container.format.name != "aac"
     clock = Clock(float(stream.time_base or 0), origin_s, findings, base_s)
     resampler: Resampler | None = None
     segment_samples = out_samples = 0
+    is_timed = container.format.name not in WITHOUT_TIMESTAMPS
     failed_s: list[float] = []  # since the last frame that could be decoded
 
     def on_error(at_s: float | None) -> None:
@@ -140,6 +142,9 @@ def _on_the_clock(
             continue
         while failed_s:
             findings.add("source_damaged", failed_s.pop(0), "a part could not be decoded and was left out")
+        if resampler and container.format.name in ONE_FORMAT and not resampler.fits(frame):
+            failed_s.append(clock.now_s)
+            break
         start_s = clock.start_of(frame) if is_timed else clock.now_s
         if resampler is None or start_s > clock.now_s or not resampler.fits(frame):
             for piece in resampler.finish() if resampler else ():

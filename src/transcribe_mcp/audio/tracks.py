@@ -79,7 +79,8 @@ def _codec_of(stream: AudioStream) -> tuple[str, int, str]:
     if stream.codec_context is None:
         return "", 0, ""
     name = stream.codec_context.name.removesuffix("float").removesuffix("_fixed")
-    return name, stream.codec_context.channels, stream.codec_context.layout.name
+    n_channels = stream.codec_context.channels
+    return name, n_channels, stream.codec_context.layout.name if n_channels else ""
 
 
 def _handler_name(stream: AudioStream) -> str:

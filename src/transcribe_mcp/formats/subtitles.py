@@ -17,6 +17,7 @@ from ..errors import UsageError
 from ..text_breaks import cluster_breaks, columns, line_breaks, word_breaks
 from ..transcript import Transcript, Word
 from .speech import Utterance, parts_freely, pieces, utterances
+from .turns import turns_apart
 
 PAUSE_S = 1.0  # a cue never spans a longer pause: its text would show long before it is said
 BREATH_S = 0.3  # a pause that is better to break at than none
@@ -136,6 +137,10 @@ def cut_cues(transcript: Transcript, rules: SubtitleRules, *, label_speakers: bo
         rules: see ``SubtitleRules``.
         label_speakers: put ``Name:`` before the first words of each turn.
     """
+    turns = turns_apart(transcript)
+    if len(turns) > 1:
+        cues = [cue for turn in turns for cue in cut_cues(turn, rules, label_speakers=label_speakers)]
+        return sorted(cues, key=lambda cue: cue.start_ms)
     tokens = _tokens(transcript, rules, label_speakers=label_speakers)
     groups: list[list[_Unit]] = []
     first = 0

@@ -1,0 +1,176 @@
+"""All the sound that a file holds is read, whatever its headers say, and nothing is said to be missing that is not."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from media import speechlike, wav_bytes, write_audio, write_planes, write_shifted, write_video
+
+from transcribe_mcp.audio import SAMPLE_RATE_HZ, Samples, probe, read_blocks
+from transcribe_mcp.transcript import Notice
+
+PCM = (speechlike(5) * 32_767).astype("<i2").tobytes()
+SECOND = 2 * SAMPLE_RATE_HZ  # bytes
+
+
+def decode(path: Path) -> tuple[Samples, list[Notice]]:
+    notices: list[Notice] = []
+    return np.concatenate(list(read_blocks(path, notices=notices))), notices
+
+
+def wav(data: bytes, claim: int | None = None) -> bytes:
+    return wav_bytes(data, rate_hz=SAMPLE_RATE_HZ, channels=1, bits=16, claim=claim)
+
+
+def with_riff_size(data: bytes, size: int) -> bytes:
+    return data[:4] + struct.pack("<I", size) + data[8:]
+
+
+def chunk(name: bytes, data: bytes) -> bytes:
+    return name + struct.pack("<I", len(data)) + data + b"\0" * (len(data) % 2)
+
+
+INFO = chunk(b"LIST", b"INFO" + chunk(b"ISFT", b"a program with a name that is long enough to be a click".ljust(4096)))
+ALL = speechlike(5)
+WAVS = {
+    "promises a second of five": (wav(PCM, SECOND), "header_corrected"),
+    "promises a second, then a list": (wav(PCM, SECOND) + INFO, "header_corrected"),
+    "wrapped at 4 GiB": (
+        with_riff_size(wav(PCM, len(PCM) - 3 * SECOND), 36 + len(PCM) - 3 * SECOND),
+        "header_corrected",
+    ),
+    "size 0": (with_riff_size(wav(PCM, 0), 0), ""),
+    "size 0, then a list": (with_riff_size(wav(PCM, 0), 0) + INFO, ""),
+    "size -1, then a list": (wav(PCM, 0xFFFF_FFFF) + INFO, ""),
+    "whole, then a list": (wav(PCM) + INFO, ""),
+    "whole, then a chunk that nobody knows": (wav(PCM) + chunk(b"xyzw", bytes(range(256)) * 40), ""),
+    "whole, then an ID3 tag": (wav(PCM) + b"ID3\4" + bytes(range(256)) * 40, ""),
+    "whole, then room kept free": (wav(PCM) + bytes(4 * SECOND), ""),
+    "two chunks of sound": (wav(PCM[: 2 * SECOND]) + chunk(b"data", PCM[2 * SECOND :]), "several_parts"),
+    "two chunks and a list between": (
+        wav(PCM[: 2 * SECOND]) + INFO + chunk(b"data", PCM[2 * SECOND :]),
+        "several_parts",
+    ),
+    "two files": (wav(PCM[:SECOND]) + wav(PCM[SECOND:]), "several_parts"),
+}
+
+
+@pytest.mark.parametrize("name", WAVS)
+def test_a_wav_is_read_to_the_end_of_its_sound_and_not_beyond(tmp_path, name):
+    path = tmp_path / "a.wav"
+    path.write_bytes(WAVS[name][0])
+    got, notices = decode(path)
+    np.testing.assert_allclose(got, ALL, atol=1e-4)
+    assert [notice.code for notice in notices] == list(filter(None, [WAVS[name][1]]))
+    assert probe(path).duration == pytest.approx(5, abs=0.1)
+
+
+def test_a_wav_with_two_chunks_of_sound_in_three_bytes_a_sample_keeps_its_samples_apart(tmp_path):
+    wide = np.zeros((len(PCM) // 2, 2, 3), np.uint8)
+    wide[:, 0, 1:] = np.frombuffer(PCM, np.uint8).reshape(-1, 2)
+    data = wide.tobytes()  # the left channel speaks, the right one is silent
+    half = 6 * 40_000
+    path = tmp_path / "a.wav"
+    head = wav_bytes(data[:half], rate_hz=SAMPLE_RATE_HZ, channels=2, bits=24)
+    path.write_bytes(head + chunk(b"data", data[half:]))
+    np.testing.assert_allclose(decode(path)[0], ALL, atol=1e-4)
+
+
+def test_a_wav_of_another_codec_is_read_to_its_end_too(tmp_path):
+    path = write_audio(tmp_path / "a.wav", "adpcm_ima_wav", speechlike(5))
+    whole, _ = decode(path)
+    data = path.read_bytes()
+    at = data.index(b"data") + 4
+    path.write_bytes(data[:at] + struct.pack("<I", 10 * 1024) + data[at + 4 :])
+    got, notices = decode(path)
+    np.testing.assert_array_equal(got[: len(whole)], whole)
+    assert [notice.code for notice in notices] == ["header_corrected"]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec", "rates", "layouts"),
+    [
+        ("ogg", "vorbis", (44_100, 48_000), ("stereo", "stereo")),
+        ("ogg", "vorbis", (44_100, 44_100), ("stereo", "stereo")),
+        ("opus", "libopus", (48_000, 48_000), ("mono", "stereo")),
+        ("oga", "flac", (16_000, 44_100), ("mono", "stereo")),
+        ("flac", "flac", (16_000, 44_100), ("mono", "mono")),
+        ("flac", "flac", (44_100, 16_000), ("mono", "stereo")),
+        ("mp3", "libmp3lame", (44_100, 22_050), ("stereo", "mono")),
+        ("aac", "aac", (44_100, 22_050), ("mono", "mono")),
+        ("ac3", "ac3", (48_000, 44_100), ("mono", "stereo")),
+    ],
+)
+def test_recordings_one_after_the_other_in_one_file_are_all_read(tmp_path, suffix, codec, rates, layouts):
+    seconds = (3, 4)
+    path = tmp_path / f"a.{suffix}"
+    written = b""
+    for number, (rate_hz, layout) in enumerate(zip(rates, layouts, strict=True)):
+        samples = speechlike(seconds[number], rate_hz)
+        part = write_audio(tmp_path / f"{number}.{suffix}", codec, samples, rate_hz=rate_hz, layout=layout)
+        written += part.read_bytes()
+    path.write_bytes(written)
+    got, notices = decode(path)
+    assert len(got) / SAMPLE_RATE_HZ == pytest.approx(7, abs=0.25)
+    truth = np.concatenate([speechlike(3), speechlike(4)])
+    levels = [np.sqrt(np.mean(part**2)) for part in np.array_split(got, 14)]
+    expected = [np.sqrt(np.mean(part**2)) for part in np.array_split(truth, 14)]
+    np.testing.assert_allclose(levels, expected, atol=0.06)
+    assert not any("breaks off" in notice.message for notice in notices)
+
+
+def test_three_links_of_which_the_middle_one_differs_are_all_read(tmp_path):
+    rates = (44_100, 48_000, 44_100)
+    parts = [write_audio(tmp_path / f"{i}.ogg", "vorbis", speechlike(2, r), rate_hz=r, layout="stereo")
+             for i, r in enumerate(rates)]  # fmt: skip
+    path = tmp_path / "a.ogg"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    got, notices = decode(path)
+    assert len(got) / SAMPLE_RATE_HZ == pytest.approx(6, abs=0.1)
+    assert ["3 recordings" in notice.message for notice in notices] == [True]
+
+
+def test_a_recording_of_which_the_rest_is_lost_is_not_said_to_lack_a_part(tmp_path):
+    path = tmp_path / "a.wv"
+    for number, rate_hz in enumerate((16_000, 44_100)):
+        part = write_audio(tmp_path / f"{number}.wv", "wavpack", speechlike(2, rate_hz), rate_hz=rate_hz)
+        with path.open("ab") as file:
+            file.write(part.read_bytes())
+    _, notices = decode(path)
+    assert [notice.code for notice in notices] == ["source_damaged"]
+    assert "the rest cannot be decoded" in notices[0].message
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "webm", "flv", "wmv", "mp4"])
+def test_sound_that_ends_before_the_picture_is_whole(tmp_path, suffix):
+    codec = {"webm": "libopus", "flv": "libmp3lame", "wmv": "wmav2"}.get(suffix, "aac")
+    path = write_video(tmp_path / f"a.{suffix}", seconds=8, audio_codec=codec, audio_seconds=4)
+    got, notices = decode(path)
+    assert len(got) / SAMPLE_RATE_HZ == pytest.approx(4, abs=0.3)
+    assert [notice.code for notice in notices if notice.code == "source_damaged"] == []
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "flv"])
+def test_a_video_that_was_cut_off_still_is_not(tmp_path, suffix):
+    codec = {"flv": "libmp3lame"}.get(suffix, "libopus")
+    path = write_video(tmp_path / f"a.{suffix}", seconds=12, audio_codec=codec)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert "source_damaged" in [notice.code for notice in decode(path)[1]]
+
+
+def test_a_clock_that_jumps_is_not_a_missing_end(tmp_path):
+    first = write_shifted(tmp_path / "1.ts", "mp2", speechlike(3, 32_000), 32_000, 0)
+    later = write_shifted(tmp_path / "2.ts", "mp2", speechlike(3, 32_000), 32_000, 40_000)
+    path = tmp_path / "a.ts"
+    path.write_bytes(first.read_bytes() + later.read_bytes())
+    codes = [notice.code for notice in decode(path)[1]]
+    assert "source_damaged" not in codes and "timestamps_ignored" in codes
+
+
+def test_many_channels_in_one_file_are_read_in_bounded_memory_and_order(tmp_path):
+    planes = [np.full(SAMPLE_RATE_HZ, i / 20, np.float32) for i in range(9)]
+    got, _ = decode(write_planes(tmp_path / "a.wav", "9 channels", planes))
+    assert got[4000] == pytest.approx(np.mean([i / 20 for i in range(1, 9)]), abs=0.01)
