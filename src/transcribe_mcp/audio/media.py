@@ -82,7 +82,7 @@ class Media:
 
     @property
     def url(self) -> str:
-        """For FFmpeg, of the whole file. "file:" keeps it from reading a protocol into names such as "http:talk.wav"."""
+        """Of the whole file. "file:" keeps FFmpeg from reading a protocol into names such as "http:talk.wav"."""
         return f"file:{os.path.abspath(self.path)}"  # noqa: PTH100 - of a held file, that of its descriptor
 
 
