@@ -223,14 +223,12 @@ def test_a_click_or_a_beep_does_not_hide_that_the_rest_is_very_quiet(engine, voi
 
 
 def test_quiet_noise_is_no_speech_and_its_level_is_said(engine):
-    for path in sorted(NON_SPEECH.glob("*.*")):
-        if path.suffix == ".json":
-            continue
-        for lower_db in (40, 60):
-            transcript = transcribe((read(path) * 10 ** (-lower_db / 20)).astype(np.float32), engine, ENGLISH)
-            assert transcript.text == "", path.name
-            said = message(transcript, "no_speech")
-            assert "its loudest second is at -" in said or "it is silent" in said
+    for number, path in enumerate(sorted(NON_SPEECH.glob("*.[!j]*"))):
+        lower_db = (40, 50, 60)[number % 3]
+        transcript = transcribe((read(path) * 10 ** (-lower_db / 20)).astype(np.float32), engine, ENGLISH)
+        assert transcript.text == "", path.name
+        said = message(transcript, "no_speech")
+        assert "its loudest second is at -" in said or "it is silent" in said
 
 
 def test_recordings_of_usual_level_stay_as_they_are(voice):
