@@ -11,7 +11,7 @@ import pytest
 from scripted_engine import INFO, ScriptedBatch, ScriptedEngine, says_hello
 from whisper_nano import speech_truths
 
-from transcribe_mcp import pipeline
+from transcribe_mcp import batching, pipeline
 from transcribe_mcp.ahead import Ahead
 from transcribe_mcp.audio import read
 from transcribe_mcp.engines import Decoded, DecodingOptions, EngineInfo
@@ -153,7 +153,7 @@ def test_windows_encoded_early_are_decoded_in_order_in_full_or_nearly_full_batch
         assert early.calls == plain.calls
     else:  # a device that would wait takes a batch that is nearly full
         assert starts(early) == starts(plain)
-        assert all(pipeline.FULL_SHARE * size <= len(call.starts) <= size for call in early.calls[:-1])
+        assert all(batching.FULL_SHARE * size <= len(call.starts) <= size for call in early.calls[:-1])
     assert max(early.parts) <= size
     assert sum(early.parts) == sum(plain.parts)
     if size == 40:

@@ -345,7 +345,7 @@ def _transcript(flows: Sequence[_Flow], source: Path | Samples, notices: Sequenc
     segments, about_all = spoken(heard, [run.voice for run in runs], keep_words=options.words)
     decider = max(flows, key=lambda flow: sum(len(window.words) for window in flow.heard)).decider
     heard_nothing = not segments and decider.probability is not None  # what noise sounds like is no language
-    said = [(run.voice.name, [*run.notices, *_doubts(flow)]) for run, flow in zip(runs, flows, strict=True)]
+    said = [(run.voice.name, [*run.notices, *_about(flow)]) for run, flow in zip(runs, flows, strict=True)]
     return Transcript(
         segments=segments,
         duration=max(run.duration_s or 0.0 for run in runs),
@@ -363,15 +363,20 @@ def _transcript(flows: Sequence[_Flow], source: Path | Samples, notices: Sequenc
     )
 
 
-def _doubts(flow: _Flow) -> Iterator[Notice]:
-    """Of the language; windows that still broke a rule at the last temperature: kept, and named; and no speech."""
-    if not flow.heard or not any(window.words for window in flow.heard):
-        loudest_db = flow.run.voice.levels.loudest_db
-        level = f"its loudest second is at {loudest_db:.0f} dB" if loudest_db > SILENCE_DB else "it is silent"
-        yield Notice("no_speech", f"no speech was found; {level}")
+def _about(flow: _Flow) -> Iterator[Notice]:
+    """What is to be said about the language and the words of one voice, or that there are none."""
+    if any(window.words for window in flow.heard):
+        yield from flow.decider.notices
+        yield from _doubts(sorted(flow.heard, key=lambda window: window.start))
         return
-    yield from flow.decider.notices
-    for window in sorted(flow.heard, key=lambda window: window.start):
+    loudest_db = flow.run.voice.levels.loudest_db
+    level = f"its loudest second is at {loudest_db:.0f} dB" if loudest_db > SILENCE_DB else "it is silent"
+    yield Notice("no_speech", f"no speech was found; {level}")
+
+
+def _doubts(heard: Sequence[Heard]) -> Iterator[Notice]:
+    """Windows that still broke a rule at the last temperature: kept, and named."""
+    for window in heard:
         if window.judged.failure is not None:
             minutes, seconds = divmod(int(window.start), 60)
             start = f"{minutes // 60:02d}:{minutes % 60:02d}:{seconds:02d}"
