@@ -40,6 +40,7 @@ from .writer_protocol import (
     dumps,
     hold_lock,
     listen,
+    niceness,
     proof,
     receive_into,
 )
@@ -100,7 +101,7 @@ class _Refused(Exception):
 
 
 class Writer:
-    """Serves until no client has been there for ``idle_s``, or the file is not at its path any more."""
+    """Serves until no client has been there for ``idle_s``, the file is not at its path any more, or it is retired."""
 
     def __init__(self, path: Path, idle_s: float) -> None:
         self._path = path
@@ -114,6 +115,8 @@ class Writer:
         self._clients: set[Client] = set()
         self._waiting: deque[Request] = deque()
         self._busy = False
+        self._nice = niceness()
+        self._is_retired = False
         self.n_commits = 0
 
     def serve(self) -> None:
@@ -126,6 +129,8 @@ class Writer:
                 return
             if self._waiting:
                 self._serve_waiting()
+            if self._is_retired and not self._waiting:
+                return
             if self._clients:
                 last_client = now
             elif now - last_client >= self._idle_s:
@@ -178,7 +183,9 @@ class Writer:
     def _receive(self, client: Client) -> None:
         receive_into(client.inbox, client.connection)
         for message in client.inbox.messages():
-            if client.challenge is None:
+            if client.challenge is None and "retire" in message:
+                self._is_retired = True
+            elif client.challenge is None:
                 self._waiting.append(Request.read(client, message))
             elif "challenge" in message:
                 mine = proof(self._secret, "writer", message["challenge"])
@@ -204,6 +211,8 @@ class Writer:
     def _answer(self, request: Request, answer: dict[str, Any]) -> None:
         if request.client not in self._clients:
             return
+        if self._nice > 0:
+            answer = {**answer, "nice": self._nice}
         try:
             self._send(request.client, dumps(answer))
         except OSError:

@@ -25,6 +25,7 @@ from .writer_protocol import (
     connect,
     dumps,
     hold_lock,
+    niceness,
     receive,
 )
 
@@ -93,6 +94,8 @@ class WriterLink:
         except TypeError as error:
             raise sqlite3.InterfaceError(str(error)) from error
         answer = self._exchanged(first, again)
+        if answer.get("nice", 0) > niceness():
+            self._retire()
         if "results" in answer:
             return list(answer["results"])
         if "unmet" in answer:
@@ -103,6 +106,13 @@ class WriterLink:
         if message == REPLACED:
             raise ReplacedError(message)
         raise getattr(sqlite3, name, sqlite3.OperationalError)(message)
+
+    def _retire(self) -> None:
+        """A process of low priority had to start this writer. The next request starts another."""
+        if self._socket is not None:
+            with suppress(OSError):
+                self._socket.sendall(dumps({"retire": True}))
+        self.close()
 
     def _exchanged(self, first: bytes, again: bytes) -> Any:
         """Send, and send again where the writer ends before its answer: it may have ended after the commit."""

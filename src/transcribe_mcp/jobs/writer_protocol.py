@@ -18,6 +18,9 @@ answer is one of
     {"conflict": index of the statement whose result has changed}
     {"error": [name of the exception of sqlite3, message]}
 
+with ``nice`` where the system did not let the writer have normal priority. A client of higher priority then sends
+``{"retire": true}`` and starts another.
+
 Standard library only: the writer starts with every burst of work.
 """
 
@@ -122,6 +125,11 @@ def receive(inbox: Inbox, connection: socket.socket) -> Any:
         for message in inbox.messages():
             return message
         receive_into(inbox, connection)
+
+
+def niceness() -> int:
+    """Of this process; 0 where there is no such thing."""
+    return os.getpriority(os.PRIO_PROCESS, 0) if hasattr(os, "getpriority") else 0
 
 
 # --- the place --------------------------------------------------------------------------------------------------------
