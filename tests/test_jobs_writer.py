@@ -275,7 +275,7 @@ def test_the_writer_has_normal_priority_whoever_starts_it(unattended: Place) -> 
         nice = the_writer(unattended.data_dir).nice()
         starter.communicate("")
 
-    assert nice == os.getpriority(os.PRIO_PROCESS, 0)
+    assert nice <= os.getpriority(os.PRIO_PROCESS, 0)
 
 
 @pytest.mark.parametrize("secret", ["right", "wrong"])
