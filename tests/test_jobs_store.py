@@ -103,10 +103,9 @@ def test_a_full_disk_is_said_and_nothing_is_half_done(unattended: Place) -> None
     with closing(sqlite3.connect(unattended.database)) as connection:
         [pages] = connection.execute("PRAGMA page_count").fetchone()
     store = jobs._store()
-    with store.engine.connect() as connection:
+    with store.begin() as connection:
+        connection.exec_driver_sql("BEGIN")  # from here on everything goes to the writer
         connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
-        connection.commit()
-    store.engine.pool._pool.maxsize = 1  # the connection with the limit is the only one
 
     with pytest.raises(StoreFullError, match="cannot be written") as caught:
         for n in range(2000):

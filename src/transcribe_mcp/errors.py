@@ -32,7 +32,9 @@
     │   ├── StoreBusyError          another process holds it
     │   ├── StoreDamagedError
     │   ├── StoreVersionError       a newer version of this program wrote it
-    │   └── StoreFullError          no room on the disk
+    │   ├── StoreFullError          no room on the disk
+    │   ├── StoreReplacedError      its file was deleted or replaced while it was open
+    │   └── StoreWriterError        the process that writes to it cannot be started
     └── CancelledError              the user stopped it
 
 Front ends translate from the class attributes alone; no code appears twice. A message says what failed and the
@@ -207,6 +209,14 @@ class StoreVersionError(StoreError):
 class StoreFullError(StoreError):
     code = "store_full"
     http_status = 507
+
+
+class StoreReplacedError(StoreError):
+    code = "store_replaced"
+
+
+class StoreWriterError(StoreError):
+    code = "store_writer"
 
 
 class CancelledError(TranscribeError):

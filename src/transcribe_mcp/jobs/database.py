@@ -1,6 +1,7 @@
 """Opening the store's database: one SQLite file in the data directory, or a PostgreSQL server.
 
-A damaged file and one of a newer version are never written to.
+A damaged file and one of a newer version are never written to. A SQLite file is read by every process and written by
+one (``writer.py``).
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,21 @@ from ..errors import (
     StoreDamagedError,
     StoreError,
     StoreFullError,
+    StoreReplacedError,
     StoreVersionError,
+    StoreWriterError,
     UsageError,
 )
-from .tables import SCHEMA_VERSION, SEARCH, about, metadata
-from .turns import Turns, connection_class
+from .private_files import create_private, make_private_dir
+from .sqlite_connection import WritingConnection, connection_class
+from .tables import FOR_WRITER, SCHEMA_VERSION, SEARCH, about, metadata
+from .writer import identity
+from .writer_link import ReplacedError, RequirementError, WriterUnreachableError
+from .writer_protocol import LOG_NAME, hold_lock
 
 FILE_NAME = "transcribe-mcp.db"
 BUSY_TIMEOUT_MS = 5_000
-AHEAD_PAGES = 8_000  # of 4 KiB: so much is written ahead before a commit stops to move it; the worker does so before
+MIGRATION_PATIENCE_S = 30.0  # while another process makes the tables
 MIGRATION_LOCK = 0x7472616E  # PostgreSQL's advisory lock while tables are made; any constant would do
 
 _LOCKED = ("database is locked", "database table is locked", "deadlock detected")
@@ -78,7 +85,9 @@ def open_engine(url: sa.URL) -> sa.Engine:
 
 def _sqlite(path: Path) -> sa.Engine:
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # what was said is its owner's
+        make_private_dir(path.parent)
+        if not path.exists():
+            create_private(path)
     except OSError as error:
         hint = "choose another directory with TRANSCRIBE_MCP_DATA_DIR"
         raise StoreError(f"the data directory {path.parent} cannot be made: {error.strerror}", hint=hint) from error
@@ -90,22 +99,17 @@ def _sqlite(path: Path) -> sa.Engine:
         connect_args={
             "check_same_thread": False,
             "timeout": BUSY_TIMEOUT_MS / 1000,
-            "factory": connection_class(Turns(), BUSY_TIMEOUT_MS / 1000),
+            "factory": connection_class(path, identity(path), BUSY_TIMEOUT_MS / 1000),
         },
     )
+    # Not to be asked for by the way: keys that SQLite makes up by chance are others when a transaction is applied.
+    engine.dialect.insert_returning = False
 
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _record: Any) -> None:
-        # Writers wait at the first write, not at commit; readers are never in their way.
-        connection.isolation_level = "IMMEDIATE"
-        for pragma in (
-            f"busy_timeout={BUSY_TIMEOUT_MS}",
-            "journal_mode=WAL",
-            "synchronous=FULL",
-            f"wal_autocheckpoint={AHEAD_PAGES}",
-            "foreign_keys=ON",
-        ):
-            connection.execute(f"PRAGMA {pragma}").close()
+        connection.isolation_level = "IMMEDIATE"  # anything but None, which would commit every statement
+        connection.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}").close()
+        connection.execute("PRAGMA query_only=ON").close()  # only the writer process writes
 
     return engine
 
@@ -120,6 +124,34 @@ def _make_tables(engine: sa.Engine, url: sa.URL) -> None:
             f"{SCHEMA_VERSION})",
             hint="update this installation, or choose another directory with TRANSCRIBE_MCP_DATA_DIR",
         )
+    if engine.dialect.name == "sqlite":
+        with _sole_writer(Path(str(url.database)), url) as own:
+            if _version(own) != SCHEMA_VERSION:
+                _migrate(own, url)
+    else:
+        _migrate(engine, url)
+
+
+@contextmanager
+def _sole_writer(path: Path, url: sa.URL) -> Iterator[sa.Engine]:
+    """An engine that writes by itself, while no writer process can start."""
+    lock = hold_lock(path.parent, MIGRATION_PATIENCE_S)
+    if lock is None:
+        raise sqlite3.OperationalError("database is locked: another process updates it, or still writes to it")
+    engine = sa.create_engine(url, hide_parameters=True, poolclass=sa.NullPool)
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, _record: Any) -> None:
+        connection.isolation_level = "IMMEDIATE"
+        for pragma in (f"busy_timeout={BUSY_TIMEOUT_MS}", "journal_mode=WAL", "synchronous=FULL"):
+            connection.execute(f"PRAGMA {pragma}").close()
+
+    with closing(lock):
+        yield engine
+
+
+def _migrate(engine: sa.Engine, url: sa.URL) -> None:
+    """Make the tables of a new store; give those of an earlier version what they lack."""
     from .queue import make_workflow_tables
 
     make_workflow_tables(url)
@@ -128,7 +160,7 @@ def _make_tables(engine: sa.Engine, url: sa.URL) -> None:
             connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
         write_from_now(connection)
         metadata.create_all(connection)
-        for statement in SEARCH[engine.dialect.name]:
+        for statement in (*SEARCH[engine.dialect.name], *FOR_WRITER[engine.dialect.name]):
             connection.exec_driver_sql(statement)
         # Version 2 has more tables than version 1 and no others: they have just been made.
         connection.execute(about.delete().where(about.c.name == "schema_version"))
@@ -143,9 +175,45 @@ def clock(connection: sa.Connection) -> float:
 
 
 def write_from_now(connection: sa.Connection) -> None:
-    """Wait for SQLite's one place to write now, not at the first change; PostgreSQL has many."""
+    """What is read from now on must not change before this transaction is applied. PostgreSQL is not asked for it."""
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def defer(connection: sa.Connection) -> None:
+    """Send this transaction to SQLite's writer as a whole: errors of its statements come when it ends."""
+    if connection.dialect.name == "sqlite":
+        _writing(connection).defer()
+
+
+def require(connection: sa.Connection, condition: sa.Select[Any]) -> None:
+    """Apply this transaction only where the first value of ``condition`` is true.
+
+    Raises:
+        RequirementError: it is not; at the latest when the transaction ends.
+    """
+    if connection.dialect.name == "sqlite":
+        compiled = condition.compile(dialect=connection.dialect)
+        parameters = [compiled.params[name] for name in compiled.positiontup or ()]
+        _writing(connection).require(str(compiled), parameters)
+    elif not connection.execute(condition).scalar():
+        raise RequirementError
+
+
+def check_file(engine: sa.Engine) -> None:
+    """
+    Raises:
+        ReplacedError: SQLite's file was deleted, or another lies at its path.
+    """
+    if engine.dialect.name == "sqlite":
+        with engine.connect() as connection:
+            _writing(connection).check_file()
+
+
+def _writing(connection: sa.Connection) -> WritingConnection:
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, WritingConnection)
+    return driver
 
 
 def _version(engine: sa.Engine) -> int | None:
@@ -175,6 +243,13 @@ def store_errors(url: sa.URL) -> Iterator[None]:
 def _translated(error: Exception, place: str) -> StoreError:
     cause = str(error.orig if isinstance(error, DBAPIError) else error).strip() or type(error).__name__
     words = cause.lower()
+    origin = error.orig if isinstance(error, DBAPIError) else error
+    if isinstance(origin, ReplacedError):
+        hint = "the next call opens what is there now; jobs of the file that is gone come back only with that file"
+        return StoreReplacedError(f"the store {place} was deleted, moved or replaced while it was open", hint=hint)
+    if isinstance(origin, WriterUnreachableError):
+        hint = f"see {LOG_NAME} in the data directory; what was already answered is safe"
+        return StoreWriterError(f"nothing can be written to the store {place}: {cause}", hint=hint)
     if isinstance(error, PoolTimeoutError) or any(sign in words for sign in _LOCKED):
         hint = "try again; if it stays, end the program that holds it (a backup, a database browser)"
         return StoreBusyError(f"the store {place} is held by another process: {cause}", hint=hint)

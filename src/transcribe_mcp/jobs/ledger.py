@@ -13,13 +13,14 @@ import sqlalchemy as sa
 from ..errors import CancelledError, TranscribeError
 from ..transcript import Notice, Transcript
 from . import library
-from .database import clock, store_errors
+from .database import clock, require, store_errors
 from .ids import new_id
 from .library import Content
 from .records import JobOptions, JobStatus
 from .rows import UNFINISHED, heard_of
 from .store import Store
 from .tables import jobs, speeds, workers
+from .writer_link import RequirementError
 
 CRASHES_SET_ASIDE = 2  # a job under which the worker died this often at the same place is not tried again
 SPEED_MEMORY_S = 600.0  # seconds of work that a measured speed remembers
@@ -80,7 +81,8 @@ class Ledger:
         """
         with self._store.begin() as connection:
             left_by = connection.execute(sa.select(jobs.c.worker_id).where(jobs.c.job_id == job_id)).scalar()
-            changed = connection.execute(
+        row = self._store.transact(
+            lambda connection: connection.execute(
                 jobs.update()
                 .where(jobs.c.job_id == job_id, jobs.c.status.in_(UNFINISHED))
                 .values(
@@ -92,11 +94,10 @@ class Ledger:
                     at_risk=False,
                     started_at=sa.func.coalesce(jobs.c.started_at, time.time()),
                 )
-            ).rowcount
-            if not changed:
-                return None
-            row = connection.execute(sa.select(jobs).where(jobs.c.job_id == job_id)).one()
-        return _to_claim(row, left_by)
+                .returning(jobs)
+            ).first()
+        )
+        return None if row is None else _to_claim(row, left_by)
 
     def is_mine(self, claim: Claim) -> bool:
         with self._store.begin() as connection:
@@ -108,7 +109,9 @@ class Ledger:
             CancelledError: the job is not this worker's any more.
         """
         with self._store.begin() as connection:
-            self._change(connection, claim, values)
+            changed = connection.execute(self._of(claim, jobs.update()).values(**values)).rowcount
+        if not changed:  # looked at when all is written: so the transaction is one message to the writer
+            raise _lost(claim)
 
     def began(self, claim: Claim, began: Began) -> None:
         values = {"engine": began.engine, "model": began.model, "device": began.device, "batch_size": began.batch_size}
@@ -133,20 +136,25 @@ class Ledger:
     def finish(self, claim: Claim, content: Content, transcript: Transcript) -> None:
         """The job is completed, and its transcript in the library, in one transaction."""
         transcript_id = new_id()
-        with self._store.begin() as connection:
-            library.save(connection, transcript_id, content, transcript)
-            self._change(connection, claim, {
-                "content_hash": content.content_hash,
-                "duration_s": transcript.duration,
-                "done_s": transcript.duration,
-                "language": transcript.language,
-                "engine": transcript.engine,
-                "model": transcript.model,
-                "device": transcript.device,
-                "warnings": _dump(transcript.warnings),
-                "transcript_id": transcript_id,
-                **_ended(JobStatus.COMPLETED),
-            })  # fmt: skip
+        values = {
+            "content_hash": content.content_hash,
+            "duration_s": transcript.duration,
+            "done_s": transcript.duration,
+            "language": transcript.language,
+            "engine": transcript.engine,
+            "model": transcript.model,
+            "device": transcript.device,
+            "warnings": _dump(transcript.warnings),
+            "transcript_id": transcript_id,
+            **_ended(JobStatus.COMPLETED),
+        }
+        try:
+            with self._store.begin() as connection:
+                require(connection, self._of(claim, sa.select(sa.func.count()).select_from(jobs)))
+                library.save(connection, transcript_id, content, transcript)
+                connection.execute(self._of(claim, jobs.update()).values(**values))
+        except RequirementError as error:
+            raise _lost(claim) from error
 
     def answer(self, claim: Claim, row: Any) -> None:
         """The job is answered by an earlier one of the same content."""
@@ -317,10 +325,6 @@ class Ledger:
             change = jobs.update().where(jobs.c.job_id == job_id, jobs.c.duration_s.is_(None))
             connection.execute(change.values(duration_s=duration_s))
 
-    def _change(self, connection: sa.Connection, claim: Claim, values: Mapping[str, Any]) -> None:
-        if not connection.execute(self._of(claim, jobs.update()).values(**values)).rowcount:
-            raise CancelledError(f"job {claim.job_id} was cancelled or given to another worker")
-
     def _of(self, claim: Claim, statement: Any) -> Any:
         return statement.where(
             jobs.c.job_id == claim.job_id,
@@ -341,6 +345,10 @@ _WAITING = {"status": JobStatus.QUEUED.value, "stage": JobStatus.QUEUED.value, "
 
 def _ended(status: JobStatus) -> dict[str, Any]:
     return {"status": status.value, "stage": "", "finished_at": time.time(), "crashes": 0, "at_risk": False}
+
+
+def _lost(claim: Claim) -> CancelledError:
+    return CancelledError(f"job {claim.job_id} was cancelled or given to another worker")
 
 
 def _dump(notices: Sequence[Notice]) -> str:

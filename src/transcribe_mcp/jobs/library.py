@@ -89,11 +89,11 @@ def remove_unused(connection: sa.Connection, transcript_ids: Sequence[str]) -> N
     """Remove those of the transcripts that no job refers to any more."""
     if not transcript_ids:
         return
-    used = sa.select(jobs.c.transcript_id).where(jobs.c.transcript_id.in_(transcript_ids))
-    unused = set(transcript_ids) - set(connection.execute(used).scalars())
     # Sentences first: SQLite's triggers see their texts, which the search has to forget too.
-    connection.execute(segments.delete().where(segments.c.transcript_id.in_(unused)))
-    connection.execute(transcripts.delete().where(transcripts.c.transcript_id.in_(unused)))
+    for table in (segments, transcripts):
+        of_them = table.c.transcript_id.in_(transcript_ids)
+        is_used = sa.exists().where(jobs.c.transcript_id == table.c.transcript_id)
+        connection.execute(table.delete().where(of_them, ~is_used))
 
 
 def search(connection: sa.Connection, query: str, which: JobFilter, first: int, limit: int) -> HitPage:

@@ -22,6 +22,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ..settings import Settings
+from .private_files import FILE_MODE, make_private_dir, open_private
 
 LOG_NAME = "worker.log"
 SUPERVISOR_LOCK = "supervisor.lock"
@@ -78,7 +79,7 @@ def hold_supervisor_lock(data_dir: Path) -> FileLock | None:
 
 
 def _lock(path: Path) -> FileLock:
-    return FileLock(path, thread_local=False)
+    return FileLock(path, mode=FILE_MODE, thread_local=False)
 
 
 def _held(lock: FileLock, patience_s: float) -> FileLock | None:
@@ -110,13 +111,13 @@ def _locks(data_dir: Path) -> Iterator[FileLock]:
 def start_worker(chosen: Settings) -> bool:
     """Start a supervisor with its workers, unless one of them is there; gives whether it did. Returns at once."""
     data_dir = chosen.data_dir.absolute()
-    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private_dir(data_dir)
     if any(map(is_held, _locks(data_dir))):
         return False
     _started[:] = [process for process in _started if process.poll() is None]
     for log_path in (data_dir / LOG_NAME, *data_dir.glob("worker-*[0-9].log")):
         _put_aside(log_path)
-    with (data_dir / LOG_NAME).open("ab") as log:
+    with open_private(data_dir / LOG_NAME, "ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "transcribe_mcp.jobs.supervisor"],
             stdin=subprocess.DEVNULL,

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import sqlalchemy as sa
 from dbos import DBOS, DBOSClient, DBOSConfig, DBOSPortableJSONSerializer, Queue, run_dbos_database_migrations
@@ -64,9 +65,9 @@ class WorkflowQueue:
         )
 
     def add(self, connection: sa.Connection, job_id: str, queue: str, priority: int) -> None:
-        """Queue a job in the caller's transaction. Lower priorities start sooner."""
+        """Queue a new job in the caller's transaction. Lower priorities start sooner."""
         self._client.enqueue_in_transaction(
-            connection,
+            cast(sa.Connection, _Unread(connection)),
             {
                 "workflow_name": WORKFLOW,
                 "queue_name": queue,
@@ -120,6 +121,26 @@ class WorkflowQueue:
     def steps(self, job_id: str) -> list[str]:
         """What the finished steps of a job kept, in order."""
         return [str(step["output"]) for step in self._client.list_workflow_steps(job_id)]
+
+
+class _Unread:
+    """A connection whose results nobody asks for, so that a SQLite transaction is sent as a whole.
+
+    Of a row with an id that is new, dbos only wants to know whether it was there before.
+    """
+
+    def __init__(self, connection: sa.Connection) -> None:
+        self._connection = connection
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    def execute(self, statement: Any, parameters: Any = None) -> _Unread:
+        self._connection.execute(statement, parameters).close()
+        return self
+
+    def fetchone(self) -> None:
+        return None
 
 
 class WorkflowRunner:

@@ -27,6 +27,7 @@ from .device import Device
 from .job_options import pipeline_options
 from .ledger import CRASHES_SET_ASIDE, Began, Claim, Ledger
 from .library import Content
+from .private_files import FOLDER_MODE
 from .process import WorkerSlot, last_end
 from .queue import keep_step
 from .records import AUTO
@@ -244,6 +245,7 @@ def _recording(shop: Workshop, job: RunningJob, claim: Claim, folder: Path) -> P
     fetched = sorted(path for path in folder.glob("*") if not path.name.startswith("."))
     if fetched:
         return fetched[0]
+    shop.work_dir.mkdir(mode=FOLDER_MODE, exist_ok=True)
     limits = FetchLimits(max_bytes=int(shop.settings.max_file_gib * 1024**3))
     return fetch(claim.source, folder, limits, job.progress)
 

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from ..errors import JobNotFoundError, JobStateError, QueueFullError, TranscribeError, UsageError
+from ..errors import JobNotFoundError, JobStateError, QueueFullError, StoreBusyError, TranscribeError, UsageError
 from ..transcript import Transcript
 from . import library
-from .database import database_url, open_engine, store_errors, write_from_now
+from .database import check_file, database_url, defer, open_engine, require, store_errors
 from .ids import is_id, new_id
 from .library import Content, job_conditions
 from .queue import WorkflowQueue
@@ -37,8 +37,12 @@ from .records import (
 from .rows import UNFINISHED, NewJob, to_jobs, to_row
 from .tables import batches, files, job_roots, jobs
 from .together import Together
+from .writer_link import ConflictError, RequirementError
+
+Result = TypeVar("Result")
 
 PAGE_LIMIT = 500
+CONFLICTS = 5  # tries of a transaction that others come between
 DAY_S = 86_400.0
 
 
@@ -78,11 +82,37 @@ class Store:
     def close(self) -> None:
         self.engine.dispose()
 
+    def check_file(self) -> None:
+        """
+        Raises:
+            StoreReplacedError: the file was deleted, or another lies at its path.
+        """
+        with store_errors(self.url):
+            check_file(self.engine)
+
     @contextmanager
     def begin(self) -> Iterator[sa.Connection]:
-        """A transaction; the database's errors leave as ours."""
+        """A transaction; the database's errors leave as ours, on SQLite only when it ends.
+
+        On SQLite, one that looks at results of what it has written, or at rows after ``write_from_now``, may be refused
+        with ``StoreBusyError`` because another writer came between: ``transact`` then tries again.
+        """
         with store_errors(self.url), self.engine.begin() as connection:
+            defer(connection)
             yield connection
+
+    def transact(self, work: Callable[[sa.Connection], Result]) -> Result:
+        """Do ``work`` in a transaction, again where another writer came between. Gives what ``work`` gives."""
+        for left in reversed(range(CONFLICTS)):
+            try:
+                with self.begin() as connection:
+                    result = work(connection)
+            except StoreBusyError as error:
+                if not left or not isinstance(error.__cause__, ConflictError):
+                    raise
+            else:
+                return result
+        raise AssertionError("the last conflict was raised")
 
     # --- adding -------------------------------------------------------------------------------------------------------
 
@@ -98,28 +128,35 @@ class Store:
         """Add jobs as one batch, all or none, with what it left out; gives its id. See ``add``."""
         batch_id = new_id()
         rows = [[r.source, r.error.code, r.error.message, r.error.hint] for r in refused]
-        with self.begin() as connection:
-            values = {"batch_id": batch_id, "created_at": time.time(), "refused": json.dumps(rows)}
+        values = {"batch_id": batch_id, "created_at": time.time(), "refused": json.dumps(rows)}
+        with self._begin_with_room(new, limit) as connection:
             connection.execute(batches.insert().values(**values))
-            n_new = sum(job.answer is None for job in new)
-            if error := _no_room(self._queued(connection), n_new, limit):
-                raise error
             self._insert(connection, new, batch_id)
         return batch_id
 
     def _add_all(self, wishes: Sequence[tuple[NewJob, int]]) -> list[str | Exception]:
-        """For each its job's id or why it has none."""
-        with self.begin() as connection:
-            write_from_now(connection)  # what is counted must not change before it is acted on
-            queued = self._queued(connection)
-            answers: list[Exception | None] = []
-            for job, limit in wishes:
-                error = _no_room(queued, 1, limit) if job.answer is None else None
-                queued += error is None and job.answer is None
-                answers.append(error)
-            room = [job for (job, _), error in zip(wishes, answers, strict=True) if error is None]
-            ids = iter(self._insert(connection, room, None))
-        return [error or next(ids) for error in answers]
+        new = [job for job, _ in wishes]
+        with self._begin_with_room(new, min(limit for _, limit in wishes)) as connection:
+            return list(self._insert(connection, new, None))
+
+    @contextmanager
+    def _begin_with_room(self, new: Sequence[NewJob], limit: int) -> Iterator[sa.Connection]:
+        """A transaction that is only applied where so many jobs may be added.
+
+        Raises:
+            QueueFullError: they may not.
+        """
+        n_new = sum(job.answer is None for job in new)
+        try:
+            with self.begin() as connection:
+                if n_new:
+                    require(connection, _N_QUEUED.with_only_columns(sa.func.count() + n_new <= limit))
+                yield connection
+        except RequirementError as error:
+            with self.begin() as connection:
+                queued = self._queued(connection)
+            hint = "wait until some are done, cancel some, or raise TRANSCRIBE_MCP_MAX_QUEUE_LENGTH"
+            raise QueueFullError(f"{queued} jobs wait, {limit} may: no room for {n_new}", hint=hint) from error
 
     def _insert(self, connection: sa.Connection, new: Sequence[NewJob], batch_id: str | None) -> list[str]:
         ids = [new_id() for _ in new]
@@ -281,12 +318,6 @@ class Store:
         with self.begin() as connection:
             return set(connection.execute(query).scalars())
 
-    def checkpoint(self) -> None:
-        """Move what SQLite has written ahead into the file itself. Nobody waits for it."""
-        if self.url.get_backend_name() == "sqlite":
-            with store_errors(self.url), self.engine.connect() as connection:
-                connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)").close()
-
     def is_idle(self) -> bool:
         """Whether nothing waits or runs."""
         with self.begin() as connection:
@@ -328,16 +359,9 @@ class Store:
         )  # fmt: skip
         with self.begin() as connection:
             changed = connection.execute(change).rowcount
-        if changed:
+        if changed > 0:
             with store_errors(self.url):
                 self.queue.again(job_id, row.queue)
-
-
-def _no_room(queued: int, n_new: int, limit: int) -> QueueFullError | None:
-    if not n_new or queued + n_new <= limit:
-        return None
-    hint = "wait until some are done, cancel some, or raise TRANSCRIBE_MCP_MAX_QUEUE_LENGTH"
-    return QueueFullError(f"{queued} jobs wait, {limit} may: no room for {n_new}", hint=hint)
 
 
 def not_found(job_id: str) -> JobNotFoundError:

@@ -27,6 +27,7 @@ from types import FrameType
 
 from ..compat import Facts, choose_runtime, gather
 from ..settings import Settings, settings, usable_cores
+from .private_files import make_private_dir, open_private
 from .process import (
     ENDED,
     EXIT_DONE,
@@ -56,7 +57,7 @@ def supervise() -> int:
     """Run workers until nothing is left to do. The command ``transcribe-mcp worker``."""
     chosen = settings()
     data_dir = chosen.data_dir.absolute()
-    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private_dir(data_dir)
     while True:
         lock = hold_supervisor_lock(data_dir)
         if lock is None:
@@ -172,7 +173,7 @@ class Supervisor:
         """Run a worker to its end: (whether it came so far as to work, its exit code)."""
         log_path = self._data_dir / slot.log_name
         command = [sys.executable, "-m", "transcribe_mcp.jobs.worker", *slot.arguments, f"--after={end_of_last}"]
-        with log_path.open("ab", buffering=0) as log:
+        with open_private(log_path, "ab") as log:
             begin = log.tell()
             with self._lock:
                 if self._ending.is_set():

@@ -154,3 +154,12 @@ SEARCH = {
         "CREATE INDEX IF NOT EXISTS segments_words ON segments USING gin (words)",
     ),
 }
+
+# The last request of each client of the writer process with its answer, so that one that is sent again is applied once.
+FOR_WRITER: dict[str, tuple[str, ...]] = {
+    "sqlite": (
+        "CREATE TABLE IF NOT EXISTS store_requests (client TEXT PRIMARY KEY, number INTEGER NOT NULL, "
+        "answer TEXT NOT NULL, at REAL NOT NULL) WITHOUT ROWID",
+    ),
+    "postgresql": (),
+}

@@ -31,6 +31,7 @@ from .database import store_errors
 from .device import Device
 from .ids import is_id
 from .ledger import Ledger
+from .private_files import make_private_dir
 from .process import (
     EXIT_DONE,
     EXIT_IDLE,
@@ -217,7 +218,6 @@ class Worker:
 
     def _keep_house(self) -> None:
         self._ledger.is_alive(self._device.loaded)
-        self._store.checkpoint()
         audio_s, work_s = self._measured
         if audio_s and work_s:
             self._measured = (0.0, 0.0)
@@ -287,7 +287,7 @@ def main(arguments: list[str]) -> int:
     """Run one worker. ``arguments``: its slot, and how the one before it ended, as its supervisor saw it."""
     slot, end_of_last = _told(arguments)
     chosen = settings()
-    chosen.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private_dir(chosen.data_dir)
     lock = hold_worker_lock(chosen.data_dir, slot.number, LOCK_PATIENCE_S)
     if lock is None:
         return EXIT_DONE

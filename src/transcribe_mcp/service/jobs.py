@@ -19,7 +19,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import JobNotFoundError, JobStateError, QueueFullError, TranscribeError, UsageError
+from ..errors import (
+    JobNotFoundError,
+    JobStateError,
+    QueueFullError,
+    StoreReplacedError,
+    TranscribeError,
+    UsageError,
+)
 from ..jobs.records import (
     Batch,
     Diagnosis,
@@ -338,7 +345,13 @@ def _store() -> Store:
             from ..jobs.store import Store
 
             _open[which] = Store(*which)
-        return _open[which]
+        store = _open[which]
+        try:
+            store.check_file()
+        except StoreReplacedError:
+            _open.pop(which).close()
+            raise
+        return store
 
 
 @lru_cache(maxsize=4)

@@ -1,0 +1,70 @@
+"""The data directory is its owner's alone: what was said is in it.
+
+Everything there is created for its owner only. What an earlier version created, or another umask, is tightened when the
+store is opened: our own files, and the directory unless it also holds files of others. On systems without such
+permissions nothing is changed.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import suppress
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+FOLDER_MODE, FILE_MODE = 0o700, 0o600
+OURS = (
+    "transcribe-mcp.db",
+    "transcribe-mcp.db-*",
+    "supervisor.lock",
+    "worker*.lock",
+    "worker*.log",
+    "writer.*",
+    "fetched",
+    "environments",
+)
+
+
+def make_private_dir(data_dir: Path) -> None:
+    """Create the data directory, or tighten the one that is there.
+
+    Raises:
+        OSError: it cannot be created.
+    """
+    data_dir.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+    if not hasattr(os, "geteuid"):
+        return
+    with suppress(OSError), os.scandir(data_dir) as entries:
+        found = list(entries)
+        ours = [entry for entry in found if any(fnmatch(entry.name, pattern) for pattern in OURS)]
+        for entry in ours:
+            _tighten(entry.path, FOLDER_MODE if entry.is_dir(follow_symlinks=False) else FILE_MODE)
+        if len(ours) == len(found):
+            _tighten(str(data_dir), FOLDER_MODE)
+
+
+def _tighten(path: str, mode: int) -> None:
+    """Take away what others may do. Files of other users and links are left alone."""
+    with suppress(OSError):
+        found = os.lstat(path)
+        if found.st_uid != os.geteuid() or stat.S_ISLNK(found.st_mode):
+            return
+        if stat.S_IMODE(found.st_mode) & ~mode:
+            os.chmod(path, stat.S_IMODE(found.st_mode) & mode)  # noqa: PTH101 - an entry of the directory
+
+
+def create_private(path: Path) -> None:
+    """Create an empty file, unless there is one."""
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, FILE_MODE))
+
+
+def open_private(path: Path, mode: str) -> Any:
+    """``open`` for a file that, if it is new, only its owner may read."""
+    return path.open(mode, buffering=0) if path.exists() else _created(path, mode)
+
+
+def _created(path: Path, mode: str) -> Any:
+    create_private(path)
+    return path.open(mode, buffering=0)

@@ -1,0 +1,227 @@
+"""How the writer process and its clients find each other and talk: JSON messages, each behind its length.
+
+The writer listens on a socket in the data directory, which only its owner may open. Where the system or the file system
+has no such sockets, or the path is too long for one, it listens on a loopback port, and a file in the data directory
+holds the port and a secret; both sides then prove that they have read that file.
+
+A request is one transaction:
+
+    {"client": id, "number": n, "again": bool, "commit": bool, "patience_s": s, "statements": [[sql, parameters, kind,
+    expected], ...]}
+
+``kind`` is ``one``, ``many`` (a list of parameters) or ``require`` (the first value must be true). ``expected`` is the
+digest of the result that the client acted on, or null. Without ``commit`` the statements are tried and undone. The
+answer is one of
+
+    {"results": [{"columns": names or null, "rows": rows, "count": n, "last": rowid, "digest": d}, ...]}
+    {"unmet": index of the requirement}
+    {"conflict": index of the statement whose result has changed}
+    {"error": [name of the exception of sqlite3, message]}
+
+with ``nice`` where the system did not let the writer have normal priority. A client of higher priority then sends
+``{"retire": true}`` and starts another.
+
+Standard library only: the writer starts with every burst of work.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import os
+import secrets
+import socket
+import sqlite3
+import struct
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+SOCKET_NAME = "writer.sock"
+ADDRESS_NAME = "writer.address"
+LOCK_NAME, START_LOCK_NAME = "writer.lock", "writer.start"
+LOG_NAME = "writer.log"
+READY, TAKEN = "ready", "taken"
+REPLACED = "file replaced"  # the error that says that the file is not the one at its path any more
+
+_HEADER = struct.Struct(">I")
+_CHUNK_BYTES = 1 << 18
+_BYTES = "base64"
+
+
+# --- messages ---------------------------------------------------------------------------------------------------------
+
+
+def dumps(message: object) -> bytes:
+    """
+    Raises:
+        TypeError: a value that SQLite does not know.
+    """
+    text = json.dumps(message, separators=(",", ":"), default=_encoded).encode()
+    return _HEADER.pack(len(text)) + text
+
+
+def _encoded(value: object) -> dict[str, str]:
+    if isinstance(value, bytes | bytearray | memoryview):
+        return {_BYTES: base64.b64encode(value).decode("ascii")}
+    raise TypeError(f"SQLite knows no {type(value).__name__}")
+
+
+def _decoded(fields: dict[str, Any]) -> Any:
+    return base64.b64decode(fields[_BYTES]) if fields.keys() == {_BYTES} else fields
+
+
+def loads(text: bytes) -> Any:
+    return json.loads(text, object_hook=_decoded)
+
+
+def digest(columns: object, rows: object, count: int) -> str:
+    """Equal for equal results."""
+    return hashlib.sha256(json.dumps([columns, rows, count], default=_encoded).encode()).hexdigest()[:32]
+
+
+class Inbox:
+    """Bytes as they arrive, messages as they are complete."""
+
+    def __init__(self) -> None:
+        self._bytes = bytearray()
+
+    def add(self, data: bytes) -> None:
+        self._bytes += data
+
+    def messages(self) -> Iterator[Any]:
+        """
+        Raises:
+            ValueError: no message of ours.
+        """
+        while len(self._bytes) >= _HEADER.size:
+            [n_bytes] = _HEADER.unpack_from(self._bytes)
+            end = _HEADER.size + n_bytes
+            if len(self._bytes) < end:
+                return
+            text = bytes(self._bytes[_HEADER.size : end])
+            del self._bytes[:end]
+            yield loads(text)
+
+
+def receive_into(inbox: Inbox, connection: socket.socket) -> None:
+    """
+    Raises:
+        EOFError: the other side has closed.
+        OSError: see ``socket``.
+    """
+    data = connection.recv(_CHUNK_BYTES)
+    if not data:
+        raise EOFError("closed by the other side")
+    inbox.add(data)
+
+
+def receive(inbox: Inbox, connection: socket.socket) -> Any:
+    """The next message, from a socket that blocks."""
+    while True:
+        for message in inbox.messages():
+            return message
+        receive_into(inbox, connection)
+
+
+def niceness() -> int:
+    """Of this process; 0 where there is no such thing."""
+    return os.getpriority(os.PRIO_PROCESS, 0) if hasattr(os, "getpriority") else 0
+
+
+# --- the place --------------------------------------------------------------------------------------------------------
+
+
+def listen(data_dir: Path) -> tuple[socket.socket, bytes]:
+    """A listening socket, and the secret that clients must prove to know; empty where the file system guards it.
+
+    Only the holder of the lock may call this: it takes the place of whoever listened before.
+    """
+    path = data_dir / SOCKET_NAME
+    with suppress(OSError):
+        path.unlink()
+    if hasattr(socket, "AF_UNIX"):
+        listener = socket.socket(socket.AF_UNIX)
+        try:
+            listener.bind(str(path))  # private: this process creates nothing that others may open
+            listener.listen(128)
+        except OSError:  # the path is too long, or the file system has no sockets
+            listener.close()
+        else:
+            with suppress(OSError):
+                (data_dir / ADDRESS_NAME).unlink()
+            return listener, b""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+    secret = secrets.token_bytes(32)
+    address = data_dir / ADDRESS_NAME
+    new = address.with_suffix(".new")
+    new.unlink(missing_ok=True)
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        json.dump({"port": listener.getsockname()[1], "secret": secret.hex()}, file)
+    new.replace(address)
+    return listener, secret
+
+
+def connect(data_dir: Path, timeout_s: float) -> socket.socket:
+    """A connection to the writer.
+
+    Raises:
+        OSError: nobody listens.
+    """
+    if hasattr(socket, "AF_UNIX"):
+        connection = socket.socket(socket.AF_UNIX)
+        connection.settimeout(timeout_s)
+        try:
+            connection.connect(str(data_dir / SOCKET_NAME))
+        except OSError:
+            connection.close()
+        else:
+            return connection
+    try:
+        address = json.loads((data_dir / ADDRESS_NAME).read_text(encoding="ascii"))
+        port, secret = int(address["port"]), bytes.fromhex(address["secret"])
+    except (ValueError, KeyError) as error:
+        raise ConnectionError(f"{ADDRESS_NAME} is damaged") from error
+    connection = socket.create_connection(("127.0.0.1", port), timeout_s)
+    try:
+        _prove_as_client(connection, secret)
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        connection.close()
+        raise ConnectionError("another program listens at the writer's port") from error
+    return connection
+
+
+def _prove_as_client(connection: socket.socket, secret: bytes) -> None:
+    """The writer first: a stranger at its port learns nothing."""
+    inbox, challenge = Inbox(), secrets.token_hex(16)
+    connection.sendall(dumps({"challenge": challenge}))
+    answer = receive(inbox, connection)
+    if not hmac.compare_digest(answer["proof"], proof(secret, "writer", challenge)):
+        raise ValueError("wrong proof")
+    connection.sendall(dumps({"proof": proof(secret, "client", answer["challenge"])}))
+
+
+def proof(secret: bytes, side: str, challenge: str) -> str:
+    return hmac.new(secret, f"{side}:{challenge}".encode(), "sha256").hexdigest()
+
+
+def hold_lock(data_dir: Path, patience_s: float, name: str = LOCK_NAME) -> sqlite3.Connection | None:
+    """The right to write, until the connection is closed or its process ends; ``None`` where another has it.
+
+    SQLite's own lock on an empty file: the same on every system, and in the standard library.
+    """
+    path = data_dir / name
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    lock = sqlite3.connect(path, timeout=patience_s, isolation_level=None, check_same_thread=False)
+    try:
+        lock.execute("PRAGMA journal_mode=MEMORY").close()  # no second file, for which there may be no room
+        lock.execute("BEGIN EXCLUSIVE").close()
+    except sqlite3.OperationalError as error:
+        lock.close()
+        if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+            raise
+        return None
+    return lock
