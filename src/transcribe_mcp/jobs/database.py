@@ -5,26 +5,16 @@ A damaged file and one of a newer version are never written to.
 
 from __future__ import annotations
 
-import sqlite3
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
-from ..errors import (
-    StoreBusyError,
-    StoreDamagedError,
-    StoreError,
-    StoreFullError,
-    StoreVersionError,
-    UsageError,
-)
+from ..errors import StoreError, StoreVersionError, UsageError
+from .store_errors import shown, store_errors
 from .tables import SCHEMA_VERSION, SEARCH, about, metadata
 from .turns import Turns, connection_class
 
@@ -32,10 +22,6 @@ FILE_NAME = "transcribe-mcp.db"
 BUSY_TIMEOUT_MS = 5_000
 AHEAD_PAGES = 8_000  # of 4 KiB: so much is written ahead before a commit stops to move it; the worker does so before
 MIGRATION_LOCK = 0x7472616E  # PostgreSQL's advisory lock while tables are made; any constant would do
-
-_LOCKED = ("database is locked", "database table is locked", "deadlock detected")
-_DAMAGED = ("malformed", "not a database", "disk image", "file is encrypted")
-_FULL = ("disk is full", "no space left", "disk i/o error", "could not extend file")
 
 
 def database_url(data_dir: Path, configured: str = "") -> sa.URL:
@@ -154,42 +140,3 @@ def _version(engine: sa.Engine) -> int | None:
             return None
         value = connection.execute(sa.select(about.c.value).where(about.c.name == "schema_version")).scalar()
     return int(value) if value is not None else None
-
-
-def shown(url: sa.URL) -> str:
-    """The database for a message: a path, or a URL without its password."""
-    if url.get_backend_name() == "sqlite":
-        return str(url.database)
-    return url.set(drivername="postgresql").render_as_string(hide_password=True)
-
-
-@contextmanager
-def store_errors(url: sa.URL) -> Iterator[None]:
-    """The one door through which the database's errors leave as ours. They never carry what was to be written."""
-    try:
-        yield
-    except (SQLAlchemyError, sqlite3.Error) as error:
-        raise _translated(error, shown(url)) from _without_data(error)
-
-
-def _translated(error: Exception, place: str) -> StoreError:
-    cause = str(error.orig if isinstance(error, DBAPIError) else error).strip() or type(error).__name__
-    words = cause.lower()
-    if isinstance(error, PoolTimeoutError) or any(sign in words for sign in _LOCKED):
-        hint = "try again; if it stays, end the program that holds it (a backup, a database browser)"
-        return StoreBusyError(f"the store {place} is held by another process: {cause}", hint=hint)
-    if any(sign in words for sign in _DAMAGED):
-        hint = "it is left as it is: move it away to start anew, or put back a copy of it"
-        return StoreDamagedError(f"{place} is damaged or no store of this program: {cause}", hint=hint)
-    if any(sign in words for sign in _FULL):
-        hint = "make room on that disk; jobs go on from their last checkpoint"
-        return StoreFullError(f"the store {place} cannot be written: {cause}", hint=hint)
-    hint = "check that it is there and may be written; TRANSCRIBE_MCP_DATA_DIR and _DATABASE_URL choose another"
-    return StoreError(f"the store {place} cannot be used: {cause}", hint=hint)
-
-
-def _without_data(error: Exception) -> Exception:
-    """The database's own error; SQLAlchemy's also shows the parameters, which hold what people said."""
-    if isinstance(error, DBAPIError) and isinstance(error.orig, Exception):
-        return error.orig
-    return error
