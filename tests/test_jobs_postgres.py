@@ -14,13 +14,13 @@ from job_places import (
     Place,
     break_workers,
     counting_worker,
-    fake_options,
     finished,
     options,
     place,
     request,
     second_worker,
     until,
+    worker,
 )
 from postgres import new_database, server
 from whisper_nano import CONVERSATION, SPEECH, kept_conversions
@@ -108,42 +108,42 @@ def test_a_machine_whose_workers_cannot_start_leaves_the_jobs_of_others_alone(
     machines: tuple[Place, Place], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, two = machines
-    ids = [jobs.submit(request(LONG, options(language="en", batch_size=1), force=True)).job_id for _ in range(2)]
-    ids += [jobs.submit(request(clip, fake_options(vad=False), force=True)).job_id for clip in CLIPS[:4]]
-    with counting_worker(one, tmp_path / "decoded"):
-        until(lambda: one.checkpoints(ids[0]), "the healthy machine is at work")
+    ids = [jobs.submit(request(clip, options(model="auto"), force=True)).job_id for clip in CLIPS[:12]]
+    inside = tmp_path / "inside"
+    with worker(one, "stuck_engine", STUCK=str(inside)):
+        until(inside.exists, "the healthy machine is at work")
         break_workers(tmp_path, monkeypatch)
         broken = two.data_dir.with_name("three")
         with second_worker(broken):
             log = broken / process.LOG_NAME
-            until(lambda: log.read_text().count(process.ENDED) >= 3, "three starts have failed")
+            until(lambda: log.read_text().count("no worker: signal SIGABRT") >= 3, "three starts have failed")
+            before = states(ids)
             with closing(psycopg.connect(database_url())) as connection:
-                [(reason, failures)] = connection.execute("SELECT reason, failures FROM failed_starts").fetchall()
-            assert reason == "signal SIGABRT"
-            assert failures >= 2
-            assert {waiting_for for _, waiting_for in states(ids)} == {None}, "another machine works on them"
+                failed = connection.execute("SELECT reason, failures FROM failed_starts").fetchall()
+            inside.unlink()
             ended = [finished(job_id) for job_id in ids]
 
+    [(reason, failures)] = failed
+    assert (reason, failures >= 2) == ("signal SIGABRT", True)
+    assert before == {(JobStatus.RUNNING, None), (JobStatus.QUEUED, None)}, "another machine works on them"
     assert [(job.status, job.attempts) for job in ended] == [(JobStatus.COMPLETED, 1)] * len(ids)
     with closing(psycopg.connect(database_url())) as connection:
         assert connection.execute("SELECT count(*) FROM failed_starts").fetchone() == (0,)
 
 
 def test_a_worker_whose_heartbeat_stands_still_is_ended_and_its_job_goes_on(
-    machines: tuple[Place, Place], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    machines: tuple[Place, Place], tmp_path: Path
 ) -> None:
     """A lock in the database that nobody gives back: the main thread waits for it without end."""
     one, _ = machines
-    job = jobs.submit(request(LONG, options(language="en", batch_size=1)))
-    log = tmp_path / "decoded"
-    monkeypatch.setenv("WORKER_HEARTBEAT_LIMIT_S", "5")
-    with counting_worker(one, log) as stuck:
-        until(lambda: one.checkpoints(job.job_id), "it is at work")
+    job = jobs.submit(request(LONG, options(model="auto")))
+    inside = tmp_path / "inside"
+    with worker(one, "stuck_engine", STUCK=str(inside), WORKER_HEARTBEAT_LIMIT_S="10") as stuck:
+        until(inside.exists, "it is at work")
         with closing(psycopg.connect(database_url())) as holder:
             holder.execute("LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE")
             code = stuck.wait(PATIENCE_S)
-    monkeypatch.delenv("WORKER_HEARTBEAT_LIMIT_S")
-    with counting_worker(one, log, "died"):
+    with worker(one, "stuck_engine", "died"):
         ended = finished(job.job_id)
 
     assert code == 1
