@@ -1,4 +1,4 @@
-"""An engine whose first call does not come back while the file is there that STUCK names: a slow model, a slow machine."""
+"""An engine whose first call does not come back while the file that STUCK names is there, as on a slow machine."""
 
 from __future__ import annotations
 
