@@ -151,15 +151,17 @@ def second_worker(data_dir: Path) -> Iterator[None]:
         other.wait(PATIENCE_S)
 
 
-def break_workers(folder: Path, monkeypatch: pytest.MonkeyPatch, argument: str = WORKER_MODULE) -> None:
+def break_workers(folder: Path, monkeypatch: pytest.MonkeyPatch, argument: str = WORKER_MODULE) -> Path:
     """Something on this machine ends a worker, of those with this argument, while its modules load, as a broken native
-    library does."""
+    library does: the file that does it."""
     broken = folder / "broken"
     broken.mkdir()
     code = f"import os, sys\nif {{{WORKER_MODULE!r}, {argument!r}}} <= set(sys.orig_argv): os.abort()\n"
-    (broken / "sitecustomize.py").write_text(code, encoding="utf-8")
+    cause = broken / "sitecustomize.py"
+    cause.write_text(code, encoding="utf-8")
     paths = [str(broken), *filter(None, [os.environ.get("PYTHONPATH")])]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    return cause
 
 
 def fresh() -> None:

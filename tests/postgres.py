@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -33,12 +34,39 @@ def _as_who() -> dict[str, Any]:
     return {"user": "postgres", "group": "postgres"} if os.name == "posix" and os.geteuid() == 0 else {}
 
 
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server on a port of its own that can be stopped and started again."""
+
+    folder: Path
+    port: int
+    programs: Path
+
+    @property
+    def url(self) -> str:
+        """Without a database."""
+        return f"postgresql://tester@127.0.0.1:{self.port}"
+
+    def create(self) -> None:
+        data = f"{self.folder}/data"
+        self._run("initdb", "-D", data, "-A", "trust", "-U", "tester", "-N", "-E", "UTF8")
+
+    def start(self) -> None:
+        options = f"-h 127.0.0.1 -p {self.port} -k {self.folder} -c max_connections=200"
+        self._run("pg_ctl", "-D", f"{self.folder}/data", "-w", "-l", f"{self.folder}/log", "-o", options, "start")
+
+    def stop(self, mode: str) -> None:
+        """``fast`` breaks the connections, ``immediate`` also leaves the recovery to the next start."""
+        self._run("pg_ctl", "-D", f"{self.folder}/data", "-m", mode, "-w", "stop")
+
+    def _run(self, program: str, *arguments: str) -> None:
+        command = [str(self.programs / program), *arguments]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=self.folder, **_as_who())
+
+
 @contextmanager
-def server() -> Iterator[str]:
-    """A server on a free port of this machine, gone afterwards; gives its URL without a database."""
-    where = programs()
-    if where is None:
-        pytest.skip("PostgreSQL is not installed")
+def running(where: Path) -> Iterator[Server]:
+    """A server on a free port of this machine, gone afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="tmcp-pg-"))
     who = _as_who()
     if who:
@@ -46,21 +74,26 @@ def server() -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-
-    def run(*command: str) -> None:
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=folder, **who)
-
+    one = Server(folder, port, where)
     try:
-        run(str(where / "initdb"), "-D", f"{folder}/data", "-A", "trust", "-U", "tester", "-N", "-E", "UTF8")
-        options = f"-h 127.0.0.1 -p {port} -k {folder} -c max_connections=200"
-        pg_ctl = str(where / "pg_ctl")
-        run(pg_ctl, "-D", f"{folder}/data", "-w", "-l", f"{folder}/log", "-o", options, "start")
+        one.create()
+        one.start()
         try:
-            yield f"postgresql://tester@127.0.0.1:{port}"
+            yield one
         finally:
-            run(pg_ctl, "-D", f"{folder}/data", "-m", "immediate", "-w", "stop")
+            one.stop("immediate")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def server() -> Iterator[str]:
+    """The URL, without a database, of a server for tests; they skip where its programs are missing."""
+    where = programs()
+    if where is None:
+        pytest.skip("PostgreSQL is not installed")
+    with running(where) as one:
+        yield one.url
 
 
 def new_database(server_url: str) -> str:

@@ -1,10 +1,11 @@
-"""An engine whose calls never come back where STUCK names a file, as those of a slow model on a slow machine."""
+"""An engine whose first call does not come back while the file that STUCK names is there, as on a slow machine."""
 
 from __future__ import annotations
 
 import os
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,18 @@ from transcribe_mcp.regions import Window
 
 
 class StuckEngine(FakeEngine):
+    def __init__(self) -> None:
+        super().__init__()
+        self._was_stuck = False
+        self.info = replace(self.info, engine="ctranslate2")  # so that a job goes on with this one
+
     def encode(self, windows: Sequence[Window]) -> Any:
-        if marker := os.environ.get("STUCK"):
-            Path(marker).touch()
-            threading.Event().wait()
+        marker = Path(os.environ.get("STUCK", ""))
+        if "STUCK" in os.environ and not self._was_stuck:
+            self._was_stuck = True
+            marker.touch()
+            while marker.exists():
+                threading.Event().wait(0.05)
         return super().encode(windows)
 
 

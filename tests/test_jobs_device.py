@@ -113,7 +113,7 @@ def test_jobs_that_wait_while_the_device_is_busy_go_together(held: tuple[Device,
         loaded[0].go.set()
         results = [future.result() for future in (first, *others)]
 
-    assert device.batches == [1, 3]
+    assert list(device.batches) == [1, 3]
     assert all(result.segments for result in results)
     assert len(loaded) == 1
 

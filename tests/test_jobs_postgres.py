@@ -9,7 +9,19 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from job_places import Place, counting_worker, finished, options, place, request, until
+from job_places import (
+    PATIENCE_S,
+    Place,
+    break_workers,
+    counting_worker,
+    finished,
+    options,
+    place,
+    request,
+    second_worker,
+    until,
+    worker,
+)
 from postgres import new_database, server
 from whisper_nano import CONVERSATION, SPEECH, kept_conversions
 
@@ -85,3 +97,55 @@ def test_what_a_dead_machine_began_another_finishes(machines: tuple[Place, Place
     assert jobs.get_transcript(job.job_id).to_json()["segments"] == expected.to_json()["segments"]
     decoded = [log.read_text(encoding="utf-8").split() for log in (before, after)]
     assert len(decoded[1]) == len(set(decoded[0]) | set(decoded[1])) - n_kept
+
+
+def states(ids: list[str]) -> set[tuple[JobStatus, str | None]]:
+    found = [jobs.get_job(job_id) for job_id in ids]
+    return {(job.status, job.waiting_for) for job in found if isinstance(job, Job)}
+
+
+def test_a_machine_whose_workers_cannot_start_leaves_the_jobs_of_others_alone(
+    machines: tuple[Place, Place], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = machines
+    ids = [jobs.submit(request(clip, options(model="auto"), force=True)).job_id for clip in CLIPS[:12]]
+    inside = tmp_path / "inside"
+    with worker(one, "stuck_engine", STUCK=str(inside)):
+        until(inside.exists, "the healthy machine is at work")
+        break_workers(tmp_path, monkeypatch)
+        broken = two.data_dir.with_name("three")
+        with second_worker(broken):
+            log = broken / process.LOG_NAME
+            until(lambda: log.read_text().count("no worker: signal SIGABRT") >= 3, "three starts have failed")
+            before = states(ids)
+            with closing(psycopg.connect(database_url())) as connection:
+                failed = connection.execute("SELECT reason, failures FROM failed_starts").fetchall()
+            inside.unlink()
+            ended = [finished(job_id) for job_id in ids]
+
+    [(reason, failures)] = failed
+    assert (reason, failures >= 2) == ("signal SIGABRT", True)
+    assert before == {(JobStatus.RUNNING, None), (JobStatus.QUEUED, None)}, "another machine works on them"
+    assert [(job.status, job.attempts) for job in ended] == [(JobStatus.COMPLETED, 1)] * len(ids)
+    with closing(psycopg.connect(database_url())) as connection:
+        assert connection.execute("SELECT count(*) FROM failed_starts").fetchone() == (0,)
+
+
+def test_a_worker_whose_heartbeat_stands_still_is_ended_and_its_job_goes_on(
+    machines: tuple[Place, Place], tmp_path: Path
+) -> None:
+    """A lock in the database that nobody gives back: the main thread waits for it without end."""
+    one, _ = machines
+    job = jobs.submit(request(LONG, options(model="auto")))
+    inside = tmp_path / "inside"
+    with worker(one, "stuck_engine", STUCK=str(inside), WORKER_HEARTBEAT_LIMIT_S="10") as stuck:
+        until(inside.exists, "it is at work")
+        with closing(psycopg.connect(database_url())) as holder:
+            holder.execute("LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE")
+            code = stuck.wait(PATIENCE_S)
+    with worker(one, "stuck_engine", "died"):
+        ended = finished(job.job_id)
+
+    assert code == 1
+    assert "worker.py" in one.log(), "where it stood is in the log"
+    assert (ended.status, ended.attempts) == (JobStatus.COMPLETED, 2)

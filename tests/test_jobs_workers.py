@@ -174,20 +174,11 @@ def test_a_worker_that_cannot_start_costs_no_job_its_result(tmp_path: Path, monk
     break_workers(tmp_path, monkeypatch, "--number=1")
     with kept_conversions(), place(tmp_path / "data", **TWO) as here:
         job = finished(submit(1)[0])
-        until(lambda: log_of(here, 1).count(process.ENDED) == 3, "the second has been given up")
+        until(lambda: log_of(here, 1).count(process.ENDED) >= 3, "the second has failed to start again and again")
         late = finished(submit(1)[0])
 
         assert [each.status for each in (job, late)] == [JobStatus.COMPLETED] * 2
         assert here.worker_pids().keys() == {FIRST}
-
-
-def test_where_none_of_the_workers_can_start_the_jobs_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    break_workers(tmp_path, monkeypatch)
-    with place(tmp_path / "data", **TWO):
-        job = finished(submit(1)[0])
-
-    assert job.error is not None
-    assert (job.status, job.error.code) == (JobStatus.FAILED, "worker_failed")
 
 
 @pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])

@@ -45,6 +45,9 @@ class Settings(BaseSettings):
     max_duration_hours: float = Field(
         default=24.0, gt=0, description="hours of the longest recording that a server takes"
     )
+    start_workers: bool = Field(
+        default=True, description="commands and servers start the workers of this machine; false leaves it to a service"
+    )
     workers: int = Field(default=0, ge=0, description="workers on this machine; 0 means one for every usable GPU")
     keep_days: float = Field(default=0, ge=0, description="days that finished jobs are kept; 0 keeps them for good")
     unload_after_s: float = Field(default=300, ge=0, description="idle seconds until a worker gives back its model")

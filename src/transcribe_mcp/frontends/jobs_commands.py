@@ -164,7 +164,8 @@ def _json(job: service.Job) -> str:
 
 
 def _line(job: service.Job) -> str:
-    return f"{job.job_id}  {job.status:<9} {job.percent:>3.0f} %  {_shown(job.source)}\n"
+    waiting = f"  ({job.waiting_for})" if job.waiting_for else ""
+    return f"{job.job_id}  {job.status:<9} {job.percent:>3.0f} %  {_shown(job.source)}{waiting}\n"
 
 
 def _facts(job: service.Job) -> str:
@@ -175,6 +176,7 @@ def _facts(job: service.Job) -> str:
         "stage": job.stage,
         "done": f"{job.percent:.0f} %",
         "place in the queue": job.queue_position,
+        "waits for": job.waiting_for,
         "still takes": _duration(job.eta_s),
         "recording": _duration(job.duration_s),
         "submitted": _clock(job.created_at),

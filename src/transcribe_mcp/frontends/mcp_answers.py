@@ -79,6 +79,7 @@ class JobAnswer(Answer):
     percent: float | None = Field(default=None, description="Share of the recording that is transcribed, 0 to 100.")
     eta_s: float | None = Field(default=None, description="Seconds left by measured speed; absent while unknown.")
     queue_position: int | None = None
+    waiting_for: Text | None = Field(default=None, description="Why no worker can start it now.")
     duration_s: float | None = Field(default=None, description="Length of the recording.")
     language: str | None = None
     model: Text | None = None
@@ -199,6 +200,7 @@ def job_answer(job: Job | Batch, **more: Any) -> JobAnswer:
         "percent": round(job.percent, 1),
         "eta_s": None if job.eta_s is None else round(job.eta_s, 1),
         "queue_position": job.queue_position,
+        "waiting_for": job.waiting_for,
         "duration_s": job.duration_s,
         "language": job.language,
         "model": job.model,

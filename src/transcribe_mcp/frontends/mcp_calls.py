@@ -71,6 +71,8 @@ def _describe(job: Job | Batch) -> str:
     if isinstance(job, Batch):
         done = sum(each.status.is_final for each in job.jobs)
         return f"{done} of {len(job.jobs)} recordings done"
+    if job.waiting_for:
+        return f"{job.status}, {job.waiting_for}"
     if job.status == "queued":
         return f"queued, position {job.queue_position}" if job.queue_position else "queued"
     return f"{job.stage or job.status.value}, {job.percent:.0f} %"

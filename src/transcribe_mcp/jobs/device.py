@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,6 +25,7 @@ from .shared import Call, EngineChoice, Shared, SharedEngine, joined, settle, sp
 
 AGEING = 60.0  # seconds of audio by which a waiting batch moves forward for every second that it waits
 KNOWN_NOTICES = 256  # of this many engines and options the answer is kept
+BATCHES_KEPT = 1024  # of so many batches the size is kept, for tests and figures
 SWITCH_AFTER_S = 5.0  # a model is not exchanged for another's work sooner than this
 
 
@@ -47,7 +49,7 @@ class Device:
         self._working_for: frozenset[SharedEngine] = frozenset()
         self._infos: dict[EngineChoice, EngineInfo] = {}
         self._notices: dict[tuple[EngineChoice, DecodingOptions], tuple[Notice, ...]] = {}
-        self.batches: list[int] = []  # windows in each batch encoded, for tests and figures
+        self.batches: deque[int] = deque(maxlen=BATCHES_KEPT)  # windows in each of the last batches encoded
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
         self._thread.start()
 
@@ -81,6 +83,14 @@ class Device:
     def busy_with(self) -> frozenset[SharedEngine]:
         """Whose call the engine is carrying out now."""
         return self._working_for
+
+    def check(self) -> None:
+        """
+        Raises:
+            RuntimeError: its thread has ended, and nobody will answer any more.
+        """
+        if not self._thread.is_alive():
+            raise RuntimeError("the device's thread has ended")
 
     def stop(self) -> None:
         """End the thread after the call that it is in, and give the engine's memory back."""

@@ -13,16 +13,18 @@ import sqlalchemy as sa
 from ..errors import CancelledError, TranscribeError
 from ..transcript import Notice, Transcript
 from . import library
-from .database import clock, require, store_errors
+from .database import clock, require
 from .ids import new_id
 from .library import Content
 from .records import JobOptions, JobStatus
 from .rows import UNFINISHED, heard_of
 from .store import Store
 from .tables import jobs, speeds, workers
+from .worker_state import clear_failed_start
 from .writer_link import RequirementError
 
 CRASHES_SET_ASIDE = 2  # a job under which the worker died this often at the same place is not tried again
+KILLS_SET_ASIDE = 10  # the same, where the last worker did not crash but was killed from outside
 SPEED_MEMORY_S = 600.0  # seconds of work that a measured speed remembers
 
 
@@ -217,6 +219,7 @@ class Ledger:
             connection.execute(workers.delete().where(workers.c.worker_id == self.worker_id))
             values = {"worker_id": self.worker_id, "host": host, "pid": pid, "device": device, "loaded": ""}
             connection.execute(workers.insert().values(beat_at=clock(connection), **values))
+            clear_failed_start(connection, self.worker_id)
 
     def forgive(self) -> None:
         """What this worker left running when it ended in good order is no crash of theirs."""
@@ -278,8 +281,7 @@ class Ledger:
             )
             ids = list(connection.execute(query).scalars())
         if ids:
-            with store_errors(self._store.url):
-                self._store.queue.forget(ids)
+            self._store.queue.forget(ids)
             with self._store.begin() as connection:
                 connection.execute(jobs.update().where(jobs.c.job_id.in_(ids)).values(keeps_steps=False))
 
@@ -291,9 +293,8 @@ class Ledger:
             )
             queues = {row.job_id: row.queue for row in connection.execute(query)}
         if queues:
-            with store_errors(self._store.url):
-                for job_id in self._store.queue.stranded(list(queues)):
-                    self._store.queue.again(job_id, queues[job_id])
+            for job_id in self._store.queue.stranded(list(queues)):
+                self._store.queue.again(job_id, queues[job_id])
 
     def take_back(self, older_s: float, silent_s: float) -> None:
         """Queue waiting jobs again that a worker, now gone, took from the queue and died before it claimed them."""
@@ -305,9 +306,8 @@ class Ledger:
             )
             queues = {row.job_id: row.queue for row in connection.execute(query)}
         if queues:
-            with store_errors(self._store.url):
-                for job_id in self._store.queue.taken_by_others(list(queues), self.alive(silent_s)):
-                    self._store.queue.take_over(job_id, queues[job_id])
+            for job_id in self._store.queue.taken_by_others(list(queues), self.alive(silent_s)):
+                self._store.queue.take_over(job_id, queues[job_id])
 
     def without_duration(self, limit: int) -> list[tuple[str, str]]:
         """(id, source) of waiting jobs whose length nobody has measured."""

@@ -28,6 +28,7 @@ LOG_NAME = "worker.log"
 SUPERVISOR_LOCK = "supervisor.lock"
 LOG_BYTES = 1_000_000  # a log larger than this is put aside when a supervisor starts
 TAIL_BYTES = 64_000
+MESSAGE_CHARS = 200  # of a worker's last words
 STARTED, READY, ENDED = "--- worker started", "--- worker ready", "--- worker ended: "
 
 # How a worker ends in good order, and what its supervisor does then.
@@ -35,6 +36,7 @@ EXIT_DONE = 0  # it was told to end
 EXIT_IDLE = 77  # nothing was left to do
 EXIT_STORE_FAILED = 75  # sysexits' EX_TEMPFAIL: another is started, later and later
 EXIT_RESTART = 76  # another is started at once
+EXIT_FAILED = 70  # sysexits' EX_SOFTWARE: its main thread met an error that it does not know
 
 _started: list[subprocess.Popen[bytes]] = []  # kept, so that their ends are noticed
 
@@ -162,8 +164,12 @@ def note(text: str) -> None:
 # --- how the last one ended -------------------------------------------------------------------------------------------
 
 
-def last_end(log_path: Path) -> str:
-    """How the worker before this one ended and what is known of that, in words; empty if in good order or unknown."""
+def last_end(log_path: Path, *, at_work: bool = False) -> str:
+    """How the worker before this one ended and what is known of that, in words; empty if in good order or unknown.
+
+    Args:
+        at_work: of the last one that was ready to take jobs, whatever became of those that were not.
+    """
     try:
         with log_path.open("rb") as log:
             log.seek(max(0, log.seek(0, os.SEEK_END) - TAIL_BYTES))
@@ -171,7 +177,11 @@ def last_end(log_path: Path) -> str:
     except OSError:
         return ""
     runs = text.split(STARTED)
-    before = runs[-2] if len(runs) > 1 and ENDED not in runs[-1] else runs[-1]  # the last run may be one's own
+    if len(runs) > 1 and ENDED not in runs[-1]:
+        runs.pop()  # it may be one's own
+    if at_work:
+        runs = [run for run in runs if READY in run]
+    before = runs[-1] if runs else ""
     _, found, end = before.rpartition(ENDED)
     if not found:
         return ""
@@ -182,10 +192,50 @@ def last_end(log_path: Path) -> str:
     return f"{words}; {known[0].rule.title}" if known else words
 
 
-def how_it_ended(code: int) -> str:
+def what_happened(output: str, end: str) -> str:
+    """Why a worker did not start, for people: its end, with the doctor's rule for what it wrote or its last words."""
+    from ..compat.explain import explain
+
+    known = explain(output)
+    if known:
+        return f"{end}; {known[0].rule.title}"
+    lines = [line.strip() for line in output.splitlines() if line.strip() and not line.startswith("---")]
+    return f"{end}: {lines[-1][:MESSAGE_CHARS]}" if lines and end.startswith("exit code") else end
+
+
+def was_killed(end: str) -> bool:
+    """Whether a worker that ended like this was ended from outside, or nobody knows: by no fault of its jobs.
+
+    The heartbeat's watchdog and the task manager of Windows end a process with code 1.
+    """
+    if end.startswith(_OUT_OF_MEMORY):
+        return False
+    return not end or end.split(";")[0] in (_KILLED, "exit code 1")
+
+
+def oom_kills() -> int:
+    """Processes that the kernel has killed because memory ran out; 0 where it does not count them."""
+    try:
+        counters = Path("/proc/vmstat").read_text(encoding="ascii")
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in counters.splitlines() if line.startswith("oom_kill ")), 0)
+
+
+def how_it_ended(code: int, *, out_of_memory: bool = False) -> str:
+    """
+    Args:
+        code: as ``subprocess`` gives it.
+        out_of_memory: the kernel killed a process for that while this one ran.
+    """
     if code >= 0:
         return f"exit code {code}"
     try:
-        return f"signal {signal.Signals(-code).name}"
+        name = f"signal {signal.Signals(-code).name}"
     except ValueError:
         return f"signal {-code}"
+    return _OUT_OF_MEMORY if name == _KILLED and out_of_memory else name
+
+
+_KILLED = "signal SIGKILL"
+_OUT_OF_MEMORY = f"{_KILLED}, out of memory"

@@ -124,6 +124,7 @@ class Job:
         percent: share of the recording that is transcribed, 0 to 100; from work done, never guessed.
         eta_s: seconds until it is done by measured speed; ``None`` where none was measured yet.
         queue_position: jobs that start before this one, plus one; ``None`` unless queued.
+        waiting_for: why nobody works on it: "no worker: REASON; next try in N s". ``None`` where a worker runs.
         duration_s: length of the recording.
         attempts: how often its work was begun; more than 1 after a crash or a retry.
         from_job_id: the earlier job whose transcript answers this one.
@@ -139,6 +140,7 @@ class Job:
     percent: float = 0.0
     eta_s: float | None = None
     queue_position: int | None = None
+    waiting_for: str | None = None
     created_at: float = 0.0
     started_at: float | None = None
     finished_at: float | None = None

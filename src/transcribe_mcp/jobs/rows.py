@@ -14,6 +14,7 @@ from ..transcript import Notice
 from .database import clock
 from .records import Job, JobFailure, JobOptions, JobStatus
 from .tables import jobs, speeds, workers
+from .worker_state import no_worker
 
 UNFINISHED = (JobStatus.QUEUED.value, JobStatus.RUNNING.value)
 SILENT_S = 20.0  # a worker that has not been heard of for so long is gone
@@ -132,6 +133,7 @@ class _Queue:
     audio_before_s: dict[str, float | None]  # still to be transcribed before this one is, itself included
     speed: float | None  # seconds of audio a second, of a device as a whole
     n_workers: int
+    waiting_for: str | None  # why no worker lives, where that is known
 
     @classmethod
     def read(cls, connection: sa.Connection, waiting: Sequence[str]) -> _Queue:
@@ -145,15 +147,22 @@ class _Queue:
                 known = unknown + row.unknown == 0
                 before[row.job_id] = running_s + row.left_s if known else None
         n_workers = connection.execute(heard_of(sa.func.count(), connection)).scalar_one()
-        return cls(position, before, audio_s / work_s if work_s else None, max(1, n_workers))
+        waiting_for = None if n_workers else no_worker(connection)
+        return cls(position, before, audio_s / work_s if work_s else None, n_workers, waiting_for)
 
     def placed(self, job: Job, row: Any) -> Job:
+        job = replace(job, waiting_for=self._waiting_for(job))
         if job.status is JobStatus.RUNNING:
             left, speed = _left(row), row.speed or self.speed
             return replace(job, eta_s=left / speed if left is not None and speed else None)
         left = self.audio_before_s.get(job.job_id)
-        eta_s = left / (self.speed * self.n_workers) if left is not None and self.speed else None
+        eta_s = left / (self.speed * max(1, self.n_workers)) if left is not None and self.speed else None
         return replace(job, queue_position=self.position.get(job.job_id), eta_s=eta_s)
+
+    def _waiting_for(self, job: Job) -> str | None:
+        if self.waiting_for is None and not self.n_workers and time.time() - job.created_at > SILENT_S:
+            return "no worker: none runs"  # else one is about to
+        return self.waiting_for
 
 
 def _left(row: Any) -> float | None:

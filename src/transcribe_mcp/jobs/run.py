@@ -22,13 +22,12 @@ from ..settings import Settings, usable_cores
 from ..transcript import Notice, Transcript
 from . import contents
 from .alone import Gate, Pass
-from .database import store_errors
 from .device import Device
 from .job_options import pipeline_options
-from .ledger import CRASHES_SET_ASIDE, Began, Claim, Ledger
+from .ledger import CRASHES_SET_ASIDE, KILLS_SET_ASIDE, Began, Claim, Ledger
 from .library import Content
 from .private_files import FOLDER_MODE
-from .process import WorkerSlot, last_end
+from .process import WorkerSlot, last_end, was_killed
 from .queue import keep_step
 from .records import AUTO
 from .shared import EngineChoice, SharedEngine
@@ -124,8 +123,7 @@ def run(shop: Workshop, job: RunningJob) -> None:
     folder = shop.work_dir / claim.job_id
     inside = None
     try:
-        with store_errors(shop.store.url):
-            job.n_kept = shop.store.queue.count_steps(claim.job_id)
+        job.n_kept = shop.store.queue.count_steps(claim.job_id)
         claim = _after_crashes(shop, shop.ledger.judge_crashes(claim, job.n_kept))
         inside = shop.gate.enter(alone=claim.crashes > 0, check=job.check)
         shop.ledger.change(claim, {"at_risk": True})
@@ -210,9 +208,8 @@ class _Steps:
 
 def _keep(shop: Workshop, claim: Claim, number: int, text: str) -> str:
     try:
-        with store_errors(shop.store.url):
-            return keep_step(f"batch {number}", lambda: text)
-    except StoreError as error:
+        return keep_step(shop.store.url, f"batch {number}", lambda: text)
+    except (StoreError, WorkerFailedError) as error:
         if shop.ledger.is_mine(claim):
             raise
         raise CancelledError(f"job {claim.job_id} was deleted") from error  # and what a step belongs to with it
@@ -285,15 +282,19 @@ def _duration(shop: Workshop, path: Path) -> float | None:
 def _after_crashes(shop: Workshop, claim: Claim) -> Claim:
     """A job under which the worker died too often goes on on the CPU, if it was on a GPU, or is set aside.
 
+    A worker that was killed from outside, or that nobody saw end, tells little of its jobs: it takes more of them.
+
     Raises:
         WorkerFailedError: it is set aside.
     """
     if claim.crashes < CRASHES_SET_ASIDE:
         return claim
+    log = shop.log_of(claim.left_by)
+    died_of = last_end(log, at_work=True) if log is not None else ""
+    if was_killed(died_of) and claim.crashes < KILLS_SET_ASIDE:
+        return claim
     place = f"{claim.done_s:.0f} s into the recording" if claim.done_s else "at the beginning"
     ended = f"the worker's process ended {claim.crashes} times {place}"
-    log = shop.log_of(claim.left_by)
-    died_of = last_end(log) if log is not None else ""
     cause = f": {died_of}" if died_of else ""
     if claim.device_forced is None and _may_be_the_gpu(claim):
         notice = Notice("worker_failed", f"{ended} on {claim.device or 'the GPU'}, the CPU goes on{cause}")

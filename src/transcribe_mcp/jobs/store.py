@@ -17,10 +17,10 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from ..errors import JobNotFoundError, JobStateError, QueueFullError, StoreBusyError, TranscribeError, UsageError
+from ..errors import JobNotFoundError, JobStateError, QueueFullError, StoreBusyError, UsageError
 from ..transcript import Transcript
 from . import library
-from .database import check_file, database_url, defer, open_engine, require, store_errors
+from .database import check_file, database_url, defer, open_engine, require
 from .ids import is_id, new_id
 from .library import Content, job_conditions
 from .queue import WorkflowQueue
@@ -35,8 +35,10 @@ from .records import (
     Refused,
 )
 from .rows import UNFINISHED, NewJob, to_jobs, to_row
+from .store_errors import store_errors
 from .tables import batches, files, job_roots, jobs
 from .together import Together
+from .worker_state import clear_failed_start, record_failed_start, worker_id
 from .writer_link import ConflictError, RequirementError
 
 Result = TypeVar("Result")
@@ -268,8 +270,7 @@ class Store:
 
     def steps(self, job_id: str) -> list[str]:
         """What the finished steps of a job kept, in order."""
-        with store_errors(self.url):
-            return self.queue.steps(job_id)
+        return self.queue.steps(job_id)
 
     def transcript(self, transcript_id: str) -> Transcript | None:
         with self.begin() as connection:
@@ -285,13 +286,11 @@ class Store:
                 .where(jobs.c.job_id.in_(job_ids), jobs.c.status.in_(UNFINISHED))
                 .values(status=JobStatus.CANCELLED.value, stage="", finished_at=time.time())
             )
-        with store_errors(self.url):
-            self.queue.cancel(job_ids)
+        self.queue.cancel(job_ids)
 
     def delete(self, job_ids: Sequence[str], batch_id: str | None = None) -> None:
         """Forget jobs, their workflows, and transcripts that no other job refers to."""
-        with store_errors(self.url):
-            self.queue.cancel(job_ids)
+        self.queue.cancel(job_ids)
         with self.begin() as connection:
             of_jobs = sa.select(jobs.c.transcript_id).where(jobs.c.job_id.in_(job_ids))
             kept = [t for t in connection.execute(of_jobs).scalars() if t is not None]
@@ -299,18 +298,17 @@ class Store:
             library.remove_unused(connection, kept)
             if batch_id is not None:
                 connection.execute(batches.delete().where(batches.c.batch_id == batch_id))
-        with store_errors(self.url):
-            self.queue.forget(job_ids)
+        self.queue.forget(job_ids)
 
-    def fail_all(self, error: TranscribeError) -> None:
-        """Whatever waits or runs fails: there is nobody who could work on it."""
-        values = {"error_code": error.code, "error_message": str(error), "error_hint": error.hint}
+    def record_failed_start(self, data_dir: Path, reason: str, next_try_s: float, number: int = 0) -> None:
+        """Say why a worker of this machine does not run; jobs that wait show it."""
         with self.begin() as connection:
-            connection.execute(
-                jobs.update()
-                .where(jobs.c.status.in_(UNFINISHED))
-                .values(status=JobStatus.FAILED.value, stage="", finished_at=time.time(), **values)
-            )
+            record_failed_start(connection, worker_id(self.url, data_dir, number), reason, next_try_s)
+
+    def clear_failed_start(self, data_dir: Path, number: int) -> None:
+        """Nobody tries to start this worker any more."""
+        with self.begin() as connection:
+            clear_failed_start(connection, worker_id(self.url, data_dir, number))
 
     def unfinished(self, job_ids: Sequence[str]) -> set[str]:
         """Those of the jobs that wait or run."""
@@ -347,8 +345,7 @@ class Store:
         if row.status not in ended:
             hint = "submit the recording again with force" if row.status == "completed" else "wait for it, or cancel it"
             raise JobStateError(f"job {job_id} is {row.status}; only failed and cancelled jobs are retried", hint=hint)
-        with store_errors(self.url):
-            self.queue.cancel([job_id])
+        self.queue.cancel([job_id])
         change = (
             jobs.update()
             .where(jobs.c.job_id == job_id, jobs.c.status.in_(ended))
@@ -360,8 +357,7 @@ class Store:
         with self.begin() as connection:
             changed = connection.execute(change).rowcount
         if changed > 0:
-            with store_errors(self.url):
-                self.queue.again(job_id, row.queue)
+            self.queue.again(job_id, row.queue)
 
 
 def not_found(job_id: str) -> JobNotFoundError:

@@ -7,10 +7,12 @@ own account of failures: one that dies, waits for the store or cannot be started
     nothing was left to do             the others, who have nothing to do either, are told to end
     it was told to end                 it is not started again
     it wants another in its place      another is started at once
+    it died at work                    another is started at once
     the store fails                    another is started, later and later
-    it died                            another is started, unless it died before it could work three times in a row
+    it died before it could work       another is started, later and later
 
-Where no worker could be started at all, the jobs that wait are told so.
+It tries for as long as jobs wait, once a minute in the end. Meanwhile the store says why there is no worker
+(``worker_state.py``) and the jobs stay queued: they may be other machines', or this one may be repaired.
 """
 
 from __future__ import annotations
@@ -20,10 +22,13 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from ..compat import Facts, choose_runtime, gather
 from ..settings import Settings, settings, usable_cores
@@ -31,25 +36,30 @@ from .private_files import make_private_dir, open_private
 from .process import (
     ENDED,
     EXIT_DONE,
+    EXIT_FAILED,
     EXIT_IDLE,
     EXIT_RESTART,
     EXIT_STORE_FAILED,
-    LOG_NAME,
     READY,
     TAIL_BYTES,
     WorkerSlot,
     environment_of,
     hold_supervisor_lock,
     how_it_ended,
-    last_end,
+    note,
+    oom_kills,
+    what_happened,
 )
 
-BACKOFF_S = (1.0, 2.0, 5.0, 10.0, 30.0)
-FAILED_STARTS = 3  # in a row: then this worker will never work here
-STORE_FAILURES = 60
+if TYPE_CHECKING:
+    from .store import Store
+
+BACKOFF_S = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)  # before the next try; the last one again and again
+STEADY_S = 60.0  # a worker that lived for so long is no failed start
 NICE = 5  # of 19: a third of the weight of whoever wants the same core
 LOOK_S = 0.2  # how often it looks whether it was told to end
 
+_AFTER = {EXIT_RESTART: "restart", EXIT_STORE_FAILED: "store", EXIT_FAILED: "failed"}
 _ENDS = (EXIT_DONE, EXIT_IDLE, -signal.SIGTERM, -signal.SIGINT)
 
 
@@ -68,7 +78,7 @@ def supervise() -> int:
         finally:
             lock.release()
         # Who submitted while the locks were held started no worker: that is seen now that they are not.
-        if code != EXIT_IDLE or _is_idle(chosen):
+        if code == EXIT_DONE or not work_is_left(chosen):
             return EXIT_DONE if code == EXIT_IDLE else code
 
 
@@ -85,6 +95,29 @@ def slots_of(facts: Facts, chosen: Settings) -> tuple[tuple[WorkerSlot, ...], di
     return slots, {name: value for name, value in wanted.items() if name not in os.environ}
 
 
+@dataclass(frozen=True, slots=True)
+class WorkerRun:
+    """One worker, from its start to its end.
+
+    Attributes:
+        code: as ``subprocess`` gives it.
+        was_ready: it came so far as to take jobs.
+        reason: how it ended, in words.
+    """
+
+    code: int
+    was_ready: bool
+    reason: str
+    lived_s: float
+
+    @property
+    def is_good(self) -> bool:
+        """Another may follow at once."""
+        if self.code in (EXIT_STORE_FAILED, EXIT_FAILED):
+            return False
+        return self.was_ready or self.code == EXIT_RESTART
+
+
 class Supervisor:
     """Watches the workers of this machine; see the module."""
 
@@ -98,7 +131,6 @@ class Supervisor:
         self._ending = threading.Event()
         self._workers: dict[int, subprocess.Popen[bytes]] = {}
         self._codes: dict[int, int] = {}
-        self._given_up: set[int] = set()
 
     def run(self) -> int:
         """Until every worker has ended for good; gives the exit code of them all."""
@@ -111,8 +143,6 @@ class Supervisor:
                     thread.join(LOOK_S)
                     if self._told_to_end:
                         self._end_all()
-        if len(self._given_up) == len(self._slots):
-            self._tell_jobs()
         codes = set(self._codes.values())
         if self._told_to_end:
             return EXIT_DONE
@@ -147,76 +177,98 @@ class Supervisor:
             self._end_all()
 
     def _until_ended(self, slot: WorkerSlot) -> int:
-        store_failures = failed_starts = 0
+        failures = 0
         end = ""
         while not self._ending.is_set():
-            was_ready, code = self._one_worker(slot, end)
-            if code in _ENDS:
-                return max(code, EXIT_DONE)
-            if code == EXIT_RESTART:
-                end = "restart"
-            elif code == EXIT_STORE_FAILED:
-                end = "store"
-                store_failures = 1 if was_ready else store_failures + 1
-                if store_failures > STORE_FAILURES:
-                    return code
-                self._ending.wait(BACKOFF_S[min(store_failures, len(BACKOFF_S)) - 1])
-            else:
-                end = "died"
-                failed_starts = 0 if was_ready else failed_starts + 1
-                if failed_starts >= FAILED_STARTS:
-                    self._given_up.add(slot.number)
-                    return code
+            run = self._one_worker(slot, end)
+            if run.code in _ENDS:
+                return max(run.code, EXIT_DONE)
+            end = _AFTER.get(run.code, "died")
+            if run.is_good:
+                failures = 0
+                continue
+            failures = 1 if run.lived_s > STEADY_S else failures + 1
+            if not self._may_try_again(slot, run.reason, BACKOFF_S[min(failures, len(BACKOFF_S)) - 1]):
+                return run.code
         return EXIT_DONE
 
-    def _one_worker(self, slot: WorkerSlot, end_of_last: str) -> tuple[bool, int]:
-        """Run a worker to its end: (whether it came so far as to work, its exit code)."""
-        log_path = self._data_dir / slot.log_name
+    def _one_worker(self, slot: WorkerSlot, end_of_last: str) -> WorkerRun:
+        """Run a worker to its end."""
         command = [sys.executable, "-m", "transcribe_mcp.jobs.worker", *slot.arguments, f"--after={end_of_last}"]
-        with open_private(log_path, "ab") as log:
-            begin = log.tell()
+        log_path = self._data_dir / slot.log_name
+        began, killed_before = time.monotonic(), oom_kills()
+        try:
+            with open_private(log_path, "ab") as log:
+                begin = log.tell()
+                with self._lock:
+                    if self._ending.is_set():
+                        return WorkerRun(EXIT_DONE, was_ready=False, reason="", lived_s=0.0)
+                    worker = subprocess.Popen(command, stdout=log, stderr=log, env=self._environment)
+                    self._workers[slot.number] = worker
+                code = worker.wait()
+                with self._lock:
+                    del self._workers[slot.number]
+                reason = how_it_ended(code, out_of_memory=oom_kills() > killed_before)
+                if code not in (EXIT_DONE, EXIT_IDLE, EXIT_RESTART, EXIT_STORE_FAILED):
+                    with suppress(OSError):  # the disk is full
+                        log.write(f"{ENDED}{reason}\n".encode())
+            with log_path.open("rb") as log:
+                log.seek(begin)
+                text = log.read(TAIL_BYTES).decode("utf-8", "replace")
+        except OSError as error:  # no room for its log, no memory for a process
+            return WorkerRun(EXIT_FAILED, was_ready=False, reason=f"{error.strerror or error}", lived_s=0.0)
+        return WorkerRun(code, READY in text, what_happened(text, reason), time.monotonic() - began)
+
+    # --- failed starts ------------------------------------------------------------------------------------------------
+
+    def _may_try_again(self, slot: WorkerSlot, reason: str, delay_s: float) -> bool:
+        """Say why there is no worker, wait; whether to start another. Without work none is needed."""
+        note(f"no worker: {reason}; next try in {delay_s:.0f} s")
+        self._record(slot, (reason, delay_s))
+        while not self._ending.wait(delay_s):
+            if work_is_left(self._chosen):
+                return True
             with self._lock:
-                if self._ending.is_set():
-                    return False, EXIT_DONE
-                worker = subprocess.Popen(command, stdout=log, stderr=log, env=self._environment)
-                self._workers[slot.number] = worker
-            code = worker.wait()
-            with self._lock:
-                del self._workers[slot.number]
-            if code not in (EXIT_DONE, EXIT_IDLE, EXIT_RESTART, EXIT_STORE_FAILED):
-                with suppress(OSError):  # the disk is full
-                    log.write(f"{ENDED}{how_it_ended(code)}\n".encode())
-        with log_path.open("rb") as log:
-            log.seek(begin)
-            return READY.encode() in log.read(TAIL_BYTES), code
+                if not self._workers:  # else those that work tell when there is nothing left
+                    break
+        self._record(slot, None)
+        return False
 
-    # --- the jobs -----------------------------------------------------------------------------------------------------
+    def _record(self, slot: WorkerSlot, failed: tuple[str, float] | None) -> None:
+        """Write down why this worker does not run and when it is tried again, or that nobody tries any more."""
+        from ..errors import StoreError
 
-    def _tell_jobs(self) -> None:
-        """Say to every job that waits that nobody will work on it."""
-        from ..errors import StoreError, WorkerFailedError
-        from .store import Store
-
-        known = last_end(self._data_dir / LOG_NAME) or "see its log"
-        hint = f"see {LOG_NAME} in the data directory and transcribe-mcp doctor; then retry the job"
-        error = WorkerFailedError(f"no worker can be started: {known}", hint=hint)
-        with suppress(StoreError):  # whoever looks hears of it
-            store = Store(self._chosen.data_dir, self._chosen.database_url)
-            store.fail_all(error)
-            store.close()
+        with suppress(StoreError), _store(self._chosen) as store:
+            if failed is None:
+                store.clear_failed_start(self._data_dir, slot.number)
+            else:
+                store.record_failed_start(self._data_dir, *failed, slot.number)
 
 
-def _is_idle(chosen: Settings) -> bool:
-    from ..errors import StoreError
+@contextmanager
+def _store(chosen: Settings) -> Iterator[Store]:
     from .store import Store
 
+    store = Store(chosen.data_dir, chosen.database_url)
     try:
-        store = Store(chosen.data_dir, chosen.database_url)
-        idle = store.is_idle()
+        yield store
+    finally:
+        store.close()
+
+
+def work_is_left(chosen: Settings) -> bool:
+    """Whether jobs wait or run. Where the store cannot be asked now, they may."""
+    from ..errors import StoreDamagedError, StoreError, StoreVersionError
+
+    if not chosen.data_dir.is_dir():  # asking would make it again
+        return False
+    try:
+        with _store(chosen) as store:
+            return not store.is_idle()
+    except (StoreDamagedError, StoreVersionError):
+        return False  # waiting does not help; whoever looks hears of it, and starts another
     except StoreError:
-        return True  # whoever looks hears of it, and starts another
-    store.close()
-    return idle
+        return True
 
 
 def _let_others_first() -> None:

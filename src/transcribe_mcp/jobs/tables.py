@@ -139,6 +139,17 @@ workers = Table(
     Column("loaded", Text, nullable=False, default=""),
 )
 
+failed_starts = Table(
+    "failed_starts",
+    metadata,
+    Column("worker_id", Text, primary_key=True),
+    Column("host", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("failures", Integer, nullable=False),  # in a row
+    Column("since", Float, nullable=False),  # the first of them; both times by the clock of the database
+    Column("next_try_at", Float, nullable=False),
+)
+
 SEARCH = {
     "sqlite": (
         "CREATE VIRTUAL TABLE IF NOT EXISTS segments_search USING fts5("

@@ -2,13 +2,16 @@
 
 Its main thread is the heartbeat: it writes how far jobs are, learns which were cancelled, sees to the house, and
 notices when there is nothing left to do.
+
+Whatever happens to the main thread, the process ends, and the jobs go on in another one: an error gives them back and
+ends the process at once, without Python's own shutdown, in which their threads would fail; a heartbeat that stands
+still is ended by a timer outside Python (``faulthandler``). While the process ends, no job is failed.
 """
 
 from __future__ import annotations
 
 import argparse
 import faulthandler
-import hashlib
 import os
 import platform
 import shutil
@@ -17,6 +20,7 @@ import sys
 import threading
 import time
 import traceback
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from types import FrameType
@@ -27,13 +31,13 @@ from ..heap import give_back_freed, share_arenas
 from ..settings import Settings, settings, usable_cores
 from . import contents
 from .alone import Gate
-from .database import store_errors
 from .device import Device
 from .ids import is_id
 from .ledger import Ledger
 from .private_files import make_private_dir
 from .process import (
     EXIT_DONE,
+    EXIT_FAILED,
     EXIT_IDLE,
     EXIT_RESTART,
     EXIT_STORE_FAILED,
@@ -47,6 +51,7 @@ from .queue import WorkflowRunner, WorkflowStoppedError
 from .rows import SILENT_S
 from .run import RunningJob, Workshop, run
 from .store import Store
+from .worker_state import worker_id
 
 BEAT_S = 0.2
 FREEING_S = 1.0  # so long after the last job, what its threads let go of is given back to the system
@@ -55,6 +60,8 @@ LOCK_PATIENCE_S = 5.0  # others look at the lock by taking it for a moment
 HOUSEKEEPING_S = 5.0
 MENDING_S = 60.0
 PROBES = 4  # waiting recordings whose length is looked up at once
+START_LIMIT_S = 600.0  # a worker that takes longer to start hangs, and is ended
+HEARTBEAT_LIMIT_S = 60.0  # so is one without a heartbeat for so long; a busy store gives up after 5 s
 
 
 class Worker:
@@ -68,28 +75,40 @@ class Worker:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self.exit_code = EXIT_DONE
-        self._ledger = Ledger(store, worker_id(store, chosen, slot.number))
+        self._ledger = Ledger(store, worker_id(store.url, chosen.data_dir, slot.number))
         self._device = Device(chosen.unload_after_s)
         work_dir = chosen.data_dir / "fetched"
         self._shop = Workshop(store, self._ledger, self._device, Gate(), chosen, slot, self._log_of, work_dir)
         self._n_workers = slot.n_workers  # of the store; those of other machines are counted when they have come
         self._shared: dict[str, int] = {}  # jobs of each queue when they were last shared out among the workers
+        self._probing: threading.Thread | None = None
         self._done_s = 0.0
         self._measured = (0.0, 0.0)  # seconds of audio and of work not yet written
 
     def serve(self) -> int:
-        """Take jobs until none have come for a while; gives the exit code."""
+        """Take jobs until none have come for a while, give back those that run; gives the exit code."""
         try:
-            self._ledger.register(platform.node(), os.getpid(), str(self._slot.gpu))
-            workflows = WorkflowRunner(self._store.engine, self._store.url, self._ledger.worker_id, self._do)
-            with store_errors(self._store.url):
-                workflows.launch(shared=self._n_workers > 1)
-            note(READY)
-            self._beat_until_stopped(workflows)
+            self._take_jobs()
         except StoreError as error:
             self._log(f"the store fails: {error}")
             self.exit_code = EXIT_STORE_FAILED
+        except Exception as error:  # noqa: BLE001 - the process ends whatever it is, and its jobs go on in another
+            self._log(f"the worker fails: {_where(error)}")
+            self.exit_code = EXIT_FAILED
+        self._stop.set()
+        try:
+            self._release()
+        except StoreError as error:
+            self._log(f"the jobs cannot be given back: {error}")
+            self.exit_code = EXIT_STORE_FAILED
         return self.exit_code
+
+    def _take_jobs(self) -> None:
+        self._ledger.register(platform.node(), os.getpid(), str(self._slot.gpu))
+        workflows = WorkflowRunner(self._store.engine, self._store.url, self._ledger.worker_id, self._do)
+        note(READY)  # before the first job begins, for whose fault it is if the process ends
+        workflows.launch(shared=self._n_workers > 1)
+        self._beat_until_stopped(workflows)
 
     def stop(self, exit_code: int) -> None:
         self.exit_code = exit_code
@@ -119,6 +138,8 @@ class Worker:
             raise
         except Exception as error:  # noqa: BLE001 - a job that fails must not take the others with it
             self._log(f"job {job_id} failed: {_where(error)}")
+            if self._stop.is_set():  # it may have failed because of that
+                self._wait_for_the_end()
             self._fail(job, error)
         finally:
             with self._lock:
@@ -152,6 +173,7 @@ class Worker:
         quiet_since = worked = kept_house = mended = time.monotonic()
         self._ledger.mend(older_s=0.0)
         while not self._stop.wait(BEAT_S):
+            end_if_not_called_again(HEARTBEAT_LIMIT_S)
             self._beat()
             if self._n_workers > 1:
                 self._share_out(workflows)
@@ -186,6 +208,7 @@ class Worker:
             if job.claim in lost:
                 job.cancel()
         self._measure(jobs)
+        self._device.check()
         self._end_stuck_work()
 
     def _share_out(self, workflows: WorkflowRunner, *, anew: bool = False) -> None:
@@ -193,8 +216,7 @@ class Worker:
         unfinished = self._ledger.unfinished()
         if anew or unfinished != self._shared:
             self._shared = unfinished
-            with store_errors(self._store.url):
-                workflows.share_out(unfinished, self._n_workers)
+            workflows.share_out(unfinished, self._n_workers)
 
     def _count_workers(self, workflows: WorkflowRunner) -> None:
         before, self._n_workers = self._n_workers, max(self._slot.n_workers, len(self._ledger.alive(SILENT_S)))
@@ -226,7 +248,9 @@ class Worker:
             self._store.forget_old(self._settings.keep_days)
         for job_id, queue in self._ledger.orphans(SILENT_S):
             self._ledger.adopt(job_id, queue)
-        self._look_up_lengths()
+        if self._probing is None or not self._probing.is_alive():
+            self._probing = threading.Thread(target=self._look_up_lengths, name="lengths", daemon=True)
+            self._probing.start()
 
     def _clear_fetched(self) -> None:
         """What was fetched for jobs that have ended is not needed any more."""
@@ -235,21 +259,23 @@ class Worker:
             shutil.rmtree(self._shop.work_dir / job_id, ignore_errors=True)
 
     def _look_up_lengths(self) -> None:
+        """In a thread of its own: a file on a network drive may take minutes to open, or never does."""
         from ..audio import probe
 
-        for job_id, source in self._ledger.without_duration(PROBES):
-            try:
-                with contents.opened(Path(source), self._store.roots(job_id)) as path:
-                    duration_s = probe(path).duration
-            except TranscribeError:
-                continue  # the job will say so
-            if duration_s is not None:
-                self._ledger.set_duration(job_id, duration_s)
+        with suppress(StoreError):  # the heartbeat meets it, too
+            for job_id, source in self._ledger.without_duration(PROBES):
+                try:
+                    with contents.opened(Path(source), self._store.roots(job_id)) as path:
+                        duration_s = probe(path).duration
+                except TranscribeError:
+                    continue  # the job will say so
+                if duration_s is not None:
+                    self._ledger.set_duration(job_id, duration_s)
 
     def forgive(self) -> None:
         self._ledger.forgive()
 
-    def release(self) -> None:
+    def _release(self) -> None:
         """Give the running jobs back, so that none is blamed for this end."""
         with self._lock:
             claims = [job.claim for job in self._running.values()]
@@ -258,23 +284,12 @@ class Worker:
 
     def _log_of(self, worker: str | None) -> Path | None:
         number = (worker or "").rpartition("-")[2]
-        if not number.isdecimal() or worker_id(self._store, self._settings, int(number)) != worker:
+        if not number.isdecimal() or worker_id(self._store.url, self._settings.data_dir, int(number)) != worker:
             return None
         return self._settings.data_dir / WorkerSlot(int(number)).log_name
 
     def _log(self, text: str) -> None:
         note(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}")
-
-
-def worker_id(store: Store, chosen: Settings, number: int) -> str:
-    """The same for every worker that follows another in this slot: unfinished work belongs to it.
-
-    Where several machines share a server, the machine and its data directory are in it.
-    """
-    if store.url.get_backend_name() == "sqlite":
-        return f"device-{number}"
-    place = hashlib.sha256(str(chosen.data_dir.absolute()).encode()).hexdigest()[:8]
-    return f"{platform.node()}-{place}-device-{number}"
 
 
 def _where(error: BaseException) -> str:
@@ -283,8 +298,29 @@ def _where(error: BaseException) -> str:
     return f"{type(error).__name__} at {' > '.join(frames)}"
 
 
-def main(arguments: list[str]) -> int:
-    """Run one worker. ``arguments``: its slot, and how the one before it ended, as its supervisor saw it."""
+def end_if_not_called_again(within_s: float) -> None:
+    """Write where each thread is into the log and end the process, unless this is called again in time.
+
+    The timer runs in C, so that native code that never returns to Python is ended, too.
+    """
+    faulthandler.dump_traceback_later(within_s, exit=True)
+
+
+def main(arguments: list[str]) -> NoReturn:
+    """Run one worker. ``arguments``: its slot, and how the one before it ended, as its supervisor saw it.
+
+    Ends the process: threads of jobs and of the engine may be in the middle of something that nobody waits for.
+    """
+    code = EXIT_FAILED
+    try:
+        code = _run(arguments)
+    except Exception as error:  # noqa: BLE001 - the process ends whatever it is
+        note(f"the worker fails: {_where(error)}")
+    finally:
+        os._exit(code)
+
+
+def _run(arguments: list[str]) -> int:
     slot, end_of_last = _told(arguments)
     chosen = settings()
     make_private_dir(chosen.data_dir)
@@ -292,12 +328,13 @@ def main(arguments: list[str]) -> int:
     if lock is None:
         return EXIT_DONE
     faulthandler.enable()
+    end_if_not_called_again(START_LIMIT_S)
     share_arenas(usable_cores())
     note(f"{STARTED} {time.strftime('%Y-%m-%d %H:%M:%S')} pid {os.getpid()}")
     try:
         store = Store(chosen.data_dir, chosen.database_url)
         worker = Worker(store, chosen, slot)
-        if end_of_last in ("restart", "store"):
+        if end_of_last in ("restart", "store", "failed"):
             worker.forgive()
     except StoreError as error:
         note(f"the store cannot be opened: {error}")
@@ -308,13 +345,7 @@ def main(arguments: list[str]) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
-    code = worker.serve()
-    try:
-        worker.release()
-    except StoreError:
-        code = EXIT_STORE_FAILED
-    # Threads of jobs and of the engine may be in the middle of something that nobody waits for any more.
-    os._exit(code)
+    return worker.serve()
 
 
 def _told(arguments: list[str]) -> tuple[WorkerSlot, str]:
@@ -328,4 +359,4 @@ def _told(arguments: list[str]) -> tuple[WorkerSlot, str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main(sys.argv[1:])

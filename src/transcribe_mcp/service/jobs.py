@@ -14,6 +14,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +24,7 @@ from ..errors import (
     JobNotFoundError,
     JobStateError,
     QueueFullError,
+    StoreError,
     StoreReplacedError,
     TranscribeError,
     UsageError,
@@ -108,11 +110,11 @@ def submit(request: JobRequest) -> Job:
     if new.answer is None and not request.force:
         twin = store.unfinished_twin(new.source, new.signature, new.options_key)
         if twin is not None:
-            _wake(at_once=True)
+            _wake()
             return _job(twin)
     job_id = store.add(new, settings().max_queue_length)
-    if new.answer is None:
-        _wake(at_once=True)
+    if new.answer is None or not store.is_idle():
+        _wake()
     return _job(job_id)
 
 
@@ -153,8 +155,8 @@ def submit_batch(sources: Sequence[str], request: JobRequest, refused: Sequence[
     full = JobFailure(QueueFullError.code, f"the queue holds {limit} jobs", "submit it when some are done")
     left_out += [Refused(job.source, full) for job in new if id(job) in too_many]
     batch_id = store.add_batch([job for job in new if id(job) not in too_many], left_out, limit)
-    if waiting:
-        _wake(at_once=True)
+    if waiting or not store.is_idle():
+        _wake()
     batch = store.get(batch_id)
     assert isinstance(batch, Batch)
     return batch
@@ -165,10 +167,7 @@ def get_job(job_id: str) -> Job | Batch:
     Raises:
         JobNotFoundError: no job and no batch has this id.
     """
-    found = _store().get(job_id)
-    if not found.status.is_final:
-        _wake()
-    return found
+    return _read_store().get(job_id)
 
 
 def wait_for(job_id: str, seconds: float, on_change: Callable[[Job | Batch], None] | None = None) -> Job | Batch:
@@ -199,7 +198,7 @@ def get_transcript(job_id: str) -> Transcript:
         JobNotFoundError: no job has this id.
         JobStateError: it is a batch, or nothing of it is transcribed yet.
     """
-    store = _store()
+    store = _read_store()
     try:
         row = store.row(job_id)
     except JobNotFoundError:
@@ -237,7 +236,7 @@ def list_jobs(which: JobFilter = EVERYTHING, cursor: str | None = None, limit: i
     Raises:
         UsageError: a cursor that no earlier page gave, a limit below 1 or above 500.
     """
-    return _store().list_jobs(which, cursor, limit)
+    return _read_store().list_jobs(which, cursor, limit)
 
 
 def search(query: str, cursor: str | None = None, limit: int = 20, which: JobFilter = EVERYTHING) -> HitPage:
@@ -246,7 +245,7 @@ def search(query: str, cursor: str | None = None, limit: int = 20, which: JobFil
     Raises:
         UsageError: a query without a word, or see ``list_jobs``.
     """
-    return _store().search(query, which, cursor, limit)
+    return _read_store().search(query, which, cursor, limit)
 
 
 def cancel(job_id: str) -> Job | Batch:
@@ -257,7 +256,7 @@ def cancel(job_id: str) -> Job | Batch:
     Raises:
         JobNotFoundError: no job and no batch has this id.
     """
-    store = _store()
+    store = _read_store()
     unfinished = [job.job_id for job in _jobs_of(store.get(job_id)) if not job.status.is_final]
     if unfinished:
         store.cancel(unfinished)
@@ -270,7 +269,7 @@ def delete(job_id: str) -> None:
     Raises:
         JobNotFoundError: no job and no batch has this id.
     """
-    store = _store()
+    store = _read_store()
     found = store.get(job_id)
     store.delete([job.job_id for job in _jobs_of(found)], job_id if isinstance(found, Batch) else None)
 
@@ -283,7 +282,7 @@ def retry(job_id: str) -> Job:
         JobStateError: it is neither failed nor cancelled.
     """
     _store().retry(job_id)
-    _wake(at_once=True)
+    _wake()
     return _job(job_id)
 
 
@@ -369,17 +368,30 @@ def _submission(request: JobRequest) -> Submission:
     return Submission(_store(), options, options_key(options))
 
 
-def _wake(*, at_once: bool = False) -> None:
-    """See to it that there is a worker, now and then while somebody looks."""
+def _read_store() -> Store:
+    """The store, for calls that look at it: while work is left, they start the workers again if none is there."""
+    store = _store()
+    if time.monotonic() - _woken_at > WAKE_S and not store.is_idle():
+        _wake()
+    return store
+
+
+def _wake() -> None:
+    """Start the workers of this machine, unless they are there. Why that fails is told by the jobs that wait."""
     from ..jobs.process import start_worker
     from ..settings import settings
 
     global _woken_at
-    now = time.monotonic()
-    if at_once or now - _woken_at > WAKE_S:
-        _woken_at = now
+    _woken_at = time.monotonic()
+    if not settings().start_workers:
+        return
+    try:
         with _waking:
             start_worker(settings())
+    except OSError as error:  # no place to write, no memory for a process
+        reason = f"it cannot be started: {error.strerror or error}"
+        with suppress(StoreError):  # the call that wakes it meets that, too
+            _store().record_failed_start(settings().data_dir, reason, WAKE_S)
 
 
 def _job(job_id: str) -> Job:
