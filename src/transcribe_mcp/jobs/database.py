@@ -25,7 +25,7 @@ from ..errors import (
     StoreVersionError,
     UsageError,
 )
-from .tables import SCHEMA_VERSION, SEARCH, about, metadata
+from .tables import SCHEMA_VERSION, SEARCH, TO_VERSION_2, about, metadata
 from .turns import Turns, connection_class
 
 FILE_NAME = "transcribe-mcp.db"
@@ -130,7 +130,9 @@ def _make_tables(engine: sa.Engine, url: sa.URL) -> None:
         metadata.create_all(connection)
         for statement in SEARCH[engine.dialect.name]:
             connection.exec_driver_sql(statement)
-        # Version 2 has more tables than version 1 and no others: they have just been made.
+        # Version 2 has more tables than version 1, which have just been made; none has other columns.
+        for statement in TO_VERSION_2:
+            connection.exec_driver_sql(statement)
         connection.execute(about.delete().where(about.c.name == "schema_version"))
         connection.execute(about.insert().values(name="schema_version", value=str(SCHEMA_VERSION)))
 

@@ -31,6 +31,7 @@ from .database import store_errors
 from .device import Device
 from .ids import is_id
 from .ledger import Ledger
+from .output_writer import OutputWriter
 from .process import (
     EXIT_DONE,
     EXIT_IDLE,
@@ -71,6 +72,7 @@ class Worker:
         self._device = Device(chosen.unload_after_s)
         work_dir = chosen.data_dir / "fetched"
         self._shop = Workshop(store, self._ledger, self._device, Gate(), chosen, slot, self._log_of, work_dir)
+        self._writer = OutputWriter(store, self._log)
         self._n_workers = slot.n_workers  # of the store; those of other machines are counted when they have come
         self._shared: dict[str, int] = {}  # jobs of each queue when they were last shared out among the workers
         self._done_s = 0.0
@@ -83,6 +85,7 @@ class Worker:
             workflows = WorkflowRunner(self._store.engine, self._store.url, self._ledger.worker_id, self._do)
             with store_errors(self._store.url):
                 workflows.launch(shared=self._n_workers > 1)
+            self._writer.start()
             note(READY)
             self._beat_until_stopped(workflows)
         except StoreError as error:
@@ -120,6 +123,7 @@ class Worker:
             self._log(f"job {job_id} failed: {_where(error)}")
             self._fail(job, error)
         finally:
+            self._writer.look()
             with self._lock:
                 if self._running.get(job_id) is job:
                     del self._running[job_id]
@@ -222,8 +226,7 @@ class Worker:
         if audio_s and work_s:
             self._measured = (0.0, 0.0)
             self._ledger.measured(self._device.loaded, audio_s, work_s)
-        if self._settings.keep_days:
-            self._store.forget_old(self._settings.keep_days)
+        self._store.forget_old(self._settings.keep_days)
         for job_id, queue in self._ledger.orphans(SILENT_S):
             self._ledger.adopt(job_id, queue)
         self._look_up_lengths()
@@ -233,6 +236,7 @@ class Worker:
         found = [folder.name for folder in self._shop.work_dir.glob("*") if is_id(folder.name)]
         for job_id in set(found) - self._store.unfinished(found) if found else ():
             shutil.rmtree(self._shop.work_dir / job_id, ignore_errors=True)
+        self._store.sweep_spool()
 
     def _look_up_lengths(self) -> None:
         from ..audio import probe

@@ -13,13 +13,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import JobNotFoundError, JobStateError, QueueFullError, TranscribeError, UsageError
+from ..errors import JobNotFoundError, JobStateError, TranscribeError, UsageError
 from ..jobs.records import (
     Batch,
     Diagnosis,
@@ -32,6 +34,7 @@ from ..jobs.records import (
     JobPage,
     JobRequest,
     JobStatus,
+    OutputRequest,
     Refused,
 )
 from ..transcript import Transcript
@@ -52,10 +55,13 @@ __all__ = [
     "JobPage",
     "JobRequest",
     "JobStatus",
+    "OutputRequest",
     "Refused",
     "Transcript",
+    "acting_for",
     "cancel",
     "close",
+    "count_old",
     "delete",
     "diagnose",
     "forget_old",
@@ -78,6 +84,7 @@ POLL_SHARE = 0.04  # of the time waited so far
 WAKE_S = 2.0  # how often a call that looks sees to it that there is a worker
 EVERYTHING = JobFilter()
 
+_owner: ContextVar[str] = ContextVar("owner", default="")
 _lock = threading.Lock()
 _waking = threading.Lock()
 _open: dict[tuple[Path, str], Store] = {}
@@ -87,7 +94,8 @@ _woken_at = -WAKE_S
 def submit(request: JobRequest) -> Job:
     """Queue one recording, or answer from the library; starts the worker if none runs.
 
-    A job that waits or runs on the same file with the same options is given instead of another, unless forced.
+    A job that waits or runs on the same file with the same options is given instead of another, unless forced. Then it
+    has several owners, and goes on until the last of them cancels.
 
     Raises:
         SourceNotFoundError, SourceUnreadableError: the file is not there or may not be read.
@@ -98,11 +106,6 @@ def submit(request: JobRequest) -> Job:
 
     store, submission = _store(), _submission(request)
     new = submission.prepare(request.source, request)
-    if new.answer is None and not request.force:
-        twin = store.unfinished_twin(new.source, new.signature, new.options_key)
-        if twin is not None:
-            _wake(at_once=True)
-            return _job(twin)
     job_id = store.add(new, settings().max_queue_length)
     if new.answer is None:
         _wake(at_once=True)
@@ -110,47 +113,42 @@ def submit(request: JobRequest) -> Job:
 
 
 def submit_batch(sources: Sequence[str], request: JobRequest, refused: Sequence[Refused] = ()) -> Batch:
-    """Queue every recording that files, directories and patterns name, each with the options of ``request``.
+    """Queue every recording that files, directories, patterns and URLs name, each with the options of ``request``.
 
     One that cannot be used is refused with its reason and costs no other its place; ``request.source`` is not used.
-    ``refused`` is what the caller already left out, and stays with the batch.
+    ``refused`` is what the caller already left out, and stays with the batch. Recordings that wait or run already are
+    shared with whoever asked for them before.
 
     Raises:
         UsageError: no source, or options that contradict each other.
+        OutputError: nothing can be written to the output directory.
         QueueFullError: not even the first fits into the queue.
     """
-    from ..fetching import is_url
     from ..settings import settings
     from ..sources import as_recordings, find_recordings
+    from .queueing import prepare_all
 
     store, submission = _store(), _submission(request)
     if not sources and not refused:
         raise UsageError("no recording was named", hint="name files, directories or patterns such as 'talks/*.mp3'")
-    files = [source for source in sources if not is_url(source)]
-    # A caller with roots has found the files inside of them; to look again would follow links.
-    recordings, missing = find_recordings(files) if request.roots is None else (as_recordings(files), [])
-    left_out = [*refused, *(refusal_of(source, error) for source, error in missing)]
-    new = []
-    for source in [*filter(is_url, sources), *(str(recording.path) for recording in recordings)]:
-        try:
-            new.append(submission.prepare(source, request))
-        except TranscribeError as error:
-            left_out.append(refusal_of(source, error))
-    limit = settings().max_queue_length
-    room = store.room(limit)
-    waiting = [job for job in new if job.answer is None]
-    if waiting and not room:
-        hint = "wait until some are done, cancel some, or raise TRANSCRIBE_MCP_MAX_QUEUE_LENGTH"
-        raise QueueFullError(f"{limit} jobs wait, as many as may", hint=hint)
-    too_many = {id(job) for job in waiting[room:]}
-    full = JobFailure(QueueFullError.code, f"the queue holds {limit} jobs", "submit it when some are done")
-    left_out += [Refused(job.source, full) for job in new if id(job) in too_many]
-    batch_id = store.add_batch([job for job in new if id(job) not in too_many], left_out, limit)
-    if waiting:
+    if request.roots is None:
+        recordings, missing = find_recordings(sources, from_shell=request.from_shell)
+    else:  # the caller has found the files inside of its roots; to look again would follow links
+        recordings, missing = as_recordings(sources), []
+    prepared = prepare_all(submission, recordings, request)
+    new = prepared.new
+    left_out = [*refused, *(refusal_of(source, error) for source, error in (*missing, *prepared.refused))]
+    if not new and not left_out:
+        return Batch("", (), skipped=prepared.skipped)
+    try:
+        batch_id = store.add_batch(new, left_out, settings().max_queue_length)
+    finally:
+        store.sweep_spool()  # what came on standard input and was answered from the library, or had no room
+    if any(job.answer is None or job.outputs for job in new):
         _wake(at_once=True)
     batch = store.get(batch_id)
     assert isinstance(batch, Batch)
-    return batch
+    return replace(batch, skipped=prepared.skipped)
 
 
 def get_job(job_id: str) -> Job | Batch:
@@ -158,7 +156,7 @@ def get_job(job_id: str) -> Job | Batch:
     Raises:
         JobNotFoundError: no job and no batch has this id.
     """
-    found = _store().get(job_id)
+    found = _store().get(job_id, _owner.get())
     if not found.status.is_final:
         _wake()
     return found
@@ -242,30 +240,33 @@ def search(query: str, cursor: str | None = None, limit: int = 20, which: JobFil
     return _store().search(query, which, cursor, limit)
 
 
-def cancel(job_id: str) -> Job | Batch:
-    """Stop a job: at once if it waits, within two seconds if it runs. What it has finished stays readable.
+def cancel(job_id: str, *, for_all: bool = False) -> Job | Batch:
+    """Give up a job or a batch. What nobody else wants stops: at once if it waits, within two seconds if it runs.
 
-    A final job stays as it is.
-
-    Raises:
-        JobNotFoundError: no job and no batch has this id.
-    """
-    store = _store()
-    unfinished = [job.job_id for job in _jobs_of(store.get(job_id)) if not job.status.is_final]
-    if unfinished:
-        store.cancel(unfinished)
-    return store.get(job_id)
-
-
-def delete(job_id: str) -> None:
-    """Forget a job or a batch with its transcripts. Running work is stopped first.
+    For its owner it is cancelled, also where it goes on for others; ``for_all`` stops it for them too. What it has
+    finished stays readable. A final job stays as it is.
 
     Raises:
         JobNotFoundError: no job and no batch has this id.
     """
-    store = _store()
-    found = store.get(job_id)
-    store.delete([job.job_id for job in _jobs_of(found)], job_id if isinstance(found, Batch) else None)
+    store, owner = _store(), _owner.get()
+    n_shared = store.cancel(job_id, owner, for_all=for_all)
+    store.sweep_spool()
+    found = store.get(job_id, owner)
+    if n_shared and isinstance(found, Job) and not found.status.is_final:
+        return replace(found, status=JobStatus.CANCELLED, stage="", eta_s=None, queue_position=None)
+    return found
+
+
+def delete(job_id: str) -> int:
+    """Delete a job or a batch with its transcripts; gives how many jobs. Running work is stopped first.
+
+    What others still wait for, and of a batch also what others have, stays for them.
+
+    Raises:
+        JobNotFoundError: no job and no batch has this id.
+    """
+    return _store().delete(job_id, _owner.get())
 
 
 def retry(job_id: str) -> Job:
@@ -275,14 +276,36 @@ def retry(job_id: str) -> Job:
         JobNotFoundError: no job has this id.
         JobStateError: it is neither failed nor cancelled.
     """
-    _store().retry(job_id)
+    _store().retry(job_id, _owner.get())
     _wake(at_once=True)
     return _job(job_id)
 
 
+def count_old(keep_days: float) -> int:
+    """How many jobs ``forget_old`` would delete now."""
+    return _store().n_old(keep_days)
+
+
 def forget_old(keep_days: float) -> int:
-    """Delete the jobs that ended more than ``keep_days`` ago, with their transcripts; gives how many."""
+    """Delete the jobs that ended more than ``keep_days`` ago, with their transcripts; gives how many. 0 deletes none.
+
+    Raises:
+        UsageError: no number of days.
+    """
     return _store().forget_old(keep_days)
+
+
+@contextmanager
+def acting_for(owner: str) -> Iterator[None]:
+    """In this context jobs are submitted, cancelled and looked at by ``owner``, such as a client's session.
+
+    Who is not named counts each of its submissions as an owner.
+    """
+    token = _owner.set(owner)
+    try:
+        yield
+    finally:
+        _owner.reset(token)
 
 
 def diagnose() -> Diagnosis:
@@ -306,10 +329,10 @@ def prepare() -> None:
     Raises:
         StoreError: it cannot be used.
     """
+    _store()  # first: it loads SQLAlchemy under a lock, which two threads must not do at once
     from ..jobs import job_options, partial, process, submission
 
     assert all((job_options, partial, process, submission))  # loaded is all that they have to be
-    _store()
 
 
 def close() -> None:
@@ -353,7 +376,7 @@ def _submission(request: JobRequest) -> Submission:
     from ..settings import settings
 
     options = settled(request.options, settings().model)
-    return Submission(_store(), options, options_key(options))
+    return Submission(_store(), options, options_key(options), _owner.get())
 
 
 def _wake(*, at_once: bool = False) -> None:
