@@ -163,6 +163,7 @@ def _answer(shop: Workshop, job: RunningJob, claim: Claim, content: Content) -> 
         job.stage = "waiting"
         job.check()
         time.sleep(TWIN_POLL_S)
+    job.stage = "load"
     return shop.store.answer_for(content)
 
 

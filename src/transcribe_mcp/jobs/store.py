@@ -305,6 +305,14 @@ class Store:
         """Delete recordings from standard input whose jobs have ended."""
         spool.sweep(self.data_dir, self._unfinished_by_signature)
 
+    def drop_unused(self, new: Sequence[NewJob]) -> None:
+        """Delete recordings from standard input that need no work: answered from the library, or without room."""
+        kept = [job.signature for job in new if spool.is_kept(job.signature)]
+        waiting = self._unfinished_by_signature(kept) if kept else {}
+        for signature in kept:
+            if not waiting.get(signature):
+                spool.drop(self.data_dir, signature)
+
     def _unfinished_by_signature(self, signatures: Collection[str]) -> dict[str, bool]:
         query = sa.select(jobs.c.signature, jobs.c.status).where(jobs.c.signature.in_(signatures))
         with self.begin() as connection:

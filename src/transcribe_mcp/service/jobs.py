@@ -143,7 +143,7 @@ def submit_batch(sources: Sequence[str], request: JobRequest, refused: Sequence[
     try:
         batch_id = store.add_batch(new, left_out, settings().max_queue_length)
     finally:
-        store.sweep_spool()  # what came on standard input and was answered from the library, or had no room
+        store.drop_unused(new)
     if any(job.answer is None or job.outputs for job in new):
         _wake(at_once=True)
     batch = store.get(batch_id)
