@@ -249,5 +249,5 @@ def test_what_waits_from_standard_input_is_its_owners_alone(home: Path, tmp_path
         assert left_in(folder) == []
     finally:
         lock.release()
-    large = command(home, *NANO, "-", stdin=OTHER.read_bytes(), TRANSCRIBE_MCP_MAX_FILE_GIB="0.00001")
+    large = command(home, *FAKE, "-", stdin=OTHER.read_bytes(), TRANSCRIBE_MCP_MAX_FILE_GIB="0.00001")
     assert (large.returncode, "larger than the limit" in large.stderr) == (1, True)

@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -38,6 +36,7 @@ from ..jobs.records import (
     Refused,
 )
 from ..transcript import Transcript
+from .acting import acting_for, owner
 
 if TYPE_CHECKING:
     from ..jobs.store import Store
@@ -84,7 +83,6 @@ POLL_SHARE = 0.04  # of the time waited so far
 WAKE_S = 2.0  # how often a call that looks sees to it that there is a worker
 EVERYTHING = JobFilter()
 
-_owner: ContextVar[str] = ContextVar("owner", default="")
 _lock = threading.Lock()
 _waking = threading.Lock()
 _open: dict[tuple[Path, str], Store] = {}
@@ -156,7 +154,7 @@ def get_job(job_id: str) -> Job | Batch:
     Raises:
         JobNotFoundError: no job and no batch has this id.
     """
-    found = _store().get(job_id, _owner.get())
+    found = _store().get(job_id, owner.get())
     if not found.status.is_final:
         _wake()
     return found
@@ -249,10 +247,10 @@ def cancel(job_id: str, *, for_all: bool = False) -> Job | Batch:
     Raises:
         JobNotFoundError: no job and no batch has this id.
     """
-    store, owner = _store(), _owner.get()
-    n_shared = store.cancel(job_id, owner, for_all=for_all)
+    store = _store()
+    n_shared = store.cancel(job_id, owner.get(), for_all=for_all)
     store.sweep_spool()
-    found = store.get(job_id, owner)
+    found = store.get(job_id, owner.get())
     if n_shared and isinstance(found, Job) and not found.status.is_final:
         return replace(found, status=JobStatus.CANCELLED, stage="", eta_s=None, queue_position=None)
     return found
@@ -266,7 +264,7 @@ def delete(job_id: str) -> int:
     Raises:
         JobNotFoundError: no job and no batch has this id.
     """
-    return _store().delete(job_id, _owner.get())
+    return _store().delete(job_id, owner.get())
 
 
 def retry(job_id: str) -> Job:
@@ -276,7 +274,7 @@ def retry(job_id: str) -> Job:
         JobNotFoundError: no job has this id.
         JobStateError: it is neither failed nor cancelled.
     """
-    _store().retry(job_id, _owner.get())
+    _store().retry(job_id, owner.get())
     _wake(at_once=True)
     return _job(job_id)
 
@@ -293,19 +291,6 @@ def forget_old(keep_days: float) -> int:
         UsageError: no number of days.
     """
     return _store().forget_old(keep_days)
-
-
-@contextmanager
-def acting_for(owner: str) -> Iterator[None]:
-    """In this context jobs are submitted, cancelled and looked at by ``owner``, such as a client's session.
-
-    Who is not named counts each of its submissions as an owner.
-    """
-    token = _owner.set(owner)
-    try:
-        yield
-    finally:
-        _owner.reset(token)
 
 
 def diagnose() -> Diagnosis:
@@ -376,7 +361,7 @@ def _submission(request: JobRequest) -> Submission:
     from ..settings import settings
 
     options = settled(request.options, settings().model)
-    return Submission(_store(), options, options_key(options), _owner.get())
+    return Submission(_store(), options, options_key(options), owner.get())
 
 
 def _wake(*, at_once: bool = False) -> None:
