@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -66,7 +66,7 @@ def refused(new: Sequence[NewJob], added: Sequence[str | Exception]) -> list[Ref
 
 
 def _twin(connection: sa.Connection, job: NewJob) -> str | None:
-    """A job to join: one that waits or runs on the same file with the same options, unless this one is forced or answered.
+    """A job that waits or runs on the same file with the same options. Forced and answered jobs join none.
 
     Who may read below some roots alone joins a job of other roots only while that can still be held to these. Otherwise
     a job of its own opens the file, and is answered when the other ends.
@@ -87,6 +87,12 @@ def _twin(connection: sa.Connection, job: NewJob) -> str | None:
 def _roots(job: NewJob) -> str | None:
     """As in the table."""
     return json.dumps(job.roots) if job.roots else None
+
+
+def unfinished_by_signature(connection: sa.Connection, signatures: Collection[str]) -> dict[str, bool]:
+    """Whether the jobs that have these signatures wait or run."""
+    query = sa.select(jobs.c.signature, jobs.c.status).where(jobs.c.signature.in_(signatures))
+    return {signature: status in UNFINISHED for signature, status in connection.execute(query)}
 
 
 def _insert(connection: sa.Connection, queue: WorkflowQueue, job: NewJob, batch_id: str | None) -> str:

@@ -18,7 +18,7 @@ from .database import write_from_now
 from .ids import new_id
 from .records import Job, JobStatus
 from .rows import UNFINISHED
-from .tables import jobs, owners
+from .tables import batches, jobs, owners
 
 SHARING_LOCK = 0x73686172  # PostgreSQL's advisory lock: who joins a job and who cancels it take turns
 
@@ -42,6 +42,15 @@ def add(connection: sa.Connection, job_id: str, owner: str, batch_id: str | None
     owner_id = new_id()
     connection.execute(owners.insert().values(owner_id=owner_id, job_id=job_id, owner=owner, batch_id=batch_id))
     return owner_id
+
+
+def members(connection: sa.Connection, job_id: str) -> tuple[list[str], str | None] | None:
+    """The jobs that an id stands for, and the id if it is a batch's; ``None`` if it is neither."""
+    if connection.execute(sa.select(jobs.c.job_id).where(jobs.c.job_id == job_id)).first() is not None:
+        return [job_id], None
+    if connection.execute(sa.select(batches.c.batch_id).where(batches.c.batch_id == job_id)).first() is None:
+        return None
+    return [each for each, _ in of_batch(connection, job_id)], job_id
 
 
 def cancel(

@@ -263,12 +263,10 @@ class Store:
         return len(gone)
 
     def _members(self, connection: sa.Connection, job_id: str) -> tuple[list[str], str | None]:
-        """The jobs that an id stands for, and the id if it is a batch's."""
-        if connection.execute(_JOB, {"job_id": job_id}).first() is not None:
-            return [job_id], None
-        if connection.execute(sa.select(batches.c.batch_id).where(batches.c.batch_id == job_id)).first() is None:
+        found = owners.members(connection, job_id)
+        if found is None:
             raise not_found(job_id)
-        return [each for each, _ in owners.of_batch(connection, job_id)], job_id
+        return found
 
     def _delete(self, connection: sa.Connection, job_ids: Sequence[str]) -> None:
         of_jobs = sa.select(jobs.c.transcript_id, jobs.c.signature).where(jobs.c.job_id.in_(job_ids))
@@ -303,20 +301,11 @@ class Store:
 
     def sweep_spool(self) -> None:
         """Delete recordings from standard input whose jobs have ended."""
-        spool.sweep(self.data_dir, self._unfinished_by_signature)
+        spool.sweep(self.data_dir, self.unfinished_by_signature)
 
-    def drop_unused(self, new: Sequence[NewJob]) -> None:
-        """Delete recordings from standard input that need no work: answered from the library, or without room."""
-        kept = [job.signature for job in new if spool.is_kept(job.signature)]
-        waiting = self._unfinished_by_signature(kept) if kept else {}
-        for signature in kept:
-            if not waiting.get(signature):
-                spool.drop(self.data_dir, signature)
-
-    def _unfinished_by_signature(self, signatures: Collection[str]) -> dict[str, bool]:
-        query = sa.select(jobs.c.signature, jobs.c.status).where(jobs.c.signature.in_(signatures))
+    def unfinished_by_signature(self, signatures: Collection[str]) -> dict[str, bool]:
         with self.begin() as connection:
-            return {signature: status in UNFINISHED for signature, status in connection.execute(query)}
+            return adding.unfinished_by_signature(connection, signatures)
 
     def checkpoint(self) -> None:
         """Move what SQLite has written ahead into the file itself. Nobody waits for it."""

@@ -124,7 +124,7 @@ def submit_batch(sources: Sequence[str], request: JobRequest, refused: Sequence[
     """
     from ..settings import settings
     from ..sources import as_recordings, find_recordings
-    from .queueing import prepare_all
+    from .queueing import drop_unused, prepare_all
 
     store, submission = _store(), _submission(request)
     if not sources and not refused:
@@ -141,7 +141,7 @@ def submit_batch(sources: Sequence[str], request: JobRequest, refused: Sequence[
     try:
         batch_id = store.add_batch(new, left_out, settings().max_queue_length)
     finally:
-        store.drop_unused(new)
+        drop_unused(store, new)
     if any(job.answer is None or job.outputs for job in new):
         _wake(at_once=True)
     batch = store.get(batch_id)

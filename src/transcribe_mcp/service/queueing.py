@@ -13,6 +13,7 @@ from ..jobs.records import JobRequest, OutputRequest
 if TYPE_CHECKING:
     from ..jobs.outputs import NewOutput
     from ..jobs.rows import NewJob
+    from ..jobs.store import Store
     from ..jobs.submission import Submission
     from ..sources import Recording
 
@@ -71,6 +72,17 @@ def _prepare(
     kept = spool.keep(data_dir, int(settings().max_file_gib * 1024**3))
     size_bytes = spool.path_of(data_dir, kept[0]).stat().st_size
     return replace(submission.prepare_piped(kept, size_bytes, request), outputs=outputs)
+
+
+def drop_unused(store: Store, new: Sequence[NewJob]) -> None:
+    """Delete recordings from standard input that need no work: answered from the library, or without room."""
+    from ..jobs import spool
+
+    kept = [job.signature for job in new if spool.is_kept(job.signature)]
+    waiting = store.unfinished_by_signature(kept) if kept else {}
+    for signature in kept:
+        if not waiting.get(signature):
+            spool.drop(store.data_dir, signature)
 
 
 def _targets(recordings: Sequence[Recording], wanted: OutputRequest) -> dict[Path, dict[Path, NewOutput]]:
