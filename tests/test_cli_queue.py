@@ -23,7 +23,7 @@ from transcribe_mcp.jobs import process
 from transcribe_mcp.service import jobs
 from transcribe_mcp.service.jobs import JobStatus, OutputRequest
 
-CLIP, OTHER = SPEECH / "en_0.flac", SPEECH / "en_1.flac"
+CLIP, OTHER, THIRD = (SPEECH / f"en_{n}.flac" for n in range(3))
 
 
 @pytest.fixture(scope="module")
@@ -145,36 +145,10 @@ def test_a_url_is_transcribed_at_once_and_queued(home: Path, tmp_path: Path) -> 
 
     assert direct.returncode == queued.returncode == 0, direct.stderr + queued.stderr
     assert (home / "fetched" / "my talk.txt").read_text(encoding="utf-8") == direct.stdout != ""
-    for arguments in ((url, "--offline"), (url, "--offline", "--queue"), ("ftp://example.org/a.mp3",)):
+    for arguments in ((url, "--offline", "--queue"), ("ftp://example.org/a.mp3",)):
         refused = command(home, *FAKE, *arguments)
         assert refused.returncode == 1
         assert "hint:" in refused.stderr and "no such file" not in refused.stderr
-
-
-def test_nothing_is_deleted_that_should_be_kept_for_good_and_many_only_when_told(home: Path) -> None:
-    queued = command(home, "transcribe", "--queue", "--engine", "fake", *map(str, (CLIP, OTHER)))
-    ids = [line.split()[0] for line in queued.stdout.splitlines()]
-    for job_id in ids:
-        command(home, "jobs", "show", job_id, "--wait")
-
-    def there() -> set[str]:
-        return {json.loads(line)["job_id"] for line in command(home, "jobs", "list", "--json").stdout.splitlines()}
-
-    before = there()
-    kept = command(home, "jobs", "rm", "--keep-days", "0", "--yes")
-    unasked = command(home, "jobs", "rm", "--keep-days", "0.0000001")
-    several = command(home, "jobs", "rm", *ids)
-    missing = command(home, "jobs", "rm", "--yes", *ids, "nothing")
-    assert there() == before
-    assert (kept.returncode, unasked.returncode, several.returncode, missing.returncode) == (0, 2, 2, 1)
-    assert "0 jobs deleted" in kept.stderr
-    assert "--yes" in unasked.stderr and "--yes" in several.stderr
-
-    one = command(home, "jobs", "rm", ids[0])
-    rest = command(home, "jobs", "rm", "--keep-days", "0.0000001", "--yes")
-    assert (one.returncode, rest.returncode) == (0, 0)
-    assert "1 job deleted" in one.stderr and f"{len(before) - 1} jobs deleted" in rest.stderr
-    assert there() == set()
 
 
 # --- through the service ----------------------------------------------------------------------------------------------
@@ -189,6 +163,35 @@ def unattended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Plac
         made.start = lambda: patch.setattr(process, "start_worker", start)  # type: ignore[attr-defined]
         yield made
     fresh()
+
+
+def test_nothing_is_deleted_that_should_be_kept_for_good_and_many_only_when_told(
+    unattended: Place, tmp_path: Path
+) -> None:
+    def rm(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return command(tmp_path, "jobs", "rm", *arguments, TRANSCRIBE_MCP_DATA_DIR=str(unattended.data_dir))
+
+    def there() -> set[str]:
+        return {job.job_id for job in jobs.list_jobs().jobs}
+
+    batch = jobs.submit_batch([str(CLIP), str(OTHER), str(THIRD)], request(CLIP, fake_options()))
+    jobs.cancel(batch.job_id)
+    ids = [job.job_id for job in batch.jobs]
+
+    kept = rm("--keep-days", "0", "--yes")
+    unasked = rm("--keep-days", "0.0000001")
+    several = rm(batch.job_id)
+    missing = rm("--yes", *ids, "nothing")
+    assert there() == set(ids)
+    assert (kept.returncode, unasked.returncode, several.returncode, missing.returncode) == (0, 2, 2, 1)
+    assert "0 jobs deleted" in kept.stderr
+    assert "--yes" in unasked.stderr and "--yes" in several.stderr
+
+    one = rm(ids[0])
+    rest = rm("--keep-days", "0.0000001", "--yes")
+    assert (one.returncode, rest.returncode) == (0, 0)
+    assert "1 job deleted" in one.stderr and "2 jobs deleted" in rest.stderr
+    assert there() == set()
 
 
 def to_files(directory: Path, *formats: str) -> OutputRequest:
