@@ -28,8 +28,8 @@ PACKAGE = ROOT / "src" / "transcribe_mcp"
 WORDS = {"errors", "settings", "progress", "text_breaks", "transcript"}
 STAGES = {
     "access", "ahead", "align", "audio", "batching", "checkpoints", "comparison", "engines", "evaluation", "fallback",
-    "features", "fetching", "heard", "languages", "openat", "options", "regions", "sentences", "silero", "sources",
-    "speakers", "vad", "voices", "walk",
+    "features", "fetching", "heard", "languages", "openat", "options", "piped", "regions", "sentences", "silero",
+    "sources", "speakers", "vad", "voices", "walk",
 }  # fmt: skip
 
 # What a part of the package may import of the others. A part is a file or a folder beside __init__.py.
@@ -101,6 +101,7 @@ BROAD_EXCEPT = {
     "ahead": "the producer's error is carried to the thread that reads",
     "compat.probes": "a guarded probe: the doctor has to survive any broken machine",
     "jobs.device": "the engine's error is carried to the jobs that asked",
+    "jobs.output_writer": "a file that cannot be written must not take the others with it",
     "jobs.together": "the error of the thread that works is carried to those that it works for",
     "jobs.worker": "a job that fails must not take the others with it",
     "frontends.mcp_notices": "a client that has gone, in whatever way its transport says so",

@@ -84,7 +84,10 @@ def test_a_failed_job_says_why_and_is_retried_and_removed(home: Path) -> None:
         (("jobs", "list", "--status", "sleeping"), "--status is 'sleeping'"),
         (("jobs", "list", "--cursor", "x"), "no page begins at 'x'"),
         (("jobs", "rm"), "no job was named"),
-        (("transcribe", "--queue", "talk0.wav", "--output-dir", "out"), "--queue writes no files"),
+        (("transcribe", "--queue", "talk0.wav", "--format", "srt"), "--format with --queue has no file to apply to"),
+        (("transcribe", "talk0.wav", "--skip-existing"), "--skip-existing looks for output files"),
+        (("jobs", "rm", "--keep-days", "nan"), "jobs cannot be kept for nan days"),
+        (("jobs", "rm", "--keep-days", "-1"), "jobs cannot be kept for -1 days"),
         (("transcribe", "--queue", "talk0.wav", "--language", "klingon"), "there is no language 'klingon'"),
     ],
 )

@@ -22,7 +22,9 @@ from urllib.parse import SplitResult, quote, urljoin, urlsplit
 from . import __version__
 from .errors import SourceFetchError, SourceRefusedError, SourceTooLargeError
 from .progress import Progress, unreported
-from .sources import MEDIA_EXTENSIONS
+from .sources import MEDIA_EXTENSIONS, is_url
+
+__all__ = ["FetchLimits", "fetch", "is_public", "is_url", "require_url"]
 
 MAX_REDIRECTS = 5
 MAX_URL_CHARS = 2_048
@@ -44,11 +46,15 @@ class FetchLimits:
     max_seconds: float = 3_600.0
     is_allowed: IsAllowed | None = None
 
-
-def is_url(source: str) -> bool:
-    """Whether a source names an address and not a file."""
-    scheme, separator, _ = source.strip().partition("://")
-    return bool(separator) and scheme.isalpha() and len(scheme) > 1 and scheme.lower() != "file"
+    @classmethod
+    def of_shell(cls, url: str, max_bytes: int) -> FetchLimits:
+        """For a person at a shell, whose URL may name a host of their own network. No public page leads there."""
+        try:
+            found = socket.getaddrinfo(require_url(url).hostname, None, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError):
+            return cls(max_bytes)  # fetching says why
+        is_local = not any(is_public(str(row[4][0])) for row in found)
+        return cls(max_bytes, is_allowed=(lambda _: True) if is_local else None)
 
 
 def is_public(address: str) -> bool:

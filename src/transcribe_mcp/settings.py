@@ -41,7 +41,9 @@ class Settings(BaseSettings):
     )
     allow_urls: bool = Field(default=False, description="a server may fetch recordings from public addresses")
     token: SecretStr = Field(default=SecretStr(""), description="bearer token that HTTP clients of a server must send")
-    max_file_gib: float = Field(default=5.0, gt=0, description="GiB of the largest recording that a server takes")
+    max_file_gib: float = Field(
+        default=5.0, gt=0, allow_inf_nan=False, description="GiB of the largest recording that a server takes"
+    )
     max_duration_hours: float = Field(
         default=24.0, gt=0, description="hours of the longest recording that a server takes"
     )
@@ -50,9 +52,11 @@ class Settings(BaseSettings):
     )
     workers: int = Field(default=0, ge=0, description="workers on this machine; 0 means one for every usable GPU")
     keep_days: float = Field(default=0, ge=0, description="days that finished jobs are kept; 0 keeps them for good")
-    unload_after_s: float = Field(default=300, ge=0, description="idle seconds until a worker gives back its model")
-    exit_after_s: float = Field(default=1800, ge=0, description="idle seconds until the workers end")
-    max_queue_length: int = Field(default=1000, gt=0, description="jobs that may wait at once")
+    unload_after_s: float = Field(
+        default=300, ge=0, description="idle seconds until a worker gives back its model; 0: at once"
+    )
+    exit_after_s: float = Field(default=1800, ge=0, description="idle seconds until the workers end; 0: at once")
+    max_queue_length: int = Field(default=1000, gt=0, description="jobs that may wait at once, at least 1")
 
     @field_validator("allowed_roots", mode="before")
     @classmethod

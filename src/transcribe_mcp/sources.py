@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import glob
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
 
 from .errors import OutputError, SourceNotFoundError, SourceUnreadableError, TranscribeError, UsageError
 
@@ -19,21 +21,45 @@ _EXTENSIONS = """
 MEDIA_EXTENSIONS = frozenset(_EXTENSIONS.split())
 
 
+STANDARD_INPUT = "-"
+_NOT_IN_NAMES = re.compile(r'[\x00-\x1f<>:"/\\|?*]')
+
+
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """One recording. ``relative`` is its place below the directory that was named, or its name."""
+    """One recording. ``relative`` is its place below the directory that was named, or its name.
+
+    ``remote`` is a URL or ``-`` that the recording comes from; ``path`` is then no file.
+    """
 
     path: Path
     relative: Path
+    remote: str = ""
+
+    @property
+    def source(self) -> str:
+        """What its user calls it."""
+        return self.remote or str(self.path)
 
 
-def find_recordings(sources: Sequence[str]) -> tuple[list[Recording], list[tuple[str, TranscribeError]]]:
-    """Files, directories and glob patterns -> recordings in order, each once, and what could not be found."""
+def is_url(source: str) -> bool:
+    """Whether a source names an address and not a file."""
+    scheme, separator, _ = source.strip().partition("://")
+    return bool(separator) and scheme.isalpha() and len(scheme) > 1 and scheme.lower() != "file"
+
+
+def find_recordings(
+    sources: Sequence[str], *, from_shell: bool = True
+) -> tuple[list[Recording], list[tuple[str, TranscribeError]]]:
+    """Files, directories, glob patterns and URLs -> recordings in order, each once, and what could not be found.
+
+    ``from_shell``: ``-`` is standard input.
+    """
     found: dict[Path, Recording] = {}
     missing: list[tuple[str, TranscribeError]] = []
     for source in sources:
         try:
-            for recording in _expand(source):
+            for recording in _expand(source, from_shell=from_shell):
                 found.setdefault(recording.path.absolute(), recording)
         except TranscribeError as error:
             missing.append((source, error))
@@ -43,16 +69,27 @@ def find_recordings(sources: Sequence[str]) -> tuple[list[Recording], list[tuple
     return list(found.values()), missing
 
 
-def as_recordings(files: Sequence[str]) -> list[Recording]:
-    """Files that were found before, each once. The disk is not touched."""
-    return [Recording(path, Path(path.name)) for path in map(Path, dict.fromkeys(files))]
+def as_recordings(sources: Sequence[str]) -> list[Recording]:
+    """URLs, and files that were found before, each once. The disk is not touched."""
+    return [
+        _remote(source) if is_url(source) else Recording(Path(source), Path(Path(source).name))
+        for source in dict.fromkeys(sources)
+    ]
 
 
-def _expand(source: str) -> Iterator[Recording]:
+def _remote(url: str) -> Recording:
+    return Recording(Path(url), Path(_name_of(url)), url.strip())
+
+
+def _expand(source: str, *, from_shell: bool) -> Iterator[Recording]:
     path = Path(source)
     if not source:
         raise SourceNotFoundError("the name of a source is empty", hint="Was a variable of the shell not set?")
-    if path.is_dir():
+    if source == STANDARD_INPUT and from_shell:
+        yield Recording(path, Path("stdin"), source)
+    elif is_url(source):
+        yield _remote(source)
+    elif path.is_dir():
         yield from _search(path)
     elif glob.has_magic(source) and not path.exists():
         matches = sorted(Path(match) for match in glob.glob(source, recursive=True))  # noqa: PTH207 - absolute patterns too
@@ -65,6 +102,18 @@ def _expand(source: str) -> Iterator[Recording]:
         raise SourceNotFoundError(f"{source}: no such file", hint="Check the name and the directory.")
     else:
         yield Recording(path, Path(path.name))
+
+
+def _name_of(url: str) -> str:
+    """What results of a recording at a URL are called: as the file there, or its host."""
+    try:
+        parts = urlsplit(url.strip())
+    except ValueError:
+        return "recording"
+    for name in (PurePosixPath(unquote(parts.path)).name, parts.hostname or ""):
+        if plain := _NOT_IN_NAMES.sub("_", name).strip(". "):
+            return plain
+    return "recording"
 
 
 def _search(directory: Path) -> Iterator[Recording]:

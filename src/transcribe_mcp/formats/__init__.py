@@ -10,7 +10,7 @@ from pathlib import Path
 from ..errors import UnknownNameError
 from ..transcript import Transcript
 from . import captions, documents
-from .files import check_target, require_writable, write_whole
+from .files import check_target, plan, require_writable, write_whole
 from .options import FormatOptions
 from .subtitles import SubtitleRules
 
@@ -21,6 +21,7 @@ __all__ = [
     "SubtitleRules",
     "check_target",
     "find_format",
+    "plan",
     "render",
     "require_writable",
     "write",

@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import OutputError, OutputExistsError
@@ -40,6 +41,18 @@ def check_target(path: Path, *, overwrite: bool) -> None:
         raise _refused(path, error) from error
     if not overwrite and os.path.lexists(path):
         raise _exists(path)
+
+
+def plan(targets: Sequence[Path], *, overwrite: bool, skip_existing: bool) -> list[Path]:
+    """Those of a recording's files that are to be written; none where all are there and may be skipped.
+
+    Raises:
+        OutputExistsError, OutputError: as ``check_target``.
+    """
+    found = [path for path in targets if not (skip_existing and path.is_file())]
+    for path in found:
+        check_target(path, overwrite=overwrite)
+    return found
 
 
 def require_writable(directory: Path) -> None:

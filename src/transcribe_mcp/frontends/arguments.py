@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ..errors import UsageError
 
-Sources = Annotated[list[str], typer.Argument(metavar="SOURCE", help="Files, directories or patterns.")]
+Sources = Annotated[
+    list[str], typer.Argument(metavar="SOURCE", help="Files, directories, patterns, URLs, or - for standard input.")
+]
 Engine = Annotated[str, typer.Option(help="auto, ctranslate2, whisper (PyTorch) or pocketsphinx.")]
 Model = Annotated[str, typer.Option(help="A name from 'models list', a Hub id, a directory, or auto.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, several as cuda:0,1 or cuda:all.")]
@@ -24,6 +27,9 @@ OutputDir = Annotated[
     Path | None, typer.Option("--output-dir", "-o", help="Write a file per format there, not to stdout.")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace output files that are there.")]
+SkipExisting = Annotated[
+    bool, typer.Option("--skip-existing", help="Skip recordings whose output files are all there; go on with the rest.")
+]
 Words = Annotated[bool, typer.Option("--words/--no-words", help="Keep the times of words.")]
 Vocabulary = Annotated[str, typer.Option(metavar="FILE|TEXT", help="Names and words to expect: lines or commas.")]
 Prompt = Annotated[str, typer.Option(help="Text to take style and spelling from.")]
@@ -47,6 +53,31 @@ Queue = Annotated[bool, typer.Option("--queue", help="Leave it to the worker and
 Force = Annotated[bool, typer.Option("--force", help="With --queue: transcribe again what the library has.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs, a line for each result.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars, no warnings.")]
+
+
+SUBTITLES = ("max_line_chars", "max_lines", "max_cue_s", "min_cue_s", "max_chars_per_second")
+_OF_OUTPUTS = {"formats": "--format", "overwrite": "--overwrite", "highlight_words": "--highlight-words"} | {
+    name: f"--{name.replace('_', '-')}" for name in SUBTITLES
+}
+
+
+def check_outputs(given: Mapping[str, Any], context: typer.Context) -> None:
+    """Options of output files that would have no effect are refused, never left out.
+
+    Raises:
+        UsageError
+    """
+    if given["skip_existing"] and given["output_dir"] is None:
+        raise UsageError("--skip-existing looks for output files", hint="add --output-dir DIR")
+    if given["skip_existing"] and given["overwrite"]:
+        raise UsageError("--skip-existing contradicts --overwrite", hint="leave out one of them")
+    if not given["queue"] or given["output_dir"] is not None:
+        return
+    for name, option in _OF_OUTPUTS.items():
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            hint = "add --output-dir DIR, or print the transcript later: transcribe-mcp jobs show JOB --wait --format F"
+            raise UsageError(f"{option} with --queue has no file to apply to", hint=hint)
 
 
 def read_formats(text: str, *, to_stdout: bool) -> tuple[str, ...]:

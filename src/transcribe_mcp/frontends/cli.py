@@ -55,6 +55,7 @@ Examples:
 
 @app.command(epilog=EXAMPLES)
 def transcribe(
+    context: typer.Context,
     sources: arg.Sources,
     model: arg.Model = "auto",
     engine: arg.Engine = "auto",
@@ -66,6 +67,7 @@ def transcribe(
     formats: arg.Formats = "txt",
     output_dir: arg.OutputDir = None,
     overwrite: arg.Overwrite = False,
+    skip_existing: arg.SkipExisting = False,
     words: arg.Words = True,
     vocabulary: arg.Vocabulary = "",
     prompt: arg.Prompt = "",
@@ -88,19 +90,20 @@ def transcribe(
     as_json: arg.AsJson = False,
     quiet: arg.Quiet = False,
 ) -> None:
-    """Transcribe files, directories or patterns. Text goes to stdout unless --output-dir is given."""
+    """Transcribe files, directories, patterns or URLs. Text goes to stdout unless --output-dir is given."""
     given = dict(locals())
     with exit_codes():
+        arg.check_outputs(given, context)
         if queue:
             jobs_commands.queue(given)
             return
         request = _request(given)
-        failures, sources_named = 0, [str(Path(source)) for source in sources]
+        failures, only = 0, {sources[0], str(Path(sources[0]))} if len(sources) == 1 else set()
         with progress_bars(quiet=quiet) as bars:
             for outcome in service.transcribe(request, bars):
                 bars.put_away()
                 failures += outcome.error is not None
-                _show(outcome, given, alone=sources_named == [outcome.source])
+                _show(outcome, given, alone=outcome.source in only)
         if failures:
             raise SystemExit(1)
 
@@ -118,7 +121,6 @@ _PIPELINE = (
     "track",
     "channel",
 )
-_SUBTITLES = ("max_line_chars", "max_lines", "max_cue_s", "min_cue_s", "max_chars_per_second")
 
 
 def _request(given: Mapping[str, Any]) -> service.TranscribeRequest:
@@ -133,8 +135,9 @@ def _request(given: Mapping[str, Any]) -> service.TranscribeRequest:
         formats=arg.read_formats(given["formats"], to_stdout=to_stdout),
         output_dir=given["output_dir"],
         overwrite=given["overwrite"],
+        skip_existing=given["skip_existing"],
         format_options={"highlight_words": given["highlight_words"]},
-        subtitle_rules={name: given[name] for name in _SUBTITLES},
+        subtitle_rules={name: given[name] for name in arg.SUBTITLES},
         **{name: given[name] for name in _ENGINE},
     )
 
@@ -146,9 +149,11 @@ def _show(outcome: service.Outcome, given: Mapping[str, Any], *, alone: bool) ->
     elif not given["quiet"]:
         for notice in outcome.warnings:
             say(f"warning: {notice}" if alone else f"warning: {outcome.source}: {notice}")
+    if outcome.is_skipped and not given["quiet"]:
+        say(f"skipped: {outcome.source}: its output files exist")
     if given["as_json"]:
         write_out(json.dumps(outcome.to_json(), ensure_ascii=False) + "\n")
-    elif given["output_dir"] is not None:
+    elif given["output_dir"] is not None and not outcome.is_skipped:
         with suppress(BrokenPipeError):  # the files are what was asked for, not their list
             for path in outcome.outputs:
                 write_out(f"{path}\n")

@@ -9,13 +9,14 @@ from contextlib import contextmanager, suppress
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from ..errors import CancelledError, OutputError, TranscribeError
+from ..errors import CancelledError, OutputError, TranscribeError, UsageError
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
 
 STAGES = {
+    "fetch": "fetching",
     "download": "downloading",
     "checksum": "checking",
     "convert": "converting",
@@ -23,7 +24,7 @@ STAGES = {
     "speech": "finding speech",
     "windows": "transcribing",
 }
-STAGES_IN_BYTES = frozenset({"download", "checksum", "convert"})
+STAGES_IN_BYTES = frozenset({"fetch", "download", "checksum", "convert"})
 
 
 def say(text: str) -> None:
@@ -61,6 +62,24 @@ def write_out(text: str) -> None:
         if isinstance(error, BrokenPipeError):
             raise
         raise OutputError(f"cannot write the result to standard output: {error.strerror}", hint=hint) from error
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask before something is done that cannot be undone; ``yes`` answers beforehand.
+
+    Raises:
+        UsageError: there is no terminal to ask at.
+        SystemExit: the answer is not yes.
+    """
+    if yes:
+        return
+    if sys.stdin is None or sys.stderr is None or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise UsageError(f"nobody can be asked: {question}", hint="add --yes if you mean it")
+    sys.stderr.write(f"{question} [y/N] ")
+    sys.stderr.flush()
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        say("nothing was changed")
+        raise SystemExit(1)
 
 
 @contextmanager

@@ -15,18 +15,19 @@ from ..service import jobs as service
 from ..service import serving
 from ..text_breaks import JOINERS
 from . import arguments as arg
-from .console import Bars, exit_codes, progress_bars, say, write_out
+from .console import Bars, confirm, exit_codes, progress_bars, say, write_out
 
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="A job's id, or a batch's.")]
 Statuses = Annotated[str, typer.Option("--status", help="queued, running, completed, failed, cancelled; with commas.")]
 Limit = Annotated[int, typer.Option(min=1, max=500, help="How many at most.")]
 Cursor = Annotated[str, typer.Option(help="Go on after this job, as the page before says.")]
 KeepDays = Annotated[
-    float | None, typer.Option("--keep-days", min=0, help="Days that finished jobs are kept. [0: for good]")
+    float | None, typer.Option("--keep-days", help="Days that finished jobs are kept; 0 keeps them for good.")
 ]
 ShownFormat = Annotated[str, typer.Option("--format", "-f", help="Print the transcript: txt, srt, vtt, tsv, json, md.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait until it has ended.")]
 
+OWNER = "command line"  # every shell of this user is one owner of the jobs that they share with other clients
 DAY_S = 86_400.0
 FOREVER_S = 10 * 365 * DAY_S
 
@@ -38,15 +39,19 @@ _OF_JOBS = (
 
 def queue(given: Mapping[str, Any]) -> None:
     """``transcribe --queue``: leave the recordings to the worker and print the ids of their jobs."""
-    if given["output_dir"] is not None:
-        hint = "print a transcript with transcribe-mcp jobs show JOB --format srt"
-        raise UsageError("--queue writes no files: results go into the library", hint=hint)
     options: dict[str, Any] = {name: given[name] for name in _OF_JOBS}
     options["vocabulary"] = arg.read_vocabulary(given["vocabulary"])
     if given["temperature"]:
         options["temperatures"] = arg.read_temperatures(given["temperature"])
-    request = service.JobRequest("", service.JobOptions(**options), force=given["force"])
-    batch = service.submit_batch(given["sources"], request)
+    request = service.JobRequest(
+        "", service.JobOptions(**options), force=given["force"], output=_output(given), from_shell=True
+    )
+    if given["threads"]:
+        say("warning: --threads has no effect with --queue; set TRANSCRIBE_MCP_THREADS for the worker")
+    with service.acting_for(OWNER):
+        batch = service.submit_batch(given["sources"], request)
+    for source in () if given["quiet"] else batch.skipped:
+        say(f"skipped: {source}: its output files exist")
     for refused in batch.refused:
         say(f"error: {refused.source}: {refused.error.message}")
         if refused.error.hint:
@@ -55,6 +60,20 @@ def queue(given: Mapping[str, Any]) -> None:
         write_out(_json(job) if given["as_json"] else f"{job.job_id}  {job.source}\n")
     if batch.refused:
         raise SystemExit(1)
+
+
+def _output(given: Mapping[str, Any]) -> service.OutputRequest | None:
+    """The files that the worker writes when it is done, whether this terminal is still there or not."""
+    if given["output_dir"] is None:
+        return None
+    return service.OutputRequest(
+        directory=str(given["output_dir"]),
+        formats=arg.read_formats(given["formats"], to_stdout=False),
+        overwrite=given["overwrite"],
+        skip_existing=given["skip_existing"],
+        format_options={"highlight_words": given["highlight_words"]},
+        subtitle_rules={name: given[name] for name in arg.SUBTITLES},
+    )
 
 
 group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List, follow and end durable jobs.")
@@ -105,17 +124,34 @@ def show(
 
 
 @group.command()
-def cancel(job: JobId) -> None:
-    """Stop a job or a batch; what is finished of it stays readable."""
+def cancel(
+    job: JobId,
+    for_all: Annotated[bool, typer.Option("--all", help="Also where another client waits for it.")] = False,
+) -> None:
+    """Stop a job or a batch; what is finished of it stays readable.
+
+    Where another client or batch waits for the same job, the job goes on for that one unless --all is given.
+    """
     with exit_codes():
-        found = service.cancel(job)
+        with service.acting_for(OWNER):
+            found = service.cancel(job, for_all=for_all)
         write_out(f"{job}  {found.status}\n")
+        if goes_on := _going_on(found):
+            jobs = "1 job goes on" if goes_on == 1 else f"{goes_on} jobs go on"
+            say(f"{jobs}: others wait for the same recording; --all stops that too")
+
+
+def _going_on(found: service.Job | service.Batch) -> int:
+    """How many of the jobs that were cancelled have not ended, because others want them."""
+    jobs = found.jobs if isinstance(found, service.Batch) else (found,)
+    cancelled = [job.job_id for job in jobs if job.status is service.JobStatus.CANCELLED]
+    return sum(not service.get_job(job_id).status.is_final for job_id in cancelled)
 
 
 @group.command()
 def retry(job: JobId) -> None:
     """Queue a failed or cancelled job again; it goes on where it was."""
-    with exit_codes():
+    with exit_codes(), service.acting_for(OWNER):
         write_out(_line(service.retry(job)))
 
 
@@ -123,15 +159,35 @@ def retry(job: JobId) -> None:
 def remove(
     jobs: Annotated[list[str] | None, typer.Argument(metavar="JOB", help="Ids of jobs or batches.")] = None,
     keep_days: KeepDays = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before deleting several jobs.")] = False,
 ) -> None:
-    """Forget jobs and their transcripts: those named, or with --keep-days all that ended before."""
-    with exit_codes():
+    """Delete jobs and their transcripts: those named, or with --keep-days all that ended before.
+
+    Asks before it deletes more than one. Output files stay.
+    """
+    with exit_codes(), service.acting_for(OWNER):
         if not jobs and keep_days is None:
             raise UsageError("no job was named", hint="name jobs, or give --keep-days")
-        for job in jobs or ():
-            service.delete(job)
-        if keep_days is not None:
-            say(f"{service.forget_old(keep_days)} jobs are forgotten")
+        named = list(dict.fromkeys(jobs or ()))
+        found = [service.get_job(job) for job in named]  # before the first is deleted: is each there?
+        n_jobs = sum(len(one.jobs) if isinstance(one, service.Batch) else 1 for one in found)
+        n_jobs += service.count_old(keep_days) if keep_days is not None else 0
+        if n_jobs > 1 or (n_jobs and not named):
+            confirm(f"delete {_count(n_jobs)} with their transcripts?", yes=yes)
+        n_deleted = 0
+        for job in named:
+            n_gone = service.delete(job)
+            n_deleted += n_gone
+            if not n_gone:
+                say(f"{job}: others wait for its recordings or have them; they are kept")
+        n_deleted += service.forget_old(keep_days) if keep_days is not None else 0
+        say(f"{_count(n_deleted)} deleted")
+        if keep_days == 0:
+            say("--keep-days 0 keeps finished jobs for good")
+
+
+def _count(n_jobs: int) -> str:
+    return "1 job" if n_jobs == 1 else f"{n_jobs} jobs"
 
 
 def _statuses(text: str) -> tuple[service.JobStatus, ...]:
@@ -187,6 +243,7 @@ def _facts(job: service.Job) -> str:
         "device": job.device,
         "attempts": job.attempts or None,
         "answered by": job.from_job_id,
+        "files": ", ".join(map(_shown, job.outputs)),
         "error": job.error.message if job.error else None,
         "hint": job.error.hint if job.error else None,
     }

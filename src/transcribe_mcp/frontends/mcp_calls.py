@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
+from contextvars import copy_context
 from functools import lru_cache, partial
 from typing import Any, ParamSpec, TypeVar
 
@@ -24,6 +26,7 @@ _THREADS = ThreadPoolExecutor(max_workers=16, thread_name_prefix="store")
 
 # A waiting call looks the less often the longer it waits: short recordings are not kept waiting by the looking.
 FIRST_LOOK_S, LONGEST_LOOK_S, LOOK_SHARE = 0.03, 0.25, 0.05
+_PROCESS = f"client {secrets.token_hex(8)}"
 SEGMENTS = "segments"
 REPORT_CHARS = 6_000
 QUIET_S = 0.5
@@ -38,7 +41,18 @@ Report = Callable[[float, str], Awaitable[None]]
 
 async def call(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """A use case in a thread: the loop answers others meanwhile."""
-    return await asyncio.get_running_loop().run_in_executor(_THREADS, partial(function, *args, **kwargs))
+    context = copy_context()  # who asks: see ``client``
+    work = partial(context.run, function, *args, **kwargs)
+    return await asyncio.get_running_loop().run_in_executor(_THREADS, work)
+
+
+def client(request: Any) -> AbstractContextManager[None]:
+    """Work in the name of a client: the one of this process, or of an HTTP request's session.
+
+    Requests without a session (since 2026) do not say whose they are: each of their submissions is an owner.
+    """
+    name = _PROCESS if request is None else request.headers.get("mcp-session-id", "")
+    return service.acting_for(name)
 
 
 async def open_store() -> None:

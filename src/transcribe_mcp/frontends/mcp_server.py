@@ -71,7 +71,7 @@ class Tasks(sdk.Extension):
         self, use: Callable[..., Awaitable[dict[str, Any]]], ctx: Any, params: TaskParams
     ) -> dict[str, Any]:
         sdk.require_client_extension(ctx, self.identifier)
-        with _protocol_errors():
+        with _protocol_errors(), calls.client(ctx.request):
             shape = await use(params.task_id)
         answer = shape.get("result")
         if isinstance(answer, answers.Answer):
@@ -88,7 +88,8 @@ class Tasks(sdk.Extension):
         as_task = is_modern and self.identifier in extensions and params.name in tasks.TOOLS
         if as_task:
             params.arguments = {"wait_s": tasks.TASK_WAIT_S, **given}
-        result = await call_next(ctx)
+        with calls.client(ctx.request):
+            result = await call_next(ctx)
         if not isinstance(result, sdk.types.CallToolResult):
             return result  # a question to the client
         if result.structured_content is None:

@@ -21,7 +21,7 @@ from ..errors import StoreError, StoreVersionError, UsageError
 from .private_files import create_private, make_private_dir
 from .sqlite_connection import WritingConnection, connection_class
 from .store_errors import shown, store_errors
-from .tables import FOR_WRITER, SCHEMA_VERSION, SEARCH, about, metadata
+from .tables import FOR_WRITER, SCHEMA_VERSION, SEARCH, TO_VERSION_2, about, metadata
 from .writer import identity
 from .writer_link import RequirementError
 from .writer_protocol import hold_lock
@@ -149,7 +149,9 @@ def _migrate(engine: sa.Engine, url: sa.URL) -> None:
         metadata.create_all(connection)
         for statement in (*SEARCH[engine.dialect.name], *FOR_WRITER[engine.dialect.name]):
             connection.exec_driver_sql(statement)
-        # Version 2 has more tables than version 1 and no others: they have just been made.
+        # Version 2 has more tables than version 1, which have just been made; none has other columns.
+        for statement in TO_VERSION_2:
+            connection.exec_driver_sql(statement)
         connection.execute(about.delete().where(about.c.name == "schema_version"))
         connection.execute(about.insert().values(name="schema_version", value=str(SCHEMA_VERSION)))
 

@@ -38,7 +38,7 @@ class Device:
     """
 
     def __init__(self, unload_after_s: float, load: Callable[[EngineRequest], Engine] = load_engine) -> None:
-        self._unload_after_s = unload_after_s
+        self._unload_after_s = min(unload_after_s, threading.TIMEOUT_MAX)
         self._load = load
         self._changed = threading.Condition()
         self._members: set[SharedEngine] = set()

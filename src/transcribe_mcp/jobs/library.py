@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from ..errors import StoreDamagedError, UsageError
 from ..transcript import Transcript
 from .records import Hit, HitPage, JobFilter, JobStatus
-from .tables import jobs, segments, transcripts
+from .tables import jobs, owners, segments, transcripts
 
 INSERT_ROWS = 500
 MAX_TERMS = 32  # words of one query; more only cost time
@@ -190,9 +190,11 @@ def job_conditions(which: JobFilter) -> list[sa.ColumnElement[bool]]:
         conditions.append(jobs.c.status.in_([status.value for status in which.statuses]))
     if which.source_contains:
         conditions.append(sa.func.lower(jobs.c.source).contains(which.source_contains.lower(), autoescape=True))
-    for column, wanted in ((jobs.c.language, which.language), (jobs.c.batch_id, which.batch_id)):
-        if wanted:
-            conditions.append(column == wanted)
+    if which.language:
+        conditions.append(jobs.c.language == which.language)
+    if which.batch_id:
+        of_batch = sa.select(owners.c.job_id).where(owners.c.batch_id == which.batch_id)
+        conditions.append(jobs.c.job_id.in_(of_batch))
     if which.model:
         conditions.append(sa.func.lower(jobs.c.model) == which.model.lower())
     if which.since is not None:

@@ -86,6 +86,18 @@ class JobOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class OutputRequest:
+    """Files to write of each recording; fields as those of ``service.TranscribeRequest``."""
+
+    directory: str
+    formats: tuple[str, ...]
+    overwrite: bool = False
+    skip_existing: bool = False
+    format_options: dict[str, Any] = field(default_factory=dict)
+    subtitle_rules: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class JobRequest:
     """One recording to transcribe.
 
@@ -95,6 +107,8 @@ class JobRequest:
         priority: lower is sooner; ``None`` puts shorter recordings first.
         roots: directories without links in their paths. Whenever the file is opened it must lie inside one of them.
             ``None`` for a user's own jobs, which may read any file.
+        output: files to write when the job is done.
+        from_shell: a person at a shell asks: ``-`` is standard input, and URLs may name hosts of their own network.
     """
 
     source: str
@@ -102,6 +116,8 @@ class JobRequest:
     force: bool = False
     priority: int | None = None
     roots: tuple[str, ...] | None = None
+    output: OutputRequest | None = None
+    from_shell: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +136,8 @@ class Job:
     Attributes:
         job_id: 26 characters, in order of submission.
         batch_id: the batch that it was submitted with.
-        stage: what is being done: ``queued``, ``load``, ``download``, ``windows``; empty once final.
+        stage: what is being done: ``queued``, ``load``, ``download``, ``waiting`` (for a job on the same content),
+            ``windows``, ``write``; empty once final.
         percent: share of the recording that is transcribed, 0 to 100; from work done, never guessed.
         eta_s: seconds until it is done by measured speed; ``None`` where none was measured yet.
         queue_position: jobs that start before this one, plus one; ``None`` unless queued.
@@ -129,6 +146,7 @@ class Job:
         attempts: how often its work was begun; more than 1 after a crash or a retry.
         from_job_id: the earlier job whose transcript answers this one.
         language, model, device: what made the transcript.
+        outputs: paths of the files that were asked for and are written.
     """
 
     job_id: str
@@ -152,6 +170,7 @@ class Job:
     language: str | None = None
     model: str | None = None
     device: str | None = None
+    outputs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,12 +186,14 @@ class Batch:
     """Jobs that were submitted together. ``job_id`` names the batch wherever a job is asked for.
 
     ``status`` is ``queued`` before any began, ``running`` until all are final, then ``completed``: the batch is done,
-    whatever became of each; ``cancelled`` or ``failed`` where that became of every one.
+    whatever became of each; ``cancelled`` or ``failed`` where that became of every one. ``skipped`` are sources whose
+    files were all there when it was submitted; only the answer to the submission has them.
     """
 
     job_id: str
     jobs: tuple[Job, ...]
     refused: tuple[Refused, ...] = ()
+    skipped: tuple[str, ...] = ()
 
     @property
     def status(self) -> JobStatus:

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from ..transcript import Notice
 from .database import clock
+from .outputs import NewOutput, of_jobs
 from .records import Job, JobFailure, JobOptions, JobStatus
 from .tables import jobs, speeds, workers
 from .worker_state import no_worker
@@ -40,6 +41,8 @@ class NewJob:
     answer: Any = None
     is_new_hash: bool = False  # computed now: to be known when the same file comes again
     roots: tuple[str, ...] | None = None
+    owner: str = ""  # who asks: see ``owners.py``
+    outputs: tuple[NewOutput, ...] = ()
 
     def answered_by(self, row: Any) -> NewJob:
         return replace(self, answer=row)
@@ -90,10 +93,25 @@ def to_row(job_id: str, job: NewJob, batch_id: str | None) -> dict[str, Any]:
 
 def to_jobs(connection: sa.Connection, rows: Sequence[Any]) -> list[Job]:
     """Rows as records, with their places in the queue and the time that they still take."""
+    found = _with_outputs(connection, rows)
     if not any(row.status in UNFINISHED for row in rows):
-        return [_to_job(row) for row in rows]
+        return found
     queue = _Queue.read(connection, [row.job_id for row in rows if row.status == JobStatus.QUEUED.value])
-    return [queue.placed(_to_job(row), row) if row.status in UNFINISHED else _to_job(row) for row in rows]
+    return [queue.placed(job, row) if row.status in UNFINISHED else job for job, row in zip(found, rows, strict=True)]
+
+
+def _with_outputs(connection: sa.Connection, rows: Sequence[Any]) -> list[Job]:
+    """A job whose files are not all written has its transcript, and has not ended yet."""
+    files = of_jobs(connection, [row.job_id for row in rows])
+    found = []
+    for job in map(_to_job, rows):
+        of_job = files.get(job.job_id)
+        if of_job is not None:
+            job = replace(job, outputs=of_job.written, warnings=(*job.warnings, *of_job.notices))
+            if of_job.is_pending and job.status is JobStatus.COMPLETED:
+                job = replace(job, status=JobStatus.RUNNING, stage="write", finished_at=None)
+        found.append(job)
+    return found
 
 
 def _to_job(row: Any) -> Job:

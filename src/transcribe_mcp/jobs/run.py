@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from ..errors import (
     CancelledError,
@@ -20,7 +21,7 @@ from ..fetching import FetchLimits, fetch, is_url
 from ..heard import HeardBatch
 from ..settings import Settings, usable_cores
 from ..transcript import Notice, Transcript
-from . import contents
+from . import contents, spool
 from .alone import Gate, Pass
 from .device import Device
 from .job_options import pipeline_options
@@ -32,10 +33,12 @@ from .queue import keep_step
 from .records import AUTO
 from .shared import EngineChoice, SharedEngine
 from .store import Store
+from .submission import FETCHED_FOR_SHELL
 
 # A job's, for reading and voice detection. Jobs that run at once would take each other's cores: eight with 16 threads
 # each kept a GPU waiting for half of the time. And up to five hear alike, so that checkpoints fit whatever machine.
 MOST_THREADS = 4
+TWIN_POLL_S = 0.3  # how often a job looks whether another on the same content has ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +128,16 @@ def run(shop: Workshop, job: RunningJob) -> None:
     try:
         job.n_kept = shop.store.queue.count_steps(claim.job_id)
         claim = _after_crashes(shop, shop.ledger.judge_crashes(claim, job.n_kept))
-        inside = shop.gate.enter(alone=claim.crashes > 0, check=job.check)
-        shop.ledger.change(claim, {"at_risk": True})
-        _work(shop, job, claim, folder, inside)
+        roots = None if is_url(claim.source) else shop.store.roots(claim.job_id)
+        with contents.opened(_recording(shop, job, claim, folder), roots) as path:
+            content = Content(_content_hash(shop, job, claim, path), claim.options_key)
+            earlier = _answer(shop, job, claim, content)
+            if earlier is not None:
+                shop.ledger.answer(claim, earlier)
+            else:
+                inside = shop.gate.enter(alone=claim.crashes > 0, check=job.check)
+                shop.ledger.change(claim, {"at_risk": True})
+                _work(shop, job, claim, path, content, inside)
     except (CancelledError, StoreError):
         raise
     except TranscribeError as error:
@@ -138,20 +148,25 @@ def run(shop: Workshop, job: RunningJob) -> None:
         if inside is not None:
             inside.leave()
     shutil.rmtree(folder, ignore_errors=True)
+    spool.drop(shop.settings.data_dir, claim.signature)
 
 
-def _work(shop: Workshop, job: RunningJob, claim: Claim, folder: Path, inside: Pass) -> None:
-    roots = None if is_url(claim.source) else shop.store.roots(claim.job_id)
-    with contents.opened(_recording(shop, job, claim, folder), roots) as path:
-        _transcribe_file(shop, job, claim, path, inside)
+def _answer(shop: Workshop, job: RunningJob, claim: Claim, content: Content) -> Any | None:
+    """An earlier job that answers this one, if need be after its end; none for one that has begun.
+
+    Jobs that wait here are outside of the gate: what they wait for may have to pass it alone.
+    """
+    if claim.force or claim.began is not None:
+        return None
+    while shop.store.is_worked_on(content, claim.job_id):
+        job.stage = "waiting"
+        job.check()
+        time.sleep(TWIN_POLL_S)
+    job.stage = "load"
+    return shop.store.answer_for(content)
 
 
-def _transcribe_file(shop: Workshop, job: RunningJob, claim: Claim, path: Path, inside: Pass) -> None:
-    content = Content(_content_hash(shop, job, claim, path), claim.options_key)
-    earlier = None if claim.force or claim.began is not None else shop.store.answer_for(content)
-    if earlier is not None:
-        shop.ledger.answer(claim, earlier)
-        return
+def _work(shop: Workshop, job: RunningJob, claim: Claim, path: Path, content: Content, inside: Pass) -> None:
     job.duration_s = _duration(shop, path)
     job.engine = engine = shop.device.open(_choice(shop, claim), job.duration_s or 0.0, job.progress)
     began = claim.began
@@ -237,13 +252,17 @@ def _choice(shop: Workshop, claim: Claim) -> EngineChoice:
 
 def _recording(shop: Workshop, job: RunningJob, claim: Claim, folder: Path) -> Path:
     """The file to read: the source itself, or what was fetched from its address."""
+    if spool.is_kept(claim.signature):
+        return spool.require_kept(shop.settings.data_dir, claim.signature)
     if not is_url(claim.source):
         return Path(claim.source)
     fetched = sorted(path for path in folder.glob("*") if not path.name.startswith("."))
     if fetched:
         return fetched[0]
     shop.work_dir.mkdir(mode=FOLDER_MODE, exist_ok=True)
-    limits = FetchLimits(max_bytes=int(shop.settings.max_file_gib * 1024**3))
+    max_bytes = int(shop.settings.max_file_gib * 1024**3)
+    for_shell = claim.signature == FETCHED_FOR_SHELL
+    limits = FetchLimits.of_shell(claim.source, max_bytes) if for_shell else FetchLimits(max_bytes)
     return fetch(claim.source, folder, limits, job.progress)
 
 

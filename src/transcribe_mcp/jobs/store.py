@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from ..errors import JobNotFoundError, JobStateError, QueueFullError, StoreBusyError, UsageError
+from ..errors import JobNotFoundError, JobStateError, StoreBusyError, UsageError
 from ..transcript import Transcript
-from . import library
-from .database import check_file, database_url, defer, open_engine, require
+from . import adding, library, outputs, owners, spool
+from .database import check_file, database_url, defer, open_engine
 from .ids import is_id, new_id
 from .library import Content, job_conditions
 from .queue import WorkflowQueue
@@ -34,7 +34,8 @@ from .records import (
     JobStatus,
     Refused,
 )
-from .rows import UNFINISHED, NewJob, to_jobs, to_row
+from .retention import ended_long_ago, kept_since
+from .rows import UNFINISHED, NewJob, to_jobs
 from .store_errors import store_errors
 from .tables import batches, files, job_roots, jobs
 from .together import Together
@@ -45,8 +46,9 @@ Result = TypeVar("Result")
 
 PAGE_LIMIT = 500
 CONFLICTS = 5  # tries of a transaction that others come between
-DAY_S = 86_400.0
 
+
+_ENDED_BADLY = (JobStatus.FAILED.value, JobStatus.CANCELLED.value)
 
 # What every call asks is put together once; that takes longer than SQLite does to answer.
 
@@ -57,7 +59,6 @@ def _same(*columns: sa.Column[Any]) -> list[sa.ColumnElement[bool]]:
 
 _JOB = sa.select(jobs).where(*_same(jobs.c.job_id))
 _HASH = sa.select(files.c.content_hash).where(*_same(files.c.path, files.c.signature))
-_N_QUEUED = sa.select(sa.func.count()).select_from(jobs).where(jobs.c.status == JobStatus.QUEUED.value)
 _ANSWER = (
     sa.select(jobs)
     .where(*_same(jobs.c.content_hash, jobs.c.options_key))
@@ -65,9 +66,11 @@ _ANSWER = (
     .order_by(jobs.c.job_id.desc())
     .limit(1)
 )
-_TWIN = (
+_WORKED_ON = (
     sa.select(jobs.c.job_id)
-    .where(*_same(jobs.c.source, jobs.c.signature, jobs.c.options_key), jobs.c.status.in_(UNFINISHED))
+    .where(*_same(jobs.c.content_hash, jobs.c.options_key), jobs.c.status == JobStatus.RUNNING.value)
+    .where(jobs.c.job_id != sa.bindparam("mine"))
+    .where(sa.or_(jobs.c.batch_size.is_not(None), jobs.c.job_id < sa.bindparam("mine")))
     .limit(1)
 )
 
@@ -76,6 +79,7 @@ class Store:
     """Open for as long as its process lives; safe from several threads."""
 
     def __init__(self, data_dir: Path, configured_url: str = "") -> None:
+        self.data_dir = data_dir
         self.url = database_url(data_dir, configured_url)
         self.engine = open_engine(self.url)
         self.queue = WorkflowQueue(self.engine)
@@ -109,8 +113,9 @@ class Store:
             try:
                 with self.begin() as connection:
                     result = work(connection)
-            except StoreBusyError as error:
-                if not left or not isinstance(error.__cause__, ConflictError):
+            except (StoreBusyError, RequirementError) as error:
+                conflict = error if isinstance(error, RequirementError) else error.__cause__
+                if not left or not isinstance(conflict, ConflictError | RequirementError):
                     raise
             else:
                 return result
@@ -119,7 +124,9 @@ class Store:
     # --- adding -------------------------------------------------------------------------------------------------------
 
     def add(self, new: NewJob, limit: int) -> str:
-        """Add a job with its workflow; gives its id. Those of several threads are added in one transaction.
+        """Add a job with its workflow, or join one on the same file; gives its id.
+
+        Those of several threads are added in one transaction.
 
         Raises:
             QueueFullError: more than ``limit`` would wait.
@@ -127,77 +134,39 @@ class Store:
         return self._add_together((new, limit))
 
     def add_batch(self, new: Sequence[NewJob], refused: Sequence[Refused], limit: int) -> str:
-        """Add jobs as one batch, all or none, with what it left out; gives its id. See ``add``."""
+        """Add jobs as one batch, with what it left out; gives its id. Those without room are left out too.
+
+        Raises:
+            QueueFullError: none of them has room.
+        """
         batch_id = new_id()
-        rows = [[r.source, r.error.code, r.error.message, r.error.hint] for r in refused]
-        values = {"batch_id": batch_id, "created_at": time.time(), "refused": json.dumps(rows)}
-        with self._begin_with_room(new, limit) as connection:
+
+        def add(connection: sa.Connection) -> None:
+            added = adding.add(connection, self.queue, [(job, limit) for job in new], batch_id)
+            full = [error for error in added if isinstance(error, Exception)]
+            if full and len(full) == len(new):
+                raise full[0]
+            left_out = [*refused, *adding.refused(new, added)]
+            rows = [[r.source, r.error.code, r.error.message, r.error.hint] for r in left_out]
+            values = {"batch_id": batch_id, "created_at": time.time(), "refused": json.dumps(rows)}
             connection.execute(batches.insert().values(**values))
-            self._insert(connection, new, batch_id)
+
+        self.transact(add)
         return batch_id
 
     def _add_all(self, wishes: Sequence[tuple[NewJob, int]]) -> list[str | Exception]:
-        new = [job for job, _ in wishes]
-        with self._begin_with_room(new, min(limit for _, limit in wishes)) as connection:
-            return list(self._insert(connection, new, None))
-
-    @contextmanager
-    def _begin_with_room(self, new: Sequence[NewJob], limit: int) -> Iterator[sa.Connection]:
-        """A transaction that is only applied where so many jobs may be added.
-
-        Raises:
-            QueueFullError: they may not.
-        """
-        n_new = sum(job.answer is None for job in new)
-        try:
-            with self.begin() as connection:
-                if n_new:
-                    require(connection, _N_QUEUED.with_only_columns(sa.func.count() + n_new <= limit))
-                yield connection
-        except RequirementError as error:
-            with self.begin() as connection:
-                queued = self._queued(connection)
-            hint = "wait until some are done, cancel some, or raise TRANSCRIBE_MCP_MAX_QUEUE_LENGTH"
-            raise QueueFullError(f"{queued} jobs wait, {limit} may: no room for {n_new}", hint=hint) from error
-
-    def _insert(self, connection: sa.Connection, new: Sequence[NewJob], batch_id: str | None) -> list[str]:
-        ids = [new_id() for _ in new]
-        if new:
-            connection.execute(jobs.insert(), [to_row(i, job, batch_id) for i, job in zip(ids, new, strict=True)])
-        inside = [{"job_id": i, "roots": json.dumps(job.roots)} for i, job in zip(ids, new, strict=True) if job.roots]
-        if inside:
-            connection.execute(job_roots.insert(), inside)
-        self._know_hashes(connection, [job for job in new if job.is_new_hash])
-        for i, job in zip(ids, new, strict=True):
-            if job.answer is None:
-                self.queue.add(connection, i, job.queue, job.priority)
-        return ids
-
-    def _know_hashes(self, connection: sa.Connection, hashed: Sequence[NewJob]) -> None:
-        rows = {job.source: (job.signature, job.content_hash) for job in hashed}
-        if rows:
-            connection.execute(files.delete().where(files.c.path.in_(rows)))
-            values = [{"path": path, "signature": sign, "content_hash": hash_} for path, (sign, hash_) in rows.items()]
-            connection.execute(files.insert(), values)
-
-    def room(self, limit: int) -> int:
-        """How many jobs more may wait."""
-        with self.begin() as connection:
-            return max(0, limit - self._queued(connection))
-
-    def _queued(self, connection: sa.Connection) -> int:
-        return connection.execute(_N_QUEUED).scalar_one()
+        """For each its job's id or why it has none."""
+        return self.transact(lambda connection: adding.add(connection, self.queue, wishes, None))
 
     def answer_for(self, content: Content) -> Any | None:
         """The newest finished job with the same content and options whose transcript is here."""
         with self.begin() as connection:
             return connection.execute(_ANSWER, asdict(content)).first()
 
-    def unfinished_twin(self, source: str, signature: str, options_key: str) -> str | None:
-        """A job that waits or runs on the same file with the same options."""
-        same = {"source": source, "signature": signature, "options_key": options_key}
+    def is_worked_on(self, content: Content, mine: str) -> bool:
+        """Whether another job that runs will have the transcript: it has begun, or was submitted before this one."""
         with self.begin() as connection:
-            return connection.execute(_TWIN, same).scalar()
+            return connection.execute(_WORKED_ON, {**asdict(content), "mine": mine}).first() is not None
 
     def known_hash(self, path: str, signature: str) -> str | None:
         with self.begin() as connection:
@@ -205,24 +174,36 @@ class Store:
 
     # --- looking ------------------------------------------------------------------------------------------------------
 
-    def get(self, job_id: str) -> Job | Batch:
-        """
+    def get(self, job_id: str, owner: str = "") -> Job | Batch:
+        """A job or a batch as its owner sees it: what the owner cancelled is cancelled, though others still want it.
+
         Raises:
             JobNotFoundError: no job and no batch has this id.
         """
         with self.begin() as connection:
             row = connection.execute(_JOB, {"job_id": job_id}).first()
             if row is not None:
-                return to_jobs(connection, [row])[0]
+                job = to_jobs(connection, [row])[0]
+                cancelled_at = owners.has_cancelled(connection, job_id, owner)
+                return job if cancelled_at is None else owners.as_cancelled(job, cancelled_at)
             batch = connection.execute(sa.select(batches).where(batches.c.batch_id == job_id)).first()
             if batch is None:
                 raise not_found(job_id)
-            rows = connection.execute(sa.select(jobs).where(jobs.c.batch_id == job_id).order_by(jobs.c.job_id)).all()
             refused = tuple(
                 Refused(source, JobFailure(code, message, hint))
                 for source, code, message, hint in json.loads(batch.refused)
             )
-            return Batch(job_id, tuple(to_jobs(connection, rows)), refused)
+            return Batch(job_id, self._of_batch(connection, job_id), refused)
+
+    def _of_batch(self, connection: sa.Connection, batch_id: str) -> tuple[Job, ...]:
+        cancelled_at = dict(owners.of_batch(connection, batch_id))
+        rows = connection.execute(sa.select(jobs).where(jobs.c.job_id.in_(list(cancelled_at)))).all()
+        found = {job.job_id: replace(job, batch_id=batch_id) for job in to_jobs(connection, rows)}
+        return tuple(
+            found[job_id] if at is None else owners.as_cancelled(found[job_id], at)
+            for job_id, at in cancelled_at.items()
+            if job_id in found
+        )
 
     def row(self, job_id: str) -> Any:
         """
@@ -278,27 +259,66 @@ class Store:
 
     # --- changing -----------------------------------------------------------------------------------------------------
 
-    def cancel(self, job_ids: Sequence[str]) -> None:
-        """Stop those that wait or run. Their workers notice; what waits never starts."""
-        with self.begin() as connection:
-            connection.execute(
-                jobs.update()
-                .where(jobs.c.job_id.in_(job_ids), jobs.c.status.in_(UNFINISHED))
-                .values(status=JobStatus.CANCELLED.value, stage="", finished_at=time.time())
-            )
-        self.queue.cancel(job_ids)
+    def cancel(self, job_id: str, owner: str, *, for_all: bool = False) -> int:
+        """An owner does not want a job or a batch any more; what nobody wants is stopped. A final job stays as it is.
 
-    def delete(self, job_ids: Sequence[str], batch_id: str | None = None) -> None:
-        """Forget jobs, their workflows, and transcripts that no other job refers to."""
-        self.queue.cancel(job_ids)
-        with self.begin() as connection:
-            of_jobs = sa.select(jobs.c.transcript_id).where(jobs.c.job_id.in_(job_ids))
-            kept = [t for t in connection.execute(of_jobs).scalars() if t is not None]
-            connection.execute(jobs.delete().where(jobs.c.job_id.in_(job_ids)))
-            library.remove_unused(connection, kept)
+        Workers notice; what waits never starts. Gives how many go on because others want them.
+
+        Raises:
+            JobNotFoundError: no job and no batch has this id.
+        """
+
+        def give_up(connection: sa.Connection) -> tuple[list[str], int]:
+            owners.lock(connection)
+            ids, batch_id = self._members(connection, job_id)
+            return owners.cancel(connection, ids, owner, batch_id, for_all=for_all)
+
+        stopped, n_shared = self.transact(give_up)
+        if stopped:
+            self.queue.cancel(stopped)
+        return n_shared
+
+    def delete(self, job_id: str, owner: str) -> int:
+        """Delete a job, or a batch with its jobs, and transcripts that no other job refers to; gives how many jobs.
+
+        What others still wait for, and of a batch also what others have, stays for them.
+
+        Raises:
+            JobNotFoundError: no job and no batch has this id.
+        """
+
+        def leave(connection: sa.Connection) -> tuple[list[str], list[str]]:
+            owners.lock(connection)
+            ids, batch_id = self._members(connection, job_id)
+            stopped, gone = owners.leave(connection, ids, owner, batch_id)
+            self._delete(connection, gone)
             if batch_id is not None:
                 connection.execute(batches.delete().where(batches.c.batch_id == batch_id))
-        self.queue.forget(job_ids)
+            return stopped, gone
+
+        stopped, gone = self.transact(leave)
+        self._end_workflows(stopped, gone)
+        return len(gone)
+
+    def _members(self, connection: sa.Connection, job_id: str) -> tuple[list[str], str | None]:
+        found = owners.members(connection, job_id)
+        if found is None:
+            raise not_found(job_id)
+        return found
+
+    def _delete(self, connection: sa.Connection, job_ids: Sequence[str]) -> None:
+        of_jobs = sa.select(jobs.c.transcript_id, jobs.c.signature).where(jobs.c.job_id.in_(job_ids))
+        rows = connection.execute(of_jobs).all()
+        connection.execute(jobs.delete().where(jobs.c.job_id.in_(job_ids)))
+        library.remove_unused(connection, [row.transcript_id for row in rows if row.transcript_id is not None])
+        for row in rows:
+            spool.drop(self.data_dir, row.signature)
+
+    def _end_workflows(self, cancelled: Sequence[str], deleted: Sequence[str]) -> None:
+        if cancelled or deleted:
+            self.queue.cancel([*cancelled, *deleted])
+        if deleted:
+            self.queue.forget(deleted)
 
     def record_failed_start(self, data_dir: Path, reason: str, next_try_s: float, number: int = 0) -> None:
         """Say why a worker of this machine does not run; jobs that wait show it."""
@@ -316,47 +336,87 @@ class Store:
         with self.begin() as connection:
             return set(connection.execute(query).scalars())
 
+    def sweep_spool(self) -> None:
+        """Delete recordings from standard input whose jobs have ended."""
+        spool.sweep(self.data_dir, self.unfinished_by_signature)
+
+    def unfinished_by_signature(self, signatures: Collection[str]) -> dict[str, bool]:
+        with self.begin() as connection:
+            return adding.unfinished_by_signature(connection, signatures)
+
     def is_idle(self) -> bool:
-        """Whether nothing waits or runs."""
+        """Whether nothing waits or runs, and no file is still to be written."""
         with self.begin() as connection:
             query = sa.select(jobs.c.job_id).where(jobs.c.status.in_(UNFINISHED)).limit(1)
-            return connection.execute(query).first() is None
+            return connection.execute(query).first() is None and not outputs.are_due(connection)
+
+    def n_old(self, keep_days: float) -> int:
+        """How many jobs ``forget_old`` would delete now."""
+        with self.begin() as connection:
+            return len(ended_long_ago(connection, keep_days))
 
     def forget_old(self, keep_days: float) -> int:
-        """Delete jobs that ended so long ago; gives how many."""
-        with self.begin() as connection:
-            old = sa.select(jobs.c.job_id).where(
-                jobs.c.status.not_in(UNFINISHED), jobs.c.finished_at < time.time() - keep_days * DAY_S
-            )
-            ids = list(connection.execute(old).scalars())
-        if ids:
-            self.delete(ids)
+        """Delete jobs that ended more than ``keep_days`` ago, none where that is 0; gives how many.
+
+        Raises:
+            UsageError: no number of days.
+        """
+        if kept_since(keep_days) is None:
+            return 0
+
+        def delete(connection: sa.Connection) -> list[str]:
+            owners.lock(connection)
+            ids = ended_long_ago(connection, keep_days)
+            self._delete(connection, ids)
+            return ids
+
+        if self.n_old(keep_days) == 0:
+            return 0
+        ids = self.transact(delete)
+        self._end_workflows([], ids)
         return len(ids)
 
-    def retry(self, job_id: str) -> None:
-        """Queue a failed or cancelled job again.
+    def retry(self, job_id: str, owner: str) -> None:
+        """Queue a failed or cancelled job again; one that goes on for others has its owner back.
 
         Raises:
             JobNotFoundError: no job has this id.
             JobStateError: it is neither failed nor cancelled.
+            SourceNotFoundError: its recording came on standard input and is deleted.
         """
         row = self.row(job_id)
-        ended = (JobStatus.FAILED.value, JobStatus.CANCELLED.value)
-        if row.status not in ended:
+
+        def want_again(connection: sa.Connection) -> bool:
+            owners.lock(connection)
+            if owners.has_cancelled(connection, job_id, owner) is None or row.status in _ENDED_BADLY:
+                return False
+            owners.want_again(connection, job_id, owner)
+            return True
+
+        if self.transact(want_again):
+            return
+        if row.status not in _ENDED_BADLY:
             hint = "submit the recording again with force" if row.status == "completed" else "wait for it, or cancel it"
             raise JobStateError(f"job {job_id} is {row.status}; only failed and cancelled jobs are retried", hint=hint)
+        if spool.is_kept(row.signature):
+            spool.require_kept(self.data_dir, row.signature)
         self.queue.cancel([job_id])
         change = (
             jobs.update()
-            .where(jobs.c.job_id == job_id, jobs.c.status.in_(ended))
+            .where(jobs.c.job_id == job_id, jobs.c.status.in_(_ENDED_BADLY))
             .values(
                 status=JobStatus.QUEUED.value, stage=JobStatus.QUEUED.value, finished_at=None, started_at=None,
                 error_code=None, error_message=None, error_hint=None, crashes=0, speed=None, worker_id=None,
             )
         )  # fmt: skip
-        with self.begin() as connection:
-            changed = connection.execute(change).rowcount
-        if changed > 0:
+
+        def queue_again(connection: sa.Connection) -> bool:
+            owners.lock(connection)
+            changed = connection.execute(change).rowcount > 0
+            owners.want_again(connection, job_id, owner)
+            return changed
+
+        if self.transact(queue_again):
             self.queue.again(job_id, row.queue)
 
 

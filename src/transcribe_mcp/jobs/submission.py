@@ -6,8 +6,10 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from ..errors import SourceUnreadableError
-from ..fetching import is_url
+from ..errors import SourceRefusedError, SourceUnreadableError
+from ..fetching import is_url, require_url
+from ..settings import settings
+from ..sources import STANDARD_INPUT
 from . import contents
 from .library import Content
 from .queue import LONG, SHORT
@@ -24,15 +26,17 @@ _USUAL_BYTES_PER_S = 12_000
 _FETCHED_S = 600.0  # what is taken for the length of a recording at an address
 LONG_S = 1200.0
 MAX_PRIORITY = 2**31 - 1
+FETCHED_FOR_SHELL = "url:shell"  # signature of a job whose URL may name a host of its user's network
 
 
 class Submission:
     """Prepares the jobs of one call."""
 
-    def __init__(self, store: Store, options: JobOptions, key: str) -> None:
+    def __init__(self, store: Store, options: JobOptions, key: str, owner: str = "") -> None:
         self._store = store
         self._options = options
         self._key = key
+        self._owner = owner
         self._deadline = time.monotonic() + HASHING_S
 
     def prepare(self, source: str, request: JobRequest) -> NewJob:
@@ -41,7 +45,10 @@ class Submission:
             SourceError: the file is not there, may not be read, or lies outside the roots of the request.
         """
         if is_url(source):
-            return self._job(source, "", None, _FETCHED_S, request)
+            if self._options.offline or settings().offline:
+                raise SourceRefusedError(f"{source} is not fetched: offline was asked for", hint="name a file")
+            require_url(source)
+            return self._job(source, FETCHED_FOR_SHELL if request.from_shell else "", None, _FETCHED_S, request)
         path = Path(source).absolute()
         if contents.as_text(str(path)) != str(path):
             hint = "rename it; transcribe-mcp transcribe takes it as it is"
@@ -63,6 +70,13 @@ class Submission:
         job = replace(job, is_new_hash=digest is not None and known is None)
         return job if answer is None else job.answered_by(answer)
 
+    def prepare_piped(self, kept: tuple[str, str], size_bytes: int, request: JobRequest) -> NewJob:
+        """A recording from standard input; ``kept`` as ``spool.keep`` gives it."""
+        signature, digest = kept
+        job = self._job(STANDARD_INPUT, signature, digest, size_bytes / _USUAL_BYTES_PER_S, request)
+        answer = None if request.force else self._store.answer_for(Content(digest, self._key))
+        return job if answer is None else job.answered_by(answer)
+
     def _job(self, source: str, signature: str, digest: str | None, guessed_s: float, request: JobRequest) -> NewJob:
         shortest_first = min(MAX_PRIORITY, 1000 + round(guessed_s))
         return NewJob(
@@ -74,6 +88,7 @@ class Submission:
             force=request.force,
             queue=LONG if guessed_s > LONG_S else SHORT,
             roots=request.roots,
+            owner=self._owner,
             priority=shortest_first if request.priority is None else max(1, min(MAX_PRIORITY, request.priority)),
         )
 

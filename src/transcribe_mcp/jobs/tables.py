@@ -80,6 +80,38 @@ jobs = Table(
     Index("jobs_by_status", "status", "priority"),
     Index("jobs_by_content", "content_hash", "options_key"),
     Index("jobs_by_transcript", "transcript_id"),
+    Index("jobs_by_source", "source", "options_key"),
+)
+
+# Who asked for a job. Several may share one: it is cancelled when none of them wants it any more.
+owners = Table(
+    "job_owners",
+    metadata,
+    Column("owner_id", Text, primary_key=True),
+    Column("job_id", Text, ForeignKey("jobs.job_id", ondelete="CASCADE"), nullable=False),
+    Column("owner", Text, nullable=False),  # the command line, or a client's session; empty: not known
+    Column("batch_id", Text),
+    Column("cancelled_at", Float),
+    Index("job_owners_by_job", "job_id"),
+    Index("job_owners_by_batch", "batch_id"),
+)
+
+# Files that the worker writes when the job is completed.
+outputs = Table(
+    "job_outputs",
+    metadata,
+    Column("output_id", Text, primary_key=True),
+    Column("owner_id", Text, ForeignKey("job_owners.owner_id", ondelete="CASCADE"), nullable=False),
+    Column("job_id", Text, ForeignKey("jobs.job_id", ondelete="CASCADE"), nullable=False),
+    Column("path", Text, nullable=False),
+    Column("format", Text, nullable=False),
+    Column("overwrite", Boolean, nullable=False),
+    Column("look", Text, nullable=False),  # JSON: fields of FormatOptions
+    Column("state", Text, nullable=False),  # pending, written, failed
+    Column("error_code", Text),
+    Column("error_message", Text),
+    Index("job_outputs_by_job", "job_id"),
+    Index("job_outputs_by_state", "state"),
 )
 
 job_roots = Table(
@@ -148,6 +180,14 @@ failed_starts = Table(
     Column("failures", Integer, nullable=False),  # in a row
     Column("since", Float, nullable=False),  # the first of them; both times by the clock of the database
     Column("next_try_at", Float, nullable=False),
+)
+
+# From version 1 to 2, once the new tables are there: every job has an owner.
+TO_VERSION_2 = (
+    "CREATE INDEX IF NOT EXISTS jobs_by_source ON jobs (source, options_key)",
+    "INSERT INTO job_owners (owner_id, job_id, owner, batch_id, cancelled_at) "
+    "SELECT job_id, job_id, '', batch_id, CASE WHEN status = 'cancelled' THEN finished_at END FROM jobs "
+    "WHERE job_id NOT IN (SELECT job_id FROM job_owners)",
 )
 
 SEARCH = {

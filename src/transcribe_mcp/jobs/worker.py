@@ -34,6 +34,7 @@ from .alone import Gate
 from .device import Device
 from .ids import is_id
 from .ledger import Ledger
+from .output_writer import OutputWriter
 from .private_files import make_private_dir
 from .process import (
     EXIT_DONE,
@@ -79,6 +80,7 @@ class Worker:
         self._device = Device(chosen.unload_after_s)
         work_dir = chosen.data_dir / "fetched"
         self._shop = Workshop(store, self._ledger, self._device, Gate(), chosen, slot, self._log_of, work_dir)
+        self._writer = OutputWriter(store, self._log)
         self._n_workers = slot.n_workers  # of the store; those of other machines are counted when they have come
         self._shared: dict[str, int] = {}  # jobs of each queue when they were last shared out among the workers
         self._probing: threading.Thread | None = None
@@ -142,6 +144,7 @@ class Worker:
                 self._wait_for_the_end()
             self._fail(job, error)
         finally:
+            self._writer.look()
             with self._lock:
                 if self._running.get(job_id) is job:
                     del self._running[job_id]
@@ -244,8 +247,7 @@ class Worker:
         if audio_s and work_s:
             self._measured = (0.0, 0.0)
             self._ledger.measured(self._device.loaded, audio_s, work_s)
-        if self._settings.keep_days:
-            self._store.forget_old(self._settings.keep_days)
+        self._store.forget_old(self._settings.keep_days)
         for job_id, queue in self._ledger.orphans(SILENT_S):
             self._ledger.adopt(job_id, queue)
         if self._probing is None or not self._probing.is_alive():
@@ -257,6 +259,7 @@ class Worker:
         found = [folder.name for folder in self._shop.work_dir.glob("*") if is_id(folder.name)]
         for job_id in set(found) - self._store.unfinished(found) if found else ():
             shutil.rmtree(self._shop.work_dir / job_id, ignore_errors=True)
+        self._store.sweep_spool()
 
     def _look_up_lengths(self) -> None:
         """In a thread of its own: a file on a network drive may take minutes to open, or never does."""

@@ -6,7 +6,7 @@ Importing this loads nothing heavy: each use case imports what it needs.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..engines import Engine
     from ..formats import Format, FormatOptions
     from ..options import Options
+    from ..sources import Recording
     from ..transcript import Transcript
 
 AUTO = "auto"
@@ -28,13 +29,14 @@ class TranscribeRequest:
     """One call of a user: what to transcribe, with what, and what to make of it.
 
     Attributes:
-        sources: files, directories or glob patterns.
+        sources: files, directories, glob patterns, URLs, or ``-`` for standard input.
         engine, model, device, compute_type, offline: see ``engines.EngineRequest``.
         threads: CPU threads; 0 means every core this process may use.
         options: fields of ``pipeline.Options``.
         formats: names from ``formats.FORMATS``.
         output_dir: where a file per recording and format is written; ``None`` writes nothing.
         overwrite: replace files that are there.
+        skip_existing: leave out recordings whose files are all there, and of others the files that are.
         format_options: fields of ``formats.FormatOptions``.
         subtitle_rules: fields of ``formats.SubtitleRules``.
     """
@@ -50,19 +52,24 @@ class TranscribeRequest:
     formats: tuple[str, ...] = ("txt",)
     output_dir: Path | None = None
     overwrite: bool = False
+    skip_existing: bool = False
     format_options: dict[str, Any] = field(default_factory=dict)
     subtitle_rules: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one source: a transcript with its texts by format and the files written, or an error."""
+    """What became of one source: a transcript with its texts by format and the files written, or an error.
+
+    ``is_skipped``: its files were there before.
+    """
 
     source: str
     transcript: Transcript | None = None
     texts: dict[str, str] = field(default_factory=dict)
     outputs: tuple[Path, ...] = ()
     error: TranscribeError | None = None
+    is_skipped: bool = False
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -72,7 +79,7 @@ class Outcome:
         failed = self.error
         return {
             "source": self.source,
-            "status": "failed" if failed else "completed",
+            "status": "failed" if failed else "skipped" if self.is_skipped else "completed",
             "error": {"code": failed.code, "message": str(failed), "hint": failed.hint} if failed else None,
             "outputs": [str(path) for path in self.outputs],
             "transcript": self.transcript.to_json() if self.transcript else None,
@@ -91,9 +98,10 @@ def transcribe(request: TranscribeRequest, progress: Progress = unreported) -> I
     """
     from ..formats import require_writable
     from ..sources import find_recordings, output_paths
+    from .remote import usable
 
     work = _Work.of(request, progress)
-    recordings, missing = find_recordings(request.sources)
+    recordings, missing = usable(*find_recordings(request.sources), offline=request.offline)
     if not recordings and not missing:
         raise UsageError("no recording was named", hint="name files, directories or patterns such as 'talks/*.mp3'")
     extensions = [form.extension for form in work.formats.values()]
@@ -103,13 +111,19 @@ def transcribe(request: TranscribeRequest, progress: Progress = unreported) -> I
         return
     if request.output_dir:
         require_writable(request.output_dir)
-    engine = engine_of(request, progress)
+    skipped = {one for one in recordings if work.is_done(outputs.get(one.path, {}))}
+    engine = engine_of(request, progress) if len(skipped) < len(recordings) else None
     try:
         for number, recording in enumerate(recordings):
             progress("file", number, len(recordings))
-            yield work.do(recording.path, engine, outputs.get(recording.path, {}))
+            targets = outputs.get(recording.path, {})
+            if recording in skipped or engine is None:
+                yield Outcome(recording.source, outputs=tuple(targets.values()), is_skipped=True)
+            else:
+                yield work.do(recording, engine, targets)
     finally:
-        engine.close()
+        if engine is not None:
+            engine.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +133,7 @@ class _Work:
     options: Options
     formats: dict[str, Format]
     look: FormatOptions
-    overwrite: bool
+    request: TranscribeRequest
     progress: Progress
 
     @classmethod
@@ -135,27 +149,36 @@ class _Work:
             options=Options(threads=request.threads or settings().threads, **request.options),
             formats={name: find_format(name) for name in request.formats},
             look=FormatOptions(subtitles=SubtitleRules(**request.subtitle_rules), **request.format_options),
-            overwrite=request.overwrite,
+            request=request,
             progress=progress,
         )
 
-    def do(self, path: Path, engine: Engine, outputs: dict[str, Path]) -> Outcome:
-        """One recording. What goes wrong with it is its outcome; what would go wrong with every one ends the work."""
-        from ..formats import check_target, render, write
-        from ..pipeline import transcribe as run_pipeline
+    def is_done(self, outputs: dict[str, Path]) -> bool:
+        """Whether a recording is left out because its files are all there."""
+        return self.request.skip_existing and bool(outputs) and all(path.is_file() for path in outputs.values())
 
+    def do(self, recording: Recording, engine: Engine, outputs: dict[str, Path]) -> Outcome:
+        """One recording. What goes wrong with it is its outcome; what would go wrong with every one ends the work."""
+        from ..formats import plan, render, write
+        from ..pipeline import transcribe as run_pipeline
+        from .remote import local_file
+
+        overwrite = self.request.overwrite
         try:
-            for target in outputs.values():
-                check_target(target, overwrite=self.overwrite)
-            transcript = run_pipeline(path, engine, self.options, self.progress)
+            wanted = plan(list(outputs.values()), overwrite=overwrite, skip_existing=self.request.skip_existing)
+            with local_file(recording, self.progress) as path:
+                transcript = run_pipeline(path, engine, self.options, self.progress)
+            if recording.remote:
+                transcript = replace(transcript, source=recording.remote)
             texts = {name: render(transcript, name, self.look) for name in self.formats}
             for name, form in self.formats.items() if outputs else ():
-                write(transcript, name, outputs[form.extension], overwrite=self.overwrite, options=self.look)
+                if outputs[form.extension] in wanted:
+                    write(transcript, name, outputs[form.extension], overwrite=overwrite, options=self.look)
         except (CancelledError, UsageError):
             raise
         except TranscribeError as error:
-            return Outcome(str(path), error=error)
-        return Outcome(str(path), transcript, texts, tuple(outputs.values()))
+            return Outcome(recording.source, error=error)
+        return Outcome(recording.source, transcript, texts, tuple(wanted))
 
 
 class EngineWanted(Protocol):

@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING
 from ..errors import (
     JobNotFoundError,
     JobStateError,
-    QueueFullError,
     StoreError,
     StoreReplacedError,
     TranscribeError,
@@ -41,9 +40,11 @@ from ..jobs.records import (
     JobPage,
     JobRequest,
     JobStatus,
+    OutputRequest,
     Refused,
 )
 from ..transcript import Transcript
+from .acting import acting_for, owner
 
 if TYPE_CHECKING:
     from ..jobs.store import Store
@@ -61,10 +62,13 @@ __all__ = [
     "JobPage",
     "JobRequest",
     "JobStatus",
+    "OutputRequest",
     "Refused",
     "Transcript",
+    "acting_for",
     "cancel",
     "close",
+    "count_old",
     "delete",
     "diagnose",
     "forget_old",
@@ -96,7 +100,8 @@ _woken_at = -WAKE_S
 def submit(request: JobRequest) -> Job:
     """Queue one recording, or answer from the library; starts the worker if none runs.
 
-    A job that waits or runs on the same file with the same options is given instead of another, unless forced.
+    A job that waits or runs on the same file with the same options is given instead of another, unless forced. Then it
+    has several owners, and goes on until the last of them cancels.
 
     Raises:
         SourceNotFoundError, SourceUnreadableError: the file is not there or may not be read.
@@ -107,11 +112,6 @@ def submit(request: JobRequest) -> Job:
 
     store, submission = _store(), _submission(request)
     new = submission.prepare(request.source, request)
-    if new.answer is None and not request.force:
-        twin = store.unfinished_twin(new.source, new.signature, new.options_key)
-        if twin is not None:
-            _wake()
-            return _job(twin)
     job_id = store.add(new, settings().max_queue_length)
     if new.answer is None or not store.is_idle():
         _wake()
@@ -119,47 +119,42 @@ def submit(request: JobRequest) -> Job:
 
 
 def submit_batch(sources: Sequence[str], request: JobRequest, refused: Sequence[Refused] = ()) -> Batch:
-    """Queue every recording that files, directories and patterns name, each with the options of ``request``.
+    """Queue every recording that files, directories, patterns and URLs name, each with the options of ``request``.
 
     One that cannot be used is refused with its reason and costs no other its place; ``request.source`` is not used.
-    ``refused`` is what the caller already left out, and stays with the batch.
+    ``refused`` is what the caller already left out, and stays with the batch. Recordings that wait or run already are
+    shared with whoever asked for them before.
 
     Raises:
         UsageError: no source, or options that contradict each other.
+        OutputError: nothing can be written to the output directory.
         QueueFullError: not even the first fits into the queue.
     """
-    from ..fetching import is_url
     from ..settings import settings
     from ..sources import as_recordings, find_recordings
+    from .queueing import drop_unused, prepare_all
 
     store, submission = _store(), _submission(request)
     if not sources and not refused:
         raise UsageError("no recording was named", hint="name files, directories or patterns such as 'talks/*.mp3'")
-    files = [source for source in sources if not is_url(source)]
-    # A caller with roots has found the files inside of them; to look again would follow links.
-    recordings, missing = find_recordings(files) if request.roots is None else (as_recordings(files), [])
-    left_out = [*refused, *(refusal_of(source, error) for source, error in missing)]
-    new = []
-    for source in [*filter(is_url, sources), *(str(recording.path) for recording in recordings)]:
-        try:
-            new.append(submission.prepare(source, request))
-        except TranscribeError as error:
-            left_out.append(refusal_of(source, error))
-    limit = settings().max_queue_length
-    room = store.room(limit)
-    waiting = [job for job in new if job.answer is None]
-    if waiting and not room:
-        hint = "wait until some are done, cancel some, or raise TRANSCRIBE_MCP_MAX_QUEUE_LENGTH"
-        raise QueueFullError(f"{limit} jobs wait, as many as may", hint=hint)
-    too_many = {id(job) for job in waiting[room:]}
-    full = JobFailure(QueueFullError.code, f"the queue holds {limit} jobs", "submit it when some are done")
-    left_out += [Refused(job.source, full) for job in new if id(job) in too_many]
-    batch_id = store.add_batch([job for job in new if id(job) not in too_many], left_out, limit)
-    if waiting or not store.is_idle():
+    if request.roots is None:
+        recordings, missing = find_recordings(sources, from_shell=request.from_shell)
+    else:  # the caller has found the files inside of its roots; to look again would follow links
+        recordings, missing = as_recordings(sources), []
+    prepared = prepare_all(submission, recordings, request)
+    new = prepared.new
+    left_out = [*refused, *(refusal_of(source, error) for source, error in (*missing, *prepared.refused))]
+    if not new and not left_out:
+        return Batch("", (), skipped=prepared.skipped)
+    try:
+        batch_id = store.add_batch(new, left_out, settings().max_queue_length)
+    finally:
+        drop_unused(store, new)
+    if any(job.answer is None or job.outputs for job in new) or not store.is_idle():
         _wake()
     batch = store.get(batch_id)
     assert isinstance(batch, Batch)
-    return batch
+    return replace(batch, skipped=prepared.skipped)
 
 
 def get_job(job_id: str) -> Job | Batch:
@@ -167,7 +162,7 @@ def get_job(job_id: str) -> Job | Batch:
     Raises:
         JobNotFoundError: no job and no batch has this id.
     """
-    return _read_store().get(job_id)
+    return _read_store().get(job_id, owner.get())
 
 
 def wait_for(job_id: str, seconds: float, on_change: Callable[[Job | Batch], None] | None = None) -> Job | Batch:
@@ -248,30 +243,33 @@ def search(query: str, cursor: str | None = None, limit: int = 20, which: JobFil
     return _read_store().search(query, which, cursor, limit)
 
 
-def cancel(job_id: str) -> Job | Batch:
-    """Stop a job: at once if it waits, within two seconds if it runs. What it has finished stays readable.
+def cancel(job_id: str, *, for_all: bool = False) -> Job | Batch:
+    """Give up a job or a batch. What nobody else wants stops: at once if it waits, within two seconds if it runs.
 
-    A final job stays as it is.
-
-    Raises:
-        JobNotFoundError: no job and no batch has this id.
-    """
-    store = _read_store()
-    unfinished = [job.job_id for job in _jobs_of(store.get(job_id)) if not job.status.is_final]
-    if unfinished:
-        store.cancel(unfinished)
-    return store.get(job_id)
-
-
-def delete(job_id: str) -> None:
-    """Forget a job or a batch with its transcripts. Running work is stopped first.
+    For its owner it is cancelled, also where it goes on for others; ``for_all`` stops it for them too. What it has
+    finished stays readable. A final job stays as it is.
 
     Raises:
         JobNotFoundError: no job and no batch has this id.
     """
     store = _read_store()
-    found = store.get(job_id)
-    store.delete([job.job_id for job in _jobs_of(found)], job_id if isinstance(found, Batch) else None)
+    n_shared = store.cancel(job_id, owner.get(), for_all=for_all)
+    store.sweep_spool()
+    found = store.get(job_id, owner.get())
+    if n_shared and isinstance(found, Job) and not found.status.is_final:
+        return replace(found, status=JobStatus.CANCELLED, stage="", eta_s=None, queue_position=None)
+    return found
+
+
+def delete(job_id: str) -> int:
+    """Delete a job or a batch with its transcripts; gives how many jobs. Running work is stopped first.
+
+    What others still wait for, and of a batch also what others have, stays for them.
+
+    Raises:
+        JobNotFoundError: no job and no batch has this id.
+    """
+    return _read_store().delete(job_id, owner.get())
 
 
 def retry(job_id: str) -> Job:
@@ -281,13 +279,22 @@ def retry(job_id: str) -> Job:
         JobNotFoundError: no job has this id.
         JobStateError: it is neither failed nor cancelled.
     """
-    _store().retry(job_id)
+    _store().retry(job_id, owner.get())
     _wake()
     return _job(job_id)
 
 
+def count_old(keep_days: float) -> int:
+    """How many jobs ``forget_old`` would delete now."""
+    return _store().n_old(keep_days)
+
+
 def forget_old(keep_days: float) -> int:
-    """Delete the jobs that ended more than ``keep_days`` ago, with their transcripts; gives how many."""
+    """Delete the jobs that ended more than ``keep_days`` ago, with their transcripts; gives how many. 0 deletes none.
+
+    Raises:
+        UsageError: no number of days.
+    """
     return _store().forget_old(keep_days)
 
 
@@ -312,10 +319,10 @@ def prepare() -> None:
     Raises:
         StoreError: it cannot be used.
     """
+    _store()  # first: it loads SQLAlchemy under a lock, which two threads must not do at once
     from ..jobs import job_options, partial, process, submission
 
     assert all((job_options, partial, process, submission))  # loaded is all that they have to be
-    _store()
 
 
 def close() -> None:
@@ -365,7 +372,7 @@ def _submission(request: JobRequest) -> Submission:
     from ..settings import settings
 
     options = settled(request.options, settings().model)
-    return Submission(_store(), options, options_key(options))
+    return Submission(_store(), options, options_key(options), owner.get())
 
 
 def _read_store() -> Store:

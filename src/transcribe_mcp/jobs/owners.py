@@ -1,0 +1,168 @@
+"""Who asked for a job. A job that several share is cancelled when the last of them cancels.
+
+An owner is the command line of this user, a client's session, or, where the caller is not known, one submission. A
+batch is an owner of its own beside whoever submitted it. Functions take a connection inside a transaction of their
+caller.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from typing import Any
+
+import sqlalchemy as sa
+
+from .database import write_from_now
+from .ids import new_id
+from .records import Job, JobStatus
+from .rows import UNFINISHED
+from .tables import batches, jobs, owners
+
+SHARING_LOCK = 0x73686172  # PostgreSQL's advisory lock: who joins a job and who cancels it take turns
+
+_OF_JOB = sa.select(owners).where(owners.c.job_id == sa.bindparam("job_id")).order_by(owners.c.owner_id)
+
+
+def lock(connection: sa.Connection) -> None:
+    """What is read from now on must not change before the transaction is applied."""
+    write_from_now(connection)
+    lock_server(connection)
+
+
+def lock_server(connection: sa.Connection) -> None:
+    """On PostgreSQL nobody else adds, joins or cancels jobs before the end of the transaction."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": SHARING_LOCK})
+
+
+def add(connection: sa.Connection, job_id: str, owner: str, batch_id: str | None, *, is_new: bool = False) -> str:
+    """Make someone an owner of a job; gives the row's id. A known owner has one row for a job and batch.
+
+    Args:
+        is_new: the job was added in this transaction, so that nobody owns it yet.
+    """
+    if not is_new and (owner or batch_id):
+        for row in _rows(connection, job_id):
+            if (row.owner, row.batch_id) == (owner, batch_id):
+                _set(connection, [row.owner_id], cancelled_at=None)
+                return str(row.owner_id)
+    owner_id = new_id()
+    connection.execute(owners.insert().values(owner_id=owner_id, job_id=job_id, owner=owner, batch_id=batch_id))
+    return owner_id
+
+
+def members(connection: sa.Connection, job_id: str) -> tuple[list[str], str | None] | None:
+    """The jobs that an id stands for, and the id if it is a batch's; ``None`` if it is neither."""
+    if connection.execute(sa.select(jobs.c.job_id).where(jobs.c.job_id == job_id)).first() is not None:
+        return [job_id], None
+    if connection.execute(sa.select(batches.c.batch_id).where(batches.c.batch_id == job_id)).first() is None:
+        return None
+    return [each for each, _ in of_batch(connection, job_id)], job_id
+
+
+def cancel(
+    connection: sa.Connection, job_ids: Sequence[str], owner: str, batch_id: str | None, *, for_all: bool
+) -> tuple[list[str], int]:
+    """An owner does not want jobs any more. Gives those that nobody wants now, cancelled, and how many go on.
+
+    A batch gives up its own rows alone. Callers without a row of their own, such as a client that was started again,
+    give up the oldest. Jobs that have ended stay as they are.
+    """
+    unfinished = _unfinished(connection, job_ids)
+    for job_id in unfinished:
+        rows = _rows(connection, job_id)
+        given_up = rows if for_all else _own(rows, owner, batch_id)
+        live = [row.owner_id for row in given_up if row.cancelled_at is None]
+        _set(connection, live, cancelled_at=time.time())
+    return _stop_unwanted(connection, unfinished)
+
+
+def leave(
+    connection: sa.Connection, job_ids: Sequence[str], owner: str, batch_id: str | None
+) -> tuple[list[str], list[str]]:
+    """An owner deletes jobs. Gives those that nobody wants now, cancelled, and those that are to be deleted.
+
+    A batch leaves to others what they asked for too. A single job is deleted for everybody once it has ended: there is
+    one library, and what is deleted from it must be gone.
+    """
+    live = _unfinished(connection, job_ids)
+    for job_id in job_ids if batch_id is not None else live:
+        left = [row.owner_id for row in _own(_rows(connection, job_id), owner, batch_id)]
+        connection.execute(owners.delete().where(owners.c.owner_id.in_(left)))
+    stopped, _ = _stop_unwanted(connection, live)
+    kept = _owned(connection, job_ids) if batch_id is not None else set(live) - set(stopped)
+    return stopped, [job_id for job_id in job_ids if job_id not in kept]
+
+
+def want_again(connection: sa.Connection, job_id: str, owner: str) -> None:
+    """Whoever retries a job is its owner again."""
+    rows = _rows(connection, job_id)
+    mine = [row for row in rows if row.owner == owner]
+    if owner:
+        given_up = [row for row in mine if row.cancelled_at is not None]
+        _set(connection, [row.owner_id for row in given_up], cancelled_at=None)
+    elif not any(row.cancelled_at is None for row in mine):
+        latest = max(mine, key=lambda row: row.cancelled_at, default=None)
+        _set(connection, [latest.owner_id] if latest is not None else [], cancelled_at=None)
+    if not mine:
+        add(connection, job_id, owner, None)
+
+
+def has_cancelled(connection: sa.Connection, job_id: str, owner: str) -> float | None:
+    """When an owner cancelled a job; ``None`` if it did not, or is not known."""
+    mine = [row.cancelled_at for row in _rows(connection, job_id) if owner and row.owner == owner]
+    return max(mine) if mine and None not in mine else None
+
+
+def of_batch(connection: sa.Connection, batch_id: str) -> list[tuple[str, float | None]]:
+    """(job's id, when the batch cancelled it) in the order of submission."""
+    query = sa.select(owners.c.job_id, owners.c.cancelled_at).where(owners.c.batch_id == batch_id)
+    return [(job_id, cancelled_at) for job_id, cancelled_at in connection.execute(query.order_by(owners.c.owner_id))]
+
+
+def as_cancelled(job: Job, cancelled_at: float) -> Job:
+    """The job as it is for an owner who cancelled it, whatever becomes of it for others."""
+    if job.status in (JobStatus.CANCELLED, JobStatus.FAILED):
+        return job
+    ended = replace(job, status=JobStatus.CANCELLED, finished_at=cancelled_at)
+    return replace(ended, stage="", eta_s=None, queue_position=None)
+
+
+def _own(rows: Sequence[Any], owner: str, batch_id: str | None) -> list[Any]:
+    if batch_id is not None:
+        return [row for row in rows if row.batch_id == batch_id]
+    mine = [row for row in rows if row.owner == owner]
+    if owner and mine:
+        return mine
+    live = [row for row in rows if row.cancelled_at is None]
+    return ([row for row in live if row.owner == owner] or live)[:1]
+
+
+def _stop_unwanted(connection: sa.Connection, job_ids: Sequence[str]) -> tuple[list[str], int]:
+    """Cancel those of unfinished jobs that nobody wants; gives them, and how many go on."""
+    query = sa.select(owners.c.job_id).where(owners.c.job_id.in_(job_ids), owners.c.cancelled_at.is_(None))
+    wanted = set(connection.execute(query).scalars())
+    stopped = [job_id for job_id in job_ids if job_id not in wanted]
+    values = {"status": JobStatus.CANCELLED.value, "stage": "", "finished_at": time.time()}
+    unwanted = sa.and_(jobs.c.job_id.in_(stopped), jobs.c.status.in_(UNFINISHED))
+    connection.execute(jobs.update().where(unwanted).values(**values))
+    return stopped, len(wanted)
+
+
+def _unfinished(connection: sa.Connection, job_ids: Collection[str]) -> list[str]:
+    query = sa.select(jobs.c.job_id).where(jobs.c.job_id.in_(job_ids), jobs.c.status.in_(UNFINISHED))
+    return list(connection.execute(query).scalars())
+
+
+def _owned(connection: sa.Connection, job_ids: Collection[str]) -> set[str]:
+    return set(connection.execute(sa.select(owners.c.job_id).where(owners.c.job_id.in_(job_ids))).scalars())
+
+
+def _rows(connection: sa.Connection, job_id: str) -> Sequence[Any]:
+    return connection.execute(_OF_JOB, {"job_id": job_id}).all()
+
+
+def _set(connection: sa.Connection, owner_ids: Sequence[str], *, cancelled_at: float | None) -> None:
+    connection.execute(owners.update().where(owners.c.owner_id.in_(owner_ids)).values(cancelled_at=cancelled_at))

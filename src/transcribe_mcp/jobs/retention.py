@@ -1,0 +1,39 @@
+"""How long finished jobs are kept. The one place that says what a number of days means."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import sqlalchemy as sa
+
+from ..errors import UsageError
+from .rows import UNFINISHED
+from .tables import jobs
+
+DAY_S = 86_400.0
+
+
+def kept_since(keep_days: float) -> float | None:
+    """Jobs that ended before this time of day (seconds since the epoch) may be deleted; ``None``: none may.
+
+    0 keeps them for good.
+
+    Raises:
+        UsageError: negative, or not a number.
+    """
+    if math.isnan(keep_days) or keep_days < 0:
+        hint = "give a number of days such as 30 or 0.5; 0 keeps finished jobs for good"
+        raise UsageError(f"jobs cannot be kept for {keep_days:g} days", hint=hint)
+    if keep_days == 0 or math.isinf(keep_days):
+        return None
+    return time.time() - keep_days * DAY_S
+
+
+def ended_long_ago(connection: sa.Connection, keep_days: float) -> list[str]:
+    """The jobs that may be deleted. Errors as ``kept_since``."""
+    since = kept_since(keep_days)
+    if since is None:
+        return []
+    ended = sa.and_(jobs.c.status.not_in(UNFINISHED), jobs.c.finished_at < since)
+    return list(connection.execute(sa.select(jobs.c.job_id).where(ended)).scalars())

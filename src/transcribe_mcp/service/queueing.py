@@ -1,0 +1,108 @@
+"""From the recordings that a call names to the jobs to add: with their output files, without those that are done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import TranscribeError, UsageError
+from ..jobs.records import JobRequest, OutputRequest
+
+if TYPE_CHECKING:
+    from ..jobs.outputs import NewOutput
+    from ..jobs.rows import NewJob
+    from ..jobs.store import Store
+    from ..jobs.submission import Submission
+    from ..sources import Recording
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Jobs to add, sources that cannot be used and why, and sources whose files are all there."""
+
+    new: list[NewJob]
+    refused: list[tuple[str, TranscribeError]]
+    skipped: tuple[str, ...]
+
+
+def prepare_all(submission: Submission, recordings: Sequence[Recording], request: JobRequest) -> Prepared:
+    """
+    Raises:
+        UsageError: results of two recordings would have the same name.
+        OutputError: nothing can be written to the output directory.
+    """
+    from ..formats import plan
+
+    targets = _targets(recordings, request.output) if request.output is not None else {}
+    new: list[NewJob] = []
+    refused: list[tuple[str, TranscribeError]] = []
+    skipped = []
+    for recording in recordings:
+        try:
+            outputs: tuple[NewOutput, ...] = ()
+            if request.output is not None:
+                wanted = targets[recording.path]
+                missing = plan(
+                    list(wanted), overwrite=request.output.overwrite, skip_existing=request.output.skip_existing
+                )
+                if not missing:
+                    skipped.append(recording.source)
+                    continue
+                outputs = tuple(wanted[path] for path in missing)
+            new.append(_prepare(submission, recording, request, outputs))
+        except UsageError:
+            raise
+        except TranscribeError as error:
+            refused.append((recording.source, error))
+    return Prepared(new, refused, tuple(skipped))
+
+
+def _prepare(
+    submission: Submission, recording: Recording, request: JobRequest, outputs: tuple[NewOutput, ...]
+) -> NewJob:
+    from ..jobs import spool
+    from ..settings import settings
+    from ..sources import STANDARD_INPUT
+
+    if recording.remote != STANDARD_INPUT:
+        return replace(submission.prepare(recording.source, request), outputs=outputs)
+    data_dir = settings().data_dir
+    kept = spool.keep(data_dir, int(settings().max_file_gib * 1024**3))
+    size_bytes = spool.path_of(data_dir, kept[0]).stat().st_size
+    return replace(submission.prepare_piped(kept, size_bytes, request), outputs=outputs)
+
+
+def drop_unused(store: Store, new: Sequence[NewJob]) -> None:
+    """Delete recordings from standard input that need no work: answered from the library, or without room."""
+    from ..jobs import spool
+
+    kept = [job.signature for job in new if spool.is_kept(job.signature)]
+    waiting = store.unfinished_by_signature(kept) if kept else {}
+    for signature in kept:
+        if not waiting.get(signature):
+            spool.drop(store.data_dir, signature)
+
+
+def _targets(recordings: Sequence[Recording], wanted: OutputRequest) -> dict[Path, dict[Path, NewOutput]]:
+    """For each recording, by its path, the files to write."""
+    from ..formats import FormatOptions, SubtitleRules, find_format, require_writable
+    from ..jobs.contents import as_text
+    from ..jobs.outputs import NewOutput, dump_look
+    from ..sources import output_paths
+
+    directory = Path(wanted.directory).absolute()
+    if as_text(str(directory)) != str(directory):
+        raise UsageError(f"{wanted.directory} holds bytes that are no UTF-8 text", hint="choose another --output-dir")
+    look = dump_look(FormatOptions(subtitles=SubtitleRules(**wanted.subtitle_rules), **wanted.format_options))
+    extensions = {find_format(name).extension: name for name in wanted.formats}
+    paths = output_paths(recordings, directory, extensions)
+    require_writable(directory)
+    return {
+        source: {
+            path: NewOutput(str(path), extensions[extension], wanted.overwrite, look)
+            for extension, path in by_extension.items()
+        }
+        for source, by_extension in paths.items()
+    }

@@ -1,0 +1,76 @@
+"""Recordings that are no files yet: at a URL, or on standard input."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from ..errors import SourceError, SourceRefusedError, TranscribeError
+from ..progress import Progress
+
+if TYPE_CHECKING:
+    from ..sources import Recording
+
+
+def usable(
+    recordings: Sequence[Recording], missing: Sequence[tuple[str, TranscribeError]], *, offline: bool
+) -> tuple[list[Recording], list[tuple[str, TranscribeError]]]:
+    """Recordings without those that can never be fetched, and these beside what is missing: before a model is loaded.
+
+    Raises:
+        UsageError: one is to come from standard input, and nothing comes from there.
+    """
+    found, refused = [], list(missing)
+    for recording in recordings:
+        try:
+            _require_possible(recording.remote, offline=offline)
+        except SourceError as error:
+            refused.append((recording.source, error))
+        else:
+            found.append(recording)
+    return found, refused
+
+
+def _require_possible(remote: str, *, offline: bool) -> None:
+    from ..fetching import require_url
+    from ..piped import require_pipe
+    from ..settings import settings
+    from ..sources import STANDARD_INPUT
+
+    if remote == STANDARD_INPUT:
+        require_pipe()
+    elif remote:
+        if offline or settings().offline:
+            raise SourceRefusedError(f"{remote} is not fetched: offline was asked for", hint="name a file")
+        require_url(remote)
+
+
+@contextmanager
+def local_file(recording: Recording, progress: Progress) -> Iterator[Path]:
+    """The file of a recording; of a remote one a copy that is deleted afterwards.
+
+    Raises:
+        SourceError: it may not be fetched, or cannot.
+    """
+    if not recording.remote:
+        yield recording.path
+        return
+    with TemporaryDirectory(prefix="transcribe-mcp-") as folder:
+        yield _copy(recording.remote, Path(folder), progress)
+
+
+def _copy(remote: str, folder: Path, progress: Progress) -> Path:
+    from ..fetching import FetchLimits, fetch
+    from ..piped import save_piped
+    from ..settings import settings
+    from ..sources import STANDARD_INPUT
+
+    max_bytes = int(settings().max_file_gib * 1024**3)
+    if remote == STANDARD_INPUT:
+        path = folder / "stdin"
+        save_piped(path, max_bytes)
+        return path
+    return fetch(remote, folder, FetchLimits.of_shell(remote, max_bytes), progress)
