@@ -99,7 +99,7 @@ def test_other_options_and_force_are_transcribed_anew(done: Job) -> None:
 def test_a_language_by_name_and_by_code_is_the_same_job(done: Job) -> None:
     first = finished(jobs.submit(request(CLIP, options(language="english"))).job_id)
 
-    assert jobs.submit(request(CLIP, options(language="en"))).from_job_id == first.job_id
+    assert jobs.submit(request(CLIP, options(language="en"))).job_id == first.job_id
 
 
 def test_a_batch_isolates_its_files(here: Place, tmp_path: Path) -> None:

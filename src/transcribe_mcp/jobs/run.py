@@ -149,7 +149,7 @@ def _work(shop: Workshop, job: RunningJob, claim: Claim, folder: Path, inside: P
 
 def _transcribe_file(shop: Workshop, job: RunningJob, claim: Claim, path: Path, inside: Pass) -> None:
     content = Content(_content_hash(shop, job, claim, path), claim.options_key)
-    earlier = None if claim.force or claim.began is not None else shop.store.answer_for(content)
+    earlier = None if claim.force or claim.began is not None else shop.store.answer_for(content, claim.source)
     if earlier is not None:
         shop.ledger.answer(claim, earlier)
         return

@@ -56,7 +56,11 @@ _ANSWER = (
     sa.select(jobs)
     .where(*_same(jobs.c.content_hash, jobs.c.options_key))
     .where(jobs.c.status == JobStatus.COMPLETED.value, jobs.c.transcript_id.is_not(None))
-    .order_by(jobs.c.job_id.desc())
+    .order_by(
+        sa.case((jobs.c.source == sa.bindparam("source"), 0), else_=1),
+        sa.case((jobs.c.from_job_id.is_(None), 0), else_=1),
+        jobs.c.job_id.desc(),
+    )
     .limit(1)
 )
 _TWIN = (
@@ -149,10 +153,10 @@ class Store:
     def _queued(self, connection: sa.Connection) -> int:
         return connection.execute(_N_QUEUED).scalar_one()
 
-    def answer_for(self, content: Content) -> Any | None:
-        """The newest finished job with the same content and options whose transcript is here."""
+    def answer_for(self, content: Content, source: str) -> Any | None:
+        """The newest finished job with the same content and options whose transcript is here; best of the same file."""
         with self.begin() as connection:
-            return connection.execute(_ANSWER, asdict(content)).first()
+            return connection.execute(_ANSWER, asdict(content) | {"source": source}).first()
 
     def unfinished_twin(self, source: str, signature: str, options_key: str) -> str | None:
         """A job that waits or runs on the same file with the same options."""
@@ -211,6 +215,8 @@ class Store:
         if cursor is not None and not is_id(cursor):
             raise _bad_cursor(cursor)
         query = sa.select(jobs).where(*job_conditions(which)).order_by(jobs.c.job_id.desc()).limit(limit + 1)
+        if not which.batch_id:
+            query = query.where(library.is_no_copy())
         if cursor is not None:
             query = query.where(jobs.c.job_id < cursor)
         with self.begin() as connection:
@@ -253,6 +259,8 @@ class Store:
 
     def delete(self, job_ids: Sequence[str], batch_id: str | None = None) -> None:
         """Forget jobs, their workflows, and transcripts that no other job refers to."""
+        with self.begin() as connection:
+            job_ids = [*job_ids, *library.copies_of(connection, job_ids)]
         with store_errors(self.url):
             self.queue.cancel(job_ids)
         with self.begin() as connection:

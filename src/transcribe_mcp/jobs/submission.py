@@ -57,7 +57,7 @@ class Submission:
         digest = known or self._hash(path, signature)
         answer = None
         if digest is not None and not request.force:
-            answer = self._store.answer_for(Content(digest, self._key))
+            answer = self._store.answer_for(Content(digest, self._key), str(path))
         rate = _RATE_BYTES_PER_S.get(path.suffix.lower(), _USUAL_BYTES_PER_S)
         job = self._job(str(path), signature, digest, contents.size_bytes(signature) / rate, request)
         job = replace(job, is_new_hash=digest is not None and known is None)
