@@ -124,8 +124,8 @@ async def transcribe_audio(
         task=task,
         diarize=diarize,
         vocabulary=tuple(vocabulary),
-        track=track,
-        channel=channel,
+        track=track.lower(),
+        channel=channel.lower(),
     )
     request = JobRequest(source, options, force=force)
     work = calls.transcribe(request, formats, _uris(roots), wait_s, _reporter(ctx))
@@ -158,8 +158,8 @@ async def batch_transcribe(
         task=task,
         diarize=diarize,
         vocabulary=tuple(vocabulary),
-        track=track,
-        channel=channel,
+        track=track.lower(),
+        channel=channel.lower(),
     )
     request = JobRequest("", options, force=force)
     return await answering(calls.transcribe_batch(sources, request, _uris(roots), wait_s, _reporter(ctx)))

@@ -214,5 +214,7 @@ def is_no_copy() -> sa.ColumnElement[bool]:
 def copies_of(connection: sa.Connection, job_ids: Sequence[str]) -> list[str]:
     """Answers from the library for the very files of these jobs: they are not listed, and go when the jobs go."""
     first = jobs.alias()
-    query = sa.select(jobs.c.job_id).join(first, first.c.job_id == jobs.c.from_job_id)
-    return list(connection.execute(query.where(first.c.job_id.in_(job_ids), first.c.source == jobs.c.source)).scalars())
+    same = sa.and_(first.c.transcript_id == jobs.c.transcript_id, first.c.source == jobs.c.source)
+    query = sa.select(jobs.c.job_id).join(first, same).where(first.c.job_id.in_(job_ids))
+    others = query.where(jobs.c.from_job_id.is_not(None), jobs.c.job_id.not_in(job_ids))
+    return list(connection.execute(others).scalars())
