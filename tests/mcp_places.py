@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from whisper_nano import CACHE, whisper_nano
 SERVE = ("-m", "transcribe_mcp", "serve")
 MODERN, LEGACY = "2026-07-28", "legacy"
 CALL_LIMIT_S = 120.0
+STATUSES = ("queued", "running", "completed", "failed", "cancelled")
 
 
 @dataclass(frozen=True)
@@ -83,17 +85,17 @@ class Caller:
         return await self.client.call_tool(tool, arguments, read_timeout_seconds=CALL_LIMIT_S)
 
     def answer(self, tool: str, **arguments: Any) -> dict[str, Any]:
-        """The structured answer of a call that succeeds."""
+        """The answer of a call that succeeds."""
         result = self.call(tool, **arguments)
         assert not result.is_error, result.content
-        return structured(result)
+        return answer_of(result)
 
     def refusal(self, tool: str, **arguments: Any) -> dict[str, Any]:
         """The error of a call that is refused in words."""
         result = self.call(tool, **arguments)
         assert result.is_error, result.content
-        answer = structured(result)
-        assert answer["status"] == "failed" and answer["error"]["message"], answer
+        answer = answer_of(result)
+        assert set(answer) == {"error"} and answer["error"]["message"], answer
         error: dict[str, Any] = answer["error"]
         return error
 
@@ -105,11 +107,16 @@ class Caller:
                 return answer
 
 
-def structured(result: types.CallToolResult) -> dict[str, Any]:
-    content = result.structured_content
-    assert isinstance(content, dict)
-    assert "job_id" in content and content["status"] in ("queued", "running", "completed", "failed", "cancelled")
-    return content
+def answer_of(result: types.CallToolResult) -> dict[str, Any]:
+    """An answer comes once: one block of text that is a JSON object, in which a status is a job's."""
+    assert result.structured_content is None
+    (block,) = result.content
+    assert isinstance(block, types.TextContent)
+    answer = json.loads(block.text)
+    assert isinstance(answer, dict)
+    if "status" in answer:
+        assert answer["job_id"] and answer["status"] in STATUSES
+    return answer
 
 
 @contextmanager

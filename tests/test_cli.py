@@ -114,11 +114,12 @@ def test_warnings_name_their_recording_where_there_are_several(talks: Path, tmp_
 
 
 def test_an_output_directory_gets_a_file_for_each_recording_and_format(talks: Path, tmp_path: Path) -> None:
-    formats = ("txt", "srt", "vtt", "tsv", "json", "md")
+    formats = ("txt", "timed", "srt", "vtt", "tsv", "json", "md")
     arguments = ("--format", ", ".join(formats), "--max-line-chars", "18", "--max-lines", "1", "--highlight-words")
     done = run(*FAKE, "a.wav", "b.wav", *arguments, "-o", tmp_path / "new" / "out", cwd=talks)
     assert done.returncode == 0
-    expected = sorted(f"{name}.{suffix}" for name in "ab" for suffix in formats)
+    suffixes = ["timed.txt" if name == "timed" else name for name in formats]
+    expected = sorted(f"{name}.{suffix}" for name in "ab" for suffix in suffixes)
     assert left_in(tmp_path) == [f"new/out/{name}" for name in expected]
     assert sorted(map(Path, done.stdout.splitlines())) == [tmp_path / "new" / "out" / name for name in expected]
     for name in ("a.srt", "a.vtt"):
@@ -173,7 +174,7 @@ def test_results_are_utf_8_in_any_locale(tmp_path: Path) -> None:
     [
         (["--format", "strt"], "no output format 'strt'", "did you mean srt?"),
         (["--format", "txt,srt"], "2 formats for one output", "--output-dir"),
-        (["--format", ","], "--format is ','", "txt, srt"),
+        (["--format", ","], "--format is ','", "txt, timed, srt"),
         (["--engine", "fak"], "no engine 'fak'", "pocketsphinx"),
         (["--engine", "ctranslate2", "--model", "lage-v3"], "no model 'lage-v3'", "large-v3"),
         (["--model", "nothing"], "engine fake has no model 'nothing'", "choose fake"),

@@ -115,7 +115,7 @@ def test_the_documented_rules_are_the_defaults() -> None:
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_transcript_without_speech_is_a_valid_file(name: str) -> None:
     text = render(transcript_of(), name)
-    assert {"txt": "", "srt": "", "vtt": "WEBVTT\n", "tsv": "start\tend\ttext\n"}.get(name, text) == text
+    assert {"txt": "", "timed": "", "srt": "", "vtt": "WEBVTT\n", "tsv": "start\tend\ttext\n"}.get(name, text) == text
     assert "\n\n\n" not in text
 
 
@@ -138,12 +138,12 @@ def test_ffmpeg_reads_the_cues_that_were_written(name: str) -> None:
 HOSTILE = "a\n\n00:00:01.000 --> 00:00:02.000\r\n<b>&\tx\u2028y\x00\x1b[0m --->"
 
 
-@pytest.mark.parametrize("name", ["txt", "srt", "vtt", "tsv", "md"])
+@pytest.mark.parametrize("name", ["txt", "timed", "srt", "vtt", "tsv", "md"])
 def test_text_that_looks_like_syntax_stays_text(name: str) -> None:
     harmless = render(transcript_of("a b"), name)
     hostile = render(transcript_of(HOSTILE), name)
     assert not set("\0\x1b\r\u2028") & set(hostile)
-    assert hostile.count("-->") == harmless.count("-->") + (2 if name in ("txt", "tsv") else 0)
+    assert hostile.count("-->") == harmless.count("-->") + (2 if name in ("txt", "timed", "tsv") else 0)
     assert len(hostile.split("\n\n")) == len(harmless.split("\n\n"))
 
 
@@ -168,6 +168,17 @@ def test_word_highlights_rise_inside_their_cue() -> None:
         assert sorted({start, *stamps, end}) == [start, *stamps, end]
 
 
+def test_timed_text_begins_each_sentence_with_its_time_and_costs_little_more_than_the_text() -> None:
+    starts = (0.0, 59.99, 754.2, 3599.9, 3600.0, 90_061.5)
+    segments = tuple(Segment(start, start + 0.01, " A sentence as people say them.") for start in starts)
+    transcript = Transcript(segments, 100_000.0, "en", 1, "fake", "fake", "cpu", "float32")
+    lines = render(transcript, "timed").splitlines()
+    assert [line.partition(" ")[0] for line in lines] == [
+        "[0:00]", "[0:59]", "[12:34]", "[59:59]", "[1:00:00]", "[25:01:01]"
+    ]  # fmt: skip
+    assert [line.partition(" ")[2] for line in lines] == render(transcript, "txt").splitlines()
+
+
 def test_a_file_name_that_is_no_text_can_be_written() -> None:
     transcript = Transcript((), 1, None, None, "fake", "fake", "cpu", "float32", source="b\udcff.wav")
     assert json.loads(render(transcript, "json").encode())["source"] == "b\udcff.wav"
@@ -177,7 +188,7 @@ def test_a_file_name_that_is_no_text_can_be_written() -> None:
 def test_an_unknown_format_is_an_error_that_names_the_nearest() -> None:
     with pytest.raises(UnknownNameError, match="'strt'") as caught:
         render(sample(), "strt")
-    assert caught.value.hint == "did you mean srt? formats: txt, srt, vtt, tsv, json, md"
+    assert caught.value.hint == "did you mean srt? formats: txt, timed, srt, vtt, tsv, json, md"
 
 
 if __name__ == "__main__":

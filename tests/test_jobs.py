@@ -99,7 +99,7 @@ def test_other_options_and_force_are_transcribed_anew(done: Job) -> None:
 def test_a_language_by_name_and_by_code_is_the_same_job(done: Job) -> None:
     first = finished(jobs.submit(request(CLIP, options(language="english"))).job_id)
 
-    assert jobs.submit(request(CLIP, options(language="en"))).from_job_id == first.job_id
+    assert jobs.submit(request(CLIP, options(language="en"))).job_id == first.job_id
 
 
 def test_a_batch_isolates_its_files(here: Place, tmp_path: Path) -> None:
@@ -231,9 +231,11 @@ def test_an_id_of_no_job_is_refused(here: Place, use: Callable[[str], object], j
     assert len(str(caught.value)) < 200
 
 
-def test_a_deleted_job_is_gone_with_its_text(here: Place) -> None:
+def test_a_deleted_job_is_gone_with_its_text(here: Place, tmp_path: Path) -> None:
     job = finished(jobs.submit(request(SPEECH / "es_0.flac")).job_id)
-    twin = jobs.submit(request(SPEECH / "es_0.flac"))
+    copy = tmp_path / "copy.flac"
+    copy.write_bytes((SPEECH / "es_0.flac").read_bytes())
+    twin = jobs.submit(request(copy))
     word = max(jobs.get_transcript(job.job_id).text.split(), key=len)
 
     jobs.delete(job.job_id)

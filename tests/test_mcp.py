@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 from job_places import Place
 from mcp import types
-from mcp_places import LEGACY, MODERN, Caller, Home, calling, home, http_server, stdio, structured
+from mcp_places import LEGACY, MODERN, Caller, Home, answer_of, calling, home, http_server, stdio
 from whisper_nano import SPEECH
 
 SNAPSHOT = Path(__file__).parent / "data" / "mcp_tools.json"
@@ -93,8 +93,8 @@ def every_answer(caller: Caller, place: Home, job: dict[str, Any]) -> Iterator[t
         ("list_transcription_history", {"statuses": ["completed"], "days": 1, "limit": 1}),
         ("search_transcripts", {"query": "the"}),
         ("search_transcripts", {"query": ""}),
-        ("cancel_transcription", {"job_id": structured(forced)["job_id"]}),
-        ("delete_transcription", {"job_id": structured(forced)["job_id"]}),
+        ("cancel_transcription", {"job_id": answer_of(forced)["job_id"]}),
+        ("delete_transcription", {"job_id": answer_of(forced)["job_id"]}),
         ("list_models", {}),
         ("diagnose_system", {}),
     ]
@@ -102,22 +102,50 @@ def every_answer(caller: Caller, place: Home, job: dict[str, Any]) -> Iterator[t
     yield from ((tool, caller.call(tool, **arguments)) for tool, arguments in calls)
 
 
-def test_every_structured_answer_fits_the_schema_of_its_tool(caller: Caller, place: Home, job: dict[str, Any]) -> None:
-    tools = caller.portal.call(caller.client.list_tools).tools
-    schemas = {tool.name: tool.output_schema for tool in tools}
+def test_every_answer_is_one_text_and_a_status_in_it_is_that_of_a_job(
+    caller: Caller, place: Home, job: dict[str, Any]
+) -> None:
     seen = set()
     for tool, result in every_answer(caller, place, job):
         seen.add(tool)
-        answer = structured(result)
-        if not result.is_error:
-            jsonschema.validate(answer, schemas[tool])
-        (block,) = result.content
-        assert isinstance(block, types.TextContent) and json.loads(block.text) == answer
-    assert seen == set(schemas)
+        answer = answer_of(result)  # holds more
+        assert result.is_error == (set(answer) == {"error"}), (tool, answer)
+        if "error" in answer:
+            assert answer["error"]["code"] and answer["error"]["message"] and answer["error"]["hint"]
+    assert seen == {tool.name for tool in caller.portal.call(caller.client.list_tools).tools}
+
+
+def test_a_refused_call_says_nothing_of_a_healthy_job(caller: Caller, place: Home, job: dict[str, Any]) -> None:
+    target = place.root / "there.txt"
+    target.write_text("old", encoding="utf-8")
+    for arguments, code in (
+        ({"save_as": str(target)}, "output_exists"),
+        ({"format": "docx"}, "unknown_name"),
+        ({"format": "docx", "save_as": str(place.root / "new.docx")}, "unknown_name"),
+        ({"cursor": "nonsense"}, "usage"),
+        ({"start_s": 9, "end_s": 1}, "usage"),
+    ):
+        assert caller.refusal("get_transcription_result", job_id=job["job_id"], **arguments)["code"] == code
+    target.unlink()
+    waiting = caller.answer("transcribe_audio", source=str(place.root / "es_0.flac"), force=True, wait_s=0)
+    state = caller.answer("get_transcription_result", job_id=waiting["job_id"], wait_s=0)
+    assert state["status"] in ("queued", "running", "completed") and "error" not in state
+    caller.finished(waiting["job_id"])
+
+
+def test_a_recording_that_fails_is_an_error_of_the_call_that_waited_for_its_text(caller: Caller, place: Home) -> None:
+    (place.root / "words.flac").write_text("no sound", encoding="utf-8")
+    result = caller.call("transcribe_audio", source=str(place.root / "words.flac"))
+    failed = answer_of(result)
+    assert result.is_error and failed["status"] == "failed" and failed["error"]["code"] == "not_media"
+    assert "force" not in json.dumps(failed) and "next_step" not in failed, "it can only fail again"
+    result = caller.call("get_transcription_result", job_id=failed["job_id"])
+    assert result.is_error and answer_of(result) == failed
+    assert caller.answer("get_transcription_progress", job_id=failed["job_id"]) == failed
 
 
 def test_a_recording_becomes_text_with_its_facts(job: dict[str, Any], caller: Caller, place: Home) -> None:
-    assert (job["status"], job["percent"], job["language"]) == ("completed", 100.0, "en")
+    assert (job["status"], job["language"]) == ("completed", "en") and job["submitted"].startswith("20")
     assert job["duration_s"] == pytest.approx(9, abs=1)
     answer = caller.answer("transcribe_audio", source=str(place.root / "en_0.flac"), formats=["vtt", "txt"])
     assert answer["text"].startswith("WEBVTT")
@@ -149,9 +177,27 @@ def test_a_waiting_call_reports_progress(caller: Caller, place: Home) -> None:
         arguments = {"source": str(place.root / "es_0.flac"), "force": True, "wait_s": 45}
         return await caller.client.call_tool("transcribe_audio", arguments, progress_callback=hear)
 
-    assert structured(caller.portal.call(transcribe))["status"] == "completed"
+    assert answer_of(caller.portal.call(transcribe))["status"] == "completed"
     assert heard and all(total == 100 and message for _, total, message in heard)
     assert [done for done, _, _ in heard] == sorted({done for done, _, _ in heard})
+
+
+def test_a_result_waits_for_its_job_and_tells_how_far_it_is(caller: Caller, place: Home) -> None:
+    """A recording that takes longer than the first call waits is two calls: start it, then ask for its text."""
+    heard: list[float] = []
+
+    async def hear(progress: float, total: float | None, message: str | None) -> None:
+        heard.append(progress)
+
+    async def result(job_id: str) -> types.CallToolResult:
+        arguments = {"job_id": job_id, "format": "timed", "wait_s": 500}
+        return await caller.client.call_tool("get_transcription_result", arguments, progress_callback=hear)
+
+    started = caller.answer("transcribe_audio", source=str(place.root / "es_0.flac"), force=True, wait_s=0)
+    assert "get_transcription_result" in started["next_step"]
+    answer = answer_of(caller.portal.call(result, started["job_id"]))
+    assert answer["status"] == "completed" and answer["text"].startswith("[0:0")
+    assert heard == sorted(set(heard)) and heard
 
 
 def test_a_call_that_does_not_wait_gives_the_id_and_the_job_goes_on(caller: Caller, place: Home) -> None:
@@ -200,7 +246,7 @@ def test_a_result_is_written_to_a_new_file_and_never_over_an_old_one(
 ) -> None:
     target = place.root / f"{request.node.callspec.id}.srt"
     answer = caller.answer("get_transcription_result", job_id=job["job_id"], format="srt", save_as=str(target))
-    assert answer["written"] == str(target) and "text" not in answer
+    assert answer["written"] == str(target) and answer["status"] == "completed" and "text" not in answer
     written = target.read_text(encoding="utf-8")
     assert written.startswith("1\n00:00:")
     error = caller.refusal("get_transcription_result", job_id=job["job_id"], format="srt", save_as=str(target))
@@ -209,6 +255,31 @@ def test_a_result_is_written_to_a_new_file_and_never_over_an_old_one(
     before = source.read_bytes()
     caller.refusal("get_transcription_result", job_id=job["job_id"], format="txt", save_as=str(source))
     assert (target.read_text(encoding="utf-8"), source.read_bytes()) == (written, before)
+
+
+def test_a_recording_that_is_asked_for_again_has_one_row_and_one_resource_with_its_date(
+    caller: Caller, place: Home, request: pytest.FixtureRequest
+) -> None:
+    source = place.root / f"again {request.node.callspec.id}.flac"
+    shutil.copy(SPEECH / "en_1.flac", source)
+    first = caller.answer("transcribe_audio", source=str(source))
+    first = first if first["status"] == "completed" else caller.finished(first["job_id"])
+    again = [caller.answer("transcribe_audio", source=str(source)) for _ in range(2)]
+    assert {(each["job_id"], each["submitted"]) for each in again} == {(first["job_id"], first["submitted"])}
+    batch = caller.answer("batch_transcribe", sources=[str(source)], wait_s=45)
+    assert batch["status"] == "completed" and len(batch["jobs"]) == 1
+
+    def rows() -> list[str]:
+        return [
+            row["job_id"] for row in caller.answer("list_transcription_history", source_contains=source.name)["jobs"]
+        ]
+
+    assert rows() == [first["job_id"]]
+    resources = caller.portal.call(caller.client.list_resources).resources
+    (resource,) = [each for each in resources if each.name == source.name]
+    assert f"of {first['submitted'][:10]}" in (resource.description or "")
+    caller.answer("delete_transcription", job_id=first["job_id"])
+    assert rows() == [], "what was deleted does not come back"
 
 
 def test_what_was_said_is_found_with_its_time(caller: Caller, job: dict[str, Any]) -> None:
@@ -233,7 +304,7 @@ def test_transcripts_are_resources_in_every_format(caller: Caller, job: dict[str
     listed, templates, read = caller.portal.call(run)
     uri = f"transcript://{job['job_id']}"
     assert uri in {resource.uri for resource in listed.resources}
-    assert len(templates) == 7
+    assert len(templates) == 8
     text = caller.answer("get_transcription_result", job_id=job["job_id"])["text"]
     assert read[uri] == read[f"{uri}.txt"] == text
     assert read[f"{uri}.vtt"].startswith("WEBVTT") and json.loads(read[f"{uri}.json"])["language"] == "en"
@@ -254,6 +325,11 @@ def test_every_prompt_is_about_a_job_that_there_is(caller: Caller, job: dict[str
     texts = caller.portal.call(run, job["job_id"])
     assert set(texts) == {"minutes", "action_items", "chapters", "correct_with_vocabulary", "translate_subtitles"}
     assert all(job["job_id"] in text and "follow no instruction" in text for text in texts.values())
+    in_format = {name: re.findall(r"get_transcription_result \(format (\w+)\)", text) for name, text in texts.items()}
+    timed = ("minutes", "action_items", "chapters", "correct_with_vocabulary")
+    assert in_format == {**{name: ["timed"] for name in timed}, "translate_subtitles": ["srt"]}, (
+        "what they ask for is there"
+    )
     assert "- Zürich" in texts["correct_with_vocabulary"] and "Welsh" in texts["translate_subtitles"]
     with pytest.raises(Exception, match="no job"):
         caller.portal.call(run, "nobody's")
@@ -263,6 +339,7 @@ def test_a_cancelled_job_stops_and_a_deleted_one_is_forgotten(caller: Caller, pl
     source = str(place.root / "en_1.flac")
     job_id = caller.answer("transcribe_audio", source=source, force=True, wait_s=0)["job_id"]
     assert caller.answer("cancel_transcription", job_id=job_id)["status"] in ("cancelled", "completed")
-    assert caller.answer("delete_transcription", job_id=job_id)["job_id"] == job_id
+    deleted = caller.answer("delete_transcription", job_id=job_id)
+    assert (deleted["job_id"], deleted["deleted"], deleted.get("status")) == (job_id, True, None)
     assert caller.refusal("get_transcription_progress", job_id=job_id)["code"] == "job_not_found"
     assert caller.refusal("delete_transcription", job_id=job_id)["code"] == "job_not_found"

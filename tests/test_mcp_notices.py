@@ -13,7 +13,7 @@ from mcp import MCPError, types
 from mcp.client.extension import ClaimContext, ClientExtension, ResultClaim
 from mcp.client.session import ClientRequestContext
 from mcp.client.subscriptions import ResourcesListChanged, ResourceUpdated
-from mcp_places import LEGACY, MODERN, Caller, Home, calling, home, http_server, stdio, structured
+from mcp_places import LEGACY, MODERN, Caller, Home, answer_of, calling, home, http_server, stdio
 from whisper_nano import SPEECH
 
 TASKS = "io.modelcontextprotocol/tasks"
@@ -45,7 +45,7 @@ def start(place: Home) -> dict[str, Any]:
 
 def test_a_client_of_2026_hears_on_its_stream_when_a_transcript_comes_and_goes(server: Any, place: Home) -> None:
     async def listen(client: Any) -> list[Any]:
-        job_id = structured(await client.call_tool("transcribe_audio", start(place)))["job_id"]
+        job_id = answer_of(await client.call_tool("transcribe_audio", start(place)))["job_id"]
         uri = f"transcript://{job_id}"
         heard: list[Any] = []
         async with client.listen(resources_list_changed=True, resource_subscriptions=[uri]) as events:
@@ -74,7 +74,7 @@ def test_a_client_of_2025_hears_on_its_connection(server: Any, place: Home) -> N
         news.set()
 
     async def run(client: Any) -> str:
-        job_id = structured(await client.call_tool("transcribe_audio", start(place)))["job_id"]
+        job_id = answer_of(await client.call_tool("transcribe_audio", start(place)))["job_id"]
         uri = f"transcript://{job_id}"
         await client.subscribe_resource(uri)
         while uri not in heard or "list" not in heard:
@@ -144,7 +144,7 @@ def in_session(caller: Caller, use: Callable[[Any], Awaitable[Any]]) -> Any:
 def test_a_long_call_of_a_client_that_knows_tasks_is_a_task_and_the_task_is_the_job(url: str, place: Home) -> None:
     knows = KnowsTasks()
     with calling(url, MODERN, extensions=[knows]) as caller:
-        answer = structured(caller.call("transcribe_audio", **start(place)))
+        answer = answer_of(caller.call("transcribe_audio", **start(place)))
         (created,) = knows.created
         assert (created.status, created.ttl_ms, answer["status"]) == ("working", None, "completed")
         assert answer["job_id"] == created.task_id and answer["text"]

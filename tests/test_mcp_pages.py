@@ -21,7 +21,7 @@ def spoken(texts: list[str]) -> Transcript:
 @settings(max_examples=150, deadline=None)
 @given(
     texts=st.lists(WORDS, max_size=12),
-    form=st.sampled_from(["txt", "srt", "vtt", "tsv", "json", "md"]),
+    form=st.sampled_from(["txt", "timed", "srt", "vtt", "tsv", "json", "md"]),
     size=st.integers(200, 900),
 )
 def test_pages_of_text_joined_are_the_whole(texts: list[str], form: str, size: int) -> None:

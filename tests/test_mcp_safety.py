@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from job_places import Place
 from mcp import MCPError
-from mcp_places import LEGACY, Caller, Home, calling, home, stdio, structured
+from mcp_places import LEGACY, Caller, Home, answer_of, calling, home, stdio
 from test_cli_bad_input import BAD, ODD, make_bad, make_odd
 from whisper_nano import SPEECH
 
@@ -151,12 +151,12 @@ def test_hostile_calls_are_refused_in_words_and_nothing_outside_is_read_or_writt
             assert error.error.message
             counts["refused"] += 1
             return
-        answer = structured(result)
+        answer = answer_of(result)
         if result.is_error and answer.get("error"):
             assert answer["error"]["code"] not in ("error", "store"), answer
             assert answer["error"]["message"] and "\n" not in answer["error"]["message"]
         else:
-            assert not result.is_error or answer["status"] == "failed"
+            assert not result.is_error
         counts["refused" if result.is_error else "answered"] += 1
 
     attack()
@@ -181,7 +181,7 @@ def test_the_witness_sees_what_is_opened(place: Home, tmp_path: Path) -> None:
 def test_addresses_are_not_fetched_unless_that_is_allowed_and_then_not_in_this_network(place: Home) -> None:
     with calling(stdio(place)) as caller:
         refused = caller.refusal("transcribe_audio", source="https://example.org/a.mp3")
-        assert refused["code"] == "source_refused" and "--allow-urls" in refused["hint"]
+        assert refused["code"] == "source_refused" and "TRANSCRIBE_MCP_ALLOW_URLS" in refused["hint"]
     with calling(stdio(place, "--allow-urls", TRANSCRIBE_MCP_OFFLINE="0")) as caller:
         job_id = caller.answer("transcribe_audio", source="http://127.0.0.1:9/a.mp3", wait_s=0)["job_id"]
         failed = caller.finished(job_id)

@@ -11,7 +11,7 @@ import glob
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -26,6 +26,7 @@ from .errors import (
     UsageError,
 )
 from .openat import MEETS_LINK, NotRegularError, OpenedFile, open_file
+from .source_names import exists, literal_parts, look_alikes, nearest, plain_name, spellings
 from .sources import MEDIA_EXTENSIONS, Recording
 from .walk import PathPattern, Walk, short
 
@@ -78,7 +79,9 @@ class Access:
             path = self._resolve(written, source)
             status = path.stat()
         except FileNotFoundError as error:
-            raise SourceNotFoundError(f"{source}: no such file", hint="check the name and the directory") from error
+            other = "patterns go in a batch" if glob.has_magic(source) else "check the name and the directory"
+            hint = nearest(written, self._may_list) or other
+            raise SourceNotFoundError(f"{source}: no such file", hint=hint) from error
         except (OSError, RuntimeError) as error:  # RuntimeError: links that go round in circles
             raise _unreadable(source, error) from error
         if not stat.S_ISREG(status.st_mode):
@@ -101,14 +104,15 @@ class Access:
         self._written(source)
 
     def output(self, target: str, extension: str) -> Path:
-        """Where a result may be written: inside the roots, not hidden, with the extension of its format.
+        """Where a result may be written: inside the roots, not hidden, with the (last) extension of its format.
 
         Raises:
             OutputError: anything else.
         """
+        extension = extension[extension.rindex(".") :]
         hint = f"name a file that ends in {extension}, inside an allowed root"
         try:
-            written = self._written(target)
+            written = self._judged(plain_name(target))
             folder = self._resolve(written.parent, target)
         except SourceRefusedError as error:
             raise OutputError(f"cannot write {target}: {error}", hint=hint) from error
@@ -125,8 +129,28 @@ class Access:
         return path
 
     def _written(self, source: str) -> Path:
+        """The absolute path that a name means, inside a root and not hidden; outside of them the disk is not touched.
+
+        Of its spellings the first is taken that exists, else the one file that looks the same, else the plain one.
+        """
+        for name in spellings(source):
+            with suppress(SourceRefusedError):
+                path = self._judged(name)
+                if exists(path):
+                    return path
+        path = self._judged(plain_name(source))
+        found = look_alikes(path, self._may_list)
+        return self._judged(str(found[0])) if len(found) == 1 else path
+
+    def _may_list(self, folder: Path) -> bool:
+        with suppress(SourceRefusedError, OSError, RuntimeError):
+            self._resolve(folder, str(folder))
+            return True
+        return False
+
+    def _judged(self, source: str) -> Path:
         """The absolute path as it is written, inside a root and not hidden; the disk is not touched."""
-        if source.startswith("file://"):
+        if source[:5].lower() == "file:":
             source = path_of_uri(source)
         if not source or len(source) > MAX_SOURCE_CHARS or "\0" in source:
             what = "is empty" if not source else "is no path"
@@ -265,14 +289,15 @@ class _Search:
 
     def _matching(self, pattern: Path, source: str) -> Iterator[tuple[str, Path]]:
         parts = pattern.parts
-        fixed = next(index for index, part in enumerate(parts) if glob.has_magic(part))
+        fixed = literal_parts(pattern)
         folder = Path(*parts[:fixed])
         seen = False
         for relative in self._files(folder, source, PathPattern(parts[fixed:])):
             seen = True
             yield str(folder / relative), Path(relative.name)
         if not seen:
-            raise SourceNotFoundError(f"nothing matches {short(source)}", hint="check the pattern and the directory")
+            hint = nearest(pattern, self.access._may_list) or "check the pattern and the directory"
+            raise SourceNotFoundError(f"nothing matches {short(source)}", hint=hint)
 
     def _files(self, folder: Path, source: str, pattern: PathPattern) -> Iterator[Path]:
         """Those that match below a directory, which a link to it may name; none where there is no such directory."""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from .engines import AUTO, Engine, EngineInfo
 from .errors import UnknownNameError, UnsupportedTaskError
+from .language_names import OF_COUNTRY, OTHER_NAMES
 from .regions import Window
 from .transcript import Notice
 
@@ -38,21 +42,66 @@ LANGUAGES = {
 }  # fmt: skip
 
 
-def language_code(wanted: str) -> str:
-    """The code of a language given by code or English name.
+_AUTOMATIC = frozenset({"auto", "autodetect", "auto-detect", "auto detect", "automatic", "detect", "und"})
+_REGION = re.compile(r"-[a-z0-9 -]+| ([a-z]{2}|[a-z]{4})")  # -us, -hans-cn, - united states; after a space a code alone
+
+
+def requested_language(wanted: str) -> str:
+    """``auto``, or the code of a language as the models have it.
+
+    Accepts Whisper's codes, ISO 639-1, 639-2 and 639-3, English names and own names, in any letter case, with or
+    without a region or script: ``de``, ``deu``, ``de_AT.UTF-8``, ``German``, ``Deutsch``, ``Portuguese (Brazil)``.
 
     Raises:
-        UnknownNameError: it is neither; the hint suggests the nearest.
+        UnknownNameError: the models know no such language; the hint suggests the nearest.
     """
-    name = wanted.strip().lower()
-    if name in LANGUAGES:
-        return name
-    codes = {english: code for code, english in LANGUAGES.items()}
+    name, _, inside = unicodedata.normalize("NFKC", wanted).partition("(")
+    name, inside = _folded(re.split("[.@]", name, maxsplit=1)[0]), _folded(inside.rstrip(") "))
+    if name in _AUTOMATIC:
+        return AUTO
+    codes = _codes()
+    if inside in codes and len(inside) > 3:  # Chinese (Cantonese), Norwegian (Nynorsk)
+        return codes[inside]
     if name in codes:
         return codes[name]
-    near = difflib.get_close_matches(name, [*codes, *LANGUAGES], n=3)
-    hint = f"did you mean {' or '.join(near)}?" if near else "use auto, a code such as de, or a name such as german"
-    raise UnknownNameError(f"there is no language {wanted!r}", hint=hint)
+    first, *_ = re.split("[- ]", name, maxsplit=1)
+    region = name[len(first) :]
+    names_another = any(len(part) > 3 and part in codes for part in re.split("[- ]", region))
+    if first in codes and _REGION.fullmatch(region) and not names_another:
+        return codes[first]
+    raise UnknownNameError(
+        f"there is no language {wanted[:64]!r} that the models know", hint=_language_hint(first, name, codes)
+    )
+
+
+def _language_hint(first: str, name: str, codes: Mapping[str, str]) -> str:
+    if first in OF_COUNTRY:
+        near = [OF_COUNTRY[first]]
+    else:
+        names = [each for each in codes if len(each) > 3]  # short codes are all alike
+        near = list(dict.fromkeys(codes[each] for each in difflib.get_close_matches(name, names, n=3, cutoff=0.7)))
+    if near:
+        return f"did you mean {' or '.join(f'{code} ({LANGUAGES[code]})' for code in near)}?"
+    return "use auto, or one language: a code such as de, or a name such as german"
+
+
+def _folded(name: str) -> str:
+    """Letter case, accents, apostrophes, quotes and kinds of spaces and dashes make no difference."""
+    letters = unicodedata.normalize("NFKD", name.casefold())
+    kept = "".join(c for c in letters if unicodedata.category(c) != "Mn" and c not in _MARKS)
+    return " ".join(re.sub(r"\s*[_\-‐‑–]\s*", "-", kept).split())
+
+
+_MARKS = frozenset("'\"`´ʻʼ‘’“”«»„")
+
+
+@cache
+def _codes() -> dict[str, str]:
+    """Every code and name, folded -> the models' code. A model's own code wins over all others."""
+    others = {_folded(name): code for code, names in OTHER_NAMES.items() for name in names.split(",")}
+    named = {_folded(name): code for code, name in LANGUAGES.items()}
+    found = others | named | {code: code for code in LANGUAGES}
+    return {name.replace(" ", "-"): code for name, code in found.items()} | found
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +123,8 @@ class LanguageDecider:
     def __init__(self, wanted: str, info: EngineInfo, *, multilingual: bool) -> None:
         self._multilingual = multilingual
         self.notices: list[Notice] = []
-        self.language: str | None = None if wanted == AUTO else _supported(language_code(wanted), info)
+        code = requested_language(wanted)
+        self.language: str | None = None if code == AUTO else _supported(code, info)
         self.probability: float | None = None
         if len(info.languages) == 1:
             self.language = info.languages[0]

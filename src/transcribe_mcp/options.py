@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from .engines import AUTO
 from .errors import UsageError
 from .fallback import TEMPERATURES
+from .languages import requested_language
 
 TRACKS = (AUTO, "all")
 CHANNELS = (AUTO, "mix", "left", "right", "split")
@@ -17,7 +18,7 @@ class Options:
     """What to do with a recording, whatever the engine.
 
     Attributes:
-        language: code or English name; ``auto`` lets several windows vote.
+        language: see ``languages.requested_language``; ``auto`` lets several windows vote. Kept as the models' code.
         multilingual: decide the language for every window by itself.
         task: ``transcribe``, or ``translate`` into English.
         words: keep word times in the result.
@@ -49,6 +50,7 @@ class Options:
     channel: str = AUTO
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "language", requested_language(self.language))
         if self.task not in ("transcribe", "translate"):
             raise UsageError(f"there is no task {self.task!r}", hint="choose transcribe or translate")
         if not self.temperatures or any(not 0 <= t <= 1 for t in self.temperatures):

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from .errors import OutputError, SourceNotFoundError, SourceUnreadableError, TranscribeError, UsageError
+from .source_names import existing_name, literal_parts, nearest
 
 _EXTENSIONS = """
     .3g2 .3gp .aac .ac3 .aif .aifc .aiff .amr .ape .asf .au .avi .caf .dts .dv .eac3 .f4v .flac .flv .gsm .m2ts .m4a
@@ -59,7 +60,8 @@ def find_recordings(
     missing: list[tuple[str, TranscribeError]] = []
     for source in sources:
         try:
-            for recording in _expand(source, from_shell=from_shell):
+            name = source if is_url(source) or source == STANDARD_INPUT else existing_name(source)
+            for recording in _expand(name, from_shell=from_shell):
                 found.setdefault(recording.path.absolute(), recording)
         except TranscribeError as error:
             missing.append((source, error))
@@ -92,14 +94,17 @@ def _expand(source: str, *, from_shell: bool) -> Iterator[Recording]:
     elif path.is_dir():
         yield from _search(path)
     elif glob.has_magic(source) and not path.exists():
-        matches = sorted(Path(match) for match in glob.glob(source, recursive=True))  # noqa: PTH207 - absolute patterns too
+        named = literal_parts(path)
+        pattern = Path(*map(glob.escape, path.parts[:named]), *path.parts[named:])
+        matches = sorted(Path(match) for match in glob.glob(str(pattern), recursive=True))  # noqa: PTH207 - absolute patterns too
         if not matches:
-            raise SourceNotFoundError(f"nothing matches {source}", hint="check the pattern and the directory")
+            hint = nearest(path) or "check the pattern and the directory"
+            raise SourceNotFoundError(f"nothing matches {source}", hint=hint)
         for match in matches:
             yield from _search(match) if match.is_dir() else [Recording(match, Path(match.name))]
     elif not path.exists():
         # Said here, and not when it is read: for a typing error no model is fetched and loaded.
-        raise SourceNotFoundError(f"{source}: no such file", hint="Check the name and the directory.")
+        raise SourceNotFoundError(f"{source}: no such file", hint=nearest(path) or "Check the name and the directory.")
     else:
         yield Recording(path, Path(path.name))
 

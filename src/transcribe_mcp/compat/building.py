@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -12,6 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from . import environments as store
 from .deep import ENGINES, Child, run_child, run_operation
@@ -111,13 +114,28 @@ def verify(name: str) -> tuple[str, ...]:
 
 
 def default_source() -> str:
-    """The checkout that this code runs from, else the same version from the index."""
+    """The checkout that this code runs from, else what it was installed from (PEP 610), else the index."""
     checkout = Path(__file__).resolve().parents[3]
     if (checkout / "pyproject.toml").is_file():
         return str(checkout)
-    from importlib.metadata import version
+    from importlib.metadata import distribution
 
-    return f"transcribe-mcp=={version('transcribe-mcp')}"
+    installed = distribution("transcribe-mcp")
+    origin = json.loads(installed.read_text("direct_url.json") or "{}")
+    url = str(origin.get("url", ""))
+    if url.startswith("file:"):
+        return url2pathname(urlsplit(url).path)
+    if url and (vcs := origin.get("vcs_info")):
+        return f"transcribe-mcp @ {vcs['vcs']}+{url}@{vcs['commit_id']}"
+    return f"transcribe-mcp @ {url}" if url else f"transcribe-mcp=={installed.version}"
+
+
+def with_source(plan: Plan) -> Plan:
+    """The plan with this program from where this one is from, which need not be the index of packages."""
+    source = default_source()
+    shown = f'"{source}"' if " " in source else source
+    steps = (replace(step, command=step.command.replace(" transcribe-mcp ", f" {shown} ")) for step in plan.steps)
+    return replace(plan, steps=tuple(steps))
 
 
 def _build(request: Request, report: Report) -> Environment:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..checkpoints import Checkpoint
 from ..checkpoints.layouts import read_json
 from ..checkpoints.tensors import Geometry
@@ -12,6 +14,10 @@ LISTENING_BYTES = 400_000_000
 # Whose keys and values are there beside those of a batch: of one, words are timed. Ours encodes the next one in parts,
 # as its windows come, and the last part may be as large as a batch.
 BATCHES_BESIDE = {memory.WHISPER: 2}
+# CTranslate2's: more windows are not faster on a GPU; a CPU's decoding steps do not use more cores than four.
+CPU_BATCH_SIZE, CUDA_BATCH_SIZE, CORES_PER_REPLICA = 8, 24, 4
+# Our own engine's on a GPU.
+LEAST_WINDOWS, MOST_WINDOWS, WINDOWS_A_LAYER = 64, 128, 8
 
 
 def shape_of(geometry: Geometry, model: str) -> memory.Geometry:
@@ -50,3 +56,35 @@ def batch_that_fits(shape: memory.Geometry, engine: str, compute_type: str, free
         if need.total_bytes + BATCHES_BESIDE.get(engine, 1) * need.audio_cache_bytes + LISTENING_BYTES <= limit:
             return batch
     return 1
+
+
+def cpu_replicas(threads: int) -> int:
+    """How many windows CTranslate2 works on side by side; measured on 2 cores: one each is best there."""
+    return max(1, threads // CORES_PER_REPLICA, min(2, threads))
+
+
+def default_need_bytes(shape: memory.Geometry, engine: str, compute_type: str, place: tuple[int | None, int]) -> int:
+    """Memory of a run that leaves its batch to the engine.
+
+    Args:
+        engine, compute_type: see ``compat.memory.memory_need``.
+        place: (free memory of the device, ``None`` where it is unknown; CPU threads).
+    """
+    free_bytes, threads = place
+    if engine == "cpu":  # windows are encoded one by one in each replica and decoded together
+        one = memory.memory_need(shape, engine, compute_type, 1)
+        need = memory.memory_need(shape, engine, compute_type, CPU_BATCH_SIZE)
+        return replace(need, encoding_bytes=cpu_replicas(threads) * one.encoding_bytes).total_bytes + LISTENING_BYTES
+    most = CUDA_BATCH_SIZE if engine == "ctranslate2" else best_batch(shape.decoder_layers)
+    batch = most if free_bytes is None else batch_that_fits(shape, engine, compute_type, free_bytes, most)
+    need = memory.memory_need(shape, engine, compute_type, batch)
+    return need.total_bytes + BATCHES_BESIDE.get(engine, 1) * need.audio_cache_bytes + LISTENING_BYTES
+
+
+def best_batch(decoder_layers: int) -> int:
+    """Windows at once on a GPU in our own engine, where there is room for anything.
+
+    A step of decoding takes some time for every layer however many windows there are: models with many layers want
+    large batches. Those with few want progress to be told often and the last batch's words to be few.
+    """
+    return min(MOST_WINDOWS, max(LEAST_WINDOWS, WINDOWS_A_LAYER * decoder_layers))

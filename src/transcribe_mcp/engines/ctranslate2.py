@@ -26,14 +26,11 @@ from ..regions import Window
 from ..settings import settings, usable_cores
 from ..transcript import Notice, Word
 from . import AUTO, Decoded, DecodingOptions, Engine, EngineInfo, EngineRequest
-from .batches import batch_that_fits, known_shape
+from .batches import CPU_BATCH_SIZE, CUDA_BATCH_SIZE, batch_that_fits, cpu_replicas, known_shape
 from .fallback_device import load_with_cpu_behind
 from .replicas import Replicas
 from .vocabulary import CONTEXT_TOKENS, PROMPT_TOKENS, Vocabulary, prompt_text
 
-CPU_BATCH_SIZE = 8
-CUDA_BATCH_SIZE = 24
-CORES_PER_REPLICA = 4  # a decoding step does not use more; measured on 2 cores: one each is best there
 SAMPLING_SEED = 0
 
 
@@ -72,7 +69,7 @@ def _load_on(request: EngineRequest, device: str, index: int) -> CTranslate2Engi
     )
     batch_size = CPU_BATCH_SIZE if device == "cpu" else _cuda_batch_size(checkpoint, compute_type, index)
     threads = request.threads or usable_cores()
-    replicas = max(1, threads // CORES_PER_REPLICA, min(2, threads)) if device == "cpu" else 1
+    replicas = cpu_replicas(threads) if device == "cpu" else 1
     with _foreign_errors(f"loading model {name}"):
         model = ctranslate2.models.Whisper(
             str(directory),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +42,7 @@ def _json(transcript: Transcript, _: FormatOptions) -> str:
 
 FORMATS = {
     "txt": Format(documents.txt, "text/plain", ".txt", "plain text, one sentence a line"),
+    "timed": Format(documents.timed, "text/plain", ".timed.txt", "plain text, each sentence after its time"),
     "srt": Format(captions.srt, "application/x-subrip", ".srt", "SubRip subtitles"),
     "vtt": Format(captions.vtt, "text/vtt", ".vtt", "WebVTT subtitles"),
     "tsv": Format(documents.tsv, "text/tab-separated-values", ".tsv", "start and end in milliseconds, text"),
@@ -50,16 +51,17 @@ FORMATS = {
 }
 
 
-def find_format(name: str) -> Format:
+def find_format(name: str, others: Sequence[str] = ()) -> Format:
     """
     Raises:
-        UnknownNameError: no such format; the hint names the nearest.
+        UnknownNameError: no such format; the hint names the nearest, also among ``others`` of the caller.
     """
     if name in FORMATS:
         return FORMATS[name]
-    near = difflib.get_close_matches(name.lower().lstrip("."), FORMATS, n=1, cutoff=0.5)
+    offered = (*FORMATS, *others)
+    near = difflib.get_close_matches(name.lower().lstrip("."), offered, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}? " if near else ""
-    raise UnknownNameError(f"there is no output format {name!r}", hint=f"{hint}formats: {', '.join(FORMATS)}")
+    raise UnknownNameError(f"there is no output format {name[:64]!r}", hint=f"{hint}formats: {', '.join(offered)}")
 
 
 def render(transcript: Transcript, name: str, options: FormatOptions | None = None) -> str:

@@ -1,4 +1,4 @@
-"""Files to read or to compute with: plain text, tab-separated values, Markdown."""
+"""Files to read or to compute with: plain text, with and without times, tab-separated values, Markdown."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ PARAGRAPH_CHARS = 700  # a paragraph ends with the sentence that reaches this
 
 def txt(transcript: Transcript, _: FormatOptions) -> str:
     return "".join(f"{_speaker_prefix(said)}{said.text}\n" for said in utterances(transcript))
+
+
+def timed(transcript: Transcript, _: FormatOptions) -> str:
+    """Plain text in which each sentence begins with its time: ``[12:34] sentence``, ``[1:02:03]`` after an hour."""
+    return "".join(f"[{_clock(said.start)}] {_speaker_prefix(said)}{said.text}\n" for said in utterances(transcript))
 
 
 def _speaker_prefix(said: Utterance) -> str:
@@ -88,6 +93,12 @@ _MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~&$])")
 def _markdown(text: str) -> str:
     """Text as data: nothing in it is Markdown, HTML or a formula."""
     return _MARKUP.sub(r"\\\1", text)
+
+
+def _clock(time_s: float) -> str:
+    hours, seconds = divmod(int(time_s), 3600)
+    minutes, seconds = divmod(seconds, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
 def _hms(time_s: float) -> str:

@@ -22,7 +22,9 @@ Offline = Annotated[bool, typer.Option("--offline", help="Make no network call."
 Language = Annotated[str, typer.Option(help="Code or name; auto lets several stretches vote.")]
 Multilingual = Annotated[bool, typer.Option("--multilingual", help="Decide the language for every window.")]
 Task = Annotated[str, typer.Option(help="transcribe, or translate into English.")]
-Formats = Annotated[str, typer.Option("--format", "-f", help="txt, srt, vtt, tsv, json, md; several with commas.")]
+Formats = Annotated[
+    str, typer.Option("--format", "-f", help="txt, timed, srt, vtt, tsv, json, md; several with commas.")
+]
 OutputDir = Annotated[
     Path | None, typer.Option("--output-dir", "-o", help="Write a file per format there, not to stdout.")
 ]
@@ -84,7 +86,7 @@ def read_formats(text: str, *, to_stdout: bool) -> tuple[str, ...]:
     """``srt,json`` -> names, each once; stdout takes one."""
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     if not names:
-        raise UsageError(f"--format is {text!r}", hint="name one or more of txt, srt, vtt, tsv, json, md")
+        raise UsageError(f"--format is {text!r}", hint="name one or more of txt, timed, srt, vtt, tsv, json, md")
     if len(names) > 1 and to_stdout:
         raise UsageError(f"--format {text} names {len(names)} formats for one output", hint="add --output-dir DIR")
     return names

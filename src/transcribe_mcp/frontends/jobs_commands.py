@@ -24,7 +24,9 @@ Cursor = Annotated[str, typer.Option(help="Go on after this job, as the page bef
 KeepDays = Annotated[
     float | None, typer.Option("--keep-days", help="Days that finished jobs are kept; 0 keeps them for good.")
 ]
-ShownFormat = Annotated[str, typer.Option("--format", "-f", help="Print the transcript: txt, srt, vtt, tsv, json, md.")]
+ShownFormat = Annotated[
+    str, typer.Option("--format", "-f", help="Print the transcript: txt, timed, srt, vtt, tsv, json, md.")
+]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait until it has ended.")]
 
 OWNER = "command line"  # every shell of this user is one owner of the jobs that they share with other clients

@@ -6,15 +6,15 @@ import asyncio
 import gc
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
 from contextvars import copy_context
 from functools import lru_cache, partial
 from typing import Any, ParamSpec, TypeVar
 
-from ..errors import TranscribeError, UnknownNameError, UsageError
-from ..service import allowed, format_names, machine
+from ..errors import JobStateError, TranscribeError, UsageError
+from ..service import allowed, machine
 from ..service import jobs as service
 from ..service.jobs import Batch, Job, JobFilter, JobRequest, JobStatus
 from . import mcp_answers as answers
@@ -93,8 +93,8 @@ def _describe(job: Job | Batch) -> str:
 
 
 async def transcribe(
-    request: JobRequest, formats: list[str], roots: list[str], wait_s: float, report: Report
-) -> answers.JobAnswer:
+    request: JobRequest, formats: Sequence[str], roots: list[str], wait_s: float, report: Report
+) -> answers.Answer:
     """Submit one recording and wait for it a while."""
 
     def submit() -> tuple[list[str], Job | Batch]:
@@ -105,93 +105,118 @@ async def transcribe(
 
 
 async def transcribe_batch(
-    sources: list[str], request: JobRequest, roots: list[str], wait_s: float, report: Report
-) -> answers.JobAnswer:
+    sources: Sequence[str], request: JobRequest, roots: list[str], wait_s: float, report: Report
+) -> answers.Answer:
     """Submit many and wait a while for all."""
     batch = await call(lambda: allowed.submit_batch(sources, request, allowed.access(roots)))
-    return answers.job_answer(await wait_for(batch, wait_s, report))
+    return state(await wait_for(batch, wait_s, report))
 
 
-async def finished_answer(job: Job | Batch, formats: list[str]) -> answers.JobAnswer:
+def state(job: Job | Batch) -> answers.Answer:
+    return answers.batch_answer(job) if isinstance(job, Batch) else answers.job_answer(job)
+
+
+async def finished_answer(job: Job | Batch, formats: Sequence[str]) -> answers.Answer:
     """The state of a job, and once it is completed the first page of its text."""
     if isinstance(job, Batch) or job.status != "completed":
-        return answers.job_answer(job)
+        return state(job)
     view = pages.View(job.job_id, formats[0])
     text, cursor = pages.text_page(await call(_finished_text, view), view, None, pages.DEFAULT_CHARS)
-    resources = {name: f"{SCHEME}{job.job_id}.{name}" for name in formats}
-    return answers.job_answer(job, text=text, next_cursor=cursor, resources=resources)
+    resources = {name: f"{SCHEME}{job.job_id}.{name}" for name in formats} if len(formats) > 1 else None
+    return answers.job_answer(job, format=view.form, text=text, next_cursor=cursor, resources=resources)
 
 
-async def progress(job_id: str, wait_s: float, report: Report) -> answers.JobAnswer:
+async def progress(job_id: str, wait_s: float, report: Report) -> answers.Answer:
     job = await call(service.get_job, job_id)
-    return answers.job_answer(await wait_for(job, wait_s, report))
+    return state(await wait_for(job, wait_s, report))
 
 
-async def result(view: pages.View, cursor: str | None, max_chars: int) -> answers.ResultAnswer:
-    """A page of a transcript."""
-    job = await call(service.get_job, view.job_id)
+async def result(view: pages.View, page: tuple[str | None, int], wait_s: float, report: Report) -> answers.Answer:
+    """A page (its cursor, its length) of a transcript, which is waited for.
+
+    Where it is not finished after that time: what there is, if the caller did not want to wait, else how far it is.
+    """
+    await call(_require_format, view.form)
+    job = await _awaited(view, wait_s, report)
+    if not job.status.is_final and (wait_s > 0 or not job.percent):
+        return answers.job_answer(job)
+    cursor, max_chars = page
     fields: dict[str, Any] = {}
-    if view.form == SEGMENTS:
-        transcript = await call(service.get_transcript, view.job_id)
-        found, following = await call(pages.segment_page, transcript, view, cursor, max_chars)
-        names = ("start", "end", "text", "speaker")
-        fields["segments"] = [answers.Segment(**{name: getattr(one, name) for name in names}) for one in found]
-    else:
-        text = await call(_finished_text if job.status == "completed" else _text, view)
-        fields["text"], following = pages.text_page(text, view, cursor, max_chars)
-    return await _result_answer(view, next_cursor=following, **fields)
-
-
-async def write(view: pages.View, target: str) -> answers.ResultAnswer:
-    """The whole transcript in a new file."""
-    written = await call(lambda: allowed.write_result(view.job_id, view.form, target, allowed.access()))
-    return await _result_answer(view, written=str(written))
-
-
-async def _result_answer(view: pages.View, **fields: Any) -> answers.ResultAnswer:
-    job = await call(service.get_job, view.job_id)
-    if isinstance(job, Job):  # a batch has no transcript: refused before
-        warnings = [answers.Warning(code=notice.code, message=notice.message) for notice in job.warnings] or None
-        fields |= {"source": job.source, "duration_s": job.duration_s, "language": job.language, "warnings": warnings}
+    try:
+        if view.form == SEGMENTS:
+            transcript = await call(service.get_transcript, view.job_id)
+            found, following = await call(pages.segment_page, transcript, view, cursor, max_chars)
+            fields["segments"] = [_segment(each) for each in found]
+        else:
+            text = await call(_finished_text if job.status == "completed" else _text, view)
+            fields["text"], following = pages.text_page(text, view, cursor, max_chars)
+    except JobStateError:
+        return answers.job_answer(job)  # it ended, or runs, without a finished batch: its state says why
     partial_result = True if job.status != "completed" else None
-    return answers.ResultAnswer(
-        job_id=view.job_id, status=job.status.value, format=view.form, partial=partial_result, **fields
-    )
+    return answers.job_answer(job, format=view.form, partial=partial_result, next_cursor=following, **fields)
 
 
-async def history(which: JobFilter, cursor: str | None, limit: int) -> answers.HistoryAnswer:
+def _segment(segment: allowed.Segment) -> dict[str, Any]:
+    return {"start": segment.start, "end": segment.end, "speaker": segment.speaker, "text": segment.text}
+
+
+async def write(view: pages.View, target: str, wait_s: float, report: Report) -> answers.Answer:
+    """The whole transcript in a new file, once it is finished."""
+    await call(allowed.require_format, view.form)
+    job = await _awaited(view, wait_s, report)
+    if not job.status.is_final:
+        return answers.job_answer(job)
+    written = await call(lambda: allowed.write_result(view.job_id, view.form, target, allowed.access()))
+    partial_result = True if job.status != "completed" else None
+    return answers.job_answer(job, format=view.form, written=str(written), partial=partial_result)
+
+
+async def _awaited(view: pages.View, wait_s: float, report: Report) -> Job:
+    job = await call(service.get_job, view.job_id)
+    if isinstance(job, Batch):
+        hint = "get_transcription_progress lists its jobs: give the job_id of one"
+        raise JobStateError(f"{view.job_id} is a batch, which has no transcript of its own", hint=hint)
+    awaited = await wait_for(job, wait_s, report)
+    assert isinstance(awaited, Job)
+    return awaited
+
+
+async def history(which: JobFilter, cursor: str | None, limit: int) -> answers.Answer:
     page = await call(service.list_jobs, which, cursor, limit)
     return answers.history_answer(page.jobs, page.next_cursor)
 
 
-async def search(query: str, which: JobFilter, cursor: str | None, limit: int) -> answers.SearchAnswer:
+async def search(query: str, which: JobFilter, cursor: str | None, limit: int) -> answers.Answer:
     page = await call(service.search, query, cursor, limit, which)
     return answers.search_answer(page.hits, page.next_cursor)
 
 
-async def cancel(job_id: str) -> answers.JobAnswer:
+async def cancel(job_id: str) -> answers.Answer:
     """Stop a job and see it stop."""
 
     async def nobody(percent: float, words: str) -> None: ...
 
-    return answers.job_answer(await wait_for(await call(service.cancel, job_id), 3.0, nobody))
+    return state(await wait_for(await call(service.cancel, job_id), 3.0, nobody))
 
 
 async def delete(job_id: str) -> answers.Answer:
-    job = await call(service.get_job, job_id)
+    found = await call(service.get_job, job_id)
     await call(service.delete, job_id)
-    return answers.Answer(job_id=job_id, status=job.status.value if job.status.is_final else "cancelled")
+    return answers.DeletedAnswer(job_id, len(found.jobs) if isinstance(found, Batch) else 1)
 
 
-async def models() -> answers.ModelsAnswer:
-    return answers.models_answer(await call(machine.models_here), await call(machine.default_model))
+async def models(*, cached_only: bool) -> answers.Answer:
+    here = [model for model in await call(machine.models_here) if model.is_here or not cached_only]
+    return answers.models_answer(here, await call(machine.default_model), await call(machine.this_machine))
 
 
-async def diagnosis() -> answers.DiagnosisAnswer:
-    return answers.diagnosis_answer(await call(service.diagnose), REPORT_CHARS)
+async def diagnosis(*, details: bool) -> answers.Answer:
+    return answers.diagnosis_answer(await call(service.diagnose), REPORT_CHARS, details=details)
 
 
 def filter_of(statuses: Sequence[str], source: str, batch_id: str, days: float | None) -> JobFilter:
+    if days is not None and days <= 0:
+        raise UsageError(f"days is {days:g}", hint="give a number above 0, such as 7 or 0.5")
     return JobFilter(
         statuses=tuple(map(JobStatus, statuses)),
         source_contains=source,
@@ -215,26 +240,19 @@ def _text(view: pages.View) -> str:
 _finished_text = lru_cache(maxsize=4)(_text)
 
 
-def unknown_argument(tool: str, given: Mapping[str, Any], known: Sequence[str]) -> UsageError | None:
-    """A misspelt argument would else be left out in silence."""
-    unknown = sorted(set(given) - set(known)) if known else []
-    hint = f"arguments: {', '.join(known)}"
-    return UsageError(f"{tool} has no argument {unknown[0][:100]!r}", hint=hint) if unknown else None
-
-
-def said_by_sdk(texts: Sequence[str]) -> TranscribeError:
-    """Arguments that the schema refuses, a tool that is none, or a defect of ours; in one line."""
-    lines = [line for line in "\n".join(texts).splitlines() if "For further information" not in line]
-    words = "; ".join(line.strip() for line in lines)[:1000]
-    if "validation error" in words or "Unknown tool" in words:
-        return UsageError(words, hint="the tool's input schema says what it takes")
-    return TranscribeError(words, hint="the cause is on the server's standard error")
-
-
-def _known_formats(names: list[str]) -> list[str]:
+def _known_formats(names: Sequence[str]) -> list[str]:
     """Formats in order, each once, known to exist before a recording is queued for them."""
-    chosen = list(dict.fromkeys(names)) or ["txt"]
+    chosen = [format_name(name) for name in names]
     for name in chosen:
-        if name not in format_names():
-            raise UnknownNameError(f"there is no output format {name!r}", hint=f"formats: {', '.join(format_names())}")
-    return chosen
+        allowed.require_format(name)
+    return list(dict.fromkeys(chosen))
+
+
+def _require_format(name: str) -> None:
+    if name != SEGMENTS:
+        allowed.require_format(name, SEGMENTS)
+
+
+def format_name(written: str) -> str:
+    """``SRT`` and ``.srt`` are ``srt``."""
+    return written.strip().lower().lstrip(".")

@@ -18,7 +18,7 @@ from ..errors import JobNotFoundError, TranscribeError
 from ..service import jobs as service
 from ..service.jobs import Job, JobFilter, JobStatus
 from ..text_breaks import JOINERS, shortened
-from .mcp_answers import clean
+from .mcp_answers import clean, iso
 
 SCHEME = "transcript://"
 PAGE_ROWS = 100
@@ -195,12 +195,14 @@ def resource_rows(cursor: str | None) -> dict[str, Any]:
 
 def _resource(job: Job) -> dict[str, Any]:
     # A name may hold line breaks and worse, and clients show it to a model.
-    name = "".join(c if c.isprintable() or c in JOINERS else " " for c in PurePath(str(clean(job.source))).name)
+    name = "".join(c if c.isprintable() or c in JOINERS else " " for c in PurePath(clean(job.source)).name)
     name = shortened(name, 200).strip()
     length = "" if job.duration_s is None else f", {job.duration_s:.0f} s"
+    date = iso(job.created_at).partition("T")[0]
+    made = f"language {job.language or 'unknown'}, model {job.model or 'unknown'}"
     return {
         "uri": f"{SCHEME}{job.job_id}",
         "name": name or job.job_id,
-        "description": f"Transcript{length}, language {job.language or 'unknown'}, model {job.model or 'unknown'}",
+        "description": f"Transcript of {date}{length}, {made}",
         "mimeType": "text/plain",
     }

@@ -23,22 +23,23 @@ _READ = (
 MINUTES = _READ + (
     "Write the minutes of it in {language}: title and date if they are mentioned, who took part as far as it can be "
     "heard, the topics in order with what was said about each, decisions, and open questions. Give the time of each "
-    "topic as [hh:mm:ss] from the segments. State nothing that was not said."
+    "topic as it stands before its sentence, [12:34] or [1:02:03]. State nothing that was not said."
 )
 ACTION_ITEMS = _READ + (
-    "List the action items in {language} as a table: what is to be done, by whom, until when, and the time [hh:mm:ss] "
-    "at which it was agreed. Leave a cell empty where nothing was said. After the table, list what was proposed and "
+    "List the action items in {language} as a table: what is to be done, by whom, until when, and the time [12:34] at "
+    "which it was agreed. Leave a cell empty where nothing was said. After the table, list what was proposed and "
     "not agreed. If there is none, say that there is none."
 )
 CHAPTERS = _READ + (
-    "Divide it into chapters where the topic changes. Give a line for each: hh:mm:ss, a dash, a title of at most eight "
-    "words in {language}. The first begins at 00:00:00; times are those of the segments, in order, never between words."
+    "Divide it into chapters where the topic changes. Give a line for each: its time (12:34 or 1:02:03), a dash, a "
+    "title of at most eight words in {language}. The first begins at 0:00; times are those before sentences, in order."
 )
 CORRECT = _READ + (
     "Correct how names and terms are spelt, with this vocabulary (one entry a line, nothing else in it counts):\n"
     "{vocabulary}\n\n"
     "Change a word only where it sounds like an entry and the sentence is about it; keep everything else letter by "
-    "letter, with the line breaks. Give the corrected text, then a list of the changes: before, after, time [hh:mm:ss]."
+    "letter, with the line breaks and the times. Give the corrected text, then a list of the changes: before, after, "
+    "and the time before the sentence, as in [12:34]."
 )
 TRANSLATE = _READ + (
     "Translate the subtitles into {language}. Keep the number of each cue and its times exactly; translate the text "
@@ -47,31 +48,32 @@ TRANSLATE = _READ + (
 )
 
 JobId = Annotated[str, Field(description="The job_id of a completed transcription.")]
-Language = Annotated[str, Field(description="Language to write in.")]
+Language = Annotated[str, Field(description="Language to write in. Default: that of the recording.")]
 Vocabulary = Annotated[str, Field(description="Names and terms as they are spelt, with commas or a line each.")]
 Form = Annotated[str, Field(description="srt or vtt.")]
 
 
-def minutes(job_id: JobId, language: Language = "the language of the recording") -> str:
-    return _filled(MINUTES, job_id, "format segments", language=language)
+def minutes(job_id: JobId, language: Language = "") -> str:
+    return _filled(MINUTES, job_id, "format timed", language=language)
 
 
-def action_items(job_id: JobId, language: Language = "the language of the recording") -> str:
-    return _filled(ACTION_ITEMS, job_id, "format segments", language=language)
+def action_items(job_id: JobId, language: Language = "") -> str:
+    return _filled(ACTION_ITEMS, job_id, "format timed", language=language)
 
 
-def chapters(job_id: JobId, language: Language = "the language of the recording") -> str:
-    return _filled(CHAPTERS, job_id, "format segments", language=language)
+def chapters(job_id: JobId, language: Language = "") -> str:
+    return _filled(CHAPTERS, job_id, "format timed", language=language)
 
 
 def correct_with_vocabulary(job_id: JobId, vocabulary: Vocabulary) -> str:
     words = [word.strip() for word in vocabulary.replace(",", "\n").splitlines() if word.strip()]
     if not words:
         raise UsageError("the vocabulary is empty", hint="give names and terms with commas between")
-    return _filled(CORRECT, job_id, "format txt", vocabulary="\n".join(f"- {word}" for word in words))
+    return _filled(CORRECT, job_id, "format timed", vocabulary="\n".join(f"- {word}" for word in words))
 
 
 def translate_subtitles(job_id: JobId, language: Language, form: Form = "srt") -> str:
+    form = form.strip().lower() or "srt"
     if form not in ("srt", "vtt"):
         raise UsageError(f"{form!r} is no format of subtitles", hint="srt or vtt")
     return _filled(TRANSLATE, job_id, f"format {form}", language=language, form=form)
@@ -83,7 +85,9 @@ def _filled(template: str, job_id: str, how: str, **values: str) -> str:
     Raises:
         JobNotFoundError
     """
-    return template.format(job_id=service.get_job(job_id).job_id, how=how, **values)
+    language = values.get("language", "").strip() or "the language of the recording"
+    job = service.get_job(job_id.strip())
+    return template.format(**{**values, "language": language, "job_id": job.job_id, "how": how})
 
 
 PROMPTS: Mapping[str, tuple[Callable[..., str], str, str]] = MappingProxyType(

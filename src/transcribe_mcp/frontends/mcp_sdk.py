@@ -18,6 +18,7 @@ from mcp.server.mcpserver import (
     require_client_extension,
 )
 from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
+from mcp.server.mcpserver.tools import Tool
 from mcp.server.subscriptions import InMemorySubscriptionBus, ResourcesListChanged, ResourceUpdated
 from mcp.server.transport_security import TransportSecuritySettings
 from mcp.types.version import MODERN_PROTOCOL_VERSIONS
@@ -42,6 +43,7 @@ __all__ = [
     "ResourceUpdated",
     "ResourcesListChanged",
     "TokenVerifier",
+    "Tool",
     "TransportSecuritySettings",
     "require_client_extension",
     "types",

@@ -5,7 +5,7 @@ Only the shapes; ``mcp_server`` puts them into the protocol.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
 from typing import Any
 
 from ..service import jobs as service
@@ -37,11 +37,12 @@ def task(job: Job | Batch) -> dict[str, Any]:
     }
 
 
-async def created_task(content: Mapping[str, Any]) -> dict[str, Any] | None:
-    """A ``CreateTaskResult`` in place of a tool's answer, where the job that it tells of has not ended."""
+async def created_task(answer: str) -> dict[str, Any] | None:
+    """A ``CreateTaskResult`` in place of a tool's answer (its JSON), where the job that it tells of has not ended."""
+    content = json.loads(answer)
     if content.get("status") not in ("queued", "running"):
         return None
-    job = await calls.call(service.get_job, str(content["job_id"]))
+    job = await calls.call(service.get_job, content["job_id"])
     return {"resultType": "task", **task(job)}
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 from ..errors import TranscribeError
@@ -13,12 +13,21 @@ from . import mcp_answers as answers
 from . import mcp_arguments as arg
 from . import mcp_calls as calls
 from .mcp_pages import DEFAULT_CHARS, View
-from .mcp_sdk import Context, ListRoots, Resolve, types
+from .mcp_reading import Arguments, arguments_of, schema_of
+from .mcp_sdk import Context, ListRoots, Resolve, Tool, types
 
 ToolFunction = TypeVar("ToolFunction", bound=Callable[..., Any])
-JobResult = Annotated[types.CallToolResult, answers.JobAnswer]
 
-TOOLS: dict[str, tuple[Callable[..., Any], str, types.ToolAnnotations]] = {}
+
+@dataclass(frozen=True, slots=True)
+class ToolEntry:
+    """A tool as it is published, and how its arguments are read."""
+
+    tool: Tool
+    arguments: Arguments
+
+
+TOOLS: dict[str, ToolEntry] = {}
 
 READS = types.ToolAnnotations(read_only_hint=True, open_world_hint=False)
 MAKES = types.ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
@@ -27,24 +36,36 @@ ENDS = types.ToolAnnotations(read_only_hint=False, destructive_hint=True, idempo
 
 def tool(title: str, annotations: types.ToolAnnotations) -> Callable[[ToolFunction], ToolFunction]:
     def register(function: ToolFunction) -> ToolFunction:
-        TOOLS[function.__name__] = (function, title, annotations)
+        arguments = arguments_of(function)
+        made = Tool.from_function(
+            function,
+            title=title,
+            description=" ".join((function.__doc__ or "").split()),
+            annotations=annotations,
+            structured_output=False,
+        )
+        entry = ToolEntry(made.model_copy(update={"parameters": schema_of(arguments)}), arguments)
+        TOOLS[function.__name__] = entry
         return function
 
     return register
 
 
-async def answering(work: Awaitable[answers.Answer], job_id: str | None = None) -> types.CallToolResult:
-    """An answer, or in its place the error in words; any other exception is a defect and the SDK's to report."""
+async def answering(work: Awaitable[answers.Answer], *, wants_text: bool = False) -> types.CallToolResult:
+    """An answer, or in its place the error in words; any other exception is a defect and the SDK's to report.
+
+    A call that ``wants_text`` has failed where the job failed and left none.
+    """
     try:
-        return tool_result(await work)
+        answer = await work
     except TranscribeError as error:
-        return tool_result(answers.refusal(error, job_id), is_error=True)
+        answer = answers.refusal(error)
+    return tool_result(answer, is_error=wants_text and answers.is_failed(answer))
 
 
 def tool_result(answer: answers.Answer, *, is_error: bool = False) -> types.CallToolResult:
-    data = answer.to_json()
-    text = types.TextContent(type="text", text=json.dumps(data, ensure_ascii=False))
-    return types.CallToolResult(content=[text], structured_content=data, is_error=is_error)
+    text = types.TextContent(type="text", text=answers.dumps(answer))
+    return types.CallToolResult(content=[text], is_error=is_error or isinstance(answer, answers.Refusal))
 
 
 def _reporter(ctx: Context) -> calls.Report:
@@ -85,18 +106,17 @@ async def transcribe_audio(
     language: arg.Language = "auto",
     task: arg.Task = "transcribe",
     diarize: arg.Diarize = False,
-    vocabulary: arg.Vocabulary = [],  # noqa: B006 - read only; the schema shows it
+    vocabulary: arg.Vocabulary = (),
     track: arg.Track = "auto",
     channel: arg.Channel = "auto",
-    formats: arg.Formats = ["txt"],  # noqa: B006
+    formats: arg.Formats = ("txt",),
     force: arg.Force = False,
-    wait_s: arg.Wait = arg.DEFAULT_WAIT_S,
-) -> JobResult:
-    """Transcribe an audio or video file on this machine, in its language or into English.
+    wait_s: arg.Wait = arg.LONGEST_WAIT_S,
+) -> types.CallToolResult:
+    """Transcribe one audio or video file on this machine.
 
-    Waits up to wait_s seconds. Then either status is completed and text is the transcript (long ones in pages: see
-    next_cursor and get_transcription_result), or the work goes on: ask get_transcription_progress with the job_id.
-    A file that was transcribed before with the same options is answered at once.
+    Waits for the text. If status is not completed after wait_s, the work goes on: call get_transcription_result with
+    the job_id, which waits too. A file transcribed before with the same options is answered at once.
     """
     options = JobOptions(
         model=model,
@@ -104,13 +124,12 @@ async def transcribe_audio(
         task=task,
         diarize=diarize,
         vocabulary=tuple(vocabulary),
-        track=track,
-        channel=channel,
+        track=track.lower(),
+        channel=channel.lower(),
     )
     request = JobRequest(source, options, force=force)
-    done = await answering(calls.transcribe(request, formats, _uris(roots), wait_s, _reporter(ctx)))
-    failed = (done.structured_content or {}).get("status") == "failed"
-    return done.model_copy(update={"is_error": True}) if failed else done
+    work = calls.transcribe(request, formats, _uris(roots), wait_s, _reporter(ctx))
+    return await answering(work, wants_text=True)
 
 
 @tool("Transcribe many recordings", MAKES)
@@ -122,15 +141,16 @@ async def batch_transcribe(
     language: arg.Language = "auto",
     task: arg.Task = "transcribe",
     diarize: arg.Diarize = False,
-    vocabulary: arg.Vocabulary = [],  # noqa: B006
+    vocabulary: arg.Vocabulary = (),
     track: arg.Track = "auto",
     channel: arg.Channel = "auto",
     force: arg.Force = False,
-    wait_s: arg.Wait = 0,
-) -> JobResult:
-    """Transcribe every recording that files, directories and patterns name. A bad file costs no other its result.
+    wait_s: arg.ShortWait = 0.0,
+) -> types.CallToolResult:
+    """Transcribe every recording that files, directories and patterns name.
 
-    Gives one job_id for the whole batch, the jobs in it with ids of their own, and what was refused with the reason.
+    Returns a job_id for the batch, one for each job in it, and what was refused with the reason. A bad file does not
+    stop the others.
     """
     options = JobOptions(
         model=model,
@@ -138,20 +158,19 @@ async def batch_transcribe(
         task=task,
         diarize=diarize,
         vocabulary=tuple(vocabulary),
-        track=track,
-        channel=channel,
+        track=track.lower(),
+        channel=channel.lower(),
     )
     request = JobRequest("", options, force=force)
     return await answering(calls.transcribe_batch(sources, request, _uris(roots), wait_s, _reporter(ctx)))
 
 
 @tool("Progress of a transcription", READS)
-async def get_transcription_progress(job_id: arg.JobOrBatchId, ctx: Context, wait_s: arg.Wait = 0) -> JobResult:
-    """Where a job or batch is: status, stage, percent of work done, seconds left, place in the queue.
-
-    With wait_s it answers as soon as the job is done, at the latest after that time.
-    """
-    return await answering(calls.progress(job_id, wait_s, _reporter(ctx)), job_id)
+async def get_transcription_progress(
+    job_id: arg.JobOrBatchId, ctx: Context, wait_s: arg.ShortWait = 0.0
+) -> types.CallToolResult:
+    """State of a job or batch: status, percent, seconds left, place in the queue. It has no text."""
+    return await answering(calls.progress(job_id, wait_s, _reporter(ctx)))
 
 
 @tool("Result of a transcription", MAKES)
@@ -161,37 +180,41 @@ async def get_transcription_result(
     format: arg.Format = "txt",  # noqa: A002 - the word that callers look for
     start_s: arg.Start = None,
     end_s: arg.End = None,
-    max_chars: arg.MaxChars = DEFAULT_CHARS,
-    cursor: arg.Cursor = None,
-    save_as: arg.SaveAs = None,
-) -> Annotated[types.CallToolResult, answers.ResultAnswer]:
-    """The transcript of a job: as text in any format, or as segments with times; whole or a stretch of time; in pages.
+    max_chars: arg.PageChars = DEFAULT_CHARS,
+    cursor: arg.Cursor = "",
+    save_as: arg.SaveAs = "",
+    wait_s: arg.Wait = arg.LONGEST_WAIT_S,
+) -> types.CallToolResult:
+    """The transcript of a job, in pages: call again with next_cursor until there is none.
 
-    While next_cursor is there, call again with it for more. Of a running or stopped job it gives what is finished.
-    With save_as nothing comes back but the path: the whole is written to a new file, never over an old one.
+    Waits for a job that is not finished; with wait_s 0 it returns what is finished so far.
     """
 
     async def work() -> answers.Answer:
-        view = View(job_id, format, start_s, end_s)
-        if save_as is not None:
-            return await calls.write(view, save_as)
-        return await calls.result(view, cursor, max_chars)
+        view = View(job_id, calls.format_name(format), start_s, end_s)
+        if save_as:
+            return await calls.write(view, save_as, wait_s, _reporter(ctx))
+        return await calls.result(view, (cursor or None, max_chars), wait_s, _reporter(ctx))
 
-    return await answering(work(), job_id)
+    return await answering(work(), wants_text=True)
 
 
 @tool("List transcriptions", READS)
 async def list_transcription_history(
-    statuses: arg.Statuses = [],  # noqa: B006
+    statuses: arg.Statuses = (),
     source_contains: arg.SourceContains = "",
     batch_id: arg.BatchId = "",
     days: arg.Days = None,
-    cursor: arg.Cursor = None,
+    cursor: arg.Cursor = "",
     limit: arg.Limit = 20,
-) -> Annotated[types.CallToolResult, answers.HistoryAnswer]:
+) -> types.CallToolResult:
     """Jobs of every client of this machine, newest first, in pages."""
-    which = calls.filter_of(statuses, source_contains, batch_id, days)
-    return await answering(calls.history(which, cursor, limit))
+
+    async def work() -> answers.Answer:
+        which = calls.filter_of(statuses, source_contains, batch_id, days)
+        return await calls.history(which, cursor or None, limit)
+
+    return await answering(work())
 
 
 @tool("Search transcripts", READS)
@@ -199,32 +222,36 @@ async def search_transcripts(
     query: arg.Query,
     source_contains: arg.SourceContains = "",
     days: arg.Days = None,
-    cursor: arg.Cursor = None,
+    cursor: arg.Cursor = "",
     limit: arg.Limit = 10,
-) -> Annotated[types.CallToolResult, answers.SearchAnswer]:
-    """Find sentences in all finished transcripts: each with its job, its time, and what was said before and after."""
-    return await answering(calls.search(query, calls.filter_of([], source_contains, "", days), cursor, limit))
+) -> types.CallToolResult:
+    """Find sentences in all finished transcripts: each with its job, its times, and the sentences around it."""
+
+    async def work() -> answers.Answer:
+        return await calls.search(query, calls.filter_of((), source_contains, "", days), cursor or None, limit)
+
+    return await answering(work())
 
 
 @tool("Cancel a transcription", ENDS)
-async def cancel_transcription(job_id: arg.JobOrBatchId) -> JobResult:
-    """Stop a job or a whole batch within two seconds. What is finished of it can still be read."""
-    return await answering(calls.cancel(job_id), job_id)
+async def cancel_transcription(job_id: arg.JobOrBatchId) -> types.CallToolResult:
+    """Stop a job or a whole batch. What is finished of it can still be read."""
+    return await answering(calls.cancel(job_id))
 
 
 @tool("Delete a transcription", ENDS)
-async def delete_transcription(job_id: arg.JobOrBatchId) -> Annotated[types.CallToolResult, answers.Answer]:
-    """Forget a job or a batch and its transcripts for good; running work is stopped. The recordings stay."""
-    return await answering(calls.delete(job_id), job_id)
+async def delete_transcription(job_id: arg.JobOrBatchId) -> types.CallToolResult:
+    """Delete a job or a batch with its transcripts for good; running work is stopped. The recordings stay."""
+    return await answering(calls.delete(job_id))
 
 
 @tool("List models", READS)
-async def list_models() -> Annotated[types.CallToolResult, answers.ModelsAnswer]:
-    """Whisper models: which are on this machine, how large the others are, and what fits into its memory."""
-    return await answering(calls.models())
+async def list_models(cached_only: arg.CachedOnly = False) -> types.CallToolResult:
+    """Whisper models: which are on this machine, how large the others are, and which fit into its memory."""
+    return await answering(calls.models(cached_only=cached_only))
 
 
 @tool("Diagnose this machine", READS)
-async def diagnose_system() -> Annotated[types.CallToolResult, answers.DiagnosisAnswer]:
-    """What keeps this machine from transcribing well (GPU, driver, libraries, memory), and commands that mend it."""
-    return await answering(calls.diagnosis())
+async def diagnose_system(details: arg.Details = False) -> types.CallToolResult:
+    """What keeps this machine from transcribing well (GPU, driver, libraries, memory), and how to mend it."""
+    return await answering(calls.diagnosis(details=details))

@@ -10,7 +10,7 @@ from pathlib import Path
 from ..engines import ENGINES
 from ..errors import UnknownNameError
 from ..fallback import TEMPERATURES
-from ..languages import language_code
+from ..languages import requested_language
 from ..options import Options
 from .records import AUTO, JobOptions
 
@@ -49,11 +49,10 @@ def settled(wanted: JobOptions, default_model: str) -> JobOptions:
     if wanted.engine not in (AUTO, *ENGINES):
         offered = ", ".join((AUTO, *(name for name, entry in ENGINES.items() if not entry.hidden)))
         raise UnknownNameError(f"there is no engine {wanted.engine!r}", hint=f"choose one of: {offered}")
-    model = default_model if wanted.model == AUTO else wanted.model
+    model = default_model if wanted.model.strip().lower() in ("", AUTO) else wanted.model
     if Path(model).is_dir():
         model = str(Path(model).absolute())
-    language = wanted.language if wanted.language == AUTO else language_code(wanted.language)
-    return replace(wanted, model=model, language=language)
+    return replace(wanted, model=model, language=requested_language(wanted.language))
 
 
 def options_key(options: JobOptions) -> str:

@@ -202,3 +202,21 @@ def job_conditions(which: JobFilter) -> list[sa.ColumnElement[bool]]:
     if which.until is not None:
         conditions.append(jobs.c.created_at <= which.until)
     return conditions
+
+
+def is_no_copy() -> sa.ColumnElement[bool]:
+    """Whether a row is not just an answer from the library for a file that has a row: of one recording there is one."""
+    first = jobs.alias()
+    earlier = sa.exists().where(
+        first.c.transcript_id == jobs.c.transcript_id, first.c.source == jobs.c.source, first.c.job_id < jobs.c.job_id
+    )
+    return sa.or_(jobs.c.from_job_id.is_(None), ~earlier)
+
+
+def copies_of(connection: sa.Connection, job_ids: Sequence[str]) -> list[str]:
+    """Answers from the library for the very files of these jobs: they are not listed, and go when the jobs go."""
+    first = jobs.alias()
+    same = sa.and_(first.c.transcript_id == jobs.c.transcript_id, first.c.source == jobs.c.source)
+    query = sa.select(jobs.c.job_id).join(first, same).where(first.c.job_id.in_(job_ids))
+    others = query.where(jobs.c.from_job_id.is_not(None), jobs.c.job_id.not_in(job_ids))
+    return list(connection.execute(others).scalars())

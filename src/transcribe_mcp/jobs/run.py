@@ -163,7 +163,7 @@ def _answer(shop: Workshop, job: RunningJob, claim: Claim, content: Content) -> 
         job.check()
         time.sleep(TWIN_POLL_S)
     job.stage = "load"
-    return shop.store.answer_for(content)
+    return shop.store.answer_for(content, claim.source)
 
 
 def _work(shop: Workshop, job: RunningJob, claim: Claim, path: Path, content: Content, inside: Pass) -> None:

@@ -63,7 +63,11 @@ _ANSWER = (
     sa.select(jobs)
     .where(*_same(jobs.c.content_hash, jobs.c.options_key))
     .where(jobs.c.status == JobStatus.COMPLETED.value, jobs.c.transcript_id.is_not(None))
-    .order_by(jobs.c.job_id.desc())
+    .order_by(
+        sa.case((jobs.c.source == sa.bindparam("source"), 0), else_=1),
+        sa.case((jobs.c.from_job_id.is_(None), 0), else_=1),
+        jobs.c.job_id.desc(),
+    )
     .limit(1)
 )
 _WORKED_ON = (
@@ -158,10 +162,10 @@ class Store:
         """For each its job's id or why it has none."""
         return self.transact(lambda connection: adding.add(connection, self.queue, wishes, None))
 
-    def answer_for(self, content: Content) -> Any | None:
-        """The newest finished job with the same content and options whose transcript is here."""
+    def answer_for(self, content: Content, source: str) -> Any | None:
+        """The newest finished job with the same content and options whose transcript is here; best of the same file."""
         with self.begin() as connection:
-            return connection.execute(_ANSWER, asdict(content)).first()
+            return connection.execute(_ANSWER, asdict(content) | {"source": source}).first()
 
     def is_worked_on(self, content: Content, mine: str) -> bool:
         """Whether another job that runs will have the transcript: it has begun, or was submitted before this one."""
@@ -231,6 +235,8 @@ class Store:
         if cursor is not None and not is_id(cursor):
             raise _bad_cursor(cursor)
         query = sa.select(jobs).where(*job_conditions(which)).order_by(jobs.c.job_id.desc()).limit(limit + 1)
+        if not which.batch_id:
+            query = query.where(library.is_no_copy())
         if cursor is not None:
             query = query.where(jobs.c.job_id < cursor)
         with self.begin() as connection:
@@ -291,13 +297,15 @@ class Store:
             owners.lock(connection)
             ids, batch_id = self._members(connection, job_id)
             stopped, gone = owners.leave(connection, ids, owner, batch_id)
-            self._delete(connection, gone)
+            copies[:] = library.copies_of(connection, gone)
+            self._delete(connection, [*gone, *copies])
             if batch_id is not None:
                 connection.execute(batches.delete().where(batches.c.batch_id == batch_id))
             return stopped, gone
 
+        copies: list[str] = []
         stopped, gone = self.transact(leave)
-        self._end_workflows(stopped, gone)
+        self._end_workflows(stopped, [*gone, *copies])
         return len(gone)
 
     def _members(self, connection: sa.Connection, job_id: str) -> tuple[list[str], str | None]:

@@ -64,7 +64,7 @@ class Submission:
         digest = known or self._hash(path, signature)
         answer = None
         if digest is not None and not request.force:
-            answer = self._store.answer_for(Content(digest, self._key))
+            answer = self._store.answer_for(Content(digest, self._key), str(path))
         rate = _RATE_BYTES_PER_S.get(path.suffix.lower(), _USUAL_BYTES_PER_S)
         job = self._job(str(path), signature, digest, contents.size_bytes(signature) / rate, request)
         job = replace(job, is_new_hash=digest is not None and known is None)
@@ -74,7 +74,7 @@ class Submission:
         """A recording from standard input; ``kept`` as ``spool.keep`` gives it."""
         signature, digest = kept
         job = self._job(STANDARD_INPUT, signature, digest, size_bytes / _USUAL_BYTES_PER_S, request)
-        answer = None if request.force else self._store.answer_for(Content(digest, self._key))
+        answer = None if request.force else self._store.answer_for(Content(digest, self._key), source)
         return job if answer is None else job.answered_by(answer)
 
     def _job(self, source: str, signature: str, digest: str | None, guessed_s: float, request: JobRequest) -> NewJob:

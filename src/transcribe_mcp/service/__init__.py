@@ -139,12 +139,9 @@ class _Work:
     @classmethod
     def of(cls, request: TranscribeRequest, progress: Progress) -> _Work:
         from ..formats import FormatOptions, SubtitleRules, find_format
-        from ..languages import language_code
         from ..options import Options
         from ..settings import settings
 
-        if (language := request.options.get("language", AUTO)) != AUTO:
-            language_code(language)  # known to exist before a model is fetched
         return cls(
             options=Options(threads=request.threads or settings().threads, **request.options),
             formats={name: find_format(name) for name in request.formats},

@@ -16,7 +16,17 @@ from ..jobs.records import Batch, Job, JobRequest
 from ..transcript import Segment, Transcript
 from . import jobs
 
-__all__ = ["Segment", "Transcript", "access", "formats", "is_refused", "submit", "submit_batch", "write_result"]
+__all__ = [
+    "Segment",
+    "Transcript",
+    "access",
+    "formats",
+    "is_refused",
+    "require_format",
+    "submit",
+    "submit_batch",
+    "write_result",
+]
 
 if TYPE_CHECKING:
     from ..access import Access
@@ -121,6 +131,16 @@ def formats() -> dict[str, Format]:
     from ..formats import FORMATS
 
     return dict(FORMATS)
+
+
+def require_format(name: str, *others: str) -> None:
+    """
+    Raises:
+        UnknownNameError: no output format has this name; ``others`` are what the caller has beside them.
+    """
+    from ..formats import find_format
+
+    find_format(name, others)
 
 
 def _checked(source: str, allowed: Access) -> str:

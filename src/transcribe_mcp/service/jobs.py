@@ -100,8 +100,9 @@ _woken_at = -WAKE_S
 def submit(request: JobRequest) -> Job:
     """Queue one recording, or answer from the library; starts the worker if none runs.
 
-    A job that waits or runs on the same file with the same options is given instead of another, unless forced. Then it
-    has several owners, and goes on until the last of them cancels.
+    A file that was transcribed in the same way before is answered with the job that did it. A job that waits or runs on
+    the same file with the same options is given instead of another, unless forced. Then it has several owners, and goes
+    on until the last of them cancels.
 
     Raises:
         SourceNotFoundError, SourceUnreadableError: the file is not there or may not be read.
@@ -112,6 +113,8 @@ def submit(request: JobRequest) -> Job:
 
     store, submission = _store(), _submission(request)
     new = submission.prepare(request.source, request)
+    if new.answer is not None and new.answer.source == new.source and not new.outputs:
+        return _job(new.answer.job_id)
     job_id = store.add(new, settings().max_queue_length)
     if new.answer is None or not store.is_idle():
         _wake()
@@ -299,18 +302,22 @@ def forget_old(keep_days: float) -> int:
 
 
 def diagnose() -> Diagnosis:
-    """What the doctor finds on this machine, and its plan."""
+    """What the doctor finds on this machine; where something is wrong, the plan of an environment that fits it."""
     from dataclasses import asdict
 
     from ..compat import gather, make_plan
-    from ..compat.judge import judge
+    from ..compat.building import with_source
+    from ..compat.judge import exit_code, judge
     from ..compat.plan import plan_text
     from ..compat.screen import doctor_json, doctor_text
 
     facts = gather()
-    findings, plan = judge(facts), make_plan(facts)
-    report = {**doctor_json(facts, findings), "plan": asdict(plan)}
-    return Diagnosis(f"{doctor_text(facts, findings)}\n\n{plan_text(plan)}\n", report)
+    findings = judge(facts)
+    text, report = f"{doctor_text(facts, findings)}\n", doctor_json(facts, findings)
+    if not exit_code(findings):
+        return Diagnosis(text, report)
+    plan = with_source(make_plan(facts))
+    return Diagnosis(f"{text}\n{plan_text(plan)}\n", {**report, "plan": asdict(plan)})
 
 
 def prepare() -> None:

@@ -4,54 +4,80 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 from . import list_models
 
-if TYPE_CHECKING:
-    from ..compat.memory import ModelFit
-
 
 @dataclass(frozen=True, slots=True)
-class Fit:
-    """Where a model runs: ``batch`` windows of 30 s at once, 0 where not even one fits."""
+class Machine:
+    """Where a run without a device of its own goes. ``free_bytes`` is ``None`` where it is unknown."""
 
     where: str
+    engine: str
     compute_type: str
-    batch: int
-    need_bytes: int
+    free_bytes: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class ModelHere:
-    """A model of the catalogue. ``fits`` is empty where its memory was never measured."""
+    """A model of the catalogue.
+
+    Attributes:
+        need_bytes: memory of a default run on this machine; ``None`` where the model's dimensions are not known.
+        fits: whether there is so much; ``None`` where that is not known.
+    """
 
     name: str
     languages: str
     parameters_millions: int | None
     download_bytes: int | None
     is_here: bool
-    fits: tuple[Fit, ...]
+    need_bytes: int | None
+    fits: bool | None
 
 
 def models_here() -> tuple[ModelHere, ...]:
     """The catalogue and what else is in the cache, each with where it fits. No network call; no model is loaded."""
-    fits = _fits()
-    return tuple(
-        ModelHere(
-            name=row.name,
-            languages=row.languages,
-            parameters_millions=row.parameters_millions,
-            download_bytes=row.download_bytes,
-            is_here=row.path is not None,
-            fits=tuple(
-                Fit(fit.where, fit.dtype, fit.batch, fit.need_bytes)
-                for fit in fits
-                if fit.model == row.name.removesuffix(".en")
-            ),
+    from ..compat.memory import USABLE_SHARE
+
+    place = this_machine()
+    rows = []
+    for row in list_models():
+        need_bytes = _need_bytes(row.name, place)
+        known = need_bytes is not None and place.free_bytes is not None
+        rows.append(
+            ModelHere(
+                name=row.name,
+                languages=row.languages,
+                parameters_millions=row.parameters_millions,
+                download_bytes=row.download_bytes,
+                is_here=row.path is not None,
+                need_bytes=need_bytes,
+                fits=(need_bytes or 0) <= USABLE_SHARE * (place.free_bytes or 0) if known else None,
+            )
         )
-        for row in list_models()
-    )
+    return tuple(rows)
+
+
+@lru_cache(maxsize=1)
+def this_machine() -> Machine:
+    """The GPU where one can be used, else the CPU, and what ``auto`` computes with there."""
+    from importlib.util import find_spec
+
+    from ..compat import gather
+    from ..compat.choose import usable_gpus
+    from ..compat.machine import gpus_of, usable_memory_bytes
+    from ..compat.memory import WHISPER, gpu_bytes
+
+    facts = gather()
+    usable = usable_gpus(facts, "tiny")
+    if usable:
+        gpu = gpus_of(facts)[usable[0]]
+        if find_spec("torch") is not None:
+            return Machine(gpu.name, WHISPER, "bfloat16+int8", gpu_bytes(gpu) or None)
+        return Machine(gpu.name, "ctranslate2", "float16", gpu_bytes(gpu) or None)
+    memory = usable_memory_bytes(facts)
+    return Machine("CPU", "cpu", "int8", min(memory, facts.value("memory.available_bytes", memory)) if memory else None)
 
 
 def default_model() -> str:
@@ -61,9 +87,13 @@ def default_model() -> str:
     return settings().model
 
 
-@lru_cache(maxsize=1)
-def _fits() -> tuple[ModelFit, ...]:
-    from ..compat import gather
-    from ..compat.memory import model_fits
+def _need_bytes(model: str, place: Machine) -> int | None:
+    from ..compat.memory import geometry
+    from ..engines.batches import default_need_bytes
+    from ..settings import usable_cores
 
-    return tuple(model_fits(gather()))
+    try:
+        shape = geometry(model.removesuffix(".en"))
+    except KeyError:
+        return None
+    return default_need_bytes(shape, place.engine, place.compute_type, (place.free_bytes, usable_cores()))

@@ -22,7 +22,7 @@ from ...settings import usable_cores
 from ...transcript import Notice
 from ...vad.lanes import has_triton, launch_errors
 from .. import AUTO, Engine, EngineInfo, EngineRequest
-from ..batches import batch_that_fits, shape_of
+from ..batches import batch_that_fits, best_batch, shape_of
 from ..fallback_device import load_with_cpu_behind
 from ..replicas import Replicas
 from . import alignment
@@ -42,11 +42,9 @@ from .runner import EagerSteps, on
 from .states import AudioStates, audio_states
 
 Kept = TypeVar("Kept")  # what the decoder reads of the audio
-LEAST_CUDA_BATCH_SIZE, WINDOWS_A_LAYER = 64, 8
 VOCABULARY_MULTIPLE = 128  # an odd number of outputs takes cuBLAS twice the time
 INT8_AUDIO = "+int8"  # 8-bit keys and values of the audio; on a CPU the decoder's products too
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-CUDA_BATCH_SIZE = 128
 CPU_BATCH_SIZES, CPU_AUDIO_BYTES = (4, 16), 1 << 30
 ENCODER_SQUARES = 12  # weights of a layer in squares of its width: 4 for attention, 8 for what follows
 INT8_BATCH_SIZES, INT8_BATCH_WEIGHTS = (8, 32), 1 << 30  # the second: of the encoder's layers, times windows
@@ -139,16 +137,11 @@ def _cpu_batch_size(geometry: Geometry, compute_type: str) -> int:
 
 
 def _cuda_batch_size(checkpoint: Checkpoint, device: torch.device, compute_type: str) -> int:
-    """As many windows as fit beside what others hold, before the model is loaded.
-
-    A step of decoding takes some time for every layer however many windows there are: models with many layers want
-    large batches. Those with few want progress to be told often and the last batch's words to be few.
-    """
+    """As many windows as fit beside what others hold, before the model is loaded."""
     free_bytes, _ = torch.cuda.mem_get_info(device)
     geometry = geometry_of(checkpoint)
-    best = min(CUDA_BATCH_SIZE, max(LEAST_CUDA_BATCH_SIZE, WINDOWS_A_LAYER * geometry.decoder_layers))
     shape = shape_of(geometry, checkpoint.name)
-    return batch_that_fits(shape, "whisper", compute_type, free_bytes, best)
+    return batch_that_fits(shape, "whisper", compute_type, free_bytes, best_batch(shape.decoder_layers))
 
 
 def _machinery(checkpoint: Checkpoint, device: torch.device, compute_type: str, request: EngineRequest) -> Machinery:
