@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ from contextlib import suppress
 from functools import lru_cache, partial
 from typing import Any, ParamSpec, TypeVar
 
-from ..errors import TranscribeError, UnknownNameError, UsageError
+from ..errors import CancelledError, TranscribeError, UnknownNameError, UsageError
 from ..service import allowed, format_names, machine
 from ..service import jobs as service
 from ..service.jobs import Batch, Job, JobFilter, JobRequest, JobStatus
@@ -21,6 +22,9 @@ from .mcp_notices import SCHEME
 
 # A call that waits in the store (a locked file, a long transcript) holds up no other.
 _THREADS = ThreadPoolExecutor(max_workers=16, thread_name_prefix="store")
+# Jobs that are being submitted when the client leaves are submitted first; nobody waits for the other calls.
+_SUBMITTING = ThreadPoolExecutor(max_workers=4, thread_name_prefix="submit")
+_ending = threading.Event()
 
 # A waiting call looks the less often the longer it waits: short recordings are not kept waiting by the looking.
 FIRST_LOOK_S, LONGEST_LOOK_S, LOOK_SHARE = 0.03, 0.25, 0.05
@@ -39,6 +43,34 @@ Report = Callable[[float, str], Awaitable[None]]
 async def call(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """A use case in a thread: the loop answers others meanwhile."""
     return await asyncio.get_running_loop().run_in_executor(_THREADS, partial(function, *args, **kwargs))
+
+
+async def submitting(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """A use case that queues jobs, in a thread. The process ends after it."""
+    return await asyncio.get_running_loop().run_in_executor(_SUBMITTING, partial(function, *args, **kwargs))
+
+
+async def searching(function: Callable[[Callable[[], None]], T]) -> T:
+    """A use case that looks through directories, in a thread. What it is given raises once nobody waits for it."""
+    is_over = threading.Event()
+
+    def check() -> None:
+        if is_over.is_set() or _ending.is_set():
+            raise CancelledError("the call was cancelled")
+
+    try:
+        return await call(function, check)
+    finally:
+        is_over.set()
+
+
+def end(patience_s: float) -> None:
+    """Let jobs be submitted that are on their way, and stop searching."""
+    _ending.set()
+    _THREADS.shutdown(wait=False, cancel_futures=True)
+    waiting = threading.Thread(target=_SUBMITTING.shutdown, daemon=True)
+    waiting.start()
+    waiting.join(patience_s)
 
 
 async def open_store() -> None:
@@ -84,7 +116,7 @@ async def transcribe(
     def submit() -> tuple[list[str], Job | Batch]:
         return _known_formats(formats), allowed.submit(request, allowed.access(roots))
 
-    names, job = await call(submit)
+    names, job = await submitting(submit)
     return await finished_answer(await wait_for(job, wait_s, report), names)
 
 
@@ -92,7 +124,9 @@ async def transcribe_batch(
     sources: list[str], request: JobRequest, roots: list[str], wait_s: float, report: Report
 ) -> answers.JobAnswer:
     """Submit many and wait a while for all."""
-    batch = await call(lambda: allowed.submit_batch(sources, request, allowed.access(roots)))
+    access = await call(allowed.access, roots)
+    found = await searching(lambda check: allowed.find(sources, access, check))
+    batch = await submitting(allowed.submit_batch, found, request, access)
     return answers.job_answer(await wait_for(batch, wait_s, report))
 
 

@@ -18,8 +18,10 @@ from mcp.server.mcpserver import (
     require_client_extension,
 )
 from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
+from mcp.server.stdio import stdio_server
 from mcp.server.subscriptions import InMemorySubscriptionBus, ResourcesListChanged, ResourceUpdated
 from mcp.server.transport_security import TransportSecuritySettings
+from mcp.shared.message import SessionMessage
 from mcp.types.version import MODERN_PROTOCOL_VERSIONS
 
 # Every call of a tool with a resolver asks pydantic for this class, which is made anew unless somebody keeps it.
@@ -41,8 +43,10 @@ __all__ = [
     "ResourceNotFoundError",
     "ResourceUpdated",
     "ResourcesListChanged",
+    "SessionMessage",
     "TokenVerifier",
     "TransportSecuritySettings",
     "require_client_extension",
+    "stdio_server",
     "types",
 ]
