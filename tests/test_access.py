@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from transcribe_mcp.access import Access, default_roots, find_allowed
 from transcribe_mcp.errors import (
+    CancelledError,
     OutputError,
     SourceError,
     SourceNotFoundError,
@@ -163,6 +164,73 @@ def test_one_call_names_only_so_many_recordings(tmp_path: Path) -> None:
         (tmp_path / f"{number}.wav").touch()
     with pytest.raises(UsageError, match="more than 1000"):
         find_allowed([str(tmp_path)], Access((tmp_path,)))
+
+
+def test_many_double_stars_match_as_one_does_and_as_fast(tmp_path: Path) -> None:
+    """Each is tried at every level at once: what took hours for one path is a count of comparisons."""
+    folder = tmp_path.joinpath(*(f"d{number}" for number in range(12)))
+    folder.mkdir(parents=True)
+    (folder / "x.wav").touch()
+    access = Access((tmp_path,))
+    for stars in (1, 2, 10, 500):
+        assert found(access, f"{tmp_path}/{'**/' * stars}*.wav") == ["x.wav"]
+        assert found(access, f"{tmp_path}/{'**/' * stars}*.zzz") == []
+    for levels, names in ((1, ["x.wav"]), (12, ["x.wav"]), (13, []), (300, [])):
+        assert found(access, f"{tmp_path}/{'**/*/' * levels}*.wav") == names
+    assert found(access, f"{tmp_path}/**/d3/**/d7/**/x.*") == ["x.wav"]
+    assert found(access, f"{tmp_path}/**/d7/**/d3/**/x.*") == []
+
+
+@POSIX
+def test_searching_stops_at_its_limits_and_says_which(tmp_path: Path) -> None:
+    below = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(2000):  # more than any path can name
+        os.mkdir("d", dir_fd=below)
+        following = os.open("d", os.O_RDONLY, dir_fd=below)
+        os.close(below)
+        below = following
+    os.close(below)
+    access = Access((tmp_path,))
+    for source in ("", "/**/*.wav", "/" + "*/" * 1500, "/" + "d/" * 1500, "/" + "d/" * 1500 + "**/*.wav"):
+        with pytest.raises(UsageError, match="more than 64 levels") as refused:
+            find_allowed([f"{tmp_path}{source}"], access)
+        assert refused.value.hint and len(str(refused.value)) < 500
+
+    many = tmp_path / "many"
+    many.mkdir()
+    for number in range(51):
+        (many / f"{number}").mkdir()
+        for each in range(1000):
+            os.mknod(many / f"{number}" / f"{each}.txt")
+    with pytest.raises(UsageError, match="more than 50000") as refused:
+        find_allowed([f"{many}/**/*.wav"], access)
+    assert refused.value.hint
+    with pytest.raises(UsageError, match="more than 50000"):  # of one call, not of one pattern
+        find_allowed([f"{many}/{number}/*.wav" for number in range(51)], access)
+
+
+@POSIX
+def test_a_search_stops_when_nobody_waits_for_it(place: Path, access: Access) -> None:
+    looks = 0
+
+    def check() -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 3:
+            raise CancelledError("the call was cancelled")
+
+    with pytest.raises(CancelledError):
+        find_allowed([str(place / "root")], access, check)
+    assert looks == 3
+
+
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="root may read everything")
+def test_a_directory_that_may_not_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").touch()
+    (tmp_path / "shut").mkdir(mode=0)
+    recordings, refused = find_allowed([str(tmp_path)], Access((tmp_path,)))
+    assert len(recordings) == 1 and [Path(source).name for source, _ in refused] == ["shut"]
+    assert isinstance(refused[0][1], SourceUnreadableError)
 
 
 def test_outputs_stay_inside_the_roots_and_carry_their_format(place: Path, access: Access) -> None:

@@ -52,6 +52,7 @@ FRONT_ENDS = {"frontends.cli", "frontends.http_api", "frontends.mcp_server"}
 
 # Door files: the only modules that import a third-party package. A folder's name stands for everything in it.
 DOORS: dict[str, set[str]] = {
+    "anyio": {"frontends.mcp_server", "frontends.mcp_stdio"},  # the SDK's event loop
     "av": {"audio"},
     "dbos": {"jobs.queue"},
     "filelock": {"checkpoints", "jobs.process"},
@@ -91,7 +92,7 @@ FUNCTION_LINES_OF = {"pipeline": 100}
 # Nor are kernels for the GPU cut in two ("jit"): they take nothing but numbers and addresses, and are compiled whole.
 EXEMPT_DECORATORS = {"command", "callback", "tool", "jit"}
 # Packages that another one brings along wherever it needs them.
-COMES_WITH = {"triton": "torch"}
+COMES_WITH = {"anyio": "mcp", "triton": "torch"}
 
 # Calls that fail a test without an ``assert``.
 FAILING_CALLS = {"check_schema", "fail", "raises", "validate", "warns"}

@@ -108,6 +108,57 @@ def test_a_page_of_another_site_cannot_use_a_server_of_this_machine(open_server:
     assert post(guarded, Host="evil.test:1", **bearer)[0] == 421
 
 
+def test_only_a_whole_name_and_a_port_of_digits_are_trusted_whatever_the_route(open_server: str) -> None:
+    port = int(open_server.rpartition(":")[2].partition("/")[0])
+
+    def status(host: str, path: str = "/mcp", *more: str) -> int:
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+            lines = [f"GET {path} HTTP/1.1", f"Host: {host}", *more, "Connection: close", "", ""]
+            connection.sendall("\r\n".join(lines).encode("latin-1"))
+            return int(connection.makefile("rb").readline().split()[1])
+
+    for host in ("localhost", "LOCALHOST:1", "127.0.0.1:65535", "[::1]:80"):
+        assert status(host) != 421, host
+        assert status("localhost", "/mcp", f"Origin: http://{host}") != 403, host
+    for host in (
+        "localhost:x.evil.test", "localhost:80.evil.test", "localhost:80@evil.test", "localhost:", "localhost:65536",
+        "localhost:-1", "localhost:+1", "localhost:\xb2", "localhost.", "localhost.evil.test", "evil.test",
+        "[::1]x", "[::1",
+        "127.0.0.1:8 0", "user@localhost", "http://localhost",
+    ):  # fmt: skip
+        for path in ("/mcp", "/", "/.well-known/oauth-protected-resource", "/nothing"):
+            assert status(host, path) == 421, (host, path)
+        assert status("localhost", "/mcp", f"Origin: http://{host}") == 403, host
+    assert status("localhost", "/nothing", "Origin: null") == 403
+
+
+def half_open(url: str, said: bytes) -> socket.socket:
+    port = int(url.rpartition(":")[2].partition("/")[0])
+    connection = socket.create_connection(("127.0.0.1", port), timeout=60)
+    connection.sendall(said)
+    return connection
+
+
+def is_closed(connection: socket.socket) -> bool:
+    """Waits for it."""
+    try:
+        return connection.recv(1) == b""
+    except ConnectionError:
+        return True
+
+
+def test_requests_that_never_come_in_whole_are_closed_and_keep_nobody_out(open_server: str) -> None:
+    head = b"POST /mcp HTTP/1.1\r\nHost: localhost\r\n"
+    body = head + b"Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"
+    begun = [b"", b"POST", head, body]
+    waiting = [half_open(open_server, begun[number % len(begun)]) for number in range(600)]
+    assert post(open_server)[0] == 200  # while they are there
+    assert all(map(is_closed, waiting))
+    for connection in waiting:
+        connection.close()
+    assert post(open_server)[0] == 200
+
+
 def test_what_is_no_message_is_refused_and_the_server_lives(open_server: str) -> None:
     for body in (b"", b"not json", b"[]", b"{}", b"\xff\xfe", b'{"jsonrpc":"2.0"', json.dumps([LIST] * 3).encode()):
         status, _ = post(open_server, body)

@@ -10,12 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from job_places import Place
 from mcp import MCPError
 from mcp_places import LEGACY, Caller, Home, answer_of, calling, home, stdio
+from media import write_audio
 from test_cli_bad_input import BAD, ODD, make_bad, make_odd
 from whisper_nano import SPEECH
 
@@ -198,6 +200,33 @@ def test_limits_are_kept_and_their_setting_is_named(tmp_path: Path) -> None:
             (failed,) = caller.finished(batch["job_id"])["jobs"]
             assert failed["error"]["code"] == "source_too_large"
             assert "TRANSCRIBE_MCP_MAX_DURATION_HOURS" in failed["error"]["hint"]
+
+
+def claiming(source: Path, samples: int) -> Path:
+    """The FLAC file with another length in its header, where 0 stands for unknown."""
+    data = bytearray(source.read_bytes())
+    fields = int.from_bytes(data[18:26], "big")  # rate, channels, bits, and the samples in 36 bits
+    data[18:26] = ((fields >> 36 << 36) | samples).to_bytes(8, "big")
+    source.write_bytes(data)
+    return source
+
+
+def test_the_limit_of_hours_counts_what_is_read_whatever_a_header_says(tmp_path: Path) -> None:
+    with home(tmp_path / "home", MAX_DURATION_HOURS="0.1") as place:
+        silence = np.zeros(1000 * 16_000, np.float32)
+        short, none = (write_audio(place.root / f"{name}.flac", "flac", silence) for name in ("short", "none"))
+        claiming(short, 32_000)
+        claiming(none, 0)
+        long = Path(shutil.copy(SPEECH / "en_0.flac", place.root / "long.flac"))
+        claiming(long, 2**36 - 1)
+        with calling(stdio(place)) as caller:
+            jobs = caller.finished(caller.answer("batch_transcribe", sources=[str(place.root)])["job_id"])["jobs"]
+        ended = {Path(job["source"]).stem: job for job in jobs}
+        for name in ("short", "none"):
+            error = ended[name]["error"]
+            assert error["code"] == "source_too_large" and "0.1 h" in error["message"]
+            assert "TRANSCRIBE_MCP_MAX_DURATION_HOURS" in error["hint"]
+        assert ended["long"]["status"] == "completed"
 
 
 @pytest.mark.parametrize(("is_file", "code"), [(True, "store"), (False, "store_damaged")])

@@ -150,7 +150,9 @@ def test_a_job_of_a_server_reads_what_lies_inside_its_roots_when_it_is_read(disk
                 submitted[change] = allowed.submit(wanted, access).job_id
                 change(path, disk)
             own = jobs.submit(JobRequest(str(disk.root / "link_file" / "talk.flac"), fake_options(), force=True))
-            batch = allowed.submit_batch([str(root)], JobRequest("", fake_options(), force=True), access)
+            batch = allowed.submit_batch(
+                allowed.find([str(root)], access), JobRequest("", fake_options(), force=True), access
+            )
             shutil.rmtree(root)
             root.symlink_to(disk.secret.parent)
         ended = {change: finished(job_id) for change, job_id in submitted.items()}

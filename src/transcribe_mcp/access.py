@@ -17,6 +17,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from .errors import (
+    CancelledError,
     OutputError,
     SourceNotFoundError,
     SourceRefusedError,
@@ -248,7 +249,7 @@ def find_allowed(
                 if len(found) + len(refused) > MAX_RECORDINGS:
                     hint = "name fewer files or smaller directories in one call"
                     raise UsageError(f"{short(source)} names more than {MAX_RECORDINGS} recordings", hint=hint)
-        except UsageError:
+        except (UsageError, CancelledError):
             raise
         except TranscribeError as error:
             refused.append((source, error))

@@ -311,6 +311,8 @@ def _windows(run: _Run, listener: Listener | None) -> WindowStream:
             last = block is None
             samples = np.empty(0, np.float32) if block is None else block
             n_samples += len(samples)
+            if run.duration_s is not None:  # what the container claims may be too short
+                run.duration_s = max(run.duration_s, n_samples / SAMPLE_RATE_HZ)
             run.report("read", n_samples / SAMPLE_RATE_HZ)
             with run.timed("speech"):
                 found = finder.push(measure(samples, last=last), last=last)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import secrets
+import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ from contextvars import copy_context
 from functools import lru_cache, partial
 from typing import Any, ParamSpec, TypeVar
 
-from ..errors import JobStateError, TranscribeError, UsageError
+from ..errors import CancelledError, JobStateError, TranscribeError, UsageError
 from ..service import allowed, machine
 from ..service import jobs as service
 from ..service.jobs import Batch, Job, JobFilter, JobRequest, JobStatus
@@ -23,6 +24,9 @@ from .mcp_notices import SCHEME
 
 # A call that waits in the store (a locked file, a long transcript) holds up no other.
 _THREADS = ThreadPoolExecutor(max_workers=16, thread_name_prefix="store")
+# Jobs that are being submitted when the client leaves are submitted first; nobody waits for the other calls.
+_SUBMITTING = ThreadPoolExecutor(max_workers=4, thread_name_prefix="submit")
+_ending = threading.Event()
 
 # A waiting call looks the less often the longer it waits: short recordings are not kept waiting by the looking.
 FIRST_LOOK_S, LONGEST_LOOK_S, LOOK_SHARE = 0.03, 0.25, 0.05
@@ -41,9 +45,7 @@ Report = Callable[[float, str], Awaitable[None]]
 
 async def call(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """A use case in a thread: the loop answers others meanwhile."""
-    context = copy_context()  # who asks: see ``client``
-    work = partial(context.run, function, *args, **kwargs)
-    return await asyncio.get_running_loop().run_in_executor(_THREADS, work)
+    return await _in(_THREADS, partial(function, *args, **kwargs))
 
 
 def client(request: Any) -> AbstractContextManager[None]:
@@ -53,6 +55,39 @@ def client(request: Any) -> AbstractContextManager[None]:
     """
     name = _PROCESS if request is None else request.headers.get("mcp-session-id", "")
     return service.acting_for(name)
+
+
+async def submitting(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """A use case that queues jobs, in a thread. The process ends after it."""
+    return await _in(_SUBMITTING, partial(function, *args, **kwargs))
+
+
+async def _in(threads: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+    context = copy_context()  # who asks: see ``client``
+    return await asyncio.get_running_loop().run_in_executor(threads, context.run, work)
+
+
+async def searching(function: Callable[[Callable[[], None]], T]) -> T:
+    """A use case that looks through directories, in a thread. What it is given raises once nobody waits for it."""
+    is_over = threading.Event()
+
+    def check() -> None:
+        if is_over.is_set() or _ending.is_set():
+            raise CancelledError("the call was cancelled")
+
+    try:
+        return await call(function, check)
+    finally:
+        is_over.set()
+
+
+def end(patience_s: float) -> None:
+    """Let jobs be submitted that are on their way, and stop searching."""
+    _ending.set()
+    _THREADS.shutdown(wait=False, cancel_futures=True)
+    waiting = threading.Thread(target=_SUBMITTING.shutdown, daemon=True)
+    waiting.start()
+    waiting.join(patience_s)
 
 
 async def open_store() -> None:
@@ -100,7 +135,7 @@ async def transcribe(
     def submit() -> tuple[list[str], Job | Batch]:
         return _known_formats(formats), allowed.submit(request, allowed.access(roots))
 
-    names, job = await call(submit)
+    names, job = await submitting(submit)
     return await finished_answer(await wait_for(job, wait_s, report), names)
 
 
@@ -108,7 +143,9 @@ async def transcribe_batch(
     sources: Sequence[str], request: JobRequest, roots: list[str], wait_s: float, report: Report
 ) -> answers.Answer:
     """Submit many and wait a while for all."""
-    batch = await call(lambda: allowed.submit_batch(sources, request, allowed.access(roots)))
+    access = await call(allowed.access, roots)
+    found = await searching(lambda check: allowed.find(sources, access, check))
+    batch = await submitting(allowed.submit_batch, found, request, access)
     return state(await wait_for(batch, wait_s, report))
 
 

@@ -19,8 +19,10 @@ from mcp.server.mcpserver import (
 )
 from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
 from mcp.server.mcpserver.tools import Tool
+from mcp.server.stdio import stdio_server
 from mcp.server.subscriptions import InMemorySubscriptionBus, ResourcesListChanged, ResourceUpdated
 from mcp.server.transport_security import TransportSecuritySettings
+from mcp.shared.message import SessionMessage
 from mcp.types.version import MODERN_PROTOCOL_VERSIONS
 
 # Every call of a tool with a resolver asks pydantic for this class, which is made anew unless somebody keeps it.
@@ -42,9 +44,11 @@ __all__ = [
     "ResourceNotFoundError",
     "ResourceUpdated",
     "ResourcesListChanged",
+    "SessionMessage",
     "TokenVerifier",
     "Tool",
     "TransportSecuritySettings",
     "require_client_extension",
+    "stdio_server",
     "types",
 ]

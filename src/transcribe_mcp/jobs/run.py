@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,8 @@ from .submission import FETCHED_FOR_SHELL
 # each kept a GPU waiting for half of the time. And up to five hear alike, so that checkpoints fit whatever machine.
 MOST_THREADS = 4
 TWIN_POLL_S = 0.3  # how often a job looks whether another on the same content has ended
+FEWEST_BITS_PER_S = 100  # of sound: silence in FLAC takes 400. A header that claims less is wrong
+_TOO_LONG_HINT = "cut it into parts, or raise TRANSCRIBE_MCP_MAX_DURATION_HOURS"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,7 @@ class RunningJob:
     stage: str = "load"
     done_s: float = 0.0
     duration_s: float | None = None
+    limit_s: float = inf  # of the recording
     cancelled_at: float | None = None  # monotonic clock
     engine: SharedEngine | None = None
     n_kept: int = 0  # batches that were finished before
@@ -87,8 +91,18 @@ class RunningJob:
             raise CancelledError(f"job {self.claim.job_id} was stopped")
 
     def progress(self, stage: str, done: float, total: float | None) -> None:
-        """The pipeline's and the engine loader's callback, from several threads."""
+        """The pipeline's and the engine loader's callback, from several threads.
+
+        Raises:
+            CancelledError: the job was stopped.
+            SourceTooLargeError: more is read than may be, whatever the recording's header said.
+        """
         self.check()
+        if stage == "read" and done > self.limit_s:
+            name, limit_h = Path(self.claim.source).name, self.limit_s / 3600
+            raise SourceTooLargeError(f"{name} is longer than {limit_h:g} h, the limit", hint=_TOO_LONG_HINT)
+        if stage == "read" and self.duration_s is not None:
+            self.duration_s = max(self.duration_s, done)
         if stage == "windows":
             self.stage = stage
             self.done_s = max(self.done_s, done)
@@ -167,6 +181,7 @@ def _answer(shop: Workshop, job: RunningJob, claim: Claim, content: Content) -> 
 
 
 def _work(shop: Workshop, job: RunningJob, claim: Claim, path: Path, content: Content, inside: Pass) -> None:
+    job.limit_s = shop.settings.max_duration_hours * 3600
     job.duration_s = _duration(shop, path)
     job.engine = engine = shop.device.open(_choice(shop, claim), job.duration_s or 0.0, job.progress)
     began = claim.began
@@ -284,17 +299,20 @@ def _content_hash(shop: Workshop, job: RunningJob, claim: Claim, path: Path) -> 
 
 
 def _duration(shop: Workshop, path: Path) -> float | None:
-    """
+    """What the recording's header says; ``None`` where it says nothing that could be.
+
     Raises:
         SourceError: no recording, or a longer one than is taken.
     """
     from ..audio import probe
 
     duration_s = probe(path).duration
+    if duration_s is None or path.stat().st_size * 8 < FEWEST_BITS_PER_S * duration_s:
+        return None
     limit_h = shop.settings.max_duration_hours
-    if duration_s is not None and duration_s > limit_h * 3600:
-        hint = "cut it into parts, or raise TRANSCRIBE_MCP_MAX_DURATION_HOURS"
-        raise SourceTooLargeError(f"{path.name} is {duration_s / 3600:.1f} h long; at most {limit_h:g} h", hint=hint)
+    if duration_s > limit_h * 3600:
+        message = f"{path.name} is {duration_s / 3600:.1f} h long; at most {limit_h:g} h"
+        raise SourceTooLargeError(message, hint=_TOO_LONG_HINT)
     return duration_s
 
 

@@ -74,7 +74,7 @@ class Submission:
         """A recording from standard input; ``kept`` as ``spool.keep`` gives it."""
         signature, digest = kept
         job = self._job(STANDARD_INPUT, signature, digest, size_bytes / _USUAL_BYTES_PER_S, request)
-        answer = None if request.force else self._store.answer_for(Content(digest, self._key), source)
+        answer = None if request.force else self._store.answer_for(Content(digest, self._key), STANDARD_INPUT)
         return job if answer is None else job.answered_by(answer)
 
     def _job(self, source: str, signature: str, digest: str | None, guessed_s: float, request: JobRequest) -> NewJob:

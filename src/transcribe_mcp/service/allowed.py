@@ -6,8 +6,8 @@ A person at a shell may name any file; an assistant may be talked into naming on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,9 +17,11 @@ from ..transcript import Segment, Transcript
 from . import jobs
 
 __all__ = [
+    "Found",
     "Segment",
     "Transcript",
     "access",
+    "find",
     "formats",
     "is_refused",
     "require_format",
@@ -76,11 +78,19 @@ def submit(request: JobRequest, allowed: Access) -> Job:
     return jobs.submit(replace(request, source=source, roots=tuple(map(str, allowed.resolved))))
 
 
-def submit_batch(sources: Sequence[str], request: JobRequest, allowed: Access) -> Batch:
-    """``jobs.submit_batch`` for those recordings that may be read; the others stay with the batch, refused.
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What sources name: recordings that may be read, and what was refused, each with its reason."""
+
+    recordings: tuple[str, ...]
+    refused: tuple[tuple[str, TranscribeError], ...]
+
+
+def find(sources: Sequence[str], allowed: Access, check: Callable[[], None] = lambda: None) -> Found:
+    """The recordings that files, directories, patterns and addresses name. ``check`` is called often and may raise.
 
     Raises:
-        UsageError: no source, or more recordings than one call may name.
+        UsageError: no source, or more to look at or to transcribe than one call may ask for.
     """
     from ..access import find_allowed
     from ..fetching import is_url
@@ -94,10 +104,14 @@ def submit_batch(sources: Sequence[str], request: JobRequest, allowed: Access) -
             wanted.append(_checked(source, allowed))
         except TranscribeError as error:
             refused.append((source, error))
-    recordings, more = find_allowed([source for source in sources if not is_url(source)], allowed)
-    wanted += [str(recording.path) for recording in recordings]
+    recordings, more = find_allowed([source for source in sources if not is_url(source)], allowed, check)
+    return Found((*wanted, *(str(recording.path) for recording in recordings)), (*refused, *more))
+
+
+def submit_batch(found: Found, request: JobRequest, allowed: Access) -> Batch:
+    """``jobs.submit_batch`` for what was found; what was refused stays with the batch."""
     request = replace(request, roots=tuple(map(str, allowed.resolved)))
-    return jobs.submit_batch(wanted, request, [jobs.refusal_of(*each) for each in (*refused, *more)])
+    return jobs.submit_batch(found.recordings, request, [jobs.refusal_of(*each) for each in found.refused])
 
 
 def write_result(job_id: str, format_name: str, target: str, allowed: Access) -> Path:
