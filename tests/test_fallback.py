@@ -1,4 +1,4 @@
-"""Windows that break a quality rule are decoded again, only those, and the best attempt is kept."""
+"""Doubtful windows are decoded again, only those, and the best attempt is kept."""
 
 from __future__ import annotations
 
@@ -13,16 +13,8 @@ from hypothesis import strategies as st
 from scripted_engine import ScriptedEngine, said
 
 from transcribe_mcp.engines import Decoded, DecodingOptions
-from transcribe_mcp.fallback import (
-    TEMPERATURES,
-    Judged,
-    Ladder,
-    QualityRules,
-    compression_ratio,
-    decode_with_fallback,
-    judge,
-    repeats,
-)
+from transcribe_mcp.fallback import TEMPERATURES, Attempt, Decoder, Ladder
+from transcribe_mcp.quality_rules import QualityRules, compression_ratio, judge, repeats
 from transcribe_mcp.regions import SAMPLE_RATE_HZ, Region, Window
 
 SOUND = " The rain in Spain stays mainly in the plain."
@@ -47,12 +39,17 @@ def script(*windows: Sequence[Decoded]) -> ScriptedEngine:
     return ScriptedEngine(hear=hear)
 
 
-def climb(engine: ScriptedEngine, n: int, temperatures: tuple[float, ...] = TEMPERATURES) -> list[Judged]:
+def climb(engine: ScriptedEngine, n: int, temperatures: tuple[float, ...] = TEMPERATURES) -> list[Attempt]:
     windows = [window_at(10.0 * k) for k in range(n)]
-    languages = ["en", "de"] * n
-    return decode_with_fallback(
-        engine, engine.encode(windows), windows, languages[:n], DecodingOptions(beam_size=3), Ladder(temperatures)
-    )
+    languages = (["en", "de"] * n)[:n]
+    decoder = Decoder(engine, DecodingOptions(beam_size=3), Ladder(temperatures), engine.encode)
+    encoded = engine.encode(windows)
+    first = decoder.time_words(encoded, windows, decoder.decode(encoded, languages), decoder.options)
+    return decoder.improved(encoded, windows, languages, first)
+
+
+def text_of(attempt: Attempt) -> str:
+    return "".join(word.text for part in attempt.parts for word in part.words)
 
 
 # -- the ladder ------------------------------------------------------------------------------------------------------
@@ -61,22 +58,22 @@ def climb(engine: ScriptedEngine, n: int, temperatures: tuple[float, ...] = TEMP
 def test_sound_windows_are_decoded_once_as_one_batch() -> None:
     engine = script([said(SOUND)], [said(SOUND)], [said(SOUND)])
 
-    judged = climb(engine, 3)
+    attempts = climb(engine, 3)
 
-    assert [item.failure for item in judged] == [None, None, None]
+    assert [attempt.failure for attempt in attempts] == [None, None, None]
     assert [call.starts for call in engine.calls] == [(0.0, 10.0, 20.0)]
 
 
 def test_only_the_windows_that_fail_are_decoded_again_each_in_its_language() -> None:
     engine = script([said(SOUND)], [said(LOOP), said(SOUND)], [said(SOUND)], [said(LOOP), said(LOOP), said(SOUND)])
 
-    judged = climb(engine, 4)
+    attempts = climb(engine, 4)
 
     assert [call.starts for call in engine.calls] == [(0.0, 10.0, 20.0, 30.0), (10.0, 30.0), (30.0,)]
     assert [call.languages for call in engine.calls] == [("en", "de", "en", "de"), ("de", "de"), ("de",)]
     assert [call.options.temperature for call in engine.calls] == [0.0, 0.2, 0.4]
-    assert [item.decoded.text for item in judged] == [SOUND] * 4
-    assert [item.decoded.temperature for item in judged] == [0.0, 0.2, 0.0, 0.4]
+    assert [text_of(attempt) for attempt in attempts] == [SOUND] * 4
+    assert [attempt.parts[0].judged.decoded.temperature for attempt in attempts] == [0.0, 0.2, 0.0, 0.4]
 
 
 def test_every_other_option_stays_the_same_up_the_ladder() -> None:
@@ -88,35 +85,51 @@ def test_every_other_option_stays_the_same_up_the_ladder() -> None:
 
 
 def test_a_window_that_never_succeeds_keeps_its_most_probable_attempt_and_the_rule_it_breaks() -> None:
-    attempts = [said(f" guess {i}", logprob=logprob) for i, logprob in enumerate((-2.0, -1.2, -1.5))]
+    guesses = [said(f" guess {i}", logprob=logprob) for i, logprob in enumerate((-2.0, -1.2, -1.5))]
 
-    [judged] = climb(script(attempts), 1, (0.0, 0.5, 1.0))
+    [attempt] = climb(script(guesses), 1, (0.0, 0.5, 1.0))
 
-    assert judged.decoded.text == " guess 1"
-    assert judged.failure == "low_probability"
+    assert text_of(attempt) == " guess 1"
+    assert attempt.failure == "low_probability"
 
 
-def test_a_loop_is_worse_than_an_unsure_text_however_probable_it_is() -> None:
-    [judged] = climb(script([said(LOOP, logprob=-0.05), said(SOUND, logprob=-1.8)]), 1, (0.0, 1.0))
+def test_a_loop_is_worse_than_an_unsure_text_that_has_words_for_more_of_the_speech() -> None:
+    [attempt] = climb(script([said(LOOP, logprob=-0.05), said(SOUND, logprob=-1.2)]), 1, (0.0, 1.0))
 
-    assert judged.decoded.text == SOUND
-    assert judged.failure == "low_probability"
+    assert text_of(attempt) == SOUND
+    assert attempt.failure == "low_probability"
+
+
+@pytest.mark.parametrize("guess", [said(SOUND, logprob=-7.1), said(" guess", logprob=-1.01)])
+def test_a_sure_text_that_is_suspicious_is_not_given_up_for_an_unsure_one(guess: Decoded) -> None:
+    chant = " we will wait for you" * 6
+    [attempt] = climb(script([said(chant, logprob=-0.6), guess]), 1, (0.0, 1.0))
+
+    assert text_of(attempt) == chant
+    assert attempt.failure == "repetition"
+
+
+def test_a_loop_that_nothing_better_is_found_for_is_cut_to_its_first_turn() -> None:
+    [attempt] = climb(script([said(" Well," + LOOP, logprob=-0.05)] * 2), 1, (0.0, 1.0))
+
+    assert text_of(attempt) == " Well, thank you"
+    assert attempt.failure == "repetition"
 
 
 def test_a_sound_attempt_is_not_given_up_for_one_before_it() -> None:
-    [judged] = climb(script([said(" guess", logprob=-1.01), said(SOUND, logprob=-0.99)]), 1)
+    [attempt] = climb(script([said(" guess", logprob=-1.01), said(SOUND, logprob=-0.99)]), 1)
 
-    assert judged.decoded.text == SOUND
-    assert judged.failure is None
+    assert text_of(attempt) == SOUND
+    assert attempt.failure is None
 
 
 @pytest.mark.parametrize("silence", [said(""), said("  "), said(" you", logprob=-1.5, no_speech=0.9)])
 def test_silence_is_not_decoded_again(silence: Decoded) -> None:
     engine = script([silence], [said(SOUND)])
 
-    judged = climb(engine, 2)
+    attempts = climb(engine, 2)
 
-    assert [item.failure for item in judged] == ["silence", None]
+    assert [attempt.failure for attempt in attempts] == ["silence", None]
     assert len(engine.calls) == 1
 
 
@@ -126,18 +139,18 @@ def test_an_engine_without_figures_is_judged_by_its_text_alone() -> None:
         [said(LOOP, logprob=None, no_speech=None), said(SOUND, logprob=None, no_speech=None)],
     )
 
-    judged = climb(engine, 2)
+    attempts = climb(engine, 2)
 
-    assert [item.failure for item in judged] == [None, None]
+    assert [attempt.failure for attempt in attempts] == [None, None]
     assert [call.starts for call in engine.calls] == [(0.0, 10.0), (10.0,)]
 
 
 def test_one_temperature_is_one_attempt() -> None:
     engine = script([said(LOOP)], [said(SOUND)])
 
-    judged = climb(engine, 2, (0.0,))
+    attempts = climb(engine, 2, (0.0,))
 
-    assert [item.failure for item in judged] == ["repetition", None]
+    assert [attempt.failure for attempt in attempts] == ["repetition", None]
     assert len(engine.calls) == 1
 
 
@@ -146,12 +159,12 @@ def test_one_temperature_is_one_attempt() -> None:
 def test_each_window_is_decoded_until_it_is_sound_and_no_longer(sound: list[list[bool]]) -> None:
     engine = script(*([said(f"{SOUND} {k}" if ok else LOOP) for k, ok in enumerate(row)] for row in sound))
 
-    judged = climb(engine, len(sound), (0.0, 0.2, 0.4, 0.6))
+    attempts = climb(engine, len(sound), (0.0, 0.2, 0.4, 0.6))
 
     for k, row in enumerate(sound):
-        attempts = sum(10.0 * k in call.starts for call in engine.calls)
-        assert attempts == (row.index(True) + 1 if any(row) else 4)
-        assert (judged[k].failure is None) == any(row)
+        n_attempts = sum(10.0 * k in call.starts for call in engine.calls)
+        assert n_attempts == (row.index(True) + 1 if any(row) else 4)
+        assert (attempts[k].failure is None) == any(row)
     assert all(call.starts for call in engine.calls)
 
 
@@ -174,8 +187,9 @@ def failure_of(decoded: Decoded, speech_s: float = 8.0) -> str | None:
         (said(SOUND, logprob=None), None),
         (said(SOUND, no_speech=None, logprob=-3.0), "low_probability"),
         (said(LOOP), "repetition"),
-        (said(" no" * 6), "repetition"),
-        (said(" no" * 5), None),
+        (said(" no" * 6), None),  # sure, and the speech can hold it
+        (said(" no" * 6, logprob=-0.6), "repetition"),
+        (said(" no" * 5, logprob=-0.6), None),
         (said(" ハ" * 3 + "ハ" * 200), "repetition"),  # no spaces: only its packing tells
         (said(""), "silence"),
     ],
@@ -186,7 +200,8 @@ def test_the_rule_that_a_text_breaks_is_named(decoded: Decoded, failure: str | N
 
 def test_more_text_than_can_be_said_in_the_speech_of_a_window_is_words_in_silence() -> None:
     assert failure_of(said(SOUND), speech_s=2.0) is None
-    assert failure_of(said(SOUND), speech_s=1.0) == "words_in_silence"
+    assert failure_of(said(SOUND), speech_s=1.0) is None  # fast, but the model is sure
+    assert failure_of(said(SOUND, logprob=-0.6), speech_s=1.0) == "words_in_silence"
     assert failure_of(said(SOUND), speech_s=0.0) == "words_in_silence"
     assert failure_of(said(" Yes."), speech_s=0.1) is None
 
@@ -194,8 +209,8 @@ def test_more_text_than_can_be_said_in_the_speech_of_a_window_is_words_in_silenc
 def test_the_rules_can_be_set() -> None:
     strict = QualityRules(max_repeats=1)
 
-    assert judge(said(" no no"), window_at(0.0), strict).failure == "repetition"
-    assert judge(said(" no no"), window_at(0.0), RULES).failure is None
+    assert judge(said(" no no", logprob=-0.6), window_at(0.0), strict).failure == "repetition"
+    assert judge(said(" no no", logprob=-0.6), window_at(0.0), RULES).failure is None
 
 
 @pytest.mark.parametrize(

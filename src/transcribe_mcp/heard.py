@@ -1,21 +1,23 @@
 """What was heard in a batch of windows: sentences are made of it, and a checkpoint keeps it.
 
-The JSON form is for checkpoints only: it is exact (every float comes back as it was) and read by the version that
-wrote it.
+The JSON form is for checkpoints only. It is exact: every float comes back as it was.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from .engines import Decoded
-from .fallback import Judged
 from .languages import Vote
+from .quality_rules import Judged, is_repetitive
+from .regions import Window
 from .sentences import cut_sentences
 from .transcript import Notice, Segment, Word
+
+CODEC = 2  # version of the JSON form; 1 had neither the lengths of windows nor the number of the batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,30 +37,67 @@ class HeardBatch:
     """What became of one batch.
 
     Attributes:
-        starts: where each of its windows begins, whether or not something was heard there.
+        number: its place among the batches of the recording.
+        starts, durations_s: of each of its windows, whether or not something was heard there.
         windows: those that hold speech.
         vote: the language as decided by the end of this batch.
     """
 
+    number: int
     starts: tuple[float, ...]
+    durations_s: tuple[float, ...]
     windows: tuple[Heard, ...]
     vote: Vote
+
+    @classmethod
+    def of(cls, number: int, windows: Sequence[Window], heard: Iterable[Heard], vote: Vote) -> HeardBatch:
+        starts, durations_s = (window.start for window in windows), (window.duration for window in windows)
+        return cls(number, tuple(starts), tuple(durations_s), tuple(heard), vote)
+
+    def is_of(self, windows: Sequence[Window]) -> bool:
+        """Whether it was made from exactly these windows."""
+        spans = list(zip(self.starts, self.durations_s, strict=False))
+        return spans == [(window.start, window.duration) for window in windows]
 
     def dumps(self) -> str:
         rows = [_to_row(window) for window in self.windows]
         vote = [self.vote.language, self.vote.probability, [[n.code, n.message] for n in self.vote.notices]]
-        data = {"starts": self.starts, "windows": rows, "vote": vote}
+        data = {
+            "codec": CODEC,
+            "number": self.number,
+            "starts": self.starts,
+            "durations_s": self.durations_s,
+            "windows": rows,
+            "vote": vote,
+        }
         return json.dumps(data, ensure_ascii=False, default=float)  # what NumPy counts with is no float
 
     @classmethod
-    def loads(cls, text: str) -> HeardBatch:
+    def loads(cls, text: str, number: int = 0) -> HeardBatch:
+        """``number``: of a checkpoint that does not say its own. One of another version is of no window."""
         data = json.loads(text)
+        if data.get("codec", 1) > CODEC:
+            return cls(data.get("number", number), (), (), (), Vote(None, None))
         language, probability, notices = data["vote"]
         return cls(
+            number=data.get("number", number),
             starts=tuple(data["starts"]),
+            durations_s=tuple(data.get("durations_s", ())),
             windows=tuple(_from_row(row) for row in data["windows"]),
             vote=Vote(language, probability, tuple(Notice(*notice) for notice in notices)),
         )
+
+
+def restored(checkpoints: Sequence[str]) -> list[HeardBatch]:
+    """The batches that checkpoints hold, by their numbers.
+
+    A batch that was decoded anew, because its windows had changed, replaces the earlier one and all that followed it.
+    """
+    batches: list[HeardBatch] = []
+    for text in checkpoints:
+        batch = HeardBatch.loads(text, len(batches))
+        batches[batch.number :] = [batch]
+    return batches
 
 
 class KeptBatches(Protocol):
@@ -129,6 +168,7 @@ def _to_row(window: Heard) -> dict[str, Any]:
         ],
         "compression_ratio": window.judged.compression_ratio,
         "failure": window.judged.failure,
+        "fits": window.judged.fits,
     }  # fmt: skip
 
 
@@ -136,4 +176,31 @@ def _from_row(row: dict[str, Any]) -> Heard:
     text, language, temperature, avg_logprob, no_speech_prob = row["decoded"]
     decoded = Decoded(text, language, temperature, avg_logprob=avg_logprob, no_speech_prob=no_speech_prob)
     words = tuple(Word(*word) for word in row["words"])
-    return Heard(row["start"], words, Judged(decoded, row["compression_ratio"], row["failure"]))
+    judged = Judged(decoded, row["compression_ratio"], row["failure"], row.get("fits", True))
+    return Heard(row["start"], words, judged)
+
+
+def doubts(heard: Sequence[Heard]) -> Iterator[Notice]:
+    """Windows that still break a rule, and repetitions that were believed: their words are kept, and named."""
+    for window in heard:
+        judged = window.judged
+        start = _clock(window.start)
+        if judged.failure is None:
+            if is_repetitive(judged.decoded.text.strip()):
+                message = f"from {start} on the same words come again and again; they fit the speech and were kept"
+                yield Notice("repeated_words", message)
+        elif not judged.fits and judged.failure == "repetition":
+            message = (
+                f"from {start} on the model repeated itself beyond what the speech can hold: repeats were left out"
+            )
+            yield Notice("doubtful_repetition", message)
+        elif judged.failure == "speech_without_words":
+            yield Notice("speech_without_words", f"in the window from {start} on there is speech without words")
+        else:
+            rule = judged.failure.replace("_", " ")
+            yield Notice(f"doubtful_{judged.failure}", f"the words from {start} on are doubtful: {rule}")
+
+
+def _clock(time_s: float) -> str:
+    minutes, seconds = divmod(int(time_s), 60)
+    return f"{minutes // 60:02d}:{minutes % 60:02d}:{seconds:02d}"

@@ -25,7 +25,8 @@ class Options:
         vad: look for speech first; without, everything is taken for speech.
         prompt: text to take style and spelling from.
         vocabulary: words and names to expect.
-        temperatures: tried in turn on windows that break a quality rule.
+        temperatures: the first for every window; the others, in turn, for windows that break a quality rule, on engines
+            that repeat their samples. One alone: no window is decoded again.
         beam_size: hypotheses kept at temperature 0; 1 is greedy.
         batch_size: windows decoded at once; 0 leaves it to the engine.
         threads: CPU threads for reading and voice detection; 0 means every core.

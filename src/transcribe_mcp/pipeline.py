@@ -10,19 +10,19 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
 from pathlib import Path
+from threading import Lock
 from typing import TypeVar
 
 import numpy as np
 
 from . import __version__
 from .ahead import Ahead
-from .align.times import clamp_to_speech
 from .audio import SAMPLE_RATE_HZ, SILENCE_DB, Samples
 from .batching import Parts, Size, Stream, batches, first
-from .engines import DecodingOptions, Encoded, Engine, EngineInfo, Listener, joined, listener_of
+from .engines import Decoded, DecodingOptions, Encoded, Engine, EngineInfo, Listener, joined, listener_of
 from .errors import UnsupportedTaskError
-from .fallback import Judged, Ladder, decode_with_fallback
-from .heard import Heard, HeardBatch, KeptBatches, Unkept
+from .fallback import Attempt, Decoder, Ladder
+from .heard import Heard, HeardBatch, KeptBatches, Unkept, doubts
 from .languages import LanguageDecider, Vote
 from .options import Options
 from .progress import Progress, share_of, unreported
@@ -51,6 +51,7 @@ class _Run:
     progress: Progress
     duration_s: float | None  # the container's claim, until all of it is read
     next_batch: int = 0  # batches are numbered over all voices
+    restores: bool = True  # until a checkpoint turns out to be of other windows
     transcribed_s: float = 0.0
     notices: list[Notice] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
@@ -94,9 +95,10 @@ def transcribe(
     voices = voices_of(source, options, notices)
     for number, voice in enumerate(voices):
         run = _Run(voice, options, share_of(progress, number, len(voices)), voice.claimed_duration_s)
-        run.next_batch = flows[-1].run.next_batch if flows else 0
+        if flows:
+            run.next_batch, run.restores = flows[-1].run.next_batch, flows[-1].run.restores
         flows.append(_transcribe_voice(run, engine, kept_batches))
-    notices[:0] = [*engine.info.warnings, *engine.notices(flows[0].decoding)]
+    notices[:0] = [*engine.info.warnings, *engine.notices(flows[0].decoder.options)]
     return _transcript(flows, source, notices)
 
 
@@ -115,7 +117,8 @@ def _transcribe_voice(run: _Run, engine: Engine, kept: KeptBatches | None) -> _F
         listener = listener_of(engine) if options.vad else None
         depth = max(BLOCKS_AHEAD, round(AHEAD_S / listener.block_s)) if listener else BLOCKS_AHEAD
         encoder = _Encoder(run, engine, early=kept is None)
-        flow = _Flow(run, engine, encoder, decider, decoding, kept or Unkept(), aside)
+        decoder = Decoder(engine, decoding, Ladder(options.temperatures), encoder.encode_now)
+        flow = _Flow(run, encoder, decider, decoder, kept or Unkept(), aside)
         with closing(encoder.early(Ahead(_windows(run, listener), depth), size)) as stream:
             for batch in batches(stream, size, decider, run.duration_s):
                 flow.hear(run.next_batch, batch)
@@ -154,6 +157,7 @@ class _Encoder:
         self._run, self._engine, self._info = run, engine, engine.info
         self._is_early = early and self._info.early_windows > 0
         self._encoded: dict[float, tuple[Encoded, int]] = {}  # where to find the window that begins then
+        self._lock = Lock()  # engines encode for one thread at a time
 
     def early(self, stream: Ahead[list[Window]], size: Size) -> Stream:
         """The windows of ``stream``, in parts of a batch where they are encoded early."""
@@ -183,14 +187,14 @@ class _Encoder:
             yield self._encoded_part(waiting)
 
     def _encoded_part(self, windows: list[Window]) -> list[Window]:
-        encoded = self._encode(windows)
+        encoded = self.encode_now(windows)
         self._encoded.update({window.start: (encoded, i) for i, window in enumerate(windows)})
         return windows
 
     def encode(self, batch: Sequence[Window]) -> Encoded:
         """The batch, of windows that came out of ``early``."""
         if not self._is_early:
-            return self._encode(batch)
+            return self.encode_now(batch)
         places = [self._encoded.pop(window.start) for window in batch]
         parts = []
         for _, group in groupby(places, key=lambda place: id(place[0])):
@@ -199,9 +203,22 @@ class _Encoder:
             parts.append(whole if len(indices) == len(whole) else whole.select(indices))
         return joined(parts)
 
-    def _encode(self, windows: Sequence[Window]) -> Encoded:
-        with self._run.timed("encode"):
+    def encode_now(self, windows: Sequence[Window]) -> Encoded:
+        """Windows that did not come out of ``early``."""
+        with self._lock, self._run.timed("encode"):
             return self._engine.encode(windows)
+
+
+@dataclass(frozen=True, slots=True)
+class _Decoded:
+    """A batch whose words are not timed yet."""
+
+    number: int
+    windows: Sequence[Window]
+    encoded: Encoded
+    languages: Sequence[str]
+    texts: Sequence[Decoded]
+    vote: Vote
 
 
 @dataclass(slots=True)
@@ -213,32 +230,30 @@ class _Flow:
     """
 
     run: _Run
-    engine: Engine
     encoder: _Encoder
     decider: LanguageDecider
-    decoding: DecodingOptions
+    decoder: Decoder
     kept: KeptBatches
     aside: _Aside
     heard: list[Heard] = field(default_factory=list)
-    # The words of the batch decoded last, to be timed and on their way: number of the batch, its seconds.
-    words: tuple[int, float, Callable[[], HeardBatch]] | None = None
-    unsettled: tuple[int, float, Future[HeardBatch]] | None = None
+    decoded: _Decoded | None = None  # the batch decoded last: its words are not being timed yet
+    unsettled: tuple[_Decoded, Future[list[Attempt]]] | None = None  # the one whose words are
 
     def hear(self, number: int, batch: Sequence[Window]) -> None:
         """One batch through the engine, or what is kept of it. Its words may still be on their way afterwards."""
-        duration_s = sum(window.duration for window in batch)
-        known = self.kept.get(number)
+        known = self._restored(number, batch)
         if known is not None:
             self.decider.take(known.vote)
-            self._take(known, duration_s)
+            self._take(known)
             return
         encoded = self.encoder.encode(batch)
         self._begin_words()
         with self.run.timed("language"):
-            languages = self.decider.decide(self.engine, encoded, batch)
-        judged = self._decode(encoded, batch, languages)
+            languages = self.decider.decide(self.decoder.engine, encoded, batch)
+        with self.run.timed("decode"):
+            texts = self.decoder.decode(encoded, languages)
         self._take_finished()
-        self.words = number, duration_s, partial(self._time_words, encoded, batch, judged, self.decider.vote)
+        self.decoded = _Decoded(number, batch, encoded, languages, texts, self.decider.vote)
         if not self.aside.waits:
             self._begin_words()
         if not self.aside.aligns:
@@ -249,39 +264,47 @@ class _Flow:
         self._begin_words()
         self._take_finished()
 
-    def _decode(self, encoded: Encoded, batch: Sequence[Window], languages: Sequence[str]) -> list[Judged]:
-        temperatures = self.run.options.temperatures
-        with self.run.timed("decode"):
-            ladder = Ladder(temperatures if self.engine.info.can_sample else temperatures[:1])
-            return decode_with_fallback(self.engine, encoded, batch, languages, self.decoding, ladder)
+    def _restored(self, number: int, batch: Sequence[Window]) -> HeardBatch | None:
+        known = self.kept.get(number) if self.run.restores else None
+        if known is None or known.is_of(batch):
+            return known
+        self.run.restores = False
+        message = f"checkpoints from batch {number} on are of other windows: the recording was decoded anew from there"
+        self.run.notices.append(Notice("checkpoints_differ", message))
+        return None
 
     def _begin_words(self) -> None:
-        if self.words is not None:
-            number, duration_s, work = self.words
-            self.words = None
-            self.unsettled = number, duration_s, self.aside.do(work)
+        if self.decoded is not None:
+            batch, self.decoded = self.decoded, None
+            self.unsettled = batch, self.aside.do(partial(self._time_words, batch))
 
     def _take_finished(self) -> None:
         """Wait for the words that are on their way; batches are kept in their order."""
-        if self.unsettled is not None:
-            number, duration_s, words = self.unsettled
-            self.unsettled = None
-            done = words.result()
-            self.kept.keep(number, done)
-            self._take(done, duration_s)
+        if self.unsettled is None:
+            return
+        batch, timed = self.unsettled
+        self.unsettled = None
+        attempts = timed.result()
+        if any(attempt.is_doubtful for attempt in attempts):
+            with self.run.timed("decode"):
+                attempts = self.decoder.improved(batch.encoded, batch.windows, batch.languages, attempts)
+        done = HeardBatch.of(batch.number, batch.windows, self._heard(attempts), batch.vote)
+        self.kept.keep(batch.number, done)
+        self._take(done)
 
-    def _take(self, done: HeardBatch, duration_s: float) -> None:
+    def _heard(self, attempts: Sequence[Attempt]) -> Iterator[Heard]:
+        name = self.run.voice.name
+        for part in (part for attempt in attempts for part in attempt.parts):
+            yield part.said_by(name) if name else part
+
+    def _take(self, done: HeardBatch) -> None:
         self.heard += done.windows
-        self.run.transcribed_s += duration_s
+        self.run.transcribed_s += sum(done.durations_s)
         self.run.report("windows", self.run.transcribed_s)
 
-    def _time_words(
-        self, encoded: Encoded, batch: Sequence[Window], judged: Sequence[Judged], vote: Vote
-    ) -> HeardBatch:
+    def _time_words(self, batch: _Decoded) -> list[Attempt]:
         with self.run.timed("align"):
-            heard = _align(self.engine, encoded, batch, judged, self.decoding)
-            heard = [window.said_by(self.run.voice.name) for window in heard] if self.run.voice.name else heard
-        return HeardBatch(tuple(window.start for window in batch), tuple(heard), vote)
+            return self.decoder.time_words(batch.encoded, batch.windows, batch.texts, self.decoder.options)
 
 
 def _refuse_what_the_engine_cannot(options: Options, info: EngineInfo) -> None:
@@ -326,23 +349,8 @@ def _windows(run: _Run, listener: Listener | None) -> WindowStream:
                 return
 
 
-def _align(
-    engine: Engine, encoded: Encoded, batch: Sequence[Window], judged: Sequence[Judged], options: DecodingOptions
-) -> list[Heard]:
-    """Word times for the windows that hold speech, clamped to it."""
-    spoken = [i for i, window in enumerate(judged) if window.failure != "silence"]
-    if not spoken:
-        return []
-    part = encoded if len(spoken) == len(batch) else encoded.select(spoken)
-    timed = engine.align(part, [judged[i].decoded for i in spoken], options)
-    return [
-        Heard(batch[i].start, clamp_to_speech(words, batch[i].regions), judged[i])
-        for i, words in zip(spoken, timed, strict=True)
-    ]
-
-
 def _transcript(flows: Sequence[_Flow], source: Path | Samples, notices: Sequence[Notice]) -> Transcript:
-    runs, info, options = [flow.run for flow in flows], flows[0].engine.info, flows[0].run.options
+    runs, info, options = [flow.run for flow in flows], flows[0].decoder.engine.info, flows[0].run.options
     heard = sorted((window for flow in flows for window in flow.heard), key=lambda window: window.start)
     segments, about_all = spoken(heard, [run.voice for run in runs], keep_words=options.words)
     decider = max(flows, key=lambda flow: sum(len(window.words) for window in flow.heard)).decider
@@ -369,18 +377,8 @@ def _about(flow: _Flow) -> Iterator[Notice]:
     """What is to be said about the language and the words of one voice, or that there are none."""
     if any(window.words for window in flow.heard):
         yield from flow.decider.notices
-        yield from _doubts(sorted(flow.heard, key=lambda window: window.start))
+        yield from doubts(sorted(flow.heard, key=lambda window: window.start))
         return
     loudest_db = flow.run.voice.levels.loudest_db
     level = f"its loudest second is at {loudest_db:.0f} dB" if loudest_db > SILENCE_DB else "it is silent"
     yield Notice("no_speech", f"no speech was found; {level}")
-
-
-def _doubts(heard: Sequence[Heard]) -> Iterator[Notice]:
-    """Windows that still broke a rule at the last temperature: kept, and named."""
-    for window in heard:
-        if window.judged.failure is not None:
-            minutes, seconds = divmod(int(window.start), 60)
-            start = f"{minutes // 60:02d}:{minutes % 60:02d}:{seconds:02d}"
-            rule = window.judged.failure.replace("_", " ")
-            yield Notice(f"doubtful_{window.judged.failure}", f"the words from {start} on are doubtful: {rule}")

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 AUTO = "auto"
+RETRY_BEAM_SIZE = 5  # openai-whisper's default
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,9 @@ class EngineInfo:
     aligns_aside: bool = False  # align() may run in another thread while the next batch is encoded and decoded
     early_windows: int = 0  # encode() may be given so many of a batch that is not full, as they come, to be joined
     encodes_aside: bool = False  # and that in another thread while earlier ones are decoded; close() breaks it off
-    can_sample: bool = True  # decodes differently at another temperature, so that a second try makes sense
+    can_sample: bool = True  # decodes differently at another temperature, and alike each time at the same
+    retry_beam_size: int = 1  # hypotheses with which doubtful windows are decoded again; 1: they are not
+    skips_speech: bool = False  # may leave out words in the midst of a window; then it is decoded again in pieces
     versions: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[Notice, ...] = ()
 

@@ -25,7 +25,7 @@ from ..features import FRAMES_PER_SECOND, log_mel
 from ..regions import Window
 from ..settings import settings, usable_cores
 from ..transcript import Notice, Word
-from . import AUTO, Decoded, DecodingOptions, Engine, EngineInfo, EngineRequest
+from . import AUTO, RETRY_BEAM_SIZE, Decoded, DecodingOptions, Engine, EngineInfo, EngineRequest
 from .batches import CPU_BATCH_SIZE, CUDA_BATCH_SIZE, batch_that_fits, cpu_replicas, known_shape
 from .fallback_device import load_with_cpu_behind
 from .replicas import Replicas
@@ -88,6 +88,9 @@ def _load_on(request: EngineRequest, device: str, index: int) -> CTranslate2Engi
         languages=("en",) if checkpoint.english_only else vocabulary.languages,
         tasks=("transcribe",) if checkpoint.can_translate is False else ("transcribe", "translate"),
         batch_size=batch_size,
+        can_sample=False,  # its threads' random generators cannot be set back
+        retry_beam_size=RETRY_BEAM_SIZE,
+        skips_speech=True,
         versions={"ctranslate2": ctranslate2.__version__},
         warnings=request.notices,
     )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .. import __version__
-from ..heard import HeardBatch, to_segments
+from ..heard import restored, to_segments
 from ..transcript import Notice, Transcript
 from .records import JobOptions, JobStatus
 
@@ -19,7 +19,7 @@ def partial_transcript(row: Any, steps: Sequence[str]) -> Transcript:
         steps: what its finished steps kept.
     """
     options = JobOptions.loads(row.options)
-    done = [HeardBatch.loads(step) for step in steps]
+    done = restored(steps)
     heard = sorted((window for batch in done for window in batch.windows), key=lambda window: window.start)
     segments = tuple(to_segments(heard, keep_words=options.words))
     vote = done[-1].vote

@@ -19,7 +19,7 @@ from ..errors import (
     WorkerFailedError,
 )
 from ..fetching import FetchLimits, fetch, is_url
-from ..heard import HeardBatch
+from ..heard import HeardBatch, restored
 from ..settings import Settings, usable_cores
 from ..transcript import Notice, Transcript
 from . import contents, spool
@@ -210,30 +210,50 @@ def _transcribe(shop: Workshop, job: RunningJob, path: Path, began: Began, insid
     return transcript
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Steps:
-    """The finished batches of a job, each a step of its workflow."""
+    """The finished batches of a job, each a step of its workflow.
+
+    The steps of an earlier run are read before the first new one is added, because a workflow repeats its steps in
+    their order. A batch that was decoded anew is a further step: steps are named by their place, not by their batch.
+    """
 
     shop: Workshop
     job: RunningJob
     engine: SharedEngine
     inside: Pass
+    n_steps: int = 0  # of the workflow, so far in this run
+    earlier: list[HeardBatch] | None = None  # by number
 
     def get(self, number: int) -> HeardBatch | None:
-        job = self.job
-        job.check()
-        if number < job.n_kept:
-            return HeardBatch.loads(_keep(self.shop, job.claim, number, ""))
-        if job.began_at is None:
-            job.began_at, job.began_from_s = time.monotonic(), job.done_s
+        self.job.check()
+        earlier = self._read()
+        if number < len(earlier):
+            return earlier[number]
+        self._begin()
         return None
 
     def keep(self, number: int, batch: HeardBatch) -> None:
+        self._begin()
+        self._read()
         self.engine.batch_done(left_s=max(0.0, (self.job.duration_s or 0.0) - self.job.done_s))
         self.job.check()
-        _keep(self.shop, self.job.claim, number, batch.dumps())
+        self._next(batch.dumps())
         self.shop.ledger.checkpointed(self.job.claim)
         self.inside.share()
+
+    def _begin(self) -> None:
+        if self.job.began_at is None:
+            self.job.began_at, self.job.began_from_s = time.monotonic(), self.job.done_s
+
+    def _read(self) -> list[HeardBatch]:
+        if self.earlier is None:
+            self.earlier = restored([self._next("") for _ in range(self.job.n_kept)])
+        return self.earlier
+
+    def _next(self, text: str) -> str:
+        number, self.n_steps = self.n_steps, self.n_steps + 1
+        return _keep(self.shop, self.job.claim, number, text)
 
 
 def _keep(shop: Workshop, claim: Claim, number: int, text: str) -> str:

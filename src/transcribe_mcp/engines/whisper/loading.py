@@ -21,7 +21,7 @@ from ...errors import EngineFailedError, EngineUnavailableError, OutOfMemoryErro
 from ...settings import usable_cores
 from ...transcript import Notice
 from ...vad.lanes import has_triton, launch_errors
-from .. import AUTO, Engine, EngineInfo, EngineRequest
+from .. import AUTO, RETRY_BEAM_SIZE, Engine, EngineInfo, EngineRequest
 from ..batches import batch_that_fits, best_batch, shape_of
 from ..fallback_device import load_with_cpu_behind
 from ..replicas import Replicas
@@ -114,6 +114,8 @@ def _load_on(request: EngineRequest, device: torch.device) -> WhisperEngine:
         languages=("en",) if checkpoint.english_only else vocabulary.languages,
         tasks=("transcribe",) if checkpoint.can_translate is False else ("transcribe", "translate"),
         batch_size=batch_size,
+        retry_beam_size=1 if in_queue else RETRY_BEAM_SIZE,  # on a GPU sampling in the running batch costs far less
+        skips_speech=True,
         early_windows=machinery.encoded_at_once if in_queue else EARLY_WINDOWS_CPU if shares_workers else 0,
         encodes_aside=shares_workers,
         aligns_aside=in_queue or shares_workers,
