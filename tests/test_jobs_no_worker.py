@@ -193,7 +193,7 @@ def test_after_worker_and_supervisor_were_killed_a_list_of_jobs_starts_them(here
 
     command("jobs", "list", "--status", "failed")
     until(lambda: here.worker_pid(), "a worker is there again")
-    jobs.cancel(job_id)
+    assert jobs.cancel(job_id).status is JobStatus.CANCELLED
 
 
 def test_commands_of_a_machine_that_leaves_the_work_to_a_service_start_no_worker(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ..errors import TranscribeError
-from ..service.jobs import Batch, Diagnosis, Hit, Job, JobFailure
-from ..service.machine import Machine, ModelHere
+from ..service.jobs import Batch, Hit, Job, JobFailure
+from ..service.machine import Diagnosis, Machine, ModelHere
 from ..text_breaks import head
 from .mcp_hints import for_assistant, next_step
 

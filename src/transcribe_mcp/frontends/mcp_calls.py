@@ -248,7 +248,7 @@ async def models(*, cached_only: bool) -> answers.Answer:
 
 
 async def diagnosis(*, details: bool) -> answers.Answer:
-    return answers.diagnosis_answer(await call(service.diagnose), REPORT_CHARS, details=details)
+    return answers.diagnosis_answer(await call(machine.diagnose), REPORT_CHARS, details=details)
 
 
 def filter_of(statuses: Sequence[str], source: str, batch_id: str, days: float | None) -> JobFilter:

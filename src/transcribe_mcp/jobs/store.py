@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import sqlalchemy as sa
 
-from ..errors import JobNotFoundError, JobStateError, StoreBusyError, UsageError
+from ..errors import JobNotFoundError, JobStateError, UsageError
 from ..transcript import Transcript
 from . import adding, library, outputs, owners, spool
-from .database import check_file, database_url, defer, open_engine
 from .ids import is_id, new_id
 from .library import Content, job_conditions
 from .queue import WorkflowQueue
@@ -36,16 +34,12 @@ from .records import (
 )
 from .retention import ended_long_ago, kept_since
 from .rows import UNFINISHED, NewJob, to_jobs
-from .store_errors import store_errors
 from .tables import batches, files, job_roots, jobs
 from .together import Together
+from .transactions import Transactions
 from .worker_state import clear_failed_start, record_failed_start, worker_id
-from .writer_link import ConflictError, RequirementError
-
-Result = TypeVar("Result")
 
 PAGE_LIMIT = 500
-CONFLICTS = 5  # tries of a transaction that others come between
 
 
 _ENDED_BADLY = (JobStatus.FAILED.value, JobStatus.CANCELLED.value)
@@ -79,51 +73,13 @@ _WORKED_ON = (
 )
 
 
-class Store:
-    """Open for as long as its process lives; safe from several threads."""
+class Store(Transactions):
+    """The jobs, their transcripts and workflows, for any process."""
 
     def __init__(self, data_dir: Path, configured_url: str = "") -> None:
-        self.data_dir = data_dir
-        self.url = database_url(data_dir, configured_url)
-        self.engine = open_engine(self.url)
+        super().__init__(data_dir, configured_url)
         self.queue = WorkflowQueue(self.engine)
         self._add_together = Together(self._add_all)
-
-    def close(self) -> None:
-        self.engine.dispose()
-
-    def check_file(self) -> None:
-        """
-        Raises:
-            StoreReplacedError: the file was deleted, or another lies at its path.
-        """
-        with store_errors(self.url):
-            check_file(self.engine)
-
-    @contextmanager
-    def begin(self) -> Iterator[sa.Connection]:
-        """A transaction; the database's errors leave as ours, on SQLite only when it ends.
-
-        On SQLite, one that looks at results of what it has written, or at rows after ``write_from_now``, may be refused
-        with ``StoreBusyError`` because another writer came between: ``transact`` then tries again.
-        """
-        with store_errors(self.url), self.engine.begin() as connection:
-            defer(connection)
-            yield connection
-
-    def transact(self, work: Callable[[sa.Connection], Result]) -> Result:
-        """Do ``work`` in a transaction, again where another writer came between. Gives what ``work`` gives."""
-        for left in reversed(range(CONFLICTS)):
-            try:
-                with self.begin() as connection:
-                    result = work(connection)
-            except (StoreBusyError, RequirementError) as error:
-                conflict = error if isinstance(error, RequirementError) else error.__cause__
-                if not left or not isinstance(conflict, ConflictError | RequirementError):
-                    raise
-            else:
-                return result
-        raise AssertionError("the last conflict was raised")
 
     # --- adding -------------------------------------------------------------------------------------------------------
 

@@ -30,7 +30,6 @@ from ..errors import (
 )
 from ..jobs.records import (
     Batch,
-    Diagnosis,
     Hit,
     HitPage,
     Job,
@@ -52,7 +51,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Batch",
-    "Diagnosis",
     "Hit",
     "HitPage",
     "Job",
@@ -70,7 +68,6 @@ __all__ = [
     "close",
     "count_old",
     "delete",
-    "diagnose",
     "forget_old",
     "get_job",
     "get_transcript",
@@ -301,25 +298,6 @@ def forget_old(keep_days: float) -> int:
     return _store().forget_old(keep_days)
 
 
-def diagnose() -> Diagnosis:
-    """What the doctor finds on this machine; where something is wrong, the plan of an environment that fits it."""
-    from dataclasses import asdict
-
-    from ..compat import gather, make_plan
-    from ..compat.building import with_source
-    from ..compat.judge import exit_code, judge
-    from ..compat.plan import plan_text
-    from ..compat.screen import doctor_json, doctor_text
-
-    facts = gather()
-    findings = judge(facts)
-    text, report = f"{doctor_text(facts, findings)}\n", doctor_json(facts, findings)
-    if not exit_code(findings):
-        return Diagnosis(text, report)
-    plan = with_source(make_plan(facts))
-    return Diagnosis(f"{text}\n{plan_text(plan)}\n", {**report, "plan": asdict(plan)})
-
-
 def prepare() -> None:
     """Load what calls need and open the store, before the first call has to; a server does so in the background.
 
@@ -412,10 +390,6 @@ def _job(job_id: str) -> Job:
     found = _store().get(job_id)
     assert isinstance(found, Job)
     return found
-
-
-def _jobs_of(found: Job | Batch) -> tuple[Job, ...]:
-    return found.jobs if isinstance(found, Batch) else (found,)
 
 
 def refusal_of(source: str, error: TranscribeError) -> Refused:

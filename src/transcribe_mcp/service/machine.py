@@ -1,10 +1,11 @@
-"""Which models are on this machine, and which of them fit it."""
+"""What this machine can do: its models and which of them fit, and what the doctor finds."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
 
+from ..jobs.records import Diagnosis
 from . import list_models
 
 
@@ -97,3 +98,22 @@ def _need_bytes(model: str, place: Machine) -> int | None:
     except KeyError:
         return None
     return default_need_bytes(shape, place.engine, place.compute_type, (place.free_bytes, usable_cores()))
+
+
+def diagnose() -> Diagnosis:
+    """What the doctor finds on this machine; where something is wrong, the plan of an environment that fits it."""
+    from dataclasses import asdict
+
+    from ..compat import gather, make_plan
+    from ..compat.building import with_source
+    from ..compat.judge import exit_code, judge
+    from ..compat.plan import plan_text
+    from ..compat.screen import doctor_json, doctor_text
+
+    facts = gather()
+    findings = judge(facts)
+    text, report = f"{doctor_text(facts, findings)}\n", doctor_json(facts, findings)
+    if not exit_code(findings):
+        return Diagnosis(text, report)
+    plan = with_source(make_plan(facts))
+    return Diagnosis(f"{text}\n{plan_text(plan)}\n", {**report, "plan": asdict(plan)})
