@@ -8,6 +8,8 @@ from functools import lru_cache
 from ..jobs.records import Diagnosis
 from . import list_models
 
+__all__ = ["Diagnosis", "Machine", "ModelHere", "default_model", "diagnose", "models_here", "this_machine"]
+
 
 @dataclass(frozen=True, slots=True)
 class Machine:
