@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 from media import wav_bytes
+from patience import PATIENCE_S
 
 from transcribe_mcp.audio import SAMPLE_RATE_HZ, read
 
 COMMAND = (sys.executable, "-m", "transcribe_mcp")
 FAKE = ("transcribe", "--engine", "fake", "--no-vad")  # words for every sound, at once
 SAMPLES = Path(__file__).parents[1] / "samples"
-LIMIT_S = 120
 
 _LEFT_OUT = re.compile(
     r"HF_.*|TRANSFORMERS_OFFLINE|TRANSCRIBE_MCP_.*|.*_proxy|.*_PROXY|LC_.*|LANG|PYTHON(UTF8|IOENCODING)"
@@ -39,7 +39,7 @@ def run(
     """The finished process. ``options`` are those of ``subprocess.run``; ``stdout`` and ``stderr`` are text."""
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": environment(cwd)} | options
     line = [*command, *map(str, arguments)]
-    done = subprocess.run(line, cwd=cwd, stdin=subprocess.DEVNULL, timeout=LIMIT_S, check=False, **streams)
+    done = subprocess.run(line, cwd=cwd, stdin=subprocess.DEVNULL, timeout=PATIENCE_S, check=False, **streams)
     stdout, stderr = ((text or b"").decode("utf-8") for text in (done.stdout, done.stderr))
     assert "Traceback" not in stderr and "Traceback" not in stdout, stderr
     return subprocess.CompletedProcess(line, done.returncode, stdout, stderr)

@@ -7,13 +7,12 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE_S, until
 from whisper_nano import CACHE, whisper_nano
 
 from transcribe_mcp import EngineRequest, Options, Transcript, load_engine, transcribe
@@ -23,10 +22,8 @@ from transcribe_mcp.service import jobs
 from transcribe_mcp.service.jobs import Job, JobOptions, JobRequest
 from transcribe_mcp.settings import settings
 
-PATIENCE_S = 120.0
 WORKER_MODULE = "transcribe_mcp.jobs.worker"
 GREEDY = (0.0,)
-PAUSE = threading.Event()  # never set: between two looks, others have the processor
 
 
 def options(**fields: object) -> JobOptions:
@@ -52,14 +49,6 @@ def unbroken(recording: Path) -> Transcript:
         engine.close()
 
 
-def until(condition: Callable[[], object], what: str) -> None:
-    """Wait for a condition, which has to become true."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, f"waited in vain until {what}"
-        PAUSE.wait(0.02)
-
-
 def finished(job_id: str) -> Job:
     job = jobs.wait_for(job_id, PATIENCE_S)
     assert isinstance(job, Job)
@@ -82,7 +71,7 @@ class Place:
         """The processes that work on this store and live, by the ids of their workers."""
         if not self.database.exists():
             return {}
-        with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=10)) as connection:
+        with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=PATIENCE_S)) as connection:
             try:
                 rows = connection.execute("SELECT worker_id, pid FROM workers").fetchall()
             except sqlite3.DatabaseError:  # not there yet, or a test has damaged it

@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Event, Thread
 
+from patience import PATIENCE_S
 from small_checkpoints import Recipe, write_checkpoint
 
 from transcribe_mcp.checkpoints.catalogue import CATALOGUE
@@ -75,7 +76,7 @@ class _Handler(BaseHTTPRequestHandler):
         range_ = self.headers.get("Range")
         self.hub.requests.append((path, range_))
         if self.hub.silent:
-            self.hub.released.wait(60)
+            self.hub.released.wait(PATIENCE_S)
         if path == f"/api/models/{self.hub.repo}/revision/main":
             self._answer(self.hub.list_status, self.hub.listing())
             return

@@ -17,11 +17,11 @@ from job_places import Place, end_workers
 from mcp import Client, StdioServerParameters, types
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._httpx_utils import create_mcp_http_client
+from patience import PATIENCE_S
 from whisper_nano import CACHE, whisper_nano
 
 SERVE = ("-m", "transcribe_mcp", "serve")
 MODERN, LEGACY = "2026-07-28", "legacy"
-CALL_LIMIT_S = 120.0
 STATUSES = ("queued", "running", "completed", "failed", "cancelled")
 
 
@@ -82,7 +82,7 @@ class Caller:
         return self.portal.call(self._call, tool, arguments)
 
     async def _call(self, tool: str, arguments: dict[str, Any]) -> types.CallToolResult:
-        return await self.client.call_tool(tool, arguments, read_timeout_seconds=CALL_LIMIT_S)
+        return await self.client.call_tool(tool, arguments, read_timeout_seconds=PATIENCE_S)
 
     def answer(self, tool: str, **arguments: Any) -> dict[str, Any]:
         """The answer of a call that succeeds."""
@@ -161,4 +161,4 @@ def http_server(place: Home, *arguments: str, **variables: str) -> Iterator[str]
             yield line.rpartition(" ")[2].strip()
         finally:
             server.terminate()
-            server.communicate(timeout=60)
+            server.communicate(timeout=PATIENCE_S)

@@ -9,11 +9,9 @@ from contextlib import closing
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from job_places import until
+from patience import PATIENCE_S, until
 
 from transcribe_mcp.ahead import Ahead
-
-WAIT_S = 20.0
 
 
 class Source:
@@ -41,7 +39,7 @@ class Source:
 
     def wait_until_made(self, n: int) -> None:
         for _ in range(n):
-            assert self.progressed.acquire(timeout=WAIT_S)
+            assert self.progressed.acquire(timeout=PATIENCE_S)
 
 
 def test_items_are_made_in_another_thread() -> None:
@@ -109,7 +107,7 @@ def test_it_says_whether_the_next_item_or_the_end_is_there() -> None:
 
     def items() -> Iterator[int]:
         for i in range(2):
-            assert allowed.acquire(timeout=WAIT_S)
+            assert allowed.acquire(timeout=PATIENCE_S)
             yield i
 
     reader = Ahead(items(), 2)

@@ -15,6 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE_S
 
 import transcribe_mcp
 from transcribe_mcp import errors
@@ -257,9 +258,8 @@ def test_every_third_party_package_that_is_imported_is_a_declared_dependency() -
 def import_in_child(names: list[str]) -> set[str]:
     """Top-level packages that a fresh interpreter holds after importing ``names``."""
     code = f"import sys, importlib; [importlib.import_module(n) for n in {names!r}]; print(*sys.modules, sep='\\n')"
-    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
-    assert child.returncode == 0, child.stderr
-    return {line.split(".")[0] for line in child.stdout.splitlines()}
+    loaded = subprocess.check_output([sys.executable, "-c", code], text=True, timeout=PATIENCE_S)
+    return {line.split(".")[0] for line in loaded.splitlines()}
 
 
 def front_ends() -> list[str]:

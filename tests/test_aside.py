@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from patience import PATIENCE_S
 from scripted_engine import INFO, ScriptedBatch, ScriptedEngine, says_hello
 from whisper_nano import speech_truths
 
@@ -24,7 +25,6 @@ from transcribe_mcp.transcript import Word
 ASIDE = replace(INFO, aligns_aside=True)
 EARLY = replace(ASIDE, early_windows=2)
 ALL_ASIDE = replace(EARLY, encodes_aside=True)
-WAIT_S = 30.0  # for what has to happen at the same time
 ONE_BY_ONE = Options(language="en", batch_size=1)
 
 
@@ -105,7 +105,7 @@ class SideBySide(ScriptedEngine):
 
     def decode(self, encoded: ScriptedBatch, languages: Sequence[str], options: DecodingOptions) -> list[Decoded]:
         for _ in range(0 if self.calls else 2):
-            assert self.encoding.acquire(timeout=WAIT_S), "nothing is encoded beside this"
+            assert self.encoding.acquire(timeout=PATIENCE_S), "nothing is encoded beside this"
         return ScriptedEngine.decode(self, encoded, languages, options)
 
 
@@ -176,7 +176,7 @@ def test_a_nearly_full_batch_does_not_wait_for_a_source_that_falters(
 
     def falters(stage: str, done_s: float | None, duration_s: float | None) -> None:
         if stage == "speech" and (done_s or 0) > 180.0:
-            assert has_decoded.wait(WAIT_S), "the batch waited for its last window"
+            assert has_decoded.wait(PATIENCE_S), "the batch waited for its last window"
 
     engine = ScriptedEngine(hear=hear, info=EARLY)
     transcribe(talk, engine, Options(language="en", batch_size=8), progress=falters)
@@ -199,7 +199,7 @@ def test_a_nearly_full_batch_waits_where_it_takes_the_rest_of_the_recording(
 
     def falters(stage: str, done_s: float | None, duration_s: float | None) -> None:
         if stage == "speech" and (done_s or 0) > 180.0:
-            assert has_been_asked.wait(WAIT_S), "the device was never without work"
+            assert has_been_asked.wait(PATIENCE_S), "the device was never without work"
 
     monkeypatch.setattr(pipeline, "Ahead", Asked)
     transcribe(talk[: 16_000 * 190], engine, Options(language="en", batch_size=9), progress=falters)
@@ -232,11 +232,11 @@ class Stuck(ScriptedEngine):
         self.n_encoded += 1
         if self.n_encoded == 2:
             self.second.set()
-            assert self.closed.wait(WAIT_S)
+            assert self.closed.wait(PATIENCE_S)
         return ScriptedEngine.encode(self, windows)
 
     def decode(self, encoded: ScriptedBatch, languages: Sequence[str], options: DecodingOptions) -> list[Decoded]:
-        assert self.second.wait(WAIT_S)
+        assert self.second.wait(PATIENCE_S)
         raise EngineFailedError("the device is gone")
 
     def close(self) -> None:

@@ -13,8 +13,9 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from command_line import COMMAND, FAKE, LIMIT_S, environment, left_in, results, run, write_silence, write_wav
+from command_line import COMMAND, FAKE, environment, left_in, results, run, write_silence, write_wav
 from media import speechlike, wav_bytes, write_audio, write_video
+from patience import PATIENCE_S
 
 LONG_NAME = "x" * 300 + ".wav"
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="POSIX streams and signals")
@@ -276,7 +277,7 @@ def test_a_disk_that_fills_up_leaves_nothing_half_written_and_the_others_are_kep
     if shutil.which("unshare") is None:
         pytest.skip("needs a private mount")
     options: dict[str, Any] = {"env": environment(tmp_path), "capture_output": True, "text": True}
-    done = subprocess.run(shell, cwd=tmp_path, timeout=LIMIT_S, check=False, **options)
+    done = subprocess.run(shell, cwd=tmp_path, timeout=PATIENCE_S, check=False, **options)
     if "exit code" not in done.stdout:
         pytest.skip("needs a private mount")
     assert "error: b.wav: cannot write out/b.json: No space left on device" in done.stderr
@@ -334,7 +335,7 @@ def test_a_closed_stdout_is_reported_in_words_and_a_closed_stderr_hinders_nothin
     def shell(redirection: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = ["sh", "-c", f'"$@" {redirection}', "sh", *COMMAND, *FAKE, *arguments]
         options: dict[str, Any] = {"env": environment(tmp_path), "capture_output": True, "text": True}
-        return subprocess.run(command, cwd=tmp_path, timeout=LIMIT_S, check=False, **options)
+        return subprocess.run(command, cwd=tmp_path, timeout=PATIENCE_S, check=False, **options)
 
     no_stdout = shell(">&-", "a.wav")
     assert no_stdout.returncode == 1
@@ -358,7 +359,7 @@ def test_ctrl_c_keeps_finished_files_and_leaves_nothing_half_written(tmp_path: P
             assert process.stdout is not None
             assert process.stdout.readline() == "out/a.txt\n", "the first is done, the second in work"
             process.send_signal(signal.SIGINT)
-            rest, stderr = process.communicate(timeout=60)
+            rest, stderr = process.communicate(timeout=PATIENCE_S)
         finally:
             process.kill()
     assert process.returncode == 130

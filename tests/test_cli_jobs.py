@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 from command_line import COMMAND, clip, environment, run
-from job_places import Place, _lives, until
+from job_places import Place, _lives
+from patience import PATIENCE_S, until
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +106,7 @@ def test_a_worker_in_the_foreground_works_and_ends(home: Path) -> None:
     own = environment(home, **variables)
     with subprocess.Popen([*COMMAND, "worker"], cwd=home, env=own, stderr=subprocess.PIPE, text=True) as worker:
         queued = run("transcribe", "--queue", "--engine", "fake", "talk0.wav", cwd=home, env=own)
-        _, said = worker.communicate(timeout=120)
+        _, said = worker.communicate(timeout=PATIENCE_S)
 
     assert worker.returncode == 0, said
     assert queued.returncode == 0

@@ -12,6 +12,7 @@ import ctranslate2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from patience import PATIENCE_S
 from small_checkpoints import (
     D_MODEL,
     HEADS,
@@ -257,7 +258,7 @@ def test_two_processes_at_once_make_one_conversion(tmp_path: Path, cache: Path) 
     )
     command = [sys.executable, "-c", program, str(source)]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    printed = {process.communicate(timeout=120)[0].strip() for process in running}
+    printed = {process.communicate(timeout=PATIENCE_S)[0].strip() for process in running}
     assert [process.returncode for process in running] == [0, 0]
     assert len(printed) == 1
     assert [path for path in cache.iterdir() if path.is_dir()] == [Path(printed.pop())]

@@ -16,6 +16,7 @@ from collections.abc import Callable
 import numpy as np
 import psutil
 import pytest
+from patience import PATIENCE_S
 from whisper_nano import kept_conversions, speech_truths, whisper_nano
 
 from transcribe_mcp.audio import SAMPLE_RATE_HZ, read
@@ -25,7 +26,7 @@ from transcribe_mcp.pipeline import Options, transcribe
 
 SLOW = os.environ.get("TRANSCRIBE_MCP_SLOW_TESTS") == "1"
 RECORDINGS = 1000 if SLOW else 12
-LIMIT_S = 3600 if SLOW else 200
+LIMIT_S = 3600 if SLOW else PATIENCE_S
 SLACK_BYTES = 16 * 2**20
 SLACK_OF_A_ROUND_BYTES = 10 * 2**20  # a model that stays takes 30 and more
 OF_WHISPER = ("ctranslate2", "whisper")

@@ -11,6 +11,7 @@ from threading import Barrier
 import numpy as np
 import pytest
 from media import write_audio
+from patience import PATIENCE_S
 from scripted_engine import INFO, ScriptedBatch, ScriptedEngine
 
 from transcribe_mcp import pipeline
@@ -25,7 +26,6 @@ from transcribe_mcp.regions import Window
 
 EVERYTHING = Options(vad=False, batch_size=1)  # noise is taken for speech
 ON_GPU = replace(INFO, device="cuda")
-WAIT_S = 30.0
 
 
 @dataclass(slots=True)
@@ -107,7 +107,7 @@ def test_threads_that_the_gpu_fails_at_the_same_time_share_one_engine_on_the_cpu
 
     class Failing(ScriptedEngine):
         def encode(self, windows: Sequence[Window]) -> ScriptedBatch:
-            both.wait(WAIT_S)
+            both.wait(PATIENCE_S)
             raise EngineFailedError("the device is gone")
 
     def cpu() -> Engine:

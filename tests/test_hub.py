@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants, scan_cache_dir
 from local_hub import COMMIT, TINY, Hub, closed_port, hub_cache_with
+from patience import PATIENCE_S
 from small_checkpoints import Recipe
 
 from transcribe_mcp import checkpoints
@@ -149,7 +150,7 @@ def test_a_write_that_fails_midway_is_told_in_words(hub: Hub, hub_cache: Path) -
     )
     environment = {**os.environ, "HF_ENDPOINT": hub.endpoint, "HF_HUB_CACHE": str(hub_cache)}
     done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120, check=True
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=PATIENCE_S, check=True
     )
     assert done.stdout.startswith(f"cannot write to {hub_cache}")
     assert done.stderr == ""
@@ -204,7 +205,7 @@ def test_offline_makes_not_one_network_call(way: str, hub_cache: Path) -> None:
     if way.isupper():
         environment[way] = "1"
     command = [sys.executable, "-c", COUNTING, way]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE_S, check=True)
     raised, name, listed, calls = done.stdout.rstrip().split(maxsplit=3)
     assert (raised, name, listed) == ("3", "tiny.en", "['tiny.en']")
     assert (calls == "[]") == (way != "neither")  # with neither, the count sees the attempts

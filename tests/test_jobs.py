@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from job_places import Place, fake_options, finished, fresh, options, place, request, second_worker, until
+from job_places import Place, fake_options, finished, fresh, options, place, request, second_worker
+from patience import PATIENCE_S, until
 from postgres import new_database, server
 from whisper_nano import CONVERSATION, SPEECH, kept_conversions
 
@@ -110,7 +111,7 @@ def test_a_batch_isolates_its_files(here: Place, tmp_path: Path) -> None:
     (folder / "empty.wav").write_bytes(b"")
 
     batch = jobs.submit_batch([str(folder), str(tmp_path / "missing.wav")], request(CLIP, fake_options()))
-    ended = jobs.wait_for(batch.job_id, 60)
+    ended = jobs.wait_for(batch.job_id, PATIENCE_S)
 
     assert isinstance(ended, Batch)
     outcome = {Path(job.source).name: job.error.code if job.error else str(job.status) for job in ended.jobs}
@@ -307,7 +308,7 @@ def test_waiting_tells_of_every_change_and_ends_in_time(here: Place) -> None:
     seen: list[JobStatus] = []
     job_id = jobs.submit(request(SPEECH / "en_2.flac", fake_options())).job_id
 
-    jobs.wait_for(job_id, 60, lambda job: seen.append(job.status))
+    jobs.wait_for(job_id, PATIENCE_S, lambda job: seen.append(job.status))
 
     assert seen[-1] is JobStatus.COMPLETED
     assert seen == sorted(seen, key=list(JobStatus).index)

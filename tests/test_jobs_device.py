@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from job_places import PATIENCE_S, until
+from patience import PATIENCE_S, until
 from whisper_nano import CONVERSATION, SPEECH, kept_conversions, whisper_nano
 
 from transcribe_mcp import EngineRequest, Options, load_engine, transcribe

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from job_places import finished, options, place, request, until
+from job_places import finished, options, place, request
+from patience import until
 from whisper_nano import CONVERSATION, SPEECH, kept_conversions
 
 from transcribe_mcp.errors import StoreFullError

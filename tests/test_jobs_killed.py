@@ -7,14 +7,15 @@ import random
 import shutil
 import signal
 import sqlite3
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from itertools import count
 from pathlib import Path
 
 import pytest
-from job_places import Place, counting_worker, finished, fresh, options, place, request, unbroken, until, worker
+from job_places import Place, counting_worker, finished, fresh, options, place, request, unbroken, worker
+from patience import PATIENCE_S, until
 from whisper_nano import CONVERSATION, join_speech, kept_conversions, speech_truths
 
 from transcribe_mcp import Transcript
@@ -63,9 +64,10 @@ def gets_on(here: Place, job_id: str) -> Callable[[], bool]:
     return lambda: here.checkpoints(job_id) > before or jobs.get_job(job_id).status.is_final
 
 
-def passed(seconds: float) -> Callable[[], bool]:
-    moment = time.monotonic() + seconds
-    return lambda: time.monotonic() > moment
+def looked(times: int) -> Callable[[], bool]:
+    """Whether it has been asked so often: some moment or other, of no known length."""
+    looks = count(1)
+    return lambda: next(looks) > times
 
 
 def test_a_worker_killed_at_many_points_costs_at_most_the_batch_that_it_was_in(
@@ -79,7 +81,7 @@ def test_a_worker_killed_at_many_points_costs_at_most_the_batch_that_it_was_in(
     for _ in range(KILLS):
         with counting_worker(here, log, end) as worker:
             until(gets_on(here, job.job_id), "a batch more is safe")
-            until(passed(chance.uniform(0.0, 1.0)), "the moment has come")
+            until(looked(chance.randrange(50)), "the moment has come")
             worker.kill()
             worker.wait()
         end = "died"
@@ -210,7 +212,7 @@ def test_a_call_that_cannot_be_interrupted_is_ended_with_its_process_and_nobody_
         other = jobs.submit(request(speech_truths()["en_0"].path, options(model="auto")))
         until(lambda: jobs.get_job(other.job_id).status is JobStatus.RUNNING, "another waits for the engine")
         jobs.cancel(stuck.job_id)
-        code = one.wait(60)
+        code = one.wait(PATIENCE_S)
 
     with worker(here, "stuck_engine", "restart"):
         ended = finished(other.job_id)

@@ -65,7 +65,7 @@ def command(*arguments: str) -> str:
 
 def stored(here: Place, query: str) -> list[tuple[object, ...]]:
     """Rows of the database, read without any call that would start a worker."""
-    with closing(sqlite3.connect(f"file:{here.database}?mode=ro", uri=True, timeout=10)) as connection:
+    with closing(sqlite3.connect(f"file:{here.database}?mode=ro", uri=True, timeout=PATIENCE_S)) as connection:
         return connection.execute(query).fetchall()
 
 
@@ -220,13 +220,13 @@ def test_an_error_of_the_queue_in_the_heartbeat_ends_the_process_and_its_jobs_go
     inside = tmp_path / "inside"
     with worker(here, "stuck_engine", STUCK=str(inside)) as one:
         until(inside.exists, "it is at work")
-        with closing(sqlite3.connect(here.database, timeout=60)) as connection, connection:
+        with closing(sqlite3.connect(here.database, timeout=PATIENCE_S)) as connection, connection:
             connection.execute("ALTER TABLE workflow_status RENAME TO hidden").close()
             change = "UPDATE jobs SET status = 'running', worker_id = 'gone' WHERE job_id = ?"
             connection.execute(change, [orphan]).close()
         code = one.wait(PATIENCE_S)
     states = stored(here, "SELECT status FROM jobs")
-    with closing(sqlite3.connect(here.database, timeout=60)) as connection, connection:
+    with closing(sqlite3.connect(here.database, timeout=PATIENCE_S)) as connection, connection:
         connection.execute("ALTER TABLE hidden RENAME TO workflow_status").close()
     with worker(here, "stuck_engine", "store", WORKER_SILENT_S="1"):
         ended = [finished(job_id) for job_id in (healthy, orphan)]

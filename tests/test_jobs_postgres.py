@@ -10,7 +10,6 @@ from pathlib import Path
 import psycopg
 import pytest
 from job_places import (
-    PATIENCE_S,
     Place,
     break_workers,
     counting_worker,
@@ -19,9 +18,9 @@ from job_places import (
     place,
     request,
     second_worker,
-    until,
     worker,
 )
+from patience import PATIENCE_S, until
 from postgres import new_database, server
 from whisper_nano import CONVERSATION, SPEECH, kept_conversions
 
@@ -68,7 +67,7 @@ def test_two_workers_share_a_queue_and_no_recording_is_transcribed_twice(
     batch = jobs.submit_batch([str(path) for path in CLIPS], request(CLIPS[0]))
     logs = [tmp_path / "first", tmp_path / "second"]
     with counting_worker(one, logs[0]), counting_worker(two, logs[1]):
-        ended = jobs.wait_for(batch.job_id, 200)
+        ended = jobs.wait_for(batch.job_id, PATIENCE_S)
 
     assert isinstance(ended, jobs.Batch)
     assert [job.status for job in ended.jobs] == [JobStatus.COMPLETED] * len(CLIPS)

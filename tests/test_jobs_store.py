@@ -11,7 +11,8 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from job_places import Place, break_workers, fake_options, finished, fresh, place, request, until
+from job_places import Place, break_workers, fake_options, finished, fresh, place, request
+from patience import PATIENCE_S, until
 from whisper_nano import SPEECH
 
 from transcribe_mcp.errors import (
@@ -147,7 +148,7 @@ def test_many_processes_open_a_new_store_at_once(unattended: Place) -> None:
         subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(4)
     ]
-    answers = [process.communicate(timeout=120) for process in started]
+    answers = [process.communicate(timeout=PATIENCE_S) for process in started]
 
     assert [answer for answer, _ in answers] == ["0\n"] * 4, answers
 
@@ -218,7 +219,7 @@ def test_many_front_ends_start_one_worker(tmp_path: Path) -> None:
             subprocess.Popen([sys.executable, "-c", code, CLIP, str(n)], stdout=subprocess.PIPE, text=True)
             for n in range(3)
         ]
-        answers = [one.communicate(timeout=120)[0] for one in started]
+        answers = [one.communicate(timeout=PATIENCE_S)[0] for one in started]
         here.worker_pid()
 
         assert answers == ["completed\n"] * 3

@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from job_places import until
+from patience import PATIENCE_S, until
 
 from transcribe_mcp.jobs.together import Together
-
-PATIENCE_S = 60.0
 
 
 class Clerk:

@@ -14,19 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from job_places import (
-    PATIENCE_S,
-    Place,
-    break_workers,
-    counting_worker,
-    finished,
-    fresh,
-    options,
-    place,
-    request,
-    until,
-)
+from job_places import Place, break_workers, counting_worker, finished, fresh, options, place, request
 from media import write_audio
+from patience import PATIENCE_S, until
 from whisper_nano import CONVERSATION, SPEECH, join_speech, kept_conversions, speech_truths, whisper_nano
 
 from transcribe_mcp import Transcript
@@ -75,7 +65,7 @@ def submit(n: int, recording: Path = LONG) -> list[str]:
 
 def at_work(here: Place) -> dict[str, str]:
     """Which worker runs a job, of those that run."""
-    with closing(sqlite3.connect(f"file:{here.database}?mode=ro", uri=True, timeout=10)) as connection:
+    with closing(sqlite3.connect(f"file:{here.database}?mode=ro", uri=True, timeout=PATIENCE_S)) as connection:
         return dict(connection.execute("SELECT job_id, worker_id FROM jobs WHERE status = 'running'").fetchall())
 
 
@@ -224,7 +214,7 @@ def jobs_settings() -> Settings:
 def test_many_short_recordings_are_each_transcribed_once(here: Place) -> None:
     clips = sorted(SPEECH.glob("*.flac"))[:12]
     batch = jobs.submit_batch([str(path) for path in clips], request(clips[0]))
-    ended = jobs.wait_for(batch.job_id, 200)
+    ended = jobs.wait_for(batch.job_id, PATIENCE_S)
 
     assert isinstance(ended, Batch)
     assert [(job.status, job.attempts) for job in ended.jobs] == [(JobStatus.COMPLETED, 1)] * len(clips)

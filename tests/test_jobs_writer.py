@@ -17,7 +17,8 @@ from typing import Any
 
 import psutil
 import pytest
-from job_places import Place, fake_options, fresh, place, request, until
+from job_places import Place, fake_options, fresh, place, request
+from patience import until
 from whisper_nano import SPEECH
 
 from transcribe_mcp.errors import QueueFullError, StoreWriterError

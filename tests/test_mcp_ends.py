@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from mcp_places import MODERN, SERVE, Home, home
+from patience import PATIENCE_S
 
 ROOT = Path(__file__).parents[1]
 META = {
@@ -19,7 +20,6 @@ META = {
     "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "1"},
     "io.modelcontextprotocol/clientCapabilities": {},
 }
-PATIENCE_S = 120.0
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="terminals and signals of POSIX")
 
 

@@ -17,6 +17,7 @@ import pytest
 from command_line import run
 from job_places import Place
 from mcp_places import LEGACY, MODERN, SERVE, Home, calling, calling_with_token, home, http_server, stdio
+from patience import PATIENCE_S
 from whisper_nano import SPEECH
 
 TOKEN = "a-token-0123456789abcdef"
@@ -59,7 +60,7 @@ def post(url: str, body: Any = LIST, **headers: str) -> tuple[int, str]:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     request = urllib.request.Request(url, data, given)
     try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         with error:
@@ -112,7 +113,7 @@ def test_only_a_whole_name_and_a_port_of_digits_are_trusted_whatever_the_route(o
     port = int(open_server.rpartition(":")[2].partition("/")[0])
 
     def status(host: str, path: str = "/mcp", *more: str) -> int:
-        with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+        with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as connection:
             lines = [f"GET {path} HTTP/1.1", f"Host: {host}", *more, "Connection: close", "", ""]
             connection.sendall("\r\n".join(lines).encode("latin-1"))
             return int(connection.makefile("rb").readline().split()[1])
@@ -134,7 +135,7 @@ def test_only_a_whole_name_and_a_port_of_digits_are_trusted_whatever_the_route(o
 
 def half_open(url: str, said: bytes) -> socket.socket:
     port = int(url.rpartition(":")[2].partition("/")[0])
-    connection = socket.create_connection(("127.0.0.1", port), timeout=60)
+    connection = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S)
     connection.sendall(said)
     return connection
 
@@ -172,7 +173,8 @@ def test_other_machines_are_not_let_in_without_a_token_that_cannot_be_guessed(pl
     for variables, words in (({}, "no token"), ({"TRANSCRIBE_MCP_TOKEN": "short"}, "shorter than 16")):
         done = subprocess.run(
             [sys.executable, *SERVE, "--http", "--host", "0.0.0.0", "--port", "0"],
-            capture_output=True, text=True, check=False, timeout=60, env=environment | variables, cwd=place.path,
+            capture_output=True, text=True, check=False, timeout=PATIENCE_S, env=environment | variables,
+            cwd=place.path,
         )  # fmt: skip
         assert (done.returncode, done.stdout) == (2, "")
         assert words in done.stderr and "hint: set TRANSCRIBE_MCP_TOKEN" in done.stderr
@@ -203,7 +205,7 @@ def test_neither_the_token_nor_what_was_said_reaches_a_log_or_a_child(place: Hom
             caller.call("get_transcription_result", job_id=answer["text"])
         post(url, Authorization=f"Bearer {TOKEN}x")
         server.terminate()
-        log = first + server.communicate(timeout=60)[0 if server.stderr is None else 1]
+        log = first + server.communicate(timeout=PATIENCE_S)[0 if server.stderr is None else 1]
     worker = Place(place.data)
     pid = worker.worker_pid()
     assert pid is not None
@@ -233,7 +235,7 @@ def serve_lines(place: Home, lines: list[bytes], last: int, **variables: str) ->
         while not written or f'"id":{last},' not in written[-1].decode():
             written.append(server.stdout.readline())
             assert written[-1], written
-        rest, errors = server.communicate(timeout=60)
+        rest, errors = server.communicate(timeout=PATIENCE_S)
         assert server.returncode == 0
         return [*written, *rest.splitlines()], errors
 
@@ -290,7 +292,7 @@ def test_a_client_that_leaves_in_the_middle_of_a_call_leaves_the_job_behind(plac
         server.stdin.flush()
         server.stdin.close()
         errors = server.stderr.read()
-        server.wait(120)
+        server.wait(PATIENCE_S)
     assert b"Traceback" not in errors
     with calling(stdio(place)) as caller:
         newest = caller.answer("list_transcription_history", limit=1)["jobs"][0]

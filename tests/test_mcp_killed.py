@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from mcp_places import MODERN, SERVE, Caller, Home, calling, home, stdio
 from media import write_audio
+from patience import PATIENCE_S
 from whisper_nano import SPEECH
 
 from transcribe_mcp.audio import SAMPLE_RATE_HZ, read
@@ -53,11 +54,11 @@ def call_and_kill(url: str, server: subprocess.Popen[str], source: Path, moment:
         call = partial(caller.client.call_tool, "transcribe_audio", arguments, progress_callback=hear)
         waiting = caller.portal.start_task_soon(call)
         if moment == 2:
-            assert heard.wait(60)
+            assert heard.wait(PATIENCE_S)
         server.kill()
-        waiting.result(60)
+        waiting.result(PATIENCE_S)
     server.kill()
-    server.wait(60)
+    server.wait(PATIENCE_S)
     return job_id
 
 

@@ -14,10 +14,10 @@ from mcp.client.extension import ClaimContext, ClientExtension, ResultClaim
 from mcp.client.session import ClientRequestContext
 from mcp.client.subscriptions import ResourcesListChanged, ResourceUpdated
 from mcp_places import LEGACY, MODERN, Caller, Home, answer_of, calling, home, http_server, stdio
+from patience import PATIENCE_S
 from whisper_nano import SPEECH
 
 TASKS = "io.modelcontextprotocol/tasks"
-PATIENCE_S = 60.0
 
 
 @pytest.fixture(scope="module")

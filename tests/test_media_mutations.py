@@ -13,9 +13,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE_S
 
 CASES = 75
-LIMIT_S = 120
 FILES = {
     "wav": ("pcm_s16le", 16_000),
     "flac": ("flac", 16_000),
@@ -109,10 +109,10 @@ def test_mutated_media_give_samples_or_an_error_in_words(tmp_path, suffix):
     child = [sys.executable, "-X", "faulthandler", __file__, str(path)]
     try:
         done = subprocess.run(
-            child, capture_output=True, text=True, timeout=LIMIT_S, env={**os.environ, "PYTHONPATH": ""}
+            child, capture_output=True, text=True, timeout=PATIENCE_S, env={**os.environ, "PYTHONPATH": ""}
         )
     except subprocess.TimeoutExpired:
-        pytest.fail(f"case {(tmp_path / 'case').read_text()} or those before it took more than {LIMIT_S} s")
+        pytest.fail(f"case {(tmp_path / 'case').read_text()} or those before it took more than {PATIENCE_S} s")
     assert done.returncode == 0, f"case {(tmp_path / 'case').read_text()}: {done.stderr[-2000:]}"
     assert done.stderr == "", "FFmpeg or a warning spoke"
     cases, word = done.stdout.split()

@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE_S
 
 from transcribe_mcp.errors import OutputError, OutputExistsError
 from transcribe_mcp.formats import check_target, write
@@ -71,7 +72,7 @@ def test_of_many_writers_without_overwrite_exactly_one_wins(tmp_path: Path) -> N
     done: list[int] = []
 
     def attempt(number: int) -> None:
-        barrier.wait(30)
+        barrier.wait(PATIENCE_S)
         try:
             write_whole(path, bytes([number]) * 100_000, overwrite=False)
             done.append(number)
@@ -136,7 +137,7 @@ def limited(script: str, *arguments: str, shell: str = "") -> subprocess.Complet
     command = [sys.executable, "-c", code, *arguments]
     if shell:
         command = ["unshare", "--mount", "--map-root-user", "sh", "-c", f'{shell} && exec "$@"', "sh", *command]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX limits")
@@ -154,7 +155,7 @@ def test_a_write_that_stops_halfway_keeps_the_old_file_and_leaves_nothing(tmp_pa
 def can_mount() -> bool:
     try:
         command = ["unshare", "--mount", "--map-root-user", "mount", "-t", "tmpfs", "none", "/mnt"]
-        return subprocess.run(command, capture_output=True, timeout=20, check=False).returncode == 0
+        return subprocess.run(command, capture_output=True, timeout=PATIENCE_S, check=False).returncode == 0
     except OSError:
         return False
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from media import write_audio
 from numpy.typing import NDArray
+from patience import PATIENCE_S
 from scripted_engine import INFO, ScriptedBatch, ScriptedEngine, said
 
 from transcribe_mcp.engines import Decoded, DecodingOptions
@@ -33,7 +34,6 @@ SAMPLE_RATE_HZ = 16_000
 WELCOME = Path(__file__).parents[1] / "samples" / "welcome.flac"
 LONG_S = 700.0  # three blocks of reading
 EVERYTHING = Options(vad=False)  # noise is taken for speech
-WAIT_S = 20.0
 
 
 def noise(seconds: float) -> NDArray[np.float32]:
@@ -57,7 +57,7 @@ def no_thread_stays() -> Iterator[None]:
     yield
     started = [thread for thread in threading.enumerate() if thread not in before]
     for thread in started:
-        thread.join(WAIT_S)
+        thread.join(PATIENCE_S)
     assert [thread.name for thread in started if thread.is_alive()] == []
 
 

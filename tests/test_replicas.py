@@ -10,6 +10,7 @@ from weakref import WeakSet
 
 import numpy as np
 import pytest
+from patience import PATIENCE_S
 from scripted_engine import INFO, ScriptedBatch, ScriptedEngine, said
 from whisper_nano import kept_conversions, speech_truths, whisper_nano
 
@@ -179,14 +180,14 @@ def test_a_window_for_which_there_is_no_room_beside_others_at_work_waits_for_the
 
     def hear_when_another_was_refused(window: Window, language: str, options: DecodingOptions) -> Decoded:
         if window.start == 0:
-            assert full.refused.acquire(timeout=60)
+            assert full.refused.acquire(timeout=PATIENCE_S)
         return by_number(window, language, options)
 
     full.hear = hear_when_another_was_refused
     first, second = (engine.encode([window]) for window in windows(2))
     with ThreadPoolExecutor(2) as threads:
         texts = [threads.submit(engine.decode, batch, ["en"], GREEDY) for batch in (first, second)]
-        assert [text.result(60)[0].text for text in texts] == [" window 0", " window 1"]
+        assert [text.result(PATIENCE_S)[0].text for text in texts] == [" window 0", " window 1"]
 
 
 def test_several_engines_share_a_batch_and_each_minds_its_own_memory() -> None:
@@ -259,7 +260,7 @@ def test_what_one_engine_fails_with_comes_when_the_others_are_through() -> None:
 
     class Slower(ScriptedEngine):
         def encode(self, windows: Sequence[Window]) -> ScriptedBatch:
-            assert failed.wait(60)
+            assert failed.wait(PATIENCE_S)
             assert sum(range(3_000_000)) > 0  # work of some 50 ms
             through.set()
             return ScriptedEngine.encode(self, windows)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from job_places import Place, fake_options, fresh, place, request
+from patience import PATIENCE_S
 from whisper_nano import SPEECH
 
 from transcribe_mcp.errors import StoreReplacedError
@@ -94,7 +95,7 @@ def lax() -> Iterator[None]:
 def test_what_is_in_the_data_directory_is_its_owners_alone(tmp_path: Path) -> None:
     with place(tmp_path / "data") as here:
         job = queued()
-        assert jobs.wait_for(job.job_id, 100).status.is_final
+        assert jobs.wait_for(job.job_id, PATIENCE_S).status.is_final
         found = modes(here.data_dir)
 
     assert {"transcribe-mcp.db", "transcribe-mcp.db-wal", "worker.log", "worker.lock"} <= found.keys()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENCE_S
 from whisper_nano import speech_truths, whisper_nano, window_of
 
 torch = pytest.importorskip("torch")
@@ -205,7 +206,9 @@ def test_without_a_c_compiler_words_are_the_same_and_the_result_says_why_it_was_
     found = []
     for changed in ({}, {"PATH": str(tmp_path), "TRITON_CACHE_DIR": str(tmp_path)}):
         command = [sys.executable, "-c", script, str(whisper_nano()), str(file), NAMES[0][:2]]
-        done = subprocess.run(command, env=there | changed, capture_output=True, text=True, timeout=300, check=False)
+        done = subprocess.run(
+            command, env=there | changed, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+        )
         assert done.returncode == 0, done.stderr
         found.append(json.loads(done.stdout.splitlines()[-1]))
 

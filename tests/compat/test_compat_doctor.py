@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from patience import PATIENCE_S
 
 from transcribe_mcp.compat import tables
 from transcribe_mcp.compat.choose import choose_runtime
@@ -34,7 +35,9 @@ MACHINES = sorted(Path(__file__).with_name("machines").glob("*.json"))
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "transcribe_mcp.compat", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, **environment})
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=PATIENCE_S, env={**os.environ, **environment}
+    )
 
 
 def test_doctor_loads_nothing_outside_the_standard_library_and_compat() -> None:
@@ -49,7 +52,7 @@ def test_doctor_loads_nothing_outside_the_standard_library_and_compat() -> None:
         "outside = {name for name in ours if not name.startswith('transcribe_mcp.compat')}\n"
         "sys.stderr.write(repr((sorted(foreign), sorted(outside))))\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0 and done.stderr == "([], [])"
 
 

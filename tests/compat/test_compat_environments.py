@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from local_hub import closed_port
+from patience import until
 from test_compat_updates import index
 from wheels import ABORTING, WORKING_NUMPY, WORKING_ONNXRUNTIME, write_wheel
 
@@ -24,8 +24,6 @@ from transcribe_mcp.compat import environments as store
 from transcribe_mcp.compat.cli import main
 from transcribe_mcp.compat.errors import EnvironmentProblem
 from transcribe_mcp.compat.plan import Install, Plan
-
-PATIENCE_S = 60
 
 
 @pytest.fixture
@@ -225,9 +223,8 @@ def creating(place: Path, name: str) -> Iterator[subprocess.Popen[bytes]]:
 def test_a_killed_creation_leaves_a_usable_state(place: Path, moment: str) -> None:
     build("before")
     with creating(place, "victim") as process:
-        deadline = time.monotonic() + PATIENCE_S
-        while not list((store.folder_of("victim") / "venv").glob(moment)) and process.poll() is None:
-            assert time.monotonic() < deadline
+        venv = store.folder_of("victim") / "venv"
+        until(lambda: list(venv.glob(moment)) or process.poll() is not None, "it has come that far")
     assert store.pointers().current == {"cpu": "before"}
     victim = store.environment("victim")
     assert victim.state in (store.UNFINISHED, store.FAILED)  # killed, or through before the signal came

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE_S
 
 pytestmark = pytest.mark.skipif(
     not os.environ.get("TRANSCRIBE_MCP_TEST_INDEX") or sys.platform != "linux",
@@ -26,10 +27,10 @@ def test_an_old_ctranslate2_that_kills_its_process_is_reported_with_its_code(
     wheel = f"ctranslate2=={version}"
     site = str(tmp_path / "site")
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", site, wheel]
-    subprocess.run(command, check=True, timeout=250)
+    subprocess.run(command, check=True, timeout=PATIENCE_S)
     doctor = [sys.executable, "-m", "transcribe_mcp.compat", "doctor", "--deep", "--json"]
     environment = {**os.environ, "PYTHONPATH": site}
-    done = subprocess.run(doctor, capture_output=True, text=True, timeout=250, env=environment)
+    done = subprocess.run(doctor, capture_output=True, text=True, timeout=PATIENCE_S, env=environment)
     answer = json.loads(done.stdout)
     assert answer["facts"]["packages.installed"]["value"]["ctranslate2"] == version
     assert answer["facts"]["deep.ctranslate2.cudnn"]["value"]["end"] == "signal 6"
