@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 from command_line import COMMAND, FAKE, LIMIT_S, clip, environment, left_in, results
-from job_places import Place, end_workers, fake_options, finished, fresh, place, request, until
+from job_places import Place, end_workers, fake_options, finished, fresh, place, request
+from patience import until
 from whisper_nano import CACHE, SPEECH, whisper_nano
 
 from transcribe_mcp.formats import render
