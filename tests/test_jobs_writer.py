@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import sqlite3
 import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -21,10 +20,10 @@ import pytest
 from job_places import Place, fake_options, fresh, place, request, until
 from whisper_nano import SPEECH
 
-from transcribe_mcp.errors import QueueFullError, StoreReplacedError, StoreWriterError
+from transcribe_mcp.errors import QueueFullError, StoreWriterError
 from transcribe_mcp.jobs import database, process, writer_link, writer_protocol
 from transcribe_mcp.jobs.store import Store
-from transcribe_mcp.jobs.tables import SCHEMA_VERSION, speeds
+from transcribe_mcp.jobs.tables import speeds
 from transcribe_mcp.jobs.writer_link import RequirementError, WriterLink
 from transcribe_mcp.service import jobs
 from transcribe_mcp.service.jobs import Job
@@ -300,99 +299,6 @@ def test_a_path_too_long_for_a_socket_is_served_on_a_port_with_a_secret(
         assert stat.S_IMODE(address.stat().st_mode) == 0o600 or os.name == "nt"
         assert len(jobs.list_jobs().jobs) == (2 if secret == "right" else 1)
         assert jobs.get_job(job.job_id).job_id == job.job_id
-
-
-# --- the file ---------------------------------------------------------------------------------------------------------
-
-
-def test_a_store_of_the_first_version_opens_with_all_that_is_in_it(unattended: Place) -> None:
-    job = queued()
-    fresh()
-    with closing(sqlite3.connect(unattended.database)) as connection:
-        connection.execute("DROP TABLE store_requests")
-        connection.execute("UPDATE store_about SET value = '1' WHERE name = 'schema_version'")
-        connection.commit()
-
-    assert [one.job_id for one in jobs.list_jobs().jobs] == [job.job_id]
-    assert queued("another").job_id != job.job_id
-    with closing(sqlite3.connect(unattended.database)) as connection:
-        assert connection.execute("SELECT value FROM store_about").fetchall() == [(str(SCHEMA_VERSION),)]
-
-
-def delete(here: Place) -> None:
-    shutil.rmtree(here.data_dir)
-
-
-def put_another_in_its_place(here: Place) -> None:
-    copy = here.database.with_suffix(".copy")
-    shutil.copy(here.database, copy)
-    copy.replace(here.database)
-
-
-@pytest.mark.skipif(os.name == "nt", reason="an open file can neither be deleted nor replaced there")
-@pytest.mark.parametrize("change", [delete, put_another_in_its_place])
-@pytest.mark.parametrize("call", [queued, jobs.list_jobs])
-def test_a_store_that_goes_while_it_is_open_is_said_and_the_next_call_uses_what_is_there(
-    unattended: Place, change: Callable[[Place], None], call: Callable[[], object]
-) -> None:
-    queued()
-    change(unattended)
-
-    with pytest.raises(StoreReplacedError, match="deleted, moved or replaced") as caught:
-        call()
-
-    assert "next call" in caught.value.hint
-    job = queued("of the new store")
-    fresh()
-    assert job.job_id in {one.job_id for one in jobs.list_jobs().jobs}
-
-
-def modes(folder: Path) -> dict[str, int]:
-    found = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
-    return {".": stat.S_IMODE(folder.stat().st_mode), **found}
-
-
-@pytest.fixture
-def lax() -> Iterator[None]:
-    """A umask that lets others read, as most systems have it."""
-    before = os.umask(0o022)
-    yield
-    os.umask(before)
-
-
-@pytest.mark.skipif(os.name == "nt", reason="there are no such modes there")
-@pytest.mark.usefixtures("lax")
-def test_what_is_in_the_data_directory_is_its_owners_alone(tmp_path: Path) -> None:
-    with place(tmp_path / "data") as here:
-        job = queued()
-        assert jobs.wait_for(job.job_id, 100).status.is_final
-        found = modes(here.data_dir)
-
-    assert {"transcribe-mcp.db", "transcribe-mcp.db-wal", "worker.log", "worker.lock"} <= found.keys()
-    assert {name: oct(mode) for name, mode in found.items() if mode & 0o077} == {}
-
-
-@pytest.mark.skipif(os.name == "nt", reason="there are no such modes there")
-@pytest.mark.usefixtures("lax")
-@pytest.mark.parametrize("others", [False, True])
-def test_a_data_directory_that_others_may_read_is_tightened_but_not_their_files(
-    unattended: Place, *, others: bool
-) -> None:
-    queued()
-    fresh()
-    unattended.data_dir.chmod(0o755)
-    (unattended.data_dir / "worker.log").touch()
-    for path in unattended.data_dir.iterdir():
-        path.chmod(0o644)
-    if others:
-        (unattended.data_dir / "holiday.jpg").touch()
-
-    jobs.list_jobs()
-    found = modes(unattended.data_dir)
-
-    assert found.pop("holiday.jpg", None) == (0o644 if others else None)
-    assert found.pop(".") == (0o755 if others else 0o700)
-    assert {name: oct(mode) for name, mode in found.items() if mode & 0o077} == {}
 
 
 def test_a_process_that_is_killed_while_it_writes_holds_nobody_up(unattended: Place) -> None:
