@@ -14,8 +14,9 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from command_line import COMMAND, FAKE, LIMIT_S, clip, environment, left_in, results
-from job_places import Place, end_workers, fake_options, finished, fresh, place, request, until
+from command_line import COMMAND, FAKE, clip, environment, left_in, results
+from job_places import Place, end_workers, fake_options, finished, fresh, place, request
+from patience import PATIENCE_S, until
 from whisper_nano import CACHE, SPEECH, whisper_nano
 
 from transcribe_mcp.formats import render
@@ -45,7 +46,7 @@ def command(
         env=environment(home, **{**given, **variables}),
         input=stdin,
         capture_output=True,
-        timeout=LIMIT_S * 3,
+        timeout=PATIENCE_S,
         check=False,
     )
     stdout, stderr = done.stdout.decode(), done.stderr.decode()

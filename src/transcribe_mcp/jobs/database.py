@@ -182,7 +182,7 @@ def require(connection: sa.Connection, condition: sa.Select[Any]) -> None:
         RequirementError: it is not; at the latest when the transaction ends.
     """
     if connection.dialect.name == "sqlite":
-        compiled = condition.compile(dialect=connection.dialect)
+        compiled = condition.compile(dialect=connection.dialect, compile_kwargs={"render_postcompile": True})
         parameters = [compiled.params[name] for name in compiled.positiontup or ()]
         _writing(connection).require(str(compiled), parameters)
     elif not connection.execute(condition).scalar():
