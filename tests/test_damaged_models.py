@@ -14,7 +14,6 @@ import pytest
 from command_line import SAMPLES, run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from job_places import finished, options, place, request
 from safetensors.numpy import load_file, save_file
 from small_checkpoints import SPECIALS, Recipe, write_checkpoint
 
@@ -24,7 +23,6 @@ from transcribe_mcp.engines import DecodingOptions, EngineRequest, load_engine
 from transcribe_mcp.errors import ModelFormatError, TranscribeError
 from transcribe_mcp.progress import unreported
 from transcribe_mcp.regions import Region, Window
-from transcribe_mcp.service import jobs
 from transcribe_mcp.settings import settings as program_settings
 
 Damage = Callable[[Path], object]
@@ -239,20 +237,6 @@ def test_the_command_line_blames_the_model_and_not_the_recording(models: dict[st
     assert done.stderr.startswith(f"error: {model / 'config.json'}: alignment_heads has [99, 0]")
     assert "hint: " in done.stderr
     assert "welcome.flac" not in done.stderr
-
-
-def test_a_job_fails_with_the_model_s_error_and_its_worker_lives_on(models: dict[str, Path], tmp_path: Path) -> None:
-    model = damaged(models, "ctranslate2", "heads in layers that are not there")
-
-    with place(tmp_path / "store") as here:
-        failed = finished(jobs.submit(request(SAMPLES / "welcome.flac", options(model=str(model)))).job_id)
-        worker = here.worker_pid()
-
-    assert failed.error is not None
-    assert failed.error.code == "model_format"
-    assert str(model) in failed.error.message
-    assert failed.attempts == 1
-    assert worker is not None
 
 
 _VALUES = st.recursive(

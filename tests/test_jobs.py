@@ -11,6 +11,7 @@ import pytest
 from job_places import Place, fake_options, finished, fresh, options, place, request, second_worker
 from patience import PATIENCE_S, until
 from postgres import new_database, server
+from small_checkpoints import write_checkpoint, write_json
 from whisper_nano import CONVERSATION, SPEECH, kept_conversions
 
 from transcribe_mcp import EngineRequest, Options, Transcript, load_engine, transcribe
@@ -377,3 +378,17 @@ def test_old_jobs_are_forgotten_and_running_ones_never(unattended: Place) -> Non
     assert jobs.forget_old(keep_days=0) == 0, "0 keeps them for good"
     assert jobs.forget_old(keep_days=1e-9) == 1
     assert [job.job_id for job in jobs.list_jobs().jobs] == [waiting.job_id]
+
+
+def test_a_model_that_is_damaged_fails_its_job_by_name_and_no_other(here: Place, tmp_path: Path) -> None:
+    model = write_checkpoint(tmp_path / "model")
+    write_json(model / "generation_config.json", {"lang_to_id": {"<|en|>": 999_999}})
+
+    failed = finished(jobs.submit(request(CLIP, options(model=str(model)))).job_id)
+    healthy = finished(jobs.submit(request(CLIP, fake_options(), force=True)).job_id)
+
+    assert failed.error is not None
+    assert (failed.error.code, failed.attempts) == ("model_format", 1)
+    assert str(model / "generation_config.json") in failed.error.message
+    assert failed.error.hint
+    assert healthy.status is JobStatus.COMPLETED

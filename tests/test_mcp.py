@@ -257,13 +257,17 @@ def test_a_result_is_written_to_a_new_file_and_never_over_an_old_one(
     assert (target.read_text(encoding="utf-8"), source.read_bytes()) == (written, before)
 
 
+def first_word(text: str) -> str:
+    return text.split()[1]
+
+
 def test_a_recording_that_is_asked_for_again_has_one_row_and_one_resource_with_its_date(
     caller: Caller, place: Home, request: pytest.FixtureRequest
 ) -> None:
     source = place.root / f"again {request.node.callspec.id}.flac"
     shutil.copy(SPEECH / "en_1.flac", source)
     first = caller.answer("transcribe_audio", source=str(source))
-    first = first if first["status"] == "completed" else caller.finished(first["job_id"])
+    first = caller.answer("get_transcription_result", job_id=first["job_id"])
     again = [caller.answer("transcribe_audio", source=str(source)) for _ in range(2)]
     assert {(each["job_id"], each["submitted"]) for each in again} == {(first["job_id"], first["submitted"])}
     batch = caller.answer("batch_transcribe", sources=[str(source)], wait_s=45)
@@ -275,6 +279,8 @@ def test_a_recording_that_is_asked_for_again_has_one_row_and_one_resource_with_i
         ]
 
     assert rows() == [first["job_id"]]
+    found = caller.answer("search_transcripts", query=first_word(first["text"]), source_contains=source.name)
+    assert {hit["job_id"] for hit in found["hits"]} == {first["job_id"]}
     resources = caller.portal.call(caller.client.list_resources).resources
     (resource,) = [each for each in resources if each.name == source.name]
     assert f"of {first['submitted'][:10]}" in (resource.description or "")

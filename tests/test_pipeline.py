@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -181,19 +182,19 @@ ENGLISH_ONLY = replace(INFO, languages=("en",), tasks=("transcribe",))
 @pytest.mark.parametrize(
     ("options", "error", "message", "hint"),
     [
-        (Options(language="de"), UnsupportedTaskError, "german", "multilingual"),
-        (Options(task="translate"), UnsupportedTaskError, "translate", "--model"),
-        (Options(language="germn"), UnknownNameError, "'germn'", "german"),
-        (Options(language="xx"), UnknownNameError, "'xx'", ""),
+        ({"language": "de"}, UnsupportedTaskError, "german", "multilingual"),
+        ({"task": "translate"}, UnsupportedTaskError, "translate", "--model"),
+        ({"language": "germn"}, UnknownNameError, "'germn'", "german"),
+        ({"language": "xx"}, UnknownNameError, "'xx'", ""),
     ],
 )
 def test_what_the_model_cannot_do_is_refused_before_anything_is_decoded(
-    minute: Path, options: Options, error: type[TranscribeError], message: str, hint: str
+    minute: Path, options: dict[str, Any], error: type[TranscribeError], message: str, hint: str
 ) -> None:
     engine = ScriptedEngine(info=ENGLISH_ONLY)
 
     with pytest.raises(error, match=message) as caught:
-        transcribe(minute, engine, options)
+        transcribe(minute, engine, Options(**options))
 
     assert hint in caught.value.hint
     assert caught.value.hint

@@ -76,6 +76,12 @@ def test_a_file_is_found_however_its_name_is_written(root: Path, how: str) -> No
         assert [recording.path.name for recording in found] == [name], missing
 
 
+def test_a_url_may_stand_in_quotes(tmp_path: Path) -> None:
+    for url in ('"https://example.org/a.mp3"', " <https://example.org/a.mp3>\n", "https://example.org/a.mp3"):
+        (recording,), _ = find_recordings([url])
+        assert recording.source == "https://example.org/a.mp3"
+
+
 def test_brackets_of_a_directory_that_exists_are_no_pattern(root: Path) -> None:
     for pattern, names in {"album [2024]/*.mp3": ["a.mp3", "b.mp3"], "year [2]024/*": ["c.mp3"]}.items():
         for found, _ in (

@@ -60,6 +60,12 @@ def spellings(source: str) -> Iterator[str]:
     yield from dict.fromkeys(others)
 
 
+def bare_url(source: str) -> str:
+    """A URL without quotes and spaces around it; any other name as it is."""
+    name = _unquoted(source) if len(source) <= MOST_SPELLED else source
+    return name if re.match(r"[A-Za-z]{2,}://", name) and name[:5].lower() != "file:" else source
+
+
 def existing_name(source: str) -> str:
     """The spelling, or the one name that looks the same, of a file or directory that exists; else the plain name."""
     for name in spellings(source):

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from .errors import OutputError, SourceNotFoundError, SourceUnreadableError, TranscribeError, UsageError
-from .source_names import existing_name, literal_parts, nearest
+from .source_names import bare_url, existing_name, literal_parts, nearest
 
 _EXTENSIONS = """
     .3g2 .3gp .aac .ac3 .aif .aifc .aiff .amr .ape .asf .au .avi .caf .dts .dv .eac3 .f4v .flac .flv .gsm .m2ts .m4a
@@ -58,7 +58,7 @@ def find_recordings(
     """
     found: dict[Path, Recording] = {}
     missing: list[tuple[str, TranscribeError]] = []
-    for source in sources:
+    for source in map(bare_url, sources):
         try:
             name = source if is_url(source) or source == STANDARD_INPUT else existing_name(source)
             for recording in _expand(name, from_shell=from_shell):

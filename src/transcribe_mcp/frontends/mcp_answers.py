@@ -218,7 +218,7 @@ def job_answer(job: Job, **more: Any) -> JobAnswer:
         "percent": None if job.status == "completed" or (is_over and not job.percent) else round(job.percent, 1),
         "eta_s": None if is_over or job.eta_s is None else round(job.eta_s, 1),
         "queue_position": job.queue_position,
-        "waiting_for": job.waiting_for,
+        "waiting_for": for_assistant(job.waiting_for or "") or None,
         "submitted": iso(job.created_at),
         "duration_s": job.duration_s,
         "language": job.language,

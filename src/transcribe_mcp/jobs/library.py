@@ -108,6 +108,7 @@ def search(connection: sa.Connection, query: str, which: JobFilter, first: int, 
     newest = (
         sa.select(sa.func.max(jobs.c.job_id))
         .where(jobs.c.transcript_id == segments.c.transcript_id, jobs.c.status == JobStatus.COMPLETED.value)
+        .where(is_no_copy())
         .correlate(segments)
         .scalar_subquery()
     )

@@ -58,8 +58,9 @@ def access(client_roots: Sequence[str] = ()) -> Access:
 def is_refused(sources: Sequence[str], allowed: Access) -> bool:
     """Whether one of the files is outside of what may be read, so that the client's own roots would matter."""
     from ..fetching import is_url
+    from ..source_names import bare_url
 
-    for source in sources:
+    for source in map(bare_url, sources):
         try:
             if not is_url(source):
                 allowed.require_inside(source)
@@ -94,7 +95,9 @@ def find(sources: Sequence[str], allowed: Access, check: Callable[[], None] = la
     """
     from ..access import find_allowed
     from ..fetching import is_url
+    from ..source_names import bare_url
 
+    sources = list(map(bare_url, sources))
     if not sources:
         raise UsageError("no recording was named", hint="name files, directories or patterns such as 'talks/*.mp3'")
     wanted: list[str] = []
@@ -159,7 +162,9 @@ def require_format(name: str, *others: str) -> None:
 
 def _checked(source: str, allowed: Access) -> str:
     from ..fetching import is_url, require_url
+    from ..source_names import bare_url
 
+    source = bare_url(source)
     if not is_url(source):
         return str(allowed.recording(source))
     if not allowed.allow_urls:
