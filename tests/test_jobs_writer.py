@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sqlite3
 import stat
@@ -182,6 +183,45 @@ def test_a_transaction_that_acted_on_what_another_changed_is_done_again(unattend
         assert connection.execute(database.sa.select(speeds.c.audio_s)).scalar() == 20.0
 
 
+def test_a_batch_asks_the_writer_as_often_however_many_jobs_it_has(
+    unattended: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    ask_writer = WriterLink.ask
+
+    def counted(one: WriterLink, statements: Any, *, commit: bool) -> Any:
+        asked.append("commit" if commit else "try")
+        return ask_writer(one, statements, commit=commit)
+
+    monkeypatch.setattr(WriterLink, "ask", counted)
+
+    def asked_for(n: int) -> list[int]:
+        folder = tmp_path / str(n)
+        folder.mkdir()
+        for number in range(n):
+            shutil.copy(CLIP, folder / f"{number}.flac")
+        wanted = request(folder, fake_options())
+        counts = []
+        for call in (
+            lambda: ids.append(jobs.submit_batch([str(folder)], wanted).job_id),
+            lambda: ids.append(jobs.submit_batch([str(folder)], wanted).job_id),
+            lambda: jobs.cancel(ids[1]),
+            lambda: jobs.cancel(ids[0]),
+            lambda: jobs.delete(ids[0]),
+        ):
+            asked.clear()
+            call()
+            counts.append(len(asked))
+        return counts
+
+    ids: list[str] = []
+    few = asked_for(2)
+    ids.clear()
+
+    assert asked_for(12) == few
+    assert few[0] == 1
+
+
 def test_the_queue_takes_as_many_jobs_as_may_wait_whoever_submits_them(tmp_path: Path) -> None:
     with place(tmp_path / "data", MAX_QUEUE_LENGTH="3") as here, pytest.MonkeyPatch.context() as patch:
         patch.setattr(process, "start_worker", lambda chosen: False)
@@ -195,7 +235,7 @@ def test_the_queue_takes_as_many_jobs_as_may_wait_whoever_submits_them(tmp_path:
             store.close()
 
         assert [type(error) for error in refused] == [QueueFullError] * 4
-        assert str(refused[0]) == "3 jobs wait, 3 may: no room for 1"
+        assert str(refused[0]) == "the queue is full: 3 jobs wait, 3 may"
         assert len(jobs.list_jobs().jobs) == 3
 
 

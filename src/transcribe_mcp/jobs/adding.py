@@ -44,21 +44,25 @@ def add(
         RequirementError: it is not, because another call added or ended jobs meanwhile: try again.
     """
     owners.lock_server(connection)
+    # All is read before anything is required or written: on SQLite, what is read later costs a call of the writer.
     queued = connection.execute(_N_QUEUED).scalar_one()
-    twins: list[Any] = []
+    found = [_twin(connection, job) for job, _ in wishes]
+    twins = [twin for twin, _ in found]
     fitting: list[bool] = []
     n_new = 0
     alike: set[tuple[str, ...]] = set()
-    for job, limit in wishes:
-        twin = _twin(connection, job)
+    for (job, limit), twin in zip(wishes, twins, strict=True):
         waits = twin is None and job.answer is None and (job.force or _key(job) not in alike)
         fits = not waits or queued + n_new < limit
         n_new += waits and fits
         alike.add(_key(job))
-        twins.append(twin)
         fitting.append(fits)
+    for _, condition in found:
+        if condition is not None:
+            require(connection, condition)
     if n_new:
         require(connection, _N_QUEUED.with_only_columns(sa.func.count() + n_new <= min(limit for _, limit in wishes)))
+    sharing = owners.Sharing.read(connection, {twin.job_id for twin in twins if twin is not None})
     answers: list[str | Exception] = []
     added: dict[tuple[str, ...], str] = {}
     for (job, limit), twin, fits in zip(wishes, twins, fitting, strict=True):
@@ -68,12 +72,11 @@ def add(
         job_id = twin.job_id if twin is not None else added.get(_key(job)) if _joins(job) else None
         if twin is not None and _roots(job) not in (None, twin.roots):
             connection.execute(job_roots.insert().values(job_id=job_id, roots=_roots(job)))
-        is_new = job_id is None
         if job_id is None:
             job_id = _insert(connection, queue, job, batch_id)
             if _joins(job):
                 added[_key(job)] = job_id
-        owner_id = owners.add(connection, job_id, job.owner, batch_id, is_new=is_new)
+        owner_id = sharing.add(connection, job_id, job.owner, batch_id)
         outputs.add(connection, job_id, owner_id, job.outputs)
         answers.append(job_id)
     return answers
@@ -88,14 +91,15 @@ def refused(new: Sequence[NewJob], added: Sequence[str | Exception]) -> list[Ref
     ]
 
 
-def _twin(connection: sa.Connection, job: NewJob) -> Any | None:
-    """A job that waits or runs on the same file with the same options. Forced and answered jobs join none.
+def _twin(connection: sa.Connection, job: NewJob) -> tuple[Any | None, sa.Select[Any] | None]:
+    """A job that waits or runs on the same file with the same options, and the condition under which that stays so.
 
+    Forced and answered jobs join none.
     Who may read below some roots alone joins a job of other roots only while that can still be held to these. Otherwise
     a job of its own opens the file, and is answered when the other ends.
     """
     if not _joins(job):
-        return None
+        return None, None
     same = {"source": job.source, "signature": job.signature, "options_key": job.options_key}
     found = connection.execute(_TWINS, same).all()
     roots = _roots(job)
@@ -105,11 +109,9 @@ def _twin(connection: sa.Connection, job: NewJob) -> Any | None:
     unfinished = sa.select(sa.func.count()).select_from(jobs).where(jobs.c.status.in_(UNFINISHED))
     if twin is None:
         is_same = [jobs.c[name] == value for name, value in same.items()]
-        require(connection, unfinished.where(*is_same).with_only_columns(sa.func.count() == len(found)))
-    else:
-        is_there = (jobs.c.job_id == twin.job_id, jobs.c.status == twin.status)
-        require(connection, unfinished.where(*is_there).with_only_columns(sa.func.count() == 1))
-    return twin
+        return None, unfinished.where(*is_same).with_only_columns(sa.func.count() == len(found))
+    is_there = (jobs.c.job_id == twin.job_id, jobs.c.status == twin.status)
+    return twin, unfinished.where(*is_there).with_only_columns(sa.func.count() == 1)
 
 
 def _joins(job: NewJob) -> bool:

@@ -8,7 +8,7 @@ caller.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +22,9 @@ from .tables import batches, jobs, owners
 
 SHARING_LOCK = 0x73686172  # PostgreSQL's advisory lock: who joins a job and who cancels it take turns
 
-_OF_JOB = sa.select(owners).where(owners.c.job_id == sa.bindparam("job_id")).order_by(owners.c.owner_id)
+_OF_JOBS = (
+    sa.select(owners).where(owners.c.job_id.in_(sa.bindparam("job_ids", expanding=True))).order_by(owners.c.owner_id)
+)
 
 
 def lock(connection: sa.Connection) -> None:
@@ -37,20 +39,25 @@ def lock_server(connection: sa.Connection) -> None:
         connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": SHARING_LOCK})
 
 
-def add(connection: sa.Connection, job_id: str, owner: str, batch_id: str | None, *, is_new: bool = False) -> str:
-    """Make someone an owner of a job; gives the row's id. A known owner has one row for a job and batch.
+class Sharing:
+    """The owners that some jobs have, read once. Jobs that are not among them have none yet."""
 
-    Args:
-        is_new: the job was added in this transaction, so that nobody owns it yet.
-    """
-    if not is_new and (owner or batch_id):
-        for row in _rows(connection, job_id):
-            if (row.owner, row.batch_id) == (owner, batch_id):
-                _set(connection, [row.owner_id], cancelled_at=None)
-                return str(row.owner_id)
-    owner_id = new_id()
-    connection.execute(owners.insert().values(owner_id=owner_id, job_id=job_id, owner=owner, batch_id=batch_id))
-    return owner_id
+    def __init__(self, rows: Iterable[Any]) -> None:
+        self._ids = {(row.job_id, row.owner, row.batch_id): row.owner_id for row in reversed(list(rows))}
+
+    @classmethod
+    def read(cls, connection: sa.Connection, job_ids: Collection[str]) -> Sharing:
+        return cls(_rows(connection, job_ids) if job_ids else ())
+
+    def add(self, connection: sa.Connection, job_id: str, owner: str, batch_id: str | None) -> str:
+        """Make someone an owner of a job; gives the row's id. A known owner has one row for a job and batch."""
+        known = self._ids.get((job_id, owner, batch_id)) if owner or batch_id else None
+        if known is not None:
+            _set(connection, [known], cancelled_at=None)
+            return str(known)
+        owner_id = self._ids[job_id, owner, batch_id] = new_id()
+        connection.execute(owners.insert().values(owner_id=owner_id, job_id=job_id, owner=owner, batch_id=batch_id))
+        return owner_id
 
 
 def members(connection: sa.Connection, job_id: str) -> tuple[list[str], str | None] | None:
@@ -71,11 +78,10 @@ def cancel(
     give up the oldest. Jobs that have ended stay as they are.
     """
     unfinished = _unfinished(connection, job_ids)
-    for job_id in unfinished:
-        rows = _rows(connection, job_id)
-        given_up = rows if for_all else _own(rows, owner, batch_id)
-        live = [row.owner_id for row in given_up if row.cancelled_at is None]
-        _set(connection, live, cancelled_at=time.time())
+    rows = _by_job(connection, unfinished)
+    given_up = [row for each in rows for row in (each if for_all else _own(each, owner, batch_id))]
+    live = [row.owner_id for row in given_up if row.cancelled_at is None]
+    _set(connection, live, cancelled_at=time.time())
     return _stop_unwanted(connection, unfinished)
 
 
@@ -88,9 +94,9 @@ def leave(
     one library, and what is deleted from it must be gone.
     """
     live = _unfinished(connection, job_ids)
-    for job_id in job_ids if batch_id is not None else live:
-        left = [row.owner_id for row in _own(_rows(connection, job_id), owner, batch_id)]
-        connection.execute(owners.delete().where(owners.c.owner_id.in_(left)))
+    rows = _by_job(connection, job_ids if batch_id is not None else live)
+    left = [row.owner_id for each in rows for row in _own(each, owner, batch_id)]
+    connection.execute(owners.delete().where(owners.c.owner_id.in_(left)))
     stopped, _ = _stop_unwanted(connection, live)
     kept = _owned(connection, job_ids) if batch_id is not None else set(live) - set(stopped)
     return stopped, [job_id for job_id in job_ids if job_id not in kept]
@@ -98,7 +104,7 @@ def leave(
 
 def want_again(connection: sa.Connection, job_id: str, owner: str) -> None:
     """Whoever retries a job is its owner again."""
-    rows = _rows(connection, job_id)
+    rows = _rows(connection, [job_id])
     mine = [row for row in rows if row.owner == owner]
     if owner:
         given_up = [row for row in mine if row.cancelled_at is not None]
@@ -107,12 +113,12 @@ def want_again(connection: sa.Connection, job_id: str, owner: str) -> None:
         latest = max(mine, key=lambda row: row.cancelled_at, default=None)
         _set(connection, [latest.owner_id] if latest is not None else [], cancelled_at=None)
     if not mine:
-        add(connection, job_id, owner, None)
+        Sharing(rows).add(connection, job_id, owner, None)
 
 
 def has_cancelled(connection: sa.Connection, job_id: str, owner: str) -> float | None:
     """When an owner cancelled a job; ``None`` if it did not, or is not known."""
-    mine = [row.cancelled_at for row in _rows(connection, job_id) if owner and row.owner == owner]
+    mine = [row.cancelled_at for row in _rows(connection, [job_id]) if owner and row.owner == owner]
     return max(mine) if mine and None not in mine else None
 
 
@@ -160,8 +166,16 @@ def _owned(connection: sa.Connection, job_ids: Collection[str]) -> set[str]:
     return set(connection.execute(sa.select(owners.c.job_id).where(owners.c.job_id.in_(job_ids))).scalars())
 
 
-def _rows(connection: sa.Connection, job_id: str) -> Sequence[Any]:
-    return connection.execute(_OF_JOB, {"job_id": job_id}).all()
+def _rows(connection: sa.Connection, job_ids: Collection[str]) -> Sequence[Any]:
+    return connection.execute(_OF_JOBS, {"job_ids": list(job_ids)}).all()
+
+
+def _by_job(connection: sa.Connection, job_ids: Collection[str]) -> Collection[list[Any]]:
+    """The owners of each of the jobs."""
+    found: dict[str, list[Any]] = {job_id: [] for job_id in job_ids}
+    for row in _rows(connection, job_ids):
+        found[row.job_id].append(row)
+    return found.values()
 
 
 def _set(connection: sa.Connection, owner_ids: Sequence[str], *, cancelled_at: float | None) -> None:

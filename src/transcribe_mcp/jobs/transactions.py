@@ -11,12 +11,12 @@ import sqlalchemy as sa
 
 from ..errors import StoreBusyError
 from .database import check_file, database_url, defer, open_engine
-from .store_errors import store_errors
+from .store_errors import shown, store_errors
 from .writer_link import ConflictError, RequirementError
 
 Result = TypeVar("Result")
 
-CONFLICTS = 5  # tries of a transaction that others come between
+CONFLICTS = 20  # tries of a transaction that others come between
 
 
 class Transactions:
@@ -50,15 +50,23 @@ class Transactions:
             yield connection
 
     def transact(self, work: Callable[[sa.Connection], Result]) -> Result:
-        """Do ``work`` in a transaction, again where another writer came between. Gives what ``work`` gives."""
-        for left in reversed(range(CONFLICTS)):
+        """Do ``work`` in a transaction, again where another writer came between. Gives what ``work`` gives.
+
+        Raises:
+            StoreBusyError: others came between every time.
+        """
+        last: Exception | None = None
+        for _ in range(CONFLICTS):
             try:
                 with self.begin() as connection:
                     result = work(connection)
-            except (StoreBusyError, RequirementError) as error:
-                conflict = error if isinstance(error, RequirementError) else error.__cause__
-                if not left or not isinstance(conflict, ConflictError | RequirementError):
+            except RequirementError as error:
+                last = error
+            except StoreBusyError as error:
+                if not isinstance(error.__cause__, ConflictError):
                     raise
+                last = error
             else:
                 return result
-        raise AssertionError("the last conflict was raised")
+        message = f"others changed the same jobs in {shown(self.url)} {CONFLICTS} times in a row"
+        raise StoreBusyError(message, hint="try again") from last
