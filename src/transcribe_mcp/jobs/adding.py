@@ -125,7 +125,7 @@ def _key(job: NewJob) -> tuple[str, ...]:
 
 def _roots(job: NewJob) -> str | None:
     """As in the table."""
-    return json.dumps(job.roots) if job.roots else None
+    return None if job.roots is None else json.dumps(job.roots)
 
 
 def unfinished_by_signature(connection: sa.Connection, signatures: Collection[str]) -> dict[str, bool]:
@@ -137,7 +137,7 @@ def unfinished_by_signature(connection: sa.Connection, signatures: Collection[st
 def _insert(connection: sa.Connection, queue: WorkflowQueue, job: NewJob, batch_id: str | None) -> str:
     job_id = new_id()
     connection.execute(jobs.insert(), to_row(job_id, job, batch_id))
-    if roots := _roots(job):
+    if (roots := _roots(job)) is not None:
         connection.execute(job_roots.insert().values(job_id=job_id, roots=roots))
     if job.is_new_hash:
         known = {"path": job.source, "signature": job.signature, "content_hash": job.content_hash}
