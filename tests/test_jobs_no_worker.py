@@ -185,6 +185,7 @@ def test_whoever_looks_at_the_queue_starts_the_workers_again(
 def test_after_worker_and_supervisor_were_killed_a_list_of_jobs_starts_them(here: Place) -> None:
     job_id = jobs.submit(request(LONG, options(language="en", batch_size=1), force=True)).job_id
     until(lambda: here.worker_pid(), "a worker is there")
+    killed = here.worker_pid()
     supervisor = the_supervisor()
     supervisor.kill()
     supervisor.wait()
@@ -193,6 +194,7 @@ def test_after_worker_and_supervisor_were_killed_a_list_of_jobs_starts_them(here
 
     command("jobs", "list", "--status", "failed")
     until(lambda: here.worker_pid(), "a worker is there again")
+    assert here.worker_pid() != killed
     assert jobs.cancel(job_id).status is JobStatus.CANCELLED
 
 
