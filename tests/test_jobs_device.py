@@ -14,14 +14,14 @@ from typing import Any, ClassVar
 
 import pytest
 from patience import PATIENCE_S, until
-from whisper_nano import CONVERSATION, SPEECH, kept_conversions, whisper_nano
+from whisper_nano import CONVERSATION, SPEECH, kept_conversions, whisper_nano, window_of
 
 from transcribe_mcp import EngineRequest, Options, load_engine, transcribe
 from transcribe_mcp.engines import Engine
 from transcribe_mcp.engines.fake import FakeEngine
 from transcribe_mcp.errors import CancelledError, EngineFailedError, ModelUnavailableError
 from transcribe_mcp.jobs.alone import Gate
-from transcribe_mcp.jobs.device import Device
+from transcribe_mcp.jobs.device import BATCHES_KEPT, KNOWN_ENGINES, Device
 from transcribe_mcp.jobs.shared import EngineChoice, SharedEngine
 from transcribe_mcp.regions import Window
 
@@ -116,6 +116,20 @@ def test_jobs_that_wait_while_the_device_is_busy_go_together(held: tuple[Device,
     assert list(device.batches) == [1, 3]
     assert all(result.segments for result in results)
     assert len(loaded) == 1
+
+
+def test_a_device_that_lives_long_remembers_its_last_batches_and_engines_only() -> None:
+    device = Device(unload_after_s=PATIENCE_S)
+    window = window_of("en_0")
+    for n in range(KNOWN_ENGINES + 3):
+        with closing(device.open(replace(CHOICE, engine="fake", threads=n), 10.0)) as engine:
+            for _ in range(BATCHES_KEPT // KNOWN_ENGINES):
+                engine.encode([window])
+                engine.batch_done(0.0)
+    device.stop()
+
+    assert len(device.batches) == BATCHES_KEPT
+    assert len(device._infos) == KNOWN_ENGINES
 
 
 def test_the_shortest_work_goes_first(held: tuple[Device, list[HeldEngine]]) -> None:

@@ -27,6 +27,7 @@ from job_places import (
     until,
     worker,
 )
+from mcp_places import Home, calling, stdio
 from whisper_nano import CONVERSATION, kept_conversions, speech_truths
 
 from transcribe_mcp.jobs import process
@@ -84,10 +85,12 @@ def test_where_no_worker_can_start_jobs_wait_and_say_why_until_one_can(
         until(lambda: "failed starts" in waiting(job_id), "the job says so")
         listed, shown = command("jobs", "list"), command("jobs", "show", job_id)
         as_json = json.loads(command("jobs", "show", job_id, "--json"))
+        with calling(stdio(Home(tmp_path))) as caller:
+            answer = caller.answer("get_transcription_progress", job_id=job_id, wait_s=0)
         broken.unlink()
         ended = finished(job_id)
 
-    for text in (listed, shown, as_json["waiting_for"]):
+    for text in (listed, shown, as_json["waiting_for"], answer["waiting_for"]):
         assert re.search(
             r"no worker: signal SIGABRT \(\d failed starts since 20[^)]+\); (next try in \d+ s|trying again now)", text
         )
@@ -185,6 +188,7 @@ def test_whoever_looks_at_the_queue_starts_the_workers_again(
 def test_after_worker_and_supervisor_were_killed_a_list_of_jobs_starts_them(here: Place) -> None:
     job_id = jobs.submit(request(LONG, options(language="en", batch_size=1), force=True)).job_id
     until(lambda: here.worker_pid(), "a worker is there")
+    killed = here.worker_pid()
     supervisor = the_supervisor()
     supervisor.kill()
     supervisor.wait()
@@ -193,6 +197,7 @@ def test_after_worker_and_supervisor_were_killed_a_list_of_jobs_starts_them(here
 
     command("jobs", "list", "--status", "failed")
     until(lambda: here.worker_pid(), "a worker is there again")
+    assert here.worker_pid() != killed
     assert jobs.cancel(job_id).status is JobStatus.CANCELLED
 
 

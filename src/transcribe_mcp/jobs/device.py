@@ -24,6 +24,7 @@ from ..transcript import Notice
 from .shared import Call, EngineChoice, Shared, SharedEngine, joined, settle, split
 
 AGEING = 60.0  # seconds of audio by which a waiting batch moves forward for every second that it waits
+KNOWN_ENGINES = 64  # so many that were loaded once are known
 KNOWN_NOTICES = 256  # of this many engines and options the answer is kept
 BATCHES_KEPT = 1024  # of so many batches the size is kept, for tests and figures
 SWITCH_AFTER_S = 5.0  # a model is not exchanged for another's work sooner than this
@@ -244,7 +245,7 @@ class Device:
         finally:
             self._working_for = frozenset()
             if self._choice is not None:
-                self._infos[self._choice] = engine.info  # it changes where the CPU takes over from a GPU
+                self._know(self._choice, engine.info)  # it changes where the CPU takes over from a GPU
 
     def _engine_for(self, calls: list[Call]) -> Engine | None:
         owner = calls[0].owner
@@ -260,8 +261,18 @@ class Device:
                     settle(call.result, error=error)
             return None
         self._choice, self._loaded_at = owner.choice, time.monotonic()
-        self._infos[owner.choice] = self._engine.info
+        self._know(owner.choice, self._engine.info)
         return self._engine
+
+    def _know(self, choice: EngineChoice, info: EngineInfo) -> None:
+        """Of many engines that there were, the oldest that no job uses is forgotten."""
+        with self._changed:
+            self._infos[choice] = info
+            if len(self._infos) > KNOWN_ENGINES:
+                in_use = {choice, *(member.choice for member in self._members)}
+                old = next((known for known in self._infos if known not in in_use), choice)
+                if old != choice:
+                    del self._infos[old]
 
     def _close(self) -> None:
         if self._engine is not None:

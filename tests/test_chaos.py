@@ -1,0 +1,70 @@
+"""Jobs while everything around them is killed, stopped and restarted: the benchmarks of that, for a minute."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from job_places import fake_options, place
+from patience import until
+from postgres import programs
+from whisper_nano import SPEECH, kept_conversions
+
+from transcribe_mcp.service import jobs
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+SLOW = bool(os.environ.get("TRANSCRIBE_MCP_SLOW_TESTS"))
+SECONDS = 600 if SLOW else 60
+KILLS = 200 if SLOW else 20
+CLIP = SPEECH / "en_0.flac"
+
+
+def chaos(*arguments: str) -> dict[str, Any]:
+    """What the benchmark's last line says."""
+    command = [sys.executable, str(BENCHMARKS / "chaos.py"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout.strip(), done.stderr
+    whole: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return whole
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.skipif(programs() is None, reason="PostgreSQL is not installed")
+def test_three_machines_lose_nothing_while_they_and_their_server_are_killed() -> None:
+    whole = chaos("postgres", "--seconds", str(SECONDS), "--seed", "7")
+
+    assert [bar for bar in whole["bars"] if not bar["passed"]] == [], whole["figures"]
+
+
+@pytest.mark.timeout(3600)
+def test_one_store_loses_nothing_while_all_its_processes_are_killed() -> None:
+    whole = chaos("sqlite", "--kills", str(KILLS), "--seed", "7")
+
+    assert [bar for bar in whole["bars"] if not bar["passed"]] == [], whole["figures"]
+
+
+def test_a_worker_keeps_no_descriptor_and_no_thread_of_jobs_that_are_done(tmp_path: Path) -> None:
+    with kept_conversions(), place(tmp_path / "data") as here:
+        wanted = jobs.JobRequest(str(CLIP), fake_options(), force=True)
+
+        def work_through(n: int) -> None:
+            ids = [jobs.submit(wanted).job_id for _ in range(n)]
+            until(lambda: all(jobs.get_job(i).status == "completed" for i in ids), "the jobs are done")
+
+        def held() -> tuple[int, int]:
+            worker = psutil.Process(here.worker_pid())
+            descriptors = worker.num_fds() if hasattr(worker, "num_fds") else worker.num_handles()
+            return descriptors, worker.num_threads()
+
+        work_through(20)
+        descriptors, threads = held()
+        pid = here.worker_pid()
+        work_through(60)
+        until(lambda: held()[0] <= descriptors and held()[1] <= threads, "what they took is given back")
+        assert here.worker_pid() == pid
