@@ -340,6 +340,14 @@ class Store(Transactions):
         self._end_workflows([], ids)
         return len(ids)
 
+    def rejoin(self, job_id: str, owner: str) -> bool:
+        """Give a job back to an owner who cancelled it while it went on for others; tells whether there was need."""
+        with self.begin() as connection:
+            if owners.has_cancelled(connection, job_id, owner) is None:
+                return False
+        self.transact(lambda connection: owners.want_again(connection, job_id, owner))
+        return True
+
     def retry(self, job_id: str, owner: str) -> None:
         """Queue a failed or cancelled job again; one that goes on for others has its owner back.
 
@@ -349,15 +357,7 @@ class Store(Transactions):
             SourceNotFoundError: its recording came on standard input and is deleted.
         """
         row = self.row(job_id)
-
-        def want_again(connection: sa.Connection) -> bool:
-            owners.lock(connection)
-            if owners.has_cancelled(connection, job_id, owner) is None or row.status in _ENDED_BADLY:
-                return False
-            owners.want_again(connection, job_id, owner)
-            return True
-
-        if self.transact(want_again):
+        if row.status not in _ENDED_BADLY and self.rejoin(job_id, owner):
             return
         if row.status not in _ENDED_BADLY:
             hint = "submit the recording again with force" if row.status == "completed" else "wait for it, or cancel it"

@@ -111,6 +111,7 @@ def submit(request: JobRequest) -> Job:
     store, submission = _store(), _submission(request)
     new = submission.prepare(request.source, request)
     if new.answer is not None and new.answer.source == new.source and not new.outputs:
+        store.rejoin(new.answer.job_id, owner.get())
         return _job(new.answer.job_id)
     job_id = store.add(new, settings().max_queue_length)
     if new.answer is None or not store.is_idle():
