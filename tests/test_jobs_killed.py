@@ -97,6 +97,35 @@ def test_a_worker_killed_at_many_points_costs_at_most_the_batch_that_it_was_in(
     assert max(decoded.values()) <= 2
 
 
+def test_checkpoints_of_other_windows_are_decoded_anew_with_a_notice(
+    here: Place, recording: Path, expected: Transcript, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the next version cuts windows otherwise; killed once more after that, it goes on from the new ones."""
+    monkeypatch.setattr(process, "start_worker", lambda chosen: False)
+    log = tmp_path / "decoded"
+    job = one_job(recording)
+    with counting_worker(here, log) as worker:
+        until(lambda: here.checkpoints(job.job_id) >= 2, "two batches are safe")
+        worker.kill()
+        worker.wait()
+    n_old = here.checkpoints(job.job_id)
+    with closing(sqlite3.connect(here.database, timeout=PATIENCE_S)) as connection, connection:
+        longer = "UPDATE operation_outputs SET output = replace(output, 'durations_s\\\": [', 'durations_s\\\": [1')"
+        assert connection.execute(longer).rowcount >= n_old
+    with counting_worker(here, log, "died") as worker:
+        until(lambda: here.checkpoints(job.job_id) > n_old, "a batch was decoded anew")
+        worker.kill()
+        worker.wait()
+    with counting_worker(here, log, "died"):
+        job = finished(job.job_id)
+
+    transcript = jobs.get_transcript(job.job_id)
+    assert job.status is JobStatus.COMPLETED, job.error
+    assert transcript.to_json()["segments"] == expected.to_json()["segments"]
+    decoded = Counter(log.read_text(encoding="utf-8").split())
+    assert sum(decoded.values()) <= len(decoded) + n_old + 2
+
+
 def test_power_lost_in_the_middle_loses_no_more_than_a_batch(
     here: Place, recording: Path, expected: Transcript, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ from whisper_nano import SPEECH
 from transcribe_mcp.compat import gather, make_plan
 from transcribe_mcp.compat.building import with_source
 from transcribe_mcp.errors import UsageError
-from transcribe_mcp.frontends.mcp_hints import for_assistant
+from transcribe_mcp.frontends.mcp_answers import job_answer
+from transcribe_mcp.frontends.mcp_hints import for_assistant, next_step
 from transcribe_mcp.frontends.mcp_reading import read_arguments
 from transcribe_mcp.frontends.mcp_tools import TOOLS
+from transcribe_mcp.service.jobs import Job, JobFailure, JobStatus
 
 SOURCE = Path(__file__).parents[1] / "src" / "transcribe_mcp"
 TOKENS, CHARS_A_TOKEN = 3_500, 4
@@ -247,6 +250,22 @@ def test_a_diagnosis_has_a_plan_only_where_something_is_wrong_and_installs_this_
 
 
 # --- words ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_next_step_leads_out_of_waiting_and_never_to_what_can_only_fail_again() -> None:
+    queued = Job("a" * 26, "talk.mp3", JobStatus.QUEUED)
+    stuck = replace(queued, waiting_for="no worker: out of memory; next try in 8 s; see transcribe-mcp doctor")
+    answer = job_answer(stuck)
+    assert "diagnose_system" in (answer.next_step or "") and not FOREIGN.search(answer.waiting_for or "--none")
+    assert "get_transcription_result" in (next_step(queued) or "")
+    for code, leads_on in {
+        "not_media": False,
+        "source_too_large": False,
+        "worker_failed": True,
+        "download": True,
+    }.items():
+        failed = replace(queued, status=JobStatus.FAILED, error=JobFailure(code, "it failed"))
+        assert ("starts again" in (next_step(failed) or "")) == leads_on, code
 
 
 def hints_in_the_source() -> set[str]:

@@ -30,6 +30,12 @@ def unattended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Plac
     fresh()
 
 
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    with kept_conversions(), place(tmp_path_factory.mktemp("shared") / "data") as made:
+        yield made
+
+
 def batch_of(*recordings: Path) -> Batch:
     return jobs.submit_batch([str(path) for path in recordings], request(CLIP, fake_options()))
 
@@ -144,6 +150,26 @@ def test_who_cancelled_may_join_again(unattended: Place) -> None:
     assert jobs.get_job(job_id).status is JobStatus.CANCELLED
 
 
+def test_a_finished_job_is_there_for_a_client_that_had_cancelled_it_and_asks_again(
+    unattended: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for owner in ("first", "second"):
+        with jobs.acting_for(owner):
+            job_id = jobs.submit(request(OTHER, fake_options())).job_id
+    with jobs.acting_for("first"):
+        jobs.cancel(job_id)
+    monkeypatch.undo()  # workers start from here on
+    with jobs.acting_for("second"):
+        assert finished(job_id).status is JobStatus.COMPLETED
+
+    with jobs.acting_for("first"):
+        before = jobs.get_job(job_id).status
+        again = jobs.submit(request(OTHER, fake_options()))
+
+        assert (before, again.job_id, again.status) == (JobStatus.CANCELLED, job_id, JobStatus.COMPLETED)
+        assert jobs.get_job(job_id).status is JobStatus.COMPLETED
+
+
 @pytest.mark.parametrize("days", [-1.0, float("-inf"), float("nan")])
 def test_a_number_of_days_that_is_none_is_refused(unattended: Place, days: float) -> None:
     with pytest.raises(UsageError) as caught:
@@ -163,12 +189,6 @@ def test_a_store_of_version_1_keeps_its_batches(unattended: Place) -> None:
 
     assert states(batch) == [JobStatus.CANCELLED, JobStatus.QUEUED]
     assert jobs.submit(request(OTHER, fake_options())).job_id == batch.jobs[1].job_id
-
-
-@pytest.fixture(scope="module")
-def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    with kept_conversions(), place(tmp_path_factory.mktemp("shared") / "data") as made:
-        yield made
 
 
 def test_the_same_content_under_another_name_is_answered_when_the_first_ends(here: Place, tmp_path: Path) -> None:
