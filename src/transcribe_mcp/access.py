@@ -26,7 +26,7 @@ from .errors import (
     TranscribeError,
     UsageError,
 )
-from .openat import MEETS_LINK, NotRegularError, OpenedFile, open_file
+from .openat import MEETS_LINK, NotRegularError, OpenedFile, open_file, resolved
 from .source_names import exists, literal_parts, look_alikes, nearest, plain_name, spellings
 from .sources import MEDIA_EXTENSIONS, Recording
 from .walk import PathPattern, Walk, short
@@ -83,7 +83,7 @@ class Access:
             other = "patterns go in a batch" if glob.has_magic(source) else "check the name and the directory"
             hint = nearest(written, self._may_list) or other
             raise SourceNotFoundError(f"{source}: no such file", hint=hint) from error
-        except (OSError, RuntimeError) as error:  # RuntimeError: links that go round in circles
+        except OSError as error:
             raise _unreadable(source, error) from error
         if not stat.S_ISREG(status.st_mode):
             kind = "a directory" if stat.S_ISDIR(status.st_mode) else "no ordinary file"
@@ -117,8 +117,8 @@ class Access:
             folder = self._resolve(written.parent, target)
         except SourceRefusedError as error:
             raise OutputError(f"cannot write {target}: {error}", hint=hint) from error
-        except (OSError, RuntimeError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
+        except OSError as error:
+            reason = error.strerror or str(error)
             raise OutputError(f"cannot write {target}: {reason}", hint="name a directory that exists") from error
         if written.suffix.lower() != extension:
             raise OutputError(f"cannot write {target}: it does not end in {extension}", hint=hint)
@@ -168,7 +168,7 @@ class Access:
         return path
 
     def _resolve(self, written: Path, source: str) -> Path:
-        path = written.resolve(strict=True)
+        path = resolved(written)
         _require_inside(path, self.resolved, source)
         return path
 
@@ -202,16 +202,16 @@ def opened_inside(path: Path, roots: Sequence[Path]) -> Iterator[OpenedFile]:
 def _open_inside(path: Path, roots: Sequence[Path]) -> OpenedFile:
     for _ in range(OPENING_TRIES):
         try:
-            resolved = Path(os.path.realpath(path, strict=True))
-            _require_inside(resolved, roots, str(path))
-            return OpenedFile.of(open_file(resolved), path)
+            now = resolved(path)
+            _require_inside(now, roots, str(path))
+            return OpenedFile.of(open_file(now), path)
         except FileNotFoundError as error:
             raise SourceNotFoundError(f"{path}: no such file", hint="check the name and the directory") from error
         except NotRegularError as error:
             hint = "name a media file; directories go in a batch"
             raise SourceUnreadableError(f"{path} is {error.strerror}", hint=hint) from error
-        except (OSError, RuntimeError) as error:
-            if getattr(error, "errno", None) not in MEETS_LINK:
+        except OSError as error:
+            if error.errno not in MEETS_LINK:
                 raise _unreadable(str(path), error) from error
     hint = "put the recording back, then submit it again"
     raise SourceRefusedError(f"{path}: a link has taken the place of the file or of its directory", hint=hint)
@@ -303,10 +303,12 @@ class _Search:
     def _files(self, folder: Path, source: str, pattern: PathPattern) -> Iterator[Path]:
         """Those that match below a directory, which a link to it may name; none where there is no such directory."""
         try:
-            resolved = self.access._resolve(folder, source)
-        except (FileNotFoundError, NotADirectoryError, RuntimeError):  # RuntimeError: links that go round in circles
-            return
-        yield from self.walk.files(resolved, pattern, is_hidden)
+            begin = self.access._resolve(folder, source)
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) or error.errno in MEETS_LINK:
+                return
+            raise
+        yield from self.walk.files(begin, pattern, is_hidden)
 
 
 def default_roots() -> tuple[Path, ...]:
