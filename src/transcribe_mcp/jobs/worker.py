@@ -108,6 +108,7 @@ class Worker:
     def _take_jobs(self) -> None:
         self._ledger.register(platform.node(), os.getpid(), str(self._slot.gpu))
         workflows = WorkflowRunner(self._store.engine, self._store.url, self._ledger.worker_id, self._do)
+        self._writer.start()
         note(READY)  # before the first job begins, for whose fault it is if the process ends
         workflows.launch(shared=self._n_workers > 1)
         self._beat_until_stopped(workflows)
