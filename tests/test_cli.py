@@ -117,9 +117,9 @@ def test_warnings_name_their_recording_where_there_are_several(talks: Path, tmp_
     silence = write_wav(tmp_path / "silence.wav", speechlike(1) * 0)
     alone = run("transcribe", "--engine", "fake", silence, cwd=talks)
     assert (alone.returncode, alone.stdout) == (0, "")
-    assert alone.stderr == "warning: no speech was found\n"
+    assert alone.stderr == "warning: no speech was found; the recording is silent\n"
     among = run("transcribe", "--engine", "fake", silence, "b.wav", cwd=talks)
-    assert f"warning: {silence}: no speech was found\n" in among.stderr
+    assert f"warning: {silence}: no speech was found; the recording is silent\n" in among.stderr
 
 
 def test_an_output_directory_gets_a_file_for_each_recording_and_format(talks: Path, tmp_path: Path) -> None:

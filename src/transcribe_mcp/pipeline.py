@@ -380,5 +380,5 @@ def _about(flow: _Flow) -> Iterator[Notice]:
         yield from doubts(sorted(flow.heard, key=lambda window: window.start))
         return
     loudest_db = flow.run.voice.levels.loudest_db
-    level = f"its loudest second is at {loudest_db:.0f} dB" if loudest_db > SILENCE_DB else "it is silent"
+    level = f"its loudest second is at {loudest_db:.0f} dB" if loudest_db > SILENCE_DB else "the recording is silent"
     yield Notice("no_speech", f"no speech was found; {level}")
