@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sqlite3
-import stat
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -22,13 +20,11 @@ from transcribe_mcp.errors import (
     StoreDamagedError,
     StoreError,
     StoreFullError,
-    StoreReplacedError,
     StoreVersionError,
     UsageError,
 )
 from transcribe_mcp.jobs import database, process
 from transcribe_mcp.jobs.ids import is_id, new_id
-from transcribe_mcp.jobs.tables import SCHEMA_VERSION
 from transcribe_mcp.service import jobs
 from transcribe_mcp.service.jobs import Job, JobStatus
 
@@ -43,8 +39,8 @@ def unattended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Plac
     fresh()
 
 
-def queued(prompt: str = "") -> Job:
-    return jobs.submit(request(CLIP, fake_options(prompt=prompt)))
+def queued() -> Job:
+    return jobs.submit(request(CLIP, fake_options()))
 
 
 def test_a_file_that_is_no_store_is_left_as_it_is(unattended: Place) -> None:
@@ -189,99 +185,6 @@ def test_ids_are_in_order_and_not_to_be_confused() -> None:
     assert ids == sorted(set(ids))
     assert all(map(is_id, ids))
     assert not any(map(is_id, ["", ids[0][:-1], ids[0].lower(), ids[0] + "0", "../" + ids[0][3:]]))
-
-
-# --- the file ---------------------------------------------------------------------------------------------------------
-
-
-def test_a_store_of_the_first_version_opens_with_all_that_is_in_it(unattended: Place) -> None:
-    job = queued()
-    fresh()
-    with closing(sqlite3.connect(unattended.database)) as connection:
-        connection.execute("DROP TABLE store_requests")
-        connection.execute("UPDATE store_about SET value = '1' WHERE name = 'schema_version'")
-        connection.commit()
-
-    assert [one.job_id for one in jobs.list_jobs().jobs] == [job.job_id]
-    assert queued("another").job_id != job.job_id
-    with closing(sqlite3.connect(unattended.database)) as connection:
-        assert connection.execute("SELECT value FROM store_about").fetchall() == [(str(SCHEMA_VERSION),)]
-
-
-def delete(here: Place) -> None:
-    shutil.rmtree(here.data_dir)
-
-
-def put_another_in_its_place(here: Place) -> None:
-    copy = here.database.with_suffix(".copy")
-    shutil.copy(here.database, copy)
-    copy.replace(here.database)
-
-
-@pytest.mark.skipif(os.name == "nt", reason="an open file can neither be deleted nor replaced there")
-@pytest.mark.parametrize("change", [delete, put_another_in_its_place])
-@pytest.mark.parametrize("call", [queued, jobs.list_jobs])
-def test_a_store_that_goes_while_it_is_open_is_said_and_the_next_call_uses_what_is_there(
-    unattended: Place, change: Callable[[Place], None], call: Callable[[], object]
-) -> None:
-    queued()
-    change(unattended)
-
-    with pytest.raises(StoreReplacedError, match="deleted, moved or replaced") as caught:
-        call()
-
-    assert "next call" in caught.value.hint
-    job = queued("of the new store")
-    fresh()
-    assert job.job_id in {one.job_id for one in jobs.list_jobs().jobs}
-
-
-def modes(folder: Path) -> dict[str, int]:
-    found = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
-    return {".": stat.S_IMODE(folder.stat().st_mode), **found}
-
-
-@pytest.fixture
-def lax() -> Iterator[None]:
-    """A umask that lets others read, as most systems have it."""
-    before = os.umask(0o022)
-    yield
-    os.umask(before)
-
-
-@pytest.mark.skipif(os.name == "nt", reason="there are no such modes there")
-@pytest.mark.usefixtures("lax")
-def test_what_is_in_the_data_directory_is_its_owners_alone(tmp_path: Path) -> None:
-    with place(tmp_path / "data") as here:
-        job = queued()
-        assert jobs.wait_for(job.job_id, 100).status.is_final
-        found = modes(here.data_dir)
-
-    assert {"transcribe-mcp.db", "transcribe-mcp.db-wal", "worker.log", "worker.lock"} <= found.keys()
-    assert {name: oct(mode) for name, mode in found.items() if mode & 0o077} == {}
-
-
-@pytest.mark.skipif(os.name == "nt", reason="there are no such modes there")
-@pytest.mark.usefixtures("lax")
-@pytest.mark.parametrize("others", [False, True])
-def test_a_data_directory_that_others_may_read_is_tightened_but_not_their_files(
-    unattended: Place, *, others: bool
-) -> None:
-    queued()
-    fresh()
-    unattended.data_dir.chmod(0o755)
-    (unattended.data_dir / "worker.log").touch()
-    for path in unattended.data_dir.iterdir():
-        path.chmod(0o644)
-    if others:
-        (unattended.data_dir / "holiday.jpg").touch()
-
-    jobs.list_jobs()
-    found = modes(unattended.data_dir)
-
-    assert found.pop("holiday.jpg", None) == (0o644 if others else None)
-    assert found.pop(".") == (0o755 if others else 0o700)
-    assert {name: oct(mode) for name, mode in found.items() if mode & 0o077} == {}
 
 
 # --- who works on it --------------------------------------------------------------------------------------------------
