@@ -11,7 +11,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from job_places import Place, break_workers, fake_options, finished, fresh, place, request
+from job_places import Place, fake_options, finished, fresh, place, request
 from patience import PATIENCE_S, until
 from whisper_nano import SPEECH
 
@@ -225,15 +225,3 @@ def test_many_front_ends_start_one_worker(tmp_path: Path) -> None:
         assert answers == ["completed\n"] * 3
         assert here.log().count(process.STARTED) == 1
         assert len(jobs.list_jobs().jobs) == 3
-
-
-def test_where_no_worker_can_start_the_jobs_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    break_workers(tmp_path, monkeypatch)
-    with place(tmp_path / "data"):
-        job = finished(queued().job_id)
-
-    assert job.status is JobStatus.FAILED
-    assert job.error is not None
-    assert job.error.code == "worker_failed"
-    assert "SIGABRT" in job.error.message
-    assert "worker.log" in job.error.hint
