@@ -149,6 +149,8 @@ def logged(world: World) -> tuple[set[str], Counter[str]]:
                 promised.add(entry["job"])
             elif "error" in entry:
                 errors[entry["error"]] += 1
+                if entry["error"] == "foreign":
+                    print(f"no error of ours: {entry['message']}")
     return promised, errors
 
 

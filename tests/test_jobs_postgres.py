@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from command_line import environment, run
 from job_places import (
     Place,
     break_workers,
@@ -148,3 +149,17 @@ def test_a_worker_whose_heartbeat_stands_still_is_ended_and_its_job_goes_on(
     assert code == 1
     assert "worker.py" in one.log(), "where it stood is in the log"
     assert (ended.status, ended.attempts) == (JobStatus.COMPLETED, 2)
+
+
+def test_a_server_that_refuses_to_make_tables_is_an_error_of_the_store(server_url: str, tmp_path: Path) -> None:
+    """As one that goes down while the tables are made: the error is one of ours, and standard output stays empty."""
+    url = new_database(server_url)
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("CREATE ROLE reader LOGIN")
+    refused = {"TRANSCRIBE_MCP_DATABASE_URL": url.replace("tester", "reader"), "TRANSCRIBE_MCP_DATA_DIR": str(tmp_path)}
+    done = run("jobs", "list", cwd=tmp_path, env=environment(tmp_path, **refused))
+
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert "cannot be used: permission denied" in done.stderr
+    assert "hint:" in done.stderr

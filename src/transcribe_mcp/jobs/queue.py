@@ -26,7 +26,6 @@ from dbos import (
     DBOSPortableJSONSerializer,
     EnqueueOptions,
     Queue,
-    run_dbos_database_migrations,
 )
 from dbos import error as dbos_error
 
@@ -70,7 +69,7 @@ def _queue_errors(url: sa.URL) -> Iterator[None]:
 def make_workflow_tables(url: sa.URL) -> None:
     """Make or update dbos's own tables."""
     with _queue_errors(url):
-        run_dbos_database_migrations(_plain(url))
+        DBOS.migrate(_plain(url))
 
 
 def _plain(url: sa.URL) -> str:
