@@ -138,7 +138,7 @@ def test_power_lost_in_the_middle_loses_no_more_than_a_batch(
         with closing(sqlite3.connect(here.database)) as reader:  # holds both files at one moment while they are copied
             reader.execute("BEGIN").close()
             reader.execute("SELECT count(*) FROM jobs").fetchone()
-            shutil.copytree(here.data_dir, after)
+            shutil.copytree(here.data_dir, after, ignore=shutil.ignore_patterns("*.sock"))
         running.kill()
         running.wait()
     monkeypatch.setenv("TRANSCRIBE_MCP_DATA_DIR", str(after))
