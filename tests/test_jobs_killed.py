@@ -97,7 +97,7 @@ def test_a_worker_killed_at_many_points_costs_at_most_the_batch_that_it_was_in(
     assert max(decoded.values()) <= 2
 
 
-def test_checkpoints_of_other_windows_are_decoded_anew_with_a_notice(
+def test_checkpoints_of_other_windows_are_decoded_anew(
     here: Place, recording: Path, expected: Transcript, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where the next version cuts windows otherwise; killed once more after that, it goes on from the new ones."""
