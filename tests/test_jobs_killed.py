@@ -97,7 +97,7 @@ def test_a_worker_killed_at_many_points_costs_at_most_the_batch_that_it_was_in(
     assert max(decoded.values()) <= 2
 
 
-def test_checkpoints_of_other_windows_are_decoded_anew(
+def test_checkpoints_of_other_windows_are_decoded_anew_and_named(
     here: Place, recording: Path, expected: Transcript, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where the next version cuts windows otherwise; killed once more after that, it goes on from the new ones."""
@@ -122,6 +122,7 @@ def test_checkpoints_of_other_windows_are_decoded_anew(
     transcript = jobs.get_transcript(job.job_id)
     assert job.status is JobStatus.COMPLETED, job.error
     assert transcript.to_json()["segments"] == expected.to_json()["segments"]
+    assert "checkpoints_differ" in {notice.code for notice in transcript.warnings}
     decoded = Counter(log.read_text(encoding="utf-8").split())
     assert sum(decoded.values()) <= len(decoded) + n_old + 2
 

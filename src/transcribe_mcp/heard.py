@@ -41,6 +41,7 @@ class HeardBatch:
         starts, durations_s: of each of its windows, whether or not something was heard there.
         windows: those that hold speech.
         vote: the language as decided by the end of this batch.
+        is_anew: an earlier run had decoded other windows under this number.
     """
 
     number: int
@@ -48,6 +49,7 @@ class HeardBatch:
     durations_s: tuple[float, ...]
     windows: tuple[Heard, ...]
     vote: Vote
+    is_anew: bool = False
 
     @classmethod
     def of(cls, number: int, windows: Sequence[Window], heard: Iterable[Heard], vote: Vote) -> HeardBatch:
@@ -96,7 +98,8 @@ def restored(checkpoints: Sequence[str]) -> list[HeardBatch]:
     batches: list[HeardBatch] = []
     for text in checkpoints:
         batch = HeardBatch.loads(text, len(batches))
-        batches[batch.number :] = [batch]
+        is_anew = batch.number < len(batches)
+        batches[batch.number :] = [replace(batch, is_anew=is_anew)]
     return batches
 
 

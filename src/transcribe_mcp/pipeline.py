@@ -266,12 +266,15 @@ class _Flow:
 
     def _restored(self, number: int, batch: Sequence[Window]) -> HeardBatch | None:
         known = self.kept.get(number) if self.run.restores else None
-        if known is None or known.is_of(batch):
-            return known
-        self.run.restores = False
-        message = f"checkpoints from batch {number} on are of other windows: the recording was decoded anew from there"
-        self.run.notices.append(Notice("checkpoints_differ", message))
-        return None
+        if known is None:
+            return None
+        differs = not known.is_of(batch)
+        if differs:
+            self.run.restores = False
+        if differs or known.is_anew:
+            message = f"checkpoints from batch {number} on held other windows; the recording was decoded again from there"
+            self.run.notices.append(Notice("checkpoints_differ", message))
+        return None if differs else known
 
     def _begin_words(self) -> None:
         if self.decoded is not None:
