@@ -64,7 +64,6 @@ DOORS: dict[str, set[str]] = {
     "numpy": STAGES | {"pipeline", "bench"},
     "onnxruntime": {"vad"},
     "platformdirs": {"settings"},
-    "pocketsphinx": {"engines.pocketsphinx"},
     "pydantic": {"frontends", "settings"},  # the schemas of tools and answers
     "pydantic_settings": {"settings"},
     "rich": {"frontends"},
@@ -80,7 +79,7 @@ DOORS: dict[str, set[str]] = {
 
 # What importing a front end or the package must not load.
 HEAVY = {
-    "av", "ctranslate2", "faster_whisper", "icu4py", "numpy", "onnxruntime", "pocketsphinx", "tokenizers", "torch",
+    "av", "ctranslate2", "faster_whisper", "icu4py", "numpy", "onnxruntime", "tokenizers", "torch",
     "wcwidth",
 }  # fmt: skip
 

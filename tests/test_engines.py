@@ -19,7 +19,6 @@ from transcribe_mcp.errors import (
     EngineUnavailableError,
     TranscribeError,
     UnknownNameError,
-    UnsupportedTaskError,
 )
 from transcribe_mcp.regions import Region, Window
 
@@ -179,56 +178,7 @@ def test_an_unknown_engine_is_refused_with_the_names_that_there_are() -> None:
     with pytest.raises(UnknownNameError, match="'vosk'") as caught:
         load_engine(EngineRequest(engine="vosk"))
 
-    assert caught.value.hint == "choose one of: auto, ctranslate2, whisper, pocketsphinx"
-
-
-@pytest.fixture(scope="module")
-def pocketsphinx() -> Iterator[Engine]:
-    engine = load_engine(EngineRequest(engine="pocketsphinx"))
-    yield engine
-    engine.close()
-
-
-def test_the_offline_engine_understands_the_welcome_word_for_word(pocketsphinx: Engine) -> None:
-    samples = read_recording(WELCOME)
-    encoded = pocketsphinx.encode([window_of(samples, 0, len(samples) / SAMPLE_RATE_HZ)])
-    said = WELCOME.with_suffix(".txt").read_text(encoding="utf-8").lower()
-
-    [heard] = pocketsphinx.decode(encoded, ["en"], DecodingOptions())
-
-    assert heard.text.split() == said.replace(",", "").replace(".", "").split()
-    assert heard.words is not None
-    assert heard.words[0].start == pytest.approx(CLOCK_START_S + 0.22, abs=0.15)
-    assert heard.words[-1].end == pytest.approx(CLOCK_START_S + 9.75, abs=0.25)
-
-
-def test_noise_and_the_shortest_of_windows_give_the_offline_engine_no_words(pocketsphinx: Engine) -> None:
-    noise = np.random.default_rng(1).normal(0, 0.01, SAMPLE_RATE_HZ * 2).astype(np.float32)
-    windows = [window_of(noise, 0, 2), window_of(noise, 0, 0.01), window_of(noise, 0, 0)]
-
-    decoded = pocketsphinx.decode(pocketsphinx.encode(windows), ["en"] * 3, DecodingOptions())
-
-    assert [item.text for item in decoded] == ["", "", ""]
-
-
-def test_a_window_without_speech_is_not_listened_to_by_the_offline_engine(pocketsphinx: Engine) -> None:
-    speech = read_recording(WELCOME)[: 3 * SAMPLE_RATE_HZ]
-
-    [heard] = pocketsphinx.decode(pocketsphinx.encode([Window(0.0, speech, ())]), ["en"], DecodingOptions())
-
-    assert heard.words == ()
-
-
-@pytest.mark.parametrize(("language", "task"), [("en", "translate"), ("de", "transcribe")])
-def test_the_offline_engine_refuses_translation_and_foreign_languages(
-    pocketsphinx: Engine, language: str, task: str
-) -> None:
-    encoded = pocketsphinx.encode([window_of(read_recording(WELCOME), 0, 3)])
-
-    with pytest.raises(UnsupportedTaskError) as caught:
-        pocketsphinx.decode(encoded, [language], DecodingOptions(task=task))
-
-    assert caught.value.hint
+    assert caught.value.hint == "choose one of: auto, ctranslate2, whisper"
 
 
 def test_the_fake_engine_says_the_same_however_a_recording_is_cut() -> None:
@@ -241,32 +191,6 @@ def test_the_fake_engine_says_the_same_however_a_recording_is_cut() -> None:
 
     assert say(0, 4) == " word0200 word0201 word0202 word0203 word0204 word0205 word0206 word0207."
     assert say(0, 20) == say(0, 7.5, 12, 20)
-
-
-def test_the_offline_engine_names_the_options_that_it_leaves_out(pocketsphinx: Engine) -> None:
-    asked = DecodingOptions(beam_size=5, prompt="Dear all", vocabulary=("Ljubljana",))
-
-    assert pocketsphinx.notices(DecodingOptions()) == ()
-    assert [notice.code for notice in pocketsphinx.notices(asked)] == [
-        "vocabulary_ignored",
-        "prompt_ignored",
-        "beam_size_ignored",
-    ]
-
-
-def test_a_long_window_is_cut_at_its_pauses_and_keeps_the_original_clock(pocketsphinx: Engine) -> None:
-    once = read_recording(WELCOME)
-    samples = np.concatenate([once, once])
-    half = len(once) / SAMPLE_RATE_HZ
-    regions = (Region(0.2, half - 0.2), Region(half + 0.2, 2 * half - 0.2))
-
-    [heard] = pocketsphinx.decode(pocketsphinx.encode([Window(0.0, samples, regions)]), ["en"], DecodingOptions())
-
-    assert heard.words is not None
-    middle = len(heard.words) // 2
-    first, second = heard.words[:middle], heard.words[middle:]
-    assert [word.text for word in first] == [word.text for word in second]
-    assert [word.start + half for word in first] == pytest.approx([word.start for word in second], abs=0.02)
 
 
 def test_the_failing_fake_fails_as_a_broken_engine_does() -> None:

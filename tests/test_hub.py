@@ -162,7 +162,7 @@ def test_a_write_that_fails_midway_is_told_in_words(hub: Hub, hub_cache: Path) -
 def test_a_hub_that_refuses_or_never_answers_is_given_up(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.silent = True  # until the test ends: whoever waits for it waits forever
     with pytest.raises(ModelUnavailableError, match="no answer within") as caught:
-        checkpoints.choose_model(Machine("cpu", 4, 16 * 2**30), offline=False)
+        checkpoints.choose_model(Machine("cpu", 4, 16 * 2**30), offline=False, packages=False)
     assert "transcribe-mcp models pull small" in caught.value.hint
     monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{closed_port()}")
     with pytest.raises(ModelUnavailableError, match="cannot ask"):

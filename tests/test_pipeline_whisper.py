@@ -153,18 +153,6 @@ def test_a_tenth_of_a_second_of_speech_is_no_trouble(engine: Engine, tmp_path: P
     assert Transcript.loads(transcript.dumps()).text == transcript.text
 
 
-def test_the_offline_engine_understands_the_welcome_through_the_whole_flow() -> None:
-    engine = load_engine(EngineRequest(engine="pocketsphinx"))
-    said_words = WELCOME.with_suffix(".txt").read_text(encoding="utf-8").lower()
-
-    transcript = transcribe(WELCOME, engine)
-    engine.close()
-
-    assert transcript.text.split() == said_words.replace(",", "").replace(".", "").split()
-    assert transcript.language == "en"
-    assert all(before.end <= after.start + 1e-6 for before, after in pairwise(transcript.words))
-
-
 def test_the_clock_of_the_fake_engine_is_the_recording_s_own(english: Path) -> None:
     transcript = transcribe(english, load_engine(EngineRequest(engine="fake")), Options(vad=False))
 

@@ -47,8 +47,8 @@ def test_the_python_program_prints_sentences_with_times() -> None:
 
     lines = run("-c", program).splitlines()
 
-    assert re.fullmatch(r"\d+\.\d\d \d+\.\d\d welcome this program .*", lines[0])
-    assert lines[-1].startswith("pocketsphinx en-us [")
+    assert re.fullmatch(r"\d+\.\d\d \d+\.\d\d Welcome, this program .*", lines[0])
+    assert lines[-1].startswith("ctranslate2 tiny.en [")
 
 
 def test_the_commands_named_exist() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from command_line import COMMAND, run
 
-HEAVY = {"av", "ctranslate2", "faster_whisper", "numpy", "onnxruntime", "pocketsphinx", "tokenizers", "torch"}
+HEAVY = {"av", "ctranslate2", "faster_whisper", "numpy", "onnxruntime", "tokenizers", "torch"}
 FOR_MODELS = {"huggingface_hub", "pydantic_settings", "safetensors"}
 FOR_BARS = {"rich"}
 FOR_SERVERS = {"dbos", "mcp", "mcp_types", "sqlalchemy", "starlette", "uvicorn"}
@@ -32,10 +32,10 @@ def test_help_loads_the_command_line_alone(tmp_path: Path, arguments: list[str])
 
 def test_a_typing_error_loads_no_engine(tmp_path: Path) -> None:
     loaded = loaded_by("transcribe", "missing.wav", cwd=tmp_path)
-    assert loaded & {"ctranslate2", "pocketsphinx", "faster_whisper", "torch", "tokenizers"} == set()
+    assert loaded & {"ctranslate2", "faster_whisper", "torch", "tokenizers"} == set()
 
 
 def test_listing_models_loads_no_engine(tmp_path: Path) -> None:
     loaded = loaded_by("models", "list", cwd=tmp_path)
     assert "huggingface_hub" in loaded
-    assert loaded & {"av", "ctranslate2", "faster_whisper", "onnxruntime", "pocketsphinx", "torch"} == set()
+    assert loaded & {"av", "ctranslate2", "faster_whisper", "onnxruntime", "torch"} == set()

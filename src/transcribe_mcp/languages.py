@@ -187,6 +187,9 @@ def _most_probable(row: Mapping[str, float], otherwise: str) -> str:
 def _supported(code: str, info: EngineInfo) -> str:
     if code in info.languages:
         return code
-    known = ", ".join(info.languages) if len(info.languages) <= 8 else f"{len(info.languages)} languages"
+    names = [LANGUAGES[known].title() for known in info.languages]
+    known = ", ".join(names) if len(names) <= 8 else f"{len(names)} languages"
     hint = "choose a multilingual model, for example --model small, or leave the language to auto"
-    raise UnsupportedTaskError(f"model {info.model} does not know {LANGUAGES[code]}; it knows {known}", hint=hint)
+    raise UnsupportedTaskError(
+        f"model {info.model} does not support {LANGUAGES[code].title()}, only {known}", hint=hint
+    )

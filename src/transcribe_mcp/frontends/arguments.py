@@ -13,7 +13,7 @@ from ..errors import UsageError
 Sources = Annotated[
     list[str], typer.Argument(metavar="SOURCE", help="Files, directories, patterns, URLs, or - for standard input.")
 ]
-Engine = Annotated[str, typer.Option(help="auto, ctranslate2, whisper (PyTorch) or pocketsphinx.")]
+Engine = Annotated[str, typer.Option(help="auto, ctranslate2 or whisper (PyTorch).")]
 Model = Annotated[str, typer.Option(help="A name from 'models list', a Hub id, a directory, or auto.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, several as cuda:0,1 or cuda:all.")]
 ComputeType = Annotated[str, typer.Option(help="Precision: auto, int8, float16, float32, bfloat16.")]

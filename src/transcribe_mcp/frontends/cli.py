@@ -258,7 +258,8 @@ def list_models(as_json: arg.AsJson = False) -> None:
         for row in rows:
             parameters = f"{row.parameters_millions} M" if row.parameters_millions else "-"
             sizes = f"{_size(row.download_bytes):>9} {_size(row.bytes_on_disk):>9}"
-            write_out(f"{row.name:<20} {parameters:>10} {sizes}  {row.languages}\n")
+            origin = f" (package {row.package.partition('==')[0]})" if row.package else ""
+            write_out(f"{row.name:<20} {parameters:>10} {sizes}  {row.languages}{origin}\n")
 
 
 @models.command()

@@ -66,7 +66,8 @@ def load(request: EngineRequest) -> Engine:
             raise  # otherwise it comes again below, where the CPU is behind it
     request = replace(request, notices=(*request.notices, *notices))
     if request.model == AUTO:
-        choice = checkpoints.choose_model(catalogue.this_machine(device.type), offline=request.offline)
+        machine = catalogue.this_machine(device.type)
+        choice = checkpoints.choose_model(machine, offline=request.offline, packages=False)
         chosen = Notice("model_chosen", choice.reason)
         request = replace(request, model=choice.name, notices=(*request.notices, chosen))
     if device.type == "cpu":
@@ -84,7 +85,7 @@ def load(request: EngineRequest) -> Engine:
 def _load_on(request: EngineRequest, device: torch.device) -> WhisperEngine:
     with _foreign_errors(request.model, device):
         compute_type = _choose_compute_type(request.compute_type, device)
-    checkpoint = checkpoints.resolve(request.model, offline=request.offline, progress=request.progress)
+    checkpoint = checkpoints.resolve(request.model, offline=request.offline, progress=request.progress, packages=False)
     geometry = geometry_of(checkpoint)
     checkpoints.require_usable(checkpoint)
     if request.compute_type == AUTO and compute_type == "int8":

