@@ -14,6 +14,7 @@ import numpy as np
 import psutil
 import pytest
 from media import speechlike, wav_bytes, write_audio, write_video
+from slow import slow
 
 from transcribe_mcp import audio
 from transcribe_mcp.audio.media import Media, opened
@@ -138,7 +139,11 @@ def test_ranges_on_threads_give_the_very_samples_of_the_serial_decode(tmp_path, 
 
 
 @pytest.mark.parametrize(
-    "rate", [{"b": "48000"}, {"global_quality": "826", "flags": "+qscale"}], ids=["constant", "variable"]
+    "rate",
+    [
+        pytest.param({"b": "48000"}, id="constant", marks=slow),
+        pytest.param({"global_quality": "826", "flags": "+qscale"}, id="variable"),
+    ],
 )
 def test_a_long_mp3_is_the_same_in_ranges_that_begin_at_bytes_found_in_it(tmp_path, rate):
     path = write_audio(tmp_path / "a.mp3", "libmp3lame", speechlike(1200.4, 16_000), **rate)

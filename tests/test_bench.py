@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from command_line import run
+from slow import slow
 from whisper_nano import SPEECH, kept_conversions, whisper_nano
 
 from transcribe_mcp.compat.memory import geometry
@@ -46,6 +47,7 @@ def test_the_share_of_the_ceiling_is_told_where_numbers_are_as_wide_as_the_ceili
     assert "TFLOP/s" in encode
 
 
+@slow
 def test_a_peer_that_is_installed_has_its_line_over_the_same_recording(tmp_path) -> None:
     arguments = ("bench", "--minutes", "0.2", "--model", whisper_nano(), "--peers", *ON_THE_CPU)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,14 +13,14 @@ import pytest
 from job_places import fake_options, place
 from patience import until
 from postgres import programs
+from slow import SLOW
 from whisper_nano import SPEECH, kept_conversions
 
 from transcribe_mcp.service import jobs
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-SLOW = bool(os.environ.get("TRANSCRIBE_MCP_SLOW_TESTS"))
 SECONDS = 600 if SLOW else 60
-KILLS = 200 if SLOW else 20
+KILLS = 200 if SLOW else 6
 CLIP = SPEECH / "en_0.flac"
 
 

@@ -16,6 +16,7 @@ import pytest
 from command_line import COMMAND, FAKE, environment, left_in, results, run, write_silence, write_wav
 from media import speechlike, wav_bytes, write_audio, write_video
 from patience import PATIENCE_S
+from slow import slow
 
 LONG_NAME = "x" * 300 + ".wav"
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="POSIX streams and signals")
@@ -382,7 +383,7 @@ def test_ctrl_c_while_the_command_starts_ends_it_without_a_traceback(tmp_path: P
     assert "Traceback" not in stderr
 
 
-@pytest.mark.skipif(not os.environ.get("TRANSCRIBE_MCP_SLOW_TESTS"), reason="a minute; TRANSCRIBE_MCP_SLOW_TESTS=1")
+@slow
 def test_twelve_hours_of_silence_are_a_valid_empty_transcript(tmp_path: Path) -> None:
     write_silence(tmp_path / "night.wav", hours=12)
     done = run(*FAKE[:-1], "--json", "night.wav", cwd=tmp_path)

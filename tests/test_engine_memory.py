@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +16,7 @@ import numpy as np
 import psutil
 import pytest
 from patience import PATIENCE_S
+from slow import SLOW
 from whisper_nano import kept_conversions, speech_truths, whisper_nano
 
 from transcribe_mcp.audio import SAMPLE_RATE_HZ, read
@@ -24,7 +24,6 @@ from transcribe_mcp.engines import ENGINES, EngineRequest, load_engine
 from transcribe_mcp.heap import give_back_freed
 from transcribe_mcp.pipeline import Options, transcribe
 
-SLOW = os.environ.get("TRANSCRIBE_MCP_SLOW_TESTS") == "1"
 RECORDINGS = 1000 if SLOW else 12
 LIMIT_S = 3600 if SLOW else PATIENCE_S
 SLACK_BYTES = 16 * 2**20

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from job_places import Place, counting_worker, finished, fresh, options, place, request, unbroken, worker
 from patience import PATIENCE_S, until
+from slow import SLOW
 from whisper_nano import CONVERSATION, join_speech, kept_conversions, speech_truths
 
 from transcribe_mcp import Transcript
@@ -23,7 +24,6 @@ from transcribe_mcp.jobs import process
 from transcribe_mcp.service import jobs
 from transcribe_mcp.service.jobs import Job, JobStatus
 
-SLOW = bool(os.environ.get("TRANSCRIBE_MCP_SLOW_TESTS"))
 KILLS = 24 if SLOW else 4
 RECORDINGS = 30 if SLOW else 10
 SEED = 20261124

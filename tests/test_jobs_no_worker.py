@@ -161,7 +161,7 @@ def test_a_job_is_not_blamed_for_workers_that_are_killed_from_outside(
     assert (ended.status, ended.attempts) == (JobStatus.COMPLETED, 5)
 
 
-@pytest.mark.parametrize("look", ["jobs list", "jobs show", "search", "history"])
+@pytest.mark.parametrize("look", ["jobs list", "search"])
 def test_whoever_looks_at_the_queue_starts_the_workers_again(
     here: Place, look: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,6 +23,7 @@ from job_places import (
 )
 from patience import PATIENCE_S, until
 from postgres import new_database, server
+from slow import slow
 from whisper_nano import CONVERSATION, SPEECH, kept_conversions
 
 from transcribe_mcp import EngineRequest, Options, load_engine, transcribe
@@ -61,6 +62,7 @@ def database_url() -> str:
     return jobs._store().url.set(drivername="postgresql").render_as_string(hide_password=False)
 
 
+@slow
 def test_two_workers_share_a_queue_and_no_recording_is_transcribed_twice(
     machines: tuple[Place, Place], tmp_path: Path
 ) -> None:

@@ -17,6 +17,7 @@ import pytest
 from job_places import Place, break_workers, counting_worker, finished, fresh, options, place, request
 from media import write_audio
 from patience import PATIENCE_S, until
+from slow import slow
 from whisper_nano import CONVERSATION, SPEECH, join_speech, kept_conversions, speech_truths, whisper_nano
 
 from transcribe_mcp import Transcript
@@ -39,9 +40,9 @@ FIRST, SECOND = "device-0", "device-1"
 
 @pytest.fixture(scope="module")
 def longer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six minutes: no worker is done with them before the other one has begun."""
+    """Four minutes: no worker is done with them before the other one has begun."""
     path = tmp_path_factory.mktemp("longer") / "conversation.wav"
-    return write_audio(path, "pcm_s16le", np.tile(read(LONG), 3))
+    return write_audio(path, "pcm_s16le", np.tile(read(LONG), 2))
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +127,7 @@ def test_a_worker_that_is_killed_costs_the_other_nothing_and_its_job_goes_on_as_
     assert process.ENDED not in log_of(here, 0)
 
 
+@slow
 def test_work_of_a_worker_that_there_is_no_more_another_finishes(
     here: Place, longer: Path, expected: Transcript, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,6 +150,7 @@ def test_work_of_a_worker_that_there_is_no_more_another_finishes(
         assert jobs.get_transcript(job.job_id).to_json()["segments"] == expected.to_json()["segments"]
 
 
+@slow
 def test_a_cancelled_job_of_one_worker_leaves_that_of_the_other_alone(here: Place, longer: Path) -> None:
     job_of = one_each(here, longer)
     pids = here.worker_pids()
@@ -171,7 +174,7 @@ def test_a_worker_that_cannot_start_costs_no_job_its_result(tmp_path: Path, monk
         assert here.worker_pids().keys() == {FIRST}
 
 
-@pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("asked", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=slow)])
 def test_a_supervisor_that_is_told_to_end_takes_its_workers_along_and_gives_their_jobs_back(
     here: Place, longer: Path, asked: signal.Signals
 ) -> None:

@@ -5,7 +5,6 @@ Three kills by default; with TRANSCRIBE_MCP_SLOW_TESTS=1 twelve.
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import threading
@@ -18,11 +17,12 @@ import pytest
 from mcp_places import MODERN, SERVE, Caller, Home, calling, home, stdio
 from media import write_audio
 from patience import PATIENCE_S
+from slow import SLOW
 from whisper_nano import SPEECH
 
 from transcribe_mcp.audio import SAMPLE_RATE_HZ, read
 
-KILLS = 12 if os.environ.get("TRANSCRIBE_MCP_SLOW_TESTS") else 3
+KILLS = 12 if SLOW else 3
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 
 

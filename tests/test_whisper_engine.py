@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from slow import SLOW
 from whisper_nano import speech_truths, whisper_nano, window_of
 
 torch = pytest.importorskip("torch")
@@ -32,7 +32,6 @@ from transcribe_mcp.errors import EngineFailedError  # noqa: E402
 from transcribe_mcp.features.tensors import log_mel_windows  # noqa: E402
 
 GREEDY = DecodingOptions()
-SLOW = os.environ.get("TRANSCRIBE_MCP_SLOW_TESTS") == "1"  # every recording, instead of some of each language
 WORD_ERRORS = 0.005  # that 8 bits may cost
 
 
