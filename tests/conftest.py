@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from local_hub import TINY, Hub, closed_port, serving
 from small_checkpoints import write_checkpoint
 
 from transcribe_mcp.settings import settings
+
+# Tests start hundreds of processes, which need not compile the same modules again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # How long an example takes says something of the machine, not of the code.
 hypothesis.settings.register_profile("untimed", deadline=None)

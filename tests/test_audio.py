@@ -140,11 +140,10 @@ def test_ranges_on_threads_give_the_very_samples_of_the_serial_decode(tmp_path, 
 
 @pytest.mark.parametrize(
     "rate",
-    [
-        pytest.param({"b": "48000"}, id="constant", marks=slow),
-        pytest.param({"global_quality": "826", "flags": "+qscale"}, id="variable"),
-    ],
+    [{"b": "48000"}, {"global_quality": "826", "flags": "+qscale"}],
+    ids=["constant", "variable"],
 )
+@slow
 def test_a_long_mp3_is_the_same_in_ranges_that_begin_at_bytes_found_in_it(tmp_path, rate):
     path = write_audio(tmp_path / "a.mp3", "libmp3lame", speechlike(1200.4, 16_000), **rate)
     with opened(Media(path)) as (container, stream):
@@ -344,6 +343,7 @@ def test_reading_starts_no_threads_but_those_it_was_given(tmp_path, threads):
     assert max(other_threads() for _ in audio.read_blocks(path, block_s=5, threads=threads)) <= before
 
 
+@slow
 def test_the_memory_of_a_decode_does_not_grow_with_the_recording(tmp_path):
     peaks_kib = []
     for hours in (1, 3):

@@ -37,6 +37,7 @@ def test_every_stage_has_its_line_and_the_json_says_the_same(tmp_path) -> None:
     assert found["peak_bytes"] > 100e6
 
 
+@slow
 def test_the_share_of_the_ceiling_is_told_where_numbers_are_as_wide_as_the_ceilings(tmp_path) -> None:
     arguments = ("bench", "--minutes", "0.2", "--model", whisper_nano(), *ON_THE_CPU, "--compute-type", "float32")
 

@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 import pytest
 from patience import PATIENCE_S
-from slow import SLOW
+from slow import SLOW, slow
 from whisper_nano import kept_conversions, speech_truths, whisper_nano
 
 from transcribe_mcp.audio import SAMPLE_RATE_HZ, read
@@ -92,7 +92,7 @@ def test_closing_an_engine_gives_its_memory_back(engine: str) -> None:
 
 
 @pytest.mark.timeout(LIMIT_S + 30)
-@pytest.mark.parametrize("engine", OF_WHISPER)
+@pytest.mark.parametrize("engine", ["ctranslate2", pytest.param("whisper", marks=slow)])
 def test_memory_does_not_grow_with_the_number_of_recordings(engine: str) -> None:
     resident = measured_alone(many_recordings, engine)
 

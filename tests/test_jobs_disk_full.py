@@ -12,6 +12,7 @@ import psutil
 import pytest
 from job_places import finished, options, place, request
 from patience import until
+from slow import slow
 from whisper_nano import CONVERSATION, SPEECH, kept_conversions
 
 from transcribe_mcp.errors import StoreFullError
@@ -67,6 +68,7 @@ def workers_come_and_go(n: int) -> None:
     until(all_gone, f"{n} workers have come and gone")
 
 
+@slow
 def test_a_job_whose_disk_fills_up_goes_on_after_its_last_checkpoint(disk: Path) -> None:
     with kept_conversions(), place(disk / "data") as here:
         job = jobs.submit(request(LONG, options(language="en", batch_size=1)))

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from job_places import Place, counting_worker, finished, fresh, options, place, request, unbroken, worker
 from patience import PATIENCE_S, until
-from slow import SLOW
+from slow import SLOW, slow
 from whisper_nano import CONVERSATION, join_speech, kept_conversions, speech_truths
 
 from transcribe_mcp import Transcript
@@ -97,6 +97,7 @@ def test_a_worker_killed_at_many_points_costs_at_most_the_batch_that_it_was_in(
     assert max(decoded.values()) <= 2
 
 
+@slow
 def test_checkpoints_of_other_windows_are_decoded_anew_and_named(
     here: Place, recording: Path, expected: Transcript, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,6 +28,7 @@ from job_places import (
     worker,
 )
 from mcp_places import Home, calling, stdio
+from slow import slow
 from whisper_nano import CONVERSATION, kept_conversions, speech_truths
 
 from transcribe_mcp.jobs import process
@@ -144,6 +145,7 @@ def test_a_job_that_cannot_run_fails_though_others_wait_for_a_worker(here: Place
     assert finished(wrong.job_id).status in (JobStatus.COMPLETED, JobStatus.FAILED)
 
 
+@slow
 def test_a_job_is_not_blamed_for_workers_that_are_killed_from_outside(
     here: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

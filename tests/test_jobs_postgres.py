@@ -80,6 +80,7 @@ def test_two_workers_share_a_queue_and_no_recording_is_transcribed_twice(
     assert sum(len(log.read_text(encoding="utf-8").split()) for log in logs) == len(CLIPS)
 
 
+@slow
 def test_what_a_dead_machine_began_another_finishes(machines: tuple[Place, Place], tmp_path: Path) -> None:
     one, two = machines
     job = jobs.submit(request(LONG, options(language="en", batch_size=1)))

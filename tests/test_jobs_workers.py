@@ -88,6 +88,7 @@ def log_of(here: Place, number: int) -> str:
     return (here.data_dir / WorkerSlot(number).log_name).read_text(encoding="utf-8", errors="replace")
 
 
+@slow
 def test_jobs_are_shared_out_evenly_among_the_workers_whoever_looks_first(here: Place) -> None:
     ids = submit(4)
     until(lambda: Counter(at_work(here).values()) == {FIRST: 2, SECOND: 2}, "each worker runs two of the four jobs")
@@ -108,6 +109,7 @@ def test_a_job_that_comes_later_goes_to_the_worker_that_has_none(here: Place) ->
     assert [finished(job_id).attempts for job_id in (first, second)] == [1, 1]
 
 
+@slow
 def test_a_worker_that_is_killed_costs_the_other_nothing_and_its_job_goes_on_as_if_nothing_had_been(
     here: Place, longer: Path, expected: Transcript
 ) -> None:
@@ -187,6 +189,7 @@ def test_a_supervisor_that_is_told_to_end_takes_its_workers_along_and_gives_thei
     assert {jobs._store().row(job_id).status for job_id in job_of.values()} == {"queued"}
 
 
+@slow
 def test_workers_with_nothing_to_do_end_together_and_come_back_with_the_next_job(tmp_path: Path) -> None:
     with kept_conversions(), place(tmp_path / "data", **TWO, EXIT_AFTER_S="0.5") as here:
         [job_id] = submit(1)
@@ -214,6 +217,7 @@ def jobs_settings() -> Settings:
     return Settings()
 
 
+@slow
 def test_many_short_recordings_are_each_transcribed_once(here: Place) -> None:
     clips = sorted(SPEECH.glob("*.flac"))[:12]
     batch = jobs.submit_batch([str(path) for path in clips], request(clips[0]))

@@ -17,7 +17,7 @@ import pytest
 from mcp_places import MODERN, SERVE, Caller, Home, calling, home, stdio
 from media import write_audio
 from patience import PATIENCE_S
-from slow import SLOW
+from slow import SLOW, slow
 from whisper_nano import SPEECH
 
 from transcribe_mcp.audio import SAMPLE_RATE_HZ, read
@@ -73,6 +73,7 @@ def texts_by_source(caller: Caller) -> dict[str, list[str]]:
 
 
 @POSIX
+@slow
 def test_a_killed_server_costs_no_job_and_no_second_one_does_its_work_again(tmp_path: Path) -> None:
     samples = read(SPEECH / "en_0.flac")
     learned: list[str | None] = []

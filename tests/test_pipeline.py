@@ -182,7 +182,7 @@ ENGLISH_ONLY = replace(INFO, languages=("en",), tasks=("transcribe",))
 @pytest.mark.parametrize(
     ("options", "error", "message", "hint"),
     [
-        ({"language": "de"}, UnsupportedTaskError, "german", "multilingual"),
+        ({"language": "de"}, UnsupportedTaskError, "German", "multilingual"),
         ({"task": "translate"}, UnsupportedTaskError, "translate", "--model"),
         ({"language": "germn"}, UnknownNameError, "'germn'", "german"),
         ({"language": "xx"}, UnknownNameError, "'xx'", ""),

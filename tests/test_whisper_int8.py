@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from slow import slow
 from whisper_nano import speech_truths, whisper_nano, window_of
 
 torch = pytest.importorskip("torch")
@@ -203,6 +204,7 @@ def test_words_are_timed_as_in_float32(
     assert float(np.mean(shifts < 0.0201)) >= 0.98
 
 
+@slow
 def test_windows_encoded_early_and_aside_give_the_same_words(coarse: Any) -> None:
     talk = np.concatenate([read(truth.path) for truth in speech_truths().values()])
     options = Options(language="en", batch_size=12, temperatures=(0.0,))
