@@ -18,6 +18,8 @@ from transcribe_mcp.align.times import (
     ENCODER_FRAME_S,
     MAX_WORD_S,
     MIN_WORD_S,
+    SNAP_S,
+    TAIL_S,
     clamp_to_speech,
     time_words,
     token_starts,
@@ -295,7 +297,7 @@ def test_clamped_words_start_in_speech_and_do_not_outlast_it_where_they_fit(
 @given(speech(), st.integers(1, 9))
 def test_words_that_lie_in_speech_and_are_short_stay_where_they_are(regions: list[Region], n: int) -> None:
     region = regions[-1]
-    step = (region.end - region.start) / n
+    step = (region.end - TAIL_S - region.start) / n
     words = [Word(region.start + i * step, region.start + i * step + min(step, 0.3), " word") for i in range(n)]
     if step < MIN_WORD_S:
         return
@@ -312,9 +314,35 @@ def test_a_pause_given_to_a_word_is_taken_away_from_it() -> None:
 
     late, early = clamp_to_speech(words, regions)
 
-    assert (late.start, early.end) == (1.2, 6.5)
+    assert (late.start, early.end) == (1.0, 6.5)
     assert late.end <= 2.0 + EDGE_S
     assert early.start == 6.0
+
+
+@pytest.mark.parametrize(("late_s", "snapped"), [(0.0, True), (SNAP_S - 0.01, True), (SNAP_S + 0.05, False)])
+def test_the_first_word_after_a_pause_starts_where_the_speech_does(late_s: float, snapped: bool) -> None:
+    regions = [Region(1.0, 2.0), Region(6.0, 8.0)]
+    words = [Word(1.0, 1.9, " before"), Word(6.0 + late_s, 6.9, " after"), Word(6.9, 7.5, " it")]
+
+    _, after, it = clamp_to_speech(words, regions)
+
+    assert after.start == (6.0 if snapped else words[1].start)
+    assert it.start == 6.9
+
+
+def test_the_lag_of_the_attention_is_taken_off_every_word() -> None:
+    words = [Word(1.5, 1.9, " one"), Word(1.9, 2.4, " two")]
+
+    one, two = clamp_to_speech(words, [Region(1.0, 3.0)], lag_s=0.04)
+
+    assert (one.start, one.end) == (pytest.approx(1.46), pytest.approx(1.86))
+    assert (two.start, two.end) == (pytest.approx(1.86), pytest.approx(2.36))
+
+
+def test_a_word_does_not_outlast_the_speech_in_its_region() -> None:
+    [word] = clamp_to_speech([Word(1.0, 2.5, " incomprehensible")], [Region(1.0, 2.0)])
+
+    assert word.end == pytest.approx(2.0 - TAIL_S)
 
 
 def test_many_words_at_the_end_of_speech_do_not_outlast_it() -> None:

@@ -38,7 +38,8 @@ from transcribe_mcp.pipeline import transcribe
 from transcribe_mcp.transcript import Segment, Transcript
 
 GOLDEN = Path(__file__).parent / "golden" / "whisper-nano"
-COMPUTE_TYPES = ("float32", "int8") if SLOW else ("int8",)
+BOTH = ("float32", "int8")
+COMPUTE_TYPES = BOTH if SLOW else ("int8",)
 INSTRUCTIONS = {"ONEDNN_MAX_CPU_ISA": "AVX2"}  # read once in a process
 GREEDY = Options(temperatures=(0.0,))  # no sampling: the text is the model's alone
 
@@ -82,8 +83,9 @@ def engine(compute_type: str) -> Iterator[Engine]:
 
 
 @pytest.fixture(scope="module")
-def transcripts(engine: Engine) -> dict[str, Transcript]:
-    return transcribe_all(engine)
+def transcripts(found_anew: Path, compute_type: str) -> dict[str, Transcript]:
+    files = (found_anew / compute_type).glob("*.json")
+    return {file.stem: Transcript.loads(file.read_text(encoding="utf-8")) for file in files}
 
 
 @pytest.fixture(scope="module")
@@ -293,11 +295,20 @@ def test_multilingual_gives_every_sentence_of_a_joined_recording_its_language(en
     assert rate is not None and rate <= 0.05
 
 
-if __name__ == "__main__":
+def main(folder: Path | None) -> None:
+    """Write the golden files anew; or, into a folder, what is found now, with the transcripts that it was made of."""
     os.environ.update(INSTRUCTIONS)
     with kept_conversions():
-        for golden_type in COMPUTE_TYPES:
-            golden_engine = load(golden_type)
-            golden_now = golden_of(transcribe_all(golden_engine))
-            write_golden(golden_type, golden_now, Path(sys.argv[1]) if sys.argv[1:] else GOLDEN)
-            golden_engine.close()
+        for compute_type in COMPUTE_TYPES if folder else BOTH:
+            engine = load(compute_type)
+            found = transcribe_all(engine)
+            engine.close()
+            write_golden(compute_type, golden_of(found), folder or GOLDEN)
+            for name, transcript in found.items() if folder else ():
+                path = (folder or GOLDEN) / compute_type / f"{name}.json"
+                path.parent.mkdir(exist_ok=True)
+                path.write_text(transcript.dumps(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if sys.argv[1:] else None)

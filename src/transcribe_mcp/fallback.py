@@ -2,13 +2,15 @@
 
 Batched decoding elsewhere drops this, because a batch cannot be decoded again as a whole for the sake of one window.
 Here only the doubtful windows are taken out of the batch. Ways that always give the same text come first: beam search,
-then the window cut in two. Sampling comes last, and only on engines that repeat their samples.
+then speech without words by itself, then the window cut in two. Sampling comes last, and only on engines that repeat
+their samples.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 import numpy as np
 
@@ -31,6 +33,8 @@ from .transcript import Word
 
 TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 BETTER = 1.02  # a decoding replaces another only with a score higher by this factor
+GAP = "speech_without_words"
+CONTEXT_S = 0.3  # around speech that is decoded by itself
 SHORTEST_PIECE_S = 0.5  # of speech; shorter pieces make Whisper models invent words
 QUIET_FRAME_S = 0.04  # a window is cut in the quietest moment of this length
 
@@ -52,14 +56,16 @@ class Attempt:
         failure: the first rule that it breaks, or ``None``.
         score: from 0 to 1: the share of the speech that has words, times the mean probability of a token there.
         fits: the speech can hold the text. Where it cannot, ``parts`` are without the loop.
-        wordless: the longest stretch of speech without a word, where that is all that is wrong.
+        raw: the words of each part as the engine timed them.
+        wordless: the long stretches of speech without a word, where that is all that is wrong.
     """
 
     parts: tuple[Heard, ...]
     failure: str | None
     score: float = 0.0
     fits: bool = True
-    wordless: tuple[Region, ...] = ()
+    raw: tuple[Sequence[Word], ...] = ()
+    wordless: tuple[tuple[Region, ...], ...] = ()
 
     @property
     def is_doubtful(self) -> bool:
@@ -105,7 +111,7 @@ class Decoder:
         rules = self.ladder.rules
         judged = [judge(one, window, rules) for one, window in zip(decoded, windows, strict=True)]
         spoken = [i for i, one in enumerate(judged) if one.failure != "silence"]
-        attempts = [Attempt((), "silence")] * len(windows)
+        attempts = [self._silent(one, window) for one, window in zip(judged, windows, strict=True)]
         if spoken:
             part = encoded if len(spoken) == len(windows) else encoded.select(spoken)
             timed = self.engine.align(part, [decoded[i] for i in spoken], options)
@@ -113,30 +119,44 @@ class Decoder:
                 attempts[i] = self._judged(decoded[i], windows[i], words)
         return attempts
 
+    def _silent(self, judged: Judged, window: Window) -> Attempt:
+        """No words: believed only where there is little speech."""
+        if not self._skips(speech_s(window.regions)):
+            return Attempt((), "silence")
+        skipped = replace(judged, failure="speech_without_words")
+        return Attempt(
+            (Heard(window.start, (), skipped),), skipped.failure, raw=((),), wordless=(tuple(window.regions),)
+        )
+
+    def _skips(self, without_words_s: float) -> bool:
+        return self.engine.info.skips_speech and without_words_s > self.ladder.rules.max_wordless_s
+
     def _judged(self, decoded: Decoded, window: Window, words: Sequence[Word]) -> Attempt:
         judged = judge(decoded, window, self.ladder.rules, words)
         kept = words if judged.fits else without_loop(words, self.ladder.rules)
-        clamped = clamp_to_speech(kept, window.regions)
+        clamped = clamp_to_speech(kept, window.regions, self.engine.info.word_lag_s)
         return self._scored(window, [Heard(window.start, clamped, judged)], [kept])
 
     def _scored(self, window: Window, parts: Sequence[Heard], raw: Sequence[Sequence[Word]]) -> Attempt:
         """The parts as one attempt. ``raw``: their words as the engine timed them."""
+        if not parts:
+            return Attempt((), "silence")
+        parts = [_without_gap(part) for part in parts]
         failures = [part.judged.failure for part in parts if part.judged.failure is not None]
         fits = all(part.judged.fits for part in parts)
         words = [word for part in parts for word in part.words]
         free = wordless(window.regions, [word for own in raw for word in own], words)
-        longest = max(free, key=speech_s, default=())
-        is_long = self.engine.info.skips_speech and speech_s(longest) > self.ladder.rules.max_wordless_s
-        if not is_long or failures:
-            longest = ()
-        else:
-            failures = ["speech_without_words"]
-            parts = [replace(part, judged=replace(part.judged, failure=failures[0])) for part in parts]
+        skipped = () if failures else tuple(stretch for stretch in free if self._skips(speech_s(stretch)))
+        if skipped:
+            failures = [GAP]
+            for stretch in skipped:
+                before = sum(part.start <= stretch[0].start for part in parts[1:])
+                parts[before] = replace(parts[before], judged=replace(parts[before].judged, failure=GAP))
         total_s = speech_s(window.regions)
         covered = 1 - sum(map(speech_s, free)) / total_s if total_s else 1.0
         n_words = [max(1, len(part.words)) for part in parts]
         sure = sum(n * _certainty(part) for n, part in zip(n_words, parts, strict=True)) / max(1, sum(n_words))
-        return Attempt(tuple(parts), failures[0] if failures else None, covered * sure, fits, longest)
+        return Attempt(tuple(parts), failures[0] if failures else None, covered * sure, fits, tuple(raw), skipped)
 
     # -- again -------------------------------------------------------------------------------------------------------
 
@@ -147,7 +167,7 @@ class Decoder:
         best = list(attempts)
         if len(self.ladder.temperatures) < 2:
             return best
-        for way in (self._with_beams, self._in_pieces, self._sampled):
+        for way in (self._with_beams, self._filled, self._in_pieces, self._filled, self._sampled):
             doubtful = [i for i, attempt in enumerate(best) if attempt.is_doubtful]
             if not doubtful:
                 break
@@ -172,6 +192,19 @@ class Decoder:
     ) -> list[Attempt]:
         return self.time_words(encoded, windows, self.engine.decode(encoded, languages, options), options)
 
+    def _filled(self, batch: _Doubtful, doubtful: Sequence[int]) -> Iterator[tuple[int, Attempt]]:
+        """Speech without words is decoded by itself; the words found there go between the others."""
+        stretches = [(i, stretch) for i in doubtful for stretch in batch.attempts[i].wordless]
+        if not stretches:
+            return
+        pieces = [_piece(batch.windows[i], stretch) for i, stretch in stretches]
+        languages = [batch.languages[i] for i, _ in stretches]
+        found = self._once(self.encode(pieces), pieces, languages, self.options)
+        for i, own in groupby(zip(stretches, found, strict=True), key=lambda pair: pair[0][0]):
+            sure = [(stretch, piece) for (_, stretch), piece in own if piece.failure is None and not _is_silent(piece)]
+            if sure:
+                yield i, self._scored(batch.windows[i], *_merged(batch.attempts[i], sure))
+
     def _in_pieces(self, batch: _Doubtful, doubtful: Sequence[int]) -> Iterator[tuple[int, Attempt]]:
         """Skipped speech, and loops, often begin anew where the decoder begins anew."""
         if not self.engine.info.skips_speech:
@@ -184,13 +217,14 @@ class Decoder:
         encoded = self.encode(pieces)
         found = self._once(encoded, pieces, languages, self.options)
         again = _Doubtful(encoded, pieces, languages, found)
-        for k, better in self._with_beams(again, [k for k, one in enumerate(found) if one.is_doubtful]):
-            if better.is_better_than(found[k]):
-                found[k] = better
+        for way in (self._with_beams, self._filled):
+            for k, better in way(again, [k for k, one in enumerate(found) if one.is_doubtful]):
+                if better.is_better_than(found[k]):
+                    found[k] = better
         for n, i in enumerate(cuts):
             halves = found[2 * n : 2 * n + 2]
-            parts = [part for half in halves for part in half.parts]
-            yield i, self._scored(batch.windows[i], parts, [part.words for part in parts])
+            pairs = [pair for half in halves for pair in zip(half.parts, half.raw, strict=True) if pair[0].words]
+            yield i, self._scored(batch.windows[i], [part for part, _ in pairs], [raw for _, raw in pairs])
 
     def _sampled(self, batch: _Doubtful, doubtful: Sequence[int]) -> Iterator[tuple[int, Attempt]]:
         """Higher temperatures in turn."""
@@ -243,7 +277,7 @@ def _cut(window: Window, attempt: Attempt) -> tuple[Window, ...]:
 
     Nothing where a piece would be too short, or where the model is merely unsure.
     """
-    regions = attempt.wordless or window.regions
+    regions = max(attempt.wordless, key=speech_s, default=window.regions)
     if not regions or (attempt.fits and not attempt.wordless):
         return ()
     begin, end = regions[0].start, regions[-1].end
@@ -258,6 +292,72 @@ def _cut(window: Window, attempt: Attempt) -> tuple[Window, ...]:
     n = round((at - window.start) * SAMPLE_RATE_HZ)
     middle = window.start + n / SAMPLE_RATE_HZ
     return Window(window.start, window.samples[:n], before), Window(middle, window.samples[n:], after)
+
+
+def _piece(window: Window, stretch: Sequence[Region]) -> Window:
+    """A stretch of a window's speech, with ``CONTEXT_S`` of what is around it."""
+    first = max(0, round((stretch[0].start - CONTEXT_S - window.start) * SAMPLE_RATE_HZ))
+    stop = round((stretch[-1].end + CONTEXT_S - window.start) * SAMPLE_RATE_HZ)
+    return Window(window.start + first / SAMPLE_RATE_HZ, window.samples[first:stop], tuple(stretch))
+
+
+def _is_silent(attempt: Attempt) -> bool:
+    """The model itself thinks that there is no speech; of a stretch without words that is likelier than elsewhere."""
+    likely = (part.judged.decoded.no_speech_prob or 0.0 for part in attempt.parts)
+    return any(probability > RULES.min_no_speech_prob for probability in likely)
+
+
+def _merged(
+    attempt: Attempt, found: Sequence[tuple[Sequence[Region], Attempt]]
+) -> tuple[list[Heard], list[Sequence[Word]]]:
+    """The parts of an attempt and those found in its stretches without words, in order, with their raw words.
+
+    Words of a stretch that the engine timed outside of it belong to its neighbours.
+    """
+    pairs: list[tuple[Heard, Sequence[Word]]] = []
+    for part, raw in zip(attempt.parts, attempt.raw, strict=True):
+        rest = list(zip(part.words, raw, strict=True))
+        for stretch, _ in found:
+            n_before = sum(word.start < stretch[0].start for word, _ in rest)
+            pairs.append(_part(part.start, part.judged, rest[:n_before]))
+            rest = rest[n_before:]
+        pairs.append(_part(part.start, part.judged, rest))
+    known = [word for part, _ in pairs for word in part.words]
+    for stretch, piece in found:
+        for part, raw in zip(piece.parts, piece.raw, strict=True):
+            inside = [
+                (word, own)
+                for word, own in zip(part.words, raw, strict=True)
+                if stretch[0].start <= (own.start + own.end) / 2 <= stretch[-1].end
+            ]
+            pairs.append(_part(part.start, part.judged, _only_new(inside, known, stretch[0].start)))
+    pairs = sorted((pair for pair in pairs if pair[0].words), key=lambda pair: pair[0].start)
+    return [part for part, _ in pairs], [raw for _, raw in pairs]
+
+
+def _only_new(found: Sequence[tuple[Word, Word]], known: Sequence[Word], at: float) -> Sequence[tuple[Word, Word]]:
+    """Without those at either end that say what the known words before and after the moment ``at`` say already."""
+    texts = [_plain(word) for word, _ in found]
+    before = [_plain(word) for word in known if word.start < at]
+    after = [_plain(word) for word in known if word.start >= at]
+    first = max((n for n in range(1, len(texts) + 1) if before[-n:] == texts[:n]), default=0)
+    last = max((n for n in range(1, len(texts) - first + 1) if after[:n] == texts[-n:]), default=0)
+    return found[first : len(found) - last]
+
+
+def _plain(word: Word) -> str:
+    return "".join(character for character in word.text.casefold() if character.isalnum())
+
+
+def _without_gap(part: Heard) -> Heard:
+    """A part before it is looked at anew for speech without words."""
+    return replace(part, judged=replace(part.judged, failure=None)) if part.judged.failure == GAP else part
+
+
+def _part(start: float, judged: Judged, words: Sequence[tuple[Word, Word]]) -> tuple[Heard, Sequence[Word]]:
+    """Words with those that the engine timed, as a part that begins with the first of them."""
+    first = words[0][0].start if words else start
+    return Heard(first, tuple(word for word, _ in words), judged), [raw for _, raw in words]
 
 
 def _quietest(window: Window, begin: float, end: float) -> float:

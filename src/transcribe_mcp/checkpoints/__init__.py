@@ -38,6 +38,7 @@ from .layouts import (
     layout_of,
     read_json,
     wanted_files,
+    word_lag_s,
 )
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "remove",
     "require_usable",
     "resolve",
+    "word_lag_s",
 ]
 
 

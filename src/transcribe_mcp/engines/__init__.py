@@ -97,6 +97,7 @@ class EngineInfo:
     encodes_aside: bool = False  # and that in another thread while earlier ones are decoded; close() breaks it off
     can_sample: bool = True  # decodes differently at another temperature, and alike each time at the same
     retry_beam_size: int = 1  # hypotheses with which doubtful windows are decoded again; 1: they are not
+    word_lag_s: float = 0.0  # by how much its words start too late
     skips_speech: bool = False  # may leave out words in the midst of a window; then it is decoded again in pieces
     versions: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[Notice, ...] = ()

@@ -90,6 +90,7 @@ def _load_on(request: EngineRequest, device: str, index: int) -> CTranslate2Engi
         batch_size=batch_size,
         can_sample=False,  # its threads' random generators cannot be set back
         retry_beam_size=RETRY_BEAM_SIZE,
+        word_lag_s=checkpoints.word_lag_s(checkpoint),
         skips_speech=True,
         versions={"ctranslate2": ctranslate2.__version__},
         warnings=request.notices,

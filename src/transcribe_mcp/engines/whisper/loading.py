@@ -116,6 +116,7 @@ def _load_on(request: EngineRequest, device: torch.device) -> WhisperEngine:
         tasks=("transcribe",) if checkpoint.can_translate is False else ("transcribe", "translate"),
         batch_size=batch_size,
         retry_beam_size=1 if in_queue else RETRY_BEAM_SIZE,  # on a GPU sampling in the running batch costs far less
+        word_lag_s=checkpoints.word_lag_s(checkpoint),
         skips_speech=True,
         early_windows=machinery.encoded_at_once if in_queue else EARLY_WINDOWS_CPU if shares_workers else 0,
         encodes_aside=shares_workers,
