@@ -19,7 +19,7 @@ from transcribe_mcp.pipeline import transcribe
 from transcribe_mcp.transcript import Transcript
 
 REPETITION = Path(__file__).parent / "data" / "repetition"
-ENGLISH = Options(language="en")
+ENGLISH = Options(language="en", beam_size=1)
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ class Options:
         vocabulary: words and names to expect.
         temperatures: the first for every window; the others, in turn, for windows that break a quality rule, on engines
             that repeat their samples. One alone: no window is decoded again.
-        beam_size: hypotheses kept at temperature 0; 1 is greedy.
+        beam_size: hypotheses kept at temperature 0; 1 is greedy, ``None`` leaves it to the engine.
         batch_size: windows decoded at once; 0 leaves it to the engine.
         threads: CPU threads for reading and voice detection; 0 means every core.
         track: which audio track: its number from 1; ``auto`` takes the default one, or the first with speech; ``all``
@@ -44,7 +44,7 @@ class Options:
     prompt: str = ""
     vocabulary: tuple[str, ...] = ()
     temperatures: tuple[float, ...] = TEMPERATURES
-    beam_size: int = 1
+    beam_size: int | None = None
     batch_size: int = 0
     threads: int = 0
     track: str = AUTO
@@ -57,7 +57,7 @@ class Options:
         if not self.temperatures or any(not 0 <= t <= 1 for t in self.temperatures):
             raise UsageError(f"temperatures are {self.temperatures}", hint="give one or more between 0 and 1")
         for name, least in (("beam_size", 1), ("batch_size", 0), ("threads", 0)):
-            if getattr(self, name) < least:
+            if (number := getattr(self, name)) is not None and number < least:
                 raise UsageError(f"{name} is {getattr(self, name)}", hint=f"it must be at least {least}")
         for name, choices in (("track", TRACKS), ("channel", CHANNELS)):
             value = getattr(self, name)

@@ -104,7 +104,8 @@ def transcribe(
 
 def _transcribe_voice(run: _Run, engine: Engine, kept: KeptBatches | None) -> _Flow:
     options, info = run.options, engine.info
-    decoding = DecodingOptions(options.task, options.beam_size, 0.0, options.prompt, options.vocabulary)
+    beam_size = info.beam_size if options.beam_size is None else options.beam_size
+    decoding = DecodingOptions(options.task, beam_size, 0.0, options.prompt, options.vocabulary)
     decider = LanguageDecider(options.language, info, multilingual=options.multilingual)
     batch_size = options.batch_size or info.batch_size
 

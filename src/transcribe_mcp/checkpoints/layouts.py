@@ -111,15 +111,27 @@ def is_english_only(checkpoint: Checkpoint) -> bool:
 
 
 def word_lag_s(checkpoint: Checkpoint) -> float:
-    """By how much the model's attention is late.
+    """By how much the model's attention is late. Measured with tiny.en; none is assumed of models of another family."""
+    return WORD_LAG_S if is_of_openai(checkpoint) else 0.0
 
-    Measured with tiny.en. Models with OpenAI's vocabulary descend from OpenAI's weights; of others, none is assumed.
-    """
+
+def is_of_openai(checkpoint: Checkpoint) -> bool:
+    """Whether the model has OpenAI's vocabulary, and so descends from OpenAI's weights."""
     if checkpoint.layout == "huggingface":
         n_tokens = read_json(checkpoint.directory / "config.json").get("vocab_size")
     else:
         n_tokens = len(ctranslate2_tokens(checkpoint.directory))
-    return WORD_LAG_S if isinstance(n_tokens, int) and n_tokens >= OPENAI_TOKENS else 0.0
+    return isinstance(n_tokens, int) and n_tokens >= OPENAI_TOKENS
+
+
+def n_decoder_layers(checkpoint: Checkpoint) -> int | None:
+    """At least so many, as CTranslate2's files name only the last layers that words are timed by; ``None``: unknown."""
+    config = read_json(checkpoint.directory / "config.json")
+    if checkpoint.layout == "huggingface":
+        declared = config.get("decoder_layers")
+        return declared if isinstance(declared, int) else None
+    layers = [head[0] for head in config.get("alignment_heads") or () if isinstance(head, list) and head]
+    return max(layers) + 1 if layers else None
 
 
 def _huggingface_tokens(directory: Path) -> Collection[str]:

@@ -95,6 +95,7 @@ class EngineInfo:
     aligns_aside: bool = False  # align() may run in another thread while the next batch is encoded and decoded
     early_windows: int = 0  # encode() may be given so many of a batch that is not full, as they come, to be joined
     encodes_aside: bool = False  # and that in another thread while earlier ones are decoded; close() breaks it off
+    beam_size: int = 1  # hypotheses with which this model is best here for its time
     can_sample: bool = True  # decodes differently at another temperature, and alike each time at the same
     retry_beam_size: int = 1  # hypotheses with which doubtful windows are decoded again; 1: they are not
     word_lag_s: float = 0.0  # by how much its words start too late

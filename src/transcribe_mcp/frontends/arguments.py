@@ -36,7 +36,9 @@ Words = Annotated[bool, typer.Option("--words/--no-words", help="Keep the times 
 Vocabulary = Annotated[str, typer.Option(metavar="FILE|TEXT", help="Names and words to expect: lines or commas.")]
 Prompt = Annotated[str, typer.Option(help="Text to take style and spelling from.")]
 Temperature = Annotated[str, typer.Option(help="Tried in turn on windows of poor quality, for example 0,0.4,0.8.")]
-BeamSize = Annotated[int, typer.Option(min=1, help="Hypotheses kept while decoding; 1 is greedy.")]
+BeamSize = Annotated[
+    int | None, typer.Option(min=1, help="Hypotheses kept while decoding; 1 is greedy. Default: what suits the model.")
+]
 BatchSize = Annotated[int, typer.Option(min=0, help="Windows decoded at once; 0 leaves it to the engine.")]
 Vad = Annotated[
     bool, typer.Option("--vad/--no-vad", help="Look for speech first; without, everything is taken for speech.")

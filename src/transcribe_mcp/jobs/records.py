@@ -55,7 +55,7 @@ class JobOptions:
     prompt: str = ""
     vocabulary: tuple[str, ...] = ()
     temperatures: tuple[float, ...] | None = None
-    beam_size: int = 1
+    beam_size: int | None = None
     batch_size: int = 0
     diarize: bool = False
     track: str = AUTO
