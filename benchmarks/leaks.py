@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import sys
 import tempfile
@@ -110,6 +111,12 @@ def measure_jobs(folder: Path, total: int) -> tuple[dict[str, Any], list[Bar]]:
     return {"jobs": [asdict(each) for each in kept]}, bars("jobs", kept)
 
 
+def answer_of(result: Any) -> dict[str, Any]:
+    """What a tool answered: JSON in one text."""
+    answer: dict[str, Any] = json.loads(result.content[0].text)
+    return answer
+
+
 async def call_tools(folder: Path, total: int) -> list[Kept]:
     """Through one server, one call after the other."""
     data_dir = folder / "calls"
@@ -120,13 +127,10 @@ async def call_tools(folder: Path, total: int) -> list[Kept]:
     server = StdioServerParameters(command=sys.executable, args=command, env=environment, cwd=str(folder))
     async with Client(server) as client:
         asked = {"source": str(clip), "language": "en", "wait_s": 45}
-        first = (await client.call_tool("transcribe_audio", asked)).structured_content
-        assert first is not None
-        job = {"job_id": first["job_id"]}
-        while (await client.call_tool("get_transcription_progress", {**job, "wait_s": 45})).structured_content[
-            "status"
-        ] != "completed":
-            continue
+        job = {"job_id": answer_of(await client.call_tool("transcribe_audio", asked))["job_id"]}
+        progress: dict[str, Any] = {}
+        while progress.get("status") != "completed":
+            progress = answer_of(await client.call_tool("get_transcription_progress", {**job, "wait_s": 45}))
         calls: list[tuple[str, dict[str, Any]]] = [
             ("get_transcription_progress", job),
             ("get_transcription_result", job),
