@@ -33,7 +33,8 @@ from common import (
     write_flac,
 )
 
-from transcribe_mcp.evaluation import FileScore, Score, Truth, load_truth, score, table, total
+from transcribe_mcp.evaluation import FileScore, Score, Truth, load_truth, score, total
+from transcribe_mcp.evaluation_table import table
 from transcribe_mcp.transcript import Transcript
 
 PARTS = ("windows", "joined", "non_speech", "peers")

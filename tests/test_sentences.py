@@ -1,4 +1,4 @@
-"""Words are cut into sentences by pauses, punctuation and, without punctuation, by length."""
+"""Words are cut into sentences by punctuation and pauses and, without punctuation, by length."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transcribe_mcp.sentences import (
+    LONGEST_PAUSE_S,
     PAUSE_S,
     PUNCTUATED_LIMIT,
     UNPUNCTUATED_LIMIT,
@@ -92,8 +93,19 @@ def test_a_closing_mark_on_its_own_stays_with_its_sentence() -> None:
     assert sentences('It rains. " We stay.') == ["It rains.", '" We stay.']
 
 
-def test_a_long_pause_ends_a_sentence_whatever_is_written() -> None:
-    assert sentences(f"I thought, /{PAUSE_S}/ and went.") == ["I thought,", "and went."]
+def test_a_very_long_pause_ends_a_sentence_whatever_is_written() -> None:
+    assert sentences(f"I thought, /{LONGEST_PAUSE_S}/ and went.") == ["I thought,", "and went."]
+
+
+def test_a_pause_in_a_sentence_that_goes_on_to_its_full_stop_does_not_end_it() -> None:
+    said = f"And so, my fellow Americans, /{PAUSE_S}/ ask not /{PAUSE_S}/ what your country can do for you."
+
+    assert sentences(said) == [said.replace(f"/{PAUSE_S}/ ", "")]
+
+
+def test_a_pause_ends_a_sentence_before_a_capital_letter_and_where_no_full_stop_follows() -> None:
+    assert sentences(f"Good morning /{PAUSE_S}/ Is anybody there?") == ["Good morning", "Is anybody there?"]
+    assert sentences(f"Well, /{PAUSE_S}/ so it goes and goes") == ["Well,", "so it goes and goes"]
     assert len(sentences("I thought, /0.7/ and went.")) == 1
 
 
@@ -155,7 +167,12 @@ def test_every_word_is_in_exactly_one_sentence_and_no_sentence_is_too_long(words
         assert len(group) == 1 or group[-1].end - group[0].start <= limit_s
         assert len(group) == 1 or sum(len(word.text) for word in group) <= limit_chars
         for before, after in pairwise(group):
-            assert after.start - before.end < PAUSE_S or after.text in (".", "。", "14", " »")  # stay with the word
+            assert after.start - before.end < LONGEST_PAUSE_S or after.text in (
+                ".",
+                "。",
+                "14",
+                " »",
+            )  # stay with the word
 
 
 def test_a_day_of_speech_is_cut_with_work_that_grows_with_the_words() -> None:

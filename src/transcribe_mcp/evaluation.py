@@ -18,7 +18,6 @@ from typing import Any
 
 from .comparison import align, normalise
 from .errors import SourceError, SourceNotFoundError, SourceUnreadableError, UsageError
-from .text_breaks import columns
 from .transcript import CLOCK_TOLERANCE_S, Transcript, Word
 
 TRUTH_NAME = "truth.json"
@@ -214,8 +213,8 @@ class Score:
             "word_error_rate": self.word_error_rate,
             "language_accuracy": self.language_accuracy,
             "missing_words": self.missing_words,
-            "word_starts": _spread(self.start_errors),
-            "word_ends": _spread(self.end_errors),
+            "word_starts": spread(self.start_errors),
+            "word_ends": spread(self.end_errors),
         }
         return {name: round(value, 4) if isinstance(value, float) else value for name, value in row.items()}
 
@@ -350,7 +349,7 @@ def _share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
 
 
-def _spread(errors: Sequence[float]) -> dict[str, Any] | None:
+def spread(errors: Sequence[float]) -> dict[str, Any] | None:
     if not errors:
         return None
     sizes = [abs(error) for error in errors]
@@ -361,40 +360,3 @@ def _spread(errors: Sequence[float]) -> dict[str, Any] | None:
         "within_50_ms": round(sum(size <= NEAR_S for size in sizes) / len(sizes), 4),
         "within_100_ms": round(sum(size <= FAR_S for size in sizes) / len(sizes), 4),
     }
-
-
-def table(scores: Sequence[FileScore]) -> str:
-    """Plain text, a line a file and the total below."""
-    heads = ("file", "lang", "found", "words", "WER", "missed", "invented", "start ms", "<=50ms", "<=100ms")
-    rows = [heads, *(_row(s.file, s.language, s.found_language, s.score) for s in scores)]
-    rows.append(_row("total", "", "", total(scores)))
-    widths = [max(columns(row[column]) for row in rows) for column in range(len(heads))]
-    return "\n".join(
-        "  ".join(
-            cell + " " * (w - columns(cell)) if column == 0 else cell.rjust(w)
-            for column, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    )
-
-
-def _row(name: str, language: str | None, found: str | None, judged: Score) -> tuple[str, ...]:
-    starts = _spread(judged.start_errors) or {}
-    invented = judged.invented_words + judged.outside_speech_words
-    median = starts.get("median_s")
-    return (
-        name,
-        "-" if language is None else language,
-        "-" if found is None else found,
-        str(judged.reference_words),
-        _percent(judged.word_error_rate),
-        _percent(judged.missing_words),
-        str(invented),
-        "-" if median is None else f"{median * 1000:.0f}",
-        _percent(starts.get("within_50_ms")),
-        _percent(starts.get("within_100_ms")),
-    )
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{share:.1%}"

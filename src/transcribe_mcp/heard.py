@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from .engines import Decoded
 from .languages import Vote
-from .quality_rules import Judged, is_repetitive
+from .quality_rules import LOOP_IN_WORD, Judged, is_repetitive
 from .regions import Window
 from .sentences import cut_sentences
 from .transcript import Notice, Segment, Word
@@ -189,8 +189,9 @@ def doubts(heard: Sequence[Heard]) -> Iterator[Notice]:
         judged = window.judged
         start = _clock(window.start)
         if judged.failure is None:
-            if is_repetitive(judged.decoded.text.strip()):
-                message = f"from {start} on the same words come again and again; they fit the speech and were kept"
+            text = judged.decoded.text.strip()
+            if is_repetitive(text) or LOOP_IN_WORD.search(text):
+                message = f"from {start} on the same words or digits are repeated; they fit the speech and were kept"
                 yield Notice("repeated_words", message)
         elif not judged.fits and judged.failure == "repetition":
             message = (

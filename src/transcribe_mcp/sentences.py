@@ -1,12 +1,13 @@
 """Words -> sentences. Segments are cut anew from the words, so that no window border shows in the result.
 
-Three signs end a sentence, in this order of trust: a long pause or another speaker, final punctuation, and, where a
-recogniser writes no punctuation, a shorter pause. The rules know no language: case, spacing and pauses tell an
-abbreviation from an end.
+Another speaker ends a sentence, and so does final punctuation. Pauses end sentences where a recogniser writes no
+punctuation; in text with case and punctuation a speaker may pause in mid-sentence. The rules know no language: case,
+spacing and pauses tell an abbreviation from an end.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
@@ -14,7 +15,8 @@ from functools import lru_cache
 from .text_breaks import line_breaks
 from .transcript import Word
 
-PAUSE_S = 1.0  # a pause that always ends a sentence
+PAUSE_S = 1.0  # a pause that ends a sentence, unless the text goes on in lower case to a full stop
+LONGEST_PAUSE_S = 4.0  # a pause that always does
 ABBREVIATION_PAUSE_S = 0.3  # "U.S.", "J." and "3." end a sentence only before a pause
 UNPUNCTUATED_PAUSE_S = 0.4  # ends a sentence where nobody wrote punctuation
 UNPUNCTUATED_S = 5.0  # shorter stretches without punctuation stay whole
@@ -49,8 +51,9 @@ def cut_sentences(words: Sequence[Word]) -> list[list[Word]]:
         Sentences, none of them empty. ``"".join(word.text for word in sentence)`` is a sentence's text.
     """
     cased = any(char.isupper() for word in words for char in word.text)
+    stops = _next_stops(words) if cased else [math.inf] * len(words)
     sentences: list[list[Word]] = []
-    for stretch in _split_where(words, lambda i: _ends_sentence(words, i, cased=cased)):
+    for stretch in _split_where(words, lambda i: _ends_sentence(words, i, stops, cased=cased)):
         sentences += _shortened(stretch)
     return sentences
 
@@ -63,12 +66,23 @@ def _split_where(words: Sequence[Word], ends: Callable[[int], bool]) -> Iterator
             first = last + 1
 
 
-def _ends_sentence(words: Sequence[Word], i: int, *, cased: bool) -> bool:
+def _next_stops(words: Sequence[Word]) -> list[float]:
+    """For each word, when the next word with final punctuation ends, itself included; infinity where none follows."""
+    stops, stop = [math.inf] * len(words), math.inf
+    for i in range(len(words) - 1, -1, -1):
+        stops[i] = stop = words[i].end if _final(words[i].text.strip()) else stop
+    return stops
+
+
+def _ends_sentence(words: Sequence[Word], i: int, stops: Sequence[float], *, cased: bool) -> bool:
     """Whether a sentence ends after word ``i``, which is not the last one."""
     word, after = words[i], words[i + 1]
     pause_s = _pause_s(word, after)
-    if pause_s >= PAUSE_S or (word.speaker and after.speaker and word.speaker != after.speaker):
+    if word.speaker and after.speaker and word.speaker != after.speaker:
         return True
+    if pause_s >= PAUSE_S:
+        goes_on = after.text.strip().lstrip(OPENERS)[:1].islower() and not _final(_with_marks(words, i))
+        return pause_s >= LONGEST_PAUSE_S or not goes_on or stops[i + 1] - word.end > PUNCTUATED_LIMIT[0]
     if _only_closes(after.text):
         return False  # a quotation mark on its own belongs to what it closes
     text = _with_marks(words, i)

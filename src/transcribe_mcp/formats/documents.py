@@ -11,7 +11,7 @@ from .options import FormatOptions
 from .speech import Utterance, clean, utterances
 
 PARAGRAPH_PAUSE_S = 2.0
-PARAGRAPH_CHARS = 700  # a paragraph ends with the sentence that reaches this
+PARAGRAPH_S = 30.0  # a paragraph ends with the sentence that reaches this
 
 
 def txt(transcript: Transcript, _: FormatOptions) -> str:
@@ -83,7 +83,7 @@ def _starts_paragraph(said: Utterance, paragraph: list[Utterance]) -> bool:
     return (
         said.speaker != paragraph[-1].speaker
         or said.start - paragraph[-1].end >= PARAGRAPH_PAUSE_S
-        or sum(len(before.text) for before in paragraph) >= PARAGRAPH_CHARS
+        or paragraph[-1].end - paragraph[0].start >= PARAGRAPH_S
     )
 
 

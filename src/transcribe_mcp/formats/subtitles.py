@@ -16,6 +16,7 @@ from itertools import pairwise
 from ..errors import UsageError
 from ..text_breaks import cluster_breaks, columns, line_breaks, word_breaks
 from ..transcript import Transcript, Word
+from .phrases import Phrases, phrases_of
 from .speech import Utterance, parts_freely, pieces, utterances
 from .turns import turns_apart
 
@@ -24,6 +25,7 @@ BREATH_S = 0.3  # a pause that is better to break at than none
 
 # Costs of a cue, in cues: what it is worth to avoid, compared with one cue more.
 BREAK_AT_SENTENCE, BREAK_AT_CLAUSE, BREAK_AT_BREATH, BREAK_AT_WORD, BREAK_INSIDE = 0.0, 1.0, 1.5, 3.0, 6.0
+BREAK_BEFORE_PHRASE, BREAK_AFTER_LEANING = 2.0, 5.0  # before "and", "of"; after "the", "of"
 SENTENCE_INSIDE = 1.5  # a cue that holds the end of one sentence and the start of the next
 TOO_SHORT = 4.0  # times the share of the reading time that is missing
 UNEVEN = 0.5  # times the square of the share of the cue that is filled: two halves before full and rest
@@ -154,11 +156,12 @@ def cut_cues(transcript: Transcript, rules: SubtitleRules, *, label_speakers: bo
 
 def _tokens(transcript: Transcript, rules: SubtitleRules, *, label_speakers: bool) -> list[_Token]:
     tokens: list[_Token] = []
+    phrases = phrases_of(transcript.language)
     speaker: str | None = None
     for utterance in utterances(transcript):
         label = utterance.speaker if label_speakers and utterance.speaker != speaker else None
         speaker = utterance.speaker or speaker
-        tokens += _utterance_tokens(utterance, rules, label)
+        tokens += _utterance_tokens(utterance, rules, label, phrases)
     _mark_breaks(tokens)
     return tokens
 
@@ -195,7 +198,7 @@ def _units(tokens: Sequence[_Token], rules: SubtitleRules) -> list[_Unit]:
     return units
 
 
-def _utterance_tokens(said: Utterance, rules: SubtitleRules, label: str | None) -> list[_Token]:
+def _utterance_tokens(said: Utterance, rules: SubtitleRules, label: str | None, phrases: Phrases) -> list[_Token]:
     """The tokens of one utterance with the costs of breaking between them; the last one's are set later."""
     tokens = [token for word in said.words for token in _split(word, said.speaker, rules)]
     if not tokens:
@@ -209,7 +212,7 @@ def _utterance_tokens(said: Utterance, rules: SubtitleRules, label: str | None) 
     for token in labels:
         token.break_cost = BREAK_INSIDE
     for token, after in pairwise(tokens):
-        token.break_cost = _break_cost(token, after)
+        token.break_cost = _break_cost(token, after, phrases)
     return labels + tokens
 
 
@@ -222,7 +225,7 @@ def _split(word: Word, speaker: str | None, rules: SubtitleRules, *, measured: b
     return tokens
 
 
-def _break_cost(token: _Token, after: _Token) -> float:
+def _break_cost(token: _Token, after: _Token, phrases: Phrases) -> float:
     """What it costs to end a cue between two words of one utterance, which should be a sentence."""
     text, following = token.text, after.text
     if _SENTENCE.search(text):
@@ -233,7 +236,11 @@ def _break_cost(token: _Token, after: _Token) -> float:
         return BREAK_AT_SENTENCE if following[0].isupper() else BREAK_AT_WORD
     if _CLAUSE.search(text):
         return BREAK_AT_CLAUSE
-    return BREAK_AT_BREATH if after.start - token.end >= BREATH_S else BREAK_AT_WORD
+    if after.start - token.end >= BREATH_S:
+        return BREAK_AT_BREATH
+    if text.lower() in phrases.leans:
+        return BREAK_AFTER_LEANING
+    return BREAK_BEFORE_PHRASE if following.lower() in phrases.begins else BREAK_AT_WORD
 
 
 def _cheapest_cut(units: list[_Unit], until: float, rules: SubtitleRules) -> list[list[_Unit]]:

@@ -18,6 +18,10 @@ Model = Annotated[str, typer.Option(help="A name from 'models list', a Hub id, a
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, several as cuda:0,1 or cuda:all.")]
 ComputeType = Annotated[str, typer.Option(help="Precision: auto, int8, float16, float32, bfloat16.")]
 Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0 is every core.")]
+Compare = Annotated[
+    str,
+    typer.Option(help="Also judge faster-whisper, faster-whisper-batched or whisperx, with the same model; by commas."),
+]
 Offline = Annotated[bool, typer.Option("--offline", help="Make no network call.")]
 Language = Annotated[str, typer.Option(help="Code or name; auto lets several stretches vote.")]
 Multilingual = Annotated[bool, typer.Option("--multilingual", help="Decide the language for every window.")]

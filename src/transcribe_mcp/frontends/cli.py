@@ -176,6 +176,7 @@ def evaluate(
     vad: arg.Vad = True,
     threads: arg.Threads = 0,
     offline: arg.Offline = False,
+    compare: arg.Compare = "",
     as_json: arg.AsJson = False,
     quiet: arg.Quiet = False,
 ) -> None:
@@ -189,6 +190,7 @@ def evaluate(
         request = service.EvaluateRequest(
             directory=directory,
             options={name: given[name] for name in names},
+            compare=tuple(filter(None, (name.strip() for name in compare.split(",")))),
             **{name: given[name] for name in _ENGINE},
         )
         found = service.evaluate(request, bars)

@@ -5,6 +5,7 @@ Importing this loads nothing heavy: each use case imports what it needs.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -217,7 +218,10 @@ def engine_of(request: EngineWanted, progress: Progress) -> Engine:
 
 @dataclass(frozen=True, slots=True)
 class EvaluateRequest:
-    """Which engine and model to judge, on recordings with known text."""
+    """Which engine and model to judge, on recordings with known text.
+
+    ``compare``: other programs that are judged on them too, see ``bench.compared``.
+    """
 
     directory: Path
     engine: str = AUTO
@@ -227,6 +231,7 @@ class EvaluateRequest:
     offline: bool = False
     threads: int = 0
     options: dict[str, Any] = field(default_factory=dict)
+    compare: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,14 +247,19 @@ def evaluate(request: EvaluateRequest, progress: Progress = unreported) -> Evalu
 
     Raises:
         SourceError: a recording or a truth file cannot be used.
+        EngineError: the engine, or a program to compare with, is missing or broke down.
     """
-    from ..evaluation import load_truth, score, table, total
+    from ..bench.compared import peer_transcripts, require_known
+    from ..evaluation import load_truth, score, total
+    from ..evaluation_table import systems_table, table
     from ..options import Options
     from ..pipeline import transcribe as run_pipeline
 
     options = Options(threads=request.threads, **request.options)
+    require_known(request.compare)
     truths = load_truth(request.directory)
     engine = engine_of(request, progress)
+    begin = time.perf_counter()
     try:
         scores = []
         for number, truth in enumerate(truths):
@@ -258,7 +268,13 @@ def evaluate(request: EvaluateRequest, progress: Progress = unreported) -> Evalu
     finally:
         engine.close()
     info = engine.info
-    figures = {
+    systems = [("transcribe-mcp", total(scores), time.perf_counter() - begin)]
+    for name in request.compare:
+        paths = [truth.path for truth in truths]
+        found = peer_transcripts(name, info, options.language, paths, progress)
+        judged = [(score(truth, one.transcript), one.seconds) for truth, one in zip(truths, found, strict=True)]
+        systems.append((name, total(each for each, _ in judged), sum(seconds for _, seconds in judged)))
+    figures: dict[str, Any] = {
         "engine": info.engine,
         "model": info.model,
         "device": info.device,
@@ -266,7 +282,11 @@ def evaluate(request: EvaluateRequest, progress: Progress = unreported) -> Evalu
         "total": total(scores).to_json(),
         "files": [file.to_json() for file in scores],
     }
-    return Evaluation(table(scores), figures)
+    text = table(scores)
+    if request.compare:
+        figures["systems"] = {name: judged.to_json() | {"seconds": s} for name, judged, s in systems}
+        text += f"\n\n{systems_table(systems)}"
+    return Evaluation(text, figures)
 
 
 def engine_names() -> tuple[str, ...]:

@@ -300,15 +300,12 @@ def forget_old(keep_days: float) -> int:
 
 
 def prepare() -> None:
-    """Load what calls need and open the store, before the first call has to; a server does so in the background.
-
-    Raises:
-        StoreError: it cannot be used.
-    """
-    _store()  # first: it loads SQLAlchemy under a lock, which two threads must not do at once
-    from ..jobs import job_options, partial, process, submission
+    """Do what the first call would wait for; a server does so in the background. Raises as ``rehearse``."""
+    store = _store()  # first: it loads SQLAlchemy under a lock, which two threads must not do at once
+    from ..jobs import job_options, partial, process, rehearsal, submission
 
     assert all((job_options, partial, process, submission))  # loaded is all that they have to be
+    rehearsal.rehearse(store)
 
 
 def close() -> None:

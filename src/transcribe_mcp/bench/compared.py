@@ -1,0 +1,121 @@
+"""Other programs on the recordings of an evaluation, with the same weights, each in a process of its own.
+
+faster-whisper runs in this environment. WhisperX needs one of its own, which ``transcribe-mcp env create --want
+whisperx`` makes.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from .. import checkpoints
+from ..checkpoints.conversion import ctranslate2_directory
+from ..compat import environments
+from ..engines import EngineInfo
+from ..errors import EngineFailedError, EngineUnavailableError, UnknownNameError
+from ..progress import Progress, unreported
+from ..transcript import Segment, Transcript, Word
+
+PEERS = ("faster-whisper", "faster-whisper-batched", "whisperx")
+BEAM_SIZE = 5  # the default of each
+_CHILD = Path(__file__).with_name("peer_child.py")
+
+
+@dataclass(frozen=True, slots=True)
+class PeerTranscript:
+    """What a peer made of one recording, and the seconds that it took."""
+
+    transcript: Transcript
+    seconds: float
+
+
+def require_known(names: Sequence[str]) -> None:
+    """
+    Raises:
+        UnknownNameError: one of them is no peer.
+    """
+    for name in names:
+        if name not in PEERS:
+            raise UnknownNameError(f"there is no peer {name!r}", hint=f"choose from: {', '.join(PEERS)}")
+
+
+def peer_transcripts(
+    name: str, info: EngineInfo, language: str, recordings: Sequence[Path], progress: Progress = unreported
+) -> Iterator[PeerTranscript]:
+    """The transcripts of one peer, in order, with the model of ``info`` in int8 on the CPU.
+
+    Raises:
+        EngineUnavailableError: the peer is not installed.
+        EngineFailedError: it broke down.
+        ModelError: it cannot have the model.
+    """
+    model = _model_for_peers(info, progress)
+    arguments = [name, str(model), "int8", language, str(BEAM_SIZE), *map(str, recordings)]
+    command = [str(_python_with(name)), str(_CHILD), *arguments]
+    n_done = 0
+    with tempfile.TemporaryFile() as said:
+        streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": said}
+        with subprocess.Popen(command, text=True, encoding="utf-8", errors="replace", **streams) as child:
+            assert child.stdout is not None
+            for line in child.stdout:
+                if line.startswith("{"):
+                    yield _read(name, json.loads(line))
+                    n_done += 1
+        said.seek(0)
+        lines = said.read().decode(errors="replace").strip().splitlines()
+    if n_done < len(recordings):
+        last = lines[-1] if lines else f"exit {child.returncode}"
+        raise EngineFailedError(f"{name} failed on {recordings[n_done]}: {last}", hint=f"run it without {name}")
+
+
+def _python_with(name: str) -> Path:
+    package = "whisperx" if name == "whisperx" else "faster_whisper"
+    if find_spec(package) is not None:
+        return Path(sys.executable)
+    for one in environments.environments():
+        if name in environments.packages_of(one.name):
+            return environments.python_of(one.name)
+    command = f"transcribe-mcp env create --want {package}" if package == "whisperx" else "pip install faster-whisper"
+    raise EngineUnavailableError(f"{name} is not installed", hint=command)
+
+
+def _model_for_peers(info: EngineInfo, progress: Progress) -> Path:
+    """The weights that the engine uses, in the layout that the peers read."""
+    checkpoint = checkpoints.resolve(info.model, offline=True, progress=progress)
+    return ctranslate2_directory(checkpoint, "int8", progress)
+
+
+def _read(name: str, data: dict[str, Any]) -> PeerTranscript:
+    """Times that overlap, which a transcript may not have, are moved up to the end before them."""
+    rows: list[Segment] = []
+    clock, duration = 0.0, float(data["duration"])
+
+    def moved(start: float, end: float) -> tuple[float, float]:
+        nonlocal clock
+        begin = min(max(clock, start), duration)
+        clock = min(max(begin, end), duration)
+        return begin, clock
+
+    for row in data["segments"]:
+        words = tuple(Word(*moved(start, end), text) for start, end, text in row["words"])
+        start, end = (words[0].start, words[-1].end) if words else moved(row["start"], row["end"])
+        rows.append(Segment(start, end, row["text"], words))
+    transcript = Transcript(
+        segments=tuple(rows),
+        duration=duration,
+        language=data["language"],
+        language_probability=None,
+        engine=name,
+        model="",
+        device="cpu",
+        compute_type="int8",
+    )
+    return PeerTranscript(transcript, float(data["seconds"]))

@@ -1,0 +1,81 @@
+"""Run by the Python of an environment that has a peer: its transcripts of some recordings, a line of JSON each.
+
+    PYTHON peer_child.py NAME MODEL COMPUTE_TYPE LANGUAGE BEAM_SIZE RECORDING...
+
+A script by itself, because the environment need not have transcribe-mcp: it imports the peer and nothing of ours.
+``LANGUAGE`` is a code, or ``auto``. Lines that do not begin with ``{`` are the peer's own talk.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+SAMPLE_RATE_HZ = 16_000
+BATCH = 8
+
+Run = Callable[[str], "dict[str, Any]"]
+
+
+def faster_whisper(
+    model: str, compute_type: str, language: str | None, beam_size: int, *, batched: bool = False
+) -> Run:
+    module = importlib.import_module("faster_whisper")
+    loaded = module.WhisperModel(model, device="cpu", compute_type=compute_type)
+    pipeline = module.BatchedInferencePipeline(loaded) if batched else loaded
+    more: dict[str, Any] = {"batch_size": BATCH} if batched else {"vad_filter": True}
+
+    def run(path: str) -> dict[str, Any]:
+        found, info = pipeline.transcribe(path, language=language, beam_size=beam_size, word_timestamps=True, **more)
+        rows = [
+            {"text": s.text, "start": s.start, "end": s.end, "words": [[w.start, w.end, w.word] for w in s.words or ()]}
+            for s in found
+        ]
+        return {"language": info.language, "duration": info.duration, "segments": rows}
+
+    return run
+
+
+def faster_whisper_batched(model: str, compute_type: str, language: str | None, beam_size: int) -> Run:
+    return faster_whisper(model, compute_type, language, beam_size, batched=True)
+
+
+def whisperx(model: str, compute_type: str, language: str | None, beam_size: int) -> Run:
+    """Without its alignment and speaker models, which only the model hub has; so its words have no times."""
+    module = importlib.import_module("whisperx")
+    pipeline = module.load_model(
+        model,
+        "cpu",
+        compute_type=compute_type,
+        language=language,
+        asr_options={"beam_size": beam_size},
+        vad_method="silero",
+    )
+
+    def run(path: str) -> dict[str, Any]:
+        audio = module.load_audio(path)
+        found = pipeline.transcribe(audio, batch_size=BATCH, language=language)
+        rows = [{"text": s["text"], "start": s["start"], "end": s["end"], "words": []} for s in found["segments"]]
+        return {"language": found["language"], "duration": len(audio) / SAMPLE_RATE_HZ, "segments": rows}
+
+    return run
+
+
+PEERS = {"faster-whisper": faster_whisper, "faster-whisper-batched": faster_whisper_batched, "whisperx": whisperx}
+
+
+def main(name: str, model: str, compute_type: str, language: str, beam_size: str, *recordings: str) -> None:
+    run = PEERS[name](model, compute_type, None if language == "auto" else language, int(beam_size))
+    for path in recordings:
+        begin = time.perf_counter()
+        found = run(path) | {"seconds": time.perf_counter() - begin}
+        sys.stdout.write("\n" + json.dumps(found, default=float) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
