@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scripted_engine import ScriptedEngine, said
+from scripted_engine import INFO, ScriptedEngine, said
 
 from transcribe_mcp.engines import Decoded, DecodingOptions
 from transcribe_mcp.fallback import TEMPERATURES, Attempt, Decoder, Ladder
@@ -166,6 +166,74 @@ def test_each_window_is_decoded_until_it_is_sound_and_no_longer(sound: list[list
         assert n_attempts == (row.index(True) + 1 if any(row) else 4)
         assert (attempts[k].failure is None) == any(row)
     assert all(call.starts for call in engine.calls)
+
+
+# -- speech without words --------------------------------------------------------------------------------------------
+
+SKIPS = replace(INFO, skips_speech=True, can_sample=False)
+HOUSE, NOBODY = " I went to the house today.", " Nobody was there at that time of day."
+LATE = Region(6.0, 9.5)  # speech after a pause, of a window that begins at 0
+
+
+def fill(hear: Callable[[Window], Decoded], regions: Sequence[Region]) -> tuple[list[Window], Attempt]:
+    """The windows that the engine was given, and what became of one window of 12 s."""
+    given: list[Window] = []
+
+    def listen(window: Window, language: str, options: DecodingOptions) -> Decoded:
+        given.append(window)
+        return hear(window)
+
+    engine = ScriptedEngine(listen, info=SKIPS)
+    window = Window(0.0, np.zeros(12 * SAMPLE_RATE_HZ, np.float32), tuple(regions))
+    decoder = Decoder(engine, DecodingOptions(), Ladder(), engine.encode)
+    encoded = engine.encode([window])
+    first = decoder.time_words(encoded, [window], decoder.decode(encoded, ["en"]), decoder.options)
+    [attempt] = decoder.improved(encoded, [window], ["en"], first)
+    return given, attempt
+
+
+def test_speech_without_words_is_decoded_by_itself_and_its_words_come_in_order() -> None:
+    def hear(window: Window) -> Decoded:
+        return (
+            said(" I went to the house today.")
+            if window.start == 0.0
+            else said(" Nobody was there at that time of day.")
+        )
+
+    given, attempt = fill(hear, [Region(0.0, 2.0), LATE])
+
+    assert text_of(attempt) == HOUSE + NOBODY
+    assert attempt.failure is None
+    assert [round(window.start, 2) for window in given] == [0.0, 5.7]
+    assert given[1].duration == pytest.approx(LATE.end - LATE.start + 0.6)
+
+
+def test_words_that_a_neighbour_says_already_are_not_doubled() -> None:
+    def hear(window: Window) -> Decoded:
+        return said(HOUSE if window.start == 0.0 else f" house today.{NOBODY}")
+
+    _, attempt = fill(hear, [Region(0.0, 2.0), LATE])
+
+    assert text_of(attempt) == HOUSE + NOBODY
+
+
+def test_a_window_with_much_speech_and_no_words_is_decoded_again() -> None:
+    def hear(window: Window) -> Decoded:
+        return said("" if window.start == 0.0 else NOBODY)
+
+    _, attempt = fill(hear, [LATE])
+
+    assert text_of(attempt) == NOBODY
+
+
+@pytest.mark.parametrize("guess", [said(" you", no_speech=0.9), said(" you", logprob=-1.4), said("")])
+def test_what_may_be_no_speech_gets_no_words_that_the_model_is_not_sure_of_and_is_named(guess: Decoded) -> None:
+    _, attempt = fill(
+        lambda window: said("") if window.start == 0.0 and len(window.samples) > 180_000 else guess, [LATE]
+    )
+
+    assert text_of(attempt) == ""
+    assert attempt.failure == "speech_without_words"
 
 
 # -- the rules -------------------------------------------------------------------------------------------------------

@@ -123,10 +123,8 @@ class Decoder:
         """No words: believed only where there is little speech."""
         if not self._skips(speech_s(window.regions)):
             return Attempt((), "silence")
-        skipped = replace(judged, failure="speech_without_words")
-        return Attempt(
-            (Heard(window.start, (), skipped),), skipped.failure, raw=((),), wordless=(tuple(window.regions),)
-        )
+        part = Heard(window.start, (), replace(judged, failure=GAP))
+        return Attempt((part,), GAP, raw=((),), wordless=(tuple(window.regions),))
 
     def _skips(self, without_words_s: float) -> bool:
         return self.engine.info.skips_speech and without_words_s > self.ladder.rules.max_wordless_s
@@ -146,7 +144,8 @@ class Decoder:
         fits = all(part.judged.fits for part in parts)
         words = [word for part in parts for word in part.words]
         free = wordless(window.regions, [word for own in raw for word in own], words)
-        skipped = () if failures else tuple(stretch for stretch in free if self._skips(speech_s(stretch)))
+        stretches = () if failures else map(_without_crumbs, free)
+        skipped = tuple(stretch for stretch in stretches if self._skips(speech_s(stretch)))
         if skipped:
             failures = [GAP]
             for stretch in skipped:
@@ -223,6 +222,8 @@ class Decoder:
                     found[k] = better
         for n, i in enumerate(cuts):
             halves = found[2 * n : 2 * n + 2]
+            if not any(part.words for part in batch.attempts[i].parts):  # it may be no speech at all
+                halves = [half for half in halves if half.failure is None and not _is_silent(half)]
             pairs = [pair for half in halves for pair in zip(half.parts, half.raw, strict=True) if pair[0].words]
             yield i, self._scored(batch.windows[i], [part for part, _ in pairs], [raw for _, raw in pairs])
 
@@ -292,6 +293,12 @@ def _cut(window: Window, attempt: Attempt) -> tuple[Window, ...]:
     n = round((at - window.start) * SAMPLE_RATE_HZ)
     middle = window.start + n / SAMPLE_RATE_HZ
     return Window(window.start, window.samples[:n], before), Window(middle, window.samples[n:], after)
+
+
+def _without_crumbs(stretch: tuple[Region, ...]) -> tuple[Region, ...]:
+    """Without the little that the words before and after leave of their own regions."""
+    kept = [i for i, region in enumerate(stretch) if region.end - region.start >= SHORTEST_PIECE_S]
+    return stretch[kept[0] : kept[-1] + 1] if kept else ()
 
 
 def _piece(window: Window, stretch: Sequence[Region]) -> Window:
