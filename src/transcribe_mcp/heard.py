@@ -6,17 +6,20 @@ The JSON form is for checkpoints only. It is exact: every float comes back as it
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from .engines import Decoded
 from .languages import Vote
-from .quality_rules import LOOP_IN_WORD, Judged, is_repetitive
+from .quality_rules import Judged, is_repetitive
 from .regions import Window
 from .sentences import cut_sentences
 from .transcript import Notice, Segment, Word
 
+# A digit or two said again and again, however they are grouped: how often is hard to hear.
+REPEATED_DIGITS = re.compile(r"(\d{1,2})(?:[-, ]*\1){4,}")
 CODEC = 2  # version of the JSON form; 1 had neither the lengths of windows nor the number of the batch
 
 
@@ -190,7 +193,7 @@ def doubts(heard: Sequence[Heard]) -> Iterator[Notice]:
         start = _clock(window.start)
         if judged.failure is None:
             text = judged.decoded.text.strip()
-            if is_repetitive(text) or LOOP_IN_WORD.search(text):
+            if is_repetitive(text) or REPEATED_DIGITS.search(text):
                 message = f"from {start} on the same words or digits are repeated; they fit the speech and were kept"
                 yield Notice("repeated_words", message)
         elif not judged.fits and judged.failure == "repetition":
