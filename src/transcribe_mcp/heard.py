@@ -19,7 +19,7 @@ from .sentences import cut_sentences
 from .transcript import Notice, Segment, Word
 
 # A digit or two said again and again, however they are grouped: how often is hard to hear.
-REPEATED_DIGITS = re.compile(r"(\d{1,2})(?:[-, ]*\1){4,}")
+REPEATED_DIGITS = re.compile(r"([1-9]\d?)(?:[-, ]*\1){4,}")
 CODEC = 2  # version of the JSON form; 1 had neither the lengths of windows nor the number of the batch
 
 
