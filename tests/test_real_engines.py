@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from real_whisper import real_whisper
+from slow import SLOW
 
 from transcribe_mcp import EngineRequest, Options, Transcript, load_engine, transcribe
 from transcribe_mcp.audio import read
@@ -36,9 +37,10 @@ def in_both_layouts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]
 
 @pytest.fixture(scope="module")
 def talk() -> np.ndarray:
-    """The samples, and minutes of other voices where they are at hand."""
+    """The samples; of the slow tests, minutes of other voices too where they are at hand."""
     parts = [read(path) for path in sorted(SAMPLES.glob("*.flac"))]
-    parts += [read(SHARED_SETS / name) for name in ("p_lecture.flac", "t16.flac") if (SHARED_SETS / name).exists()]
+    more = [SHARED_SETS / name for name in ("p_lecture.flac", "t16.flac")]
+    parts += [read(path) for path in more if SLOW and path.exists()]
     pause = np.zeros(16_000, np.float32)
     return np.concatenate([samples for part in parts for samples in (part, pause)])
 

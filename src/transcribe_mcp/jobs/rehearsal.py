@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import suppress
 
 import sqlalchemy as sa
@@ -12,6 +11,8 @@ from .queue import SHORT
 from .records import JobOptions
 from .rows import NewJob
 from .store import Store
+
+MOST_JOBS = 2**31 - 1  # PostgreSQL's largest integer
 
 
 class _NotMeantError(Exception):
@@ -26,6 +27,6 @@ def rehearse(store: Store) -> None:
     """
     new = NewJob(__file__, "", "", JobOptions(), "", force=False, queue=SHORT, priority=1, is_new_hash=True)
     with suppress(_NotMeantError), store.begin() as connection:
-        adding.add(connection, store.queue, [(new, sys.maxsize)], None)
+        adding.add(connection, store.queue, [(new, MOST_JOBS)], None)
         connection.execute(sa.select(sa.literal(1))).scalar()  # a look at a result, which asks the writer
         raise _NotMeantError
