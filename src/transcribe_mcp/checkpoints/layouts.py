@@ -112,10 +112,10 @@ def is_english_only(checkpoint: Checkpoint) -> bool:
 
 def word_lag_s(checkpoint: Checkpoint) -> float:
     """By how much the model's attention is late. Measured with tiny.en; none is assumed of models of another family."""
-    return WORD_LAG_S if is_of_openai(checkpoint) else 0.0
+    return WORD_LAG_S if has_openai_vocabulary(checkpoint) else 0.0
 
 
-def is_of_openai(checkpoint: Checkpoint) -> bool:
+def has_openai_vocabulary(checkpoint: Checkpoint) -> bool:
     """Whether the model has OpenAI's vocabulary, and so descends from OpenAI's weights."""
     if checkpoint.layout == "huggingface":
         n_tokens = read_json(checkpoint.directory / "config.json").get("vocab_size")

@@ -104,7 +104,7 @@ def _beam_size(checkpoint: checkpoints.Checkpoint) -> int:
     """Beams make one word error in six less with tiny.en (docs/accuracy.md). With a small decoder they cost little."""
     layers = checkpoints.n_decoder_layers(checkpoint)
     is_small = layers is not None and layers <= SMALL_DECODER_LAYERS
-    return SMALL_DECODER_BEAMS if is_small and checkpoints.is_of_openai(checkpoint) else 1
+    return SMALL_DECODER_BEAMS if is_small and checkpoints.has_openai_vocabulary(checkpoint) else 1
 
 
 def _cuda_batch_size(checkpoint: checkpoints.Checkpoint, compute_type: str, index: int) -> int:
