@@ -30,8 +30,8 @@ WORDS = {"errors", "settings", "progress", "text_breaks", "transcript"}
 STAGES = {
     "access", "ahead", "align", "audio", "batching", "checkpoints", "comparison", "engines", "evaluation",
     "evaluation_table", "fallback", "features", "fetching", "heard", "language_names", "languages", "openat",
-    "options", "piped", "quality_rules", "regions", "sentences", "silero", "source_names", "sources", "speakers",
-    "vad", "voices", "walk",
+    "options", "pieces", "piped", "quality_rules", "regions", "sentences", "silero", "source_names", "sources",
+    "speakers", "style", "vad", "voices", "walk",
 }  # fmt: skip
 
 # What a part of the package may import of the others. A part is a file or a folder beside __init__.py.

@@ -8,15 +8,15 @@ their samples.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-import numpy as np
-
 from .align.times import clamp_to_speech
 from .engines import Decoded, DecodingOptions, Encoded, Engine, decode_until
 from .heard import Heard
+from .pieces import SHORTEST_PIECE_S, halves, piece_of
 from .quality_rules import (
     RULES,
     Judged,
@@ -28,15 +28,14 @@ from .quality_rules import (
     word_certainty,
     wordless,
 )
-from .regions import SAMPLE_RATE_HZ, Region, Window
+from .regions import Region, Window
+from .style import STYLE_PROMPTS, lacks_punctuation, punctuates
 from .transcript import Word
 
 TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 BETTER = 1.02  # a decoding replaces another only with a score higher by this factor
+AS_GOOD = 0.8  # for the sake of its punctuation it may have one lower by this factor
 GAP = "speech_without_words"
-CONTEXT_S = 0.3  # around speech that is decoded separately
-SHORTEST_PIECE_S = 0.5  # of speech; shorter pieces make Whisper models invent words
-QUIET_FRAME_S = 0.04  # a window is cut in the quietest moment of this length
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +65,10 @@ class Attempt:
     fits: bool = True
     raw: tuple[Sequence[Word], ...] = ()
     wordless: tuple[tuple[Region, ...], ...] = ()
+
+    @property
+    def words(self) -> list[Word]:
+        return [word for part in self.parts for word in part.words]
 
     @property
     def is_doubtful(self) -> bool:
@@ -159,6 +162,10 @@ class Decoder:
 
     # -- again -------------------------------------------------------------------------------------------------------
 
+    def may_improve(self, attempt: Attempt) -> bool:
+        """Whether another decoding may be better, in its words or in its punctuation."""
+        return attempt.is_doubtful or self._lacks_punctuation(attempt)
+
     def improved(
         self, encoded: Encoded, windows: Sequence[Window], languages: Sequence[str], attempts: Sequence[Attempt]
     ) -> list[Attempt]:
@@ -173,7 +180,30 @@ class Decoder:
             for i, attempt in way(_Doubtful(encoded, windows, languages, best), doubtful):
                 if attempt.is_better_than(best[i]):
                     best[i] = attempt
+        for i, attempt in self._with_style(_Doubtful(encoded, windows, languages, best)):
+            best[i] = attempt
         return best
+
+    def _lacks_punctuation(self, attempt: Attempt) -> bool:
+        """A prompt of the user's has a style of its own."""
+        may_be_asked = self.engine.info.punctuates and not self.options.prompt and attempt.failure is None
+        return may_be_asked and lacks_punctuation(attempt.words)
+
+    def _with_style(self, batch: _Doubtful) -> Iterator[tuple[int, Attempt]]:
+        """Decode text without punctuation after a prompt that has some; keep it if it says as much, as surely."""
+        chosen = defaultdict(list)
+        for i, attempt in enumerate(batch.attempts):
+            language = "en" if self.options.task == "translate" else batch.languages[i]
+            if language in STYLE_PROMPTS and self._lacks_punctuation(attempt):
+                chosen[language].append(i)
+        for language, places in sorted(chosen.items()):
+            options = replace(self.options, prompt=STYLE_PROMPTS[language])
+            styled = self._once(batch.encoded.select(places), *batch.of(places), options)
+            for i, attempt in zip(places, styled, strict=True):
+                before = batch.attempts[i]
+                as_good = attempt.failure is None and attempt.score >= before.score * AS_GOOD
+                if as_good and punctuates(before.words, attempt.words):
+                    yield i, attempt
 
     def _with_beams(self, batch: _Doubtful, doubtful: Sequence[int]) -> Iterator[tuple[int, Attempt]]:
         chosen = [i for i in doubtful if not batch.attempts[i].wordless]  # what is left out, beams leave out as well
@@ -196,7 +226,7 @@ class Decoder:
         stretches = [(i, stretch) for i in doubtful for stretch in batch.attempts[i].wordless]
         if not stretches:
             return
-        pieces = [_piece(batch.windows[i], stretch) for i, stretch in stretches]
+        pieces = [piece_of(batch.windows[i], stretch) for i, stretch in stretches]
         languages = [batch.languages[i] for i, _ in stretches]
         found = self._once(self.encode(pieces), pieces, languages, self.options)
         for i, own in groupby(zip(stretches, found, strict=True), key=lambda pair: pair[0][0]):
@@ -208,7 +238,7 @@ class Decoder:
         """Skipped speech, and loops, often begin anew where the decoder begins anew."""
         if not self.engine.info.skips_speech:
             return
-        cuts = {i: pair for i in doubtful if (pair := _cut(batch.windows[i], batch.attempts[i]))}
+        cuts = {i: pair for i in doubtful if (pair := _halves(batch.windows[i], batch.attempts[i]))}
         if not cuts:
             return
         pieces = [piece for pair in cuts.values() for piece in pair]
@@ -222,7 +252,7 @@ class Decoder:
                     found[k] = better
         for n, i in enumerate(cuts):
             halves = found[2 * n : 2 * n + 2]
-            if not any(part.words for part in batch.attempts[i].parts):  # it may be no speech at all
+            if not batch.attempts[i].words:  # it may be no speech at all
                 halves = [half for half in halves if half.failure is None and not _is_silent(half)]
             pairs = [pair for half in halves for pair in zip(half.parts, half.raw, strict=True) if pair[0].words]
             yield i, self._scored(batch.windows[i], [part for part, _ in pairs], [raw for _, raw in pairs])
@@ -273,39 +303,16 @@ def _certainty(part: Heard) -> float:
     return certainty(part.judged.decoded) if part.judged.fits else word_certainty(part.words)
 
 
-def _cut(window: Window, attempt: Attempt) -> tuple[Window, ...]:
-    """The window in two, at its quietest moment in the speech without words, or near its middle where there is none.
-
-    Nothing where a piece would be too short, or where the model is merely unsure.
-    """
-    regions = max(attempt.wordless, key=speech_s, default=window.regions)
-    if not regions or (attempt.fits and not attempt.wordless):
-        return ()
-    begin, end = regions[0].start, regions[-1].end
-    if not attempt.wordless:
-        third = (end - begin) / 3
-        begin, end = begin + third, end - third
-    at = _quietest(window, begin, end)
-    before = tuple(Region(r.start, min(r.end, at)) for r in window.regions if r.start < at)
-    after = tuple(Region(max(r.start, at), r.end) for r in window.regions if r.end > at)
-    if min(speech_s(before), speech_s(after)) < SHORTEST_PIECE_S:
-        return ()
-    n = round((at - window.start) * SAMPLE_RATE_HZ)
-    middle = window.start + n / SAMPLE_RATE_HZ
-    return Window(window.start, window.samples[:n], before), Window(middle, window.samples[n:], after)
+def _halves(window: Window, attempt: Attempt) -> tuple[Window, ...]:
+    """The window in two, cut in its longest speech without words. Nothing where the model is merely unsure."""
+    merely_unsure = attempt.fits and not attempt.wordless
+    return () if merely_unsure else halves(window, max(attempt.wordless, key=speech_s, default=()))
 
 
 def _without_crumbs(stretch: tuple[Region, ...]) -> tuple[Region, ...]:
     """Without the little that the words before and after leave of their own regions."""
     kept = [i for i, region in enumerate(stretch) if region.end - region.start >= SHORTEST_PIECE_S]
     return stretch[kept[0] : kept[-1] + 1] if kept else ()
-
-
-def _piece(window: Window, stretch: Sequence[Region]) -> Window:
-    """A stretch of a window's speech, with ``CONTEXT_S`` of what is around it."""
-    first = max(0, round((stretch[0].start - CONTEXT_S - window.start) * SAMPLE_RATE_HZ))
-    stop = round((stretch[-1].end + CONTEXT_S - window.start) * SAMPLE_RATE_HZ)
-    return Window(window.start + first / SAMPLE_RATE_HZ, window.samples[first:stop], tuple(stretch))
 
 
 def _is_silent(attempt: Attempt) -> bool:
@@ -365,15 +372,3 @@ def _part(start: float, judged: Judged, words: Sequence[tuple[Word, Word]]) -> t
     """Words with those that the engine timed, as a part that begins with the first of them."""
     first = words[0][0].start if words else start
     return Heard(first, tuple(word for word, _ in words), judged), [raw for _, raw in words]
-
-
-def _quietest(window: Window, begin: float, end: float) -> float:
-    """The middle of the quietest ``QUIET_FRAME_S`` between two times on the original clock."""
-    size = round(QUIET_FRAME_S * SAMPLE_RATE_HZ)
-    first = max(0, round((begin - window.start) * SAMPLE_RATE_HZ))
-    samples = window.samples[first : round((end - window.start) * SAMPLE_RATE_HZ)]
-    n = len(samples) // size
-    if n == 0:
-        return (begin + end) / 2
-    power = np.square(samples[: n * size].reshape(n, size)).mean(axis=1)
-    return window.start + (first + (int(power.argmin()) + 0.5) * size) / SAMPLE_RATE_HZ

@@ -289,7 +289,7 @@ class _Flow:
         batch, timed = self.unsettled
         self.unsettled = None
         attempts = timed.result()
-        if any(attempt.is_doubtful for attempt in attempts):
+        if any(map(self.decoder.may_improve, attempts)):
             with self.run.timed("decode"):
                 attempts = self.decoder.improved(batch.encoded, batch.windows, batch.languages, attempts)
         done = HeardBatch.of(batch.number, batch.windows, self._heard(attempts), batch.vote)

@@ -99,6 +99,7 @@ class EngineInfo:
     can_sample: bool = True  # decodes differently at another temperature, and alike each time at the same
     retry_beam_size: int = 1  # hypotheses with which doubtful windows are decoded again; 1: they are not
     word_lag_s: float = 0.0  # by how much its words start too late
+    punctuates: bool = False  # was trained on text with punctuation, and takes a prompt's style over
     skips_speech: bool = False  # may leave out words in the midst of a window; then it is decoded again in pieces
     versions: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[Notice, ...] = ()

@@ -93,6 +93,7 @@ def _load_on(request: EngineRequest, device: str, index: int) -> CTranslate2Engi
         can_sample=False,  # its threads' random generators cannot be set back
         retry_beam_size=RETRY_BEAM_SIZE,
         word_lag_s=checkpoints.word_lag_s(checkpoint),
+        punctuates=checkpoints.has_openai_vocabulary(checkpoint),
         skips_speech=True,
         versions={"ctranslate2": ctranslate2.__version__},
         warnings=request.notices,

@@ -117,6 +117,7 @@ def _load_on(request: EngineRequest, device: torch.device) -> WhisperEngine:
         batch_size=batch_size,
         retry_beam_size=1 if in_queue else RETRY_BEAM_SIZE,  # on a GPU sampling in the running batch costs far less
         word_lag_s=checkpoints.word_lag_s(checkpoint),
+        punctuates=checkpoints.has_openai_vocabulary(checkpoint),
         skips_speech=True,
         early_windows=machinery.encoded_at_once if in_queue else EARLY_WINDOWS_CPU if shares_workers else 0,
         encodes_aside=shares_workers,
