@@ -16,6 +16,7 @@ from itertools import groupby
 from .align.times import clamp_to_speech
 from .engines import Decoded, DecodingOptions, Encoded, Engine, decode_until
 from .heard import Heard
+from .options import TEMPERATURES
 from .pieces import SHORTEST_PIECE_S, halves, piece_of
 from .quality_rules import (
     RULES,
@@ -32,7 +33,6 @@ from .regions import Region, Window
 from .style import STYLE_PROMPTS, lacks_punctuation, punctuates
 from .transcript import Word
 
-TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 BETTER = 1.02  # a decoding replaces another only with a score higher by this factor
 AS_GOOD = 0.8  # for the sake of its punctuation it may have one lower by this factor
 GAP = "speech_without_words"

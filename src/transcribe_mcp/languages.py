@@ -9,13 +9,15 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .engines import AUTO, Engine, EngineInfo
 from .errors import UnknownNameError, UnsupportedTaskError
 from .language_names import OF_COUNTRY, OTHER_NAMES
-from .regions import Window
 from .transcript import Notice
+
+if TYPE_CHECKING:
+    from .regions import Window
 
 SURE = 0.8  # a language probability that counts as certain
 UNSURE = 0.5  # below this another language is more likely than not

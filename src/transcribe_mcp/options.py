@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from .engines import AUTO
 from .errors import UsageError
-from .fallback import TEMPERATURES
 from .languages import requested_language
 
+TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 TRACKS = (AUTO, "all")
 CHANNELS = (AUTO, "mix", "left", "right", "split")
 

@@ -24,12 +24,13 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from ..errors import EngineUnavailableError, ModelUnavailableError, UnknownNameError
 from ..progress import Progress, unreported
-from ..regions import Window
 from ..transcript import Notice, Word
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from ..regions import Window
 
 AUTO = "auto"
 RETRY_BEAM_SIZE = 5  # openai-whisper's default

@@ -9,9 +9,8 @@ from pathlib import Path
 
 from ..engines import ENGINES
 from ..errors import UnknownNameError
-from ..fallback import TEMPERATURES
 from ..languages import requested_language
-from ..options import Options
+from ..options import TEMPERATURES, Options
 from .records import AUTO, JobOptions
 
 # What leaves the transcript as it is.

@@ -30,11 +30,11 @@ from .ledger import CRASHES_SET_ASIDE, KILLS_SET_ASIDE, Began, Claim, Ledger
 from .library import Content
 from .private_files import FOLDER_MODE
 from .process import WorkerSlot, last_end, was_killed
-from .queue import keep_step
 from .records import AUTO
 from .shared import EngineChoice, SharedEngine
 from .store import Store
 from .submission import FETCHED_FOR_SHELL
+from .workflows import keep_step
 
 # A job's, for reading and voice detection. Jobs that run at once would take each other's cores: eight with 16 threads
 # each kept a GPU waiting for half of the time. And up to five hear alike, so that checkpoints fit whatever machine.

@@ -217,7 +217,9 @@ class Supervisor:
                 text = log.read(TAIL_BYTES).decode("utf-8", "replace")
         except OSError as error:  # no room for its log, no memory for a process
             return WorkerRun(EXIT_FAILED, was_ready=False, reason=f"{error.strerror or error}", lived_s=0.0)
-        return WorkerRun(code, READY in text, what_happened(text, reason), time.monotonic() - began)
+        if code not in _ENDS:
+            reason = what_happened(text, reason)
+        return WorkerRun(code, READY in text, reason, time.monotonic() - began)
 
     # --- failed starts ------------------------------------------------------------------------------------------------
 

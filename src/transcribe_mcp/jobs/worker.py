@@ -48,11 +48,11 @@ from .process import (
     hold_worker_lock,
     note,
 )
-from .queue import WorkflowRunner, WorkflowStoppedError
 from .rows import SILENT_S
 from .run import RunningJob, Workshop, run
 from .store import Store
 from .worker_state import worker_id
+from .workflows import WorkflowRunner, WorkflowStoppedError
 
 BEAT_S = 0.2
 FREEING_S = 1.0  # so long after the last job, what its threads let go of is given back to the system
