@@ -58,6 +58,11 @@ class Claim:
     warnings: tuple[Notice, ...]
     left_by: str | None
 
+    @property
+    def works_anyway(self) -> bool:
+        """Whatever other jobs there are on the same content."""
+        return self.force or self.began is not None
+
 
 @dataclass(frozen=True, slots=True)
 class Began:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
@@ -145,12 +146,13 @@ def run(shop: Workshop, job: RunningJob) -> None:
         roots = None if is_url(claim.source) else shop.store.roots(claim.job_id)
         with contents.opened(_recording(shop, job, claim, folder), roots) as path:
             content = Content(_content_hash(shop, job, claim, path), claim.options_key)
-            earlier = _answer(shop, job, claim, content)
-            if earlier is not None:
-                shop.ledger.answer(claim, earlier)
+            while inside is None:
+                earlier = _answer(shop, job, claim, content)
+                if earlier is not None:
+                    shop.ledger.answer(claim, earlier)
+                    break
+                inside = _entered(shop, job, claim, content)
             else:
-                inside = shop.gate.enter(alone=claim.crashes > 0, check=job.check)
-                shop.ledger.change(claim, {"at_risk": True})
                 _work(shop, job, claim, path, content, inside)
     except (CancelledError, StoreError):
         raise
@@ -170,7 +172,7 @@ def _answer(shop: Workshop, job: RunningJob, claim: Claim, content: Content) -> 
 
     Jobs that wait here are outside of the gate: what they wait for may have to pass it alone.
     """
-    if claim.force or claim.began is not None:
+    if claim.works_anyway:
         return None
     while shop.store.is_worked_on(content, claim.job_id):
         job.stage = "waiting"
@@ -178,6 +180,22 @@ def _answer(shop: Workshop, job: RunningJob, claim: Claim, content: Content) -> 
         time.sleep(TWIN_POLL_S)
     job.stage = "load"
     return shop.store.answer_for(content, claim.source)
+
+
+def _entered(shop: Workshop, job: RunningJob, claim: Claim, content: Content) -> Pass | None:
+    """The pass of a job that may work now; ``None`` where an earlier job on the same content came to light meanwhile.
+
+    A job says that it works, then looks for earlier ones. Earlier ones look for those that work before they do.
+    """
+    with ExitStack() as stack:
+        inside = shop.gate.enter(alone=claim.crashes > 0, check=job.check)
+        stack.callback(inside.leave)
+        shop.ledger.change(claim, {"at_risk": True})
+        if claim.works_anyway or not shop.store.is_worked_on(content, claim.job_id, earlier_only=True):
+            stack.pop_all()
+            return inside
+        shop.ledger.change(claim, {"at_risk": False})
+    return None
 
 
 def _work(shop: Workshop, job: RunningJob, claim: Claim, path: Path, content: Content, inside: Pass) -> None:

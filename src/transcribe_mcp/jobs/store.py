@@ -64,13 +64,14 @@ _ANSWER = (
     )
     .limit(1)
 )
-_WORKED_ON = (
-    sa.select(jobs.c.job_id)
-    .where(*_same(jobs.c.content_hash, jobs.c.options_key), jobs.c.status == JobStatus.RUNNING.value)
-    .where(jobs.c.job_id != sa.bindparam("mine"))
-    .where(sa.or_(jobs.c.batch_size.is_not(None), jobs.c.job_id < sa.bindparam("mine")))
-    .limit(1)
+_OTHERS = sa.select(jobs.c.job_id).where(
+    *_same(jobs.c.content_hash, jobs.c.options_key),
+    jobs.c.status == JobStatus.RUNNING.value,
+    jobs.c.job_id != sa.bindparam("mine"),
 )
+_EARLIER = jobs.c.job_id < sa.bindparam("mine")
+_EARLIER_WORKED_ON = _OTHERS.where(_EARLIER)
+_WORKED_ON = _OTHERS.where(sa.or_(jobs.c.batch_size.is_not(None), jobs.c.at_risk, _EARLIER))
 
 
 class Store(Transactions):
@@ -123,10 +124,11 @@ class Store(Transactions):
         with self.begin() as connection:
             return connection.execute(_ANSWER, asdict(content) | {"source": source}).first()
 
-    def is_worked_on(self, content: Content, mine: str) -> bool:
-        """Whether another job that runs will have the transcript: it has begun, or was submitted before this one."""
+    def is_worked_on(self, content: Content, mine: str, *, earlier_only: bool = False) -> bool:
+        """Whether another running job will have the transcript: one at work, or (``earlier_only``) an earlier one."""
         with self.begin() as connection:
-            return connection.execute(_WORKED_ON, {**asdict(content), "mine": mine}).first() is not None
+            query = _EARLIER_WORKED_ON if earlier_only else _WORKED_ON
+            return connection.execute(query, {**asdict(content), "mine": mine}).first() is not None
 
     def known_hash(self, path: str, signature: str) -> str | None:
         with self.begin() as connection:
