@@ -14,29 +14,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from local_hub import closed_port
 from patience import until
-from test_compat_updates import index
-from wheels import ABORTING, WORKING_NUMPY, WORKING_ONNXRUNTIME, write_wheel
+from wheels import ABORTING, write_wheel
 
 from transcribe_mcp.compat import building
 from transcribe_mcp.compat import environments as store
 from transcribe_mcp.compat.cli import main
 from transcribe_mcp.compat.errors import EnvironmentProblem
 from transcribe_mcp.compat.plan import Install, Plan
-
-
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder for environments, an index that is a folder of wheels, and no network."""
-    monkeypatch.setenv("TRANSCRIBE_MCP_DATA_DIR", str(tmp_path / "data"))
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "wheels"))
-    (tmp_path / "wheels").mkdir()
-    write_wheel(tmp_path / "wheels", "numpy", "2.0", WORKING_NUMPY)
-    write_wheel(tmp_path / "wheels", "onnxruntime", "1.0", WORKING_ONNXRUNTIME, ("numpy",))
-    return tmp_path
 
 
 def plan_of(*requirements: str, want: str = "cpu") -> Plan:
@@ -151,47 +136,6 @@ def test_verifying_what_is_not_whole_fails_and_says_what_to_do(place: Path, caps
         assert word in said
         assert f"env create {name}" in said
     assert main(["env", "verify", "whole"]) == 0
-
-
-@pytest.fixture
-def default_index(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """An index that pip is configured for, with the same wheels."""
-    monkeypatch.delenv("PIP_NO_INDEX")
-    monkeypatch.delenv("PIP_FIND_LINKS")
-
-    def answer(path: str, accept: str) -> tuple[int, str, bytes]:
-        package, _, name = path.removeprefix("/simple/").partition("/")
-        if name:
-            return 200, "application/octet-stream", (place / "wheels" / name).read_bytes()
-        names = [wheel.name for wheel in (place / "wheels").glob(f"{package}-*.whl")]
-        return 200, "text/html", "".join(f'<a href="{name}">{name}</a>' for name in names).encode()
-
-    with index(answer) as url:
-        monkeypatch.setenv("PIP_INDEX_URL", url)
-        yield url
-
-
-def test_where_pytorch_s_index_of_cpu_builds_is_out_of_reach_the_default_index_has_torch(
-    place: Path, default_index: str
-) -> None:
-    torch = Install(("numpy==2.0",), f"http://127.0.0.1:{closed_port()}/whl/cpu")
-    plan = replace(plan_of(), installs=(torch, Install(("onnxruntime==1.0",))))
-    said: list[str] = []
-
-    built = building.create(building.Request(name="mine", plan=plan, source="unused"), said.append)
-
-    assert built.packages == {"numpy": "2.0", "onnxruntime": "1.0"}
-    assert any("cannot be reached" in line for line in said)
-    assert any("default index" in line and "several GB" in line for line in said)
-
-
-def test_where_pytorch_s_index_of_builds_for_a_gpu_is_out_of_reach_that_is_the_error(
-    place: Path, default_index: str
-) -> None:
-    torch = Install(("torch==2.0",), f"http://127.0.0.1:{closed_port()}/whl/cu126")
-
-    with pytest.raises(EnvironmentProblem, match=r"PyTorch's index .*cu126 cannot be used: .*cannot be reached"):
-        building.create(building.Request(name="mine", plan=replace(plan_of(), installs=(torch,)), source="x"), unheard)
 
 
 def test_what_is_current_cannot_be_deleted_and_the_rest_goes_at_once(place: Path) -> None:

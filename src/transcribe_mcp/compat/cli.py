@@ -218,7 +218,7 @@ def _add_env(commands: Any) -> None:
     create.add_argument(
         "--source", default="", help="where transcribe-mcp comes from: a folder, a wheel, or a requirement"
     )
-    create.add_argument("--python", default=sys.executable, help="interpreter that makes the environment")
+    create.add_argument("--python", default="", help="interpreter; default: one of the plan's version")
     action("list", "environments, and which are current")
     action("verify", "run the real operations in an environment").add_argument("name")
     action("use", "make an environment current").add_argument("name")
@@ -226,7 +226,7 @@ def _add_env(commands: Any) -> None:
     attempt.add_argument("--upgrade", action="store_true", required=True)
     attempt.add_argument("--want", default="", help="which current environment to improve")
     attempt.add_argument("--source", default="")
-    attempt.add_argument("--python", default=sys.executable)
+    attempt.add_argument("--python", default="")
     action("rollback", "make the previous environment current again").add_argument("--want", default="")
     action("rm", "delete an environment that is not current").add_argument("name")
 

@@ -143,14 +143,14 @@ class Index:
             error.close()  # it is the response too
             if error.code == 404:
                 return None
-            raise IndexProblem(f"{_shown(url)} answers {error.code} {error.reason}", hint=_OFFLINE_HINT) from error
+            raise IndexProblem(f"{shown(url)} answers {error.code} {error.reason}", hint=_OFFLINE_HINT) from error
         except (OSError, ValueError) as error:
             reason = getattr(error, "reason", error)
             raise IndexProblem(
-                f"the package index {_shown(url)} cannot be reached: {reason}", hint=_OFFLINE_HINT
+                f"the package index {shown(url)} cannot be reached: {reason}", hint=_OFFLINE_HINT
             ) from error
         if len(body) > limit_bytes:
-            raise IndexProblem(f"{_shown(url)} answers with more than {limit_bytes} bytes")
+            raise IndexProblem(f"{shown(url)} answers with more than {limit_bytes} bytes")
         return body, kind
 
 
@@ -164,7 +164,8 @@ def _request(url: str, accept: str) -> urllib.request.Request:
     return urllib.request.Request(url, headers=headers)
 
 
-def _shown(url: str) -> str:
+def shown(url: str) -> str:
+    """The URL without its credentials."""
     parts = urllib.parse.urlsplit(url)
     return urllib.parse.urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
@@ -175,7 +176,7 @@ def _files(body: bytes, kind: str, url: str, package: str) -> Iterator[File]:
         entries = list(_json_entries(body) if is_json else _html_entries(body))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise IndexProblem(
-            f"{_shown(url)} answers nonsense: {error}", hint="is this address a package index?"
+            f"{shown(url)} answers nonsense: {error}", hint="is this address a package index?"
         ) from error
     for entry in entries:
         name, address = str(entry["filename"]), urllib.parse.urljoin(url, str(entry["url"]))

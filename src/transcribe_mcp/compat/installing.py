@@ -1,0 +1,151 @@
+"""Install packages into a fresh virtual environment with pip; an error names the package index that failed.
+
+pip reports an index that it cannot reach as missing versions or as conflicting dependencies. So a failed installation
+asks the index itself.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from .errors import EnvironmentProblem, IndexProblem
+from .index import Index, pip_configuration, shown
+from .plan import LARGER, Install
+from .versions import parse_requirement, satisfies
+
+TIMEOUT_S = 4 * 3600.0  # several GB over a slow line
+Report = Callable[[str], None]
+
+
+class Log:
+    """Writes everything to the environment's log, and reports the headlines to the caller."""
+
+    def __init__(self, write: Callable[[str], int], report: Report) -> None:
+        self._write, self._report = write, report
+
+    def __call__(self, line: str) -> None:
+        self._write(line + "\n")
+        self._report(line)
+
+    def detail(self, text: str) -> None:
+        self._write(text.rstrip() + "\n")
+
+
+def make_venv(python: str, folder: Path, log: Log) -> None:
+    """Raises ``EnvironmentProblem``."""
+    log(f"making a fresh environment with {python}")
+    _run("python -m venv", [python, "-m", "venv", "--without-pip", str(folder)], log)
+
+
+def install(python: Path, step: Install, log: Log) -> None:
+    """Install one step of a plan with pip; PyTorch's CPU builds come from the default index where their own fails.
+
+    Raises:
+        EnvironmentProblem: pip failed, or an index has not what only it could have.
+    """
+    if not step.index_url or os.environ.get("PIP_NO_INDEX"):
+        _pip_install(python, step, log)
+        return
+    try:
+        _require(step)
+        _pip_install(python, step, log)
+        return
+    except (IndexProblem, EnvironmentProblem) as error:
+        problem = f"PyTorch's index {step.index_url} cannot be used: {error}"
+        if not step.index_url.rstrip("/").endswith("/cpu"):
+            hint = "connect to it: the default index has no build for this GPU and its driver"
+            raise EnvironmentProblem(problem, hint=hint) from error
+    log(problem)
+    log(f"installing from the default index instead: {LARGER}")
+    try:
+        _pip_install(python, replace(step, index_url=""), log)
+    except EnvironmentProblem as error:
+        raise EnvironmentProblem(f"{problem}; the default index failed too: {error}", hint=error.hint) from error
+
+
+def _require(step: Install) -> None:
+    """A short question before pip, which asks an index that does not answer for many minutes.
+
+    Raises:
+        IndexProblem: the index cannot be reached or lacks a requirement.
+    """
+    index = _index(step.index_url)
+    for text in step.requirements:
+        wanted = parse_requirement(text)
+        if wanted is None:
+            continue
+        versions = [file.version for file in index.files(wanted.name)]
+        if not any(satisfies(version, wanted.specifiers) for version in versions):
+            raise IndexProblem(f"it has no {text}")
+
+
+def _index(url: str) -> Index:
+    return Index(replace(pip_configuration(), index_urls=(url.rstrip("/"),)))
+
+
+def _pip_install(python: Path, step: Install, log: Log) -> None:
+    command = [*_pip(), "--python", str(python), "install", "--no-input", "--progress-bar=off"]
+    index = ["--index-url", step.index_url] if step.index_url else []
+    log(f"installing {' '.join(step.requirements)}" + (f" from {step.index_url}" if index else ""))
+    try:
+        _run("pip install", [*command, *index, *step.requirements], log)
+    except EnvironmentProblem as error:
+        problem = _unreachable_index(step)
+        if not problem:
+            raise
+        hint = "" if step.index_url else "check the network, or configure another index: PIP_INDEX_URL"
+        raise EnvironmentProblem(f"pip install failed: {problem}", hint=hint) from error
+
+
+def _unreachable_index(step: Install) -> str:
+    """The problem of the first index, of those that pip asks, that does not answer; empty where all do."""
+    if os.environ.get("PIP_NO_INDEX"):
+        return ""
+    parsed = [parse_requirement(text) for text in step.requirements]
+    package = next((each.name for each in parsed if each is not None), "pip")
+    for url in (step.index_url,) if step.index_url else pip_configuration().index_urls:
+        try:
+            _index(url).files(package)
+        except IndexProblem as error:
+            problem = str(error)
+            return problem if shown(url) in problem else f"the package index {shown(url)}: {problem}"
+    return ""
+
+
+def _pip() -> list[str]:
+    """This environment's pip for all others, which saves seconds each; else the one that Python brings along.
+
+    Raises:
+        EnvironmentProblem: there is neither.
+    """
+    if importlib.util.find_spec("pip") is not None:
+        return [sys.executable, "-m", "pip"]
+    ensurepip = importlib.util.find_spec("ensurepip")
+    folders = ensurepip.submodule_search_locations if ensurepip is not None else None
+    wheels = [wheel for folder in folders or () for wheel in Path(folder, "_bundled").glob("pip-*.whl")]
+    if not wheels:
+        raise EnvironmentProblem(
+            f"{sys.executable} has no pip", hint="install pip beside transcribe-mcp, then try again"
+        )
+    return [sys.executable, str(wheels[0] / "pip")]
+
+
+def _run(what: str, command: Sequence[str], log: Log) -> None:
+    environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    try:
+        done = subprocess.run(
+            list(command), capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S, env=environment
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise EnvironmentProblem(f"{command[0]} cannot be run: {error}") from error
+    log.detail(f"$ {' '.join(command)}\n{done.stdout}{done.stderr}")
+    if done.returncode:
+        last = [line for line in done.stderr.splitlines() if line.strip()][-1:] or ["no message"]
+        errors = [line for line in done.stderr.splitlines() if line.lstrip().startswith(("ERROR", "error"))]
+        raise EnvironmentProblem(f"{what}: exit {done.returncode}: {(errors or last)[0]}")
