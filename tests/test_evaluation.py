@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from real_whisper import real_whisper
 
 from transcribe_mcp.comparison import BLOCK_ROWS, align, normalise
-from transcribe_mcp.errors import SourceError, SourceNotFoundError, TranscribeError, UnknownNameError, UsageError
+from transcribe_mcp.errors import SourceError, SourceNotFoundError, TranscribeError, UsageError
 from transcribe_mcp.evaluation import Score, Truth, TruthSegment, TruthWord, load_truth, score, total
 from transcribe_mcp.evaluation_table import table
-from transcribe_mcp.service import EvaluateRequest, evaluate
 from transcribe_mcp.transcript import Segment, Transcript, Word
 
 SHARED_AUDIO = Path(__file__).parents[2] / "shared" / "eval" / "tts"
-SAMPLES = Path(__file__).parents[1] / "samples"
 WORDS = st.lists(st.sampled_from("abcd"), max_size=12)
 
 
@@ -350,33 +345,6 @@ def test_scores_are_plain_json_and_a_table_with_a_total() -> None:
     assert lines[1].split() == ["a.flac", "en", "en", "2", "50.0%", "0.0%", "0", "10", "100.0%", "100.0%"]
     assert lines[2].split() == ["noise.flac", "-", "en", "0", "-", "-", "0", "-", "-", "-"]
     assert lines[3].split() == ["total", "2", "50.0%", "0.0%", "0", "10", "100.0%", "100.0%"]
-
-
-@pytest.mark.skipif(not SHARED_AUDIO.exists(), reason="the evaluation audio is not here")
-def test_other_programs_are_judged_on_the_same_recordings(tmp_path: Path) -> None:
-    pytest.importorskip("faster_whisper")
-    real_whisper()
-    for path in SAMPLES.glob("welcome.*"):
-        shutil.copyfile(path, tmp_path / path.name)
-    request = EvaluateRequest(tmp_path, model="tiny.en", device="cpu", offline=True, compare=("faster-whisper",))
-
-    found = evaluate(request)
-
-    assert found.figures["systems"].keys() == {"transcribe-mcp", "faster-whisper"}
-    assert all(row["reference_words"] == 35 for row in found.figures["systems"].values())
-    assert all(row["word_error_rate"] < 0.1 for row in found.figures["systems"].values())
-    assert [line.split()[0] for line in found.table.splitlines()[-2:]] == ["transcribe-mcp", "faster-whisper"]
-
-
-def test_a_program_that_is_not_known_is_refused_with_the_names_that_are(tmp_path: Path) -> None:
-    shutil.copyfile(SAMPLES / "welcome.flac", tmp_path / "welcome.flac")
-    shutil.copyfile(SAMPLES / "welcome.txt", tmp_path / "welcome.txt")
-    request = EvaluateRequest(tmp_path, engine="fake")
-
-    with pytest.raises(UnknownNameError, match="no peer 'kaldi'") as unknown:
-        evaluate(replace(request, compare=("kaldi",)))
-
-    assert unknown.value.hint == "choose from: faster-whisper, faster-whisper-batched, whisperx"
 
 
 def test_the_truth_of_the_evaluation_windows_judges_itself_as_faultless() -> None:

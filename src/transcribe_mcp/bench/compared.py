@@ -7,6 +7,7 @@ whisperx`` makes.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,7 @@ from typing import Any
 from .. import checkpoints
 from ..checkpoints.conversion import ctranslate2_directory
 from ..compat import environments
+from ..compat.errors import CompatError
 from ..engines import EngineInfo
 from ..errors import EngineFailedError, EngineUnavailableError, UnknownNameError
 from ..progress import Progress, unreported
@@ -26,6 +28,8 @@ from ..transcript import Segment, Transcript, Word
 
 PEERS = ("faster-whisper", "faster-whisper-batched", "whisperx")
 BEAM_SIZE = 5  # the default of each
+# Without telemetry; and a model comes from this machine or not at all.
+_ENVIRONMENT = {"PYANNOTE_METRICS_ENABLED": "0", "HF_HUB_OFFLINE": "1"}
 _CHILD = Path(__file__).with_name("peer_child.py")
 
 
@@ -37,14 +41,17 @@ class PeerTranscript:
     seconds: float
 
 
-def require_known(names: Sequence[str]) -> None:
+def require_peers(names: Sequence[str]) -> None:
     """
     Raises:
         UnknownNameError: one of them is no peer.
+        EngineUnavailableError: one of them is not installed.
     """
     for name in names:
         if name not in PEERS:
             raise UnknownNameError(f"there is no peer {name!r}", hint=f"choose from: {', '.join(PEERS)}")
+    for name in names:
+        _python_with(name)
 
 
 def peer_transcripts(
@@ -57,34 +64,63 @@ def peer_transcripts(
         EngineFailedError: it broke down.
         ModelError: it cannot have the model.
     """
+    if len(info.languages) == 1:
+        language = info.languages[0]  # WhisperX would ask the model to detect it, which such a model cannot
     model = _model_for_peers(info, progress)
     arguments = [name, str(model), "int8", language, str(BEAM_SIZE), *map(str, recordings)]
     command = [str(_python_with(name)), str(_CHILD), *arguments]
     n_done = 0
     with tempfile.TemporaryFile() as said:
-        streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": said}
-        with subprocess.Popen(command, text=True, encoding="utf-8", errors="replace", **streams) as child:
+        how: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": said, "env": {**os.environ, **_ENVIRONMENT}}
+        with subprocess.Popen(command, text=True, encoding="utf-8", errors="replace", **how) as child:
             assert child.stdout is not None
-            for line in child.stdout:
-                if line.startswith("{"):
-                    yield _read(name, json.loads(line))
-                    n_done += 1
+            try:
+                for line in child.stdout:
+                    if line.startswith("{"):
+                        yield _read(name, json.loads(line))
+                        n_done += 1
+            except BaseException:  # also where no more transcripts are asked for
+                child.kill()
+                raise
         said.seek(0)
         lines = said.read().decode(errors="replace").strip().splitlines()
     if n_done < len(recordings):
         last = lines[-1] if lines else f"exit {child.returncode}"
-        raise EngineFailedError(f"{name} failed on {recordings[n_done]}: {last}", hint=f"run it without {name}")
+        hint = "install the program ffmpeg" if "'ffmpeg'" in last else f"run it without {name}"
+        raise EngineFailedError(f"{name} failed on {recordings[n_done]}: {last}", hint=hint)
 
 
 def _python_with(name: str) -> Path:
-    package = "whisperx" if name == "whisperx" else "faster_whisper"
-    if find_spec(package) is not None:
+    """
+    Raises:
+        EngineUnavailableError: the peer is not installed, or its environment cannot be used.
+    """
+    if name == "whisperx":
+        return _python_with_whisperx()
+    if find_spec("faster_whisper") is not None:
         return Path(sys.executable)
     for one in environments.environments():
-        if name in environments.packages_of(one.name):
+        if one.state == environments.READY and "faster-whisper" in one.packages:
             return environments.python_of(one.name)
-    command = f"transcribe-mcp env create --want {package}" if package == "whisperx" else "pip install faster-whisper"
-    raise EngineUnavailableError(f"{name} is not installed", hint=command)
+    raise EngineUnavailableError(f"{name} is not installed", hint="pip install faster-whisper")
+
+
+def _python_with_whisperx() -> Path:
+    """That of the environment which is current for WhisperX, or this one where WhisperX is installed in it."""
+    create = "transcribe-mcp env create --want whisperx"
+    try:
+        current = environments.current_environment("whisperx")
+    except CompatError as error:
+        hint = f"{error.hint}; or make one anew: {create}" if error.hint else create
+        raise EngineUnavailableError(f"whisperx cannot be run: {error}", hint=hint) from error
+    if current is not None and current.state == environments.READY:
+        return environments.python_of(current.name)
+    if find_spec("whisperx") is not None:
+        return Path(sys.executable)
+    if current is not None:
+        problem = f"whisperx cannot be run: environment {current.name} is {current.state}: {current.problem}"
+        raise EngineUnavailableError(problem, hint=f"make another one: {create}")
+    raise EngineUnavailableError("whisperx is not installed: no environment has it", hint=create)
 
 
 def _model_for_peers(info: EngineInfo, progress: Progress) -> Path:

@@ -45,16 +45,13 @@ def faster_whisper_batched(model: str, compute_type: str, language: str | None, 
 
 
 def whisperx(model: str, compute_type: str, language: str | None, beam_size: int) -> Run:
-    """Without its alignment and speaker models, which only the model hub has; so its words have no times."""
+    """Without its alignment and speaker models, which only the model hub has; so its words have no times.
+
+    Voice detection is its default, pyannote's, whose model is in its wheel.
+    """
     module = importlib.import_module("whisperx")
-    pipeline = module.load_model(
-        model,
-        "cpu",
-        compute_type=compute_type,
-        language=language,
-        asr_options={"beam_size": beam_size},
-        vad_method="silero",
-    )
+    options = {"beam_size": beam_size}
+    pipeline = module.load_model(model, "cpu", compute_type=compute_type, language=language, asr_options=options)
 
     def run(path: str) -> dict[str, Any]:
         audio = module.load_audio(path)

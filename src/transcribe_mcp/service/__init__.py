@@ -249,14 +249,14 @@ def evaluate(request: EvaluateRequest, progress: Progress = unreported) -> Evalu
         SourceError: a recording or a truth file cannot be used.
         EngineError: the engine, or a program to compare with, is missing or broke down.
     """
-    from ..bench.compared import peer_transcripts, require_known
+    from ..bench.compared import peer_transcripts, require_peers
     from ..evaluation import load_truth, score, total
     from ..evaluation_table import systems_table, table
     from ..options import Options
     from ..pipeline import transcribe as run_pipeline
 
     options = Options(threads=request.threads, **request.options)
-    require_known(request.compare)
+    require_peers(request.compare)
     truths = load_truth(request.directory)
     engine = engine_of(request, progress)
     begin = time.perf_counter()
