@@ -157,10 +157,20 @@ def test_an_index_that_cannot_be_reached_is_not_called_a_conflict(
     assert "secret" not in str(failed.value)
 
 
-def test_where_all_indexes_answer_a_conflict_is_called_one(place: Path, default_index: str) -> None:
+def test_where_all_indexes_answer_a_conflict_is_named_with_its_causes(place: Path, default_index: str) -> None:
     write_wheel(place / "wheels", "pandas", "1.0", "", ("numpy>=3",))
-    with pytest.raises(EnvironmentProblem, match="conflicting dependencies"):
+    with pytest.raises(EnvironmentProblem, match=r"conflicting dependencies.* numpy==2\.0; pandas 1\.0 .*numpy>=3"):
         building.create(request(Install(("pandas==1.0", "numpy==2.0"))), unheard)
+
+
+def test_a_limit_in_pip_s_configuration_is_named_as_the_cause(
+    place: Path, default_index: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place / "limits.txt").write_text("numpy<2\n", encoding="utf-8")
+    monkeypatch.setenv("PIP_CONSTRAINT", str(place / "limits.txt"))
+    with pytest.raises(EnvironmentProblem, match=r"numpy==2\.0; .*\(constraint\) numpy<2") as limited:
+        building.create(request(Install(("numpy==2.0",))), unheard)
+    assert "PIP_CONSTRAINT" in limited.value.hint
 
 
 def test_a_build_for_a_gpu_comes_from_pytorch_s_index_or_not_at_all(place: Path, default_index: str) -> None:

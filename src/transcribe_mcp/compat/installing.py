@@ -146,6 +146,15 @@ def _run(what: str, command: Sequence[str], log: Log) -> None:
         raise EnvironmentProblem(f"{command[0]} cannot be run: {error}") from error
     log.detail(f"$ {' '.join(command)}\n{done.stdout}{done.stderr}")
     if done.returncode:
-        last = [line for line in done.stderr.splitlines() if line.strip()][-1:] or ["no message"]
-        errors = [line for line in done.stderr.splitlines() if line.lstrip().startswith(("ERROR", "error"))]
-        raise EnvironmentProblem(f"{what}: exit {done.returncode}: {(errors or last)[0]}")
+        hint = "pip's configuration or PIP_CONSTRAINT limits versions: lift it" if "(constraint)" in done.stdout else ""
+        raise EnvironmentProblem(f"{what}: exit {done.returncode}: {_failure(done.stdout, done.stderr)}", hint=hint)
+
+
+def _failure(stdout: str, stderr: str) -> str:
+    """The first error of a program; for conflicting dependencies, with the requirements that exclude each other."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith(("ERROR", "error"))]
+    problem = (errors or lines[-1:] or ["no message"])[0]
+    _, _, conflict = stdout.partition("The conflict is caused by:\n")
+    causes = "; ".join(line.strip() for line in conflict.partition("\n\n")[0].splitlines())
+    return f"{problem} {causes}" if causes else problem
