@@ -12,6 +12,31 @@ from .caches import AudioCache, AudioRow, KeptQueries, layer_values, runs
 from .states import AudioStates, StatesAttention
 
 
+class AudioAttention:
+    """Attention of rows to their windows' audio; every token of a row sees all of it. Can serve many passes."""
+
+    def __init__(self, audio: Sequence[AudioRow], heads: int) -> None:
+        self._audio, self._heads = audio, heads
+        states = [(row.cache, row.index) for row in audio if isinstance(row.cache, AudioStates)]
+        self._states = (
+            StatesAttention([cache.windows[index] for cache, index in states], states[0][0].layers) if states else None
+        )
+
+    def __call__(self, layer: int, query: Tensor) -> Tensor:
+        """(R, P, d) -> the same."""
+        if self._states is not None:
+            return self._states(layer, query)
+        n_rows, n_tokens, width = query.shape
+        by_head = query.view(n_rows, n_tokens, self._heads, -1).transpose(1, 2)
+        parts = []
+        for rows, cache, windows in runs(self._audio):
+            assert isinstance(cache, AudioCache)
+            keys, values = layer_values(cache, windows, layer, query.dtype)
+            parts.append(functional.scaled_dot_product_attention(by_head[rows], keys, values))
+        attended = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return attended.transpose(1, 2).reshape(n_rows, n_tokens, width)
+
+
 class TorchAttention:
     """See ``model.Attention``.
 
@@ -31,12 +56,9 @@ class TorchAttention:
         longest: int,
         queries: KeptQueries | None = None,
     ) -> None:
-        self._positions, self._text, self._audio, self._longest = positions, text, audio, longest
+        self._positions, self._text, self._longest = positions, text, longest
         self._queries = queries
-        states = [(row.cache, row.index) for row in audio if isinstance(row.cache, AudioStates)]
-        self._states = (
-            StatesAttention([cache.windows[index] for cache, index in states], states[0][0].layers) if states else None
-        )
+        self._audio = AudioAttention(audio, text.shape[3])
         self._rows = torch.arange(len(positions), device=positions.device)[:, None]
         seen = torch.arange(longest, device=positions.device)
         self._mask = (seen <= positions[..., None])[:, None]  # (R, 1, P, longest)
@@ -55,19 +77,10 @@ class TorchAttention:
         return attended.transpose(1, 2).reshape(n_rows, n_tokens, width // 3)
 
     def audio(self, layer: int, query: Tensor) -> Tensor:
-        n_rows, n_tokens, width = query.shape
-        by_head = query.view(n_rows, n_tokens, self._text.shape[3], -1)
         if self._queries is not None:
             kept, heads = self._queries.of_layer(layer)
             if heads:
+                n_rows, n_tokens, _ = query.shape
+                by_head = query.view(n_rows, n_tokens, self._text.shape[3], -1)
                 self._queries.values[:n_rows, kept][self._rows, :, self._positions] = by_head[:, :, heads]
-        if self._states is not None:
-            return self._states(layer, query)
-        by_head = by_head.transpose(1, 2)
-        parts = []
-        for rows, cache, windows in runs(self._audio):
-            assert isinstance(cache, AudioCache)
-            keys, values = layer_values(cache, windows, layer, query.dtype)
-            parts.append(functional.scaled_dot_product_attention(by_head[rows], keys, values))
-        attended = parts[0] if len(parts) == 1 else torch.cat(parts)
-        return attended.transpose(1, 2).reshape(n_rows, n_tokens, width)
+        return self._audio(layer, query)

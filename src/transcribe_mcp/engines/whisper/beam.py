@@ -1,112 +1,267 @@
 """Beam search: several texts of each window at once, the likeliest kept (openai-whisper's ``BeamSearchDecoder``).
 
-The role that ranks: of the finished texts of a window, the one whose tokens are likeliest on average. Not captured:
-who wants several hypotheses wants accuracy, and the caches move at every step.
+Of the finished texts of a window it returns the one whose tokens are likeliest on average. Several windows are searched
+in one batch, as many as fit into ``TEXT_BYTES``; a window that ends makes room for the next. Steps are not captured on
+a GPU.
+
+Shapes: W windows, K beams, N the most tokens of a text, V tokens of the vocabulary.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
-from .alignment import spoken_anew
-from .attention import TorchAttention
-from .caches import Heads, text_cache
-from .model import Whisper, decode, logits_of
+from .beam_cache import POSITIONS_AT_ONCE, BeamCache
+from .caches import Heads
+from .model import Whisper, logits_of
 from .rules import Said
 from .runner import Spoken
+from .sampling import likeliest_few, log_sums
 from .slots import Request, StepRules
+
+WINDOWS_AT_ONCE = 8  # with five beams 40 rows: of more, a CPU computes none faster
+TEXT_BYTES = 1 << 28  # of keys and values of all texts, up to their first 128 positions
+NEVER = float("-inf")
 
 
 @dataclass(slots=True)
-class _Beam:
-    """Texts of one window: those that go on, and those that ended, each with its log-probabilities."""
+class _Window:
+    """What is known of one window beside its beams.
 
-    going: list[tuple[tuple[int, ...], tuple[float, ...]]]
-    ended: list[tuple[tuple[int, ...], tuple[float, ...]]] = field(default_factory=list)
+    Attributes:
+        number: of its request.
+        best: the likeliest of the texts that ended, as it is returned; ``average`` of its log-probabilities.
+        n_ended: how many ended.
+        is_stuck: the rules forbid every continuation.
+    """
 
-    def best(self) -> tuple[tuple[int, ...], tuple[float, ...]]:
-        return max(self.ended or self.going, key=lambda text: sum(text[1]) / max(1, len(text[1])))
+    number: int
+    request: Request
+    no_speech: float
+    best: Spoken | None = None
+    n_ended: int = 0
+    is_stuck: bool = False
+
+    def offer(self, spoken: Spoken) -> None:
+        """Of texts equally likely the first is kept."""
+        self.n_ended += 1
+        if self.best is None or spoken.average > self.best.average:
+            self.best = spoken
+
+
+@dataclass(frozen=True, slots=True)
+class _Beams:
+    """The texts that go on.
+
+    Attributes:
+        tokens: (W, K, N); ``log_probabilities`` of each; ``count``: (W,) how many there are so far.
+        total: (W, K) float64, sums of the log-probabilities; minus infinity for a beam that has no text.
+        latest_timestamp: (W, K), see ``rules.Said``.
+        given: (W,) tokens of the prompt.
+    """
+
+    tokens: Tensor
+    log_probabilities: Tensor
+    count: Tensor
+    total: Tensor
+    latest_timestamp: Tensor
+    given: Tensor
+
+    @classmethod
+    def empty(cls, n_windows: int, n_beams: int, n_tokens: int, device: torch.device) -> _Beams:
+        def zeros(*shape: int, dtype: torch.dtype = torch.int64) -> Tensor:
+            return torch.zeros((n_windows, *shape), dtype=dtype, device=device)
+
+        return cls(
+            zeros(n_beams, n_tokens),
+            zeros(n_beams, n_tokens, dtype=torch.float32),
+            zeros(),
+            zeros(n_beams, dtype=torch.float64),
+            zeros(n_beams),
+            zeros(),
+        )
+
+    def part(self, windows: slice) -> _Beams:
+        """Views."""
+        return _Beams(*(getattr(self, field.name)[windows] for field in fields(self)))
+
+    def move(self, source: int, target: int) -> None:
+        for field in fields(self):
+            values = getattr(self, field.name)
+            values[target] = values[source]
+
+    def said(self) -> Said:
+        """(W K,) each."""
+        count = self.count[:, None].expand(self.total.shape)
+
+        def before(n: int) -> Tensor:
+            return self.tokens.gather(2, (count - n).clamp(min=0)[..., None])[..., 0].flatten()
+
+        return Said(count.flatten(), before(1), before(2), self.latest_timestamp.flatten())
 
 
 def search(model: Whisper, requests: Sequence[Request], step: StepRules, size: int, heads: Heads) -> list[Spoken]:
     """Decode each window with ``size`` hypotheses."""
-    return [_search_one(model, request, step, size, heads) for request in requests]
+    running, waiting = _Search(model, step, size, heads), deque(enumerate(requests))
+    results: dict[int, Spoken] = {}
+    while waiting or len(running):
+        while waiting and len(running) < running.room:
+            running.add(*waiting.popleft())
+            results.update(running.finished())
+        if len(running):
+            running.step()
+        results.update(running.finished())
+    return [results[number] for number in range(len(requests))]
 
 
-def _search_one(model: Whisper, request: Request, step: StepRules, size: int, heads: Heads) -> Spoken:
-    n_given = len(request.prompt)
-    context = min(model.geometry.max_target_positions, n_given + step.limits.most)
-    text = text_cache(model, size, context)
-    prompt = torch.tensor([request.prompt], device=model.device)
-    positions = torch.arange(n_given, device=model.device)[None]
-    states = decode(model, prompt, positions, TorchAttention(positions, text, [request.audio], n_given))
-    logits = logits_of(model, states[0, [request.start, n_given - 1]])
-    no_speech = float(torch.softmax(logits[0], dim=-1)[step.no_speech])
-    text[:, :, 1:] = text[:, :, :1]
-    beam = _Beam(going=[((), ())])
-    logits = logits[1:]
-    for position in range(n_given, context + 1):
-        origins = _extend(beam, logits, step, size)
-        if len(beam.ended) >= size or not beam.going or position == context:
-            break
-        n_rows = len(beam.going)
-        text[:, :, :n_rows, :, :position] = text[:, :, origins, :, :position]
-        last = torch.tensor([[tokens[-1]] for tokens, _ in beam.going], device=model.device)
-        at = torch.full((n_rows, 1), position, device=model.device)
-        attention = TorchAttention(at, text, [request.audio] * n_rows, position + 1)
-        logits = logits_of(model, decode(model, last, at, attention)[:, 0])
-    tokens, log_probabilities = beam.best()
-    ended = tokens[-1:] == (step.end_of_text,)
-    said = tokens[:-1] if ended else tokens
-    given = request.prompt[request.start :]
-    queries, _ = spoken_anew(model, heads, request.audio, given, [*said, step.end_of_text])
-    return Spoken(said, log_probabilities, no_speech, queries)
+class _Search:
+    """The windows that are searched now, at most ``room`` of them."""
+
+    def __init__(self, model: Whisper, step: StepRules, size: int, heads: Heads) -> None:
+        self._model, self._step, self._size = model, step, size
+        self._context = model.geometry.max_target_positions
+        entry = len(model.decoder_layers) * 2 * size * model.geometry.d_model * model.embedding.element_size()
+        self.room = max(1, min(WINDOWS_AT_ONCE, TEXT_BYTES // (entry * 2 * POSITIONS_AT_ONCE)))
+        self._cache = BeamCache(model, heads, self.room, size)
+        self._beams = _Beams.empty(self.room, size, step.limits.most + 1, model.device)
+        self._windows: list[_Window] = []
+
+    def __len__(self) -> int:
+        return len(self._windows)
+
+    def add(self, number: int, request: Request) -> None:
+        """Begin a window: its beams are the likeliest first tokens."""
+        at, prompt = len(self._windows), request.prompt
+        states = self._cache.add(request.audio, prompt)
+        logits = logits_of(self._model, states[[request.start, len(prompt) - 1]])
+        silence = float(torch.softmax(logits[0], dim=-1)[self._step.no_speech])
+        self._windows.append(_Window(number, request, silence))
+        beams = self._beams
+        beams.count[at], beams.given[at] = 0, len(prompt)
+        beams.latest_timestamp[at] = self._step.timestamp_begin - 1
+        beams.total[at], beams.total[at, 0] = NEVER, 0.0
+        self._extend(at, logits[1:].expand(self._size, -1).clone())
+
+    def step(self) -> None:
+        beams = self._beams.part(slice(len(self)))
+        positions = beams.given + beams.count - 1
+        last = beams.tokens.gather(2, (beams.count - 1)[:, None, None].expand(-1, self._size, 1))[..., 0]
+        states = self._cache.step(last, positions, int(positions.max()))
+        self._extend(0, logits_of(self._model, states.flatten(0, 1)))
+
+    def finished(self) -> list[tuple[int, Spoken]]:
+        """Windows that are done leave the batch: the numbers of their requests, and what was said."""
+        found = []
+        counts = self._beams.count.tolist()
+        for at in reversed(range(len(self))):
+            window = self._windows[at]
+            most = min(self._step.limits.most, self._context - len(window.request.prompt) + 1)
+            if window.n_ended < self._size and counts[at] < most and not window.is_stuck:
+                continue
+            found.append((window.number, window.best or self._unended(at)))
+            last = len(self) - 1
+            self._cache.remove(at)
+            self._beams.move(last, at)
+            self._windows[at] = self._windows[last]
+            self._windows.pop()
+        return found
+
+    def _extend(self, first: int, logits: Tensor) -> None:
+        """Replace the texts of the windows from ``first`` on by their likeliest continuations.
+
+        Args:
+            logits: (W K, V), written over.
+        """
+        beams = self._beams.part(slice(first, len(self)))
+        n_windows, size = beams.total.shape
+        # One more than wanted of each text, since one of them may end it.
+        values, tokens = self._continuations(logits, beams, size + 1)
+        totals = (values.double() + beams.total.view(-1, 1)).view(n_windows, -1)
+        totals, order = totals.sort(dim=1, descending=True, stable=True)
+        tokens, values = tokens.view(n_windows, -1).gather(1, order), values.view(n_windows, -1).gather(1, order)
+        origins, possible = order // (size + 1), totals > NEVER
+        goes_on = possible & (tokens != self._step.end_of_text)
+        likelier = goes_on.long().cumsum(1) - goes_on.long()  # how many that go on
+        ends = possible & ~goes_on & (likelier < size)
+        goes_on &= likelier < size
+        for at, place in ends.nonzero().tolist():
+            self._end(first + at, int(origins[at, place]), float(values[at, place]))
+        chosen = (~goes_on).int().sort(dim=1, stable=True).indices[:, :size]
+        chosen = chosen.gather(1, _in_place(origins.gather(1, chosen), goes_on.gather(1, chosen)))
+        lives = goes_on.gather(1, chosen)
+        for at in (~lives.any(dim=1)).nonzero()[:, 0].tolist():
+            self._windows[first + at].is_stuck = True
+        stay = torch.arange(size, device=logits.device)
+        origins = torch.where(lives, origins.gather(1, chosen), stay)
+        self._take_over(first, beams, origins)
+        latest, chosen_tokens = beams.latest_timestamp.gather(1, origins), tokens.gather(1, chosen)
+        is_timestamp = lives & (chosen_tokens >= self._step.timestamp_begin)
+        beams.latest_timestamp.copy_(torch.where(is_timestamp, chosen_tokens, latest))
+        place = beams.count[:, None, None].expand(-1, size, 1)
+        beams.tokens.scatter_(2, place, chosen_tokens[..., None])
+        beams.log_probabilities.scatter_(2, place, values.gather(1, chosen)[..., None])
+        moves = lives.any(dim=1)
+        new_totals = totals.gather(1, chosen).masked_fill(~lives, NEVER)
+        beams.total.copy_(torch.where(moves[:, None], new_totals, beams.total))
+        beams.count.add_(moves.long())
+
+    def _continuations(self, logits: Tensor, beams: _Beams, n: int) -> tuple[Tensor, Tensor]:
+        """Log-probabilities and ids (W K, n) of the likeliest next tokens."""
+        allowed = self._step.rules(logits, beams.said())
+        sums = log_sums(allowed)
+        if self._step.limits.least:
+            too_short = (beams.count < self._step.limits.least)[:, None].expand(beams.total.shape).flatten()
+            allowed[:, self._step.end_of_text].masked_fill_(too_short, NEVER)
+        values, tokens = likeliest_few(allowed, n)
+        return values - sums[:, None], tokens
+
+    def _take_over(self, first: int, beams: _Beams, origins: Tensor) -> None:
+        """Give each beam (W, K) the text of another one of its window."""
+        everywhere = origins[..., None].expand(beams.tokens.shape)
+        taken = beams.tokens.gather(1, everywhere)
+        is_said = torch.arange(taken.shape[2], device=taken.device) < beams.count[:, None, None]
+        unequal = (taken != beams.tokens) & is_said
+        windows, targets, places = (unequal.long().cummax(dim=2).values.bool() & is_said).nonzero(as_tuple=True)
+        if not len(windows):
+            return
+        sources, positions = origins[windows, targets], places + beams.given[windows]
+        self._cache.copy(windows + first, sources, targets, positions)
+        beams.log_probabilities.copy_(beams.log_probabilities.gather(1, everywhere))
+        beams.tokens.copy_(taken)
+
+    def _end(self, at: int, beam: int, log_probability: float) -> None:
+        window = self._windows[at]
+        if window.n_ended < self._size:
+            window.offer(self._spoken(at, beam, [log_probability]))
+
+    def _unended(self, at: int) -> Spoken:
+        """The likeliest of the texts that ran out of room."""
+        alive = (self._beams.total[at] > NEVER).nonzero()[:, 0].tolist()
+        return max((self._spoken(at, beam) for beam in alive), key=lambda text: text.average)
+
+    def _spoken(self, at: int, beam: int, end: Sequence[float] = ()) -> Spoken:
+        """A text, and the log-probability of its end where it has one."""
+        beams, count = self._beams, int(self._beams.count[at])
+        before = len(self._windows[at].request.prompt) - 1  # the position whose query chose the first token
+        return Spoken(
+            tokens=tuple(beams.tokens[at, beam, :count].tolist()),
+            log_probabilities=(*beams.log_probabilities[at, beam, :count].tolist(), *end),
+            no_speech=self._windows[at].no_speech,
+            queries=self._cache.asked(at, beam, slice(before, before + max(1, count + len(end)))),
+        )
 
 
-def _extend(beam: _Beam, logits: Tensor, step: StepRules, size: int) -> list[int]:
-    """The likeliest continuations; returns the row that each text which goes on came from."""
-    texts = [tokens for tokens, _ in beam.going]
-    allowed = step.rules(logits, _said(texts, step, logits.device)).log_softmax(dim=-1)
-    if step.limits.least > len(texts[0]):
-        allowed[:, step.end_of_text] = float("-inf")
-    sums = torch.tensor([sum(probabilities) for _, probabilities in beam.going], device=logits.device)
-    n_candidates = size + 1  # one more than wanted from each, since one of them may end
-    values, tokens = allowed.topk(n_candidates, dim=-1)
-    order = (values + sums[:, None]).flatten().argsort(descending=True).tolist()
-    flat_values, flat_tokens = values.flatten().tolist(), tokens.flatten().tolist()
-    going, origins = [], []
-    for candidate in order:
-        row, token, value = candidate // n_candidates, flat_tokens[candidate], flat_values[candidate]
-        if value == float("-inf"):
-            break
-        extended = ((*texts[row], token), (*beam.going[row][1], value))
-        if token == step.end_of_text:
-            if len(beam.ended) < size:
-                beam.ended.append(extended)
-            continue
-        going.append(extended)
-        origins.append(row)
-        if len(going) == size:
-            break
-    beam.going = going or beam.going
-    if not going or len(going[0][0]) >= step.limits.most:
-        beam.ended += beam.going if not beam.ended else []
-        beam.going = []
-    return origins
-
-
-def _said(texts: Sequence[tuple[int, ...]], step: StepRules, device: torch.device) -> Said:
-    def column(values: Sequence[int]) -> Tensor:
-        return torch.tensor(values, device=device)
-
-    stamps = [[token for token in text if token >= step.timestamp_begin] for text in texts]
-    return Said(
-        count=column([len(text) for text in texts]),
-        last=column([text[-1] if text else 0 for text in texts]),
-        before_last=column([text[-2] if len(text) > 1 else 0 for text in texts]),
-        latest_timestamp=column([own[-1] if own else step.timestamp_begin - 1 for own in stamps]),
-    )
+def _in_place(origins: Tensor, lives: Tensor) -> Tensor:
+    """An order of the continuations (W, K) in which the first of each text stays in its beam."""
+    same = (origins[:, :, None] == origins[:, None]) & lives[:, None]
+    stays = lives & ~same.tril(-1).any(dim=2)
+    taken = torch.zeros_like(origins).scatter_add_(1, origins, stays.long())
+    free = taken.sort(dim=1, stable=True).indices
+    others = (~stays).long().cumsum(1) - 1
+    place = torch.where(stays, origins, free.gather(1, others.clamp(min=0)))
+    return place.argsort(dim=1)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 _WORD = 0xFFFFFFFF
+BLOCK = 64  # neighbouring tokens of which at first only the likeliest is compared with others
 
 
 def choose(logits: Tensor, temperature: Tensor, seed: Tensor, count: Tensor) -> Tensor:
@@ -32,6 +33,24 @@ def likeliest(logits: Tensor) -> Tensor:
     if logits.device.type != "cpu":
         return logits.argmax(dim=-1)
     return torch.from_numpy(logits.numpy().argmax(axis=-1))
+
+
+def likeliest_few(logits: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """(R, V) -> the ``n`` largest of each row and their ids, the largest first: (R, n) each.
+
+    On a CPU torch's ``topk`` of a whole row takes ten times as long as finding the blocks that hold the largest.
+    """
+    n_blocks = logits.shape[1] // BLOCK
+    if logits.device.type != "cpu" or n_blocks < n:
+        values, ids = logits.topk(n, dim=1)
+        return values, ids
+    blocks = logits[:, : n_blocks * BLOCK].unflatten(1, (n_blocks, BLOCK))
+    best = blocks.amax(dim=2).topk(n, dim=1).indices[..., None]
+    within = torch.arange(logits.shape[1])
+    rest = within[n_blocks * BLOCK :].expand(len(logits), -1)
+    ids = torch.cat([(best * BLOCK + within[:BLOCK]).flatten(1), rest], dim=1)
+    values, at = logits.gather(1, ids).topk(n, dim=1)
+    return values, ids.gather(1, at)
 
 
 def log_sums(logits: Tensor) -> Tensor:
