@@ -23,7 +23,8 @@ from .caches import AudioRow, Heads, kept_queries, runs, text_cache
 from .model import Whisper, decode, logits_of
 
 SMOOTHED_POSITIONS = 7
-PART_ELEMENTS = 1 << 23  # numbers of attention held at once: 32 MB, a few times over
+# Numbers of attention held at once, a few times over: 32 MB on a GPU, 4 MB in each of a CPU's workers.
+PART_ELEMENTS_CUDA, PART_ELEMENTS_CPU = 1 << 23, 1 << 20
 CACHED_ELEMENTS = 1 << 14  # 64 KB: with what is made of them within a core's own cache
 # Pairs to be put in order, after which the middle one of seven is in its place.
 _EXCHANGES = ((0, 5), (0, 3), (1, 6), (2, 4), (0, 1), (3, 5), (2, 6), (2, 3), (3, 6), (4, 5), (1, 4), (1, 3), (3, 4))
@@ -54,7 +55,8 @@ def token_starts(
     lengths = [query.shape[1] for query in queries]
     longest, widest = max(lengths), max(n_positions)
     cost = torch.zeros((len(rows), longest, widest), dtype=torch.float32, device=queries[0].device)
-    size = max(1, PART_ELEMENTS // (longest * widest * len(heads)))
+    most = PART_ELEMENTS_CPU if cost.device.type == "cpu" else PART_ELEMENTS_CUDA
+    size = max(1, most // (longest * widest * len(heads)))
     for first in range(0, len(rows), size):
         part = slice(first, first + size)
         found = search.smoothed(attention(heads, rows[part], queries[part], n_positions[part]))
