@@ -229,15 +229,33 @@ def test_the_starts_of_any_monotonic_path_are_monotonic(steps: list[tuple[int, i
 
 
 def test_words_run_from_their_first_token_to_the_next_word_on_the_original_clock() -> None:
-    spans = [TokenSpan(" In", 0, 1), TokenSpan(" 1999,", 1, 4)]
+    spans = [TokenSpan(" In", 0, 1), TokenSpan(" 1999", 1, 4)]
 
     words = time_words(spans, np.array([0.2, 0.5, 0.8, 1.0, 1.4]), [0.9, 0.8, 0.6, 0.7], offset=100.0)
 
     assert [(word.text, word.start, word.end) for word in words] == [
         (" In", pytest.approx(100.2), pytest.approx(100.5)),
-        (" 1999,", pytest.approx(100.5), pytest.approx(101.4)),
+        (" 1999", pytest.approx(100.5), pytest.approx(101.4)),
     ]
     assert [word.probability for word in words] == [pytest.approx(0.9), pytest.approx(0.7)]
+
+
+@pytest.mark.parametrize("mark", [".", "?", ",", "。"])
+def test_most_of_the_time_that_attention_spends_on_a_mark_belongs_to_the_next_word(mark: str) -> None:
+    spans = [TokenSpan(f" open{mark}", 0, 2), TokenSpan(" Now", 2, 3)]
+
+    first, second = time_words(spans, np.array([0.2, 0.5, 0.7, 1.0]), [0.9] * 3, offset=0.0)
+
+    assert 0.5 < second.start < 0.6
+    assert first.end == second.start
+
+
+def test_a_pause_at_a_mark_is_not_given_to_the_next_word() -> None:
+    spans = [TokenSpan(" open.", 0, 2), TokenSpan(" Now", 2, 3)]
+
+    _, second = time_words(spans, np.array([0.2, 0.5, 1.5, 1.8]), [0.9] * 3, offset=0.0)
+
+    assert second.start == 1.5
 
 
 # -- times into speech -----------------------------------------------------------------------------------------------
@@ -333,7 +351,7 @@ def test_the_first_word_after_a_pause_starts_where_the_speech_does(late_s: float
 def test_the_lag_of_the_attention_is_taken_off_every_word() -> None:
     words = [Word(1.5, 1.9, " one"), Word(1.9, 2.4, " two")]
 
-    one, two = clamp_to_speech(words, [Region(1.0, 3.0)], lag_s=0.04)
+    one, two = clamp_to_speech(words, [Region(0.5, 3.0)], lag_s=0.04)
 
     assert (one.start, one.end) == (pytest.approx(1.46), pytest.approx(1.86))
     assert (two.start, two.end) == (pytest.approx(1.86), pytest.approx(2.36))

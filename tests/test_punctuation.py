@@ -55,8 +55,8 @@ def test_text_without_punctuation_is_replaced_by_the_same_text_with_some() -> No
     "again",
     [
         pytest.param(said(PLAIN), id="no marks either"),
-        pytest.param(said(" Good night. So it was open."), id="far fewer words"),
-        pytest.param(said(MARKED * 2), id="far more words"),
+        pytest.param(said(MARKED.replace(" nobody saw that", "")), id="fewer words"),
+        pytest.param(said(MARKED + " Or was it?"), id="more words"),
         pytest.param(said(MARKED, logprob=-0.9), id="much less sure"),
         pytest.param(said(MARKED, logprob=-1.5), id="fails a rule"),
     ],

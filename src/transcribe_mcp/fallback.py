@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
+from .align.borders import at_quiet_moments
 from .align.times import clamp_to_speech
 from .engines import Decoded, DecodingOptions, Encoded, Engine, decode_until
 from .heard import Heard
@@ -136,6 +137,7 @@ class Decoder:
         judged = judge(decoded, window, self.ladder.rules, words)
         kept = words if judged.fits else without_loop(words, self.ladder.rules)
         clamped = clamp_to_speech(kept, window.regions, self.engine.info.word_lag_s)
+        clamped = at_quiet_moments(clamped, window.samples, window.start)
         return self._scored(window, [Heard(window.start, clamped, judged)], [kept])
 
     def _scored(self, window: Window, parts: Sequence[Heard], raw: Sequence[Sequence[Word]]) -> Attempt:

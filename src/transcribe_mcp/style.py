@@ -12,7 +12,7 @@ from .transcript import Word
 
 MIN_WORDS = 15  # a shorter text may well be part of one sentence
 WORDS_PER_MARK = 20  # text with fewer marks than one for so many words lacks punctuation
-MIN_WORD_RATIO, MAX_WORD_RATIO = 0.8, 1.25  # the new text's number of words, as a share of the old one's
+MAX_CHANGE = 0.05  # in the number of words, or one word: repeated words must not be lost
 
 _MARKS = ".!?…。．｡！？؟۔।,;:、，；：،؛"
 _CLOSERS = "\"')]}”’»›」』】）》"
@@ -62,5 +62,5 @@ def n_marks(words: Sequence[Word]) -> int:
 
 def punctuates(before: Sequence[Word], after: Sequence[Word]) -> bool:
     """Whether a text decoded again has more marks, and about as many words: only the marks should differ."""
-    is_same_length = MIN_WORD_RATIO * len(before) <= len(after) <= MAX_WORD_RATIO * len(before)
+    is_same_length = abs(len(after) - len(before)) <= max(1, MAX_CHANGE * len(before))
     return is_same_length and n_marks(after) > n_marks(before)

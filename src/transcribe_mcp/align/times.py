@@ -18,7 +18,11 @@ MAX_WORD_S = 2.0  # no word is spoken for longer; what attention adds is the sil
 LETTER_S = 0.15  # slow speech takes about this long a letter
 EDGE_S = 0.05  # voice detection's frames are 32 ms: edges are known no better than this
 TAIL_S = 0.05  # by which regions outlast the speech in them; measured on sentences with known ends
-SNAP_S = 0.4  # attention comes up to this much late to the first word after a pause
+SNAP_S = 0.5  # attention comes up to this much late to the first word after a pause
+MARKS = ".!?,;:…。．！？、，；：؟،۔।"
+MARK_SHARE = 0.7  # of the time that attention spends on a mark belongs to the word behind it
+MARK_LONGEST_S = 0.6  # a longer one holds a pause, or speech that the decoder left out
+_MARKS = tuple(MARKS)
 
 
 def token_starts(path: Sequence[tuple[int, int]], n_tokens: int) -> NDArray[np.float64]:
@@ -43,6 +47,10 @@ def time_words(
         offset: start of the window on the original clock.
     """
     at_s = np.asarray(starts, dtype=np.float64).tolist()  # numbers of Python's own are cheaper one by one
+    for span in spans:
+        if span.last - span.first > 1 and span.text.endswith(_MARKS):  # nobody says it: the next word begins there
+            mark_s = at_s[span.last] - at_s[span.last - 1]
+            at_s[span.last] -= MARK_SHARE * mark_s if mark_s <= MARK_LONGEST_S else 0.0
     likely = np.asarray(probabilities, dtype=np.float64).tolist()
     words = []
     for span in spans:
