@@ -47,11 +47,18 @@ Transcriber = Callable[[Path], Transcript]
 class Ours:
     """Our pipeline with one loaded engine."""
 
-    def __init__(self, model: str, compute_type: str, settings: dict[str, Any], save: Path | None) -> None:
+    def __init__(
+        self,
+        model: str,
+        compute_type: str,
+        settings: dict[str, Any],
+        save: Path | None,
+        engine: str = "ctranslate2",
+    ) -> None:
         from transcribe_mcp import Options, load_engine
         from transcribe_mcp.engines import EngineRequest
 
-        self.engine = load_engine(EngineRequest(engine="ctranslate2", model=model, compute_type=compute_type))
+        self.engine = load_engine(EngineRequest(engine, model, "cpu", compute_type))
         self.options, self.settings, self.save = Options, settings, save
 
     def __call__(self, path: Path, **settings: Any) -> Transcript:
