@@ -26,12 +26,14 @@ from accuracy import Ours
 from common import (
     DEFAULT_AUDIO,
     DEFAULT_MODEL,
+    SAMPLE_RATE_HZ,
     Bar,
     cores,
     ctranslate2_layout,
     join,
     one_language,
     peer_transcript,
+    read_samples,
     real_model,
     report,
 )
@@ -120,16 +122,19 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=3)
     arguments = parser.parse_args()
     truths = one_language(load_truth(arguments.audio))  # the peer takes one language a file
-    known = itertools.cycle(truths)
     chosen: list[Truth] = []
-    while sum(truth.duration or 0 for truth in chosen) < arguments.minutes * 60:
-        chosen.append(next(known))
+    left_s = arguments.minutes * 60
+    for truth in itertools.cycle(truths):
+        chosen.append(truth)
+        left_s -= truth.duration or len(read_samples(truth.path)) / SAMPLE_RATE_HZ
+        if left_s <= 0:
+            break
     with tempfile.TemporaryDirectory() as scratch:
         models = layouts(arguments, Path(scratch))
         peers_model = real_model() if arguments.real else arguments.model
         ways = our_ways(models, arguments.compute_type, arguments.beam_sizes)
         ways += peer_ways(peers_model, arguments.compute_type, arguments.beam_sizes)
-        warm_up = join(truths[:2], Path(scratch) / "warm-up.flac")
+        warm_up = join(truths[:1], Path(scratch) / "warm-up.flac")
         long = join(chosen, Path(scratch) / "long.flac")
         return measure(arguments, ways, long, warm_up)
 
