@@ -47,7 +47,8 @@ def at_quiet_moments(words: Sequence[Word], samples: NDArray[np.float32], offset
     rows = np.arange(len(at))
     dip_db = levels[now.clip(0, len(levels) - 1)] - found[rows, place]
     moves = (at - ends[:-1] < TOUCHING_S) & (dip_db > DIP_DB)
-    moved = np.where(moves, at + SHARE * (offset + near[rows, place] * HOP_S - at), at)
+    quietest = offset + near[rows, place] * HOP_S
+    moved = np.where(moves, np.round(at + SHARE * (quietest - at), 3), at)  # times are kept in milliseconds
     common = ends[:-1] == at
     starts[1:] = moved
     ends[:-1] = np.where(common, moved, np.minimum(ends[:-1], moved))
