@@ -100,7 +100,9 @@ CURSORS = st.one_of(st.text(max_size=60), st.sampled_from(["LTE", "OTk5OTk5OTk5O
 
 def hostile(root: Path) -> st.SearchStrategy[tuple[str, dict[str, Any]]]:
     """Tools with arguments that nobody should give."""
-    paths = st.one_of(RELATIVE, RELATIVE.map(lambda name: f"{root}/{name}"), ELSEWHERE)
+    # The witness cannot tell a name "outside" in the root, which may be looked for, from the directory beside the root.
+    relative = RELATIVE.filter(lambda name: "/root/outside" not in os.path.normpath(f"{root}/{name}"))
+    paths = st.one_of(relative, relative.map(lambda name: f"{root}/{name}"), ELSEWHERE)
 
     def call(tool: str, **arguments: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[str, dict[str, Any]]]:
         odd = {name: st.one_of(value, value, value, ODDITIES) for name, value in arguments.items()}
