@@ -29,6 +29,7 @@ from .writer_protocol import hold_lock
 FILE_NAME = "transcribe-mcp.db"
 BUSY_TIMEOUT_MS = 5_000
 MIGRATION_PATIENCE_S = 30.0  # while another process makes the tables
+MIGRATION_LOOK_S = 0.5  # how often it is asked meanwhile whether they are there
 MIGRATION_LOCK = 0x7472616E  # PostgreSQL's advisory lock while tables are made; any constant would do
 
 
@@ -111,20 +112,27 @@ def _make_tables(engine: sa.Engine, url: sa.URL) -> None:
             f"{SCHEMA_VERSION})",
             hint="update this installation, or choose another directory with TRANSCRIBE_MCP_DATA_DIR",
         )
-    if engine.dialect.name == "sqlite":
-        with _sole_writer(Path(str(url.database)), url) as own:
-            if _version(own) != SCHEMA_VERSION:
-                _migrate(own, url)
-    else:
+    if engine.dialect.name != "sqlite":
         _migrate(engine, url)
+        return
+    give_up_at = time.monotonic() + MIGRATION_PATIENCE_S
+    # Asked again between tries: who made the tables may have a writer by now, and that keeps the lock.
+    while _version(engine) != SCHEMA_VERSION:
+        with _sole_writer(Path(str(url.database)), url) as own:
+            if own is not None and _version(own) != SCHEMA_VERSION:
+                _migrate(own, url)
+            if own is None and time.monotonic() > give_up_at:
+                message = "database is locked: another process updates it, or still writes to it"
+                raise sqlite3.OperationalError(message)
 
 
 @contextmanager
-def _sole_writer(path: Path, url: sa.URL) -> Iterator[sa.Engine]:
-    """An engine that writes by itself, while no writer process can start."""
-    lock = hold_lock(path.parent, MIGRATION_PATIENCE_S)
+def _sole_writer(path: Path, url: sa.URL) -> Iterator[sa.Engine | None]:
+    """An engine that writes by itself, while no writer process can start; ``None`` while another process writes."""
+    lock = hold_lock(path.parent, MIGRATION_LOOK_S)
     if lock is None:
-        raise sqlite3.OperationalError("database is locked: another process updates it, or still writes to it")
+        yield None
+        return
     engine = sa.create_engine(url, hide_parameters=True, poolclass=sa.NullPool)
 
     @event.listens_for(engine, "connect")
