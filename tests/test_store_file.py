@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import stat
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
 from pathlib import Path
 
@@ -17,7 +18,10 @@ from whisper_nano import SPEECH
 
 from transcribe_mcp.errors import StoreReplacedError
 from transcribe_mcp.jobs import process
+from transcribe_mcp.jobs.database import FILE_NAME, MIGRATION_LOOK_S
+from transcribe_mcp.jobs.store import Store
 from transcribe_mcp.jobs.tables import SCHEMA_VERSION
+from transcribe_mcp.jobs.writer_protocol import hold_lock
 from transcribe_mcp.service import jobs
 from transcribe_mcp.service.jobs import Job
 
@@ -33,6 +37,21 @@ def unattended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Plac
 
 def queued(prompt: str = "") -> Job:
     return jobs.submit(request(CLIP, fake_options(prompt=prompt)))
+
+
+def test_a_new_store_opens_once_its_tables_are_there_though_another_process_keeps_the_lock(tmp_path: Path) -> None:
+    made, new = tmp_path / "made", tmp_path / "new"
+    made.mkdir(), new.mkdir()
+    Store(made).close()
+    lock = hold_lock(new, 0.0)
+    assert lock is not None
+
+    with closing(lock), ThreadPoolExecutor(1) as pool:
+        opening = pool.submit(Store, new)
+        wait([opening], 2 * MIGRATION_LOOK_S)  # it has found no tables, most likely
+        with closing(sqlite3.connect(made / FILE_NAME)) as ours, closing(sqlite3.connect(new / FILE_NAME)) as theirs:
+            ours.backup(theirs)
+        opening.result(PATIENCE_S).close()
 
 
 def test_a_store_of_the_first_version_opens_with_all_that_is_in_it(unattended: Place) -> None:
