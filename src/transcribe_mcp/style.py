@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from .align.times import MARKS
+from .sentences import CLOSERS
 from .transcript import Word
 
 MIN_WORDS = 15  # a shorter text may well be part of one sentence
-WORDS_PER_MARK = 20  # text with fewer marks than one for so many words lacks punctuation
+WORDS_PER_MARK = 20  # with fewer than one mark per 20 words, a text lacks punctuation
 MAX_CHANGE = 0.05  # in the number of words, or one word: repeated words must not be lost
 
-_MARKS = ".!?…。．｡！？؟۔।,;:、，；：،؛"
-_CLOSERS = "\"')]}”’»›」』】）》"
-
-# Languages that write punctuation, by how much of it the models were trained on. The Chinese characters are the same
+# Languages whose writing has punctuation. The Chinese characters are the same
 # in both scripts, so that the prompt does not turn one into the other.
 STYLE_PROMPTS = {
     "ar": "مرحبًا بكم. هذه محاضرة اليوم، من البداية إلى النهاية. هل نبدأ؟",
@@ -57,7 +56,7 @@ def lacks_punctuation(words: Sequence[Word]) -> bool:
 
 def n_marks(words: Sequence[Word]) -> int:
     """How many of the words have a mark behind them."""
-    return sum(word.text.rstrip(_CLOSERS).endswith(tuple(_MARKS)) for word in words)
+    return sum(word.text.rstrip(CLOSERS).endswith(MARKS) for word in words)
 
 
 def punctuates(before: Sequence[Word], after: Sequence[Word]) -> bool:

@@ -19,10 +19,9 @@ LETTER_S = 0.15  # slow speech takes about this long a letter
 EDGE_S = 0.05  # voice detection's frames are 32 ms: edges are known no better than this
 TAIL_S = 0.05  # by which regions outlast the speech in them; measured on sentences with known ends
 SNAP_S = 0.5  # attention comes up to this much late to the first word after a pause
-MARKS = ".!?,;:…。．！？、，；：؟،۔।"
+MARKS = tuple(".!?,;:…。．｡！？、，；：؟،؛۔।")
 MARK_SHARE = 0.7  # of the time that attention spends on a mark belongs to the word behind it
 MARK_LONGEST_S = 0.6  # a longer one holds a pause, or speech that the decoder left out
-_MARKS = tuple(MARKS)
 
 
 def token_starts(path: Sequence[tuple[int, int]], n_tokens: int) -> NDArray[np.float64]:
@@ -48,7 +47,7 @@ def time_words(
     """
     at_s = np.asarray(starts, dtype=np.float64).tolist()  # numbers of Python's own are cheaper one by one
     for span in spans:
-        if span.last - span.first > 1 and span.text.endswith(_MARKS):  # nobody says it: the next word begins there
+        if span.last - span.first > 1 and span.text.endswith(MARKS):  # nobody says it: the next word begins there
             mark_s = at_s[span.last] - at_s[span.last - 1]
             at_s[span.last] -= MARK_SHARE * mark_s if mark_s <= MARK_LONGEST_S else 0.0
     likely = np.asarray(probabilities, dtype=np.float64).tolist()
