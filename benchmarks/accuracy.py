@@ -33,9 +33,9 @@ from common import (
     write_flac,
 )
 
-from transcribe_mcp.evaluation import FileScore, Score, Truth, load_truth, score, total
-from transcribe_mcp.evaluation_table import table
-from transcribe_mcp.transcript import Transcript
+from transcribe_mcp.domain.transcript import Transcript
+from transcribe_mcp.quality.evaluation import FileScore, Score, Truth, load_truth, score, total
+from transcribe_mcp.quality.evaluation_table import table
 
 PARTS = ("windows", "joined", "non_speech", "peers")
 LEVELS_DBFS = (-60.0, -40.0, -20.0, -6.0)

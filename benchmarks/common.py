@@ -16,9 +16,9 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from transcribe_mcp.evaluation import Truth, TruthSegment, TruthWord
-from transcribe_mcp.progress import unreported
-from transcribe_mcp.transcript import Segment, Transcript, Word
+from transcribe_mcp.domain.progress import unreported
+from transcribe_mcp.domain.transcript import Segment, Transcript, Word
+from transcribe_mcp.quality.evaluation import Truth, TruthSegment, TruthWord
 
 SHARED = Path(__file__).parents[2] / "shared"
 DEFAULT_MODEL = SHARED / "whisper-nano"
@@ -190,8 +190,8 @@ def _moved(segment: TruthSegment, by_s: float) -> TruthSegment:
 
 def ctranslate2_layout(model: Path, compute_type: str) -> Path:
     """The directory that faster-whisper reads: ``model`` itself, or the conversion that our engine uses too."""
-    from transcribe_mcp.checkpoints import resolve
-    from transcribe_mcp.checkpoints.conversion import ctranslate2_directory
+    from transcribe_mcp.models import resolve
+    from transcribe_mcp.models.conversion import ctranslate2_directory
 
     checkpoint = resolve(str(model), offline=True, progress=unreported)
     return ctranslate2_directory(checkpoint, "int8" if compute_type.startswith("int8") else "source", unreported)

@@ -26,9 +26,9 @@ import numpy as np
 from common import OWN_AUDIO, SAMPLE_RATE_HZ, Bar, Samples, cores, ctranslate2_layout, looped, read_samples, report
 from random_whisper import TOKENS, shape_of, write_random_whisper
 
+from transcribe_mcp.domain.transcript import Transcript
 from transcribe_mcp.engines import Engine, EngineRequest, load_engine
-from transcribe_mcp.pipeline import Options, transcribe
-from transcribe_mcp.transcript import Transcript
+from transcribe_mcp.pipeline.offline import Options, transcribe
 
 GREEDY = Options(language="en", temperatures=(0.0,))
 CTRANSLATE2_BATCHES = (8, 16, 32)

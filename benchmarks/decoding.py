@@ -21,7 +21,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from transcribe_mcp import audio
+from transcribe_mcp.media import decode
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from media import speechlike, write_audio
@@ -40,14 +40,14 @@ def seconds_to_decode(path: Path, threads: int, runs: int) -> float:
     took = []
     for _ in range(runs):
         start = time.perf_counter()
-        for _block in audio.read_blocks(path, threads=threads):
+        for _block in decode.read_blocks(path, threads=threads):
             pass
         took.append(time.perf_counter() - start)
     return statistics.median(took)
 
 
 def same_samples(path: Path, threads: int) -> bool:
-    pairs = zip(audio.read_blocks(path), audio.read_blocks(path, threads=threads), strict=True)
+    pairs = zip(decode.read_blocks(path), decode.read_blocks(path, threads=threads), strict=True)
     return all(np.array_equal(one, other) for one, other in pairs)
 
 

@@ -23,19 +23,19 @@ from typing import Any
 import torch
 from common import DEFAULT_AUDIO, DEFAULT_MODEL, OWN_AUDIO, SAMPLE_RATE_HZ, Bar, own_model, report
 
-from transcribe_mcp.audio import read
-from transcribe_mcp.comparison import align, normalise
+from transcribe_mcp.domain.transcript import Word
 from transcribe_mcp.engines import Decoded, DecodingOptions, EngineRequest
 from transcribe_mcp.engines.whisper import alignment
 from transcribe_mcp.engines.whisper.caches import AudioRow
+from transcribe_mcp.engines.whisper.continuous_batching import EagerSteps
+from transcribe_mcp.engines.whisper.decode_slots import MOST_TOKENS
 from transcribe_mcp.engines.whisper.engine import WhisperEngine, _idle_steps
 from transcribe_mcp.engines.whisper.loading import _compute_types, _load_on
-from transcribe_mcp.engines.whisper.runner import EagerSteps
-from transcribe_mcp.engines.whisper.slots import MOST_TOKENS
-from transcribe_mcp.evaluation import Truth, load_truth
-from transcribe_mcp.features.tensors import log_mel_windows
-from transcribe_mcp.regions import Region, Window
-from transcribe_mcp.transcript import Word
+from transcribe_mcp.media.decode import read
+from transcribe_mcp.quality.evaluation import Truth, load_truth
+from transcribe_mcp.quality.wer import align, normalise
+from transcribe_mcp.speech.features_torch import log_mel_windows
+from transcribe_mcp.speech.regions import Region, Window
 
 GREEDY = DecodingOptions()
 WINDOW_S = 30

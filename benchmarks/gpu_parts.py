@@ -17,13 +17,13 @@ import torch
 from common import SAMPLE_RATE_HZ, Samples
 from random_whisper import TOKENS, shape_of
 
-from transcribe_mcp.audio import read_blocks
 from transcribe_mcp.compat.memory import memory_need
 from transcribe_mcp.engines import DecodingOptions, Engine, EngineRequest, listener_of, load_engine
-from transcribe_mcp.features.tensors import Placed
-from transcribe_mcp.pipeline import Options, transcribe
-from transcribe_mcp.regions import Region, Window
+from transcribe_mcp.media.decode import read_blocks
+from transcribe_mcp.pipeline.offline import Options, transcribe
 from transcribe_mcp.settings import usable_cores
+from transcribe_mcp.speech.features_torch import Placed
+from transcribe_mcp.speech.regions import Region, Window
 
 WINDOW_S = 30.0
 JOBS_S = 75.0  # for all jobs together
@@ -231,7 +231,7 @@ def media(path: Path, runs: int) -> Figures:
 
 def listening(engine: Engine, samples: Samples) -> Figures:
     """The engine's own voice detection against the serial run on the CPU."""
-    from transcribe_mcp.vad import SpeechDetector
+    from transcribe_mcp.speech.detector import SpeechDetector
 
     if listener_of(engine) is None:
         return {}

@@ -14,7 +14,7 @@ from common import SAMPLE_RATE_HZ, Samples
 from gpu_parts import WINDOW_S, Figures, Setup, attempt, seconds
 from random_whisper import PROMPT_TOKENS, TOKENS, shape_of
 
-from transcribe_mcp.features import WINDOW_FRAMES
+from transcribe_mcp.speech.features import WINDOW_FRAMES
 
 
 def _mel(name: str, batch: int) -> np.ndarray:

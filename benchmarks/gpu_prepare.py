@@ -32,7 +32,7 @@ def prepare_sizes(setup: Setup) -> Figures:
 
 def prepare_audio(setup: Setup) -> Figures:
     """Talk and silence by turns until 60 % of the frames are speech, decoded and as an MP3."""
-    from transcribe_mcp.vad import SpeechDetector
+    from transcribe_mcp.speech.detector import SpeechDetector
 
     talks = [read_samples(path) for path in sorted(OWN_AUDIO.glob("*_?.flac"))]
     speech_frames = sum(int((SpeechDetector().push(talk, last=True) >= 0.5).sum()) for talk in talks)

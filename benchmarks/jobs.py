@@ -185,7 +185,7 @@ def all_jobs() -> Any:
 
 
 def measure_survival(folder: Path, kills: int) -> tuple[dict[str, Any], list[Bar]]:
-    from transcribe_mcp.jobs import process
+    from transcribe_mcp.jobs import worker_process as process
 
     use(folder / "survival")
     (folder / "survival").mkdir()

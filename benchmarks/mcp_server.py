@@ -149,7 +149,7 @@ def http_server(folder: Path) -> Iterator[str]:
 def serve(log: Path, arguments: Sequence[str]) -> None:
     """The command line's server, which at its end writes down each call: its tool, when, how many seconds it took."""
     from transcribe_mcp.__main__ import main as command_line
-    from transcribe_mcp.frontends import mcp_server
+    from transcribe_mcp.frontends.mcp import server as mcp_server
 
     listen = mcp_server.listen
     calls: list[tuple[bytes, float, float]] = []

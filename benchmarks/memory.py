@@ -17,7 +17,7 @@ from typing import Any
 
 from common import DEFAULT_AUDIO, DEFAULT_MODEL, Bar, looped, one_language, read_samples, report, write_flac
 
-from transcribe_mcp.evaluation import load_truth
+from transcribe_mcp.quality.evaluation import load_truth
 
 MIB_BYTES = 2**20
 CTRANSLATE2_MOST_MIB = 600

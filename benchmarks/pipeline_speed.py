@@ -38,8 +38,8 @@ from common import (
     report,
 )
 
-from transcribe_mcp.evaluation import Truth, load_truth, score
-from transcribe_mcp.transcript import Transcript
+from transcribe_mcp.domain.transcript import Transcript
+from transcribe_mcp.quality.evaluation import Truth, load_truth, score
 
 PEER, PEER_BATCH_SIZES = "faster-whisper", (8, 16)
 LEAST_RATIO = 1.5

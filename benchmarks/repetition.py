@@ -17,8 +17,8 @@ from typing import Any
 from common import OWN_AUDIO, Bar, real_model, report
 
 from transcribe_mcp import Options, Transcript, load_engine, transcribe
-from transcribe_mcp.comparison import align
 from transcribe_mcp.engines import Decoded, DecodingOptions, Engine, EngineRequest
+from transcribe_mcp.quality.wer import align
 
 CASES = OWN_AUDIO.parent / "repetition"
 PHRASE = "we will wait for you "
@@ -44,9 +44,9 @@ def load(model: Path, engine: str) -> Engine:
 
 def first_decodings(engine: Engine, path: Path) -> Iterator[tuple[float, Decoded]]:
     """Seconds of speech in each window of a recording, and what greedy decoding makes of it."""
-    from transcribe_mcp.audio import read
-    from transcribe_mcp.regions import Region, RegionFinder, WindowCutter
-    from transcribe_mcp.vad import SpeechDetector
+    from transcribe_mcp.media.decode import read
+    from transcribe_mcp.speech.detector import SpeechDetector
+    from transcribe_mcp.speech.regions import Region, RegionFinder, WindowCutter
 
     samples = read(path)
     finder = RegionFinder()

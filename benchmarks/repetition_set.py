@@ -96,7 +96,7 @@ DAMAGES: dict[str, Damage] = {
 
 
 def damaged(random: Random, sources: Sequence[Path], damage: Damage) -> Samples:
-    from transcribe_mcp.audio import read
+    from transcribe_mcp.media.decode import read
 
     chosen = [read(sources[int(i)]) for i in random.integers(0, len(sources), int(random.integers(1, 5)))]
     pauses = [np.zeros(int(random.uniform(0, SILENCE_S) * SAMPLE_RATE_HZ)) for _ in chosen]

@@ -30,10 +30,10 @@ MOST_JOBS = 10**9
 def be_a_writer(seconds: float) -> None:
     """Add jobs for so long; print the seconds that each took and the errors that there were."""
     from transcribe_mcp.errors import TranscribeError
-    from transcribe_mcp.jobs import process
+    from transcribe_mcp.jobs import worker_process
     from transcribe_mcp.service import jobs
 
-    process.start_worker = lambda chosen: False
+    worker_process.start_worker = lambda chosen: False
     jobs.prepare()
     options = jobs.JobOptions(engine="fake", device="cpu")
     request = jobs.JobRequest(str(OWN_AUDIO / "en_0.flac"), options, force=True)

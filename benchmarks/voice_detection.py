@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from common import DEFAULT_AUDIO, SAMPLE_RATE_HZ, Bar, Samples, cores, looped, read_samples, report
 
-from transcribe_mcp.vad import FRAME_SAMPLES, SpeechDetector
+from transcribe_mcp.speech.detector import FRAME_SAMPLES, SpeechDetector
 
 BLOCK_SAMPLES = 600 * SAMPLE_RATE_HZ
 THRESHOLD = 0.5

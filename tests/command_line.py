@@ -15,7 +15,7 @@ import numpy as np
 from media import wav_bytes
 from patience import PATIENCE_S
 
-from transcribe_mcp.audio import SAMPLE_RATE_HZ, read
+from transcribe_mcp.media.decode import SAMPLE_RATE_HZ, read
 
 COMMAND = (sys.executable, "-m", "transcribe_mcp")
 FAKE = ("transcribe", "--engine", "fake", "--no-vad")  # words for every sound, at once

@@ -9,7 +9,7 @@ from typing import Any
 
 from transcribe_mcp.engines import Decoded, DecodingOptions, EngineInfo, EngineRequest
 from transcribe_mcp.engines.fake import FakeEngine
-from transcribe_mcp.regions import Window
+from transcribe_mcp.speech.regions import Window
 
 DEADLY_FROM_S = 60.0
 LAST_WORDS = "Could not load library libcudnn_ops_infer.so.8. Error: libcudnn_ops_infer.so.8: cannot open shared object"

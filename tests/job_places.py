@@ -16,7 +16,7 @@ from patience import PATIENCE_S, until
 from whisper_nano import CACHE, whisper_nano
 
 from transcribe_mcp import EngineRequest, Options, Transcript, load_engine, transcribe
-from transcribe_mcp.jobs import process, supervisor
+from transcribe_mcp.jobs import supervisor, worker_process
 from transcribe_mcp.jobs.database import FILE_NAME
 from transcribe_mcp.service import jobs
 from transcribe_mcp.service.jobs import Job, JobOptions, JobRequest
@@ -94,7 +94,7 @@ class Place:
         return len(jobs._store().steps(job_id))
 
     def log(self) -> str:
-        path = self.data_dir / process.LOG_NAME
+        path = self.data_dir / worker_process.LOG_NAME
         return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
 
@@ -126,7 +126,7 @@ def place(data_dir: Path, **variables: str) -> Iterator[Place]:
 def second_worker(data_dir: Path) -> Iterator[None]:
     """Another supervisor and its worker, as on another machine: of the same database, if that is a server's."""
     data_dir.mkdir()
-    with (data_dir / process.LOG_NAME).open("ab") as out:
+    with (data_dir / worker_process.LOG_NAME).open("ab") as out:
         other = subprocess.Popen(
             [sys.executable, "-m", supervisor.__name__],
             stdout=out,
@@ -161,11 +161,11 @@ def fresh() -> None:
 
 def end_workers(here: Place) -> None:
     """Ask every worker to end, and see it go."""
-    for started in process._started:
+    for started in worker_process._started:
         started.terminate()
-    for started in process._started:
+    for started in worker_process._started:
         started.wait(PATIENCE_S)
-    process._started.clear()
+    worker_process._started.clear()
     for pid in here.worker_pids().values():
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
@@ -177,7 +177,7 @@ def worker(here: Place, engine: str, end_of_last: str = "", **variables: str) ->
     """A worker without a supervisor, with the engine of a test in place of CTranslate2."""
     script = Path(__file__).with_name("worker_with_engine.py")
     environment = {**os.environ, "TRANSCRIBE_MCP_DATA_DIR": str(here.data_dir), **variables}
-    with (here.data_dir / process.LOG_NAME).open("ab") as out:
+    with (here.data_dir / worker_process.LOG_NAME).open("ab") as out:
         command = [sys.executable, script, engine, f"--after={end_of_last}"]
         one = subprocess.Popen(command, stdout=out, stderr=out, env=environment)
     try:
@@ -187,8 +187,8 @@ def worker(here: Place, engine: str, end_of_last: str = "", **variables: str) ->
             one.terminate()
         code = one.wait(PATIENCE_S)
         if code not in (0, -signal.SIGKILL):
-            with (here.data_dir / process.LOG_NAME).open("a") as out_again:  # as a supervisor does
-                out_again.write(f"{process.ENDED}{process.how_it_ended(code)}\n")
+            with (here.data_dir / worker_process.LOG_NAME).open("a") as out_again:  # as a supervisor does
+                out_again.write(f"{worker_process.ENDED}{worker_process.how_it_ended(code)}\n")
 
 
 @contextmanager

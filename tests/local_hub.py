@@ -15,7 +15,7 @@ from threading import Event, Thread
 from patience import PATIENCE_S
 from small_checkpoints import Recipe, write_checkpoint
 
-from transcribe_mcp.checkpoints.catalogue import CATALOGUE
+from transcribe_mcp.models.catalogue import CATALOGUE
 
 COMMIT = "c0ffee00" * 5
 TINY = "openai/whisper-tiny"

@@ -9,10 +9,10 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from transcribe_mcp.domain.transcript import Notice, Word
 from transcribe_mcp.engines import Decoded, DecodingOptions, EngineInfo
 from transcribe_mcp.errors import EngineFailedError
-from transcribe_mcp.regions import Window
-from transcribe_mcp.transcript import Notice, Word
+from transcribe_mcp.speech.regions import Window
 
 Hear = Callable[[Window, str, DecodingOptions], Decoded]
 Detect = Callable[[Window], Mapping[str, float]]

@@ -11,7 +11,7 @@ from typing import Any
 
 from transcribe_mcp.engines import EngineRequest
 from transcribe_mcp.engines.fake import FakeEngine
-from transcribe_mcp.regions import Window
+from transcribe_mcp.speech.regions import Window
 
 
 class StuckEngine(FakeEngine):

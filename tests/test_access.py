@@ -12,8 +12,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from transcribe_mcp import walk
-from transcribe_mcp.access import Access, default_roots, find_allowed
 from transcribe_mcp.errors import (
     CancelledError,
     OutputError,
@@ -25,6 +23,8 @@ from transcribe_mcp.errors import (
     TranscribeError,
     UsageError,
 )
+from transcribe_mcp.media import walk
+from transcribe_mcp.media.access import Access, default_roots, find_allowed
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="links and modes of POSIX")
 

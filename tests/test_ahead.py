@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from patience import PATIENCE_S, until
 
-from transcribe_mcp.ahead import Ahead
+from transcribe_mcp.runtime.prefetch import Ahead
 
 
 class Source:

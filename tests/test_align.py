@@ -25,8 +25,8 @@ from transcribe_mcp.align.times import (
     token_starts,
 )
 from transcribe_mcp.align.words import UNSPACED_LANGUAGES, TokenSpan, split_words
-from transcribe_mcp.regions import Region
-from transcribe_mcp.transcript import Word
+from transcribe_mcp.domain.transcript import Word
+from transcribe_mcp.speech.regions import Region
 
 NANO = Path(__file__).parent / "data" / "whisper-nano" / "tokenizer.json"
 NOISE_S = 1e-6  # of adding floats

@@ -26,56 +26,55 @@ PACKAGE = ROOT / "src" / "transcribe_mcp"
 
 # --- the table --------------------------------------------------------------------------------------------------------
 
-WORDS = {"errors", "settings", "progress", "text_breaks", "transcript"}
-STAGES = {
-    "access", "ahead", "align", "audio", "batching", "checkpoints", "comparison", "engines", "evaluation",
-    "evaluation_table", "fallback", "features", "fetching", "heard", "language_names", "languages", "openat",
-    "options", "pieces", "piped", "quality_rules", "regions", "sentences", "silero", "source_names", "sources",
-    "speakers", "style", "vad", "voices", "walk",
-}  # fmt: skip
+BASE = {"errors", "settings", "domain"}
+SOURCES = {"media", "speech", "models"}  # a recording -> windows; a name -> a model's files
 
 # What a part of the package may import of the others. A part is a file or a folder beside __init__.py.
 SEES: dict[str, set[str]] = {
-    **dict.fromkeys(WORDS, WORDS),
-    **dict.fromkeys(STAGES, WORDS | STAGES | {"compat", "heap"}),
+    **dict.fromkeys(BASE, BASE),
     "compat": set(),
-    "heap": set(),
-    "pipeline": WORDS | STAGES,
-    "formats": {"errors", "text_breaks", "transcript"},
-    "bench": WORDS | STAGES | {"options", "pipeline", "compat"},
-    "jobs": WORDS | STAGES | {"pipeline", "formats", "heap", "compat"},
-    "service": WORDS | STAGES | {"pipeline", "bench", "formats", "heap", "jobs", "compat"},
-    "frontends": {"errors", "service", "text_breaks"},
+    "media": BASE,
+    "models": BASE,
+    "speech": BASE | {"compat"},
+    "formats": BASE,
+    "align": BASE | {"speech"},
+    "engines": BASE | {"align", "models", "speech", "compat"},
+    "runtime": BASE | {"engines"},
+    "pipeline": BASE | {"align", "engines", "media", "runtime", "speech"},
+    "jobs": BASE | SOURCES | {"engines", "pipeline", "formats", "compat"},
+    "quality": BASE | SOURCES | {"engines", "pipeline", "compat"},
+    "service": BASE | SOURCES | {"engines", "formats", "jobs", "pipeline", "quality", "compat"},
+    "frontends": {"errors", "domain", "service"},
     "__main__": {"compat", "errors", "frontends"},
 }
 
 # What users start. Other files in the folder are helpers that a front end may import.
-FRONT_ENDS = {"frontends.cli", "frontends.http_api", "frontends.mcp_server"}
+FRONT_ENDS = {"frontends.cli.app", "frontends.mcp.server"}
 
 # Door files: the only modules that import a third-party package. A folder's name stands for everything in it.
 DOORS: dict[str, set[str]] = {
-    "anyio": {"frontends.mcp_server", "frontends.mcp_stdio"},  # the SDK's event loop
-    "av": {"audio"},
+    "anyio": {"frontends.mcp.server", "frontends.mcp.stdio"},  # the SDK's event loop
+    "av": {"media"},
     "dbos": {"jobs.queue", "jobs.workflows"},
-    "filelock": {"checkpoints", "jobs.process"},
-    "ctranslate2": {"engines.ctranslate2", "checkpoints.weights"},  # running models, writing its model files
-    "huggingface_hub": {"checkpoints.hub"},
-    "icu4py": {"text_breaks"},
-    "mcp": {"frontends.mcp_sdk"},
-    "numpy": STAGES | {"pipeline", "bench"},
-    "onnxruntime": {"vad"},
+    "filelock": {"models", "jobs.worker_process"},
+    "ctranslate2": {"engines.ctranslate2", "models.weights"},  # running models, writing its model files
+    "huggingface_hub": {"models.hub"},
+    "icu4py": {"domain.text_breaks"},
+    "mcp": {"frontends.mcp.sdk"},
+    "numpy": SOURCES | {"align", "engines", "pipeline", "quality"},
+    "onnxruntime": {"speech.detector"},
     "platformdirs": {"settings"},
     "pydantic": {"frontends", "settings"},  # the schemas of tools and answers
     "pydantic_settings": {"settings"},
     "rich": {"frontends"},
-    "safetensors": {"checkpoints"},
+    "safetensors": {"models"},
     "sqlalchemy": {"jobs"},
-    "tokenizers": {"checkpoints.conversion", "engines.vocabulary"},  # writing tokenizers, using them
-    "torch": {"features", "vad.lanes", "vad.lane_kernels", "bench.ceilings", "engines.whisper", "align", "speakers"},
-    "triton": {"engines.whisper", "vad.lane_kernels"},
-    "typer": {"frontends.arguments", "frontends.cli", "frontends.jobs_commands", "frontends.serving"},
-    "uvicorn": {"frontends.mcp_http"},
-    "wcwidth": {"text_breaks"},
+    "tokenizers": {"models.conversion", "engines.tokenizer"},  # writing tokenizers, using them
+    "torch": {"speech.features_torch", "speech.silero_gpu", "speech.lstm_kernels", "quality.bench", "engines.whisper"},
+    "triton": {"engines.whisper", "speech.lstm_kernels"},
+    "typer": {"frontends.cli"},
+    "uvicorn": {"frontends.mcp.http"},
+    "wcwidth": {"domain.text_breaks"},
 }
 
 # What importing a front end or the package must not load, nor reading and watching jobs.
@@ -88,7 +87,7 @@ FILE_LINES = 400
 FUNCTION_LINES = 60
 PARAMETERS = 6
 FILE_LINES_OF = {"engines.whisper": 600}
-FUNCTION_LINES_OF = {"pipeline": 100}
+FUNCTION_LINES_OF = {"pipeline.offline": 100}
 # For typer the parameters of the function are the options of the program, for MCP the schema of the tool.
 # Nor are kernels for the GPU cut in two ("jit"): they take nothing but numbers and addresses, and are compiled whole.
 EXEMPT_DECORATORS = {"command", "callback", "tool", "jit"}
@@ -100,14 +99,14 @@ FAILING_CALLS = {"check_schema", "fail", "raises", "validate", "warns"}
 
 # Where Exception is caught and not raised again, and why.
 BROAD_EXCEPT = {
-    "ahead": "the producer's error is carried to the thread that reads",
+    "runtime.prefetch": "the producer's error is carried to the thread that reads",
     "compat.probes": "a guarded probe: the doctor has to survive any broken machine",
     "jobs.device": "the engine's error is carried to the jobs that asked",
     "jobs.output_writer": "a file that cannot be written must not take the others with it",
-    "jobs.together": "the error of the thread that works is carried to those that it works for",
+    "jobs.group_commit": "the error of the thread that works is carried to those that it works for",
     "jobs.worker": "a job that fails must not take the others with it",
-    "frontends.mcp_notices": "a client that has gone, in whatever way its transport says so",
-    "checkpoints.hub": "the downloading thread's error is carried to the thread that waits",
+    "frontends.mcp.notices": "a client that has gone, in whatever way its transport says so",
+    "models.hub": "the downloading thread's error is carried to the thread that waits",
 }
 
 # --- reading the source -----------------------------------------------------------------------------------------------

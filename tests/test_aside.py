@@ -12,15 +12,15 @@ from patience import PATIENCE_S
 from scripted_engine import INFO, ScriptedBatch, ScriptedEngine, says_hello
 from whisper_nano import speech_truths
 
-from transcribe_mcp import batching, pipeline
-from transcribe_mcp.ahead import Ahead
-from transcribe_mcp.audio import read
+from transcribe_mcp.domain.transcript import Word
 from transcribe_mcp.engines import Decoded, DecodingOptions, EngineInfo
 from transcribe_mcp.errors import EngineFailedError
-from transcribe_mcp.heard import HeardBatch
-from transcribe_mcp.pipeline import Options, transcribe
-from transcribe_mcp.regions import Window
-from transcribe_mcp.transcript import Word
+from transcribe_mcp.media.decode import read
+from transcribe_mcp.pipeline import batching, offline
+from transcribe_mcp.pipeline.checkpoint import HeardBatch
+from transcribe_mcp.pipeline.offline import Options, transcribe
+from transcribe_mcp.runtime.prefetch import Ahead
+from transcribe_mcp.speech.regions import Window
 
 ASIDE = replace(INFO, aligns_aside=True)
 EARLY = replace(ASIDE, early_windows=2)
@@ -139,7 +139,7 @@ class Counting(ScriptedEngine):
 def test_windows_encoded_early_are_decoded_in_order_in_full_or_nearly_full_batches(
     talk: np.ndarray, info: EngineInfo, language: str, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "BLOCK_S", 60.0)  # so that windows come a few at a time
+    monkeypatch.setattr(offline, "BLOCK_S", 60.0)  # so that windows come a few at a time
     options = Options(language=language, batch_size=size)
     plain, early = Counting(INFO), Counting(info)
 
@@ -167,7 +167,7 @@ def starts(engine: ScriptedEngine) -> list[float]:
 def test_a_nearly_full_batch_does_not_wait_for_a_source_that_falters(
     talk: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "BLOCK_S", 60.0)  # three of them hold seven windows
+    monkeypatch.setattr(offline, "BLOCK_S", 60.0)  # three of them hold seven windows
     has_decoded = threading.Event()
 
     def hear(window: Window, language: str, options: DecodingOptions) -> Decoded:
@@ -187,7 +187,7 @@ def test_a_nearly_full_batch_does_not_wait_for_a_source_that_falters(
 def test_a_nearly_full_batch_waits_where_it_takes_the_rest_of_the_recording(
     talk: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "BLOCK_S", 60.0)
+    monkeypatch.setattr(offline, "BLOCK_S", 60.0)
     engine, has_been_asked = Counting(EARLY), threading.Event()
 
     class Asked(Ahead[list[Window]]):
@@ -201,7 +201,7 @@ def test_a_nearly_full_batch_waits_where_it_takes_the_rest_of_the_recording(
         if stage == "speech" and (done_s or 0) > 180.0:
             assert has_been_asked.wait(PATIENCE_S), "the device was never without work"
 
-    monkeypatch.setattr(pipeline, "Ahead", Asked)
+    monkeypatch.setattr(offline, "Ahead", Asked)
     transcribe(talk[: 16_000 * 190], engine, Options(language="en", batch_size=9), progress=falters)
 
     assert [len(call.starts) for call in engine.calls] == [9]
@@ -211,7 +211,7 @@ def test_a_nearly_full_batch_waits_where_it_takes_the_rest_of_the_recording(
 def test_no_more_than_a_batch_is_encoded_beyond_the_one_that_is_decoded(
     talk: np.ndarray, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "BLOCK_S", 60.0)
+    monkeypatch.setattr(offline, "BLOCK_S", 60.0)
     engine = Counting(EARLY)
 
     transcribe(talk, engine, Options(language="en", batch_size=size))

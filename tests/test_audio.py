@@ -16,13 +16,13 @@ import pytest
 from media import speechlike, wav_bytes, write_audio, write_video
 from slow import slow
 
-from transcribe_mcp import audio
-from transcribe_mcp.audio.media import Media, opened
-from transcribe_mcp.audio.ranges import range_layout, ranges
+from transcribe_mcp.domain.transcript import Notice
 from transcribe_mcp.errors import NoAudioError, NotMediaError, SourceNotFoundError, SourceUnreadableError
-from transcribe_mcp.transcript import Notice
+from transcribe_mcp.media.container import Media, opened
+from transcribe_mcp.media.decode import SAMPLE_RATE_HZ, probe, read, read_blocks
+from transcribe_mcp.media.decode_parallel import range_layout, ranges
 
-RATE_HZ = audio.SAMPLE_RATE_HZ
+RATE_HZ = SAMPLE_RATE_HZ
 
 CODECS = [
     ("wav", "pcm_s16le", 8_000, "mono"),
@@ -59,7 +59,7 @@ CODECS = [
 
 def decode(path: Path, **options) -> tuple[np.ndarray, list[Notice]]:
     notices: list[Notice] = []
-    blocks = list(audio.read_blocks(path, notices=notices, **options))
+    blocks = list(read_blocks(path, notices=notices, **options))
     return np.concatenate(blocks), notices
 
 
@@ -81,7 +81,7 @@ def test_every_codec_gives_its_sound_at_16_khz(tmp_path, suffix, codec, rate_hz,
     assert agreement(got, speechlike(3)) > 0.85
     assert np.abs(got).max() <= 1
     assert notices == []
-    info = audio.probe(path)
+    info = probe(path)
     assert (info.sample_rate_hz, info.channels) == (rate_hz, av.AudioLayout(layout).nb_channels)
     assert info.duration is None or abs(info.duration - 3) < 0.3
 
@@ -103,9 +103,9 @@ def test_loud_channels_do_not_clip(tmp_path):
 
 def test_blocks_have_the_size_asked_for_but_the_last(tmp_path):
     path = write_audio(tmp_path / "a.flac", "flac", speechlike(5.3, 44_100), rate_hz=44_100)
-    blocks = list(audio.read_blocks(path, block_s=2))
+    blocks = list(read_blocks(path, block_s=2))
     assert [len(block) for block in blocks[:-1]] == [2 * RATE_HZ, 2 * RATE_HZ]
-    np.testing.assert_array_equal(np.concatenate(blocks), audio.read(path))
+    np.testing.assert_array_equal(np.concatenate(blocks), read(path))
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_a_recording_without_samples_says_so(tmp_path):
 
 
 def test_a_tenth_of_a_second_is_enough(tmp_path):
-    assert len(audio.read(write_audio(tmp_path / "a.wav", "pcm_s16le", speechlike(0.1)))) == 1600
+    assert len(read(write_audio(tmp_path / "a.wav", "pcm_s16le", speechlike(0.1)))) == 1600
 
 
 def test_samples_that_are_no_numbers_become_silence_and_a_warning(tmp_path):
@@ -297,7 +297,7 @@ def test_playlists_cannot_reach_other_files(tmp_path, name, text):
 def test_odd_names_are_only_names(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     write_audio(tmp_path / "plain.wav", "pcm_s16le", speechlike(1)).rename(name)
-    assert len(audio.read(Path(name))) == RATE_HZ
+    assert len(read(Path(name))) == RATE_HZ
 
 
 def test_missing_files_directories_pipes_and_sockets_are_refused_at_once(tmp_path):
@@ -324,7 +324,7 @@ def test_a_file_without_permission_says_so(tmp_path):
 
 def test_a_reader_that_stops_early_leaves_no_thread_and_no_open_file(tmp_path):
     path = write_audio(tmp_path / "a.wav", "pcm_s16le", speechlike(600))
-    blocks = audio.read_blocks(path, block_s=10, threads=2)
+    blocks = read_blocks(path, block_s=10, threads=2)
     next(blocks)
     blocks.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
@@ -340,7 +340,7 @@ def test_reading_starts_no_threads_but_those_it_was_given(tmp_path, threads):
         return psutil.Process().num_threads() - threading.active_count()
 
     before = other_threads()
-    assert max(other_threads() for _ in audio.read_blocks(path, block_s=5, threads=threads)) <= before
+    assert max(other_threads() for _ in read_blocks(path, block_s=5, threads=threads)) <= before
 
 
 @slow

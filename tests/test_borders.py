@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from transcribe_mcp.align.borders import at_quiet_moments
-from transcribe_mcp.regions import SAMPLE_RATE_HZ
-from transcribe_mcp.transcript import Word
+from transcribe_mcp.domain.transcript import Word
+from transcribe_mcp.speech.regions import SAMPLE_RATE_HZ
 
 
 def tone_with_dip(at: float, length_s: float = 2.0) -> NDArray[np.float32]:

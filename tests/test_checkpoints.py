@@ -9,17 +9,11 @@ import pytest
 from local_hub import COMMIT, Hub, hub_cache_with
 from small_checkpoints import Recipe, write_checkpoint
 
-from transcribe_mcp import checkpoints
-from transcribe_mcp.checkpoints import conversion
-from transcribe_mcp.checkpoints.catalogue import ALIASES, CATALOGUE, DEMANDS, Machine, this_machine
-from transcribe_mcp.errors import (
-    ModelFormatError,
-    ModelUnavailableError,
-    TranscribeError,
-    UnknownNameError,
-    UsageError,
-)
-from transcribe_mcp.progress import unreported
+from transcribe_mcp import models
+from transcribe_mcp.domain.progress import unreported
+from transcribe_mcp.errors import ModelFormatError, ModelUnavailableError, TranscribeError, UnknownNameError, UsageError
+from transcribe_mcp.models import conversion
+from transcribe_mcp.models.catalogue import ALIASES, CATALOGUE, DEMANDS, Machine, this_machine
 
 pytestmark = pytest.mark.usefixtures("hub_cache")
 
@@ -27,8 +21,8 @@ GIB = 2**30
 LAPTOP = Machine("cpu", 4, 16 * GIB)
 
 
-def resolve(name: str, *, offline: bool = False) -> checkpoints.Checkpoint:
-    return checkpoints.resolve(name, offline=offline, progress=unreported)
+def resolve(name: str, *, offline: bool = False) -> models.Checkpoint:
+    return models.resolve(name, offline=offline, progress=unreported)
 
 
 # --- names ------------------------------------------------------------------------------------------------------------
@@ -132,7 +126,7 @@ def test_auto_takes_the_best_cached_model_that_the_machine_carries(
 ) -> None:
     for name in cached:
         hub_cache_with(hub_cache, name)
-    choice = checkpoints.choose_model(machine, language=language, offline=True)
+    choice = models.choose_model(machine, language=language, offline=True)
     assert choice.name == chosen
     assert choice.reason.startswith(f"{chosen} is ")
     assert ("knows English only" in choice.reason) == (CATALOGUE[chosen].english_only and language != "en")
@@ -140,7 +134,7 @@ def test_auto_takes_the_best_cached_model_that_the_machine_carries(
 
 def test_auto_says_when_the_cached_model_asks_for_more_than_the_machine_has(hub_cache: Path) -> None:
     hub_cache_with(hub_cache, "large-v3-turbo")
-    reason = checkpoints.choose_model(Machine("cpu", 2, 4 * GIB), offline=True).reason
+    reason = models.choose_model(Machine("cpu", 2, 4 * GIB), offline=True).reason
     assert reason == "large-v3-turbo is cached, though it asks for more than this machine has (cpu, 2 cores, 4 GiB)"
 
 
@@ -148,22 +142,22 @@ def test_auto_does_not_translate_with_a_model_that_cannot(hub_cache: Path) -> No
     hub_cache_with(hub_cache, "large-v3-turbo")
     hub_cache_with(hub_cache, "base")
     machine = Machine("cpu", 16, 64 * GIB)
-    assert checkpoints.choose_model(machine, task="translate", offline=True).name == "base"
+    assert models.choose_model(machine, task="translate", offline=True).name == "base"
 
 
 def test_auto_with_nothing_cached_names_what_to_fetch(hub: Hub) -> None:
-    choice = checkpoints.choose_model(Machine("cpu", 1, 1 * GIB), offline=False)
+    choice = models.choose_model(Machine("cpu", 1, 1 * GIB), offline=False)
     assert choice.name == "tiny"
     assert choice.reason == "tiny is the best for this machine (cpu, 1 core, 1 GiB); none was cached"
 
 
 def test_a_half_fetched_snapshot_is_not_cached(hub_cache: Path) -> None:
     directory = hub_cache_with(hub_cache, "small", Recipe(shards=2))
-    assert checkpoints.find_cached("small") is not None
+    assert models.find_cached("small") is not None
     (directory / "model-00002-of-00002.safetensors").unlink()
-    assert checkpoints.find_cached("small") is None
+    assert models.find_cached("small") is None
     with pytest.raises(ModelUnavailableError):
-        checkpoints.choose_model(LAPTOP, offline=True, packages=False)
+        models.choose_model(LAPTOP, offline=True, packages=False)
 
 
 def test_this_machine_has_cores_and_memory() -> None:
@@ -182,7 +176,7 @@ def test_the_list_shows_the_catalogue_and_what_else_is_cached(hub_cache: Path) -
     not_whisper = hub_cache / "models--somebody--chat" / "snapshots" / COMMIT
     shutil.copytree(other, not_whisper)
     (not_whisper / "config.json").write_text('{"model_type": "llama"}')
-    rows = {row.name: row for row in checkpoints.list_models()}
+    rows = {row.name: row for row in models.list_models()}
     assert set(rows) == {*CATALOGUE, "somebody/whisper-of-mine"}
     assert rows["base"].path == cached
     assert rows["base"].bytes_on_disk == sum(f.stat().st_size for f in cached.iterdir()) + len(COMMIT)
@@ -191,27 +185,27 @@ def test_the_list_shows_the_catalogue_and_what_else_is_cached(hub_cache: Path) -
 
 
 def test_removing_frees_the_files_and_what_was_made_of_them(hub: Hub, hub_cache: Path, tmp_path: Path) -> None:
-    source = checkpoints.pull("tiny", unreported)
+    source = models.pull("tiny", unreported)
     own = resolve(str(write_checkpoint(tmp_path / "own", Recipe(dtype="F32"))))
     made = [conversion.ctranslate2_directory(source, "int8", unreported) for source in (source, own)]
-    size = next(row.bytes_on_disk for row in checkpoints.list_models() if row.name == "tiny")
-    assert checkpoints.path("tiny") == source.directory
-    assert checkpoints.remove("tiny") == size
+    size = next(row.bytes_on_disk for row in models.list_models() if row.name == "tiny")
+    assert models.path("tiny") == source.directory
+    assert models.remove("tiny") == size
     assert [directory.is_dir() for directory in made] == [False, True]
     assert not list(hub_cache.glob("models--*"))
     with pytest.raises(ModelUnavailableError, match="model tiny is not downloaded"):
-        checkpoints.path("tiny")
+        models.path("tiny")
 
 
 def test_a_directory_of_the_users_own_is_never_removed(tmp_path: Path) -> None:
     directory = write_checkpoint(tmp_path / "model")
     with pytest.raises(UsageError, match="a directory of your own"):
-        checkpoints.remove(str(directory))
+        models.remove(str(directory))
     assert (directory / "model.safetensors").is_file()
 
 
 def test_removing_what_is_not_there_is_an_error() -> None:
     for name, error in (("tiny", ModelUnavailableError), ("tinny", UnknownNameError)):
         with pytest.raises(TranscribeError) as caught:
-            checkpoints.remove(name)
+            models.remove(name)
         assert type(caught.value) is error

@@ -8,10 +8,10 @@ import sys
 import pytest
 from whisper_nano import whisper_nano
 
-from transcribe_mcp.checkpoints import find_cached
 from transcribe_mcp.compat.memory import BATCHES, geometries, geometry, largest_batch, memory_need
-from transcribe_mcp.engines.batches import BATCHES_BESIDE, LISTENING_BYTES, batch_that_fits, known_shape
-from transcribe_mcp.engines.choice import auto_engine
+from transcribe_mcp.engines.auto import auto_engine
+from transcribe_mcp.engines.batch_size import BATCHES_BESIDE, LISTENING_BYTES, batch_that_fits, known_shape
+from transcribe_mcp.models import find_cached
 
 GIGABYTE = 1_000_000_000
 
@@ -23,7 +23,7 @@ def test_without_a_gpu_auto_is_ctranslate2(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_cpu_that_was_asked_for_gets_ctranslate2_without_a_look_at_the_gpu() -> None:
     program = (
-        "import sys, transcribe_mcp.engines.choice as c; assert c.auto_engine('auto', 'cpu', 'auto') == 'ctranslate2';"
+        "import sys, transcribe_mcp.engines.auto as c; assert c.auto_engine('auto', 'cpu', 'auto') == 'ctranslate2';"
         "assert not {'torch', 'ctranslate2'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

@@ -18,7 +18,7 @@ from command_line import COMMAND, FAKE, SAMPLES, clip, environment, left_in, res
 from local_hub import closed_port
 from media import speechlike
 
-from transcribe_mcp.checkpoints.hub import ANSWER_S
+from transcribe_mcp.models.hub import ANSWER_S
 
 HUB_LIMIT_S = 5  # the most that a hub out of reach may cost
 

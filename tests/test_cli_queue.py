@@ -20,7 +20,7 @@ from patience import PATIENCE_S, until
 from whisper_nano import CACHE, SPEECH, whisper_nano
 
 from transcribe_mcp.formats import render
-from transcribe_mcp.jobs import process
+from transcribe_mcp.jobs import worker_process
 from transcribe_mcp.service import jobs
 from transcribe_mcp.service.jobs import JobStatus, OutputRequest
 
@@ -158,10 +158,10 @@ def test_a_url_is_transcribed_at_once_and_queued(home: Path, tmp_path: Path) -> 
 @pytest.fixture
 def unattended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     """A store without a worker, until a test starts one."""
-    start = process.start_worker
+    start = worker_process.start_worker
     with monkeypatch.context() as patch, place(tmp_path / "data") as made:
-        patch.setattr(process, "start_worker", lambda chosen: False)
-        made.start = lambda: patch.setattr(process, "start_worker", start)  # type: ignore[attr-defined]
+        patch.setattr(worker_process, "start_worker", lambda chosen: False)
+        made.start = lambda: patch.setattr(worker_process, "start_worker", start)  # type: ignore[attr-defined]
         yield made
     fresh()
 
@@ -240,7 +240,7 @@ def test_files_are_written_of_what_the_library_has_and_not_of_what_was_cancelled
 @pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
 def test_what_waits_from_standard_input_is_its_owners_alone(home: Path, tmp_path: Path) -> None:
     """No worker can start: the data directory has a lock that is held."""
-    lock = process.hold_supervisor_lock(tmp_path)
+    lock = worker_process.hold_supervisor_lock(tmp_path)
     assert lock is not None
     try:
         queued = command(home, *NANO, "-", "--queue", stdin=OTHER.read_bytes(), TRANSCRIBE_MCP_DATA_DIR=str(tmp_path))

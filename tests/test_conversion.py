@@ -26,10 +26,10 @@ from small_checkpoints import (
 )
 from tokenizers import Tokenizer
 
-from transcribe_mcp import checkpoints
-from transcribe_mcp.checkpoints import conversion
+from transcribe_mcp import models
+from transcribe_mcp.domain.progress import unreported
 from transcribe_mcp.errors import CancelledError, ModelFormatError
-from transcribe_mcp.progress import unreported
+from transcribe_mcp.models import conversion
 from transcribe_mcp.settings import settings
 
 NANO = Path(__file__).parents[2] / "shared" / "whisper-nano"
@@ -43,7 +43,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def convert(directory: Path, quantization: str = "source") -> Path:
-    checkpoint = checkpoints.resolve(str(directory), offline=True, progress=unreported)
+    checkpoint = models.resolve(str(directory), offline=True, progress=unreported)
     return conversion.ctranslate2_directory(checkpoint, quantization, unreported)  # type: ignore[arg-type]
 
 
@@ -220,7 +220,7 @@ def test_a_checkpoint_is_read_and_converted_once(tmp_path: Path) -> None:
     source = write_checkpoint(tmp_path / "model")
     first = convert(source)
     calls: list[str] = []
-    checkpoint = checkpoints.resolve(str(source), offline=True, progress=unreported)
+    checkpoint = models.resolve(str(source), offline=True, progress=unreported)
     again = conversion.ctranslate2_directory(checkpoint, "source", lambda stage, done, total: calls.append(stage))
     assert again == first
     assert calls == []
@@ -234,7 +234,7 @@ def test_changed_weights_are_converted_anew(tmp_path: Path) -> None:
 
 
 def test_a_stopped_conversion_leaves_nothing_and_what_a_killed_one_left_is_cleaned(tmp_path: Path, cache: Path) -> None:
-    checkpoint = checkpoints.resolve(str(write_checkpoint(tmp_path / "model")), offline=True, progress=unreported)
+    checkpoint = models.resolve(str(write_checkpoint(tmp_path / "model")), offline=True, progress=unreported)
     killed = cache / f"{'0' * 40}.99999.tmp"
     killed.mkdir(parents=True)
     (killed / "model.bin").write_bytes(b"half")
@@ -251,8 +251,8 @@ def test_a_stopped_conversion_leaves_nothing_and_what_a_killed_one_left_is_clean
 def test_two_processes_at_once_make_one_conversion(tmp_path: Path, cache: Path) -> None:
     source = write_checkpoint(tmp_path / "model")
     program = (
-        "import sys; from transcribe_mcp import checkpoints; from transcribe_mcp.checkpoints import conversion;"
-        "from transcribe_mcp.progress import unreported;"
+        "import sys; from transcribe_mcp import checkpoints; from transcribe_mcp.models import conversion;"
+        "from transcribe_mcp.domain.progress import unreported;"
         "c = checkpoints.resolve(sys.argv[1], offline=True, progress=unreported);"
         "print(conversion.ctranslate2_directory(c, 'source', unreported))"
     )
@@ -327,7 +327,7 @@ def test_a_missing_shard_is_named(tmp_path: Path) -> None:
 def test_whisper_nano_understands_speech_after_conversion(quantization: str) -> None:
     import av
 
-    from transcribe_mcp.features import log_mel
+    from transcribe_mcp.speech.features import log_mel
 
     speech = NANO.parent / "eval" / "tts" / "00.flac"
     with av.open(str(speech)) as container:

@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 from small_checkpoints import SPECIALS, Recipe, write_checkpoint
 
-from transcribe_mcp.checkpoints import conversion, resolve
-from transcribe_mcp.checkpoints.model_bin import read_variables
+from transcribe_mcp.domain.progress import unreported
 from transcribe_mcp.engines import DecodingOptions, EngineRequest, load_engine
 from transcribe_mcp.errors import ModelFormatError, TranscribeError
-from transcribe_mcp.progress import unreported
-from transcribe_mcp.regions import Region, Window
+from transcribe_mcp.models import conversion, resolve
+from transcribe_mcp.models.model_bin import read_variables
 from transcribe_mcp.settings import settings as program_settings
+from transcribe_mcp.speech.regions import Region, Window
 
 Damage = Callable[[Path], object]
 

@@ -7,9 +7,9 @@ import pytest
 from scripted_engine import ScriptedEngine
 from whisper_nano import SPEECH
 
-from transcribe_mcp.audio import read
 from transcribe_mcp.errors import NoAudioError, UsageError
-from transcribe_mcp.pipeline import transcribe
+from transcribe_mcp.media.decode import read
+from transcribe_mcp.pipeline.offline import transcribe
 
 RECORDING = SPEECH / "en_0.flac"
 

@@ -16,22 +16,22 @@ from scripted_engine import ScriptedBatch, ScriptedEngine
 from test_vad import babble, serial_run
 from whisper_nano import NON_SPEECH, speech_truths, whisper_nano
 
-from transcribe_mcp import pipeline
-from transcribe_mcp.audio import read
 from transcribe_mcp.engines import Decoded, DecodingOptions, Engine, EngineRequest, decode_until, load_engine
 from transcribe_mcp.engines.fallback_device import FallbackEngine
 from transcribe_mcp.engines.replicas import Replicas
 from transcribe_mcp.errors import EngineFailedError, OutOfMemoryError
-from transcribe_mcp.features import log_mel
-from transcribe_mcp.pipeline import Options, transcribe
-from transcribe_mcp.regions import Region, Window
-from transcribe_mcp.vad import FRAME_SAMPLES, SpeechDetector
+from transcribe_mcp.media.decode import read
+from transcribe_mcp.pipeline import offline
+from transcribe_mcp.pipeline.offline import Options, transcribe
+from transcribe_mcp.speech.detector import FRAME_SAMPLES, SpeechDetector
+from transcribe_mcp.speech.features import log_mel
+from transcribe_mcp.speech.regions import Region, Window
 
 torch = pytest.importorskip("torch")
 torch.set_num_threads(1)  # its threads wait for each other where others have the cores
 
 if TYPE_CHECKING:
-    from transcribe_mcp.vad.lanes import DeviceListener, Ears
+    from transcribe_mcp.speech.silero_gpu import DeviceListener, Ears
 
 Samples = NDArray[np.float32]
 RATE_HZ = 16_000
@@ -41,7 +41,7 @@ THRESHOLD = 0.5
 
 @cache
 def ears() -> Ears:
-    from transcribe_mcp.vad.lanes import Ears
+    from transcribe_mcp.speech.silero_gpu import Ears
 
     return Ears(torch.device("cpu"))
 
@@ -70,7 +70,7 @@ def windows(samples: Samples) -> list[Window]:
 
 @pytest.mark.parametrize("n_mels", [80, 128])
 def test_the_spectrograms_of_a_batch_are_those_of_the_reference(n_mels: int) -> None:
-    from transcribe_mcp.features.tensors import Placed, log_mel_windows
+    from transcribe_mcp.speech.features_torch import Placed, log_mel_windows
 
     batch = windows(talk())
     placed = [replace(window, placed=Placed(torch.from_numpy(window.samples))) for window in batch]
@@ -82,7 +82,7 @@ def test_the_spectrograms_of_a_batch_are_those_of_the_reference(n_mels: int) -> 
 
 
 def test_a_window_of_more_than_thirty_seconds_is_refused_with_its_length() -> None:
-    from transcribe_mcp.features.tensors import log_mel_windows
+    from transcribe_mcp.speech.features_torch import log_mel_windows
 
     with pytest.raises(ValueError, match="480001"):
         log_mel_windows([Window(0.0, np.zeros(480_001, np.float32), ())], 80, torch.device("cpu"))
@@ -105,11 +105,11 @@ def test_a_short_recording_is_heard_as_in_the_serial_run() -> None:
 
 
 def test_lanes_that_hear_all_that_is_before_them_are_those_of_the_serial_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    from transcribe_mcp.vad import lanes
+    from transcribe_mcp.speech import silero_gpu
 
     size, before = 125, 3
-    monkeypatch.setattr(lanes, "LANE_FRAMES", size)
-    monkeypatch.setattr(lanes, "LANES_BEFORE", before)
+    monkeypatch.setattr(silero_gpu, "LANE_FRAMES", size)
+    monkeypatch.setattr(silero_gpu, "LANES_BEFORE", before)
     samples = talk()[: 60 * RATE_HZ]
 
     difference = np.abs(heard(samples, len(samples)) - serial_run(samples))
@@ -167,11 +167,11 @@ def long_talk() -> Samples:
 
 
 def test_windows_come_with_the_very_samples_on_the_device_whatever_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    from transcribe_mcp.vad.lanes import DeviceListener
+    from transcribe_mcp.speech.silero_gpu import DeviceListener
 
     for block_s in (600.0, 37.0):
         monkeypatch.setattr(DeviceListener, "block_s", block_s)
-        monkeypatch.setattr(pipeline, "DECODED_BLOCK_S", block_s)
+        monkeypatch.setattr(offline, "DECODED_BLOCK_S", block_s)
         engine = ListeningEngine()
         transcript = transcribe(long_talk(), engine)
         assert transcript.words
@@ -189,10 +189,10 @@ def test_an_engine_that_listens_hears_the_windows_that_the_cpu_cuts() -> None:
 
 
 def test_a_file_is_heard_as_its_samples_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from transcribe_mcp.vad.lanes import DeviceListener
+    from transcribe_mcp.speech.silero_gpu import DeviceListener
 
     monkeypatch.setattr(DeviceListener, "block_s", 120.0)
-    monkeypatch.setattr(pipeline, "DECODED_BLOCK_S", 120.0)
+    monkeypatch.setattr(offline, "DECODED_BLOCK_S", 120.0)
     file = write_audio(tmp_path / "talk.flac", "flac", long_talk())
     engine = ListeningEngine()
 
@@ -277,7 +277,7 @@ def test_where_the_device_fails_to_listen_the_cpu_goes_on_at_the_same_place_from
     cover: Callable[[Engine], Engine],
     before: bool,
 ) -> None:
-    monkeypatch.setattr(pipeline, "DECODED_BLOCK_S", FailingListener.block_s)
+    monkeypatch.setattr(offline, "DECODED_BLOCK_S", FailingListener.block_s)
     samples, failing = talk(), FailingEngine(error, before=before)
     engine = cover(failing)
 
@@ -325,7 +325,7 @@ class CrowdedEngine(ScriptedEngine):
 
 
 def test_a_listener_gives_its_memory_to_windows_that_find_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "DECODED_BLOCK_S", FailingListener.block_s)
+    monkeypatch.setattr(offline, "DECODED_BLOCK_S", FailingListener.block_s)
     engine = CrowdedEngine()
 
     transcript = transcribe(long_talk(), Replicas([engine]), Options(batch_size=4))

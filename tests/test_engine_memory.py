@@ -19,10 +19,10 @@ from patience import PATIENCE_S
 from slow import SLOW, slow
 from whisper_nano import kept_conversions, speech_truths, whisper_nano
 
-from transcribe_mcp.audio import SAMPLE_RATE_HZ, read
 from transcribe_mcp.engines import ENGINES, EngineRequest, load_engine
-from transcribe_mcp.heap import give_back_freed
-from transcribe_mcp.pipeline import Options, transcribe
+from transcribe_mcp.engines.malloc import give_back_freed
+from transcribe_mcp.media.decode import SAMPLE_RATE_HZ, read
+from transcribe_mcp.pipeline.offline import Options, transcribe
 
 RECORDINGS = 1000 if SLOW else 12
 LIMIT_S = 3600 if SLOW else PATIENCE_S

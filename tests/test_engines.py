@@ -14,13 +14,8 @@ from numpy.typing import NDArray
 from whisper_nano import SPEECH, kept_conversions, whisper_nano
 
 from transcribe_mcp.engines import ENGINES, Decoded, DecodingOptions, Engine, EngineRequest, load_engine
-from transcribe_mcp.errors import (
-    EngineFailedError,
-    EngineUnavailableError,
-    TranscribeError,
-    UnknownNameError,
-)
-from transcribe_mcp.regions import Region, Window
+from transcribe_mcp.errors import EngineFailedError, EngineUnavailableError, TranscribeError, UnknownNameError
+from transcribe_mcp.speech.regions import Region, Window
 
 ROOT = Path(__file__).parents[1]
 SAMPLE_RATE_HZ = 16_000

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transcribe_mcp.comparison import BLOCK_ROWS, align, normalise
+from transcribe_mcp.domain.transcript import Segment, Transcript, Word
 from transcribe_mcp.errors import SourceError, SourceNotFoundError, TranscribeError, UsageError
-from transcribe_mcp.evaluation import Score, Truth, TruthSegment, TruthWord, load_truth, score, total
-from transcribe_mcp.evaluation_table import table
-from transcribe_mcp.transcript import Segment, Transcript, Word
+from transcribe_mcp.quality.evaluation import Score, Truth, TruthSegment, TruthWord, load_truth, score, total
+from transcribe_mcp.quality.evaluation_table import table
+from transcribe_mcp.quality.wer import BLOCK_ROWS, align, normalise
 
 SHARED_AUDIO = Path(__file__).parents[2] / "shared" / "eval" / "tts"
 WORDS = st.lists(st.sampled_from("abcd"), max_size=12)

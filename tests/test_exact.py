@@ -30,12 +30,12 @@ from whisper_nano import (
     whisper_nano,
 )
 
-from transcribe_mcp.comparison import align
+from transcribe_mcp.domain.transcript import Segment, Transcript
 from transcribe_mcp.engines import Engine, EngineRequest, load_engine
-from transcribe_mcp.evaluation import Score, load_truth, score
-from transcribe_mcp.options import Options
-from transcribe_mcp.pipeline import transcribe
-from transcribe_mcp.transcript import Segment, Transcript
+from transcribe_mcp.pipeline.offline import transcribe
+from transcribe_mcp.pipeline.options import Options
+from transcribe_mcp.quality.evaluation import Score, load_truth, score
+from transcribe_mcp.quality.wer import align
 
 GOLDEN = Path(__file__).parent / "golden" / "whisper-nano"
 BOTH = ("float32", "int8")

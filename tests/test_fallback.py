@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from scripted_engine import INFO, ScriptedEngine, said
 
 from transcribe_mcp.engines import Decoded, DecodingOptions
-from transcribe_mcp.fallback import Attempt, Decoder, Ladder
-from transcribe_mcp.options import TEMPERATURES
-from transcribe_mcp.quality_rules import QualityRules, compression_ratio, judge, repeats
-from transcribe_mcp.regions import SAMPLE_RATE_HZ, Region, Window
+from transcribe_mcp.pipeline.options import TEMPERATURES
+from transcribe_mcp.pipeline.quality_rules import QualityRules, compression_ratio, judge, repeats
+from transcribe_mcp.pipeline.temperature_fallback import Attempt, Decoder, Ladder
+from transcribe_mcp.speech.regions import SAMPLE_RATE_HZ, Region, Window
 
 SOUND = " The rain in Spain stays mainly in the plain."
 LOOP = " thank you" * 40

@@ -14,15 +14,15 @@ from media import write_audio
 from patience import PATIENCE_S
 from scripted_engine import INFO, ScriptedBatch, ScriptedEngine
 
-from transcribe_mcp import pipeline
 from transcribe_mcp.compat.deep import Child
 from transcribe_mcp.compat.trial import FILE_NAME, gpu_trial, ran_out_of_memory
 from transcribe_mcp.engines import Decoded, DecodingOptions, Engine
 from transcribe_mcp.engines.fallback_device import load_with_cpu_behind
 from transcribe_mcp.errors import EngineFailedError, ModelUnavailableError, OutOfMemoryError
-from transcribe_mcp.options import Options
-from transcribe_mcp.pipeline import transcribe
-from transcribe_mcp.regions import Window
+from transcribe_mcp.pipeline import offline
+from transcribe_mcp.pipeline.offline import transcribe
+from transcribe_mcp.pipeline.options import Options
+from transcribe_mcp.speech.regions import Window
 
 EVERYTHING = Options(vad=False, batch_size=1)  # noise is taken for speech
 ON_GPU = replace(INFO, device="cuda")
@@ -85,7 +85,7 @@ class DyingEncoder(ScriptedEngine):
 def test_a_gpu_that_fails_between_the_parts_of_a_batch_costs_no_words(
     minute: Path, aside: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "BLOCK_S", 20.0)  # a part each
+    monkeypatch.setattr(offline, "BLOCK_S", 20.0)  # a part each
     info = replace(ON_GPU, early_windows=8, encodes_aside=aside, aligns_aside=True)
     loaded: list[ScriptedEngine] = []
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from transcribe_mcp.features import WINDOW_FRAMES, WINDOW_SAMPLES, log_mel, log_mel_batch, mel_filters
+from transcribe_mcp.speech.features import WINDOW_FRAMES, WINDOW_SAMPLES, log_mel, log_mel_batch, mel_filters
 
 SAMPLE_RATE_HZ = 16_000
 MELS = (80, 128)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from transcribe_mcp.errors import CancelledError, SourceError, SourceFetchError, SourceRefusedError, SourceTooLargeError
-from transcribe_mcp.fetching import FetchLimits, fetch, is_public, is_url, require_url
+from transcribe_mcp.media.download import FetchLimits, fetch, is_public, is_url, require_url
 
 SOUND = bytes(range(256)) * 400
 

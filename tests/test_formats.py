@@ -17,9 +17,9 @@ import av
 import pytest
 from jsonschema import Draft202012Validator
 
+from transcribe_mcp.domain.transcript import Notice, Segment, Transcript, Word
 from transcribe_mcp.errors import UnknownNameError
 from transcribe_mcp.formats import FORMATS, FormatOptions, SubtitleRules, render
-from transcribe_mcp.transcript import Notice, Segment, Transcript, Word
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"
@@ -120,7 +120,7 @@ def test_a_transcript_without_speech_is_a_valid_file(name: str) -> None:
 
 
 def test_json_fits_the_published_schema() -> None:
-    schema = json.loads(files("transcribe_mcp").joinpath("schema.json").read_text(encoding="utf-8"))
+    schema = json.loads(files("transcribe_mcp").joinpath("domain/schema.json").read_text(encoding="utf-8"))
     Draft202012Validator(schema).validate(json.loads(render(sample(), "json")))
     assert Transcript.loads(render(sample(), "json")) == sample()
 

@@ -13,21 +13,21 @@ from local_hub import COMMIT, TINY, Hub, closed_port, hub_cache_with
 from patience import PATIENCE_S
 from small_checkpoints import Recipe
 
-from transcribe_mcp import checkpoints
-from transcribe_mcp.checkpoints.catalogue import Machine
+from transcribe_mcp import models
+from transcribe_mcp.domain.progress import unreported
 from transcribe_mcp.errors import CancelledError, DownloadError, ModelFormatError, ModelUnavailableError
-from transcribe_mcp.progress import unreported
+from transcribe_mcp.models.catalogue import Machine
 
 pytestmark = pytest.mark.usefixtures("hub_cache")
 
 
-def resolve(name: str, *, offline: bool = False) -> checkpoints.Checkpoint:
-    return checkpoints.resolve(name, offline=offline, progress=unreported)
+def resolve(name: str, *, offline: bool = False) -> models.Checkpoint:
+    return models.resolve(name, offline=offline, progress=unreported)
 
 
 def test_a_model_is_fetched_once_and_only_what_is_needed(hub: Hub, hub_cache: Path) -> None:
     steps: list[tuple[str, float, float | None]] = []
-    found = checkpoints.resolve("tiny", offline=False, progress=lambda *step: steps.append(step))
+    found = models.resolve("tiny", offline=False, progress=lambda *step: steps.append(step))
     needed = {
         "config.json",
         "generation_config.json",
@@ -73,8 +73,8 @@ def test_a_stopped_download_is_continued_by_the_next_run(hub: Hub) -> None:
 
     hub.breaks["model.safetensors"] = [size - 100]
     with pytest.raises(CancelledError):
-        checkpoints.resolve("tiny", offline=False, progress=stop)
-    assert checkpoints.find_cached("tiny") is None
+        models.resolve("tiny", offline=False, progress=stop)
+    assert models.find_cached("tiny") is None
     resolve("tiny")
     assert hub.ranges("model.safetensors") == [None, f"bytes={size - 100}-"]
 
@@ -91,7 +91,7 @@ def test_a_file_with_a_wrong_checksum_is_deleted(hub: Hub, hub_cache: Path, name
     hub.corrupt = {name}
     with pytest.raises(DownloadError, match=f"{name} of {TINY} arrived with a wrong checksum"):
         resolve("tiny")
-    assert checkpoints.find_cached("tiny") is None
+    assert models.find_cached("tiny") is None
     assert not list(hub_cache.rglob("*.incomplete"))
     hub.corrupt = set()
     assert (resolve("tiny").directory / name).read_bytes() == hub.files[name]
@@ -143,7 +143,7 @@ def test_a_model_larger_than_the_disk_is_refused_before_it_fills_it(hub: Hub, hu
 def test_a_write_that_fails_midway_is_told_in_words(hub: Hub, hub_cache: Path) -> None:
     program = (
         "import resource, sys; from transcribe_mcp import checkpoints;"
-        "from transcribe_mcp.progress import unreported; from transcribe_mcp.errors import DownloadError\n"
+        "from transcribe_mcp.domain.progress import unreported; from transcribe_mcp.errors import DownloadError\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (10000, 10000))\n"
         "try: checkpoints.resolve('tiny', offline=False, progress=unreported)\n"
         "except DownloadError as error: print(error)"
@@ -162,7 +162,7 @@ def test_a_write_that_fails_midway_is_told_in_words(hub: Hub, hub_cache: Path) -
 def test_a_hub_that_refuses_or_never_answers_is_given_up(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.silent = True  # until the test ends: whoever waits for it waits forever
     with pytest.raises(ModelUnavailableError, match="no answer within") as caught:
-        checkpoints.choose_model(Machine("cpu", 4, 16 * 2**30), offline=False, packages=False)
+        models.choose_model(Machine("cpu", 4, 16 * 2**30), offline=False, packages=False)
     assert "transcribe-mcp models pull small" in caught.value.hint
     monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{closed_port()}")
     with pytest.raises(ModelUnavailableError, match="cannot ask"):

@@ -23,7 +23,7 @@ from transcribe_mcp.errors import (
     UnknownNameError,
     UsageError,
 )
-from transcribe_mcp.jobs import process
+from transcribe_mcp.jobs import worker_process
 from transcribe_mcp.service import jobs
 from transcribe_mcp.service.jobs import Batch, Job, JobFilter, JobStatus
 
@@ -333,7 +333,7 @@ def test_nothing_that_was_said_is_in_the_log(here: Place, done: Job) -> None:
 @pytest.fixture
 def unattended(tmp_path: Path, server_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     """A store that no worker works on."""
-    monkeypatch.setattr(process, "start_worker", lambda chosen: False)
+    monkeypatch.setattr(worker_process, "start_worker", lambda chosen: False)
     database = new_database(server_url) if server_url else ""
     with place(tmp_path / "data", MAX_QUEUE_LENGTH="3", DATABASE_URL=database) as made:
         yield made

@@ -20,10 +20,10 @@ from transcribe_mcp import EngineRequest, Options, load_engine, transcribe
 from transcribe_mcp.engines import Engine
 from transcribe_mcp.engines.fake import FakeEngine
 from transcribe_mcp.errors import CancelledError, EngineFailedError, ModelUnavailableError
-from transcribe_mcp.jobs.alone import Gate
 from transcribe_mcp.jobs.device import BATCHES_KEPT, KNOWN_ENGINES, Device
+from transcribe_mcp.jobs.quarantine import Gate
 from transcribe_mcp.jobs.shared import EngineChoice, SharedEngine
-from transcribe_mcp.regions import Window
+from transcribe_mcp.speech.regions import Window
 
 CLIPS = [SPEECH / f"en_{n}.flac" for n in range(5)] + [SPEECH / "en_noise.flac", SPEECH / "en_pauses.flac"]
 LONG = CONVERSATION / "three_voices.opus"

@@ -16,7 +16,7 @@ from slow import slow
 from whisper_nano import CONVERSATION, SPEECH, kept_conversions
 
 from transcribe_mcp.errors import StoreFullError
-from transcribe_mcp.jobs import process
+from transcribe_mcp.jobs import worker_process
 from transcribe_mcp.service import jobs
 from transcribe_mcp.service.jobs import JobStatus
 
@@ -57,7 +57,7 @@ def fill(path: Path, block_bytes: int) -> None:
 
 def workers_come_and_go(n: int) -> None:
     """Wait until the supervisor has started so many workers, each of which has ended."""
-    [supervisor] = process._started
+    [supervisor] = worker_process._started
     seen: set[int] = set()
 
     def all_gone() -> bool:
@@ -75,7 +75,9 @@ def test_a_job_whose_disk_fills_up_goes_on_after_its_last_checkpoint(disk: Path)
         until(lambda: here.checkpoints(job.job_id) >= 1, "something of it is safe")
 
         fill(disk / "ballast", BLOCK_BYTES)
-        fill(here.data_dir / process.LOG_NAME, 1)  # up to the end of its last block: nobody can say anything there
+        fill(
+            here.data_dir / worker_process.LOG_NAME, 1
+        )  # up to the end of its last block: nobody can say anything there
         with pytest.raises(StoreFullError, match="cannot be written") as caught:
             for n in range(1000):  # until what was set aside for changes is used up
                 jobs.submit(request(SPEECH / "en_1.flac", options(prompt=f"{n} {'word ' * 100}")))
@@ -87,7 +89,7 @@ def test_a_job_whose_disk_fills_up_goes_on_after_its_last_checkpoint(disk: Path)
             if other.job_id != job.job_id:
                 jobs.delete(other.job_id)
         done = finished(job.job_id)
-        supervisor_ended = process._started[0].poll()
+        supervisor_ended = worker_process._started[0].poll()
 
         assert "make room" in caught.value.hint
         assert not waiting.status.is_final

@@ -20,7 +20,7 @@ from slow import SLOW, slow
 from whisper_nano import CONVERSATION, join_speech, kept_conversions, speech_truths
 
 from transcribe_mcp import Transcript
-from transcribe_mcp.jobs import process
+from transcribe_mcp.jobs import worker_process
 from transcribe_mcp.service import jobs
 from transcribe_mcp.service.jobs import Job, JobStatus
 
@@ -73,7 +73,7 @@ def looked(times: int) -> Callable[[], bool]:
 def test_a_worker_killed_at_many_points_costs_at_most_the_batch_that_it_was_in(
     here: Place, recording: Path, expected: Transcript, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process, "start_worker", lambda chosen: False)
+    monkeypatch.setattr(worker_process, "start_worker", lambda chosen: False)
     log = tmp_path / "decoded"
     chance = random.Random(SEED)
     job = one_job(recording)
@@ -102,7 +102,7 @@ def test_checkpoints_of_other_windows_are_decoded_anew_and_named(
     here: Place, recording: Path, expected: Transcript, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where the next version cuts windows otherwise; killed once more after that, it goes on from the new ones."""
-    monkeypatch.setattr(process, "start_worker", lambda chosen: False)
+    monkeypatch.setattr(worker_process, "start_worker", lambda chosen: False)
     log = tmp_path / "decoded"
     job = one_job(recording)
     with counting_worker(here, log) as worker:
@@ -132,7 +132,7 @@ def test_power_lost_in_the_middle_loses_no_more_than_a_batch(
     here: Place, recording: Path, expected: Transcript, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What lies on the disk at some moment, write-ahead log and all, is copied and worked on elsewhere."""
-    monkeypatch.setattr(process, "start_worker", lambda chosen: False)
+    monkeypatch.setattr(worker_process, "start_worker", lambda chosen: False)
     log, after = tmp_path / "decoded", tmp_path / "after"
     job = one_job(recording)
     with counting_worker(here, tmp_path / "before") as running:
@@ -173,7 +173,7 @@ def killed_twice(here: Place) -> None:
 def test_a_job_that_brings_the_worker_down_on_the_gpu_is_finished_on_the_cpu(
     here: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process, "start_worker", lambda chosen: False)
+    monkeypatch.setattr(worker_process, "start_worker", lambda chosen: False)
     job = deadly_job("auto")
     killed_twice(here)
 
@@ -191,7 +191,7 @@ def test_a_job_that_brings_the_worker_down_on_the_gpu_is_finished_on_the_cpu(
 def test_a_job_that_brings_the_worker_down_on_the_cpu_is_set_aside_and_costs_no_other_its_result(
     here: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process, "start_worker", lambda chosen: False)
+    monkeypatch.setattr(worker_process, "start_worker", lambda chosen: False)
     monkeypatch.setenv("DEADLY_ENGINE_ON", "cpu")
     guilty = deadly_job("cpu")
     innocent = jobs.submit(request(speech_truths()["en_0"].path, options(device="cpu", model="auto")))
@@ -235,7 +235,7 @@ def test_a_job_under_which_the_engine_dies_twice_is_set_aside_by_the_next_worker
 def test_a_call_that_cannot_be_interrupted_is_ended_with_its_process_and_nobody_is_blamed(
     here: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process, "start_worker", lambda chosen: False)
+    monkeypatch.setattr(worker_process, "start_worker", lambda chosen: False)
     inside = tmp_path / "inside"
     stuck = jobs.submit(request(LONG, options(model="auto")))
     with worker(here, "stuck_engine", STUCK=str(inside)) as one:
@@ -248,6 +248,6 @@ def test_a_call_that_cannot_be_interrupted_is_ended_with_its_process_and_nobody_
     with worker(here, "stuck_engine", "restart"):
         ended = finished(other.job_id)
 
-    assert code == process.EXIT_RESTART
+    assert code == worker_process.EXIT_RESTART
     assert (ended.status, ended.attempts) == (JobStatus.COMPLETED, 2)
     assert jobs.get_job(stuck.job_id).status is JobStatus.CANCELLED

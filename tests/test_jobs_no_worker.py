@@ -31,7 +31,7 @@ from mcp_places import Home, calling, stdio
 from slow import slow
 from whisper_nano import CONVERSATION, kept_conversions, speech_truths
 
-from transcribe_mcp.jobs import process
+from transcribe_mcp.jobs import worker_process
 from transcribe_mcp.service import jobs
 from transcribe_mcp.service.jobs import Job, JobStatus
 
@@ -72,8 +72,8 @@ def stored(here: Place, query: str) -> list[tuple[object, ...]]:
 
 
 def the_supervisor() -> subprocess.Popen[bytes]:
-    until(lambda: sum(one.poll() is None for one in process._started) == 1, "there is one supervisor")
-    return next(one for one in process._started if one.poll() is None)
+    until(lambda: sum(one.poll() is None for one in worker_process._started) == 1, "there is one supervisor")
+    return next(one for one in worker_process._started if one.poll() is None)
 
 
 def test_where_no_worker_can_start_jobs_wait_and_say_why_until_one_can(
@@ -82,7 +82,7 @@ def test_where_no_worker_can_start_jobs_wait_and_say_why_until_one_can(
     broken = break_workers(tmp_path, monkeypatch)
     with place(tmp_path / "data") as here:
         job_id = jobs.submit(request(clip(), FAKE)).job_id
-        until(lambda: here.log().count(process.ENDED) >= 3, "three starts have failed")
+        until(lambda: here.log().count(worker_process.ENDED) >= 3, "three starts have failed")
         until(lambda: "failed starts" in waiting(job_id), "the job says so")
         listed, shown = command("jobs", "list"), command("jobs", "show", job_id)
         as_json = json.loads(command("jobs", "show", job_id, "--json"))
@@ -149,7 +149,7 @@ def test_a_job_that_cannot_run_fails_though_others_wait_for_a_worker(here: Place
 def test_a_job_is_not_blamed_for_workers_that_are_killed_from_outside(
     here: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process, "start_worker", lambda chosen: False)
+    monkeypatch.setattr(worker_process, "start_worker", lambda chosen: False)
     job = jobs.submit(request(clip(), options(model="auto")))
     for n in range(4):
         inside = tmp_path / f"inside{n}"
@@ -168,7 +168,7 @@ def test_whoever_looks_at_the_queue_starts_the_workers_again(
     here: Place, look: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as nobody:
-        nobody.setattr(process, "start_worker", lambda chosen: False)
+        nobody.setattr(worker_process, "start_worker", lambda chosen: False)
         done = jobs.submit(request(clip(), FAKE)).job_id
         with worker(here, "counting_engine", COUNTING_ENGINE_LOG=os.devnull):
             finished(done)
@@ -184,7 +184,7 @@ def test_whoever_looks_at_the_queue_starts_the_workers_again(
 
     state = f"SELECT status FROM jobs WHERE job_id = '{left}'"
     until(lambda: stored(here, state) == [("completed",)], "the other job is done")
-    assert len(process._started) == 1
+    assert len(worker_process._started) == 1
 
 
 def test_after_worker_and_supervisor_were_killed_a_list_of_jobs_starts_them(here: Place) -> None:
@@ -195,7 +195,7 @@ def test_after_worker_and_supervisor_were_killed_a_list_of_jobs_starts_them(here
     supervisor.kill()
     supervisor.wait()
     here.kill_worker()
-    process._started.clear()
+    worker_process._started.clear()
 
     command("jobs", "list", "--status", "failed")
     until(lambda: here.worker_pid(), "a worker is there again")
@@ -207,7 +207,7 @@ def test_commands_of_a_machine_that_leaves_the_work_to_a_service_start_no_worker
     with place(tmp_path / "data", START_WORKERS="0"):
         job_id = jobs.submit(request(clip(), FAKE)).job_id
         jobs.list_jobs()
-        assert not process._started
+        assert not worker_process._started
         with subprocess.Popen([*COMMAND, "worker"], stderr=subprocess.DEVNULL) as service:
             ended = finished(job_id)
             service.send_signal(signal.SIGTERM)
@@ -220,7 +220,7 @@ def test_an_error_of_the_queue_in_the_heartbeat_ends_the_process_and_its_jobs_go
     here: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An orphan is adopted where the queue's table has gone: as a connection that breaks in that moment."""
-    monkeypatch.setattr(process, "start_worker", lambda chosen: False)
+    monkeypatch.setattr(worker_process, "start_worker", lambda chosen: False)
     orphan = jobs.submit(request(clip(), options(model="auto"))).job_id
     jobs.cancel(orphan)
     healthy = jobs.submit(request(LONG, options(model="auto"))).job_id
@@ -238,13 +238,13 @@ def test_an_error_of_the_queue_in_the_heartbeat_ends_the_process_and_its_jobs_go
     with worker(here, "stuck_engine", "store", WORKER_SILENT_S="1"):
         ended = [finished(job_id) for job_id in (healthy, orphan)]
 
-    assert code == process.EXIT_STORE_FAILED
+    assert code == worker_process.EXIT_STORE_FAILED
     assert states == [("queued",)] * 2, "given back"
     assert [job.status for job in ended] == [JobStatus.COMPLETED] * 2
 
 
 def test_a_store_of_the_version_before_opens_with_what_is_in_it(here: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "start_worker", lambda chosen: False)
+    monkeypatch.setattr(worker_process, "start_worker", lambda chosen: False)
     job_id = jobs.submit(request(clip(), FAKE)).job_id
     jobs.close()
     with closing(sqlite3.connect(here.database)) as connection, connection:

@@ -27,7 +27,7 @@ from slow import slow
 from whisper_nano import CONVERSATION, SPEECH, kept_conversions
 
 from transcribe_mcp import EngineRequest, Options, load_engine, transcribe
-from transcribe_mcp.jobs import process
+from transcribe_mcp.jobs import worker_process
 from transcribe_mcp.service import jobs
 from transcribe_mcp.service.jobs import Job, JobStatus
 
@@ -44,7 +44,7 @@ def server_url() -> Iterator[str]:
 @pytest.fixture
 def machines(tmp_path: Path, server_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Place, Place]]:
     """Two data directories, as of two machines, and one database."""
-    monkeypatch.setattr(process, "start_worker", lambda chosen: False)
+    monkeypatch.setattr(worker_process, "start_worker", lambda chosen: False)
     with kept_conversions(), place(tmp_path / "one", DATABASE_URL=new_database(server_url)) as one:
         jobs.prepare()
         both = (one, Place(tmp_path / "two"))
@@ -118,7 +118,7 @@ def test_a_machine_whose_workers_cannot_start_leaves_the_jobs_of_others_alone(
         break_workers(tmp_path, monkeypatch)
         broken = two.data_dir.with_name("three")
         with second_worker(broken):
-            log = broken / process.LOG_NAME
+            log = broken / worker_process.LOG_NAME
             until(lambda: log.read_text().count("no worker: signal SIGABRT") >= 3, "three starts have failed")
             before = states(ids)
             with closing(psycopg.connect(database_url())) as connection:

@@ -23,7 +23,8 @@ from transcribe_mcp.errors import (
     StoreVersionError,
     UsageError,
 )
-from transcribe_mcp.jobs import database, process
+from transcribe_mcp.jobs import database
+from transcribe_mcp.jobs import worker_process as process
 from transcribe_mcp.jobs.ids import is_id, new_id
 from transcribe_mcp.service import jobs
 from transcribe_mcp.service.jobs import Job, JobStatus

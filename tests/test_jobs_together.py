@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from patience import PATIENCE_S, until
 
-from transcribe_mcp.jobs.together import Together
+from transcribe_mcp.jobs.group_commit import Together
 
 
 class Clerk:

@@ -21,13 +21,13 @@ from slow import slow
 from whisper_nano import CONVERSATION, SPEECH, join_speech, kept_conversions, speech_truths, whisper_nano
 
 from transcribe_mcp import Transcript
-from transcribe_mcp.audio import read
 from transcribe_mcp.compat import gather
 from transcribe_mcp.compat.facts import Facts, parse
-from transcribe_mcp.jobs import process
-from transcribe_mcp.jobs.ledger import Ledger
-from transcribe_mcp.jobs.process import WorkerSlot
+from transcribe_mcp.jobs import worker_process
 from transcribe_mcp.jobs.supervisor import slots_of
+from transcribe_mcp.jobs.worker_process import WorkerSlot
+from transcribe_mcp.jobs.worker_store import Ledger
+from transcribe_mcp.media.decode import read
 from transcribe_mcp.service import jobs
 from transcribe_mcp.service.jobs import Batch, Job, JobStatus
 from transcribe_mcp.settings import Settings
@@ -80,8 +80,8 @@ def one_each(here: Place, recording: Path) -> dict[str, str]:
 
 def the_supervisor() -> subprocess.Popen[bytes]:
     """The one that lives; of several that are started at once all but one go again."""
-    until(lambda: sum(one.poll() is None for one in process._started) == 1, "there is one supervisor")
-    return next(one for one in process._started if one.poll() is None)
+    until(lambda: sum(one.poll() is None for one in worker_process._started) == 1, "there is one supervisor")
+    return next(one for one in worker_process._started if one.poll() is None)
 
 
 def log_of(here: Place, number: int) -> str:
@@ -125,8 +125,8 @@ def test_a_worker_that_is_killed_costs_the_other_nothing_and_its_job_goes_on_as_
     for job in ended.values():
         assert jobs.get_transcript(job.job_id).to_json()["segments"] == expected.to_json()["segments"]
     assert here.worker_pids()[FIRST] == other
-    assert f"{process.ENDED}signal SIGKILL" in log_of(here, 1)
-    assert process.ENDED not in log_of(here, 0)
+    assert f"{worker_process.ENDED}signal SIGKILL" in log_of(here, 1)
+    assert worker_process.ENDED not in log_of(here, 0)
 
 
 @slow
@@ -140,8 +140,8 @@ def test_work_of_a_worker_that_there_is_no_more_another_finishes(
     supervisor.wait()
     for worker in (FIRST, SECOND):
         here.kill_worker(worker)
-    process._started.clear()
-    monkeypatch.setattr(process, "start_worker", lambda chosen: False)
+    worker_process._started.clear()
+    monkeypatch.setattr(worker_process, "start_worker", lambda chosen: False)
     for name, value in slots_of(gather(), Settings())[1].items():  # as many threads as they had; see ``expected``
         monkeypatch.setenv(name, value)
     with counting_worker(here, tmp_path / "decoded", silent_s=1.0):
@@ -169,7 +169,9 @@ def test_a_worker_that_cannot_start_costs_no_job_its_result(tmp_path: Path, monk
     break_workers(tmp_path, monkeypatch, "--number=1")
     with kept_conversions(), place(tmp_path / "data", **TWO) as here:
         job = finished(submit(1)[0])
-        until(lambda: log_of(here, 1).count(process.ENDED) >= 3, "the second has failed to start again and again")
+        until(
+            lambda: log_of(here, 1).count(worker_process.ENDED) >= 3, "the second has failed to start again and again"
+        )
         late = finished(submit(1)[0])
 
         assert [each.status for each in (job, late)] == [JobStatus.COMPLETED] * 2
@@ -184,7 +186,7 @@ def test_a_supervisor_that_is_told_to_end_takes_its_workers_along_and_gives_thei
     supervisor = the_supervisor()
     supervisor.send_signal(asked)
 
-    assert supervisor.wait(PATIENCE_S) == process.EXIT_DONE
+    assert supervisor.wait(PATIENCE_S) == worker_process.EXIT_DONE
     assert here.worker_pids() == {}
     assert {jobs._store().row(job_id).status for job_id in job_of.values()} == {"queued"}
 
@@ -195,10 +197,10 @@ def test_workers_with_nothing_to_do_end_together_and_come_back_with_the_next_job
         [job_id] = submit(1)
         first = the_supervisor()
         assert finished(job_id).status is JobStatus.COMPLETED
-        assert first.wait(PATIENCE_S) == process.EXIT_DONE
+        assert first.wait(PATIENCE_S) == worker_process.EXIT_DONE
         assert here.worker_pids() == {}
         assert finished(submit(1)[0]).status is JobStatus.COMPLETED
-        assert len(here.log().split(process.STARTED)) == len(log_of(here, 1).split(process.STARTED)) == 3
+        assert len(here.log().split(worker_process.STARTED)) == len(log_of(here, 1).split(worker_process.STARTED)) == 3
 
 
 def test_nobody_starts_a_second_supervisor_while_a_worker_of_the_first_one_lives(here: Place, longer: Path) -> None:
@@ -209,7 +211,7 @@ def test_nobody_starts_a_second_supervisor_while_a_worker_of_the_first_one_lives
     here.kill_worker(FIRST)
 
     assert here.worker_pids().keys() == {SECOND}
-    assert not process.start_worker(jobs_settings())
+    assert not worker_process.start_worker(jobs_settings())
 
 
 def jobs_settings() -> Settings:
@@ -230,7 +232,7 @@ def test_many_short_recordings_are_each_transcribed_once(here: Place) -> None:
 def test_the_time_until_a_waiting_job_is_done_is_that_of_all_workers_together(
     here: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process, "start_worker", lambda chosen: False)
+    monkeypatch.setattr(worker_process, "start_worker", lambda chosen: False)
     [job_id] = submit(1)
     first, second = (Ledger(jobs._store(), worker) for worker in (FIRST, SECOND))
     first.set_duration(job_id, 120.0)
@@ -245,7 +247,7 @@ def test_the_time_until_a_waiting_job_is_done_is_that_of_all_workers_together(
 def test_workers_measure_their_speed_at_the_same_moment_and_none_is_lost(
     here: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process, "start_worker", lambda chosen: False)
+    monkeypatch.setattr(worker_process, "start_worker", lambda chosen: False)
     [job_id] = submit(1)
     ledgers = [Ledger(jobs._store(), f"device-{n}") for n in range(8)]
     with ThreadPoolExecutor(len(ledgers)) as pool:
@@ -260,7 +262,7 @@ def test_workers_measure_their_speed_at_the_same_moment_and_none_is_lost(
 def test_a_job_that_a_vanished_worker_took_and_never_began_is_queued_again(
     here: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process, "start_worker", lambda chosen: False)
+    monkeypatch.setattr(worker_process, "start_worker", lambda chosen: False)
     [job_id] = submit(1)
     ledger = Ledger(jobs._store(), FIRST)
     with closing(sqlite3.connect(here.database)) as connection, connection:

@@ -23,7 +23,7 @@ from patience import until
 from whisper_nano import SPEECH
 
 from transcribe_mcp.errors import QueueFullError, StoreWriterError
-from transcribe_mcp.jobs import database, process, writer_link, writer_protocol
+from transcribe_mcp.jobs import database, worker_process, writer_link, writer_protocol
 from transcribe_mcp.jobs.store import Store
 from transcribe_mcp.jobs.tables import speeds
 from transcribe_mcp.jobs.writer_link import RequirementError, WriterLink
@@ -36,7 +36,7 @@ ADD = "INSERT INTO speeds (model, audio_s, work_s) VALUES (?, 1, 1)"
 
 @pytest.fixture
 def unattended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
-    monkeypatch.setattr(process, "start_worker", lambda chosen: False)
+    monkeypatch.setattr(worker_process, "start_worker", lambda chosen: False)
     with place(tmp_path / "data") as made:
         yield made
 
@@ -224,7 +224,7 @@ def test_a_batch_asks_the_writer_as_often_however_many_jobs_it_has(
 
 def test_the_queue_takes_as_many_jobs_as_may_wait_whoever_submits_them(tmp_path: Path) -> None:
     with place(tmp_path / "data", MAX_QUEUE_LENGTH="3") as here, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(process, "start_worker", lambda chosen: False)
+        patch.setattr(worker_process, "start_worker", lambda chosen: False)
         queued("first")
         new = jobs._submission(request(CLIP, fake_options())).prepare(str(CLIP), request(CLIP, force=True))
         stores = [Store(here.data_dir) for _ in range(6)]
@@ -322,7 +322,7 @@ def test_the_writer_has_normal_priority_whoever_starts_it(unattended: Place) -> 
 def test_a_path_too_long_for_a_socket_is_served_on_a_port_with_a_secret(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, secret: str
 ) -> None:
-    monkeypatch.setattr(process, "start_worker", lambda chosen: False)
+    monkeypatch.setattr(worker_process, "start_worker", lambda chosen: False)
     monkeypatch.setattr(writer_link, "START_S", 2.0)
     with place(tmp_path / ("long " * 30) / "data") as here:
         job = queued()

@@ -18,12 +18,12 @@ from triton.compiler import compile as compile_kernel  # noqa: E402
 from triton.runtime.jit import JITFunction  # noqa: E402
 
 from transcribe_mcp.engines import EngineRequest  # noqa: E402
-from transcribe_mcp.engines.whisper import alignment_kernels, kernels, product_kernels  # noqa: E402
+from transcribe_mcp.engines.whisper import alignment_kernels, gemv_kernels, kernels  # noqa: E402
 from transcribe_mcp.engines.whisper.caches import KeptQueries  # noqa: E402
+from transcribe_mcp.engines.whisper.decode_slots import Slots  # noqa: E402
 from transcribe_mcp.engines.whisper.loading import _load_on  # noqa: E402
 from transcribe_mcp.engines.whisper.model import Norm  # noqa: E402
-from transcribe_mcp.engines.whisper.slots import Slots  # noqa: E402
-from transcribe_mcp.vad import lane_kernels  # noqa: E402
+from transcribe_mcp.speech import lstm_kernels  # noqa: E402
 
 # Shared memory that a block may have by compute capability: CUDA C++ Programming Guide, "Technical Specifications".
 SHARED_BYTES = {75: 65_536, 80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448, 120: 101_376}
@@ -104,7 +104,7 @@ def test_the_engine_s_kernels_compile_for_every_gpu_and_fit_on_it(dtype: Any, la
         x, ones = torch.zeros((1, width), dtype=dtype), torch.ones(width, dtype=dtype)
         kernels.norm(x, Norm(ones, ones))
         kernels.add_norm(x, x, Norm(ones, ones))
-        product_kernels.product(x, torch.zeros((4 * width, width), dtype=dtype), x.new_zeros(4 * width), gelu=True)
+        gemv_kernels.product(x, torch.zeros((4 * width, width), dtype=dtype), x.new_zeros(4 * width), gelu=True)
     for int8, n_rows in ((False, 1), (False, 64), (True, 1), (True, 64)):
         slots = Slots(engine._running.model, engine._directions.alignment_heads, n_rows, 256)
         slots.text = torch.zeros((2, 2, n_rows, HEADS, 256, SIZE), dtype=dtype)
@@ -131,11 +131,11 @@ def test_the_engine_s_kernels_compile_for_every_gpu_and_fit_on_it(dtype: Any, la
 def test_the_kernel_of_voice_detection_fits_on_every_gpu_that_it_is_made_for(
     kept: bool, capabilities: tuple[int, ...], launches: set[Launch], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lane_kernels, "_keeps_weights", lambda device: kept)
+    monkeypatch.setattr(lstm_kernels, "_keeps_weights", lambda device: kept)
     state = torch.zeros((1, 1, 128)), torch.zeros((1, 1, 128))
 
-    lane_kernels.run_lanes(torch.zeros((500, 512)), torch.zeros((512, 128), dtype=torch.float16), state, 250, 5)
+    lstm_kernels.run_lanes(torch.zeros((500, 512)), torch.zeros((512, 128), dtype=torch.float16), state, 250, 5)
 
     (launch,) = launches
     assert not too_large(launches, capabilities)
-    assert (launch.shared_bytes(90) >= lane_kernels.KEPT_BYTES) == kept
+    assert (launch.shared_bytes(90) >= lstm_kernels.KEPT_BYTES) == kept

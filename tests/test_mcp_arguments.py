@@ -20,10 +20,10 @@ from whisper_nano import SPEECH
 from transcribe_mcp.compat import gather, make_plan
 from transcribe_mcp.compat.building import with_source
 from transcribe_mcp.errors import UsageError
-from transcribe_mcp.frontends.mcp_answers import job_answer
-from transcribe_mcp.frontends.mcp_hints import for_assistant, next_step
-from transcribe_mcp.frontends.mcp_reading import read_arguments
-from transcribe_mcp.frontends.mcp_tools import TOOLS
+from transcribe_mcp.frontends.mcp.answers import job_answer
+from transcribe_mcp.frontends.mcp.hints import for_assistant, next_step
+from transcribe_mcp.frontends.mcp.reading import read_arguments
+from transcribe_mcp.frontends.mcp.tools import TOOLS
 from transcribe_mcp.service.jobs import Job, JobFailure, JobStatus
 
 SOURCE = Path(__file__).parents[1] / "src" / "transcribe_mcp"

@@ -20,7 +20,7 @@ from patience import PATIENCE_S
 from slow import SLOW, slow
 from whisper_nano import SPEECH
 
-from transcribe_mcp.audio import SAMPLE_RATE_HZ, read
+from transcribe_mcp.media.decode import SAMPLE_RATE_HZ, read
 
 KILLS = 12 if SLOW else 3
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transcribe_mcp.errors import UsageError
-from transcribe_mcp.frontends.mcp_pages import View, cursor_to, segment_page, text_page
-from transcribe_mcp.service.allowed import Segment, Transcript
+from transcribe_mcp.frontends.mcp.pages import View, cursor_to, segment_page, text_page
+from transcribe_mcp.service.sandbox import Segment, Transcript
 
 WORDS = st.text(st.characters(exclude_categories=["Cs"]), max_size=400)
 

@@ -63,8 +63,8 @@ def run_cases(path: Path) -> None:
     from hypothesis import HealthCheck, given, settings
     from hypothesis import strategies as st
 
-    from transcribe_mcp import audio
     from transcribe_mcp.errors import SourceError
+    from transcribe_mcp.media import decode
 
     data = path.read_bytes()
     target = path.with_stem("mutated")
@@ -80,12 +80,12 @@ def run_cases(path: Path) -> None:
         target.write_bytes(mutate(data, seed))
         samples = 0
         try:
-            audio.probe(target)
-            for block in audio.read_blocks(target, block_s=60, notices=[]):
+            decode.probe(target)
+            for block in decode.read_blocks(target, block_s=60, notices=[]):
                 assert block.dtype == np.float32
-                assert 0 < len(block) <= 60 * audio.SAMPLE_RATE_HZ
+                assert 0 < len(block) <= 60 * decode.SAMPLE_RATE_HZ
                 assert np.isfinite(block).all()
-                assert np.abs(block).max() <= audio.LOUDEST
+                assert np.abs(block).max() <= decode.LOUDEST
                 samples += len(block)
             assert samples
         except SourceError as error:

@@ -18,14 +18,14 @@ from job_places import fake_options, finished, place
 from media import speechlike, write_audio
 from whisper_nano import SPEECH
 
-from transcribe_mcp.access import Access, opened_inside
-from transcribe_mcp.audio import probe, read_blocks
 from transcribe_mcp.errors import SourceError, SourceRefusedError, SourceUnreadableError
 from transcribe_mcp.formats.files import write_whole
 from transcribe_mcp.jobs.database import FILE_NAME
-from transcribe_mcp.jobs.process import hold_supervisor_lock
-from transcribe_mcp.openat import writable_directory
-from transcribe_mcp.service import allowed, jobs
+from transcribe_mcp.jobs.worker_process import hold_supervisor_lock
+from transcribe_mcp.media.access import Access, opened_inside
+from transcribe_mcp.media.decode import probe, read_blocks
+from transcribe_mcp.media.openat import writable_directory
+from transcribe_mcp.service import jobs, sandbox
 from transcribe_mcp.service.jobs import Job, JobRequest
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="links and pipes of POSIX")
@@ -147,11 +147,11 @@ def test_a_job_of_a_server_reads_what_lies_inside_its_roots_when_it_is_read(disk
             for change in CHANGES:
                 path = disk.recording(change.__name__)
                 wanted = JobRequest(str(path), fake_options(), force=True)
-                submitted[change] = allowed.submit(wanted, access).job_id
+                submitted[change] = sandbox.submit(wanted, access).job_id
                 change(path, disk)
             own = jobs.submit(JobRequest(str(disk.root / "link_file" / "talk.flac"), fake_options(), force=True))
-            batch = allowed.submit_batch(
-                allowed.find([str(root)], access), JobRequest("", fake_options(), force=True), access
+            batch = sandbox.submit_batch(
+                sandbox.find([str(root)], access), JobRequest("", fake_options(), force=True), access
             )
             shutil.rmtree(root)
             root.symlink_to(disk.secret.parent)
@@ -286,7 +286,7 @@ def test_a_store_of_version_1_opens_and_its_jobs_are_still_there(disk: Disk, tmp
             connection.execute("UPDATE store_about SET value = '1' WHERE name = 'schema_version'")
             connection.commit()
         assert jobs.get_job(job.job_id).status == "queued"
-        later = allowed.submit(JobRequest(str(disk.recording("talk")), fake_options()), Access((disk.root,)))
+        later = sandbox.submit(JobRequest(str(disk.recording("talk")), fake_options()), Access((disk.root,)))
         with closing(sqlite3.connect(data / FILE_NAME)) as connection:
             roots = "SELECT roots FROM job_roots"
             assert connection.execute(roots).fetchall() == [(f'["{disk.root}"]',)]

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from patience import PATIENCE_S
 
+from transcribe_mcp.domain.transcript import Segment, Transcript
 from transcribe_mcp.errors import OutputError, OutputExistsError
 from transcribe_mcp.formats import check_target, write
 from transcribe_mcp.formats.files import write_whole
-from transcribe_mcp.transcript import Segment, Transcript
 
 HELLO = Transcript((Segment(0, 1, " Hello."),), 1, "en", 1, "fake", "fake", "cpu", "float32")
 

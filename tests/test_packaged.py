@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from real_whisper import real_whisper
 
-from transcribe_mcp import EngineRequest, Options, checkpoints, load_engine, transcribe
-from transcribe_mcp.checkpoints.catalogue import PACKAGED, Machine
+from transcribe_mcp import EngineRequest, Options, load_engine, models, transcribe
+from transcribe_mcp.domain.progress import unreported
 from transcribe_mcp.errors import ModelFormatError, ModelUnavailableError, UnsupportedTaskError, UsageError
-from transcribe_mcp.progress import unreported
+from transcribe_mcp.models.catalogue import PACKAGED, Machine
 
 LAPTOP = Machine("cpu", 4, 16 * 2**30)
 WELCOME = Path(__file__).parents[1] / "samples" / "welcome.flac"
@@ -23,7 +23,7 @@ def package(hub_cache: Path) -> Path:
 
 
 def test_auto_uses_the_package_if_the_hub_cannot_be_reached(package: Path) -> None:
-    choice = checkpoints.choose_model(LAPTOP, offline=True)
+    choice = models.choose_model(LAPTOP, offline=True)
 
     assert (choice.name, choice.is_fallback) == ("tiny.en", True)
     assert choice.reason.startswith("offline mode is on; using tiny.en (English only)")
@@ -33,7 +33,7 @@ def test_auto_uses_the_package_if_the_hub_cannot_be_reached(package: Path) -> No
 @pytest.mark.parametrize(("language", "task"), [("de", "transcribe"), ("en", "translate")])
 def test_auto_does_not_use_the_package_for_what_its_model_cannot_do(package: Path, language: str, task: str) -> None:
     with pytest.raises(ModelUnavailableError):
-        checkpoints.choose_model(LAPTOP, language=language, task=task, offline=True)
+        models.choose_model(LAPTOP, language=language, task=task, offline=True)
 
 
 def test_the_default_engine_and_model_transcribe_offline_and_name_the_fallback(package: Path) -> None:
@@ -49,15 +49,15 @@ def test_the_default_engine_and_model_transcribe_offline_and_name_the_fallback(p
 
 
 def test_pull_prints_the_package_if_the_hub_has_no_answer(package: Path) -> None:
-    assert checkpoints.pull("tiny.en", unreported).directory == package
+    assert models.pull("tiny.en", unreported).directory == package
     with pytest.raises(ModelUnavailableError):
-        checkpoints.pull("tiny", unreported)
+        models.pull("tiny", unreported)
 
 
 def test_the_list_names_the_package_and_rm_leaves_it_alone(package: Path) -> None:
-    rows = {row.name: row for row in checkpoints.list_models()}
+    rows = {row.name: row for row in models.list_models()}
     with pytest.raises(UsageError) as caught:
-        checkpoints.remove("tiny.en")
+        models.remove("tiny.en")
 
     assert rows["tiny.en"].package == PACKAGED["tiny.en"].requirement
     assert rows["tiny.en"].path == package

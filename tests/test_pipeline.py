@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from patience import PATIENCE_S
 from scripted_engine import INFO, ScriptedBatch, ScriptedEngine, said
 
+from transcribe_mcp.domain.transcript import Transcript, Word
 from transcribe_mcp.engines import Decoded, DecodingOptions
 from transcribe_mcp.errors import (
     CancelledError,
@@ -26,10 +27,9 @@ from transcribe_mcp.errors import (
     UnsupportedTaskError,
     UsageError,
 )
-from transcribe_mcp.options import Options
-from transcribe_mcp.pipeline import transcribe
-from transcribe_mcp.regions import Window
-from transcribe_mcp.transcript import Transcript, Word
+from transcribe_mcp.pipeline.offline import transcribe
+from transcribe_mcp.pipeline.options import Options
+from transcribe_mcp.speech.regions import Window
 
 SAMPLE_RATE_HZ = 16_000
 WELCOME = Path(__file__).parents[1] / "samples" / "welcome.flac"

@@ -10,15 +10,15 @@ import pytest
 from media import write_audio
 from whisper_nano import SPEECH, join_speech, kept_conversions, speech_truths, whisper_nano
 
-from transcribe_mcp.audio import SAMPLE_RATE_HZ, read
-from transcribe_mcp.comparison import align, normalise
+from transcribe_mcp.domain.transcript import Transcript
 from transcribe_mcp.engines import Engine, EngineRequest, load_engine
-from transcribe_mcp.evaluation import Truth
-from transcribe_mcp.options import Options
-from transcribe_mcp.pipeline import transcribe
-from transcribe_mcp.regions import FRAME_S, Region, RegionFinder
-from transcribe_mcp.transcript import Transcript
-from transcribe_mcp.vad import SpeechDetector
+from transcribe_mcp.media.decode import SAMPLE_RATE_HZ, read
+from transcribe_mcp.pipeline.offline import transcribe
+from transcribe_mcp.pipeline.options import Options
+from transcribe_mcp.quality.evaluation import Truth
+from transcribe_mcp.quality.wer import align, normalise
+from transcribe_mcp.speech.detector import SpeechDetector
+from transcribe_mcp.speech.regions import FRAME_S, Region, RegionFinder
 
 WELCOME = Path(__file__).parents[1] / "samples" / "welcome.flac"
 NEAR_SPEECH_S = 0.1

@@ -13,9 +13,9 @@ from scripted_engine import INFO, ScriptedEngine, said
 
 from transcribe_mcp import EngineRequest, Options, load_engine, transcribe
 from transcribe_mcp.engines import Decoded, DecodingOptions, Engine
-from transcribe_mcp.fallback import Attempt, Decoder, Ladder
-from transcribe_mcp.regions import Region, Window
-from transcribe_mcp.style import STYLE_PROMPTS
+from transcribe_mcp.pipeline.style_prompts import STYLE_PROMPTS
+from transcribe_mcp.pipeline.temperature_fallback import Attempt, Decoder, Ladder
+from transcribe_mcp.speech.regions import Region, Window
 
 UNBROKEN = Path(__file__).parents[2] / "shared" / "accuracy" / "sets" / "p_nopause.flac"
 PLAIN = " we came home late and the lights were out so nobody saw that the door was open"

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from transcribe_mcp.regions import (
+from transcribe_mcp.speech.regions import (
     FRAME_S,
     FRAME_SAMPLES,
     SAMPLE_RATE_HZ,

@@ -14,15 +14,15 @@ from patience import PATIENCE_S
 from scripted_engine import INFO, ScriptedBatch, ScriptedEngine, said
 from whisper_nano import kept_conversions, speech_truths, whisper_nano
 
-from transcribe_mcp.audio import read
+from transcribe_mcp.domain.transcript import Word
 from transcribe_mcp.engines import Decoded, DecodingOptions, EngineRequest, load_engine
-from transcribe_mcp.engines.choice import devices_of
+from transcribe_mcp.engines.auto import devices_of
 from transcribe_mcp.engines.fallback_device import load_with_cpu_behind
 from transcribe_mcp.engines.replicas import Replicas
 from transcribe_mcp.errors import EngineFailedError, EngineUnavailableError, OutOfMemoryError, UsageError
-from transcribe_mcp.pipeline import Options, transcribe
-from transcribe_mcp.regions import Region, Window
-from transcribe_mcp.transcript import Word
+from transcribe_mcp.media.decode import read
+from transcribe_mcp.pipeline.offline import Options, transcribe
+from transcribe_mcp.speech.regions import Region, Window
 
 GREEDY = DecodingOptions()
 RATE_HZ = 16_000

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transcribe_mcp.sentences import (
+from transcribe_mcp.domain.sentences import (
     LONGEST_PAUSE_S,
     PAUSE_S,
     PUNCTUATED_LIMIT,
@@ -16,7 +16,7 @@ from transcribe_mcp.sentences import (
     UNPUNCTUATED_PAUSE_S,
     cut_sentences,
 )
-from transcribe_mcp.transcript import Word
+from transcribe_mcp.domain.transcript import Word
 
 
 def spoken(text: str, *, word_s: float = 0.3) -> list[Word]:

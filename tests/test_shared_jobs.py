@@ -13,7 +13,7 @@ from mcp_places import calling, home, stdio
 from whisper_nano import CONVERSATION, SPEECH, kept_conversions
 
 from transcribe_mcp.errors import JobNotFoundError, JobStateError, QueueFullError, UsageError
-from transcribe_mcp.jobs import process
+from transcribe_mcp.jobs import worker_process
 from transcribe_mcp.service import jobs
 from transcribe_mcp.service.jobs import Batch, JobFilter, JobStatus
 
@@ -24,7 +24,7 @@ LONG = CONVERSATION / "three_voices.opus"
 @pytest.fixture
 def unattended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     """A store that no worker works on."""
-    monkeypatch.setattr(process, "start_worker", lambda chosen: False)
+    monkeypatch.setattr(worker_process, "start_worker", lambda chosen: False)
     with place(tmp_path / "data", MAX_QUEUE_LENGTH="3") as made:
         yield made
     fresh()

@@ -13,9 +13,9 @@ from command_line import run
 from mcp_places import Caller, Home, calling, home, stdio
 from whisper_nano import SPEECH
 
-from transcribe_mcp.access import Access, find_allowed
 from transcribe_mcp.errors import SourceRefusedError
-from transcribe_mcp.sources import find_recordings
+from transcribe_mcp.media.access import Access, find_allowed
+from transcribe_mcp.media.inputs import find_recordings
 
 NAMES = (
     "talk one.mp3", "Memo 3.04\u202fPM – take 2.m4a", "Café’s.mp3", "100%25.mp3", "don't.mp3", "x.mp3", "[x].mp3",

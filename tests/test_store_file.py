@@ -17,7 +17,7 @@ from patience import PATIENCE_S
 from whisper_nano import SPEECH
 
 from transcribe_mcp.errors import StoreReplacedError
-from transcribe_mcp.jobs import process
+from transcribe_mcp.jobs import worker_process
 from transcribe_mcp.jobs.database import FILE_NAME, MIGRATION_LOOK_S
 from transcribe_mcp.jobs.store import Store
 from transcribe_mcp.jobs.tables import SCHEMA_VERSION
@@ -30,7 +30,7 @@ CLIP = SPEECH / "en_0.flac"
 
 @pytest.fixture
 def unattended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
-    monkeypatch.setattr(process, "start_worker", lambda chosen: False)
+    monkeypatch.setattr(worker_process, "start_worker", lambda chosen: False)
     with place(tmp_path / "data") as made:
         yield made
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from transcribe_mcp.domain.transcript import Segment, Transcript, Word
 from transcribe_mcp.errors import UsageError
 from transcribe_mcp.formats import SubtitleRules
 from transcribe_mcp.formats.subtitles import PAUSE_S, Cue, cut_cues
-from transcribe_mcp.transcript import Segment, Transcript, Word
 
 RULES = SubtitleRules()
 

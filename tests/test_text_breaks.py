@@ -14,10 +14,10 @@ import regex
 from tokenizers import Tokenizer
 
 from transcribe_mcp.align.words import split_words
+from transcribe_mcp.domain.sentences import cut_sentences
+from transcribe_mcp.domain.transcript import Segment, Transcript, Word
 from transcribe_mcp.formats import FormatOptions, SubtitleRules, render
-from transcribe_mcp.frontends.mcp_pages import View, text_page
-from transcribe_mcp.sentences import cut_sentences
-from transcribe_mcp.transcript import Segment, Transcript, Word
+from transcribe_mcp.frontends.mcp.pages import View, text_page
 
 NANO = Path(__file__).parent / "data" / "whisper-nano" / "tokenizer.json"
 WORD_S = 0.2

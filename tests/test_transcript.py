@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from transcribe_mcp.transcript import CLOCK_TOLERANCE_S, Notice, Segment, Transcript, Word
+from transcribe_mcp.domain.transcript import CLOCK_TOLERANCE_S, Notice, Segment, Transcript, Word
 
-SCHEMA = json.loads(files("transcribe_mcp").joinpath("schema.json").read_text(encoding="utf-8"))
+SCHEMA = json.loads(files("transcribe_mcp").joinpath("domain/schema.json").read_text(encoding="utf-8"))
 MADE_BY: dict[str, Any] = {"engine": "fake", "model": "fake", "device": "cpu", "compute_type": "float32"}
 
 times_s = st.floats(0, 3, allow_nan=False, allow_subnormal=False)

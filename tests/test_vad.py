@@ -14,8 +14,8 @@ import pytest
 from numpy.typing import NDArray
 
 from transcribe_mcp.errors import EngineUnavailableError
-from transcribe_mcp.silero import read_weights, shipped_model
-from transcribe_mcp.vad import FRAME_S, FRAME_SAMPLES, SpeechDetector
+from transcribe_mcp.speech.detector import FRAME_S, FRAME_SAMPLES, SpeechDetector
+from transcribe_mcp.speech.silero import read_weights, shipped_model
 
 SHARED_AUDIO = Path(__file__).parents[2] / "shared" / "eval" / "tts"
 RATE_HZ = 16_000
@@ -204,7 +204,7 @@ def test_a_missing_model_file_is_refused_with_a_way_out(tmp_path: Path) -> None:
     program = (
         f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
         "from transcribe_mcp.errors import EngineUnavailableError\n"
-        "from transcribe_mcp.vad import SpeechDetector\n"
+        "from transcribe_mcp.speech.detector import SpeechDetector\n"
         "try: SpeechDetector(1)\n"
         "except EngineUnavailableError as error: print(error, '|', error.hint)"
     )
@@ -216,7 +216,8 @@ def test_a_missing_model_file_is_refused_with_a_way_out(tmp_path: Path) -> None:
 
 def test_neither_importing_nor_using_the_detector_loads_faster_whisper_and_importing_it_no_onnxruntime() -> None:
     program = (
-        "import sys, transcribe_mcp.vad as vad; assert 'onnxruntime' not in sys.modules; vad.SpeechDetector(1);"
+        "import sys, transcribe_mcp.speech.detector as vad; assert 'onnxruntime' not in sys.modules; "
+        "vad.SpeechDetector(1);"
         "assert not {'faster_whisper', 'torch'} & set(sys.modules)"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

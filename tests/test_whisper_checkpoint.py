@@ -15,7 +15,7 @@ from safetensors.numpy import save_file  # noqa: E402
 
 from transcribe_mcp.engines import DecodingOptions, EngineRequest, load_engine  # noqa: E402
 from transcribe_mcp.errors import ModelFormatError, UsageError  # noqa: E402
-from transcribe_mcp.regions import Region, Window  # noqa: E402
+from transcribe_mcp.speech.regions import Region, Window  # noqa: E402
 
 TONE = np.sin(np.arange(32_000, dtype=np.float32) / 9) * np.float32(0.1)
 WINDOWS = [Window(5.0, TONE, (Region(5.0, 7.0),))]

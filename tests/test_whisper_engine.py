@@ -14,22 +14,15 @@ from whisper_nano import speech_truths, whisper_nano, window_of
 
 torch = pytest.importorskip("torch")
 
-from transcribe_mcp.comparison import align, normalise  # noqa: E402
-from transcribe_mcp.engines import (  # noqa: E402
-    Decoded,
-    DecodingOptions,
-    Engine,
-    EngineRequest,
-    decode_until,
-    load_engine,
-)
-from transcribe_mcp.engines.whisper import runner  # noqa: E402
+from transcribe_mcp.engines import Decoded, DecodingOptions, Engine, EngineRequest, decode_until, load_engine  # noqa: E402
+from transcribe_mcp.engines.whisper import continuous_batching  # noqa: E402
 from transcribe_mcp.engines.whisper.attention import TorchAttention  # noqa: E402
 from transcribe_mcp.engines.whisper.caches import AudioRow, audio_cache, layer_values, text_cache  # noqa: E402
+from transcribe_mcp.engines.whisper.decode_slots import Request, Slots  # noqa: E402
 from transcribe_mcp.engines.whisper.model import decode, encode, logits_of  # noqa: E402
-from transcribe_mcp.engines.whisper.slots import Request, Slots  # noqa: E402
 from transcribe_mcp.errors import EngineFailedError  # noqa: E402
-from transcribe_mcp.features.tensors import log_mel_windows  # noqa: E402
+from transcribe_mcp.quality.wer import align, normalise  # noqa: E402
+from transcribe_mcp.speech.features_torch import log_mel_windows  # noqa: E402
 
 GREEDY = DecodingOptions()
 WORD_ERRORS = 0.005  # that 8 bits may cost
@@ -79,10 +72,12 @@ def requests_of(engine: Any, encoded: Any, languages: list[str], options: Decodi
     return [engine._request(encoded, i, language, options) for i, language in enumerate(languages)]
 
 
-def said(engine: Any, requests: list[Request], n_slots: int, again: Any = None) -> list[runner.Spoken]:
+def said(engine: Any, requests: list[Request], n_slots: int, again: Any = None) -> list[continuous_batching.Spoken]:
     with torch.inference_mode():
         slots = Slots(engine._running.model, engine._directions.alignment_heads, n_slots, 448)
-        return runner.run(runner.EagerSteps(slots), engine._step_rules(timestamps=False), requests, again)
+        return continuous_batching.run(
+            continuous_batching.EagerSteps(slots), engine._step_rules(timestamps=False), requests, again
+        )
 
 
 # --- right ------------------------------------------------------------------------------------------------------------
@@ -163,7 +158,7 @@ def test_a_window_that_is_to_be_decoded_again_goes_back_into_the_running_batch(
     hot = requests_of(engine, encoded, languages, DecodingOptions(temperature=1.0))
     told: list[tuple[int, tuple[int, ...]]] = []
 
-    def again(number: int, spoken: runner.Spoken) -> Request | None:
+    def again(number: int, spoken: continuous_batching.Spoken) -> Request | None:
         told.append((number, spoken.tokens))
         return hot[number] if number == 1 and len([n for n, _ in told if n == 1]) == 1 else None
 

@@ -19,13 +19,13 @@ if not torch.cuda.is_available():
     pytest.skip("torch sees no CUDA GPU", allow_module_level=True)
 
 from transcribe_mcp.engines import Decoded, DecodingOptions, EngineRequest, load_engine  # noqa: E402
-from transcribe_mcp.engines.whisper import alignment, alignment_kernels, product_kernels, runner  # noqa: E402
+from transcribe_mcp.engines.whisper import alignment, alignment_kernels, continuous_batching, gemv_kernels  # noqa: E402
+from transcribe_mcp.engines.whisper.decode_slots import Slots  # noqa: E402
 from transcribe_mcp.engines.whisper.graphs import CapturedSteps  # noqa: E402
 from transcribe_mcp.engines.whisper.loading import INT8_AUDIO, _load_on  # noqa: E402
-from transcribe_mcp.engines.whisper.slots import Slots  # noqa: E402
-from transcribe_mcp.silero import read_weights, shipped_model  # noqa: E402
-from transcribe_mcp.vad import lane_kernels  # noqa: E402
-from transcribe_mcp.vad.lanes import LaneNetwork  # noqa: E402
+from transcribe_mcp.speech import lstm_kernels  # noqa: E402
+from transcribe_mcp.speech.silero import read_weights, shipped_model  # noqa: E402
+from transcribe_mcp.speech.silero_gpu import LaneNetwork  # noqa: E402
 
 GREEDY = DecodingOptions()
 NAMES = sorted(speech_truths())
@@ -45,15 +45,15 @@ def encoded(engine: Any) -> Any:
     return engine.encode([window_of(name) for name in NAMES])
 
 
-def said(engine: Any, encoded: Any, kind: str, n_slots: int = 64) -> list[runner.Spoken]:
+def said(engine: Any, encoded: Any, kind: str, n_slots: int = 64) -> list[continuous_batching.Spoken]:
     requests = [engine._request(encoded, i, language, GREEDY) for i, language in enumerate(LANGUAGES)]
     slots = Slots(engine._running.model, engine._directions.alignment_heads, n_slots, 256)
     int8 = engine.info.compute_type.endswith(INT8_AUDIO)
-    steps: runner.Steps = runner.EagerSteps(slots)
+    steps: continuous_batching.Steps = continuous_batching.EagerSteps(slots)
     if kind != "torch":
         steps = CapturedSteps(slots, int8=int8, capture=kind == "captured")
     with torch.inference_mode():
-        return runner.run(steps, engine._step_rules(timestamps=False), requests)
+        return continuous_batching.run(steps, engine._step_rules(timestamps=False), requests)
 
 
 def test_captured_steps_say_what_the_same_steps_say_one_by_one(engine: Any, encoded: Any) -> None:
@@ -165,7 +165,7 @@ def test_the_product_of_one_row_is_torch_s(width: int, n_out: int, gelu: bool) -
     exact = torch.nn.functional.gelu(exact, approximate="tanh") if gelu else exact
 
     for dtype, within in ((torch.float32, 1e-5), (torch.bfloat16, 2e-2)):
-        found = product_kernels.product(x.to(dtype), weight.to(dtype), bias.to(dtype), gelu=gelu)
+        found = gemv_kernels.product(x.to(dtype), weight.to(dtype), bias.to(dtype), gelu=gelu)
         assert found.dtype == dtype
         assert float((found.double() - exact).norm() / exact.norm()) < within
 
@@ -175,9 +175,9 @@ def test_the_product_of_one_row_is_torch_s(width: int, n_out: int, gelu: bool) -
 def test_lanes_in_one_launch_remember_what_torch_s_lstm_does(
     n_frames: int, keeps_weights: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if keeps_weights and not lane_kernels._keeps_weights(torch.device("cuda", 0)):
+    if keeps_weights and not lstm_kernels._keeps_weights(torch.device("cuda", 0)):
         pytest.skip("this GPU has no room for them")
-    monkeypatch.setattr(lane_kernels, "_keeps_weights", lambda device: keeps_weights)
+    monkeypatch.setattr(lstm_kernels, "_keeps_weights", lambda device: keeps_weights)
     network = LaneNetwork(read_weights(shipped_model()), torch.device("cuda"))
     features = torch.relu(torch.randn((n_frames, 128), device="cuda"))
     state = (torch.rand((1, 1, 128), device="cuda"), torch.rand((1, 1, 128), device="cuda"))

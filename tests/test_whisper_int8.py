@@ -13,7 +13,6 @@ from whisper_nano import speech_truths, whisper_nano, window_of
 
 torch = pytest.importorskip("torch")
 
-from transcribe_mcp.audio import read  # noqa: E402
 from transcribe_mcp.engines import DecodingOptions, Engine, EngineRequest, load_engine  # noqa: E402
 from transcribe_mcp.engines.whisper import loading  # noqa: E402
 from transcribe_mcp.engines.whisper.attention import TorchAttention  # noqa: E402
@@ -25,19 +24,14 @@ from transcribe_mcp.engines.whisper.cpu_operations import (  # noqa: E402
     has_bfloat16_products,
     int8_attention,
 )
-from transcribe_mcp.engines.whisper.linear import (  # noqa: E402
-    Bfloat16Dense,
-    Dense,
-    Int8Dense,
-    Int8DenseAtOnce,
-    has_int8_products,
-)
+from transcribe_mcp.engines.whisper.linear import Bfloat16Dense, Dense, Int8Dense, Int8DenseAtOnce, has_int8_products  # noqa: E402
 from transcribe_mcp.engines.whisper.model import encode  # noqa: E402
-from transcribe_mcp.engines.whisper.states import audio_states  # noqa: E402
-from transcribe_mcp.features.tensors import log_mel_windows  # noqa: E402
-from transcribe_mcp.heard import Unkept  # noqa: E402
-from transcribe_mcp.pipeline import Options, transcribe  # noqa: E402
-from transcribe_mcp.regions import Window  # noqa: E402
+from transcribe_mcp.engines.whisper.quantized_states import audio_states  # noqa: E402
+from transcribe_mcp.media.decode import read  # noqa: E402
+from transcribe_mcp.pipeline.checkpoint import Unkept  # noqa: E402
+from transcribe_mcp.pipeline.offline import Options, transcribe  # noqa: E402
+from transcribe_mcp.speech.features_torch import log_mel_windows  # noqa: E402
+from transcribe_mcp.speech.regions import Window  # noqa: E402
 
 pytestmark = pytest.mark.skipif(not has_int8_products(), reason="torch is built without FBGEMM for this processor")
 

@@ -91,7 +91,7 @@ def test_an_engine_whose_gpu_is_gone_can_be_closed(monkeypatch: pytest.MonkeyPat
 )
 def test_why_a_kernel_cannot_be_launched_is_told(error: Exception) -> None:
     pytest.importorskip("triton")
-    from transcribe_mcp.vad.lane_kernels import launch_problem
+    from transcribe_mcp.speech.lstm_kernels import launch_problem
 
     assert str(error) in launch_problem(raises(error))
     assert launch_problem(lambda: None) == ""

@@ -15,8 +15,8 @@ torch = pytest.importorskip("torch")
 
 from transcribe_mcp.engines import Decoded, DecodingOptions, EngineRequest, load_engine  # noqa: E402
 from transcribe_mcp.engines.replicas import Replicas  # noqa: E402
+from transcribe_mcp.engines.whisper.decode_slots import Slots  # noqa: E402
 from transcribe_mcp.engines.whisper.engine import _idle_steps  # noqa: E402
-from transcribe_mcp.engines.whisper.slots import Slots  # noqa: E402
 
 GREEDY = DecodingOptions()
 NAMES = sorted(speech_truths())[::6]

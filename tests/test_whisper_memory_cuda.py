@@ -17,9 +17,9 @@ if not torch.cuda.is_available():
     pytest.skip("torch sees no CUDA GPU", allow_module_level=True)
 
 from transcribe_mcp import Options, transcribe  # noqa: E402
-from transcribe_mcp.audio import read  # noqa: E402
 from transcribe_mcp.engines import Engine, EngineRequest, load_engine  # noqa: E402
 from transcribe_mcp.engines.whisper.loading import _load_on  # noqa: E402
+from transcribe_mcp.media.decode import read  # noqa: E402
 
 MEBIBYTE = 1 << 20
 GPU = torch.device("cuda", 0)

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from whisper_nano import CONVERSATION, NON_SPEECH, SPEECH, kept_conversions, whisper_nano
 
-from transcribe_mcp.audio import read
-from transcribe_mcp.checkpoints import resolve
-from transcribe_mcp.checkpoints.conversion import ctranslate2_directory
-from transcribe_mcp.comparison import align, normalise
-from transcribe_mcp.evaluation import load_truth
-from transcribe_mcp.features import log_mel
-from transcribe_mcp.progress import unreported
+from transcribe_mcp.domain.progress import unreported
+from transcribe_mcp.media.decode import read
+from transcribe_mcp.models import resolve
+from transcribe_mcp.models.conversion import ctranslate2_directory
+from transcribe_mcp.quality.evaluation import load_truth
+from transcribe_mcp.quality.wer import align, normalise
+from transcribe_mcp.speech.features import log_mel
 
 REPOSITORY_BYTES = 12_000_000
 WINDOW_SAMPLES = 480_000

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from media import speechlike, wav_bytes, write_audio, write_planes, write_shifted, write_video
 
-from transcribe_mcp.audio import SAMPLE_RATE_HZ, Samples, probe, read_blocks
-from transcribe_mcp.transcript import Notice
+from transcribe_mcp.domain.transcript import Notice
+from transcribe_mcp.media.decode import SAMPLE_RATE_HZ, Samples, probe, read_blocks
 
 PCM = (speechlike(5) * 32_767).astype("<i2").tobytes()
 SECOND = 2 * SAMPLE_RATE_HZ  # bytes

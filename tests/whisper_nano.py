@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from media import write_audio
 
-from transcribe_mcp.audio import SAMPLE_RATE_HZ, read
-from transcribe_mcp.evaluation import Truth, TruthSegment, load_truth
-from transcribe_mcp.regions import Region, Window
+from transcribe_mcp.media.decode import SAMPLE_RATE_HZ, read
+from transcribe_mcp.quality.evaluation import Truth, TruthSegment, load_truth
 from transcribe_mcp.settings import settings
+from transcribe_mcp.speech.regions import Region, Window
 
 DATA = Path(__file__).parent / "data"
 SPEECH, CONVERSATION, NON_SPEECH = DATA / "speech", DATA / "conversation", DATA / "non-speech"

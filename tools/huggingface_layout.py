@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from transcribe_mcp.checkpoints.model_bin import read_variables
+from transcribe_mcp.models.model_bin import read_variables
 
 Weights = Mapping[str, NDArray[Any]]
 

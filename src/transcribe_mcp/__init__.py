@@ -12,15 +12,15 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "EngineRequest": "engines",
-    "Notice": "transcript",
-    "Options": "options",
-    "Segment": "transcript",
+    "Notice": "domain.transcript",
+    "Options": "pipeline.options",
+    "Segment": "domain.transcript",
     "TranscribeError": "errors",
-    "Transcript": "transcript",
-    "Turn": "transcript",
-    "Word": "transcript",
+    "Transcript": "domain.transcript",
+    "Turn": "domain.transcript",
+    "Word": "domain.transcript",
     "load_engine": "engines",
-    "transcribe": "pipeline",
+    "transcribe": "pipeline.offline",
 }
 __all__ = [
     "EngineRequest",
@@ -37,11 +37,11 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from .domain.transcript import Notice, Segment, Transcript, Turn, Word
     from .engines import EngineRequest, load_engine
     from .errors import TranscribeError
-    from .options import Options
-    from .pipeline import transcribe
-    from .transcript import Notice, Segment, Transcript, Turn, Word
+    from .pipeline.offline import transcribe
+    from .pipeline.options import Options
 
 
 def __getattr__(name: str) -> Any:

@@ -6,7 +6,7 @@ import signal
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .frontends.mcp_http import ServeRequest
+    from .frontends.mcp.http import ServeRequest
 
 
 def main() -> None:
@@ -15,8 +15,8 @@ def main() -> None:
     by_exception = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if by_exception:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from .frontends.cli import app
-    from .frontends.serving import add_commands
+    from .frontends.cli.app import app
+    from .frontends.cli.serve import add_commands
 
     if by_exception:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -25,7 +25,7 @@ def main() -> None:
 
 
 def serve(request: ServeRequest) -> None:
-    from .frontends.mcp_server import run
+    from .frontends.mcp.server import run
 
     run(request)
 

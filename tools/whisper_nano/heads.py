@@ -18,8 +18,8 @@ import numpy as np
 from judge import WINDOW_S, Direct
 from tokenizers import Tokenizer
 
-from transcribe_mcp.audio import read
-from transcribe_mcp.evaluation import Truth, load_truth
+from transcribe_mcp.media.decode import read
+from transcribe_mcp.quality.evaluation import Truth, load_truth
 
 Heads = tuple[tuple[int, int], ...]
 

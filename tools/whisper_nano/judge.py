@@ -17,16 +17,16 @@ import ctranslate2
 import numpy as np
 from tokenizers import Tokenizer
 
-from transcribe_mcp.audio import read
-from transcribe_mcp.checkpoints import resolve
-from transcribe_mcp.checkpoints.conversion import ctranslate2_directory
-from transcribe_mcp.comparison import align, normalise
+from transcribe_mcp.domain.progress import unreported
 from transcribe_mcp.engines import DecodingOptions, EngineRequest, load_engine
-from transcribe_mcp.evaluation import Score, load_truth, score
-from transcribe_mcp.features import log_mel
-from transcribe_mcp.pipeline import Options, transcribe
-from transcribe_mcp.progress import unreported
-from transcribe_mcp.regions import Region, Window
+from transcribe_mcp.media.decode import read
+from transcribe_mcp.models import resolve
+from transcribe_mcp.models.conversion import ctranslate2_directory
+from transcribe_mcp.pipeline.offline import Options, transcribe
+from transcribe_mcp.quality.evaluation import Score, load_truth, score
+from transcribe_mcp.quality.wer import align, normalise
+from transcribe_mcp.speech.features import log_mel
+from transcribe_mcp.speech.regions import Region, Window
 
 SAMPLE_RATE_HZ, WINDOW_S = 16_000, 30.0
 GREEDY = Options(temperatures=(0.0,), threads=2)

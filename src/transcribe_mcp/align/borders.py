@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ..regions import SAMPLE_RATE_HZ
-from ..transcript import Word
+from ..domain.transcript import Word
+from ..speech.regions import SAMPLE_RATE_HZ
 
 HOP_S = 0.005
 LEVEL_HOPS = 4  # the level at a moment is that of the 20 ms around it

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ..regions import Region
-from ..transcript import Word
+from ..domain.transcript import Word
+from ..speech.regions import Region
 from .words import TokenSpan
 
 ENCODER_FRAME_S = 0.02  # one position of a Whisper encoder: two mel frames of 10 ms

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from ..text_breaks import cluster_breaks, line_breaks
+from ..domain.text_breaks import cluster_breaks, line_breaks
 
 # Written without spaces between words; every unit that may start a line counts as a word there.
 UNSPACED_LANGUAGES = frozenset({"bo", "ja", "km", "lo", "my", "th", "yue", "zh"})

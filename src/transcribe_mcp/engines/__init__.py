@@ -6,8 +6,8 @@ sentence cutting, formats and progress are the pipeline's and the same for every
 An engine on a GPU may also listen there: it then has a method ``listener() -> Listener | None`` besides those of
 ``Engine``. The pipeline hands every block of audio to the listener instead of to its own voice detection on the CPU,
 and the windows that it cuts come to ``encode`` with ``placed`` set to their samples on the device, so that the audio
-goes there once. ``None`` (and no such method) means: listen on the CPU. ``vad.lanes.Ears(device).listen()`` is such a
-listener, and ``features.tensors.log_mel_windows`` makes the spectrograms of placed and other windows alike.
+goes there once. ``None`` (and no such method) means: listen on the CPU. ``silero_gpu.Ears(device).listen()`` is such a
+listener, and ``features_torch.log_mel_windows`` makes the spectrograms of placed and other windows alike.
 
 An engine that runs out of memory raises ``OutOfMemoryError`` and stays usable; ``replicas`` then halves the batch.
 
@@ -22,15 +22,15 @@ from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from ..domain.progress import Progress, unreported
+from ..domain.transcript import Notice, Word
 from ..errors import EngineUnavailableError, ModelUnavailableError, UnknownNameError
-from ..progress import Progress, unreported
-from ..transcript import Notice, Word
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ..regions import Window
+    from ..speech.regions import Window
 
 AUTO = "auto"
 RETRY_BEAM_SIZE = 5  # openai-whisper's default
@@ -261,7 +261,7 @@ def load_engine(request: EngineRequest) -> Engine:
         EngineUnavailableError: its package or the hardware it was asked for is missing.
         ModelError: the model cannot be had or used.
     """
-    from .choice import auto_engine, devices_of
+    from .auto import auto_engine, devices_of
 
     devices = devices_of(request.device)
     name = request.engine

@@ -12,24 +12,24 @@ import ctranslate2
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import checkpoints
+from .. import models
 from ..align.times import time_words, token_starts
 from ..align.words import split_words
-from ..checkpoints import catalogue, conversion
 from ..compat.machine import gpu_name, gpus_of
 from ..compat.memory import WEIGHT_BYTES
 from ..compat.preload import preload_cublas
 from ..compat.trial import gpu_facts, gpu_trial, operation_on, ran_out_of_memory, trial_key
+from ..domain.transcript import Notice, Word
 from ..errors import EngineFailedError, EngineUnavailableError, OutOfMemoryError, UsageError
-from ..features import FRAMES_PER_SECOND, log_mel
-from ..regions import Window
+from ..models import catalogue, conversion
 from ..settings import settings, usable_cores
-from ..transcript import Notice, Word
+from ..speech.features import FRAMES_PER_SECOND, log_mel
+from ..speech.regions import Window
 from . import AUTO, RETRY_BEAM_SIZE, Decoded, DecodingOptions, Engine, EngineInfo, EngineRequest
-from .batches import CPU_BATCH_SIZE, CUDA_BATCH_SIZE, batch_that_fits, cpu_replicas, known_shape
+from .batch_size import CPU_BATCH_SIZE, CUDA_BATCH_SIZE, batch_that_fits, cpu_replicas, known_shape
 from .fallback_device import load_with_cpu_behind
 from .replicas import Replicas
-from .vocabulary import CONTEXT_TOKENS, PROMPT_TOKENS, Vocabulary, prompt_text
+from .tokenizer import CONTEXT_TOKENS, PROMPT_TOKENS, Vocabulary, prompt_text
 
 SAMPLING_SEED = 0
 SMALL_DECODER_LAYERS, SMALL_DECODER_BEAMS = 6, 5  # tiny, base, turbo and the distilled models
@@ -44,7 +44,7 @@ def load(request: EngineRequest) -> Engine:
     _choose_compute_type(request.compute_type, device)  # refused before a model is fetched
     request = replace(request, notices=(*request.notices, *gpu_notices))
     if request.model == AUTO:
-        choice = checkpoints.choose_model(catalogue.this_machine(device), offline=request.offline)
+        choice = models.choose_model(catalogue.this_machine(device), offline=request.offline)
         notice = Notice("fallback_model" if choice.is_fallback else "model_chosen", choice.reason)
         request = replace(request, model=choice.name, notices=(*request.notices, notice))
     if device == "cpu":
@@ -63,8 +63,8 @@ def load(request: EngineRequest) -> Engine:
 def _load_on(request: EngineRequest, device: str, index: int) -> CTranslate2Engine:
     name = request.model
     compute_type = _choose_compute_type(request.compute_type, device)
-    checkpoint = checkpoints.resolve(name, offline=request.offline, progress=request.progress)
-    checkpoints.require_usable(checkpoint)
+    checkpoint = models.resolve(name, offline=request.offline, progress=request.progress)
+    models.require_usable(checkpoint)
     directory = conversion.ctranslate2_directory(
         checkpoint, "int8" if compute_type.startswith("int8") else "source", request.progress
     )
@@ -92,8 +92,8 @@ def _load_on(request: EngineRequest, device: str, index: int) -> CTranslate2Engi
         beam_size=_beam_size(checkpoint) if device == "cpu" else 1,
         can_sample=False,  # its threads' random generators cannot be set back
         retry_beam_size=RETRY_BEAM_SIZE,
-        word_lag_s=checkpoints.word_lag_s(checkpoint),
-        punctuates=checkpoints.has_openai_vocabulary(checkpoint),
+        word_lag_s=models.word_lag_s(checkpoint),
+        punctuates=models.has_openai_vocabulary(checkpoint),
         skips_speech=True,
         versions={"ctranslate2": ctranslate2.__version__},
         warnings=request.notices,
@@ -101,14 +101,14 @@ def _load_on(request: EngineRequest, device: str, index: int) -> CTranslate2Engi
     return CTranslate2Engine(model, vocabulary, info, replicas)
 
 
-def _beam_size(checkpoint: checkpoints.Checkpoint) -> int:
+def _beam_size(checkpoint: models.Checkpoint) -> int:
     """Beams make one word error in six less with tiny.en (docs/accuracy.md). With a small decoder they cost little."""
-    layers = checkpoints.n_decoder_layers(checkpoint)
+    layers = models.n_decoder_layers(checkpoint)
     is_small = layers is not None and layers <= SMALL_DECODER_LAYERS
-    return SMALL_DECODER_BEAMS if is_small and checkpoints.has_openai_vocabulary(checkpoint) else 1
+    return SMALL_DECODER_BEAMS if is_small and models.has_openai_vocabulary(checkpoint) else 1
 
 
-def _cuda_batch_size(checkpoint: checkpoints.Checkpoint, compute_type: str, index: int) -> int:
+def _cuda_batch_size(checkpoint: models.Checkpoint, compute_type: str, index: int) -> int:
     """As many windows as fit beside what others hold, before the model is loaded; more than 24 are not faster."""
     shape, gpus = known_shape(checkpoint), gpus_of(gpu_facts())
     free_bytes = gpus[index].free_bytes if index < len(gpus) else None

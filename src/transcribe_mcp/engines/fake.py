@@ -11,11 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
+from ..domain.transcript import Notice, Word
 from ..errors import EngineFailedError, UnknownNameError, UsageError
-from ..regions import Region, Window
-from ..transcript import Notice, Word
+from ..speech.regions import Region, Window
 from . import AUTO, Decoded, DecodingOptions, EngineInfo, EngineRequest
-from .unencoded import Unencoded
+from .raw_batch import Unencoded
 
 MODEL = "fake"
 FAILING_MODEL = "fake-failing"

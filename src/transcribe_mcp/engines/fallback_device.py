@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from ..compat.trial import in_words
+from ..domain.transcript import Notice, Word
 from ..errors import EngineFailedError, OutOfMemoryError
-from ..regions import Window
-from ..transcript import Notice, Word
+from ..speech.regions import Window
 from . import (
     Decoded,
     DecodingOptions,

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import EngineFailedError
-from ..regions import Window
-from ..vad import FRAME_SAMPLES, SpeechDetector
+from ..speech.detector import FRAME_SAMPLES, SpeechDetector
+from ..speech.regions import Window
 from . import Listener
 
 Told = Callable[[EngineFailedError], None]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import OutOfMemoryError
-from ..regions import Window
+from ..speech.regions import Window
 from . import Encoded, Engine, Listener, joined, listener_of
 
 

@@ -15,9 +15,9 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any, TypeVar
 
+from ..domain.transcript import Notice, Word
 from ..errors import EngineFailedError, OutOfMemoryError
-from ..regions import Window
-from ..transcript import Notice, Word
+from ..speech.regions import Window
 from . import Decoded, DecodingOptions, Engine, EngineInfo, Following, Listener, decode_until
 from .fallback_listener import listener_with_cpu_behind
 from .parted import Part, PartedBatch, Replica

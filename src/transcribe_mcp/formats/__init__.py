@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..domain.transcript import Transcript
 from ..errors import UnknownNameError
-from ..transcript import Transcript
 from . import captions, documents
 from .files import check_target, plan, require_writable, write_whole
 from .options import FormatOptions

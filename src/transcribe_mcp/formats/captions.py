@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..transcript import Transcript
+from ..domain.transcript import Transcript
 from .options import FormatOptions
 from .speech import clean, clock
 from .subtitles import Cue, cut_cues

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import PurePath
 
-from ..transcript import Transcript
+from ..domain.transcript import Transcript
 from .options import FormatOptions
 from .speech import Utterance, clean, utterances
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 
-from ..text_breaks import clusters, columns, line_units
-from ..transcript import Segment, Transcript, Word
+from ..domain.text_breaks import clusters, columns, line_units
+from ..domain.transcript import Segment, Transcript, Word
 
 
 @dataclass(frozen=True, slots=True)

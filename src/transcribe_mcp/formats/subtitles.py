@@ -13,9 +13,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from ..domain.text_breaks import cluster_breaks, columns, line_breaks, word_breaks
+from ..domain.transcript import Transcript, Word
 from ..errors import UsageError
-from ..text_breaks import cluster_breaks, columns, line_breaks, word_breaks
-from ..transcript import Transcript, Word
 from .phrases import Phrases, phrases_of
 from .speech import Utterance, parts_freely, pieces, utterances
 from .turns import turns_apart

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import groupby, pairwise
 
-from ..transcript import Transcript
+from ..domain.transcript import Transcript
 
 
 def turns_apart(transcript: Transcript) -> list[Transcript]:

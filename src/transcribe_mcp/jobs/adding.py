@@ -12,9 +12,9 @@ from ..errors import QueueFullError
 from . import outputs, owners
 from .database import require
 from .ids import new_id
+from .models import JobFailure, JobStatus, Refused
 from .queue import WorkflowQueue
-from .records import JobFailure, JobStatus, Refused
-from .rows import UNFINISHED, NewJob, to_row
+from .row_mapping import UNFINISHED, NewJob, to_row
 from .tables import files, job_roots, jobs
 
 # What every call asks is put together once; that takes longer than SQLite does to answer.

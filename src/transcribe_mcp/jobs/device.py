@@ -17,10 +17,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ..domain.progress import Progress, unreported
+from ..domain.transcript import Notice
 from ..engines import DecodingOptions, Engine, EngineInfo, EngineRequest, load_engine
 from ..errors import CancelledError
-from ..progress import Progress, unreported
-from ..transcript import Notice
 from .shared import Call, EngineChoice, Shared, SharedEngine, joined, settle, split
 
 AGEING = 60.0  # seconds of audio by which a waiting batch moves forward for every second that it waits

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from ..engines import ENGINES
 from ..errors import UnknownNameError
-from ..languages import requested_language
-from ..options import TEMPERATURES, Options
-from .records import AUTO, JobOptions
+from ..pipeline.language_vote import requested_language
+from ..pipeline.options import TEMPERATURES, Options
+from .models import AUTO, JobOptions
 
 # What leaves the transcript as it is.
 _WITHOUT_EFFECT = ("batch_size", "offline")

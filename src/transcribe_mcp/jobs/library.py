@@ -14,9 +14,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from ..domain.transcript import Transcript
 from ..errors import StoreDamagedError, UsageError
-from ..transcript import Transcript
-from .records import Hit, HitPage, JobFilter, JobStatus
+from .models import Hit, HitPage, JobFilter, JobStatus
 from .tables import jobs, owners, segments, transcripts
 
 INSERT_ROWS = 500

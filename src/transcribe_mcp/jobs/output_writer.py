@@ -12,9 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..domain.transcript import Transcript
 from ..errors import OutputError, OutputExistsError, StoreDamagedError, StoreError, TranscribeError
 from ..formats import FormatOptions, render, write
-from ..transcript import Transcript
 from . import outputs
 from .store import Store
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from ..domain.transcript import Notice
 from ..errors import TranscribeError
 from ..formats import FormatOptions, SubtitleRules
-from ..transcript import Notice
 from .ids import new_id
-from .records import JobStatus
+from .models import JobStatus
 from .tables import jobs, outputs, owners
 
 PENDING, WRITTEN, FAILED = "pending", "written", "failed"

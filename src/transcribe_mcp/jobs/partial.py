@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from .. import __version__
-from ..heard import restored, to_segments
-from ..transcript import Notice, Transcript
-from .records import JobOptions, JobStatus
+from ..domain.transcript import Notice, Transcript
+from ..pipeline.checkpoint import restored, to_segments
+from .models import JobOptions, JobStatus
 
 
 def partial_transcript(row: Any, steps: Sequence[str]) -> Transcript:

@@ -7,9 +7,9 @@ from contextlib import suppress
 import sqlalchemy as sa
 
 from . import adding
+from .models import JobOptions
 from .queue import SHORT
-from .records import JobOptions
-from .rows import NewJob
+from .row_mapping import NewJob
 from .store import Store
 
 MOST_JOBS = 2**31 - 1  # PostgreSQL's largest integer

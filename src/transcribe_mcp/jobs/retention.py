@@ -8,7 +8,7 @@ import time
 import sqlalchemy as sa
 
 from ..errors import UsageError
-from .rows import UNFINISHED
+from .row_mapping import UNFINISHED
 from .tables import jobs
 
 DAY_S = 86_400.0

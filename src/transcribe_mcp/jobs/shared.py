@@ -11,11 +11,11 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from ..domain.progress import Progress
+from ..domain.transcript import Notice, Word
 from ..engines import Decoded, DecodingOptions, Encoded, EngineInfo, EngineRequest
 from ..errors import CancelledError
-from ..progress import Progress
-from ..regions import Window
-from ..transcript import Notice, Word
+from ..speech.regions import Window
 
 
 @dataclass(frozen=True, slots=True)

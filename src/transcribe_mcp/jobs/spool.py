@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..errors import SourceNotFoundError
-from ..piped import save_piped
+from ..media.stdin import save_piped
 from .ids import is_id, new_id
 
 FOLDER = "spool"

@@ -16,26 +16,17 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from ..domain.transcript import Transcript
 from ..errors import JobNotFoundError, JobStateError, UsageError
-from ..transcript import Transcript
 from . import adding, library, outputs, owners, spool
+from .group_commit import Together
 from .ids import is_id, new_id
 from .library import Content, job_conditions
+from .models import Batch, HitPage, Job, JobFailure, JobFilter, JobPage, JobStatus, Refused
 from .queue import WorkflowQueue
-from .records import (
-    Batch,
-    HitPage,
-    Job,
-    JobFailure,
-    JobFilter,
-    JobPage,
-    JobStatus,
-    Refused,
-)
 from .retention import ended_long_ago, kept_since
-from .rows import UNFINISHED, NewJob, to_jobs
+from .row_mapping import UNFINISHED, NewJob, to_jobs
 from .tables import batches, files, job_roots, jobs
-from .together import Together
 from .transactions import Transactions
 from .worker_state import clear_failed_start, record_failed_start, worker_id
 

@@ -10,14 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from ..errors import (
-    StoreBusyError,
-    StoreDamagedError,
-    StoreError,
-    StoreFullError,
-    StoreReplacedError,
-    StoreWriterError,
-)
+from ..errors import StoreBusyError, StoreDamagedError, StoreError, StoreFullError, StoreReplacedError, StoreWriterError
 from .writer_link import ReplacedError, WriterUnreachableError
 from .writer_protocol import LOG_NAME
 

@@ -7,14 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import SourceRefusedError, SourceUnreadableError
-from ..fetching import is_url, require_url
+from ..media.download import is_url, require_url
+from ..media.inputs import STANDARD_INPUT
 from ..settings import settings
-from ..sources import STANDARD_INPUT
-from . import contents
+from . import file_identity
 from .library import Content
+from .models import JobOptions, JobRequest
 from .queue import LONG, SHORT
-from .records import JobOptions, JobRequest
-from .rows import NewJob
+from .row_mapping import NewJob
 from .store import Store
 
 HASHED_AT_ONCE_BYTES = 64 * 1024 * 1024  # larger files are hashed by the worker
@@ -50,23 +50,23 @@ class Submission:
             require_url(source)
             return self._job(source, FETCHED_FOR_SHELL if request.from_shell else "", None, _FETCHED_S, request)
         path = Path(source).absolute()
-        if contents.as_text(str(path)) != str(path):
+        if file_identity.as_text(str(path)) != str(path):
             hint = "rename it; transcribe-mcp transcribe takes it as it is"
             raise SourceUnreadableError(f"{source}: its name holds bytes that are no UTF-8 text", hint=hint)
-        with contents.opened(path, request.roots) as file:
+        with file_identity.opened(path, request.roots) as file:
             return self._job_of(file, request)
 
     def _job_of(self, path: Path, request: JobRequest) -> NewJob:
         """Of a file, which may be held open."""
-        signature = contents.signature(path)
-        contents.require_file(path)
+        signature = file_identity.signature(path)
+        file_identity.require_file(path)
         known = self._store.known_hash(str(path), signature)
         digest = known or self._hash(path, signature)
         answer = None
         if digest is not None and not request.force:
             answer = self._store.answer_for(Content(digest, self._key), str(path))
         rate = _RATE_BYTES_PER_S.get(path.suffix.lower(), _USUAL_BYTES_PER_S)
-        job = self._job(str(path), signature, digest, contents.size_bytes(signature) / rate, request)
+        job = self._job(str(path), signature, digest, file_identity.size_bytes(signature) / rate, request)
         job = replace(job, is_new_hash=digest is not None and known is None)
         return job if answer is None else job.answered_by(answer)
 
@@ -93,6 +93,6 @@ class Submission:
         )
 
     def _hash(self, path: Path, signature: str) -> str | None:
-        if contents.size_bytes(signature) > HASHED_AT_ONCE_BYTES or time.monotonic() > self._deadline:
+        if file_identity.size_bytes(signature) > HASHED_AT_ONCE_BYTES or time.monotonic() > self._deadline:
             return None
-        return contents.content_hash(path)
+        return file_identity.content_hash(path)

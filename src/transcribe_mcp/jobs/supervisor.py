@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING
 from ..compat import Facts, choose_runtime, gather
 from ..settings import Settings, settings, usable_cores
 from .private_files import make_private_dir, open_private
-from .process import (
+from .worker_process import (
     ENDED,
     EXIT_DONE,
     EXIT_FAILED,

@@ -26,17 +26,19 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from ..engines.malloc import give_back_freed, share_arenas
 from ..errors import CancelledError, StoreError, TranscribeError, WorkerFailedError
-from ..heap import give_back_freed, share_arenas
 from ..settings import Settings, settings, usable_cores
-from . import contents
-from .alone import Gate
+from . import file_identity
 from .device import Device
 from .ids import is_id
-from .ledger import Ledger
 from .output_writer import OutputWriter
 from .private_files import make_private_dir
-from .process import (
+from .quarantine import Gate
+from .row_mapping import SILENT_S
+from .runner import RunningJob, Workshop, run
+from .store import Store
+from .worker_process import (
     EXIT_DONE,
     EXIT_FAILED,
     EXIT_IDLE,
@@ -48,10 +50,8 @@ from .process import (
     hold_worker_lock,
     note,
 )
-from .rows import SILENT_S
-from .run import RunningJob, Workshop, run
-from .store import Store
 from .worker_state import worker_id
+from .worker_store import Ledger
 from .workflows import WorkflowRunner, WorkflowStoppedError
 
 BEAT_S = 0.2
@@ -264,12 +264,12 @@ class Worker:
 
     def _look_up_lengths(self) -> None:
         """In a thread of its own: a file on a network drive may take minutes to open, or never does."""
-        from ..audio import probe
+        from ..media.decode import probe
 
         with suppress(StoreError):  # the heartbeat meets it, too
             for job_id, source in self._ledger.without_duration(PROBES):
                 try:
-                    with contents.opened(Path(source), self._store.roots(job_id)) as path:
+                    with file_identity.opened(Path(source), self._store.roots(job_id)) as path:
                         duration_s = probe(path).duration
                 except TranscribeError:
                     continue  # the job will say so

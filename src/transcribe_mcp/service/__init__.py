@@ -11,16 +11,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ..domain.progress import Progress, unreported
 from ..errors import CancelledError, TranscribeError, UsageError
-from ..progress import Progress, unreported
 
 if TYPE_CHECKING:
-    from ..checkpoints import ModelRow
+    from ..domain.transcript import Transcript
     from ..engines import Engine
     from ..formats import Format, FormatOptions
-    from ..options import Options
-    from ..sources import Recording
-    from ..transcript import Transcript
+    from ..media.inputs import Recording
+    from ..models import ModelRow
+    from ..pipeline.options import Options
 
 AUTO = "auto"
 
@@ -98,7 +98,7 @@ def transcribe(request: TranscribeRequest, progress: Progress = unreported) -> I
         ModelError, EngineError: no engine could be loaded.
     """
     from ..formats import require_writable
-    from ..sources import find_recordings, output_paths
+    from ..media.inputs import find_recordings, output_paths
     from .remote import usable
 
     work = _Work.of(request, progress)
@@ -140,7 +140,7 @@ class _Work:
     @classmethod
     def of(cls, request: TranscribeRequest, progress: Progress) -> _Work:
         from ..formats import FormatOptions, SubtitleRules, find_format
-        from ..options import Options
+        from ..pipeline.options import Options
         from ..settings import settings
 
         return cls(
@@ -158,7 +158,7 @@ class _Work:
     def do(self, recording: Recording, engine: Engine, outputs: dict[str, Path]) -> Outcome:
         """One recording. What goes wrong with it is its outcome; what would go wrong with every one ends the work."""
         from ..formats import plan, render, write
-        from ..pipeline import transcribe as run_pipeline
+        from ..pipeline.offline import transcribe as run_pipeline
         from .remote import local_file
 
         overwrite = self.request.overwrite
@@ -199,7 +199,7 @@ class EngineWanted(Protocol):
 def engine_of(request: EngineWanted, progress: Progress) -> Engine:
     """The engine that a request asks for, settings filled in; see ``engines.load_engine``."""
     from ..engines import EngineRequest, load_engine
-    from ..heap import share_arenas
+    from ..engines.malloc import share_arenas
     from ..settings import settings, usable_cores
 
     share_arenas(usable_cores())
@@ -249,11 +249,11 @@ def evaluate(request: EvaluateRequest, progress: Progress = unreported) -> Evalu
         SourceError: a recording or a truth file cannot be used.
         EngineError: the engine, or a program to compare with, is missing or broke down.
     """
-    from ..bench.compared import peer_transcripts, require_peers
-    from ..evaluation import load_truth, score, total
-    from ..evaluation_table import systems_table, table
-    from ..options import Options
-    from ..pipeline import transcribe as run_pipeline
+    from ..pipeline.offline import transcribe as run_pipeline
+    from ..pipeline.options import Options
+    from ..quality.bench.compared import peer_transcripts, require_peers
+    from ..quality.evaluation import load_truth, score, total
+    from ..quality.evaluation_table import systems_table, table
 
     options = Options(threads=request.threads, **request.options)
     require_peers(request.compare)
@@ -303,29 +303,29 @@ def format_names() -> tuple[str, ...]:
 
 
 def list_models() -> tuple[ModelRow, ...]:
-    from .. import checkpoints
+    from .. import models
 
-    return checkpoints.list_models()
+    return models.list_models()
 
 
 def pull_model(name: str, progress: Progress = unreported) -> Path:
     """Fetch a model (or finish fetching it) and give its directory."""
-    from .. import checkpoints
+    from .. import models
 
-    return checkpoints.pull(name, progress).directory
+    return models.pull(name, progress).directory
 
 
 def model_path(name: str) -> Path:
-    from .. import checkpoints
+    from .. import models
 
-    return checkpoints.path(name)
+    return models.path(name)
 
 
 def remove_model(name: str) -> int:
     """Remove a model that was fetched, and what was converted from it; gives the bytes freed."""
-    from .. import checkpoints
+    from .. import models
 
-    return checkpoints.remove(name)
+    return models.remove(name)
 
 
 def compatibility(arguments: Sequence[str]) -> int:

@@ -20,15 +20,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import (
-    JobNotFoundError,
-    JobStateError,
-    StoreError,
-    StoreReplacedError,
-    TranscribeError,
-    UsageError,
-)
-from ..jobs.records import (
+from ..domain.transcript import Transcript
+from ..errors import JobNotFoundError, JobStateError, StoreError, StoreReplacedError, TranscribeError, UsageError
+from ..jobs.models import (
     Batch,
     Hit,
     HitPage,
@@ -42,7 +36,6 @@ from ..jobs.records import (
     OutputRequest,
     Refused,
 )
-from ..transcript import Transcript
 from .acting import acting_for, owner
 
 if TYPE_CHECKING:
@@ -131,8 +124,8 @@ def submit_batch(sources: Sequence[str], request: JobRequest, refused: Sequence[
         OutputError: nothing can be written to the output directory.
         QueueFullError: not even the first fits into the queue.
     """
+    from ..media.inputs import as_recordings, find_recordings
     from ..settings import settings
-    from ..sources import as_recordings, find_recordings
     from .queueing import drop_unused, prepare_all
 
     store, submission = _store(), _submission(request)
@@ -302,9 +295,9 @@ def forget_old(keep_days: float) -> int:
 def prepare() -> None:
     """Do what the first call would wait for; a server does so in the background. Raises as ``rehearse``."""
     store = _store()  # first: it loads SQLAlchemy under a lock, which two threads must not do at once
-    from ..jobs import job_options, partial, process, rehearsal, submission
+    from ..jobs import job_options, partial, rehearsal, submission, worker_process
 
-    assert all((job_options, partial, process, submission))  # loaded is all that they have to be
+    assert all((job_options, partial, worker_process, submission))  # loaded is all that they have to be
     rehearsal.rehearse(store)
 
 
@@ -368,7 +361,7 @@ def _read_store() -> Store:
 
 def _wake() -> None:
     """Start the workers of this machine, unless they are there. Why that fails is told by the jobs that wait."""
-    from ..jobs.process import start_worker
+    from ..jobs.worker_process import start_worker
     from ..settings import settings
 
     global _woken_at
@@ -392,6 +385,6 @@ def _job(job_id: str) -> Job:
 
 def refusal_of(source: str, error: TranscribeError) -> Refused:
     """What a batch keeps of a source that it cannot use."""
-    from ..jobs.contents import as_text
+    from ..jobs.file_identity import as_text
 
     return Refused(as_text(source), JobFailure(error.code, as_text(str(error)), as_text(error.hint)))

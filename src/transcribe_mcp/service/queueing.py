@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import TranscribeError, UsageError
-from ..jobs.records import JobRequest, OutputRequest
+from ..jobs.models import JobRequest, OutputRequest
 
 if TYPE_CHECKING:
     from ..jobs.outputs import NewOutput
-    from ..jobs.rows import NewJob
+    from ..jobs.row_mapping import NewJob
     from ..jobs.store import Store
     from ..jobs.submission import Submission
-    from ..sources import Recording
+    from ..media.inputs import Recording
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +63,8 @@ def _prepare(
     submission: Submission, recording: Recording, request: JobRequest, outputs: tuple[NewOutput, ...]
 ) -> NewJob:
     from ..jobs import spool
+    from ..media.inputs import STANDARD_INPUT
     from ..settings import settings
-    from ..sources import STANDARD_INPUT
 
     if recording.remote != STANDARD_INPUT:
         return replace(submission.prepare(recording.source, request), outputs=outputs)
@@ -88,9 +88,9 @@ def drop_unused(store: Store, new: Sequence[NewJob]) -> None:
 def _targets(recordings: Sequence[Recording], wanted: OutputRequest) -> dict[Path, dict[Path, NewOutput]]:
     """For each recording, by its path, the files to write."""
     from ..formats import FormatOptions, SubtitleRules, find_format, require_writable
-    from ..jobs.contents import as_text
+    from ..jobs.file_identity import as_text
     from ..jobs.outputs import NewOutput, dump_look
-    from ..sources import output_paths
+    from ..media.inputs import output_paths
 
     directory = Path(wanted.directory).absolute()
     if as_text(str(directory)) != str(directory):

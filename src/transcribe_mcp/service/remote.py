@@ -8,11 +8,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from ..domain.progress import Progress
 from ..errors import SourceError, SourceRefusedError, TranscribeError
-from ..progress import Progress
 
 if TYPE_CHECKING:
-    from ..sources import Recording
+    from ..media.inputs import Recording
 
 
 def usable(
@@ -35,10 +35,10 @@ def usable(
 
 
 def _require_possible(remote: str, *, offline: bool) -> None:
-    from ..fetching import require_url
-    from ..piped import require_pipe
+    from ..media.download import require_url
+    from ..media.inputs import STANDARD_INPUT
+    from ..media.stdin import require_pipe
     from ..settings import settings
-    from ..sources import STANDARD_INPUT
 
     if remote == STANDARD_INPUT:
         require_pipe()
@@ -63,10 +63,10 @@ def local_file(recording: Recording, progress: Progress) -> Iterator[Path]:
 
 
 def _copy(remote: str, folder: Path, progress: Progress) -> Path:
-    from ..fetching import FetchLimits, fetch
-    from ..piped import save_piped
+    from ..media.download import FetchLimits, fetch
+    from ..media.inputs import STANDARD_INPUT
+    from ..media.stdin import save_piped
     from ..settings import settings
-    from ..sources import STANDARD_INPUT
 
     max_bytes = int(settings().max_file_gib * 1024**3)
     if remote == STANDARD_INPUT:

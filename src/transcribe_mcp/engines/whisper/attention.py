@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .caches import AudioCache, AudioRow, KeptQueries, layer_values, runs
-from .states import AudioStates, StatesAttention
+from .quantized_states import AudioStates, StatesAttention
 
 
 class AudioAttention:

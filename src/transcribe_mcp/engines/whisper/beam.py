@@ -18,11 +18,11 @@ from torch import Tensor
 
 from .beam_cache import POSITIONS_AT_ONCE, BeamCache
 from .caches import Heads
+from .continuous_batching import Spoken
+from .decode_slots import Request, StepRules
+from .logit_filters import Said
 from .model import Whisper, logits_of
-from .rules import Said
-from .runner import Spoken
 from .sampling import likeliest_few, log_sums
-from .slots import Request, StepRules
 
 WINDOWS_AT_ONCE = 8  # with five beams 40 rows: of more, a CPU computes none faster
 TEXT_BYTES = 1 << 28  # of keys and values of all texts, up to their first 128 positions

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .model import Whisper
-from .states import AudioStates
+from .quantized_states import AudioStates
 
 Heads = tuple[tuple[int, int], ...]  # (layer, head), sorted
 INT8_LARGEST = 127

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ...checkpoints import Checkpoint
-from ...checkpoints.conversion import alignment_heads, token_ids, write_tokenizer
-from ...checkpoints.layouts import read_json, weight_files
-from ...checkpoints.tensors import Geometry, StoredTensor, Tensors
 from ...errors import ModelFormatError
-from ..vocabulary import Vocabulary
+from ...models import Checkpoint
+from ...models.conversion import alignment_heads, token_ids, write_tokenizer
+from ...models.layouts import read_json, weight_files
+from ...models.tensors import Geometry, StoredTensor, Tensors
+from ..tokenizer import Vocabulary
 from .linear import Linear, MakeLinear
 from .model import DecoderLayer, EncoderLayer, Norm, Operations, Whisper
 

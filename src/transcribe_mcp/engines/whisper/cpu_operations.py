@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ...checkpoints.tensors import Geometry
+from ...models.tensors import Geometry
 from .linear import Bfloat16Dense, Int8DenseAtOnce, MakeLinear
 
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]

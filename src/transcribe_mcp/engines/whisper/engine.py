@@ -20,23 +20,23 @@ from torch import Tensor
 from ...align.times import ENCODER_FRAME_S, time_words
 from ...align.words import split_words
 from ...compat.trial import ran_out_of_memory
+from ...domain.transcript import Notice, Word
 from ...errors import EngineFailedError, OutOfMemoryError
-from ...features.tensors import log_mel_windows
-from ...heap import give_back_freed
-from ...regions import Window
-from ...transcript import Notice, Word
-from ...vad.lanes import Ears, launch_errors
+from ...speech.features_torch import log_mel_windows
+from ...speech.regions import Window
+from ...speech.silero_gpu import Ears, launch_errors
 from .. import Decoded, DecodingOptions, EngineInfo, Following, Listener
-from ..vocabulary import CONTEXT_TOKENS, PROMPT_TOKENS, Vocabulary, prompt_text
+from ..malloc import give_back_freed
+from ..tokenizer import CONTEXT_TOKENS, PROMPT_TOKENS, Vocabulary, prompt_text
 from .alignment import Search, spoken_anew, token_starts
 from .beam import search
 from .caches import AudioCache, AudioRow
 from .checkpoint import Directions
+from .continuous_batching import Spoken, Steps, on, run, side_stream
+from .decode_slots import MOST_TOKENS, Limits, Request, Slots, StepRules
+from .logit_filters import make_rules
 from .model import Whisper
-from .rules import make_rules
-from .runner import Spoken, Steps, on, run, side_stream
-from .slots import MOST_TOKENS, Limits, Request, Slots, StepRules
-from .states import AudioStates
+from .quantized_states import AudioStates
 
 SHORT_CONTEXT_TOKENS = 256  # room for a text without a long prompt: half the memory of the caches
 

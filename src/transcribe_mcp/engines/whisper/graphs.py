@@ -16,9 +16,9 @@ from torch import Tensor
 from ...compat.trial import ran_out_of_memory
 from . import kernels
 from .caches import AudioCache
+from .continuous_batching import side_stream
+from .decode_slots import RowState, Slots, StepRules, advance
 from .model import Whisper, decode, encode, logits_of
-from .runner import side_stream
-from .slots import RowState, Slots, StepRules, advance
 
 STEPS_AT_ONCE = 4  # between two looks at which rows are done
 FIRST_PIECE = 6  # tensors (B, T, d) in the encoder's first piece of memory: with it all takes 9.4; without, 12 to 16

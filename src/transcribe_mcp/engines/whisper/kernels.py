@@ -16,10 +16,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ...vad.lane_kernels import launch_problem
+from ...speech.lstm_kernels import launch_problem
 from .caches import UNIT_BYTES, AudioCache, KeptQueries
+from .decode_slots import RowState, Slots, StepRules
 from .model import NORM_EPSILON, Norm, Whisper
-from .slots import RowState, Slots, StepRules
 
 LOG2_E = 1.4426950408889634
 EMULATED = os.environ.get("TRITON_INTERPRET") == "1"  # which knows no assembly

@@ -11,23 +11,24 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from ... import checkpoints
-from ...checkpoints import Checkpoint, catalogue
-from ...checkpoints.tensors import Geometry
+from ... import models
 from ...compat.machine import gpu_name
 from ...compat.memory import ENCODER_ROOMS
 from ...compat.trial import ran_out_of_memory
+from ...domain.transcript import Notice
 from ...errors import EngineFailedError, EngineUnavailableError, OutOfMemoryError, UsageError
+from ...models import Checkpoint, catalogue
+from ...models.tensors import Geometry
 from ...settings import usable_cores
-from ...transcript import Notice
-from ...vad.lanes import has_triton, launch_errors
+from ...speech.silero_gpu import has_triton, launch_errors
 from .. import AUTO, RETRY_BEAM_SIZE, Engine, EngineInfo, EngineRequest
-from ..batches import batch_that_fits, best_batch, shape_of
+from ..batch_size import batch_that_fits, best_batch, shape_of
 from ..fallback_device import load_with_cpu_behind
 from ..replicas import Replicas
 from . import alignment
 from .caches import AudioCache, audio_cache
 from .checkpoint import Placement, directions_of, geometry_of, load_model, vocabulary_of
+from .continuous_batching import EagerSteps, on
 from .cpu_operations import (
     ENCODER_LINEAR,
     convolution_dtype,
@@ -38,8 +39,7 @@ from .cpu_operations import (
 from .engine import Machinery, WhisperEngine
 from .linear import Dense, FusedDense, Int8Dense, Linear, has_int8_products
 from .model import Operations, Whisper, encode
-from .runner import EagerSteps, on
-from .states import AudioStates, audio_states
+from .quantized_states import AudioStates, audio_states
 
 Kept = TypeVar("Kept")  # what the decoder reads of the audio
 VOCABULARY_MULTIPLE = 128  # an odd number of outputs takes cuBLAS twice the time
@@ -67,7 +67,7 @@ def load(request: EngineRequest) -> Engine:
     request = replace(request, notices=(*request.notices, *notices))
     if request.model == AUTO:
         machine = catalogue.this_machine(device.type)
-        choice = checkpoints.choose_model(machine, offline=request.offline, packages=False)
+        choice = models.choose_model(machine, offline=request.offline, packages=False)
         chosen = Notice("model_chosen", choice.reason)
         request = replace(request, model=choice.name, notices=(*request.notices, chosen))
     if device.type == "cpu":
@@ -85,9 +85,9 @@ def load(request: EngineRequest) -> Engine:
 def _load_on(request: EngineRequest, device: torch.device) -> WhisperEngine:
     with _foreign_errors(request.model, device):
         compute_type = _choose_compute_type(request.compute_type, device)
-    checkpoint = checkpoints.resolve(request.model, offline=request.offline, progress=request.progress, packages=False)
+    checkpoint = models.resolve(request.model, offline=request.offline, progress=request.progress, packages=False)
     geometry = geometry_of(checkpoint)
-    checkpoints.require_usable(checkpoint)
+    models.require_usable(checkpoint)
     if request.compute_type == AUTO and compute_type == "int8":
         compute_type = _INT8_WITH_ENCODER[encoder_precision(geometry, _threads_each(request))]
     vocabulary, directions = vocabulary_of(checkpoint), directions_of(checkpoint, geometry)
@@ -116,8 +116,8 @@ def _load_on(request: EngineRequest, device: torch.device) -> WhisperEngine:
         tasks=("transcribe",) if checkpoint.can_translate is False else ("transcribe", "translate"),
         batch_size=batch_size,
         retry_beam_size=1 if in_queue else RETRY_BEAM_SIZE,  # on a GPU sampling in the running batch costs far less
-        word_lag_s=checkpoints.word_lag_s(checkpoint),
-        punctuates=checkpoints.has_openai_vocabulary(checkpoint),
+        word_lag_s=models.word_lag_s(checkpoint),
+        punctuates=models.has_openai_vocabulary(checkpoint),
         skips_speech=True,
         early_windows=machinery.encoded_at_once if in_queue else EARLY_WINDOWS_CPU if shares_workers else 0,
         encodes_aside=shares_workers,
@@ -219,9 +219,9 @@ def _cuda(checkpoint: Checkpoint, device: torch.device, compute_type: str, reque
             notices=(Notice("kernels_unused", f"decoding is slower than it could be here: {problem}"),),
         )
     from . import alignment_kernels, kernels
+    from .gemv_kernels import SingleRowDense
     from .graphs import CapturedEncoder, CapturedSteps
     from .operations import cuda_operations
-    from .product_kernels import SingleRowDense
 
     operations = cuda_operations(geometry, dtype, device)
     make_decoder = make if dtype == torch.float32 else _dense(dtype, SingleRowDense)

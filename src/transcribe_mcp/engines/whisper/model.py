@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ...checkpoints.tensors import Geometry
+from ...models.tensors import Geometry
 from .linear import Linear
 
 NORM_EPSILON = 1e-5

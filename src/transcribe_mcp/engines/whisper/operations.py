@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ...checkpoints.tensors import Geometry
+from ...models.tensors import Geometry
 from . import kernels
 from .model import Operations
 

@@ -1,0 +1,1 @@
+"""Plain records and rules about text: no files, no models, no devices."""

@@ -1,0 +1,72 @@
+"""Which engine ``auto`` is on this machine, and which devices a request names. Loads neither torch nor CTranslate2."""
+
+from __future__ import annotations
+
+import re
+from importlib.metadata import PackageNotFoundError, version
+
+from .. import models
+from ..compat.machine import gpus_of
+from ..compat.trial import gpu_facts, gpu_trial, operation_on, trial_key
+from ..errors import EngineUnavailableError, ModelFormatError, UnknownNameError, UsageError
+from ..settings import settings
+
+AUTO = "auto"
+PYTORCH, CTRANSLATE2 = "whisper", "ctranslate2"
+ALL_GPUS = "cuda:all"
+SEVERAL = re.compile(r"cuda:\d+(,\d+)+")
+
+
+def devices_of(wanted: str) -> tuple[str, ...]:
+    """The devices of ``cuda:0,1`` or ``cuda:all``; anything else names one, which its engine looks up.
+
+    Raises:
+        EngineUnavailableError: all GPUs are wanted and there is none.
+        UsageError: a GPU is named twice.
+    """
+    if wanted == ALL_GPUS:
+        count = len(gpus_of(gpu_facts()))
+        if not count:
+            hint = "transcribe on the CPU with --device cpu; see transcribe-mcp doctor"
+            raise EngineUnavailableError("device cuda:all is not to be had: the driver shows no GPU", hint=hint)
+        return tuple(f"cuda:{i}" for i in range(count))
+    if not SEVERAL.fullmatch(wanted):
+        return (wanted,)
+    numbers = wanted.removeprefix("cuda:").split(",")
+    if len(set(numbers)) < len(numbers):
+        raise UsageError(f"device {wanted!r} names a GPU twice", hint="name every GPU once, for example cuda:0,1")
+    return tuple(f"cuda:{number}" for number in numbers)
+
+
+def auto_engine(model: str, device: str, compute_type: str, gpu: int = 0) -> str:
+    """The PyTorch engine where torch is installed and works on a GPU, otherwise CTranslate2. Arguments: a request's.
+
+    The GPU is tried in a child process at the first start, and again when driver, GPUs or torch change.
+    """
+    torch = _version("torch")
+    if torch is None or device == "cpu" or compute_type.startswith("int8") or _is_converted(model):
+        return CTRANSLATE2
+    facts = gpu_facts()
+    if not gpus_of(facts):
+        return CTRANSLATE2
+    key = f"torch {trial_key(facts, torch, gpu)}"
+    problem = gpu_trial(settings().cache_dir, key, operation_on("torch", gpu))
+    return CTRANSLATE2 if problem else PYTORCH
+
+
+def _is_converted(model: str) -> bool:
+    """Whether the model is there in CTranslate2's layout, which nothing else reads."""
+    if model == AUTO:
+        return False
+    try:
+        found = models.find_cached(model)
+    except (ModelFormatError, UnknownNameError):
+        return False  # the engine says what is wrong with it
+    return found is not None and found.layout == "ctranslate2"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,134 @@
+"""Continuous batching: windows that end make room for the next at once."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cache
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .decode_slots import Finished, Request, Slots, StepRules, advance, torch_logits
+
+Again = Callable[[int, "Spoken"], Request | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """What was said of one window.
+
+    Attributes:
+        tokens: without the end of text.
+        log_probabilities: one per token, and that of the end of text.
+        queries: (heads, tokens + 1, D), of the alignment heads, for each token said and the end of text: what was
+            asked of the audio when it was chosen. On the device.
+    """
+
+    tokens: tuple[int, ...]
+    log_probabilities: tuple[float, ...]
+    no_speech: float
+    queries: Tensor
+
+    @property
+    def average(self) -> float:
+        """Mean log-probability, end of text included."""
+        return sum(self.log_probabilities) / max(1, len(self.log_probabilities))
+
+
+class Steps(Protocol):
+    """How steps are run: one after the other here, or captured and replayed on a GPU."""
+
+    slots: Slots
+
+    def run(self, rules: StepRules, n_rows: int) -> None:
+        """Some steps of the first ``n_rows`` rows."""
+
+    def logits(self, n_rows: int) -> Tensor:
+        """What may follow what the first ``n_rows`` rows are fed next: (n_rows, V) float32."""
+
+    def finished(self) -> list[int]:
+        """Rows that were done when last looked at, none of which is still at work."""
+
+
+def on(device: torch.device) -> AbstractContextManager[object]:
+    """Makes it the current one: Triton launches there, whatever device its tensors are on."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+@cache
+def side_stream(device: torch.device) -> torch.cuda.Stream:
+    """The one stream beside the usual one: cuBLAS takes tens of megabytes for every stream that it ever worked on."""
+    return torch.cuda.Stream(device)
+
+
+class EagerSteps:
+    """Step by step, looking after each. The twin of ``graphs.CapturedSteps``."""
+
+    def __init__(self, slots: Slots) -> None:
+        self.slots = slots
+
+    def run(self, rules: StepRules, n_rows: int) -> None:
+        state = self.slots.state.first(n_rows)
+        starts = bool((state.position == state.start).any())
+        samples = any(temperature > 0 for temperature in self.slots.temperatures)
+        advance(state, self.logits(n_rows), rules, samples=samples, starts=starts)
+
+    def logits(self, n_rows: int) -> Tensor:
+        return torch_logits(self.slots, n_rows)
+
+    def finished(self) -> list[int]:
+        done: list[int] = torch.nonzero(self.slots.state.done[: len(self.slots.audio)])[:, 0].tolist()
+        return done
+
+
+def run(steps: Steps, rules: StepRules, requests: Sequence[Request], again: Again | None = None) -> list[Spoken]:
+    """Decode windows, as many at once as there are slots.
+
+    Args:
+        again: told each window as it ends; what it returns is decoded in its place, in the same batch. The result
+            then is what was said last.
+    """
+    slots = steps.slots
+    waiting = deque(enumerate(requests))
+    numbers: list[int] = []  # of the requests that the rows work on
+    results: dict[int, Spoken] = {}
+    while waiting or numbers:
+        room = min(slots.capacity - len(numbers), len(waiting))
+        if room:
+            new = [waiting.popleft() for _ in range(room)]
+            slots.add([request for _, request in new], rules)
+            numbers += [number for number, _ in new]
+        steps.run(rules, len(numbers))
+        rows = steps.finished()
+        if not rows:
+            continue
+        spoken = _spoken(slots.read(rows), rules.end_of_text)
+        for row, one in zip(rows, spoken, strict=True):
+            results[numbers[row]] = one
+            following = again(numbers[row], one) if again is not None else None
+            if following is not None:
+                waiting.appendleft((numbers[row], following))
+        for row in sorted(rows, reverse=True):
+            slots.remove(row)
+            numbers[row] = numbers[-1]
+            numbers.pop()
+    return [results[number] for number in range(len(requests))]
+
+
+def _spoken(finished: Finished, end_of_text: int) -> Iterator[Spoken]:
+    counts, said = finished.count.tolist(), finished.said.tolist()
+    probabilities = finished.log_probability.tolist()
+    silences, prompts = finished.no_speech.tolist(), finished.prompt_length.tolist()
+    for row, count in enumerate(counts):
+        ended = count > 0 and said[row][count - 1] == end_of_text
+        first = prompts[row] - 1  # the position whose query chose the first token
+        yield Spoken(
+            tokens=tuple(said[row][: count - ended]),
+            log_probabilities=tuple(probabilities[row][:count]),
+            no_speech=silences[row],
+            queries=finished.queries[row, :, first : first + count],
+        )

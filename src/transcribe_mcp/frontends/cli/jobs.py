@@ -1,0 +1,269 @@
+"""``transcribe-mcp jobs`` and ``worker``: durable jobs from the command line."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from ...domain.text_breaks import JOINERS
+from ...errors import UsageError
+from ...service import jobs as service
+from ...service import server_settings
+from . import options as arg
+from .terminal import Bars, confirm, exit_codes, progress_bars, say, write_out
+
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="A job's id, or a batch's.")]
+Statuses = Annotated[str, typer.Option("--status", help="queued, running, completed, failed, cancelled; with commas.")]
+Limit = Annotated[int, typer.Option(min=1, max=500, help="How many at most.")]
+Cursor = Annotated[str, typer.Option(help="Go on after this job, as the page before says.")]
+KeepDays = Annotated[
+    float | None, typer.Option("--keep-days", help="Days that finished jobs are kept; 0 keeps them for good.")
+]
+ShownFormat = Annotated[
+    str, typer.Option("--format", "-f", help="Print the transcript: txt, timed, srt, vtt, tsv, json, md.")
+]
+Wait = Annotated[bool, typer.Option("--wait", help="Wait until it has ended.")]
+
+OWNER = "command line"  # every shell of this user is one owner of the jobs that they share with other clients
+DAY_S = 86_400.0
+FOREVER_S = 10 * 365 * DAY_S
+
+_OF_JOBS = (
+    "engine", "model", "device", "compute_type", "offline", "language", "multilingual", "task", "words", "vad",
+    "prompt", "beam_size", "batch_size", "track", "channel",
+)  # fmt: skip
+
+
+def queue(given: Mapping[str, Any]) -> None:
+    """``transcribe --queue``: leave the recordings to the worker and print the ids of their jobs."""
+    options: dict[str, Any] = {name: given[name] for name in _OF_JOBS}
+    options["vocabulary"] = arg.read_vocabulary(given["vocabulary"])
+    if given["temperature"]:
+        options["temperatures"] = arg.read_temperatures(given["temperature"])
+    request = service.JobRequest(
+        "", service.JobOptions(**options), force=given["force"], output=_output(given), from_shell=True
+    )
+    if given["threads"]:
+        say("warning: --threads has no effect with --queue; set TRANSCRIBE_MCP_THREADS for the worker")
+    with service.acting_for(OWNER):
+        batch = service.submit_batch(given["sources"], request)
+    for source in () if given["quiet"] else batch.skipped:
+        say(f"skipped: {source}: its output files exist")
+    for refused in batch.refused:
+        say(f"error: {refused.source}: {refused.error.message}")
+        if refused.error.hint:
+            say(f"hint: {refused.error.hint}")
+    for job in batch.jobs:
+        write_out(_json(job) if given["as_json"] else f"{job.job_id}  {job.source}\n")
+    if batch.refused:
+        raise SystemExit(1)
+
+
+def _output(given: Mapping[str, Any]) -> service.OutputRequest | None:
+    """The files that the worker writes when it is done, whether this terminal is still there or not."""
+    if given["output_dir"] is None:
+        return None
+    return service.OutputRequest(
+        directory=str(given["output_dir"]),
+        formats=arg.read_formats(given["formats"], to_stdout=False),
+        overwrite=given["overwrite"],
+        skip_existing=given["skip_existing"],
+        format_options={"highlight_words": given["highlight_words"]},
+        subtitle_rules={name: given[name] for name in arg.SUBTITLES},
+    )
+
+
+group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List, follow and end durable jobs.")
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.add_typer(group, name="jobs")
+    app.command()(worker)
+
+
+def worker(keep_days: KeepDays = None) -> None:
+    """Work on queued jobs, on every GPU, until none come any more. Front ends start this by themselves."""
+    with exit_codes():
+        server_settings.configure({"keep_days": None if keep_days is None else str(keep_days)})
+        raise SystemExit(service.work())
+
+
+@group.command("list")
+def list_jobs(status: Statuses = "", limit: Limit = 20, cursor: Cursor = "", as_json: arg.AsJson = False) -> None:
+    """Jobs, newest first."""
+    with exit_codes():
+        which = service.JobFilter(statuses=_statuses(status))
+        page = service.list_jobs(which, cursor or None, limit)
+        for job in page.jobs:
+            write_out(_json(job) if as_json else _line(job))
+        if page.next_cursor:
+            say(f"more with --cursor {page.next_cursor}")
+
+
+@group.command()
+def show(
+    job: JobId,
+    shown_format: ShownFormat = "",
+    wait: Wait = False,
+    as_json: arg.AsJson = False,
+    quiet: arg.Quiet = False,
+) -> None:
+    """How far a job is; with --format its transcript, or what there is of it."""
+    with exit_codes():
+        found = _waited_for(job, quiet=quiet) if wait else service.get_job(job)
+        if shown_format:
+            _show_transcript(job, shown_format, quiet=quiet)
+            return
+        jobs = found.jobs if isinstance(found, service.Batch) else (found,)
+        for one in jobs:
+            write_out(_json(one) if as_json else _facts(one))
+
+
+@group.command()
+def cancel(
+    job: JobId,
+    for_all: Annotated[bool, typer.Option("--all", help="Also where another client waits for it.")] = False,
+) -> None:
+    """Stop a job or a batch; what is finished of it stays readable.
+
+    Where another client or batch waits for the same job, the job goes on for that one unless --all is given.
+    """
+    with exit_codes():
+        with service.acting_for(OWNER):
+            found = service.cancel(job, for_all=for_all)
+        write_out(f"{job}  {found.status}\n")
+        if goes_on := _going_on(found):
+            jobs = "1 job goes on" if goes_on == 1 else f"{goes_on} jobs go on"
+            say(f"{jobs}: others wait for the same recording; --all stops that too")
+
+
+def _going_on(found: service.Job | service.Batch) -> int:
+    """How many of the jobs that were cancelled have not ended, because others want them."""
+    jobs = found.jobs if isinstance(found, service.Batch) else (found,)
+    cancelled = [job.job_id for job in jobs if job.status is service.JobStatus.CANCELLED]
+    return sum(not service.get_job(job_id).status.is_final for job_id in cancelled)
+
+
+@group.command()
+def retry(job: JobId) -> None:
+    """Queue a failed or cancelled job again; it goes on where it was."""
+    with exit_codes(), service.acting_for(OWNER):
+        write_out(_line(service.retry(job)))
+
+
+@group.command("rm")
+def remove(
+    jobs: Annotated[list[str] | None, typer.Argument(metavar="JOB", help="Ids of jobs or batches.")] = None,
+    keep_days: KeepDays = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before deleting several jobs.")] = False,
+) -> None:
+    """Delete jobs and their transcripts: those named, or with --keep-days all that ended before.
+
+    Asks before it deletes more than one. Output files stay.
+    """
+    with exit_codes(), service.acting_for(OWNER):
+        if not jobs and keep_days is None:
+            raise UsageError("no job was named", hint="name jobs, or give --keep-days")
+        named = list(dict.fromkeys(jobs or ()))
+        found = [service.get_job(job) for job in named]  # before the first is deleted: is each there?
+        n_jobs = sum(len(one.jobs) if isinstance(one, service.Batch) else 1 for one in found)
+        n_jobs += service.count_old(keep_days) if keep_days is not None else 0
+        if n_jobs > 1 or (n_jobs and not named):
+            confirm(f"delete {_count(n_jobs)} with their transcripts?", yes=yes)
+        n_deleted = 0
+        for job in named:
+            n_gone = service.delete(job)
+            n_deleted += n_gone
+            if not n_gone:
+                say(f"{job}: others wait for its recordings or have them; they are kept")
+        n_deleted += service.forget_old(keep_days) if keep_days is not None else 0
+        say(f"{_count(n_deleted)} deleted")
+        if keep_days == 0:
+            say("--keep-days 0 keeps finished jobs for good")
+
+
+def _count(n_jobs: int) -> str:
+    return "1 job" if n_jobs == 1 else f"{n_jobs} jobs"
+
+
+def _statuses(text: str) -> tuple[service.JobStatus, ...]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    try:
+        return tuple(service.JobStatus(name) for name in names)
+    except ValueError as error:
+        hint = f"choose among {', '.join(service.JobStatus)}"
+        raise UsageError(f"--status is {text!r}", hint=hint) from error
+
+
+def _waited_for(job_id: str, *, quiet: bool) -> service.Job | service.Batch:
+    with progress_bars(quiet=quiet) as bars:
+        return service.wait_for(job_id, FOREVER_S, lambda found: _draw(bars, found))
+
+
+def _draw(bars: Bars, found: service.Job | service.Batch) -> None:
+    bars("windows", found.percent, 100.0)
+
+
+def _show_transcript(job_id: str, name: str, *, quiet: bool) -> None:
+    transcript = service.get_transcript(job_id)
+    write_out(service.render(transcript, name))
+    for notice in () if quiet else transcript.warnings:
+        say(f"warning: {notice.message}")
+
+
+def _json(job: service.Job) -> str:
+    return json.dumps(asdict(job), ensure_ascii=False) + "\n"
+
+
+def _line(job: service.Job) -> str:
+    waiting = f"  ({job.waiting_for})" if job.waiting_for else ""
+    return f"{job.job_id}  {job.status:<9} {job.percent:>3.0f} %  {_shown(job.source)}{waiting}\n"
+
+
+def _facts(job: service.Job) -> str:
+    facts = {
+        "job": job.job_id,
+        "source": _shown(job.source),
+        "status": job.status,
+        "stage": job.stage,
+        "done": f"{job.percent:.0f} %",
+        "place in the queue": job.queue_position,
+        "waits for": job.waiting_for,
+        "still takes": _duration(job.eta_s),
+        "recording": _duration(job.duration_s),
+        "submitted": _clock(job.created_at),
+        "begun": _clock(job.started_at),
+        "ended": _clock(job.finished_at),
+        "language": job.language,
+        "model": job.model,
+        "device": job.device,
+        "attempts": job.attempts or None,
+        "answered by": job.from_job_id,
+        "files": ", ".join(map(_shown, job.outputs)),
+        "error": job.error.message if job.error else None,
+        "hint": job.error.hint if job.error else None,
+    }
+    lines = [f"{name + ':':<20}{value}\n" for name, value in facts.items() if value not in (None, "")]
+    return "".join([*lines, *(f"{'warning:':<20}{notice.message}\n" for notice in job.warnings), "\n"])
+
+
+def _shown(source: str) -> str:
+    """A file's name is data: what moves the cursor of a terminal is written as an escape."""
+    return "".join(c if c.isprintable() or c in JOINERS else c.encode("unicode_escape").decode() for c in source)
+
+
+def _clock(moment: float | None) -> str | None:
+    return None if moment is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment))
+
+
+def _duration(seconds: float | None) -> str | None:
+    if seconds is None:
+        return None
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

@@ -1,0 +1,82 @@
+"""Hints and messages in an assistant's words: arguments and tools of the MCP server, never the command line's.
+
+Errors are raised below, where nothing is known of who asked, and some name options of the command line. What can be
+said with an argument or a tool is said so here; a clause with an option that no assistant has is left out.
+"""
+
+from __future__ import annotations
+
+import re
+
+from ...service.jobs import Batch, Job
+
+# In order: (what the command line says, what an assistant is told).
+_WORDS = (
+    (r"extract its sound track, or raise (TRANSCRIBE_MCP_\w+)", r"extract its sound track; the user can raise \1"),
+    (r"roots are set with --allowed-root or (TRANSCRIBE_MCP_\w+)", r"the user can allow more directories with \1"),
+    (r"where the server was started with --allow-urls", "if the user sets TRANSCRIBE_MCP_ALLOW_URLS=1"),
+    (r":? --multilingual decides for each window", ""),
+    (r"(with a connection: )?transcribe-mcp models pull \S+?(?=[;,.]|$)", "with a connection it is fetched when used"),
+    (r"or give --model the directory of a model", "or give model the directory of one"),
+    (r"(?:All names: )?transcribe-mcp models list", "list_models has all names"),
+    (r"(?:see )?transcribe-mcp doctor\b[^;,.]*", "see diagnose_system"),
+    (r"transcribe on the CPU with --device cpu(; see transcribe-mcp doctor)?", "see diagnose_system"),
+    (r"pip install --force-reinstall ([\w-]+)", r"ask the user to reinstall the package \1"),
+    (r"(?:use|take) a smaller model,? or --device cpu", "give a smaller model, see list_models"),
+    (r"(?:,? or )?choose (?:a|another) directory[^;,.]*with --output-dir", "give save_as in another directory"),
+    (r"choose another --output-dir", "give save_as in another directory"),
+    (r"add --overwrite to replace it, or choose another directory", "give save_as another name"),
+    (r"(?:then )?retry the job", "then call transcribe_audio again"),
+    (r"list the jobs that there are", "list_transcription_history has the jobs that there are"),
+    (r"rename it; transcribe-mcp transcribe takes it as it is", "ask the user to rename it"),
+    (r"submit the recording again with force", "call transcribe_audio with force: true"),
+    (r"transcribe the recording again with force", "call transcribe_audio with force: true"),
+    (r"(directories|patterns) go in a batch", r"\1 go to batch_transcribe"),
+    (r"ask for one of its jobs", "get_transcription_progress lists its jobs: give the job_id of one"),
+    (r"submit it when some are done", "call again when some are done"),
+    (r"wait until some are done, cancel some, or raise (TRANSCRIBE_MCP_\w+)",
+     r"call again when some are done, or cancel_transcription; the user can raise \1"),
+    (r"--(model|task|language) ([\w.-]+)", r"\1: \2"),
+    (r"--(model|task|language|force|diarize|vocabulary|track|channel)\b", r"\1"),
+)  # fmt: skip
+_REPLACEMENTS = tuple((re.compile(pattern), words) for pattern, words in _WORDS)
+_FOREIGN = re.compile(r"(?<![\w-])--[a-z]|transcribe-mcp [a-z]")
+_CLAUSES = re.compile(r"(?<=[;.,])\s+")
+
+
+def for_assistant(text: str) -> str:
+    """A message or hint without options and commands of the command line."""
+    for pattern, words in _REPLACEMENTS:
+        text = pattern.sub(words, text)
+    if _FOREIGN.search(text):
+        kept = [clause for clause in _CLAUSES.split(text) if not _FOREIGN.search(clause)]
+        text = " ".join(kept).rstrip(";, ")
+    return text
+
+
+# The same call can only fail again.
+_LASTING = frozenset(
+    {"source", "source_not_found", "source_refused", "source_too_large", "source_unreadable", "not_media", "no_audio",
+     "usage", "unknown_name", "unsupported_task", "model_format"}
+)  # fmt: skip
+
+
+def next_step(job: Job | Batch, *, has_more: bool = False) -> str | None:
+    """What an assistant calls next."""
+    if isinstance(job, Batch):
+        if job.status.is_final:
+            return "For a text call get_transcription_result with the job_id of one of the jobs."
+        return "Call get_transcription_progress with this job_id and wait_s: 45."
+    if job.status == "completed":
+        return "There is more text: call get_transcription_result with cursor: next_cursor." if has_more else None
+    if job.waiting_for:
+        return (
+            "It stays queued until a worker can start: waiting_for says why none can, diagnose_system how to mend it."
+        )
+    if not job.status.is_final:
+        return "Not finished yet. Call get_transcription_result with this job_id: it waits for the text."
+    again = "transcribe_audio with the same source starts again."
+    if job.error is not None and job.error.code in _LASTING:
+        again = ""
+    finished = "get_transcription_result gives what was finished." if job.percent else ""
+    return " ".join(filter(None, (finished, again))) or None

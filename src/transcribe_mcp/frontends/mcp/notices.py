@@ -1,0 +1,208 @@
+"""Transcripts as resources: the list in pages, and word to clients when something in it changes.
+
+Both eras of the protocol are served here. Until 2025 a client subscribes with a request and hears on its connection;
+since 2026 it opens a stream with ``subscriptions/listen``. As several processes write to the store, changes are seen
+by looking at it, and only while somebody listens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from pathlib import PurePath
+from typing import Any, Protocol
+
+from ...domain.text_breaks import JOINERS, shortened
+from ...errors import JobNotFoundError, TranscribeError
+from ...service import jobs as service
+from ...service.jobs import Job, JobFilter, JobStatus
+from .answers import clean, iso
+
+SCHEME = "transcript://"
+PAGE_ROWS = 100
+LOOK_S, LONGEST_LOOK_S = 1.0, 5.0  # how often the store is looked at while somebody listens; the second while it rests
+MAX_WATCHED = 200  # jobs beyond the newest page that are followed until they end
+FIRST_MODERN = "2026-07-28"
+
+_log = logging.getLogger("transcribe_mcp.mcp")
+
+
+class Session(Protocol):
+    """A client's connection of the 2025 era."""
+
+    async def send_resource_list_changed(self) -> None: ...
+
+    async def send_resource_updated(self, uri: str) -> None: ...
+
+
+class Bus(Protocol):
+    """Where the streams of the 2026 era hear of changes."""
+
+    async def list_changed(self) -> None: ...
+
+    async def updated(self, uri: str) -> None: ...
+
+
+class Notices:
+    """A middleware of the server (``__call__``) and a task beside it (``watch``)."""
+
+    def __init__(self, bus: Bus, list_page: Callable[[str | None], Mapping[str, Any]]) -> None:
+        self._bus = bus
+        self._list_page = list_page
+        self._sessions: dict[int, Session] = {}
+        self._subscribed: dict[str, set[int]] = {}
+        self._streams = 0
+        self._known: dict[str, str] | None = None  # what clients know: job -> state; None while nobody listens
+
+    async def __call__(self, ctx: Any, call_next: Callable[[Any], Awaitable[Any]]) -> Any:
+        if ctx.method == "subscriptions/listen":
+            self._streams += 1
+            try:
+                await self._begin()
+                return await call_next(ctx)
+            finally:
+                self._streams -= 1
+        if ctx.method in ("resources/subscribe", "resources/unsubscribe") and ctx.protocol_version < FIRST_MODERN:
+            await self._begin()
+            return self._subscribe(ctx)
+        result = await call_next(ctx)
+        if ctx.method == "resources/list":
+            cursor = (ctx.params or {}).get("cursor")
+            return {**result, **await asyncio.to_thread(self._list_page, cursor)}
+        if ctx.method == "initialize":
+            capability = {"subscribe": True, "listChanged": True}
+            result = {**result, "capabilities": {**result["capabilities"], "resources": capability}}
+        elif ctx.method == "notifications/initialized":
+            self._remember(ctx.session)
+            await self._begin()
+        return result
+
+    async def _begin(self) -> None:
+        """Before a client is told that it will hear of changes: what there is by now, so that it misses none."""
+        if self._known is None:
+            with suppress(TranscribeError):
+                self._known = await asyncio.to_thread(_look, {})
+
+    def _remember(self, session: Any) -> int:
+        """A session object lives for one request; what it has in common with the others is its connection."""
+        connection = getattr(session, "_connection", session)
+        key = id(connection)
+        if key not in self._sessions:
+            self._sessions[key] = session
+            with suppress(AttributeError):  # forgotten when it closes; at the latest when sending to it fails
+                connection.exit_stack.callback(self._forget, key)
+        return key
+
+    def _subscribe(self, ctx: Any) -> dict[str, Any]:
+        uri = str((ctx.params or {}).get("uri", ""))[:500]
+        key = self._remember(ctx.session)
+        if ctx.method == "resources/subscribe":
+            self._subscribed.setdefault(uri, set()).add(key)
+        elif uri in self._subscribed:
+            self._subscribed[uri].discard(key)
+        return {}
+
+    async def watch(self) -> None:
+        """Look at the store until cancelled; a store that cannot be read is looked at again later."""
+        pause = LOOK_S
+        while True:
+            await asyncio.sleep(pause)
+            if not self._sessions and not self._streams:
+                self._known = None
+                continue
+            known = self._known or {}
+            pause = LOOK_S if "live" in known.values() else min(pause * 1.5, LONGEST_LOOK_S)
+            try:
+                now = await asyncio.to_thread(_look, known)
+            except TranscribeError as error:
+                _log.warning("the store cannot be watched now: %s", error.code)
+                continue
+            if self._known is not None and now != known:
+                ended = [job_id for job_id, state in now.items() if known.get(job_id, "live") != state]
+                gone = [job_id for job_id in known if job_id not in now and job_id >= min(now, default="")]
+                await self._tell([*ended, *gone], listed=bool(ended or gone))
+            self._known = now
+
+    async def _tell(self, changed: list[str], *, listed: bool) -> None:
+        if listed:
+            await self._bus.list_changed()
+            await self._to_sessions(lambda session: session.send_resource_list_changed(), set(self._sessions))
+        for uri in {uri for job_id in changed for uri in self._uris_of(job_id)}:
+            await self._bus.updated(uri)
+            await self._to_sessions(_updated(uri), self._subscribed.get(uri, set()))
+
+    def _uris_of(self, job_id: str) -> set[str]:
+        whole = f"{SCHEME}{job_id}"
+        return {whole, *(f"{whole}.{name}" for name in _formats())}
+
+    async def _to_sessions(self, send: Callable[[Session], Awaitable[None]], keys: set[int]) -> None:
+        for key in list(keys):
+            session = self._sessions.get(key)
+            try:
+                if session is not None:
+                    await asyncio.wait_for(send(session), LOOK_S)
+            except Exception as error:  # noqa: BLE001 - a client that has gone, in whatever way its transport says so
+                _log.debug("a client has gone: %s", type(error).__name__)
+                self._forget(key)
+
+    def _forget(self, key: int) -> None:
+        self._sessions.pop(key, None)
+        for keys in self._subscribed.values():
+            keys.discard(key)
+
+
+def _updated(uri: str) -> Callable[[Session], Awaitable[None]]:
+    return lambda session: session.send_resource_updated(uri)
+
+
+def _formats() -> tuple[str, ...]:
+    from ...service import format_names
+
+    return format_names()
+
+
+def _look(known: Mapping[str, str]) -> dict[str, str]:
+    """Job -> state, of the newest jobs and of older ones that had not ended when last seen."""
+    now = {job.job_id: _state(job) for job in service.list_jobs(limit=PAGE_ROWS).jobs}
+    oldest = min(now, default="")
+    older = [job_id for job_id, state in known.items() if job_id not in now and job_id < oldest and state == "live"]
+    for job_id in older[:MAX_WATCHED]:
+        with suppress(JobNotFoundError):
+            job = service.get_job(job_id)
+            if isinstance(job, Job):
+                now[job_id] = _state(job)
+    return now
+
+
+def _state(job: Job) -> str:
+    return job.status.value if job.status.is_final else "live"
+
+
+def resource_rows(cursor: str | None) -> dict[str, Any]:
+    """A page of ``resources/list``, in the protocol's own form: a resource for each job that has text.
+
+    Raises:
+        UsageError: a cursor that no earlier page gave.
+    """
+    finished = JobFilter(statuses=(JobStatus.COMPLETED,))
+    page = service.list_jobs(finished, cursor=cursor, limit=PAGE_ROWS)
+    return {"resources": [_resource(job) for job in page.jobs]} | (
+        {"nextCursor": page.next_cursor} if page.next_cursor else {}
+    )
+
+
+def _resource(job: Job) -> dict[str, Any]:
+    # A name may hold line breaks and worse, and clients show it to a model.
+    name = "".join(c if c.isprintable() or c in JOINERS else " " for c in PurePath(clean(job.source)).name)
+    name = shortened(name, 200).strip()
+    length = "" if job.duration_s is None else f", {job.duration_s:.0f} s"
+    date = iso(job.created_at).partition("T")[0]
+    made = f"language {job.language or 'unknown'}, model {job.model or 'unknown'}"
+    return {
+        "uri": f"{SCHEME}{job.job_id}",
+        "name": name or job.job_id,
+        "description": f"Transcript of {date}{length}, {made}",
+        "mimeType": "text/plain",
+    }

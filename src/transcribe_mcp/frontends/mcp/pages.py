@@ -1,0 +1,120 @@
+"""A transcript in pages that fit a model's context, and the cursors that lead from one to the next.
+
+A page of text is a slice of the rendered transcript that ends between lines, words or grapheme clusters: the pages
+joined are the whole.
+A cursor says where the next page begins and in which view; in another view it is refused.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from ...domain.text_breaks import head
+from ...errors import UsageError
+from ...service.jobs import render
+from ...service.sandbox import Segment, Transcript
+
+MIN_CHARS, MAX_CHARS, DEFAULT_CHARS = 200, 100_000, 12_000
+SEGMENT_CHARS = 60  # what the fields of a segment cost beside its text
+
+_CURSOR = re.compile(r"([0-9]{1,10})-([0-9a-f]{8})")
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What is looked at: a job's transcript in a format (``segments`` for times and texts), or a stretch of it."""
+
+    job_id: str
+    form: str
+    start_s: float | None = None
+    end_s: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.start_s is not None and self.end_s is not None and self.end_s <= self.start_s:
+            message = f"the stretch ends at {self.end_s:g} s and begins at {self.start_s:g} s"
+            raise UsageError(message, hint="give end_s above start_s, or leave one out")
+
+    def text(self, transcript: Transcript) -> str:
+        """
+        Raises:
+            UnknownNameError: no such format.
+        """
+        return render(self.of(transcript), self.form)
+
+    def of(self, transcript: Transcript) -> Transcript:
+        """The segments that lie in the stretch, wholly or in part."""
+        if self.start_s is None and self.end_s is None:
+            return transcript
+        start, end = self.start_s or 0.0, float("inf") if self.end_s is None else self.end_s
+        return replace(transcript, segments=tuple(s for s in transcript.segments if s.end > start and s.start < end))
+
+
+def cursor_to(view: View, position: int) -> str:
+    text = f"{position}-{_digest(view)}"
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def position_of(view: View, cursor: str | None) -> int:
+    """Where a page begins: a character of the text, or the number of a segment.
+
+    Raises:
+        UsageError: no cursor of ours, or one of another view.
+    """
+    if not cursor:
+        return 0
+    hint = "take next_cursor of the page before, with the same job_id, format and times; or begin without a cursor"
+    try:
+        text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode("ascii")
+    except (binascii.Error, ValueError) as error:
+        raise UsageError("the cursor is none of this server's", hint=hint) from error
+    match = _CURSOR.fullmatch(text)
+    if match is None or match[2] != _digest(view):
+        raise UsageError(
+            "the cursor belongs to another view" if match else "the cursor is none of this server's", hint=hint
+        )
+    return int(match[1])
+
+
+def text_page(text: str, view: View, cursor: str | None, max_chars: int) -> tuple[str, str | None]:
+    """A page of the rendered text and the cursor of the next.
+
+    Raises:
+        UsageError: see ``position_of``.
+    """
+    begin = position_of(view, cursor)
+    end = min(begin + max_chars, len(text))
+    if end < len(text):
+        end = _break_before(text, begin, end)
+    return text[begin:end], cursor_to(view, end) if end < len(text) else None
+
+
+def segment_page(
+    transcript: Transcript, view: View, cursor: str | None, max_chars: int
+) -> tuple[Sequence[Segment], str | None]:
+    """Segments that together have at most ``max_chars`` characters, at least one, and the cursor of the next page."""
+    first = position_of(view, cursor)
+    segments = view.of(transcript).segments
+    left, number = max_chars, first
+    while number < len(segments) and (number == first or len(segments[number].text) + SEGMENT_CHARS <= left):
+        left -= len(segments[number].text) + SEGMENT_CHARS
+        number += 1
+    return segments[first:number], cursor_to(view, number) if number < len(segments) else None
+
+
+def _break_before(text: str, begin: int, end: int) -> int:
+    """The last place to break a page in its second half: a blank line, a line, a word; else where a line may end."""
+    for separator in ("\n\n", "\n", " "):
+        found = text.rfind(separator, begin + (end - begin) // 2, end)
+        if found > 0:
+            return found + len(separator)
+    size = end - begin
+    return begin + len(head(text[begin:], size))
+
+
+def _digest(view: View) -> str:
+    return hashlib.sha256(repr(view).encode("utf-8", "backslashreplace")).hexdigest()[:8]

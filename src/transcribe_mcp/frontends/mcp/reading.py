@@ -1,0 +1,201 @@
+"""What a client gave for a tool's arguments -> the values that the tool takes; and the tool's published schema.
+
+Clients differ: some send ``null`` or an empty text for what was not given, numbers as text, or names of their own
+bookkeeping. What can only be meant in one way is taken; everything else is refused in words. Schemas hold nothing but
+``type``, ``description``, ``enum``, ``items``, ``properties`` and ``required``, because some clients refuse a whole
+server for any other keyword.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+from ...errors import UnknownNameError, UsageError
+from .arguments import Argument
+
+Arguments = Mapping[str, tuple[Argument, bool]]
+"""Name -> the argument and whether it is required."""
+
+MAX_ITEMS = 1_000
+TYPES = {"seconds": "number"}
+# n8n's MCP client: tool, toolCallId, sessionId, action, chatInput (n8n issues 21500, 21716, 22787, 37308); Letta's:
+# request_heartbeat; OpenHands': security_risk; Cline's: task_progress; Gemini CLI's: wait_for_previous.
+BOOKKEEPING = frozenset(
+    {"tool", "toolcallid", "sessionid", "action", "chatinput", "requestheartbeat", "securityrisk", "taskprogress",
+     "waitforprevious"}
+)  # fmt: skip
+_NOTHING = frozenset({"null", "none", "undefined"})
+_BOOLEANS = {"true": True, "yes": True, "1": True, "on": True, "false": False, "no": False, "0": False, "off": False}
+_CLOCK = re.compile(r"(?:(\d{1,4}):)?(\d{1,4}):([0-5]?\d(?:\.\d{1,6})?)")
+_SECONDS = re.compile(r"([+-]?\d{1,12}(?:\.\d{1,9})?) ?(?:s|sec|seconds?)?")
+
+
+def arguments_of(function: Callable[..., Any]) -> Arguments:
+    """The described parameters of a tool's function, in order."""
+    hints = get_type_hints(function, include_extras=True)
+    found: dict[str, tuple[Argument, bool]] = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if get_origin(hints[name]) is Annotated:
+            described = next((each for each in get_args(hints[name]) if isinstance(each, Argument)), None)
+            if described is not None:
+                found[name] = described, parameter.default is inspect.Parameter.empty
+    return found
+
+
+def schema_of(arguments: Arguments) -> dict[str, Any]:
+    """The tool's input schema."""
+    properties = {name: _property(argument) for name, (argument, _) in arguments.items()}
+    required = [name for name, (_, is_required) in arguments.items() if is_required]
+    return {"type": "object", "properties": properties} | ({"required": required} if required else {})
+
+
+def _property(argument: Argument) -> dict[str, Any]:
+    shape: dict[str, Any] = {"type": TYPES.get(argument.kind, argument.kind), "description": argument.description}
+    values = {"enum": list(argument.choices)} if argument.choices else {}
+    return shape | ({"items": {"type": "string"} | values} if argument.kind == "array" else values)
+
+
+def read_arguments(tool: str, given: Mapping[str, Any], arguments: Arguments) -> dict[str, Any]:
+    """The values by name; what was not given is left out.
+
+    Raises:
+        UsageError: an argument that the tool lacks or cannot take, or a required one that is missing.
+    """
+    known = {_squeezed(name): name for name in arguments}
+    values: dict[str, Any] = {}
+    for written, value in given.items():
+        name = written if written in arguments else known.get(_squeezed(written))
+        if name is None:
+            if not (written.startswith("_") or _squeezed(written) in BOOKKEEPING or _is_nothing(value)):
+                raise _unknown(tool, written, arguments)
+            continue
+        argument, _ = arguments[name]
+        if not _is_not_given(value, argument):
+            values[name] = _read(value, name, argument)
+    for name, (argument, is_required) in arguments.items():
+        if is_required and name not in values:
+            raise UsageError(f"{tool} needs {name}", hint=f"{name}: {argument.description}")
+    return values
+
+
+def _squeezed(name: str) -> str:
+    """``jobId``, ``job-id`` and ``job_id`` are one."""
+    return re.sub("[^a-z0-9]", "", name.lower())
+
+
+def _is_nothing(value: Any) -> bool:
+    return value is None or value in ([], {}) or (isinstance(value, str) and not value.strip())
+
+
+def _is_not_given(value: Any, argument: Argument) -> bool:
+    if isinstance(value, str) and not argument.is_free_text:
+        return value.strip().lower() in _NOTHING | {""}
+    return _is_nothing(value)
+
+
+def _unknown(tool: str, written: str, arguments: Arguments) -> UsageError:
+    squeezed = _squeezed(written)
+    synonyms = [name for name, (each, _) in arguments.items() if squeezed in map(_squeezed, each.also)]
+    near = synonyms or difflib.get_close_matches(written.lower(), arguments, n=1, cutoff=0.6)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return UsageError(f"{tool} has no argument {written[:64]!r}", hint=f"{hint}arguments: {', '.join(arguments)}")
+
+
+# --- values -----------------------------------------------------------------------------------------------------------
+
+
+def _read(value: Any, name: str, argument: Argument) -> Any:
+    read = {
+        "string": _text, "number": _number, "seconds": _number, "integer": _integer, "boolean": _boolean,
+        "array": _texts,
+    }[argument.kind]  # fmt: skip
+    return read(value, name, argument)
+
+
+def _refused(value: Any, name: str, wanted: str) -> UsageError:
+    shown = json.dumps(value, ensure_ascii=True, default=str)
+    return UsageError(f"{name} is {shown if len(shown) <= 80 else shown[:80] + '…'}", hint=f"give {wanted}")
+
+
+def _text(value: Any, name: str, argument: Argument) -> str:
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        value = f"{value:.15g}"
+    if not isinstance(value, str):
+        raise _refused(value, name, "one text")
+    if len(value) > argument.max_chars:
+        raise UsageError(f"{name} has {len(value)} characters", hint=f"give at most {argument.max_chars}")
+    value = value if argument.is_free_text else value.strip()
+    return _chosen(value, name, argument) if argument.choices else value
+
+
+def _chosen(value: str, name: str, argument: Argument) -> str:
+    wanted = value.lower()
+    if wanted in argument.choices:
+        return wanted
+    near = difflib.get_close_matches(wanted, argument.choices, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise UnknownNameError(f"{name} is {value[:64]!r}", hint=f"{hint}choose one of: {', '.join(argument.choices)}")
+
+
+def _number(value: Any, name: str, argument: Argument) -> float:
+    wanted = "a number of seconds, such as 90, or 1:30" if argument.kind == "seconds" else "a number"
+    if isinstance(value, str):
+        value = _number_in(value.strip().lower(), is_time=argument.kind == "seconds")
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+        raise _refused(value, name, wanted)
+    return float(min(max(value, argument.least), argument.most))
+
+
+def _number_in(text: str, *, is_time: bool) -> Any:
+    """The number, or the text where it is none."""
+    if is_time and (match := _CLOCK.fullmatch(text)):
+        hours, minutes, seconds = match.groups()
+        return int(hours or 0) * 3600 + int(minutes) * 60 + float(seconds)
+    match = _SECONDS.fullmatch(text)
+    if match is None or not (is_time or match[0] == match[1]):
+        return text
+    return float(match[1])
+
+
+def _integer(value: Any, name: str, argument: Argument) -> int:
+    number = _number(value, name, argument)
+    if number != int(number):
+        raise _refused(value, name, "a whole number")
+    return int(number)
+
+
+def _boolean(value: Any, name: str, _: Argument) -> bool:
+    known = _BOOLEANS.get(str(value).strip().lower()) if isinstance(value, bool | int | str) else None
+    if known is None:
+        raise _refused(value, name, "true or false")
+    return known
+
+
+def _texts(value: Any, name: str, argument: Argument) -> list[str]:
+    """A list, a list written as JSON, or one text: a path as it is, words and names of formats with commas between."""
+    if isinstance(value, str):
+        value = _listed(value, is_path=argument.is_free_text)
+    if not isinstance(value, list):
+        raise _refused(value, name, "a list of texts")
+    if len(value) > MAX_ITEMS:
+        raise UsageError(f"{name} has {len(value)} entries", hint=f"give at most {MAX_ITEMS} in one call")
+    items = [_text(each, name, argument) for each in value if each is not None]
+    return items if argument.is_free_text else [each for each in items if each.strip()]
+
+
+def _listed(text: str, *, is_path: bool) -> list[Any]:
+    if text.lstrip().startswith("["):
+        try:
+            found = json.loads(text)
+        except ValueError:
+            found = None
+        if isinstance(found, list):
+            return found
+    return [text] if is_path else [part.strip() for part in re.split(r"[,\n]", text)]

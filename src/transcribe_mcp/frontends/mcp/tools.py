@@ -1,0 +1,257 @@
+"""The tools: functions whose parameters are the schema, whose docstring is what the model reads. Each makes a call."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+from ...errors import TranscribeError
+from ...service import sandbox
+from ...service.jobs import JobOptions, JobRequest
+from . import answers
+from . import arguments as arg
+from . import handlers as calls
+from .pages import DEFAULT_CHARS, View
+from .reading import Arguments, arguments_of, schema_of
+from .sdk import Context, ListRoots, Resolve, Tool, types
+
+ToolFunction = TypeVar("ToolFunction", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class ToolEntry:
+    """A tool as it is published, and how its arguments are read."""
+
+    tool: Tool
+    arguments: Arguments
+
+
+TOOLS: dict[str, ToolEntry] = {}
+
+READS = types.ToolAnnotations(read_only_hint=True, open_world_hint=False)
+MAKES = types.ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
+ENDS = types.ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False)
+
+
+def tool(title: str, annotations: types.ToolAnnotations) -> Callable[[ToolFunction], ToolFunction]:
+    def register(function: ToolFunction) -> ToolFunction:
+        arguments = arguments_of(function)
+        made = Tool.from_function(
+            function,
+            title=title,
+            description=" ".join((function.__doc__ or "").split()),
+            annotations=annotations,
+            structured_output=False,
+        )
+        entry = ToolEntry(made.model_copy(update={"parameters": schema_of(arguments)}), arguments)
+        TOOLS[function.__name__] = entry
+        return function
+
+    return register
+
+
+async def answering(work: Awaitable[answers.Answer], *, wants_text: bool = False) -> types.CallToolResult:
+    """An answer, or in its place the error in words; any other exception is a defect and the SDK's to report.
+
+    A call that ``wants_text`` has failed where the job failed and left none.
+    """
+    try:
+        answer = await work
+    except TranscribeError as error:
+        answer = answers.refusal(error)
+    return tool_result(answer, is_error=wants_text and answers.is_failed(answer))
+
+
+def tool_result(answer: answers.Answer, *, is_error: bool = False) -> types.CallToolResult:
+    text = types.TextContent(type="text", text=answers.dumps(answer))
+    return types.CallToolResult(content=[text], is_error=is_error or isinstance(answer, answers.Refusal))
+
+
+def _reporter(ctx: Context) -> calls.Report:
+    async def report(percent: float, words: str) -> None:
+        await ctx.report_progress(percent, 100, words)
+
+    return report
+
+
+async def _client_roots(sources: Sequence[str], ctx: Context) -> ListRoots | None:
+    """Ask a client of this user, which works in directories of its own, where those are; only where that matters."""
+    capabilities = ctx.client_capabilities
+    is_local = ctx.request_context.request is None
+    if not is_local or capabilities is None or capabilities.roots is None:
+        return None
+    outside = await calls.call(lambda: sandbox.is_refused(sources, sandbox.access()))
+    return ListRoots() if outside else None
+
+
+async def roots_for_source(source: str, ctx: Context) -> ListRoots | None:
+    return await _client_roots([source], ctx)
+
+
+async def roots_for_sources(sources: list[str], ctx: Context) -> ListRoots | None:
+    return await _client_roots(sources, ctx)
+
+
+def _uris(roots: types.ListRootsResult | None) -> list[str]:
+    return [str(root.uri) for root in roots.roots] if roots else []
+
+
+@tool("Transcribe a recording", MAKES)
+async def transcribe_audio(
+    source: arg.Source,
+    ctx: Context,
+    roots: Annotated[types.ListRootsResult | None, Resolve(roots_for_source)],
+    model: arg.Model = "auto",
+    language: arg.Language = "auto",
+    task: arg.Task = "transcribe",
+    diarize: arg.Diarize = False,
+    vocabulary: arg.Vocabulary = (),
+    track: arg.Track = "auto",
+    channel: arg.Channel = "auto",
+    formats: arg.Formats = ("txt",),
+    force: arg.Force = False,
+    wait_s: arg.Wait = arg.LONGEST_WAIT_S,
+) -> types.CallToolResult:
+    """Transcribe one audio or video file on this machine.
+
+    Waits for the text. If status is not completed after wait_s, the work goes on: call get_transcription_result with
+    the job_id, which waits too. A file transcribed before with the same options is answered at once.
+    """
+    options = JobOptions(
+        model=model,
+        language=language,
+        task=task,
+        diarize=diarize,
+        vocabulary=tuple(vocabulary),
+        track=track.lower(),
+        channel=channel.lower(),
+    )
+    request = JobRequest(source, options, force=force)
+    work = calls.transcribe(request, formats, _uris(roots), wait_s, _reporter(ctx))
+    return await answering(work, wants_text=True)
+
+
+@tool("Transcribe many recordings", MAKES)
+async def batch_transcribe(
+    sources: arg.Sources,
+    ctx: Context,
+    roots: Annotated[types.ListRootsResult | None, Resolve(roots_for_sources)],
+    model: arg.Model = "auto",
+    language: arg.Language = "auto",
+    task: arg.Task = "transcribe",
+    diarize: arg.Diarize = False,
+    vocabulary: arg.Vocabulary = (),
+    track: arg.Track = "auto",
+    channel: arg.Channel = "auto",
+    force: arg.Force = False,
+    wait_s: arg.ShortWait = 0.0,
+) -> types.CallToolResult:
+    """Transcribe every recording that files, directories and patterns name.
+
+    Returns a job_id for the batch, one for each job in it, and what was refused with the reason. A bad file does not
+    stop the others.
+    """
+    options = JobOptions(
+        model=model,
+        language=language,
+        task=task,
+        diarize=diarize,
+        vocabulary=tuple(vocabulary),
+        track=track.lower(),
+        channel=channel.lower(),
+    )
+    request = JobRequest("", options, force=force)
+    return await answering(calls.transcribe_batch(sources, request, _uris(roots), wait_s, _reporter(ctx)))
+
+
+@tool("Progress of a transcription", READS)
+async def get_transcription_progress(
+    job_id: arg.JobOrBatchId, ctx: Context, wait_s: arg.ShortWait = 0.0
+) -> types.CallToolResult:
+    """State of a job or batch: status, percent, seconds left, place in the queue. It has no text."""
+    return await answering(calls.progress(job_id, wait_s, _reporter(ctx)))
+
+
+@tool("Result of a transcription", MAKES)
+async def get_transcription_result(
+    job_id: arg.JobId,
+    ctx: Context,
+    format: arg.Format = "txt",  # noqa: A002 - the word that callers look for
+    start_s: arg.Start = None,
+    end_s: arg.End = None,
+    max_chars: arg.PageChars = DEFAULT_CHARS,
+    cursor: arg.Cursor = "",
+    save_as: arg.SaveAs = "",
+    wait_s: arg.Wait = arg.LONGEST_WAIT_S,
+) -> types.CallToolResult:
+    """The transcript of a job, in pages: call again with next_cursor until there is none.
+
+    Waits for a job that is not finished; with wait_s 0 it returns what is finished so far.
+    """
+
+    async def work() -> answers.Answer:
+        view = View(job_id, calls.format_name(format), start_s, end_s)
+        if save_as:
+            return await calls.write(view, save_as, wait_s, _reporter(ctx))
+        return await calls.result(view, (cursor or None, max_chars), wait_s, _reporter(ctx))
+
+    return await answering(work(), wants_text=True)
+
+
+@tool("List transcriptions", READS)
+async def list_transcription_history(
+    statuses: arg.Statuses = (),
+    source_contains: arg.SourceContains = "",
+    batch_id: arg.BatchId = "",
+    days: arg.Days = None,
+    cursor: arg.Cursor = "",
+    limit: arg.Limit = 20,
+) -> types.CallToolResult:
+    """Jobs of every client of this machine, newest first, in pages."""
+
+    async def work() -> answers.Answer:
+        which = calls.filter_of(statuses, source_contains, batch_id, days)
+        return await calls.history(which, cursor or None, limit)
+
+    return await answering(work())
+
+
+@tool("Search transcripts", READS)
+async def search_transcripts(
+    query: arg.Query,
+    source_contains: arg.SourceContains = "",
+    days: arg.Days = None,
+    cursor: arg.Cursor = "",
+    limit: arg.Limit = 10,
+) -> types.CallToolResult:
+    """Find sentences in all finished transcripts: each with its job, its times, and the sentences around it."""
+
+    async def work() -> answers.Answer:
+        return await calls.search(query, calls.filter_of((), source_contains, "", days), cursor or None, limit)
+
+    return await answering(work())
+
+
+@tool("Cancel a transcription", ENDS)
+async def cancel_transcription(job_id: arg.JobOrBatchId) -> types.CallToolResult:
+    """Stop a job or a whole batch. What is finished of it can still be read."""
+    return await answering(calls.cancel(job_id))
+
+
+@tool("Delete a transcription", ENDS)
+async def delete_transcription(job_id: arg.JobOrBatchId) -> types.CallToolResult:
+    """Delete a job or a batch with its transcripts for good; running work is stopped. The recordings stay."""
+    return await answering(calls.delete(job_id))
+
+
+@tool("List models", READS)
+async def list_models(cached_only: arg.CachedOnly = False) -> types.CallToolResult:
+    """Whisper models: which are on this machine, how large the others are, and which fit into its memory."""
+    return await answering(calls.models(cached_only=cached_only))
+
+
+@tool("Diagnose this machine", READS)
+async def diagnose_system(details: arg.Details = False) -> types.CallToolResult:
+    """What keeps this machine from transcribing well (GPU, driver, libraries, memory), and how to mend it."""
+    return await answering(calls.diagnosis(details=details))

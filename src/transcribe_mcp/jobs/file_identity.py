@@ -1,0 +1,80 @@
+"""Which recording a file is: by its content, and whether it may have changed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+from ..errors import SourceNotFoundError, SourceUnreadableError
+from ..media.access import opened_inside
+
+CHUNK_BYTES = 1 << 20
+
+
+def opened(path: Path, roots: Sequence[str | Path] | None) -> AbstractContextManager[Path]:
+    """The path to read a recording by. With ``roots`` its file is held open and lies inside one of them.
+
+    Raises:
+        SourceError: it lies outside, or cannot be opened.
+    """
+    return nullcontext(path) if roots is None else opened_inside(path, list(map(Path, roots)))
+
+
+def signature(path: Path) -> str:
+    """Size and time of change: as long as they stay, the content is taken to be the same.
+
+    Raises:
+        SourceNotFoundError, SourceUnreadableError: it cannot be looked at.
+    """
+    try:
+        found = path.stat()
+    except FileNotFoundError as error:
+        raise SourceNotFoundError(f"{path}: no such file", hint="Check the name and the directory.") from error
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+    return f"{found.st_size}:{found.st_mtime_ns}"
+
+
+def as_text(name: str) -> str:
+    """A file's name as the store can hold it: bytes that are no text (lone surrogates in Python) become escapes."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def size_bytes(file_signature: str) -> int:
+    return int(file_signature.partition(":")[0])
+
+
+def require_file(path: Path) -> None:
+    """
+    Raises:
+        SourceUnreadableError: it is a directory or a device, or may not be read.
+    """
+    if not path.is_file():
+        raise SourceUnreadableError(f"{path} is no file", hint="name a recording")
+    if not os.access(path, os.R_OK):
+        raise _unreadable(path, PermissionError(13, "permission denied"))
+
+
+def content_hash(path: Path, check: Callable[[], None] = lambda: None) -> str:
+    """SHA-256 of the bytes, as hexadecimal digits. ``check`` is called now and then and may raise to stop.
+
+    Raises:
+        SourceUnreadableError: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(CHUNK_BYTES):
+                digest.update(chunk)
+                check()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return digest.hexdigest()
+
+
+def _unreadable(path: Path, error: OSError | ValueError) -> SourceUnreadableError:
+    reason = getattr(error, "strerror", None) or str(error)
+    return SourceUnreadableError(f"{path}: cannot be read: {reason}", hint="Check its name and its permissions.")

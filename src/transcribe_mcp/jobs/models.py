@@ -1,0 +1,269 @@
+"""What front ends, the store and the worker say to each other about jobs. Imports nothing heavy.
+
+Times of day are seconds since the epoch; times in a recording are seconds on its own clock. ``None`` means not
+measured or not yet known.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from enum import StrEnum
+from typing import Any
+
+from ..domain.transcript import Notice
+from ..errors import UsageError
+
+AUTO = "auto"
+LATER_OPTIONS = ("track", "channel")
+
+
+class JobStatus(StrEnum):
+    """Where a job is. The last three are final, until it is retried."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_final(self) -> bool:
+        return self not in (JobStatus.QUEUED, JobStatus.RUNNING)
+
+
+@dataclass(frozen=True, slots=True)
+class JobOptions:
+    """How a recording is transcribed: two jobs with equal options on equal content have the same transcript.
+
+    Attributes:
+        engine, model, device, compute_type, offline: see ``engines.EngineRequest``.
+        diarize: name the speakers; until there are speakers, a warning of the result.
+        others: see ``pipeline.Options``.
+    """
+
+    engine: str = AUTO
+    model: str = AUTO
+    device: str = AUTO
+    compute_type: str = AUTO
+    offline: bool = False
+    language: str = AUTO
+    multilingual: bool = False
+    task: str = "transcribe"
+    words: bool = True
+    vad: bool = True
+    prompt: str = ""
+    vocabulary: tuple[str, ...] = ()
+    temperatures: tuple[float, ...] | None = None
+    beam_size: int | None = None
+    batch_size: int = 0
+    diarize: bool = False
+    track: str = AUTO
+    channel: str = AUTO
+
+    def dumps(self) -> str:
+        """Canonical JSON: equal options are equal texts."""
+        return json.dumps(self.to_json(), sort_keys=True, ensure_ascii=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Options that came later are left out while they are the default: what earlier versions wrote stays equal."""
+        return {name: value for name, value in asdict(self).items() if name not in LATER_OPTIONS or value != AUTO}
+
+    @classmethod
+    def loads(cls, text: str) -> JobOptions:
+        """
+        Raises:
+            UsageError: an option that this version does not know.
+        """
+        data: dict[str, Any] = json.loads(text)
+        if unknown := set(data) - {each.name for each in fields(cls)}:
+            hint = "update this installation to the version that made the job"
+            raise UsageError(f"the job has options that this version does not know: {sorted(unknown)}", hint=hint)
+        for name in ("vocabulary", "temperatures"):
+            if data.get(name) is not None:
+                data[name] = tuple(data[name])
+        return cls(**data)
+
+
+@dataclass(frozen=True, slots=True)
+class OutputRequest:
+    """Files to write of each recording; fields as those of ``service.TranscribeRequest``."""
+
+    directory: str
+    formats: tuple[str, ...]
+    overwrite: bool = False
+    skip_existing: bool = False
+    format_options: dict[str, Any] = field(default_factory=dict)
+    subtitle_rules: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class JobRequest:
+    """One recording to transcribe.
+
+    Attributes:
+        source: path of a file on this machine. Whether the caller may read it has been decided before.
+        force: transcribe again, though the library has the same content with the same options.
+        priority: lower is sooner; ``None`` puts shorter recordings first.
+        roots: directories without links in their paths. Whenever the file is opened it must lie inside one of them.
+            ``None`` for a user's own jobs, which may read any file.
+        output: files to write when the job is done.
+        from_shell: a person at a shell asks: ``-`` is standard input, and URLs may name hosts of their own network.
+    """
+
+    source: str
+    options: JobOptions = JobOptions()
+    force: bool = False
+    priority: int | None = None
+    roots: tuple[str, ...] | None = None
+    output: OutputRequest | None = None
+    from_shell: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class JobFailure:
+    """An error of the tree in ``errors.py``, kept: its code, message and way out."""
+
+    code: str
+    message: str
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One job as the store knows it now.
+
+    Attributes:
+        job_id: 26 characters, in order of submission.
+        batch_id: the batch that it was submitted with.
+        stage: what is being done: ``queued``, ``load``, ``download``, ``waiting`` (for a job on the same content),
+            ``windows``, ``write``; empty once final.
+        percent: share of the recording that is transcribed, 0 to 100; from work done, never guessed.
+        eta_s: seconds until it is done by measured speed; ``None`` where none was measured yet.
+        queue_position: jobs that start before this one, plus one; ``None`` unless queued.
+        waiting_for: why nobody works on it: "no worker: REASON; next try in N s". ``None`` where a worker runs.
+        duration_s: length of the recording.
+        attempts: how often its work was begun; more than 1 after a crash or a retry.
+        from_job_id: the earlier job whose transcript answers this one.
+        language, model, device: what made the transcript.
+        outputs: paths of the files that were asked for and are written.
+    """
+
+    job_id: str
+    source: str
+    status: JobStatus
+    options: JobOptions = JobOptions()
+    batch_id: str | None = None
+    stage: str = ""
+    percent: float = 0.0
+    eta_s: float | None = None
+    queue_position: int | None = None
+    waiting_for: str | None = None
+    created_at: float = 0.0
+    started_at: float | None = None
+    finished_at: float | None = None
+    duration_s: float | None = None
+    error: JobFailure | None = None
+    warnings: tuple[Notice, ...] = ()
+    attempts: int = 0
+    from_job_id: str | None = None
+    language: str | None = None
+    model: str | None = None
+    device: str | None = None
+    outputs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A source of a batch that became no job, and why."""
+
+    source: str
+    error: JobFailure
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Jobs that were submitted together. ``job_id`` names the batch wherever a job is asked for.
+
+    ``status`` is ``queued`` before any began, ``running`` until all are final, then ``completed``: the batch is done,
+    whatever became of each; ``cancelled`` or ``failed`` where that became of every one. ``skipped`` are sources whose
+    files were all there when it was submitted; only the answer to the submission has them.
+    """
+
+    job_id: str
+    jobs: tuple[Job, ...]
+    refused: tuple[Refused, ...] = ()
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def status(self) -> JobStatus:
+        states = {job.status for job in self.jobs}
+        if len(states) == 1:
+            return states.pop()
+        if not states:
+            return JobStatus.FAILED
+        if all(state.is_final for state in states):
+            return JobStatus.COMPLETED
+        return JobStatus.RUNNING
+
+    @property
+    def percent(self) -> float:
+        done = [100.0 if job.status.is_final else job.percent for job in self.jobs]
+        return sum(done) / len(done) if done else 100.0
+
+
+@dataclass(frozen=True, slots=True)
+class JobFilter:
+    """Which jobs to list. Every field narrows; empty means all.
+
+    Attributes:
+        statuses: any of these.
+        source_contains: part of the path, letter case ignored.
+        since, until: submitted in this stretch of time, seconds since the epoch.
+    """
+
+    statuses: tuple[JobStatus, ...] = ()
+    source_contains: str = ""
+    language: str = ""
+    model: str = ""
+    batch_id: str = ""
+    since: float | None = None
+    until: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobPage:
+    """Jobs, newest first; ``next_cursor`` asks for the following page and is ``None`` on the last."""
+
+    jobs: tuple[Job, ...]
+    next_cursor: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A sentence that was found, with what was said before and after it."""
+
+    job_id: str
+    source: str
+    start: float
+    end: float
+    text: str
+    before: str = ""
+    after: str = ""
+    language: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HitPage:
+    """Hits, best first. ``next_cursor`` as in ``JobPage``."""
+
+    hits: tuple[Hit, ...]
+    next_cursor: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """What the doctor finds on this machine, for people and for programs."""
+
+    text: str
+    report: dict[str, Any] = field(default_factory=dict)

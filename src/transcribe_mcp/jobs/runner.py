@@ -1,0 +1,398 @@
+"""One job, from its claim to its transcript, in a thread of the worker."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from math import inf
+from pathlib import Path
+from typing import Any
+
+from ..domain.transcript import Notice, Transcript
+from ..errors import (
+    CancelledError,
+    SourceChangedError,
+    SourceTooLargeError,
+    StoreError,
+    TranscribeError,
+    WorkerFailedError,
+)
+from ..media.download import FetchLimits, fetch, is_url
+from ..pipeline.checkpoint import HeardBatch, restored
+from ..settings import Settings, usable_cores
+from . import file_identity, spool
+from .device import Device
+from .job_options import pipeline_options
+from .library import Content
+from .models import AUTO
+from .private_files import FOLDER_MODE
+from .quarantine import Gate, Pass
+from .shared import EngineChoice, SharedEngine
+from .store import Store
+from .submission import FETCHED_FOR_SHELL
+from .worker_process import WorkerSlot, last_end, was_killed
+from .worker_store import CRASHES_SET_ASIDE, KILLS_SET_ASIDE, Began, Claim, Ledger
+from .workflows import keep_step
+
+# A job's, for reading and voice detection. Jobs that run at once would take each other's cores: eight with 16 threads
+# each kept a GPU waiting for half of the time. And up to five hear alike, so that checkpoints fit whatever machine.
+MOST_THREADS = 4
+TWIN_POLL_S = 0.3  # how often a job looks whether another on the same content has ended
+FEWEST_BITS_PER_S = 100  # of sound: silence in FLAC takes 400. A header that claims less is wrong
+_TOO_LONG_HINT = "cut it into parts, or raise TRANSCRIBE_MCP_MAX_DURATION_HOURS"
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """What the jobs of one worker share.
+
+    Attributes:
+        slot: whose jobs these are.
+        log_of: the log of a worker of this machine, by its id; ``None`` where it is of another.
+        work_dir: where recordings from addresses lie while they are worked on.
+    """
+
+    store: Store
+    ledger: Ledger
+    device: Device
+    gate: Gate
+    settings: Settings
+    slot: WorkerSlot
+    log_of: Callable[[str | None], Path | None]
+    work_dir: Path
+
+
+@dataclass(eq=False, slots=True)
+class RunningJob:
+    """How far a job is. Written by its own threads, read by the worker's heartbeat."""
+
+    claim: Claim
+    stage: str = "load"
+    done_s: float = 0.0
+    duration_s: float | None = None
+    limit_s: float = inf  # of the recording
+    cancelled_at: float | None = None  # monotonic clock
+    engine: SharedEngine | None = None
+    n_kept: int = 0  # batches that were finished before
+    began_at: float | None = None  # monotonic clock, when the first batch that was not kept began
+    began_from_s: float = 0.0
+    noted: dict[str, object] = field(default_factory=dict)  # what the store knows
+
+    def cancel(self) -> None:
+        if self.cancelled_at is None:
+            self.cancelled_at = time.monotonic()
+        if self.engine is not None:
+            self.engine.cancel()
+
+    def check(self) -> None:
+        if self.cancelled_at is not None:
+            raise CancelledError(f"job {self.claim.job_id} was stopped")
+
+    def progress(self, stage: str, done: float, total: float | None) -> None:
+        """The pipeline's and the engine loader's callback, from several threads.
+
+        Raises:
+            CancelledError: the job was stopped.
+            SourceTooLargeError: more is read than may be, whatever the recording's header said.
+        """
+        self.check()
+        if stage == "read" and done > self.limit_s:
+            name, limit_h = Path(self.claim.source).name, self.limit_s / 3600
+            raise SourceTooLargeError(f"{name} is longer than {limit_h:g} h, the limit", hint=_TOO_LONG_HINT)
+        if stage == "read" and self.duration_s is not None:
+            self.duration_s = max(self.duration_s, done)
+        if stage == "windows":
+            self.stage = stage
+            self.done_s = max(self.done_s, done)
+        elif stage in ("read", "speech"):
+            if self.stage not in ("windows", "speech"):
+                self.stage = "speech"
+        else:
+            self.stage = stage
+
+    @property
+    def speed(self) -> float | None:
+        """Seconds of audio a second since this run's first new batch."""
+        if self.began_at is None or self.done_s <= self.began_from_s:
+            return None
+        return (self.done_s - self.began_from_s) / max(1e-3, time.monotonic() - self.began_at)
+
+    def news(self) -> dict[str, object]:
+        """What has changed since it was last asked."""
+        now = {"stage": self.stage, "done_s": self.done_s, "duration_s": self.duration_s, "speed": self.speed}
+        fresh = {name: value for name, value in now.items() if value is not None and self.noted.get(name) != value}
+        if set(fresh) <= {"speed"}:  # it changes all the time
+            return {}
+        self.noted |= fresh
+        return fresh
+
+
+def run(shop: Workshop, job: RunningJob) -> None:
+    """Do a claimed job to its end: a transcript in the library, or an error in the store.
+
+    Raises:
+        CancelledError: it was cancelled, deleted or given to another worker.
+        StoreError: the store cannot be written; the job stays as it is.
+    """
+    claim = job.claim
+    folder = shop.work_dir / claim.job_id
+    inside = None
+    try:
+        job.n_kept = shop.store.queue.count_steps(claim.job_id)
+        claim = _after_crashes(shop, shop.ledger.judge_crashes(claim, job.n_kept))
+        roots = None if is_url(claim.source) else shop.store.roots(claim.job_id)
+        with file_identity.opened(_recording(shop, job, claim, folder), roots) as path:
+            content = Content(_content_hash(shop, job, claim, path), claim.options_key)
+            while inside is None:
+                earlier = _answer(shop, job, claim, content)
+                if earlier is not None:
+                    shop.ledger.answer(claim, earlier)
+                    break
+                inside = _entered(shop, job, claim, content)
+            else:
+                _work(shop, job, claim, path, content, inside)
+    except (CancelledError, StoreError):
+        raise
+    except TranscribeError as error:
+        shop.ledger.fail(claim, error)
+    finally:
+        if job.engine is not None:
+            job.engine.close()
+        if inside is not None:
+            inside.leave()
+    shutil.rmtree(folder, ignore_errors=True)
+    spool.drop(shop.settings.data_dir, claim.signature)
+
+
+def _answer(shop: Workshop, job: RunningJob, claim: Claim, content: Content) -> Any | None:
+    """An earlier job that answers this one, if need be after its end; none for one that has begun.
+
+    Jobs that wait here are outside of the gate: what they wait for may have to pass it alone.
+    """
+    if claim.works_anyway:
+        return None
+    while shop.store.is_worked_on(content, claim.job_id):
+        job.stage = "waiting"
+        job.check()
+        time.sleep(TWIN_POLL_S)
+    job.stage = "load"
+    return shop.store.answer_for(content, claim.source)
+
+
+def _entered(shop: Workshop, job: RunningJob, claim: Claim, content: Content) -> Pass | None:
+    """The pass of a job that may work now; ``None`` where an earlier job on the same content came to light meanwhile.
+
+    A job says that it works, then looks for earlier ones. Earlier ones look for those that work before they do.
+    """
+    with ExitStack() as stack:
+        inside = shop.gate.enter(alone=claim.crashes > 0, check=job.check)
+        stack.callback(inside.leave)
+        shop.ledger.change(claim, {"at_risk": True})
+        if claim.works_anyway or not shop.store.is_worked_on(content, claim.job_id, earlier_only=True):
+            stack.pop_all()
+            return inside
+        shop.ledger.change(claim, {"at_risk": False})
+    return None
+
+
+def _work(shop: Workshop, job: RunningJob, claim: Claim, path: Path, content: Content, inside: Pass) -> None:
+    job.limit_s = shop.settings.max_duration_hours * 3600
+    job.duration_s = _duration(shop, path)
+    job.engine = engine = shop.device.open(_choice(shop, claim), job.duration_s or 0.0, job.progress)
+    began = claim.began
+    if began is None:
+        info = engine.info
+        began = Began(info.engine, info.model, info.device, claim.options.batch_size or info.batch_size)
+    # Also where it goes on: after a crash it counts on which device that was.
+    shop.ledger.began(claim, replace(began, device=engine.info.device))
+    transcript = _transcribe(shop, job, path, began, inside)
+    shop.ledger.finish(claim, content, _finished(transcript, claim))
+
+
+def _transcribe(shop: Workshop, job: RunningJob, path: Path, began: Began, inside: Pass) -> Transcript:
+    """The pipeline over the shared engine, with the job's steps as what was kept."""
+    from ..pipeline.offline import transcribe
+
+    claim, engine = job.claim, job.engine
+    assert engine is not None
+
+    kept = _Steps(shop, job, engine, inside)
+    threads = min(MOST_THREADS, max(1, (shop.settings.threads or usable_cores()) // shop.slot.n_workers))
+    options = replace(pipeline_options(claim.options, began.batch_size), threads=threads)
+    transcript = transcribe(path, engine, options, job.progress, kept)
+    if job.n_kept:  # most of the work was another run's: no speed can be told from this one's
+        transcript = replace(transcript, timings={})
+    return transcript
+
+
+@dataclass(slots=True)
+class _Steps:
+    """The finished batches of a job, each a step of its workflow.
+
+    The steps of an earlier run are read before the first new one is added, because a workflow repeats its steps in
+    their order. A batch that was decoded anew is a further step: steps are named by their place, not by their batch.
+    """
+
+    shop: Workshop
+    job: RunningJob
+    engine: SharedEngine
+    inside: Pass
+    n_steps: int = 0  # of the workflow, so far in this run
+    earlier: list[HeardBatch] | None = None  # by number
+
+    def get(self, number: int) -> HeardBatch | None:
+        self.job.check()
+        earlier = self._read()
+        if number < len(earlier):
+            return earlier[number]
+        self._begin()
+        return None
+
+    def keep(self, number: int, batch: HeardBatch) -> None:
+        self._begin()
+        self._read()
+        self.engine.batch_done(left_s=max(0.0, (self.job.duration_s or 0.0) - self.job.done_s))
+        self.job.check()
+        self._next(batch.dumps())
+        self.shop.ledger.checkpointed(self.job.claim)
+        self.inside.share()
+
+    def _begin(self) -> None:
+        if self.job.began_at is None:
+            self.job.began_at, self.job.began_from_s = time.monotonic(), self.job.done_s
+
+    def _read(self) -> list[HeardBatch]:
+        if self.earlier is None:
+            self.earlier = restored([self._next("") for _ in range(self.job.n_kept)])
+        return self.earlier
+
+    def _next(self, text: str) -> str:
+        number, self.n_steps = self.n_steps, self.n_steps + 1
+        return _keep(self.shop, self.job.claim, number, text)
+
+
+def _keep(shop: Workshop, claim: Claim, number: int, text: str) -> str:
+    try:
+        return keep_step(shop.store.url, f"batch {number}", lambda: text)
+    except (StoreError, WorkerFailedError) as error:
+        if shop.ledger.is_mine(claim):
+            raise
+        raise CancelledError(f"job {claim.job_id} was deleted") from error  # and what a step belongs to with it
+
+
+def _choice(shop: Workshop, claim: Claim) -> EngineChoice:
+    """The engine that the job asks for, or the one it was begun with where the machine chose."""
+    wanted, began = claim.options, claim.began
+    engine, model, compute_type = wanted.engine, wanted.model, wanted.compute_type
+    if began is not None:
+        engine = began.engine
+        model = began.model if model == AUTO else model
+    if claim.device_forced:
+        compute_type = AUTO
+    return EngineChoice(
+        engine=engine,
+        model=model,
+        device=claim.device_forced or wanted.device,
+        compute_type=compute_type,
+        offline=wanted.offline or shop.settings.offline,
+        threads=shop.settings.threads,
+        gpu=shop.slot.gpu,
+    )
+
+
+def _recording(shop: Workshop, job: RunningJob, claim: Claim, folder: Path) -> Path:
+    """The file to read: the source itself, or what was fetched from its address."""
+    if spool.is_kept(claim.signature):
+        return spool.require_kept(shop.settings.data_dir, claim.signature)
+    if not is_url(claim.source):
+        return Path(claim.source)
+    fetched = sorted(path for path in folder.glob("*") if not path.name.startswith("."))
+    if fetched:
+        return fetched[0]
+    shop.work_dir.mkdir(mode=FOLDER_MODE, exist_ok=True)
+    max_bytes = int(shop.settings.max_file_gib * 1024**3)
+    for_shell = claim.signature == FETCHED_FOR_SHELL
+    limits = FetchLimits.of_shell(claim.source, max_bytes) if for_shell else FetchLimits(max_bytes)
+    return fetch(claim.source, folder, limits, job.progress)
+
+
+def _content_hash(shop: Workshop, job: RunningJob, claim: Claim, path: Path) -> str:
+    """The hash of what is read now; it is looked at again only if the file may have changed.
+
+    Raises:
+        SourceChangedError: checkpoints of other content are kept.
+    """
+    now = file_identity.signature(path)
+    if claim.content_hash is not None and now == claim.signature:
+        return claim.content_hash
+    found = file_identity.content_hash(path, job.check)
+    if claim.began is not None and claim.content_hash is not None and found != claim.content_hash:
+        hint = "submit it again"
+        raise SourceChangedError(f"{path} has changed since its transcription began", hint=hint)
+    shop.ledger.change(claim, {"content_hash": found})
+    return found
+
+
+def _duration(shop: Workshop, path: Path) -> float | None:
+    """What the recording's header says; ``None`` where it says nothing that could be.
+
+    Raises:
+        SourceError: no recording, or a longer one than is taken.
+    """
+    from ..media.decode import probe
+
+    duration_s = probe(path).duration
+    if duration_s is None or path.stat().st_size * 8 < FEWEST_BITS_PER_S * duration_s:
+        return None
+    limit_h = shop.settings.max_duration_hours
+    if duration_s > limit_h * 3600:
+        message = f"{path.name} is {duration_s / 3600:.1f} h long; at most {limit_h:g} h"
+        raise SourceTooLargeError(message, hint=_TOO_LONG_HINT)
+    return duration_s
+
+
+def _after_crashes(shop: Workshop, claim: Claim) -> Claim:
+    """A job under which the worker died too often goes on on the CPU, if it was on a GPU, or is set aside.
+
+    A worker that was killed from outside, or that nobody saw end, tells little of its jobs: it takes more of them.
+
+    Raises:
+        WorkerFailedError: it is set aside.
+    """
+    if claim.crashes < CRASHES_SET_ASIDE:
+        return claim
+    log = shop.log_of(claim.left_by)
+    died_of = last_end(log, at_work=True) if log is not None else ""
+    if was_killed(died_of) and claim.crashes < KILLS_SET_ASIDE:
+        return claim
+    place = f"{claim.done_s:.0f} s into the recording" if claim.done_s else "at the beginning"
+    ended = f"the worker's process ended {claim.crashes} times {place}"
+    cause = f": {died_of}" if died_of else ""
+    if claim.device_forced is None and _may_be_the_gpu(claim):
+        notice = Notice("worker_failed", f"{ended} on {claim.device or 'the GPU'}, the CPU goes on{cause}")
+        warnings = (*claim.warnings, notice)
+        shop.ledger.warn(claim, warnings)
+        shop.ledger.change(claim, {"device_forced": "cpu", "crashes": 0})
+        return replace(claim, device_forced="cpu", crashes=0, warnings=warnings)
+    name = log.name if log is not None else "the worker's log"
+    hint = f"see {name} in the data directory and transcribe-mcp doctor; then retry the job"
+    raise WorkerFailedError(f"{ended}{cause}", hint=hint)
+
+
+def _may_be_the_gpu(claim: Claim) -> bool:
+    if claim.device is not None:
+        return not claim.device.startswith("cpu")
+    from ..compat.machine import gpus_of
+    from ..compat.trial import gpu_facts
+
+    return claim.options.device != "cpu" and bool(gpus_of(gpu_facts()))  # it died before it said what it would use
+
+
+def _finished(transcript: Transcript, claim: Claim) -> Transcript:
+    notices = [*claim.warnings, *transcript.warnings]
+    if claim.options.diarize:
+        notices.append(Notice("no_speakers", "speakers were asked for, which this version cannot tell apart"))
+    return replace(transcript, source=claim.source, warnings=tuple(notices))

@@ -1,0 +1,383 @@
+"""What a worker writes about the jobs that it runs. See ``store.py`` for the conditions on every change."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import sqlalchemy as sa
+
+from ..domain.transcript import Notice, Transcript
+from ..errors import CancelledError, TranscribeError
+from . import library
+from .database import clock, require
+from .ids import new_id
+from .library import Content
+from .models import JobOptions, JobStatus
+from .row_mapping import UNFINISHED, heard_of
+from .store import Store
+from .tables import jobs, speeds, workers
+from .worker_state import clear_failed_start
+from .writer_link import RequirementError
+
+CRASHES_SET_ASIDE = 2  # a job under which the worker died this often at the same place is not tried again
+KILLS_SET_ASIDE = 10  # the same, where the last worker did not crash but was killed from outside
+SPEED_MEMORY_S = 600.0  # seconds of work that a measured speed remembers
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A job as its worker begins it. ``attempt`` tells this run from every other.
+
+    Attributes:
+        crashes: of workers under this job since its last checkpoint.
+        crash_steps: checkpoints that it had at the crash before.
+        began: the engine, model and batch size that it was begun with; ``None`` at first.
+        device_forced: where it has to run, whatever its options say.
+        left_by: the worker that had it before, unless it was put back or adopted since.
+    """
+
+    job_id: str
+    attempt: int
+    source: str
+    signature: str
+    content_hash: str | None
+    options: JobOptions
+    options_key: str
+    force: bool
+    crashes: int
+    crash_steps: int
+    began: Began | None
+    device: str | None
+    device_forced: str | None
+    duration_s: float | None
+    done_s: float
+    warnings: tuple[Notice, ...]
+    left_by: str | None
+
+    @property
+    def works_anyway(self) -> bool:
+        """Whatever other jobs there are on the same content."""
+        return self.force or self.began is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Began:
+    """What the work of a job was begun with, so that it goes on with the same."""
+
+    engine: str
+    model: str
+    device: str
+    batch_size: int
+
+
+class Ledger:
+    """One worker's pen. Its changes touch only jobs that this worker runs at this attempt."""
+
+    def __init__(self, store: Store, worker_id: str) -> None:
+        self._store = store
+        self.worker_id = worker_id
+
+    def claim(self, job_id: str) -> Claim | None:
+        """Begin a job; ``None`` where it was cancelled, deleted or finished meanwhile.
+
+        Found running and at risk, it was left by a worker that died: that counts as a crash of this job.
+        """
+        with self._store.begin() as connection:
+            left_by = connection.execute(sa.select(jobs.c.worker_id).where(jobs.c.job_id == job_id)).scalar()
+        row = self._store.transact(
+            lambda connection: connection.execute(
+                jobs.update()
+                .where(jobs.c.job_id == job_id, jobs.c.status.in_(UNFINISHED))
+                .values(
+                    status=JobStatus.RUNNING.value,
+                    stage="load",
+                    worker_id=self.worker_id,
+                    attempts=jobs.c.attempts + 1,
+                    crashes=_CRASHES,
+                    at_risk=False,
+                    started_at=sa.func.coalesce(jobs.c.started_at, time.time()),
+                )
+                .returning(jobs)
+            ).first()
+        )
+        return None if row is None else _to_claim(row, left_by)
+
+    def is_mine(self, claim: Claim) -> bool:
+        with self._store.begin() as connection:
+            return (claim.job_id, claim.attempt) in self._mine(connection)
+
+    def change(self, claim: Claim, values: Mapping[str, Any]) -> None:
+        """
+        Raises:
+            CancelledError: the job is not this worker's any more.
+        """
+        with self._store.begin() as connection:
+            changed = connection.execute(self._of(claim, jobs.update()).values(**values)).rowcount
+        if not changed:  # looked at when all is written: so the transaction is one message to the writer
+            raise _lost(claim)
+
+    def began(self, claim: Claim, began: Began) -> None:
+        values = {"engine": began.engine, "model": began.model, "device": began.device, "batch_size": began.batch_size}
+        self.change(claim, values)
+
+    def warn(self, claim: Claim, notices: Sequence[Notice]) -> None:
+        self.change(claim, {"warnings": _dump(notices)})
+
+    def judge_crashes(self, claim: Claim, n_steps: int) -> Claim:
+        """Crashes at another place do not count: it has got further since, if only by a step."""
+        if not claim.crashes:
+            return claim
+        crashes = 1 if n_steps > claim.crash_steps else claim.crashes
+        self.change(claim, {"crashes": crashes, "crash_steps": n_steps})
+        return replace(claim, crashes=crashes, crash_steps=n_steps)
+
+    def checkpointed(self, claim: Claim) -> None:
+        """A batch more is safe: what went wrong before did not go wrong here."""
+        if claim.crashes:
+            self.change(claim, {"crashes": 0})
+
+    def finish(self, claim: Claim, content: Content, transcript: Transcript) -> None:
+        """The job is completed, and its transcript in the library, in one transaction."""
+        transcript_id = new_id()
+        values = {
+            "content_hash": content.content_hash,
+            "duration_s": transcript.duration,
+            "done_s": transcript.duration,
+            "language": transcript.language,
+            "engine": transcript.engine,
+            "model": transcript.model,
+            "device": transcript.device,
+            "warnings": _dump(transcript.warnings),
+            "transcript_id": transcript_id,
+            **_ended(JobStatus.COMPLETED),
+        }
+        try:
+            with self._store.begin() as connection:
+                require(connection, self._of(claim, sa.select(sa.func.count()).select_from(jobs)))
+                library.save(connection, transcript_id, content, transcript)
+                connection.execute(self._of(claim, jobs.update()).values(**values))
+        except RequirementError as error:
+            raise _lost(claim) from error
+
+    def answer(self, claim: Claim, row: Any) -> None:
+        """The job is answered by an earlier one of the same content."""
+        names = ("duration_s", "language", "engine", "model", "device", "transcript_id", "warnings", "content_hash")
+        values = {name: getattr(row, name) for name in names}
+        values |= {"from_job_id": row.from_job_id or row.job_id, "done_s": row.duration_s or 0.0}
+        self.change(claim, values | _ended(JobStatus.COMPLETED))
+
+    def fail(self, claim: Claim, error: TranscribeError) -> None:
+        values = {"error_code": error.code, "error_message": str(error), "error_hint": error.hint}
+        self.change(claim, values | _ended(JobStatus.FAILED))
+
+    def beat(self, progress: Mapping[Claim, Mapping[str, Any]]) -> list[Claim]:
+        """Write how far the running jobs are; gives those that are not this worker's any more."""
+        if not progress:
+            return []
+        with self._store.begin() as connection:
+            mine = self._mine(connection)
+            for claim, values in progress.items():
+                if values and (claim.job_id, claim.attempt) in mine:
+                    connection.execute(self._of(claim, jobs.update()).values(**values))
+        return [claim for claim in progress if (claim.job_id, claim.attempt) not in mine]
+
+    def is_alive(self, loaded: str) -> None:
+        """Say so to the other workers of the store."""
+        with self._store.begin() as connection:
+            mine = workers.update().where(workers.c.worker_id == self.worker_id)
+            connection.execute(mine.values(beat_at=clock(connection), loaded=loaded))
+
+    def _mine(self, connection: sa.Connection) -> set[tuple[str, int]]:
+        query = sa.select(jobs.c.job_id, jobs.c.attempts).where(
+            jobs.c.status == JobStatus.RUNNING.value, jobs.c.worker_id == self.worker_id
+        )
+        return {(job_id, attempt) for job_id, attempt in connection.execute(query)}
+
+    def release(self, claims: Sequence[Claim]) -> None:
+        """Give running jobs back without a crash on their account: this worker ends in good order."""
+        with self._store.begin() as connection:
+            for claim in claims:
+                connection.execute(self._of(claim, jobs.update()).values(**_WAITING))
+
+    def measured(self, model: str, audio_s: float, work_s: float) -> None:
+        """Add to the speed of a device, from which waiting times are foretold; what is old fades.
+
+        Several workers do at once: each statement is whole by itself.
+        """
+        kept = max(0.0, 1.0 - work_s / SPEED_MEMORY_S)
+        with self._store.begin() as connection:
+            connection.execute(_NEW_SPEED, {"model": model})
+            connection.execute(
+                speeds.update()
+                .where(speeds.c.model == model)
+                .values(audio_s=audio_s + kept * speeds.c.audio_s, work_s=work_s + kept * speeds.c.work_s)
+            )
+
+    # --- workers ------------------------------------------------------------------------------------------------------
+
+    def register(self, host: str, pid: int, device: str) -> None:
+        with self._store.begin() as connection:
+            connection.execute(workers.delete().where(workers.c.worker_id == self.worker_id))
+            values = {"worker_id": self.worker_id, "host": host, "pid": pid, "device": device, "loaded": ""}
+            connection.execute(workers.insert().values(beat_at=clock(connection), **values))
+            clear_failed_start(connection, self.worker_id)
+
+    def forgive(self) -> None:
+        """What this worker left running when it ended in good order is no crash of theirs."""
+        with self._store.begin() as connection:
+            mine = jobs.update().where(jobs.c.worker_id == self.worker_id, jobs.c.status == JobStatus.RUNNING.value)
+            connection.execute(mine.values(**_WAITING))
+
+    def unregister(self) -> None:
+        with self._store.begin() as connection:
+            connection.execute(workers.delete().where(workers.c.worker_id == self.worker_id))
+
+    def orphans(self, silent_s: float) -> list[tuple[str, str]]:
+        """(id, queue) of jobs begun by workers not heard of for so long, by the database's clock."""
+        with self._store.begin() as connection:
+            alive = heard_of(workers.c.worker_id, connection, silent_s)
+            query = sa.select(jobs.c.job_id, jobs.c.queue).where(
+                jobs.c.status.in_(UNFINISHED),
+                jobs.c.worker_id.is_not(None),
+                jobs.c.worker_id != self.worker_id,
+                jobs.c.worker_id.not_in(alive),
+            )
+            return [(job_id, queue) for job_id, queue in connection.execute(query)]
+
+    def alive(self, silent_s: float) -> list[str]:
+        """The ids of the workers that were heard of within so long; this one is among them."""
+        with self._store.begin() as connection:
+            found = connection.execute(heard_of(workers.c.worker_id, connection, silent_s)).scalars()
+            return list({*found, self.worker_id})
+
+    def unfinished(self) -> dict[str, int]:
+        """How many jobs of each queue wait or run."""
+        query = sa.select(jobs.c.queue, sa.func.count()).where(jobs.c.status.in_(UNFINISHED)).group_by(jobs.c.queue)
+        with self._store.begin() as connection:
+            return dict(connection.execute(query).tuples().all())
+
+    def adopt(self, job_id: str, queue: str) -> None:
+        """Queue a job again whose worker is gone. Of several workers that try, one does."""
+        with self._store.begin() as connection:
+            change = (
+                jobs.update()
+                .where(jobs.c.job_id == job_id, jobs.c.status.in_(UNFINISHED))
+                .where(jobs.c.worker_id != self.worker_id)
+                .values(worker_id=None, crashes=_CRASHES, **_WAITING)
+            )
+            changed = connection.execute(change).rowcount
+        if changed:
+            self._store.queue.take_over(job_id, queue)
+
+    # --- housekeeping -------------------------------------------------------------------------------------------------
+
+    def tidy(self, older_s: float, limit: int = 100) -> None:
+        """Drop what completed jobs kept for going on: their words are in the library."""
+        with self._store.begin() as connection:
+            query = (
+                sa.select(jobs.c.job_id)
+                .where(jobs.c.status == JobStatus.COMPLETED.value, jobs.c.keeps_steps)
+                .where(jobs.c.finished_at < time.time() - older_s)
+                .limit(limit)
+            )
+            ids = list(connection.execute(query).scalars())
+        if ids:
+            self._store.queue.forget(ids)
+            with self._store.begin() as connection:
+                connection.execute(jobs.update().where(jobs.c.job_id.in_(ids)).values(keeps_steps=False))
+
+    def mend(self, older_s: float) -> None:
+        """Queue waiting jobs again whose workflow has ended: a process died between the two halves of a retry."""
+        with self._store.begin() as connection:
+            query = sa.select(jobs.c.job_id, jobs.c.queue).where(
+                jobs.c.status == JobStatus.QUEUED.value, jobs.c.created_at < time.time() - older_s
+            )
+            queues = {row.job_id: row.queue for row in connection.execute(query)}
+        if queues:
+            for job_id in self._store.queue.stranded(list(queues)):
+                self._store.queue.again(job_id, queues[job_id])
+
+    def take_back(self, older_s: float, silent_s: float) -> None:
+        """Queue waiting jobs again that a worker, now gone, took from the queue and died before it claimed them."""
+        with self._store.begin() as connection:
+            query = sa.select(jobs.c.job_id, jobs.c.queue).where(
+                jobs.c.status == JobStatus.QUEUED.value,
+                jobs.c.worker_id.is_(None),
+                jobs.c.created_at < time.time() - older_s,
+            )
+            queues = {row.job_id: row.queue for row in connection.execute(query)}
+        if queues:
+            for job_id in self._store.queue.taken_by_others(list(queues), self.alive(silent_s)):
+                self._store.queue.take_over(job_id, queues[job_id])
+
+    def without_duration(self, limit: int) -> list[tuple[str, str]]:
+        """(id, source) of waiting jobs whose length nobody has measured."""
+        with self._store.begin() as connection:
+            query = (
+                sa.select(jobs.c.job_id, jobs.c.source)
+                .where(jobs.c.status == JobStatus.QUEUED.value, jobs.c.duration_s.is_(None))
+                .order_by(jobs.c.priority, jobs.c.job_id)
+                .limit(limit)
+            )
+            return [(job_id, source) for job_id, source in connection.execute(query)]
+
+    def set_duration(self, job_id: str, duration_s: float) -> None:
+        with self._store.begin() as connection:
+            change = jobs.update().where(jobs.c.job_id == job_id, jobs.c.duration_s.is_(None))
+            connection.execute(change.values(duration_s=duration_s))
+
+    def _of(self, claim: Claim, statement: Any) -> Any:
+        return statement.where(
+            jobs.c.job_id == claim.job_id,
+            jobs.c.status == JobStatus.RUNNING.value,
+            jobs.c.worker_id == self.worker_id,
+            jobs.c.attempts == claim.attempt,
+        )
+
+
+_NEW_SPEED = sa.text("INSERT INTO speeds (model, audio_s, work_s) VALUES (:model, 0, 0) ON CONFLICT (model) DO NOTHING")
+
+# Of a row that a worker left; the right-hand sides see it as it was.
+_CRASHES = sa.case(
+    (sa.and_(jobs.c.status == JobStatus.RUNNING.value, jobs.c.at_risk), jobs.c.crashes + 1), else_=jobs.c.crashes
+)
+_WAITING = {"status": JobStatus.QUEUED.value, "stage": JobStatus.QUEUED.value, "at_risk": False}
+
+
+def _ended(status: JobStatus) -> dict[str, Any]:
+    return {"status": status.value, "stage": "", "finished_at": time.time(), "crashes": 0, "at_risk": False}
+
+
+def _lost(claim: Claim) -> CancelledError:
+    return CancelledError(f"job {claim.job_id} was cancelled or given to another worker")
+
+
+def _dump(notices: Sequence[Notice]) -> str:
+    return json.dumps([[notice.code, notice.message] for notice in notices], ensure_ascii=False)
+
+
+def _to_claim(row: Any, left_by: str | None) -> Claim:
+    began = Began(row.engine, row.model, row.device, row.batch_size) if row.batch_size else None
+    return Claim(
+        job_id=row.job_id,
+        attempt=row.attempts,
+        source=row.source,
+        signature=row.signature,
+        content_hash=row.content_hash,
+        options=JobOptions.loads(row.options),
+        options_key=row.options_key,
+        force=row.force,
+        crashes=row.crashes,
+        crash_steps=row.crash_steps,
+        began=began,
+        device=row.device,
+        device_forced=row.device_forced,
+        duration_s=row.duration_s,
+        done_s=row.done_s,
+        warnings=tuple(Notice(code, message) for code, message in json.loads(row.warnings)),
+        left_by=left_by,
+    )

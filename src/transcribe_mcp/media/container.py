@@ -1,0 +1,322 @@
+"""Opening a recording: what may be opened, its sound track, its frames, and every refusal in words."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import av
+from av.audio.frame import AudioFrame
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+from av.packet import Packet
+from av.stream import Discard
+
+from ..errors import NoAudioError, NotMediaError, SourceError, SourceNotFoundError, SourceUnreadableError
+from .openat import OpenedFile
+
+SAMPLE_RATES_HZ = range(1_000, 1_000_000)  # outside, the header is damaged; 1 Hz would make an hour out of every 7 kB
+DEMUX_FAILURES = 16
+DAMAGED = "The file may be damaged, cut off or of another type than its name says."
+
+# What may be opened: self-contained recordings. Playlists and the like (hls, dash, concat, imf, sdp …) name other
+# files or addresses, and raw or picture formats take anything for media.
+CONTAINERS = (
+    "3gp,aa,aac,aax,ac3,ac4,act,aea,aiff,amr,amrnb,amrwb,ape,apac,apm,aptx,asf,asf_o,ast,au,avi,binka,bink,bonk,"
+    "caf,codec2,daud,dsf,dss,dts,dtshd,dv,eac3,epaf,flac,flv,g722,g723_1,g729,gsm,gxf,iamf,iff,ilbc,ircam,kux,"
+    "laf,lc3,live_flv,loas,lvf,matroska,webm,mlp,mmf,mov,mp4,m4a,moflex,mp3,mpc,mpc8,mpeg,mpegts,mpegvideo,msf,"
+    "mtaf,mxf,nistsphere,nsv,nut,nuv,ogg,oma,osq,paf,pva,pvf,qcp,qoa,rka,rm,sbc,sds,shn,sox,spdif,swf,tak,truehd,"
+    "tta,ty,voc,vqf,w64,wav,wavarc,wsd,wtv,wv,xa,xwma"
+)
+OPEN_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
+
+# A tag in a broken encoding must not cost the recording. PyAV 19 never fails over one and no longer takes the argument.
+_TOLERANT: dict[str, Any] = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
+
+# PyAV raises FFmpeg's errors, and for nonsense in a header also its own ValueError and kin.
+FOREIGN_ERRORS = (av.FFmpegError, ValueError, LookupError, ArithmeticError, RuntimeError)
+
+
+@dataclass(frozen=True, slots=True)
+class AudioInfo:
+    """What a container says about its sound. ``duration`` is its claim in seconds, or ``None``."""
+
+    duration: float | None
+    codec: str
+    sample_rate_hz: int
+    channels: int
+    container: str
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """A file and which sound of it is read: everything that opens a recording takes this.
+
+    Attributes:
+        path: the file.
+        stream: index of the audio track in the container; ``None`` is the default track.
+        channel: ``auto``, ``mix`` or the number of one channel, counted from 1; see ``resampler.Mix``.
+        begin, end: the bytes of the file to read; ``end`` is ``None`` for the end of the file.
+        demuxer: FFmpeg's name of the format where it has to be given, otherwise empty.
+        options: further options of the demuxer.
+    """
+
+    path: Path
+    stream: int | None = None
+    channel: str = "auto"
+    begin: int = 0
+    end: int | None = None
+    demuxer: str = ""
+    options: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def is_part(self) -> bool:
+        return self.begin > 0 or self.end is not None
+
+    @property
+    def url(self) -> str:
+        """Of the whole file. "file:" keeps FFmpeg from reading a protocol into names such as "http:talk.wav"."""
+        return f"file:{os.path.abspath(self.path)}"  # noqa: PTH100 - of a held file, that of its descriptor
+
+
+@contextmanager
+def opened(media: Media) -> Iterator[tuple[InputContainer, AudioStream]]:
+    container, stream = open_media(media)
+    try:
+        yield container, stream
+    finally:
+        container.close()
+
+
+def open_media(media: Media) -> tuple[InputContainer, AudioStream]:
+    """The container and the audio track to read; the demuxer skips every other track."""
+    container = open_container(media)
+    try:
+        stream = _sound_track(media, container)
+    except FOREIGN_ERRORS as error:
+        container.close()
+        raise not_media(media.path, error) from error
+    except SourceError:
+        container.close()
+        raise
+    return container, stream
+
+
+def open_container(media: Media) -> InputContainer:
+    """The container with all its tracks: the only door to FFmpeg's demuxers.
+
+    A file that is held open is read through its descriptor, a part of a file through a reader of ours; FFmpeg opens
+    nothing by name then.
+
+    Raises:
+        SourceNotFoundError, SourceUnreadableError, NotMediaError: it cannot be opened.
+    """
+    _require_readable_file(media.path)
+    options = OPEN_OPTIONS | media.options
+    if media.demuxer:
+        options |= {"format_whitelist": media.demuxer}
+    source: str | io.RawIOBase = media.url
+    if media.is_part:
+        source = PartReader(media)
+    elif isinstance(media.path, OpenedFile):
+        source = media.path.reader()
+    if not isinstance(source, str):
+        options |= {"protocol_whitelist": ""}
+    try:
+        container = av.open(source, format=media.demuxer or None, container_options=options, **_TOLERANT)
+    except FOREIGN_ERRORS as error:
+        raise not_media(media.path, error) from error
+    assert isinstance(container, InputContainer)
+    return container
+
+
+class PartReader(io.RawIOBase):
+    """The bytes of a part of a file, as if they were all."""
+
+    def __init__(self, media: Media) -> None:
+        self._file = media.path.open("rb")
+        self._begin = media.begin
+        self._n_bytes = (media.path.stat().st_size if media.end is None else media.end) - media.begin
+        self._position = 0
+        self.name = f"file:{media.path}"  # FFmpeg knows some formats by their extension alone
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._n_bytes}[whence]
+        if origin + offset < 0:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        self._position = origin + offset
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        self._file.seek(self._begin + self._position)
+        data = self._file.read(max(0, min(len(view), self._n_bytes - self._position)))
+        view[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def _sound_track(media: Media, container: InputContainer) -> AudioStream:
+    path = media.path
+    if not container.streams.audio:
+        tracks = sorted({stream.type for stream in container.streams})
+        message = f"{path}: no sound track in it (tracks: {', '.join(tracks) or 'none'})"
+        raise NoAudioError(message, hint="The sound may be in a file of its own.")
+    stream = default_track(container)
+    if media.stream is not None:
+        stream = next((found for found in container.streams.audio if found.index == media.stream), stream)
+    if stream.codec_context is None:
+        raise NotMediaError(f"{path}: no decoder for its sound track", hint="Convert it to FLAC or WAV first.")
+    if stream.codec_context.sample_rate not in SAMPLE_RATES_HZ:
+        raise NotMediaError(
+            f"{path}: its header claims a sample rate of {stream.codec_context.sample_rate} Hz", hint=DAMAGED
+        )
+    for other in container.streams:
+        if other.index != stream.index:
+            other.discard = Discard.all
+    stream.codec_context.thread_count = 1  # the ranges are the threads
+    return stream
+
+
+def default_track(container: InputContainer) -> AudioStream:
+    """The track that FFmpeg takes by default, or the first that can be decoded."""
+    best = container.streams.best("audio")
+    if isinstance(best, AudioStream) and best.codec_context is not None:
+        return best
+    decodable = (stream for stream in container.streams.audio if stream.codec_context is not None)
+    return next(decodable, container.streams.audio[0])
+
+
+def _require_readable_file(path: Path) -> None:
+    """FFmpeg would wait on a pipe for ever, and its message for the rest names no reason."""
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise SourceUnreadableError(f"{path}: is a directory", hint="Name the recordings in it.")
+        if not stat.S_ISREG(mode):
+            raise SourceUnreadableError(f"{path}: is no regular file", hint="Save the recording to a file first.")
+        with path.open("rb") as file:
+            empty = not file.read(1)
+    except FileNotFoundError as error:
+        raise SourceNotFoundError(f"{path}: no such file", hint="Check the name and the directory.") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise SourceUnreadableError(f"{path}: cannot be read: {reason}", hint="Check its permissions.") from error
+    if empty:
+        raise NotMediaError(f"{path}: is empty (0 bytes)", hint="Copy or record it again.")
+
+
+def not_media(path: Path, error: Exception) -> SourceError:
+    reason = (error.strerror if isinstance(error, OSError | av.FFmpegError) else None) or str(error)
+    if isinstance(error, av.error.PermissionError):
+        return SourceUnreadableError(f"{path}: cannot be read: {reason}", hint="Check its permissions.")
+    if isinstance(error, av.error.ArgumentError):  # what format_whitelist answers
+        reason = "a playlist, a picture, a text or another format that is no recording"
+    return NotMediaError(
+        f"{path}: not audio or video that can be decoded: {reason}",
+        hint=DAMAGED,
+    )
+
+
+def info(container: InputContainer, stream: AudioStream) -> AudioInfo:
+    duration: float | None = _tagged_duration_s(stream)
+    if duration is None and stream.duration and stream.time_base:
+        duration = float(stream.duration * stream.time_base)
+    elif duration is None and container.duration:
+        duration = container.duration / av.time_base
+    context = stream.codec_context
+    return AudioInfo(
+        duration=duration if duration and duration > 0 else None,
+        codec=context.name,
+        sample_rate_hz=context.sample_rate,
+        channels=context.channels,
+        container=container.format.name,
+    )
+
+
+def _tagged_duration_s(stream: AudioStream) -> float | None:
+    """What Matroska keeps in a tag, as 00:00:10.003000000; the container's own duration may be the picture's."""
+    try:
+        hours, minutes, seconds = stream.metadata.get("DURATION", "").split(":")
+        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+    except ValueError:
+        return None
+
+
+SEEK_BACK_S = 5.0  # so that a subtitle that stays for long is seen
+OWN_DURATIONS = {"mov", "avi"}  # containers that say how long each track is, whatever the others are
+
+
+def plays_on_after(media: Media, end_s: float, margin_s: float) -> bool:
+    """Whether other tracks (the picture, subtitles) go on to the end that the container claims, so that the file is
+    whole and its sound ends before."""
+    container = open_container(media)
+    try:
+        claim_s = (container.duration or 0) / av.time_base
+        if container.format.name.partition(",")[0] in OWN_DURATIONS or len(container.streams) < 2:
+            return False
+        origin = container.start_time or 0
+        container.seek(origin + int(max(end_s, claim_s - margin_s - SEEK_BACK_S) * av.time_base))
+        for packet in container.demux():
+            if packet.pts is None or packet.stream.type == "audio":
+                continue
+            packet_end_s = float((packet.pts + (packet.duration or 0)) * packet.time_base) - origin / av.time_base
+            if packet_end_s >= claim_s - margin_s:
+                return True
+    except FOREIGN_ERRORS:
+        return False
+    finally:
+        container.close()
+    return False
+
+
+def frames(
+    container: InputContainer, stream: AudioStream, on_error: Callable[[float | None], None]
+) -> Iterator[AudioFrame]:
+    """Every frame that can be decoded. ``on_error`` hears the second of each that cannot, and may raise."""
+    first = True
+    for _ in range(DEMUX_FAILURES):
+        try:
+            for packet in container.demux(stream):
+                if first:
+                    _require_clear(container, packet)
+                    first = False
+                try:
+                    decoded = packet.decode()
+                except FOREIGN_ERRORS:
+                    _require_clear(container, packet)
+                    on_error(None if packet.pts is None else float(packet.pts * packet.time_base))
+                    continue
+                yield from decoded
+        except FOREIGN_ERRORS:
+            on_error(None)  # the demuxer may find its way again
+        else:
+            return
+
+
+def _require_clear(container: InputContainer, packet: Packet[AudioStream]) -> None:
+    if packet.has_sidedata("encryption_info"):
+        raise NotMediaError(
+            f"{container.name.removeprefix('file:')}: its sound is encrypted (DRM)",
+            hint="Only the player or shop that it came from can give a copy without.",
+        )

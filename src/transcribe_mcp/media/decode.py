@@ -1,0 +1,276 @@
+"""Any media -> mono float32 at 16 kHz, in blocks, in bounded memory.
+
+    find ── tracks, parts                     track, channels and byte ranges of the file
+      │
+    read_blocks ── decode_serial ───┬── container   opening, refusing, frames
+               ├── decode_parallel ─┴── resampler   frames -> samples by channel
+               └── channels -> level                -> mono -> loud enough for voice activity detection
+
+``decode_serial`` reads everything. ``decode_parallel`` reads long files faster, if the samples are provably the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from ..domain.transcript import Notice
+from ..errors import NoAudioError, UsageError
+from .channels import LOUDEST, Downmix
+from .container import AudioInfo, Media, info, opened, plays_on_after
+from .decode_parallel import Inexact, RangeLayout, range_layout, ranges
+from .decode_serial import Findings, serial
+from .level import SILENCE_DB, Levels
+from .parts import Parts, parts
+from .resampler import SAMPLE_RATE_HZ, Samples
+from .tracks import Track, chosen_channels, chosen_tracks, excerpts, tracks_of
+
+__all__ = [
+    "SAMPLE_RATE_HZ",
+    "SILENCE_DB",
+    "AudioInfo",
+    "Levels",
+    "Samples",
+    "Sound",
+    "Track",
+    "chosen_channels",
+    "chosen_tracks",
+    "decoded_blocks",
+    "excerpts",
+    "find",
+    "probe",
+    "read",
+    "read_blocks",
+]
+
+PARALLEL_FROM_S = 240.0
+MOST_PARTS_PROBED = 64  # of more, the length is not known before they are read
+
+
+@dataclass(frozen=True, slots=True)
+class Sound:
+    """What is read of a file: one track, as its channels or one of them, in one part or several.
+
+    Attributes:
+        parts: see ``parts.Parts``.
+        info: what the container says.
+        tracks: all tracks of the file.
+    """
+
+    parts: Parts
+    info: AudioInfo
+    tracks: tuple[Track, ...]
+
+    @property
+    def media(self) -> Media:
+        """Its first part, which mostly is the whole."""
+        return self.parts.media[0]
+
+    def of_channel(self, channel: str) -> Sound:
+        """The same with another ``Media.channel``."""
+        media = tuple(replace(part, channel=channel) for part in self.parts.media)
+        return replace(self, parts=replace(self.parts, media=media))
+
+
+def find(path: Path, stream: int | None = None) -> Sound:
+    """A track of ``path``, by its index in the container, or the default one; nothing is decoded.
+
+    Raises:
+        SourceError: one of its subclasses: missing, unreadable, no media, no sound track.
+    """
+    whole = Media(path, stream)
+    with opened(whole) as (container, track):
+        found, tracks = info(container, track), tracks_of(container)
+    all_parts = parts(whole, found.container)
+    if all_parts.media == (whole,):
+        return Sound(all_parts, found, tracks)
+    duration_s = all_parts.duration_s
+    if duration_s is None and len(all_parts.media) <= MOST_PARTS_PROBED:
+        seconds = [_claim_s(part) for part in all_parts.media]
+        duration_s = sum(filter(None, seconds)) if all(seconds) else None
+    return Sound(all_parts, replace(found, duration=duration_s), tracks)
+
+
+def _claim_s(media: Media) -> float | None:
+    with opened(media) as (container, stream):
+        return info(container, stream).duration
+
+
+def probe(path: Path) -> AudioInfo:
+    """What the container of ``path`` says about its sound; nothing is decoded. Errors as ``find``."""
+    return find(path).info
+
+
+def read(path: Path) -> Samples:
+    """The whole of a short recording: (n,) float32, mono, 16 kHz. Errors as ``read_blocks``."""
+    blocks = list(read_blocks(path))
+    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+
+
+def read_blocks(
+    sound: Path | Sound,
+    *,
+    block_s: float = 600.0,
+    threads: int = 1,
+    notices: list[Notice] | None = None,
+    levels: Levels | None = None,
+) -> Generator[Samples, None, None]:
+    """Decode a recording in order, in blocks of exactly ``block_s`` seconds but for the last.
+
+    Args:
+        sound: what ``find`` gives, or a path for the default track of a file.
+        block_s: seconds a block; the decode holds about one block and, for every thread, one and a half ranges of 50 s
+            (3.2 MB, of stereo twice that), of Opus 80 s, at most. With ``levels``, whole minutes.
+        threads: above 1, long files are decoded by time range where that is sample-exact.
+        notices: gets what was degraded, once the last block is out.
+        levels: takes the levels, and raises what is very quiet.
+
+    Yields:
+        (n,) float32, mono, 16 kHz. Damaged stretches are left out or, where the timestamps tell, silent.
+
+    Raises:
+        SourceNotFoundError, SourceUnreadableError: the file cannot be opened.
+        NotMediaError: nothing in it can be decoded.
+        NoAudioError: it has no sound track, or one without samples.
+    """
+    sound = sound if isinstance(sound, Sound) else find(sound)
+    findings, downmix = Findings(), Downmix()
+    pieces = _pieces(sound, threads, findings)
+    done_samples = 0
+    try:
+        for block in _blocks(downmix.mono(pieces), round(block_s * SAMPLE_RATE_HZ), findings):
+            done_samples += len(block)
+            yield levels.leveled(block) if levels else block
+    finally:
+        pieces.close()
+    if done_samples == 0:
+        path = sound.media.path
+        raise NoAudioError(f"{path}: the sound track has no samples", hint="The recording may not have been finished.")
+    _note_missing_end(sound, done_samples / SAMPLE_RATE_HZ, findings)
+    if notices is not None:
+        about_parts = [sound.parts.notice] if sound.parts.notice else []
+        notices.extend([*about_parts, *findings.notices(), *downmix.notices(), *(levels.notices() if levels else ())])
+
+
+def _pieces(sound: Sound, threads: int, findings: Findings) -> Generator[Samples]:
+    """The whole track, (n,) or (channels, n) at a time."""
+    media = sound.media
+    if threads > 1 and len(sound.parts.media) == 1 and (sound.info.duration or 0) >= PARALLEL_FROM_S:
+        with opened(media) as (container, stream):
+            layout = range_layout(container, stream, media.channel)
+        if layout:
+            return _parallel(media, layout, threads, findings)
+    return serial(sound.parts.media, findings)
+
+
+def decoded_blocks(
+    samples: Samples,
+    *,
+    channel: str = "auto",
+    block_s: float = 600.0,
+    notices: list[Notice] | None = None,
+    levels: Levels | None = None,
+) -> Generator[Samples, None, None]:
+    """Samples that lie decoded in memory, (n,) or (n, channels) at 16 kHz, as ``read_blocks`` gives those of a file.
+
+    Blocks of (n,) are views; only what is no sound, or very quiet, is replaced, in a copy. ``channel`` is one of
+    ``Media.channel``.
+
+    Raises:
+        UsageError: another shape, or not floating point.
+        NoAudioError: there are none.
+    """
+    is_shaped = samples.ndim == 1 or (samples.ndim == 2 and 0 < samples.shape[1] <= len(samples))
+    if not is_shaped or samples.dtype.kind != "f":
+        message = f"samples have the shape {samples.shape} and the type {samples.dtype}"
+        hint = "give floating-point numbers within ±1, 16,000 a second, of shape (n,) or (n, channels)"
+        raise UsageError(message, hint=hint)
+    if not len(samples):
+        raise NoAudioError("there are no samples", hint="The recording may not have been finished.")
+    findings, downmix = Findings(), Downmix()
+    size = round(block_s * SAMPLE_RATE_HZ)
+    for first in range(0, len(samples), size):
+        planes = _planes(samples[first : first + size], channel)
+        for piece in downmix.mono([planes]):
+            block = _sound(np.ascontiguousarray(piece, np.float32), first / SAMPLE_RATE_HZ, findings)
+            yield levels.leveled(block) if levels else block
+    if notices is not None:
+        notices.extend([*findings.notices(), *downmix.notices(), *(levels.notices() if levels else ())])
+
+
+def _planes(samples: Samples, channel: str) -> Samples:
+    """(n,) or (n, channels) -> (n,) or (channels, n), as ``channel`` says."""
+    if samples.ndim == 1:
+        return samples
+    if channel.isdecimal():
+        return samples[:, int(channel) - 1]
+    if channel == "mix" or samples.shape[1] == 1:
+        return np.asarray(samples.mean(axis=1, dtype=np.float32))
+    return np.ascontiguousarray(samples.T, np.float32)
+
+
+def _sound(block: Samples, at_s: float, findings: Findings) -> Samples:
+    """The block itself, or a copy with silence instead of what is no sound."""
+    if block.max() <= LOUDEST and block.min() >= -LOUDEST:  # nor is anything not a number
+        return block
+    findings.add("invalid_samples", at_s, "samples are not numbers; now silence")
+    return np.where(np.abs(block) <= LOUDEST, block, np.float32(0))
+
+
+def _note_missing_end(sound: Sound, done_s: float, findings: Findings) -> None:
+    """Truncated files often decode without an error. Claims are estimates, so only a large part missing counts.
+
+    What timestamps claim that jump is worth nothing, and what the whole container claims may be its picture's.
+    """
+    claim_s = sound.info.duration
+    margin_s = max(1.0, 0.02 * (claim_s or 0.0))
+    is_short = bool(claim_s and done_s < claim_s - margin_s) and "timestamps_ignored" not in findings.counts
+    if is_short and plays_on_after(sound.media, done_s, margin_s):
+        is_short = False
+    if is_short or (sound.parts.notice is None and _is_cut_off_wav(sound.media.path)):
+        findings.add("source_damaged", done_s, "the recording ends, and its header promised more")
+
+
+def _is_cut_off_wav(path: Path) -> bool:
+    """FFmpeg trusts the size of the file over that in a WAV header. Recorders that stream leave 0 or the maximum."""
+    with path.open("rb") as file:
+        head = file.read(12)
+    promised_bytes = int.from_bytes(head[4:8], "little")
+    is_wav = head[:4] == b"RIFF" and head[8:] == b"WAVE"
+    return is_wav and promised_bytes < 0xFFFF_0000 and promised_bytes * 0.98 > path.stat().st_size
+
+
+def _parallel(media: Media, layout: RangeLayout, threads: int, findings: Findings) -> Generator[Samples]:
+    """The ranges, as long as each can be shown to be exact; from there on the serial decode."""
+    done_samples = 0
+    try:
+        for piece in ranges(media, layout, threads):
+            done_samples += piece.shape[-1]
+            yield piece
+    except Inexact:
+        yield from serial((media,), findings, skip_samples=done_samples)
+
+
+def _blocks(pieces: Iterator[Samples], block_samples: int, findings: Findings) -> Iterator[Samples]:
+    """Cut ``pieces`` anew; replace what is no sound (NaN, infinity, absurd floats) by silence."""
+    block = np.empty(0, np.float32)
+    filled = done = 0
+    for piece in pieces:
+        while len(piece):
+            if not len(block):
+                block = np.empty(block_samples, np.float32)
+            part = block[filled : filled + len(piece)]
+            part[:] = piece[: len(part)]
+            sound = _sound(part, (done + filled) / SAMPLE_RATE_HZ, findings)
+            if sound is not part:
+                part[:] = sound
+            piece = piece[len(part) :]
+            filled += len(part)
+            if filled == block_samples:
+                yield block
+                block, filled, done = np.empty(0, np.float32), 0, done + block_samples
+    if filled:
+        yield block[:filled]

@@ -1,0 +1,103 @@
+"""Very quiet recordings are raised before voice detection, which is deaf at -60 dB where Whisper reads every word.
+
+Level is judged by the minute, by the loudest second in it: a click does not count, a pause does not either. A minute is
+raised if that second is very quiet and stands out from the rest, as speech does and steady noise does not. What is loud
+in such a minute stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..domain.transcript import Notice
+from .resampler import SAMPLE_RATE_HZ, Samples
+
+FRAME_SAMPLES = SAMPLE_RATE_HZ // 10
+FRAMES_PER_S = 10
+UNIT_SAMPLES = 60 * SAMPLE_RATE_HZ
+SILENCE_DB = -120.0  # what digital silence is taken for
+QUIET_DB = -50.0  # speech whose loudest second is at -55 dB is detected as well as louder speech, at -65 dB hardly
+TARGET_DB = -30.0
+MAX_GAIN_DB = 60.0  # what is below -90 dB is rounding
+STANDS_OUT_DB = 6.0  # from the quietest tenth: noise varies by up to 4 dB
+
+
+class Levels:
+    """Levels of one recording, in blocks that follow one another, and the gain that quiet minutes get."""
+
+    def __init__(self) -> None:
+        self.frames: list[NDArray[np.float32]] = []  # dB by tenths of a second, before any gain
+        self._n_units = 0
+        self._raised: list[tuple[int, float, float]] = []  # number of the unit, its level, its gain
+
+    def leveled(self, block: Samples) -> Samples:
+        """The block (n,) itself, or a raised copy. Blocks are whole minutes but for the last."""
+        frames = frame_levels(block)
+        self.frames.append(frames)
+        per_unit = UNIT_SAMPLES // FRAME_SAMPLES
+        out = block
+        for first in range(0, len(frames), per_unit):
+            unit = frames[first : first + per_unit]
+            gain_db = _gain_db(unit)
+            if gain_db:
+                out = block.copy() if out is block else out
+                part = out[first * FRAME_SAMPLES : (first + per_unit) * FRAME_SAMPLES]
+                _raise(part, unit, gain_db)
+                self._raised.append((self._n_units, loudest_second_db(unit), gain_db))
+            self._n_units += 1
+        return out
+
+    @property
+    def loudest_db(self) -> float:
+        """Of the whole recording: what at least a second of it reaches."""
+        return loudest_second_db(np.concatenate([np.empty(0, np.float32), *self.frames]))
+
+    def notices(self) -> Iterator[Notice]:
+        if self._raised:
+            number, level_db, gain_db = self._raised[0]
+            share = f"{len(self._raised)} of {self._n_units} minutes are" if self._n_units > 1 else "the recording is"
+            where = f", from {number} min on" if number else ""
+            message = (
+                f"{share[0].upper()}{share[1:]} very quiet (loudest second {level_db:.0f} dB){where}: "
+                f"raised by {gain_db:.0f} dB."
+            )
+            yield Notice("level_raised", message)
+
+
+def frame_levels(samples: Samples) -> NDArray[np.float32]:
+    """(n,) -> (ceil(n / 1600),) dB below full scale, the last frame as if filled up with silence."""
+    whole = len(samples) - len(samples) % FRAME_SAMPLES
+    frames = samples[:whole].reshape(-1, FRAME_SAMPLES)
+    power = np.einsum("fs,fs->f", frames, frames)
+    if whole < len(samples):
+        power = np.append(power, samples[whole:] @ samples[whole:])
+    return np.asarray(10 * np.log10(power / FRAME_SAMPLES + 10 ** (SILENCE_DB / 10)), np.float32)
+
+
+def loudest_second_db(frames: NDArray[np.float32]) -> float:
+    """The level that a second reaches in all; of less than two seconds, the half."""
+    if not len(frames):
+        return SILENCE_DB
+    rank = min(FRAMES_PER_S, -(-len(frames) // 2))
+    return float(np.partition(frames, -rank)[-rank])
+
+
+def _gain_db(frames: NDArray[np.float32]) -> float:
+    """0 where the level stays."""
+    level_db = loudest_second_db(frames)
+    if level_db > QUIET_DB or level_db <= TARGET_DB - MAX_GAIN_DB - STANDS_OUT_DB:
+        return 0.0
+    quietest_db = float(np.percentile(frames, 10))
+    return min(MAX_GAIN_DB, TARGET_DB - level_db) if level_db - quietest_db >= STANDS_OUT_DB else 0.0
+
+
+def _raise(samples: Samples, frames: NDArray[np.float32], gain_db: float) -> None:
+    """In place. Frames that are louder than the target after it get less, down to none."""
+    of_frame_db = np.clip(TARGET_DB + STANDS_OUT_DB - frames, 0.0, gain_db)
+    middles = (np.arange(len(frames)) + 0.5) * FRAME_SAMPLES
+    gain = np.interp(np.arange(len(samples)), middles, 10 ** (of_frame_db / 20)).astype(np.float32)
+    samples *= gain
+    np.clip(samples, -1.0, 1.0, out=samples)

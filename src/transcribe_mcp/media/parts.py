@@ -1,0 +1,297 @@
+"""Files that hold more sound than FFmpeg reads of them: each part of such a file is opened by itself.
+
+* WAV: the header of a recorder that died or of more than 4 GiB promises less than the file holds; there may be several
+  ``data`` chunks, and several files one after the other. Chunks of metadata behind the sound are no sound.
+* Ogg: a file may be a chain of links, each with headers of its own. FFmpeg reads on with the first link's rate.
+* FLAC: files one after the other; those with another format are lost.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import BinaryIO
+
+from ..domain.transcript import Notice
+from .container import Media
+
+SCAN_BYTES = 1 << 20
+TAIL_BYTES = 1 << 22  # before the end of the file, where metadata may lie that a header does not account for
+UNKNOWN_SIZES = (0, 0xFFFF_FFFF)  # what recorders write that do not know the size yet
+LEAST_MORE_S = 0.1  # less than this behind the promised end is padding
+OGG_FIRST_PAGE = b"OggS\0\x02"
+OGG_PAGE_HEAD = 27  # bytes, the last of which counts the segments whose lengths follow
+FLAC_HEADS = (b"fLaC\0\0\0\x22", b"fLaC\x80\0\0\x22")
+WAVE_FORMAT_EXTENSIBLE = 0xFFFE
+# FFmpeg's demuxers of headerless sound, by format tag and bits.
+RAW_DEMUXERS = {
+    (1, 8): "u8", (1, 16): "s16le", (1, 24): "s24le", (1, 32): "s32le", (3, 32): "f32le", (3, 64): "f64le",
+    (6, 8): "alaw", (7, 8): "mulaw",
+}  # fmt: skip
+TAGS = (b"TAG", b"ID3", b"APE")  # of other formats, put behind everything by some programs
+# Chunks that programs write behind the sound. An unknown name could as well be samples.
+TAIL_CHUNKS = (
+    b"LIST", b"id3 ", b"ID3 ", b"bext", b"cue ", b"smpl", b"inst", b"iXML", b"_PMX", b"JUNK", b"junk", b"PAD ", b"FLLR",
+    b"afsp", b"acid", b"PEAK", b"fact", b"axml", b"cart", b"plst", b"labl", b"note", b"DISP", b"LGWV", b"levl", b"umid",
+    b"minf", b"elm1", b"regn", b"strc", b"AFAn", b"ResU", b"chna",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The parts to read one after the other, their seconds where they are known, and a notice where one is due."""
+
+    media: tuple[Media, ...]
+    notice: Notice | None = None
+    duration_s: float | None = None
+
+
+def parts(media: Media, container: str) -> Parts:
+    """All parts of a file that FFmpeg takes for ``container``; mostly one, which is the file itself."""
+    if container == "wav":
+        return _wav_parts(media)
+    if container == "ogg":
+        return _chain(media, _ogg_links(media.path), "recordings")
+    return Parts((media,))
+
+
+def is_flac(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) == FLAC_HEADS[0][:4]
+
+
+def flac_parts(media: Media) -> list[Media]:
+    """The FLAC files in one file. To find them, all of it is read."""
+    with media.path.open("rb") as file:
+        return list(_chain(media, _positions(file, FLAC_HEADS), "files").media)
+
+
+def _chain(media: Media, begins: Sequence[int], what: str) -> Parts:
+    """A part for every byte at which one begins."""
+    if len(begins) < 2:
+        return Parts((media,))
+    ends = [*begins[1:], None]
+    found = tuple(replace(media, begin=begin, end=end) for begin, end in zip(begins, ends, strict=True))
+    return Parts(found, _several(len(found), what))
+
+
+def _several(n: int, what: str) -> Notice:
+    return Notice("several_parts", f"The file holds {n} {what} one after the other; all were read.")
+
+
+# --- WAV --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Format:
+    """What a ``fmt `` chunk says that is needed to read sound without a header."""
+
+    tag: int
+    n_channels: int
+    rate_hz: int
+    bytes_per_s: int
+    bits: int
+    mask: int
+
+    @classmethod
+    def read(cls, chunk: bytes) -> _Format | None:
+        if len(chunk) < 16:
+            return None
+        tag, n_channels, rate_hz, bytes_per_s, _, bits = struct.unpack_from("<HHIIHH", chunk)
+        mask = 0
+        if tag == WAVE_FORMAT_EXTENSIBLE and len(chunk) >= 26:
+            mask, tag = struct.unpack_from("<IH", chunk, 20)
+        return cls(tag, n_channels, rate_hz, bytes_per_s, bits, mask)
+
+    @property
+    def demuxer(self) -> str:
+        return RAW_DEMUXERS.get((self.tag, self.bits), "")
+
+    @property
+    def options(self) -> dict[str, str]:
+        layout = f"0x{self.mask:x}" if self.mask else f"{self.n_channels}C"
+        return {"sample_rate": f"{self.rate_hz}", "ch_layout": layout}
+
+
+@dataclass(frozen=True, slots=True)
+class _Sound:
+    """A ``data`` chunk: where it begins and ends, and where FFmpeg would end it, in bytes of the file."""
+
+    begin: int
+    end: int
+    read_to: int
+
+
+@dataclass(slots=True)
+class _Wav:
+    """One WAV file inside the file, while it is walked through."""
+
+    begin: int
+    form: _Format | None = None
+    sounds: list[_Sound] = field(default_factory=list)
+
+
+def _wav_parts(media: Media) -> Parts:
+    size = media.path.stat().st_size
+    with media.path.open("rb") as file:
+        wavs = _walk(file, size)
+    found = tuple(part for wav in wavs for part in _parts_of(media, wav))
+    sounds = [(wav, sound) for wav in wavs for sound in wav.sounds]
+    if not found or (len(sounds) == 1 and sounds[0][1].read_to == sounds[0][1].end):
+        return Parts((media,))
+    seconds = sum(_seconds(wav, sound.end - sound.begin) for wav, sound in sounds)
+    more_s = sum(_seconds(wav, max(0, sound.end - sound.read_to)) for wav, sound in sounds)
+    notice = None
+    if any(sound.end > sound.read_to for _, sound in sounds):
+        figures = f" ({seconds - more_s:.1f} s of {seconds:.1f} s)" if more_s else ""
+        message = f"The header promises less sound than the file holds{figures}: it was read to its end."
+        notice = Notice("header_corrected", message)
+    elif len(sounds) > 1:
+        notice = _several(len(sounds), "WAV files" if len(wavs) > 1 else "chunks of sound")
+    return Parts(found, notice, seconds or None)
+
+
+def _seconds(wav: _Wav, n_bytes: int) -> float:
+    return n_bytes / wav.form.bytes_per_s if wav.form and wav.form.bytes_per_s else 0.0
+
+
+def _parts_of(media: Media, wav: _Wav) -> Iterator[Media]:
+    for number, sound in enumerate(wav.sounds):
+        if number == 0:  # with its own header, so that every codec is read; nothing is believed of its size
+            options = media.options | {"ignore_length": "1"}
+            yield replace(media, begin=wav.begin, end=sound.end, demuxer="wav", options=options)
+        elif wav.form is not None and wav.form.demuxer and sound.end > sound.begin:
+            options = media.options | wav.form.options
+            yield replace(media, begin=sound.begin, end=sound.end, demuxer=wav.form.demuxer, options=options)
+
+
+def _walk(file: BinaryIO, size: int) -> list[_Wav]:
+    """The WAV files in a file, with their data chunks."""
+    wavs: list[_Wav] = []
+    riff_end = at = 0
+    while at + 8 <= size:
+        name, length = _chunk_head(file, at)
+        if name == b"RIFF":
+            wavs.append(_Wav(at))
+            riff_end = at + 8 + length
+            at += 12
+            continue
+        if not wavs:  # RF64 and the like, which FFmpeg knows
+            return []
+        if name == b"fmt ":
+            file.seek(at + 8)
+            wavs[-1].form = _Format.read(file.read(min(length, 64)))
+        elif name == b"data":
+            wav, begin = wavs[-1], at + 8
+            end = _sound_end(file, begin, length, (riff_end, size))
+            read_to = size if length in UNKNOWN_SIZES else min(size, begin + length)
+            if read_to < end <= read_to + LEAST_MORE_S * (wav.form.bytes_per_s if wav.form else 0):
+                end = read_to
+            wav.sounds.append(_Sound(begin, end, read_to))
+            at = end + end % 2
+            continue
+        at += 8 + length + length % 2
+    return wavs
+
+
+def _sound_end(file: BinaryIO, begin: int, length: int, ends: tuple[int, int]) -> int:
+    """Where the sound that begins at ``begin`` ends, in bytes; ``ends`` are those of the RIFF chunk and of the file.
+
+    That is where the header says if other chunks follow one another from there to an end. Otherwise it is where chunks
+    of metadata begin that do, or the end of the file.
+    """
+    end, size = begin + length, ends[1]
+    if length != UNKNOWN_SIZES[1] and end <= size and _chunks_follow(file, end, ends):
+        return end
+    tail_from = max(begin, size - TAIL_BYTES)
+    file.seek(tail_from)
+    tail = file.read(size - tail_from)
+    for at in sorted(_found(tail, TAIL_CHUNKS)):
+        if tail_from + at > begin and _chunks_follow(file, tail_from + at, ends):
+            return tail_from + at
+    return begin + length if 0 < end <= size and length and _is_blank(file, end) else size
+
+
+def _chunks_follow(file: BinaryIO, at: int, ends: tuple[int, int]) -> bool:
+    """Whether at least one chunk follows, and the last ends where the RIFF chunk or the file does; or nothing follows.
+
+    Chunks are padded to even sizes, though some programs forget that.
+    """
+    size = ends[1]
+    if size - at <= 1:
+        return True
+    while at < size:
+        name, length = _chunk_head(file, at)
+        if at % 2 and not _is_name(name):
+            at += 1
+            name, length = _chunk_head(file, at)
+        if not _is_name(name):
+            return name[:3] in TAGS
+        if name == b"RIFF":
+            return True  # another file
+        if name == b"data" and (length in UNKNOWN_SIZES or at + 8 + length <= size):
+            return True  # its end is looked for by itself
+        at += 8 + length
+        if any(at <= end <= at + 1 for end in ends):
+            return True
+    return False
+
+
+def _is_name(name: bytes) -> bool:
+    return len(name) == 4 and all(0x20 <= byte < 0x7F for byte in name) and name[:3] not in TAGS
+
+
+def _is_blank(file: BinaryIO, at: int) -> bool:
+    """Whether nothing but zeros follows: room that a recorder kept free."""
+    file.seek(at)
+    while data := file.read(SCAN_BYTES):
+        if data.strip(b"\0"):
+            return False
+    return True
+
+
+def _chunk_head(file: BinaryIO, at: int) -> tuple[bytes, int]:
+    file.seek(at)
+    head = file.read(8)
+    return head[:4], int.from_bytes(head[4:], "little")
+
+
+def _found(data: bytes, names: Sequence[bytes]) -> Iterator[int]:
+    for name in names:
+        at = data.find(name)
+        while at >= 0:
+            yield at
+            at = data.find(name, at + 1)
+
+
+# --- Ogg and FLAC -----------------------------------------------------------------------------------------------------
+
+
+def _ogg_links(path: Path) -> list[int]:
+    """Where links begin: with a first page of a stream that does not follow right after another's."""
+    begins, page_end = [], -1
+    with path.open("rb") as file:
+        for at in _positions(file, (OGG_FIRST_PAGE,)):
+            file.seek(at)
+            page = file.read(OGG_PAGE_HEAD + 255)
+            # Position and number in the stream are 0 on a first page; elsewhere the name is a part of the sound.
+            if any(page[6:14]) or any(page[18:22]) or len(page) <= OGG_PAGE_HEAD:
+                continue
+            if at != page_end:
+                begins.append(at)
+            n_segments = page[OGG_PAGE_HEAD - 1]
+            page_end = at + OGG_PAGE_HEAD + n_segments + sum(page[OGG_PAGE_HEAD : OGG_PAGE_HEAD + n_segments])
+    return begins
+
+
+def _positions(file: BinaryIO, names: Sequence[bytes]) -> list[int]:
+    """Every byte of a file at which one of ``names`` (of one length) stands, in order."""
+    found: list[int] = []
+    base, data, overlap = 0, b"", len(names[0]) - 1
+    while more := file.read(SCAN_BYTES):
+        data = data[-overlap:] + more
+        found += sorted(base + len(more) - len(data) + at for at in _found(data, names))
+        base += len(more)
+    return found

@@ -1,0 +1,65 @@
+"""A recording on standard input: saved to a file of its own, since media is read more than once."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from pathlib import Path
+
+from ..errors import NotMediaError, SourceTooLargeError, SourceUnreadableError, UsageError
+
+CHUNK_BYTES = 1 << 20
+_HINT = "pipe a recording into it, as in: transcribe-mcp transcribe - < talk.mp3"
+
+
+def require_pipe() -> None:
+    """
+    Raises:
+        UsageError: standard input is a terminal or closed.
+    """
+    if sys.stdin is None or sys.stdin.isatty():
+        state = "closed" if sys.stdin is None else "a terminal"
+        raise UsageError(f"- reads a recording from standard input, which is {state}", hint=_HINT)
+
+
+def save_piped(path: Path, max_bytes: int) -> str:
+    """Save standard input to a new file that its owner alone may read; gives its SHA-256. Whole or not at all.
+
+    Raises:
+        UsageError: standard input is a terminal or closed.
+        NotMediaError: it is empty.
+        SourceTooLargeError: more than ``max_bytes``.
+        SourceUnreadableError: it cannot be read, or there is no room for it.
+    """
+    require_pipe()
+    digest, size = hashlib.sha256(), 0
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with os.fdopen(os.open(temporary, _NEW_FILE, 0o600), "wb") as file:
+            while chunk := sys.stdin.buffer.read(CHUNK_BYTES):
+                size += len(chunk)
+                _require_size(size, max_bytes)
+                digest.update(chunk)
+                file.write(chunk)
+        if not size:
+            raise NotMediaError("standard input is empty (0 bytes)", hint=_HINT)
+        temporary.replace(path)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise SourceUnreadableError(
+            f"standard input cannot be saved to {path}: {reason}", hint="name a file"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return digest.hexdigest()
+
+
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+
+
+def _require_size(n_bytes: int, max_bytes: int) -> None:
+    if n_bytes > max_bytes:
+        hint = "raise TRANSCRIBE_MCP_MAX_FILE_GIB, or save it to a file and name that"
+        raise SourceTooLargeError(f"standard input is larger than the limit of {max_bytes / 1024**3:g} GiB", hint=hint)

@@ -1,0 +1,176 @@
+"""The audio tracks of a file and the channels of a track: what there is, and what an option means for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+
+from ..errors import SourceError, UsageError
+from .channels import Downmix
+from .container import FOREIGN_ERRORS, Media, default_track, frames, info, open_media
+from .resampler import SAMPLE_RATE_HZ, Resampler, Samples
+
+SPOTS = 32
+SPOT_S = 4.0
+CHANNEL_NAMES = ("left", "right")
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """One audio track of a file.
+
+    Attributes:
+        number: counted from 1 among the audio tracks.
+        stream: its index in the container.
+        codec: FFmpeg's name of its decoder; empty where there is none.
+        layout: the channels by FFmpeg's name, such as ``stereo``.
+        language, title: what the file says, or empty.
+        is_default: whether a player would take it.
+    """
+
+    number: int
+    stream: int
+    codec: str
+    n_channels: int
+    layout: str
+    language: str
+    title: str
+    is_default: bool
+
+    def __str__(self) -> str:
+        title = f'"{self.title}"' if self.title else ""
+        facts = (self.language, title, self.codec or "no decoder", self.layout)
+        return f"{self.number} ({', '.join(filter(None, facts))})"
+
+    @property
+    def name(self) -> str:
+        """A name for people."""
+        return self.title or self.language or f"track {self.number}"
+
+
+def tracks_of(container: InputContainer) -> tuple[Track, ...]:
+    """The audio tracks of a file, in order."""
+    default = default_track(container)
+    return tuple(
+        Track(
+            number,
+            stream.index,
+            *_codec_of(stream),
+            language=_language_of(stream),
+            title=stream.metadata.get("title", "") or _handler_name(stream),
+            is_default=stream.index == default.index,
+        )
+        for number, stream in enumerate(container.streams.audio, start=1)
+    )
+
+
+def _language_of(stream: AudioStream) -> str:
+    language = stream.metadata.get("language", "")
+    return "" if language == "und" else language
+
+
+def _codec_of(stream: AudioStream) -> tuple[str, int, str]:
+    """Codec, channels, layout."""
+    if stream.codec_context is None:
+        return "", 0, ""
+    name = stream.codec_context.name.removesuffix("float").removesuffix("_fixed")
+    n_channels = stream.codec_context.channels
+    return name, n_channels, stream.codec_context.layout.name if n_channels else ""
+
+
+def _handler_name(stream: AudioStream) -> str:
+    """QuickTime's name of a track, where it is more than the name of the program that wrote it."""
+    name = stream.metadata.get("handler_name", "").strip()
+    return "" if "handler" in name.lower() or "core media" in name.lower() else name
+
+
+def chosen_tracks(path: Path, tracks: Sequence[Track], wanted: str) -> tuple[Track, ...]:
+    """The tracks that the option ``track`` means; for ``auto`` all among which to choose, the default one first.
+
+    Raises:
+        UsageError: there is no such track.
+    """
+    if wanted == "auto":
+        return tuple(sorted((t for t in tracks if t.codec), key=lambda track: not track.is_default))
+    if wanted == "all":
+        return tuple(track for track in tracks if track.codec)
+    found = tuple(track for track in tracks if track.number == int(wanted))
+    if not found:
+        there = f"{len(tracks)} audio tracks: " + "; ".join(map(str, tracks))
+        message = f"{path}: there is no audio track {wanted}; the file has {there if len(tracks) > 1 else 'one'}"
+        raise UsageError(message, hint="give the number of one of its tracks, auto or all")
+    return found
+
+
+def chosen_channels(n_channels: int, wanted: str, what: str) -> tuple[tuple[str, str], ...]:
+    """What the option ``channel`` means for sound with so many channels: for each voice, the value of
+    ``Media.channel`` and the channel's name, empty where there is one voice only.
+
+    Raises:
+        UsageError: there is no such channel.
+    """
+    if wanted in ("auto", "mix") or (wanted == "split" and n_channels == 1):
+        return ((wanted if wanted != "split" else "auto", ""),)
+    if wanted == "split":
+        return tuple((str(i + 1), _channel_name(i, n_channels)) for i in range(n_channels))
+    number = CHANNEL_NAMES.index(wanted) + 1 if wanted in CHANNEL_NAMES else int(wanted)
+    if number > n_channels or (wanted in CHANNEL_NAMES and n_channels == 1):
+        there = {1: "one channel", 2: "the channels 1 (left) and 2 (right)"}.get(n_channels, f"{n_channels} channels")
+        message = f"{what}: there is no channel {wanted}; it has {there}"
+        raise UsageError(message, hint="give the number of one of its channels, auto, mix or split")
+    return ((str(number), ""),)
+
+
+def _channel_name(index: int, n_channels: int) -> str:
+    return CHANNEL_NAMES[index] if n_channels == 2 else f"channel {index + 1}"
+
+
+def excerpts(media: Media) -> Iterator[Samples]:
+    """Up to two minutes of a track in pieces of 4 s, spread over all of it: the middle of what is left between others
+    first. What cannot be read is left out."""
+    container, stream = open_media(media)
+    try:
+        duration_s = info(container, stream).duration or 0.0
+        first_pts = stream.start_time or 0
+        for at_s in _spread(duration_s):
+            try:
+                if at_s or duration_s > SPOT_S:
+                    container.seek(first_pts + int(at_s / (stream.time_base or 1)), stream=stream)
+                yield _excerpt(container, stream, SPOT_S if duration_s else SPOTS * SPOT_S)
+            except FOREIGN_ERRORS:
+                continue
+    except SourceError:
+        return
+    finally:
+        container.close()
+
+
+def _spread(duration_s: float) -> Iterator[float]:
+    """Where to listen: everywhere in a short recording, otherwise at places that lie ever closer together."""
+    n_spots = max(1, min(SPOTS, -int(-duration_s // SPOT_S)))
+    step_s = duration_s / n_spots
+    order = sorted(range(n_spots), key=lambda i: int(f"{i:05b}"[::-1], 2))
+    yield from (i * step_s for i in order)
+
+
+def _excerpt(container: InputContainer, stream: AudioStream, seconds: float) -> Samples:
+    resampler: Resampler | None = None
+    pieces: list[Samples] = []
+    n_samples = at = 0
+    for frame in frames(container, stream, lambda at_s: None):
+        if resampler is None:
+            resampler = Resampler(frame, "auto")
+        elif not resampler.fits(frame):
+            break
+        pieces += resampler.push(frame, at)
+        at += frame.samples
+        n_samples = round(at / frame.sample_rate * SAMPLE_RATE_HZ)
+        if n_samples >= seconds * SAMPLE_RATE_HZ:
+            break
+    pieces += resampler.finish() if resampler else ()
+    return np.concatenate([np.empty(0, np.float32), *Downmix().mono(pieces)])

@@ -1,0 +1,362 @@
+"""Whisper checkpoints: by name, Hub id or directory; which are here, which to take, getting and removing them.
+
+Two layouts are read: Hugging Face's with safetensors weights, which ``conversion`` turns into CTranslate2's, and
+CTranslate2's own. Pickled weights (``pytorch_model.bin``, ``*.pt``) are refused: loading them runs code.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+from ..domain.progress import Progress
+from ..errors import ModelFormatError, ModelUnavailableError, UnknownNameError, UsageError
+from ..settings import settings
+from . import conversion, hub, packaged
+from .catalogue import (
+    ALIASES,
+    CATALOGUE,
+    DEMANDS,
+    PACKAGED,
+    CatalogueEntry,
+    Demand,
+    Machine,
+    describe,
+    entry_named,
+    fits,
+)
+from .checks import require_usable
+from .layouts import (
+    Checkpoint,
+    can_translate,
+    file_names,
+    has_openai_vocabulary,
+    is_complete,
+    is_english_only,
+    layout_of,
+    n_decoder_layers,
+    read_json,
+    wanted_files,
+    word_lag_s,
+)
+
+__all__ = [
+    "Checkpoint",
+    "Choice",
+    "ModelRow",
+    "choose_model",
+    "find_cached",
+    "has_openai_vocabulary",
+    "is_offline",
+    "list_models",
+    "n_decoder_layers",
+    "path",
+    "pull",
+    "remove",
+    "require_usable",
+    "resolve",
+    "word_lag_s",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What ``--model auto`` became, and why: a sentence for the result.
+
+    ``is_fallback``: a better model was wanted and could not be had.
+    """
+
+    name: str
+    reason: str
+    is_fallback: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRow:
+    """One line of ``models list``.
+
+    Attributes:
+        bytes_on_disk: of its files and what was converted from them.
+        package: what pip installs to have it without the Hub; ``None`` if no package holds it.
+    """
+
+    name: str
+    repo: str
+    parameters_millions: int | None
+    download_bytes: int | None
+    languages: str
+    path: Path | None
+    bytes_on_disk: int | None
+    package: str | None = None
+
+    def to_json(self) -> dict[str, str | int | None]:
+        return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+
+
+def _plain(value: str | int | Path | None) -> str | int | None:
+    return str(value) if isinstance(value, Path) else value
+
+
+def resolve(name: str, *, offline: bool, progress: Progress, packages: bool = True) -> Checkpoint:
+    """The checkpoint of a name: a directory, else what is on this disk, else fetched now unless ``offline``.
+
+    Its files are not checked, except that those of a package have the catalogue's checksum: see ``require_usable``.
+
+    Args:
+        packages: models that installed packages hold count as well; they are in CTranslate2's layout.
+
+    Raises:
+        UnknownNameError: it is no directory, no Hub id and no catalogue name; the hint suggests the nearest.
+        ModelUnavailableError: it is not here, and offline or not to be had from the Hub.
+        DownloadError: fetching it failed halfway.
+        ModelFormatError: its files are in no layout that is read here, or not those that were published.
+    """
+    found = find_cached(name, packages=packages)
+    if found is not None:
+        if found.is_packaged:
+            packaged.verify(found.name, found.directory)
+        return found
+    repo = _repo_of(name)
+    if offline or is_offline():
+        message = f"model {name} is not downloaded, and offline mode is on"
+        raise ModelUnavailableError(message, hint=_how_to_get(name))
+    remote = hub.list_repository(repo)
+    wanted = wanted_files([file.name for file in remote.files], where=repo)
+    snapshot = hub.download(remote.only(wanted), progress)
+    return _describe(_canonical(name), snapshot, repo)
+
+
+def _how_to_get(name: str) -> str:
+    return f"with a connection: transcribe-mcp models pull {name}; or give --model the directory of a model"
+
+
+def find_cached(name: str, *, packages: bool = True) -> Checkpoint | None:
+    """The checkpoint if it is on this disk, complete; ``None`` if it would have to be fetched. No network call.
+
+    What was fetched comes before what an installed package holds.
+
+    Raises:
+        UnknownNameError, ModelFormatError: as ``resolve``.
+    """
+    directory = _own_directory(name)
+    if directory is not None:
+        return _describe(name, directory, None)
+    repo = _repo_of(name)
+    for snapshot in hub.cached_snapshots(repo):
+        if is_complete(snapshot):
+            return _describe(_canonical(name), snapshot, repo)
+    directory = packaged.find(_canonical(name)) if packages else None
+    if directory is not None:
+        return replace(_describe(_canonical(name), directory, repo), is_packaged=True)
+    return None
+
+
+def is_offline() -> bool:
+    """Whether the settings or the Hub's own variables forbid every network call."""
+    return settings().offline or hub.is_offline()
+
+
+def choose_model(
+    machine: Machine, *, language: str | None = None, task: str = "transcribe", offline: bool, packages: bool = True
+) -> Choice:
+    """Choose for ``--model auto``: the best cached model that the machine carries, else the best to fetch.
+
+    A cached model is taken before a better one is fetched: nothing large is downloaded where something works. Models
+    for English alone are taken if the language is English, or if nothing else is cached and it is not known. A model
+    that an installed package holds is taken last, where nothing can be fetched.
+
+    Args:
+        language: code of the recording's language where the user named one.
+        task: ``translate`` leaves out the models that cannot.
+        packages: see ``resolve``.
+
+    Raises:
+        ModelUnavailableError: nothing is cached and nothing can be fetched; takes at most 5 s to find out.
+    """
+    demands = [
+        d for d in DEMANDS["cpu" if machine.device == "cpu" else "cuda"] if _serves(CATALOGUE[d.model], language, task)
+    ]
+    cached = [d for d in demands if _find_cached_or_none(d.model, packages=False) is not None]
+    if cached:
+        return _choose_cached(cached, machine, language)
+    candidates = [d for d in demands if not CATALOGUE[d.model].english_only]
+    best = next((d for d in candidates if fits(d, machine)), candidates[-1]).model
+    try:
+        if offline or is_offline():
+            raise ModelUnavailableError("offline mode is on")
+        hub.list_repository(CATALOGUE[best].repo)
+    except ModelUnavailableError as error:
+        if packages and (choice := _choose_packaged(best, language, task, str(error))) is not None:
+            return choice
+        raise ModelUnavailableError(f"no Whisper model is downloaded; {error}", hint=_how_to_get(best)) from error
+    return Choice(best, f"{best} is the best for this machine ({describe(machine)}); none was cached")
+
+
+def _choose_packaged(best: str, language: str | None, task: str, problem: str) -> Choice | None:
+    """The model of an installed package, with one line that says why and how to get a better one."""
+    for name in PACKAGED:
+        if _serves(CATALOGUE[name], language, task) and packaged.find(name) is not None:
+            known = " (English only)" if CATALOGUE[name].english_only else ""
+            reason = f"{problem}; using {name}{known}. For a better model: transcribe-mcp models pull {best}"
+            return Choice(name, reason, is_fallback=True)
+    return None
+
+
+def list_models() -> tuple[ModelRow, ...]:
+    """Every model of the catalogue, then other Whisper models in the Hub's cache."""
+    rows = [_row(entry.name, entry.repo, entry) for entry in CATALOGUE.values()]
+    known = {entry.repo for entry in CATALOGUE.values()}
+    others = [repo for repo in hub.cached_repositories() if repo not in known and _is_whisper(repo)]
+    return tuple(rows + [_row(repo, repo, None) for repo in others])
+
+
+def pull(name: str, progress: Progress) -> Checkpoint:
+    """Have the model on this machine, fit for use. Raises as ``resolve`` and ``require_usable``.
+
+    Where the Hub cannot be reached, what an installed package holds is enough.
+    """
+    try:
+        pulled = resolve(name, offline=False, progress=progress, packages=False)
+    except ModelUnavailableError:
+        if not packaged.find(_canonical(name)):
+            raise
+        pulled = resolve(name, offline=True, progress=progress)
+    require_usable(pulled)
+    return pulled
+
+
+def path(name: str) -> Path:
+    """Where the model's files lie.
+
+    Raises:
+        UnknownNameError: there is no such model.
+        ModelUnavailableError: it is not on this machine.
+    """
+    found = find_cached(name)
+    if found is None:
+        hint = f"transcribe-mcp models pull {name}"
+        raise ModelUnavailableError(f"model {name} is not downloaded", hint=hint)
+    return found.directory
+
+
+def remove(name: str) -> int:
+    """Delete a cached model, what was fetched of it in part, and its conversions; return the bytes freed.
+
+    Raises:
+        UsageError: it is a directory of the user's own, or an installed package holds it.
+        UnknownNameError, ModelUnavailableError: as ``path``.
+    """
+    if _own_directory(name) is not None:
+        message = f"{name} is a directory of your own, not a cached model"
+        raise UsageError(message, hint="delete it yourself if you mean it")
+    directory = hub.repository_directory(_repo_of(name))
+    if not directory.is_dir():
+        if packaged.find(_canonical(name)):
+            package = PACKAGED[_canonical(name)].requirement.partition("==")[0]
+            raise UsageError(f"model {name} is part of the package {package}", hint=f"pip uninstall {package}")
+        raise ModelUnavailableError(f"model {name} is not downloaded", hint="transcribe-mcp models list")
+    freed: int = _bytes_below(directory) + conversion.remove_conversions_of(directory)
+    hub.delete(_repo_of(name))
+    return freed
+
+
+def _own_directory(name: str) -> Path | None:
+    """The directory that a name is a path of. A bare name is the catalogue's even where a directory is called so."""
+    if entry_named(name) is not None and not any(mark in name for mark in ("/", os.sep)):
+        return None
+    directory = Path(name).expanduser()
+    return directory if name and directory.is_dir() else None
+
+
+def _repo_of(name: str) -> str:
+    entry = entry_named(name)
+    if entry is not None:
+        return entry.repo
+    if Path(name).expanduser().is_file():
+        message = f"{name} is a file, and a model is a directory"
+        raise UnknownNameError(message, hint=f"give its directory: {Path(name).parent}")
+    if hub.is_hub_id(name):
+        return name
+    if any(mark in name for mark in ("/", "\\")):
+        raise UnknownNameError(f"there is no directory {name}", hint="give a directory that holds a model")
+    offered = [*CATALOGUE, *ALIASES]
+    nearest = difflib.get_close_matches(name.lower(), offered, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(nearest)}? " if nearest else ""
+    raise UnknownNameError(f"there is no model {name!r}", hint=f"{hint}All names: transcribe-mcp models list")
+
+
+def _canonical(name: str) -> str:
+    entry = entry_named(name)
+    return entry.name if entry else name
+
+
+def _describe(name: str, directory: Path, repo: str | None) -> Checkpoint:
+    names = file_names(directory)
+    checkpoint = Checkpoint(name, directory, layout_of(names, where=str(directory)), False, None, repo)
+    entry = entry_named(repo) if repo else None
+    if entry is not None:
+        return replace(checkpoint, english_only=entry.english_only, can_translate=entry.can_translate)
+    english_only = is_english_only(checkpoint)
+    return replace(checkpoint, english_only=english_only, can_translate=can_translate(checkpoint, english_only))
+
+
+def _find_cached_or_none(name: str, *, packages: bool = True) -> Checkpoint | None:
+    try:
+        return find_cached(name, packages=packages)
+    except ModelFormatError:
+        return None
+
+
+def _serves(entry: CatalogueEntry, language: str | None, task: str) -> bool:
+    if task == "translate" and not entry.can_translate:
+        return False
+    return not entry.english_only or language in (None, "en", "auto")
+
+
+def _choose_cached(cached: list[Demand], machine: Machine, language: str | None) -> Choice:
+    """The most wanted that fits; else the one that asks least. English alone only if it must or may be."""
+    multilingual = [d for d in cached if not CATALOGUE[d.model].english_only]
+    preferred = cached if language == "en" else multilingual or cached
+    best = next((d for d in preferred if fits(d, machine)), None)
+    chosen = best or preferred[-1]
+    reason = f"{chosen.model} is the best cached model for this machine ({describe(machine)})"
+    if best is None:
+        reason = f"{chosen.model} is cached, though it asks for more than this machine has ({describe(machine)})"
+    if CATALOGUE[chosen.model].english_only and language != "en":
+        reason += "; it knows English only"
+    return Choice(chosen.model, reason)
+
+
+def _is_whisper(repo: str) -> bool:
+    for snapshot in hub.cached_snapshots(repo):
+        if is_complete(snapshot):
+            try:
+                config = read_json(snapshot / "config.json")
+            except ModelFormatError:
+                return False
+            # CTranslate2 writes these two for Whisper and for nothing else.
+            return config.get("model_type") == "whisper" or {"alignment_heads", "lang_ids"} <= set(config)
+    return False
+
+
+def _row(name: str, repo: str, entry: CatalogueEntry | None) -> ModelRow:
+    found = _find_cached_or_none(name)
+    languages = entry.languages if entry else ("English" if found and found.english_only else "several languages")
+    parameters, download = (entry.parameters_millions, entry.download_bytes) if entry else (None, None)
+    package = PACKAGED[name].requirement if name in PACKAGED else None
+    if found is None:
+        return ModelRow(name, repo, parameters, download, languages, None, None, package)
+    home = found.directory if found.is_packaged else hub.repository_directory(repo)
+    size = _bytes_below(home) + sum(_bytes_below(d) for d in conversion.conversions_of(home))
+    return ModelRow(name, repo, parameters, download, languages, found.directory, size, package)
+
+
+def _bytes_below(directory: Path) -> int:
+    return sum(file.lstat().st_size for file in _files_below(directory))
+
+
+def _files_below(directory: Path) -> Iterator[Path]:
+    return (file for file in directory.rglob("*") if file.is_file() and not file.is_symlink())

@@ -1,0 +1,346 @@
+"""The Hugging Face Hub: what a repository holds, fetching files of it, what is cached.  [door: huggingface_hub]
+
+The files lie in the cache that every tool of the Hub shares, in its documented layout: ``blobs/<checksum>``,
+``snapshots/<commit>/<name>`` pointing there, ``refs/main`` naming the commit. The transfer is ours, because
+huggingface_hub 2 throws a partly fetched file away when it stops, and checks no checksum; here a file continues where
+it broke off, also in a later process, and is kept only if its checksum is the one the Hub declares.
+
+One request names all files, sizes and checksums. Nothing but that request and the files is sent or asked for.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from threading import Thread
+from types import ModuleType
+from typing import Any, TypeVar
+
+from ..domain.progress import Progress
+from ..errors import DownloadError, ModelUnavailableError
+
+ANSWER_S = 3.5  # a hub that has not listed a repository by then counts as unreachable
+STALL_S = 30.0  # without a byte for this long, a transfer counts as broken
+RETRIES = 4  # breaks in a row without a byte of progress; the pause doubles from 0.25 s
+_DISK_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+_HEX = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
+_REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """A file in the root of a repository. ``checksum`` is its SHA-256, or its Git SHA-1 where it is not kept in LFS."""
+
+    name: str
+    size_bytes: int
+    checksum: str
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteRepository:
+    repo: str
+    commit: str
+    files: tuple[RemoteFile, ...]
+
+    def only(self, names: Sequence[str]) -> RemoteRepository:
+        return RemoteRepository(self.repo, self.commit, tuple(f for f in self.files if f.name in names))
+
+
+def is_hub_id(name: str) -> bool:
+    return _REPO.fullmatch(name) is not None
+
+
+def is_offline() -> bool:
+    """Whether ``HF_HUB_OFFLINE`` (or ``TRANSFORMERS_OFFLINE``) forbids every call."""
+    return bool(_constants().HF_HUB_OFFLINE)
+
+
+def endpoint() -> str:
+    return str(_constants().ENDPOINT).rstrip("/")
+
+
+def repository_directory(repo: str) -> Path:
+    """Where the shared cache keeps a repository, whether or not it is there."""
+    return Path(_constants().HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
+
+
+def cached_repositories() -> list[str]:
+    """The ids of the model repositories in the cache, complete or not."""
+    cache = Path(_constants().HF_HUB_CACHE)
+    names = sorted(path.name for path in cache.glob("models--*--*") if path.is_dir())
+    return [name.removeprefix("models--").replace("--", "/", 1) for name in names]
+
+
+def cached_snapshots(repo: str) -> list[Path]:
+    """Directories of the cached versions of a repository, ``main`` first, then the newest. They may be incomplete."""
+    directory = repository_directory(repo)
+    try:
+        commit = (directory / "refs" / "main").read_text(encoding="ascii").strip()
+    except OSError:
+        commit = ""
+    snapshots = [path for path in directory.glob("snapshots/*") if path.is_dir()]
+    return sorted(snapshots, key=lambda path: (path.name != commit, -path.stat().st_mtime_ns))
+
+
+def list_repository(repo: str) -> RemoteRepository:
+    """Ask the Hub what is in the root of a repository, at most ``ANSWER_S``.
+
+    Raises:
+        ModelUnavailableError: there is no such repository, it is closed to us, or no hub answers.
+    """
+    url = f"{endpoint()}/api/models/{repo}/revision/main"
+    errors = _errors()
+    try:
+        data = _within(ANSWER_S, lambda: _get_json(url))
+    except TimeoutError as error:
+        raise _unreachable(repo, f"no answer within {ANSWER_S:g} s") from error
+    except errors.GatedRepoError as error:
+        hint = f"accept its terms at {endpoint()}/{repo} and set HF_TOKEN"
+        raise ModelUnavailableError(f"{repo} is open only to those who accepted its terms", hint=hint) from error
+    except errors.RepositoryNotFoundError as error:
+        hint = "check the spelling (no directory is called so either); a private repository needs HF_TOKEN"
+        raise ModelUnavailableError(f"{endpoint()} shows no model {repo}", hint=hint) from error
+    except errors.HfHubHTTPError as error:
+        raise _unreachable(repo, f"HTTP status {error.response.status_code}") from error
+    except (errors.HTTPError, OSError, ValueError) as error:
+        raise _unreachable(repo, _in_words(error)) from error
+    return _parse(repo, data)
+
+
+def download(remote: RemoteRepository, progress: Progress) -> Path:
+    """Fetch the files of ``remote`` into the shared cache and return the snapshot's directory.
+
+    Calls ``progress("download", bytes done, bytes in all)``. What is there already is not fetched again.
+
+    Raises:
+        DownloadError: the connection broke for good, a checksum is wrong, or the disk is full or read-only.
+    """
+    directory = repository_directory(remote.repo)
+    snapshot = directory / "snapshots" / remote.commit
+    missing = [f for f in remote.files if not _is_there(snapshot / f.name, f)]
+    total = sum(f.size_bytes for f in remote.files)
+    done = total - sum(f.size_bytes for f in missing)
+    with _disk_errors_in_words(directory):
+        for path in (directory / "blobs", snapshot, directory / "refs"):
+            path.mkdir(parents=True, exist_ok=True)
+        _require_space(directory, missing)
+        for file in missing:
+            progress("download", done, total)
+            blob = directory / "blobs" / file.checksum
+            _fetch(remote, file, blob, partial(_report_from, progress, done, total))
+            _point(snapshot / file.name, blob)
+            done += file.size_bytes
+        temporary = directory / "refs" / f"main.{os.getpid()}.tmp"
+        temporary.write_text(remote.commit, encoding="ascii")
+        temporary.replace(directory / "refs" / "main")
+    progress("download", total, total)
+    return snapshot
+
+
+def delete(repo: str) -> None:
+    """Remove every cached version of a repository, and what was fetched of it in part."""
+    from huggingface_hub import scan_cache_dir
+
+    directory = repository_directory(repo)
+    if not directory.is_dir():
+        return
+    # Its own deletion first: it knows which blobs are shared with other repositories.
+    cache = scan_cache_dir(directory.parent)
+    for cached in cache.repos:
+        if cached.repo_path == directory.resolve():
+            cache.delete_revisions(*(revision.commit_hash for revision in cached.revisions)).execute()
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def _constants() -> ModuleType:
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    from huggingface_hub import constants
+
+    return constants
+
+
+def _errors() -> Any:  # a module; Any, because it does not declare that it re-exports its HTTP client's HTTPError
+    from huggingface_hub import errors
+
+    return errors
+
+
+def _utils() -> Any:  # likewise
+    from huggingface_hub import utils
+
+    return utils
+
+
+def _headers() -> dict[str, str]:
+    from huggingface_hub import get_token
+
+    # Not the package's own header builder: it asks another service which assistant is running.
+    headers = {"user-agent": "transcribe-mcp", "accept-encoding": "identity"}
+    token = None if _constants().HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
+    return {**headers, "authorization": f"Bearer {token}"} if token else headers
+
+
+def _get_json(url: str) -> Any:
+    response = _utils().get_session().get(url, params={"blobs": True}, headers=_headers(), timeout=2 * ANSWER_S)
+    _utils().hf_raise_for_status(response)
+    return response.json()
+
+
+def _within(seconds: float, ask: Callable[[], T]) -> T:
+    """The answer of ``ask``, or TimeoutError. In a thread: a name server that hangs obeys no socket timeout."""
+    answer: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            answer.set_result(ask())
+        except Exception as error:  # noqa: BLE001 - carried to the thread that waits
+            answer.set_exception(error)
+
+    Thread(target=run, daemon=True, name="hub-answer").start()
+    return answer.result(timeout=seconds)
+
+
+def _unreachable(repo: str, reason: str) -> ModelUnavailableError:
+    hint = "with a connection: transcribe-mcp models pull NAME; or give --model the directory of a model"
+    return ModelUnavailableError(f"cannot ask {endpoint()} for {repo}: {reason}", hint=hint)
+
+
+def _in_words(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _parse(repo: str, data: Any) -> RemoteRepository:
+    try:
+        commit = data["sha"]
+        files = [_remote_file(entry) for entry in data["siblings"] if "/" not in entry["rfilename"]]
+    except (KeyError, TypeError) as error:
+        raise _unreachable(repo, f"its answer is not that of a model hub ({_in_words(error)})") from error
+    if not _HEX.fullmatch(commit) or not all(_HEX.fullmatch(f.checksum) for f in files):
+        raise _unreachable(repo, "its answer is not that of a model hub (no checksums)")
+    return RemoteRepository(repo, commit, tuple(files))
+
+
+def _remote_file(entry: Any) -> RemoteFile:
+    lfs = entry.get("lfs")
+    name = entry["rfilename"].replace("\\", "_")  # it becomes a file name, on Windows too
+    return RemoteFile(name, int(entry["size"]), lfs["sha256"] if lfs else entry["blobId"])
+
+
+def _is_there(pointer: Path, file: RemoteFile) -> bool:
+    return pointer.is_file() and pointer.stat().st_size == file.size_bytes
+
+
+def _report_from(progress: Progress, start: int, total: int, got: int) -> None:
+    progress("download", start + got, total)
+
+
+def _require_space(directory: Path, missing: Sequence[RemoteFile]) -> None:
+    partly = (directory / "blobs" / f"{f.checksum}.incomplete" for f in missing)
+    needed = sum(f.size_bytes for f in missing) - sum(p.stat().st_size for p in partly if p.exists())
+    free = shutil.disk_usage(directory).free
+    if needed > free:
+        message = f"{directory.parent} has {free / 1e6:.0f} MB free, and {needed / 1e6:.0f} MB are to be fetched"
+        raise DownloadError(message, hint="free some space, or set HF_HOME to a larger disk")
+
+
+def _fetch(remote: RemoteRepository, file: RemoteFile, blob: Path, report: Callable[[int], None]) -> None:
+    """Bring one file to ``blob``, verified; continue from what is there of it."""
+    from filelock import FileLock
+
+    locks = blob.parents[2] / ".locks" / blob.parents[1].name  # the same lock that huggingface_hub takes
+    locks.mkdir(parents=True, exist_ok=True)
+    unfinished = blob.with_name(f"{blob.name}.incomplete")
+    with FileLock(locks / f"{blob.name}.lock"):
+        if blob.is_file():
+            return
+        if unfinished.exists() and unfinished.stat().st_size > file.size_bytes:
+            unfinished.unlink()
+        unfinished.touch()
+        _fetch_all(remote, file, unfinished, report)
+        if _checksum(unfinished, file) != file.checksum:
+            unfinished.unlink()
+            message = f"{file.name} of {remote.repo} arrived with a wrong checksum and was deleted"
+            raise DownloadError(message, hint="try again; if it happens again, something changes the traffic")
+        unfinished.replace(blob)
+
+
+def _fetch_all(remote: RemoteRepository, file: RemoteFile, unfinished: Path, report: Callable[[int], None]) -> None:
+    """Append to ``unfinished`` until it has the declared size, over as many connections as that takes."""
+    errors = _errors()
+    url = f"{endpoint()}/{remote.repo}/resolve/{remote.commit}/{file.name}"
+    breaks = 0
+    while (before := unfinished.stat().st_size) < file.size_bytes:
+        reason = "the connection was closed early"
+        try:
+            _append(url, unfinished, report)
+        except errors.HTTPError as error:
+            status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else None
+            reason = f"HTTP status {status}" if status else _in_words(error)
+            if status and status < 500 and status not in (408, 429):
+                hint = "the repository is closed to you: set HF_TOKEN" if status in (401, 403) else "try again later"
+                raise DownloadError(f"cannot fetch {file.name} of {remote.repo}: {reason}", hint=hint) from error
+        now = unfinished.stat().st_size
+        breaks = 0 if now > before else breaks + 1
+        if breaks > RETRIES:
+            message = f"fetching {file.name} of {remote.repo} stopped at {now} of {file.size_bytes} bytes: {reason}"
+            raise DownloadError(message, hint="run it again: it continues where it stopped")
+        time.sleep(0.25 * 2 ** (breaks - 1) if breaks else 0)
+
+
+def _append(url: str, unfinished: Path, report: Callable[[int], None]) -> None:
+    have = unfinished.stat().st_size
+    headers = {**_headers(), "range": f"bytes={have}-"} if have else _headers()
+    with _utils().get_session().stream("GET", url, headers=headers, timeout=STALL_S, follow_redirects=True) as response:
+        _utils().hf_raise_for_status(response)
+        if response.status_code != 206:
+            have = 0  # the server sends the whole file whatever was asked for
+        with unfinished.open("r+b") as file:
+            file.seek(have)
+            file.truncate()
+            for chunk in response.iter_bytes():  # as it arrives: what is written is not lost when it breaks
+                file.write(chunk)
+                have += len(chunk)
+                report(have)
+
+
+def _checksum(path: Path, file: RemoteFile) -> str:
+    if len(file.checksum) == 64:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    # Git names a file by this; it detects damage, and the Hub declares nothing better for small files.
+    content = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
+def _point(pointer: Path, blob: Path) -> None:
+    pointer.unlink(missing_ok=True)
+    try:
+        pointer.symlink_to(os.path.relpath(blob, pointer.parent))
+    except (OSError, NotImplementedError):
+        blob.replace(pointer)  # Windows without the right to make links; huggingface_hub does the same
+
+
+@contextmanager
+def _disk_errors_in_words(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _DISK_FULL:
+            for unfinished in directory.glob("blobs/*.incomplete"):
+                unfinished.unlink(missing_ok=True)
+            message, hint = f"the disk with {directory.parent} is full", "free some space, or set HF_HOME elsewhere"
+            raise DownloadError(message, hint=hint) from error
+        message = f"cannot write to {directory}: {error.strerror or _in_words(error)}"
+        raise DownloadError(message, hint="set HF_HOME to a directory that you may write to") from error

@@ -1,0 +1,1 @@
+"""One recording: windows in, transcript out."""

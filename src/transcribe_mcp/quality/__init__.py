@@ -1,0 +1,1 @@
+"""Measuring: word error rates, speed, and comparisons with other programs."""

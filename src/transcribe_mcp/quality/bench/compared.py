@@ -1,0 +1,157 @@
+"""Other programs on the recordings of an evaluation, with the same weights, each in a process of its own.
+
+faster-whisper runs in this environment. WhisperX needs one of its own, which ``transcribe-mcp env create --want
+whisperx`` makes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from ... import models
+from ...compat import environments
+from ...compat.errors import CompatError
+from ...domain.progress import Progress, unreported
+from ...domain.transcript import Segment, Transcript, Word
+from ...engines import EngineInfo
+from ...errors import EngineFailedError, EngineUnavailableError, UnknownNameError
+from ...models.conversion import ctranslate2_directory
+
+PEERS = ("faster-whisper", "faster-whisper-batched", "whisperx")
+BEAM_SIZE = 5  # the default of each
+# Without telemetry; and a model comes from this machine or not at all.
+_ENVIRONMENT = {"PYANNOTE_METRICS_ENABLED": "0", "HF_HUB_OFFLINE": "1"}
+_CHILD = Path(__file__).with_name("peer_child.py")
+
+
+@dataclass(frozen=True, slots=True)
+class PeerTranscript:
+    """What a peer made of one recording, and the seconds that it took."""
+
+    transcript: Transcript
+    seconds: float
+
+
+def require_peers(names: Sequence[str]) -> None:
+    """
+    Raises:
+        UnknownNameError: one of them is no peer.
+        EngineUnavailableError: one of them is not installed.
+    """
+    for name in names:
+        if name not in PEERS:
+            raise UnknownNameError(f"there is no peer {name!r}", hint=f"choose from: {', '.join(PEERS)}")
+    for name in names:
+        _python_with(name)
+
+
+def peer_transcripts(
+    name: str, info: EngineInfo, language: str, recordings: Sequence[Path], progress: Progress = unreported
+) -> Iterator[PeerTranscript]:
+    """The transcripts of one peer, in order, with the model of ``info`` in int8 on the CPU.
+
+    Raises:
+        EngineUnavailableError: the peer is not installed.
+        EngineFailedError: it broke down.
+        ModelError: it cannot have the model.
+    """
+    if len(info.languages) == 1:
+        language = info.languages[0]  # WhisperX would ask the model to detect it, which such a model cannot
+    model = _model_for_peers(info, progress)
+    arguments = [name, str(model), "int8", language, str(BEAM_SIZE), *map(str, recordings)]
+    command = [str(_python_with(name)), str(_CHILD), *arguments]
+    n_done = 0
+    with tempfile.TemporaryFile() as said:
+        how: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": said, "env": {**os.environ, **_ENVIRONMENT}}
+        with subprocess.Popen(command, text=True, encoding="utf-8", errors="replace", **how) as child:
+            assert child.stdout is not None
+            try:
+                for line in child.stdout:
+                    if line.startswith("{"):
+                        yield _read(name, json.loads(line))
+                        n_done += 1
+            except BaseException:  # also where no more transcripts are asked for
+                child.kill()
+                raise
+        said.seek(0)
+        lines = said.read().decode(errors="replace").strip().splitlines()
+    if n_done < len(recordings):
+        last = lines[-1] if lines else f"exit {child.returncode}"
+        hint = "install the program ffmpeg" if "'ffmpeg'" in last else f"run it without {name}"
+        raise EngineFailedError(f"{name} failed on {recordings[n_done]}: {last}", hint=hint)
+
+
+def _python_with(name: str) -> Path:
+    """
+    Raises:
+        EngineUnavailableError: the peer is not installed, or its environment cannot be used.
+    """
+    if name == "whisperx":
+        return _python_with_whisperx()
+    if find_spec("faster_whisper") is not None:
+        return Path(sys.executable)
+    for one in environments.environments():
+        if one.state == environments.READY and "faster-whisper" in one.packages:
+            return environments.python_of(one.name)
+    raise EngineUnavailableError(f"{name} is not installed", hint="pip install faster-whisper")
+
+
+def _python_with_whisperx() -> Path:
+    """That of the environment which is current for WhisperX, or this one where WhisperX is installed in it."""
+    create = "transcribe-mcp env create --want whisperx"
+    try:
+        current = environments.current_environment("whisperx")
+    except CompatError as error:
+        hint = f"{error.hint}; or make one anew: {create}" if error.hint else create
+        raise EngineUnavailableError(f"whisperx cannot be run: {error}", hint=hint) from error
+    if current is not None and current.state == environments.READY:
+        return environments.python_of(current.name)
+    if find_spec("whisperx") is not None:
+        return Path(sys.executable)
+    if current is not None:
+        problem = f"whisperx cannot be run: environment {current.name} is {current.state}: {current.problem}"
+        raise EngineUnavailableError(problem, hint=f"make another one: {create}")
+    raise EngineUnavailableError("whisperx is not installed: no environment has it", hint=create)
+
+
+def _model_for_peers(info: EngineInfo, progress: Progress) -> Path:
+    """The weights that the engine uses, in the layout that the peers read."""
+    checkpoint = models.resolve(info.model, offline=True, progress=progress)
+    return ctranslate2_directory(checkpoint, "int8", progress)
+
+
+def _read(name: str, data: dict[str, Any]) -> PeerTranscript:
+    """Times that overlap, which a transcript may not have, are moved up to the end before them."""
+    rows: list[Segment] = []
+    clock, duration = 0.0, float(data["duration"])
+
+    def moved(start: float, end: float) -> tuple[float, float]:
+        nonlocal clock
+        begin = min(max(clock, start), duration)
+        clock = min(max(begin, end), duration)
+        return begin, clock
+
+    for row in data["segments"]:
+        words = tuple(Word(*moved(start, end), text) for start, end, text in row["words"])
+        start, end = (words[0].start, words[-1].end) if words else moved(row["start"], row["end"])
+        rows.append(Segment(start, end, row["text"], words))
+    transcript = Transcript(
+        segments=tuple(rows),
+        duration=duration,
+        language=data["language"],
+        language_probability=None,
+        engine=name,
+        model="",
+        device="cpu",
+        compute_type="int8",
+    )
+    return PeerTranscript(transcript, float(data["seconds"]))

@@ -1,0 +1,139 @@
+"""Other programs over the same recording with the same model, where they are installed, each in a child process.
+
+Run as ``python -m transcribe_mcp.quality.bench.peers NAME REQUEST``; prints one JSON line. Threads, memory and
+aborts of a peer stay in that process.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ... import models
+from ...domain.progress import unreported
+from ...engines import EngineInfo
+from ...errors import TranscribeError
+from ...media.decode import Samples
+from ...models.conversion import ctranslate2_directory
+from . import PeerTime
+
+TIMEOUT_S = 1800.0
+BATCH = 16
+
+
+@dataclass(frozen=True, slots=True)
+class PeerRequest:
+    """What a peer is to do.
+
+    Attributes:
+        model: as our engine names it.
+        device: ``cpu`` or ``cuda``.
+        language: code.
+        samples: a file in NumPy's format.
+    """
+
+    model: str
+    device: str
+    language: str
+    samples: str
+
+
+def _faster_whisper(request: PeerRequest, samples: Samples) -> Callable[[], int]:
+    """Its batched pipeline; CTranslate2 in int8 on a CPU, float16 on a GPU."""
+    module = importlib.import_module("faster_whisper")
+    directory = _converted(request, "int8" if request.device == "cpu" else "source")
+    kind = "int8" if request.device == "cpu" else "float16"
+    model = module.WhisperModel(directory, device=request.device, compute_type=kind)
+    pipeline = module.BatchedInferencePipeline(model)
+
+    def run() -> int:
+        segments, _ = pipeline.transcribe(
+            samples, language=request.language, beam_size=1, temperature=0.0, word_timestamps=True, batch_size=BATCH
+        )
+        return sum(len(segment.words or ()) for segment in segments)
+
+    return run
+
+
+def _transformers(request: PeerRequest, samples: Samples) -> Callable[[], int]:
+    """Its speech recognition pipeline in chunks of 30 s, with word times."""
+    module, torch = importlib.import_module("transformers"), importlib.import_module("torch")
+    directory = str(models.resolve(request.model, offline=True, progress=unreported).directory)
+    kind = torch.float32 if request.device == "cpu" else torch.float16
+    model = module.WhisperForConditionalGeneration.from_pretrained(directory, dtype=kind)
+    pipeline = module.pipeline(
+        "automatic-speech-recognition",
+        model=model.to(request.device),
+        tokenizer=module.WhisperTokenizerFast.from_pretrained(directory),
+        feature_extractor=module.WhisperFeatureExtractor.from_pretrained(directory),
+        chunk_length_s=30,
+        batch_size=BATCH,
+        device=request.device,
+    )
+    options = {"language": request.language, "task": "transcribe"}
+
+    def run() -> int:
+        found = pipeline(samples.copy(), return_timestamps="word", generate_kwargs=options)
+        return len(found["chunks"])
+
+    return run
+
+
+PEERS = {"faster-whisper": ("faster_whisper", _faster_whisper), "transformers": ("transformers", _transformers)}
+
+
+def run_peers(info: EngineInfo, samples: Samples, language: str) -> Iterator[PeerTime]:
+    """Every peer that is installed, one after the other; what goes wrong with one is its line in the table."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "samples.npy"
+        np.save(path, samples)
+        device = "cuda" if info.device.startswith("cuda") else "cpu"
+        request = json.dumps(asdict(PeerRequest(info.model, device, language, str(path))))
+        for name, (package, _) in PEERS.items():
+            if importlib.util.find_spec(package) is not None:
+                yield _in_child(name, request)
+
+
+def _in_child(name: str, request: str) -> PeerTime:
+    command = [sys.executable, "-m", __name__, name, request]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired:
+        return PeerTime(name, None, f"not done after {TIMEOUT_S:.0f} s")
+    if done.returncode != 0:
+        said = done.stderr.strip().splitlines()
+        return PeerTime(name, None, f"exit {done.returncode}: {said[-1] if said else 'it said nothing'}"[:120])
+    return PeerTime(name, float(json.loads(done.stdout.strip().splitlines()[-1])["seconds"]))
+
+
+def _converted(request: PeerRequest, quantization: Any) -> str:
+    checkpoint = models.resolve(request.model, offline=True, progress=unreported)
+    return str(ctranslate2_directory(checkpoint, quantization, unreported))
+
+
+def main(name: str, text: str) -> None:
+    request = PeerRequest(**json.loads(text))
+    samples: Samples = np.load(request.samples)
+    try:
+        run = PEERS[name][1](request, samples)
+    except TranscribeError as error:
+        raise SystemExit(f"{error}") from error
+    run()
+    start = time.perf_counter()
+    words = run()
+    sys.stdout.write("\n" + json.dumps({"seconds": time.perf_counter() - start, "words": words}) + "\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

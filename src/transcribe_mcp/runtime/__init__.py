@@ -1,0 +1,1 @@
+"""Doing work ahead of time and on devices."""

@@ -1,0 +1,80 @@
+"""How fast this machine transcribes, as a table for people and figures for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..domain.progress import Progress, unreported
+from ..errors import UsageError
+from . import AUTO, Evaluation, engine_of
+
+if TYPE_CHECKING:
+    from ..quality.bench import PeerTime
+
+LONGEST_MINUTES = 240.0  # decoded in memory, 3.8 MB a minute
+
+
+@dataclass(frozen=True, slots=True)
+class BenchRequest:
+    """What to measure.
+
+    Attributes:
+        audio: a recording to measure with; ``None`` takes a voice that comes with the program.
+        minutes: how much of it, said over and over where it is shorter.
+        runs: of which the median is taken.
+        peers: run other programs that are installed, too.
+        language: code of the recording's language.
+        batch_size: windows at once; 0 leaves it to the engine.
+    """
+
+    audio: Path | None = None
+    minutes: float = 5.0
+    runs: int = 3
+    peers: bool = False
+    language: str = "en"
+    batch_size: int = 0
+    engine: str = AUTO
+    model: str = AUTO
+    device: str = AUTO
+    compute_type: str = AUTO
+    offline: bool = False
+    threads: int = 0
+
+
+def bench(request: BenchRequest, progress: Progress = unreported) -> Evaluation:
+    """Measure an engine and a model on this machine.
+
+    Raises:
+        UsageError: minutes or runs out of range.
+        SourceError: the recording cannot be used.
+        ModelError, EngineError: the engine cannot be loaded, or failed.
+    """
+    if not 0 < request.minutes <= LONGEST_MINUTES:
+        hint = f"give more than 0 and at most {LONGEST_MINUTES:g}"
+        raise UsageError(f"--minutes is {request.minutes:g}", hint=hint)
+    if request.runs < 1:
+        raise UsageError(f"--runs is {request.runs}", hint="give 1 or more")
+    from ..pipeline.options import Options
+    from ..quality.bench import measure, recording
+
+    samples = recording(request.audio, request.minutes)
+    options = Options(
+        language=request.language, temperatures=(0.0,), batch_size=request.batch_size, threads=request.threads
+    )
+    engine = engine_of(request, progress)
+    try:
+        found = measure(engine, samples, options, request.runs, progress)
+    finally:
+        engine.close()  # the peers get the device for themselves
+    if request.peers:
+        found = replace(found, peers=tuple(_peers(found.info, samples, request.language)))
+    return Evaluation(found.table(), found.to_json())
+
+
+def _peers(info: Any, samples: Any, language: str) -> Iterator[PeerTime]:
+    from ..quality.bench.peers import run_peers
+
+    return run_peers(info, samples, language)

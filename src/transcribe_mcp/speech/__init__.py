@@ -1,0 +1,1 @@
+"""Blocks of samples -> regions of speech -> windows -> log-mel features."""

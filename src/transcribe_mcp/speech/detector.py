@@ -1,0 +1,191 @@
+"""Audio -> probability of speech per frame of 32 ms.
+
+The network is Silero's (see `silero.py`). Almost all of its work is in the encoder, which looks at one frame alone:
+it runs in stretches on all cores at once, and the LSTM, which takes the frames one after the other, follows behind.
+On up to five cores the LSTM stays in one lane, and the result is that of the shipped file run in one go. From six
+cores on it would hold the others up, so a block is cut into lanes, each warmed up on the 16 s in front of it. That
+changes a few decisions in a thousand, because the network remembers more than a minute.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import EngineUnavailableError
+from ..settings import usable_cores
+from .silero import (
+    CONTEXT_SAMPLES,
+    FRAME_SAMPLES,
+    STATE_SIZE,
+    encoder_graph,
+    folded_windows,
+    read_weights,
+    recurrent_graph,
+    shipped_model,
+)
+
+__all__ = ["FRAME_S", "FRAME_SAMPLES", "SpeechDetector"]
+
+FRAME_S = 0.032
+SAMPLE_RATE_HZ = 16_000
+assert FRAME_SAMPLES == FRAME_S * SAMPLE_RATE_HZ
+
+_CHUNK_FRAMES = 256  # 8.2 s; what the encoder makes of it stays in the cache
+_CHUNK_SAMPLES = _CHUNK_FRAMES * FRAME_SAMPLES
+_WARM_UP_CHUNKS = 2
+_MIN_LANE_CHUNKS = 8
+_THREADS_PER_LANE = 3  # a frame costs the encoder about twice what it costs the LSTM
+
+Array = NDArray[np.float32]
+State = tuple[Array, Array]  # h, c: (1, 1, 128) each
+
+
+class SpeechDetector:
+    """Speech probabilities of one recording at a time, pushed block by block.
+
+    Frame k covers the samples [512 k, 512 k + 512) of the recording. Use it from one thread.
+
+    Args:
+        threads: how many to use; 0 for every core this process may use.
+
+    Raises: EngineUnavailableError when onnxruntime or Silero's file is missing or not to be used.
+    """
+
+    def __init__(self, threads: int = 0) -> None:
+        self._threads = threads or usable_cores()
+        weights = read_weights(shipped_model())
+        self._encoder = _session(encoder_graph(weights))
+        self._recurrent = _session(recurrent_graph(weights))
+        # The thread that calls push() is one of them.
+        self._pool = ThreadPoolExecutor(self._threads - 1, "vad") if self._threads > 1 else None
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets the recording so far; the next push begins another."""
+        self._state: State = _zero_state()
+        self._tail = np.zeros(CONTEXT_SAMPLES, np.float32)  # context, then the samples of the frame begun
+
+    def push(self, samples: Array, *, last: bool = False) -> Array:
+        """The next samples of the recording (n,), 16 kHz mono -> the probabilities not returned yet (n_frames,).
+
+        Blocks may have any length; minutes keep the cores busiest. With `last` the final partial frame is filled up
+        with zeros, and the detector is ready for another recording.
+        """
+        probabilities = self._push(np.ascontiguousarray(samples, np.float32))
+        if last:
+            missing = -(len(self._tail) - CONTEXT_SAMPLES) % FRAME_SAMPLES
+            probabilities = np.concatenate([probabilities, self._push(np.zeros(missing, np.float32))])
+            self.reset()
+        return probabilities
+
+    def _push(self, samples: Array) -> Array:
+        tail = self._tail
+        n_begun = len(tail) - CONTEXT_SAMPLES
+        n_frames, n_left = divmod(n_begun + len(samples), FRAME_SAMPLES)
+        self._tail = np.concatenate([tail, samples[-FRAME_SAMPLES - CONTEXT_SAMPLES :]])[-CONTEXT_SAMPLES - n_left :]
+        if n_frames == 0:
+            return np.empty(0, np.float32)
+
+        def stretch(chunk: int) -> Array:
+            """The samples of a chunk and the context before them; the block itself is not copied."""
+            stop = min((chunk + 1) * _CHUNK_SAMPLES, n_frames * FRAME_SAMPLES) - n_begun
+            if chunk == 0:
+                return np.concatenate([tail, samples[:stop]])
+            return samples[chunk * _CHUNK_SAMPLES - n_begun - CONTEXT_SAMPLES : stop]
+
+        chunks = _Chunks(lambda chunk: self._encode(stretch(chunk)), -(-n_frames // _CHUNK_FRAMES))
+        return self._run_lanes(chunks)
+
+    def _run_lanes(self, chunks: _Chunks) -> Array:
+        n_lanes = max(1, min(self._threads // _THREADS_PER_LANE, chunks.n_chunks // _MIN_LANE_CHUNKS))
+        edges = [chunks.n_chunks * lane // n_lanes for lane in range(n_lanes + 1)]
+        if self._pool is None:
+            return self._run_first_lane(chunks, edges[1])
+        # The lanes go first: one that finds no worker for its next chunk encodes it itself, so none waits in vain.
+        later = [self._pool.submit(self._run_lane, chunks, *edge) for edge in itertools.pairwise(edges[1:])]
+        chunks.submit(self._pool, edges)
+        probabilities = [self._run_first_lane(chunks, edges[1])]
+        for lane in later:
+            of_lane, self._state = lane.result()
+            probabilities.append(of_lane)
+        return np.concatenate(probabilities)
+
+    def _run_first_lane(self, chunks: _Chunks, stop: int) -> Array:
+        probabilities, self._state = self._follow(chunks, range(stop), self._state)
+        return probabilities
+
+    def _run_lane(self, chunks: _Chunks, start: int, stop: int) -> tuple[Array, State]:
+        _, state = self._follow(chunks, range(start - _WARM_UP_CHUNKS, start), _zero_state())
+        return self._follow(chunks, range(start, stop), state)
+
+    def _follow(self, chunks: _Chunks, which: range, state: State) -> tuple[Array, State]:
+        """The LSTM over consecutive chunks -> probabilities, the state after them."""
+        h, c = state
+        parts = []
+        for chunk in which:
+            features = chunks.features(chunk)[:, np.newaxis]
+            probabilities, h, c = self._recurrent.run(None, {"features": features, "h": h, "c": c})
+            parts.append(probabilities)
+        return np.concatenate(parts), (h, c)
+
+    def _encode(self, samples: Array) -> Array:
+        even, odd = folded_windows(samples)
+        (features,) = self._encoder.run(None, {"even": even, "odd": odd})
+        return np.asarray(features)
+
+
+class _Chunks:
+    """What the encoder makes of the chunks of a block: computed ahead by a pool, or when asked for."""
+
+    def __init__(self, encode: Callable[[int], Array], n_chunks: int) -> None:
+        self.n_chunks = n_chunks
+        self._encode = encode
+        self._futures: dict[int, Future[Array]] = {}
+
+    def submit(self, pool: ThreadPoolExecutor, edges: list[int]) -> None:
+        """Queues all chunks, of every lane the first, then of every lane the second, and so on."""
+        longest = max(stop - start for start, stop in itertools.pairwise(edges))
+        for offset in range(longest):
+            for start, stop in itertools.pairwise(edges):
+                if start + offset < stop:
+                    self._futures[start + offset] = pool.submit(self._encode, start + offset)
+
+    def features(self, chunk: int) -> Array:
+        """(n_frames, 128); computed here and now if no worker has begun it. While one is at it, the next chunk that
+        none has begun is computed here."""
+        future = self._futures.get(chunk)
+        if future is None or future.cancel():
+            return self._encode(chunk)
+        for later in range(chunk + 1, self.n_chunks):
+            if future.done():
+                break
+            waiting = self._futures.get(later)
+            if waiting is not None and not waiting.cancelled() and waiting.cancel():
+                done = Future[Array]()
+                done.set_result(self._encode(later))
+                self._futures[later] = done
+        return future.result()
+
+
+def _session(graph: bytes) -> Any:
+    """One thread a call: many calls run at once instead."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        message = f"voice detection needs onnxruntime, which cannot be loaded: {error}"
+        raise EngineUnavailableError(message, hint="pip install --force-reinstall onnxruntime") from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # what matters is raised
+    return onnxruntime.InferenceSession(graph, sess_options=options, providers=["CPUExecutionProvider"])
+
+
+def _zero_state() -> State:
+    return np.zeros((1, 1, STATE_SIZE), np.float32), np.zeros((1, 1, STATE_SIZE), np.float32)

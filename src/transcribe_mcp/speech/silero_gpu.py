@@ -1,0 +1,287 @@
+"""Silero's network on a GPU: the audio of a block in many lanes at once, and kept there for the windows cut from it.
+
+The encoder looks at one frame alone, so all frames go through it as rows of a few matrix products. Only the LSTM looks
+back. A block is cut into lanes that run side by side, each with an empty memory from some lanes before its own; the
+first ones have heard all, as in the serial run. `SpeechDetector` is the twin of this on the CPU.
+
+Every operation is a turn of Python's, for which the thread that tells the GPU what to encode has to wait: they are few.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
+from typing import Any
+from weakref import WeakSet
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.rnn import pack_sequence, pad_packed_sequence
+
+from ..compat.trial import ran_out_of_memory
+from ..errors import EngineFailedError, OutOfMemoryError
+from .features_torch import Placed
+from .regions import SAMPLE_RATE_HZ, Window
+from .silero import (
+    CONTEXT_SAMPLES,
+    FRAME_SAMPLES,
+    HOP_SAMPLES,
+    N_WINDOWS,
+    REFLECTED_SAMPLES,
+    STATE_SIZE,
+    WINDOW_SAMPLES,
+    SileroWeights,
+    as_matrix,
+    read_weights,
+    shipped_model,
+)
+
+TORCH_ERRORS = (RuntimeError, ValueError, MemoryError)
+LANE_FRAMES = 250  # 8 s; shorter lanes take fewer steps and hear less
+LANES_BEFORE = 5  # 40 s heard before every lane: at least 997 of 1000 decisions are those of the serial run
+SHORT_FRAMES = LANE_FRAMES * (1 + LANES_BEFORE)  # one lane takes no more steps, and is exact
+CHUNK_FRAMES = 8192  # that the encoder takes at once, filled up: 80 MB, whose pieces are always of the same sizes
+FEW_FRAMES = 2048  # of what would fill no more than half of it: pieces so small that PyTorch cuts them from larger ones
+
+Samples = NDArray[np.float32]
+State = tuple[Tensor, Tensor]  # h, c: (1, 1, 128) each
+
+
+def lanes_of(n_frames: int) -> tuple[int, int]:
+    """Frames of a lane (the last may have fewer), and how many lanes before its own each hears, as far as there are."""
+    return (n_frames, 0) if n_frames <= SHORT_FRAMES else (LANE_FRAMES, LANES_BEFORE)
+
+
+class Ears:
+    """Voice detection on one device, for any number of recordings.
+
+    Raises: EngineUnavailableError when Silero's file is missing or another network.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.network = LaneNetwork(read_weights(shipped_model()), device)
+        new_stream: Any = torch.cuda.Stream  # torch leaves it without types
+        # One for all: what a stream gave back, PyTorch keeps for that stream alone.
+        self.stream = new_stream(device) if device.type == "cuda" else None
+
+    def listen(self) -> DeviceListener:
+        return DeviceListener(self)
+
+
+class DeviceListener:
+    """See the protocol ``engines.Listener``: hears one recording, from one thread, on the stream of its ears."""
+
+    block_s = 240.0  # 15 MB on the device; twice the frames take hardly longer, and the first are to be heard soon
+
+    def __init__(self, ears: Ears) -> None:
+        self._network, self._device, self._stream = ears.network, ears.device, ears.stream
+        self._audio = torch.zeros(CONTEXT_SAMPLES, device=self._device)  # held for windows and for the frame begun
+        self._origin = -CONTEXT_SAMPLES  # sample of the recording at which _audio begins
+        self._next = 0  # sample at which the next frame begins
+        self._state = _empty_state(self._device)
+        self._placed: WeakSet[Placed] = WeakSet()
+
+    def push(self, samples: Samples, *, last: bool = False) -> Samples:
+        """As ``SpeechDetector.push``: (n,) samples -> probabilities of the frames completed (n_frames,)."""
+        with self._working():
+            self._append(samples)
+            end = self._origin + len(self._audio)
+            n_frames = -((self._next - end) // FRAME_SAMPLES) if last else (end - self._next) // FRAME_SAMPLES
+            if n_frames <= 0:
+                return np.empty(0, np.float32)
+            first = self._next - CONTEXT_SAMPLES - self._origin
+            n_heard = CONTEXT_SAMPLES + n_frames * FRAME_SAMPLES
+            heard = self._audio[first : first + n_heard]
+            if len(heard) < n_heard:
+                heard = functional.pad(heard, (0, n_heard - len(heard)))
+            probabilities, self._state = self._network.probabilities(heard, self._state)
+            self._next += n_frames * FRAME_SAMPLES
+            found: Samples = probabilities.cpu().numpy()
+            return found
+
+    def place(self, windows: Sequence[Window], keep_from: float) -> list[Window]:
+        """The windows with their samples on the device as well; audio before ``keep_from`` (s) is forgotten."""
+        with self._working():
+            placed = [replace(window, placed=self._cut(window)) for window in windows]
+            self._placed.update(window.placed for window in placed if window.placed is not None)
+            keep = min(int(keep_from * SAMPLE_RATE_HZ), self._next - CONTEXT_SAMPLES)
+            if keep > self._origin:
+                self._audio = self._audio[keep - self._origin :]
+                self._origin = keep
+        return placed
+
+    def close(self) -> None:
+        self._audio = self._audio[:0].clone()
+        for placed in self._placed:
+            placed.samples = None
+
+    def _cut(self, window: Window) -> Placed | None:
+        first = round(window.start * SAMPLE_RATE_HZ) - self._origin
+        samples = self._audio[first : first + len(window.samples)] if first >= 0 else None
+        return Placed(samples) if samples is not None and len(samples) == len(window.samples) else None
+
+    def _append(self, samples: Samples) -> None:
+        if not len(samples):
+            return
+        new = torch.from_numpy(np.ascontiguousarray(samples, np.float32))
+        if self._stream is not None and not new.is_pinned():
+            new = new.pin_memory()  # what is not pinned is sent with the host waiting
+        self._audio = torch.cat([self._audio, new.to(self._device, non_blocking=True)])
+
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        """The door through which torch's errors leave as ours, on the stream of this listener."""
+        try:
+            with torch.inference_mode(), torch.cuda.stream(self._stream):
+                yield
+        except launch_errors() as error:
+            message = f"voice detection on {self._device} failed: {error}"
+            if ran_out_of_memory(error):
+                raise OutOfMemoryError(message, hint="use fewer windows at once or a smaller model") from error
+            raise EngineFailedError(message) from error
+
+
+class LaneNetwork:
+    """Silero's network on ``device``, LSTM in lanes."""
+
+    def __init__(self, weights: SileroWeights, device: torch.device) -> None:
+        self.basis = _tensor(np.concatenate([weights.cosine, weights.sine]).T).to(device)  # (256, 258)
+        self.layers = []
+        n_steps = N_WINDOWS
+        for convolution in weights.convolutions:
+            matrix = as_matrix(convolution, n_steps)
+            n_steps = -(-n_steps // convolution.stride)
+            self.layers.append(_linear(matrix.T, np.tile(convolution.bias, n_steps)).to(device))
+        self.lstm = _lstm(weights).to(device)
+        self.from_input = _parameter(self.lstm, "weight_ih_l0").t()  # what the kernel needs of it
+        self.from_state = _parameter(self.lstm, "weight_hh_l0").half()
+        self.bias = _parameter(self.lstm, "bias_ih_l0") + _parameter(self.lstm, "bias_hh_l0")
+        self.output = _linear(weights.output_weight.T, weights.output_bias).to(device)
+        self.in_one_launch = device.type == "cuda" and not _kernel_problem(device)
+
+    def probabilities(self, heard: Tensor, state: State) -> tuple[Tensor, State]:
+        """(64 + 512 n,) samples, context first, and the state before them -> probabilities (n,), the state after."""
+        frames = heard.unfold(0, CONTEXT_SAMPLES + FRAME_SAMPLES, FRAME_SAMPLES)
+        features = []
+        while len(frames):
+            size = CHUNK_FRAMES if len(frames) > CHUNK_FRAMES // 2 else FEW_FRAMES
+            features.append(self.encode(frames[:size]))
+            frames = frames[size:]
+        states, state = self.remember(torch.cat(features), state)
+        return torch.sigmoid(self.output(torch.relu(states))).flatten(), state
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """(n, 576) samples -> (n, 128) features. Convolutions over four steps are matrix products of all of them.
+
+        There are at most ``CHUNK_FRAMES``, to which more than ``FEW_FRAMES`` are filled up.
+        """
+        n_frames = len(frames)
+        if n_frames > FEW_FRAMES:
+            frames = functional.pad(frames, (0, 0, 0, CHUNK_FRAMES - n_frames))
+        reflected = frames[:, -1 - REFLECTED_SAMPLES : -1].flip(1)
+        windows = torch.cat([frames, reflected], dim=1).unfold(1, WINDOW_SAMPLES, HOP_SAMPLES)
+        re, im = (windows.reshape(-1, WINDOW_SAMPLES) @ self.basis).chunk(2, dim=1)
+        x = torch.hypot(re, im).view(len(frames), -1)
+        for layer in self.layers:
+            x = torch.relu(layer(x))
+        return x[:n_frames]
+
+    def remember(self, features: Tensor, state: State) -> tuple[Tensor, State]:
+        """The LSTM over (n, 128) features in lanes -> its outputs (n, 128), its state after the last."""
+        if self.in_one_launch:
+            return self.remember_in_one_launch(features, state)
+        return self.remember_by_library(features, state)
+
+    def remember_by_library(self, features: Tensor, state: State) -> tuple[Tensor, State]:
+        """The same by torch's LSTM."""
+        size, before = lanes_of(len(features))
+        begins = range(0, len(features), size)
+        heard = [features[max(0, begin - before * size) : begin + size] for begin in begins]
+        h, c = torch.zeros((2, 1, len(heard), STATE_SIZE), device=features.device)
+        h[:, : before + 1], c[:, : before + 1] = state  # of lanes that hear the first frame
+        outputs, after = self.lstm(pack_sequence(heard, enforce_sorted=False), (h, c))
+        padded, _ = pad_packed_sequence(outputs, batch_first=True)
+        own = [row[min(begin, before * size) :][:size] for row, begin in zip(padded, begins, strict=True)]
+        return torch.cat(own)[: len(features)], (after[0][:, -1:].clone(), after[1][:, -1:].clone())
+
+    def remember_in_one_launch(self, features: Tensor, state: State) -> tuple[Tensor, State]:
+        """The same by a kernel of our own."""
+        from .lstm_kernels import run_lanes
+
+        gates = torch.addmm(self.bias, features, self.from_input)
+        return run_lanes(gates, self.from_state, state, *lanes_of(len(features)))
+
+
+def _parameter(module: nn.Module, name: str) -> Tensor:
+    return dict(module.named_parameters())[name].detach()
+
+
+@cache
+def has_triton() -> bool:
+    """Triton comes with torch on Linux; elsewhere steps run uncaptured on torch's own kernels."""
+    try:
+        from . import lstm_kernels  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+@cache
+def _kernel_problem(device: torch.device) -> str:
+    """Why the LSTM cannot run in one launch there; empty where it can."""
+    if not has_triton():
+        return "there is no Triton"
+    from .lstm_kernels import problem
+
+    return problem(device)
+
+
+@cache
+def launch_errors() -> tuple[type[Exception], ...]:
+    """What PyTorch fails with, and Triton where it is there."""
+    if not has_triton():
+        return TORCH_ERRORS
+    from .lstm_kernels import TRITON_ERRORS
+
+    return (*TORCH_ERRORS, *TRITON_ERRORS)
+
+
+def _empty_state(device: torch.device) -> State:
+    h, c = torch.zeros((2, 1, 1, STATE_SIZE), device=device)
+    return h, c
+
+
+def _tensor(values: NDArray[np.float32]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values))
+
+
+def _linear(weight: NDArray[np.float32], bias: NDArray[np.float32]) -> nn.Linear:
+    layer = nn.Linear(weight.shape[1], weight.shape[0])
+    layer.load_state_dict({"weight": _tensor(weight), "bias": _tensor(bias)})
+    return layer
+
+
+def _lstm(weights: SileroWeights) -> nn.LSTM:
+    """ONNX orders the gates i o f c, PyTorch i f c o."""
+
+    def reordered(values: NDArray[np.float32]) -> Tensor:
+        i, o, f, c = np.split(values, 4)
+        return _tensor(np.concatenate([i, f, c, o]))
+
+    lstm = nn.LSTM(STATE_SIZE, STATE_SIZE, batch_first=True)
+    bias_input, bias_hidden = np.split(weights.lstm_bias[0], 2)
+    lstm.load_state_dict(
+        {
+            "weight_ih_l0": reordered(weights.lstm_input[0]),
+            "weight_hh_l0": reordered(weights.lstm_hidden[0]),
+            "bias_ih_l0": reordered(bias_input),
+            "bias_hh_l0": reordered(bias_hidden),
+        }
+    )
+    return lstm
