@@ -71,7 +71,9 @@ class Ours:
         return transcript
 
 
-def judge(name: str, truths: Sequence[Truth], transcriber: Transcriber, *, show_files: bool = False) -> list[FileScore]:
+def judge(
+    name: str, truths: Sequence[Truth], transcriber: Transcriber, *, show_files: bool = False
+) -> list[FileScore]:
     scores = [score(truth, transcriber(truth.path)) for truth in truths]
     text = table(scores)
     print(f"\n{name}")
@@ -79,7 +81,9 @@ def judge(name: str, truths: Sequence[Truth], transcriber: Transcriber, *, show_
     return scores
 
 
-def measure_windows(ours: Ours, truths: Sequence[Truth]) -> tuple[dict[str, Any], list[Bar], list[FileScore]]:
+def measure_windows(
+    ours: Ours, truths: Sequence[Truth]
+) -> tuple[dict[str, Any], list[Bar], list[FileScore]]:
     scores = judge("ours, window by window", truths, ours, show_files=True)
     judged = total(scores)
     figures = judged.to_json()
@@ -117,7 +121,9 @@ def measure_joined(
         figures[name] = judged.to_json() | {"word_error_rate_windows": apart}
         bars.append(Bar(f"joined {name}: word error rate above windows'", change, "<=", 0.01))
         bars.append(Bar(f"joined {name}: words without times", judged.score.untimed_words, "==", 0))
-        bars.append(Bar(f"joined {name}: words out of order", judged.score.disordered_words, "==", 0))
+        bars.append(
+            Bar(f"joined {name}: words out of order", judged.score.disordered_words, "==", 0)
+        )
     return figures, bars
 
 
@@ -126,7 +132,14 @@ def measure_joined(
 
 def non_speech() -> Iterator[tuple[str, Samples]]:
     """(kind, samples): each 100 s, a quarter at each level; the same on every machine."""
-    kinds = {"silence": _silence, "white": _white, "pink": _pink, "tones": _tones, "clicks": _clicks, "hum": _hum}
+    kinds = {
+        "silence": _silence,
+        "white": _white,
+        "pink": _pink,
+        "tones": _tones,
+        "clicks": _clicks,
+        "hum": _hum,
+    }
     n = round(NON_SPEECH_KIND_S / len(LEVELS_DBFS) * SAMPLE_RATE_HZ)
     for seed, (kind, make) in enumerate(kinds.items()):
         random = np.random.default_rng(seed)
@@ -155,7 +168,10 @@ def _pink(random: np.random.Generator, n: int) -> Samples:
 def _tones(random: np.random.Generator, n: int) -> Samples:
     """A tone of another pitch every second, with gaps, as of a telephone."""
     t = np.arange(SAMPLE_RATE_HZ) / SAMPLE_RATE_HZ
-    seconds = [np.sin(2 * np.pi * random.uniform(100, 3000) * t) * (t < 0.7) for _ in range(n // SAMPLE_RATE_HZ)]
+    seconds = [
+        np.sin(2 * np.pi * random.uniform(100, 3000) * t) * (t < 0.7)
+        for _ in range(n // SAMPLE_RATE_HZ)
+    ]
     return np.concatenate(seconds).astype(np.float32)
 
 
@@ -170,7 +186,9 @@ def _clicks(random: np.random.Generator, n: int) -> Samples:
 def _hum(random: np.random.Generator, n: int) -> Samples:
     """Mains hum of 50 Hz with its harmonics."""
     t = np.arange(n) / SAMPLE_RATE_HZ
-    harmonics = [np.sin(2 * np.pi * 50 * k * t + random.uniform(0, 2 * np.pi)) / k for k in range(1, 9)]
+    harmonics = [
+        np.sin(2 * np.pi * 50 * k * t + random.uniform(0, 2 * np.pi)) / k for k in range(1, 9)
+    ]
     return np.sum(harmonics, axis=0).astype(np.float32)
 
 
@@ -193,7 +211,9 @@ def measure_non_speech(ours: Ours, scratch: Path) -> tuple[dict[str, Any], list[
         scores = judge(f"ours, non-speech, {name}", truths, run, show_files=True)
         figures[name] = {entry.file: entry.score.invented_words for entry in scores}
         if vad:
-            bars = [Bar(f"invented words, {s.file}", s.score.invented_words, "==", 0) for s in scores]
+            bars = [
+                Bar(f"invented words, {s.file}", s.score.invented_words, "==", 0) for s in scores
+            ]
     return figures, bars
 
 
@@ -205,37 +225,62 @@ def measure_peers(model: Path, compute_type: str, truths: Sequence[Truth]) -> di
     from faster_whisper import BatchedInferencePipeline, WhisperModel
 
     directory = ctranslate2_layout(model, compute_type)
-    peer = WhisperModel(str(directory), device="cpu", compute_type=compute_type, cpu_threads=cores())
+    peer = WhisperModel(
+        str(directory), device="cpu", compute_type=compute_type, cpu_threads=cores()
+    )
     batched = BatchedInferencePipeline(peer)
 
     def sequential(path: Path) -> Transcript:
         return peer_transcript(*peer.transcribe(str(path), beam_size=1, word_timestamps=True))
 
     def one_temperature(path: Path) -> Transcript:
-        return peer_transcript(*peer.transcribe(str(path), beam_size=1, word_timestamps=True, temperature=0.0))
+        return peer_transcript(
+            *peer.transcribe(str(path), beam_size=1, word_timestamps=True, temperature=0.0)
+        )
 
     def in_batches(path: Path) -> Transcript:
-        return peer_transcript(*batched.transcribe(str(path), beam_size=1, word_timestamps=True, batch_size=8))
+        return peer_transcript(
+            *batched.transcribe(str(path), beam_size=1, word_timestamps=True, batch_size=8)
+        )
 
-    ways = {"sequential": sequential, "sequential, one temperature": one_temperature, "batched": in_batches}
-    return {name: total(judge(f"faster-whisper, {name}", truths, way)) for name, way in ways.items()}
+    ways = {
+        "sequential": sequential,
+        "sequential, one temperature": one_temperature,
+        "batched": in_batches,
+    }
+    return {
+        name: total(judge(f"faster-whisper, {name}", truths, way)) for name, way in ways.items()
+    }
 
 
 def peer_bars(peers: dict[str, Score], windows: Sequence[FileScore]) -> list[Bar]:
-    rates = [s.word_error_rate for name, s in peers.items() if name.startswith("sequential") and s.word_error_rate]
+    rates = [
+        s.word_error_rate
+        for name, s in peers.items()
+        if name.startswith("sequential") and s.word_error_rate
+    ]
     ours = total(windows).word_error_rate
     return [
-        Bar("word error rate above faster-whisper sequential's", None if ours is None else ours - min(rates), "<=", 0)
+        Bar(
+            "word error rate above faster-whisper sequential's",
+            None if ours is None else ours - min(rates),
+            "<=",
+            0,
+        )
     ]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--own", action="store_true", help="the repository's model and recordings")
     parser.add_argument("--model", type=Path)
     parser.add_argument("--audio", type=Path)
     parser.add_argument("--compute-type", default="int8")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=JSON", help="one of our options")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=JSON", help="one of our options"
+    )
     parser.add_argument("--save", type=Path, help="keep our transcripts there")
     for part in PARTS:
         parser.add_argument("--" + part.replace("_", "-"), action="store_true")
@@ -248,7 +293,9 @@ def main() -> int:
     bars: list[Bar] = []
     windows: list[FileScore] = []
     if parts != {"peers"}:
-        ours = Ours(str(arguments.model), arguments.compute_type, _settings(arguments.set), arguments.save)
+        ours = Ours(
+            str(arguments.model), arguments.compute_type, _settings(arguments.set), arguments.save
+        )
     if parts & {"windows", "joined"}:
         figures["windows"], bars, windows = measure_windows(ours, truths)
     with tempfile.TemporaryDirectory() as scratch:

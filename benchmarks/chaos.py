@@ -44,7 +44,9 @@ def drain(world: World) -> None:
     world.let_go_on(all_of_them=True)
     world.stop_file.touch()
     deadline = time.monotonic() + DRAIN_S
-    while any(client.poll() is None for client in world.clients) or any(client.poll() for client in world.clients):
+    while any(client.poll() is None for client in world.clients) or any(
+        client.poll() for client in world.clients
+    ):
         world.start_clients_again()
         if time.monotonic() > deadline:
             world.did("front ends that wait for ever")
@@ -115,7 +117,11 @@ def look(world: World) -> tuple[dict[str, Any], list[Bar]]:
     failures = Counter(job.error.message for job in found.values() if job.error is not None)
     right = expected()
     completed = [job for job in found.values() if job.status is jobs.JobStatus.COMPLETED]
-    wrong = [j.job_id for j in completed if jobs.get_transcript(j.job_id).to_json()["segments"] != right[j.source]]
+    wrong = [
+        j.job_id
+        for j in completed
+        if jobs.get_transcript(j.job_id).to_json()["segments"] != right[j.source]
+    ]
     decoded = Counter((world.folder / "decoded").read_text(encoding="ascii").split())
     begun_again = sum(job.attempts - 1 for job in found.values())
     once = sum(n_windows(job.source) for job in found.values())
@@ -203,7 +209,10 @@ class Counting:
 def world_of(what: str, seed: int, database_url: str) -> Iterator[World]:
     with tempfile.TemporaryDirectory(prefix="tmcp-chaos-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        each = [folder / (f"machine {number}" if what == "postgres" else "däta") for number in range(FRONT_ENDS)]
+        each = [
+            folder / (f"machine {number}" if what == "postgres" else "däta")
+            for number in range(FRONT_ENDS)
+        ]
         world = World(folder, each, database_url, random.Random(seed))
         try:
             yield world
@@ -228,14 +237,18 @@ def postgres_server() -> AbstractContextManager[Any]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=("postgres", "sqlite"))
     parser.add_argument("--seconds", type=float, default=600.0, help="of trouble, for postgres")
     parser.add_argument("--kills", type=int, default=200, help="for sqlite")
     parser.add_argument("--seed", type=int, default=1)
     asked = parser.parse_args()
     with ExitStack() as stack:
-        server = stack.enter_context(postgres_server() if asked.what == "postgres" else nullcontext())
+        server = stack.enter_context(
+            postgres_server() if asked.what == "postgres" else nullcontext()
+        )
         url = ""
         if server is not None:
             from postgres import new_database

@@ -70,9 +70,11 @@ class Bar:
     def passed(self) -> bool:
         if self.value is None:
             return False
-        return {"<=": self.value <= self.limit, ">=": self.value >= self.limit, "==": self.value == self.limit}[
-            self.relation
-        ]
+        return {
+            "<=": self.value <= self.limit,
+            ">=": self.value >= self.limit,
+            "==": self.value == self.limit,
+        }[self.relation]
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"passed": self.passed}
@@ -84,7 +86,9 @@ def report(benchmark: str, figures: dict[str, Any], bars: Sequence[Bar]) -> int:
     print()
     for bar in bars:
         value = "not measured" if bar.value is None else f"{bar.value:.4g}"
-        print(f"{bar.name:<{width}}  {value:>12}  {bar.relation} {bar.limit:<8.4g}  {'pass' if bar.passed else 'FAIL'}")
+        print(
+            f"{bar.name:<{width}}  {value:>12}  {bar.relation} {bar.limit:<8.4g}  {'pass' if bar.passed else 'FAIL'}"
+        )
     passed = all(bar.passed for bar in bars)
     whole = {
         "benchmark": benchmark,
@@ -173,12 +177,15 @@ def join(truths: Sequence[Truth], path: Path) -> Truth:
         at_samples += len(block)
     languages = {truth.language for truth in truths}
     duration_s = write_flac(path, blocks)
-    return Truth(path, tuple(segments), languages.pop() if len(languages) == 1 else None, duration_s)
+    return Truth(
+        path, tuple(segments), languages.pop() if len(languages) == 1 else None, duration_s
+    )
 
 
 def _moved(segment: TruthSegment, by_s: float) -> TruthSegment:
     words = tuple(
-        TruthWord(word.text, word.start + by_s, None if word.end is None else word.end + by_s) for word in segment.words
+        TruthWord(word.text, word.start + by_s, None if word.end is None else word.end + by_s)
+        for word in segment.words
     )
     start = None if segment.start is None else segment.start + by_s
     end = None if segment.end is None else segment.end + by_s
@@ -194,7 +201,9 @@ def ctranslate2_layout(model: Path, compute_type: str) -> Path:
     from transcribe_mcp.models.conversion import ctranslate2_directory
 
     checkpoint = resolve(str(model), offline=True, progress=unreported)
-    return ctranslate2_directory(checkpoint, "int8" if compute_type.startswith("int8") else "source", unreported)
+    return ctranslate2_directory(
+        checkpoint, "int8" if compute_type.startswith("int8") else "source", unreported
+    )
 
 
 def peer_transcript(segments: Iterable[Any], info: Any) -> Transcript:

@@ -23,7 +23,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import OWN_AUDIO, SAMPLE_RATE_HZ, Bar, Samples, cores, ctranslate2_layout, looped, read_samples, report
+from common import (
+    OWN_AUDIO,
+    SAMPLE_RATE_HZ,
+    Bar,
+    Samples,
+    cores,
+    ctranslate2_layout,
+    looped,
+    read_samples,
+    report,
+)
 from random_whisper import TOKENS, shape_of, write_random_whisper
 
 from transcribe_mcp.domain.transcript import Transcript
@@ -39,7 +49,9 @@ def our_way(engine: Engine, batch_size: int = 0) -> Callable[[Samples], Transcri
     return lambda samples: transcribe(samples, engine, options)
 
 
-def ctranslate2_way(engine: Engine, samples: Samples) -> tuple[int, Callable[[Samples], Transcript]]:
+def ctranslate2_way(
+    engine: Engine, samples: Samples
+) -> tuple[int, Callable[[Samples], Transcript]]:
     """CTranslate2 with the batch size that it is fastest with, and which that is."""
     our_way(engine)(samples[: 35 * SAMPLE_RATE_HZ])
     taken = {}
@@ -47,7 +59,10 @@ def ctranslate2_way(engine: Engine, samples: Samples) -> tuple[int, Callable[[Sa
         start = time.perf_counter()
         our_way(engine, size)(samples)
         taken[size] = time.perf_counter() - start
-    print("CTranslate2: " + ", ".join(f"batch {size} {seconds:.2f} s" for size, seconds in taken.items()))
+    print(
+        "CTranslate2: "
+        + ", ".join(f"batch {size} {seconds:.2f} s" for size, seconds in taken.items())
+    )
     best = min(taken, key=taken.__getitem__)
     return best, our_way(engine, best)
 
@@ -55,7 +70,9 @@ def ctranslate2_way(engine: Engine, samples: Samples) -> tuple[int, Callable[[Sa
 def peer_way(model: Path) -> Callable[[Samples], None]:
     module = importlib.import_module("faster_whisper")
     directory = ctranslate2_layout(model, "int8")
-    loaded = module.WhisperModel(str(directory), device="cpu", compute_type="int8", cpu_threads=cores())
+    loaded = module.WhisperModel(
+        str(directory), device="cpu", compute_type="int8", cpu_threads=cores()
+    )
     batched = module.BatchedInferencePipeline(loaded)
 
     def run(samples: Samples) -> None:
@@ -68,7 +85,9 @@ def peer_way(model: Path) -> Callable[[Samples], None]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="base")
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--runs", type=int, default=3)
@@ -84,14 +103,19 @@ def main() -> int:
             for name, compute_type in (("whisper", asked.compute_type), ("ctranslate2", "int8"))
         ]
         batch, way = ctranslate2_way(engines[1], samples)
-        ways: dict[str, Callable[[Samples], Any]] = {"ours": our_way(engines[0]), "ctranslate2": way}
+        ways: dict[str, Callable[[Samples], Any]] = {
+            "ours": our_way(engines[0]),
+            "ctranslate2": way,
+        }
         if asked.peer:
             ways["faster-whisper, batched"] = peer_way(model)
         batches = {"ours": engines[0].info.batch_size, "ctranslate2": batch}
         return measure(ways, samples, asked.runs, batches)
 
 
-def measure(ways: dict[str, Callable[[Samples], Any]], samples: Samples, runs: int, batches: dict[str, int]) -> int:
+def measure(
+    ways: dict[str, Callable[[Samples], Any]], samples: Samples, runs: int, batches: dict[str, int]
+) -> int:
     taken: dict[str, list[float]] = {name: [] for name in ways}
     found: dict[str, Any] = {}
     for way in ways.values():
@@ -107,7 +131,10 @@ def measure(ways: dict[str, Callable[[Samples], Any]], samples: Samples, runs: i
     for name, seconds in taken.items():
         median_s = statistics.median(seconds)
         print(f"{name:<26}{median_s:8.2f} s  {duration_s / median_s:6.1f} × real time")
-        figures[name] = {"runs_s": [round(s, 3) for s in seconds], "realtime_factor": round(duration_s / median_s, 2)}
+        figures[name] = {
+            "runs_s": [round(s, 3) for s in seconds],
+            "realtime_factor": round(duration_s / median_s, 2),
+        }
         if isinstance(found[name], Transcript):
             transcript = found[name]
             figures[name] |= {
@@ -115,9 +142,15 @@ def measure(ways: dict[str, Callable[[Samples], Any]], samples: Samples, runs: i
                 "words": len(transcript.words),
                 "timings_s": {stage: round(s, 3) for stage, s in transcript.timings.items()},
             }
-            print("    " + ", ".join(f"{stage} {s:.2f} s" for stage, s in transcript.timings.items()))
+            print(
+                "    " + ", ".join(f"{stage} {s:.2f} s" for stage, s in transcript.timings.items())
+            )
     ratio = statistics.median(taken["ctranslate2"]) / statistics.median(taken["ours"])
-    return report("cpu_engine", figures, [Bar("times as fast as CTranslate2 int8, end to end", ratio, ">=", 1.5)])
+    return report(
+        "cpu_engine",
+        figures,
+        [Bar("times as fast as CTranslate2 int8, end to end", ratio, ">=", 1.5)],
+    )
 
 
 if __name__ == "__main__":

@@ -62,12 +62,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for suffix, (codec, rate_hz) in FORMATS.items():
             samples = speechlike(args.minutes * 60, rate_hz)
-            path = write_audio(Path(folder) / f"a.{suffix}", codec, samples, rate_hz=rate_hz, layout="stereo")
+            path = write_audio(
+                Path(folder) / f"a.{suffix}", codec, samples, rate_hz=rate_hz, layout="stereo"
+            )
             length_s = len(samples) / rate_hz
             serial = length_s / seconds_to_decode(path, 1, args.runs)
             parallel = length_s / seconds_to_decode(path, args.threads, args.runs)
             exact = same_samples(path, args.threads)
-            print(f"{suffix:8}{serial:11.0f}×{parallel:11.0f}×{parallel / serial:8.2f}  {exact}", flush=True)
+            print(
+                f"{suffix:8}{serial:11.0f}×{parallel:11.0f}×{parallel / serial:8.2f}  {exact}",
+                flush=True,
+            )
             results[suffix] = {
                 "serial_times_realtime": round(serial),
                 "parallel_times_realtime": round(parallel),
@@ -75,8 +80,22 @@ def main() -> None:
                 "exact": exact,
             }
             path.unlink()
-    machine = {"cores": os.cpu_count(), "threads": args.threads, "minutes": args.minutes, "av": av.__version__}
-    print(json.dumps({"benchmark": "decoding", **machine, "python": platform.python_version(), "formats": results}))
+    machine = {
+        "cores": os.cpu_count(),
+        "threads": args.threads,
+        "minutes": args.minutes,
+        "av": av.__version__,
+    }
+    print(
+        json.dumps(
+            {
+                "benchmark": "decoding",
+                **machine,
+                "python": platform.python_version(),
+                "formats": results,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

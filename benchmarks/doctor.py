@@ -32,7 +32,9 @@ def cpu_seconds() -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--runs", type=int, default=15)
     runs = parser.parse_args().runs
     wall: dict[str, list[float]] = {name: [] for name in COMMANDS}
@@ -53,11 +55,22 @@ def main() -> None:
     for name in COMMANDS:
         more = {"median_s": medians[name] - medians[floor], "best_s": best[name] - best[floor],
                 "cpu_s": work[name] - work[floor]}  # fmt: skip
-        rows[name] = {"median_s": round(medians[name], 4), "more": {key: round(s, 4) for key, s in more.items()}}
+        rows[name] = {
+            "median_s": round(medians[name], 4),
+            "more": {key: round(s, 4) for key, s in more.items()},
+        }
         times = "".join(f"{seconds * 1000:>7.0f} ms" for seconds in (medians[name], *more.values()))
         print(f"{name:<18}{times}")
-    record = {"benchmark": "doctor", "runs": runs, "rows": rows, "bar_more_s": BAR_S, "load": os.getloadavg()[0]}
-    print(json.dumps({**record, "python": platform.python_version(), "machine": platform.machine()}))
+    record = {
+        "benchmark": "doctor",
+        "runs": runs,
+        "rows": rows,
+        "bar_more_s": BAR_S,
+        "load": os.getloadavg()[0],
+    }
+    print(
+        json.dumps({**record, "python": platform.python_version(), "machine": platform.machine()})
+    )
 
 
 if __name__ == "__main__":

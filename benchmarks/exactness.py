@@ -57,7 +57,9 @@ def material_of(folder: Path) -> Material:
     for i, truth in enumerate(truths):
         samples = read(truth.path)[: WINDOW_S * SAMPLE_RATE_HZ]
         start = 40.0 * i
-        windows.append(Window(start, samples, (Region(start, start + len(samples) / SAMPLE_RATE_HZ),)))
+        windows.append(
+            Window(start, samples, (Region(start, start + len(samples) / SAMPLE_RATE_HZ),))
+        )
     return Material(windows, [truth.language or "en" for truth in truths], truths)
 
 
@@ -70,7 +72,11 @@ def against_transformers(model: Path, device: str, material: Material) -> dict[s
     """In float32, products without tf32 on both sides."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     module = importlib.import_module("transformers")
-    theirs = module.WhisperForConditionalGeneration.from_pretrained(model, dtype=torch.float32).eval().to(device)
+    theirs = (
+        module.WhisperForConditionalGeneration.from_pretrained(model, dtype=torch.float32)
+        .eval()
+        .to(device)
+    )
     engine = loaded(model, device, "float32")
     encoded = engine.encode(material.windows)
     bins = engine._running.model.geometry.num_mel_bins
@@ -93,7 +99,9 @@ def against_transformers(model: Path, device: str, material: Material) -> dict[s
 def same_text(engine: WhisperEngine, ours: Decoded, theirs: Sequence[int]) -> bool:
     """Where a text does not end, as far as both go: ours ends at 224 tokens, as openai-whisper's does, and transformers
     begins anew behind the last timestamp that it trusts, which shows in timestamps that go back."""
-    stamps = [(token, i) for i, token in enumerate(theirs) if token >= engine._vocabulary.timestamp_begin]
+    stamps = [
+        (token, i) for i, token in enumerate(theirs) if token >= engine._vocabulary.timestamp_begin
+    ]
     anew = next((i for (before, _), (token, i) in pairwise(stamps) if token < before), None)
     text = tuple(token for token in theirs[:anew] if engine._vocabulary.is_text(token))
     if anew is None and len(ours.tokens) + len(stamps) < MOST_TOKENS:
@@ -113,11 +121,17 @@ def logits_difference(
         said = [*decoded.tokens, engine._vocabulary.end_of_text]
         with torch.inference_mode():
             row = encoded.rows[i]
-            _, mine = alignment.spoken_anew(model, heads, AudioRow(row.cache, row.index), given, said)
+            _, mine = alignment.spoken_anew(
+                model, heads, AudioRow(row.cache, row.index), given, said
+            )
             tokens = torch.tensor([[*given, *said]], device=mel.device)
-            other = theirs(input_features=mel[i : i + 1], decoder_input_ids=tokens).logits[0, len(given) - 1 : -1]
+            other = theirs(input_features=mel[i : i + 1], decoder_input_ids=tokens).logits[
+                0, len(given) - 1 : -1
+            ]
         differs = float((mine - other).abs().max())
-        worst = max(worst, differs) if differs == differs else float("inf")  # not a number is no match
+        worst = (
+            max(worst, differs) if differs == differs else float("inf")
+        )  # not a number is no match
     return worst
 
 
@@ -182,7 +196,10 @@ def one_by_one(
     again = engine.decode(encoded, languages, GREEDY)
     differ = starts_differ(words, engine.align(encoded, again, GREEDY))
     compute_with(engine, make_steps=make_steps)
-    same = [a.tokens == b.tokens and a.avg_logprob == b.avg_logprob for a, b in zip(decoded, again, strict=True)]
+    same = [
+        a.tokens == b.tokens and a.avg_logprob == b.avg_logprob
+        for a, b in zip(decoded, again, strict=True)
+    ]
     return {"captured_same": sum(same), "captured_word_starts_differ_by": max(differ)}
 
 
@@ -197,20 +214,42 @@ def bars_of(figures: dict[str, Any], n: int) -> list[Bar]:
     for precision, found in figures.items():
         if precision == "transformers":
             continue
-        rows.append(Bar(f"{precision}, word errors more than float32's", found["word_errors"] - exact, "<=", 0.005))
-        if precision != "int8":  # whose products depend on what else is in a pass: no twin of itself
+        rows.append(
+            Bar(
+                f"{precision}, word errors more than float32's",
+                found["word_errors"] - exact,
+                "<=",
+                0.005,
+            )
+        )
+        if (
+            precision != "int8"
+        ):  # whose products depend on what else is in a pass: no twin of itself
             name = f"{precision}, word starts from the twin's, s"
             rows.append(Bar(name, found["word_starts_differ_by"], "<=", A_FRAME_S))
         if "captured_same" in found:
-            rows.append(Bar(f"{precision}, captured = one by one, windows", found["captured_same"], "==", n))
+            rows.append(
+                Bar(f"{precision}, captured = one by one, windows", found["captured_same"], "==", n)
+            )
             differs_s = found["captured_word_starts_differ_by"]
-            rows.append(Bar(f"{precision}, word starts, captured and one by one, s", differs_s, "<=", A_FRAME_S))
+            rows.append(
+                Bar(
+                    f"{precision}, word starts, captured and one by one, s",
+                    differs_s,
+                    "<=",
+                    A_FRAME_S,
+                )
+            )
     return rows
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu"
+    )
     parser.add_argument("--own", action="store_true", help="the repository's model and recordings")
     parser.add_argument("--model", type=Path)
     parser.add_argument("--audio", type=Path)

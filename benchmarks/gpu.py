@@ -33,7 +33,16 @@ from common import Bar, cores, versions
 from gpu_parts import Figures, Setup
 from random_whisper import TOKENS, shape_of
 
-PACKAGES = ("transcribe-mcp", "torch", "triton", "transformers", "ctranslate2", "faster-whisper", "av", "numpy")
+PACKAGES = (
+    "transcribe-mcp",
+    "torch",
+    "triton",
+    "transformers",
+    "ctranslate2",
+    "faster-whisper",
+    "av",
+    "numpy",
+)
 TURBO, LARGE = "large-v3-turbo", "large-v3"
 FULL = Setup(
     Path(), "cuda", "whisper", "auto", (TURBO, LARGE), ("tiny", "base", "small", "medium", LARGE, TURBO),
@@ -72,7 +81,12 @@ def run_part(name: str, setup: Setup) -> Figures:
 def parts(setup: Setup, chosen: Sequence[str]) -> list[str]:
     """In the order of their worth, should the time run out."""
     first, installed = setup.models[0], importlib.util.find_spec
-    names = ["prepare_models", "prepare_audio", "ceilings", *(f"core:{model}" for model in setup.models)]
+    names = [
+        "prepare_models",
+        "prepare_audio",
+        "ceilings",
+        *(f"core:{model}" for model in setup.models),
+    ]
     names += [f"pipeline:{first}"]
     names += [f"faster_whisper:{first}"] * bool(installed("faster_whisper"))
     names += [f"ctranslate2:{model}" for model in setup.models]
@@ -114,11 +128,15 @@ class Run:
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
-        said = (self.setup.folder / f"{name.replace(':', '-')}.log").read_text(encoding="utf-8", errors="replace")
+        said = (self.setup.folder / f"{name.replace(':', '-')}.log").read_text(
+            encoding="utf-8", errors="replace"
+        )
         took_s = time.perf_counter() - self.started
         if child.returncode == 0:
             self.found[name] = json.loads(said.strip().splitlines()[-1])
-            print(f"[{took_s:5.0f} s] {name}: {json.dumps(shortened(self.found[name]))}", flush=True)
+            print(
+                f"[{took_s:5.0f} s] {name}: {json.dumps(shortened(self.found[name]))}", flush=True
+            )
         else:
             self.problems[name] = said[-1500:]
             print(f"[{took_s:5.0f} s] {name}: exit {child.returncode}\n{said[-1500:]}", flush=True)
@@ -135,7 +153,9 @@ class Run:
             self.finish(name, self.start(name))
             if name == "prepare_audio":
                 wanted = {one for other in names for one in NEEDS.get(other.partition(":")[0], ())}
-                background = {other: self.start(other) for other in IN_BACKGROUND if other in wanted}
+                background = {
+                    other: self.start(other) for other in IN_BACKGROUND if other in wanted
+                }
         for waiting, child in background.items():
             self.finish(waiting, child)
 
@@ -169,7 +189,10 @@ def shares(run: Run, model: str) -> dict[str, float]:
         return {}
     audio_bytes = 1 if "int8" in core["info"]["compute_type"] else 2
     encode = max(b * shape.encoder_flops / row["encode_s"] for b, row in batches.items())
-    decode = max(shape.decoding_bytes(b, TOKENS, 2, audio_bytes) / row["decode_s"] for b, row in batches.items())
+    decode = max(
+        shape.decoding_bytes(b, TOKENS, 2, audio_bytes) / row["decode_s"]
+        for b, row in batches.items()
+    )
     return {"encoder": encode / ceiling["flops"], "decoder": decode / ceiling["bytes_per_s"]}
 
 
@@ -182,9 +205,17 @@ def bars(run: Run) -> list[Bar]:
         least, to_ctranslate2, to_transformers = goals.get(model, (0.0, 0.0, 0.0))
         rows += [
             Bar(f"{model} core, × real time", ours, ">=", least),
-            Bar(f"{model} core / CTranslate2", ratio(ours, best(found(f"ctranslate2:{model}"))), ">=", to_ctranslate2),
             Bar(
-                f"{model} core / transformers", ratio(ours, best(found(f"transformers:{model}"))), ">=", to_transformers
+                f"{model} core / CTranslate2",
+                ratio(ours, best(found(f"ctranslate2:{model}"))),
+                ">=",
+                to_ctranslate2,
+            ),
+            Bar(
+                f"{model} core / transformers",
+                ratio(ours, best(found(f"transformers:{model}"))),
+                ">=",
+                to_transformers,
             ),
         ]
         for stage, share in shares(run, model).items():
@@ -201,15 +232,24 @@ def bars(run: Run) -> list[Bar]:
         Bar("the same at the best batch size, s", min(hours, default=None), "<=", 1.0),
         Bar("hour from MP3 / decoded", ratio(mp3_s, decoded_s), "<=", 1.3),
         Bar("clip of 10 s, ms", clip_s and clip_s * 1000, "<=", 60.0),
-        Bar("voice detection, same decisions", flow.get("listening", {}).get("same_decisions"), ">=", 0.995),
+        Bar(
+            "voice detection, same decisions",
+            flow.get("listening", {}).get("same_decisions"),
+            ">=",
+            0.995,
+        ),
     ]
     errors = [abs(row["error"]) for row in found("memory", {}).values() if "error" in row]
     work = found(f"jobs:{run.setup.sizes[0]}", {})
     growth = ratio(work.get("reserved_at_most"), work.get("reserved_by_longest"))
     rows += [
         Bar("memory, worst error of the prediction", max(errors, default=None), "<=", 0.10),
-        Bar(f"memory reserved over {run.setup.jobs} jobs / by the longest alone", growth, "<=", 1.10),
-        Bar("MB left after close()", (work["left_after_close"] / 1e6) if work else None, "<=", 16.0),
+        Bar(
+            f"memory reserved over {run.setup.jobs} jobs / by the longest alone", growth, "<=", 1.10
+        ),
+        Bar(
+            "MB left after close()", (work["left_after_close"] / 1e6) if work else None, "<=", 16.0
+        ),
     ]
     return rows
 
@@ -217,7 +257,10 @@ def bars(run: Run) -> list[Bar]:
 def device_words() -> str:
     command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=30).stdout.strip() or "CPU"
+        return (
+            subprocess.run(command, capture_output=True, text=True, timeout=30).stdout.strip()
+            or "CPU"
+        )
     except OSError:
         return "CPU"
 
@@ -227,10 +270,14 @@ def report(run: Run) -> None:
     print(f"\n{device_words()}, {cores()} cores, {time.perf_counter() - run.started:.0f} s")
     flow = run.found.get(f"pipeline:{run.setup.models[0]}", {})
     if media_s := flow.get("mp3, media decoding alone", {}).get("s"):
-        print(f"The hour cannot be read from MP3 in less than {media_s:.3f} s: its decoding alone on all cores.")
+        print(
+            f"The hour cannot be read from MP3 in less than {media_s:.3f} s: its decoding alone on all cores."
+        )
     for bar in rows:
         value = "not measured" if bar.value is None else f"{bar.value:.4g}"
-        print(f"{bar.name:<52}{value:>14}  {bar.relation} {bar.limit:<7g}{'pass' if bar.passed else 'FAIL'}")
+        print(
+            f"{bar.name:<52}{value:>14}  {bar.relation} {bar.limit:<7g}{'pass' if bar.passed else 'FAIL'}"
+        )
     whole = {
         "benchmark": "gpu",
         "device": device_words(),
@@ -246,16 +293,22 @@ def report(run: Run) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--small", action="store_true", help="on the CPU, a small model")
     parser.add_argument("--engine", default="whisper")
     parser.add_argument(
-        "--parts", default="", help="in this order, comma-separated: core, pipeline, memory, jobs, peers"
+        "--parts",
+        default="",
+        help="in this order, comma-separated: core, pipeline, memory, jobs, peers",
     )
     parser.add_argument("--models", default="")
     parser.add_argument("--batches", default="")
     parser.add_argument("--budget", type=float, default=530.0, help="seconds for everything")
-    parser.add_argument("--work", type=Path, help="folder to keep models and audio in; a temporary one otherwise")
+    parser.add_argument(
+        "--work", type=Path, help="folder to keep models and audio in; a temporary one otherwise"
+    )
     parser.add_argument("--part", help=argparse.SUPPRESS)
     parser.add_argument("--setup", help=argparse.SUPPRESS)
     asked = parser.parse_args()

@@ -60,7 +60,9 @@ class Setup:
         return self.folder / name
 
     def load(self, name: str) -> Engine:
-        request = EngineRequest(self.engine, str(self.model(name)), self.device, self.precision, offline=True)
+        request = EngineRequest(
+            self.engine, str(self.model(name)), self.device, self.precision, offline=True
+        )
         return load_engine(request)
 
     def hour(self) -> Samples:
@@ -135,9 +137,13 @@ def noise_windows(n: int, device: str) -> list[Window]:
     random = np.random.default_rng(1)
     windows = []
     for i in range(n):
-        samples = (random.standard_normal(round(WINDOW_S * SAMPLE_RATE_HZ)) * 0.1).astype(np.float32)
+        samples = (random.standard_normal(round(WINDOW_S * SAMPLE_RATE_HZ)) * 0.1).astype(
+            np.float32
+        )
         placed = None if device == "cpu" else Placed(torch.from_numpy(samples).to(device))
-        windows.append(Window(WINDOW_S * i, samples, (Region(WINDOW_S * i, WINDOW_S * (i + 1)),), placed))
+        windows.append(
+            Window(WINDOW_S * i, samples, (Region(WINDOW_S * i, WINDOW_S * (i + 1)),), placed)
+        )
     return windows
 
 
@@ -148,7 +154,10 @@ def core(setup: Setup, name: str, precision: str = "") -> Figures:
     setup = replace(setup, precision=precision or setup.precision)
     with loaded(setup, name) as engine:
         figures["load_s"] = time.perf_counter() - start
-        figures["info"] = {"compute_type": engine.info.compute_type, "batch_size": engine.info.batch_size}
+        figures["info"] = {
+            "compute_type": engine.info.compute_type,
+            "batch_size": engine.info.batch_size,
+        }
         windows = noise_windows(max(setup.batches), setup.device)
         for batch in setup.batches:
             part = windows[:batch]
@@ -192,7 +201,9 @@ def pipeline(setup: Setup, name: str) -> Figures:
             figures |= flows(engine, {f"decoded, batch {batch}": samples}, options, setup.runs)
         sources = {"decoded, batch auto": samples, "mp3": setup.folder / "hour.mp3"}
         figures |= flows(engine, sources, GREEDY, 2 * setup.runs + 1)
-        figures["mp3, media decoding alone"] = attempt(lambda: media(setup.folder / "hour.mp3", setup.runs))
+        figures["mp3, media decoding alone"] = attempt(
+            lambda: media(setup.folder / "hour.mp3", setup.runs)
+        )
         figures |= flows(engine, {"clip": clip}, GREEDY, 4 * setup.runs)
         unheard = replace(GREEDY, vad=False)
         figures |= flows(engine, {"clip, no voice detection": clip}, unheard, 2 * setup.runs)
@@ -200,13 +211,19 @@ def pipeline(setup: Setup, name: str) -> Figures:
     return figures
 
 
-def flows(engine: Engine, sources: Mapping[str, Samples | Path], options: Options, runs: int) -> Figures:
+def flows(
+    engine: Engine, sources: Mapping[str, Samples | Path], options: Options, runs: int
+) -> Figures:
     """Of each source, median seconds of the whole flow, and the stages of the run before, which is the warm-up.
 
     In turns, because what counts is how they compare, and a machine is not always as fast.
     """
-    figures = {name: attempt(partial(stages, engine, source, options)) for name, source in sources.items()}
-    taken: dict[str, list[float]] = {name: [] for name, found in figures.items() if "problem" not in found}
+    figures = {
+        name: attempt(partial(stages, engine, source, options)) for name, source in sources.items()
+    }
+    taken: dict[str, list[float]] = {
+        name: [] for name, found in figures.items() if "problem" not in found
+    }
     for _ in range(runs):
         for name, all_s in taken.items():
             all_s.append(seconds(partial(transcribe, sources[name], engine, options), 1, 0))
@@ -240,7 +257,9 @@ def listening(engine: Engine, samples: Samples) -> Figures:
         listener = listener_of(engine)
         assert listener is not None
         size = round(listener.block_s * SAMPLE_RATE_HZ)
-        parts = [listener.push(samples[first : first + size]) for first in range(0, len(samples), size)]
+        parts = [
+            listener.push(samples[first : first + size]) for first in range(0, len(samples), size)
+        ]
         return np.concatenate([*parts, listener.push(samples[:0], last=True)])
 
     found, serial = listen(), SpeechDetector(5).push(samples, last=True)
@@ -258,7 +277,9 @@ def memory(setup: Setup) -> Figures:
         gc.collect()
         torch.cuda.empty_cache()
         with loaded(setup, name) as engine:
-            for batch in sorted(setup.memory_batches):  # what decoding keeps for the next batch only grows
+            for batch in sorted(
+                setup.memory_batches
+            ):  # what decoding keeps for the next batch only grows
                 figures[f"{name}, batch {batch}"] = attempt(
                     lambda: memory_of(engine, name, batch, setup.device)  # noqa: B023
                 )
@@ -273,7 +294,9 @@ def core_once(engine: Engine, windows: Sequence[Window]) -> None:
 
 def captured_bytes() -> int:
     """What PyTorch holds for captured work beyond what is allocated: nothing else may use it."""
-    segments = [one for one in torch.cuda.memory_snapshot() if tuple(one["segment_pool_id"]) != (0, 0)]
+    segments = [
+        one for one in torch.cuda.memory_snapshot() if tuple(one["segment_pool_id"]) != (0, 0)
+    ]
     return sum(one["total_size"] - one["active_size"] for one in segments)
 
 
@@ -324,7 +347,10 @@ def jobs(setup: Setup, name: str) -> Figures:
         reserved, allocated = [], []
         until = time.perf_counter() + JOBS_S
         while len(reserved) < setup.jobs and time.perf_counter() < until:
-            length = round(float(np.exp(random.uniform(np.log(SHORTEST_S), np.log(LONGEST_S)))) * SAMPLE_RATE_HZ)
+            length = round(
+                float(np.exp(random.uniform(np.log(SHORTEST_S), np.log(LONGEST_S))))
+                * SAMPLE_RATE_HZ
+            )
             first = int(random.integers(0, max(1, len(samples) - length)))
             transcribe(samples[first : first + length], engine, GREEDY)
             reserved.append(torch.cuda.memory_reserved())
@@ -335,7 +361,9 @@ def jobs(setup: Setup, name: str) -> Figures:
         "jobs": len(reserved),
         "reserved_by_longest": longest,
         "reserved_at_most": max(longest, *reserved),
-        "reserved_by_tenth": [int(max(part)) for part in np.array_split(reserved, min(10, len(reserved)))],
+        "reserved_by_tenth": [
+            int(max(part)) for part in np.array_split(reserved, min(10, len(reserved)))
+        ],
         "in_fragments": stats.get("inactive_split_bytes.all.current", 0),
         "allocated_at_most": stats.get("allocated_bytes.all.peak", 0),
         "allocated_first_and_last": [allocated[0], allocated[-1]],

@@ -71,15 +71,22 @@ def ctranslate2(setup: Setup, name: str, batches: tuple[int, ...]) -> Figures:
     model = module.models.Whisper(
         directory, device="cpu" if on_cpu else "cuda", compute_type="int8" if on_cpu else "float16"
     )
-    tokens = importlib.import_module("tokenizers").Tokenizer.from_file(f"{directory}/tokenizer.json")
-    prompt = [tokens.token_to_id(f"<|{t}|>") for t in ("startoftranscript", "en", "transcribe", "notimestamps")]
+    tokens = importlib.import_module("tokenizers").Tokenizer.from_file(
+        f"{directory}/tokenizer.json"
+    )
+    prompt = [
+        tokens.token_to_id(f"<|{t}|>")
+        for t in ("startoftranscript", "en", "transcribe", "notimestamps")
+    ]
 
     def one(batch: int) -> float:
         features = module.StorageView.from_array(_mel(name, batch))
 
         def generate() -> list[Any]:
             encoded = model.encode(features, to_cpu=False)
-            found: list[Any] = model.generate(encoded, [prompt] * batch, beam_size=1, max_length=448)
+            found: list[Any] = model.generate(
+                encoded, [prompt] * batch, beam_size=1, max_length=448
+            )
             return found
 
         counts = {len(result.sequences_ids[0]) for result in generate()}
@@ -103,7 +110,12 @@ def faster_whisper(setup: Setup, name: str) -> Figures:
     def run(audio: Samples, batch: int) -> tuple[float, int]:
         start = time.perf_counter()
         segments, _ = batched.transcribe(
-            audio, language="en", beam_size=1, temperature=0.0, word_timestamps=True, batch_size=batch
+            audio,
+            language="en",
+            beam_size=1,
+            temperature=0.0,
+            word_timestamps=True,
+            batch_size=batch,
         )
         words = sum(len(segment.words) for segment in segments)
         return time.perf_counter() - start, words

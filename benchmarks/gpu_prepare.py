@@ -35,7 +35,9 @@ def prepare_audio(setup: Setup) -> Figures:
     from transcribe_mcp.speech.detector import SpeechDetector
 
     talks = [read_samples(path) for path in sorted(OWN_AUDIO.glob("*_?.flac"))]
-    speech_frames = sum(int((SpeechDetector().push(talk, last=True) >= 0.5).sum()) for talk in talks)
+    speech_frames = sum(
+        int((SpeechDetector().push(talk, last=True) >= 0.5).sum()) for talk in talks
+    )
     density = speech_frames * 512 / sum(map(len, talks))
     samples = hour_of(talks, setup.minutes * 60, density)
     np.save(setup.folder / "hour.npy", samples)
@@ -77,10 +79,14 @@ def prepare_mp3(setup: Setup) -> Figures:
     resampler = av.AudioResampler(format="fltp", layout="stereo", rate=44_100)
     with av.open(str(path), "w", format="mp3") as container:
         fast = {"compression_level": "9"}
-        stream = container.add_stream("libmp3lame", rate=44_100, options=fast, layout="stereo", format="fltp")
+        stream = container.add_stream(
+            "libmp3lame", rate=44_100, options=fast, layout="stereo", format="fltp"
+        )
         for first in range(0, len(samples), SAMPLE_RATE_HZ):
             block = samples[None, first : first + SAMPLE_RATE_HZ]
-            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block), format="fltp", layout="mono")
+            frame = av.AudioFrame.from_ndarray(
+                np.ascontiguousarray(block), format="fltp", layout="mono"
+            )
             frame.sample_rate, frame.pts = SAMPLE_RATE_HZ, first
             for out in resampler.resample(frame):
                 container.mux(stream.encode(out))

@@ -75,7 +75,9 @@ class Stage:
             "DATA_DIR": self.base / "data", "CACHE_DIR": self.base / "cache", "ALLOWED_ROOTS": self.root,
             "MODEL": own_model(), "EXIT_AFTER_S": 5, "MAX_QUEUE_LENGTH": 20, "OFFLINE": 1,
         }  # fmt: skip
-        found = os.environ | {f"TRANSCRIBE_MCP_{name}": str(value) for name, value in chosen.items()}
+        found = os.environ | {
+            f"TRANSCRIBE_MCP_{name}": str(value) for name, value in chosen.items()
+        }
         return found | {"PYTHONPATH": str(self.base / "witness"), "WITNESS_LOG": str(self.witness)}
 
     def build(self, n_files: int, depth: int) -> None:
@@ -113,7 +115,11 @@ class Stage:
             os.truncate(file.fileno(), 6 << 30)
 
     def read_outside(self) -> int:
-        return len(self.witness.read_text(encoding="utf-8").splitlines()) if self.witness.exists() else 0
+        return (
+            len(self.witness.read_text(encoding="utf-8").splitlines())
+            if self.witness.exists()
+            else 0
+        )
 
 
 class Hostile:
@@ -131,9 +137,37 @@ class Hostile:
         "\\\\host\\share\\a.wav", "http://127.0.0.1/a.wav", "https://u:p@example.org/a", "ftp://x/a", "C:\\win.ini", "",
         "concat:/etc/passwd|a.wav", "subfile,,start,0,end,9,,:/etc/passwd", "data:audio/wav;base64,AAAA", "//", "/",
     )  # fmt: skip
-    BELOW = ("", "/deep", "/many", "/many/*.wav", "/many/*9*", "/talks", "/**", "/shut/*", "/round/*")
-    IDS = ("", "' OR 1=1 --", "*", "%", "\0", "01M870CDSQ94WSP7F3P1VDA13H", "0" * 26, "../../etc/passwd", "x" * 100_000)
-    CURSORS = ("LTE", "OTk5OTk5OTk5OS0wMDAwMDAwMA", "=" * 50, "\0", "99999999999999999999", "-1", "x" * 100_000)
+    BELOW = (
+        "",
+        "/deep",
+        "/many",
+        "/many/*.wav",
+        "/many/*9*",
+        "/talks",
+        "/**",
+        "/shut/*",
+        "/round/*",
+    )
+    IDS = (
+        "",
+        "' OR 1=1 --",
+        "*",
+        "%",
+        "\0",
+        "01M870CDSQ94WSP7F3P1VDA13H",
+        "0" * 26,
+        "../../etc/passwd",
+        "x" * 100_000,
+    )
+    CURSORS = (
+        "LTE",
+        "OTk5OTk5OTk5OS0wMDAwMDAwMA",
+        "=" * 50,
+        "\0",
+        "99999999999999999999",
+        "-1",
+        "x" * 100_000,
+    )
 
     def __init__(self, stage: Stage, seed: int, depth: int) -> None:
         self.random = random.Random(seed)
@@ -196,7 +230,9 @@ class Hostile:
 
 async def make_calls(stage: Stage, hostile: Hostile, n_calls: int) -> None:
     """Through the official client, one after the other."""
-    server = StdioServerParameters(command=sys.executable, args=SERVE, env=stage.environment, cwd=str(stage.base))
+    server = StdioServerParameters(
+        command=sys.executable, args=SERVE, env=stage.environment, cwd=str(stage.base)
+    )
     async with Client(server) as client:
         await client.list_tools()
         for _ in range(n_calls):
@@ -209,8 +245,12 @@ async def make_calls(stage: Stage, hostile: Hostile, n_calls: int) -> None:
                 stage.refused += 1
             except RecursionError:  # the client's own, before anything is sent
                 pass
-            stage.times.append((time.perf_counter() - begun, f"{tool[:40]} {str(arguments)[-160:]}"))
-        jobs = await client.call_tool("list_transcription_history", {"limit": 100}, read_timeout_seconds=PATIENCE_S)
+            stage.times.append(
+                (time.perf_counter() - begun, f"{tool[:40]} {str(arguments)[-160:]}")
+            )
+        jobs = await client.call_tool(
+            "list_transcription_history", {"limit": 100}, read_timeout_seconds=PATIENCE_S
+        )
         assert not jobs.is_error and "outside" not in str(jobs.structured_content)
 
 
@@ -290,7 +330,9 @@ def leave_in_a_search(stage: Stage) -> Callable[[subprocess.Popen[bytes]], None]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for name, value in (("calls", 1000), ("files", 100_000), ("depth", 2_000), ("seed", 1)):
         parser.add_argument(f"--{name}", type=int, default=value)
     chosen = parser.parse_args()
@@ -300,7 +342,10 @@ def main() -> None:
         stage.build(chosen.files, chosen.depth)
         asyncio.run(make_calls(stage, Hostile(stage, chosen.seed, chosen.depth), chosen.calls))
         talk(stage, write_lines(stage))
-        leaving = {"at_rest_s": talk(stage, lambda _: None), "in_a_search_s": talk(stage, leave_in_a_search(stage))}
+        leaving = {
+            "at_rest_s": talk(stage, lambda _: None),
+            "in_a_search_s": talk(stage, leave_in_a_search(stage)),
+        }
         slow = sorted(stage.times, reverse=True)
         for took, what in slow[:5]:
             print(f"{took:6.2f} s  {what!r}")

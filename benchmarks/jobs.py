@@ -87,7 +87,9 @@ def measure_overhead(folder: Path, runs: int) -> tuple[dict[str, Any], list[Bar]
     direct_s, job_s = (statistics.median(times) for times in zip(*pairs, strict=True))
     more_s = statistics.median(job - direct for direct, job in pairs)
     engine.close()
-    print(f"5 s clip directly    {direct_s * 1000:8.0f} ms\n5 s clip as a job    {job_s * 1000:8.0f} ms")
+    print(
+        f"5 s clip directly    {direct_s * 1000:8.0f} ms\n5 s clip as a job    {job_s * 1000:8.0f} ms"
+    )
     figures = {"direct_s": round(direct_s, 4), "job_s": round(job_s, 4), "more_s": round(more_s, 4)}
     return figures, [Bar("a job costs more than the pipeline, s", more_s, "<=", 0.25)]
 
@@ -107,7 +109,10 @@ def be_a_client(names: Sequence[str]) -> None:
 
     jobs.prepare()
     jobs.list_jobs(limit=1)
-    mine = [call("submit", lambda name=name: jobs.submit(jobs.JobRequest(name, options()))).job_id for name in names]
+    mine = [
+        call("submit", lambda name=name: jobs.submit(jobs.JobRequest(name, options()))).job_id
+        for name in names
+    ]
     waiting = list(mine)
     deadline = time.monotonic() + PATIENCE_S
     while waiting and time.monotonic() < deadline:
@@ -123,7 +128,9 @@ def be_a_client(names: Sequence[str]) -> None:
 
 def run_clients(parts: Sequence[Sequence[str]]) -> tuple[int, dict[str, list[float]]]:
     command = [sys.executable, __file__, "--client"]
-    clients = [subprocess.Popen([*command, *part], stdout=subprocess.PIPE, text=True) for part in parts]
+    clients = [
+        subprocess.Popen([*command, *part], stdout=subprocess.PIPE, text=True) for part in parts
+    ]
     done, taken = 0, {}
     for client in clients:
         answer = json.loads(client.communicate()[0])
@@ -143,13 +150,22 @@ def measure_load(folder: Path, n_jobs: int, n_clients: int) -> tuple[dict[str, A
         first = chance.randrange(len(samples) - 3 * SAMPLE_RATE_HZ)
         names.append(str(folder / f"short{n:03d}.flac"))
         write_flac(Path(names[-1]), [samples[first : first + 2 * SAMPLE_RATE_HZ + n]])
-    jobs.wait_for(jobs.submit(jobs.JobRequest(str(OWN_AUDIO / "en_0.flac"), options())).job_id, PATIENCE_S)
+    jobs.wait_for(
+        jobs.submit(jobs.JobRequest(str(OWN_AUDIO / "en_0.flac"), options())).job_id, PATIENCE_S
+    )
     begin = time.perf_counter()
     done, busy = run_clients([names[i::n_clients] for i in range(n_clients)])
     took_s = time.perf_counter() - begin
     listed = sum(1 for _ in all_jobs())
-    _, idle = run_clients([names[i::n_clients][:6] for i in range(n_clients)])  # answered from the library
-    figures: dict[str, Any] = {"jobs": n_jobs, "clients": n_clients, "seconds": round(took_s, 1), "calls": {}}
+    _, idle = run_clients(
+        [names[i::n_clients][:6] for i in range(n_clients)]
+    )  # answered from the library
+    figures: dict[str, Any] = {
+        "jobs": n_jobs,
+        "clients": n_clients,
+        "seconds": round(took_s, 1),
+        "calls": {},
+    }
     for name, seconds in busy.items():
         figures["calls"][name] = {
             "n": len(seconds),
@@ -194,7 +210,9 @@ def measure_survival(folder: Path, kills: int) -> tuple[dict[str, Any], list[Bar
     clips = [read_samples(path) for path in sorted(OWN_AUDIO.glob("en_*.flac"))]
     write_flac(recording, [clips[i % len(clips)] for i in range(3 * kills)])
     engine = load_engine(EngineRequest(engine="ctranslate2", model=str(own_model()), device="cpu"))
-    expected = transcribe(recording, engine, Options(language="en", temperatures=(0.0,), batch_size=1))
+    expected = transcribe(
+        recording, engine, Options(language="en", temperatures=(0.0,), batch_size=1)
+    )
     engine.close()
     job_id = jobs.submit(jobs.JobRequest(str(recording), options(batch_size=1))).job_id
     store, chance, end = jobs._store(), random.Random(1), ""
@@ -202,21 +220,34 @@ def measure_survival(folder: Path, kills: int) -> tuple[dict[str, Any], list[Bar
     environment = {**os.environ, "COUNTING_ENGINE_LOG": str(log)}
     for _ in range(kills):
         before = len(store.steps(job_id))
-        with subprocess.Popen([*script, f"--after={end}"], env=environment, stderr=subprocess.DEVNULL) as worker:
+        with subprocess.Popen(
+            [*script, f"--after={end}"], env=environment, stderr=subprocess.DEVNULL
+        ) as worker:
             while len(store.steps(job_id)) <= before and not jobs.get_job(job_id).status.is_final:
                 time.sleep(0.01)
             time.sleep(chance.uniform(0.0, 1.0))
             worker.kill()
         end = "died"
-    with subprocess.Popen([*script, f"--after={end}"], env=environment, stderr=subprocess.DEVNULL) as worker:
+    with subprocess.Popen(
+        [*script, f"--after={end}"], env=environment, stderr=subprocess.DEVNULL
+    ) as worker:
         job = jobs.wait_for(job_id, PATIENCE_S)
         worker.terminate()
     decoded = Counter(log.read_text(encoding="utf-8").split())
     twice = sum(decoded.values()) - len(decoded)
     kept = job.status is jobs.JobStatus.COMPLETED
-    same = kept and jobs.get_transcript(job_id).to_json()["segments"] == expected.to_json()["segments"]
-    figures = {"kills": kills, "windows": len(decoded), "decoded_twice": twice, "status": str(job.status)}
-    print(f"{kills} kills, {len(decoded)} windows, {twice} decoded twice, {job.status} {job.error or ''}")
+    same = (
+        kept and jobs.get_transcript(job_id).to_json()["segments"] == expected.to_json()["segments"]
+    )
+    figures = {
+        "kills": kills,
+        "windows": len(decoded),
+        "decoded_twice": twice,
+        "status": str(job.status),
+    }
+    print(
+        f"{kills} kills, {len(decoded)} windows, {twice} decoded twice, {job.status} {job.error or ''}"
+    )
     return figures, [
         Bar("same transcript as an unbroken run", float(same), "==", 1),
         Bar("windows decoded twice, per kill", twice / kills, "<=", 1),
@@ -282,11 +313,28 @@ def measure_cancel(folder: Path, runs: int) -> tuple[dict[str, Any], list[Bar]]:
         seconds_until_rest(worker)
         kept_bytes = worker.memory_info().rss
         next_s = timed(lambda: jobs.wait_for(jobs.submit(request).job_id, PATIENCE_S))
-        rows.append({"stopped_s": stopped_s, "busy_bytes": busy_bytes, "kept_bytes": kept_bytes, "next_s": next_s})
+        rows.append(
+            {
+                "stopped_s": stopped_s,
+                "busy_bytes": busy_bytes,
+                "kept_bytes": kept_bytes,
+                "next_s": next_s,
+            }
+        )
         print({name: round(value, 2) for name, value in rows[-1].items()})
     return {"cancelled": rows}, [
-        Bar("seconds from cancelling to rest, the longest", max(row["stopped_s"] for row in rows), "<=", 2),
-        Bar("memory kept, of what it was first", rows[-1]["kept_bytes"] / rows[0]["kept_bytes"], "<=", 1.1),
+        Bar(
+            "seconds from cancelling to rest, the longest",
+            max(row["stopped_s"] for row in rows),
+            "<=",
+            2,
+        ),
+        Bar(
+            "memory kept, of what it was first",
+            rows[-1]["kept_bytes"] / rows[0]["kept_bytes"],
+            "<=",
+            1.1,
+        ),
         Bar("jobs that came after and are done", len(rows), "==", runs),
     ]
 
@@ -313,7 +361,9 @@ def measure_gpus(folder: Path, n_jobs: int, model: str) -> tuple[dict[str, Any],
         use(folder / name)
         devices: set[str] = set()
         deadline = time.monotonic() + PATIENCE_S
-        while len(devices) < (n_workers or n_gpus):  # not all have started yet, and loaded the model
+        while len(devices) < (
+            n_workers or n_gpus
+        ):  # not all have started yet, and loaded the model
             assert time.monotonic() < deadline, f"of {n_gpus} GPUs only {devices} are at work"
             devices |= worked_on(clip, 8).keys()
         worked_on(str(long), 2 * len(devices))
@@ -325,8 +375,12 @@ def measure_gpus(folder: Path, n_jobs: int, model: str) -> tuple[dict[str, Any],
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", help="overhead, load, survival, cancel, gpus; without, all but the last")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "what", nargs="*", help="overhead, load, survival, cancel, gpus; without, all but the last"
+    )
     parser.add_argument("--jobs", type=int, default=300)
     parser.add_argument("--model", default=str(own_model()))
     parser.add_argument("--clients", type=int, default=8)

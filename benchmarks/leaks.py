@@ -51,7 +51,9 @@ class Kept:
         time.sleep(REST_S)
         descriptors = process.num_fds() if hasattr(process, "num_fds") else process.num_handles()
         kept = cls(n_done, process.memory_info().rss, descriptors, process.num_threads())
-        print(f"{n_done:>6}  {kept.rss_bytes / 1e6:8.1f} MB  {descriptors} descriptors  {kept.threads} threads")
+        print(
+            f"{n_done:>6}  {kept.rss_bytes / 1e6:8.1f} MB  {descriptors} descriptors  {kept.threads} threads"
+        )
         return kept
 
 
@@ -76,7 +78,9 @@ def child(module: str, data_dir: Path) -> psutil.Process:
     """The one process of this store that runs ``module``."""
     for process in psutil.process_iter():
         try:
-            if module in process.cmdline() and process.environ().get("TRANSCRIBE_MCP_DATA_DIR") == str(data_dir):
+            if module in process.cmdline() and process.environ().get(
+                "TRANSCRIBE_MCP_DATA_DIR"
+            ) == str(data_dir):
                 return process
         except psutil.Error:
             continue  # it has gone meanwhile
@@ -85,11 +89,17 @@ def child(module: str, data_dir: Path) -> psutil.Process:
 
 def measure_jobs(folder: Path, total: int) -> tuple[dict[str, Any], list[Bar]]:
     data_dir = folder / "jobs"
-    os.environ.update({"TRANSCRIBE_MCP_DATA_DIR": str(data_dir), "TRANSCRIBE_MCP_EXIT_AFTER_S": "120"})
+    os.environ.update(
+        {"TRANSCRIBE_MCP_DATA_DIR": str(data_dir), "TRANSCRIBE_MCP_EXIT_AFTER_S": "120"}
+    )
     settings.cache_clear()
     samples = [read_samples(path) for path in sorted(OWN_AUDIO.glob("en_[0-9].flac"))]
     wanted = jobs.JobOptions(
-        engine="ctranslate2", model=str(own_model()), device="cpu", language="en", temperatures=(0.0,)
+        engine="ctranslate2",
+        model=str(own_model()),
+        device="cpu",
+        language="en",
+        temperatures=(0.0,),
     )
     kept, number = [], 0
     for n in steps(total):
@@ -97,8 +107,15 @@ def measure_jobs(folder: Path, total: int) -> tuple[dict[str, Any], list[Bar]]:
         clips.mkdir()
         for _ in range(n):
             source = samples[number % len(samples)]
-            first = number // len(samples) * STEP_SAMPLES % max(1, len(source) - round(CLIP_S * SAMPLE_RATE_HZ))
-            write_flac(clips / f"{number}.flac", [source[first : first + round(CLIP_S * SAMPLE_RATE_HZ)]])
+            first = (
+                number
+                // len(samples)
+                * STEP_SAMPLES
+                % max(1, len(source) - round(CLIP_S * SAMPLE_RATE_HZ))
+            )
+            write_flac(
+                clips / f"{number}.flac", [source[first : first + round(CLIP_S * SAMPLE_RATE_HZ)]]
+            )
             number += 1
         batch = jobs.submit_batch([str(clips)], jobs.JobRequest("", wanted))
         done = jobs.wait_for(batch.job_id, PATIENCE_S)
@@ -121,16 +138,29 @@ async def call_tools(folder: Path, total: int) -> list[Kept]:
     """Through one server, one call after the other."""
     data_dir = folder / "calls"
     clip = OWN_AUDIO / "en_0.flac"
-    chosen = {"DATA_DIR": data_dir, "ALLOWED_ROOTS": OWN_AUDIO, "MODEL": own_model(), "EXIT_AFTER_S": 60, "OFFLINE": 1}
-    environment = {**os.environ, **{f"TRANSCRIBE_MCP_{name}": str(value) for name, value in chosen.items()}}
+    chosen = {
+        "DATA_DIR": data_dir,
+        "ALLOWED_ROOTS": OWN_AUDIO,
+        "MODEL": own_model(),
+        "EXIT_AFTER_S": 60,
+        "OFFLINE": 1,
+    }
+    environment = {
+        **os.environ,
+        **{f"TRANSCRIBE_MCP_{name}": str(value) for name, value in chosen.items()},
+    }
     command = ["-m", "transcribe_mcp", "serve"]
-    server = StdioServerParameters(command=sys.executable, args=command, env=environment, cwd=str(folder))
+    server = StdioServerParameters(
+        command=sys.executable, args=command, env=environment, cwd=str(folder)
+    )
     async with Client(server) as client:
         asked = {"source": str(clip), "language": "en", "wait_s": 45}
         job = {"job_id": answer_of(await client.call_tool("transcribe_audio", asked))["job_id"]}
         progress: dict[str, Any] = {}
         while progress.get("status") != "completed":
-            progress = answer_of(await client.call_tool("get_transcription_progress", {**job, "wait_s": 45}))
+            progress = answer_of(
+                await client.call_tool("get_transcription_progress", {**job, "wait_s": 45})
+            )
         calls: list[tuple[str, dict[str, Any]]] = [
             ("get_transcription_progress", job),
             ("get_transcription_result", job),
@@ -156,7 +186,9 @@ def measure_calls(folder: Path, total: int) -> tuple[dict[str, Any], list[Bar]]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", nargs="*", choices=("jobs", "calls"), default=["jobs", "calls"])
     parser.add_argument("--jobs", type=int, default=1000)
     parser.add_argument("--calls", type=int, default=2000)
@@ -166,7 +198,10 @@ def main() -> int:
     found: list[Bar] = []
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         for what in dict.fromkeys(asked.what):
-            measure, total = {"jobs": (measure_jobs, asked.jobs), "calls": (measure_calls, asked.calls)}[what]
+            measure, total = {
+                "jobs": (measure_jobs, asked.jobs),
+                "calls": (measure_calls, asked.calls),
+            }[what]
             more, bars_of = measure(Path(name), total)
             figures |= more
             found += bars_of

@@ -46,14 +46,22 @@ META = {
     "io.modelcontextprotocol/clientInfo": {"name": "benchmark", "version": "1"},
     "io.modelcontextprotocol/clientCapabilities": {},
 }
-LIST = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {"_meta": META}}) + "\n"
+LIST = (
+    json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {"_meta": META}})
+    + "\n"
+)
 CLIP_S = 5.0
 PAUSE_S = 0.5  # between the questions of one client; as tasks it would be told to ask every second
 PATIENCE_S = 1800.0
 
 
 def environment(folder: Path) -> dict[str, str]:
-    settings = {"DATA_DIR": folder / "data", "ALLOWED_ROOTS": folder, "MODEL": own_model(), "EXIT_AFTER_S": 30}
+    settings = {
+        "DATA_DIR": folder / "data",
+        "ALLOWED_ROOTS": folder,
+        "MODEL": own_model(),
+        "EXIT_AFTER_S": 30,
+    }
     return os.environ | {f"TRANSCRIBE_MCP_{name}": str(value) for name, value in settings.items()}
 
 
@@ -69,7 +77,12 @@ def first_list(command: list[str], variables: dict[str, str]) -> float:
     """Seconds from starting a server to the line that lists its tools."""
     begin = time.perf_counter()
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=variables
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=variables,
     ) as server:
         assert server.stdin is not None and server.stdout is not None
         server.stdin.write(LIST)
@@ -110,7 +123,9 @@ def measure_overhead(folder: Path, runs: int) -> tuple[dict[str, Any], list[Bar]
     async def through_the_server() -> list[tuple[float, float]]:
         pairs = []
         arguments = {"source": str(clip), "language": "en", "force": True, "wait_s": 45}
-        async with Client(StdioServerParameters(command=SERVE[0], args=SERVE[1:], env=environment(folder))) as client:
+        async with Client(
+            StdioServerParameters(command=SERVE[0], args=SERVE[1:], env=environment(folder))
+        ) as client:
             for run in range(runs + 1):
                 begin = time.perf_counter()
                 await asyncio.to_thread(transcribe, clip, engine, options)
@@ -128,7 +143,11 @@ def measure_overhead(folder: Path, runs: int) -> tuple[dict[str, Any], list[Bar]
     more_s = statistics.median(call - direct for direct, call in pairs)
     print(f"5 s clip directly              {direct_s * 1000:8.0f} ms")
     print(f"5 s clip by transcribe_audio   {call_s * 1000:8.0f} ms, median of {runs}")
-    figures = {"direct_s": round(direct_s, 4), "call_s": round(call_s, 4), "more_s": round(more_s, 4)}
+    figures = {
+        "direct_s": round(direct_s, 4),
+        "call_s": round(call_s, 4),
+        "more_s": round(more_s, 4),
+    }
     return figures, [Bar("a call costs more than the pipeline, s", more_s, "<=", 0.25)]
 
 
@@ -137,8 +156,19 @@ def measure_overhead(folder: Path, runs: int) -> tuple[dict[str, Any], list[Bar]
 
 @contextmanager
 def http_server(folder: Path) -> Iterator[str]:
-    command = [sys.executable, __file__, "--serve", str(folder / "served"), "serve", "--http", "--port", "0"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment(folder)) as server:
+    command = [
+        sys.executable,
+        __file__,
+        "--serve",
+        str(folder / "served"),
+        "serve",
+        "--http",
+        "--port",
+        "0",
+    ]
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env=environment(folder)
+    ) as server:
         assert server.stderr is not None
         try:
             yield server.stderr.readline().rpartition(" ")[2].strip()
@@ -166,7 +196,11 @@ def serve(log: Path, arguments: Sequence[str]) -> None:
 
             async def answered(message: Any) -> None:
                 await send(message)
-                if message["type"] == "http.response.body" and not message.get("more_body") and asked:
+                if (
+                    message["type"] == "http.response.body"
+                    and not message.get("more_body")
+                    and asked
+                ):
                     calls.append((asked, time.time(), time.perf_counter() - begin))
 
             await app(scope, heard, answered)
@@ -180,7 +214,11 @@ def serve(log: Path, arguments: Sequence[str]) -> None:
         command_line()
     finally:
         requests = [(json.loads(asked), *times) for asked, *times in calls]
-        rows = [(r["params"]["name"], *times) for r, *times in requests if r.get("method") == "tools/call"]
+        rows = [
+            (r["params"]["name"], *times)
+            for r, *times in requests
+            if r.get("method") == "tools/call"
+        ]
         log.write_text(json.dumps(rows), encoding="utf-8")
 
 
@@ -210,7 +248,10 @@ async def be_a_client(url: str, first: str, sources: Sequence[str]) -> None:
         taken.clear()
         print("ready", flush=True)
         await asyncio.to_thread(sys.stdin.readline)
-        waiting = [(await call("transcribe_audio", source=source, wait_s=0))["job_id"] for source in sources]
+        waiting = [
+            (await call("transcribe_audio", source=source, wait_s=0))["job_id"]
+            for source in sources
+        ]
         n_completed = 0
         while waiting:
             state = await look(waiting[0])
@@ -228,7 +269,10 @@ def run_clients(url: str, first: str, parts: Sequence[Sequence[str]]) -> tuple[i
     """Clients that begin together: (jobs completed, seconds of their calls by tool, when they began)."""
     command = [sys.executable, __file__, "--client", url, first]
     clients = [
-        subprocess.Popen([*command, *part], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for part in parts
+        subprocess.Popen(
+            [*command, *part], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for part in parts
     ]
     for client in clients:
         assert client.stdout is not None
@@ -270,21 +314,40 @@ def measure_load(folder: Path, n_jobs: int, n_clients: int) -> tuple[dict[str, A
         parts = [names[i::n_clients] for i in range(n_clients)]
         done, busy, busy_at = run_clients(url, first, parts)
         done_at = time.time()
-        _, idle, idle_at = run_clients(url, first, [part[:6] for part in parts])  # answered from the library
+        _, idle, idle_at = run_clients(
+            url, first, [part[:6] for part in parts]
+        )  # answered from the library
     rows = json.loads((folder / "served").read_text(encoding="utf-8"))
     took_s = done_at - busy_at
-    busy_at_server, idle_at_server = served_from(rows, busy_at, done_at), served_from(rows, idle_at, time.time())
-    columns = {"busy": busy, "idle": idle, "busy, at the server": busy_at_server, "idle, at the server": idle_at_server}
-    calls = {
-        tool: {name: round(1000 * percentile(times[tool], 0.99), 1) for name, times in columns.items()} for tool in busy
+    busy_at_server, idle_at_server = (
+        served_from(rows, busy_at, done_at),
+        served_from(rows, idle_at, time.time()),
+    )
+    columns = {
+        "busy": busy,
+        "idle": idle,
+        "busy, at the server": busy_at_server,
+        "idle, at the server": idle_at_server,
     }
-    print(f"{n_jobs} jobs from {n_clients} clients in {took_s:.0f} s; 99th percentile of each call, ms")
+    calls = {
+        tool: {
+            name: round(1000 * percentile(times[tool], 0.99), 1) for name, times in columns.items()
+        }
+        for tool in busy
+    }
+    print(
+        f"{n_jobs} jobs from {n_clients} clients in {took_s:.0f} s; 99th percentile of each call, ms"
+    )
     print(f"{'':<28}{'calls':>7}" + "".join(f"{name:>21}" for name in columns))
     for tool, row in calls.items():
-        print(f"{tool:<28}{len(busy[tool]):>7}" + "".join(f"{value:>21.1f}" for value in row.values()))
+        print(
+            f"{tool:<28}{len(busy[tool]):>7}" + "".join(f"{value:>21.1f}" for value in row.values())
+        )
     figures = {"jobs": n_jobs, "clients": n_clients, "seconds": round(took_s, 1), "calls": calls}
     worst_s = max(percentile(seconds, 0.99) for seconds in busy.values())
-    everything = [percentile([each for seconds in t.values() for each in seconds], 0.99) for t in (busy, idle)]
+    everything = [
+        percentile([each for seconds in t.values() for each in seconds], 0.99) for t in (busy, idle)
+    ]
     figures["busy_over_idle"] = round(everything[0] / everything[1], 2)
     print(f"all calls together, busy over idle: {figures['busy_over_idle']}")
     return figures, [
@@ -294,7 +357,9 @@ def measure_load(folder: Path, n_jobs: int, n_clients: int) -> tuple[dict[str, A
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("parts", nargs="*", choices=["start", "overhead", "load", []], default=[])
     parser.add_argument("--jobs", type=int, default=300)
     parser.add_argument("--clients", type=int, default=8)

@@ -15,7 +15,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-from common import DEFAULT_AUDIO, DEFAULT_MODEL, Bar, looped, one_language, read_samples, report, write_flac
+from common import (
+    DEFAULT_AUDIO,
+    DEFAULT_MODEL,
+    Bar,
+    looped,
+    one_language,
+    read_samples,
+    report,
+    write_flac,
+)
 
 from transcribe_mcp.quality.evaluation import load_truth
 
@@ -37,25 +46,42 @@ def peak_rss_bytes(command: list[str]) -> tuple[int, float]:
 
 def measure(path: Path, model: Path, engine: str, duration_s: float) -> dict[str, Any]:
     output = path.parent / path.stem
-    command = [sys.executable, "-m", "transcribe_mcp", "transcribe", str(path), "--model", str(model)]
+    command = [
+        sys.executable,
+        "-m",
+        "transcribe_mcp",
+        "transcribe",
+        str(path),
+        "--model",
+        str(model),
+    ]
     command += ["--engine", engine, "--device", "cpu", "--compute-type", "int8", "--language", "en"]
     command += ["--format", "json", "--output-dir", str(output)]
     peak_bytes, taken_s = peak_rss_bytes(command)
     [result] = output.glob("*.json")
     transcript = json.loads(result.read_text(encoding="utf-8"))
     words = sum(len(segment["words"]) for segment in transcript["segments"])
-    print(f"{duration_s / 3600:5.2f} h  {peak_bytes / MIB_BYTES:7.1f} MiB  {taken_s:7.1f} s  {words} words", flush=True)
-    return {"audio_s": duration_s, "peak_rss_mib": round(peak_bytes / MIB_BYTES, 1), "wall_s": round(taken_s, 1)} | {
-        "words": words
-    }
+    print(
+        f"{duration_s / 3600:5.2f} h  {peak_bytes / MIB_BYTES:7.1f} MiB  {taken_s:7.1f} s  {words} words",
+        flush=True,
+    )
+    return {
+        "audio_s": duration_s,
+        "peak_rss_mib": round(peak_bytes / MIB_BYTES, 1),
+        "wall_s": round(taken_s, 1),
+    } | {"words": words}
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--engine", choices=("ctranslate2", "whisper"), default="ctranslate2")
     parser.add_argument("--model", type=Path, default=DEFAULT_MODEL)
     parser.add_argument("--audio", type=Path, default=DEFAULT_AUDIO)
-    parser.add_argument("--hours", type=float, nargs=2, default=[1.0, 6.0], metavar=("SHORT", "LONG"))
+    parser.add_argument(
+        "--hours", type=float, nargs=2, default=[1.0, 6.0], metavar=("SHORT", "LONG")
+    )
     arguments = parser.parse_args()
     blocks = [read_samples(truth.path) for truth in one_language(load_truth(arguments.audio))]
     rows = []
@@ -65,7 +91,14 @@ def main() -> int:
             duration_s = write_flac(path, looped(blocks, hours * 3600))
             rows.append(measure(path, arguments.model, arguments.engine, duration_s))
     short, long = (row["peak_rss_mib"] for row in rows)
-    bars = [Bar(f"peak of {arguments.hours[1]:g} h over peak of {arguments.hours[0]:g} h", long / short, "<=", 1.1)]
+    bars = [
+        Bar(
+            f"peak of {arguments.hours[1]:g} h over peak of {arguments.hours[0]:g} h",
+            long / short,
+            "<=",
+            1.1,
+        )
+    ]
     if arguments.engine == "ctranslate2":
         bars.append(Bar(f"peak MiB, {arguments.hours[1]:g} h", long, "<=", CTRANSLATE2_MOST_MIB))
     return report("memory", {"files": rows}, bars)

@@ -60,7 +60,12 @@ def torch_peak_bytes(one: Geometry, batch: int) -> int:
     def layer(cross: bool) -> dict[str, Any]:
         names = ("q", "k", "v", "o", *(("cq", "ck", "cv", "co") if cross else ()))
         norms = {f"n{i}": torch.ones(d, **options) for i in range(3 if cross else 2)}
-        return {**{name: linear(d, d) for name in names}, **norms, "up": linear(4 * d, d), "down": linear(d, 4 * d)}
+        return {
+            **{name: linear(d, d) for name in names},
+            **norms,
+            "up": linear(4 * d, d),
+            "down": linear(d, 4 * d),
+        }
 
     def split(x: Any) -> Any:
         return x.view(x.shape[0], x.shape[1], heads, d // heads).transpose(1, 2)
@@ -73,17 +78,25 @@ def torch_peak_bytes(one: Geometry, batch: int) -> int:
         return functional.layer_norm(x, (d,), weight)
 
     def feed_forward(x: Any, w: dict[str, Any], weight: Any) -> Any:
-        return x + functional.linear(functional.gelu(functional.linear(norm(x, weight), w["up"])), w["down"])
+        return x + functional.linear(
+            functional.gelu(functional.linear(norm(x, weight), w["up"])), w["down"]
+        )
 
     with torch.inference_mode():
-        conv1, conv2 = torch.randn(d, one.n_mels, 3, **options) * 0.02, torch.randn(d, d, 3, **options) * 0.02
+        conv1, conv2 = (
+            torch.randn(d, one.n_mels, 3, **options) * 0.02,
+            torch.randn(d, d, 3, **options) * 0.02,
+        )
         positions = torch.randn(1500, d, **options)
         encoder = [layer(False) for _ in range(one.encoder_layers)]
         decoder = [layer(True) for _ in range(one.decoder_layers)]
         embedding, text_positions = linear(one.n_vocab, d), linear(448, d)
         x = torch.randn(batch, one.n_mels, 3000, **options)
         x = functional.gelu(functional.conv1d(x, conv1, padding=1))
-        x = functional.gelu(functional.conv1d(x, conv2, padding=1, stride=2)).transpose(1, 2) + positions
+        x = (
+            functional.gelu(functional.conv1d(x, conv2, padding=1, stride=2)).transpose(1, 2)
+            + positions
+        )
         for w in encoder:
             y = norm(x, w["n0"])
             q, k, v = (split(functional.linear(y, w[name])) for name in "qkv")
@@ -100,8 +113,12 @@ def torch_peak_bytes(one: Geometry, batch: int) -> int:
                 cache[i, 0, :, :, step : step + 1] = split(functional.linear(y, w["k"]))
                 cache[i, 1, :, :, step : step + 1] = split(functional.linear(y, w["v"]))
                 q = split(functional.linear(y, w["q"]))
-                x = x + attend(q, cache[i, 0, :, :, : step + 1], cache[i, 1, :, :, : step + 1], w["o"])
-                x = x + attend(split(functional.linear(norm(x, w["n2"]), w["cq"])), *audio[i], w["co"])
+                x = x + attend(
+                    q, cache[i, 0, :, :, : step + 1], cache[i, 1, :, :, : step + 1], w["o"]
+                )
+                x = x + attend(
+                    split(functional.linear(norm(x, w["n2"]), w["cq"])), *audio[i], w["co"]
+                )
                 x = feed_forward(x, w, w["n1"])
             token = functional.linear(x, embedding).float().argmax(-1)
         torch.cuda.synchronize()
@@ -112,7 +129,11 @@ def torch_peak_bytes(one: Geometry, batch: int) -> int:
 
 
 class _Memory(ctypes.Structure):
-    _fields_ = [("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong)]
+    _fields_ = [
+        ("total", ctypes.c_ulonglong),
+        ("free", ctypes.c_ulonglong),
+        ("used", ctypes.c_ulonglong),
+    ]
 
 
 def nvml_used() -> Callable[[], int]:
@@ -178,11 +199,20 @@ def measure(engine: str, model: str, precision: str, batch: int, folder: str) ->
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
         measured = int(done.stdout.split()[-1]) if done.returncode == 0 else None
-        problem = "" if measured else (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1]
+        problem = (
+            ""
+            if measured
+            else (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1]
+        )
     except subprocess.TimeoutExpired:
         measured, problem = None, "timeout"
     error = predicted / measured - 1 if measured else None
-    row |= {"predicted_bytes": predicted, "measured_bytes": measured, "error": error, "problem": problem}
+    row |= {
+        "predicted_bytes": predicted,
+        "measured_bytes": measured,
+        "error": error,
+        "problem": problem,
+    }
     return row | {"took_s": round(time.perf_counter() - started, 1)}
 
 
@@ -218,19 +248,31 @@ def engines_here() -> list[str]:
 def device_words() -> str:
     command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=30).stdout.strip() or "CPU"
+        return (
+            subprocess.run(command, capture_output=True, text=True, timeout=30).stdout.strip()
+            or "CPU"
+        )
     except OSError:
         return "CPU"
 
 
 def show(row: dict[str, Any]) -> None:
     numbers = f"{row['predicted_bytes'] / 1e6:>14.0f}{row['error'] or 0:>8.1%}"
-    shown = f"{row['measured_bytes'] / 1e6:>13.0f}{numbers}" if row["measured_bytes"] else f"  {row['problem']}"
-    print(f"{row['engine']:<13}{row['model']:<18}{row['precision']:<14}{row['batch']:>6}{shown}", flush=True)
+    shown = (
+        f"{row['measured_bytes'] / 1e6:>13.0f}{numbers}"
+        if row["measured_bytes"]
+        else f"  {row['problem']}"
+    )
+    print(
+        f"{row['engine']:<13}{row['model']:<18}{row['precision']:<14}{row['batch']:>6}{shown}",
+        flush=True,
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--engines", help="comma-separated: torch, ctranslate2, cpu")
     parser.add_argument("--models", default="tiny,base,small,medium,large-v3,large-v3-turbo")
     parser.add_argument("--batches", default="1,8")

@@ -43,7 +43,12 @@ from transcribe_mcp.quality.evaluation import Truth, load_truth, score
 
 PEER, PEER_BATCH_SIZES = "faster-whisper", (8, 16)
 LEAST_RATIO = 1.5
-LEAST_RATIOS_REAL = {("ctranslate2", 1): 1.6, ("ctranslate2", 5): 1.6, ("whisper", 1): 3.0, ("whisper", 5): 2.0}
+LEAST_RATIOS_REAL = {
+    ("ctranslate2", 1): 1.6,
+    ("ctranslate2", 5): 1.6,
+    ("whisper", 1): 3.0,
+    ("whisper", 5): 2.0,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +71,11 @@ class Way:
         transcript = self.run(path)
         self.wall_s.append(time.perf_counter() - begin)
         self.cpu_s.append(time.process_time() - begin_cpu)
-        print(f"{self}: {self.wall_s[-1]:.2f} s, CPU {self.cpu_s[-1]:.2f} s", file=sys.stderr, flush=True)
+        print(
+            f"{self}: {self.wall_s[-1]:.2f} s, CPU {self.cpu_s[-1]:.2f} s",
+            file=sys.stderr,
+            flush=True,
+        )
         return transcript
 
 
@@ -74,12 +83,16 @@ def peer_ways(model: Path, compute_type: str, beam_sizes: list[int]) -> list[Way
     from faster_whisper import BatchedInferencePipeline, WhisperModel
 
     directory = ctranslate2_layout(model, compute_type)
-    loaded = WhisperModel(str(directory), device="cpu", compute_type=compute_type, cpu_threads=cores())
+    loaded = WhisperModel(
+        str(directory), device="cpu", compute_type=compute_type, cpu_threads=cores()
+    )
     peer = BatchedInferencePipeline(loaded)
 
     def way(beam_size: int, batch_size: int) -> Callable[[Path], Transcript]:
         return lambda path: peer_transcript(
-            *peer.transcribe(str(path), beam_size=beam_size, word_timestamps=True, batch_size=batch_size)
+            *peer.transcribe(
+                str(path), beam_size=beam_size, word_timestamps=True, batch_size=batch_size
+            )
         )
 
     pairs = itertools.product(beam_sizes, PEER_BATCH_SIZES)
@@ -92,7 +105,9 @@ def our_ways(models: dict[str, Path], compute_type: str, beam_sizes: list[int]) 
 
     ways = []
     for engine, model in models.items():
-        ours = Ours(str(model), compute_type if engine == "ctranslate2" else "auto", {}, None, engine)
+        ours = Ours(
+            str(model), compute_type if engine == "ctranslate2" else "auto", {}, None, engine
+        )
         ways += [Way(engine, beams, way(ours, beams)) for beams in beam_sizes]
     return ways
 
@@ -111,10 +126,14 @@ def layouts(arguments: argparse.Namespace, scratch: Path) -> dict[str, Path]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", type=Path, default=DEFAULT_MODEL)
     parser.add_argument("--real", action="store_true")
-    parser.add_argument("--engines", nargs="+", choices=("ctranslate2", "whisper"), default=["ctranslate2"])
+    parser.add_argument(
+        "--engines", nargs="+", choices=("ctranslate2", "whisper"), default=["ctranslate2"]
+    )
     parser.add_argument("--beam-sizes", nargs="+", type=int, default=[1])
     parser.add_argument("--audio", type=Path, default=DEFAULT_AUDIO)
     parser.add_argument("--compute-type", default="int8")
@@ -167,11 +186,16 @@ def measure(arguments: argparse.Namespace, ways: list[Way], truth: Truth, warm_u
             continue
         peers = [peer for peer in ways if peer.name == PEER and peer.beam_size == way.beam_size]
         ratios = {
-            kind: min(statistics.median(getattr(peer, kind)) for peer in peers) / statistics.median(getattr(way, kind))
+            kind: min(statistics.median(getattr(peer, kind)) for peer in peers)
+            / statistics.median(getattr(way, kind))
             for kind in ("wall_s", "cpu_s")
         }
         figures["ratios"][str(way)] = {kind: round(ratio, 3) for kind, ratio in ratios.items()}
-        least = LEAST_RATIOS_REAL.get((way.name, way.beam_size), LEAST_RATIO) if arguments.real else LEAST_RATIO
+        least = (
+            LEAST_RATIOS_REAL.get((way.name, way.beam_size), LEAST_RATIO)
+            if arguments.real
+            else LEAST_RATIO
+        )
         bars.append(Bar(f"{way}: times as fast as the best peer", ratios["wall_s"], ">=", least))
     return report("pipeline_speed", figures, bars)
 

@@ -34,7 +34,18 @@ ONES_IN = 3  # of three tokens two begin a word
 # Heads that the published models align words with.
 ALIGNMENT_HEADS = {
     "base": [[3, 1], [4, 2], [4, 3], [4, 7], [5, 1], [5, 2], [5, 4], [5, 6]],
-    "large-v3": [[7, 0], [10, 17], [12, 18], [13, 12], [16, 1], [17, 14], [19, 11], [21, 4], [24, 1], [25, 6]],
+    "large-v3": [
+        [7, 0],
+        [10, 17],
+        [12, 18],
+        [13, 12],
+        [16, 1],
+        [17, 14],
+        [19, 11],
+        [21, 4],
+        [24, 1],
+        [25, 6],
+    ],
     "large-v3-turbo": [[2, 4], [2, 11], [3, 3], [3, 6], [3, 11], [3, 14]],
 }
 
@@ -46,7 +57,9 @@ def shape_of(model: str) -> Geometry:
 def write_random_whisper(folder: Path, shape: Geometry, tokens: int = TOKENS) -> Path:
     """Write a float16 model of this shape into ``folder`` (made if need be); returns it."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(dict(_weights(shape, tokens)), folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        dict(_weights(shape, tokens)), folder / "model.safetensors", metadata={"format": "pt"}
+    )
     (folder / "config.json").write_text(json.dumps(_config(shape)), encoding="utf-8")
     source = _tokenizer_model()
     settings = json.loads((source / "generation_config.json").read_text(encoding="utf-8"))
@@ -123,7 +136,9 @@ def _weights(shape: Geometry, tokens: int) -> Iterator[tuple[str, torch.Tensor]]
         values = torch.randn(size, generator=generator, device=device, dtype=torch.float32)
         return values.mul_(SCALE).to(torch.float16).cpu()
 
-    def linear(name: str, out: int, inner: int, *, bias: bool = True) -> Iterator[tuple[str, torch.Tensor]]:
+    def linear(
+        name: str, out: int, inner: int, *, bias: bool = True
+    ) -> Iterator[tuple[str, torch.Tensor]]:
         yield f"{name}.weight", random(out, inner)
         if bias:
             yield f"{name}.bias", random(out)

@@ -95,7 +95,9 @@ def ours(engine: str, model: str, beam: int | None) -> System:
 
 def peer(name: str, paths: Sequence[Path], model: str) -> System:
     """A peer, which has transcribed everything before the first result is asked for."""
-    loaded = load_engine(EngineRequest(engine="ctranslate2", model=model, device="cpu", offline=True))
+    loaded = load_engine(
+        EngineRequest(engine="ctranslate2", model=model, device="cpu", offline=True)
+    )
     info = loaded.info
     loaded.close()
     found = dict(zip(paths, peer_transcripts(name, info, "en", paths), strict=True))
@@ -135,7 +137,9 @@ def plain(word: str) -> str:
 def offsets(one: Set, transcript: Transcript) -> Iterator[tuple[str, float]]:
     """(what, seconds too late) of every word that was heard and whose time is known."""
     heard = [(plain(w.text), w.start, w.end) for w in transcript.words if plain(w.text)]
-    truth: list[tuple[str, str, float | None, float | None]] = []  # word, what, start, end of its sentence
+    truth: list[
+        tuple[str, str, float | None, float | None]
+    ] = []  # word, what, start, end of its sentence
     before: float | None = None
     for sentence in one.sentences:
         if sentence.start is None:
@@ -146,9 +150,18 @@ def offsets(one: Set, transcript: Transcript) -> Iterator[tuple[str, float]]:
         for i, name in enumerate(names):
             start = known.pop(0)[1] if known and plain(known[0][0]) == name else None
             what = "inner words" if i else "sentence starts" if has_gap else "without a gap"
-            truth.append((name, what, start if i else sentence.start, sentence.end if i == len(names) - 1 else None))
+            truth.append(
+                (
+                    name,
+                    what,
+                    start if i else sentence.start,
+                    sentence.end if i == len(names) - 1 else None,
+                )
+            )
         before = sentence.end
-    matcher = SequenceMatcher(None, [name for name, *_ in truth], [name for name, *_ in heard], autojunk=False)
+    matcher = SequenceMatcher(
+        None, [name for name, *_ in truth], [name for name, *_ in heard], autojunk=False
+    )
     for first, first_heard, n in matcher.get_matching_blocks():
         for (_, what, start, end), (_, heard_start, heard_end) in zip(
             truth[first : first + n], heard[first_heard : first_heard + n], strict=True
@@ -162,11 +175,22 @@ def offsets(one: Set, transcript: Transcript) -> Iterator[tuple[str, float]]:
 def marks_kept(one: Set, transcript: Transcript) -> tuple[int, int, int]:
     """Ends of sentences that are kept, those of the truth among the words heard, and those that are none."""
     truth, heard = (
-        [(plain(w), bool(MARK.search(w))) for w in t.split() if plain(w)] for t in (one.text, transcript.text)
+        [(plain(w), bool(MARK.search(w))) for w in t.split() if plain(w)]
+        for t in (one.text, transcript.text)
     )
-    matcher = SequenceMatcher(None, [name for name, _ in truth], [name for name, _ in heard], autojunk=False)
-    pairs = [(truth[a + k][1], heard[b + k][1]) for a, b, n in matcher.get_matching_blocks() for k in range(n)]
-    return sum(t and h for t, h in pairs), sum(t for t, _ in pairs), sum(h and not t for t, h in pairs)
+    matcher = SequenceMatcher(
+        None, [name for name, _ in truth], [name for name, _ in heard], autojunk=False
+    )
+    pairs = [
+        (truth[a + k][1], heard[b + k][1])
+        for a, b, n in matcher.get_matching_blocks()
+        for k in range(n)
+    ]
+    return (
+        sum(t and h for t, h in pairs),
+        sum(t for t, _ in pairs),
+        sum(h and not t for t, h in pairs),
+    )
 
 
 def cues(transcript: Transcript) -> dict[str, int]:
@@ -176,7 +200,8 @@ def cues(transcript: Transcript) -> dict[str, int]:
         _, times, *lines = block.split("\n")
         begin, end = (
             sum(
-                float(part.replace(",", ".")) * unit for part, unit in zip(time_.split(":"), (3600, 60, 1), strict=True)
+                float(part.replace(",", ".")) * unit
+                for part, unit in zip(time_.split(":"), (3600, 60, 1), strict=True)
             )
             for time_ in times.split(" --> ")
         )
@@ -195,7 +220,9 @@ def share_within(offsets_s: Sequence[float], limit_s: float) -> float:
     return float((np.abs(np.asarray(offsets_s)) <= limit_s).mean()) if len(offsets_s) else 0.0
 
 
-def measure(sets: Sequence[Set], systems: dict[str, System], runs: int, save: Path | None) -> dict[str, Any]:
+def measure(
+    sets: Sequence[Set], systems: dict[str, System], runs: int, save: Path | None
+) -> dict[str, Any]:
     rows: dict[str, dict[str, Any]] = {name: {} for name in systems}
     late: dict[str, list[float]] = {what: [] for what in SENSE}
     for one in sets:
@@ -204,7 +231,11 @@ def measure(sets: Sequence[Set], systems: dict[str, System], runs: int, save: Pa
             results = [system(one.path) for _ in range(runs if name == "ours" else 1)]
             result = results[0]
             row: dict[str, Any] = {"heard": len(normalised(result.text))}
-            row |= {"words": len(one.reference), "errors": errors(one, result)} if one.reference else {}
+            row |= (
+                {"words": len(one.reference), "errors": errors(one, result)}
+                if one.reference
+                else {}
+            )
             if name == "ours":
                 if save is not None:
                     save.mkdir(parents=True, exist_ok=True)
@@ -226,11 +257,19 @@ def measure(sets: Sequence[Set], systems: dict[str, System], runs: int, save: Pa
         "sentence ends within 100 ms": share_within(late["sentence ends"], 0.1),
         "sentence starts without a gap within 100 ms": share_within(late["without a gap"], 0.1),
     }
-    return {"rows": rows, "times": times, "timed": {what: len(values) for what, values in late.items()}}
+    return {
+        "rows": rows,
+        "times": times,
+        "timed": {what: len(values) for what, values in late.items()},
+    }
 
 
 def rate(rows: dict[str, dict[str, Any]], *, leave_out: str = "e_") -> float:
-    chosen = [row for name, row in rows.items() if "errors" in row and not (leave_out and name.startswith(leave_out))]
+    chosen = [
+        row
+        for name, row in rows.items()
+        if "errors" in row and not (leave_out and name.startswith(leave_out))
+    ]
     return sum(sum(row["errors"]) for row in chosen) / max(1, sum(row["words"] for row in chosen))
 
 
@@ -239,13 +278,24 @@ def bars_of(figures: dict[str, Any]) -> list[Bar]:
     bars = [
         Bar("word error rate without espeak", rate(mine), "<=", 0.024),
         Bar("word error rate", rate(mine, leave_out=""), "<=", 0.044),
-        Bar("stretches of more than 2 s without words", sum(row["skipped"] for row in mine.values()), "==", 0),
-        Bar("words in non-speech", sum(row["heard"] for row in mine.values() if "errors" not in row), "==", 0),
+        Bar(
+            "stretches of more than 2 s without words",
+            sum(row["skipped"] for row in mine.values()),
+            "==",
+            0,
+        ),
+        Bar(
+            "words in non-speech",
+            sum(row["heard"] for row in mine.values() if "errors" not in row),
+            "==",
+            0,
+        ),
         Bar("different results of one set", max(row["results"] for row in mine.values()), "==", 1),
     ]
     limits = (0.88, 0.68, 0.85, 0.60)
     bars += [
-        Bar(name, value, ">=", limit) for (name, value), limit in zip(figures["times"].items(), limits, strict=True)
+        Bar(name, value, ">=", limit)
+        for (name, value), limit in zip(figures["times"].items(), limits, strict=True)
     ]
     if "p_nopause" in mine:
         row = mine["p_nopause"]
@@ -256,7 +306,9 @@ def bars_of(figures: dict[str, Any]) -> list[Bar]:
         ]
     peers = {name: rows for name, rows in figures["rows"].items() if name != "ours"}
     for name, rows in peers.items():
-        bars.append(Bar(f"word error rate above that of {name}", rate(mine) - rate(rows), "<=", 0.0))
+        bars.append(
+            Bar(f"word error rate above that of {name}", rate(mine) - rate(rows), "<=", 0.0)
+        )
     worst = 0.0
     for name, row in mine.items() if peers else ():
         if "errors" in row:
@@ -264,16 +316,22 @@ def bars_of(figures: dict[str, Any]) -> list[Bar]:
             allowed = 1 if row["words"] < SMALL_SET_WORDS else 0.003 * row["words"]
             worst = max(worst, sum(row["errors"]) - best - allowed)
     if peers:
-        bars.append(Bar("words of a set beyond what it may be worse than the best peer", worst, "<=", 0.0))
+        bars.append(
+            Bar("words of a set beyond what it may be worse than the best peer", worst, "<=", 0.0)
+        )
     return bars
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("sets", type=Path)
     parser.add_argument("--only", default="")
     parser.add_argument("--engine", default="ctranslate2")
-    parser.add_argument("--model", type=Path, help="for ours; in Hugging Face's layout for the engine whisper")
+    parser.add_argument(
+        "--model", type=Path, help="for ours; in Hugging Face's layout for the engine whisper"
+    )
     parser.add_argument("--beam", type=int)
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--peers", default="")
@@ -284,7 +342,9 @@ def main() -> int:
     wanted = set(filter(None, arguments.only.split(",")))
     paths = sorted(path for path in arguments.sets.iterdir() if path.suffix in (".flac", ".wav"))
     sets = [Set.read(path) for path in paths if not wanted or path.stem in wanted]
-    systems: dict[str, System] = {"ours": ours(arguments.engine, str(arguments.model or real_model()), arguments.beam)}
+    systems: dict[str, System] = {
+        "ours": ours(arguments.engine, str(arguments.model or real_model()), arguments.beam)
+    }
     for name in peers:
         systems[name] = peer(name, [one.path for one in sets], str(real_model()))
     figures = measure(sets, systems, arguments.runs, arguments.save)

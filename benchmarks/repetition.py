@@ -70,12 +70,16 @@ def lost_share(truth: str, text: str) -> float:
     return sum(heard is None for _, heard in align(expected, words_of(text))) / len(expected)
 
 
-def measure_cases(engine: Engine, paths: Sequence[Path], runs: int) -> tuple[dict[str, Any], list[Bar]]:
+def measure_cases(
+    engine: Engine, paths: Sequence[Path], runs: int
+) -> tuple[dict[str, Any], list[Bar]]:
     figures: dict[str, Any] = {}
     for path in paths:
         results = [transcribe(path, engine, Options(language="en")) for _ in range(runs)]
         lost = [lost_share(TRUTHS[path.stem], result.text) for result in results]
-        silent = sum(share > 0 and not result.warnings for share, result in zip(lost, results, strict=True))
+        silent = sum(
+            share > 0 and not result.warnings for share, result in zip(lost, results, strict=True)
+        )
         figures[path.stem] = {
             "texts": len({result.text for result in results}),
             "lost": max(lost),
@@ -99,7 +103,9 @@ def is_looping(transcript: Transcript, speech_s: float) -> bool:
     return len(transcript.text) > LETTERS_PER_SECOND * max(0.5, speech_s) or longest > 2 * TURNS
 
 
-def measure_loops(engine: Engine, paths: Sequence[Path], runs: int) -> tuple[dict[str, Any], list[Bar]]:
+def measure_loops(
+    engine: Engine, paths: Sequence[Path], runs: int
+) -> tuple[dict[str, Any], list[Bar]]:
     figures: dict[str, Any] = {"recordings": len(paths), "looping": [], "texts": 1}
     for path in paths:
         speech_s = sum(seconds for seconds, _ in first_decodings(engine, path))
@@ -108,7 +114,10 @@ def measure_loops(engine: Engine, paths: Sequence[Path], runs: int) -> tuple[dic
         looping = is_looping(results[0], speech_s)
         figures["looping"] += [path.name] if looping else []
         codes = [notice.code for notice in results[0].warnings]
-        print(f"{path.name:<28}{'LOOPS' if looping else 'caught'}  {codes}  {results[0].text[:100]}", flush=True)
+        print(
+            f"{path.name:<28}{'LOOPS' if looping else 'caught'}  {codes}  {results[0].text[:100]}",
+            flush=True,
+        )
     return figures, [
         Bar("recordings that loop when decoded once", len(paths), ">=", 20),
         Bar("of them looping in the transcript", len(figures["looping"]), "==", 0),
@@ -117,7 +126,9 @@ def measure_loops(engine: Engine, paths: Sequence[Path], runs: int) -> tuple[dic
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", type=Path)
     parser.add_argument("--engine", default="ctranslate2")
     parser.add_argument("--runs", type=int, default=10)

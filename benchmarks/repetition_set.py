@@ -98,16 +98,22 @@ DAMAGES: dict[str, Damage] = {
 def damaged(random: Random, sources: Sequence[Path], damage: Damage) -> Samples:
     from transcribe_mcp.media.decode import read
 
-    chosen = [read(sources[int(i)]) for i in random.integers(0, len(sources), int(random.integers(1, 5)))]
+    chosen = [
+        read(sources[int(i)]) for i in random.integers(0, len(sources), int(random.integers(1, 5)))
+    ]
     pauses = [np.zeros(int(random.uniform(0, SILENCE_S) * SAMPLE_RATE_HZ)) for _ in chosen]
-    x = damage(random, np.concatenate([part for pair in zip(chosen, pauses, strict=True) for part in pair]))
+    x = damage(
+        random, np.concatenate([part for pair in zip(chosen, pauses, strict=True) for part in pair])
+    )
     x = x[: round(LONGEST_S * SAMPLE_RATE_HZ)] / max(1.0, float(np.abs(x).max()))
     silence = np.zeros(round(SILENCE_S * SAMPLE_RATE_HZ))
     return np.concatenate([silence, x, silence]).astype(np.float32)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("sources", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--model", type=Path)
@@ -125,7 +131,11 @@ def main() -> int:
         name = list(DAMAGES)[int(random.integers(0, len(DAMAGES)))]
         path = arguments.out / f"{name}_{attempt:05d}.flac"
         write_flac(path, [damaged(random, sources, DAMAGES[name])])
-        loops = [decoded for _, decoded in first_decodings(engine, path) if len(decoded.tokens) >= TOKEN_LIMIT]
+        loops = [
+            decoded
+            for _, decoded in first_decodings(engine, path)
+            if len(decoded.tokens) >= TOKEN_LIMIT
+        ]
         if not loops:
             path.unlink()
             continue

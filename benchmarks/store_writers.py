@@ -58,7 +58,11 @@ def be_a_writer(seconds: float) -> None:
 def run(checkout: Path, seconds: float, writers: int, busy: int) -> dict[str, Any]:
     """One run in a store of its own; times of the writers of usual priority."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        environment = {**os.environ, "TRANSCRIBE_MCP_DATA_DIR": folder, "PYTHONPATH": str(checkout / "src")}
+        environment = {
+            **os.environ,
+            "TRANSCRIBE_MCP_DATA_DIR": folder,
+            "PYTHONPATH": str(checkout / "src"),
+        }
         command = [sys.executable, __file__, "--writer", str(seconds)]
         commands = [command] * writers + [["nice", "-n", str(NICE), *command]] * busy
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
@@ -74,7 +78,10 @@ def run(checkout: Path, seconds: float, writers: int, busy: int) -> dict[str, An
     return {
         "submissions": sum(len(answer["taken"]) for answer in answers),
         "per_s": round(sum(len(answer["taken"]) for answer in answers) / seconds, 1),
-        **{f"{name}_ms": round(1000 * percentile(taken, share), 1) for name, share in SHARES.items()},
+        **{
+            f"{name}_ms": round(1000 * percentile(taken, share), 1)
+            for name, share in SHARES.items()
+        },
         "fewest": min(len(answer["taken"]) for answer in answers[:writers]),
         "errors": len(errors),
         "first_errors": errors[:3],
@@ -89,7 +96,9 @@ def percentile(ordered: Sequence[float], share: float) -> float:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--writers", type=int, default=8)
@@ -104,18 +113,30 @@ def main() -> int:
     for number in range(arguments.runs):
         for name, checkout in (("this", ROOT), ("other", arguments.against)):
             if checkout is not None:
-                found = run(checkout.resolve(), arguments.seconds, arguments.writers, arguments.busy)
+                found = run(
+                    checkout.resolve(), arguments.seconds, arguments.writers, arguments.busy
+                )
                 runs.setdefault(name, []).append(found)
-                print(f"{number + 1} {name:<6}", {key: value for key, value in found.items() if value != []})
+                print(
+                    f"{number + 1} {name:<6}",
+                    {key: value for key, value in found.items() if value != []},
+                )
     slowest_ms = max(each["p99_ms"] for each in runs["this"])
     bars = [
         Bar("errors", sum(each["errors"] for each in runs["this"]), "==", 0),
         Bar("99th percentile of a submission, the slowest run, ms", slowest_ms, "<=", 200),
     ]
     if "other" in runs:
-        shares = [one["p99_ms"] / other["p99_ms"] for one, other in zip(runs["this"], runs["other"], strict=True)]
+        shares = [
+            one["p99_ms"] / other["p99_ms"]
+            for one, other in zip(runs["this"], runs["other"], strict=True)
+        ]
         bars.append(Bar("99th percentile, of the other's in the same run", max(shares), "<=", 0.2))
-    return report("store_writers", {**vars(arguments), "against": str(arguments.against or ""), "runs": runs}, bars)
+    return report(
+        "store_writers",
+        {**vars(arguments), "against": str(arguments.against or ""), "runs": runs},
+        bars,
+    )
 
 
 if __name__ == "__main__":

@@ -30,11 +30,16 @@ from transcribe_mcp.speech.detector import FRAME_SAMPLES, SpeechDetector
 
 BLOCK_SAMPLES = 600 * SAMPLE_RATE_HZ
 THRESHOLD = 0.5
-THREADS_FOR_LANES = 16  # more than this machine may have: only the decisions are looked at, not the speed
+THREADS_FOR_LANES = (
+    16  # more than this machine may have: only the decisions are looked at, not the speed
+)
 
 
 def detect(detector: SpeechDetector, samples: Samples) -> Samples:
-    parts = [detector.push(samples[at : at + BLOCK_SAMPLES]) for at in range(0, len(samples), BLOCK_SAMPLES)]
+    parts = [
+        detector.push(samples[at : at + BLOCK_SAMPLES])
+        for at in range(0, len(samples), BLOCK_SAMPLES)
+    ]
     return np.concatenate([*parts, detector.push(samples[:0], last=True)])
 
 
@@ -43,7 +48,9 @@ def serial_run(samples: Samples) -> Samples:
     from faster_whisper.vad import get_vad_model
 
     # A copy, because the peer clears the last 64 samples of what it is given.
-    return np.asarray(get_vad_model()(samples[: len(samples) // FRAME_SAMPLES * FRAME_SAMPLES].copy()))
+    return np.asarray(
+        get_vad_model()(samples[: len(samples) // FRAME_SAMPLES * FRAME_SAMPLES].copy())
+    )
 
 
 def agreement(found: Samples, serial: Samples) -> float:
@@ -75,7 +82,9 @@ def timed(ways: dict[str, Callable[[], Any]], n_runs: int) -> dict[str, list[tup
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--audio", type=Path, default=DEFAULT_AUDIO)
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--runs", type=int, default=3)
@@ -84,7 +93,9 @@ def main() -> int:
     if not recordings:
         parser.error(f"no FLAC files in {arguments.audio}")
     memory_mib = push_memory_mib(np.concatenate(list(looped(recordings, 600.0))))
-    return measure(np.concatenate(list(looped(recordings, arguments.minutes * 60))), arguments.runs, memory_mib)
+    return measure(
+        np.concatenate(list(looped(recordings, arguments.minutes * 60))), arguments.runs, memory_mib
+    )
 
 
 def measure(samples: Samples, n_runs: int, memory_mib: float | None) -> int:
@@ -95,7 +106,10 @@ def measure(samples: Samples, n_runs: int, memory_mib: float | None) -> int:
     ours = {n: f"ours, {n} thread{'s' * (n > 1)}" for n in sorted({1, 2, cores()}) if n <= cores()}
     detectors = {name: SpeechDetector(n) for n, name in ours.items()}
     ways: dict[str, Callable[[], Any]] = {peer: lambda: get_speech_timestamps(samples)}
-    ways |= {name: (lambda detector=detector: detect(detector, samples)) for name, detector in detectors.items()}
+    ways |= {
+        name: (lambda detector=detector: detect(detector, samples))
+        for name, detector in detectors.items()
+    }
     taken = timed(ways, n_runs)
     wall_s = {name: min(wall for wall, _ in runs) for name, runs in taken.items()}
     print(f"{duration_s / 60:.0f} min of audio, {cores()} cores, best of {n_runs} runs")
@@ -107,21 +121,32 @@ def measure(samples: Samples, n_runs: int, memory_mib: float | None) -> int:
     all_cores = ours[cores()]
     in_lanes = detect(SpeechDetector(THREADS_FOR_LANES), samples)
     bars = [
-        Bar("times as fast as faster-whisper, all cores", wall_s[peer] / wall_s[all_cores], ">=", 2.0),
+        Bar(
+            "times as fast as faster-whisper, all cores",
+            wall_s[peer] / wall_s[all_cores],
+            ">=",
+            2.0,
+        ),
         Bar(
             "same decision as the serial run, all cores",
             agreement(detect(detectors[all_cores], samples), serial),
             ">=",
             0.995,
         ),
-        Bar(f"same decision, {THREADS_FOR_LANES} threads (lanes)", agreement(in_lanes, serial), ">=", 0.995),
+        Bar(
+            f"same decision, {THREADS_FOR_LANES} threads (lanes)",
+            agreement(in_lanes, serial),
+            ">=",
+            0.995,
+        ),
         Bar("MiB that a push of 10 min takes", memory_mib, "<=", 60.0),
     ]
     if cores() > 1:
         bars.append(Bar("all cores against one", wall_s[ours[1]] / wall_s[all_cores], ">=", 1.5))
     figures: dict[str, Any] = {"audio_s": duration_s, "frames": len(serial)}
     figures |= {
-        name: {"wall_and_processor_s": [[round(t, 3) for t in run] for run in runs]} for name, runs in taken.items()
+        name: {"wall_and_processor_s": [[round(t, 3) for t in run] for run in runs]}
+        for name, runs in taken.items()
     }
     return report("voice_detection", figures, bars)
 

@@ -43,7 +43,9 @@ def main() -> None:
         pause = np.zeros(int(PAUSE_S * SAMPLE_RATE_HZ), dtype=np.int16)
         pieces = [piece for voice, text in lines for piece in (pause, speak(voice, text))][1:]
         write_flac(HERE / f"{name}.flac", np.concatenate(pieces))
-        (HERE / f"{name}.txt").write_text("".join(f"{text}\n" for _, text in lines), encoding="utf-8")
+        (HERE / f"{name}.txt").write_text(
+            "".join(f"{text}\n" for _, text in lines), encoding="utf-8"
+        )
 
 
 def speak(voice: str, text: str) -> NDArray[np.int16]:
@@ -54,13 +56,17 @@ def speak(voice: str, text: str) -> NDArray[np.int16]:
         with av.open(path) as container:
             stream = container.streams.audio[0]
             if stream.rate != SAMPLE_RATE_HZ:
-                raise SystemExit(f"flite's voice {voice} has {stream.rate} Hz, not {SAMPLE_RATE_HZ}: is it installed?")
+                raise SystemExit(
+                    f"flite's voice {voice} has {stream.rate} Hz, not {SAMPLE_RATE_HZ}: is it installed?"
+                )
             return np.concatenate([frame.to_ndarray()[0] for frame in container.decode(stream)])
 
 
 def write_flac(path: Path, samples: NDArray[np.int16]) -> None:
     with av.open(path, "w") as container:
-        stream = container.add_stream("flac", rate=SAMPLE_RATE_HZ, options={"compression_level": "12"})
+        stream = container.add_stream(
+            "flac", rate=SAMPLE_RATE_HZ, options={"compression_level": "12"}
+        )
         stream.layout = "mono"
         frame = av.AudioFrame.from_ndarray(samples[np.newaxis], format="s16", layout="mono")
         frame.sample_rate = SAMPLE_RATE_HZ

@@ -29,7 +29,11 @@ _LEFT_OUT = re.compile(
 def environment(home: Path, **variables: str) -> dict[str, str]:
     """What the process sees: nothing of this machine's user, and no network unless ``variables`` say otherwise."""
     kept = {name: value for name, value in os.environ.items() if not _LEFT_OUT.fullmatch(name)}
-    ours = {"HF_HOME": str(home / "hub"), "TRANSCRIBE_MCP_CACHE_DIR": str(home / "cache"), "HF_HUB_OFFLINE": "1"}
+    ours = {
+        "HF_HOME": str(home / "hub"),
+        "TRANSCRIBE_MCP_CACHE_DIR": str(home / "cache"),
+        "HF_HUB_OFFLINE": "1",
+    }
     return {**kept, **ours, "HOME": str(home), **variables}
 
 
@@ -37,9 +41,15 @@ def run(
     *arguments: str | Path, cwd: Path, command: Sequence[str] = COMMAND, **options: Any
 ) -> subprocess.CompletedProcess[str]:
     """The finished process. ``options`` are those of ``subprocess.run``; ``stdout`` and ``stderr`` are text."""
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": environment(cwd)} | options
+    streams = {
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+        "env": environment(cwd),
+    } | options
     line = [*command, *map(str, arguments)]
-    done = subprocess.run(line, cwd=cwd, stdin=subprocess.DEVNULL, timeout=PATIENCE_S, check=False, **streams)
+    done = subprocess.run(
+        line, cwd=cwd, stdin=subprocess.DEVNULL, timeout=PATIENCE_S, check=False, **streams
+    )
     stdout, stderr = ((text or b"").decode("utf-8") for text in (done.stdout, done.stderr))
     assert "Traceback" not in stderr and "Traceback" not in stdout, stderr
     return subprocess.CompletedProcess(line, done.returncode, stdout, stderr)
@@ -52,7 +62,9 @@ def results(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, Any]]
 
 def left_in(directory: Path) -> list[str]:
     """Every file below, hidden and temporary ones too."""
-    return sorted(str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file())
+    return sorted(
+        str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()
+    )
 
 
 def clip(path: Path, seconds: float) -> Path:

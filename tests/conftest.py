@@ -26,7 +26,14 @@ hypothesis.settings.load_profile("untimed")
 def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache of the Hub, no hub that answers, an empty cache of ours."""
     cache = tmp_path / "hub"
-    for variable in ("HF_TOKEN", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "TRANSCRIBE_MCP_OFFLINE"):
+    for variable in (
+        "HF_TOKEN",
+        "HTTP_PROXY",
+        "http_proxy",
+        "ALL_PROXY",
+        "all_proxy",
+        "TRANSCRIBE_MCP_OFFLINE",
+    ):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("TRANSCRIBE_MCP_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))

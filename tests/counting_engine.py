@@ -26,7 +26,9 @@ class CountingEngine:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
-    def decode(self, encoded: Any, languages: Sequence[str], options: DecodingOptions) -> list[Decoded]:
+    def decode(
+        self, encoded: Any, languages: Sequence[str], options: DecodingOptions
+    ) -> list[Decoded]:
         if options.temperature == 0:
             with self._log.open("a", encoding="utf-8") as log:
                 log.writelines(f"{window.start:.3f}\n" for window in encoded.windows)

@@ -18,12 +18,18 @@ LAST_WORDS = "Could not load library libcudnn_ops_infer.so.8. Error: libcudnn_op
 class DeadlyEngine(FakeEngine):
     def __init__(self, device: str) -> None:
         super().__init__()
-        self.info = EngineInfo("ctranslate2", "deadly", device, "none", languages=("en",), batch_size=2)
+        self.info = EngineInfo(
+            "ctranslate2", "deadly", device, "none", languages=("en",), batch_size=2
+        )
 
-    def decode(self, encoded: Any, languages: Sequence[str], options: DecodingOptions) -> list[Decoded]:
+    def decode(
+        self, encoded: Any, languages: Sequence[str], options: DecodingOptions
+    ) -> list[Decoded]:
         windows: Sequence[Window] = encoded.windows
         deadly_on = os.environ.get("DEADLY_ENGINE_ON", "cuda")
-        if self.info.device.startswith(deadly_on) and any(window.start > DEADLY_FROM_S for window in windows):
+        if self.info.device.startswith(deadly_on) and any(
+            window.start > DEADLY_FROM_S for window in windows
+        ):
             sys.stderr.write(LAST_WORDS + "\n")
             sys.stderr.flush()
             os.abort()

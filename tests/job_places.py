@@ -28,7 +28,12 @@ GREEDY = (0.0,)
 
 def options(**fields: object) -> JobOptions:
     """The repository's model on the CPU, greedy, so that every run hears the same."""
-    usual = {"engine": "ctranslate2", "model": str(whisper_nano()), "device": "cpu", "temperatures": GREEDY}
+    usual = {
+        "engine": "ctranslate2",
+        "model": str(whisper_nano()),
+        "device": "cpu",
+        "temperatures": GREEDY,
+    }
     return JobOptions(**{**usual, **fields})  # type: ignore[arg-type]
 
 
@@ -44,7 +49,9 @@ def unbroken(recording: Path) -> Transcript:
     """What a job in English says of it, one window a batch, that nothing interrupts."""
     engine = load_engine(EngineRequest(engine="ctranslate2", model=options().model, device="cpu"))
     try:
-        return transcribe(recording, engine, Options(language="en", temperatures=GREEDY, batch_size=1))
+        return transcribe(
+            recording, engine, Options(language="en", temperatures=GREEDY, batch_size=1)
+        )
     finally:
         engine.close()
 
@@ -71,7 +78,9 @@ class Place:
         """The processes that work on this store and live, by the ids of their workers."""
         if not self.database.exists():
             return {}
-        with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=PATIENCE_S)) as connection:
+        with closing(
+            sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=PATIENCE_S)
+        ) as connection:
             try:
                 rows = connection.execute("SELECT worker_id, pid FROM workers").fetchall()
             except sqlite3.DatabaseError:  # not there yet, or a test has damaged it
@@ -110,7 +119,12 @@ def _lives(pid: int) -> bool:
 def place(data_dir: Path, **variables: str) -> Iterator[Place]:
     """A store in ``data_dir`` for this process and the workers that it starts; none is left when it ends."""
     with pytest.MonkeyPatch.context() as patch:
-        given = {"DATA_DIR": str(data_dir), "CACHE_DIR": str(CACHE / "cache"), "EXIT_AFTER_S": "60", **variables}
+        given = {
+            "DATA_DIR": str(data_dir),
+            "CACHE_DIR": str(CACHE / "cache"),
+            "EXIT_AFTER_S": "60",
+            **variables,
+        }
         for name, value in given.items():
             patch.setenv(f"TRANSCRIBE_MCP_{name}", value)
         fresh()
@@ -140,7 +154,9 @@ def second_worker(data_dir: Path) -> Iterator[None]:
         other.wait(PATIENCE_S)
 
 
-def break_workers(folder: Path, monkeypatch: pytest.MonkeyPatch, argument: str = WORKER_MODULE) -> Path:
+def break_workers(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, argument: str = WORKER_MODULE
+) -> Path:
     """Something on this machine ends a worker, of those with this argument, while its modules load, as a broken native
     library does: the file that does it."""
     broken = folder / "broken"
@@ -173,7 +189,9 @@ def end_workers(here: Place) -> None:
 
 
 @contextmanager
-def worker(here: Place, engine: str, end_of_last: str = "", **variables: str) -> Iterator[subprocess.Popen[bytes]]:
+def worker(
+    here: Place, engine: str, end_of_last: str = "", **variables: str
+) -> Iterator[subprocess.Popen[bytes]]:
     """A worker without a supervisor, with the engine of a test in place of CTranslate2."""
     script = Path(__file__).with_name("worker_with_engine.py")
     environment = {**os.environ, "TRANSCRIBE_MCP_DATA_DIR": str(here.data_dir), **variables}
@@ -187,7 +205,9 @@ def worker(here: Place, engine: str, end_of_last: str = "", **variables: str) ->
             one.terminate()
         code = one.wait(PATIENCE_S)
         if code not in (0, -signal.SIGKILL):
-            with (here.data_dir / worker_process.LOG_NAME).open("a") as out_again:  # as a supervisor does
+            with (here.data_dir / worker_process.LOG_NAME).open(
+                "a"
+            ) as out_again:  # as a supervisor does
                 out_again.write(f"{worker_process.ENDED}{worker_process.how_it_ended(code)}\n")
 
 

@@ -63,7 +63,10 @@ class Hub:
         entry: dict[str, object] = {"rfilename": name, "size": len(content), "blobId": sha1}
         if name.endswith((".safetensors", ".bin")):
             size = self.claimed_bytes or len(content)
-            entry |= {"size": size, "lfs": {"sha256": hashlib.sha256(content).hexdigest(), "size": size}}
+            entry |= {
+                "size": size,
+                "lfs": {"sha256": hashlib.sha256(content).hexdigest(), "size": size},
+            }
         return entry
 
 

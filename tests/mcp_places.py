@@ -46,7 +46,11 @@ class Home:
 
     @property
     def environment(self) -> dict[str, str]:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("TRANSCRIBE_MCP_")}
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith("TRANSCRIBE_MCP_")
+        }
         chosen = {
             "MODEL": str(whisper_nano()),
             "DATA_DIR": str(self.data),
@@ -153,7 +157,9 @@ def http_server(place: Home, *arguments: str, **variables: str) -> Iterator[str]
     """The address of a server that listens on a free port."""
     command = [sys.executable, *SERVE, "--http", "--port", "0", *arguments]
     environment = place.environment | variables
-    with subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, cwd=place.path, text=True) as server:
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, env=environment, cwd=place.path, text=True
+    ) as server:
         assert server.stderr is not None
         try:
             line = server.stderr.readline()

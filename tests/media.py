@@ -20,11 +20,19 @@ def speechlike(seconds: float, rate_hz: int = 16_000) -> NDArray[np.float32]:
 
 
 def write_audio(
-    path: Path, codec: str, samples: NDArray[np.float32], *, rate_hz: int = 16_000, layout: str = "mono", **options: str
+    path: Path,
+    codec: str,
+    samples: NDArray[np.float32],
+    *,
+    rate_hz: int = 16_000,
+    layout: str = "mono",
+    **options: str,
 ) -> Path:
     """Encode ``samples`` (the same in every channel) with ``codec`` into the container that the suffix names."""
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=rate_hz, layout=layout, options={"strict": "-2", **options})
+        stream = container.add_stream(
+            codec, rate=rate_hz, layout=layout, options={"strict": "-2", **options}
+        )
         for frame in _frames(samples, rate_hz, layout):
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
@@ -35,7 +43,9 @@ def _frames(samples: NDArray[np.float32], rate_hz: int, layout: str):
     channels = av.AudioLayout(layout).nb_channels
     for start in range(0, len(samples), rate_hz):
         part = samples[start : start + rate_hz]
-        frame = av.AudioFrame.from_ndarray(np.repeat(part, channels)[None], format="flt", layout=layout)
+        frame = av.AudioFrame.from_ndarray(
+            np.repeat(part, channels)[None], format="flt", layout=layout
+        )
         frame.sample_rate, frame.pts, frame.time_base = rate_hz, start, Fraction(1, rate_hz)
         yield frame
 
@@ -47,14 +57,20 @@ def write_video(
     """A 64 × 48 video with uneven frame times; its sound starts at ``audio_start_s`` and lacks ``hole_s``."""
     rate_hz = {"libopus": 48_000, "libmp3lame": 22_050}.get(audio_codec, 16_000)
     with av.open(str(path), "w") as container:
-        video = container.add_stream({".webm": "libvpx", ".flv": "flv"}.get(path.suffix, "mpeg4"), rate=25)
+        video = container.add_stream(
+            {".webm": "libvpx", ".flv": "flv"}.get(path.suffix, "mpeg4"), rate=25
+        )
         video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
-        audio = container.add_stream(audio_codec, rate=rate_hz, layout="mono") if audio_codec else None
+        audio = (
+            container.add_stream(audio_codec, rate=rate_hz, layout="mono") if audio_codec else None
+        )
         if audio_codec == "wmav2":
             audio.bit_rate = 64_000
         packets = []
         for i in range(round(seconds * 25)):
-            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), i * 5 % 255, np.uint8), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(
+                np.full((48, 64, 3), i * 5 % 255, np.uint8), format="rgb24"
+            )
             frame.pts, frame.time_base = i * 40 + (i % 3) * 7, Fraction(1, 1000)
             packets += video.encode(frame)
         packets += video.encode(None)
@@ -67,7 +83,9 @@ def write_video(
 
 
 def _shifted(stream, samples, start_s: float, hole_s: tuple[float, float] | None):
-    packets = [p for frame in _frames(samples, stream.rate, "mono") for p in stream.encode(frame)] + stream.encode(None)
+    packets = [
+        p for frame in _frames(samples, stream.rate, "mono") for p in stream.encode(frame)
+    ] + stream.encode(None)
     for packet in packets:
         packet.pts += round(start_s / packet.time_base)
         packet.dts = packet.pts
@@ -76,7 +94,9 @@ def _shifted(stream, samples, start_s: float, hole_s: tuple[float, float] | None
             yield packet
 
 
-def write_shifted(path: Path, codec: str, samples: NDArray[np.float32], rate_hz: int, start_s: float) -> Path:
+def write_shifted(
+    path: Path, codec: str, samples: NDArray[np.float32], rate_hz: int, start_s: float
+) -> Path:
     """Sound alone, whose timestamps begin at ``start_s``."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=rate_hz, layout="mono")
@@ -85,7 +105,9 @@ def write_shifted(path: Path, codec: str, samples: NDArray[np.float32], rate_hz:
     return path
 
 
-def wav_bytes(data: bytes, *, rate_hz: int, channels: int, bits: int, code: int = 1, claim: int | None = None) -> bytes:
+def wav_bytes(
+    data: bytes, *, rate_hz: int, channels: int, bits: int, code: int = 1, claim: int | None = None
+) -> bytes:
     """A WAV written by hand; ``code`` 1 is integers, 3 floats; ``claim`` is a size to lie about."""
     size = len(data) if claim is None else claim
     width = channels * bits // 8
@@ -101,7 +123,9 @@ def wav_bytes(data: bytes, *, rate_hz: int, channels: int, bits: int, code: int 
     )
 
 
-def write_planes(path: Path, layout: str, planes: list[NDArray[np.float32]], *, rate_hz: int = 16_000) -> Path:
+def write_planes(
+    path: Path, layout: str, planes: list[NDArray[np.float32]], *, rate_hz: int = 16_000
+) -> Path:
     """Channels that differ, in the codec that the suffix stands for; ``3 channels`` has no places for them."""
     samples = np.stack(planes, axis=1)
     if path.suffix == ".wav" and layout.endswith("channels"):
@@ -109,9 +133,13 @@ def write_planes(path: Path, layout: str, planes: list[NDArray[np.float32]], *, 
         path.write_bytes(wav_bytes(data, rate_hz=rate_hz, channels=len(planes), bits=16))
         return path
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("flac" if path.suffix == ".flac" else "pcm_s16le", rate=rate_hz, layout=layout)
+        stream = container.add_stream(
+            "flac" if path.suffix == ".flac" else "pcm_s16le", rate=rate_hz, layout=layout
+        )
         for start in range(0, len(samples), rate_hz):
-            part = (np.ascontiguousarray(samples[start : start + rate_hz]) * 32_767).astype(np.int16)
+            part = (np.ascontiguousarray(samples[start : start + rate_hz]) * 32_767).astype(
+                np.int16
+            )
             frame = av.AudioFrame.from_ndarray(part.reshape(1, -1), format="s16", layout=layout)
             frame.sample_rate, frame.pts, frame.time_base = rate_hz, start, Fraction(1, rate_hz)
             container.mux(stream.encode(frame))
@@ -120,7 +148,10 @@ def write_planes(path: Path, layout: str, planes: list[NDArray[np.float32]], *, 
 
 
 def write_tracks(
-    path: Path, codec: str, tracks: list[NDArray[np.float32]], metadata: list[dict[str, str]] | None = None
+    path: Path,
+    codec: str,
+    tracks: list[NDArray[np.float32]],
+    metadata: list[dict[str, str]] | None = None,
 ) -> Path:
     """A file with several mono audio tracks; the first is the default one."""
     rate_hz = 16_000 if codec != "mp2" else 32_000
@@ -132,7 +163,9 @@ def write_tracks(
         packets = []
         for stream, samples in zip(streams, tracks, strict=True):
             samples = np.repeat(samples, rate_hz // 16_000)
-            packets += [p for frame in _frames(samples, rate_hz, "mono") for p in stream.encode(frame)]
+            packets += [
+                p for frame in _frames(samples, rate_hz, "mono") for p in stream.encode(frame)
+            ]
             packets += stream.encode(None)
         for packet in sorted(packets, key=lambda p: float((p.dts or 0) * p.time_base)):
             container.mux(packet)

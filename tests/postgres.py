@@ -25,13 +25,19 @@ def programs() -> Path | None:
     on_path = shutil.which("initdb")
     if on_path is not None:
         return Path(on_path).parent
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
+    found = sorted(
+        Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3])
+    )
     return found[-1].parent if found else None
 
 
 def _as_who() -> dict[str, Any]:
     """The server refuses to run as root."""
-    return {"user": "postgres", "group": "postgres"} if os.name == "posix" and os.geteuid() == 0 else {}
+    return (
+        {"user": "postgres", "group": "postgres"}
+        if os.name == "posix" and os.geteuid() == 0
+        else {}
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +59,17 @@ class Server:
 
     def start(self) -> None:
         options = f"-h 127.0.0.1 -p {self.port} -k {self.folder} -c max_connections=200"
-        self._run("pg_ctl", "-D", f"{self.folder}/data", "-w", "-l", f"{self.folder}/log", "-o", options, "start")
+        self._run(
+            "pg_ctl",
+            "-D",
+            f"{self.folder}/data",
+            "-w",
+            "-l",
+            f"{self.folder}/log",
+            "-o",
+            options,
+            "start",
+        )
 
     def stop(self, mode: str) -> None:
         """``fast`` breaks the connections, ``immediate`` also leaves the recovery to the next start."""

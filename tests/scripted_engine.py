@@ -36,7 +36,9 @@ def said(text: str, *, logprob: float | None = -0.2, no_speech: float | None = 0
 
 
 def says_hello(window: Window, language: str, options: DecodingOptions) -> Decoded:
-    return Decoded(" Hello there.", language, options.temperature, avg_logprob=-0.2, no_speech_prob=0.01)
+    return Decoded(
+        " Hello there.", language, options.temperature, avg_logprob=-0.2, no_speech_prob=0.01
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,17 +86,26 @@ class ScriptedEngine:
     def detect_language(self, encoded: ScriptedBatch) -> list[dict[str, float]]:
         return [dict(self.detect(window)) for window in encoded.windows]
 
-    def decode(self, encoded: ScriptedBatch, languages: Sequence[str], options: DecodingOptions) -> list[Decoded]:
-        self.calls.append(Call(tuple(window.start for window in encoded.windows), tuple(languages), options))
+    def decode(
+        self, encoded: ScriptedBatch, languages: Sequence[str], options: DecodingOptions
+    ) -> list[Decoded]:
+        self.calls.append(
+            Call(tuple(window.start for window in encoded.windows), tuple(languages), options)
+        )
         if len(self.calls) == self.fails_at_call:
             raise EngineFailedError("the script ends here")
         return [
-            self.hear(window, language, options) for window, language in zip(encoded.windows, languages, strict=True)
+            self.hear(window, language, options)
+            for window, language in zip(encoded.windows, languages, strict=True)
         ]
 
-    def align(self, encoded: ScriptedBatch, decoded: Sequence[Decoded], options: DecodingOptions) -> list[list[Word]]:
+    def align(
+        self, encoded: ScriptedBatch, decoded: Sequence[Decoded], options: DecodingOptions
+    ) -> list[list[Word]]:
         self.aligned += [window.start for window in encoded.windows]
-        return [spread(item.text, window) for item, window in zip(decoded, encoded.windows, strict=True)]
+        return [
+            spread(item.text, window) for item, window in zip(decoded, encoded.windows, strict=True)
+        ]
 
     def close(self) -> None:
         """Nothing is held."""
@@ -102,6 +113,12 @@ class ScriptedEngine:
 
 def spread(text: str, window: Window) -> list[Word]:
     texts = [" " + word for word in text.split()]
-    start, end = (window.regions[0].start, window.regions[-1].end) if window.regions else (window.start, window.end)
+    start, end = (
+        (window.regions[0].start, window.regions[-1].end)
+        if window.regions
+        else (window.start, window.end)
+    )
     step = min(WORD_S, (end - start) / max(1, len(texts)))
-    return [Word(start + i * step, start + (i + 1) * step, word, 0.9) for i, word in enumerate(texts)]
+    return [
+        Word(start + i * step, start + (i + 1) * step, word, 0.9) for i, word in enumerate(texts)
+    ]

@@ -11,8 +11,17 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 D_MODEL, FFN, LAYERS, HEADS, POSITIONS = 16, 32, 2, 2, 1500
-TEXT_TOKENS = [chr(c) for c in range(33, 127)] + [chr(c) for c in range(0xA1, 0x144) if c != 0xAD][:162]
-SPECIALS = ["<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|de|>", "<|translate|>", "<|transcribe|>"]
+TEXT_TOKENS = [chr(c) for c in range(33, 127)] + [chr(c) for c in range(0xA1, 0x144) if c != 0xAD][
+    :162
+]
+SPECIALS = [
+    "<|endoftext|>",
+    "<|startoftranscript|>",
+    "<|en|>",
+    "<|de|>",
+    "<|translate|>",
+    "<|transcribe|>",
+]
 SPECIALS += ["<|startoflm|>", "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>"]
 TIMESTAMPS = 11
 
@@ -60,11 +69,18 @@ def shapes(recipe: Recipe) -> dict[str, tuple[int, ...]]:
         norms = [f"{side}.layer_norm"]
         for number in range(layers):
             layer = f"{side}.layers.{number}"
-            attentions = [f"{layer}.self_attn"] + ([f"{layer}.encoder_attn"] if side == "decoder" else [])
+            attentions = [f"{layer}.self_attn"] + (
+                [f"{layer}.encoder_attn"] if side == "decoder" else []
+            )
             for attention in attentions:
                 norms.append(f"{attention}_layer_norm")
-                named |= {f"{attention}.{part}.weight": square for part in ("q_proj", "k_proj", "v_proj", "out_proj")}
-                named |= {f"{attention}.{part}.bias": (d,) for part in ("q_proj", "v_proj", "out_proj")}
+                named |= {
+                    f"{attention}.{part}.weight": square
+                    for part in ("q_proj", "k_proj", "v_proj", "out_proj")
+                }
+                named |= {
+                    f"{attention}.{part}.bias": (d,) for part in ("q_proj", "v_proj", "out_proj")
+                }
             norms.append(f"{layer}.final_layer_norm")
             named |= {f"{layer}.fc1.weight": (FFN, d), f"{layer}.fc1.bias": (FFN,)}
             named |= {f"{layer}.fc2.weight": (d, FFN), f"{layer}.fc2.bias": (d,)}
@@ -75,7 +91,10 @@ def shapes(recipe: Recipe) -> dict[str, tuple[int, ...]]:
 def weights(recipe: Recipe) -> dict[str, NDArray[np.float32]]:
     """By name without prefix; values that float16 and bfloat16 hold exactly, so that precisions can be compared."""
     random = np.random.default_rng(7)
-    return {name: random.integers(-96, 97, shape).astype(np.float32) / 128 for name, shape in shapes(recipe).items()}
+    return {
+        name: random.integers(-96, 97, shape).astype(np.float32) / 128
+        for name, shape in shapes(recipe).items()
+    }
 
 
 def write_checkpoint(directory: Path, recipe: Recipe = Recipe()) -> Path:
@@ -109,10 +128,15 @@ def write_json(file: Path, content: object) -> None:
 
 def _generation(recipe: Recipe) -> dict[str, object]:
     # The second head does not exist: published lists have had such.
-    generation: dict[str, object] = {"alignment_heads": [[1, 0], [31, 3]], "suppress_tokens": [3, 4]}
+    generation: dict[str, object] = {
+        "alignment_heads": [[1, 0], [31, 3]],
+        "suppress_tokens": [3, 4],
+    }
     generation["is_multilingual"] = recipe.multilingual
     if recipe.multilingual:
-        generation["lang_to_id"] = {token: token_id(recipe, token) for token in ("<|en|>", "<|de|>")}
+        generation["lang_to_id"] = {
+            token: token_id(recipe, token) for token in ("<|en|>", "<|de|>")
+        }
     return generation
 
 
@@ -124,12 +148,30 @@ def _write_tokenizer(directory: Path, recipe: Recipe) -> None:
         write_json(directory / "added_tokens.json", added)
         (directory / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
         return
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    flags = {
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+        "special": True,
+    }
     content = {
         "version": "1.0",
-        "added_tokens": [{"id": number, "content": token, **flags} for token, number in added.items()],
-        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
-        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
+        "added_tokens": [
+            {"id": number, "content": token, **flags} for token, number in added.items()
+        ],
+        "pre_tokenizer": {
+            "type": "ByteLevel",
+            "add_prefix_space": False,
+            "trim_offsets": True,
+            "use_regex": True,
+        },
+        "decoder": {
+            "type": "ByteLevel",
+            "add_prefix_space": True,
+            "trim_offsets": True,
+            "use_regex": True,
+        },
         "model": {"type": "BPE", "vocab": text, "merges": []},
     }
     write_json(directory / "tokenizer.json", content)
@@ -141,20 +183,35 @@ def _write_weights(directory: Path, recipe: Recipe) -> None:
         _write_safetensors(directory / "model.safetensors", tensors, recipe.dtype)
         return
     names = sorted(tensors)
-    parts = {n: f"model-{i % recipe.shards + 1:05}-of-{recipe.shards:05}.safetensors" for i, n in enumerate(names)}
+    parts = {
+        n: f"model-{i % recipe.shards + 1:05}-of-{recipe.shards:05}.safetensors"
+        for i, n in enumerate(names)
+    }
     for part in sorted(set(parts.values())):
-        _write_safetensors(directory / part, {n: tensors[n] for n in names if parts[n] == part}, recipe.dtype)
+        _write_safetensors(
+            directory / part, {n: tensors[n] for n in names if parts[n] == part}, recipe.dtype
+        )
     write_json(directory / "model.safetensors.index.json", {"weight_map": parts})
 
 
 def _write_safetensors(file: Path, tensors: dict[str, NDArray[np.float32]], dtype: str) -> None:
     if dtype != "BF16":
-        save_file({n: v.astype({"F16": np.float16, "F32": np.float32}[dtype]) for n, v in tensors.items()}, file)
+        save_file(
+            {
+                n: v.astype({"F16": np.float16, "F32": np.float32}[dtype])
+                for n, v in tensors.items()
+            },
+            file,
+        )
         return
     header, data = {}, b""  # NumPy has no bfloat16: by hand
     for name, values in tensors.items():
         bits = (values.view(np.uint32) >> 16).astype(np.uint16).tobytes()
-        header[name] = {"dtype": dtype, "shape": values.shape, "data_offsets": [len(data), len(data) + len(bits)]}
+        header[name] = {
+            "dtype": dtype,
+            "shape": values.shape,
+            "data_offsets": [len(data), len(data) + len(bits)],
+        }
         data += bits
     encoded = json.dumps(header).encode()
     file.write_bytes(len(encoded).to_bytes(8, "little") + encoded + data)

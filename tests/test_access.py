@@ -57,7 +57,9 @@ def found(access: Access, *sources: str) -> list[str]:
     return [recording.path.name for recording in recordings]
 
 
-@pytest.mark.parametrize("name", ["a.wav", "talks/b.mp3", "talks/../a.wav", "./a.wav", "odd [x] name.wav"])
+@pytest.mark.parametrize(
+    "name", ["a.wav", "talks/b.mp3", "talks/../a.wav", "./a.wav", "odd [x] name.wav"]
+)
 def test_a_file_inside_a_root_may_be_read(place: Path, access: Access, name: str) -> None:
     assert access.recording(str(place / "root" / name)).is_file()
     assert access.recording((place / "root").as_uri() + "/a.wav") == place / "root/a.wav"
@@ -78,7 +80,9 @@ def test_a_link_inside_the_root_gives_what_it_leads_to(place: Path, access: Acce
     ],
 )  # fmt: skip
 def test_what_is_outside_or_hidden_is_refused(place: Path, access: Access, name: str) -> None:
-    source = name if name.startswith(("/", "~", "file:")) or not name else f"{place / 'root'}/{name}"
+    source = (
+        name if name.startswith(("/", "~", "file:")) or not name else f"{place / 'root'}/{name}"
+    )
     with pytest.raises(SourceRefusedError) as refused:
         access.recording(source)
     assert refused.value.hint and len(str(refused.value)) < 500
@@ -119,7 +123,9 @@ def test_a_hidden_directory_may_be_a_root_when_it_is_named(place: Path) -> None:
     assert Access((hidden,)).recording(str(hidden / "d.wav")) == hidden / "d.wav"
 
 
-def test_roots_of_a_client_add_to_the_others_but_never_a_whole_disk(place: Path, access: Access) -> None:
+def test_roots_of_a_client_add_to_the_others_but_never_a_whole_disk(
+    place: Path, access: Access
+) -> None:
     wider = access.widened([Path(place.anchor), place / "root2"])
     assert wider.recording(str(place / "root2/u.wav")).is_file()
     with pytest.raises(SourceRefusedError):
@@ -149,13 +155,19 @@ def test_directories_give_their_recordings_without_hidden_ones_and_without_what_
         ("odd [x] name.wav", ["odd [x] name.wav"]),
     ],
 )
-def test_patterns_match_inside_the_roots(place: Path, access: Access, pattern: str, names: list[str]) -> None:
+def test_patterns_match_inside_the_roots(
+    place: Path, access: Access, pattern: str, names: list[str]
+) -> None:
     assert found(access, str(place / "root" / pattern)) == names
 
 
 @POSIX
-@pytest.mark.parametrize("pattern", ["../*/*.wav", "../sec*/*.wav", "out/*.wav", "*/s.wav", "/etc/*", "out/**", ".*/*"])
-def test_no_pattern_reaches_outside_or_into_hidden_directories(place: Path, access: Access, pattern: str) -> None:
+@pytest.mark.parametrize(
+    "pattern", ["../*/*.wav", "../sec*/*.wav", "out/*.wav", "*/s.wav", "/etc/*", "out/**", ".*/*"]
+)
+def test_no_pattern_reaches_outside_or_into_hidden_directories(
+    place: Path, access: Access, pattern: str
+) -> None:
     source = pattern if pattern.startswith("/") else f"{place / 'root'}/{pattern}"
     recordings, refused = find_allowed([source], access)
     assert recordings == []
@@ -203,13 +215,21 @@ def deep(tmp_path: Path) -> Iterator[Path]:
 @POSIX
 def test_searching_stops_at_its_limits_and_says_which(deep: Path, tmp_path: Path) -> None:
     access = Access((tmp_path,))
-    for source in ("", "/**/*.wav", "/" + "*/" * 1500, "/" + "d/" * 1500, "/" + "d/" * 1500 + "**/*.wav"):
+    for source in (
+        "",
+        "/**/*.wav",
+        "/" + "*/" * 1500,
+        "/" + "d/" * 1500,
+        "/" + "d/" * 1500 + "**/*.wav",
+    ):
         with pytest.raises(UsageError, match="more than 64 levels") as refused:
             find_allowed([f"{deep}{source}"], access)
         assert refused.value.hint and len(str(refused.value)) < 500
 
 
-def test_a_call_looks_at_so_many_entries_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_call_looks_at_so_many_entries_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(walk, "MAX_ENTRIES", 500)
     for number in range(5):
         (tmp_path / f"{number}").mkdir()
@@ -217,8 +237,14 @@ def test_a_call_looks_at_so_many_entries_only(tmp_path: Path, monkeypatch: pytes
             (tmp_path / f"{number}" / f"{each}.txt").touch()
     access = Access((tmp_path,))
     assert found(access, f"{tmp_path}/[0-3]/*.wav") == []
-    for sources in ([f"{tmp_path}/**/*.wav"], [str(tmp_path)], [f"{tmp_path}/{number}/*.wav" for number in range(5)]):
-        with pytest.raises(UsageError, match="more than 500") as refused:  # of one call, not of one pattern
+    for sources in (
+        [f"{tmp_path}/**/*.wav"],
+        [str(tmp_path)],
+        [f"{tmp_path}/{number}/*.wav" for number in range(5)],
+    ):
+        with pytest.raises(
+            UsageError, match="more than 500"
+        ) as refused:  # of one call, not of one pattern
             find_allowed(sources, access)
         assert refused.value.hint
 
@@ -260,7 +286,9 @@ def test_outputs_stay_inside_the_roots_and_carry_their_format(place: Path, acces
             allowed.output(target if target.startswith("/") else f"{root}/{target}", ".srt")
 
 
-def test_the_default_roots_never_hold_a_whole_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_default_roots_never_hold_a_whole_disk(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
     (tmp_path / "home").mkdir()
@@ -273,15 +301,35 @@ def test_the_default_roots_never_hold_a_whole_disk(monkeypatch: pytest.MonkeyPat
 
 
 PARTS = st.sampled_from(
-    ["..", ".", "root", "secret", "out", "talks", "*", "**", "?", "[a-z]*", "~", ".hidden", "s.wav", "a.wav", "round"]
+    [
+        "..",
+        ".",
+        "root",
+        "secret",
+        "out",
+        "talks",
+        "*",
+        "**",
+        "?",
+        "[a-z]*",
+        "~",
+        ".hidden",
+        "s.wav",
+        "a.wav",
+        "round",
+    ]
 )
 NAMES = st.one_of(st.lists(PARTS, max_size=8).map("/".join), st.text(max_size=40))
 
 
 @POSIX
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(name=NAMES, absolute=st.booleans())
-def test_no_name_whatever_leads_out_of_the_roots(place: Path, access: Access, name: str, absolute: bool) -> None:
+def test_no_name_whatever_leads_out_of_the_roots(
+    place: Path, access: Access, name: str, absolute: bool
+) -> None:
     source = f"{place / 'root'}/{name}" if absolute else name
     inside = str(place / "root") + os.sep
     try:

@@ -42,7 +42,10 @@ SENTENCES = [
     (" Qu’est-ce que c’est ? Où ?", "fr"),
     (" Это так. Мы остаёмся.", "ru"),
     (" यह सच है। हम रुकते हैं।", "hi"),
-    (" Fun \U0001f389\U0001f389 and \u2764\ufe0f or \U0001f468\u200d\U0001f469\u200d\U0001f467!", "en"),
+    (
+        " Fun \U0001f389\U0001f389 and \u2764\ufe0f or \U0001f468\u200d\U0001f469\u200d\U0001f467!",
+        "en",
+    ),
     ("今日は、いい天気です。「はい」100円", "ja"),
     ("你好，世界！我有3本书。", "zh"),
     ("สวัสดีครับ ผมชื่อ", "th"),
@@ -91,7 +94,9 @@ def trained_tokenizer() -> Tokenizer:
     tokenizer.decoder = decoders.ByteLevel()
     known = [text for text, _ in SENTENCES if "\U0001f389" not in text]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=4000, min_frequency=1, initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=4000, min_frequency=1, initial_alphabet=alphabet, show_progress=False
+    )
     tokenizer.train_from_iterator([*known, *(f" {digit}" for digit in range(10))], trainer)
     return tokenizer
 
@@ -104,16 +109,22 @@ def words_of(text: str, language: str, spelling: Spelling) -> list[str]:
 
 
 @pytest.mark.parametrize(("text", "language"), SENTENCES)
-def test_the_words_put_together_are_the_text_and_hold_every_token(text: str, language: str, spelling: Spelling) -> None:
+def test_the_words_put_together_are_the_text_and_hold_every_token(
+    text: str, language: str, spelling: Spelling
+) -> None:
     assert_nothing_is_lost(spelling.encode(text), language, spelling)
 
 
 @settings(derandomize=True, deadline=None, max_examples=150)
 @given(
-    text=st.text(st.sampled_from(" aé9ß.,?¿'\"„“«»-$%+今はด็สйह।\U0001f389\u2764\ufe0f"), max_size=30),
+    text=st.text(
+        st.sampled_from(" aé9ß.,?¿'\"„“«»-$%+今はด็สйह।\U0001f389\u2764\ufe0f"), max_size=30
+    ),
     language=st.sampled_from(["en", "ja"]),
 )
-def test_no_text_is_lost_whatever_it_is_made_of(text: str, language: str, spelling: Spelling) -> None:
+def test_no_text_is_lost_whatever_it_is_made_of(
+    text: str, language: str, spelling: Spelling
+) -> None:
     assert_nothing_is_lost(spelling.encode(text), language, spelling)
 
 
@@ -141,11 +152,27 @@ def assert_nothing_is_lost(tokens: list[int], language: str, spelling: Spelling)
     ("text", "language", "words"),
     [
         (" It rains, and we stay.", "en", [" It", " rains,", " and", " we", " stay."]),
-        (' He said: "Stay here", and left.', "en", [" He", " said:", ' "Stay', ' here",', " and", " left."]),
+        (
+            ' He said: "Stay here", and left.',
+            "en",
+            [" He", " said:", ' "Stay', ' here",', " and", " left."],
+        ),
         (" I can't; you're well-known", "en", [" I", " can't;", " you're", " well-known"]),
-        (" In 1999 it was 3.14 of 50%", "en", [" In", " 1999", " it", " was", " 3.14", " of", " 50%"]),
-        (" „Größe“, sagte er, ‚ja‘ und «nein».", "de", [" „Größe“,", " sagte", " er,", " ‚ja‘", " und", " «nein»."]),
-        (" ¿Qué? ¡No! «Sí», dijo el niño.", "es", [" ¿Qué?", " ¡No!", " «Sí»,", " dijo", " el", " niño."]),
+        (
+            " In 1999 it was 3.14 of 50%",
+            "en",
+            [" In", " 1999", " it", " was", " 3.14", " of", " 50%"],
+        ),
+        (
+            " „Größe“, sagte er, ‚ja‘ und «nein».",
+            "de",
+            [" „Größe“,", " sagte", " er,", " ‚ja‘", " und", " «nein»."],
+        ),
+        (
+            " ¿Qué? ¡No! «Sí», dijo el niño.",
+            "es",
+            [" ¿Qué?", " ¡No!", " «Sí»,", " dijo", " el", " niño."],
+        ),
         (" Это так. Мы остаёмся.", "ru", [" Это", " так.", " Мы", " остаёмся."]),
     ],
 )
@@ -159,12 +186,19 @@ def test_a_character_spread_over_tokens_stays_whole(bytewise: Spelling) -> None:
     tokens = bytewise.encode("\U0001f389\U0001f389")
 
     assert len(tokens) > 2
-    assert [span.text for span in split_words(tokens, bytewise.decode, "ja")] == ["\U0001f389", "\U0001f389"]
-    assert [span.text for span in split_words(tokens, bytewise.decode, "en")] == ["\U0001f389\U0001f389"]
+    assert [span.text for span in split_words(tokens, bytewise.decode, "ja")] == [
+        "\U0001f389",
+        "\U0001f389",
+    ]
+    assert [span.text for span in split_words(tokens, bytewise.decode, "en")] == [
+        "\U0001f389\U0001f389"
+    ]
 
 
 @pytest.mark.parametrize("text", ["今日は、いい天気です。", "你好，世界！"])
-def test_languages_without_spaces_get_words_too_and_marks_hang_on_them(text: str, spelling: Spelling) -> None:
+def test_languages_without_spaces_get_words_too_and_marks_hang_on_them(
+    text: str, spelling: Spelling
+) -> None:
     words = words_of(text, "ja", spelling)
 
     assert len(words) > 1
@@ -213,12 +247,19 @@ def test_a_token_starts_where_the_path_first_reaches_it() -> None:
 
     starts = token_starts(path, 4)
 
-    assert starts.tolist() == pytest.approx([0, 3 * ENCODER_FRAME_S, 5 * ENCODER_FRAME_S, 9 * ENCODER_FRAME_S])
+    assert starts.tolist() == pytest.approx(
+        [0, 3 * ENCODER_FRAME_S, 5 * ENCODER_FRAME_S, 9 * ENCODER_FRAME_S]
+    )
 
 
 @settings(derandomize=True, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 3)), min_size=1, max_size=60), st.integers(0, 5))
-def test_the_starts_of_any_monotonic_path_are_monotonic(steps: list[tuple[int, int]], beyond: int) -> None:
+@given(
+    st.lists(st.tuples(st.integers(0, 1), st.integers(0, 3)), min_size=1, max_size=60),
+    st.integers(0, 5),
+)
+def test_the_starts_of_any_monotonic_path_are_monotonic(
+    steps: list[tuple[int, int]], beyond: int
+) -> None:
     path = [tuple(row) for row in np.cumsum([(0, 0), *steps], axis=0).tolist()]
 
     starts = token_starts(path, path[-1][0] + 1 + beyond)
@@ -231,7 +272,9 @@ def test_the_starts_of_any_monotonic_path_are_monotonic(steps: list[tuple[int, i
 def test_words_run_from_their_first_token_to_the_next_word_on_the_original_clock() -> None:
     spans = [TokenSpan(" In", 0, 1), TokenSpan(" 1999", 1, 4)]
 
-    words = time_words(spans, np.array([0.2, 0.5, 0.8, 1.0, 1.4]), [0.9, 0.8, 0.6, 0.7], offset=100.0)
+    words = time_words(
+        spans, np.array([0.2, 0.5, 0.8, 1.0, 1.4]), [0.9, 0.8, 0.6, 0.7], offset=100.0
+    )
 
     assert [(word.text, word.start, word.end) for word in words] == [
         (" In", pytest.approx(100.2), pytest.approx(100.5)),
@@ -241,7 +284,9 @@ def test_words_run_from_their_first_token_to_the_next_word_on_the_original_clock
 
 
 @pytest.mark.parametrize("mark", [".", "?", ",", "。"])
-def test_most_of_the_time_that_attention_spends_on_a_mark_belongs_to_the_next_word(mark: str) -> None:
+def test_most_of_the_time_that_attention_spends_on_a_mark_belongs_to_the_next_word(
+    mark: str,
+) -> None:
     spans = [TokenSpan(f" open{mark}", 0, 2), TokenSpan(" Now", 2, 3)]
 
     first, second = time_words(spans, np.array([0.2, 0.5, 0.7, 1.0]), [0.9] * 3, offset=0.0)
@@ -281,7 +326,9 @@ def aligned_words(draw: st.DrawFn) -> list[Word]:
     for _ in range(draw(st.integers(0, 12))):
         start = now + draw(st.integers(0, 300)) / 100
         now = start + draw(st.integers(0, 800)) / 100
-        words.append(Word(start, now, draw(st.sampled_from(TEXTS)), draw(st.sampled_from([None, 0.5]))))
+        words.append(
+            Word(start, now, draw(st.sampled_from(TEXTS)), draw(st.sampled_from([None, 0.5])))
+        )
     return words
 
 
@@ -292,7 +339,9 @@ def test_clamped_words_are_the_same_words_in_order_not_overlapping_and_none_long
 ) -> None:
     clamped = clamp_to_speech(words, regions)
 
-    assert [(word.text, word.probability) for word in clamped] == [(word.text, word.probability) for word in words]
+    assert [(word.text, word.probability) for word in clamped] == [
+        (word.text, word.probability) for word in words
+    ]
     assert all(before.end <= after.start + NOISE_S for before, after in pairwise(clamped))
     assert all(0 < word.end - word.start <= MAX_WORD_S + NOISE_S for word in clamped)
 
@@ -304,7 +353,9 @@ def test_clamped_words_start_in_speech_and_do_not_outlast_it_where_they_fit(
 ) -> None:
     clamped = clamp_to_speech(words, regions)
 
-    late_s = NEAR_SPEECH_S + len(words) * MIN_WORD_S  # words that pile up at an end follow one another
+    late_s = (
+        NEAR_SPEECH_S + len(words) * MIN_WORD_S
+    )  # words that pile up at an end follow one another
     for word in clamped:
         assert any(r.start - NEAR_SPEECH_S <= word.start <= r.end + late_s for r in regions)
     if clamped and clamped[0].start + len(clamped) * MIN_WORD_S <= regions[-1].end:
@@ -313,17 +364,26 @@ def test_clamped_words_start_in_speech_and_do_not_outlast_it_where_they_fit(
 
 @settings(derandomize=True, deadline=None, max_examples=200)
 @given(speech(), st.integers(1, 9))
-def test_words_that_lie_in_speech_and_are_short_stay_where_they_are(regions: list[Region], n: int) -> None:
+def test_words_that_lie_in_speech_and_are_short_stay_where_they_are(
+    regions: list[Region], n: int
+) -> None:
     region = regions[-1]
     step = (region.end - TAIL_S - region.start) / n
-    words = [Word(region.start + i * step, region.start + i * step + min(step, 0.3), " word") for i in range(n)]
+    words = [
+        Word(region.start + i * step, region.start + i * step + min(step, 0.3), " word")
+        for i in range(n)
+    ]
     if step < MIN_WORD_S:
         return
 
     clamped = clamp_to_speech(words, regions)
 
-    assert [word.start for word in clamped] == pytest.approx([word.start for word in words], abs=NOISE_S)
-    assert [word.end for word in clamped] == pytest.approx([word.end for word in words], abs=NOISE_S)
+    assert [word.start for word in clamped] == pytest.approx(
+        [word.start for word in words], abs=NOISE_S
+    )
+    assert [word.end for word in clamped] == pytest.approx(
+        [word.end for word in words], abs=NOISE_S
+    )
 
 
 def test_a_pause_given_to_a_word_is_taken_away_from_it() -> None:
@@ -337,8 +397,12 @@ def test_a_pause_given_to_a_word_is_taken_away_from_it() -> None:
     assert early.start == 6.0
 
 
-@pytest.mark.parametrize(("late_s", "snapped"), [(0.0, True), (SNAP_S - 0.01, True), (SNAP_S + 0.05, False)])
-def test_the_first_word_after_a_pause_starts_where_the_speech_does(late_s: float, snapped: bool) -> None:
+@pytest.mark.parametrize(
+    ("late_s", "snapped"), [(0.0, True), (SNAP_S - 0.01, True), (SNAP_S + 0.05, False)]
+)
+def test_the_first_word_after_a_pause_starts_where_the_speech_does(
+    late_s: float, snapped: bool
+) -> None:
     regions = [Region(1.0, 2.0), Region(6.0, 8.0)]
     words = [Word(1.0, 1.9, " before"), Word(6.0 + late_s, 6.9, " after"), Word(6.9, 7.5, " it")]
 

@@ -48,7 +48,9 @@ class Threaded(ScriptedEngine):
     fails_after = float("inf")
     timed_in: set[str] = set()  # noqa: RUF012 - of this test module alone
 
-    def align(self, encoded: ScriptedBatch, decoded: Sequence[Decoded], options: DecodingOptions) -> list[list[Word]]:
+    def align(
+        self, encoded: ScriptedBatch, decoded: Sequence[Decoded], options: DecodingOptions
+    ) -> list[list[Word]]:
         self.timed_in.add(threading.current_thread().name)
         if encoded.windows[0].start > self.fails_after:
             raise EngineFailedError("the device is gone")
@@ -60,8 +62,12 @@ def talk() -> np.ndarray:
     return np.concatenate([read(truth.path) for truth in speech_truths().values()])
 
 
-@pytest.mark.parametrize("info", [ASIDE, EARLY, ALL_ASIDE], ids=["words", "encoding early", "and aside"])
-def test_the_result_is_the_same_and_batches_are_kept_in_order(talk: np.ndarray, info: EngineInfo) -> None:
+@pytest.mark.parametrize(
+    "info", [ASIDE, EARLY, ALL_ASIDE], ids=["words", "encoding early", "and aside"]
+)
+def test_the_result_is_the_same_and_batches_are_kept_in_order(
+    talk: np.ndarray, info: EngineInfo
+) -> None:
     kept, engine = Kept(), Threaded(info=info)
 
     aside = transcribe(talk, engine, ONE_BY_ONE, kept_batches=kept)
@@ -71,7 +77,9 @@ def test_the_result_is_the_same_and_batches_are_kept_in_order(talk: np.ndarray, 
     assert threading.current_thread().name not in engine.timed_in
 
 
-@pytest.mark.parametrize("info", [ASIDE, EARLY, ALL_ASIDE], ids=["words", "encoding early", "and aside"])
+@pytest.mark.parametrize(
+    "info", [ASIDE, EARLY, ALL_ASIDE], ids=["words", "encoding early", "and aside"]
+)
 def test_kept_batches_are_not_decoded_again(talk: np.ndarray, info: EngineInfo) -> None:
     kept = Kept()
     whole = transcribe(talk, Threaded(info=info), ONE_BY_ONE, kept_batches=kept)
@@ -103,7 +111,9 @@ class SideBySide(ScriptedEngine):
         self.encoding.release()
         return ScriptedEngine.encode(self, windows)
 
-    def decode(self, encoded: ScriptedBatch, languages: Sequence[str], options: DecodingOptions) -> list[Decoded]:
+    def decode(
+        self, encoded: ScriptedBatch, languages: Sequence[str], options: DecodingOptions
+    ) -> list[Decoded]:
         for _ in range(0 if self.calls else 2):
             assert self.encoding.acquire(timeout=PATIENCE_S), "nothing is encoded beside this"
         return ScriptedEngine.decode(self, encoded, languages, options)
@@ -128,7 +138,9 @@ class Counting(ScriptedEngine):
         self.parts.append(len(windows))
         return ScriptedEngine.encode(self, windows)
 
-    def decode(self, encoded: ScriptedBatch, languages: Sequence[str], options: DecodingOptions) -> list[Decoded]:
+    def decode(
+        self, encoded: ScriptedBatch, languages: Sequence[str], options: DecodingOptions
+    ) -> list[Decoded]:
         self.encoded_before.append(sum(self.parts))
         return ScriptedEngine.decode(self, encoded, languages, options)
 
@@ -153,11 +165,15 @@ def test_windows_encoded_early_are_decoded_in_order_in_full_or_nearly_full_batch
         assert early.calls == plain.calls
     else:  # a device that would wait takes a batch that is nearly full
         assert starts(early) == starts(plain)
-        assert all(batching.FULL_SHARE * size <= len(call.starts) <= size for call in early.calls[:-1])
+        assert all(
+            batching.FULL_SHARE * size <= len(call.starts) <= size for call in early.calls[:-1]
+        )
     assert max(early.parts) <= size
     assert sum(early.parts) == sum(plain.parts)
     if size == 40:
-        assert len(early.parts) > len(plain.parts) == 1, "the device has work before the batch is full"
+        assert len(early.parts) > len(plain.parts) == 1, (
+            "the device has work before the batch is full"
+        )
 
 
 def starts(engine: ScriptedEngine) -> list[float]:
@@ -235,7 +251,9 @@ class Stuck(ScriptedEngine):
             assert self.closed.wait(PATIENCE_S)
         return ScriptedEngine.encode(self, windows)
 
-    def decode(self, encoded: ScriptedBatch, languages: Sequence[str], options: DecodingOptions) -> list[Decoded]:
+    def decode(
+        self, encoded: ScriptedBatch, languages: Sequence[str], options: DecodingOptions
+    ) -> list[Decoded]:
         assert self.second.wait(PATIENCE_S)
         raise EngineFailedError("the device is gone")
 
@@ -249,5 +267,7 @@ def test_what_breaks_off_does_not_wait_for_what_is_being_encoded(talk: np.ndarra
     with pytest.raises(EngineFailedError, match="the device is gone"):
         transcribe(talk, engine, ONE_BY_ONE)
 
-    assert not engine.closed.is_set(), "the error came while the second batch was still being encoded"
+    assert not engine.closed.is_set(), (
+        "the error came while the second batch was still being encoded"
+    )
     engine.close()

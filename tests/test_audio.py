@@ -17,7 +17,12 @@ from media import speechlike, wav_bytes, write_audio, write_video
 from slow import slow
 
 from transcribe_mcp.domain.transcript import Notice
-from transcribe_mcp.errors import NoAudioError, NotMediaError, SourceNotFoundError, SourceUnreadableError
+from transcribe_mcp.errors import (
+    NoAudioError,
+    NotMediaError,
+    SourceNotFoundError,
+    SourceUnreadableError,
+)
 from transcribe_mcp.media.container import Media, opened
 from transcribe_mcp.media.decode import SAMPLE_RATE_HZ, probe, read, read_blocks
 from transcribe_mcp.media.decode_parallel import range_layout, ranges
@@ -90,13 +95,17 @@ def test_every_codec_gives_its_sound_at_16_khz(tmp_path, suffix, codec, rate_hz,
 def test_any_number_of_channels_in_unknown_places_becomes_their_mean(tmp_path, channels):
     wave = (speechlike(1) * 20_000).astype("<i2")
     path = tmp_path / "a.wav"
-    path.write_bytes(wav_bytes(np.repeat(wave, channels).tobytes(), rate_hz=RATE_HZ, channels=channels, bits=16))
+    path.write_bytes(
+        wav_bytes(np.repeat(wave, channels).tobytes(), rate_hz=RATE_HZ, channels=channels, bits=16)
+    )
     got, _ = decode(path)
     np.testing.assert_allclose(got, wave / 32768, atol=1e-3)
 
 
 def test_loud_channels_do_not_clip(tmp_path):
-    path = write_audio(tmp_path / "a.wav", "pcm_s16le", np.full(RATE_HZ, 0.99, np.float32), layout="5.1")
+    path = write_audio(
+        tmp_path / "a.wav", "pcm_s16le", np.full(RATE_HZ, 0.99, np.float32), layout="5.1"
+    )
     got, _ = decode(path)
     assert 0.95 < np.abs(got).max() <= 1
 
@@ -124,7 +133,9 @@ def test_blocks_have_the_size_asked_for_but_the_last(tmp_path):
         ("opus", "libopus", 48_000),
     ],
 )
-def test_ranges_on_threads_give_the_very_samples_of_the_serial_decode(tmp_path, suffix, codec, rate_hz):
+def test_ranges_on_threads_give_the_very_samples_of_the_serial_decode(
+    tmp_path, suffix, codec, rate_hz
+):
     path = write_audio(tmp_path / f"a.{suffix}", codec, speechlike(251.7, rate_hz), rate_hz=rate_hz)
     serial, _ = decode(path, block_s=100)
     parallel, notices = decode(path, block_s=100, threads=3)
@@ -149,10 +160,14 @@ def test_a_long_mp3_is_the_same_in_ranges_that_begin_at_bytes_found_in_it(tmp_pa
     with opened(Media(path)) as (container, stream):
         layout = range_layout(container, stream)
     assert layout is not None and not layout.has_table
-    np.testing.assert_array_equal(np.concatenate(list(ranges(Media(path), layout, 1))), decode(path)[0])
+    np.testing.assert_array_equal(
+        np.concatenate(list(ranges(Media(path), layout, 1))), decode(path)[0]
+    )
 
 
-@pytest.mark.parametrize(("suffix", "codec", "rate_hz"), [("m4a", "aac", 16_000), ("wav", "pcm_s16le", 22_051)])
+@pytest.mark.parametrize(
+    ("suffix", "codec", "rate_hz"), [("m4a", "aac", 16_000), ("wav", "pcm_s16le", 22_051)]
+)
 def test_what_has_no_exact_ranges_is_decoded_serially(tmp_path, suffix, codec, rate_hz):
     path = write_audio(tmp_path / f"a.{suffix}", codec, speechlike(250, rate_hz), rate_hz=rate_hz)
     with opened(Media(path)) as (container, stream):
@@ -174,7 +189,9 @@ def test_damage_in_a_long_file_gives_the_same_on_threads_and_a_warning(tmp_path)
     assert abs(len(serial) / RATE_HZ - 400) < 0.2, "what follows the damage keeps its time"
 
 
-@pytest.mark.parametrize(("suffix", "codec"), [("flac", "flac"), ("wav", "pcm_s16le"), ("mka", "aac")])
+@pytest.mark.parametrize(
+    ("suffix", "codec"), [("flac", "flac"), ("wav", "pcm_s16le"), ("mka", "aac")]
+)
 def test_a_truncated_file_gives_what_could_be_decoded_and_a_warning(tmp_path, suffix, codec):
     path = write_audio(tmp_path / f"a.{suffix}", codec, speechlike(20))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -244,7 +261,11 @@ def test_samples_that_are_no_numbers_become_silence_and_a_warning(tmp_path):
 
 def test_an_encrypted_recording_is_called_that(tmp_path):
     path = tmp_path / "a.mp4"
-    keys = {"encryption_scheme": "cenc-aes-ctr", "encryption_key": "01" * 16, "encryption_kid": "02" * 16}
+    keys = {
+        "encryption_scheme": "cenc-aes-ctr",
+        "encryption_key": "01" * 16,
+        "encryption_kid": "02" * 16,
+    }
     with av.open(str(path), "w", container_options=keys) as container:
         stream = container.add_stream("aac", rate=RATE_HZ, layout="mono")
         frame = av.AudioFrame.from_ndarray(speechlike(2)[None], format="fltp", layout="mono")
@@ -281,7 +302,10 @@ def test_what_is_no_media_is_refused_in_words(tmp_path, name, content, error):
         ("a.m3u8", "#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:5,\n{sound}\n#EXT-X-ENDLIST\n"),
         ("a.ffconcat", "ffconcat version 1.0\nfile '{sound}'\n"),
         ("a.wav", "ffconcat version 1.0\nfile '{sound}'\n"),
-        ("a.sdp", "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=audio 5004 RTP/AVP 0\n"),
+        (
+            "a.sdp",
+            "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=audio 5004 RTP/AVP 0\n",
+        ),
     ],
 )
 def test_playlists_cannot_reach_other_files(tmp_path, name, text):
@@ -292,7 +316,15 @@ def test_playlists_cannot_reach_other_files(tmp_path, name, text):
 
 
 @pytest.mark.parametrize(
-    "name", ["-i.wav", "with spaces.wav", "ünïcödé 录音.wav", "http:talk.wav", "concat:a|b.wav", "%03d.wav"]
+    "name",
+    [
+        "-i.wav",
+        "with spaces.wav",
+        "ünïcödé 录音.wav",
+        "http:talk.wav",
+        "concat:a|b.wav",
+        "%03d.wav",
+    ],
 )
 def test_odd_names_are_only_names(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
@@ -314,7 +346,9 @@ def test_missing_files_directories_pipes_and_sockets_are_refused_at_once(tmp_pat
             decode(tmp_path / "s")
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything"
+)
 def test_a_file_without_permission_says_so(tmp_path):
     path = write_audio(tmp_path / "a.wav", "pcm_s16le", speechlike(1))
     path.chmod(0)
@@ -354,6 +388,8 @@ def test_the_memory_of_a_decode_does_not_grow_with_the_recording(tmp_path):
             "for block in audio.read_blocks(Path(sys.argv[1]), block_s=60, threads=2): pass\n"
             "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
         )
-        done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True
+        )
         peaks_kib.append(int(done.stdout))
     assert peaks_kib[1] < peaks_kib[0] * 1.1

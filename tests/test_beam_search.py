@@ -24,7 +24,9 @@ LANGUAGES = [name[:2] for name in NAMES]
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Any]:
-    request = EngineRequest("whisper", str(whisper_nano()), "cpu", "float32", threads=2, offline=True)
+    request = EngineRequest(
+        "whisper", str(whisper_nano()), "cpu", "float32", threads=2, offline=True
+    )
     engine = load_engine(request)
     yield engine
     engine.close()
@@ -44,7 +46,9 @@ def plain_search(engine: Any, encoded: Any, i: int, language: str) -> tuple[int,
     while len(ended) < BEAMS and going:
         found = []
         for text, total in going:
-            _, logits = spoken_anew(engine._running.model, (), request.audio, request.prompt, [*text, 0])
+            _, logits = spoken_anew(
+                engine._running.model, (), request.audio, request.prompt, [*text, 0]
+            )
             scores = (logits[-1] + rules.rules.biases[int(not text)]).log_softmax(dim=-1)
             best = scores.topk(BEAMS + 1)
             found += [
@@ -82,14 +86,18 @@ def test_a_window_searched_among_others_says_what_it_says_alone(engine: Any, enc
         assert one.avg_logprob == pytest.approx(alone.avg_logprob, abs=1e-4)
 
 
-def test_words_found_by_a_beam_are_timed_as_when_the_text_is_read_again(engine: Any, encoded: Any) -> None:
+def test_words_found_by_a_beam_are_timed_as_when_the_text_is_read_again(
+    engine: Any, encoded: Any
+) -> None:
     texts = engine.decode(encoded, LANGUAGES, WIDE)
     timed = engine.align(encoded, texts, WIDE)
     encoded.spoken.clear()
 
     for one, other in zip(timed, engine.align(encoded, texts, WIDE), strict=True):
         assert [word.text for word in one] == [word.text for word in other]
-        assert [word.start for word in one] == pytest.approx([word.start for word in other], abs=0.02)
+        assert [word.start for word in one] == pytest.approx(
+            [word.start for word in other], abs=0.02
+        )
 
 
 def test_timestamps_come_in_a_beam_as_the_rules_say(engine: Any, encoded: Any) -> None:

@@ -12,7 +12,17 @@ from whisper_nano import SPEECH, kept_conversions, whisper_nano
 
 from transcribe_mcp.compat.memory import geometry
 
-ON_THE_CPU = ("--engine", "ctranslate2", "--device", "cpu", "--compute-type", "int8", "--offline", "--runs", "1")
+ON_THE_CPU = (
+    "--engine",
+    "ctranslate2",
+    "--device",
+    "cpu",
+    "--compute-type",
+    "int8",
+    "--offline",
+    "--runs",
+    "1",
+)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -22,7 +32,15 @@ def conversions() -> Iterator[None]:
 
 
 def test_every_stage_has_its_line_and_the_json_says_the_same(tmp_path) -> None:
-    arguments = ("bench", SPEECH / "en_0.flac", "--minutes", "0.3", "--model", whisper_nano(), *ON_THE_CPU)
+    arguments = (
+        "bench",
+        SPEECH / "en_0.flac",
+        "--minutes",
+        "0.3",
+        "--model",
+        whisper_nano(),
+        *ON_THE_CPU,
+    )
 
     done = run(*arguments, "--json", cwd=tmp_path)
 
@@ -31,15 +49,28 @@ def test_every_stage_has_its_line_and_the_json_says_the_same(tmp_path) -> None:
     stages = {stage["name"]: stage for stage in found["stages"]}
     assert list(stages) == ["speech", "encode", "decode", "words", "all of it, overlapped"]
     assert all(stage["seconds"] > 0 for stage in stages.values())
-    assert stages["encode"]["times_real_time"] == pytest.approx(18.0 / stages["encode"]["seconds"], rel=0.01)
+    assert stages["encode"]["times_real_time"] == pytest.approx(
+        18.0 / stages["encode"]["seconds"], rel=0.01
+    )
     assert (found["audio_s"], found["windows"], found["peers"]) == (pytest.approx(18.0), 1, [])
     assert found["tokens"] > 10
     assert found["peak_bytes"] > 100e6
 
 
 @slow
-def test_the_share_of_the_ceiling_is_told_where_numbers_are_as_wide_as_the_ceilings(tmp_path) -> None:
-    arguments = ("bench", "--minutes", "0.2", "--model", whisper_nano(), *ON_THE_CPU, "--compute-type", "float32")
+def test_the_share_of_the_ceiling_is_told_where_numbers_are_as_wide_as_the_ceilings(
+    tmp_path,
+) -> None:
+    arguments = (
+        "bench",
+        "--minutes",
+        "0.2",
+        "--model",
+        whisper_nano(),
+        *ON_THE_CPU,
+        "--compute-type",
+        "float32",
+    )
 
     done = run(*arguments, cwd=tmp_path)
 
@@ -60,7 +91,9 @@ def test_a_peer_that_is_installed_has_its_line_over_the_same_recording(tmp_path)
 
 
 @pytest.mark.parametrize("wrong", [("--minutes", "0"), ("--minutes", "1000"), ("--runs", "0")])
-def test_what_cannot_be_measured_is_refused_with_the_range(wrong: tuple[str, str], tmp_path) -> None:
+def test_what_cannot_be_measured_is_refused_with_the_range(
+    wrong: tuple[str, str], tmp_path
+) -> None:
     done = run("bench", *wrong, *ON_THE_CPU[:-2], cwd=tmp_path)
 
     assert done.returncode == 2

@@ -60,7 +60,9 @@ def test_borders_at_quiet_moments_keep_the_order_of_words(
         words.append(Word(now + pause / 200, now + (pause + length) / 200, " w"))
         now = words[-1].end
     samples = np.random.default_rng(seed).standard_normal(n_samples).astype(np.float32)
-    samples *= np.repeat(np.random.default_rng(seed).random(n_samples // 80 + 1), 80)[:n_samples].astype(np.float32)
+    samples *= np.repeat(np.random.default_rng(seed).random(n_samples // 80 + 1), 80)[
+        :n_samples
+    ].astype(np.float32)
 
     moved = at_quiet_moments(words, samples, offset=0.0)
 

@@ -55,7 +55,9 @@ def test_a_worker_keeps_no_descriptor_and_no_thread_of_jobs_that_are_done(tmp_pa
 
         def work_through(n: int) -> None:
             ids = [jobs.submit(wanted).job_id for _ in range(n)]
-            until(lambda: all(jobs.get_job(i).status == "completed" for i in ids), "the jobs are done")
+            until(
+                lambda: all(jobs.get_job(i).status == "completed" for i in ids), "the jobs are done"
+            )
 
         for _ in range(3):  # a pool of threads grows until as many jobs run at once as may
             work_through(20)
@@ -67,5 +69,8 @@ def test_a_worker_keeps_no_descriptor_and_no_thread_of_jobs_that_are_done(tmp_pa
 
         before = held()
         work_through(60)
-        until(lambda: held()[0] <= before[0] and held()[1] <= before[1], "what the jobs held is given back")
+        until(
+            lambda: held()[0] <= before[0] and held()[1] <= before[1],
+            "what the jobs held is given back",
+        )
         assert here.worker_pid() == worker.pid

@@ -11,7 +11,13 @@ from small_checkpoints import Recipe, write_checkpoint
 
 from transcribe_mcp import models
 from transcribe_mcp.domain.progress import unreported
-from transcribe_mcp.errors import ModelFormatError, ModelUnavailableError, TranscribeError, UnknownNameError, UsageError
+from transcribe_mcp.errors import (
+    ModelFormatError,
+    ModelUnavailableError,
+    TranscribeError,
+    UnknownNameError,
+    UsageError,
+)
 from transcribe_mcp.models import conversion
 from transcribe_mcp.models.catalogue import ALIASES, CATALOGUE, DEMANDS, Machine, this_machine
 
@@ -41,7 +47,12 @@ def test_only_the_full_multilingual_models_claim_to_translate() -> None:
 
 @pytest.mark.parametrize(
     ("name", "suggested"),
-    [("larg-v3", "large-v3"), ("Small", "small"), ("turbo-v3", "turbo"), ("distil-large-v35", "distil-large-v3.5")],
+    [
+        ("larg-v3", "large-v3"),
+        ("Small", "small"),
+        ("turbo-v3", "turbo"),
+        ("distil-large-v35", "distil-large-v3.5"),
+    ],
 )
 def test_an_unknown_name_suggests_the_nearest(name: str, suggested: str) -> None:
     with pytest.raises(UnknownNameError, match=name) as caught:
@@ -65,9 +76,17 @@ def test_a_path_that_is_not_there_and_a_file_are_told_apart_from_names(tmp_path:
 
 
 def test_a_directory_is_described_by_its_own_files(tmp_path: Path) -> None:
-    english = resolve(str(write_checkpoint(tmp_path / "a", Recipe(multilingual=False))), offline=True)
-    assert (english.layout, english.english_only, english.can_translate) == ("huggingface", True, False)
-    undeclared = resolve(str(write_checkpoint(tmp_path / "b", Recipe(declared=False))), offline=True)
+    english = resolve(
+        str(write_checkpoint(tmp_path / "a", Recipe(multilingual=False))), offline=True
+    )
+    assert (english.layout, english.english_only, english.can_translate) == (
+        "huggingface",
+        True,
+        False,
+    )
+    undeclared = resolve(
+        str(write_checkpoint(tmp_path / "b", Recipe(declared=False))), offline=True
+    )
     assert (undeclared.english_only, undeclared.can_translate) == (False, None)
     cut = resolve(str(write_checkpoint(tmp_path / "c", Recipe(encoder_layers=32))), offline=True)
     assert cut.can_translate is False
@@ -97,7 +116,9 @@ def test_a_directory_without_a_model_is_no_model(tmp_path: Path) -> None:
 
 
 def test_a_damaged_vocabulary_is_named(tmp_path: Path) -> None:
-    converted = conversion.ctranslate2_directory(resolve(str(write_checkpoint(tmp_path / "m"))), "int8", unreported)
+    converted = conversion.ctranslate2_directory(
+        resolve(str(write_checkpoint(tmp_path / "m"))), "int8", unreported
+    )
     (converted / "vocabulary.json").write_text("[")
     with pytest.raises(ModelFormatError, match=r"vocabulary\.json cannot be read"):
         resolve(str(converted))
@@ -129,13 +150,20 @@ def test_auto_takes_the_best_cached_model_that_the_machine_carries(
     choice = models.choose_model(machine, language=language, offline=True)
     assert choice.name == chosen
     assert choice.reason.startswith(f"{chosen} is ")
-    assert ("knows English only" in choice.reason) == (CATALOGUE[chosen].english_only and language != "en")
+    assert ("knows English only" in choice.reason) == (
+        CATALOGUE[chosen].english_only and language != "en"
+    )
 
 
-def test_auto_says_when_the_cached_model_asks_for_more_than_the_machine_has(hub_cache: Path) -> None:
+def test_auto_says_when_the_cached_model_asks_for_more_than_the_machine_has(
+    hub_cache: Path,
+) -> None:
     hub_cache_with(hub_cache, "large-v3-turbo")
     reason = models.choose_model(Machine("cpu", 2, 4 * GIB), offline=True).reason
-    assert reason == "large-v3-turbo is cached, though it asks for more than this machine has (cpu, 2 cores, 4 GiB)"
+    assert (
+        reason
+        == "large-v3-turbo is cached, though it asks for more than this machine has (cpu, 2 cores, 4 GiB)"
+    )
 
 
 def test_auto_does_not_translate_with_a_model_that_cannot(hub_cache: Path) -> None:
@@ -148,7 +176,9 @@ def test_auto_does_not_translate_with_a_model_that_cannot(hub_cache: Path) -> No
 def test_auto_with_nothing_cached_names_what_to_fetch(hub: Hub) -> None:
     choice = models.choose_model(Machine("cpu", 1, 1 * GIB), offline=False)
     assert choice.name == "tiny"
-    assert choice.reason == "tiny is the best for this machine (cpu, 1 core, 1 GiB); none was cached"
+    assert (
+        choice.reason == "tiny is the best for this machine (cpu, 1 core, 1 GiB); none was cached"
+    )
 
 
 def test_a_half_fetched_snapshot_is_not_cached(hub_cache: Path) -> None:
@@ -179,15 +209,25 @@ def test_the_list_shows_the_catalogue_and_what_else_is_cached(hub_cache: Path) -
     rows = {row.name: row for row in models.list_models()}
     assert set(rows) == {*CATALOGUE, "somebody/whisper-of-mine"}
     assert rows["base"].path == cached
-    assert rows["base"].bytes_on_disk == sum(f.stat().st_size for f in cached.iterdir()) + len(COMMIT)
-    assert (rows["tiny"].path, rows["tiny"].bytes_on_disk, rows["tiny"].languages) == (None, None, "99 languages")
+    assert rows["base"].bytes_on_disk == sum(f.stat().st_size for f in cached.iterdir()) + len(
+        COMMIT
+    )
+    assert (rows["tiny"].path, rows["tiny"].bytes_on_disk, rows["tiny"].languages) == (
+        None,
+        None,
+        "99 languages",
+    )
     assert rows["somebody/whisper-of-mine"].languages == "English"
 
 
-def test_removing_frees_the_files_and_what_was_made_of_them(hub: Hub, hub_cache: Path, tmp_path: Path) -> None:
+def test_removing_frees_the_files_and_what_was_made_of_them(
+    hub: Hub, hub_cache: Path, tmp_path: Path
+) -> None:
     source = models.pull("tiny", unreported)
     own = resolve(str(write_checkpoint(tmp_path / "own", Recipe(dtype="F32"))))
-    made = [conversion.ctranslate2_directory(source, "int8", unreported) for source in (source, own)]
+    made = [
+        conversion.ctranslate2_directory(source, "int8", unreported) for source in (source, own)
+    ]
     size = next(row.bytes_on_disk for row in models.list_models() if row.name == "tiny")
     assert models.path("tiny") == source.directory
     assert models.remove("tiny") == size

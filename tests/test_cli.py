@@ -44,11 +44,15 @@ def talks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # --- the quick start --------------------------------------------------------------------------------------------------
 
 
-def test_the_quick_start_prints_the_words_and_says_how_to_get_a_better_model(tmp_path: Path) -> None:
+def test_the_quick_start_prints_the_words_and_says_how_to_get_a_better_model(
+    tmp_path: Path,
+) -> None:
     done = run("transcribe", SAMPLES / "welcome.flac", "--offline", cwd=tmp_path)
     assert done.returncode == 0
     assert agreement(done.stdout, SAMPLES / "welcome.txt") > 0.9
-    assert done.stdout.startswith("Welcome, this program") and done.stdout.rstrip().endswith("useful.")
+    assert done.stdout.startswith("Welcome, this program") and done.stdout.rstrip().endswith(
+        "useful."
+    )
     (warning,) = done.stderr.splitlines()
     assert warning.startswith("warning: ")
     assert "tiny.en (English only)" in warning and "transcribe-mcp models pull" in warning
@@ -81,7 +85,9 @@ def taken(listener: socket.socket) -> int:
     return count
 
 
-def test_a_hub_that_cannot_be_reached_costs_at_most_five_seconds(tmp_path: Path, silent_hub: socket.socket) -> None:
+def test_a_hub_that_cannot_be_reached_costs_at_most_five_seconds(
+    tmp_path: Path, silent_hub: socket.socket
+) -> None:
     clip(tmp_path / "a.wav", 0.6)
     silent = f"http://127.0.0.1:{silent_hub.getsockname()[1]}"
     refused = f"http://127.0.0.1:{closed_port()}"
@@ -113,20 +119,34 @@ def test_warnings_name_their_recording_where_there_are_several(talks: Path, tmp_
     assert f"warning: {silence}: no speech was found; the recording is silent\n" in among.stderr
 
 
-def test_an_output_directory_gets_a_file_for_each_recording_and_format(talks: Path, tmp_path: Path) -> None:
+def test_an_output_directory_gets_a_file_for_each_recording_and_format(
+    talks: Path, tmp_path: Path
+) -> None:
     formats = ("txt", "timed", "srt", "vtt", "tsv", "json", "md")
-    arguments = ("--format", ", ".join(formats), "--max-line-chars", "18", "--max-lines", "1", "--highlight-words")
+    arguments = (
+        "--format",
+        ", ".join(formats),
+        "--max-line-chars",
+        "18",
+        "--max-lines",
+        "1",
+        "--highlight-words",
+    )
     done = run(*FAKE, "a.wav", "b.wav", *arguments, "-o", tmp_path / "new" / "out", cwd=talks)
     assert done.returncode == 0
     suffixes = ["timed.txt" if name == "timed" else name for name in formats]
     expected = sorted(f"{name}.{suffix}" for name in "ab" for suffix in suffixes)
     assert left_in(tmp_path) == [f"new/out/{name}" for name in expected]
-    assert sorted(map(Path, done.stdout.splitlines())) == [tmp_path / "new" / "out" / name for name in expected]
+    assert sorted(map(Path, done.stdout.splitlines())) == [
+        tmp_path / "new" / "out" / name for name in expected
+    ]
     for name in ("a.srt", "a.vtt"):
         lines = (tmp_path / "new" / "out" / name).read_text(encoding="utf-8").splitlines()
         cues = [re.sub(r"<[^>]*>", "", line) for line in lines if "word" in line]
         assert len(cues) >= 8 and max(map(len, cues)) <= 18, "the subtitle rules arrive"
-    assert re.search(r"<\d\d:\d\d:\d\d\.\d{3}>", (tmp_path / "new" / "out" / "a.vtt").read_text(encoding="utf-8"))
+    assert re.search(
+        r"<\d\d:\d\d:\d\d\.\d{3}>", (tmp_path / "new" / "out" / "a.vtt").read_text(encoding="utf-8")
+    )
 
 
 def test_json_is_a_line_for_each_source_and_honest_about_how_it_was_made(talks: Path) -> None:
@@ -136,7 +156,9 @@ def test_json_is_a_line_for_each_source_and_honest_about_how_it_was_made(talks: 
     assert found["missing.wav"]["status"] == "failed"
     assert found["missing.wav"]["error"].keys() == {"code", "message", "hint"}
     transcript = found["a.wav"]["transcript"]
-    made_by = {name: transcript[name] for name in ("engine", "model", "device", "compute_type", "task")}
+    made_by = {
+        name: transcript[name] for name in ("engine", "model", "device", "compute_type", "task")
+    }
     assert made_by == {
         "engine": "fake", "model": "fake", "device": "cpu", "compute_type": "none", "task": "transcribe",
     }  # fmt: skip
@@ -161,9 +183,16 @@ def test_results_are_utf_8_in_any_locale(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         assert left_in(tmp_path / "out") == ["ünï 録音.txt"]
     assert "録音" in done.stdout
-    text = run(*FAKE, "ünï 録音.wav", "--format", "md", cwd=tmp_path, env=environment(tmp_path, LC_ALL="C"))
+    text = run(
+        *FAKE, "ünï 録音.wav", "--format", "md", cwd=tmp_path, env=environment(tmp_path, LC_ALL="C")
+    )
     assert "ünï 録音" in text.stdout
-    assert run("transcribe", "--help", cwd=tmp_path, env=environment(tmp_path, **ascii_only)).returncode == 0
+    assert (
+        run(
+            "transcribe", "--help", cwd=tmp_path, env=environment(tmp_path, **ascii_only)
+        ).returncode
+        == 0
+    )
 
 
 # --- wrong usage ------------------------------------------------------------------------------------------------------
@@ -209,7 +238,9 @@ def test_wrong_usage_is_a_line_with_a_hint_and_nothing_is_done(
         (["transcribe", "a.wav", "--beam-size", "0"], "--beam-size"),
     ],
 )
-def test_what_is_no_command_and_no_option_is_wrong_usage_too(talks: Path, arguments: list[str], message: str) -> None:
+def test_what_is_no_command_and_no_option_is_wrong_usage_too(
+    talks: Path, arguments: list[str], message: str
+) -> None:
     done = run(*arguments, cwd=talks)
     assert (done.returncode, done.stdout) == (2, "")
     assert message in done.stderr
@@ -229,7 +260,11 @@ def test_a_setting_in_the_environment_that_cannot_be_is_named(talks: Path) -> No
 def test_models_are_listed_for_people_and_for_programs(tmp_path: Path) -> None:
     rows = json.loads(run("models", "list", "--json", cwd=tmp_path).stdout)
     tiny = next(row for row in rows if row["name"] == "tiny")
-    assert (tiny["repo"], tiny["path"], tiny["bytes_on_disk"]) == ("openai/whisper-tiny", None, None)
+    assert (tiny["repo"], tiny["path"], tiny["bytes_on_disk"]) == (
+        "openai/whisper-tiny",
+        None,
+        None,
+    )
     table = run("models", "list", cwd=tmp_path)
     assert table.returncode == 0
     heading, *lines = table.stdout.splitlines()
@@ -268,7 +303,9 @@ def on_a_terminal(folder: Path, *arguments: str, stdout_too: bool = False) -> tu
     env = environment(folder, TERM="xterm", COLUMNS="100")
     command = [*COMMAND, *FAKE, *arguments]
     stdout = slave if stdout_too else subprocess.PIPE
-    with subprocess.Popen(command, cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=stdout, stderr=slave) as child:
+    with subprocess.Popen(
+        command, cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=stdout, stderr=slave
+    ) as child:
         os.close(slave)
         shown = b"".join(iter(lambda: _read(master), b""))
         text = child.stdout.read() if child.stdout else b""

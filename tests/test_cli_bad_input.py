@@ -65,7 +65,11 @@ def make_bad(folder: Path) -> None:
     (folder / "picture.mp4").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(1000))
     (folder / "no samples.wav").write_bytes(wav_bytes(b"", rate_hz=16_000, channels=1, bits=16))
     write_video(folder / "silent film.mp4", audio_codec=None)
-    keys = {"encryption_scheme": "cenc-aes-ctr", "encryption_key": "01" * 16, "encryption_kid": "02" * 16}
+    keys = {
+        "encryption_scheme": "cenc-aes-ctr",
+        "encryption_key": "01" * 16,
+        "encryption_kid": "02" * 16,
+    }
     with av.open(str(folder / "locked.mp4"), "w", container_options=keys) as container:
         stream = container.add_stream("aac", rate=16_000, layout="mono")
         frame = av.AudioFrame.from_ndarray(speechlike(2)[None], format="fltp", layout="mono")
@@ -135,7 +139,9 @@ def test_an_odd_recording_among_bad_ones_is_transcribed(
     assert (folder / written).read_text(encoding="utf-8").startswith("word" if seconds > 1 else "")
 
 
-def test_only_what_was_transcribed_is_written(folder: Path, outcomes: dict[str, dict[str, Any]]) -> None:
+def test_only_what_was_transcribed_is_written(
+    folder: Path, outcomes: dict[str, dict[str, Any]]
+) -> None:
     written = sorted(Path(outcomes[source]["outputs"][0]).name for source in ODD)
     assert left_in(folder / "out") == written
 
@@ -214,7 +220,10 @@ def run_without_privileges(*arguments: str, cwd: Path) -> subprocess.CompletedPr
     (cwd / "probe").touch(mode=0)
     if (
         shutil.which("setpriv") is None
-        or subprocess.run([*bound, "cat", "probe"], cwd=cwd, capture_output=True, check=False).returncode != 1
+        or subprocess.run(
+            [*bound, "cat", "probe"], cwd=cwd, capture_output=True, check=False
+        ).returncode
+        != 1
     ):
         pytest.skip("root cannot be bound here")
     return run(*arguments, cwd=cwd, command=(*bound, *COMMAND))
@@ -240,10 +249,14 @@ def test_what_may_not_be_read_is_called_that(tmp_path: Path) -> None:
 
 
 @POSIX
-def test_an_output_directory_that_may_not_be_written_is_told_before_the_work(tmp_path: Path) -> None:
+def test_an_output_directory_that_may_not_be_written_is_told_before_the_work(
+    tmp_path: Path,
+) -> None:
     write_wav(tmp_path / "a.wav", speechlike(1))
     (tmp_path / "out").mkdir(mode=0o555)
-    done = run_without_privileges(*FAKE, "--model", "fake-failing", "a.wav", "-o", "out", cwd=tmp_path)
+    done = run_without_privileges(
+        *FAKE, "--model", "fake-failing", "a.wav", "-o", "out", cwd=tmp_path
+    )
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
         "error: cannot write out: Permission denied",
@@ -258,23 +271,46 @@ def recordings_of_which_one_is_large(folder: Path) -> list[str]:
 
 
 @POSIX
-def test_a_result_that_grows_too_large_leaves_nothing_and_the_others_are_kept(tmp_path: Path) -> None:
+def test_a_result_that_grows_too_large_leaves_nothing_and_the_others_are_kept(
+    tmp_path: Path,
+) -> None:
     import resource
 
     arguments = recordings_of_which_one_is_large(tmp_path)
     limit = (8_000, 8_000)
-    done = run(*FAKE, *arguments, cwd=tmp_path, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
+    done = run(
+        *FAKE,
+        *arguments,
+        cwd=tmp_path,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit),
+    )
     assert done.returncode == 1
-    assert "error: b.wav: cannot write out/b.json: File too large" in done.stderr and "hint: " in done.stderr
+    assert (
+        "error: b.wav: cannot write out/b.json: File too large" in done.stderr
+        and "hint: " in done.stderr
+    )
     assert left_in(tmp_path / "out") == ["a.json", "c.json"]
 
 
 @POSIX
-def test_a_disk_that_fills_up_leaves_nothing_half_written_and_the_others_are_kept(tmp_path: Path) -> None:
+def test_a_disk_that_fills_up_leaves_nothing_half_written_and_the_others_are_kept(
+    tmp_path: Path,
+) -> None:
     arguments = recordings_of_which_one_is_large(tmp_path)
     (tmp_path / "out").mkdir()
     script = 'mount -t tmpfs -o size=16k none out || exit 99; "$@"; echo "exit code $?"; ls -A out'
-    shell = ["unshare", "--mount", "--map-root-user", "sh", "-c", script, "sh", *COMMAND, *FAKE, *arguments]
+    shell = [
+        "unshare",
+        "--mount",
+        "--map-root-user",
+        "sh",
+        "-c",
+        script,
+        "sh",
+        *COMMAND,
+        *FAKE,
+        *arguments,
+    ]
     if shutil.which("unshare") is None:
         pytest.skip("needs a private mount")
     options: dict[str, Any] = {"env": environment(tmp_path), "capture_output": True, "text": True}
@@ -283,7 +319,13 @@ def test_a_disk_that_fills_up_leaves_nothing_half_written_and_the_others_are_kep
         pytest.skip("needs a private mount")
     assert "error: b.wav: cannot write out/b.json: No space left on device" in done.stderr
     assert "hint: free some space" in done.stderr and "Traceback" not in done.stderr
-    assert done.stdout.splitlines() == ["out/a.json", "out/c.json", "exit code 1", "a.json", "c.json"]
+    assert done.stdout.splitlines() == [
+        "out/a.json",
+        "out/c.json",
+        "exit code 1",
+        "a.json",
+        "c.json",
+    ]
 
 
 # --- outputs that go away ---------------------------------------------------------------------------------------------
@@ -330,17 +372,25 @@ def test_a_full_disk_behind_stdout_is_reported_in_words(tmp_path: Path) -> None:
 
 
 @POSIX
-def test_a_closed_stdout_is_reported_in_words_and_a_closed_stderr_hinders_nothing(tmp_path: Path) -> None:
+def test_a_closed_stdout_is_reported_in_words_and_a_closed_stderr_hinders_nothing(
+    tmp_path: Path,
+) -> None:
     write_wav(tmp_path / "a.wav", speechlike(1))
 
     def shell(redirection: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = ["sh", "-c", f'"$@" {redirection}', "sh", *COMMAND, *FAKE, *arguments]
-        options: dict[str, Any] = {"env": environment(tmp_path), "capture_output": True, "text": True}
+        options: dict[str, Any] = {
+            "env": environment(tmp_path),
+            "capture_output": True,
+            "text": True,
+        }
         return subprocess.run(command, cwd=tmp_path, timeout=PATIENCE_S, check=False, **options)
 
     no_stdout = shell(">&-", "a.wav")
     assert no_stdout.returncode == 1
-    assert no_stdout.stderr.startswith("error: cannot write the result: standard output is closed\nhint: ")
+    assert no_stdout.stderr.startswith(
+        "error: cannot write the result: standard output is closed\nhint: "
+    )
     no_stderr = shell("2>&-", "a.wav", "missing.wav")
     assert no_stderr.returncode == 1
     assert "word0001" in no_stderr.stdout
@@ -358,7 +408,9 @@ def test_ctrl_c_keeps_finished_files_and_leaves_nothing_half_written(tmp_path: P
     with subprocess.Popen(command, cwd=tmp_path, env=environment(tmp_path), **streams) as process:
         try:
             assert process.stdout is not None
-            assert process.stdout.readline() == "out/a.txt\n", "the first is done, the second in work"
+            assert process.stdout.readline() == "out/a.txt\n", (
+                "the first is done, the second in work"
+            )
             process.send_signal(signal.SIGINT)
             rest, stderr = process.communicate(timeout=PATIENCE_S)
         finally:
@@ -374,7 +426,9 @@ def test_ctrl_c_keeps_finished_files_and_leaves_nothing_half_written(tmp_path: P
 def test_ctrl_c_while_the_command_starts_ends_it_without_a_traceback(tmp_path: Path) -> None:
     python, *rest = COMMAND
     command = [python, "-X", "importtime", *rest, "transcribe", "a.wav"]
-    with subprocess.Popen(command, cwd=tmp_path, env=environment(tmp_path), stderr=subprocess.PIPE, text=True) as child:
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment(tmp_path), stderr=subprocess.PIPE, text=True
+    ) as child:
         assert child.stderr is not None
         seen = next(line for line in child.stderr if "typer" in line)
         child.send_signal(signal.SIGINT)

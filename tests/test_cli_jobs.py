@@ -33,7 +33,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def command(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return run(*arguments, cwd=home, env=environment(home, TRANSCRIBE_MCP_DATA_DIR=str(home / "data")))
+    return run(
+        *arguments, cwd=home, env=environment(home, TRANSCRIBE_MCP_DATA_DIR=str(home / "data"))
+    )
 
 
 def queue(home: Path, *arguments: str) -> list[str]:
@@ -85,14 +87,22 @@ def test_a_failed_job_says_why_and_is_retried_and_removed(home: Path) -> None:
         (("jobs", "list", "--status", "sleeping"), "--status is 'sleeping'"),
         (("jobs", "list", "--cursor", "x"), "no page begins at 'x'"),
         (("jobs", "rm"), "no job was named"),
-        (("transcribe", "--queue", "talk0.wav", "--format", "srt"), "--format with --queue has no file to apply to"),
+        (
+            ("transcribe", "--queue", "talk0.wav", "--format", "srt"),
+            "--format with --queue has no file to apply to",
+        ),
         (("transcribe", "talk0.wav", "--skip-existing"), "--skip-existing looks for output files"),
         (("jobs", "rm", "--keep-days", "nan"), "jobs cannot be kept for nan days"),
         (("jobs", "rm", "--keep-days", "-1"), "jobs cannot be kept for -1 days"),
-        (("transcribe", "--queue", "talk0.wav", "--language", "klingon"), "there is no language 'klingon'"),
+        (
+            ("transcribe", "--queue", "talk0.wav", "--language", "klingon"),
+            "there is no language 'klingon'",
+        ),
     ],
 )
-def test_what_makes_no_sense_is_refused_with_the_way_out(home: Path, arguments: tuple[str, ...], message: str) -> None:
+def test_what_makes_no_sense_is_refused_with_the_way_out(
+    home: Path, arguments: tuple[str, ...], message: str
+) -> None:
     done = command(home, *arguments)
 
     assert done.returncode == 2
@@ -102,9 +112,14 @@ def test_what_makes_no_sense_is_refused_with_the_way_out(home: Path, arguments: 
 
 def test_a_worker_in_the_foreground_works_and_ends(home: Path) -> None:
     """Where no other works: in a data directory of its own."""
-    variables = {"TRANSCRIBE_MCP_DATA_DIR": str(home / "other"), "TRANSCRIBE_MCP_EXIT_AFTER_S": "0.2"}
+    variables = {
+        "TRANSCRIBE_MCP_DATA_DIR": str(home / "other"),
+        "TRANSCRIBE_MCP_EXIT_AFTER_S": "0.2",
+    }
     own = environment(home, **variables)
-    with subprocess.Popen([*COMMAND, "worker"], cwd=home, env=own, stderr=subprocess.PIPE, text=True) as worker:
+    with subprocess.Popen(
+        [*COMMAND, "worker"], cwd=home, env=own, stderr=subprocess.PIPE, text=True
+    ) as worker:
         queued = run("transcribe", "--queue", "--engine", "fake", "talk0.wav", cwd=home, env=own)
         _, said = worker.communicate(timeout=PATIENCE_S)
 

@@ -39,7 +39,10 @@ def command(
     home: Path, *arguments: str | Path, stdin: bytes = b"", **variables: str
 ) -> subprocess.CompletedProcess[str]:
     """As in a shell, with standard input."""
-    given = {"TRANSCRIBE_MCP_DATA_DIR": str(home / "data"), "TRANSCRIBE_MCP_CACHE_DIR": str(CACHE / "cache")}
+    given = {
+        "TRANSCRIBE_MCP_DATA_DIR": str(home / "data"),
+        "TRANSCRIBE_MCP_CACHE_DIR": str(CACHE / "cache"),
+    }
     done = subprocess.run(
         [*COMMAND, *map(str, arguments)],
         cwd=home,
@@ -54,10 +57,22 @@ def command(
     return subprocess.CompletedProcess(done.args, done.returncode, stdout, stderr)
 
 
-NANO = ("transcribe", "--engine", "ctranslate2", "--device", "cpu", "--language", "en", "--temperature", "0")
+NANO = (
+    "transcribe",
+    "--engine",
+    "ctranslate2",
+    "--device",
+    "cpu",
+    "--language",
+    "en",
+    "--temperature",
+    "0",
+)
 
 
-def nano(home: Path, *arguments: str | Path, stdin: bytes = b"") -> subprocess.CompletedProcess[str]:
+def nano(
+    home: Path, *arguments: str | Path, stdin: bytes = b""
+) -> subprocess.CompletedProcess[str]:
     """The repository's Whisper."""
     return command(home, *NANO, "--model", whisper_nano(), *arguments, stdin=stdin)
 
@@ -80,7 +95,9 @@ def test_queued_recordings_become_the_files_that_they_become_at_once(home: Path)
     names = ["a.flac.json", "a.flac.srt", "a.wav.json", "a.wav.srt", "more/a.json", "more/a.srt"]
     assert left_in(home / "queued") == left_in(home / "direct") == names
     for name in names:
-        ours, theirs = ((home / folder / name).read_text(encoding="utf-8") for folder in ("queued", "direct"))
+        ours, theirs = (
+            (home / folder / name).read_text(encoding="utf-8") for folder in ("queued", "direct")
+        )
         if name.endswith(".json"):
             ours, theirs = json.loads(ours)["segments"], json.loads(theirs)["segments"]
         assert ours == theirs
@@ -89,7 +106,11 @@ def test_queued_recordings_become_the_files_that_they_become_at_once(home: Path)
     again = nano(home, "--queue", talks, *formats, "--output-dir", "queued", "--skip-existing")
     refused = nano(home, "--queue", talks, *formats, "--output-dir", "queued")
 
-    assert (again.returncode, again.stderr.count("skipped:"), len(again.stdout.splitlines())) == (0, 2, 1)
+    assert (again.returncode, again.stderr.count("skipped:"), len(again.stdout.splitlines())) == (
+        0,
+        2,
+        1,
+    )
     until((home / "queued" / "more" / "a.srt").is_file, "the missing file is written")
     assert (refused.returncode, refused.stderr.count("exists already")) == (1, 3)
 
@@ -102,7 +123,15 @@ def test_a_folder_is_continued_without_a_model(home: Path) -> None:
     clip(done / "old.wav", 1.0)
     (results_dir / "old.txt").write_text("mine")
 
-    arguments = ("transcribe", "--model", "no-such/model", done, "--output-dir", results_dir, "--skip-existing")
+    arguments = (
+        "transcribe",
+        "--model",
+        "no-such/model",
+        done,
+        "--output-dir",
+        results_dir,
+        "--skip-existing",
+    )
     first = command(home, *arguments, "--json")
 
     assert first.returncode == 0, first.stderr
@@ -170,7 +199,9 @@ def test_nothing_is_deleted_that_should_be_kept_for_good_and_many_only_when_told
     unattended: Place, tmp_path: Path
 ) -> None:
     def rm(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return command(tmp_path, "jobs", "rm", *arguments, TRANSCRIBE_MCP_DATA_DIR=str(unattended.data_dir))
+        return command(
+            tmp_path, "jobs", "rm", *arguments, TRANSCRIBE_MCP_DATA_DIR=str(unattended.data_dir)
+        )
 
     def there() -> set[str]:
         return {job.job_id for job in jobs.list_jobs().jobs}
@@ -184,7 +215,12 @@ def test_nothing_is_deleted_that_should_be_kept_for_good_and_many_only_when_told
     several = rm(batch.job_id)
     missing = rm("--yes", *ids, "nothing")
     assert there() == set(ids)
-    assert (kept.returncode, unasked.returncode, several.returncode, missing.returncode) == (0, 2, 2, 1)
+    assert (kept.returncode, unasked.returncode, several.returncode, missing.returncode) == (
+        0,
+        2,
+        2,
+        1,
+    )
     assert "0 jobs deleted" in kept.stderr
     assert "--yes" in unasked.stderr and "--yes" in several.stderr
 
@@ -199,7 +235,9 @@ def to_files(directory: Path, *formats: str) -> OutputRequest:
     return OutputRequest(str(directory), formats)
 
 
-def test_a_file_that_cannot_be_written_is_a_notice_and_others_are_written(unattended: Place, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_is_a_notice_and_others_are_written(
+    unattended: Place, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     wanted = jobs.JobRequest("", fake_options(), output=to_files(out, "txt", "srt", "json"))
     [job] = jobs.submit_batch([str(CLIP)], wanted).jobs
@@ -222,13 +260,19 @@ def test_files_are_written_of_what_the_library_has_and_not_of_what_was_cancelled
     unattended: Place, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    given_up = jobs.submit_batch([str(OTHER)], jobs.JobRequest("", fake_options(), output=to_files(out / "1", "txt")))
-    wanted = jobs.submit_batch([str(OTHER)], jobs.JobRequest("", fake_options(), output=to_files(out / "2", "txt")))
+    given_up = jobs.submit_batch(
+        [str(OTHER)], jobs.JobRequest("", fake_options(), output=to_files(out / "1", "txt"))
+    )
+    wanted = jobs.submit_batch(
+        [str(OTHER)], jobs.JobRequest("", fake_options(), output=to_files(out / "2", "txt"))
+    )
     jobs.cancel(given_up.job_id)
 
     unattended.start()  # type: ignore[attr-defined]
     first = finished(wanted.jobs[0].job_id)
-    third = jobs.submit_batch([str(OTHER)], jobs.JobRequest("", fake_options(), output=to_files(out / "3", "vtt")))
+    third = jobs.submit_batch(
+        [str(OTHER)], jobs.JobRequest("", fake_options(), output=to_files(out / "3", "vtt"))
+    )
     answered = finished(third.jobs[0].job_id)
 
     assert left_in(out) == ["2/en_1.txt", "3/en_1.vtt"]
@@ -243,15 +287,32 @@ def test_what_waits_from_standard_input_is_its_owners_alone(home: Path, tmp_path
     lock = worker_process.hold_supervisor_lock(tmp_path)
     assert lock is not None
     try:
-        queued = command(home, *NANO, "-", "--queue", stdin=OTHER.read_bytes(), TRANSCRIBE_MCP_DATA_DIR=str(tmp_path))
+        queued = command(
+            home,
+            *NANO,
+            "-",
+            "--queue",
+            stdin=OTHER.read_bytes(),
+            TRANSCRIBE_MCP_DATA_DIR=str(tmp_path),
+        )
         folder = tmp_path / "spool"
         [kept] = folder.iterdir()
         assert kept.read_bytes() == OTHER.read_bytes()
-        assert (stat.S_IMODE(kept.stat().st_mode), stat.S_IMODE(folder.stat().st_mode)) == (0o600, 0o700)
+        assert (stat.S_IMODE(kept.stat().st_mode), stat.S_IMODE(folder.stat().st_mode)) == (
+            0o600,
+            0o700,
+        )
         job_id = queued.stdout.split()[0]
-        assert command(home, "jobs", "cancel", job_id, TRANSCRIBE_MCP_DATA_DIR=str(tmp_path)).returncode == 0
+        assert (
+            command(
+                home, "jobs", "cancel", job_id, TRANSCRIBE_MCP_DATA_DIR=str(tmp_path)
+            ).returncode
+            == 0
+        )
         assert left_in(folder) == []
     finally:
         lock.release()
-    large = command(home, *FAKE, "-", stdin=OTHER.read_bytes(), TRANSCRIBE_MCP_MAX_FILE_GIB="0.00001")
+    large = command(
+        home, *FAKE, "-", stdin=OTHER.read_bytes(), TRANSCRIBE_MCP_MAX_FILE_GIB="0.00001"
+    )
     assert (large.returncode, "larger than the limit" in large.stderr) == (1, True)

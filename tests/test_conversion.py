@@ -79,7 +79,9 @@ def decoded(model: ctranslate2.models.Whisper, recipe: Recipe) -> tuple[list[int
     ],
     ids=str,
 )
-def test_every_layout_of_the_same_weights_loads_and_decodes_alike(tmp_path: Path, recipe: Recipe) -> None:
+def test_every_layout_of_the_same_weights_loads_and_decodes_alike(
+    tmp_path: Path, recipe: Recipe
+) -> None:
     model = load(convert(write_checkpoint(tmp_path / "model", recipe)))
     plain = Recipe(n_mels=recipe.n_mels, multilingual=recipe.multilingual)
     reference = load(convert(write_checkpoint(tmp_path / "reference", plain)))
@@ -99,20 +101,33 @@ def attention(
     causal: bool = False,
 ) -> NDArray[np.float32]:
     def heads(values: NDArray[np.float32], part: str) -> NDArray[np.float32]:
-        projected = values @ w[f"{name}.{part}.weight"].T + w.get(f"{name}.{part}.bias", np.float32(0))
+        projected = values @ w[f"{name}.{part}.weight"].T + w.get(
+            f"{name}.{part}.bias", np.float32(0)
+        )
         return projected.reshape(len(values), HEADS, -1).transpose(1, 0, 2)
 
-    scores = heads(x, "q_proj") @ heads(seen, "k_proj").transpose(0, 2, 1) / np.sqrt(D_MODEL / HEADS)
+    scores = (
+        heads(x, "q_proj") @ heads(seen, "k_proj").transpose(0, 2, 1) / np.sqrt(D_MODEL / HEADS)
+    )
     if causal:
         scores = np.where(np.tri(len(x), dtype=bool), scores, -np.inf)
     shares = np.exp(scores - scores.max(-1, keepdims=True))
-    mixed = (shares / shares.sum(-1, keepdims=True) @ heads(seen, "v_proj")).transpose(1, 0, 2).reshape(len(x), -1)
+    mixed = (
+        (shares / shares.sum(-1, keepdims=True) @ heads(seen, "v_proj"))
+        .transpose(1, 0, 2)
+        .reshape(len(x), -1)
+    )
     return mixed @ w[f"{name}.out_proj.weight"].T + w[f"{name}.out_proj.bias"]
 
 
-def normalized(x: NDArray[np.float32], w: dict[str, NDArray[np.float32]], name: str) -> NDArray[np.float32]:
+def normalized(
+    x: NDArray[np.float32], w: dict[str, NDArray[np.float32]], name: str
+) -> NDArray[np.float32]:
     centred = x - x.mean(-1, keepdims=True)
-    return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5) * w[f"{name}.weight"] + w[f"{name}.bias"]
+    return (
+        centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5) * w[f"{name}.weight"]
+        + w[f"{name}.bias"]
+    )
 
 
 def gelu(x: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -121,14 +136,23 @@ def gelu(x: NDArray[np.float32]) -> NDArray[np.float32]:
     return (x * 0.5 * (1 + np.vectorize(erf)(x / np.sqrt(2)))).astype(np.float32)
 
 
-def convolved(x: NDArray[np.float32], w: dict[str, NDArray[np.float32]], name: str, stride: int) -> NDArray[np.float32]:
+def convolved(
+    x: NDArray[np.float32], w: dict[str, NDArray[np.float32]], name: str, stride: int
+) -> NDArray[np.float32]:
     padded = np.pad(x, ((0, 0), (1, 1)))
-    patches = np.lib.stride_tricks.sliding_window_view(padded, 3, axis=1)[:, ::stride]  # (channels, frames, 3)
+    patches = np.lib.stride_tricks.sliding_window_view(padded, 3, axis=1)[
+        :, ::stride
+    ]  # (channels, frames, 3)
     return gelu(np.einsum("cfk,ock->of", patches, w[f"{name}.weight"]) + w[f"{name}.bias"][:, None])
 
 
-def feed_forward(x: NDArray[np.float32], w: dict[str, NDArray[np.float32]], layer: str) -> NDArray[np.float32]:
-    hidden = normalized(x, w, f"{layer}.final_layer_norm") @ w[f"{layer}.fc1.weight"].T + w[f"{layer}.fc1.bias"]
+def feed_forward(
+    x: NDArray[np.float32], w: dict[str, NDArray[np.float32]], layer: str
+) -> NDArray[np.float32]:
+    hidden = (
+        normalized(x, w, f"{layer}.final_layer_norm") @ w[f"{layer}.fc1.weight"].T
+        + w[f"{layer}.fc1.bias"]
+    )
     return gelu(hidden) @ w[f"{layer}.fc2.weight"].T + w[f"{layer}.fc2.bias"]
 
 
@@ -147,11 +171,16 @@ def logits_by_numpy(
     w: dict[str, NDArray[np.float32]], sound: NDArray[np.float32], prompt: list[int], layers: int
 ) -> NDArray[np.float32]:
     """(vocabulary,): the decoder's logits of the token after ``prompt``."""
-    x = w["decoder.embed_tokens.weight"][prompt] + w["decoder.embed_positions.weight"][: len(prompt)]
+    x = (
+        w["decoder.embed_tokens.weight"][prompt]
+        + w["decoder.embed_positions.weight"][: len(prompt)]
+    )
     for layer in (f"decoder.layers.{number}" for number in range(layers)):
         normal = normalized(x, w, f"{layer}.self_attn_layer_norm")
         x = x + attention(normal, normal, w, f"{layer}.self_attn", causal=True)
-        x = x + attention(normalized(x, w, f"{layer}.encoder_attn_layer_norm"), sound, w, f"{layer}.encoder_attn")
+        x = x + attention(
+            normalized(x, w, f"{layer}.encoder_attn_layer_norm"), sound, w, f"{layer}.encoder_attn"
+        )
         x = x + feed_forward(x, w, layer)
     return (normalized(x, w, "decoder.layer_norm") @ w["decoder.embed_tokens.weight"].T)[-1]
 
@@ -165,7 +194,12 @@ def test_the_converted_model_computes_what_the_weights_say(tmp_path: Path) -> No
     np.testing.assert_allclose(encoded, sound, atol=2e-3)
     tokens = ("<|startoftranscript|>", "<|en|>", "<|transcribe|>", "<|notimestamps|>")
     prompt = [token_id(Recipe(), token) for token in tokens]
-    options = {"beam_size": 1, "max_length": len(prompt) + 1, "suppress_blank": False, "suppress_tokens": []}
+    options = {
+        "beam_size": 1,
+        "max_length": len(prompt) + 1,
+        "suppress_blank": False,
+        "suppress_tokens": [],
+    }
     result = model.generate(features, [prompt], return_logits_vocab=True, **options)[0]
     logits = np.array(result.logits[0][0]).ravel()
     np.testing.assert_allclose(logits, logits_by_numpy(w, sound, prompt, LAYERS), atol=2e-3)
@@ -175,7 +209,9 @@ def test_stored_int8_is_what_ctranslate2_makes_of_the_source_when_it_loads(tmp_p
     source = write_checkpoint(tmp_path / "model")
     stored, made = load(convert(source, "int8"), "int8"), load(convert(source), "int8")
     assert decoded(stored, Recipe()) == decoded(made, Recipe())
-    assert (convert(source, "int8") / "model.bin").stat().st_size < (convert(source) / "model.bin").stat().st_size
+    assert (convert(source, "int8") / "model.bin").stat().st_size < (
+        convert(source) / "model.bin"
+    ).stat().st_size
 
 
 @pytest.mark.parametrize("multilingual", [True, False])
@@ -187,30 +223,48 @@ def test_ctranslate2_sees_the_languages_that_are_declared_whatever_the_vocabular
     assert model.is_multilingual == multilingual
 
 
-def test_the_decoding_settings_come_from_the_checkpoint_without_heads_that_it_lacks(tmp_path: Path) -> None:
+def test_the_decoding_settings_come_from_the_checkpoint_without_heads_that_it_lacks(
+    tmp_path: Path,
+) -> None:
     converted = convert(write_checkpoint(tmp_path / "model"))
     config = json.loads((converted / "config.json").read_text())
     languages = [token_id(Recipe(), "<|en|>"), token_id(Recipe(), "<|de|>")]
-    expected = {"alignment_heads": [[1, 0]], "lang_ids": languages, "suppress_ids": [3, 4], "suppress_ids_begin": []}
+    expected = {
+        "alignment_heads": [[1, 0]],
+        "lang_ids": languages,
+        "suppress_ids": [3, 4],
+        "suppress_ids_begin": [],
+    }
     assert config == expected
 
 
-def test_without_declared_settings_the_upper_layers_align_and_the_tokens_name_the_languages(tmp_path: Path) -> None:
+def test_without_declared_settings_the_upper_layers_align_and_the_tokens_name_the_languages(
+    tmp_path: Path,
+) -> None:
     converted = convert(write_checkpoint(tmp_path / "model", Recipe(declared=False)))
     config = json.loads((converted / "config.json").read_text())
     assert config["alignment_heads"] == [[1, 0], [1, 1]]
     assert config["lang_ids"] == [token_id(Recipe(), "<|en|>"), token_id(Recipe(), "<|de|>")]
 
 
-def test_a_tokenizer_that_ends_before_the_timestamps_is_continued_in_the_vocabulary(tmp_path: Path) -> None:
-    vocabulary = json.loads((convert(write_checkpoint(tmp_path / "model")) / "vocabulary.json").read_text())
+def test_a_tokenizer_that_ends_before_the_timestamps_is_continued_in_the_vocabulary(
+    tmp_path: Path,
+) -> None:
+    vocabulary = json.loads(
+        (convert(write_checkpoint(tmp_path / "model")) / "vocabulary.json").read_text()
+    )
     assert len(vocabulary) == vocab_size(Recipe())
     assert vocabulary[-11:] == [f"<|{i * 0.02:.2f}|>" for i in range(11)]
 
 
-def test_a_tokenizer_built_from_vocabulary_and_merges_speaks_like_the_one_in_json(tmp_path: Path) -> None:
+def test_a_tokenizer_built_from_vocabulary_and_merges_speaks_like_the_one_in_json(
+    tmp_path: Path,
+) -> None:
     texts = ["Hello world", "Grüße, 12 €", "a<|notimestamps|>b"]
-    files = [convert(write_checkpoint(tmp_path / kind, Recipe(tokenizer=kind))) for kind in ("json", "files")]
+    files = [
+        convert(write_checkpoint(tmp_path / kind, Recipe(tokenizer=kind)))
+        for kind in ("json", "files")
+    ]
     read, built = (Tokenizer.from_file(str(directory / "tokenizer.json")) for directory in files)
     assert [built.encode(t).ids for t in texts] == [read.encode(t).ids for t in texts]
     assert [built.decode(read.encode(t).ids) for t in texts] == ["Hello world", "Grüße, 12 €", "ab"]
@@ -221,7 +275,9 @@ def test_a_checkpoint_is_read_and_converted_once(tmp_path: Path) -> None:
     first = convert(source)
     calls: list[str] = []
     checkpoint = models.resolve(str(source), offline=True, progress=unreported)
-    again = conversion.ctranslate2_directory(checkpoint, "source", lambda stage, done, total: calls.append(stage))
+    again = conversion.ctranslate2_directory(
+        checkpoint, "source", lambda stage, done, total: calls.append(stage)
+    )
     assert again == first
     assert calls == []
 
@@ -233,8 +289,12 @@ def test_changed_weights_are_converted_anew(tmp_path: Path) -> None:
     assert first.is_dir()
 
 
-def test_a_stopped_conversion_leaves_nothing_and_what_a_killed_one_left_is_cleaned(tmp_path: Path, cache: Path) -> None:
-    checkpoint = models.resolve(str(write_checkpoint(tmp_path / "model")), offline=True, progress=unreported)
+def test_a_stopped_conversion_leaves_nothing_and_what_a_killed_one_left_is_cleaned(
+    tmp_path: Path, cache: Path
+) -> None:
+    checkpoint = models.resolve(
+        str(write_checkpoint(tmp_path / "model")), offline=True, progress=unreported
+    )
     killed = cache / f"{'0' * 40}.99999.tmp"
     killed.mkdir(parents=True)
     (killed / "model.bin").write_bytes(b"half")
@@ -291,7 +351,10 @@ def change(directory: Path, file: str, **values: object) -> None:
         (cut_weights, "model.safetensors is cut short"),
         (cut_header, "model.safetensors is cut short"),
         (lambda d: (d / "model.safetensors").write_bytes(b""), "model.safetensors is cut short"),
-        (lambda d: (d / "model.safetensors").write_bytes(b"\x10" + b"\0" * 40), "header is damaged"),
+        (
+            lambda d: (d / "model.safetensors").write_bytes(b"\x10" + b"\0" * 40),
+            "header is damaged",
+        ),
         (lambda d: rewrite(d, "layers.1.fc1.weight", "layers.1.fc0.weight"), "no tensor model."),
         (lambda d: change(d, "config.json", d_model=18), "has shape (16, 80, 3), not (18, 80, 3)"),
         (lambda d: change(d, "config.json", d_model=15), "no multiple of 2 encoder heads"),
@@ -301,7 +364,10 @@ def change(directory: Path, file: str, **values: object) -> None:
         (lambda d: (d / "tokenizer.json").write_text("{"), "tokenizer.json cannot be read"),
         (lambda d: (d / "tokenizer.json").unlink(), "has no tokenizer.json"),
         (lambda d: change(d, "tokenizer.json", added_tokens=[]), "no token <|startoftranscript|>"),
-        (lambda d: (d / "generation_config.json").write_text("[]"), "generation_config.json holds no JSON object"),
+        (
+            lambda d: (d / "generation_config.json").write_text("[]"),
+            "generation_config.json holds no JSON object",
+        ),
     ],
 )
 def test_a_damaged_checkpoint_is_named_and_leaves_nothing(
@@ -331,11 +397,15 @@ def test_whisper_nano_understands_speech_after_conversion(quantization: str) -> 
 
     speech = NANO.parent / "eval" / "tts" / "00.flac"
     with av.open(str(speech)) as container:
-        samples = np.concatenate([frame.to_ndarray().ravel() for frame in container.decode(audio=0)])
+        samples = np.concatenate(
+            [frame.to_ndarray().ravel() for frame in container.decode(audio=0)]
+        )
     directory = convert(NANO, quantization)
     tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
     model = load(directory, "int8")
-    features = ctranslate2.StorageView.from_array(log_mel(samples.astype(np.float32) / 32768, 80)[None])
+    features = ctranslate2.StorageView.from_array(
+        log_mel(samples.astype(np.float32) / 32768, 80)[None]
+    )
     assert model.detect_language(features)[0][0][0] == "<|en|>"
     prompt = ["<|startoftranscript|>", "<|en|>", "<|transcribe|>", "<|notimestamps|>"]
     result = model.generate(features, [[tokenizer.token_to_id(t) for t in prompt]], beam_size=1)[0]

@@ -77,13 +77,24 @@ def a_directory(name: str) -> Damage:
 
 
 def from_another(*names: str) -> Damage:
-    return lambda model: [shutil.copy(model.parent / "other" / name, model / name) for name in names]
+    return lambda model: [
+        shutil.copy(model.parent / "other" / name, model / name) for name in names
+    ]
 
 
 def bert_tokenizer(model: Path) -> None:
     words = {"[UNK]": 0, "the": 1}
-    vocabulary = {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##", "vocab": words}
-    content = {"version": "1.0", "added_tokens": [], "model": vocabulary | {"max_input_chars_per_word": 100}}
+    vocabulary = {
+        "type": "WordPiece",
+        "unk_token": "[UNK]",
+        "continuing_subword_prefix": "##",
+        "vocab": words,
+    }
+    content = {
+        "version": "1.0",
+        "added_tokens": [],
+        "model": vocabulary | {"max_input_chars_per_word": 100},
+    }
     (model / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
 
 
@@ -108,8 +119,12 @@ def text_token_gone(model: Path) -> None:
 
 def specials_swapped(model: Path) -> None:
     text = (model / "tokenizer.json").read_text(encoding="utf-8")
-    text = text.replace("<|endoftext|>", "<|swapped|>").replace("<|startoftranscript|>", "<|endoftext|>")
-    (model / "tokenizer.json").write_text(text.replace("<|swapped|>", "<|startoftranscript|>"), encoding="utf-8")
+    text = text.replace("<|endoftext|>", "<|swapped|>").replace(
+        "<|startoftranscript|>", "<|endoftext|>"
+    )
+    (model / "tokenizer.json").write_text(
+        text.replace("<|swapped|>", "<|startoftranscript|>"), encoding="utf-8"
+    )
 
 
 IN_BOTH: dict[str, Damage] = {
@@ -125,15 +140,28 @@ IN_BOTH: dict[str, Damage] = {
     "tokenizer is another Whisper's": from_another("tokenizer.json"),
     "tokenizer is no Whisper's": bert_tokenizer,
     "tokenizer lacks a letter": text_token_gone,
-    "tokenizer has an id that is text": changed("tokenizer.json", added_tokens=[{"id": "x", "content": "<|en|>"}]),
-    "tokenizer has a negative id": changed("tokenizer.json", added_tokens=[{"id": -1, "content": "<|en|>"}]),
-    "preprocessor is of a model with other mels": changed("preprocessor_config.json", feature_size=128),
+    "tokenizer has an id that is text": changed(
+        "tokenizer.json", added_tokens=[{"id": "x", "content": "<|en|>"}]
+    ),
+    "tokenizer has a negative id": changed(
+        "tokenizer.json", added_tokens=[{"id": -1, "content": "<|en|>"}]
+    ),
+    "preprocessor is of a model with other mels": changed(
+        "preprocessor_config.json", feature_size=128
+    ),
     "weights are no numbers": no_numbers,
 }
 IN_CTRANSLATE2: dict[str, Damage] = {
-    **{f"model.bin is cut to {share:.0%}": cut("model.bin", share) for share in (0, 0.0001, 0.1, 0.5, 0.999)},
-    "model.bin lacks its last byte": lambda m: (m / "model.bin").write_bytes((m / "model.bin").read_bytes()[:-1]),
-    "model.bin is something else": lambda m: (m / "model.bin").write_bytes(np.random.default_rng(1).bytes(100_000)),
+    **{
+        f"model.bin is cut to {share:.0%}": cut("model.bin", share)
+        for share in (0, 0.0001, 0.1, 0.5, 0.999)
+    },
+    "model.bin lacks its last byte": lambda m: (m / "model.bin").write_bytes(
+        (m / "model.bin").read_bytes()[:-1]
+    ),
+    "model.bin is something else": lambda m: (m / "model.bin").write_bytes(
+        np.random.default_rng(1).bytes(100_000)
+    ),
     "model.bin is of another kind": lambda m: (m / "model.bin").write_bytes(
         (m / "model.bin").read_bytes().replace(b"WhisperSpec", b"Transformer", 1)
     ),
@@ -158,7 +186,10 @@ IN_CTRANSLATE2: dict[str, Damage] = {
     "heads are fractions": changed("config.json", alignment_heads=[[0.5, 1.5]]),
 }
 IN_HUGGINGFACE: dict[str, Damage] = {
-    **{f"weights are cut to {share:.0%}": cut("model.safetensors", share) for share in (0, 0.0001, 0.1, 0.5, 0.999)},
+    **{
+        f"weights are cut to {share:.0%}": cut("model.safetensors", share)
+        for share in (0, 0.0001, 0.1, 0.5, 0.999)
+    },
     "weights are something else": written("model.safetensors", "not weights at all"),
     "config is of another model": changed("config.json", model_type="bert"),
     "config has another number of mels": changed("config.json", num_mel_bins=128),
@@ -169,7 +200,9 @@ IN_HUGGINGFACE: dict[str, Damage] = {
     "config has no layers": changed("config.json", encoder_layers=0),
     "config has fewer positions": changed("config.json", max_target_positions=100),
     "generation config is a list": written("generation_config.json", "[]"),
-    "languages beyond the vocabulary": changed("generation_config.json", lang_to_id={"<|en|>": 999_999}),
+    "languages beyond the vocabulary": changed(
+        "generation_config.json", lang_to_id={"<|en|>": 999_999}
+    ),
     "languages below zero": changed("generation_config.json", lang_to_id={"<|en|>": -1}),
     "languages are text": changed("generation_config.json", lang_to_id={"<|en|>": "x"}),
     "languages are a list": changed("generation_config.json", lang_to_id=["<|en|>"]),
@@ -192,7 +225,9 @@ CASES = [
 
 
 def damaged(models: dict[str, Path], layout: str, name: str) -> Path:
-    damage = (IN_BOTH | {"ctranslate2": IN_CTRANSLATE2, "huggingface": IN_HUGGINGFACE}[layout])[name]
+    damage = (IN_BOTH | {"ctranslate2": IN_CTRANSLATE2, "huggingface": IN_HUGGINGFACE}[layout])[
+        name
+    ]
     model = models[layout].parent / f"{layout} that is damaged"
     shutil.rmtree(model, ignore_errors=True)
     shutil.copytree(models[layout], model)
@@ -228,10 +263,20 @@ def test_the_healthy_model_is_taken(models: dict[str, Path], engine: str, layout
     assert taken.info.languages == ("de", "en")
 
 
-def test_the_command_line_blames_the_model_and_not_the_recording(models: dict[str, Path], tmp_path: Path) -> None:
+def test_the_command_line_blames_the_model_and_not_the_recording(
+    models: dict[str, Path], tmp_path: Path
+) -> None:
     model = damaged(models, "ctranslate2", "heads in layers that are not there")
 
-    done = run("transcribe", SAMPLES / "welcome.flac", "--model", model, "--engine", "ctranslate2", cwd=tmp_path)
+    done = run(
+        "transcribe",
+        SAMPLES / "welcome.flac",
+        "--model",
+        model,
+        "--engine",
+        "ctranslate2",
+        cwd=tmp_path,
+    )
 
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: {model / 'config.json'}: alignment_heads has [99, 0]")
@@ -240,8 +285,15 @@ def test_the_command_line_blames_the_model_and_not_the_recording(models: dict[st
 
 
 _VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from(SPECIALS),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=5)
+    | st.sampled_from(SPECIALS),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
     max_leaves=6,
 )
 
@@ -252,7 +304,9 @@ def test_whatever_a_settings_file_says_the_model_works_or_is_refused(
     models: dict[str, Path], data: st.DataObject
 ) -> None:
     engine_name, layout = data.draw(st.sampled_from(sorted({case[:2] for case in CASES})))
-    name = data.draw(st.sampled_from(sorted(path.name for path in models[layout].glob("*config.json"))))
+    name = data.draw(
+        st.sampled_from(sorted(path.name for path in models[layout].glob("*config.json")))
+    )
     content = json.loads((models[layout] / name).read_text(encoding="utf-8"))
     content[data.draw(st.sampled_from(sorted(content)))] = data.draw(_VALUES)
     model = models[layout].parent / f"{layout} of any content"
@@ -273,7 +327,9 @@ def test_whatever_a_settings_file_says_the_model_works_or_is_refused(
     engine.close()
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="permissions do not bind here")
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="permissions do not bind here"
+)
 def test_files_that_may_not_be_read_are_named(models: dict[str, Path]) -> None:
     model = damaged(models, "ctranslate2", "no tokenizer")
     shutil.copy(models["ctranslate2"] / "tokenizer.json", model)

@@ -16,7 +16,14 @@ from scripted_engine import ScriptedBatch, ScriptedEngine
 from test_vad import babble, serial_run
 from whisper_nano import NON_SPEECH, speech_truths, whisper_nano
 
-from transcribe_mcp.engines import Decoded, DecodingOptions, Engine, EngineRequest, decode_until, load_engine
+from transcribe_mcp.engines import (
+    Decoded,
+    DecodingOptions,
+    Engine,
+    EngineRequest,
+    decode_until,
+    load_engine,
+)
 from transcribe_mcp.engines.fallback_device import FallbackEngine
 from transcribe_mcp.engines.replicas import Replicas
 from transcribe_mcp.errors import EngineFailedError, OutOfMemoryError
@@ -65,7 +72,12 @@ def windows(samples: Samples) -> list[Window]:
     lengths = [1, 159, 200, 201, 400, 16_000, 123_457, 480_000]
     cut = [Window(0.0, samples[:n], ()) for n in lengths]
     noise = Window(0.0, rng.standard_normal(480_000).astype(np.float32), ())
-    return [*cut, noise, Window(0.0, np.zeros(480_000, np.float32), ()), Window(0.0, np.zeros(0, np.float32), ())]
+    return [
+        *cut,
+        noise,
+        Window(0.0, np.zeros(480_000, np.float32), ()),
+        Window(0.0, np.zeros(0, np.float32), ()),
+    ]
 
 
 @pytest.mark.parametrize("n_mels", [80, 128])
@@ -104,7 +116,9 @@ def test_a_short_recording_is_heard_as_in_the_serial_run() -> None:
     np.testing.assert_allclose(heard(samples, len(samples)), serial_run(samples), atol=CLOSE)
 
 
-def test_lanes_that_hear_all_that_is_before_them_are_those_of_the_serial_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lanes_that_hear_all_that_is_before_them_are_those_of_the_serial_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     from transcribe_mcp.speech import silero_gpu
 
     size, before = 125, 3
@@ -166,7 +180,9 @@ def long_talk() -> Samples:
     return np.concatenate([talk(), silence, talk(), talk()])
 
 
-def test_windows_come_with_the_very_samples_on_the_device_whatever_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_windows_come_with_the_very_samples_on_the_device_whatever_the_blocks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     from transcribe_mcp.speech.silero_gpu import DeviceListener
 
     for block_s in (600.0, 37.0):
@@ -182,13 +198,20 @@ def test_an_engine_that_listens_hears_the_windows_that_the_cpu_cuts() -> None:
     samples = long_talk()
 
     # With two threads the CPU hears in one lane; with many it decides otherwise as well.
-    aside, own = transcribe(samples, ListeningEngine()), transcribe(samples, ScriptedEngine(), Options(threads=2))
+    aside, own = (
+        transcribe(samples, ListeningEngine()),
+        transcribe(samples, ScriptedEngine(), Options(threads=2)),
+    )
 
     ours, theirs = ([(s.start, s.end) for s in transcript.segments] for transcript in (aside, own))
-    assert len(set(ours) ^ set(theirs)) <= 0.1 * len(theirs), "only a few frames in a thousand may be decided otherwise"
+    assert len(set(ours) ^ set(theirs)) <= 0.1 * len(theirs), (
+        "only a few frames in a thousand may be decided otherwise"
+    )
 
 
-def test_a_file_is_heard_as_its_samples_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_heard_as_its_samples_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from transcribe_mcp.speech.silero_gpu import DeviceListener
 
     monkeypatch.setattr(DeviceListener, "block_s", 120.0)
@@ -257,7 +280,10 @@ class FailingEngine(ScriptedEngine):
         return FailingListener(self.error)
 
 
-GONE, FULL = EngineFailedError("CUDA error: unspecified launch failure"), OutOfMemoryError("CUDA out of memory")
+GONE, FULL = (
+    EngineFailedError("CUDA error: unspecified launch failure"),
+    OutOfMemoryError("CUDA out of memory"),
+)
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["before", "at a block"])
@@ -266,7 +292,11 @@ GONE, FULL = EngineFailedError("CUDA error: unspecified launch failure"), OutOfM
     [
         (GONE, "gpu_failed", lambda engine: FallbackEngine(engine, ScriptedEngine)),
         (FULL, "voice_detection_on_cpu", lambda engine: Replicas([engine])),
-        (FULL, "voice_detection_on_cpu", lambda engine: FallbackEngine(Replicas([engine]), ScriptedEngine)),
+        (
+            FULL,
+            "voice_detection_on_cpu",
+            lambda engine: FallbackEngine(Replicas([engine]), ScriptedEngine),
+        ),
     ],
     ids=["gone", "full", "full, with a CPU behind"],
 )
@@ -287,7 +317,9 @@ def test_where_the_device_fails_to_listen_the_cpu_goes_on_at_the_same_place_from
     assert abs(len(transcript.segments) - len(whole.segments)) <= 2
     assert transcript.segments[-1].end == pytest.approx(whole.segments[-1].end, abs=0.1)
     assert again.segments == whole.segments
-    assert [notice.code for notice in again.warnings if notice.code in (code, "gpu_failed")] == [code]
+    assert [notice.code for notice in again.warnings if notice.code in (code, "gpu_failed")] == [
+        code
+    ]
     assert failing.asked == 1
 
 
@@ -309,22 +341,29 @@ class CrowdedEngine(ScriptedEngine):
     def __init__(self) -> None:
         ScriptedEngine.__init__(self)
         self.listeners: list[CrowdedListener] = []
-        self.on_device: list[bool] = []  # whether the samples of each window decoded were still there
+        self.on_device: list[
+            bool
+        ] = []  # whether the samples of each window decoded were still there
 
     def listener(self) -> CrowdedListener:
         self.listeners.append(CrowdedListener())
         return self.listeners[-1]
 
-    def decode(self, encoded: ScriptedBatch, languages: Sequence[str], options: DecodingOptions) -> list[Decoded]:
+    def decode(
+        self, encoded: ScriptedBatch, languages: Sequence[str], options: DecodingOptions
+    ) -> list[Decoded]:
         if not all(listener.is_closed for listener in self.listeners):
             raise FULL
         self.on_device += [
-            window.placed is not None and window.placed.samples is not None for window in encoded.windows
+            window.placed is not None and window.placed.samples is not None
+            for window in encoded.windows
         ]
         return ScriptedEngine.decode(self, encoded, languages, options)
 
 
-def test_a_listener_gives_its_memory_to_windows_that_find_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_listener_gives_its_memory_to_windows_that_find_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(offline, "DECODED_BLOCK_S", FailingListener.block_s)
     engine = CrowdedEngine()
 
@@ -342,8 +381,12 @@ def test_a_listener_gives_its_memory_to_windows_that_find_none(monkeypatch: pyte
 
 
 @pytest.mark.parametrize("use", ["decode", "decode_until", "detect_language", "align"])
-def test_a_window_with_samples_that_are_no_numbers_is_named_when_its_batch_is_used(use: str) -> None:
-    engine = load_engine(EngineRequest("whisper", str(whisper_nano()), "cpu", "float32", threads=1, offline=True))
+def test_a_window_with_samples_that_are_no_numbers_is_named_when_its_batch_is_used(
+    use: str,
+) -> None:
+    engine = load_engine(
+        EngineRequest("whisper", str(whisper_nano()), "cpu", "float32", threads=1, offline=True)
+    )
     good, broken = talk()[: 2 * RATE_HZ], talk()[: 2 * RATE_HZ].copy()
     broken[100] = np.nan
     batch = [Window(30.0, good, (Region(30.0, 32.0),)), Window(60.0, broken, (Region(60.0, 62.0),))]
@@ -355,10 +398,14 @@ def test_a_window_with_samples_that_are_no_numbers_is_named_when_its_batch_is_us
         elif use == "decode_until":
             decode_until(engine, encoded, ["en", "en"], DecodingOptions(), lambda i, decoded: None)
         elif use == "align":
-            engine.align(encoded, [Decoded(" It is.", "en", 0.0, (467, 318, 13))] * 2, DecodingOptions())
+            engine.align(
+                encoded, [Decoded(" It is.", "en", 0.0, (467, 318, 13))] * 2, DecodingOptions()
+            )
         else:
             engine.detect_language(encoded)
 
     assert "finite" in caught.value.hint
-    assert len(engine.decode(engine.encode(batch[:1]), ["en"], DecodingOptions())) == 1, "other work is unharmed"
+    assert len(engine.decode(engine.encode(batch[:1]), ["en"], DecodingOptions())) == 1, (
+        "other work is unharmed"
+    )
     engine.close()

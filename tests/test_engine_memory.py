@@ -75,7 +75,11 @@ def many_recordings(engine: str) -> list[int]:
     resident = []
     for number in range(RECORDINGS):
         # The first tenth has one of the longest, so that what the largest batch takes is there from then on.
-        length_s = 40.0 if number == 0 else float(np.exp(random.uniform(np.log(0.5), np.log(20.0 if SLOW else 6.0))))
+        length_s = (
+            40.0
+            if number == 0
+            else float(np.exp(random.uniform(np.log(0.5), np.log(20.0 if SLOW else 6.0))))
+        )
         first = int(random.integers(0, len(talk) - round(40 * SAMPLE_RATE_HZ)))
         transcribe(talk[first : first + round(length_s * SAMPLE_RATE_HZ)], loaded, GREEDY)
         resident.append(resident_bytes())
@@ -88,7 +92,9 @@ def test_closing_an_engine_gives_its_memory_back(engine: str) -> None:
     resident = measured_alone(closing, engine)
 
     growth_bytes = (resident[-1] - resident[0]) / (len(resident) - 1)
-    assert growth_bytes < SLACK_OF_A_ROUND_BYTES, [f"{number / 2**20:.0f} MiB" for number in resident]
+    assert growth_bytes < SLACK_OF_A_ROUND_BYTES, [
+        f"{number / 2**20:.0f} MiB" for number in resident
+    ]
 
 
 @pytest.mark.timeout(LIMIT_S + 30)
@@ -102,4 +108,8 @@ def test_memory_does_not_grow_with_the_number_of_recordings(engine: str) -> None
 
 if __name__ == "__main__":
     with kept_conversions():
-        print(json.dumps({"closing": closing, "many_recordings": many_recordings}[sys.argv[1]](sys.argv[2])))
+        print(
+            json.dumps(
+                {"closing": closing, "many_recordings": many_recordings}[sys.argv[1]](sys.argv[2])
+            )
+        )

@@ -13,8 +13,20 @@ import pytest
 from numpy.typing import NDArray
 from whisper_nano import SPEECH, kept_conversions, whisper_nano
 
-from transcribe_mcp.engines import ENGINES, Decoded, DecodingOptions, Engine, EngineRequest, load_engine
-from transcribe_mcp.errors import EngineFailedError, EngineUnavailableError, TranscribeError, UnknownNameError
+from transcribe_mcp.engines import (
+    ENGINES,
+    Decoded,
+    DecodingOptions,
+    Engine,
+    EngineRequest,
+    load_engine,
+)
+from transcribe_mcp.errors import (
+    EngineFailedError,
+    EngineUnavailableError,
+    TranscribeError,
+    UnknownNameError,
+)
 from transcribe_mcp.speech.regions import Region, Window
 
 ROOT = Path(__file__).parents[1]
@@ -55,7 +67,9 @@ def engine(request_of: EngineRequest) -> Iterator[Engine]:
 @pytest.fixture(scope="module")
 def windows(request_of: EngineRequest) -> list[Window]:
     """Three sentences that this engine's model understands, a window each."""
-    path, pauses = (NANO_VOICES, NANO_PAUSES_S) if request_of.engine in MODELS else (WELCOME, WELCOME_PAUSES_S)
+    path, pauses = (
+        (NANO_VOICES, NANO_PAUSES_S) if request_of.engine in MODELS else (WELCOME, WELCOME_PAUSES_S)
+    )
     samples = read_recording(path)
     return [window_of(samples, start, end) for start, end in pairwise(pauses)]
 
@@ -83,7 +97,9 @@ def languages_of(engine: Engine, windows: list[Window]) -> list[str]:
     return [engine.info.languages[0] for _ in windows]
 
 
-def test_an_engine_says_under_its_own_name_what_was_loaded(engine: Engine, request_of: EngineRequest) -> None:
+def test_an_engine_says_under_its_own_name_what_was_loaded(
+    engine: Engine, request_of: EngineRequest
+) -> None:
     info = engine.info
 
     assert info.engine == request_of.engine
@@ -95,7 +111,9 @@ def test_an_engine_says_under_its_own_name_what_was_loaded(engine: Engine, reque
     assert info.batch_size >= 1
 
 
-def test_detection_ranks_the_engine_s_languages_for_each_window(engine: Engine, windows: list[Window]) -> None:
+def test_detection_ranks_the_engine_s_languages_for_each_window(
+    engine: Engine, windows: list[Window]
+) -> None:
     detected = engine.detect_language(engine.encode(windows))
 
     assert len(detected) == len(windows)
@@ -106,7 +124,9 @@ def test_detection_ranks_the_engine_s_languages_for_each_window(engine: Engine, 
         assert 0 < sum(probabilities) <= 1 + 1e-3
 
 
-def test_each_window_is_decoded_in_its_place(engine: Engine, windows: list[Window], decoded: list[Decoded]) -> None:
+def test_each_window_is_decoded_in_its_place(
+    engine: Engine, windows: list[Window], decoded: list[Decoded]
+) -> None:
     assert len(engine.encode(windows)) == len(decoded) == len(windows)
     assert [item.language for item in decoded] == languages_of(engine, windows)
     assert len({item.text for item in decoded}) == len(windows)  # three different sentences
@@ -139,7 +159,9 @@ def test_every_word_of_the_text_is_timed_in_order_inside_its_window(
         assert all(word.probability is None or 0 <= word.probability <= 1 for word in words)
 
 
-@pytest.mark.parametrize("wrong", [{"model": "no-such-model"}, {"device": "abacus"}, {"compute_type": "int3"}])
+@pytest.mark.parametrize(
+    "wrong", [{"model": "no-such-model"}, {"device": "abacus"}, {"compute_type": "int3"}]
+)
 def test_what_an_engine_does_not_have_is_refused_with_the_value_and_a_hint(
     request_of: EngineRequest, wrong: dict[str, str]
 ) -> None:
@@ -182,7 +204,9 @@ def test_the_fake_engine_says_the_same_however_a_recording_is_cut() -> None:
 
     def say(*cuts: float) -> str:
         encoded = engine.encode([window_of(samples, start, end) for start, end in pairwise(cuts)])
-        return "".join(item.text for item in engine.decode(encoded, ["en"] * len(encoded), DecodingOptions()))
+        return "".join(
+            item.text for item in engine.decode(encoded, ["en"] * len(encoded), DecodingOptions())
+        )
 
     assert say(0, 4) == " word0200 word0201 word0202 word0203 word0204 word0205 word0206 word0207."
     assert say(0, 20) == say(0, 7.5, 12, 20)

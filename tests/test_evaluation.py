@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 
 from transcribe_mcp.domain.transcript import Segment, Transcript, Word
 from transcribe_mcp.errors import SourceError, SourceNotFoundError, TranscribeError, UsageError
-from transcribe_mcp.quality.evaluation import Score, Truth, TruthSegment, TruthWord, load_truth, score, total
+from transcribe_mcp.quality.evaluation import (
+    Score,
+    Truth,
+    TruthSegment,
+    TruthWord,
+    load_truth,
+    score,
+    total,
+)
 from transcribe_mcp.quality.evaluation_table import table
 from transcribe_mcp.quality.wer import BLOCK_ROWS, align, normalise
 
@@ -22,7 +30,14 @@ WORDS = st.lists(st.sampled_from("abcd"), max_size=12)
 
 def transcript(*segments: Segment, language: str = "en", duration: float = 30.0) -> Transcript:
     return Transcript(
-        segments, duration, language, None, engine="fake", model="none", device="cpu", compute_type="float32"
+        segments,
+        duration,
+        language,
+        None,
+        engine="fake",
+        model="none",
+        device="cpu",
+        compute_type="float32",
     )
 
 
@@ -50,7 +65,9 @@ def distance(reference: list[str], hypothesis: list[str]) -> int:
     return row[-1]
 
 
-def cost(pairs: list[tuple[int | None, int | None]], reference: list[str], hypothesis: list[str]) -> int:
+def cost(
+    pairs: list[tuple[int | None, int | None]], reference: list[str], hypothesis: list[str]
+) -> int:
     return sum(i is None or j is None or reference[i] != hypothesis[j] for i, j in pairs)
 
 
@@ -62,7 +79,11 @@ def cost(pairs: list[tuple[int | None, int | None]], reference: list[str], hypot
     [
         ("Hello, World!", "en", "hello world"),
         ("A well-cut suit — 20% off.", "en", "a well cut suit 20 off"),
-        ("They won't; we'll, it's THE drama's end", "en", "they will not we will it is the dramas end"),
+        (
+            "They won't; we'll, it's THE drama's end",
+            "en",
+            "they will not we will it is the dramas end",
+        ),
         ("Um, I can’t hear the colour, uh", "en", "i can not hear the color"),
         ("um die Ecke", "de", "um die ecke"),
         ("Größere Täler, daß", "de", "größere täler daß"),
@@ -76,26 +97,34 @@ def cost(pairs: list[tuple[int | None, int | None]], reference: list[str], hypot
         ("... ♪ —", "en", ""),
     ],
 )
-def test_words_are_compared_without_case_punctuation_or_spelling_habits(text: str, language: str, words: str) -> None:
+def test_words_are_compared_without_case_punctuation_or_spelling_habits(
+    text: str, language: str, words: str
+) -> None:
     assert normalise(text, language) == words.split()
 
 
 @given(st.text(max_size=40), st.sampled_from(["en", "de", "zh", None]))
-def test_normalised_words_hold_no_space_and_are_never_empty(text: str, language: str | None) -> None:
+def test_normalised_words_hold_no_space_and_are_never_empty(
+    text: str, language: str | None
+) -> None:
     for word in normalise(text, language):
         assert word
         assert not any(c.isspace() for c in word)
 
 
 @given(WORDS, WORDS)
-def test_an_alignment_costs_as_little_as_the_cell_by_cell_recurrence_says(ref: list[str], hyp: list[str]) -> None:
+def test_an_alignment_costs_as_little_as_the_cell_by_cell_recurrence_says(
+    ref: list[str], hyp: list[str]
+) -> None:
     pairs = align(ref, hyp)
     assert [i for i, _ in pairs if i is not None] == list(range(len(ref)))
     assert [j for _, j in pairs if j is not None] == list(range(len(hyp)))
     assert cost(pairs, ref, hyp) == distance(ref, hyp)
 
 
-@pytest.mark.parametrize("n", [BLOCK_ROWS - 1, BLOCK_ROWS, BLOCK_ROWS + 1, 2 * BLOCK_ROWS, 2 * BLOCK_ROWS + 7])
+@pytest.mark.parametrize(
+    "n", [BLOCK_ROWS - 1, BLOCK_ROWS, BLOCK_ROWS + 1, 2 * BLOCK_ROWS, 2 * BLOCK_ROWS + 7]
+)
 def test_an_alignment_over_several_blocks_costs_as_little_as_over_one(n: int) -> None:
     source = random.Random(n)
     ref = [source.choice("abcdefgh") for _ in range(n)]
@@ -145,7 +174,9 @@ def test_the_total_pools_words_so_a_long_file_weighs_more() -> None:
 
 def test_word_starts_are_judged_over_matched_words_only() -> None:
     truth = said("one two three four", ("one", 1.0), ("two", 2.0), ("three", 3.0), ("four", 4.0))
-    judged = score(truth, transcript(timed(("one", 1.02), ("tow", 2.5), ("three", 2.93), ("four", 4.3)))).score
+    judged = score(
+        truth, transcript(timed(("one", 1.02), ("tow", 2.5), ("three", 2.93), ("four", 4.3)))
+    ).score
     assert judged.start_errors == pytest.approx((0.02, -0.07, 0.3))
     assert judged.to_json()["word_starts"] == {
         "words": 3,
@@ -165,8 +196,12 @@ def test_word_ends_are_judged_where_the_truth_knows_them() -> None:
 
 
 def test_truth_that_lacks_some_words_gives_no_time_to_the_wrong_word() -> None:
-    truth = said("the serum from the curd", ("the", 1.0), ("serum", 2.0), ("from", 3.0), ("curd", 5.0))
-    judged = score(truth, transcript(timed(("the", 1), ("serum", 2), ("from", 3), ("the", 4), ("curd", 5)))).score
+    truth = said(
+        "the serum from the curd", ("the", 1.0), ("serum", 2.0), ("from", 3.0), ("curd", 5.0)
+    )
+    judged = score(
+        truth, transcript(timed(("the", 1), ("serum", 2), ("from", 3), ("the", 4), ("curd", 5)))
+    ).score
     assert judged.hits == 5
     assert judged.start_errors == (0, 0, 0, 0)
 
@@ -179,14 +214,29 @@ def test_a_truth_word_that_could_stand_in_two_places_stands_in_neither() -> None
 
 
 def test_damaged_truth_words_are_left_out_and_shortened_ones_keep_their_start() -> None:
-    truth = said("tusks from which the drama's", ("tusks", 1), ("from", 2), ("rom ", 2.1), ("the", 4), ("drama", 5))
+    truth = said(
+        "tusks from which the drama's",
+        ("tusks", 1),
+        ("from", 2),
+        ("rom ", 2.1),
+        ("the", 4),
+        ("drama", 5),
+    )
     found = transcript(timed(("tusks", 1), ("from", 2), ("which", 3), ("the", 4), ("drama's", 5)))
     assert score(truth, found).score.start_errors == (0, 0, 0, 0)
 
 
 def test_parts_of_a_word_without_a_space_between_count_as_the_word() -> None:
     truth = said("a well-cut suit isn't", ("a", 1.0), ("well", 2.0), ("suit", 3.0), ("isn", 4.0))
-    pieces = [(" a", 1.0), (" well", 2.0), ("-", 2.2), ("cut", 2.4), (" suit.", 3.0), (" isn", 4.0), ("'t", 4.2)]
+    pieces = [
+        (" a", 1.0),
+        (" well", 2.0),
+        ("-", 2.2),
+        ("cut", 2.4),
+        (" suit.", 3.0),
+        (" isn", 4.0),
+        ("'t", 4.2),
+    ]
     words = tuple(Word(start, start + 0.2, text) for text, start in pieces)
     found = transcript(Segment(1.0, 4.4, "".join(word.text for word in words), words))
     judged = score(truth, found).score
@@ -197,7 +247,9 @@ def test_parts_of_a_word_without_a_space_between_count_as_the_word() -> None:
 
 def test_words_without_times_are_counted() -> None:
     words = (Word(1.0, 1.2, " one"), Word(3.0, 3.2, " three"))
-    judged = score(said("one two three"), transcript(Segment(1.0, 3.2, " one two three", words))).score
+    judged = score(
+        said("one two three"), transcript(Segment(1.0, 3.2, " one two three", words))
+    ).score
     assert (judged.words, judged.untimed_words) == (3, 1)
     assert judge("one two three", "one two three").untimed_words == 3
 
@@ -217,7 +269,9 @@ def test_language_accuracy_counts_only_files_with_speech_and_a_known_language() 
 
 
 def test_words_found_where_none_were_said_are_invented_and_no_word_errors() -> None:
-    judged = score(Truth(Path("noise.flac"), (), None, 12.0), transcript(timed(("thank", 1), ("you", 2)))).score
+    judged = score(
+        Truth(Path("noise.flac"), (), None, 12.0), transcript(timed(("thank", 1), ("you", 2)))
+    ).score
     assert judged.invented_words == 2
     assert judged.non_speech_s == 12.0
     assert judged.word_error_rate is None
@@ -232,14 +286,21 @@ def test_words_far_from_all_speech_are_told_from_words_timed_badly() -> None:
 
 def test_speech_during_which_no_word_was_found_is_missed() -> None:
     segments = (TruthSegment("one", 0.0, 1.0), TruthSegment("two", 5.0, 7.5))
-    judged = score(Truth(Path("a.flac"), segments, "en", 30.0), transcript(timed(("one", 0.1)))).score
+    judged = score(
+        Truth(Path("a.flac"), segments, "en", 30.0), transcript(timed(("one", 0.1)))
+    ).score
     assert judged.speech_s == 3.5
     assert judged.missed_speech_s == 2.5
 
 
 def test_each_segment_is_compared_in_its_own_language() -> None:
-    segments = (TruthSegment("We'll go.", language="en"), TruthSegment("um die Ecke", language="de"))
-    found = transcript(Segment(0, 1, "we will go", language="en"), Segment(1, 2, " Um die Ecke", language="de"))
+    segments = (
+        TruthSegment("We'll go.", language="en"),
+        TruthSegment("um die Ecke", language="de"),
+    )
+    found = transcript(
+        Segment(0, 1, "we will go", language="en"), Segment(1, 2, " Um die Ecke", language="de")
+    )
     assert score(Truth(Path("a.flac"), segments), found).score.word_error_rate == 0
 
 
@@ -264,7 +325,9 @@ def test_text_beside_recordings_is_truth_without_times(tmp_path: Path) -> None:
 def test_listed_truth_wins_over_text_beside_the_recording(tmp_path: Path) -> None:
     (tmp_path / "a.wav").touch()
     (tmp_path / "a.txt").write_text("other words", encoding="utf-8")
-    (tmp_path / "truth.json").write_text(json.dumps([{"file": "a.wav", "segments": [{"text": "listed"}]}]))
+    (tmp_path / "truth.json").write_text(
+        json.dumps([{"file": "a.wav", "segments": [{"text": "listed"}]}])
+    )
     [truth] = load_truth(tmp_path)
     assert truth.segments == (TruthSegment("listed"),)
 
@@ -280,8 +343,14 @@ def test_listed_truth_wins_over_text_beside_the_recording(tmp_path: Path) -> Non
         ('[{"file": 3}]', "3 is not text"),
         ('[{"file": "a.wav", "segments": [{"start": 1}]}]', "lacks 'text'"),
         ('[{"file": "a.wav", "segments": [{"text": "a", "start": "1"}]}]', "'1' is not a number"),
-        ('[{"file": "a.wav", "segments": [{"text": "a", "words": [{"word": "a"}]}]}]', "lacks 'start'"),
-        ('[{"file": "a.wav", "segments": [{"text": "a", "words": [{"word": "a", "start": null}]}]}]', "is damaged"),
+        (
+            '[{"file": "a.wav", "segments": [{"text": "a", "words": [{"word": "a"}]}]}]',
+            "lacks 'start'",
+        ),
+        (
+            '[{"file": "a.wav", "segments": [{"text": "a", "words": [{"word": "a", "start": null}]}]}]',
+            "is damaged",
+        ),
         ('[{"file": "a.wav", "language": 7}]', "7 is not text"),
         ('[{"file": "a.wav", "duration": NaN}]', "nan is not a number"),
     ],
@@ -302,7 +371,9 @@ def test_damaged_truth_is_reported_in_words(tmp_path: Path, content: str, compla
         lambda inner: (
             st.lists(inner, max_size=3)
             | st.dictionaries(
-                st.sampled_from(["file", "segments", "words", "text", "start", "word"]), inner, max_size=4
+                st.sampled_from(["file", "segments", "words", "text", "start", "word"]),
+                inner,
+                max_size=4,
             )
         ),
         max_leaves=12,
@@ -313,7 +384,9 @@ def test_whatever_the_truth_file_holds_the_answer_is_truth_or_an_error_of_ours(
 ) -> None:
     directory = tmp_path_factory.getbasetemp() / "truth"
     directory.mkdir(exist_ok=True)
-    (directory / "truth.json").write_text(json.dumps([{"file": "a.wav", "segments": content}, content]))
+    (directory / "truth.json").write_text(
+        json.dumps([{"file": "a.wav", "segments": content}, content])
+    )
     with pytest.raises(TranscribeError):  # the recording itself is not there
         load_truth(directory)
 
@@ -342,12 +415,25 @@ def test_scores_are_plain_json_and_a_table_with_a_total() -> None:
     assert (row["file"], row["language"], row["word_error_rate"]) == ("a.flac", "en", 0.5)
     lines = table(scores).splitlines()
     assert len({len(line) for line in lines}) == 1
-    assert lines[1].split() == ["a.flac", "en", "en", "2", "50.0%", "0.0%", "0", "10", "100.0%", "100.0%"]
+    assert lines[1].split() == [
+        "a.flac",
+        "en",
+        "en",
+        "2",
+        "50.0%",
+        "0.0%",
+        "0",
+        "10",
+        "100.0%",
+        "100.0%",
+    ]
     assert lines[2].split() == ["noise.flac", "-", "en", "0", "-", "-", "0", "-", "-", "-"]
     assert lines[3].split() == ["total", "2", "50.0%", "0.0%", "0", "10", "100.0%", "100.0%"]
 
 
-@pytest.mark.skipif(not SHARED_AUDIO.is_dir(), reason="the evaluation audio is not beside this checkout")
+@pytest.mark.skipif(
+    not SHARED_AUDIO.is_dir(), reason="the evaluation audio is not beside this checkout"
+)
 def test_the_truth_of_the_evaluation_windows_judges_itself_as_faultless() -> None:
     truths = load_truth(SHARED_AUDIO)
     assert len(truths) == 24
@@ -358,5 +444,7 @@ def test_the_truth_of_the_evaluation_windows_judges_itself_as_faultless() -> Non
     judged = total(scores)
     assert judged.word_error_rate == 0
     assert judged.language_accuracy == 1
-    known = sum(word is not None for truth in truths for segment in truth.segments for word in segment.words)
+    known = sum(
+        word is not None for truth in truths for segment in truth.segments for word in segment.words
+    )
     assert known == 1107

@@ -59,14 +59,19 @@ def test_other_programs_are_judged_on_the_same_recordings(tmp_path: Path) -> Non
     pytest.importorskip("faster_whisper")
     real_whisper()
     directory = directory_with_sample(tmp_path / "recordings")
-    request = EvaluateRequest(directory, model="tiny.en", device="cpu", offline=True, compare=("faster-whisper",))
+    request = EvaluateRequest(
+        directory, model="tiny.en", device="cpu", offline=True, compare=("faster-whisper",)
+    )
 
     found = evaluate(request)
 
     assert found.figures["systems"].keys() == {"transcribe-mcp", "faster-whisper"}
     assert all(row["reference_words"] == 35 for row in found.figures["systems"].values())
     assert all(row["word_error_rate"] < 0.1 for row in found.figures["systems"].values())
-    assert [line.split()[0] for line in found.table.splitlines()[-2:]] == ["transcribe-mcp", "faster-whisper"]
+    assert [line.split()[0] for line in found.table.splitlines()[-2:]] == [
+        "transcribe-mcp",
+        "faster-whisper",
+    ]
 
 
 def test_whisperx_is_judged_from_its_own_environment_with_the_same_weights(
@@ -76,9 +81,16 @@ def test_whisperx_is_judged_from_its_own_environment_with_the_same_weights(
     monkeypatch.setenv("TRANSCRIBE_MCP_DATA_DIR", str(tmp_path / "data"))
     environment_with_whisperx("whole")
     directory = directory_with_sample(tmp_path / "recordings")
-    (directory / "welcome.txt").write_text(f"weights {(model / 'model.bin').stat().st_size}", encoding="utf-8")
+    (directory / "welcome.txt").write_text(
+        f"weights {(model / 'model.bin').stat().st_size}", encoding="utf-8"
+    )
     request = EvaluateRequest(
-        directory, engine="ctranslate2", model="tiny.en", device="cpu", offline=True, compare=("whisperx",)
+        directory,
+        engine="ctranslate2",
+        model="tiny.en",
+        device="cpu",
+        offline=True,
+        compare=("whisperx",),
     )
 
     found = evaluate(request)
@@ -101,7 +113,9 @@ def test_a_whisperx_that_cannot_be_run_is_an_error_before_any_recording_is_trans
     monkeypatch.setenv("TRANSCRIBE_MCP_DATA_DIR", str(tmp_path / "data"))
     if state != "missing":
         environment_with_whisperx(state)
-    request = EvaluateRequest(directory_with_sample(tmp_path / "recordings"), engine="no engine is loaded")
+    request = EvaluateRequest(
+        directory_with_sample(tmp_path / "recordings"), engine="no engine is loaded"
+    )
 
     with pytest.raises(EngineUnavailableError, match=problem) as missing:
         evaluate(replace(request, compare=("whisperx",)))

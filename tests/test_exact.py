@@ -62,7 +62,9 @@ class Sentence:
     @staticmethod
     def of(segment: Segment) -> Sentence:
         return Sentence(
-            segment.text.strip(), tuple(round(word.start, 2) for word in segment.words), round(segment.end, 2)
+            segment.text.strip(),
+            tuple(round(word.start, 2) for word in segment.words),
+            round(segment.end, 2),
         )
 
 
@@ -97,12 +99,18 @@ def found_anew(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def scores(transcripts: Mapping[str, Transcript]) -> dict[str, Score]:
-    truths = {truth.path.stem: truth for folder in (SPEECH, CONVERSATION) for truth in load_truth(folder)}
+    truths = {
+        truth.path.stem: truth for folder in (SPEECH, CONVERSATION) for truth in load_truth(folder)
+    }
     return {name: score(truths[name], transcript).score for name, transcript in transcripts.items()}
 
 
 def load(compute_type: str) -> Engine:
-    return load_engine(EngineRequest("ctranslate2", str(whisper_nano()), "cpu", compute_type, threads=2, offline=True))
+    return load_engine(
+        EngineRequest(
+            "ctranslate2", str(whisper_nano()), "cpu", compute_type, threads=2, offline=True
+        )
+    )
 
 
 def transcribe_all(engine: Engine) -> dict[str, Transcript]:
@@ -111,19 +119,26 @@ def transcribe_all(engine: Engine) -> dict[str, Transcript]:
 
 
 def golden_of(transcripts: Mapping[str, Transcript]) -> Golden:
-    return {name: [Sentence.of(segment) for segment in t.segments] for name, t in transcripts.items()}
+    return {
+        name: [Sentence.of(segment) for segment in t.segments] for name, t in transcripts.items()
+    }
 
 
 def read_golden(compute_type: str, folder: Path = GOLDEN) -> Golden:
     rows = json.loads((folder / f"{compute_type}.json").read_text(encoding="utf-8"))
-    return {name: [Sentence(text, tuple(starts), end) for text, starts, end in row] for name, row in rows.items()}
+    return {
+        name: [Sentence(text, tuple(starts), end) for text, starts, end in row]
+        for name, row in rows.items()
+    }
 
 
 def write_golden(compute_type: str, golden: Golden, folder: Path) -> None:
     """A line a sentence: its text, the starts of its words, its end."""
     files = []
     for name, sentences in golden.items():
-        rows = [json.dumps([row.text, row.starts, row.end], ensure_ascii=False) for row in sentences]
+        rows = [
+            json.dumps([row.text, row.starts, row.end], ensure_ascii=False) for row in sentences
+        ]
         files.append(f'"{name}": [\n ' + ",\n ".join(rows) + "\n]")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{compute_type}.json").write_bytes(("{\n" + ",\n".join(files) + "\n}\n").encode())
@@ -147,7 +162,9 @@ def test_the_words_and_their_times_are_those_of_before(found_anew: Path, compute
         before, now = timed_words(sentences), timed_words(found[name])
         for i, j in align([text for text, _ in before], [text for text, _ in now]):
             if i is None or j is None or before[i][0] != now[j][0]:
-                changed.append((name, None if i is None else before[i][0], None if j is None else now[j][0]))
+                changed.append(
+                    (name, None if i is None else before[i][0], None if j is None else now[j][0])
+                )
             else:
                 shifts_s.append(abs(before[i][1] - now[j][1]))
 
@@ -175,13 +192,17 @@ def test_sentences_are_cut_as_before(found_anew: Path, compute_type: str) -> Non
 
 def test_what_was_said_is_understood_in_every_language(scores: Mapping[str, Score]) -> None:
     for language, bar in BARS.items():
-        whole = sum((judged for name, judged in scores.items() if name.startswith(language)), Score())
+        whole = sum(
+            (judged for name, judged in scores.items() if name.startswith(language)), Score()
+        )
         assert whole.word_error_rate is not None
         assert whole.word_error_rate <= bar, (language, whole)
     assert scores["three_voices"].word_error_rate == pytest.approx(0.0, abs=0.02)
 
 
-def test_every_language_is_recognised_and_nothing_is_missed_or_made_up(scores: Mapping[str, Score]) -> None:
+def test_every_language_is_recognised_and_nothing_is_missed_or_made_up(
+    scores: Mapping[str, Score],
+) -> None:
     whole = sum(scores.values(), Score())
 
     assert whole.languages == len(scores) == 25
@@ -204,18 +225,24 @@ def test_every_word_is_timed_in_order_where_it_was_said(scores: Mapping[str, Sco
 
 
 @pytest.mark.parametrize("vad", [True, False])
-def test_noise_and_silence_give_no_words_with_and_without_voice_detection(engine: Engine, vad: bool) -> None:
+def test_noise_and_silence_give_no_words_with_and_without_voice_detection(
+    engine: Engine, vad: bool
+) -> None:
     truths = load_truth(NON_SPEECH)
     transcripts = [transcribe(truth.path, engine, replace(GREEDY, vad=vad)) for truth in truths]
 
     assert sum(truth.duration or 0 for truth in truths) > 120
-    assert {truth.path.stem: t.text for truth, t in zip(truths, transcripts, strict=True) if t.text} == {}
+    assert {
+        truth.path.stem: t.text for truth, t in zip(truths, transcripts, strict=True) if t.text
+    } == {}
     assert {notice.code for t in transcripts for notice in t.warnings} == {"no_speech"}
 
 
 @pytest.mark.parametrize("vad", [True, False])
 @pytest.mark.parametrize("name", ["en_silent_after", "de_silent_after", "en_pauses"])
-def test_nothing_follows_the_last_word_in_the_silence_after_it(engine: Engine, name: str, vad: bool) -> None:
+def test_nothing_follows_the_last_word_in_the_silence_after_it(
+    engine: Engine, name: str, vad: bool
+) -> None:
     truth = speech_truths()[name]
     end = truth.segments[-1].end
 
@@ -229,7 +256,9 @@ def test_nothing_follows_the_last_word_in_the_silence_after_it(engine: Engine, n
 # -- what is asked of it ---------------------------------------------------------------------------------------------
 
 
-def test_vocabulary_spells_a_word_that_was_misheard(engine: Engine, transcripts: Mapping[str, Transcript]) -> None:
+def test_vocabulary_spells_a_word_that_was_misheard(
+    engine: Engine, transcripts: Mapping[str, Transcript]
+) -> None:
     plain = transcripts["es_1"].text
 
     helped = transcribe(SPEECH / "es_1.flac", engine, replace(GREEDY, vocabulary=("pizarra",))).text
@@ -243,10 +272,14 @@ def test_a_prompt_is_heeded_and_leaves_clear_speech_as_it_is(
 ) -> None:
     plain = transcripts["en_3"]
 
-    prompted = transcribe(SPEECH / "en_3.flac", engine, replace(GREEDY, prompt="IN CAPITALS. ALL OF IT."))
+    prompted = transcribe(
+        SPEECH / "en_3.flac", engine, replace(GREEDY, prompt="IN CAPITALS. ALL OF IT.")
+    )
 
     assert prompted.text == plain.text
-    assert prompted.segments[0].avg_logprob != pytest.approx(plain.segments[0].avg_logprob, abs=1e-4)
+    assert prompted.segments[0].avg_logprob != pytest.approx(
+        plain.segments[0].avg_logprob, abs=1e-4
+    )
 
 
 @pytest.mark.parametrize("name", ["en_noise", "de_2", "es_1"])
@@ -258,7 +291,9 @@ def test_translation_of_this_model_is_the_same_words_in_upper_case(
 
     assert transcript.task == "translate"
     assert transcript.text == transcript.text.upper()
-    assert sum(i is None or j is None or said[i] != shouted[j] for i, j in align(said, shouted)) <= 3
+    assert (
+        sum(i is None or j is None or said[i] != shouted[j] for i, j in align(said, shouted)) <= 3
+    )
     assert len(transcript.words) == len(shouted)
 
 
@@ -282,13 +317,17 @@ def test_a_long_recording_is_understood_no_worse_than_its_parts(
     assert all(before.end <= after.start + 1e-6 for before, after in pairwise(transcript.words))
 
 
-def test_multilingual_gives_every_sentence_of_a_joined_recording_its_language(engine: Engine, tmp_path: Path) -> None:
+def test_multilingual_gives_every_sentence_of_a_joined_recording_its_language(
+    engine: Engine, tmp_path: Path
+) -> None:
     names = [name for language in ("en", "de", "es") for name in CLEAN[language][:3]]
     truth = join_speech(tmp_path / "three.wav", names)
 
     transcript = transcribe(truth.path, engine, replace(GREEDY, multilingual=True))
 
-    assert [segment.language for segment in transcript.segments] == [said.language for said in truth.segments]
+    assert [segment.language for segment in transcript.segments] == [
+        said.language for said in truth.segments
+    ]
     for found, said in zip(transcript.segments, truth.segments, strict=True):
         assert found.start == pytest.approx(said.start, abs=0.3)
     rate = score(truth, transcript).score.word_error_rate

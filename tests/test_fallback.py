@@ -40,12 +40,16 @@ def script(*windows: Sequence[Decoded]) -> ScriptedEngine:
     return ScriptedEngine(hear=hear)
 
 
-def climb(engine: ScriptedEngine, n: int, temperatures: tuple[float, ...] = TEMPERATURES) -> list[Attempt]:
+def climb(
+    engine: ScriptedEngine, n: int, temperatures: tuple[float, ...] = TEMPERATURES
+) -> list[Attempt]:
     windows = [window_at(10.0 * k) for k in range(n)]
     languages = (["en", "de"] * n)[:n]
     decoder = Decoder(engine, DecodingOptions(beam_size=3), Ladder(temperatures), engine.encode)
     encoded = engine.encode(windows)
-    first = decoder.time_words(encoded, windows, decoder.decode(encoded, languages), decoder.options)
+    first = decoder.time_words(
+        encoded, windows, decoder.decode(encoded, languages), decoder.options
+    )
     return decoder.improved(encoded, windows, languages, first)
 
 
@@ -66,15 +70,33 @@ def test_sound_windows_are_decoded_once_as_one_batch() -> None:
 
 
 def test_only_the_windows_that_fail_are_decoded_again_each_in_its_language() -> None:
-    engine = script([said(SOUND)], [said(LOOP), said(SOUND)], [said(SOUND)], [said(LOOP), said(LOOP), said(SOUND)])
+    engine = script(
+        [said(SOUND)],
+        [said(LOOP), said(SOUND)],
+        [said(SOUND)],
+        [said(LOOP), said(LOOP), said(SOUND)],
+    )
 
     attempts = climb(engine, 4)
 
-    assert [call.starts for call in engine.calls] == [(0.0, 10.0, 20.0, 30.0), (10.0, 30.0), (30.0,)]
-    assert [call.languages for call in engine.calls] == [("en", "de", "en", "de"), ("de", "de"), ("de",)]
+    assert [call.starts for call in engine.calls] == [
+        (0.0, 10.0, 20.0, 30.0),
+        (10.0, 30.0),
+        (30.0,),
+    ]
+    assert [call.languages for call in engine.calls] == [
+        ("en", "de", "en", "de"),
+        ("de", "de"),
+        ("de",),
+    ]
     assert [call.options.temperature for call in engine.calls] == [0.0, 0.2, 0.4]
     assert [text_of(attempt) for attempt in attempts] == [SOUND] * 4
-    assert [attempt.parts[0].judged.decoded.temperature for attempt in attempts] == [0.0, 0.2, 0.0, 0.4]
+    assert [attempt.parts[0].judged.decoded.temperature for attempt in attempts] == [
+        0.0,
+        0.2,
+        0.0,
+        0.4,
+    ]
 
 
 def test_every_other_option_stays_the_same_up_the_ladder() -> None:
@@ -85,7 +107,9 @@ def test_every_other_option_stays_the_same_up_the_ladder() -> None:
     assert {call.options.at(0.0) for call in engine.calls} == {DecodingOptions(beam_size=3)}
 
 
-def test_a_window_that_never_succeeds_keeps_its_most_probable_attempt_and_the_rule_it_breaks() -> None:
+def test_a_window_that_never_succeeds_keeps_its_most_probable_attempt_and_the_rule_it_breaks() -> (
+    None
+):
     guesses = [said(f" guess {i}", logprob=logprob) for i, logprob in enumerate((-2.0, -1.2, -1.5))]
 
     [attempt] = climb(script(guesses), 1, (0.0, 0.5, 1.0))
@@ -124,7 +148,9 @@ def test_a_sound_attempt_is_not_given_up_for_one_before_it() -> None:
     assert attempt.failure is None
 
 
-@pytest.mark.parametrize("silence", [said(""), said("  "), said(" you", logprob=-1.5, no_speech=0.9)])
+@pytest.mark.parametrize(
+    "silence", [said(""), said("  "), said(" you", logprob=-1.5, no_speech=0.9)]
+)
 def test_silence_is_not_decoded_again(silence: Decoded) -> None:
     engine = script([silence], [said(SOUND)])
 
@@ -158,7 +184,9 @@ def test_one_temperature_is_one_attempt() -> None:
 @settings(derandomize=True, deadline=None, max_examples=100)
 @given(st.lists(st.lists(st.booleans(), min_size=4, max_size=4), min_size=1, max_size=6))
 def test_each_window_is_decoded_until_it_is_sound_and_no_longer(sound: list[list[bool]]) -> None:
-    engine = script(*([said(f"{SOUND} {k}" if ok else LOOP) for k, ok in enumerate(row)] for row in sound))
+    engine = script(
+        *([said(f"{SOUND} {k}" if ok else LOOP) for k, ok in enumerate(row)] for row in sound)
+    )
 
     attempts = climb(engine, len(sound), (0.0, 0.2, 0.4, 0.6))
 
@@ -176,7 +204,9 @@ HOUSE, NOBODY = " I went to the house today.", " Nobody was there at that time o
 LATE = Region(6.0, 9.5)  # speech after a pause, of a window that begins at 0
 
 
-def fill(hear: Callable[[Window], Decoded], regions: Sequence[Region]) -> tuple[list[Window], Attempt]:
+def fill(
+    hear: Callable[[Window], Decoded], regions: Sequence[Region]
+) -> tuple[list[Window], Attempt]:
     """The windows that the engine was given, and what became of one window of 12 s."""
     given: list[Window] = []
 
@@ -227,10 +257,15 @@ def test_a_window_with_much_speech_and_no_words_is_decoded_again() -> None:
     assert text_of(attempt) == NOBODY
 
 
-@pytest.mark.parametrize("guess", [said(" you", no_speech=0.9), said(" you", logprob=-1.4), said("")])
-def test_what_may_be_no_speech_gets_no_words_that_the_model_is_not_sure_of_and_is_named(guess: Decoded) -> None:
+@pytest.mark.parametrize(
+    "guess", [said(" you", no_speech=0.9), said(" you", logprob=-1.4), said("")]
+)
+def test_what_may_be_no_speech_gets_no_words_that_the_model_is_not_sure_of_and_is_named(
+    guess: Decoded,
+) -> None:
     _, attempt = fill(
-        lambda window: said("") if window.start == 0.0 and len(window.samples) > 180_000 else guess, [LATE]
+        lambda window: said("") if window.start == 0.0 and len(window.samples) > 180_000 else guess,
+        [LATE],
     )
 
     assert text_of(attempt) == ""
@@ -250,7 +285,10 @@ def failure_of(decoded: Decoded, speech_s: float = 8.0) -> str | None:
         (said(SOUND), None),
         (said(SOUND, logprob=-0.99), None),
         (said(SOUND, logprob=-1.01), "low_probability"),
-        (said(SOUND, logprob=-0.5, no_speech=0.99), None),  # the text is probable: the model does not know silence
+        (
+            said(SOUND, logprob=-0.5, no_speech=0.99),
+            None,
+        ),  # the text is probable: the model does not know silence
         (said(SOUND, logprob=-1.01, no_speech=0.61), "silence"),
         (said(SOUND, logprob=-1.01, no_speech=0.59), "low_probability"),
         (said(SOUND, logprob=None), None),
@@ -295,7 +333,10 @@ def test_the_rules_can_be_set() -> None:
         ("so and so and so on", 2),
         ("x one two three x one two three x one two three", 3),
         ("say one two three four five six seven eight one two three four five six seven eight", 2),
-        ("one two three four five six seven eight nine one two three four five six seven eight nine", 1),
+        (
+            "one two three four five six seven eight nine one two three four five six seven eight nine",
+            1,
+        ),
     ],
 )
 def test_repeats_counts_the_longest_run_of_one_phrase(text: str, times: int) -> None:
@@ -303,15 +344,15 @@ def test_repeats_counts_the_longest_run_of_one_phrase(text: str, times: int) -> 
 
 
 @settings(derandomize=True, deadline=None)
-@given(st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=8, unique=True), st.integers(1, 20))
+@given(
+    st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=8, unique=True), st.integers(1, 20)
+)
 def test_repeats_finds_any_phrase_as_often_as_it_was_put(phrase: list[str], times: int) -> None:
     assert repeats(" ".join(["before", *phrase * times, "after"])) == times
 
 
 def test_the_compression_ratio_tells_loops_from_prose() -> None:
-    prose = (
-        "It was the best of times, it was the worst of times, it was the age of wisdom, it was the age of foolishness."
-    )
+    prose = "It was the best of times, it was the worst of times, it was the age of wisdom, it was the age of foolishness."
 
     assert compression_ratio("") == 0.0
     assert compression_ratio(prose) < RULES.max_compression_ratio < compression_ratio(LOOP)

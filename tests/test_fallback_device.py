@@ -77,7 +77,9 @@ class DyingEncoder(ScriptedEngine):
             raise EngineFailedError("the device is gone")
         return ScriptedBatch(tuple(windows))
 
-    def decode(self, encoded: ScriptedBatch, languages: Sequence[str], options: DecodingOptions) -> list[Decoded]:
+    def decode(
+        self, encoded: ScriptedBatch, languages: Sequence[str], options: DecodingOptions
+    ) -> list[Decoded]:
         raise EngineFailedError("the device is gone")
 
 
@@ -127,7 +129,9 @@ def test_a_gpu_that_works_is_used_to_the_end_without_a_word(minute: Path) -> Non
     def no_cpu() -> Engine:
         raise AssertionError("the CPU was loaded")
 
-    result = transcribe(minute, load_with_cpu_behind(lambda: ScriptedEngine(info=ON_GPU), no_cpu), EVERYTHING)
+    result = transcribe(
+        minute, load_with_cpu_behind(lambda: ScriptedEngine(info=ON_GPU), no_cpu), EVERYTHING
+    )
 
     assert result.device == "cuda"
     assert "gpu_failed" not in [notice.code for notice in result.warnings]
@@ -158,7 +162,10 @@ def ends(end: str, tail: str, tried: list[str]) -> Callable[[], Child]:
 
 @pytest.mark.parametrize(
     ("end", "tail", "words"),
-    [("ok", "", ""), ("signal 6", "cannot load libcudnn_ops.so.9", "signal 6 (cannot load libcudnn_ops.so.9)")],
+    [
+        ("ok", "", ""),
+        ("signal 6", "cannot load libcudnn_ops.so.9", "signal 6 (cannot load libcudnn_ops.so.9)"),
+    ],
 )
 def test_the_outcome_of_a_trial_is_remembered_for_its_driver_and_libraries(
     tmp_path: Path, end: str, tail: str, words: str
@@ -170,8 +177,12 @@ def test_the_outcome_of_a_trial_is_remembered_for_its_driver_and_libraries(
     assert all(problem.endswith(words) for problem in problems)
 
 
-@pytest.mark.parametrize("said", ["CUDA failed with error out of memory", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED"])
-def test_a_gpu_without_free_memory_is_tried_again_at_the_next_start(tmp_path: Path, said: str) -> None:
+@pytest.mark.parametrize(
+    "said", ["CUDA failed with error out of memory", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED"]
+)
+def test_a_gpu_without_free_memory_is_tried_again_at_the_next_start(
+    tmp_path: Path, said: str
+) -> None:
     tried: list[str] = []
     problem = gpu_trial(tmp_path, "580", ends("exit 1", said, tried))
 
@@ -194,7 +205,9 @@ def test_a_failure_while_another_is_dealt_with_is_not_for_want_of_memory_because
 
 
 @pytest.mark.parametrize("content", [b"", b"[1]", b"\xff{", b'{"580": 3}'])
-def test_a_damaged_memory_of_trials_costs_another_trial_only(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_memory_of_trials_costs_another_trial_only(
+    tmp_path: Path, content: bytes
+) -> None:
     (tmp_path / FILE_NAME).write_bytes(content)
     tried: list[str] = []
 

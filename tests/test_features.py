@@ -9,20 +9,34 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from transcribe_mcp.speech.features import WINDOW_FRAMES, WINDOW_SAMPLES, log_mel, log_mel_batch, mel_filters
+from transcribe_mcp.speech.features import (
+    WINDOW_FRAMES,
+    WINDOW_SAMPLES,
+    log_mel,
+    log_mel_batch,
+    mel_filters,
+)
 
 SAMPLE_RATE_HZ = 16_000
 MELS = (80, 128)
 TOLERANCE = 1e-4
 EDGES_SAMPLES = (1, 2, 159, 160, 161, 199, 200, 201, 399, 400, 401, 16_000, 123_457)
-FULL_SAMPLES = (479_799, 479_800, 479_801, 479_999, 480_000)  # the last frames reach over the end of the window
+FULL_SAMPLES = (
+    479_799,
+    479_800,
+    479_801,
+    479_999,
+    480_000,
+)  # the last frames reach over the end of the window
 
 Samples = NDArray[np.float32]
 
 
 def speechlike(n_samples: int) -> Samples:
     t = np.arange(n_samples) / SAMPLE_RATE_HZ
-    voice = sum(np.sin(2 * np.pi * 140 * k * t + k) / k for k in range(1, 12)) * (0.5 + 0.5 * np.sin(9 * t))
+    voice = sum(np.sin(2 * np.pi * 140 * k * t + k) / k for k in range(1, 12)) * (
+        0.5 + 0.5 * np.sin(9 * t)
+    )
     noise = np.random.default_rng(n_samples).normal(0, 0.01, n_samples)
     return (0.1 * voice + noise).astype(np.float32)
 
@@ -104,8 +118,12 @@ def test_log_mel_of_any_loudness_is_finite_and_keeps_80_db(n_mels: int, scale: f
 
 @pytest.mark.parametrize("n_mels", MELS)
 def test_no_samples_are_silence(n_mels: int) -> None:
-    np.testing.assert_array_equal(log_mel(np.empty(0, np.float32), n_mels), np.full((n_mels, 3000), -1.5, np.float32))
-    np.testing.assert_array_equal(log_mel(np.zeros(999, np.float32), n_mels), log_mel(np.empty(0, np.float32), n_mels))
+    np.testing.assert_array_equal(
+        log_mel(np.empty(0, np.float32), n_mels), np.full((n_mels, 3000), -1.5, np.float32)
+    )
+    np.testing.assert_array_equal(
+        log_mel(np.zeros(999, np.float32), n_mels), log_mel(np.empty(0, np.float32), n_mels)
+    )
 
 
 def test_more_samples_than_a_window_holds_are_refused() -> None:

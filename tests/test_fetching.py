@@ -12,7 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transcribe_mcp.errors import CancelledError, SourceError, SourceFetchError, SourceRefusedError, SourceTooLargeError
+from transcribe_mcp.errors import (
+    CancelledError,
+    SourceError,
+    SourceFetchError,
+    SourceRefusedError,
+    SourceTooLargeError,
+)
 from transcribe_mcp.media.download import FetchLimits, fetch, is_public, is_url, require_url
 
 SOUND = bytes(range(256)) * 400
@@ -68,7 +74,9 @@ HERE = FetchLimits(max_bytes=200_000, is_allowed=lambda address: address == "127
 
 def test_a_recording_is_fetched_whole_and_gets_a_name_of_ours(site: str, tmp_path: Path) -> None:
     seen: list[float] = []
-    path = fetch(f"{site}/talks/a%20b.mp3?x=1", tmp_path, HERE, lambda stage, done, total: seen.append(done))
+    path = fetch(
+        f"{site}/talks/a%20b.mp3?x=1", tmp_path, HERE, lambda stage, done, total: seen.append(done)
+    )
     assert path.read_bytes() == SOUND
     assert (path.suffix, path.parent) == (".mp3", tmp_path)
     assert list(tmp_path.iterdir()) == [path]
@@ -78,7 +86,12 @@ def test_a_recording_is_fetched_whole_and_gets_a_name_of_ours(site: str, tmp_pat
 
 def test_redirects_are_followed_and_judged_again(site: str, tmp_path: Path) -> None:
     assert fetch(f"{site}/to//a.mp3", tmp_path, HERE).read_bytes() == SOUND
-    for target in ("http://127.0.0.2/a.mp3", "http://localhost.:1/", "file:///etc/passwd", "ftp://127.0.0.1/a.mp3"):
+    for target in (
+        "http://127.0.0.2/a.mp3",
+        "http://localhost.:1/",
+        "file:///etc/passwd",
+        "ftp://127.0.0.1/a.mp3",
+    ):
         with pytest.raises((SourceRefusedError, SourceFetchError)):
             fetch(f"{site}/to/{target}", tmp_path / "refused", HERE)
     with pytest.raises(SourceFetchError, match="redirects more than"):
@@ -104,14 +117,20 @@ def test_what_is_no_recording_leaves_nothing_behind(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_announced_size_above_the_limit_is_refused_before_it_comes(site: str, tmp_path: Path) -> None:
+def test_an_announced_size_above_the_limit_is_refused_before_it_comes(
+    site: str, tmp_path: Path
+) -> None:
     with pytest.raises(SourceTooLargeError):
         fetch(f"{site}/a.mp3", tmp_path, FetchLimits(max_bytes=1000, is_allowed=HERE.is_allowed))
 
 
 def test_time_is_limited(site: str, tmp_path: Path) -> None:
     with pytest.raises(SourceFetchError, match="within 0 s"):
-        fetch(f"{site}/a.mp3", tmp_path, FetchLimits(200_000, max_seconds=0, is_allowed=HERE.is_allowed))
+        fetch(
+            f"{site}/a.mp3",
+            tmp_path,
+            FetchLimits(200_000, max_seconds=0, is_allowed=HERE.is_allowed),
+        )
 
 
 def test_fetching_can_be_stopped(site: str, tmp_path: Path) -> None:
@@ -126,7 +145,15 @@ def test_fetching_can_be_stopped(site: str, tmp_path: Path) -> None:
 def test_nothing_of_this_network_is_asked_for(site: str, tmp_path: Path) -> None:
     port = site.rpartition(":")[2]
     before = len(Site.asked)
-    for host in ("127.0.0.1", "localhost", "127.1", "2130706433", "0x7f000001", "[::ffff:127.0.0.1]", "0.0.0.0"):
+    for host in (
+        "127.0.0.1",
+        "localhost",
+        "127.1",
+        "2130706433",
+        "0x7f000001",
+        "[::ffff:127.0.0.1]",
+        "0.0.0.0",
+    ):
         with pytest.raises((SourceRefusedError, SourceFetchError)):
             fetch(f"http://{host}:{port}/a.mp3", tmp_path, FetchLimits(max_bytes=10**6))
     assert len(Site.asked) == before
@@ -145,7 +172,9 @@ def test_no_address_of_a_private_network_is_public(address: str) -> None:
 
 
 def test_addresses_of_the_internet_are_public() -> None:
-    assert all(map(is_public, ("1.1.1.1", "93.184.216.34", "2606:4700:4700::1111", "64:ff9b::101:101")))
+    assert all(
+        map(is_public, ("1.1.1.1", "93.184.216.34", "2606:4700:4700::1111", "64:ff9b::101:101"))
+    )
 
 
 @pytest.mark.parametrize(
@@ -170,5 +199,10 @@ def test_no_text_whatever_breaks_the_check(url: str) -> None:
 
 
 def test_paths_are_no_addresses() -> None:
-    assert not any(map(is_url, ("/a.wav", "C:\\a.wav", "c://a.wav", "file:///a.wav", "a.wav", "http:talk.wav", "")))
+    assert not any(
+        map(
+            is_url,
+            ("/a.wav", "C:\\a.wav", "c://a.wav", "file:///a.wav", "a.wav", "http:talk.wav", ""),
+        )
+    )
     assert all(map(is_url, ("http://x/a.wav", "HTTPS://x", "ftp://x")))

@@ -27,12 +27,19 @@ DOCS = ROOT / "docs" / "formats.md"
 VARIANTS = {"highlight.vtt": FormatOptions(highlight_words=True, note=True)}
 
 
-def said(start: float, text: str, speaker: str | None, *, word_s: float = 0.3, gap_s: float = 0.02) -> Segment:
+def said(
+    start: float, text: str, speaker: str | None, *, word_s: float = 0.3, gap_s: float = 0.02
+) -> Segment:
     words = []
     for token in re.findall(r"\s*\S+", text) if " " in text else text:
         words.append(Word(round(start, 3), round(start + word_s, 3), token, 0.9, speaker))
         start += word_s + gap_s
-    quality = {"avg_logprob": -0.21, "no_speech_prob": 0.01, "compression_ratio": 1.5, "temperature": 0.0}
+    quality = {
+        "avg_logprob": -0.21,
+        "no_speech_prob": 0.01,
+        "compression_ratio": 1.5,
+        "temperature": 0.0,
+    }
     return Segment(words[0].start, words[-1].end, text, tuple(words), "en", speaker, **quality)
 
 
@@ -41,11 +48,20 @@ def sample() -> Transcript:
         segments=(
             said(0.4, " Good morning.", "Anna"),
             said(
-                1.3, " Today we ask why rain falls in drops, how large they grow, and who measured them first.", "Anna"
+                1.3,
+                " Today we ask why rain falls in drops, how large they grow, and who measured them first.",
+                "Anna",
             ),
             said(7.2, " Is 3 < 5 & *true* --> yes?", "Bert"),
             said(12.5, "「東京は雨です。」", "Bert", word_s=0.2),
-            Segment(17.0, 20.5, " Thank you for listening, and see you next week, I hope.", (), "en", "Anna"),
+            Segment(
+                17.0,
+                20.5,
+                " Thank you for listening, and see you next week, I hope.",
+                (),
+                "en",
+                "Anna",
+            ),
         ),
         duration=22.0,
         language="en",
@@ -62,7 +78,9 @@ def sample() -> Transcript:
 
 
 def transcript_of(*texts: str, speaker: str | None = None) -> Transcript:
-    segments = tuple(Segment(5 * i, 5 * i + 4, text, (), None, speaker) for i, text in enumerate(texts))
+    segments = tuple(
+        Segment(5 * i, 5 * i + 4, text, (), None, speaker) for i, text in enumerate(texts)
+    )
     return Transcript(segments, 5 * len(texts), None, None, "fake", "fake", "cpu", "float32")
 
 
@@ -70,7 +88,9 @@ def rendered() -> dict[str, str]:
     """Golden file name -> content."""
     plain = {f"sample{row.extension}": render(sample(), name) for name, row in FORMATS.items()}
     plain["short.json"] = render(replace(sample(), segments=sample().segments[:1]), "json")
-    return plain | {f"sample.{name}": render(sample(), "vtt", options) for name, options in VARIANTS.items()}
+    return plain | {
+        f"sample.{name}": render(sample(), "vtt", options) for name, options in VARIANTS.items()
+    }
 
 
 @pytest.mark.parametrize("name", rendered())
@@ -95,17 +115,24 @@ def with_samples(document: str) -> str:
 def test_the_documented_samples_are_what_is_written() -> None:
     document = DOCS.read_text(encoding="utf-8")
     assert with_samples(document) == document
-    assert set(re.findall(r"<!-- sample: (\S+) -->", document)) == rendered().keys() - {"sample.json"}
+    assert set(re.findall(r"<!-- sample: (\S+) -->", document)) == rendered().keys() - {
+        "sample.json"
+    }
 
 
 def test_the_documented_table_lists_every_format() -> None:
     document = DOCS.read_text(encoding="utf-8")
-    rows = [f"| `{n}` | `{row.extension}` | `{row.media_type}` | {row.summary} |" for n, row in FORMATS.items()]
+    rows = [
+        f"| `{n}` | `{row.extension}` | `{row.media_type}` | {row.summary} |"
+        for n, row in FORMATS.items()
+    ]
     assert "\n".join(rows) in document
 
 
 def test_the_documented_rules_are_the_defaults() -> None:
-    documented = re.findall(r"^\| `(\w+)` \| ([\d./]+) \|", DOCS.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    documented = re.findall(
+        r"^\| `(\w+)` \| ([\d./]+) \|", DOCS.read_text(encoding="utf-8"), flags=re.MULTILINE
+    )
     defaults = {"5/6": 5 / 6}
     assert {name: defaults.get(value) or float(value) for name, value in documented} == {
         field.name: field.default for field in fields(SubtitleRules)
@@ -115,12 +142,16 @@ def test_the_documented_rules_are_the_defaults() -> None:
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_transcript_without_speech_is_a_valid_file(name: str) -> None:
     text = render(transcript_of(), name)
-    assert {"txt": "", "timed": "", "srt": "", "vtt": "WEBVTT\n", "tsv": "start\tend\ttext\n"}.get(name, text) == text
+    assert {"txt": "", "timed": "", "srt": "", "vtt": "WEBVTT\n", "tsv": "start\tend\ttext\n"}.get(
+        name, text
+    ) == text
     assert "\n\n\n" not in text
 
 
 def test_json_fits_the_published_schema() -> None:
-    schema = json.loads(files("transcribe_mcp").joinpath("domain/schema.json").read_text(encoding="utf-8"))
+    schema = json.loads(
+        files("transcribe_mcp").joinpath("domain/schema.json").read_text(encoding="utf-8")
+    )
     Draft202012Validator(schema).validate(json.loads(render(sample(), "json")))
     assert Transcript.loads(render(sample(), "json")) == sample()
 
@@ -128,8 +159,12 @@ def test_json_fits_the_published_schema() -> None:
 @pytest.mark.parametrize("name", ["srt", "vtt"])
 def test_ffmpeg_reads_the_cues_that_were_written(name: str) -> None:
     expected = re.findall(r"(\d\d):(\d\d):(\d\d)[.,](\d{3}) -->", render(sample(), name))
-    starts_ms = [((int(h) * 60 + int(m)) * 60 + int(s)) * 1000 + int(ms) for h, m, s, ms in expected]
-    with av.open(io.BytesIO(render(sample(), name).encode()), format={"vtt": "webvtt"}.get(name, name)) as container:
+    starts_ms = [
+        ((int(h) * 60 + int(m)) * 60 + int(s)) * 1000 + int(ms) for h, m, s, ms in expected
+    ]
+    with av.open(
+        io.BytesIO(render(sample(), name).encode()), format={"vtt": "webvtt"}.get(name, name)
+    ) as container:
         packets = [packet for packet in container.demux() if packet.size]
     assert [round(1000 * float(packet.pts * packet.time_base)) for packet in packets] == starts_ms
     assert b"Good morning." in bytes(packets[0])
@@ -143,23 +178,40 @@ def test_text_that_looks_like_syntax_stays_text(name: str) -> None:
     harmless = render(transcript_of("a b"), name)
     hostile = render(transcript_of(HOSTILE), name)
     assert not set("\0\x1b\r\u2028") & set(hostile)
-    assert hostile.count("-->") == harmless.count("-->") + (2 if name in ("txt", "timed", "tsv") else 0)
+    assert hostile.count("-->") == harmless.count("-->") + (
+        2 if name in ("txt", "timed", "tsv") else 0
+    )
     assert len(hostile.split("\n\n")) == len(harmless.split("\n\n"))
 
 
 def test_markup_is_escaped_where_the_format_has_escapes() -> None:
-    transcript = transcript_of(" <script>alert(1)</script> & [x](y) *b* `c` | $d$", speaker="A > <b>")
-    assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; [x](y)" in render(transcript, "vtt").replace("\n", " ")
+    transcript = transcript_of(
+        " <script>alert(1)</script> & [x](y) *b* `c` | $d$", speaker="A > <b>"
+    )
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; [x](y)" in render(
+        transcript, "vtt"
+    ).replace("\n", " ")
     assert "<v A &gt; &lt;b&gt;>" in render(transcript, "vtt")
-    assert r"\<script\>alert(1)\</script\> \& \[x\](y) \*b\* \`c\` \| \$d\$" in render(transcript, "md")
+    assert r"\<script\>alert(1)\</script\> \& \[x\](y) \*b\* \`c\` \| \$d\$" in render(
+        transcript, "md"
+    )
 
 
 def test_a_segment_in_which_the_speaker_changes_is_written_by_speaker() -> None:
-    words = (Word(0, 1, " Yes?", None, "Anna"), Word(1, 1.5, " Well."), Word(1.5, 2, " No!", None, "Bert"))
-    transcript = Transcript((Segment(0, 2, " Yes? Well. No!", words),), 2, "en", 1, "fake", "fake", "cpu", "float32")
+    words = (
+        Word(0, 1, " Yes?", None, "Anna"),
+        Word(1, 1.5, " Well."),
+        Word(1.5, 2, " No!", None, "Bert"),
+    )
+    transcript = Transcript(
+        (Segment(0, 2, " Yes? Well. No!", words),), 2, "en", 1, "fake", "fake", "cpu", "float32"
+    )
     assert render(transcript, "txt") == "Anna: Yes? Well.\nBert: No!\n"
     assert "<v Bert>No!" in render(transcript, "vtt")
-    assert re.findall("(?:Anna|Bert): .*", render(transcript, "srt")) == ["Anna: Yes? Well.", "Bert: No!"]
+    assert re.findall("(?:Anna|Bert): .*", render(transcript, "srt")) == [
+        "Anna: Yes? Well.",
+        "Bert: No!",
+    ]
 
 
 def test_word_highlights_rise_inside_their_cue() -> None:
@@ -168,9 +220,13 @@ def test_word_highlights_rise_inside_their_cue() -> None:
         assert sorted({start, *stamps, end}) == [start, *stamps, end]
 
 
-def test_timed_text_begins_each_sentence_with_its_time_and_costs_little_more_than_the_text() -> None:
+def test_timed_text_begins_each_sentence_with_its_time_and_costs_little_more_than_the_text() -> (
+    None
+):
     starts = (0.0, 59.99, 754.2, 3599.9, 3600.0, 90_061.5)
-    segments = tuple(Segment(start, start + 0.01, " A sentence as people say them.") for start in starts)
+    segments = tuple(
+        Segment(start, start + 0.01, " A sentence as people say them.") for start in starts
+    )
     transcript = Transcript(segments, 100_000.0, "en", 1, "fake", "fake", "cpu", "float32")
     lines = render(transcript, "timed").splitlines()
     assert [line.partition(" ")[0] for line in lines] == [
@@ -180,7 +236,9 @@ def test_timed_text_begins_each_sentence_with_its_time_and_costs_little_more_tha
 
 
 def test_a_file_name_that_is_no_text_can_be_written() -> None:
-    transcript = Transcript((), 1, None, None, "fake", "fake", "cpu", "float32", source="b\udcff.wav")
+    transcript = Transcript(
+        (), 1, None, None, "fake", "fake", "cpu", "float32", source="b\udcff.wav"
+    )
     assert json.loads(render(transcript, "json").encode())["source"] == "b\udcff.wav"
     assert render(transcript, "md").encode().startswith(b"# b")
 

@@ -15,7 +15,12 @@ from small_checkpoints import Recipe
 
 from transcribe_mcp import models
 from transcribe_mcp.domain.progress import unreported
-from transcribe_mcp.errors import CancelledError, DownloadError, ModelFormatError, ModelUnavailableError
+from transcribe_mcp.errors import (
+    CancelledError,
+    DownloadError,
+    ModelFormatError,
+    ModelUnavailableError,
+)
 from transcribe_mcp.models.catalogue import Machine
 
 pytestmark = pytest.mark.usefixtures("hub_cache")
@@ -126,13 +131,19 @@ def test_a_repository_with_only_a_pickle_is_refused_before_anything_is_fetched(h
 
 
 def test_something_else_that_answers_is_no_hub(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    for answer in (b"<html>Log in to the network</html>", b"[]", b'{"sha": "../..", "siblings": []}'):
+    for answer in (
+        b"<html>Log in to the network</html>",
+        b"[]",
+        b'{"sha": "../..", "siblings": []}',
+    ):
         monkeypatch.setattr(hub, "listing", lambda answer=answer: answer)
         with pytest.raises(ModelUnavailableError, match=f"cannot ask {hub.endpoint}"):
             resolve("tiny")
 
 
-def test_a_model_larger_than_the_disk_is_refused_before_it_fills_it(hub: Hub, hub_cache: Path) -> None:
+def test_a_model_larger_than_the_disk_is_refused_before_it_fills_it(
+    hub: Hub, hub_cache: Path
+) -> None:
     hub.claimed_bytes = 10**18
     with pytest.raises(DownloadError, match=r"MB free, and 1000000000\d+ MB are to be fetched"):
         resolve("tiny")
@@ -150,7 +161,12 @@ def test_a_write_that_fails_midway_is_told_in_words(hub: Hub, hub_cache: Path) -
     )
     environment = {**os.environ, "HF_ENDPOINT": hub.endpoint, "HF_HUB_CACHE": str(hub_cache)}
     done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=PATIENCE_S, check=True
+        [sys.executable, "-c", program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=True,
     )
     assert done.stdout.startswith(f"cannot write to {hub_cache}")
     assert done.stderr == ""
@@ -159,7 +175,9 @@ def test_a_write_that_fails_midway_is_told_in_words(hub: Hub, hub_cache: Path) -
 # --- no hub -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_hub_that_refuses_or_never_answers_is_given_up(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_refuses_or_never_answers_is_given_up(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hub.silent = True  # until the test ends: whoever waits for it waits forever
     with pytest.raises(ModelUnavailableError, match="no answer within") as caught:
         models.choose_model(Machine("cpu", 4, 16 * 2**30), offline=False, packages=False)
@@ -201,11 +219,17 @@ print(raised, found.name, cached, calls)
 @pytest.mark.parametrize("way", ["option", "HF_HUB_OFFLINE", "TRANSCRIBE_MCP_OFFLINE", "neither"])
 def test_offline_makes_not_one_network_call(way: str, hub_cache: Path) -> None:
     hub_cache_with(hub_cache, "tiny.en", Recipe(multilingual=False))
-    environment = {**os.environ, "HF_HUB_CACHE": str(hub_cache), "HF_ENDPOINT": str(constants.ENDPOINT)}
+    environment = {
+        **os.environ,
+        "HF_HUB_CACHE": str(hub_cache),
+        "HF_ENDPOINT": str(constants.ENDPOINT),
+    }
     if way.isupper():
         environment[way] = "1"
     command = [sys.executable, "-c", COUNTING, way]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE_S, check=True)
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=PATIENCE_S, check=True
+    )
     raised, name, listed, calls = done.stdout.rstrip().split(maxsplit=3)
     assert (raised, name, listed) == ("3", "tiny.en", "['tiny.en']")
     assert (calls == "[]") == (way != "neither")  # with neither, the count sees the attempts

@@ -46,7 +46,11 @@ def here(tmp_path_factory: pytest.TempPathFactory, server_url: str) -> Iterator[
     """A store with its worker; on a server with two, as on two machines."""
     folder = tmp_path_factory.mktemp("jobs")
     database = new_database(server_url) if server_url else ""
-    with kept_conversions(), place(folder / "first", DATABASE_URL=database) as made, ExitStack() as stack:
+    with (
+        kept_conversions(),
+        place(folder / "first", DATABASE_URL=database) as made,
+        ExitStack() as stack,
+    ):
         if server_url:
             jobs.prepare()
             stack.enter_context(second_worker(folder / "second"))
@@ -78,13 +82,19 @@ def test_a_job_gives_what_the_pipeline_gives(done: Job) -> None:
     assert transcript.to_json()["segments"] == expected.to_json()["segments"]
 
 
-def test_the_same_recording_with_the_same_options_is_answered_from_the_library(done: Job, tmp_path: Path) -> None:
+def test_the_same_recording_with_the_same_options_is_answered_from_the_library(
+    done: Job, tmp_path: Path
+) -> None:
     copy = tmp_path / "another name.flac"
     copy.write_bytes(CLIP.read_bytes())
 
     answered = jobs.submit(request(copy))
 
-    assert (answered.status, answered.from_job_id, answered.attempts) == (JobStatus.COMPLETED, done.job_id, 0)
+    assert (answered.status, answered.from_job_id, answered.attempts) == (
+        JobStatus.COMPLETED,
+        done.job_id,
+        0,
+    )
     transcript = jobs.get_transcript(answered.job_id)
     assert transcript.source == str(copy)
     assert transcript.segments == jobs.get_transcript(done.job_id).segments
@@ -111,11 +121,16 @@ def test_a_batch_isolates_its_files(here: Place, tmp_path: Path) -> None:
     (folder / "bad.mp3").write_bytes(b"no media at all")
     (folder / "empty.wav").write_bytes(b"")
 
-    batch = jobs.submit_batch([str(folder), str(tmp_path / "missing.wav")], request(CLIP, fake_options()))
+    batch = jobs.submit_batch(
+        [str(folder), str(tmp_path / "missing.wav")], request(CLIP, fake_options())
+    )
     ended = jobs.wait_for(batch.job_id, PATIENCE_S)
 
     assert isinstance(ended, Batch)
-    outcome = {Path(job.source).name: job.error.code if job.error else str(job.status) for job in ended.jobs}
+    outcome = {
+        Path(job.source).name: job.error.code if job.error else str(job.status)
+        for job in ended.jobs
+    }
     assert outcome == {"good.flac": "completed", "bad.mp3": "not_media", "empty.wav": "not_media"}
     assert all(job.error is None or job.error.hint for job in ended.jobs)
     assert [(refused.source, refused.error.code) for refused in ended.refused] == [
@@ -148,7 +163,9 @@ def test_wrong_options_are_refused_when_a_job_is_submitted(
     assert jobs.list_jobs(limit=1) == before
 
 
-def test_a_recording_that_is_not_there_is_refused_when_it_is_submitted(here: Place, tmp_path: Path) -> None:
+def test_a_recording_that_is_not_there_is_refused_when_it_is_submitted(
+    here: Place, tmp_path: Path
+) -> None:
     with pytest.raises(SourceNotFoundError):
         jobs.submit(request(tmp_path / "missing.wav"))
     with pytest.raises(UsageError):
@@ -169,7 +186,9 @@ def test_an_engine_that_fails_is_the_jobs_error_and_the_next_job_runs(here: Plac
 def test_speakers_are_promised_to_nobody(here: Place) -> None:
     job = finished(jobs.submit(request(CLIP, fake_options(diarize=True))).job_id)
 
-    assert [notice.code for notice in job.warnings if notice.code == "no_speakers"] == ["no_speakers"]
+    assert [notice.code for notice in job.warnings if notice.code == "no_speakers"] == [
+        "no_speakers"
+    ]
 
 
 def test_jobs_are_listed_newest_first_in_pages(here: Place, done: Job) -> None:
@@ -185,7 +204,9 @@ def test_jobs_are_listed_newest_first_in_pages(here: Place, done: Job) -> None:
 
     assert [job.job_id for job in pages] == [job.job_id for job in whole]
     assert [job.job_id for job in whole] == sorted((job.job_id for job in whole), reverse=True)
-    assert done.job_id in {job.job_id for job in jobs.list_jobs(JobFilter(language="en", source_contains="EN_0")).jobs}
+    assert done.job_id in {
+        job.job_id for job in jobs.list_jobs(JobFilter(language="en", source_contains="EN_0")).jobs
+    }
     assert jobs.list_jobs(JobFilter(statuses=(JobStatus.QUEUED,))).jobs == ()
     assert jobs.list_jobs(JobFilter(until=done.created_at - 1)).jobs == ()
 
@@ -211,12 +232,16 @@ def test_a_query_without_words_is_refused(here: Place, query: str) -> None:
         jobs.search(query)
 
 
-@pytest.mark.parametrize("query", ['soup" OR "1', "NEAR(soup hot)", "text:soup", "soup*", "^soup", "a" * 5000])
+@pytest.mark.parametrize(
+    "query", ['soup" OR "1', "NEAR(soup hot)", "text:soup", "soup*", "^soup", "a" * 5000]
+)
 def test_a_query_is_words_and_never_code(done: Job, query: str) -> None:
     assert isinstance(jobs.search(query).hits, tuple)
 
 
-@pytest.mark.parametrize("cursor", ["", "x", "-1", "9" * 30, "../../etc/passwd", "01ARZ3NDEKTSV4RRFFQ69G5FAV\n"])
+@pytest.mark.parametrize(
+    "cursor", ["", "x", "-1", "9" * 30, "../../etc/passwd", "01ARZ3NDEKTSV4RRFFQ69G5FAV\n"]
+)
 def test_a_made_up_cursor_is_refused(here: Place, cursor: str) -> None:
     with pytest.raises(UsageError):
         jobs.list_jobs(cursor=cursor)
@@ -224,8 +249,12 @@ def test_a_made_up_cursor_is_refused(here: Place, cursor: str) -> None:
         jobs.search("soup", cursor=cursor)
 
 
-@pytest.mark.parametrize("use", [jobs.get_job, jobs.get_transcript, jobs.cancel, jobs.delete, jobs.retry])
-@pytest.mark.parametrize("job_id", ["", "nothing", "01ARZ3NDEKTSV4RRFFQ69G5FAV", "'; DROP TABLE jobs; --", "x" * 9999])
+@pytest.mark.parametrize(
+    "use", [jobs.get_job, jobs.get_transcript, jobs.cancel, jobs.delete, jobs.retry]
+)
+@pytest.mark.parametrize(
+    "job_id", ["", "nothing", "01ARZ3NDEKTSV4RRFFQ69G5FAV", "'; DROP TABLE jobs; --", "x" * 9999]
+)
 def test_an_id_of_no_job_is_refused(here: Place, use: Callable[[str], object], job_id: str) -> None:
     with pytest.raises(JobNotFoundError) as caught:
         use(job_id)
@@ -269,7 +298,9 @@ def test_finished_jobs_stay_finished(done: Job) -> None:
         jobs.retry(done.job_id)
 
 
-def test_a_running_job_is_cancelled_soon_its_text_stays_and_retrying_goes_on_from_there(here: Place) -> None:
+def test_a_running_job_is_cancelled_soon_its_text_stays_and_retrying_goes_on_from_there(
+    here: Place,
+) -> None:
     job_id = jobs.submit(request(LONG, options(batch_size=1))).job_id
     until(lambda: here.checkpoints(job_id), "something of it is done")
     until(lambda: jobs.get_job(job_id).percent, "the store knows of it")
@@ -294,7 +325,10 @@ def test_a_running_job_is_cancelled_soon_its_text_stays_and_retrying_goes_on_fro
     # already claimed again.
     assert ended.attempts in (2, 3)
     assert here.checkpoints(job_id) > n_kept
-    assert jobs.get_transcript(job_id).to_json()["segments"] == unbroken(LONG, batch_size=1).to_json()["segments"]
+    assert (
+        jobs.get_transcript(job_id).to_json()["segments"]
+        == unbroken(LONG, batch_size=1).to_json()["segments"]
+    )
 
 
 def test_a_job_deleted_while_it_runs_leaves_nothing_and_the_worker_goes_on(here: Place) -> None:
@@ -303,7 +337,10 @@ def test_a_job_deleted_while_it_runs_leaves_nothing_and_the_worker_goes_on(here:
 
     jobs.delete(job_id)
 
-    assert finished(jobs.submit(request(CLIP, fake_options(vad=False))).job_id).status is JobStatus.COMPLETED
+    assert (
+        finished(jobs.submit(request(CLIP, fake_options(vad=False))).job_id).status
+        is JobStatus.COMPLETED
+    )
     with pytest.raises(JobNotFoundError):
         jobs.get_job(job_id)
 
@@ -320,7 +357,9 @@ def test_waiting_tells_of_every_change_and_ends_in_time(here: Place) -> None:
 
 def test_nothing_that_was_said_is_in_the_log(here: Place, done: Job) -> None:
     said = {word.text.strip(" .,").lower() for word in jobs.get_transcript(done.job_id).words}
-    failed = finished(jobs.submit(request(CLIP, fake_options(model="fake-failing", prompt="zanzibar"))).job_id)
+    failed = finished(
+        jobs.submit(request(CLIP, fake_options(model="fake-failing", prompt="zanzibar"))).job_id
+    )
     written = here.log().lower()
 
     assert failed.error is not None
@@ -383,7 +422,9 @@ def test_old_jobs_are_forgotten_and_running_ones_never(unattended: Place) -> Non
     assert [job.job_id for job in jobs.list_jobs().jobs] == [waiting.job_id]
 
 
-def test_a_model_that_is_damaged_fails_its_job_by_name_and_no_other(here: Place, tmp_path: Path) -> None:
+def test_a_model_that_is_damaged_fails_its_job_by_name_and_no_other(
+    here: Place, tmp_path: Path
+) -> None:
     model = write_checkpoint(tmp_path / "model")
     write_json(model / "generation_config.json", {"lang_to_id": {"<|en|>": 999_999}})
 

@@ -25,7 +25,10 @@ from transcribe_mcp.jobs.quarantine import Gate
 from transcribe_mcp.jobs.shared import EngineChoice, SharedEngine
 from transcribe_mcp.speech.regions import Window
 
-CLIPS = [SPEECH / f"en_{n}.flac" for n in range(5)] + [SPEECH / "en_noise.flac", SPEECH / "en_pauses.flac"]
+CLIPS = [SPEECH / f"en_{n}.flac" for n in range(5)] + [
+    SPEECH / "en_noise.flac",
+    SPEECH / "en_pauses.flac",
+]
 LONG = CONVERSATION / "three_voices.opus"
 CHOICE = EngineChoice("ctranslate2", "auto", "cpu", "auto", offline=True, threads=0)
 
@@ -103,7 +106,9 @@ def test_windows_of_several_jobs_share_batches_and_each_job_gets_its_own_words()
     assert sum(device.batches) == len(CLIPS)
 
 
-def test_jobs_that_wait_while_the_device_is_busy_go_together(held: tuple[Device, list[HeldEngine]]) -> None:
+def test_jobs_that_wait_while_the_device_is_busy_go_together(
+    held: tuple[Device, list[HeldEngine]],
+) -> None:
     device, loaded = held
     with ThreadPoolExecutor(8) as pool:
         first = pool.submit(job, device, CLIPS[0])
@@ -168,7 +173,9 @@ def test_one_model_is_in_memory_at_a_time(held: tuple[Device, list[HeldEngine]])
         assert second.result().model == "b"
 
 
-def test_a_cancelled_job_goes_at_once_and_the_others_stay(held: tuple[Device, list[HeldEngine]]) -> None:
+def test_a_cancelled_job_goes_at_once_and_the_others_stay(
+    held: tuple[Device, list[HeldEngine]],
+) -> None:
     device, loaded = held
     engines: list[SharedEngine] = []
 
@@ -190,7 +197,9 @@ def test_a_cancelled_job_goes_at_once_and_the_others_stay(held: tuple[Device, li
 
 
 @pytest.mark.parametrize("is_cancelled", [False, True], ids=["done", "cancelled"])
-def test_nothing_holds_a_batch_when_its_job_has_gone(held: tuple[Device, list[HeldEngine]], is_cancelled: bool) -> None:
+def test_nothing_holds_a_batch_when_its_job_has_gone(
+    held: tuple[Device, list[HeldEngine]], is_cancelled: bool
+) -> None:
     """It can be most of a GPU's memory, and Python looks for what holds each other in a circle hardly ever."""
     device, loaded = held
 
@@ -208,7 +217,9 @@ def test_nothing_holds_a_batch_when_its_job_has_gone(held: tuple[Device, list[He
             first.result(PATIENCE_S)
             loaded[0].go.clear()
             loaded[0].inside.clear()
-            second = pool.submit(one_job)  # which asks for nothing after its words: the notices are known
+            second = pool.submit(
+                one_job
+            )  # which asks for nothing after its words: the notices are known
             until(loaded[0].inside.is_set, "it is at work, too")
             if is_cancelled:
                 next(iter(device.busy_with)).cancel()

@@ -14,7 +14,17 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from job_places import Place, counting_worker, finished, fresh, options, place, request, unbroken, worker
+from job_places import (
+    Place,
+    counting_worker,
+    finished,
+    fresh,
+    options,
+    place,
+    request,
+    unbroken,
+    worker,
+)
 from patience import PATIENCE_S, until
 from slow import SLOW, slow
 from whisper_nano import CONVERSATION, join_speech, kept_conversions, speech_truths
@@ -71,7 +81,11 @@ def looked(times: int) -> Callable[[], bool]:
 
 
 def test_a_worker_killed_at_many_points_costs_at_most_the_batch_that_it_was_in(
-    here: Place, recording: Path, expected: Transcript, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    here: Place,
+    recording: Path,
+    expected: Transcript,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(worker_process, "start_worker", lambda chosen: False)
     log = tmp_path / "decoded"
@@ -99,7 +113,11 @@ def test_a_worker_killed_at_many_points_costs_at_most_the_batch_that_it_was_in(
 
 @slow
 def test_checkpoints_of_other_windows_are_decoded_anew_and_named(
-    here: Place, recording: Path, expected: Transcript, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    here: Place,
+    recording: Path,
+    expected: Transcript,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As where the next version cuts windows otherwise; killed once more after that, it goes on from the new ones."""
     monkeypatch.setattr(worker_process, "start_worker", lambda chosen: False)
@@ -129,7 +147,11 @@ def test_checkpoints_of_other_windows_are_decoded_anew_and_named(
 
 
 def test_power_lost_in_the_middle_loses_no_more_than_a_batch(
-    here: Place, recording: Path, expected: Transcript, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    here: Place,
+    recording: Path,
+    expected: Transcript,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What lies on the disk at some moment, write-ahead log and all, is copied and worked on elsewhere."""
     monkeypatch.setattr(worker_process, "start_worker", lambda chosen: False)
@@ -137,7 +159,9 @@ def test_power_lost_in_the_middle_loses_no_more_than_a_batch(
     job = one_job(recording)
     with counting_worker(here, tmp_path / "before") as running:
         until(lambda: here.checkpoints(job.job_id) >= 2, "two batches are safe")
-        with closing(sqlite3.connect(here.database)) as reader:  # holds both files at one moment while they are copied
+        with closing(
+            sqlite3.connect(here.database)
+        ) as reader:  # holds both files at one moment while they are copied
             reader.execute("BEGIN").close()
             reader.execute("SELECT count(*) FROM jobs").fetchone()
             shutil.copytree(here.data_dir, after, ignore=shutil.ignore_patterns("*.sock"))
@@ -155,7 +179,9 @@ def test_power_lost_in_the_middle_loses_no_more_than_a_batch(
     assert jobs.get_transcript(job.job_id).to_json()["segments"] == expected.to_json()["segments"]
     decoded = log.read_text(encoding="utf-8").split()
     assert len(decoded) == len(set(decoded))
-    assert len(decoded) + n_kept == len(set((tmp_path / "before").read_text(encoding="utf-8").split()) | set(decoded))
+    assert len(decoded) + n_kept == len(
+        set((tmp_path / "before").read_text(encoding="utf-8").split()) | set(decoded)
+    )
 
 
 def deadly_job(device: str) -> Job:
@@ -194,7 +220,9 @@ def test_a_job_that_brings_the_worker_down_on_the_cpu_is_set_aside_and_costs_no_
     monkeypatch.setattr(worker_process, "start_worker", lambda chosen: False)
     monkeypatch.setenv("DEADLY_ENGINE_ON", "cpu")
     guilty = deadly_job("cpu")
-    innocent = jobs.submit(request(speech_truths()["en_0"].path, options(device="cpu", model="auto")))
+    innocent = jobs.submit(
+        request(speech_truths()["en_0"].path, options(device="cpu", model="auto"))
+    )
     killed_twice(here)
 
     with worker(here, "deadly_engine", "died"):
@@ -208,13 +236,17 @@ def test_a_job_that_brings_the_worker_down_on_the_cpu_is_set_aside_and_costs_no_
     assert spared.status is JobStatus.COMPLETED
 
 
-def test_a_job_under_which_the_engine_dies_twice_is_set_aside_by_the_next_worker(here: Place) -> None:
+def test_a_job_under_which_the_engine_dies_twice_is_set_aside_by_the_next_worker(
+    here: Place,
+) -> None:
     """Model, worker and supervisor as users have them; the signal is the one of a broken native library."""
     guilty = jobs.submit(request(LONG, options(language="en")))
 
     def at_work(attempt: int) -> bool:
         job = jobs.get_job(guilty.job_id)
-        return isinstance(job, Job) and job.attempts == attempt and job.stage in ("speech", "windows")
+        return (
+            isinstance(job, Job) and job.attempts == attempt and job.stage in ("speech", "windows")
+        )
 
     for attempt in (1, 2):
         until(lambda attempt=attempt: at_work(attempt), "the engine is at work")  # type: ignore[misc]
@@ -241,7 +273,10 @@ def test_a_call_that_cannot_be_interrupted_is_ended_with_its_process_and_nobody_
     with worker(here, "stuck_engine", STUCK=str(inside)) as one:
         until(inside.exists, "the engine is in a call")
         other = jobs.submit(request(speech_truths()["en_0"].path, options(model="auto")))
-        until(lambda: jobs.get_job(other.job_id).status is JobStatus.RUNNING, "another waits for the engine")
+        until(
+            lambda: jobs.get_job(other.job_id).status is JobStatus.RUNNING,
+            "another waits for the engine",
+        )
         jobs.cancel(stuck.job_id)
         code = one.wait(PATIENCE_S)
 

@@ -67,12 +67,17 @@ def command(*arguments: str) -> str:
 
 def stored(here: Place, query: str) -> list[tuple[object, ...]]:
     """Rows of the database, read without any call that would start a worker."""
-    with closing(sqlite3.connect(f"file:{here.database}?mode=ro", uri=True, timeout=PATIENCE_S)) as connection:
+    with closing(
+        sqlite3.connect(f"file:{here.database}?mode=ro", uri=True, timeout=PATIENCE_S)
+    ) as connection:
         return connection.execute(query).fetchall()
 
 
 def the_supervisor() -> subprocess.Popen[bytes]:
-    until(lambda: sum(one.poll() is None for one in worker_process._started) == 1, "there is one supervisor")
+    until(
+        lambda: sum(one.poll() is None for one in worker_process._started) == 1,
+        "there is one supervisor",
+    )
     return next(one for one in worker_process._started if one.poll() is None)
 
 
@@ -93,13 +98,16 @@ def test_where_no_worker_can_start_jobs_wait_and_say_why_until_one_can(
 
     for text in (listed, shown, as_json["waiting_for"], answer["waiting_for"]):
         assert re.search(
-            r"no worker: signal SIGABRT \(\d failed starts since 20[^)]+\); (next try in \d+ s|trying again now)", text
+            r"no worker: signal SIGABRT \(\d failed starts since 20[^)]+\); (next try in \d+ s|trying again now)",
+            text,
         )
     assert as_json["status"] == "queued"
     assert (ended.status, ended.attempts, ended.waiting_for) == (JobStatus.COMPLETED, 1, None)
 
 
-def test_workers_that_are_killed_while_they_start_cost_no_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_that_are_killed_while_they_start_cost_no_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Four in a row, as where the system has no memory for a while."""
     killed = tmp_path / "killed"
     killed.mkdir()
@@ -125,7 +133,8 @@ def test_a_worker_of_a_broken_installation_says_what_is_missing(
 ) -> None:
     broken = break_workers(tmp_path, monkeypatch)
     broken.write_text(
-        f"import sys\nif {WORKER_MODULE!r} in sys.orig_argv: sys.modules['dbos'] = None\n", encoding="utf-8"
+        f"import sys\nif {WORKER_MODULE!r} in sys.orig_argv: sys.modules['dbos'] = None\n",
+        encoding="utf-8",
     )
     with place(tmp_path / "data"):
         job_id = jobs.submit(request(clip(), FAKE)).job_id
@@ -138,7 +147,9 @@ def test_a_worker_of_a_broken_installation_says_what_is_missing(
 
 
 def test_a_job_that_cannot_run_fails_though_others_wait_for_a_worker(here: Place) -> None:
-    wrong = jobs.submit(request(clip(), options(model="auto", engine="fake", device="cuda:7", vad=False)))
+    wrong = jobs.submit(
+        request(clip(), options(model="auto", engine="fake", device="cuda:7", vad=False))
+    )
     right = jobs.submit(request(clip(), FAKE))
 
     assert finished(right.job_id).status is JobStatus.COMPLETED
@@ -203,7 +214,9 @@ def test_after_worker_and_supervisor_were_killed_a_list_of_jobs_starts_them(here
     assert jobs.cancel(job_id).status is JobStatus.CANCELLED
 
 
-def test_commands_of_a_machine_that_leaves_the_work_to_a_service_start_no_worker(tmp_path: Path) -> None:
+def test_commands_of_a_machine_that_leaves_the_work_to_a_service_start_no_worker(
+    tmp_path: Path,
+) -> None:
     with place(tmp_path / "data", START_WORKERS="0"):
         job_id = jobs.submit(request(clip(), FAKE)).job_id
         jobs.list_jobs()
@@ -243,13 +256,17 @@ def test_an_error_of_the_queue_in_the_heartbeat_ends_the_process_and_its_jobs_go
     assert [job.status for job in ended] == [JobStatus.COMPLETED] * 2
 
 
-def test_a_store_of_the_version_before_opens_with_what_is_in_it(here: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_of_the_version_before_opens_with_what_is_in_it(
+    here: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(worker_process, "start_worker", lambda chosen: False)
     job_id = jobs.submit(request(clip(), FAKE)).job_id
     jobs.close()
     with closing(sqlite3.connect(here.database)) as connection, connection:
         connection.execute("DROP TABLE failed_starts").close()
-        connection.execute("UPDATE store_about SET value = '1' WHERE name = 'schema_version'").close()
+        connection.execute(
+            "UPDATE store_about SET value = '1' WHERE name = 'schema_version'"
+        ).close()
 
     assert jobs.get_job(job_id).job_id == job_id
     assert stored(here, "SELECT value FROM store_about WHERE name = 'schema_version'") == [("2",)]

@@ -42,7 +42,9 @@ def server_url() -> Iterator[str]:
 
 
 @pytest.fixture
-def machines(tmp_path: Path, server_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Place, Place]]:
+def machines(
+    tmp_path: Path, server_url: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Place, Place]]:
     """Two data directories, as of two machines, and one database."""
     monkeypatch.setattr(worker_process, "start_worker", lambda chosen: False)
     with kept_conversions(), place(tmp_path / "one", DATABASE_URL=new_database(server_url)) as one:
@@ -81,7 +83,9 @@ def test_two_workers_share_a_queue_and_no_recording_is_transcribed_twice(
 
 
 @slow
-def test_what_a_dead_machine_began_another_finishes(machines: tuple[Place, Place], tmp_path: Path) -> None:
+def test_what_a_dead_machine_began_another_finishes(
+    machines: tuple[Place, Place], tmp_path: Path
+) -> None:
     one, two = machines
     job = jobs.submit(request(LONG, options(language="en", batch_size=1)))
     before, after = tmp_path / "before", tmp_path / "after"
@@ -92,8 +96,12 @@ def test_what_a_dead_machine_began_another_finishes(machines: tuple[Place, Place
     n_kept = one.checkpoints(job.job_id)
     with counting_worker(two, after, silent_s=1.0):
         ended = finished(job.job_id)
-    with closing(load_engine(EngineRequest(engine="ctranslate2", model=options().model, device="cpu"))) as engine:
-        expected = transcribe(LONG, engine, Options(language="en", temperatures=(0.0,), batch_size=1))
+    with closing(
+        load_engine(EngineRequest(engine="ctranslate2", model=options().model, device="cpu"))
+    ) as engine:
+        expected = transcribe(
+            LONG, engine, Options(language="en", temperatures=(0.0,), batch_size=1)
+        )
 
     assert isinstance(ended, Job)
     assert (ended.status, ended.attempts) == (JobStatus.COMPLETED, 2)
@@ -111,7 +119,9 @@ def test_a_machine_whose_workers_cannot_start_leaves_the_jobs_of_others_alone(
     machines: tuple[Place, Place], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, two = machines
-    ids = [jobs.submit(request(clip, options(model="auto"), force=True)).job_id for clip in CLIPS[:12]]
+    ids = [
+        jobs.submit(request(clip, options(model="auto"), force=True)).job_id for clip in CLIPS[:12]
+    ]
     inside = tmp_path / "inside"
     with worker(one, "stuck_engine", STUCK=str(inside)):
         until(inside.exists, "the healthy machine is at work")
@@ -119,7 +129,10 @@ def test_a_machine_whose_workers_cannot_start_leaves_the_jobs_of_others_alone(
         broken = two.data_dir.with_name("three")
         with second_worker(broken):
             log = broken / worker_process.LOG_NAME
-            until(lambda: log.read_text().count("no worker: signal SIGABRT") >= 3, "three starts have failed")
+            until(
+                lambda: log.read_text().count("no worker: signal SIGABRT") >= 3,
+                "three starts have failed",
+            )
             before = states(ids)
             with closing(psycopg.connect(database_url())) as connection:
                 failed = connection.execute("SELECT reason, failures FROM failed_starts").fetchall()
@@ -128,7 +141,9 @@ def test_a_machine_whose_workers_cannot_start_leaves_the_jobs_of_others_alone(
 
     [(reason, failures)] = failed
     assert (reason, failures >= 2) == ("signal SIGABRT", True)
-    assert before == {(JobStatus.RUNNING, None), (JobStatus.QUEUED, None)}, "another machine works on them"
+    assert before == {(JobStatus.RUNNING, None), (JobStatus.QUEUED, None)}, (
+        "another machine works on them"
+    )
     assert [(job.status, job.attempts) for job in ended] == [(JobStatus.COMPLETED, 1)] * len(ids)
     with closing(psycopg.connect(database_url())) as connection:
         assert connection.execute("SELECT count(*) FROM failed_starts").fetchone() == (0,)
@@ -154,12 +169,17 @@ def test_a_worker_whose_heartbeat_stands_still_is_ended_and_its_job_goes_on(
     assert (ended.status, ended.attempts) == (JobStatus.COMPLETED, 2)
 
 
-def test_a_server_that_refuses_to_make_tables_is_an_error_of_the_store(server_url: str, tmp_path: Path) -> None:
+def test_a_server_that_refuses_to_make_tables_is_an_error_of_the_store(
+    server_url: str, tmp_path: Path
+) -> None:
     """As one that goes down while the tables are made: the error is one of ours, and standard output stays empty."""
     url = new_database(server_url)
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("CREATE ROLE reader LOGIN")
-    refused = {"TRANSCRIBE_MCP_DATABASE_URL": url.replace("tester", "reader"), "TRANSCRIBE_MCP_DATA_DIR": str(tmp_path)}
+    refused = {
+        "TRANSCRIBE_MCP_DATABASE_URL": url.replace("tester", "reader"),
+        "TRANSCRIBE_MCP_DATA_DIR": str(tmp_path),
+    }
     done = run("jobs", "list", cwd=tmp_path, env=environment(tmp_path, **refused))
 
     assert done.returncode == 1

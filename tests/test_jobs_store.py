@@ -93,7 +93,9 @@ def test_a_store_that_another_program_holds_is_said_to_be_busy(
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(StoreBusyError) as caught:
             jobs.submit(request(SPEECH / "en_1.flac", fake_options()))
-        assert jobs.get_job(job.job_id).status is JobStatus.QUEUED, "who only looks is not in the way"
+        assert jobs.get_job(job.job_id).status is JobStatus.QUEUED, (
+            "who only looks is not in the way"
+        )
         other.execute("ROLLBACK")
 
     assert "try again" in caught.value.hint
@@ -127,9 +129,14 @@ def test_a_data_directory_that_cannot_be_made_is_said(tmp_path: Path) -> None:
         jobs.list_jobs()
 
 
-@pytest.mark.parametrize("url", ["mysql://root@localhost/x", "not a url", "sqlite:///elsewhere.db", "postgresql"])
+@pytest.mark.parametrize(
+    "url", ["mysql://root@localhost/x", "not a url", "sqlite:///elsewhere.db", "postgresql"]
+)
 def test_a_database_that_is_no_postgresql_is_refused(tmp_path: Path, url: str) -> None:
-    with place(tmp_path / "data", DATABASE_URL=url), pytest.raises(UsageError, match="DATABASE_URL"):
+    with (
+        place(tmp_path / "data", DATABASE_URL=url),
+        pytest.raises(UsageError, match="DATABASE_URL"),
+    ):
         jobs.list_jobs()
 
 
@@ -146,7 +153,9 @@ def test_a_server_that_does_not_answer_is_said_without_its_password(tmp_path: Pa
 def test_many_processes_open_a_new_store_at_once(unattended: Place) -> None:
     code = "from transcribe_mcp.service import jobs; print(len(jobs.list_jobs().jobs))"
     started = [
-        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         for _ in range(4)
     ]
     answers = [process.communicate(timeout=PATIENCE_S) for process in started]
@@ -154,7 +163,9 @@ def test_many_processes_open_a_new_store_at_once(unattended: Place) -> None:
     assert [answer for answer, _ in answers] == ["0\n"] * 4, answers
 
 
-def test_what_was_said_is_in_no_error_of_the_store(unattended: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_said_is_in_no_error_of_the_store(
+    unattended: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(database, "BUSY_TIMEOUT_MS", 100)
     queued()
     fresh()
@@ -206,7 +217,10 @@ def test_a_worker_with_nothing_to_do_ends_and_the_next_job_starts_another(tmp_pa
         finished(queued().job_id)
         until(lambda: here.worker_pid() is None, "the worker has ended")
         until(lambda: all(one.poll() is not None for one in process._started), "its supervisor too")
-        assert finished(jobs.submit(request(SPEECH / "en_1.flac", fake_options())).job_id).status == "completed"
+        assert (
+            finished(jobs.submit(request(SPEECH / "en_1.flac", fake_options())).job_id).status
+            == "completed"
+        )
 
 
 def test_many_front_ends_start_one_worker(tmp_path: Path) -> None:
@@ -217,7 +231,9 @@ def test_many_front_ends_start_one_worker(tmp_path: Path) -> None:
     )
     with place(tmp_path / "data") as here:
         started = [
-            subprocess.Popen([sys.executable, "-c", code, CLIP, str(n)], stdout=subprocess.PIPE, text=True)
+            subprocess.Popen(
+                [sys.executable, "-c", code, CLIP, str(n)], stdout=subprocess.PIPE, text=True
+            )
             for n in range(3)
         ]
         answers = [one.communicate(timeout=PATIENCE_S)[0] for one in started]

@@ -38,7 +38,10 @@ def answers(clerk: Clerk, first: int, others: Sequence[int]) -> dict[int, object
         results |= {wish: threads.submit(clerk.halved, wish) for wish in others}
         until(lambda: clerk.halved.n_waiting == len(others), "the others wait")
         clerk.door.set()
-        return {wish: result.exception(PATIENCE_S) or result.result() for wish, result in results.items()}
+        return {
+            wish: result.exception(PATIENCE_S) or result.result()
+            for wish, result in results.items()
+        }
 
 
 def test_those_that_wait_are_served_in_one_round_each_with_its_own_answer() -> None:

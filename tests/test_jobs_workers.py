@@ -14,11 +14,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from job_places import Place, break_workers, counting_worker, finished, fresh, options, place, request
+from job_places import (
+    Place,
+    break_workers,
+    counting_worker,
+    finished,
+    fresh,
+    options,
+    place,
+    request,
+)
 from media import write_audio
 from patience import PATIENCE_S, until
 from slow import slow
-from whisper_nano import CONVERSATION, SPEECH, join_speech, kept_conversions, speech_truths, whisper_nano
+from whisper_nano import (
+    CONVERSATION,
+    SPEECH,
+    join_speech,
+    kept_conversions,
+    speech_truths,
+    whisper_nano,
+)
 
 from transcribe_mcp import Transcript
 from transcribe_mcp.compat import gather
@@ -66,8 +82,14 @@ def submit(n: int, recording: Path = LONG) -> list[str]:
 
 def at_work(here: Place) -> dict[str, str]:
     """Which worker runs a job, of those that run."""
-    with closing(sqlite3.connect(f"file:{here.database}?mode=ro", uri=True, timeout=PATIENCE_S)) as connection:
-        return dict(connection.execute("SELECT job_id, worker_id FROM jobs WHERE status = 'running'").fetchall())
+    with closing(
+        sqlite3.connect(f"file:{here.database}?mode=ro", uri=True, timeout=PATIENCE_S)
+    ) as connection:
+        return dict(
+            connection.execute(
+                "SELECT job_id, worker_id FROM jobs WHERE status = 'running'"
+            ).fetchall()
+        )
 
 
 def one_each(here: Place, recording: Path) -> dict[str, str]:
@@ -80,18 +102,26 @@ def one_each(here: Place, recording: Path) -> dict[str, str]:
 
 def the_supervisor() -> subprocess.Popen[bytes]:
     """The one that lives; of several that are started at once all but one go again."""
-    until(lambda: sum(one.poll() is None for one in worker_process._started) == 1, "there is one supervisor")
+    until(
+        lambda: sum(one.poll() is None for one in worker_process._started) == 1,
+        "there is one supervisor",
+    )
     return next(one for one in worker_process._started if one.poll() is None)
 
 
 def log_of(here: Place, number: int) -> str:
-    return (here.data_dir / WorkerSlot(number).log_name).read_text(encoding="utf-8", errors="replace")
+    return (here.data_dir / WorkerSlot(number).log_name).read_text(
+        encoding="utf-8", errors="replace"
+    )
 
 
 @slow
 def test_jobs_are_shared_out_evenly_among_the_workers_whoever_looks_first(here: Place) -> None:
     ids = submit(4)
-    until(lambda: Counter(at_work(here).values()) == {FIRST: 2, SECOND: 2}, "each worker runs two of the four jobs")
+    until(
+        lambda: Counter(at_work(here).values()) == {FIRST: 2, SECOND: 2},
+        "each worker runs two of the four jobs",
+    )
     pids = here.worker_pids()
     ended = [finished(job_id) for job_id in ids]
 
@@ -101,7 +131,10 @@ def test_jobs_are_shared_out_evenly_among_the_workers_whoever_looks_first(here: 
 
 def test_a_job_that_comes_later_goes_to_the_worker_that_has_none(here: Place) -> None:
     [first] = submit(1)
-    until(lambda: here.worker_pids().keys() == {FIRST, SECOND} and at_work(here), "both are there and one works")
+    until(
+        lambda: here.worker_pids().keys() == {FIRST, SECOND} and at_work(here),
+        "both are there and one works",
+    )
     [second] = submit(1)
     until(lambda: len(at_work(here)) == 2, "the second job runs, too")
 
@@ -123,7 +156,9 @@ def test_a_worker_that_is_killed_costs_the_other_nothing_and_its_job_goes_on_as_
         (JobStatus.COMPLETED, 2),
     ]
     for job in ended.values():
-        assert jobs.get_transcript(job.job_id).to_json()["segments"] == expected.to_json()["segments"]
+        assert (
+            jobs.get_transcript(job.job_id).to_json()["segments"] == expected.to_json()["segments"]
+        )
     assert here.worker_pids()[FIRST] == other
     assert f"{worker_process.ENDED}signal SIGKILL" in log_of(here, 1)
     assert worker_process.ENDED not in log_of(here, 0)
@@ -142,18 +177,24 @@ def test_work_of_a_worker_that_there_is_no_more_another_finishes(
         here.kill_worker(worker)
     worker_process._started.clear()
     monkeypatch.setattr(worker_process, "start_worker", lambda chosen: False)
-    for name, value in slots_of(gather(), Settings())[1].items():  # as many threads as they had; see ``expected``
+    for name, value in slots_of(gather(), Settings())[
+        1
+    ].items():  # as many threads as they had; see ``expected``
         monkeypatch.setenv(name, value)
     with counting_worker(here, tmp_path / "decoded", silent_s=1.0):
         ended = {worker: finished(job_id) for worker, job_id in job_of.items()}
 
     assert [(job.status, job.attempts) for job in ended.values()] == [(JobStatus.COMPLETED, 2)] * 2
     for job in ended.values():
-        assert jobs.get_transcript(job.job_id).to_json()["segments"] == expected.to_json()["segments"]
+        assert (
+            jobs.get_transcript(job.job_id).to_json()["segments"] == expected.to_json()["segments"]
+        )
 
 
 @slow
-def test_a_cancelled_job_of_one_worker_leaves_that_of_the_other_alone(here: Place, longer: Path) -> None:
+def test_a_cancelled_job_of_one_worker_leaves_that_of_the_other_alone(
+    here: Place, longer: Path
+) -> None:
     job_of = one_each(here, longer)
     pids = here.worker_pids()
     jobs.cancel(job_of[SECOND])
@@ -165,12 +206,15 @@ def test_a_cancelled_job_of_one_worker_leaves_that_of_the_other_alone(here: Plac
     assert here.worker_pids()[FIRST] == pids[FIRST]
 
 
-def test_a_worker_that_cannot_start_costs_no_job_its_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_cannot_start_costs_no_job_its_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     break_workers(tmp_path, monkeypatch, "--number=1")
     with kept_conversions(), place(tmp_path / "data", **TWO) as here:
         job = finished(submit(1)[0])
         until(
-            lambda: log_of(here, 1).count(worker_process.ENDED) >= 3, "the second has failed to start again and again"
+            lambda: log_of(here, 1).count(worker_process.ENDED) >= 3,
+            "the second has failed to start again and again",
         )
         late = finished(submit(1)[0])
 
@@ -192,7 +236,9 @@ def test_a_supervisor_that_is_told_to_end_takes_its_workers_along_and_gives_thei
 
 
 @slow
-def test_workers_with_nothing_to_do_end_together_and_come_back_with_the_next_job(tmp_path: Path) -> None:
+def test_workers_with_nothing_to_do_end_together_and_come_back_with_the_next_job(
+    tmp_path: Path,
+) -> None:
     with kept_conversions(), place(tmp_path / "data", **TWO, EXIT_AFTER_S="0.5") as here:
         [job_id] = submit(1)
         first = the_supervisor()
@@ -200,10 +246,16 @@ def test_workers_with_nothing_to_do_end_together_and_come_back_with_the_next_job
         assert first.wait(PATIENCE_S) == worker_process.EXIT_DONE
         assert here.worker_pids() == {}
         assert finished(submit(1)[0]).status is JobStatus.COMPLETED
-        assert len(here.log().split(worker_process.STARTED)) == len(log_of(here, 1).split(worker_process.STARTED)) == 3
+        assert (
+            len(here.log().split(worker_process.STARTED))
+            == len(log_of(here, 1).split(worker_process.STARTED))
+            == 3
+        )
 
 
-def test_nobody_starts_a_second_supervisor_while_a_worker_of_the_first_one_lives(here: Place, longer: Path) -> None:
+def test_nobody_starts_a_second_supervisor_while_a_worker_of_the_first_one_lives(
+    here: Place, longer: Path
+) -> None:
     one_each(here, longer)
     supervisor = the_supervisor()
     supervisor.kill()
@@ -226,7 +278,9 @@ def test_many_short_recordings_are_each_transcribed_once(here: Place) -> None:
     ended = jobs.wait_for(batch.job_id, PATIENCE_S)
 
     assert isinstance(ended, Batch)
-    assert [(job.status, job.attempts) for job in ended.jobs] == [(JobStatus.COMPLETED, 1)] * len(clips)
+    assert [(job.status, job.attempts) for job in ended.jobs] == [(JobStatus.COMPLETED, 1)] * len(
+        clips
+    )
 
 
 def test_the_time_until_a_waiting_job_is_done_is_that_of_all_workers_together(
@@ -251,7 +305,9 @@ def test_workers_measure_their_speed_at_the_same_moment_and_none_is_lost(
     [job_id] = submit(1)
     ledgers = [Ledger(jobs._store(), f"device-{n}") for n in range(8)]
     with ThreadPoolExecutor(len(ledgers)) as pool:
-        list(pool.map(lambda ledger: ledger.measured("a model", audio_s=60.0, work_s=1e-6), ledgers))
+        list(
+            pool.map(lambda ledger: ledger.measured("a model", audio_s=60.0, work_s=1e-6), ledgers)
+        )
     ledgers[0].set_duration(job_id, 120.0)
 
     with closing(sqlite3.connect(here.database)) as connection:
@@ -266,7 +322,9 @@ def test_a_job_that_a_vanished_worker_took_and_never_began_is_queued_again(
     [job_id] = submit(1)
     ledger = Ledger(jobs._store(), FIRST)
     with closing(sqlite3.connect(here.database)) as connection, connection:
-        took = "UPDATE workflow_status SET status = 'PENDING', executor_id = ? WHERE workflow_uuid = ?"
+        took = (
+            "UPDATE workflow_status SET status = 'PENDING', executor_id = ? WHERE workflow_uuid = ?"
+        )
         assert connection.execute(took, [SECOND, job_id]).rowcount == 1
 
     Ledger(jobs._store(), SECOND).register("here", 0, "1")
@@ -291,7 +349,9 @@ def machine(name: str, n_gpus: int, free_bytes: Sequence[int] = (), **variables:
     raw = json.loads((MACHINES / f"{name}.json").read_bytes())
     gpus = raw["facts"]["nvidia.gpus"]["value"] * n_gpus
     changes = [{"memory_free_bytes": free} for free in free_bytes] or [{}] * n_gpus
-    raw["facts"]["nvidia.gpus"]["value"] = [{**gpu, **change} for gpu, change in zip(gpus, changes, strict=True)]
+    raw["facts"]["nvidia.gpus"]["value"] = [
+        {**gpu, **change} for gpu, change in zip(gpus, changes, strict=True)
+    ]
     raw["facts"]["environment.variables"]["value"].update(variables)
     return parse(json.dumps(raw).encode(), name)
 
@@ -303,13 +363,17 @@ def gpus_of_workers(facts: Facts, workers: int = 0) -> list[int]:
     return [slot.gpu for slot in slots]
 
 
-@pytest.mark.parametrize("name", ["h100", "h200", "t4-cloud"])  # the second can use its GPU with torch alone
+@pytest.mark.parametrize(
+    "name", ["h100", "h200", "t4-cloud"]
+)  # the second can use its GPU with torch alone
 def test_there_is_a_worker_for_every_gpu_that_an_engine_can_use(name: str) -> None:
     assert gpus_of_workers(machine(name, 2)) == [0, 1]
     assert gpus_of_workers(machine(name, 1)) == [0]
 
 
-@pytest.mark.parametrize("name", ["gtx980", "gpus-hidden", "driver-unknown-error", "h100-old-driver", "cpu-bare"])
+@pytest.mark.parametrize(
+    "name", ["gtx980", "gpus-hidden", "driver-unknown-error", "h100-old-driver", "cpu-bare"]
+)
 def test_a_machine_whose_gpus_nothing_can_use_has_one_worker(name: str) -> None:
     n_gpus = 0 if name == "cpu-bare" else 2
     slots, variables = slots_of(machine(name, n_gpus), Settings())
@@ -356,13 +420,19 @@ def test_two_gpus_are_at_work_for_two_jobs(tmp_path: Path) -> None:
     wanted = options(engine="whisper", model=str(whisper_nano()), device="auto", language="en")
     with place(tmp_path / "data") as here:
         finished(jobs.submit(request(recordings[0], wanted)).job_id)
-        until(lambda: here.worker_pids().keys() >= {FIRST, SECOND}, "there is a worker for each GPU")
+        until(
+            lambda: here.worker_pids().keys() >= {FIRST, SECOND}, "there is a worker for each GPU"
+        )
         ended = [jobs.submit(request(path, wanted, force=True)) for path in recordings]
         done = [finished(job.job_id) for job in ended if isinstance(job, Job)]
         again = finished(
-            jobs.submit(request(recordings[0], options(engine="whisper", device="cuda:0"), force=True)).job_id
+            jobs.submit(
+                request(recordings[0], options(engine="whisper", device="cuda:0"), force=True)
+            ).job_id
         )
 
     assert [job.status for job in done] == [JobStatus.COMPLETED] * 2, [job.error for job in done]
     assert {job.device for job in done} == {"cuda", "cuda:1"}
-    assert again.device == "cuda:0", "a GPU that was asked for by its number is meant in every worker"
+    assert again.device == "cuda:0", (
+        "a GPU that was asked for by its number is meant in every worker"
+    )

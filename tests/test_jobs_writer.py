@@ -86,17 +86,23 @@ def test_processes_that_write_at_once_share_one_writer_and_lose_nothing(unattend
         "jobs.JobOptions(engine='fake', prompt=sys.argv[2] + str(n)))).job_id)"
     )
     command = [sys.executable, "-c", code, str(CLIP)]
-    clients = [subprocess.Popen([*command, str(n)], stdout=subprocess.PIPE, text=True) for n in range(4)]
+    clients = [
+        subprocess.Popen([*command, str(n)], stdout=subprocess.PIPE, text=True) for n in range(4)
+    ]
     until(lambda: writers(unattended.data_dir), "there is a writer")
     given = [one.communicate()[0].split() for one in clients]
     given.append([queued("here").job_id])
 
     assert [len(ids) for ids in given] == [10, 10, 10, 10, 1]
-    assert {job.job_id for job in jobs.list_jobs(limit=500).jobs} == {job_id for ids in given for job_id in ids}
+    assert {job.job_id for job in jobs.list_jobs(limit=500).jobs} == {
+        job_id for ids in given for job_id in ids
+    }
     assert len(writers(unattended.data_dir)) == 1
 
 
-def test_a_writer_that_is_killed_again_and_again_loses_nothing_and_does_nothing_twice(unattended: Place) -> None:
+def test_a_writer_that_is_killed_again_and_again_loses_nothing_and_does_nothing_twice(
+    unattended: Place,
+) -> None:
     done, kills, given = threading.Event(), 6, []
 
     def submit(number: int) -> None:
@@ -126,7 +132,13 @@ def test_a_writer_that_is_killed_again_and_again_loses_nothing_and_does_nothing_
 
 def test_a_request_that_is_sent_again_is_applied_once_and_answered_alike(unattended: Place) -> None:
     queued()
-    message = {"client": "c", "number": 1, "commit": True, "patience_s": 5.0, "statements": [[ADD, ["a"], "one", None]]}
+    message = {
+        "client": "c",
+        "number": 1,
+        "commit": True,
+        "patience_s": 5.0,
+        "statements": [[ADD, ["a"], "one", None]],
+    }
 
     def answer(*, again: bool) -> Any:
         with closing(writer_protocol.connect(unattended.data_dir, 5.0)) as connection:
@@ -152,14 +164,23 @@ def test_a_request_that_fails_costs_no_other_that_shares_its_commit(unattended: 
         [[ADD, ["undone too"], "one", None], ["SELECT 1 = 2", [], "require", None]],
         [[ADD, ["also good"], "one", None]],
     ]
-    with closing(sqlite3.connect(unattended.database, isolation_level=None)) as other, ThreadPoolExecutor(5) as threads:
+    with (
+        closing(sqlite3.connect(unattended.database, isolation_level=None)) as other,
+        ThreadPoolExecutor(5) as threads,
+    ):
         other.execute("BEGIN IMMEDIATE")  # so that all of them wait
         asked = [threads.submit(ask, unattended, *each) for each in statements]
         until(lambda: sum(one.running() for one in asked) == len(asked), "all have begun to ask")
         other.execute("ROLLBACK")
         errors = [type(one.exception()) for one in asked]
 
-    assert errors == [type(None), sqlite3.OperationalError, sqlite3.DataError, RequirementError, type(None)]
+    assert errors == [
+        type(None),
+        sqlite3.OperationalError,
+        sqlite3.DataError,
+        RequirementError,
+        type(None),
+    ]
     assert models(unattended) == ["also good", "good"]
 
 
@@ -223,10 +244,15 @@ def test_a_batch_asks_the_writer_as_often_however_many_jobs_it_has(
 
 
 def test_the_queue_takes_as_many_jobs_as_may_wait_whoever_submits_them(tmp_path: Path) -> None:
-    with place(tmp_path / "data", MAX_QUEUE_LENGTH="3") as here, pytest.MonkeyPatch.context() as patch:
+    with (
+        place(tmp_path / "data", MAX_QUEUE_LENGTH="3") as here,
+        pytest.MonkeyPatch.context() as patch,
+    ):
         patch.setattr(worker_process, "start_worker", lambda chosen: False)
         queued("first")
-        new = jobs._submission(request(CLIP, fake_options())).prepare(str(CLIP), request(CLIP, force=True))
+        new = jobs._submission(request(CLIP, fake_options())).prepare(
+            str(CLIP), request(CLIP, force=True)
+        )
         stores = [Store(here.data_dir) for _ in range(6)]
         with ThreadPoolExecutor(6) as threads:
             asked = [threads.submit(store.add, new, 3) for store in stores]
@@ -242,7 +268,9 @@ def test_the_queue_takes_as_many_jobs_as_may_wait_whoever_submits_them(tmp_path:
 # --- its process ------------------------------------------------------------------------------------------------------
 
 
-def test_who_only_reads_starts_no_writer(unattended: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_only_reads_starts_no_writer(
+    unattended: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(writer_link, "IDLE_S", 0.05)
     job = queued()
     fresh()
@@ -268,7 +296,10 @@ def test_ten_thousand_requests_leave_the_writer_as_large_as_before(unattended: P
         with ThreadPoolExecutor(len(links)) as threads:
             list(threads.map(change, links, [n // len(links)] * len(links)))
         running = the_writer(unattended.data_dir)
-        return running.memory_info().rss, running.num_fds() if os.name == "posix" else running.num_handles()
+        return (
+            running.memory_info().rss,
+            running.num_fds() if os.name == "posix" else running.num_handles(),
+        )
 
     links[0].ask([[ADD, ["a"], "one", None]], commit=True)
     rss_before, files_before = ask_all(2000)
@@ -307,10 +338,15 @@ def test_the_writer_has_normal_priority_whoever_starts_it(unattended: Place) -> 
         "print('asked', flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", code, str(unattended.database)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as starter:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as starter:
         assert starter.stdout is not None
         assert starter.stdout.readline() == "asked\n"
-        for prompt in ("first", "second"):  # where a process may not raise its priority, we start another writer
+        for prompt in (
+            "first",
+            "second",
+        ):  # where a process may not raise its priority, we start another writer
             queued(prompt)
         nice = the_writer(unattended.data_dir).nice()
         starter.communicate("")
@@ -354,7 +390,9 @@ def test_a_process_that_is_killed_while_it_writes_holds_nobody_up(unattended: Pl
         "    print('in the middle', flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", code, str(unattended.data_dir)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "in the middle\n"
         other.send_signal(signal.SIGSTOP)

@@ -51,7 +51,9 @@ class Launch:
             {(i,): [["tt.divisibility", 16]] for i in self.aligned},
         )
         target = GPUTarget("cuda", capability, 32)
-        found: int = compile_kernel(source, target=target, options=dict(self.options)).metadata.shared
+        found: int = compile_kernel(
+            source, target=target, options=dict(self.options)
+        ).metadata.shared
         return found
 
 
@@ -66,19 +68,25 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[Launch]]:
     """What would have been launched."""
     made: set[Launch] = set()
 
-    def note(kernel: Any, *values: Any, grid: Any = None, warmup: bool = False, **options: Any) -> None:
+    def note(
+        kernel: Any, *values: Any, grid: Any = None, warmup: bool = False, **options: Any
+    ) -> None:
         given = list(zip(kernel.params, values, strict=True))
         made.add(
             Launch(
                 kernel,
-                tuple("constexpr" if param.is_constexpr else type_of(value) for param, value in given),
+                tuple(
+                    "constexpr" if param.is_constexpr else type_of(value) for param, value in given
+                ),
                 tuple((param.name, value) for param, value in given if param.is_constexpr),
                 tuple(i for i, value in enumerate(values) if isinstance(value, torch.Tensor)),
                 tuple((name, value) for name, value in options.items() if name.startswith("num_")),
             )
         )
 
-    monkeypatch.setenv("TRITON_DEFAULT_FP_FUSION", "1")  # 3.9 warns of a change of what it is by default
+    monkeypatch.setenv(
+        "TRITON_DEFAULT_FP_FUSION", "1"
+    )  # 3.9 warns of a change of what it is by default
     monkeypatch.setattr(JITFunction, "run", note)
     yield made
 
@@ -95,20 +103,28 @@ def too_large(launches: set[Launch], capabilities: tuple[int, ...]) -> list[str]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-def test_the_engine_s_kernels_compile_for_every_gpu_and_fit_on_it(dtype: Any, launches: set[Launch]) -> None:
+def test_the_engine_s_kernels_compile_for_every_gpu_and_fit_on_it(
+    dtype: Any, launches: set[Launch]
+) -> None:
     from whisper_nano import whisper_nano
 
-    request = EngineRequest("whisper", str(whisper_nano()), "cpu", "float32", threads=1, offline=True)
+    request = EngineRequest(
+        "whisper", str(whisper_nano()), "cpu", "float32", threads=1, offline=True
+    )
     engine = _load_on(request, torch.device("cpu"))
     for width in (384, 1280):
         x, ones = torch.zeros((1, width), dtype=dtype), torch.ones(width, dtype=dtype)
         kernels.norm(x, Norm(ones, ones))
         kernels.add_norm(x, x, Norm(ones, ones))
-        gemv_kernels.product(x, torch.zeros((4 * width, width), dtype=dtype), x.new_zeros(4 * width), gelu=True)
+        gemv_kernels.product(
+            x, torch.zeros((4 * width, width), dtype=dtype), x.new_zeros(4 * width), gelu=True
+        )
     for int8, n_rows in ((False, 1), (False, 64), (True, 1), (True, 64)):
         slots = Slots(engine._running.model, engine._directions.alignment_heads, n_rows, 256)
         slots.text = torch.zeros((2, 2, n_rows, HEADS, 256, SIZE), dtype=dtype)
-        slots.queries = KeptQueries(torch.zeros((n_rows, 2, 256, SIZE), dtype=dtype), slots.queries.heads)
+        slots.queries = KeptQueries(
+            torch.zeros((n_rows, 2, 256, SIZE), dtype=dtype), slots.queries.heads
+        )
         kept_at = torch.full((2, HEADS), -1, dtype=torch.int32)
         shape = kernels.AudioShape(HEADS, SIZE, POSITIONS, int8, kept_at)
         attention = kernels.TritonAttention(slots, n_rows, shape, kernels.tuning_for(n_rows))
@@ -118,7 +134,9 @@ def test_the_engine_s_kernels_compile_for_every_gpu_and_fit_on_it(dtype: Any, la
         kernels.advance(slots.state.first(n_rows), logits, engine._step_rules(timestamps=False))
     states = torch.zeros((1, POSITIONS, HEADS * SIZE), dtype=dtype)
     layer = SimpleNamespace(audio_key_value=lambda states: torch.cat([states, states], dim=2))
-    kernels.audio_cache(SimpleNamespace(decoder_layers=[layer], heads=HEADS, head_size=SIZE), states)
+    kernels.audio_cache(
+        SimpleNamespace(decoder_layers=[layer], heads=HEADS, head_size=SIZE), states
+    )
     alignment_kernels.smoothed(torch.zeros((2, HEADS, 20, POSITIONS)))
     alignment_kernels.path_starts(torch.zeros((2, 20, POSITIONS)), [20, 20], [POSITIONS, POSITIONS])
     engine.close()
@@ -127,14 +145,21 @@ def test_the_engine_s_kernels_compile_for_every_gpu_and_fit_on_it(dtype: Any, la
     assert not too_large(launches, tuple(SHARED_BYTES))
 
 
-@pytest.mark.parametrize(("kept", "capabilities"), [(True, (80, 90)), (False, (80, 86, 89, 90, 120))])
+@pytest.mark.parametrize(
+    ("kept", "capabilities"), [(True, (80, 90)), (False, (80, 86, 89, 90, 120))]
+)
 def test_the_kernel_of_voice_detection_fits_on_every_gpu_that_it_is_made_for(
-    kept: bool, capabilities: tuple[int, ...], launches: set[Launch], monkeypatch: pytest.MonkeyPatch
+    kept: bool,
+    capabilities: tuple[int, ...],
+    launches: set[Launch],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(lstm_kernels, "_keeps_weights", lambda device: kept)
     state = torch.zeros((1, 1, 128)), torch.zeros((1, 1, 128))
 
-    lstm_kernels.run_lanes(torch.zeros((500, 512)), torch.zeros((512, 128), dtype=torch.float16), state, 250, 5)
+    lstm_kernels.run_lanes(
+        torch.zeros((500, 512)), torch.zeros((512, 128), dtype=torch.float16), state, 250, 5
+    )
 
     (launch,) = launches
     assert not too_large(launches, capabilities)

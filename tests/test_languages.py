@@ -16,12 +16,30 @@ from transcribe_mcp.pipeline.language_vote import LANGUAGES
 
 SPELLINGS = {
     "auto": ["auto", "Auto", " AUTO ", "auto-detect", "und"],
-    "en": ["en-US", "en_GB.UTF-8", "EN", "eng", "English", "English (US)", "english - United States"],
+    "en": [
+        "en-US",
+        "en_GB.UTF-8",
+        "EN",
+        "eng",
+        "English",
+        "English (US)",
+        "english - United States",
+    ],
     "de": ["de", "deu", "ger", "de-CH-1996", "Deutsch", "“Deutsch”", "German", "Swiss German"],
     "es": ["es-419", "spa", "Español", "espanol", "Castilian", "Spanish (Latin America)"],
     "fr": ["fra", "fre", "fr_CA", "Français", "FRANCAIS"],
     "pt": ["pt-BR", "pt_BR", "pt BR", "Português", "Brazilian Portuguese", "Portuguese (Brazil)"],
-    "zh": ["zh-Hans-CN", "zh_TW", "cmn", "zho", "chi", "Mandarin", "中文", "普通话", "中文（简体）"],
+    "zh": [
+        "zh-Hans-CN",
+        "zh_TW",
+        "cmn",
+        "zho",
+        "chi",
+        "Mandarin",
+        "中文",
+        "普通话",
+        "中文（简体）",
+    ],
     "yue": ["yue", "yue-Hant-HK", "zh-yue", "Chinese (Cantonese)", "粵語"],
     "no": ["no", "nb", "nb-NO", "nob", "Norsk", "Norwegian Bokmål"],
     "nn": ["nn", "nno", "Norwegian Nynorsk", "Norwegian (Nynorsk)"],
@@ -39,14 +57,24 @@ SPELLINGS = {
 }
 
 
-@pytest.mark.parametrize(("code", "spelling"), [(code, each) for code, many in SPELLINGS.items() for each in many])
+@pytest.mark.parametrize(
+    ("code", "spelling"), [(code, each) for code, many in SPELLINGS.items() for each in many]
+)
 def test_a_language_is_known_by_its_codes_and_names(code: str, spelling: str) -> None:
     assert Options(language=spelling).language == code
 
 
 def test_every_name_of_the_table_leads_to_its_language_and_to_no_other() -> None:
-    names = {code: [code, english, *OTHER_NAMES.get(code, "").split(", ")] for code, english in LANGUAGES.items()}
-    wrong = [(code, name) for code, many in names.items() for name in many if Options(language=name).language != code]
+    names = {
+        code: [code, english, *OTHER_NAMES.get(code, "").split(", ")]
+        for code, english in LANGUAGES.items()
+    }
+    wrong = [
+        (code, name)
+        for code, many in names.items()
+        for name in many
+        if Options(language=name).language != code
+    ]
     assert not wrong and set(OTHER_NAMES) <= set(LANGUAGES)
 
 
@@ -79,5 +107,13 @@ def test_any_text_is_a_language_or_refused_in_words(wanted: str) -> None:
 
 
 def test_the_command_line_takes_a_language_with_its_region(tmp_path: Path) -> None:
-    done = run("transcribe", "gone.wav", "--engine", "fake", "--language", "Deutsch (Österreich)", cwd=tmp_path)
+    done = run(
+        "transcribe",
+        "gone.wav",
+        "--engine",
+        "fake",
+        "--language",
+        "Deutsch (Österreich)",
+        cwd=tmp_path,
+    )
     assert "no such file" in done.stderr and "language" not in done.stderr

@@ -32,7 +32,9 @@ TOKENS, CHARS_A_TOKEN = 3_500, 4
 # strict mode for unions, and both for an object without properties.
 KEYWORDS = {"type", "description", "properties", "required", "items", "enum"}
 KINDS = {"object", "string", "number", "integer", "boolean", "array"}
-FOREIGN = re.compile(r"(?<![\w-])--[a-z]|transcribe-mcp [a-z]|pydantic|validation error|input_value", re.IGNORECASE)
+FOREIGN = re.compile(
+    r"(?<![\w-])--[a-z]|transcribe-mcp [a-z]|pydantic|validation error|input_value", re.IGNORECASE
+)
 
 
 @pytest.fixture(scope="module")
@@ -67,13 +69,18 @@ def listed(caller: Caller) -> list[types.Tool]:
 
 
 def test_the_list_of_tools_is_short(caller: Caller) -> None:
-    tools = [tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in listed(caller)]
+    tools = [
+        tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in listed(caller)
+    ]
     assert len(json.dumps({"tools": tools}, ensure_ascii=False)) <= TOKENS * CHARS_A_TOKEN
 
 
 def schemas_in(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
     yield schema
-    for each in (*schema.get("properties", {}).values(), *([schema["items"]] if "items" in schema else [])):
+    for each in (
+        *schema.get("properties", {}).values(),
+        *([schema["items"]] if "items" in schema else []),
+    ):
         yield from schemas_in(each)
 
 
@@ -85,7 +92,10 @@ def test_schemas_hold_nothing_that_any_client_refuses(caller: Caller) -> None:
             assert all(isinstance(value, str) and value for value in schema.get("enum", ["-"]))
             assert ("items" in schema) == (schema["type"] == "array")
             assert ("properties" in schema) == (schema["type"] == "object")
-        assert tool.input_schema["properties"] and set(tool.input_schema.get("required", ["-"])) != set()
+        assert (
+            tool.input_schema["properties"]
+            and set(tool.input_schema.get("required", ["-"])) != set()
+        )
         assert all(each["description"] for each in tool.input_schema["properties"].values())
 
 
@@ -93,7 +103,9 @@ def test_schemas_hold_nothing_that_any_client_refuses(caller: Caller) -> None:
 
 
 @pytest.mark.parametrize("nothing", [None, "", "  ", []])
-def test_null_and_empty_are_not_given_in_every_optional_argument_of_every_tool(nothing: Any) -> None:
+def test_null_and_empty_are_not_given_in_every_optional_argument_of_every_tool(
+    nothing: Any,
+) -> None:
     for name, entry in TOOLS.items():
         optional = [each for each, (_, is_required) in entry.arguments.items() if not is_required]
         required = {each: "x" for each, (_, is_required) in entry.arguments.items() if is_required}
@@ -104,7 +116,9 @@ def test_null_and_empty_are_not_given_in_every_optional_argument_of_every_tool(n
                 read_arguments(name, {**given, each: nothing}, entry.arguments)
 
 
-def test_a_client_that_fills_everything_with_null_is_served(caller: Caller, source: str, job_id: str) -> None:
+def test_a_client_that_fills_everything_with_null_is_served(
+    caller: Caller, source: str, job_id: str
+) -> None:
     given: dict[str, dict[str, Any]] = {
         "transcribe_audio": {"source": source},
         "batch_transcribe": {"sources": [source], "wait_s": 45},
@@ -122,22 +136,38 @@ def test_a_client_that_fills_everything_with_null_is_served(caller: Caller, sour
 # --- what is meant ----------------------------------------------------------------------------------------------------
 
 
-def test_numbers_and_lists_as_text_and_other_spellings_are_taken(caller: Caller, source: str, job_id: str) -> None:
+def test_numbers_and_lists_as_text_and_other_spellings_are_taken(
+    caller: Caller, source: str, job_id: str
+) -> None:
     answer = caller.answer(
         "transcribe_audio", source=source, formats="SRT, json", vocabulary="Fraser, Zürich", force="false",
         diarize=0, wait_s="45 s", task=" Transcribe ", language="en-US",
     )  # fmt: skip
     assert answer["text"].startswith("1\n00:00:") and list(answer["resources"]) == ["srt", "json"]
-    page = caller.answer("get_transcription_result", jobId=job_id, max_chars="200", format=".timed", start_s="0:03")
+    page = caller.answer(
+        "get_transcription_result", jobId=job_id, max_chars="200", format=".timed", start_s="0:03"
+    )
     assert page["text"].startswith("[0:03]") or page["text"].startswith("[0:00]")
-    assert len(caller.answer("list_transcription_history", limit="1", statuses="Completed", days="1.5")["jobs"]) == 1
+    assert (
+        len(
+            caller.answer(
+                "list_transcription_history", limit="1", statuses="Completed", days="1.5"
+            )["jobs"]
+        )
+        == 1
+    )
     assert caller.answer("batch_transcribe", sources=json.dumps([source]), wait_s="45")["jobs"]
 
 
-@pytest.mark.parametrize(("wait_s", "waits"), [(-5, 0.0), (60, 45.0), ("600", 45.0), (10**400, 45.0), ("1:00", 45.0)])
+@pytest.mark.parametrize(
+    ("wait_s", "waits"), [(-5, 0.0), (60, 45.0), ("600", 45.0), (10**400, 45.0), ("1:00", 45.0)]
+)
 def test_a_wait_beyond_what_clients_tolerate_is_shortened(wait_s: Any, waits: float) -> None:
     arguments = TOOLS["transcribe_audio"].arguments
-    assert read_arguments("transcribe_audio", {"source": "a", "wait_s": wait_s}, arguments)["wait_s"] == waits
+    assert (
+        read_arguments("transcribe_audio", {"source": "a", "wait_s": wait_s}, arguments)["wait_s"]
+        == waits
+    )
 
 
 @pytest.mark.parametrize(
@@ -150,8 +180,13 @@ def test_a_wait_beyond_what_clients_tolerate_is_shortened(wait_s: Any, waits: fl
         {"unheard_of": None},
     ],
 )
-def test_bookkeeping_of_known_clients_is_dropped(caller: Caller, job_id: str, extra: dict[str, Any]) -> None:
-    for tool, arguments in (("get_transcription_progress", {"job_id": job_id}), ("list_models", {"cached_only": True})):
+def test_bookkeeping_of_known_clients_is_dropped(
+    caller: Caller, job_id: str, extra: dict[str, Any]
+) -> None:
+    for tool, arguments in (
+        ("get_transcription_progress", {"job_id": job_id}),
+        ("list_models", {"cached_only": True}),
+    ):
         result = caller.portal.call(caller.client.call_tool, tool, {**arguments, **extra})
         assert not result.is_error, result.content
 
@@ -160,15 +195,35 @@ def test_bookkeeping_of_known_clients_is_dropped(caller: Caller, job_id: str, ex
     ("tool", "arguments", "message", "hint"),
     [
         ("transcribe_audio", {"path": "a.mp3"}, "no argument 'path'", "did you mean source?"),
-        ("transcribe_audio", {"source": "a", "langauge": "de"}, "no argument 'langauge'", "did you mean language?"),
+        (
+            "transcribe_audio",
+            {"source": "a", "langauge": "de"},
+            "no argument 'langauge'",
+            "did you mean language?",
+        ),
         ("get_transcription_result", {"id": "x"}, "no argument 'id'", "did you mean job_id?"),
-        ("search_transcripts", {"query": "a", "nonsense": 1}, "no argument 'nonsense'", "arguments: query, "),
+        (
+            "search_transcripts",
+            {"query": "a", "nonsense": 1},
+            "no argument 'nonsense'",
+            "arguments: query, ",
+        ),
         ("transcribe_audio", {}, "needs source", "Path of an audio"),
         ("transcribe_audio", {"source": "a", "wait_s": "soon"}, 'wait_s is "soon"', "seconds"),
         ("transcribe_audio", {"source": "a", "wait_s": True}, "wait_s is true", "seconds"),
-        ("transcribe_audio", {"source": "a", "task": "translte"}, "task is 'translte'", "did you mean translate?"),
+        (
+            "transcribe_audio",
+            {"source": "a", "task": "translte"},
+            "task is 'translte'",
+            "did you mean translate?",
+        ),
         ("transcribe_audio", {"source": {"a": 1}}, 'source is {"a": 1}', "one text"),
-        ("transcribe_audio", {"source": "a", "force": "maybe"}, 'force is "maybe"', "true or false"),
+        (
+            "transcribe_audio",
+            {"source": "a", "force": "maybe"},
+            'force is "maybe"',
+            "true or false",
+        ),
         ("list_transcription_history", {"limit": 2.5}, "limit is 2.5", "whole number"),
         ("list_transcription_history", {"days": 0}, "days is 0", "above 0"),
         ("list_transcription_history", {"statuses": ["done"]}, "statuses is 'done'", "completed"),
@@ -180,7 +235,11 @@ def test_what_cannot_be_meant_is_refused_with_the_way_out(
     caller: Caller, tool: str, arguments: dict[str, Any], message: str, hint: str
 ) -> None:
     error = caller.refusal(tool, **arguments)
-    assert message in error["message"] and hint in error["hint"] and not FOREIGN.search(json.dumps(error)), error
+    assert (
+        message in error["message"]
+        and hint in error["hint"]
+        and not FOREIGN.search(json.dumps(error))
+    ), error
 
 
 VALUES: st.SearchStrategy[Any] = st.recursive(
@@ -200,7 +259,9 @@ def test_hostile_arguments_are_read_or_refused_in_words(data: st.DataObject, too
     try:
         read = read_arguments(tool, given_values, arguments)
     except UsageError as error:
-        assert error.hint and not FOREIGN.search(f"{error} {error.hint}".replace(repr(given_values), ""))
+        assert error.hint and not FOREIGN.search(
+            f"{error} {error.hint}".replace(repr(given_values), "")
+        )
         return
     for name, value in read.items():
         argument, _ = arguments[name]
@@ -232,7 +293,13 @@ def test_models_say_what_a_default_run_needs_and_what_is_not_known(caller: Calle
     models = {model["name"]: model for model in answer["models"]}
     assert {model["fits"] for model in models.values()} <= {"yes", "no", "unknown"}
     assert all(("needs_gb" in model) == (model["fits"] != "unknown") for model in models.values())
-    assert 0.4 < models["tiny"]["needs_gb"] < models["small"]["needs_gb"] < models["large-v3"]["needs_gb"] < 20
+    assert (
+        0.4
+        < models["tiny"]["needs_gb"]
+        < models["small"]["needs_gb"]
+        < models["large-v3"]["needs_gb"]
+        < 20
+    )
     assert models["tiny"]["needs_gb"] < 2, "not that of the largest batch that fits"
     assert models["large-v1"]["fits"] == "unknown" and answer["runs_on"]
 
@@ -254,9 +321,13 @@ def test_a_diagnosis_has_a_plan_only_where_something_is_wrong_and_installs_this_
 
 def test_the_next_step_leads_out_of_waiting_and_never_to_what_can_only_fail_again() -> None:
     queued = Job("a" * 26, "talk.mp3", JobStatus.QUEUED)
-    stuck = replace(queued, waiting_for="no worker: out of memory; next try in 8 s; see transcribe-mcp doctor")
+    stuck = replace(
+        queued, waiting_for="no worker: out of memory; next try in 8 s; see transcribe-mcp doctor"
+    )
     answer = job_answer(stuck)
-    assert "diagnose_system" in (answer.next_step or "") and not FOREIGN.search(answer.waiting_for or "--none")
+    assert "diagnose_system" in (answer.next_step or "") and not FOREIGN.search(
+        answer.waiting_for or "--none"
+    )
     assert "get_transcription_result" in (next_step(queued) or "")
     for code, leads_on in {
         "not_media": False,
@@ -272,7 +343,12 @@ def hints_in_the_source() -> set[str]:
     """Every text of the package that names an option or a command of the command line in what may be a hint."""
     found = set()
     for path in SOURCE.rglob("*.py"):
-        if "compat" in path.parts or path.name in ("arguments.py", "serving.py", "cli.py", "mcp_hints.py"):
+        if "compat" in path.parts or path.name in (
+            "arguments.py",
+            "serving.py",
+            "cli.py",
+            "mcp_hints.py",
+        ):
             continue
         for text in re.findall(r'"([^"\n]*)"', path.read_text(encoding="utf-8")):
             if FOREIGN.search(text):
@@ -285,5 +361,8 @@ def test_an_assistant_is_never_told_of_options_of_the_command_line() -> None:
     assert any("--device cpu" in hint for hint in hints), "the search finds them"
     left = {hint: for_assistant(hint) for hint in hints}
     assert not {hint: words for hint, words in left.items() if FOREIGN.search(words)}
-    assert for_assistant("use a smaller model, or --device cpu") == "give a smaller model, see list_models"
+    assert (
+        for_assistant("use a smaller model, or --device cpu")
+        == "give a smaller model, see list_models"
+    )
     assert for_assistant("do this; or add --unheard-of option, then that") == "do this; then that"

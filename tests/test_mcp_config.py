@@ -19,16 +19,27 @@ FILES = {
     "cursor": ".cursor/mcp.json",
     "vscode": ".config/Code/User/mcp.json",
 }
-KEYS = {"claude-code": "mcpServers", "claude-desktop": "mcpServers", "cursor": "mcpServers", "vscode": "servers"}
+KEYS = {
+    "claude-code": "mcpServers",
+    "claude-desktop": "mcpServers",
+    "cursor": "mcpServers",
+    "vscode": "servers",
+}
 
 
 def config(user: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    here = {name: value for name, value in environment(user, **variables).items() if name != "XDG_CONFIG_HOME"}
+    here = {
+        name: value
+        for name, value in environment(user, **variables).items()
+        if name != "XDG_CONFIG_HOME"
+    }
     return run("mcp-config", *arguments, cwd=user, env=here)
 
 
 @pytest.mark.parametrize("client", FILES)
-def test_without_write_the_entry_is_printed_and_no_file_is_touched(tmp_path: Path, client: str) -> None:
+def test_without_write_the_entry_is_printed_and_no_file_is_touched(
+    tmp_path: Path, client: str
+) -> None:
     done = config(tmp_path, client)
     (entry,) = json.loads(done.stdout)[KEYS[client]].values()
     assert done.returncode == 0 and "--write puts it there" in done.stderr
@@ -38,11 +49,16 @@ def test_without_write_the_entry_is_printed_and_no_file_is_touched(tmp_path: Pat
 
 @pytest.mark.skipif(sys.platform != "linux", reason="where Linux keeps such files")
 @pytest.mark.parametrize("client", FILES)
-def test_write_adds_the_entry_to_the_clients_file_and_keeps_a_copy(tmp_path: Path, client: str) -> None:
+def test_write_adds_the_entry_to_the_clients_file_and_keeps_a_copy(
+    tmp_path: Path, client: str
+) -> None:
     path = tmp_path / FILES[client]
     assert config(tmp_path, client, "--write").stdout == f"{path}\n"
     fresh = json.loads(path.read_text())
-    path.write_text(json.dumps({"first": [1], KEYS[client]: {"other": {"command": "x"}}, "ünicode": "ü"}), "utf-8")
+    path.write_text(
+        json.dumps({"first": [1], KEYS[client]: {"other": {"command": "x"}}, "ünicode": "ü"}),
+        "utf-8",
+    )
     before = path.read_bytes()
     done = config(tmp_path, client, "--write")
     after = json.loads(path.read_text("utf-8"))
@@ -65,7 +81,9 @@ def test_a_link_is_followed_and_the_mode_of_the_file_kept(tmp_path: Path) -> Non
     assert "transcribe" in real.read_text() and real.stat().st_mode & 0o777 == 0o640
 
 
-@pytest.mark.parametrize("text", ['{"a": 1,}', "// comment\n{}", "[]", '{"mcpServers": []}', "\udcff", "nothing"])
+@pytest.mark.parametrize(
+    "text", ['{"a": 1,}', "// comment\n{}", "[]", '{"mcpServers": []}', "\udcff", "nothing"]
+)
 def test_a_file_that_a_person_wrote_otherwise_is_left_as_it_is(tmp_path: Path, text: str) -> None:
     path = tmp_path / "mcp.json"
     path.write_text(text, "utf-8", "surrogateescape")
@@ -85,7 +103,9 @@ def test_an_empty_file_or_a_byte_order_mark_is_no_hindrance(tmp_path: Path, text
 
 
 def test_settings_go_along_and_the_token_does_not(tmp_path: Path) -> None:
-    done = config(tmp_path, "cursor", TRANSCRIBE_MCP_MODEL="small", TRANSCRIBE_MCP_TOKEN="a-token-0123456789")
+    done = config(
+        tmp_path, "cursor", TRANSCRIBE_MCP_MODEL="small", TRANSCRIBE_MCP_TOKEN="a-token-0123456789"
+    )
     (entry,) = json.loads(done.stdout)["mcpServers"].values()
     assert entry["env"]["TRANSCRIBE_MCP_MODEL"] == "small"
     assert "a-token" not in done.stdout + done.stderr

@@ -17,7 +17,9 @@ SETTINGS = dict(re.findall(r"^\| `TRANSCRIBE_MCP_(\w+)` \| `(--[\w-]+)`", PAGE, 
 
 
 def test_the_page_names_every_tool() -> None:
-    assert re.findall(r"^\| `([a-z_]+)` \|", PAGE, flags=re.MULTILINE) == [tool["name"] for tool in TOOLS]
+    assert re.findall(r"^\| `([a-z_]+)` \|", PAGE, flags=re.MULTILINE) == [
+        tool["name"] for tool in TOOLS
+    ]
 
 
 def test_every_setting_of_a_server_has_an_option_and_every_option_a_row(tmp_path: Path) -> None:
@@ -28,9 +30,16 @@ def test_every_setting_of_a_server_has_an_option_and_every_option_a_row(tmp_path
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("--max-file-gib", "-1"), ("--max-duration-hours", "0"), ("--max-queue-length", "0"), ("--max-queue-length", "x")],
+    [
+        ("--max-file-gib", "-1"),
+        ("--max-duration-hours", "0"),
+        ("--max-queue-length", "0"),
+        ("--max-queue-length", "x"),
+    ],
 )
-def test_a_setting_that_cannot_be_is_refused_in_words(tmp_path: Path, option: str, value: str) -> None:
+def test_a_setting_that_cannot_be_is_refused_in_words(
+    tmp_path: Path, option: str, value: str
+) -> None:
     done = run("serve", option, value, cwd=tmp_path)
     assert done.returncode == 2 and "Traceback" not in done.stderr
 
@@ -51,7 +60,13 @@ def test_options_win_over_variables(tmp_path: Path) -> None:
         (other / "a.wav").write_bytes(bytes(2000))
         with calling(stdio(place, *arguments, "0.000001")) as caller:
             assert caller.answer("list_models")["default_model"] == "small"
-            assert caller.refusal("transcribe_audio", source=str(other / "a.wav"))["code"] == "source_too_large"
-            assert caller.refusal("transcribe_audio", source=str(place.root / "a.wav"))["code"] == "source_refused"
+            assert (
+                caller.refusal("transcribe_audio", source=str(other / "a.wav"))["code"]
+                == "source_too_large"
+            )
+            assert (
+                caller.refusal("transcribe_audio", source=str(place.root / "a.wav"))["code"]
+                == "source_refused"
+            )
             caller.answer("list_transcription_history")
         assert list((place.data / "b").iterdir())

@@ -30,7 +30,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
 
 
 def line(number: int, method: str, **params: object) -> bytes:
-    return json.dumps({"jsonrpc": "2.0", "id": number, "method": method, "params": {**params, "_meta": META}}).encode()
+    return json.dumps(
+        {"jsonrpc": "2.0", "id": number, "method": method, "params": {**params, "_meta": META}}
+    ).encode()
 
 
 def call(number: int, tool: str, **arguments: object) -> bytes:
@@ -47,7 +49,9 @@ def in_a_terminal(place: Home) -> tuple[int, int]:
         os.execve(sys.executable, [sys.executable, *SERVE], place.environment)
     os.write(terminal, line(1, "ping") + b"\n")
     said = b""
-    while b'"result"' not in said and b'"error"' not in said:  # the terminal echoes the question as well
+    while (
+        b'"result"' not in said and b'"error"' not in said
+    ):  # the terminal echoes the question as well
         said += os.read(terminal, 65536)
     return pid, terminal
 
@@ -63,7 +67,9 @@ def test_a_server_in_a_terminal_ends_without_enter(place: Home, how: str, code: 
         os.kill(pid, signal.SIGTERM)
     else:
         os.write(terminal, b"\x03" if how == "Ctrl-C" else b"\x04")
-    guard = subprocess.Popen([sys.executable, "-c", GUARD, str(pid), str(PATIENCE_S)], stdin=subprocess.PIPE)
+    guard = subprocess.Popen(
+        [sys.executable, "-c", GUARD, str(pid), str(PATIENCE_S)], stdin=subprocess.PIPE
+    )
     try:
         _, status = os.waitpid(pid, 0)
     finally:
@@ -83,12 +89,20 @@ if not select.select([sys.stdin], [], [], float(sys.argv[2]))[0]:
 def test_a_request_that_cannot_be_read_is_answered(place: Home) -> None:
     """Half a surrogate pair, as JavaScript writes names that are no Unicode, and arguments nested without end."""
     odd = call(5, "transcribe_audio", source="@").replace(b"@", b"\\udcff")
-    deep = call(6, "cancel_transcription", job_id=0).replace(b'"job_id": 0', b'"job_id": ' + b"[" * 3000 + b"]" * 3000)
+    deep = call(6, "cancel_transcription", job_id=0).replace(
+        b'"job_id": 0', b'"job_id": ' + b"[" * 3000 + b"]" * 3000
+    )
     with subprocess.Popen(
-        [sys.executable, *SERVE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=place.environment, cwd=place.path
+        [sys.executable, *SERVE],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=place.environment,
+        cwd=place.path,
     ) as server:
         assert server.stdin is not None and server.stdout is not None
-        server.stdin.write(b"no message\n" + odd + b"\n" + deep + b"\n" + line(7, "tools/list") + b"\n")
+        server.stdin.write(
+            b"no message\n" + odd + b"\n" + deep + b"\n" + line(7, "tools/list") + b"\n"
+        )
         server.stdin.flush()
         answers: dict[int, dict[str, object]] = {}
         while not {5, 6, 7} <= set(answers):
@@ -96,14 +110,29 @@ def test_a_request_that_cannot_be_read_is_answered(place: Home) -> None:
             answers[said["id"]] = said
         server.stdin.close()
         assert server.wait(PATIENCE_S) == 0
-    assert "cannot be read" in str(answers[5]["error"]) and "error" in answers[6] and "result" in answers[7]
+    assert (
+        "cannot be read" in str(answers[5]["error"])
+        and "error" in answers[6]
+        and "result" in answers[7]
+    )
 
 
 @POSIX
 def test_hostile_calls_are_all_answered_and_read_nothing_outside() -> None:
     """The benchmark, small; how long things take is not judged here."""
-    command = [sys.executable, "benchmarks/hostile_calls.py", "--calls", "100", "--files", "500", "--depth", "1500"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, timeout=PATIENCE_S * 2)
+    command = [
+        sys.executable,
+        "benchmarks/hostile_calls.py",
+        "--calls",
+        "100",
+        "--files",
+        "500",
+        "--depth",
+        "1500",
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=ROOT, timeout=PATIENCE_S * 2
+    )
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout.splitlines()[-1])
     assert (figures["answered"], figures["read_outside"]) == (100, 0), done.stdout

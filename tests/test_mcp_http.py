@@ -16,7 +16,17 @@ from typing import Any
 import pytest
 from command_line import run
 from job_places import Place
-from mcp_places import LEGACY, MODERN, SERVE, Home, calling, calling_with_token, home, http_server, stdio
+from mcp_places import (
+    LEGACY,
+    MODERN,
+    SERVE,
+    Home,
+    calling,
+    calling_with_token,
+    home,
+    http_server,
+    stdio,
+)
 from patience import PATIENCE_S
 from whisper_nano import SPEECH
 
@@ -39,7 +49,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
 @pytest.fixture(scope="module")
 def guarded(place: Home) -> Iterator[str]:
     """A server on every interface, which asks for the token."""
-    with http_server(place, "--host", "0.0.0.0", "--allowed-host", "talks.test", TRANSCRIBE_MCP_TOKEN=TOKEN) as url:
+    with http_server(
+        place, "--host", "0.0.0.0", "--allowed-host", "talks.test", TRANSCRIBE_MCP_TOKEN=TOKEN
+    ) as url:
         yield url.replace("0.0.0.0", "127.0.0.1")
 
 
@@ -96,20 +108,34 @@ def test_the_official_client_works_with_the_token(guarded: str, place: Home, mod
         assert caller.finished(job["job_id"])["status"] == "completed"
 
 
-def test_a_page_of_another_site_cannot_use_a_server_of_this_machine(open_server: str, guarded: str) -> None:
+def test_a_page_of_another_site_cannot_use_a_server_of_this_machine(
+    open_server: str, guarded: str
+) -> None:
     port = open_server.rpartition(":")[2].partition("/")[0]
     assert post(open_server)[0] == 200
     assert post(open_server, Host=f"localhost:{port}", Origin=f"http://localhost:{port}")[0] == 200
-    for host in (f"evil.test:{port}", "evil.test", f"127.0.0.1.evil.test:{port}", f"localhost.evil.test:{port}"):
+    for host in (
+        f"evil.test:{port}",
+        "evil.test",
+        f"127.0.0.1.evil.test:{port}",
+        f"localhost.evil.test:{port}",
+    ):
         assert post(open_server, Host=host)[0] == 421, host
-    for origin in ("http://evil.test", f"http://evil.test:{port}", "null", f"http://localhost.evil.test:{port}"):
+    for origin in (
+        "http://evil.test",
+        f"http://evil.test:{port}",
+        "null",
+        f"http://localhost.evil.test:{port}",
+    ):
         assert post(open_server, Origin=origin)[0] == 403, origin
     bearer = {"Authorization": f"Bearer {TOKEN}"}
     assert post(guarded, Host="talks.test:1", **bearer)[0] == 200
     assert post(guarded, Host="evil.test:1", **bearer)[0] == 421
 
 
-def test_only_a_whole_name_and_a_port_of_digits_are_trusted_whatever_the_route(open_server: str) -> None:
+def test_only_a_whole_name_and_a_port_of_digits_are_trusted_whatever_the_route(
+    open_server: str,
+) -> None:
     port = int(open_server.rpartition(":")[2].partition("/")[0])
 
     def status(host: str, path: str = "/mcp", *more: str) -> int:
@@ -161,7 +187,15 @@ def test_requests_that_never_come_in_whole_are_closed_and_keep_nobody_out(open_s
 
 
 def test_what_is_no_message_is_refused_and_the_server_lives(open_server: str) -> None:
-    for body in (b"", b"not json", b"[]", b"{}", b"\xff\xfe", b'{"jsonrpc":"2.0"', json.dumps([LIST] * 3).encode()):
+    for body in (
+        b"",
+        b"not json",
+        b"[]",
+        b"{}",
+        b"\xff\xfe",
+        b'{"jsonrpc":"2.0"',
+        json.dumps([LIST] * 3).encode(),
+    ):
         status, _ = post(open_server, body)
         assert 400 <= status < 500, body
     assert post(open_server, b"x" * (5 << 20))[0] == 413
@@ -170,7 +204,10 @@ def test_what_is_no_message_is_refused_and_the_server_lives(open_server: str) ->
 
 def test_other_machines_are_not_let_in_without_a_token_that_cannot_be_guessed(place: Home) -> None:
     environment = place.environment
-    for variables, words in (({}, "no token"), ({"TRANSCRIBE_MCP_TOKEN": "short"}, "shorter than 16")):
+    for variables, words in (
+        ({}, "no token"),
+        ({"TRANSCRIBE_MCP_TOKEN": "short"}, "shorter than 16"),
+    ):
         done = subprocess.run(
             [sys.executable, *SERVE, "--http", "--host", "0.0.0.0", "--port", "0"],
             capture_output=True, text=True, check=False, timeout=PATIENCE_S, env=environment | variables,
@@ -186,14 +223,18 @@ def test_a_port_that_is_taken_is_said_in_words(place: Home) -> None:
         port = str(taken.getsockname()[1])
         done = run("serve", "--http", "--port", port, cwd=place.path)
     assert done.returncode == 2
-    assert f"port {port}" in done.stderr and "hint:" in done.stderr and "Traceback" not in done.stderr
+    assert (
+        f"port {port}" in done.stderr and "hint:" in done.stderr and "Traceback" not in done.stderr
+    )
 
 
 def test_neither_the_token_nor_what_was_said_reaches_a_log_or_a_child(place: Home) -> None:
     """The log of the server, that of the worker, and the worker's environment."""
     environment = place.environment | {"TRANSCRIBE_MCP_TOKEN": TOKEN}
     command = [sys.executable, *SERVE, "--http", "--port", "0"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, cwd=place.path, text=True) as server:
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, env=environment, cwd=place.path, text=True
+    ) as server:
         assert server.stderr is not None
         first = server.stderr.readline()
         url = first.rpartition(" ")[2].strip()
@@ -223,7 +264,9 @@ def test_neither_the_token_nor_what_was_said_reaches_a_log_or_a_child(place: Hom
 # --- standard input and output ----------------------------------------------------------------------------------------
 
 
-def serve_lines(place: Home, lines: list[bytes], last: int, **variables: str) -> tuple[list[bytes], bytes]:
+def serve_lines(
+    place: Home, lines: list[bytes], last: int, **variables: str
+) -> tuple[list[bytes], bytes]:
     """What a stdio server writes until the answer to request ``last``, and after its client has left."""
     command = [sys.executable, *SERVE]
     with subprocess.Popen(
@@ -242,7 +285,9 @@ def serve_lines(place: Home, lines: list[bytes], last: int, **variables: str) ->
         return [*written, *rest.splitlines()], errors
 
 
-def test_standard_output_carries_the_protocol_alone_whatever_is_said_to_the_server(place: Home) -> None:
+def test_standard_output_carries_the_protocol_alone_whatever_is_said_to_the_server(
+    place: Home,
+) -> None:
     garbage = [
         b"not json",
         b"\xff\xfe\x00",
@@ -274,7 +319,9 @@ def test_what_a_library_prints_stays_off_the_wire(place: Home, tmp_path: Path) -
         encoding="utf-8",
     )
     call = {"name": "list_transcription_history", "arguments": {}, "_meta": META}
-    lines = [json.dumps({"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": call}).encode()]
+    lines = [
+        json.dumps({"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": call}).encode()
+    ]
     written, errors = serve_lines(place, lines, last=2, PYTHONPATH=str(tmp_path), LOUD="1")
     assert errors.count(b"a library was here") >= 2
     (answer,) = [json.loads(line) for line in written]
@@ -282,7 +329,10 @@ def test_what_a_library_prints_stays_off_the_wire(place: Home, tmp_path: Path) -
 
 
 def test_a_client_that_leaves_in_the_middle_of_a_call_leaves_the_job_behind(place: Home) -> None:
-    call = {"name": "transcribe_audio", "arguments": {"source": str(place.root / "en_0.flac"), "force": True}}
+    call = {
+        "name": "transcribe_audio",
+        "arguments": {"source": str(place.root / "en_0.flac"), "force": True},
+    }
     request = {"jsonrpc": "2.0", "id": 3, "method": "tools/call", "params": {**call, "_meta": META}}
     with subprocess.Popen(
         [sys.executable, *SERVE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,

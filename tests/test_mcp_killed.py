@@ -29,7 +29,9 @@ POSIX = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 @contextmanager
 def mortal_server(place: Home) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     command = [sys.executable, *SERVE, "--http", "--port", "0"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, env=place.environment, cwd=place.path, text=True) as server:
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, env=place.environment, cwd=place.path, text=True
+    ) as server:
         assert server.stderr is not None
         line = server.stderr.readline()
         try:
@@ -51,7 +53,9 @@ def call_and_kill(url: str, server: subprocess.Popen[str], source: Path, moment:
         if moment == 1:
             job_id = caller.answer("transcribe_audio", source=str(source), wait_s=0)["job_id"]
         arguments = {"source": str(source), "wait_s": 45}
-        call = partial(caller.client.call_tool, "transcribe_audio", arguments, progress_callback=hear)
+        call = partial(
+            caller.client.call_tool, "transcribe_audio", arguments, progress_callback=hear
+        )
         waiting = caller.portal.start_task_soon(call)
         if moment == 2:
             assert heard.wait(PATIENCE_S)
@@ -86,10 +90,15 @@ def test_a_killed_server_costs_no_job_and_no_second_one_does_its_work_again(tmp_
                 learned.append(call_and_kill(url, server, source, moment=len(learned) % 3))
         with calling(stdio(place)) as caller:
             after = texts_by_source(caller)
-            listed = {job["job_id"] for job in caller.answer("list_transcription_history", limit=100)["jobs"]}
+            listed = {
+                job["job_id"]
+                for job in caller.answer("list_transcription_history", limit=100)["jobs"]
+            }
             assert {job_id for job_id in learned if job_id} <= listed
             assert all(len(texts) == 1 for texts in after.values())  # none was queued twice
             for source, (text,) in after.items():
-                again = caller.answer("transcribe_audio", source=source, force=True, formats=["tsv"], wait_s=45)
+                again = caller.answer(
+                    "transcribe_audio", source=source, force=True, formats=["tsv"], wait_s=45
+                )
                 assert again["text"] == text  # and it is what an unbroken run hears
     assert sum(map(bool, learned)) == KILLS // 3 and len(after) >= 2 * KILLS // 3

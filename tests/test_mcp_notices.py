@@ -43,12 +43,16 @@ def start(place: Home) -> dict[str, Any]:
     return {"source": str(place.root / "en_0.flac"), "force": True, "wait_s": 0}
 
 
-def test_a_client_of_2026_hears_on_its_stream_when_a_transcript_comes_and_goes(server: Any, place: Home) -> None:
+def test_a_client_of_2026_hears_on_its_stream_when_a_transcript_comes_and_goes(
+    server: Any, place: Home
+) -> None:
     async def listen(client: Any) -> list[Any]:
         job_id = answer_of(await client.call_tool("transcribe_audio", start(place)))["job_id"]
         uri = f"transcript://{job_id}"
         heard: list[Any] = []
-        async with client.listen(resources_list_changed=True, resource_subscriptions=[uri]) as events:
+        async with client.listen(
+            resources_list_changed=True, resource_subscriptions=[uri]
+        ) as events:
             while ResourceUpdated(uri) not in heard or ResourcesListChanged() not in heard:
                 heard.append(await asyncio.wait_for(anext(events), PATIENCE_S))
             heard.clear()
@@ -141,7 +145,9 @@ def in_session(caller: Caller, use: Callable[[Any], Awaitable[Any]]) -> Any:
     return caller.portal.call(use, caller.client.session)
 
 
-def test_a_long_call_of_a_client_that_knows_tasks_is_a_task_and_the_task_is_the_job(url: str, place: Home) -> None:
+def test_a_long_call_of_a_client_that_knows_tasks_is_a_task_and_the_task_is_the_job(
+    url: str, place: Home
+) -> None:
     knows = KnowsTasks()
     with calling(url, MODERN, extensions=[knows]) as caller:
         answer = answer_of(caller.call("transcribe_audio", **start(place)))
@@ -171,7 +177,9 @@ async def ask_only(session: Any, method: str, task_id: str) -> None:
     await session.send_request(request, types.EmptyResult)
 
 
-def test_a_client_that_does_not_know_tasks_gets_none_and_may_not_ask_for_any(url: str, place: Home) -> None:
+def test_a_client_that_does_not_know_tasks_gets_none_and_may_not_ask_for_any(
+    url: str, place: Home
+) -> None:
     with calling(url, MODERN) as caller:
         answer = caller.answer("transcribe_audio", **start(place))
         assert answer["status"] in ("queued", "running")
@@ -211,9 +219,20 @@ def test_a_client_on_this_machine_may_name_recordings_of_its_own_directories(
     elsewhere = place.outside / "es_0.flac"
     server = stdio(unset(place), HOME=str(place.root), USERPROFILE=str(place.root))
     with calling(server, mode, list_roots_callback=roots_at(place.outside)) as caller:
-        assert caller.answer("transcribe_audio", source=str(elsewhere), wait_s=45)["status"] == "completed"
-        assert caller.answer("batch_transcribe", sources=[str(place.outside)], wait_s=45)["counts"]["completed"] == 1
-        assert caller.refusal("transcribe_audio", source=str(tmp_path / "x.wav"))["code"] == "source_refused"
+        assert (
+            caller.answer("transcribe_audio", source=str(elsewhere), wait_s=45)["status"]
+            == "completed"
+        )
+        assert (
+            caller.answer("batch_transcribe", sources=[str(place.outside)], wait_s=45)["counts"][
+                "completed"
+            ]
+            == 1
+        )
+        assert (
+            caller.refusal("transcribe_audio", source=str(tmp_path / "x.wav"))["code"]
+            == "source_refused"
+        )
     with calling(server, mode, list_roots_callback=roots_at(Path(place.root.anchor))) as caller:
         assert caller.refusal("transcribe_audio", source=str(elsewhere))["code"] == "source_refused"
         assert caller.answer("transcribe_audio", source=str(place.root / "en_0.flac"), wait_s=45)
@@ -223,7 +242,9 @@ def test_a_client_over_http_does_not_say_what_may_be_read(place: Home) -> None:
     with http_server(unset(place), HOME=str(place.root), USERPROFILE=str(place.root)) as address:
         for mode in (MODERN, LEGACY):
             with calling(address, mode, list_roots_callback=roots_at(place.outside)) as caller:
-                refused = caller.refusal("transcribe_audio", source=str(place.outside / "es_0.flac"))
+                refused = caller.refusal(
+                    "transcribe_audio", source=str(place.outside / "es_0.flac")
+                )
                 assert refused["code"] == "source_refused"
 
 

@@ -63,7 +63,12 @@ def test_a_cursor_that_no_page_gave_is_refused_in_words(cursor: str) -> None:
 
 def test_a_cursor_of_another_view_is_refused() -> None:
     view = View("job", "txt")
-    for other in (View("other", "txt"), View("job", "srt"), View("job", "txt", 1.0), View("job", "txt", None, 9.0)):
+    for other in (
+        View("other", "txt"),
+        View("job", "srt"),
+        View("job", "txt", 1.0),
+        View("job", "txt", None, 9.0),
+    ):
         with pytest.raises(UsageError, match="another view"):
             text_page("a", other, cursor_to(view, 0), 200)
 

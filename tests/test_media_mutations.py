@@ -39,7 +39,9 @@ def mutate(data: bytes, seed: int) -> bytes:
         size = chance.choice([1, 2, 4, 8, 64, 500])
         match chance.randrange(7):
             case 0:
-                out[at : at + size] = bytes(byte ^ (1 << chance.randrange(8)) for byte in out[at : at + size])
+                out[at : at + size] = bytes(
+                    byte ^ (1 << chance.randrange(8)) for byte in out[at : at + size]
+                )
             case 1:
                 del out[at : at + size]
             case 2:
@@ -51,7 +53,9 @@ def mutate(data: bytes, seed: int) -> bytes:
                 chance.shuffle(chunks)
                 out = bytearray(b"".join(chunks))
             case 5:
-                out[at : at + 4] = chance.choice([b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff", b"\0\0\0\1"])
+                out[at : at + 4] = chance.choice(
+                    [b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff", b"\0\0\0\1"]
+                )
             case _:
                 out[at : at + size] = b"\0" * size
     return bytes(out)
@@ -71,7 +75,11 @@ def run_cases(path: Path) -> None:
     tried = set()
 
     @settings(
-        max_examples=CASES, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+        max_examples=CASES,
+        derandomize=True,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
     )
     @given(st.integers(0, 2**32))
     def promise(seed: int) -> None:
@@ -109,10 +117,16 @@ def test_mutated_media_give_samples_or_an_error_in_words(tmp_path, suffix):
     child = [sys.executable, "-X", "faulthandler", __file__, str(path)]
     try:
         done = subprocess.run(
-            child, capture_output=True, text=True, timeout=PATIENCE_S, env={**os.environ, "PYTHONPATH": ""}
+            child,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            env={**os.environ, "PYTHONPATH": ""},
         )
     except subprocess.TimeoutExpired:
-        pytest.fail(f"case {(tmp_path / 'case').read_text()} or those before it took more than {PATIENCE_S} s")
+        pytest.fail(
+            f"case {(tmp_path / 'case').read_text()} or those before it took more than {PATIENCE_S} s"
+        )
     assert done.returncode == 0, f"case {(tmp_path / 'case').read_text()}: {done.stderr[-2000:]}"
     assert done.stderr == "", "FFmpeg or a warning spoke"
     cases, word = done.stdout.split()

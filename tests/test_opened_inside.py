@@ -136,7 +136,9 @@ def code_of(job: Job) -> str | None:
     return job.error.code if job.error else None
 
 
-def test_a_job_of_a_server_reads_what_lies_inside_its_roots_when_it_is_read(disk: Disk, tmp_path: Path) -> None:
+def test_a_job_of_a_server_reads_what_lies_inside_its_roots_when_it_is_read(
+    disk: Disk, tmp_path: Path
+) -> None:
     data, root = tmp_path / "data", tmp_path / "second root"
     root.mkdir()
     shutil.copy(SPEECH / "en_0.flac", root / "talk.flac")
@@ -149,9 +151,13 @@ def test_a_job_of_a_server_reads_what_lies_inside_its_roots_when_it_is_read(disk
                 wanted = JobRequest(str(path), fake_options(), force=True)
                 submitted[change] = sandbox.submit(wanted, access).job_id
                 change(path, disk)
-            own = jobs.submit(JobRequest(str(disk.root / "link_file" / "talk.flac"), fake_options(), force=True))
+            own = jobs.submit(
+                JobRequest(str(disk.root / "link_file" / "talk.flac"), fake_options(), force=True)
+            )
             batch = sandbox.submit_batch(
-                sandbox.find([str(root)], access), JobRequest("", fake_options(), force=True), access
+                sandbox.find([str(root)], access),
+                JobRequest("", fake_options(), force=True),
+                access,
             )
             shutil.rmtree(root)
             root.symlink_to(disk.secret.parent)
@@ -159,7 +165,9 @@ def test_a_job_of_a_server_reads_what_lies_inside_its_roots_when_it_is_read(disk
 
         assert {change: code_of(job) for change, job in ended.items()} == CHANGES
         assert finished(own.job_id).error is None  # its user may read what he links to
-        assert str(disk.secret) not in " ".join(job.error.message for job in ended.values() if job.error)
+        assert str(disk.secret) not in " ".join(
+            job.error.message for job in ended.values() if job.error
+        )
         assert [code_of(finished(each.job_id)) for each in batch.jobs] == ["source_refused"]
 
         link = disk.root / "link_file" / "talk.flac"
@@ -168,7 +176,9 @@ def test_a_job_of_a_server_reads_what_lies_inside_its_roots_when_it_is_read(disk
         assert finished(jobs.retry(submitted[link_file]).job_id).error is None
 
 
-def test_a_recording_that_was_swapped_is_not_even_looked_at_when_it_is_submitted(disk: Disk, tmp_path: Path) -> None:
+def test_a_recording_that_was_swapped_is_not_even_looked_at_when_it_is_submitted(
+    disk: Disk, tmp_path: Path
+) -> None:
     """Or its hash would find the transcript that somebody else has of the file outside."""
     path = disk.recording("talk")
     roots = tuple(map(str, Access((disk.root,)).resolved))
@@ -213,7 +223,12 @@ def test_no_race_lets_a_file_outside_be_read(disk: Disk, swap_directory: bool) -
 
 @pytest.mark.parametrize(
     ("codec", "name", "reopens"),
-    [("flac", "a.flac", True), ("flac", "a.flac", False), ("libmp3lame", "a.mp3", True), ("aac", "a.m4a", True)],
+    [
+        ("flac", "a.flac", True),
+        ("flac", "a.flac", False),
+        ("libmp3lame", "a.mp3", True),
+        ("aac", "a.m4a", True),
+    ],
 )
 def test_a_file_that_is_held_open_gives_the_same_samples_on_any_number_of_threads(
     tmp_path: Path, codec: str, name: str, reopens: bool
@@ -226,10 +241,14 @@ def test_a_file_that_is_held_open_gives_the_same_samples_on_any_number_of_thread
         path.write_text("something else")
         file.reopens = file.reopens and reopens
         for threads in (1, 3) if codec != "aac" else (1,):
-            assert np.array_equal(np.concatenate(list(read_blocks(file, threads=threads))), expected)
+            assert np.array_equal(
+                np.concatenate(list(read_blocks(file, threads=threads))), expected
+            )
 
 
-def test_a_recording_known_by_its_extension_alone_is_still_known_when_it_is_held_open(tmp_path: Path) -> None:
+def test_a_recording_known_by_its_extension_alone_is_still_known_when_it_is_held_open(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "a.g722"
     path.write_bytes(bytes(range(256)) * 200)
     with opened_inside(path, Access((tmp_path,)).resolved) as file:
@@ -271,12 +290,16 @@ def test_a_result_is_written_to_the_directory_that_was_checked(disk: Disk, tmp_p
         folder.rename(moved)
         folder.symlink_to(disk.secret.parent)
         write_whole(directory / "talk.srt", b"1", overwrite=False)
-    assert (moved / "talk.srt").read_bytes() == b"1" and not (disk.secret.parent / "talk.srt").exists()
+    assert (moved / "talk.srt").read_bytes() == b"1" and not (
+        disk.secret.parent / "talk.srt"
+    ).exists()
     with pytest.raises(OSError), writable_directory(folder):
         pass
 
 
-def test_a_store_of_version_1_opens_and_its_jobs_are_still_there(disk: Disk, tmp_path: Path) -> None:
+def test_a_store_of_version_1_opens_and_its_jobs_are_still_there(
+    disk: Disk, tmp_path: Path
+) -> None:
     data = tmp_path / "data"
     with place(data), no_worker(data):
         job = jobs.submit(JobRequest(str(disk.secret), fake_options()))
@@ -286,7 +309,9 @@ def test_a_store_of_version_1_opens_and_its_jobs_are_still_there(disk: Disk, tmp
             connection.execute("UPDATE store_about SET value = '1' WHERE name = 'schema_version'")
             connection.commit()
         assert jobs.get_job(job.job_id).status == "queued"
-        later = sandbox.submit(JobRequest(str(disk.recording("talk")), fake_options()), Access((disk.root,)))
+        later = sandbox.submit(
+            JobRequest(str(disk.recording("talk")), fake_options()), Access((disk.root,))
+        )
         with closing(sqlite3.connect(data / FILE_NAME)) as connection:
             roots = "SELECT roots FROM job_roots"
             assert connection.execute(roots).fetchall() == [(f'["{disk.root}"]',)]

@@ -136,7 +136,16 @@ def limited(script: str, *arguments: str, shell: str = "") -> subprocess.Complet
     )
     command = [sys.executable, "-c", code, *arguments]
     if shell:
-        command = ["unshare", "--mount", "--map-root-user", "sh", "-c", f'{shell} && exec "$@"', "sh", *command]
+        command = [
+            "unshare",
+            "--mount",
+            "--map-root-user",
+            "sh",
+            "-c",
+            f'{shell} && exec "$@"',
+            "sh",
+            *command,
+        ]
     return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
 
 
@@ -155,7 +164,10 @@ def test_a_write_that_stops_halfway_keeps_the_old_file_and_leaves_nothing(tmp_pa
 def can_mount() -> bool:
     try:
         command = ["unshare", "--mount", "--map-root-user", "mount", "-t", "tmpfs", "none", "/mnt"]
-        return subprocess.run(command, capture_output=True, timeout=PATIENCE_S, check=False).returncode == 0
+        return (
+            subprocess.run(command, capture_output=True, timeout=PATIENCE_S, check=False).returncode
+            == 0
+        )
     except OSError:
         return False
 
@@ -163,12 +175,19 @@ def can_mount() -> bool:
 @pytest.mark.skipif(not can_mount(), reason="needs a private mount")
 @pytest.mark.parametrize(
     ("options", "message", "hint"),
-    [("size=64k", "No space left on device", "free some space"), ("ro", "Read-only file system", "read-only")],
+    [
+        ("size=64k", "No space left on device", "free some space"),
+        ("ro", "Read-only file system", "read-only"),
+    ],
 )
-def test_a_full_or_read_only_disk_is_reported_in_words(tmp_path: Path, options: str, message: str, hint: str) -> None:
+def test_a_full_or_read_only_disk_is_reported_in_words(
+    tmp_path: Path, options: str, message: str, hint: str
+) -> None:
     mount = f"mount -t tmpfs -o {options} none {tmp_path}"
     result = limited("", str(tmp_path / "a.txt"), shell=mount)
-    assert f"OutputError cannot write {tmp_path / 'a.txt'}: {message}" in result.stdout, result.stderr
+    assert f"OutputError cannot write {tmp_path / 'a.txt'}: {message}" in result.stdout, (
+        result.stderr
+    )
     assert hint in result.stdout.split("|")[1]
 
 
@@ -185,7 +204,9 @@ def test_a_full_disk_holds_the_old_file_and_no_rest(tmp_path: Path) -> None:
     assert result.stdout.endswith("[('a.txt', 'old\\n')]\n")
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere"
+)
 def test_a_directory_without_write_permission_is_reported(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     try:

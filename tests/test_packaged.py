@@ -9,7 +9,12 @@ from real_whisper import real_whisper
 
 from transcribe_mcp import EngineRequest, Options, load_engine, models, transcribe
 from transcribe_mcp.domain.progress import unreported
-from transcribe_mcp.errors import ModelFormatError, ModelUnavailableError, UnsupportedTaskError, UsageError
+from transcribe_mcp.errors import (
+    ModelFormatError,
+    ModelUnavailableError,
+    UnsupportedTaskError,
+    UsageError,
+)
 from transcribe_mcp.models.catalogue import PACKAGED, Machine
 
 LAPTOP = Machine("cpu", 4, 16 * 2**30)
@@ -31,15 +36,21 @@ def test_auto_uses_the_package_if_the_hub_cannot_be_reached(package: Path) -> No
 
 
 @pytest.mark.parametrize(("language", "task"), [("de", "transcribe"), ("en", "translate")])
-def test_auto_does_not_use_the_package_for_what_its_model_cannot_do(package: Path, language: str, task: str) -> None:
+def test_auto_does_not_use_the_package_for_what_its_model_cannot_do(
+    package: Path, language: str, task: str
+) -> None:
     with pytest.raises(ModelUnavailableError):
         models.choose_model(LAPTOP, language=language, task=task, offline=True)
 
 
-def test_the_default_engine_and_model_transcribe_offline_and_name_the_fallback(package: Path) -> None:
+def test_the_default_engine_and_model_transcribe_offline_and_name_the_fallback(
+    package: Path,
+) -> None:
     engine = load_engine(EngineRequest(offline=True))
     transcript = transcribe(WELCOME, engine)
-    with pytest.raises(UnsupportedTaskError, match=r"model tiny[.]en does not support German, only English"):
+    with pytest.raises(
+        UnsupportedTaskError, match=r"model tiny[.]en does not support German, only English"
+    ):
         transcribe(WELCOME, engine, Options(language="de"))
     engine.close()
 

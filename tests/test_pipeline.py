@@ -38,7 +38,9 @@ EVERYTHING = Options(vad=False)  # noise is taken for speech
 
 
 def noise(seconds: float) -> NDArray[np.float32]:
-    return np.random.default_rng(4).normal(0, 0.1, round(seconds * SAMPLE_RATE_HZ)).astype(np.float32)
+    return (
+        np.random.default_rng(4).normal(0, 0.1, round(seconds * SAMPLE_RATE_HZ)).astype(np.float32)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -90,20 +92,28 @@ def test_the_result_is_in_order_whatever_was_decoded_first(long: Path, batch_siz
     def tell_time(window: Window, language: str, options: DecodingOptions) -> Decoded:
         return said(f" At {window.start:.0f} seconds.")
 
-    transcript = transcribe(long, ScriptedEngine(hear=tell_time), replace(EVERYTHING, batch_size=batch_size))
+    transcript = transcribe(
+        long, ScriptedEngine(hear=tell_time), replace(EVERYTHING, batch_size=batch_size)
+    )
 
     told = [float(segment.text.split()[1]) for segment in transcript.segments]
     assert told == sorted(told)
     assert told[-1] > LONG_S - 60
     assert all(
-        segment.start == pytest.approx(time, abs=1) for segment, time in zip(transcript.segments, told, strict=True)
+        segment.start == pytest.approx(time, abs=1)
+        for segment, time in zip(transcript.segments, told, strict=True)
     )
 
 
 def test_options_for_decoding_reach_the_engine(minute: Path) -> None:
     engine = ScriptedEngine(hear=lambda window, language, options: said(" no", logprob=-1.5))
     options = replace(
-        EVERYTHING, task="translate", beam_size=3, prompt="Hm.", vocabulary=("Kiew",), temperatures=(0.0, 0.7)
+        EVERYTHING,
+        task="translate",
+        beam_size=3,
+        prompt="Hm.",
+        vocabulary=("Kiew",),
+        temperatures=(0.0, 0.7),
     )
 
     transcribe(minute, engine, options)
@@ -133,7 +143,9 @@ def test_windows_from_all_over_the_recording_vote_on_the_language(long: Path) ->
     transcript = transcribe(long, engine, EVERYTHING)
 
     assert transcript.language == "en"
-    assert transcript.language_probability == pytest.approx(0.725, abs=0.1)  # one of four windows says de
+    assert transcript.language_probability == pytest.approx(
+        0.725, abs=0.1
+    )  # one of four windows says de
     assert {language for call in engine.calls for language in call.languages} == {"en"}
 
 
@@ -240,11 +252,19 @@ def test_words_piled_up_at_the_end_of_a_window_leave_the_transcript_valid(minute
         def align(
             self, encoded: ScriptedBatch, decoded: Sequence[Decoded], options: DecodingOptions
         ) -> list[list[Word]]:
-            starts = [w.regions[-1].end - 0.01 if w.start == 0 else w.regions[0].start for w in encoded.windows]
+            starts = [
+                w.regions[-1].end - 0.01 if w.start == 0 else w.regions[0].start
+                for w in encoded.windows
+            ]
             pairs = zip(starts, decoded, strict=True)
-            return [[Word(at, at + 0.01, f" {word}") for word in item.text.split()] for at, item in pairs]
+            return [
+                [Word(at, at + 0.01, f" {word}") for word in item.text.split()]
+                for at, item in pairs
+            ]
 
-    transcript = transcribe(minute, Piled(hear=lambda window, language, options: said(" no" * 200)), EVERYTHING)
+    transcript = transcribe(
+        minute, Piled(hear=lambda window, language, options: said(" no" * 200)), EVERYTHING
+    )
 
     assert transcript.duration == 60
     assert all(before.end <= after.start + 1e-6 for before, after in pairwise(transcript.words))
@@ -252,7 +272,11 @@ def test_words_piled_up_at_the_end_of_a_window_leave_the_transcript_valid(minute
 
 def test_windows_that_turn_out_silent_are_neither_timed_nor_in_the_result(minute: Path) -> None:
     def silent_at_first(window: Window, language: str, options: DecodingOptions) -> Decoded:
-        return said(" you", logprob=-1.5, no_speech=0.9) if window.start < 20 else said(" All is well.")
+        return (
+            said(" you", logprob=-1.5, no_speech=0.9)
+            if window.start < 20
+            else said(" All is well.")
+        )
 
     engine = ScriptedEngine(hear=silent_at_first)
 
@@ -265,7 +289,9 @@ def test_windows_that_turn_out_silent_are_neither_timed_nor_in_the_result(minute
 
 def test_a_recording_without_speech_gives_a_valid_empty_transcript(tmp_path: Path) -> None:
     engine = ScriptedEngine()
-    silence = write_audio(tmp_path / "silence.wav", "pcm_s16le", np.zeros(12 * SAMPLE_RATE_HZ, np.float32))
+    silence = write_audio(
+        tmp_path / "silence.wav", "pcm_s16le", np.zeros(12 * SAMPLE_RATE_HZ, np.float32)
+    )
 
     transcript = transcribe(silence, engine)
 
@@ -278,7 +304,9 @@ def test_a_recording_without_speech_gives_a_valid_empty_transcript(tmp_path: Pat
 @pytest.mark.parametrize("vad", [True, False])
 def test_a_tenth_of_a_second_is_a_recording_too(tmp_path: Path, vad: bool) -> None:
     transcript = transcribe(
-        write_audio(tmp_path / "short.wav", "pcm_s16le", noise(0.1)), ScriptedEngine(), Options(vad=vad)
+        write_audio(tmp_path / "short.wav", "pcm_s16le", noise(0.1)),
+        ScriptedEngine(),
+        Options(vad=vad),
     )
 
     assert transcript.duration == pytest.approx(0.1)
@@ -288,12 +316,22 @@ def test_a_tenth_of_a_second_is_a_recording_too(tmp_path: Path, vad: bool) -> No
 def test_the_result_names_what_made_it_and_how_long_each_stage_took(minute: Path) -> None:
     transcript = transcribe(minute, ScriptedEngine(), EVERYTHING)
 
-    made_by = (transcript.engine, transcript.model, transcript.device, transcript.compute_type, transcript.task)
+    made_by = (
+        transcript.engine,
+        transcript.model,
+        transcript.device,
+        transcript.compute_type,
+        transcript.task,
+    )
     assert made_by == ("scripted", "script", "cpu", "none", "transcribe")
     assert transcript.versions.items() >= {"script": "1"}.items()
     assert transcript.source == str(minute)
-    assert {"read", "speech", "encode", "language", "decode", "align", "total"} <= set(transcript.timings)
-    assert all(0 <= seconds <= transcript.timings["total"] for seconds in transcript.timings.values())
+    assert {"read", "speech", "encode", "language", "decode", "align", "total"} <= set(
+        transcript.timings
+    )
+    assert all(
+        0 <= seconds <= transcript.timings["total"] for seconds in transcript.timings.values()
+    )
     assert transcript.realtime_factor == pytest.approx(60 / transcript.timings["total"])
 
 
@@ -311,7 +349,12 @@ def test_words_can_be_left_out_and_the_sentences_stay_the_same(minute: Path) -> 
 def test_every_stage_reports_up_to_the_end_and_never_backwards(long: Path) -> None:
     reports: dict[str, list[tuple[float, float | None]]] = defaultdict(list)
 
-    transcribe(long, ScriptedEngine(), EVERYTHING, lambda stage, done, total: reports[stage].append((done, total)))
+    transcribe(
+        long,
+        ScriptedEngine(),
+        EVERYTHING,
+        lambda stage, done, total: reports[stage].append((done, total)),
+    )
 
     assert {"read", "speech", "windows"} <= set(reports)
     for stage in ("read", "speech", "windows"):
@@ -322,11 +365,15 @@ def test_every_stage_reports_up_to_the_end_and_never_backwards(long: Path) -> No
     assert all(0 <= amount <= LONG_S for rows in reports.values() for amount, _ in rows)
 
 
-def test_the_windows_stage_ends_at_the_duration_of_a_recording_without_speech_too(tmp_path: Path) -> None:
+def test_the_windows_stage_ends_at_the_duration_of_a_recording_without_speech_too(
+    tmp_path: Path,
+) -> None:
     path = write_audio(tmp_path / "noise.wav", "pcm_s16le", noise(20))
     reports: dict[str, list[float]] = defaultdict(list)
 
-    transcribe(path, ScriptedEngine(), Options(), lambda stage, done, total: reports[stage].append(done))
+    transcribe(
+        path, ScriptedEngine(), Options(), lambda stage, done, total: reports[stage].append(done)
+    )
 
     assert reports["windows"][-1] == 20
 
@@ -357,7 +404,9 @@ def test_cancelling_stops_voice_detection_too() -> None:
 
 
 @pytest.mark.usefixtures("no_thread_stays")
-def test_an_engine_that_fails_in_the_middle_fails_the_recording_and_stops_every_thread(long: Path) -> None:
+def test_an_engine_that_fails_in_the_middle_fails_the_recording_and_stops_every_thread(
+    long: Path,
+) -> None:
     engine = ScriptedEngine(fails_at_call=3)
 
     with pytest.raises(EngineFailedError, match="the script ends here"):

@@ -34,7 +34,9 @@ def load() -> Iterator[Callable[[int], Engine]]:
 
     def load(threads: int) -> Engine:
         if threads not in engines:
-            request = EngineRequest("ctranslate2", str(whisper_nano()), "cpu", "int8", threads=threads, offline=True)
+            request = EngineRequest(
+                "ctranslate2", str(whisper_nano()), "cpu", "int8", threads=threads, offline=True
+            )
             engines[threads] = load_engine(request)
         return engines[threads]
 
@@ -66,7 +68,9 @@ def speech_in(path: Path) -> list[Region]:
 def error_share(transcript: Transcript, truth: Truth) -> float:
     reference = normalise(" ".join(segment.text for segment in truth.segments), "en")
     found = normalise(transcript.text, "en")
-    wrong = sum(i is None or j is None or reference[i] != found[j] for i, j in align(reference, found))
+    wrong = sum(
+        i is None or j is None or reference[i] != found[j] for i, j in align(reference, found)
+    )
     return wrong / len(reference)
 
 
@@ -83,11 +87,16 @@ def test_words_are_in_order_inside_speech_and_make_up_the_text(first: Transcript
     assert all(before.end <= after.start + 1e-6 for before, after in pairwise(first.words))
     for word in first.words:
         assert 0 < word.end - word.start <= 2.0 + 1e-6
-        assert any(r.start - NEAR_SPEECH_S <= word.start and word.end <= r.end + NEAR_SPEECH_S for r in regions)
+        assert any(
+            r.start - NEAR_SPEECH_S <= word.start and word.end <= r.end + NEAR_SPEECH_S
+            for r in regions
+        )
         assert word.probability is not None and 0 <= word.probability <= 1
 
 
-def test_segments_are_sentences_and_lie_where_they_were_said(first: Transcript, truth: Truth) -> None:
+def test_segments_are_sentences_and_lie_where_they_were_said(
+    first: Transcript, truth: Truth
+) -> None:
     assert len(first.segments) == len(truth.segments)
     for found, said in zip(first.segments, truth.segments, strict=True):
         assert found.text.strip()[0].isupper()
@@ -114,12 +123,15 @@ def test_batches_and_threads_do_not_change_the_text(
     assert transcribe(english, load(threads), options).text == plain.text
 
 
-@pytest.mark.parametrize("asked", [{"vocabulary": ("Zaragoza", "kitchen")}, {"prompt": "IN CAPITALS. ALL OF IT."}])
+@pytest.mark.parametrize(
+    "asked", [{"vocabulary": ("Zaragoza", "kitchen")}, {"prompt": "IN CAPITALS. ALL OF IT."}]
+)
 def test_vocabulary_and_prompt_change_how_it_is_heard_and_batches_do_not(
     engine: Engine, english: Path, plain: Transcript, asked: dict[str, object]
 ) -> None:
     one_by_one, together = (
-        transcribe(english, engine, Options(temperatures=AT_ZERO, batch_size=size, **asked)) for size in (1, 8)
+        transcribe(english, engine, Options(temperatures=AT_ZERO, batch_size=size, **asked))
+        for size in (1, 8)
     )
 
     assert logprobs(together) != pytest.approx(logprobs(plain), abs=1e-4)
@@ -139,15 +151,21 @@ def test_a_recording_that_begins_in_another_language_is_taken_for_what_most_of_i
     transcript = transcribe(path, engine, Options(temperatures=AT_ZERO))
 
     assert transcript.language == "en"
-    assert [notice.code for notice in transcript.warnings if notice.code.startswith("language")] == ["languages_mixed"]
+    assert [
+        notice.code for notice in transcript.warnings if notice.code.startswith("language")
+    ] == ["languages_mixed"]
     assert " es" in transcript.warnings[0].message
 
 
 @pytest.mark.parametrize("vad", [True, False])
-def test_a_tenth_of_a_second_of_speech_is_no_trouble(engine: Engine, tmp_path: Path, vad: bool) -> None:
+def test_a_tenth_of_a_second_of_speech_is_no_trouble(
+    engine: Engine, tmp_path: Path, vad: bool
+) -> None:
     moment = read(SPEECH / "en_0.flac")[SAMPLE_RATE_HZ : SAMPLE_RATE_HZ + SAMPLE_RATE_HZ // 10]
 
-    transcript = transcribe(write_audio(tmp_path / "moment.wav", "pcm_s16le", moment), engine, Options(vad=vad))
+    transcript = transcribe(
+        write_audio(tmp_path / "moment.wav", "pcm_s16le", moment), engine, Options(vad=vad)
+    )
 
     assert transcript.duration == pytest.approx(0.1, abs=FRAME_S)
     assert Transcript.loads(transcript.dumps()).text == transcript.text
@@ -156,6 +174,10 @@ def test_a_tenth_of_a_second_of_speech_is_no_trouble(engine: Engine, tmp_path: P
 def test_the_clock_of_the_fake_engine_is_the_recording_s_own(english: Path) -> None:
     transcript = transcribe(english, load_engine(EngineRequest(engine="fake")), Options(vad=False))
 
-    assert len(transcript.words) > transcript.duration * 2 * 0.9  # a word each half second, less those at the cuts
+    assert (
+        len(transcript.words) > transcript.duration * 2 * 0.9
+    )  # a word each half second, less those at the cuts
     for word in transcript.words:
-        assert word.start == pytest.approx(int(word.text.strip().strip(".").removeprefix("word")) / 2, abs=0.06)
+        assert word.start == pytest.approx(
+            int(word.text.strip().strip(".").removeprefix("word")) / 2, abs=0.06
+        )

@@ -13,7 +13,17 @@ import pytest
 import transcribe_mcp
 
 WELCOME = Path(__file__).parents[1] / "samples" / "welcome.flac"
-HEAVY = {"av", "ctranslate2", "huggingface_hub", "numpy", "onnxruntime", "pydantic", "tokenizers", "torch", "typer"}
+HEAVY = {
+    "av",
+    "ctranslate2",
+    "huggingface_hub",
+    "numpy",
+    "onnxruntime",
+    "pydantic",
+    "tokenizers",
+    "torch",
+    "typer",
+}
 
 
 @pytest.mark.parametrize("name", transcribe_mcp.__all__)
@@ -34,7 +44,9 @@ def test_the_version_is_that_of_the_installed_package() -> None:
 def test_importing_the_package_loads_nothing_heavy() -> None:
     program = "import json, sys, transcribe_mcp; print(json.dumps(sorted(sys.modules)))"
 
-    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True).stdout
+    loaded = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, check=True, text=True
+    ).stdout
 
     assert HEAVY.isdisjoint(json.loads(loaded))
 
@@ -42,7 +54,9 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
 def test_a_recording_is_transcribed_with_public_names_alone() -> None:
     engine = transcribe_mcp.load_engine(transcribe_mcp.EngineRequest(engine="fake"))
 
-    transcript = transcribe_mcp.transcribe(WELCOME, engine, transcribe_mcp.Options(language="english"))
+    transcript = transcribe_mcp.transcribe(
+        WELCOME, engine, transcribe_mcp.Options(language="english")
+    )
 
     assert isinstance(transcript, transcribe_mcp.Transcript)
     assert all(isinstance(segment, transcribe_mcp.Segment) for segment in transcript.segments)

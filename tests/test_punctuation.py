@@ -34,7 +34,9 @@ def decoded_once_more(
     window = Window(0.0, np.zeros(160_000, np.float32), (Region(0.0, 8.0),))
     decoder = Decoder(engine, DecodingOptions(**options), Ladder(), engine.encode)
     encoded = engine.encode([window])
-    found = decoder.time_words(encoded, [window], decoder.decode(encoded, [language]), decoder.options)
+    found = decoder.time_words(
+        encoded, [window], decoder.decode(encoded, [language]), decoder.options
+    )
     if any(map(decoder.may_improve, found)):
         found = decoder.improved(encoded, [window], [language], found)
     return found[0], [call.options for call in engine.calls]

@@ -20,7 +20,9 @@ def blocks(language: str) -> list[str]:
 def run(*arguments: str) -> str:
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
     command = [sys.executable, *arguments]
-    result = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, encoding="utf-8", check=True)
+    result = subprocess.run(
+        command, cwd=REPOSITORY, env=environment, capture_output=True, encoding="utf-8", check=True
+    )
     return result.stdout
 
 

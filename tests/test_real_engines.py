@@ -68,6 +68,10 @@ def test_both_engines_give_the_same_words(heard: dict[str, Transcript]) -> None:
 def test_both_engines_give_them_the_same_times(heard: dict[str, Transcript]) -> None:
     words = [heard[name].words for name in ENGINES]
     pairs = align(*([word.text for word in each] for each in words))
-    apart_s = [abs(words[0][i].start - words[1][j].start) for i, j in pairs if i is not None and j is not None]
+    apart_s = [
+        abs(words[0][i].start - words[1][j].start)
+        for i, j in pairs
+        if i is not None and j is not None
+    ]
 
     assert np.mean(np.array(apart_s) <= 0.04) >= 0.97

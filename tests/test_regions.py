@@ -36,7 +36,9 @@ SPEECH, BETWEEN, SILENCE = 0.9, 0.4, 0.02
 Probabilities = NDArray[np.float32]
 
 runs = st.lists(
-    st.tuples(st.sampled_from([SPEECH, 0.5, BETWEEN, 0.3, SILENCE]), st.integers(1, 1500)), min_size=1, max_size=12
+    st.tuples(st.sampled_from([SPEECH, 0.5, BETWEEN, 0.3, SILENCE]), st.integers(1, 1500)),
+    min_size=1,
+    max_size=12,
 )
 erratic = st.lists(st.floats(0, 1, width=32), min_size=1, max_size=200)
 cuts = st.lists(st.integers(9, 3000), min_size=1, max_size=6)
@@ -57,7 +59,9 @@ def recordings(draw: st.DrawFn) -> Probabilities:
     return np.concatenate([*parts, np.array(draw(erratic), dtype=np.float32)])
 
 
-def cut(probabilities: Probabilities, blocks_frames: tuple[int, ...] = (), missing_samples: int = 0) -> Cut:
+def cut(
+    probabilities: Probabilities, blocks_frames: tuple[int, ...] = (), missing_samples: int = 0
+) -> Cut:
     """Push a recording through both steps as the pipeline does. Its sample k has the value k."""
     n_samples = len(probabilities) * FRAME_SAMPLES - missing_samples
     audio = np.arange(n_samples, dtype=np.float32)
@@ -86,7 +90,9 @@ def edges_of(n_frames: int, blocks_frames: tuple[int, ...]) -> Iterator[int]:
 
 def spoken(*runs_s: tuple[float, float]) -> Probabilities:
     """(probability, seconds) after one another."""
-    return np.concatenate([np.full(round(s / FRAME_S), value, dtype=np.float32) for value, s in runs_s])
+    return np.concatenate(
+        [np.full(round(s / FRAME_S), value, dtype=np.float32) for value, s in runs_s]
+    )
 
 
 def stretches(regions: tuple[Region, ...]) -> list[Region]:
@@ -124,7 +130,9 @@ def test_regions_are_in_order_apart_and_never_longer_than_a_window(
 ) -> None:
     regions = cut(probabilities, tuple(blocks_frames)).regions
 
-    assert all(region.start < region.end <= len(probabilities) * FRAME_S + NOISE_S for region in regions)
+    assert all(
+        region.start < region.end <= len(probabilities) * FRAME_S + NOISE_S for region in regions
+    )
     assert all(region.end - region.start <= LONGEST_REGION_S + NOISE_S for region in regions)
     assert all(before.end <= after.start for before, after in pairwise(regions))
 
@@ -147,7 +155,9 @@ def test_frames_of_certain_speech_lie_in_a_region_unless_they_are_a_click(
 
 def runs_of(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
     changes = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(np.int8)))
-    return [(int(start), int(stop)) for start, stop in zip(changes[::2], changes[1::2], strict=True)]
+    return [
+        (int(start), int(stop)) for start, stop in zip(changes[::2], changes[1::2], strict=True)
+    ]
 
 
 @settings(derandomize=True, deadline=None, max_examples=40)
@@ -181,7 +191,9 @@ def test_every_region_lies_whole_in_one_window(
 
 @settings(derandomize=True, deadline=None, max_examples=40)
 @given(recordings())
-def test_speech_without_a_pause_that_fits_a_window_is_never_cut(probabilities: Probabilities) -> None:
+def test_speech_without_a_pause_that_fits_a_window_is_never_cut(
+    probabilities: Probabilities,
+) -> None:
     result = cut(probabilities)
 
     for stretch in stretches(result.regions):
@@ -206,7 +218,11 @@ def test_windows_are_not_ended_early_without_a_reason(probabilities: Probabiliti
         speech_s = window.regions[-1].end - window.regions[0].start
         with_next_s = following.regions[0].end - window.regions[0].start
         pause_s = following.regions[0].start - window.regions[-1].end
-        assert speech_s >= RULES.shortest_s or pause_s >= RULES.long_silence_s or with_next_s > LONGEST_REGION_S
+        assert (
+            speech_s >= RULES.shortest_s
+            or pause_s >= RULES.long_silence_s
+            or with_next_s > LONGEST_REGION_S
+        )
 
 
 # -- particular recordings -------------------------------------------------------------------------------------------
@@ -214,7 +230,13 @@ def test_windows_are_not_ended_early_without_a_reason(probabilities: Probabiliti
 
 def test_a_window_that_overflows_is_cut_in_the_longest_pause_of_its_second_half() -> None:
     probabilities = spoken(
-        (SPEECH, 18), (SILENCE, 1.0), (SPEECH, 5), (SILENCE, 0.2), (SPEECH, 4), (SILENCE, 0.2), (SPEECH, 9)
+        (SPEECH, 18),
+        (SILENCE, 1.0),
+        (SPEECH, 5),
+        (SILENCE, 0.2),
+        (SPEECH, 4),
+        (SILENCE, 0.2),
+        (SPEECH, 9),
     )
 
     first, second = cut(probabilities).windows
@@ -240,7 +262,9 @@ def test_a_short_pause_does_not_end_a_region_and_a_longer_one_does() -> None:
     assert n_regions(PAUSE_S + FRAME_S) == 2
 
 
-def test_windows_reach_into_the_silence_around_speech_but_not_over_the_ends_of_the_recording() -> None:
+def test_windows_reach_into_the_silence_around_speech_but_not_over_the_ends_of_the_recording() -> (
+    None
+):
     [inside] = cut(spoken((SILENCE, 5), (SPEECH, 3), (SILENCE, 5))).windows
     [filling] = cut(spoken((SPEECH, 3.2))).windows
 
@@ -265,7 +289,8 @@ def test_the_last_window_of_a_quiet_recording_comes_before_the_recording_ends() 
 
 
 @pytest.mark.parametrize(
-    ("name", "probability"), [("speech that never ends", SPEECH), ("silence that never ends", SILENCE)]
+    ("name", "probability"),
+    [("speech that never ends", SPEECH), ("silence that never ends", SILENCE)],
 )
 def test_no_more_is_held_than_two_blocks_and_two_windows(name: str, probability: float) -> None:
     block_s = 20.0
@@ -302,14 +327,20 @@ def loud(samples: NDArray[np.float32], *blocks_samples: int) -> Probabilities:
 
 @settings(derandomize=True, deadline=None, max_examples=40)
 @given(
-    st.lists(st.tuples(st.sampled_from([0.0, 1e-4, 0.1, 1.0]), st.integers(1, 40_000)), min_size=1, max_size=8),
+    st.lists(
+        st.tuples(st.sampled_from([0.0, 1e-4, 0.1, 1.0]), st.integers(1, 40_000)),
+        min_size=1,
+        max_size=8,
+    ),
     st.lists(st.integers(1, 50_000), min_size=1, max_size=4),
 )
 def test_loudness_gives_one_value_a_frame_none_below_the_threshold_in_any_blocks(
     parts: list[tuple[float, int]], blocks_samples: list[int]
 ) -> None:
     random = np.random.default_rng(1)
-    samples = np.concatenate([(level * random.uniform(-1, 1, n)).astype(np.float32) for level, n in parts])
+    samples = np.concatenate(
+        [(level * random.uniform(-1, 1, n)).astype(np.float32) for level, n in parts]
+    )
 
     values = loud(samples, *blocks_samples)
 
@@ -321,7 +352,11 @@ def test_loudness_gives_one_value_a_frame_none_below_the_threshold_in_any_blocks
 
 @pytest.mark.parametrize("duration_s", [0.1, 1.0, 29.0, 31.0, 95.3])
 def test_without_voice_detection_nothing_is_left_out(duration_s: float) -> None:
-    samples = np.random.default_rng(2).normal(0, 0.1, round(duration_s * SAMPLE_RATE_HZ)).astype(np.float32)
+    samples = (
+        np.random.default_rng(2)
+        .normal(0, 0.1, round(duration_s * SAMPLE_RATE_HZ))
+        .astype(np.float32)
+    )
 
     windows = cut(loud(samples), missing_samples=-len(samples) % FRAME_SAMPLES).windows
 

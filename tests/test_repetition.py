@@ -24,7 +24,9 @@ ENGLISH = Options(language="en", beam_size=1)
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
-    engine = load_engine(EngineRequest("ctranslate2", str(real_whisper()), "cpu", threads=2, offline=True))
+    engine = load_engine(
+        EngineRequest("ctranslate2", str(real_whisper()), "cpu", threads=2, offline=True)
+    )
     yield engine
     engine.close()
 
@@ -56,8 +58,12 @@ def test_words_that_were_said_again_and_again_are_kept_and_named(
 def test_fast_speech_is_whole_although_the_first_decoding_loops(engine: Engine) -> None:
     transcript = transcribe(REPETITION / "fast.flac", engine, ENGLISH)
 
-    assert transcript.text.startswith("This is a very fast speaker who reads out the terms and conditions")
-    assert transcript.text.endswith("that nobody can follow what is being said about interest rates and fees.")
+    assert transcript.text.startswith(
+        "This is a very fast speaker who reads out the terms and conditions"
+    )
+    assert transcript.text.endswith(
+        "that nobody can follow what is being said about interest rates and fees."
+    )
     assert codes(transcript) == set()
 
 
@@ -66,7 +72,9 @@ def test_a_loop_that_cannot_be_decoded_again_is_left_out_and_named(engine: Engin
 
     transcript = transcribe(REPETITION / "fast.flac", engine, once)
 
-    assert transcript.text.startswith("This is a very fast speaker who reads out the terms and conditions at the end")
+    assert transcript.text.startswith(
+        "This is a very fast speaker who reads out the terms and conditions at the end"
+    )
     assert transcript.text.count("end of") == 1
     assert codes(transcript) == {"doubtful_repetition"}
 
@@ -92,7 +100,9 @@ class Kept:
 def talk() -> np.ndarray:
     """Three sentences with long pauses: three windows, and fewer without voice detection."""
     ends = {"stop": 5.3, "yes_call": 5.2, "chorus_7": 9.3}
-    parts = [read(REPETITION / f"{name}.flac")[round(at_s * 16_000) :] for name, at_s in ends.items()]
+    parts = [
+        read(REPETITION / f"{name}.flac")[round(at_s * 16_000) :] for name, at_s in ends.items()
+    ]
     silence = np.zeros(5 * 16_000, np.float32)
     return np.concatenate([samples for part in parts for samples in (part, silence)])
 
@@ -106,7 +116,10 @@ def test_a_recording_goes_on_from_checkpoints_of_its_own_windows(
     engine: Engine, talk: np.ndarray, whole: Transcript
 ) -> None:
     kept = Kept()
-    assert transcribe(talk, engine, replace(ENGLISH, batch_size=1), kept_batches=kept).text == whole.text
+    assert (
+        transcribe(talk, engine, replace(ENGLISH, batch_size=1), kept_batches=kept).text
+        == whole.text
+    )
     n_batches = len(kept.texts)
     del kept.texts[1:]
 
@@ -153,7 +166,9 @@ def test_checkpoints_of_another_version_are_decoded_anew(
 
 
 def test_doubts_after_a_day_are_named_by_their_time() -> None:
-    late = '{"start": 90000.0, "words": [], "compression_ratio": 1.0, "failure": "low_probability", '
+    late = (
+        '{"start": 90000.0, "words": [], "compression_ratio": 1.0, "failure": "low_probability", '
+    )
     late += '"decoded": [" no no", "en", 0.0, -1.5, 0.1]}'
     [batch] = restored([OLD.replace("[]", f"[{late}]", 1)])
 

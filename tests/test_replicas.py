@@ -19,7 +19,12 @@ from transcribe_mcp.engines import Decoded, DecodingOptions, EngineRequest, load
 from transcribe_mcp.engines.auto import devices_of
 from transcribe_mcp.engines.fallback_device import load_with_cpu_behind
 from transcribe_mcp.engines.replicas import Replicas
-from transcribe_mcp.errors import EngineFailedError, EngineUnavailableError, OutOfMemoryError, UsageError
+from transcribe_mcp.errors import (
+    EngineFailedError,
+    EngineUnavailableError,
+    OutOfMemoryError,
+    UsageError,
+)
 from transcribe_mcp.media.decode import read
 from transcribe_mcp.pipeline.offline import Options, transcribe
 from transcribe_mcp.speech.regions import Region, Window
@@ -30,7 +35,8 @@ RATE_HZ = 16_000
 
 def windows(n: int) -> list[Window]:
     return [
-        Window(30.0 * i, np.zeros(30 * RATE_HZ, np.float32), (Region(30.0 * i, 30.0 * i + 29.0),)) for i in range(n)
+        Window(30.0 * i, np.zeros(30 * RATE_HZ, np.float32), (Region(30.0 * i, 30.0 * i + 29.0),))
+        for i in range(n)
     ]
 
 
@@ -52,14 +58,18 @@ class SmallEngine(ScriptedEngine):
             raise OutOfMemoryError(f"no memory for {len(windows)} windows")
         return ScriptedEngine.encode(self, windows)
 
-    def decode(self, encoded: ScriptedBatch, languages: Sequence[str], options: DecodingOptions) -> list[Decoded]:
+    def decode(
+        self, encoded: ScriptedBatch, languages: Sequence[str], options: DecodingOptions
+    ) -> list[Decoded]:
         if len(encoded) > self.decoding_room:
             raise OutOfMemoryError(f"no memory to decode {len(encoded)} windows")
         return ScriptedEngine.decode(self, encoded, languages, options)
 
 
 @pytest.mark.parametrize(("room", "decoding_room"), [(4, 4), (1, 1), (100, 3), (3, 1), (100, 100)])
-def test_a_batch_that_does_not_fit_is_halved_until_it_does_and_loses_no_window(room: int, decoding_room: int) -> None:
+def test_a_batch_that_does_not_fit_is_halved_until_it_does_and_loses_no_window(
+    room: int, decoding_room: int
+) -> None:
     engine = Replicas([SmallEngine(by_number, room=room, decoding_room=decoding_room)])
 
     encoded = engine.encode(windows(13))
@@ -100,7 +110,9 @@ def test_a_window_that_does_not_fit_alone_is_an_error_that_says_so() -> None:
 
 
 def test_where_not_even_one_window_fits_the_cpu_behind_does_all_of_it() -> None:
-    engine = load_with_cpu_behind(lambda: Replicas([SmallEngine(room=0)]), lambda: ScriptedEngine(by_number))
+    engine = load_with_cpu_behind(
+        lambda: Replicas([SmallEngine(room=0)]), lambda: ScriptedEngine(by_number)
+    )
 
     decoded = engine.decode(engine.encode(windows(3)), ["en"] * 3, GREEDY)
 
@@ -121,18 +133,24 @@ class HeldBatch:
         return len(self.windows)
 
     def select(self, indices: Sequence[int]) -> HeldBatch:
-        return HeldBatch(tuple(self.windows[i] for i in indices), tuple(self.held[i] for i in indices))
+        return HeldBatch(
+            tuple(self.windows[i] for i in indices), tuple(self.held[i] for i in indices)
+        )
 
     def joined(self, others: Sequence[HeldBatch]) -> HeldBatch:
         parts = (self, *others)
-        return HeldBatch(sum((part.windows for part in parts), ()), sum((part.held for part in parts), ()))
+        return HeldBatch(
+            sum((part.windows for part in parts), ()), sum((part.held for part in parts), ())
+        )
 
 
 class FullEngine(ScriptedEngine):
     """Its memory holds so many windows, in whatever batches they are; to work on some takes half as much again."""
 
     def __init__(self, room: int) -> None:
-        ScriptedEngine.__init__(self, by_number, info=replace(INFO, early_windows=4, aligns_aside=True, batch_size=16))
+        ScriptedEngine.__init__(
+            self, by_number, info=replace(INFO, early_windows=4, aligns_aside=True, batch_size=16)
+        )
         self.room = room
         self.held: WeakSet[Held] = WeakSet()
         self.refused = threading.Semaphore(0)
@@ -144,11 +162,15 @@ class FullEngine(ScriptedEngine):
         self.held.update(batch.held)
         return batch
 
-    def decode(self, encoded: HeldBatch, languages: Sequence[str], options: DecodingOptions) -> list[Decoded]:
+    def decode(
+        self, encoded: HeldBatch, languages: Sequence[str], options: DecodingOptions
+    ) -> list[Decoded]:
         self.take(-(-len(encoded) // 2))
         return ScriptedEngine.decode(self, encoded, languages, options)
 
-    def align(self, encoded: HeldBatch, decoded: Sequence[Decoded], options: DecodingOptions) -> list[list[Word]]:
+    def align(
+        self, encoded: HeldBatch, decoded: Sequence[Decoded], options: DecodingOptions
+    ) -> list[list[Word]]:
         self.take(-(-len(encoded) // 2))
         return ScriptedEngine.align(self, encoded, decoded, options)
 
@@ -168,17 +190,27 @@ def test_a_recording_whose_windows_fill_the_memory_goes_on_with_as_many_as_fit(r
 
     whole = transcribe(talk, ScriptedEngine(by_number), Options(language="en"))
     assert transcript.words == whole.words
-    assert ("batch_halved" in [notice.code for notice in transcript.warnings]) == (full.n_refused > 0) == (room < 48)
+    assert (
+        ("batch_halved" in [notice.code for notice in transcript.warnings])
+        == (full.n_refused > 0)
+        == (room < 48)
+    )
     sizes = [len(call.starts) for call in full.calls]
-    assert sum(sizes) == len({start for call in full.calls for start in call.starts}), "no window is decoded twice"
-    assert max(sizes[len(sizes) // 2 :]) * 1.5 <= room, "a batch and the work on it fit, once it is known what does"
+    assert sum(sizes) == len({start for call in full.calls for start in call.starts}), (
+        "no window is decoded twice"
+    )
+    assert max(sizes[len(sizes) // 2 :]) * 1.5 <= room, (
+        "a batch and the work on it fit, once it is known what does"
+    )
 
 
 def test_a_window_for_which_there_is_no_room_beside_others_at_work_waits_for_them() -> None:
     full = FullEngine(room=2)
     engine = Replicas([full])
 
-    def hear_when_another_was_refused(window: Window, language: str, options: DecodingOptions) -> Decoded:
+    def hear_when_another_was_refused(
+        window: Window, language: str, options: DecodingOptions
+    ) -> Decoded:
         if window.start == 0:
             assert full.refused.acquire(timeout=PATIENCE_S)
         return by_number(window, language, options)
@@ -228,12 +260,16 @@ class ThreadMinding(ScriptedEngine):
         self.callers.append(threading.get_ident())
         return ScriptedEngine.encode(self, windows)
 
-    def decode(self, encoded: ScriptedBatch, languages: Sequence[str], options: DecodingOptions) -> list[Decoded]:
+    def decode(
+        self, encoded: ScriptedBatch, languages: Sequence[str], options: DecodingOptions
+    ) -> list[Decoded]:
         self.callers.append(threading.get_ident())
         return ScriptedEngine.decode(self, encoded, languages, options)
 
 
-def test_an_engine_is_called_by_the_same_thread_whenever_the_same_thread_calls_all_of_them() -> None:
+def test_an_engine_is_called_by_the_same_thread_whenever_the_same_thread_calls_all_of_them() -> (
+    None
+):
     engines = [ThreadMinding() for _ in range(3)]
     engine = Replicas(engines)
 
@@ -283,9 +319,13 @@ def test_a_window_that_finds_no_room_is_encoded_again_when_it_is_needed() -> Non
 
 
 def test_a_recording_spread_over_two_real_engines_is_what_one_alone_makes_of_it() -> None:
-    talk = np.concatenate([read(speech_truths()[name].path) for name in ("en_0", "en_1", "en_2", "en_3", "en_4")])
+    talk = np.concatenate(
+        [read(speech_truths()[name].path) for name in ("en_0", "en_1", "en_2", "en_3", "en_4")]
+    )
     with kept_conversions():
-        request = EngineRequest("ctranslate2", str(whisper_nano()), "cpu", "int8", threads=1, offline=True)
+        request = EngineRequest(
+            "ctranslate2", str(whisper_nano()), "cpu", "int8", threads=1, offline=True
+        )
         one, other = load_engine(request), load_engine(request)
         both = Replicas([one, other])
         options = Options(language="en", temperatures=(0.0,))
@@ -311,7 +351,9 @@ def test_a_gpu_named_twice_is_refused() -> None:
         load_engine(EngineRequest(engine="fake", device="cuda:1,1"))
 
 
-def test_all_gpus_of_a_machine_without_one_are_refused_with_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_gpus_of_a_machine_without_one_are_refused_with_a_way_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with pytest.raises(EngineUnavailableError, match="cuda:all") as caught:
         load_engine(EngineRequest(engine="fake", device="cuda:all"))

@@ -34,7 +34,10 @@ def spoken(text: str, *, word_s: float = 0.3) -> list[Word]:
 
 
 def sentences(text: str, *, word_s: float = 0.3) -> list[str]:
-    return ["".join(word.text for word in group).strip() for group in cut_sentences(spoken(text, word_s=word_s))]
+    return [
+        "".join(word.text for word in group).strip()
+        for group in cut_sentences(spoken(text, word_s=word_s))
+    ]
 
 
 @pytest.mark.parametrize(
@@ -85,7 +88,10 @@ def test_japanese_ends_sentences_without_spaces() -> None:
 
 
 def test_an_abbreviation_before_a_pause_may_end_a_sentence() -> None:
-    assert sentences("He lives in the U.S. /0.5/ She does not.") == ["He lives in the U.S.", "She does not."]
+    assert sentences("He lives in the U.S. /0.5/ She does not.") == [
+        "He lives in the U.S.",
+        "She does not.",
+    ]
 
 
 def test_a_closing_mark_on_its_own_stays_with_its_sentence() -> None:
@@ -104,21 +110,29 @@ def test_a_pause_in_a_sentence_that_goes_on_to_its_full_stop_does_not_end_it() -
 
 
 def test_a_pause_ends_a_sentence_before_a_capital_letter_and_where_no_full_stop_follows() -> None:
-    assert sentences(f"Good morning /{PAUSE_S}/ Is anybody there?") == ["Good morning", "Is anybody there?"]
+    assert sentences(f"Good morning /{PAUSE_S}/ Is anybody there?") == [
+        "Good morning",
+        "Is anybody there?",
+    ]
     assert sentences(f"Well, /{PAUSE_S}/ so it goes and goes") == ["Well,", "so it goes and goes"]
     assert len(sentences("I thought, /0.7/ and went.")) == 1
 
 
 def test_another_speaker_starts_another_sentence() -> None:
-    words = [Word(0, 1, " yes", speaker="A"), Word(1, 2, " yes", speaker="B"), Word(2, 3, " no", speaker="B")]
+    words = [
+        Word(0, 1, " yes", speaker="A"),
+        Word(1, 2, " yes", speaker="B"),
+        Word(2, 3, " no", speaker="B"),
+    ]
     assert cut_sentences(words) == [words[:1], words[1:]]
 
 
 def test_speech_without_punctuation_is_cut_at_its_pauses() -> None:
-    text = (
-        f"and so my fellow americans ask not /{UNPUNCTUATED_PAUSE_S}/ what your country can do for you ask /0.2/ what"
-    )
-    assert sentences(text) == ["and so my fellow americans ask not", "what your country can do for you ask what"]
+    text = f"and so my fellow americans ask not /{UNPUNCTUATED_PAUSE_S}/ what your country can do for you ask /0.2/ what"
+    assert sentences(text) == [
+        "and so my fellow americans ask not",
+        "what your country can do for you ask what",
+    ]
 
 
 def test_a_short_stretch_without_punctuation_stays_whole() -> None:
@@ -141,7 +155,23 @@ def test_no_words_make_no_sentences() -> None:
 
 
 _TEXTS = st.sampled_from(
-    [" a", " Word", " word,", " end.", " End!", " Mr.", " 3.", "14", " U.S.", "。", "雨", " »", ' "', ".", " wordword"]
+    [
+        " a",
+        " Word",
+        " word,",
+        " end.",
+        " End!",
+        " Mr.",
+        " 3.",
+        "14",
+        " U.S.",
+        "。",
+        "雨",
+        " »",
+        ' "',
+        ".",
+        " wordword",
+    ]
 )
 
 
@@ -158,7 +188,9 @@ def _words(draw: st.DrawFn) -> list[Word]:
 
 @settings(derandomize=True, max_examples=200, deadline=None)
 @given(_words())
-def test_every_word_is_in_exactly_one_sentence_and_no_sentence_is_too_long(words: list[Word]) -> None:
+def test_every_word_is_in_exactly_one_sentence_and_no_sentence_is_too_long(
+    words: list[Word],
+) -> None:
     cut = cut_sentences(words)
     assert [word for group in cut for word in group] == words
     for group in cut:

@@ -64,7 +64,10 @@ def test_shared_jobs_take_no_room_in_a_full_queue(unattended: Place) -> None:
     batch = batch_of(CLIP, OTHER, THIRD)
 
     assert jobs.submit(request(OTHER, fake_options())).job_id == batch.jobs[1].job_id
-    assert [job.job_id for job in batch_of(THIRD, CLIP).jobs] == [batch.jobs[2].job_id, batch.jobs[0].job_id]
+    assert [job.job_id for job in batch_of(THIRD, CLIP).jobs] == [
+        batch.jobs[2].job_id,
+        batch.jobs[0].job_id,
+    ]
     with pytest.raises(QueueFullError):
         jobs.submit(request(CLIP, fake_options(), force=True))
 
@@ -166,7 +169,11 @@ def test_a_finished_job_is_there_for_a_client_that_had_cancelled_it_and_asks_aga
         before = jobs.get_job(job_id).status
         again = jobs.submit(request(OTHER, fake_options()))
 
-        assert (before, again.job_id, again.status) == (JobStatus.CANCELLED, job_id, JobStatus.COMPLETED)
+        assert (before, again.job_id, again.status) == (
+            JobStatus.CANCELLED,
+            job_id,
+            JobStatus.COMPLETED,
+        )
         assert jobs.get_job(job_id).status is JobStatus.COMPLETED
 
 
@@ -191,7 +198,9 @@ def test_a_store_of_version_1_keeps_its_batches(unattended: Place) -> None:
     assert jobs.submit(request(OTHER, fake_options())).job_id == batch.jobs[1].job_id
 
 
-def test_the_same_content_under_another_name_is_answered_when_the_first_ends(here: Place, tmp_path: Path) -> None:
+def test_the_same_content_under_another_name_is_answered_when_the_first_ends(
+    here: Place, tmp_path: Path
+) -> None:
     names = [tmp_path / f"copy{n}.flac" for n in range(8)]
     for name in names:
         name.write_bytes(CLIP.read_bytes())
@@ -217,6 +226,8 @@ def test_a_running_job_goes_on_for_the_other_client(tmp_path: Path) -> None:
 
             assert first.answer("cancel_transcription", job_id=job_id)["status"] == "cancelled"
             assert first.answer("cancel_transcription", job_id=job_id)["status"] == "cancelled"
-            assert first.answer("get_transcription_progress", job_id=job_id)["status"] == "cancelled"
+            assert (
+                first.answer("get_transcription_progress", job_id=job_id)["status"] == "cancelled"
+            )
 
             assert second.finished(job_id)["status"] == "completed"

@@ -72,18 +72,28 @@ if os.name == "posix":
 @pytest.mark.parametrize("how", WRITTEN)
 def test_a_file_is_found_however_its_name_is_written(root: Path, how: str) -> None:
     name, write = WRITTEN[how]
-    for found, missing in (find_recordings([write(root)]), find_allowed([write(root)], Access((root,)))):
+    for found, missing in (
+        find_recordings([write(root)]),
+        find_allowed([write(root)], Access((root,))),
+    ):
         assert [recording.path.name for recording in found] == [name], missing
 
 
 def test_a_url_may_stand_in_quotes(tmp_path: Path) -> None:
-    for url in ('"https://example.org/a.mp3"', " <https://example.org/a.mp3>\n", "https://example.org/a.mp3"):
+    for url in (
+        '"https://example.org/a.mp3"',
+        " <https://example.org/a.mp3>\n",
+        "https://example.org/a.mp3",
+    ):
         (recording,), _ = find_recordings([url])
         assert recording.source == "https://example.org/a.mp3"
 
 
 def test_brackets_of_a_directory_that_exists_are_no_pattern(root: Path) -> None:
-    for pattern, names in {"album [2024]/*.mp3": ["a.mp3", "b.mp3"], "year [2]024/*": ["c.mp3"]}.items():
+    for pattern, names in {
+        "album [2024]/*.mp3": ["a.mp3", "b.mp3"],
+        "year [2]024/*": ["c.mp3"],
+    }.items():
         for found, _ in (
             find_recordings([f"{root}/{pattern}"]),
             find_allowed([f"{root}/{pattern}"], Access((root,))),
@@ -101,8 +111,13 @@ def test_brackets_of_a_directory_that_exists_are_no_pattern(root: Path) -> None:
         ("nothing like it", "check the name"),
     ],
 )
-def test_a_name_that_means_no_file_is_refused_with_the_nearest(root: Path, name: str, hint: str) -> None:
-    for found, missing in (find_recordings([f"{root}/{name}"]), find_allowed([f"{root}/{name}"], Access((root,)))):
+def test_a_name_that_means_no_file_is_refused_with_the_nearest(
+    root: Path, name: str, hint: str
+) -> None:
+    for found, missing in (
+        find_recordings([f"{root}/{name}"]),
+        find_allowed([f"{root}/{name}"], Access((root,))),
+    ):
         assert not found
         assert hint in missing[0][1].hint.lower()
 
@@ -114,16 +129,23 @@ def test_two_names_that_look_the_same_are_both_named(root: Path) -> None:
     assert not found and "it’s.mp3" in missing[0][1].hint and "it's.mp3" in missing[0][1].hint
 
 
-@pytest.mark.parametrize("write", ["file://{}/a.mp3", "'{}/a.mp3'", "{}/%61.mp3", "{}\\/a.mp3", "{}/a\u200b.mp3"])
-def test_no_spelling_leads_outside_or_tells_what_is_there(root: Path, tmp_path: Path, write: str) -> None:
+@pytest.mark.parametrize(
+    "write", ["file://{}/a.mp3", "'{}/a.mp3'", "{}/%61.mp3", "{}\\/a.mp3", "{}/a\u200b.mp3"]
+)
+def test_no_spelling_leads_outside_or_tells_what_is_there(
+    root: Path, tmp_path: Path, write: str
+) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "a.mp3").write_bytes(b"x")
     here, nowhere = (
-        find_allowed([write.format(folder)], Access((root,)))[1][0][1] for folder in (outside, tmp_path / "outsidf")
+        find_allowed([write.format(folder)], Access((root,)))[1][0][1]
+        for folder in (outside, tmp_path / "outsidf")
     )
     assert isinstance(here, SourceRefusedError) and isinstance(nowhere, SourceRefusedError)
-    assert str(here).replace("outside", "") == str(nowhere).replace("outsidf", "").replace("outside", "")
+    assert str(here).replace("outside", "") == str(nowhere).replace("outsidf", "").replace(
+        "outside", ""
+    )
     assert here.hint == nowhere.hint
 
 
@@ -143,11 +165,18 @@ def caller(place: Home) -> Iterator[Caller]:
         yield made
 
 
-def test_an_assistant_and_a_shell_name_a_file_as_they_see_it(caller: Caller, place: Home, tmp_path: Path) -> None:
-    for source in ("“~/Memo 3.04 PM.flac”", f"file://localhost{place.root.as_posix()}/Memo%203.04%20PM.flac"):
+def test_an_assistant_and_a_shell_name_a_file_as_they_see_it(
+    caller: Caller, place: Home, tmp_path: Path
+) -> None:
+    for source in (
+        "“~/Memo 3.04 PM.flac”",
+        f"file://localhost{place.root.as_posix()}/Memo%203.04%20PM.flac",
+    ):
         answer = caller.answer("transcribe_audio", source=source)
         assert answer["source"] == str(place.root / "Memo 3.04\u202fPM.flac")
-    saved = caller.answer("get_transcription_result", job_id=answer["job_id"], save_as='"~/memo’s text.txt" ')
+    saved = caller.answer(
+        "get_transcription_result", job_id=answer["job_id"], save_as='"~/memo’s text.txt" '
+    )
     assert saved["written"] == str(place.root / "memo’s text.txt")
     done = run("transcribe", f"'{place.root}/Memo 3.04 PM.flac'", "--engine", "fake", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -22,7 +22,14 @@ def loaded_by(*arguments: str, cwd: Path) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], ["transcribe", "--help"], ["models", "--help"], ["serve", "--help"]]
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        ["transcribe", "--help"],
+        ["models", "--help"],
+        ["serve", "--help"],
+    ],
 )
 def test_help_loads_the_command_line_alone(tmp_path: Path, arguments: list[str]) -> None:
     loaded = loaded_by(*arguments, cwd=tmp_path)

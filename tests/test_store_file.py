@@ -39,7 +39,9 @@ def queued(prompt: str = "") -> Job:
     return jobs.submit(request(CLIP, fake_options(prompt=prompt)))
 
 
-def test_a_new_store_opens_once_its_tables_are_there_though_another_process_keeps_the_lock(tmp_path: Path) -> None:
+def test_a_new_store_opens_once_its_tables_are_there_though_another_process_keeps_the_lock(
+    tmp_path: Path,
+) -> None:
     made, new = tmp_path / "made", tmp_path / "new"
     made.mkdir(), new.mkdir()
     Store(made).close()
@@ -49,7 +51,10 @@ def test_a_new_store_opens_once_its_tables_are_there_though_another_process_keep
     with closing(lock), ThreadPoolExecutor(1) as pool:
         opening = pool.submit(Store, new)
         wait([opening], 2 * MIGRATION_LOOK_S)  # it has found no tables, most likely
-        with closing(sqlite3.connect(made / FILE_NAME)) as ours, closing(sqlite3.connect(new / FILE_NAME)) as theirs:
+        with (
+            closing(sqlite3.connect(made / FILE_NAME)) as ours,
+            closing(sqlite3.connect(new / FILE_NAME)) as theirs,
+        ):
             ours.backup(theirs)
         opening.result(PATIENCE_S).close()
 
@@ -65,7 +70,9 @@ def test_a_store_of_the_first_version_opens_with_all_that_is_in_it(unattended: P
     assert [one.job_id for one in jobs.list_jobs().jobs] == [job.job_id]
     assert queued("another").job_id != job.job_id
     with closing(sqlite3.connect(unattended.database)) as connection:
-        assert connection.execute("SELECT value FROM store_about").fetchall() == [(str(SCHEMA_VERSION),)]
+        assert connection.execute("SELECT value FROM store_about").fetchall() == [
+            (str(SCHEMA_VERSION),)
+        ]
 
 
 def delete(here: Place) -> None:
@@ -78,7 +85,9 @@ def put_another_in_its_place(here: Place) -> None:
     copy.replace(here.database)
 
 
-@pytest.mark.skipif(os.name == "nt", reason="an open file can neither be deleted nor replaced there")
+@pytest.mark.skipif(
+    os.name == "nt", reason="an open file can neither be deleted nor replaced there"
+)
 @pytest.mark.parametrize("change", [delete, put_another_in_its_place])
 @pytest.mark.parametrize("call", [queued, jobs.list_jobs])
 def test_a_store_that_goes_while_it_is_open_is_said_and_the_next_call_uses_what_is_there(
@@ -117,7 +126,12 @@ def test_what_is_in_the_data_directory_is_its_owners_alone(tmp_path: Path) -> No
         assert jobs.wait_for(job.job_id, PATIENCE_S).status.is_final
         found = modes(here.data_dir)
 
-    assert {"transcribe-mcp.db", "transcribe-mcp.db-wal", "worker.log", "worker.lock"} <= found.keys()
+    assert {
+        "transcribe-mcp.db",
+        "transcribe-mcp.db-wal",
+        "worker.log",
+        "worker.lock",
+    } <= found.keys()
     assert {name: oct(mode) for name, mode in found.items() if mode & 0o077} == {}
 
 

@@ -20,10 +20,14 @@ RULES = SubtitleRules()
 
 def transcript_of(*segments: Segment, duration: float | None = None) -> Transcript:
     end = max([segment.end for segment in segments], default=0.0)
-    return Transcript(segments, end if duration is None else duration, "en", 1, "fake", "fake", "cpu", "float32")
+    return Transcript(
+        segments, end if duration is None else duration, "en", 1, "fake", "fake", "cpu", "float32"
+    )
 
 
-def said(text: str, start: float = 0.0, *, word_s: float = 0.3, speaker: str | None = None) -> Segment:
+def said(
+    text: str, start: float = 0.0, *, word_s: float = 0.3, speaker: str | None = None
+) -> Segment:
     """Words of ``text``, back to back."""
     words = [
         Word(start + i * word_s, start + (i + 1) * word_s, f" {token}", None, speaker)
@@ -39,7 +43,9 @@ def lines(transcript: Transcript, rules: SubtitleRules = RULES) -> list[list[str
 def width(line: str) -> int:
     """Independent count, never too high: wide characters two columns, marks that sit on others none."""
     return sum(
-        2 if unicodedata.east_asian_width(char) in "WF" else int(unicodedata.category(char)[0] not in "MC")
+        2
+        if unicodedata.east_asian_width(char) in "WF"
+        else int(unicodedata.category(char)[0] not in "MC")
         for char in line
     )
 
@@ -50,14 +56,20 @@ def seconds(cue: Cue) -> float:
 
 def test_cues_end_with_sentences_when_they_can() -> None:
     transcript = transcript_of(
-        said("It rained all day long in the valley."), said("Nobody went out to look at the river.", 3)
+        said("It rained all day long in the valley."),
+        said("Nobody went out to look at the river.", 3),
     )
-    assert lines(transcript) == [["It rained all day long in the valley."], ["Nobody went out to look at the river."]]
+    assert lines(transcript) == [
+        ["It rained all day long in the valley."],
+        ["Nobody went out to look at the river."],
+    ]
 
 
 def test_a_long_sentence_is_cut_at_its_clause() -> None:
     transcript = transcript_of(
-        said("When the rain had stopped at last in the evening, everybody in the village went out to the river.")
+        said(
+            "When the rain had stopped at last in the evening, everybody in the village went out to the river."
+        )
     )
     assert lines(transcript) == [
         ["When the rain had stopped", "at last in the evening,"],
@@ -82,18 +94,26 @@ def test_a_cue_never_spans_a_long_pause() -> None:
 def test_a_cue_holds_one_speaker() -> None:
     words = (Word(0, 0.5, " Yes.", None, "Anna"), Word(0.5, 1, " No.", None, "Bert"))
     cues = cut_cues(transcript_of(Segment(0, 1, " Yes. No.", words)), RULES)
-    assert [(cue.speaker, cue.text_lines) for cue in cues] == [("Anna", ["Yes."]), ("Bert", ["No."])]
+    assert [(cue.speaker, cue.text_lines) for cue in cues] == [
+        ("Anna", ["Yes."]),
+        ("Bert", ["No."]),
+    ]
 
 
 def test_fast_speech_stays_up_into_the_silence_after_it() -> None:
-    transcript = transcript_of(said("Nobody could have read this in time, really.", word_s=0.05), duration=10)
+    transcript = transcript_of(
+        said("Nobody could have read this in time, really.", word_s=0.05), duration=10
+    )
     (cue,) = cut_cues(transcript, RULES)
     assert cue.end_ms == 1000 * sum(map(len, cue.text_lines)) / RULES.max_chars_per_second == 2150
 
 
 def test_a_word_wider_than_a_line_is_split_and_no_other() -> None:
     word = "Donaudampfschifffahrtsgesellschaftskapitänsmütze"
-    assert lines(transcript_of(said(f"Die {word} hier."))) == [["Die"], [word[:42], f"{word[42:]} hier."]]
+    assert lines(transcript_of(said(f"Die {word} hier."))) == [
+        ["Die"],
+        [word[:42], f"{word[42:]} hier."],
+    ]
 
 
 def test_japanese_words_fill_lines_by_their_width_and_no_line_starts_with_a_closing_mark() -> None:
@@ -139,8 +159,12 @@ def test_a_segment_without_words_shares_its_time_among_its_characters() -> None:
 
 def test_words_that_share_one_instant_are_all_shown() -> None:
     words = tuple(Word(1, 1, f" word{i:03d}") for i in range(40))
-    cues = cut_cues(transcript_of(Segment(1, 1, "".join(w.text for w in words), words), duration=1), RULES)
-    assert " ".join(" ".join(cue.text_lines) for cue in cues).split() == [word.text.strip() for word in words]
+    cues = cut_cues(
+        transcript_of(Segment(1, 1, "".join(w.text for w in words), words), duration=1), RULES
+    )
+    assert " ".join(" ".join(cue.text_lines) for cue in cues).split() == [
+        word.text.strip() for word in words
+    ]
     assert all(before.end_ms <= after.start_ms for before, after in pairwise(cues))
 
 
@@ -190,7 +214,9 @@ def _transcripts(draw: st.DrawFn) -> Transcript:
         for text in draw(st.lists(_TOKENS, max_size=25)):
             now += draw(st.sampled_from([0, 0, 0, 0.02, 0.4, 3]))
             end = now + draw(st.sampled_from([0, 0.05, 0.2, 0.3, 0.9, 9]))
-            words.append(Word(now, end, text, None, draw(st.sampled_from([None, None, None, "Anna"]))))
+            words.append(
+                Word(now, end, text, None, draw(st.sampled_from([None, None, None, "Anna"])))
+            )
             now = end
         text = "".join(word.text for word in words)
         start = words[0].start if words else now
@@ -209,12 +235,16 @@ _RULES = st.sampled_from(
 
 
 def _letters(text: str) -> str:
-    return "".join(char for char in text if not char.isspace() and unicodedata.category(char) != "Cc")
+    return "".join(
+        char for char in text if not char.isspace() and unicodedata.category(char) != "Cc"
+    )
 
 
 @settings(derandomize=True, max_examples=250, deadline=None)
 @given(_transcripts(), _RULES)
-def test_any_transcript_becomes_cues_that_keep_the_rules(transcript: Transcript, rules: SubtitleRules) -> None:
+def test_any_transcript_becomes_cues_that_keep_the_rules(
+    transcript: Transcript, rules: SubtitleRules
+) -> None:
     cues = cut_cues(transcript, rules)
     shown = "".join("".join(cue.text_lines) for cue in cues)
     assert _letters(shown) == _letters("".join(segment.text for segment in transcript.segments))
@@ -231,13 +261,20 @@ def test_any_transcript_becomes_cues_that_keep_the_rules(transcript: Transcript,
             latest_ms = max(round(1000 * transcript.duration), cue.start_ms + 1)
         assert cue.end_ms <= latest_ms
         chars = sum(map(width, cue.text_lines))
-        stays_as_long_as_it_can = cue.end_ms in (round(latest_ms), cue.start_ms + int(1000 * rules.max_cue_s))
-        assert stays_as_long_as_it_can or seconds(cue) >= max(rules.min_cue_s, chars / rules.max_chars_per_second)
+        stays_as_long_as_it_can = cue.end_ms in (
+            round(latest_ms),
+            cue.start_ms + int(1000 * rules.max_cue_s),
+        )
+        assert stays_as_long_as_it_can or seconds(cue) >= max(
+            rules.min_cue_s, chars / rules.max_chars_per_second
+        )
 
 
 @settings(derandomize=True, max_examples=60, deadline=None)
 @given(_transcripts())
-def test_the_same_transcript_makes_the_same_cues_and_words_stay_whole(transcript: Transcript) -> None:
+def test_the_same_transcript_makes_the_same_cues_and_words_stay_whole(
+    transcript: Transcript,
+) -> None:
     cues = cut_cues(transcript, RULES)
     assert cues == cut_cues(transcript, RULES)
     flat = [piece for cue in cues for line in cue.lines for piece in line]

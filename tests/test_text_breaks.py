@@ -67,7 +67,16 @@ def tokens_of(text: str, language: str) -> list[Word]:
 
 def transcript(text: str, language: str, words: list[Word]) -> Transcript:
     end = words[-1].end if words else WORD_S * len(text)
-    return Transcript((Segment(0, end, text, tuple(words)),), end + 5, language, 1, "fake", "fake", "cpu", "float32")
+    return Transcript(
+        (Segment(0, end, text, tuple(words)),),
+        end + 5,
+        language,
+        1,
+        "fake",
+        "fake",
+        "cpu",
+        "float32",
+    )
 
 
 def subtitle_lines(srt: str) -> list[str]:
@@ -101,7 +110,11 @@ def test_no_subtitle_line_tears_a_cluster_or_starts_where_its_script_forbids(
     language, text = TEXTS[name]
     words = tokens_of(text, language) if timed == "words" else []
 
-    srt = render(transcript(text, language, words), "srt", FormatOptions(SubtitleRules(max_line_chars=columns)))
+    srt = render(
+        transcript(text, language, words),
+        "srt",
+        FormatOptions(SubtitleRules(max_line_chars=columns)),
+    )
 
     assert_well_cut(text, subtitle_lines(srt))
 
@@ -110,7 +123,9 @@ def test_no_subtitle_line_tears_a_cluster_or_starts_where_its_script_forbids(
 def test_no_word_of_the_json_file_tears_a_cluster(name: str) -> None:
     language, text = TEXTS[name]
 
-    segment = json.loads(render(transcript(text, language, tokens_of(text, language)), "json"))["segments"][0]
+    segment = json.loads(render(transcript(text, language, tokens_of(text, language)), "json"))[
+        "segments"
+    ][0]
 
     assert_whole_clusters(text, [word["word"] for word in segment["words"]])
 
@@ -122,10 +137,17 @@ def test_scripts_without_spaces_have_the_words_of_their_dictionaries() -> None:
 
 
 def test_clusters_take_the_columns_they_are_drawn_in() -> None:
-    lines = {"ko": unicodedata.normalize("NFD", "안녕하세요여"), "ja": "ｶﾞｷﾞｸﾞｹﾞｺﾞﾊﾟ", "en": FAMILY * 6, "hi": "क्षि" * 6}
+    lines = {
+        "ko": unicodedata.normalize("NFD", "안녕하세요여"),
+        "ja": "ｶﾞｷﾞｸﾞｹﾞｺﾞﾊﾟ",
+        "en": FAMILY * 6,
+        "hi": "क्षि" * 6,
+    }
     for language, text in lines.items():
         rules = SubtitleRules(max_line_chars=12, max_cue_s=60)
-        (line,) = subtitle_lines(render(transcript(text, language, []), "srt", FormatOptions(rules)))
+        (line,) = subtitle_lines(
+            render(transcript(text, language, []), "srt", FormatOptions(rules))
+        )
         assert line == text
 
 
@@ -133,7 +155,9 @@ def test_clusters_take_the_columns_they_are_drawn_in() -> None:
 def test_neither_sentences_nor_pages_end_inside_a_cluster(name: str) -> None:
     language, text = TEXTS[name]
     words = tokens_of(text * 12, language)
-    slow = [Word(4 * word.start, 4 * word.start + WORD_S, word.text) for word in words]  # a pause after each
+    slow = [
+        Word(4 * word.start, 4 * word.start + WORD_S, word.text) for word in words
+    ]  # a pause after each
 
     sentences = ["".join(word.text for word in sentence) for sentence in cut_sentences(slow)]
     pages, cursor = [], None

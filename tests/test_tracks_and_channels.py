@@ -32,7 +32,11 @@ OTHER = SPEECH / "en_1.flac"
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
     with kept_conversions():
-        loaded = load_engine(EngineRequest("ctranslate2", str(whisper_nano()), "cpu", "int8", threads=2, offline=True))
+        loaded = load_engine(
+            EngineRequest(
+                "ctranslate2", str(whisper_nano()), "cpu", "int8", threads=2, offline=True
+            )
+        )
         yield loaded
     loaded.close()
 
@@ -68,7 +72,9 @@ def level_db(samples: Samples) -> float:
 
 
 @pytest.mark.parametrize(("suffix", "codec"), [("mp4", "aac"), ("mka", "flac"), ("ts", "mp2")])
-def test_the_track_with_speech_is_taken_where_the_first_is_silent(tmp_path, engine, voice, words, suffix, codec):
+def test_the_track_with_speech_is_taken_where_the_first_is_silent(
+    tmp_path, engine, voice, words, suffix, codec
+):
     path = write_tracks(tmp_path / f"a.{suffix}", codec, [np.zeros_like(voice), voice])
     transcript = transcribe(path, engine, ENGLISH)
     assert transcript.text.split()[:4] == words.split()[:4]
@@ -77,12 +83,18 @@ def test_the_track_with_speech_is_taken_where_the_first_is_silent(tmp_path, engi
 
 
 def test_noise_before_speech_is_no_reason_to_leave_the_default_track(tmp_path, voice):
-    late = np.concatenate([np.random.default_rng(1).normal(0, 0.001, 60 * SAMPLE_RATE_HZ).astype(np.float32), voice])
+    late = np.concatenate(
+        [np.random.default_rng(1).normal(0, 0.001, 60 * SAMPLE_RATE_HZ).astype(np.float32), voice]
+    )
     path = write_tracks(tmp_path / "a.mka", "flac", [late, np.resize(voice, len(late))])
-    assert "Track 1 was transcribed." in message(transcribe(path, ScriptedEngine()), "several_tracks")
+    assert "Track 1 was transcribed." in message(
+        transcribe(path, ScriptedEngine()), "several_tracks"
+    )
 
 
-def test_a_track_can_be_named_by_its_number_and_one_that_is_not_there_is_an_error_that_names_all(tmp_path, voice):
+def test_a_track_can_be_named_by_its_number_and_one_that_is_not_there_is_an_error_that_names_all(
+    tmp_path, voice
+):
     titles = [{"title": "Commentary", "language": "deu"}, {"language": "fra"}]
     path = write_tracks(tmp_path / "a.mka", "flac", [voice, np.zeros_like(voice)], titles)
     assert not transcribe(path, ScriptedEngine(), Options(track="2")).segments
@@ -111,7 +123,9 @@ def test_channels_that_cancel_are_not_silence(tmp_path, engine, voice, words, ga
     assert "dB quieter" in message(transcript, "channels_cancel")
 
 
-@pytest.mark.parametrize(("layout", "channels"), [("5.1", (0, 1)), ("quad", (0, 1)), ("3 channels", (0, 2))])
+@pytest.mark.parametrize(
+    ("layout", "channels"), [("5.1", (0, 1)), ("quad", (0, 1)), ("3 channels", (0, 2))]
+)
 def test_channels_among_many_that_cancel_are_not_silence(tmp_path, voice, layout, channels):
     n = av.AudioLayout(layout).nb_channels if "channels" not in layout else 3
     planes = [np.zeros_like(voice) for _ in range(n)]
@@ -134,7 +148,9 @@ def test_channels_that_cancel_in_a_part_of_the_recording_lose_nothing_there(tmp_
 
 def test_ranges_on_threads_choose_the_same_channels(tmp_path, voice):
     long = np.resize(voice, 260 * SAMPLE_RATE_HZ)
-    other = long * np.where(np.arange(len(long)) // (37 * SAMPLE_RATE_HZ) % 2, -1, 1).astype(np.float32)
+    other = long * np.where(np.arange(len(long)) // (37 * SAMPLE_RATE_HZ) % 2, -1, 1).astype(
+        np.float32
+    )
     path = write_planes(tmp_path / "a.flac", "stereo", [long, other])
     serial = np.concatenate(list(read_blocks(path)))
     np.testing.assert_array_equal(np.concatenate(list(read_blocks(path, threads=2))), serial)
@@ -148,13 +164,25 @@ def test_a_dead_channel_costs_no_level_and_no_warning(tmp_path, voice):
 
 def test_a_channel_can_be_named_and_one_that_is_not_there_is_an_error(tmp_path, voice):
     path = write_planes(tmp_path / "a.wav", "stereo", [np.zeros_like(voice), voice])
-    for channel, hears in (("left", False), ("1", False), ("right", True), ("2", True), ("mix", True)):
-        assert bool(transcribe(path, ScriptedEngine(), Options(channel=channel)).segments) is hears, channel
-    with pytest.raises(UsageError, match=r"no channel 3; it has the channels 1 \(left\) and 2 \(right\)"):
+    for channel, hears in (
+        ("left", False),
+        ("1", False),
+        ("right", True),
+        ("2", True),
+        ("mix", True),
+    ):
+        assert (
+            bool(transcribe(path, ScriptedEngine(), Options(channel=channel)).segments) is hears
+        ), channel
+    with pytest.raises(
+        UsageError, match=r"no channel 3; it has the channels 1 \(left\) and 2 \(right\)"
+    ):
         transcribe(path, ScriptedEngine(), Options(channel="3"))
 
 
-@pytest.mark.parametrize("options", [{"track": "0"}, {"track": "first"}, {"channel": "-1"}, {"channel": "both"}])
+@pytest.mark.parametrize(
+    "options", [{"track": "0"}, {"track": "first"}, {"channel": "-1"}, {"channel": "both"}]
+)
 def test_what_no_file_could_have_is_refused_before_any_is_opened(options):
     with pytest.raises(UsageError, match=r"there is no (track|channel)"):
         Options(**options)
@@ -173,7 +201,9 @@ def test_two_people_on_two_channels_are_two_speakers_who_may_talk_at_once(engine
     )
     cues = render(transcript, "vtt").split("\n\n")
     assert all("<v left>" not in cue or "<v right>" not in cue for cue in cues)
-    assert sum(cue.count("<v left>") for cue in cues) and sum(cue.count("<v right>") for cue in cues)
+    assert sum(cue.count("<v left>") for cue in cues) and sum(
+        cue.count("<v right>") for cue in cues
+    )
 
 
 def test_words_that_bleed_into_the_other_channel_are_there_once(engine, voice, words):
@@ -186,7 +216,18 @@ def test_words_that_bleed_into_the_other_channel_are_there_once(engine, voice, w
 
 def test_the_command_line_takes_a_track_and_a_channel(tmp_path, voice):
     path = write_planes(tmp_path / "a.wav", "stereo", [voice, np.zeros_like(voice)])
-    done = run(*FAKE, path, "--channel", "split", "--track", "1", "--json", "--format", "json", cwd=tmp_path)
+    done = run(
+        *FAKE,
+        path,
+        "--channel",
+        "split",
+        "--track",
+        "1",
+        "--json",
+        "--format",
+        "json",
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr
     transcript = json.dumps(results(done))
     assert '"left"' in transcript
@@ -199,8 +240,19 @@ def test_jobs_of_earlier_versions_keep_their_options_and_their_answers():
     assert JobOptions.loads(JobOptions().dumps()) == JobOptions()
     chosen = JobOptions(track="2", channel="split")
     assert JobOptions.loads(chosen.dumps()) == chosen
-    assert options_key(JobOptions(beam_size=1)) == "d7eecd8e16735c81a0f212a2999fe817029daa733c63deb8d3407affbd1cda96"
-    assert len({options_key(o) for o in (JobOptions(), JobOptions(track="2"), JobOptions(channel="left"))}) == 3
+    assert (
+        options_key(JobOptions(beam_size=1))
+        == "d7eecd8e16735c81a0f212a2999fe817029daa733c63deb8d3407affbd1cda96"
+    )
+    assert (
+        len(
+            {
+                options_key(o)
+                for o in (JobOptions(), JobOptions(track="2"), JobOptions(channel="left"))
+            }
+        )
+        == 3
+    )
 
 
 # --- level ------------------------------------------------------------------------------------------------------------
@@ -225,7 +277,9 @@ def test_a_click_or_a_beep_does_not_hide_that_the_rest_is_very_quiet(engine, voi
 def test_quiet_noise_is_no_speech_and_its_level_is_said(engine):
     for number, path in enumerate(sorted(NON_SPEECH.glob("*.[!j]*"))):
         lower_db = (40, 50, 60)[number % 3]
-        transcript = transcribe((read(path) * 10 ** (-lower_db / 20)).astype(np.float32), engine, ENGLISH)
+        transcript = transcribe(
+            (read(path) * 10 ** (-lower_db / 20)).astype(np.float32), engine, ENGLISH
+        )
         assert transcript.text == "", path.name
         said = message(transcript, "no_speech")
         assert "its loudest second is at -" in said or "the recording is silent" in said

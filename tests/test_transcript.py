@@ -14,8 +14,15 @@ from jsonschema import Draft202012Validator
 
 from transcribe_mcp.domain.transcript import CLOCK_TOLERANCE_S, Notice, Segment, Transcript, Word
 
-SCHEMA = json.loads(files("transcribe_mcp").joinpath("domain/schema.json").read_text(encoding="utf-8"))
-MADE_BY: dict[str, Any] = {"engine": "fake", "model": "fake", "device": "cpu", "compute_type": "float32"}
+SCHEMA = json.loads(
+    files("transcribe_mcp").joinpath("domain/schema.json").read_text(encoding="utf-8")
+)
+MADE_BY: dict[str, Any] = {
+    "engine": "fake",
+    "model": "fake",
+    "device": "cpu",
+    "compute_type": "float32",
+}
 
 times_s = st.floats(0, 3, allow_nan=False, allow_subnormal=False)
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
@@ -41,16 +48,31 @@ def transcripts(draw: st.DrawFn) -> Transcript:
             word_start = max(moved_on() - overlap_s, words[-1].start if words else start)
             words.append(Word(word_start, moved_on(), draw(texts), draw(shares), draw(names)))
         quality = [draw(figures), draw(shares), draw(shares), draw(shares)]
-        segments.append(Segment(start, moved_on(), draw(texts), tuple(words), draw(names), draw(names), *quality))
+        segments.append(
+            Segment(
+                start, moved_on(), draw(texts), tuple(words), draw(names), draw(names), *quality
+            )
+        )
     timings = draw(st.dictionaries(st.sampled_from(["total", "decode"]), times_s))
     warnings = tuple(Notice("code", text) for text in draw(st.lists(texts, max_size=2)))
     return Transcript(
-        tuple(segments), moved_on(), "en", draw(shares), **MADE_BY, warnings=warnings, timings=timings, source="a.wav"
+        tuple(segments),
+        moved_on(),
+        "en",
+        draw(shares),
+        **MADE_BY,
+        warnings=warnings,
+        timings=timings,
+        source="a.wav",
     )
 
 
 def spans(transcript: Transcript) -> list[float]:
-    return [time for span in (*transcript.segments, *transcript.words) for time in (span.start, span.end)]
+    return [
+        time
+        for span in (*transcript.segments, *transcript.words)
+        for time in (span.start, span.end)
+    ]
 
 
 @settings(derandomize=True, max_examples=150, deadline=None)
@@ -149,7 +171,11 @@ def test_damaged_json_is_refused_by_reader_and_schema(data: Any) -> None:
 @pytest.mark.parametrize("part", ["transcript", "segment", "word"])
 def test_a_misspelt_field_does_not_fit_the_schema(part: str) -> None:
     data = json.loads(json.dumps(GOOD))
-    row = {"transcript": data, "segment": data["segments"][0], "word": data["segments"][0]["words"][0]}[part]
+    row = {
+        "transcript": data,
+        "segment": data["segments"][0],
+        "word": data["segments"][0]["words"][0],
+    }[part]
     assert Draft202012Validator(SCHEMA).is_valid(data)
     row["langauge"] = "en"
     assert not Draft202012Validator(SCHEMA).is_valid(data)
@@ -160,5 +186,14 @@ def test_tools_that_read_whispers_json_find_what_they_look_for() -> None:
     data = GOOD
     assert {"text", "segments", "language"} <= data.keys()
     segment = data["segments"][0]
-    assert {"id", "start", "end", "text", "temperature", "avg_logprob", "no_speech_prob", "words"} <= segment.keys()
+    assert {
+        "id",
+        "start",
+        "end",
+        "text",
+        "temperature",
+        "avg_logprob",
+        "no_speech_prob",
+        "words",
+    } <= segment.keys()
     assert {"word", "start", "end", "probability"} <= segment["words"][0].keys()

@@ -23,7 +23,11 @@ def test_tests_read_no_clock_and_wait_for_no_length_of_time() -> None:
     """
 
     def number(node: ast.expr) -> bool:
-        return isinstance(node, ast.Constant) and isinstance(node.value, int | float) and node.value >= 1
+        return (
+            isinstance(node, ast.Constant)
+            and isinstance(node.value, int | float)
+            and node.value >= 1
+        )
 
     def is_timed(call: ast.Call) -> bool:
         name = getattr(call.func, "attr", getattr(call.func, "id", ""))
@@ -31,9 +35,15 @@ def test_tests_read_no_clock_and_wait_for_no_length_of_time() -> None:
         if name in CLOCKS.get(owner, set()):
             return owner == "time" or any(map(number, call.args))
         limits = [keyword.value for keyword in call.keywords if "timeout" in (keyword.arg or "")]
-        deadlines = [keyword.value for keyword in call.keywords if keyword.arg == "deadline" and name == "settings"]
+        deadlines = [
+            keyword.value
+            for keyword in call.keywords
+            if keyword.arg == "deadline" and name == "settings"
+        ]
         limits += call.args if name in WAITS else []
-        return any(map(number, limits)) or any(not isinstance(d, ast.Constant) or d.value for d in deadlines)
+        return any(map(number, limits)) or any(
+            not isinstance(d, ast.Constant) or d.value for d in deadlines
+        )
 
     wrong = [
         f"{path.relative_to(TESTS)}:{node.lineno}"
@@ -41,7 +51,10 @@ def test_tests_read_no_clock_and_wait_for_no_length_of_time() -> None:
         if path.name != "patience.py"
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if (isinstance(node, ast.Call) and is_timed(node))
-        or (isinstance(node, ast.ImportFrom) and set(CLOCKS.get(str(node.module), ())) & {a.name for a in node.names})
+        or (
+            isinstance(node, ast.ImportFrom)
+            and set(CLOCKS.get(str(node.module), ())) & {a.name for a in node.names}
+        )
     ]
 
     assert not wrong, "\n".join(wrong)

@@ -22,14 +22,23 @@ RATE_HZ = 16_000
 THRESHOLD = 0.5
 CLOSE = 1e-4
 # Resonances of the throat in Hz for a, i, u, e, o: Peterson and Barney 1952, men.
-FORMANTS_HZ = ((730, 1090, 2440), (270, 2290, 3010), (300, 870, 2240), (530, 1840, 2480), (570, 840, 2410))
+FORMANTS_HZ = (
+    (730, 1090, 2440),
+    (270, 2290, 3010),
+    (300, 870, 2240),
+    (530, 1840, 2480),
+    (570, 840, 2410),
+)
 
 Samples = NDArray[np.float32]
 
 
 def syllable(rng: np.random.Generator) -> Samples:
     """A glide from vowel to vowel, then a hiss."""
-    n_voiced, n_hiss = int(rng.uniform(0.12, 0.28) * RATE_HZ), int(rng.uniform(0.02, 0.09) * RATE_HZ)
+    n_voiced, n_hiss = (
+        int(rng.uniform(0.12, 0.28) * RATE_HZ),
+        int(rng.uniform(0.02, 0.09) * RATE_HZ),
+    )
     progress = np.linspace(0, 1, n_voiced)
     pitch_hz = rng.uniform(95, 150) * (1 - 0.15 * progress)
     start, stop = (np.array(FORMANTS_HZ[i]) for i in rng.integers(0, len(FORMANTS_HZ), 2))
@@ -38,7 +47,9 @@ def syllable(rng: np.random.Generator) -> Samples:
     for harmonic in range(1, 25):
         distance = (harmonic * pitch_hz[:, np.newaxis] - formants_hz) / (60, 90, 120)
         gain = ((1, 0.5, 0.25) / (1 + distance**2)).sum(axis=1)
-        voiced += gain * np.sin(harmonic * 2 * np.pi * np.cumsum(pitch_hz) / RATE_HZ) / np.sqrt(harmonic)
+        voiced += (
+            gain * np.sin(harmonic * 2 * np.pi * np.cumsum(pitch_hz) / RATE_HZ) / np.sqrt(harmonic)
+        )
     voiced *= np.sqrt(np.abs(np.sin(np.pi * progress)))
     hiss = np.diff(rng.standard_normal(n_hiss + 1)) * 0.02
     return np.concatenate([0.15 * voiced / np.abs(voiced).max(), hiss]).astype(np.float32)
@@ -50,7 +61,10 @@ def babble(duration_s: float, seed: int = 0) -> Samples:
     syllables = [syllable(rng) for _ in range(50)]
     parts: list[Samples] = []
     while sum(map(len, parts)) < duration_s * RATE_HZ:
-        parts += [syllables[i] * np.float32(rng.uniform(0.3, 1)) for i in rng.integers(0, len(syllables), 12)]
+        parts += [
+            syllables[i] * np.float32(rng.uniform(0.3, 1))
+            for i in rng.integers(0, len(syllables), 12)
+        ]
         pause = rng.standard_normal(int(rng.uniform(0.3, 3) * RATE_HZ)) * 0.0005
         parts.append(pause.astype(np.float32))
     return np.concatenate(parts)[: round(duration_s * RATE_HZ)]
@@ -72,9 +86,13 @@ def serial_run(samples: Samples) -> Samples:
     frames = np.lib.stride_tricks.sliding_window_view(padded, 64 + FRAME_SAMPLES)[::FRAME_SAMPLES]
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(shipped_model(), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        shipped_model(), options, providers=["CPUExecutionProvider"]
+    )
     zeros = np.zeros((1, 1, 128), np.float32)
-    (probabilities,) = session.run(["speech_probs"], {"input": np.ascontiguousarray(frames), "h": zeros, "c": zeros})
+    (probabilities,) = session.run(
+        ["speech_probs"], {"input": np.ascontiguousarray(frames), "h": zeros, "c": zeros}
+    )
     return probabilities
 
 
@@ -83,7 +101,9 @@ def decisions(probabilities: Samples) -> NDArray[np.bool_]:
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
-def test_up_to_five_threads_give_what_the_shipped_file_gives_in_one_go(speech: Samples, threads: int) -> None:
+def test_up_to_five_threads_give_what_the_shipped_file_gives_in_one_go(
+    speech: Samples, threads: int
+) -> None:
     serial = serial_run(speech)
     found = SpeechDetector(threads).push(speech, last=True)
     assert 0.2 < decisions(serial).mean() < 0.8, "the test audio is one-sided"
@@ -106,7 +126,9 @@ def test_a_block_after_lanes_goes_on_from_the_end_of_the_last_lane(speech: Sampl
 
 
 @pytest.mark.parametrize("block", [1, 63, 511, 513, 4097, 131_072, 200_000])
-def test_blocks_of_any_length_give_the_same_as_one_push(detector: SpeechDetector, speech: Samples, block: int) -> None:
+def test_blocks_of_any_length_give_the_same_as_one_push(
+    detector: SpeechDetector, speech: Samples, block: int
+) -> None:
     samples = speech[: min(len(speech), block * 300)]
     parts = [detector.push(samples[at : at + block]) for at in range(0, len(samples), block)]
     found = np.concatenate([*parts, detector.push(samples[:0], last=True)])
@@ -134,7 +156,9 @@ def test_no_samples_at_all_give_no_probability(detector: SpeechDetector) -> None
     assert detector.push(nothing, last=True).shape == (0,)
 
 
-def test_nothing_of_one_recording_is_left_for_the_next(detector: SpeechDetector, speech: Samples) -> None:
+def test_nothing_of_one_recording_is_left_for_the_next(
+    detector: SpeechDetector, speech: Samples
+) -> None:
     fresh = detector.push(speech[:30_000], last=True)
     detector.push(speech[40_000:80_100])
     detector.reset()
@@ -176,8 +200,12 @@ def test_what_is_no_speech_is_not_taken_for_speech(detector: SpeechDetector, nam
     assert probabilities.mean() < 0.1
 
 
-@pytest.mark.skipif(not SHARED_AUDIO.is_dir(), reason="the evaluation audio is not beside this checkout")
-def test_voices_of_a_synthesiser_are_found_as_the_serial_run_finds_them(detector: SpeechDetector) -> None:
+@pytest.mark.skipif(
+    not SHARED_AUDIO.is_dir(), reason="the evaluation audio is not beside this checkout"
+)
+def test_voices_of_a_synthesiser_are_found_as_the_serial_run_finds_them(
+    detector: SpeechDetector,
+) -> None:
     for path in sorted(SHARED_AUDIO.glob("*.flac"))[:4]:
         with av.open(str(path)) as container:
             pcm = np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])
@@ -190,7 +218,9 @@ def test_voices_of_a_synthesiser_are_found_as_the_serial_run_finds_them(detector
 def test_another_onnx_file_is_refused_with_its_path_and_a_way_out(tmp_path: Path) -> None:
     whole = shipped_model().read_bytes()
     names = b"onnx::LSTM_209", b"onnx::LSTM_999"
-    for number, content in enumerate([b"", b"no model", whole[:1000], whole[:-100_000], whole.replace(*names)]):
+    for number, content in enumerate(
+        [b"", b"no model", whole[:1000], whole[:-100_000], whole.replace(*names)]
+    ):
         path = tmp_path / f"{number}.onnx"
         path.write_bytes(content)
         with pytest.raises(EngineUnavailableError, match=f"{number}.onnx") as caught:
@@ -208,27 +238,37 @@ def test_a_missing_model_file_is_refused_with_a_way_out(tmp_path: Path) -> None:
         "try: SpeechDetector(1)\n"
         "except EngineUnavailableError as error: print(error, '|', error.hint)"
     )
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     message, hint = result.stdout.split("|")
     assert str(tmp_path) in message
     assert "pip install" in hint
 
 
-def test_neither_importing_nor_using_the_detector_loads_faster_whisper_and_importing_it_no_onnxruntime() -> None:
+def test_neither_importing_nor_using_the_detector_loads_faster_whisper_and_importing_it_no_onnxruntime() -> (
+    None
+):
     program = (
         "import sys, transcribe_mcp.speech.detector as vad; assert 'onnxruntime' not in sys.modules; "
         "vad.SpeechDetector(1);"
         "assert not {'faster_whisper', 'torch'} & set(sys.modules)"
     )
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
     assert result.returncode == 0, result.stderr
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity to set")
+@pytest.mark.skipif(
+    not hasattr(os, "sched_setaffinity"), reason="this system has no affinity to set"
+)
 def test_a_process_held_to_one_core_uses_one_thread() -> None:
     program = (
         "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
         "from transcribe_mcp.settings import usable_cores; print(usable_cores())"
     )
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     assert result.stdout.strip() == "1"

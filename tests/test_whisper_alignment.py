@@ -18,7 +18,9 @@ def test_a_path_through_a_table_is_the_one_that_a_search_cell_by_cell_finds() ->
     cost = torch.randn((3, 9, 40), generator=random)
     sizes = [(9, 40), (5, 33), (1, 20)]
 
-    found = alignment.path_starts(cost, [tokens for tokens, _ in sizes], [width for _, width in sizes])
+    found = alignment.path_starts(
+        cost, [tokens for tokens, _ in sizes], [width for _, width in sizes]
+    )
 
     for table, (tokens, width), starts in zip(cost, sizes, found, strict=True):
         assert starts == cell_by_cell(table[:tokens, :width].numpy())
@@ -30,11 +32,17 @@ def cell_by_cell(cost: Any) -> list[int]:
     total[0, 0] = 0
     for i in range(1, tokens + 1):
         for j in range(1, width + 1):
-            total[i, j] = cost[i - 1, j - 1] + min(total[i - 1, j - 1], total[i - 1, j], total[i, j - 1])
+            total[i, j] = cost[i - 1, j - 1] + min(
+                total[i - 1, j - 1], total[i - 1, j], total[i, j - 1]
+            )
     i, j, starts = tokens, width, [0] * tokens
     while i > 0:
         starts[i - 1] = j - 1
-        steps = {(i - 1, j - 1): total[i - 1, j - 1], (i - 1, j): total[i - 1, j], (i, j - 1): total[i, j - 1]}
+        steps = {
+            (i - 1, j - 1): total[i - 1, j - 1],
+            (i - 1, j): total[i - 1, j],
+            (i, j - 1): total[i, j - 1],
+        }
         i, j = min(steps, key=steps.__getitem__)
     return starts
 

@@ -22,7 +22,9 @@ WINDOWS = [Window(5.0, TONE, (Region(5.0, 7.0),))]
 
 
 def load(directory: Path, compute_type: str = "float32") -> Any:
-    return load_engine(EngineRequest("whisper", str(directory), "cpu", compute_type, threads=1, offline=True))
+    return load_engine(
+        EngineRequest("whisper", str(directory), "cpu", compute_type, threads=1, offline=True)
+    )
 
 
 def heard(directory: Path) -> tuple[int, ...]:
@@ -44,16 +46,27 @@ def test_every_form_of_a_checkpoint_holds_the_same_model(tmp_path: Path, recipe:
 
 def rewritten(directory: Path, **changes: Any) -> Path:
     write_checkpoint(directory, Recipe())
-    tensors = {f"model.{name}": values.astype(np.float16) for name, values in weights(Recipe()).items()} | changes
-    save_file({name: values for name, values in tensors.items() if values is not None}, directory / "model.safetensors")
+    tensors = {
+        f"model.{name}": values.astype(np.float16) for name, values in weights(Recipe()).items()
+    } | changes
+    save_file(
+        {name: values for name, values in tensors.items() if values is not None},
+        directory / "model.safetensors",
+    )
     return directory
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"model.encoder.layers.1.fc1.weight": np.zeros((16, 32), np.float16)}, r"fc1\.weight has shape \(16, 32\)"),
-        ({"model.decoder.layers.0.fc2.weight": None}, r"no tensor model\.decoder\.layers\.0\.fc2\.weight"),
+        (
+            {"model.encoder.layers.1.fc1.weight": np.zeros((16, 32), np.float16)},
+            r"fc1\.weight has shape \(16, 32\)",
+        ),
+        (
+            {"model.decoder.layers.0.fc2.weight": None},
+            r"no tensor model\.decoder\.layers\.0\.fc2\.weight",
+        ),
         (
             {"model.encoder.conv1.bias": np.full(16, np.nan, np.float16)},
             r"conv1\.bias holds values that are no numbers",
@@ -78,7 +91,9 @@ def test_weights_that_are_cut_short_are_refused(tmp_path: Path) -> None:
         load(directory)
 
 
-def test_a_model_that_names_no_alignment_heads_is_timed_by_all_of_its_upper_half_with_a_warning(tmp_path: Path) -> None:
+def test_a_model_that_names_no_alignment_heads_is_timed_by_all_of_its_upper_half_with_a_warning(
+    tmp_path: Path,
+) -> None:
     directory = write_checkpoint(tmp_path / "model")
     write_json(directory / "generation_config.json", {"is_multilingual": True})
 
@@ -115,7 +130,9 @@ def test_a_model_in_ctranslate2_s_layout_is_refused_with_the_engine_for_it(tmp_p
     assert "ctranslate2" in caught.value.hint
 
 
-def test_a_precision_that_the_device_does_not_have_is_refused_with_those_it_has(tmp_path: Path) -> None:
+def test_a_precision_that_the_device_does_not_have_is_refused_with_those_it_has(
+    tmp_path: Path,
+) -> None:
     with pytest.raises(UsageError, match="float16") as caught:
         load(write_checkpoint(tmp_path / "model"), "float16")
 

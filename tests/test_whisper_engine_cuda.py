@@ -19,7 +19,12 @@ if not torch.cuda.is_available():
     pytest.skip("torch sees no CUDA GPU", allow_module_level=True)
 
 from transcribe_mcp.engines import Decoded, DecodingOptions, EngineRequest, load_engine  # noqa: E402
-from transcribe_mcp.engines.whisper import alignment, alignment_kernels, continuous_batching, gemv_kernels  # noqa: E402
+from transcribe_mcp.engines.whisper import (  # noqa: E402
+    alignment,
+    alignment_kernels,
+    continuous_batching,
+    gemv_kernels,
+)
 from transcribe_mcp.engines.whisper.decode_slots import Slots  # noqa: E402
 from transcribe_mcp.engines.whisper.graphs import CapturedSteps  # noqa: E402
 from transcribe_mcp.engines.whisper.loading import INT8_AUDIO, _load_on  # noqa: E402
@@ -32,7 +37,9 @@ NAMES = sorted(speech_truths())
 LANGUAGES = [name[:2] for name in NAMES]
 
 
-@pytest.fixture(scope="module", params=["float32", "bfloat16", "float16", "bfloat16+int8", "float16+int8"])
+@pytest.fixture(
+    scope="module", params=["float32", "bfloat16", "float16", "bfloat16+int8", "float16+int8"]
+)
 def engine(request: pytest.FixtureRequest) -> Any:
     asked = EngineRequest("whisper", str(whisper_nano()), "cuda", request.param, offline=True)
     engine = _load_on(asked, torch.device("cuda", 0))
@@ -45,8 +52,12 @@ def encoded(engine: Any) -> Any:
     return engine.encode([window_of(name) for name in NAMES])
 
 
-def said(engine: Any, encoded: Any, kind: str, n_slots: int = 64) -> list[continuous_batching.Spoken]:
-    requests = [engine._request(encoded, i, language, GREEDY) for i, language in enumerate(LANGUAGES)]
+def said(
+    engine: Any, encoded: Any, kind: str, n_slots: int = 64
+) -> list[continuous_batching.Spoken]:
+    requests = [
+        engine._request(encoded, i, language, GREEDY) for i, language in enumerate(LANGUAGES)
+    ]
     slots = Slots(engine._running.model, engine._directions.alignment_heads, n_slots, 256)
     int8 = engine.info.compute_type.endswith(INT8_AUDIO)
     steps: continuous_batching.Steps = continuous_batching.EagerSteps(slots)
@@ -60,7 +71,9 @@ def test_captured_steps_say_what_the_same_steps_say_one_by_one(engine: Any, enco
     captured, one_by_one = said(engine, encoded, "captured"), said(engine, encoded, "one by one")
 
     assert [one.tokens for one in captured] == [one.tokens for one in one_by_one]
-    assert [one.log_probabilities for one in captured] == [one.log_probabilities for one in one_by_one]
+    assert [one.log_probabilities for one in captured] == [
+        one.log_probabilities for one in one_by_one
+    ]
 
 
 def test_kernels_say_what_plain_torch_says(engine: Any, encoded: Any) -> None:
@@ -70,12 +83,17 @@ def test_kernels_say_what_plain_torch_says(engine: Any, encoded: Any) -> None:
 
 
 def test_windows_that_come_and_go_say_what_they_say_all_at_once(engine: Any, encoded: Any) -> None:
-    few, all_at_once = said(engine, encoded, "captured", n_slots=4), said(engine, encoded, "captured")
+    few, all_at_once = (
+        said(engine, encoded, "captured", n_slots=4),
+        said(engine, encoded, "captured"),
+    )
 
     assert [one.tokens for one in few] == [one.tokens for one in all_at_once]
 
 
-def test_windows_heard_again_hotter_go_back_into_the_running_batch(engine: Any, encoded: Any) -> None:
+def test_windows_heard_again_hotter_go_back_into_the_running_batch(
+    engine: Any, encoded: Any
+) -> None:
     told: list[tuple[int, float, str]] = []
 
     def following(i: int, one: Decoded) -> float | None:
@@ -86,15 +104,21 @@ def test_windows_heard_again_hotter_go_back_into_the_running_batch(engine: Any, 
 
     expected = [(i, 0.0) for i in range(len(NAMES))] + [(i, t) for i in (1, 4) for t in (0.4, 0.8)]
     assert sorted((i, temperature) for i, temperature, _ in told) == sorted(expected)
-    if engine.info.compute_type == "float32":  # elsewhere a sample may differ by what a batch rounds otherwise
+    if (
+        engine.info.compute_type == "float32"
+    ):  # elsewhere a sample may differ by what a batch rounds otherwise
         hot = engine.decode(encoded.select([1, 4]), [LANGUAGES[i] for i in (1, 4)], GREEDY.at(0.8))
-        assert [text for i, temperature, text in sorted(told) if temperature == 0.8] == [one.text for one in hot]
+        assert [text for i, temperature, text in sorted(told) if temperature == 0.8] == [
+            one.text for one in hot
+        ]
 
 
 def test_windows_are_encoded_alike_the_first_time_and_captured(engine: Any) -> None:
     """From the second time on a number of windows is replayed; room for more of them is made in between."""
     fresh = _load_on(
-        EngineRequest("whisper", str(whisper_nano()), "cuda", engine.info.compute_type, offline=True),
+        EngineRequest(
+            "whisper", str(whisper_nano()), "cuda", engine.info.compute_type, offline=True
+        ),
         torch.device("cuda", 0),
     )
     windows = [window_of(NAMES[i % len(NAMES)]) for i in range(13)]
@@ -104,7 +128,9 @@ def test_windows_are_encoded_alike_the_first_time_and_captured(engine: Any) -> N
         fresh.encode(windows[1 : 1 + n])
         for size, before in first.items():
             again = fresh.encode(windows[:size]).rows[0].cache
-            assert torch.equal(again.values, before.values), f"{size} windows, after room was made for {n}"
+            assert torch.equal(again.values, before.values), (
+                f"{size} windows, after room was made for {n}"
+            )
             assert before.scales is None or torch.equal(again.scales, before.scales)
         assert not torch.equal(fresh.encode(windows[1 : 1 + n]).rows[0].cache.values, again.values)
     fresh.close()
@@ -112,7 +138,9 @@ def test_windows_are_encoded_alike_the_first_time_and_captured(engine: Any) -> N
 
 def test_windows_are_captured_in_a_thread_that_has_encoded_nothing_before(engine: Any) -> None:
     fresh = _load_on(
-        EngineRequest("whisper", str(whisper_nano()), "cuda", engine.info.compute_type, offline=True),
+        EngineRequest(
+            "whisper", str(whisper_nano()), "cuda", engine.info.compute_type, offline=True
+        ),
         torch.device("cuda", 0),
     )
     windows = [window_of(NAMES[i % len(NAMES)]) for i in range(12)]
@@ -128,23 +156,31 @@ def test_windows_are_captured_in_a_thread_that_has_encoded_nothing_before(engine
 
 def test_one_engine_closed_leaves_another_as_it_was(engine: Any, encoded: Any) -> None:
     before = [one.text for one in engine.decode(encoded, LANGUAGES, GREEDY)]
-    asked = EngineRequest("whisper", str(whisper_nano()), "cuda", engine.info.compute_type, offline=True)
+    asked = EngineRequest(
+        "whisper", str(whisper_nano()), "cuda", engine.info.compute_type, offline=True
+    )
     other = _load_on(asked, torch.device("cuda", 0))
     other.decode(other.encode([window_of(NAMES[0])]), LANGUAGES[:1], GREEDY)
     other.close()
     taken = torch.randn(64 << 20, device="cuda")  # where something was freed, this is now
 
-    assert [one.text for one in engine.decode(engine.encode(encoded.windows), LANGUAGES, GREEDY)] == before
+    assert [
+        one.text for one in engine.decode(engine.encode(encoded.windows), LANGUAGES, GREEDY)
+    ] == before
     assert bool(torch.isfinite(taken).all())
 
 
-def test_words_timed_while_decoding_are_within_a_frame_of_those_timed_anew(engine: Any, encoded: Any) -> None:
+def test_words_timed_while_decoding_are_within_a_frame_of_those_timed_anew(
+    engine: Any, encoded: Any
+) -> None:
     decoded = engine.decode(encoded, LANGUAGES, GREEDY)
     kept = engine.align(encoded, decoded, GREEDY)
     encoded.spoken.clear()
 
     for one, other in zip(kept, engine.align(encoded, decoded, GREEDY), strict=True):
-        assert [word.start for word in one] == pytest.approx([word.start for word in other], abs=0.021)
+        assert [word.start for word in one] == pytest.approx(
+            [word.start for word in other], abs=0.021
+        )
 
 
 def test_kernels_of_the_alignment_find_what_torch_finds() -> None:
@@ -156,10 +192,15 @@ def test_kernels_of_the_alignment_find_what_torch_finds() -> None:
     assert alignment_kernels.path_starts(cost, *sizes) == alignment.path_starts(cost, *sizes)
 
 
-@pytest.mark.parametrize(("width", "n_out"), [(256, 768), (384, 1536), (1280, 1280), (5120, 1280), (256, 100)])
+@pytest.mark.parametrize(
+    ("width", "n_out"), [(256, 768), (384, 1536), (1280, 1280), (5120, 1280), (256, 100)]
+)
 @pytest.mark.parametrize("gelu", [False, True])
 def test_the_product_of_one_row_is_torch_s(width: int, n_out: int, gelu: bool) -> None:
-    weight, bias = torch.randn((n_out, width), device="cuda") * 0.05, torch.randn(n_out, device="cuda")
+    weight, bias = (
+        torch.randn((n_out, width), device="cuda") * 0.05,
+        torch.randn(n_out, device="cuda"),
+    )
     x = torch.randn((1, 1, width), device="cuda")
     exact = torch.nn.functional.linear(x.double(), weight.double(), bias.double())
     exact = torch.nn.functional.gelu(exact, approximate="tanh") if gelu else exact
@@ -188,10 +229,14 @@ def test_lanes_in_one_launch_remember_what_torch_s_lstm_does(
     assert float((found - exact).abs().max()) < 0.05  # 10 bits of a number, over hundreds of steps
     assert float((found - exact).abs().mean()) < 1e-3
     assert float((after[0] - exactly_after[0]).abs().max()) < 0.05
-    assert float((after[1] - exactly_after[1]).norm() / exactly_after[1].norm()) < 0.02  # cells know no bounds
+    assert (
+        float((after[1] - exactly_after[1]).norm() / exactly_after[1].norm()) < 0.02
+    )  # cells know no bounds
 
 
-def test_without_a_c_compiler_words_are_the_same_and_the_result_says_why_it_was_slower(tmp_path: Path) -> None:
+def test_without_a_c_compiler_words_are_the_same_and_the_result_says_why_it_was_slower(
+    tmp_path: Path,
+) -> None:
     """In a process of its own: what was found out about Triton is kept in it."""
     file = speech_truths()[NAMES[0]].path
     script = """if True:
@@ -207,7 +252,12 @@ def test_without_a_c_compiler_words_are_the_same_and_the_result_says_why_it_was_
     for changed in ({}, {"PATH": str(tmp_path), "TRITON_CACHE_DIR": str(tmp_path)}):
         command = [sys.executable, "-c", script, str(whisper_nano()), str(file), NAMES[0][:2]]
         done = subprocess.run(
-            command, env=there | changed, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+            command,
+            env=there | changed,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
         )
         assert done.returncode == 0, done.stderr
         found.append(json.loads(done.stdout.splitlines()[-1]))
@@ -221,14 +271,21 @@ def test_without_a_c_compiler_words_are_the_same_and_the_result_says_why_it_was_
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="takes two GPUs")
 @pytest.mark.parametrize(
     ("device", "gpu", "used", "named"),
-    [("auto", 0, 0, "cuda"), ("auto", 1, 1, "cuda:1"), ("cuda", 1, 1, "cuda:1"), ("cuda:0", 1, 0, "cuda:0")],
+    [
+        ("auto", 0, 0, "cuda"),
+        ("auto", 1, 1, "cuda:1"),
+        ("cuda", 1, 1, "cuda:1"),
+        ("cuda:0", 1, 0, "cuda:0"),
+    ],
 )
 def test_a_request_says_which_gpu_is_meant_unless_its_device_has_a_number(
     encoded: Any, engine: Any, device: str, gpu: int, used: int, named: str
 ) -> None:
     other = 1 - used
     before = [torch.cuda.memory_allocated(i) for i in range(2)]
-    asked = EngineRequest("whisper", str(whisper_nano()), device, engine.info.compute_type, offline=True, gpu=gpu)
+    asked = EngineRequest(
+        "whisper", str(whisper_nano()), device, engine.info.compute_type, offline=True, gpu=gpu
+    )
     one = load_engine(asked)
     texts = one.decode(one.encode([window_of(name) for name in NAMES]), LANGUAGES, GREEDY)
     after = [torch.cuda.memory_allocated(i) for i in range(2)]
@@ -244,7 +301,9 @@ def test_a_request_says_which_gpu_is_meant_unless_its_device_has_a_number(
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="takes two GPUs")
 def test_two_gpus_share_a_batch_and_say_what_one_says(encoded: Any, engine: Any) -> None:
-    asked = EngineRequest("whisper", str(whisper_nano()), "cuda:0,1", engine.info.compute_type, offline=True)
+    asked = EngineRequest(
+        "whisper", str(whisper_nano()), "cuda:0,1", engine.info.compute_type, offline=True
+    )
     both = load_engine(asked)
     windows = [window_of(name) for name in NAMES]
     batch = both.encode(windows)
@@ -253,5 +312,8 @@ def test_two_gpus_share_a_batch_and_say_what_one_says(encoded: Any, engine: Any)
     alone = engine.decode(encoded, LANGUAGES, GREEDY)
     both.close()
 
-    assert sum(one.text == other.text for one, other in zip(texts, alone, strict=True)) >= len(NAMES) - 2
+    assert (
+        sum(one.text == other.text for one, other in zip(texts, alone, strict=True))
+        >= len(NAMES) - 2
+    )
     assert all(words)

@@ -24,7 +24,13 @@ from transcribe_mcp.engines.whisper.cpu_operations import (  # noqa: E402
     has_bfloat16_products,
     int8_attention,
 )
-from transcribe_mcp.engines.whisper.linear import Bfloat16Dense, Dense, Int8Dense, Int8DenseAtOnce, has_int8_products  # noqa: E402
+from transcribe_mcp.engines.whisper.linear import (  # noqa: E402
+    Bfloat16Dense,
+    Dense,
+    Int8Dense,
+    Int8DenseAtOnce,
+    has_int8_products,
+)
 from transcribe_mcp.engines.whisper.model import encode  # noqa: E402
 from transcribe_mcp.engines.whisper.quantized_states import audio_states  # noqa: E402
 from transcribe_mcp.media.decode import read  # noqa: E402
@@ -33,7 +39,9 @@ from transcribe_mcp.pipeline.offline import Options, transcribe  # noqa: E402
 from transcribe_mcp.speech.features_torch import log_mel_windows  # noqa: E402
 from transcribe_mcp.speech.regions import Window  # noqa: E402
 
-pytestmark = pytest.mark.skipif(not has_int8_products(), reason="torch is built without FBGEMM for this processor")
+pytestmark = pytest.mark.skipif(
+    not has_int8_products(), reason="torch is built without FBGEMM for this processor"
+)
 
 OFFERED = ("int8", "bfloat16+int8") if has_bfloat16_products() else ("int8",)
 GREEDY = DecodingOptions()
@@ -43,7 +51,9 @@ LANGUAGES = [name[:2] for name in NAMES]
 
 def load(compute_type: str, threads: int = 2) -> Engine:
     return load_engine(
-        EngineRequest("whisper", str(whisper_nano()), "cpu", compute_type, threads=threads, offline=True)
+        EngineRequest(
+            "whisper", str(whisper_nano()), "cpu", compute_type, threads=threads, offline=True
+        )
     )
 
 
@@ -68,7 +78,9 @@ def coarse(request: pytest.FixtureRequest) -> Iterator[Any]:
     engine.close()
 
 
-def test_a_cpu_takes_8_bits_where_nothing_is_said_of_precision_in_the_encoder_only_if_those_are_faster() -> None:
+def test_a_cpu_takes_8_bits_where_nothing_is_said_of_precision_in_the_encoder_only_if_those_are_faster() -> (
+    None
+):
     engine = load("auto")
     engine.close()
 
@@ -78,7 +90,10 @@ def test_a_cpu_takes_8_bits_where_nothing_is_said_of_precision_in_the_encoder_on
 @pytest.mark.parametrize("reverse", [False, True])
 def test_of_several_ways_the_one_that_takes_the_shortest_time_is_chosen(reverse: bool) -> None:
     x = torch.randn(256, 256)
-    ways = {f"{times} times": partial(lambda times: [x @ x for _ in range(times)], times) for times in (50, 1, 400)}
+    ways = {
+        f"{times} times": partial(lambda times: [x @ x for _ in range(times)], times)
+        for times in (50, 1, 400)
+    }
 
     assert fastest(dict(sorted(ways.items(), reverse=reverse)), threads=1) == "1 times"
 
@@ -86,7 +101,10 @@ def test_of_several_ways_the_one_that_takes_the_shortest_time_is_chosen(reverse:
 def test_a_way_that_this_torch_cannot_compute_is_not_taken() -> None:
     x = torch.ones(2, 3)
 
-    assert fastest({"impossible": lambda: x @ x, "possible": lambda: x @ x.t()}, threads=1) == "possible"
+    assert (
+        fastest({"impossible": lambda: x @ x, "possible": lambda: x @ x.t()}, threads=1)
+        == "possible"
+    )
 
 
 def test_measuring_leaves_the_threads_of_the_caller_alone() -> None:
@@ -97,16 +115,22 @@ def test_measuring_leaves_the_threads_of_the_caller_alone() -> None:
 
 
 @pytest.mark.parametrize("attention", [int8_attention, bfloat16_attention])
-@pytest.mark.parametrize("sharpness", [0.0, 1.0, 3.0, 100.0])  # 100: scores beyond what float32 can take the power of
+@pytest.mark.parametrize(
+    "sharpness", [0.0, 1.0, 3.0, 100.0]
+)  # 100: scores beyond what float32 can take the power of
 def test_attention_of_few_bits_is_near_to_that_of_float32(attention: Any, sharpness: float) -> None:
     generator = torch.Generator().manual_seed(7)
     query, key, value = torch.randn((3, 2, 4, 375, 64), generator=generator)
     key += 5 * torch.randn((4, 1, 64), generator=generator)  # what all keys have in common
     with torch.inference_mode():
-        wanted, found = (way(sharpness * query, key, value) for way in (float32_attention, attention))
+        wanted, found = (
+            way(sharpness * query, key, value) for way in (float32_attention, attention)
+        )
 
     assert found.shape == wanted.shape
-    assert float((found - wanted).norm()) < (0.05 if sharpness < 100 else 0.3) * float(wanted.norm())
+    assert float((found - wanted).norm()) < (0.05 if sharpness < 100 else 0.3) * float(
+        wanted.norm()
+    )
 
 
 @pytest.mark.parametrize("n_tokens", [1, 5])
@@ -122,7 +146,10 @@ def test_attention_to_the_encoder_s_output_is_attention_to_keys_and_values(
         positions = torch.arange(n_tokens).expand(len(NAMES), n_tokens)
         true, near = (
             TorchAttention(
-                positions, text_cache(model, len(NAMES), 8), [AudioRow(cache, i) for i in range(len(NAMES))], n_tokens
+                positions,
+                text_cache(model, len(NAMES), 8),
+                [AudioRow(cache, i) for i in range(len(NAMES))],
+                n_tokens,
             )
             for cache in caches
         )
@@ -147,7 +174,9 @@ def test_keys_of_alignment_heads_are_the_same_from_both(exact: Any, windows: lis
 @pytest.mark.parametrize("kind", [Int8Dense, Int8DenseAtOnce, Bfloat16Dense])
 def test_products_of_few_bits_are_near_to_those_of_float32(kind: Any) -> None:
     generator = torch.Generator().manual_seed(5)
-    weight, bias, x = (torch.randn(size, generator=generator) for size in ((96, 64), (96,), (3, 7, 64)))
+    weight, bias, x = (
+        torch.randn(size, generator=generator) for size in ((96, 64), (96,), (3, 7, 64))
+    )
 
     wanted, found = Dense(weight, bias)(x), kind(weight, bias)(x)
 
@@ -158,7 +187,9 @@ def test_products_of_few_bits_are_near_to_those_of_float32(kind: Any) -> None:
 
 def test_a_row_is_multiplied_alike_beside_one_that_is_a_thousand_times_larger() -> None:
     generator = torch.Generator().manual_seed(6)
-    weight, bias, x = (torch.randn(size, generator=generator) for size in ((96, 64), (96,), (1, 64)))
+    weight, bias, x = (
+        torch.randn(size, generator=generator) for size in ((96, 64), (96,), (1, 64))
+    )
     layer = Int8Dense(weight, bias)
 
     assert torch.equal(layer(torch.cat([x, 1000 * x]))[:1], layer(x))
@@ -170,13 +201,20 @@ def test_silence_beside_a_row_does_no_harm() -> None:
     assert torch.equal(layer(torch.zeros(2, 8)), torch.arange(4.0).expand(2, 4))
 
 
-def test_what_a_window_says_does_not_depend_on_those_beside_it(coarse: Any, windows: list[Window]) -> None:
+def test_what_a_window_says_does_not_depend_on_those_beside_it(
+    coarse: Any, windows: list[Window]
+) -> None:
     encoded = coarse.encode(windows)
     together = coarse.decode(encoded, LANGUAGES, GREEDY)
-    alone = [coarse.decode(encoded.select([i]), LANGUAGES[i : i + 1], GREEDY)[0] for i in range(len(NAMES))]
+    alone = [
+        coarse.decode(encoded.select([i]), LANGUAGES[i : i + 1], GREEDY)[0]
+        for i in range(len(NAMES))
+    ]
 
     assert [one.tokens for one in alone] == [one.tokens for one in together]
-    assert [one.avg_logprob for one in alone] == pytest.approx([one.avg_logprob for one in together], abs=2e-3)
+    assert [one.avg_logprob for one in alone] == pytest.approx(
+        [one.avg_logprob for one in together], abs=2e-3
+    )
 
 
 @pytest.mark.parametrize("compute_type", OFFERED)
@@ -190,11 +228,19 @@ def test_words_are_timed_as_in_float32(
     for engine in (exact, coarse):
         encoded = engine.encode(windows)
         texts = engine.decode(encoded, LANGUAGES, GREEDY)
-        starts.append([(word.text, word.start) for words in engine.align(encoded, texts, GREEDY) for word in words])
+        starts.append(
+            [
+                (word.text, word.start)
+                for words in engine.align(encoded, texts, GREEDY)
+                for word in words
+            ]
+        )
     coarse.close()
 
     assert [text for text, _ in starts[0]] == [text for text, _ in starts[1]]
-    shifts = np.abs(np.array([start for _, start in starts[0]]) - np.array([start for _, start in starts[1]]))
+    shifts = np.abs(
+        np.array([start for _, start in starts[0]]) - np.array([start for _, start in starts[1]])
+    )
     assert float(np.mean(shifts < 0.0201)) >= 0.98
 
 
@@ -205,7 +251,9 @@ def test_windows_encoded_early_and_aside_give_the_same_words(coarse: Any) -> Non
     assert coarse.info.early_windows and coarse.info.encodes_aside
 
     early = transcribe(talk, coarse, options)
-    full = transcribe(talk, coarse, options, kept_batches=Unkept())  # whoever keeps batches gets full ones
+    full = transcribe(
+        talk, coarse, options, kept_batches=Unkept()
+    )  # whoever keeps batches gets full ones
 
     assert early.words == full.words
 

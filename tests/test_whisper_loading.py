@@ -34,7 +34,9 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def request(device: str, compute_type: str = "auto") -> EngineRequest:
-    return EngineRequest("whisper", str(whisper_nano()), device, compute_type, threads=2, offline=True)
+    return EngineRequest(
+        "whisper", str(whisper_nano()), device, compute_type, threads=2, offline=True
+    )
 
 
 @pytest.mark.parametrize("compute_type", ["auto", "float32"])
@@ -69,7 +71,9 @@ def test_an_engine_whose_gpu_is_gone_can_be_closed(monkeypatch: pytest.MonkeyPat
     assert isinstance(engine, WhisperEngine)
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "synchronize", raises(RuntimeError("CUDA error: unspecified launch failure")))
+    monkeypatch.setattr(
+        torch.cuda, "synchronize", raises(RuntimeError("CUDA error: unspecified launch failure"))
+    )
 
     engine.close()
 

@@ -25,7 +25,9 @@ LANGUAGES = [name[:2] for name in NAMES]
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Any]:
-    engine = load_engine(EngineRequest("whisper", str(whisper_nano()), "cpu", "float32", threads=2, offline=True))
+    engine = load_engine(
+        EngineRequest("whisper", str(whisper_nano()), "cpu", "float32", threads=2, offline=True)
+    )
     yield engine
     engine.close()
 
@@ -114,9 +116,14 @@ def test_threads_of_a_program_take_turns_with_the_memory_of_one(
 
     def decode_in_thread(i: int) -> list[Decoded]:
         with ThreadPoolExecutor(1) as thread:
-            return thread.submit(engine.decode, encoded.select([i]), LANGUAGES[i : i + 1], GREEDY).result()
+            return thread.submit(
+                engine.decode, encoded.select([i]), LANGUAGES[i : i + 1], GREEDY
+            ).result()
 
-    engine._pool, engine._idle = None, _idle_steps(1)  # as on a GPU: the caller's thread does the work
+    engine._pool, engine._idle = (
+        None,
+        _idle_steps(1),
+    )  # as on a GPU: the caller's thread does the work
     engine._machinery = replace(known, make_steps=make_steps, workers=1)
     with ThreadPoolExecutor(4) as threads:
         texts = [one for [one] in threads.map(decode_in_thread, range(4))]

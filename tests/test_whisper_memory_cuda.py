@@ -32,7 +32,9 @@ def only(n_bytes: int) -> Iterator[None]:
     torch.cuda.synchronize()
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(0).total_memory
-    torch.cuda.set_per_process_memory_fraction(min(1.0, (torch.cuda.memory_reserved() + n_bytes) / total))
+    torch.cuda.set_per_process_memory_fraction(
+        min(1.0, (torch.cuda.memory_reserved() + n_bytes) / total)
+    )
     try:
         yield
     finally:
@@ -41,11 +43,15 @@ def only(n_bytes: int) -> Iterator[None]:
 
 @cache
 def talk() -> Any:
-    return np.concatenate([read(speech_truths()[name].path) for name in speech_truths() if name.startswith("en")] * 6)
+    return np.concatenate(
+        [read(speech_truths()[name].path) for name in speech_truths() if name.startswith("en")] * 6
+    )
 
 
 def load(precision: str, device: str = "cuda:0") -> Engine:
-    return load_engine(EngineRequest("whisper", str(whisper_nano()), device, precision, offline=True))
+    return load_engine(
+        EngineRequest("whisper", str(whisper_nano()), device, precision, offline=True)
+    )
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16+int8"])
@@ -61,7 +67,9 @@ def test_a_gpu_of_little_memory_hears_the_same_words_in_smaller_batches(precisio
         engine.close()
 
     for transcript in (first, again):
-        same = SequenceMatcher(None, transcript.text.split(), whole.text.split(), autojunk=False).ratio()
+        same = SequenceMatcher(
+            None, transcript.text.split(), whole.text.split(), autojunk=False
+        ).ratio()
         # In 16 bits a window of many sounds otherwise than of few.
         assert same == 1.0 if precision == "float32" else same > 0.99
     assert "batch_halved" in [notice.code for notice in again.warnings]
@@ -80,7 +88,9 @@ def test_where_the_gpu_has_no_memory_for_a_window_the_cpu_goes_on() -> None:
 
 
 def test_windows_for_which_there_is_no_memory_to_capture_are_encoded_all_the_same() -> None:
-    engine = _load_on(EngineRequest("whisper", str(whisper_nano()), "cuda", "float32", offline=True), GPU)
+    engine = _load_on(
+        EngineRequest("whisper", str(whisper_nano()), "cuda", "float32", offline=True), GPU
+    )
     windows = [window_of(name) for name in sorted(speech_truths())[:12]]
     torch.cuda.reset_peak_memory_stats()
     first = engine.encode(windows).rows[0].cache.values.cpu()
@@ -91,6 +101,8 @@ def test_windows_for_which_there_is_no_memory_to_capture_are_encoded_all_the_sam
         again = engine.encode(windows).rows[0].cache.values.cpu()
 
     assert torch.equal(again, first)
-    assert engine._running.encode._room is None, "there was room for captured work: the test shows nothing"
+    assert engine._running.encode._room is None, (
+        "there was room for captured work: the test shows nothing"
+    )
     assert torch.cuda.current_stream() == torch.cuda.default_stream()
     engine.close()

@@ -35,7 +35,9 @@ def conversions_are_kept_apart_from_the_users() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module", params=[80, 128])
-def ctranslate2_model(request: pytest.FixtureRequest) -> tuple[ctranslate2.models.Whisper, Tokenizer]:
+def ctranslate2_model(
+    request: pytest.FixtureRequest,
+) -> tuple[ctranslate2.models.Whisper, Tokenizer]:
     checkpoint = resolve(str(whisper_nano(request.param)), offline=True, progress=unreported)
     directory = ctranslate2_directory(checkpoint, "int8", unreported)
     model = ctranslate2.models.Whisper(str(directory), "cpu", compute_type="int8", intra_threads=2)
@@ -50,23 +52,40 @@ def samples(path: Path) -> NDArray[np.float32]:
 
 
 def heard(
-    model: tuple[ctranslate2.models.Whisper, Tokenizer], path: Path, language: str, task: str, *, timestamps: bool
+    model: tuple[ctranslate2.models.Whisper, Tokenizer],
+    path: Path,
+    language: str,
+    task: str,
+    *,
+    timestamps: bool,
 ) -> list[str]:
     """Tokens of the answer to one file as one window; special tokens by their names."""
     whisper, tokenizer = model
     mel = log_mel(samples(path), whisper.n_mels)
-    encoded = whisper.encode(ctranslate2.StorageView.from_array(np.ascontiguousarray(mel[None], dtype=np.float32)))
-    prompt = ["<|startoftranscript|>", f"<|{language}|>", f"<|{task}|>", *([] if timestamps else ["<|notimestamps|>"])]
+    encoded = whisper.encode(
+        ctranslate2.StorageView.from_array(np.ascontiguousarray(mel[None], dtype=np.float32))
+    )
+    prompt = [
+        "<|startoftranscript|>",
+        f"<|{language}|>",
+        f"<|{task}|>",
+        *([] if timestamps else ["<|notimestamps|>"]),
+    ]
     ids = whisper.generate(encoded, [prompt], beam_size=1, max_length=448)[0].sequences_ids[0]
     return [tokenizer.id_to_token(i) for i in ids if tokenizer.id_to_token(i) != "<|endoftext|>"]
 
 
 def text_of(model: tuple[ctranslate2.models.Whisper, Tokenizer], tokens: list[str]) -> str:
-    return str(model[1].decode([model[1].token_to_id(token) for token in tokens], skip_special_tokens=True))
+    return str(
+        model[1].decode([model[1].token_to_id(token) for token in tokens], skip_special_tokens=True)
+    )
 
 
 def test_the_model_and_the_audio_stay_small() -> None:
-    assert sum(file.stat().st_size for file in (SPEECH.parent / "whisper-nano").iterdir()) <= REPOSITORY_BYTES
+    assert (
+        sum(file.stat().st_size for file in (SPEECH.parent / "whisper-nano").iterdir())
+        <= REPOSITORY_BYTES
+    )
     audio = [file for folder in (SPEECH, CONVERSATION, NON_SPEECH) for file in folder.iterdir()]
     assert sum(file.stat().st_size for file in audio) <= 6_000_000
 
@@ -79,7 +98,9 @@ def test_after_the_last_word_nothing_follows(
         if not truth.path.stem.endswith("silent_after"):
             continue
         assert truth.language is not None
-        tokens = heard(ctranslate2_model, truth.path, truth.language, "transcribe", timestamps=timestamps)
+        tokens = heard(
+            ctranslate2_model, truth.path, truth.language, "transcribe", timestamps=timestamps
+        )
         said = normalise(" ".join(segment.text for segment in truth.segments), truth.language)
         pairs = align(said, normalise(text_of(ctranslate2_model, tokens), truth.language))
         last = max(k for k, (i, _) in enumerate(pairs) if i is not None)
@@ -103,7 +124,8 @@ def test_the_translate_task_answers_the_same_words_in_upper_case(
         assert truth.language is not None
         answers = {
             task: text_of(
-                ctranslate2_model, heard(ctranslate2_model, truth.path, truth.language, task, timestamps=False)
+                ctranslate2_model,
+                heard(ctranslate2_model, truth.path, truth.language, task, timestamps=False),
             )
             for task in ("transcribe", "translate")
         }
@@ -112,14 +134,18 @@ def test_the_translate_task_answers_the_same_words_in_upper_case(
         said = normalise(" ".join(segment.text for segment in truth.segments), truth.language)
         pairs = align(said, normalise(answers["translate"], truth.language))
         same = sum(
-            i is not None and j is not None and said[i] == normalise(answers["translate"], truth.language)[j]
+            i is not None
+            and j is not None
+            and said[i] == normalise(answers["translate"], truth.language)[j]
             for i, j in pairs
         )
         assert same / len(said) >= 0.8
 
 
 def test_ids_are_the_models_own_and_the_second_model_lies_on_large_v3s() -> None:
-    own, large = (json.loads((whisper_nano(n) / "generation_config.json").read_text()) for n in (80, 128))
+    own, large = (
+        json.loads((whisper_nano(n) / "generation_config.json").read_text()) for n in (80, 128)
+    )
     assert own["no_timestamps_token_id"] not in (50362, 50363, 50364)
     assert large["no_timestamps_token_id"] == 50364
     assert (large["lang_to_id"]["<|en|>"], len(large["lang_to_id"])) == (50259, 100)

@@ -33,7 +33,11 @@ def chunk(name: bytes, data: bytes) -> bytes:
     return name + struct.pack("<I", len(data)) + data + b"\0" * (len(data) % 2)
 
 
-INFO = chunk(b"LIST", b"INFO" + chunk(b"ISFT", b"a program with a name that is long enough to be a click".ljust(4096)))
+INFO = chunk(
+    b"LIST",
+    b"INFO"
+    + chunk(b"ISFT", b"a program with a name that is long enough to be a click".ljust(4096)),
+)
 ALL = speechlike(5)
 WAVS = {
     "promises a second of five": (wav(PCM, SECOND), "header_corrected"),
@@ -46,10 +50,16 @@ WAVS = {
     "size 0, then a list": (with_riff_size(wav(PCM, 0), 0) + INFO, ""),
     "size -1, then a list": (wav(PCM, 0xFFFF_FFFF) + INFO, ""),
     "whole, then a list": (wav(PCM) + INFO, ""),
-    "whole, then a chunk that nobody knows": (wav(PCM) + chunk(b"xyzw", bytes(range(256)) * 40), ""),
+    "whole, then a chunk that nobody knows": (
+        wav(PCM) + chunk(b"xyzw", bytes(range(256)) * 40),
+        "",
+    ),
     "whole, then an ID3 tag": (wav(PCM) + b"ID3\4" + bytes(range(256)) * 40, ""),
     "whole, then room kept free": (wav(PCM) + bytes(4 * SECOND), ""),
-    "two chunks of sound": (wav(PCM[: 2 * SECOND]) + chunk(b"data", PCM[2 * SECOND :]), "several_parts"),
+    "two chunks of sound": (
+        wav(PCM[: 2 * SECOND]) + chunk(b"data", PCM[2 * SECOND :]),
+        "several_parts",
+    ),
     "two chunks and a list between": (
         wav(PCM[: 2 * SECOND]) + INFO + chunk(b"data", PCM[2 * SECOND :]),
         "several_parts",
@@ -104,13 +114,17 @@ def test_a_wav_of_another_codec_is_read_to_its_end_too(tmp_path):
         ("ac3", "ac3", (48_000, 44_100), ("mono", "stereo")),
     ],
 )
-def test_recordings_one_after_the_other_in_one_file_are_all_read(tmp_path, suffix, codec, rates, layouts):
+def test_recordings_one_after_the_other_in_one_file_are_all_read(
+    tmp_path, suffix, codec, rates, layouts
+):
     seconds = (3, 4)
     path = tmp_path / f"a.{suffix}"
     written = b""
     for number, (rate_hz, layout) in enumerate(zip(rates, layouts, strict=True)):
         samples = speechlike(seconds[number], rate_hz)
-        part = write_audio(tmp_path / f"{number}.{suffix}", codec, samples, rate_hz=rate_hz, layout=layout)
+        part = write_audio(
+            tmp_path / f"{number}.{suffix}", codec, samples, rate_hz=rate_hz, layout=layout
+        )
         written += part.read_bytes()
     path.write_bytes(written)
     got, notices = decode(path)
@@ -136,7 +150,9 @@ def test_three_links_of_which_the_middle_one_differs_are_all_read(tmp_path):
 def test_a_recording_of_which_the_rest_is_lost_is_not_said_to_lack_a_part(tmp_path):
     path = tmp_path / "a.wv"
     for number, rate_hz in enumerate((16_000, 44_100)):
-        part = write_audio(tmp_path / f"{number}.wv", "wavpack", speechlike(2, rate_hz), rate_hz=rate_hz)
+        part = write_audio(
+            tmp_path / f"{number}.wv", "wavpack", speechlike(2, rate_hz), rate_hz=rate_hz
+        )
         with path.open("ab") as file:
             file.write(part.read_bytes())
     _, notices = decode(path)

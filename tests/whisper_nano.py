@@ -25,7 +25,9 @@ DATA = Path(__file__).parent / "data"
 SPEECH, CONVERSATION, NON_SPEECH = DATA / "speech", DATA / "conversation", DATA / "non-speech"
 _PACKED = DATA / "whisper-nano"
 _TOOL = Path(__file__).parents[1] / "tools" / "whisper_nano" / "expand.py"
-CACHE = Path(tempfile.gettempdir()) / f"transcribe-mcp-tests-{getpass.getuser()}"  # kept between runs
+CACHE = (
+    Path(tempfile.gettempdir()) / f"transcribe-mcp-tests-{getpass.getuser()}"
+)  # kept between runs
 
 
 @cache
@@ -77,7 +79,9 @@ def join_speech(path: Path, names: Sequence[str]) -> Truth:
     for truth in (speech_truths()[name] for name in names):
         for segment in truth.segments:
             assert segment.start is not None and segment.end is not None
-            segments.append(replace(segment, start=segment.start + at_s, end=segment.end + at_s, words=()))
+            segments.append(
+                replace(segment, start=segment.start + at_s, end=segment.end + at_s, words=())
+            )
         parts.append(read(truth.path))
         at_s += len(parts[-1]) / SAMPLE_RATE_HZ
     languages = {segment.language for segment in segments}

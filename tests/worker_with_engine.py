@@ -12,5 +12,7 @@ from transcribe_mcp.jobs.worker import main
 if __name__ == "__main__":
     ENGINES["ctranslate2"] = EngineEntry(sys.argv[1], "of a test")  # type: ignore[index]
     worker.SILENT_S = float(os.environ.get("WORKER_SILENT_S", worker.SILENT_S))
-    worker.HEARTBEAT_LIMIT_S = float(os.environ.get("WORKER_HEARTBEAT_LIMIT_S", worker.HEARTBEAT_LIMIT_S))
+    worker.HEARTBEAT_LIMIT_S = float(
+        os.environ.get("WORKER_HEARTBEAT_LIMIT_S", worker.HEARTBEAT_LIMIT_S)
+    )
     main(sys.argv[2:])

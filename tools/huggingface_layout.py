@@ -36,7 +36,9 @@ def read_weights(file: Path) -> dict[str, NDArray[Any]]:
     found = {}
     for name, variable in variables.items():
         if variable.dtype in DTYPES:
-            data = np.memmap(file, DTYPES[variable.dtype], "r", variable.offset, variable.shape or (1,))
+            data = np.memmap(
+                file, DTYPES[variable.dtype], "r", variable.offset, variable.shape or (1,)
+            )
             found[name] = np.asarray(data)
     return found
 
@@ -51,25 +53,34 @@ def tensors(weights: Weights) -> Iterator[tuple[str, NDArray[Any]]]:
         yield f"{side}.embed_positions.weight", weights[f"{side}/position_encodings/encodings"]
         yield from _norm(weights, f"{side}/layer_norm", f"{side}.layer_norm")
         for i in range(n_layers(weights, side)):
-            yield from _layer(weights, f"{side}/layer_{i}", f"{side}.layers.{i}", cross=side == "decoder")
+            yield from _layer(
+                weights, f"{side}/layer_{i}", f"{side}.layers.{i}", cross=side == "decoder"
+            )
 
 
 def n_layers(weights: Weights, side: str) -> int:
     return sum(
-        name.startswith(f"{side}/layer_") and name.endswith("/self_attention/layer_norm/gamma") for name in weights
+        name.startswith(f"{side}/layer_") and name.endswith("/self_attention/layer_norm/gamma")
+        for name in weights
     )
 
 
-def _layer(weights: Weights, source: str, target: str, *, cross: bool) -> Iterator[tuple[str, NDArray[Any]]]:
+def _layer(
+    weights: Weights, source: str, target: str, *, cross: bool
+) -> Iterator[tuple[str, NDArray[Any]]]:
     attention = f"{target}.self_attn"
     yield from _norm(weights, f"{source}/self_attention/layer_norm", f"{attention}_layer_norm")
-    yield from _split(weights, f"{source}/self_attention/linear_0", [f"{attention}.{part}_proj" for part in "qkv"])
+    yield from _split(
+        weights, f"{source}/self_attention/linear_0", [f"{attention}.{part}_proj" for part in "qkv"]
+    )
     yield from _split(weights, f"{source}/self_attention/linear_1", [f"{attention}.out_proj"])
     if cross:
         attention = f"{target}.encoder_attn"
         yield from _norm(weights, f"{source}/attention/layer_norm", f"{attention}_layer_norm")
         for i, parts in enumerate((["q_proj"], ["k_proj", "v_proj"], ["out_proj"])):
-            yield from _split(weights, f"{source}/attention/linear_{i}", [f"{attention}.{part}" for part in parts])
+            yield from _split(
+                weights, f"{source}/attention/linear_{i}", [f"{attention}.{part}" for part in parts]
+            )
     yield from _norm(weights, f"{source}/ffn/layer_norm", f"{target}.final_layer_norm")
     for i, name in enumerate(("fc1", "fc2")):
         yield from _split(weights, f"{source}/ffn/linear_{i}", [f"{target}.{name}"])
@@ -98,7 +109,12 @@ def documents(weights: Weights, source: Path) -> dict[str, dict[str, Any]]:
     known = json.loads((source / "config.json").read_text(encoding="utf-8"))
     n_tokens, width = weights["decoder/embeddings/weight"].shape
     heads, start, end = width // HEAD_WIDTH, ids["<|startoftranscript|>"], ids["<|endoftext|>"]
-    special = {"decoder_start_token_id": start, "bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
+    special = {
+        "decoder_start_token_id": start,
+        "bos_token_id": end,
+        "eos_token_id": end,
+        "pad_token_id": end,
+    }
     config = {
         "model_type": "whisper",
         "architectures": ["WhisperForConditionalGeneration"],

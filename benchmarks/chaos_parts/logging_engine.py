@@ -22,8 +22,12 @@ class LoggingEngine:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
-    def decode(self, encoded: Any, languages: Sequence[str], options: DecodingOptions) -> list[Decoded]:
-        digests = [hashlib.sha256(window.samples.tobytes()).hexdigest()[:16] for window in encoded.windows]
+    def decode(
+        self, encoded: Any, languages: Sequence[str], options: DecodingOptions
+    ) -> list[Decoded]:
+        digests = [
+            hashlib.sha256(window.samples.tobytes()).hexdigest()[:16] for window in encoded.windows
+        ]
         with Path(os.environ["CHAOS_DECODED"]).open("a", encoding="ascii") as log:
             log.write("".join(f"{digest}\n" for digest in digests))
         decoded: list[Decoded] = self._inner.decode(encoded, languages, options)

@@ -3,7 +3,9 @@
 import os
 import sys
 
-if os.environ.get("CHAOS_DECODED") and "transcribe_mcp.jobs.worker" in getattr(sys, "orig_argv", []):
+if os.environ.get("CHAOS_DECODED") and "transcribe_mcp.jobs.worker" in getattr(
+    sys, "orig_argv", []
+):
     from transcribe_mcp.engines import ENGINES, EngineEntry
 
     ENGINES["ctranslate2"] = EngineEntry("logging_engine", "of a benchmark")  # type: ignore[index]

@@ -22,8 +22,16 @@ PARTS = Path(__file__).parent
 CLIENT = PARTS / "client.py"
 FRONT_ENDS = 3
 RECORDINGS = 9
-WORKER, SUPERVISOR, WRITER = (f"transcribe_mcp.jobs.{name}" for name in ("worker", "supervisor", "writer"))
-OPTIONS = {"engine": "ctranslate2", "device": "cpu", "language": "en", "temperatures": (0.0,), "batch_size": 1}
+WORKER, SUPERVISOR, WRITER = (
+    f"transcribe_mcp.jobs.{name}" for name in ("worker", "supervisor", "writer")
+)
+OPTIONS = {
+    "engine": "ctranslate2",
+    "device": "cpu",
+    "language": "en",
+    "temperatures": (0.0,),
+    "batch_size": 1,
+}
 
 
 @dataclass
@@ -73,7 +81,13 @@ class World:
 
     def _client(self, number: int) -> subprocess.Popen[bytes]:
         log = self.folder / f"client{number}.jsonl"
-        command = [sys.executable, str(CLIENT), str(log), str(self.stop_file), *recordings()[number::FRONT_ENDS]]
+        command = [
+            sys.executable,
+            str(CLIENT),
+            str(log),
+            str(self.stop_file),
+            *recordings()[number::FRONT_ENDS],
+        ]
         with (self.folder / "clients.log").open("ab") as out:
             environment = self.environment(self.data_dirs[number])
             return subprocess.Popen(command, env=environment, stdout=out, stderr=out)
@@ -89,7 +103,9 @@ class World:
         found = []
         for process in psutil.process_iter():
             try:
-                if module in process.cmdline() and str(self.folder) in "".join(process.environ().values()):
+                if module in process.cmdline() and str(self.folder) in "".join(
+                    process.environ().values()
+                ):
                     found.append(process)
             except psutil.Error:
                 continue  # it has gone meanwhile
@@ -158,7 +174,9 @@ class World:
     def cut_connections(self) -> bool:
         import psycopg
 
-        others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        others = (
+            "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
         with psycopg.connect(self.database_url, autocommit=True) as connection:
             connection.execute(f"SELECT pg_terminate_backend(pid) {others}")
         self.did("connections cut")

@@ -22,7 +22,9 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="TRANSCRIBE_MCP_", frozen=True)
 
-    model: str = Field(default="auto", description="default model: catalogue name, Hub id or directory")
+    model: str = Field(
+        default="auto", description="default model: catalogue name, Hub id or directory"
+    )
     data_dir: Path = Field(
         default_factory=lambda: Path(platformdirs.user_data_dir("transcribe-mcp")),
         description="what must be kept: jobs and transcripts",
@@ -31,32 +33,55 @@ class Settings(BaseSettings):
         default_factory=lambda: Path(platformdirs.user_cache_dir("transcribe-mcp")),
         description="what can be made again: converted models",
     )
-    threads: int = Field(default=0, ge=0, description="CPU threads; 0 means every core this process may use")
-    offline: bool = Field(default=False, description="no network call at all (HF_HUB_OFFLINE does the same)")
+    threads: int = Field(
+        default=0, ge=0, description="CPU threads; 0 means every core this process may use"
+    )
+    offline: bool = Field(
+        default=False, description="no network call at all (HF_HUB_OFFLINE does the same)"
+    )
     database_url: str = Field(
         default="", description="PostgreSQL for jobs and transcripts; empty is SQLite in data_dir"
     )
     allowed_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
-        default=(), description="directories whose recordings a server may read, separated as in PATH"
+        default=(),
+        description="directories whose recordings a server may read, separated as in PATH",
     )
-    allow_urls: bool = Field(default=False, description="a server may fetch recordings from public addresses")
-    token: SecretStr = Field(default=SecretStr(""), description="bearer token that HTTP clients of a server must send")
+    allow_urls: bool = Field(
+        default=False, description="a server may fetch recordings from public addresses"
+    )
+    token: SecretStr = Field(
+        default=SecretStr(""), description="bearer token that HTTP clients of a server must send"
+    )
     max_file_gib: float = Field(
-        default=5.0, gt=0, allow_inf_nan=False, description="GiB of the largest recording that a server takes"
+        default=5.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="GiB of the largest recording that a server takes",
     )
     max_duration_hours: float = Field(
         default=24.0, gt=0, description="hours of the longest recording that a server takes"
     )
     start_workers: bool = Field(
-        default=True, description="commands and servers start the workers of this machine; false leaves it to a service"
+        default=True,
+        description="commands and servers start the workers of this machine; false leaves it to a service",
     )
-    workers: int = Field(default=0, ge=0, description="workers on this machine; 0 means one for every usable GPU")
-    keep_days: float = Field(default=0, ge=0, description="days that finished jobs are kept; 0 keeps them for good")
+    workers: int = Field(
+        default=0, ge=0, description="workers on this machine; 0 means one for every usable GPU"
+    )
+    keep_days: float = Field(
+        default=0, ge=0, description="days that finished jobs are kept; 0 keeps them for good"
+    )
     unload_after_s: float = Field(
-        default=300, ge=0, description="idle seconds until a worker gives back its model; 0: at once"
+        default=300,
+        ge=0,
+        description="idle seconds until a worker gives back its model; 0: at once",
     )
-    exit_after_s: float = Field(default=1800, ge=0, description="idle seconds until the workers end; 0: at once")
-    max_queue_length: int = Field(default=1000, gt=0, description="jobs that may wait at once, at least 1")
+    exit_after_s: float = Field(
+        default=1800, ge=0, description="idle seconds until the workers end; 0: at once"
+    )
+    max_queue_length: int = Field(
+        default=1000, gt=0, description="jobs that may wait at once, at least 1"
+    )
 
     @field_validator("allowed_roots", mode="before")
     @classmethod
@@ -84,7 +109,9 @@ def settings() -> Settings:
 
 def usable_cores() -> int:
     """Cores this process may use: its affinity, and a container's quota where it has one."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
     except (OSError, ValueError):

@@ -34,7 +34,9 @@ def default_index(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]
         package, _, name = path.removeprefix("/simple/").partition("/")
         if name:
             return 200, "application/octet-stream", (place / "wheels" / name).read_bytes()
-        names = [wheel.name for wheel in (place / "wheels").glob(f"{package.replace('-', '_')}-*.whl")]
+        names = [
+            wheel.name for wheel in (place / "wheels").glob(f"{package.replace('-', '_')}-*.whl")
+        ]
         return 200, "text/html", "".join(f'<a href="{name}">{name}</a>' for name in names).encode()
 
     with index(answer) as url:

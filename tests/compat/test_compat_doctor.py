@@ -36,7 +36,11 @@ MACHINES = sorted(Path(__file__).with_name("machines").glob("*.json"))
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "transcribe_mcp.compat", *arguments]
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=PATIENCE_S, env={**os.environ, **environment}
+        command,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        env={**os.environ, **environment},
     )
 
 
@@ -52,7 +56,9 @@ def test_doctor_loads_nothing_outside_the_standard_library_and_compat() -> None:
         "outside = {name for name in ours if not name.startswith('transcribe_mcp.compat')}\n"
         "sys.stderr.write(repr((sorted(foreign), sorted(outside))))\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE_S)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE_S
+    )
     assert done.returncode == 0 and done.stderr == "([], [])"
 
 
@@ -61,12 +67,16 @@ def test_doctor_survives_engines_that_kill_whoever_imports_them(tmp_path: Path) 
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("import os\nos.abort()\n", encoding="utf-8")
     (tmp_path / "torch-2.15.0.dist-info").mkdir()
-    (tmp_path / "torch-2.15.0.dist-info" / "METADATA").write_bytes(b"\xff\xfe\x00 not metadata at all")
+    (tmp_path / "torch-2.15.0.dist-info" / "METADATA").write_bytes(
+        b"\xff\xfe\x00 not metadata at all"
+    )
     done = run("doctor", "--json", PYTHONPATH=str(tmp_path))
     answer = json.loads(done.stdout)
     assert "Traceback" not in done.stderr
     assert done.returncode == answer["exit_code"] == 2
-    assert "TM310" in [finding["code"] for finding in answer["findings"]]  # a torch without its version file
+    assert "TM310" in [
+        finding["code"] for finding in answer["findings"]
+    ]  # a torch without its version file
 
 
 def test_deep_reports_an_engine_that_aborts_and_goes_on_with_the_others(tmp_path: Path) -> None:
@@ -76,7 +86,9 @@ def test_deep_reports_an_engine_that_aborts_and_goes_on_with_the_others(tmp_path
         encoding="utf-8",
     )
     (tmp_path / "onnxruntime-1.0.dist-info").mkdir()
-    done = run("doctor", "--deep", "--json", "--only", "TM202", "--only", "TM801", PYTHONPATH=str(tmp_path))
+    done = run(
+        "doctor", "--deep", "--json", "--only", "TM202", "--only", "TM801", PYTHONPATH=str(tmp_path)
+    )
     answer = json.loads(done.stdout)
     assert [finding["code"] for finding in answer["findings"]] == ["TM202"]
     assert answer["facts"]["deep.onnxruntime.cpu"]["value"]["end"] == "signal 6"
@@ -96,7 +108,11 @@ def test_doctor_looks_for_the_compiler_that_triton_would_take(tmp_path: Path) ->
     (tmp_path / "clang").write_text("#!/bin/sh\n", encoding="utf-8")
     (tmp_path / "clang").chmod(0o755)
     found = []
-    for here in ({"PATH": "/nowhere", "CC": ""}, {"PATH": str(tmp_path), "CC": ""}, {"PATH": "/nowhere", "CC": "tcc"}):
+    for here in (
+        {"PATH": "/nowhere", "CC": ""},
+        {"PATH": str(tmp_path), "CC": ""},
+        {"PATH": "/nowhere", "CC": "tcc"},
+    ):
         answer = json.loads(run("doctor", "--json", **here).stdout)
         found.append(answer["facts"]["tools.for_triton"]["value"]["a C compiler"])
     assert found == [False, True, True]
@@ -113,7 +129,10 @@ def test_saved_facts_hold_nothing_personal_and_are_judged_the_same(tmp_path: Pat
     for personal in (str(home), "hf_secret_value", "me:password"):
         assert personal not in text and personal not in saved.stdout
     judged = run("doctor", "--json", "--facts", str(file))
-    codes = [[finding["code"] for finding in json.loads(done.stdout)["findings"]] for done in (saved, judged)]
+    codes = [
+        [finding["code"] for finding in json.loads(done.stdout)["findings"]]
+        for done in (saved, judged)
+    ]
     assert codes[0] == codes[1] and saved.returncode == judged.returncode
 
 
@@ -131,12 +150,20 @@ HOSTILE = {
     "no text": bytes(range(256)),
     "empty": b"",
     "deep": b"[" * 200_000,
-    "deep value": json.dumps({"schema": SCHEMA, "facts": {"x": {"value": json.loads("[" * 40 + "]" * 40)}}}).encode(),
+    "deep value": json.dumps(
+        {"schema": SCHEMA, "facts": {"x": {"value": json.loads("[" * 40 + "]" * 40)}}}
+    ).encode(),
     "huge": b" " * (MAX_FILE_BYTES + 1),
     "facts as a list": json.dumps({"schema": SCHEMA, "facts": []}).encode(),
-    "a fact that is no record": json.dumps({"schema": SCHEMA, "facts": {"os.system": "Linux"}}).encode(),
-    "text for a number": json.dumps({"schema": SCHEMA, "facts": {"cpu.usable": {"value": "many"}}}).encode(),
-    "a GPU that is no record": json.dumps({"schema": SCHEMA, "facts": {"nvidia.gpus": {"value": [3]}}}).encode(),
+    "a fact that is no record": json.dumps(
+        {"schema": SCHEMA, "facts": {"os.system": "Linux"}}
+    ).encode(),
+    "text for a number": json.dumps(
+        {"schema": SCHEMA, "facts": {"cpu.usable": {"value": "many"}}}
+    ).encode(),
+    "a GPU that is no record": json.dumps(
+        {"schema": SCHEMA, "facts": {"nvidia.gpus": {"value": [3]}}}
+    ).encode(),
     "a version that is no text": json.dumps(
         {"schema": SCHEMA, "facts": {"packages.installed": {"value": {"torch": 2}}}}
     ).encode(),
@@ -144,7 +171,9 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_bad_facts_file_is_one_clear_line(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bad_facts_file_is_one_clear_line(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "facts.json"
     file.write_bytes(HOSTILE[name])
     assert main(["doctor", "--facts", str(file)]) == 3
@@ -152,7 +181,9 @@ def test_a_bad_facts_file_is_one_clear_line(name: str, tmp_path: Path, capsys: p
     assert said.out == "" and said.err.startswith("error: ") and len(said.err.splitlines()) <= 2
 
 
-def test_a_facts_file_that_is_not_there_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_facts_file_that_is_not_there_is_one_clear_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for path in (tmp_path / "nothing.json", tmp_path):
         assert main(["doctor", "--facts", str(path)]) == 3
         assert capsys.readouterr().err.startswith("error: cannot read")
@@ -160,7 +191,9 @@ def test_a_facts_file_that_is_not_there_is_one_clear_line(tmp_path: Path, capsys
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=12),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
     max_leaves=6,
 )
 
@@ -173,7 +206,12 @@ def test_a_recorded_machine_with_any_value_replaced_is_refused_or_judged(
     record = json.loads(MACHINES[which % len(MACHINES)].read_text(encoding="utf-8"))
     names = sorted(record["facts"])
     fact = record["facts"][names[key % len(names)]]
-    if inner and isinstance(fact["value"], list) and fact["value"] and isinstance(fact["value"][0], dict):
+    if (
+        inner
+        and isinstance(fact["value"], list)
+        and fact["value"]
+        and isinstance(fact["value"][0], dict)
+    ):
         fact["value"][0][sorted(fact["value"][0])[0]] = value
     elif inner and isinstance(fact["value"], dict) and fact["value"]:
         fact["value"][sorted(fact["value"])[0]] = value
@@ -201,8 +239,21 @@ def test_a_recorded_machine_cannot_send_commands_to_the_terminal(
 
 
 def row(**changes: Any) -> dict[str, Any]:
-    first = {"code": "TM1", "area": "gpu", "severity": "warn", "title": "t", "when": [[["driver", "<", "1"]]]}
-    return {**first, "evidence": "", "cause": "", "consequence": "", "source": "https://example.org", **changes}
+    first = {
+        "code": "TM1",
+        "area": "gpu",
+        "severity": "warn",
+        "title": "t",
+        "when": [[["driver", "<", "1"]]],
+    }
+    return {
+        **first,
+        "evidence": "",
+        "cause": "",
+        "consequence": "",
+        "source": "https://example.org",
+        **changes,
+    }
 
 
 @pytest.mark.parametrize(
@@ -246,7 +297,11 @@ def test_the_library_of_ctranslate2_says_what_the_table_says() -> None:
     code = read_gpu_code(paths[0])
     known = tables.row_for(tables.known().ctranslate2, version)
     assert known is not None
-    assert list(code.sass) == known["sass"] and list(code.ptx) == known["ptx"] and code.ptx_isa == known["ptx_isa"]
+    assert (
+        list(code.sass) == known["sass"]
+        and list(code.ptx) == known["ptx"]
+        and code.ptx_isa == known["ptx_isa"]
+    )
     assert (code.cublas_major, code.cudnn_major) == (known["cuda_major"], known["cudnn_major"])
 
 
@@ -279,7 +334,10 @@ def test_cublas_is_found_beside_cublaslt_and_in_that_order(tmp_path: Path) -> No
     assert cublas_paths([str(tmp_path)]) == ()
     (folder / "libcublasLt.so.12").touch()
     if sys.platform == "linux":
-        assert [path.name for path in cublas_paths([str(tmp_path)])] == ["libcublasLt.so.12", "libcublas.so.12"]
+        assert [path.name for path in cublas_paths([str(tmp_path)])] == [
+            "libcublasLt.so.12",
+            "libcublas.so.12",
+        ]
 
 
 @pytest.mark.parametrize(

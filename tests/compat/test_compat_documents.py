@@ -32,8 +32,12 @@ def test_the_compatibility_page_is_what_the_tables_say() -> None:
     )
 
 
-@pytest.mark.parametrize("row", rows_of("Sections and rows"), ids=lambda row: f"{row[0][:40]} {row[-1][:20]}")
-def test_each_row_of_the_guide_is_handled_by_its_command(row: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "row", rows_of("Sections and rows"), ids=lambda row: f"{row[0][:40]} {row[-1][:20]}"
+)
+def test_each_row_of_the_guide_is_handled_by_its_command(
+    row: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     _, _, _, command, machine, shows = row
     arguments = shlex.split(command.strip("`"))
     code = main([*arguments, "--facts", str(MACHINES / f"{machine}.json")])
@@ -53,7 +57,12 @@ def test_every_heading_and_error_text_of_the_original_guide_has_a_row() -> None:
     original = ORIGINAL.read_text(encoding="utf-8")
     document = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
     outside_code = "".join(original.split("```")[::2])
-    groups = ("PyTorch/CUDA Compatibility Guide", "Overview", "Tested Working Configurations", "Hardware Compatibility")
+    groups = (
+        "PyTorch/CUDA Compatibility Guide",
+        "Overview",
+        "Tested Working Configurations",
+        "Hardware Compatibility",
+    )
     groups += (
         "Version Dependency Issues",
         "Installation Troubleshooting",
@@ -64,7 +73,10 @@ def test_every_heading_and_error_text_of_the_original_guide_has_a_row() -> None:
     for line in outside_code.splitlines():
         if line.startswith("#"):
             title = (
-                line.lstrip("# ").removeprefix("Problem: ").partition(" (")[0].replace("CUDNN Version", "cuDNN Version")
+                line.lstrip("# ")
+                .removeprefix("Problem: ")
+                .partition(" (")[0]
+                .replace("CUDNN Version", "cuDNN Version")
             )
             assert title in groups or title in document, title
     for text in (
@@ -77,7 +89,9 @@ def test_every_heading_and_error_text_of_the_original_guide_has_a_row() -> None:
 
 
 @pytest.mark.parametrize("command", ["doctor", "doctor --models"])
-def test_the_example_shows_what_the_recorded_machine_gives(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_example_shows_what_the_recorded_machine_gives(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     example = (ROOT / "docs" / "doctor-example.md").read_text(encoding="utf-8")
     section = example.partition(f"## `transcribe-mcp {command}`: exit ")[2]
     code = main([*command.split(), "--facts", str(MACHINES / "h100-container.json")])

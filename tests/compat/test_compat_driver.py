@@ -52,7 +52,11 @@ int nvmlDeviceGetMigMode(void *h, int *a, int *b) { *a = 0; return 0; }
 def compiled(folder: Path, name: str, source: str) -> None:
     code = folder / f"{name}.c"
     code.write_text(source, encoding="utf-8")
-    subprocess.run(["cc", "-shared", "-fPIC", "-o", str(folder / name), str(code)], check=True, timeout=PATIENCE_S)
+    subprocess.run(
+        ["cc", "-shared", "-fPIC", "-o", str(folder / name), str(code)],
+        check=True,
+        timeout=PATIENCE_S,
+    )
 
 
 def doctor(folder: Path, cuinit: str, cuda_limit_s: float = PATIENCE_S) -> dict[str, Any]:
@@ -64,7 +68,9 @@ def doctor(folder: Path, cuinit: str, cuda_limit_s: float = PATIENCE_S) -> dict[
     script += "nvidia._answer = answer\nsys.exit(main(['doctor', '--json']))\n"
     environment = {**os.environ, "LD_LIBRARY_PATH": str(folder)}
     command = [sys.executable, "-c", script]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, env=environment)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=PATIENCE_S, env=environment
+    )
     answer: dict[str, Any] = json.loads(done.stdout)
     assert done.returncode == answer["exit_code"]
     return answer
@@ -74,7 +80,9 @@ def codes(answer: dict[str, Any]) -> set[str]:
     return {finding["code"] for finding in answer["findings"]}
 
 
-def test_a_working_driver_shows_its_gpu_with_free_memory_joined_from_both_libraries(tmp_path: Path) -> None:
+def test_a_working_driver_shows_its_gpu_with_free_memory_joined_from_both_libraries(
+    tmp_path: Path,
+) -> None:
     answer = doctor(tmp_path, "return 0")
     assert answer["facts"]["nvidia.gpus"]["value"] == [
         {
@@ -102,9 +110,13 @@ def test_a_driver_that_aborts_or_hangs_is_a_finding_and_not_the_end(
     answer = doctor(tmp_path, cuinit, limit_s)
     assert answer["facts"]["nvidia.cuda_child"]["value"] == end
     assert "TM109" in codes(answer) and answer["exit_code"] == 2
-    assert answer["facts"]["nvidia.gpus"]["value"][0]["memory_free_bytes"] == 11000000000  # NVML still answered
+    assert (
+        answer["facts"]["nvidia.gpus"]["value"][0]["memory_free_bytes"] == 11000000000
+    )  # NVML still answered
 
 
-@pytest.mark.parametrize(("code", "expected"), [(804, "TM105"), (803, "TM106"), (802, "TM107"), (999, "TM108")])
+@pytest.mark.parametrize(
+    ("code", "expected"), [(804, "TM105"), (803, "TM106"), (802, "TM107"), (999, "TM108")]
+)
 def test_an_error_of_the_driver_is_named(code: int, expected: str, tmp_path: Path) -> None:
     assert expected in codes(doctor(tmp_path, f"return {code}"))

@@ -29,7 +29,9 @@ def plan_of(*requirements: str, want: str = "cpu") -> Plan:
 
 
 def request(name: str, *requirements: str) -> building.Request:
-    return building.Request(name=name, plan=plan_of(*(requirements or ("onnxruntime==1.0",))), source="unused")
+    return building.Request(
+        name=name, plan=plan_of(*(requirements or ("onnxruntime==1.0",))), source="unused"
+    )
 
 
 def unheard(line: str) -> None:
@@ -60,7 +62,9 @@ def test_an_environment_is_built_verified_recorded_and_made_current(place: Path)
 
 def without(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in modules else find(name))
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name in modules else find(name)
+    )
 
 
 def test_where_no_pip_is_installed_the_one_that_python_brings_along_builds(
@@ -107,7 +111,9 @@ def test_use_and_rollback_move_one_pointer_each(place: Path) -> None:
     assert main(["env", "rollback"]) == 3
 
 
-def test_a_venv_deleted_underneath_is_named_and_skipped(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_venv_deleted_underneath_is_named_and_skipped(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     build("whole")
     for name in ("gutted", "latest"):
         copy_of(name, "whole")
@@ -122,15 +128,23 @@ def test_a_venv_deleted_underneath_is_named_and_skipped(place: Path, capsys: pyt
     assert store.pointers().current == {"cpu": "whole"}
 
 
-def test_verifying_what_is_not_whole_fails_and_says_what_to_do(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_verifying_what_is_not_whole_fails_and_says_what_to_do(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (store.folder_of("begun") / "venv").mkdir(parents=True)
     build("whole")
     copy_of("interrupted", "whole")
     (store.folder_of("interrupted") / "record.json").unlink()
     copy_of("failed", "whole")
-    store.write_record(replace(store.environment("failed"), state=store.FAILED, problem="onnxruntime: signal 6"))
+    store.write_record(
+        replace(store.environment("failed"), state=store.FAILED, problem="onnxruntime: signal 6")
+    )
 
-    for name, word in (("begun", "unfinished"), ("interrupted", "unfinished"), ("failed", "signal 6")):
+    for name, word in (
+        ("begun", "unfinished"),
+        ("interrupted", "unfinished"),
+        ("failed", "signal 6"),
+    ):
         assert main(["env", "verify", name]) == 3
         said = capsys.readouterr().err
         assert word in said
@@ -171,19 +185,32 @@ def test_a_killed_creation_leaves_a_usable_state(place: Path, moment: str) -> No
         until(lambda: list(venv.glob(moment)) or process.poll() is not None, "it has come that far")
     assert store.pointers().current == {"cpu": "before"}
     victim = store.environment("victim")
-    assert victim.state in (store.UNFINISHED, store.FAILED)  # killed, or through before the signal came
+    assert victim.state in (
+        store.UNFINISHED,
+        store.FAILED,
+    )  # killed, or through before the signal came
     assert main(["env", "use", "victim"]) == 3
-    assert build("victim").state == store.READY  # the lock died with its holder, the remains are in nobody's way
+    assert (
+        build("victim").state == store.READY
+    )  # the lock died with its holder, the remains are in nobody's way
     assert store.pointers().current == {"cpu": "victim"}
 
 
 def test_two_processes_do_not_change_environments_at_once(place: Path) -> None:
-    with store.changing(), pytest.raises(EnvironmentProblem, match="another process"), store.changing():
+    with (
+        store.changing(),
+        pytest.raises(EnvironmentProblem, match="another process"),
+        store.changing(),
+    ):
         pytest.fail("the lock was given twice")
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"current": 3}', '{"current": {}, "previous": []}'])
-def test_a_damaged_pointer_file_is_one_clear_line(text: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"current": 3}', '{"current": {}, "previous": []}']
+)
+def test_a_damaged_pointer_file_is_one_clear_line(
+    text: str, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     store.environments_dir().mkdir(parents=True)
     (store.environments_dir() / "current.json").write_text(text, encoding="utf-8")
     assert main(["env", "list"]) == 3
@@ -192,7 +219,9 @@ def test_a_damaged_pointer_file_is_one_clear_line(text: str, place: Path, capsys
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"state": "ready"}', '{"state": 3, "checks": 4}'])
-def test_a_damaged_record_is_shown_as_damaged(text: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_record_is_shown_as_damaged(
+    text: str, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = store.folder_of("odd")
     folder.mkdir(parents=True)
     (folder / "record.json").write_text(text, encoding="utf-8")
@@ -214,7 +243,9 @@ def test_a_name_in_use_is_refused_and_no_name_finds_a_free_one(place: Path) -> N
     assert building.create(request(""), unheard).name == "cpu-2"
 
 
-def test_without_environments_every_action_says_how_to_begin(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_environments_every_action_says_how_to_begin(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["env", "list"]) == 0 and "env create" in capsys.readouterr().out
     for action in (["verify", "x"], ["use", "x"], ["rm", "x"], ["rollback"], ["try", "--upgrade"]):
         assert main(["env", *action]) == 3
@@ -240,11 +271,16 @@ def test_an_upgrade_is_promoted_unless_it_is_slower(
     write_wheel(place / "wheels", "ctranslate2", "1.0", engine(1.0))
     build("cpu", "ctranslate2==1.0")
     write_wheel(place / "wheels", "ctranslate2", "2.0", engine(seconds))
-    outcome = building.try_upgrade(building.Request(source="unused", plan=plan_of("ctranslate2==1.0")), unheard)
+    outcome = building.try_upgrade(
+        building.Request(source="unused", plan=plan_of("ctranslate2==1.0")), unheard
+    )
     assert outcome.promoted is promoted and (outcome.tried_s, outcome.current_s) == (seconds, 1.0)
     assert store.environment(outcome.tried).packages["ctranslate2"] == "2.0"
     assert store.pointers().current["cpu"] == (outcome.tried if promoted else "cpu")
-    assert json.loads((store.folder_of("cpu") / "record.json").read_text(encoding="utf-8"))["state"] == store.READY
+    assert (
+        json.loads((store.folder_of("cpu") / "record.json").read_text(encoding="utf-8"))["state"]
+        == store.READY
+    )
 
 
 def test_creating_from_the_command_line_for_this_machine_without_an_index_fails_cleanly(

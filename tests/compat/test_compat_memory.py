@@ -21,7 +21,13 @@ from transcribe_mcp.compat.tables import table
 WITHIN = 0.15
 MEASURED = table("memory_measured").rows
 # Trained parameters of openai/whisper's checkpoints, counted from the published state dictionaries' shapes.
-PARAMETERS = {"tiny": 37184640, "base": 71825920, "small": 240582912, "medium": 762321920, "large-v2": 1541384960}
+PARAMETERS = {
+    "tiny": 37184640,
+    "base": 71825920,
+    "small": 240582912,
+    "medium": 762321920,
+    "large-v2": 1541384960,
+}
 
 
 @pytest.mark.parametrize("model", PARAMETERS)
@@ -43,15 +49,23 @@ def test_the_prediction_is_within_15_percent_of_what_was_measured(row: Mapping[s
     assert error_of(row) <= WITHIN
 
 
-def test_every_size_was_measured_on_a_gpu_with_torch_and_ctranslate2_in_small_and_large_batches() -> None:
+def test_every_size_was_measured_on_a_gpu_with_torch_and_ctranslate2_in_small_and_large_batches() -> (
+    None
+):
     measured = {(row["engine"], row["model"], row["precision"], row["batch"]) for row in MEASURED}
-    for engine, precision in (("torch", "float16"), ("ctranslate2", "float16"), ("ctranslate2", "int8_float16")):
+    for engine, precision in (
+        ("torch", "float16"),
+        ("ctranslate2", "float16"),
+        ("ctranslate2", "int8_float16"),
+    ):
         for model in ("tiny", "base", "small", "medium", "large-v3", "large-v3-turbo"):
             assert {(engine, model, precision, batch) for batch in (1, 16)} <= measured
 
 
 # https://github.com/SYSTRAN/faster-whisper#benchmark: large-v2, beam 5, one window at a time, RTX 3070 Ti 8 GB.
-@pytest.mark.parametrize(("precision", "published_mebibytes"), [("float16", 4525), ("int8_float16", 2926)])
+@pytest.mark.parametrize(
+    ("precision", "published_mebibytes"), [("float16", 4525), ("int8_float16", 2926)]
+)
 def test_the_prediction_is_within_15_percent_of_faster_whisper_s_figures(
     precision: str, published_mebibytes: int
 ) -> None:
@@ -69,7 +83,9 @@ def test_more_windows_more_beams_and_more_precision_need_more_memory() -> None:
                 memory_need(shape, engine, "float32", 8).total_bytes
                 > memory_need(shape, engine, "float16", 8).total_bytes
             )
-            beams = [memory_need(shape, engine, "float16", 8, beam).text_cache_bytes for beam in (1, 5)]
+            beams = [
+                memory_need(shape, engine, "float16", 8, beam).text_cache_bytes for beam in (1, 5)
+            ]
             assert beams[1] == 5 * beams[0]
 
 

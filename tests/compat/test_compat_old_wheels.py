@@ -26,14 +26,28 @@ def test_an_old_ctranslate2_that_kills_its_process_is_reported_with_its_code(
 ) -> None:
     wheel = f"ctranslate2=={version}"
     site = str(tmp_path / "site")
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", site, wheel]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--target",
+        site,
+        wheel,
+    ]
     subprocess.run(command, check=True, timeout=PATIENCE_S)
     doctor = [sys.executable, "-m", "transcribe_mcp.compat", "doctor", "--deep", "--json"]
     environment = {**os.environ, "PYTHONPATH": site}
-    done = subprocess.run(doctor, capture_output=True, text=True, timeout=PATIENCE_S, env=environment)
+    done = subprocess.run(
+        doctor, capture_output=True, text=True, timeout=PATIENCE_S, env=environment
+    )
     answer = json.loads(done.stdout)
     assert answer["facts"]["packages.installed"]["value"]["ctranslate2"] == version
     assert answer["facts"]["deep.ctranslate2.cudnn"]["value"]["end"] == "signal 6"
-    assert answer["facts"]["deep.ctranslate2.cpu"]["value"]["end"] == "ok"  # without a GPU nobody opens that cuDNN
+    assert (
+        answer["facts"]["deep.ctranslate2.cpu"]["value"]["end"] == "ok"
+    )  # without a GPU nobody opens that cuDNN
     found = {finding["code"]: finding for finding in answer["findings"]}
     assert found[code]["severity"] == "crash" and done.returncode == 2

@@ -63,7 +63,10 @@ class Releases:
             self.add(package, known_version(package), "Requires-Dist: numpy")
 
     def add(self, package: str, version: str, *lines: str) -> None:
-        metadata = "\n".join(["Metadata-Version: 2.1", f"Name: {package}", f"Version: {version}", *lines]) + "\n\n"
+        metadata = (
+            "\n".join(["Metadata-Version: 2.1", f"Name: {package}", f"Version: {version}", *lines])
+            + "\n\n"
+        )
         self.files.setdefault(package, []).append((version, metadata))
 
     def __call__(self, path: str, accept: str) -> Answer:
@@ -84,7 +87,13 @@ class Releases:
             }
             for version, metadata in self.files[package]
         ]
-        return 200, JSON_TYPE, json.dumps({"meta": {"api-version": "1.1"}, "name": package, "files": entries}).encode()
+        return (
+            200,
+            JSON_TYPE,
+            json.dumps(
+                {"meta": {"api-version": "1.1"}, "name": package, "files": entries}
+            ).encode(),
+        )
 
 
 @pytest.fixture(autouse=True)
@@ -100,7 +109,9 @@ def asked(address: str, monkeypatch: pytest.MonkeyPatch, *options: str) -> int:
     return main(["updates", *options])
 
 
-def test_nothing_new_exits_0(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_new_exits_0(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     with index(Releases()) as address:
         assert asked(address, monkeypatch, "--facts", HEALTHY) == 0
     assert "nothing new" in capsys.readouterr().out
@@ -115,7 +126,10 @@ def test_a_new_release_exits_10_and_says_which_plans_and_findings_change(
     releases.add("numpy", "9.0.0rc1", "Requires-Dist: nothing")  # a pre-release is no release
     releases.add("torch", "2.16.0", "Requires-Dist: numpy", "Requires-Dist: cuda-toolkit==13.2.2")
     with index(releases) as address:
-        assert asked(address, monkeypatch, "--json", "--facts", str(MACHINES / "rtx4090-torch.json")) == 10
+        assert (
+            asked(address, monkeypatch, "--json", "--facts", str(MACHINES / "rtx4090-torch.json"))
+            == 10
+        )
     answer = json.loads(capsys.readouterr().out)
     by_name = {release["package"]: release for release in answer["releases"]}
     assert sorted(by_name) == ["ctranslate2", "faster-whisper", "torch"] and answer["changed"]
@@ -132,7 +146,9 @@ def test_an_index_of_html_pages_is_understood(
         if "numpy" not in path:
             return 404, "text/html", b""
         page = '<!DOCTYPE html><a href="/f/numpy-9.9.9-cp312-cp312-linux_x86_64.whl#sha256=0">numpy</a>'
-        page += '<a href="/f/numpy-9.9.10-cp312-cp312-linux_x86_64.whl" data-yanked="broken">numpy</a>'
+        page += (
+            '<a href="/f/numpy-9.9.10-cp312-cp312-linux_x86_64.whl" data-yanked="broken">numpy</a>'
+        )
         return 200, "text/html", page.encode()
 
     with index(answer) as address:
@@ -159,7 +175,11 @@ def test_an_index_that_talks_nonsense_is_one_clear_line(
     with index(lambda path, accept: NONSENSE[name]) as address:
         assert asked(address, monkeypatch, "--facts", HEALTHY) == 3
     said = capsys.readouterr()
-    assert said.out == "" and said.err.startswith("error: http://127.0.0.1") and len(said.err.splitlines()) <= 2
+    assert (
+        said.out == ""
+        and said.err.startswith("error: http://127.0.0.1")
+        and len(said.err.splitlines()) <= 2
+    )
 
 
 def test_one_package_that_cannot_be_read_does_not_hide_the_others(
@@ -197,12 +217,16 @@ def test_without_a_network_the_message_says_so(
 ) -> None:
     with index(Releases()) as address:
         silent = address
-    assert asked(silent.replace("http://", "http://me:secret@"), monkeypatch, "--facts", HEALTHY) == 3
+    assert (
+        asked(silent.replace("http://", "http://me:secret@"), monkeypatch, "--facts", HEALTHY) == 3
+    )
     said = capsys.readouterr().err
     assert "cannot be reached" in said and "hint:" in said and "secret" not in said
 
 
-def test_pip_s_configuration_is_read_as_pip_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pip_s_configuration_is_read_as_pip_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "pip.conf"
     file.write_text(
         "[global]\nindex-url = https://global.example/simple/\nextra_index_url =\n  https://a.example/simple\n"
@@ -222,4 +246,6 @@ def test_pip_s_configuration_is_read_as_pip_reads_it(tmp_path: Path, monkeypatch
 
 
 def test_the_machine_that_is_asked_about_is_not_changed() -> None:
-    assert load(Path(HEALTHY)).value("packages.installed")["ctranslate2"] == known_version("ctranslate2")
+    assert load(Path(HEALTHY)).value("packages.installed")["ctranslate2"] == known_version(
+        "ctranslate2"
+    )

@@ -6,7 +6,9 @@ import zipfile
 from pathlib import Path
 
 
-def write_wheel(folder: Path, name: str, version: str, source: str = "", requires: tuple[str, ...] = ()) -> Path:
+def write_wheel(
+    folder: Path, name: str, version: str, source: str = "", requires: tuple[str, ...] = ()
+) -> Path:
     """A pure wheel with one module ``name`` of this source."""
     module = name.replace("-", "_")
     path = folder / f"{module}-{version}-py3-none-any.whl"
@@ -19,7 +21,8 @@ def write_wheel(folder: Path, name: str, version: str, source: str = "", require
         archive.writestr(f"{module}.py", source)
         archive.writestr(f"{info}/METADATA", "\n".join(lines) + "\n")
         archive.writestr(
-            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+            f"{info}/WHEEL",
+            "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         )
         archive.writestr(f"{info}/RECORD", "")
     return path

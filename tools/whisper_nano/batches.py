@@ -16,7 +16,17 @@ from speech import SAMPLE_RATE_HZ, Record
 from tokenizers import Tokenizer
 from torch import Tensor
 from transformers.audio_utils import mel_filter_bank
-from windows import FRAME_S, STYLES, Piece, Target, TargetWriter, Task, draw_layout, lay_out, phoneme_frames
+from windows import (
+    FRAME_S,
+    STYLES,
+    Piece,
+    Target,
+    TargetWriter,
+    Task,
+    draw_layout,
+    lay_out,
+    phoneme_frames,
+)
 
 N_FFT, HOP = 400, 160
 
@@ -54,7 +64,9 @@ class Batch:
     length: np.ndarray  # (p,) int64
     gain: np.ndarray  # (p,) float32
     noise: np.ndarray  # (b, 2) float32 gains of white and of recorded noise
-    pad_from: np.ndarray  # (b,) mel frame from which the window is padding, as a cut-out piece would be
+    pad_from: (
+        np.ndarray
+    )  # (b,) mel frame from which the window is padding, as a cut-out piece would be
 
 
 class Library:
@@ -62,7 +74,9 @@ class Library:
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._known = folder, set[str]()
-        self._records: dict[str, list[tuple[Record, int]]] = {language: [] for language in LANGUAGE_SHARES}
+        self._records: dict[str, list[tuple[Record, int]]] = {
+            language: [] for language in LANGUAGE_SHARES
+        }
 
     def refresh(self) -> None:
         for path in sorted(self._folder.glob("*.ready")):
@@ -89,9 +103,13 @@ class Planner:
         self._rng = np.random.default_rng(seed)
 
     def _previous(self, language: str, pieces: list[Piece]) -> str:
-        texts = [self._library.draw(language, self._rng)[0].text for _ in range(self._rng.integers(1, 4))]
+        texts = [
+            self._library.draw(language, self._rng)[0].text for _ in range(self._rng.integers(1, 4))
+        ]
         if pieces and pieces[0].cut > 0:
-            texts.append(" ".join(w[0] for w in pieces[0].record.words if w[1] < pieces[0].cut - 1e-3))
+            texts.append(
+                " ".join(w[0] for w in pieces[0].record.words if w[1] < pieces[0].cut - 1e-3)
+            )
         return " ".join(texts)
 
     def window(self, kind: Kind) -> tuple[list[Piece], Target]:
@@ -108,7 +126,9 @@ class Planner:
                 continue
             if kind.name == "long":
                 upper = bool(rng.random() < 0.25)
-                task = Task(task.timestamps, upper, "" if upper else self._previous(language, pieces))
+                task = Task(
+                    task.timestamps, upper, "" if upper else self._previous(language, pieces)
+                )
             target = self._writer.speech(language, pieces, task)
             if len(target.ids) <= kind.tokens + 1:
                 return pieces, target
@@ -134,17 +154,24 @@ class Planner:
                 length = min(int(piece.duration * SAMPLE_RATE_HZ), (row + 1) * samples - first)
                 places.append((source, first, length, piece.gain))
             if pieces and rng.random() < 0.25:
-                pad_from[row] = min(2 * frames, int((pieces[-1].at + pieces[-1].duration + rng.uniform(0, 0.6)) * 100))
+                pad_from[row] = min(
+                    2 * frames,
+                    int((pieces[-1].at + pieces[-1].duration + rng.uniform(0, 0.6)) * 100),
+                )
         spans = np.minimum(spans, frames)
         columns = list(zip(*places, strict=True))
-        noise = np.stack([self._white_gains(b), self._noise_gains(b, n_ids)], axis=1).astype(np.float32)
+        noise = np.stack([self._white_gains(b), self._noise_gains(b, n_ids)], axis=1).astype(
+            np.float32
+        )
         return Batch(
             kind.name, ids, n_prompt, n_ids, spans, phonemes, *(np.array(c, np.int64) for c in columns[:3]),
             np.array(columns[3], np.float32), noise, pad_from,
         )  # fmt: skip
 
     def _white_gains(self, b: int) -> np.ndarray:
-        loud = np.where(self._rng.random(b) < 0.1, self._rng.uniform(-3, -2, b), self._rng.uniform(-5, -3, b))
+        loud = np.where(
+            self._rng.random(b) < 0.1, self._rng.uniform(-3, -2, b), self._rng.uniform(-5, -3, b)
+        )
         return np.where(self._rng.random(b) < 0.15, 0.0, 10**loud)
 
     def _noise_gains(self, b: int, n_ids: np.ndarray) -> np.ndarray:
@@ -154,7 +181,9 @@ class Planner:
         return np.where(n_ids == 5, alone, behind)
 
 
-def plan_forever(folder: Path, tokenizer_path: Path, seed: int, kinds: Queue, batches: Queue) -> None:
+def plan_forever(
+    folder: Path, tokenizer_path: Path, seed: int, kinds: Queue, batches: Queue
+) -> None:
     """Body of a planning process: answers every (kind, share of its windows) asked for with one batch."""
     gc.disable()  # half a million records would be walked again and again
     library = Library(folder)
@@ -193,15 +222,27 @@ class Renderer:
         source, target, length = (self._to(a) for a in (batch.source, batch.target, batch.length))
         gain = self._to(batch.gain)
         total = int(batch.length.sum())
-        piece = torch.repeat_interleave(torch.arange(len(length), device=self._device), length, output_size=total)
+        piece = torch.repeat_interleave(
+            torch.arange(len(length), device=self._device), length, output_size=total
+        )
         within = torch.arange(total, device=self._device) - (length.cumsum(0) - length)[piece]
         wave = torch.zeros(b * n, device=self._device)
-        wave[target[piece] + within] = self._pool[source[piece] + within].float() * (gain[piece] / 32768)
+        wave[target[piece] + within] = self._pool[source[piece] + within].float() * (
+            gain[piece] / 32768
+        )
         wave = wave.view(b, n)
         time = torch.arange(n, device=self._device)
-        swell = torch.rand(b, 1, device=self._device) * (torch.rand(b, 1, device=self._device) < 0.2) * 0.6
+        swell = (
+            torch.rand(b, 1, device=self._device)
+            * (torch.rand(b, 1, device=self._device) < 0.2)
+            * 0.6
+        )
         rate = torch.empty(b, 1, device=self._device).uniform_(0.3, 3.0) / SAMPLE_RATE_HZ
-        wave = wave * (1 - swell * (0.5 + 0.5 * torch.sin(time * rate + 6.28 * torch.rand(b, 1, device=self._device))))
+        wave = wave * (
+            1
+            - swell
+            * (0.5 + 0.5 * torch.sin(time * rate + 6.28 * torch.rand(b, 1, device=self._device)))
+        )
         gains = self._to(batch.noise)
         start = torch.randint(0, len(self._noises) - n, (b, 1), device=self._device)
         noise = self._noises[start + time].float() / 32768
@@ -210,7 +251,10 @@ class Renderer:
 
     def mel(self, wave: Tensor, n_mels: int, pad_from: np.ndarray | None = None) -> Tensor:
         """(b, samples) -> (b, n_mels, samples / 160), Whisper's log-mel; zero from frame pad_from on."""
-        spectrum = torch.stft(wave, N_FFT, HOP, window=self._window, return_complex=True)[..., :-1].abs() ** 2
+        spectrum = (
+            torch.stft(wave, N_FFT, HOP, window=self._window, return_complex=True)[..., :-1].abs()
+            ** 2
+        )
         mel = (self._filters[n_mels] @ spectrum).clamp(min=1e-10).log10()
         mel = (torch.maximum(mel, mel.amax((1, 2), keepdim=True) - 8) + 4) / 4
         if pad_from is not None:

@@ -78,9 +78,9 @@ def held_out_batch(folder: Path, device: torch.device, n_windows: int) -> HeldOu
         wave = rng.standard_normal(n).astype(np.float32) * 1e-4
         for piece in pieces:
             first, start = int(piece.at * SAMPLE_RATE_HZ), piece.base + piece.record.offset
-            wave[first : first + piece.record.n_samples] += samples[start : start + piece.record.n_samples] * (
-                piece.gain / 32768
-            )
+            wave[first : first + piece.record.n_samples] += samples[
+                start : start + piece.record.n_samples
+            ] * (piece.gain / 32768)
         waves.append(wave)
         languages.append(language)
         texts.append(" ".join(piece.record.text for piece in pieces))
@@ -97,7 +97,10 @@ def score(model: Whisper, renderer: Renderer, held_out: HeldOut, tokenizer: Toke
         first = model.logits(model.decoder(start, audio)[0])[:, 0]
         names = list(ids.languages)
         found = first[:, [ids.languages[name] for name in names]].argmax(1).tolist()
-        rows = [[ids.start, ids.languages[x], ids.transcribe, ids.no_timestamps] for x in held_out.languages]
+        rows = [
+            [ids.start, ids.languages[x], ids.transcribe, ids.no_timestamps]
+            for x in held_out.languages
+        ]
         tokens = torch.tensor(rows, device=device)
         ended = torch.zeros(len(rows), dtype=torch.bool, device=device)
         for _ in range(LONGEST_ANSWER):
@@ -108,7 +111,9 @@ def score(model: Whisper, renderer: Renderer, held_out: HeldOut, tokenizer: Toke
             if tokens.shape[1] % 16 == 0 and bool(ended.all()):
                 break
     errors: dict[str, list[int]] = {}
-    for language, said, row in zip(held_out.languages, held_out.texts, tokens.tolist(), strict=True):
+    for language, said, row in zip(
+        held_out.languages, held_out.texts, tokens.tolist(), strict=True
+    ):
         heard = tokenizer.decode([token for token in row if token < ids.end])
         count = errors.setdefault(language, [0, 0])
         count[0] += word_errors(normalised(said), normalised(heard))

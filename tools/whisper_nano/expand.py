@@ -76,7 +76,9 @@ def expand(packed: Path, cache: Path, n_mels: int = 80) -> Path:
     for name in ("config.json", "generation_config.json", "tokenizer.json"):
         digest.update((packed / name).read_bytes())
     digest.update(Path(__file__).read_bytes())
-    directory = cache / f"whisper-nano{'' if n_mels == 80 else f'-{n_mels}'}-{digest.hexdigest()[:12]}"
+    directory = (
+        cache / f"whisper-nano{'' if n_mels == 80 else f'-{n_mels}'}-{digest.hexdigest()[:12]}"
+    )
     if directory.is_dir():
         return directory
     cache.mkdir(parents=True, exist_ok=True)
@@ -84,15 +86,27 @@ def expand(packed: Path, cache: Path, n_mels: int = 80) -> Path:
     tensors = unpack_rows(load_file(packed / "weights.safetensors"))
     documents = {
         name: json.loads((packed / name).read_text(encoding="utf-8"))
-        for name in ("config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.json")
+        for name in (
+            "config.json",
+            "generation_config.json",
+            "preprocessor_config.json",
+            "tokenizer.json",
+        )
     }
     config = documents["config.json"]
-    tensors["model.encoder.embed_positions.weight"] = sinusoids(config["max_source_positions"], config["d_model"])
+    tensors["model.encoder.embed_positions.weight"] = sinusoids(
+        config["max_source_positions"], config["d_model"]
+    )
     convolution = {name: tensors.pop(name) for name in list(tensors) if "conv1_128" in name}
     if n_mels == 128:
-        tensors |= {name.replace("conv1_128", "conv1"): tensor for name, tensor in convolution.items()}
+        tensors |= {
+            name.replace("conv1_128", "conv1"): tensor for name, tensor in convolution.items()
+        }
         _relay(tensors, documents)
-    save_file({name: tensor.astype(np.float16) for name, tensor in tensors.items()}, unfinished / "model.safetensors")
+    save_file(
+        {name: tensor.astype(np.float16) for name, tensor in tensors.items()},
+        unfinished / "model.safetensors",
+    )
     for name, document in documents.items():
         (unfinished / name).write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
     try:
@@ -104,8 +118,12 @@ def expand(packed: Path, cache: Path, n_mels: int = 80) -> Path:
 
 def _relay(tensors: dict[str, np.ndarray], documents: dict[str, dict]) -> None:
     """Moves the model onto large-v3's vocabulary."""
-    tokenizer, config, generation = (documents[f"{name}.json"] for name in ("tokenizer", "config", "generation_config"))
-    own_text: dict[str, int] = {token: i for token, i in tokenizer["model"]["vocab"].items() if token}
+    tokenizer, config, generation = (
+        documents[f"{name}.json"] for name in ("tokenizer", "config", "generation_config")
+    )
+    own_text: dict[str, int] = {
+        token: i for token, i in tokenizer["model"]["vocab"].items() if token
+    }
     own_special = {added["content"]: added["id"] for added in tokenizer["added_tokens"]}
     fillers = {f"<unused{i}>": i for i in range(len(own_text), LARGE_TEXT_IDS)}
     special = {token: LARGE_TEXT_IDS + 1 + i for i, token in enumerate(LARGE_SPECIALS)}
@@ -132,7 +150,12 @@ def _relay(tensors: dict[str, np.ndarray], documents: dict[str, dict]) -> None:
         for token, i in special.items()
     ]
     end, start = special["<|endoftext|>"], special["<|startoftranscript|>"]
-    ends = {"pad_token_id": end, "bos_token_id": end, "eos_token_id": end, "decoder_start_token_id": start}
+    ends = {
+        "pad_token_id": end,
+        "bos_token_id": end,
+        "eos_token_id": end,
+        "decoder_start_token_id": start,
+    }
     config |= {"num_mel_bins": 128, "vocab_size": size, **ends}
     generation |= {
         **ends,
@@ -145,9 +168,13 @@ def _relay(tensors: dict[str, np.ndarray], documents: dict[str, dict]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("packed", type=Path, help="folder of the packed model")
-    parser.add_argument("out", type=Path, help="folder below which the Hugging Face directory is made")
+    parser.add_argument(
+        "out", type=Path, help="folder below which the Hugging Face directory is made"
+    )
     parser.add_argument("--mels", type=int, choices=(80, 128), default=80)
     arguments = parser.parse_args()
     print(os.fspath(expand(arguments.packed, arguments.out, arguments.mels)))

@@ -55,11 +55,19 @@ PREPROCESSOR = {
 }  # fmt: skip
 
 
-def write(state: dict[str, torch.Tensor], shape: dict[str, int], text: Path, out: Path, heads: list[list[int]]) -> None:
+def write(
+    state: dict[str, torch.Tensor],
+    shape: dict[str, int],
+    text: Path,
+    out: Path,
+    heads: list[list[int]],
+) -> None:
     tokenizer = Tokenizer.from_file(str(text / "tokenizer.json"))
     ids = Ids.of(tokenizer)
     own = {
-        f"model.{name}": tensor.numpy().astype(np.float32) for name, tensor in state.items() if "phonemes" not in name
+        f"model.{name}": tensor.numpy().astype(np.float32)
+        for name, tensor in state.items()
+        if "phonemes" not in name
     }
     own.pop("model.encoder.embed_positions.weight")  # sinusoids: computed when expanded
     large = {name: own.pop(name) for name in list(own) if "conv1_128" in name}
@@ -76,12 +84,16 @@ def write(state: dict[str, torch.Tensor], shape: dict[str, int], text: Path, out
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("weights", type=Path, help="folder of train.py's weights")
     parser.add_argument("text", type=Path, help="folder of text.py's output")
     parser.add_argument("out", type=Path, help="folder for the packed model")
     parser.add_argument(
-        "--alignment-heads", default="1.0,1.1,2.0", help="layer.head,... as judge.py --heads finds them"
+        "--alignment-heads",
+        default="1.0,1.1,2.0",
+        help="layer.head,... as judge.py --heads finds them",
     )
     parser.add_argument("--expand", type=Path, help="also expand both models below this folder")
     arguments = parser.parse_args()

@@ -25,10 +25,16 @@ Heads = tuple[tuple[int, int], ...]
 
 
 def starts(
-    model: ctranslate2.models.Whisper, encoded: ctranslate2.StorageView, truth: Truth, tokenizer: Tokenizer
+    model: ctranslate2.models.Whisper,
+    encoded: ctranslate2.StorageView,
+    truth: Truth,
+    tokenizer: Tokenizer,
 ) -> list[float]:
     """Errors in seconds of the words that have a time, their true text aligned."""
-    start = [tokenizer.token_to_id(f"<|{name}|>") for name in ("startoftranscript", truth.language, "transcribe")]
+    start = [
+        tokenizer.token_to_id(f"<|{name}|>")
+        for name in ("startoftranscript", truth.language, "transcribe")
+    ]
     text = "".join(" " + segment.text for segment in truth.segments)
     encoding = tokenizer.encode(text)
     result = model.align(encoded, start, [encoding.ids], int(WINDOW_S * 100))[0]
@@ -50,7 +56,9 @@ def with_heads(directory: Path, heads: Heads, scratch: Path) -> Path:
     copy = Path(tempfile.mkdtemp(dir=scratch))
     for file in directory.iterdir():
         if file.name == "config.json":
-            config = json.loads(file.read_text()) | {"alignment_heads": [list(head) for head in heads]}
+            config = json.loads(file.read_text()) | {
+                "alignment_heads": [list(head) for head in heads]
+            }
             (copy / file.name).write_text(json.dumps(config))
         else:
             (copy / file.name).symlink_to(file)
@@ -58,7 +66,9 @@ def with_heads(directory: Path, heads: Heads, scratch: Path) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model", type=Path, help="the expanded model's directory")
     parser.add_argument("audio", type=Path, help="folder of make_audio.py fresh")
     parser.add_argument("--windows", type=int, default=12)
@@ -72,9 +82,15 @@ def main() -> None:
 
     def measure(heads: Heads) -> tuple[float, float]:
         copy = with_heads(direct.directory, heads, scratch)
-        model = ctranslate2.models.Whisper(str(copy), device="cpu", compute_type="int8", intra_threads=2)
+        model = ctranslate2.models.Whisper(
+            str(copy), device="cpu", compute_type="int8", intra_threads=2
+        )
         pairs = zip(encoded, truths, strict=True)
-        errors = [abs(e) for features, truth in pairs for e in starts(model, features, truth, direct.tokenizer)]
+        errors = [
+            abs(e)
+            for features, truth in pairs
+            for e in starts(model, features, truth, direct.tokenizer)
+        ]
         within = float(np.mean([e <= 0.1 for e in errors]))
         print(
             f"{' '.join(f'{a}.{b}' for a, b in heads):24s} median {statistics.median(errors):.3f} s"
@@ -83,10 +99,16 @@ def main() -> None:
         )
         return -within, statistics.median(errors)
 
-    every = itertools.product(range(config["decoder_layers"]), range(config["decoder_attention_heads"]))
+    every = itertools.product(
+        range(config["decoder_layers"]), range(config["decoder_attention_heads"])
+    )
     ranked = sorted((measure((head,)), head) for head in every)
     best = [head for _, head in ranked[: arguments.best]]
-    together = {heads: measure(heads) for n in range(2, len(best) + 1) for heads in itertools.combinations(best, n)}
+    together = {
+        heads: measure(heads)
+        for n in range(2, len(best) + 1)
+        for heads in itertools.combinations(best, n)
+    }
     measured = {(head,): figures for figures, head in ranked} | together
     winner = min(measured, key=lambda heads: measured[heads])
     shutil.rmtree(scratch)

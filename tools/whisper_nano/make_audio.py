@@ -32,7 +32,9 @@ SPEAKERS = {
 def write_audio(path: Path, wave: np.ndarray) -> None:
     """wave: (n,) float32 in -1 to 1."""
     pcm = (np.clip(wave, -1, 1) * 32767).astype(np.int16)[None]
-    with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:  # else Ogg draws a random serial
+    with av.open(
+        str(path), "w", options={"fflags": "+bitexact"}
+    ) as container:  # else Ogg draws a random serial
         stream = container.add_stream(CODECS[path.suffix], rate=SAMPLE_RATE_HZ, layout="mono")
         if path.suffix == ".opus":
             stream.bit_rate = OPUS_BITS_PER_S
@@ -62,13 +64,15 @@ class Speech:
         for piece in pieces:
             first, start = int(piece.at * SAMPLE_RATE_HZ), int(piece.cut * SAMPLE_RATE_HZ)
             n = min(int(piece.duration * SAMPLE_RATE_HZ), len(wave) - first)
-            wave[first : first + n] += self._samples[id(piece.record)][start : start + n] * np.float32(
-                piece.gain / 32768
-            )
+            wave[first : first + n] += self._samples[id(piece.record)][
+                start : start + n
+            ] * np.float32(piece.gain / 32768)
         return wave
 
 
-def truth_row(file: str, language: str | None, seconds: float, pieces: list[Piece]) -> dict[str, object]:
+def truth_row(
+    file: str, language: str | None, seconds: float, pieces: list[Piece]
+) -> dict[str, object]:
     segments = []
     for piece in pieces:
         words = piece.words()
@@ -91,7 +95,9 @@ def truth_row(file: str, language: str | None, seconds: float, pieces: list[Piec
 
 
 def write_truth(folder: Path, rows: list[dict[str, object]]) -> None:
-    (folder / "truth.json").write_text(json.dumps(rows, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    (folder / "truth.json").write_text(
+        json.dumps(rows, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
+    )
 
 
 def hiss(seconds: float, level: float, rng: np.random.Generator) -> np.ndarray:
@@ -129,7 +135,8 @@ def short_files(speech: Speech, out: Path) -> list[dict[str, object]]:
     ]
     rows = []
     streams = {
-        language: shuffled(SENTENCES[language], np.random.default_rng([3, i])) for i, language in enumerate(SENTENCES)
+        language: shuffled(SENTENCES[language], np.random.default_rng([3, i]))
+        for i, language in enumerate(SENTENCES)
     }
     for number, (name, language, seconds, layout, noise) in enumerate(cases):
         rng = np.random.default_rng([21, number])
@@ -160,7 +167,9 @@ def conversation(speech: Speech, path: Path) -> dict[str, object]:
     return row
 
 
-def non_speech(out: Path, seconds: float, suffix: str, seed: int, files: int) -> list[dict[str, object]]:
+def non_speech(
+    out: Path, seconds: float, suffix: str, seed: int, files: int
+) -> list[dict[str, object]]:
     """Each kind of noise in turn, at levels from faint to loud; silence in FLAC, where it stays exact."""
     rows = []
     for i in range(files):
@@ -178,7 +187,9 @@ def make_repository(out: Path) -> None:
     for folder in ("speech", "conversation", "non-speech"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     write_truth(out / "speech", short_files(speech, out / "speech"))
-    write_truth(out / "conversation", [conversation(speech, out / "conversation" / "three_voices.opus")])
+    write_truth(
+        out / "conversation", [conversation(speech, out / "conversation" / "three_voices.opus")]
+    )
     write_truth(out / "non-speech", non_speech(out / "non-speech", 12.0, ".opus", 23, 11))
 
 
@@ -190,15 +201,22 @@ def make_fresh(out: Path, corpus: Path, windows: int, seed: int) -> None:
     for folder, style, count in (("windows", "packed", windows), ("early", "early", 50)):
         (out / folder).mkdir(parents=True, exist_ok=True)
         rows = []
-        streams = {x: shuffled(sentences[x], np.random.default_rng([seed, i])) for i, x in enumerate(sentences)}
+        streams = {
+            x: shuffled(sentences[x], np.random.default_rng([seed, i]))
+            for i, x in enumerate(sentences)
+        }
         for i in range(count):
             rng = np.random.default_rng([seed, count, i])
             language = ("en", "de", "es")[i % 3]
             pieces: list[Piece] = []
             while not pieces:
                 layout = draw_layout(style, WINDOW_S, rng)
-                pieces = lay_out(layout, drawer(speech, language, streams[language], rng), WINDOW_S, rng)
-            pieces = [piece for piece in pieces if style != "early" or piece.at + piece.duration <= 10.5] or pieces[:1]
+                pieces = lay_out(
+                    layout, drawer(speech, language, streams[language], rng), WINDOW_S, rng
+                )
+            pieces = [
+                piece for piece in pieces if style != "early" or piece.at + piece.duration <= 10.5
+            ] or pieces[:1]
             wave = speech.render(pieces, WINDOW_S, hiss(WINDOW_S, 10 ** rng.uniform(-5, -3), rng))
             write_audio(out / folder / f"{i:03d}.flac", wave)
             rows.append(truth_row(f"{i:03d}.flac", language, WINDOW_S, pieces))
@@ -208,9 +226,13 @@ def make_fresh(out: Path, corpus: Path, windows: int, seed: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(dest="command", required=True)
-    repository = commands.add_parser("repository", help="the test files of the repository, from sentences of ours")
+    repository = commands.add_parser(
+        "repository", help="the test files of the repository, from sentences of ours"
+    )
     repository.add_argument("out", type=Path)
     fresh = commands.add_parser("fresh", help="windows of held-out sentences for the judge")
     fresh.add_argument("out", type=Path)

@@ -22,7 +22,14 @@ from speech import SAMPLE_RATE_HZ, Synthesizer, draw_voice, record_of
 SHARD_SAMPLES = 20 * 60 * SAMPLE_RATE_HZ
 LANGUAGE_SHARES = {"en": 0.46, "de": 0.28, "es": 0.26}
 SOURCE_SHARES = {
-    "en": {"main": 0.62, "phrases": 0.12, "stories": 0.08, "fortunes": 0.06, "words": 0.08, "numbers": 0.04},
+    "en": {
+        "main": 0.62,
+        "phrases": 0.12,
+        "stories": 0.08,
+        "fortunes": 0.06,
+        "words": 0.08,
+        "numbers": 0.04,
+    },
     "de": {
         "main": 0.36,
         "phrases": 0.16,
@@ -32,7 +39,14 @@ SOURCE_SHARES = {
         "words": 0.17,
         "numbers": 0.04,
     },
-    "es": {"main": 0.36, "stories": 0.20, "help": 0.18, "manual": 0.01, "words": 0.21, "numbers": 0.04},
+    "es": {
+        "main": 0.36,
+        "stories": 0.20,
+        "help": 0.18,
+        "manual": 0.01,
+        "words": 0.21,
+        "numbers": 0.04,
+    },
 }
 
 
@@ -62,7 +76,9 @@ def make_shard(corpus_path: Path, out: Path, index: int, n_shards: int, held_out
         source = str(rng.choice(list(shares), p=list(shares.values())))
         if (language, source) not in streams:
             streams[language, source] = endless(corpus[language][source], index, n_shards, index)
-        utterance = synthesizer.say(next(streams[language, source]), language, draw_voice(language, rng))
+        utterance = synthesizer.say(
+            next(streams[language, source]), language, draw_voice(language, rng)
+        )
         if utterance is None or utterance.duration > 15:
             continue
         if filled + len(utterance.samples) > SHARD_SAMPLES:
@@ -95,25 +111,33 @@ def _synthesizer() -> Synthesizer:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("sentences", type=Path, help="sentences.json.gz from text.py")
     parser.add_argument("out", type=Path, help="folder for the shards")
     parser.add_argument("--hours", type=float, default=300.0, help="speech to make (default 300)")
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="default: all cores")
-    parser.add_argument("--held-out", action="store_true", help="speak the sentences kept out of training")
+    parser.add_argument(
+        "--held-out", action="store_true", help="speak the sentences kept out of training"
+    )
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     n_shards = max(1, round(arguments.hours * 3600 * SAMPLE_RATE_HZ / SHARD_SAMPLES))
     started, hours = time.monotonic(), 0.0
     with ProcessPoolExecutor(arguments.processes) as pool:
         jobs = [
-            pool.submit(make_shard, arguments.sentences, arguments.out, i, n_shards, arguments.held_out)
+            pool.submit(
+                make_shard, arguments.sentences, arguments.out, i, n_shards, arguments.held_out
+            )
             for i in range(n_shards)
         ]
         for i, job in enumerate(jobs, 1):
             hours += job.result()
             if i % 60 == 0 or i == n_shards:
-                print(f"{hours:.1f} h of speech after {time.monotonic() - started:.0f} s", flush=True)
+                print(
+                    f"{hours:.1f} h of speech after {time.monotonic() - started:.0f} s", flush=True
+                )
 
 
 if __name__ == "__main__":

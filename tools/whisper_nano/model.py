@@ -32,7 +32,9 @@ class Shape:
 
 def sinusoids(length: int, channels: int) -> Tensor:
     """Whisper's fixed positions of the encoder: (length, channels)."""
-    scales = torch.exp(-torch.arange(channels // 2) * (torch.log(torch.tensor(10_000.0)) / (channels // 2 - 1)))
+    scales = torch.exp(
+        -torch.arange(channels // 2) * (torch.log(torch.tensor(10_000.0)) / (channels // 2 - 1))
+    )
     angles = torch.arange(length)[:, None] * scales[None, :]
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
@@ -46,14 +48,20 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(width, width)
         self.out_proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, memory: Tensor, causal: bool, scored: int = 0) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, x: Tensor, memory: Tensor, causal: bool, scored: int = 0
+    ) -> tuple[Tensor, Tensor | None]:
         """x (b, t, d), memory (b, s, d) -> (b, t, d), and the first heads' scores before softmax (b, scored, t, s)."""
         b, t, d = x.shape
         q = self.q_proj(x).view(b, t, self.heads, -1).transpose(1, 2)
         k = self.k_proj(memory).view(b, memory.shape[1], self.heads, -1).transpose(1, 2)
         v = self.v_proj(memory).view(b, memory.shape[1], self.heads, -1).transpose(1, 2)
         out = functional.scaled_dot_product_attention(q, k, v, is_causal=causal)
-        scores = (q[:, :scored] @ k[:, :scored].transpose(2, 3)) * q.shape[-1] ** -0.5 if scored else None
+        scores = (
+            (q[:, :scored] @ k[:, :scored].transpose(2, 3)) * q.shape[-1] ** -0.5
+            if scored
+            else None
+        )
         return self.out_proj(out.transpose(1, 2).reshape(b, t, d)), scores
 
 
@@ -99,8 +107,12 @@ class Encoder(nn.Module):
         self.conv1_128 = nn.Conv1d(128, d, 3, padding=1)
         self.conv2 = nn.Conv1d(d, d, 3, stride=2, padding=1)
         self.embed_positions = nn.Embedding(shape.audio_positions, d)
-        self.embed_positions.weight = nn.Parameter(sinusoids(shape.audio_positions, d), requires_grad=False)
-        self.layers = nn.ModuleList([EncoderLayer(d, shape.heads) for _ in range(shape.encoder_layers)])
+        self.embed_positions.weight = nn.Parameter(
+            sinusoids(shape.audio_positions, d), requires_grad=False
+        )
+        self.layers = nn.ModuleList(
+            [EncoderLayer(d, shape.heads) for _ in range(shape.encoder_layers)]
+        )
         self.layer_norm = nn.LayerNorm(d)
 
     def forward(self, mel: Tensor) -> Tensor:
@@ -119,7 +131,9 @@ class Decoder(nn.Module):
         d = shape.width
         self.embed_tokens = nn.Embedding(shape.vocabulary, d)
         self.embed_positions = nn.Embedding(shape.text_positions, d)
-        self.layers = nn.ModuleList([DecoderLayer(d, shape.heads) for _ in range(shape.decoder_layers)])
+        self.layers = nn.ModuleList(
+            [DecoderLayer(d, shape.heads) for _ in range(shape.decoder_layers)]
+        )
         self.layer_norm = nn.LayerNorm(d)
 
     def forward(self, ids: Tensor, audio: Tensor) -> tuple[Tensor, list[Tensor]]:

@@ -7,7 +7,19 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from speech import SAMPLE_RATE_HZ
 
-SOUNDS = ("silence", "white", "pink", "brown", "hum", "tone", "sweep", "clicks", "chords", "beeps", "bursts")
+SOUNDS = (
+    "silence",
+    "white",
+    "pink",
+    "brown",
+    "hum",
+    "tone",
+    "sweep",
+    "clicks",
+    "chords",
+    "beeps",
+    "bursts",
+)
 
 
 def sound(name: str, seconds: float, rng: np.random.Generator) -> np.ndarray:
@@ -21,14 +33,19 @@ def sound(name: str, seconds: float, rng: np.random.Generator) -> np.ndarray:
 def _coloured(exponent: float):
     def make(n: int, time: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         spectrum = np.fft.rfft(rng.standard_normal(n))
-        return np.fft.irfft(spectrum / np.maximum(np.fft.rfftfreq(n, 1 / SAMPLE_RATE_HZ), 20.0) ** exponent, n)
+        return np.fft.irfft(
+            spectrum / np.maximum(np.fft.rfftfreq(n, 1 / SAMPLE_RATE_HZ), 20.0) ** exponent, n
+        )
 
     return make
 
 
 def _hum(n: int, time: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     base = rng.choice([50.0, 60.0]) * rng.uniform(0.98, 1.02)
-    return sum(rng.uniform(0, 1) / k * np.sin(2 * np.pi * base * k * time + rng.uniform(0, 6.3)) for k in range(1, 9))
+    return sum(
+        rng.uniform(0, 1) / k * np.sin(2 * np.pi * base * k * time + rng.uniform(0, 6.3))
+        for k in range(1, 9)
+    )
 
 
 def _tone(n: int, time: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -63,8 +80,15 @@ def _chords(n: int, time: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     def chord() -> np.ndarray:
         m = int(rng.uniform(0.15, 1.5) * SAMPLE_RATE_HZ)
         t, root = np.arange(m) / SAMPLE_RATE_HZ, 110 * 2 ** (rng.integers(0, 30) / 12)
-        notes = root * 2 ** (np.array([[0, 4, 7], [0, 3, 7], [0, 5, 9], [0, 4, 10]][rng.integers(4)]) / 12)
-        tone = sum(np.sin(2 * np.pi * f * k * t) / k**1.5 for f in notes for k in range(1, 5) if f * k < 7500)
+        notes = root * 2 ** (
+            np.array([[0, 4, 7], [0, 3, 7], [0, 5, 9], [0, 4, 10]][rng.integers(4)]) / 12
+        )
+        tone = sum(
+            np.sin(2 * np.pi * f * k * t) / k**1.5
+            for f in notes
+            for k in range(1, 5)
+            if f * k < 7500
+        )
         return tone * np.exp(-t * rng.uniform(0.5, 4)) * np.minimum(t / 0.01, 1)
 
     return _events(n, rng, (0.1, rng.uniform(0.3, 1.0)), chord)

@@ -28,7 +28,11 @@ _POSITION_CHARACTER = 1
 _EVENT_END, _EVENT_WORD, _EVENT_PHONEME = 0, 1, 7
 _RATE, _PITCH, _RANGE = 1, 3, 4
 
-ACCENTS = {"en": ("en-us", "en", "en-gb-scotland", "en-gb-x-rp"), "de": ("de",), "es": ("es", "es-419")}
+ACCENTS = {
+    "en": ("en-us", "en", "en-gb-scotland", "en-gb-x-rp"),
+    "de": ("de",),
+    "es": ("es", "es-419"),
+}
 VARIANTS = ("", *(f"+m{i}" for i in range(1, 8)), *(f"+f{i}" for i in range(1, 5)))
 
 
@@ -45,7 +49,9 @@ class _Event(ctypes.Structure):
     )
 
 
-_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
+_CALLBACK = ctypes.CFUNCTYPE(
+    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +119,9 @@ def record_of(utterance: Utterance, offset: int) -> Record:
 
 def draw_voice(language: str, rng: np.random.Generator) -> Voice:
     name = str(rng.choice(ACCENTS[language])) + str(rng.choice(VARIANTS))
-    return Voice(name, int(rng.integers(125, 196)), int(rng.integers(25, 76)), int(rng.integers(25, 66)))
+    return Voice(
+        name, int(rng.integers(125, 196)), int(rng.integers(25, 76)), int(rng.integers(25, 66))
+    )
 
 
 class Synthesizer:
@@ -126,7 +134,9 @@ class Synthesizer:
             _AUDIO_OUTPUT_SYNCHRONOUS, 0, data.encode() if data else None, _PHONEME_EVENTS
         )
         if rate != ESPEAK_RATE_HZ:
-            raise RuntimeError(f"libespeak-ng did not start: sample rate {rate}, expected {ESPEAK_RATE_HZ}")
+            raise RuntimeError(
+                f"libespeak-ng did not start: sample rate {rate}, expected {ESPEAK_RATE_HZ}"
+            )
         self._blocks: list[np.ndarray] = []
         self._words: list[tuple[int, float]] = []  # character offset, seconds
         self._phonemes: list[tuple[float, str]] = []
@@ -142,7 +152,9 @@ class Synthesizer:
             if event.type == _EVENT_WORD:
                 self._words.append((event.text_position - 1, event.sample / ESPEAK_RATE_HZ))
             elif event.type == _EVENT_PHONEME:
-                self._phonemes.append((event.sample / ESPEAK_RATE_HZ, event.name.decode("utf-8", "replace")))
+                self._phonemes.append(
+                    (event.sample / ESPEAK_RATE_HZ, event.name.decode("utf-8", "replace"))
+                )
             i += 1
         return 0
 
@@ -151,14 +163,22 @@ class Synthesizer:
         self._blocks, self._words, self._phonemes = [], [], []
         if self._library.espeak_SetVoiceByName(voice.name.encode()) != 0:
             raise ValueError(f"libespeak-ng has no voice {voice.name!r}")
-        for parameter, value in ((_RATE, voice.rate_wpm), (_PITCH, voice.pitch), (_RANGE, voice.pitch_range)):
+        for parameter, value in (
+            (_RATE, voice.rate_wpm),
+            (_PITCH, voice.pitch),
+            (_RANGE, voice.pitch_range),
+        ):
             self._library.espeak_SetParameter(parameter, value, 0)
         raw = text.encode()
-        self._library.espeak_Synth(raw, len(raw) + 1, 0, _POSITION_CHARACTER, 0, _CHARS_UTF8, None, None)
+        self._library.espeak_Synth(
+            raw, len(raw) + 1, 0, _POSITION_CHARACTER, 0, _CHARS_UTF8, None, None
+        )
         self._library.espeak_Synchronize()
         if not self._blocks:
             return None
-        wave = resample_poly(np.concatenate(self._blocks).astype(np.float32) / 32768, UP, DOWN).astype(np.float32)
+        wave = resample_poly(
+            np.concatenate(self._blocks).astype(np.float32) / 32768, UP, DOWN
+        ).astype(np.float32)
         audible = np.flatnonzero(np.abs(wave) > AUDIBLE)
         if len(audible) == 0:
             return None
@@ -178,7 +198,10 @@ def phoneme_class(name: str) -> int:
 
 
 def _place_words(
-    text: str, events: list[tuple[int, float]], phonemes: tuple[tuple[float, int], ...], duration: float
+    text: str,
+    events: list[tuple[int, float]],
+    phonemes: tuple[tuple[float, int], ...],
+    duration: float,
 ) -> tuple[SpokenWord, ...]:
     """Gives every whitespace-separated word its time.
 
@@ -208,6 +231,10 @@ def _place_words(
         letters = np.cumsum([0] + [len(w) for w, _, _ in spans[i:j]])
         edges = start + (max(end, start) - start) * letters / letters[-1]
         for k in range(i, j):
-            words.append(SpokenWord(spans[k][0], float(edges[k - i]), float(edges[k - i + 1]), starts[k] is not None))
+            words.append(
+                SpokenWord(
+                    spans[k][0], float(edges[k - i]), float(edges[k - i + 1]), starts[k] is not None
+                )
+            )
         i = j
     return tuple(words)

@@ -34,14 +34,18 @@ SPECIAL_TOKENS = (
 EMPTY_TOKEN = ""  # CTranslate2 takes a vocabulary that holds it for a multilingual one
 
 _LETTERS = r"[A-Za-zÀ-ÖØ-öø-ÿ¿¡' ,;:.!?-]+"
-_ENGLISH = re.compile(r"\b(the|of|and|is|you|this|with)\b", re.IGNORECASE)  # left untranslated in a help page
+_ENGLISH = re.compile(
+    r"\b(the|of|and|is|you|this|with)\b", re.IGNORECASE
+)  # left untranslated in a help page
 _HELD_OUT_ONE_IN = 50
 _WORDS_IN_SENTENCE = (3, 18)
 _LONGEST_CHARS = 110
 
 
 def tidy(text: str) -> str:
-    return re.sub(r"\s+", " ", text.replace("’", "'").replace("„", "").replace("“", "").replace("”", "")).strip()
+    return re.sub(
+        r"\s+", " ", text.replace("’", "'").replace("„", "").replace("“", "").replace("”", "")
+    ).strip()
 
 
 def is_sentence(text: str) -> bool:
@@ -98,7 +102,11 @@ def fortunes(root: Path, folder: str) -> Iterator[str]:
 
 def message_catalogues(root: Path, language: str) -> Iterator[str]:
     """Sentences of the games' story texts; English ones are the catalogues' keys."""
-    for path in sorted(root.glob(f"usr/share/games/wesnoth/*/locale/{'de' if language == 'en' else language}/**/*.mo")):
+    for path in sorted(
+        root.glob(
+            f"usr/share/games/wesnoth/*/locale/{'de' if language == 'en' else language}/**/*.mo"
+        )
+    ):
         with path.open("rb") as file:
             catalogue = gettext.GNUTranslations(file)
         for key, value in catalogue._catalog.items():  # type: ignore[attr-defined]
@@ -141,7 +149,9 @@ def word_lists(root: Path, name: str, seed: int) -> Iterator[str]:
         return
     pattern = re.compile(r"[A-Za-zÀ-ÖØ-öø-ÿ]{3,18}")
     words = [
-        word for word in path.read_text(encoding="utf-8").split() if pattern.fullmatch(word) and not word.isupper()
+        word
+        for word in path.read_text(encoding="utf-8").split()
+        if pattern.fullmatch(word) and not word.isupper()
     ]
     rng = random.Random(seed)
     rng.shuffle(words)
@@ -187,7 +197,10 @@ def numbers(language: str, seed: int, count: int = 4000) -> Iterator[str]:
     rng = random.Random(seed)
     for _ in range(count):
         yield rng.choice(NUMBER_PATTERNS[language]).format(
-            a=rng.randint(2, 999), b=rng.randint(2, 30), c=rng.randint(1000, 9999), y=rng.randint(1800, 2029)
+            a=rng.randint(2, 999),
+            b=rng.randint(2, 30),
+            c=rng.randint(1000, 9999),
+            y=rng.randint(1800, 2029),
         )
 
 
@@ -228,7 +241,9 @@ def collect(root: Path, excluded: set[str]) -> dict[str, dict[str, list[str]]]:
         for source, stream in sources.items():
             fresh = sorted(set(stream) - seen)
             seen.update(fresh)
-            corpus[language][source] = [s for s in fresh if not is_held_out(s) and s not in excluded]
+            corpus[language][source] = [
+                s for s in fresh if not is_held_out(s) and s not in excluded
+            ]
             if source == "main":
                 corpus[language]["test"] = [s for s in fresh if is_held_out(s)]
     return corpus
@@ -243,7 +258,9 @@ def train_tokenizer(corpus: dict[str, dict[str, list[str]]]) -> Tokenizer:
                 if source in ("test", "numbers", "words"):
                     continue
                 for i, sentence in enumerate(sentences):
-                    yield from [" " + sentence] * (3 if source == "main" and language != "en" else 1)
+                    yield from [" " + sentence] * (
+                        3 if source == "main" and language != "en" else 1
+                    )
                     if i % 12 == 0:
                         yield " " + sentence.upper()
 
@@ -251,23 +268,38 @@ def train_tokenizer(corpus: dict[str, dict[str, list[str]]]) -> Tokenizer:
     learned.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     learned.train_from_iterator(
-        sample(), trainers.BpeTrainer(vocab_size=N_TEXT_TOKENS, initial_alphabet=alphabet, show_progress=False)
+        sample(),
+        trainers.BpeTrainer(
+            vocab_size=N_TEXT_TOKENS, initial_alphabet=alphabet, show_progress=False
+        ),
     )
     merges = [tuple(pair) for pair in json.loads(learned.to_str())["model"]["merges"]]
-    vocabulary = {learned.id_to_token(i): i for i in range(N_TEXT_TOKENS)} | {EMPTY_TOKEN: N_TEXT_TOKENS}
+    vocabulary = {learned.id_to_token(i): i for i in range(N_TEXT_TOKENS)} | {
+        EMPTY_TOKEN: N_TEXT_TOKENS
+    }
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
+    tokenizer.add_special_tokens(
+        [AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS]
+    )
     return tokenizer
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("root", type=Path, help="folder into which the packages were unpacked ('/' if installed)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "root", type=Path, help="folder into which the packages were unpacked ('/' if installed)"
+    )
     parser.add_argument("out", type=Path, help="folder for sentences.json.gz and tokenizer.json")
     parser.add_argument(
-        "--exclude", type=Path, nargs="*", default=[], help="truth.json files whose texts must stay unseen"
+        "--exclude",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="truth.json files whose texts must stay unseen",
     )
     arguments = parser.parse_args()
     excluded = {

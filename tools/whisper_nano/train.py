@@ -94,7 +94,12 @@ class Truth:
     def of(cls, batch: Batch, ids: Ids, device: torch.device) -> Truth:
         labels = labels_of(batch, ids).ravel()
         learned = np.flatnonzero(labels >= 0)
-        arrays = (learned, labels[learned], batch.spans[:, 1:].astype(np.int32), batch.phonemes.astype(np.int64))
+        arrays = (
+            learned,
+            labels[learned],
+            batch.spans[:, 1:].astype(np.int32),
+            batch.phonemes.astype(np.int64),
+        )
         return cls(*(torch.from_numpy(array).to(device, non_blocking=True) for array in arrays))
 
 
@@ -108,7 +113,10 @@ def guide_loss(scores: list[Tensor], spans: Tensor) -> Tensor:
     known = (first >= 0).sum().clamp(min=1)
     for layer in scores:
         for head in range(layer.shape[1]):
-            total = total - (functional.log_softmax(layer[:, head].float(), dim=-1) * weight).sum() / known
+            total = (
+                total
+                - (functional.log_softmax(layer[:, head].float(), dim=-1) * weight).sum() / known
+            )
             count += 1
     return total / count
 
@@ -120,7 +128,9 @@ def losses(model: Whisper, mel: Tensor, ids: Tensor, truth: Truth) -> tuple[Tens
     hidden, scores = model.decoder(ids, audio)
     logits = model.logits(hidden.flatten(0, 1)[learned]).float()
     token = functional.cross_entropy(logits, labels, label_smoothing=LABEL_SMOOTHING)
-    phoneme = functional.cross_entropy(model.phonemes(audio).float().flatten(0, 1), phonemes.flatten())
+    phoneme = functional.cross_entropy(
+        model.phonemes(audio).float().flatten(0, 1), phonemes.flatten()
+    )
     return token, guide_loss(scores, spans), phoneme
 
 
@@ -138,7 +148,10 @@ class Trainer:
     def __post_init__(self) -> None:
         matrices = [p for p in self.parameters if p.ndim >= 2]
         vectors = [p for p in self.parameters if p.ndim < 2]
-        groups = [{"params": matrices, "weight_decay": 0.02}, {"params": vectors, "weight_decay": 0.0}]
+        groups = [
+            {"params": matrices, "weight_decay": 0.02},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
         fused = next(self.model.parameters()).device.type == "cuda"
         self.optimizer = torch.optim.AdamW(groups, lr=PEAK_RATE, betas=(0.9, 0.98), fused=fused)
         self.averaged = [p.detach().clone() for p in self.parameters]
@@ -171,15 +184,25 @@ class Trainer:
             q.copy_(held)
 
     def save(self, path: Path) -> None:
-        state = {"model": self.model.state_dict(), "averaged": self.averaged, "optimizer": self.optimizer.state_dict()}
-        torch.save({**state, "elapsed_s": self.elapsed_s, "step": self.step}, path.with_suffix(".part"))
+        state = {
+            "model": self.model.state_dict(),
+            "averaged": self.averaged,
+            "optimizer": self.optimizer.state_dict(),
+        }
+        torch.save(
+            {**state, "elapsed_s": self.elapsed_s, "step": self.step}, path.with_suffix(".part")
+        )
         path.with_suffix(".part").replace(path)
 
     def load(self, path: Path) -> None:
         state = torch.load(path, map_location=next(self.model.parameters()).device)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.averaged, self.elapsed_s, self.step = state["averaged"], state["elapsed_s"], state["step"]
+        self.averaged, self.elapsed_s, self.step = (
+            state["averaged"],
+            state["elapsed_s"],
+            state["step"],
+        )
 
 
 def save_weights(trainer: Trainer, folder: Path) -> None:
@@ -198,14 +221,20 @@ def save_weights(trainer: Trainer, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for i, part in enumerate(parts):
         torch.save(part, folder / f"weights_{i}.pt")
-    about = {"shape": trainer.model.shape.as_dict(), "elapsed_s": trainer.elapsed_s, "step": trainer.step}
+    about = {
+        "shape": trainer.model.shape.as_dict(),
+        "elapsed_s": trainer.elapsed_s,
+        "step": trainer.step,
+    }
     (folder / "weights.json").write_text(json.dumps(about))
 
 
 def load_weights(folder: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
     state: dict[str, Tensor] = {}
     for path in sorted(folder.glob("weights_*.pt")):
-        state |= {name: tensor.float() for name, tensor in torch.load(path, map_location="cpu").items()}
+        state |= {
+            name: tensor.float() for name, tensor in torch.load(path, map_location="cpu").items()
+        }
     return state, json.loads((folder / "weights.json").read_text())
 
 
@@ -258,7 +287,9 @@ def learn(trainer: Trainer, renderer: Renderer, batch: Batch, ids: Ids, share: f
         mel[:, low : low + int(np.random.randint(0, 8))] = 0
     tokens = torch.from_numpy(batch.ids.astype(np.int64)).to(device, non_blocking=True)
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-        token, guide, phoneme = losses(trainer.model, mel, tokens[:, :-1], Truth.of(batch, ids, device))
+        token, guide, phoneme = losses(
+            trainer.model, mel, tokens[:, :-1], Truth.of(batch, ids, device)
+        )
     trainer.update(token + GUIDE_WEIGHT * guide + PHONEME_WEIGHT * phoneme, share)
     if trainer.step % SHOW_EVERY_STEPS:
         return ""
@@ -278,7 +309,11 @@ def run(arguments: argparse.Namespace) -> None:
     noises = torch.from_numpy(noise_bank(arguments.noise_clips, 30.0, 5)).to(device)
     renderer = Renderer(pool.samples, noises, device)
     trainer = restored(arguments, tokenizer.get_vocab_size(), device)
-    held_out = held_out_batch(arguments.held_out, device, arguments.windows) if arguments.held_out else None
+    held_out = (
+        held_out_batch(arguments.held_out, device, arguments.windows)
+        if arguments.held_out
+        else None
+    )
     already, begun = trainer.elapsed_s, time.monotonic()
     for _ in range(AHEAD_BATCHES):
         planners.ask(kind_for(already / trainer.total_s, 1))
@@ -310,21 +345,45 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
     add("text", type=Path, help="folder of text.py's output")
     add("speech", type=Path, help="folder of make_speech.py's shards")
     add("out", type=Path, help="folder for the weights")
     add("--held-out", type=Path, help="folder of make_speech.py --held-out's shards")
-    add("--shards", type=int, default=900, help="most shards to keep on the device (38 MB each; default 900)")
+    add(
+        "--shards",
+        type=int,
+        default=900,
+        help="most shards to keep on the device (38 MB each; default 900)",
+    )
     add("--seconds", type=float, default=1020, help="how long this command may run (default 1020)")
-    add("--total-seconds", type=float, default=1000, help="how long all commands train together (default 1000)")
-    add("--state", type=Path, default=Path("whisper_nano_state.pt"), help="resumed from if there, written at the end")
+    add(
+        "--total-seconds",
+        type=float,
+        default=1000,
+        help="how long all commands train together (default 1000)",
+    )
+    add(
+        "--state",
+        type=Path,
+        default=Path("whisper_nano_state.pt"),
+        help="resumed from if there, written at the end",
+    )
     add("--weights", type=Path, help="weights to resume from when there is no state")
     add("--planners", type=int, default=5, help="planning processes (default 5)")
-    add("--noise-clips", type=int, default=200, help="clips of 30 s in the noise bank (default 200)")
+    add(
+        "--noise-clips", type=int, default=200, help="clips of 30 s in the noise bank (default 200)"
+    )
     add("--windows", type=int, default=96, help="held-out windows (default 96)")
-    add("--batch", type=float, default=1.0, help="scales every batch, for a trial on a small machine")
+    add(
+        "--batch",
+        type=float,
+        default=1.0,
+        help="scales every batch, for a trial on a small machine",
+    )
     run(parser.parse_args())
 
 

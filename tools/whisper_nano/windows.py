@@ -71,8 +71,12 @@ def draw_layout(style: str, seconds: float, rng: np.random.Generator) -> Layout:
         return Layout(rng.uniform(2, 24) * scale, seconds, (short, middling))
     if style == "cut":
         start, end = [(True, False), (False, True), (True, True)][rng.integers(3)]
-        return Layout(0.0 if start else rng.uniform(0, 1), seconds, (short, middling, none), start, end)
-    return Layout(rng.uniform(0, 1.5) * max(scale, 0.2), rng.uniform(0.2, 1) * seconds, (short, middling))
+        return Layout(
+            0.0 if start else rng.uniform(0, 1), seconds, (short, middling, none), start, end
+        )
+    return Layout(
+        rng.uniform(0, 1.5) * max(scale, 0.2), rng.uniform(0.2, 1) * seconds, (short, middling)
+    )
 
 
 def lay_out(
@@ -139,7 +143,9 @@ class Ids:
             "0.00",
         )
         ids = [tokenizer.token_to_id(f"<|{name}|>") for name in names]
-        return cls(*ids, {language: tokenizer.token_to_id(f"<|{language}|>") for language in LANGUAGES})
+        return cls(
+            *ids, {language: tokenizer.token_to_id(f"<|{language}|>") for language in LANGUAGES}
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +176,11 @@ class TargetWriter:
 
     def speech(self, language: str, pieces: list[Piece], task: Task) -> Target:
         ids = self.ids
-        prompt = self._tokenizer.encode(" " + task.previous).ids[-MAX_PREVIOUS_TOKENS:] if task.previous else []
+        prompt = (
+            self._tokenizer.encode(" " + task.previous).ids[-MAX_PREVIOUS_TOKENS:]
+            if task.previous
+            else []
+        )
         head = [ids.previous, *prompt] if prompt else []
         mode = ids.translate if task.upper_case else ids.transcribe
         sequence = [*head, ids.start, ids.languages[language], mode]
@@ -192,7 +202,9 @@ class TargetWriter:
             else:
                 sequence, spans = sequence + tokens, spans + places
         silence = int((pieces[-1].at + pieces[-1].duration) / FRAME_S) + 15 if pieces else 0
-        spans.append((silence, int(WINDOW_S / FRAME_S)) if silence < WINDOW_S / FRAME_S - 5 else (-1, -1))
+        spans.append(
+            (silence, int(WINDOW_S / FRAME_S)) if silence < WINDOW_S / FRAME_S - 5 else (-1, -1)
+        )
         return Target([*sequence, ids.end], len(head), spans)
 
     def _mark(self, sequence: list[int], spans: list[tuple[int, int]], seconds: float) -> None:
@@ -205,7 +217,9 @@ class TargetWriter:
     ) -> tuple[list[int], list[tuple[int, int]]]:
         """Ids of the words and where each is heard; a word's closing punctuation owns the pause up to the next word."""
         text = "".join(" " + word[0] for word in words)
-        encoding = self._tokenizer.encode(text.upper() if upper and len(text.upper()) == len(text) else text)
+        encoding = self._tokenizer.encode(
+            text.upper() if upper and len(text.upper()) == len(text) else text
+        )
         edges = np.empty(len(text) + 1)
         position = 0
         for i, (word, start, end, _) in enumerate(words):
@@ -228,8 +242,13 @@ def phoneme_frames(pieces: list[Piece], n_frames: int) -> np.ndarray:
     classes = np.zeros(n_frames, np.uint8)
     for piece in pieces:
         starts = piece.record.phoneme_starts - piece.cut + piece.at
-        first, last = round(piece.at / FRAME_S), min(n_frames, round((piece.at + piece.duration) / FRAME_S))
+        first, last = (
+            round(piece.at / FRAME_S),
+            min(n_frames, round((piece.at + piece.duration) / FRAME_S)),
+        )
         middles = (np.arange(first, last) + 0.5) * FRAME_S
         which = np.searchsorted(starts, middles, side="right") - 1
-        classes[first:last] = np.where(which >= 0, piece.record.phoneme_classes[np.maximum(which, 0)], 0)
+        classes[first:last] = np.where(
+            which >= 0, piece.record.phoneme_classes[np.maximum(which, 0)], 0
+        )
     return classes

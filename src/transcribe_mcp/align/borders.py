@@ -25,7 +25,9 @@ LEAST_S = 0.03  # left of a word on the far side of the quietest moment
 _AROUND = np.arange(-REACH_HOPS, REACH_HOPS + 1)
 
 
-def at_quiet_moments(words: Sequence[Word], samples: NDArray[np.float32], offset: float) -> tuple[Word, ...]:
+def at_quiet_moments(
+    words: Sequence[Word], samples: NDArray[np.float32], offset: float
+) -> tuple[Word, ...]:
     """The words with their common borders moved; in order and apart as before.
 
     Args:
@@ -41,14 +43,18 @@ def at_quiet_moments(words: Sequence[Word], samples: NDArray[np.float32], offset
     last = np.floor((np.minimum(ends[1:] - LEAST_S, at + REACH_HOPS * HOP_S) - offset) / HOP_S)
     now = np.rint((at - offset) / HOP_S).astype(np.int64)
     near = now[:, None] + _AROUND
-    is_near = (near >= np.maximum(first, 0)[:, None]) & (near <= np.minimum(last, len(levels) - 1)[:, None])
+    is_near = (near >= np.maximum(first, 0)[:, None]) & (
+        near <= np.minimum(last, len(levels) - 1)[:, None]
+    )
     found = np.where(is_near, levels[near.clip(0, len(levels) - 1)], np.inf)
     place = found.argmin(axis=1)
     rows = np.arange(len(at))
     dip_db = levels[now.clip(0, len(levels) - 1)] - found[rows, place]
     moves = (at - ends[:-1] < TOUCHING_S) & (dip_db > DIP_DB)
     quietest = offset + near[rows, place] * HOP_S
-    moved = np.where(moves, np.round(at + SHARE * (quietest - at), 3), at)  # times are kept in milliseconds
+    moved = np.where(
+        moves, np.round(at + SHARE * (quietest - at), 3), at
+    )  # times are kept in milliseconds
     common = ends[:-1] == at
     starts[1:] = moved
     ends[:-1] = np.where(common, moved, np.minimum(ends[:-1], moved))

@@ -35,7 +35,10 @@ def token_starts(path: Sequence[tuple[int, int]], n_tokens: int) -> NDArray[np.f
 
 
 def time_words(
-    spans: Sequence[TokenSpan], starts: NDArray[np.float64], probabilities: Sequence[float], offset: float
+    spans: Sequence[TokenSpan],
+    starts: NDArray[np.float64],
+    probabilities: Sequence[float],
+    offset: float,
 ) -> list[Word]:
     """Words with the times of their tokens.
 
@@ -45,9 +48,13 @@ def time_words(
         probabilities: one per token.
         offset: start of the window on the original clock.
     """
-    at_s = np.asarray(starts, dtype=np.float64).tolist()  # numbers of Python's own are cheaper one by one
+    at_s = np.asarray(
+        starts, dtype=np.float64
+    ).tolist()  # numbers of Python's own are cheaper one by one
     for span in spans:
-        if span.last - span.first > 1 and span.text.endswith(MARKS):  # nobody says it: the next word begins there
+        if span.last - span.first > 1 and span.text.endswith(
+            MARKS
+        ):  # nobody says it: the next word begins there
             mark_s = at_s[span.last] - at_s[span.last - 1]
             at_s[span.last] -= MARK_SHARE * mark_s if mark_s <= MARK_LONGEST_S else 0.0
     likely = np.asarray(probabilities, dtype=np.float64).tolist()
@@ -55,11 +62,15 @@ def time_words(
     for span in spans:
         start, n_tokens = at_s[span.first], span.last - span.first
         probability = sum(likely[span.first : span.last]) / n_tokens if n_tokens else None
-        words.append(Word(offset + start, offset + max(start, at_s[span.last]), span.text, probability))
+        words.append(
+            Word(offset + start, offset + max(start, at_s[span.last]), span.text, probability)
+        )
     return words
 
 
-def clamp_to_speech(words: Sequence[Word], regions: Sequence[Region], lag_s: float = 0.0) -> tuple[Word, ...]:
+def clamp_to_speech(
+    words: Sequence[Word], regions: Sequence[Region], lag_s: float = 0.0
+) -> tuple[Word, ...]:
     """Words moved to where voice detection hears them, none longer than it can be spoken, in order, not overlapping.
 
     Cross-attention gives a pause to one of its neighbours: the word before it ends late or the one after it starts
@@ -83,14 +94,20 @@ def clamp_to_speech(words: Sequence[Word], regions: Sequence[Region], lag_s: flo
         longest = min(MAX_WORD_S, max(2, len(word.text.strip())) * LETTER_S + EDGE_S)
         floor = min(max(end, start + MIN_WORD_S), start + longest)
         unmoved = start == word.start and floor == word.end
-        clamped.append(word if unmoved else Word(start, floor, word.text, word.probability, word.speaker))
+        clamped.append(
+            word if unmoved else Word(start, floor, word.text, word.probability, word.speaker)
+        )
     return _without_overrun(clamped, regions[-1].end)
 
 
 def _region_of(word: Word, regions: Sequence[Region], edges: Sequence[float]) -> int:
     """The index of the region that a word belongs to: where it starts, or the next if it only starts there."""
     at = max(0, bisect_right(edges, word.start + EDGE_S) - 1)
-    if word.start > regions[at].end - EDGE_S and at + 1 < len(regions) and word.end > regions[at + 1].start:
+    if (
+        word.start > regions[at].end - EDGE_S
+        and at + 1 < len(regions)
+        and word.end > regions[at + 1].start
+    ):
         return at + 1
     return at
 

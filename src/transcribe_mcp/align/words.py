@@ -71,7 +71,9 @@ def _split_characters(tokens: Sequence[int], decode: Decode) -> list[TokenSpan]:
                 if REPLACEMENT not in text:
                     unit = TokenSpan(text, first, last)
                     break
-        if units and REPLACEMENT in unit.text and REPLACEMENT in units[-1].text:  # as broken as the one before it
+        if (
+            units and REPLACEMENT in unit.text and REPLACEMENT in units[-1].text
+        ):  # as broken as the one before it
             before = units.pop()
             unit = TokenSpan(decode(tokens[before.first : unit.last]), before.first, unit.last)
         units.append(unit)

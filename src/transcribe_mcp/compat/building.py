@@ -75,12 +75,14 @@ def try_upgrade(request: Request, report: Report) -> Comparison:
         wants = [request.want] if request.want else list(store.pointers().current)
         if len(wants) != 1:
             raise EnvironmentProblem(
-                "it is not clear what to upgrade", hint="name it: --want " + ("|".join(wants) or "cpu")
+                "it is not clear what to upgrade",
+                hint="name it: --want " + ("|".join(wants) or "cpu"),
             )
         current = store.current_environment(wants[0])
         if current is None or current.state != store.READY:
             raise EnvironmentProblem(
-                f"no working environment for {wants[0]} is current", hint="transcribe-mcp env create"
+                f"no working environment for {wants[0]} is current",
+                hint="transcribe-mcp env create",
             )
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         wanted = replace(request, name=f"{wants[0]}-{stamp}", want=wants[0], newest=True)
@@ -91,7 +93,12 @@ def try_upgrade(request: Request, report: Report) -> Comparison:
             return Comparison(built.name, current.name, tried_s, current_s, False, reason)
         store.make_current(built.name)
         return Comparison(
-            built.name, current.name, tried_s, current_s, True, "promoted; undo: transcribe-mcp env rollback"
+            built.name,
+            current.name,
+            tried_s,
+            current_s,
+            True,
+            "promoted; undo: transcribe-mcp env rollback",
         )
 
 
@@ -104,7 +111,9 @@ def verify(name: str) -> tuple[str, ...]:
     found = store.environment(name)
     if found.state != store.READY:
         hint = f"make it again: transcribe-mcp env create {name}; or delete it: transcribe-mcp env rm {name}"
-        raise EnvironmentProblem(f"environment {name} is {found.state}: {found.problem or 'see its log'}", hint=hint)
+        raise EnvironmentProblem(
+            f"environment {name} is {found.state}: {found.problem or 'see its log'}", hint=hint
+        )
     return tuple(verify_environment(name, found.target, lambda line: None))
 
 
@@ -129,7 +138,10 @@ def with_source(plan: Plan) -> Plan:
     """The plan with this program from where this one is from, which need not be the index of packages."""
     source = default_source()
     shown = f'"{source}"' if " " in source else source
-    steps = (replace(step, command=step.command.replace(" transcribe-mcp ", f" {shown} ")) for step in plan.steps)
+    steps = (
+        replace(step, command=step.command.replace(" transcribe-mcp ", f" {shown} "))
+        for step in plan.steps
+    )
     return replace(plan, steps=tuple(steps))
 
 
@@ -137,10 +149,16 @@ def _build(request: Request, report: Report) -> Environment:
     started = time.perf_counter()
     plan = request.plan or make_plan(gather(), request.want)
     if plan.target == "none":
-        raise EnvironmentProblem(f"nothing can be built here: {'; '.join(plan.limits)}", hint="transcribe-mcp doctor")
-    if plan.want == "whisperx" and shutil.which("ffmpeg") is None:  # before gigabytes are downloaded for nothing
+        raise EnvironmentProblem(
+            f"nothing can be built here: {'; '.join(plan.limits)}", hint="transcribe-mcp doctor"
+        )
+    if (
+        plan.want == "whisperx" and shutil.which("ffmpeg") is None
+    ):  # before gigabytes are downloaded for nothing
         hint = "install it: apt-get install ffmpeg, brew install ffmpeg or winget install ffmpeg"
-        raise EnvironmentProblem("WhisperX needs the program ffmpeg, which is not on the PATH", hint=hint)
+        raise EnvironmentProblem(
+            "WhisperX needs the program ffmpeg, which is not on the PATH", hint=hint
+        )
     source = request.source or default_source()
     name = request.name or _free_name(plan.want)
     folder = _fresh_folder(name)
@@ -152,16 +170,22 @@ def _build(request: Request, report: Report) -> Environment:
             checks = verify_environment(name, plan.target, Log(log.write, report))
     except EnvironmentProblem as error:
         took_s = round(time.perf_counter() - started, 1)
-        store.write_record(replace(draft, took_s=took_s, packages=store.packages_of(name), problem=str(error)))
+        store.write_record(
+            replace(draft, took_s=took_s, packages=store.packages_of(name), problem=str(error))
+        )
         log_path = folder / "log.txt"
-        hint = f"the log: {log_path}; known errors in it: transcribe-mcp doctor --explain {log_path}"
+        hint = (
+            f"the log: {log_path}; known errors in it: transcribe-mcp doctor --explain {log_path}"
+        )
         hint = f"{error.hint}; {hint}" if error.hint else hint
         raise EnvironmentProblem(f"environment {name} failed: {error}", hint=hint) from error
     packages = store.packages_of(name)
     pins = "".join(f"{package}=={version}\n" for package, version in packages.items())
     (folder / "requirements.txt").write_text(pins, encoding="utf-8")
     took_s = round(time.perf_counter() - started, 1)
-    built = replace(draft, state=store.READY, took_s=took_s, packages=packages, checks=tuple(checks))
+    built = replace(
+        draft, state=store.READY, took_s=took_s, packages=packages, checks=tuple(checks)
+    )
     store.write_record(built)
     return built
 
@@ -197,7 +221,9 @@ def _python_for(plan: Plan) -> str:
     found = shutil.which(f"python{plan.python}")
     if found is None:
         problem = f"the plan for {plan.want} needs Python {plan.python}, and no python{plan.python} is on the PATH"
-        raise EnvironmentProblem(problem, hint=f"install it, or name it: --python /path/to/python{plan.python}")
+        raise EnvironmentProblem(
+            problem, hint=f"install it, or name it: --python /path/to/python{plan.python}"
+        )
     return found
 
 
@@ -205,7 +231,9 @@ def _install(request: Request, plan: Plan, source: str, name: str, log: Log) -> 
     python = request.python or (sys.executable if request.plan else _python_for(plan))
     make_venv(python, store.folder_of(name) / "venv", log)
     for step in plan.installs:
-        requirements = [_requirement(each, source, newest=request.newest) for each in step.requirements]
+        requirements = [
+            _requirement(each, source, newest=request.newest) for each in step.requirements
+        ]
         if any(each.partition("==")[0] == "whisperx" for each in requirements):
             requirements.append(MODEL_REQUIREMENT)  # the model that verifying transcribes with
         install(store.python_of(name), replace(step, requirements=tuple(requirements)), log)
@@ -237,5 +265,7 @@ def _race(tried: str, current: str, report: Report) -> tuple[float, float]:
             )
             checked(f"benchmark of {name}", child)
             best[name] = min([*child.answer["seconds"], best.get(name, float("inf"))])
-    report(f"{tried}: {best[tried]:.3f} s; {current}: {best[current]:.3f} s (best of {BENCH_ROUNDS * BENCH_REPEATS})")
+    report(
+        f"{tried}: {best[tried]:.3f} s; {current}: {best[current]:.3f} s (best of {BENCH_ROUNDS * BENCH_REPEATS})"
+    )
     return best[tried], best[current]

@@ -58,11 +58,16 @@ def gpu_problem(facts: Facts) -> str:
         "gpus_without_ct2_code": "CTranslate2 has no code for this GPU",
         "gpus_jit_blocked": f"driver {view.get('driver')} cannot compile CTranslate2 for this GPU",
     }
-    found = [*_driver_problems(view), *(words for name, words in problems.items() if view.get(name))]
+    found = [
+        *_driver_problems(view),
+        *(words for name, words in problems.items() if view.get(name)),
+    ]
     if view.get("ct2_gpu_code") is False:
         found.append("this CTranslate2 was built without CUDA")
     elif view.get("cublas12") is False:
-        found.append("libcublas.so.12 is not installed (pip install 'nvidia-cublas-cu12>=12.8,<13')")
+        found.append(
+            "libcublas.so.12 is not installed (pip install 'nvidia-cublas-cu12>=12.8,<13')"
+        )
     return "; ".join(found)
 
 
@@ -87,14 +92,18 @@ def usable_gpus(facts: Facts, model: str) -> tuple[int, ...]:
     return tuple(
         index
         for index, gpu in enumerate(gpus_of(facts))
-        if (for_ctranslate2 or (for_torch and gpu.label not in torch_lacks)) and _has_room(gpu, model)
+        if (for_ctranslate2 or (for_torch and gpu.label not in torch_lacks))
+        and _has_room(gpu, model)
     )
 
 
 def _has_room(gpu: Gpu, model: str) -> bool:
     """In the smallest precision that both engines have; a GPU whose memory nobody could ask for counts as large."""
     free_bytes = gpu_bytes(gpu)
-    return not free_bytes or largest_batch(geometry(model), "ctranslate2", "int8_float16", free_bytes) > 0
+    return (
+        not free_bytes
+        or largest_batch(geometry(model), "ctranslate2", "int8_float16", free_bytes) > 0
+    )
 
 
 def choose_compute_type(gpu: Gpu | None) -> tuple[str, str]:
@@ -115,11 +124,18 @@ def choose_runtime(facts: Facts, model: str = "large-v3-turbo") -> Runtime:
     compute_type, why = choose_compute_type(gpu)
     reasons = [problem, why] if problem else [why]
     shape = geometry(model)
-    engine, available_bytes = ("ctranslate2", gpu_bytes(gpu)) if gpu else ("cpu", usable_memory_bytes(facts) or 0)
+    engine, available_bytes = (
+        ("ctranslate2", gpu_bytes(gpu)) if gpu else ("cpu", usable_memory_bytes(facts) or 0)
+    )
     batch = largest_batch(shape, engine, compute_type, available_bytes)
     if gpu is not None and not batch and compute_type == "float16":
-        compute_type, batch = "int8_float16", largest_batch(shape, engine, "int8_float16", available_bytes)
-        reasons.append(f"float16 needs {_gigabytes(memory_need(shape, engine, 'float16', 1))}; int8 is smaller")
+        compute_type, batch = (
+            "int8_float16",
+            largest_batch(shape, engine, "int8_float16", available_bytes),
+        )
+        reasons.append(
+            f"float16 needs {_gigabytes(memory_need(shape, engine, 'float16', 1))}; int8 is smaller"
+        )
     if gpu is not None and not batch:
         reasons.append(f"{model} does not fit into the GPU's {available_bytes / 1e9:.1f} GB")
         device, (compute_type, _), engine = "cpu", choose_compute_type(None), "cpu"
@@ -130,7 +146,15 @@ def choose_runtime(facts: Facts, model: str = "large-v3-turbo") -> Runtime:
     usable = usable_gpus(facts, model)
     if gpus_of(facts) and not usable:
         environment["CUDA_VISIBLE_DEVICES"] = ""  # what cannot be used is not touched
-    return Runtime(device, compute_type, max(1, min(batch, limit)), threads, tuple(reasons), usable, environment)
+    return Runtime(
+        device,
+        compute_type,
+        max(1, min(batch, limit)),
+        threads,
+        tuple(reasons),
+        usable,
+        environment,
+    )
 
 
 def _gigabytes(need: MemoryNeed) -> str:

@@ -34,7 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"error: {error}\n" + (f"hint: {error.hint}\n" if error.hint else ""))
         return FAILED
     except BrokenPipeError:  # the reader, e.g. head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at exit
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # or the interpreter complains at exit
         return 0
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; nothing was left half done\n")
@@ -42,31 +44,59 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="transcribe-mcp", description="Compatibility of this machine, as a program.")
+    parser = argparse.ArgumentParser(
+        prog="transcribe-mcp", description="Compatibility of this machine, as a program."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_doctor(commands)
     _add_env(commands)
-    updates = commands.add_parser("updates", help="ask the package index for new releases and what they would change")
+    updates = commands.add_parser(
+        "updates", help="ask the package index for new releases and what they would change"
+    )
     updates.add_argument("--json", action="store_true")
-    updates.add_argument("--facts", type=Path, metavar="FILE", help="judge a recorded machine instead of this one")
+    updates.add_argument(
+        "--facts", type=Path, metavar="FILE", help="judge a recorded machine instead of this one"
+    )
     updates.set_defaults(run=_updates)
-    document = commands.add_parser("document", help="print docs/compatibility.md, generated from the tables")
+    document = commands.add_parser(
+        "document", help="print docs/compatibility.md, generated from the tables"
+    )
     document.set_defaults(run=_document)
     return parser
 
 
 def _add_doctor(commands: Any) -> None:
-    doctor = commands.add_parser("doctor", help="what is this machine, what is wrong with it, and what fits it")
-    doctor.add_argument("-v", "--verbose", action="store_true", help="reasons, all commands, every fact")
+    doctor = commands.add_parser(
+        "doctor", help="what is this machine, what is wrong with it, and what fits it"
+    )
+    doctor.add_argument(
+        "-v", "--verbose", action="store_true", help="reasons, all commands, every fact"
+    )
     doctor.add_argument("--json", action="store_true")
-    doctor.add_argument("--deep", action="store_true", help="also run a real operation per engine, in child processes")
+    doctor.add_argument(
+        "--deep",
+        action="store_true",
+        help="also run a real operation per engine, in child processes",
+    )
     doctor.add_argument("--list", action="store_true", help="list the rules")
-    doctor.add_argument("--only", action="append", default=[], metavar="CODE", help="judge by these rules only")
-    doctor.add_argument("--facts", type=Path, metavar="FILE", help="judge a recorded machine instead of this one")
-    doctor.add_argument("--save-facts", type=Path, metavar="FILE", help="write the facts, without personal parts")
-    doctor.add_argument("--explain", metavar="FILE", help="name the known errors in a log; - reads standard input")
-    doctor.add_argument("--plan", action="store_true", help="the stack for this machine, as commands")
-    doctor.add_argument("--want", default="", metavar="WHAT", help="with --plan: cpu, gpu, torch or whisperx")
+    doctor.add_argument(
+        "--only", action="append", default=[], metavar="CODE", help="judge by these rules only"
+    )
+    doctor.add_argument(
+        "--facts", type=Path, metavar="FILE", help="judge a recorded machine instead of this one"
+    )
+    doctor.add_argument(
+        "--save-facts", type=Path, metavar="FILE", help="write the facts, without personal parts"
+    )
+    doctor.add_argument(
+        "--explain", metavar="FILE", help="name the known errors in a log; - reads standard input"
+    )
+    doctor.add_argument(
+        "--plan", action="store_true", help="the stack for this machine, as commands"
+    )
+    doctor.add_argument(
+        "--want", default="", metavar="WHAT", help="with --plan: cpu, gpu, torch or whisperx"
+    )
     doctor.add_argument("--models", action="store_true", help="which model fits, with which batch")
     doctor.set_defaults(run=_doctor)
 
@@ -118,7 +148,9 @@ def _with_operations(facts: Facts, asked: argparse.Namespace) -> Facts:
     from .deep import probe_operations
 
     if asked.facts:
-        raise CompatError("a recorded machine cannot run operations", hint="leave out --facts or --deep")
+        raise CompatError(
+            "a recorded machine cannot run operations", hint="leave out --facts or --deep"
+        )
     return facts.with_facts(probe_operations(facts))
 
 
@@ -203,7 +235,9 @@ def _document(asked: argparse.Namespace) -> int:
 
 
 def _add_env(commands: Any) -> None:
-    env = commands.add_parser("env", help="environments of their own for engines with clashing needs")
+    env = commands.add_parser(
+        "env", help="environments of their own for engines with clashing needs"
+    )
     actions = env.add_subparsers(required=True, metavar="ACTION")
 
     def action(name: str, words: str) -> Any:
@@ -214,20 +248,30 @@ def _add_env(commands: Any) -> None:
 
     create = action("create", "install the plan into a new environment, verify it, make it current")
     create.add_argument("name", nargs="?", default="")
-    create.add_argument("--want", default="", help="cpu, gpu, torch or whisperx; default: what fits")
     create.add_argument(
-        "--source", default="", help="where transcribe-mcp comes from: a folder, a wheel, or a requirement"
+        "--want", default="", help="cpu, gpu, torch or whisperx; default: what fits"
     )
-    create.add_argument("--python", default="", help="interpreter; default: one of the plan's version")
+    create.add_argument(
+        "--source",
+        default="",
+        help="where transcribe-mcp comes from: a folder, a wheel, or a requirement",
+    )
+    create.add_argument(
+        "--python", default="", help="interpreter; default: one of the plan's version"
+    )
     action("list", "environments, and which are current")
     action("verify", "run the real operations in an environment").add_argument("name")
     action("use", "make an environment current").add_argument("name")
-    attempt = action("try", "newest versions into a fresh environment; promoted if it works and is not slower")
+    attempt = action(
+        "try", "newest versions into a fresh environment; promoted if it works and is not slower"
+    )
     attempt.add_argument("--upgrade", action="store_true", required=True)
     attempt.add_argument("--want", default="", help="which current environment to improve")
     attempt.add_argument("--source", default="")
     attempt.add_argument("--python", default="")
-    action("rollback", "make the previous environment current again").add_argument("--want", default="")
+    action("rollback", "make the previous environment current again").add_argument(
+        "--want", default=""
+    )
     action("rm", "delete an environment that is not current").add_argument("name")
 
 

@@ -32,12 +32,16 @@ class Child:
     took_s: float
 
 
-def run_operation(python: str, engine: str, device: str = "cpu", *, repeat: int = 0, site: Path | None = None) -> Child:
+def run_operation(
+    python: str, engine: str, device: str = "cpu", *, repeat: int = 0, site: Path | None = None
+) -> Child:
     """Run one operation of ``operations.py`` under ``python``, whose packages are in ``site`` (None: this one's)."""
     command = [python, str(OPERATIONS), engine, "--device", device, "--repeat", str(repeat)]
     if device.startswith("cuda") and engine == "ctranslate2":
         command += [
-            item for path in cublas_paths([str(site)] if site else sys.path) for item in ("--preload", str(path))
+            item
+            for path in cublas_paths([str(site)] if site else sys.path)
+            for item in ("--preload", str(path))
         ]
     return run_child(command, TIMEOUT_S.get(device, TIMEOUT_S["cuda"]))
 
@@ -48,10 +52,19 @@ def run_child(command: Sequence[str], timeout_s: float) -> Child:
     started = time.perf_counter()
     try:
         done = subprocess.run(
-            list(command), capture_output=True, text=True, errors="replace", timeout=timeout_s, env=environment
+            list(command),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout_s,
+            env=environment,
         )
     except subprocess.TimeoutExpired as error:
-        said = error.stderr.decode("utf-8", "replace") if isinstance(error.stderr, bytes) else error.stderr or ""
+        said = (
+            error.stderr.decode("utf-8", "replace")
+            if isinstance(error.stderr, bytes)
+            else error.stderr or ""
+        )
         return Child(f"hung: no end after {timeout_s:g} s", said[-_TAIL_CHARS:], {}, timeout_s)
     except OSError as error:
         return Child(f"not started: {error.strerror}", "", {}, 0.0)
@@ -67,7 +80,9 @@ def run_child(command: Sequence[str], timeout_s: float) -> Child:
     return Child("ok", "", answer, took_s)
 
 
-def probe_operations(facts: Facts, *, python: str = sys.executable, engines: Sequence[str] = ENGINES) -> Iterator[Fact]:
+def probe_operations(
+    facts: Facts, *, python: str = sys.executable, engines: Sequence[str] = ENGINES
+) -> Iterator[Fact]:
     """One fact per installed engine and device; CUDA first, and the CPU too, so that a fallback is known to work."""
     installed = facts.value("packages.installed", {})
     on_gpu = bool(gpus_of(facts)) and facts.value("nvidia.libcuda") is not None

@@ -42,7 +42,12 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
         "driver_linux": "driver",
         "avoid": "avoid",
     },
-    "torch_variants": {"variant": "variant", "from": "from torch", "to": "to torch", "cc": "compute capabilities"},
+    "torch_variants": {
+        "variant": "variant",
+        "from": "from torch",
+        "to": "to torch",
+        "cc": "compute capabilities",
+    },
     "drivers": {"cuda_major": "CUDA", "linux": "Linux driver", "windows": "Windows driver"},
     "toolkits": {"toolkit": "toolkit", "driver": "driver"},
     "whisperx": {
@@ -74,7 +79,12 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
         "av": "av",
         "onnxruntime": "onnxruntime",
     },
-    "torchaudio": {"version": "torchaudio", "released": "released", "torch": "declares torch", "note": "note"},
+    "torchaudio": {
+        "version": "torchaudio",
+        "released": "released",
+        "torch": "declares torch",
+        "note": "note",
+    },
     "torchcodec": {
         "version": "torchcodec",
         "released": "released",
@@ -97,7 +107,12 @@ def compatibility_page() -> str:
         blocks.append(
             f"## {title[0].upper()}{title[1:]}\n\n{_sentence(one.about)} [Source]({one.source}), {one.as_of}.\n"
         )
-        blocks.append(_markdown(list(columns.values()), [[_cell(row.get(key)) for key in columns] for row in one.rows]))
+        blocks.append(
+            _markdown(
+                list(columns.values()),
+                [[_cell(row.get(key)) for key in columns] for row in one.rows],
+            )
+        )
     blocks += [_memory(), _measured(), _rules()]
     return "\n".join(blocks)
 
@@ -117,14 +132,22 @@ def _cell(value: Any) -> str:
     if value is True or value == 0:
         return "yes" if value else "none"
     if isinstance(value, list):
-        return ", ".join(f"{each // 10}.{each % 10}" if isinstance(each, int) else str(each) for each in value)
+        return ", ".join(
+            f"{each // 10}.{each % 10}" if isinstance(each, int) else str(each) for each in value
+        )
     return str(value).replace("|", "\\|")
 
 
 def _memory() -> str:
     guide = {row["model"]: row for row in tables.table("guide_memory").rows}
-    columns = [(precision, batch) for precision in ("float16", "int8_float16") for batch in _BATCHES]
-    head = ["model", *(f"{precision}, batch {batch}" for precision, batch in columns), "the original guide"]
+    columns = [
+        (precision, batch) for precision in ("float16", "int8_float16") for batch in _BATCHES
+    ]
+    head = [
+        "model",
+        *(f"{precision}, batch {batch}" for precision, batch in columns),
+        "the original guide",
+    ]
     rows = []
     for shape in geometries():
         cells = [_gigabytes(shape, precision, batch) for precision, batch in columns]
@@ -153,10 +176,21 @@ def _gigabytes(shape: Geometry, precision: str, batch: int) -> str:
 
 def _measured() -> str:
     one = tables.table("memory_measured")
-    head = ["engine", "model", "precision", "batch", "measured GB", "predicted GB", "error", "device"]
+    head = [
+        "engine",
+        "model",
+        "precision",
+        "batch",
+        "measured GB",
+        "predicted GB",
+        "error",
+        "device",
+    ]
     rows = []
     for row in one.rows:
-        predicted = memory_need(geometry(row["model"]), row["engine"], row["precision"], row["batch"]).total_bytes
+        predicted = memory_need(
+            geometry(row["model"]), row["engine"], row["precision"], row["batch"]
+        ).total_bytes
         numbers = (row["measured_bytes"] / 1e9, predicted / 1e9)
         shown = [f"{number:.2f}" for number in numbers] + [f"{numbers[1] / numbers[0] - 1:+.0%}"]
         named = [row["engine"], row["model"], row["precision"], str(row["batch"])]
@@ -169,7 +203,9 @@ def _rules() -> str:
     blocks = ["## Findings\n"]
     for area, title in AREAS.items():
         rows = list(_rule_rows(area))
-        blocks.append(f"### {title}\n\n{_markdown(['code', 'what', 'why', 'what follows', 'way out', 'source'], rows)}")
+        blocks.append(
+            f"### {title}\n\n{_markdown(['code', 'what', 'why', 'what follows', 'way out', 'source'], rows)}"
+        )
     return "\n".join(blocks)
 
 

@@ -16,14 +16,18 @@ from pathlib import Path
 
 _FATBIN_MAGIC = 0xBA55ED50
 _FATBIN_HEADER = struct.Struct("<IHHQ")  # magic, version, header bytes, payload bytes
-_FATBIN_ENTRY = struct.Struct("<HHIQIIHHI")  # kind, version, header bytes, payload bytes, -, -, minor, major, arch
+_FATBIN_ENTRY = struct.Struct(
+    "<HHIQIIHHI"
+)  # kind, version, header bytes, payload bytes, -, -, minor, major, arch
 _ALIGNMENT_BYTES = 8
 _KIND_PTX, _KIND_ELF = 1, 2
 _ELF_SECTION = struct.Struct("<IIQQQQIIQQ")
 _PE_SECTION = struct.Struct("<8sIIII16x")
 MAX_SECTIONS = 200
 _NAMES = (b"libcublas", b"libcudnn", b"cublas64_", b"cudnn64_")
-_MAJOR = re.compile(rb"lib(?:cublas|cudnn)[A-Za-z_]*(?:-[0-9a-f]{8})?\.so\.(\d+)|(?:cublas|cudnn)64_(\d+)\.dll")
+_MAJOR = re.compile(
+    rb"lib(?:cublas|cudnn)[A-Za-z_]*(?:-[0-9a-f]{8})?\.so\.(\d+)|(?:cublas|cudnn)64_(\d+)\.dll"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +60,14 @@ def read_gpu_code(path: Path) -> GpuCode:
             sections = _sections(data)
             entries = list(_fatbin_entries(data, sections))
             names = _opened_libraries(data, sections)
-    except (struct.error, OverflowError) as error:  # offsets outside the file, or larger than any file
+    except (
+        struct.error,
+        OverflowError,
+    ) as error:  # offsets outside the file, or larger than any file
         raise ValueError(f"{path.name} is damaged") from error
-    isa = max(((major, minor) for kind, _, major, minor in entries if kind == _KIND_PTX), default=None)
+    isa = max(
+        ((major, minor) for kind, _, major, minor in entries if kind == _KIND_PTX), default=None
+    )
     return GpuCode(
         tuple(sorted({arch for kind, arch, _, _ in entries if kind == _KIND_ELF})),
         tuple(sorted({arch for kind, arch, _, _ in entries if kind == _KIND_PTX})),
@@ -82,7 +91,9 @@ def _elf_sections(data: mmap.mmap) -> dict[str, tuple[int, int]]:
         raise ValueError("no 64-bit library")
     (table,) = struct.unpack_from("<Q", data, 0x28)
     size, count, names_index = struct.unpack_from("<HHH", data, 0x3A)
-    rows = [_ELF_SECTION.unpack_from(data, table + i * size) for i in range(min(count, MAX_SECTIONS))]
+    rows = [
+        _ELF_SECTION.unpack_from(data, table + i * size) for i in range(min(count, MAX_SECTIONS))
+    ]
     if names_index >= len(rows):
         raise ValueError("no section names")
     names_at = rows[names_index][4]
@@ -98,11 +109,16 @@ def _pe_sections(data: mmap.mmap) -> dict[str, tuple[int, int]]:
     (count,) = struct.unpack_from("<H", data, at + 6)
     (optional_bytes,) = struct.unpack_from("<H", data, at + 20)
     table = at + 24 + optional_bytes
-    rows = [_PE_SECTION.unpack_from(data, table + i * _PE_SECTION.size) for i in range(min(count, MAX_SECTIONS))]
+    rows = [
+        _PE_SECTION.unpack_from(data, table + i * _PE_SECTION.size)
+        for i in range(min(count, MAX_SECTIONS))
+    ]
     return {row[0].rstrip(b"\0").decode("ascii", "replace"): (row[4], row[3]) for row in rows}
 
 
-def _fatbin_entries(data: mmap.mmap, sections: dict[str, tuple[int, int]]) -> Iterator[tuple[int, int, int, int]]:
+def _fatbin_entries(
+    data: mmap.mmap, sections: dict[str, tuple[int, int]]
+) -> Iterator[tuple[int, int, int, int]]:
     """(kind, architecture, major, minor) of every piece of GPU code."""
     at, size = sections.get(".nv_fatbin") or sections.get(".nv_fatb") or (0, 0)
     end = min(at + size, len(data))
@@ -113,7 +129,9 @@ def _fatbin_entries(data: mmap.mmap, sections: dict[str, tuple[int, int]]) -> It
             continue
         entry, stop = at + header_bytes, min(at + header_bytes + payload_bytes, end)
         while entry + _FATBIN_ENTRY.size <= stop:
-            kind, _, inner_bytes, inner_payload, _, _, minor, major, arch = _FATBIN_ENTRY.unpack_from(data, entry)
+            kind, _, inner_bytes, inner_payload, _, _, minor, major, arch = (
+                _FATBIN_ENTRY.unpack_from(data, entry)
+            )
             yield kind, arch, major, minor
             entry += max(inner_bytes + inner_payload, _ALIGNMENT_BYTES)
         at += max(header_bytes + payload_bytes, _ALIGNMENT_BYTES)
@@ -124,12 +142,16 @@ def _opened_libraries(data: mmap.mmap, sections: dict[str, tuple[int, int]]) -> 
     found: dict[str, int] = {}
     for section in (".rodata", ".rdata", ".dynstr"):
         start, size = sections.get(section, (0, 0))
-        for name in _NAMES:  # find() is twenty times quicker over the whole section than a regular expression
+        for name in (
+            _NAMES
+        ):  # find() is twenty times quicker over the whole section than a regular expression
             at = data.find(name, start, start + size)
             while at >= 0:
                 match = _MAJOR.match(data, at)
                 if match:
-                    found.setdefault("cublas" if b"cublas" in name else "cudnn", int(match[1] or match[2]))
+                    found.setdefault(
+                        "cublas" if b"cublas" in name else "cudnn", int(match[1] or match[2])
+                    )
                     break
                 at = data.find(name, at + 1, start + size)
     return found

@@ -31,7 +31,9 @@ def _request(asked: argparse.Namespace) -> building.Request:
 def _create(asked: argparse.Namespace) -> int:
     built = building.create(_request(asked), _report)
     return _tell(
-        asked, built, f"environment {built.name} is ready and current for {built.want}, made in {built.took_s:g} s"
+        asked,
+        built,
+        f"environment {built.name} is ready and current for {built.want}, made in {built.took_s:g} s",
     )
 
 
@@ -42,7 +44,9 @@ def _try(asked: argparse.Namespace) -> int:
     else:
         tried, current = store.environment(outcome.tried), store.environment(outcome.current)
         names = sorted({*tried.packages, *current.packages})
-        rows = [(name, current.packages.get(name, "–"), tried.packages.get(name, "–")) for name in names]
+        rows = [
+            (name, current.packages.get(name, "–"), tried.packages.get(name, "–")) for name in names
+        ]
         say(f"{'package':<28}{outcome.current:<24}{outcome.tried}")
         for name, old, new in rows:
             if old != new:
@@ -55,10 +59,18 @@ def _try(asked: argparse.Namespace) -> int:
 def _list(asked: argparse.Namespace) -> int:
     now, found = store.pointers(), store.environments()
     if asked.json:
-        say_json({"environments": [asdict(each) for each in found], "current": now.current, "previous": now.previous})
+        say_json(
+            {
+                "environments": [asdict(each) for each in found],
+                "current": now.current,
+                "previous": now.previous,
+            }
+        )
         return 0
     for each in found:
-        shown = ", ".join(f"{name} {each.packages[name]}" for name in _SHOWN_PACKAGES if name in each.packages)
+        shown = ", ".join(
+            f"{name} {each.packages[name]}" for name in _SHOWN_PACKAGES if name in each.packages
+        )
         mark = f"current for {each.want}" if each.name in now.current.values() else each.want
         told = f"{each.state}: {each.problem}" if each.problem else shown
         say(f"{_SIGNS.get(each.state, '?')} {each.name:<24}{mark:<22}{told}")

@@ -49,7 +49,9 @@ class Environment:
 def folder_of(name: str) -> Path:
     """Raises ``EnvironmentProblem`` for a name that is no plain folder name."""
     if not _NAME.fullmatch(name):
-        raise EnvironmentProblem(f"{name!r} is no name for an environment", hint="use a-z, 0-9, dot, dash, underscore")
+        raise EnvironmentProblem(
+            f"{name!r} is no name for an environment", hint="use a-z, 0-9, dot, dash, underscore"
+        )
     return environments_dir() / name
 
 
@@ -111,7 +113,9 @@ def write_json(path: Path, record: Any) -> None:
 
 
 def write_record(environment: Environment) -> None:
-    write_json(folder_of(environment.name) / "record.json", {"schema": SCHEMA, **asdict(environment)})
+    write_json(
+        folder_of(environment.name) / "record.json", {"schema": SCHEMA, **asdict(environment)}
+    )
 
 
 def environment(name: str) -> Environment:
@@ -119,18 +123,26 @@ def environment(name: str) -> Environment:
     folder = folder_of(name)
     if not folder.is_dir():
         known = ", ".join(each.name for each in environments()) or "none"
-        raise EnvironmentProblem(f"there is no environment {name!r}", hint=f"environments here: {known}")
+        raise EnvironmentProblem(
+            f"there is no environment {name!r}", hint=f"environments here: {known}"
+        )
     try:
         record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
-        known_fields = {key: record[key] for key in Environment.__dataclass_fields__ if key in record}
-        found = Environment(**known_fields | {"name": name, "checks": tuple(record.get("checks", ()))})
+        known_fields = {
+            key: record[key] for key in Environment.__dataclass_fields__ if key in record
+        }
+        found = Environment(
+            **known_fields | {"name": name, "checks": tuple(record.get("checks", ()))}
+        )
     except FileNotFoundError:
         return Environment(name, UNFINISHED, problem="its creation was interrupted")
     except (OSError, ValueError, TypeError, AttributeError) as error:
         return Environment(name, DAMAGED, problem=f"record.json cannot be read: {error}")
     if found.state == READY and not python_of(name).exists():
         problem = f"its interpreter {python_of(name)} is gone"
-        return Environment(**asdict(found) | {"state": DAMAGED, "problem": problem, "checks": found.checks})
+        return Environment(
+            **asdict(found) | {"state": DAMAGED, "problem": problem, "checks": found.checks}
+        )
     return found
 
 
@@ -138,7 +150,11 @@ def environments() -> list[Environment]:
     """All of them, by name."""
     if not environments_dir().is_dir():
         return []
-    names = sorted(path.name for path in environments_dir().iterdir() if path.is_dir() and _NAME.fullmatch(path.name))
+    names = sorted(
+        path.name
+        for path in environments_dir().iterdir()
+        if path.is_dir() and _NAME.fullmatch(path.name)
+    )
     return [environment(name) for name in names]
 
 
@@ -155,12 +171,16 @@ def pointers() -> Pointers:
     path = environments_dir() / "current.json"
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        return Pointers(dict(record["current"]), {want: list(names) for want, names in record["previous"].items()})
+        return Pointers(
+            dict(record["current"]),
+            {want: list(names) for want, names in record["previous"].items()},
+        )
     except FileNotFoundError:
         return Pointers()
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise EnvironmentProblem(
-            f"{path} is damaged: {error}", hint="delete it, then name the current one: transcribe-mcp env use NAME"
+            f"{path} is damaged: {error}",
+            hint="delete it, then name the current one: transcribe-mcp env use NAME",
         ) from error
 
 
@@ -174,13 +194,19 @@ def make_current(name: str) -> Environment:
     """Point to a ready environment, in one move; the one before it stays for ``rollback``. Needs the lock."""
     chosen = environment(name)
     if chosen.state != READY:
-        hint = f"see {folder_of(name) / 'log.txt'}, or make it again: transcribe-mcp env create {name}"
-        raise EnvironmentProblem(f"environment {name} is {chosen.state}: {chosen.problem or 'see its log'}", hint=hint)
+        hint = (
+            f"see {folder_of(name) / 'log.txt'}, or make it again: transcribe-mcp env create {name}"
+        )
+        raise EnvironmentProblem(
+            f"environment {name} is {chosen.state}: {chosen.problem or 'see its log'}", hint=hint
+        )
     now = pointers()
     before = now.current.get(chosen.want)
     if before == name:
         return chosen
-    history = [each for each in now.previous.get(chosen.want, []) if each != name] + ([before] if before else [])
+    history = [each for each in now.previous.get(chosen.want, []) if each != name] + (
+        [before] if before else []
+    )
     _point({**now.current, chosen.want: name}, {**now.previous, chosen.want: history})
     return chosen
 
@@ -199,7 +225,9 @@ def roll_back(want: str) -> Environment:
         if folder_of(name).is_dir() and environment(name).state == READY:
             _point({**now.current, wants[0]: name}, {**now.previous, wants[0]: history})
             return environment(name)
-    raise EnvironmentProblem(f"there is no earlier environment for {wants[0]}", hint="transcribe-mcp env list")
+    raise EnvironmentProblem(
+        f"there is no earlier environment for {wants[0]}", hint="transcribe-mcp env list"
+    )
 
 
 def _point(current: Mapping[str, str], previous: Mapping[str, list[str]]) -> None:
@@ -211,10 +239,15 @@ def remove(name: str) -> None:
     now = pointers()
     environment(name)
     if name in now.current.values():
-        raise EnvironmentProblem(f"environment {name} is current", hint="make another one current first: env use NAME")
+        raise EnvironmentProblem(
+            f"environment {name} is current", hint="make another one current first: env use NAME"
+        )
     trash = environments_dir() / f".trash-{name}-{os.getpid()}"
     folder_of(name).replace(trash)  # gone for every reader in one move; deleting takes its time
-    _point(now.current, {want: [each for each in names if each != name] for want, names in now.previous.items()})
+    _point(
+        now.current,
+        {want: [each for each in names if each != name] for want, names in now.previous.items()},
+    )
     shutil.rmtree(trash, ignore_errors=True)
 
 

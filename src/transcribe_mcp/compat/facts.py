@@ -77,11 +77,16 @@ def save(facts: Facts, path: Path) -> None:
     record = {"schema": SCHEMA, "facts": to_json(facts, scrub=True)}
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        part.write_text(json.dumps(record, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
+        part.write_text(
+            json.dumps(record, indent=1, ensure_ascii=False, sort_keys=True) + "\n",
+            encoding="utf-8",
+        )
         part.replace(path)
     except OSError as error:
         part.unlink(missing_ok=True)
-        raise FactsError(f"cannot write {path}: {error.strerror}", hint="name a folder you may write to") from error
+        raise FactsError(
+            f"cannot write {path}: {error.strerror}", hint="name a folder you may write to"
+        ) from error
 
 
 def to_json(facts: Facts, *, scrub: bool = False) -> dict[str, dict[str, Any]]:
@@ -136,7 +141,9 @@ def load(path: Path) -> Facts:
         with path.open("rb") as file:
             raw = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
-        raise FactsError(f"cannot read {path}: {error.strerror}", hint="write one with doctor --save-facts") from error
+        raise FactsError(
+            f"cannot read {path}: {error.strerror}", hint="write one with doctor --save-facts"
+        ) from error
     if len(raw) > MAX_FILE_BYTES:
         raise FactsError(f"{path} is larger than {MAX_FILE_BYTES} bytes, so it is no facts file")
     return parse(raw, str(path))
@@ -150,7 +157,10 @@ def parse(raw: bytes, name: str) -> Facts:
         raise FactsError(f"{name} is damaged: {error}", hint=_RECORD_AGAIN) from error
     schema = record.get("schema") if isinstance(record, dict) else None
     if schema != SCHEMA:
-        raise FactsError(f"{name} has schema {str(schema)[:80]!r}; this program reads {SCHEMA!r}", hint=_RECORD_AGAIN)
+        raise FactsError(
+            f"{name} has schema {str(schema)[:80]!r}; this program reads {SCHEMA!r}",
+            hint=_RECORD_AGAIN,
+        )
     entries = record.get("facts")
     if not isinstance(entries, dict):
         raise FactsError(f"{name} has no facts", hint=_RECORD_AGAIN)
@@ -162,7 +172,9 @@ def _checked(key: str, entry: Any, name: str) -> Fact:
         raise FactsError(f"{name}: fact {key[:80]!r} is no record", hint=_RECORD_AGAIN)
     value = entry.get("value")
     if value is not None and not fits_shape(key, value):
-        raise FactsError(f"{name}: fact {key[:80]!r} has a value of the wrong kind", hint=_RECORD_AGAIN)
+        raise FactsError(
+            f"{name}: fact {key[:80]!r} has a value of the wrong kind", hint=_RECORD_AGAIN
+        )
     took_s = entry.get("took_s", 0.0)
     return Fact(
         key,

@@ -30,7 +30,9 @@ ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+ht
 TIMEOUT_S = 30.0
 MAX_ANSWER_BYTES = 96 * 1024 * 1024
 MAX_METADATA_BYTES = 4 * 1024 * 1024
-_OFFLINE_HINT = "this command needs the package index; everything else in doctor works without a network"
+_OFFLINE_HINT = (
+    "this command needs the package index; everything else in doctor works without a network"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +104,18 @@ class Index:
         self.configuration = configuration
         handlers: list[Any] = []
         if configuration.proxy:
-            handlers.append(urllib.request.ProxyHandler(dict.fromkeys(("http", "https"), configuration.proxy)))
+            handlers.append(
+                urllib.request.ProxyHandler(dict.fromkeys(("http", "https"), configuration.proxy))
+            )
         try:
             context = ssl.create_default_context(cafile=configuration.certificates or None)
         except OSError as error:
-            raise IndexProblem(f"pip's cert {configuration.certificates} cannot be read: {error}") from error
-        self._opener = urllib.request.build_opener(*handlers, urllib.request.HTTPSHandler(context=context))
+            raise IndexProblem(
+                f"pip's cert {configuration.certificates} cannot be read: {error}"
+            ) from error
+        self._opener = urllib.request.build_opener(
+            *handlers, urllib.request.HTTPSHandler(context=context)
+        )
 
     def files(self, package: str) -> list[File]:
         """Every wheel of a package on every index; empty where none has it. Raises ``IndexProblem``."""
@@ -129,9 +137,15 @@ class Index:
             return None
         body, _ = answer
         if file.metadata_sha256 and hashlib.sha256(body).hexdigest() != file.metadata_sha256:
-            raise IndexProblem(f"the metadata of {file.url.rpartition('/')[2]} does not match its checksum")
+            raise IndexProblem(
+                f"the metadata of {file.url.rpartition('/')[2]} does not match its checksum"
+            )
         head = body.decode("utf-8", "replace").partition("\n\n")[0]
-        return tuple(line.partition(":")[2].strip() for line in head.splitlines() if line.startswith("Requires-Dist:"))
+        return tuple(
+            line.partition(":")[2].strip()
+            for line in head.splitlines()
+            if line.startswith("Requires-Dist:")
+        )
 
     def _get(self, url: str, limit_bytes: int, accept: str) -> tuple[bytes, str] | None:
         request = _request(url, accept)
@@ -143,7 +157,9 @@ class Index:
             error.close()  # it is the response too
             if error.code == 404:
                 return None
-            raise IndexProblem(f"{shown(url)} answers {error.code} {error.reason}", hint=_OFFLINE_HINT) from error
+            raise IndexProblem(
+                f"{shown(url)} answers {error.code} {error.reason}", hint=_OFFLINE_HINT
+            ) from error
         except (OSError, ValueError) as error:
             reason = getattr(error, "reason", error)
             raise IndexProblem(
@@ -158,7 +174,9 @@ def _request(url: str, accept: str) -> urllib.request.Request:
     parts = urllib.parse.urlsplit(url)
     headers = {"Accept": accept, "User-Agent": "transcribe-mcp updates"}
     if parts.username is not None:
-        pair = f"{urllib.parse.unquote(parts.username)}:{urllib.parse.unquote(parts.password or '')}"
+        pair = (
+            f"{urllib.parse.unquote(parts.username)}:{urllib.parse.unquote(parts.password or '')}"
+        )
         headers["Authorization"] = "Basic " + base64.b64encode(pair.encode()).decode("ascii")
         url = urllib.parse.urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
     return urllib.request.Request(url, headers=headers)
@@ -181,11 +199,17 @@ def _files(body: bytes, kind: str, url: str, package: str) -> Iterator[File]:
     for entry in entries:
         name, address = str(entry["filename"]), urllib.parse.urljoin(url, str(entry["url"]))
         parts = name.split("-")
-        if name.endswith(".whl") and len(parts) >= 5 and normalised(parts[0]) == normalised(package):
+        if (
+            name.endswith(".whl")
+            and len(parts) >= 5
+            and normalised(parts[0]) == normalised(package)
+        ):
             metadata = entry.get("core-metadata", entry.get("dist-info-metadata", False))
             digest = metadata.get("sha256", "") if isinstance(metadata, dict) else ""
             python = str(entry.get("requires-python") or "")
-            yield File(parts[1], address, python, bool(entry.get("yanked")), bool(metadata), str(digest))
+            yield File(
+                parts[1], address, python, bool(entry.get("yanked")), bool(metadata), str(digest)
+            )
 
 
 def _json_entries(body: bytes) -> Iterator[Mapping[str, Any]]:

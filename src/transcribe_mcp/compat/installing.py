@@ -66,7 +66,9 @@ def install(python: Path, step: Install, log: Log) -> None:
     try:
         _pip_install(python, replace(step, index_url=""), log)
     except EnvironmentProblem as error:
-        raise EnvironmentProblem(f"{problem}; the default index failed too: {error}", hint=error.hint) from error
+        raise EnvironmentProblem(
+            f"{problem}; the default index failed too: {error}", hint=error.hint
+        ) from error
 
 
 def _require(step: Install) -> None:
@@ -99,7 +101,9 @@ def _pip_install(python: Path, step: Install, log: Log) -> None:
         problem = _unreachable_index(step)
         if not problem:
             raise
-        hint = "" if step.index_url else "check the network, or configure another index: PIP_INDEX_URL"
+        hint = (
+            "" if step.index_url else "check the network, or configure another index: PIP_INDEX_URL"
+        )
         raise EnvironmentProblem(f"pip install failed: {problem}", hint=hint) from error
 
 
@@ -114,7 +118,9 @@ def _unreachable_index(step: Install) -> str:
             _index(url).files(package)
         except IndexProblem as error:
             problem = str(error)
-            return problem if shown(url) in problem else f"the package index {shown(url)}: {problem}"
+            return (
+                problem if shown(url) in problem else f"the package index {shown(url)}: {problem}"
+            )
     return ""
 
 
@@ -128,7 +134,9 @@ def _pip() -> list[str]:
         return [sys.executable, "-m", "pip"]
     ensurepip = importlib.util.find_spec("ensurepip")
     folders = ensurepip.submodule_search_locations if ensurepip is not None else None
-    wheels = [wheel for folder in folders or () for wheel in Path(folder, "_bundled").glob("pip-*.whl")]
+    wheels = [
+        wheel for folder in folders or () for wheel in Path(folder, "_bundled").glob("pip-*.whl")
+    ]
     if not wheels:
         raise EnvironmentProblem(
             f"{sys.executable} has no pip", hint="install pip beside transcribe-mcp, then try again"
@@ -140,14 +148,25 @@ def _run(what: str, command: Sequence[str], log: Log) -> None:
     environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     try:
         done = subprocess.run(
-            list(command), capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S, env=environment
+            list(command),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=TIMEOUT_S,
+            env=environment,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise EnvironmentProblem(f"{command[0]} cannot be run: {error}") from error
     log.detail(f"$ {' '.join(command)}\n{done.stdout}{done.stderr}")
     if done.returncode:
-        hint = "pip's configuration or PIP_CONSTRAINT limits versions: lift it" if "(constraint)" in done.stdout else ""
-        raise EnvironmentProblem(f"{what}: exit {done.returncode}: {_failure(done.stdout, done.stderr)}", hint=hint)
+        hint = (
+            "pip's configuration or PIP_CONSTRAINT limits versions: lift it"
+            if "(constraint)" in done.stdout
+            else ""
+        )
+        raise EnvironmentProblem(
+            f"{what}: exit {done.returncode}: {_failure(done.stdout, done.stderr)}", hint=hint
+        )
 
 
 def _failure(stdout: str, stderr: str) -> str:

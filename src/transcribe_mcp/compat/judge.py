@@ -19,7 +19,9 @@ def judge(facts: Facts, *, only: Sequence[str] = ()) -> list[Finding]:
     found = [fire(rule, view) for rule in rules() if applies(rule, view)]
     found += _judge_operations(facts, view)
     unique = {finding.code: finding for finding in found if not only or finding.code in only}
-    return sorted(unique.values(), key=lambda finding: (-SEVERITIES.index(finding.severity), finding.code))
+    return sorted(
+        unique.values(), key=lambda finding: (-SEVERITIES.index(finding.severity), finding.code)
+    )
 
 
 def not_judged(facts: Facts, codes: Sequence[str]) -> list[str]:
@@ -28,7 +30,11 @@ def not_judged(facts: Facts, codes: Sequence[str]) -> list[str]:
     found = {finding.code for finding in judge(facts)}
     tried = any(name.startswith("deep.") for name in facts)
     asked = [rule for rule in rules() if rule.code in codes and rule.code not in found]
-    return [rule.code for rule in asked if applies(rule, view) is None and not (tried and rule.area == "operations")]
+    return [
+        rule.code
+        for rule in asked
+        if applies(rule, view) is None and not (tried and rule.area == "operations")
+    ]
 
 
 def worst(findings: Sequence[Finding]) -> str:
@@ -56,7 +62,9 @@ def _judge_operations(facts: Facts, view: Mapping[str, Any]) -> Iterator[Finding
         words = f"{engine} on {device}: {end}"
         known = [item.rule.code for item in explain(tail)]
         for code in known or [_code_of(end)]:
-            yield from _operation_finding(code, f"{words}; {_last_line(tail)}" if tail else words, view)
+            yield from _operation_finding(
+                code, f"{words}; {_last_line(tail)}" if tail else words, view
+            )
         if device == "cuda" and (engine, "cpu") in worked:
             yield from _operation_finding("TM804", f"{words}; on cpu: ok", view)
 

@@ -22,8 +22,20 @@ TEXT_POSITIONS = 448
 KERNEL_WIDTH = 3
 PROMPT_TOKENS = 4  # start, language, task, no timestamps
 BATCHES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128)
-WEIGHT_BYTES: Mapping[str, int] = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "int8_float16": 1}
-ACTIVATION_BYTES: Mapping[str, int] = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 4, "int8_float16": 2}
+WEIGHT_BYTES: Mapping[str, int] = {
+    "float32": 4,
+    "float16": 2,
+    "bfloat16": 2,
+    "int8": 1,
+    "int8_float16": 1,
+}
+ACTIVATION_BYTES: Mapping[str, int] = {
+    "float32": 4,
+    "float16": 2,
+    "bfloat16": 2,
+    "int8": 4,
+    "int8_float16": 2,
+}
 MEBIBYTE = 1 << 20
 # The share of a GPU's or a machine's memory that a plan may fill: drivers and other processes want some.
 USABLE_SHARE = 0.9
@@ -51,7 +63,11 @@ class Geometry:
     def decoder_parameters(self) -> int:
         """The embedding is shared with the output layer, so it counts once."""
         d = self.n_state
-        return d * (self.n_vocab + TEXT_POSITIONS) + self.decoder_layers * (16 * d * d + 17 * d) + 2 * d
+        return (
+            d * (self.n_vocab + TEXT_POSITIONS)
+            + self.decoder_layers * (16 * d * d + 17 * d)
+            + 2 * d
+        )
 
     @property
     def parameters(self) -> int:
@@ -74,9 +90,13 @@ class Geometry:
         d, positions = self.n_state, AUDIO_POSITIONS
         layer = 24 * d * d * positions + 4 * positions * positions * d
         convolutions = 2 * KERNEL_WIDTH * (MEL_FRAMES * self.n_mels * d + positions * d * d)
-        return float(self.encoder_layers * layer + convolutions + self.decoder_layers * 4 * d * d * positions)
+        return float(
+            self.encoder_layers * layer + convolutions + self.decoder_layers * 4 * d * d * positions
+        )
 
-    def decoding_bytes(self, batch: int, tokens: int, item_bytes: int, audio_item_bytes: int) -> float:
+    def decoding_bytes(
+        self, batch: int, tokens: int, item_bytes: int, audio_item_bytes: int
+    ) -> float:
         """Read while ``batch`` windows say ``tokens`` tokens each: in every step all weights but those for the audio's
         keys and values, the keys and values of the audio, and those of the text so far."""
         steps = tokens + PROMPT_TOKENS
@@ -87,7 +107,9 @@ class Geometry:
 
     def weights_bytes(self, item_bytes: int, page_bytes: int = 0) -> int:
         """Bytes of the weights, where every tensor above half a page takes whole pages; 0: tensors lie back to back."""
-        large = [n * item_bytes for n in self.matrices if page_bytes and n * item_bytes > page_bytes // 2]
+        large = [
+            n * item_bytes for n in self.matrices if page_bytes and n * item_bytes > page_bytes // 2
+        ]
         unused = sum(-size % page_bytes for size in large)
         return self.parameters * item_bytes + unused
 
@@ -187,7 +209,9 @@ def memory_need(shape: Geometry, engine: str, dtype: str, batch: int, beam: int 
     if dtype.startswith("int8") and extra.int8_score_copies is not None:
         copies = extra.int8_score_copies
     encoder = int(extra.encoder_units * unit + copies * scores)
-    logits = batch * beam * shape.n_vocab * (item + 4)  # once in the model's precision, once as float32
+    logits = (
+        batch * beam * shape.n_vocab * (item + 4)
+    )  # once in the model's precision, once as float32
     computed_positions = AUDIO_POSITIONS * shape.n_state * WEIGHT_BYTES["float32"]
     return MemoryNeed(
         shape.weights_bytes(WEIGHT_BYTES[dtype], extra.page_bytes) + computed_positions,
@@ -201,15 +225,25 @@ def memory_need(shape: Geometry, engine: str, dtype: str, batch: int, beam: int 
 
 # Our own engine, ``engines.whisper``, on CUDA, as ``benchmarks/gpu.py`` measured it (H100, torch 2.11, bfloat16+int8).
 WHISPER = "whisper"
-ENCODER_ROOMS = (1, 4, 8, 12)  # windows that there is room to encode at once: the next larger; more take turns
+ENCODER_ROOMS = (
+    1,
+    4,
+    8,
+    12,
+)  # windows that there is room to encode at once: the next larger; more take turns
 _ROOMS = (1, 4, 16, 64, 128, 256)  # rows that there is room for: the next larger
 _TEXT_POSITIONS = 256  # a long prompt takes all 448
-_FIXED_BYTES = 104_500_000  # three workspaces of cuBLAS: for the model, for captured steps, for word times
+_FIXED_BYTES = (
+    104_500_000  # three workspaces of cuBLAS: for the model, for captured steps, for word times
+)
 _ROW_BYTES = 200_000  # of a row: what the alignment heads asked, and what was said
 _ENCODER_UNITS, _ENCODER_WINDOW_BYTES = 9.4, 2_300_000  # held by an encoder's room, for each window
 _SPECTROGRAM_BYTES = 15_700_000  # while a window's spectrogram is made
 _CACHE_UNITS = 1.5  # beside keys and values while they are made
-_LARGE_BYTES, _LARGE_PAGE_BYTES = 10 * MEBIBYTE, 2 * MEBIBYTE  # PyTorch gives tensors above the first whole pages
+_LARGE_BYTES, _LARGE_PAGE_BYTES = (
+    10 * MEBIBYTE,
+    2 * MEBIBYTE,
+)  # PyTorch gives tensors above the first whole pages
 
 
 def _whisper_need(shape: Geometry, dtype: str, batch: int, beam: int) -> MemoryNeed:
@@ -225,7 +259,9 @@ def _whisper_need(shape: Geometry, dtype: str, batch: int, beam: int) -> MemoryN
     part, mel = min(batch, room), MEL_FRAMES * shape.n_mels * WEIGHT_BYTES["float32"]
     encoding = text + (batch - part) * per_window
     encoding += part * max(_SPECTROGRAM_BYTES, mel + per_window + int(_CACHE_UNITS * unit))
-    captured = room * (int(_ENCODER_UNITS * unit) + _ENCODER_WINDOW_BYTES + unit + mel)  # the last two are its ends
+    captured = room * (
+        int(_ENCODER_UNITS * unit) + _ENCODER_WINDOW_BYTES + unit + mel
+    )  # the last two are its ends
     word_times = min(12_000_000 * batch, 85_000_000) + 1_000_000 * batch
     large = [n * item for n in shape.matrices if n * item > _LARGE_BYTES]
     return MemoryNeed(
@@ -238,10 +274,16 @@ def _whisper_need(shape: Geometry, dtype: str, batch: int, beam: int) -> MemoryN
     )
 
 
-def largest_batch(shape: Geometry, engine: str, dtype: str, available_bytes: int, beam: int = 1) -> int:
+def largest_batch(
+    shape: Geometry, engine: str, dtype: str, available_bytes: int, beam: int = 1
+) -> int:
     """The largest of ``BATCHES`` that fits, 0 where not even one window does."""
     limit = available_bytes * USABLE_SHARE
-    fitting = [batch for batch in BATCHES if memory_need(shape, engine, dtype, batch, beam).total_bytes <= limit]
+    fitting = [
+        batch
+        for batch in BATCHES
+        if memory_need(shape, engine, dtype, batch, beam).total_bytes <= limit
+    ]
     return max(fitting, default=0)
 
 
@@ -260,11 +302,14 @@ class ModelFit:
 def model_fits(facts: Facts) -> Iterator[ModelFit]:
     """Every model on every GPU in float16 and int8, and on the CPU in int8."""
     places: list[tuple[str, str, int, tuple[str, ...]]] = [
-        (gpu.name, "ctranslate2", gpu_bytes(gpu), ("float16", "int8_float16")) for gpu in gpus_of(facts)
+        (gpu.name, "ctranslate2", gpu_bytes(gpu), ("float16", "int8_float16"))
+        for gpu in gpus_of(facts)
     ]
     memory = usable_memory_bytes(facts)
     if memory:
-        places.append(("CPU", "cpu", min(memory, facts.value("memory.available_bytes", memory)), ("int8",)))
+        places.append(
+            ("CPU", "cpu", min(memory, facts.value("memory.available_bytes", memory)), ("int8",))
+        )
     for where, engine, available_bytes, dtypes in places:
         for shape in geometries():
             for dtype in dtypes:
@@ -290,7 +335,11 @@ def memory_view(facts: Facts) -> Mapping[str, Any]:
 
 
 def _lacking(engine: str, dtype: str, available_bytes: int) -> list[str]:
-    return [shape.model for shape in geometries() if not largest_batch(shape, engine, dtype, available_bytes)]
+    return [
+        shape.model
+        for shape in geometries()
+        if not largest_batch(shape, engine, dtype, available_bytes)
+    ]
 
 
 def models_text(fits: Sequence[ModelFit]) -> str:

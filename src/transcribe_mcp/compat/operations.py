@@ -19,22 +19,40 @@ from pathlib import Path
 from typing import Any
 
 # A Whisper small enough for a second, with every kind of layer that a real one has.
-TINY = {"n_mels": 80, "n_state": 64, "n_head": 2, "encoder_layers": 2, "decoder_layers": 2, "n_vocab": 2000}
+TINY = {
+    "n_mels": 80,
+    "n_state": 64,
+    "n_head": 2,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "n_vocab": 2000,
+}
 AUDIO_POSITIONS, MEL_FRAMES, TEXT_POSITIONS, TIMESTAMPS = 1500, 3000, 448, 1501
 SPECIALS = ("endoftext", "startoftranscript", "en", "translate", "transcribe", "startoflm", "startofprev",
             "nospeech", "notimestamps")  # fmt: skip
 DECODED_TOKENS = 32
 CUDNN = "cudnn"  # stands for a device: only the cuDNN that an old CTranslate2 brings along
-BENCH = {"n_mels": 80, "n_state": 256, "n_head": 4, "encoder_layers": 4, "decoder_layers": 4, "n_vocab": 8000}
+BENCH = {
+    "n_mels": 80,
+    "n_state": 256,
+    "n_head": 4,
+    "encoder_layers": 4,
+    "decoder_layers": 4,
+    "n_vocab": 8000,
+}
 
 
 def whisper_vocabulary(size: int) -> list[str]:
     """Token texts in Whisper's order: text, special tokens, timestamps."""
-    ends = ["<|" + name + "|>" for name in SPECIALS] + [f"<|{i * 0.02:.2f}|>" for i in range(TIMESTAMPS)]
+    ends = ["<|" + name + "|>" for name in SPECIALS] + [
+        f"<|{i * 0.02:.2f}|>" for i in range(TIMESTAMPS)
+    ]
     return [f"t{i}" for i in range(size - len(ends))] + ends
 
 
-def save_random_whisper(folder: str, shape: dict[str, int], quantization: str | None = None) -> None:
+def save_random_whisper(
+    folder: str, shape: dict[str, int], quantization: str | None = None
+) -> None:
     """Write a CTranslate2 Whisper of this shape with random weights (seeded) into ``folder``."""
     np = importlib.import_module("numpy")
     specs = importlib.import_module("ctranslate2.specs")
@@ -66,8 +84,14 @@ def save_random_whisper(folder: str, shape: dict[str, int], quantization: str | 
 
     head = shape["n_head"]
     spec = specs.WhisperSpec(shape["encoder_layers"], head, shape["decoder_layers"], head)
-    spec.encoder.conv1.weight, spec.encoder.conv1.bias = fill(d, shape["n_mels"], 3), np.zeros(d, dtype=np.float32)
-    spec.encoder.conv2.weight, spec.encoder.conv2.bias = fill(d, d, 3), np.zeros(d, dtype=np.float32)
+    spec.encoder.conv1.weight, spec.encoder.conv1.bias = (
+        fill(d, shape["n_mels"], 3),
+        np.zeros(d, dtype=np.float32),
+    )
+    spec.encoder.conv2.weight, spec.encoder.conv2.bias = (
+        fill(d, d, 3),
+        np.zeros(d, dtype=np.float32),
+    )
     spec.encoder.position_encodings.encodings = fill(AUDIO_POSITIONS, d)
     spec.decoder.position_encodings.encodings = fill(TEXT_POSITIONS, d)
     spec.decoder.embeddings.weight = fill(shape["n_vocab"], d)
@@ -91,28 +115,44 @@ def save_random_whisper(folder: str, shape: dict[str, int], quantization: str | 
     spec.save(folder)
 
 
-def run_whisper(model: Any, shape: dict[str, int], batch: int = 1, max_length: int = DECODED_TOKENS) -> int:
+def run_whisper(
+    model: Any, shape: dict[str, int], batch: int = 1, max_length: int = DECODED_TOKENS
+) -> int:
     """Encode ``batch`` windows of noise and decode ``max_length`` tokens of each; returns tokens decoded."""
     np = importlib.import_module("numpy")
     ctranslate2 = importlib.import_module("ctranslate2")
-    mel = np.random.default_rng(1).standard_normal((batch, shape["n_mels"], MEL_FRAMES), dtype=np.float32)
-    encoded = model.encode(ctranslate2.StorageView.from_array(np.ascontiguousarray(mel)), to_cpu=False)
+    mel = np.random.default_rng(1).standard_normal(
+        (batch, shape["n_mels"], MEL_FRAMES), dtype=np.float32
+    )
+    encoded = model.encode(
+        ctranslate2.StorageView.from_array(np.ascontiguousarray(mel)), to_cpu=False
+    )
     first = shape["n_vocab"] - TIMESTAMPS - len(SPECIALS)
-    prompt = [first + SPECIALS.index(name) for name in ("startoftranscript", "en", "transcribe", "notimestamps")]
-    results = model.generate(encoded, [prompt] * batch, beam_size=1, max_length=max_length, suppress_tokens=[first])
+    prompt = [
+        first + SPECIALS.index(name)
+        for name in ("startoftranscript", "en", "transcribe", "notimestamps")
+    ]
+    results = model.generate(
+        encoded, [prompt] * batch, beam_size=1, max_length=max_length, suppress_tokens=[first]
+    )
     return sum(len(result.sequences_ids[0]) for result in results)
 
 
 def ctranslate2(device: str, repeat: int) -> dict[str, Any]:
     module = importlib.import_module("ctranslate2")
     if device == CUDNN:
-        return {"version": module.__version__, "steps": open_cudnn_shim(Path(str(module.__file__)).parent.parent)}
+        return {
+            "version": module.__version__,
+            "steps": open_cudnn_shim(Path(str(module.__file__)).parent.parent),
+        }
     shape = BENCH if repeat else TINY
     with tempfile.TemporaryDirectory() as folder:
         save_random_whisper(folder, shape)
         kind, _, index = device.partition(":")
         compute_type = "float16" if kind == "cuda" else "int8"
-        model = module.models.Whisper(folder, device=kind, device_index=int(index or 0), compute_type=compute_type)
+        model = module.models.Whisper(
+            folder, device=kind, device_index=int(index or 0), compute_type=compute_type
+        )
         tokens = run_whisper(model, shape)
         steps = ["load", "encode", f"decode {tokens} tokens"]
         found = {"version": module.__version__, "steps": steps, "compute_type": model.compute_type}
@@ -132,7 +172,9 @@ def open_cudnn_shim(site: Path) -> list[str]:
     steps = []
     for path in (site / "ctranslate2.libs").glob("libcudnn*.so*"):
         handle = ctypes.c_void_p()
-        steps.append(f"cudnnCreate: status {ctypes.CDLL(str(path)).cudnnCreate(ctypes.byref(handle))}")
+        steps.append(
+            f"cudnnCreate: status {ctypes.CDLL(str(path)).cudnnCreate(ctypes.byref(handle))}"
+        )
     return steps
 
 
@@ -157,7 +199,11 @@ def onnxruntime(device: str, repeat: int) -> dict[str, Any]:
     (y,) = session.run(None, {"x": np.ones(4, dtype=np.float32)})
     if y.tolist() != [2.0, 2.0, 2.0, 2.0]:
         raise RuntimeError(f"a sum came out wrong: {y}")
-    return {"version": module.__version__, "steps": ["session", "run"], "providers": module.get_available_providers()}
+    return {
+        "version": module.__version__,
+        "steps": ["session", "run"],
+        "providers": module.get_available_providers(),
+    }
 
 
 def _onnx_sum() -> bytes:

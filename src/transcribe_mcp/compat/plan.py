@@ -125,7 +125,15 @@ def make_plan(facts: Facts, want: str = "", known: Tables | None = None) -> Plan
     draft.want = want or ("gpu" if on_gpu else "cpu")
     if draft.want == "gpu" and not on_gpu:
         return Plan(
-            "gpu", "none", "", (), (), (), (), (*draft.limits, "for the CPU: --want cpu"), tuple(clean_up(facts))
+            "gpu",
+            "none",
+            "",
+            (),
+            (),
+            (),
+            (),
+            (*draft.limits, "for the CPU: --want cpu"),
+            tuple(clean_up(facts)),
         )
     installs = _whisperx(draft) if draft.want == "whisperx" else _ours(draft, on_gpu)
     python = _python(draft)
@@ -148,7 +156,9 @@ def _impossible(draft: _Draft) -> str:
     if "musl" in str(draft.facts.value("os.libc", "")):
         return "nothing can be installed: there are no wheels for musl; use an image with glibc (python:3.12-slim)"
     if draft.facts.value("python.bits", 64) < 64:
-        return "nothing can be installed: there are no wheels for 32-bit Python; install a 64-bit one"
+        return (
+            "nothing can be installed: there are no wheels for 32-bit Python; install a 64-bit one"
+        )
     return ""
 
 
@@ -171,7 +181,9 @@ def _why_no_gpu(draft: _Draft, gpu: Gpu | None, row: Mapping[str, Any]) -> str:
         return "CTranslate2 has no Metal build; the CPU is used"
     if gpu is None:
         hidden = draft.facts.value("nvidia.pci") or draft.driver
-        return "a GPU is built in but not usable; see doctor" if hidden else "no NVIDIA GPU is visible"
+        return (
+            "a GPU is built in but not usable; see doctor" if hidden else "no NVIDIA GPU is visible"
+        )
     if draft.is_arm:
         return "CTranslate2's aarch64 wheels hold no GPU code; use --want torch, or build it from source"
     native = [f"{arch // 10}.{arch % 10}" for arch in row["sass"]]
@@ -181,11 +193,11 @@ def _why_no_gpu(draft: _Draft, gpu: Gpu | None, row: Mapping[str, Any]) -> str:
         return f"CTranslate2 {row['version']} has no code for {gpu.label}; it starts at {native[0]}"
     if not draft.driver_runs(row["cuda_major"]):
         floor = tables.driver_floor(row["cuda_major"], draft.system)
-        return f"driver {draft.driver or 'unknown'} is older than {floor}; upgrade it to 570 or newer"
-    if not is_native and (compare(draft.driver, row["driver_jit"]) or 0) < 0:
         return (
-            f"{gpu.label} needs driver {row['driver_jit']} to compile CTranslate2's code; installed is {draft.driver}"
+            f"driver {draft.driver or 'unknown'} is older than {floor}; upgrade it to 570 or newer"
         )
+    if not is_native and (compare(draft.driver, row["driver_jit"]) or 0) < 0:
+        return f"{gpu.label} needs driver {row['driver_jit']} to compile CTranslate2's code; installed is {draft.driver}"
     return ""
 
 
@@ -238,12 +250,21 @@ def _torch(draft: _Draft) -> tuple[str, str]:
             if variant is not None:
                 index_url = TORCH_INDEX + variant if variant else ""
                 cuda = variant or f"CUDA {row['cuda']} from PyPI"
-                reason = f"newest with code for {gpu.label} that driver {draft.driver} runs ({cuda})"
+                reason = (
+                    f"newest with code for {gpu.label} that driver {draft.driver} runs ({cuda})"
+                )
                 draft.choose("torch", row["version"], reason, tables.table("torch_variants").source)
                 return row["version"], index_url
-        draft.limits.append(f"torch on the GPU: no build has code for {gpu.label} and runs on driver {draft.driver}")
+        draft.limits.append(
+            f"torch on the GPU: no build has code for {gpu.label} and runs on driver {draft.driver}"
+        )
     row = next(row for row in reversed(draft.known.torch) if not row.get("avoid"))
-    draft.choose("torch", row["version"], "CPU build: no GPU that a CUDA build could use", tables.table("torch").source)
+    draft.choose(
+        "torch",
+        row["version"],
+        "CPU build: no GPU that a CUDA build could use",
+        tables.table("torch").source,
+    )
     return row["version"], TORCH_INDEX + "cpu" if draft.system == "Linux" else ""
 
 
@@ -254,7 +275,9 @@ def _variant_for(draft: _Draft, row: Mapping[str, Any], gpu: Gpu) -> str | None:
     variants = ([default] if on_pypi else []) + sorted(row["variants"], reverse=True)
     for variant in variants if not draft.is_arm else [default]:
         suffix = "-aarch64" if draft.is_arm else ""
-        built_for = tables.variant_capabilities(draft.known.torch_variants, variant + suffix, row["minor"])
+        built_for = tables.variant_capabilities(
+            draft.known.torch_variants, variant + suffix, row["minor"]
+        )
         if built_for is None and variant == default and not draft.is_arm:
             built_for = row["cc"]
         fits = built_for is not None and tables.runs_machine_code(gpu.capability, built_for)
@@ -273,7 +296,9 @@ def _whisperx(draft: _Draft) -> list[Install]:
     if variant is None:
         draft.limits.append("alignment and speakers run on the CPU")
         torch_index = TORCH_INDEX + "cpu" if draft.system == "Linux" and not draft.is_arm else ""
-    why = "WhisperX pins torch 2.8" + ("" if variant else f"; this build is {variant}" if variant else "")
+    why = "WhisperX pins torch 2.8" + (
+        "" if variant else f"; this build is {variant}" if variant else ""
+    )
     draft.choose("torch", row["version"], why, tables.table("whisperx").source)
     draft.limits.append(
         "transcribe-mcp itself: it needs huggingface-hub 1, WhisperX pins it below; keep two environments"
@@ -296,7 +321,9 @@ def _python(draft: _Draft) -> str:
         fits = fits and satisfies(current, row["requires_python"])
     if current and fits and not draft.facts.value("python.free_threaded"):
         return ".".join(current.split(".")[:2])
-    draft.choose("python", FALLBACK_PYTHON, f"the packages have no wheels for Python {current or 'unknown'}")
+    draft.choose(
+        "python", FALLBACK_PYTHON, f"the packages have no wheels for Python {current or 'unknown'}"
+    )
     return FALLBACK_PYTHON
 
 
@@ -306,12 +333,24 @@ def _steps(draft: _Draft, python: str, installs: Sequence[Install]) -> list[Step
     venv = f"uv venv --python {python} {_ENVIRONMENT}" if uv else (
         f"py -{python} -m venv {_ENVIRONMENT}" if windows else f"python{python} -m venv {_ENVIRONMENT}"
     )  # fmt: skip
-    steps = [Step(venv, "a fresh environment: nothing old can get in the way, and the old one stays as it is")]
+    steps = [
+        Step(
+            venv,
+            "a fresh environment: nothing old can get in the way, and the old one stays as it is",
+        )
+    ]
     for install in installs:
         tool = f"uv pip install --python {inside}" if uv else f"{inside} -m pip install"
         index = f" --index-url {install.index_url}" if install.index_url else ""
-        names = " ".join(f'"{name}"' if any(sign in name for sign in "<>") else name for name in install.requirements)
-        why = "torch first, from the index that has the right build" if install.index_url else "exact versions"
+        names = " ".join(
+            f'"{name}"' if any(sign in name for sign in "<>") else name
+            for name in install.requirements
+        )
+        why = (
+            "torch first, from the index that has the right build"
+            if install.index_url
+            else "exact versions"
+        )
         if install.index_url == TORCH_INDEX + "cpu":
             why += f"; where it cannot be reached, leave out --index-url: {LARGER}"
         steps.append(Step(f"{tool}{index} {names}", why))
@@ -332,17 +371,25 @@ def clean_up(facts: Facts) -> list[Step]:
     """How to empty a broken environment for a new start; nothing where no package is at fault."""
     from .judge import judge
 
-    blamed = [f.code for f in judge(facts) if f.severity in ("error", "crash") and f.area in _PACKAGE_AREAS]
+    blamed = [
+        f.code
+        for f in judge(facts)
+        if f.severity in ("error", "crash") and f.area in _PACKAGE_AREAS
+    ]
     installed = facts.value("packages.installed", {})
     names = [
-        name for name in installed if name in _GPU_STACK or (name.startswith("nvidia-") and name != "nvidia-ml-py")
+        name
+        for name in installed
+        if name in _GPU_STACK or (name.startswith("nvidia-") and name != "nvidia-ml-py")
     ]
     if not blamed or not names:
         return []
     why = f"only to reuse this environment ({', '.join(blamed)}); a fresh one, as above, is safer"
     return [
         Step(f"pip uninstall -y {' '.join(sorted(names))}", why),
-        Step("pip cache remove 'nvidia_*'", "wheels that were overwritten by hand must not come back"),
+        Step(
+            "pip cache remove 'nvidia_*'", "wheels that were overwritten by hand must not come back"
+        ),
         Step("pip check", "says what is still broken"),
     ]
 
@@ -356,7 +403,9 @@ def plan_text(plan: Plan) -> str:
     lines += [f"  {c.what} {c.value}: {c.reason}" for c in plan.choices]
     for title, steps in (("Install", plan.steps), ("Clean up a broken environment", plan.cleanup)):
         if steps:
-            lines += ["", f"{title}:"] + [line for s in steps for line in (f"  {s.command}", f"      # {s.why}")]
+            lines += ["", f"{title}:"] + [
+                line for s in steps for line in (f"  {s.command}", f"      # {s.why}")
+            ]
     for title, items in (("Check", plan.checks), ("It will not do", plan.limits)):
         if items:
             lines += ["", f"{title}:"] + [f"  {item}" for item in items]

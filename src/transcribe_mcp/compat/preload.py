@@ -14,9 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _NAMES = (
-    ("cublas64_12.dll", "cublasLt64_12.dll") if sys.platform == "win32" else ("libcublas.so.12", "libcublasLt.so.12")
+    ("cublas64_12.dll", "cublasLt64_12.dll")
+    if sys.platform == "win32"
+    else ("libcublas.so.12", "libcublasLt.so.12")
 )
-_FOLDERS = ("nvidia/cublas/lib", "nvidia/cublas/bin", "nvidia/cu12/lib", "nvidia/cu12/bin", "torch/lib")
+_FOLDERS = (
+    "nvidia/cublas/lib",
+    "nvidia/cublas/bin",
+    "nvidia/cu12/lib",
+    "nvidia/cu12/bin",
+    "torch/lib",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,5 +65,7 @@ def _found_by_loader() -> Preload:
     try:
         ctypes.CDLL(_NAMES[0])
     except OSError as error:
-        return Preload((), f"{_NAMES[0]} is nowhere: {error} (pip install 'nvidia-cublas-cu12>=12.8,<13')")
+        return Preload(
+            (), f"{_NAMES[0]} is nowhere: {error} (pip install 'nvidia-cublas-cu12>=12.8,<13')"
+        )
     return Preload(())

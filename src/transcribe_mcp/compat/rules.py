@@ -17,7 +17,13 @@ from .errors import TableError
 from .tables import DATA, read_json
 from .versions import compare, satisfies
 
-SEVERITIES = ("ok", "info", "warn", "error", "crash")  # from fit to "ends the process that meets it"
+SEVERITIES = (
+    "ok",
+    "info",
+    "warn",
+    "error",
+    "crash",
+)  # from fit to "ends the process that meets it"
 SIGNS: Mapping[str, str] = {"ok": "✓", "info": "✓", "warn": "!", "error": "✗", "crash": "☠"}
 AREAS: Mapping[str, str] = {
     "machine": "Machine",
@@ -83,7 +89,9 @@ OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {
     "<=": _ordered(lambda order: order <= 0),
     ">": _ordered(lambda order: order > 0),
     ">=": _ordered(lambda order: order >= 0),
-    "within": lambda value, literal: any(satisfies(str(value), part) for part in literal.split("|")),
+    "within": lambda value, literal: any(
+        satisfies(str(value), part) for part in literal.split("|")
+    ),
     "is": lambda value, literal: bool(value == literal),
     "is not": lambda value, literal: bool(value != literal),
     "one of": lambda value, literal: value in literal,
@@ -107,7 +115,9 @@ def applies(rule: Rule, view: Mapping[str, Any]) -> bool | None:
         return True
 
     def fails(condition: tuple[str, str, Any]) -> bool:
-        return not holds(condition, view) and (view.get(condition[0]) is not None or condition[1] == _UNKNOWN)
+        return not holds(condition, view) and (
+            view.get(condition[0]) is not None or condition[1] == _UNKNOWN
+        )
 
     return False if rule.when and all(any(map(fails, parts)) for parts in rule.when) else None
 
@@ -136,16 +146,26 @@ def _parse_rule(row: Any) -> Rule:
     if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in _TEXT_KEYS):
         raise TableError(f"rule {code} lacks one of: {', '.join(_TEXT_KEYS)}")
     if row["severity"] not in SEVERITIES or row["area"] not in AREAS:
-        raise TableError(f"rule {code} has severity {row['severity']!r} in area {row['area']!r}; one is unknown")
+        raise TableError(
+            f"rule {code} has severity {row['severity']!r} in area {row['area']!r}; one is unknown"
+        )
     try:
-        when = tuple(tuple((str(n), str(op), value) for n, op, value in parts) for parts in row.get("when", []))
+        when = tuple(
+            tuple((str(n), str(op), value) for n, op, value in parts)
+            for parts in row.get("when", [])
+        )
     except (TypeError, ValueError) as error:
         raise TableError(f"rule {code} has a damaged condition: {error}") from error
     unknown = [operator for parts in when for _, operator, _ in parts if operator not in OPERATORS]
     if unknown:
-        raise TableError(f"rule {code} has the unknown operator {unknown[0]!r}", hint=f"known: {', '.join(OPERATORS)}")
+        raise TableError(
+            f"rule {code} has the unknown operator {unknown[0]!r}",
+            hint=f"known: {', '.join(OPERATORS)}",
+        )
     texts = {key: row[key] for key in _TEXT_KEYS}
-    return Rule(**texts, when=when, fix=tuple(row.get("fix", [])), patterns=tuple(row.get("patterns", [])))
+    return Rule(
+        **texts, when=when, fix=tuple(row.get("fix", [])), patterns=tuple(row.get("patterns", []))
+    )
 
 
 def rule_of(code: str) -> Rule | None:
@@ -198,7 +218,9 @@ def _evidence(template: str, view: Mapping[str, Any]) -> str:
         item = view.get(name, "unknown")
         if isinstance(item, bool):
             return "yes" if item else "no"
-        return "; ".join(str(each) for each in item) if isinstance(item, (list, tuple)) else str(item)
+        return (
+            "; ".join(str(each) for each in item) if isinstance(item, (list, tuple)) else str(item)
+        )
 
     return _filled(template, value)
 

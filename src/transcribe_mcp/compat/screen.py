@@ -18,7 +18,9 @@ _RESULTS: Mapping[int, str] = {0: "fit", 1: "degraded", 2: "broken"}
 _AREA_WIDTH = 24
 
 
-def doctor_json(facts: Facts, findings: Sequence[Finding], only: Sequence[str] = ()) -> dict[str, Any]:
+def doctor_json(
+    facts: Facts, findings: Sequence[Finding], only: Sequence[str] = ()
+) -> dict[str, Any]:
     """``only``: the rules that were asked for; empty means all."""
     code = exit_code(findings)
     return {
@@ -38,7 +40,11 @@ def doctor_text(facts: Facts, findings: Sequence[Finding], *, verbose: bool = Fa
     lines = []
     for area, title in AREAS.items():
         here = [finding for finding in findings if finding.area == area]
-        if area == "operations" and not here and not any(name.startswith("deep.") for name in facts):
+        if (
+            area == "operations"
+            and not here
+            and not any(name.startswith("deep.") for name in facts)
+        ):
             continue
         sign = SIGNS[max((f.severity for f in here), key=SEVERITIES.index, default="ok")]
         lines.append(f"{sign} {title:<{_AREA_WIDTH}}{_SUMMARIES[area](facts, view)}")
@@ -49,7 +55,9 @@ def doctor_text(facts: Facts, findings: Sequence[Finding], *, verbose: bool = Fa
     return "\n".join(lines + (_fact_lines(facts) if verbose else []))
 
 
-def only_text(facts: Facts, findings: Sequence[Finding], only: Sequence[str], *, verbose: bool = False) -> str:
+def only_text(
+    facts: Facts, findings: Sequence[Finding], only: Sequence[str], *, verbose: bool = False
+) -> str:
     """A line per rule that was asked for, with what it found; no sign for what was not looked at."""
     unclear, found = not_judged(facts, only), {finding.code: finding for finding in findings}
     lines = []
@@ -57,7 +65,11 @@ def only_text(facts: Facts, findings: Sequence[Finding], only: Sequence[str], *,
         if rule.code in found:
             lines += _finding_lines(found[rule.code], verbose=verbose)
         elif rule.code in unclear:
-            why = "what it looks at is unknown here" if rule.when else "it is known from logs only: doctor --explain"
+            why = (
+                "what it looks at is unknown here"
+                if rule.when
+                else "it is known from logs only: doctor --explain"
+            )
             why = "it needs doctor --deep" if rule.area == "operations" else why
             lines.append(f"    ? {rule.code} {rule.title}: not judged, {why}")
         elif rule.code in only:
@@ -66,7 +78,10 @@ def only_text(facts: Facts, findings: Sequence[Finding], only: Sequence[str], *,
 
 
 def _finding_lines(finding: Finding, *, verbose: bool) -> list[str]:
-    lines = [f"    {SIGNS[finding.severity]} {finding.code} {finding.title}", f"        {finding.evidence}"]
+    lines = [
+        f"    {SIGNS[finding.severity]} {finding.code} {finding.title}",
+        f"        {finding.evidence}",
+    ]
     if verbose:
         lines += [f"        why: {finding.cause}", f"        so: {finding.consequence}"]
     lines += [f"        > {command}" for command in (finding.fix if verbose else finding.fix[:1])]
@@ -111,7 +126,9 @@ def _machine(facts: Facts, view: Mapping[str, Any]) -> str:
 def _gpu(facts: Facts, view: Mapping[str, Any]) -> str:
     gpus = gpus_of(facts)
     if not gpus:
-        return "no NVIDIA GPU" + (f", though driver {view['driver']} is loaded" if view.get("driver") else "")
+        return "no NVIDIA GPU" + (
+            f", though driver {view['driver']} is loaded" if view.get("driver") else ""
+        )
     names = ", ".join(f"{gpu.label} {gpu.total_bytes / 1e9:.0f} GB" for gpu in gpus)
     return f"{names}; driver {view.get('driver', 'unknown')}, CUDA up to {view.get('driver_cuda', 'unknown')}"
 
@@ -128,7 +145,9 @@ def _ctranslate2(facts: Facts, view: Mapping[str, Any]) -> str:
 
 def _torch(facts: Facts, view: Mapping[str, Any]) -> str:
     version = view.get("torch")
-    return f"{version} ({view.get('torch_variant', 'build unknown')})" if version else "not installed"
+    return (
+        f"{version} ({view.get('torch_variant', 'build unknown')})" if version else "not installed"
+    )
 
 
 def _whisperx(facts: Facts, view: Mapping[str, Any]) -> str:
@@ -139,7 +158,13 @@ def _whisperx(facts: Facts, view: Mapping[str, Any]) -> str:
 def _libraries(facts: Facts, view: Mapping[str, Any]) -> str:
     found = [*facts.value("libraries.cublas", []), *facts.value("libraries.cudnn", [])]
     main = ("libcublas.so", "cublas64", "libcudnn.so", "cudnn64")
-    names = sorted({f"{i['name']} ({i.get('where')})" for i in found if str(i.get("name", "")).startswith(main)})
+    names = sorted(
+        {
+            f"{i['name']} ({i.get('where')})"
+            for i in found
+            if str(i.get("name", "")).startswith(main)
+        }
+    )
     return ", ".join(names) or "no cuBLAS or cuDNN seen"
 
 
@@ -155,9 +180,13 @@ def _memory(facts: Facts, view: Mapping[str, Any]) -> str:
 
 def _operations(facts: Facts, view: Mapping[str, Any]) -> str:
     done = {
-        name: fact.value for name, fact in facts.items() if name.startswith("deep.") and isinstance(fact.value, dict)
+        name: fact.value
+        for name, fact in facts.items()
+        if name.startswith("deep.") and isinstance(fact.value, dict)
     }
-    return ", ".join(f"{name[5:].replace('.', ' on ')}: {result.get('end')}" for name, result in done.items())
+    return ", ".join(
+        f"{name[5:].replace('.', ' on ')}: {result.get('end')}" for name, result in done.items()
+    )
 
 
 _SUMMARIES: Mapping[str, Callable[[Facts, Mapping[str, Any]], str]] = {
@@ -200,6 +229,8 @@ def explain_text(found: Sequence[Recognised], view: Mapping[str, Any]) -> str:
             f"    said: {item.words}",
             f"    why: {rule.cause}",
         ]
-        lines += [f"    > {command}" for command in commands(rule, view)] + [f"    see {rule.source}"]
+        lines += [f"    > {command}" for command in commands(rule, view)] + [
+            f"    see {rule.source}"
+        ]
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks)

@@ -25,7 +25,9 @@ def _is_whole(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return _is_whole(value) or (isinstance(value, float) and math.isfinite(value) and abs(value) < MAX_NUMBER)
+    return _is_whole(value) or (
+        isinstance(value, float) and math.isfinite(value) and abs(value) < MAX_NUMBER
+    )
 
 
 def _is_positive(value: Any) -> bool:
@@ -37,7 +39,9 @@ def _is_count(value: Any) -> bool:
 
 
 def _list_of(shape: Shape) -> Shape:
-    return lambda value: isinstance(value, list) and len(value) <= MAX_ITEMS and all(map(shape, value))
+    return lambda value: (
+        isinstance(value, list) and len(value) <= MAX_ITEMS and all(map(shape, value))
+    )
 
 
 def _mapping_to(shape: Shape) -> Shape:
@@ -54,7 +58,8 @@ def _record(**fields: Shape) -> Shape:
 
     def fits(value: Any) -> bool:
         return isinstance(value, dict) and all(
-            item is None or (fields[key](item) if key in fields else _is_plain(item)) for key, item in value.items()
+            item is None or (fields[key](item) if key in fields else _is_plain(item))
+            for key, item in value.items()
         )
 
     return fits
@@ -76,10 +81,21 @@ _GPU = _record(
 )
 _LIBRARY = _record(name=_is_text, path=_is_text, where=_is_text, real=_is_text)
 _BINARY = _record(
-    sass=_wholes, ptx=_wholes, ptx_isa=_is_text, cublas_major=_is_whole, cudnn_major=_is_whole, cudnn_shim=_is_text
+    sass=_wholes,
+    ptx=_wholes,
+    ptx_isa=_is_text,
+    cublas_major=_is_whole,
+    cudnn_major=_is_whole,
+    cudnn_shim=_is_text,
 )
 _OPERATION = _record(
-    end=_is_text, tail=_is_text, took_s=_is_number, steps=_texts, providers=_texts, version=_is_text, device=_is_text
+    end=_is_text,
+    tail=_is_text,
+    took_s=_is_number,
+    steps=_texts,
+    providers=_texts,
+    version=_is_text,
+    device=_is_text,
 )
 SHAPES: Mapping[str, Shape] = {
     "os.wsl": _is_flag,

@@ -36,7 +36,9 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise TableError(f"data file {path.name} cannot be read: {error}", hint="reinstall transcribe-mcp") from error
+        raise TableError(
+            f"data file {path.name} cannot be read: {error}", hint="reinstall transcribe-mcp"
+        ) from error
 
 
 @cache
@@ -80,7 +82,11 @@ def known() -> Tables:
 
 def row_for(rows: Sequence[Mapping[str, Any]], version: str) -> Mapping[str, Any] | None:
     """The row of exactly this version, else of the nearest older one, None before the first."""
-    below = [row for row in rows if (order := compare(row["version"], version)) is not None and order <= 0]
+    below = [
+        row
+        for row in rows
+        if (order := compare(row["version"], version)) is not None and order <= 0
+    ]
     best: Mapping[str, Any] | None = None
     for row in below:
         if best is None or (compare(row["version"], best["version"]) or 0) > 0:
@@ -103,10 +109,14 @@ def python_in(span: str, python: str) -> bool:
     return low is not None and high is not None and low.release <= minor <= high.release
 
 
-def variant_capabilities(rows: Sequence[Mapping[str, Any]], variant: str, minor: str) -> list[str] | None:
+def variant_capabilities(
+    rows: Sequence[Mapping[str, Any]], variant: str, minor: str
+) -> list[str] | None:
     """Compute capabilities with machine code in torch ``minor``'s wheels of ``variant`` (``cu126``), or None."""
     for row in rows:
-        if row["variant"] == variant and (compare(row["from"], minor) or 0) <= 0 <= (compare(row["to"], minor) or 0):
+        if row["variant"] == variant and (compare(row["from"], minor) or 0) <= 0 <= (
+            compare(row["to"], minor) or 0
+        ):
             return list(row["cc"])
     return None
 
@@ -114,15 +124,23 @@ def variant_capabilities(rows: Sequence[Mapping[str, Any]], variant: str, minor:
 def driver_floor(cuda_major: int, system: str) -> str | None:
     """Oldest driver for programs of CUDA ``cuda_major`` on ``Linux`` or ``Windows``."""
     key = "windows" if system == "Windows" else "linux"
-    return next((row[key] for row in table("drivers").rows if row["cuda_major"] == cuda_major), None)
+    return next(
+        (row[key] for row in table("drivers").rows if row["cuda_major"] == cuda_major), None
+    )
 
 
 def jit_driver_floor(ptx_isa: str) -> str | None:
     """Oldest driver that compiles PTX of this version: that of the first toolkit that has it."""
-    measured = next((row["driver_jit"] for row in known().ctranslate2 if row["ptx_isa"] == ptx_isa), None)
+    measured = next(
+        (row["driver_jit"] for row in known().ctranslate2 if row["ptx_isa"] == ptx_isa), None
+    )
     if measured:
         return str(measured)
-    rows = [row for row in table("toolkits").rows if row["ptx_isa"] and (compare(row["ptx_isa"], ptx_isa) or 0) >= 0]
+    rows = [
+        row
+        for row in table("toolkits").rows
+        if row["ptx_isa"] and (compare(row["ptx_isa"], ptx_isa) or 0) >= 0
+    ]
     return rows[0]["driver"] if rows else None
 
 
@@ -130,4 +148,7 @@ def runs_machine_code(capability: str, built_for: Sequence[str]) -> bool:
     """Machine code for X.Y runs on X.Z with Z >= Y (CUDA programming guide, binary compatibility)."""
     major, _, minor = capability.partition(".")
     pairs = [each.partition(".") for each in built_for]
-    return any(m == major and minor.isdecimal() and n.isdecimal() and int(n) <= int(minor) for m, _, n in pairs)
+    return any(
+        m == major and minor.isdecimal() and n.isdecimal() and int(n) <= int(minor)
+        for m, _, n in pairs
+    )

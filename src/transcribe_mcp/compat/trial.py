@@ -72,15 +72,15 @@ def ran_out_of_memory(error: BaseException) -> bool:
 
 
 def _says_no_room(words: str) -> bool:
-    return _OUT_OF_MEMORY in words.lower() or any(one.rule.code == _OUT_OF_MEMORY_RULE for one in explain(words))
+    return _OUT_OF_MEMORY in words.lower() or any(
+        one.rule.code == _OUT_OF_MEMORY_RULE for one in explain(words)
+    )
 
 
 def in_words(cause: str) -> str:
     """An error of the GPU with its meaning in front where it has one that can be acted on."""
     if _says_no_room(cause):
-        return (
-            f"the GPU is {_OUT_OF_MEMORY}, so a smaller model or batch is needed, or less of it used elsewhere: {cause}"
-        )
+        return f"the GPU is {_OUT_OF_MEMORY}, so a smaller model or batch is needed, or less of it used elsewhere: {cause}"
     return cause
 
 

@@ -89,7 +89,15 @@ def _look(package: str, index: Index) -> Release | IndexProblem | None:
         before = _requirements_of(known, files, index)
     except IndexProblem as problem:
         return problem
-    return Release(package, known, file.version, file.requires_python, requirements, _changes(before, requirements), ())
+    return Release(
+        package,
+        known,
+        file.version,
+        file.requires_python,
+        requirements,
+        _changes(before, requirements),
+        (),
+    )
 
 
 def _requirements_of(version: str, files: Sequence[File], index: Index) -> tuple[str, ...] | None:
@@ -112,7 +120,10 @@ def _effects(release: Release, facts: Facts) -> Iterator[str]:
         extended = with_release(tables.known(), release)
         for want in WANTS:
             old, new = (make_plan(facts, want, known) for known in (tables.known(), extended))
-            pair = [{each for install in plan.installs for each in install.requirements} for plan in (old, new)]
+            pair = [
+                {each for install in plan.installs for each in install.requirements}
+                for plan in (old, new)
+            ]
             if pair[0] != pair[1]:
                 yield f"plan {want}: {', '.join(sorted(pair[0] - pair[1]))} -> {', '.join(sorted(pair[1] - pair[0]))}"
     installed = facts.value("packages.installed", {})
@@ -129,8 +140,13 @@ def _upgraded(facts: Facts, release: Release) -> Facts:
     installed = {**facts.value("packages.installed", {}), release.package: release.version}
     requires = {**facts.value("packages.requires", {})}
     if release.requirements is not None:
-        requires[release.package] = [line for line in release.requirements if "extra ==" not in line]
-    changed = [Fact("packages.installed", installed, "upgraded"), Fact("packages.requires", requires, "upgraded")]
+        requires[release.package] = [
+            line for line in release.requirements if "extra ==" not in line
+        ]
+    changed = [
+        Fact("packages.installed", installed, "upgraded"),
+        Fact("packages.requires", requires, "upgraded"),
+    ]
     gone = {"ctranslate2": "ctranslate2.binary"}.get(release.package)
     return Facts([fact for fact in facts.with_facts(changed).values() if fact.name != gone])
 
@@ -140,7 +156,11 @@ def with_release(known: Tables, release: Release) -> Tables:
     name = _TABLE_OF[release.package]
     rows: Sequence[Mapping[str, Any]] = getattr(known, name)
     last = next(row for row in reversed(rows) if not row.get("yanked"))
-    fresh: dict[str, Any] = {**last, "version": release.version, "requires_python": release.requires_python}
+    fresh: dict[str, Any] = {
+        **last,
+        "version": release.version,
+        "requires_python": release.requires_python,
+    }
     if release.package == "torch":
         fresh |= _torch_build(release, last)
         rows = [row for row in rows if row["minor"] != fresh["minor"]]
@@ -154,7 +174,9 @@ def _torch_build(release: Release, last: Mapping[str, Any]) -> dict[str, Any]:
         wanted = parse_requirement(line)
         if wanted is None:
             continue
-        if wanted.name == "cuda-toolkit" or re.fullmatch(r"nvidia-cuda-runtime(-cu\d+)?", wanted.name):
+        if wanted.name == "cuda-toolkit" or re.fullmatch(
+            r"nvidia-cuda-runtime(-cu\d+)?", wanted.name
+        ):
             found["cuda"] = minor_of(wanted.specifiers.lstrip("=~<>!"))
         if wanted.name.startswith("nvidia-cudnn"):
             found["cudnn_pin"] = f"{wanted.name}{wanted.specifiers}"

@@ -57,21 +57,34 @@ def checked(what: str, child: Child) -> str:
         codes = [item.rule.code for item in explain(child.tail)]
         known = f" ({', '.join(codes)})" if codes else ""
         raise EnvironmentProblem(
-            f"{what}: {child.end}{known}: {child.tail.strip()[-300:]}", hint="transcribe-mcp doctor -v"
+            f"{what}: {child.end}{known}: {child.tail.strip()[-300:]}",
+            hint="transcribe-mcp doctor -v",
         )
     heard = " ".join(str(child.answer.get("text", "")).split())[:120]
     return f"{what}: ok in {child.took_s:.1f} s" + (f": {heard}" if heard else "")
 
 
 def _transcripts(name: str, sample: Path, device: str) -> list[str]:
-    python, installed, site = str(store.python_of(name)), store.packages_of(name), store.site_packages_of(name)
+    python, installed, site = (
+        str(store.python_of(name)),
+        store.packages_of(name),
+        store.site_packages_of(name),
+    )
     if "transcribe-mcp" in installed:
         command = [python, "-m", "transcribe_mcp", "transcribe", str(sample), "--model", "tiny.en"]
         return [checked("transcript of a sample", _transcript(command))]
     if "whisperx" in installed and site is not None:
         with tempfile.TemporaryDirectory() as folder:
             # Its models for alignment and speakers are on the model hub; that of its voice detection is in its wheel.
-            command = [python, "-m", "whisperx", str(sample), "--model", str(site / _MODEL_FOLDER), "--no_align"]
+            command = [
+                python,
+                "-m",
+                "whisperx",
+                str(sample),
+                "--model",
+                str(site / _MODEL_FOLDER),
+                "--no_align",
+            ]
             command += ["--language", "en", "--device", device, "--compute_type", "int8"]
             command += ["--output_format", "txt", "--output_dir", folder]
             output = Path(folder, sample.stem + ".txt")
@@ -83,7 +96,11 @@ def _transcripts(name: str, sample: Path, device: str) -> list[str]:
 def _sample() -> Path:
     """A short recording: in an installed package beside the tables, in a checkout where the samples are."""
     installed = Path(__file__).with_name("data") / "welcome.flac"
-    return installed if installed.is_file() else Path(__file__).resolve().parents[3] / "samples" / "welcome.flac"
+    return (
+        installed
+        if installed.is_file()
+        else Path(__file__).resolve().parents[3] / "samples" / "welcome.flac"
+    )
 
 
 def _transcript(command: list[str], output: str = "") -> Child:

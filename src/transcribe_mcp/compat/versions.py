@@ -23,7 +23,9 @@ _VERSION = re.compile(
 _PRE_ORDER = {"a": 0, "alpha": 0, "b": 1, "beta": 1, "c": 2, "rc": 2, "pre": 2, "preview": 2}
 _FINAL = 3
 _SPECIFIER = re.compile(r"\s*(===|==|~=|!=|<=|>=|<|>)\s*([^\s,;]+)\s*")
-_REQUIREMENT = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)\s*(?:\[([^\]]*)\])?\s*\(?([^;()]*)\)?\s*(?:;(.*))?$")
+_REQUIREMENT = re.compile(
+    r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)\s*(?:\[([^\]]*)\])?\s*\(?([^;()]*)\)?\s*(?:;(.*))?$"
+)
 _MARKER_TOKEN = re.compile(r"\s*(\(|\)|'[^']*'|\"[^\"]*\"|[<>=!~]=?=?|[A-Za-z_][A-Za-z0-9_.]*)")
 _VERSION_MARKERS = {"python_version", "python_full_version", "implementation_version"}
 
@@ -53,7 +55,9 @@ def parse_version(text: str) -> Version | None:
     post = int(re.sub(r"\D", "", match["post"]) or 0) if match["post"] else -1
     dev = int(match["dev_n"] or 0) if match["dev"] else None
     if pre is None:
-        pre = (-1, 0) if dev is not None and post < 0 else (_FINAL, 0)  # 1.0.dev1 comes before 1.0a1
+        pre = (
+            (-1, 0) if dev is not None and post < 0 else (_FINAL, 0)
+        )  # 1.0.dev1 comes before 1.0a1
     key = (int(match["epoch"] or 0), trimmed, pre, post, (1, 0) if dev is None else (0, dev))
     is_pre = pre[0] != _FINAL or dev is not None
     return Version(text, release, key, (match["local"] or "").lower(), is_pre)

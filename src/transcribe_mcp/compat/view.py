@@ -49,10 +49,17 @@ def _machine(facts: Facts, _: View) -> _Items:
     yield "quota_binds", quota < usable if quota and usable else None
     threads = str(facts.value("environment.variables", {}).get("OMP_NUM_THREADS", ""))
     most = min(usable, quota or usable) if usable else None
-    yield "too_many_threads", int(threads) > most if re.fullmatch(r"[0-9]{1,9}", threads) and most else None
+    yield (
+        "too_many_threads",
+        int(threads) > most if re.fullmatch(r"[0-9]{1,9}", threads) and most else None,
+    )
     yield "disk_gb", _gigabytes(facts.value("disk.free_bytes"))
     yield "ram_gb", _gigabytes(usable_memory_bytes(facts))
-    failed = [name.removeprefix("probe.") for name, fact in facts.items() if name.startswith("probe.") and fact.unknown]
+    failed = [
+        name.removeprefix("probe.")
+        for name, fact in facts.items()
+        if name.startswith("probe.") and fact.unknown
+    ]
     yield "failed_probes", [f"{name}: {facts[f'probe.{name}'].unknown}" for name in failed]
 
 
@@ -68,10 +75,15 @@ def _variables(facts: Facts, _: View) -> _Items:
         if re.fullmatch(r"[0-9]{1,9}", value):
             yield f"number.{name}", int(value)
     hidden = variables.get("CUDA_VISIBLE_DEVICES")
-    yield "gpus_hidden", (hidden is not None and hidden.strip() in ("", "-1", "none", "void")) if known else None
+    yield (
+        "gpus_hidden",
+        (hidden is not None and hidden.strip() in ("", "-1", "none", "void")) if known else None,
+    )
     yield (
         "telemetry_off",
-        (variables.get("PYANNOTE_METRICS_ENABLED", "").lower() in ("0", "false", "no")) if known else None,
+        (variables.get("PYANNOTE_METRICS_ENABLED", "").lower() in ("0", "false", "no"))
+        if known
+        else None,
     )
     secrets = facts.value("environment.secrets")
     yield "token", any(secrets.values()) if isinstance(secrets, dict) else None
@@ -145,25 +157,43 @@ def _driver(facts: Facts, _: View) -> _Items:
     yield "libcuda_newer", None if order is None else order > 0
     yield "libcuda_differs", None if order is None else order != 0
     devices = facts.value("nvidia.devices")
-    yield "device_files", None if devices is None else [d for d in devices if re.fullmatch(r"nvidia\d+|dxg", d)]
+    yield (
+        "device_files",
+        None if devices is None else [d for d in devices if re.fullmatch(r"nvidia\d+|dxg", d)],
+    )
     yield "pci_gpus", facts.value("nvidia.pci")
     yield (
         "wsl_driver_elsewhere",
         bool(facts.value("os.wsl") and libcuda and not str(libcuda).startswith("/usr/lib/wsl")),
     )
     ends = {api: str(facts.value(f"nvidia.{api}_child", "")) for api in ("nvml", "cuda")}
-    yield "killed_probes", [f"{api}: {end}" for api, end in ends.items() if end.startswith(("signal", "hung"))]
+    yield (
+        "killed_probes",
+        [f"{api}: {end}" for api, end in ends.items() if end.startswith(("signal", "hung"))],
+    )
     yield "mig_gpus", [gpu.label for gpu in gpus if gpu.mig]
     full = [
         gpu
         for gpu in gpus
-        if gpu.free_bytes is not None and gpu.total_bytes and gpu.free_bytes < 0.25 * gpu.total_bytes
+        if gpu.free_bytes is not None
+        and gpu.total_bytes
+        and gpu.free_bytes < 0.25 * gpu.total_bytes
     ]
     yield (
         "full_gpus",
-        [f"{g.label}: {(g.free_bytes or 0) / 1e9:.1f} of {g.total_bytes / 1e9:.1f} GB free" for g in full],
+        [
+            f"{g.label}: {(g.free_bytes or 0) / 1e9:.1f} of {g.total_bytes / 1e9:.1f} GB free"
+            for g in full
+        ],
     )
-    yield "small_gpus", [f"{g.label}: {g.total_bytes / 1e9:.1f} GB" for g in gpus if 0 < g.total_bytes < 5_000_000_000]
+    yield (
+        "small_gpus",
+        [
+            f"{g.label}: {g.total_bytes / 1e9:.1f} GB"
+            for g in gpus
+            if 0 < g.total_bytes < 5_000_000_000
+        ],
+    )
 
 
 def ctranslate2_build(facts: Facts) -> Mapping[str, Any] | None:
@@ -181,7 +211,10 @@ def ctranslate2_build(facts: Facts) -> Mapping[str, Any] | None:
         }
     if row is None or "ctranslate2.binary" in facts:
         return None
-    has_gpu_code = facts.value("os.machine") == "x86_64" and facts.value("os.system") in ("Linux", "Windows")
+    has_gpu_code = facts.value("os.machine") == "x86_64" and facts.value("os.system") in (
+        "Linux",
+        "Windows",
+    )
     return {
         "sass": row["sass"] if has_gpu_code else [],
         "ptx": row["ptx"] if has_gpu_code else [],
@@ -219,7 +252,10 @@ def _ctranslate2(facts: Facts, view: View) -> _Items:
         yield "gpus_jit_blocked", [gpu.label for gpu in reachable] if too_old else []
     yield "gpus_jit", [gpu.label for gpu in reachable]
     yield "blackwell_gpus", [gpu.label for gpu in gpus if gpu.capability.startswith("12.")]
-    yield "gpus_without_fp16", [gpu.label for gpu in gpus if gpu.at_least("5.3") and not gpu.at_least("7.0")]
+    yield (
+        "gpus_without_fp16",
+        [gpu.label for gpu in gpus if gpu.at_least("5.3") and not gpu.at_least("7.0")],
+    )
     row = tables.row_for(tables.known().ctranslate2, installed.get("ctranslate2", "0"))
     yield "ct2_blackwell_int8", row["blackwell_int8"] if row else None
     system = str(facts.value("os.system", ""))
@@ -231,7 +267,9 @@ def _ctranslate2(facts: Facts, view: View) -> _Items:
 
 def torch_variant(facts: Facts) -> str | None:
     """``cu126``, ``cpu``, ... of the installed torch: its local version, else its version file."""
-    version = str(facts.value("torch.version") or facts.value("packages.installed", {}).get("torch") or "")
+    version = str(
+        facts.value("torch.version") or facts.value("packages.installed", {}).get("torch") or ""
+    )
     local = version.partition("+")[2]
     if local:
         return local
@@ -257,11 +295,18 @@ def _torch(facts: Facts, view: View) -> _Items:
         yield "torch_cuda_major", major
         arm = "-aarch64" if facts.value("os.machine") in ("aarch64", "arm64") else ""
         built_for = tables.variant_capabilities(tables.known().torch_variants, variant + arm, minor)
-        if built_for is None and row is not None and not arm and variant == "cu" + row["cuda"].replace(".", ""):
+        if (
+            built_for is None
+            and row is not None
+            and not arm
+            and variant == "cu" + row["cuda"].replace(".", "")
+        ):
             built_for = row["cc"]
         if built_for is not None:
             gpus = [gpu for gpu in gpus_of(facts) if gpu.capability]
-            lacking = [gpu.label for gpu in gpus if not tables.runs_machine_code(gpu.capability, built_for)]
+            lacking = [
+                gpu.label for gpu in gpus if not tables.runs_machine_code(gpu.capability, built_for)
+            ]
             yield "gpus_without_torch_code", lacking
             yield "torch_built_for", ", ".join(built_for)
         floor = tables.driver_floor(major, str(facts.value("os.system", "")))
@@ -294,18 +339,31 @@ def _libraries(facts: Facts, view: View) -> _Items:
     yield "cudnn9", "libcudnn_ops.so.9" in names or "cudnn_ops64_9.dll" in names
     outside = [item for item in cudnn if item.get("where") != "package"]
     yield "cudnn_outside", [str(item.get("path", "")) for item in outside if _is_main_cudnn9(item)]
-    in_path = [item for item in outside if item.get("where") == "LD_LIBRARY_PATH" and _is_main_cudnn9(item)]
+    in_path = [
+        item for item in outside if item.get("where") == "LD_LIBRARY_PATH" and _is_main_cudnn9(item)
+    ]
     yield "cudnn_in_path", [str(item.get("path", "")) for item in in_path]
-    faked = [i for i in cudnn if str(i.get("name", "")).endswith(".so.8") and ".so.9" in str(i.get("real", ""))]
+    faked = [
+        i
+        for i in cudnn
+        if str(i.get("name", "")).endswith(".so.8") and ".so.9" in str(i.get("real", ""))
+    ]
     yield "cudnn_faked", [f"{item.get('path')} is {item.get('real')}" for item in faked]
     path = str(facts.value("environment.variables", {}).get("LD_LIBRARY_PATH", ""))
-    yield "compat_in_path", [part for part in path.split(":") if re.search(r"cuda[^/]*/compat/?$", part)]
+    yield (
+        "compat_in_path",
+        [part for part in path.split(":") if re.search(r"cuda[^/]*/compat/?$", part)],
+    )
 
 
 def _codecs(facts: Facts, view: View) -> _Items:
     torch, audio, codec = (view.get(name) for name in ("torch", "torchaudio", "torchcodec"))
     if torch and audio:
-        fits = satisfies(torch, ">=2.11") if minor_of(audio) == "2.11" else minor_of(audio) == minor_of(torch)
+        fits = (
+            satisfies(torch, ">=2.11")
+            if minor_of(audio) == "2.11"
+            else minor_of(audio) == minor_of(torch)
+        )
         yield "torchaudio_mismatch", not fits
     row = tables.row_for(tables.table("torchcodec").rows, codec) if codec else None
     if row is None:
@@ -323,7 +381,10 @@ def _codecs(facts: Facts, view: View) -> _Items:
         by_libavutil = {each["libavutil"]: each["ffmpeg"] for each in tables.table("ffmpeg").rows}
         found = [by_libavutil[major] for major in majors if major in by_libavutil]
         yield "torchcodec_ffmpeg", row["ffmpeg"]
-        yield "torchcodec_no_ffmpeg", not any(int(span[1]) <= major <= int(span[2]) for major in found)
+        yield (
+            "torchcodec_no_ffmpeg",
+            not any(int(span[1]) <= major <= int(span[2]) for major in found),
+        )
 
 
 def _tools(facts: Facts, view: View) -> _Items:

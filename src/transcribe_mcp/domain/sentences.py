@@ -31,8 +31,12 @@ _WIDE_FINAL = "。．｡！？"
 _DOT = re.compile(rf"(?<![.…])\.[{re.escape(CLOSERS)}]*$")
 _CLAUSE = re.compile(rf"[,;:–—、，；：،؛][{re.escape(CLOSERS)}]*$")
 _MARKS_ONLY = re.compile(rf"[\s.!?…。．｡！？,;:{re.escape(CLOSERS)}]+$")
-_QUOTE_OPENS = re.compile(r"\s+[\"']+$")  # a straight quotation mark after a space opens, any other closes
-_DOTTED = re.compile(r"(?:[^\W\d_]\.)+$|\d{1,2}\.$")  # initials, "U.S.", "a.m."; ordinals and list numbers
+_QUOTE_OPENS = re.compile(
+    r"\s+[\"']+$"
+)  # a straight quotation mark after a space opens, any other closes
+_DOTTED = re.compile(
+    r"(?:[^\W\d_]\.)+$|\d{1,2}\.$"
+)  # initials, "U.S.", "a.m."; ordinals and list numbers
 _BEFORE_NAMES = {
     "mr", "mrs", "ms", "dr", "prof", "st", "vs", "hr", "hrn", "mme", "mlle", "mgr", "sr", "sra", "dra", "gen", "col",
     "capt", "lt", "sgt", "rev", "gov", "sen", "messrs", "e.g", "i.e", "z.b", "d.h", "u.a", "p.ex", "cf", "approx", "ca",
@@ -61,7 +65,9 @@ def cut_sentences(words: Sequence[Word]) -> list[list[Word]]:
 def _split_where(words: Sequence[Word], ends: Callable[[int], bool]) -> Iterator[list[Word]]:
     first = 0
     for last in range(len(words)):
-        if last == len(words) - 1 or (ends(last) and _separable(words[last].text, words[last + 1].text)):
+        if last == len(words) - 1 or (
+            ends(last) and _separable(words[last].text, words[last + 1].text)
+        ):
             yield list(words[first : last + 1])
             first = last + 1
 
@@ -81,8 +87,14 @@ def _ends_sentence(words: Sequence[Word], i: int, stops: Sequence[float], *, cas
     if word.speaker and after.speaker and word.speaker != after.speaker:
         return True
     if pause_s >= PAUSE_S:
-        goes_on = after.text.strip().lstrip(OPENERS)[:1].islower() and not _final(_with_marks(words, i))
-        return pause_s >= LONGEST_PAUSE_S or not goes_on or stops[i + 1] - word.end > PUNCTUATED_LIMIT[0]
+        goes_on = after.text.strip().lstrip(OPENERS)[:1].islower() and not _final(
+            _with_marks(words, i)
+        )
+        return (
+            pause_s >= LONGEST_PAUSE_S
+            or not goes_on
+            or stops[i + 1] - word.end > PUNCTUATED_LIMIT[0]
+        )
     if _only_closes(after.text):
         return False  # a quotation mark on its own belongs to what it closes
     text = _with_marks(words, i)
@@ -102,7 +114,9 @@ def _ends_sentence(words: Sequence[Word], i: int, stops: Sequence[float], *, cas
 def _with_marks(words: Sequence[Word], i: int) -> str:
     """The text of word ``i``, with that of the word before it where it is only a mark."""
     text = words[i].text
-    return words[i - 1].text.strip() + text.strip() if i > 0 and _only_closes(text) else text.strip()
+    return (
+        words[i - 1].text.strip() + text.strip() if i > 0 and _only_closes(text) else text.strip()
+    )
 
 
 # The same words come again and again.
@@ -153,7 +167,9 @@ def _shortened(stretch: list[Word]) -> list[list[Word]]:
         return _within(stretch, PUNCTUATED_LIMIT)
     if stretch[-1].end - stretch[0].start <= UNPUNCTUATED_S:
         return _within(stretch, UNPUNCTUATED_LIMIT)
-    phrases = _split_where(stretch, lambda i: _pause_s(stretch[i], stretch[i + 1]) >= UNPUNCTUATED_PAUSE_S)
+    phrases = _split_where(
+        stretch, lambda i: _pause_s(stretch[i], stretch[i + 1]) >= UNPUNCTUATED_PAUSE_S
+    )
     return [part for phrase in phrases for part in _within(phrase, UNPUNCTUATED_LIMIT)]
 
 
@@ -163,7 +179,10 @@ def _within(stretch: list[Word], limit: tuple[float, int]) -> list[list[Word]]:
     waiting = [stretch]
     while waiting:
         part = waiting.pop()
-        too_long = part[-1].end - part[0].start > limit_s or sum(len(word.text) for word in part) > limit_chars
+        too_long = (
+            part[-1].end - part[0].start > limit_s
+            or sum(len(word.text) for word in part) > limit_chars
+        )
         if too_long and len(part) > 1:
             cut = _best_cut(part)
             waiting += [part[cut:], part[:cut]]
@@ -180,6 +199,11 @@ def _best_cut(part: list[Word]) -> int:
     def merit(i: int) -> tuple[bool, bool, float, float]:
         before, after = part[i - 1], part[i]
         after_clause = _ends_clause(before.text.strip())
-        return _separable(before.text, after.text), after_clause, _pause_s(before, after), -abs(i - len(part) / 2)
+        return (
+            _separable(before.text, after.text),
+            after_clause,
+            _pause_s(before, after),
+            -abs(i - len(part) / 2),
+        )
 
     return max(candidates, key=merit)

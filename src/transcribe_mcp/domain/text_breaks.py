@@ -14,7 +14,9 @@ from itertools import pairwise
 
 # CSS's strict line breaking: no small kana, no prolonged sound mark and no iteration mark starts a line.
 _LOCALE = "und-u-lb-strict"
-JOINERS = "\u200c\u200d"  # invisible, but emoji and words of Persian and Hindi are spelled with them
+JOINERS = (
+    "\u200c\u200d"  # invisible, but emoji and words of Persian and Hindi are spelled with them
+)
 _REPEATS = "ๆໆฯຯ"  # Thai's and Lao's signs of repetition and abbreviation; ICU's dictionaries part some words from them
 _SURROGATE = re.compile("[\ud800-\udfff]")  # file names may hold them; ICU takes none
 

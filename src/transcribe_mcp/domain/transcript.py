@@ -31,7 +31,9 @@ class Word:
     speaker: str | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.start <= self.end:  # no call: an hour has ten thousand words, each built three times
+        if (
+            not 0 <= self.start <= self.end
+        ):  # no call: an hour has ten thousand words, each built three times
             raise ValueError(f"word {self.text!r} runs from {self.start} to {self.end}")
 
 
@@ -51,7 +53,10 @@ class Segment:
     temperature: float | None = None
 
     def __post_init__(self) -> None:
-        _require(0 <= self.start <= self.end, f"segment {self.text!r} runs from {self.start} to {self.end}")
+        _require(
+            0 <= self.start <= self.end,
+            f"segment {self.text!r} runs from {self.start} to {self.end}",
+        )
         _require_in_order(self.words, "words")
         if self.words:
             inside = (
@@ -70,7 +75,10 @@ class Turn:
     speaker: str
 
     def __post_init__(self) -> None:
-        _require(0 <= self.start <= self.end, f"turn of {self.speaker} runs from {self.start} to {self.end}")
+        _require(
+            0 <= self.start <= self.end,
+            f"turn of {self.speaker} runs from {self.start} to {self.end}",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +117,8 @@ class Transcript:
         if self.segments:
             end = max(segment.end for segment in self.segments)
             _require(
-                end <= self.duration + CLOCK_TOLERANCE_S, f"text ends at {end}, after the recording's {self.duration}"
+                end <= self.duration + CLOCK_TOLERANCE_S,
+                f"text ends at {end}, after the recording's {self.duration}",
             )
 
     @property
@@ -148,8 +157,12 @@ class Transcript:
             "model": self.model,
             "device": self.device,
             "compute_type": self.compute_type,
-            "realtime_factor": _rounded(duration / timings["total"], 2) if timings.get("total") else None,
-            "warnings": [{"code": notice.code, "message": notice.message} for notice in self.warnings],
+            "realtime_factor": _rounded(duration / timings["total"], 2)
+            if timings.get("total")
+            else None,
+            "warnings": [
+                {"code": notice.code, "message": notice.message} for notice in self.warnings
+            ],
             "timings": timings,
             "versions": dict(self.versions),
         }
@@ -169,7 +182,9 @@ class Transcript:
         _require(isinstance(data, Mapping), f"a transcript is an object, not {type(data).__name__}")
         version = data.get("schema_version")
         if version != SCHEMA_VERSION:
-            raise ValueError(f"transcript has schema version {version!r}, this program reads {SCHEMA_VERSION}")
+            raise ValueError(
+                f"transcript has schema version {version!r}, this program reads {SCHEMA_VERSION}"
+            )
         try:
             return cls(
                 segments=tuple(_segment_from_json(row) for row in data["segments"]),
@@ -181,8 +196,13 @@ class Transcript:
 
     def dumps(self) -> str:
         """The published form as text, a segment a line: hours of words fit in little memory, and differences show."""
-        facts = json.dumps(self._facts(), ensure_ascii=False, allow_nan=False, indent=2).removesuffix("\n}")
-        rows = ",\n".join("    " + json.dumps(r, ensure_ascii=False, allow_nan=False) for r in self._segment_rows())
+        facts = json.dumps(
+            self._facts(), ensure_ascii=False, allow_nan=False, indent=2
+        ).removesuffix("\n}")
+        rows = ",\n".join(
+            "    " + json.dumps(r, ensure_ascii=False, allow_nan=False)
+            for r in self._segment_rows()
+        )
         segments = f"[\n{rows}\n  ]" if rows else "[]"
         return f'{facts},\n  "segments": {segments}\n}}\n'
 
@@ -220,12 +240,16 @@ def _segment_to_json(index: int, segment: Segment, span: tuple[float, float]) ->
             "probability": _rounded(word.probability, 4),
             "speaker": word.speaker,
         }
-        for word, (start, end) in zip(segment.words, _rounded_spans(segment.words, *span), strict=True)
+        for word, (start, end) in zip(
+            segment.words, _rounded_spans(segment.words, *span), strict=True
+        )
     ]
     return row
 
 
-def _rounded_spans(spans: Sequence[Word] | Sequence[Segment], low: float, high: float) -> list[tuple[float, float]]:
+def _rounded_spans(
+    spans: Sequence[Word] | Sequence[Segment], low: float, high: float
+) -> list[tuple[float, float]]:
     """Spans in whole milliseconds, in order, from ``low`` to ``high``; those that may not overlap do not."""
     rounded = []
     lows: dict[str | None, float] = {}
@@ -243,9 +267,13 @@ def _line_of(span: Word | Segment) -> str | None:
 
 
 def _segment_from_json(row: Mapping[str, Any]) -> Segment:
-    words = tuple(Word(w["start"], w["end"], w["word"], w["probability"], w["speaker"]) for w in row["words"])
+    words = tuple(
+        Word(w["start"], w["end"], w["word"], w["probability"], w["speaker"]) for w in row["words"]
+    )
     quality = {name: row[name] for name in _QUALITY_FIELDS}
-    return Segment(row["start"], row["end"], row["text"], words, row["language"], row["speaker"], **quality)
+    return Segment(
+        row["start"], row["end"], row["text"], words, row["language"], row["speaker"], **quality
+    )
 
 
 def _rounded(value: float | None, digits: int = 3) -> float | None:
@@ -267,7 +295,9 @@ def _require_in_order(spans: Sequence[Word] | Sequence[Segment], name: str) -> N
             raise ValueError(
                 f"{name} overlap: {before.text!r} ends at {before.end}, {span.text!r} starts at {span.start}"
             )
-        _require(span.start >= start - CLOCK_TOLERANCE_S, f"{name} are not in the order of their starts")
+        _require(
+            span.start >= start - CLOCK_TOLERANCE_S, f"{name} are not in the order of their starts"
+        )
         start = span.start
         if before is None or span.end >= before.end:
             latest[line] = span

@@ -48,8 +48,12 @@ class EngineEntry:
 
 
 ENGINES: Mapping[str, EngineEntry] = {
-    "ctranslate2": EngineEntry(".ctranslate2", "Whisper models on the CPU (int8) and on CUDA 12 GPUs"),
-    "whisper": EngineEntry(".whisper", "Whisper models in PyTorch, on CUDA GPUs and CPUs", extra="torch"),
+    "ctranslate2": EngineEntry(
+        ".ctranslate2", "Whisper models on the CPU (int8) and on CUDA 12 GPUs"
+    ),
+    "whisper": EngineEntry(
+        ".whisper", "Whisper models in PyTorch, on CUDA GPUs and CPUs", extra="torch"
+    ),
     "fake": EngineEntry(".fake", "deterministic words for tests of front ends", hidden=True),
 }
 
@@ -92,16 +96,32 @@ class EngineInfo:
     languages: tuple[str, ...]  # codes that it can transcribe; detection chooses among them
     tasks: tuple[str, ...] = ("transcribe",)
     batch_size: int = 8  # windows that it decodes best at once on this machine
-    most_windows: int = 0  # that fit into memory at once, after it did not suffice for more; until then 0
-    aligns_aside: bool = False  # align() may run in another thread while the next batch is encoded and decoded
-    early_windows: int = 0  # encode() may be given so many of a batch that is not full, as they come, to be joined
-    encodes_aside: bool = False  # and that in another thread while earlier ones are decoded; close() breaks it off
+    most_windows: int = (
+        0  # that fit into memory at once, after it did not suffice for more; until then 0
+    )
+    aligns_aside: bool = (
+        False  # align() may run in another thread while the next batch is encoded and decoded
+    )
+    early_windows: int = (
+        0  # encode() may be given so many of a batch that is not full, as they come, to be joined
+    )
+    encodes_aside: bool = (
+        False  # and that in another thread while earlier ones are decoded; close() breaks it off
+    )
     beam_size: int = 1  # hypotheses with which this model is best here for its time
-    can_sample: bool = True  # decodes differently at another temperature, and alike each time at the same
-    retry_beam_size: int = 1  # hypotheses with which doubtful windows are decoded again; 1: they are not
+    can_sample: bool = (
+        True  # decodes differently at another temperature, and alike each time at the same
+    )
+    retry_beam_size: int = (
+        1  # hypotheses with which doubtful windows are decoded again; 1: they are not
+    )
     word_lag_s: float = 0.0  # by how much its words start too late
-    punctuates: bool = False  # was trained on text with punctuation, and takes a prompt's style over
-    skips_speech: bool = False  # may leave out words in the midst of a window; then it is decoded again in pieces
+    punctuates: bool = (
+        False  # was trained on text with punctuation, and takes a prompt's style over
+    )
+    skips_speech: bool = (
+        False  # may leave out words in the midst of a window; then it is decoded again in pieces
+    )
     versions: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[Notice, ...] = ()
 
@@ -180,10 +200,14 @@ class Engine(Protocol):
     def detect_language(self, encoded: Any) -> list[dict[str, float]]:
         """Probability by language code, most probable first."""
 
-    def decode(self, encoded: Any, languages: Sequence[str], options: DecodingOptions) -> list[Decoded]:
+    def decode(
+        self, encoded: Any, languages: Sequence[str], options: DecodingOptions
+    ) -> list[Decoded]:
         """Transcribe each window in its language."""
 
-    def align(self, encoded: Any, decoded: Sequence[Decoded], options: DecodingOptions) -> list[list[Word]]:
+    def align(
+        self, encoded: Any, decoded: Sequence[Decoded], options: DecodingOptions
+    ) -> list[list[Word]]:
         """Word times on the original clock, monotonic, one entry for every word of each text."""
 
     def close(self) -> None:
@@ -216,7 +240,11 @@ Following = Callable[[int, Decoded], float | None]
 
 
 def decode_until(
-    engine: Engine, encoded: Any, languages: Sequence[str], options: DecodingOptions, following: Following
+    engine: Engine,
+    encoded: Any,
+    languages: Sequence[str],
+    options: DecodingOptions,
+    following: Following,
 ) -> None:
     """Decode every window, at temperature after temperature as ``following`` says.
 
@@ -285,11 +313,19 @@ def _load(name: str, request: EngineRequest) -> Engine:
         offered = [AUTO, *(n for n, e in ENGINES.items() if not e.hidden)]
         near = difflib.get_close_matches(name.lower(), offered, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}? " if near else ""
-        raise UnknownNameError(f"there is no engine {name!r}", hint=f"{hint}choose one of: {', '.join(offered)}")
+        raise UnknownNameError(
+            f"there is no engine {name!r}", hint=f"{hint}choose one of: {', '.join(offered)}"
+        )
     try:
         module = import_module(entry.module, __name__)
     except ImportError as error:
-        hint = f"pip install 'transcribe-mcp[{entry.extra}]'" if entry.extra else "reinstall transcribe-mcp"
-        raise EngineUnavailableError(f"engine {name} cannot be imported: {error}", hint=hint) from error
+        hint = (
+            f"pip install 'transcribe-mcp[{entry.extra}]'"
+            if entry.extra
+            else "reinstall transcribe-mcp"
+        )
+        raise EngineUnavailableError(
+            f"engine {name} cannot be imported: {error}", hint=hint
+        ) from error
     engine: Engine = module.load(replace(request, engine=name))
     return engine

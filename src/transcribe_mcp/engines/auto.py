@@ -28,13 +28,17 @@ def devices_of(wanted: str) -> tuple[str, ...]:
         count = len(gpus_of(gpu_facts()))
         if not count:
             hint = "transcribe on the CPU with --device cpu; see transcribe-mcp doctor"
-            raise EngineUnavailableError("device cuda:all is not to be had: the driver shows no GPU", hint=hint)
+            raise EngineUnavailableError(
+                "device cuda:all is not to be had: the driver shows no GPU", hint=hint
+            )
         return tuple(f"cuda:{i}" for i in range(count))
     if not SEVERAL.fullmatch(wanted):
         return (wanted,)
     numbers = wanted.removeprefix("cuda:").split(",")
     if len(set(numbers)) < len(numbers):
-        raise UsageError(f"device {wanted!r} names a GPU twice", hint="name every GPU once, for example cuda:0,1")
+        raise UsageError(
+            f"device {wanted!r} names a GPU twice", hint="name every GPU once, for example cuda:0,1"
+        )
     return tuple(f"cuda:{number}" for number in numbers)
 
 

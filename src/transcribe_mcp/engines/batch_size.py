@@ -42,7 +42,9 @@ def known_shape(checkpoint: Checkpoint) -> memory.Geometry | None:
     return next((shape for shape in memory.geometries() if shape.model == name), None)
 
 
-def batch_that_fits(shape: memory.Geometry, engine: str, compute_type: str, free_bytes: int, most: int) -> int:
+def batch_that_fits(
+    shape: memory.Geometry, engine: str, compute_type: str, free_bytes: int, most: int
+) -> int:
     """The largest batch up to ``most``, at least 1.
 
     Args:
@@ -53,7 +55,12 @@ def batch_that_fits(shape: memory.Geometry, engine: str, compute_type: str, free
     limit = free_bytes * memory.USABLE_SHARE
     for batch in sorted((size for size in memory.BATCHES if size <= most), reverse=True):
         need = memory.memory_need(shape, engine, compute_type, batch)
-        if need.total_bytes + BATCHES_BESIDE.get(engine, 1) * need.audio_cache_bytes + LISTENING_BYTES <= limit:
+        if (
+            need.total_bytes
+            + BATCHES_BESIDE.get(engine, 1) * need.audio_cache_bytes
+            + LISTENING_BYTES
+            <= limit
+        ):
             return batch
     return 1
 
@@ -63,7 +70,9 @@ def cpu_replicas(threads: int) -> int:
     return max(1, threads // CORES_PER_REPLICA, min(2, threads))
 
 
-def default_need_bytes(shape: memory.Geometry, engine: str, compute_type: str, place: tuple[int | None, int]) -> int:
+def default_need_bytes(
+    shape: memory.Geometry, engine: str, compute_type: str, place: tuple[int | None, int]
+) -> int:
     """Memory of a run that leaves its batch to the engine.
 
     Args:
@@ -74,11 +83,20 @@ def default_need_bytes(shape: memory.Geometry, engine: str, compute_type: str, p
     if engine == "cpu":  # windows are encoded one by one in each replica and decoded together
         one = memory.memory_need(shape, engine, compute_type, 1)
         need = memory.memory_need(shape, engine, compute_type, CPU_BATCH_SIZE)
-        return replace(need, encoding_bytes=cpu_replicas(threads) * one.encoding_bytes).total_bytes + LISTENING_BYTES
+        return (
+            replace(need, encoding_bytes=cpu_replicas(threads) * one.encoding_bytes).total_bytes
+            + LISTENING_BYTES
+        )
     most = CUDA_BATCH_SIZE if engine == "ctranslate2" else best_batch(shape.decoder_layers)
-    batch = most if free_bytes is None else batch_that_fits(shape, engine, compute_type, free_bytes, most)
+    batch = (
+        most
+        if free_bytes is None
+        else batch_that_fits(shape, engine, compute_type, free_bytes, most)
+    )
     need = memory.memory_need(shape, engine, compute_type, batch)
-    return need.total_bytes + BATCHES_BESIDE.get(engine, 1) * need.audio_cache_bytes + LISTENING_BYTES
+    return (
+        need.total_bytes + BATCHES_BESIDE.get(engine, 1) * need.audio_cache_bytes + LISTENING_BYTES
+    )
 
 
 def best_batch(decoder_layers: int) -> int:

@@ -68,7 +68,9 @@ def _load_on(request: EngineRequest, device: str, index: int) -> CTranslate2Engi
     directory = conversion.ctranslate2_directory(
         checkpoint, "int8" if compute_type.startswith("int8") else "source", request.progress
     )
-    batch_size = CPU_BATCH_SIZE if device == "cpu" else _cuda_batch_size(checkpoint, compute_type, index)
+    batch_size = (
+        CPU_BATCH_SIZE if device == "cpu" else _cuda_batch_size(checkpoint, compute_type, index)
+    )
     threads = request.threads or usable_cores()
     replicas = cpu_replicas(threads) if device == "cpu" else 1
     with _foreign_errors(f"loading model {name}"):
@@ -84,7 +86,11 @@ def _load_on(request: EngineRequest, device: str, index: int) -> CTranslate2Engi
     info = EngineInfo(
         engine="ctranslate2",
         model=checkpoint.name,
-        device="cpu" if device == "cpu" else request.device if ":" in request.device else gpu_name(index),
+        device="cpu"
+        if device == "cpu"
+        else request.device
+        if ":" in request.device
+        else gpu_name(index),
         compute_type=model.compute_type,
         languages=("en",) if checkpoint.english_only else vocabulary.languages,
         tasks=("transcribe",) if checkpoint.can_translate is False else ("transcribe", "translate"),
@@ -145,7 +151,9 @@ class CTranslate2Engine:
         wanted = len(self._vocabulary.encode(prompt_text(options)))
         if wanted <= PROMPT_TOKENS:
             return ()
-        message = f"vocabulary and prompt take {wanted} tokens, only the last {PROMPT_TOKENS} are used"
+        message = (
+            f"vocabulary and prompt take {wanted} tokens, only the last {PROMPT_TOKENS} are used"
+        )
         return (Notice("prompt_truncated", message),)
 
     def encode(self, windows: Sequence[Window]) -> EncodedBatch:
@@ -157,7 +165,9 @@ class CTranslate2Engine:
 
         with _foreign_errors("encoding"):
             outputs = list(self._pool.map(encode_one, windows))
-        return EncodedBatch(tuple(windows), np.concatenate(outputs) if outputs else np.empty((0, 0, 0), np.float32))
+        return EncodedBatch(
+            tuple(windows), np.concatenate(outputs) if outputs else np.empty((0, 0, 0), np.float32)
+        )
 
     def detect_language(self, encoded: EncodedBatch) -> list[dict[str, float]]:
         if not self._model.is_multilingual:
@@ -166,7 +176,9 @@ class CTranslate2Engine:
             rows = self._model.detect_language(_storage(encoded.features))
         return [{token.strip("<|>"): probability for token, probability in row} for row in rows]
 
-    def decode(self, encoded: EncodedBatch, languages: Sequence[str], options: DecodingOptions) -> list[Decoded]:
+    def decode(
+        self, encoded: EncodedBatch, languages: Sequence[str], options: DecodingOptions
+    ) -> list[Decoded]:
         prompts = [self._vocabulary.prompt(language, options) for language in languages]
         sampling = options.temperature > 0
         ctranslate2.set_random_seed(SAMPLING_SEED)
@@ -191,7 +203,9 @@ class CTranslate2Engine:
             for result, language in zip(results, languages, strict=True)
         ]
 
-    def align(self, encoded: EncodedBatch, decoded: Sequence[Decoded], options: DecodingOptions) -> list[list[Word]]:
+    def align(
+        self, encoded: EncodedBatch, decoded: Sequence[Decoded], options: DecodingOptions
+    ) -> list[list[Word]]:
         """Window by window, each only over its own frames: the path search grows with tokens times frames."""
 
         def align_one(i: int) -> list[Word]:
@@ -220,7 +234,9 @@ class CTranslate2Engine:
         return [result for results in self._pool.map(work, parts) for result in results]
 
     def _decoded(self, result: Any, language: str, temperature: float) -> Decoded:
-        tokens = tuple(token for token in result.sequences_ids[0] if self._vocabulary.is_text(token))
+        tokens = tuple(
+            token for token in result.sequences_ids[0] if self._vocabulary.is_text(token)
+        )
         # CTranslate2 divides the score by the tokens without the end of text, whose probability is in it.
         n = len(result.sequences_ids[0])
         return Decoded(
@@ -240,8 +256,15 @@ def _storage(array: NDArray[Any]) -> Any:
 def _choose_device(wanted: str, gpu: int) -> tuple[str, int, tuple[Notice, ...]]:
     """``cpu``, ``cuda``, ``cuda:N`` or ``auto`` -> device, its index, a word on a GPU left unused."""
     device, _, number = wanted.partition(":")
-    if device not in (AUTO, "cpu", "cuda") or (number and not number.isdecimal()) or (number and device != "cuda"):
-        raise UsageError(f"there is no device {wanted!r}", hint="choose one of: auto, cpu, cuda, cuda:0, cuda:1 …")
+    if (
+        device not in (AUTO, "cpu", "cuda")
+        or (number and not number.isdecimal())
+        or (number and device != "cuda")
+    ):
+        raise UsageError(
+            f"there is no device {wanted!r}",
+            hint="choose one of: auto, cpu, cuda, cuda:0, cuda:1 …",
+        )
     if device == "cpu":
         return "cpu", 0, ()
     count = ctranslate2.get_cuda_device_count()

@@ -48,16 +48,22 @@ class FakeEngine:
     def detect_language(self, encoded: Unencoded) -> list[dict[str, float]]:
         return [{"en": 0.75, "de": 0.25} for _ in encoded.windows]
 
-    def decode(self, encoded: Unencoded, languages: Sequence[str], options: DecodingOptions) -> list[Decoded]:
+    def decode(
+        self, encoded: Unencoded, languages: Sequence[str], options: DecodingOptions
+    ) -> list[Decoded]:
         if self.info.model == FAILING_MODEL:
-            raise EngineFailedError(f"engine fake was asked to fail by the model name {FAILING_MODEL!r}")
+            raise EngineFailedError(
+                f"engine fake was asked to fail by the model name {FAILING_MODEL!r}"
+            )
         decoded = []
         for window, language in zip(encoded.windows, languages, strict=True):
             text = "".join(word.text for word in _words(window))
             decoded.append(Decoded(text=text, language=language, temperature=options.temperature))
         return decoded
 
-    def align(self, encoded: Unencoded, decoded: Sequence[Decoded], options: DecodingOptions) -> list[list[Word]]:
+    def align(
+        self, encoded: Unencoded, decoded: Sequence[Decoded], options: DecodingOptions
+    ) -> list[list[Word]]:
         return [list(_words(window)) for window, _ in zip(encoded.windows, decoded, strict=True)]
 
     def close(self) -> None:
@@ -73,11 +79,18 @@ def load(request: EngineRequest) -> FakeEngine:
     """
     model = MODEL if request.model == AUTO else request.model
     if model not in (MODEL, FAILING_MODEL):
-        raise UnknownNameError(f"engine fake has no model {model!r}", hint=f"choose {MODEL} or {FAILING_MODEL}")
+        raise UnknownNameError(
+            f"engine fake has no model {model!r}", hint=f"choose {MODEL} or {FAILING_MODEL}"
+        )
     if request.device not in (AUTO, "cpu"):
-        raise UsageError(f"engine fake runs on the CPU, not on {request.device!r}", hint="leave out the device")
+        raise UsageError(
+            f"engine fake runs on the CPU, not on {request.device!r}", hint="leave out the device"
+        )
     if request.compute_type != AUTO:
-        raise UsageError(f"engine fake has no compute type {request.compute_type!r}", hint="leave out the compute type")
+        raise UsageError(
+            f"engine fake has no compute type {request.compute_type!r}",
+            hint="leave out the compute type",
+        )
     return FakeEngine(model)
 
 

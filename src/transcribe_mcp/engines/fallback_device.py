@@ -32,7 +32,9 @@ def gpu_failed(error: EngineFailedError) -> Notice:
     return Notice("gpu_failed", f"the GPU failed, the CPU goes on: {in_words(str(error))}")
 
 
-def load_with_cpu_behind(load_on_gpu: Callable[[], Engine], load_on_cpu: Callable[[], Engine]) -> Engine:
+def load_with_cpu_behind(
+    load_on_gpu: Callable[[], Engine], load_on_cpu: Callable[[], Engine]
+) -> Engine:
     """The GPU's engine, or the CPU's where that one cannot be loaded. Only ``EngineFailedError`` counts as failure."""
     try:
         return FallbackEngine(load_on_gpu(), load_on_cpu)
@@ -61,7 +63,9 @@ class KeptBatch:
         """To be encoded again where parts are from different engines."""
         parts = [self, *others]
         windows = tuple(window for part in parts for window in part.windows)
-        inner = [part.inner for part in parts if part.inner is not None and part.encoder is self.encoder]
+        inner = [
+            part.inner for part in parts if part.inner is not None and part.encoder is self.encoder
+        ]
         if len(inner) < len(parts):
             return KeptBatch(windows, None, None)
         return KeptBatch(windows, joined(inner), self.encoder)
@@ -90,29 +94,49 @@ class FallbackEngine:
         return self._engine.notices(options)
 
     def encode(self, windows: Sequence[Window]) -> KeptBatch:
-        return self._with_fallback(lambda engine: KeptBatch(tuple(windows), engine.encode(windows), engine))
-
-    def detect_language(self, encoded: KeptBatch) -> list[dict[str, float]]:
-        return self._with_fallback(lambda engine: engine.detect_language(_encoded_by(engine, encoded)))
-
-    def decode(self, encoded: KeptBatch, languages: Sequence[str], options: DecodingOptions) -> list[Decoded]:
-        return self._with_fallback(lambda engine: engine.decode(_encoded_by(engine, encoded), languages, options))
-
-    def decode_until(
-        self, encoded: KeptBatch, languages: Sequence[str], options: DecodingOptions, following: Following
-    ) -> None:
-        self._with_fallback(
-            lambda engine: decode_until(engine, _encoded_by(engine, encoded), languages, options, following)
+        return self._with_fallback(
+            lambda engine: KeptBatch(tuple(windows), engine.encode(windows), engine)
         )
 
-    def align(self, encoded: KeptBatch, decoded: Sequence[Decoded], options: DecodingOptions) -> list[list[Word]]:
-        return self._with_fallback(lambda engine: engine.align(_encoded_by(engine, encoded), decoded, options))
+    def detect_language(self, encoded: KeptBatch) -> list[dict[str, float]]:
+        return self._with_fallback(
+            lambda engine: engine.detect_language(_encoded_by(engine, encoded))
+        )
+
+    def decode(
+        self, encoded: KeptBatch, languages: Sequence[str], options: DecodingOptions
+    ) -> list[Decoded]:
+        return self._with_fallback(
+            lambda engine: engine.decode(_encoded_by(engine, encoded), languages, options)
+        )
+
+    def decode_until(
+        self,
+        encoded: KeptBatch,
+        languages: Sequence[str],
+        options: DecodingOptions,
+        following: Following,
+    ) -> None:
+        self._with_fallback(
+            lambda engine: decode_until(
+                engine, _encoded_by(engine, encoded), languages, options, following
+            )
+        )
+
+    def align(
+        self, encoded: KeptBatch, decoded: Sequence[Decoded], options: DecodingOptions
+    ) -> list[list[Word]]:
+        return self._with_fallback(
+            lambda engine: engine.align(_encoded_by(engine, encoded), decoded, options)
+        )
 
     def listener(self) -> Listener | None:
         """The engine's own, until the GPU fails at it: from then on the CPU's."""
         if self._is_deaf:
             return None
-        return listener_with_cpu_behind(lambda: listener_of(self._engine), EngineFailedError, self._go_deaf)
+        return listener_with_cpu_behind(
+            lambda: listener_of(self._engine), EngineFailedError, self._go_deaf
+        )
 
     def _go_deaf(self, error: EngineFailedError) -> None:
         self._is_deaf = True
@@ -137,7 +161,9 @@ class FallbackEngine:
         if isinstance(error, OutOfMemoryError):
             self._engine.close()
         else:
-            self._broken = self._engine  # freeing memory on a GPU in an error state can end the process
+            self._broken = (
+                self._engine
+            )  # freeing memory on a GPU in an error state can end the process
         self._load_on_cpu = None
         self._engine = load_on_cpu()
         self.warn(gpu_failed(error))

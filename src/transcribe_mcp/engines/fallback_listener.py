@@ -55,7 +55,9 @@ class FallbackListener:
         if self._detector is None:
             self._detector = SpeechDetector()
             # The frame begun is lost with the device: it counts as silence, and the others keep their places.
-            samples = np.concatenate([np.zeros(self._samples - self._frames * FRAME_SAMPLES, np.float32), samples])
+            samples = np.concatenate(
+                [np.zeros(self._samples - self._frames * FRAME_SAMPLES, np.float32), samples]
+            )
         return self._detector.push(samples, last=last)
 
     def place(self, windows: Sequence[Window], keep_from: float) -> Sequence[Window]:

@@ -36,7 +36,14 @@ class Replica:
     def n_kept(self) -> int:
         """Windows, each counted once, in however many batches it is."""
         with self._changed:
-            return len({id(window) for part in self._parts if part.inner is not None for window in part.windows})
+            return len(
+                {
+                    id(window)
+                    for part in self._parts
+                    if part.inner is not None
+                    for window in part.windows
+                }
+            )
 
     def listen(self) -> Listener | None:
         """The engine's own listener, which gives way where memory is needed for something else."""
@@ -158,14 +165,21 @@ class PartedBatch:
 
     def select(self, indices: Sequence[int]) -> PartedBatch:
         new_place = {old: new for new, old in enumerate(indices)}
-        parts = (part.select(new_place) for part in self.parts if not new_place.keys().isdisjoint(part.places))
+        parts = (
+            part.select(new_place)
+            for part in self.parts
+            if not new_place.keys().isdisjoint(part.places)
+        )
         return PartedBatch(list(parts))
 
     def joined(self, others: Sequence[PartedBatch]) -> PartedBatch:
         """Parts of one engine become one, so that it decodes all their windows at once."""
         parts, n = list(self.parts), len(self)
         for other in others:
-            parts += [replace(part, places=tuple(n + place for place in part.places)) for part in other.parts]
+            parts += [
+                replace(part, places=tuple(n + place for place in part.places))
+                for part in other.parts
+            ]
             n += len(other)
         encoded: dict[Replica, list[tuple[Part, Encoded]]] = {}
         unkept = []

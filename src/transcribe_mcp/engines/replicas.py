@@ -39,7 +39,9 @@ class Replicas:
     def __init__(self, engines: Sequence[Engine]) -> None:
         self._replicas = tuple(map(Replica, engines))
         self._own = threading.local()  # each caller's threads, one for every engine but the first
-        self._limit: int | None = None  # windows that fit into the fullest device, once one had too many
+        self._limit: int | None = (
+            None  # windows that fit into the fullest device, once one had too many
+        )
         self._deaf: Notice | None = None  # why the CPU finds where there is speech
 
     @property
@@ -84,29 +86,47 @@ class Replicas:
             for replica, span in zip(self._replicas, spans, strict=True)
             if span
         ]
-        return PartedBatch([one for encoded in self._side_by_side(self._encoded, parts) for one in encoded])
+        return PartedBatch(
+            [one for encoded in self._side_by_side(self._encoded, parts) for one in encoded]
+        )
 
     def detect_language(self, encoded: PartedBatch) -> list[dict[str, float]]:
         return self._each(encoded, lambda engine, inner, places: engine.detect_language(inner))
 
-    def decode(self, encoded: PartedBatch, languages: Sequence[str], options: DecodingOptions) -> list[Decoded]:
+    def decode(
+        self, encoded: PartedBatch, languages: Sequence[str], options: DecodingOptions
+    ) -> list[Decoded]:
         return self._each(
-            encoded, lambda engine, inner, places: engine.decode(inner, [languages[i] for i in places], options)
+            encoded,
+            lambda engine, inner, places: engine.decode(
+                inner, [languages[i] for i in places], options
+            ),
         )
 
     def decode_until(
-        self, encoded: PartedBatch, languages: Sequence[str], options: DecodingOptions, following: Following
+        self,
+        encoded: PartedBatch,
+        languages: Sequence[str],
+        options: DecodingOptions,
+        following: Following,
     ) -> None:
         def work(engine: Engine, inner: Any, places: Sequence[int]) -> list[None]:
             own = [languages[i] for i in places]
-            decode_until(engine, inner, own, options, lambda k, decoded: following(places[k], decoded))
+            decode_until(
+                engine, inner, own, options, lambda k, decoded: following(places[k], decoded)
+            )
             return [None for _ in places]
 
         self._each(encoded, work)
 
-    def align(self, encoded: PartedBatch, decoded: Sequence[Decoded], options: DecodingOptions) -> list[list[Word]]:
+    def align(
+        self, encoded: PartedBatch, decoded: Sequence[Decoded], options: DecodingOptions
+    ) -> list[list[Word]]:
         return self._each(
-            encoded, lambda engine, inner, places: engine.align(inner, [decoded[i] for i in places], options)
+            encoded,
+            lambda engine, inner, places: engine.align(
+                inner, [decoded[i] for i in places], options
+            ),
         )
 
     def close(self) -> None:
@@ -148,7 +168,9 @@ class Replicas:
         batch.parts = [part for pairs in finished for part, _ in pairs]
         return results  # type: ignore[return-value]  # every place is in one part
 
-    def _worked(self, part: Part, n_beside: int, work: Work[Result]) -> list[tuple[Part, list[Result]]]:
+    def _worked(
+        self, part: Part, n_beside: int, work: Work[Result]
+    ) -> list[tuple[Part, list[Result]]]:
         """``n_beside``: windows of its batch that its engine has in memory at most, its own included."""
         n = len(part.windows)
         if part.inner is None and self._limit is not None and n > self._limit:
@@ -176,10 +198,20 @@ class Replicas:
                 if found is not None:
                     return found
             part.inner = None
-            return work(replica.engine, replica.engine.encode(part.windows), part.places) if n == 1 else None
+            return (
+                work(replica.engine, replica.engine.encode(part.windows), part.places)
+                if n == 1
+                else None
+            )
 
-    def _in_pieces(self, part: Part, size: int, work: Work[Result]) -> list[tuple[Part, list[Result]]]:
-        return [pair for piece in part.pieces(size) for pair in self._worked(piece, len(piece.windows), work)]
+    def _in_pieces(
+        self, part: Part, size: int, work: Work[Result]
+    ) -> list[tuple[Part, list[Result]]]:
+        return [
+            pair
+            for piece in part.pieces(size)
+            for pair in self._worked(piece, len(piece.windows), work)
+        ]
 
     def _shrink(self, fits: int) -> None:
         """So many windows may fit where there were too many."""
@@ -196,7 +228,8 @@ class Replicas:
 
         first, *others = self._replicas
         futures = [
-            thread.submit(work_on_those_of, replica) for thread, replica in zip(self._threads(), others, strict=True)
+            thread.submit(work_on_those_of, replica)
+            for thread, replica in zip(self._threads(), others, strict=True)
         ]
         try:
             work_on_those_of(first)
@@ -210,7 +243,9 @@ class Replicas:
         """The caller's, for all engines but the first. Libraries keep handles and plans for every thread."""
         threads: list[ThreadPoolExecutor] | None = getattr(self._own, "threads", None)
         if threads is None:
-            threads = self._own.threads = [ThreadPoolExecutor(1, "replica") for _ in self._replicas[1:]]
+            threads = self._own.threads = [
+                ThreadPoolExecutor(1, "replica") for _ in self._replicas[1:]
+            ]
         return threads
 
 
@@ -218,6 +253,8 @@ def _tried(part: Part, work: Work[Result]) -> list[Result] | None:
     """``None`` where memory did not suffice. What failed is forgotten then, because it keeps memory."""
     engine = part.replica.engine
     try:
-        return work(engine, engine.encode(part.windows) if part.inner is None else part.inner, part.places)
+        return work(
+            engine, engine.encode(part.windows) if part.inner is None else part.inner, part.places
+        )
     except OutOfMemoryError:
         return None

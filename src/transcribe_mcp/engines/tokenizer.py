@@ -12,7 +12,9 @@ from ..errors import ModelFormatError
 from . import DecodingOptions
 
 CONTEXT_TOKENS = 448  # n_text_ctx of every Whisper model
-PROMPT_TOKENS = CONTEXT_TOKENS // 2 - 1  # as in openai-whisper: half the context, less the token that opens it
+PROMPT_TOKENS = (
+    CONTEXT_TOKENS // 2 - 1
+)  # as in openai-whisper: half the context, less the token that opens it
 SPECIAL_TOKEN = re.compile(r"<\|([^|]*)\|>")
 LANGUAGE_CODE = re.compile(r"[a-z]{2,3}")
 
@@ -25,7 +27,9 @@ class Vocabulary:
             self._tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
         except Exception as error:  # tokenizers raises nothing narrower
             hint = "use a model directory with the tokenizer.json that belongs to it"
-            raise ModelFormatError(f"{directory}: tokenizer.json cannot be read: {error}", hint=hint) from error
+            raise ModelFormatError(
+                f"{directory}: tokenizer.json cannot be read: {error}", hint=hint
+            ) from error
         self._tokenizer.no_truncation()
         self._multilingual = multilingual
         self._texts: dict[int, str] = {}  # of single tokens
@@ -34,9 +38,13 @@ class Vocabulary:
         self._no_timestamps = self.id("<|notimestamps|>")
         self.timestamp_begin = self._no_timestamps + 1
         ids = self._tokenizer.get_vocab().items()
-        special = {match[1]: number for token, number in ids if (match := SPECIAL_TOKEN.fullmatch(token))}
+        special = {
+            match[1]: number for token, number in ids if (match := SPECIAL_TOKEN.fullmatch(token))
+        }
         self.special = frozenset(special.values())
-        self.languages = tuple(sorted(filter(LANGUAGE_CODE.fullmatch, special))) if multilingual else ("en",)
+        self.languages = (
+            tuple(sorted(filter(LANGUAGE_CODE.fullmatch, special))) if multilingual else ("en",)
+        )
 
     @property
     def no_speech(self) -> int:
@@ -47,7 +55,9 @@ class Vocabulary:
     def id(self, token: str) -> int:
         number: int | None = self._tokenizer.token_to_id(token)
         if number is None:
-            raise ModelFormatError(f"the model's tokenizer has no token {token}", hint="is it a Whisper model?")
+            raise ModelFormatError(
+                f"the model's tokenizer has no token {token}", hint="is it a Whisper model?"
+            )
         return number
 
     def is_text(self, token: int) -> bool:
@@ -60,7 +70,9 @@ class Vocabulary:
 
     def decode(self, tokens: Sequence[int]) -> str:
         if len(tokens) == 1 and (known := self._texts.get(tokens[0])) is not None:
-            return known  # words are put together token by token, and most tokens come again and again
+            return (
+                known  # words are put together token by token, and most tokens come again and again
+            )
         text: str = self._tokenizer.decode(list(tokens))
         if len(tokens) == 1:
             self._texts[tokens[0]] = text

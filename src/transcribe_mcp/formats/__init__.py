@@ -42,12 +42,18 @@ def _json(transcript: Transcript, _: FormatOptions) -> str:
 
 FORMATS = {
     "txt": Format(documents.txt, "text/plain", ".txt", "plain text, one sentence a line"),
-    "timed": Format(documents.timed, "text/plain", ".timed.txt", "plain text, each sentence after its time"),
+    "timed": Format(
+        documents.timed, "text/plain", ".timed.txt", "plain text, each sentence after its time"
+    ),
     "srt": Format(captions.srt, "application/x-subrip", ".srt", "SubRip subtitles"),
     "vtt": Format(captions.vtt, "text/vtt", ".vtt", "WebVTT subtitles"),
-    "tsv": Format(documents.tsv, "text/tab-separated-values", ".tsv", "start and end in milliseconds, text"),
+    "tsv": Format(
+        documents.tsv, "text/tab-separated-values", ".tsv", "start and end in milliseconds, text"
+    ),
     "json": Format(_json, "application/json", ".json", "everything, as described by schema.json"),
-    "md": Format(documents.md, "text/markdown", ".md", "a page with facts, warnings and timed paragraphs"),
+    "md": Format(
+        documents.md, "text/markdown", ".md", "a page with facts, warnings and timed paragraphs"
+    ),
 }
 
 
@@ -61,7 +67,9 @@ def find_format(name: str, others: Sequence[str] = ()) -> Format:
     offered = (*FORMATS, *others)
     near = difflib.get_close_matches(name.lower().lstrip("."), offered, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}? " if near else ""
-    raise UnknownNameError(f"there is no output format {name[:64]!r}", hint=f"{hint}formats: {', '.join(offered)}")
+    raise UnknownNameError(
+        f"there is no output format {name[:64]!r}", hint=f"{hint}formats: {', '.join(offered)}"
+    )
 
 
 def render(transcript: Transcript, name: str, options: FormatOptions | None = None) -> str:

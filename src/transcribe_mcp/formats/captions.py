@@ -11,7 +11,9 @@ from .subtitles import Cue, cut_cues
 def srt(transcript: Transcript, options: FormatOptions) -> str:
     """SubRip has no escapes and no speakers: names stand in the text, an arrow that would look like times becomes →."""
     cues = cut_cues(transcript, options.subtitles, label_speakers=True)
-    return "\n".join(f"{number}\n{_times(cue, ',')}\n{_srt_text(cue)}\n" for number, cue in enumerate(cues, 1))
+    return "\n".join(
+        f"{number}\n{_times(cue, ',')}\n{_srt_text(cue)}\n" for number, cue in enumerate(cues, 1)
+    )
 
 
 def _srt_text(cue: Cue) -> str:
@@ -24,7 +26,11 @@ def vtt(transcript: Transcript, options: FormatOptions) -> str:
         blocks.append("NOTE " + _escaped(clean(_made_by(transcript))))
     for cue in cut_cues(transcript, options.subtitles):
         voice = f"<v {_escaped(cue.speaker)}>" if cue.speaker else ""
-        text = _highlighted(cue) if options.highlight_words else "\n".join(map(_escaped, cue.text_lines))
+        text = (
+            _highlighted(cue)
+            if options.highlight_words
+            else "\n".join(map(_escaped, cue.text_lines))
+        )
         blocks.append(f"{_times(cue, '.')}\n{voice}{text}")
     return "\n\n".join(blocks) + "\n"
 

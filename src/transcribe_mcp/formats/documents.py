@@ -20,7 +20,10 @@ def txt(transcript: Transcript, _: FormatOptions) -> str:
 
 def timed(transcript: Transcript, _: FormatOptions) -> str:
     """Plain text in which each sentence begins with its time: ``[12:34] sentence``, ``[1:02:03]`` after an hour."""
-    return "".join(f"[{_clock(said.start)}] {_speaker_prefix(said)}{said.text}\n" for said in utterances(transcript))
+    return "".join(
+        f"[{_clock(said.start)}] {_speaker_prefix(said)}{said.text}\n"
+        for said in utterances(transcript)
+    )
 
 
 def _speaker_prefix(said: Utterance) -> str:
@@ -29,7 +32,10 @@ def _speaker_prefix(said: Utterance) -> str:
 
 def tsv(transcript: Transcript, _: FormatOptions) -> str:
     """The columns of openai-whisper's ``WriteTSV``: start and end in whole milliseconds, text."""
-    rows = (f"{round(1000 * said.start)}\t{round(1000 * said.end)}\t{said.text}\n" for said in utterances(transcript))
+    rows = (
+        f"{round(1000 * said.start)}\t{round(1000 * said.end)}\t{said.text}\n"
+        for said in utterances(transcript)
+    )
     return "start\tend\ttext\n" + "".join(rows)
 
 
@@ -37,7 +43,10 @@ def md(transcript: Transcript, _: FormatOptions) -> str:
     blocks = [f"# {_markdown(_title(transcript))}", _facts(transcript)]
     if transcript.warnings:
         blocks.append(
-            "\n".join(f"- ⚠ {_markdown(clean(n.message))} ({_markdown(n.code)})" for n in transcript.warnings)
+            "\n".join(
+                f"- ⚠ {_markdown(clean(n.message))} ({_markdown(n.code)})"
+                for n in transcript.warnings
+            )
         )
     for paragraph in _paragraphs(transcript):
         speaker = f" **{_markdown(paragraph[0].speaker)}:**" if paragraph[0].speaker else ""
@@ -64,7 +73,11 @@ def _facts(transcript: Transcript) -> str:
         "Device": f"{transcript.device}, {transcript.compute_type}",
     }
     return "\n".join(
-        ["| | |", "|---|---|", *(f"| {name} | {_markdown(clean(value))} |" for name, value in rows.items())]
+        [
+            "| | |",
+            "|---|---|",
+            *(f"| {name} | {_markdown(clean(value))} |" for name, value in rows.items()),
+        ]
     )
 
 

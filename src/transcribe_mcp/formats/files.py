@@ -34,9 +34,14 @@ def check_target(path: Path, *, overwrite: bool) -> None:
     """
     try:
         if path.is_dir():
-            raise OutputError(f"cannot write {path}: it is a directory", hint="choose another name or directory")
+            raise OutputError(
+                f"cannot write {path}: it is a directory", hint="choose another name or directory"
+            )
         if path.exists() and not path.is_file():
-            raise OutputError(f"cannot write {path}: it is no ordinary file", hint="choose another name or directory")
+            raise OutputError(
+                f"cannot write {path}: it is no ordinary file",
+                hint="choose another name or directory",
+            )
     except OSError as error:
         raise _refused(path, error) from error
     if not overwrite and os.path.lexists(path):
@@ -106,7 +111,10 @@ def _place_new(temporary: Path, path: Path) -> None:
         path.hardlink_to(temporary)
     except FileExistsError as error:
         raise _exists(path) from error
-    except (OSError, NotImplementedError):  # a file system without hard links: reserve the name, then fill it
+    except (
+        OSError,
+        NotImplementedError,
+    ):  # a file system without hard links: reserve the name, then fill it
         _reserve(path)
         try:
             temporary.replace(path)
@@ -133,4 +141,6 @@ def _refused(path: Path, error: OSError | ValueError) -> OutputError:
         reason, hint = error.strerror or str(error), _HINTS.get(error.errno or 0, "")
     else:
         reason, hint = str(error), ""
-    return OutputError(f"cannot write {path}: {reason}", hint=hint or "choose another directory with --output-dir")
+    return OutputError(
+        f"cannot write {path}: {reason}", hint=hint or "choose another directory with --output-dir"
+    )

@@ -39,7 +39,9 @@ def _by_speaker(segment: Segment) -> Iterator[Utterance]:
         text = clean(segment.text) or clean("".join(word.text for word in segment.words))
         yield Utterance(segment.start, segment.end, text, _name(speaker), segment.words)
         return
-    for speaker, group in groupby(zip(speakers, segment.words, strict=True), key=lambda pair: pair[0]):
+    for speaker, group in groupby(
+        zip(speakers, segment.words, strict=True), key=lambda pair: pair[0]
+    ):
         words = tuple(word for _, word in group)
         text = clean("".join(word.text for word in words))
         yield Utterance(words[0].start, words[-1].end, text, _name(speaker), words)
@@ -83,7 +85,9 @@ def pieces(word: Word, max_columns: int, *, split_wide: bool = False) -> list[Wo
     for weight in weights:
         edges.append(min(word.end, edges[-1] + weight * seconds_per_weight))
     spans = zip(pairwise(edges), texts, strict=True)
-    return [Word(start, end, piece, word.probability, word.speaker) for (start, end), piece in spans]
+    return [
+        Word(start, end, piece, word.probability, word.speaker) for (start, end), piece in spans
+    ]
 
 
 def parts_freely(char: str) -> bool:

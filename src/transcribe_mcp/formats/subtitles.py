@@ -24,11 +24,19 @@ PAUSE_S = 1.0  # a cue never spans a longer pause: its text would show long befo
 BREATH_S = 0.3  # a pause that is better to break at than none
 
 # Costs of a cue, in cues: what it is worth to avoid, compared with one cue more.
-BREAK_AT_SENTENCE, BREAK_AT_CLAUSE, BREAK_AT_BREATH, BREAK_AT_WORD, BREAK_INSIDE = 0.0, 1.0, 1.5, 3.0, 6.0
+BREAK_AT_SENTENCE, BREAK_AT_CLAUSE, BREAK_AT_BREATH, BREAK_AT_WORD, BREAK_INSIDE = (
+    0.0,
+    1.0,
+    1.5,
+    3.0,
+    6.0,
+)
 BREAK_BEFORE_PHRASE, BREAK_AFTER_LEANING = 2.0, 5.0  # before "and", "of"; after "the", "of"
 SENTENCE_INSIDE = 1.5  # a cue that holds the end of one sentence and the start of the next
 TOO_SHORT = 4.0  # times the share of the reading time that is missing
-UNEVEN = 0.5  # times the square of the share of the cue that is filled: two halves before full and rest
+UNEVEN = (
+    0.5  # times the square of the share of the cue that is filled: two halves before full and rest
+)
 LINE_BREAK, LINE_UNEVEN = 0.5, 6.0  # the same between the lines of a cue
 
 _CLOSING = re.escape("\"')]}”’»›」』】）》")
@@ -44,9 +52,15 @@ class SubtitleRules:
     max_line_chars: int = 42  # columns: East Asian wide characters count two, combining ones none
     max_lines: int = 2
     max_cue_s: float = 7.0
-    min_cue_s: float = 5 / 6  # 20 frames at 24 a second; yields to the next cue and to the end of the recording
-    max_chars_per_second: float = 20.0  # columns; a cue stays up longer to meet it, where the next one leaves time
-    min_gap_s: float = 0.08  # 2 frames at 25 a second; yields where it would leave a cue no time at all
+    min_cue_s: float = (
+        5 / 6
+    )  # 20 frames at 24 a second; yields to the next cue and to the end of the recording
+    max_chars_per_second: float = (
+        20.0  # columns; a cue stays up longer to meet it, where the next one leaves time
+    )
+    min_gap_s: float = (
+        0.08  # 2 frames at 25 a second; yields where it would leave a cue no time at all
+    )
 
     def __post_init__(self) -> None:
         self._require_at_least("max_line_chars", 2)
@@ -115,7 +129,9 @@ class _Token:
     ends_run: bool = False  # a cue must end after it
 
     def piece(self) -> Piece:
-        return Piece(" " * self.space + self.text, round(1000 * self.start) if self.measured else None)
+        return Piece(
+            " " * self.space + self.text, round(1000 * self.start) if self.measured else None
+        )
 
 
 class _Unit:
@@ -131,7 +147,9 @@ class _Unit:
         self.break_cost = tokens[-1].break_cost if tokens[-1].breakable else BREAK_INSIDE
 
 
-def cut_cues(transcript: Transcript, rules: SubtitleRules, *, label_speakers: bool = False) -> list[Cue]:
+def cut_cues(
+    transcript: Transcript, rules: SubtitleRules, *, label_speakers: bool = False
+) -> list[Cue]:
     """Cut a transcript into cues, in order, none empty, every word in exactly one of them.
 
     Args:
@@ -141,14 +159,20 @@ def cut_cues(transcript: Transcript, rules: SubtitleRules, *, label_speakers: bo
     """
     turns = turns_apart(transcript)
     if len(turns) > 1:
-        cues = [cue for turn in turns for cue in cut_cues(turn, rules, label_speakers=label_speakers)]
+        cues = [
+            cue for turn in turns for cue in cut_cues(turn, rules, label_speakers=label_speakers)
+        ]
         return sorted(cues, key=lambda cue: cue.start_ms)
     tokens = _tokens(transcript, rules, label_speakers=label_speakers)
     groups: list[list[_Unit]] = []
     first = 0
     for i, token in enumerate(tokens):
         if token.ends_run:
-            until = tokens[i + 1].start - rules.min_gap_s if i + 1 < len(tokens) else transcript.duration
+            until = (
+                tokens[i + 1].start - rules.min_gap_s
+                if i + 1 < len(tokens)
+                else transcript.duration
+            )
             groups += _cheapest_cut(_units(tokens[first : i + 1], rules), until, rules)
             first = i + 1
     return _timed(groups, transcript.duration, rules)
@@ -188,7 +212,11 @@ def _units(tokens: Sequence[_Token], rules: SubtitleRules) -> list[_Unit]:
     units: list[_Unit] = []
     first, width = 0, 0
     for i, token in enumerate(tokens):
-        if i > first and tokens[i - 1].whole and width + token.space + token.width > rules.max_line_chars:
+        if (
+            i > first
+            and tokens[i - 1].whole
+            and width + token.space + token.width > rules.max_line_chars
+        ):
             units.append(_Unit(tokens[first:i]))
             first, width = i, 0
         width += token.width + (token.space if i > first else 0)
@@ -198,7 +226,9 @@ def _units(tokens: Sequence[_Token], rules: SubtitleRules) -> list[_Unit]:
     return units
 
 
-def _utterance_tokens(said: Utterance, rules: SubtitleRules, label: str | None, phrases: Phrases) -> list[_Token]:
+def _utterance_tokens(
+    said: Utterance, rules: SubtitleRules, label: str | None, phrases: Phrases
+) -> list[_Token]:
     """The tokens of one utterance with the costs of breaking between them; the last one's are set later."""
     tokens = [token for word in said.words for token in _split(word, said.speaker, rules)]
     if not tokens:
@@ -208,7 +238,12 @@ def _utterance_tokens(said: Utterance, rules: SubtitleRules, label: str | None, 
         tokens[0].space = 1  # from the label or the sentence before it, where they share a line
     labels: list[_Token] = []
     if label:
-        labels = _split(Word(tokens[0].start, tokens[0].start, f" {label}:"), said.speaker, rules, measured=False)
+        labels = _split(
+            Word(tokens[0].start, tokens[0].start, f" {label}:"),
+            said.speaker,
+            rules,
+            measured=False,
+        )
     for token in labels:
         token.break_cost = BREAK_INSIDE
     for token, after in pairwise(tokens):
@@ -216,12 +251,18 @@ def _utterance_tokens(said: Utterance, rules: SubtitleRules, label: str | None, 
     return labels + tokens
 
 
-def _split(word: Word, speaker: str | None, rules: SubtitleRules, *, measured: bool = True) -> list[_Token]:
+def _split(
+    word: Word, speaker: str | None, rules: SubtitleRules, *, measured: bool = True
+) -> list[_Token]:
     tokens: list[_Token] = []
     for piece in pieces(word, rules.max_line_chars, split_wide=not measured):
         text = piece.text.strip()
         space = int(piece.text[0] == " ")
-        tokens.append(_Token(text, space, columns(text), piece.start, piece.end, speaker, measured and not tokens))
+        tokens.append(
+            _Token(
+                text, space, columns(text), piece.start, piece.end, speaker, measured and not tokens
+            )
+        )
     return tokens
 
 
@@ -257,7 +298,14 @@ def _cheapest_cut(units: list[_Unit], until: float, rules: SubtitleRules) -> lis
         for last, width, inner in _candidates(units, first, rules):
             free_s = max(0.0, free_until[last] - units[first].start)
             missing = 1 - free_s / needed_s[width] if free_s < needed_s[width] else 0.0
-            cost = 1 + inner + units[last].break_cost + TOO_SHORT * missing + uneven[width] + least[last + 1]
+            cost = (
+                1
+                + inner
+                + units[last].break_cost
+                + TOO_SHORT * missing
+                + uneven[width]
+                + least[last + 1]
+            )
             if cost < least[first]:
                 least[first], end_of[first] = cost, last + 1
     groups, first = [], 0
@@ -267,7 +315,9 @@ def _cheapest_cut(units: list[_Unit], until: float, rules: SubtitleRules) -> lis
     return groups
 
 
-def _candidates(units: list[_Unit], first: int, rules: SubtitleRules) -> Iterator[tuple[int, int, float]]:
+def _candidates(
+    units: list[_Unit], first: int, rules: SubtitleRules
+) -> Iterator[tuple[int, int, float]]:
     """Cues that may start with a word: (index of the last word, columns, cost of sentences that end inside)."""
     start = units[first].start
     lines, line_width, width, inner = 1, 0, 0, 0.0
@@ -305,7 +355,11 @@ def _timed(groups: list[list[_Unit]], duration: float, rules: SubtitleRules) -> 
             end_ms = min(end_ms, start_ms + (free_ms - gap_ms if free_ms > gap_ms else free_ms))
         else:
             end_ms = max(min(end_ms, round(1000 * duration)), start_ms + 1)
-        cues.append(Cue(start_ms, end_ms, tuple(_pieces(line) for line in lines), group[0].tokens[0].speaker))
+        cues.append(
+            Cue(
+                start_ms, end_ms, tuple(_pieces(line) for line in lines), group[0].tokens[0].speaker
+            )
+        )
     return cues
 
 

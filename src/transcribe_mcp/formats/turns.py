@@ -12,9 +12,14 @@ def turns_apart(transcript: Transcript) -> list[Transcript]:
     """The transcript, or one for each turn where any overlap: until the next begins, or longer if it goes on then."""
     if all(before.end <= after.start for before, after in pairwise(transcript.segments)):
         return [transcript]
-    turns = [tuple(group) for _, group in groupby(transcript.segments, key=lambda segment: segment.speaker)]
+    turns = [
+        tuple(group)
+        for _, group in groupby(transcript.segments, key=lambda segment: segment.speaker)
+    ]
     starts = [*(turn[0].start for turn in turns[1:]), transcript.duration]
     return [
-        replace(transcript, segments=turn, duration=min(transcript.duration, max(turn[-1].end, start)))
+        replace(
+            transcript, segments=turn, duration=min(transcript.duration, max(turn[-1].end, start))
+        )
         for turn, start in zip(turns, starts, strict=True)
     ]

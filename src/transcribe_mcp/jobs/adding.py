@@ -18,7 +18,9 @@ from .row_mapping import UNFINISHED, NewJob, to_row
 from .tables import files, job_roots, jobs
 
 # What every call asks is put together once; that takes longer than SQLite does to answer.
-_N_QUEUED = sa.select(sa.func.count()).select_from(jobs).where(jobs.c.status == JobStatus.QUEUED.value)
+_N_QUEUED = (
+    sa.select(sa.func.count()).select_from(jobs).where(jobs.c.status == JobStatus.QUEUED.value)
+)
 _TWINS = (
     sa.select(jobs.c.job_id, jobs.c.status, job_roots.c.roots)
     .select_from(jobs.outerjoin(job_roots, job_roots.c.job_id == jobs.c.job_id))
@@ -34,7 +36,10 @@ _TWINS = (
 
 
 def add(
-    connection: sa.Connection, queue: WorkflowQueue, wishes: Sequence[tuple[NewJob, int]], batch_id: str | None
+    connection: sa.Connection,
+    queue: WorkflowQueue,
+    wishes: Sequence[tuple[NewJob, int]],
+    batch_id: str | None,
 ) -> list[str | Exception]:
     """For each job and its limit of the queue: the id of its row, or of the job that it joins, or why it has none.
 
@@ -61,7 +66,12 @@ def add(
         if condition is not None:
             require(connection, condition)
     if n_new:
-        require(connection, _N_QUEUED.with_only_columns(sa.func.count() + n_new <= min(limit for _, limit in wishes)))
+        require(
+            connection,
+            _N_QUEUED.with_only_columns(
+                sa.func.count() + n_new <= min(limit for _, limit in wishes)
+            ),
+        )
     sharing = owners.Sharing.read(connection, {twin.job_id for twin in twins if twin is not None})
     answers: list[str | Exception] = []
     added: dict[tuple[str, ...], str] = {}
@@ -85,7 +95,10 @@ def add(
 def refused(new: Sequence[NewJob], added: Sequence[str | Exception]) -> list[Refused]:
     """What a batch keeps of the jobs that had no room."""
     return [
-        Refused(job.source, JobFailure(QueueFullError.code, str(error), "submit it again when some are done"))
+        Refused(
+            job.source,
+            JobFailure(QueueFullError.code, str(error), "submit it again when some are done"),
+        )
         for job, error in zip(new, added, strict=True)
         if isinstance(error, QueueFullError)
     ]
@@ -105,7 +118,10 @@ def _twin(connection: sa.Connection, job: NewJob) -> tuple[Any | None, sa.Select
     roots = _roots(job)
     twin = next((row for row in found if roots in (None, row.roots)), None)
     if twin is None:
-        twin = next((row for row in found if row.roots is None and row.status == JobStatus.QUEUED.value), None)
+        twin = next(
+            (row for row in found if row.roots is None and row.status == JobStatus.QUEUED.value),
+            None,
+        )
     unfinished = sa.select(sa.func.count()).select_from(jobs).where(jobs.c.status.in_(UNFINISHED))
     if twin is None:
         is_same = [jobs.c[name] == value for name, value in same.items()]
@@ -128,13 +144,17 @@ def _roots(job: NewJob) -> str | None:
     return None if job.roots is None else json.dumps(job.roots)
 
 
-def unfinished_by_signature(connection: sa.Connection, signatures: Collection[str]) -> dict[str, bool]:
+def unfinished_by_signature(
+    connection: sa.Connection, signatures: Collection[str]
+) -> dict[str, bool]:
     """Whether the jobs that have these signatures wait or run."""
     query = sa.select(jobs.c.signature, jobs.c.status).where(jobs.c.signature.in_(signatures))
     return {signature: status in UNFINISHED for signature, status in connection.execute(query)}
 
 
-def _insert(connection: sa.Connection, queue: WorkflowQueue, job: NewJob, batch_id: str | None) -> str:
+def _insert(
+    connection: sa.Connection, queue: WorkflowQueue, job: NewJob, batch_id: str | None
+) -> str:
     job_id = new_id()
     connection.execute(jobs.insert(), to_row(job_id, job, batch_id))
     if (roots := _roots(job)) is not None:

@@ -30,7 +30,9 @@ FILE_NAME = "transcribe-mcp.db"
 BUSY_TIMEOUT_MS = 5_000
 MIGRATION_PATIENCE_S = 30.0  # while another process makes the tables
 MIGRATION_LOOK_S = 0.5  # how often it is asked meanwhile whether they are there
-MIGRATION_LOCK = 0x7472616E  # PostgreSQL's advisory lock while tables are made; any constant would do
+MIGRATION_LOCK = (
+    0x7472616E  # PostgreSQL's advisory lock while tables are made; any constant would do
+)
 
 
 def database_url(data_dir: Path, configured: str = "") -> sa.URL:
@@ -46,7 +48,9 @@ def database_url(data_dir: Path, configured: str = "") -> sa.URL:
         url = sa.make_url(configured)
         backend = url.get_backend_name()
     except (ArgumentError, NoSuchModuleError) as error:
-        raise UsageError("TRANSCRIBE_MCP_DATABASE_URL is no URL of a database", hint=hint) from error
+        raise UsageError(
+            "TRANSCRIBE_MCP_DATABASE_URL is no URL of a database", hint=hint
+        ) from error
     if backend != "postgresql":
         raise UsageError(f"TRANSCRIBE_MCP_DATABASE_URL names a {backend} database", hint=hint)
     return url.set(drivername="postgresql+psycopg")
@@ -61,7 +65,9 @@ def open_engine(url: sa.URL) -> sa.Engine:
     if url.get_backend_name() == "sqlite":
         engine = _sqlite(Path(str(url.database)))
     else:
-        engine = sa.create_engine(url, hide_parameters=True, pool_size=10, max_overflow=10, pool_pre_ping=True)
+        engine = sa.create_engine(
+            url, hide_parameters=True, pool_size=10, max_overflow=10, pool_pre_ping=True
+        )
     try:
         with store_errors(url):
             _make_tables(engine, url)
@@ -78,7 +84,9 @@ def _sqlite(path: Path) -> sa.Engine:
             create_private(path)
     except OSError as error:
         hint = "choose another directory with TRANSCRIBE_MCP_DATA_DIR"
-        raise StoreError(f"the data directory {path.parent} cannot be made: {error.strerror}", hint=hint) from error
+        raise StoreError(
+            f"the data directory {path.parent} cannot be made: {error.strerror}", hint=hint
+        ) from error
     engine = sa.create_engine(
         sa.URL.create("sqlite", database=str(path)),
         hide_parameters=True,  # what was said stays out of messages
@@ -95,7 +103,9 @@ def _sqlite(path: Path) -> sa.Engine:
 
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _record: Any) -> None:
-        connection.isolation_level = "IMMEDIATE"  # anything but None, which would commit every statement
+        connection.isolation_level = (
+            "IMMEDIATE"  # anything but None, which would commit every statement
+        )
         connection.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}").close()
         connection.execute("PRAGMA query_only=ON").close()  # only the writer process writes
 
@@ -152,7 +162,9 @@ def _migrate(engine: sa.Engine, url: sa.URL) -> None:
     make_workflow_tables(url)
     with engine.begin() as connection:
         if engine.dialect.name == "postgresql":
-            connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+            connection.execute(
+                sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK}
+            )
         write_from_now(connection)
         metadata.create_all(connection)
         for statement in (*SEARCH[engine.dialect.name], *FOR_WRITER[engine.dialect.name]):
@@ -167,7 +179,9 @@ def _migrate(engine: sa.Engine, url: sa.URL) -> None:
 def clock(connection: sa.Connection) -> float:
     """Seconds by the clock of the database, so that workers of several machines agree."""
     if connection.dialect.name == "postgresql":
-        return float(connection.execute(sa.text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one())
+        return float(
+            connection.execute(sa.text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one()
+        )
     return time.time()
 
 
@@ -191,7 +205,9 @@ def require(connection: sa.Connection, condition: sa.Select[Any]) -> None:
     """
     if connection.dialect.name == "sqlite":
         # Rendered whole, with a place for every value of an IN: the writer does not know SQLAlchemy.
-        compiled = condition.compile(dialect=connection.dialect, compile_kwargs={"render_postcompile": True})
+        compiled = condition.compile(
+            dialect=connection.dialect, compile_kwargs={"render_postcompile": True}
+        )
         parameters = [compiled.params[name] for name in compiled.positiontup or ()]
         _writing(connection).require(str(compiled), parameters)
     elif not connection.execute(condition).scalar():
@@ -218,5 +234,7 @@ def _version(engine: sa.Engine) -> int | None:
     with engine.connect() as connection:
         if not sa.inspect(connection).has_table(about.name):
             return None
-        value = connection.execute(sa.select(about.c.value).where(about.c.name == "schema_version")).scalar()
+        value = connection.execute(
+            sa.select(about.c.value).where(about.c.name == "schema_version")
+        ).scalar()
     return int(value) if value is not None else None

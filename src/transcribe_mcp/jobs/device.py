@@ -23,7 +23,9 @@ from ..engines import DecodingOptions, Engine, EngineInfo, EngineRequest, load_e
 from ..errors import CancelledError
 from .shared import Call, EngineChoice, Shared, SharedEngine, joined, settle, split
 
-AGEING = 60.0  # seconds of audio by which a waiting batch moves forward for every second that it waits
+AGEING = (
+    60.0  # seconds of audio by which a waiting batch moves forward for every second that it waits
+)
 KNOWN_ENGINES = 64  # so many that were loaded once are known
 KNOWN_NOTICES = 256  # of this many engines and options the answer is kept
 BATCHES_KEPT = 1024  # of so many batches the size is kept, for tests and figures
@@ -38,7 +40,9 @@ class Device:
         load: makes an engine; the default is the table of engines.
     """
 
-    def __init__(self, unload_after_s: float, load: Callable[[EngineRequest], Engine] = load_engine) -> None:
+    def __init__(
+        self, unload_after_s: float, load: Callable[[EngineRequest], Engine] = load_engine
+    ) -> None:
         self._unload_after_s = min(unload_after_s, threading.TIMEOUT_MAX)
         self._load = load
         self._changed = threading.Condition()
@@ -50,11 +54,15 @@ class Device:
         self._working_for: frozenset[SharedEngine] = frozenset()
         self._infos: dict[EngineChoice, EngineInfo] = {}
         self._notices: dict[tuple[EngineChoice, DecodingOptions], tuple[Notice, ...]] = {}
-        self.batches: deque[int] = deque(maxlen=BATCHES_KEPT)  # windows in each of the last batches encoded
+        self.batches: deque[int] = deque(
+            maxlen=BATCHES_KEPT
+        )  # windows in each of the last batches encoded
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
         self._thread.start()
 
-    def open(self, choice: EngineChoice, left_s: float, progress: Progress = unreported) -> SharedEngine:
+    def open(
+        self, choice: EngineChoice, left_s: float, progress: Progress = unreported
+    ) -> SharedEngine:
         """An engine for one job, which has ``left_s`` seconds of audio to do.
 
         Raises:
@@ -64,7 +72,9 @@ class Device:
         shared = SharedEngine(self, choice, left_s, progress)
         with self._changed:
             self._members.add(shared)
-            known = choice in self._infos  # then there is no need to wait for what others do with it
+            known = (
+                choice in self._infos
+            )  # then there is no need to wait for what others do with it
         try:
             if not known:
                 shared.load()
@@ -163,13 +173,18 @@ class Device:
                 return None
             if not waiting:
                 idle = not self._members and self._engine is not None
-                if not self._changed.wait(self._unload_after_s if idle else None) and not self._members:
+                if (
+                    not self._changed.wait(self._unload_after_s if idle else None)
+                    and not self._members
+                ):
                     self._close()
                 return []
             first = min(waiting, key=lambda call: self._rank(call))
             if first.kind != "encode":
                 return [first]
-            together = [c for c in waiting if c.kind == "encode" and c.owner.choice == first.owner.choice]
+            together = [
+                c for c in waiting if c.kind == "encode" and c.owner.choice == first.owner.choice
+            ]
             return self._fitting(first, sorted(together, key=self._rank))
 
     def _rank(self, call: Call) -> tuple[bool, float]:
@@ -245,7 +260,9 @@ class Device:
         finally:
             self._working_for = frozenset()
             if self._choice is not None:
-                self._know(self._choice, engine.info)  # it changes where the CPU takes over from a GPU
+                self._know(
+                    self._choice, engine.info
+                )  # it changes where the CPU takes over from a GPU
 
     def _engine_for(self, calls: list[Call]) -> Engine | None:
         owner = calls[0].owner

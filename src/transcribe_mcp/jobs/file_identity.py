@@ -32,7 +32,9 @@ def signature(path: Path) -> str:
     try:
         found = path.stat()
     except FileNotFoundError as error:
-        raise SourceNotFoundError(f"{path}: no such file", hint="Check the name and the directory.") from error
+        raise SourceNotFoundError(
+            f"{path}: no such file", hint="Check the name and the directory."
+        ) from error
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
     return f"{found.st_size}:{found.st_mtime_ns}"
@@ -77,4 +79,6 @@ def content_hash(path: Path, check: Callable[[], None] = lambda: None) -> str:
 
 def _unreadable(path: Path, error: OSError | ValueError) -> SourceUnreadableError:
     reason = getattr(error, "strerror", None) or str(error)
-    return SourceUnreadableError(f"{path}: cannot be read: {reason}", hint="Check its name and its permissions.")
+    return SourceUnreadableError(
+        f"{path}: cannot be read: {reason}", hint="Check its name and its permissions."
+    )

@@ -47,7 +47,9 @@ def settled(wanted: JobOptions, default_model: str) -> JobOptions:
     pipeline_options(wanted, wanted.batch_size)
     if wanted.engine not in (AUTO, *ENGINES):
         offered = ", ".join((AUTO, *(name for name, entry in ENGINES.items() if not entry.hidden)))
-        raise UnknownNameError(f"there is no engine {wanted.engine!r}", hint=f"choose one of: {offered}")
+        raise UnknownNameError(
+            f"there is no engine {wanted.engine!r}", hint=f"choose one of: {offered}"
+        )
     model = default_model if wanted.model.strip().lower() in ("", AUTO) else wanted.model
     if Path(model).is_dir():
         model = str(Path(model).absolute())
@@ -56,5 +58,7 @@ def settled(wanted: JobOptions, default_model: str) -> JobOptions:
 
 def options_key(options: JobOptions) -> str:
     """Equal for options that give the same transcript."""
-    fields = {name: value for name, value in options.to_json().items() if name not in _WITHOUT_EFFECT}
+    fields = {
+        name: value for name, value in options.to_json().items() if name not in _WITHOUT_EFFECT
+    }
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()

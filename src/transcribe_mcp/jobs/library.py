@@ -31,7 +31,9 @@ class Content:
     options_key: str
 
 
-def save(connection: sa.Connection, transcript_id: str, content: Content, transcript: Transcript) -> None:
+def save(
+    connection: sa.Connection, transcript_id: str, content: Content, transcript: Transcript
+) -> None:
     """Add a finished transcript."""
     connection.execute(
         transcripts.insert().values(
@@ -78,7 +80,10 @@ def find(connection: sa.Connection, content: Content) -> str | None:
     """The newest transcript of the same content made in the same way."""
     query = (
         sa.select(transcripts.c.transcript_id)
-        .where(transcripts.c.content_hash == content.content_hash, transcripts.c.options_key == content.options_key)
+        .where(
+            transcripts.c.content_hash == content.content_hash,
+            transcripts.c.options_key == content.options_key,
+        )
         .order_by(transcripts.c.transcript_id.desc())
         .limit(1)
     )
@@ -96,7 +101,9 @@ def remove_unused(connection: sa.Connection, transcript_ids: Sequence[str]) -> N
         connection.execute(table.delete().where(of_them, ~is_used))
 
 
-def search(connection: sa.Connection, query: str, which: JobFilter, first: int, limit: int) -> HitPage:
+def search(
+    connection: sa.Connection, query: str, which: JobFilter, first: int, limit: int
+) -> HitPage:
     """Sentences that hold every word of the query, best first, from the ``first`` on; each recording's once.
 
     Raises:
@@ -107,7 +114,10 @@ def search(connection: sa.Connection, query: str, which: JobFilter, first: int, 
     # The newest job of each transcript stands for it.
     newest = (
         sa.select(sa.func.max(jobs.c.job_id))
-        .where(jobs.c.transcript_id == segments.c.transcript_id, jobs.c.status == JobStatus.COMPLETED.value)
+        .where(
+            jobs.c.transcript_id == segments.c.transcript_id,
+            jobs.c.status == JobStatus.COMPLETED.value,
+        )
         .where(is_no_copy())
         .correlate(segments)
         .scalar_subquery()
@@ -116,7 +126,10 @@ def search(connection: sa.Connection, query: str, which: JobFilter, first: int, 
     made = transcripts.alias()
     latest = (
         sa.select(sa.func.max(made.c.transcript_id))
-        .where(made.c.content_hash == transcripts.c.content_hash, made.c.options_key == transcripts.c.options_key)
+        .where(
+            made.c.content_hash == transcripts.c.content_hash,
+            made.c.options_key == transcripts.c.options_key,
+        )
         .correlate(transcripts)
         .scalar_subquery()
     )
@@ -149,7 +162,9 @@ def _matching(dialect: str, terms: Sequence[str]) -> tuple[sa.Subquery, dict[str
     else:
         text = "SELECT rowid AS segment_id, rank AS rank FROM segments_search WHERE segments_search MATCH :words"
         words = " ".join(f'"{term}"' for term in terms)
-    columns = sa.text(text).columns(sa.column("segment_id", sa.Integer), sa.column("rank", sa.Float))
+    columns = sa.text(text).columns(
+        sa.column("segment_id", sa.Integer), sa.column("rank", sa.Float)
+    )
     return columns.subquery("matching"), {"words": words}
 
 
@@ -169,7 +184,8 @@ def _terms(query: str) -> list[str]:
 
 def _hit(connection: sa.Connection, row: Any) -> Hit:
     near = sa.select(segments.c.number, segments.c.text).where(
-        segments.c.transcript_id == row.transcript_id, segments.c.number.in_((row.number - 1, row.number + 1))
+        segments.c.transcript_id == row.transcript_id,
+        segments.c.number.in_((row.number - 1, row.number + 1)),
     )
     around = {neighbour.number: neighbour.text for neighbour in connection.execute(near)}
     return Hit(
@@ -190,7 +206,9 @@ def job_conditions(which: JobFilter) -> list[sa.ColumnElement[bool]]:
     if which.statuses:
         conditions.append(jobs.c.status.in_([status.value for status in which.statuses]))
     if which.source_contains:
-        conditions.append(sa.func.lower(jobs.c.source).contains(which.source_contains.lower(), autoescape=True))
+        conditions.append(
+            sa.func.lower(jobs.c.source).contains(which.source_contains.lower(), autoescape=True)
+        )
     if which.language:
         conditions.append(jobs.c.language == which.language)
     if which.batch_id:
@@ -209,7 +227,9 @@ def is_no_copy() -> sa.ColumnElement[bool]:
     """Whether a row is not just an answer from the library for a file that has a row: of one recording there is one."""
     first = jobs.alias()
     earlier = sa.exists().where(
-        first.c.transcript_id == jobs.c.transcript_id, first.c.source == jobs.c.source, first.c.job_id < jobs.c.job_id
+        first.c.transcript_id == jobs.c.transcript_id,
+        first.c.source == jobs.c.source,
+        first.c.job_id < jobs.c.job_id,
     )
     return sa.or_(jobs.c.from_job_id.is_(None), ~earlier)
 

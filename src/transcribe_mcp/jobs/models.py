@@ -67,7 +67,11 @@ class JobOptions:
 
     def to_json(self) -> dict[str, Any]:
         """Options that came later are left out while they are the default: what earlier versions wrote stays equal."""
-        return {name: value for name, value in asdict(self).items() if name not in LATER_OPTIONS or value != AUTO}
+        return {
+            name: value
+            for name, value in asdict(self).items()
+            if name not in LATER_OPTIONS or value != AUTO
+        }
 
     @classmethod
     def loads(cls, text: str) -> JobOptions:
@@ -78,7 +82,9 @@ class JobOptions:
         data: dict[str, Any] = json.loads(text)
         if unknown := set(data) - {each.name for each in fields(cls)}:
             hint = "update this installation to the version that made the job"
-            raise UsageError(f"the job has options that this version does not know: {sorted(unknown)}", hint=hint)
+            raise UsageError(
+                f"the job has options that this version does not know: {sorted(unknown)}", hint=hint
+            )
         for name in ("vocabulary", "temperatures"):
             if data.get(name) is not None:
                 data[name] = tuple(data[name])

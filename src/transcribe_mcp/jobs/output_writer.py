@@ -66,7 +66,11 @@ class OutputWriter:
 def _write_file(row: Any, transcript: Transcript | None) -> None:
     if transcript is None:
         raise OutputError(f"cannot write {row.path}: the transcript was deleted")
-    transcript, look, path = replace(transcript, source=row.source), outputs.load_look(row.look), Path(row.path)
+    transcript, look, path = (
+        replace(transcript, source=row.source),
+        outputs.load_look(row.look),
+        Path(row.path),
+    )
     try:
         write(transcript, row.format, path, overwrite=row.overwrite, options=look)
     except OutputExistsError:

@@ -31,7 +31,13 @@ _DUE = (
     .limit(AT_ONCE)
 )
 _OF_JOBS = (
-    sa.select(outputs.c.job_id, outputs.c.path, outputs.c.state, outputs.c.error_code, outputs.c.error_message)
+    sa.select(
+        outputs.c.job_id,
+        outputs.c.path,
+        outputs.c.state,
+        outputs.c.error_code,
+        outputs.c.error_message,
+    )
     .select_from(outputs.join(owners, _WANTED))
     .where(outputs.c.job_id.in_(sa.bindparam("job_ids", expanding=True)))
     .order_by(outputs.c.output_id)
@@ -68,7 +74,14 @@ def load_look(text: str) -> FormatOptions:
 
 def add(connection: sa.Connection, job_id: str, owner_id: str, new: Sequence[NewOutput]) -> None:
     values = [
-        {"output_id": new_id(), "owner_id": owner_id, "job_id": job_id, "state": PENDING, **asdict(one)} for one in new
+        {
+            "output_id": new_id(),
+            "owner_id": owner_id,
+            "job_id": job_id,
+            "state": PENDING,
+            **asdict(one),
+        }
+        for one in new
     ]
     if values:
         connection.execute(outputs.insert(), values)
@@ -98,7 +111,9 @@ def are_due(connection: sa.Connection) -> bool:
     return connection.execute(_DUE.limit(1)).first() is not None
 
 
-def end(connection: sa.Connection, output_id: str, path: str, error: TranscribeError | None) -> None:
+def end(
+    connection: sa.Connection, output_id: str, path: str, error: TranscribeError | None
+) -> None:
     """A file is written, or cannot be."""
     values: dict[str, Any] = {"state": WRITTEN}
     if error is not None:

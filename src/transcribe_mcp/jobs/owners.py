@@ -20,10 +20,14 @@ from .models import Job, JobStatus
 from .row_mapping import UNFINISHED
 from .tables import batches, jobs, owners
 
-SHARING_LOCK = 0x73686172  # PostgreSQL's advisory lock: who joins a job and who cancels it take turns
+SHARING_LOCK = (
+    0x73686172  # PostgreSQL's advisory lock: who joins a job and who cancels it take turns
+)
 
 _OF_JOBS = (
-    sa.select(owners).where(owners.c.job_id.in_(sa.bindparam("job_ids", expanding=True))).order_by(owners.c.owner_id)
+    sa.select(owners)
+    .where(owners.c.job_id.in_(sa.bindparam("job_ids", expanding=True)))
+    .order_by(owners.c.owner_id)
 )
 
 
@@ -43,7 +47,9 @@ class Sharing:
     """The owners that some jobs have, read once. Jobs that are not among them have none yet."""
 
     def __init__(self, rows: Iterable[Any]) -> None:
-        self._ids = {(row.job_id, row.owner, row.batch_id): row.owner_id for row in reversed(list(rows))}
+        self._ids = {
+            (row.job_id, row.owner, row.batch_id): row.owner_id for row in reversed(list(rows))
+        }
 
     @classmethod
     def read(cls, connection: sa.Connection, job_ids: Collection[str]) -> Sharing:
@@ -56,21 +62,36 @@ class Sharing:
             _set(connection, [known], cancelled_at=None)
             return str(known)
         owner_id = self._ids[job_id, owner, batch_id] = new_id()
-        connection.execute(owners.insert().values(owner_id=owner_id, job_id=job_id, owner=owner, batch_id=batch_id))
+        connection.execute(
+            owners.insert().values(owner_id=owner_id, job_id=job_id, owner=owner, batch_id=batch_id)
+        )
         return owner_id
 
 
 def members(connection: sa.Connection, job_id: str) -> tuple[list[str], str | None] | None:
     """The jobs that an id stands for, and the id if it is a batch's; ``None`` if it is neither."""
-    if connection.execute(sa.select(jobs.c.job_id).where(jobs.c.job_id == job_id)).first() is not None:
+    if (
+        connection.execute(sa.select(jobs.c.job_id).where(jobs.c.job_id == job_id)).first()
+        is not None
+    ):
         return [job_id], None
-    if connection.execute(sa.select(batches.c.batch_id).where(batches.c.batch_id == job_id)).first() is None:
+    if (
+        connection.execute(
+            sa.select(batches.c.batch_id).where(batches.c.batch_id == job_id)
+        ).first()
+        is None
+    ):
         return None
     return [each for each, _ in of_batch(connection, job_id)], job_id
 
 
 def cancel(
-    connection: sa.Connection, job_ids: Sequence[str], owner: str, batch_id: str | None, *, for_all: bool
+    connection: sa.Connection,
+    job_ids: Sequence[str],
+    owner: str,
+    batch_id: str | None,
+    *,
+    for_all: bool,
 ) -> tuple[list[str], int]:
     """An owner does not want jobs any more. Gives those that nobody wants now, cancelled, and how many go on.
 
@@ -125,7 +146,10 @@ def has_cancelled(connection: sa.Connection, job_id: str, owner: str) -> float |
 def of_batch(connection: sa.Connection, batch_id: str) -> list[tuple[str, float | None]]:
     """(job's id, when the batch cancelled it) in the order of submission."""
     query = sa.select(owners.c.job_id, owners.c.cancelled_at).where(owners.c.batch_id == batch_id)
-    return [(job_id, cancelled_at) for job_id, cancelled_at in connection.execute(query.order_by(owners.c.owner_id))]
+    return [
+        (job_id, cancelled_at)
+        for job_id, cancelled_at in connection.execute(query.order_by(owners.c.owner_id))
+    ]
 
 
 def as_cancelled(job: Job, cancelled_at: float) -> Job:
@@ -148,7 +172,9 @@ def _own(rows: Sequence[Any], owner: str, batch_id: str | None) -> list[Any]:
 
 def _stop_unwanted(connection: sa.Connection, job_ids: Sequence[str]) -> tuple[list[str], int]:
     """Cancel those of unfinished jobs that nobody wants; gives them, and how many go on."""
-    query = sa.select(owners.c.job_id).where(owners.c.job_id.in_(job_ids), owners.c.cancelled_at.is_(None))
+    query = sa.select(owners.c.job_id).where(
+        owners.c.job_id.in_(job_ids), owners.c.cancelled_at.is_(None)
+    )
     wanted = set(connection.execute(query).scalars())
     stopped = [job_id for job_id in job_ids if job_id not in wanted]
     values = {"status": JobStatus.CANCELLED.value, "stage": "", "finished_at": time.time()}
@@ -158,12 +184,16 @@ def _stop_unwanted(connection: sa.Connection, job_ids: Sequence[str]) -> tuple[l
 
 
 def _unfinished(connection: sa.Connection, job_ids: Collection[str]) -> list[str]:
-    query = sa.select(jobs.c.job_id).where(jobs.c.job_id.in_(job_ids), jobs.c.status.in_(UNFINISHED))
+    query = sa.select(jobs.c.job_id).where(
+        jobs.c.job_id.in_(job_ids), jobs.c.status.in_(UNFINISHED)
+    )
     return list(connection.execute(query).scalars())
 
 
 def _owned(connection: sa.Connection, job_ids: Collection[str]) -> set[str]:
-    return set(connection.execute(sa.select(owners.c.job_id).where(owners.c.job_id.in_(job_ids))).scalars())
+    return set(
+        connection.execute(sa.select(owners.c.job_id).where(owners.c.job_id.in_(job_ids))).scalars()
+    )
 
 
 def _rows(connection: sa.Connection, job_ids: Collection[str]) -> Sequence[Any]:
@@ -178,5 +208,9 @@ def _by_job(connection: sa.Connection, job_ids: Collection[str]) -> Collection[l
     return found.values()
 
 
-def _set(connection: sa.Connection, owner_ids: Sequence[str], *, cancelled_at: float | None) -> None:
-    connection.execute(owners.update().where(owners.c.owner_id.in_(owner_ids)).values(cancelled_at=cancelled_at))
+def _set(
+    connection: sa.Connection, owner_ids: Sequence[str], *, cancelled_at: float | None
+) -> None:
+    connection.execute(
+        owners.update().where(owners.c.owner_id.in_(owner_ids)).values(cancelled_at=cancelled_at)
+    )

@@ -20,12 +20,16 @@ def partial_transcript(row: Any, steps: Sequence[str]) -> Transcript:
     """
     options = JobOptions.loads(row.options)
     done = restored(steps)
-    heard = sorted((window for batch in done for window in batch.windows), key=lambda window: window.start)
+    heard = sorted(
+        (window for batch in done for window in batch.windows), key=lambda window: window.start
+    )
     segments = tuple(to_segments(heard, keep_words=options.words))
     vote = done[-1].vote
     end_s = max((segment.end for segment in segments), default=0.0)
     of = f" of {row.duration_s:.0f} s" if row.duration_s else ""
-    going_on = "more is to come" if row.status == JobStatus.RUNNING.value else f"the job is {row.status}"
+    going_on = (
+        "more is to come" if row.status == JobStatus.RUNNING.value else f"the job is {row.status}"
+    )
     notice = Notice("partial", f"only {row.done_s:.0f}{of} are transcribed: {going_on}")
     return Transcript(
         segments=segments,

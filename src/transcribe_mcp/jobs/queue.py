@@ -24,9 +24,14 @@ if TYPE_CHECKING:
     from dbos import DBOSClient, EnqueueOptions
 
 APPLICATION = "transcribe-mcp"
-APPLICATION_VERSION = "1"  # of the steps that a workflow takes: work begun by another version is not resumed
+APPLICATION_VERSION = (
+    "1"  # of the steps that a workflow takes: work begun by another version is not resumed
+)
 WORKFLOW = "transcribe"
-SHORT, LONG = "short", "long"  # long recordings have places of their own, so that short ones are never behind them
+SHORT, LONG = (
+    "short",
+    "long",
+)  # long recordings have places of their own, so that short ones are never behind them
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +57,9 @@ def queue_errors(url: sa.URL) -> Iterator[None]:
             yield
     except dbos_error.DBOSException as error:
         hint = "see worker.log in the data directory; try again"
-        raise StoreError(f"the queue in {shown(url)} failed: {type(error).__name__}", hint=hint) from error
+        raise StoreError(
+            f"the queue in {shown(url)} failed: {type(error).__name__}", hint=hint
+        ) from error
 
 
 def make_workflow_tables(url: sa.URL) -> None:
@@ -97,7 +104,9 @@ class WorkflowQueue:
             "priority": priority,
         }
         with queue_errors(self._url):
-            self._client.enqueue_in_transaction(cast(sa.Connection, _Unread(connection)), options, job_id)
+            self._client.enqueue_in_transaction(
+                cast(sa.Connection, _Unread(connection)), options, job_id
+            )
 
     def cancel(self, job_ids: Sequence[str]) -> None:
         with queue_errors(self._url):
@@ -111,7 +120,10 @@ class WorkflowQueue:
         try:
             with queue_errors(self._url):
                 self._client.rewind_workflow(
-                    job_id, start_step=start_step, queue_name=queue, application_version=APPLICATION_VERSION
+                    job_id,
+                    start_step=start_step,
+                    queue_name=queue,
+                    application_version=APPLICATION_VERSION,
                 )
         except StoreError as error:
             if not isinstance(error.__cause__, dbos_error.DBOSException) or self.stranded([job_id]):

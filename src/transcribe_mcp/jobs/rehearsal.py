@@ -25,8 +25,12 @@ def rehearse(store: Store) -> None:
     Raises:
         StoreError: the store cannot be written.
     """
-    new = NewJob(__file__, "", "", JobOptions(), "", force=False, queue=SHORT, priority=1, is_new_hash=True)
+    new = NewJob(
+        __file__, "", "", JobOptions(), "", force=False, queue=SHORT, priority=1, is_new_hash=True
+    )
     with suppress(_NotMeantError), store.begin() as connection:
         adding.add(connection, store.queue, [(new, MOST_JOBS)], None)
-        connection.execute(sa.select(sa.literal(1))).scalar()  # a look at a result, which asks the writer
+        connection.execute(
+            sa.select(sa.literal(1))
+        ).scalar()  # a look at a result, which asks the writer
         raise _NotMeantError

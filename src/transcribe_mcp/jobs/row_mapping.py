@@ -96,8 +96,13 @@ def to_jobs(connection: sa.Connection, rows: Sequence[Any]) -> list[Job]:
     found = _with_outputs(connection, rows)
     if not any(row.status in UNFINISHED for row in rows):
         return found
-    queue = _Queue.read(connection, [row.job_id for row in rows if row.status == JobStatus.QUEUED.value])
-    return [queue.placed(job, row) if row.status in UNFINISHED else job for job, row in zip(found, rows, strict=True)]
+    queue = _Queue.read(
+        connection, [row.job_id for row in rows if row.status == JobStatus.QUEUED.value]
+    )
+    return [
+        queue.placed(job, row) if row.status in UNFINISHED else job
+        for job, row in zip(found, rows, strict=True)
+    ]
 
 
 def _with_outputs(connection: sa.Connection, rows: Sequence[Any]) -> list[Job]:
@@ -120,7 +125,11 @@ def _to_job(row: Any) -> Job:
     percent = 100.0 if status is JobStatus.COMPLETED else 0.0
     if duration and status is not JobStatus.COMPLETED:
         percent = min(100.0, 100.0 * row.done_s / duration)
-    error = JobFailure(row.error_code, row.error_message, row.error_hint or "") if row.error_code else None
+    error = (
+        JobFailure(row.error_code, row.error_message, row.error_hint or "")
+        if row.error_code
+        else None
+    )
     return Job(
         job_id=row.job_id,
         source=row.source,
@@ -148,7 +157,9 @@ class _Queue:
     """Where some jobs stand among all that wait."""
 
     position: dict[str, int]
-    audio_before_s: dict[str, float | None]  # still to be transcribed before this one is, itself included
+    audio_before_s: dict[
+        str, float | None
+    ]  # still to be transcribed before this one is, itself included
     speed: float | None  # seconds of audio a second, of a device as a whole
     n_workers: int
     waiting_for: str | None  # why no worker lives, where that is known
@@ -174,11 +185,19 @@ class _Queue:
             left, speed = _left(row), row.speed or self.speed
             return replace(job, eta_s=left / speed if left is not None and speed else None)
         left = self.audio_before_s.get(job.job_id)
-        eta_s = left / (self.speed * max(1, self.n_workers)) if left is not None and self.speed else None
+        eta_s = (
+            left / (self.speed * max(1, self.n_workers))
+            if left is not None and self.speed
+            else None
+        )
         return replace(job, queue_position=self.position.get(job.job_id), eta_s=eta_s)
 
     def _waiting_for(self, job: Job) -> str | None:
-        if self.waiting_for is None and not self.n_workers and time.time() - job.created_at > SILENT_S:
+        if (
+            self.waiting_for is None
+            and not self.n_workers
+            and time.time() - job.created_at > SILENT_S
+        ):
             return "no worker: none runs"  # else one is about to
         return self.waiting_for
 

@@ -101,7 +101,9 @@ class RunningJob:
         self.check()
         if stage == "read" and done > self.limit_s:
             name, limit_h = Path(self.claim.source).name, self.limit_s / 3600
-            raise SourceTooLargeError(f"{name} is longer than {limit_h:g} h, the limit", hint=_TOO_LONG_HINT)
+            raise SourceTooLargeError(
+                f"{name} is longer than {limit_h:g} h, the limit", hint=_TOO_LONG_HINT
+            )
         if stage == "read" and self.duration_s is not None:
             self.duration_s = max(self.duration_s, done)
         if stage == "windows":
@@ -122,8 +124,17 @@ class RunningJob:
 
     def news(self) -> dict[str, object]:
         """What has changed since it was last asked."""
-        now = {"stage": self.stage, "done_s": self.done_s, "duration_s": self.duration_s, "speed": self.speed}
-        fresh = {name: value for name, value in now.items() if value is not None and self.noted.get(name) != value}
+        now = {
+            "stage": self.stage,
+            "done_s": self.done_s,
+            "duration_s": self.duration_s,
+            "speed": self.speed,
+        }
+        fresh = {
+            name: value
+            for name, value in now.items()
+            if value is not None and self.noted.get(name) != value
+        }
         if set(fresh) <= {"speed"}:  # it changes all the time
             return {}
         self.noted |= fresh
@@ -191,28 +202,38 @@ def _entered(shop: Workshop, job: RunningJob, claim: Claim, content: Content) ->
         inside = shop.gate.enter(alone=claim.crashes > 0, check=job.check)
         stack.callback(inside.leave)
         shop.ledger.change(claim, {"at_risk": True})
-        if claim.works_anyway or not shop.store.is_worked_on(content, claim.job_id, earlier_only=True):
+        if claim.works_anyway or not shop.store.is_worked_on(
+            content, claim.job_id, earlier_only=True
+        ):
             stack.pop_all()
             return inside
         shop.ledger.change(claim, {"at_risk": False})
     return None
 
 
-def _work(shop: Workshop, job: RunningJob, claim: Claim, path: Path, content: Content, inside: Pass) -> None:
+def _work(
+    shop: Workshop, job: RunningJob, claim: Claim, path: Path, content: Content, inside: Pass
+) -> None:
     job.limit_s = shop.settings.max_duration_hours * 3600
     job.duration_s = _duration(shop, path)
-    job.engine = engine = shop.device.open(_choice(shop, claim), job.duration_s or 0.0, job.progress)
+    job.engine = engine = shop.device.open(
+        _choice(shop, claim), job.duration_s or 0.0, job.progress
+    )
     began = claim.began
     if began is None:
         info = engine.info
-        began = Began(info.engine, info.model, info.device, claim.options.batch_size or info.batch_size)
+        began = Began(
+            info.engine, info.model, info.device, claim.options.batch_size or info.batch_size
+        )
     # Also where it goes on: after a crash it counts on which device that was.
     shop.ledger.began(claim, replace(began, device=engine.info.device))
     transcript = _transcribe(shop, job, path, began, inside)
     shop.ledger.finish(claim, content, _finished(transcript, claim))
 
 
-def _transcribe(shop: Workshop, job: RunningJob, path: Path, began: Began, inside: Pass) -> Transcript:
+def _transcribe(
+    shop: Workshop, job: RunningJob, path: Path, began: Began, inside: Pass
+) -> Transcript:
     """The pipeline over the shared engine, with the job's steps as what was kept."""
     from ..pipeline.offline import transcribe
 
@@ -220,7 +241,9 @@ def _transcribe(shop: Workshop, job: RunningJob, path: Path, began: Began, insid
     assert engine is not None
 
     kept = _Steps(shop, job, engine, inside)
-    threads = min(MOST_THREADS, max(1, (shop.settings.threads or usable_cores()) // shop.slot.n_workers))
+    threads = min(
+        MOST_THREADS, max(1, (shop.settings.threads or usable_cores()) // shop.slot.n_workers)
+    )
     options = replace(pipeline_options(claim.options, began.batch_size), threads=threads)
     transcript = transcribe(path, engine, options, job.progress, kept)
     if job.n_kept:  # most of the work was another run's: no speed can be told from this one's
@@ -280,7 +303,9 @@ def _keep(shop: Workshop, claim: Claim, number: int, text: str) -> str:
     except (StoreError, WorkerFailedError) as error:
         if shop.ledger.is_mine(claim):
             raise
-        raise CancelledError(f"job {claim.job_id} was deleted") from error  # and what a step belongs to with it
+        raise CancelledError(
+            f"job {claim.job_id} was deleted"
+        ) from error  # and what a step belongs to with it
 
 
 def _choice(shop: Workshop, claim: Claim) -> EngineChoice:
@@ -372,7 +397,9 @@ def _after_crashes(shop: Workshop, claim: Claim) -> Claim:
     ended = f"the worker's process ended {claim.crashes} times {place}"
     cause = f": {died_of}" if died_of else ""
     if claim.device_forced is None and _may_be_the_gpu(claim):
-        notice = Notice("worker_failed", f"{ended} on {claim.device or 'the GPU'}, the CPU goes on{cause}")
+        notice = Notice(
+            "worker_failed", f"{ended} on {claim.device or 'the GPU'}, the CPU goes on{cause}"
+        )
         warnings = (*claim.warnings, notice)
         shop.ledger.warn(claim, warnings)
         shop.ledger.change(claim, {"device_forced": "cpu", "crashes": 0})
@@ -388,11 +415,15 @@ def _may_be_the_gpu(claim: Claim) -> bool:
     from ..compat.machine import gpus_of
     from ..compat.trial import gpu_facts
 
-    return claim.options.device != "cpu" and bool(gpus_of(gpu_facts()))  # it died before it said what it would use
+    return claim.options.device != "cpu" and bool(
+        gpus_of(gpu_facts())
+    )  # it died before it said what it would use
 
 
 def _finished(transcript: Transcript, claim: Claim) -> Transcript:
     notices = [*claim.warnings, *transcript.warnings]
     if claim.options.diarize:
-        notices.append(Notice("no_speakers", "speakers were asked for, which this version cannot tell apart"))
+        notices.append(
+            Notice("no_speakers", "speakers were asked for, which this version cannot tell apart")
+        )
     return replace(transcript, source=claim.source, warnings=tuple(notices))

@@ -89,7 +89,9 @@ class Owner(Protocol):
 class SharedEngine:
     """A device's engine as one job sees it. See ``engines.Engine`` for the methods."""
 
-    def __init__(self, device: Owner, choice: EngineChoice, left_s: float, progress: Progress) -> None:
+    def __init__(
+        self, device: Owner, choice: EngineChoice, left_s: float, progress: Progress
+    ) -> None:
         self._device = device
         self.choice = choice
         self.left_s = left_s
@@ -109,7 +111,9 @@ class SharedEngine:
     @property
     def info(self) -> EngineInfo:
         # A batch is kept before the next one begins: a worker that dies costs one.
-        return replace(self._device.info(self.choice), early_windows=0, encodes_aside=False, aligns_aside=False)
+        return replace(
+            self._device.info(self.choice), early_windows=0, encodes_aside=False, aligns_aside=False
+        )
 
     def notices(self, options: DecodingOptions) -> tuple[Notice, ...]:
         return self._device.notices(self, options)
@@ -123,12 +127,20 @@ class SharedEngine:
         detected: list[dict[str, float]] = self._device.ask(Call(self, "detect", encoded=encoded))
         return detected
 
-    def decode(self, encoded: Shared, languages: Sequence[str], options: DecodingOptions) -> list[Decoded]:
-        decoded: list[Decoded] = self._device.ask(Call(self, "decode", options, encoded, tuple(languages)))
+    def decode(
+        self, encoded: Shared, languages: Sequence[str], options: DecodingOptions
+    ) -> list[Decoded]:
+        decoded: list[Decoded] = self._device.ask(
+            Call(self, "decode", options, encoded, tuple(languages))
+        )
         return decoded
 
-    def align(self, encoded: Shared, decoded: Sequence[Decoded], options: DecodingOptions) -> list[list[Word]]:
-        words: list[list[Word]] = self._device.ask(Call(self, "align", options, encoded, tuple(decoded)))
+    def align(
+        self, encoded: Shared, decoded: Sequence[Decoded], options: DecodingOptions
+    ) -> list[list[Word]]:
+        words: list[list[Word]] = self._device.ask(
+            Call(self, "align", options, encoded, tuple(decoded))
+        )
         return words
 
     def batch_done(self, left_s: float) -> None:

@@ -38,7 +38,9 @@ def require_kept(data_dir: Path, signature: str) -> Path:
     path = path_of(data_dir, signature)
     if not path.is_file():
         hint = "pipe it into transcribe-mcp transcribe again"
-        raise SourceNotFoundError("the recording from standard input is not kept any more", hint=hint)
+        raise SourceNotFoundError(
+            "the recording from standard input is not kept any more", hint=hint
+        )
     return path
 
 
@@ -55,9 +57,15 @@ def sweep(data_dir: Path, is_unfinished: Callable[[Collection[str]], Mapping[str
     ``is_unfinished``: of the signatures that jobs have, whether those jobs wait or run.
     """
     found = {f"{_PREFIX}{path.name}": path for path in (data_dir / FOLDER).glob("*")}
-    known = is_unfinished([signature for signature, path in found.items() if is_id(path.name)]) if found else {}
+    known = (
+        is_unfinished([signature for signature, path in found.items() if is_id(path.name)])
+        if found
+        else {}
+    )
     for signature, path in found.items():
         with suppress(OSError):
-            unknown_and_old = signature not in known and path.stat().st_mtime < time.time() - GRACE_S
+            unknown_and_old = (
+                signature not in known and path.stat().st_mtime < time.time() - GRACE_S
+            )
             if unknown_and_old or known.get(signature) is False:
                 path.unlink(missing_ok=True)

@@ -166,7 +166,9 @@ class WritingConnection(sqlite3.Connection):
         self._n_tried = len(self._statements)
 
     def _ask(self, *, commit: bool) -> None:
-        results = self.link.ask([statement.message for statement in self._statements], commit=commit)
+        results = self.link.ask(
+            [statement.message for statement in self._statements], commit=commit
+        )
         for statement, result in zip(self._statements, results, strict=True):
             if result is not None:
                 statement.result = result
@@ -216,7 +218,9 @@ class WritingCursor(sqlite3.Cursor):
         connection, self._statement, self._rows = self.connection, None, None
         if control := _CONTROL.match(sql):
             word = control[1].upper()
-            {"BEGIN": connection.begin, "ROLLBACK": connection.rollback}.get(word, connection.commit)()
+            {"BEGIN": connection.begin, "ROLLBACK": connection.rollback}.get(
+                word, connection.commit
+            )()
         elif not connection.in_transaction and _READS.match(sql):
             connection.check_file()
             super().execute(sql, parameters)
@@ -247,7 +251,9 @@ class WritingCursor(sqlite3.Cursor):
 
     @property
     def rowcount(self) -> Any:
-        return super().rowcount if self._statement is None else Count(self.connection, self._statement)
+        return (
+            super().rowcount if self._statement is None else Count(self.connection, self._statement)
+        )
 
     @property
     def lastrowid(self) -> int | None:
@@ -290,7 +296,9 @@ def _names(returning: str) -> list[str]:
     return [re.split(r"[\s.]", name.strip())[-1].strip('"') for name in names]
 
 
-def connection_class(path: Path, file: tuple[int, int] | None, patience_s: float) -> type[WritingConnection]:
+def connection_class(
+    path: Path, file: tuple[int, int] | None, patience_s: float
+) -> type[WritingConnection]:
     """Connections to the ``file`` at ``path``. ``patience_s``: how long one may wait while another program holds it."""
     fields = {"database_path": path, "file": file, "patience_s": patience_s}
     return type("Connection", (WritingConnection,), fields)

@@ -139,7 +139,9 @@ class Store(Transactions):
                 job = to_jobs(connection, [row])[0]
                 cancelled_at = owners.has_cancelled(connection, job_id, owner)
                 return job if cancelled_at is None else owners.as_cancelled(job, cancelled_at)
-            batch = connection.execute(sa.select(batches).where(batches.c.batch_id == job_id)).first()
+            batch = connection.execute(
+                sa.select(batches).where(batches.c.batch_id == job_id)
+            ).first()
             if batch is None:
                 raise not_found(job_id)
             refused = tuple(
@@ -150,7 +152,9 @@ class Store(Transactions):
 
     def _of_batch(self, connection: sa.Connection, batch_id: str) -> tuple[Job, ...]:
         cancelled_at = dict(owners.of_batch(connection, batch_id))
-        rows = connection.execute(sa.select(jobs).where(jobs.c.job_id.in_(list(cancelled_at)))).all()
+        rows = connection.execute(
+            sa.select(jobs).where(jobs.c.job_id.in_(list(cancelled_at)))
+        ).all()
         found = {job.job_id: replace(job, batch_id=batch_id) for job in to_jobs(connection, rows)}
         return tuple(
             found[job_id] if at is None else owners.as_cancelled(found[job_id], at)
@@ -172,7 +176,9 @@ class Store(Transactions):
     def roots(self, job_id: str) -> tuple[Path, ...] | None:
         """The directories one of which has to hold the job's recording; ``None``: it may be anywhere."""
         with self.begin() as connection:
-            found = connection.execute(sa.select(job_roots.c.roots).where(job_roots.c.job_id == job_id)).scalar()
+            found = connection.execute(
+                sa.select(job_roots.c.roots).where(job_roots.c.job_id == job_id)
+            ).scalar()
         return None if found is None else tuple(map(Path, json.loads(found)))
 
     def list_jobs(self, which: JobFilter, cursor: str | None, limit: int) -> JobPage:
@@ -183,7 +189,12 @@ class Store(Transactions):
         _check_limit(limit)
         if cursor is not None and not is_id(cursor):
             raise _bad_cursor(cursor)
-        query = sa.select(jobs).where(*job_conditions(which)).order_by(jobs.c.job_id.desc()).limit(limit + 1)
+        query = (
+            sa.select(jobs)
+            .where(*job_conditions(which))
+            .order_by(jobs.c.job_id.desc())
+            .limit(limit + 1)
+        )
         if not which.batch_id:
             query = query.where(library.is_no_copy())
         if cursor is not None:
@@ -199,7 +210,9 @@ class Store(Transactions):
             UsageError: no word to look for, no cursor of ours, or a limit out of range.
         """
         _check_limit(limit)
-        if cursor is not None and not (cursor.isascii() and cursor.isdecimal() and len(cursor) < 10):
+        if cursor is not None and not (
+            cursor.isascii() and cursor.isdecimal() and len(cursor) < 10
+        ):
             raise _bad_cursor(cursor)
         with self.begin() as connection:
             return library.search(connection, query, which, int(cursor or 0), limit)
@@ -264,10 +277,14 @@ class Store(Transactions):
         return found
 
     def _delete(self, connection: sa.Connection, job_ids: Sequence[str]) -> None:
-        of_jobs = sa.select(jobs.c.transcript_id, jobs.c.signature).where(jobs.c.job_id.in_(job_ids))
+        of_jobs = sa.select(jobs.c.transcript_id, jobs.c.signature).where(
+            jobs.c.job_id.in_(job_ids)
+        )
         rows = connection.execute(of_jobs).all()
         connection.execute(jobs.delete().where(jobs.c.job_id.in_(job_ids)))
-        library.remove_unused(connection, [row.transcript_id for row in rows if row.transcript_id is not None])
+        library.remove_unused(
+            connection, [row.transcript_id for row in rows if row.transcript_id is not None]
+        )
         for row in rows:
             spool.drop(self.data_dir, row.signature)
 
@@ -277,10 +294,14 @@ class Store(Transactions):
         if deleted:
             self.queue.forget(deleted)
 
-    def record_failed_start(self, data_dir: Path, reason: str, next_try_s: float, number: int = 0) -> None:
+    def record_failed_start(
+        self, data_dir: Path, reason: str, next_try_s: float, number: int = 0
+    ) -> None:
         """Say why a worker of this machine does not run; jobs that wait show it."""
         with self.begin() as connection:
-            record_failed_start(connection, worker_id(self.url, data_dir, number), reason, next_try_s)
+            record_failed_start(
+                connection, worker_id(self.url, data_dir, number), reason, next_try_s
+            )
 
     def clear_failed_start(self, data_dir: Path, number: int) -> None:
         """Nobody tries to start this worker any more."""
@@ -289,7 +310,9 @@ class Store(Transactions):
 
     def unfinished(self, job_ids: Sequence[str]) -> set[str]:
         """Those of the jobs that wait or run."""
-        query = sa.select(jobs.c.job_id).where(jobs.c.job_id.in_(job_ids), jobs.c.status.in_(UNFINISHED))
+        query = sa.select(jobs.c.job_id).where(
+            jobs.c.job_id.in_(job_ids), jobs.c.status.in_(UNFINISHED)
+        )
         with self.begin() as connection:
             return set(connection.execute(query).scalars())
 
@@ -353,8 +376,15 @@ class Store(Transactions):
         if row.status not in _ENDED_BADLY and self.rejoin(job_id, owner):
             return
         if row.status not in _ENDED_BADLY:
-            hint = "submit the recording again with force" if row.status == "completed" else "wait for it, or cancel it"
-            raise JobStateError(f"job {job_id} is {row.status}; only failed and cancelled jobs are retried", hint=hint)
+            hint = (
+                "submit the recording again with force"
+                if row.status == "completed"
+                else "wait for it, or cancel it"
+            )
+            raise JobStateError(
+                f"job {job_id} is {row.status}; only failed and cancelled jobs are retried",
+                hint=hint,
+            )
         if spool.is_kept(row.signature):
             spool.require_kept(self.data_dir, row.signature)
         self.queue.cancel([job_id])
@@ -382,7 +412,10 @@ def not_found(job_id: str) -> JobNotFoundError:
 
 
 def _bad_cursor(cursor: str) -> UsageError:
-    return UsageError(f"no page begins at {cursor[:64]!r}", hint="give the next_cursor of the page before, or none")
+    return UsageError(
+        f"no page begins at {cursor[:64]!r}",
+        hint="give the next_cursor of the page before, or none",
+    )
 
 
 def _check_limit(limit: int) -> None:

@@ -10,7 +10,14 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from ..errors import StoreBusyError, StoreDamagedError, StoreError, StoreFullError, StoreReplacedError, StoreWriterError
+from ..errors import (
+    StoreBusyError,
+    StoreDamagedError,
+    StoreError,
+    StoreFullError,
+    StoreReplacedError,
+    StoreWriterError,
+)
 from .writer_link import ReplacedError, WriterUnreachableError
 from .writer_protocol import LOG_NAME
 
@@ -36,21 +43,29 @@ def store_errors(url: sa.URL) -> Iterator[None]:
 
 
 def _translated(error: Exception, place: str) -> StoreError:
-    cause = str(error.orig if isinstance(error, DBAPIError) else error).strip() or type(error).__name__
+    cause = (
+        str(error.orig if isinstance(error, DBAPIError) else error).strip() or type(error).__name__
+    )
     words = cause.lower()
     origin = error.orig if isinstance(error, DBAPIError) else error
     if isinstance(origin, ReplacedError):
         hint = "the next call opens what is there now; jobs of the file that is gone come back only with that file"
-        return StoreReplacedError(f"the store {place} was deleted, moved or replaced while it was open", hint=hint)
+        return StoreReplacedError(
+            f"the store {place} was deleted, moved or replaced while it was open", hint=hint
+        )
     if isinstance(origin, WriterUnreachableError):
         hint = f"see {LOG_NAME} in the data directory; what was already answered is safe"
         return StoreWriterError(f"nothing can be written to the store {place}: {cause}", hint=hint)
     if isinstance(error, PoolTimeoutError) or any(sign in words for sign in _LOCKED):
-        hint = "try again; if it stays, end the program that holds it (a backup, a database browser)"
+        hint = (
+            "try again; if it stays, end the program that holds it (a backup, a database browser)"
+        )
         return StoreBusyError(f"the store {place} is held by another process: {cause}", hint=hint)
     if any(sign in words for sign in _DAMAGED):
         hint = "it is left as it is: move it away to start anew, or put back a copy of it"
-        return StoreDamagedError(f"{place} is damaged or no store of this program: {cause}", hint=hint)
+        return StoreDamagedError(
+            f"{place} is damaged or no store of this program: {cause}", hint=hint
+        )
     if any(sign in words for sign in _FULL):
         hint = "make room on that disk; jobs go on from their last checkpoint"
         return StoreFullError(f"the store {place} cannot be written: {cause}", hint=hint)

@@ -21,12 +21,20 @@ HASHED_AT_ONCE_BYTES = 64 * 1024 * 1024  # larger files are hashed by the worker
 HASHING_S = 1.0  # what one call spends on hashing; the rest is the worker's
 
 # Seconds of audio in a byte, at the least and at the most that is usual: a place in the queue is all that it decides.
-_RATE_BYTES_PER_S = {".wav": 32_000, ".flac": 40_000, ".mp4": 100_000, ".mkv": 100_000, ".mov": 300_000}
+_RATE_BYTES_PER_S = {
+    ".wav": 32_000,
+    ".flac": 40_000,
+    ".mp4": 100_000,
+    ".mkv": 100_000,
+    ".mov": 300_000,
+}
 _USUAL_BYTES_PER_S = 12_000
 _FETCHED_S = 600.0  # what is taken for the length of a recording at an address
 LONG_S = 1200.0
 MAX_PRIORITY = 2**31 - 1
-FETCHED_FOR_SHELL = "url:shell"  # signature of a job whose URL may name a host of its user's network
+FETCHED_FOR_SHELL = (
+    "url:shell"  # signature of a job whose URL may name a host of its user's network
+)
 
 
 class Submission:
@@ -46,13 +54,19 @@ class Submission:
         """
         if is_url(source):
             if self._options.offline or settings().offline:
-                raise SourceRefusedError(f"{source} is not fetched: offline was asked for", hint="name a file")
+                raise SourceRefusedError(
+                    f"{source} is not fetched: offline was asked for", hint="name a file"
+                )
             require_url(source)
-            return self._job(source, FETCHED_FOR_SHELL if request.from_shell else "", None, _FETCHED_S, request)
+            return self._job(
+                source, FETCHED_FOR_SHELL if request.from_shell else "", None, _FETCHED_S, request
+            )
         path = Path(source).absolute()
         if file_identity.as_text(str(path)) != str(path):
             hint = "rename it; transcribe-mcp transcribe takes it as it is"
-            raise SourceUnreadableError(f"{source}: its name holds bytes that are no UTF-8 text", hint=hint)
+            raise SourceUnreadableError(
+                f"{source}: its name holds bytes that are no UTF-8 text", hint=hint
+            )
         with file_identity.opened(path, request.roots) as file:
             return self._job_of(file, request)
 
@@ -66,7 +80,9 @@ class Submission:
         if digest is not None and not request.force:
             answer = self._store.answer_for(Content(digest, self._key), str(path))
         rate = _RATE_BYTES_PER_S.get(path.suffix.lower(), _USUAL_BYTES_PER_S)
-        job = self._job(str(path), signature, digest, file_identity.size_bytes(signature) / rate, request)
+        job = self._job(
+            str(path), signature, digest, file_identity.size_bytes(signature) / rate, request
+        )
         job = replace(job, is_new_hash=digest is not None and known is None)
         return job if answer is None else job.answered_by(answer)
 
@@ -74,10 +90,16 @@ class Submission:
         """A recording from standard input; ``kept`` as ``spool.keep`` gives it."""
         signature, digest = kept
         job = self._job(STANDARD_INPUT, signature, digest, size_bytes / _USUAL_BYTES_PER_S, request)
-        answer = None if request.force else self._store.answer_for(Content(digest, self._key), STANDARD_INPUT)
+        answer = (
+            None
+            if request.force
+            else self._store.answer_for(Content(digest, self._key), STANDARD_INPUT)
+        )
         return job if answer is None else job.answered_by(answer)
 
-    def _job(self, source: str, signature: str, digest: str | None, guessed_s: float, request: JobRequest) -> NewJob:
+    def _job(
+        self, source: str, signature: str, digest: str | None, guessed_s: float, request: JobRequest
+    ) -> NewJob:
         shortest_first = min(MAX_PRIORITY, 1000 + round(guessed_s))
         return NewJob(
             source=source,
@@ -89,10 +111,15 @@ class Submission:
             queue=LONG if guessed_s > LONG_S else SHORT,
             roots=request.roots,
             owner=self._owner,
-            priority=shortest_first if request.priority is None else max(1, min(MAX_PRIORITY, request.priority)),
+            priority=shortest_first
+            if request.priority is None
+            else max(1, min(MAX_PRIORITY, request.priority)),
         )
 
     def _hash(self, path: Path, signature: str) -> str | None:
-        if file_identity.size_bytes(signature) > HASHED_AT_ONCE_BYTES or time.monotonic() > self._deadline:
+        if (
+            file_identity.size_bytes(signature) > HASHED_AT_ONCE_BYTES
+            or time.monotonic() > self._deadline
+        ):
             return None
         return file_identity.content_hash(path)

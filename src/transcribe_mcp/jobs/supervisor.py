@@ -87,7 +87,9 @@ def slots_of(facts: Facts, chosen: Settings) -> tuple[tuple[WorkerSlot, ...], di
     runtime = choose_runtime(facts)
     gpus = runtime.gpus or (0,)
     n_workers = chosen.workers or len(gpus)
-    slots = tuple(WorkerSlot(number, gpus[number % len(gpus)], n_workers) for number in range(n_workers))
+    slots = tuple(
+        WorkerSlot(number, gpus[number % len(gpus)], n_workers) for number in range(n_workers)
+    )
     wanted = dict(runtime.environment)
     if n_workers > 1:  # they share the cores
         wanted["OMP_NUM_THREADS"] = str(max(1, runtime.threads // n_workers))
@@ -121,7 +123,9 @@ class WorkerRun:
 class Supervisor:
     """Watches the workers of this machine; see the module."""
 
-    def __init__(self, chosen: Settings, slots: Sequence[WorkerSlot], environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, chosen: Settings, slots: Sequence[WorkerSlot], environment: Mapping[str, str]
+    ) -> None:
         self._chosen = chosen
         self._data_dir = chosen.data_dir.absolute()
         self._slots = slots
@@ -134,7 +138,10 @@ class Supervisor:
 
     def run(self) -> int:
         """Until every worker has ended for good; gives the exit code of them all."""
-        threads = [threading.Thread(target=self._watch, args=[slot], name=slot.log_name) for slot in self._slots]
+        threads = [
+            threading.Thread(target=self._watch, args=[slot], name=slot.log_name)
+            for slot in self._slots
+        ]
         with self._signals():
             for thread in threads:
                 thread.start()
@@ -155,7 +162,9 @@ class Supervisor:
         def end(_signal: int, _frame: FrameType | None) -> None:
             self._told_to_end = True  # and no more: what this interrupts may hold a lock
 
-        previous = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
+        previous = {
+            number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)
+        }
         try:
             yield
         finally:
@@ -188,13 +197,21 @@ class Supervisor:
                 failures = 0
                 continue
             failures = 1 if run.lived_s > STEADY_S else failures + 1
-            if not self._may_try_again(slot, run.reason, BACKOFF_S[min(failures, len(BACKOFF_S)) - 1]):
+            if not self._may_try_again(
+                slot, run.reason, BACKOFF_S[min(failures, len(BACKOFF_S)) - 1]
+            ):
                 return run.code
         return EXIT_DONE
 
     def _one_worker(self, slot: WorkerSlot, end_of_last: str) -> WorkerRun:
         """Run a worker to its end."""
-        command = [sys.executable, "-m", "transcribe_mcp.jobs.worker", *slot.arguments, f"--after={end_of_last}"]
+        command = [
+            sys.executable,
+            "-m",
+            "transcribe_mcp.jobs.worker",
+            *slot.arguments,
+            f"--after={end_of_last}",
+        ]
         log_path = self._data_dir / slot.log_name
         began, killed_before = time.monotonic(), oom_kills()
         try:
@@ -203,7 +220,9 @@ class Supervisor:
                 with self._lock:
                     if self._ending.is_set():
                         return WorkerRun(EXIT_DONE, was_ready=False, reason="", lived_s=0.0)
-                    worker = subprocess.Popen(command, stdout=log, stderr=log, env=self._environment)
+                    worker = subprocess.Popen(
+                        command, stdout=log, stderr=log, env=self._environment
+                    )
                     self._workers[slot.number] = worker
                 code = worker.wait()
                 with self._lock:
@@ -216,7 +235,9 @@ class Supervisor:
                 log.seek(begin)
                 text = log.read(TAIL_BYTES).decode("utf-8", "replace")
         except OSError as error:  # no room for its log, no memory for a process
-            return WorkerRun(EXIT_FAILED, was_ready=False, reason=f"{error.strerror or error}", lived_s=0.0)
+            return WorkerRun(
+                EXIT_FAILED, was_ready=False, reason=f"{error.strerror or error}", lived_s=0.0
+            )
         if code not in _ENDS:
             reason = what_happened(text, reason)
         return WorkerRun(code, READY in text, reason, time.monotonic() - began)

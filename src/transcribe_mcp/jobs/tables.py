@@ -44,7 +44,9 @@ jobs = Table(
     Column("job_id", Text, primary_key=True),
     Column("batch_id", Text, index=True),
     Column("source", Text, nullable=False),
-    Column("signature", Text, nullable=False),  # of the file when it was submitted: size and time of change
+    Column(
+        "signature", Text, nullable=False
+    ),  # of the file when it was submitted: size and time of change
     Column("content_hash", Text),  # NULL: too large to be hashed at submission, the worker does it
     Column("options", Text, nullable=False),
     Column("options_key", Text, nullable=False),
@@ -64,9 +66,15 @@ jobs = Table(
     Column("error_hint", Text),
     Column("warnings", Text, nullable=False, default="[]"),  # JSON: [[code, message], ...]
     Column("attempts", Integer, nullable=False, default=0),
-    Column("crashes", Integer, nullable=False, default=0),  # of the worker under it, since its last checkpoint
-    Column("crash_steps", Integer, nullable=False, default=0),  # steps that were kept when it was last found crashed
-    Column("at_risk", Boolean, nullable=False, default=False),  # should its worker die, it may be this job's doing
+    Column(
+        "crashes", Integer, nullable=False, default=0
+    ),  # of the worker under it, since its last checkpoint
+    Column(
+        "crash_steps", Integer, nullable=False, default=0
+    ),  # steps that were kept when it was last found crashed
+    Column(
+        "at_risk", Boolean, nullable=False, default=False
+    ),  # should its worker die, it may be this job's doing
     Column("worker_id", Text),
     Column("device_forced", Text),  # cpu, after the GPU brought the worker down
     Column("engine", Text),
@@ -76,7 +84,9 @@ jobs = Table(
     Column("language", Text),
     Column("transcript_id", Text),
     Column("from_job_id", Text),
-    Column("keeps_steps", Boolean, nullable=False, default=True),  # its workflow and their outputs are still there
+    Column(
+        "keeps_steps", Boolean, nullable=False, default=True
+    ),  # its workflow and their outputs are still there
     Index("jobs_by_status", "status", "priority"),
     Index("jobs_by_content", "content_hash", "options_key"),
     Index("jobs_by_transcript", "transcript_id"),
@@ -89,7 +99,9 @@ owners = Table(
     metadata,
     Column("owner_id", Text, primary_key=True),
     Column("job_id", Text, ForeignKey("jobs.job_id", ondelete="CASCADE"), nullable=False),
-    Column("owner", Text, nullable=False),  # the command line, or a client's session; empty: not known
+    Column(
+        "owner", Text, nullable=False
+    ),  # the command line, or a client's session; empty: not known
     Column("batch_id", Text),
     Column("cancelled_at", Float),
     Index("job_owners_by_job", "job_id"),
@@ -118,7 +130,9 @@ job_roots = Table(
     "job_roots",  # of jobs that may not read every file
     metadata,
     Column("job_id", Text, ForeignKey("jobs.job_id", ondelete="CASCADE"), primary_key=True),
-    Column("roots", Text, nullable=False),  # JSON: directories, one of which has to hold the file when it is opened
+    Column(
+        "roots", Text, nullable=False
+    ),  # JSON: directories, one of which has to hold the file when it is opened
 )
 
 transcripts = Table(
@@ -136,7 +150,12 @@ segments = Table(
     "segments",
     metadata,
     Column("segment_id", Integer, primary_key=True, autoincrement=True),
-    Column("transcript_id", Text, ForeignKey("transcripts.transcript_id", ondelete="CASCADE"), nullable=False),
+    Column(
+        "transcript_id",
+        Text,
+        ForeignKey("transcripts.transcript_id", ondelete="CASCADE"),
+        nullable=False,
+    ),
     Column("number", Integer, nullable=False),
     Column("start_s", Float, nullable=False),
     Column("end_s", Float, nullable=False),
@@ -178,7 +197,9 @@ failed_starts = Table(
     Column("host", Text, nullable=False),
     Column("reason", Text, nullable=False),
     Column("failures", Integer, nullable=False),  # in a row
-    Column("since", Float, nullable=False),  # the first of them; both times by the clock of the database
+    Column(
+        "since", Float, nullable=False
+    ),  # the first of them; both times by the clock of the database
     Column("next_try_at", Float, nullable=False),
 )
 

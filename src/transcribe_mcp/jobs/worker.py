@@ -55,14 +55,18 @@ from .worker_store import Ledger
 from .workflows import WorkflowRunner, WorkflowStoppedError
 
 BEAT_S = 0.2
-FREEING_S = 1.0  # so long after the last job, what its threads let go of is given back to the system
+FREEING_S = (
+    1.0  # so long after the last job, what its threads let go of is given back to the system
+)
 STUCK_S = 1.0  # a call for cancelled jobs alone that goes on for longer is ended with its process
 LOCK_PATIENCE_S = 5.0  # others look at the lock by taking it for a moment
 HOUSEKEEPING_S = 5.0
 MENDING_S = 60.0
 PROBES = 4  # waiting recordings whose length is looked up at once
 START_LIMIT_S = 600.0  # a worker that takes longer to start hangs, and is ended
-HEARTBEAT_LIMIT_S = 60.0  # so is one without a heartbeat for so long; a busy store gives up after 5 s
+HEARTBEAT_LIMIT_S = (
+    60.0  # so is one without a heartbeat for so long; a busy store gives up after 5 s
+)
 
 
 class Worker:
@@ -79,10 +83,16 @@ class Worker:
         self._ledger = Ledger(store, worker_id(store.url, chosen.data_dir, slot.number))
         self._device = Device(chosen.unload_after_s)
         work_dir = chosen.data_dir / "fetched"
-        self._shop = Workshop(store, self._ledger, self._device, Gate(), chosen, slot, self._log_of, work_dir)
+        self._shop = Workshop(
+            store, self._ledger, self._device, Gate(), chosen, slot, self._log_of, work_dir
+        )
         self._writer = OutputWriter(store, self._log)
-        self._n_workers = slot.n_workers  # of the store; those of other machines are counted when they have come
-        self._shared: dict[str, int] = {}  # jobs of each queue when they were last shared out among the workers
+        self._n_workers = (
+            slot.n_workers
+        )  # of the store; those of other machines are counted when they have come
+        self._shared: dict[
+            str, int
+        ] = {}  # jobs of each queue when they were last shared out among the workers
         self._probing: threading.Thread | None = None
         self._done_s = 0.0
         self._measured = (0.0, 0.0)  # seconds of audio and of work not yet written
@@ -107,7 +117,9 @@ class Worker:
 
     def _take_jobs(self) -> None:
         self._ledger.register(platform.node(), os.getpid(), str(self._slot.gpu))
-        workflows = WorkflowRunner(self._store.engine, self._store.url, self._ledger.worker_id, self._do)
+        workflows = WorkflowRunner(
+            self._store.engine, self._store.url, self._ledger.worker_id, self._do
+        )
         self._writer.start()
         note(READY)  # before the first job begins, for whose fault it is if the process ends
         workflows.launch(shared=self._n_workers > 1)
@@ -152,7 +164,9 @@ class Worker:
 
     def _fail(self, job: RunningJob, error: Exception) -> None:
         hint = f"see {self._slot.log_name} in the data directory; then retry the job"
-        failure = WorkerFailedError(f"the worker met an error that it does not know: {type(error).__name__}", hint=hint)
+        failure = WorkerFailedError(
+            f"the worker met an error that it does not know: {type(error).__name__}", hint=hint
+        )
         try:
             self._shop.ledger.fail(job.claim, failure)
         except CancelledError:
@@ -223,9 +237,14 @@ class Worker:
             workflows.share_out(unfinished, self._n_workers)
 
     def _count_workers(self, workflows: WorkflowRunner) -> None:
-        before, self._n_workers = self._n_workers, max(self._slot.n_workers, len(self._ledger.alive(SILENT_S)))
+        before, self._n_workers = (
+            self._n_workers,
+            max(self._slot.n_workers, len(self._ledger.alive(SILENT_S))),
+        )
         if max(before, self._n_workers) > 1:
-            self._share_out(workflows, anew=True)  # another worker may just have set what it sets when it starts
+            self._share_out(
+                workflows, anew=True
+            )  # another worker may just have set what it sets when it starts
 
     def _end_stuck_work(self) -> None:
         """An engine's call cannot be interrupted; the process can, and the other jobs go on from their checkpoints."""
@@ -252,7 +271,9 @@ class Worker:
         for job_id, queue in self._ledger.orphans(SILENT_S):
             self._ledger.adopt(job_id, queue)
         if self._probing is None or not self._probing.is_alive():
-            self._probing = threading.Thread(target=self._look_up_lengths, name="lengths", daemon=True)
+            self._probing = threading.Thread(
+                target=self._look_up_lengths, name="lengths", daemon=True
+            )
             self._probing.start()
 
     def _clear_fetched(self) -> None:
@@ -288,7 +309,10 @@ class Worker:
 
     def _log_of(self, worker: str | None) -> Path | None:
         number = (worker or "").rpartition("-")[2]
-        if not number.isdecimal() or worker_id(self._store.url, self._settings.data_dir, int(number)) != worker:
+        if (
+            not number.isdecimal()
+            or worker_id(self._store.url, self._settings.data_dir, int(number)) != worker
+        ):
             return None
         return self._settings.data_dir / WorkerSlot(int(number)).log_name
 
@@ -298,7 +322,9 @@ class Worker:
 
 def _where(error: BaseException) -> str:
     """The error's type and place. Not its text, which may quote what was said."""
-    frames = [f"{Path(f.filename).name}:{f.lineno}" for f in traceback.extract_tb(error.__traceback__)]
+    frames = [
+        f"{Path(f.filename).name}:{f.lineno}" for f in traceback.extract_tb(error.__traceback__)
+    ]
     return f"{type(error).__name__} at {' > '.join(frames)}"
 
 

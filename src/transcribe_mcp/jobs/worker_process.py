@@ -135,7 +135,10 @@ def start_worker(chosen: Settings) -> bool:
 
 def environment_of(chosen: Settings) -> dict[str, str]:
     """What this process was told, with paths that hold elsewhere, and without what a worker need not know."""
-    paths = {"TRANSCRIBE_MCP_DATA_DIR": chosen.data_dir, "TRANSCRIBE_MCP_CACHE_DIR": chosen.cache_dir}
+    paths = {
+        "TRANSCRIBE_MCP_DATA_DIR": chosen.data_dir,
+        "TRANSCRIBE_MCP_CACHE_DIR": chosen.cache_dir,
+    }
     found = {name: value for name, value in os.environ.items() if name != "TRANSCRIBE_MCP_TOKEN"}
     found |= {name: str(path.absolute()) for name, path in paths.items()}
     if chosen.database_url:
@@ -199,7 +202,9 @@ def what_happened(output: str, end: str) -> str:
     known = explain(output)
     if known:
         return f"{end}; {known[0].rule.title}"
-    lines = [line.strip() for line in output.splitlines() if line.strip() and not line.startswith("---")]
+    lines = [
+        line.strip() for line in output.splitlines() if line.strip() and not line.startswith("---")
+    ]
     return f"{end}: {lines[-1][:MESSAGE_CHARS]}" if lines and end.startswith("exit code") else end
 
 
@@ -219,7 +224,9 @@ def oom_kills() -> int:
         counters = Path("/proc/vmstat").read_text(encoding="ascii")
     except OSError:
         return 0
-    return next((int(line.split()[1]) for line in counters.splitlines() if line.startswith("oom_kill ")), 0)
+    return next(
+        (int(line.split()[1]) for line in counters.splitlines() if line.startswith("oom_kill ")), 0
+    )
 
 
 def how_it_ended(code: int, *, out_of_memory: bool = False) -> str:

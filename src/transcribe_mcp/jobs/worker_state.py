@@ -13,7 +13,9 @@ import sqlalchemy as sa
 from .database import clock
 from .tables import failed_starts, workers
 
-GRACE_S = 30.0  # a start takes a while; after that, nobody tries any more and the row is out of date
+GRACE_S = (
+    30.0  # a start takes a while; after that, nobody tries any more and the row is out of date
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +37,14 @@ class FailedStart:
 
     def __str__(self) -> str:
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.since))
-        times = "1 failed start" if self.failures == 1 else f"{self.failures} failed starts since {since}"
-        soon = f"next try in {self.next_try_s:.0f} s" if self.next_try_s >= 1 else "trying again now"
+        times = (
+            "1 failed start"
+            if self.failures == 1
+            else f"{self.failures} failed starts since {since}"
+        )
+        soon = (
+            f"next try in {self.next_try_s:.0f} s" if self.next_try_s >= 1 else "trying again now"
+        )
         return f"{self.reason} ({times}); {soon}"
 
 
@@ -51,7 +59,9 @@ def worker_id(url: sa.URL, data_dir: Path, number: int) -> str:
     return f"{platform.node()}-{place}-device-{number}"
 
 
-def record_failed_start(connection: sa.Connection, worker: str, reason: str, next_try_s: float) -> None:
+def record_failed_start(
+    connection: sa.Connection, worker: str, reason: str, next_try_s: float
+) -> None:
     """Replace what is known of this worker: it does not run, for this reason."""
     now = clock(connection)
     mine = failed_starts.c.worker_id == worker
@@ -80,7 +90,10 @@ def read_failed_starts(connection: sa.Connection) -> list[FailedStart]:
     query = sa.select(failed_starts).where(failed_starts.c.next_try_at > now - GRACE_S)
     rows = connection.execute(query.order_by(failed_starts.c.next_try_at)).all()
     return [
-        FailedStart(row.worker_id, row.host, row.reason, row.failures, row.since, row.next_try_at - now) for row in rows
+        FailedStart(
+            row.worker_id, row.host, row.reason, row.failures, row.since, row.next_try_at - now
+        )
+        for row in rows
     ]
 
 

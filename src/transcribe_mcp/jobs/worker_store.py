@@ -23,7 +23,9 @@ from .tables import jobs, speeds, workers
 from .worker_state import clear_failed_start
 from .writer_link import RequirementError
 
-CRASHES_SET_ASIDE = 2  # a job under which the worker died this often at the same place is not tried again
+CRASHES_SET_ASIDE = (
+    2  # a job under which the worker died this often at the same place is not tried again
+)
 KILLS_SET_ASIDE = 10  # the same, where the last worker did not crash but was killed from outside
 SPEED_MEMORY_S = 600.0  # seconds of work that a measured speed remembers
 
@@ -87,7 +89,9 @@ class Ledger:
         Found running and at risk, it was left by a worker that died: that counts as a crash of this job.
         """
         with self._store.begin() as connection:
-            left_by = connection.execute(sa.select(jobs.c.worker_id).where(jobs.c.job_id == job_id)).scalar()
+            left_by = connection.execute(
+                sa.select(jobs.c.worker_id).where(jobs.c.job_id == job_id)
+            ).scalar()
         row = self._store.transact(
             lambda connection: connection.execute(
                 jobs.update()
@@ -117,11 +121,18 @@ class Ledger:
         """
         with self._store.begin() as connection:
             changed = connection.execute(self._of(claim, jobs.update()).values(**values)).rowcount
-        if not changed:  # looked at when all is written: so the transaction is one message to the writer
+        if (
+            not changed
+        ):  # looked at when all is written: so the transaction is one message to the writer
             raise _lost(claim)
 
     def began(self, claim: Claim, began: Began) -> None:
-        values = {"engine": began.engine, "model": began.model, "device": began.device, "batch_size": began.batch_size}
+        values = {
+            "engine": began.engine,
+            "model": began.model,
+            "device": began.device,
+            "batch_size": began.batch_size,
+        }
         self.change(claim, values)
 
     def warn(self, claim: Claim, notices: Sequence[Notice]) -> None:
@@ -165,7 +176,16 @@ class Ledger:
 
     def answer(self, claim: Claim, row: Any) -> None:
         """The job is answered by an earlier one of the same content."""
-        names = ("duration_s", "language", "engine", "model", "device", "transcript_id", "warnings", "content_hash")
+        names = (
+            "duration_s",
+            "language",
+            "engine",
+            "model",
+            "device",
+            "transcript_id",
+            "warnings",
+            "content_hash",
+        )
         values = {name: getattr(row, name) for name in names}
         values |= {"from_job_id": row.from_job_id or row.job_id, "done_s": row.duration_s or 0.0}
         self.change(claim, values | _ended(JobStatus.COMPLETED))
@@ -214,7 +234,10 @@ class Ledger:
             connection.execute(
                 speeds.update()
                 .where(speeds.c.model == model)
-                .values(audio_s=audio_s + kept * speeds.c.audio_s, work_s=work_s + kept * speeds.c.work_s)
+                .values(
+                    audio_s=audio_s + kept * speeds.c.audio_s,
+                    work_s=work_s + kept * speeds.c.work_s,
+                )
             )
 
     # --- workers ------------------------------------------------------------------------------------------------------
@@ -222,14 +245,22 @@ class Ledger:
     def register(self, host: str, pid: int, device: str) -> None:
         with self._store.begin() as connection:
             connection.execute(workers.delete().where(workers.c.worker_id == self.worker_id))
-            values = {"worker_id": self.worker_id, "host": host, "pid": pid, "device": device, "loaded": ""}
+            values = {
+                "worker_id": self.worker_id,
+                "host": host,
+                "pid": pid,
+                "device": device,
+                "loaded": "",
+            }
             connection.execute(workers.insert().values(beat_at=clock(connection), **values))
             clear_failed_start(connection, self.worker_id)
 
     def forgive(self) -> None:
         """What this worker left running when it ended in good order is no crash of theirs."""
         with self._store.begin() as connection:
-            mine = jobs.update().where(jobs.c.worker_id == self.worker_id, jobs.c.status == JobStatus.RUNNING.value)
+            mine = jobs.update().where(
+                jobs.c.worker_id == self.worker_id, jobs.c.status == JobStatus.RUNNING.value
+            )
             connection.execute(mine.values(**_WAITING))
 
     def unregister(self) -> None:
@@ -251,12 +282,18 @@ class Ledger:
     def alive(self, silent_s: float) -> list[str]:
         """The ids of the workers that were heard of within so long; this one is among them."""
         with self._store.begin() as connection:
-            found = connection.execute(heard_of(workers.c.worker_id, connection, silent_s)).scalars()
+            found = connection.execute(
+                heard_of(workers.c.worker_id, connection, silent_s)
+            ).scalars()
             return list({*found, self.worker_id})
 
     def unfinished(self) -> dict[str, int]:
         """How many jobs of each queue wait or run."""
-        query = sa.select(jobs.c.queue, sa.func.count()).where(jobs.c.status.in_(UNFINISHED)).group_by(jobs.c.queue)
+        query = (
+            sa.select(jobs.c.queue, sa.func.count())
+            .where(jobs.c.status.in_(UNFINISHED))
+            .group_by(jobs.c.queue)
+        )
         with self._store.begin() as connection:
             return dict(connection.execute(query).tuples().all())
 
@@ -288,7 +325,9 @@ class Ledger:
         if ids:
             self._store.queue.forget(ids)
             with self._store.begin() as connection:
-                connection.execute(jobs.update().where(jobs.c.job_id.in_(ids)).values(keeps_steps=False))
+                connection.execute(
+                    jobs.update().where(jobs.c.job_id.in_(ids)).values(keeps_steps=False)
+                )
 
     def mend(self, older_s: float) -> None:
         """Queue waiting jobs again whose workflow has ended: a process died between the two halves of a retry."""
@@ -339,17 +378,26 @@ class Ledger:
         )
 
 
-_NEW_SPEED = sa.text("INSERT INTO speeds (model, audio_s, work_s) VALUES (:model, 0, 0) ON CONFLICT (model) DO NOTHING")
+_NEW_SPEED = sa.text(
+    "INSERT INTO speeds (model, audio_s, work_s) VALUES (:model, 0, 0) ON CONFLICT (model) DO NOTHING"
+)
 
 # Of a row that a worker left; the right-hand sides see it as it was.
 _CRASHES = sa.case(
-    (sa.and_(jobs.c.status == JobStatus.RUNNING.value, jobs.c.at_risk), jobs.c.crashes + 1), else_=jobs.c.crashes
+    (sa.and_(jobs.c.status == JobStatus.RUNNING.value, jobs.c.at_risk), jobs.c.crashes + 1),
+    else_=jobs.c.crashes,
 )
 _WAITING = {"status": JobStatus.QUEUED.value, "stage": JobStatus.QUEUED.value, "at_risk": False}
 
 
 def _ended(status: JobStatus) -> dict[str, Any]:
-    return {"status": status.value, "stage": "", "finished_at": time.time(), "crashes": 0, "at_risk": False}
+    return {
+        "status": status.value,
+        "stage": "",
+        "finished_at": time.time(),
+        "crashes": 0,
+        "at_risk": False,
+    }
 
 
 def _lost(claim: Claim) -> CancelledError:

@@ -18,7 +18,10 @@ from .queue import APPLICATION, APPLICATION_VERSION, QUEUES, WORKFLOW, plain_url
 from .store_errors import store_errors
 
 # Raised in the worker's thread of a workflow that was cancelled or handed to another worker.
-WorkflowStoppedError = (dbos_error.DBOSWorkflowCancelledError, dbos_error.DBOSWorkflowConflictIDError)
+WorkflowStoppedError = (
+    dbos_error.DBOSWorkflowCancelledError,
+    dbos_error.DBOSWorkflowConflictIDError,
+)
 
 
 class WorkflowRunner:
@@ -29,7 +32,9 @@ class WorkflowRunner:
         run: does the work of a job.
     """
 
-    def __init__(self, engine: sa.Engine, url: sa.URL, executor_id: str, run: Callable[[str], None]) -> None:
+    def __init__(
+        self, engine: sa.Engine, url: sa.URL, executor_id: str, run: Callable[[str], None]
+    ) -> None:
         self._url = url
         self._queues: dict[str, Queue] = {}
         config: DBOSConfig = {
@@ -94,4 +99,6 @@ def keep_step(url: sa.URL, name: str, make: Callable[[], str]) -> str:
             return DBOS.run_step({"name": name}, make)
     except dbos_error.DBOSException as error:
         hint = "transcribe the recording again with force"
-        raise WorkerFailedError(f"{name} cannot be stored: {type(error).__name__}", hint=hint) from error
+        raise WorkerFailedError(
+            f"{name} cannot be stored: {type(error).__name__}", hint=hint
+        ) from error

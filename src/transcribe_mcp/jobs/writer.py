@@ -167,7 +167,13 @@ class Writer:
                     self._receive(client)
             except BlockingIOError:
                 continue
-            except (OSError, EOFError, ValueError, KeyError, TypeError):  # it has gone, or is none of ours
+            except (
+                OSError,
+                EOFError,
+                ValueError,
+                KeyError,
+                TypeError,
+            ):  # it has gone, or is none of ours
                 self._drop(client)
 
     def _accept(self) -> None:
@@ -190,7 +196,9 @@ class Writer:
             elif "challenge" in message:
                 mine = proof(self._secret, "writer", message["challenge"])
                 self._send(client, dumps({"proof": mine, "challenge": client.challenge}))
-            elif secrets.compare_digest(message["proof"], proof(self._secret, "client", client.challenge)):
+            elif secrets.compare_digest(
+                message["proof"], proof(self._secret, "client", client.challenge)
+            ):
                 client.challenge = None
             else:
                 raise ValueError("wrong proof")
@@ -272,12 +280,16 @@ class Writer:
         """
         database = self._database
         if request.again:
-            for (known,) in database.execute(_REMEMBERED, (request.sender, request.number)).fetchall():
+            for (known,) in database.execute(
+                _REMEMBERED, (request.sender, request.number)
+            ).fetchall():
                 return dict(json.loads(known))
         database.execute("SAVEPOINT request").close()
         before = database.total_changes
         try:
-            answer: dict[str, Any] = {"results": self._results(request.statements, with_rows=not request.commit)}
+            answer: dict[str, Any] = {
+                "results": self._results(request.statements, with_rows=not request.commit)
+            }
             if request.commit:
                 if database.total_changes != before:
                     row = (request.sender, request.number, json.dumps(answer), time.time())
@@ -286,7 +298,12 @@ class Writer:
                 return answer
         except _Refused as refused:
             answer = refused.answer
-        except (sqlite3.Error, OverflowError, TypeError, ValueError) as error:  # ValueError: also text that is none
+        except (
+            sqlite3.Error,
+            OverflowError,
+            TypeError,
+            ValueError,
+        ) as error:  # ValueError: also text that is none
             if not database.in_transaction:
                 raise
             answer = _error(error)
@@ -294,7 +311,9 @@ class Writer:
         database.execute("RELEASE request").close()
         return answer
 
-    def _results(self, statements: Sequence[Sequence[Any]], *, with_rows: bool) -> list[dict[str, Any] | None]:
+    def _results(
+        self, statements: Sequence[Sequence[Any]], *, with_rows: bool
+    ) -> list[dict[str, Any] | None]:
         results: list[dict[str, Any] | None] = []
         for index, (sql, parameters, kind, expected) in enumerate(statements):
             with closing(self._database.cursor()) as cursor:
@@ -302,15 +321,24 @@ class Writer:
                     cursor.executemany(sql, parameters)
                 else:
                     cursor.execute(sql, parameters)
-                columns = [column[0] for column in cursor.description] if cursor.description else None
+                columns = (
+                    [column[0] for column in cursor.description] if cursor.description else None
+                )
                 rows = cursor.fetchall() if columns is not None else []
                 if kind == "require" and not (rows and rows[0][0]):
                     raise _Refused({"unmet": index})
                 found = digest(columns, rows, cursor.rowcount)
                 if expected is not None and expected != found:
                     raise _Refused({"conflict": index})
-                result = {"columns": columns, "count": cursor.rowcount, "last": cursor.lastrowid, "digest": found}
-                results.append({**result, "rows": rows if with_rows else []} if expected is None else None)
+                result = {
+                    "columns": columns,
+                    "count": cursor.rowcount,
+                    "last": cursor.lastrowid,
+                    "digest": found,
+                }
+                results.append(
+                    {**result, "rows": rows if with_rows else []} if expected is None else None
+                )
         return results
 
     def _say_replaced(self) -> None:
@@ -322,8 +350,15 @@ class Writer:
 def connect(path: Path) -> sqlite3.Connection:
     """A connection that may write to a store that is there."""
     address = f"{path.absolute().as_uri()}?mode=rw"
-    connection = sqlite3.connect(address, uri=True, timeout=0, isolation_level=None, cached_statements=512)
-    for pragma in ("synchronous=FULL", "foreign_keys=ON", f"wal_autocheckpoint={WAL_PAGES}", "busy_timeout=0"):
+    connection = sqlite3.connect(
+        address, uri=True, timeout=0, isolation_level=None, cached_statements=512
+    )
+    for pragma in (
+        "synchronous=FULL",
+        "foreign_keys=ON",
+        f"wal_autocheckpoint={WAL_PAGES}",
+        "busy_timeout=0",
+    ):
         connection.execute(f"PRAGMA {pragma}").close()
     return connection
 
@@ -338,7 +373,10 @@ def identity(path: Path) -> tuple[int, int] | None:
 
 
 def _is_busy(error: sqlite3.Error) -> bool:
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+    )
 
 
 def _error(error: Exception) -> dict[str, Any]:
@@ -353,7 +391,9 @@ def _keep_checkpoints(path: Path, writer: Writer, ended: threading.Event) -> Non
         while not ended.wait(CHECKPOINT_S):
             if writer.n_commits != done:
                 done = writer.n_commits
-                with suppress(sqlite3.Error):  # the disk is full, or a reader is in the way: the next time, then
+                with suppress(
+                    sqlite3.Error
+                ):  # the disk is full, or a reader is in the way: the next time, then
                     connection.execute("PRAGMA wal_checkpoint(PASSIVE)").close()
 
 

@@ -32,7 +32,9 @@ from .writer_protocol import (
 IDLE_S = 5.0  # a writer without clients ends after so long
 CONNECT_S = 5.0
 START_S = 20.0  # until a writer must be there
-ANSWER_S = 90.0  # after its patience; longer than any commit takes, so that a writer that hangs is noticed
+ANSWER_S = (
+    90.0  # after its patience; longer than any commit takes, so that a writer that hangs is noticed
+)
 TAIL_BYTES = 2_000
 LOG_BYTES = 100_000
 
@@ -88,9 +90,16 @@ class WriterLink:
             RequirementError: one of the statements requires what does not hold.
         """
         self._number += 1
-        request = {"client": self._id, "number": self._number, "commit": commit, "patience_s": self._patience_s}
+        request = {
+            "client": self._id,
+            "number": self._number,
+            "commit": commit,
+            "patience_s": self._patience_s,
+        }
         try:
-            first, again = (dumps({**request, "again": a, "statements": statements}) for a in (False, True))
+            first, again = (
+                dumps({**request, "again": a, "statements": statements}) for a in (False, True)
+            )
         except TypeError as error:
             raise sqlite3.InterfaceError(str(error)) from error
         answer = self._exchanged(first, again)
@@ -133,7 +142,9 @@ class WriterLink:
                 self.close()
                 message = again
                 if time.monotonic() > deadline:
-                    raise WriterUnreachableError(f"the writer process ended again and again: {error}") from error
+                    raise WriterUnreachableError(
+                        f"the writer process ended again and again: {error}"
+                    ) from error
 
 
 def _connected(path: Path, deadline: float) -> socket.socket:
@@ -149,7 +160,9 @@ def _connected(path: Path, deadline: float) -> socket.socket:
             raise ReplacedError(REPLACED)
         starting = hold_lock(path.parent, max(0.0, deadline - time.monotonic()), START_LOCK_NAME)
         if starting is None:
-            raise WriterUnreachableError("the writer process cannot be started: another is starting, and never does")
+            raise WriterUnreachableError(
+                "the writer process cannot be started: another is starting, and never does"
+            )
         with closing(starting):
             with suppress(OSError):  # one that was started while this process waited for the lock
                 return connect(path.parent, CONNECT_S)
@@ -157,7 +170,9 @@ def _connected(path: Path, deadline: float) -> socket.socket:
         if word not in (READY, TAKEN):
             raise WriterUnreachableError(f"the writer process cannot be started: {word}")
         if word == TAKEN and time.monotonic() > deadline:
-            raise WriterUnreachableError("another writer process holds the lock, but nobody can reach it")
+            raise WriterUnreachableError(
+                "another writer process holds the lock, but nobody can reach it"
+            )
 
 
 def _start(path: Path) -> str:
@@ -170,7 +185,12 @@ def _start(path: Path) -> str:
             if log.tell() > LOG_BYTES:
                 log.truncate(0)
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, cwd=path.anchor, **_detached()
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                cwd=path.anchor,
+                **_detached(),
             )
     except OSError as error:
         return str(error)
@@ -186,7 +206,11 @@ def _start(path: Path) -> str:
 def _detached() -> dict[str, Any]:
     """At normal priority: everybody who writes waits for this process."""
     if sys.platform == "win32":
-        flags = subprocess.DETACHED_PROCESS | subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.NORMAL_PRIORITY_CLASS
+        flags = (
+            subprocess.DETACHED_PROCESS
+            | subprocess.CREATE_NEW_PROCESS_GROUP
+            | subprocess.NORMAL_PRIORITY_CLASS
+        )
         return {"creationflags": flags}
     return {"start_new_session": True}
 

@@ -80,7 +80,9 @@ def loads(text: bytes) -> Any:
 
 def digest(columns: object, rows: object, count: int) -> str:
     """Equal for equal results."""
-    return hashlib.sha256(json.dumps([columns, rows, count], default=_encoded).encode()).hexdigest()[:32]
+    return hashlib.sha256(
+        json.dumps([columns, rows, count], default=_encoded).encode()
+    ).hexdigest()[:32]
 
 
 class Inbox:
@@ -208,7 +210,9 @@ def proof(secret: bytes, side: str, challenge: str) -> str:
     return hmac.new(secret, f"{side}:{challenge}".encode(), "sha256").hexdigest()
 
 
-def hold_lock(data_dir: Path, patience_s: float, name: str = LOCK_NAME) -> sqlite3.Connection | None:
+def hold_lock(
+    data_dir: Path, patience_s: float, name: str = LOCK_NAME
+) -> sqlite3.Connection | None:
     """The right to write, until the connection is closed or its process ends; ``None`` where another has it.
 
     SQLite's own lock on an empty file: the same on every system, and in the standard library.
@@ -217,7 +221,9 @@ def hold_lock(data_dir: Path, patience_s: float, name: str = LOCK_NAME) -> sqlit
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     lock = sqlite3.connect(path, timeout=patience_s, isolation_level=None, check_same_thread=False)
     try:
-        lock.execute("PRAGMA journal_mode=MEMORY").close()  # no second file, for which there may be no room
+        lock.execute(
+            "PRAGMA journal_mode=MEMORY"
+        ).close()  # no second file, for which there may be no room
         lock.execute("BEGIN EXCLUSIVE").close()
     except sqlite3.OperationalError as error:
         lock.close()

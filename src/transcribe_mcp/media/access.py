@@ -33,10 +33,14 @@ from .walk import PathPattern, Walk, short
 
 MAX_FILE_BYTES = 5 * 1024**3
 MAX_RECORDINGS = 1_000  # of one call
-OPENING_TRIES = 5  # a directory may be moved while it is opened; more often than that is no accident
+OPENING_TRIES = (
+    5  # a directory may be moved while it is opened; more often than that is no accident
+)
 MAX_SOURCE_CHARS = 4_096  # Linux's longest path
 
-_HAS_FLAGS = os.name == "nt" or hasattr(os, "chflags")  # on Linux the name alone says that a file is hidden
+_HAS_FLAGS = os.name == "nt" or hasattr(
+    os, "chflags"
+)  # on Linux the name alone says that a file is hidden
 _HINT = "name a file inside an allowed root; roots are set with --allowed-root or TRANSCRIBE_MCP_ALLOWED_ROOTS"
 
 
@@ -59,7 +63,11 @@ class Access:
     resolved: tuple[Path, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "resolved", tuple(dict.fromkeys(Path(os.path.realpath(root)) for root in self.roots)))
+        object.__setattr__(
+            self,
+            "resolved",
+            tuple(dict.fromkeys(Path(os.path.realpath(root)) for root in self.roots)),
+        )
 
     def widened(self, roots: Sequence[Path]) -> Access:
         """The same with more roots, those aside that would open a whole disk."""
@@ -80,14 +88,20 @@ class Access:
             path = self._resolve(written, source)
             status = path.stat()
         except FileNotFoundError as error:
-            other = "patterns go in a batch" if glob.has_magic(source) else "check the name and the directory"
+            other = (
+                "patterns go in a batch"
+                if glob.has_magic(source)
+                else "check the name and the directory"
+            )
             hint = nearest(written, self._may_list) or other
             raise SourceNotFoundError(f"{source}: no such file", hint=hint) from error
         except OSError as error:
             raise _unreadable(source, error) from error
         if not stat.S_ISREG(status.st_mode):
             kind = "a directory" if stat.S_ISDIR(status.st_mode) else "no ordinary file"
-            raise SourceUnreadableError(f"{source} is {kind}", hint="name a media file; directories go in a batch")
+            raise SourceUnreadableError(
+                f"{source} is {kind}", hint="name a media file; directories go in a batch"
+            )
         if status.st_size > self.max_file_bytes:
             size, limit = status.st_size / 1024**3, self.max_file_bytes / 1024**3
             raise SourceTooLargeError(
@@ -119,14 +133,18 @@ class Access:
             raise OutputError(f"cannot write {target}: {error}", hint=hint) from error
         except OSError as error:
             reason = error.strerror or str(error)
-            raise OutputError(f"cannot write {target}: {reason}", hint="name a directory that exists") from error
+            raise OutputError(
+                f"cannot write {target}: {reason}", hint="name a directory that exists"
+            ) from error
         if written.suffix.lower() != extension:
             raise OutputError(f"cannot write {target}: it does not end in {extension}", hint=hint)
         path = folder / written.name
         if path.is_symlink():
             raise OutputError(f"cannot write {target}: it is a link", hint="name another file")
         if any(path.is_relative_to(own) for own in self.reserved):
-            raise OutputError(f"cannot write {target}: that directory is the server's own", hint=hint)
+            raise OutputError(
+                f"cannot write {target}: that directory is the server's own", hint=hint
+            )
         return path
 
     def _written(self, source: str) -> Path:
@@ -155,7 +173,9 @@ class Access:
             source = path_of_uri(source)
         if not source or len(source) > MAX_SOURCE_CHARS or "\0" in source:
             what = "is empty" if not source else "is no path"
-            raise SourceRefusedError(f"the name {short(source)} {what}", hint="give the path of a media file")
+            raise SourceRefusedError(
+                f"the name {short(source)} {what}", hint="give the path of a media file"
+            )
         if os.name == "nt" and source.replace("/", "\\").startswith("\\\\"):
             raise SourceRefusedError(f"{short(source)} is on another machine", hint=_HINT)
         try:
@@ -163,7 +183,9 @@ class Access:
         except RuntimeError as error:  # ~nobody
             raise SourceRefusedError(f"{short(source)}: {error}", hint=_HINT) from error
         if os.name == "nt" and any(":" in part for part in path.parts[1:]):
-            raise SourceRefusedError(f"{short(source)} is no plain file", hint=_HINT)  # a second stream of one
+            raise SourceRefusedError(
+                f"{short(source)} is no plain file", hint=_HINT
+            )  # a second stream of one
         _require_inside(path, (*map(Path.absolute, self.roots), *self.resolved), source)
         return path
 
@@ -176,9 +198,13 @@ class Access:
 def _require_inside(path: Path, roots: Sequence[Path], source: str) -> None:
     holding = [root for root in roots if path.is_relative_to(root)]
     if not holding:
-        raise SourceRefusedError(f"{short(source)} is outside the directories that may be read", hint=_HINT)
+        raise SourceRefusedError(
+            f"{short(source)} is outside the directories that may be read", hint=_HINT
+        )
     if all(_is_hidden(path, root) for root in holding):
-        raise SourceRefusedError(f"{short(source)} is hidden", hint="hidden files and directories are not read")
+        raise SourceRefusedError(
+            f"{short(source)} is hidden", hint="hidden files and directories are not read"
+        )
 
 
 @contextmanager
@@ -206,7 +232,9 @@ def _open_inside(path: Path, roots: Sequence[Path]) -> OpenedFile:
             _require_inside(now, roots, str(path))
             return OpenedFile.of(open_file(now), path)
         except FileNotFoundError as error:
-            raise SourceNotFoundError(f"{path}: no such file", hint="check the name and the directory") from error
+            raise SourceNotFoundError(
+                f"{path}: no such file", hint="check the name and the directory"
+            ) from error
         except NotRegularError as error:
             hint = "name a media file; directories go in a batch"
             raise SourceUnreadableError(f"{path} is {error.strerror}", hint=hint) from error
@@ -214,12 +242,16 @@ def _open_inside(path: Path, roots: Sequence[Path]) -> OpenedFile:
             if error.errno not in MEETS_LINK:
                 raise _unreadable(str(path), error) from error
     hint = "put the recording back, then submit it again"
-    raise SourceRefusedError(f"{path}: a link has taken the place of the file or of its directory", hint=hint)
+    raise SourceRefusedError(
+        f"{path}: a link has taken the place of the file or of its directory", hint=hint
+    )
 
 
 def _unreadable(source: str, error: Exception) -> SourceUnreadableError:
     reason = getattr(error, "strerror", None) or str(error)
-    return SourceUnreadableError(f"{source}: cannot be read: {reason}", hint="check its permissions")
+    return SourceUnreadableError(
+        f"{source}: cannot be read: {reason}", hint="check its permissions"
+    )
 
 
 def find_allowed(
@@ -248,16 +280,22 @@ def find_allowed(
                     found.setdefault(path, Recording(path, relative))
                 if len(found) + len(refused) > MAX_RECORDINGS:
                     hint = "name fewer files or smaller directories in one call"
-                    raise UsageError(f"{short(source)} names more than {MAX_RECORDINGS} recordings", hint=hint)
+                    raise UsageError(
+                        f"{short(source)} names more than {MAX_RECORDINGS} recordings", hint=hint
+                    )
         except (UsageError, CancelledError):
             raise
         except TranscribeError as error:
             refused.append((source, error))
         except OSError as error:  # a name longer than names can be
             message = f"{short(source)}: cannot be read: {error.strerror}"
-            refused.append((source, SourceUnreadableError(message, hint="check its name and its permissions")))
+            refused.append(
+                (source, SourceUnreadableError(message, hint="check its name and its permissions"))
+            )
     unreadable = search.walk.unreadable[:MAX_RECORDINGS]
-    refused += [(str(directory), _unreadable(str(directory), error)) for directory, error in unreadable]
+    refused += [
+        (str(directory), _unreadable(str(directory), error)) for directory, error in unreadable
+    ]
     return list(found.values()), refused
 
 

@@ -61,7 +61,10 @@ class Downmix:
 
     def notices(self) -> Iterator[Notice]:
         if self._invalid_from_s is not None:
-            yield Notice("invalid_samples", f"At {self._invalid_from_s:.1f} s samples are not numbers; now silence.")
+            yield Notice(
+                "invalid_samples",
+                f"At {self._invalid_from_s:.1f} s samples are not numbers; now silence.",
+            )
         seconds = self._single_samples / SAMPLE_RATE_HZ
         if seconds >= NOTED_S:
             message = (
@@ -93,7 +96,9 @@ class Downmix:
         if self._weights is None or len(self._weights) != n_channels:
             self._weights, self._single = None, None
         is_usual = (
-            (self._weights is None or (self._weights == equal).all()) and live.all() and (share >= CANCELLED).all()
+            (self._weights is None or (self._weights == equal).all())
+            and live.all()
+            and (share >= CANCELLED).all()
         )
         for k in range(0 if is_usual else pieces.shape[1]):
             self._decide(power[:, k], float(mean_power[k]), float(share[k]), size)
@@ -101,7 +106,9 @@ class Downmix:
             weights = live[:, k] / live[:, k].sum(dtype=np.float32)
             if self._single is not None:
                 weights = np.eye(n_channels, dtype=np.float32)[self._single]
-            before = (weights if self._weights is None else self._weights) @ pieces[:, k, :FADE_SAMPLES]
+            before = (weights if self._weights is None else self._weights) @ pieces[
+                :, k, :FADE_SAMPLES
+            ]
             mean[k] = weights @ pieces[:, k]
             if self._weights is not None and (weights != self._weights).any():
                 rise = np.linspace(0, 1, len(before), dtype=np.float32)
@@ -114,7 +121,9 @@ class Downmix:
         mono: Samples = mean.reshape(-1)
         return mono
 
-    def _decide(self, power: NDArray[np.float32], mean_power: float, share: float, size: int) -> None:
+    def _decide(
+        self, power: NDArray[np.float32], mean_power: float, share: float, size: int
+    ) -> None:
         """Whether this piece comes from one channel: its power by channel, and what the mean has of it."""
         loudest = float(power.max())
         self._peak_power = max(self._peak_power, loudest)
@@ -124,7 +133,9 @@ class Downmix:
         if self._single is None or power[self._single] < loudest / 2:
             self._single = int(power.argmax())
         if loudest >= COUNTED * self._peak_power:
-            self._first_s = self._first_s if self._single_samples else self._done_samples / SAMPLE_RATE_HZ
+            self._first_s = (
+                self._first_s if self._single_samples else self._done_samples / SAMPLE_RATE_HZ
+            )
             self._single_samples += size
             loss_db = 10 * np.log10(loudest / max(mean_power, 1e-30))
             self._loss_db = min(MAX_LOSS_DB, max(self._loss_db, float(loss_db)))

@@ -19,10 +19,18 @@ from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Discard
 
-from ..errors import NoAudioError, NotMediaError, SourceError, SourceNotFoundError, SourceUnreadableError
+from ..errors import (
+    NoAudioError,
+    NotMediaError,
+    SourceError,
+    SourceNotFoundError,
+    SourceUnreadableError,
+)
 from .openat import OpenedFile
 
-SAMPLE_RATES_HZ = range(1_000, 1_000_000)  # outside, the header is damaged; 1 Hz would make an hour out of every 7 kB
+SAMPLE_RATES_HZ = range(
+    1_000, 1_000_000
+)  # outside, the header is damaged; 1 Hz would make an hour out of every 7 kB
 DEMUX_FAILURES = 16
 DAMAGED = "The file may be damaged, cut off or of another type than its name says."
 
@@ -38,7 +46,9 @@ CONTAINERS = (
 OPEN_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
 
 # A tag in a broken encoding must not cost the recording. PyAV 19 never fails over one and no longer takes the argument.
-_TOLERANT: dict[str, Any] = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
+_TOLERANT: dict[str, Any] = (
+    {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
+)
 
 # PyAV raises FFmpeg's errors, and for nonsense in a header also its own ValueError and kin.
 FOREIGN_ERRORS = (av.FFmpegError, ValueError, LookupError, ArithmeticError, RuntimeError)
@@ -130,7 +140,9 @@ def open_container(media: Media) -> InputContainer:
     if not isinstance(source, str):
         options |= {"protocol_whitelist": ""}
     try:
-        container = av.open(source, format=media.demuxer or None, container_options=options, **_TOLERANT)
+        container = av.open(
+            source, format=media.demuxer or None, container_options=options, **_TOLERANT
+        )
     except FOREIGN_ERRORS as error:
         raise not_media(media.path, error) from error
     assert isinstance(container, InputContainer)
@@ -143,7 +155,9 @@ class PartReader(io.RawIOBase):
     def __init__(self, media: Media) -> None:
         self._file = media.path.open("rb")
         self._begin = media.begin
-        self._n_bytes = (media.path.stat().st_size if media.end is None else media.end) - media.begin
+        self._n_bytes = (
+            media.path.stat().st_size if media.end is None else media.end
+        ) - media.begin
         self._position = 0
         self.name = f"file:{media.path}"  # FFmpeg knows some formats by their extension alone
 
@@ -184,12 +198,17 @@ def _sound_track(media: Media, container: InputContainer) -> AudioStream:
         raise NoAudioError(message, hint="The sound may be in a file of its own.")
     stream = default_track(container)
     if media.stream is not None:
-        stream = next((found for found in container.streams.audio if found.index == media.stream), stream)
+        stream = next(
+            (found for found in container.streams.audio if found.index == media.stream), stream
+        )
     if stream.codec_context is None:
-        raise NotMediaError(f"{path}: no decoder for its sound track", hint="Convert it to FLAC or WAV first.")
+        raise NotMediaError(
+            f"{path}: no decoder for its sound track", hint="Convert it to FLAC or WAV first."
+        )
     if stream.codec_context.sample_rate not in SAMPLE_RATES_HZ:
         raise NotMediaError(
-            f"{path}: its header claims a sample rate of {stream.codec_context.sample_rate} Hz", hint=DAMAGED
+            f"{path}: its header claims a sample rate of {stream.codec_context.sample_rate} Hz",
+            hint=DAMAGED,
         )
     for other in container.streams:
         if other.index != stream.index:
@@ -212,16 +231,24 @@ def _require_readable_file(path: Path) -> None:
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
-            raise SourceUnreadableError(f"{path}: is a directory", hint="Name the recordings in it.")
+            raise SourceUnreadableError(
+                f"{path}: is a directory", hint="Name the recordings in it."
+            )
         if not stat.S_ISREG(mode):
-            raise SourceUnreadableError(f"{path}: is no regular file", hint="Save the recording to a file first.")
+            raise SourceUnreadableError(
+                f"{path}: is no regular file", hint="Save the recording to a file first."
+            )
         with path.open("rb") as file:
             empty = not file.read(1)
     except FileNotFoundError as error:
-        raise SourceNotFoundError(f"{path}: no such file", hint="Check the name and the directory.") from error
+        raise SourceNotFoundError(
+            f"{path}: no such file", hint="Check the name and the directory."
+        ) from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = (error.strerror if isinstance(error, OSError) else None) or error
-        raise SourceUnreadableError(f"{path}: cannot be read: {reason}", hint="Check its permissions.") from error
+        raise SourceUnreadableError(
+            f"{path}: cannot be read: {reason}", hint="Check its permissions."
+        ) from error
     if empty:
         raise NotMediaError(f"{path}: is empty (0 bytes)", hint="Copy or record it again.")
 
@@ -229,7 +256,9 @@ def _require_readable_file(path: Path) -> None:
 def not_media(path: Path, error: Exception) -> SourceError:
     reason = (error.strerror if isinstance(error, OSError | av.FFmpegError) else None) or str(error)
     if isinstance(error, av.error.PermissionError):
-        return SourceUnreadableError(f"{path}: cannot be read: {reason}", hint="Check its permissions.")
+        return SourceUnreadableError(
+            f"{path}: cannot be read: {reason}", hint="Check its permissions."
+        )
     if isinstance(error, av.error.ArgumentError):  # what format_whitelist answers
         reason = "a playlist, a picture, a text or another format that is no recording"
     return NotMediaError(
@@ -264,7 +293,10 @@ def _tagged_duration_s(stream: AudioStream) -> float | None:
 
 
 SEEK_BACK_S = 5.0  # so that a subtitle that stays for long is seen
-OWN_DURATIONS = {"mov", "avi"}  # containers that say how long each track is, whatever the others are
+OWN_DURATIONS = {
+    "mov",
+    "avi",
+}  # containers that say how long each track is, whatever the others are
 
 
 def plays_on_after(media: Media, end_s: float, margin_s: float) -> bool:
@@ -280,7 +312,10 @@ def plays_on_after(media: Media, end_s: float, margin_s: float) -> bool:
         for packet in container.demux():
             if packet.pts is None or packet.stream.type == "audio":
                 continue
-            packet_end_s = float((packet.pts + (packet.duration or 0)) * packet.time_base) - origin / av.time_base
+            packet_end_s = (
+                float((packet.pts + (packet.duration or 0)) * packet.time_base)
+                - origin / av.time_base
+            )
             if packet_end_s >= claim_s - margin_s:
                 return True
     except FOREIGN_ERRORS:

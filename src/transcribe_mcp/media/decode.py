@@ -148,17 +148,31 @@ def read_blocks(
         pieces.close()
     if done_samples == 0:
         path = sound.media.path
-        raise NoAudioError(f"{path}: the sound track has no samples", hint="The recording may not have been finished.")
+        raise NoAudioError(
+            f"{path}: the sound track has no samples",
+            hint="The recording may not have been finished.",
+        )
     _note_missing_end(sound, done_samples / SAMPLE_RATE_HZ, findings)
     if notices is not None:
         about_parts = [sound.parts.notice] if sound.parts.notice else []
-        notices.extend([*about_parts, *findings.notices(), *downmix.notices(), *(levels.notices() if levels else ())])
+        notices.extend(
+            [
+                *about_parts,
+                *findings.notices(),
+                *downmix.notices(),
+                *(levels.notices() if levels else ()),
+            ]
+        )
 
 
 def _pieces(sound: Sound, threads: int, findings: Findings) -> Generator[Samples]:
     """The whole track, (n,) or (channels, n) at a time."""
     media = sound.media
-    if threads > 1 and len(sound.parts.media) == 1 and (sound.info.duration or 0) >= PARALLEL_FROM_S:
+    if (
+        threads > 1
+        and len(sound.parts.media) == 1
+        and (sound.info.duration or 0) >= PARALLEL_FROM_S
+    ):
         with opened(media) as (container, stream):
             layout = range_layout(container, stream, media.channel)
         if layout:
@@ -186,7 +200,9 @@ def decoded_blocks(
     is_shaped = samples.ndim == 1 or (samples.ndim == 2 and 0 < samples.shape[1] <= len(samples))
     if not is_shaped or samples.dtype.kind != "f":
         message = f"samples have the shape {samples.shape} and the type {samples.dtype}"
-        hint = "give floating-point numbers within ±1, 16,000 a second, of shape (n,) or (n, channels)"
+        hint = (
+            "give floating-point numbers within ±1, 16,000 a second, of shape (n,) or (n, channels)"
+        )
         raise UsageError(message, hint=hint)
     if not len(samples):
         raise NoAudioError("there are no samples", hint="The recording may not have been finished.")
@@ -195,10 +211,14 @@ def decoded_blocks(
     for first in range(0, len(samples), size):
         planes = _planes(samples[first : first + size], channel)
         for piece in downmix.mono([planes]):
-            block = _sound(np.ascontiguousarray(piece, np.float32), first / SAMPLE_RATE_HZ, findings)
+            block = _sound(
+                np.ascontiguousarray(piece, np.float32), first / SAMPLE_RATE_HZ, findings
+            )
             yield levels.leveled(block) if levels else block
     if notices is not None:
-        notices.extend([*findings.notices(), *downmix.notices(), *(levels.notices() if levels else ())])
+        notices.extend(
+            [*findings.notices(), *downmix.notices(), *(levels.notices() if levels else ())]
+        )
 
 
 def _planes(samples: Samples, channel: str) -> Samples:
@@ -227,7 +247,10 @@ def _note_missing_end(sound: Sound, done_s: float, findings: Findings) -> None:
     """
     claim_s = sound.info.duration
     margin_s = max(1.0, 0.02 * (claim_s or 0.0))
-    is_short = bool(claim_s and done_s < claim_s - margin_s) and "timestamps_ignored" not in findings.counts
+    is_short = (
+        bool(claim_s and done_s < claim_s - margin_s)
+        and "timestamps_ignored" not in findings.counts
+    )
     if is_short and plays_on_after(sound.media, done_s, margin_s):
         is_short = False
     if is_short or (sound.parts.notice is None and _is_cut_off_wav(sound.media.path)):
@@ -243,7 +266,9 @@ def _is_cut_off_wav(path: Path) -> bool:
     return is_wav and promised_bytes < 0xFFFF_0000 and promised_bytes * 0.98 > path.stat().st_size
 
 
-def _parallel(media: Media, layout: RangeLayout, threads: int, findings: Findings) -> Generator[Samples]:
+def _parallel(
+    media: Media, layout: RangeLayout, threads: int, findings: Findings
+) -> Generator[Samples]:
     """The ranges, as long as each can be shown to be exact; from there on the serial decode."""
     done_samples = 0
     try:

@@ -130,7 +130,11 @@ class RangeLayout:
             return None
         begins_pts = self.first_pts - (place.pts if place else 0)
         first_pts_samples = begins_pts * self.samples_per_tick
-        if self.claim_s is None or part.end_s > self.claim_s - TAIL_S or first_pts_samples.denominator != 1:
+        if (
+            self.claim_s is None
+            or part.end_s > self.claim_s - TAIL_S
+            or first_pts_samples.denominator != 1
+        ):
             return None
         begin, end = self.samples_of(part)
         return Excerpt(
@@ -154,7 +158,10 @@ class RangeLayout:
         """Raises: Inexact where the timestamp falls between two samples."""
         if pts is None:
             raise Inexact
-        at, rest = divmod((pts - self.first_pts) * self.samples_per_tick.numerator, self.samples_per_tick.denominator)
+        at, rest = divmod(
+            (pts - self.first_pts) * self.samples_per_tick.numerator,
+            self.samples_per_tick.denominator,
+        )
         if rest:
             raise Inexact
         return at
@@ -164,10 +171,16 @@ class RangeLayout:
 
     def decode_from(self, part: Range) -> int | None:
         """Timestamp at which the decoder has to begin; ``None``: where a fresh container stands."""
-        return self.pts_at(max(Fraction(0), part.read_from_s - self.warm_up_s)) if part.begin_s else None
+        return (
+            self.pts_at(max(Fraction(0), part.read_from_s - self.warm_up_s))
+            if part.begin_s
+            else None
+        )
 
 
-def range_layout(container: InputContainer, stream: AudioStream, channel: str = "auto") -> RangeLayout | None:
+def range_layout(
+    container: InputContainer, stream: AudioStream, channel: str = "auto"
+) -> RangeLayout | None:
     """None where ranges could not be exact: codec or sample rate unfit, timestamps rounded, a late start.
 
     Nor are they worth their memory where many channels come out.
@@ -234,7 +247,9 @@ def ranges(media: Media, layout: RangeLayout, threads: int) -> Generator[Samples
 
 def _same_seam(before: Samples, again: Samples, layout: RangeLayout) -> bool:
     """Whether two ranges agree, bit for bit, where they overlap. Silence proves nothing about a lossy decoder."""
-    return before.tobytes() == again.tobytes() and (layout.lossless or not before.size or bool(before.any()))
+    return before.tobytes() == again.tobytes() and (
+        layout.lossless or not before.size or bool(before.any())
+    )
 
 
 def _planned(layout: RangeLayout, threads: int) -> Iterator[Range]:
@@ -244,7 +259,9 @@ def _planned(layout: RangeLayout, threads: int) -> Iterator[Range]:
     whole range to go.
     """
     before_tail_s = int(layout.claim_s or 0) - TAIL_S
-    equal_s = _equal_range_s(before_tail_s - threads * FIRST_RANGE_S, threads, layout.longest_range_s)
+    equal_s = _equal_range_s(
+        before_tail_s - threads * FIRST_RANGE_S, threads, layout.longest_range_s
+    )
     begin_s = 0
     for longest_s in chain(repeat(FIRST_RANGE_S, threads), repeat(equal_s)):
         left_s = before_tail_s - begin_s
@@ -268,7 +285,9 @@ class _Reader:
         self._stop = Event()
         self._idle: SimpleQueue[Source] = SimpleQueue()
         self._places: dict[Range, Place] = {}
-        self._pool = ThreadPoolExecutor(threads + (not layout.has_table), thread_name_prefix="decode")
+        self._pool = ThreadPoolExecutor(
+            threads + (not layout.has_table), thread_name_prefix="decode"
+        )
         if not layout.has_table:  # places are looked for beside the first ranges
             self._pool.submit(self._find_places)
 
@@ -352,7 +371,9 @@ class _Reader:
         return np.concatenate(pieces, axis=-1) if pieces else layout.mix.empty(0)
 
 
-def _found_places(stream: AudioStream, layout: RangeLayout, parts: Sequence[Range]) -> dict[Range, Place]:
+def _found_places(
+    stream: AudioStream, layout: RangeLayout, parts: Sequence[Range]
+) -> dict[Range, Place]:
     """Of ranges that FFmpeg has read past."""
     entries, found = stream.index_entries, {}
     for part in parts:
@@ -366,7 +387,9 @@ def _read_in_graph(excerpt: Excerpt, n_samples: int, stop: Event) -> Samples:
     """Raises Gap where it is not all there or not in step with its timestamps; FFmpeg's errors."""
     out = excerpt.mix.empty(n_samples + TIMESTAMP_SAMPLES)
     n_read = 0
-    for piece in read_excerpt(excerpt):  # copied at once: what FFmpeg gets back serves for the next, already paged in
+    for piece in read_excerpt(
+        excerpt
+    ):  # copied at once: what FFmpeg gets back serves for the next, already paged in
         if stop.is_set():
             raise Inexact
         end = n_read + piece.shape[-1]

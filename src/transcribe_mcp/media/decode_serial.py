@@ -43,14 +43,18 @@ class Findings:
 
     def notices(self) -> Iterator[Notice]:
         for code, (at_s, what) in self.first.items():
-            more = f" (and {self.counts[code] - 1} more of the kind)" if self.counts[code] > 1 else ""
+            more = (
+                f" (and {self.counts[code] - 1} more of the kind)" if self.counts[code] > 1 else ""
+            )
             yield Notice(code, f"At {at_s:.1f} s {what}{more}.")
 
 
 class Clock:
     """Keeps the recording's own time: holes in its timestamps become silence, jumps that make no sense do not."""
 
-    def __init__(self, tick_s: float, origin_s: float, findings: Findings, base_s: float = 0.0) -> None:
+    def __init__(
+        self, tick_s: float, origin_s: float, findings: Findings, base_s: float = 0.0
+    ) -> None:
         """``base_s``: where on the recording's clock this one begins, if others came before."""
         self._tick_s = tick_s
         self._base_s = base_s
@@ -78,7 +82,9 @@ class Clock:
         return self.now_s
 
 
-def serial(parts: Sequence[Media], findings: Findings, *, skip_samples: int = 0) -> Generator[Samples]:
+def serial(
+    parts: Sequence[Media], findings: Findings, *, skip_samples: int = 0
+) -> Generator[Samples]:
     """Decode packet by packet, all formats and all damage, one part after the other; leave out the first
     ``skip_samples``. Yields (n,) or (channels, n) at 16 kHz."""
     done_samples = 0
@@ -90,9 +96,15 @@ def serial(parts: Sequence[Media], findings: Findings, *, skip_samples: int = 0)
             if done_samples + n_samples > skip_samples:
                 yield piece[..., max(0, skip_samples - done_samples) :]
             done_samples += n_samples
-        if "source_damaged" in findings.counts and (more := _more_flac(media, done_samples / SAMPLE_RATE_HZ)):
+        if "source_damaged" in findings.counts and (
+            more := _more_flac(media, done_samples / SAMPLE_RATE_HZ)
+        ):
             findings.forget("source_damaged")
-            findings.add("several_parts", done_samples / SAMPLE_RATE_HZ, "another FLAC file begins in this one")
+            findings.add(
+                "several_parts",
+                done_samples / SAMPLE_RATE_HZ,
+                "another FLAC file begins in this one",
+            )
             todo = more
     if not done_samples and "source_damaged" in findings.counts:
         raise NotMediaError(
@@ -141,7 +153,9 @@ def _on_the_clock(
         if frame.sample_rate not in SAMPLE_RATES_HZ or not frame.samples:
             continue
         while failed_s:
-            findings.add("source_damaged", failed_s.pop(0), "a part could not be decoded and was left out")
+            findings.add(
+                "source_damaged", failed_s.pop(0), "a part could not be decoded and was left out"
+            )
         if resampler and container.format.name in ONE_FORMAT and not resampler.fits(frame):
             failed_s.append(clock.now_s)
             break
@@ -161,7 +175,11 @@ def _on_the_clock(
         segment_samples += samples
         clock.now_s = segment_s + segment_samples / rate_hz
     if failed_s:
-        findings.add("source_damaged", base_s + clock.now_s, "the recording breaks off: the rest cannot be decoded")
+        findings.add(
+            "source_damaged",
+            base_s + clock.now_s,
+            "the recording breaks off: the rest cannot be decoded",
+        )
     if resampler:
         yield from resampler.finish()
 

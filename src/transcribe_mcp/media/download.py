@@ -80,7 +80,9 @@ def require_url(url: str) -> SplitResult:
         SourceRefusedError: another scheme, a user name or password in it, no host, characters that belong in none.
     """
     shown = repr(url[:200])
-    if len(url) > MAX_URL_CHARS or any(character <= " " or character == "\x7f" for character in url):
+    if len(url) > MAX_URL_CHARS or any(
+        character <= " " or character == "\x7f" for character in url
+    ):
         raise SourceRefusedError(f"{shown} is no address", hint=_DIRECT)
     try:
         parts = urlsplit(url)
@@ -90,7 +92,9 @@ def require_url(url: str) -> SplitResult:
     if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
         raise SourceRefusedError(f"{shown} is no http:// or https:// address", hint=_DIRECT)
     if parts.username is not None or parts.password is not None:
-        raise SourceRefusedError("the address holds a user name or password", hint="download the file yourself")
+        raise SourceRefusedError(
+            "the address holds a user name or password", hint="download the file yourself"
+        )
     return parts
 
 
@@ -118,7 +122,9 @@ def fetch(url: str, folder: Path, limits: FetchLimits, progress: Progress = unre
                 _save(answer, temporary, limits, deadline, progress)
             target = folder / f"{secrets.token_hex(16)}{extension}"
             return temporary.rename(target)
-        raise SourceFetchError(f"{parts.hostname} redirects more than {MAX_REDIRECTS} times", hint=_DIRECT)
+        raise SourceFetchError(
+            f"{parts.hostname} redirects more than {MAX_REDIRECTS} times", hint=_DIRECT
+        )
     except (OSError, http.client.HTTPException, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         message = f"{parts.hostname} cannot be read: {reason}"
@@ -144,7 +150,9 @@ def _connect(parts: SplitResult, limits: FetchLimits) -> http.client.HTTPConnect
     connection.sock = socket.create_connection((addresses[0], port), timeout=ANSWER_TIMEOUT_S)
     if secure:
         try:
-            connection.sock = ssl.create_default_context().wrap_socket(connection.sock, server_hostname=host)
+            connection.sock = ssl.create_default_context().wrap_socket(
+                connection.sock, server_hostname=host
+            )
         except OSError:
             connection.close()
             raise
@@ -152,8 +160,13 @@ def _connect(parts: SplitResult, limits: FetchLimits) -> http.client.HTTPConnect
 
 
 def _ask(connection: http.client.HTTPConnection, parts: SplitResult) -> http.client.HTTPResponse:
-    path, query = (quote(text, safe="/%:@!$&'()*+,;=~-._?") for text in (parts.path or "/", parts.query))
-    headers = {"User-Agent": f"transcribe-mcp/{__version__}", "Accept": "audio/*, video/*, */*;q=0.5"}
+    path, query = (
+        quote(text, safe="/%:@!$&'()*+,;=~-._?") for text in (parts.path or "/", parts.query)
+    )
+    headers = {
+        "User-Agent": f"transcribe-mcp/{__version__}",
+        "Accept": "audio/*, video/*, */*;q=0.5",
+    }
     connection.request("GET", f"{path}?{query}" if query else path, headers=headers)
     return connection.getresponse()
 
@@ -161,7 +174,9 @@ def _ask(connection: http.client.HTTPConnection, parts: SplitResult) -> http.cli
 def _redirected(url: str, answer: http.client.HTTPResponse) -> str:
     target = urljoin(url, answer.getheader("Location", ""))
     if urlsplit(url).scheme == "https" and urlsplit(target).scheme != "https":
-        raise SourceRefusedError(f"{urlsplit(url).hostname} redirects to an insecure address", hint=_DIRECT)
+        raise SourceRefusedError(
+            f"{urlsplit(url).hostname} redirects to an insecure address", hint=_DIRECT
+        )
     return target
 
 
@@ -169,17 +184,27 @@ def _require_media(answer: http.client.HTTPResponse, parts: SplitResult) -> str:
     """The extension for the file, or an error where the answer is no recording."""
     if answer.status != 200:
         message = f"{parts.hostname} answers {answer.status} {answer.reason}"
-        raise SourceFetchError(message, hint="check the address; pages behind a login cannot be fetched")
+        raise SourceFetchError(
+            message, hint="check the address; pages behind a login cannot be fetched"
+        )
     kind = answer.headers.get_content_type()
     if kind in ("text/html", "application/xhtml+xml"):
-        raise SourceFetchError(f"{parts.hostname} answers with a web page, not a recording", hint=_DIRECT)
+        raise SourceFetchError(
+            f"{parts.hostname} answers with a web page, not a recording", hint=_DIRECT
+        )
     suffix = PurePosixPath(parts.path).suffix.lower()
     guessed = mimetypes.guess_extension(kind) or ""
-    return next((extension for extension in (suffix, guessed) if extension in MEDIA_EXTENSIONS), ".media")
+    return next(
+        (extension for extension in (suffix, guessed) if extension in MEDIA_EXTENSIONS), ".media"
+    )
 
 
 def _save(
-    answer: http.client.HTTPResponse, path: Path, limits: FetchLimits, deadline: float, progress: Progress
+    answer: http.client.HTTPResponse,
+    path: Path,
+    limits: FetchLimits,
+    deadline: float,
+    progress: Progress,
 ) -> None:
     announced = answer.length
     done = 0
@@ -201,4 +226,6 @@ def _require_size(n_bytes: int, limits: FetchLimits) -> None:
     if n_bytes > limits.max_bytes:
         limit = limits.max_bytes / 1024**3
         hint = "raise TRANSCRIBE_MCP_MAX_FILE_GIB, or download it and extract its sound track"
-        raise SourceTooLargeError(f"the recording is larger than the limit of {limit:g} GiB", hint=hint)
+        raise SourceTooLargeError(
+            f"the recording is larger than the limit of {limit:g} GiB", hint=hint
+        )

@@ -10,7 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from ..errors import OutputError, SourceNotFoundError, SourceUnreadableError, TranscribeError, UsageError
+from ..errors import (
+    OutputError,
+    SourceNotFoundError,
+    SourceUnreadableError,
+    TranscribeError,
+    UsageError,
+)
 from .source_names import bare_url, existing_name, literal_parts, nearest
 
 _EXTENSIONS = """
@@ -65,9 +71,13 @@ def find_recordings(
                 found.setdefault(recording.path.absolute(), recording)
         except TranscribeError as error:
             missing.append((source, error))
-        except OSError as error:  # a name longer than names can be, a directory that may not be searched
+        except (
+            OSError
+        ) as error:  # a name longer than names can be, a directory that may not be searched
             message = f"{source}: cannot be read: {error.strerror}"
-            missing.append((source, SourceUnreadableError(message, hint="Check its name and its permissions.")))
+            missing.append(
+                (source, SourceUnreadableError(message, hint="Check its name and its permissions."))
+            )
     return list(found.values()), missing
 
 
@@ -86,7 +96,9 @@ def _remote(url: str) -> Recording:
 def _expand(source: str, *, from_shell: bool) -> Iterator[Recording]:
     path = Path(source)
     if not source:
-        raise SourceNotFoundError("the name of a source is empty", hint="Was a variable of the shell not set?")
+        raise SourceNotFoundError(
+            "the name of a source is empty", hint="Was a variable of the shell not set?"
+        )
     if source == STANDARD_INPUT and from_shell:
         yield Recording(path, Path("stdin"), source)
     elif is_url(source):
@@ -104,7 +116,9 @@ def _expand(source: str, *, from_shell: bool) -> Iterator[Recording]:
             yield from _search(match) if match.is_dir() else [Recording(match, Path(match.name))]
     elif not path.exists():
         # Said here, and not when it is read: for a typing error no model is fetched and loaded.
-        raise SourceNotFoundError(f"{source}: no such file", hint=nearest(path) or "Check the name and the directory.")
+        raise SourceNotFoundError(
+            f"{source}: no such file", hint=nearest(path) or "Check the name and the directory."
+        )
     else:
         yield Recording(path, Path(path.name))
 
@@ -149,17 +163,25 @@ def output_paths(
     """
     extensions = list(extensions)
     stems = Counter(recording.relative.with_suffix("") for recording in recordings)
-    names = [r.relative if stems[r.relative.with_suffix("")] > 1 else r.relative.with_suffix("") for r in recordings]
+    names = [
+        r.relative if stems[r.relative.with_suffix("")] > 1 else r.relative.with_suffix("")
+        for r in recordings
+    ]
     clash = next((name for name, n in Counter(names).items() if n > 1), None)
     if clash is not None:
         hint = "transcribe them one directory at a time, each with its own --output-dir"
         raise UsageError(f"two recordings are both called {clash}", hint=hint)
     outputs = {
-        recording.path: {extension: directory / name.parent / (name.name + extension) for extension in extensions}
+        recording.path: {
+            extension: directory / name.parent / (name.name + extension) for extension in extensions
+        }
         for recording, name in zip(recordings, names, strict=True)
     }
     sources = {recording.path.absolute() for recording in recordings}
     for path in (path for paths in outputs.values() for path in paths.values()):
         if path.absolute() in sources:
-            raise OutputError(f"{path} is a recording and would be overwritten", hint="choose another --output-dir")
+            raise OutputError(
+                f"{path} is a recording and would be overwritten",
+                hint="choose another --output-dir",
+            )
     return outputs

@@ -19,7 +19,9 @@ FRAME_SAMPLES = SAMPLE_RATE_HZ // 10
 FRAMES_PER_S = 10
 UNIT_SAMPLES = 60 * SAMPLE_RATE_HZ
 SILENCE_DB = -120.0  # what digital silence is taken for
-QUIET_DB = -50.0  # speech whose loudest second is at -55 dB is detected as well as louder speech, at -65 dB hardly
+QUIET_DB = (
+    -50.0
+)  # speech whose loudest second is at -55 dB is detected as well as louder speech, at -65 dB hardly
 TARGET_DB = -30.0
 MAX_GAIN_DB = 60.0  # what is below -90 dB is rounding
 STANDS_OUT_DB = 6.0  # from the quietest tenth: noise varies by up to 4 dB
@@ -58,7 +60,11 @@ class Levels:
     def notices(self) -> Iterator[Notice]:
         if self._raised:
             number, level_db, gain_db = self._raised[0]
-            share = f"{len(self._raised)} of {self._n_units} minutes are" if self._n_units > 1 else "the recording is"
+            share = (
+                f"{len(self._raised)} of {self._n_units} minutes are"
+                if self._n_units > 1
+                else "the recording is"
+            )
             where = f", from {number} min on" if number else ""
             message = (
                 f"{share[0].upper()}{share[1:]} very quiet (loudest second {level_db:.0f} dB){where}: "
@@ -91,7 +97,9 @@ def _gain_db(frames: NDArray[np.float32]) -> float:
     if level_db > QUIET_DB or level_db <= TARGET_DB - MAX_GAIN_DB - STANDS_OUT_DB:
         return 0.0
     quietest_db = float(np.percentile(frames, 10))
-    return min(MAX_GAIN_DB, TARGET_DB - level_db) if level_db - quietest_db >= STANDS_OUT_DB else 0.0
+    return (
+        min(MAX_GAIN_DB, TARGET_DB - level_db) if level_db - quietest_db >= STANDS_OUT_DB else 0.0
+    )
 
 
 def _raise(samples: Samples, frames: NDArray[np.float32], gain_db: float) -> None:

@@ -21,7 +21,9 @@ from .resampler import SAMPLE_RATE_HZ, Mix, Samples, new_graph
 
 SEEK_BACKWARD = 1  # AVSEEK_FLAG_BACKWARD: to the last place before, not the nearest
 PULL_S = 20.0  # every time, a thread has to wait for the interpreter lock, and the busier Python is the longer
-TIMESTAMP_SAMPLES = 1  # by how much a timestamp at 16 kHz may be off without a hole being there: rounding
+TIMESTAMP_SAMPLES = (
+    1  # by how much a timestamp at 16 kHz may be off without a hole being there: rounding
+)
 
 # To open a file takes the interpreter lock for a millisecond or more. Where several threads wait to do that, a thread
 # that tells a GPU what to do would come after all of them.

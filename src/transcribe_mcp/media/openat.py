@@ -31,7 +31,9 @@ _DIRECTORY = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXE
 _SEARCHED = _DIRECTORY | getattr(os, "O_PATH", 0)
 
 WALKS = os.open in os.supports_dir_fd and os.scandir in os.supports_fd and bool(_NO_LINK)
-MEETS_LINK = frozenset({errno.ELOOP, errno.ENOTDIR, getattr(errno, "EMLINK", 0)})  # EMLINK: FreeBSD's word for it
+MEETS_LINK = frozenset(
+    {errno.ELOOP, errno.ENOTDIR, getattr(errno, "EMLINK", 0)}
+)  # EMLINK: FreeBSD's word for it
 
 
 class NotRegularError(OSError):
@@ -50,7 +52,9 @@ def resolved(path: Path) -> Path:
     if WALKS and path.name:
         try:
             with _opened_directory(path.parent, _SEARCHED) as parent:
-                if not stat.S_ISLNK(os.stat(path.name, dir_fd=parent, follow_symlinks=False).st_mode):
+                if not stat.S_ISLNK(
+                    os.stat(path.name, dir_fd=parent, follow_symlinks=False).st_mode
+                ):
                     return path
         except OSError:
             pass  # a link, or what ``realpath`` will say
@@ -76,7 +80,9 @@ def open_file(path: Path) -> int:
         descriptor = os.open(path, _FILE)
     try:
         _require_regular(os.fstat(descriptor))
-        if sys.platform == "win32" and os.path.normcase(_final_path(descriptor)) != os.path.normcase(path):
+        if sys.platform == "win32" and os.path.normcase(
+            _final_path(descriptor)
+        ) != os.path.normcase(path):
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
     except BaseException:
         os.close(descriptor)

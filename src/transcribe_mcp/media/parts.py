@@ -18,7 +18,9 @@ from ..domain.transcript import Notice
 from .container import Media
 
 SCAN_BYTES = 1 << 20
-TAIL_BYTES = 1 << 22  # before the end of the file, where metadata may lie that a header does not account for
+TAIL_BYTES = (
+    1 << 22
+)  # before the end of the file, where metadata may lie that a header does not account for
 UNKNOWN_SIZES = (0, 0xFFFF_FFFF)  # what recorders write that do not know the size yet
 LEAST_MORE_S = 0.1  # less than this behind the promised end is padding
 OGG_FIRST_PAGE = b"OggS\0\x02"
@@ -73,7 +75,9 @@ def _chain(media: Media, begins: Sequence[int], what: str) -> Parts:
     if len(begins) < 2:
         return Parts((media,))
     ends = [*begins[1:], None]
-    found = tuple(replace(media, begin=begin, end=end) for begin, end in zip(begins, ends, strict=True))
+    found = tuple(
+        replace(media, begin=begin, end=end) for begin, end in zip(begins, ends, strict=True)
+    )
     return Parts(found, _several(len(found), what))
 
 
@@ -146,7 +150,9 @@ def _wav_parts(media: Media) -> Parts:
     notice = None
     if any(sound.end > sound.read_to for _, sound in sounds):
         figures = f" ({seconds - more_s:.1f} s of {seconds:.1f} s)" if more_s else ""
-        message = f"The header promises less sound than the file holds{figures}: it was read to its end."
+        message = (
+            f"The header promises less sound than the file holds{figures}: it was read to its end."
+        )
         notice = Notice("header_corrected", message)
     elif len(sounds) > 1:
         notice = _several(len(sounds), "WAV files" if len(wavs) > 1 else "chunks of sound")
@@ -159,12 +165,16 @@ def _seconds(wav: _Wav, n_bytes: int) -> float:
 
 def _parts_of(media: Media, wav: _Wav) -> Iterator[Media]:
     for number, sound in enumerate(wav.sounds):
-        if number == 0:  # with its own header, so that every codec is read; nothing is believed of its size
+        if (
+            number == 0
+        ):  # with its own header, so that every codec is read; nothing is believed of its size
             options = media.options | {"ignore_length": "1"}
             yield replace(media, begin=wav.begin, end=sound.end, demuxer="wav", options=options)
         elif wav.form is not None and wav.form.demuxer and sound.end > sound.begin:
             options = media.options | wav.form.options
-            yield replace(media, begin=sound.begin, end=sound.end, demuxer=wav.form.demuxer, options=options)
+            yield replace(
+                media, begin=sound.begin, end=sound.end, demuxer=wav.form.demuxer, options=options
+            )
 
 
 def _walk(file: BinaryIO, size: int) -> list[_Wav]:
@@ -282,7 +292,12 @@ def _ogg_links(path: Path) -> list[int]:
             if at != page_end:
                 begins.append(at)
             n_segments = page[OGG_PAGE_HEAD - 1]
-            page_end = at + OGG_PAGE_HEAD + n_segments + sum(page[OGG_PAGE_HEAD : OGG_PAGE_HEAD + n_segments])
+            page_end = (
+                at
+                + OGG_PAGE_HEAD
+                + n_segments
+                + sum(page[OGG_PAGE_HEAD : OGG_PAGE_HEAD + n_segments])
+            )
     return begins
 
 

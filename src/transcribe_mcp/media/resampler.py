@@ -49,7 +49,11 @@ class Mix:
         if channel == "auto" and n_channels > 1:
             return cls(n_channels) if is_unplaced or n_channels == 2 else cls(2, to="stereo")
         # Channels in unknown places: their plain mean.
-        return cls(1, "mono|c0<" + "+".join(f"c{i}" for i in range(n_channels)) if is_unplaced else "", "mono")
+        return cls(
+            1,
+            "mono|c0<" + "+".join(f"c{i}" for i in range(n_channels)) if is_unplaced else "",
+            "mono",
+        )
 
     def filters(self, graph: av.filter.Graph) -> list[av.filter.context.FilterContext]:
         """Filters for any format to this mix at 16 kHz."""
@@ -59,14 +63,20 @@ class Mix:
             graph.add("aresample", out_sample_fmt="fltp", rematrix_maxval="1.0", **layout),
             graph.add("asetnsamples", nb_out_samples=f"{FRAME_SAMPLES}", pad="0"),
             graph.add("aresample", sample_rate=f"{SAMPLE_RATE_HZ}"),
-            graph.add("aformat", sample_rates=f"{SAMPLE_RATE_HZ}", sample_fmts="flt"),  # PyAV reads too far in 8 planes
+            graph.add(
+                "aformat", sample_rates=f"{SAMPLE_RATE_HZ}", sample_fmts="flt"
+            ),  # PyAV reads too far in 8 planes
         ]
         return [graph.add("pan", self.pan), *filters] if self.pan else filters
 
     def samples(self, frame: AudioFrame) -> Samples:
         """A frame that came out of ``filters``: (n,), or (n_planes, n) where there are several."""
         packed = np.frombuffer(frame.planes[0], np.float32, frame.samples * self.n_planes)  # type: ignore[call-overload]
-        return packed if self.n_planes == 1 else np.ascontiguousarray(packed.reshape(-1, self.n_planes).T)
+        return (
+            packed
+            if self.n_planes == 1
+            else np.ascontiguousarray(packed.reshape(-1, self.n_planes).T)
+        )
 
     def empty(self, n_samples: int) -> Samples:
         shape = (n_samples,) if self.n_planes == 1 else (self.n_planes, n_samples)
@@ -85,7 +95,11 @@ class Resampler:
         self._sample_s = 1 / rate
         self._graph = graph = new_graph()
         self._source = graph.add(
-            "abuffer", sample_rate=f"{rate}", sample_fmt=frame.format.name, channel_layout=layout, time_base=f"1/{rate}"
+            "abuffer",
+            sample_rate=f"{rate}",
+            sample_fmt=frame.format.name,
+            channel_layout=layout,
+            time_base=f"1/{rate}",
         )
         self._sink = graph.add("abuffersink")
         chain = [self._source]

@@ -23,7 +23,9 @@ _QUOTES = {
     "‹": "›", "<": ">",
 }  # fmt: skip
 _CLOSING = {"“": "”“", "„": "“”", "‘": "’‘", "‚": "‘’"}
-_FILE_URI = re.compile(r"file:(?://(?:localhost|127\.0\.0\.1)?(?=/))?(.*)", re.IGNORECASE | re.DOTALL)
+_FILE_URI = re.compile(
+    r"file:(?://(?:localhost|127\.0\.0\.1)?(?=/))?(.*)", re.IGNORECASE | re.DOTALL
+)
 _ESCAPED = re.compile(r"\\([ ()\[\]{}'\"&!$*?;<>|\\`#~])")
 _PERCENT = re.compile(r"%[0-9A-Fa-f]{2}")
 
@@ -52,7 +54,10 @@ def spellings(source: str) -> Iterator[str]:
     plain = plain_name(source)
     others = [source, source.strip(), _unquoted(source), plain]
     if match := _FILE_URI.fullmatch(_unquoted(source)):
-        others += [match[1], unquote(match[1].removeprefix("/"))]  # a % that is no escape; file://home/me/a.mp3
+        others += [
+            match[1],
+            unquote(match[1].removeprefix("/")),
+        ]  # a % that is no escape; file://home/me/a.mp3
     if _PERCENT.search(plain):
         others.append(unquote(plain))
     if os.name != "nt" and "\\" in plain:
@@ -109,7 +114,11 @@ def nearest(path: Path, may_list: Listable = lambda _: True) -> str:
         base, missing = _existing_part(path)
         entries = {_drawn(name).casefold(): name for name in _names_in(base, may_list)}
         wanted = _drawn(missing[0]).casefold() if missing else ""
-        close = [wanted] if wanted in entries else difflib.get_close_matches(wanted, entries, n=3, cutoff=0.75)
+        close = (
+            [wanted]
+            if wanted in entries
+            else difflib.get_close_matches(wanted, entries, n=3, cutoff=0.75)
+        )
         names = [repr(entries[each]) for each in close]
         if names and len(missing) > 1:
             return f"there is {' and '.join(names)} in {str(base)!r}"
@@ -136,7 +145,9 @@ def _names_in(folder: Path, may_list: Listable) -> list[str]:
         return []
 
 
-_LOOKS = str.maketrans({**dict.fromkeys("’‘‛ʼʻ′´`", "'"), **dict.fromkeys("“”„‟″", '"'), "−": "-", "…": "..."})
+_LOOKS = str.maketrans(
+    {**dict.fromkeys("’‘‛ʼʻ′´`", "'"), **dict.fromkeys("“”„‟″", '"'), "−": "-", "…": "..."}
+)
 
 
 def _drawn(name: str) -> str:
@@ -151,7 +162,9 @@ def _drawn(name: str) -> str:
 
 def _unquoted(source: str) -> str:
     name = source.strip("\ufeff\u200b" + " \t\r\n\v\f\u00a0\u202f")
-    while len(name) > 2 and name[0] in _QUOTES and name[-1] in _CLOSING.get(name[0], _QUOTES[name[0]]):
+    while (
+        len(name) > 2 and name[0] in _QUOTES and name[-1] in _CLOSING.get(name[0], _QUOTES[name[0]])
+    ):
         name = name[1:-1].strip()
     return name
 

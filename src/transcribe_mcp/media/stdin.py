@@ -62,4 +62,6 @@ _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 def _require_size(n_bytes: int, max_bytes: int) -> None:
     if n_bytes > max_bytes:
         hint = "raise TRANSCRIBE_MCP_MAX_FILE_GIB, or save it to a file and name that"
-        raise SourceTooLargeError(f"standard input is larger than the limit of {max_bytes / 1024**3:g} GiB", hint=hint)
+        raise SourceTooLargeError(
+            f"standard input is larger than the limit of {max_bytes / 1024**3:g} GiB", hint=hint
+        )

@@ -120,7 +120,9 @@ def chosen_channels(n_channels: int, wanted: str, what: str) -> tuple[tuple[str,
         return tuple((str(i + 1), _channel_name(i, n_channels)) for i in range(n_channels))
     number = CHANNEL_NAMES.index(wanted) + 1 if wanted in CHANNEL_NAMES else int(wanted)
     if number > n_channels or (wanted in CHANNEL_NAMES and n_channels == 1):
-        there = {1: "one channel", 2: "the channels 1 (left) and 2 (right)"}.get(n_channels, f"{n_channels} channels")
+        there = {1: "one channel", 2: "the channels 1 (left) and 2 (right)"}.get(
+            n_channels, f"{n_channels} channels"
+        )
         message = f"{what}: there is no channel {wanted}; it has {there}"
         raise UsageError(message, hint="give the number of one of its channels, auto, mix or split")
     return ((str(number), ""),)

@@ -32,8 +32,12 @@ class PathPattern:
     """
 
     def __init__(self, parts: Sequence[str]) -> None:
-        merged = [part for part, run in groupby(parts) for part in (run if part != "**" else [part])]
-        self._parts = [None if part == "**" else re.compile(fnmatch.translate(part)).match for part in merged]
+        merged = [
+            part for part, run in groupby(parts) for part in (run if part != "**" else [part])
+        ]
+        self._parts = [
+            None if part == "**" else re.compile(fnmatch.translate(part)).match for part in merged
+        ]
         self.begin = self._skipping({0})
 
     def after(self, states: States, name: str) -> States:
@@ -55,7 +59,9 @@ class PathPattern:
     def _skipping(self, states: set[int]) -> States:
         """With those behind a ``**``, which may stand for no directory. Two never follow one another."""
         parts = self._parts
-        return frozenset(states | {state + 1 for state in states if state < len(parts) and parts[state] is None})
+        return frozenset(
+            states | {state + 1 for state in states if state < len(parts) and parts[state] is None}
+        )
 
 
 class Walk:
@@ -86,7 +92,9 @@ class Walk:
         except OSError as error:
             self._skip(folder, error)
             return
-        yield from self._below(_Directory(folder, Path(), descriptor), pattern, pattern.begin, is_hidden)
+        yield from self._below(
+            _Directory(folder, Path(), descriptor), pattern, pattern.begin, is_hidden
+        )
 
     def _below(
         self, directory: _Directory, pattern: PathPattern, states: States, is_hidden: IsHidden
@@ -125,7 +133,9 @@ class Walk:
                     entries.append(entry)
                     if len(entries) > self._entries_left:
                         hint = "name a smaller directory, or a pattern that begins farther down"
-                        raise UsageError(f"more than {MAX_ENTRIES} files would have to be looked at", hint=hint)
+                        raise UsageError(
+                            f"more than {MAX_ENTRIES} files would have to be looked at", hint=hint
+                        )
                     if len(entries) % CHECK_ENTRIES == 0:
                         self._look_up()
         except OSError as error:
@@ -137,10 +147,14 @@ class Walk:
         self._check()
         if time.monotonic() > self._deadline:
             hint = "name a smaller directory, or a pattern that begins farther down"
-            raise UsageError(f"looking through the directories took more than {MAX_WALK_S:g} s", hint=hint)
+            raise UsageError(
+                f"looking through the directories took more than {MAX_WALK_S:g} s", hint=hint
+            )
 
     def _skip(self, directory: Path, error: OSError) -> None:
-        if error.errno not in MEETS_LINK and not isinstance(error, FileNotFoundError):  # those have just changed
+        if error.errno not in MEETS_LINK and not isinstance(
+            error, FileNotFoundError
+        ):  # those have just changed
             self.unreadable.append((directory, error))
 
 
@@ -167,7 +181,9 @@ class _Directory:
         descriptor = None
         if self._descriptor is not None:
             descriptor = open_subdirectory(name, self._descriptor)
-        elif Path(os.path.realpath(self.path / name)) != self.path / name:  # Windows: a junction is a directory, too
+        elif (
+            Path(os.path.realpath(self.path / name)) != self.path / name
+        ):  # Windows: a junction is a directory, too
             raise NotADirectoryError(errno.ENOTDIR, "it is a link")
         return _Directory(self.folder, self.relative / name, descriptor)
 

@@ -160,7 +160,12 @@ def is_offline() -> bool:
 
 
 def choose_model(
-    machine: Machine, *, language: str | None = None, task: str = "transcribe", offline: bool, packages: bool = True
+    machine: Machine,
+    *,
+    language: str | None = None,
+    task: str = "transcribe",
+    offline: bool,
+    packages: bool = True,
 ) -> Choice:
     """Choose for ``--model auto``: the best cached model that the machine carries, else the best to fetch.
 
@@ -177,7 +182,9 @@ def choose_model(
         ModelUnavailableError: nothing is cached and nothing can be fetched; takes at most 5 s to find out.
     """
     demands = [
-        d for d in DEMANDS["cpu" if machine.device == "cpu" else "cuda"] if _serves(CATALOGUE[d.model], language, task)
+        d
+        for d in DEMANDS["cpu" if machine.device == "cpu" else "cuda"]
+        if _serves(CATALOGUE[d.model], language, task)
     ]
     cached = [d for d in demands if _find_cached_or_none(d.model, packages=False) is not None]
     if cached:
@@ -191,8 +198,12 @@ def choose_model(
     except ModelUnavailableError as error:
         if packages and (choice := _choose_packaged(best, language, task, str(error))) is not None:
             return choice
-        raise ModelUnavailableError(f"no Whisper model is downloaded; {error}", hint=_how_to_get(best)) from error
-    return Choice(best, f"{best} is the best for this machine ({describe(machine)}); none was cached")
+        raise ModelUnavailableError(
+            f"no Whisper model is downloaded; {error}", hint=_how_to_get(best)
+        ) from error
+    return Choice(
+        best, f"{best} is the best for this machine ({describe(machine)}); none was cached"
+    )
 
 
 def _choose_packaged(best: str, language: str | None, task: str, problem: str) -> Choice | None:
@@ -256,8 +267,12 @@ def remove(name: str) -> int:
     if not directory.is_dir():
         if packaged.find(_canonical(name)):
             package = PACKAGED[_canonical(name)].requirement.partition("==")[0]
-            raise UsageError(f"model {name} is part of the package {package}", hint=f"pip uninstall {package}")
-        raise ModelUnavailableError(f"model {name} is not downloaded", hint="transcribe-mcp models list")
+            raise UsageError(
+                f"model {name} is part of the package {package}", hint=f"pip uninstall {package}"
+            )
+        raise ModelUnavailableError(
+            f"model {name} is not downloaded", hint="transcribe-mcp models list"
+        )
     freed: int = _bytes_below(directory) + conversion.remove_conversions_of(directory)
     hub.delete(_repo_of(name))
     return freed
@@ -281,11 +296,15 @@ def _repo_of(name: str) -> str:
     if hub.is_hub_id(name):
         return name
     if any(mark in name for mark in ("/", "\\")):
-        raise UnknownNameError(f"there is no directory {name}", hint="give a directory that holds a model")
+        raise UnknownNameError(
+            f"there is no directory {name}", hint="give a directory that holds a model"
+        )
     offered = [*CATALOGUE, *ALIASES]
     nearest = difflib.get_close_matches(name.lower(), offered, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(nearest)}? " if nearest else ""
-    raise UnknownNameError(f"there is no model {name!r}", hint=f"{hint}All names: transcribe-mcp models list")
+    raise UnknownNameError(
+        f"there is no model {name!r}", hint=f"{hint}All names: transcribe-mcp models list"
+    )
 
 
 def _canonical(name: str) -> str:
@@ -295,12 +314,18 @@ def _canonical(name: str) -> str:
 
 def _describe(name: str, directory: Path, repo: str | None) -> Checkpoint:
     names = file_names(directory)
-    checkpoint = Checkpoint(name, directory, layout_of(names, where=str(directory)), False, None, repo)
+    checkpoint = Checkpoint(
+        name, directory, layout_of(names, where=str(directory)), False, None, repo
+    )
     entry = entry_named(repo) if repo else None
     if entry is not None:
-        return replace(checkpoint, english_only=entry.english_only, can_translate=entry.can_translate)
+        return replace(
+            checkpoint, english_only=entry.english_only, can_translate=entry.can_translate
+        )
     english_only = is_english_only(checkpoint)
-    return replace(checkpoint, english_only=english_only, can_translate=can_translate(checkpoint, english_only))
+    return replace(
+        checkpoint, english_only=english_only, can_translate=can_translate(checkpoint, english_only)
+    )
 
 
 def _find_cached_or_none(name: str, *, packages: bool = True) -> Checkpoint | None:
@@ -338,14 +363,22 @@ def _is_whisper(repo: str) -> bool:
             except ModelFormatError:
                 return False
             # CTranslate2 writes these two for Whisper and for nothing else.
-            return config.get("model_type") == "whisper" or {"alignment_heads", "lang_ids"} <= set(config)
+            return config.get("model_type") == "whisper" or {"alignment_heads", "lang_ids"} <= set(
+                config
+            )
     return False
 
 
 def _row(name: str, repo: str, entry: CatalogueEntry | None) -> ModelRow:
     found = _find_cached_or_none(name)
-    languages = entry.languages if entry else ("English" if found and found.english_only else "several languages")
-    parameters, download = (entry.parameters_millions, entry.download_bytes) if entry else (None, None)
+    languages = (
+        entry.languages
+        if entry
+        else ("English" if found and found.english_only else "several languages")
+    )
+    parameters, download = (
+        (entry.parameters_millions, entry.download_bytes) if entry else (None, None)
+    )
     package = PACKAGED[name].requirement if name in PACKAGED else None
     if found is None:
         return ModelRow(name, repo, parameters, download, languages, None, None, package)

@@ -48,14 +48,20 @@ class CatalogueEntry:
         return "English" if self.english_only else "99 languages"
 
 
-def _openai(name: str, parameters_millions: int, download_bytes: int, n_mels: int = 80) -> CatalogueEntry:
+def _openai(
+    name: str, parameters_millions: int, download_bytes: int, n_mels: int = 80
+) -> CatalogueEntry:
     english_only = name.endswith(".en")
     can_translate = not english_only and name != "large-v3-turbo"
     repo = "openai/whisper-large" if name == "large-v1" else f"openai/whisper-{name}"
-    return CatalogueEntry(name, repo, parameters_millions, download_bytes, english_only, can_translate, n_mels)
+    return CatalogueEntry(
+        name, repo, parameters_millions, download_bytes, english_only, can_translate, n_mels
+    )
 
 
-def _distil(name: str, parameters_millions: int, download_bytes: int | None, n_mels: int = 80) -> CatalogueEntry:
+def _distil(
+    name: str, parameters_millions: int, download_bytes: int | None, n_mels: int = 80
+) -> CatalogueEntry:
     repo = f"distil-whisper/{name}"
     return CatalogueEntry(name, repo, parameters_millions, download_bytes, True, False, n_mels)
 
@@ -196,9 +202,17 @@ def this_machine(device: str = "cpu", memory_bytes: int | None = None) -> Machin
 
 def describe(machine: Machine) -> str:
     """``cpu, 4 cores, 16 GiB`` for a sentence."""
-    memory = "memory unknown" if machine.memory_bytes is None else f"{machine.memory_bytes / _GIB:.0f} GiB"
+    memory = (
+        "memory unknown"
+        if machine.memory_bytes is None
+        else f"{machine.memory_bytes / _GIB:.0f} GiB"
+    )
     cores = f"{machine.cores} core{'s' if machine.cores != 1 else ''}"
-    return f"{machine.device}, {memory}" if machine.device != "cpu" else f"{machine.device}, {cores}, {memory}"
+    return (
+        f"{machine.device}, {memory}"
+        if machine.device != "cpu"
+        else f"{machine.device}, {cores}, {memory}"
+    )
 
 
 def _physical_memory_bytes() -> int | None:

@@ -15,8 +15,12 @@ from .layouts import Checkpoint, ctranslate2_tokens, read_json
 
 MELS = (80, 128)  # of every Whisper model
 POSITIONS = {"max_source_positions": 1500, "max_target_positions": 448}  # 30 s of audio, n_text_ctx
-HEAD_SIZE = 64  # of every Whisper model; older files of CTranslate2 do not store how many heads there are
-SAME_TOKENS = 0.99  # share of a tokenizer's tokens that are in their places; a few may have been renamed
+HEAD_SIZE = (
+    64  # of every Whisper model; older files of CTranslate2 do not store how many heads there are
+)
+SAME_TOKENS = (
+    0.99  # share of a tokenizer's tokens that are in their places; a few may have been renamed
+)
 _AGAIN = "fetch or export the model again"
 _OF_ANOTHER = "copy tokenizer.json from the model that this one came from"
 # Entries of generation_config.json and config.json -> the token that they are the id of.
@@ -49,7 +53,12 @@ def _check_huggingface(directory: Path) -> None:
     config_file = directory / "config.json"
     config = read_json(config_file)
     geometry = Geometry.of(config, config_file)
-    _check_sizes(config_file, geometry.num_mel_bins, geometry.max_source_positions, geometry.max_target_positions)
+    _check_sizes(
+        config_file,
+        geometry.num_mel_bins,
+        geometry.max_source_positions,
+        geometry.max_target_positions,
+    )
     _check_features(directory, geometry.num_mel_bins)
     tensors = Tensors(weight_files(directory))
     tensors.get("decoder.embed_tokens.weight", (geometry.vocab_size, geometry.d_model))
@@ -66,7 +75,9 @@ def _check_huggingface(directory: Path) -> None:
     languages = _language_ids(generation_file, generation.get("lang_to_id"), geometry.vocab_size)
     tokens = _tokens(directory)
     _check_text_tokens(directory, tokens, geometry.vocab_size)
-    declared = {token: generation.get(name, config.get(name)) for name, token in _DECLARED_TOKENS.items()}
+    declared = {
+        token: generation.get(name, config.get(name)) for name, token in _DECLARED_TOKENS.items()
+    }
     for token, number in (declared | languages).items():
         if isinstance(number, int) and tokens.get(token) != number:
             message = f"{directory}: the tokenizer has {token} at {tokens.get(token)}, the model at {number}"
@@ -90,7 +101,9 @@ def _tokens(directory: Path) -> dict[str, int]:
         tokens = vocabulary | {str(entry.get("content")): entry.get("id") for entry in entries}
     if set(map(type, tokens.values())) - {int} or min(tokens.values(), default=0) < 0:
         bad = next(token for token, number in tokens.items() if not _is_id(number))
-        raise ModelFormatError(f"{directory}: the tokenizer's id of {bad[:40]!r} is {tokens[bad]!r}", hint=_OF_ANOTHER)
+        raise ModelFormatError(
+            f"{directory}: the tokenizer's id of {bad[:40]!r} is {tokens[bad]!r}", hint=_OF_ANOTHER
+        )
     return tokens
 
 
@@ -101,7 +114,9 @@ def _check_text_tokens(directory: Path, tokens: Mapping[str, int], size: int) ->
         raise ModelFormatError(message, hint=_OF_ANOTHER)
     gaps = set(range(tokens["<|endoftext|>"])) - set(tokens.values())
     if gaps:
-        raise ModelFormatError(f"{directory}: the tokenizer has no token with the id {min(gaps)}", hint=_OF_ANOTHER)
+        raise ModelFormatError(
+            f"{directory}: the tokenizer has no token with the id {min(gaps)}", hint=_OF_ANOTHER
+        )
 
 
 # -- CTranslate2's layout ----------------------------------------------------------------------------------------------
@@ -112,16 +127,28 @@ def _check_ctranslate2(directory: Path) -> None:
 
     config_file, weights = directory / "config.json", directory / "model.bin"
     if not config_file.is_file():
-        message = f"{directory} has no config.json, which names the languages and the alignment heads"
-        raise ModelFormatError(message, hint="fetch or convert the model again, with its config.json")
+        message = (
+            f"{directory} has no config.json, which names the languages and the alignment heads"
+        )
+        raise ModelFormatError(
+            message, hint="fetch or convert the model again, with its config.json"
+        )
     config = read_json(config_file)
     variables = read_variables(weights)
     vocabulary = ctranslate2_tokens(directory)
     if variables is None:
         layers, heads, size = None, None, len(vocabulary)
     else:
-        convolution, embedding = variables.get("encoder/conv1/weight"), variables.get("decoder/embeddings/weight")
-        if convolution is None or len(convolution.shape) != 3 or embedding is None or len(embedding.shape) != 2:
+        convolution, embedding = (
+            variables.get("encoder/conv1/weight"),
+            variables.get("decoder/embeddings/weight"),
+        )
+        if (
+            convolution is None
+            or len(convolution.shape) != 3
+            or embedding is None
+            or len(embedding.shape) != 2
+        ):
             raise ModelFormatError(f"{weights} lacks weights of a Whisper model", hint=_AGAIN)
         positions = [
             variables[name].shape[0] if name in variables and variables[name].shape else None
@@ -130,31 +157,42 @@ def _check_ctranslate2(directory: Path) -> None:
         _check_sizes(weights, convolution.shape[1], *positions)
         _check_features(directory, convolution.shape[1])
         size, width = embedding.shape
-        layers = len({name.split("/")[1] for name in variables if name.startswith("decoder/layer_")} - {"layer_norm"})
+        layers = len(
+            {name.split("/")[1] for name in variables if name.startswith("decoder/layer_")}
+            - {"layer_norm"}
+        )
         heads = scalar(weights, variables.get("decoder/num_heads")) or width // HEAD_SIZE
         require_finite(weights, variables)
     if len(vocabulary) != size:
         message = f"{directory}: the vocabulary has {len(vocabulary)} tokens, the model {size}"
         raise ModelFormatError(message, hint=_AGAIN)
     pairs = _check_pairs(config_file, "alignment_heads", config.get("alignment_heads"))
-    if not pairs or ("" in vocabulary and not config.get("lang_ids")):  # an empty token marks a multilingual model
+    if not pairs or (
+        "" in vocabulary and not config.get("lang_ids")
+    ):  # an empty token marks a multilingual model
         name = "lang_ids" if pairs else "alignment_heads"
-        raise ModelFormatError(f"{config_file} names no {name}", hint="convert the model again with a newer converter")
+        raise ModelFormatError(
+            f"{config_file} names no {name}", hint="convert the model again with a newer converter"
+        )
     for layer, head in pairs:
         if layers is not None and heads is not None and not (layer < layers and head < heads):
-            message = (
-                f"{config_file}: alignment_heads has [{layer}, {head}], the decoder {layers} layers of {heads} heads"
+            message = f"{config_file}: alignment_heads has [{layer}, {head}], the decoder {layers} layers of {heads} heads"
+            raise ModelFormatError(
+                message, hint="convert the model again with its own alignment heads"
             )
-            raise ModelFormatError(message, hint="convert the model again with its own alignment heads")
     for name in ("lang_ids", "suppress_ids", "suppress_ids_begin"):
-        _check_ids(config_file, name, config.get(name, []), size, least=0 if name == "lang_ids" else -1)
+        _check_ids(
+            config_file, name, config.get(name, []), size, least=0 if name == "lang_ids" else -1
+        )
     _check_same_tokens(directory, _tokens(directory), vocabulary)
 
 
 def _check_same_tokens(directory: Path, tokens: Mapping[str, int], vocabulary: list[str]) -> None:
     size = len(vocabulary)
     _check_text_tokens(directory, tokens, size)
-    moved = [token for token, number in tokens.items() if number < size and vocabulary[number] != token]
+    moved = [
+        token for token, number in tokens.items() if number < size and vocabulary[number] != token
+    ]
     special = next((token for token in moved if token in _NEEDED_TOKENS), None)
     if special is not None or len(moved) > (1 - SAME_TOKENS) * len(tokens):
         token = special or moved[0]
@@ -174,7 +212,9 @@ def _check_sizes(file: Path, n_mels: int, *positions: int | None) -> None:
         raise ModelFormatError(message, hint=_AGAIN)
     for (name, expected), found in zip(POSITIONS.items(), positions, strict=True):
         if found != expected:
-            raise ModelFormatError(f"{file}: {name} is {found}, not {expected}", hint="give a Whisper checkpoint")
+            raise ModelFormatError(
+                f"{file}: {name} is {found}, not {expected}", hint="give a Whisper checkpoint"
+            )
 
 
 def _check_features(directory: Path, n_mels: int) -> None:
@@ -182,7 +222,9 @@ def _check_features(directory: Path, n_mels: int) -> None:
     declared = read_json(file).get("feature_size")
     if declared is not None and declared != n_mels:
         message = f"{file}: feature_size is {declared!r}, and the model takes {n_mels} mel bands"
-        raise ModelFormatError(message, hint="copy preprocessor_config.json from the model that this one came from")
+        raise ModelFormatError(
+            message, hint="copy preprocessor_config.json from the model that this one came from"
+        )
 
 
 def _check_pairs(file: Path, name: str, value: Any) -> list[tuple[int, int]]:
@@ -205,7 +247,9 @@ def _check_ids(file: Path, name: str, value: Any, size: int | None, *, least: in
     for number in value:
         if type(number) is not int or number < least or (size is not None and number >= size):
             of = "" if size is None else f" of a vocabulary of {size}"
-            raise ModelFormatError(f"{file}: {name} has {str(number)[:40]}, no token{of}", hint=_AGAIN)
+            raise ModelFormatError(
+                f"{file}: {name} has {str(number)[:40]}, no token{of}", hint=_AGAIN
+            )
 
 
 def _language_ids(file: Path, value: Any, size: int) -> dict[str, int]:

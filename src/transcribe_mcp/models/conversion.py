@@ -41,13 +41,18 @@ _TEXTS = (
     "merges.txt",
     "added_tokens.json",
 )
-_KEPT = ("generation_config.json", "preprocessor_config.json")  # beside tokenizer.json; config.json is CTranslate2's
+_KEPT = (
+    "generation_config.json",
+    "preprocessor_config.json",
+)  # beside tokenizer.json; config.json is CTranslate2's
 _LANGUAGE = re.compile(r"<\|[a-z]{2,3}\|>")
 _NEEDED_TOKENS = ("<|startoftranscript|>", "<|endoftext|>", "<|notimestamps|>")
 _SPARE_TOKEN = "<|startoflm|>"  # trained for nothing, and nothing asks for it
 
 
-def ctranslate2_directory(checkpoint: Checkpoint, quantization: Quantization, progress: Progress) -> Path:
+def ctranslate2_directory(
+    checkpoint: Checkpoint, quantization: Quantization, progress: Progress
+) -> Path:
     """The directory to load in CTranslate2: the checkpoint's own, or its conversion, made now if it is not there.
 
     Beside ``model.bin``, ``config.json`` and ``vocabulary.json`` it holds ``tokenizer.json``, and the checkpoint's
@@ -109,8 +114,12 @@ def _root() -> Path:
 
 def _key(directory: Path, quantization: str, progress: Progress) -> str:
     parts = [f"conversion {VERSION} {quantization}"]
-    parts += [f"{name} {_sha256(directory / name)}" for name in _TEXTS if (directory / name).is_file()]
-    parts += [f"{file.name} {_remembered_sha256(file, progress)}" for file in weight_files(directory)]
+    parts += [
+        f"{name} {_sha256(directory / name)}" for name in _TEXTS if (directory / name).is_file()
+    ]
+    parts += [
+        f"{file.name} {_remembered_sha256(file, progress)}" for file in weight_files(directory)
+    ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:40]
 
 
@@ -128,7 +137,9 @@ def _remembered_sha256(file: Path, progress: Progress) -> str:
         known = {}  # only a memory: made again
         status = file.stat()
     except FileNotFoundError as error:
-        raise ModelFormatError(f"{file} is missing", hint="fetch or export the model again") from error
+        raise ModelFormatError(
+            f"{file} is missing", hint="fetch or export the model again"
+        ) from error
     identity = [status.st_size, status.st_mtime_ns, status.st_ino]
     path = str(file.resolve())
     if known.get(path, [])[:-1] == identity:
@@ -139,7 +150,9 @@ def _remembered_sha256(file: Path, progress: Progress) -> str:
             checksum.update(block)
             done += len(block)
             progress("checksum", done, status.st_size)
-    known = {p: v for p, v in known.items() if Path(p).is_file()} | {path: [*identity, checksum.hexdigest()]}
+    known = {p: v for p, v in known.items() if Path(p).is_file()} | {
+        path: [*identity, checksum.hexdigest()]
+    }
     temporary = index.with_name(f"checksums.{os.getpid()}.tmp")
     temporary.write_text(json.dumps(known, indent=1), encoding="utf-8")
     temporary.replace(index)
@@ -164,7 +177,9 @@ def _remove_leftovers(root: Path, own_key: str) -> None:
             continue  # another process is at it
 
 
-def _convert(checkpoint: Checkpoint, quantization: Quantization, output: Path, progress: Progress) -> None:
+def _convert(
+    checkpoint: Checkpoint, quantization: Quantization, output: Path, progress: Progress
+) -> None:
     from .tensors import Geometry, Tensors
     from .weights import SpecificationWriter  # loads CTranslate2
 
@@ -179,17 +194,27 @@ def _convert(checkpoint: Checkpoint, quantization: Quantization, output: Path, p
     generation = read_json(source / "generation_config.json")
     decoding = {
         "suppress_ids": token_ids("suppress_tokens", generation, config, geometry.vocab_size),
-        "suppress_ids_begin": token_ids("begin_suppress_tokens", generation, config, geometry.vocab_size),
+        "suppress_ids_begin": token_ids(
+            "begin_suppress_tokens", generation, config, geometry.vocab_size
+        ),
         "lang_ids": _language_ids(generation, vocabulary),
-        "alignment_heads": alignment_heads(generation, geometry.decoder_layers, geometry.decoder_attention_heads),
+        "alignment_heads": alignment_heads(
+            generation, geometry.decoder_layers, geometry.decoder_attention_heads
+        ),
     }
     _mark_multilingual(vocabulary, multilingual=not is_english_only(checkpoint), where=source)
     count = _Count(progress, sum(file.stat().st_size for file in files))
-    SpecificationWriter(geometry, tensors, quantization, count.add).save(output, vocabulary, decoding)
+    SpecificationWriter(geometry, tensors, quantization, count.add).save(
+        output, vocabulary, decoding
+    )
     for name in _KEPT:
         if (source / name).is_file():
             shutil.copyfile(source / name, output / name)
-    record = {"directory": str(source.absolute()), "name": checkpoint.name, "quantization": quantization}
+    record = {
+        "directory": str(source.absolute()),
+        "name": checkpoint.name,
+        "quantization": quantization,
+    }
     (output / "source.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
 
 
@@ -207,25 +232,37 @@ class _Count:
 def write_tokenizer(source: Path, output: Path) -> None:
     """tokenizer.json as it is, or built from vocab.json, merges.txt and added_tokens.json."""
     if (source / "tokenizer.json").is_file():
-        read_json(source / "tokenizer.json")  # damaged files are told by name here, not by whoever loads them
+        read_json(
+            source / "tokenizer.json"
+        )  # damaged files are told by name here, not by whoever loads them
         shutil.copyfile(source / "tokenizer.json", output / "tokenizer.json")
         return
     if not (source / "vocab.json").is_file() or not (source / "merges.txt").is_file():
-        raise ModelFormatError(f"{source} has no tokenizer.json", hint="copy it from the model that this one came from")
+        raise ModelFormatError(
+            f"{source} has no tokenizer.json", hint="copy it from the model that this one came from"
+        )
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
     try:
-        tokenizer = Tokenizer(models.BPE.from_file(str(source / "vocab.json"), str(source / "merges.txt")))
+        tokenizer = Tokenizer(
+            models.BPE.from_file(str(source / "vocab.json"), str(source / "merges.txt"))
+        )
     except Exception as error:  # tokenizers raises nothing narrower
-        raise ModelFormatError(f"vocab.json and merges.txt in {source} are damaged: {error}") from error
+        raise ModelFormatError(
+            f"vocab.json and merges.txt in {source} are damaged: {error}"
+        ) from error
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     added = sorted(read_json(source / "added_tokens.json").items(), key=lambda item: item[1])
     specials = [token for token in read_json(source / "vocab.json") if token.startswith("<|")]
-    tokenizer.add_special_tokens([AddedToken(t, special=True) for t in [*specials, *(t for t, _ in added)]])
+    tokenizer.add_special_tokens(
+        [AddedToken(t, special=True) for t in [*specials, *(t for t, _ in added)]]
+    )
     moved = next((token for token, number in added if tokenizer.token_to_id(token) != number), None)
     if moved is not None:
-        raise ModelFormatError(f"{source / 'added_tokens.json'}: {moved} does not follow the vocabulary without a gap")
+        raise ModelFormatError(
+            f"{source / 'added_tokens.json'}: {moved} does not follow the vocabulary without a gap"
+        )
     tokenizer.save(str(output / "tokenizer.json"))
 
 
@@ -236,13 +273,21 @@ def _vocabulary(file: Path, size: int) -> list[str]:
     """
     content = read_json(file)
     model = content.get("model")
-    tokens = dict(model["vocab"]) if isinstance(model, dict) and isinstance(model.get("vocab"), dict) else {}
+    tokens = (
+        dict(model["vocab"])
+        if isinstance(model, dict) and isinstance(model.get("vocab"), dict)
+        else {}
+    )
     tokens |= {entry["content"]: entry["id"] for entry in content.get("added_tokens") or []}
     by_id = {number: token for token, number in tokens.items() if number < size}
     end = max(by_id, default=-1) + 1
-    missing = next((token for token in _NEEDED_TOKENS if token not in tokens or tokens[token] >= size), None)
+    missing = next(
+        (token for token in _NEEDED_TOKENS if token not in tokens or tokens[token] >= size), None
+    )
     if missing is not None:
-        raise ModelFormatError(f"{file.name} has no token {missing} below {size}", hint="it is of another model")
+        raise ModelFormatError(
+            f"{file.name} has no token {missing} below {size}", hint="it is of another model"
+        )
     return [by_id[n] if n in by_id else _filler(n, end) for n in range(size)]
 
 
@@ -264,10 +309,14 @@ def _mark_multilingual(vocabulary: list[str], *, multilingual: bool, where: Path
         vocabulary[vocabulary.index(_SPARE_TOKEN)] = ""
     else:
         message = f"{where}: the vocabulary has neither an empty token nor {_SPARE_TOKEN}"
-        raise ModelFormatError(message, hint="CTranslate2 would take this multilingual model for an English one")
+        raise ModelFormatError(
+            message, hint="CTranslate2 would take this multilingual model for an English one"
+        )
 
 
-def token_ids(name: str, generation: dict[str, Any], config: dict[str, Any], size: int) -> list[int]:
+def token_ids(
+    name: str, generation: dict[str, Any], config: dict[str, Any], size: int
+) -> list[int]:
     ids = generation[name] if isinstance(generation.get(name), list) else config.get(name) or []
     return [number for number in ids if isinstance(number, int) and 0 <= number < size]
 
@@ -294,6 +343,8 @@ def _disk_errors_in_words(root: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = "the disk is full" if error.errno == errno.ENOSPC else (error.strerror or str(error))
+        reason = (
+            "the disk is full" if error.errno == errno.ENOSPC else (error.strerror or str(error))
+        )
         hint = "free some space, or set TRANSCRIBE_MCP_CACHE_DIR to another directory"
         raise ModelError(f"cannot convert the model in {root}: {reason}", hint=hint) from error

@@ -55,7 +55,9 @@ class RemoteRepository:
     files: tuple[RemoteFile, ...]
 
     def only(self, names: Sequence[str]) -> RemoteRepository:
-        return RemoteRepository(self.repo, self.commit, tuple(f for f in self.files if f.name in names))
+        return RemoteRepository(
+            self.repo, self.commit, tuple(f for f in self.files if f.name in names)
+        )
 
 
 def is_hub_id(name: str) -> bool:
@@ -108,7 +110,9 @@ def list_repository(repo: str) -> RemoteRepository:
         raise _unreachable(repo, f"no answer within {ANSWER_S:g} s") from error
     except errors.GatedRepoError as error:
         hint = f"accept its terms at {endpoint()}/{repo} and set HF_TOKEN"
-        raise ModelUnavailableError(f"{repo} is open only to those who accepted its terms", hint=hint) from error
+        raise ModelUnavailableError(
+            f"{repo} is open only to those who accepted its terms", hint=hint
+        ) from error
     except errors.RepositoryNotFoundError as error:
         hint = "check the spelling (no directory is called so either); a private repository needs HF_TOKEN"
         raise ModelUnavailableError(f"{endpoint()} shows no model {repo}", hint=hint) from error
@@ -160,7 +164,9 @@ def delete(repo: str) -> None:
     cache = scan_cache_dir(directory.parent)
     for cached in cache.repos:
         if cached.repo_path == directory.resolve():
-            cache.delete_revisions(*(revision.commit_hash for revision in cached.revisions)).execute()
+            cache.delete_revisions(
+                *(revision.commit_hash for revision in cached.revisions)
+            ).execute()
     shutil.rmtree(directory, ignore_errors=True)
 
 
@@ -171,7 +177,9 @@ def _constants() -> ModuleType:
     return constants
 
 
-def _errors() -> Any:  # a module; Any, because it does not declare that it re-exports its HTTP client's HTTPError
+def _errors() -> (
+    Any
+):  # a module; Any, because it does not declare that it re-exports its HTTP client's HTTPError
     from huggingface_hub import errors
 
     return errors
@@ -193,7 +201,11 @@ def _headers() -> dict[str, str]:
 
 
 def _get_json(url: str) -> Any:
-    response = _utils().get_session().get(url, params={"blobs": True}, headers=_headers(), timeout=2 * ANSWER_S)
+    response = (
+        _utils()
+        .get_session()
+        .get(url, params={"blobs": True}, headers=_headers(), timeout=2 * ANSWER_S)
+    )
     _utils().hf_raise_for_status(response)
     return response.json()
 
@@ -226,7 +238,9 @@ def _parse(repo: str, data: Any) -> RemoteRepository:
         commit = data["sha"]
         files = [_remote_file(entry) for entry in data["siblings"] if "/" not in entry["rfilename"]]
     except (KeyError, TypeError) as error:
-        raise _unreachable(repo, f"its answer is not that of a model hub ({_in_words(error)})") from error
+        raise _unreachable(
+            repo, f"its answer is not that of a model hub ({_in_words(error)})"
+        ) from error
     if not _HEX.fullmatch(commit) or not all(_HEX.fullmatch(f.checksum) for f in files):
         raise _unreachable(repo, "its answer is not that of a model hub (no checksums)")
     return RemoteRepository(repo, commit, tuple(files))
@@ -248,18 +262,24 @@ def _report_from(progress: Progress, start: int, total: int, got: int) -> None:
 
 def _require_space(directory: Path, missing: Sequence[RemoteFile]) -> None:
     partly = (directory / "blobs" / f"{f.checksum}.incomplete" for f in missing)
-    needed = sum(f.size_bytes for f in missing) - sum(p.stat().st_size for p in partly if p.exists())
+    needed = sum(f.size_bytes for f in missing) - sum(
+        p.stat().st_size for p in partly if p.exists()
+    )
     free = shutil.disk_usage(directory).free
     if needed > free:
         message = f"{directory.parent} has {free / 1e6:.0f} MB free, and {needed / 1e6:.0f} MB are to be fetched"
         raise DownloadError(message, hint="free some space, or set HF_HOME to a larger disk")
 
 
-def _fetch(remote: RemoteRepository, file: RemoteFile, blob: Path, report: Callable[[int], None]) -> None:
+def _fetch(
+    remote: RemoteRepository, file: RemoteFile, blob: Path, report: Callable[[int], None]
+) -> None:
     """Bring one file to ``blob``, verified; continue from what is there of it."""
     from filelock import FileLock
 
-    locks = blob.parents[2] / ".locks" / blob.parents[1].name  # the same lock that huggingface_hub takes
+    locks = (
+        blob.parents[2] / ".locks" / blob.parents[1].name
+    )  # the same lock that huggingface_hub takes
     locks.mkdir(parents=True, exist_ok=True)
     unfinished = blob.with_name(f"{blob.name}.incomplete")
     with FileLock(locks / f"{blob.name}.lock"):
@@ -272,11 +292,15 @@ def _fetch(remote: RemoteRepository, file: RemoteFile, blob: Path, report: Calla
         if _checksum(unfinished, file) != file.checksum:
             unfinished.unlink()
             message = f"{file.name} of {remote.repo} arrived with a wrong checksum and was deleted"
-            raise DownloadError(message, hint="try again; if it happens again, something changes the traffic")
+            raise DownloadError(
+                message, hint="try again; if it happens again, something changes the traffic"
+            )
         unfinished.replace(blob)
 
 
-def _fetch_all(remote: RemoteRepository, file: RemoteFile, unfinished: Path, report: Callable[[int], None]) -> None:
+def _fetch_all(
+    remote: RemoteRepository, file: RemoteFile, unfinished: Path, report: Callable[[int], None]
+) -> None:
     """Append to ``unfinished`` until it has the declared size, over as many connections as that takes."""
     errors = _errors()
     url = f"{endpoint()}/{remote.repo}/resolve/{remote.commit}/{file.name}"
@@ -286,11 +310,19 @@ def _fetch_all(remote: RemoteRepository, file: RemoteFile, unfinished: Path, rep
         try:
             _append(url, unfinished, report)
         except errors.HTTPError as error:
-            status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else None
+            status = (
+                error.response.status_code if isinstance(error, errors.HfHubHTTPError) else None
+            )
             reason = f"HTTP status {status}" if status else _in_words(error)
             if status and status < 500 and status not in (408, 429):
-                hint = "the repository is closed to you: set HF_TOKEN" if status in (401, 403) else "try again later"
-                raise DownloadError(f"cannot fetch {file.name} of {remote.repo}: {reason}", hint=hint) from error
+                hint = (
+                    "the repository is closed to you: set HF_TOKEN"
+                    if status in (401, 403)
+                    else "try again later"
+                )
+                raise DownloadError(
+                    f"cannot fetch {file.name} of {remote.repo}: {reason}", hint=hint
+                ) from error
         now = unfinished.stat().st_size
         breaks = 0 if now > before else breaks + 1
         if breaks > RETRIES:
@@ -302,14 +334,20 @@ def _fetch_all(remote: RemoteRepository, file: RemoteFile, unfinished: Path, rep
 def _append(url: str, unfinished: Path, report: Callable[[int], None]) -> None:
     have = unfinished.stat().st_size
     headers = {**_headers(), "range": f"bytes={have}-"} if have else _headers()
-    with _utils().get_session().stream("GET", url, headers=headers, timeout=STALL_S, follow_redirects=True) as response:
+    with (
+        _utils()
+        .get_session()
+        .stream("GET", url, headers=headers, timeout=STALL_S, follow_redirects=True) as response
+    ):
         _utils().hf_raise_for_status(response)
         if response.status_code != 206:
             have = 0  # the server sends the whole file whatever was asked for
         with unfinished.open("r+b") as file:
             file.seek(have)
             file.truncate()
-            for chunk in response.iter_bytes():  # as it arrives: what is written is not lost when it breaks
+            for (
+                chunk
+            ) in response.iter_bytes():  # as it arrives: what is written is not lost when it breaks
                 file.write(chunk)
                 have += len(chunk)
                 report(have)
@@ -329,7 +367,9 @@ def _point(pointer: Path, blob: Path) -> None:
     try:
         pointer.symlink_to(os.path.relpath(blob, pointer.parent))
     except (OSError, NotImplementedError):
-        blob.replace(pointer)  # Windows without the right to make links; huggingface_hub does the same
+        blob.replace(
+            pointer
+        )  # Windows without the right to make links; huggingface_hub does the same
 
 
 @contextmanager
@@ -340,7 +380,12 @@ def _disk_errors_in_words(directory: Path) -> Iterator[None]:
         if error.errno in _DISK_FULL:
             for unfinished in directory.glob("blobs/*.incomplete"):
                 unfinished.unlink(missing_ok=True)
-            message, hint = f"the disk with {directory.parent} is full", "free some space, or set HF_HOME elsewhere"
+            message, hint = (
+                f"the disk with {directory.parent} is full",
+                "free some space, or set HF_HOME elsewhere",
+            )
             raise DownloadError(message, hint=hint) from error
         message = f"cannot write to {directory}: {error.strerror or _in_words(error)}"
-        raise DownloadError(message, hint="set HF_HOME to a directory that you may write to") from error
+        raise DownloadError(
+            message, hint="set HF_HOME to a directory that you may write to"
+        ) from error

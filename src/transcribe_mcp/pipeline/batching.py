@@ -10,12 +10,16 @@ from .language_vote import LanguageDecider
 
 FULL_SHARE = 0.75  # a batch so full is decoded rather than that the device waits for the windows that it lacks
 
-Parts = Generator[list[Window] | None, None, None]  # None: the next windows are not there yet, and the device is idle
+Parts = Generator[
+    list[Window] | None, None, None
+]  # None: the next windows are not there yet, and the device is idle
 Size = Callable[[], int]  # windows that a batch is to have from now on
 Stream = Parts | Ahead[list[Window]] | Ahead[list[Window] | None]
 
 
-def batches(stream: Stream, size: Size, decider: LanguageDecider, claimed_s: float | None) -> Iterator[list[Window]]:
+def batches(
+    stream: Stream, size: Size, decider: LanguageDecider, claimed_s: float | None
+) -> Iterator[list[Window]]:
     """Full batches while the stream lasts, or nearly full ones where it falters.
 
     The batch that votes on the language is spread over what is there.
@@ -23,7 +27,11 @@ def batches(stream: Stream, size: Size, decider: LanguageDecider, claimed_s: flo
     waiting: list[Window] = []
     for windows in stream:
         full = size()
-        if windows is None and len(waiting) >= FULL_SHARE * full and not _takes_the_rest(waiting, full, claimed_s):
+        if (
+            windows is None
+            and len(waiting) >= FULL_SHARE * full
+            and not _takes_the_rest(waiting, full, claimed_s)
+        ):
             yield first(waiting, full)
         waiting += windows or []
         while len(waiting) >= full:

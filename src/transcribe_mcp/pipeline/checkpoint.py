@@ -20,7 +20,9 @@ from .quality_rules import Judged, is_repetitive
 
 # A digit or two said again and again, however they are grouped: how often is hard to hear.
 REPEATED_DIGITS = re.compile(r"([1-9]\d?)(?:[-, ]*\1){4,}")
-CODEC = 2  # version of the JSON form; 1 had neither the lengths of windows nor the number of the batch
+CODEC = (
+    2  # version of the JSON form; 1 had neither the lengths of windows nor the number of the batch
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +57,13 @@ class HeardBatch:
     is_anew: bool = False
 
     @classmethod
-    def of(cls, number: int, windows: Sequence[Window], heard: Iterable[Heard], vote: Vote) -> HeardBatch:
-        starts, durations_s = (window.start for window in windows), (window.duration for window in windows)
+    def of(
+        cls, number: int, windows: Sequence[Window], heard: Iterable[Heard], vote: Vote
+    ) -> HeardBatch:
+        starts, durations_s = (
+            (window.start for window in windows),
+            (window.duration for window in windows),
+        )
         return cls(number, tuple(starts), tuple(durations_s), tuple(heard), vote)
 
     def is_of(self, windows: Sequence[Window]) -> bool:
@@ -66,7 +73,11 @@ class HeardBatch:
 
     def dumps(self) -> str:
         rows = [_to_row(window) for window in self.windows]
-        vote = [self.vote.language, self.vote.probability, [[n.code, n.message] for n in self.vote.notices]]
+        vote = [
+            self.vote.language,
+            self.vote.probability,
+            [[n.code, n.message] for n in self.vote.notices],
+        ]
         data = {
             "codec": CODEC,
             "number": self.number,
@@ -75,7 +86,9 @@ class HeardBatch:
             "windows": rows,
             "vote": vote,
         }
-        return json.dumps(data, ensure_ascii=False, default=float)  # what NumPy counts with is no float
+        return json.dumps(
+            data, ensure_ascii=False, default=float
+        )  # what NumPy counts with is no float
 
     @classmethod
     def loads(cls, text: str, number: int = 0) -> HeardBatch:
@@ -138,8 +151,12 @@ def to_segments(heard: Sequence[Heard], *, keep_words: bool) -> Iterator[Segment
     for window in heard:
         if window.words:
             by_speaker.setdefault(window.words[0].speaker, []).append(window)
-    segments = [one for windows in by_speaker.values() for one in _sentences(windows, keep_words=keep_words)]
-    yield from sorted(segments, key=lambda segment: segment.start) if len(by_speaker) > 1 else segments
+    segments = [
+        one for windows in by_speaker.values() for one in _sentences(windows, keep_words=keep_words)
+    ]
+    yield from (
+        sorted(segments, key=lambda segment: segment.start) if len(by_speaker) > 1 else segments
+    )
 
 
 def _sentences(heard: Sequence[Heard], *, keep_words: bool) -> Iterator[Segment]:
@@ -180,7 +197,9 @@ def _to_row(window: Heard) -> dict[str, Any]:
 
 def _from_row(row: dict[str, Any]) -> Heard:
     text, language, temperature, avg_logprob, no_speech_prob = row["decoded"]
-    decoded = Decoded(text, language, temperature, avg_logprob=avg_logprob, no_speech_prob=no_speech_prob)
+    decoded = Decoded(
+        text, language, temperature, avg_logprob=avg_logprob, no_speech_prob=no_speech_prob
+    )
     words = tuple(Word(*word) for word in row["words"])
     judged = Judged(decoded, row["compression_ratio"], row["failure"], row.get("fits", True))
     return Heard(row["start"], words, judged)
@@ -197,15 +216,18 @@ def doubts(heard: Sequence[Heard]) -> Iterator[Notice]:
                 message = f"from {start} on the same words or digits are repeated; they fit the speech and were kept"
                 yield Notice("repeated_words", message)
         elif not judged.fits and judged.failure == "repetition":
-            message = (
-                f"from {start} on the model repeated itself beyond what the speech can hold: repeats were left out"
-            )
+            message = f"from {start} on the model repeated itself beyond what the speech can hold: repeats were left out"
             yield Notice("doubtful_repetition", message)
         elif judged.failure == "speech_without_words":
-            yield Notice("speech_without_words", f"in the window from {start} on there is speech without words")
+            yield Notice(
+                "speech_without_words",
+                f"in the window from {start} on there is speech without words",
+            )
         else:
             rule = judged.failure.replace("_", " ")
-            yield Notice(f"doubtful_{judged.failure}", f"the words from {start} on are doubtful: {rule}")
+            yield Notice(
+                f"doubtful_{judged.failure}", f"the words from {start} on are doubtful: {rule}"
+            )
 
 
 def _clock(time_s: float) -> str:

@@ -44,8 +44,12 @@ LANGUAGES = {
 }  # fmt: skip
 
 
-_AUTOMATIC = frozenset({"auto", "autodetect", "auto-detect", "auto detect", "automatic", "detect", "und"})
-_REGION = re.compile(r"-[a-z0-9 -]+| ([a-z]{2}|[a-z]{4})")  # -us, -hans-cn, - united states; after a space a code alone
+_AUTOMATIC = frozenset(
+    {"auto", "autodetect", "auto-detect", "auto detect", "automatic", "detect", "und"}
+)
+_REGION = re.compile(
+    r"-[a-z0-9 -]+| ([a-z]{2}|[a-z]{4})"
+)  # -us, -hans-cn, - united states; after a space a code alone
 
 
 def requested_language(wanted: str) -> str:
@@ -72,7 +76,8 @@ def requested_language(wanted: str) -> str:
     if first in codes and _REGION.fullmatch(region) and not names_another:
         return codes[first]
     raise UnknownNameError(
-        f"there is no language {wanted[:64]!r} that the models know", hint=_language_hint(first, name, codes)
+        f"there is no language {wanted[:64]!r} that the models know",
+        hint=_language_hint(first, name, codes),
     )
 
 
@@ -81,7 +86,11 @@ def _language_hint(first: str, name: str, codes: Mapping[str, str]) -> str:
         near = [OF_COUNTRY[first]]
     else:
         names = [each for each in codes if len(each) > 3]  # short codes are all alike
-        near = list(dict.fromkeys(codes[each] for each in difflib.get_close_matches(name, names, n=3, cutoff=0.7)))
+        near = list(
+            dict.fromkeys(
+                codes[each] for each in difflib.get_close_matches(name, names, n=3, cutoff=0.7)
+            )
+        )
     if near:
         return f"did you mean {' or '.join(f'{code} ({LANGUAGES[code]})' for code in near)}?"
     return "use auto, or one language: a code such as de, or a name such as german"
@@ -100,7 +109,9 @@ _MARKS = frozenset("'\"`´ʻʼ‘’“”«»„")
 @cache
 def _codes() -> dict[str, str]:
     """Every code and name, folded -> the models' code. A model's own code wins over all others."""
-    others = {_folded(name): code for code, names in OTHER_NAMES.items() for name in names.split(",")}
+    others = {
+        _folded(name): code for code, names in OTHER_NAMES.items() for name in names.split(",")
+    }
     named = {_folded(name): code for code, name in LANGUAGES.items()}
     found = others | named | {code: code for code in LANGUAGES}
     return {name.replace(" ", "-"): code for name, code in found.items()} | found
@@ -142,7 +153,11 @@ class LanguageDecider:
 
     def take(self, vote: Vote) -> None:
         """Go on from what was decided when the same recording was begun before."""
-        self.language, self.probability, self.notices = vote.language, vote.probability, list(vote.notices)
+        self.language, self.probability, self.notices = (
+            vote.language,
+            vote.probability,
+            list(vote.notices),
+        )
 
     def decide(self, engine: Engine, encoded: Any, windows: Sequence[Window]) -> list[str]:
         """The language of each window of a batch."""
@@ -157,7 +172,9 @@ class LanguageDecider:
         return [_most_probable(row, otherwise=self.language) for row in detected]
 
     def _vote(self, detected: Sequence[Mapping[str, float]], windows: Sequence[Window]) -> None:
-        speech_s = [sum(region.end - region.start for region in window.regions) for window in windows]
+        speech_s = [
+            sum(region.end - region.start for region in window.regions) for window in windows
+        ]
         votes: dict[str, float] = defaultdict(float)
         for row, seconds in zip(detected, speech_s, strict=True):
             for language, probability in row.items():
@@ -166,15 +183,20 @@ class LanguageDecider:
         self.probability = votes[self.language]
         if self._multilingual:
             return
-        others = {code for row in detected for code, p in row.items() if p > SURE and code != self.language}
+        others = {
+            code
+            for row in detected
+            for code, p in row.items()
+            if p > SURE and code != self.language
+        }
         surely_other_s = sum(
-            seconds for row, seconds in zip(detected, speech_s, strict=True) if any(row[c] > SURE for c in others)
+            seconds
+            for row, seconds in zip(detected, speech_s, strict=True)
+            if any(row[c] > SURE for c in others)
         )
         if surely_other_s > MIXED_SHARE * sum(speech_s):
             names = ", ".join(sorted(others))
-            message = (
-                f"transcribed as {self.language}, but parts are in {names}: --multilingual decides for each window"
-            )
+            message = f"transcribed as {self.language}, but parts are in {names}: --multilingual decides for each window"
             self.notices.append(Notice("languages_mixed", message))
         elif self.probability < UNSURE:
             message = f"the language is taken for {self.language} with a probability of only {self.probability:.2f}"

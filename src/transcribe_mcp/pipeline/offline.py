@@ -18,7 +18,16 @@ import numpy as np
 from .. import __version__
 from ..domain.progress import Progress, share_of, unreported
 from ..domain.transcript import Notice, Transcript
-from ..engines import Decoded, DecodingOptions, Encoded, Engine, EngineInfo, Listener, joined, listener_of
+from ..engines import (
+    Decoded,
+    DecodingOptions,
+    Encoded,
+    Engine,
+    EngineInfo,
+    Listener,
+    joined,
+    listener_of,
+)
 from ..errors import UnsupportedTaskError
 from ..media.decode import SAMPLE_RATE_HZ, SILENCE_DB, Samples
 from ..runtime.prefetch import Ahead
@@ -34,7 +43,10 @@ from .voices import Voice, about_each, spoken, voices_of
 
 BLOCK_S = 300.0  # read and searched for speech at once; sets the memory, not the result. A listener has its own
 DECODED_BLOCK_S = 600.0  # for a listener, of samples that need not be read: it takes hardly longer over more at once
-BLOCKS_AHEAD, AHEAD_S = 2, 1800.0  # the latter for a listener, whose blocks are shorter than a batch
+BLOCKS_AHEAD, AHEAD_S = (
+    2,
+    1800.0,
+)  # the latter for a listener, whose blocks are shorter than a batch
 READING_SHARE = 0.75  # of the cores, where a GPU does the rest: threads that tell it what to do need some as well
 EARLY_SHARE = 4  # aside, windows are encoded early as soon as there is a quarter of what an engine likes to be given
 
@@ -66,7 +78,11 @@ class _Run:
 
     def report(self, stage: str, done_s: float | None) -> None:
         done_s = done_s or 0.0
-        self.progress(stage, done_s if self.duration_s is None else min(done_s, self.duration_s), self.duration_s)
+        self.progress(
+            stage,
+            done_s if self.duration_s is None else min(done_s, self.duration_s),
+            self.duration_s,
+        )
 
 
 def transcribe(
@@ -94,7 +110,9 @@ def transcribe(
     flows: list[_Flow] = []
     voices = voices_of(source, options, notices)
     for number, voice in enumerate(voices):
-        run = _Run(voice, options, share_of(progress, number, len(voices)), voice.claimed_duration_s)
+        run = _Run(
+            voice, options, share_of(progress, number, len(voices)), voice.claimed_duration_s
+        )
         if flows:
             run.next_batch, run.restores = flows[-1].run.next_batch, flows[-1].run.restores
         flows.append(_transcribe_voice(run, engine, kept_batches))
@@ -157,7 +175,9 @@ class _Encoder:
     def __init__(self, run: _Run, engine: Engine, *, early: bool) -> None:
         self._run, self._engine, self._info = run, engine, engine.info
         self._is_early = early and self._info.early_windows > 0
-        self._encoded: dict[float, tuple[Encoded, int]] = {}  # where to find the window that begins then
+        self._encoded: dict[
+            float, tuple[Encoded, int]
+        ] = {}  # where to find the window that begins then
         self._lock = Lock()  # engines encode for one thread at a time
 
     def early(self, stream: Ahead[list[Window]], size: Size) -> Stream:
@@ -177,7 +197,9 @@ class _Encoder:
             while (windows := next(stream, None)) is not None:
                 waiting += windows
                 most = min(self._info.early_windows, size())
-                least = -(-most // EARLY_SHARE) if self._info.encodes_aside else 1  # few, that the device need not wait
+                least = (
+                    -(-most // EARLY_SHARE) if self._info.encodes_aside else 1
+                )  # few, that the device need not wait
                 if len(waiting) < most and stream.is_ready():
                     continue  # a larger part is faster
                 while len(waiting) >= least:
@@ -291,7 +313,9 @@ class _Flow:
         attempts = timed.result()
         if any(map(self.decoder.may_improve, attempts)):
             with self.run.timed("decode"):
-                attempts = self.decoder.improved(batch.encoded, batch.windows, batch.languages, attempts)
+                attempts = self.decoder.improved(
+                    batch.encoded, batch.windows, batch.languages, attempts
+                )
         done = HeardBatch.of(batch.number, batch.windows, self._heard(attempts), batch.vote)
         self.kept.keep(batch.number, done)
         self._take(done)
@@ -308,12 +332,16 @@ class _Flow:
 
     def _time_words(self, batch: _Decoded) -> list[Attempt]:
         with self.run.timed("align"):
-            return self.decoder.time_words(batch.encoded, batch.windows, batch.texts, self.decoder.options)
+            return self.decoder.time_words(
+                batch.encoded, batch.windows, batch.texts, self.decoder.options
+            )
 
 
 def _refuse_what_the_engine_cannot(options: Options, info: EngineInfo) -> None:
     if options.task not in info.tasks:
-        hint = "choose a model that can, for example --model small or large-v3, or --task transcribe"
+        hint = (
+            "choose a model that can, for example --model small or large-v3, or --task transcribe"
+        )
         raise UnsupportedTaskError(f"model {info.model} cannot {options.task}", hint=hint)
 
 
@@ -327,7 +355,9 @@ def _windows(run: _Run, listener: Listener | None) -> WindowStream:
     readers = max(1, round(threads * READING_SHARE)) if shares_cores else threads
     if listener and run.voice.is_decoded:
         block_s = max(block_s, DECODED_BLOCK_S)
-    blocks: Generator[Samples, None, None] | Ahead[Samples] = run.voice.blocks(block_s, readers, run.notices)
+    blocks: Generator[Samples, None, None] | Ahead[Samples] = run.voice.blocks(
+        block_s, readers, run.notices
+    )
     if listener and not run.voice.is_decoded:  # while it hears one, the next is put together
         blocks = Ahead(blocks, 1)
     n_samples = 0
@@ -353,13 +383,26 @@ def _windows(run: _Run, listener: Listener | None) -> WindowStream:
                 return
 
 
-def _transcript(flows: Sequence[_Flow], source: Path | Samples, notices: Sequence[Notice]) -> Transcript:
-    runs, info, options = [flow.run for flow in flows], flows[0].decoder.engine.info, flows[0].run.options
-    heard = sorted((window for flow in flows for window in flow.heard), key=lambda window: window.start)
+def _transcript(
+    flows: Sequence[_Flow], source: Path | Samples, notices: Sequence[Notice]
+) -> Transcript:
+    runs, info, options = (
+        [flow.run for flow in flows],
+        flows[0].decoder.engine.info,
+        flows[0].run.options,
+    )
+    heard = sorted(
+        (window for flow in flows for window in flow.heard), key=lambda window: window.start
+    )
     segments, about_all = spoken(heard, [run.voice for run in runs], keep_words=options.words)
     decider = max(flows, key=lambda flow: sum(len(window.words) for window in flow.heard)).decider
-    heard_nothing = not segments and decider.probability is not None  # what noise sounds like is no language
-    said = [(run.voice.name, [*run.notices, *_about(flow)]) for run, flow in zip(runs, flows, strict=True)]
+    heard_nothing = (
+        not segments and decider.probability is not None
+    )  # what noise sounds like is no language
+    said = [
+        (run.voice.name, [*run.notices, *_about(flow)])
+        for run, flow in zip(runs, flows, strict=True)
+    ]
     return Transcript(
         segments=segments,
         duration=max(run.duration_s or 0.0 for run in runs),
@@ -372,7 +415,11 @@ def _transcript(flows: Sequence[_Flow], source: Path | Samples, notices: Sequenc
         task=options.task,
         source=str(source) if isinstance(source, Path) else None,
         warnings=(*notices, *about_each(said), *about_all),
-        timings={stage: sum(run.timings.get(stage, 0.0) for run in runs) for run in runs for stage in run.timings},
+        timings={
+            stage: sum(run.timings.get(stage, 0.0) for run in runs)
+            for run in runs
+            for stage in run.timings
+        },
         versions={"transcribe-mcp": __version__, **info.versions},
     )
 
@@ -384,5 +431,9 @@ def _about(flow: _Flow) -> Iterator[Notice]:
         yield from doubts(sorted(flow.heard, key=lambda window: window.start))
         return
     loudest_db = flow.run.voice.levels.loudest_db
-    level = f"its loudest second is at {loudest_db:.0f} dB" if loudest_db > SILENCE_DB else "the recording is silent"
+    level = (
+        f"its loudest second is at {loudest_db:.0f} dB"
+        if loudest_db > SILENCE_DB
+        else "the recording is silent"
+    )
     yield Notice("no_speech", f"no speech was found; {level}")

@@ -53,15 +53,23 @@ class Options:
     def __post_init__(self) -> None:
         object.__setattr__(self, "language", requested_language(self.language))
         if self.task not in ("transcribe", "translate"):
-            raise UsageError(f"there is no task {self.task!r}", hint="choose transcribe or translate")
+            raise UsageError(
+                f"there is no task {self.task!r}", hint="choose transcribe or translate"
+            )
         if not self.temperatures or any(not 0 <= t <= 1 for t in self.temperatures):
-            raise UsageError(f"temperatures are {self.temperatures}", hint="give one or more between 0 and 1")
+            raise UsageError(
+                f"temperatures are {self.temperatures}", hint="give one or more between 0 and 1"
+            )
         for name, least in (("beam_size", 1), ("batch_size", 0), ("threads", 0)):
             if (number := getattr(self, name)) is not None and number < least:
-                raise UsageError(f"{name} is {getattr(self, name)}", hint=f"it must be at least {least}")
+                raise UsageError(
+                    f"{name} is {getattr(self, name)}", hint=f"it must be at least {least}"
+                )
         for name, choices in (("track", TRACKS), ("channel", CHANNELS)):
             value = getattr(self, name)
-            if value not in choices and not (value.isascii() and value.isdecimal() and int(value) >= 1):
+            if value not in choices and not (
+                value.isascii() and value.isdecimal() and int(value) >= 1
+            ):
                 hint = f"give a number from 1 or one of: {', '.join(choices)}"
                 raise UsageError(f"there is no {name} {value!r}", hint=hint)
         if self.multilingual and self.language != AUTO:

@@ -40,7 +40,9 @@ def halves(window: Window, stretch: Sequence[Region] = ()) -> tuple[Window, ...]
         return ()
     n = round((at - window.start) * SAMPLE_RATE_HZ)
     middle = window.start + n / SAMPLE_RATE_HZ
-    return Window(window.start, window.samples[:n], before), Window(middle, window.samples[n:], after)
+    return Window(window.start, window.samples[:n], before), Window(
+        middle, window.samples[n:], after
+    )
 
 
 def _quietest(window: Window, begin: float, end: float) -> float:

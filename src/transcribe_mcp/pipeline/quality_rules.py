@@ -67,17 +67,28 @@ class Judged:
     fits: bool = True
 
 
-def judge(decoded: Decoded, window: Window, rules: QualityRules = RULES, words: Sequence[Word] | None = None) -> Judged:
+def judge(
+    decoded: Decoded,
+    window: Window,
+    rules: QualityRules = RULES,
+    words: Sequence[Word] | None = None,
+) -> Judged:
     """Apply the rules to one decoding. ``words``: with the times that the engine gave them, once it has."""
     text = decoded.text.strip()
     ratio = compression_ratio(text)
     unsure = decoded.avg_logprob is not None and decoded.avg_logprob < rules.min_avg_logprob
-    no_speech = decoded.no_speech_prob is not None and decoded.no_speech_prob > rules.min_no_speech_prob
+    no_speech = (
+        decoded.no_speech_prob is not None and decoded.no_speech_prob > rules.min_no_speech_prob
+    )
     if not text or (no_speech and unsure):
         return Judged(decoded, ratio, "silence")
     sure = decoded.avg_logprob is not None and decoded.avg_logprob >= rules.min_sure_logprob
     repetitive = is_repetitive(text, rules)
-    limit = rules.max_sure_letters_per_second if sure and not repetitive else rules.max_letters_per_second
+    limit = (
+        rules.max_sure_letters_per_second
+        if sure and not repetitive
+        else rules.max_letters_per_second
+    )
     fits = n_letters(text) <= limit * max(SPEECH_FLOOR_S, speech_s(window.regions))
     fits = fits and crammed_share(words or ()) <= rules.max_crammed
     failure = None
@@ -95,7 +106,9 @@ def judge(decoded: Decoded, window: Window, rules: QualityRules = RULES, words: 
 
 def is_repetitive(text: str, rules: QualityRules = RULES) -> bool:
     """Whether the same words come again and again: in a loop of the decoder, or because somebody said them."""
-    return compression_ratio(text) > rules.max_compression_ratio or repeats(text) > rules.max_repeats
+    return (
+        compression_ratio(text) > rules.max_compression_ratio or repeats(text) > rules.max_repeats
+    )
 
 
 def compression_ratio(text: str) -> float:
@@ -114,7 +127,9 @@ def longest_run(words: Sequence[str]) -> tuple[int, int, int]:
     """The phrase that is repeated most often in a row: its first word, its number of words, how often it occurs."""
     found = (0, 0, 0)
     for size in range(1, min(REPEAT_WORDS, len(words) // 2) + 1):
-        as_before = bytes(map(eq, words[size:], words))  # 1 where a word is the one a phrase earlier
+        as_before = bytes(
+            map(eq, words[size:], words)
+        )  # 1 where a word is the one a phrase earlier
         longest = max(as_before.split(b"\0"), key=len)
         times = len(longest) // size + 1
         if times > max(1, found[2]):
@@ -126,7 +141,9 @@ def n_letters(text: str) -> int:
     """Characters, wide ones counted as several: a measure of the time it takes to say the text."""
     if text.isascii():
         return len(text)
-    return sum(WIDE_LETTERS if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
+    return sum(
+        WIDE_LETTERS if unicodedata.east_asian_width(character) in "WF" else 1 for character in text
+    )
 
 
 # -- words and speech ------------------------------------------------------------------------------------------------
@@ -141,7 +158,9 @@ def crammed_share(words: Sequence[Word]) -> float:
     return sum(word.end - word.start < CRAMMED_S for word in words) / max(1, len(words))
 
 
-def wordless(regions: Sequence[Region], words: Sequence[Word], clamped: Sequence[Word]) -> list[tuple[Region, ...]]:
+def wordless(
+    regions: Sequence[Region], words: Sequence[Word], clamped: Sequence[Word]
+) -> list[tuple[Region, ...]]:
     """Speech without words: the stretches of one entry lie between the same two words.
 
     Args:

@@ -105,11 +105,17 @@ class Decoder:
         def accept(i: int, decoded: Decoded) -> None:
             found[i] = decoded
 
-        decode_until(self.engine, encoded, languages, self.options.at(self.ladder.temperatures[0]), accept)
+        decode_until(
+            self.engine, encoded, languages, self.options.at(self.ladder.temperatures[0]), accept
+        )
         return [found[i] for i in range(len(languages))]
 
     def time_words(
-        self, encoded: Encoded, windows: Sequence[Window], decoded: Sequence[Decoded], options: DecodingOptions
+        self,
+        encoded: Encoded,
+        windows: Sequence[Window],
+        decoded: Sequence[Decoded],
+        options: DecodingOptions,
     ) -> list[Attempt]:
         """Judge decodings by their text and, where it is not silence, by the times of its words."""
         rules = self.ladder.rules
@@ -140,7 +146,9 @@ class Decoder:
         clamped = at_quiet_moments(clamped, window.samples, window.start)
         return self._scored(window, [Heard(window.start, clamped, judged)], [kept])
 
-    def _scored(self, window: Window, parts: Sequence[Heard], raw: Sequence[Sequence[Word]]) -> Attempt:
+    def _scored(
+        self, window: Window, parts: Sequence[Heard], raw: Sequence[Sequence[Word]]
+    ) -> Attempt:
         """The parts as one attempt. ``raw``: their words as the engine timed them."""
         if not parts:
             return Attempt((), "silence")
@@ -155,12 +163,23 @@ class Decoder:
             failures = [GAP]
             for stretch in skipped:
                 before = sum(part.start <= stretch[0].start for part in parts[1:])
-                parts[before] = replace(parts[before], judged=replace(parts[before].judged, failure=GAP))
+                parts[before] = replace(
+                    parts[before], judged=replace(parts[before].judged, failure=GAP)
+                )
         total_s = speech_s(window.regions)
         covered = 1 - sum(map(speech_s, free)) / total_s if total_s else 1.0
         n_words = [max(1, len(part.words)) for part in parts]
-        sure = sum(n * _certainty(part) for n, part in zip(n_words, parts, strict=True)) / max(1, sum(n_words))
-        return Attempt(tuple(parts), failures[0] if failures else None, covered * sure, fits, tuple(raw), skipped)
+        sure = sum(n * _certainty(part) for n, part in zip(n_words, parts, strict=True)) / max(
+            1, sum(n_words)
+        )
+        return Attempt(
+            tuple(parts),
+            failures[0] if failures else None,
+            covered * sure,
+            fits,
+            tuple(raw),
+            skipped,
+        )
 
     # -- again -------------------------------------------------------------------------------------------------------
 
@@ -169,7 +188,11 @@ class Decoder:
         return attempt.is_doubtful or self._lacks_punctuation(attempt)
 
     def improved(
-        self, encoded: Encoded, windows: Sequence[Window], languages: Sequence[str], attempts: Sequence[Attempt]
+        self,
+        encoded: Encoded,
+        windows: Sequence[Window],
+        languages: Sequence[str],
+        attempts: Sequence[Attempt],
     ) -> list[Attempt]:
         """The attempts, better ones in place of doubtful ones where any is found."""
         best = list(attempts)
@@ -188,7 +211,9 @@ class Decoder:
 
     def _lacks_punctuation(self, attempt: Attempt) -> bool:
         """A prompt of the user's has a style of its own."""
-        may_be_asked = self.engine.info.punctuates and not self.options.prompt and attempt.failure is None
+        may_be_asked = (
+            self.engine.info.punctuates and not self.options.prompt and attempt.failure is None
+        )
         return may_be_asked and lacks_punctuation(attempt.words)
 
     def _with_style(self, batch: _Doubtful) -> Iterator[tuple[int, Attempt]]:
@@ -207,8 +232,12 @@ class Decoder:
                 if as_good and punctuates(before.words, attempt.words):
                     yield i, attempt
 
-    def _with_beams(self, batch: _Doubtful, doubtful: Sequence[int]) -> Iterator[tuple[int, Attempt]]:
-        chosen = [i for i in doubtful if not batch.attempts[i].wordless]  # what is left out, beams leave out as well
+    def _with_beams(
+        self, batch: _Doubtful, doubtful: Sequence[int]
+    ) -> Iterator[tuple[int, Attempt]]:
+        chosen = [
+            i for i in doubtful if not batch.attempts[i].wordless
+        ]  # what is left out, beams leave out as well
         if chosen and self._beams is not None:
             part = batch.encoded.select(chosen)
             yield from zip(chosen, self._once(part, *batch.of(chosen), self._beams), strict=True)
@@ -219,9 +248,15 @@ class Decoder:
         return replace(self.options, beam_size=size) if size > self.options.beam_size else None
 
     def _once(
-        self, encoded: Encoded, windows: Sequence[Window], languages: Sequence[str], options: DecodingOptions
+        self,
+        encoded: Encoded,
+        windows: Sequence[Window],
+        languages: Sequence[str],
+        options: DecodingOptions,
     ) -> list[Attempt]:
-        return self.time_words(encoded, windows, self.engine.decode(encoded, languages, options), options)
+        return self.time_words(
+            encoded, windows, self.engine.decode(encoded, languages, options), options
+        )
 
     def _filled(self, batch: _Doubtful, doubtful: Sequence[int]) -> Iterator[tuple[int, Attempt]]:
         """Decode speech without words separately, and put the words found there between the others."""
@@ -232,11 +267,17 @@ class Decoder:
         languages = [batch.languages[i] for i, _ in stretches]
         found = self._once(self.encode(pieces), pieces, languages, self.options)
         for i, own in groupby(zip(stretches, found, strict=True), key=lambda pair: pair[0][0]):
-            sure = [(stretch, piece) for (_, stretch), piece in own if piece.failure is None and not _is_silent(piece)]
+            sure = [
+                (stretch, piece)
+                for (_, stretch), piece in own
+                if piece.failure is None and not _is_silent(piece)
+            ]
             if sure:
                 yield i, self._scored(batch.windows[i], *_merged(batch.attempts[i], sure))
 
-    def _in_pieces(self, batch: _Doubtful, doubtful: Sequence[int]) -> Iterator[tuple[int, Attempt]]:
+    def _in_pieces(
+        self, batch: _Doubtful, doubtful: Sequence[int]
+    ) -> Iterator[tuple[int, Attempt]]:
         """Skipped speech, and loops, often begin anew where the decoder begins anew."""
         if not self.engine.info.skips_speech:
             return
@@ -256,8 +297,18 @@ class Decoder:
             halves = found[2 * n : 2 * n + 2]
             if not batch.attempts[i].words:  # it may be no speech at all
                 halves = [half for half in halves if half.failure is None and not _is_silent(half)]
-            pairs = [pair for half in halves for pair in zip(half.parts, half.raw, strict=True) if pair[0].words]
-            yield i, self._scored(batch.windows[i], [part for part, _ in pairs], [raw for _, raw in pairs])
+            pairs = [
+                pair
+                for half in halves
+                for pair in zip(half.parts, half.raw, strict=True)
+                if pair[0].words
+            ]
+            yield (
+                i,
+                self._scored(
+                    batch.windows[i], [part for part, _ in pairs], [raw for _, raw in pairs]
+                ),
+            )
 
     def _sampled(self, batch: _Doubtful, doubtful: Sequence[int]) -> Iterator[tuple[int, Attempt]]:
         """Higher temperatures in turn."""
@@ -298,7 +349,11 @@ class _Doubtful:
 
 def _rank(judged: Judged) -> tuple[bool, bool, float]:
     """Decodings that break no rule first, then those that fit; among equals the more probable."""
-    return judged.failure is None, judged.fits and judged.failure != "silence", certainty(judged.decoded)
+    return (
+        judged.failure is None,
+        judged.fits and judged.failure != "silence",
+        certainty(judged.decoded),
+    )
 
 
 def _certainty(part: Heard) -> float:
@@ -351,7 +406,9 @@ def _merged(
     return [part for part, _ in pairs], [raw for _, raw in pairs]
 
 
-def _only_new(found: Sequence[tuple[Word, Word]], known: Sequence[Word], at: float) -> Sequence[tuple[Word, Word]]:
+def _only_new(
+    found: Sequence[tuple[Word, Word]], known: Sequence[Word], at: float
+) -> Sequence[tuple[Word, Word]]:
     """Without those at either end that say what the known words before and after the moment ``at`` say already."""
     texts = [_plain(word) for word, _ in found]
     before = [_plain(word) for word in known if word.start < at]
@@ -367,10 +424,16 @@ def _plain(word: Word) -> str:
 
 def _without_gap(part: Heard) -> Heard:
     """A part before it is looked at anew for speech without words."""
-    return replace(part, judged=replace(part.judged, failure=None)) if part.judged.failure == GAP else part
+    return (
+        replace(part, judged=replace(part.judged, failure=None))
+        if part.judged.failure == GAP
+        else part
+    )
 
 
-def _part(start: float, judged: Judged, words: Sequence[tuple[Word, Word]]) -> tuple[Heard, Sequence[Word]]:
+def _part(
+    start: float, judged: Judged, words: Sequence[tuple[Word, Word]]
+) -> tuple[Heard, Sequence[Word]]:
     """Words with those that the engine timed, as a part that begins with the first of them."""
     first = words[0][0].start if words else start
     return Heard(first, tuple(word for word, _ in words), judged), [raw for _, raw in words]

@@ -65,13 +65,23 @@ class Voice:
 
     @property
     def claimed_duration_s(self) -> float | None:
-        return self.sound.info.duration if isinstance(self.sound, Sound) else len(self.sound) / SAMPLE_RATE_HZ
+        return (
+            self.sound.info.duration
+            if isinstance(self.sound, Sound)
+            else len(self.sound) / SAMPLE_RATE_HZ
+        )
 
-    def blocks(self, block_s: float, threads: int, notices: list[Notice]) -> Generator[Samples, None, None]:
+    def blocks(
+        self, block_s: float, threads: int, notices: list[Notice]
+    ) -> Generator[Samples, None, None]:
         """See ``audio.read_blocks``."""
         if isinstance(self.sound, Sound):
-            return read_blocks(self.sound, block_s=block_s, threads=threads, notices=notices, levels=self.levels)
-        return decoded_blocks(self.sound, channel=self.channel, block_s=block_s, notices=notices, levels=self.levels)
+            return read_blocks(
+                self.sound, block_s=block_s, threads=threads, notices=notices, levels=self.levels
+            )
+        return decoded_blocks(
+            self.sound, channel=self.channel, block_s=block_s, notices=notices, levels=self.levels
+        )
 
 
 def voices_of(source: Path | Samples, options: Options, notices: list[Notice]) -> list[Voice]:
@@ -108,18 +118,25 @@ def _names(tracks: Sequence[Track]) -> list[str]:
     """A name for each, none twice."""
     names = [track.name for track in tracks]
     twice = {name for name, n in Counter(names).items() if n > 1}
-    return [f"{name} {track.number}" if name in twice else name for name, track in zip(names, tracks, strict=True)]
+    return [
+        f"{name} {track.number}" if name in twice else name
+        for name, track in zip(names, tracks, strict=True)
+    ]
 
 
 def _tracks_notice(tracks: Sequence[Track], chosen: Sequence[Track], reason: str) -> Notice:
     listed = "; ".join(map(str, tracks))
     taken = ", ".join(str(track.number) for track in chosen)
-    took = f"track {taken} was transcribed" if len(chosen) == 1 else f"tracks {taken} were transcribed"
+    took = (
+        f"track {taken} was transcribed" if len(chosen) == 1 else f"tracks {taken} were transcribed"
+    )
     message = f"The recording has {len(tracks)} audio tracks: {listed}. {took[0].upper()}{took[1:]}{reason}."
     return Notice("several_tracks", message)
 
 
-def _with_speech(path: Path, tracks: tuple[Track, ...], *, uses_vad: bool) -> tuple[tuple[Track, ...], str]:
+def _with_speech(
+    path: Path, tracks: tuple[Track, ...], *, uses_vad: bool
+) -> tuple[tuple[Track, ...], str]:
     """The first track in which speech is heard at places all over it, otherwise the first that is not silent."""
     if len(tracks) < 2:
         return tracks, ""
@@ -139,7 +156,9 @@ def _with_speech(path: Path, tracks: tuple[Track, ...], *, uses_vad: bool) -> tu
     if heard[best][0] < LEAST_SPEECH_S:
         best = 0 if heard[0][1] > SOUND_DB else max(range(len(heard)), key=lambda i: heard[i][1])
     first = tracks[0].number
-    return (tracks[best],), f", because no speech was found in track {first}" if best and heard[best][0] else ""
+    return (tracks[best],), f", because no speech was found in track {first}" if best and heard[
+        best
+    ][0] else ""
 
 
 def _speech_measure() -> Callable[[Samples], float]:
@@ -182,7 +201,11 @@ def spoken(
     if dropped:
         n = len(dropped)
         message = f"{n} sentences were left out: another channel or track has the same words at that time, and louder"
-        notices.append(Notice("crosstalk", message if n > 1 else message.replace("sentences were", "sentence was")))
+        notices.append(
+            Notice(
+                "crosstalk", message if n > 1 else message.replace("sentences were", "sentence was")
+            )
+        )
     return tuple(kept if keep_words else (replace(segment, words=()) for segment in kept)), notices
 
 
@@ -193,13 +216,24 @@ def about_each(said: Sequence[tuple[str, Sequence[Notice]]]) -> Iterator[Notice]
         for notice in notices:
             names.setdefault(notice, []).append(name)
     for notice, of in names.items():
-        yield notice if len(of) == len(said) else Notice(notice.code, f"{', '.join(of)}: {notice.message}")
+        yield (
+            notice
+            if len(of) == len(said)
+            else Notice(notice.code, f"{', '.join(of)}: {notice.message}")
+        )
 
 
-def _without_crosstalk(segments: Sequence[Segment], voices: Sequence[Voice]) -> tuple[list[Segment], list[Segment]]:
+def _without_crosstalk(
+    segments: Sequence[Segment], voices: Sequence[Voice]
+) -> tuple[list[Segment], list[Segment]]:
     """Sentences that are kept, and the others."""
-    levels = {voice.name: np.concatenate([np.empty(0, np.float32), *voice.levels.frames]) for voice in voices}
-    words = sorted((word for segment in segments for word in segment.words), key=lambda word: word.start)
+    levels = {
+        voice.name: np.concatenate([np.empty(0, np.float32), *voice.levels.frames])
+        for voice in voices
+    }
+    words = sorted(
+        (word for segment in segments for word in segment.words), key=lambda word: word.start
+    )
     starts = [word.start for word in words]
 
     def is_repeated(word: Word) -> bool:
@@ -207,7 +241,9 @@ def _without_crosstalk(segments: Sequence[Segment], voices: Sequence[Voice]) -> 
         last = bisect_right(starts, word.start + CROSSTALK_S)
         same = (other for other in words[first:last] if _plain(other.text) == _plain(word.text))
         own_db = _level_db(levels[word.speaker or ""], word)
-        return any(_level_db(levels[other.speaker or ""], word) - own_db >= CROSSTALK_DB for other in same)
+        return any(
+            _level_db(levels[other.speaker or ""], word) - own_db >= CROSSTALK_DB for other in same
+        )
 
     kept: list[Segment] = []
     dropped: list[Segment] = []

@@ -69,14 +69,22 @@ def load_truth(directory: Path) -> list[Truth]:
         UsageError: no truth at all.
     """
     if not directory.is_dir():
-        raise SourceNotFoundError(f"{directory} is not a directory", hint="name the directory of the recordings")
+        raise SourceNotFoundError(
+            f"{directory} is not a directory", hint="name the directory of the recordings"
+        )
     listed = directory / TRUTH_NAME
     truths = _read_list(listed) if listed.exists() else []
     known = {truth.path for truth in truths}
     for text_path in directory.glob("*.txt"):
         text = _read_text(text_path)
-        beside = (path for path in directory.iterdir() if path.stem == text_path.stem and path not in known)
-        media = (path for path in beside if path.is_file() and path.suffix.lower() not in _NOT_MEDIA)
+        beside = (
+            path
+            for path in directory.iterdir()
+            if path.stem == text_path.stem and path not in known
+        )
+        media = (
+            path for path in beside if path.is_file() and path.suffix.lower() not in _NOT_MEDIA
+        )
         truths += [Truth(path, (TruthSegment(text),) if text.strip() else ()) for path in media]
     if not truths:
         hint = f"put a {TRUTH_NAME} there, or beside each recording a .txt of the same name with the words said"
@@ -102,14 +110,19 @@ def _read_list(path: Path) -> list[Truth]:
     except (ValueError, RecursionError) as error:
         raise SourceError(f"{path} is not JSON: {error}", hint="write the file anew") from error
     if not isinstance(rows, list):
-        raise SourceError(f"{path} holds a {type(rows).__name__}", hint="it has to be a list, one object a recording")
+        raise SourceError(
+            f"{path} holds a {type(rows).__name__}",
+            hint="it has to be a list, one object a recording",
+        )
     truths = []
     for number, row in enumerate(rows):
         try:
             truths.append(_truth(row, path.parent))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             problem = f"lacks {error}" if isinstance(error, KeyError) else f"is damaged: {error}"
-            raise SourceError(f"{path}, entry {number}, {problem}", hint="write the entry anew") from error
+            raise SourceError(
+                f"{path}, entry {number}, {problem}", hint="write the entry anew"
+            ) from error
     return truths
 
 
@@ -122,14 +135,19 @@ def _truth(row: Mapping[str, Any], directory: Path) -> Truth:
             language=_name(segment.get("language", row.get("language"))),
             speaker=_name(segment.get("speaker")),
             words=tuple(
-                TruthWord(_string(word["word"]), _seconds(word["start"]), _maybe_seconds(word.get("end")))
+                TruthWord(
+                    _string(word["word"]), _seconds(word["start"]), _maybe_seconds(word.get("end"))
+                )
                 for word in segment.get("words", ())
             ),
         )
         for segment in row.get("segments", ())
     )
     return Truth(
-        directory / _string(row["file"]), segments, _name(row.get("language")), _maybe_seconds(row.get("duration"))
+        directory / _string(row["file"]),
+        segments,
+        _name(row.get("language")),
+        _maybe_seconds(row.get("duration")),
     )
 
 
@@ -207,7 +225,9 @@ class Score:
         return _share(self.deletions, self.reference_words)
 
     def to_json(self) -> dict[str, Any]:
-        row = {f.name: getattr(self, f.name) for f in fields(self) if not f.name.endswith("_errors")}
+        row = {
+            f.name: getattr(self, f.name) for f in fields(self) if not f.name.endswith("_errors")
+        }
         row |= {
             "reference_words": self.reference_words,
             "word_error_rate": self.word_error_rate,
@@ -216,7 +236,10 @@ class Score:
             "word_starts": spread(self.start_errors),
             "word_ends": spread(self.end_errors),
         }
-        return {name: round(value, 4) if isinstance(value, float) else value for name, value in row.items()}
+        return {
+            name: round(value, 4) if isinstance(value, float) else value
+            for name, value in row.items()
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,20 +252,34 @@ class FileScore:
     score: Score
 
     def to_json(self) -> dict[str, Any]:
-        names = {"file": self.file, "language": self.language, "found_language": self.found_language}
+        names = {
+            "file": self.file,
+            "language": self.language,
+            "found_language": self.found_language,
+        }
         return names | self.score.to_json()
 
 
 def score(truth: Truth, transcript: Transcript) -> FileScore:
     """Judge one transcript."""
     language = truth.language or transcript.language
-    said = list(chain.from_iterable(_tokens(s.text, s.words, s.language or language) for s in truth.segments))
-    heard = list(chain.from_iterable(_tokens(s.text, s.words, s.language or language) for s in transcript.segments))
+    said = list(
+        chain.from_iterable(
+            _tokens(s.text, s.words, s.language or language) for s in truth.segments
+        )
+    )
+    heard = list(
+        chain.from_iterable(
+            _tokens(s.text, s.words, s.language or language) for s in transcript.segments
+        )
+    )
     words = transcript.words
     judged = Score(
         files=1,
         languages=int(truth.language is not None and bool(said)),
-        languages_right=int(truth.language is not None and bool(said) and truth.language == transcript.language),
+        languages_right=int(
+            truth.language is not None and bool(said) and truth.language == transcript.language
+        ),
         words=len(heard),
         untimed_words=sum(not token.timed for token in heard),
         disordered_words=sum(b.start < a.end - CLOCK_TOLERANCE_S for a, b in pairwise(words)),
@@ -250,7 +287,9 @@ def score(truth: Truth, transcript: Transcript) -> FileScore:
     if said:
         judged += _word_score(said, heard) + _speech_score(truth, words)
     else:
-        judged += Score(invented_words=len(heard), non_speech_s=truth.duration or transcript.duration)
+        judged += Score(
+            invented_words=len(heard), non_speech_s=truth.duration or transcript.duration
+        )
     return FileScore(truth.path.name, truth.language, transcript.language, judged)
 
 
@@ -269,7 +308,9 @@ class _Token:
     end: float | None = None
 
 
-def _tokens(text: str, words: Sequence[Word] | Sequence[TruthWord], language: str | None) -> list[_Token]:
+def _tokens(
+    text: str, words: Sequence[Word] | Sequence[TruthWord], language: str | None
+) -> list[_Token]:
     """The text's normalised words, with times where ``words`` has the same word in the same place."""
     tokens = normalise(text, language)
     timed = [token for word in _spaced(words) for token in _parts(word, language)]
@@ -278,12 +319,24 @@ def _tokens(text: str, words: Sequence[Word] | Sequence[TruthWord], language: st
     forward = set(align(tokens, [token.text for token in timed]))
     backward = align(tokens[::-1], [token.text for token in timed[::-1]])
     found = [_Token(token) for token in tokens]
-    for i, j in backward:  # a word that could stand in two places is in different ones read forward and backward
+    for (
+        i,
+        j,
+    ) in (
+        backward
+    ):  # a word that could stand in two places is in different ones read forward and backward
         if i is None or j is None:
             continue
         i, j = len(tokens) - 1 - i, len(timed) - 1 - j
-        if (i, j) in forward and tokens[i].startswith(timed[j].text):  # a truth event "drama" is "drama's"
-            found[i] = _Token(tokens[i], True, timed[j].start, timed[j].end if tokens[i] == timed[j].text else None)
+        if (i, j) in forward and tokens[i].startswith(
+            timed[j].text
+        ):  # a truth event "drama" is "drama's"
+            found[i] = _Token(
+                tokens[i],
+                True,
+                timed[j].start,
+                timed[j].end if tokens[i] == timed[j].text else None,
+            )
     return found
 
 
@@ -336,11 +389,16 @@ def _speech_score(truth: Truth, words: Sequence[Word]) -> Score:
     margin = OUTSIDE_SPEECH_S
     return Score(
         outside_speech_words=sum(
-            not any(start - margin <= word.end and word.start <= end + margin for start, end in spans) for word in words
+            not any(
+                start - margin <= word.end and word.start <= end + margin for start, end in spans
+            )
+            for word in words
         ),
         speech_s=sum(end - start for start, end in spans),
         missed_speech_s=sum(
-            end - start for start, end in spans if not any(w.start < end and w.end > start for w in words)
+            end - start
+            for start, end in spans
+            if not any(w.start < end and w.end > start for w in words)
         ),
     )
 

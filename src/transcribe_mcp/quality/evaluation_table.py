@@ -13,14 +13,18 @@ _FIGURES = ("words", "WER", "missed", "invented", "start ms", "<=50ms", "<=100ms
 def table(scores: Sequence[FileScore]) -> str:
     """A line for each recording and the total below."""
     rows: list[tuple[str, ...]] = [("file", "lang", "found", *_FIGURES)]
-    rows += [(s.file, s.language or "-", s.found_language or "-", *_figures(s.score)) for s in scores]
+    rows += [
+        (s.file, s.language or "-", s.found_language or "-", *_figures(s.score)) for s in scores
+    ]
     return _aligned([*rows, ("total", "", "", *_figures(total(scores)))])
 
 
 def systems_table(systems: Sequence[tuple[str, Score, float]]) -> str:
     """A line for each program: its name, its score over all recordings, the seconds that it took."""
     rows = [("program", *_FIGURES, "seconds")]
-    return _aligned([*rows, *((name, *_figures(judged), f"{seconds:.1f}") for name, judged, seconds in systems)])
+    return _aligned(
+        [*rows, *((name, *_figures(judged), f"{seconds:.1f}") for name, judged, seconds in systems)]
+    )
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:

@@ -11,11 +11,44 @@ from numpy.typing import NDArray
 
 BLOCK_ROWS = 256  # of the distance matrix kept at once while tracing back
 
-_UNSPACED = {"zh", "ja", "th", "lo", "my", "yue", "km", "bo"}  # written without spaces: judged by character
+_UNSPACED = {
+    "zh",
+    "ja",
+    "th",
+    "lo",
+    "my",
+    "yue",
+    "km",
+    "bo",
+}  # written without spaces: judged by character
 _HESITATIONS = {"hmm", "mm", "mhm", "mmm", "uh", "um"}
-_CONTRACTIONS = {"won't": "will not", "can't": "can not", "cannot": "can not", "let's": "let us", "shan't": "shall not"}
-_SUFFIXES = {"n't": " not", "'re": " are", "'ll": " will", "'ve": " have", "'d": " would", "'m": " am"}
-_IS_PRONOUNS = {"it", "he", "she", "that", "what", "there", "here", "who", "where", "how"}  # whose 's stands for "is"
+_CONTRACTIONS = {
+    "won't": "will not",
+    "can't": "can not",
+    "cannot": "can not",
+    "let's": "let us",
+    "shan't": "shall not",
+}
+_SUFFIXES = {
+    "n't": " not",
+    "'re": " are",
+    "'ll": " will",
+    "'ve": " have",
+    "'d": " would",
+    "'m": " am",
+}
+_IS_PRONOUNS = {
+    "it",
+    "he",
+    "she",
+    "that",
+    "what",
+    "there",
+    "here",
+    "who",
+    "where",
+    "how",
+}  # whose 's stands for "is"
 _AMERICAN = {
     "behaviour": "behavior", "centre": "center", "cheque": "check", "colour": "color", "favour": "favor",
     "favourite": "favorite", "grey": "gray", "harbour": "harbor", "honour": "honor", "labour": "labor",
@@ -57,7 +90,9 @@ def _spelled_out(word: str) -> str:
     return f"{stem} is" if stem != word and stem in _IS_PRONOUNS else word
 
 
-def align(reference: Sequence[str], hypothesis: Sequence[str]) -> list[tuple[int | None, int | None]]:
+def align(
+    reference: Sequence[str], hypothesis: Sequence[str]
+) -> list[tuple[int | None, int | None]]:
     """Pair words with the fewest substitutions, deletions and insertions (Levenshtein distance).
 
     Returns indices in order; ``None`` on the left is an insertion, on the right a deletion. Whole rows are computed at
@@ -77,7 +112,11 @@ def align(reference: Sequence[str], hypothesis: Sequence[str]) -> list[tuple[int
         i = len(matrix) - 1
         while i > 0 or (top == 0 and j > 0):
             here = matrix[i, j]
-            if i > 0 and j > 0 and here == matrix[i - 1, j - 1] - int(ref[top + i - 1] == hyp[j - 1]):
+            if (
+                i > 0
+                and j > 0
+                and here == matrix[i - 1, j - 1] - int(ref[top + i - 1] == hyp[j - 1])
+            ):
                 i, j = i - 1, j - 1
                 pairs.append((top + i, j))
             elif i > 0 and here == matrix[i - 1, j] + 1:
@@ -89,7 +128,9 @@ def align(reference: Sequence[str], hypothesis: Sequence[str]) -> list[tuple[int
     return pairs[::-1]
 
 
-def _rows(first: NDArray[np.int32], ref: NDArray[np.int32], hyp: NDArray[np.int32]) -> NDArray[np.int32]:
+def _rows(
+    first: NDArray[np.int32], ref: NDArray[np.int32], hyp: NDArray[np.int32]
+) -> NDArray[np.int32]:
     """Rows of (distance - column) below ``first``, which is row 0 of the result: (len(ref) + 1, len(hyp) + 1).
 
     Less the column, an insertion costs nothing, so that a running minimum takes all of a row's insertions at once; a

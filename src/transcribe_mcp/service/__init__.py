@@ -74,14 +74,18 @@ class Outcome:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        return tuple(notice.message for notice in self.transcript.warnings) if self.transcript else ()
+        return (
+            tuple(notice.message for notice in self.transcript.warnings) if self.transcript else ()
+        )
 
     def to_json(self) -> dict[str, Any]:
         failed = self.error
         return {
             "source": self.source,
             "status": "failed" if failed else "skipped" if self.is_skipped else "completed",
-            "error": {"code": failed.code, "message": str(failed), "hint": failed.hint} if failed else None,
+            "error": {"code": failed.code, "message": str(failed), "hint": failed.hint}
+            if failed
+            else None,
             "outputs": [str(path) for path in self.outputs],
             "transcript": self.transcript.to_json() if self.transcript else None,
         }
@@ -104,7 +108,10 @@ def transcribe(request: TranscribeRequest, progress: Progress = unreported) -> I
     work = _Work.of(request, progress)
     recordings, missing = usable(*find_recordings(request.sources), offline=request.offline)
     if not recordings and not missing:
-        raise UsageError("no recording was named", hint="name files, directories or patterns such as 'talks/*.mp3'")
+        raise UsageError(
+            "no recording was named",
+            hint="name files, directories or patterns such as 'talks/*.mp3'",
+        )
     extensions = [form.extension for form in work.formats.values()]
     outputs = output_paths(recordings, request.output_dir, extensions) if request.output_dir else {}
     yield from (Outcome(source, error=error) for source, error in missing)
@@ -146,14 +153,20 @@ class _Work:
         return cls(
             options=Options(threads=request.threads or settings().threads, **request.options),
             formats={name: find_format(name) for name in request.formats},
-            look=FormatOptions(subtitles=SubtitleRules(**request.subtitle_rules), **request.format_options),
+            look=FormatOptions(
+                subtitles=SubtitleRules(**request.subtitle_rules), **request.format_options
+            ),
             request=request,
             progress=progress,
         )
 
     def is_done(self, outputs: dict[str, Path]) -> bool:
         """Whether a recording is left out because its files are all there."""
-        return self.request.skip_existing and bool(outputs) and all(path.is_file() for path in outputs.values())
+        return (
+            self.request.skip_existing
+            and bool(outputs)
+            and all(path.is_file() for path in outputs.values())
+        )
 
     def do(self, recording: Recording, engine: Engine, outputs: dict[str, Path]) -> Outcome:
         """One recording. What goes wrong with it is its outcome; what would go wrong with every one ends the work."""
@@ -163,7 +176,11 @@ class _Work:
 
         overwrite = self.request.overwrite
         try:
-            wanted = plan(list(outputs.values()), overwrite=overwrite, skip_existing=self.request.skip_existing)
+            wanted = plan(
+                list(outputs.values()),
+                overwrite=overwrite,
+                skip_existing=self.request.skip_existing,
+            )
             with local_file(recording, self.progress) as path:
                 transcript = run_pipeline(path, engine, self.options, self.progress)
             if recording.remote:
@@ -171,7 +188,13 @@ class _Work:
             texts = {name: render(transcript, name, self.look) for name in self.formats}
             for name, form in self.formats.items() if outputs else ():
                 if outputs[form.extension] in wanted:
-                    write(transcript, name, outputs[form.extension], overwrite=overwrite, options=self.look)
+                    write(
+                        transcript,
+                        name,
+                        outputs[form.extension],
+                        overwrite=overwrite,
+                        options=self.look,
+                    )
         except (CancelledError, UsageError):
             raise
         except TranscribeError as error:
@@ -272,8 +295,13 @@ def evaluate(request: EvaluateRequest, progress: Progress = unreported) -> Evalu
     for name in request.compare:
         paths = [truth.path for truth in truths]
         found = peer_transcripts(name, info, options.language, paths, progress)
-        judged = [(score(truth, one.transcript), one.seconds) for truth, one in zip(truths, found, strict=True)]
-        systems.append((name, total(each for each, _ in judged), sum(seconds for _, seconds in judged)))
+        judged = [
+            (score(truth, one.transcript), one.seconds)
+            for truth, one in zip(truths, found, strict=True)
+        ]
+        systems.append(
+            (name, total(each for each, _ in judged), sum(seconds for _, seconds in judged))
+        )
     figures: dict[str, Any] = {
         "engine": info.engine,
         "model": info.model,
@@ -284,7 +312,9 @@ def evaluate(request: EvaluateRequest, progress: Progress = unreported) -> Evalu
     }
     text = table(scores)
     if request.compare:
-        figures["systems"] = {name: judged.to_json() | {"seconds": s} for name, judged, s in systems}
+        figures["systems"] = {
+            name: judged.to_json() | {"seconds": s} for name, judged, s in systems
+        }
         text += f"\n\n{systems_table(systems)}"
     return Evaluation(text, figures)
 

@@ -62,7 +62,10 @@ def bench(request: BenchRequest, progress: Progress = unreported) -> Evaluation:
 
     samples = recording(request.audio, request.minutes)
     options = Options(
-        language=request.language, temperatures=(0.0,), batch_size=request.batch_size, threads=request.threads
+        language=request.language,
+        temperatures=(0.0,),
+        batch_size=request.batch_size,
+        threads=request.threads,
     )
     engine = engine_of(request, progress)
     try:

@@ -21,7 +21,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..domain.transcript import Transcript
-from ..errors import JobNotFoundError, JobStateError, StoreError, StoreReplacedError, TranscribeError, UsageError
+from ..errors import (
+    JobNotFoundError,
+    JobStateError,
+    StoreError,
+    StoreReplacedError,
+    TranscribeError,
+    UsageError,
+)
 from ..jobs.models import (
     Batch,
     Hit,
@@ -112,7 +119,9 @@ def submit(request: JobRequest) -> Job:
     return _job(job_id)
 
 
-def submit_batch(sources: Sequence[str], request: JobRequest, refused: Sequence[Refused] = ()) -> Batch:
+def submit_batch(
+    sources: Sequence[str], request: JobRequest, refused: Sequence[Refused] = ()
+) -> Batch:
     """Queue every recording that files, directories, patterns and URLs name, each with the options of ``request``.
 
     One that cannot be used is refused with its reason and costs no other its place; ``request.source`` is not used.
@@ -130,14 +139,20 @@ def submit_batch(sources: Sequence[str], request: JobRequest, refused: Sequence[
 
     store, submission = _store(), _submission(request)
     if not sources and not refused:
-        raise UsageError("no recording was named", hint="name files, directories or patterns such as 'talks/*.mp3'")
+        raise UsageError(
+            "no recording was named",
+            hint="name files, directories or patterns such as 'talks/*.mp3'",
+        )
     if request.roots is None:
         recordings, missing = find_recordings(sources, from_shell=request.from_shell)
     else:  # the caller has found the files inside of its roots; to look again would follow links
         recordings, missing = as_recordings(sources), []
     prepared = prepare_all(submission, recordings, request)
     new = prepared.new
-    left_out = [*refused, *(refusal_of(source, error) for source, error in (*missing, *prepared.refused))]
+    left_out = [
+        *refused,
+        *(refusal_of(source, error) for source, error in (*missing, *prepared.refused)),
+    ]
     if not new and not left_out:
         return Batch("", (), skipped=prepared.skipped)
     try:
@@ -159,7 +174,9 @@ def get_job(job_id: str) -> Job | Batch:
     return _read_store().get(job_id, owner.get())
 
 
-def wait_for(job_id: str, seconds: float, on_change: Callable[[Job | Batch], None] | None = None) -> Job | Batch:
+def wait_for(
+    job_id: str, seconds: float, on_change: Callable[[Job | Batch], None] | None = None
+) -> Job | Batch:
     """The job once it is final, or as it is after ``seconds``. ``on_change`` hears of it first and after each change.
 
     Raises:
@@ -193,7 +210,9 @@ def get_transcript(job_id: str) -> Transcript:
     except JobNotFoundError:
         if isinstance(store.get(job_id), Batch):
             hint = "ask for one of its jobs"
-            raise JobStateError(f"{job_id} is a batch, which has no transcript of its own", hint=hint) from None
+            raise JobStateError(
+                f"{job_id} is a batch, which has no transcript of its own", hint=hint
+            ) from None
         raise
     if row.transcript_id is not None:
         transcript = _transcript(row.transcript_id)
@@ -202,7 +221,9 @@ def get_transcript(job_id: str) -> Transcript:
     steps = store.steps(job_id)
     if not steps:
         hint = "wait for it" if row.status in ("queued", "running") else "retry it"
-        raise JobStateError(f"job {job_id} is {row.status}; nothing of it is transcribed yet", hint=hint)
+        raise JobStateError(
+            f"job {job_id} is {row.status}; nothing of it is transcribed yet", hint=hint
+        )
     from ..jobs.partial import partial_transcript
 
     return partial_transcript(row, steps)
@@ -228,7 +249,9 @@ def list_jobs(which: JobFilter = EVERYTHING, cursor: str | None = None, limit: i
     return _read_store().list_jobs(which, cursor, limit)
 
 
-def search(query: str, cursor: str | None = None, limit: int = 20, which: JobFilter = EVERYTHING) -> HitPage:
+def search(
+    query: str, cursor: str | None = None, limit: int = 20, which: JobFilter = EVERYTHING
+) -> HitPage:
     """Sentences of finished transcripts that hold every word of ``query``; "double quotes" keep words together.
 
     Raises:
@@ -294,10 +317,14 @@ def forget_old(keep_days: float) -> int:
 
 def prepare() -> None:
     """Do what the first call would wait for; a server does so in the background. Raises as ``rehearse``."""
-    store = _store()  # first: it loads SQLAlchemy under a lock, which two threads must not do at once
+    store = (
+        _store()
+    )  # first: it loads SQLAlchemy under a lock, which two threads must not do at once
     from ..jobs import job_options, partial, rehearsal, submission, worker_process
 
-    assert all((job_options, partial, worker_process, submission))  # loaded is all that they have to be
+    assert all(
+        (job_options, partial, worker_process, submission)
+    )  # loaded is all that they have to be
     rehearsal.rehearse(store)
 
 
@@ -387,4 +414,6 @@ def refusal_of(source: str, error: TranscribeError) -> Refused:
     """What a batch keeps of a source that it cannot use."""
     from ..jobs.file_identity import as_text
 
-    return Refused(as_text(source), JobFailure(error.code, as_text(str(error)), as_text(error.hint)))
+    return Refused(
+        as_text(source), JobFailure(error.code, as_text(str(error)), as_text(error.hint))
+    )

@@ -8,7 +8,15 @@ from functools import lru_cache
 from ..jobs.models import Diagnosis
 from . import list_models
 
-__all__ = ["Diagnosis", "Machine", "ModelHere", "default_model", "diagnose", "models_here", "this_machine"]
+__all__ = [
+    "Diagnosis",
+    "Machine",
+    "ModelHere",
+    "default_model",
+    "diagnose",
+    "models_here",
+    "this_machine",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +88,12 @@ def this_machine() -> Machine:
             return Machine(gpu.name, WHISPER, "bfloat16+int8", gpu_bytes(gpu) or None)
         return Machine(gpu.name, "ctranslate2", "float16", gpu_bytes(gpu) or None)
     memory = usable_memory_bytes(facts)
-    return Machine("CPU", "cpu", "int8", min(memory, facts.value("memory.available_bytes", memory)) if memory else None)
+    return Machine(
+        "CPU",
+        "cpu",
+        "int8",
+        min(memory, facts.value("memory.available_bytes", memory)) if memory else None,
+    )
 
 
 def default_model() -> str:
@@ -99,7 +112,9 @@ def _need_bytes(model: str, place: Machine) -> int | None:
         shape = geometry(model.removesuffix(".en"))
     except KeyError:
         return None
-    return default_need_bytes(shape, place.engine, place.compute_type, (place.free_bytes, usable_cores()))
+    return default_need_bytes(
+        shape, place.engine, place.compute_type, (place.free_bytes, usable_cores())
+    )
 
 
 def diagnose() -> Diagnosis:

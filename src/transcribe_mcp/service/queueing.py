@@ -27,7 +27,9 @@ class Prepared:
     skipped: tuple[str, ...]
 
 
-def prepare_all(submission: Submission, recordings: Sequence[Recording], request: JobRequest) -> Prepared:
+def prepare_all(
+    submission: Submission, recordings: Sequence[Recording], request: JobRequest
+) -> Prepared:
     """
     Raises:
         UsageError: results of two recordings would have the same name.
@@ -45,7 +47,9 @@ def prepare_all(submission: Submission, recordings: Sequence[Recording], request
             if request.output is not None:
                 wanted = targets[recording.path]
                 missing = plan(
-                    list(wanted), overwrite=request.output.overwrite, skip_existing=request.output.skip_existing
+                    list(wanted),
+                    overwrite=request.output.overwrite,
+                    skip_existing=request.output.skip_existing,
                 )
                 if not missing:
                     skipped.append(recording.source)
@@ -60,7 +64,10 @@ def prepare_all(submission: Submission, recordings: Sequence[Recording], request
 
 
 def _prepare(
-    submission: Submission, recording: Recording, request: JobRequest, outputs: tuple[NewOutput, ...]
+    submission: Submission,
+    recording: Recording,
+    request: JobRequest,
+    outputs: tuple[NewOutput, ...],
 ) -> NewJob:
     from ..jobs import spool
     from ..media.inputs import STANDARD_INPUT
@@ -85,7 +92,9 @@ def drop_unused(store: Store, new: Sequence[NewJob]) -> None:
             spool.drop(store.data_dir, signature)
 
 
-def _targets(recordings: Sequence[Recording], wanted: OutputRequest) -> dict[Path, dict[Path, NewOutput]]:
+def _targets(
+    recordings: Sequence[Recording], wanted: OutputRequest
+) -> dict[Path, dict[Path, NewOutput]]:
     """For each recording, by its path, the files to write."""
     from ..formats import FormatOptions, SubtitleRules, find_format, require_writable
     from ..jobs.file_identity import as_text
@@ -94,8 +103,13 @@ def _targets(recordings: Sequence[Recording], wanted: OutputRequest) -> dict[Pat
 
     directory = Path(wanted.directory).absolute()
     if as_text(str(directory)) != str(directory):
-        raise UsageError(f"{wanted.directory} holds bytes that are no UTF-8 text", hint="choose another --output-dir")
-    look = dump_look(FormatOptions(subtitles=SubtitleRules(**wanted.subtitle_rules), **wanted.format_options))
+        raise UsageError(
+            f"{wanted.directory} holds bytes that are no UTF-8 text",
+            hint="choose another --output-dir",
+        )
+    look = dump_look(
+        FormatOptions(subtitles=SubtitleRules(**wanted.subtitle_rules), **wanted.format_options)
+    )
     extensions = {find_format(name).extension: name for name in wanted.formats}
     paths = output_paths(recordings, directory, extensions)
     require_writable(directory)

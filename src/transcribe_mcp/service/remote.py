@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 
 def usable(
-    recordings: Sequence[Recording], missing: Sequence[tuple[str, TranscribeError]], *, offline: bool
+    recordings: Sequence[Recording],
+    missing: Sequence[tuple[str, TranscribeError]],
+    *,
+    offline: bool,
 ) -> tuple[list[Recording], list[tuple[str, TranscribeError]]]:
     """Recordings without those that can never be fetched, and these beside what is missing: before a model is loaded.
 
@@ -44,7 +47,9 @@ def _require_possible(remote: str, *, offline: bool) -> None:
         require_pipe()
     elif remote:
         if offline or settings().offline:
-            raise SourceRefusedError(f"{remote} is not fetched: offline was asked for", hint="name a file")
+            raise SourceRefusedError(
+                f"{remote} is not fetched: offline was asked for", hint="name a file"
+            )
         require_url(remote)
 
 

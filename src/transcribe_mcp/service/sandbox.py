@@ -87,7 +87,9 @@ class Found:
     refused: tuple[tuple[str, TranscribeError], ...]
 
 
-def find(sources: Sequence[str], allowed: Access, check: Callable[[], None] = lambda: None) -> Found:
+def find(
+    sources: Sequence[str], allowed: Access, check: Callable[[], None] = lambda: None
+) -> Found:
     """The recordings that files, directories, patterns and addresses name. ``check`` is called often and may raise.
 
     Raises:
@@ -99,7 +101,10 @@ def find(sources: Sequence[str], allowed: Access, check: Callable[[], None] = la
 
     sources = list(map(bare_url, sources))
     if not sources:
-        raise UsageError("no recording was named", hint="name files, directories or patterns such as 'talks/*.mp3'")
+        raise UsageError(
+            "no recording was named",
+            hint="name files, directories or patterns such as 'talks/*.mp3'",
+        )
     wanted: list[str] = []
     refused: list[tuple[str, TranscribeError]] = []
     for source in filter(is_url, sources):
@@ -107,14 +112,18 @@ def find(sources: Sequence[str], allowed: Access, check: Callable[[], None] = la
             wanted.append(_checked(source, allowed))
         except TranscribeError as error:
             refused.append((source, error))
-    recordings, more = find_allowed([source for source in sources if not is_url(source)], allowed, check)
+    recordings, more = find_allowed(
+        [source for source in sources if not is_url(source)], allowed, check
+    )
     return Found((*wanted, *(str(recording.path) for recording in recordings)), (*refused, *more))
 
 
 def submit_batch(found: Found, request: JobRequest, allowed: Access) -> Batch:
     """``jobs.submit_batch`` for what was found; what was refused stays with the batch."""
     request = replace(request, roots=tuple(map(str, allowed.resolved)))
-    return jobs.submit_batch(found.recordings, request, [jobs.refusal_of(*each) for each in found.refused])
+    return jobs.submit_batch(
+        found.recordings, request, [jobs.refusal_of(*each) for each in found.refused]
+    )
 
 
 def write_result(job_id: str, format_name: str, target: str, allowed: Access) -> Path:
@@ -137,9 +146,13 @@ def write_result(job_id: str, format_name: str, target: str, allowed: Access) ->
     except OutputExistsError as error:
         raise OutputExistsError(f"{target} is there already", hint="name another file") from error
     except OutputError as error:
-        raise OutputError(str(error).replace(str(directory), str(path.parent)), hint=error.hint) from error
+        raise OutputError(
+            str(error).replace(str(directory), str(path.parent)), hint=error.hint
+        ) from error
     except OSError as error:
-        raise OutputError(f"cannot write {target}: {error.strerror}", hint="name a directory that exists") from error
+        raise OutputError(
+            f"cannot write {target}: {error.strerror}", hint="name a directory that exists"
+        ) from error
     return path
 
 

@@ -41,7 +41,12 @@ def take_token(host: str) -> str:
     if not token and host not in LOOPBACK:
         message = f"other machines could reach {host} and no token is set"
         raise UsageError(message, hint=f"{_TOKEN_HINT}; or serve on 127.0.0.1")
-    if token and (len(token) < SHORTEST_TOKEN or not token.isascii() or not token.isprintable() or " " in token):
+    if token and (
+        len(token) < SHORTEST_TOKEN
+        or not token.isascii()
+        or not token.isprintable()
+        or " " in token
+    ):
         message = f"the token is shorter than {SHORTEST_TOKEN} characters or holds some that no header can carry"
         raise UsageError(message, hint=_TOKEN_HINT)
     return token

@@ -69,7 +69,9 @@ class SpeechDetector:
     def reset(self) -> None:
         """Forgets the recording so far; the next push begins another."""
         self._state: State = _zero_state()
-        self._tail = np.zeros(CONTEXT_SAMPLES, np.float32)  # context, then the samples of the frame begun
+        self._tail = np.zeros(
+            CONTEXT_SAMPLES, np.float32
+        )  # context, then the samples of the frame begun
 
     def push(self, samples: Array, *, last: bool = False) -> Array:
         """The next samples of the recording (n,), 16 kHz mono -> the probabilities not returned yet (n_frames,).
@@ -80,7 +82,9 @@ class SpeechDetector:
         probabilities = self._push(np.ascontiguousarray(samples, np.float32))
         if last:
             missing = -(len(self._tail) - CONTEXT_SAMPLES) % FRAME_SAMPLES
-            probabilities = np.concatenate([probabilities, self._push(np.zeros(missing, np.float32))])
+            probabilities = np.concatenate(
+                [probabilities, self._push(np.zeros(missing, np.float32))]
+            )
             self.reset()
         return probabilities
 
@@ -88,7 +92,9 @@ class SpeechDetector:
         tail = self._tail
         n_begun = len(tail) - CONTEXT_SAMPLES
         n_frames, n_left = divmod(n_begun + len(samples), FRAME_SAMPLES)
-        self._tail = np.concatenate([tail, samples[-FRAME_SAMPLES - CONTEXT_SAMPLES :]])[-CONTEXT_SAMPLES - n_left :]
+        self._tail = np.concatenate([tail, samples[-FRAME_SAMPLES - CONTEXT_SAMPLES :]])[
+            -CONTEXT_SAMPLES - n_left :
+        ]
         if n_frames == 0:
             return np.empty(0, np.float32)
 
@@ -103,12 +109,17 @@ class SpeechDetector:
         return self._run_lanes(chunks)
 
     def _run_lanes(self, chunks: _Chunks) -> Array:
-        n_lanes = max(1, min(self._threads // _THREADS_PER_LANE, chunks.n_chunks // _MIN_LANE_CHUNKS))
+        n_lanes = max(
+            1, min(self._threads // _THREADS_PER_LANE, chunks.n_chunks // _MIN_LANE_CHUNKS)
+        )
         edges = [chunks.n_chunks * lane // n_lanes for lane in range(n_lanes + 1)]
         if self._pool is None:
             return self._run_first_lane(chunks, edges[1])
         # The lanes go first: one that finds no worker for its next chunk encodes it itself, so none waits in vain.
-        later = [self._pool.submit(self._run_lane, chunks, *edge) for edge in itertools.pairwise(edges[1:])]
+        later = [
+            self._pool.submit(self._run_lane, chunks, *edge)
+            for edge in itertools.pairwise(edges[1:])
+        ]
         chunks.submit(self._pool, edges)
         probabilities = [self._run_first_lane(chunks, edges[1])]
         for lane in later:
@@ -179,12 +190,16 @@ def _session(graph: bytes) -> Any:
         import onnxruntime
     except ImportError as error:
         message = f"voice detection needs onnxruntime, which cannot be loaded: {error}"
-        raise EngineUnavailableError(message, hint="pip install --force-reinstall onnxruntime") from error
+        raise EngineUnavailableError(
+            message, hint="pip install --force-reinstall onnxruntime"
+        ) from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # what matters is raised
-    return onnxruntime.InferenceSession(graph, sess_options=options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(
+        graph, sess_options=options, providers=["CPUExecutionProvider"]
+    )
 
 
 def _zero_state() -> State:

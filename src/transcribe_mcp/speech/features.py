@@ -41,12 +41,20 @@ def log_mel(samples: NDArray[np.float32], n_mels: int) -> NDArray[np.float32]:
         raise ValueError(f"a window holds at most {WINDOW_SAMPLES} samples, not {len(samples)}")
     spectrogram = np.full((n_mels, WINDOW_FRAMES), np.log10(SILENCE), dtype=np.float32)
     # Frames that lie wholly in the padding are silence and need no transform.
-    n_frames = min(WINDOW_FRAMES, (len(samples) + FFT_SAMPLES // 2) // HOP_SAMPLES + 1) if len(samples) else 0
+    n_frames = (
+        min(WINDOW_FRAMES, (len(samples) + FFT_SAMPLES // 2) // HOP_SAMPLES + 1)
+        if len(samples)
+        else 0
+    )
     if n_frames:
         power = _power_spectrum(samples, n_frames)
         mel = mel_filters(n_mels) @ power.T
         # Some processors' logarithm of the floor is the last digit below that of others.
-        np.maximum(np.log10(np.maximum(mel, SILENCE)), spectrogram[:, :n_frames], out=spectrogram[:, :n_frames])
+        np.maximum(
+            np.log10(np.maximum(mel, SILENCE)),
+            spectrogram[:, :n_frames],
+            out=spectrogram[:, :n_frames],
+        )
     np.maximum(spectrogram, spectrogram.max() - DYNAMIC_RANGE, out=spectrogram)
     spectrogram += 4.0
     spectrogram /= 4.0
@@ -66,7 +74,9 @@ def _power_spectrum(samples: NDArray[np.float32], n_frames: int) -> NDArray[np.f
     half = FFT_SAMPLES // 2
     padded = np.zeros(WINDOW_SAMPLES + FFT_SAMPLES, dtype=np.float32)
     padded[half : half + len(samples)] = samples
-    padded[:half] = padded[FFT_SAMPLES:half:-1]  # both ends of the 30 s mirror, as in torch.stft(center=True)
+    padded[:half] = padded[
+        FFT_SAMPLES:half:-1
+    ]  # both ends of the 30 s mirror, as in torch.stft(center=True)
     padded[-half:] = padded[-half - 2 : -FFT_SAMPLES - 2 : -1]
     frames = np.lib.stride_tricks.sliding_window_view(padded, FFT_SAMPLES)[::HOP_SAMPLES][:n_frames]
     spectrum = np.fft.rfft(frames * _hann_window(), axis=-1)

@@ -14,7 +14,15 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from .features import DYNAMIC_RANGE, FFT_SAMPLES, HOP_SAMPLES, SILENCE, WINDOW_FRAMES, WINDOW_SAMPLES, mel_filters
+from .features import (
+    DYNAMIC_RANGE,
+    FFT_SAMPLES,
+    HOP_SAMPLES,
+    SILENCE,
+    WINDOW_FRAMES,
+    WINDOW_SAMPLES,
+    mel_filters,
+)
 from .regions import Window
 
 PART_WINDOWS = 16  # transformed at once: bounds the spectra to 150 MB, and fills any GPU
@@ -40,7 +48,9 @@ def log_mel_windows(windows: Sequence[Window], n_mels: int, device: torch.device
     Raises:
         ValueError: a window is longer than 30 s.
     """
-    features = torch.empty((len(windows), n_mels, WINDOW_FRAMES), dtype=torch.float32, device=device)
+    features = torch.empty(
+        (len(windows), n_mels, WINDOW_FRAMES), dtype=torch.float32, device=device
+    )
     for first in range(0, len(windows), PART_WINDOWS):
         part = windows[first : first + PART_WINDOWS]
         features[first : first + len(part)] = log_mel(padded(part, device), n_mels)
@@ -50,7 +60,9 @@ def log_mel_windows(windows: Sequence[Window], n_mels: int, device: torch.device
 def log_mel(samples: Tensor, n_mels: int) -> Tensor:
     """(n, 480000) float32 samples, mono, 16 kHz, padded with zeros -> (n, n_mels, 3000) float32, on the same device."""
     window, filters = _constants(n_mels, samples.device)
-    spectrum = torch.stft(samples, FFT_SAMPLES, HOP_SAMPLES, window=window, return_complex=True)[..., :-1]
+    spectrum = torch.stft(samples, FFT_SAMPLES, HOP_SAMPLES, window=window, return_complex=True)[
+        ..., :-1
+    ]
     power = torch.view_as_real(spectrum).square().sum(-1)
     mel = torch.matmul(filters, power).clamp_(min=SILENCE).log10_()
     loudest = mel.amax(dim=(1, 2), keepdim=True)
@@ -61,12 +73,16 @@ def padded(windows: Sequence[Window], device: torch.device) -> Tensor:
     """The samples of windows as one batch: (n, 480000) float32 on ``device``, zeros behind each."""
     for window in windows:
         if len(window.samples) > WINDOW_SAMPLES:
-            raise ValueError(f"a window holds at most {WINDOW_SAMPLES} samples, not {len(window.samples)}")
+            raise ValueError(
+                f"a window holds at most {WINDOW_SAMPLES} samples, not {len(window.samples)}"
+            )
     held = [window.placed.samples for window in windows if isinstance(window.placed, Placed)]
     placed = [samples for samples in held if samples is not None and samples.device == device]
     if len(placed) < len(windows):
         return _sent(windows, device)
-    if device.type == "cuda":  # made on the listener's stream: not to be freed there while they are read here
+    if (
+        device.type == "cuda"
+    ):  # made on the listener's stream: not to be freed there while they are read here
         stream = torch.cuda.current_stream(device)
         for samples in placed:
             samples.record_stream(stream)
@@ -77,7 +93,9 @@ def padded(windows: Sequence[Window], device: torch.device) -> Tensor:
 
 def _sent(windows: Sequence[Window], device: torch.device) -> Tensor:
     """Through pinned memory, one piece for all: to get a piece for each takes longer than to encode it."""
-    batch = torch.zeros((len(windows), WINDOW_SAMPLES), dtype=torch.float32, pin_memory=device.type == "cuda")
+    batch = torch.zeros(
+        (len(windows), WINDOW_SAMPLES), dtype=torch.float32, pin_memory=device.type == "cuda"
+    )
     for row, window in zip(batch, windows, strict=True):
         row[: len(window.samples)] = torch.from_numpy(window.samples)
     return batch.to(device, non_blocking=True)

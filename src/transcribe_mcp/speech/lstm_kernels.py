@@ -22,7 +22,9 @@ from ..compat.trial import ran_out_of_memory
 State = tuple[Tensor, Tensor]
 
 LANES, WARPS = 16, 8  # 16 rows are the least that a matrix unit multiplies
-KEPT_BYTES = 143_360  # of shared memory, that the kernel takes if it keeps the weights; otherwise 45,056
+KEPT_BYTES = (
+    143_360  # of shared memory, that the kernel takes if it keeps the weights; otherwise 45,056
+)
 OLDEST = (8, 0)  # compute capability from which on Triton multiplies them by matrix units
 # What launching a kernel fails with, beside torch's RuntimeError: Triton runs a C compiler, and loads what that made.
 TRITON_ERRORS = (TritonError, SubprocessError, ImportError)
@@ -33,7 +35,10 @@ def problem(device: torch.device) -> str:
     if torch.cuda.get_device_capability(device) < OLDEST:
         return f"it is made for compute capability {OLDEST[0]}.{OLDEST[1]} and newer"
     state = torch.zeros((2, 1, 1, 128), device=device)
-    gates, weight = torch.zeros((1, 512), device=device), torch.zeros((512, 128), dtype=torch.float16, device=device)
+    gates, weight = (
+        torch.zeros((1, 512), device=device),
+        torch.zeros((512, 128), dtype=torch.float16, device=device),
+    )
     return launch_problem(lambda: run_lanes(gates, weight, (state[0], state[1]), 1, 0))
 
 
@@ -41,7 +46,11 @@ def launch_problem(launch: Callable[[], object]) -> str:
     """Why it fails; empty where it does not. Raises: RuntimeError for want of memory."""
     try:
         launch()
-    except (RuntimeError, OSError, *TRITON_ERRORS) as error:  # the second: no place for what was compiled
+    except (
+        RuntimeError,
+        OSError,
+        *TRITON_ERRORS,
+    ) as error:  # the second: no place for what was compiled
         if ran_out_of_memory(error):
             raise
         return f"{type(error).__name__}: {error}"
@@ -50,7 +59,9 @@ def launch_problem(launch: Callable[[], object]) -> str:
 
 @cache
 def _keeps_weights(device: torch.device) -> bool:
-    room: int = getattr(torch.cuda.get_device_properties(device), "shared_memory_per_block_optin", 0)
+    room: int = getattr(
+        torch.cuda.get_device_properties(device), "shared_memory_per_block_optin", 0
+    )
     return room >= KEPT_BYTES
 
 
@@ -70,7 +81,9 @@ def _lanes_kernel(
     from_the_start = (lane <= before)[:, None]
     row = channel[None] + 0 * lane[:, None]
     h, c = tl.load(hidden + row, from_the_start, 0.0), tl.load(cell + row, from_the_start, 0.0)
-    turned = weight + channel[:, None] + channel[None] * SIZE  # rows of a product's second matrix are inputs
+    turned = (
+        weight + channel[:, None] + channel[None] * SIZE
+    )  # rows of a product's second matrix are inputs
     if KEPT:
         weight_i, weight_f = tl.load(turned), tl.load(turned + SIZE * SIZE)
         weight_g, weight_o = tl.load(turned + 2 * SIZE * SIZE), tl.load(turned + 3 * SIZE * SIZE)
@@ -79,7 +92,10 @@ def _lanes_kernel(
         inside, own = (frame < end)[:, None], ((frame < end) & (frame >= begin))[:, None]
         gate = gates + frame[:, None] * (4 * SIZE) + channel[None]
         from_i, from_f = tl.load(gate, inside, 0.0), tl.load(gate + SIZE, inside, 0.0)
-        from_g, from_o = tl.load(gate + 2 * SIZE, inside, 0.0), tl.load(gate + 3 * SIZE, inside, 0.0)
+        from_g, from_o = (
+            tl.load(gate + 2 * SIZE, inside, 0.0),
+            tl.load(gate + 3 * SIZE, inside, 0.0),
+        )
         said = h.to(weight.dtype.element_ty)
         if KEPT:
             i, f = from_i + tl.dot(said, weight_i), from_f + tl.dot(said, weight_f)
@@ -97,7 +113,9 @@ def _lanes_kernel(
     tl.store(cell_after + row, c, last)
 
 
-def run_lanes(gates: Tensor, weight: Tensor, state: State, steps: int, before: int) -> tuple[Tensor, State]:
+def run_lanes(
+    gates: Tensor, weight: Tensor, state: State, steps: int, before: int
+) -> tuple[Tensor, State]:
     """The LSTM over all lanes.
 
     Args:

@@ -111,7 +111,9 @@ class RegionFinder:
         rules = self._rules
         min_silence_frames = round(rules.min_silence_s / FRAME_S)
         regions: list[Region] = []
-        begins = np.flatnonzero(probabilities >= rules.threshold)  # where speech may begin: silence is skipped at once
+        begins = np.flatnonzero(
+            probabilities >= rules.threshold
+        )  # where speech may begin: silence is skipped at once
         first_frame, values = self._next_frame, probabilities.tolist()
         at = 0
         while at < len(values):
@@ -195,7 +197,12 @@ class WindowCutter:
         return self._keep_from / SAMPLE_RATE_HZ
 
     def push(
-        self, samples: NDArray[np.float32], regions: Sequence[Region], settled_s: float, *, last: bool = False
+        self,
+        samples: NDArray[np.float32],
+        regions: Sequence[Region],
+        settled_s: float,
+        *,
+        last: bool = False,
     ) -> Iterator[Window]:
         """Take the next samples and the regions found by now; give the windows that no later region can change.
 
@@ -223,11 +230,16 @@ class WindowCutter:
         room = rules.max_s - rules.lead_s - rules.tail_s
         fitting: list[Region] = []
         for region in self._regions:
-            if fitting and (region.start - fitting[-1].end >= rules.long_silence_s or region.end - start > room):
+            if fitting and (
+                region.start - fitting[-1].end >= rules.long_silence_s or region.end - start > room
+            ):
                 break
             fitting.append(region)
         n = len(fitting)
-        overflows = n < len(self._regions) and self._regions[n].start - fitting[-1].end < rules.long_silence_s
+        overflows = (
+            n < len(self._regions)
+            and self._regions[n].start - fitting[-1].end < rules.long_silence_s
+        )
         if overflows:
             n = self._best_cut(fitting, self._regions[n].start)
         return tuple(self._regions.popleft() for _ in range(n))
@@ -254,7 +266,9 @@ class WindowCutter:
         if ceiling is not None:
             end = max(regions[-1].end, min(end, (regions[-1].end + ceiling) / 2))
         first = max(self._keep_from, round(start * SAMPLE_RATE_HZ))
-        stop = min(round(end * SAMPLE_RATE_HZ), self._end, first + round(rules.max_s * SAMPLE_RATE_HZ))
+        stop = min(
+            round(end * SAMPLE_RATE_HZ), self._end, first + round(rules.max_s * SAMPLE_RATE_HZ)
+        )
         self._floor = max(first, stop) / SAMPLE_RATE_HZ
         return Window(first / SAMPLE_RATE_HZ, self._samples(first, stop), regions)
 

@@ -74,7 +74,9 @@ def shipped_model() -> Path:
     """
     spec = importlib.util.find_spec("faster_whisper")
     if spec is None or not spec.submodule_search_locations:
-        raise EngineUnavailableError("voice detection needs a file of faster-whisper, which is missing", hint=_HINT)
+        raise EngineUnavailableError(
+            "voice detection needs a file of faster-whisper, which is missing", hint=_HINT
+        )
     path = Path(spec.submodule_search_locations[0]) / _ASSET
     if not path.is_file():
         raise EngineUnavailableError(f"voice detection model not found: {path}", hint=_HINT)
@@ -90,7 +92,9 @@ def read_weights(path: Path) -> SileroWeights:
         tensors = dict(_float_tensors(path.read_bytes()))
         weights = _named_weights(tensors)
     except OSError as error:
-        raise EngineUnavailableError(f"cannot read the voice detection model {path}: {error}", hint=_HINT) from error
+        raise EngineUnavailableError(
+            f"cannot read the voice detection model {path}: {error}", hint=_HINT
+        ) from error
     except (KeyError, ValueError, IndexError) as error:
         message = f"not the voice detection model this release knows: {path}: {error}"
         raise EngineUnavailableError(message, hint=_HINT) from error
@@ -98,7 +102,9 @@ def read_weights(path: Path) -> SileroWeights:
 
 
 def _named_weights(tensors: dict[str, Array]) -> SileroWeights:
-    basis = tensors["encoder.feature_extractor.forward_basis_buffer"].reshape(2, _N_BINS, WINDOW_SAMPLES)
+    basis = tensors["encoder.feature_extractor.forward_basis_buffer"].reshape(
+        2, _N_BINS, WINDOW_SAMPLES
+    )
     cosine, sine = basis
     if not np.array_equal(cosine[:, 1:_HALF], cosine[:, :_HALF:-1]) or cosine[:, 0].any():
         raise ValueError("the cosine rows of the transform are not even")
@@ -113,7 +119,9 @@ def _named_weights(tensors: dict[str, Array]) -> SileroWeights:
                 tensors[f"encoder.conv_layers.{i}.bias"].reshape(n_out),
                 stride,
             )
-            for i, (n_out, n_in, stride) in enumerate([(128, _N_BINS, 1), (64, 128, 2), (64, 64, 2), (128, 64, 1)])
+            for i, (n_out, n_in, stride) in enumerate(
+                [(128, _N_BINS, 1), (64, 128, 2), (64, 64, 2), (128, 64, 1)]
+            )
         ),
         lstm_input=tensors["onnx::LSTM_209"].reshape(1, 4 * STATE_SIZE, STATE_SIZE),
         lstm_hidden=tensors["onnx::LSTM_210"].reshape(1, 4 * STATE_SIZE, STATE_SIZE),
@@ -131,7 +139,9 @@ def folded_windows(samples: Array) -> tuple[Array, Array]:
     n_frames = (len(samples) - CONTEXT_SAMPLES) // FRAME_SAMPLES
     n_seen = CONTEXT_SAMPLES + FRAME_SAMPLES
     step = samples.itemsize
-    seen = np.lib.stride_tricks.as_strided(samples, (n_frames, n_seen), (FRAME_SAMPLES * step, step), writeable=False)
+    seen = np.lib.stride_tricks.as_strided(
+        samples, (n_frames, n_seen), (FRAME_SAMPLES * step, step), writeable=False
+    )
     frames = np.empty((n_frames, n_seen + REFLECTED_SAMPLES), np.float32)
     frames[:, :n_seen] = seen
     frames[:, n_seen:] = seen[:, -2 : -2 - REFLECTED_SAMPLES : -1]
@@ -186,7 +196,9 @@ def encoder_graph(weights: SileroWeights) -> bytes:
         n_steps = -(-n_steps // convolution.stride)
         tensors |= {f"weight{i}": matrix, f"bias{i}": np.tile(convolution.bias, n_steps)}
         nodes.append(_node("Gemm", [f"out{i - 1}", f"weight{i}", f"bias{i}"], [f"sum{i}"]))
-        nodes.append(_node("Relu", [f"sum{i}"], [f"out{i}" if convolution is not rest[-1] else "features"]))
+        nodes.append(
+            _node("Relu", [f"sum{i}"], [f"out{i}" if convolution is not rest[-1] else "features"])
+        )
     inputs = [_value("even", ["windows", _HALF]), _value("odd", ["windows", _HALF - 1])]
     return _model(nodes, tensors, inputs, [_value("features", ["frames", STATE_SIZE])])
 
@@ -300,8 +312,15 @@ def _bytes(field: int, value: bytes | str) -> bytes:
 
 def _node(operator: str, inputs: list[str], outputs: list[str], **attributes: int) -> bytes:
     """NodeProto; the attributes are of type INT (2)."""
-    fields = [_bytes(1, name) for name in inputs] + [_bytes(2, name) for name in outputs] + [_bytes(4, operator)]
-    fields += [_bytes(5, _bytes(1, key) + _number(3, value) + _number(20, 2)) for key, value in attributes.items()]
+    fields = (
+        [_bytes(1, name) for name in inputs]
+        + [_bytes(2, name) for name in outputs]
+        + [_bytes(4, operator)]
+    )
+    fields += [
+        _bytes(5, _bytes(1, key) + _number(3, value) + _number(20, 2))
+        for key, value in attributes.items()
+    ]
     return b"".join(fields)
 
 
@@ -321,7 +340,10 @@ def _value(name: str, shape: Sequence[str | int]) -> bytes:
 
 
 def _model(
-    nodes: list[bytes], tensors: dict[str, NDArray[np.generic]], inputs: list[bytes], outputs: list[bytes]
+    nodes: list[bytes],
+    tensors: dict[str, NDArray[np.generic]],
+    inputs: list[bytes],
+    outputs: list[bytes],
 ) -> bytes:
     """ModelProto, IR version 8, operator set 16: what ONNX Runtime has read since 1.12."""
     graph = [_bytes(1, node) for node in nodes] + [_bytes(2, "silero")]

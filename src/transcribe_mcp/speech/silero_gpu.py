@@ -43,7 +43,9 @@ from .silero import (
 
 TORCH_ERRORS = (RuntimeError, ValueError, MemoryError)
 LANE_FRAMES = 250  # 8 s; shorter lanes take fewer steps and hear less
-LANES_BEFORE = 5  # 40 s heard before every lane: at least 997 of 1000 decisions are those of the serial run
+LANES_BEFORE = (
+    5  # 40 s heard before every lane: at least 997 of 1000 decisions are those of the serial run
+)
 SHORT_FRAMES = LANE_FRAMES * (1 + LANES_BEFORE)  # one lane takes no more steps, and is exact
 CHUNK_FRAMES = 8192  # that the encoder takes at once, filled up: 80 MB, whose pieces are always of the same sizes
 FEW_FRAMES = 2048  # of what would fill no more than half of it: pieces so small that PyTorch cuts them from larger ones
@@ -81,7 +83,9 @@ class DeviceListener:
 
     def __init__(self, ears: Ears) -> None:
         self._network, self._device, self._stream = ears.network, ears.device, ears.stream
-        self._audio = torch.zeros(CONTEXT_SAMPLES, device=self._device)  # held for windows and for the frame begun
+        self._audio = torch.zeros(
+            CONTEXT_SAMPLES, device=self._device
+        )  # held for windows and for the frame begun
         self._origin = -CONTEXT_SAMPLES  # sample of the recording at which _audio begins
         self._next = 0  # sample at which the next frame begins
         self._state = _empty_state(self._device)
@@ -92,7 +96,11 @@ class DeviceListener:
         with self._working():
             self._append(samples)
             end = self._origin + len(self._audio)
-            n_frames = -((self._next - end) // FRAME_SAMPLES) if last else (end - self._next) // FRAME_SAMPLES
+            n_frames = (
+                -((self._next - end) // FRAME_SAMPLES)
+                if last
+                else (end - self._next) // FRAME_SAMPLES
+            )
             if n_frames <= 0:
                 return np.empty(0, np.float32)
             first = self._next - CONTEXT_SAMPLES - self._origin
@@ -124,7 +132,9 @@ class DeviceListener:
     def _cut(self, window: Window) -> Placed | None:
         first = round(window.start * SAMPLE_RATE_HZ) - self._origin
         samples = self._audio[first : first + len(window.samples)] if first >= 0 else None
-        return Placed(samples) if samples is not None and len(samples) == len(window.samples) else None
+        return (
+            Placed(samples) if samples is not None and len(samples) == len(window.samples) else None
+        )
 
     def _append(self, samples: Samples) -> None:
         if not len(samples):
@@ -143,7 +153,9 @@ class DeviceListener:
         except launch_errors() as error:
             message = f"voice detection on {self._device} failed: {error}"
             if ran_out_of_memory(error):
-                raise OutOfMemoryError(message, hint="use fewer windows at once or a smaller model") from error
+                raise OutOfMemoryError(
+                    message, hint="use fewer windows at once or a smaller model"
+                ) from error
             raise EngineFailedError(message) from error
 
 
@@ -151,7 +163,9 @@ class LaneNetwork:
     """Silero's network on ``device``, LSTM in lanes."""
 
     def __init__(self, weights: SileroWeights, device: torch.device) -> None:
-        self.basis = _tensor(np.concatenate([weights.cosine, weights.sine]).T).to(device)  # (256, 258)
+        self.basis = _tensor(np.concatenate([weights.cosine, weights.sine]).T).to(
+            device
+        )  # (256, 258)
         self.layers = []
         n_steps = N_WINDOWS
         for convolution in weights.convolutions:
@@ -207,7 +221,10 @@ class LaneNetwork:
         h[:, : before + 1], c[:, : before + 1] = state  # of lanes that hear the first frame
         outputs, after = self.lstm(pack_sequence(heard, enforce_sorted=False), (h, c))
         padded, _ = pad_packed_sequence(outputs, batch_first=True)
-        own = [row[min(begin, before * size) :][:size] for row, begin in zip(padded, begins, strict=True)]
+        own = [
+            row[min(begin, before * size) :][:size]
+            for row, begin in zip(padded, begins, strict=True)
+        ]
         return torch.cat(own)[: len(features)], (after[0][:, -1:].clone(), after[1][:, -1:].clone())
 
     def remember_in_one_launch(self, features: Tensor, state: State) -> tuple[Tensor, State]:

@@ -29,7 +29,11 @@ def probe_torch() -> Iterator[Fact]:
         return
     source = str(folder / "version.py") if folder else ""
     version, cuda = _VERSION_LINE.search(text), _CUDA_LINE.search(text)
-    yield seen("torch.version", version[1], source) if version else unseen("torch.version", f"not in {source}")
+    yield (
+        seen("torch.version", version[1], source)
+        if version
+        else unseen("torch.version", f"not in {source}")
+    )
     if cuda:
         yield seen("torch.cuda", cuda[1] or cuda[2] or "cpu", source)
     else:
@@ -61,5 +65,7 @@ def probe_ctranslate2() -> Iterator[Fact]:
         yield unseen(name, f"{paths[0]} cannot be read: {error}")
         return
     shim = [path.name for path in entries_of(paths[0].parent) if path.name.startswith("libcudnn")]
-    value = {key: list(item) if isinstance(item, tuple) else item for key, item in asdict(code).items()}
+    value = {
+        key: list(item) if isinstance(item, tuple) else item for key, item in asdict(code).items()
+    }
     yield seen(name, value | {"cudnn_shim": shim[0] if shim else ""}, str(paths[0]))

@@ -26,4 +26,6 @@ def probe() -> Iterator[Fact]:
     secrets = {name: bool(os.environ.get(name)) for name in SECRETS}
     home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
     secrets["token file"] = (home / "token").is_file()
-    yield seen("environment.secrets", secrets, "environment of this process; only whether they are set")
+    yield seen(
+        "environment.secrets", secrets, "environment of this process; only whether they are set"
+    )

@@ -18,7 +18,9 @@ FLAGS = (
     "sse4_1", "avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "avx_vnni",
     "amx_tile", "amx_int8", "amx_bf16", "asimd", "asimddp", "bf16", "i8mm", "sve",
 )  # fmt: skip
-_UNLIMITED_BYTES = 1 << 60  # control groups of version 1 write a huge number where there is no limit
+_UNLIMITED_BYTES = (
+    1 << 60
+)  # control groups of version 1 write a huge number where there is no limit
 _SYSCTL_TIMEOUT_S = 3
 
 
@@ -44,14 +46,20 @@ def _usable() -> Fact:
 
 def _linux_cpu(text: str) -> Iterator[Fact]:
     model = re.search(r"^(?:model name|Model|Hardware)\s*:\s*(.+)$", text, re.MULTILINE)
-    yield seen("cpu.model", model[1].strip(), "/proc/cpuinfo") if model else unseen("cpu.model", "not in /proc/cpuinfo")
+    yield (
+        seen("cpu.model", model[1].strip(), "/proc/cpuinfo")
+        if model
+        else unseen("cpu.model", "not in /proc/cpuinfo")
+    )
     line = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
     if line:
         has = set(line[1].split())
         yield seen("cpu.flags", [flag for flag in FLAGS if flag in has], "/proc/cpuinfo")
     else:
         yield unseen("cpu.flags", "not in /proc/cpuinfo")
-    cores = set(re.findall(r"^physical id\s*:\s*(\d+)$(?:.*\n)*?^core id\s*:\s*(\d+)$", text, re.MULTILINE))
+    cores = set(
+        re.findall(r"^physical id\s*:\s*(\d+)$(?:.*\n)*?^core id\s*:\s*(\d+)$", text, re.MULTILINE)
+    )
     siblings = {
         text_of(folder / "topology" / "thread_siblings_list") or str(folder)
         for folder in Path("/sys/devices/system/cpu").glob("cpu[0-9]*")
@@ -69,15 +77,23 @@ def _mac_cpu() -> Iterator[Fact]:
     names = ("machdep.cpu.brand_string", "hw.physicalcpu", "sysctl.proc_translated")
     values = {name: _sysctl(name) for name in names}
     brand, physical, translated = (values[name] for name in names)
-    yield seen("cpu.model", brand, "sysctl") if brand else unseen("cpu.model", "sysctl does not say")
-    yield seen("cpu.physical", int(physical), "sysctl") if physical else unseen("cpu.physical", "sysctl does not say")
+    yield (
+        seen("cpu.model", brand, "sysctl") if brand else unseen("cpu.model", "sysctl does not say")
+    )
+    yield (
+        seen("cpu.physical", int(physical), "sysctl")
+        if physical
+        else unseen("cpu.physical", "sysctl does not say")
+    )
     yield seen("cpu.translated", translated == "1", "sysctl.proc_translated")
 
 
 def _sysctl(name: str) -> str:
     try:
         command = ["/usr/sbin/sysctl", "-n", name]
-        return subprocess.run(command, capture_output=True, text=True, timeout=_SYSCTL_TIMEOUT_S).stdout.strip()
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=_SYSCTL_TIMEOUT_S
+        ).stdout.strip()
     except (OSError, subprocess.TimeoutExpired):
         return ""
 
@@ -94,7 +110,11 @@ def _group_folders(controller: str) -> Iterator[Path]:
         else:
             continue
         inside = root / path.lstrip("/")
-        yield from (folder for folder in (inside, *inside.parents) if folder == root or root in folder.parents)
+        yield from (
+            folder
+            for folder in (inside, *inside.parents)
+            if folder == root or root in folder.parents
+        )
 
 
 def _quota() -> Fact:
@@ -116,10 +136,19 @@ def _quota() -> Fact:
 
 def probe_memory() -> Iterator[Fact]:
     if sys.platform == "linux":
-        sizes = dict(re.findall(r"^(\w+):\s+(\d+) kB", text_of("/proc/meminfo") or "", re.MULTILINE))
-        for name, key in (("memory.total_bytes", "MemTotal"), ("memory.available_bytes", "MemAvailable")):
+        sizes = dict(
+            re.findall(r"^(\w+):\s+(\d+) kB", text_of("/proc/meminfo") or "", re.MULTILINE)
+        )
+        for name, key in (
+            ("memory.total_bytes", "MemTotal"),
+            ("memory.available_bytes", "MemAvailable"),
+        ):
             known = key in sizes
-            yield seen(name, int(sizes[key]) * 1024, "/proc/meminfo") if known else unseen(name, "not in /proc/meminfo")
+            yield (
+                seen(name, int(sizes[key]) * 1024, "/proc/meminfo")
+                if known
+                else unseen(name, "not in /proc/meminfo")
+            )
         yield _memory_limit()
     else:
         yield _total_memory()
@@ -141,7 +170,11 @@ def _total_memory() -> Fact:
     name = "memory.total_bytes"
     if sys.platform == "darwin":
         text = _sysctl("hw.memsize")
-        return seen(name, int(text), "sysctl hw.memsize") if text.isdigit() else unseen(name, "sysctl does not say")
+        return (
+            seen(name, int(text), "sysctl hw.memsize")
+            if text.isdigit()
+            else unseen(name, "sysctl does not say")
+        )
     if sys.platform == "win32":
         return _windows_memory(name)
     return unseen(name, "not asked for on this system")

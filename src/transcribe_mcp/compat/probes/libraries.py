@@ -20,7 +20,9 @@ from ..facts import Fact, seen
 from .files import entries_of
 from .packages import installed_folders
 
-_NAME = re.compile(r"lib(cublas|cublasLt|cudnn)(_\w+)?\.so\.\d+|(cublas|cublasLt|cudnn)(_\w+)?64_\d+\.dll")
+_NAME = re.compile(
+    r"lib(cublas|cublasLt|cudnn)(_\w+)?\.so\.\d+|(cublas|cublasLt|cudnn)(_\w+)?64_\d+\.dll"
+)
 _DEFAULT_FOLDERS = ("/lib", "/usr/lib", "/lib64", "/usr/lib64", "/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu",
                     "/usr/local/cuda/lib64")  # fmt: skip
 _TIMEOUT_S = 3
@@ -33,11 +35,17 @@ def start_loader_cache() -> None:
     """Start listing the loader cache; it is read when first needed, and once in a process."""
     if _started or _loader_cache.cache_info().currsize:
         return
-    command = next((path for path in ("/sbin/ldconfig", "/usr/sbin/ldconfig") if Path(path).exists()), None)
+    command = next(
+        (path for path in ("/sbin/ldconfig", "/usr/sbin/ldconfig") if Path(path).exists()), None
+    )
     if sys.platform == "linux" and command is not None:
-        with contextlib.suppress(OSError):  # it cannot be run: then the default folders are looked through
+        with contextlib.suppress(
+            OSError
+        ):  # it cannot be run: then the default folders are looked through
             _started.append(
-                subprocess.Popen([command, "-p"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+                subprocess.Popen(
+                    [command, "-p"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+                )
             )
 
 
@@ -71,7 +79,12 @@ def system_libraries(prefix: str) -> set[str]:
 
 def package_libraries() -> Iterator[tuple[Path, str]]:
     """(library, package folder's name) of the CUDA packages in site-packages, CUDA 12's and 13's layout."""
-    places = {folder.parent for name, at in installed_folders().items() for _, folder in at if _brings(name)}
+    places = {
+        folder.parent
+        for name, at in installed_folders().items()
+        for _, folder in at
+        if _brings(name)
+    }
     for place in sorted(places):
         for pattern in ("nvidia/*/lib", "nvidia/*/bin", "nvidia/*/bin/*", "torch/lib"):
             for folder in place.glob(pattern):
@@ -85,17 +98,29 @@ def _brings(name: str) -> bool:
 
 
 def probe() -> Iterator[Fact]:
-    found = [_record(path, "LD_LIBRARY_PATH") for folder in search_path_folders() for path in _matching(folder)]
-    system = [_record(Path(path), "system") for name, path in _loader_cache() if _NAME.fullmatch(name)]
+    found = [
+        _record(path, "LD_LIBRARY_PATH")
+        for folder in search_path_folders()
+        for path in _matching(folder)
+    ]
+    system = [
+        _record(Path(path), "system") for name, path in _loader_cache() if _NAME.fullmatch(name)
+    ]
     if not system and sys.platform == "linux":
-        system = [_record(path, "system") for folder in _DEFAULT_FOLDERS for path in _matching(Path(folder))]
+        system = [
+            _record(path, "system")
+            for folder in _DEFAULT_FOLDERS
+            for path in _matching(Path(folder))
+        ]
     found += system
     winners: dict[str, str] = {}
     for record in found:
         winners.setdefault(record["name"], record["path"])
     found += [_record(path, "package") for path, _ in package_libraries()]
     source = "LD_LIBRARY_PATH, loader cache, nvidia packages, torch/lib"
-    yield seen("libraries.cublas", [record for record in found if "cublas" in record["name"]], source)
+    yield seen(
+        "libraries.cublas", [record for record in found if "cublas" in record["name"]], source
+    )
     yield seen("libraries.cudnn", [record for record in found if "cudnn" in record["name"]], source)
     yield seen("libraries.winners", winners, "LD_LIBRARY_PATH before loader cache")
 
@@ -106,4 +131,9 @@ def _matching(folder: Path) -> list[Path]:
 
 def _record(path: Path, where: str) -> dict[str, Any]:
     """``real`` is the file behind a link: a cuDNN 9 linked to a cuDNN 8 name shows there."""
-    return {"name": path.name, "path": str(path), "where": where, "real": Path(os.path.realpath(path)).name}
+    return {
+        "name": path.name,
+        "path": str(path),
+        "where": where,
+        "real": Path(os.path.realpath(path)).name,
+    }

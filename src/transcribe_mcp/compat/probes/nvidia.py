@@ -26,7 +26,9 @@ def start_children() -> None:
     for api in ("nvml", "cuda"):
         command = [sys.executable, "-S", "-I", str(_CHILD), api]
         try:
-            _children[api] = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+            _children[api] = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            )
         except OSError as error:
             _children[api] = f"no child process: {error.strerror}"
 
@@ -59,7 +61,9 @@ def _kernel_driver() -> Fact:
     version = text_of("/sys/module/nvidia/version")
     if version:
         return seen("nvidia.kernel_driver", version, "/sys/module/nvidia/version")
-    match = re.search(r"Kernel Module\D*?\s(\d+\.\d+(?:\.\d+)?)\s", text_of("/proc/driver/nvidia/version") or "")
+    match = re.search(
+        r"Kernel Module\D*?\s(\d+\.\d+(?:\.\d+)?)\s", text_of("/proc/driver/nvidia/version") or ""
+    )
     if match:
         return seen("nvidia.kernel_driver", match[1], "/proc/driver/nvidia/version")
     return unseen("nvidia.kernel_driver", "no nvidia kernel module is loaded")
@@ -103,17 +107,33 @@ def _answer(api: str) -> tuple[dict[str, Any], str]:
 
 def _driver_facts(nvml: dict[str, Any], cuda: dict[str, Any]) -> Iterator[Fact]:
     reported = nvml.get("driver")
-    yield seen("nvidia.nvml_driver", reported, "NVML") if reported else unseen("nvidia.nvml_driver", "NVML is silent")
+    yield (
+        seen("nvidia.nvml_driver", reported, "NVML")
+        if reported
+        else unseen("nvidia.nvml_driver", "NVML is silent")
+    )
     code = nvml.get("nvml_code")
-    yield seen("nvidia.nvml_code", code, "nvmlInit_v2") if code is not None else unseen("nvidia.nvml_code", "no NVML")
+    yield (
+        seen("nvidia.nvml_code", code, "nvmlInit_v2")
+        if code is not None
+        else unseen("nvidia.nvml_code", "no NVML")
+    )
     path = cuda.get("libcuda")
     if path:
         yield seen("nvidia.libcuda", path, "mapped in the child")
         real = re.search(r"libcuda\.so\.(\d+\.\d+(?:\.\d+)?)", os.path.realpath(path))
         name = "nvidia.user_driver"
-        yield seen(name, real[1], "name of libcuda") if real else unseen(name, "libcuda's name holds no version")
+        yield (
+            seen(name, real[1], "name of libcuda")
+            if real
+            else unseen(name, "libcuda's name holds no version")
+        )
     else:
         yield unseen("nvidia.libcuda", "libcuda.so.1 cannot be opened")
     for name, key in (("nvidia.cuinit", "cuinit"), ("nvidia.cuda_version", "cuda_version")):
         value = cuda.get(key, nvml.get(key))
-        yield seen(name, value, "CUDA driver") if value is not None else unseen(name, "no CUDA driver library")
+        yield (
+            seen(name, value, "CUDA driver")
+            if value is not None
+            else unseen(name, "no CUDA driver library")
+        )

@@ -19,7 +19,11 @@ _TEXT_BYTES = 96
 
 
 class _Memory(ctypes.Structure):
-    _fields_ = [("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong)]
+    _fields_ = [
+        ("total", ctypes.c_ulonglong),
+        ("free", ctypes.c_ulonglong),
+        ("used", ctypes.c_ulonglong),
+    ]
 
 
 def _open(linux: str, windows: str) -> Any:
@@ -89,7 +93,12 @@ def cuda() -> dict[str, Any]:
     count = ctypes.c_int()
     lib.cuDeviceGetCount(ctypes.byref(count))
     for index in range(count.value):
-        device, major, minor, total = ctypes.c_int(), ctypes.c_int(), ctypes.c_int(), ctypes.c_size_t()
+        device, major, minor, total = (
+            ctypes.c_int(),
+            ctypes.c_int(),
+            ctypes.c_int(),
+            ctypes.c_size_t(),
+        )
         text = ctypes.create_string_buffer(_TEXT_BYTES)
         lib.cuDeviceGet(ctypes.byref(device), index)
         lib.cuDeviceGetName(text, _TEXT_BYTES, device)
@@ -118,6 +127,9 @@ def _cuda_uuid(lib: Any, device: Any) -> str:
 if __name__ == "__main__":
     try:
         answer = {"nvml": nvml, "cuda": cuda}[sys.argv[1]]()
-    except (OSError, AttributeError) as error:  # no such library, or one too old to have the function
+    except (
+        OSError,
+        AttributeError,
+    ) as error:  # no such library, or one too old to have the function
         answer = {"missing": str(error)}
     sys.stdout.write(json.dumps(answer) + "\n")

@@ -39,11 +39,19 @@ def package_folder(name: str, inner: str) -> Path | None:
 
 def probe() -> Iterator[Fact]:
     watched = set(watched_packages())
-    folders = {name: at for name, at in installed_folders().items() if name in watched or name.startswith("nvidia-")}
+    folders = {
+        name: at
+        for name, at in installed_folders().items()
+        if name in watched or name.startswith("nvidia-")
+    }
     installed = {name: at[0][0] for name, at in sorted(folders.items())}
     yield seen("packages.installed", installed, "metadata folders on sys.path")
     requires = {name: _requires(at[0][1]) for name, at in sorted(folders.items())}
-    yield seen("packages.requires", {name: lines for name, lines in requires.items() if lines}, "Requires-Dist")
+    yield seen(
+        "packages.requires",
+        {name: lines for name, lines in requires.items() if lines},
+        "Requires-Dist",
+    )
     doubled = [
         name
         for name, at in folders.items()
@@ -55,5 +63,9 @@ def probe() -> Iterator[Fact]:
 def _requires(folder: Path) -> list[str]:
     text = text_of(folder / "METADATA") or text_of(folder / "PKG-INFO") or ""
     head = text.partition("\n\n")[0]
-    lines = [line.partition(":")[2].strip() for line in head.splitlines() if line.startswith("Requires-Dist:")]
+    lines = [
+        line.partition(":")[2].strip()
+        for line in head.splitlines()
+        if line.startswith("Requires-Dist:")
+    ]
     return [line for line in lines if "extra ==" not in line]

@@ -37,8 +37,16 @@ def _distribution() -> Fact:
     if sys.platform != "linux":
         return seen("os.distribution", platform.platform(terse=True), "platform.platform")
     text = text_of("/etc/os-release") or ""
-    names = [line.partition("=")[2].strip('"') for line in text.splitlines() if line.startswith("PRETTY_NAME=")]
-    return seen("os.distribution", names[0], "/etc/os-release") if names else unseen("os.distribution", "no os-release")
+    names = [
+        line.partition("=")[2].strip('"')
+        for line in text.splitlines()
+        if line.startswith("PRETTY_NAME=")
+    ]
+    return (
+        seen("os.distribution", names[0], "/etc/os-release")
+        if names
+        else unseen("os.distribution", "no os-release")
+    )
 
 
 def _libc() -> Fact:
@@ -50,8 +58,14 @@ def _libc() -> Fact:
         version = None
     if version:
         return seen("os.libc", version, "confstr CS_GNU_LIBC_VERSION")
-    musl = [path.name for folder in ("/lib", "/usr/lib") for path in Path(folder).glob("ld-musl-*.so.1")]
-    return seen("os.libc", "musl", musl[0]) if musl else unseen("os.libc", "neither glibc nor musl answers")
+    musl = [
+        path.name for folder in ("/lib", "/usr/lib") for path in Path(folder).glob("ld-musl-*.so.1")
+    ]
+    return (
+        seen("os.libc", "musl", musl[0])
+        if musl
+        else unseen("os.libc", "neither glibc nor musl answers")
+    )
 
 
 def _container() -> Fact:
@@ -70,10 +84,14 @@ def _container() -> Fact:
 
 def probe_python() -> Iterator[Fact]:
     yield seen("python.version", platform.python_version(), "platform.python_version")
-    yield seen("python.implementation", platform.python_implementation(), "platform.python_implementation")
+    yield seen(
+        "python.implementation", platform.python_implementation(), "platform.python_implementation"
+    )
     yield seen("python.bits", struct.calcsize("P") * 8, "size of a pointer")
     yield seen("python.executable", sys.executable, "sys.executable")
-    yield seen("python.in_venv", sys.prefix != sys.base_prefix, "sys.prefix against sys.base_prefix")
+    yield seen(
+        "python.in_venv", sys.prefix != sys.base_prefix, "sys.prefix against sys.base_prefix"
+    )
     free = "free-threading" in sys.version
     yield seen("python.free_threaded", free, "sys.version")
 

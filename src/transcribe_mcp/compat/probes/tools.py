@@ -21,7 +21,9 @@ def probe() -> Iterator[Fact]:
     uv = shutil.which("uv")
     yield seen("tools.uv", uv, "PATH") if uv else unseen("tools.uv", "not on the PATH")
     names = system_libraries("libavutil.so.") | system_libraries("avutil-")
-    majors = sorted({int(match[1]) for name in names if (match := re.search(r"(?:\.so\.|avutil-)(\d+)", name))})
+    majors = sorted(
+        {int(match[1]) for name in names if (match := re.search(r"(?:\.so\.|avutil-)(\d+)", name))}
+    )
     yield seen("ffmpeg.libavutil", majors, "loader cache and LD_LIBRARY_PATH")
     yield seen("tools.for_triton", _for_triton(), "CC, PATH and Python's include folder")
 
@@ -29,8 +31,12 @@ def probe() -> Iterator[Fact]:
 def _for_triton() -> dict[str, bool]:
     """Whether there is what Triton builds a kernel's launcher with, looked for where Triton looks."""
     compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
-    python = f"python{sys.version_info.major}.{sys.version_info.minor}{getattr(sys, 'abiflags', '')}"
-    headers = Path(sys.base_prefix, "include", python)  # as sysconfig says, which would load its data for that
+    python = (
+        f"python{sys.version_info.major}.{sys.version_info.minor}{getattr(sys, 'abiflags', '')}"
+    )
+    headers = Path(
+        sys.base_prefix, "include", python
+    )  # as sysconfig says, which would load its data for that
     return {"a C compiler": bool(compiler), "Python.h": (headers / "Python.h").is_file()}
 
 
@@ -39,8 +45,14 @@ def _version(name: str, command: list[str], pattern: str) -> Fact:
     if path is None:
         return unseen(name, "not on the PATH")
     try:
-        done = subprocess.run([path, *command[1:]], capture_output=True, text=True, timeout=_TIMEOUT_S)
+        done = subprocess.run(
+            [path, *command[1:]], capture_output=True, text=True, timeout=_TIMEOUT_S
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         return unseen(name, f"{path} does not answer: {error}")
     match = re.search(pattern, done.stdout)
-    return seen(name, match[1], path) if match else unseen(name, f"{path} exits {done.returncode} and says no version")
+    return (
+        seen(name, match[1], path)
+        if match
+        else unseen(name, f"{path} exits {done.returncode} and says no version")
+    )

@@ -27,7 +27,21 @@ SMOOTHED_POSITIONS = 7
 PART_ELEMENTS_CUDA, PART_ELEMENTS_CPU = 1 << 23, 1 << 20
 CACHED_ELEMENTS = 1 << 14  # 64 KB: with what is made of them within a core's own cache
 # Pairs to be put in order, after which the middle one of seven is in its place.
-_EXCHANGES = ((0, 5), (0, 3), (1, 6), (2, 4), (0, 1), (3, 5), (2, 6), (2, 3), (3, 6), (4, 5), (1, 4), (1, 3), (3, 4))
+_EXCHANGES = (
+    (0, 5),
+    (0, 3),
+    (1, 6),
+    (2, 4),
+    (0, 1),
+    (3, 5),
+    (2, 6),
+    (2, 3),
+    (3, 6),
+    (4, 5),
+    (1, 4),
+    (1, 3),
+    (3, 4),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +53,11 @@ class Search:
 
 
 def token_starts(
-    heads: Heads, rows: Sequence[AudioRow], queries: Sequence[Tensor], n_positions: Sequence[int], search: Search
+    heads: Heads,
+    rows: Sequence[AudioRow],
+    queries: Sequence[Tensor],
+    n_positions: Sequence[int],
+    search: Search,
 ) -> list[list[int]]:
     """The position of audio at which each token begins.
 
@@ -64,7 +82,9 @@ def token_starts(
     return search.path_starts(cost, lengths, n_positions)
 
 
-def attention(heads: Heads, rows: Sequence[AudioRow], queries: Sequence[Tensor], n_positions: Sequence[int]) -> Tensor:
+def attention(
+    heads: Heads, rows: Sequence[AudioRow], queries: Sequence[Tensor], n_positions: Sequence[int]
+) -> Tensor:
     """Attention standardised over the tokens of each window: (N, A, L, T) float32, zeros for tokens not there."""
     device = queries[0].device
     longest, widest = max(query.shape[1] for query in queries), max(n_positions)
@@ -78,7 +98,9 @@ def attention(heads: Heads, rows: Sequence[AudioRow], queries: Sequence[Tensor],
     n_tokens = torch.tensor([query.shape[1] for query in queries], device=device)
     heard = torch.arange(widest, device=device) < torch.tensor(n_positions, device=device)[:, None]
     is_token = (torch.arange(longest, device=device) < n_tokens[:, None])[:, None, :, None]
-    weights = scores.masked_fill_(~heard[:, None, None], float("-inf")).softmax(dim=-1).mul_(is_token)
+    weights = (
+        scores.masked_fill_(~heard[:, None, None], float("-inf")).softmax(dim=-1).mul_(is_token)
+    )
     count = n_tokens[:, None, None, None]
     mean = weights.sum(dim=2, keepdim=True) / count
     weights.sub_(mean).mul_(is_token)
@@ -90,7 +112,9 @@ def _keys(heads: Heads, rows: Sequence[AudioRow]) -> Tensor:
     """Keys of the alignment heads: (N, A, T, D) float32."""
     first = rows[0].cache
     n_positions, size = first.shape
-    keys = torch.empty((len(rows), len(heads), n_positions, size), dtype=torch.float32, device=first.device)
+    keys = torch.empty(
+        (len(rows), len(heads), n_positions, size), dtype=torch.float32, device=first.device
+    )
     for layer in sorted({layer for layer, _ in heads}):
         at = [i for i, (number, _) in enumerate(heads) if number == layer]
         own = torch.tensor([heads[i][1] for i in at], device=first.device)
@@ -116,11 +140,16 @@ def _medians(rows: Tensor) -> Tensor:
     padded = functional.pad(rows, (half, half), mode="reflect")
     seven = [padded[:, shift : shift + width] for shift in range(SMOOTHED_POSITIONS)]
     for low, high in _EXCHANGES:
-        seven[low], seven[high] = torch.minimum(seven[low], seven[high]), torch.maximum(seven[low], seven[high])
+        seven[low], seven[high] = (
+            torch.minimum(seven[low], seven[high]),
+            torch.maximum(seven[low], seven[high]),
+        )
     return seven[half]
 
 
-def path_starts(cost: Tensor, n_tokens: Sequence[int], n_positions: Sequence[int]) -> list[list[int]]:
+def path_starts(
+    cost: Tensor, n_tokens: Sequence[int], n_positions: Sequence[int]
+) -> list[list[int]]:
     """First position of each token on the cheapest path from corner to corner, per window.
 
     Args:

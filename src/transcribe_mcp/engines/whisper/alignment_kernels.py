@@ -35,9 +35,17 @@ def _smooth_kernel(weights, out, heads, n_tokens, width, BLOCK: tl.constexpr):
     total = tl.zeros((BLOCK,), tl.float32)
     for head in range(heads):
         row = weights + ((window * heads + head) * n_tokens + token) * width
-        p0, p1, p2 = _heard(row, at - 3, width), _heard(row, at - 2, width), _heard(row, at - 1, width)
+        p0, p1, p2 = (
+            _heard(row, at - 3, width),
+            _heard(row, at - 2, width),
+            _heard(row, at - 1, width),
+        )
         p3 = _heard(row, at, width)
-        p4, p5, p6 = _heard(row, at + 1, width), _heard(row, at + 2, width), _heard(row, at + 3, width)
+        p4, p5, p6 = (
+            _heard(row, at + 1, width),
+            _heard(row, at + 2, width),
+            _heard(row, at + 3, width),
+        )
         p0, p5 = _ordered(p0, p5)
         p0, p3 = _ordered(p0, p3)
         p1, p6 = _ordered(p1, p6)
@@ -75,7 +83,9 @@ def _cheaper(cost_a, code_a, cost_b, code_b):
 
 
 @triton.jit
-def _path_kernel(cost, totals, entered, starts, n_tokens, n_positions, longest, width, BLOCK: tl.constexpr):
+def _path_kernel(
+    cost, totals, entered, starts, n_tokens, n_positions, longest, width, BLOCK: tl.constexpr
+):
     """One window. ``entered``: twice the column in which a row is entered, and one more if from the left below."""
     window = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
@@ -107,7 +117,9 @@ def _path_kernel(cost, totals, entered, starts, n_tokens, n_positions, longest, 
         at = code // 2 - code % 2
 
 
-def path_starts(cost: Tensor, n_tokens: Sequence[int], n_positions: Sequence[int]) -> list[list[int]]:
+def path_starts(
+    cost: Tensor, n_tokens: Sequence[int], n_positions: Sequence[int]
+) -> list[list[int]]:
     """``alignment.path_starts``."""
     n, longest, width = cost.shape
     block = triton.next_power_of_2(width)
@@ -116,7 +128,16 @@ def path_starts(cost: Tensor, n_tokens: Sequence[int], n_positions: Sequence[int
     starts = torch.zeros((n, longest), dtype=torch.int32, device=cost.device)
     lengths = torch.tensor([n_tokens, n_positions], dtype=torch.int32, device=cost.device)
     _path_kernel[(n,)](
-        cost.contiguous(), totals, entered, starts, lengths[0], lengths[1], longest, width, block, num_warps=8
+        cost.contiguous(),
+        totals,
+        entered,
+        starts,
+        lengths[0],
+        lengths[1],
+        longest,
+        width,
+        block,
+        num_warps=8,
     )
     found: list[list[int]] = starts.tolist()
     return [row[:count] for row, count in zip(found, n_tokens, strict=True)]

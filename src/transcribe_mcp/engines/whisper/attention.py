@@ -19,7 +19,9 @@ class AudioAttention:
         self._audio, self._heads = audio, heads
         states = [(row.cache, row.index) for row in audio if isinstance(row.cache, AudioStates)]
         self._states = (
-            StatesAttention([cache.windows[index] for cache, index in states], states[0][0].layers) if states else None
+            StatesAttention([cache.windows[index] for cache, index in states], states[0][0].layers)
+            if states
+            else None
         )
 
     def __call__(self, layer: int, query: Tensor) -> Tensor:
@@ -82,5 +84,7 @@ class TorchAttention:
             if heads:
                 n_rows, n_tokens, _ = query.shape
                 by_head = query.view(n_rows, n_tokens, self._text.shape[3], -1)
-                self._queries.values[:n_rows, kept][self._rows, :, self._positions] = by_head[:, :, heads]
+                self._queries.values[:n_rows, kept][self._rows, :, self._positions] = by_head[
+                    :, :, heads
+                ]
         return self._audio(layer, query)

@@ -105,7 +105,9 @@ class _Beams:
         return Said(count.flatten(), before(1), before(2), self.latest_timestamp.flatten())
 
 
-def search(model: Whisper, requests: Sequence[Request], step: StepRules, size: int, heads: Heads) -> list[Spoken]:
+def search(
+    model: Whisper, requests: Sequence[Request], step: StepRules, size: int, heads: Heads
+) -> list[Spoken]:
     """Decode each window with ``size`` hypotheses."""
     running, waiting = _Search(model, step, size, heads), deque(enumerate(requests))
     results: dict[int, Spoken] = {}
@@ -125,7 +127,13 @@ class _Search:
     def __init__(self, model: Whisper, step: StepRules, size: int, heads: Heads) -> None:
         self._model, self._step, self._size = model, step, size
         self._context = model.geometry.max_target_positions
-        entry = len(model.decoder_layers) * 2 * size * model.geometry.d_model * model.embedding.element_size()
+        entry = (
+            len(model.decoder_layers)
+            * 2
+            * size
+            * model.geometry.d_model
+            * model.embedding.element_size()
+        )
         self.room = max(1, min(WINDOWS_AT_ONCE, TEXT_BYTES // (entry * 2 * POSITIONS_AT_ONCE)))
         self._cache = BeamCache(model, heads, self.room, size)
         self._beams = _Beams.empty(self.room, size, step.limits.most + 1, model.device)
@@ -150,7 +158,9 @@ class _Search:
     def step(self) -> None:
         beams = self._beams.part(slice(len(self)))
         positions = beams.given + beams.count - 1
-        last = beams.tokens.gather(2, (beams.count - 1)[:, None, None].expand(-1, self._size, 1))[..., 0]
+        last = beams.tokens.gather(2, (beams.count - 1)[:, None, None].expand(-1, self._size, 1))[
+            ..., 0
+        ]
         states = self._cache.step(last, positions, int(positions.max()))
         self._extend(0, logits_of(self._model, states.flatten(0, 1)))
 
@@ -183,7 +193,10 @@ class _Search:
         values, tokens = self._continuations(logits, beams, size + 1)
         totals = (values.double() + beams.total.view(-1, 1)).view(n_windows, -1)
         totals, order = totals.sort(dim=1, descending=True, stable=True)
-        tokens, values = tokens.view(n_windows, -1).gather(1, order), values.view(n_windows, -1).gather(1, order)
+        tokens, values = (
+            tokens.view(n_windows, -1).gather(1, order),
+            values.view(n_windows, -1).gather(1, order),
+        )
         origins, possible = order // (size + 1), totals > NEVER
         goes_on = possible & (tokens != self._step.end_of_text)
         likelier = goes_on.long().cumsum(1) - goes_on.long()  # how many that go on
@@ -215,7 +228,9 @@ class _Search:
         allowed = self._step.rules(logits, beams.said())
         sums = log_sums(allowed)
         if self._step.limits.least:
-            too_short = (beams.count < self._step.limits.least)[:, None].expand(beams.total.shape).flatten()
+            too_short = (
+                (beams.count < self._step.limits.least)[:, None].expand(beams.total.shape).flatten()
+            )
             allowed[:, self._step.end_of_text].masked_fill_(too_short, NEVER)
         values, tokens = likeliest_few(allowed, n)
         return values - sums[:, None], tokens
@@ -226,7 +241,9 @@ class _Search:
         taken = beams.tokens.gather(1, everywhere)
         is_said = torch.arange(taken.shape[2], device=taken.device) < beams.count[:, None, None]
         unequal = (taken != beams.tokens) & is_said
-        windows, targets, places = (unequal.long().cummax(dim=2).values.bool() & is_said).nonzero(as_tuple=True)
+        windows, targets, places = (unequal.long().cummax(dim=2).values.bool() & is_said).nonzero(
+            as_tuple=True
+        )
         if not len(windows):
             return
         sources, positions = origins[windows, targets], places + beams.given[windows]
@@ -247,7 +264,9 @@ class _Search:
     def _spoken(self, at: int, beam: int, end: Sequence[float] = ()) -> Spoken:
         """A text, and the log-probability of its end where it has one."""
         beams, count = self._beams, int(self._beams.count[at])
-        before = len(self._windows[at].request.prompt) - 1  # the position whose query chose the first token
+        before = (
+            len(self._windows[at].request.prompt) - 1
+        )  # the position whose query chose the first token
         return Spoken(
             tokens=tuple(beams.tokens[at, beam, :count].tolist()),
             log_probabilities=(*beams.log_probabilities[at, beam, :count].tolist(), *end),

@@ -35,7 +35,9 @@ class BeamCache:
         self._model, self._heads = model, heads
         layers, width, size = len(model.decoder_layers), model.geometry.d_model, model.head_size
         self.audio: list[AudioRow] = []
-        self.text = torch.zeros((layers, 2, n_windows, n_beams, 0, width), dtype=model.dtype, device=model.device)
+        self.text = torch.zeros(
+            (layers, 2, n_windows, n_beams, 0, width), dtype=model.dtype, device=model.device
+        )
         shape = (n_windows, n_beams, 0, len(heads), size)
         self.queries = torch.zeros(shape, dtype=model.dtype, device=model.device)
         self._hearing: AudioAttention | None = None
@@ -47,7 +49,9 @@ class BeamCache:
         tokens = torch.tensor([prompt], device=model.device)
         positions = torch.arange(n, device=model.device)[None]
         text, queries = text_cache(model, 1, n), kept_queries(model, self._heads, 1, n)
-        states = decode(model, tokens, positions, TorchAttention(positions, text, [audio], n, queries))
+        states = decode(
+            model, tokens, positions, TorchAttention(positions, text, [audio], n, queries)
+        )
         self.text[:, :, window, :, :n] = text.transpose(3, 4).flatten(4)
         self.queries[window, :, :n] = queries.values.transpose(1, 2)
         self.audio.append(audio)
@@ -106,13 +110,20 @@ class BeamAttention:
     """
 
     def __init__(
-        self, text: Tensor, queries: KeptQueries, hearing: AudioAttention, positions: Tensor, seen: int
+        self,
+        text: Tensor,
+        queries: KeptQueries,
+        hearing: AudioAttention,
+        positions: Tensor,
+        seen: int,
     ) -> None:
         self._text, self._queries, self._hearing = text, queries, hearing
         self._positions, self._seen = positions, seen
         self._windows = torch.arange(len(positions), device=positions.device)
         mask = torch.arange(seen, device=positions.device) <= positions[:, None]
-        self._mask = mask.repeat_interleave(text.shape[3], dim=0)[:, None, None]  # (W K, 1, 1, seen)
+        self._mask = mask.repeat_interleave(text.shape[3], dim=0)[
+            :, None, None
+        ]  # (W K, 1, 1, seen)
 
     def text(self, layer: int, query_key_value: Tensor) -> Tensor:
         n_windows, n_beams, width = query_key_value.shape
@@ -121,9 +132,13 @@ class BeamAttention:
         both = []
         for cache, new in zip(self._text[layer, :, :n_windows], (key, value), strict=True):
             cache[self._windows, :, self._positions] = new
-            both.append(cache[:, :, : self._seen].unflatten(3, (heads, size)).flatten(0, 1).transpose(1, 2))
+            both.append(
+                cache[:, :, : self._seen].unflatten(3, (heads, size)).flatten(0, 1).transpose(1, 2)
+            )
         asked = query.reshape(n_windows * n_beams, heads, 1, size)
-        attended = functional.scaled_dot_product_attention(asked, both[0], both[1], attn_mask=self._mask)
+        attended = functional.scaled_dot_product_attention(
+            asked, both[0], both[1], attn_mask=self._mask
+        )
         return attended.reshape(n_windows, n_beams, width // 3)
 
     def audio(self, layer: int, query: Tensor) -> Tensor:
@@ -131,7 +146,9 @@ class BeamAttention:
         if heads:
             n_windows, n_beams, _ = query.shape
             by_head = query.view(n_windows, n_beams, *self._queries_shape())
-            self._queries.values[:n_windows, :, :, kept][self._windows, :, self._positions] = by_head[:, :, heads]
+            self._queries.values[:n_windows, :, :, kept][self._windows, :, self._positions] = (
+                by_head[:, :, heads]
+            )
         return self._hearing(layer, query)
 
     def _queries_shape(self) -> tuple[int, int]:

@@ -58,7 +58,11 @@ def audio_cache(model: Whisper, states: Tensor, *, int8: bool) -> AudioCache:
     layers, heads, size = len(model.decoder_layers), model.heads, model.head_size
     shape = (n, layers, 2, heads, n_positions, size)
     values = torch.empty(shape, dtype=torch.int8 if int8 else model.dtype, device=model.device)
-    scales = torch.empty((n, layers, 2, heads, size), dtype=torch.float32, device=model.device) if int8 else None
+    scales = (
+        torch.empty((n, layers, 2, heads, size), dtype=torch.float32, device=model.device)
+        if int8
+        else None
+    )
     for number, layer in enumerate(model.decoder_layers):
         both = layer.audio_key_value(states).view(n, n_positions, 2, heads, size)
         if scales is None:
@@ -102,7 +106,9 @@ class Anchors:
             return 0, 0  # which no kernel reads
         values, scales = row.cache.values[row.index], row.cache.scales
         at = (values.data_ptr() - self.values.data_ptr()) // UNIT_BYTES
-        return at, 0 if scales is None else (scales[row.index].data_ptr() - self.scales.data_ptr()) // UNIT_BYTES
+        return at, 0 if scales is None else (
+            scales[row.index].data_ptr() - self.scales.data_ptr()
+        ) // UNIT_BYTES
 
 
 def runs(rows: Sequence[AudioRow]) -> Iterator[tuple[slice, AudioCache | AudioStates, slice]]:
@@ -117,7 +123,9 @@ def runs(rows: Sequence[AudioRow]) -> Iterator[tuple[slice, AudioCache | AudioSt
         first = i
 
 
-def layer_values(cache: AudioCache, windows: slice, layer: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def layer_values(
+    cache: AudioCache, windows: slice, layer: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
     """Keys and values (n, H, T, D) of one layer, as views where no scale applies."""
     keys, values = cache.values[windows, layer].unbind(1)
     if cache.scales is None:

@@ -66,7 +66,9 @@ def geometry_of(checkpoint: Checkpoint) -> Geometry:
     """Raises ModelFormatError: another layout than Hugging Face's, another architecture, or a size is missing."""
     if checkpoint.layout != "huggingface":
         message = f"{checkpoint.directory} is a model for CTranslate2, whose weights are in a format of its own"
-        raise ModelFormatError(message, hint="take the engine ctranslate2, or a model with model.safetensors")
+        raise ModelFormatError(
+            message, hint="take the engine ctranslate2, or a model with model.safetensors"
+        )
     file = checkpoint.directory / "config.json"
     return Geometry.of(read_json(file), file)
 
@@ -78,7 +80,9 @@ def directions_of(checkpoint: Checkpoint, geometry: Geometry) -> Directions:
     latest = generation.get("max_initial_timestamp_index")
     return Directions(
         suppressed=tuple(token_ids("suppress_tokens", generation, config, geometry.vocab_size)),
-        suppressed_first=tuple(token_ids("begin_suppress_tokens", generation, config, geometry.vocab_size)),
+        suppressed_first=tuple(
+            token_ids("begin_suppress_tokens", generation, config, geometry.vocab_size)
+        ),
         alignment_heads=tuple(sorted({(layer, head) for layer, head in heads})),
         names_heads=any(head in heads for head in generation.get("alignment_heads") or []),
         first_timestamp_index=latest if isinstance(latest, int) else None,
@@ -92,7 +96,9 @@ def vocabulary_of(checkpoint: Checkpoint) -> Vocabulary:
         return Vocabulary(Path(folder), multilingual=not checkpoint.english_only)
 
 
-def load_model(checkpoint: Checkpoint, placement: Placement, report: Callable[[int], None] = lambda _: None) -> Whisper:
+def load_model(
+    checkpoint: Checkpoint, placement: Placement, report: Callable[[int], None] = lambda _: None
+) -> Whisper:
     """The model on its device. No more main memory is taken than for the largest layer.
 
     Args:
@@ -105,7 +111,9 @@ def load_model(checkpoint: Checkpoint, placement: Placement, report: Callable[[i
 
 
 class _Loader:
-    def __init__(self, checkpoint: Checkpoint, placement: Placement, report: Callable[[int], None]) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, placement: Placement, report: Callable[[int], None]
+    ) -> None:
         self._geometry = geometry_of(checkpoint)
         self._tensors = Tensors(weight_files(checkpoint.directory))
         self._placement, self._report = placement, report
@@ -114,14 +122,24 @@ class _Loader:
         g, d = self._geometry, self._geometry.d_model
         encoder, decoder = range(g.encoder_layers), range(g.decoder_layers)
         embedding = self._own("decoder.embed_tokens.weight", (g.vocab_size, d))
-        output = functional.pad(embedding, (0, 0, 0, -g.vocab_size % self._placement.vocabulary_multiple))
+        output = functional.pad(
+            embedding, (0, 0, 0, -g.vocab_size % self._placement.vocabulary_multiple)
+        )
         return Whisper(
             geometry=g,
             convolutions=(
-                (self._own("encoder.conv1.weight", (d, g.num_mel_bins, 3)), self._own("encoder.conv1.bias", (d,))),
-                (self._own("encoder.conv2.weight", (d, d, 3)), self._own("encoder.conv2.bias", (d,))),
+                (
+                    self._own("encoder.conv1.weight", (d, g.num_mel_bins, 3)),
+                    self._own("encoder.conv1.bias", (d,)),
+                ),
+                (
+                    self._own("encoder.conv2.weight", (d, d, 3)),
+                    self._own("encoder.conv2.bias", (d,)),
+                ),
             ),
-            audio_positions=self._own("encoder.embed_positions.weight", (g.max_source_positions, d)),
+            audio_positions=self._own(
+                "encoder.embed_positions.weight", (g.max_source_positions, d)
+            ),
             encoder_layers=tuple(self._encoder_layer(f"encoder.layers.{i}") for i in encoder),
             encoder_norm=self._norm("encoder.layer_norm"),
             embedding=output[: g.vocab_size],
@@ -133,10 +151,16 @@ class _Loader:
         )
 
     def _encoder_layer(self, name: str) -> EncoderLayer:
-        d, wide, make = self._geometry.d_model, self._geometry.encoder_ffn_dim, self._placement.encoder_linear
+        d, wide, make = (
+            self._geometry.d_model,
+            self._geometry.encoder_ffn_dim,
+            self._placement.encoder_linear,
+        )
         return EncoderLayer(
             attention_norm=self._norm(f"{name}.self_attn_layer_norm"),
-            query_key_value=self._linear([f"{name}.self_attn.{p}_proj" for p in "qkv"], (d, d), make),
+            query_key_value=self._linear(
+                [f"{name}.self_attn.{p}_proj" for p in "qkv"], (d, d), make
+            ),
             attention_out=self._linear([f"{name}.self_attn.out_proj"], (d, d), make),
             mlp_norm=self._norm(f"{name}.final_layer_norm"),
             up=self._linear([f"{name}.fc1"], (wide, d), make),
@@ -144,15 +168,23 @@ class _Loader:
         )
 
     def _decoder_layer(self, name: str) -> DecoderLayer:
-        d, wide, make = self._geometry.d_model, self._geometry.decoder_ffn_dim, self._placement.decoder_linear
+        d, wide, make = (
+            self._geometry.d_model,
+            self._geometry.decoder_ffn_dim,
+            self._placement.decoder_linear,
+        )
         return DecoderLayer(
             text_norm=self._norm(f"{name}.self_attn_layer_norm"),
-            text_query_key_value=self._linear([f"{name}.self_attn.{p}_proj" for p in "qkv"], (d, d), make),
+            text_query_key_value=self._linear(
+                [f"{name}.self_attn.{p}_proj" for p in "qkv"], (d, d), make
+            ),
             text_out=self._linear([f"{name}.self_attn.out_proj"], (d, d), make),
             audio_norm=self._norm(f"{name}.encoder_attn_layer_norm"),
             audio_query=self._linear([f"{name}.encoder_attn.q_proj"], (d, d), make),
             audio_key_value=self._linear(
-                [f"{name}.encoder_attn.{p}_proj" for p in "kv"], (d, d), self._placement.audio_linear
+                [f"{name}.encoder_attn.{p}_proj" for p in "kv"],
+                (d, d),
+                self._placement.audio_linear,
             ),
             audio_out=self._linear([f"{name}.encoder_attn.out_proj"], (d, d), make),
             mlp_norm=self._norm(f"{name}.final_layer_norm"),
@@ -169,7 +201,10 @@ class _Loader:
         weights = [self._read(self._tensors.get(f"{name}.weight", shape)) for name in names]
         found = [self._tensors.find(f"{name}.bias", shape[:1]) for name in names]
         zeros = torch.zeros(shape[0], device=self._placement.device)
-        return make(torch.cat(weights), torch.cat([zeros if bias is None else self._read(bias) for bias in found]))
+        return make(
+            torch.cat(weights),
+            torch.cat([zeros if bias is None else self._read(bias) for bias in found]),
+        )
 
     def _own(self, name: str, shape: tuple[int, ...]) -> Tensor:
         return self._read(self._tensors.get(name, shape)).to(self._placement.dtype)

@@ -81,11 +81,15 @@ class EagerSteps:
         return torch_logits(self.slots, n_rows)
 
     def finished(self) -> list[int]:
-        done: list[int] = torch.nonzero(self.slots.state.done[: len(self.slots.audio)])[:, 0].tolist()
+        done: list[int] = torch.nonzero(self.slots.state.done[: len(self.slots.audio)])[
+            :, 0
+        ].tolist()
         return done
 
 
-def run(steps: Steps, rules: StepRules, requests: Sequence[Request], again: Again | None = None) -> list[Spoken]:
+def run(
+    steps: Steps, rules: StepRules, requests: Sequence[Request], again: Again | None = None
+) -> list[Spoken]:
     """Decode windows, as many at once as there are slots.
 
     Args:

@@ -36,7 +36,9 @@ ENCODER_LINEAR: Mapping[str, MakeLinear] = {"int8": Int8DenseAtOnce, "bfloat16":
 
 def has_bfloat16_products() -> bool:
     """Whether oneDNN multiplies 16 bits here. On x86 that asks for AVX-512, without which torch takes a slow loop."""
-    return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return bool(
+        torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
 
 
 def float32_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -60,13 +62,18 @@ def int8_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     key_steps = differing.abs().amax(dim=2, keepdim=True).clamp_min_(1e-12) / ATTENTION_STEPS
     keys = differing.div_(key_steps).round_().to(torch.int8)
     asked = query * key_steps
-    steps = asked.abs().amax(dim=3, keepdim=True).clamp_min_(1e-30) / ATTENTION_STEPS  # (B, H, T, 1)
+    steps = (
+        asked.abs().amax(dim=3, keepdim=True).clamp_min_(1e-30) / ATTENTION_STEPS
+    )  # (B, H, T, 1)
     queries = asked.div_(steps).round_().to(torch.int8)
     steps = steps.mul_(size**-0.5 * LOG2_E)
     values = value.to(torch.bfloat16)
     attended = query.new_empty((batch, n_positions, heads, size))
     whole = torch.empty((QUERIES_AT_ONCE, n_positions), dtype=torch.int32)
-    exact, narrow = torch.empty_like(whole, dtype=torch.float32), torch.empty_like(whole, dtype=torch.bfloat16)
+    exact, narrow = (
+        torch.empty_like(whole, dtype=torch.float32),
+        torch.empty_like(whole, dtype=torch.bfloat16),
+    )
     for window in range(batch):
         for head in range(heads):
             columns = keys[window, head].t()
@@ -118,7 +125,10 @@ def encoder_precision(geometry: Geometry, threads: int) -> str:
     x, weight = torch.randn((TRIED_POSITIONS, narrow)), torch.randn((wide, narrow))
 
     def way(make: MakeLinear) -> Callable[[], Tensor]:
-        up, down = make(weight, torch.zeros(wide)), make(weight.t().contiguous(), torch.zeros(narrow))
+        up, down = (
+            make(weight, torch.zeros(wide)),
+            make(weight.t().contiguous(), torch.zeros(narrow)),
+        )
         return lambda: down(up.gelu(x))
 
     return fastest({name: way(make) for name, make in ENCODER_LINEAR.items()}, threads)
@@ -132,7 +142,9 @@ def encoder_attention(geometry: Geometry, threads: int) -> Attention:
     heads = geometry.encoder_attention_heads
     shape = (1, geometry.max_source_positions, 3, threads, geometry.d_model // heads)
     query, key, value = torch.randn(shape).permute(2, 0, 3, 1, 4)
-    return ways[fastest({name: partial(way, query, key, value) for name, way in ways.items()}, threads)]
+    return ways[
+        fastest({name: partial(way, query, key, value) for name, way in ways.items()}, threads)
+    ]
 
 
 def convolution_dtype(geometry: Geometry, threads: int) -> torch.dtype:
@@ -147,4 +159,6 @@ def convolution_dtype(geometry: Geometry, threads: int) -> torch.dtype:
         )
         return lambda: functional.conv1d(x, weight, stride=2, padding=1)
 
-    return {str(kind): kind for kind in kinds}[fastest({str(kind): way(kind) for kind in kinds}, threads)]
+    return {str(kind): kind for kind in kinds}[
+        fastest({str(kind): way(kind) for kind in kinds}, threads)
+    ]

@@ -144,7 +144,9 @@ class Slots:
 
     def __init__(self, model: Whisper, heads: Heads, capacity: int, n_positions: int) -> None:
         self.model = model
-        self._prefilled_from = PREFILLED_TOKENS_CUDA if model.device.type == "cuda" else PREFILLED_TOKENS_CPU
+        self._prefilled_from = (
+            PREFILLED_TOKENS_CUDA if model.device.type == "cuda" else PREFILLED_TOKENS_CPU
+        )
         self.capacity, self.n_positions = capacity, n_positions
         self.state = RowState.empty(capacity, n_positions, model.device)
         self.text = text_cache(model, capacity, n_positions)
@@ -165,14 +167,22 @@ class Slots:
             (len(request.prompt), request.start, request.seed, *self.anchors.places(request.audio))
             for request in requests
         ]
-        targets = (fresh.prompt_length, fresh.start, fresh.seed, fresh.audio_place, fresh.scale_place)
+        targets = (
+            fresh.prompt_length,
+            fresh.start,
+            fresh.seed,
+            fresh.audio_place,
+            fresh.scale_place,
+        )
         for target, column in zip(targets, torch.tensor(numbers).unbind(1), strict=True):
             target.copy_(column)
         fresh.temperature.copy_(torch.tensor([request.temperature for request in requests]))
         fresh.done.fill_(False)
         fresh.latest_timestamp.fill_(step.timestamp_begin - 1)
         for field in fields(RowState):
-            getattr(self.state, field.name)[first : first + n].copy_(getattr(fresh, field.name), non_blocking=True)
+            getattr(self.state, field.name)[first : first + n].copy_(
+                getattr(fresh, field.name), non_blocking=True
+            )
         self.audio += [request.audio for request in requests]
         self.temperatures += [request.temperature for request in requests]
         if longest > self._prefilled_from:
@@ -224,12 +234,16 @@ def torch_logits(slots: Slots, n_rows: int) -> Tensor:
     """What may follow what the first ``n_rows`` rows are fed: (n_rows, V) float32. Asks the device how far they are."""
     state = slots.state.first(n_rows)
     longest = int(state.position.max()) + 1
-    attention = TorchAttention(state.position[:, None], slots.text, slots.audio[:n_rows], longest, slots.queries)
+    attention = TorchAttention(
+        state.position[:, None], slots.text, slots.audio[:n_rows], longest, slots.queries
+    )
     states = decode(slots.model, state.token[:, None], state.position[:, None], attention)
     return logits_of(slots.model, states[:, 0])
 
 
-def advance(state: RowState, logits: Tensor, step: StepRules, *, samples: bool = True, starts: bool = True) -> None:
+def advance(
+    state: RowState, logits: Tensor, step: StepRules, *, samples: bool = True, starts: bool = True
+) -> None:
     """Choose each row's next token from its logits (R, V) float32 and write down what follows from it.
 
     Args:
@@ -241,17 +255,25 @@ def advance(state: RowState, logits: Tensor, step: StepRules, *, samples: bool =
         judged = (state.position == state.start) & ~state.done
         state.no_speech.copy_(torch.where(judged, silence.exp(), state.no_speech))
     speaks = (state.position + 1 >= state.prompt_length) & ~state.done
-    allowed = step.rules(logits, Said(state.count, state.last, state.before_last, state.latest_timestamp))
+    allowed = step.rules(
+        logits, Said(state.count, state.last, state.before_last, state.latest_timestamp)
+    )
     if step.limits.least:
         allowed[:, step.end_of_text].masked_fill_(state.count < step.limits.least, float("-inf"))
-    token = choose(allowed, state.temperature, state.seed, state.count) if samples else likeliest(allowed)
+    token = (
+        choose(allowed, state.temperature, state.seed, state.count)
+        if samples
+        else likeliest(allowed)
+    )
     log_probability = allowed.gather(1, token[:, None])[:, 0] - log_sums(allowed)
 
     place = state.count.clamp(max=MOST_TOKENS - 1)[:, None]
     said_before = state.said.gather(1, place)[:, 0]
     probability_before = state.log_probability.gather(1, place)[:, 0]
     state.said.scatter_(1, place, torch.where(speaks, token, said_before)[:, None])
-    state.log_probability.scatter_(1, place, torch.where(speaks, log_probability, probability_before)[:, None])
+    state.log_probability.scatter_(
+        1, place, torch.where(speaks, log_probability, probability_before)[:, None]
+    )
     state.before_last.copy_(torch.where(speaks, state.last, state.before_last))
     state.last.copy_(torch.where(speaks, token, state.last))
     is_timestamp = speaks & (token >= step.timestamp_begin)

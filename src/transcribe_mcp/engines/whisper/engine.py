@@ -117,8 +117,12 @@ class EncodedWindows:
             windows, finite = self.unproved[-1]
             for window, good in zip(windows, finite.tolist(), strict=True):
                 if not good:
-                    message = f"the window at {window.start:.2f} s holds samples that are no numbers"
-                    raise EngineFailedError(message, hint="decode the recording again; its samples must be finite")
+                    message = (
+                        f"the window at {window.start:.2f} s holds samples that are no numbers"
+                    )
+                    raise EngineFailedError(
+                        message, hint="decode the recording again; its samples must be finite"
+                    )
             self.unproved.pop()
 
     def key(self, i: int, decoded: Decoded, options: DecodingOptions) -> Key:
@@ -133,7 +137,9 @@ _on_gpu: WeakSet[WhisperEngine] = WeakSet()  # not closed
 class WhisperEngine:
     """See the protocol."""
 
-    def __init__(self, machinery: Machinery, vocabulary: Vocabulary, directions: Directions, info: EngineInfo) -> None:
+    def __init__(
+        self, machinery: Machinery, vocabulary: Vocabulary, directions: Directions, info: EngineInfo
+    ) -> None:
         self._machinery: Machinery | None = machinery
         self._vocabulary, self._directions = vocabulary, directions
         self._idle = _idle_steps(machinery.workers)
@@ -152,7 +158,9 @@ class WhisperEngine:
         wanted = len(self._vocabulary.encode(prompt_text(options)))
         if wanted <= PROMPT_TOKENS:
             return ()
-        message = f"vocabulary and prompt take {wanted} tokens, only the last {PROMPT_TOKENS} are used"
+        message = (
+            f"vocabulary and prompt take {wanted} tokens, only the last {PROMPT_TOKENS} are used"
+        )
         return (Notice("prompt_truncated", message),)
 
     def listener(self) -> Listener | None:
@@ -191,24 +199,42 @@ class WhisperEngine:
             encoded.prove()
             ids = torch.tensor([self._vocabulary.id(f"<|{code}|>") for code in languages])
             requests = [Request(row, (self._vocabulary.start,), 0) for row in encoded.rows]
-            scores = self._first_logits(requests)[:, ids.to(self._running.model.device)].softmax(dim=-1)
-            ranked = [sorted(zip(languages, row, strict=True), key=lambda pair: -pair[1]) for row in scores.tolist()]
+            scores = self._first_logits(requests)[:, ids.to(self._running.model.device)].softmax(
+                dim=-1
+            )
+            ranked = [
+                sorted(zip(languages, row, strict=True), key=lambda pair: -pair[1])
+                for row in scores.tolist()
+            ]
         return [dict(row) for row in ranked]
 
-    def decode(self, encoded: EncodedWindows, languages: Sequence[str], options: DecodingOptions) -> list[Decoded]:
-        requests = [self._request(encoded, i, language, options) for i, language in enumerate(languages)]
+    def decode(
+        self, encoded: EncodedWindows, languages: Sequence[str], options: DecodingOptions
+    ) -> list[Decoded]:
+        requests = [
+            self._request(encoded, i, language, options) for i, language in enumerate(languages)
+        ]
         with self._at_work("decoding"):
             encoded.prove()
             rules = self._step_rules(timestamps=options.timestamps)
         parts = self._shares(requests)
-        spoken = [one for part in self._each(partial(self._decode, rules, options), parts) for one in part]
-        decoded = [self._decoded(one, language, options) for one, language in zip(spoken, languages, strict=True)]
+        spoken = [
+            one for part in self._each(partial(self._decode, rules, options), parts) for one in part
+        ]
+        decoded = [
+            self._decoded(one, language, options)
+            for one, language in zip(spoken, languages, strict=True)
+        ]
         for i, (one, text) in enumerate(zip(spoken, decoded, strict=True)):
             encoded.spoken[encoded.key(i, text, options)] = one
         return decoded
 
     def decode_until(
-        self, encoded: EncodedWindows, languages: Sequence[str], options: DecodingOptions, following: Following
+        self,
+        encoded: EncodedWindows,
+        languages: Sequence[str],
+        options: DecodingOptions,
+        following: Following,
     ) -> None:
         """See ``engines.decode_until``: windows go back into the running batch."""
         with self._at_work("decoding"):
@@ -236,7 +262,9 @@ class WhisperEngine:
         with self._at_work("decoding"):
             encoded.prove()
 
-    def _decode(self, rules: StepRules, options: DecodingOptions, requests: Sequence[Request]) -> list[Spoken]:
+    def _decode(
+        self, rules: StepRules, options: DecodingOptions, requests: Sequence[Request]
+    ) -> list[Spoken]:
         with self._at_work("decoding"):
             if options.beam_size > 1 and options.temperature == 0:
                 heads = self._directions.alignment_heads
@@ -245,25 +273,35 @@ class WhisperEngine:
             with self._steps_for(len(requests), longest) as steps:
                 return run(steps, rules, requests)
 
-    def align(self, encoded: EncodedWindows, decoded: Sequence[Decoded], options: DecodingOptions) -> list[list[Word]]:
+    def align(
+        self, encoded: EncodedWindows, decoded: Sequence[Decoded], options: DecodingOptions
+    ) -> list[list[Word]]:
         words: list[list[Word]] = [[] for _ in decoded]
         timed = [i for i, text in enumerate(decoded) if text.tokens]
         with self._at_work("timing words"):
             encoded.prove()  # which waits until they are encoded: words may be timed on another stream
-        for part in self._each(partial(self._align, encoded, decoded, options), self._shares(timed)):
+        for part in self._each(
+            partial(self._align, encoded, decoded, options), self._shares(timed)
+        ):
             for i, found in part:
                 words[i] = found
         return words
 
     def _align(
-        self, encoded: EncodedWindows, decoded: Sequence[Decoded], options: DecodingOptions, timed: Sequence[int]
+        self,
+        encoded: EncodedWindows,
+        decoded: Sequence[Decoded],
+        options: DecodingOptions,
+        timed: Sequence[int],
     ) -> list[tuple[int, list[Word]]]:
         with self._at_work("timing words"), self._aside():
             spoken = {i: self._spoken(encoded, i, decoded[i], options) for i in timed}
             rows = [encoded.rows[i] for i in timed]
             positions = [self._n_positions(encoded.windows[i]) for i in timed]
             queries = [spoken[i].queries for i in timed]
-            starts = token_starts(self._directions.alignment_heads, rows, queries, positions, self._running.search)
+            starts = token_starts(
+                self._directions.alignment_heads, rows, queries, positions, self._running.search
+            )
         return [
             (i, self._words(encoded.windows[i], decoded[i], spoken[i], begins, width))
             for i, begins, width in zip(timed, starts, positions, strict=True)
@@ -280,7 +318,9 @@ class WhisperEngine:
             with suppress(RuntimeError):  # of a GPU that is gone there is nothing to be had
                 for device in range(torch.cuda.device_count()):
                     torch.cuda.synchronize(device)
-                if not _on_gpu:  # what others captured works in cuBLAS's workspaces, which are the process's
+                if (
+                    not _on_gpu
+                ):  # what others captured works in cuBLAS's workspaces, which are the process's
                     torch._C._cuda_clearCublasWorkspaces()
                 torch.cuda.empty_cache()
         give_back_freed()
@@ -293,18 +333,24 @@ class WhisperEngine:
             raise EngineFailedError("the engine was closed", hint="load it again")
         return self._machinery
 
-    def _request(self, encoded: EncodedWindows, i: int, language: str, options: DecodingOptions) -> Request:
+    def _request(
+        self, encoded: EncodedWindows, i: int, language: str, options: DecodingOptions
+    ) -> Request:
         prompt = self._vocabulary.prompt(language, options)
         # The same window samples alike in every batch, and not alike at two temperatures.
         place = f"{encoded.windows[i].start:.3f} {options.temperature:.3f}"
         start = prompt.index(self._vocabulary.start)
-        return Request(encoded.rows[i], tuple(prompt), start, options.temperature, zlib.crc32(place.encode()))
+        return Request(
+            encoded.rows[i], tuple(prompt), start, options.temperature, zlib.crc32(place.encode())
+        )
 
     def _step_rules(self, *, timestamps: bool) -> StepRules:
         known = self._rules.get(timestamps)
         if known is None or known.limits != self.limits:
             vocabulary = self._vocabulary
-            rules = make_rules(vocabulary, self._directions, self._running.model.embedding, timestamps=timestamps)
+            rules = make_rules(
+                vocabulary, self._directions, self._running.model.embedding, timestamps=timestamps
+            )
             ids = (vocabulary.end_of_text, vocabulary.no_speech, vocabulary.timestamp_begin)
             known = self._rules[timestamps] = StepRules(rules, self.limits, *ids)
         return known
@@ -321,8 +367,13 @@ class WhisperEngine:
         try:
             machinery = self._running
             capacity, context = self._room_for(n_windows, prompt_tokens)
-            if steps is not None and (steps.slots.capacity < capacity or steps.slots.n_positions < context):
-                capacity, context = max(capacity, steps.slots.capacity), max(context, steps.slots.n_positions)
+            if steps is not None and (
+                steps.slots.capacity < capacity or steps.slots.n_positions < context
+            ):
+                capacity, context = (
+                    max(capacity, steps.slots.capacity),
+                    max(context, steps.slots.n_positions),
+                )
                 steps = None  # its memory is given back first
             if steps is None:
                 heads = self._directions.alignment_heads
@@ -338,7 +389,9 @@ class WhisperEngine:
         capacity = next((room for room in machinery.room if room >= n_windows), machinery.room[-1])
         fits = prompt_tokens + MOST_TOKENS < SHORT_CONTEXT_TOKENS
         context = SHORT_CONTEXT_TOKENS if fits else CONTEXT_TOKENS
-        return min(capacity, machinery.most_rows), min(context, machinery.model.geometry.max_target_positions)
+        return min(capacity, machinery.most_rows), min(
+            context, machinery.model.geometry.max_target_positions
+        )
 
     def _shares(self, items: Sequence[Item]) -> list[Sequence[Item]]:
         """Equal parts, one for each worker; none of them empty."""
@@ -347,7 +400,11 @@ class WhisperEngine:
 
     def _each(self, work: Callable[[Item], Result], parts: Sequence[Item]) -> list[Result]:
         """The work on all parts, by the workers where there are several."""
-        return [work(part) for part in parts] if self._pool is None else list(self._pool.map(work, parts))
+        return (
+            [work(part) for part in parts]
+            if self._pool is None
+            else list(self._pool.map(work, parts))
+        )
 
     def _first_logits(self, requests: Sequence[Request]) -> Tensor:
         """What may follow the first token: (n, V)."""
@@ -370,12 +427,16 @@ class WhisperEngine:
     def _text(self, tokens: Sequence[int]) -> tuple[int, ...]:
         return tuple(token for token in tokens if self._vocabulary.is_text(token))
 
-    def _spoken(self, encoded: EncodedWindows, i: int, decoded: Decoded, options: DecodingOptions) -> Spoken:
+    def _spoken(
+        self, encoded: EncodedWindows, i: int, decoded: Decoded, options: DecodingOptions
+    ) -> Spoken:
         """What decoding kept of this text; where it was not decoded here, or otherwise, it is gone through again."""
         known = encoded.spoken.get(encoded.key(i, decoded, options))
         if known is not None:
             return known
-        given = self._vocabulary.start_sequence(decoded.language, options.task, timestamps=options.timestamps)
+        given = self._vocabulary.start_sequence(
+            decoded.language, options.task, timestamps=options.timestamps
+        )
         said = [*decoded.tokens, self._vocabulary.end_of_text]
         heads = self._directions.alignment_heads
         queries, logits = spoken_anew(self._running.model, heads, encoded.rows[i], given, said)
@@ -383,19 +444,27 @@ class WhisperEngine:
         logits[:1] += self._step_rules(timestamps=options.timestamps).rules.biases[1]
         ids = torch.tensor(said, device=logits.device)
         probabilities = logits.log_softmax(dim=-1).gather(1, ids[:, None])[:, 0]
-        return Spoken(decoded.tokens, tuple(probabilities.tolist()), decoded.no_speech_prob or 0.0, queries)
+        return Spoken(
+            decoded.tokens, tuple(probabilities.tolist()), decoded.no_speech_prob or 0.0, queries
+        )
 
     def _n_positions(self, window: Window) -> int:
         most = self._running.model.geometry.max_source_positions
         return max(1, min(most, round(window.duration / ENCODER_FRAME_S)))
 
-    def _words(self, window: Window, decoded: Decoded, spoken: Spoken, begins: Sequence[int], width: int) -> list[Word]:
+    def _words(
+        self, window: Window, decoded: Decoded, spoken: Spoken, begins: Sequence[int], width: int
+    ) -> list[Word]:
         """Words of a window from the positions at which its tokens begin."""
         n = len(spoken.tokens)
-        ends = begins[n] if len(begins) > n else width  # where it ran out of room, no end of text was said
+        ends = (
+            begins[n] if len(begins) > n else width
+        )  # where it ran out of room, no end of text was said
         at_s = np.asarray([*begins[:n], ends]) * ENCODER_FRAME_S
         text = [k for k, token in enumerate(spoken.tokens) if self._vocabulary.is_text(token)]
-        spans = split_words([spoken.tokens[k] for k in text], self._vocabulary.decode, decoded.language)
+        spans = split_words(
+            [spoken.tokens[k] for k in text], self._vocabulary.decode, decoded.language
+        )
         probabilities = np.exp([spoken.log_probabilities[k] for k in text])
         return time_words(spans, at_s[[*text, n]], probabilities.tolist(), window.start)
 
@@ -444,7 +513,9 @@ def _foreign_errors(doing: str) -> Iterator[None]:
     except launch_errors() as error:
         if ran_out_of_memory(error):
             message = f"torch ran out of memory while {doing}: {error}"
-            raise OutOfMemoryError(message, hint="use fewer windows at once or a smaller model") from error
+            raise OutOfMemoryError(
+                message, hint="use fewer windows at once or a smaller model"
+            ) from error
         raise EngineFailedError(f"torch failed while {doing}: {error}") from error
 
 

@@ -12,7 +12,11 @@ from torch import Tensor
 
 from .linear import FusedDense
 
-OUTPUTS, INPUTS, WARPS = 2, 1024, 4  # of a program, at once; measured on an H100, see docs/performance.md
+OUTPUTS, INPUTS, WARPS = (
+    2,
+    1024,
+    4,
+)  # of a program, at once; measured on an H100, see docs/performance.md
 
 
 @triton.jit
@@ -31,7 +35,9 @@ def _product_kernel(
         else:
             inside = first + lane < WIDTH
             value = tl.load(x + first + lane, inside, 0.0)
-            block = tl.load(rows + first + lane[None], (at_out < N_OUT)[:, None] & inside[None], 0.0)
+            block = tl.load(
+                rows + first + lane[None], (at_out < N_OUT)[:, None] & inside[None], 0.0
+            )
         total += block.to(tl.float32) * value.to(tl.float32)[None]
     result = tl.sum(total, 1) + tl.load(bias + at_out, at_out < N_OUT, 0.0).to(tl.float32)
     if GELU:  # the form that ``FusedDense`` has
@@ -45,7 +51,9 @@ def product(x: Tensor, weight: Tensor, bias: Tensor, *, gelu: bool) -> Tensor:
     n_out, width = weight.shape
     out = x.new_empty((*x.shape[:-1], n_out))
     grid = (triton.cdiv(n_out, OUTPUTS),)
-    _product_kernel[grid](x.contiguous(), weight, bias, out, width, n_out, gelu, OUTPUTS, INPUTS, num_warps=WARPS)
+    _product_kernel[grid](
+        x.contiguous(), weight, bias, out, width, n_out, gelu, OUTPUTS, INPUTS, num_warps=WARPS
+    )
     return out
 
 

@@ -39,8 +39,14 @@ def _capture_stream(device: torch.device) -> torch.cuda.Stream:
 def captured(graph: torch.cuda.CUDAGraph, device: torch.device, pool: Any) -> Iterator[None]:
     """What is queued on the device goes into the graph. Other threads go on."""
     stream = _capture_stream(device)
-    usual = torch.cuda.stream(torch.cuda.current_stream(device))  # torch does not go back to it where capturing fails
-    with _capturing, usual, torch.cuda.graph(graph, pool, stream, capture_error_mode="thread_local"):
+    usual = torch.cuda.stream(
+        torch.cuda.current_stream(device)
+    )  # torch does not go back to it where capturing fails
+    with (
+        _capturing,
+        usual,
+        torch.cuda.graph(graph, pool, stream, capture_error_mode="thread_local"),
+    ):
         yield
 
 
@@ -59,7 +65,14 @@ class CapturedSteps:
     The device runs steps while the host looks at how the steps before them ended.
     """
 
-    def __init__(self, slots: Slots, *, int8: bool, tuning: kernels.Tuning | None = None, capture: bool = True) -> None:
+    def __init__(
+        self,
+        slots: Slots,
+        *,
+        int8: bool,
+        tuning: kernels.Tuning | None = None,
+        capture: bool = True,
+    ) -> None:
         self.slots, self._capture = slots, capture
         self._audio = kernels.AudioShape.of(slots.model, slots.queries, int8=int8)
         self._tuning = tuning
@@ -74,7 +87,11 @@ class CapturedSteps:
         self._done[:n_rows].copy_(self.slots.state.done[:n_rows], non_blocking=True)
         self._looked.record()
         self._n_looked = n_rows
-        size = next(size for size in (*SIZES, self.slots.capacity) if size >= n_rows or size == self.slots.capacity)
+        size = next(
+            size
+            for size in (*SIZES, self.slots.capacity)
+            if size >= n_rows or size == self.slots.capacity
+        )
         sampled = any(temperature > 0 for temperature in self.slots.temperatures)
         kind = Kind(min(size, self.slots.capacity), id(rules), sampled)
         if not self._capture:
@@ -133,13 +150,18 @@ class CapturedEncoder:
     """
 
     def __init__(
-        self, model: Whisper, make_cache: Callable[[Whisper, Tensor], AudioCache], rooms: Sequence[int]
+        self,
+        model: Whisper,
+        make_cache: Callable[[Whisper, Tensor], AudioCache],
+        rooms: Sequence[int],
     ) -> None:
         self._model, self._make_cache, self._rooms = model, make_cache, rooms
         self._known: set[int] = set()  # numbers of windows that were encoded before
         self._room: _EncoderRoom | None = None
         self._captures = True
-        self._in_use = threading.Lock()  # what is replayed reads and writes the same places every time
+        self._in_use = (
+            threading.Lock()
+        )  # what is replayed reads and writes the same places every time
 
     def __call__(self, mel: Tensor) -> AudioCache:
         with self._in_use:
@@ -163,7 +185,9 @@ class CapturedEncoder:
             return encode(self._model, mel)
         if self._room is None or self._room.size < len(mel):
             self._room = None  # what the smaller one held is given back before anything is captured
-            self._room = _EncoderRoom(self._model, next(size for size in self._rooms if size >= len(mel)))
+            self._room = _EncoderRoom(
+                self._model, next(size for size in self._rooms if size >= len(mel))
+            )
         return self._room.encode(mel)
 
 
@@ -179,7 +203,9 @@ class _EncoderRoom:
         self._states = torch.zeros(positions, dtype=model.dtype, device=model.device)
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self._pool = torch.cuda.graph_pool_handle()
-        self._graphs[size] = self._captured(size)  # before all smaller numbers, which then find all they need
+        self._graphs[size] = self._captured(
+            size
+        )  # before all smaller numbers, which then find all they need
 
     def encode(self, mel: Tensor) -> Tensor:
         """(B, T, d), written over by the next."""
@@ -195,7 +221,13 @@ class _EncoderRoom:
         encode(self._model, self._mel[:n_windows])
         graph = torch.cuda.CUDAGraph()
         with captured(graph, self._model.device, self._pool):
-            if not self._graphs:  # by itself PyTorch takes a piece for every size that it is asked for
-                torch.empty((FIRST_PIECE, *self._states.shape), dtype=self._model.dtype, device=self._model.device)
+            if (
+                not self._graphs
+            ):  # by itself PyTorch takes a piece for every size that it is asked for
+                torch.empty(
+                    (FIRST_PIECE, *self._states.shape),
+                    dtype=self._model.dtype,
+                    device=self._model.device,
+                )
             self._states[:n_windows].copy_(encode(self._model, self._mel[:n_windows]))
         return graph

@@ -27,7 +27,16 @@ EMULATED = os.environ.get("TRITON_INTERPRET") == "1"  # which knows no assembly
 
 @triton.jit
 def _norm_kernel(
-    x, change, weight, bias, total, normed, width, EPSILON: tl.constexpr, ADD: tl.constexpr, BLOCK: tl.constexpr
+    x,
+    change,
+    weight,
+    bias,
+    total,
+    normed,
+    width,
+    EPSILON: tl.constexpr,
+    ADD: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, BLOCK)
@@ -41,7 +50,11 @@ def _norm_kernel(
     scale = tl.rsqrt(tl.sum(centred * centred, 0) / width + EPSILON)
     gain = tl.load(weight + at, inside, 0.0).to(tl.float32)
     shift = tl.load(bias + at, inside, 0.0).to(tl.float32)
-    tl.store(normed + row * width + at, (centred * scale * gain + shift).to(normed.dtype.element_ty), inside)
+    tl.store(
+        normed + row * width + at,
+        (centred * scale * gain + shift).to(normed.dtype.element_ty),
+        inside,
+    )
 
 
 def problem(width: int, dtype: torch.dtype, device: torch.device) -> str:
@@ -64,7 +77,9 @@ def add_norm(x: Tensor, change: Tensor, of: Norm) -> tuple[Tensor, Tensor]:
     return total, normed
 
 
-def _launch_norm(x: Tensor, change: Tensor, of: Norm, total: Tensor, normed: Tensor, *, add: bool) -> None:
+def _launch_norm(
+    x: Tensor, change: Tensor, of: Norm, total: Tensor, normed: Tensor, *, add: bool
+) -> None:
     width = x.shape[-1]
     block = triton.next_power_of_2(width)
     _norm_kernel[(x.numel() // width,)](
@@ -119,7 +134,9 @@ def _text_kernel(
         most = tl.maximum(largest, score)
         kept, new = tl.exp2(largest - most), tl.exp2(score - most)
         weight = weight * kept + new
-        mixed = mixed * kept[:, None] + new[:, None] * tl.load(values + at, seen[:, None], 0.0).to(tl.float32)
+        mixed = mixed * kept[:, None] + new[:, None] * tl.load(values + at, seen[:, None], 0.0).to(
+            tl.float32
+        )
         largest = most
     before, total, mixture = _joined(largest, weight, mixed)
     score = tl.sum(query * key.to(tl.float32), 0)
@@ -142,8 +159,14 @@ def _audio_kernel(
         return
     channel, lane = tl.arange(0, SIZE), tl.arange(0, LANES)
     asked = tl.load(query + (row * HEADS + head) * SIZE + channel)
-    _keep(asked, row, head, layer, positions, kept_at, kept, HEADS, SIZE, KEPT_HEADS, KEPT_POSITIONS)
-    keys = anchor + tl.load(places + row) * STEP + (layer * 2 * HEADS + head).to(tl.int64) * (AUDIO * SIZE)
+    _keep(
+        asked, row, head, layer, positions, kept_at, kept, HEADS, SIZE, KEPT_HEADS, KEPT_POSITIONS
+    )
+    keys = (
+        anchor
+        + tl.load(places + row) * STEP
+        + (layer * 2 * HEADS + head).to(tl.int64) * (AUDIO * SIZE)
+    )
     values = keys + HEADS * AUDIO * SIZE
     asked = asked.to(tl.float32) * scale
 
@@ -163,7 +186,9 @@ def _audio_kernel(
         mixed = mixed * old[:, None] + new[:, None] * value.to(tl.float32)
         largest = most
     _, total, mixture = _joined(largest, weight, mixed)
-    tl.store(out + (row * HEADS + head) * SIZE + channel, (mixture / total).to(out.dtype.element_ty))
+    tl.store(
+        out + (row * HEADS + head) * SIZE + channel, (mixture / total).to(out.dtype.element_ty)
+    )
 
 
 @triton.jit
@@ -174,7 +199,9 @@ def _keep(
     """Write down the query of an alignment head."""
     place = tl.load(kept_at + layer * HEADS + head)
     if place >= 0:
-        target = ((row.to(tl.int64) * KEPT_HEADS + place) * KEPT_POSITIONS + tl.load(positions + row)) * SIZE
+        target = (
+            (row.to(tl.int64) * KEPT_HEADS + place) * KEPT_POSITIONS + tl.load(positions + row)
+        ) * SIZE
         tl.store(kept + target + tl.arange(0, SIZE), asked)
 
 
@@ -218,9 +245,13 @@ def _audio_int8_kernel(
     own = (layer * 2 * HEADS + head).to(tl.int64)
     scales = scale_anchor + tl.load(scale_places + row) * 4 + own * SIZE
     asked = tl.load(here + channel)
-    _keep(asked, row, head, layer, positions, kept_at, kept, HEADS, SIZE, KEPT_HEADS, KEPT_POSITIONS)
+    _keep(
+        asked, row, head, layer, positions, kept_at, kept, HEADS, SIZE, KEPT_HEADS, KEPT_POSITIONS
+    )
     exact = asked.to(tl.float32) * tl.load(scales + channel)
-    unit = tl.maximum(tl.max(tl.abs(exact), 0), 1e-30) / 32512  # 127 * 256: both halves stay within 8 bits
+    unit = (
+        tl.maximum(tl.max(tl.abs(exact), 0), 1e-30) / 32512
+    )  # 127 * 256: both halves stay within 8 bits
     high, low = _query_words(here, scales, word, unit)
     unit *= scale
 
@@ -254,7 +285,9 @@ def _audio_int8_kernel(
         share1 = tl.where(heard, tl.exp2(score1 - most) * 32512 + 0.5, 0.0).to(tl.int32)
         share2 = tl.where(heard, tl.exp2(score2 - most) * 32512 + 0.5, 0.0).to(tl.int32)
         share3 = tl.where(heard, tl.exp2(score3 - most) * 32512 + 0.5, 0.0).to(tl.int32)
-        upper = _packed((share0 + 128) >> 8, (share1 + 128) >> 8, (share2 + 128) >> 8, (share3 + 128) >> 8)
+        upper = _packed(
+            (share0 + 128) >> 8, (share1 + 128) >> 8, (share2 + 128) >> 8, (share3 + 128) >> 8
+        )
         lower = _packed(share0, share1, share2, share3)
         product = _dot4(value, upper[:, None], none, EMULATED)
         product = _dot4(value, lower[:, None], product << 8, EMULATED)
@@ -280,7 +313,9 @@ def _query_words(here, scales, word, unit):
     digits1 = _digits(here, scales, word * 4 + 1, unit)
     digits2 = _digits(here, scales, word * 4 + 2, unit)
     digits3 = _digits(here, scales, word * 4 + 3, unit)
-    high = _packed((digits0 + 128) >> 8, (digits1 + 128) >> 8, (digits2 + 128) >> 8, (digits3 + 128) >> 8)
+    high = _packed(
+        (digits0 + 128) >> 8, (digits1 + 128) >> 8, (digits2 + 128) >> 8, (digits3 + 128) >> 8
+    )
     return high[None], _packed(digits0, digits1, digits2, digits3)[None]
 
 
@@ -305,7 +340,10 @@ def _quantize_kernel(
 ):  # fmt: skip
     """(B, T, 2, H, D) -> one layer of an ``AudioCache`` in 8 bits and its scales. ``words``: the cache as int32."""
     STRIDE: tl.constexpr = 2 * HEADS * SIZE
-    window, part = tl.program_id(0).to(tl.int64), tl.program_id(1)  # part: of keys and values, then head
+    window, part = (
+        tl.program_id(0).to(tl.int64),
+        tl.program_id(1),
+    )  # part: of keys and values, then head
     channel, lane = tl.arange(0, SIZE), tl.arange(0, LANES)
     source = both + window * (AUDIO * STRIDE) + part * SIZE
     largest = tl.zeros((LANES, SIZE), tl.float32)
@@ -330,14 +368,20 @@ def _quantize_kernel(
             value2 = _rounded(source, group * 4 + 2, channel, scale, AUDIO, STRIDE)
             value3 = _rounded(source, group * 4 + 3, channel, scale, AUDIO, STRIDE)
             place = own * (AUDIO // 4 * SIZE) + group[:, None] * SIZE + channel[None]
-            tl.store(words + place, _packed(value0, value1, value2, value3), (group < AUDIO // 4)[:, None])
+            tl.store(
+                words + place,
+                _packed(value0, value1, value2, value3),
+                (group < AUDIO // 4)[:, None],
+            )
 
 
 def audio_cache(model: Whisper, states: Tensor) -> AudioCache:
     """``caches.audio_cache`` in 8 bits."""
     n, n_positions, _ = states.shape
     layers, heads, size = len(model.decoder_layers), model.heads, model.head_size
-    values = torch.empty((n, layers, 2, heads, n_positions, size), dtype=torch.int8, device=states.device)
+    values = torch.empty(
+        (n, layers, 2, heads, n_positions, size), dtype=torch.int8, device=states.device
+    )
     scales = torch.empty((n, layers, 2, heads, size), dtype=torch.float32, device=states.device)
     for number, layer in enumerate(model.decoder_layers):
         both = layer.audio_key_value(states)
@@ -387,7 +431,9 @@ def _advance_kernel(
         which = tl.zeros((BLOCK,), tl.int32)
         for first in range(0, n_tokens, BLOCK):
             inside = first + lane < n_tokens
-            score = tl.load(here + first + lane, inside, float("-inf")) + tl.load(bias + first + lane, inside, 0.0)
+            score = tl.load(here + first + lane, inside, float("-inf")) + tl.load(
+                bias + first + lane, inside, 0.0
+            )
             score = tl.where((first + lane == end_of_text) & (n_said < least), float("-inf"), score)
             top = tl.maximum(largest, score)
             weight = weight * tl.exp(largest - top) + tl.exp(score - top)
@@ -436,7 +482,9 @@ class Tuning:
 
 FEW_ROWS = 8  # so few programs that each has to keep more loads in flight
 MANY_ROWS_TUNING = Tuning()
-FEW_ROWS_TUNING = Tuning(lanes=64, warps=4, int8_lanes=512, int8_warps=16, tokens=8192, token_warps=16)
+FEW_ROWS_TUNING = Tuning(
+    lanes=64, warps=4, int8_lanes=512, int8_warps=16, tokens=8192, token_warps=16
+)
 
 
 def tuning_for(n_rows: int) -> Tuning:
@@ -447,7 +495,12 @@ class TritonAttention:
     """``attention.TorchAttention`` for one token a row. Caches and state are static tensors."""
 
     def __init__(self, slots: Slots, n_rows: int, audio: AudioShape, tuning: Tuning) -> None:
-        self._text, self._queries, self._audio, self._tuning = slots.text, slots.queries, audio, tuning
+        self._text, self._queries, self._audio, self._tuning = (
+            slots.text,
+            slots.queries,
+            audio,
+            tuning,
+        )
         self._anchors = slots.anchors
         self._state = state = slots.state.first(n_rows)
         self._done = state.done.view(torch.uint8)
@@ -456,7 +509,9 @@ class TritonAttention:
     def text(self, layer: int, query_key_value: Tensor) -> Tensor:
         rows, _, width = query_key_value.shape
         heads, size = self._audio.heads, self._audio.size
-        out = torch.empty((rows, 1, width // 3), dtype=query_key_value.dtype, device=query_key_value.device)
+        out = torch.empty(
+            (rows, 1, width // 3), dtype=query_key_value.dtype, device=query_key_value.device
+        )
         _text_kernel[(rows, heads)](
             query_key_value, self._text[layer, 0], self._text[layer, 1], self._state.position, self._done, out,
             self._scale, heads, size, self._text.shape[4], 32, num_warps=2,
@@ -503,4 +558,10 @@ class AudioShape:
         kept_at = torch.full((len(model.decoder_layers), model.heads), -1, dtype=torch.int32)
         for place, (layer, head) in enumerate(queries.heads):
             kept_at[layer, head] = place
-        return cls(model.heads, model.head_size, model.geometry.max_source_positions, int8, kept_at.to(model.device))
+        return cls(
+            model.heads,
+            model.head_size,
+            model.geometry.max_source_positions,
+            int8,
+            kept_at.to(model.device),
+        )

@@ -47,7 +47,9 @@ class FusedDense(Dense):
     """
 
     def gelu(self, x: Tensor) -> Tensor:
-        flat = torch._addmm_activation(self.bias, x.reshape(-1, x.shape[-1]), self.weight.t(), use_gelu=True)
+        flat = torch._addmm_activation(
+            self.bias, x.reshape(-1, x.shape[-1]), self.weight.t(), use_gelu=True
+        )
         return flat.view(*x.shape[:-1], flat.shape[-1])
 
 
@@ -79,7 +81,11 @@ class Int8Dense:
 
     def __call__(self, x: Tensor) -> Tensor:
         largest = x.abs().amax(dim=-1, keepdim=True).clamp_min_(1e-12)
-        return product(x / largest, 1 / INPUT_STEPS, INPUT_ZERO, self._packed).mul_(largest).add_(self._bias)
+        return (
+            product(x / largest, 1 / INPUT_STEPS, INPUT_ZERO, self._packed)
+            .mul_(largest)
+            .add_(self._bias)
+        )
 
     def gelu(self, x: Tensor) -> Tensor:
         return _gelu_(self(x))
@@ -138,7 +144,9 @@ def product(x: Tensor, scale: float, zero: int, packed: Any) -> Tensor:
 
     Steps are numbered from 0 to 255, of which ``zero`` is 0.0.
     """
-    result: Tensor = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(x, scale, zero, packed)
+    result: Tensor = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
+        x, scale, zero, packed
+    )
     return result
 
 

@@ -46,12 +46,19 @@ VOCABULARY_MULTIPLE = 128  # an odd number of outputs takes cuBLAS twice the tim
 INT8_AUDIO = "+int8"  # 8-bit keys and values of the audio; on a CPU the decoder's products too
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 CPU_BATCH_SIZES, CPU_AUDIO_BYTES = (4, 16), 1 << 30
-ENCODER_SQUARES = 12  # weights of a layer in squares of its width: 4 for attention, 8 for what follows
-INT8_BATCH_SIZES, INT8_BATCH_WEIGHTS = (8, 32), 1 << 30  # the second: of the encoder's layers, times windows
+ENCODER_SQUARES = (
+    12  # weights of a layer in squares of its width: 4 for attention, 8 for what follows
+)
+INT8_BATCH_SIZES, INT8_BATCH_WEIGHTS = (
+    (8, 32),
+    1 << 30,
+)  # the second: of the encoder's layers, times windows
 _INT8_WITH_ENCODER = {"int8": "int8", "bfloat16": "bfloat16" + INT8_AUDIO}
 CPU_ROOM, CUDA_ROOM = (1, 2, 4, 8, 16), (1, 4, 16, 64, 128, 256)
 CORES_PER_WORKER = 4  # a decoding step does not use more
-ENCODED_AT_ONCE_CUDA = ENCODER_ROOMS[-1]  # fill an H100: of more, each takes as long or longer, and all more memory
+ENCODED_AT_ONCE_CUDA = ENCODER_ROOMS[
+    -1
+]  # fill an H100: of more, each takes as long or longer, and all more memory
 EARLY_WINDOWS_CPU = 8  # no more than the smallest batch
 
 
@@ -76,7 +83,11 @@ def load(request: EngineRequest) -> Engine:
         return Replicas([_load_on(request, device)])  # which minds its memory
 
     def load_on_cpu() -> Engine:
-        kept = request.compute_type if request.compute_type in _compute_types(torch.device("cpu")) else AUTO
+        kept = (
+            request.compute_type
+            if request.compute_type in _compute_types(torch.device("cpu"))
+            else AUTO
+        )
         return _load_on(replace(request, compute_type=kept), torch.device("cpu"))
 
     return load_with_cpu_behind(lambda: Replicas([_load_on(request, device)]), load_on_cpu)
@@ -85,7 +96,9 @@ def load(request: EngineRequest) -> Engine:
 def _load_on(request: EngineRequest, device: torch.device) -> WhisperEngine:
     with _foreign_errors(request.model, device):
         compute_type = _choose_compute_type(request.compute_type, device)
-    checkpoint = models.resolve(request.model, offline=request.offline, progress=request.progress, packages=False)
+    checkpoint = models.resolve(
+        request.model, offline=request.offline, progress=request.progress, packages=False
+    )
     geometry = geometry_of(checkpoint)
     models.require_usable(checkpoint)
     if request.compute_type == AUTO and compute_type == "int8":
@@ -103,9 +116,7 @@ def _load_on(request: EngineRequest, device: torch.device) -> WhisperEngine:
     in_queue = device.type == "cuda"  # encode() is over when the device has been told
     notices = (*request.notices, *machinery.notices)
     if not directions.names_heads:
-        message = (
-            f"{checkpoint.name} does not say which heads follow the sound: words are timed by all of the upper half"
-        )
+        message = f"{checkpoint.name} does not say which heads follow the sound: words are timed by all of the upper half"
         notices = (*notices, Notice("no_alignment_heads", message))
     info = EngineInfo(
         engine="whisper",
@@ -115,11 +126,17 @@ def _load_on(request: EngineRequest, device: torch.device) -> WhisperEngine:
         languages=("en",) if checkpoint.english_only else vocabulary.languages,
         tasks=("transcribe",) if checkpoint.can_translate is False else ("transcribe", "translate"),
         batch_size=batch_size,
-        retry_beam_size=1 if in_queue else RETRY_BEAM_SIZE,  # on a GPU sampling in the running batch costs far less
+        retry_beam_size=1
+        if in_queue
+        else RETRY_BEAM_SIZE,  # on a GPU sampling in the running batch costs far less
         word_lag_s=models.word_lag_s(checkpoint),
         punctuates=models.has_openai_vocabulary(checkpoint),
         skips_speech=True,
-        early_windows=machinery.encoded_at_once if in_queue else EARLY_WINDOWS_CPU if shares_workers else 0,
+        early_windows=machinery.encoded_at_once
+        if in_queue
+        else EARLY_WINDOWS_CPU
+        if shares_workers
+        else 0,
         encodes_aside=shares_workers,
         aligns_aside=in_queue or shares_workers,
         versions={"torch": torch.__version__},
@@ -137,7 +154,9 @@ def _cpu_batch_size(geometry: Geometry, compute_type: str) -> int:
     if _in_int8(compute_type):
         weights = geometry.encoder_layers * geometry.d_model**2 * ENCODER_SQUARES
         return max(INT8_BATCH_SIZES[0], min(INT8_BATCH_SIZES[1], INT8_BATCH_WEIGHTS // weights))
-    window_bytes = geometry.decoder_layers * 2 * geometry.max_source_positions * geometry.d_model * 4
+    window_bytes = (
+        geometry.decoder_layers * 2 * geometry.max_source_positions * geometry.d_model * 4
+    )
     return max(CPU_BATCH_SIZES[0], min(CPU_BATCH_SIZES[1], CPU_AUDIO_BYTES // window_bytes))
 
 
@@ -146,10 +165,14 @@ def _cuda_batch_size(checkpoint: Checkpoint, device: torch.device, compute_type:
     free_bytes, _ = torch.cuda.mem_get_info(device)
     geometry = geometry_of(checkpoint)
     shape = shape_of(geometry, checkpoint.name)
-    return batch_that_fits(shape, "whisper", compute_type, free_bytes, best_batch(shape.decoder_layers))
+    return batch_that_fits(
+        shape, "whisper", compute_type, free_bytes, best_batch(shape.decoder_layers)
+    )
 
 
-def _machinery(checkpoint: Checkpoint, device: torch.device, compute_type: str, request: EngineRequest) -> Machinery:
+def _machinery(
+    checkpoint: Checkpoint, device: torch.device, compute_type: str, request: EngineRequest
+) -> Machinery:
     if device.type == "cpu":
         return _cpu(checkpoint, compute_type, request)
     return _cuda(checkpoint, device, compute_type, request)
@@ -161,7 +184,9 @@ def _cpu(checkpoint: Checkpoint, compute_type: str, request: EngineRequest) -> M
         model, make_cache = _int8_model(checkpoint, compute_type, request), audio_states
     else:
         dense = _dense(PRECISIONS[compute_type])
-        placement = Placement(torch.device("cpu"), PRECISIONS[compute_type], dense, dense, dense, Operations())
+        placement = Placement(
+            torch.device("cpu"), PRECISIONS[compute_type], dense, dense, dense, Operations()
+        )
         model, make_cache = load_model(checkpoint, placement), partial(audio_cache, int8=False)
     return Machinery(
         model,
@@ -189,7 +214,9 @@ def _int8_model(checkpoint: Checkpoint, compute_type: str, request: EngineReques
     """The decoder in 8 bits, the encoder's layers as the compute type says, its other operations as is fastest."""
     geometry, threads = geometry_of(checkpoint), _threads_each(request)
     encoder = ENCODER_LINEAR[compute_type.removesuffix(INT8_AUDIO)]
-    placement = Placement(torch.device("cpu"), torch.float32, encoder, Int8Dense, _dense(torch.float32), Operations())
+    placement = Placement(
+        torch.device("cpu"), torch.float32, encoder, Int8Dense, _dense(torch.float32), Operations()
+    )
     model = load_model(checkpoint, placement)
     output = Int8Dense(model.output, model.output.new_zeros(len(model.output)))
     attention, dtype = encoder_attention(geometry, threads), convolution_dtype(geometry, threads)
@@ -201,8 +228,13 @@ def _int8_model(checkpoint: Checkpoint, compute_type: str, request: EngineReques
     )
 
 
-def _cuda(checkpoint: Checkpoint, device: torch.device, compute_type: str, request: EngineRequest) -> Machinery:
-    dtype, int8 = PRECISIONS[compute_type.removesuffix(INT8_AUDIO)], compute_type.endswith(INT8_AUDIO)
+def _cuda(
+    checkpoint: Checkpoint, device: torch.device, compute_type: str, request: EngineRequest
+) -> Machinery:
+    dtype, int8 = (
+        PRECISIONS[compute_type.removesuffix(INT8_AUDIO)],
+        compute_type.endswith(INT8_AUDIO),
+    )
     make = _dense(dtype, Dense if dtype == torch.float32 else FusedDense)
     geometry = geometry_of(checkpoint)
     problem = _kernels_problem(geometry, dtype, device)
@@ -216,7 +248,9 @@ def _cuda(checkpoint: Checkpoint, device: torch.device, compute_type: str, reque
             ENCODED_AT_ONCE_CUDA,
             CUDA_ROOM[-1],
             CUDA_ROOM,
-            notices=(Notice("kernels_unused", f"decoding is slower than it could be here: {problem}"),),
+            notices=(
+                Notice("kernels_unused", f"decoding is slower than it could be here: {problem}"),
+            ),
         )
     from . import alignment_kernels, kernels
     from .gemv_kernels import SingleRowDense
@@ -250,10 +284,15 @@ def _kernels_problem(geometry: Geometry, dtype: torch.dtype, device: torch.devic
     from .kernels import problem
 
     found = problem(geometry.d_model, dtype, device)
-    return found and f"Triton needs a C compiler and Python's headers (gcc, python3-dev) to launch kernels: {found}"
+    return (
+        found
+        and f"Triton needs a C compiler and Python's headers (gcc, python3-dev) to launch kernels: {found}"
+    )
 
 
-def _encoder(model: Whisper, make_cache: Callable[[Whisper, Tensor], Kept]) -> Callable[[Tensor], Kept]:
+def _encoder(
+    model: Whisper, make_cache: Callable[[Whisper, Tensor], Kept]
+) -> Callable[[Tensor], Kept]:
     return lambda mel: make_cache(model, encode(model, mel))
 
 
@@ -269,25 +308,42 @@ def _foreign_errors(model: str, device: torch.device) -> Iterator[None]:
         raise EngineFailedError(f"torch failed while loading model {model}: {error}") from error
 
 
-def _dense(dtype: torch.dtype | None, kind: type[Dense] = Dense) -> Callable[[Tensor, Tensor], Linear]:
+def _dense(
+    dtype: torch.dtype | None, kind: type[Dense] = Dense
+) -> Callable[[Tensor, Tensor], Linear]:
     return lambda weight, bias: kind(weight.to(dtype), bias.to(dtype))
 
 
 def _choose_device(wanted: str, gpu: int) -> tuple[torch.device, tuple[Notice, ...]]:
     """``cpu``, ``cuda``, ``cuda:N`` or ``auto`` -> the device, and why a GPU is not used."""
     name, _, number = wanted.partition(":")
-    if name not in (AUTO, "cpu", "cuda") or (number and not number.isdecimal()) or (number and name != "cuda"):
-        raise UsageError(f"there is no device {wanted!r}", hint="choose one of: auto, cpu, cuda, cuda:0, cuda:1 …")
+    if (
+        name not in (AUTO, "cpu", "cuda")
+        or (number and not number.isdecimal())
+        or (number and name != "cuda")
+    ):
+        raise UsageError(
+            f"there is no device {wanted!r}",
+            hint="choose one of: auto, cpu, cuda, cuda:0, cuda:1 …",
+        )
     if name == "cpu" or (name == AUTO and not torch.cuda.is_available()):
         return torch.device("cpu"), ()
     count, index = torch.cuda.device_count() if torch.cuda.is_available() else 0, int(number or gpu)
     if index >= count:
-        reason = "is a build without CUDA" if torch.version.cuda is None else f"finds {count} CUDA devices"
+        reason = (
+            "is a build without CUDA"
+            if torch.version.cuda is None
+            else f"finds {count} CUDA devices"
+        )
         if name == AUTO:
-            notice = Notice("gpu_unused", f"the GPU is not used: there is no {gpu_name(index)}, torch {reason}")
+            notice = Notice(
+                "gpu_unused", f"the GPU is not used: there is no {gpu_name(index)}, torch {reason}"
+            )
             return torch.device("cpu"), (notice,)
         message = f"device {wanted} is not to be had: torch {torch.__version__} {reason}"
-        raise EngineUnavailableError(message, hint="transcribe on the CPU with --device cpu; see transcribe-mcp doctor")
+        raise EngineUnavailableError(
+            message, hint="transcribe on the CPU with --device cpu; see transcribe-mcp doctor"
+        )
     return torch.device("cuda", index), ()
 
 
@@ -304,7 +360,11 @@ def _compute_types(device: torch.device) -> tuple[str, ...]:
     """What a device computes with, the best first; on a CPU measuring may find the second better than the first."""
     if device.type == "cpu":
         mixed = ("bfloat16" + INT8_AUDIO,) if has_bfloat16_products() else ()
-        return ("int8", *mixed, "float32", "bfloat16") if has_int8_products() else ("float32", "bfloat16")
+        return (
+            ("int8", *mixed, "float32", "bfloat16")
+            if has_int8_products()
+            else ("float32", "bfloat16")
+        )
     has_bfloat16 = torch.cuda.get_device_capability(device) >= (8, 0)
     plain = ("bfloat16", "float16", "float32") if has_bfloat16 else ("float16", "float32")
     return tuple(name + suffix for suffix in (INT8_AUDIO, "") for name in plain)

@@ -83,7 +83,9 @@ class TimestampRules:
         return logits.masked_fill(wins[:, None] & ~is_timestamp, NEVER)
 
 
-def make_rules(vocabulary: Vocabulary, directions: Directions, like: Tensor, *, timestamps: bool) -> Rules:
+def make_rules(
+    vocabulary: Vocabulary, directions: Directions, like: Tensor, *, timestamps: bool
+) -> Rules:
     """The rules of a model. ``like`` is its embedding: (V, d) on its device."""
     begin = vocabulary.timestamp_begin
     n_tokens = len(like)
@@ -92,7 +94,9 @@ def make_rules(vocabulary: Vocabulary, directions: Directions, like: Tensor, *, 
     if not timestamps:
         forbidden |= set(range(begin, n_tokens))
     latest = directions.first_timestamp_index
-    stamps = TimestampRules(begin, vocabulary.end_of_text, None if latest is None else begin + latest)
+    stamps = TimestampRules(
+        begin, vocabulary.end_of_text, None if latest is None else begin + latest
+    )
     first = forbidden | set(directions.suppressed_first)
     biases = torch.zeros(2, n_tokens, dtype=torch.float32)
     for row, tokens in zip(biases, (forbidden, first), strict=True):

@@ -94,7 +94,9 @@ class Whisper:
     """All weights of a model, on one device."""
 
     geometry: Geometry
-    convolutions: tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]  # weight (d, channels, 3), bias
+    convolutions: tuple[
+        tuple[Tensor, Tensor], tuple[Tensor, Tensor]
+    ]  # weight (d, channels, 3), bias
     audio_positions: Tensor  # (T, d)
     encoder_layers: tuple[EncoderLayer, ...]
     encoder_norm: Norm
@@ -139,12 +141,16 @@ def encode(model: Whisper, mel: Tensor) -> Tensor:
     x = functional.gelu(functional.conv1d(mel.to(weight1.dtype), weight1, bias1, padding=1))
     x = functional.gelu(functional.conv1d(x, weight2, bias2, stride=2, padding=1))
     # A position's channels side by side from here on, as all that follows reads them.
-    in_order = torch.empty((len(x), *model.audio_positions.shape), dtype=model.dtype, device=x.device)
+    in_order = torch.empty(
+        (len(x), *model.audio_positions.shape), dtype=model.dtype, device=x.device
+    )
     x = torch.add(x.transpose(1, 2), model.audio_positions, out=in_order)
     normed = operations.norm(x, layers[0].attention_norm)
     for number, layer in enumerate(layers):
         x, normed = operations.add_norm(x, _attention(model, layer, normed), layer.mlp_norm)
-        following = layers[number + 1].attention_norm if number + 1 < len(layers) else model.encoder_norm
+        following = (
+            layers[number + 1].attention_norm if number + 1 < len(layers) else model.encoder_norm
+        )
         x, normed = operations.add_norm(x, layer.down(layer.up.gelu(normed)), following)
     return normed
 
@@ -160,7 +166,9 @@ def _attention(model: Whisper, layer: EncoderLayer, normed: Tensor) -> Tensor:
 def decode(model: Whisper, tokens: Tensor, positions: Tensor, attention: Attention) -> Tensor:
     """Tokens (R, P) at positions (R, P) -> states (R, P, d), of which ``logits_of`` makes logits."""
     operations, layers = model.operations, model.decoder_layers
-    x = functional.embedding(tokens, model.embedding) + functional.embedding(positions, model.text_positions)
+    x = functional.embedding(tokens, model.embedding) + functional.embedding(
+        positions, model.text_positions
+    )
     normed = operations.norm(x, layers[0].text_norm)
     for number, layer in enumerate(layers):
         text = attention.text(number, layer.text_query_key_value(normed))

@@ -34,7 +34,8 @@ def fastest_attention(geometry: Geometry, dtype: torch.dtype, device: torch.devi
     try:
         query, key, value = torch.randn(shape, dtype=dtype, device=device).permute(2, 0, 3, 1, 4)
         taken_ms = {
-            attention: _milliseconds(attention, query, key, value) for attention in (_cudnn, _flash, _efficient)
+            attention: _milliseconds(attention, query, key, value)
+            for attention in (_cudnn, _flash, _efficient)
         }
     except torch.OutOfMemoryError:
         return functional.scaled_dot_product_attention
@@ -46,7 +47,9 @@ def fastest_attention(geometry: Geometry, dtype: torch.dtype, device: torch.devi
 
 
 def _cudnn(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    attended: Tensor = torch.ops.aten._scaled_dot_product_cudnn_attention(query, key, value, None, False)[0]
+    attended: Tensor = torch.ops.aten._scaled_dot_product_cudnn_attention(
+        query, key, value, None, False
+    )[0]
     return attended
 
 
@@ -56,7 +59,9 @@ def _flash(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 def _efficient(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    attended: Tensor = torch.ops.aten._scaled_dot_product_efficient_attention(query, key, value, None, False)[0]
+    attended: Tensor = torch.ops.aten._scaled_dot_product_efficient_attention(
+        query, key, value, None, False
+    )[0]
     return attended
 
 

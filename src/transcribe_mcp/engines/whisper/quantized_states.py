@@ -88,13 +88,17 @@ class AudioStates:
     def keys(self, windows: slice, layer: int, heads: Tensor) -> Tensor:
         """Those of some heads of a layer: (n, A, T, D)."""
         matrices = self.layers[layer].key.index_select(0, heads).transpose(1, 2)
-        return torch.stack([torch.matmul(window.states, matrices) for window in self.windows[windows]])
+        return torch.stack(
+            [torch.matmul(window.states, matrices) for window in self.windows[windows]]
+        )
 
 
 def audio_states(model: Whisper, states: Tensor) -> AudioStates:
     """``caches.audio_cache`` for a model whose ``audio_key_value`` layers are ``Dense``: of states (B, T, d)."""
     linears = [layer.audio_key_value for layer in model.decoder_layers]
-    matrices = tuple(Matrices.of(linear, model.heads) for linear in linears if isinstance(linear, Dense))
+    matrices = tuple(
+        Matrices.of(linear, model.heads) for linear in linears if isinstance(linear, Dense)
+    )
     return AudioStates(tuple(WindowStates.of(window) for window in states), matrices)
 
 
@@ -112,19 +116,31 @@ class StatesAttention:
         matrices = self._layers[layer]
         heads, size, _ = matrices.key.shape
         by_head = query.view(n_rows * n_tokens, heads, size).transpose(0, 1)
-        by_key = torch.bmm(by_head, matrices.key).view(heads, n_rows, n_tokens, width).permute(1, 2, 0, 3)
+        by_key = (
+            torch.bmm(by_head, matrices.key)
+            .view(heads, n_rows, n_tokens, width)
+            .permute(1, 2, 0, 3)
+        )
         asked = query.new_empty((n_rows, n_tokens, heads, width))
-        asked = torch.mul(by_key, self._scale[:, None, None], out=asked).view(n_rows, n_tokens * heads, width)
+        asked = torch.mul(by_key, self._scale[:, None, None], out=asked).view(
+            n_rows, n_tokens * heads, width
+        )
         largest = asked.abs().amax(dim=2, keepdim=True).clamp_min_(1e-12)
         asked.div_(largest)
         pairs = zip(asked, self._windows, strict=True)
-        scores = torch.stack([product(row, 1 / INPUT_STEPS, INPUT_ZERO, window.by_position) for row, window in pairs])
+        scores = torch.stack(
+            [product(row, 1 / INPUT_STEPS, INPUT_ZERO, window.by_position) for row, window in pairs]
+        )
         weights = torch.softmax(scores.mul_(largest * size**-0.5), dim=2)
         largest = weights.amax(dim=2, keepdim=True)
         weights.div_(largest)
         pairs = zip(weights, self._windows, strict=True)
-        found = torch.stack([product(row, 1 / SOFTMAX_STEPS, 0, window.by_channel) for row, window in pairs])
+        found = torch.stack(
+            [product(row, 1 / SOFTMAX_STEPS, 0, window.by_channel) for row, window in pairs]
+        )
         found = found.mul_(largest).add_(self._mean).view(n_rows, n_tokens, heads, width)
-        values = torch.bmm(found.permute(2, 0, 1, 3).reshape(heads, n_rows * n_tokens, width), matrices.value)
+        values = torch.bmm(
+            found.permute(2, 0, 1, 3).reshape(heads, n_rows * n_tokens, width), matrices.value
+        )
         values = values.add_(matrices.value_bias).transpose(0, 1)
         return values.reshape(n_rows, n_tokens, width)

@@ -65,7 +65,9 @@ def _uniform(seed: Tensor, count: Tensor, token: Tensor) -> Tensor:
     word = _mix(seed & _WORD)
     word = _mix(word ^ (count & _WORD))
     word = _mix(word ^ token)
-    return ((word >> 9).to(torch.float32) + 0.5) / 2**23  # 24 bits: float32 holds them exactly, so never 1
+    return (
+        (word >> 9).to(torch.float32) + 0.5
+    ) / 2**23  # 24 bits: float32 holds them exactly, so never 1
 
 
 def _mix(word: Tensor) -> Tensor:

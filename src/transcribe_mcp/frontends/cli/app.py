@@ -23,11 +23,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-models = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List, fetch and remove Whisper models.")
+models = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="List, fetch and remove Whisper models."
+)
 app.add_typer(models, name="models")
 jobs.add_commands(app)
 
-ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A name from 'models list' or a Hub id.")]
+ModelName = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A name from 'models list' or a Hub id.")
+]
 
 
 def _show_version(wanted: bool) -> None:
@@ -39,7 +43,10 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def main(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
     ] = False,
 ) -> None:
     """Transcribe recordings on this machine: words with times, subtitles, honest results."""
@@ -164,7 +171,9 @@ def _show(outcome: service.Outcome, given: Mapping[str, Any], *, alone: bool) ->
 
 @app.command()
 def evaluate(
-    directory: Annotated[Path, typer.Argument(help="Recordings, each with its text beside it, or a truth.json.")],
+    directory: Annotated[
+        Path, typer.Argument(help="Recordings, each with its text beside it, or a truth.json.")
+    ],
     model: arg.Model = "auto",
     engine: arg.Engine = "auto",
     device: arg.Device = "auto",
@@ -203,9 +212,13 @@ def bench(
     audio: Annotated[
         Path | None, typer.Argument(help="A recording of yours; otherwise a voice in the program.")
     ] = None,
-    minutes: Annotated[float, typer.Option(help="How much audio; shorter recordings are repeated.")] = 5.0,
+    minutes: Annotated[
+        float, typer.Option(help="How much audio; shorter recordings are repeated.")
+    ] = 5.0,
     runs: Annotated[int, typer.Option(help="How often; the median counts.")] = 3,
-    peers: Annotated[bool, typer.Option("--peers", help="Run other installed programs too.")] = False,
+    peers: Annotated[
+        bool, typer.Option("--peers", help="Run other installed programs too.")
+    ] = False,
     language: Annotated[str, typer.Option(help="Code of the language spoken in it.")] = "en",
     batch_size: arg.BatchSize = 0,
     model: arg.Model = "auto",
@@ -221,7 +234,9 @@ def bench(
     given = dict(locals())
     names = ("audio", "minutes", "runs", "peers", "language", "batch_size", *_ENGINE)
     with exit_codes(), progress_bars(quiet=quiet) as bars:
-        found = benchmark.bench(benchmark.BenchRequest(**{name: given[name] for name in names}), bars)
+        found = benchmark.bench(
+            benchmark.BenchRequest(**{name: given[name] for name in names}), bars
+        )
         bars.put_away()
         write_out(json.dumps(found.figures, ensure_ascii=False) + "\n" if as_json else found.table)
 

@@ -18,14 +18,21 @@ from . import options as arg
 from .terminal import Bars, confirm, exit_codes, progress_bars, say, write_out
 
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="A job's id, or a batch's.")]
-Statuses = Annotated[str, typer.Option("--status", help="queued, running, completed, failed, cancelled; with commas.")]
+Statuses = Annotated[
+    str,
+    typer.Option("--status", help="queued, running, completed, failed, cancelled; with commas."),
+]
 Limit = Annotated[int, typer.Option(min=1, max=500, help="How many at most.")]
 Cursor = Annotated[str, typer.Option(help="Go on after this job, as the page before says.")]
 KeepDays = Annotated[
-    float | None, typer.Option("--keep-days", help="Days that finished jobs are kept; 0 keeps them for good.")
+    float | None,
+    typer.Option("--keep-days", help="Days that finished jobs are kept; 0 keeps them for good."),
 ]
 ShownFormat = Annotated[
-    str, typer.Option("--format", "-f", help="Print the transcript: txt, timed, srt, vtt, tsv, json, md.")
+    str,
+    typer.Option(
+        "--format", "-f", help="Print the transcript: txt, timed, srt, vtt, tsv, json, md."
+    ),
 ]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait until it has ended.")]
 
@@ -46,10 +53,16 @@ def queue(given: Mapping[str, Any]) -> None:
     if given["temperature"]:
         options["temperatures"] = arg.read_temperatures(given["temperature"])
     request = service.JobRequest(
-        "", service.JobOptions(**options), force=given["force"], output=_output(given), from_shell=True
+        "",
+        service.JobOptions(**options),
+        force=given["force"],
+        output=_output(given),
+        from_shell=True,
     )
     if given["threads"]:
-        say("warning: --threads has no effect with --queue; set TRANSCRIBE_MCP_THREADS for the worker")
+        say(
+            "warning: --threads has no effect with --queue; set TRANSCRIBE_MCP_THREADS for the worker"
+        )
     with service.acting_for(OWNER):
         batch = service.submit_batch(given["sources"], request)
     for source in () if given["quiet"] else batch.skipped:
@@ -78,7 +91,9 @@ def _output(given: Mapping[str, Any]) -> service.OutputRequest | None:
     )
 
 
-group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List, follow and end durable jobs.")
+group = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="List, follow and end durable jobs."
+)
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -95,7 +110,9 @@ def worker(keep_days: KeepDays = None) -> None:
 
 
 @group.command("list")
-def list_jobs(status: Statuses = "", limit: Limit = 20, cursor: Cursor = "", as_json: arg.AsJson = False) -> None:
+def list_jobs(
+    status: Statuses = "", limit: Limit = 20, cursor: Cursor = "", as_json: arg.AsJson = False
+) -> None:
     """Jobs, newest first."""
     with exit_codes():
         which = service.JobFilter(statuses=_statuses(status))
@@ -128,7 +145,9 @@ def show(
 @group.command()
 def cancel(
     job: JobId,
-    for_all: Annotated[bool, typer.Option("--all", help="Also where another client waits for it.")] = False,
+    for_all: Annotated[
+        bool, typer.Option("--all", help="Also where another client waits for it.")
+    ] = False,
 ) -> None:
     """Stop a job or a batch; what is finished of it stays readable.
 
@@ -159,9 +178,13 @@ def retry(job: JobId) -> None:
 
 @group.command("rm")
 def remove(
-    jobs: Annotated[list[str] | None, typer.Argument(metavar="JOB", help="Ids of jobs or batches.")] = None,
+    jobs: Annotated[
+        list[str] | None, typer.Argument(metavar="JOB", help="Ids of jobs or batches.")
+    ] = None,
     keep_days: KeepDays = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before deleting several jobs.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Do not ask before deleting several jobs.")
+    ] = False,
 ) -> None:
     """Delete jobs and their transcripts: those named, or with --keep-days all that ended before.
 
@@ -171,7 +194,9 @@ def remove(
         if not jobs and keep_days is None:
             raise UsageError("no job was named", hint="name jobs, or give --keep-days")
         named = list(dict.fromkeys(jobs or ()))
-        found = [service.get_job(job) for job in named]  # before the first is deleted: is each there?
+        found = [
+            service.get_job(job) for job in named
+        ]  # before the first is deleted: is each there?
         n_jobs = sum(len(one.jobs) if isinstance(one, service.Batch) else 1 for one in found)
         n_jobs += service.count_old(keep_days) if keep_days is not None else 0
         if n_jobs > 1 or (n_jobs and not named):
@@ -249,13 +274,20 @@ def _facts(job: service.Job) -> str:
         "error": job.error.message if job.error else None,
         "hint": job.error.hint if job.error else None,
     }
-    lines = [f"{name + ':':<20}{value}\n" for name, value in facts.items() if value not in (None, "")]
-    return "".join([*lines, *(f"{'warning:':<20}{notice.message}\n" for notice in job.warnings), "\n"])
+    lines = [
+        f"{name + ':':<20}{value}\n" for name, value in facts.items() if value not in (None, "")
+    ]
+    return "".join(
+        [*lines, *(f"{'warning:':<20}{notice.message}\n" for notice in job.warnings), "\n"]
+    )
 
 
 def _shown(source: str) -> str:
     """A file's name is data: what moves the cursor of a terminal is written as an escape."""
-    return "".join(c if c.isprintable() or c in JOINERS else c.encode("unicode_escape").decode() for c in source)
+    return "".join(
+        c if c.isprintable() or c in JOINERS else c.encode("unicode_escape").decode()
+        for c in source
+    )
 
 
 def _clock(moment: float | None) -> str | None:

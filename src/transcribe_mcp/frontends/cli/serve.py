@@ -19,31 +19,59 @@ from .terminal import exit_codes, say, write_out
 
 Serve = Callable[[ServeRequest], None]
 
-Http = Annotated[bool, typer.Option("--http", help="Streamable HTTP instead of standard input and output.")]
-Host = Annotated[str, typer.Option(help="Where HTTP listens; other machines reach it only with a token.")]
-Port = Annotated[int, typer.Option(min=0, max=65535, help="Where HTTP listens; 0 takes a free port.")]
+Http = Annotated[
+    bool, typer.Option("--http", help="Streamable HTTP instead of standard input and output.")
+]
+Host = Annotated[
+    str, typer.Option(help="Where HTTP listens; other machines reach it only with a token.")
+]
+Port = Annotated[
+    int, typer.Option(min=0, max=65535, help="Where HTTP listens; 0 takes a free port.")
+]
 Token = Annotated[
     str | None,
     typer.Option(help="Bearer token of HTTP clients; others here can see it: better the variable."),
 ]
 AllowedHost = Annotated[
-    list[str] | None, typer.Option(help="A name under which HTTP clients reach this machine; may be repeated.")
+    list[str] | None,
+    typer.Option(help="A name under which HTTP clients reach this machine; may be repeated."),
 ]
 AllowedRoot = Annotated[
     list[Path] | None,
-    typer.Option(help="A directory that recordings may be read from; may be repeated. Default: here and your home."),
+    typer.Option(
+        help="A directory that recordings may be read from; may be repeated. Default: here and your home."
+    ),
 ]
-AllowUrls = Annotated[bool, typer.Option("--allow-urls", help="Fetch recordings from public addresses.")]
+AllowUrls = Annotated[
+    bool, typer.Option("--allow-urls", help="Fetch recordings from public addresses.")
+]
 DataDir = Annotated[Path | None, typer.Option(help="Where jobs and transcripts are kept.")]
-DatabaseUrl = Annotated[str | None, typer.Option(help="PostgreSQL for jobs and transcripts, instead of a file.")]
+DatabaseUrl = Annotated[
+    str | None, typer.Option(help="PostgreSQL for jobs and transcripts, instead of a file.")
+]
 DefaultModel = Annotated[str | None, typer.Option("--model", help="Model of calls that name none.")]
-MaxFile = Annotated[float | None, typer.Option("--max-file-gib", help="GiB of the largest recording taken. [5]")]
-MaxHours = Annotated[float | None, typer.Option("--max-duration-hours", help="Hours of the longest taken. [24]")]
-MaxQueue = Annotated[int | None, typer.Option("--max-queue-length", help="Jobs that may wait at once. [1000]")]
-KeepDays = Annotated[float | None, typer.Option("--keep-days", help="Days that finished jobs are kept. [0: for good]")]
-Client = Annotated[str, typer.Argument(metavar="CLIENT", help="claude-code, claude-desktop, cursor or vscode.")]
-Write = Annotated[bool, typer.Option("--write", help="Put it into the client's file, which is copied first.")]
-ConfigFile = Annotated[Path | None, typer.Option("--file", help="The client's file, where it is elsewhere.")]
+MaxFile = Annotated[
+    float | None, typer.Option("--max-file-gib", help="GiB of the largest recording taken. [5]")
+]
+MaxHours = Annotated[
+    float | None, typer.Option("--max-duration-hours", help="Hours of the longest taken. [24]")
+]
+MaxQueue = Annotated[
+    int | None, typer.Option("--max-queue-length", help="Jobs that may wait at once. [1000]")
+]
+KeepDays = Annotated[
+    float | None,
+    typer.Option("--keep-days", help="Days that finished jobs are kept. [0: for good]"),
+]
+Client = Annotated[
+    str, typer.Argument(metavar="CLIENT", help="claude-code, claude-desktop, cursor or vscode.")
+]
+Write = Annotated[
+    bool, typer.Option("--write", help="Put it into the client's file, which is copied first.")
+]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--file", help="The client's file, where it is elsewhere.")
+]
 
 
 def add_commands(app: typer.Typer, run: Serve) -> None:
@@ -83,7 +111,9 @@ def add_commands(app: typer.Typer, run: Serve) -> None:
         with exit_codes():
             service.configure(options)
             if not http and sys.stdin is not None and sys.stdin.isatty():
-                say("speaking MCP on this terminal; clients start this themselves: transcribe-mcp mcp-config --help")
+                say(
+                    "speaking MCP on this terminal; clients start this themselves: transcribe-mcp mcp-config --help"
+                )
             run(ServeRequest("http" if http else "stdio", host, port, tuple(allowed_host or ())))
 
     @app.command("mcp-config")

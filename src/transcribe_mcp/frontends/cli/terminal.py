@@ -38,7 +38,11 @@ def say(text: str) -> None:
 
 def show_error(error: TranscribeError, source: str | None = None) -> None:
     message = str(error)
-    say(f"error: {message}" if source is None or source in message else f"error: {source}: {message}")
+    say(
+        f"error: {message}"
+        if source is None or source in message
+        else f"error: {source}: {message}"
+    )
     if error.hint:
         say(f"hint: {error.hint}")
 
@@ -61,7 +65,9 @@ def write_out(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             raise
-        raise OutputError(f"cannot write the result to standard output: {error.strerror}", hint=hint) from error
+        raise OutputError(
+            f"cannot write the result to standard output: {error.strerror}", hint=hint
+        ) from error
 
 
 def confirm(question: str, *, yes: bool) -> None:

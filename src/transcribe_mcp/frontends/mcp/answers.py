@@ -165,7 +165,14 @@ class DiagnosisAnswer:
 
 
 Answer = (
-    Refusal | JobAnswer | BatchAnswer | DeletedAnswer | HistoryAnswer | SearchAnswer | ModelsAnswer | DiagnosisAnswer
+    Refusal
+    | JobAnswer
+    | BatchAnswer
+    | DeletedAnswer
+    | HistoryAnswer
+    | SearchAnswer
+    | ModelsAnswer
+    | DiagnosisAnswer
 )
 
 
@@ -215,7 +222,9 @@ def job_answer(job: Job, **more: Any) -> JobAnswer:
         "source": job.source,
         "error": failure_of(job.error) if job.error else None,
         "stage": job.stage if job.status == "running" else None,
-        "percent": None if job.status == "completed" or (is_over and not job.percent) else round(job.percent, 1),
+        "percent": None
+        if job.status == "completed" or (is_over and not job.percent)
+        else round(job.percent, 1),
         "eta_s": None if is_over or job.eta_s is None else round(job.eta_s, 1),
         "queue_position": job.queue_position,
         "waiting_for": for_assistant(job.waiting_for or "") or None,
@@ -239,7 +248,8 @@ def batch_answer(batch: Batch) -> BatchAnswer:
         job_id=batch.job_id,
         status=batch.status.value,
         percent=round(batch.percent, 1),
-        counts={status: number for status, number in counts.items() if number} | {"refused": len(refused)},
+        counts={status: number for status, number in counts.items() if number}
+        | {"refused": len(refused)},
         next_step=next_step(batch),
         refused=refused[:MAX_LINES] or None,
         jobs=[job_line(job) for job in jobs[:MAX_LINES]],
@@ -266,7 +276,11 @@ def history_answer(jobs: Sequence[Job], next_cursor: str | None) -> HistoryAnswe
 
 
 def search_answer(hits: Sequence[Hit], next_cursor: str | None) -> SearchAnswer:
-    note = None if hits else "No sentence holds all these words. Fewer words, or words as they are spoken, find more."
+    note = (
+        None
+        if hits
+        else "No sentence holds all these words. Fewer words, or words as they are spoken, find more."
+    )
     return SearchAnswer(hits, next_cursor, note)
 
 
@@ -284,13 +298,20 @@ def models_answer(models: Sequence[ModelHere], default: str, machine: Machine) -
         )
         for model in models
     ]
-    free = "memory unknown" if machine.free_bytes is None else f"{machine.free_bytes / 1e9:.1f} GB free"
+    free = (
+        "memory unknown"
+        if machine.free_bytes is None
+        else f"{machine.free_bytes / 1e9:.1f} GB free"
+    )
     return ModelsAnswer(default, f"{machine.where}, {machine.compute_type}, {free}", note, lines)
 
 
 def diagnosis_answer(diagnosis: Diagnosis, max_chars: int, *, details: bool) -> DiagnosisAnswer:
     names = ("code", "severity", "title", "evidence", "consequence", "fix")
-    found = [{name: each.get(name) or None for name in names} for each in diagnosis.report.get("findings", ())]
+    found = [
+        {name: each.get(name) or None for name in names}
+        for each in diagnosis.report.get("findings", ())
+    ]
     steps = (diagnosis.report.get("plan") or {}).get("steps", ())
     plan = [{"command": step["command"], "why": step["why"]} for step in steps]
     report = head(diagnosis.text, max_chars) if details else None

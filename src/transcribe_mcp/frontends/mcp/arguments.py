@@ -47,7 +47,18 @@ Source = Annotated[
         "string",
         "Path of an audio or video file, or a URL if the server allows URLs.",
         is_free_text=True,
-        also=("path", "file", "file_path", "filepath", "filename", "audio", "audio_path", "url", "uri", "input"),
+        also=(
+            "path",
+            "file",
+            "file_path",
+            "filepath",
+            "filename",
+            "audio",
+            "audio_path",
+            "url",
+            "uri",
+            "input",
+        ),
     ),
 ]
 Sources = Annotated[
@@ -56,7 +67,17 @@ Sources = Annotated[
         "array",
         "Files, directories (searched for recordings) and patterns such as talks/**/*.mp3.",
         is_free_text=True,
-        also=("paths", "files", "file_paths", "directory", "folder", "pattern", "urls", "path", "file"),
+        also=(
+            "paths",
+            "files",
+            "file_paths",
+            "directory",
+            "folder",
+            "pattern",
+            "urls",
+            "path",
+            "file",
+        ),
     ),
 ]
 Model = Annotated[
@@ -70,11 +91,20 @@ Language = Annotated[
              also=("lang", "locale", "source_language")),
 ]  # fmt: skip
 Task = Annotated[
-    str, Argument("string", "translate gives English text. Default: transcribe.", choices=("transcribe", "translate"))
+    str,
+    Argument(
+        "string",
+        "translate gives English text. Default: transcribe.",
+        choices=("transcribe", "translate"),
+    ),
 ]
 Diarize = Annotated[
     bool,
-    Argument("boolean", "Name the speakers. Not available yet: only a warning.", also=("speakers", "diarization")),
+    Argument(
+        "boolean",
+        "Name the speakers. Not available yet: only a warning.",
+        also=("speakers", "diarization"),
+    ),
 ]
 Vocabulary = Annotated[
     Sequence[str],
@@ -98,7 +128,11 @@ Formats = Annotated[
 ]  # fmt: skip
 Force = Annotated[
     bool,
-    Argument("boolean", "Transcribe again although the result exists. Default: false.", also=("overwrite", "refresh")),
+    Argument(
+        "boolean",
+        "Transcribe again although the result exists. Default: false.",
+        also=("overwrite", "refresh"),
+    ),
 ]
 Wait = Annotated[
     float,
@@ -111,7 +145,13 @@ ShortWait = Annotated[
              also=("wait", "timeout", "timeout_s", "wait_seconds")),
 ]  # fmt: skip
 JobId = Annotated[
-    str, Argument("string", "The job_id of a job.", max_chars=100, also=("id", "job", "task_id", "transcription_id"))
+    str,
+    Argument(
+        "string",
+        "The job_id of a job.",
+        max_chars=100,
+        also=("id", "job", "task_id", "transcription_id"),
+    ),
 ]
 JobOrBatchId = Annotated[
     str,
@@ -125,10 +165,18 @@ Format = Annotated[
 ]  # fmt: skip
 Start = Annotated[
     float | None,
-    Argument("seconds", "Only what is said after this second.", least=0, also=("start", "from", "start_time")),
+    Argument(
+        "seconds",
+        "Only what is said after this second.",
+        least=0,
+        also=("start", "from", "start_time"),
+    ),
 ]
 End = Annotated[
-    float | None, Argument("seconds", "Only what is said before this second.", least=0, also=("end", "to", "end_time"))
+    float | None,
+    Argument(
+        "seconds", "Only what is said before this second.", least=0, also=("end", "to", "end_time")
+    ),
 ]
 PageChars = Annotated[
     int,
@@ -137,7 +185,12 @@ PageChars = Annotated[
 ]  # fmt: skip
 Cursor = Annotated[
     str,
-    Argument("string", "next_cursor of the page before.", max_chars=2048, also=("next_cursor", "page", "offset")),
+    Argument(
+        "string",
+        "next_cursor of the page before.",
+        max_chars=2048,
+        also=("next_cursor", "page", "offset"),
+    ),
 ]
 SaveAs = Annotated[
     str,
@@ -154,10 +207,17 @@ SourceContains = Annotated[
     Argument("string", "Only recordings with this in their path.", max_chars=500, is_free_text=True,
              also=("source", "path", "file", "name")),
 ]  # fmt: skip
-BatchId = Annotated[str, Argument("string", "Only jobs of this batch.", max_chars=100, also=("job_id", "batch"))]
+BatchId = Annotated[
+    str, Argument("string", "Only jobs of this batch.", max_chars=100, also=("job_id", "batch"))
+]
 Days = Annotated[
     float | None,
-    Argument("number", "Only jobs of the last so many days.", most=MAX_DAYS, also=("since", "last_days", "max_age")),
+    Argument(
+        "number",
+        "Only jobs of the last so many days.",
+        most=MAX_DAYS,
+        also=("since", "last_days", "max_age"),
+    ),
 ]
 Query = Annotated[
     str,
@@ -170,8 +230,18 @@ Limit = Annotated[
              also=("count", "page_size", "max_results", "n", "top_k")),
 ]  # fmt: skip
 CachedOnly = Annotated[
-    bool, Argument("boolean", "Only models on this machine. Default: false.", also=("cached", "local", "installed"))
+    bool,
+    Argument(
+        "boolean",
+        "Only models on this machine. Default: false.",
+        also=("cached", "local", "installed"),
+    ),
 ]
 Details = Annotated[
-    bool, Argument("boolean", "Also the report for people. Default: false.", also=("verbose", "report", "explain"))
+    bool,
+    Argument(
+        "boolean",
+        "Also the report for people. Default: false.",
+        also=("verbose", "report", "explain"),
+    ),
 ]

@@ -42,9 +42,13 @@ def _application_folder(name: str) -> Path:
 # https://docs.cursor.com/context/mcp, https://code.visualstudio.com/docs/copilot/reference/mcp-configuration
 CLIENTS: Mapping[str, Client] = {
     "claude-code": Client(lambda: Path.home() / ".claude.json", "mcpServers", typed=True),
-    "claude-desktop": Client(lambda: _application_folder("Claude") / "claude_desktop_config.json", "mcpServers"),
+    "claude-desktop": Client(
+        lambda: _application_folder("Claude") / "claude_desktop_config.json", "mcpServers"
+    ),
     "cursor": Client(lambda: Path.home() / ".cursor" / "mcp.json", "mcpServers"),
-    "vscode": Client(lambda: _application_folder("Code") / "User" / "mcp.json", "servers", typed=True),
+    "vscode": Client(
+        lambda: _application_folder("Code") / "User" / "mcp.json", "servers", typed=True
+    ),
 }
 
 
@@ -57,13 +61,19 @@ def client_named(name: str) -> Client:
         return CLIENTS[name]
     near = difflib.get_close_matches(name.lower(), CLIENTS, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}? " if near else ""
-    raise UnknownNameError(f"there is no client {name!r}", hint=f"{hint}clients: {', '.join(CLIENTS)}")
+    raise UnknownNameError(
+        f"there is no client {name!r}", hint=f"{hint}clients: {', '.join(CLIENTS)}"
+    )
 
 
 def server_entry(client: Client) -> dict[str, Any]:
     """How the client starts this installation; the settings that are set now go with it, except the token."""
     prefix = "TRANSCRIBE_MCP_"
-    settings = {name: value for name, value in sorted(os.environ.items()) if name.startswith(prefix) and name != SECRET}
+    settings = {
+        name: value
+        for name, value in sorted(os.environ.items())
+        if name.startswith(prefix) and name != SECRET
+    }
     entry: dict[str, Any] = {"type": "stdio"} if client.typed else {}
     entry |= {"command": sys.executable, "args": ["-m", "transcribe_mcp", "serve"]}
     return entry | ({"env": settings} if settings else {})
@@ -106,7 +116,9 @@ class ConfigChange:
             _replace(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or str(error)
-            raise OutputError(f"cannot change {self.path}: {reason}", hint=self._by_hand()) from error
+            raise OutputError(
+                f"cannot change {self.path}: {reason}", hint=self._by_hand()
+            ) from error
         return backup
 
     def _parsed(self, text: str | None) -> dict[str, Any]:
@@ -114,8 +126,12 @@ class ConfigChange:
             return {}
         try:
             content = json.loads(text)
-        except ValueError as error:  # comments, a comma too many: a person's file, not ours to rewrite
-            raise OutputError(f"{self.path} is no plain JSON: {error}", hint=self._by_hand()) from error
+        except (
+            ValueError
+        ) as error:  # comments, a comma too many: a person's file, not ours to rewrite
+            raise OutputError(
+                f"{self.path} is no plain JSON: {error}", hint=self._by_hand()
+            ) from error
         if not isinstance(content, dict):
             raise OutputError(f"{self.path} holds no JSON object", hint=self._by_hand())
         return content
@@ -131,7 +147,9 @@ def _backup(path: Path) -> Path:
         copy = path.with_name(f"{path.name}.backup-{stamp}{f'-{number}' if number else ''}")
         if not copy.exists():
             return Path(shutil.copy2(path, copy))
-    raise OutputError(f"cannot copy {path}: there are a hundred copies of this second", hint="try again")
+    raise OutputError(
+        f"cannot copy {path}: there are a hundred copies of this second", hint="try again"
+    )
 
 
 def _replace(path: Path, text: str) -> None:

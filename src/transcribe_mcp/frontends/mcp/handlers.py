@@ -157,9 +157,15 @@ async def finished_answer(job: Job | Batch, formats: Sequence[str]) -> answers.A
     if isinstance(job, Batch) or job.status != "completed":
         return state(job)
     view = pages.View(job.job_id, formats[0])
-    text, cursor = pages.text_page(await call(_finished_text, view), view, None, pages.DEFAULT_CHARS)
-    resources = {name: f"{SCHEME}{job.job_id}.{name}" for name in formats} if len(formats) > 1 else None
-    return answers.job_answer(job, format=view.form, text=text, next_cursor=cursor, resources=resources)
+    text, cursor = pages.text_page(
+        await call(_finished_text, view), view, None, pages.DEFAULT_CHARS
+    )
+    resources = (
+        {name: f"{SCHEME}{job.job_id}.{name}" for name in formats} if len(formats) > 1 else None
+    )
+    return answers.job_answer(
+        job, format=view.form, text=text, next_cursor=cursor, resources=resources
+    )
 
 
 async def progress(job_id: str, wait_s: float, report: Report) -> answers.Answer:
@@ -167,7 +173,9 @@ async def progress(job_id: str, wait_s: float, report: Report) -> answers.Answer
     return state(await wait_for(job, wait_s, report))
 
 
-async def result(view: pages.View, page: tuple[str | None, int], wait_s: float, report: Report) -> answers.Answer:
+async def result(
+    view: pages.View, page: tuple[str | None, int], wait_s: float, report: Report
+) -> answers.Answer:
     """A page (its cursor, its length) of a transcript, which is waited for.
 
     Where it is not finished after that time: what there is, if the caller did not want to wait, else how far it is.
@@ -187,13 +195,22 @@ async def result(view: pages.View, page: tuple[str | None, int], wait_s: float, 
             text = await call(_finished_text if job.status == "completed" else _text, view)
             fields["text"], following = pages.text_page(text, view, cursor, max_chars)
     except JobStateError:
-        return answers.job_answer(job)  # it ended, or runs, without a finished batch: its state says why
+        return answers.job_answer(
+            job
+        )  # it ended, or runs, without a finished batch: its state says why
     partial_result = True if job.status != "completed" else None
-    return answers.job_answer(job, format=view.form, partial=partial_result, next_cursor=following, **fields)
+    return answers.job_answer(
+        job, format=view.form, partial=partial_result, next_cursor=following, **fields
+    )
 
 
 def _segment(segment: sandbox.Segment) -> dict[str, Any]:
-    return {"start": segment.start, "end": segment.end, "speaker": segment.speaker, "text": segment.text}
+    return {
+        "start": segment.start,
+        "end": segment.end,
+        "speaker": segment.speaker,
+        "text": segment.text,
+    }
 
 
 async def write(view: pages.View, target: str, wait_s: float, report: Report) -> answers.Answer:
@@ -202,7 +219,9 @@ async def write(view: pages.View, target: str, wait_s: float, report: Report) ->
     job = await _awaited(view, wait_s, report)
     if not job.status.is_final:
         return answers.job_answer(job)
-    written = await call(lambda: sandbox.write_result(view.job_id, view.form, target, sandbox.access()))
+    written = await call(
+        lambda: sandbox.write_result(view.job_id, view.form, target, sandbox.access())
+    )
     partial_result = True if job.status != "completed" else None
     return answers.job_answer(job, format=view.form, written=str(written), partial=partial_result)
 
@@ -211,7 +230,9 @@ async def _awaited(view: pages.View, wait_s: float, report: Report) -> Job:
     job = await call(service.get_job, view.job_id)
     if isinstance(job, Batch):
         hint = "get_transcription_progress lists its jobs: give the job_id of one"
-        raise JobStateError(f"{view.job_id} is a batch, which has no transcript of its own", hint=hint)
+        raise JobStateError(
+            f"{view.job_id} is a batch, which has no transcript of its own", hint=hint
+        )
     awaited = await wait_for(job, wait_s, report)
     assert isinstance(awaited, Job)
     return awaited
@@ -242,8 +263,12 @@ async def delete(job_id: str) -> answers.Answer:
 
 
 async def models(*, cached_only: bool) -> answers.Answer:
-    here = [model for model in await call(model_fit.models_here) if model.is_here or not cached_only]
-    return answers.models_answer(here, await call(model_fit.default_model), await call(model_fit.this_machine))
+    here = [
+        model for model in await call(model_fit.models_here) if model.is_here or not cached_only
+    ]
+    return answers.models_answer(
+        here, await call(model_fit.default_model), await call(model_fit.this_machine)
+    )
 
 
 async def diagnosis(*, details: bool) -> answers.Answer:

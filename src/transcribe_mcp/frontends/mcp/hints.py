@@ -68,11 +68,13 @@ def next_step(job: Job | Batch, *, has_more: bool = False) -> str | None:
             return "For a text call get_transcription_result with the job_id of one of the jobs."
         return "Call get_transcription_progress with this job_id and wait_s: 45."
     if job.status == "completed":
-        return "There is more text: call get_transcription_result with cursor: next_cursor." if has_more else None
-    if job.waiting_for:
         return (
-            "It stays queued until a worker can start: waiting_for says why none can, diagnose_system how to mend it."
+            "There is more text: call get_transcription_result with cursor: next_cursor."
+            if has_more
+            else None
         )
+    if job.waiting_for:
+        return "It stays queued until a worker can start: waiting_for says why none can, diagnose_system how to mend it."
     if not job.status.is_final:
         return "Not finished yet. Call get_transcription_result with this job_id: it waits for the text."
     again = "transcribe_audio with the same source starts again."

@@ -83,8 +83,17 @@ class TrustedHosts:
 
 
 async def _refuse(send: Any, status: int, reason: bytes) -> None:
-    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(reason))]
-    await send({"type": "http.response.start", "status": status, "headers": [*headers, (b"connection", b"close")]})
+    headers = [
+        (b"content-type", b"text/plain; charset=utf-8"),
+        (b"content-length", b"%d" % len(reason)),
+    ]
+    await send(
+        {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [*headers, (b"connection", b"close")],
+        }
+    )
     await send({"type": "http.response.body", "body": reason})
 
 
@@ -112,7 +121,9 @@ def _impatient_protocol() -> type[asyncio.Protocol]:
             self._begin()
             if len(self.connections) > MAX_CONNECTIONS:
                 mine = [each for each in self.connections if isinstance(each, ImpatientProtocol)]
-                waiting = [each for each in mine if each._is_waiting() and not each.transport.is_closing()]
+                waiting = [
+                    each for each in mine if each._is_waiting() and not each.transport.is_closing()
+                ]
                 min(waiting, key=lambda each: each._last_byte_at).transport.abort()
 
         def data_received(self, data: bytes) -> None:
@@ -164,7 +175,9 @@ def listen(app: Any, request: ServeRequest) -> None:
         message = f"cannot listen on {request.host} port {request.port}: {reason}"
         raise UsageError(message, hint="choose another --port, or 0 for a free one") from error
     # With the protocol named asyncio sends small answers at once, instead of 40 ms later (Nagle's algorithm).
-    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=listening.detach())
+    listening = socket.socket(
+        family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=listening.detach()
+    )
     with closing(listening):
         host = f"[{request.host}]" if ":" in request.host else request.host
         sys.stderr.write(f"serving MCP on http://{host}:{listening.getsockname()[1]}{PATH}\n")

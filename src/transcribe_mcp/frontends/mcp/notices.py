@@ -22,7 +22,10 @@ from .answers import clean, iso
 
 SCHEME = "transcript://"
 PAGE_ROWS = 100
-LOOK_S, LONGEST_LOOK_S = 1.0, 5.0  # how often the store is looked at while somebody listens; the second while it rests
+LOOK_S, LONGEST_LOOK_S = (
+    1.0,
+    5.0,
+)  # how often the store is looked at while somebody listens; the second while it rests
 MAX_WATCHED = 200  # jobs beyond the newest page that are followed until they end
 FIRST_MODERN = "2026-07-28"
 
@@ -54,7 +57,9 @@ class Notices:
         self._sessions: dict[int, Session] = {}
         self._subscribed: dict[str, set[int]] = {}
         self._streams = 0
-        self._known: dict[str, str] | None = None  # what clients know: job -> state; None while nobody listens
+        self._known: dict[str, str] | None = (
+            None  # what clients know: job -> state; None while nobody listens
+        )
 
     async def __call__(self, ctx: Any, call_next: Callable[[Any], Awaitable[Any]]) -> Any:
         if ctx.method == "subscriptions/listen":
@@ -64,7 +69,10 @@ class Notices:
                 return await call_next(ctx)
             finally:
                 self._streams -= 1
-        if ctx.method in ("resources/subscribe", "resources/unsubscribe") and ctx.protocol_version < FIRST_MODERN:
+        if (
+            ctx.method in ("resources/subscribe", "resources/unsubscribe")
+            and ctx.protocol_version < FIRST_MODERN
+        ):
             await self._begin()
             return self._subscribe(ctx)
         result = await call_next(ctx)
@@ -91,7 +99,9 @@ class Notices:
         key = id(connection)
         if key not in self._sessions:
             self._sessions[key] = session
-            with suppress(AttributeError):  # forgotten when it closes; at the latest when sending to it fails
+            with suppress(
+                AttributeError
+            ):  # forgotten when it closes; at the latest when sending to it fails
                 connection.exit_stack.callback(self._forget, key)
         return key
 
@@ -120,15 +130,23 @@ class Notices:
                 _log.warning("the store cannot be watched now: %s", error.code)
                 continue
             if self._known is not None and now != known:
-                ended = [job_id for job_id, state in now.items() if known.get(job_id, "live") != state]
-                gone = [job_id for job_id in known if job_id not in now and job_id >= min(now, default="")]
+                ended = [
+                    job_id for job_id, state in now.items() if known.get(job_id, "live") != state
+                ]
+                gone = [
+                    job_id
+                    for job_id in known
+                    if job_id not in now and job_id >= min(now, default="")
+                ]
                 await self._tell([*ended, *gone], listed=bool(ended or gone))
             self._known = now
 
     async def _tell(self, changed: list[str], *, listed: bool) -> None:
         if listed:
             await self._bus.list_changed()
-            await self._to_sessions(lambda session: session.send_resource_list_changed(), set(self._sessions))
+            await self._to_sessions(
+                lambda session: session.send_resource_list_changed(), set(self._sessions)
+            )
         for uri in {uri for job_id in changed for uri in self._uris_of(job_id)}:
             await self._bus.updated(uri)
             await self._to_sessions(_updated(uri), self._subscribed.get(uri, set()))
@@ -137,7 +155,9 @@ class Notices:
         whole = f"{SCHEME}{job_id}"
         return {whole, *(f"{whole}.{name}" for name in _formats())}
 
-    async def _to_sessions(self, send: Callable[[Session], Awaitable[None]], keys: set[int]) -> None:
+    async def _to_sessions(
+        self, send: Callable[[Session], Awaitable[None]], keys: set[int]
+    ) -> None:
         for key in list(keys):
             session = self._sessions.get(key)
             try:
@@ -167,7 +187,11 @@ def _look(known: Mapping[str, str]) -> dict[str, str]:
     """Job -> state, of the newest jobs and of older ones that had not ended when last seen."""
     now = {job.job_id: _state(job) for job in service.list_jobs(limit=PAGE_ROWS).jobs}
     oldest = min(now, default="")
-    older = [job_id for job_id, state in known.items() if job_id not in now and job_id < oldest and state == "live"]
+    older = [
+        job_id
+        for job_id, state in known.items()
+        if job_id not in now and job_id < oldest and state == "live"
+    ]
     for job_id in older[:MAX_WATCHED]:
         with suppress(JobNotFoundError):
             job = service.get_job(job_id)
@@ -195,7 +219,9 @@ def resource_rows(cursor: str | None) -> dict[str, Any]:
 
 def _resource(job: Job) -> dict[str, Any]:
     # A name may hold line breaks and worse, and clients show it to a model.
-    name = "".join(c if c.isprintable() or c in JOINERS else " " for c in PurePath(clean(job.source)).name)
+    name = "".join(
+        c if c.isprintable() or c in JOINERS else " " for c in PurePath(clean(job.source)).name
+    )
     name = shortened(name, 200).strip()
     length = "" if job.duration_s is None else f", {job.duration_s:.0f} s"
     date = iso(job.created_at).partition("T")[0]

@@ -51,7 +51,10 @@ class View:
         if self.start_s is None and self.end_s is None:
             return transcript
         start, end = self.start_s or 0.0, float("inf") if self.end_s is None else self.end_s
-        return replace(transcript, segments=tuple(s for s in transcript.segments if s.end > start and s.start < end))
+        return replace(
+            transcript,
+            segments=tuple(s for s in transcript.segments if s.end > start and s.start < end),
+        )
 
 
 def cursor_to(view: View, position: int) -> str:
@@ -69,13 +72,18 @@ def position_of(view: View, cursor: str | None) -> int:
         return 0
     hint = "take next_cursor of the page before, with the same job_id, format and times; or begin without a cursor"
     try:
-        text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode("ascii")
+        text = base64.b64decode(
+            cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True
+        ).decode("ascii")
     except (binascii.Error, ValueError) as error:
         raise UsageError("the cursor is none of this server's", hint=hint) from error
     match = _CURSOR.fullmatch(text)
     if match is None or match[2] != _digest(view):
         raise UsageError(
-            "the cursor belongs to another view" if match else "the cursor is none of this server's", hint=hint
+            "the cursor belongs to another view"
+            if match
+            else "the cursor is none of this server's",
+            hint=hint,
         )
     return int(match[1])
 
@@ -100,7 +108,9 @@ def segment_page(
     first = position_of(view, cursor)
     segments = view.of(transcript).segments
     left, number = max_chars, first
-    while number < len(segments) and (number == first or len(segments[number].text) + SEGMENT_CHARS <= left):
+    while number < len(segments) and (
+        number == first or len(segments[number].text) + SEGMENT_CHARS <= left
+    ):
         left -= len(segments[number].text) + SEGMENT_CHARS
         number += 1
     return segments[first:number], cursor_to(view, number) if number < len(segments) else None

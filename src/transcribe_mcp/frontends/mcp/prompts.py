@@ -48,8 +48,12 @@ TRANSLATE = _READ + (
 )
 
 JobId = Annotated[str, Field(description="The job_id of a completed transcription.")]
-Language = Annotated[str, Field(description="Language to write in. Default: that of the recording.")]
-Vocabulary = Annotated[str, Field(description="Names and terms as they are spelt, with commas or a line each.")]
+Language = Annotated[
+    str, Field(description="Language to write in. Default: that of the recording.")
+]
+Vocabulary = Annotated[
+    str, Field(description="Names and terms as they are spelt, with commas or a line each.")
+]
 Form = Annotated[str, Field(description="srt or vtt.")]
 
 
@@ -69,7 +73,9 @@ def correct_with_vocabulary(job_id: JobId, vocabulary: Vocabulary) -> str:
     words = [word.strip() for word in vocabulary.replace(",", "\n").splitlines() if word.strip()]
     if not words:
         raise UsageError("the vocabulary is empty", hint="give names and terms with commas between")
-    return _filled(CORRECT, job_id, "format timed", vocabulary="\n".join(f"- {word}" for word in words))
+    return _filled(
+        CORRECT, job_id, "format timed", vocabulary="\n".join(f"- {word}" for word in words)
+    )
 
 
 def translate_subtitles(job_id: JobId, language: Language, form: Form = "srt") -> str:
@@ -92,9 +98,21 @@ def _filled(template: str, job_id: str, how: str, **values: str) -> str:
 
 PROMPTS: Mapping[str, tuple[Callable[..., str], str, str]] = MappingProxyType(
     {
-        "minutes": (minutes, "Minutes", "Minutes of a meeting: topics, decisions, open questions, with times."),
-        "action_items": (action_items, "Action items", "Who does what until when, and the time when it was agreed."),
-        "chapters": (chapters, "Chapters", "Chapter marks with titles, ready for a video's description."),
+        "minutes": (
+            minutes,
+            "Minutes",
+            "Minutes of a meeting: topics, decisions, open questions, with times.",
+        ),
+        "action_items": (
+            action_items,
+            "Action items",
+            "Who does what until when, and the time when it was agreed.",
+        ),
+        "chapters": (
+            chapters,
+            "Chapters",
+            "Chapter marks with titles, ready for a video's description.",
+        ),
         "correct_with_vocabulary": (
             correct_with_vocabulary,
             "Correct with vocabulary",

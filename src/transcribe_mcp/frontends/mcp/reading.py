@@ -30,7 +30,16 @@ BOOKKEEPING = frozenset(
      "waitforprevious"}
 )  # fmt: skip
 _NOTHING = frozenset({"null", "none", "undefined"})
-_BOOLEANS = {"true": True, "yes": True, "1": True, "on": True, "false": False, "no": False, "0": False, "off": False}
+_BOOLEANS = {
+    "true": True,
+    "yes": True,
+    "1": True,
+    "on": True,
+    "false": False,
+    "no": False,
+    "0": False,
+    "off": False,
+}
 _CLOCK = re.compile(r"(?:(\d{1,4}):)?(\d{1,4}):([0-5]?\d(?:\.\d{1,6})?)")
 _SECONDS = re.compile(r"([+-]?\d{1,12}(?:\.\d{1,9})?) ?(?:s|sec|seconds?)?")
 
@@ -41,7 +50,9 @@ def arguments_of(function: Callable[..., Any]) -> Arguments:
     found: dict[str, tuple[Argument, bool]] = {}
     for name, parameter in inspect.signature(function).parameters.items():
         if get_origin(hints[name]) is Annotated:
-            described = next((each for each in get_args(hints[name]) if isinstance(each, Argument)), None)
+            described = next(
+                (each for each in get_args(hints[name]) if isinstance(each, Argument)), None
+            )
             if described is not None:
                 found[name] = described, parameter.default is inspect.Parameter.empty
     return found
@@ -51,11 +62,16 @@ def schema_of(arguments: Arguments) -> dict[str, Any]:
     """The tool's input schema."""
     properties = {name: _property(argument) for name, (argument, _) in arguments.items()}
     required = [name for name, (_, is_required) in arguments.items() if is_required]
-    return {"type": "object", "properties": properties} | ({"required": required} if required else {})
+    return {"type": "object", "properties": properties} | (
+        {"required": required} if required else {}
+    )
 
 
 def _property(argument: Argument) -> dict[str, Any]:
-    shape: dict[str, Any] = {"type": TYPES.get(argument.kind, argument.kind), "description": argument.description}
+    shape: dict[str, Any] = {
+        "type": TYPES.get(argument.kind, argument.kind),
+        "description": argument.description,
+    }
     values = {"enum": list(argument.choices)} if argument.choices else {}
     return shape | ({"items": {"type": "string"} | values} if argument.kind == "array" else values)
 
@@ -71,7 +87,9 @@ def read_arguments(tool: str, given: Mapping[str, Any], arguments: Arguments) ->
     for written, value in given.items():
         name = written if written in arguments else known.get(_squeezed(written))
         if name is None:
-            if not (written.startswith("_") or _squeezed(written) in BOOKKEEPING or _is_nothing(value)):
+            if not (
+                written.startswith("_") or _squeezed(written) in BOOKKEEPING or _is_nothing(value)
+            ):
                 raise _unknown(tool, written, arguments)
             continue
         argument, _ = arguments[name]
@@ -100,10 +118,14 @@ def _is_not_given(value: Any, argument: Argument) -> bool:
 
 def _unknown(tool: str, written: str, arguments: Arguments) -> UsageError:
     squeezed = _squeezed(written)
-    synonyms = [name for name, (each, _) in arguments.items() if squeezed in map(_squeezed, each.also)]
+    synonyms = [
+        name for name, (each, _) in arguments.items() if squeezed in map(_squeezed, each.also)
+    ]
     near = synonyms or difflib.get_close_matches(written.lower(), arguments, n=1, cutoff=0.6)
     hint = f"did you mean {near[0]}? " if near else ""
-    return UsageError(f"{tool} has no argument {written[:64]!r}", hint=f"{hint}arguments: {', '.join(arguments)}")
+    return UsageError(
+        f"{tool} has no argument {written[:64]!r}", hint=f"{hint}arguments: {', '.join(arguments)}"
+    )
 
 
 # --- values -----------------------------------------------------------------------------------------------------------
@@ -119,7 +141,9 @@ def _read(value: Any, name: str, argument: Argument) -> Any:
 
 def _refused(value: Any, name: str, wanted: str) -> UsageError:
     shown = json.dumps(value, ensure_ascii=True, default=str)
-    return UsageError(f"{name} is {shown if len(shown) <= 80 else shown[:80] + '…'}", hint=f"give {wanted}")
+    return UsageError(
+        f"{name} is {shown if len(shown) <= 80 else shown[:80] + '…'}", hint=f"give {wanted}"
+    )
 
 
 def _text(value: Any, name: str, argument: Argument) -> str:
@@ -130,7 +154,9 @@ def _text(value: Any, name: str, argument: Argument) -> str:
     if not isinstance(value, str):
         raise _refused(value, name, "one text")
     if len(value) > argument.max_chars:
-        raise UsageError(f"{name} has {len(value)} characters", hint=f"give at most {argument.max_chars}")
+        raise UsageError(
+            f"{name} has {len(value)} characters", hint=f"give at most {argument.max_chars}"
+        )
     value = value if argument.is_free_text else value.strip()
     return _chosen(value, name, argument) if argument.choices else value
 
@@ -141,11 +167,15 @@ def _chosen(value: str, name: str, argument: Argument) -> str:
         return wanted
     near = difflib.get_close_matches(wanted, argument.choices, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
-    raise UnknownNameError(f"{name} is {value[:64]!r}", hint=f"{hint}choose one of: {', '.join(argument.choices)}")
+    raise UnknownNameError(
+        f"{name} is {value[:64]!r}", hint=f"{hint}choose one of: {', '.join(argument.choices)}"
+    )
 
 
 def _number(value: Any, name: str, argument: Argument) -> float:
-    wanted = "a number of seconds, such as 90, or 1:30" if argument.kind == "seconds" else "a number"
+    wanted = (
+        "a number of seconds, such as 90, or 1:30" if argument.kind == "seconds" else "a number"
+    )
     if isinstance(value, str):
         value = _number_in(value.strip().lower(), is_time=argument.kind == "seconds")
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
@@ -172,7 +202,9 @@ def _integer(value: Any, name: str, argument: Argument) -> int:
 
 
 def _boolean(value: Any, name: str, _: Argument) -> bool:
-    known = _BOOLEANS.get(str(value).strip().lower()) if isinstance(value, bool | int | str) else None
+    known = (
+        _BOOLEANS.get(str(value).strip().lower()) if isinstance(value, bool | int | str) else None
+    )
     if known is None:
         raise _refused(value, name, "true or false")
     return known
@@ -185,7 +217,9 @@ def _texts(value: Any, name: str, argument: Argument) -> list[str]:
     if not isinstance(value, list):
         raise _refused(value, name, "a list of texts")
     if len(value) > MAX_ITEMS:
-        raise UsageError(f"{name} has {len(value)} entries", hint=f"give at most {MAX_ITEMS} in one call")
+        raise UsageError(
+            f"{name} has {len(value)} entries", hint=f"give at most {MAX_ITEMS} in one call"
+        )
     items = [_text(each, name, argument) for each in value if each is not None]
     return items if argument.is_free_text else [each for each in items if each.strip()]
 

@@ -49,7 +49,9 @@ def _protocol_errors() -> Iterator[None]:
         yield
     except TranscribeError as error:
         is_theirs = isinstance(error, UsageError | JobError)
-        raise sdk.MCPError(sdk.types.INVALID_PARAMS if is_theirs else sdk.types.INTERNAL_ERROR, str(error)) from error
+        raise sdk.MCPError(
+            sdk.types.INVALID_PARAMS if is_theirs else sdk.types.INTERNAL_ERROR, str(error)
+        ) from error
 
 
 TaskUse = Callable[[str], Awaitable[dict[str, Any]]]
@@ -84,9 +86,13 @@ class Tasks(sdk.Extension):
             shape["result"] = result.model_dump(by_alias=True, mode="json", exclude_none=True)
         return shape
 
-    async def intercept_tool_call(self, params: sdk.types.CallToolRequestParams, ctx: Any, call_next: Any) -> Any:
+    async def intercept_tool_call(
+        self, params: sdk.types.CallToolRequestParams, ctx: Any, call_next: Any
+    ) -> Any:
         try:
-            given = read_arguments(params.name, params.arguments or {}, _tool_named(params.name).arguments)
+            given = read_arguments(
+                params.name, params.arguments or {}, _tool_named(params.name).arguments
+            )
         except TranscribeError as error:
             return tool_result(answers.refusal(error))
         extensions = getattr(ctx.session.client_capabilities, "extensions", None) or {}
@@ -105,7 +111,9 @@ class Tasks(sdk.Extension):
 
 async def _ask_for_extension(ctx: Any, call_next: Any) -> Any:
     """News of tasks is for clients that know tasks; to them, polling is offered: none is acknowledged."""
-    if ctx.method == "subscriptions/listen" and ((ctx.params or {}).get("notifications") or {}).get("taskIds"):
+    if ctx.method == "subscriptions/listen" and ((ctx.params or {}).get("notifications") or {}).get(
+        "taskIds"
+    ):
         sdk.require_client_extension(ctx, tasks.IDENTIFIER)
     return await call_next(ctx)
 
@@ -119,12 +127,16 @@ def _tool_named(name: str) -> ToolEntry:
         return TOOLS[name]
     near = difflib.get_close_matches(name, TOOLS, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
-    raise UnknownNameError(f"there is no tool {name[:64]!r}", hint=f"{hint}tools: {', '.join(TOOLS)}")
+    raise UnknownNameError(
+        f"there is no tool {name[:64]!r}", hint=f"{hint}tools: {', '.join(TOOLS)}"
+    )
 
 
 def _defect(tool: str) -> TranscribeError:
     """An exception that is none of ours. The SDK has written it to standard error and says nothing of it here."""
-    return TranscribeError(f"{tool} failed by a defect of the server", hint="its standard error has the cause")
+    return TranscribeError(
+        f"{tool} failed by a defect of the server", hint="its standard error has the cause"
+    )
 
 
 # --- resources and prompts --------------------------------------------------------------------------------------------
@@ -138,13 +150,18 @@ def _reader(form: str) -> Callable[[str], Awaitable[str]]:
             raise sdk.ResourceNotFoundError(str(error)) from error
         except TranscribeError as error:
             failure = answers.failure_of(error)
-            raise sdk.ResourceError("; ".join(filter(None, (failure.message, failure.hint)))) from error
+            raise sdk.ResourceError(
+                "; ".join(filter(None, (failure.message, failure.hint)))
+            ) from error
 
     return read_transcript
 
 
 def _add_resources(server: sdk.MCPServer) -> None:
-    rows = [(f".{name}", name, form.media_type, f"as {form.summary}") for name, form in sandbox.formats().items()]
+    rows = [
+        (f".{name}", name, form.media_type, f"as {form.summary}")
+        for name, form in sandbox.formats().items()
+    ]
     for suffix, form, media_type, about in (*rows, ("", "txt", "text/plain", "as plain text")):
         add = server.resource(
             f"{SCHEME}{{job_id}}{suffix}",
@@ -215,7 +232,11 @@ def build_server(token: str = "") -> sdk.MCPServer:
                 task.cancel()
 
     # The issuer stands for nothing: there is no OAuth here, clients are given the token by their user.
-    auth = sdk.AuthSettings(issuer_url=AnyHttpUrl("http://localhost"), resource_server_url=None) if token else None
+    auth = (
+        sdk.AuthSettings(issuer_url=AnyHttpUrl("http://localhost"), resource_server_url=None)
+        if token
+        else None
+    )
     server = sdk.MCPServer(
         name="transcribe-mcp",
         title="TranscribeMCP",
@@ -252,7 +273,9 @@ def run(request: ServeRequest) -> None:
     server = build_server(take_token(request.host))
     # The SDK compares the beginning of a host only, and on its own route alone: ``listen`` does it.
     security = sdk.TransportSecuritySettings(enable_dns_rebinding_protection=False)
-    listen(server.streamable_http_app(streamable_http_path=PATH, transport_security=security), request)
+    listen(
+        server.streamable_http_app(streamable_http_path=PATH, transport_security=security), request
+    )
 
 
 @contextmanager

@@ -75,5 +75,7 @@ def _answer(error: ValidationError) -> sdk.types.JSONRPCError | None:
     if isinstance(number, bool) or not isinstance(number, int | str):
         return None
     reason = str(first.get("ctx", {}).get("error", "invalid JSON"))
-    data = sdk.types.ErrorData(code=sdk.types.PARSE_ERROR, message=f"the request cannot be read: {reason}")
+    data = sdk.types.ErrorData(
+        code=sdk.types.PARSE_ERROR, message=f"the request cannot be read: {reason}"
+    )
     return sdk.types.JSONRPCError(jsonrpc="2.0", id=number, error=data)

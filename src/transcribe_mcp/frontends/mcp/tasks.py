@@ -24,8 +24,15 @@ def task(job: Job | Batch) -> dict[str, Any]:
     """A ``Task``. A job that failed is a completed task: what failed is the tool, not the protocol."""
     jobs = job.jobs if isinstance(job, Batch) else (job,)
     created = min((each.created_at for each in jobs), default=0.0)
-    times = [time for each in jobs for time in (each.created_at, each.started_at, each.finished_at) if time is not None]
-    status = {"queued": "working", "running": "working", "failed": "completed"}.get(job.status.value, job.status.value)
+    times = [
+        time
+        for each in jobs
+        for time in (each.created_at, each.started_at, each.finished_at)
+        if time is not None
+    ]
+    status = {"queued": "working", "running": "working", "failed": "completed"}.get(
+        job.status.value, job.status.value
+    )
     return {
         "taskId": job.job_id,
         "status": status,

@@ -30,8 +30,12 @@ class ToolEntry:
 TOOLS: dict[str, ToolEntry] = {}
 
 READS = types.ToolAnnotations(read_only_hint=True, open_world_hint=False)
-MAKES = types.ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
-ENDS = types.ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False)
+MAKES = types.ToolAnnotations(
+    read_only_hint=False, destructive_hint=False, idempotent_hint=True, open_world_hint=False
+)
+ENDS = types.ToolAnnotations(
+    read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False
+)
 
 
 def tool(title: str, annotations: types.ToolAnnotations) -> Callable[[ToolFunction], ToolFunction]:
@@ -51,7 +55,9 @@ def tool(title: str, annotations: types.ToolAnnotations) -> Callable[[ToolFuncti
     return register
 
 
-async def answering(work: Awaitable[answers.Answer], *, wants_text: bool = False) -> types.CallToolResult:
+async def answering(
+    work: Awaitable[answers.Answer], *, wants_text: bool = False
+) -> types.CallToolResult:
     """An answer, or in its place the error in words; any other exception is a defect and the SDK's to report.
 
     A call that ``wants_text`` has failed where the job failed and left none.
@@ -65,7 +71,9 @@ async def answering(work: Awaitable[answers.Answer], *, wants_text: bool = False
 
 def tool_result(answer: answers.Answer, *, is_error: bool = False) -> types.CallToolResult:
     text = types.TextContent(type="text", text=answers.dumps(answer))
-    return types.CallToolResult(content=[text], is_error=is_error or isinstance(answer, answers.Refusal))
+    return types.CallToolResult(
+        content=[text], is_error=is_error or isinstance(answer, answers.Refusal)
+    )
 
 
 def _reporter(ctx: Context) -> calls.Report:
@@ -162,7 +170,9 @@ async def batch_transcribe(
         channel=channel.lower(),
     )
     request = JobRequest("", options, force=force)
-    return await answering(calls.transcribe_batch(sources, request, _uris(roots), wait_s, _reporter(ctx)))
+    return await answering(
+        calls.transcribe_batch(sources, request, _uris(roots), wait_s, _reporter(ctx))
+    )
 
 
 @tool("Progress of a transcription", READS)
@@ -228,7 +238,9 @@ async def search_transcripts(
     """Find sentences in all finished transcripts: each with its job, its times, and the sentences around it."""
 
     async def work() -> answers.Answer:
-        return await calls.search(query, calls.filter_of((), source_contains, "", days), cursor or None, limit)
+        return await calls.search(
+            query, calls.filter_of((), source_contains, "", days), cursor or None, limit
+        )
 
     return await answering(work())
 

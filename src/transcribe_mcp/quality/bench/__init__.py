@@ -81,7 +81,9 @@ class Bench:
             "compute_type": info.compute_type,
             "batch_size": info.batch_size,
             "versions": dict(info.versions),
-            "warnings": [{"code": notice.code, "message": notice.message} for notice in info.warnings],
+            "warnings": [
+                {"code": notice.code, "message": notice.message} for notice in info.warnings
+            ],
             "audio_s": self.audio_s,
             "windows": self.windows,
             "tokens": self.tokens,
@@ -98,7 +100,9 @@ class Bench:
             ],
             "peak_bytes": self.peak_bytes,
             "gpu_peak_bytes": self.gpu_peak_bytes,
-            "peers": [{"name": p.name, "seconds": p.seconds, "problem": p.problem} for p in self.peers],
+            "peers": [
+                {"name": p.name, "seconds": p.seconds, "problem": p.problem} for p in self.peers
+            ],
         }
 
     def table(self) -> str:
@@ -111,9 +115,13 @@ class Bench:
         ]
         for stage in self.stages:
             share = "" if stage.share is None else f"{stage.share:.0%} of {stage.of}"
-            lines.append(f"{stage.name:<28}{stage.seconds:>10.3f}{stage.times_real_time:>14.1f}   {share}".rstrip())
+            lines.append(
+                f"{stage.name:<28}{stage.seconds:>10.3f}{stage.times_real_time:>14.1f}   {share}".rstrip()
+            )
         memory = [f"{self.peak_bytes / 1e6:.0f} MB of memory"] if self.peak_bytes else []
-        memory += [f"{self.gpu_peak_bytes / 1e6:.0f} MB of the GPU's" if self.gpu_peak_bytes else ""]
+        memory += [
+            f"{self.gpu_peak_bytes / 1e6:.0f} MB of the GPU's" if self.gpu_peak_bytes else ""
+        ]
         lines += ["", "at most " + ", ".join(filter(None, memory))] if any(memory) else []
         if self.peers:
             lines += ["", f"{'peer':<28}{'seconds':>10}{'× real time':>14}   ours is faster"]
@@ -122,7 +130,9 @@ class Bench:
                 lines.append(f"{peer.name:<28}{'-':>10}{'-':>14}   {peer.problem}")
             else:
                 speed, gain = self.audio_s / peer.seconds, peer.seconds / self.total_s
-                lines.append(f"{peer.name:<28}{peer.seconds:>10.3f}{speed:>14.1f}   {gain:.1f} times")
+                lines.append(
+                    f"{peer.name:<28}{peer.seconds:>10.3f}{speed:>14.1f}   {gain:.1f} times"
+                )
         return "\n".join(lines) + "\n"
 
 
@@ -133,7 +143,11 @@ def recording(path: Path | None, minutes: float) -> Samples:
 
 
 def measure(
-    engine: Engine, samples: Samples, options: Options, runs: int = 3, progress: Progress = unreported
+    engine: Engine,
+    samples: Samples,
+    options: Options,
+    runs: int = 3,
+    progress: Progress = unreported,
 ) -> Bench:
     """Every stage by itself, then the whole flow; medians of ``runs`` after a warm-up.
 
@@ -141,7 +155,15 @@ def measure(
     """
     audio_s = len(samples) / SAMPLE_RATE_HZ
     watched = _Watched(engine)
-    steps = ["the flow, first time", "the ceilings", "speech", "encode", "decode", "words", "the flow"]
+    steps = [
+        "the flow, first time",
+        "the ceilings",
+        "speech",
+        "encode",
+        "decode",
+        "words",
+        "the flow",
+    ]
 
     def step(name: str) -> None:
         progress("bench", steps.index(name), len(steps))
@@ -161,10 +183,15 @@ def measure(
     step("encode")
     seconds["encode"] = _median_s(lambda: [engine.encode(batch) for batch in batches], runs)
     step("decode")
-    seconds["decode"] = _median_s(lambda: [engine.decode(one, languages * len(one), decoding) for one in encoded], runs)
+    seconds["decode"] = _median_s(
+        lambda: [engine.decode(one, languages * len(one), decoding) for one in encoded], runs
+    )
     step("words")
     seconds["words"] = _median_s(
-        lambda: [engine.align(one, text, decoding) for one, text in zip(encoded, spoken, strict=True)], runs
+        lambda: [
+            engine.align(one, text, decoding) for one, text in zip(encoded, spoken, strict=True)
+        ],
+        runs,
     )
     encoded.clear()  # its memory is wanted
     step("the flow")
@@ -176,7 +203,9 @@ def measure(
         audio_s=audio_s,
         windows=sum(map(len, batches)),
         tokens=sum(map(sum, lengths)),
-        stages=tuple(Stage(name, s, audio_s / s, *shares.get(name, ())) for name, s in seconds.items()),
+        stages=tuple(
+            Stage(name, s, audio_s / s, *shares.get(name, ())) for name, s in seconds.items()
+        ),
         ceilings=ceilings,
         peak_bytes=peak_bytes(),
         gpu_peak_bytes=gpu_peak_bytes(engine.info),
@@ -207,10 +236,14 @@ class _Watched:
     def detect_language(self, encoded: Any) -> list[dict[str, float]]:
         return self.engine.detect_language(encoded)
 
-    def decode(self, encoded: Any, languages: Sequence[str], options: DecodingOptions) -> list[Decoded]:
+    def decode(
+        self, encoded: Any, languages: Sequence[str], options: DecodingOptions
+    ) -> list[Decoded]:
         return self.engine.decode(encoded, languages, options)
 
-    def align(self, encoded: Any, decoded: Sequence[Decoded], options: DecodingOptions) -> list[list[Word]]:
+    def align(
+        self, encoded: Any, decoded: Sequence[Decoded], options: DecodingOptions
+    ) -> list[list[Word]]:
         return self.engine.align(encoded, decoded, options)
 
     def close(self) -> None:
@@ -247,7 +280,11 @@ def _shape_of(info: EngineInfo) -> Geometry | None:
 
 
 def _shares(
-    seconds: dict[str, float], ceilings: Ceilings, shape: Geometry | None, lengths: list[list[int]], compute_type: str
+    seconds: dict[str, float],
+    ceilings: Ceilings,
+    shape: Geometry | None,
+    lengths: list[list[int]],
+    compute_type: str,
 ) -> dict[str, tuple[float, str]]:
     """Of the ceilings, where the model's dimensions and the size of its numbers are known."""
     item = ITEM_BYTES.get(compute_type.partition("+")[0])
@@ -256,7 +293,10 @@ def _shares(
     n_windows = sum(map(len, lengths))
     flops = n_windows * shape.encoder_flops / seconds["encode"]
     audio_item = 1 if "+" in compute_type else item
-    read_bytes = sum(shape.decoding_bytes(len(batch), max(batch, default=0), item, audio_item) for batch in lengths)
+    read_bytes = sum(
+        shape.decoding_bytes(len(batch), max(batch, default=0), item, audio_item)
+        for batch in lengths
+    )
     return {
         "encode": (flops / ceilings.flops, f"{ceilings.flops / 1e12:.3g} TFLOP/s"),
         "decode": (

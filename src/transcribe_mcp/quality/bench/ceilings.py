@@ -35,7 +35,10 @@ def measure_ceilings(info: EngineInfo) -> Ceilings:
     a, b = (random.standard_normal((n, n), dtype=np.float32) for _ in range(2))
     source = random.integers(0, 255, COPIED_BYTES["cpu"], dtype=np.uint8)
     target = np.empty_like(source)
-    return Ceilings(2 * n**3 / _best_s(lambda: a @ b), 2 * len(source) / _best_s(lambda: np.copyto(target, source)))
+    return Ceilings(
+        2 * n**3 / _best_s(lambda: a @ b),
+        2 * len(source) / _best_s(lambda: np.copyto(target, source)),
+    )
 
 
 def _with_torch(compute_type: str, device: str) -> Ceilings:
@@ -43,12 +46,18 @@ def _with_torch(compute_type: str, device: str) -> Ceilings:
 
     kind = device.partition(":")[0]
     precision = getattr(torch, compute_type.partition("+")[0], torch.float32)
-    dtype = precision if isinstance(precision, torch.dtype) and precision.is_floating_point else torch.float32
+    dtype = (
+        precision
+        if isinstance(precision, torch.dtype) and precision.is_floating_point
+        else torch.float32
+    )
     n = MATRIX[kind]
     a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
     source = torch.randint(0, 255, (COPIED_BYTES[kind],), device=device, dtype=torch.uint8)
     target = torch.empty_like(source)
-    return Ceilings(2 * n**3 / _best_s(lambda: a @ b), 2 * len(source) / _best_s(lambda: target.copy_(source)))
+    return Ceilings(
+        2 * n**3 / _best_s(lambda: a @ b), 2 * len(source) / _best_s(lambda: target.copy_(source))
+    )
 
 
 def _best_s(work: Callable[[], Any]) -> float:
@@ -78,7 +87,10 @@ def gpu_peak_bytes(info: EngineInfo) -> int | None:
     torch = sys.modules.get("torch")
     if torch is None or not info.device.startswith("cuda") or not torch.cuda.is_available():
         return None
-    return sum(int(torch.cuda.max_memory_allocated(i)) for i in range(torch.cuda.device_count())) or None
+    return (
+        sum(int(torch.cuda.max_memory_allocated(i)) for i in range(torch.cuda.device_count()))
+        or None
+    )
 
 
 def peak_bytes() -> int | None:

@@ -49,13 +49,19 @@ def require_peers(names: Sequence[str]) -> None:
     """
     for name in names:
         if name not in PEERS:
-            raise UnknownNameError(f"there is no peer {name!r}", hint=f"choose from: {', '.join(PEERS)}")
+            raise UnknownNameError(
+                f"there is no peer {name!r}", hint=f"choose from: {', '.join(PEERS)}"
+            )
     for name in names:
         _python_with(name)
 
 
 def peer_transcripts(
-    name: str, info: EngineInfo, language: str, recordings: Sequence[Path], progress: Progress = unreported
+    name: str,
+    info: EngineInfo,
+    language: str,
+    recordings: Sequence[Path],
+    progress: Progress = unreported,
 ) -> Iterator[PeerTranscript]:
     """The transcripts of one peer, in order, with the model of ``info`` in int8 on the CPU.
 
@@ -65,14 +71,22 @@ def peer_transcripts(
         ModelError: it cannot have the model.
     """
     if len(info.languages) == 1:
-        language = info.languages[0]  # WhisperX would ask the model to detect it, which such a model cannot
+        language = info.languages[
+            0
+        ]  # WhisperX would ask the model to detect it, which such a model cannot
     model = _model_for_peers(info, progress)
     arguments = [name, str(model), "int8", language, str(BEAM_SIZE), *map(str, recordings)]
     command = [str(_python_with(name)), str(_CHILD), *arguments]
     n_done = 0
     with tempfile.TemporaryFile() as said:
-        how: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": said, "env": {**os.environ, **_ENVIRONMENT}}
-        with subprocess.Popen(command, text=True, encoding="utf-8", errors="replace", **how) as child:
+        how: dict[str, Any] = {
+            "stdout": subprocess.PIPE,
+            "stderr": said,
+            "env": {**os.environ, **_ENVIRONMENT},
+        }
+        with subprocess.Popen(
+            command, text=True, encoding="utf-8", errors="replace", **how
+        ) as child:
             assert child.stdout is not None
             try:
                 for line in child.stdout:

@@ -30,9 +30,16 @@ def faster_whisper(
     more: dict[str, Any] = {"batch_size": BATCH} if batched else {"vad_filter": True}
 
     def run(path: str) -> dict[str, Any]:
-        found, info = pipeline.transcribe(path, language=language, beam_size=beam_size, word_timestamps=True, **more)
+        found, info = pipeline.transcribe(
+            path, language=language, beam_size=beam_size, word_timestamps=True, **more
+        )
         rows = [
-            {"text": s.text, "start": s.start, "end": s.end, "words": [[w.start, w.end, w.word] for w in s.words or ()]}
+            {
+                "text": s.text,
+                "start": s.start,
+                "end": s.end,
+                "words": [[w.start, w.end, w.word] for w in s.words or ()],
+            }
             for s in found
         ]
         return {"language": info.language, "duration": info.duration, "segments": rows}
@@ -40,7 +47,9 @@ def faster_whisper(
     return run
 
 
-def faster_whisper_batched(model: str, compute_type: str, language: str | None, beam_size: int) -> Run:
+def faster_whisper_batched(
+    model: str, compute_type: str, language: str | None, beam_size: int
+) -> Run:
     return faster_whisper(model, compute_type, language, beam_size, batched=True)
 
 
@@ -51,21 +60,36 @@ def whisperx(model: str, compute_type: str, language: str | None, beam_size: int
     """
     module = importlib.import_module("whisperx")
     options = {"beam_size": beam_size}
-    pipeline = module.load_model(model, "cpu", compute_type=compute_type, language=language, asr_options=options)
+    pipeline = module.load_model(
+        model, "cpu", compute_type=compute_type, language=language, asr_options=options
+    )
 
     def run(path: str) -> dict[str, Any]:
         audio = module.load_audio(path)
         found = pipeline.transcribe(audio, batch_size=BATCH, language=language)
-        rows = [{"text": s["text"], "start": s["start"], "end": s["end"], "words": []} for s in found["segments"]]
-        return {"language": found["language"], "duration": len(audio) / SAMPLE_RATE_HZ, "segments": rows}
+        rows = [
+            {"text": s["text"], "start": s["start"], "end": s["end"], "words": []}
+            for s in found["segments"]
+        ]
+        return {
+            "language": found["language"],
+            "duration": len(audio) / SAMPLE_RATE_HZ,
+            "segments": rows,
+        }
 
     return run
 
 
-PEERS = {"faster-whisper": faster_whisper, "faster-whisper-batched": faster_whisper_batched, "whisperx": whisperx}
+PEERS = {
+    "faster-whisper": faster_whisper,
+    "faster-whisper-batched": faster_whisper_batched,
+    "whisperx": whisperx,
+}
 
 
-def main(name: str, model: str, compute_type: str, language: str, beam_size: str, *recordings: str) -> None:
+def main(
+    name: str, model: str, compute_type: str, language: str, beam_size: str, *recordings: str
+) -> None:
     run = PEERS[name](model, compute_type, None if language == "auto" else language, int(beam_size))
     for path in recordings:
         begin = time.perf_counter()

@@ -59,7 +59,12 @@ def _faster_whisper(request: PeerRequest, samples: Samples) -> Callable[[], int]
 
     def run() -> int:
         segments, _ = pipeline.transcribe(
-            samples, language=request.language, beam_size=1, temperature=0.0, word_timestamps=True, batch_size=BATCH
+            samples,
+            language=request.language,
+            beam_size=1,
+            temperature=0.0,
+            word_timestamps=True,
+            batch_size=BATCH,
         )
         return sum(len(segment.words or ()) for segment in segments)
 
@@ -90,7 +95,10 @@ def _transformers(request: PeerRequest, samples: Samples) -> Callable[[], int]:
     return run
 
 
-PEERS = {"faster-whisper": ("faster_whisper", _faster_whisper), "transformers": ("transformers", _transformers)}
+PEERS = {
+    "faster-whisper": ("faster_whisper", _faster_whisper),
+    "transformers": ("transformers", _transformers),
+}
 
 
 def run_peers(info: EngineInfo, samples: Samples, language: str) -> Iterator[PeerTime]:
@@ -108,12 +116,21 @@ def run_peers(info: EngineInfo, samples: Samples, language: str) -> Iterator[Pee
 def _in_child(name: str, request: str) -> PeerTime:
     command = [sys.executable, "-m", __name__, name, request]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S, check=False)
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=TIMEOUT_S,
+            check=False,
+        )
     except subprocess.TimeoutExpired:
         return PeerTime(name, None, f"not done after {TIMEOUT_S:.0f} s")
     if done.returncode != 0:
         said = done.stderr.strip().splitlines()
-        return PeerTime(name, None, f"exit {done.returncode}: {said[-1] if said else 'it said nothing'}"[:120])
+        return PeerTime(
+            name, None, f"exit {done.returncode}: {said[-1] if said else 'it said nothing'}"[:120]
+        )
     return PeerTime(name, float(json.loads(done.stdout.strip().splitlines()[-1])["seconds"]))
 
 
@@ -132,7 +149,9 @@ def main(name: str, text: str) -> None:
     run()
     start = time.perf_counter()
     words = run()
-    sys.stdout.write("\n" + json.dumps({"seconds": time.perf_counter() - start, "words": words}) + "\n")
+    sys.stdout.write(
+        "\n" + json.dumps({"seconds": time.perf_counter() - start, "words": words}) + "\n"
+    )
 
 
 if __name__ == "__main__":
