@@ -1,4 +1,4 @@
-"""README says what is so: its programs run, its samples are what comes out, its tree is the one in the repository."""
+"""README and the pages beside it are true: commands run, samples are the output, tables are complete."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_the_subtitle_command_prints_the_sample_beside_it() -> None:
 
     printed = run("-m", "transcribe_mcp", *arguments, "--quiet")
 
-    assert printed.strip() == blocks("")[2].strip()
+    assert printed.strip() == blocks("")[1].strip()
 
 
 def test_the_python_program_prints_sentences_with_times() -> None:
@@ -60,16 +60,18 @@ def test_the_commands_named_exist() -> None:
         assert re.search(rf"^  {command} ", helps, flags=re.MULTILINE), command
 
 
-def test_the_settings_named_are_all_there_are() -> None:
+def test_the_settings_page_names_every_setting() -> None:
     from transcribe_mcp.settings import Settings
 
-    named = set(re.findall(r"^\| `TRANSCRIBE_MCP_(\w+)`", README, flags=re.MULTILINE))
+    page = (REPOSITORY / "docs" / "settings.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"^\| `TRANSCRIBE_MCP_(\w+)`", page, flags=re.MULTILINE))
 
     assert named == {name.upper() for name in Settings.model_fields}
 
 
 def test_the_tree_is_the_one_in_the_repository() -> None:
-    tree = blocks("")[-1]
+    page = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
+    tree = page.split("```\nsrc/transcribe_mcp/\n")[1].split("```")[0]
     named = re.findall(r"^ {2}(\S+?)/? {2,}", tree, flags=re.MULTILINE)
     there = [
         path.name
