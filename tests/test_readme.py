@@ -27,7 +27,7 @@ def run(*arguments: str) -> str:
 
 
 def test_the_first_command_prints_the_sample_beside_it() -> None:
-    [command] = [block for block in blocks("sh") if "welcome.flac" in block]
+    [command] = [block for block in blocks("sh") if "pip install" in block and "welcome" in block]
     arguments = command.split("transcribe-mcp ", 1)[1].split()
 
     printed = run("-m", "transcribe_mcp", *arguments, "--quiet")
