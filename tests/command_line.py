@@ -1,4 +1,6 @@
-"""Runs the real command as a user's shell would: a process of its own, with empty caches and no hub."""
+"""Runs the real command as a user's shell would: a process of its own, with empty caches and no
+hub.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ _LEFT_OUT = re.compile(
 
 
 def environment(home: Path, **variables: str) -> dict[str, str]:
-    """What the process sees: nothing of this machine's user, and no network unless ``variables`` say otherwise."""
+    """What the process sees: nothing of this machine's user, and no network unless ``variables``
+    say otherwise.
+    """
     kept = {name: value for name, value in os.environ.items() if not _LEFT_OUT.fullmatch(name)}
     ours = {
         "HF_HOME": str(home / "hub"),
@@ -40,7 +44,9 @@ def environment(home: Path, **variables: str) -> dict[str, str]:
 def run(
     *arguments: str | Path, cwd: Path, command: Sequence[str] = COMMAND, **options: Any
 ) -> subprocess.CompletedProcess[str]:
-    """The finished process. ``options`` are those of ``subprocess.run``; ``stdout`` and ``stderr`` are text."""
+    """The finished process. ``options`` are those of ``subprocess.run``; ``stdout`` and ``stderr``
+    are text.
+    """
     streams = {
         "stdout": subprocess.PIPE,
         "stderr": subprocess.PIPE,

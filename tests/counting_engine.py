@@ -1,4 +1,6 @@
-"""The CTranslate2 engine, which also writes down every window that it decodes: for tests that kill its process."""
+"""The CTranslate2 engine, which also writes down every window that it decodes: for tests that kill
+its process.
+"""
 
 from __future__ import annotations
 

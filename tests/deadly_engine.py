@@ -1,4 +1,6 @@
-"""An engine that ends its process as native code does: late in a recording, on a GPU or where it is told."""
+"""An engine that ends its process as native code does: late in a recording, on a GPU or where it is
+told.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,10 @@ from transcribe_mcp.engines.fake import FakeEngine
 from transcribe_mcp.speech.regions import Window
 
 DEADLY_FROM_S = 60.0
-LAST_WORDS = "Could not load library libcudnn_ops_infer.so.8. Error: libcudnn_ops_infer.so.8: cannot open shared object"
+LAST_WORDS = (
+    "Could not load library libcudnn_ops_infer.so.8. Error: "
+    "libcudnn_ops_infer.so.8: cannot open shared object"
+)
 
 
 class DeadlyEngine(FakeEngine):

@@ -117,7 +117,9 @@ def _lives(pid: int) -> bool:
 
 @contextmanager
 def place(data_dir: Path, **variables: str) -> Iterator[Place]:
-    """A store in ``data_dir`` for this process and the workers that it starts; none is left when it ends."""
+    """A store in ``data_dir`` for this process and the workers that it starts; none is left when it
+    ends.
+    """
     with pytest.MonkeyPatch.context() as patch:
         given = {
             "DATA_DIR": str(data_dir),
@@ -138,7 +140,9 @@ def place(data_dir: Path, **variables: str) -> Iterator[Place]:
 
 @contextmanager
 def second_worker(data_dir: Path) -> Iterator[None]:
-    """Another supervisor and its worker, as on another machine: of the same database, if that is a server's."""
+    """Another supervisor and its worker, as on another machine: of the same database, if that is a
+    server's.
+    """
     data_dir.mkdir()
     with (data_dir / worker_process.LOG_NAME).open("ab") as out:
         other = subprocess.Popen(
@@ -157,11 +161,15 @@ def second_worker(data_dir: Path) -> Iterator[None]:
 def break_workers(
     folder: Path, monkeypatch: pytest.MonkeyPatch, argument: str = WORKER_MODULE
 ) -> Path:
-    """Something on this machine ends a worker, of those with this argument, while its modules load, as a broken native
-    library does: the file that does it."""
+    """Something on this machine ends a worker, of those with this argument, while its modules load,
+    as a broken native library does: the file that does it.
+    """
     broken = folder / "broken"
     broken.mkdir()
-    code = f"import os, sys\nif {{{WORKER_MODULE!r}, {argument!r}}} <= set(sys.orig_argv): os.abort()\n"
+    code = (
+        f"import os, sys\nif {{{WORKER_MODULE!r}, {argument!r}}} <= set(sys.orig_argv): "
+        "os.abort()\n"
+    )
     cause = broken / "sitecustomize.py"
     cause.write_text(code, encoding="utf-8")
     paths = [str(broken), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -215,7 +223,9 @@ def worker(
 def counting_worker(
     here: Place, log: Path, end_of_last: str = "", silent_s: float = 20.0
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A worker that writes down which windows it decodes, and takes others for dead that are silent for so long."""
+    """A worker that writes down which windows it decodes, and takes others for dead that are silent
+    for so long.
+    """
     variables = {"COUNTING_ENGINE_LOG": str(log), "WORKER_SILENT_S": str(silent_s)}
     with worker(here, "counting_engine", end_of_last, **variables) as one:
         yield one

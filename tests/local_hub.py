@@ -1,4 +1,6 @@
-"""A model hub on this machine: lists one repository and serves its files, with the faults that a test asks for."""
+"""A model hub on this machine: lists one repository and serves its files, with the faults that a
+test asks for.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ class Hub:
     """What it serves and how.
 
     Attributes:
-        breaks: file name -> bytes after which the connection closes, one entry a request, until none is left.
+        breaks: file name -> bytes after which the connection closes, one entry a request, until
+        none is left.
         corrupt: names of files that are served with a changed byte.
         list_status, file_status: answered instead of 200.
         silent: answers nothing until ``released`` is set.

@@ -27,7 +27,9 @@ STATUSES = ("queued", "running", "completed", "failed", "cancelled")
 
 @dataclass(frozen=True)
 class Home:
-    """A directory that may be read (``root``), one that may not (``outside``), and the data of the servers."""
+    """A directory that may be read (``root``), one that may not (``outside``), and the data of the
+    servers.
+    """
 
     path: Path
     settings: dict[str, str] = field(default_factory=dict)
@@ -112,7 +114,9 @@ class Caller:
 
 
 def answer_of(result: types.CallToolResult) -> dict[str, Any]:
-    """An answer comes once: one block of text that is a JSON object, in which a status is a job's."""
+    """An answer comes once: one block of text that is a JSON object, in which a status is a
+    job's.
+    """
     assert result.structured_content is None
     (block,) = result.content
     assert isinstance(block, types.TextContent)

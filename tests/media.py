@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 
 def speechlike(seconds: float, rate_hz: int = 16_000) -> NDArray[np.float32]:
-    """(n,) float32: a gliding tone with noise and pauses; no two seconds alike, so that a shift cannot hide."""
+    """(n,) float32: a gliding tone with noise and pauses; no two seconds alike, so that a shift
+    cannot hide.
+    """
     t = np.arange(round(seconds * rate_hz)) / rate_hz
     voice = np.sin(2 * np.pi * (180 * t + 40 * np.sin(0.7 * t))) * (0.5 + 0.5 * np.sin(2.1 * t))
     noise = np.random.default_rng(7).standard_normal(len(t)) * 0.02
@@ -28,7 +30,9 @@ def write_audio(
     layout: str = "mono",
     **options: str,
 ) -> Path:
-    """Encode ``samples`` (the same in every channel) with ``codec`` into the container that the suffix names."""
+    """Encode ``samples`` (the same in every channel) with ``codec`` into the container that the
+    suffix names.
+    """
     with av.open(str(path), "w") as container:
         stream = container.add_stream(
             codec, rate=rate_hz, layout=layout, options={"strict": "-2", **options}
@@ -51,10 +55,13 @@ def _frames(samples: NDArray[np.float32], rate_hz: int, layout: str):
 
 
 def write_video(
-    path: Path, *, seconds: float = 2.0, audio_codec: str | None = "aac", audio_start_s: float = 0.0,
-    hole_s: tuple[float, float] | None = None, audio_seconds: float | None = None,
+    path: Path, *, seconds: float = 2.0, audio_codec: str | None = "aac",
+    audio_start_s: float = 0.0, hole_s: tuple[float, float] | None = None,
+    audio_seconds: float | None = None,
 ) -> Path:  # fmt: skip
-    """A 64 × 48 video with uneven frame times; its sound starts at ``audio_start_s`` and lacks ``hole_s``."""
+    """A 64 × 48 video with uneven frame times; its sound starts at ``audio_start_s`` and lacks
+    ``hole_s``.
+    """
     rate_hz = {"libopus": 48_000, "libmp3lame": 22_050}.get(audio_codec, 16_000)
     with av.open(str(path), "w") as container:
         video = container.add_stream(
@@ -126,7 +133,9 @@ def wav_bytes(
 def write_planes(
     path: Path, layout: str, planes: list[NDArray[np.float32]], *, rate_hz: int = 16_000
 ) -> Path:
-    """Channels that differ, in the codec that the suffix stands for; ``3 channels`` has no places for them."""
+    """Channels that differ, in the codec that the suffix stands for; ``3 channels`` has no places
+    for them.
+    """
     samples = np.stack(planes, axis=1)
     if path.suffix == ".wav" and layout.endswith("channels"):
         data = (samples * 32_767).astype("<i2").tobytes()

@@ -1,6 +1,7 @@
 """How long a test waits for what has to happen: a guard against hangs, and no measure of anything.
 
-Nothing that works comes near it, however busy the machine. Tests look at conditions; clocks are read here only.
+Nothing that works comes near it, however busy the machine. Tests look at conditions; clocks are
+read here only.
 """
 
 from __future__ import annotations

@@ -72,7 +72,9 @@ class Server:
         )
 
     def stop(self, mode: str) -> None:
-        """``fast`` breaks the connections, ``immediate`` also leaves the recovery to the next start."""
+        """``fast`` breaks the connections, ``immediate`` also leaves the recovery to the next
+        start.
+        """
         self._run("pg_ctl", "-D", f"{self.folder}/data", "-m", mode, "-w", "stop")
 
     def _run(self, program: str, *arguments: str) -> None:
@@ -104,7 +106,9 @@ def running(where: Path) -> Iterator[Server]:
 
 @contextmanager
 def server() -> Iterator[str]:
-    """The URL, without a database, of a server for tests; they skip where its programs are missing."""
+    """The URL, without a database, of a server for tests; they skip where its programs are
+    missing.
+    """
     where = programs()
     if where is None:
         pytest.skip("PostgreSQL is not installed")

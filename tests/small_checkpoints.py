@@ -1,4 +1,6 @@
-"""Whisper checkpoints with random weights, small enough to make on the spot, in Hugging Face's layout."""
+"""Whisper checkpoints with random weights, small enough to make on the spot, in Hugging Face's
+layout.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ TIMESTAMPS = 11
 
 @dataclass(frozen=True)
 class Recipe:
-    """What to make. ``tokenizer``: ``json``, or ``files`` for vocab.json, merges.txt and added_tokens.json."""
+    """What to make. ``tokenizer``: ``json``, or ``files`` for vocab.json, merges.txt and
+    added_tokens.json.
+    """
 
     n_mels: int = 80
     dtype: str = "F16"
@@ -89,7 +93,9 @@ def shapes(recipe: Recipe) -> dict[str, tuple[int, ...]]:
 
 
 def weights(recipe: Recipe) -> dict[str, NDArray[np.float32]]:
-    """By name without prefix; values that float16 and bfloat16 hold exactly, so that precisions can be compared."""
+    """By name without prefix; values that float16 and bfloat16 hold exactly, so that precisions can
+    be compared.
+    """
     random = np.random.default_rng(7)
     return {
         name: random.integers(-96, 97, shape).astype(np.float32) / 128

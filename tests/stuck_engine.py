@@ -1,4 +1,6 @@
-"""An engine whose first call does not come back while the file that STUCK names is there, as on a slow machine."""
+"""An engine whose first call does not come back while the file that STUCK names is there, as on a
+slow machine.
+"""
 
 from __future__ import annotations
 

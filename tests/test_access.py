@@ -36,8 +36,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for folder in ("root/talks/more", "root/.hidden", "secret/deep", "root2"):
         (place / folder).mkdir(parents=True)
     for name in (
-        "root/a.wav", "root/talks/b.mp3", "root/talks/more/c.WAV", "root/talks/notes.txt", "root/.hidden/d.wav",
-        "root/talks/.e.wav", "root/odd [x] name.wav", "secret/s.wav", "secret/deep/t.wav", "root2/u.wav",
+        "root/a.wav", "root/talks/b.mp3", "root/talks/more/c.WAV", "root/talks/notes.txt",
+        "root/.hidden/d.wav", "root/talks/.e.wav", "root/odd [x] name.wav", "secret/s.wav",
+        "secret/deep/t.wav", "root2/u.wav",
     ):  # fmt: skip
         (place / name).write_bytes(b"sound")
     (place / "root/out").symlink_to(place / "secret")
@@ -75,8 +76,9 @@ def test_a_link_inside_the_root_gives_what_it_leads_to(place: Path, access: Acce
     "name",
     [
         "../secret/s.wav", "out/s.wav", "out.wav", "talks/../../secret/s.wav", "../root2/u.wav",
-        ".hidden/d.wav", "talks/.e.wav", "../secret/missing.wav", "/etc/passwd", "~root/x.wav", "~nobody-at-all/x.wav",
-        "file://otherhost/a.wav", "file:///etc/passwd", "a\0.wav", "x" * 5000, "", "../root-not/a.wav",
+        ".hidden/d.wav", "talks/.e.wav", "../secret/missing.wav", "/etc/passwd", "~root/x.wav",
+        "~nobody-at-all/x.wav", "file://otherhost/a.wav", "file:///etc/passwd", "a\0.wav",
+        "x" * 5000, "", "../root-not/a.wav",
     ],
 )  # fmt: skip
 def test_what_is_outside_or_hidden_is_refused(place: Path, access: Access, name: str) -> None:
@@ -182,7 +184,9 @@ def test_one_call_names_only_so_many_recordings(tmp_path: Path) -> None:
 
 
 def test_many_double_stars_match_as_one_does_and_as_fast(tmp_path: Path) -> None:
-    """Each is tried at every level at once: what took hours for one path is a count of comparisons."""
+    """Each is tried at every level at once: what took hours for one path is a count of
+    comparisons.
+    """
     folder = tmp_path.joinpath(*(f"d{number}" for number in range(12)))
     folder.mkdir(parents=True)
     (folder / "x.wav").touch()
@@ -278,9 +282,9 @@ def test_outputs_stay_inside_the_roots_and_carry_their_format(place: Path, acces
     assert access.output(str(root / "talks/b.srt"), ".srt") == root / "talks/b.srt"
     own = Access((root,), reserved=(root / "talks",))
     for target, allowed in (
-        ("../secret/x.srt", access), ("out/x.srt", access), (".hidden/x.srt", access), (".x.srt", access),
-        ("x.py", access), ("missing/x.srt", access), ("", access), ("talks/x.srt", own), ("/etc/x.srt", access),
-        ("out.wav", access),
+        ("../secret/x.srt", access), ("out/x.srt", access), (".hidden/x.srt", access),
+        (".x.srt", access), ("x.py", access), ("missing/x.srt", access), ("", access),
+        ("talks/x.srt", own), ("/etc/x.srt", access), ("out.wav", access),
     ):  # fmt: skip
         with pytest.raises(OutputError):
             allowed.output(target if target.startswith("/") else f"{root}/{target}", ".srt")

@@ -1,4 +1,6 @@
-"""An iterator runs ahead in a thread: in order, no further than allowed, and it ends with its reader."""
+"""An iterator runs ahead in a thread: in order, no further than allowed, and it ends with its
+reader.
+"""
 
 from __future__ import annotations
 

@@ -88,7 +88,9 @@ def nano_spelling() -> Spelling:
 
 
 def trained_tokenizer() -> Tokenizer:
-    """Byte-level BPE as Whisper's; words of SENTENCES with their leading space are single tokens, emoji are bytes."""
+    """Byte-level BPE as Whisper's; words of SENTENCES with their leading space are single tokens,
+    emoji are bytes.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -105,7 +107,7 @@ def words_of(text: str, language: str, spelling: Spelling) -> list[str]:
     return [span.text for span in split_words(spelling.encode(text), spelling.decode, language)]
 
 
-# -- tokens to words -------------------------------------------------------------------------------------------------
+# -- tokens to words -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("text", "language"), SENTENCES)
@@ -239,7 +241,7 @@ def test_no_tokens_are_no_words(spelling: Spelling) -> None:
     assert split_words([], spelling.decode, "en") == []
 
 
-# -- a path through attention to times -------------------------------------------------------------------------------
+# -- a path through attention to times -------------------------------------------------------------
 
 
 def test_a_token_starts_where_the_path_first_reaches_it() -> None:
@@ -303,7 +305,7 @@ def test_a_pause_at_a_mark_is_not_given_to_the_next_word() -> None:
     assert second.start == 1.5
 
 
-# -- times into speech -----------------------------------------------------------------------------------------------
+# -- times into speech -----------------------------------------------------------------------------
 
 TEXTS = [" a", " word", " 7", " \U0001f389", " incomprehensibilities,", "今"]
 

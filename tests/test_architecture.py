@@ -24,12 +24,12 @@ from transcribe_mcp.engines import ENGINES
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "transcribe_mcp"
 
-# --- the table --------------------------------------------------------------------------------------------------------
+# --- the table ------------------------------------------------------------------------------------
 
 BASE = {"errors", "settings", "domain"}
 SOURCES = {"media", "speech", "models"}  # a recording -> windows; a name -> a model's files
 
-# What a part of the package may import of the others. A part is a file or a folder beside __init__.py.
+# Which parts a part may import. A part is a file or a folder beside __init__.py.
 SEES: dict[str, set[str]] = {
     **dict.fromkeys(BASE, BASE),
     "compat": set(),
@@ -51,7 +51,7 @@ SEES: dict[str, set[str]] = {
 # What users start. Other files in the folder are helpers that a front end may import.
 FRONT_ENDS = {"frontends.cli.app", "frontends.mcp.server"}
 
-# Door files: the only modules that import a third-party package. A folder's name stands for everything in it.
+# Door files: the only modules that import a package. A folder stands for all its modules.
 DOORS: dict[str, set[str]] = {
     "anyio": {"frontends.mcp.server", "frontends.mcp.stdio"},  # the SDK's event loop
     "av": {"media"},
@@ -88,7 +88,8 @@ DOORS: dict[str, set[str]] = {
 
 # What importing a front end or the package must not load, nor reading and watching jobs.
 HEAVY = {
-    "av", "ctranslate2", "dbos", "faster_whisper", "icu4py", "numpy", "onnxruntime", "tokenizers", "torch", "wcwidth",
+    "av", "ctranslate2", "dbos", "faster_whisper", "icu4py", "numpy", "onnxruntime",
+    "tokenizers", "torch", "wcwidth",
 }  # fmt: skip
 JOB_READERS = [f"transcribe_mcp.jobs.{name}" for name in ("store", "supervisor", "job_options")]
 
@@ -97,8 +98,8 @@ FUNCTION_LINES = 76
 PARAMETERS = 6
 FILE_LINES_OF = {"engines.whisper": 600}
 FUNCTION_LINES_OF = {"pipeline.offline": 100}
-# For typer the parameters of the function are the options of the program, for MCP the schema of the tool.
-# Nor are kernels for the GPU cut in two ("jit"): they take nothing but numbers and addresses, and are compiled whole.
+# Parameters are the options of a command (typer) or the schema of a tool (MCP).
+# Triton compiles GPU kernels ("jit") whole, and their parameters are numbers and addresses.
 EXEMPT_DECORATORS = {"command", "callback", "tool", "jit"}
 # Packages that another one brings along wherever it needs them.
 COMES_WITH = {"anyio": "mcp", "triton": "torch"}
@@ -118,7 +119,7 @@ BROAD_EXCEPT = {
     "models.hub": "the downloading thread's error is carried to the thread that waits",
 }
 
-# --- reading the source -----------------------------------------------------------------------------------------------
+# --- reading the source ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,7 @@ def known(name: str) -> bool:
 
 
 def own(name: str) -> str | None:
-    """``engines.fake`` of ``transcribe_mcp.engines.fake``; None for others' packages and for the bare package."""
+    """``engines.fake`` of ``transcribe_mcp.engines.fake``; None outside the package."""
     return name.removeprefix("transcribe_mcp.") if name.startswith("transcribe_mcp.") else None
 
 
@@ -208,7 +209,7 @@ def place(path: Path, node: ast.AST | None = None) -> str:
     return f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 1)}"
 
 
-# --- the rules --------------------------------------------------------------------------------------------------------
+# --- the rules ------------------------------------------------------------------------------------
 
 
 def test_every_file_of_the_package_is_in_the_table() -> None:
@@ -279,7 +280,8 @@ def test_every_third_party_package_that_is_imported_is_a_declared_dependency() -
 
 def import_in_child(names: list[str]) -> set[str]:
     """Top-level packages that a fresh interpreter holds after importing ``names``."""
-    code = f"import sys, importlib; [importlib.import_module(n) for n in {names!r}]; print(*sys.modules, sep='\\n')"
+    imports = f"import sys, importlib; [importlib.import_module(n) for n in {names!r}]"
+    code = f"{imports}; print(*sys.modules, sep='\\n')"
     loaded = subprocess.check_output([sys.executable, "-c", code], text=True, timeout=PATIENCE_S)
     return {line.split(".")[0] for line in loaded.splitlines()}
 
@@ -403,7 +405,7 @@ def test_no_test_sleeps() -> None:
     ] == []
 
 
-# --- the public names -------------------------------------------------------------------------------------------------
+# --- the public names -----------------------------------------------------------------------------
 
 
 def test_every_public_name_can_be_imported_and_nothing_else_is_promised() -> None:

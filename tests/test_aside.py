@@ -1,4 +1,6 @@
-"""Words timed in another thread and windows encoded as they come, for engines that allow it: the same result."""
+"""Words timed in another thread and windows encoded as they come, for engines that allow it: the
+same result.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ class Kept:
 
 
 class Threaded(ScriptedEngine):
-    """Notes in which thread words are timed; fails at the window that begins after ``fails_after``."""
+    """Notes in which thread words are timed; fails at the window that begins after
+    ``fails_after``.
+    """
 
     fails_after = float("inf")
     timed_in: set[str] = set()  # noqa: RUF012 - of this test module alone
@@ -127,7 +131,9 @@ def test_a_batch_is_encoded_while_the_one_before_is_decoded(talk: np.ndarray) ->
 
 
 class Counting(ScriptedEngine):
-    """Notes how many windows each call of ``encode`` gets, and how many are encoded before each call of ``decode``."""
+    """Notes how many windows each call of ``encode`` gets, and how many are encoded before each
+    call of ``decode``.
+    """
 
     def __init__(self, info: EngineInfo) -> None:
         ScriptedEngine.__init__(self, info=info)

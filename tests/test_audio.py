@@ -304,7 +304,10 @@ def test_what_is_no_media_is_refused_in_words(tmp_path, name, content, error):
         ("a.wav", "ffconcat version 1.0\nfile '{sound}'\n"),
         (
             "a.sdp",
-            "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=audio 5004 RTP/AVP 0\n",
+            (
+                "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\n"
+                "m=audio 5004 RTP/AVP 0\n"
+            ),
         ),
     ],
 )

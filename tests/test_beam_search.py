@@ -1,4 +1,6 @@
-"""Beam search of the PyTorch engine: the texts of a plain search, whatever windows are searched together."""
+"""Beam search of the PyTorch engine: the texts of a plain search, whatever windows are searched
+together.
+"""
 
 from __future__ import annotations
 

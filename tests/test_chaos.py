@@ -1,4 +1,6 @@
-"""Jobs while everything around them is killed, stopped and restarted: the benchmarks of that, for a minute."""
+"""Jobs while everything around them is killed, stopped and restarted: the benchmarks of that, for a
+minute.
+"""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def resolve(name: str, *, offline: bool = False) -> models.Checkpoint:
     return models.resolve(name, offline=offline, progress=unreported)
 
 
-# --- names ------------------------------------------------------------------------------------------------------------
+# --- names ----------------------------------------------------------------------------------------
 
 
 def test_every_alias_and_demand_names_a_model_of_the_catalogue() -> None:
@@ -124,7 +124,7 @@ def test_a_damaged_vocabulary_is_named(tmp_path: Path) -> None:
         resolve(str(converted))
 
 
-# --- choosing ---------------------------------------------------------------------------------------------------------
+# --- choosing -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -160,9 +160,9 @@ def test_auto_says_when_the_cached_model_asks_for_more_than_the_machine_has(
 ) -> None:
     hub_cache_with(hub_cache, "large-v3-turbo")
     reason = models.choose_model(Machine("cpu", 2, 4 * GIB), offline=True).reason
-    assert (
-        reason
-        == "large-v3-turbo is cached, though it asks for more than this machine has (cpu, 2 cores, 4 GiB)"
+    assert reason == (
+        "large-v3-turbo is cached, though it asks for more than this machine has (cpu, 2 "
+        "cores, 4 GiB)"
     )
 
 
@@ -196,7 +196,7 @@ def test_this_machine_has_cores_and_memory() -> None:
     assert machine.memory_bytes is None or machine.memory_bytes > 2**28
 
 
-# --- listing and removing ---------------------------------------------------------------------------------------------
+# --- listing and removing -------------------------------------------------------------------------
 
 
 def test_the_list_shows_the_catalogue_and_what_else_is_cached(hub_cache: Path) -> None:

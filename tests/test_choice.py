@@ -1,4 +1,6 @@
-"""Which engine ``auto`` is, and how many windows at once: from what is installed, shown by the driver, and free."""
+"""Which engine ``auto`` is, and how many windows at once: from what is installed, shown by the
+driver, and free.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,8 @@ def test_without_a_gpu_auto_is_ctranslate2(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_cpu_that_was_asked_for_gets_ctranslate2_without_a_look_at_the_gpu() -> None:
     program = (
-        "import sys, transcribe_mcp.engines.auto as c; assert c.auto_engine('auto', 'cpu', 'auto') == 'ctranslate2';"
+        "import sys, transcribe_mcp.engines.auto as c; assert c.auto_engine('auto', 'cpu', "
+        "'auto') == 'ctranslate2';"
         "assert not {'torch', 'ctranslate2'} & set(sys.modules)"
     )
     done = subprocess.run(

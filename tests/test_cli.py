@@ -41,7 +41,7 @@ def talks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-# --- the quick start --------------------------------------------------------------------------------------------------
+# --- the quick start ------------------------------------------------------------------------------
 
 
 def test_the_quick_start_prints_the_words_and_says_how_to_get_a_better_model(
@@ -99,7 +99,7 @@ def test_a_hub_that_cannot_be_reached_costs_at_most_five_seconds(
     assert taken(silent_hub) * ANSWER_S <= HUB_LIMIT_S
 
 
-# --- outputs ----------------------------------------------------------------------------------------------------------
+# --- outputs --------------------------------------------------------------------------------------
 
 
 def test_text_goes_to_stdout_and_several_sources_have_headings(talks: Path) -> None:
@@ -160,7 +160,8 @@ def test_json_is_a_line_for_each_source_and_honest_about_how_it_was_made(talks: 
         name: transcript[name] for name in ("engine", "model", "device", "compute_type", "task")
     }
     assert made_by == {
-        "engine": "fake", "model": "fake", "device": "cpu", "compute_type": "none", "task": "transcribe",
+        "engine": "fake", "model": "fake", "device": "cpu", "compute_type": "none",
+        "task": "transcribe",
     }  # fmt: skip
     assert transcript["timings"]["total"] > 0 and transcript["realtime_factor"] > 0
     assert transcript["duration"] == 8
@@ -195,7 +196,7 @@ def test_results_are_utf_8_in_any_locale(tmp_path: Path) -> None:
     )
 
 
-# --- wrong usage ------------------------------------------------------------------------------------------------------
+# --- wrong usage ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -254,7 +255,7 @@ def test_a_setting_in_the_environment_that_cannot_be_is_named(talks: Path) -> No
     assert "\nhint: " in done.stderr
 
 
-# --- models -----------------------------------------------------------------------------------------------------------
+# --- models ---------------------------------------------------------------------------------------
 
 
 def test_models_are_listed_for_people_and_for_programs(tmp_path: Path) -> None:
@@ -292,7 +293,7 @@ def test_a_model_that_is_not_here_is_an_error_with_the_command_to_type(
     assert way_out.startswith("hint: ") and hint in way_out
 
 
-# --- progress ---------------------------------------------------------------------------------------------------------
+# --- progress -------------------------------------------------------------------------------------
 
 
 def on_a_terminal(folder: Path, *arguments: str, stdout_too: bool = False) -> tuple[str, str]:

@@ -1,4 +1,6 @@
-"""Whatever the command is given: one line of what is wrong, a way out, the exit code, nothing half-written."""
+"""Whatever the command is given: one line of what is wrong, a way out, the exit code, nothing
+half-written.
+"""
 
 from __future__ import annotations
 
@@ -208,11 +210,13 @@ def test_an_engine_that_breaks_down_is_reported_for_each_recording(tmp_path: Pat
     assert left_in(tmp_path / "out") == []
 
 
-# --- what the system refuses ------------------------------------------------------------------------------------------
+# --- what the system refuses ----------------------------------------------------------------------
 
 
 def run_without_privileges(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """As a user whom the modes of files bind. Root is one too without the capabilities to pass them by."""
+    """As a user whom the modes of files bind. Root is one too without the capabilities to pass them
+    by.
+    """
     if os.geteuid() != 0:
         return run(*arguments, cwd=cwd)
     passing_by = "-dac_override,-dac_read_search"
@@ -328,7 +332,7 @@ def test_a_disk_that_fills_up_leaves_nothing_half_written_and_the_others_are_kep
     ]
 
 
-# --- outputs that go away ---------------------------------------------------------------------------------------------
+# --- outputs that go away -------------------------------------------------------------------------
 
 
 def closed_pipe() -> int:
@@ -396,7 +400,7 @@ def test_a_closed_stdout_is_reported_in_words_and_a_closed_stderr_hinders_nothin
     assert "word0001" in no_stderr.stdout
 
 
-# --- stopping and long recordings -------------------------------------------------------------------------------------
+# --- stopping and long recordings -----------------------------------------------------------------
 
 
 @POSIX

@@ -1,4 +1,6 @@
-"""``transcribe --queue`` writes files when the work is done; URLs, standard input, and folders that are continued."""
+"""``transcribe --queue`` writes files when the work is done; URLs, standard input, and folders that
+are continued.
+"""
 
 from __future__ import annotations
 
@@ -181,7 +183,7 @@ def test_a_url_is_transcribed_at_once_and_queued(home: Path, tmp_path: Path) -> 
         assert "hint:" in refused.stderr and "no such file" not in refused.stderr
 
 
-# --- through the service ----------------------------------------------------------------------------------------------
+# --- through the service --------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -157,7 +157,9 @@ def feed_forward(
 
 
 def encoded_by_numpy(w: dict[str, NDArray[np.float32]], layers: int) -> NDArray[np.float32]:
-    """(1500, d_model): what Whisper's encoder makes of ``mel``, written down from the paper's formulas."""
+    """(1500, d_model): what Whisper's encoder makes of ``mel``, written down from the paper's
+    formulas.
+    """
     x = convolved(convolved(mel(80)[0], w, "encoder.conv1", 1), w, "encoder.conv2", 2).T
     x = x + w["encoder.embed_positions.weight"]
     for layer in (f"encoder.layers.{number}" for number in range(layers)):
@@ -311,7 +313,8 @@ def test_a_stopped_conversion_leaves_nothing_and_what_a_killed_one_left_is_clean
 def test_two_processes_at_once_make_one_conversion(tmp_path: Path, cache: Path) -> None:
     source = write_checkpoint(tmp_path / "model")
     program = (
-        "import sys; from transcribe_mcp import checkpoints; from transcribe_mcp.models import conversion;"
+        "import sys; from transcribe_mcp import checkpoints; from transcribe_mcp.models "
+        "import conversion;"
         "from transcribe_mcp.domain.progress import unreported;"
         "c = checkpoints.resolve(sys.argv[1], offline=True, progress=unreported);"
         "print(conversion.ctranslate2_directory(c, 'source', unreported))"

@@ -1,4 +1,6 @@
-"""A model whose files are damaged or do not fit each other is refused by name, before any recording is looked at."""
+"""A model whose files are damaged or do not fit each other is refused by name, before any recording
+is looked at.
+"""
 
 from __future__ import annotations
 
@@ -220,7 +222,8 @@ CASES = [
     *((engine, layout, name) for name in IN_BOTH for engine, layout in
       (("ctranslate2", "huggingface"), ("ctranslate2", "ctranslate2"), ("whisper", "huggingface"))),
     *(("ctranslate2", "ctranslate2", name) for name in IN_CTRANSLATE2),
-    *((engine, "huggingface", name) for name in IN_HUGGINGFACE for engine in ("ctranslate2", "whisper")),
+    *((engine, "huggingface", name) for name in IN_HUGGINGFACE
+      for engine in ("ctranslate2", "whisper")),
 ]  # fmt: skip
 
 

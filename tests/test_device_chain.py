@@ -1,4 +1,6 @@
-"""What runs beside the model on a GPU, against its slow twins. PyTorch computes on the CPU here as it does there."""
+"""What runs beside the model on a GPU, against its slow twins. PyTorch computes on the CPU here as
+it does there.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,7 @@ def heard(samples: Samples, block: int) -> Samples:
     return np.concatenate([*parts, listener.push(samples[:0], last=True)])
 
 
-# -- log-mel ---------------------------------------------------------------------------------------------------------
+# -- log-mel ---------------------------------------------------------------------------------------
 
 
 def windows(samples: Samples) -> list[Window]:
@@ -100,7 +102,7 @@ def test_a_window_of_more_than_thirty_seconds_is_refused_with_its_length() -> No
         log_mel_windows([Window(0.0, np.zeros(480_001, np.float32), ())], 80, torch.device("cpu"))
 
 
-# -- voice detection in lanes ----------------------------------------------------------------------------------------
+# -- voice detection in lanes ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("block_s", [70, 600])
@@ -153,7 +155,7 @@ def test_nothing_heard_gives_no_probability() -> None:
     assert len(ears().listen().push(np.zeros(0, np.float32), last=True)) == 0
 
 
-# -- the flow with an engine that listens ----------------------------------------------------------------------------
+# -- the flow with an engine that listens ----------------------------------------------------------
 
 
 class ListeningEngine(ScriptedEngine):
@@ -377,7 +379,7 @@ def test_a_listener_gives_its_memory_to_windows_that_find_none(
     assert not any(engine.on_device)
 
 
-# -- samples that are no numbers -------------------------------------------------------------------------------------
+# -- samples that are no numbers -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("use", ["decode", "decode_until", "detect_language", "align"])

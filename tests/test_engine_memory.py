@@ -1,7 +1,7 @@
 """An engine gives its memory back, and many recordings do not pile up.
 
-Each is measured in a process of its own, which does nothing else: in that of the tests, memory that others have freed
-is filled again at some time or other, and that looks like growth.
+Each is measured in a process of its own, which does nothing else: in that of the tests, memory that
+others have freed is filled again at some time or other, and that looks like growth.
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ def many_recordings(engine: str) -> list[int]:
     loaded = load_engine(asked(engine))
     resident = []
     for number in range(RECORDINGS):
-        # The first tenth has one of the longest, so that what the largest batch takes is there from then on.
+        # The first tenth has one of the longest, so that what the largest batch takes is there from
+        # then on.
         length_s = (
             40.0
             if number == 0

@@ -1,4 +1,6 @@
-"""One contract for every row of ENGINES, and what is particular to the engines that need no Whisper model."""
+"""One contract for every row of ENGINES, and what is particular to the engines that need no Whisper
+model.
+"""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ def cost(
     return sum(i is None or j is None or reference[i] != hypothesis[j] for i, j in pairs)
 
 
-# -- words ----------------------------------------------------------------------------------------------------------
+# -- words -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_an_alignment_over_several_blocks_costs_as_little_as_over_one(n: int) ->
     assert cost(pairs, ref, hyp) == distance(ref, hyp)
 
 
-# -- word errors ----------------------------------------------------------------------------------------------------
+# -- word errors -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_the_total_pools_words_so_a_long_file_weighs_more() -> None:
     assert total([]).word_error_rate is None
 
 
-# -- times ----------------------------------------------------------------------------------------------------------
+# -- times -----------------------------------------------------------------------------------------
 
 
 def test_word_starts_are_judged_over_matched_words_only() -> None:
@@ -254,7 +254,7 @@ def test_words_without_times_are_counted() -> None:
     assert judge("one two three", "one two three").untimed_words == 3
 
 
-# -- language, silence, missing speech ------------------------------------------------------------------------------
+# -- language, silence, missing speech -------------------------------------------------------------
 
 
 def test_language_accuracy_counts_only_files_with_speech_and_a_known_language() -> None:
@@ -304,7 +304,7 @@ def test_each_segment_is_compared_in_its_own_language() -> None:
     assert score(Truth(Path("a.flac"), segments), found).score.word_error_rate == 0
 
 
-# -- truth files ----------------------------------------------------------------------------------------------------
+# -- truth files -----------------------------------------------------------------------------------
 
 
 def test_text_beside_recordings_is_truth_without_times(tmp_path: Path) -> None:
@@ -348,7 +348,10 @@ def test_listed_truth_wins_over_text_beside_the_recording(tmp_path: Path) -> Non
             "lacks 'start'",
         ),
         (
-            '[{"file": "a.wav", "segments": [{"text": "a", "words": [{"word": "a", "start": null}]}]}]',
+            (
+                '[{"file": "a.wav", "segments": [{"text": "a", "words": [{"word": "a", "start": '
+                "null}]}]}]"
+            ),
             "is damaged",
         ),
         ('[{"file": "a.wav", "language": 7}]', "7 is not text"),
@@ -404,7 +407,7 @@ def test_truth_that_is_not_there_is_reported_in_words(tmp_path: Path) -> None:
         load_truth(tmp_path)
 
 
-# -- reports --------------------------------------------------------------------------------------------------------
+# -- reports ---------------------------------------------------------------------------------------
 
 
 def test_scores_are_plain_json_and_a_table_with_a_total() -> None:

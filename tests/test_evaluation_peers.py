@@ -25,16 +25,20 @@ def load_audio(path): return [0.0] * 16000
 class Pipeline:
     def __init__(self, model): self.model = model
     def transcribe(self, audio, batch_size, language):
-        segment = {"text": f" weights {Path(self.model, 'model.bin').stat().st_size}", "start": 0.0, "end": 1.0}
+        text = f" weights {Path(self.model, 'model.bin').stat().st_size}"
+        segment = {"text": text, "start": 0.0, "end": 1.0}
         return {"segments": [segment], "language": language}
 def load_model(model, device, compute_type, language, asr_options):
-    assert os.environ["HF_HUB_OFFLINE"] == "1" and language == "en" and asr_options == {"beam_size": 5}
+    assert os.environ["HF_HUB_OFFLINE"] == "1"
+    assert language == "en" and asr_options == {"beam_size": 5}
     return Pipeline(model)
 """
 
 
 def environment_with_whisperx(state: str) -> None:
-    """As ``env create`` leaves one; its interpreter sees a module that stands where WhisperX would."""
+    """As ``env create`` leaves one; its interpreter sees a module that stands where WhisperX
+    would.
+    """
     folder = environments.folder_of("mine")
     venv.create(folder / "venv", symlinks=sys.platform != "win32")
     site = environments.site_packages_of("mine")

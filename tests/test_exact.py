@@ -1,9 +1,10 @@
 """The repository's model through the whole flow gives what it gave before, and what was said.
 
-``tests/golden/whisper-nano/`` holds the text and the times it gave, one file a compute type. Processors add floats in
-different orders, so a few words and a few times may differ; a regression differs in more. After a change that is meant,
-run ``python tests/test_exact.py``, which writes them anew, and read the difference. Both there and here that is done in
-a process of its own with the instructions of ten years ago: with newer ones, products of 8 bits are rounded otherwise.
+``tests/golden/whisper-nano/`` holds the text and the times it gave, one file a compute type.
+Processors add floats in different orders, so a few words and a few times may differ; a regression
+differs in more. After a change that is meant, run ``python tests/test_exact.py``, which writes them
+anew, and read the difference. Both there and here that is done in a process of its own with the
+instructions of ten years ago: with newer ones, products of 8 bits are rounded otherwise.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ CHANGED_WORDS = 3  # of 850, punctuation and case included
 SAME_START_S = 0.04  # two of the encoder's frames
 AFTER_THE_END_S = 0.1
 BARS = {"en": 0.06, "de": 0.10, "es": 0.10}  # word error rates
-# By order of names a noisy recording would repeat the sentence before it, which this small model answers with a loop.
+# By order of names a noisy recording would repeat the sentence before it, which this small model
+# answers with a loop.
 CLEAN = {language: [f"{language}_{i}" for i in range(5)] for language in BARS}
 
 
@@ -148,7 +150,7 @@ def timed_words(sentences: list[Sentence]) -> list[tuple[str, float]]:
     return [pair for row in sentences for pair in zip(row.text.split(), row.starts, strict=True)]
 
 
-# -- as before -------------------------------------------------------------------------------------------------------
+# -- as before -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("compute_type", COMPUTE_TYPES)
@@ -187,7 +189,7 @@ def test_sentences_are_cut_as_before(found_anew: Path, compute_type: str) -> Non
     assert statistics.mean(shift <= SAME_START_S for shift in shifts_s) >= 0.95
 
 
-# -- as it was said --------------------------------------------------------------------------------------------------
+# -- as it was said --------------------------------------------------------------------------------
 
 
 def test_what_was_said_is_understood_in_every_language(scores: Mapping[str, Score]) -> None:
@@ -221,7 +223,7 @@ def test_every_word_is_timed_in_order_where_it_was_said(scores: Mapping[str, Sco
     assert statistics.mean(error <= 0.1 for error in errors_s) >= 0.97
 
 
-# -- where nothing is said -------------------------------------------------------------------------------------------
+# -- where nothing is said -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("vad", [True, False])
@@ -253,7 +255,7 @@ def test_nothing_follows_the_last_word_in_the_silence_after_it(
     assert [word for word in transcript.words if word.start > end + AFTER_THE_END_S] == []
 
 
-# -- what is asked of it ---------------------------------------------------------------------------------------------
+# -- what is asked of it ---------------------------------------------------------------------------
 
 
 def test_vocabulary_spells_a_word_that_was_misheard(
@@ -297,7 +299,7 @@ def test_translation_of_this_model_is_the_same_words_in_upper_case(
     assert len(transcript.words) == len(shouted)
 
 
-# -- long recordings -------------------------------------------------------------------------------------------------
+# -- long recordings -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("language", CLEAN)
@@ -335,7 +337,9 @@ def test_multilingual_gives_every_sentence_of_a_joined_recording_its_language(
 
 
 def main(folder: Path | None) -> None:
-    """Write the golden files anew; or, into a folder, what is found now, with the transcripts that it was made of."""
+    """Write the golden files anew; or, into a folder, what is found now, with the transcripts that
+    it was made of.
+    """
     os.environ.update(INSTRUCTIONS)
     with kept_conversions():
         for compute_type in COMPUTE_TYPES if folder else BOTH:

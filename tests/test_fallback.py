@@ -57,7 +57,7 @@ def text_of(attempt: Attempt) -> str:
     return "".join(word.text for part in attempt.parts for word in part.words)
 
 
-# -- the ladder ------------------------------------------------------------------------------------------------------
+# -- the ladder ------------------------------------------------------------------------------------
 
 
 def test_sound_windows_are_decoded_once_as_one_batch() -> None:
@@ -197,7 +197,7 @@ def test_each_window_is_decoded_until_it_is_sound_and_no_longer(sound: list[list
     assert all(call.starts for call in engine.calls)
 
 
-# -- speech without words --------------------------------------------------------------------------------------------
+# -- speech without words --------------------------------------------------------------------------
 
 SKIPS = replace(INFO, skips_speech=True, can_sample=False)
 HOUSE, NOBODY = " I went to the house today.", " Nobody was there at that time of day."
@@ -272,7 +272,7 @@ def test_what_may_be_no_speech_gets_no_words_that_the_model_is_not_sure_of_and_i
     assert attempt.failure == "speech_without_words"
 
 
-# -- the rules -------------------------------------------------------------------------------------------------------
+# -- the rules -------------------------------------------------------------------------------------
 
 
 def failure_of(decoded: Decoded, speech_s: float = 8.0) -> str | None:
@@ -334,7 +334,10 @@ def test_the_rules_can_be_set() -> None:
         ("x one two three x one two three x one two three", 3),
         ("say one two three four five six seven eight one two three four five six seven eight", 2),
         (
-            "one two three four five six seven eight nine one two three four five six seven eight nine",
+            (
+                "one two three four five six seven eight nine one two three four five six seven "
+                "eight nine"
+            ),
             1,
         ),
     ],
@@ -352,7 +355,10 @@ def test_repeats_finds_any_phrase_as_often_as_it_was_put(phrase: list[str], time
 
 
 def test_the_compression_ratio_tells_loops_from_prose() -> None:
-    prose = "It was the best of times, it was the worst of times, it was the age of wisdom, it was the age of foolishness."
+    prose = (
+        "It was the best of times, it was the worst of times, it was the age of wisdom, "
+        "it was the age of foolishness."
+    )
 
     assert compression_ratio("") == 0.0
     assert compression_ratio(prose) < RULES.max_compression_ratio < compression_ratio(LOOP)

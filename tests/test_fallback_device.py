@@ -1,4 +1,6 @@
-"""What a GPU fails at is done again on the CPU, and the result says so; the GPU is played by an engine of the test."""
+"""What a GPU fails at is done again on the CPU, and the result says so; the GPU is played by an
+engine of the test.
+"""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def speechlike(n_samples: int) -> Samples:
     return (0.1 * voice + noise).astype(np.float32)
 
 
-# -- the definition, in float64 --------------------------------------------------------------------------------------
+# -- the definition, in float64 --------------------------------------------------------------------
 
 
 def hz_of_mel(mel: float) -> float:
@@ -80,7 +80,7 @@ def reference_log_mel(samples: Samples, n_mels: int) -> NDArray[np.float64]:
     return (np.maximum(logarithm, logarithm.max() - 8) + 4) / 4
 
 
-# -- comparisons -----------------------------------------------------------------------------------------------------
+# -- comparisons -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("n_mels", MELS)

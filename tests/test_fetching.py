@@ -162,8 +162,9 @@ def test_nothing_of_this_network_is_asked_for(site: str, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     "address",
     [
-        "10.0.0.1", "172.16.3.4", "192.168.1.1", "127.0.0.1", "169.254.169.254", "0.0.0.0", "224.0.0.1", "100.64.0.1",
-        "255.255.255.255", "::1", "::", "fe80::1%eth0", "fc00::1", "ff02::1", "::ffff:10.0.0.1", "64:ff9b::7f00:1",
+        "10.0.0.1", "172.16.3.4", "192.168.1.1", "127.0.0.1", "169.254.169.254", "0.0.0.0",
+        "224.0.0.1", "100.64.0.1", "255.255.255.255", "::1", "::", "fe80::1%eth0", "fc00::1",
+        "ff02::1", "::ffff:10.0.0.1", "64:ff9b::7f00:1",
         "2002:7f00:1::", "2001:0:4136:e378:8000:63bf:3fff:fdd2", "nonsense", "",
     ],
 )  # fmt: skip
@@ -180,8 +181,9 @@ def test_addresses_of_the_internet_are_public() -> None:
 @pytest.mark.parametrize(
     "url",
     [
-        "ftp://example.org/a.mp3", "http://user:secret@example.org/a.mp3", "http:///a.mp3", "http://example.org:99999/",
-        "http://exa mple.org/", "http://example.org/\r\nHost: x", "gopher://x", "http://[::1", "http://" + "x" * 3000,
+        "ftp://example.org/a.mp3", "http://user:secret@example.org/a.mp3", "http:///a.mp3",
+        "http://example.org:99999/", "http://exa mple.org/", "http://example.org/\r\nHost: x",
+        "gopher://x", "http://[::1", "http://" + "x" * 3000,
     ],
 )  # fmt: skip
 def test_an_address_that_cannot_be_fetched_is_refused_without_showing_secrets(url: str) -> None:

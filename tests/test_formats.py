@@ -1,7 +1,7 @@
 """Every format against its golden file, and against text that looks like markup.
 
-After a change that is meant, run ``python tests/test_formats.py``: it writes ``tests/golden/`` and the samples in
-``docs/formats.md`` anew. Read the difference before you commit it.
+After a change that is meant, run ``python tests/test_formats.py``: it writes ``tests/golden/`` and
+the samples in ``docs/formats.md`` anew. Read the difference before you commit it.
 """
 
 from __future__ import annotations
@@ -49,7 +49,10 @@ def sample() -> Transcript:
             said(0.4, " Good morning.", "Anna"),
             said(
                 1.3,
-                " Today we ask why rain falls in drops, how large they grow, and who measured them first.",
+                (
+                    " Today we ask why rain falls in drops, how large they grow, and who "
+                    "measured them first."
+                ),
                 "Anna",
             ),
             said(7.2, " Is 3 < 5 & *true* --> yes?", "Bert"),

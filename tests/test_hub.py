@@ -154,7 +154,8 @@ def test_a_model_larger_than_the_disk_is_refused_before_it_fills_it(
 def test_a_write_that_fails_midway_is_told_in_words(hub: Hub, hub_cache: Path) -> None:
     program = (
         "import resource, sys; from transcribe_mcp import checkpoints;"
-        "from transcribe_mcp.domain.progress import unreported; from transcribe_mcp.errors import DownloadError\n"
+        "from transcribe_mcp.domain.progress import unreported; from transcribe_mcp.errors "
+        "import DownloadError\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (10000, 10000))\n"
         "try: checkpoints.resolve('tiny', offline=False, progress=unreported)\n"
         "except DownloadError as error: print(error)"
@@ -172,7 +173,7 @@ def test_a_write_that_fails_midway_is_told_in_words(hub: Hub, hub_cache: Path) -
     assert done.stderr == ""
 
 
-# --- no hub -----------------------------------------------------------------------------------------------------------
+# --- no hub ---------------------------------------------------------------------------------------
 
 
 def test_a_hub_that_refuses_or_never_answers_is_given_up(

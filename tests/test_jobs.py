@@ -321,8 +321,8 @@ def test_a_running_job_is_cancelled_soon_its_text_stays_and_retrying_goes_on_fro
     jobs.retry(job_id)
     ended = finished(job_id)
     assert ended.status is JobStatus.COMPLETED
-    # Begun twice; or three times on a slow machine, where the cancelled call ends with its process when the job is
-    # already claimed again.
+    # Begun twice; or three times on a slow machine, where the cancelled call ends with its process
+    # when the job is already claimed again.
     assert ended.attempts in (2, 3)
     assert here.checkpoints(job_id) > n_kept
     assert (
@@ -366,7 +366,7 @@ def test_nothing_that_was_said_is_in_the_log(here: Place, done: Job) -> None:
     assert {word for word in {*said, "zanzibar"} if len(word) > 4 and word in written} == set()
 
 
-# --- without a worker -------------------------------------------------------------------------------------------------
+# --- without a worker -----------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -1,4 +1,6 @@
-"""One engine for many jobs: windows share batches, and every job gets what it would have got alone."""
+"""One engine for many jobs: windows share batches, and every job gets what it would have got
+alone.
+"""
 
 from __future__ import annotations
 
@@ -200,7 +202,9 @@ def test_a_cancelled_job_goes_at_once_and_the_others_stay(
 def test_nothing_holds_a_batch_when_its_job_has_gone(
     held: tuple[Device, list[HeldEngine]], is_cancelled: bool
 ) -> None:
-    """It can be most of a GPU's memory, and Python looks for what holds each other in a circle hardly ever."""
+    """It can be most of a GPU's memory, and Python looks for what holds each other in a circle
+    hardly ever.
+    """
     device, loaded = held
 
     def one_job() -> None:

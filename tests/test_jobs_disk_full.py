@@ -1,4 +1,6 @@
-"""A disk that fills up under a job: said in words, nothing lost, and the job goes on when there is room again."""
+"""A disk that fills up under a job: said in words, nothing lost, and the job goes on when there is
+room again.
+"""
 
 from __future__ import annotations
 

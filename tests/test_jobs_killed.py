@@ -119,7 +119,9 @@ def test_checkpoints_of_other_windows_are_decoded_anew_and_named(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As where the next version cuts windows otherwise; killed once more after that, it goes on from the new ones."""
+    """As where the next version cuts windows otherwise; killed once more after that, it goes on
+    from the new ones.
+    """
     monkeypatch.setattr(worker_process, "start_worker", lambda chosen: False)
     log = tmp_path / "decoded"
     job = one_job(recording)
@@ -129,7 +131,10 @@ def test_checkpoints_of_other_windows_are_decoded_anew_and_named(
         worker.wait()
     n_old = here.checkpoints(job.job_id)
     with closing(sqlite3.connect(here.database, timeout=PATIENCE_S)) as connection, connection:
-        longer = "UPDATE operation_outputs SET output = replace(output, 'durations_s\\\": [', 'durations_s\\\": [1')"
+        longer = (
+            "UPDATE operation_outputs SET output = replace(output, 'durations_s\\\": "
+            "[', 'durations_s\\\": [1')"
+        )
         assert connection.execute(longer).rowcount >= n_old
     with counting_worker(here, log, "died") as worker:
         until(lambda: here.checkpoints(job.job_id) > n_old, "a batch was decoded anew")
@@ -153,7 +158,9 @@ def test_power_lost_in_the_middle_loses_no_more_than_a_batch(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What lies on the disk at some moment, write-ahead log and all, is copied and worked on elsewhere."""
+    """What lies on the disk at some moment, write-ahead log and all, is copied and worked on
+    elsewhere.
+    """
     monkeypatch.setattr(worker_process, "start_worker", lambda chosen: False)
     log, after = tmp_path / "decoded", tmp_path / "after"
     job = one_job(recording)
@@ -239,7 +246,9 @@ def test_a_job_that_brings_the_worker_down_on_the_cpu_is_set_aside_and_costs_no_
 def test_a_job_under_which_the_engine_dies_twice_is_set_aside_by_the_next_worker(
     here: Place,
 ) -> None:
-    """Model, worker and supervisor as users have them; the signal is the one of a broken native library."""
+    """Model, worker and supervisor as users have them; the signal is the one of a broken native
+    library.
+    """
     guilty = jobs.submit(request(LONG, options(language="en")))
 
     def at_work(attempt: int) -> bool:

@@ -1,4 +1,6 @@
-"""Machines whose workers cannot start, or die in ways that no job is to blame for: nothing fails, everything waits."""
+"""Machines whose workers cannot start, or die in ways that no job is to blame for: nothing fails,
+everything waits.
+"""
 
 from __future__ import annotations
 
@@ -98,7 +100,10 @@ def test_where_no_worker_can_start_jobs_wait_and_say_why_until_one_can(
 
     for text in (listed, shown, as_json["waiting_for"], answer["waiting_for"]):
         assert re.search(
-            r"no worker: signal SIGABRT \(\d failed starts since 20[^)]+\); (next try in \d+ s|trying again now)",
+            (
+                r"no worker: signal SIGABRT \(\d failed starts since 20[^)]+\); (next try in \d+ "
+                r"s|trying again now)"
+            ),
             text,
         )
     assert as_json["status"] == "queued"
@@ -232,7 +237,9 @@ def test_commands_of_a_machine_that_leaves_the_work_to_a_service_start_no_worker
 def test_an_error_of_the_queue_in_the_heartbeat_ends_the_process_and_its_jobs_go_on(
     here: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An orphan is adopted where the queue's table has gone: as a connection that breaks in that moment."""
+    """An orphan is adopted where the queue's table has gone: as a connection that breaks in that
+    moment.
+    """
     monkeypatch.setattr(worker_process, "start_worker", lambda chosen: False)
     orphan = jobs.submit(request(clip(), options(model="auto"))).job_id
     jobs.cancel(orphan)

@@ -172,7 +172,9 @@ def test_a_worker_whose_heartbeat_stands_still_is_ended_and_its_job_goes_on(
 def test_a_server_that_refuses_to_make_tables_is_an_error_of_the_store(
     server_url: str, tmp_path: Path
 ) -> None:
-    """As one that goes down while the tables are made: the error is one of ours, and standard output stays empty."""
+    """As one that goes down while the tables are made: the error is one of ours, and standard
+    output stays empty.
+    """
     url = new_database(server_url)
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("CREATE ROLE reader LOGIN")

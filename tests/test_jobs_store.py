@@ -199,7 +199,7 @@ def test_ids_are_in_order_and_not_to_be_confused() -> None:
     assert not any(map(is_id, ["", ids[0][:-1], ids[0].lower(), ids[0] + "0", "../" + ids[0][3:]]))
 
 
-# --- who works on it --------------------------------------------------------------------------------------------------
+# --- who works on it ------------------------------------------------------------------------------
 
 
 def test_a_killed_worker_is_followed_by_another_without_anybody_asking(tmp_path: Path) -> None:
@@ -226,7 +226,8 @@ def test_a_worker_with_nothing_to_do_ends_and_the_next_job_starts_another(tmp_pa
 def test_many_front_ends_start_one_worker(tmp_path: Path) -> None:
     code = (
         "import sys; from transcribe_mcp.service import jobs; "
-        "request = jobs.JobRequest(sys.argv[1], jobs.JobOptions(engine='fake', prompt=sys.argv[2])); "
+        "request = jobs.JobRequest(sys.argv[1], jobs.JobOptions(engine='fake', "
+        "prompt=sys.argv[2])); "
         "job = jobs.wait_for(jobs.submit(request).job_id, 100); print(job.status)"
     )
     with place(tmp_path / "data") as here:

@@ -13,7 +13,9 @@ from transcribe_mcp.jobs.group_commit import Together
 
 
 class Clerk:
-    """Halves even numbers, as many as are there at once, when the door is open; an angry one throws out everybody."""
+    """Halves even numbers, as many as are there at once, when the door is open; an angry one throws
+    out everybody.
+    """
 
     def __init__(self) -> None:
         self.door, self.inside = threading.Event(), threading.Event()

@@ -1,4 +1,6 @@
-"""Several workers on one queue, as a machine with several GPUs has them: a supervisor and its workers as users do."""
+"""Several workers on one queue, as a machine with several GPUs has them: a supervisor and its
+workers as users do.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +65,9 @@ def longer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(longer: Path, tmp_path_factory: pytest.TempPathFactory) -> Transcript:
-    """What a worker with half of the cores says that nothing interrupts: how sums are rounded depends on the cores."""
+    """What a worker with half of the cores says that nothing interrupts: how sums are rounded
+    depends on the cores.
+    """
     with kept_conversions(), place(tmp_path_factory.mktemp("unbroken"), **TWO):
         return jobs.get_transcript(finished(submit(1, longer)[0]).job_id)
 
@@ -341,7 +345,7 @@ def workflow(here: Place, job_id: str) -> str:
         return str(connection.execute(query, [job_id]).fetchone()[0])
 
 
-# --- how many ---------------------------------------------------------------------------------------------------------
+# --- how many -------------------------------------------------------------------------------------
 
 
 def machine(name: str, n_gpus: int, free_bytes: Sequence[int] = (), **variables: str) -> Facts:
@@ -406,7 +410,7 @@ def test_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "TRANSCRIBE_MCP_THREADS" in both and "TRANSCRIBE_MCP_THREADS" not in alone
 
 
-# --- on GPUs ----------------------------------------------------------------------------------------------------------
+# --- on GPUs --------------------------------------------------------------------------------------
 
 
 def test_two_gpus_are_at_work_for_two_jobs(tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
-"""All writes to a SQLite store go through one process. What it acknowledged is safe, whatever happens to it."""
+"""All writes to a SQLite store go through one process. What it acknowledged is safe, whatever
+happens to it.
+"""
 
 from __future__ import annotations
 
@@ -75,12 +77,13 @@ def models(here: Place) -> list[str]:
         return [model for (model,) in connection.execute("SELECT model FROM speeds ORDER BY model")]
 
 
-# --- one process writes -----------------------------------------------------------------------------------------------
+# --- one process writes ---------------------------------------------------------------------------
 
 
 def test_processes_that_write_at_once_share_one_writer_and_lose_nothing(unattended: Place) -> None:
     code = (
-        "import sys; from transcribe_mcp.jobs import process; process.start_worker = lambda chosen: False\n"
+        "import sys; from transcribe_mcp.jobs import process; process.start_worker = lambda "
+        "chosen: False\n"
         "from transcribe_mcp.service import jobs\n"
         "for n in range(10): print(jobs.submit(jobs.JobRequest(sys.argv[1], "
         "jobs.JobOptions(engine='fake', prompt=sys.argv[2] + str(n)))).job_id)"
@@ -265,7 +268,7 @@ def test_the_queue_takes_as_many_jobs_as_may_wait_whoever_submits_them(tmp_path:
         assert len(jobs.list_jobs().jobs) == 3
 
 
-# --- its process ------------------------------------------------------------------------------------------------------
+# --- its process ----------------------------------------------------------------------------------
 
 
 def test_who_only_reads_starts_no_writer(
@@ -317,7 +320,10 @@ def test_a_writer_that_cannot_be_started_is_said(
     jobs.list_jobs()
     broken = tmp_path / "broken"
     broken.mkdir()
-    code = "import sys\nif 'transcribe_mcp.jobs.writer' in sys.orig_argv: raise SystemExit('no such luck')\n"
+    code = (
+        "import sys\nif 'transcribe_mcp.jobs.writer' in sys.orig_argv: raise "
+        "SystemExit('no such luck')\n"
+    )
     (broken / "sitecustomize.py").write_text(code, encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", str(broken))
 
@@ -333,8 +339,10 @@ def test_the_writer_has_normal_priority_whoever_starts_it(unattended: Place) -> 
         pytest.skip("a process here has no such priority")
     jobs.list_jobs()
     code = (
-        "import sys; from transcribe_mcp.jobs.writer_link import WriterLink; from pathlib import Path\n"
-        "import os; os.nice(5)\nlink = WriterLink(Path(sys.argv[1]), 5.0)\nlink.ask([], commit=True)\n"
+        "import sys; from transcribe_mcp.jobs.writer_link import WriterLink; from pathlib "
+        "import Path\n"
+        "import os; os.nice(5)\nlink = WriterLink(Path(sys.argv[1]), 5.0)\n"
+        "link.ask([], commit=True)\n"
         "print('asked', flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", code, str(unattended.database)]
@@ -383,7 +391,8 @@ def test_a_process_that_is_killed_while_it_writes_holds_nobody_up(unattended: Pl
         pytest.skip("processes cannot be stopped there")
     queued()
     code = (
-        "import sys, sqlalchemy as sa; from transcribe_mcp.jobs.store import Store; from pathlib import Path\n"
+        "import sys, sqlalchemy as sa; from transcribe_mcp.jobs.store import Store; from "
+        "pathlib import Path\n"
         "from transcribe_mcp.jobs.database import write_from_now\n"
         "with Store(Path(sys.argv[1])).begin() as connection:\n"
         "    write_from_now(connection); connection.execute(sa.text('SELECT 1')).scalar()\n"

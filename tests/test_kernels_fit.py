@@ -1,4 +1,6 @@
-"""Triton's kernels compiled for GPUs that are not here. Skipped where there is no Triton: torch for CUDA brings it."""
+"""Triton's kernels compiled for GPUs that are not here. Skipped where there is no Triton: torch for
+CUDA brings it.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +27,12 @@ from transcribe_mcp.engines.whisper.loading import _load_on  # noqa: E402
 from transcribe_mcp.engines.whisper.model import Norm  # noqa: E402
 from transcribe_mcp.speech import lstm_kernels  # noqa: E402
 
-# Shared memory that a block may have by compute capability: CUDA C++ Programming Guide, "Technical Specifications".
+# Shared memory that a block may have by compute capability: CUDA C++ Programming Guide, "Technical
+# Specifications".
 SHARED_BYTES = {75: 65_536, 80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448, 120: 101_376}
 TYPES = {
-    torch.float64: "fp64", torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.int64: "i64",
-    torch.int32: "i32", torch.int8: "i8", torch.uint8: "u8",
+    torch.float64: "fp64", torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16",
+    torch.int64: "i64", torch.int32: "i32", torch.int8: "i8", torch.uint8: "u8",
 }  # fmt: skip
 HEADS, SIZE, POSITIONS, TOKENS = 6, 64, 1500, 51_866
 

@@ -1,4 +1,4 @@
-"""The MCP server as the official client sees it: over stdio and HTTP, in both eras of the protocol."""
+"""The MCP server tested with the official client: stdio and HTTP, both eras of the protocol."""
 
 from __future__ import annotations
 
@@ -86,8 +86,8 @@ def test_reading_tools_say_that_they_only_read_and_ending_ones_that_they_destroy
     reading = {name for name, hint in hints.items() if hint and hint.read_only_hint}
     ending = {name for name, hint in hints.items() if hint and hint.destructive_hint}
     assert reading == {
-        "get_transcription_progress", "list_transcription_history", "search_transcripts", "list_models",
-        "diagnose_system",
+        "get_transcription_progress", "list_transcription_history", "search_transcripts",
+        "list_models", "diagnose_system",
     }  # fmt: skip
     assert ending == {"cancel_transcription", "delete_transcription"}
     assert all(hint and hint.idempotent_hint for name, hint in hints.items() if name not in reading)
@@ -225,7 +225,7 @@ def test_a_waiting_call_reports_progress(caller: Caller, place: Home) -> None:
 
 
 def test_a_result_waits_for_its_job_and_tells_how_far_it_is(caller: Caller, place: Home) -> None:
-    """A recording that takes longer than the first call waits is two calls: start it, then ask for its text."""
+    """A long recording takes two calls: the first starts it, the second asks for its text."""
     heard: list[float] = []
 
     async def hear(progress: float, total: float | None, message: str | None) -> None:

@@ -28,8 +28,8 @@ from transcribe_mcp.service.jobs import Job, JobFailure, JobStatus
 
 SOURCE = Path(__file__).parents[1] / "src" / "transcribe_mcp"
 TOKENS, CHARS_A_TOKEN = 3_500, 4
-# Gemini refuses a server for any other keyword (exclusiveMinimum, $ref, additionalProperties, default, ...), OpenAI's
-# strict mode for unions, and both for an object without properties.
+# Gemini refuses a server for any other keyword (exclusiveMinimum, $ref, additionalProperties,
+# default, ...), OpenAI's strict mode for unions, and both for an object without properties.
 KEYWORDS = {"type", "description", "properties", "required", "items", "enum"}
 KINDS = {"object", "string", "number", "integer", "boolean", "array"}
 FOREIGN = re.compile(
@@ -65,7 +65,7 @@ def listed(caller: Caller) -> list[types.Tool]:
     return list(caller.portal.call(caller.client.list_tools).tools)
 
 
-# --- schemas ----------------------------------------------------------------------------------------------------------
+# --- schemas --------------------------------------------------------------------------------------
 
 
 def test_the_list_of_tools_is_short(caller: Caller) -> None:
@@ -99,7 +99,7 @@ def test_schemas_hold_nothing_that_any_client_refuses(caller: Caller) -> None:
         assert all(each["description"] for each in tool.input_schema["properties"].values())
 
 
-# --- what was not given -----------------------------------------------------------------------------------------------
+# --- what was not given ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("nothing", [None, "", "  ", []])
@@ -133,14 +133,15 @@ def test_a_client_that_fills_everything_with_null_is_served(
         assert caller.answer(tool.name, **{**nulls, **given.get(tool.name, {})})
 
 
-# --- what is meant ----------------------------------------------------------------------------------------------------
+# --- what is meant --------------------------------------------------------------------------------
 
 
 def test_numbers_and_lists_as_text_and_other_spellings_are_taken(
     caller: Caller, source: str, job_id: str
 ) -> None:
     answer = caller.answer(
-        "transcribe_audio", source=source, formats="SRT, json", vocabulary="Fraser, Zürich", force="false",
+        "transcribe_audio", source=source, formats="SRT, json", vocabulary="Fraser, Zürich",
+        force="false",
         diarize=0, wait_s="45 s", task=" Transcribe ", language="en-US",
     )  # fmt: skip
     assert answer["text"].startswith("1\n00:00:") and list(answer["resources"]) == ["srt", "json"]
@@ -243,9 +244,12 @@ def test_what_cannot_be_meant_is_refused_with_the_way_out(
 
 
 VALUES: st.SearchStrategy[Any] = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.just("9" * 5000)
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
+    | st.just("9" * 5000)
     | st.sampled_from(["null", "[", '["a"]', "1:2:3", "-1", "1e999", "inf", "nan", "\0", "０"]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=2),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=2)
+    ),
     max_leaves=4,
 )  # fmt: skip
 
@@ -285,7 +289,7 @@ def test_no_tool_answers_odd_values_with_anything_but_words(caller: Caller, valu
                 assert not FOREIGN.search(json.dumps(answer["error"])), answer
 
 
-# --- this machine ---------------------------------------------------------------------------------------------------
+# --- this machine ---------------------------------------------------------------------------------
 
 
 def test_models_say_what_a_default_run_needs_and_what_is_not_known(caller: Caller) -> None:
@@ -304,7 +308,7 @@ def test_models_say_what_a_default_run_needs_and_what_is_not_known(caller: Calle
     assert models["large-v1"]["fits"] == "unknown" and answer["runs_on"]
 
 
-def test_a_diagnosis_has_a_plan_only_where_something_is_wrong_and_installs_this_program_from_where_it_is_from(
+def test_a_diagnosis_has_a_plan_only_for_a_problem_and_installs_this_program_from_its_source(
     caller: Caller,
 ) -> None:
     answer = caller.answer("diagnose_system", details=True)
@@ -316,7 +320,7 @@ def test_a_diagnosis_has_a_plan_only_where_something_is_wrong_and_installs_this_
     assert not any(" transcribe-mcp " in command for command in commands)
 
 
-# --- words ------------------------------------------------------------------------------------------------------------
+# --- words ----------------------------------------------------------------------------------------
 
 
 def test_the_next_step_leads_out_of_waiting_and_never_to_what_can_only_fail_again() -> None:
@@ -340,7 +344,9 @@ def test_the_next_step_leads_out_of_waiting_and_never_to_what_can_only_fail_agai
 
 
 def hints_in_the_source() -> set[str]:
-    """Every text of the package that names an option or a command of the command line in what may be a hint."""
+    """Every text of the package that names an option or a command of the command line in what may
+    be a hint.
+    """
     found = set()
     for path in SOURCE.rglob("*.py"):
         if "compat" in path.parts or path.name in (

@@ -1,4 +1,6 @@
-"""When a server ends: with its client or at a signal, whatever it does; and that it answers whoever is still there."""
+"""When a server ends: with its client or at a signal, whatever it does; and that it answers whoever
+is still there.
+"""
 
 from __future__ import annotations
 
@@ -87,7 +89,9 @@ if not select.select([sys.stdin], [], [], float(sys.argv[2]))[0]:
 
 
 def test_a_request_that_cannot_be_read_is_answered(place: Home) -> None:
-    """Half a surrogate pair, as JavaScript writes names that are no Unicode, and arguments nested without end."""
+    """Half a surrogate pair, as JavaScript writes names that are no Unicode, and arguments nested
+    without end.
+    """
     odd = call(5, "transcribe_audio", source="@").replace(b"@", b"\\udcff")
     deep = call(6, "cancel_transcription", job_id=0).replace(
         b'"job_id": 0', b'"job_id": ' + b"[" * 3000 + b"]" * 3000

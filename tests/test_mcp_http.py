@@ -148,10 +148,10 @@ def test_only_a_whole_name_and_a_port_of_digits_are_trusted_whatever_the_route(
         assert status(host) != 421, host
         assert status("localhost", "/mcp", f"Origin: http://{host}") != 403, host
     for host in (
-        "localhost:x.evil.test", "localhost:80.evil.test", "localhost:80@evil.test", "localhost:", "localhost:65536",
-        "localhost:-1", "localhost:+1", "localhost:\xb2", "localhost.", "localhost.evil.test", "evil.test",
-        "[::1]x", "[::1",
-        "127.0.0.1:8 0", "user@localhost", "http://localhost",
+        "localhost:x.evil.test", "localhost:80.evil.test", "localhost:80@evil.test", "localhost:",
+        "localhost:65536", "localhost:-1", "localhost:+1", "localhost:\xb2", "localhost.",
+        "localhost.evil.test", "evil.test", "[::1]x", "[::1", "127.0.0.1:8 0", "user@localhost",
+        "http://localhost",
     ):  # fmt: skip
         for path in ("/mcp", "/", "/.well-known/oauth-protected-resource", "/nothing"):
             assert status(host, path) == 421, (host, path)
@@ -210,8 +210,8 @@ def test_other_machines_are_not_let_in_without_a_token_that_cannot_be_guessed(pl
     ):
         done = subprocess.run(
             [sys.executable, *SERVE, "--http", "--host", "0.0.0.0", "--port", "0"],
-            capture_output=True, text=True, check=False, timeout=PATIENCE_S, env=environment | variables,
-            cwd=place.path,
+            capture_output=True, text=True, check=False, timeout=PATIENCE_S,
+            env=environment | variables, cwd=place.path,
         )  # fmt: skip
         assert (done.returncode, done.stdout) == (2, "")
         assert words in done.stderr and "hint: set TRANSCRIBE_MCP_TOKEN" in done.stderr
@@ -261,13 +261,15 @@ def test_neither_the_token_nor_what_was_said_reaches_a_log_or_a_child(place: Hom
         assert not [sentence for sentence in said if sentence in text]
 
 
-# --- standard input and output ----------------------------------------------------------------------------------------
+# --- standard input and output --------------------------------------------------------------------
 
 
 def serve_lines(
     place: Home, lines: list[bytes], last: int, **variables: str
 ) -> tuple[list[bytes], bytes]:
-    """What a stdio server writes until the answer to request ``last``, and after its client has left."""
+    """What a stdio server writes until the answer to request ``last``, and after its client has
+    left.
+    """
     command = [sys.executable, *SERVE]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -305,7 +307,9 @@ def test_standard_output_carries_the_protocol_alone_whatever_is_said_to_the_serv
 
 
 def test_what_a_library_prints_stays_off_the_wire(place: Home, tmp_path: Path) -> None:
-    """A module that writes to descriptor 1, as native libraries do, while the server runs and when it ends."""
+    """A module that writes to descriptor 1, as native libraries do, while the server runs and when
+    it ends.
+    """
     (tmp_path / "sitecustomize.py").write_text(
         "import atexit, builtins, os\n"
         "def shout():\n"
@@ -335,8 +339,8 @@ def test_a_client_that_leaves_in_the_middle_of_a_call_leaves_the_job_behind(plac
     }
     request = {"jsonrpc": "2.0", "id": 3, "method": "tools/call", "params": {**call, "_meta": META}}
     with subprocess.Popen(
-        [sys.executable, *SERVE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env=place.environment, cwd=place.path,
+        [sys.executable, *SERVE], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, env=place.environment, cwd=place.path,
     ) as server:  # fmt: skip
         assert server.stdin is not None and server.stdout is not None and server.stderr is not None
         server.stdout.close()  # nobody reads what it answers

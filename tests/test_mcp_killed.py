@@ -1,4 +1,5 @@
-"""Servers that are killed while clients wait: every job that was begun is finished, once, by whoever comes next.
+"""Servers that are killed while clients wait: every job that was begun is finished, once, by
+whoever comes next.
 
 Three kills by default; with TRANSCRIBE_MCP_SLOW_TESTS=1 twelve.
 """
@@ -42,7 +43,9 @@ def mortal_server(place: Home) -> Iterator[tuple[str, subprocess.Popen[str]]]:
 
 
 def call_and_kill(url: str, server: subprocess.Popen[str], source: Path, moment: int) -> str | None:
-    """Submit and wait, and kill the server: at once, when the job's id is known, or when progress was heard of."""
+    """Submit and wait, and kill the server: at once, when the job's id is known, or when progress
+    was heard of.
+    """
     heard = threading.Event()
     job_id: str | None = None
 

@@ -1,4 +1,6 @@
-"""What clients hear without asking, tasks, and the directories that a client works in; in the era that has each."""
+"""What clients hear without asking, tasks, and the directories that a client works in; in the era
+that has each.
+"""
 
 from __future__ import annotations
 
@@ -94,7 +96,7 @@ def test_a_client_of_2025_hears_on_its_connection(server: Any, place: Home) -> N
         assert caller.portal.call(run, caller.client) in heard
 
 
-# --- tasks ------------------------------------------------------------------------------------------------------------
+# --- tasks ----------------------------------------------------------------------------------------
 
 
 class Task(types.Result):
@@ -196,7 +198,7 @@ def test_the_server_says_that_it_knows_tasks(url: str) -> None:
             assert mode == MODERN or (extensions is not None and TASKS in extensions)
 
 
-# --- the directories of a client --------------------------------------------------------------------------------------
+# --- the directories of a client ------------------------------------------------------------------
 
 
 def roots_at(*folders: Path) -> Callable[[ClientRequestContext], Awaitable[types.ListRootsResult]]:

@@ -1,4 +1,6 @@
-"""A client that means harm, or a model that was talked into it: refused in words, and nothing outside is touched."""
+"""A client that means harm, or a model that was talked into it: refused in words, and nothing
+outside is touched.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +27,14 @@ POSIX = pytest.mark.skipif(sys.platform == "win32", reason="links, pipes and nam
 HOSTILE_CALLS = 250
 CODES = {"": "source_refused", "empty folder": "source_not_found"}
 
-# Loaded by every Python that the server starts, the worker too: writes down which files and directories are opened.
+# Loaded by every Python that the server starts, the worker too: writes down which files and
+# directories are opened.
 WITNESS = """
 import os, sys
-EVENTS = {"open", "os.listdir", "os.scandir", "os.mkdir", "os.rename", "os.remove", "os.link", "os.truncate"}
+EVENTS = {
+    "open", "os.listdir", "os.scandir", "os.mkdir", "os.rename", "os.remove", "os.link",
+    "os.truncate",
+}
 def watch(event, arguments, log=os.environ.get("WITNESS_LOG")):
     if event in EVENTS and log:
         for each in arguments[:2]:
@@ -76,21 +82,24 @@ def outside_as_it_is(place: Home) -> list[tuple[str, int, int]]:
     return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in found]
 
 
-# --- hostile calls ----------------------------------------------------------------------------------------------------
+# --- hostile calls --------------------------------------------------------------------------------
 
 PARTS = st.sampled_from(
-    ["..", ".", "root", "outside", "link", "link.wav", "deep", "secret.wav", "*", "**", "[a-z]*", "?ecret.wav", "~",
-     ".hidden", "h.wav", "words.wav", "huge.wav", "\0", "\n", "%2e%2e", "CON", "a" * 300, "$(id)", "\u202e", "\udcff"]
+    ["..", ".", "root", "outside", "link", "link.wav", "deep", "secret.wav", "*", "**", "[a-z]*",
+     "?ecret.wav", "~", ".hidden", "h.wav", "words.wav", "huge.wav", "\0", "\n", "%2e%2e", "CON",
+     "a" * 300, "$(id)", "\u202e", "\udcff"]
 )  # fmt: skip
 RELATIVE = st.lists(PARTS, min_size=1, max_size=6).map("/".join)
 ELSEWHERE = st.sampled_from(
-    ["/etc/passwd", "/proc/self/environ", "/dev/zero", "~/.ssh/id_rsa", "file:///etc/passwd", "\\\\host\\share\\a.wav",
-     "http://127.0.0.1/a.wav", "https://user:secret@example.org/a.wav", "ftp://x/a", "concat:/etc/passwd|a.wav",
-     "subfile,,start,0,end,9,,:/etc/passwd", "/dev/fd/0", "data:audio/wav;base64,AAAA", "C:\\Windows\\win.ini", ""]
+    ["/etc/passwd", "/proc/self/environ", "/dev/zero", "~/.ssh/id_rsa", "file:///etc/passwd",
+     "\\\\host\\share\\a.wav", "http://127.0.0.1/a.wav", "https://user:secret@example.org/a.wav",
+     "ftp://x/a", "concat:/etc/passwd|a.wav", "subfile,,start,0,end,9,,:/etc/passwd", "/dev/fd/0",
+     "data:audio/wav;base64,AAAA", "C:\\Windows\\win.ini", ""]
 )  # fmt: skip
 ODDITIES: st.SearchStrategy[Any] = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(max_size=50), st.just("x" * 100_000),
-    st.lists(st.integers(), max_size=3), st.dictionaries(st.text(max_size=5), st.integers(), max_size=3),
+    st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(max_size=50),
+    st.just("x" * 100_000), st.lists(st.integers(), max_size=3),
+    st.dictionaries(st.text(max_size=5), st.integers(), max_size=3),
 )  # fmt: skip
 IDS = st.one_of(
     st.text(max_size=60),
@@ -104,7 +113,8 @@ CURSORS = st.one_of(
 
 def hostile(root: Path) -> st.SearchStrategy[tuple[str, dict[str, Any]]]:
     """Tools with arguments that nobody should give."""
-    # The witness cannot tell a name "outside" in the root, which may be looked for, from the directory beside the root.
+    # The witness cannot tell a name "outside" in the root, which may be looked for, from the
+    # directory beside the root.
     relative = RELATIVE.filter(
         lambda name: "/root/outside" not in os.path.normpath(f"{root}/{name}")
     )
@@ -165,8 +175,8 @@ def test_hostile_calls_are_refused_in_words_and_nothing_outside_is_read_or_writt
     counts = {"refused": 0, "answered": 0}
 
     @settings(
-        max_examples=HOSTILE_CALLS, deadline=None, phases=[Phase.generate, Phase.shrink], database=None,
-        suppress_health_check=list(HealthCheck),
+        max_examples=HOSTILE_CALLS, deadline=None, phases=[Phase.generate, Phase.shrink],
+        database=None, suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     @given(call=hostile(place.root))
     def attack(call: tuple[str, dict[str, Any]]) -> None:
@@ -285,7 +295,7 @@ def test_a_store_that_cannot_be_used_is_said_in_words_and_left_as_it_is(
         path.unlink()
 
 
-# --- what files and speech may say ------------------------------------------------------------------------------------
+# --- what files and speech may say ----------------------------------------------------------------
 
 
 @POSIX
@@ -318,7 +328,7 @@ def json_tools() -> list[str]:
     return [tool["name"] for tool in json.loads(snapshot.read_text(encoding="utf-8"))]
 
 
-# --- bad recordings ---------------------------------------------------------------------------------------------------
+# --- bad recordings -------------------------------------------------------------------------------
 
 
 @POSIX

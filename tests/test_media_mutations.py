@@ -1,7 +1,9 @@
-"""Damaged media give finite samples or an error in words: never another exception, a crash, a hang or FFmpeg's chatter.
+"""Damaged media give finite samples or an error in words: never another exception, a crash, a hang
+or FFmpeg's chatter.
 
-Each container's cases run in a child process of its own: a crash in native code ends only that, a hang is ended by a
-time limit, and both name the case, because the child says each case before it tries it.
+Each container's cases run in a child process of its own: a crash in native code ends only that, a
+hang is ended by a time limit, and both name the case, because the child says each case before it
+tries it.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ FILES = {
 
 
 def mutate(data: bytes, seed: int) -> bytes:
-    """One to three wounds: bytes flipped, deleted, inserted, cut off, shuffled, zeroed; half of them in the header."""
+    """One to three wounds: bytes flipped, deleted, inserted, cut off, shuffled, zeroed; half of
+    them in the header.
+    """
     chance = random.Random(seed)
     out = bytearray(data)
     for _ in range(chance.randint(1, 3)):
@@ -125,7 +129,8 @@ def test_mutated_media_give_samples_or_an_error_in_words(tmp_path, suffix):
         )
     except subprocess.TimeoutExpired:
         pytest.fail(
-            f"case {(tmp_path / 'case').read_text()} or those before it took more than {PATIENCE_S} s"
+            f"case {(tmp_path / 'case').read_text()} or those before it took more than "
+            f"{PATIENCE_S} s"
         )
     assert done.returncode == 0, f"case {(tmp_path / 'case').read_text()}: {done.stderr[-2000:]}"
     assert done.stderr == "", "FFmpeg or a warning spoke"

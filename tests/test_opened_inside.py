@@ -260,7 +260,9 @@ PLAYLISTS = {
     "list.wav": "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\n{secret}\n#EXT-X-ENDLIST\n",
     "list.ffconcat": "ffconcat version 1.0\nfile '{secret}'\n",
     "list.flac": "ffconcat version 1.0\nfile '{secret}'\n",
-    "list.sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=audio 9 RTP/AVP 0\n",
+    "list.sdp": (
+        "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=audio 9 RTP/AVP 0\n"
+    ),
     "list.pls": "[playlist]\nFile1={secret}\nNumberOfEntries=1\n",
     "list.asx": '<asx version="3.0"><entry><ref href="{secret}"/></entry></asx>',
     "list.mpd": '<?xml version="1.0"?><MPD><Period><BaseURL>{secret}</BaseURL></Period></MPD>',

@@ -197,7 +197,8 @@ def test_a_full_disk_holds_the_old_file_and_no_rest(tmp_path: Path) -> None:
     listing = f"""
         import atexit
         from pathlib import Path
-        atexit.register(lambda: print([(path.name, path.read_text()) for path in Path({str(tmp_path)!r}).iterdir()]))
+        there = Path({str(tmp_path)!r})
+        atexit.register(lambda: print([(path.name, path.read_text()) for path in there.iterdir()]))
         """
     result = limited(listing, str(tmp_path / "a.txt"), shell=mount)
     assert result.stdout.startswith("OutputError"), result.stderr

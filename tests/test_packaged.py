@@ -1,4 +1,6 @@
-"""Whisper tiny.en as a package: used where no model is downloaded and the Hub cannot be reached, and only if intact."""
+"""Whisper tiny.en as a package: used where no model is downloaded and the Hub cannot be reached,
+and only if intact.
+"""
 
 from __future__ import annotations
 

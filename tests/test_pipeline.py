@@ -1,4 +1,6 @@
-"""The flow with an engine that says what the test tells it to; see ``test_pipeline_whisper`` for real decoding."""
+"""The flow with an engine that says what the test tells it to; see ``test_pipeline_whisper`` for
+real decoding.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,7 @@ def no_thread_stays() -> Iterator[None]:
     assert [thread.name for thread in started if thread.is_alive()] == []
 
 
-# -- batches ---------------------------------------------------------------------------------------------------------
+# -- batches ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8, 100])
@@ -122,7 +124,7 @@ def test_options_for_decoding_reach_the_engine(minute: Path) -> None:
     assert [call.options for call in engine.calls] == [asked, asked.at(0.7)]
 
 
-# -- languages -------------------------------------------------------------------------------------------------------
+# -- languages -------------------------------------------------------------------------------------
 
 
 def german_before(limit_s: float) -> Callable[[Window], dict[str, float]]:
@@ -186,7 +188,7 @@ def test_a_language_that_was_asked_for_is_not_voted_on(minute: Path, wanted: str
     assert engine.calls[0].languages[0] == "de"
 
 
-# -- refusals --------------------------------------------------------------------------------------------------------
+# -- refusals --------------------------------------------------------------------------------------
 
 ENGLISH_ONLY = replace(INFO, languages=("en",), tasks=("transcribe",))
 
@@ -232,7 +234,7 @@ def test_options_that_make_no_sense_are_refused_with_a_hint(wrong: dict[str, obj
     assert caught.value.hint
 
 
-# -- quality ---------------------------------------------------------------------------------------------------------
+# -- quality ---------------------------------------------------------------------------------------
 
 
 def test_a_window_that_stays_doubtful_is_kept_and_named_by_its_time(minute: Path) -> None:
@@ -343,7 +345,7 @@ def test_words_can_be_left_out_and_the_sentences_stay_the_same(minute: Path) -> 
     assert without.segments == tuple(replace(segment, words=()) for segment in with_words.segments)
 
 
-# -- progress, failures, threads -------------------------------------------------------------------------------------
+# -- progress, failures, threads -------------------------------------------------------------------
 
 
 def test_every_stage_reports_up_to_the_end_and_never_backwards(long: Path) -> None:

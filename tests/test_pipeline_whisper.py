@@ -1,4 +1,6 @@
-"""The whole flow with real engines: its parts fit together; see ``test_exact`` for how well it hears."""
+"""The whole flow with real engines: its parts fit together; see ``test_exact`` for how well it
+hears.
+"""
 
 from __future__ import annotations
 

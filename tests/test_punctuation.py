@@ -25,7 +25,9 @@ MARKED = " We came home late, and the lights were out. So nobody saw that the do
 def decoded_once_more(
     again: Decoded, *, first: str = PLAIN, language: str = "en", **options: str
 ) -> tuple[Attempt, list[DecodingOptions]]:
-    """A window in which ``first`` is heard, and ``again`` after a prompt; with the options of every decoding."""
+    """A window in which ``first`` is heard, and ``again`` after a prompt; with the options of every
+    decoding.
+    """
 
     def hear(window: Window, spoken: str, options: DecodingOptions) -> Decoded:
         return replace(again if options.prompt else said(first), language=spoken)
@@ -99,7 +101,7 @@ def test_every_prompt_is_punctuated_itself() -> None:
         assert prompt[-1] in "?？؟;"
 
 
-# -- a real model ----------------------------------------------------------------------------------------------------
+# -- a real model ----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,6 @@
-"""README and the pages beside it are true: commands run, samples are the output, tables are complete."""
+"""README and the pages beside it are true: commands run, samples are the output, tables are
+complete.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Probabilities become regions, regions become windows: whole, in order, in bounded memory, however they are pushed."""
+"""Probabilities become regions, regions become windows: whole, in order, in bounded memory, however
+they are pushed.
+"""
 
 from __future__ import annotations
 
@@ -106,7 +108,7 @@ def stretches(regions: tuple[Region, ...]) -> list[Region]:
     return merged
 
 
-# -- any recording ---------------------------------------------------------------------------------------------------
+# -- any recording ---------------------------------------------------------------------------------
 
 
 @settings(derandomize=True, deadline=None, max_examples=40)
@@ -225,7 +227,7 @@ def test_windows_are_not_ended_early_without_a_reason(probabilities: Probabiliti
         )
 
 
-# -- particular recordings -------------------------------------------------------------------------------------------
+# -- particular recordings -------------------------------------------------------------------------
 
 
 def test_a_window_that_overflows_is_cut_in_the_longest_pause_of_its_second_half() -> None:
@@ -314,7 +316,7 @@ def test_no_more_is_held_than_two_blocks_and_two_windows(name: str, probability:
     assert most_bytes < held_s * SAMPLE_RATE_HZ * 4 + 2**17, name
 
 
-# -- everything taken for speech -------------------------------------------------------------------------------------
+# -- everything taken for speech -------------------------------------------------------------------
 
 
 def loud(samples: NDArray[np.float32], *blocks_samples: int) -> Probabilities:

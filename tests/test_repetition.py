@@ -1,4 +1,6 @@
-"""Repeated words that were really said, fast speech, and checkpoints of other windows: on Whisper tiny.en."""
+"""Repeated words that were really said, fast speech, and checkpoints of other windows: on Whisper
+tiny.en.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +81,7 @@ def test_a_loop_that_cannot_be_decoded_again_is_left_out_and_named(engine: Engin
     assert codes(transcript) == {"doubtful_repetition"}
 
 
-# -- checkpoints -----------------------------------------------------------------------------------------------------
+# -- checkpoints -----------------------------------------------------------------------------------
 
 
 class Kept:

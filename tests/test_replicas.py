@@ -46,7 +46,9 @@ def by_number(window: Window, language: str, options: DecodingOptions) -> Decode
 
 @dataclass(slots=True)
 class SmallEngine(ScriptedEngine):
-    """It has memory for so many windows, encoded or at work; what is encoded is held until nobody refers to it."""
+    """It has memory for so many windows, encoded or at work; what is encoded is held until nobody
+    refers to it.
+    """
 
     room: int = 4
     decoding_room: int = 4
@@ -145,7 +147,9 @@ class HeldBatch:
 
 
 class FullEngine(ScriptedEngine):
-    """Its memory holds so many windows, in whatever batches they are; to work on some takes half as much again."""
+    """Its memory holds so many windows, in whatever batches they are; to work on some takes half as
+    much again.
+    """
 
     def __init__(self, room: int) -> None:
         ScriptedEngine.__init__(

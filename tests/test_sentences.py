@@ -20,7 +20,9 @@ from transcribe_mcp.domain.transcript import Word
 
 
 def spoken(text: str, *, word_s: float = 0.3) -> list[Word]:
-    """Words of ``text``, back to back. ``/0.5/`` is a pause in seconds; ``|`` parts words written without a space."""
+    """Words of ``text``, back to back. ``/0.5/`` is a pause in seconds; ``|`` parts words written
+    without a space.
+    """
     words: list[Word] = []
     now = 0.0
     for token in text.split():
@@ -104,7 +106,10 @@ def test_a_very_long_pause_ends_a_sentence_whatever_is_written() -> None:
 
 
 def test_a_pause_in_a_sentence_that_goes_on_to_its_full_stop_does_not_end_it() -> None:
-    said = f"And so, my fellow Americans, /{PAUSE_S}/ ask not /{PAUSE_S}/ what your country can do for you."
+    said = (
+        f"And so, my fellow Americans, /{PAUSE_S}/ ask not /{PAUSE_S}/ what your country "
+        "can do for you."
+    )
 
     assert sentences(said) == [said.replace(f"/{PAUSE_S}/ ", "")]
 
@@ -128,7 +133,10 @@ def test_another_speaker_starts_another_sentence() -> None:
 
 
 def test_speech_without_punctuation_is_cut_at_its_pauses() -> None:
-    text = f"and so my fellow americans ask not /{UNPUNCTUATED_PAUSE_S}/ what your country can do for you ask /0.2/ what"
+    text = (
+        f"and so my fellow americans ask not /{UNPUNCTUATED_PAUSE_S}/ what your country "
+        "can do for you ask /0.2/ what"
+    )
     assert sentences(text) == [
         "and so my fellow americans ask not",
         "what your country can do for you ask what",
@@ -208,7 +216,9 @@ def test_every_word_is_in_exactly_one_sentence_and_no_sentence_is_too_long(
 
 
 def test_a_day_of_speech_is_cut_with_work_that_grows_with_the_words() -> None:
-    """Without one pause or mark, each cut must leave both sides a share: else the work grows with the square."""
+    """Without one pause or mark, each cut must leave both sides a share: else the work grows with
+    the square.
+    """
     words = [Word(i / 4, i / 4 + 0.25, " word") for i in range(100_000)]
     cut = cut_sentences(words)
     assert max(len(group) for group in cut) <= 60

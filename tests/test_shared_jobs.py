@@ -1,4 +1,6 @@
-"""Jobs that several ask for: one work, and whoever cancels or deletes takes nothing from the others."""
+"""Jobs that several ask for: one work, and whoever cancels or deletes takes nothing from the
+others.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Names of files as assistants and people write them: what can only mean one file is taken for it."""
+"""Names of files as assistants and people write them: what can only mean one file is taken for
+it.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,8 @@ from transcribe_mcp.media.access import Access, find_allowed
 from transcribe_mcp.media.inputs import find_recordings
 
 NAMES = (
-    "talk one.mp3", "Memo 3.04\u202fPM – take 2.m4a", "Café’s.mp3", "100%25.mp3", "don't.mp3", "x.mp3", "[x].mp3",
-    "album [2024]/a.mp3", "album [2024]/b.mp3", "year 2024/c.mp3",
+    "talk one.mp3", "Memo 3.04\u202fPM – take 2.m4a", "Café’s.mp3", "100%25.mp3", "don't.mp3",
+    "x.mp3", "[x].mp3", "album [2024]/a.mp3", "album [2024]/b.mp3", "year 2024/c.mp3",
 )  # fmt: skip
 POSIX_NAMES = ("'quoted'.mp3", "back\\ slash.mp3", "~odd.mp3") if os.name == "posix" else ()
 
@@ -45,7 +47,10 @@ WRITTEN: dict[str, tuple[str, Callable[[Path], str]]] = {
     "backticks and spaces": ("x.mp3", lambda root: f"  `{root}/x.mp3` \n"),
     "angle brackets": ("x.mp3", lambda root: f"<{root}/x.mp3>"),
     "URI": ("talk one.mp3", lambda root: (root / "talk one.mp3").as_uri()),
-    "URI with one slash": ("x.mp3", lambda root: (root / "x.mp3").as_uri().replace("file://", "file:")),
+    "URI with one slash": (
+        "x.mp3",
+        lambda root: (root / "x.mp3").as_uri().replace("file://", "file:"),
+    ),
     "URI in capitals": ("x.mp3", lambda root: (root / "x.mp3").as_uri().replace("file://", "FILE://")),
     "URI of localhost": ("x.mp3", lambda root: (root / "x.mp3").as_uri().replace("file://", "file://localhost")),
     "URI without escapes": ("talk one.mp3", lambda root: f"file://{root.as_posix()}/talk one.mp3"),
@@ -53,7 +58,10 @@ WRITTEN: dict[str, tuple[str, Callable[[Path], str]]] = {
     "percent sign": ("100%25.mp3", lambda root: f"{root}/100%25.mp3"),
     "percent escapes": ("talk one.mp3", lambda root: f"{root}/talk%20one.mp3"),
     "no-break space": ("talk one.mp3", lambda root: f"{root}/talk\u00a0one.mp3"),
-    "plain space and hyphen": ("Memo 3.04\u202fPM – take 2.m4a", lambda root: f"{root}/Memo 3.04 PM - take 2.m4a"),
+    "plain space and hyphen": (
+        "Memo 3.04\u202fPM – take 2.m4a",
+        lambda root: f"{root}/Memo 3.04 PM - take 2.m4a",
+    ),
     "decomposed": ("Café’s.mp3", lambda root: unicodedata.normalize("NFD", f"{root}/Café's.mp3")),
     "curly apostrophe": ("don't.mp3", lambda root: f"{root}/don’t.mp3"),
     "invisible sign": ("x.mp3", lambda root: f"{root}/x\u200b.mp3"),
@@ -149,7 +157,7 @@ def test_no_spelling_leads_outside_or_tells_what_is_there(
     assert here.hint == nowhere.hint
 
 
-# --- through the front ends -------------------------------------------------------------------------------------------
+# --- through the front ends -----------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

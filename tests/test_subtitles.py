@@ -1,4 +1,6 @@
-"""Subtitles follow rules that can be set; where rules clash, the rule yields and the text never does."""
+"""Subtitles follow rules that can be set; where rules clash, the rule yields and the text never
+does.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ def lines(transcript: Transcript, rules: SubtitleRules = RULES) -> list[list[str
 
 
 def width(line: str) -> int:
-    """Independent count, never too high: wide characters two columns, marks that sit on others none."""
+    """Independent count, never too high: wide characters two columns, marks that sit on others
+    none.
+    """
     return sum(
         2
         if unicodedata.east_asian_width(char) in "WF"
@@ -68,7 +72,8 @@ def test_cues_end_with_sentences_when_they_can() -> None:
 def test_a_long_sentence_is_cut_at_its_clause() -> None:
     transcript = transcript_of(
         said(
-            "When the rain had stopped at last in the evening, everybody in the village went out to the river."
+            "When the rain had stopped at last in the evening, everybody in the village went "
+            "out to the river."
         )
     )
     assert lines(transcript) == [
@@ -82,7 +87,10 @@ def test_a_sentence_too_short_to_read_shares_a_cue_with_its_neighbour() -> None:
 
 
 def test_a_title_is_not_parted_from_its_name() -> None:
-    text = "Every evening of that long and rainy summer Dr. Jones walked down to the river with his old dog."
+    text = (
+        "Every evening of that long and rainy summer Dr. Jones walked down to the river "
+        "with his old dog."
+    )
     assert not any(line.endswith("Dr.") for cue in lines(transcript_of(said(text))) for line in cue)
 
 

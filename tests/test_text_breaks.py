@@ -1,4 +1,6 @@
-"""Text of any script is cut where Unicode's rules allow it, never inside what a reader takes for one character."""
+"""Text of any script is cut where Unicode's rules allow it, never inside what a reader takes for
+one character.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +26,23 @@ WORD_S = 0.2
 
 FAMILY, FLAGS, THUMB = "👨‍👩‍👧‍👦", "🇩🇪🇫🇷🇪🇸🇮🇹🇵🇱🇨🇿🇦🇹🇨🇭🇧🇪🇳🇱", "👍🏽"
 TEXTS = {
-    "ja katakana": ("ja", "コンピューターのサーバーにメールのデータをコピーしてスーパーマーケットでコーヒーを買った"),
-    "ja kinsoku": ("ja", "約１２３４万５６００円になり時々佐々木さんが来て「ええっ、すごいっ！」と言ったそうです"),
+    "ja katakana": (
+        "ja",
+        "コンピューターのサーバーにメールのデータをコピーしてスーパーマーケットでコーヒーを買った",
+    ),
+    "ja kinsoku": (
+        "ja",
+        "約１２３４万５６００円になり時々佐々木さんが来て「ええっ、すごいっ！」と言ったそうです",
+    ),
     "ja halfwidth": ("ja", "ｶﾞｷﾞｸﾞｹﾞｺﾞﾊﾟﾋﾟﾌﾟﾍﾟﾎﾟ" * 5),
-    "ja decomposed": ("ja", unicodedata.normalize("NFD", "がぎぐげござじずぜぞだぢづでどばびぶべぼぱぴぷぺぽ" * 3)),
-    "zh": ("zh", "我们使用Whisper模型处理了1234个文件其中98.6%成功了（包括视频）并且花了￥5000元发送到这个地址"),
+    "ja decomposed": (
+        "ja",
+        unicodedata.normalize("NFD", "がぎぐげござじずぜぞだぢづでどばびぶべぼぱぴぷぺぽ" * 3),
+    ),
+    "zh": (
+        "zh",
+        "我们使用Whisper模型处理了1234个文件其中98.6%成功了（包括视频）并且花了￥5000元发送到这个地址",
+    ),
     "th": ("th", "วันนี้เราจะไปเที่ยวทะเลและกินอาหารทะเลที่ร้านใกล้ๆแล้วก็ไปเดินเล่นที่ตลาดน้ำเพราะแม่ชอบซื้อของ"),
     "lo": ("lo", "ມື້ນີ້ພວກເຮົາຈະໄປທ່ຽວຕະຫຼາດແລະກິນເຂົ້າໜຽວກັບໄກ່ປີ້ງຢູ່ຮ້ານໃກ້ໆບ້ານຂອງພວກເຮົາແລະເຮົາກໍ່ມີຄວາມສຸກຫຼາຍໆ"),
     "km": ("km", "ថ្ងៃនេះយើងនឹងទៅលេងសមុទ្រហើយញ៉ាំអាហារសមុទ្រនៅភោជនីយដ្ឋានដែលនៅជិតផ្ទះរបស់យើងព្រោះវាឆ្ងាញ់ណាស់"),
@@ -36,12 +50,22 @@ TEXTS = {
     "bo": ("bo", "བོད་ཡིག་ནི་བོད་མིའི་སྐད་ཡིག་ཡིན་པ་དང་དེ་ནི་གངས་ཅན་ལྗོངས་ཀྱི་མི་རྣམས་ཀྱིས་བེད་སྤྱོད་བྱེད་པ་ཡིན།"),
     "hi": ("hi", " प्रतियोगितात्मकताविरोधीकार्यक्रमनिर्देशिकासम्बन्धीव्यवस्थापनसमितिमें काम है"),
     "ta": ("ta", " போக்குவரத்துக்கழகங்களுக்கிடையேயானஒப்பந்தங்களைப்பற்றியகலந்துரையாடல் நடந்தது"),
-    "ko jamo": ("ko", unicodedata.normalize("NFD", " 안녕하세요여러분오늘은날씨가정말좋아서우리는공원에가서 먹었다")),
+    "ko jamo": (
+        "ko",
+        unicodedata.normalize(
+            "NFD", " 안녕하세요여러분오늘은날씨가정말좋아서우리는공원에가서 먹었다"
+        ),
+    ),
     "emoji": ("en", f" Our family {FAMILY * 8} likes {FLAGS * 3} and {THUMB * 23} #️⃣❤️"),
     "marks": ("en", " Za" + "l\u0301\u0324go\u030a\u0301" * 30),
-    "fr": ("fr", " Bonjour ! « Comment allez-vous ? » demanda-t-il ; « très bien » : voilà tout ce que nous savons !"),
+    "fr": (
+        "fr",
+        " Bonjour ! « Comment allez-vous ? » demanda-t-il ; « très bien » : voilà "
+        "tout ce que nous savons !",
+    ),
 }  # fmt: skip
-# What no line starts or ends with, by JIS X 4051 and the orthographies of Thai, Lao, Khmer and Burmese.
+# What no line starts or ends with, by JIS X 4051 and the orthographies of Thai, Lao, Khmer and
+# Burmese.
 NOT_FIRST = set(
     "ーぁぃぅぇぉっゃゅょゎァィゥェォッャュョヮ々〻ゝゞヽヾ・％、。！？」』）】…!?»;:"
     + "ะาำๆฯะາຳໆ"

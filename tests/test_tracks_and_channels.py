@@ -68,7 +68,7 @@ def level_db(samples: Samples) -> float:
     return float(10 * np.log10(np.mean(samples**2) + 1e-12))
 
 
-# --- tracks -----------------------------------------------------------------------------------------------------------
+# --- tracks ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("suffix", "codec"), [("mp4", "aac"), ("mka", "flac"), ("ts", "mp2")])
@@ -112,7 +112,7 @@ def test_all_tracks_are_transcribed_each_with_its_name(tmp_path, engine, voice, 
     assert "".join(s.text for s in transcript.segments if s.speaker == "Anna").strip() == words
 
 
-# --- channels ---------------------------------------------------------------------------------------------------------
+# --- channels -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("gain", [-1.0, -0.9, -1.15], ids=["inverted", "quieter", "louder"])
@@ -255,7 +255,7 @@ def test_jobs_of_earlier_versions_keep_their_options_and_their_answers():
     )
 
 
-# --- level ------------------------------------------------------------------------------------------------------------
+# --- level ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("lower_db", [35, 60])

@@ -1,4 +1,6 @@
-"""The transcript keeps its invariants, and its JSON form loses nothing but fractions of a millisecond."""
+"""The transcript keeps its invariants, and its JSON form loses nothing but fractions of a
+millisecond.
+"""
 
 from __future__ import annotations
 
@@ -182,7 +184,9 @@ def test_a_misspelt_field_does_not_fit_the_schema(part: str) -> None:
 
 
 def test_tools_that_read_whispers_json_find_what_they_look_for() -> None:
-    """openai-whisper's ``WriteJSON``: text, segments with id, start, end, text and words, language."""
+    """openai-whisper's ``WriteJSON``: text, segments with id, start, end, text and words,
+    language.
+    """
     data = GOOD
     assert {"text", "segments", "language"} <= data.keys()
     segment = data["segments"][0]

@@ -17,7 +17,8 @@ WAITS = {"acquire", "communicate", "join", "result", "run", "wait", "wait_for"}
 
 
 def test_tests_read_no_clock_and_wait_for_no_length_of_time() -> None:
-    """A busy machine fails no test. What waits, waits for a condition; its guard is ``patience.PATIENCE_S``.
+    """A busy machine fails no test. What waits, waits for a condition; its guard is
+    ``patience.PATIENCE_S``.
 
     Less than a second is a pause between two looks.
     """

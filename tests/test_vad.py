@@ -56,7 +56,9 @@ def syllable(rng: np.random.Generator) -> Samples:
 
 
 def babble(duration_s: float, seed: int = 0) -> Samples:
-    """Something between speech and nonsense, with pauses: probabilities on both sides of the threshold."""
+    """Something between speech and nonsense, with pauses: probabilities on both sides of the
+    threshold.
+    """
     rng = np.random.default_rng(seed)
     syllables = [syllable(rng) for _ in range(50)]
     parts: list[Samples] = []
@@ -246,11 +248,10 @@ def test_a_missing_model_file_is_refused_with_a_way_out(tmp_path: Path) -> None:
     assert "pip install" in hint
 
 
-def test_neither_importing_nor_using_the_detector_loads_faster_whisper_and_importing_it_no_onnxruntime() -> (
-    None
-):
+def test_the_detector_never_loads_faster_whisper_and_its_import_no_onnxruntime() -> None:
     program = (
-        "import sys, transcribe_mcp.speech.detector as vad; assert 'onnxruntime' not in sys.modules; "
+        "import sys, transcribe_mcp.speech.detector as vad; assert 'onnxruntime' not in "
+        "sys.modules; "
         "vad.SpeechDetector(1);"
         "assert not {'faster_whisper', 'torch'} & set(sys.modules)"
     )

@@ -1,4 +1,6 @@
-"""Checkpoints as the PyTorch engine reads them: shards, older files, damage, and what they leave unsaid."""
+"""Checkpoints as the PyTorch engine reads them: shards, older files, damage, and what they leave
+unsaid.
+"""
 
 from __future__ import annotations
 

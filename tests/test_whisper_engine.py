@@ -1,4 +1,6 @@
-"""The PyTorch engine on the CPU against transformers' Whisper, and against itself in other batches and precisions."""
+"""The PyTorch engine on the CPU against transformers' Whisper, and against itself in other batches
+and precisions.
+"""
 
 from __future__ import annotations
 
@@ -98,7 +100,7 @@ def said(
         )
 
 
-# --- right ------------------------------------------------------------------------------------------------------------
+# --- right ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("timestamps", [False, True])
@@ -163,7 +165,7 @@ def test_the_second_geometry_with_the_ids_of_large_v3_hears_the_same_words(
     assert normalise(heard.text, "en") == said_words
 
 
-# --- batches ----------------------------------------------------------------------------------------------------------
+# --- batches --------------------------------------------------------------------------------------
 
 
 def test_windows_that_come_and_go_say_what_they_say_all_at_once(
@@ -254,7 +256,7 @@ def test_a_beam_of_one_window_is_timed_like_any_other_text(
     assert all(before.start <= after.start for before, after in pairwise(words))
 
 
-# --- words ------------------------------------------------------------------------------------------------------------
+# --- words ----------------------------------------------------------------------------------------
 
 
 def test_words_timed_while_decoding_are_timed_as_when_the_text_is_gone_through_again(
@@ -299,7 +301,7 @@ def test_words_are_timed_where_they_were_said(
     assert float(np.median(errors)) < 0.025
 
 
-# --- precisions -------------------------------------------------------------------------------------------------------
+# --- precisions -----------------------------------------------------------------------------------
 
 
 def word_errors(texts: list[str], names: list[str]) -> float:
@@ -364,7 +366,7 @@ def test_8_bit_keys_and_values_are_off_by_half_a_step_at_most(engine: Any) -> No
                 assert bool(((true - near).abs() <= step * 0.5001 + 1e-7).all())
 
 
-# --- what goes wrong --------------------------------------------------------------------------------------------------
+# --- what goes wrong ------------------------------------------------------------------------------
 
 
 def test_samples_that_are_no_numbers_are_refused_and_the_engine_goes_on(

@@ -1,4 +1,6 @@
-"""Captured steps and Triton's kernels on a GPU against their slow twins. Skipped where there is no GPU."""
+"""Captured steps and Triton's kernels on a GPU against their slow twins. Skipped where there is no
+GPU.
+"""
 
 from __future__ import annotations
 
@@ -114,7 +116,9 @@ def test_windows_heard_again_hotter_go_back_into_the_running_batch(
 
 
 def test_windows_are_encoded_alike_the_first_time_and_captured(engine: Any) -> None:
-    """From the second time on a number of windows is replayed; room for more of them is made in between."""
+    """From the second time on a number of windows is replayed; room for more of them is made in
+    between.
+    """
     fresh = _load_on(
         EngineRequest(
             "whisper", str(whisper_nano()), "cuda", engine.info.compute_type, offline=True
@@ -242,7 +246,8 @@ def test_without_a_c_compiler_words_are_the_same_and_the_result_says_why_it_was_
     script = """if True:
         import json, sys
         from transcribe_mcp import EngineRequest, Options, load_engine, transcribe
-        engine = load_engine(EngineRequest("whisper", sys.argv[1], "cuda:0", "float32", offline=True))
+        request = EngineRequest("whisper", sys.argv[1], "cuda:0", "float32", offline=True)
+        engine = load_engine(request)
         transcript = transcribe(sys.argv[2], engine, Options(language=sys.argv[3]))
         engine.close()
         print(json.dumps([transcript.text, [notice.code for notice in transcript.warnings]]))

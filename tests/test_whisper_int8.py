@@ -78,9 +78,7 @@ def coarse(request: pytest.FixtureRequest) -> Iterator[Any]:
     engine.close()
 
 
-def test_a_cpu_takes_8_bits_where_nothing_is_said_of_precision_in_the_encoder_only_if_those_are_faster() -> (
-    None
-):
+def test_a_cpu_takes_8_bits_by_itself_in_the_encoder_only_if_those_are_faster() -> None:
     engine = load("auto")
     engine.close()
 
@@ -221,7 +219,8 @@ def test_what_a_window_says_does_not_depend_on_those_beside_it(
 def test_words_are_timed_as_in_float32(
     exact: Any, compute_type: str, windows: list[Window], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # What computes is measured when an engine is loaded; with convolutions in bfloat16 a window may say another word.
+    # What computes is measured when an engine is loaded; with convolutions in bfloat16 a window may
+    # say another word.
     monkeypatch.setattr(loading, "convolution_dtype", lambda geometry, threads: torch.float32)
     coarse: Any = load(compute_type)
     starts = []

@@ -1,4 +1,6 @@
-"""Loading the PyTorch engine where CUDA is not as it should be. The GPU is one that torch is told of."""
+"""Loading the PyTorch engine where CUDA is not as it should be. The GPU is one that torch is told
+of.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +83,7 @@ def test_an_engine_whose_gpu_is_gone_can_be_closed(monkeypatch: pytest.MonkeyPat
         engine.encode([])
 
 
-# -- Triton ------------------------------------------------------------------------------------------------------------
+# -- Triton ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""The PyTorch engine on a real GPU of which it is given little memory. Skipped where there is no GPU."""
+"""The PyTorch engine on a real GPU of which it is given little memory. Skipped where there is no
+GPU.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,9 @@ def load(precision: str, device: str = "cuda:0") -> Engine:
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16+int8"])
 def test_a_gpu_of_little_memory_hears_the_same_words_in_smaller_batches(precision: str) -> None:
-    """What it needs of a whole batch is 1.3 GB; the model, a window and the workspaces of libraries are 0.3 GB."""
+    """What it needs of a whole batch is 1.3 GB; the model, a window and the workspaces of libraries
+    are 0.3 GB.
+    """
     engine = load(precision)
     whole = transcribe(talk(), engine, GREEDY)
     engine.close()

@@ -1,4 +1,6 @@
-"""All the sound that a file holds is read, whatever its headers say, and nothing is said to be missing that is not."""
+"""All the sound that a file holds is read, whatever its headers say, and nothing is said to be
+missing that is not.
+"""
 
 from __future__ import annotations
 
@@ -138,8 +140,10 @@ def test_recordings_one_after_the_other_in_one_file_are_all_read(
 
 def test_three_links_of_which_the_middle_one_differs_are_all_read(tmp_path):
     rates = (44_100, 48_000, 44_100)
-    parts = [write_audio(tmp_path / f"{i}.ogg", "vorbis", speechlike(2, r), rate_hz=r, layout="stereo")
-             for i, r in enumerate(rates)]  # fmt: skip
+    parts = [
+        write_audio(tmp_path / f"{i}.ogg", "vorbis", speechlike(2, r), rate_hz=r, layout="stereo")
+        for i, r in enumerate(rates)
+    ]
     path = tmp_path / "a.ogg"
     path.write_bytes(b"".join(part.read_bytes() for part in parts))
     got, notices = decode(path)

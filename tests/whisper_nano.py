@@ -1,4 +1,6 @@
-"""The repository's own Whisper, expanded from its packed form on first use, and audio that it understands."""
+"""The repository's own Whisper, expanded from its packed form on first use, and audio that it
+understands.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,8 @@ def _expander() -> ModuleType:
 
 @cache
 def whisper_nano(n_mels: int = 80) -> Path:
-    """Directory of the model in Hugging Face's layout: 80 mels and ids of its own, or 128 and large-v3's vocabulary.
+    """Directory of the model in Hugging Face's layout: 80 mels and ids of its own, or 128 and
+    large-v3's vocabulary.
 
     Written once for each version of the packed model, to a folder that later runs share.
     """
@@ -51,7 +54,9 @@ def whisper_nano(n_mels: int = 80) -> Path:
 
 @contextmanager
 def kept_conversions() -> Iterator[None]:
-    """Conversions of the model go beside it, not into the user's cache, and are made once for all runs."""
+    """Conversions of the model go beside it, not into the user's cache, and are made once for all
+    runs.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRANSCRIBE_MCP_CACHE_DIR", str(CACHE / "cache"))
         settings.cache_clear()
@@ -72,7 +77,9 @@ def window_of(name: str, start: float = 0.0) -> Window:
 
 
 def join_speech(path: Path, names: Sequence[str]) -> Truth:
-    """Write recordings of ``speech/`` one after another to ``path``; the truth has sentences, not words."""
+    """Write recordings of ``speech/`` one after another to ``path``; the truth has sentences, not
+    words.
+    """
     segments: list[TruthSegment] = []
     parts = []
     at_s = 0.0

@@ -1,4 +1,6 @@
-"""A worker with an engine of a test in place of CTranslate2. Arguments: its module, then the worker's own."""
+"""A worker with an engine of a test in place of CTranslate2. Arguments: its module, then the
+worker's own.
+"""
 
 from __future__ import annotations
 

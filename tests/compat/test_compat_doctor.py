@@ -47,7 +47,8 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 def test_doctor_loads_nothing_outside_the_standard_library_and_compat() -> None:
     script = (
         "import sys\n"
-        "before = set(sys.modules)\n"  # what the interpreter's own start-up files load does not count
+        # Modules that the interpreter's own start-up files load do not count.
+        "before = set(sys.modules)\n"
         "from transcribe_mcp.compat.cli import main\n"
         "for option in ([], ['--json'], ['--plan'], ['--models']): main(['doctor', *option])\n"
         "loaded = {name.partition('.')[0] for name in set(sys.modules) - before}\n"
@@ -81,7 +82,8 @@ def test_doctor_survives_engines_that_kill_whoever_imports_them(tmp_path: Path) 
 
 def test_deep_reports_an_engine_that_aborts_and_goes_on_with_the_others(tmp_path: Path) -> None:
     (tmp_path / "onnxruntime.py").write_text(
-        "import os, sys\nsys.stderr.write('Could not load library libcudnn_ops_infer.so.8.\\n')\nsys.stderr.flush()\n"
+        "import os, sys\nsys.stderr.write('Could not load library "
+        "libcudnn_ops_infer.so.8.\\n')\nsys.stderr.flush()\n"
         "os.abort()\n",
         encoding="utf-8",
     )

@@ -43,7 +43,8 @@ int nvmlDeviceGetName(void *h, char *s, unsigned n) { strncpy(s, "Paper GPU", n)
 int nvmlDeviceGetUUID(void *h, char *s, unsigned n)
 { strncpy(s, "GPU-11111111-1111-1111-1111-111111111111", n); return 0; }
 int nvmlDeviceGetCudaComputeCapability(void *h, int *a, int *b) { *a = 8; *b = 6; return 0; }
-int nvmlDeviceGetMemoryInfo(void *h, memory *m) { m->total = 12000000000; m->free = 11000000000; return 0; }
+int nvmlDeviceGetMemoryInfo(void *h, memory *m)
+{ m->total = 12000000000; m->free = 11000000000; return 0; }
 int nvmlDeviceGetEccMode(void *h, int *a, int *b) { return 3; }
 int nvmlDeviceGetMigMode(void *h, int *a, int *b) { *a = 0; return 0; }
 """
@@ -62,7 +63,10 @@ def compiled(folder: Path, name: str, source: str) -> None:
 def doctor(folder: Path, cuinit: str, cuda_limit_s: float = PATIENCE_S) -> dict[str, Any]:
     compiled(folder, "libcuda.so.1", LIBCUDA % cuinit)
     compiled(folder, "libnvidia-ml.so.1", LIBNVML)
-    script = "import sys\nfrom transcribe_mcp.compat.probes import nvidia\nfrom transcribe_mcp.compat.cli import main\n"
+    script = (
+        "import sys\nfrom transcribe_mcp.compat.probes import nvidia\n"
+        "from transcribe_mcp.compat.cli import main\n"
+    )
     script += f"ask, limits = nvidia._answer, {{'nvml': {PATIENCE_S}, 'cuda': {cuda_limit_s}}}\n"
     script += "def answer(api):\n    nvidia.TIMEOUT_S = limits[api]\n    return ask(api)\n"
     script += "nvidia._answer = answer\nsys.exit(main(['doctor', '--json']))\n"
@@ -96,7 +100,8 @@ def test_a_working_driver_shows_its_gpu_with_free_memory_joined_from_both_librar
     ]
     assert answer["facts"]["nvidia.cuinit"]["value"] == 0
     assert answer["facts"]["nvidia.cuda_version"]["value"] == 12080
-    # The environment of these tests may lack CUDA 12's cuBLAS, and its torch may be built for the CPU.
+    # The environment of these tests may lack CUDA 12's cuBLAS, and its torch may be built for the
+    # CPU.
     assert codes(answer) <= {"TM205", "TM301"}
 
 

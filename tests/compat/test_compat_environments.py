@@ -1,4 +1,6 @@
-"""Environments, built for real from small wheels: made, verified, switched, rolled back, interrupted, deleted."""
+"""Environments, built for real from small wheels: made, verified, switched, rolled back,
+interrupted, deleted.
+"""
 
 from __future__ import annotations
 
@@ -164,9 +166,11 @@ def test_what_is_current_cannot_be_deleted_and_the_rest_goes_at_once(place: Path
 def creating(place: Path, name: str) -> Iterator[subprocess.Popen[bytes]]:
     """A process of its own that builds an environment, killed with its children at the end."""
     script = (
-        "import sys\nfrom transcribe_mcp.compat import building\nfrom transcribe_mcp.compat.plan import Install, Plan\n"
+        "import sys\nfrom transcribe_mcp.compat import building\n"
+        "from transcribe_mcp.compat.plan import Install, Plan\n"
         "plan = Plan('cpu', 'cpu', '3.12', (), (Install(('onnxruntime==1.0',)),), (), (), (), ())\n"
-        "building.create(building.Request(name=sys.argv[1], plan=plan, source='x'), lambda line: None)\n"
+        "building.create(building.Request(name=sys.argv[1], plan=plan, source='x'), lambda "
+        "line: None)\n"
     )
     command = [sys.executable, "-c", script, name]
     with subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL) as process:

@@ -1,4 +1,6 @@
-"""Environments where package indexes fail: torch from the default index instead, or an error that names the index."""
+"""Environments where package indexes fail: torch from the default index instead, or an error that
+names the index.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Recorded machines, healthy and broken. To add one: one JSON file in ``machines`` with what is expected inside."""
+"""Recorded machines, healthy and broken. To add one: one JSON file in ``machines`` with what is
+expected inside.
+"""
 
 from __future__ import annotations
 
@@ -90,9 +92,20 @@ def test_what_was_not_judged_gets_no_check_mark(capsys: pytest.CaptureFixture[st
     assert "not judged" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("name", "want", "exit_code"), [("h100", "gpu", 0), ("cpu-bare", "gpu", 2), ("h100", "cpu", 0),
-    ("driver-470", "gpu", 2), ("apple-m3", "gpu", 2), ("cpu-bare", "torch", 0), ("alpine", "cpu", 2),
-    ("cpu-bare", "diarize", 3), ("cpu-bare", "", 0)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "want", "exit_code"),
+    [
+        ("h100", "gpu", 0),
+        ("cpu-bare", "gpu", 2),
+        ("h100", "cpu", 0),
+        ("driver-470", "gpu", 2),
+        ("apple-m3", "gpu", 2),
+        ("cpu-bare", "torch", 0),
+        ("alpine", "cpu", 2),
+        ("cpu-bare", "diarize", 3),
+        ("cpu-bare", "", 0),
+    ],
+)
 def test_a_plan_exits_as_documented(
     name: str, want: str, exit_code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,7 +20,8 @@ from transcribe_mcp.compat.tables import table
 
 WITHIN = 0.15
 MEASURED = table("memory_measured").rows
-# Trained parameters of openai/whisper's checkpoints, counted from the published state dictionaries' shapes.
+# Trained parameters of openai/whisper's checkpoints, counted from the published state dictionaries'
+# shapes.
 PARAMETERS = {
     "tiny": 37184640,
     "base": 71825920,
@@ -49,9 +50,7 @@ def test_the_prediction_is_within_15_percent_of_what_was_measured(row: Mapping[s
     assert error_of(row) <= WITHIN
 
 
-def test_every_size_was_measured_on_a_gpu_with_torch_and_ctranslate2_in_small_and_large_batches() -> (
-    None
-):
+def test_every_size_was_measured_on_a_gpu_with_both_engines_in_small_and_large_batches() -> None:
     measured = {(row["engine"], row["model"], row["precision"], row["batch"]) for row in MEASURED}
     for engine, precision in (
         ("torch", "float16"),
@@ -62,7 +61,8 @@ def test_every_size_was_measured_on_a_gpu_with_torch_and_ctranslate2_in_small_an
             assert {(engine, model, precision, batch) for batch in (1, 16)} <= measured
 
 
-# https://github.com/SYSTRAN/faster-whisper#benchmark: large-v2, beam 5, one window at a time, RTX 3070 Ti 8 GB.
+# https://github.com/SYSTRAN/faster-whisper#benchmark: large-v2, beam 5, one window at a time, RTX
+# 3070 Ti 8 GB.
 @pytest.mark.parametrize(
     ("precision", "published_mebibytes"), [("float16", 4525), ("int8_float16", 2926)]
 )

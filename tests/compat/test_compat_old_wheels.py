@@ -16,7 +16,9 @@ from patience import PATIENCE_S
 
 pytestmark = pytest.mark.skipif(
     not os.environ.get("TRANSCRIBE_MCP_TEST_INDEX") or sys.platform != "linux",
-    reason="installs old wheels from the package index; set TRANSCRIBE_MCP_TEST_INDEX=1 (Linux x86_64)",
+    reason=(
+        "installs old wheels from the package index; set TRANSCRIBE_MCP_TEST_INDEX=1 (Linux x86_64)"
+    ),
 )
 
 

@@ -1,4 +1,6 @@
-"""A package index on this machine: one that tells the truth, one that is silent, and several that talk nonsense."""
+"""A package index on this machine: one that tells the truth, one that is silent, and several that
+talk nonsense.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,9 @@ def index(answer: Callable[[str, str], Answer]) -> Iterator[str]:
 
 
 class Releases:
-    """What an honest index holds: every watched package at its known version, and what a test adds."""
+    """What an honest index holds: every watched package at its known version, and what a test
+    adds.
+    """
 
     def __init__(self) -> None:
         self.files: dict[str, list[tuple[str, str]]] = {}
@@ -145,7 +149,10 @@ def test_an_index_of_html_pages_is_understood(
     def answer(path: str, accept: str) -> Answer:
         if "numpy" not in path:
             return 404, "text/html", b""
-        page = '<!DOCTYPE html><a href="/f/numpy-9.9.9-cp312-cp312-linux_x86_64.whl#sha256=0">numpy</a>'
+        page = (
+            "<!DOCTYPE html><a "
+            'href="/f/numpy-9.9.9-cp312-cp312-linux_x86_64.whl#sha256=0">numpy</a>'
+        )
         page += (
             '<a href="/f/numpy-9.9.10-cp312-cp312-linux_x86_64.whl" data-yanked="broken">numpy</a>'
         )

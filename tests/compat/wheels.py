@@ -28,7 +28,8 @@ def write_wheel(
     return path
 
 
-# Stands where onnxruntime would: the operation that verifies an environment runs through this module.
+# Stands where onnxruntime would: the operation that verifies an environment runs through this
+# module.
 WORKING_ONNXRUNTIME = """
 __version__ = "1.0"
 class InferenceSession:
