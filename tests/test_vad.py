@@ -1,8 +1,10 @@
-"""Voice detection is held against its slow twin: the shipped file, run by onnxruntime in one go."""
+"""Voice detection is held against its slow twin: Silero's own graph, run by onnxruntime in one go."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +17,7 @@ from numpy.typing import NDArray
 
 from transcribe_mcp.errors import EngineUnavailableError
 from transcribe_mcp.speech.detector import FRAME_S, FRAME_SAMPLES, SpeechDetector
-from transcribe_mcp.speech.silero import read_weights, shipped_model
+from transcribe_mcp.speech.silero import ENCODER, WEIGHTS, read_weights
 
 SHARED_AUDIO = Path(__file__).parents[2] / "shared" / "eval" / "tts"
 RATE_HZ = 16_000
@@ -82,14 +84,22 @@ def detector() -> SpeechDetector:
     return SpeechDetector(2)
 
 
+def original_model() -> Path:
+    """The graph that the shipped files were built from, as faster-whisper carries it."""
+    spec = importlib.util.find_spec("faster_whisper")
+    if spec is None or spec.origin is None:
+        pytest.skip("faster-whisper is not installed")
+    return Path(spec.origin).parent / "assets" / "silero_vad_v6.onnx"
+
+
 def serial_run(samples: Samples) -> Samples:
-    """The shipped file in one call; the last frame is filled up with zeros."""
+    """The original graph in one call; the last frame is filled up with zeros."""
     padded = np.pad(samples, (64, -len(samples) % FRAME_SAMPLES))
     frames = np.lib.stride_tricks.sliding_window_view(padded, 64 + FRAME_SAMPLES)[::FRAME_SAMPLES]
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(
-        shipped_model(), options, providers=["CPUExecutionProvider"]
+        original_model(), options, providers=["CPUExecutionProvider"]
     )
     zeros = np.zeros((1, 1, 128), np.float32)
     (probabilities,) = session.run(
@@ -103,7 +113,7 @@ def decisions(probabilities: Samples) -> NDArray[np.bool_]:
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
-def test_up_to_five_threads_give_what_the_shipped_file_gives_in_one_go(
+def test_up_to_five_threads_give_what_the_original_graph_gives_in_one_go(
     speech: Samples, threads: int
 ) -> None:
     serial = serial_run(speech)
@@ -217,22 +227,29 @@ def test_voices_of_a_synthesiser_are_found_as_the_serial_run_finds_them(
         np.testing.assert_allclose(found, serial, atol=CLOSE)
 
 
-def test_another_onnx_file_is_refused_with_its_path_and_a_way_out(tmp_path: Path) -> None:
-    whole = shipped_model().read_bytes()
-    names = b"onnx::LSTM_209", b"onnx::LSTM_999"
+def test_a_damaged_weight_file_is_refused_with_its_path_and_a_way_out(tmp_path: Path) -> None:
+    whole = WEIGHTS.read_bytes()
+    names = b"lstm_hidden", b"lstm_forgot"
     for number, content in enumerate(
         [b"", b"no model", whole[:1000], whole[:-100_000], whole.replace(*names)]
     ):
-        path = tmp_path / f"{number}.onnx"
+        path = tmp_path / f"{number}.safetensors"
         path.write_bytes(content)
-        with pytest.raises(EngineUnavailableError, match=f"{number}.onnx") as caught:
+        with pytest.raises(EngineUnavailableError, match=f"{number}.safetensors") as caught:
             read_weights(path)
         assert "pip install" in caught.value.hint
 
 
-def test_a_missing_model_file_is_refused_with_a_way_out(tmp_path: Path) -> None:
-    (tmp_path / "faster_whisper").mkdir()
-    (tmp_path / "faster_whisper" / "__init__.py").touch()
+@pytest.mark.parametrize("content", [None, b"", b"no model", ENCODER.read_bytes()[:-100_000]])
+def test_a_missing_or_damaged_model_file_is_refused_with_its_path_and_a_way_out(
+    content: bytes | None, tmp_path: Path
+) -> None:
+    copy = tmp_path / "transcribe_mcp"
+    shutil.copytree(ENCODER.parents[1], copy)
+    damaged = copy / "speech" / ENCODER.name
+    damaged.unlink()
+    if content is not None:
+        damaged.write_bytes(content)
     program = (
         f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
         "from transcribe_mcp.errors import EngineUnavailableError\n"
@@ -244,7 +261,7 @@ def test_a_missing_model_file_is_refused_with_a_way_out(tmp_path: Path) -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     message, hint = result.stdout.split("|")
-    assert str(tmp_path) in message
+    assert str(damaged) in message
     assert "pip install" in hint
 
 

@@ -31,7 +31,7 @@ from transcribe_mcp.engines.whisper.decode_slots import Slots  # noqa: E402
 from transcribe_mcp.engines.whisper.graphs import CapturedSteps  # noqa: E402
 from transcribe_mcp.engines.whisper.loading import INT8_AUDIO, _load_on  # noqa: E402
 from transcribe_mcp.speech import lstm_kernels  # noqa: E402
-from transcribe_mcp.speech.silero import read_weights, shipped_model  # noqa: E402
+from transcribe_mcp.speech.silero import read_weights  # noqa: E402
 from transcribe_mcp.speech.silero_gpu import LaneNetwork  # noqa: E402
 
 GREEDY = DecodingOptions()
@@ -223,7 +223,7 @@ def test_lanes_in_one_launch_remember_what_torch_s_lstm_does(
     if keeps_weights and not lstm_kernels._keeps_weights(torch.device("cuda", 0)):
         pytest.skip("this GPU has no room for them")
     monkeypatch.setattr(lstm_kernels, "_keeps_weights", lambda device: keeps_weights)
-    network = LaneNetwork(read_weights(shipped_model()), torch.device("cuda"))
+    network = LaneNetwork(read_weights(), torch.device("cuda"))
     features = torch.relu(torch.randn((n_frames, 128), device="cuda"))
     state = (torch.rand((1, 1, 128), device="cuda"), torch.rand((1, 1, 128), device="cuda"))
     with torch.inference_mode():

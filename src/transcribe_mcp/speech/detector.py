@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,13 +22,12 @@ from ..errors import EngineUnavailableError
 from ..settings import usable_cores
 from .silero import (
     CONTEXT_SAMPLES,
+    ENCODER,
     FRAME_SAMPLES,
+    RECURRENT,
     STATE_SIZE,
-    encoder_graph,
     folded_windows,
-    read_weights,
-    recurrent_graph,
-    shipped_model,
+    unreadable,
 )
 
 __all__ = ["FRAME_S", "FRAME_SAMPLES", "SpeechDetector"]
@@ -59,9 +59,8 @@ class SpeechDetector:
 
     def __init__(self, threads: int = 0) -> None:
         self._threads = threads or usable_cores()
-        weights = read_weights(shipped_model())
-        self._encoder = _session(encoder_graph(weights))
-        self._recurrent = _session(recurrent_graph(weights))
+        self._encoder = _session(ENCODER)
+        self._recurrent = _session(RECURRENT)
         # The thread that calls push() is one of them.
         self._pool = ThreadPoolExecutor(self._threads - 1, "vad") if self._threads > 1 else None
         self.reset()
@@ -184,8 +183,8 @@ class _Chunks:
         return future.result()
 
 
-def _session(graph: bytes) -> Any:
-    """One thread a call: many calls run at once instead."""
+def _session(graph: Path) -> Any:
+    """A session with one thread per call; several calls run at once instead."""
     try:
         import onnxruntime
     except ImportError as error:
@@ -197,9 +196,12 @@ def _session(graph: bytes) -> Any:
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # what matters is raised
-    return onnxruntime.InferenceSession(
-        graph, sess_options=options, providers=["CPUExecutionProvider"]
-    )
+    try:
+        return onnxruntime.InferenceSession(
+            graph, sess_options=options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # onnxruntime raises nothing narrower
+        raise unreadable(graph, error) from error
 
 
 def _zero_state() -> State:

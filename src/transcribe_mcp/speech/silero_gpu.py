@@ -36,9 +36,7 @@ from .silero import (
     STATE_SIZE,
     WINDOW_SAMPLES,
     SileroWeights,
-    as_matrix,
     read_weights,
-    shipped_model,
 )
 
 TORCH_ERRORS = (RuntimeError, ValueError, MemoryError)
@@ -62,12 +60,12 @@ def lanes_of(n_frames: int) -> tuple[int, int]:
 class Ears:
     """Voice detection on one device, for any number of recordings.
 
-    Raises: EngineUnavailableError when Silero's file is missing or another network.
+    Raises: EngineUnavailableError when Silero's file is missing or damaged.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.network = LaneNetwork(read_weights(shipped_model()), device)
+        self.network = LaneNetwork(read_weights(), device)
         new_stream: Any = torch.cuda.Stream  # torch leaves it without types
         # One for all: what a stream gave back, PyTorch keeps for that stream alone.
         self.stream = new_stream(device) if device.type == "cuda" else None
@@ -168,9 +166,9 @@ class LaneNetwork:
         )  # (256, 258)
         self.layers = []
         n_steps = N_WINDOWS
-        for convolution in weights.convolutions:
-            matrix = as_matrix(convolution, n_steps)
-            n_steps = -(-n_steps // convolution.stride)
+        for convolution in weights.convolutions():
+            matrix = convolution.as_matrix(n_steps)
+            n_steps = convolution.n_steps_out(n_steps)
             self.layers.append(_linear(matrix.T, np.tile(convolution.bias, n_steps)).to(device))
         self.lstm = _lstm(weights).to(device)
         self.from_input = _parameter(self.lstm, "weight_ih_l0").t()  # what the kernel needs of it
