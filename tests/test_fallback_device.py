@@ -16,8 +16,8 @@ from media import write_audio
 from patience import PATIENCE_S
 from scripted_engine import INFO, ScriptedBatch, ScriptedEngine
 
-from transcribe_mcp.compat.deep import Child
-from transcribe_mcp.compat.trial import FILE_NAME, gpu_trial, ran_out_of_memory
+from transcribe_mcp.compat.gpu_probe import FILE_NAME, gpu_trial, ran_out_of_memory
+from transcribe_mcp.compat.smoke_test import Child
 from transcribe_mcp.engines import Decoded, DecodingOptions, Engine
 from transcribe_mcp.engines.fallback_device import load_with_cpu_behind
 from transcribe_mcp.errors import EngineFailedError, ModelUnavailableError, OutOfMemoryError

@@ -18,7 +18,7 @@ from mcp_places import MODERN, Caller, Home, answer_of, calling, home, stdio
 from whisper_nano import SPEECH
 
 from transcribe_mcp.compat import gather, make_plan
-from transcribe_mcp.compat.building import with_source
+from transcribe_mcp.compat.env_build import with_source
 from transcribe_mcp.errors import UsageError
 from transcribe_mcp.frontends.mcp.answers import job_answer
 from transcribe_mcp.frontends.mcp.hints import for_assistant, next_step

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,19 +17,22 @@ from hypothesis import strategies as st
 from patience import PATIENCE_S
 
 from transcribe_mcp.compat import tables
-from transcribe_mcp.compat.choose import choose_runtime
 from transcribe_mcp.compat.cli import main
-from transcribe_mcp.compat.elf import read_gpu_code
+from transcribe_mcp.compat.derived_facts import DerivedFacts
+from transcribe_mcp.compat.diagnose import diagnose_machine
 from transcribe_mcp.compat.errors import CompatError, FactsError, TableError
-from transcribe_mcp.compat.facts import MAX_FILE_BYTES, SCHEMA, load, parse, save
-from transcribe_mcp.compat.judge import judge
+from transcribe_mcp.compat.facts import MAX_FILE_BYTES, SCHEMA, Facts, load, parse, save
+from transcribe_mcp.compat.gpu_binaries import read_gpu_code
 from transcribe_mcp.compat.memory import model_fits
 from transcribe_mcp.compat.plan import WANTS, make_plan
 from transcribe_mcp.compat.preload import cublas_paths, preload_cublas
 from transcribe_mcp.compat.probes import gather
 from transcribe_mcp.compat.probes.binaries import ctranslate2_libraries
-from transcribe_mcp.compat.rules import parse_rules, rules
-from transcribe_mcp.compat.screen import doctor_json, doctor_text
+from transcribe_mcp.compat.probes.environment import VARIABLES
+from transcribe_mcp.compat.report import doctor_json, doctor_text
+from transcribe_mcp.compat.rules import AREAS, RULE_BY_CODE, RULES, SEVERITIES
+from transcribe_mcp.compat.runtime_choice import choose_runtime
+from transcribe_mcp.compat.tables import watched_packages
 
 MACHINES = sorted(Path(__file__).with_name("machines").glob("*.json"))
 
@@ -223,7 +227,7 @@ def test_a_recorded_machine_with_any_value_replaced_is_refused_or_judged(
         facts = parse(json.dumps(record).encode(), "mutated.json")
     except FactsError:
         return
-    findings = judge(facts)
+    findings = diagnose_machine(facts)
     assert doctor_text(facts, findings, verbose=True) and json.dumps(doctor_json(facts, findings))
     assert all(make_plan(facts, want).want == want for want in WANTS)
     assert choose_runtime(facts).threads >= 1 and isinstance(list(model_fits(facts)), list)
@@ -240,39 +244,22 @@ def test_a_recorded_machine_cannot_send_commands_to_the_terminal(
     assert "wiped" in out and "\x1b" not in out and "\x9b" not in out
 
 
-def row(**changes: Any) -> dict[str, Any]:
-    first = {
-        "code": "TM1",
-        "area": "gpu",
-        "severity": "warn",
-        "title": "t",
-        "when": [[["driver", "<", "1"]]],
-    }
-    return {
-        **first,
-        "evidence": "",
-        "cause": "",
-        "consequence": "",
-        "source": "https://example.org",
-        **changes,
-    }
+def test_every_rule_is_complete_and_has_a_code_of_its_own() -> None:
+    assert len(RULE_BY_CODE) == len(RULES)
+    for rule in RULES:
+        assert rule.severity in SEVERITIES and rule.area in AREAS, rule.code
+        assert rule.title and rule.cause and rule.consequence, rule.code
+        assert bool(rule.evidence) == (rule.when is not None), rule.code
 
 
-@pytest.mark.parametrize(
-    ("rows", "words"),
-    [
-        ([row(when=[[["driver", "~~", "1"]]])], "unknown operator '~~'"),
-        ([row(), row()], "twice"),
-        ([row(severity="loud")], "loud"),
-        ([row(area="moon")], "moon"),
-        ([row(title=None)], "lacks"),
-        ([row(when=[["driver"]])], "damaged condition"),
-        ([3], "lacks"),
-    ],
-)
-def test_a_damaged_rule_is_named(rows: list[Any], words: str) -> None:
-    with pytest.raises(TableError, match=words):
-        parse_rules(rows)
+def test_every_name_in_the_text_of_a_rule_is_known() -> None:
+    machine = vars(DerivedFacts(Facts([])))
+    for rule in RULES:
+        for name in re.findall(r"\{([^}]+)\}", " ".join((rule.evidence, *rule.fix))):
+            group, _, key = name.rpartition(".")
+            assert key in {"": machine, "env": VARIABLES, "package": watched_packages()}[group], (
+                rule.code
+            )
 
 
 def test_a_damaged_table_is_named(tmp_path: Path) -> None:
@@ -285,10 +272,10 @@ def test_a_damaged_table_is_named(tmp_path: Path) -> None:
 
 
 def test_every_table_names_its_page() -> None:
-    for name in tables.table_names():
-        one = tables.table(name)
+    for path in (tables.DATA / "tables").glob("*.json"):
+        one = tables.table(path.stem)
         assert "https://" in one.source and one.rows and one.as_of
-    assert all(rule.source.startswith("https://") for rule in rules())
+    assert all(rule.source.startswith("https://") for rule in RULES)
 
 
 def test_the_library_of_ctranslate2_says_what_the_table_says() -> None:
@@ -297,7 +284,7 @@ def test_the_library_of_ctranslate2_says_what_the_table_says() -> None:
     if sys.platform != "linux" or os.uname().machine != "x86_64" or not paths:
         pytest.skip("the table is about Linux x86_64 wheels")
     code = read_gpu_code(paths[0])
-    known = tables.row_for(tables.known().ctranslate2, version)
+    known = tables.row_for(tables.version_tables().ctranslate2, version)
     assert known is not None
     assert (
         list(code.sass) == known["sass"]
@@ -368,7 +355,7 @@ def test_only_looks_for_the_rules_that_were_named(capsys: pytest.CaptureFixture[
 def test_the_screen_for_a_person_fits_one_screen() -> None:
     for path in MACHINES:
         facts = load(path)
-        assert len(doctor_text(facts, judge(facts)).splitlines()) <= 40, path.stem
+        assert len(doctor_text(facts, diagnose_machine(facts)).splitlines()) <= 40, path.stem
 
 
 def test_an_error_of_compat_keeps_its_hint_apart() -> None:

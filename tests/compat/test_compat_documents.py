@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from transcribe_mcp.compat.cli import main
-from transcribe_mcp.compat.document import compatibility_page
+from transcribe_mcp.compat.docs_page import compatibility_page
 from transcribe_mcp.compat.explain import explain
 
 ROOT = Path(__file__).resolve().parents[2]

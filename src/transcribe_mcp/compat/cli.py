@@ -115,7 +115,7 @@ def _doctor(asked: argparse.Namespace) -> int:
         return _plan(facts, asked)
     if asked.models:
         return _models(facts, asked)
-    return _judge(facts, asked)
+    return _diagnose(facts, asked)
 
 
 def _facts(asked: argparse.Namespace) -> Facts:
@@ -126,15 +126,15 @@ def _facts(asked: argparse.Namespace) -> Facts:
     return gather()
 
 
-def _judge(facts: Facts, asked: argparse.Namespace) -> int:
-    from .judge import exit_code, judge
-    from .rules import rule_of
-    from .screen import doctor_json, doctor_text, only_text
+def _diagnose(facts: Facts, asked: argparse.Namespace) -> int:
+    from .diagnose import diagnose_machine, exit_code
+    from .report import doctor_json, doctor_text, only_text
+    from .rules import RULE_BY_CODE
 
-    unknown = [code for code in asked.only if rule_of(code) is None]
+    unknown = [code for code in asked.only if code not in RULE_BY_CODE]
     if unknown:
         raise CompatError(f"there is no rule {unknown[0]!r}", hint="transcribe-mcp doctor --list")
-    findings = judge(facts, only=asked.only)
+    findings = diagnose_machine(facts, only=asked.only)
     if asked.json:
         say_json(doctor_json(facts, findings, asked.only))
     elif asked.only:
@@ -145,7 +145,7 @@ def _judge(facts: Facts, asked: argparse.Namespace) -> int:
 
 
 def _with_operations(facts: Facts, asked: argparse.Namespace) -> Facts:
-    from .deep import probe_operations
+    from .smoke_test import probe_operations
 
     if asked.facts:
         raise CompatError(
@@ -155,22 +155,19 @@ def _with_operations(facts: Facts, asked: argparse.Namespace) -> Facts:
 
 
 def _list(asked: argparse.Namespace) -> int:
-    from dataclasses import asdict
-
-    from .rules import rules, without_machine
-    from .screen import rules_text
+    from .report import rules_json, rules_text
 
     if asked.json:
-        say_json([asdict(without_machine(rule)) for rule in rules()])
+        say_json(rules_json())
     else:
-        say(rules_text(rules()))
+        say(rules_text())
     return 0
 
 
 def _explain(asked: argparse.Namespace) -> int:
+    from .derived_facts import DerivedFacts
     from .explain import explain
-    from .screen import explain_json, explain_text
-    from .view import view_of
+    from .report import explain_json, explain_text
 
     try:
         if asked.explain == "-":
@@ -182,11 +179,11 @@ def _explain(asked: argparse.Namespace) -> int:
         raise CompatError(f"cannot read {asked.explain}: {error.strerror}") from error
     found = explain(raw.decode("utf-8", "replace"))
     # The log may be from elsewhere: versions are filled in from a machine that was named, not from this one.
-    view = view_of(load(asked.facts)) if asked.facts else {}
+    machine = DerivedFacts(load(asked.facts) if asked.facts else Facts([]))
     if asked.json:
-        say_json(explain_json(found, view))
+        say_json(explain_json(found, machine))
     else:
-        say(explain_text(found, view))
+        say(explain_text(found, machine))
     return 0 if found else 1
 
 
@@ -228,7 +225,7 @@ def _updates(asked: argparse.Namespace) -> int:
 
 
 def _document(asked: argparse.Namespace) -> int:
-    from .document import compatibility_page
+    from .docs_page import compatibility_page
 
     say(compatibility_page().rstrip("\n"))
     return 0

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
-from . import building
+from . import env_build
 from . import environments as store
 from .environments import Environment
 from .output import say, say_json
@@ -24,12 +24,12 @@ def _report(line: str) -> None:
     sys.stderr.write(line + "\n")
 
 
-def _request(asked: argparse.Namespace) -> building.Request:
-    return building.Request(getattr(asked, "name", ""), asked.want, asked.source, asked.python)
+def _request(asked: argparse.Namespace) -> env_build.Request:
+    return env_build.Request(getattr(asked, "name", ""), asked.want, asked.source, asked.python)
 
 
 def _create(asked: argparse.Namespace) -> int:
-    built = building.create(_request(asked), _report)
+    built = env_build.create(_request(asked), _report)
     return _tell(
         asked,
         built,
@@ -38,7 +38,7 @@ def _create(asked: argparse.Namespace) -> int:
 
 
 def _try(asked: argparse.Namespace) -> int:
-    outcome = building.try_upgrade(_request(asked), _report)
+    outcome = env_build.try_upgrade(_request(asked), _report)
     if asked.json:
         say_json(asdict(outcome))
     else:
@@ -83,7 +83,7 @@ def _list(asked: argparse.Namespace) -> int:
 
 
 def _verify(asked: argparse.Namespace) -> int:
-    checks = building.verify(asked.name)
+    checks = env_build.verify(asked.name)
     if asked.json:
         say_json({"name": asked.name, "checks": checks})
     else:

@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .errors import EnvironmentProblem
+from .errors import EnvironmentBuildError
 from .paths import environments_dir
 
 SCHEMA = "transcribe-mcp.environment/1"
@@ -47,9 +47,9 @@ class Environment:
 
 
 def folder_of(name: str) -> Path:
-    """Raises ``EnvironmentProblem`` for a name that is no plain folder name."""
+    """Raises ``EnvironmentBuildError`` for a name that is no plain folder name."""
     if not _NAME.fullmatch(name):
-        raise EnvironmentProblem(
+        raise EnvironmentBuildError(
             f"{name!r} is no name for an environment", hint="use a-z, 0-9, dot, dash, underscore"
         )
     return environments_dir() / name
@@ -79,13 +79,13 @@ def packages_of(name: str) -> dict[str, str]:
 
 @contextmanager
 def changing() -> Iterator[None]:
-    """Hold the lock. Raises ``EnvironmentProblem`` at once where another process holds it."""
+    """Hold the lock. Raises ``EnvironmentBuildError`` at once where another process holds it."""
     environments_dir().mkdir(parents=True, exist_ok=True)
     with (environments_dir() / ".lock").open("a+b") as file:
         try:
             _lock(file.fileno())
         except OSError as error:
-            raise EnvironmentProblem(
+            raise EnvironmentBuildError(
                 "another process is changing the environments", hint="wait for it, then try again"
             ) from error
         yield
@@ -119,11 +119,11 @@ def write_record(environment: Environment) -> None:
 
 
 def environment(name: str) -> Environment:
-    """Raises ``EnvironmentProblem`` where there is none of this name."""
+    """Raises ``EnvironmentBuildError`` where there is none of this name."""
     folder = folder_of(name)
     if not folder.is_dir():
         known = ", ".join(each.name for each in environments()) or "none"
-        raise EnvironmentProblem(
+        raise EnvironmentBuildError(
             f"there is no environment {name!r}", hint=f"environments here: {known}"
         )
     try:
@@ -167,7 +167,7 @@ class Pointers:
 
 
 def pointers() -> Pointers:
-    """Empty before the first environment. Raises ``EnvironmentProblem`` where the file is damaged."""
+    """Empty before the first environment. Raises ``EnvironmentBuildError`` where the file is damaged."""
     path = environments_dir() / "current.json"
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -178,7 +178,7 @@ def pointers() -> Pointers:
     except FileNotFoundError:
         return Pointers()
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise EnvironmentProblem(
+        raise EnvironmentBuildError(
             f"{path} is damaged: {error}",
             hint="delete it, then name the current one: transcribe-mcp env use NAME",
         ) from error
@@ -197,7 +197,7 @@ def make_current(name: str) -> Environment:
         hint = (
             f"see {folder_of(name) / 'log.txt'}, or make it again: transcribe-mcp env create {name}"
         )
-        raise EnvironmentProblem(
+        raise EnvironmentBuildError(
             f"environment {name} is {chosen.state}: {chosen.problem or 'see its log'}", hint=hint
         )
     now = pointers()
@@ -216,7 +216,7 @@ def roll_back(want: str) -> Environment:
     now = pointers()
     wants = [want] if want else list(now.current)
     if len(wants) != 1:
-        raise EnvironmentProblem(
+        raise EnvironmentBuildError(
             "more than one kind of environment is in use", hint=f"--want {'|'.join(wants) or 'cpu'}"
         )
     history = list(now.previous.get(wants[0], []))
@@ -225,7 +225,7 @@ def roll_back(want: str) -> Environment:
         if folder_of(name).is_dir() and environment(name).state == READY:
             _point({**now.current, wants[0]: name}, {**now.previous, wants[0]: history})
             return environment(name)
-    raise EnvironmentProblem(
+    raise EnvironmentBuildError(
         f"there is no earlier environment for {wants[0]}", hint="transcribe-mcp env list"
     )
 
@@ -239,7 +239,7 @@ def remove(name: str) -> None:
     now = pointers()
     environment(name)
     if name in now.current.values():
-        raise EnvironmentProblem(
+        raise EnvironmentBuildError(
             f"environment {name} is current", hint="make another one current first: env use NAME"
         )
     trash = environments_dir() / f".trash-{name}-{os.getpid()}"

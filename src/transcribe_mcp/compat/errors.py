@@ -1,10 +1,10 @@
 """What can go wrong here. ``compat`` may import nothing of ours, so it has a small tree of its own.
 
 CompatError
-├── FactsError          a facts file is missing, damaged, hostile or of another version
-├── TableError          one of our own data files contradicts itself
-├── IndexProblem        the package index cannot be asked, or answers nonsense
-└── EnvironmentProblem  an environment cannot be made, found or used
+├── FactsError             a facts file is missing, damaged, hostile or of another version
+├── TableError             one of our own data files is damaged
+├── PackageIndexError      the package index does not answer, or answers nonsense
+└── EnvironmentBuildError  an environment cannot be built, found or used
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class TableError(CompatError):
     pass
 
 
-class IndexProblem(CompatError):
+class PackageIndexError(CompatError):
     pass
 
 
-class EnvironmentProblem(CompatError):
+class EnvironmentBuildError(CompatError):
     pass

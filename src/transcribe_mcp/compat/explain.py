@@ -6,8 +6,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from .errors import TableError
-from .rules import Rule, rules
+from .rules import RULES, Rule
 
 MAX_TEXT_CHARS = 2_000_000  # the end of a log; about a second of looking
 _CONTEXT_CHARS = 160
@@ -24,15 +23,10 @@ class Recognised:
 
 @lru_cache(maxsize=1)
 def _compiled() -> list[tuple[Rule, list[re.Pattern[str]]]]:
-    """Patterns are compiled here rather than with their rules: doctor alone does not need them."""
-    return [(rule, compile_patterns(rule)) for rule in rules() if rule.patterns]
-
-
-def compile_patterns(rule: Rule) -> list[re.Pattern[str]]:
-    try:
-        return [re.compile(pattern, re.MULTILINE) for pattern in rule.patterns]
-    except (re.error, TypeError) as error:
-        raise TableError(f"rule {rule.code} has a damaged pattern: {error}") from error
+    """Compiled when a text is first explained: plain ``doctor`` does not need the patterns."""
+    return [
+        (rule, [re.compile(pattern, re.MULTILINE) for pattern in rule.patterns]) for rule in RULES
+    ]
 
 
 def explain(text: str) -> list[Recognised]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import FactsError
-from .shapes import fits_shape
+from .validation import fits_shape
 
 SCHEMA = "transcribe-mcp.facts/1"
 _RECORD_AGAIN = "record the machine again with: transcribe-mcp doctor --save-facts FILE"
@@ -33,11 +33,11 @@ class Fact:
     took_s: float = 0.0
 
 
-def seen(name: str, value: Any, source: str) -> Fact:
+def known(name: str, value: Any, source: str) -> Fact:
     return Fact(name, value, source)
 
 
-def unseen(name: str, reason: str) -> Fact:
+def unknown(name: str, reason: str) -> Fact:
     return Fact(name, None, "", reason)
 
 

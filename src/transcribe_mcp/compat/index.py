@@ -22,7 +22,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-from .errors import IndexProblem
+from .errors import PackageIndexError
 from .versions import normalised, parse_version, satisfies
 
 DEFAULT_INDEX = "https://pypi.org/simple"
@@ -100,7 +100,7 @@ class Index:
 
     def __init__(self, configuration: PipConfiguration) -> None:
         if not configuration.index_urls:
-            raise IndexProblem("pip is configured for no http index", hint="set PIP_INDEX_URL")
+            raise PackageIndexError("pip is configured for no http index", hint="set PIP_INDEX_URL")
         self.configuration = configuration
         handlers: list[Any] = []
         if configuration.proxy:
@@ -110,7 +110,7 @@ class Index:
         try:
             context = ssl.create_default_context(cafile=configuration.certificates or None)
         except OSError as error:
-            raise IndexProblem(
+            raise PackageIndexError(
                 f"pip's cert {configuration.certificates} cannot be read: {error}"
             ) from error
         self._opener = urllib.request.build_opener(
@@ -118,7 +118,7 @@ class Index:
         )
 
     def files(self, package: str) -> list[File]:
-        """Every wheel of a package on every index; empty where none has it. Raises ``IndexProblem``."""
+        """Every wheel of a package on every index; empty where none has it. Raises ``PackageIndexError``."""
         found = []
         for index_url in self.configuration.index_urls:
             url = f"{index_url}/{normalised(package)}/"
@@ -137,7 +137,7 @@ class Index:
             return None
         body, _ = answer
         if file.metadata_sha256 and hashlib.sha256(body).hexdigest() != file.metadata_sha256:
-            raise IndexProblem(
+            raise PackageIndexError(
                 f"the metadata of {file.url.rpartition('/')[2]} does not match its checksum"
             )
         head = body.decode("utf-8", "replace").partition("\n\n")[0]
@@ -157,16 +157,16 @@ class Index:
             error.close()  # it is the response too
             if error.code == 404:
                 return None
-            raise IndexProblem(
+            raise PackageIndexError(
                 f"{shown(url)} answers {error.code} {error.reason}", hint=_OFFLINE_HINT
             ) from error
         except (OSError, ValueError) as error:
             reason = getattr(error, "reason", error)
-            raise IndexProblem(
+            raise PackageIndexError(
                 f"the package index {shown(url)} cannot be reached: {reason}", hint=_OFFLINE_HINT
             ) from error
         if len(body) > limit_bytes:
-            raise IndexProblem(f"{shown(url)} answers with more than {limit_bytes} bytes")
+            raise PackageIndexError(f"{shown(url)} answers with more than {limit_bytes} bytes")
         return body, kind
 
 
@@ -193,7 +193,7 @@ def _files(body: bytes, kind: str, url: str, package: str) -> Iterator[File]:
     try:
         entries = list(_json_entries(body) if is_json else _html_entries(body))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise IndexProblem(
+        raise PackageIndexError(
             f"{shown(url)} answers nonsense: {error}", hint="is this address a package index?"
         ) from error
     for entry in entries:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from .errors import EnvironmentProblem, IndexProblem
+from .errors import EnvironmentBuildError, PackageIndexError
 from .index import Index, pip_configuration, shown
 from .plan import LARGER, Install
 from .versions import parse_requirement, satisfies
@@ -38,7 +38,7 @@ class Log:
 
 
 def make_venv(python: str, folder: Path, log: Log) -> None:
-    """Raises ``EnvironmentProblem``."""
+    """Raises ``EnvironmentBuildError``."""
     log(f"making a fresh environment with {python}")
     _run("python -m venv", [python, "-m", "venv", "--without-pip", str(folder)], log)
 
@@ -47,7 +47,7 @@ def install(python: Path, step: Install, log: Log) -> None:
     """Install one step of a plan with pip; PyTorch's CPU builds come from the default index where their own fails.
 
     Raises:
-        EnvironmentProblem: pip failed, or an index has not what only it could have.
+        EnvironmentBuildError: pip failed, or an index has not what only it could have.
     """
     if not step.index_url or os.environ.get("PIP_NO_INDEX"):
         _pip_install(python, step, log)
@@ -56,17 +56,17 @@ def install(python: Path, step: Install, log: Log) -> None:
         _require(step)
         _pip_install(python, step, log)
         return
-    except (IndexProblem, EnvironmentProblem) as error:
+    except (PackageIndexError, EnvironmentBuildError) as error:
         problem = f"PyTorch's index {step.index_url} cannot be used: {error}"
         if not step.index_url.rstrip("/").endswith("/cpu"):
             hint = "connect to it: the default index has no build for this GPU and its driver"
-            raise EnvironmentProblem(problem, hint=hint) from error
+            raise EnvironmentBuildError(problem, hint=hint) from error
     log(problem)
     log(f"installing from the default index instead: {LARGER}")
     try:
         _pip_install(python, replace(step, index_url=""), log)
-    except EnvironmentProblem as error:
-        raise EnvironmentProblem(
+    except EnvironmentBuildError as error:
+        raise EnvironmentBuildError(
             f"{problem}; the default index failed too: {error}", hint=error.hint
         ) from error
 
@@ -75,7 +75,7 @@ def _require(step: Install) -> None:
     """A short question before pip, which asks an index that does not answer for many minutes.
 
     Raises:
-        IndexProblem: the index cannot be reached or lacks a requirement.
+        PackageIndexError: the index cannot be reached or lacks a requirement.
     """
     index = _index(step.index_url)
     for text in step.requirements:
@@ -84,7 +84,7 @@ def _require(step: Install) -> None:
             continue
         versions = [file.version for file in index.files(wanted.name)]
         if not any(satisfies(version, wanted.specifiers) for version in versions):
-            raise IndexProblem(f"it has no {text}")
+            raise PackageIndexError(f"it has no {text}")
 
 
 def _index(url: str) -> Index:
@@ -97,14 +97,14 @@ def _pip_install(python: Path, step: Install, log: Log) -> None:
     log(f"installing {' '.join(step.requirements)}" + (f" from {step.index_url}" if index else ""))
     try:
         _run("pip install", [*command, *index, *step.requirements], log)
-    except EnvironmentProblem as error:
+    except EnvironmentBuildError as error:
         problem = _unreachable_index(step)
         if not problem:
             raise
         hint = (
             "" if step.index_url else "check the network, or configure another index: PIP_INDEX_URL"
         )
-        raise EnvironmentProblem(f"pip install failed: {problem}", hint=hint) from error
+        raise EnvironmentBuildError(f"pip install failed: {problem}", hint=hint) from error
 
 
 def _unreachable_index(step: Install) -> str:
@@ -116,7 +116,7 @@ def _unreachable_index(step: Install) -> str:
     for url in (step.index_url,) if step.index_url else pip_configuration().index_urls:
         try:
             _index(url).files(package)
-        except IndexProblem as error:
+        except PackageIndexError as error:
             problem = str(error)
             return (
                 problem if shown(url) in problem else f"the package index {shown(url)}: {problem}"
@@ -128,7 +128,7 @@ def _pip() -> list[str]:
     """This environment's pip for all others, which saves seconds each; else the one that Python brings along.
 
     Raises:
-        EnvironmentProblem: there is neither.
+        EnvironmentBuildError: there is neither.
     """
     if importlib.util.find_spec("pip") is not None:
         return [sys.executable, "-m", "pip"]
@@ -138,7 +138,7 @@ def _pip() -> list[str]:
         wheel for folder in folders or () for wheel in Path(folder, "_bundled").glob("pip-*.whl")
     ]
     if not wheels:
-        raise EnvironmentProblem(
+        raise EnvironmentBuildError(
             f"{sys.executable} has no pip", hint="install pip beside transcribe-mcp, then try again"
         )
     return [sys.executable, str(wheels[0] / "pip")]
@@ -156,7 +156,7 @@ def _run(what: str, command: Sequence[str], log: Log) -> None:
             env=environment,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise EnvironmentProblem(f"{command[0]} cannot be run: {error}") from error
+        raise EnvironmentBuildError(f"{command[0]} cannot be run: {error}") from error
     log.detail(f"$ {' '.join(command)}\n{done.stdout}{done.stderr}")
     if done.returncode:
         hint = (
@@ -164,7 +164,7 @@ def _run(what: str, command: Sequence[str], log: Log) -> None:
             if "(constraint)" in done.stdout
             else ""
         )
-        raise EnvironmentProblem(
+        raise EnvironmentBuildError(
             f"{what}: exit {done.returncode}: {_failure(done.stdout, done.stderr)}", hint=hint
         )
 

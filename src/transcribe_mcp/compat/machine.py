@@ -17,8 +17,7 @@ class Gpu:
     free_bytes: int | None
     mig: bool
 
-    @property
-    def label(self) -> str:
+    def __str__(self) -> str:
         return f"{self.name} ({self.capability})" if self.capability else self.name
 
     def at_least(self, capability: str) -> bool:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 from .facts import Facts
 from .machine import Gpu, gpus_of, usable_memory_bytes
@@ -322,19 +321,8 @@ def gpu_bytes(gpu: Gpu) -> int:
     return gpu.total_bytes if gpu.free_bytes is None else gpu.free_bytes
 
 
-def memory_view(facts: Facts) -> Mapping[str, Any]:
-    """Names for the rules: models that do not fit into what is built in (not into what is free at the moment)."""
-    view: dict[str, Any] = {}
-    memory = usable_memory_bytes(facts)
-    if memory:
-        view["ram_lacks"] = _lacking("cpu", "int8", memory)
-    totals = [gpu.total_bytes for gpu in gpus_of(facts) if gpu.total_bytes]
-    if totals:
-        view["gpu_lacks"] = _lacking("ctranslate2", "float16", max(totals))
-    return view
-
-
-def _lacking(engine: str, dtype: str, available_bytes: int) -> list[str]:
+def models_too_large(engine: str, dtype: str, available_bytes: int) -> list[str]:
+    """Models that do not fit into this memory even with one window."""
     return [
         shape.model
         for shape in geometries()

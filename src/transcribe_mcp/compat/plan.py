@@ -117,7 +117,7 @@ def make_plan(facts: Facts, want: str = "", known: Tables | None = None) -> Plan
         if want == "diarize":
             hint += "; transcribe-mcp does not tell speakers apart, WhisperX does"
         raise CompatError(f"cannot plan for {want!r}", hint=hint)
-    draft = _Draft(facts, known or tables.known(), want)
+    draft = _Draft(facts, known or tables.version_tables(), want)
     impossible = _impossible(draft)
     if impossible:
         return Plan(want or "cpu", "none", "", (), (), (), (), (impossible,), ())
@@ -169,10 +169,10 @@ def _transcribes_on_gpu(draft: _Draft) -> bool:
     if reason:
         draft.limits.append(f"transcription on the GPU: {reason}")
     elif gpu is not None:
-        draft.choose("device", gpu.label, f"driver {draft.driver} runs CTranslate2 {row['version']} on it",
+        draft.choose("device", str(gpu), f"driver {draft.driver} runs CTranslate2 {row['version']} on it",
                      tables.table("drivers").source)  # fmt: skip
         if not gpu.at_least("7.0"):
-            draft.limits.append(f"{gpu.label} has no fast float16; int8 (6.1) or float32 is used")
+            draft.limits.append(f"{gpu} has no fast float16; int8 (6.1) or float32 is used")
     return not reason
 
 
@@ -190,14 +190,14 @@ def _why_no_gpu(draft: _Draft, gpu: Gpu | None, row: Mapping[str, Any]) -> str:
     portable = f"{row['ptx'][0] // 10}.{row['ptx'][0] % 10}"
     is_native = tables.runs_machine_code(gpu.capability, native)
     if not is_native and not gpu.at_least(portable):
-        return f"CTranslate2 {row['version']} has no code for {gpu.label}; it starts at {native[0]}"
+        return f"CTranslate2 {row['version']} has no code for {gpu}; it starts at {native[0]}"
     if not draft.driver_runs(row["cuda_major"]):
         floor = tables.driver_floor(row["cuda_major"], draft.system)
         return (
             f"driver {draft.driver or 'unknown'} is older than {floor}; upgrade it to 570 or newer"
         )
     if not is_native and (compare(draft.driver, row["driver_jit"]) or 0) < 0:
-        return f"{gpu.label} needs driver {row['driver_jit']} to compile CTranslate2's code; installed is {draft.driver}"
+        return f"{gpu} needs driver {row['driver_jit']} to compile CTranslate2's code; installed is {draft.driver}"
     return ""
 
 
@@ -250,13 +250,11 @@ def _torch(draft: _Draft) -> tuple[str, str]:
             if variant is not None:
                 index_url = TORCH_INDEX + variant if variant else ""
                 cuda = variant or f"CUDA {row['cuda']} from PyPI"
-                reason = (
-                    f"newest with code for {gpu.label} that driver {draft.driver} runs ({cuda})"
-                )
+                reason = f"newest with code for {gpu} that driver {draft.driver} runs ({cuda})"
                 draft.choose("torch", row["version"], reason, tables.table("torch_variants").source)
                 return row["version"], index_url
         draft.limits.append(
-            f"torch on the GPU: no build has code for {gpu.label} and runs on driver {draft.driver}"
+            f"torch on the GPU: no build has code for {gpu} and runs on driver {draft.driver}"
         )
     row = next(row for row in reversed(draft.known.torch) if not row.get("avoid"))
     draft.choose(
@@ -369,11 +367,11 @@ _GPU_STACK = ("torch", "torchvision", "torchaudio", "torchcodec", "triton", "ctr
 
 def clean_up(facts: Facts) -> list[Step]:
     """How to empty a broken environment for a new start; nothing where no package is at fault."""
-    from .judge import judge
+    from .diagnose import diagnose_machine
 
     blamed = [
         f.code
-        for f in judge(facts)
+        for f in diagnose_machine(facts)
         if f.severity in ("error", "crash") and f.area in _PACKAGE_AREAS
     ]
     installed = facts.value("packages.installed", {})

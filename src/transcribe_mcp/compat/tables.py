@@ -55,10 +55,6 @@ def parse_table(name: str, record: Any) -> Table:
     return Table(name, record["about"], record["source"], record["as_of"], tuple(record["rows"]))
 
 
-def table_names() -> list[str]:
-    return sorted(path.stem for path in (DATA / "tables").glob("*.json"))
-
-
 def watched_packages(*, updates: bool = False) -> list[str]:
     return [row["name"] for row in table("packages").rows if row["updates"] or not updates]
 
@@ -76,7 +72,7 @@ class Tables:
 
 
 @lru_cache(maxsize=1)
-def known() -> Tables:
+def version_tables() -> Tables:
     return Tables(**{name: table(name).rows for name in Tables.__dataclass_fields__})
 
 
@@ -95,7 +91,7 @@ def row_for(rows: Sequence[Mapping[str, Any]], version: str) -> Mapping[str, Any
 
 
 def torch_row(version: str) -> Mapping[str, Any] | None:
-    return next((row for row in known().torch if row["minor"] == minor_of(version)), None)
+    return next((row for row in version_tables().torch if row["minor"] == minor_of(version)), None)
 
 
 def python_in(span: str, python: str) -> bool:
@@ -121,7 +117,7 @@ def variant_capabilities(
     return None
 
 
-def driver_floor(cuda_major: int, system: str) -> str | None:
+def driver_floor(cuda_major: int, system: str | None) -> str | None:
     """Oldest driver for programs of CUDA ``cuda_major`` on ``Linux`` or ``Windows``."""
     key = "windows" if system == "Windows" else "linux"
     return next(
@@ -132,7 +128,8 @@ def driver_floor(cuda_major: int, system: str) -> str | None:
 def jit_driver_floor(ptx_isa: str) -> str | None:
     """Oldest driver that compiles PTX of this version: that of the first toolkit that has it."""
     measured = next(
-        (row["driver_jit"] for row in known().ctranslate2 if row["ptx_isa"] == ptx_isa), None
+        (row["driver_jit"] for row in version_tables().ctranslate2 if row["ptx_isa"] == ptx_isa),
+        None,
     )
     if measured:
         return str(measured)

@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from . import tables
-from .errors import IndexProblem
+from .diagnose import diagnose_machine
+from .errors import PackageIndexError
 from .facts import Fact, Facts
 from .index import File, Index, newest, pip_configuration
-from .judge import judge
 from .plan import WANTS, make_plan
 from .tables import Tables
 from .versions import compare, minor_of, parse_requirement
@@ -64,13 +64,13 @@ def find_updates(facts: Facts, index: Index | None = None) -> Updates:
     """Ask for every watched package.
 
     Raises:
-        IndexProblem: no package could be asked for.
+        PackageIndexError: no package could be asked for.
     """
     asked = tuple(tables.watched_packages(updates=True))
     source = index or Index(pip_configuration())
     with ThreadPoolExecutor(_CONNECTIONS) as pool:
         answers = list(pool.map(lambda package: _look(package, source), asked))
-    problems = [answer for answer in answers if isinstance(answer, IndexProblem)]
+    problems = [answer for answer in answers if isinstance(answer, PackageIndexError)]
     if len(problems) == len(asked):
         raise problems[0]
     releases = [answer for answer in answers if isinstance(answer, Release)]
@@ -78,7 +78,7 @@ def find_updates(facts: Facts, index: Index | None = None) -> Updates:
     return Updates(asked, tuple(told), tuple(str(problem) for problem in problems))
 
 
-def _look(package: str, index: Index) -> Release | IndexProblem | None:
+def _look(package: str, index: Index) -> Release | PackageIndexError | None:
     known = known_version(package)
     try:
         files = index.files(package)
@@ -87,7 +87,7 @@ def _look(package: str, index: Index) -> Release | IndexProblem | None:
             return None
         requirements = index.requirements(file)
         before = _requirements_of(known, files, index)
-    except IndexProblem as problem:
+    except PackageIndexError as problem:
         return problem
     return Release(
         package,
@@ -117,9 +117,11 @@ def _effects(release: Release, facts: Facts) -> Iterator[str]:
     """Plans that would install something else, and findings that an upgrade here would bring or end."""
     table = _TABLE_OF.get(release.package)
     if table in _PLANNED:
-        extended = with_release(tables.known(), release)
+        extended = with_release(tables.version_tables(), release)
         for want in WANTS:
-            old, new = (make_plan(facts, want, known) for known in (tables.known(), extended))
+            old, new = (
+                make_plan(facts, want, known) for known in (tables.version_tables(), extended)
+            )
             pair = [
                 {each for install in plan.installs for each in install.requirements}
                 for plan in (old, new)
@@ -128,8 +130,10 @@ def _effects(release: Release, facts: Facts) -> Iterator[str]:
                 yield f"plan {want}: {', '.join(sorted(pair[0] - pair[1]))} -> {', '.join(sorted(pair[1] - pair[0]))}"
     installed = facts.value("packages.installed", {})
     if release.package in installed:
-        before = {finding.code: finding.title for finding in judge(facts)}
-        after = {finding.code: finding.title for finding in judge(_upgraded(facts, release))}
+        before = {finding.code: finding.title for finding in diagnose_machine(facts)}
+        after = {
+            finding.code: finding.title for finding in diagnose_machine(_upgraded(facts, release))
+        }
         for code in sorted(after.keys() - before.keys()):
             yield f"upgrading here would bring {code}: {after[code]}"
         for code in sorted(before.keys() - after.keys()):

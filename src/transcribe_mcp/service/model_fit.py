@@ -76,9 +76,9 @@ def this_machine() -> Machine:
     from importlib.util import find_spec
 
     from ..compat import gather
-    from ..compat.choose import usable_gpus
     from ..compat.machine import gpus_of, usable_memory_bytes
     from ..compat.memory import WHISPER, gpu_bytes
+    from ..compat.runtime_choice import usable_gpus
 
     facts = gather()
     usable = usable_gpus(facts, "tiny")
@@ -122,13 +122,13 @@ def diagnose() -> Diagnosis:
     from dataclasses import asdict
 
     from ..compat import gather, make_plan
-    from ..compat.building import with_source
-    from ..compat.judge import exit_code, judge
+    from ..compat.diagnose import diagnose_machine, exit_code
+    from ..compat.env_build import with_source
     from ..compat.plan import plan_text
-    from ..compat.screen import doctor_json, doctor_text
+    from ..compat.report import doctor_json, doctor_text
 
     facts = gather()
-    findings = judge(facts)
+    findings = diagnose_machine(facts)
     text, report = f"{doctor_text(facts, findings)}\n", doctor_json(facts, findings)
     if not exit_code(findings):
         return Diagnosis(text, report)

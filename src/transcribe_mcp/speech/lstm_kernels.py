@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.errors import TritonError
 
-from ..compat.trial import ran_out_of_memory
+from ..compat.gpu_probe import ran_out_of_memory
 
 State = tuple[Tensor, Tensor]
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pack_sequence, pad_packed_sequence
 
-from ..compat.trial import ran_out_of_memory
+from ..compat.gpu_probe import ran_out_of_memory
 from ..errors import EngineFailedError, OutOfMemoryError
 from .features_torch import Placed
 from .regions import SAMPLE_RATE_HZ, Window

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from ..facts import Fact, Facts, seen, timed, unseen
+from ..facts import Fact, Facts, known, timed, unknown
 from .binaries import probe_ctranslate2, probe_torch
 from .environment import probe as probe_environment
 from .hardware import probe_cpu, probe_memory
@@ -48,7 +48,7 @@ def gather() -> Facts:
         try:
             facts += timed(probe())
         except Exception as error:  # noqa: BLE001 -- guarded probe: doctor must survive any broken machine
-            facts.append(unseen(f"probe.{name}", f"{type(error).__name__}: {error}"))
+            facts.append(unknown(f"probe.{name}", f"{type(error).__name__}: {error}"))
         else:
-            facts.append(seen(f"probe.{name}", "looked", "doctor"))
+            facts.append(known(f"probe.{name}", "looked", "doctor"))
     return Facts(facts)

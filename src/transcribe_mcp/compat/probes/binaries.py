@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from ..elf import read_gpu_code
-from ..facts import Fact, seen, unseen
+from ..facts import Fact, known, unknown
+from ..gpu_binaries import read_gpu_code
 from .files import entries_of, text_of
 from .packages import installed_folders, package_folder
 
@@ -19,25 +19,25 @@ _VERSION_LINE = re.compile(r"^__version__(?::[^=]+)?\s*=\s*['\"]([^'\"]+)", re.M
 
 def probe_torch() -> Iterator[Fact]:
     if "torch" not in installed_folders():
-        yield unseen("torch.cuda", "torch is not installed")
+        yield unknown("torch.cuda", "torch is not installed")
         return
     folder = package_folder("torch", "torch")
     text = text_of(folder / "version.py") if folder else None
     if text is None:
-        yield unseen("torch.version", "torch/version.py is missing")
-        yield unseen("torch.cuda", "torch/version.py is missing")
+        yield unknown("torch.version", "torch/version.py is missing")
+        yield unknown("torch.cuda", "torch/version.py is missing")
         return
     source = str(folder / "version.py") if folder else ""
     version, cuda = _VERSION_LINE.search(text), _CUDA_LINE.search(text)
     yield (
-        seen("torch.version", version[1], source)
+        known("torch.version", version[1], source)
         if version
-        else unseen("torch.version", f"not in {source}")
+        else unknown("torch.version", f"not in {source}")
     )
     if cuda:
-        yield seen("torch.cuda", cuda[1] or cuda[2] or "cpu", source)
+        yield known("torch.cuda", cuda[1] or cuda[2] or "cpu", source)
     else:
-        yield unseen("torch.cuda", f"not in {source}")
+        yield unknown("torch.cuda", f"not in {source}")
 
 
 def ctranslate2_libraries() -> list[Path]:
@@ -53,19 +53,19 @@ def ctranslate2_libraries() -> list[Path]:
 def probe_ctranslate2() -> Iterator[Fact]:
     name = "ctranslate2.binary"
     if "ctranslate2" not in installed_folders():
-        yield unseen(name, "ctranslate2 is not installed")
+        yield unknown(name, "ctranslate2 is not installed")
         return
     paths = ctranslate2_libraries()
     if not paths:
-        yield unseen(name, "the package is installed but its library is missing")
+        yield unknown(name, "the package is installed but its library is missing")
         return
     try:
         code = read_gpu_code(paths[0])
     except (OSError, ValueError) as error:
-        yield unseen(name, f"{paths[0]} cannot be read: {error}")
+        yield unknown(name, f"{paths[0]} cannot be read: {error}")
         return
     shim = [path.name for path in entries_of(paths[0].parent) if path.name.startswith("libcudnn")]
     value = {
         key: list(item) if isinstance(item, tuple) else item for key, item in asdict(code).items()
     }
-    yield seen(name, value | {"cudnn_shim": shim[0] if shim else ""}, str(paths[0]))
+    yield known(name, value | {"cudnn_shim": shim[0] if shim else ""}, str(paths[0]))

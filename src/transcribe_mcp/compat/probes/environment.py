@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..facts import Fact, seen
+from ..facts import Fact, known
 
 VARIABLES = (
     "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "CUDA_LAUNCH_BLOCKING", "CUDA_HOME", "CUDA_PATH",
@@ -22,10 +22,10 @@ SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_TOKEN")
 
 def probe() -> Iterator[Fact]:
     found = {name: os.environ[name] for name in VARIABLES if name in os.environ}
-    yield seen("environment.variables", found, "environment of this process")
+    yield known("environment.variables", found, "environment of this process")
     secrets = {name: bool(os.environ.get(name)) for name in SECRETS}
     home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
     secrets["token file"] = (home / "token").is_file()
-    yield seen(
+    yield known(
         "environment.secrets", secrets, "environment of this process; only whether they are set"
     )

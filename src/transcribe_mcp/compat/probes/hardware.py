@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..facts import Fact, seen, unseen
+from ..facts import Fact, known, unknown
 from .files import text_of
 
 # Instruction sets that CTranslate2, oneDNN or onnxruntime choose their kernels by.
@@ -25,7 +25,7 @@ _SYSCTL_TIMEOUT_S = 3
 
 
 def probe_cpu() -> Iterator[Fact]:
-    yield seen("cpu.logical", os.cpu_count() or 1, "os.cpu_count")
+    yield known("cpu.logical", os.cpu_count() or 1, "os.cpu_count")
     yield _usable()
     yield _quota()
     if sys.platform == "linux":
@@ -33,30 +33,30 @@ def probe_cpu() -> Iterator[Fact]:
     elif sys.platform == "darwin":
         yield from _mac_cpu()
     else:
-        yield seen("cpu.model", platform.processor(), "platform.processor")
-        yield unseen("cpu.physical", "not asked for on this system")
-        yield unseen("cpu.flags", "not asked for on this system")
+        yield known("cpu.model", platform.processor(), "platform.processor")
+        yield unknown("cpu.physical", "not asked for on this system")
+        yield unknown("cpu.flags", "not asked for on this system")
 
 
 def _usable() -> Fact:
     if sys.platform == "linux":
-        return seen("cpu.usable", len(os.sched_getaffinity(0)), "sched_getaffinity")
-    return seen("cpu.usable", os.cpu_count() or 1, "os.cpu_count")
+        return known("cpu.usable", len(os.sched_getaffinity(0)), "sched_getaffinity")
+    return known("cpu.usable", os.cpu_count() or 1, "os.cpu_count")
 
 
 def _linux_cpu(text: str) -> Iterator[Fact]:
     model = re.search(r"^(?:model name|Model|Hardware)\s*:\s*(.+)$", text, re.MULTILINE)
     yield (
-        seen("cpu.model", model[1].strip(), "/proc/cpuinfo")
+        known("cpu.model", model[1].strip(), "/proc/cpuinfo")
         if model
-        else unseen("cpu.model", "not in /proc/cpuinfo")
+        else unknown("cpu.model", "not in /proc/cpuinfo")
     )
     line = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
     if line:
         has = set(line[1].split())
-        yield seen("cpu.flags", [flag for flag in FLAGS if flag in has], "/proc/cpuinfo")
+        yield known("cpu.flags", [flag for flag in FLAGS if flag in has], "/proc/cpuinfo")
     else:
-        yield unseen("cpu.flags", "not in /proc/cpuinfo")
+        yield unknown("cpu.flags", "not in /proc/cpuinfo")
     cores = set(
         re.findall(r"^physical id\s*:\s*(\d+)$(?:.*\n)*?^core id\s*:\s*(\d+)$", text, re.MULTILINE)
     )
@@ -66,11 +66,11 @@ def _linux_cpu(text: str) -> Iterator[Fact]:
         if (folder / "topology").is_dir()
     }
     if siblings:
-        yield seen("cpu.physical", len(siblings), "/sys/devices/system/cpu/*/topology")
+        yield known("cpu.physical", len(siblings), "/sys/devices/system/cpu/*/topology")
     elif cores:
-        yield seen("cpu.physical", len(cores), "/proc/cpuinfo")
+        yield known("cpu.physical", len(cores), "/proc/cpuinfo")
     else:
-        yield unseen("cpu.physical", "neither /sys nor /proc/cpuinfo says it")
+        yield unknown("cpu.physical", "neither /sys nor /proc/cpuinfo says it")
 
 
 def _mac_cpu() -> Iterator[Fact]:
@@ -78,14 +78,16 @@ def _mac_cpu() -> Iterator[Fact]:
     values = {name: _sysctl(name) for name in names}
     brand, physical, translated = (values[name] for name in names)
     yield (
-        seen("cpu.model", brand, "sysctl") if brand else unseen("cpu.model", "sysctl does not say")
+        known("cpu.model", brand, "sysctl")
+        if brand
+        else unknown("cpu.model", "sysctl does not say")
     )
     yield (
-        seen("cpu.physical", int(physical), "sysctl")
+        known("cpu.physical", int(physical), "sysctl")
         if physical
-        else unseen("cpu.physical", "sysctl does not say")
+        else unknown("cpu.physical", "sysctl does not say")
     )
-    yield seen("cpu.translated", translated == "1", "sysctl.proc_translated")
+    yield known("cpu.translated", translated == "1", "sysctl.proc_translated")
 
 
 def _sysctl(name: str) -> str:
@@ -119,7 +121,7 @@ def _group_folders(controller: str) -> Iterator[Path]:
 
 def _quota() -> Fact:
     if sys.platform != "linux":
-        return unseen("cpu.quota", "control groups are Linux")
+        return unknown("cpu.quota", "control groups are Linux")
     quotas = []
     for folder in _group_folders("cpu"):
         limit, _, period = (text_of(folder / "cpu.max") or "").partition(" ")
@@ -129,9 +131,9 @@ def _quota() -> Fact:
         if limit.isdigit() and period.isdigit() and int(period):
             quotas.append((int(limit) / int(period), str(folder)))
     if not quotas:
-        return unseen("cpu.quota", "no limit is set")
+        return unknown("cpu.quota", "no limit is set")
     quota, folder_name = min(quotas)
-    return seen("cpu.quota", round(quota, 3), folder_name)
+    return known("cpu.quota", round(quota, 3), folder_name)
 
 
 def probe_memory() -> Iterator[Fact]:
@@ -143,16 +145,14 @@ def probe_memory() -> Iterator[Fact]:
             ("memory.total_bytes", "MemTotal"),
             ("memory.available_bytes", "MemAvailable"),
         ):
-            known = key in sizes
-            yield (
-                seen(name, int(sizes[key]) * 1024, "/proc/meminfo")
-                if known
-                else unseen(name, "not in /proc/meminfo")
-            )
+            if key in sizes:
+                yield known(name, int(sizes[key]) * 1024, "/proc/meminfo")
+            else:
+                yield unknown(name, "not in /proc/meminfo")
         yield _memory_limit()
     else:
         yield _total_memory()
-        yield unseen("memory.available_bytes", "not asked for on this system")
+        yield unknown("memory.available_bytes", "not asked for on this system")
 
 
 def _memory_limit() -> Fact:
@@ -162,8 +162,8 @@ def _memory_limit() -> Fact:
         if text.isdigit() and int(text) < _UNLIMITED_BYTES:
             limits.append((int(text), str(folder)))
     if not limits:
-        return unseen("memory.limit_bytes", "no limit is set")
-    return seen("memory.limit_bytes", *min(limits))
+        return unknown("memory.limit_bytes", "no limit is set")
+    return known("memory.limit_bytes", *min(limits))
 
 
 def _total_memory() -> Fact:
@@ -171,13 +171,13 @@ def _total_memory() -> Fact:
     if sys.platform == "darwin":
         text = _sysctl("hw.memsize")
         return (
-            seen(name, int(text), "sysctl hw.memsize")
+            known(name, int(text), "sysctl hw.memsize")
             if text.isdigit()
-            else unseen(name, "sysctl does not say")
+            else unknown(name, "sysctl does not say")
         )
     if sys.platform == "win32":
         return _windows_memory(name)
-    return unseen(name, "not asked for on this system")
+    return unknown(name, "not asked for on this system")
 
 
 def _windows_memory(name: str) -> Fact:
@@ -186,5 +186,5 @@ def _windows_memory(name: str) -> Fact:
     kilobytes = ctypes.c_ulonglong(0)
     answered = ctypes.CDLL("kernel32").GetPhysicallyInstalledSystemMemory(ctypes.byref(kilobytes))
     if not answered:
-        return unseen(name, "GetPhysicallyInstalledSystemMemory does not say")
-    return seen(name, kilobytes.value * 1024, "GetPhysicallyInstalledSystemMemory")
+        return unknown(name, "GetPhysicallyInstalledSystemMemory does not say")
+    return known(name, kilobytes.value * 1024, "GetPhysicallyInstalledSystemMemory")

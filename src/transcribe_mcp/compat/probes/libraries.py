@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ..facts import Fact, seen
+from ..facts import Fact, known
 from .files import entries_of
 from .packages import installed_folders
 
@@ -118,11 +118,13 @@ def probe() -> Iterator[Fact]:
         winners.setdefault(record["name"], record["path"])
     found += [_record(path, "package") for path, _ in package_libraries()]
     source = "LD_LIBRARY_PATH, loader cache, nvidia packages, torch/lib"
-    yield seen(
+    yield known(
         "libraries.cublas", [record for record in found if "cublas" in record["name"]], source
     )
-    yield seen("libraries.cudnn", [record for record in found if "cudnn" in record["name"]], source)
-    yield seen("libraries.winners", winners, "LD_LIBRARY_PATH before loader cache")
+    yield known(
+        "libraries.cudnn", [record for record in found if "cudnn" in record["name"]], source
+    )
+    yield known("libraries.winners", winners, "LD_LIBRARY_PATH before loader cache")
 
 
 def _matching(folder: Path) -> list[Path]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..facts import Fact, seen, unseen
+from ..facts import Fact, known, unknown
 from .files import entries_of, text_of
 
 TIMEOUT_S = 15.0
@@ -35,12 +35,12 @@ def start_children() -> None:
 
 def probe() -> Iterator[Fact]:
     yield _kernel_driver()
-    yield seen("nvidia.devices", _devices(), "/dev")
+    yield known("nvidia.devices", _devices(), "/dev")
     yield _pci()
     answers = {}
     for api in ("nvml", "cuda"):
         answers[api], end = _answer(api)
-        yield seen(f"nvidia.{api}_child", end, "child process")
+        yield known(f"nvidia.{api}_child", end, "child process")
     nvml, cuda = answers["nvml"], answers["cuda"]
     yield from _driver_facts(nvml, cuda)
     yield _gpus(nvml.get("gpus", []), cuda.get("gpus", []))
@@ -49,24 +49,24 @@ def probe() -> Iterator[Fact]:
 def _gpus(by_nvml: list[dict[str, Any]], by_cuda: list[dict[str, Any]]) -> Fact:
     """CUDA's list, because its order and choice are what ``cuda:N`` means; NVML adds what only it knows."""
     if by_cuda:
-        known = {gpu.get("uuid"): gpu for gpu in by_nvml}
+        by_uuid = {gpu.get("uuid"): gpu for gpu in by_nvml}
         alone = by_nvml[0] if len(by_nvml) == len(by_cuda) == 1 else {}
-        joined = [{**known.get(gpu["uuid"], alone), **gpu} for gpu in by_cuda]
-        return seen("nvidia.gpus", joined, "CUDA driver, NVML" if by_nvml else "CUDA driver")
+        joined = [{**by_uuid.get(gpu["uuid"], alone), **gpu} for gpu in by_cuda]
+        return known("nvidia.gpus", joined, "CUDA driver, NVML" if by_nvml else "CUDA driver")
     source = "NVML" if by_nvml else "neither NVML nor the CUDA driver shows one"
-    return seen("nvidia.gpus", by_nvml, source)
+    return known("nvidia.gpus", by_nvml, source)
 
 
 def _kernel_driver() -> Fact:
     version = text_of("/sys/module/nvidia/version")
     if version:
-        return seen("nvidia.kernel_driver", version, "/sys/module/nvidia/version")
+        return known("nvidia.kernel_driver", version, "/sys/module/nvidia/version")
     match = re.search(
         r"Kernel Module\D*?\s(\d+\.\d+(?:\.\d+)?)\s", text_of("/proc/driver/nvidia/version") or ""
     )
     if match:
-        return seen("nvidia.kernel_driver", match[1], "/proc/driver/nvidia/version")
-    return unseen("nvidia.kernel_driver", "no nvidia kernel module is loaded")
+        return known("nvidia.kernel_driver", match[1], "/proc/driver/nvidia/version")
+    return unknown("nvidia.kernel_driver", "no nvidia kernel module is loaded")
 
 
 def _devices() -> list[str]:
@@ -76,11 +76,11 @@ def _devices() -> list[str]:
 
 def _pci() -> Fact:
     if sys.platform != "linux":
-        return unseen("nvidia.pci", "read on Linux only")
+        return unknown("nvidia.pci", "read on Linux only")
     folder = "/sys/bus/pci/devices"
     cards = [path for path in entries_of(folder) if text_of(path / "vendor") == _VENDOR]
     gpus = [path for path in cards if (text_of(path / "class") or "").startswith(_DISPLAY_CLASS)]
-    return seen("nvidia.pci", [text_of(path / "device") or "?" for path in gpus], folder)
+    return known("nvidia.pci", [text_of(path / "device") or "?" for path in gpus], folder)
 
 
 def _answer(api: str) -> tuple[dict[str, Any], str]:
@@ -108,32 +108,32 @@ def _answer(api: str) -> tuple[dict[str, Any], str]:
 def _driver_facts(nvml: dict[str, Any], cuda: dict[str, Any]) -> Iterator[Fact]:
     reported = nvml.get("driver")
     yield (
-        seen("nvidia.nvml_driver", reported, "NVML")
+        known("nvidia.nvml_driver", reported, "NVML")
         if reported
-        else unseen("nvidia.nvml_driver", "NVML is silent")
+        else unknown("nvidia.nvml_driver", "NVML is silent")
     )
     code = nvml.get("nvml_code")
     yield (
-        seen("nvidia.nvml_code", code, "nvmlInit_v2")
+        known("nvidia.nvml_code", code, "nvmlInit_v2")
         if code is not None
-        else unseen("nvidia.nvml_code", "no NVML")
+        else unknown("nvidia.nvml_code", "no NVML")
     )
     path = cuda.get("libcuda")
     if path:
-        yield seen("nvidia.libcuda", path, "mapped in the child")
+        yield known("nvidia.libcuda", path, "mapped in the child")
         real = re.search(r"libcuda\.so\.(\d+\.\d+(?:\.\d+)?)", os.path.realpath(path))
         name = "nvidia.user_driver"
         yield (
-            seen(name, real[1], "name of libcuda")
+            known(name, real[1], "name of libcuda")
             if real
-            else unseen(name, "libcuda's name holds no version")
+            else unknown(name, "libcuda's name holds no version")
         )
     else:
-        yield unseen("nvidia.libcuda", "libcuda.so.1 cannot be opened")
+        yield unknown("nvidia.libcuda", "libcuda.so.1 cannot be opened")
     for name, key in (("nvidia.cuinit", "cuinit"), ("nvidia.cuda_version", "cuda_version")):
         value = cuda.get(key, nvml.get(key))
         yield (
-            seen(name, value, "CUDA driver")
+            known(name, value, "CUDA driver")
             if value is not None
-            else unseen(name, "no CUDA driver library")
+            else unknown(name, "no CUDA driver library")
         )

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
-from ..facts import Fact, seen
+from ..facts import Fact, known
 from ..tables import watched_packages
 from ..versions import normalised
 from .files import entries_of, text_of
@@ -45,9 +45,9 @@ def probe() -> Iterator[Fact]:
         if name in watched or name.startswith("nvidia-")
     }
     installed = {name: at[0][0] for name, at in sorted(folders.items())}
-    yield seen("packages.installed", installed, "metadata folders on sys.path")
+    yield known("packages.installed", installed, "metadata folders on sys.path")
     requires = {name: _requires(at[0][1]) for name, at in sorted(folders.items())}
-    yield seen(
+    yield known(
         "packages.requires",
         {name: lines for name, lines in requires.items() if lines},
         "Requires-Dist",
@@ -57,7 +57,7 @@ def probe() -> Iterator[Fact]:
         for name, at in folders.items()
         if any(a.parent == b.parent for i, (_, a) in enumerate(at) for _, b in at[:i])
     ]
-    yield seen("packages.doubled", sorted(doubled), "metadata folders side by side")
+    yield known("packages.doubled", sorted(doubled), "metadata folders side by side")
 
 
 def _requires(folder: Path) -> list[str]:

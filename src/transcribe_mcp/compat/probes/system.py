@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..facts import Fact, seen, unseen
+from ..facts import Fact, known, unknown
 from ..paths import data_dir
 from .files import text_of
 
@@ -19,14 +19,14 @@ _CONTAINER_WORDS = ("docker", "kubepods", "containerd", "lxc", "podman", "libpod
 
 
 def probe() -> Iterator[Fact]:
-    yield seen("os.system", platform.system(), "platform.system")
-    yield seen("os.release", platform.release(), "platform.release")
-    yield seen("os.machine", _machine(), "platform.machine")
+    yield known("os.system", platform.system(), "platform.system")
+    yield known("os.release", platform.release(), "platform.release")
+    yield known("os.machine", _machine(), "platform.machine")
     yield _distribution()
     yield _libc()
     yield _container()
     wsl = "microsoft" in platform.release().lower() or Path("/dev/dxg").exists()
-    yield seen("os.wsl", wsl, "kernel release, /dev/dxg")
+    yield known("os.wsl", wsl, "kernel release, /dev/dxg")
 
 
 def _machine() -> str:
@@ -35,7 +35,7 @@ def _machine() -> str:
 
 def _distribution() -> Fact:
     if sys.platform != "linux":
-        return seen("os.distribution", platform.platform(terse=True), "platform.platform")
+        return known("os.distribution", platform.platform(terse=True), "platform.platform")
     text = text_of("/etc/os-release") or ""
     names = [
         line.partition("=")[2].strip('"')
@@ -43,57 +43,57 @@ def _distribution() -> Fact:
         if line.startswith("PRETTY_NAME=")
     ]
     return (
-        seen("os.distribution", names[0], "/etc/os-release")
+        known("os.distribution", names[0], "/etc/os-release")
         if names
-        else unseen("os.distribution", "no os-release")
+        else unknown("os.distribution", "no os-release")
     )
 
 
 def _libc() -> Fact:
     if sys.platform != "linux":
-        return unseen("os.libc", "asked for on Linux only")
+        return unknown("os.libc", "asked for on Linux only")
     try:
         version = os.confstr("CS_GNU_LIBC_VERSION")
     except (ValueError, OSError):
         version = None
     if version:
-        return seen("os.libc", version, "confstr CS_GNU_LIBC_VERSION")
+        return known("os.libc", version, "confstr CS_GNU_LIBC_VERSION")
     musl = [
         path.name for folder in ("/lib", "/usr/lib") for path in Path(folder).glob("ld-musl-*.so.1")
     ]
     return (
-        seen("os.libc", "musl", musl[0])
+        known("os.libc", "musl", musl[0])
         if musl
-        else unseen("os.libc", "neither glibc nor musl answers")
+        else unknown("os.libc", "neither glibc nor musl answers")
     )
 
 
 def _container() -> Fact:
     for path, name in _CONTAINER_FILES:
         if Path(path).exists():
-            return seen("os.container", name, path)
+            return known("os.container", name, path)
     named = os.environ.get("container", "")  # noqa: SIM112 -- systemd-nspawn and podman write it so
     if named:
-        return seen("os.container", named, "variable container")
+        return known("os.container", named, "variable container")
     if "KUBERNETES_SERVICE_HOST" in os.environ:
-        return seen("os.container", "kubernetes", "variable KUBERNETES_SERVICE_HOST")
+        return known("os.container", "kubernetes", "variable KUBERNETES_SERVICE_HOST")
     groups = text_of("/proc/1/cgroup") or ""
     words = [word for word in _CONTAINER_WORDS if word in groups]
-    return seen("os.container", words[0] if words else "none", "/proc/1/cgroup")
+    return known("os.container", words[0] if words else "none", "/proc/1/cgroup")
 
 
 def probe_python() -> Iterator[Fact]:
-    yield seen("python.version", platform.python_version(), "platform.python_version")
-    yield seen(
+    yield known("python.version", platform.python_version(), "platform.python_version")
+    yield known(
         "python.implementation", platform.python_implementation(), "platform.python_implementation"
     )
-    yield seen("python.bits", struct.calcsize("P") * 8, "size of a pointer")
-    yield seen("python.executable", sys.executable, "sys.executable")
-    yield seen(
+    yield known("python.bits", struct.calcsize("P") * 8, "size of a pointer")
+    yield known("python.executable", sys.executable, "sys.executable")
+    yield known(
         "python.in_venv", sys.prefix != sys.base_prefix, "sys.prefix against sys.base_prefix"
     )
     free = "free-threading" in sys.version
-    yield seen("python.free_threaded", free, "sys.version")
+    yield known("python.free_threaded", free, "sys.version")
 
 
 def probe_disk() -> Iterator[Fact]:
@@ -102,6 +102,6 @@ def probe_disk() -> Iterator[Fact]:
     try:
         free = shutil.disk_usage(existing).free
     except OSError as error:
-        yield unseen("disk.free_bytes", f"{existing}: {error.strerror}")
+        yield unknown("disk.free_bytes", f"{existing}: {error.strerror}")
     else:
-        yield seen("disk.free_bytes", free, f"file system of {existing}")
+        yield known("disk.free_bytes", free, f"file system of {existing}")

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..facts import Fact, seen, unseen
+from ..facts import Fact, known, unknown
 from .libraries import system_libraries
 
 _TIMEOUT_S = 3
@@ -19,13 +19,13 @@ _TIMEOUT_S = 3
 def probe() -> Iterator[Fact]:
     yield _version("tools.ffmpeg", ["ffmpeg", "-version"], r"ffmpeg version (\S+)")
     uv = shutil.which("uv")
-    yield seen("tools.uv", uv, "PATH") if uv else unseen("tools.uv", "not on the PATH")
+    yield known("tools.uv", uv, "PATH") if uv else unknown("tools.uv", "not on the PATH")
     names = system_libraries("libavutil.so.") | system_libraries("avutil-")
     majors = sorted(
         {int(match[1]) for name in names if (match := re.search(r"(?:\.so\.|avutil-)(\d+)", name))}
     )
-    yield seen("ffmpeg.libavutil", majors, "loader cache and LD_LIBRARY_PATH")
-    yield seen("tools.for_triton", _for_triton(), "CC, PATH and Python's include folder")
+    yield known("ffmpeg.libavutil", majors, "loader cache and LD_LIBRARY_PATH")
+    yield known("tools.for_triton", _for_triton(), "CC, PATH and Python's include folder")
 
 
 def _for_triton() -> dict[str, bool]:
@@ -43,16 +43,16 @@ def _for_triton() -> dict[str, bool]:
 def _version(name: str, command: list[str], pattern: str) -> Fact:
     path = shutil.which(command[0])
     if path is None:
-        return unseen(name, "not on the PATH")
+        return unknown(name, "not on the PATH")
     try:
         done = subprocess.run(
             [path, *command[1:]], capture_output=True, text=True, timeout=_TIMEOUT_S
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        return unseen(name, f"{path} does not answer: {error}")
+        return unknown(name, f"{path} does not answer: {error}")
     match = re.search(pattern, done.stdout)
     return (
-        seen(name, match[1], path)
+        known(name, match[1], path)
         if match
-        else unseen(name, f"{path} exits {done.returncode} and says no version")
+        else unknown(name, f"{path} exits {done.returncode} and says no version")
     )

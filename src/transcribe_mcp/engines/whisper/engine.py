@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ...align.times import ENCODER_FRAME_S, time_words
 from ...align.words import split_words
-from ...compat.trial import ran_out_of_memory
+from ...compat.gpu_probe import ran_out_of_memory
 from ...domain.transcript import Notice, Word
 from ...errors import EngineFailedError, OutOfMemoryError
 from ...speech.features_torch import log_mel_windows

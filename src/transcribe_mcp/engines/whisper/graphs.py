@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...compat.trial import ran_out_of_memory
+from ...compat.gpu_probe import ran_out_of_memory
 from . import kernels
 from .caches import AudioCache
 from .continuous_batching import side_stream

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from ... import models
+from ...compat.gpu_probe import ran_out_of_memory
 from ...compat.machine import gpu_name
 from ...compat.memory import ENCODER_ROOMS
-from ...compat.trial import ran_out_of_memory
 from ...domain.transcript import Notice
 from ...errors import EngineFailedError, EngineUnavailableError, OutOfMemoryError, UsageError
 from ...models import Checkpoint, catalogue

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from .derived_facts import DerivedFacts
 from .facts import Facts
 from .machine import Gpu, gpus_of, usable_cores, usable_memory_bytes
 from .memory import MemoryNeed, geometry, gpu_bytes, largest_batch, memory_need
-from .view import View, view_of
 
 GPU_BATCH_MAX = 32
 CPU_BATCH_MAX = 8  # more windows at once gain nothing on a CPU and cost memory
@@ -51,49 +51,46 @@ def choose_device(facts: Facts) -> tuple[str, str]:
 
 
 def gpu_problem(facts: Facts) -> str:
-    """Why CTranslate2 cannot use the GPU here, in words; empty where nothing speaks against it."""
-    view = view_of(facts)
-    problems = {
-        "ct2_driver_too_old": f"driver {view.get('driver')} is older than {view.get('ct2_driver_floor')}",
-        "gpus_without_ct2_code": "CTranslate2 has no code for this GPU",
-        "gpus_jit_blocked": f"driver {view.get('driver')} cannot compile CTranslate2 for this GPU",
-    }
-    found = [
-        *_driver_problems(view),
-        *(words for name, words in problems.items() if view.get(name)),
-    ]
-    if view.get("ct2_gpu_code") is False:
+    """Why CTranslate2 cannot use the GPU here; empty where nothing speaks against it."""
+    machine = DerivedFacts(facts)
+    found = list(_driver_problems(machine))
+    if machine.ct2_driver_too_old:
+        found.append(f"driver {machine.driver} is older than {machine.ct2_driver_floor}")
+    if machine.gpus_without_ct2_code:
+        found.append("CTranslate2 has no code for this GPU")
+    if machine.gpus_jit_blocked:
+        found.append(f"driver {machine.driver} cannot compile CTranslate2 for this GPU")
+    if machine.ct2_gpu_code is False:
         found.append("this CTranslate2 was built without CUDA")
-    elif view.get("cublas12") is False:
+    elif machine.cublas12 is False:
         found.append(
             "libcublas.so.12 is not installed (pip install 'nvidia-cublas-cu12>=12.8,<13')"
         )
     return "; ".join(found)
 
 
-def _driver_problems(view: View) -> Iterator[str]:
+def _driver_problems(machine: DerivedFacts) -> Iterator[str]:
     """Why no program can use a GPU here."""
-    if view.get("cuinit"):
-        yield f"the CUDA driver answers with error {view['cuinit']}"
-    if view.get("gpus_hidden"):
+    if machine.cuinit:
+        yield f"the CUDA driver answers with error {machine.cuinit}"
+    if machine.gpus_hidden:
         yield "CUDA_VISIBLE_DEVICES hides the GPUs"
-    if view.get("has_libcuda") is False:
+    if machine.has_libcuda is False:
         yield "libcuda.so.1 cannot be opened"
 
 
 def usable_gpus(facts: Facts, model: str) -> tuple[int, ...]:
-    """Numbers of the GPUs on which CTranslate2 or the installed torch can run the model, by what speaks against it."""
-    view = view_of(facts)
-    torch_lacks = view.get("gpus_without_torch_code", [])
-    for_torch = view.get("torch_is_cpu") is False and not view.get("torch_driver_too_old")
+    """Numbers of the GPUs on which CTranslate2 or the installed torch can run the model, as far as facts tell."""
+    machine = DerivedFacts(facts)
+    torch_lacks = machine.gpus_without_torch_code or []
+    for_torch = machine.torch_is_cpu is False and not machine.torch_driver_too_old
     for_ctranslate2 = not gpu_problem(facts)
-    if any(_driver_problems(view)):
+    if any(_driver_problems(machine)):
         return ()
     return tuple(
         index
-        for index, gpu in enumerate(gpus_of(facts))
-        if (for_ctranslate2 or (for_torch and gpu.label not in torch_lacks))
-        and _has_room(gpu, model)
+        for index, gpu in enumerate(machine.gpus)
+        if (for_ctranslate2 or (for_torch and gpu not in torch_lacks)) and _has_room(gpu, model)
     )
 
 
@@ -111,10 +108,10 @@ def choose_compute_type(gpu: Gpu | None) -> tuple[str, str]:
     if gpu is None:
         return "int8", "int8 is the fast precision of CPUs"
     if gpu.at_least("7.0"):
-        return "float16", f"{gpu.label} has fast float16"
+        return "float16", f"{gpu} has fast float16"
     if gpu.capability == "6.1":
-        return "int8", f"{gpu.label} has fast int8 and no fast float16"
-    return "float32", f"{gpu.label} has neither fast int8 nor fast float16"
+        return "int8", f"{gpu} has fast int8 and no fast float16"
+    return "float32", f"{gpu} has neither fast int8 nor fast float16"
 
 
 def choose_runtime(facts: Facts, model: str = "large-v3-turbo") -> Runtime:

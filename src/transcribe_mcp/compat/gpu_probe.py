@@ -12,12 +12,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from .deep import Child, run_operation
 from .explain import explain
 from .facts import Facts, timed
 from .machine import effective_driver, gpu_name, gpus_of
 from .preload import cublas_paths
 from .probes.nvidia import probe, start_children
+from .smoke_test import Child, run_operation
 
 FILE_NAME = "gpu-trials.json"
 _OUT_OF_MEMORY = "out of memory"
@@ -33,7 +33,7 @@ def gpu_facts() -> Facts:
 
 def trial_key(facts: Facts, version: str, gpu: int = 0) -> str:
     """What the outcome depends on: driver, GPUs and which of them is tried, versions, which cuBLAS would be opened."""
-    gpus = ",".join(gpu.label for gpu in gpus_of(facts))
+    gpus = ",".join(map(str, gpus_of(facts)))
     libraries = ",".join(map(str, cublas_paths(sys.path)))
     settings = (f"{name}={os.environ.get(name, '')}" for name in _VARIABLES)
     which = [gpu_name(gpu)] if gpu else []

@@ -1,23 +1,21 @@
-"""Facts in, findings out: every rule's conditions, and what the real operations showed."""
+"""Facts in, findings out: every rule's predicate, and what the real operations showed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
+from .derived_facts import DerivedFacts
 from .explain import explain
 from .facts import Facts
-from .memory import memory_view
-from .rules import SEVERITIES, Finding, applies, fire, rule_of, rules
-from .view import view_of
+from .rules import RULE_BY_CODE, RULES, SEVERITIES, Finding
 
 
-def judge(facts: Facts, *, only: Sequence[str] = ()) -> list[Finding]:
+def diagnose_machine(facts: Facts, *, only: Sequence[str] = ()) -> list[Finding]:
     """The findings about a machine, worst first. ``only`` names the codes to look for; empty means all."""
-    view = {**view_of(facts), **memory_view(facts)}
-    found = [fire(rule, view) for rule in rules() if applies(rule, view)]
-    found += _judge_operations(facts, view)
+    machine = DerivedFacts(facts)
+    found = [rule.finding(machine) for rule in RULES if rule.applies(machine)]
+    found += _operation_findings(machine)
     unique = {finding.code: finding for finding in found if not only or finding.code in only}
     return sorted(
         unique.values(), key=lambda finding: (-SEVERITIES.index(finding.severity), finding.code)
@@ -25,15 +23,15 @@ def judge(facts: Facts, *, only: Sequence[str] = ()) -> list[Finding]:
 
 
 def not_judged(facts: Facts, codes: Sequence[str]) -> list[str]:
-    """Of these rules, those whose answer depends on something that is unknown here, or that know logs only."""
-    view = {**view_of(facts), **memory_view(facts)}
-    found = {finding.code for finding in judge(facts)}
+    """Of these rules, those that depend on something unknown here, or that only logs can show."""
+    machine = DerivedFacts(facts)
+    found = {finding.code for finding in diagnose_machine(facts)}
     tried = any(name.startswith("deep.") for name in facts)
-    asked = [rule for rule in rules() if rule.code in codes and rule.code not in found]
+    asked = [rule for rule in RULES if rule.code in codes and rule.code not in found]
     return [
         rule.code
         for rule in asked
-        if applies(rule, view) is None and not (tried and rule.area == "operations")
+        if rule.applies(machine) is None and not (tried and rule.area == "operations")
     ]
 
 
@@ -46,11 +44,11 @@ def exit_code(findings: Sequence[Finding]) -> int:
     return {"ok": 0, "info": 0, "warn": 1}.get(worst(findings), 2)
 
 
-def _judge_operations(facts: Facts, view: Mapping[str, Any]) -> Iterator[Finding]:
-    """A failed operation is named by the known error in its last words, else by the way it ended."""
+def _operation_findings(machine: DerivedFacts) -> Iterator[Finding]:
+    """Findings about failed operations: the known errors in their output, else the way they ended."""
     failed = {}
     worked = set()
-    for name, fact in facts.items():
+    for name, fact in machine.facts.items():
         if name.startswith("deep.") and isinstance(fact.value, dict):
             _, engine, device = (*name.split("."), "", "")[:3]
             if fact.value.get("end") == "ok":
@@ -60,13 +58,11 @@ def _judge_operations(facts: Facts, view: Mapping[str, Any]) -> Iterator[Finding
     for (engine, device), result in failed.items():
         tail, end = str(result.get("tail", "")), str(result.get("end", ""))
         words = f"{engine} on {device}: {end}"
-        known = [item.rule.code for item in explain(tail)]
-        for code in known or [_code_of(end)]:
-            yield from _operation_finding(
-                code, f"{words}; {_last_line(tail)}" if tail else words, view
-            )
+        evidence = f"{words}; {_last_line(tail)}" if tail else words
+        for rule in [item.rule for item in explain(tail)] or [RULE_BY_CODE[_code_of(end)]]:
+            yield replace(rule.finding(machine), evidence=evidence)
         if device == "cuda" and (engine, "cpu") in worked:
-            yield from _operation_finding("TM804", f"{words}; on cpu: ok", view)
+            yield replace(RULE_BY_CODE["TM804"].finding(machine), evidence=f"{words}; on cpu: ok")
 
 
 def _code_of(end: str) -> str:
@@ -75,12 +71,6 @@ def _code_of(end: str) -> str:
     if end.startswith("signal"):
         return "TM802"
     return "TM803" if end.startswith("hung") else "TM801"
-
-
-def _operation_finding(code: str, evidence: str, view: Mapping[str, Any]) -> Iterator[Finding]:
-    rule = rule_of(code)
-    if rule is not None:
-        yield replace(fire(rule, view), evidence=evidence)
 
 
 def _last_line(text: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from . import tables
 from .memory import Geometry, geometries, geometry, memory_need
-from .rules import AREAS, SIGNS, commands, rules
+from .rules import AREAS, RULES, SIGNS
 
 _HEAD = """# Compatibility
 
@@ -210,9 +210,9 @@ def _rules() -> str:
 
 
 def _rule_rows(area: str) -> Iterator[list[str]]:
-    for rule in rules():
+    for rule in RULES:
         if rule.area == area:
-            ways = "<br>".join(f"`{_cell(command)}`" for command in commands(rule, {})) or "–"
+            ways = "<br>".join(f"`{_cell(command)}`" for command in rule.commands()) or "–"
             sign = SIGNS[rule.severity]
             yield [
                 f"{sign} {rule.code}",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .facts import Fact, Facts, seen
+from .facts import Fact, Facts, known
 from .machine import gpus_of
 from .preload import cublas_paths
 
@@ -94,7 +94,7 @@ def probe_operations(
         for device in (*devices, "cpu"):
             child = run_operation(python, engine, device)
             value = {"end": child.end, "tail": child.tail, "took_s": child.took_s, **child.answer}
-            yield seen(f"deep.{engine}.{device}", value, "child process")
+            yield known(f"deep.{engine}.{device}", value, "child process")
 
 
 def _brings_cudnn(facts: Facts) -> bool:

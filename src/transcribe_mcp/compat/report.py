@@ -6,13 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from .derived_facts import DerivedFacts
+from .diagnose import exit_code, not_judged, worst
 from .explain import Recognised
 from .facts import Facts, to_json
-from .judge import exit_code, not_judged, worst
-from .machine import gpus_of
-from .rules import AREAS, SEVERITIES, SIGNS, Finding, Rule, commands, rules
+from .rules import AREAS, RULES, SEVERITIES, SIGNS, Finding
 from .tables import table
-from .view import view_of
 
 _RESULTS: Mapping[int, str] = {0: "fit", 1: "degraded", 2: "broken"}
 _AREA_WIDTH = 24
@@ -36,7 +35,7 @@ def doctor_json(
 
 def doctor_text(facts: Facts, findings: Sequence[Finding], *, verbose: bool = False) -> str:
     """A line per area with its sign; under it what was found there."""
-    view = view_of(facts)
+    machine = DerivedFacts(facts)
     lines = []
     for area, title in AREAS.items():
         here = [finding for finding in findings if finding.area == area]
@@ -47,7 +46,7 @@ def doctor_text(facts: Facts, findings: Sequence[Finding], *, verbose: bool = Fa
         ):
             continue
         sign = SIGNS[max((f.severity for f in here), key=SEVERITIES.index, default="ok")]
-        lines.append(f"{sign} {title:<{_AREA_WIDTH}}{_SUMMARIES[area](facts, view)}")
+        lines.append(f"{sign} {title:<{_AREA_WIDTH}}{_SUMMARIES[area](machine)}")
         for finding in here:
             if verbose or finding.severity != "info":
                 lines += _finding_lines(finding, verbose=verbose)
@@ -61,7 +60,7 @@ def only_text(
     """A line per rule that was asked for, with what it found; no sign for what was not looked at."""
     unclear, found = not_judged(facts, only), {finding.code: finding for finding in findings}
     lines = []
-    for rule in rules():
+    for rule in RULES:
         if rule.code in found:
             lines += _finding_lines(found[rule.code], verbose=verbose)
         elif rule.code in unclear:
@@ -111,52 +110,65 @@ def _fact_lines(facts: Facts) -> list[str]:
     return lines
 
 
-def _machine(facts: Facts, view: Mapping[str, Any]) -> str:
+def _machine(machine: DerivedFacts) -> str:
     parts = [
-        view.get("distribution"),
-        view.get("machine"),
-        f"Python {view.get('python', 'unknown')}",
-        f"{view['cores']} cores" if "cores" in view else None,
-        "in a container" if view.get("container") else None,
-        "WSL" if view.get("wsl") else None,
+        machine.distribution,
+        machine.machine,
+        f"Python {_or_unknown(machine.python)}",
+        f"{machine.cores} cores" if machine.cores is not None else None,
+        "in a container" if machine.is_container else None,
+        "WSL" if machine.wsl else None,
     ]
-    return ", ".join(str(part) for part in parts if part)
+    return ", ".join(part for part in parts if part)
 
 
-def _gpu(facts: Facts, view: Mapping[str, Any]) -> str:
-    gpus = gpus_of(facts)
-    if not gpus:
+def _or_unknown(value: object) -> str:
+    return "unknown" if value is None else str(value)
+
+
+def _gpu(machine: DerivedFacts) -> str:
+    if not machine.gpus:
         return "no NVIDIA GPU" + (
-            f", though driver {view['driver']} is loaded" if view.get("driver") else ""
+            f", though driver {machine.driver} is loaded" if machine.driver else ""
         )
-    names = ", ".join(f"{gpu.label} {gpu.total_bytes / 1e9:.0f} GB" for gpu in gpus)
-    return f"{names}; driver {view.get('driver', 'unknown')}, CUDA up to {view.get('driver_cuda', 'unknown')}"
+    names = ", ".join(f"{gpu} {gpu.total_bytes / 1e9:.0f} GB" for gpu in machine.gpus)
+    return f"{names}; driver {_or_unknown(machine.driver)}, CUDA up to {_or_unknown(machine.driver_cuda)}"
 
 
-def _ctranslate2(facts: Facts, view: Mapping[str, Any]) -> str:
-    version = view.get("ctranslate2")
+def _ctranslate2(machine: DerivedFacts) -> str:
+    version = machine.version("ctranslate2")
     if version is None:
-        return "not installed" if view.get("has.ctranslate2") is False else "unknown"
-    if view.get("ct2_gpu_code"):
-        cudnn = f", cuDNN {view['ct2_cudnn']}" if view.get("ct2_cudnn") else ", no cuDNN needed"
-        return f"{version} with CUDA {view.get('ct2_cuda')}{cudnn}"
-    return f"{version} for the CPU" if view.get("ct2_gpu_code") is False else str(version)
-
-
-def _torch(facts: Facts, view: Mapping[str, Any]) -> str:
-    version = view.get("torch")
+        return "not installed" if machine.installs("ctranslate2") is False else "unknown"
+    if machine.ct2_gpu_code is None:
+        return version
+    cudnn = f", cuDNN {machine.ct2_cudnn}" if machine.ct2_cudnn else ", no cuDNN needed"
     return (
-        f"{version} ({view.get('torch_variant', 'build unknown')})" if version else "not installed"
+        f"{version} with CUDA {machine.ct2_cuda}{cudnn}"
+        if machine.ct2_gpu_code
+        else f"{version} for the CPU"
     )
 
 
-def _whisperx(facts: Facts, view: Mapping[str, Any]) -> str:
+def _torch(machine: DerivedFacts) -> str:
+    version = machine.version("torch")
+    return f"{version} ({machine.torch_variant or 'build unknown'})" if version else "not installed"
+
+
+def _whisperx(machine: DerivedFacts) -> str:
     names = ("whisperx", "pyannote-audio", "torchaudio", "torchcodec", "lightning")
-    return ", ".join(f"{name} {view[name]}" for name in names if name in view) or "not installed"
+    return (
+        ", ".join(
+            f"{name} {machine.installed[name]}" for name in names if name in machine.installed
+        )
+        or "not installed"
+    )
 
 
-def _libraries(facts: Facts, view: Mapping[str, Any]) -> str:
-    found = [*facts.value("libraries.cublas", []), *facts.value("libraries.cudnn", [])]
+def _libraries(machine: DerivedFacts) -> str:
+    found = [
+        *machine.facts.value("libraries.cublas", []),
+        *machine.facts.value("libraries.cudnn", []),
+    ]
     main = ("libcublas.so", "cublas64", "libcudnn.so", "cudnn64")
     names = sorted(
         {
@@ -168,28 +180,26 @@ def _libraries(facts: Facts, view: Mapping[str, Any]) -> str:
     return ", ".join(names) or "no cuBLAS or cuDNN seen"
 
 
-def _settings(facts: Facts, view: Mapping[str, Any]) -> str:
-    names = sorted(facts.value("environment.variables", {}))
+def _settings(machine: DerivedFacts) -> str:
+    names = sorted(machine.variables)
     return f"set: {', '.join(names)}" if names else "no variable that matters is set"
 
 
-def _memory(facts: Facts, view: Mapping[str, Any]) -> str:
-    free = f", {view['disk_gb']} GB of disk free" if "disk_gb" in view else ""
-    return f"{view.get('ram_gb', 'unknown')} GB{free}"
+def _memory(machine: DerivedFacts) -> str:
+    free = f", {machine.disk_gb} GB of disk free" if machine.disk_gb is not None else ""
+    return f"{_or_unknown(machine.ram_gb)} GB{free}"
 
 
-def _operations(facts: Facts, view: Mapping[str, Any]) -> str:
-    done = {
-        name: fact.value
-        for name, fact in facts.items()
-        if name.startswith("deep.") and isinstance(fact.value, dict)
-    }
+def _operations(machine: DerivedFacts) -> str:
+    results = {name: fact.value for name, fact in machine.facts.items() if name.startswith("deep.")}
     return ", ".join(
-        f"{name[5:].replace('.', ' on ')}: {result.get('end')}" for name, result in done.items()
+        f"{name[5:].replace('.', ' on ')}: {result.get('end')}"
+        for name, result in results.items()
+        if result
     )
 
 
-_SUMMARIES: Mapping[str, Callable[[Facts, Mapping[str, Any]], str]] = {
+_SUMMARIES: Mapping[str, Callable[[DerivedFacts], str]] = {
     "machine": _machine,
     "gpu": _gpu,
     "ctranslate2": _ctranslate2,
@@ -202,23 +212,28 @@ _SUMMARIES: Mapping[str, Callable[[Facts, Mapping[str, Any]], str]] = {
 }
 
 
-def rules_text(shown: Sequence[Rule]) -> str:
-    return "\n".join(f"{rule.code}  {rule.severity:<6} {rule.title}" for rule in shown)
+def rules_text() -> str:
+    return "\n".join(f"{rule.code}  {rule.severity:<6} {rule.title}" for rule in RULES)
 
 
-def explain_json(found: Sequence[Recognised], view: Mapping[str, Any]) -> dict[str, Any]:
-    """``view``: names of the machine that the log is from, as far as they are known."""
+def rules_json() -> list[dict[str, Any]]:
+    """Every rule, with names in capitals where a machine's values would stand."""
+    return [asdict(rule.finding()) | {"patterns": list(rule.patterns)} for rule in RULES]
+
+
+def explain_json(found: Sequence[Recognised], machine: DerivedFacts) -> dict[str, Any]:
+    """``machine``: the one that the log is from, as far as it is known."""
 
     def record(item: Recognised) -> dict[str, Any]:
-        rule = item.rule
-        return {"code": rule.code, "title": rule.title, "words": item.words, "cause": rule.cause,
-                "consequence": rule.consequence, "fix": list(commands(rule, view)),
-                "source": rule.source}  # fmt: skip
+        finding = asdict(item.rule.finding(machine))
+        keys = ("cause", "consequence", "fix", "source")
+        named = {"code": item.rule.code, "title": item.rule.title, "words": item.words}
+        return named | {key: finding[key] for key in keys}
 
     return {"schema": "transcribe-mcp.explain/1", "found": [record(item) for item in found]}
 
 
-def explain_text(found: Sequence[Recognised], view: Mapping[str, Any]) -> str:
+def explain_text(found: Sequence[Recognised], machine: DerivedFacts) -> str:
     if not found:
         return "No known error in this text. The machine itself: transcribe-mcp doctor"
     blocks = []
@@ -228,9 +243,8 @@ def explain_text(found: Sequence[Recognised], view: Mapping[str, Any]) -> str:
             f"{SIGNS[rule.severity]} {rule.code} {rule.title}",
             f"    said: {item.words}",
             f"    why: {rule.cause}",
-        ]
-        lines += [f"    > {command}" for command in commands(rule, view)] + [
-            f"    see {rule.source}"
+            *(f"    > {command}" for command in rule.commands(machine)),
+            f"    see {rule.source}",
         ]
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks)

@@ -13,12 +13,12 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from . import environments as store
-from .deep import run_operation
 from .environments import Environment
-from .errors import EnvironmentProblem
+from .errors import EnvironmentBuildError
 from .installing import Log, Report, install, make_venv
 from .plan import Plan, make_plan
 from .probes import gather
+from .smoke_test import run_operation
 from .verification import MODEL_REQUIREMENT, checked, verify_environment
 from .versions import parse_requirement
 
@@ -62,7 +62,7 @@ def create(request: Request, report: Report) -> Environment:
     """Build, verify and make current. A failure leaves the current environment in use and the log at hand.
 
     Raises:
-        EnvironmentProblem: the name is taken, another process is at it, or a step failed.
+        EnvironmentBuildError: the name is taken, another process is at it, or a step failed.
     """
     with store.changing():
         built = _build(request, report)
@@ -74,13 +74,13 @@ def try_upgrade(request: Request, report: Report) -> Comparison:
     with store.changing():
         wants = [request.want] if request.want else list(store.pointers().current)
         if len(wants) != 1:
-            raise EnvironmentProblem(
+            raise EnvironmentBuildError(
                 "it is not clear what to upgrade",
                 hint="name it: --want " + ("|".join(wants) or "cpu"),
             )
         current = store.current_environment(wants[0])
         if current is None or current.state != store.READY:
-            raise EnvironmentProblem(
+            raise EnvironmentBuildError(
                 f"no working environment for {wants[0]} is current",
                 hint="transcribe-mcp env create",
             )
@@ -106,12 +106,12 @@ def verify(name: str) -> tuple[str, ...]:
     """Run the real operations of an environment's engines.
 
     Raises:
-        EnvironmentProblem: it is not there, is unfinished, failed or damaged, or an operation fails.
+        EnvironmentBuildError: it is not there, is unfinished, failed or damaged, or an operation fails.
     """
     found = store.environment(name)
     if found.state != store.READY:
         hint = f"make it again: transcribe-mcp env create {name}; or delete it: transcribe-mcp env rm {name}"
-        raise EnvironmentProblem(
+        raise EnvironmentBuildError(
             f"environment {name} is {found.state}: {found.problem or 'see its log'}", hint=hint
         )
     return tuple(verify_environment(name, found.target, lambda line: None))
@@ -149,14 +149,14 @@ def _build(request: Request, report: Report) -> Environment:
     started = time.perf_counter()
     plan = request.plan or make_plan(gather(), request.want)
     if plan.target == "none":
-        raise EnvironmentProblem(
+        raise EnvironmentBuildError(
             f"nothing can be built here: {'; '.join(plan.limits)}", hint="transcribe-mcp doctor"
         )
     if (
         plan.want == "whisperx" and shutil.which("ffmpeg") is None
     ):  # before gigabytes are downloaded for nothing
         hint = "install it: apt-get install ffmpeg, brew install ffmpeg or winget install ffmpeg"
-        raise EnvironmentProblem(
+        raise EnvironmentBuildError(
             "WhisperX needs the program ffmpeg, which is not on the PATH", hint=hint
         )
     source = request.source or default_source()
@@ -168,7 +168,7 @@ def _build(request: Request, report: Report) -> Environment:
         with (folder / "log.txt").open("w", encoding="utf-8") as log:
             _install(request, plan, source, name, Log(log.write, report))
             checks = verify_environment(name, plan.target, Log(log.write, report))
-    except EnvironmentProblem as error:
+    except EnvironmentBuildError as error:
         took_s = round(time.perf_counter() - started, 1)
         store.write_record(
             replace(draft, took_s=took_s, packages=store.packages_of(name), problem=str(error))
@@ -178,7 +178,7 @@ def _build(request: Request, report: Report) -> Environment:
             f"the log: {log_path}; known errors in it: transcribe-mcp doctor --explain {log_path}"
         )
         hint = f"{error.hint}; {hint}" if error.hint else hint
-        raise EnvironmentProblem(f"environment {name} failed: {error}", hint=hint) from error
+        raise EnvironmentBuildError(f"environment {name} failed: {error}", hint=hint) from error
     packages = store.packages_of(name)
     pins = "".join(f"{package}=={version}\n" for package, version in packages.items())
     (folder / "requirements.txt").write_text(pins, encoding="utf-8")
@@ -202,7 +202,7 @@ def _fresh_folder(name: str) -> Path:
     if folder.is_dir():
         found = store.environment(name)
         if found.state == store.READY or name in store.pointers().current.values():
-            raise EnvironmentProblem(
+            raise EnvironmentBuildError(
                 f"environment {name} exists", hint=f"another name, or: transcribe-mcp env rm {name}"
             )
         shutil.rmtree(folder)  # an unfinished or failed one holds nothing that anybody uses
@@ -214,14 +214,14 @@ def _python_for(plan: Plan) -> str:
     """The interpreter that runs this, where its version is the plan's; else the one of that name.
 
     Raises:
-        EnvironmentProblem: there is none.
+        EnvironmentBuildError: there is none.
     """
     if plan.python == f"{sys.version_info.major}.{sys.version_info.minor}":
         return sys.executable
     found = shutil.which(f"python{plan.python}")
     if found is None:
         problem = f"the plan for {plan.want} needs Python {plan.python}, and no python{plan.python} is on the PATH"
-        raise EnvironmentProblem(
+        raise EnvironmentBuildError(
             problem, hint=f"install it, or name it: --python /path/to/python{plan.python}"
         )
     return found

@@ -1,0 +1,244 @@
+"""NVIDIA GPUs and their driver. In predicates ``m`` is the machine."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from .base import Rule, any_of, either, equals, every, negated, none_of
+
+_rule = partial(Rule, area="gpu")
+RULES = (
+    _rule(
+        code="TM101",
+        severity="warn",
+        title="an NVIDIA GPU, but no driver",
+        when=lambda m: every(any_of(m.pci_gpus), negated(m.has_driver), negated(m.is_container)),
+        evidence="PCI device {pci_gpus}; no nvidia kernel module",
+        cause="The driver is not installed, or its module did not load (secure boot, new kernel).",
+        consequence="Everything runs on the CPU.",
+        fix=(
+            "# install the distribution's NVIDIA driver (570 or newer), then reboot",
+            "nvidia-smi",
+        ),
+        source="https://docs.nvidia.com/datacenter/tesla/driver-installation-guide/",
+        patterns=(
+            "Found no NVIDIA driver on your system",
+            "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver",
+        ),
+    ),
+    _rule(
+        code="TM102",
+        severity="warn",
+        title="a container that was started without its GPU",
+        when=lambda m: every(
+            m.is_container,
+            negated(m.has_gpu),
+            either(
+                every(m.has_driver, negated(m.has_libcuda)),
+                every(m.has_driver, none_of(m.device_files), negated(m.wsl)),
+                every(any_of(m.pci_gpus), negated(m.has_libcuda)),
+            ),
+        ),
+        evidence=(
+            "{container_kind} container; kernel driver {driver}; libcuda.so.1: {libcuda}; device files: {device_files}"
+        ),
+        cause="The host has a driver, but the container runtime was not asked to pass the GPU in.",
+        consequence=(
+            "Everything runs on the CPU; CTranslate2 says 'CUDA driver version is "
+            "insufficient', which is not the reason."
+        ),
+        fix=(
+            "docker run --gpus all ...",
+            "# once per host: install the NVIDIA Container Toolkit",
+        ),
+        source="https://docs.nvidia.com/datacenter/cloud-native/container-toolkit/latest/",
+        patterns=(
+            r"could not select device driver .{0,40}capabilities: \[\[gpu\]\]",
+            r"libcuda\.so\.1: cannot open shared object file",
+            r"libnvidia-ml\.so\.1: cannot open shared object file",
+        ),
+    ),
+    _rule(
+        code="TM103",
+        severity="error",
+        title="driver too old for CUDA 12",
+        when=lambda m: every(m.ct2_driver_too_old, m.has_gpu),
+        evidence="driver {driver}; CTranslate2's CUDA {ct2_cuda} needs {ct2_driver_floor}",
+        cause=(
+            "Programs of a CUDA major version need that version's oldest driver. The same "
+            "message appears with no driver at all, because a missing libcuda counts as "
+            "version 0."
+        ),
+        consequence="GPU transcription fails; with device=auto the CPU is used without a word.",
+        fix=("# upgrade the NVIDIA driver to 570 or newer",),
+        source="https://docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html",
+        patterns=(
+            "CUDA driver version is insufficient for CUDA runtime version",
+            "cudaErrorInsufficientDriver",
+            "nvidia-container-cli: requirement error: unsatisfied condition: cuda",
+            "The NVIDIA driver on your system is too old",
+        ),
+    ),
+    _rule(
+        code="TM104",
+        severity="error",
+        title="driver too old for this torch",
+        when=lambda m: every(m.torch_driver_too_old, m.has_gpu),
+        evidence="driver {driver}; torch {package.torch} ({torch_variant}) needs {torch_driver_floor}",
+        cause="torch from PyPI is a CUDA 13 build since 2.11, and CUDA 13 needs driver 580.",
+        consequence="torch.cuda.is_available() is False; alignment and speakers run on the CPU.",
+        fix=(
+            "# upgrade the driver to 580, or take torch from an older CUDA index:",
+            "transcribe-mcp doctor --plan --want torch",
+        ),
+        source="https://docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html",
+    ),
+    _rule(
+        code="TM105",
+        severity="error",
+        title="a user-mode driver newer than the kernel module (804)",
+        when=lambda m: either(
+            equals(m.cuinit, 804),
+            every(equals(m.libcuda_order, 1), m.compat_libcuda, negated(equals(m.cuinit, 0))),
+        ),
+        evidence="libcuda {user_driver} at {libcuda}; kernel module {driver}; cuInit {cuinit}",
+        cause=(
+            "A CUDA image brings its own libcuda (forward compatibility), which only "
+            "data-centre GPUs, some RTX boards and Jetson accept; or the driver package "
+            "was upgraded and the module is still the old one."
+        ),
+        consequence="The first CUDA call fails with 804; everything falls back to the CPU.",
+        fix=(
+            (
+                "# container: remove /usr/local/cuda/compat from LD_LIBRARY_PATH, or take an "
+                "image whose CUDA is not newer than the driver"
+            ),
+            "# host: reboot",
+        ),
+        source="https://docs.nvidia.com/deploy/cuda-compatibility/forward-compatibility.html",
+        patterns=(
+            "forward compatibility was attempted on non[- ]supported HW",
+            r"\bError 804\b",
+            "cudaErrorCompatNotSupportedOnDevice",
+            "CUDA_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE",
+        ),
+    ),
+    _rule(
+        code="TM106",
+        severity="error",
+        title="kernel module and libraries of the driver differ (803)",
+        when=lambda m: either(
+            equals(m.cuinit, 803),
+            equals(m.nvml_code, 18),
+            every(equals(m.libcuda_order, -1, 1), negated(m.compat_libcuda), negated(m.wsl)),
+        ),
+        evidence="kernel module {driver}; libcuda {user_driver}; cuInit {cuinit}; NVML {nvml_code}",
+        cause="The driver was updated while its old kernel module stays loaded.",
+        consequence="No CUDA program starts until the two agree.",
+        fix=("sudo reboot",),
+        source="https://docs.nvidia.com/cuda/cuda-runtime-api/group__CUDART__TYPES.html",
+        patterns=(
+            "Driver/library version mismatch",
+            r"\bError 803\b",
+            "system has unsupported display driver",
+            "cudaErrorSystemDriverMismatch",
+        ),
+    ),
+    _rule(
+        code="TM107",
+        severity="error",
+        title="the GPU system is not ready (802)",
+        when=lambda m: equals(m.cuinit, 802),
+        evidence="cuInit {cuinit}",
+        cause="Servers with NVSwitch need the fabric manager service, of the driver's very version.",
+        consequence="No CUDA program starts.",
+        fix=("sudo systemctl enable --now nvidia-fabricmanager",),
+        source="https://docs.nvidia.com/datacenter/tesla/fabric-manager-user-guide/",
+        patterns=(
+            r"\bError 802\b",
+            "system not yet initialized",
+            "cudaErrorSystemNotReady",
+        ),
+    ),
+    _rule(
+        code="TM108",
+        severity="error",
+        title="the driver does not answer as it should",
+        when=lambda m: either(
+            equals(m.cuinit, 1, 2, 3, 46, 101, 304, 999), equals(m.nvml_code, 9, 12, 15, 999)
+        ),
+        evidence="cuInit {cuinit}; NVML {nvml_code}",
+        cause=(
+            "The kernel module is in a bad state: after sleep, after a GPU fell off the "
+            "bus, or because a container lost its device files."
+        ),
+        consequence="No CUDA program starts.",
+        fix=(
+            "sudo rmmod nvidia_uvm && sudo modprobe nvidia_uvm",
+            "# a container: restart it; else reboot",
+        ),
+        source="https://docs.nvidia.com/cuda/cuda-runtime-api/group__CUDART__TYPES.html",
+        patterns=(
+            "CUDA unknown error",
+            r"\bError 999\b",
+            "Failed to initialize NVML: Unknown Error",
+            "GPU has fallen off the bus",
+            "CUDA_ERROR_UNKNOWN",
+        ),
+    ),
+    _rule(
+        code="TM109",
+        severity="crash",
+        title="asking the driver killed or hung the probe",
+        when=lambda m: any_of(m.killed_probes),
+        evidence="{killed_probes}",
+        cause="The driver library is damaged, or the GPU hangs.",
+        consequence="Every program that touches the GPU will end the same way.",
+        fix=("# reboot; if it persists, reinstall the driver",),
+        source="https://docs.nvidia.com/deploy/nvml-api/",
+    ),
+    _rule(
+        code="TM110",
+        severity="warn",
+        title="the GPUs are hidden from this process",
+        when=lambda m: every(
+            m.has_driver,
+            either(m.gpus_hidden, every(equals(m.cuinit, 100), negated(m.is_container))),
+        ),
+        evidence="CUDA_VISIBLE_DEVICES is {env.CUDA_VISIBLE_DEVICES}; cuInit {cuinit}",
+        cause="CUDA_VISIBLE_DEVICES is empty, -1 or names a GPU that does not exist.",
+        consequence="Everything runs on the CPU.",
+        fix=("unset CUDA_VISIBLE_DEVICES",),
+        source="https://docs.nvidia.com/cuda/cuda-c-programming-guide/#env-vars",
+        patterns=(
+            "No CUDA GPUs are available",
+            "no CUDA-capable device is detected",
+            "CUDA_ERROR_NO_DEVICE",
+            "invalid device ordinal",
+        ),
+    ),
+    _rule(
+        code="TM111",
+        severity="warn",
+        title="a Linux driver inside WSL",
+        when=lambda m: m.wsl_driver_elsewhere,
+        evidence="libcuda is {libcuda}, not /usr/lib/wsl/lib",
+        cause="In WSL the driver belongs to Windows; a Linux driver package hides it.",
+        consequence="CUDA programs fail or use the wrong driver.",
+        fix=(
+            "sudo apt-get purge '*nvidia*'",
+            "# and update the driver in Windows",
+        ),
+        source="https://docs.nvidia.com/cuda/wsl-user-guide/index.html",
+    ),
+    _rule(
+        code="TM112",
+        severity="info",
+        title="a GPU cut into instances (MIG)",
+        when=lambda m: any_of(m.mig_gpus),
+        evidence="{mig_gpus}",
+        cause="MIG is on; a process sees one instance and its share of the memory.",
+        consequence="Batch sizes are chosen from the instance's memory.",
+        source="https://docs.nvidia.com/datacenter/tesla/mig-user-guide/",
+    ),
+)

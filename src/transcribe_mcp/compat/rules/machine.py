@@ -1,0 +1,147 @@
+"""The machine and its Python. In predicates ``m`` is the machine."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from .base import Rule, any_of, below, every, negated, newer, older
+
+_rule = partial(Rule, area="machine")
+RULES = (
+    _rule(
+        code="TM001",
+        severity="crash",
+        title="a probe of doctor itself failed",
+        when=lambda m: any_of(m.failed_probes),
+        evidence="{failed_probes}",
+        cause="The machine is in a state that the probe did not foresee.",
+        consequence="What that probe would have said is missing from this report.",
+        fix=(
+            "transcribe-mcp doctor --save-facts facts.json",
+            "# attach facts.json to a bug report",
+        ),
+        source="https://docs.python.org/3/library/exceptions.html",
+    ),
+    _rule(
+        code="TM002",
+        severity="error",
+        title="this Python is too old",
+        when=lambda m: older(m.python, "3.11"),
+        evidence="Python {python}; 3.11 is the oldest that is supported",
+        cause="transcribe-mcp and onnxruntime's current wheels need Python 3.11.",
+        consequence="The package cannot be installed into this interpreter.",
+        fix=(
+            "uv venv --python 3.12",
+            "transcribe-mcp doctor --plan",
+        ),
+        source="https://pypi.org/project/onnxruntime/",
+        patterns=("Package 'transcribe-mcp' requires a different Python",),
+    ),
+    _rule(
+        code="TM003",
+        severity="error",
+        title="this Python is newer than the wheels",
+        when=lambda m: newer(m.python, "3.16"),
+        evidence="Python {python}",
+        cause="CTranslate2 publishes wheels up to Python 3.15.",
+        consequence="pip finds no matching distribution, or tries to compile from source.",
+        fix=(
+            "uv venv --python 3.12",
+            "transcribe-mcp doctor --plan",
+        ),
+        source="https://pypi.org/project/ctranslate2/#files",
+        patterns=(
+            "No matching distribution found for ctranslate2",
+            r"Could not find a version that satisfies the requirement ctranslate2\b",
+        ),
+    ),
+    _rule(
+        code="TM004",
+        severity="error",
+        title="32-bit Python",
+        when=lambda m: below(m.python_bits, 64),
+        evidence="a pointer has {python_bits} bits",
+        cause="None of the engines has 32-bit wheels.",
+        consequence="Nothing can be installed.",
+        fix=("# install a 64-bit Python",),
+        source="https://pypi.org/project/ctranslate2/#files",
+    ),
+    _rule(
+        code="TM005",
+        severity="error",
+        title="musl instead of glibc",
+        when=lambda m: m.musl,
+        evidence="the C library is musl ({distribution})",
+        cause="CTranslate2 and torch publish manylinux wheels only; those need glibc.",
+        consequence="pip finds no wheel; a source build of CTranslate2 is hours of work.",
+        fix=("# use a glibc image, e.g. FROM python:3.12-slim",),
+        source="https://peps.python.org/pep-0656/",
+        patterns=(
+            r"Error loading shared library ld-linux-x86-64\.so\.2",
+            "Error relocating .*(?:ctranslate2|libtorch)",
+        ),
+    ),
+    _rule(
+        code="TM006",
+        severity="warn",
+        title="x86-64 Python under Rosetta",
+        when=lambda m: m.translated,
+        evidence="a {machine} interpreter runs translated on Apple silicon",
+        cause="The interpreter was installed for Intel Macs.",
+        consequence="Every engine runs several times slower than natively.",
+        fix=("# install an arm64 Python (uv python install 3.12)",),
+        source="https://developer.apple.com/documentation/apple-silicon/about-the-rosetta-translation-environment",
+    ),
+    _rule(
+        code="TM007",
+        severity="warn",
+        title="no AVX2",
+        when=lambda m: negated(m.avx2),
+        evidence="the processor flags hold no avx2",
+        cause="The processor, or the virtual machine's processor model, lacks AVX2.",
+        consequence="CPU transcription uses the slow generic kernels.",
+        fix=("# virtual machine: choose the processor model 'host'",),
+        source="https://opennmt.net/CTranslate2/hardware_support.html",
+        patterns=(r"Illegal instruction(?: \(core dumped\))?",),
+    ),
+    _rule(
+        code="TM008",
+        severity="warn",
+        title="little disk space",
+        when=lambda m: below(m.disk_gb, 5),
+        evidence="{disk_gb} GB free where environments and models are kept",
+        cause="Models take 0.1 to 3 GB, a CUDA environment up to 8 GB.",
+        consequence="Downloads and installations stop half-way.",
+        fix=("# free space, or set TRANSCRIBE_MCP_DATA_DIR to a larger disk",),
+        source="https://pypi.org/project/torch/#files",
+        patterns=(
+            r"\[Errno 28\] No space left on device",
+            "No space left on device",
+        ),
+    ),
+    _rule(
+        code="TM009",
+        severity="warn",
+        title="free-threaded Python",
+        when=lambda m: every(m.free_threaded, older(m.python, "3.14")),
+        evidence="Python {python} without the global lock",
+        cause="CTranslate2 has free-threaded wheels from 3.14t on only.",
+        consequence="pip finds no wheel for this interpreter.",
+        fix=("uv venv --python 3.12",),
+        source="https://pypi.org/project/ctranslate2/#files",
+    ),
+    _rule(
+        code="TM010",
+        severity="error",
+        title="two versions of a package are recorded",
+        when=lambda m: any_of(m.doubled),
+        evidence="{doubled}",
+        cause="An upgrade was killed between writing the new version and removing the old one.",
+        consequence="Which version's files are there is a matter of luck; imports fail oddly.",
+        fix=(
+            "pip install --force-reinstall {doubled}",
+            "# or better, a fresh environment: transcribe-mcp doctor --plan",
+        ),
+        source="https://packaging.python.org/en/latest/specifications/recording-installed-packages/",
+    ),
+)
