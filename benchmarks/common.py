@@ -16,7 +16,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from transcribe_mcp.domain.progress import unreported
+from transcribe_mcp.domain.progress import no_progress
 from transcribe_mcp.domain.transcript import Segment, Transcript, Word
 from transcribe_mcp.quality.evaluation import Truth, TruthSegment, TruthWord
 
@@ -200,9 +200,9 @@ def ctranslate2_layout(model: Path, compute_type: str) -> Path:
     from transcribe_mcp.models import resolve
     from transcribe_mcp.models.conversion import ctranslate2_directory
 
-    checkpoint = resolve(str(model), offline=True, progress=unreported)
+    checkpoint = resolve(str(model), offline=True, progress=no_progress)
     return ctranslate2_directory(
-        checkpoint, "int8" if compute_type.startswith("int8") else "source", unreported
+        checkpoint, "int8" if compute_type.startswith("int8") else "source", no_progress
     )
 
 

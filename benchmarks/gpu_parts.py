@@ -22,7 +22,7 @@ from transcribe_mcp.engines import DecodingOptions, Engine, EngineRequest, liste
 from transcribe_mcp.media.decode import read_blocks
 from transcribe_mcp.pipeline.offline import Options, transcribe
 from transcribe_mcp.settings import usable_cores
-from transcribe_mcp.speech.features_torch import Placed
+from transcribe_mcp.speech.features_torch import DeviceSamples
 from transcribe_mcp.speech.regions import Region, Window
 
 WINDOW_S = 30.0
@@ -140,7 +140,7 @@ def noise_windows(n: int, device: str) -> list[Window]:
         samples = (random.standard_normal(round(WINDOW_S * SAMPLE_RATE_HZ)) * 0.1).astype(
             np.float32
         )
-        placed = None if device == "cpu" else Placed(torch.from_numpy(samples).to(device))
+        placed = None if device == "cpu" else DeviceSamples(torch.from_numpy(samples).to(device))
         windows.append(
             Window(WINDOW_S * i, samples, (Region(WINDOW_S * i, WINDOW_S * (i + 1)),), placed)
         )
@@ -309,7 +309,11 @@ def memory_of(engine: Engine, name: str, batch: int, device: str) -> Figures:
         core_once(engine, windows)
     idle = torch.cuda.memory_allocated()
     captured = captured_bytes()
-    held = sum(window.placed.samples.nbytes for window in windows if window.placed is not None)
+    held = sum(
+        window.device_samples.samples.nbytes
+        for window in windows
+        if window.device_samples is not None
+    )
     peaks = []
 
     def peak(work: Callable[[], Any]) -> Any:

@@ -52,7 +52,7 @@ def first_decodings(engine: Engine, path: Path) -> Iterator[tuple[float, Decoded
     finder = RegionFinder()
     found = finder.push(SpeechDetector(1).push(samples, last=True), last=True)
     regions = [Region(region.start, min(region.end, len(samples) / 16_000)) for region in found]
-    windows = list(WindowCutter().push(samples, regions, finder.settled_s, last=True))
+    windows = list(WindowCutter().push(samples, regions, finder.final_until_s, last=True))
     if windows:
         decoded = engine.decode(engine.encode(windows), ["en"] * len(windows), DecodingOptions())
         for window, one in zip(windows, decoded, strict=True):

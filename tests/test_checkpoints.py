@@ -10,7 +10,7 @@ from local_hub import COMMIT, Hub, hub_cache_with
 from small_checkpoints import Recipe, write_checkpoint
 
 from transcribe_mcp import models
-from transcribe_mcp.domain.progress import unreported
+from transcribe_mcp.domain.progress import no_progress
 from transcribe_mcp.errors import (
     ModelFormatError,
     ModelUnavailableError,
@@ -28,7 +28,7 @@ LAPTOP = Machine("cpu", 4, 16 * GIB)
 
 
 def resolve(name: str, *, offline: bool = False) -> models.Checkpoint:
-    return models.resolve(name, offline=offline, progress=unreported)
+    return models.resolve(name, offline=offline, progress=no_progress)
 
 
 # --- names ----------------------------------------------------------------------------------------
@@ -94,10 +94,10 @@ def test_a_directory_is_described_by_its_own_files(tmp_path: Path) -> None:
 
 def test_a_directory_in_ctranslate2_layout_is_used_as_it_is(tmp_path: Path) -> None:
     source = resolve(str(write_checkpoint(tmp_path / "model", Recipe(multilingual=False))))
-    converted = conversion.ctranslate2_directory(source, "int8", unreported)
+    converted = conversion.ctranslate2_directory(source, "int8", no_progress)
     found = resolve(str(converted), offline=True)
     assert (found.layout, found.english_only) == ("ctranslate2", True)
-    assert conversion.ctranslate2_directory(found, "source", unreported) == converted
+    assert conversion.ctranslate2_directory(found, "source", no_progress) == converted
 
 
 def test_pickled_weights_are_refused_unread(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_a_directory_without_a_model_is_no_model(tmp_path: Path) -> None:
 
 def test_a_damaged_vocabulary_is_named(tmp_path: Path) -> None:
     converted = conversion.ctranslate2_directory(
-        resolve(str(write_checkpoint(tmp_path / "m"))), "int8", unreported
+        resolve(str(write_checkpoint(tmp_path / "m"))), "int8", no_progress
     )
     (converted / "vocabulary.json").write_text("[")
     with pytest.raises(ModelFormatError, match=r"vocabulary\.json cannot be read"):
@@ -223,10 +223,10 @@ def test_the_list_shows_the_catalogue_and_what_else_is_cached(hub_cache: Path) -
 def test_removing_frees_the_files_and_what_was_made_of_them(
     hub: Hub, hub_cache: Path, tmp_path: Path
 ) -> None:
-    source = models.pull("tiny", unreported)
+    source = models.pull("tiny", no_progress)
     own = resolve(str(write_checkpoint(tmp_path / "own", Recipe(dtype="F32"))))
     made = [
-        conversion.ctranslate2_directory(source, "int8", unreported) for source in (source, own)
+        conversion.ctranslate2_directory(source, "int8", no_progress) for source in (source, own)
     ]
     size = next(row.bytes_on_disk for row in models.list_models() if row.name == "tiny")
     assert models.path("tiny") == source.directory

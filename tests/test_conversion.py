@@ -27,7 +27,7 @@ from small_checkpoints import (
 from tokenizers import Tokenizer
 
 from transcribe_mcp import models
-from transcribe_mcp.domain.progress import unreported
+from transcribe_mcp.domain.progress import no_progress
 from transcribe_mcp.errors import CancelledError, ModelFormatError
 from transcribe_mcp.models import conversion
 from transcribe_mcp.settings import settings
@@ -43,8 +43,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def convert(directory: Path, quantization: str = "source") -> Path:
-    checkpoint = models.resolve(str(directory), offline=True, progress=unreported)
-    return conversion.ctranslate2_directory(checkpoint, quantization, unreported)  # type: ignore[arg-type]
+    checkpoint = models.resolve(str(directory), offline=True, progress=no_progress)
+    return conversion.ctranslate2_directory(checkpoint, quantization, no_progress)  # type: ignore[arg-type]
 
 
 def load(directory: Path, compute_type: str = "float32") -> ctranslate2.models.Whisper:
@@ -276,7 +276,7 @@ def test_a_checkpoint_is_read_and_converted_once(tmp_path: Path) -> None:
     source = write_checkpoint(tmp_path / "model")
     first = convert(source)
     calls: list[str] = []
-    checkpoint = models.resolve(str(source), offline=True, progress=unreported)
+    checkpoint = models.resolve(str(source), offline=True, progress=no_progress)
     again = conversion.ctranslate2_directory(
         checkpoint, "source", lambda stage, done, total: calls.append(stage)
     )
@@ -295,7 +295,7 @@ def test_a_stopped_conversion_leaves_nothing_and_what_a_killed_one_left_is_clean
     tmp_path: Path, cache: Path
 ) -> None:
     checkpoint = models.resolve(
-        str(write_checkpoint(tmp_path / "model")), offline=True, progress=unreported
+        str(write_checkpoint(tmp_path / "model")), offline=True, progress=no_progress
     )
     killed = cache / f"{'0' * 40}.99999.tmp"
     killed.mkdir(parents=True)
@@ -315,9 +315,9 @@ def test_two_processes_at_once_make_one_conversion(tmp_path: Path, cache: Path) 
     program = (
         "import sys; from transcribe_mcp import checkpoints; from transcribe_mcp.models "
         "import conversion;"
-        "from transcribe_mcp.domain.progress import unreported;"
-        "c = checkpoints.resolve(sys.argv[1], offline=True, progress=unreported);"
-        "print(conversion.ctranslate2_directory(c, 'source', unreported))"
+        "from transcribe_mcp.domain.progress import no_progress;"
+        "c = checkpoints.resolve(sys.argv[1], offline=True, progress=no_progress);"
+        "print(conversion.ctranslate2_directory(c, 'source', no_progress))"
     )
     command = [sys.executable, "-c", program, str(source)]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]

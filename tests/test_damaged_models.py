@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 from small_checkpoints import SPECIALS, Recipe, write_checkpoint
 
-from transcribe_mcp.domain.progress import unreported
+from transcribe_mcp.domain.progress import no_progress
 from transcribe_mcp.engines import DecodingOptions, EngineRequest, load_engine
 from transcribe_mcp.errors import ModelFormatError, TranscribeError
 from transcribe_mcp.models import conversion, resolve
@@ -38,8 +38,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]
         patch.setenv("TRANSCRIBE_MCP_CACHE_DIR", str(folder / "cache"))
         program_settings.cache_clear()
         source = write_checkpoint(folder / "huggingface")
-        checkpoint = resolve(str(source), offline=True, progress=unreported)
-        converted = conversion.ctranslate2_directory(checkpoint, "source", unreported)
+        checkpoint = resolve(str(source), offline=True, progress=no_progress)
+        converted = conversion.ctranslate2_directory(checkpoint, "source", no_progress)
         shutil.copytree(converted, folder / "ctranslate2")
         write_checkpoint(folder / "other", Recipe(multilingual=False))
         yield {name: folder / name for name in ("huggingface", "ctranslate2", "other")}

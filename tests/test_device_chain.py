@@ -84,10 +84,13 @@ def windows(samples: Samples) -> list[Window]:
 
 @pytest.mark.parametrize("n_mels", [80, 128])
 def test_the_spectrograms_of_a_batch_are_those_of_the_reference(n_mels: int) -> None:
-    from transcribe_mcp.speech.features_torch import Placed, log_mel_windows
+    from transcribe_mcp.speech.features_torch import DeviceSamples, log_mel_windows
 
     batch = windows(talk())
-    placed = [replace(window, placed=Placed(torch.from_numpy(window.samples))) for window in batch]
+    placed = [
+        replace(window, device_samples=DeviceSamples(torch.from_numpy(window.samples)))
+        for window in batch
+    ]
 
     for given in (batch, placed):
         found = log_mel_windows(given, n_mels, torch.device("cpu")).numpy()
@@ -169,9 +172,9 @@ class ListeningEngine(ScriptedEngine):
 
     def encode(self, windows: Sequence[Window]) -> ScriptedBatch:
         for window in windows:
-            if window.placed is None:
+            if window.device_samples is None:
                 self.unplaced += 1
-            elif not np.array_equal(window.placed.samples.numpy(), window.samples):
+            elif not np.array_equal(window.device_samples.samples.numpy(), window.samples):
                 self.mismatched += 1
         return super().encode(windows)
 
@@ -357,7 +360,7 @@ class CrowdedEngine(ScriptedEngine):
         if not all(listener.is_closed for listener in self.listeners):
             raise FULL
         self.on_device += [
-            window.placed is not None and window.placed.samples is not None
+            window.device_samples is not None and window.device_samples.samples is not None
             for window in encoded.windows
         ]
         return ScriptedEngine.decode(self, encoded, languages, options)

@@ -14,7 +14,7 @@ from patience import PATIENCE_S
 from small_checkpoints import Recipe
 
 from transcribe_mcp import models
-from transcribe_mcp.domain.progress import unreported
+from transcribe_mcp.domain.progress import no_progress
 from transcribe_mcp.errors import (
     CancelledError,
     DownloadError,
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("hub_cache")
 
 
 def resolve(name: str, *, offline: bool = False) -> models.Checkpoint:
-    return models.resolve(name, offline=offline, progress=unreported)
+    return models.resolve(name, offline=offline, progress=no_progress)
 
 
 def test_a_model_is_fetched_once_and_only_what_is_needed(hub: Hub, hub_cache: Path) -> None:
@@ -154,10 +154,10 @@ def test_a_model_larger_than_the_disk_is_refused_before_it_fills_it(
 def test_a_write_that_fails_midway_is_told_in_words(hub: Hub, hub_cache: Path) -> None:
     program = (
         "import resource, sys; from transcribe_mcp import checkpoints;"
-        "from transcribe_mcp.domain.progress import unreported; from transcribe_mcp.errors "
+        "from transcribe_mcp.domain.progress import no_progress; from transcribe_mcp.errors "
         "import DownloadError\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (10000, 10000))\n"
-        "try: checkpoints.resolve('tiny', offline=False, progress=unreported)\n"
+        "try: checkpoints.resolve('tiny', offline=False, progress=no_progress)\n"
         "except DownloadError as error: print(error)"
     )
     environment = {**os.environ, "HF_ENDPOINT": hub.endpoint, "HF_HUB_CACHE": str(hub_cache)}
@@ -198,19 +198,19 @@ sys.addaudithook(audit)
 from transcribe_mcp import checkpoints
 from transcribe_mcp.checkpoints.catalogue import this_machine
 from transcribe_mcp.errors import ModelUnavailableError
-from transcribe_mcp.progress import unreported
+from transcribe_mcp.progress import no_progress
 offline = sys.argv[1] == "option"
 raised = 0
 for attempt in (
-    lambda: checkpoints.resolve("base", offline=offline, progress=unreported),
-    lambda: checkpoints.resolve("somebody/something", offline=offline, progress=unreported),
+    lambda: checkpoints.resolve("base", offline=offline, progress=no_progress),
+    lambda: checkpoints.resolve("somebody/something", offline=offline, progress=no_progress),
     lambda: checkpoints.choose_model(this_machine(), language="de", offline=offline),
 ):
     try:
         attempt()
     except ModelUnavailableError:
         raised += 1
-found = checkpoints.resolve("tiny.en", offline=offline, progress=unreported)
+found = checkpoints.resolve("tiny.en", offline=offline, progress=no_progress)
 cached = [row.name for row in checkpoints.list_models() if row.path]
 checkpoints.remove("tiny.en")
 print(raised, found.name, cached, calls)

@@ -10,7 +10,7 @@ import pytest
 from real_whisper import real_whisper
 
 from transcribe_mcp import EngineRequest, Options, load_engine, models, transcribe
-from transcribe_mcp.domain.progress import unreported
+from transcribe_mcp.domain.progress import no_progress
 from transcribe_mcp.errors import (
     ModelFormatError,
     ModelUnavailableError,
@@ -62,9 +62,9 @@ def test_the_default_engine_and_model_transcribe_offline_and_name_the_fallback(
 
 
 def test_pull_prints_the_package_if_the_hub_has_no_answer(package: Path) -> None:
-    assert models.pull("tiny.en", unreported).directory == package
+    assert models.pull("tiny.en", no_progress).directory == package
     with pytest.raises(ModelUnavailableError):
-        models.pull("tiny", unreported)
+        models.pull("tiny", no_progress)
 
 
 def test_the_list_names_the_package_and_rm_leaves_it_alone(package: Path) -> None:

@@ -74,9 +74,9 @@ def cut(
         found = finder.push(probabilities[start:stop])
         regions += found
         samples = audio[start * FRAME_SAMPLES : stop * FRAME_SAMPLES]
-        windows += cutter.push(samples, found, finder.settled_s)
+        windows += cutter.push(samples, found, finder.final_until_s)
     found = finder.push(np.empty(0, np.float32), last=True)
-    windows += cutter.push(np.empty(0, np.float32), found, finder.settled_s, last=True)
+    windows += cutter.push(np.empty(0, np.float32), found, finder.final_until_s, last=True)
     return Cut((*regions, *found), tuple(windows), audio)
 
 
@@ -285,7 +285,7 @@ def test_the_last_window_of_a_quiet_recording_comes_before_the_recording_ends() 
     found = []
     for _ in range(12):
         regions = finder.push(spoken((SPEECH if not found else SILENCE, 10)))
-        found += list(cutter.push(np.zeros(160_000, np.float32), regions, finder.settled_s))
+        found += list(cutter.push(np.zeros(160_000, np.float32), regions, finder.final_until_s))
 
     assert found
 
@@ -306,7 +306,9 @@ def test_no_more_is_held_than_two_blocks_and_two_windows(name: str, probability:
         before_bytes, _ = tracemalloc.get_traced_memory()
         for _ in range(30):
             regions = finder.push(frames)
-            for _ in cutter.push(np.zeros(block_samples, np.float32), regions, finder.settled_s):
+            for _ in cutter.push(
+                np.zeros(block_samples, np.float32), regions, finder.final_until_s
+            ):
                 pass
             held_bytes = tracemalloc.get_traced_memory()[0] - before_bytes
             most_bytes = max(most_bytes, held_bytes)

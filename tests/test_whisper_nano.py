@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from whisper_nano import CONVERSATION, NON_SPEECH, SPEECH, kept_conversions, whisper_nano
 
-from transcribe_mcp.domain.progress import unreported
+from transcribe_mcp.domain.progress import no_progress
 from transcribe_mcp.media.decode import read
 from transcribe_mcp.models import resolve
 from transcribe_mcp.models.conversion import ctranslate2_directory
@@ -38,8 +38,8 @@ def conversions_are_kept_apart_from_the_users() -> Iterator[None]:
 def ctranslate2_model(
     request: pytest.FixtureRequest,
 ) -> tuple[ctranslate2.models.Whisper, Tokenizer]:
-    checkpoint = resolve(str(whisper_nano(request.param)), offline=True, progress=unreported)
-    directory = ctranslate2_directory(checkpoint, "int8", unreported)
+    checkpoint = resolve(str(whisper_nano(request.param)), offline=True, progress=no_progress)
+    directory = ctranslate2_directory(checkpoint, "int8", no_progress)
     model = ctranslate2.models.Whisper(str(directory), "cpu", compute_type="int8", intra_threads=2)
     return model, Tokenizer.from_file(str(directory / "tokenizer.json"))
 

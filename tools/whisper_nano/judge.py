@@ -17,7 +17,7 @@ import ctranslate2
 import numpy as np
 from tokenizers import Tokenizer
 
-from transcribe_mcp.domain.progress import unreported
+from transcribe_mcp.domain.progress import no_progress
 from transcribe_mcp.engines import DecodingOptions, EngineRequest, load_engine
 from transcribe_mcp.media.decode import read
 from transcribe_mcp.models import resolve
@@ -47,9 +47,9 @@ class Direct:
     """The model in CTranslate2 without the pipeline, for what the pipeline hides: timestamp tokens and bare speed."""
 
     def __init__(self, model: Path, compute_type: str) -> None:
-        checkpoint = resolve(str(model), offline=True, progress=unreported)
+        checkpoint = resolve(str(model), offline=True, progress=no_progress)
         self.directory = ctranslate2_directory(
-            checkpoint, "int8" if compute_type == "int8" else "source", unreported
+            checkpoint, "int8" if compute_type == "int8" else "source", no_progress
         )
         self.model = ctranslate2.models.Whisper(
             str(self.directory), "cpu", compute_type=compute_type, intra_threads=2

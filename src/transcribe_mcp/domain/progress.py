@@ -14,7 +14,7 @@ class Progress(Protocol):
     def __call__(self, stage: str, done: float, total: float | None) -> None: ...
 
 
-def unreported(stage: str, done: float, total: float | None) -> None:
+def no_progress(stage: str, done: float, total: float | None) -> None:
     """The callback of a caller who does not want to know."""
 
 

@@ -5,8 +5,8 @@ sentence cutting, formats and progress are the pipeline's and the same for every
 
 An engine on a GPU may also listen there: it then has a method ``listener() -> Listener | None`` besides those of
 ``Engine``. The pipeline hands every block of audio to the listener instead of to its own voice detection on the CPU,
-and the windows that it cuts come to ``encode`` with ``placed`` set to their samples on the device, so that the audio
-goes there once. ``None`` (and no such method) means: listen on the CPU. ``silero_gpu.Ears(device).listen()`` is such a
+and its windows come to ``encode`` with ``device_samples`` set to their samples on the device, so that the audio goes
+there once. ``None`` (and no such method) means: listen on the CPU. ``silero_gpu.Ears(device).listen()`` is such a
 listener, and ``features_torch.log_mel_windows`` makes the spectrograms of placed and other windows alike.
 
 An engine that runs out of memory raises ``OutOfMemoryError`` and stays usable; ``replicas`` then halves the batch.
@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from ..domain.progress import Progress, unreported
+from ..domain.progress import Progress, no_progress
 from ..domain.transcript import Notice, Word
 from ..errors import EngineUnavailableError, ModelUnavailableError, UnknownNameError
 
@@ -80,7 +80,7 @@ class EngineRequest:
     compute_type: str = AUTO
     threads: int = 0
     offline: bool = False
-    progress: Progress = unreported
+    progress: Progress = no_progress
     notices: tuple[Notice, ...] = ()
     gpu: int = 0
 
@@ -228,7 +228,7 @@ class Listener(Protocol):
         """The next (n,) samples -> speech probabilities of the 32 ms frames completed (n_frames,)."""
 
     def place(self, windows: Sequence[Window], keep_from: float) -> Sequence[Window]:
-        """The windows with ``placed`` set. No later window begins before ``keep_from`` (s on the original clock)."""
+        """Set ``device_samples`` of the windows. No later window begins before ``keep_from`` (s, original clock)."""
 
     def close(self) -> None:
         """Give back all memory, that of windows placed before included; it is not used afterwards."""

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..domain.progress import Progress, unreported
+from ..domain.progress import Progress, no_progress
 from ..domain.transcript import Notice
 from ..engines import DecodingOptions, Engine, EngineInfo, EngineRequest, load_engine
 from ..errors import CancelledError
@@ -61,7 +61,7 @@ class Device:
         self._thread.start()
 
     def open(
-        self, choice: EngineChoice, left_s: float, progress: Progress = unreported
+        self, choice: EngineChoice, left_s: float, progress: Progress = no_progress
     ) -> SharedEngine:
         """An engine for one job, which has ``left_s`` seconds of audio to do.
 

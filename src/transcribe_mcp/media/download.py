@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from .. import __version__
-from ..domain.progress import Progress, unreported
+from ..domain.progress import Progress, no_progress
 from ..errors import SourceFetchError, SourceRefusedError, SourceTooLargeError
 from .inputs import MEDIA_EXTENSIONS, is_url
 
@@ -98,7 +98,7 @@ def require_url(url: str) -> SplitResult:
     return parts
 
 
-def fetch(url: str, folder: Path, limits: FetchLimits, progress: Progress = unreported) -> Path:
+def fetch(url: str, folder: Path, limits: FetchLimits, progress: Progress = no_progress) -> Path:
     """Fetch a recording into ``folder``; it gets a name of ours and appears there whole or not at all.
 
     ``progress`` hears of ``fetch`` in bytes and may raise to stop.

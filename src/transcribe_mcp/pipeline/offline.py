@@ -16,7 +16,7 @@ from typing import TypeVar
 import numpy as np
 
 from .. import __version__
-from ..domain.progress import Progress, share_of, unreported
+from ..domain.progress import Progress, no_progress, share_of
 from ..domain.transcript import Notice, Transcript
 from ..engines import (
     Decoded,
@@ -89,7 +89,7 @@ def transcribe(
     source: str | Path | Samples,
     engine: Engine,
     options: Options | None = None,
-    progress: Progress = unreported,
+    progress: Progress = no_progress,
     kept_batches: KeptBatches | None = None,
 ) -> Transcript:
     """Transcribe one recording: a file, or its samples at 16 kHz, floats within ±1 of shape (n,) or (n, channels).
@@ -374,7 +374,7 @@ def _windows(run: _Run, listener: Listener | None) -> WindowStream:
             with run.timed("speech"):
                 found = finder.push(measure(samples, last=last), last=last)
                 regions = [Region(r.start, min(r.end, n_samples / SAMPLE_RATE_HZ)) for r in found]
-                windows = list(cutter.push(samples, regions, finder.settled_s, last=last))
+                windows = list(cutter.push(samples, regions, finder.final_until_s, last=last))
                 windows = list(listener.place(windows, cutter.kept_from_s)) if listener else windows
             run.report("speech", n_samples / SAMPLE_RATE_HZ)
             yield windows

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..domain.progress import Progress, unreported
+from ..domain.progress import Progress, no_progress
 from ..errors import CancelledError, TranscribeError, UsageError
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Outcome:
         }
 
 
-def transcribe(request: TranscribeRequest, progress: Progress = unreported) -> Iterator[Outcome]:
+def transcribe(request: TranscribeRequest, progress: Progress = no_progress) -> Iterator[Outcome]:
     """Transcribe every source; each outcome is given, and its files are written, as soon as it is done.
 
     One bad recording costs no other its result. ``progress`` also hears of ``file`` (number, of how many).
@@ -265,7 +265,7 @@ class Evaluation:
     figures: dict[str, Any]
 
 
-def evaluate(request: EvaluateRequest, progress: Progress = unreported) -> Evaluation:
+def evaluate(request: EvaluateRequest, progress: Progress = no_progress) -> Evaluation:
     """Transcribe every recording of the directory and hold it against its truth (see ``evaluation.load_truth``).
 
     Raises:
@@ -338,7 +338,7 @@ def list_models() -> tuple[ModelRow, ...]:
     return models.list_models()
 
 
-def pull_model(name: str, progress: Progress = unreported) -> Path:
+def pull_model(name: str, progress: Progress = no_progress) -> Path:
     """Fetch a model (or finish fetching it) and give its directory."""
     from .. import models
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..domain.progress import Progress, unreported
+from ..domain.progress import Progress, no_progress
 from ..errors import UsageError
 from . import AUTO, Evaluation, engine_of
 
@@ -44,7 +44,7 @@ class BenchRequest:
     threads: int = 0
 
 
-def bench(request: BenchRequest, progress: Progress = unreported) -> Evaluation:
+def bench(request: BenchRequest, progress: Progress = no_progress) -> Evaluation:
     """Measure an engine and a model on this machine.
 
     Raises:

@@ -9,9 +9,9 @@ from ..jobs.models import Diagnosis
 from . import list_models
 
 __all__ = [
+    "CachedModel",
     "Diagnosis",
     "Machine",
-    "ModelHere",
     "default_model",
     "diagnose",
     "models_here",
@@ -30,7 +30,7 @@ class Machine:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelHere:
+class CachedModel:
     """A model of the catalogue.
 
     Attributes:
@@ -47,7 +47,7 @@ class ModelHere:
     fits: bool | None
 
 
-def models_here() -> tuple[ModelHere, ...]:
+def models_here() -> tuple[CachedModel, ...]:
     """The catalogue and what else is in the cache, each with where it fits. No network call; no model is loaded."""
     from ..compat.memory import USABLE_SHARE
 
@@ -57,7 +57,7 @@ def models_here() -> tuple[ModelHere, ...]:
         need_bytes = _need_bytes(row.name, place)
         known = need_bytes is not None and place.free_bytes is not None
         rows.append(
-            ModelHere(
+            CachedModel(
                 name=row.name,
                 languages=row.languages,
                 parameters_millions=row.parameters_millions,

@@ -29,7 +29,7 @@ PART_WINDOWS = 16  # transformed at once: bounds the spectra to 150 MB, and fill
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
-class Placed:
+class DeviceSamples:
     """Samples of a window on a device, (n,) float32, until they are let go of there."""
 
     samples: Tensor | None
@@ -39,7 +39,7 @@ def log_mel_windows(windows: Sequence[Window], n_mels: int, device: torch.device
     """Log-mel spectrograms of windows, each padded with silence to 30 s.
 
     Args:
-        windows: each at most 30 s; samples that are ``Placed`` on ``device`` are used there.
+        windows: each at most 30 s; samples that are ``DeviceSamples`` on ``device`` are used there.
         n_mels: 80, or 128 for large-v3 and its kin.
 
     Returns:
@@ -76,7 +76,11 @@ def padded(windows: Sequence[Window], device: torch.device) -> Tensor:
             raise ValueError(
                 f"a window holds at most {WINDOW_SAMPLES} samples, not {len(window.samples)}"
             )
-    held = [window.placed.samples for window in windows if isinstance(window.placed, Placed)]
+    held = [
+        window.device_samples.samples
+        for window in windows
+        if isinstance(window.device_samples, DeviceSamples)
+    ]
     placed = [samples for samples in held if samples is not None and samples.device == device]
     if len(placed) < len(windows):
         return _sent(windows, device)

@@ -36,13 +36,13 @@ class Window:
         start: seconds on the original clock at which ``samples`` begins.
         samples: (n,) float32, mono, 16 kHz; silence between the regions is kept.
         regions: the speech inside, in order, on the original clock.
-        placed: the same samples where the engine works, if its listener has put them there; opaque to everybody else.
+        device_samples: the same samples on the engine's device, if they are there; opaque to other code.
     """
 
     start: float
     samples: NDArray[np.float32]
     regions: tuple[Region, ...]
-    placed: Any = field(default=None, repr=False, compare=False)
+    device_samples: Any = field(default=None, repr=False, compare=False)
 
     @property
     def duration(self) -> float:
@@ -102,7 +102,7 @@ class RegionFinder:
         self._quiet = 0  # frames at its end below release
 
     @property
-    def settled_s(self) -> float:
+    def final_until_s(self) -> float:
         """No region that is still to come begins before this."""
         return (self._start if self._open else self._next_frame) * FRAME_S
 
@@ -200,7 +200,7 @@ class WindowCutter:
         self,
         samples: NDArray[np.float32],
         regions: Sequence[Region],
-        settled_s: float,
+        final_until_s: float,
         *,
         last: bool = False,
     ) -> Iterator[Window]:
@@ -209,19 +209,19 @@ class WindowCutter:
         Args:
             samples: (n,) float32 that follow those pushed before.
             regions: regions not pushed before, in order.
-            settled_s: no region still to come begins before this.
+            final_until_s: no region still to come begins before this.
         """
         if len(samples):
             self._blocks.append(samples)
             self._end += len(samples)
         self._regions.extend(regions)
-        while self._regions and (last or self._is_settled(settled_s)):
-            yield self._cut(self._take(), settled_s if not self._regions and not last else None)
-        self._drop(settled_s)
+        while self._regions and (last or self._is_final(final_until_s)):
+            yield self._cut(self._take(), final_until_s if not self._regions and not last else None)
+        self._drop(final_until_s)
 
-    def _is_settled(self, settled_s: float) -> bool:
+    def _is_final(self, final_until_s: float) -> bool:
         first = self._regions[0].start
-        return settled_s - first > self._rules.max_s + self._rules.long_silence_s
+        return final_until_s - first > self._rules.max_s + self._rules.long_silence_s
 
     def _take(self) -> tuple[Region, ...]:
         """The regions of the next window: as many as fit, ended at the longest pause near its end."""
@@ -282,9 +282,9 @@ class WindowCutter:
                 parts.append(part)
         return parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, np.float32), *parts])
 
-    def _drop(self, settled_s: float) -> None:
+    def _drop(self, final_until_s: float) -> None:
         """Forget the blocks that no window will need."""
-        needed = self._regions[0].start if self._regions else settled_s
+        needed = self._regions[0].start if self._regions else final_until_s
         self._keep_from = max(self._keep_from, int((needed - self._rules.lead_s) * SAMPLE_RATE_HZ))
         while self._blocks and self._origin + len(self._blocks[0]) <= self._keep_from:
             self._origin += len(self._blocks.popleft())

@@ -25,7 +25,7 @@ from torch.nn.utils.rnn import pack_sequence, pad_packed_sequence
 
 from ..compat.gpu_probe import ran_out_of_memory
 from ..errors import EngineFailedError, OutOfMemoryError
-from .features_torch import Placed
+from .features_torch import DeviceSamples
 from .regions import SAMPLE_RATE_HZ, Window
 from .silero import (
     CONTEXT_SAMPLES,
@@ -87,7 +87,7 @@ class DeviceListener:
         self._origin = -CONTEXT_SAMPLES  # sample of the recording at which _audio begins
         self._next = 0  # sample at which the next frame begins
         self._state = _empty_state(self._device)
-        self._placed: WeakSet[Placed] = WeakSet()
+        self._placed: WeakSet[DeviceSamples] = WeakSet()
 
     def push(self, samples: Samples, *, last: bool = False) -> Samples:
         """As ``SpeechDetector.push``: (n,) samples -> probabilities of the frames completed (n_frames,)."""
@@ -114,8 +114,10 @@ class DeviceListener:
     def place(self, windows: Sequence[Window], keep_from: float) -> list[Window]:
         """The windows with their samples on the device as well; audio before ``keep_from`` (s) is forgotten."""
         with self._working():
-            placed = [replace(window, placed=self._cut(window)) for window in windows]
-            self._placed.update(window.placed for window in placed if window.placed is not None)
+            placed = [replace(window, device_samples=self._cut(window)) for window in windows]
+            self._placed.update(
+                window.device_samples for window in placed if window.device_samples is not None
+            )
             keep = min(int(keep_from * SAMPLE_RATE_HZ), self._next - CONTEXT_SAMPLES)
             if keep > self._origin:
                 self._audio = self._audio[keep - self._origin :]
@@ -127,11 +129,13 @@ class DeviceListener:
         for placed in self._placed:
             placed.samples = None
 
-    def _cut(self, window: Window) -> Placed | None:
+    def _cut(self, window: Window) -> DeviceSamples | None:
         first = round(window.start * SAMPLE_RATE_HZ) - self._origin
         samples = self._audio[first : first + len(window.samples)] if first >= 0 else None
         return (
-            Placed(samples) if samples is not None and len(samples) == len(window.samples) else None
+            DeviceSamples(samples)
+            if samples is not None and len(samples) == len(window.samples)
+            else None
         )
 
     def _append(self, samples: Samples) -> None:

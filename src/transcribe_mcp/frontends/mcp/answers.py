@@ -16,7 +16,7 @@ from typing import Any
 from ...domain.text_breaks import head
 from ...errors import TranscribeError
 from ...service.jobs import Batch, Hit, Job, JobFailure
-from ...service.model_fit import Diagnosis, Machine, ModelHere
+from ...service.model_fit import CachedModel, Diagnosis, Machine
 from .hints import for_assistant, next_step
 
 MAX_LINES = 50  # jobs of a batch in one answer
@@ -284,7 +284,7 @@ def search_answer(hits: Sequence[Hit], next_cursor: str | None) -> SearchAnswer:
     return SearchAnswer(hits, next_cursor, note)
 
 
-def models_answer(models: Sequence[ModelHere], default: str, machine: Machine) -> ModelsAnswer:
+def models_answer(models: Sequence[CachedModel], default: str, machine: Machine) -> ModelsAnswer:
     note = "auto takes the best cached model that suits this machine. needs_gb: memory of a default run here."
     lines = [
         ModelLine(

@@ -18,7 +18,7 @@ import numpy as np
 
 from ... import models
 from ...compat.memory import Geometry
-from ...domain.progress import Progress, unreported
+from ...domain.progress import Progress, no_progress
 from ...domain.transcript import Notice, Word
 from ...engines import Decoded, DecodingOptions, Encoded, Engine, EngineInfo, Listener, listener_of
 from ...engines.batch_size import known_shape
@@ -147,7 +147,7 @@ def measure(
     samples: Samples,
     options: Options,
     runs: int = 3,
-    progress: Progress = unreported,
+    progress: Progress = no_progress,
 ) -> Bench:
     """Every stage by itself, then the whole flow; medians of ``runs`` after a warm-up.
 

@@ -20,7 +20,7 @@ from typing import Any
 from ... import models
 from ...compat import environments
 from ...compat.errors import CompatError
-from ...domain.progress import Progress, unreported
+from ...domain.progress import Progress, no_progress
 from ...domain.transcript import Segment, Transcript, Word
 from ...engines import EngineInfo
 from ...errors import EngineFailedError, EngineUnavailableError, UnknownNameError
@@ -61,7 +61,7 @@ def peer_transcripts(
     info: EngineInfo,
     language: str,
     recordings: Sequence[Path],
-    progress: Progress = unreported,
+    progress: Progress = no_progress,
 ) -> Iterator[PeerTranscript]:
     """The transcripts of one peer, in order, with the model of ``info`` in int8 on the CPU.
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from ... import models
-from ...domain.progress import unreported
+from ...domain.progress import no_progress
 from ...engines import EngineInfo
 from ...errors import TranscribeError
 from ...media.decode import Samples
@@ -74,7 +74,7 @@ def _faster_whisper(request: PeerRequest, samples: Samples) -> Callable[[], int]
 def _transformers(request: PeerRequest, samples: Samples) -> Callable[[], int]:
     """Its speech recognition pipeline in chunks of 30 s, with word times."""
     module, torch = importlib.import_module("transformers"), importlib.import_module("torch")
-    directory = str(models.resolve(request.model, offline=True, progress=unreported).directory)
+    directory = str(models.resolve(request.model, offline=True, progress=no_progress).directory)
     kind = torch.float32 if request.device == "cpu" else torch.float16
     model = module.WhisperForConditionalGeneration.from_pretrained(directory, dtype=kind)
     pipeline = module.pipeline(
@@ -135,8 +135,8 @@ def _in_child(name: str, request: str) -> PeerTime:
 
 
 def _converted(request: PeerRequest, quantization: Any) -> str:
-    checkpoint = models.resolve(request.model, offline=True, progress=unreported)
-    return str(ctranslate2_directory(checkpoint, quantization, unreported))
+    checkpoint = models.resolve(request.model, offline=True, progress=no_progress)
+    return str(ctranslate2_directory(checkpoint, quantization, no_progress))
 
 
 def main(name: str, text: str) -> None:
