@@ -44,7 +44,7 @@ from transcribe_mcp.compat.facts import Facts, parse
 from transcribe_mcp.jobs import worker_process
 from transcribe_mcp.jobs.supervisor import slots_of
 from transcribe_mcp.jobs.worker_process import WorkerSlot
-from transcribe_mcp.jobs.worker_store import Ledger
+from transcribe_mcp.jobs.worker_store import WorkerStore
 from transcribe_mcp.media.decode import read
 from transcribe_mcp.service import jobs
 from transcribe_mcp.service.jobs import Batch, Job, JobStatus
@@ -292,9 +292,9 @@ def test_the_time_until_a_waiting_job_is_done_is_that_of_all_workers_together(
 ) -> None:
     monkeypatch.setattr(worker_process, "start_worker", lambda chosen: False)
     [job_id] = submit(1)
-    first, second = (Ledger(jobs._store(), worker) for worker in (FIRST, SECOND))
+    first, second = (WorkerStore(jobs._store(), worker) for worker in (FIRST, SECOND))
     first.set_duration(job_id, 120.0)
-    first.measured("a model", audio_s=60.0, work_s=10.0)
+    first.record_speed("a model", audio_s=60.0, work_s=10.0)
     first.register("here", 0, "0")
     alone_s = jobs.get_job(job_id).eta_s
     second.register("here", 0, "1")
@@ -307,12 +307,14 @@ def test_workers_measure_their_speed_at_the_same_moment_and_none_is_lost(
 ) -> None:
     monkeypatch.setattr(worker_process, "start_worker", lambda chosen: False)
     [job_id] = submit(1)
-    ledgers = [Ledger(jobs._store(), f"device-{n}") for n in range(8)]
-    with ThreadPoolExecutor(len(ledgers)) as pool:
+    workers = [WorkerStore(jobs._store(), f"device-{n}") for n in range(8)]
+    with ThreadPoolExecutor(len(workers)) as pool:
         list(
-            pool.map(lambda ledger: ledger.measured("a model", audio_s=60.0, work_s=1e-6), ledgers)
+            pool.map(
+                lambda worker: worker.record_speed("a model", audio_s=60.0, work_s=1e-6), workers
+            )
         )
-    ledgers[0].set_duration(job_id, 120.0)
+    workers[0].set_duration(job_id, 120.0)
 
     with closing(sqlite3.connect(here.database)) as connection:
         [(audio_s, work_s)] = connection.execute("SELECT audio_s, work_s FROM speeds").fetchall()
@@ -324,18 +326,18 @@ def test_a_job_that_a_vanished_worker_took_and_never_began_is_queued_again(
 ) -> None:
     monkeypatch.setattr(worker_process, "start_worker", lambda chosen: False)
     [job_id] = submit(1)
-    ledger = Ledger(jobs._store(), FIRST)
+    worker = WorkerStore(jobs._store(), FIRST)
     with closing(sqlite3.connect(here.database)) as connection, connection:
         took = (
             "UPDATE workflow_status SET status = 'PENDING', executor_id = ? WHERE workflow_uuid = ?"
         )
         assert connection.execute(took, [SECOND, job_id]).rowcount == 1
 
-    Ledger(jobs._store(), SECOND).register("here", 0, "1")
-    ledger.take_back(older_s=0.0, silent_s=20.0)
+    WorkerStore(jobs._store(), SECOND).register("here", 0, "1")
+    worker.requeue_unclaimed(older_s=0.0, silent_s=20.0)
     assert workflow(here, job_id) == "PENDING", "it may still begin it"
-    Ledger(jobs._store(), SECOND).unregister()
-    ledger.take_back(older_s=0.0, silent_s=20.0)
+    WorkerStore(jobs._store(), SECOND).unregister()
+    worker.requeue_unclaimed(older_s=0.0, silent_s=20.0)
     assert workflow(here, job_id) == "ENQUEUED"
 
 

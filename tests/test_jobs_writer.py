@@ -26,8 +26,8 @@ from whisper_nano import SPEECH
 
 from transcribe_mcp.errors import QueueFullError, StoreWriterError
 from transcribe_mcp.jobs import database, worker_process, writer_link, writer_protocol
+from transcribe_mcp.jobs.schema import speeds
 from transcribe_mcp.jobs.store import Store
-from transcribe_mcp.jobs.tables import speeds
 from transcribe_mcp.jobs.writer_link import RequirementError, WriterLink
 from transcribe_mcp.service import jobs
 from transcribe_mcp.service.jobs import Job

@@ -19,8 +19,8 @@ from whisper_nano import SPEECH
 from transcribe_mcp.errors import StoreReplacedError
 from transcribe_mcp.jobs import worker_process
 from transcribe_mcp.jobs.database import FILE_NAME, MIGRATION_LOOK_S
+from transcribe_mcp.jobs.schema import SCHEMA_VERSION
 from transcribe_mcp.jobs.store import Store
-from transcribe_mcp.jobs.tables import SCHEMA_VERSION
 from transcribe_mcp.jobs.writer_protocol import hold_lock
 from transcribe_mcp.service import jobs
 from transcribe_mcp.service.jobs import Job

@@ -15,7 +15,7 @@ from .ids import new_id
 from .models import JobFailure, JobStatus, Refused
 from .queue import WorkflowQueue
 from .row_mapping import UNFINISHED, NewJob, to_row
-from .tables import files, job_roots, jobs
+from .schema import files, job_roots, jobs
 
 # What every call asks is put together once; that takes longer than SQLite does to answer.
 _N_QUEUED = (
@@ -51,7 +51,7 @@ def add(
     owners.lock_server(connection)
     # All is read before anything is required or written: on SQLite, what is read later costs a call of the writer.
     queued = connection.execute(_N_QUEUED).scalar_one()
-    found = [_twin(connection, job) for job, _ in wishes]
+    found = [_find_active_duplicate(connection, job) for job, _ in wishes]
     twins = [twin for twin, _ in found]
     fitting: list[bool] = []
     n_new = 0
@@ -104,7 +104,9 @@ def refused(new: Sequence[NewJob], added: Sequence[str | Exception]) -> list[Ref
     ]
 
 
-def _twin(connection: sa.Connection, job: NewJob) -> tuple[Any | None, sa.Select[Any] | None]:
+def _find_active_duplicate(
+    connection: sa.Connection, job: NewJob
+) -> tuple[Any | None, sa.Select[Any] | None]:
     """A job that waits or runs on the same file with the same options, and the condition under which that stays so.
 
     Forced and answered jobs join none.

@@ -19,9 +19,9 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from ..errors import StoreError, StoreVersionError, UsageError
 from .private_files import create_private, make_private_dir
+from .schema import FOR_WRITER, SCHEMA_VERSION, SEARCH, TO_VERSION_2, about, metadata
 from .sqlite_connection import WritingConnection, connection_class
 from .store_errors import shown, store_errors
-from .tables import FOR_WRITER, SCHEMA_VERSION, SEARCH, TO_VERSION_2, about, metadata
 from .writer import identity
 from .writer_link import RequirementError
 from .writer_protocol import hold_lock

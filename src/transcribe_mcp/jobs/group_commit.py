@@ -7,32 +7,32 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Generic, TypeVar
 
-Wish = TypeVar("Wish")
+Request = TypeVar("Request")
 Answer = TypeVar("Answer")
 
 
-class Together(Generic[Wish, Answer]):
+class GroupCommit(Generic[Request, Answer]):
     """Calls that come while others are carried out wait, and are then carried out in one piece by the first of them.
 
     Args:
-        work: gives an answer, or the error to raise, for each wish. If it raises, and there were several wishes, each
+        work: gives an answer, or the error to raise, for each request. If it raises, and there were several requests, each
             is tried by itself: one that cannot be met costs no other its answer.
     """
 
-    def __init__(self, work: Callable[[Sequence[Wish]], Sequence[Answer | Exception]]) -> None:
+    def __init__(self, work: Callable[[Sequence[Request]], Sequence[Answer | Exception]]) -> None:
         self._work = work
         self._lock = threading.Lock()
         self._at_work = threading.Lock()
-        self._waiting: list[tuple[Wish, Future[Answer]]] = []
+        self._waiting: list[tuple[Request, Future[Answer]]] = []
 
     @property
     def n_waiting(self) -> int:
         return len(self._waiting)
 
-    def __call__(self, wish: Wish) -> Answer:
+    def __call__(self, request: Request) -> Answer:
         mine: Future[Answer] = Future()
         with self._lock:
-            self._waiting.append((wish, mine))
+            self._waiting.append((request, mine))
         with self._at_work:
             if not mine.done():  # else one that came before took it along
                 with self._lock:
@@ -40,10 +40,10 @@ class Together(Generic[Wish, Answer]):
                 self._carry_out(taken)
         return mine.result()
 
-    def _carry_out(self, taken: Sequence[tuple[Wish, Future[Answer]]]) -> None:
+    def _carry_out(self, taken: Sequence[tuple[Request, Future[Answer]]]) -> None:
         try:
-            answers = self._work([wish for wish, _ in taken])
-        except BaseException as error:  # noqa: BLE001 - carried to the threads whose wishes these are
+            answers = self._work([request for request, _ in taken])
+        except BaseException as error:  # noqa: BLE001 - carried to the threads whose requests these are
             if len(taken) > 1 and isinstance(error, Exception):
                 for one in taken:
                     self._carry_out([one])

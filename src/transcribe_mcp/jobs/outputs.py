@@ -17,7 +17,7 @@ from ..errors import TranscribeError
 from ..formats import FormatOptions, SubtitleRules
 from .ids import new_id
 from .models import JobStatus
-from .tables import jobs, outputs, owners
+from .schema import jobs, outputs, owners
 
 PENDING, WRITTEN, FAILED = "pending", "written", "failed"
 AT_ONCE = 50

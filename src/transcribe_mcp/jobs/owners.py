@@ -18,7 +18,7 @@ from .database import write_from_now
 from .ids import new_id
 from .models import Job, JobStatus
 from .row_mapping import UNFINISHED
-from .tables import batches, jobs, owners
+from .schema import batches, jobs, owners
 
 SHARING_LOCK = (
     0x73686172  # PostgreSQL's advisory lock: who joins a job and who cancels it take turns

@@ -112,7 +112,7 @@ class WorkflowQueue:
         with queue_errors(self._url):
             self._client.cancel_workflows(list(job_ids))
 
-    def again(self, job_id: str, queue: str) -> None:
+    def requeue(self, job_id: str, queue: str) -> None:
         """Queue a job that has ended once more; the steps that it finished stay. It may have been queued meanwhile."""
         from dbos import error as dbos_error
 
@@ -132,7 +132,7 @@ class WorkflowQueue:
     def take_over(self, job_id: str, queue: str) -> None:
         """Queue a job again that another worker began. Should that worker still live, it can end it no more."""
         self.cancel([job_id])
-        self.again(job_id, queue)
+        self.requeue(job_id, queue)
 
     def taken_by_others(self, job_ids: Sequence[str], alive: Sequence[str]) -> list[str]:
         """Those of the jobs that a worker which is not ``alive`` has taken from the queue."""
@@ -151,7 +151,7 @@ class WorkflowQueue:
             )
         return [workflow.workflow_id for workflow in found]
 
-    def forget(self, job_ids: Sequence[str]) -> None:
+    def delete(self, job_ids: Sequence[str]) -> None:
         with queue_errors(self._url):
             self._client.delete_workflows(list(job_ids))
 

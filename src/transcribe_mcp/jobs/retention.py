@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from ..errors import UsageError
 from .row_mapping import UNFINISHED
-from .tables import jobs
+from .schema import jobs
 
 DAY_S = 86_400.0
 

@@ -12,10 +12,10 @@ import sqlalchemy as sa
 
 from ..domain.transcript import Notice
 from .database import clock
+from .failed_starts import no_worker
 from .models import Job, JobFailure, JobOptions, JobStatus
 from .outputs import NewOutput, of_jobs
-from .tables import jobs, speeds, workers
-from .worker_state import no_worker
+from .schema import jobs, speeds, workers
 
 UNFINISHED = (JobStatus.QUEUED.value, JobStatus.RUNNING.value)
 SILENT_S = 20.0  # a worker that has not been heard of for so long is gone

@@ -26,15 +26,15 @@ from ..settings import Settings, usable_cores
 from . import file_identity, spool
 from .device import Device
 from .job_options import pipeline_options
-from .library import Content
 from .models import AUTO
 from .private_files import FOLDER_MODE
 from .quarantine import Gate, Pass
 from .shared import EngineChoice, SharedEngine
 from .store import Store
 from .submission import FETCHED_FOR_SHELL
+from .transcripts import ContentKey
 from .worker_process import WorkerSlot, last_end, was_killed
-from .worker_store import CRASHES_SET_ASIDE, KILLS_SET_ASIDE, Began, Claim, Ledger
+from .worker_store import CRASHES_SET_ASIDE, KILLS_SET_ASIDE, Claim, ResolvedEngine, WorkerStore
 from .workflows import keep_step
 
 # A job's, for reading and voice detection. Jobs that run at once would take each other's cores: eight with 16 threads
@@ -56,7 +56,7 @@ class Workshop:
     """
 
     store: Store
-    ledger: Ledger
+    worker_store: WorkerStore
     device: Device
     gate: Gate
     settings: Settings
@@ -153,14 +153,14 @@ def run(shop: Workshop, job: RunningJob) -> None:
     inside = None
     try:
         job.n_kept = shop.store.queue.count_steps(claim.job_id)
-        claim = _after_crashes(shop, shop.ledger.judge_crashes(claim, job.n_kept))
+        claim = _after_crashes(shop, shop.worker_store.judge_crashes(claim, job.n_kept))
         roots = None if is_url(claim.source) else shop.store.roots(claim.job_id)
         with file_identity.opened(_recording(shop, job, claim, folder), roots) as path:
-            content = Content(_content_hash(shop, job, claim, path), claim.options_key)
+            content = ContentKey(_content_hash(shop, job, claim, path), claim.options_key)
             while inside is None:
                 earlier = _answer(shop, job, claim, content)
                 if earlier is not None:
-                    shop.ledger.answer(claim, earlier)
+                    shop.worker_store.answer(claim, earlier)
                     break
                 inside = _entered(shop, job, claim, content)
             else:
@@ -168,7 +168,7 @@ def run(shop: Workshop, job: RunningJob) -> None:
     except (CancelledError, StoreError):
         raise
     except TranscribeError as error:
-        shop.ledger.fail(claim, error)
+        shop.worker_store.fail(claim, error)
     finally:
         if job.engine is not None:
             job.engine.close()
@@ -178,22 +178,22 @@ def run(shop: Workshop, job: RunningJob) -> None:
     spool.drop(shop.settings.data_dir, claim.signature)
 
 
-def _answer(shop: Workshop, job: RunningJob, claim: Claim, content: Content) -> Any | None:
+def _answer(shop: Workshop, job: RunningJob, claim: Claim, content: ContentKey) -> Any | None:
     """An earlier job that answers this one, if need be after its end; none for one that has begun.
 
     Jobs that wait here are outside of the gate: what they wait for may have to pass it alone.
     """
     if claim.works_anyway:
         return None
-    while shop.store.is_worked_on(content, claim.job_id):
+    while shop.store.is_active_elsewhere(content, claim.job_id):
         job.stage = "waiting"
         job.check()
         time.sleep(TWIN_POLL_S)
     job.stage = "load"
-    return shop.store.answer_for(content, claim.source)
+    return shop.store.find_finished(content, claim.source)
 
 
-def _entered(shop: Workshop, job: RunningJob, claim: Claim, content: Content) -> Pass | None:
+def _entered(shop: Workshop, job: RunningJob, claim: Claim, content: ContentKey) -> Pass | None:
     """The pass of a job that may work now; ``None`` where an earlier job on the same content came to light meanwhile.
 
     A job says that it works, then looks for earlier ones. Earlier ones look for those that work before they do.
@@ -201,38 +201,38 @@ def _entered(shop: Workshop, job: RunningJob, claim: Claim, content: Content) ->
     with ExitStack() as stack:
         inside = shop.gate.enter(alone=claim.crashes > 0, check=job.check)
         stack.callback(inside.leave)
-        shop.ledger.change(claim, {"at_risk": True})
-        if claim.works_anyway or not shop.store.is_worked_on(
+        shop.worker_store.change(claim, {"at_risk": True})
+        if claim.works_anyway or not shop.store.is_active_elsewhere(
             content, claim.job_id, earlier_only=True
         ):
             stack.pop_all()
             return inside
-        shop.ledger.change(claim, {"at_risk": False})
+        shop.worker_store.change(claim, {"at_risk": False})
     return None
 
 
 def _work(
-    shop: Workshop, job: RunningJob, claim: Claim, path: Path, content: Content, inside: Pass
+    shop: Workshop, job: RunningJob, claim: Claim, path: Path, content: ContentKey, inside: Pass
 ) -> None:
     job.limit_s = shop.settings.max_duration_hours * 3600
     job.duration_s = _duration(shop, path)
     job.engine = engine = shop.device.open(
         _choice(shop, claim), job.duration_s or 0.0, job.progress
     )
-    began = claim.began
+    began = claim.resolved
     if began is None:
         info = engine.info
-        began = Began(
+        began = ResolvedEngine(
             info.engine, info.model, info.device, claim.options.batch_size or info.batch_size
         )
     # Also where it goes on: after a crash it counts on which device that was.
-    shop.ledger.began(claim, replace(began, device=engine.info.device))
+    shop.worker_store.record_start(claim, replace(began, device=engine.info.device))
     transcript = _transcribe(shop, job, path, began, inside)
-    shop.ledger.finish(claim, content, _finished(transcript, claim))
+    shop.worker_store.finish(claim, content, _finished(transcript, claim))
 
 
 def _transcribe(
-    shop: Workshop, job: RunningJob, path: Path, began: Began, inside: Pass
+    shop: Workshop, job: RunningJob, path: Path, began: ResolvedEngine, inside: Pass
 ) -> Transcript:
     """The pipeline over the shared engine, with the job's steps as what was kept."""
     from ..pipeline.offline import transcribe
@@ -280,7 +280,7 @@ class _Steps:
         self.engine.batch_done(left_s=max(0.0, (self.job.duration_s or 0.0) - self.job.done_s))
         self.job.check()
         self._next(batch.dumps())
-        self.shop.ledger.checkpointed(self.job.claim)
+        self.shop.worker_store.clear_crashes(self.job.claim)
         self.inside.share()
 
     def _begin(self) -> None:
@@ -301,7 +301,7 @@ def _keep(shop: Workshop, claim: Claim, number: int, text: str) -> str:
     try:
         return keep_step(shop.store.url, f"batch {number}", lambda: text)
     except (StoreError, WorkerFailedError) as error:
-        if shop.ledger.is_mine(claim):
+        if shop.worker_store.is_mine(claim):
             raise
         raise CancelledError(
             f"job {claim.job_id} was deleted"
@@ -310,7 +310,7 @@ def _keep(shop: Workshop, claim: Claim, number: int, text: str) -> str:
 
 def _choice(shop: Workshop, claim: Claim) -> EngineChoice:
     """The engine that the job asks for, or the one it was begun with where the machine chose."""
-    wanted, began = claim.options, claim.began
+    wanted, began = claim.options, claim.resolved
     engine, model, compute_type = wanted.engine, wanted.model, wanted.compute_type
     if began is not None:
         engine = began.engine
@@ -354,10 +354,14 @@ def _content_hash(shop: Workshop, job: RunningJob, claim: Claim, path: Path) -> 
     if claim.content_hash is not None and now == claim.signature:
         return claim.content_hash
     found = file_identity.content_hash(path, job.check)
-    if claim.began is not None and claim.content_hash is not None and found != claim.content_hash:
+    if (
+        claim.resolved is not None
+        and claim.content_hash is not None
+        and found != claim.content_hash
+    ):
         hint = "submit it again"
         raise SourceChangedError(f"{path} has changed since its transcription began", hint=hint)
-    shop.ledger.change(claim, {"content_hash": found})
+    shop.worker_store.change(claim, {"content_hash": found})
     return found
 
 
@@ -401,8 +405,8 @@ def _after_crashes(shop: Workshop, claim: Claim) -> Claim:
             "worker_failed", f"{ended} on {claim.device or 'the GPU'}, the CPU goes on{cause}"
         )
         warnings = (*claim.warnings, notice)
-        shop.ledger.warn(claim, warnings)
-        shop.ledger.change(claim, {"device_forced": "cpu", "crashes": 0})
+        shop.worker_store.warn(claim, warnings)
+        shop.worker_store.change(claim, {"device_forced": "cpu", "crashes": 0})
         return replace(claim, device_forced="cpu", crashes=0, warnings=warnings)
     name = log.name if log is not None else "the worker's log"
     hint = f"see {name} in the data directory and transcribe-mcp doctor; then retry the job"

@@ -18,17 +18,17 @@ import sqlalchemy as sa
 
 from ..domain.transcript import Transcript
 from ..errors import JobNotFoundError, JobStateError, UsageError
-from . import adding, library, outputs, owners, spool
-from .group_commit import Together
+from . import adding, outputs, owners, spool, transcripts
+from .failed_starts import clear_failed_start, record_failed_start, worker_id
+from .group_commit import GroupCommit
 from .ids import is_id, new_id
-from .library import Content, job_conditions
 from .models import Batch, HitPage, Job, JobFailure, JobFilter, JobPage, JobStatus, Refused
 from .queue import WorkflowQueue
 from .retention import ended_long_ago, kept_since
 from .row_mapping import UNFINISHED, NewJob, to_jobs
-from .tables import batches, files, job_roots, jobs
+from .schema import batches, files, job_roots, jobs
 from .transactions import Transactions
-from .worker_state import clear_failed_start, record_failed_start, worker_id
+from .transcripts import ContentKey, job_conditions
 
 PAGE_LIMIT = 500
 
@@ -71,7 +71,7 @@ class Store(Transactions):
     def __init__(self, data_dir: Path, configured_url: str = "") -> None:
         super().__init__(data_dir, configured_url)
         self.queue = WorkflowQueue(self.engine)
-        self._add_together = Together(self._add_all)
+        self._add_together = GroupCommit(self._add_all)
 
     # --- adding -------------------------------------------------------------------------------------------------------
 
@@ -110,12 +110,14 @@ class Store(Transactions):
         """For each its job's id or why it has none."""
         return self.transact(lambda connection: adding.add(connection, self.queue, wishes, None))
 
-    def answer_for(self, content: Content, source: str) -> Any | None:
+    def find_finished(self, content: ContentKey, source: str) -> Any | None:
         """The newest finished job with the same content and options whose transcript is here; best of the same file."""
         with self.begin() as connection:
             return connection.execute(_ANSWER, asdict(content) | {"source": source}).first()
 
-    def is_worked_on(self, content: Content, mine: str, *, earlier_only: bool = False) -> bool:
+    def is_active_elsewhere(
+        self, content: ContentKey, mine: str, *, earlier_only: bool = False
+    ) -> bool:
         """Whether another running job will have the transcript: one at work, or (``earlier_only``) an earlier one."""
         with self.begin() as connection:
             query = _EARLIER_WORKED_ON if earlier_only else _WORKED_ON
@@ -196,7 +198,7 @@ class Store(Transactions):
             .limit(limit + 1)
         )
         if not which.batch_id:
-            query = query.where(library.is_no_copy())
+            query = query.where(transcripts.is_no_copy())
         if cursor is not None:
             query = query.where(jobs.c.job_id < cursor)
         with self.begin() as connection:
@@ -215,7 +217,7 @@ class Store(Transactions):
         ):
             raise _bad_cursor(cursor)
         with self.begin() as connection:
-            return library.search(connection, query, which, int(cursor or 0), limit)
+            return transcripts.search(connection, query, which, int(cursor or 0), limit)
 
     def steps(self, job_id: str) -> list[str]:
         """What the finished steps of a job kept, in order."""
@@ -223,7 +225,7 @@ class Store(Transactions):
 
     def transcript(self, transcript_id: str) -> Transcript | None:
         with self.begin() as connection:
-            return library.load(connection, transcript_id)
+            return transcripts.load(connection, transcript_id)
 
     # --- changing -----------------------------------------------------------------------------------------------------
 
@@ -259,7 +261,7 @@ class Store(Transactions):
             owners.lock(connection)
             ids, batch_id = self._members(connection, job_id)
             stopped, gone = owners.leave(connection, ids, owner, batch_id)
-            copies[:] = library.copies_of(connection, gone)
+            copies[:] = transcripts.copies_of(connection, gone)
             self._delete(connection, [*gone, *copies])
             if batch_id is not None:
                 connection.execute(batches.delete().where(batches.c.batch_id == batch_id))
@@ -282,7 +284,7 @@ class Store(Transactions):
         )
         rows = connection.execute(of_jobs).all()
         connection.execute(jobs.delete().where(jobs.c.job_id.in_(job_ids)))
-        library.remove_unused(
+        transcripts.remove_unused(
             connection, [row.transcript_id for row in rows if row.transcript_id is not None]
         )
         for row in rows:
@@ -292,7 +294,7 @@ class Store(Transactions):
         if cancelled or deleted:
             self.queue.cancel([*cancelled, *deleted])
         if deleted:
-            self.queue.forget(deleted)
+            self.queue.delete(deleted)
 
     def record_failed_start(
         self, data_dir: Path, reason: str, next_try_s: float, number: int = 0
@@ -330,12 +332,12 @@ class Store(Transactions):
             query = sa.select(jobs.c.job_id).where(jobs.c.status.in_(UNFINISHED)).limit(1)
             return connection.execute(query).first() is None and not outputs.are_due(connection)
 
-    def n_old(self, keep_days: float) -> int:
-        """How many jobs ``forget_old`` would delete now."""
+    def count_old(self, keep_days: float) -> int:
+        """How many jobs ``delete_old`` would delete now."""
         with self.begin() as connection:
             return len(ended_long_ago(connection, keep_days))
 
-    def forget_old(self, keep_days: float) -> int:
+    def delete_old(self, keep_days: float) -> int:
         """Delete jobs that ended more than ``keep_days`` ago, none where that is 0; gives how many.
 
         Raises:
@@ -350,7 +352,7 @@ class Store(Transactions):
             self._delete(connection, ids)
             return ids
 
-        if self.n_old(keep_days) == 0:
+        if self.count_old(keep_days) == 0:
             return 0
         ids = self.transact(delete)
         self._end_workflows([], ids)
@@ -404,7 +406,7 @@ class Store(Transactions):
             return changed
 
         if self.transact(queue_again):
-            self.queue.again(job_id, row.queue)
+            self.queue.requeue(job_id, row.queue)
 
 
 def not_found(job_id: str) -> JobNotFoundError:

@@ -11,11 +11,11 @@ from ..media.download import is_url, require_url
 from ..media.inputs import STANDARD_INPUT
 from ..settings import settings
 from . import file_identity
-from .library import Content
 from .models import JobOptions, JobRequest
 from .queue import LONG, SHORT
 from .row_mapping import NewJob
 from .store import Store
+from .transcripts import ContentKey
 
 HASHED_AT_ONCE_BYTES = 64 * 1024 * 1024  # larger files are hashed by the worker
 HASHING_S = 1.0  # what one call spends on hashing; the rest is the worker's
@@ -78,7 +78,7 @@ class Submission:
         digest = known or self._hash(path, signature)
         answer = None
         if digest is not None and not request.force:
-            answer = self._store.answer_for(Content(digest, self._key), str(path))
+            answer = self._store.find_finished(ContentKey(digest, self._key), str(path))
         rate = _RATE_BYTES_PER_S.get(path.suffix.lower(), _USUAL_BYTES_PER_S)
         job = self._job(
             str(path), signature, digest, file_identity.size_bytes(signature) / rate, request
@@ -93,7 +93,7 @@ class Submission:
         answer = (
             None
             if request.force
-            else self._store.answer_for(Content(digest, self._key), STANDARD_INPUT)
+            else self._store.find_finished(ContentKey(digest, self._key), STANDARD_INPUT)
         )
         return job if answer is None else job.answered_by(answer)
 

@@ -294,7 +294,7 @@ def work_is_left(chosen: Settings) -> bool:
         return True
 
 
-def _let_others_first() -> None:
+def _lower_priority() -> None:
     """Front ends and whatever else wants the processor now have it first; what they leave is all the workers'.
 
     Where Linux weighs sessions against each other, the session's weight is what counts, else the process's.
@@ -306,5 +306,5 @@ def _let_others_first() -> None:
 
 
 if __name__ == "__main__":
-    _let_others_first()
+    _lower_priority()
     sys.exit(supervise())

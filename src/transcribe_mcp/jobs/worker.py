@@ -31,6 +31,7 @@ from ..errors import CancelledError, StoreError, TranscribeError, WorkerFailedEr
 from ..settings import Settings, settings, usable_cores
 from . import file_identity
 from .device import Device
+from .failed_starts import worker_id
 from .ids import is_id
 from .output_writer import OutputWriter
 from .private_files import make_private_dir
@@ -50,8 +51,7 @@ from .worker_process import (
     hold_worker_lock,
     note,
 )
-from .worker_state import worker_id
-from .worker_store import Ledger
+from .worker_store import WorkerStore
 from .workflows import WorkflowRunner, WorkflowStoppedError
 
 BEAT_S = 0.2
@@ -80,11 +80,11 @@ class Worker:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self.exit_code = EXIT_DONE
-        self._ledger = Ledger(store, worker_id(store.url, chosen.data_dir, slot.number))
+        self._worker_store = WorkerStore(store, worker_id(store.url, chosen.data_dir, slot.number))
         self._device = Device(chosen.unload_after_s)
         work_dir = chosen.data_dir / "fetched"
         self._shop = Workshop(
-            store, self._ledger, self._device, Gate(), chosen, slot, self._log_of, work_dir
+            store, self._worker_store, self._device, Gate(), chosen, slot, self._log_of, work_dir
         )
         self._writer = OutputWriter(store, self._log)
         self._n_workers = (
@@ -116,9 +116,9 @@ class Worker:
         return self.exit_code
 
     def _take_jobs(self) -> None:
-        self._ledger.register(platform.node(), os.getpid(), str(self._slot.gpu))
+        self._worker_store.register(platform.node(), os.getpid(), str(self._slot.gpu))
         workflows = WorkflowRunner(
-            self._store.engine, self._store.url, self._ledger.worker_id, self._do
+            self._store.engine, self._store.url, self._worker_store.worker_id, self._do
         )
         self._writer.start()
         note(READY)  # before the first job begins, for whose fault it is if the process ends
@@ -134,9 +134,9 @@ class Worker:
     def _do(self, job_id: str) -> None:
         """The workflow of a job. Whatever goes wrong is in the store when it returns, or is to be tried again."""
         try:
-            claim = self._ledger.claim(job_id)
+            claim = self._worker_store.claim(job_id)
         except StoreError as error:
-            self._give_up(error)
+            self._exit_store_failed(error)
         if claim is None:
             return
         job = RunningJob(claim, done_s=claim.done_s, duration_s=claim.duration_s)
@@ -148,7 +148,7 @@ class Worker:
             if self._stop.is_set():
                 self._wait_for_the_end()
         except StoreError as error:
-            self._give_up(error)
+            self._exit_store_failed(error)
         except WorkflowStoppedError:
             raise
         except Exception as error:  # noqa: BLE001 - a job that fails must not take the others with it
@@ -168,13 +168,13 @@ class Worker:
             f"the worker met an error that it does not know: {type(error).__name__}", hint=hint
         )
         try:
-            self._shop.ledger.fail(job.claim, failure)
+            self._shop.worker_store.fail(job.claim, failure)
         except CancelledError:
             return
         except StoreError as store_error:
-            self._give_up(store_error)
+            self._exit_store_failed(store_error)
 
-    def _give_up(self, error: StoreError) -> NoReturn:
+    def _exit_store_failed(self, error: StoreError) -> NoReturn:
         """What cannot be written down is not done: the process ends, and the job's next worker goes on."""
         self._log(f"the store fails: {error}")
         self.stop(EXIT_STORE_FAILED)
@@ -189,7 +189,7 @@ class Worker:
 
     def _beat_until_stopped(self, workflows: WorkflowRunner) -> None:
         quiet_since = worked = kept_house = mended = time.monotonic()
-        self._ledger.mend(older_s=0.0)
+        self._worker_store.requeue_stranded(older_s=0.0)
         while not self._stop.wait(BEAT_S):
             end_if_not_called_again(HEARTBEAT_LIMIT_S)
             self._beat()
@@ -204,15 +204,15 @@ class Worker:
                 give_back_freed()
             if now - kept_house > HOUSEKEEPING_S:
                 kept_house = now
-                self._keep_house()
+                self._maintenance()
                 self._count_workers(workflows)
                 if not self._store.is_idle():
                     quiet_since = now
             if now - mended > MENDING_S:
                 mended = now
-                self._ledger.mend(older_s=MENDING_S)
-                self._ledger.take_back(older_s=MENDING_S, silent_s=SILENT_S)
-                self._ledger.tidy(older_s=MENDING_S)
+                self._worker_store.requeue_stranded(older_s=MENDING_S)
+                self._worker_store.requeue_unclaimed(older_s=MENDING_S, silent_s=SILENT_S)
+                self._worker_store.delete_old_steps(older_s=MENDING_S)
                 self._clear_fetched()
             if now - quiet_since > self._settings.exit_after_s and self._store.is_idle():
                 self.stop(EXIT_IDLE)
@@ -221,7 +221,7 @@ class Worker:
         with self._lock:
             jobs = list(self._running.values())
         news = {job.claim: job.news() for job in jobs}
-        lost = set(self._ledger.beat(news))
+        lost = set(self._worker_store.heartbeat(news))
         for job in jobs:
             if job.claim in lost:
                 job.cancel()
@@ -231,7 +231,7 @@ class Worker:
 
     def _share_out(self, workflows: WorkflowRunner, *, anew: bool = False) -> None:
         """Where jobs have come or gone since the last time, or ``anew``."""
-        unfinished = self._ledger.unfinished()
+        unfinished = self._worker_store.unfinished()
         if anew or unfinished != self._shared:
             self._shared = unfinished
             workflows.share_out(unfinished, self._n_workers)
@@ -239,7 +239,7 @@ class Worker:
     def _count_workers(self, workflows: WorkflowRunner) -> None:
         before, self._n_workers = (
             self._n_workers,
-            max(self._slot.n_workers, len(self._ledger.alive(SILENT_S))),
+            max(self._slot.n_workers, len(self._worker_store.alive(SILENT_S))),
         )
         if max(before, self._n_workers) > 1:
             self._share_out(
@@ -261,15 +261,15 @@ class Worker:
             self._measured = (audio_s + max(0.0, done_s - self._done_s), work_s + BEAT_S)
         self._done_s = done_s
 
-    def _keep_house(self) -> None:
-        self._ledger.is_alive(self._device.loaded)
+    def _maintenance(self) -> None:
+        self._worker_store.report_alive(self._device.loaded)
         audio_s, work_s = self._measured
         if audio_s and work_s:
             self._measured = (0.0, 0.0)
-            self._ledger.measured(self._device.loaded, audio_s, work_s)
-        self._store.forget_old(self._settings.keep_days)
-        for job_id, queue in self._ledger.orphans(SILENT_S):
-            self._ledger.adopt(job_id, queue)
+            self._worker_store.record_speed(self._device.loaded, audio_s, work_s)
+        self._store.delete_old(self._settings.keep_days)
+        for job_id, queue in self._worker_store.orphans(SILENT_S):
+            self._worker_store.take_over_orphan(job_id, queue)
         if self._probing is None or not self._probing.is_alive():
             self._probing = threading.Thread(
                 target=self._look_up_lengths, name="lengths", daemon=True
@@ -288,24 +288,24 @@ class Worker:
         from ..media.decode import probe
 
         with suppress(StoreError):  # the heartbeat meets it, too
-            for job_id, source in self._ledger.without_duration(PROBES):
+            for job_id, source in self._worker_store.without_duration(PROBES):
                 try:
                     with file_identity.opened(Path(source), self._store.roots(job_id)) as path:
                         duration_s = probe(path).duration
                 except TranscribeError:
                     continue  # the job will say so
                 if duration_s is not None:
-                    self._ledger.set_duration(job_id, duration_s)
+                    self._worker_store.set_duration(job_id, duration_s)
 
     def forgive(self) -> None:
-        self._ledger.forgive()
+        self._worker_store.forgive()
 
     def _release(self) -> None:
         """Give the running jobs back, so that none is blamed for this end."""
         with self._lock:
             claims = [job.claim for job in self._running.values()]
-        self._ledger.release(claims)
-        self._ledger.unregister()
+        self._worker_store.release(claims)
+        self._worker_store.unregister()
 
     def _log_of(self, worker: str | None) -> Path | None:
         number = (worker or "").rpartition("-")[2]
@@ -351,7 +351,7 @@ def main(arguments: list[str]) -> NoReturn:
 
 
 def _run(arguments: list[str]) -> int:
-    slot, end_of_last = _told(arguments)
+    slot, end_of_last = _parse_args(arguments)
     chosen = settings()
     make_private_dir(chosen.data_dir)
     lock = hold_worker_lock(chosen.data_dir, slot.number, LOCK_PATIENCE_S)
@@ -378,7 +378,7 @@ def _run(arguments: list[str]) -> int:
     return worker.serve()
 
 
-def _told(arguments: list[str]) -> tuple[WorkerSlot, str]:
+def _parse_args(arguments: list[str]) -> tuple[WorkerSlot, str]:
     parser = argparse.ArgumentParser("worker")
     for field in fields(WorkerSlot):
         parser.add_argument(f"--{field.name}", type=int, default=field.default)

@@ -12,15 +12,15 @@ import sqlalchemy as sa
 
 from ..domain.transcript import Notice, Transcript
 from ..errors import CancelledError, TranscribeError
-from . import library
+from . import transcripts
 from .database import clock, require
+from .failed_starts import clear_failed_start
 from .ids import new_id
-from .library import Content
 from .models import JobOptions, JobStatus
 from .row_mapping import UNFINISHED, heard_of
+from .schema import jobs, speeds, workers
 from .store import Store
-from .tables import jobs, speeds, workers
-from .worker_state import clear_failed_start
+from .transcripts import ContentKey
 from .writer_link import RequirementError
 
 CRASHES_SET_ASIDE = (
@@ -52,7 +52,7 @@ class Claim:
     force: bool
     crashes: int
     crash_steps: int
-    began: Began | None
+    resolved: ResolvedEngine | None
     device: str | None
     device_forced: str | None
     duration_s: float | None
@@ -63,11 +63,11 @@ class Claim:
     @property
     def works_anyway(self) -> bool:
         """Whatever other jobs there are on the same content."""
-        return self.force or self.began is not None
+        return self.force or self.resolved is not None
 
 
 @dataclass(frozen=True, slots=True)
-class Began:
+class ResolvedEngine:
     """What the work of a job was begun with, so that it goes on with the same."""
 
     engine: str
@@ -76,7 +76,7 @@ class Began:
     batch_size: int
 
 
-class Ledger:
+class WorkerStore:
     """One worker's pen. Its changes touch only jobs that this worker runs at this attempt."""
 
     def __init__(self, store: Store, worker_id: str) -> None:
@@ -126,12 +126,12 @@ class Ledger:
         ):  # looked at when all is written: so the transaction is one message to the writer
             raise _lost(claim)
 
-    def began(self, claim: Claim, began: Began) -> None:
+    def record_start(self, claim: Claim, resolved: ResolvedEngine) -> None:
         values = {
-            "engine": began.engine,
-            "model": began.model,
-            "device": began.device,
-            "batch_size": began.batch_size,
+            "engine": resolved.engine,
+            "model": resolved.model,
+            "device": resolved.device,
+            "batch_size": resolved.batch_size,
         }
         self.change(claim, values)
 
@@ -146,12 +146,12 @@ class Ledger:
         self.change(claim, {"crashes": crashes, "crash_steps": n_steps})
         return replace(claim, crashes=crashes, crash_steps=n_steps)
 
-    def checkpointed(self, claim: Claim) -> None:
+    def clear_crashes(self, claim: Claim) -> None:
         """A batch more is safe: what went wrong before did not go wrong here."""
         if claim.crashes:
             self.change(claim, {"crashes": 0})
 
-    def finish(self, claim: Claim, content: Content, transcript: Transcript) -> None:
+    def finish(self, claim: Claim, content: ContentKey, transcript: Transcript) -> None:
         """The job is completed, and its transcript in the library, in one transaction."""
         transcript_id = new_id()
         values = {
@@ -169,7 +169,7 @@ class Ledger:
         try:
             with self._store.begin() as connection:
                 require(connection, self._of(claim, sa.select(sa.func.count()).select_from(jobs)))
-                library.save(connection, transcript_id, content, transcript)
+                transcripts.save(connection, transcript_id, content, transcript)
                 connection.execute(self._of(claim, jobs.update()).values(**values))
         except RequirementError as error:
             raise _lost(claim) from error
@@ -194,7 +194,7 @@ class Ledger:
         values = {"error_code": error.code, "error_message": str(error), "error_hint": error.hint}
         self.change(claim, values | _ended(JobStatus.FAILED))
 
-    def beat(self, progress: Mapping[Claim, Mapping[str, Any]]) -> list[Claim]:
+    def heartbeat(self, progress: Mapping[Claim, Mapping[str, Any]]) -> list[Claim]:
         """Write how far the running jobs are; gives those that are not this worker's any more."""
         if not progress:
             return []
@@ -205,7 +205,7 @@ class Ledger:
                     connection.execute(self._of(claim, jobs.update()).values(**values))
         return [claim for claim in progress if (claim.job_id, claim.attempt) not in mine]
 
-    def is_alive(self, loaded: str) -> None:
+    def report_alive(self, loaded: str) -> None:
         """Say so to the other workers of the store."""
         with self._store.begin() as connection:
             mine = workers.update().where(workers.c.worker_id == self.worker_id)
@@ -223,7 +223,7 @@ class Ledger:
             for claim in claims:
                 connection.execute(self._of(claim, jobs.update()).values(**_WAITING))
 
-    def measured(self, model: str, audio_s: float, work_s: float) -> None:
+    def record_speed(self, model: str, audio_s: float, work_s: float) -> None:
         """Add to the speed of a device, from which waiting times are foretold; what is old fades.
 
         Several workers do at once: each statement is whole by itself.
@@ -297,7 +297,7 @@ class Ledger:
         with self._store.begin() as connection:
             return dict(connection.execute(query).tuples().all())
 
-    def adopt(self, job_id: str, queue: str) -> None:
+    def take_over_orphan(self, job_id: str, queue: str) -> None:
         """Queue a job again whose worker is gone. Of several workers that try, one does."""
         with self._store.begin() as connection:
             change = (
@@ -312,8 +312,8 @@ class Ledger:
 
     # --- housekeeping -------------------------------------------------------------------------------------------------
 
-    def tidy(self, older_s: float, limit: int = 100) -> None:
-        """Drop what completed jobs kept for going on: their words are in the library."""
+    def delete_old_steps(self, older_s: float, limit: int = 100) -> None:
+        """Drop what completed jobs kept for going on: their words are in the transcripts."""
         with self._store.begin() as connection:
             query = (
                 sa.select(jobs.c.job_id)
@@ -323,13 +323,13 @@ class Ledger:
             )
             ids = list(connection.execute(query).scalars())
         if ids:
-            self._store.queue.forget(ids)
+            self._store.queue.delete(ids)
             with self._store.begin() as connection:
                 connection.execute(
                     jobs.update().where(jobs.c.job_id.in_(ids)).values(keeps_steps=False)
                 )
 
-    def mend(self, older_s: float) -> None:
+    def requeue_stranded(self, older_s: float) -> None:
         """Queue waiting jobs again whose workflow has ended: a process died between the two halves of a retry."""
         with self._store.begin() as connection:
             query = sa.select(jobs.c.job_id, jobs.c.queue).where(
@@ -338,9 +338,9 @@ class Ledger:
             queues = {row.job_id: row.queue for row in connection.execute(query)}
         if queues:
             for job_id in self._store.queue.stranded(list(queues)):
-                self._store.queue.again(job_id, queues[job_id])
+                self._store.queue.requeue(job_id, queues[job_id])
 
-    def take_back(self, older_s: float, silent_s: float) -> None:
+    def requeue_unclaimed(self, older_s: float, silent_s: float) -> None:
         """Queue waiting jobs again that a worker, now gone, took from the queue and died before it claimed them."""
         with self._store.begin() as connection:
             query = sa.select(jobs.c.job_id, jobs.c.queue).where(
@@ -409,7 +409,11 @@ def _dump(notices: Sequence[Notice]) -> str:
 
 
 def _to_claim(row: Any, left_by: str | None) -> Claim:
-    began = Began(row.engine, row.model, row.device, row.batch_size) if row.batch_size else None
+    resolved = (
+        ResolvedEngine(row.engine, row.model, row.device, row.batch_size)
+        if row.batch_size
+        else None
+    )
     return Claim(
         job_id=row.job_id,
         attempt=row.attempts,
@@ -421,7 +425,7 @@ def _to_claim(row: Any, left_by: str | None) -> Claim:
         force=row.force,
         crashes=row.crashes,
         crash_steps=row.crash_steps,
-        began=began,
+        resolved=resolved,
         device=row.device,
         device_forced=row.device_forced,
         duration_s=row.duration_s,

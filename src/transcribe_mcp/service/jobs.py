@@ -303,7 +303,7 @@ def retry(job_id: str) -> Job:
 
 def count_old(keep_days: float) -> int:
     """How many jobs ``forget_old`` would delete now."""
-    return _store().n_old(keep_days)
+    return _store().count_old(keep_days)
 
 
 def forget_old(keep_days: float) -> int:
@@ -312,7 +312,7 @@ def forget_old(keep_days: float) -> int:
     Raises:
         UsageError: no number of days.
     """
-    return _store().forget_old(keep_days)
+    return _store().delete_old(keep_days)
 
 
 def prepare() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from .database import clock
-from .tables import failed_starts, workers
+from .schema import failed_starts, workers
 
 GRACE_S = (
     30.0  # a start takes a while; after that, nobody tries any more and the row is out of date

@@ -17,14 +17,14 @@ import sqlalchemy as sa
 from ..domain.transcript import Transcript
 from ..errors import StoreDamagedError, UsageError
 from .models import Hit, HitPage, JobFilter, JobStatus
-from .tables import jobs, owners, segments, transcripts
+from .schema import jobs, owners, segments, transcripts
 
 INSERT_ROWS = 500
 MAX_TERMS = 32  # words of one query; more only cost time
 
 
 @dataclass(frozen=True, slots=True)
-class Content:
+class ContentKey:
     """What makes two transcriptions the same: the bytes of the recording and how it was transcribed."""
 
     content_hash: str
@@ -32,7 +32,7 @@ class Content:
 
 
 def save(
-    connection: sa.Connection, transcript_id: str, content: Content, transcript: Transcript
+    connection: sa.Connection, transcript_id: str, content: ContentKey, transcript: Transcript
 ) -> None:
     """Add a finished transcript."""
     connection.execute(
@@ -76,7 +76,7 @@ def load(connection: sa.Connection, transcript_id: str) -> Transcript | None:
         ) from None
 
 
-def find(connection: sa.Connection, content: Content) -> str | None:
+def find(connection: sa.Connection, content: ContentKey) -> str | None:
     """The newest transcript of the same content made in the same way."""
     query = (
         sa.select(transcripts.c.transcript_id)

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from patience import PATIENCE_S, until
 
-from transcribe_mcp.jobs.group_commit import Together
+from transcribe_mcp.jobs.group_commit import GroupCommit
 
 
 class Clerk:
@@ -21,7 +21,7 @@ class Clerk:
         self.door, self.inside = threading.Event(), threading.Event()
         self.angry_at: int | None = None
         self.rounds: list[list[int]] = []
-        self.halved = Together(self._work)
+        self.halved = GroupCommit(self._work)
 
     def _work(self, wishes: Sequence[int]) -> list[int | Exception]:
         self.rounds.append(sorted(wishes))
