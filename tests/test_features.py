@@ -13,7 +13,6 @@ from transcribe_mcp.speech.features import (
     WINDOW_FRAMES,
     WINDOW_SAMPLES,
     log_mel,
-    log_mel_batch,
     mel_filters,
 )
 
@@ -129,18 +128,6 @@ def test_no_samples_are_silence(n_mels: int) -> None:
 def test_more_samples_than_a_window_holds_are_refused() -> None:
     with pytest.raises(ValueError, match="480001"):
         log_mel(np.zeros(WINDOW_SAMPLES + 1, np.float32), 80)
-
-
-@pytest.mark.parametrize("n_mels", MELS)
-def test_a_batch_is_its_windows_one_by_one(n_mels: int) -> None:
-    windows = [speechlike(n) for n in (5, 16_000, 100_000)]
-
-    batch = log_mel_batch(windows, n_mels)
-
-    assert batch.shape == (3, n_mels, WINDOW_FRAMES)
-    for row, samples in zip(batch, windows, strict=True):
-        np.testing.assert_array_equal(row, log_mel(samples, n_mels))
-    assert log_mel_batch([], n_mels).shape == (0, n_mels, WINDOW_FRAMES)
 
 
 @pytest.mark.parametrize("n_mels", MELS)

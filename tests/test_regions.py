@@ -221,7 +221,7 @@ def test_windows_are_not_ended_early_without_a_reason(probabilities: Probabiliti
         with_next_s = following.regions[0].end - window.regions[0].start
         pause_s = following.regions[0].start - window.regions[-1].end
         assert (
-            speech_s >= RULES.shortest_s
+            speech_s >= RULES.min_s
             or pause_s >= RULES.long_silence_s
             or with_next_s > LONGEST_REGION_S
         )

@@ -3,23 +3,24 @@
     pip install onnx faster-whisper==1.2.1
     python tools/build_silero.py [silero_vad_v6.onnx]
 
-The source is Silero VAD v6 (https://github.com/snakers4/silero-vad, MIT licence), in the ONNX export that the wheel of
-faster-whisper 1.2.1 carries. For each frame of 64 + 512 samples its graph computes:
+The source is Silero VAD v6 (https://github.com/snakers4/silero-vad, MIT licence), in the ONNX
+export that the wheel of faster-whisper 1.2.1 carries. For each frame of 64 + 512 samples its graph
+computes:
 
-    reflect pad → 4 windows of 256, hop 128 → |STFT| (129 bins) → 4 convolutions (kernel 3, ReLU) → (128,)
-    → LSTM (128) → ReLU → 128 weights → sigmoid → probability
+    reflect pad → 4 windows of 256, hop 128 → |STFT| (129 bins) → 4 convolutions (kernel 3, ReLU) →
+    (128,) → LSTM (128) → ReLU → 128 weights → sigmoid → probability
 
 Only the LSTM carries state from frame to frame. So the graph is split:
 
-    silero_encoder.onnx    even (4 n, 128), odd (4 n, 127) → features (n, 128); any frames, in any order
-    silero_recurrent.onnx  features (n, 1, 128), h and c (1, 1, 128) → probability (n,), h_next, c_next
-    silero.safetensors     the weights for the GPU detector, as in ``SileroWeights``
+    silero_encoder.onnx    even (4 n, 128), odd (4 n, 127) → features (n, 128); any frames, in any
+    order silero_recurrent.onnx  features (n, 1, 128), h and c (1, 1, 128) → probability (n,),
+    h_next, c_next silero.safetensors     the weights for the GPU detector, as in ``SileroWeights``
 
 The encoder computes the same numbers in a form that suits a CPU:
 
 - Over a frame of 4 steps, each convolution is one matrix product with a row per frame.
-- The cosine rows of the STFT are even and its sine rows odd about the middle of the window. Folding the window in
-  half halves that product; ``transcribe_mcp.speech.silero.folded_windows`` does it.
+- The cosine rows of the STFT are even and its sine rows odd about the middle of the window. Folding
+  the window in half halves that product; ``transcribe_mcp.speech.silero.folded_windows`` does it.
 """
 
 from __future__ import annotations
@@ -101,7 +102,8 @@ def named_weights(model: onnx.ModelProto) -> silero.SileroWeights:
 
 def encoder_graph(weights: silero.SileroWeights) -> onnx.ModelProto:
     first, *rest = weights.convolutions()
-    # The first two of the 4 output steps see steps 0-2, the last two steps 1-3: two products without the zero blocks.
+    # The first two of the 4 output steps see steps 0-2, the last two steps 1-3: two products
+    # without the zero blocks.
     matrix = first.as_matrix(silero.N_WINDOWS)
     n_seen = 3 * N_BINS
     n_half = matrix.shape[1] // 2

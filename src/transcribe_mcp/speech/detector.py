@@ -1,10 +1,13 @@
 """Audio -> probability of speech per frame of 32 ms.
 
-The network is Silero's (see `silero.py`). Almost all of its work is in the encoder, which looks at one frame alone:
-it runs in stretches on all cores at once, and the LSTM, which takes the frames one after the other, follows behind.
-On up to five cores the LSTM stays in one lane, and the result is that of the shipped file run in one go. From six
-cores on it would hold the others up, so a block is cut into lanes, each warmed up on the 16 s in front of it. That
-changes a few decisions in a thousand, because the network remembers more than a minute.
+The network is Silero's (see `silero.py`). Its encoder does nearly all of the work and treats each
+frame alone, so chunks of frames run on all cores at once. The LSTM needs the frames in order and
+follows behind.
+
+With up to five threads there is one LSTM lane, and the result equals one serial run. From six
+threads on the LSTM would be the bottleneck. So a block is split into lanes, each warmed up on the
+16 s before it. A few decisions in a thousand differ, because the network remembers more than a
+minute.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from ..settings import usable_cores
 from .silero import (
     CONTEXT_SAMPLES,
     ENCODER,
+    FRAME_S,
     FRAME_SAMPLES,
     RECURRENT,
     STATE_SIZE,
@@ -32,51 +36,48 @@ from .silero import (
 
 __all__ = ["FRAME_S", "FRAME_SAMPLES", "SpeechDetector"]
 
-FRAME_S = 0.032
-SAMPLE_RATE_HZ = 16_000
-assert FRAME_SAMPLES == FRAME_S * SAMPLE_RATE_HZ
-
-_CHUNK_FRAMES = 256  # 8.2 s; what the encoder makes of it stays in the cache
+_CHUNK_FRAMES = 256  # 8.2 s; the encoder's intermediate results stay in the cache
 _CHUNK_SAMPLES = _CHUNK_FRAMES * FRAME_SAMPLES
 _WARM_UP_CHUNKS = 2
 _MIN_LANE_CHUNKS = 8
-_THREADS_PER_LANE = 3  # a frame costs the encoder about twice what it costs the LSTM
+_THREADS_PER_LANE = 3  # a frame takes the encoder about twice as long as the LSTM
 
 Array = NDArray[np.float32]
 State = tuple[Array, Array]  # h, c: (1, 1, 128) each
 
 
 class SpeechDetector:
-    """Speech probabilities of one recording at a time, pushed block by block.
+    """Speech probabilities of one recording at a time, pushed block by block from one thread.
 
-    Frame k covers the samples [512 k, 512 k + 512) of the recording. Use it from one thread.
+    Frame k covers the samples [512 k, 512 k + 512) of the recording.
 
     Args:
-        threads: how many to use; 0 for every core this process may use.
+        threads: number of threads; 0 uses all cores of this process.
 
-    Raises: EngineUnavailableError when onnxruntime or Silero's file is missing or not to be used.
+    Raises:
+        EngineUnavailableError: onnxruntime or a model file is missing or damaged.
     """
 
     def __init__(self, threads: int = 0) -> None:
         self._threads = threads or usable_cores()
         self._encoder = _session(ENCODER)
         self._recurrent = _session(RECURRENT)
-        # The thread that calls push() is one of them.
+        # The thread that calls push() is one of the threads.
         self._pool = ThreadPoolExecutor(self._threads - 1, "vad") if self._threads > 1 else None
         self.reset()
 
     def reset(self) -> None:
-        """Forgets the recording so far; the next push begins another."""
+        """Start a new recording with the next push."""
         self._state: State = _zero_state()
-        self._tail = np.zeros(
-            CONTEXT_SAMPLES, np.float32
-        )  # context, then the samples of the frame begun
+        # The context, then the samples of the incomplete frame.
+        self._tail = np.zeros(CONTEXT_SAMPLES, np.float32)
 
     def push(self, samples: Array, *, last: bool = False) -> Array:
-        """The next samples of the recording (n,), 16 kHz mono -> the probabilities not returned yet (n_frames,).
+        """Take the next samples (n,), 16 kHz mono; return the probabilities of the frames completed
+        (n_frames,).
 
-        Blocks may have any length; minutes keep the cores busiest. With `last` the final partial frame is filled up
-        with zeros, and the detector is ready for another recording.
+        Blocks may have any length; blocks of minutes use the cores best. ``last`` pads the final
+        frame with zeros and resets the detector.
         """
         probabilities = self._push(np.ascontiguousarray(samples, np.float32))
         if last:
@@ -97,14 +98,18 @@ class SpeechDetector:
         if n_frames == 0:
             return np.empty(0, np.float32)
 
-        def stretch(chunk: int) -> Array:
-            """The samples of a chunk and the context before them; the block itself is not copied."""
+        def samples_of(chunk: int) -> Array:
+            """The samples of a chunk with the context before them; all but the first are views of
+            the block.
+            """
             stop = min((chunk + 1) * _CHUNK_SAMPLES, n_frames * FRAME_SAMPLES) - n_begun
             if chunk == 0:
                 return np.concatenate([tail, samples[:stop]])
             return samples[chunk * _CHUNK_SAMPLES - n_begun - CONTEXT_SAMPLES : stop]
 
-        chunks = _Chunks(lambda chunk: self._encode(stretch(chunk)), -(-n_frames // _CHUNK_FRAMES))
+        chunks = _Chunks(
+            lambda chunk: self._encode(samples_of(chunk)), -(-n_frames // _CHUNK_FRAMES)
+        )
         return self._run_lanes(chunks)
 
     def _run_lanes(self, chunks: _Chunks) -> Array:
@@ -114,7 +119,8 @@ class SpeechDetector:
         edges = [chunks.n_chunks * lane // n_lanes for lane in range(n_lanes + 1)]
         if self._pool is None:
             return self._run_first_lane(chunks, edges[1])
-        # The lanes go first: one that finds no worker for its next chunk encodes it itself, so none waits in vain.
+        # Lanes are submitted first: a lane encodes its next chunk itself if no worker has, so there
+        # is no deadlock.
         later = [
             self._pool.submit(self._run_lane, chunks, *edge)
             for edge in itertools.pairwise(edges[1:])
@@ -135,7 +141,7 @@ class SpeechDetector:
         return self._follow(chunks, range(start, stop), state)
 
     def _follow(self, chunks: _Chunks, which: range, state: State) -> tuple[Array, State]:
-        """The LSTM over consecutive chunks -> probabilities, the state after them."""
+        """Run the LSTM over consecutive chunks; return the probabilities and the state after them."""
         h, c = state
         parts = []
         for chunk in which:
@@ -151,7 +157,7 @@ class SpeechDetector:
 
 
 class _Chunks:
-    """What the encoder makes of the chunks of a block: computed ahead by a pool, or when asked for."""
+    """Encoder outputs of the chunks of a block, computed ahead by a pool or on demand."""
 
     def __init__(self, encode: Callable[[int], Array], n_chunks: int) -> None:
         self.n_chunks = n_chunks
@@ -159,7 +165,7 @@ class _Chunks:
         self._futures: dict[int, Future[Array]] = {}
 
     def submit(self, pool: ThreadPoolExecutor, edges: list[int]) -> None:
-        """Queues all chunks, of every lane the first, then of every lane the second, and so on."""
+        """Queue all chunks: the first of every lane, then the second of every lane, and so on."""
         longest = max(stop - start for start, stop in itertools.pairwise(edges))
         for offset in range(longest):
             for start, stop in itertools.pairwise(edges):
@@ -167,8 +173,11 @@ class _Chunks:
                     self._futures[start + offset] = pool.submit(self._encode, start + offset)
 
     def features(self, chunk: int) -> Array:
-        """(n_frames, 128); computed here and now if no worker has begun it. While one is at it, the next chunk that
-        none has begun is computed here."""
+        """The encoder output of a chunk, (n_frames, 128).
+
+        A chunk that no worker has started is computed here. While a worker computes it, this thread
+        computes the next chunk that nobody has started.
+        """
         future = self._futures.get(chunk)
         if future is None or future.cancel():
             return self._encode(chunk)
@@ -188,14 +197,14 @@ def _session(graph: Path) -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        message = f"voice detection needs onnxruntime, which cannot be loaded: {error}"
+        message = f"cannot load onnxruntime for voice detection: {error}"
         raise EngineUnavailableError(
             message, hint="pip install --force-reinstall onnxruntime"
         ) from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
-    options.log_severity_level = 4  # what matters is raised
+    options.log_severity_level = 4  # fatal only; errors are raised
     try:
         return onnxruntime.InferenceSession(
             graph, sess_options=options, providers=["CPUExecutionProvider"]

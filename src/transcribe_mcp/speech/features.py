@@ -1,19 +1,19 @@
 """Windows -> log-mel spectrograms, as Whisper models were trained on them.
 
-The NumPy reference. Its figures are those of openai-whisper's ``audio.py`` (Radford et al. 2022, section 2.2): 25 ms
-Hann windows every 10 ms, power spectra, Slaney mel filters, log10, the lowest 80 dB below the loudest, scaled to
-about [-1, 1].
+The NumPy reference, with the constants of openai-whisper's ``audio.py`` (Radford et al. 2022,
+section 2.2): 25 ms Hann windows every 10 ms, power spectra, Slaney mel filters, log10, a dynamic
+range of 80 dB, scaled to about [-1, 1].
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-SAMPLE_RATE_HZ = 16_000
+from ..domain.audio import SAMPLE_RATE_HZ
+
 FFT_SAMPLES = 400  # 25 ms
 HOP_SAMPLES = 160  # 10 ms
 WINDOW_SAMPLES = 30 * SAMPLE_RATE_HZ
@@ -32,7 +32,7 @@ def log_mel(samples: NDArray[np.float32], n_mels: int) -> NDArray[np.float32]:
 
     Args:
         samples: (n,) float32, mono, 16 kHz, n at most 480,000.
-        n_mels: 80, or 128 for large-v3 and its kin.
+        n_mels: 80, or 128 for large-v3 and later models.
 
     Returns:
         (n_mels, 3000) float32.
@@ -40,7 +40,7 @@ def log_mel(samples: NDArray[np.float32], n_mels: int) -> NDArray[np.float32]:
     if len(samples) > WINDOW_SAMPLES:
         raise ValueError(f"a window holds at most {WINDOW_SAMPLES} samples, not {len(samples)}")
     spectrogram = np.full((n_mels, WINDOW_FRAMES), np.log10(SILENCE), dtype=np.float32)
-    # Frames that lie wholly in the padding are silence and need no transform.
+    # Frames inside the padding are silence and need no transform.
     n_frames = (
         min(WINDOW_FRAMES, (len(samples) + FFT_SAMPLES // 2) // HOP_SAMPLES + 1)
         if len(samples)
@@ -49,7 +49,7 @@ def log_mel(samples: NDArray[np.float32], n_mels: int) -> NDArray[np.float32]:
     if n_frames:
         power = _power_spectrum(samples, n_frames)
         mel = mel_filters(n_mels) @ power.T
-        # Some processors' logarithm of the floor is the last digit below that of others.
+        # On some processors log10 of the floor differs in the last digit.
         np.maximum(
             np.log10(np.maximum(mel, SILENCE)),
             spectrogram[:, :n_frames],
@@ -61,22 +61,13 @@ def log_mel(samples: NDArray[np.float32], n_mels: int) -> NDArray[np.float32]:
     return spectrogram
 
 
-def log_mel_batch(windows: Sequence[NDArray[np.float32]], n_mels: int) -> NDArray[np.float32]:
-    """Log-mel spectrograms of several windows: (len(windows), n_mels, 3000) float32."""
-    batch = np.empty((len(windows), n_mels, WINDOW_FRAMES), dtype=np.float32)
-    for row, samples in zip(batch, windows, strict=True):
-        row[:] = log_mel(samples, n_mels)
-    return batch
-
-
 def _power_spectrum(samples: NDArray[np.float32], n_frames: int) -> NDArray[np.float32]:
     """Squared magnitudes of centred frames: (n_frames, 201) float32."""
     half = FFT_SAMPLES // 2
     padded = np.zeros(WINDOW_SAMPLES + FFT_SAMPLES, dtype=np.float32)
     padded[half : half + len(samples)] = samples
-    padded[:half] = padded[
-        FFT_SAMPLES:half:-1
-    ]  # both ends of the 30 s mirror, as in torch.stft(center=True)
+    # Reflection at both ends of the 30 s, as in torch.stft(center=True).
+    padded[:half] = padded[FFT_SAMPLES:half:-1]
     padded[-half:] = padded[-half - 2 : -FFT_SAMPLES - 2 : -1]
     frames = np.lib.stride_tricks.sliding_window_view(padded, FFT_SAMPLES)[::HOP_SAMPLES][:n_frames]
     spectrum = np.fft.rfft(frames * _hann_window(), axis=-1)
@@ -85,13 +76,13 @@ def _power_spectrum(samples: NDArray[np.float32], n_frames: int) -> NDArray[np.f
 
 @lru_cache(maxsize=1)
 def _hann_window() -> NDArray[np.float32]:
-    """Periodic, as speech front ends use it."""
+    """Periodic Hann window, as in torch.hann_window."""
     return np.hanning(FFT_SAMPLES + 1)[:-1].astype(np.float32)
 
 
 @lru_cache(maxsize=4)
 def mel_filters(n_mels: int) -> NDArray[np.float32]:
-    """Slaney's mel filter bank, each filter of area one: (n_mels, 201) float32 (Slaney 1998, Auditory Toolbox)."""
+    """Slaney's mel filters with unit area: (n_mels, 201) float32 (Slaney 1998, Auditory Toolbox)."""
     bins_hz = np.linspace(0.0, SAMPLE_RATE_HZ / 2, BINS)
     edges_hz = _mel_to_hz(np.linspace(0.0, _hz_to_mel(SAMPLE_RATE_HZ / 2), n_mels + 2))
     rising = (bins_hz[None, :] - edges_hz[:-2, None]) / (edges_hz[1:-1] - edges_hz[:-2])[:, None]

@@ -1,7 +1,7 @@
-"""Windows -> log-mel spectrograms in PyTorch, a whole batch at once, on the device that the model runs on.
+"""Windows -> log-mel spectrograms in PyTorch, one batch at a time, on the device of the model.
 
-The twin of the NumPy reference in this folder, equal to it within 1e-4. Samples that are on the device already are
-used there; others are sent through pinned memory, so that the transfer overlaps with the host's work.
+Equal to the NumPy reference in ``features`` within 1e-4. Samples already on the device are used
+there. Others go through pinned memory, so the transfer overlaps with work of the host.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from .features import (
 )
 from .regions import Window
 
-PART_WINDOWS = 16  # transformed at once: bounds the spectra to 150 MB, and fills any GPU
+PART_WINDOWS = 16  # per transform: limits the spectra to 150 MB and still fills any GPU
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
 class DeviceSamples:
-    """Samples of a window on a device, (n,) float32, until they are let go of there."""
+    """The samples of a window on a device, (n,) float32; ``None`` once released."""
 
     samples: Tensor | None
 
@@ -39,11 +39,11 @@ def log_mel_windows(windows: Sequence[Window], n_mels: int, device: torch.device
     """Log-mel spectrograms of windows, each padded with silence to 30 s.
 
     Args:
-        windows: each at most 30 s; samples that are ``DeviceSamples`` on ``device`` are used there.
-        n_mels: 80, or 128 for large-v3 and its kin.
+        windows: each at most 30 s; ``DeviceSamples`` on ``device`` are used there.
+        n_mels: 80, or 128 for large-v3 and later models.
 
     Returns:
-        (n, n_mels, 3000) float32 on ``device``. The work is queued, not waited for.
+        (n, n_mels, 3000) float32 on ``device``, computed asynchronously.
 
     Raises:
         ValueError: a window is longer than 30 s.
@@ -58,7 +58,14 @@ def log_mel_windows(windows: Sequence[Window], n_mels: int, device: torch.device
 
 
 def log_mel(samples: Tensor, n_mels: int) -> Tensor:
-    """(n, 480000) float32 samples, mono, 16 kHz, padded with zeros -> (n, n_mels, 3000) float32, on the same device."""
+    """Log-mel spectrograms of padded windows, on their device.
+
+    Args:
+        samples: (n, 480000) float32, mono, 16 kHz.
+
+    Returns:
+        (n, n_mels, 3000) float32.
+    """
     window, filters = _constants(n_mels, samples.device)
     spectrum = torch.stft(samples, FFT_SAMPLES, HOP_SAMPLES, window=window, return_complex=True)[
         ..., :-1
@@ -70,7 +77,7 @@ def log_mel(samples: Tensor, n_mels: int) -> Tensor:
 
 
 def padded(windows: Sequence[Window], device: torch.device) -> Tensor:
-    """The samples of windows as one batch: (n, 480000) float32 on ``device``, zeros behind each."""
+    """The samples of windows as one batch, padded with zeros: (n, 480000) float32 on ``device``."""
     for window in windows:
         if len(window.samples) > WINDOW_SAMPLES:
             raise ValueError(
@@ -84,19 +91,20 @@ def padded(windows: Sequence[Window], device: torch.device) -> Tensor:
     placed = [samples for samples in held if samples is not None and samples.device == device]
     if len(placed) < len(windows):
         return _sent(windows, device)
-    if (
-        device.type == "cuda"
-    ):  # made on the listener's stream: not to be freed there while they are read here
+    if device.type == "cuda":
+        # The samples were allocated on another stream: keep them until this stream has read them.
         stream = torch.cuda.current_stream(device)
         for samples in placed:
             samples.record_stream(stream)
     full = torch.zeros(WINDOW_SAMPLES, dtype=torch.float32, device=device)
-    # In one call: while others hold Python's lock, every one waits for it.
+    # One call, because each call waits for the GIL.
     return pad_sequence([*placed, full], batch_first=True)[:-1]
 
 
 def _sent(windows: Sequence[Window], device: torch.device) -> Tensor:
-    """Through pinned memory, one piece for all: to get a piece for each takes longer than to encode it."""
+    """Send all windows through one pinned buffer: a buffer per window takes longer than the
+    encoder.
+    """
     batch = torch.zeros(
         (len(windows), WINDOW_SAMPLES), dtype=torch.float32, pin_memory=device.type == "cuda"
     )

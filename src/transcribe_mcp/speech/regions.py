@@ -1,7 +1,7 @@
 """Speech probabilities -> regions of speech -> windows of at most 30 s, all on the original clock.
 
-Both steps are streams: they are pushed a stretch at a time and give back what is settled, so that memory does not
-grow with the recording.
+Both steps are streams: each push returns the results that later audio cannot change. Memory does
+not grow with the recording.
 """
 
 from __future__ import annotations
@@ -14,15 +14,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-SAMPLE_RATE_HZ = 16_000
-FRAME_SAMPLES = 512  # one probability of the voice detector
-FRAME_S = FRAME_SAMPLES / SAMPLE_RATE_HZ
-WINDOW_S = 30.0  # what a Whisper encoder sees at once
+from ..domain.audio import SAMPLE_RATE_HZ
+from .silero import FRAME_S, FRAME_SAMPLES
+
+__all__ = [
+    "FRAME_S",
+    "FRAME_SAMPLES",
+    "SAMPLE_RATE_HZ",
+    "WINDOW_S",
+    "Loudness",
+    "Region",
+    "RegionFinder",
+    "RegionRules",
+    "Window",
+    "WindowCutter",
+    "WindowRules",
+]
+
+WINDOW_S = 30.0  # input of a Whisper encoder
 
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A stretch of speech, in seconds on the original clock."""
+    """An interval of speech, in seconds on the original clock."""
 
     start: float
     end: float
@@ -30,13 +44,14 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A contiguous stretch of the recording, at most 30 s, and the speech in it.
+    """A contiguous part of the recording, at most 30 s, and the speech in it.
 
     Attributes:
-        start: seconds on the original clock at which ``samples`` begins.
+        start: time of the first sample, in seconds on the original clock.
         samples: (n,) float32, mono, 16 kHz; silence between the regions is kept.
         regions: the speech inside, in order, on the original clock.
-        device_samples: the same samples on the engine's device, if they are there; opaque to other code.
+        device_samples: the same samples on the engine's device, if they are there; opaque to other
+            code.
     """
 
     start: float
@@ -59,9 +74,10 @@ class RegionRules:
 
     Attributes:
         threshold: probability at which speech begins.
-        release: probability below which speech ends; lower than ``threshold``, so that it does not flicker.
-        min_silence_s: a pause shorter than this does not end a region.
-        min_speech_s: what is shorter is no speech: loud noise lifts single frames over the threshold.
+        release: probability below which speech ends; lower than ``threshold`` for hysteresis.
+        min_silence_s: a shorter pause does not end a region.
+        min_speech_s: shorter regions are dropped; loud noise lifts single frames over the
+            threshold.
     """
 
     threshold: float = 0.5
@@ -75,54 +91,53 @@ class WindowRules:
     """How regions are packed into windows.
 
     Attributes:
-        max_s: a window's length at most.
-        lead_s: audio kept before speech; the detector notices soft onsets late.
+        max_s: maximum length of a window.
+        lead_s: audio kept before speech; the detector reacts late to soft onsets.
         tail_s: audio kept after speech.
         long_silence_s: a silence of this length always starts a new window.
-        shortest_s: a window is not ended before this to find a longer pause.
+        min_s: a window is not cut shorter than this to end at a longer pause.
     """
 
     max_s: float = WINDOW_S
     lead_s: float = 0.5
     tail_s: float = 0.6
     long_silence_s: float = 4.0
-    shortest_s: float = 15.0
+    min_s: float = 15.0
 
 
 class RegionFinder:
-    """Speech probabilities in, regions out as soon as they have ended. None is longer than a window."""
+    """Converts speech probabilities to regions, each no longer than a window."""
 
     def __init__(self, rules: RegionRules | None = None, *, max_s: float = WINDOW_S) -> None:
         self._rules = rules or RegionRules()
         margins = WindowRules()
         self._max_frames = int((max_s - margins.lead_s - margins.tail_s) / FRAME_S)
         self._next_frame = 0
-        self._open: list[float] = []  # the probabilities of the region that has begun
+        self._open: list[float] = []  # probabilities of the open region
         self._start = 0  # its first frame
-        self._quiet = 0  # frames at its end below release
+        self._quiet = 0  # frames below ``release`` at its end
 
     @property
     def final_until_s(self) -> float:
-        """No region that is still to come begins before this."""
+        """No later region begins before this time."""
         return (self._start if self._open else self._next_frame) * FRAME_S
 
     def push(self, probabilities: NDArray[np.float32], *, last: bool = False) -> list[Region]:
-        """Take (n,) probabilities of the next frames; give the regions that ended in them."""
+        """Take (n,) probabilities of the next frames; return the regions that end in them."""
         rules = self._rules
         min_silence_frames = round(rules.min_silence_s / FRAME_S)
         regions: list[Region] = []
-        begins = np.flatnonzero(
-            probabilities >= rules.threshold
-        )  # where speech may begin: silence is skipped at once
-        first_frame, values = self._next_frame, probabilities.tolist()
+        onsets = np.flatnonzero(probabilities >= rules.threshold)  # to skip silence in one step
+        first_frame = self._next_frame
+        values = probabilities.tolist()
         at = 0
         while at < len(values):
             if not self._open:
-                at_begin = int(np.searchsorted(begins, at))
-                if at_begin == len(begins):
+                next_onset = int(np.searchsorted(onsets, at))
+                if next_onset == len(onsets):
                     break
-                at = int(begins[at_begin])
-                self._start, self._open, self._quiet = first_frame + at, [values[at]], 0
+                at = int(onsets[next_onset])
+                self._begin(first_frame + at, [values[at]])
             else:
                 self._open.append(values[at])
                 self._quiet = self._quiet + 1 if values[at] < rules.release else 0
@@ -136,35 +151,42 @@ class RegionFinder:
             regions += self._close(len(self._open) - self._quiet)
         return regions
 
+    def _begin(self, start: int, probabilities: list[float]) -> None:
+        self._start = start
+        self._open = probabilities
+        self._quiet = 0
+
     def _close(self, n_frames: int) -> list[Region]:
-        start, self._open = self._start, []
+        self._open = []
         if n_frames * FRAME_S < self._rules.min_speech_s:
             return []
-        return [Region(start * FRAME_S, (start + n_frames) * FRAME_S)]
+        return [Region(self._start * FRAME_S, (self._start + n_frames) * FRAME_S)]
 
     def _split(self) -> list[Region]:
-        """Cut a region without a pause where speech is least probable in its second half."""
+        """Cut a region without a pause at the least probable frame of its second half."""
         half = len(self._open) // 2
         smooth = np.convolve(self._open, np.ones(5) / 5, mode="same")
         cut = half + int(np.argmin(smooth[half:-8]))
-        rest, start = self._open[cut:], self._start
+        rest = self._open[cut:]
         regions = self._close(cut)
-        self._start, self._open, self._quiet = start + cut, rest, 0
+        self._begin(self._start + cut, rest)
         return regions
 
 
 class Loudness:
-    """Stands in for voice detection where all is to be taken for speech: louder frames get higher values.
+    """Replaces voice activity detection when all audio counts as speech.
 
-    No value is below the threshold, so that nothing is left out; but a window that has to be cut is cut where it is
-    quietest.
+    Louder frames get higher values, none below the threshold: nothing is dropped, and long windows
+    are cut at their quietest frame.
     """
 
     def __init__(self) -> None:
         self._rest: NDArray[np.float32] = np.empty(0, dtype=np.float32)
 
     def push(self, samples: NDArray[np.float32], *, last: bool = False) -> NDArray[np.float32]:
-        """Take (n,) samples; give one value in [0.5, 1] per frame completed, like ``SpeechDetector.push``."""
+        """Take (n,) samples; return one value in [0.5, 1] per complete frame, like
+        ``SpeechDetector.push``.
+        """
         samples = np.concatenate([self._rest, samples])
         if last:
             samples = np.pad(samples, (0, -len(samples) % FRAME_SAMPLES))
@@ -177,23 +199,25 @@ class Loudness:
 
 
 class WindowCutter:
-    """Blocks of audio and their regions in, windows out. Blocks are held only until their last window is cut.
+    """Cuts windows from blocks of audio and their regions. Blocks are held until their last window
+    is cut.
 
-    The samples of a window are a view where they lie in one block: copying an hour takes longer than the GPU does.
+    The samples of a window are a view if they lie in one block: copying an hour takes longer than
+    the GPU does.
     """
 
     def __init__(self, rules: WindowRules | None = None) -> None:
         self._rules = rules or WindowRules()
-        self._blocks: deque[NDArray[np.float32]] = deque()  # one after the other
-        self._origin = 0  # sample on the original clock at which the first of them begins
-        self._end = 0  # and at which the last of them ends
-        self._keep_from = 0  # no window to come has a sample before this
+        self._blocks: deque[NDArray[np.float32]] = deque()  # contiguous
+        self._origin = 0  # first sample of the first block, on the original clock
+        self._end = 0  # end of the last block
+        self._keep_from = 0  # first sample that a later window may have
         self._regions: deque[Region] = deque()
-        self._floor = 0.0  # end of the window cut last
+        self._floor = 0.0  # end of the latest window
 
     @property
     def kept_from_s(self) -> float:
-        """No window that is still to come begins before this."""
+        """No later window begins before this time."""
         return self._keep_from / SAMPLE_RATE_HZ
 
     def push(
@@ -204,12 +228,13 @@ class WindowCutter:
         *,
         last: bool = False,
     ) -> Iterator[Window]:
-        """Take the next samples and the regions found by now; give the windows that no later region can change.
+        """Take the next samples and the new regions; yield the windows that no later region can
+        change.
 
         Args:
-            samples: (n,) float32 that follow those pushed before.
-            regions: regions not pushed before, in order.
-            final_until_s: no region still to come begins before this.
+            samples: (n,) float32 that follow the last push.
+            regions: regions found since the last push, in order.
+            final_until_s: no later region begins before this time.
         """
         if len(samples):
             self._blocks.append(samples)
@@ -224,7 +249,7 @@ class WindowCutter:
         return final_until_s - first > self._rules.max_s + self._rules.long_silence_s
 
     def _take(self) -> tuple[Region, ...]:
-        """The regions of the next window: as many as fit, ended at the longest pause near its end."""
+        """The regions of the next window: as many as fit, up to the longest pause near its end."""
         rules = self._rules
         start = self._regions[0].start
         room = rules.max_s - rules.lead_s - rules.tail_s
@@ -245,20 +270,24 @@ class WindowCutter:
         return tuple(self._regions.popleft() for _ in range(n))
 
     def _best_cut(self, fitting: Sequence[Region], next_start: float) -> int:
-        """How many regions to keep: a long pause is worth a shorter window, up to a point."""
+        """The number of regions to keep: the best sum of pause after the window (at most 1 s) and
+        relative length.
+        """
         starts = [region.start for region in fitting[1:]] + [next_start]
-        best, best_score = len(fitting), -1.0
+        best = len(fitting)
+        best_score = -1.0
         for n, (region, following) in enumerate(zip(fitting, starts, strict=True), start=1):
             length = region.end - fitting[0].start
-            if length < self._rules.shortest_s and n < len(fitting):
+            if length < self._rules.min_s and n < len(fitting):
                 continue
             score = min(following - region.end, 1.0) + length / self._rules.max_s
             if score >= best_score:
-                best, best_score = n, score
+                best = n
+                best_score = score
         return best
 
     def _cut(self, regions: tuple[Region, ...], limit: float | None) -> Window:
-        """The window around these regions, reaching into the silence around it but not into a neighbour."""
+        """The window of these regions, with some silence on both sides but no audio of a neighbour."""
         rules = self._rules
         ceiling = self._regions[0].start if self._regions else limit
         start = max(self._floor, regions[0].start - rules.lead_s)
@@ -274,7 +303,8 @@ class WindowCutter:
 
     def _samples(self, first: int, stop: int) -> NDArray[np.float32]:
         """Samples [first, stop) of the recording."""
-        parts, at = [], self._origin
+        parts = []
+        at = self._origin
         for block in self._blocks:
             part = block[max(0, first - at) : max(0, stop - at)]
             at += len(block)
@@ -283,7 +313,7 @@ class WindowCutter:
         return parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, np.float32), *parts])
 
     def _drop(self, final_until_s: float) -> None:
-        """Forget the blocks that no window will need."""
+        """Drop the blocks that no later window needs."""
         needed = self._regions[0].start if self._regions else final_until_s
         self._keep_from = max(self._keep_from, int((needed - self._rules.lead_s) * SAMPLE_RATE_HZ))
         while self._blocks and self._origin + len(self._blocks[0]) <= self._keep_from:

@@ -1,7 +1,7 @@
-"""Silero's voice activity detection network: the shipped files, their sizes, and the input of the encoder.
+"""Silero's voice activity detection network: its files, sizes and encoder input.
 
-`tools/build_silero.py` describes the network and builds the files; `silero_LICENSE.txt` is their licence. The CPU
-detector runs the two ONNX graphs, the GPU detector computes with the weights.
+`tools/build_silero.py` describes the network and builds the files; `silero_LICENSE.txt` is their
+licence. The CPU detector runs the two ONNX graphs, the GPU detector computes with the weights.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ..domain.audio import SAMPLE_RATE_HZ
 from ..errors import EngineUnavailableError
 
 ENCODER = Path(__file__).with_name("silero_encoder.onnx")
 RECURRENT = Path(__file__).with_name("silero_recurrent.onnx")
 WEIGHTS = Path(__file__).with_name("silero.safetensors")
 
-FRAME_SAMPLES = 512
+FRAME_SAMPLES = 512  # one probability each
+FRAME_S = FRAME_SAMPLES / SAMPLE_RATE_HZ
 CONTEXT_SAMPLES = 64  # end of the previous frame, seen again in front of each frame
 STATE_SIZE = 128  # of h and of c, and the number of features per frame
 
@@ -106,13 +108,15 @@ def unreadable(path: Path, error: Exception) -> EngineUnavailableError:
 
 
 def folded_windows(samples: Array) -> tuple[Array, Array]:
-    """Fold the STFT windows of whole frames into their even and odd parts, the inputs of the encoder.
+    """Fold the STFT windows of whole frames into their even and odd parts, the inputs of the
+    encoder.
 
     Args:
         samples: (64 + 512 n,) float32, context first.
 
     Returns:
-        The even part (4 n, 128) and the odd part (4 n, 127). Sample 0 of a window is left out: its weight is zero.
+        The even part (4 n, 128) and the odd part (4 n, 127). Sample 0 of a window is left out: its
+        weight is zero.
     """
     n_frames = (len(samples) - CONTEXT_SAMPLES) // FRAME_SAMPLES
     n_seen = CONTEXT_SAMPLES + FRAME_SAMPLES
