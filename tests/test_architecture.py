@@ -70,7 +70,6 @@ DOORS: dict[str, set[str]] = {
     "pydantic": {"frontends", "settings"},  # the schemas of tools and answers
     "pydantic_settings": {"settings"},
     "rich": {"frontends"},
-    "safetensors": {"models", "speech.silero"},
     "sqlalchemy": {"jobs"},
     "tokenizers": {"models.conversion", "engines.tokenizer"},  # writing tokenizers, using them
     "torch": {

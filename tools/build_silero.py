@@ -14,7 +14,7 @@ Only the LSTM carries state from frame to frame. So the graph is split:
 
     silero_encoder.onnx    even (4 n, 128), odd (4 n, 127) → features (n, 128); any frames, in any
     order silero_recurrent.onnx  features (n, 1, 128), h and c (1, 1, 128) → probability (n,),
-    h_next, c_next silero.safetensors     the weights for the GPU detector, as in ``SileroWeights``
+    h_next, c_next silero.npz     the weights for the GPU detector, as in ``SileroWeights``
 
 The encoder computes the same numbers in a form that suits a CPU:
 
@@ -36,7 +36,6 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
-from safetensors.numpy import save_file
 
 from transcribe_mcp.speech import silero
 
@@ -57,7 +56,7 @@ def main() -> None:
     if hashlib.sha256(content).hexdigest() != SOURCE_SHA256:
         sys.exit(f"error: {source} is not the file that this program was written for")
     weights = named_weights(onnx.load_from_string(content))
-    save_file(asdict(weights), silero.WEIGHTS)
+    np.savez(silero.WEIGHTS, **asdict(weights))
     for path, model in (
         (silero.ENCODER, encoder_graph(weights)),
         (silero.RECURRENT, recurrent_graph(weights)),

@@ -1,1 +1,1 @@
-"""Plain records and rules about text: no files, no models, no devices."""
+"""Records and rules that every part shares: no models, no devices, no network."""

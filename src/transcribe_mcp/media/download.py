@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from .. import __version__
+from ..domain.files import atomic_write
 from ..domain.progress import Progress, no_progress
 from ..errors import SourceFetchError, SourceRefusedError, SourceTooLargeError
 from .inputs import MEDIA_EXTENSIONS, is_url
@@ -110,7 +111,6 @@ def fetch(url: str, folder: Path, limits: FetchLimits, progress: Progress = no_p
     """
     deadline = time.monotonic() + limits.max_seconds
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".fetch-{secrets.token_hex(8)}.tmp"
     try:
         for _ in range(MAX_REDIRECTS + 1):
             parts = require_url(url)
@@ -118,10 +118,9 @@ def fetch(url: str, folder: Path, limits: FetchLimits, progress: Progress = no_p
                 if answer.status in REDIRECTS:
                     url = _redirected(url, answer)
                     continue
-                extension = _require_media(answer, parts)
-                _save(answer, temporary, limits, deadline, progress)
-            target = folder / f"{secrets.token_hex(16)}{extension}"
-            return temporary.rename(target)
+                target = folder / f"{secrets.token_hex(16)}{_require_media(answer, parts)}"
+                _save(answer, target, limits, deadline, progress)
+                return target
         raise SourceFetchError(
             f"{parts.hostname} redirects more than {MAX_REDIRECTS} times", hint=_DIRECT
         )
@@ -129,8 +128,6 @@ def fetch(url: str, folder: Path, limits: FetchLimits, progress: Progress = no_p
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         message = f"{parts.hostname} cannot be read: {reason}"
         raise SourceFetchError(message, hint="try again, or download the file yourself") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _connect(parts: SplitResult, limits: FetchLimits) -> http.client.HTTPConnection:
@@ -209,7 +206,7 @@ def _save(
     announced = answer.length
     done = 0
     _require_size(announced or 0, limits)
-    with path.open("xb") as file:
+    with atomic_write(path) as file:
         while chunk := answer.read1(CHUNK_BYTES):
             done += len(chunk)
             _require_size(done, limits)
@@ -218,8 +215,8 @@ def _save(
                 raise SourceFetchError(message, hint="download the file yourself")
             file.write(chunk)
             progress("fetch", done, announced)
-    if announced is not None and done < announced:
-        raise SourceFetchError(f"{done} of {announced} bytes arrived", hint="try again")
+        if announced is not None and done < announced:
+            raise SourceFetchError(f"{done} of {announced} bytes arrived", hint="try again")
 
 
 def _require_size(n_bytes: int, limits: FetchLimits) -> None:

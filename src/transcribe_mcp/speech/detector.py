@@ -141,7 +141,9 @@ class SpeechDetector:
         return self._follow(chunks, range(start, stop), state)
 
     def _follow(self, chunks: _Chunks, which: range, state: State) -> tuple[Array, State]:
-        """Run the LSTM over consecutive chunks; return the probabilities and the state after them."""
+        """Run the LSTM over consecutive chunks; return the probabilities and the state after
+        them.
+        """
         h, c = state
         parts = []
         for chunk in which:

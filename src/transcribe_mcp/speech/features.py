@@ -82,7 +82,9 @@ def _hann_window() -> NDArray[np.float32]:
 
 @lru_cache(maxsize=4)
 def mel_filters(n_mels: int) -> NDArray[np.float32]:
-    """Slaney's mel filters with unit area: (n_mels, 201) float32 (Slaney 1998, Auditory Toolbox)."""
+    """Slaney's mel filters with unit area: (n_mels, 201) float32 (Slaney 1998, Auditory
+    Toolbox).
+    """
     bins_hz = np.linspace(0.0, SAMPLE_RATE_HZ / 2, BINS)
     edges_hz = _mel_to_hz(np.linspace(0.0, _hz_to_mel(SAMPLE_RATE_HZ / 2), n_mels + 2))
     rising = (bins_hz[None, :] - edges_hz[:-2, None]) / (edges_hz[1:-1] - edges_hz[:-2])[:, None]

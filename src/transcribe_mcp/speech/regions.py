@@ -287,7 +287,9 @@ class WindowCutter:
         return best
 
     def _cut(self, regions: tuple[Region, ...], limit: float | None) -> Window:
-        """The window of these regions, with some silence on both sides but no audio of a neighbour."""
+        """The window of these regions, with some silence on both sides but no audio of a
+        neighbour.
+        """
         rules = self._rules
         ceiling = self._regions[0].start if self._regions else limit
         start = max(self._floor, regions[0].start - rules.lead_s)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from ..errors import EngineUnavailableError
 
 ENCODER = Path(__file__).with_name("silero_encoder.onnx")
 RECURRENT = Path(__file__).with_name("silero_recurrent.onnx")
-WEIGHTS = Path(__file__).with_name("silero.safetensors")
+WEIGHTS = Path(__file__).with_name("silero.npz")
 
 FRAME_SAMPLES = 512  # one probability each
 FRAME_S = FRAME_SAMPLES / SAMPLE_RATE_HZ
@@ -47,7 +48,9 @@ class Convolution:
         return -(-n_steps // self.stride)
 
     def as_matrix(self, n_steps: int) -> Array:
-        """The convolution over ``n_steps`` steps as one matrix (n_steps n_in, n_steps_out n_out)."""
+        """The convolution over ``n_steps`` steps as one matrix (n_steps n_in, n_steps_out
+        n_out).
+        """
         n_out, n_in, n_taps = self.weight.shape
         n_steps_out = self.n_steps_out(n_steps)
         matrix = np.zeros((n_steps, n_in, n_steps_out, n_out), np.float32)
@@ -61,7 +64,7 @@ class Convolution:
 
 @dataclass(frozen=True, slots=True)
 class SileroWeights:
-    """The tensors of ``silero.safetensors``."""
+    """The tensors of ``silero.npz``."""
 
     cosine: Array  # (129, 256), windowed, even about sample 128
     sine: Array  # (129, 256), windowed, odd about sample 128
@@ -91,12 +94,10 @@ def read_weights(path: Path = WEIGHTS) -> SileroWeights:
     Raises:
         EngineUnavailableError: the file is missing or damaged.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
     try:
-        return SileroWeights(**load_file(path))
-    except (OSError, SafetensorError, TypeError) as error:
+        with path.open("rb") as file, np.load(file) as tensors:
+            return SileroWeights(**tensors)
+    except (OSError, EOFError, ValueError, TypeError, BadZipFile) as error:
         raise unreadable(path, error) from error
 
 
