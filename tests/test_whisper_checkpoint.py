@@ -71,7 +71,7 @@ def rewritten(directory: Path, **changes: Any) -> Path:
         ),
         (
             {"model.encoder.conv1.bias": np.full(16, np.nan, np.float16)},
-            r"conv1\.bias holds values that are no numbers",
+            r"conv1\.bias contains NaN or infinite values",
         ),
     ],
 )

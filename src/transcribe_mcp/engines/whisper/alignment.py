@@ -1,10 +1,13 @@
-"""When each token was said: a path through the attention of the alignment heads, for a batch of windows at once.
+"""Token start times from cross-attention, for a batch of windows at once.
 
-The method of openai-whisper's ``timing.py``: attention of the chosen heads, standardised over the tokens, smoothed
-along the audio, averaged; then the cheapest monotonic path (dynamic time warping). There the path is searched cell by
-cell. Here a whole row of the table is one step: along a row a path only moves right, so what it costs to be at a
-column is the row's running sum plus the smallest, over the columns before, of what it cost to enter there less the
-running sum up to there. Only the way back goes token by token, for all windows together.
+The method is that of openai-whisper's ``timing.py``: take the attention of the alignment heads,
+standardise it over the tokens, smooth it along the audio, average the heads, and find the cheapest
+monotonic path (dynamic time warping). openai-whisper computes the table cell by cell. Here one step
+computes a whole row, because a path only moves right along a row:
+
+    cost[j] = cumsum[j] + min over k <= j of (enter[k] - cumsum[k - 1])
+
+Backtracking goes token by token, for all windows together.
 
 Shapes: N windows, A alignment heads, L tokens, T positions of audio.
 """
@@ -23,10 +26,11 @@ from .caches import AudioRow, Heads, kept_queries, runs, text_cache
 from .model import Whisper, decode, logits_of
 
 SMOOTHED_POSITIONS = 7
-# Numbers of attention held at once, a few times over: 32 MB on a GPU, 4 MB in each of a CPU's workers.
-PART_ELEMENTS_CUDA, PART_ELEMENTS_CPU = 1 << 23, 1 << 20
-CACHED_ELEMENTS = 1 << 14  # 64 KB: with what is made of them within a core's own cache
-# Pairs to be put in order, after which the middle one of seven is in its place.
+# Elements of attention per part; a few copies exist: 32 MB on a GPU, 4 MB in each worker of a CPU.
+PART_ELEMENTS_CUDA = 1 << 23
+PART_ELEMENTS_CPU = 1 << 20
+CACHED_ELEMENTS = 1 << 14  # 64 KB: fits a core's cache together with its copies
+# A sorting network for the median of seven: compare and exchange these pairs.
 _EXCHANGES = (
     (0, 5),
     (0, 3),
@@ -46,7 +50,7 @@ _EXCHANGES = (
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """The two steps for which a GPU has kernels: see the functions of the same names."""
+    """The two steps that have GPU kernels; see the functions of the same names."""
 
     smoothed: Callable[[Tensor], Tensor]
     path_starts: Callable[[Tensor, Sequence[int], Sequence[int]], list[list[int]]]
@@ -59,19 +63,20 @@ def token_starts(
     n_positions: Sequence[int],
     search: Search,
 ) -> list[list[int]]:
-    """The position of audio at which each token begins.
+    """Return the audio position at which each token starts.
 
     Args:
         heads: (layer, head), sorted.
         rows: the audio of each window.
         queries: (A, L_i, D) of each window, see ``runner.Spoken``.
-        n_positions: of each window's audio; what lies behind is padding.
+        n_positions: length of each window's audio; the rest is padding.
 
     Returns:
         For each window, for each of its tokens, a position.
     """
     lengths = [query.shape[1] for query in queries]
-    longest, widest = max(lengths), max(n_positions)
+    longest = max(lengths)
+    widest = max(n_positions)
     cost = torch.zeros((len(rows), longest, widest), dtype=torch.float32, device=queries[0].device)
     most = PART_ELEMENTS_CPU if cost.device.type == "cpu" else PART_ELEMENTS_CUDA
     size = max(1, most // (longest * widest * len(heads)))
@@ -85,14 +90,15 @@ def token_starts(
 def attention(
     heads: Heads, rows: Sequence[AudioRow], queries: Sequence[Tensor], n_positions: Sequence[int]
 ) -> Tensor:
-    """Attention standardised over the tokens of each window: (N, A, L, T) float32, zeros for tokens not there."""
+    """Attention standardised over each window's tokens: (N, A, L, T) float32, padded with 0."""
     device = queries[0].device
-    longest, widest = max(query.shape[1] for query in queries), max(n_positions)
+    longest = max(query.shape[1] for query in queries)
+    widest = max(n_positions)
     size = queries[0].shape[2]
     asked = torch.zeros((len(rows), len(heads), longest, size), dtype=torch.float32, device=device)
     for row, query in zip(asked, queries, strict=True):
         row[:, : query.shape[1]] = query
-    # In float32: a score of 16 in bfloat16 is off by up to 0.06, which moves one word start in 100.
+    # float32: bfloat16 rounds a score of 16 by up to 0.06, which moves one word start in 100.
     scores = torch.matmul(asked, _keys(heads, rows)[:, :, :widest].transpose(2, 3))
     scores.mul_(size**-0.5)
     n_tokens = torch.tensor([query.shape[1] for query in queries], device=device)
@@ -124,7 +130,9 @@ def _keys(heads: Heads, rows: Sequence[AudioRow]) -> Tensor:
 
 
 def smoothed(weights: Tensor) -> Tensor:
-    """Medians of seven along the audio, averaged over the heads: (N, A, L, T) -> (N, L, T)."""
+    """Median filter of width 7 along the audio, then the mean of the heads: (N, A, L, T) -> (N, L,
+    T).
+    """
     width = weights.shape[-1]
     if width <= SMOOTHED_POSITIONS // 2:
         return weights.mean(dim=1)
@@ -135,8 +143,9 @@ def smoothed(weights: Tensor) -> Tensor:
 
 
 def _medians(rows: Tensor) -> Tensor:
-    """(n, T) -> the same, each number replaced by the middle one of the seven around it, mirrored at the ends."""
-    half, width = SMOOTHED_POSITIONS // 2, rows.shape[1]
+    """Median filter of width 7 with mirrored ends: (n, T) -> (n, T)."""
+    half = SMOOTHED_POSITIONS // 2
+    width = rows.shape[1]
     padded = functional.pad(rows, (half, half), mode="reflect")
     seven = [padded[:, shift : shift + width] for shift in range(SMOOTHED_POSITIONS)]
     for low, high in _EXCHANGES:
@@ -150,17 +159,18 @@ def _medians(rows: Tensor) -> Tensor:
 def path_starts(
     cost: Tensor, n_tokens: Sequence[int], n_positions: Sequence[int]
 ) -> list[list[int]]:
-    """First position of each token on the cheapest path from corner to corner, per window.
+    """Return each token's first position on the cheapest path, for each window.
 
     Args:
-        cost: (N, L, T) of being at a token and a position.
-        n_tokens, n_positions: of each window.
+        cost: (N, L, T), of each token at each position.
+        n_tokens, n_positions: lengths of each window.
     """
     longest = cost.shape[1]
     sums = cost.double().cumsum(dim=2)
     before = functional.pad(sums, (1, 0))[:, :, :-1]  # of the columns left of each
     total = sums[:, 0]
-    entered, came_down_left = [], []
+    entered = []
+    came_down_left = []
     for token in range(1, longest):
         diagonal = functional.pad(total, (1, 0), value=float("inf"))[:, :-1]
         cheapest, entry = (torch.minimum(diagonal, total) - before[:, token]).cummin(dim=1)
@@ -182,13 +192,14 @@ def path_starts(
 def spoken_anew(
     model: Whisper, heads: Heads, row: AudioRow, given: Sequence[int], said: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
-    """Queries (A, L, D) and logits (L, V) of a text that was not decoded here.
+    """Queries (A, L, D) and logits (L, V) of a given text, by one teacher-forced pass.
 
     Args:
         given: the start sequence.
-        said: the L tokens of the text and its end.
+        said: the L tokens of the text, including its end token.
     """
-    tokens, n_given = [*given, *said], len(given)
+    tokens = [*given, *said]
+    n_given = len(given)
     n = len(tokens)
     positions = torch.arange(n, device=model.device)[None]
     queries = kept_queries(model, heads, 1, n)

@@ -1,4 +1,4 @@
-"""Triton kernels for ``alignment``: one pass where torch needs one for every exchange, one launch for a whole path."""
+"""Triton kernels for ``alignment``: one pass for the median filter, one launch for a whole path."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from .alignment import SMOOTHED_POSITIONS
 
 HALF = SMOOTHED_POSITIONS // 2
-assert HALF == 3  # the kernel's exchanges put seven numbers in order
+assert HALF == 3  # the kernel's sorting network is for seven numbers
 
 
 @triton.jit
@@ -22,7 +22,7 @@ def _ordered(a, b):
 
 @triton.jit
 def _heard(row, at, width):
-    """The number at a position, mirrored at both ends."""
+    """Load the number at a position, mirrored at both ends."""
     at = tl.abs(at)
     at = tl.where(at >= width, 2 * width - 2 - at, at)
     return tl.load(row + at, (at >= 0) & (at < width), 0.0)
@@ -86,7 +86,9 @@ def _cheaper(cost_a, code_a, cost_b, code_b):
 def _path_kernel(
     cost, totals, entered, starts, n_tokens, n_positions, longest, width, BLOCK: tl.constexpr
 ):
-    """One window. ``entered``: twice the column in which a row is entered, and one more if from the left below."""
+    """One window. ``entered`` = 2 * (column where the path enters the row) + (1 if it came
+    diagonally).
+    """
     window = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     inside = column < width

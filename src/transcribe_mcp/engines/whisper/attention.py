@@ -1,4 +1,6 @@
-"""Attention of the decoder in plain torch: any number of tokens at once, any device. The twin of ``kernels``."""
+"""Decoder attention in plain torch, for any number of tokens and any device. The reference for
+``kernels``.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,11 @@ from .quantized_states import AudioStates, StatesAttention
 
 
 class AudioAttention:
-    """Attention of rows to their windows' audio; every token of a row sees all of it. Can serve many passes."""
+    """Cross-attention of rows to their windows' audio. One object serves many passes."""
 
     def __init__(self, audio: Sequence[AudioRow], heads: int) -> None:
-        self._audio, self._heads = audio, heads
+        self._audio = audio
+        self._heads = heads
         states = [(row.cache, row.index) for row in audio if isinstance(row.cache, AudioStates)]
         self._states = (
             StatesAttention([cache.windows[index] for cache, index in states], states[0][0].layers)
@@ -46,8 +49,8 @@ class TorchAttention:
         positions: (R, P) of the tokens.
         text: (layers, 2, rows, H, positions, D), of which the first R rows are used and written.
         audio: the window of each row.
-        longest: no position is beyond this number of them; known without asking the device.
-        queries: where those of the alignment heads are kept, if they are.
+        longest: upper bound of the positions, known without a device synchronisation.
+        queries: where to keep the queries of the alignment heads, if anywhere.
     """
 
     def __init__(
@@ -58,7 +61,9 @@ class TorchAttention:
         longest: int,
         queries: KeptQueries | None = None,
     ) -> None:
-        self._positions, self._text, self._longest = positions, text, longest
+        self._positions = positions
+        self._text = text
+        self._longest = longest
         self._queries = queries
         self._audio = AudioAttention(audio, text.shape[3])
         self._rows = torch.arange(len(positions), device=positions.device)[:, None]
@@ -69,7 +74,8 @@ class TorchAttention:
         n_rows, n_tokens, width = query_key_value.shape
         heads = self._text.shape[3]
         query, key, value = query_key_value.view(n_rows, n_tokens, 3, heads, -1).unbind(2)
-        keys, values = self._text[layer, 0, :n_rows], self._text[layer, 1, :n_rows]
+        keys = self._text[layer, 0, :n_rows]
+        values = self._text[layer, 1, :n_rows]
         keys[self._rows, :, self._positions] = key
         values[self._rows, :, self._positions] = value
         seen = slice(self._longest)

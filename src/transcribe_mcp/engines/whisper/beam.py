@@ -1,8 +1,8 @@
-"""Beam search: several texts of each window at once, the likeliest kept (openai-whisper's ``BeamSearchDecoder``).
+"""Beam search, as in openai-whisper's ``BeamSearchDecoder``.
 
-Of the finished texts of a window it returns the one whose tokens are likeliest on average. Several windows are searched
-in one batch, as many as fit into ``TEXT_BYTES``; a window that ends makes room for the next. Steps are not captured on
-a GPU.
+Returns the finished hypothesis of each window with the highest average log-probability. One batch
+holds as many windows as fit into ``TEXT_BYTES``; a finished window makes room for the next. Steps
+are not captured in CUDA graphs.
 
 Shapes: W windows, K beams, N the most tokens of a text, V tokens of the vocabulary.
 """
@@ -24,20 +24,20 @@ from .logit_filters import Said
 from .model import Whisper, logits_of
 from .sampling import likeliest_few, log_sums
 
-WINDOWS_AT_ONCE = 8  # with five beams 40 rows: of more, a CPU computes none faster
-TEXT_BYTES = 1 << 28  # of keys and values of all texts, up to their first 128 positions
+WINDOWS_AT_ONCE = 8  # 40 rows with five beams; a CPU gains nothing from more
+TEXT_BYTES = 1 << 28  # keys and values of all hypotheses, for their first 128 positions
 NEVER = float("-inf")
 
 
 @dataclass(slots=True)
 class _Window:
-    """What is known of one window beside its beams.
+    """State of one window apart from its beams.
 
     Attributes:
-        number: of its request.
-        best: the likeliest of the texts that ended, as it is returned; ``average`` of its log-probabilities.
-        n_ended: how many ended.
-        is_stuck: the rules forbid every continuation.
+        number: index of its request.
+        best: the best finished hypothesis; ``average``: its mean log-probability.
+        n_ended: number of finished hypotheses.
+        is_stuck: every continuation is suppressed.
     """
 
     number: int
@@ -48,7 +48,7 @@ class _Window:
     is_stuck: bool = False
 
     def offer(self, spoken: Spoken) -> None:
-        """Of texts equally likely the first is kept."""
+        """Keep the better hypothesis; on a tie the first."""
         self.n_ended += 1
         if self.best is None or spoken.average > self.best.average:
             self.best = spoken
@@ -56,11 +56,12 @@ class _Window:
 
 @dataclass(frozen=True, slots=True)
 class _Beams:
-    """The texts that go on.
+    """The unfinished hypotheses.
 
     Attributes:
         tokens: (W, K, N); ``log_probabilities`` of each; ``count``: (W,) how many there are so far.
-        total: (W, K) float64, sums of the log-probabilities; minus infinity for a beam that has no text.
+        total: (W, K) float64, sums of the log-probabilities; minus infinity for a beam that has no
+            text.
         latest_timestamp: (W, K), see ``rules.Said``.
         given: (W,) tokens of the prompt.
     """
@@ -109,7 +110,8 @@ def search(
     model: Whisper, requests: Sequence[Request], step: StepRules, size: int, heads: Heads
 ) -> list[Spoken]:
     """Decode each window with ``size`` hypotheses."""
-    running, waiting = _Search(model, step, size, heads), deque(enumerate(requests))
+    running = _Search(model, step, size, heads)
+    waiting = deque(enumerate(requests))
     results: dict[int, Spoken] = {}
     while waiting or len(running):
         while waiting and len(running) < running.room:
@@ -122,10 +124,12 @@ def search(
 
 
 class _Search:
-    """The windows that are searched now, at most ``room`` of them."""
+    """The windows in the batch, at most ``room``."""
 
     def __init__(self, model: Whisper, step: StepRules, size: int, heads: Heads) -> None:
-        self._model, self._step, self._size = model, step, size
+        self._model = model
+        self._step = step
+        self._size = size
         self._context = model.geometry.max_target_positions
         entry = (
             len(model.decoder_layers)
@@ -143,16 +147,19 @@ class _Search:
         return len(self._windows)
 
     def add(self, number: int, request: Request) -> None:
-        """Begin a window: its beams are the likeliest first tokens."""
-        at, prompt = len(self._windows), request.prompt
+        """Add a window. Its beams start with the most probable first tokens."""
+        at = len(self._windows)
+        prompt = request.prompt
         states = self._cache.add(request.audio, prompt)
         logits = logits_of(self._model, states[[request.start, len(prompt) - 1]])
         silence = float(torch.softmax(logits[0], dim=-1)[self._step.no_speech])
         self._windows.append(_Window(number, request, silence))
         beams = self._beams
-        beams.count[at], beams.given[at] = 0, len(prompt)
+        beams.count[at] = 0
+        beams.given[at] = len(prompt)
         beams.latest_timestamp[at] = self._step.timestamp_begin - 1
-        beams.total[at], beams.total[at, 0] = NEVER, 0.0
+        beams.total[at] = NEVER
+        beams.total[at, 0] = 0.0
         self._extend(at, logits[1:].expand(self._size, -1).clone())
 
     def step(self) -> None:
@@ -165,7 +172,7 @@ class _Search:
         self._extend(0, logits_of(self._model, states.flatten(0, 1)))
 
     def finished(self) -> list[tuple[int, Spoken]]:
-        """Windows that are done leave the batch: the numbers of their requests, and what was said."""
+        """Remove finished windows; return their request numbers and results."""
         found = []
         counts = self._beams.count.tolist()
         for at in reversed(range(len(self))):
@@ -182,24 +189,23 @@ class _Search:
         return found
 
     def _extend(self, first: int, logits: Tensor) -> None:
-        """Replace the texts of the windows from ``first`` on by their likeliest continuations.
+        """Extend the hypotheses of the windows from ``first`` on.
 
         Args:
             logits: (W K, V), written over.
         """
         beams = self._beams.part(slice(first, len(self)))
         n_windows, size = beams.total.shape
-        # One more than wanted of each text, since one of them may end it.
+        # One more per hypothesis, since one of them may be the end token.
         values, tokens = self._continuations(logits, beams, size + 1)
         totals = (values.double() + beams.total.view(-1, 1)).view(n_windows, -1)
         totals, order = totals.sort(dim=1, descending=True, stable=True)
-        tokens, values = (
-            tokens.view(n_windows, -1).gather(1, order),
-            values.view(n_windows, -1).gather(1, order),
-        )
-        origins, possible = order // (size + 1), totals > NEVER
+        tokens = tokens.view(n_windows, -1).gather(1, order)
+        values = values.view(n_windows, -1).gather(1, order)
+        origins = order // (size + 1)
+        possible = totals > NEVER
         goes_on = possible & (tokens != self._step.end_of_text)
-        likelier = goes_on.long().cumsum(1) - goes_on.long()  # how many that go on
+        likelier = goes_on.long().cumsum(1) - goes_on.long()  # number of better ones that continue
         ends = possible & ~goes_on & (likelier < size)
         goes_on &= likelier < size
         for at, place in ends.nonzero().tolist():
@@ -212,7 +218,8 @@ class _Search:
         stay = torch.arange(size, device=logits.device)
         origins = torch.where(lives, origins.gather(1, chosen), stay)
         self._take_over(first, beams, origins)
-        latest, chosen_tokens = beams.latest_timestamp.gather(1, origins), tokens.gather(1, chosen)
+        latest = beams.latest_timestamp.gather(1, origins)
+        chosen_tokens = tokens.gather(1, chosen)
         is_timestamp = lives & (chosen_tokens >= self._step.timestamp_begin)
         beams.latest_timestamp.copy_(torch.where(is_timestamp, chosen_tokens, latest))
         place = beams.count[:, None, None].expand(-1, size, 1)
@@ -224,7 +231,7 @@ class _Search:
         beams.count.add_(moves.long())
 
     def _continuations(self, logits: Tensor, beams: _Beams, n: int) -> tuple[Tensor, Tensor]:
-        """Log-probabilities and ids (W K, n) of the likeliest next tokens."""
+        """Log-probabilities and IDs (W K, n) of the most probable next tokens."""
         allowed = self._step.rules(logits, beams.said())
         sums = log_sums(allowed)
         if self._step.limits.least:
@@ -236,7 +243,7 @@ class _Search:
         return values - sums[:, None], tokens
 
     def _take_over(self, first: int, beams: _Beams, origins: Tensor) -> None:
-        """Give each beam (W, K) the text of another one of its window."""
+        """Copy to each beam (W, K) the hypothesis of its origin beam."""
         everywhere = origins[..., None].expand(beams.tokens.shape)
         taken = beams.tokens.gather(1, everywhere)
         is_said = torch.arange(taken.shape[2], device=taken.device) < beams.count[:, None, None]
@@ -246,7 +253,8 @@ class _Search:
         )
         if not len(windows):
             return
-        sources, positions = origins[windows, targets], places + beams.given[windows]
+        sources = origins[windows, targets]
+        positions = places + beams.given[windows]
         self._cache.copy(windows + first, sources, targets, positions)
         beams.log_probabilities.copy_(beams.log_probabilities.gather(1, everywhere))
         beams.tokens.copy_(taken)
@@ -257,13 +265,14 @@ class _Search:
             window.offer(self._spoken(at, beam, [log_probability]))
 
     def _unended(self, at: int) -> Spoken:
-        """The likeliest of the texts that ran out of room."""
+        """The best hypothesis that reached the token limit."""
         alive = (self._beams.total[at] > NEVER).nonzero()[:, 0].tolist()
         return max((self._spoken(at, beam) for beam in alive), key=lambda text: text.average)
 
     def _spoken(self, at: int, beam: int, end: Sequence[float] = ()) -> Spoken:
-        """A text, and the log-probability of its end where it has one."""
-        beams, count = self._beams, int(self._beams.count[at])
+        """A hypothesis as a result; ``end`` is the log-probability of its end token, if any."""
+        beams = self._beams
+        count = int(self._beams.count[at])
         before = (
             len(self._windows[at].request.prompt) - 1
         )  # the position whose query chose the first token
@@ -276,7 +285,7 @@ class _Search:
 
 
 def _in_place(origins: Tensor, lives: Tensor) -> Tensor:
-    """An order of the continuations (W, K) in which the first of each text stays in its beam."""
+    """Order the continuations (W, K) so that the first of each hypothesis stays in its beam."""
     same = (origins[:, :, None] == origins[:, None]) & lives[:, None]
     stays = lives & ~same.tril(-1).any(dim=2)
     taken = torch.zeros_like(origins).scatter_add_(1, origins, stays.long())

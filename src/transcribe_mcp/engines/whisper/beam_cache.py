@@ -1,8 +1,8 @@
-"""What the beams of several windows have read and written: keys and values of their texts, and kept queries.
+"""Caches of beam search: keys and values of the hypotheses, and the queries of the alignment heads.
 
-The beams of a window are tokens of one row for the attention to audio, so a window's audio is read once for all of
-them. Their texts have most positions in common: a beam that takes over another's text copies only the positions after
-their common beginning.
+Cross-attention treats the beams of a window as tokens of one row, so it reads the window's audio
+once for all of them. A beam that continues another one's hypothesis copies only the positions after
+their common prefix.
 
 Shapes: W windows, K beams, C positions, H heads of D, d = H · D, A alignment heads.
 """
@@ -19,11 +19,11 @@ from .attention import AudioAttention, TorchAttention
 from .caches import AudioRow, Heads, KeptQueries, kept_queries, text_cache
 from .model import Whisper, decode
 
-POSITIONS_AT_ONCE = 64  # by which the caches grow
+POSITIONS_AT_ONCE = 64  # growth of the caches
 
 
 class BeamCache:
-    """Caches of at most ``n_windows`` windows, of which the first ``len(audio)`` are in use.
+    """Caches for up to ``n_windows`` windows; the first ``len(audio)`` are in use.
 
     Attributes:
         audio: of each window.
@@ -32,8 +32,11 @@ class BeamCache:
     """
 
     def __init__(self, model: Whisper, heads: Heads, n_windows: int, n_beams: int) -> None:
-        self._model, self._heads = model, heads
-        layers, width, size = len(model.decoder_layers), model.geometry.d_model, model.head_size
+        self._model = model
+        self._heads = heads
+        layers = len(model.decoder_layers)
+        width = model.geometry.d_model
+        size = model.head_size
         self.audio: list[AudioRow] = []
         self.text = torch.zeros(
             (layers, 2, n_windows, n_beams, 0, width), dtype=model.dtype, device=model.device
@@ -43,12 +46,15 @@ class BeamCache:
         self._hearing: AudioAttention | None = None
 
     def add(self, audio: AudioRow, prompt: Sequence[int]) -> Tensor:
-        """Read a window's prompt, for all of its beams. Returns the states (P, d)."""
-        model, n, window = self._model, len(prompt), len(self.audio)
+        """Prefill a window's prompt for all of its beams. Returns the states (P, d)."""
+        model = self._model
+        n = len(prompt)
+        window = len(self.audio)
         self._make_room(n)
         tokens = torch.tensor([prompt], device=model.device)
         positions = torch.arange(n, device=model.device)[None]
-        text, queries = text_cache(model, 1, n), kept_queries(model, self._heads, 1, n)
+        text = text_cache(model, 1, n)
+        queries = kept_queries(model, self._heads, 1, n)
         states = decode(
             model, tokens, positions, TorchAttention(positions, text, [audio], n, queries)
         )
@@ -59,7 +65,7 @@ class BeamCache:
         return states[0]
 
     def remove(self, window: int) -> None:
-        """The last window in use takes its place."""
+        """Remove a window; the last one in use takes its place."""
         last = len(self.audio) - 1
         if window != last:
             self.text[:, :, window] = self.text[:, :, last]
@@ -69,7 +75,8 @@ class BeamCache:
         self._hearing = None
 
     def step(self, tokens: Tensor, positions: Tensor, longest: int) -> Tensor:
-        """Read a token of each beam (W, K) at its window's position (W,), of which ``longest`` is the largest.
+        """Decode one token of each beam (W, K) at its window's position (W,); ``longest`` is the
+        largest.
 
         Returns:
             States (W, K, d).
@@ -82,7 +89,7 @@ class BeamCache:
         return decode(self._model, tokens, positions[:, None].expand_as(tokens), attention)
 
     def copy(self, windows: Tensor, sources: Tensor, targets: Tensor, positions: Tensor) -> None:
-        """What one beam of a window read at a position becomes what another one read there; (n,) of each."""
+        """Copy cache entries between beams of a window; each argument is (n,)."""
         n_beams, n_positions = self.text.shape[3:5]
         from_at = (windows * n_beams + sources) * n_positions + positions
         to_at = (windows * n_beams + targets) * n_positions + positions
@@ -90,7 +97,7 @@ class BeamCache:
             entries.index_copy_(0, to_at, entries.index_select(0, from_at))
 
     def asked(self, window: int, beam: int, positions: slice) -> Tensor:
-        """The queries (A, n, D) at some positions."""
+        """Queries (A, n, D) at the given positions."""
         return self.queries[window, beam, positions].transpose(0, 1).clone()
 
     def _make_room(self, n_positions: int) -> None:
@@ -101,12 +108,13 @@ class BeamCache:
 
 
 class BeamAttention:
-    """See ``model.Attention``. Rows are windows, and the tokens of a row are its beams: none sees another.
+    """See ``model.Attention``. Rows are windows; the tokens of a row are its beams, which do not
+    see each other.
 
     Args:
-        text: see ``BeamCache``; of it the first windows are used.
+        text: see ``BeamCache``.
         positions: (W,) of the tokens.
-        seen: no position is beyond this number of them.
+        seen: upper bound of the positions.
     """
 
     def __init__(
@@ -117,8 +125,11 @@ class BeamAttention:
         positions: Tensor,
         seen: int,
     ) -> None:
-        self._text, self._queries, self._hearing = text, queries, hearing
-        self._positions, self._seen = positions, seen
+        self._text = text
+        self._queries = queries
+        self._hearing = hearing
+        self._positions = positions
+        self._seen = seen
         self._windows = torch.arange(len(positions), device=positions.device)
         mask = torch.arange(seen, device=positions.device) <= positions[:, None]
         self._mask = mask.repeat_interleave(text.shape[3], dim=0)[

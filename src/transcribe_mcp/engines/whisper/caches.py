@@ -1,4 +1,4 @@
-"""Keys and values: of the audio, made once for every window; of the text, written token by token."""
+"""Key-value caches: of the audio, computed once per window; of the text, written token by token."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from .quantized_states import AudioStates
 
 Heads = tuple[tuple[int, int], ...]  # (layer, head), sorted
 INT8_LARGEST = 127
-TOGETHER = 4  # positions of a value's channel that lie side by side in 8 bits: a GPU multiplies four at once
+TOGETHER = 4  # adjacent positions of a channel of int8 values: one GPU instruction multiplies four
 UNIT_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
 class AudioCache:
-    """Keys and values of some windows for every decoder layer, a window's all in one piece.
+    """Keys and values of windows for every decoder layer, contiguous per window.
 
     Attributes:
-        values: (windows, layers, 2, H, T, D): keys, then values, in the model's precision or 8 bits. In 8 bits the
-            values' last two dimensions are (T / 4, D, 4): see ``TOGETHER``.
-        scales: (windows, layers, 2, H, D) float32, what 8-bit numbers are to be multiplied with; ``None`` for others.
-            A scale for every channel of a head costs nothing while decoding: that of the keys goes into the query,
-            that of the values into the result.
+        values: (windows, layers, 2, H, T, D): keys, then values, in the model's precision or 8
+            bits. In 8 bits the values' last two dimensions are (T / 4, D, 4): see ``TOGETHER``.
+        scales: (windows, layers, 2, H, D) float32 for int8 caches, else ``None``. Per-channel
+            scales cost nothing while decoding: those of the keys multiply the query, those of the
+            values the result.
     """
 
     values: Tensor
@@ -45,7 +45,7 @@ class AudioCache:
         return self.values.device
 
     def keys(self, windows: slice, layer: int, heads: Tensor) -> Tensor:
-        """Those of some heads of a layer: (n, A, T, D), in float32 where a scale applies."""
+        """Keys of the given heads of a layer: (n, A, T, D), float32 for int8 caches."""
         keys = self.values[windows, layer, 0].index_select(1, heads)
         if self.scales is None:
             return keys
@@ -53,9 +53,11 @@ class AudioCache:
 
 
 def audio_cache(model: Whisper, states: Tensor, *, int8: bool) -> AudioCache:
-    """What the decoder needs of the encoder's output (B, T, d)."""
+    """Compute the cross-attention cache from the encoder's output (B, T, d)."""
     n, n_positions, _ = states.shape
-    layers, heads, size = len(model.decoder_layers), model.heads, model.head_size
+    layers = len(model.decoder_layers)
+    heads = model.heads
+    size = model.head_size
     shape = (n, layers, 2, heads, n_positions, size)
     values = torch.empty(shape, dtype=torch.int8 if int8 else model.dtype, device=model.device)
     scales = (
@@ -79,7 +81,7 @@ def audio_cache(model: Whisper, states: Tensor, *, int8: bool) -> AudioCache:
 
 @dataclass(frozen=True, slots=True)
 class AudioRow:
-    """The audio that one row of text is about: a window in a cache."""
+    """The audio of one row: a window in a cache."""
 
     cache: AudioCache | AudioStates
     index: int
@@ -87,12 +89,13 @@ class AudioRow:
 
 @dataclass(frozen=True, slots=True)
 class Anchors:
-    """Two tensors from which kernels reach caches made at any time: a place is a distance in units of 16 bytes.
+    """Base tensors for address arithmetic: kernels get caches as offsets in units of 16 bytes.
 
-    A bare address would do, but the compiler would not know it to be a multiple of 16, and load a byte at a time.
+    A plain address would work, but the compiler could not assume its alignment and would load
+    single bytes.
     """
 
-    values: Tensor  # 16 bytes, to be viewed as what a cache is read in
+    values: Tensor  # 16 bytes, viewed as the type that a cache is read in
     scales: Tensor
 
     @classmethod
@@ -101,10 +104,11 @@ class Anchors:
         return cls(values, torch.zeros(UNIT_BYTES // 4, dtype=torch.float32, device=device))
 
     def places(self, row: AudioRow) -> tuple[int, int]:
-        """Of a window's keys and values, and of their scales (0 where there are none)."""
+        """Offsets of a window's keys and values and of their scales (0 without scales)."""
         if isinstance(row.cache, AudioStates):
-            return 0, 0  # which no kernel reads
-        values, scales = row.cache.values[row.index], row.cache.scales
+            return 0, 0  # no kernel reads these
+        values = row.cache.values[row.index]
+        scales = row.cache.scales
         at = (values.data_ptr() - self.values.data_ptr()) // UNIT_BYTES
         return at, 0 if scales is None else (
             scales[row.index].data_ptr() - self.scales.data_ptr()
@@ -112,7 +116,7 @@ class Anchors:
 
 
 def runs(rows: Sequence[AudioRow]) -> Iterator[tuple[slice, AudioCache | AudioStates, slice]]:
-    """Rows that follow one another in a cache, together: where they are in the list, the cache, where in it."""
+    """Group rows that are adjacent in a cache: slice of ``rows``, the cache, slice of the cache."""
     first = 0
     for i in range(1, len(rows) + 1):
         before = rows[i - 1]
@@ -126,7 +130,7 @@ def runs(rows: Sequence[AudioRow]) -> Iterator[tuple[slice, AudioCache | AudioSt
 def layer_values(
     cache: AudioCache, windows: slice, layer: int, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Keys and values (n, H, T, D) of one layer, as views where no scale applies."""
+    """Keys and values (n, H, T, D) of one layer; views unless the cache is int8."""
     keys, values = cache.values[windows, layer].unbind(1)
     if cache.scales is None:
         return keys, values
@@ -137,17 +141,17 @@ def layer_values(
 
 
 def text_cache(model: Whisper, n_rows: int, n_positions: int) -> Tensor:
-    """Room for keys and values of the text: (layers, 2, rows, H, positions, D)."""
+    """Allocate the self-attention cache: (layers, 2, rows, H, positions, D)."""
     shape = (len(model.decoder_layers), 2, n_rows, model.heads, n_positions, model.head_size)
     return torch.zeros(shape, dtype=model.dtype, device=model.device)
 
 
 @dataclass(frozen=True, slots=True)
 class KeptQueries:
-    """What the alignment heads asked of the audio, token by token, kept while decoding.
+    """Cross-attention queries of the alignment heads, kept while decoding.
 
-    With the keys, which are there anyway, it gives the attention of every token for a hundredth of the memory that
-    the attention itself would take.
+    Together with the cached keys they give the attention of every token, in a hundredth of its
+    memory.
 
     Attributes:
         values: (rows, len(heads), positions, D).
@@ -158,7 +162,7 @@ class KeptQueries:
     heads: Heads
 
     def of_layer(self, layer: int) -> tuple[slice, list[int]]:
-        """Where the heads of a layer are in ``values``, and which heads they are."""
+        """Slice of ``values`` and head numbers of a layer."""
         at = [i for i, (number, _) in enumerate(self.heads) if number == layer]
         return (slice(at[0], at[-1] + 1) if at else slice(0)), [self.heads[i][1] for i in at]
 

@@ -1,4 +1,4 @@
-"""A checkpoint in Hugging Face's layout -> a model on a device, and what its files say of decoding."""
+"""Load a checkpoint in Hugging Face layout: the model on a device, and its generation config."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _TORCH_OF = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where and how a model is put.
+    """Device, precision and layer types of a model.
 
     Attributes:
         dtype: of activations, norms, positions, embedding.
-        vocabulary_multiple: the last layer gets zeros up to a multiple of this.
-        encoder_linear, decoder_linear: make a layer of float32 weights and bias that are on ``device``.
-        audio_linear: makes that for keys and values of the audio.
+        vocabulary_multiple: the output layer is padded with zeros to a multiple of this.
+        encoder_linear, decoder_linear: build a layer from float32 weights and bias on ``device``.
+        audio_linear: the same for keys and values of the audio.
     """
 
     device: torch.device
@@ -46,13 +46,14 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class Directions:
-    """What a checkpoint's files say of decoding, all ids its own.
+    """Decoding settings of a checkpoint, as its own token IDs.
 
     Attributes:
-        suppressed: tokens never to be said; ``suppressed_first``: not as the first.
-        alignment_heads: (layer, head) of the decoder, sorted; all of the upper half where the files name none.
-        names_heads: whether they do.
-        first_timestamp_index: the latest first timestamp, in steps of 0.02 s.
+        suppressed: tokens that are never sampled; ``suppressed_first``: not as the first token.
+        alignment_heads: (layer, head) of the decoder, sorted; the upper half of the layers if the
+            files name none.
+        names_heads: whether the files name alignment heads.
+        first_timestamp_index: maximum initial timestamp, in steps of 0.02 s.
     """
 
     suppressed: tuple[int, ...]
@@ -63,11 +64,15 @@ class Directions:
 
 
 def geometry_of(checkpoint: Checkpoint) -> Geometry:
-    """Raises ModelFormatError: another layout than Hugging Face's, another architecture, or a size is missing."""
+    """Raises ModelFormatError: not in Hugging Face layout, not a Whisper model, or a size is
+    missing.
+    """
     if checkpoint.layout != "huggingface":
-        message = f"{checkpoint.directory} is a model for CTranslate2, whose weights are in a format of its own"
+        message = (
+            f"{checkpoint.directory} is a CTranslate2 model, which the whisper engine cannot read"
+        )
         raise ModelFormatError(
-            message, hint="take the engine ctranslate2, or a model with model.safetensors"
+            message, hint="use --engine ctranslate2, or a model with model.safetensors"
         )
     file = checkpoint.directory / "config.json"
     return Geometry.of(read_json(file), file)
@@ -90,7 +95,7 @@ def directions_of(checkpoint: Checkpoint, geometry: Geometry) -> Directions:
 
 
 def vocabulary_of(checkpoint: Checkpoint) -> Vocabulary:
-    """The tokenizer, put together from older files where there is no tokenizer.json."""
+    """The tokenizer; built from older files if there is no tokenizer.json."""
     with tempfile.TemporaryDirectory() as folder:
         write_tokenizer(checkpoint.directory, Path(folder))
         return Vocabulary(Path(folder), multilingual=not checkpoint.english_only)
@@ -99,13 +104,14 @@ def vocabulary_of(checkpoint: Checkpoint) -> Vocabulary:
 def load_model(
     checkpoint: Checkpoint, placement: Placement, report: Callable[[int], None] = lambda _: None
 ) -> Whisper:
-    """The model on its device. No more main memory is taken than for the largest layer.
+    """Load the model to its device. Host memory use is that of the largest layer.
 
     Args:
-        report: told the bytes of each tensor when it has been read.
+        report: called with the size in bytes of each tensor after reading it.
 
     Raises:
-        ModelFormatError: a tensor is missing, cut short or of another shape than config.json says, or not finite.
+        ModelFormatError: a tensor is missing, truncated, not finite, or its shape differs from
+            config.json.
     """
     return _Loader(checkpoint, placement, report).load()
 
@@ -116,11 +122,14 @@ class _Loader:
     ) -> None:
         self._geometry = geometry_of(checkpoint)
         self._tensors = Tensors(weight_files(checkpoint.directory))
-        self._placement, self._report = placement, report
+        self._placement = placement
+        self._report = report
 
     def load(self) -> Whisper:
-        g, d = self._geometry, self._geometry.d_model
-        encoder, decoder = range(g.encoder_layers), range(g.decoder_layers)
+        g = self._geometry
+        d = self._geometry.d_model
+        encoder = range(g.encoder_layers)
+        decoder = range(g.decoder_layers)
         embedding = self._own("decoder.embed_tokens.weight", (g.vocab_size, d))
         output = functional.pad(
             embedding, (0, 0, 0, -g.vocab_size % self._placement.vocabulary_multiple)
@@ -151,11 +160,9 @@ class _Loader:
         )
 
     def _encoder_layer(self, name: str) -> EncoderLayer:
-        d, wide, make = (
-            self._geometry.d_model,
-            self._geometry.encoder_ffn_dim,
-            self._placement.encoder_linear,
-        )
+        d = self._geometry.d_model
+        wide = self._geometry.encoder_ffn_dim
+        make = self._placement.encoder_linear
         return EncoderLayer(
             attention_norm=self._norm(f"{name}.self_attn_layer_norm"),
             query_key_value=self._linear(
@@ -168,11 +175,9 @@ class _Loader:
         )
 
     def _decoder_layer(self, name: str) -> DecoderLayer:
-        d, wide, make = (
-            self._geometry.d_model,
-            self._geometry.decoder_ffn_dim,
-            self._placement.decoder_linear,
-        )
+        d = self._geometry.d_model
+        wide = self._geometry.decoder_ffn_dim
+        make = self._placement.decoder_linear
         return DecoderLayer(
             text_norm=self._norm(f"{name}.self_attn_layer_norm"),
             text_query_key_value=self._linear(
@@ -197,7 +202,7 @@ class _Loader:
         return Norm(self._own(f"{name}.weight", shape), self._own(f"{name}.bias", shape))
 
     def _linear(self, names: Sequence[str], shape: tuple[int, int], make: MakeLinear) -> Linear:
-        """One layer out of one or several of ``shape`` (outputs, inputs); biases that are not there are zeros."""
+        """Concatenate layers of ``shape`` (outputs, inputs) into one; missing biases are zeros."""
         weights = [self._read(self._tensors.get(f"{name}.weight", shape)) for name in names]
         found = [self._tensors.find(f"{name}.bias", shape[:1]) for name in names]
         zeros = torch.zeros(shape[0], device=self._placement.device)
@@ -210,12 +215,12 @@ class _Loader:
         return self._read(self._tensors.get(name, shape)).to(self._placement.dtype)
 
     def _read(self, stored: StoredTensor) -> Tensor:
-        """In float32 on the device."""
+        """A tensor as float32 on the device."""
         values: Any = stored.read().copy()
         tensor = torch.from_numpy(values.view("<i2") if stored.dtype == "BF16" else values)
         tensor = tensor.view(_TORCH_OF[stored.dtype]).to(self._placement.device).float()
         if not bool(torch.isfinite(tensor).all()):
-            message = f"{stored.file}: {stored.name} holds values that are no numbers"
-            raise ModelFormatError(message, hint="fetch or export the model again")
+            message = f"{stored.file}: {stored.name} contains NaN or infinite values"
+            raise ModelFormatError(message, hint="download or export the model again")
         self._report(values.nbytes)
         return tensor

@@ -1,4 +1,4 @@
-"""Continuous batching: windows that end make room for the next at once."""
+"""Continuous batching: a finished window frees its row for the next one at once."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Again = Callable[[int, "Spoken"], Request | None]
 
 @dataclass(frozen=True, slots=True)
 class Spoken:
-    """What was said of one window.
+    """The result of one window.
 
     Attributes:
         tokens: without the end of text.
         log_probabilities: one per token, and that of the end of text.
-        queries: (heads, tokens + 1, D), of the alignment heads, for each token said and the end of text: what was
-            asked of the audio when it was chosen. On the device.
+        queries: (heads, tokens + 1, D) on the device: the cross-attention queries of the alignment
+            heads that chose each token and the end of text.
     """
 
     tokens: tuple[int, ...]
@@ -40,33 +40,35 @@ class Spoken:
 
 
 class Steps(Protocol):
-    """How steps are run: one after the other here, or captured and replayed on a GPU."""
+    """Runs decoding steps: one by one here, or as CUDA graphs."""
 
     slots: Slots
 
     def run(self, rules: StepRules, n_rows: int) -> None:
-        """Some steps of the first ``n_rows`` rows."""
+        """Run some steps of the first ``n_rows`` rows."""
 
     def logits(self, n_rows: int) -> Tensor:
-        """What may follow what the first ``n_rows`` rows are fed next: (n_rows, V) float32."""
+        """Next-token logits of the first ``n_rows`` rows: (n_rows, V) float32."""
 
     def finished(self) -> list[int]:
-        """Rows that were done when last looked at, none of which is still at work."""
+        """Rows that were done at the last check; no step works on them any more."""
 
 
 def on(device: torch.device) -> AbstractContextManager[object]:
-    """Makes it the current one: Triton launches there, whatever device its tensors are on."""
+    """Make it the current device: Triton launches there, whatever device its tensors are on."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 @cache
 def side_stream(device: torch.device) -> torch.cuda.Stream:
-    """The one stream beside the usual one: cuBLAS takes tens of megabytes for every stream that it ever worked on."""
+    """The only side stream of a device: cuBLAS allocates tens of megabytes for every stream it
+    uses.
+    """
     return torch.cuda.Stream(device)
 
 
 class EagerSteps:
-    """Step by step, looking after each. The twin of ``graphs.CapturedSteps``."""
+    """Runs steps one by one. The reference for ``graphs.CapturedSteps``."""
 
     def __init__(self, slots: Slots) -> None:
         self.slots = slots
@@ -90,15 +92,15 @@ class EagerSteps:
 def run(
     steps: Steps, rules: StepRules, requests: Sequence[Request], again: Again | None = None
 ) -> list[Spoken]:
-    """Decode windows, as many at once as there are slots.
+    """Decode windows, as many at once as there are rows.
 
     Args:
-        again: told each window as it ends; what it returns is decoded in its place, in the same batch. The result
-            then is what was said last.
+        again: called as each window finishes. A returned request takes the freed row, and its
+            result replaces the first one.
     """
     slots = steps.slots
     waiting = deque(enumerate(requests))
-    numbers: list[int] = []  # of the requests that the rows work on
+    numbers: list[int] = []  # request numbers of the rows
     results: dict[int, Spoken] = {}
     while waiting or numbers:
         room = min(slots.capacity - len(numbers), len(waiting))
@@ -124,9 +126,11 @@ def run(
 
 
 def _spoken(finished: Finished, end_of_text: int) -> Iterator[Spoken]:
-    counts, said = finished.count.tolist(), finished.said.tolist()
+    counts = finished.count.tolist()
+    said = finished.said.tolist()
     probabilities = finished.log_probability.tolist()
-    silences, prompts = finished.no_speech.tolist(), finished.prompt_length.tolist()
+    silences = finished.no_speech.tolist()
+    prompts = finished.prompt_length.tolist()
     for row, count in enumerate(counts):
         ended = count > 0 and said[row][count - 1] == end_of_text
         first = prompts[row] - 1  # the position whose query chose the first token

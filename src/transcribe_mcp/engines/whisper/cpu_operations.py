@@ -1,8 +1,8 @@
-"""What the encoder computes with on a CPU: several ways that differ in precision, the fastest of which is measured.
+"""Encoder operations on a CPU in several precisions; the fastest is found by measurement.
 
-Which is fastest no name of a processor tells: that depends on its instructions (VNNI for 8 bits, BF16 and AMX for both)
-and on what torch makes of them. So when a model is loaded a piece of each way is timed, with as many threads as a
-worker has; that takes some tens of milliseconds.
+The fastest precision depends on the instruction set (VNNI for int8, AMX and BF16 for both) and on
+torch. Loading a model times a small piece of each, with the thread count of a worker. That takes
+some tens of milliseconds.
 """
 
 from __future__ import annotations
@@ -24,18 +24,22 @@ from .linear import Bfloat16Dense, Int8DenseAtOnce, MakeLinear
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 Way = TypeVar("Way")
 
-TRIED_RUNS = 3  # of which the first warms up
-TRIED_POSITIONS = 256  # of the audio, where a few are as telling as all
+TRIED_RUNS = 3  # the first is a warm-up
+TRIED_POSITIONS = 256  # a few positions of audio are representative
 ATTENTION_STEPS = 127
-QUERIES_AT_ONCE = 300  # their scores stay in a core's cache
-LARGEST_SUM = 2.0**100  # of a row's weights; float32 and bfloat16 hold it times any value
+QUERIES_AT_ONCE = 300  # their scores fit a core's cache
+LARGEST_SUM = (
+    2.0**100
+)  # sum of a row's weights; its product with any value is finite in float32 and bfloat16
 LOG2_E = math.log2(math.e)
 
 ENCODER_LINEAR: Mapping[str, MakeLinear] = {"int8": Int8DenseAtOnce, "bfloat16": Bfloat16Dense}
 
 
 def has_bfloat16_products() -> bool:
-    """Whether oneDNN multiplies 16 bits here. On x86 that asks for AVX-512, without which torch takes a slow loop."""
+    """Whether oneDNN has bfloat16 products. On x86 they need AVX-512; otherwise torch uses a slow
+    loop.
+    """
     return bool(
         torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     )
@@ -51,11 +55,13 @@ def bfloat16_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 def int8_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Queries and keys in 8 bits, weights and values in bfloat16, head by head: (B, H, T, D) float32 -> the same.
+    """Attention with int8 queries and keys, bfloat16 weights and values: (B, H, T, D) float32 ->
+    the same.
 
-    Keys have a scale for every channel, which goes into the queries, and those have one for every position. What all
-    keys have in common adds the same to all scores of a query, which changes no weight: it is taken out before. So
-    scores are around 0, and two to their power needs no largest one taken off first, unless it is beyond all measure.
+    Keys have one scale per channel, which multiplies the queries; queries have one scale per
+    position. The mean of the keys is subtracted first: it adds the same to all scores of a query,
+    so the softmax does not change. Scores are then near 0, so 2 ** score needs no subtraction of
+    the maximum, except for extreme scores.
     """
     batch, heads, n_positions, size = query.shape
     differing = key - key.mean(dim=2, keepdim=True)
@@ -70,10 +76,8 @@ def int8_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     values = value.to(torch.bfloat16)
     attended = query.new_empty((batch, n_positions, heads, size))
     whole = torch.empty((QUERIES_AT_ONCE, n_positions), dtype=torch.int32)
-    exact, narrow = (
-        torch.empty_like(whole, dtype=torch.float32),
-        torch.empty_like(whole, dtype=torch.bfloat16),
-    )
+    exact = torch.empty_like(whole, dtype=torch.float32)
+    narrow = torch.empty_like(whole, dtype=torch.bfloat16)
     for window in range(batch):
         for head in range(heads):
             columns = keys[window, head].t()
@@ -93,10 +97,10 @@ def int8_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 def fastest(ways: Mapping[str, Callable[[], object]], threads: int) -> str:
-    """The name of the way that takes the shortest time, where torch works with so many threads."""
+    """Name of the fastest candidate when torch uses this many threads."""
 
     def measure() -> str:
-        torch.set_num_threads(threads)  # counts for the thread that says it
+        torch.set_num_threads(threads)  # applies to the calling thread
         with torch.inference_mode():
             runs = [{name: _seconds(way) for name, way in ways.items()} for _ in range(TRIED_RUNS)]
         return min(ways, key=lambda name: min(taken_s[name] for taken_s in runs))
@@ -108,7 +112,7 @@ def fastest(ways: Mapping[str, Callable[[], object]], threads: int) -> str:
 
 
 def _seconds(way: Callable[[], object]) -> float:
-    """Infinity where this torch cannot."""
+    """Seconds of one call; infinity if this torch does not support it."""
     start = time.perf_counter()
     try:
         way()
@@ -118,24 +122,24 @@ def _seconds(way: Callable[[], object]) -> float:
 
 
 def encoder_precision(geometry: Geometry, threads: int) -> str:
-    """In which of ``ENCODER_LINEAR`` this processor computes the two layers behind attention faster."""
+    """The key of ``ENCODER_LINEAR`` in which this CPU computes the MLP layers fastest."""
     if not has_bfloat16_products():
         return "int8"
-    narrow, wide = geometry.d_model, geometry.encoder_ffn_dim
-    x, weight = torch.randn((TRIED_POSITIONS, narrow)), torch.randn((wide, narrow))
+    narrow = geometry.d_model
+    wide = geometry.encoder_ffn_dim
+    x = torch.randn((TRIED_POSITIONS, narrow))
+    weight = torch.randn((wide, narrow))
 
     def way(make: MakeLinear) -> Callable[[], Tensor]:
-        up, down = (
-            make(weight, torch.zeros(wide)),
-            make(weight.t().contiguous(), torch.zeros(narrow)),
-        )
+        up = make(weight, torch.zeros(wide))
+        down = make(weight.t().contiguous(), torch.zeros(narrow))
         return lambda: down(up.gelu(x))
 
     return fastest({name: way(make) for name, make in ENCODER_LINEAR.items()}, threads)
 
 
 def encoder_attention(geometry: Geometry, threads: int) -> Attention:
-    """The fastest for this many positions."""
+    """The fastest attention for this many positions."""
     ways = {"float32": float32_attention}
     if has_bfloat16_products():
         ways |= {"bfloat16": bfloat16_attention, "int8": int8_attention}
@@ -148,15 +152,13 @@ def encoder_attention(geometry: Geometry, threads: int) -> Attention:
 
 
 def convolution_dtype(geometry: Geometry, threads: int) -> torch.dtype:
-    """What the encoder's convolutions are computed in."""
+    """Precision of the encoder's convolutions."""
     kinds = [torch.float32, torch.bfloat16] if has_bfloat16_products() else [torch.float32]
     width = geometry.d_model
 
     def way(dtype: torch.dtype) -> Callable[[], Tensor]:
-        x, weight = (
-            torch.randn((1, width, 2 * TRIED_POSITIONS), dtype=dtype),
-            torch.randn((width, width, 3), dtype=dtype),
-        )
+        x = torch.randn((1, width, 2 * TRIED_POSITIONS), dtype=dtype)
+        weight = torch.randn((width, width, 3), dtype=dtype)
         return lambda: functional.conv1d(x, weight, stride=2, padding=1)
 
     return {str(kind): kind for kind in kinds}[

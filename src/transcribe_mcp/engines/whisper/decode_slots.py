@@ -1,7 +1,8 @@
-"""The rows of a running batch: their state on the device, one step of all, rows that come and go.
+"""The rows of a running batch: their state on the device, one decoding step, adding and removing
+rows.
 
-Nothing here waits for the device, except where finished rows are read. All tensors keep their shapes and places, so
-that a step can be captured once and replayed.
+Only reading finished rows waits for the device. Tensors keep their shapes and addresses, so that a
+step can be captured once and replayed.
 """
 
 from __future__ import annotations
@@ -18,14 +19,15 @@ from .logit_filters import Rules, Said
 from .model import Whisper, decode, logits_of
 from .sampling import choose, likeliest, log_sums
 
-MOST_TOKENS = 224  # said in one window, as in openai-whisper: half the context
-# Prompts of more tokens are taken in at once, before the steps. On a GPU a few steps cost less than that.
-PREFILLED_TOKENS_CPU, PREFILLED_TOKENS_CUDA = 1, 8
+MOST_TOKENS = 224  # per window, as in openai-whisper: half the context
+# Longer prompts are prefilled in one pass. On a GPU a few single steps are cheaper.
+PREFILLED_TOKENS_CPU = 1
+PREFILLED_TOKENS_CUDA = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much a window may say, end of text not counted. More than ``least`` is for measuring speed only."""
+    """Token limits of a window, without the end of text. A ``least`` above 0 is for benchmarks."""
 
     least: int = 0
     most: int = MOST_TOKENS
@@ -33,11 +35,11 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One window to be decoded.
+    """One window to decode.
 
     Attributes:
-        prompt: tokens given, up to where the text begins.
-        start: index in the prompt of the token that starts the transcript, where silence is judged.
+        prompt: tokens before the text.
+        start: index of the start-of-transcript token in the prompt; no_speech is read there.
         temperature, seed: see ``sampling``.
     """
 
@@ -50,19 +52,20 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class RowState:
-    """Everything that a row is, apart from its caches. All (rows,) but where shapes are given.
+    """State of the rows, without caches. All (rows,) unless a shape is given.
 
     Attributes:
-        token, position: what is fed next, and where.
-        prompt: (rows, positions); ``prompt_length``: of it.
+        token, position: the next input token and its position.
+        prompt: (rows, positions); ``prompt_length``: its length.
         start: see ``Request``.
-        done: the row is finished or empty: it computes nothing that counts.
-        last, before_last, latest_timestamp: see ``rules.Said``.
-        said: (rows, most tokens) what it has said; ``log_probability`` of each; ``count``: how many, the end of text
-            included.
+        done: the row is finished or empty.
+        last, before_last, latest_timestamp: see ``logit_filters.Said``.
+        said: (rows, max tokens), its tokens; ``log_probability`` of each; ``count`` includes the
+            end of text.
         no_speech: probability.
-        audio_place, scale_place: where the window's keys and values and their scales begin in memory, in units of 16
-            bytes from ``Slots.anchors``, so that windows need not be copied to where a captured step looks for them.
+        audio_place, scale_place: offsets of the window's keys and values and of their scales, in
+            units of 16 bytes from ``Slots.anchors``. So a captured step reads windows where they
+            are.
     """
 
     token: Tensor
@@ -118,7 +121,7 @@ class RowState:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """What some rows said, still on the device; ``queries`` (rows, heads, positions, D)."""
+    """Results of finished rows, still on the device; ``queries`` is (rows, heads, positions, D)."""
 
     said: Tensor
     log_probability: Tensor
@@ -130,7 +133,7 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class StepRules:
-    """What a step needs beside the rows: the rules, limits, and two ids."""
+    """Inputs of a step apart from the rows: filters, limits and special token IDs."""
 
     rules: Rules
     limits: Limits
@@ -140,14 +143,15 @@ class StepRules:
 
 
 class Slots:
-    """Rows ``0 .. capacity`` of a batch, of which the first ``len(audio)`` are in use."""
+    """Rows ``0 .. capacity`` of a batch; the first ``len(audio)`` are in use."""
 
     def __init__(self, model: Whisper, heads: Heads, capacity: int, n_positions: int) -> None:
         self.model = model
         self._prefilled_from = (
             PREFILLED_TOKENS_CUDA if model.device.type == "cuda" else PREFILLED_TOKENS_CPU
         )
-        self.capacity, self.n_positions = capacity, n_positions
+        self.capacity = capacity
+        self.n_positions = n_positions
         self.state = RowState.empty(capacity, n_positions, model.device)
         self.text = text_cache(model, capacity, n_positions)
         self.anchors = Anchors.on(model.device)
@@ -156,8 +160,9 @@ class Slots:
         self.temperatures: list[float] = []
 
     def add(self, requests: Sequence[Request], step: StepRules) -> None:
-        """Put windows into the next free rows."""
-        first, n = len(self.audio), len(requests)
+        """Add windows to the next free rows."""
+        first = len(self.audio)
+        n = len(requests)
         fresh = RowState.empty(n, self.n_positions, torch.device("cpu"))
         longest = max(len(request.prompt) for request in requests)
         padded = [request.prompt + (0,) * (longest - len(request.prompt)) for request in requests]
@@ -189,7 +194,7 @@ class Slots:
             self._prefill(first, requests, step)
 
     def _prefill(self, first: int, requests: Sequence[Request], step: StepRules) -> None:
-        """Take in the prompts of new rows, up to their last token. What lies behind shorter ones is written over."""
+        """Prefill the prompts of new rows up to their last token. Padding is overwritten later."""
         rows = slice(first, first + len(requests))
         lengths = self.state.prompt_length[rows]
         longest = max(len(request.prompt) for request in requests) - 1
@@ -205,7 +210,7 @@ class Slots:
         self.state.token[rows] = self.state.prompt[rows].gather(1, lengths[:, None] - 1)[:, 0]
 
     def read(self, rows: Sequence[int]) -> Finished:
-        """What these rows have said. Copies, so that the rows can be used again."""
+        """Results of these rows, as copies, so that the rows can be reused."""
         state = self.state
         at = torch.tensor(rows, device=self.model.device)
         return Finished(
@@ -224,14 +229,17 @@ class Slots:
             self.state.assign(row, self.state, last)
             self.text[:, :, row].copy_(self.text[:, :, last])
             self.queries.values[row].copy_(self.queries.values[last])
-            self.audio[row], self.temperatures[row] = self.audio[last], self.temperatures[last]
+            self.audio[row] = self.audio[last]
+            self.temperatures[row] = self.temperatures[last]
             self.state.done[last] = True
         self.audio.pop()
         self.temperatures.pop()
 
 
 def torch_logits(slots: Slots, n_rows: int) -> Tensor:
-    """What may follow what the first ``n_rows`` rows are fed: (n_rows, V) float32. Asks the device how far they are."""
+    """Next-token logits of the first ``n_rows`` rows: (n_rows, V) float32. Synchronises with the
+    device.
+    """
     state = slots.state.first(n_rows)
     longest = int(state.position.max()) + 1
     attention = TorchAttention(
@@ -244,11 +252,11 @@ def torch_logits(slots: Slots, n_rows: int) -> Tensor:
 def advance(
     state: RowState, logits: Tensor, step: StepRules, *, samples: bool = True, starts: bool = True
 ) -> None:
-    """Choose each row's next token from its logits (R, V) float32 and write down what follows from it.
+    """Choose each row's next token from its logits (R, V) float32 and update the state.
 
     Args:
-        samples: a row may have a temperature; without, nothing is drawn.
-        starts: a row may be where silence is judged; without, it is not looked at.
+        samples: some rows may have a temperature above 0.
+        starts: some rows may be at their start token, where no_speech is read.
     """
     if starts:
         silence = logits[:, step.no_speech] - log_sums(logits)

@@ -1,7 +1,7 @@
-"""A Triton kernel for the products of a decoding step of one row: a matrix read once, as fast as memory gives it.
+"""A Triton matrix-vector kernel for decoding steps with one row, at memory bandwidth.
 
-Libraries tile such a product for many rows: a layer's weights of 3 MB take them 5 µs, of which reading is one. With
-more rows the libraries win.
+Libraries tile for many rows: 3 MB of weights take 5 µs, of which reading takes 1. With more rows
+libraries are faster.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ from torch import Tensor
 
 from .linear import FusedDense
 
-OUTPUTS, INPUTS, WARPS = (
-    2,
-    1024,
-    4,
-)  # of a program, at once; measured on an H100, see docs/performance.md
+# Tile of a program; measured on an H100, see docs/performance.md.
+OUTPUTS = 2
+INPUTS = 1024
+WARPS = 4
 
 
 @triton.jit
@@ -40,7 +39,7 @@ def _product_kernel(
             )
         total += block.to(tl.float32) * value.to(tl.float32)[None]
     result = tl.sum(total, 1) + tl.load(bias + at_out, at_out < N_OUT, 0.0).to(tl.float32)
-    if GELU:  # the form that ``FusedDense`` has
+    if GELU:  # the approximation of ``FusedDense``
         inner = 0.7978845608028654 * (result + 0.044715 * result * result * result)
         result = result * (1 - 1 / (1 + tl.exp(2 * inner)))
     tl.store(out + at_out, result.to(out.dtype.element_ty), at_out < N_OUT)
@@ -58,7 +57,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor, *, gelu: bool) -> Tensor:
 
 
 class SingleRowDense(FusedDense):
-    """``FusedDense``, by the kernel where there is one row."""
+    """``FusedDense`` with the kernel for single rows."""
 
     def __call__(self, x: Tensor) -> Tensor:
         return product(x, self.weight, self.bias, gelu=False) if _is_row(x) else super().__call__(x)

@@ -1,5 +1,7 @@
-"""Captured once and replayed on a GPU: decoding steps, the twin of ``runner.EagerSteps`` token for token; and the
-encoder."""
+"""CUDA graphs of decoding steps and of the encoder.
+
+Decoding gives the same tokens as ``continuous_batching.EagerSteps``.
+"""
 
 from __future__ import annotations
 
@@ -20,28 +22,30 @@ from .continuous_batching import side_stream
 from .decode_slots import RowState, Slots, StepRules, advance
 from .model import Whisper, decode, encode, logits_of
 
-STEPS_AT_ONCE = 4  # between two looks at which rows are done
-FIRST_PIECE = 6  # tensors (B, T, d) in the encoder's first piece of memory: with it all takes 9.4; without, 12 to 16
-# Rows that are not in use cost a captured step next to nothing, so a few sizes will do.
+STEPS_AT_ONCE = 4  # steps between two checks for finished rows
+# size of the encoder's first allocation in tensors (B, T, d): the total is 9.4 with it, 12 to 16
+# without
+FIRST_PIECE = 6
+# Unused rows cost a captured step almost nothing, so a few sizes suffice.
 SIZES = (1, 4, 16, 64, 128, 256, 512)
 
 
-_capturing = threading.Lock()  # one at a time, on whatever GPU
+_capturing = threading.Lock()  # one capture at a time on all GPUs
 
 
 @cache
 def _capture_stream(device: torch.device) -> torch.cuda.Stream:
-    """Each GPU's own: that which torch takes by itself is the same for all, and belongs to the first."""
+    """A stream for each GPU. Torch's default capture stream belongs to the first GPU."""
     return torch.cuda.Stream(device)
 
 
 @contextmanager
 def captured(graph: torch.cuda.CUDAGraph, device: torch.device, pool: Any) -> Iterator[None]:
-    """What is queued on the device goes into the graph. Other threads go on."""
+    """Capture what this thread queues on the device. Other threads continue."""
     stream = _capture_stream(device)
     usual = torch.cuda.stream(
         torch.cuda.current_stream(device)
-    )  # torch does not go back to it where capturing fails
+    )  # torch does not restore it after a failed capture
     with (
         _capturing,
         usual,
@@ -52,17 +56,17 @@ def captured(graph: torch.cuda.CUDAGraph, device: torch.device, pool: Any) -> It
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What a captured step does; of the same kind, it can be replayed."""
+    """Key of a captured step; steps of one kind share a graph."""
 
     size: int
-    rules: int  # identity of the rules, which live as long as their engine
+    rules: int  # id() of the rules, which live as long as their engine
     sampled: bool
 
 
 class CapturedSteps:
-    """See ``runner.Steps``. A step is captured at the first use of its size and kind.
+    """See ``continuous_batching.Steps``. A step is captured at the first use of its size and kind.
 
-    The device runs steps while the host looks at how the steps before them ended.
+    The device runs steps while the host reads the results of earlier ones.
     """
 
     def __init__(
@@ -73,7 +77,8 @@ class CapturedSteps:
         tuning: kernels.Tuning | None = None,
         capture: bool = True,
     ) -> None:
-        self.slots, self._capture = slots, capture
+        self.slots = slots
+        self._capture = capture
         self._audio = kernels.AudioShape.of(slots.model, slots.queries, int8=int8)
         self._tuning = tuning
         self._graphs: dict[Kind, torch.cuda.CUDAGraph] = {}
@@ -109,7 +114,9 @@ class CapturedSteps:
         return done
 
     def _captured(self, kind: Kind, rules: StepRules) -> torch.cuda.CUDAGraph:
-        """Runs once with every row done, so that nothing changes: kernels are compiled, libraries loaded."""
+        """Capture a step. A first run with every row done compiles kernels and loads libraries
+        without effect.
+        """
         done = self.slots.state.done.clone()
         self.slots.state.done.fill_(True)
         stream = side_stream(self.slots.model.device)
@@ -126,7 +133,8 @@ class CapturedSteps:
         return graph
 
     def logits(self, n_rows: int) -> torch.Tensor:
-        model, state = self.slots.model, self.slots.state.first(n_rows)
+        model = self.slots.model
+        state = self.slots.state.first(n_rows)
         tuning = self._tuning or kernels.tuning_for(n_rows)
         attention = kernels.TritonAttention(self.slots, n_rows, self._audio, tuning)
         states = decode(model, state.token[:, None], state.position[:, None], attention)
@@ -140,13 +148,14 @@ class CapturedSteps:
 
 
 class CapturedEncoder:
-    """Spectrograms (B, n_mels, 3000), B at most the largest of ``rooms``, -> an ``AudioCache``.
+    """Spectrograms (B, n_mels, 3000) -> an ``AudioCache``; B is at most the largest of ``rooms``.
 
-    Kernels by the hundred are queued one by one, and after each the host takes its turn with Python's other threads, so
-    that a few windows are over on the device before their last kernel is queued. So from the second time on a number of
-    windows is encoded in one go. Keys and values are not in it: captured, they would need room for themselves.
+    For small batches the encoder is launch-bound: the GPU finishes before Python has queued all
+    kernels. Replaying a CUDA graph removes that cost. A batch size is captured when it is used for
+    the second time. Keys and values are not captured, since they would need memory of their own.
 
-    What is captured holds memory. Where that runs out it is given back, and never taken again.
+    Graphs hold memory. When memory runs out they are freed, and the encoder runs uncaptured from
+    then on.
     """
 
     def __init__(
@@ -155,13 +164,13 @@ class CapturedEncoder:
         make_cache: Callable[[Whisper, Tensor], AudioCache],
         rooms: Sequence[int],
     ) -> None:
-        self._model, self._make_cache, self._rooms = model, make_cache, rooms
-        self._known: set[int] = set()  # numbers of windows that were encoded before
+        self._model = model
+        self._make_cache = make_cache
+        self._rooms = rooms
+        self._known: set[int] = set()  # batch sizes used before
         self._room: _EncoderRoom | None = None
         self._captures = True
-        self._in_use = (
-            threading.Lock()
-        )  # what is replayed reads and writes the same places every time
+        self._in_use = threading.Lock()  # a replay reads and writes the same addresses
 
     def __call__(self, mel: Tensor) -> AudioCache:
         with self._in_use:
@@ -171,20 +180,22 @@ class CapturedEncoder:
                 except RuntimeError as error:
                     if not ran_out_of_memory(error):
                         raise
-                self._room, self._captures = None, False
+                self._room = None
+                self._captures = False
             return self._make_cache(self._model, encode(self._model, mel))
 
     def give_back(self) -> None:
         with self._in_use:
-            self._room, self._captures = None, False
+            self._room = None
+            self._captures = False
 
     def _states(self, mel: Tensor) -> Tensor:
-        """(B, T, d), to be used before the next are asked for."""
+        """(B, T, d); valid until the next call."""
         if len(mel) not in self._known:
             self._known.add(len(mel))
             return encode(self._model, mel)
         if self._room is None or self._room.size < len(mel):
-            self._room = None  # what the smaller one held is given back before anything is captured
+            self._room = None  # free the smaller one before capturing
             self._room = _EncoderRoom(
                 self._model, next(size for size in self._rooms if size >= len(mel))
             )
@@ -192,11 +203,12 @@ class CapturedEncoder:
 
 
 class _EncoderRoom:
-    """What encodes up to ``size`` windows, captured for each number of them, and the memory that all of that shares."""
+    """Graphs for batches of up to ``size`` windows, and the memory that they share."""
 
     def __init__(self, model: Whisper, size: int) -> None:
         geometry = model.geometry
-        self.size, self._model = size, model
+        self.size = size
+        self._model = model
         frames = (size, geometry.num_mel_bins, 2 * geometry.max_source_positions)
         self._mel = torch.zeros(frames, dtype=torch.float32, device=model.device)
         positions = (size, geometry.max_source_positions, geometry.d_model)
@@ -205,10 +217,10 @@ class _EncoderRoom:
         self._pool = torch.cuda.graph_pool_handle()
         self._graphs[size] = self._captured(
             size
-        )  # before all smaller numbers, which then find all they need
+        )  # before smaller sizes, which then fit into its memory
 
     def encode(self, mel: Tensor) -> Tensor:
-        """(B, T, d), written over by the next."""
+        """(B, T, d); overwritten by the next call."""
         n_windows = len(mel)
         if n_windows not in self._graphs:
             self._graphs[n_windows] = self._captured(n_windows)
@@ -217,13 +229,13 @@ class _EncoderRoom:
         return self._states[:n_windows]
 
     def _captured(self, n_windows: int) -> torch.cuda.CUDAGraph:
-        """Runs once before: libraries make for every thread what they need, and cannot while something is captured."""
+        """Capture a batch size. A run before it lets libraries allocate, which they cannot do
+        during capture.
+        """
         encode(self._model, self._mel[:n_windows])
         graph = torch.cuda.CUDAGraph()
         with captured(graph, self._model.device, self._pool):
-            if (
-                not self._graphs
-            ):  # by itself PyTorch takes a piece for every size that it is asked for
+            if not self._graphs:  # by default PyTorch allocates a block for every requested size
                 torch.empty(
                     (FIRST_PIECE, *self._states.shape),
                     dtype=self._model.dtype,

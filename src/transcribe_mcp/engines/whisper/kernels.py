@@ -1,9 +1,11 @@
-"""Triton kernels for CUDA: what a decoding step and the encoder's seams spend their time on. Twins: ``attention``,
-``model.Operations``, ``caches.audio_cache``, ``slots.advance``.
+"""Triton kernels for decoding steps and for the encoder's norms.
 
-A decoding step reads the audio's keys and values once and computes next to nothing on them, so its kernels are built
-to keep loads in flight: one program for every row and head, in which each lane of a tile goes over its own share of
-the positions with a softmax of its own, and only the end brings the lanes together.
+References in torch: ``attention``, ``model.Operations``, ``caches.audio_cache``,
+``decode_slots.advance``.
+
+A decoding step is bound by reading the keys and values of the audio, so the kernels keep many loads
+in flight. One program handles a row and head. Each lane of a tile has its own share of the
+positions and its own online softmax; the lanes are combined at the end.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from .decode_slots import RowState, Slots, StepRules
 from .model import NORM_EPSILON, Norm, Whisper
 
 LOG2_E = 1.4426950408889634
-EMULATED = os.environ.get("TRITON_INTERPRET") == "1"  # which knows no assembly
+EMULATED = os.environ.get("TRITON_INTERPRET") == "1"  # the interpreter has no inline assembly
 
 
 @triton.jit
@@ -58,7 +60,9 @@ def _norm_kernel(
 
 
 def problem(width: int, dtype: torch.dtype, device: torch.device) -> str:
-    """Why Triton cannot launch a kernel there; empty where it can. Raises: RuntimeError for want of memory."""
+    """Why Triton cannot launch a kernel on the device; empty if it can. Raises RuntimeError if
+    memory is short.
+    """
     ones = torch.ones(width, dtype=dtype, device=device)
     return launch_problem(lambda: norm(ones[None], Norm(ones, ones)))
 
@@ -72,7 +76,8 @@ def norm(x: Tensor, of: Norm) -> Tensor:
 
 def add_norm(x: Tensor, change: Tensor, of: Norm) -> tuple[Tensor, Tensor]:
     x = x.contiguous()
-    total, normed = torch.empty_like(x), torch.empty_like(x)
+    total = torch.empty_like(x)
+    normed = torch.empty_like(x)
     _launch_norm(x, change.contiguous(), of, total, normed, add=True)
     return total, normed
 
@@ -99,7 +104,7 @@ def _launch_norm(
 
 @triton.jit
 def _joined(largest, weight, mixed):
-    """Lanes (N,), (N,), (N, D) of partial softmaxes -> maximum, sum, mixture (D,) of them all."""
+    """Combine the partial softmaxes of N lanes -> maximum, sum, weighted values (D,)."""
     most = tl.max(largest, 0)
     share = tl.exp2(largest - most)
     return most, tl.sum(weight * share, 0), tl.sum(mixed * share[:, None], 0)
@@ -152,8 +157,8 @@ def _audio_kernel(
     HEADS: tl.constexpr, SIZE: tl.constexpr, AUDIO: tl.constexpr, STEP: tl.constexpr,
     KEPT_HEADS: tl.constexpr, KEPT_POSITIONS: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
-    """Keys and values in 16 or 32 bits. ``places``: from ``anchor``, in units of 16 bytes, which hold STEP numbers: so
-    the compiler knows that 16 bytes can be loaded at once."""
+    """Keys and values in 16 or 32 bits. ``places`` are offsets from ``anchor`` in units of 16 bytes
+    (STEP elements), so the compiler can load 16 bytes at once."""
     row, head = tl.program_id(0), tl.program_id(1)
     if tl.load(done + row) != 0:
         return
@@ -196,7 +201,7 @@ def _keep(
     asked, row, head, layer, positions, kept_at, kept,
     HEADS: tl.constexpr, SIZE: tl.constexpr, KEPT_HEADS: tl.constexpr, KEPT_POSITIONS: tl.constexpr,
 ):  # fmt: skip
-    """Write down the query of an alignment head."""
+    """Store the query of an alignment head."""
     place = tl.load(kept_at + layer * HEADS + head)
     if place >= 0:
         target = (
@@ -207,7 +212,7 @@ def _keep(
 
 @triton.jit
 def _dot4(a, b, c, EMULATED: tl.constexpr):
-    """c + the product of four 8-bit numbers with four others, each four in an int32: one instruction of the GPU."""
+    """c plus the dot product of four int8 pairs packed in int32: one GPU instruction (dp4a)."""
     if EMULATED:
         total = c
         for shift in tl.static_range(0, 32, 8):
@@ -220,20 +225,23 @@ def _dot4(a, b, c, EMULATED: tl.constexpr):
 
 @triton.jit
 def _packed(a, b, c, d):
-    """Four numbers from 0 to 255 or from -128 to 127 in an int32."""
+    """Pack four 8-bit numbers into an int32."""
     return (a & 255) | ((b & 255) << 8) | ((c & 255) << 16) | ((d & 255) << 24)
 
 
 @triton.jit
 def _audio_int8_kernel(
-    query, anchor, places, scale_anchor, scale_places, done, positions, kept_at, kept, out, layer, scale,
+    query, anchor, places, scale_anchor, scale_places, done, positions, kept_at, kept, out, layer,
+    scale,
     HEADS: tl.constexpr, SIZE: tl.constexpr, AUDIO: tl.constexpr, KEPT_HEADS: tl.constexpr,
     KEPT_POSITIONS: tl.constexpr, LANES: tl.constexpr, EMULATED: tl.constexpr,
 ):  # fmt: skip
-    """Keys and values in 8 bits, four to an int32: four channels of a key, four positions of a value's channel.
+    """int8 keys and values, four to an int32: four channels of a key, four positions of a value's
+    channel.
 
-    Products are exact. The query and the weights of the softmax are given 15 bits, as two numbers of 8: the query by
-    its largest channel, the weights by the largest of a lane so far. A lane goes over four positions at a time.
+    Products are exact. The query and the softmax weights have 15 bits, as two 8-bit numbers, scaled
+    by the query's largest channel and by the lane's largest weight so far. A lane handles four
+    positions at a time.
     """
     row, head = tl.program_id(0), tl.program_id(1)
     if tl.load(done + row) != 0:
@@ -308,7 +316,7 @@ def _score(key, high, low, zero, unit, EMULATED: tl.constexpr):
 
 @triton.jit
 def _query_words(here, scales, word, unit):
-    """The query as whole numbers of 15 bits, in halves: (1, WORDS) each. Its half below is signed as well."""
+    """The query as 15-bit integers, in two signed 8-bit halves: (1, WORDS) each."""
     digits0 = _digits(here, scales, word * 4, unit)
     digits1 = _digits(here, scales, word * 4 + 1, unit)
     digits2 = _digits(here, scales, word * 4 + 2, unit)
@@ -327,7 +335,7 @@ def _digits(here, scales, at, unit):
 
 @triton.jit
 def _rounded(source, at, channel, scale, AUDIO: tl.constexpr, STRIDE: tl.constexpr):
-    """Some positions of a head in 8 bits, as int32."""
+    """Quantize positions of a head to int8, as int32."""
     block = tl.load(source + at[:, None] * STRIDE + channel[None], (at < AUDIO)[:, None], 0.0)
     exact = block.to(tl.float32) / scale[None]
     return tl.where(exact >= 0, exact + 0.5, exact - 0.5).to(tl.int32)
@@ -335,10 +343,13 @@ def _rounded(source, at, channel, scale, AUDIO: tl.constexpr, STRIDE: tl.constex
 
 @triton.jit
 def _quantize_kernel(
-    both, values, words, scales, layer, AUDIO: tl.constexpr, HEADS: tl.constexpr, SIZE: tl.constexpr,
+    both, values, words, scales, layer, AUDIO: tl.constexpr, HEADS: tl.constexpr, SIZE:
+    tl.constexpr,
     LAYERS: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
-    """(B, T, 2, H, D) -> one layer of an ``AudioCache`` in 8 bits and its scales. ``words``: the cache as int32."""
+    """(B, T, 2, H, D) -> one layer of an ``AudioCache`` in 8 bits and its scales. ``words``: the
+    cache as int32.
+    """
     STRIDE: tl.constexpr = 2 * HEADS * SIZE
     window, part = (
         tl.program_id(0).to(tl.int64),
@@ -378,7 +389,9 @@ def _quantize_kernel(
 def audio_cache(model: Whisper, states: Tensor) -> AudioCache:
     """``caches.audio_cache`` in 8 bits."""
     n, n_positions, _ = states.shape
-    layers, heads, size = len(model.decoder_layers), model.heads, model.head_size
+    layers = len(model.decoder_layers)
+    heads = model.heads
+    size = model.head_size
     values = torch.empty(
         (n, layers, 2, heads, n_positions, size), dtype=torch.int8, device=states.device
     )
@@ -386,7 +399,8 @@ def audio_cache(model: Whisper, states: Tensor) -> AudioCache:
     for number, layer in enumerate(model.decoder_layers):
         both = layer.audio_key_value(states)
         _quantize_kernel[(n, 2 * heads)](
-            both, values, values.view(torch.int32), scales, number, n_positions, heads, size, layers, 64, num_warps=4
+            both, values, values.view(torch.int32), scales, number, n_positions, heads, size,
+            layers, 64, num_warps=4
         )  # fmt: skip
     return AudioCache(values, scales)
 
@@ -455,12 +469,14 @@ def _advance_kernel(
 
 
 def advance(state: RowState, logits: Tensor, step: StepRules) -> None:
-    """``slots.advance`` for rows at temperature 0 without timestamps."""
+    """``decode_slots.advance`` for rows at temperature 0 without timestamps."""
     tuning = tuning_for(len(logits))
     _advance_kernel[(len(logits),)](
         logits, step.rules.biases, state.token, state.position, state.prompt, state.prompt_length,
-        state.start, state.done.view(torch.uint8), state.last, state.before_last, state.said, state.log_probability,
-        state.count, state.no_speech, logits.stride(0), logits.shape[1], step.limits.least, step.limits.most,
+        state.start, state.done.view(torch.uint8), state.last, state.before_last, state.said,
+        state.log_probability,
+        state.count, state.no_speech, logits.stride(0), logits.shape[1], step.limits.least,
+        step.limits.most,
         step.end_of_text, step.no_speech, state.prompt.shape[1], state.said.shape[1], tuning.tokens,
         num_warps=tuning.token_warps,
     )  # fmt: skip
@@ -468,9 +484,7 @@ def advance(state: RowState, logits: Tensor, step: StepRules) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """Positions of audio, or tokens, that a program goes over at once, and its warps; measured on an H100, see
-    docs/performance.md.
-    """
+    """Tile sizes and warps of the kernels; measured on an H100, see docs/performance.md."""
 
     lanes: int = 32
     warps: int = 2
@@ -480,7 +494,7 @@ class Tuning:
     token_warps: int = 8
 
 
-FEW_ROWS = 8  # so few programs that each has to keep more loads in flight
+FEW_ROWS = 8  # with so few programs each has to keep more loads in flight
 MANY_ROWS_TUNING = Tuning()
 FEW_ROWS_TUNING = Tuning(
     lanes=64, warps=4, int8_lanes=512, int8_warps=16, tokens=8192, token_warps=16
@@ -495,12 +509,10 @@ class TritonAttention:
     """``attention.TorchAttention`` for one token a row. Caches and state are static tensors."""
 
     def __init__(self, slots: Slots, n_rows: int, audio: AudioShape, tuning: Tuning) -> None:
-        self._text, self._queries, self._audio, self._tuning = (
-            slots.text,
-            slots.queries,
-            audio,
-            tuning,
-        )
+        self._text = slots.text
+        self._queries = slots.queries
+        self._audio = audio
+        self._tuning = tuning
         self._anchors = slots.anchors
         self._state = state = slots.state.first(n_rows)
         self._done = state.done.view(torch.uint8)
@@ -508,32 +520,42 @@ class TritonAttention:
 
     def text(self, layer: int, query_key_value: Tensor) -> Tensor:
         rows, _, width = query_key_value.shape
-        heads, size = self._audio.heads, self._audio.size
+        heads = self._audio.heads
+        size = self._audio.size
         out = torch.empty(
             (rows, 1, width // 3), dtype=query_key_value.dtype, device=query_key_value.device
         )
         _text_kernel[(rows, heads)](
-            query_key_value, self._text[layer, 0], self._text[layer, 1], self._state.position, self._done, out,
+            query_key_value, self._text[layer, 0], self._text[layer, 1], self._state.position,
+            self._done, out,
             self._scale, heads, size, self._text.shape[4], 32, num_warps=2,
         )  # fmt: skip
         return out
 
     def audio(self, layer: int, query: Tensor) -> Tensor:
-        out, shape, state = torch.empty_like(query), self._audio, self._state
+        out = torch.empty_like(query)
+        shape = self._audio
+        state = self._state
         grid = (len(query), shape.heads)
-        kept, tuning = self._queries.values, self._tuning
+        kept = self._queries.values
+        tuning = self._tuning
         if shape.int8:
             _audio_int8_kernel[grid](
-                query, self._anchors.values, state.audio_place, self._anchors.scales, state.scale_place, self._done,
-                state.position, shape.kept_at, kept, out, layer, self._scale, shape.heads, shape.size,
+                query, self._anchors.values, state.audio_place, self._anchors.scales,
+                state.scale_place, self._done,
+                state.position, shape.kept_at, kept, out, layer, self._scale, shape.heads,
+                shape.size,
                 shape.positions, max(1, kept.shape[1]), kept.shape[2], tuning.int8_lanes, EMULATED,
                 num_warps=tuning.int8_warps,
             )  # fmt: skip
         else:
             _audio_kernel[grid](
-                query, self._anchors.values.view(query.dtype), state.audio_place, self._done, state.position,
-                shape.kept_at, kept, out, layer, self._scale, shape.heads, shape.size, shape.positions,
-                UNIT_BYTES // query.element_size(), max(1, kept.shape[1]), kept.shape[2], tuning.lanes,
+                query, self._anchors.values.view(query.dtype), state.audio_place, self._done,
+                state.position,
+                shape.kept_at, kept, out, layer, self._scale, shape.heads, shape.size,
+                shape.positions,
+                UNIT_BYTES // query.element_size(), max(1, kept.shape[1]), kept.shape[2],
+                tuning.lanes,
                 num_warps=tuning.warps,
             )  # fmt: skip
         return out
@@ -541,10 +563,10 @@ class TritonAttention:
 
 @dataclass(frozen=True, slots=True)
 class AudioShape:
-    """How every ``AudioCache`` of a model looks.
+    """Layout of the model's ``AudioCache``.
 
     Attributes:
-        kept_at: (layers, heads) int32, where the queries of a head are kept; -1: they are not.
+        kept_at: (layers, heads) int32, index in ``KeptQueries`` of the head; -1 if it is not kept.
     """
 
     heads: int

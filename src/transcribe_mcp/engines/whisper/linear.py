@@ -1,6 +1,7 @@
-"""Linear layers: the same product in the layouts that different devices compute fastest.
+"""Linear layers in the layouts and precisions that are fastest on each device.
 
-Each is made from float32 weights (outputs, inputs) and a bias (outputs,) and called with (..., inputs).
+Each is built from float32 weights (outputs, inputs) and a bias (outputs,). Inputs are (...,
+inputs).
 """
 
 from __future__ import annotations
@@ -19,18 +20,19 @@ class Linear(Protocol):
         """(..., inputs) -> (..., outputs)."""
 
     def gelu(self, x: Tensor) -> Tensor:
-        """The same, through GELU."""
+        """The same, followed by GELU."""
 
 
-ENGINE = "fbgemm"  # torch's 8-bit products on x86, the only ones that take activations in float32
+ENGINE = "fbgemm"  # torch's int8 backend on x86; the only one that takes float32 activations
 MakeLinear = Callable[[Tensor, Tensor], Linear]
 
 
 class Dense:
-    """Weights in the precision of the activations. GELU is the exact one, as Whisper was trained with."""
+    """Weights in the precision of the activations. GELU is exact, as in Whisper's training."""
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        self.weight, self.bias = weight, bias
+        self.weight = weight
+        self.bias = bias
 
     def __call__(self, x: Tensor) -> Tensor:
         return functional.linear(x, self.weight, self.bias)
@@ -40,10 +42,11 @@ class Dense:
 
 
 class FusedDense(Dense):
-    """GELU in the epilogue of the product, for 16 bits on CUDA: the activations make one trip to memory less.
+    """GELU fused into the product, for 16-bit precisions on CUDA. Saves one pass over the
+    activations.
 
-    cuBLASLt has GELU's tanh form only. It differs from the exact one by at most 5e-4, which is less than bfloat16 and
-    hardly more than float16 resolve at the values where it does.
+    cuBLASLt only has the tanh approximation. Its error is at most 5e-4, below the resolution of
+    bfloat16 and close to that of float16 at those values.
     """
 
     def gelu(self, x: Tensor) -> Tensor:
@@ -54,7 +57,9 @@ class FusedDense(Dense):
 
 
 class Bfloat16Dense(Dense):
-    """Products of bfloat16 for activations in float32. GELU's are left in bfloat16, for the layer that takes them."""
+    """bfloat16 products for float32 activations. The output of GELU stays bfloat16 for the next
+    layer.
+    """
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
         super().__init__(weight.to(torch.bfloat16), bias.to(torch.bfloat16))
@@ -70,9 +75,11 @@ class Bfloat16Dense(Dense):
 
 
 class Int8Dense:
-    """8-bit products, a scale for every output and one for every row of the activations: twice as fast on most CPUs.
+    """int8 products with one scale per output and one per row of the activations. Twice as fast on
+    most CPUs.
 
-    A row is made 8-bit by itself, so that what a window says does not depend on those decoded beside it.
+    Each row is quantized on its own, so a window's text does not depend on the other windows of the
+    batch.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
@@ -92,7 +99,9 @@ class Int8Dense:
 
 
 class Int8DenseAtOnce:
-    """8-bit products, one scale for all activations of a call: less to do for each. For what comes in one piece."""
+    """int8 products with one scale for all activations of a call. Cheaper; for inputs that always
+    come together.
+    """
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
         self._packed = _packed(weight, bias.float())
@@ -105,25 +114,25 @@ class Int8DenseAtOnce:
         return _gelu_(self(x))
 
 
-# AVX2 adds two products of an unsigned and a signed 8-bit number into 16 bits: with weights of 7 bits they cannot
-# overflow. It is the weights that get along with less, since activations have outliers.
+# AVX2 adds two uint8 x int8 products in 16 bits. With 7-bit weights they cannot overflow. The
+# weights take the loss, since activations have outliers.
 WEIGHT_STEPS = 63
-INPUT_STEPS, INPUT_ZERO = 127, 128
+INPUT_STEPS = 127
+INPUT_ZERO = 128
 assert 2 * 255 * WEIGHT_STEPS < 2**15
 
 
 def has_int8_products() -> bool:
-    """On processors for which torch is built without FBGEMM there are none that this file could use."""
+    """Whether torch has FBGEMM on this CPU."""
     return ENGINE in torch.backends.quantized.supported_engines
 
 
 def pack(values: Tensor, scales: Tensor | None = None, bias: Tensor | None = None) -> Any:
-    """8-bit numbers (outputs, inputs), at most ``WEIGHT_STEPS`` large, and the scale of every output -> what
-    ``product`` takes, in the layout that it is computed in."""
+    """Pack int8 weights (outputs, inputs), magnitude <= ``WEIGHT_STEPS``, for ``product``."""
     if torch.backends.quantized.engine != ENGINE:
         torch.backends.quantized.engine = ENGINE
     with warnings.catch_warnings():
-        # Of its removal one day; what replaces it has no packed weights.
+        # The deprecation warning: the replacement has no packed weights.
         warnings.simplefilter("ignore", UserWarning)
         if scales is None:
             quantized = torch._make_per_tensor_quantized_tensor(values, 1.0, 0)
@@ -134,15 +143,15 @@ def pack(values: Tensor, scales: Tensor | None = None, bias: Tensor | None = Non
 
 
 def _packed(weight: Tensor, bias: Tensor | None = None) -> Any:
-    """A scale for every output."""
+    """Quantize with one scale per output, and pack."""
     scales = (weight.abs().amax(dim=1) / WEIGHT_STEPS).clamp_min(1e-12)
     return pack(torch.round(weight / scales[:, None]).to(torch.int8), scales, bias)
 
 
 def product(x: Tensor, scale: float, zero: int, packed: Any) -> Tensor:
-    """x (..., inputs) float32, made 8-bit in steps of ``scale`` -> (..., outputs).
+    """Quantize x (..., inputs) float32 with ``scale`` and multiply -> (..., outputs).
 
-    Steps are numbered from 0 to 255, of which ``zero`` is 0.0.
+    Quantized values are 0 to 255; ``zero`` stands for 0.0.
     """
     result: Tensor = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
         x, scale, zero, packed
@@ -151,6 +160,6 @@ def product(x: Tensor, scale: float, zero: int, packed: Any) -> Tensor:
 
 
 def _gelu_(x: Tensor) -> Tensor:
-    """In place."""
+    """GELU in place."""
     result: Tensor = torch.ops.aten.gelu_(x)
     return result

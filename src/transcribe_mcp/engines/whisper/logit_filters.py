@@ -1,4 +1,4 @@
-"""Which tokens may come next: the role that forbids. On the device, without asking it anything."""
+"""Logit filters: which tokens may come next. They run on the device without synchronisation."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ NEVER = float("-inf")
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What the rows of a batch have said so far, as far as the rules look back. All (R,).
+    """The tokens so far, as far as the filters look back. All (R,).
 
     Attributes:
-        count: tokens said.
-        last, before_last: the last two of them; meaningless where there are fewer.
-        latest_timestamp: the last timestamp said, or one less than the first there is.
+        count: number of tokens.
+        last, before_last: the last two tokens; undefined if there are fewer.
+        latest_timestamp: the last timestamp token, or one less than the first timestamp token.
     """
 
     count: Tensor
@@ -31,19 +31,19 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Biases for the logits, 0 or minus infinity.
+    """Biases for the logits: 0 or minus infinity.
 
     Attributes:
-        biases: (2, V): for every token said but the first, and for the first.
-        timestamps: rules for timestamps, where they are wanted.
+        biases: (2, V): for all tokens, and in addition for the first token.
+        timestamps: filter for timestamps, if they are decoded.
     """
 
     biases: Tensor
     timestamps: TimestampRules | None = None
 
     def __call__(self, logits: Tensor, said: Said) -> Tensor:
-        """(R, V) float32 -> the same with what is forbidden at minus infinity; on a CPU written over."""
-        if logits.device.type == "cpu":  # where asking costs nothing, and another (R, V) much
+        """(R, V) float32 -> the same, suppressed tokens at minus infinity. On a CPU in place."""
+        if logits.device.type == "cpu":  # reading is free, another (R, V) is not
             logits += self.biases[0]
             for row in torch.nonzero(said.count == 0)[:, 0].tolist():
                 logits[row] += self.biases[1]
@@ -54,9 +54,10 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class TimestampRules:
-    """Timestamps come in pairs, never go back, open the text, and win where they are together more probable.
+    """Timestamps come in pairs, increase, and start the text. They win if their total probability
+    is higher.
 
-    The rules of openai-whisper's ``decoding.py``.
+    As openai-whisper's ``ApplyTimestampRules``.
     """
 
     begin: int  # the token of 0.00 s; all above are timestamps
@@ -65,8 +66,10 @@ class TimestampRules:
 
     def __call__(self, logits: Tensor, said: Said) -> Tensor:
         ids = torch.arange(logits.shape[1], device=logits.device)
-        is_timestamp, is_text = ids >= self.begin, ids < self.end_of_text
-        none_said, one_said = (said.count == 0)[:, None], (said.count == 1)[:, None]
+        is_timestamp = ids >= self.begin
+        is_text = ids < self.end_of_text
+        none_said = (said.count == 0)[:, None]
+        one_said = (said.count == 1)[:, None]
         after_one = ((said.last >= self.begin) & (said.count > 0))[:, None]
         after_two = after_one & ((said.before_last >= self.begin)[:, None] | one_said)
         forbidden = (after_two & is_timestamp) | (after_one & ~after_two & is_text)
@@ -86,7 +89,7 @@ class TimestampRules:
 def make_rules(
     vocabulary: Vocabulary, directions: Directions, like: Tensor, *, timestamps: bool
 ) -> Rules:
-    """The rules of a model. ``like`` is its embedding: (V, d) on its device."""
+    """The filters of a model. ``like`` is its embedding, (V, d) on its device."""
     begin = vocabulary.timestamp_begin
     n_tokens = len(like)
     forbidden = {*directions.suppressed, *(token for token in vocabulary.special if token < begin)}

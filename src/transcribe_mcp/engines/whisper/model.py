@@ -1,9 +1,11 @@
-"""Whisper's encoder and decoder as functions of a record of weights (Radford et al. 2022, figure 1).
+"""Whisper's encoder and decoder as functions of a record of weights (Radford et al. 2022, figure
+1).
 
-What differs between devices is in the roles that the model is given: linear layers (``linear``), normalisation
-(``Operations``) and attention over text and audio (``attention``). Caches are arguments.
+Devices differ in three parts, which the model is given: linear layers (``linear``), normalisation
+(``Operations``) and attention (``attention``). Caches are arguments.
 
-Shapes: B windows, R rows of text, P tokens of each, T = 1500 positions of audio, H heads of D, d = H · D.
+Shapes: B windows, R rows of text, P tokens of each, T = 1500 positions of audio, H heads of D, d =
+H · D.
 """
 
 from __future__ import annotations
@@ -48,7 +50,7 @@ class DecoderLayer:
     text_out: Linear
     audio_norm: Norm
     audio_query: Linear
-    audio_key_value: Linear  # d -> 2 d, applied once to what the encoder gives
+    audio_key_value: Linear  # d -> 2 d, applied once to the encoder's output
     audio_out: Linear
     mlp_norm: Norm
     up: Linear
@@ -74,13 +76,13 @@ def _scores(states: Tensor, output: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Operations:
-    """What is fused where a device has a kernel for it.
+    """Operations that some devices fuse.
 
     Attributes:
-        norm: (..., d) -> the same, normalised.
-        add_norm: residual and change -> their sum, and the sum normalised.
-        attention: query, key, value (B, H, T, D) -> (B, H, T, D), every position seeing all.
-        scores: (R, d) and the output's weights (V, d) -> (R, V) float32.
+        norm: layer norm, (..., d) -> (..., d).
+        add_norm: residual, update -> their sum, and its layer norm.
+        attention: query, key, value (B, H, T, D) -> (B, H, T, D), without a mask.
+        scores: states (R, d), output weights (V, d) -> (R, V) float32.
     """
 
     norm: Callable[[Tensor, Norm], Tensor] = _norm
@@ -101,7 +103,8 @@ class Whisper:
     encoder_layers: tuple[EncoderLayer, ...]
     encoder_norm: Norm
     embedding: Tensor  # (V, d)
-    output: Tensor  # (V or a few more, d): the embedding again, with zeros behind where a GPU multiplies them faster
+    # (V or a few more, d): the embedding, padded with zeros where a GPU multiplies faster
+    output: Tensor
     text_positions: Tensor  # (448, d)
     decoder_layers: tuple[DecoderLayer, ...]
     decoder_norm: Norm
@@ -125,22 +128,23 @@ class Whisper:
 
 
 class Attention(Protocol):
-    """How the tokens of a decoder's pass see what was said before, and the audio. The caches are its own."""
+    """Self-attention and cross-attention of a decoder pass, with their caches."""
 
     def text(self, layer: int, query_key_value: Tensor) -> Tensor:
-        """(R, P, 3 d) -> (R, P, d): each token over those before it and itself, which are kept."""
+        """Causal self-attention, (R, P, 3 d) -> (R, P, d). Adds keys and values to the cache."""
 
     def audio(self, layer: int, query: Tensor) -> Tensor:
-        """(R, P, d) -> (R, P, d): each token over its window's audio."""
+        """Cross-attention to the window's audio, (R, P, d) -> (R, P, d)."""
 
 
 def encode(model: Whisper, mel: Tensor) -> Tensor:
     """Log-mel spectrograms (B, n_mels, 3000) -> (B, T, d)."""
-    operations, layers = model.operations, model.encoder_layers
+    operations = model.operations
+    layers = model.encoder_layers
     (weight1, bias1), (weight2, bias2) = model.convolutions
     x = functional.gelu(functional.conv1d(mel.to(weight1.dtype), weight1, bias1, padding=1))
     x = functional.gelu(functional.conv1d(x, weight2, bias2, stride=2, padding=1))
-    # A position's channels side by side from here on, as all that follows reads them.
+    # Channels contiguous from here on, as the following layers read them.
     in_order = torch.empty(
         (len(x), *model.audio_positions.shape), dtype=model.dtype, device=x.device
     )
@@ -156,7 +160,7 @@ def encode(model: Whisper, mel: Tensor) -> Tensor:
 
 
 def _attention(model: Whisper, layer: EncoderLayer, normed: Tensor) -> Tensor:
-    """(B, T, d) -> the same. Of what is made here nothing is left beside the four times wider layer that follows."""
+    """(B, T, d) -> the same. Its tensors are freed before the MLP runs."""
     shape = (*normed.shape[:2], 3, model.geometry.encoder_attention_heads, -1)
     query, key, value = layer.query_key_value(normed).view(shape).permute(2, 0, 3, 1, 4)
     attended = model.operations.attention(query, key, value)
@@ -164,8 +168,9 @@ def _attention(model: Whisper, layer: EncoderLayer, normed: Tensor) -> Tensor:
 
 
 def decode(model: Whisper, tokens: Tensor, positions: Tensor, attention: Attention) -> Tensor:
-    """Tokens (R, P) at positions (R, P) -> states (R, P, d), of which ``logits_of`` makes logits."""
-    operations, layers = model.operations, model.decoder_layers
+    """Tokens (R, P) at positions (R, P) -> states (R, P, d); see ``logits_of``."""
+    operations = model.operations
+    layers = model.decoder_layers
     x = functional.embedding(tokens, model.embedding) + functional.embedding(
         positions, model.text_positions
     )

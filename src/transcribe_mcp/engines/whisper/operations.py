@@ -1,4 +1,6 @@
-"""The operations of a CUDA GPU: Triton's where several steps become one, and torch's fastest attention, measured."""
+"""Operations on CUDA: fused Triton kernels, and the fastest of torch's attention kernels by
+measurement.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,10 @@ from ...models.tensors import Geometry
 from . import kernels
 from .model import Operations
 
-TRIED_WINDOWS, TRIED_RUNS, CALLS_OF_A_RUN = 16, 3, 4
-LARGEST_ERROR = 0.02  # of bfloat16 0.002 was seen, and what a kernel computes of a type that is not for it is far off
+TRIED_WINDOWS = 16
+TRIED_RUNS = 3
+CALLS_OF_A_RUN = 4
+LARGEST_ERROR = 0.02  # bfloat16 has 0.002; a kernel that does not support the type is far off
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -27,8 +31,9 @@ def cuda_operations(geometry: Geometry, dtype: torch.dtype, device: torch.device
 
 
 def fastest_attention(geometry: Geometry, dtype: torch.dtype, device: torch.device) -> Attention:
-    """The fastest of torch's attention kernels for the encoder of this model on this GPU; without memory to try them,
-    that which torch takes by itself."""
+    """The fastest attention kernel for this encoder on this GPU; torch's default if memory is too
+    short to try.
+    """
     heads = geometry.encoder_attention_heads
     shape = (TRIED_WINDOWS, geometry.max_source_positions, 3, heads, geometry.d_model // heads)
     try:
@@ -43,7 +48,7 @@ def fastest_attention(geometry: Geometry, dtype: torch.dtype, device: torch.devi
     return fastest if taken_ms[fastest] < float("inf") else functional.scaled_dot_product_attention
 
 
-# Called by name, because torch's switches between them are the process's: engines in two threads leave them askew.
+# Called by name: torch's switches are global, so engines in two threads would disturb each other.
 
 
 def _cudnn(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -66,8 +71,9 @@ def _efficient(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 def _milliseconds(attention: Attention, *arguments: Tensor) -> float:
-    """The shortest of some runs; infinity where there is no such kernel for these tensors, or what it gives is wrong:
-    cuDNN's takes float32 and makes NaN of it."""
+    """Fastest of a few runs; infinity if the kernel fails or is wrong. cuDNN accepts float32 and
+    returns NaN.
+    """
     try:
         attended = attention(*arguments)
     except RuntimeError:
@@ -78,16 +84,17 @@ def _milliseconds(attention: Attention, *arguments: Tensor) -> float:
 
 
 def _is_right(attended: Tensor, query: Tensor, key: Tensor, value: Tensor) -> bool:
-    """Whether it is what attention is defined as, for one head of one window."""
+    """Compare one head of one window with the definition of attention."""
     q, k, v = (tensor[0, 0].float() for tensor in (query, key, value))
     expected = torch.softmax(q @ k.t() / q.shape[1] ** 0.5, dim=-1) @ v
     return bool(((attended[0, 0].float() - expected).abs() <= LARGEST_ERROR).all())
 
 
 def _timed(attention: Attention, *arguments: Tensor) -> float:
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start = torch.cuda.Event(enable_timing=True)
+    end = torch.cuda.Event(enable_timing=True)
     start.record()
-    for _ in range(CALLS_OF_A_RUN):  # a single call would be over before the next is prepared
+    for _ in range(CALLS_OF_A_RUN):  # a single call would end before the next is queued
         attention(*arguments)
     end.record()
     end.synchronize()
@@ -95,7 +102,7 @@ def _timed(attention: Attention, *arguments: Tensor) -> float:
 
 
 def _scores(states: Tensor, output: Tensor) -> Tensor:
-    """Summed up and kept in float32: 16 bits would make ties among the likeliest tokens."""
+    """float32 output: 16 bits would create ties among the most probable tokens."""
     return torch.mm(states, output.t(), out_dtype=torch.float32)
 
 

@@ -1,12 +1,16 @@
-"""The encoder's output in 8 bits, in the place of keys and values of every layer: how a CPU attends to the audio.
+"""Cross-attention on a CPU over the encoder's output in int8, instead of keys and values of every
+layer.
 
-A decoding step on a CPU takes as long as reading the keys and values of the audio does. They are products of the
-encoder's output and two matrices of the layer, and those can be taken to the other side: a query is asked of the
-output through the key's matrix, and what is found goes through the value's matrix. So a window has one matrix for all
-layers, small enough for 8 bits to stay in the processor's cache, and no keys and values are made at all.
+A decoding step on a CPU is bound by reading the keys K = X Wk and values V = X Wv. Both can be
+factored:
 
-What all positions have in common is taken out before: it adds the same to every score, which changes no weight of the
-softmax, and comes back exactly in the result, since the weights sum to 1. The 8 bits are left to what differs.
+    q K^T = (q Wk^T) X^T        softmax(...) V = (softmax(...) X) Wv
+
+So all layers share one matrix X per window. In int8 it fits the cache of the CPU, and no keys or
+values are computed.
+
+The mean over the positions is subtracted before quantization. It adds the same to every score of a
+query, so the softmax does not change, and it is added back exactly, since the weights sum to 1.
 
 Shapes: T positions, d channels, H heads of size D, P tokens, R rows.
 """
@@ -23,12 +27,14 @@ from torch import Tensor
 from .linear import INPUT_STEPS, INPUT_ZERO, WEIGHT_STEPS, Dense, pack, product
 from .model import Whisper
 
-SOFTMAX_STEPS = 255  # weights have one side only
+SOFTMAX_STEPS = 255  # weights are not negative
 
 
 @dataclass(frozen=True, slots=True)
 class Matrices:
-    """What makes keys (H, D, d) and values (H, d, D) of one layer, and the values' bias (H, 1, D). Keys have none."""
+    """Key (H, D, d) and value (H, d, D) projections of one layer, and the value bias (H, 1, D).
+    Keys have no bias.
+    """
 
     key: Tensor
     value: Tensor
@@ -46,9 +52,9 @@ class WindowStates:
     """One window.
 
     Attributes:
-        states: (T, d) float32, what the encoder gave.
-        mean: (d,) over the positions; ``scale``: (d,) of the 8-bit numbers, which are of what differs from the mean.
-        by_position: packed, d -> T; by_channel: packed, T -> d.
+        states: (T, d) float32, the encoder's output.
+        mean: (d,) over the positions; ``scale``: (d,) of the int8 deviations from it.
+        by_position, by_channel: packed for products d -> T and T -> d.
     """
 
     states: Tensor
@@ -68,7 +74,7 @@ class WindowStates:
 
 @dataclass(frozen=True, slots=True)
 class AudioStates:
-    """Some windows, and every layer's matrices, which are the model's."""
+    """Windows, and the projections of every layer, which belong to the model."""
 
     windows: tuple[WindowStates, ...]
     layers: tuple[Matrices, ...]
@@ -86,7 +92,7 @@ class AudioStates:
         return self.windows[0].states.device
 
     def keys(self, windows: slice, layer: int, heads: Tensor) -> Tensor:
-        """Those of some heads of a layer: (n, A, T, D)."""
+        """Keys of the given heads of a layer: (n, A, T, D)."""
         matrices = self.layers[layer].key.index_select(0, heads).transpose(1, 2)
         return torch.stack(
             [torch.matmul(window.states, matrices) for window in self.windows[windows]]
@@ -94,7 +100,9 @@ class AudioStates:
 
 
 def audio_states(model: Whisper, states: Tensor) -> AudioStates:
-    """``caches.audio_cache`` for a model whose ``audio_key_value`` layers are ``Dense``: of states (B, T, d)."""
+    """``caches.audio_cache`` for models whose ``audio_key_value`` layers are ``Dense``; states are
+    (B, T, d).
+    """
     linears = [layer.audio_key_value for layer in model.decoder_layers]
     matrices = tuple(
         Matrices.of(linear, model.heads) for linear in linears if isinstance(linear, Dense)
@@ -103,10 +111,11 @@ def audio_states(model: Whisper, states: Tensor) -> AudioStates:
 
 
 class StatesAttention:
-    """Attention of rows to their windows."""
+    """Cross-attention of rows to their windows."""
 
     def __init__(self, windows: Sequence[WindowStates], layers: Sequence[Matrices]) -> None:
-        self._windows, self._layers = windows, layers
+        self._windows = windows
+        self._layers = layers
         self._scale = torch.stack([window.scale for window in windows])
         self._mean = torch.stack([window.mean for window in windows])[:, None]
 

@@ -1,8 +1,8 @@
-"""Which of the tokens that may come next comes: the role that chooses.
+"""Choosing the next token: greedy or sampled.
 
-A sample is the largest of the logits after each got noise of its own (Gumbel's), so sampling and taking the most
-probable are one operation. The noise is a hash of the window's seed, the place in its text and the token: the same
-window is sampled alike in whatever batch, on whatever device.
+Sampling adds Gumbel noise to the logits and takes the maximum, so greedy decoding is the same
+operation with zero noise. The noise is a hash of the window's seed, the position and the token. So
+a window is sampled alike in every batch and on every device.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 
 _WORD = 0xFFFFFFFF
-BLOCK = 64  # neighbouring tokens of which at first only the likeliest is compared with others
+BLOCK = 64  # adjacent tokens; a first pass compares only the maximum of each block
 
 
 def choose(logits: Tensor, temperature: Tensor, seed: Tensor, count: Tensor) -> Tensor:
     """The next token of each row.
 
     Args:
-        logits: (R, V) float32, what is forbidden at minus infinity.
-        temperature: (R,); 0 takes the most probable.
-        seed, count: (R,) of the window, and of the tokens it has said.
+        logits: (R, V) float32, suppressed tokens at minus infinity.
+        temperature: (R,); 0 is greedy.
+        seed, count: (R,), the window's seed and number of tokens.
     """
     ids = torch.arange(logits.shape[1], device=logits.device)
     uniform = _uniform(seed[:, None], count[:, None], ids[None])
@@ -29,16 +29,17 @@ def choose(logits: Tensor, temperature: Tensor, seed: Tensor, count: Tensor) -> 
 
 
 def likeliest(logits: Tensor) -> Tensor:
-    """(R, V) -> the most probable token of each row. On a CPU by NumPy, which is ten times as fast."""
+    """(R, V) -> the most probable token of each row. NumPy is ten times as fast on a CPU."""
     if logits.device.type != "cpu":
         return logits.argmax(dim=-1)
     return torch.from_numpy(logits.numpy().argmax(axis=-1))
 
 
 def likeliest_few(logits: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """(R, V) -> the ``n`` largest of each row and their ids, the largest first: (R, n) each.
+    """(R, V) -> the ``n`` largest of each row and their IDs, in descending order: (R, n) each.
 
-    On a CPU torch's ``topk`` of a whole row takes ten times as long as finding the blocks that hold the largest.
+    On a CPU, selecting blocks by their maximum first is ten times as fast as torch's ``topk`` of
+    whole rows.
     """
     n_blocks = logits.shape[1] // BLOCK
     if logits.device.type != "cpu" or n_blocks < n:
@@ -54,7 +55,7 @@ def likeliest_few(logits: Tensor, n: int) -> tuple[Tensor, Tensor]:
 
 
 def log_sums(logits: Tensor) -> Tensor:
-    """(R, V) -> (R,) what log-probabilities are counted from. On a CPU row by row, so that each stays in its cache."""
+    """Log-sum-exp per row, (R, V) -> (R,). On a CPU one row at a time, for cache locality."""
     if logits.device.type != "cpu":
         return logits.logsumexp(dim=-1)
     return torch.stack([row.logsumexp(dim=-1) for row in logits])
@@ -71,7 +72,7 @@ def _uniform(seed: Tensor, count: Tensor, token: Tensor) -> Tensor:
 
 
 def _mix(word: Tensor) -> Tensor:
-    """A permutation of 32-bit numbers, held in int64, after which neighbours have nothing in common (lowbias32)."""
+    """The 32-bit hash lowbias32, computed in int64."""
     word = (word ^ (word >> 16)) * 0x7FEB352D & _WORD
     word = (word ^ (word >> 15)) * 0x846CA68B & _WORD
     return word ^ (word >> 16)
