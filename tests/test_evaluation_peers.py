@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from real_whisper import real_whisper
 
+from transcribe_mcp import EngineSpec
 from transcribe_mcp.compat import environments
 from transcribe_mcp.errors import EngineUnavailableError, UnknownNameError
 from transcribe_mcp.service import EvaluateRequest, evaluate
@@ -64,7 +65,9 @@ def test_other_programs_are_judged_on_the_same_recordings(tmp_path: Path) -> Non
     real_whisper()
     directory = directory_with_sample(tmp_path / "recordings")
     request = EvaluateRequest(
-        directory, model="tiny.en", device="cpu", offline=True, compare=("faster-whisper",)
+        directory,
+        EngineSpec(model="tiny.en", device="cpu", offline=True),
+        compare=("faster-whisper",),
     )
 
     found = evaluate(request)
@@ -90,10 +93,7 @@ def test_whisperx_is_judged_from_its_own_environment_with_the_same_weights(
     )
     request = EvaluateRequest(
         directory,
-        engine="ctranslate2",
-        model="tiny.en",
-        device="cpu",
-        offline=True,
+        EngineSpec("ctranslate2", "tiny.en", "cpu", offline=True),
         compare=("whisperx",),
     )
 
@@ -118,7 +118,7 @@ def test_a_whisperx_that_cannot_be_run_is_an_error_before_any_recording_is_trans
     if state != "missing":
         environment_with_whisperx(state)
     request = EvaluateRequest(
-        directory_with_sample(tmp_path / "recordings"), engine="no engine is loaded"
+        directory_with_sample(tmp_path / "recordings"), EngineSpec(engine="no engine is loaded")
     )
 
     with pytest.raises(EngineUnavailableError, match=problem) as missing:
@@ -128,7 +128,9 @@ def test_a_whisperx_that_cannot_be_run_is_an_error_before_any_recording_is_trans
 
 
 def test_a_program_that_is_not_known_is_refused_with_the_names_that_are(tmp_path: Path) -> None:
-    request = EvaluateRequest(directory_with_sample(tmp_path / "recordings"), engine="fake")
+    request = EvaluateRequest(
+        directory_with_sample(tmp_path / "recordings"), EngineSpec(engine="fake")
+    )
 
     with pytest.raises(UnknownNameError, match="no peer 'kaldi'") as unknown:
         evaluate(replace(request, compare=("kaldi",)))

@@ -31,10 +31,10 @@ from whisper_nano import (
     whisper_nano,
 )
 
+from transcribe_mcp.domain.options import Options
 from transcribe_mcp.domain.transcript import Segment, Transcript
 from transcribe_mcp.engines import Engine, EngineRequest, load_engine
 from transcribe_mcp.pipeline.offline import transcribe
-from transcribe_mcp.pipeline.options import Options
 from transcribe_mcp.quality.evaluation import Score, load_truth, score
 from transcribe_mcp.quality.wer import align
 

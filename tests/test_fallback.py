@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted_engine import INFO, ScriptedEngine, said
 
+from transcribe_mcp.domain.options import TEMPERATURES
 from transcribe_mcp.engines import Decoded, DecodingOptions
-from transcribe_mcp.pipeline.options import TEMPERATURES
 from transcribe_mcp.pipeline.quality_rules import QualityRules, compression_ratio, judge, repeats
 from transcribe_mcp.pipeline.temperature_fallback import Attempt, Decoder, Ladder
 from transcribe_mcp.speech.regions import SAMPLE_RATE_HZ, Region, Window

@@ -18,12 +18,12 @@ from scripted_engine import INFO, ScriptedBatch, ScriptedEngine
 
 from transcribe_mcp.compat.gpu_probe import FILE_NAME, gpu_trial, ran_out_of_memory
 from transcribe_mcp.compat.smoke_test import Child
+from transcribe_mcp.domain.options import Options
 from transcribe_mcp.engines import Decoded, DecodingOptions, Engine
 from transcribe_mcp.engines.fallback_device import load_with_cpu_behind
 from transcribe_mcp.errors import EngineFailedError, ModelUnavailableError, OutOfMemoryError
 from transcribe_mcp.pipeline import offline
 from transcribe_mcp.pipeline.offline import transcribe
-from transcribe_mcp.pipeline.options import Options
 from transcribe_mcp.speech.regions import Window
 
 EVERYTHING = Options(vad=False, batch_size=1)  # noise is taken for speech

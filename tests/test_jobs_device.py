@@ -18,13 +18,13 @@ import pytest
 from patience import PATIENCE_S, until
 from whisper_nano import CONVERSATION, SPEECH, kept_conversions, whisper_nano, window_of
 
-from transcribe_mcp import EngineRequest, Options, load_engine, transcribe
+from transcribe_mcp import EngineRequest, EngineSpec, Options, load_engine, transcribe
 from transcribe_mcp.engines import Engine
 from transcribe_mcp.engines.fake import FakeEngine
 from transcribe_mcp.errors import CancelledError, EngineFailedError, ModelUnavailableError
 from transcribe_mcp.jobs.device import BATCHES_KEPT, KNOWN_ENGINES, Device
 from transcribe_mcp.jobs.quarantine import Gate
-from transcribe_mcp.jobs.shared import EngineChoice, SharedEngine
+from transcribe_mcp.jobs.shared import SharedEngine
 from transcribe_mcp.speech.regions import Window
 
 CLIPS = [SPEECH / f"en_{n}.flac" for n in range(5)] + [
@@ -32,7 +32,7 @@ CLIPS = [SPEECH / f"en_{n}.flac" for n in range(5)] + [
     SPEECH / "en_pauses.flac",
 ]
 LONG = CONVERSATION / "three_voices.opus"
-CHOICE = EngineChoice("ctranslate2", "auto", "cpu", "auto", offline=True, threads=0)
+CHOICE = EngineSpec("ctranslate2", "auto", "cpu", "auto", offline=True, threads=0)
 
 
 class HeldEngine(FakeEngine):
@@ -77,7 +77,7 @@ def held() -> Iterator[tuple[Device, list[HeldEngine]]]:
     assert not HeldEngine.alive
 
 
-def job(device: Device, path: Path, choice: EngineChoice = CHOICE, left_s: float = 10.0) -> Any:
+def job(device: Device, path: Path, choice: EngineSpec = CHOICE, left_s: float = 10.0) -> Any:
     """One job's thread: its own pipeline over the shared engine."""
     with closing(device.open(choice, left_s)) as engine:
         return transcribe(path, engine, Options(language="en"))
@@ -90,7 +90,7 @@ def waiting(device: Device) -> int:
 def test_windows_of_several_jobs_share_batches_and_each_job_gets_its_own_words() -> None:
     choice = replace(CHOICE, model=str(whisper_nano()))
     options = Options(temperatures=(0.0,))
-    with kept_conversions(), closing(load_engine(choice.request(lambda *_: None))) as engine:
+    with kept_conversions(), closing(load_engine(choice)) as engine:
         alone = [transcribe(path, engine, options) for path in CLIPS]
     device = Device(unload_after_s=PATIENCE_S)
 

@@ -10,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transcribe_mcp import Options
-from transcribe_mcp.domain.languages import OTHER_NAMES
+from transcribe_mcp.domain.languages import LANGUAGES, OTHER_NAMES
 from transcribe_mcp.errors import UnknownNameError
-from transcribe_mcp.pipeline.language_vote import LANGUAGES
 
 SPELLINGS = {
     "auto": ["auto", "Auto", " AUTO ", "auto-detect", "und"],

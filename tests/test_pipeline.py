@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from patience import PATIENCE_S
 from scripted_engine import INFO, ScriptedBatch, ScriptedEngine, said
 
+from transcribe_mcp.domain.options import Options
 from transcribe_mcp.domain.transcript import Transcript, Word
 from transcribe_mcp.engines import Decoded, DecodingOptions
 from transcribe_mcp.errors import (
@@ -30,7 +31,6 @@ from transcribe_mcp.errors import (
     UsageError,
 )
 from transcribe_mcp.pipeline.offline import transcribe
-from transcribe_mcp.pipeline.options import Options
 from transcribe_mcp.speech.regions import Window
 
 SAMPLE_RATE_HZ = 16_000

@@ -12,11 +12,11 @@ import pytest
 from media import write_audio
 from whisper_nano import SPEECH, join_speech, kept_conversions, speech_truths, whisper_nano
 
+from transcribe_mcp.domain.options import Options
 from transcribe_mcp.domain.transcript import Transcript
 from transcribe_mcp.engines import Engine, EngineRequest, load_engine
 from transcribe_mcp.media.decode import SAMPLE_RATE_HZ, read
 from transcribe_mcp.pipeline.offline import transcribe
-from transcribe_mcp.pipeline.options import Options
 from transcribe_mcp.quality.evaluation import Truth
 from transcribe_mcp.quality.wer import align, normalise
 from transcribe_mcp.speech.detector import SpeechDetector

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from real_whisper import real_whisper
 
+from transcribe_mcp.domain.options import Options
 from transcribe_mcp.domain.transcript import Transcript
 from transcribe_mcp.engines import Engine, EngineRequest, load_engine
 from transcribe_mcp.media.decode import read
 from transcribe_mcp.pipeline.checkpoint import HeardBatch, doubts, restored
 from transcribe_mcp.pipeline.offline import transcribe
-from transcribe_mcp.pipeline.options import Options
 
 REPETITION = Path(__file__).parent / "data" / "repetition"
 ENGLISH = Options(language="en", beam_size=1)

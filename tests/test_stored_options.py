@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from transcribe_mcp.jobs.job_options import options_key, settled
+from transcribe_mcp.jobs.job_options import normalized_options, options_key
 from transcribe_mcp.jobs.models import JobOptions
 
 ROWS = json.loads((Path(__file__).parent / "data" / "job_options.json").read_text(encoding="utf-8"))
@@ -18,5 +18,5 @@ def test_a_row_of_an_earlier_version_loads_and_keeps_its_key(row: dict[str, str]
     options = JobOptions.loads(row["options"])
 
     assert options_key(options) == row["options_key"]
-    assert options_key(settled(options, "auto")) == row["options_key"]
+    assert options_key(normalized_options(options, "auto")) == row["options_key"]
     assert options.dumps() == row["options"]

@@ -14,6 +14,7 @@ from media import write_planes, write_tracks
 from scripted_engine import ScriptedEngine, says_hello
 from whisper_nano import NON_SPEECH, SPEECH, kept_conversions, whisper_nano
 
+from transcribe_mcp.domain.options import Options
 from transcribe_mcp.domain.transcript import Notice, Transcript
 from transcribe_mcp.engines import Engine, EngineRequest, load_engine
 from transcribe_mcp.errors import UsageError
@@ -22,7 +23,6 @@ from transcribe_mcp.jobs.job_options import options_key
 from transcribe_mcp.jobs.models import JobOptions
 from transcribe_mcp.media.decode import SAMPLE_RATE_HZ, Samples, read, read_blocks
 from transcribe_mcp.pipeline.offline import transcribe
-from transcribe_mcp.pipeline.options import Options
 
 ENGLISH = Options(language="en")
 VOICE = SPEECH / "en_0.flac"

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "EngineRequest": "engines",
+    "EngineRequest": "engines",  # for one release: EngineSpec
+    "EngineSpec": "domain.options",
     "Notice": "domain.transcript",
-    "Options": "pipeline.options",
+    "Options": "domain.options",
     "Segment": "domain.transcript",
     "TranscribeError": "errors",
     "Transcript": "domain.transcript",
@@ -24,6 +25,7 @@ _PUBLIC = {
 }
 __all__ = [
     "EngineRequest",
+    "EngineSpec",
     "Notice",
     "Options",
     "Segment",
@@ -37,11 +39,11 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from .domain.options import EngineSpec, Options
     from .domain.transcript import Notice, Segment, Transcript, Turn, Word
     from .engines import EngineRequest, load_engine
     from .errors import TranscribeError
     from .pipeline.offline import transcribe
-    from .pipeline.options import Options
 
 
 def __getattr__(name: str) -> Any:

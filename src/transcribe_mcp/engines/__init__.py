@@ -22,6 +22,8 @@ from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from ..domain.languages import AUTO
+from ..domain.options import EngineSpec, part_of
 from ..domain.progress import Progress, no_progress
 from ..domain.transcript import Notice, Word
 from ..errors import EngineUnavailableError, ModelUnavailableError, UnknownNameError
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
 
     from ..speech.regions import Window
 
-AUTO = "auto"
 RETRY_BEAM_SIZE = 5  # openai-whisper's default
 PACKAGES_ENGINE = "ctranslate2"  # reads the models that come as packages
 
@@ -58,31 +59,17 @@ ENGINES: Mapping[str, EngineEntry] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class EngineRequest:
-    """What to load. ``auto`` leaves the choice to the machine; the engine's ``info`` says what was chosen.
+@dataclass(frozen=True)
+class EngineRequest(EngineSpec):
+    """What a module's ``load`` is given: the spec, and what loading it has to say.
 
     Attributes:
-        engine: a name from ``ENGINES`` or ``auto``.
-        model: a catalogue name, a Hub id, a directory, or ``auto``.
-        device: ``cpu``, ``cuda``, ``cuda:N``, several as ``cuda:0,1`` or ``cuda:all``, or ``auto``.
-        gpu: the GPU that ``cuda`` and ``auto`` mean, of those that CUDA shows.
-        compute_type: the engine's own name of a precision, or ``auto``.
-        threads: CPU threads for all of the engine's work together; 0 means every core this process may use.
-        offline: no network call at all.
-        progress: told about downloads and conversions.
-        notices: what its choice already cost; the engine hands them on in its ``info``.
+        progress: receives downloads and conversions.
+        notices: what the choice of this engine already cost; the engine hands them on in its ``info``.
     """
 
-    engine: str = AUTO
-    model: str = AUTO
-    device: str = AUTO
-    compute_type: str = AUTO
-    threads: int = 0
-    offline: bool = False
     progress: Progress = no_progress
     notices: tuple[Notice, ...] = ()
-    gpu: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,8 +266,8 @@ def listener_of(engine: Engine) -> Listener | None:
     return listen() if listen is not None else None
 
 
-def load_engine(request: EngineRequest) -> Engine:
-    """Load what the request names. Where ``auto`` finds no model for its engine, it takes one that a package holds.
+def load_engine(spec: EngineSpec, progress: Progress = unreported) -> Engine:
+    """Load an engine. Where ``auto`` finds no model for its engine, it takes one that a package holds.
 
     Several devices give one engine that shares every batch out among them.
 
@@ -291,6 +278,11 @@ def load_engine(request: EngineRequest) -> Engine:
     """
     from .auto import auto_engine, devices_of
 
+    request = (
+        spec
+        if isinstance(spec, EngineRequest)
+        else EngineRequest(**vars(part_of(EngineSpec, spec)), progress=progress)
+    )
     devices = devices_of(request.device)
     name = request.engine
     if name == AUTO:
@@ -307,15 +299,28 @@ def load_engine(request: EngineRequest) -> Engine:
     return shared
 
 
+def find_engine(name: str) -> EngineEntry:
+    """
+    Raises:
+        UnknownNameError: no such engine; the hint names the nearest.
+    """
+    if name in ENGINES:
+        return ENGINES[name]
+    offered = engine_names()
+    near = difflib.get_close_matches(name.lower(), offered, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise UnknownNameError(
+        f"there is no engine {name!r}", hint=f"{hint}choose one of: {', '.join(offered)}"
+    )
+
+
+def engine_names() -> tuple[str, ...]:
+    """The names that users can choose, ``auto`` first."""
+    return (AUTO, *(name for name, entry in ENGINES.items() if not entry.hidden))
+
+
 def _load(name: str, request: EngineRequest) -> Engine:
-    entry = ENGINES.get(name)
-    if entry is None:
-        offered = [AUTO, *(n for n, e in ENGINES.items() if not e.hidden)]
-        near = difflib.get_close_matches(name.lower(), offered, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise UnknownNameError(
-            f"there is no engine {name!r}", hint=f"{hint}choose one of: {', '.join(offered)}"
-        )
+    entry = find_engine(name)
     try:
         module = import_module(entry.module, __name__)
     except ImportError as error:

@@ -19,13 +19,14 @@ from ..compat.gpu_probe import gpu_facts, gpu_trial, operation_on, ran_out_of_me
 from ..compat.machine import gpu_name, gpus_of
 from ..compat.memory import WEIGHT_BYTES
 from ..compat.preload import preload_cublas
+from ..domain.languages import AUTO
 from ..domain.transcript import Notice, Word
 from ..errors import EngineFailedError, EngineUnavailableError, OutOfMemoryError, UsageError
 from ..models import catalogue, conversion
 from ..settings import settings, usable_cores
 from ..speech.features import FRAMES_PER_SECOND, log_mel
 from ..speech.regions import Window
-from . import AUTO, RETRY_BEAM_SIZE, Decoded, DecodingOptions, Engine, EngineInfo, EngineRequest
+from . import RETRY_BEAM_SIZE, Decoded, DecodingOptions, Engine, EngineInfo, EngineRequest
 from .batch_size import CPU_BATCH_SIZE, CUDA_BATCH_SIZE, batch_that_fits, cpu_replicas, known_shape
 from .fallback_device import load_with_cpu_behind
 from .replicas import Replicas

@@ -11,10 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
+from ..domain.languages import AUTO
 from ..domain.transcript import Notice, Word
 from ..errors import EngineFailedError, UnknownNameError, UsageError
 from ..speech.regions import Region, Window
-from . import AUTO, Decoded, DecodingOptions, EngineInfo, EngineRequest
+from . import Decoded, DecodingOptions, EngineInfo, EngineRequest
 from .raw_batch import Unencoded
 
 MODEL = "fake"

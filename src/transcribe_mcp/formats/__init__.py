@@ -7,12 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..domain.options import FormatOptions, SubtitleRules
 from ..domain.transcript import Transcript
 from ..errors import UnknownNameError
 from . import captions, documents
 from .files import check_target, plan, require_writable, write_whole
-from .options import FormatOptions
-from .subtitles import SubtitleRules
 
 __all__ = [
     "FORMATS",

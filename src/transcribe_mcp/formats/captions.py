@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from ..domain.options import FormatOptions
 from ..domain.transcript import Transcript
-from .options import FormatOptions
 from .speech import clean, clock
 from .subtitles import Cue, cut_cues
 

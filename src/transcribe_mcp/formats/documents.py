@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator
 from pathlib import PurePath
 
+from ..domain.options import FormatOptions
 from ..domain.transcript import Transcript
-from .options import FormatOptions
 from .speech import Utterance, clean, utterances
 
 PARAGRAPH_PAUSE_S = 2.0

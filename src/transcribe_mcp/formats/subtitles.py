@@ -13,9 +13,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from ..domain.options import SubtitleRules
 from ..domain.text_breaks import cluster_breaks, columns, line_breaks, word_breaks
 from ..domain.transcript import Transcript, Word
-from ..errors import UsageError
 from .phrases import Phrases, phrases_of
 from .speech import Utterance, parts_freely, pieces, utterances
 from .turns import turns_apart
@@ -43,51 +43,6 @@ _CLOSING = re.escape("\"')]}”’»›」』】）》")
 _SENTENCE = re.compile(rf"[!?…。．｡！？؟۔।][{_CLOSING}]*$")
 _DOT = re.compile(rf"\.[{_CLOSING}]*$")
 _CLAUSE = re.compile(rf"[.,;:–—、，；：،؛][{_CLOSING}]*$")
-
-
-@dataclass(frozen=True, slots=True)
-class SubtitleRules:
-    """What a viewer can read. The defaults are common broadcasters' and streaming services' limits."""
-
-    max_line_chars: int = 42  # columns: East Asian wide characters count two, combining ones none
-    max_lines: int = 2
-    max_cue_s: float = 7.0
-    min_cue_s: float = (
-        5 / 6
-    )  # 20 frames at 24 a second; yields to the next cue and to the end of the recording
-    max_chars_per_second: float = (
-        20.0  # columns; a cue stays up longer to meet it, where the next one leaves time
-    )
-    min_gap_s: float = (
-        0.08  # 2 frames at 25 a second; yields where it would leave a cue no time at all
-    )
-
-    def __post_init__(self) -> None:
-        self._require_at_least("max_line_chars", 2)
-        self._require_at_least("max_lines", 1)
-        self._require_at_least("max_cue_s", 0.1)
-        self._require_at_least("min_cue_s", 0)
-        self._require_at_least("max_chars_per_second", 1)
-        self._require_at_least("min_gap_s", 0)
-        if self.min_cue_s > self.max_cue_s:
-            raise UsageError(
-                f"min_cue_s {self.min_cue_s:g} is more than max_cue_s {self.max_cue_s:g}",
-                hint="let the shortest cue be shorter than the longest",
-            )
-        if self.min_gap_s >= self.max_cue_s:
-            raise UsageError(
-                f"min_gap_s {self.min_gap_s:g} is not less than max_cue_s {self.max_cue_s:g}",
-                hint="let the gap between cues be shorter than a cue",
-            )
-
-    def _require_at_least(self, name: str, least: float) -> None:
-        value = getattr(self, name)
-        if not (math.isfinite(value) and value >= least):
-            raise UsageError(f"{name} is {value:g}", hint=f"give a number of at least {least:g}")
-
-    def reading_ms(self, chars: int) -> int:
-        """Time that a cue of so many columns should stay up."""
-        return math.ceil(1000 * max(self.min_cue_s, chars / self.max_chars_per_second))
 
 
 @dataclass(frozen=True, slots=True)

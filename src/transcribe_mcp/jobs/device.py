@@ -17,11 +17,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ..domain.options import EngineSpec
 from ..domain.progress import Progress, no_progress
 from ..domain.transcript import Notice
 from ..engines import DecodingOptions, Engine, EngineInfo, EngineRequest, load_engine
 from ..errors import CancelledError
-from .shared import Call, EngineChoice, Shared, SharedEngine, joined, settle, split
+from .shared import Call, Shared, SharedEngine, joined, settle, split
 
 AGEING = (
     60.0  # seconds of audio by which a waiting batch moves forward for every second that it waits
@@ -49,11 +50,11 @@ class Device:
         self._members: set[SharedEngine] = set()
         self._stopping = False
         self._engine: Engine | None = None
-        self._choice: EngineChoice | None = None
+        self._choice: EngineSpec | None = None
         self._loaded_at = 0.0
         self._working_for: frozenset[SharedEngine] = frozenset()
-        self._infos: dict[EngineChoice, EngineInfo] = {}
-        self._notices: dict[tuple[EngineChoice, DecodingOptions], tuple[Notice, ...]] = {}
+        self._infos: dict[EngineSpec, EngineInfo] = {}
+        self._notices: dict[tuple[EngineSpec, DecodingOptions], tuple[Notice, ...]] = {}
         self.batches: deque[int] = deque(
             maxlen=BATCHES_KEPT
         )  # windows in each of the last batches encoded
@@ -61,7 +62,7 @@ class Device:
         self._thread.start()
 
     def open(
-        self, choice: EngineChoice, left_s: float, progress: Progress = no_progress
+        self, choice: EngineSpec, left_s: float, progress: Progress = no_progress
     ) -> SharedEngine:
         """An engine for one job, which has ``left_s`` seconds of audio to do.
 
@@ -137,7 +138,7 @@ class Device:
             self._members.discard(member)
             self._changed.notify_all()
 
-    def info(self, choice: EngineChoice) -> EngineInfo:
+    def info(self, choice: EngineSpec) -> EngineInfo:
         return self._infos[choice]
 
     def notices(self, member: SharedEngine, options: DecodingOptions) -> tuple[Notice, ...]:
@@ -270,7 +271,7 @@ class Device:
             return self._engine
         self._close()
         try:
-            self._engine = self._load(owner.choice.request(owner.progress))
+            self._engine = self._load(EngineRequest(**vars(owner.choice), progress=owner.progress))
         except BaseException as error:  # noqa: BLE001 - handed to the jobs that asked, which raise it
             with self._changed:
                 for call in calls:
@@ -281,7 +282,7 @@ class Device:
         self._know(owner.choice, self._engine.info)
         return self._engine
 
-    def _know(self, choice: EngineChoice, info: EngineInfo) -> None:
+    def _know(self, choice: EngineSpec, info: EngineInfo) -> None:
         """Of many engines that there were, the oldest that no job uses is forgotten."""
         with self._changed:
             self._infos[choice] = info

@@ -1,4 +1,4 @@
-"""Options of a job: checked when it is submitted, read when it is run."""
+"""The options of a job: checked when it is submitted, and hashed to find finished jobs with equal ones."""
 
 from __future__ import annotations
 
@@ -7,58 +7,37 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from ..engines import ENGINES
-from ..errors import UnknownNameError
-from ..pipeline.language_vote import requested_language
-from ..pipeline.options import TEMPERATURES, Options
-from .models import AUTO, JobOptions
+from ..domain.languages import AUTO
+from ..domain.options import Options, declared_in, part_of
+from ..engines import find_engine
+from .models import JobOptions
 
-# What leaves the transcript as it is.
-_WITHOUT_EFFECT = ("batch_size", "offline")
+_WITHOUT_EFFECT = {name for name, _, each in declared_in(JobOptions) if not each.changes_text}
 
 
-def pipeline_options(wanted: JobOptions, batch_size: int) -> Options:
-    """
+def normalized_options(options: JobOptions, default_model: str) -> JobOptions:
+    """The same options, checked. The worker runs elsewhere: the default model and relative paths are filled in.
+
     Raises:
-        UsageError: they contradict each other.
+        UsageError: options contradict each other, or name a language or an engine that does not exist.
     """
-    return Options(
-        language=wanted.language,
-        multilingual=wanted.multilingual,
-        task=wanted.task,
-        words=wanted.words,
-        vad=wanted.vad,
-        prompt=wanted.prompt,
-        vocabulary=wanted.vocabulary,
-        temperatures=wanted.temperatures or TEMPERATURES,
-        beam_size=wanted.beam_size,
-        batch_size=batch_size,
-        track=wanted.track,
-        channel=wanted.channel,
+    checked = part_of(Options, options)
+    if options.engine != AUTO:
+        find_engine(options.engine)
+    model = default_model if options.model.strip().lower() in ("", AUTO) else options.model
+    if Path(model).is_dir():
+        model = str(Path(model).absolute())
+    return replace(
+        options,
+        model=model,
+        language=checked.language,
+        track=checked.track,
+        channel=checked.channel,
     )
 
 
-def settled(wanted: JobOptions, default_model: str) -> JobOptions:
-    """The same options with everything said that the worker, in another place, could not know.
-
-    Raises:
-        UsageError: they contradict each other, or name a language or an engine that does not exist.
-    """
-    pipeline_options(wanted, wanted.batch_size)
-    if wanted.engine not in (AUTO, *ENGINES):
-        offered = ", ".join((AUTO, *(name for name, entry in ENGINES.items() if not entry.hidden)))
-        raise UnknownNameError(
-            f"there is no engine {wanted.engine!r}", hint=f"choose one of: {offered}"
-        )
-    model = default_model if wanted.model.strip().lower() in ("", AUTO) else wanted.model
-    if Path(model).is_dir():
-        model = str(Path(model).absolute())
-    return replace(wanted, model=model, language=requested_language(wanted.language))
-
-
 def options_key(options: JobOptions) -> str:
-    """Equal for options that give the same transcript."""
-    fields = {
-        name: value for name, value in options.to_json().items() if name not in _WITHOUT_EFFECT
-    }
-    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+    """SHA-256 of the options that change the transcript: equal keys mean equal transcripts."""
+    stored = json.loads(options.dumps())
+    changing = {name: value for name, value in stored.items() if name not in _WITHOUT_EFFECT}
+    return hashlib.sha256(json.dumps(changing, sort_keys=True).encode()).hexdigest()

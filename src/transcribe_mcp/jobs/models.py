@@ -7,15 +7,28 @@ measured or not yet known.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
+from ..domain.options import (
+    TEMPERATURES,
+    EngineSpec,
+    FormatOptions,
+    Options,
+    declared_in,
+)
 from ..domain.transcript import Notice
 from ..errors import UsageError
 
-AUTO = "auto"
-LATER_OPTIONS = ("track", "channel")
+# Rows have always held these, whatever their value. Every other option is left out while it is the default, so that
+# the text of a row and its key do not change when an option is added.
+_ALWAYS_STORED = frozenset(
+    {
+        "engine", "model", "device", "compute_type", "offline", "language", "multilingual", "task", "words", "vad",
+        "prompt", "vocabulary", "temperatures", "beam_size", "batch_size", "diarize",
+    }
+)  # fmt: skip
 
 
 class JobStatus(StrEnum):
@@ -32,46 +45,35 @@ class JobStatus(StrEnum):
         return self not in (JobStatus.QUEUED, JobStatus.RUNNING)
 
 
-@dataclass(frozen=True, slots=True)
-class JobOptions:
-    """How a recording is transcribed: two jobs with equal options on equal content have the same transcript.
+@dataclass(frozen=True)
+class JobOptions(Options, EngineSpec):
+    """How a job transcribes its recording: two jobs with equal options on equal content have the same transcript.
 
-    Attributes:
-        engine, model, device, compute_type, offline: see ``engines.EngineRequest``.
-        diarize: name the speakers; until there are speakers, a warning of the result.
-        others: see ``pipeline.Options``.
+    Nothing is checked before the job is submitted (``job_options.checked``): rows of any version can be listed.
     """
 
-    engine: str = AUTO
-    model: str = AUTO
-    device: str = AUTO
-    compute_type: str = AUTO
-    offline: bool = False
-    language: str = AUTO
-    multilingual: bool = False
-    task: str = "transcribe"
-    words: bool = True
-    vad: bool = True
-    prompt: str = ""
-    vocabulary: tuple[str, ...] = ()
-    temperatures: tuple[float, ...] | None = None
-    beam_size: int | None = None
-    batch_size: int = 0
-    diarize: bool = False
-    track: str = AUTO
-    channel: str = AUTO
+    def __post_init__(self) -> None:
+        pass
+
+    def to_json(self) -> dict[str, Any]:
+        """The options that a job has, by name. ``None`` stands for the default temperatures."""
+        values = {
+            name: getattr(self, name)
+            for name, _, declared in declared_in(self)
+            if "jobs" not in declared.hidden_in
+        }
+        is_default = self.temperatures == TEMPERATURES
+        return values | {"temperatures": None if is_default else self.temperatures}
 
     def dumps(self) -> str:
         """Canonical JSON: equal options are equal texts."""
-        return json.dumps(self.to_json(), sort_keys=True, ensure_ascii=False)
-
-    def to_json(self) -> dict[str, Any]:
-        """Options that came later are left out while they are the default: what earlier versions wrote stays equal."""
-        return {
+        defaults = {name: default for name, default, _ in declared_in(self)}
+        stored = {
             name: value
-            for name, value in asdict(self).items()
-            if name not in LATER_OPTIONS or value != AUTO
+            for name, value in self.to_json().items()
+            if name in _ALWAYS_STORED or value != defaults[name]
         }
+        return json.dumps(stored, sort_keys=True, ensure_ascii=False)
 
     @classmethod
     def loads(cls, text: str) -> JobOptions:
@@ -85,10 +87,12 @@ class JobOptions:
             raise UsageError(
                 f"the job has options that this version does not know: {sorted(unknown)}", hint=hint
             )
-        for name in ("vocabulary", "temperatures"):
-            if data.get(name) is not None:
-                data[name] = tuple(data[name])
-        return cls(**data)
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in data.items()
+            if value is not None
+        }
+        return cls(**values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +103,7 @@ class OutputRequest:
     formats: tuple[str, ...]
     overwrite: bool = False
     skip_existing: bool = False
-    format_options: dict[str, Any] = field(default_factory=dict)
-    subtitle_rules: dict[str, Any] = field(default_factory=dict)
+    look: FormatOptions = field(default_factory=FormatOptions)
 
 
 @dataclass(frozen=True, slots=True)

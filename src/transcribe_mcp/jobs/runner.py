@@ -11,6 +11,8 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
+from ..domain.languages import AUTO
+from ..domain.options import EngineSpec, Options, part_of
 from ..domain.transcript import Notice, Transcript
 from ..errors import (
     CancelledError,
@@ -25,11 +27,9 @@ from ..pipeline.checkpoint import HeardBatch, restored
 from ..settings import Settings, usable_cores
 from . import file_identity, spool
 from .device import Device
-from .job_options import pipeline_options
-from .models import AUTO
 from .private_files import FOLDER_MODE
 from .quarantine import Gate, Pass
-from .shared import EngineChoice, SharedEngine
+from .shared import SharedEngine
 from .store import Store
 from .submission import FETCHED_FOR_SHELL
 from .transcripts import ContentKey
@@ -244,7 +244,7 @@ def _transcribe(
     threads = min(
         MOST_THREADS, max(1, (shop.settings.threads or usable_cores()) // shop.slot.n_workers)
     )
-    options = replace(pipeline_options(claim.options, began.batch_size), threads=threads)
+    options = part_of(Options, claim.options, batch_size=began.batch_size, threads=threads)
     transcript = transcribe(path, engine, options, job.progress, kept)
     if job.n_kept:  # most of the work was another run's: no speed can be told from this one's
         transcript = replace(transcript, timings={})
@@ -308,7 +308,7 @@ def _keep(shop: Workshop, claim: Claim, number: int, text: str) -> str:
         ) from error  # and what a step belongs to with it
 
 
-def _choice(shop: Workshop, claim: Claim) -> EngineChoice:
+def _choice(shop: Workshop, claim: Claim) -> EngineSpec:
     """The engine that the job asks for, or the one it was begun with where the machine chose."""
     wanted, began = claim.options, claim.resolved
     engine, model, compute_type = wanted.engine, wanted.model, wanted.compute_type
@@ -317,7 +317,9 @@ def _choice(shop: Workshop, claim: Claim) -> EngineChoice:
         model = began.model if model == AUTO else model
     if claim.device_forced:
         compute_type = AUTO
-    return EngineChoice(
+    return part_of(
+        EngineSpec,
+        wanted,
         engine=engine,
         model=model,
         device=claim.device_forced or wanted.device,
@@ -425,9 +427,5 @@ def _may_be_the_gpu(claim: Claim) -> bool:
 
 
 def _finished(transcript: Transcript, claim: Claim) -> Transcript:
-    notices = [*claim.warnings, *transcript.warnings]
-    if claim.options.diarize:
-        notices.append(
-            Notice("no_speakers", "speakers were asked for, which this version cannot tell apart")
-        )
-    return replace(transcript, source=claim.source, warnings=tuple(notices))
+    warnings = (*claim.warnings, *transcript.warnings)
+    return replace(transcript, source=claim.source, warnings=warnings)

@@ -11,36 +11,12 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from ..domain.options import EngineSpec
 from ..domain.progress import Progress
 from ..domain.transcript import Notice, Word
-from ..engines import Decoded, DecodingOptions, Encoded, EngineInfo, EngineRequest
+from ..engines import Decoded, DecodingOptions, Encoded, EngineInfo
 from ..errors import CancelledError
 from ..speech.regions import Window
-
-
-@dataclass(frozen=True, slots=True)
-class EngineChoice:
-    """Which engine a job needs; jobs that need the same share it. Fields of ``engines.EngineRequest``."""
-
-    engine: str
-    model: str
-    device: str
-    compute_type: str
-    offline: bool
-    threads: int
-    gpu: int = 0
-
-    def request(self, progress: Progress) -> EngineRequest:
-        return EngineRequest(
-            engine=self.engine,
-            model=self.model,
-            device=self.device,
-            compute_type=self.compute_type,
-            offline=self.offline,
-            threads=self.threads,
-            gpu=self.gpu,
-            progress=progress,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +57,7 @@ class Owner(Protocol):
 
     def leave(self, member: SharedEngine) -> None: ...
 
-    def info(self, choice: EngineChoice) -> EngineInfo: ...
+    def info(self, choice: EngineSpec) -> EngineInfo: ...
 
     def notices(self, member: SharedEngine, options: DecodingOptions) -> tuple[Notice, ...]: ...
 
@@ -90,7 +66,7 @@ class SharedEngine:
     """A device's engine as one job sees it. See ``engines.Engine`` for the methods."""
 
     def __init__(
-        self, device: Owner, choice: EngineChoice, left_s: float, progress: Progress
+        self, device: Owner, choice: EngineSpec, left_s: float, progress: Progress
     ) -> None:
         self._device = device
         self.choice = choice

@@ -1,20 +1,16 @@
-"""The languages of Whisper's models, and which one a recording or a window is in."""
+"""Decides which language a recording, or each of its windows, is in."""
 
 from __future__ import annotations
 
-import difflib
-import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from ..domain.languages import OF_COUNTRY, OTHER_NAMES
+from ..domain.languages import AUTO, LANGUAGES, requested_language
 from ..domain.transcript import Notice
-from ..engines import AUTO, Engine, EngineInfo
-from ..errors import UnknownNameError, UnsupportedTaskError
+from ..engines import Engine, EngineInfo
+from ..errors import UnsupportedTaskError
 
 if TYPE_CHECKING:
     from ..speech.regions import Window
@@ -22,99 +18,6 @@ if TYPE_CHECKING:
 SURE = 0.8  # a language probability that counts as certain
 UNSURE = 0.5  # below this another language is more likely than not
 MIXED_SHARE = 0.2  # of the speech that is surely in another language: worth a word
-
-# As in openai-whisper's tokenizer.py: 99 languages of the first models, Cantonese since large-v3.
-LANGUAGES = {
-    "af": "afrikaans", "am": "amharic", "ar": "arabic", "as": "assamese", "az": "azerbaijani", "ba": "bashkir",
-    "be": "belarusian", "bg": "bulgarian", "bn": "bengali", "bo": "tibetan", "br": "breton", "bs": "bosnian",
-    "ca": "catalan", "cs": "czech", "cy": "welsh", "da": "danish", "de": "german", "el": "greek", "en": "english",
-    "es": "spanish", "et": "estonian", "eu": "basque", "fa": "persian", "fi": "finnish", "fo": "faroese",
-    "fr": "french", "gl": "galician", "gu": "gujarati", "ha": "hausa", "haw": "hawaiian", "he": "hebrew",
-    "hi": "hindi", "hr": "croatian", "ht": "haitian creole", "hu": "hungarian", "hy": "armenian", "id": "indonesian",
-    "is": "icelandic", "it": "italian", "ja": "japanese", "jw": "javanese", "ka": "georgian", "kk": "kazakh",
-    "km": "khmer", "kn": "kannada", "ko": "korean", "la": "latin", "lb": "luxembourgish", "ln": "lingala", "lo": "lao",
-    "lt": "lithuanian", "lv": "latvian", "mg": "malagasy", "mi": "maori", "mk": "macedonian", "ml": "malayalam",
-    "mn": "mongolian", "mr": "marathi", "ms": "malay", "mt": "maltese", "my": "myanmar", "ne": "nepali", "nl": "dutch",
-    "nn": "nynorsk", "no": "norwegian", "oc": "occitan", "pa": "punjabi", "pl": "polish", "ps": "pashto",
-    "pt": "portuguese", "ro": "romanian", "ru": "russian", "sa": "sanskrit", "sd": "sindhi", "si": "sinhala",
-    "sk": "slovak", "sl": "slovenian", "sn": "shona", "so": "somali", "sq": "albanian", "sr": "serbian",
-    "su": "sundanese", "sv": "swedish", "sw": "swahili", "ta": "tamil", "te": "telugu", "tg": "tajik", "th": "thai",
-    "tk": "turkmen", "tl": "tagalog", "tr": "turkish", "tt": "tatar", "uk": "ukrainian", "ur": "urdu", "uz": "uzbek",
-    "vi": "vietnamese", "yi": "yiddish", "yo": "yoruba", "yue": "cantonese", "zh": "chinese",
-}  # fmt: skip
-
-
-_AUTOMATIC = frozenset(
-    {"auto", "autodetect", "auto-detect", "auto detect", "automatic", "detect", "und"}
-)
-_REGION = re.compile(
-    r"-[a-z0-9 -]+| ([a-z]{2}|[a-z]{4})"
-)  # -us, -hans-cn, - united states; after a space a code alone
-
-
-def requested_language(wanted: str) -> str:
-    """``auto``, or the code of a language as the models have it.
-
-    Accepts Whisper's codes, ISO 639-1, 639-2 and 639-3, English names and own names, in any letter case, with or
-    without a region or script: ``de``, ``deu``, ``de_AT.UTF-8``, ``German``, ``Deutsch``, ``Portuguese (Brazil)``.
-
-    Raises:
-        UnknownNameError: the models know no such language; the hint suggests the nearest.
-    """
-    name, _, inside = unicodedata.normalize("NFKC", wanted).partition("(")
-    name, inside = _folded(re.split("[.@]", name, maxsplit=1)[0]), _folded(inside.rstrip(") "))
-    if name in _AUTOMATIC:
-        return AUTO
-    codes = _codes()
-    if inside in codes and len(inside) > 3:  # Chinese (Cantonese), Norwegian (Nynorsk)
-        return codes[inside]
-    if name in codes:
-        return codes[name]
-    first, *_ = re.split("[- ]", name, maxsplit=1)
-    region = name[len(first) :]
-    names_another = any(len(part) > 3 and part in codes for part in re.split("[- ]", region))
-    if first in codes and _REGION.fullmatch(region) and not names_another:
-        return codes[first]
-    raise UnknownNameError(
-        f"there is no language {wanted[:64]!r} that the models know",
-        hint=_language_hint(first, name, codes),
-    )
-
-
-def _language_hint(first: str, name: str, codes: Mapping[str, str]) -> str:
-    if first in OF_COUNTRY:
-        near = [OF_COUNTRY[first]]
-    else:
-        names = [each for each in codes if len(each) > 3]  # short codes are all alike
-        near = list(
-            dict.fromkeys(
-                codes[each] for each in difflib.get_close_matches(name, names, n=3, cutoff=0.7)
-            )
-        )
-    if near:
-        return f"did you mean {' or '.join(f'{code} ({LANGUAGES[code]})' for code in near)}?"
-    return "use auto, or one language: a code such as de, or a name such as german"
-
-
-def _folded(name: str) -> str:
-    """Letter case, accents, apostrophes, quotes and kinds of spaces and dashes make no difference."""
-    letters = unicodedata.normalize("NFKD", name.casefold())
-    kept = "".join(c for c in letters if unicodedata.category(c) != "Mn" and c not in _MARKS)
-    return " ".join(re.sub(r"\s*[_\-‐‑–]\s*", "-", kept).split())
-
-
-_MARKS = frozenset("'\"`´ʻʼ‘’“”«»„")
-
-
-@cache
-def _codes() -> dict[str, str]:
-    """Every code and name, folded -> the models' code. A model's own code wins over all others."""
-    others = {
-        _folded(name): code for code, names in OTHER_NAMES.items() for name in names.split(",")
-    }
-    named = {_folded(name): code for code, name in LANGUAGES.items()}
-    found = others | named | {code: code for code in LANGUAGES}
-    return {name.replace(" ", "-"): code for name, code in found.items()} | found
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,8 @@ from typing import TypeVar
 import numpy as np
 
 from .. import __version__
-from ..domain.progress import Progress, no_progress, share_of
+from ..domain.options import Options
+from ..domain.progress import Progress, share_of, no_progress
 from ..domain.transcript import Notice, Transcript
 from ..engines import (
     Decoded,
@@ -37,7 +38,6 @@ from ..speech.regions import Loudness, Region, RegionFinder, Window, WindowCutte
 from .batching import Parts, Size, Stream, batches, first
 from .checkpoint import Heard, HeardBatch, KeptBatches, Unkept, doubts
 from .language_vote import LanguageDecider, Vote
-from .options import Options
 from .temperature_fallback import Attempt, Decoder, Ladder
 from .voices import Voice, about_each, spoken, voices_of
 
@@ -117,6 +117,9 @@ def transcribe(
             run.next_batch, run.restores = flows[-1].run.next_batch, flows[-1].run.restores
         flows.append(_transcribe_voice(run, engine, kept_batches))
     notices[:0] = [*engine.info.warnings, *engine.notices(flows[0].decoder.options)]
+    if options.diarize:
+        message = "speakers were requested, but this version cannot tell them apart"
+        notices.append(Notice("no_speakers", message))
     return _transcript(flows, source, notices)
 
 

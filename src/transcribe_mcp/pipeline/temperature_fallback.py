@@ -15,11 +15,11 @@ from itertools import groupby
 
 from ..align.borders import at_quiet_moments
 from ..align.times import clamp_to_speech
+from ..domain.options import TEMPERATURES
 from ..domain.transcript import Word
 from ..engines import Decoded, DecodingOptions, Encoded, Engine, decode_until
 from ..speech.regions import Region, Window
 from .checkpoint import Heard
-from .options import TEMPERATURES
 from .pieces import SHORTEST_PIECE_S, halves, piece_of
 from .quality_rules import (
     RULES,

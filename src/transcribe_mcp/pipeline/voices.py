@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ..domain.options import Options
 from ..domain.transcript import Notice, Segment, Word
 from ..media.decode import (
     SAMPLE_RATE_HZ,
@@ -32,7 +33,6 @@ from ..media.decode import (
 )
 from ..speech.detector import FRAME_S, SpeechDetector
 from .checkpoint import Heard, to_segments
-from .options import Options
 
 ENOUGH_SPEECH_S = 1.5  # heard in a track, and no other is listened to
 LEAST_SPEECH_S = 0.3

@@ -9,20 +9,19 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
+from ..domain.languages import AUTO
+from ..domain.options import EngineSpec, FormatOptions, Options
 from ..domain.progress import Progress, no_progress
 from ..errors import CancelledError, TranscribeError, UsageError
 
 if TYPE_CHECKING:
     from ..domain.transcript import Transcript
     from ..engines import Engine
-    from ..formats import Format, FormatOptions
+    from ..formats import Format
     from ..media.inputs import Recording
     from ..models import ModelRow
-    from ..pipeline.options import Options
-
-AUTO = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,31 +30,21 @@ class TranscribeRequest:
 
     Attributes:
         sources: files, directories, glob patterns, URLs, or ``-`` for standard input.
-        engine, model, device, compute_type, offline: see ``engines.EngineRequest``.
-        threads: CPU threads; 0 means every core this process may use.
-        options: fields of ``pipeline.Options``.
+        spec: the engine and model. Its threads are also those for reading and voice detection.
         formats: names from ``formats.FORMATS``.
         output_dir: where a file per recording and format is written; ``None`` writes nothing.
         overwrite: replace files that are there.
         skip_existing: leave out recordings whose files are all there, and of others the files that are.
-        format_options: fields of ``formats.FormatOptions``.
-        subtitle_rules: fields of ``formats.SubtitleRules``.
     """
 
     sources: tuple[str, ...]
-    engine: str = AUTO
-    model: str = AUTO
-    device: str = AUTO
-    compute_type: str = AUTO
-    offline: bool = False
-    threads: int = 0
-    options: dict[str, Any] = field(default_factory=dict)
+    spec: EngineSpec = field(default_factory=EngineSpec)
+    options: Options = field(default_factory=Options)
     formats: tuple[str, ...] = ("txt",)
     output_dir: Path | None = None
     overwrite: bool = False
     skip_existing: bool = False
-    format_options: dict[str, Any] = field(default_factory=dict)
-    subtitle_rules: dict[str, Any] = field(default_factory=dict)
+    look: FormatOptions = field(default_factory=FormatOptions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +95,7 @@ def transcribe(request: TranscribeRequest, progress: Progress = no_progress) -> 
     from .remote import usable
 
     work = _Work.of(request, progress)
-    recordings, missing = usable(*find_recordings(request.sources), offline=request.offline)
+    recordings, missing = usable(*find_recordings(request.sources), offline=request.spec.offline)
     if not recordings and not missing:
         raise UsageError(
             "no recording was named",
@@ -120,7 +109,7 @@ def transcribe(request: TranscribeRequest, progress: Progress = no_progress) -> 
     if request.output_dir:
         require_writable(request.output_dir)
     skipped = {one for one in recordings if work.is_done(outputs.get(one.path, {}))}
-    engine = engine_of(request, progress) if len(skipped) < len(recordings) else None
+    engine = engine_of(request.spec, progress) if len(skipped) < len(recordings) else None
     try:
         for number, recording in enumerate(recordings):
             progress("file", number, len(recordings))
@@ -140,22 +129,17 @@ class _Work:
 
     options: Options
     formats: dict[str, Format]
-    look: FormatOptions
     request: TranscribeRequest
     progress: Progress
 
     @classmethod
     def of(cls, request: TranscribeRequest, progress: Progress) -> _Work:
-        from ..formats import FormatOptions, SubtitleRules, find_format
-        from ..pipeline.options import Options
+        from ..formats import find_format
         from ..settings import settings
 
         return cls(
-            options=Options(threads=request.threads or settings().threads, **request.options),
+            options=replace(request.options, threads=request.spec.threads or settings().threads),
             formats={name: find_format(name) for name in request.formats},
-            look=FormatOptions(
-                subtitles=SubtitleRules(**request.subtitle_rules), **request.format_options
-            ),
             request=request,
             progress=progress,
         )
@@ -185,7 +169,7 @@ class _Work:
                 transcript = run_pipeline(path, engine, self.options, self.progress)
             if recording.remote:
                 transcript = replace(transcript, source=recording.remote)
-            texts = {name: render(transcript, name, self.look) for name in self.formats}
+            texts = {name: render(transcript, name, self.request.look) for name in self.formats}
             for name, form in self.formats.items() if outputs else ():
                 if outputs[form.extension] in wanted:
                     write(
@@ -193,7 +177,7 @@ class _Work:
                         name,
                         outputs[form.extension],
                         overwrite=overwrite,
-                        options=self.look,
+                        options=self.request.look,
                     )
         except (CancelledError, UsageError):
             raise
@@ -202,41 +186,21 @@ class _Work:
         return Outcome(recording.source, transcript, texts, tuple(wanted))
 
 
-class EngineWanted(Protocol):
-    """The part of a request that says with what."""
-
-    @property
-    def engine(self) -> str: ...
-    @property
-    def model(self) -> str: ...
-    @property
-    def device(self) -> str: ...
-    @property
-    def compute_type(self) -> str: ...
-    @property
-    def threads(self) -> int: ...
-    @property
-    def offline(self) -> bool: ...
-
-
-def engine_of(request: EngineWanted, progress: Progress) -> Engine:
-    """The engine that a request asks for, settings filled in; see ``engines.load_engine``."""
-    from ..engines import EngineRequest, load_engine
+def engine_of(spec: EngineSpec, progress: Progress) -> Engine:
+    """Load the engine of a request, with the settings filled in; see ``engines.load_engine``."""
+    from ..engines import load_engine
     from ..engines.malloc import share_arenas
     from ..settings import settings, usable_cores
 
     share_arenas(usable_cores())
-    return load_engine(
-        EngineRequest(
-            engine=request.engine,
-            model=settings().model if request.model == AUTO else request.model,
-            device=request.device,
-            compute_type=request.compute_type,
-            threads=request.threads or settings().threads,
-            offline=request.offline or settings().offline,
-            progress=progress,
-        )
+    set_up = settings()
+    spec = replace(
+        spec,
+        model=set_up.model if spec.model == AUTO else spec.model,
+        threads=spec.threads or set_up.threads,
+        offline=spec.offline or set_up.offline,
     )
+    return load_engine(spec, progress)
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,13 +211,8 @@ class EvaluateRequest:
     """
 
     directory: Path
-    engine: str = AUTO
-    model: str = AUTO
-    device: str = AUTO
-    compute_type: str = AUTO
-    offline: bool = False
-    threads: int = 0
-    options: dict[str, Any] = field(default_factory=dict)
+    spec: EngineSpec = field(default_factory=EngineSpec)
+    options: Options = field(default_factory=Options)
     compare: tuple[str, ...] = ()
 
 
@@ -273,15 +232,14 @@ def evaluate(request: EvaluateRequest, progress: Progress = no_progress) -> Eval
         EngineError: the engine, or a program to compare with, is missing or broke down.
     """
     from ..pipeline.offline import transcribe as run_pipeline
-    from ..pipeline.options import Options
     from ..quality.bench.compared import peer_transcripts, require_peers
     from ..quality.evaluation import load_truth, score, total
     from ..quality.evaluation_table import systems_table, table
 
-    options = Options(threads=request.threads, **request.options)
+    options = replace(request.options, threads=request.spec.threads)
     require_peers(request.compare)
     truths = load_truth(request.directory)
-    engine = engine_of(request, progress)
+    engine = engine_of(request.spec, progress)
     begin = time.perf_counter()
     try:
         scores = []
@@ -320,10 +278,10 @@ def evaluate(request: EvaluateRequest, progress: Progress = no_progress) -> Eval
 
 
 def engine_names() -> tuple[str, ...]:
-    """What a user may choose as engine, ``auto`` first."""
-    from ..engines import ENGINES
+    """The engines that a user can choose, ``auto`` first."""
+    from .. import engines
 
-    return (AUTO, *(name for name, entry in ENGINES.items() if not entry.hidden))
+    return engines.engine_names()
 
 
 def format_names() -> tuple[str, ...]:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..domain.options import EngineSpec, Options
 from ..domain.progress import Progress, no_progress
 from ..errors import UsageError
-from . import AUTO, Evaluation, engine_of
+from . import Evaluation, engine_of
 
 if TYPE_CHECKING:
     from ..quality.bench import PeerTime
 
+ENGLISH = Options(language="en")
 LONGEST_MINUTES = 240.0  # decoded in memory, 3.8 MB a minute
 
 
@@ -26,22 +28,15 @@ class BenchRequest:
         minutes: how much of it, said over and over where it is shorter.
         runs: of which the median is taken.
         peers: run other programs that are installed, too.
-        language: code of the recording's language.
-        batch_size: windows at once; 0 leaves it to the engine.
+        options: the recording's language, and how to decode it; temperature is 0.
     """
 
     audio: Path | None = None
     minutes: float = 5.0
     runs: int = 3
     peers: bool = False
-    language: str = "en"
-    batch_size: int = 0
-    engine: str = AUTO
-    model: str = AUTO
-    device: str = AUTO
-    compute_type: str = AUTO
-    offline: bool = False
-    threads: int = 0
+    options: Options = ENGLISH
+    spec: EngineSpec = field(default_factory=EngineSpec)
 
 
 def bench(request: BenchRequest, progress: Progress = no_progress) -> Evaluation:
@@ -57,23 +52,17 @@ def bench(request: BenchRequest, progress: Progress = no_progress) -> Evaluation
         raise UsageError(f"--minutes is {request.minutes:g}", hint=hint)
     if request.runs < 1:
         raise UsageError(f"--runs is {request.runs}", hint="give 1 or more")
-    from ..pipeline.options import Options
     from ..quality.bench import measure, recording
 
     samples = recording(request.audio, request.minutes)
-    options = Options(
-        language=request.language,
-        temperatures=(0.0,),
-        batch_size=request.batch_size,
-        threads=request.threads,
-    )
-    engine = engine_of(request, progress)
+    options = replace(request.options, temperatures=(0.0,), threads=request.spec.threads)
+    engine = engine_of(request.spec, progress)
     try:
         found = measure(engine, samples, options, request.runs, progress)
     finally:
         engine.close()  # the peers get the device for themselves
     if request.peers:
-        found = replace(found, peers=tuple(_peers(found.info, samples, request.language)))
+        found = replace(found, peers=tuple(_peers(found.info, samples, request.options.language)))
     return Evaluation(found.table(), found.to_json())
 
 

@@ -370,11 +370,11 @@ def _transcript(transcript_id: str) -> Transcript | None:
 
 
 def _submission(request: JobRequest) -> Submission:
-    from ..jobs.job_options import options_key, settled
+    from ..jobs.job_options import normalized_options, options_key
     from ..jobs.submission import Submission
     from ..settings import settings
 
-    options = settled(request.options, settings().model)
+    options = normalized_options(request.options, settings().model)
     return Submission(_store(), options, options_key(options), owner.get())
 
 

@@ -96,7 +96,7 @@ def _targets(
     recordings: Sequence[Recording], wanted: OutputRequest
 ) -> dict[Path, dict[Path, NewOutput]]:
     """For each recording, by its path, the files to write."""
-    from ..formats import FormatOptions, SubtitleRules, find_format, require_writable
+    from ..formats import find_format, require_writable
     from ..jobs.file_identity import as_text
     from ..jobs.outputs import NewOutput, dump_look
     from ..media.inputs import output_paths
@@ -107,9 +107,7 @@ def _targets(
             f"{wanted.directory} holds bytes that are no UTF-8 text",
             hint="choose another --output-dir",
         )
-    look = dump_look(
-        FormatOptions(subtitles=SubtitleRules(**wanted.subtitle_rules), **wanted.format_options)
-    )
+    look = dump_look(wanted.look)
     extensions = {find_format(name).extension: name for name in wanted.formats}
     paths = output_paths(recordings, directory, extensions)
     require_writable(directory)

@@ -15,13 +15,14 @@ from ... import models
 from ...compat.gpu_probe import ran_out_of_memory
 from ...compat.machine import gpu_name
 from ...compat.memory import ENCODER_ROOMS
+from ...domain.languages import AUTO
 from ...domain.transcript import Notice
 from ...errors import EngineFailedError, EngineUnavailableError, OutOfMemoryError, UsageError
 from ...models import Checkpoint, catalogue
 from ...models.tensors import Geometry
 from ...settings import usable_cores
 from ...speech.silero_gpu import has_triton, launch_errors
-from .. import AUTO, RETRY_BEAM_SIZE, Engine, EngineInfo, EngineRequest
+from .. import RETRY_BEAM_SIZE, Engine, EngineInfo, EngineRequest
 from ..batch_size import batch_that_fits, best_batch, shape_of
 from ..fallback_device import load_with_cpu_behind
 from ..replicas import Replicas

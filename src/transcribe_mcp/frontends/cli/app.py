@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from ... import __version__, service
+from ...domain.options import EngineSpec, FormatOptions, Options, SubtitleRules
 from ...service import bench as benchmark
+from ..forms import Only
 from . import jobs
 from . import options as arg
+from .options import Shown
 from .terminal import exit_codes, progress_bars, say, show_error, write_out
 
 # Plain help: drawing it with rich doubles the time that --help takes.
@@ -61,107 +64,71 @@ Examples:
 
 
 @app.command(epilog=EXAMPLES)
+@arg.with_records
 def transcribe(
     context: typer.Context,
     sources: arg.Sources,
-    model: arg.Model = "auto",
-    engine: arg.Engine = "auto",
-    device: arg.Device = "auto",
-    compute_type: arg.ComputeType = "auto",
-    language: arg.Language = "auto",
-    multilingual: arg.Multilingual = False,
-    task: arg.Task = "transcribe",
+    spec: EngineSpec,
+    options: Options,
+    rules: SubtitleRules,
+    look: FormatOptions,
     formats: arg.Formats = "txt",
     output_dir: arg.OutputDir = None,
     overwrite: arg.Overwrite = False,
     skip_existing: arg.SkipExisting = False,
-    words: arg.Words = True,
-    vocabulary: arg.Vocabulary = "",
-    prompt: arg.Prompt = "",
-    temperature: arg.Temperature = "",
-    beam_size: arg.BeamSize = None,
-    batch_size: arg.BatchSize = 0,
-    vad: arg.Vad = True,
-    track: arg.Track = "auto",
-    channel: arg.Channel = "auto",
-    max_line_chars: arg.LineChars = 42,
-    max_lines: arg.Lines = 2,
-    max_cue_s: arg.LongestCue = 7.0,
-    min_cue_s: arg.ShortestCue = 5 / 6,
-    max_chars_per_second: arg.ReadingSpeed = 20.0,
-    highlight_words: arg.HighlightWords = False,
-    threads: arg.Threads = 0,
-    offline: arg.Offline = False,
     queue: arg.Queue = False,
     force: arg.Force = False,
     as_json: arg.AsJson = False,
     quiet: arg.Quiet = False,
 ) -> None:
     """Transcribe files, directories, patterns or URLs. Text goes to stdout unless --output-dir is given."""
-    given = dict(locals())
-    with exit_codes():
-        arg.check_outputs(given, context)
-        if queue:
-            jobs.queue(given)
-            return
-        request = _request(given)
-        failures, only = 0, {sources[0], str(Path(sources[0]))} if len(sources) == 1 else set()
-        with progress_bars(quiet=quiet) as bars:
-            for outcome in service.transcribe(request, bars):
-                bars.put_away()
-                failures += outcome.error is not None
-                _show(outcome, given, alone=outcome.source in only)
-        if failures:
-            raise SystemExit(1)
-
-
-_ENGINE = ("model", "engine", "device", "compute_type", "threads", "offline")
-_PIPELINE = (
-    "language",
-    "multilingual",
-    "task",
-    "words",
-    "vad",
-    "prompt",
-    "beam_size",
-    "batch_size",
-    "track",
-    "channel",
-)
-
-
-def _request(given: Mapping[str, Any]) -> service.TranscribeRequest:
-    options = {name: given[name] for name in _PIPELINE}
-    options["vocabulary"] = arg.read_vocabulary(given["vocabulary"])
-    if given["temperature"]:
-        options["temperatures"] = arg.read_temperatures(given["temperature"])
-    to_stdout = given["output_dir"] is None and not given["as_json"]
-    return service.TranscribeRequest(
-        sources=tuple(given["sources"]),
+    to_stdout = output_dir is None and not as_json and not queue
+    request = service.TranscribeRequest(
+        sources=tuple(sources),
+        spec=spec,
         options=options,
-        formats=arg.read_formats(given["formats"], to_stdout=to_stdout),
-        output_dir=given["output_dir"],
-        overwrite=given["overwrite"],
-        skip_existing=given["skip_existing"],
-        format_options={"highlight_words": given["highlight_words"]},
-        subtitle_rules={name: given[name] for name in arg.SUBTITLES},
-        **{name: given[name] for name in _ENGINE},
+        formats=arg.read_formats(formats, to_stdout=to_stdout),
+        output_dir=output_dir,
+        overwrite=overwrite,
+        skip_existing=skip_existing,
+        look=replace(look, subtitles=rules),
     )
+    arg.check_outputs(request, context, queue=queue)
+    shown = Shown(as_json, quiet)
+    if queue:
+        jobs.queue(request, shown, force=force)
+        return
+    _transcribe(request, shown)
 
 
-def _show(outcome: service.Outcome, given: Mapping[str, Any], *, alone: bool) -> None:
-    """One source's result on stdout, its warnings or its error on stderr."""
+def _transcribe(request: service.TranscribeRequest, shown: Shown) -> None:
+    sources = request.sources
+    only = {sources[0], str(Path(sources[0]))} if len(sources) == 1 else set()
+    failures = 0
+    with progress_bars(quiet=shown.quiet) as bars:
+        for outcome in service.transcribe(request, bars):
+            bars.put_away()
+            failures += outcome.error is not None
+            _show(outcome, request, shown, alone=outcome.source in only)
+    if failures:
+        raise SystemExit(1)
+
+
+def _show(
+    outcome: service.Outcome, request: service.TranscribeRequest, shown: Shown, *, alone: bool
+) -> None:
+    """Print one source's result on stdout, its warnings or its error on stderr."""
     if outcome.error is not None:
         show_error(outcome.error, outcome.source)
-    elif not given["quiet"]:
+    elif not shown.quiet:
         for notice in outcome.warnings:
             say(f"warning: {notice}" if alone else f"warning: {outcome.source}: {notice}")
-    if outcome.is_skipped and not given["quiet"]:
+    if outcome.is_skipped and not shown.quiet:
         say(f"skipped: {outcome.source}: its output files exist")
-    if given["as_json"]:
+    if shown.as_json:
         write_out(json.dumps(outcome.to_json(), ensure_ascii=False) + "\n")
-    elif given["output_dir"] is not None and not outcome.is_skipped:
-        with suppress(BrokenPipeError):  # the files are what was asked for, not their list
+    elif request.output_dir is not None and not outcome.is_skipped:
+        with suppress(BrokenPipeError):  # the user wants the files, not their list
             for path in outcome.outputs:
                 write_out(f"{path}\n")
     elif outcome.transcript is not None:
@@ -170,75 +137,65 @@ def _show(outcome: service.Outcome, given: Mapping[str, Any], *, alone: bool) ->
 
 
 @app.command()
+@arg.with_records
 def evaluate(
     directory: Annotated[
-        Path, typer.Argument(help="Recordings, each with its text beside it, or a truth.json.")
+        Path,
+        typer.Argument(help="Recordings, each with its text in a file beside it, or a truth.json."),
     ],
-    model: arg.Model = "auto",
-    engine: arg.Engine = "auto",
-    device: arg.Device = "auto",
-    compute_type: arg.ComputeType = "auto",
-    language: arg.Language = "auto",
-    multilingual: arg.Multilingual = False,
-    beam_size: arg.BeamSize = None,
-    batch_size: arg.BatchSize = 0,
-    vad: arg.Vad = True,
-    threads: arg.Threads = 0,
-    offline: arg.Offline = False,
+    spec: EngineSpec,
+    options: Annotated[
+        Options, Only(("language", "multilingual", "beam_size", "batch_size", "vad"))
+    ],
     compare: arg.Compare = "",
     as_json: arg.AsJson = False,
     quiet: arg.Quiet = False,
 ) -> None:
-    """Judge an engine and model on your own recordings.
+    """Measure the accuracy of an engine and model on your own recordings.
 
-    Counts word errors and invented words, and checks the language and the times of words where the truth has them.
+    Counts word errors and invented words. Checks the language and word timestamps where the truth has them.
     """
-    given = dict(locals())
-    names = ("language", "multilingual", "beam_size", "batch_size", "vad")
-    with exit_codes(), progress_bars(quiet=quiet) as bars:
-        request = service.EvaluateRequest(
-            directory=directory,
-            options={name: given[name] for name in names},
-            compare=tuple(filter(None, (name.strip() for name in compare.split(",")))),
-            **{name: given[name] for name in _ENGINE},
-        )
+    names = tuple(filter(None, (name.strip() for name in compare.split(","))))
+    request = service.EvaluateRequest(directory, spec, options, names)
+    with progress_bars(quiet=quiet) as bars:
         found = service.evaluate(request, bars)
-        bars.put_away()
-        write_out(json.dumps(found.figures, ensure_ascii=False) + "\n" if as_json else found.table)
+    _print_figures(found, as_json=as_json)
 
 
 @app.command()
+@arg.with_records
 def bench(
+    spec: EngineSpec,
+    options: Annotated[Options, Only(("batch_size",))],
     audio: Annotated[
-        Path | None, typer.Argument(help="A recording of yours; otherwise a voice in the program.")
+        Path | None, typer.Argument(help="Your own recording; by default a sample voice.")
     ] = None,
     minutes: Annotated[
-        float, typer.Option(help="How much audio; shorter recordings are repeated.")
+        float,
+        typer.Option(metavar="NUMBER", help="Length of the audio; shorter recordings repeat."),
     ] = 5.0,
-    runs: Annotated[int, typer.Option(help="How often; the median counts.")] = 3,
+    runs: Annotated[
+        int, typer.Option(metavar="INTEGER", help="Number of runs; the median counts.")
+    ] = 3,
     peers: Annotated[
-        bool, typer.Option("--peers", help="Run other installed programs too.")
+        bool, typer.Option("--peers", help="Also run other installed programs.")
     ] = False,
-    language: Annotated[str, typer.Option(help="Code of the language spoken in it.")] = "en",
-    batch_size: arg.BatchSize = 0,
-    model: arg.Model = "auto",
-    engine: arg.Engine = "auto",
-    device: arg.Device = "auto",
-    compute_type: arg.ComputeType = "auto",
-    threads: arg.Threads = 0,
-    offline: arg.Offline = False,
+    language: Annotated[
+        str, typer.Option(metavar="TEXT", help="Language of the recording.")
+    ] = "en",
     as_json: arg.AsJson = False,
     quiet: arg.Quiet = False,
 ) -> None:
-    """Measure this machine: every stage, its share of what the hardware can do, memory, and other programs."""
-    given = dict(locals())
-    names = ("audio", "minutes", "runs", "peers", "language", "batch_size", *_ENGINE)
-    with exit_codes(), progress_bars(quiet=quiet) as bars:
-        found = benchmark.bench(
-            benchmark.BenchRequest(**{name: given[name] for name in names}), bars
-        )
-        bars.put_away()
-        write_out(json.dumps(found.figures, ensure_ascii=False) + "\n" if as_json else found.table)
+    """Measure the speed of this machine: every stage, its share of the hardware's limit, memory, other programs."""
+    options = replace(options, language=language)
+    request = benchmark.BenchRequest(audio, minutes, runs, peers, options, spec)
+    with progress_bars(quiet=quiet) as bars:
+        found = benchmark.bench(request, bars)
+    _print_figures(found, as_json=as_json)
+
+
+def _print_figures(found: service.Evaluation, *, as_json: bool) -> None:
+    write_out(json.dumps(found.figures, ensure_ascii=False) + "\n" if as_json else found.table)
 
 
 # These run without this file where a package it needs is broken: see __main__. Here they are for --help.

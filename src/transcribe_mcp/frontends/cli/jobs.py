@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from ...domain.text_breaks import JOINERS
 from ...errors import UsageError
+from ...service import TranscribeRequest, server_settings
 from ...service import jobs as service
-from ...service import server_settings
 from . import options as arg
 from .terminal import Bars, confirm, exit_codes, progress_bars, say, write_out
 
@@ -40,54 +39,44 @@ OWNER = "command line"  # every shell of this user is one owner of the jobs that
 DAY_S = 86_400.0
 FOREVER_S = 10 * 365 * DAY_S
 
-_OF_JOBS = (
-    "engine", "model", "device", "compute_type", "offline", "language", "multilingual", "task", "words", "vad",
-    "prompt", "beam_size", "batch_size", "track", "channel",
-)  # fmt: skip
 
-
-def queue(given: Mapping[str, Any]) -> None:
-    """``transcribe --queue``: leave the recordings to the worker and print the ids of their jobs."""
-    options: dict[str, Any] = {name: given[name] for name in _OF_JOBS}
-    options["vocabulary"] = arg.read_vocabulary(given["vocabulary"])
-    if given["temperature"]:
-        options["temperatures"] = arg.read_temperatures(given["temperature"])
-    request = service.JobRequest(
+def queue(request: TranscribeRequest, shown: arg.Shown, *, force: bool) -> None:
+    """``transcribe --queue``: submit the recordings as jobs and print their IDs."""
+    wanted = service.JobRequest(
         "",
-        service.JobOptions(**options),
-        force=given["force"],
-        output=_output(given),
+        service.JobOptions(**vars(request.spec) | vars(request.options)),
+        force=force,
+        output=_output(request),
         from_shell=True,
     )
-    if given["threads"]:
+    if request.spec.threads:
         say(
             "warning: --threads has no effect with --queue; set TRANSCRIBE_MCP_THREADS for the worker"
         )
     with service.acting_for(OWNER):
-        batch = service.submit_batch(given["sources"], request)
-    for source in () if given["quiet"] else batch.skipped:
+        batch = service.submit_batch(request.sources, wanted)
+    for source in () if shown.quiet else batch.skipped:
         say(f"skipped: {source}: its output files exist")
     for refused in batch.refused:
         say(f"error: {refused.source}: {refused.error.message}")
         if refused.error.hint:
             say(f"hint: {refused.error.hint}")
     for job in batch.jobs:
-        write_out(_json(job) if given["as_json"] else f"{job.job_id}  {job.source}\n")
+        write_out(_json(job) if shown.as_json else f"{job.job_id}  {job.source}\n")
     if batch.refused:
         raise SystemExit(1)
 
 
-def _output(given: Mapping[str, Any]) -> service.OutputRequest | None:
-    """The files that the worker writes when it is done, whether this terminal is still there or not."""
-    if given["output_dir"] is None:
+def _output(request: TranscribeRequest) -> service.OutputRequest | None:
+    """The files that the worker writes, even after this terminal is closed."""
+    if request.output_dir is None:
         return None
     return service.OutputRequest(
-        directory=str(given["output_dir"]),
-        formats=arg.read_formats(given["formats"], to_stdout=False),
-        overwrite=given["overwrite"],
-        skip_existing=given["skip_existing"],
-        format_options={"highlight_words": given["highlight_words"]},
-        subtitle_rules={name: given[name] for name in arg.SUBTITLES},
+        directory=str(request.output_dir),
+        formats=request.formats,
+        overwrite=request.overwrite,
+        skip_existing=request.skip_existing,
+        look=request.look,
     )
 
 
@@ -243,7 +232,8 @@ def _show_transcript(job_id: str, name: str, *, quiet: bool) -> None:
 
 
 def _json(job: service.Job) -> str:
-    return json.dumps(asdict(job), ensure_ascii=False) + "\n"
+    values = asdict(job) | {"options": job.options.to_json()}
+    return json.dumps(values, ensure_ascii=False) + "\n"
 
 
 def _line(job: service.Job) -> str:

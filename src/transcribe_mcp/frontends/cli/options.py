@@ -1,14 +1,22 @@
-"""The command line's options, each described once, and how their texts are read."""
+"""The options of commands: those of records, derived from their declarations, and those of output."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from ...domain.options import FormatOptions, SubtitleRules
 from ...errors import UsageError
+from ...service import TranscribeRequest, format_names
+from ..forms import Form, Option, Parameter, offered
+from .terminal import exit_codes
+
+FORMAT_NAMES = ", ".join(format_names())
 
 Sources = Annotated[
     list[str],
@@ -16,137 +24,131 @@ Sources = Annotated[
         metavar="SOURCE", help="Files, directories, patterns, URLs, or - for standard input."
     ),
 ]
-Engine = Annotated[str, typer.Option(help="auto, ctranslate2 or whisper (PyTorch).")]
-Model = Annotated[
-    str, typer.Option(help="A name from 'models list', a Hub id, a directory, or auto.")
-]
-Device = Annotated[
-    str, typer.Option(help="auto, cpu, cuda, cuda:N, several as cuda:0,1 or cuda:all.")
-]
-ComputeType = Annotated[
-    str, typer.Option(help="Precision: auto, int8, float16, float32, bfloat16.")
-]
-Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0 is every core.")]
 Compare = Annotated[
     str,
     typer.Option(
-        help="Also judge faster-whisper, faster-whisper-batched or whisperx, with the same model; by commas."
+        metavar="TEXT",
+        help="Also evaluate these with the same model: faster-whisper, faster-whisper-batched, "
+        "whisperx; separate several with commas.",
     ),
 ]
-Offline = Annotated[bool, typer.Option("--offline", help="Make no network call.")]
-Language = Annotated[str, typer.Option(help="Code or name; auto lets several stretches vote.")]
-Multilingual = Annotated[
-    bool, typer.Option("--multilingual", help="Decide the language for every window.")
-]
-Task = Annotated[str, typer.Option(help="transcribe, or translate into English.")]
 Formats = Annotated[
     str,
     typer.Option(
-        "--format", "-f", help="txt, timed, srt, vtt, tsv, json, md; several with commas."
+        "--format", "-f", metavar="TEXT", help=f"{FORMAT_NAMES}; separate several with commas."
     ),
 ]
 OutputDir = Annotated[
     Path | None,
-    typer.Option("--output-dir", "-o", help="Write a file per format there, not to stdout."),
+    typer.Option(
+        "--output-dir",
+        "-o",
+        metavar="DIR",
+        help="Write one file per recording and format there, not to stdout.",
+    ),
 ]
-Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Replace output files that are there.")
-]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing output files.")]
 SkipExisting = Annotated[
-    bool,
-    typer.Option(
-        "--skip-existing",
-        help="Skip recordings whose output files are all there; go on with the rest.",
-    ),
-]
-Words = Annotated[bool, typer.Option("--words/--no-words", help="Keep the times of words.")]
-Vocabulary = Annotated[
-    str, typer.Option(metavar="FILE|TEXT", help="Names and words to expect: lines or commas.")
-]
-Prompt = Annotated[str, typer.Option(help="Text to take style and spelling from.")]
-Temperature = Annotated[
-    str, typer.Option(help="Tried in turn on windows of poor quality, for example 0,0.4,0.8.")
-]
-BeamSize = Annotated[
-    int | None,
-    typer.Option(
-        min=1, help="Hypotheses kept while decoding; 1 is greedy. Default: what suits the model."
-    ),
-]
-BatchSize = Annotated[
-    int, typer.Option(min=0, help="Windows decoded at once; 0 leaves it to the engine.")
-]
-Vad = Annotated[
-    bool,
-    typer.Option(
-        "--vad/--no-vad", help="Look for speech first; without, everything is taken for speech."
-    ),
-]
-Track = Annotated[
-    str, typer.Option(help="Audio track: auto, a number from 1, or all (each by itself).")
-]
-Channel = Annotated[
-    str,
-    typer.Option(
-        help="auto, mix, left, right, a number from 1, or split (each by itself, named as speakers)."
-    ),
-]
-LineChars = Annotated[int, typer.Option(help="Subtitles: characters a line.")]
-Lines = Annotated[int, typer.Option(help="Subtitles: lines at once.")]
-LongestCue = Annotated[float, typer.Option(help="Subtitles: seconds that one stays at most.")]
-ShortestCue = Annotated[
-    float, typer.Option(help="Subtitles: seconds that one stays at least.", show_default="5/6")
-]
-ReadingSpeed = Annotated[float, typer.Option(help="Subtitles: characters a second.")]
-HighlightWords = Annotated[
-    bool, typer.Option("--highlight-words", help="VTT: mark words as they are said.")
+    bool, typer.Option("--skip-existing", help="Skip recordings whose output files all exist.")
 ]
 Queue = Annotated[
-    bool, typer.Option("--queue", help="Leave it to the worker and print the jobs' ids.")
+    bool, typer.Option("--queue", help="Run in the background; print job IDs and return.")
 ]
 Force = Annotated[
-    bool, typer.Option("--force", help="With --queue: transcribe again what the library has.")
+    bool,
+    typer.Option("--force", help="With --queue: transcribe even if a saved transcript exists."),
 ]
-AsJson = Annotated[
-    bool, typer.Option("--json", help="Print JSON for programs, a line for each result.")
-]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one line of JSON per result.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars, no warnings.")]
 
 
-SUBTITLES = ("max_line_chars", "max_lines", "max_cue_s", "min_cue_s", "max_chars_per_second")
-_OF_OUTPUTS = {
-    "formats": "--format",
-    "overwrite": "--overwrite",
-    "highlight_words": "--highlight-words",
-} | {name: f"--{name.replace('_', '-')}" for name in SUBTITLES}
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """How a command prints its results."""
+
+    as_json: bool
+    quiet: bool
 
 
-def check_outputs(given: Mapping[str, Any], context: typer.Context) -> None:
-    """Options of output files that would have no effect are refused, never left out.
+# --- options of records -----------------------------------------------------------------------------------------------
+
+
+def with_records(function: Callable[..., None]) -> Callable[..., None]:
+    """A command whose parameters are records: each of their options becomes one of the command line."""
+    form = Form(function, "cli", _ask)
+    parameters = form.signature.parameters
+
+    @wraps(function)
+    def command(**given: Any) -> None:
+        with exit_codes():
+            function(**form.gather(given))
+
+    command.__dict__["__signature__"] = form.signature
+    command.__annotations__ = {name: each.annotation for name, each in parameters.items()}
+    return command
+
+
+def _ask(option: Option) -> Parameter:
+    kind, default, help_text = option.type, option.default, option.help_text
+    read: Callable[[Any], Any] | None = None
+    metavar = METAVARS.get(kind)
+    if kind in LISTS:
+        metavar, read, usage = LISTS[kind]
+        kind, default, help_text = str, "", f"{help_text} {usage}"
+    if isinstance(default, float):
+        help_text += f" Default: {default:.3g}."
+    info = typer.Option(
+        flag(option),
+        metavar=metavar,
+        min=option.declared.ge,
+        help=help_text,
+        show_default=not isinstance(default, float),
+    )
+    asked = Parameter(Annotated[kind, info], default)
+    if read is None:
+        return asked
+    read_items = read  # an empty text leaves the default
+    return replace(asked, read=lambda text: read_items(text) if text else option.default)
+
+
+def flag(option: Option) -> str:
+    """The name of an option on the command line; one that is on can be turned off."""
+    name = option.declared.flag or f"--{option.name.replace('_', '-')}"
+    return f"{name}/--no-{name[2:]}" if option.default is True else name
+
+
+def check_outputs(request: TranscribeRequest, context: typer.Context, *, queue: bool) -> None:
+    """Refuse options of output files that would have no effect.
 
     Raises:
         UsageError
     """
-    if given["skip_existing"] and given["output_dir"] is None:
+    if request.skip_existing and request.output_dir is None:
         raise UsageError("--skip-existing looks for output files", hint="add --output-dir DIR")
-    if given["skip_existing"] and given["overwrite"]:
+    if request.skip_existing and request.overwrite:
         raise UsageError("--skip-existing contradicts --overwrite", hint="leave out one of them")
-    if not given["queue"] or given["output_dir"] is not None:
+    if not queue or request.output_dir is not None:
         return
-    for name, option in _OF_OUTPUTS.items():
+    files = [*offered(SubtitleRules, "cli"), *offered(FormatOptions, "cli")]
+    flags = {"formats": "--format", "overwrite": "--overwrite"}
+    for name, option in (flags | {each.name: flag(each) for each in files}).items():
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
-            hint = "add --output-dir DIR, or print the transcript later: transcribe-mcp jobs show JOB --wait --format F"
+            hint = (
+                "add --output-dir DIR, or print the transcript later: "
+                "transcribe-mcp jobs show JOB --wait --format F"
+            )
             raise UsageError(f"{option} with --queue has no file to apply to", hint=hint)
 
 
+# --- values as text ---------------------------------------------------------------------------------------------------
+
+
 def read_formats(text: str, *, to_stdout: bool) -> tuple[str, ...]:
-    """``srt,json`` -> names, each once; stdout takes one."""
+    """``srt,json`` -> names, each once. Only one can go to stdout."""
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     if not names:
-        raise UsageError(
-            f"--format is {text!r}", hint="name one or more of txt, timed, srt, vtt, tsv, json, md"
-        )
+        raise UsageError(f"--format is {text!r}", hint=f"name one or more of {FORMAT_NAMES}")
     if len(names) > 1 and to_stdout:
         raise UsageError(
             f"--format {text} names {len(names)} formats for one output",
@@ -156,12 +158,12 @@ def read_formats(text: str, *, to_stdout: bool) -> tuple[str, ...]:
 
 
 def read_vocabulary(text: str) -> tuple[str, ...]:
-    """A file with a word or name a line, or the words themselves with commas between.
+    """The lines of a text file, or the words of a text that separates them with commas.
 
     Raises:
-        UsageError: what is called like a file is none, or cannot be read.
+        UsageError: the file is missing or cannot be read.
     """
-    hint = "give a UTF-8 text file with one word or name a line, or the words with commas between"
+    hint = "give a UTF-8 text file with one term per line, or terms separated by commas"
     try:
         is_file = Path(text).is_file() if text else False
     except OSError:  # longer than a path can be
@@ -179,10 +181,22 @@ def read_vocabulary(text: str) -> tuple[str, ...]:
 
 
 def read_temperatures(text: str) -> tuple[float, ...]:
-    """``0,0.4,0.8`` -> numbers; the pipeline's options know their range."""
+    """``0,0.4,0.8`` -> numbers; ``Options`` checks their range."""
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError as error:
         raise UsageError(
             f"--temperature is {text!r}", hint="give numbers between 0 and 1, as in 0,0.4,0.8"
         ) from error
+
+
+METAVARS: dict[Any, str] = {str: "TEXT", int: "INTEGER", int | None: "INTEGER", float: "NUMBER"}
+# Lists are one text on the command line: its name in the help, how it is read, and what the help says of it.
+LISTS: dict[Any, tuple[str, Callable[[str], Any], str]] = {
+    tuple[str, ...]: (
+        "FILE|TEXT",
+        read_vocabulary,
+        "A text file with one per line, or separated by commas.",
+    ),
+    tuple[float, ...]: ("TEXT", read_temperatures, "Separated by commas, for example 0,0.4,0.8."),
+}

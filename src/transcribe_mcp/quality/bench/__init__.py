@@ -18,6 +18,7 @@ import numpy as np
 
 from ... import models
 from ...compat.memory import Geometry
+from ...domain.options import Options
 from ...domain.progress import Progress, no_progress
 from ...domain.transcript import Notice, Word
 from ...engines import Decoded, DecodingOptions, Encoded, Engine, EngineInfo, Listener, listener_of
@@ -25,7 +26,6 @@ from ...engines.batch_size import known_shape
 from ...errors import ModelError, UsageError
 from ...media.decode import SAMPLE_RATE_HZ, Samples, read
 from ...pipeline.offline import transcribe
-from ...pipeline.options import Options
 from ...speech.detector import SpeechDetector
 from ...speech.regions import Window
 from .ceilings import Ceilings, gpu_peak_bytes, measure_ceilings, peak_bytes, synchronize

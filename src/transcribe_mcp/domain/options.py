@@ -1,0 +1,274 @@
+"""Every option, declared once: its name, type, default, bounds and help text.
+
+The command line, the MCP tools and stored jobs are derived from these records, see ``frontends/forms.py`` and
+``jobs/models.py``. To add an option, add a field here and the code that uses it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
+
+from ..errors import UsageError
+from .languages import AUTO, requested_language
+
+TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+FRONT_ENDS = frozenset({"cli", "mcp", "jobs"})
+# The list of tools has to stay short: assistants pay for it in every conversation. They set what a user talks about.
+NOT_MCP = frozenset({"mcp"})
+# What changes the looks of output files. Jobs keep it with each file.
+FILES_ONLY = frozenset({"mcp", "jobs"})
+
+Record = TypeVar("Record")
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """What the front ends need to know about an option besides its name, type and default.
+
+    Attributes:
+        help_text: plain text for people and assistants; ``{engines}`` stands for the names of the engines.
+        ge: the smallest value.
+        choices: the values of a text.
+        or_number: beside ``choices``, a number from 1.
+        hidden_in: the front ends that do not offer it.
+        changes_text: two jobs that differ in it have different transcripts.
+        flag: its name on the command line, if that is not the field's.
+        aliases: other names that assistants try.
+        max_chars: the longest text, or item of a list, that an assistant may give.
+    """
+
+    help_text: str
+    ge: float | None = None
+    choices: tuple[str, ...] = ()
+    or_number: bool = False
+    hidden_in: Collection[str] = frozenset()
+    changes_text: bool = True
+    flag: str = ""
+    aliases: tuple[str, ...] = ()
+    max_chars: int = 4096
+
+
+def option(default: Any, help_text: str, **declared: Any) -> Any:
+    """A field with its declaration; keywords are attributes of ``Declared``."""
+    return field(default=default, metadata={"option": Declared(help_text, **declared)})
+
+
+def declared_in(record: Any) -> Iterator[tuple[str, Any, Declared]]:
+    """Name, default and declaration of every option of a record or its class, in order."""
+    for each in fields(record):
+        if "option" in each.metadata:
+            yield each.name, each.default, each.metadata["option"]
+
+
+def part_of(cls: type[Record], record: Any, **changes: Any) -> Record:
+    """A ``cls`` with the values of a record that has all of its fields, apart from ``changes``."""
+    values = {each.name: getattr(record, each.name) for each in fields(cls)}  # type: ignore[arg-type]
+    return cls(**values | changes)
+
+
+def _check(record: Any) -> None:
+    """
+    Raises:
+        UsageError: a value is out of its bounds, or none of its choices.
+    """
+    for name, _, declared in declared_in(record):
+        value = getattr(record, name)
+        if declared.ge is not None and value is not None and not declared.ge <= value < math.inf:
+            hint = f"give a number of at least {declared.ge:g}"
+            raise UsageError(f"{name} is {value:g}", hint=hint)
+        if declared.choices and value not in declared.choices:
+            if declared.or_number and _is_number_from_1(value):
+                continue
+            numbers = "a number from 1 or " if declared.or_number else ""
+            hint = f"give {numbers}one of: {', '.join(declared.choices)}"
+            raise UsageError(f"there is no {name} {value!r}", hint=hint)
+
+
+def _is_number_from_1(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and int(text) >= 1
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """The engine and model to load. Equal specs can share one loaded model.
+
+    ``auto`` leaves a choice to the machine; the engine's ``info`` says what was chosen.
+    """
+
+    engine: str = option(AUTO, "Speech recognition engine: {engines}.", hidden_in=NOT_MCP)
+    model: str = option(
+        AUTO,
+        "Model name, Hugging Face ID or directory; auto picks the best for this machine.",
+        aliases=("model_name", "model_size", "engine"),
+        max_chars=1024,
+    )
+    device: str = option(
+        AUTO,
+        "Device: auto, cpu, cuda, cuda:N, or several as cuda:0,1 or cuda:all.",
+        hidden_in=NOT_MCP,
+    )
+    compute_type: str = option(
+        AUTO, "Precision: auto, int8, float16, bfloat16 or float32.", hidden_in=NOT_MCP
+    )
+    threads: int = option(
+        0, "CPU threads; 0 uses all cores.", ge=0, hidden_in={"mcp", "jobs"}, changes_text=False
+    )
+    offline: bool = option(False, "Never use the network.", hidden_in=NOT_MCP, changes_text=False)
+    # A worker sets it to the GPU of its slot: the one that cuda and auto mean.
+    gpu: int = option(0, "Number of the GPU.", ge=0, hidden_in=FRONT_ENDS, changes_text=False)
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to transcribe a recording, whatever the engine.
+
+    ``language`` is kept as the models' code. ``temperatures``: the first is for every window, the others are tried in
+    turn on windows that break a quality rule; with one alone, no window is decoded again. ``beam_size``: ``None``
+    leaves it to the engine; it counts at temperature 0.
+
+    Raises:
+        UsageError: a value is out of its bounds, or two options contradict each other.
+    """
+
+    language: str = option(
+        AUTO,
+        "Spoken language, code or name: de, en-US, German. auto detects it from several parts of the recording.",
+        aliases=("lang", "locale", "source_language"),
+        max_chars=64,
+    )
+    multilingual: bool = option(
+        False, "Detect the language separately for each ~30 s of audio.", hidden_in=NOT_MCP
+    )
+    task: str = option(
+        "transcribe", "transcribe, or translate into English.", choices=("transcribe", "translate")
+    )
+    words: bool = option(True, "Keep word timestamps.", hidden_in=NOT_MCP)
+    vad: bool = option(True, "Skip non-speech (voice activity detection).", hidden_in=NOT_MCP)
+    prompt: str = option(
+        "", "Initial prompt: example text that guides style and spelling.", hidden_in=NOT_MCP
+    )
+    vocabulary: tuple[str, ...] = option(
+        (),
+        "Names and terms to expect, spelled exactly as they should appear.",
+        aliases=("prompt", "initial_prompt", "words", "hotwords", "keywords"),
+        max_chars=200,
+    )
+    temperatures: tuple[float, ...] = option(
+        TEMPERATURES,
+        "Sampling temperatures, tried in turn on windows of poor quality.",
+        flag="--temperature",
+        hidden_in=NOT_MCP,
+    )
+    beam_size: int | None = option(
+        None,
+        "Hypotheses kept while decoding; 1 is greedy. Default: what suits the model.",
+        ge=1,
+        hidden_in=NOT_MCP,
+    )
+    batch_size: int = option(
+        0,
+        "Windows decoded at once; 0 lets the engine choose.",
+        ge=0,
+        hidden_in=NOT_MCP,
+        changes_text=False,
+    )
+    # Threads for reading and voice detection. Front ends offer the threads of ``EngineSpec`` and set both.
+    threads: int = option(
+        0, "CPU threads; 0 uses all cores.", ge=0, hidden_in=FRONT_ENDS, changes_text=False
+    )
+    diarize: bool = option(
+        False,
+        "Name the speakers. Not available yet: only a warning.",
+        hidden_in={"cli"},
+        aliases=("speakers", "diarization"),
+    )
+    track: str = option(
+        AUTO,
+        "Audio track: a number from 1, all (each by itself), or auto (the first with speech).",
+        choices=(AUTO, "all"),
+        or_number=True,
+        aliases=("audio_track", "stream", "track_number"),
+        max_chars=16,
+    )
+    channel: str = option(
+        AUTO,
+        "Audio channel: auto, mix, left, right, a number from 1, or split (each channel is a speaker).",
+        choices=(AUTO, "mix", "left", "right", "split"),
+        or_number=True,
+        aliases=("channels", "audio_channel"),
+        max_chars=16,
+    )
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "language", requested_language(self.language))
+        for name in ("track", "channel"):
+            object.__setattr__(self, name, getattr(self, name).lower())
+        _check(self)
+        if not self.temperatures or any(not 0 <= t <= 1 for t in self.temperatures):
+            hint = "give one or more between 0 and 1"
+            raise UsageError(f"temperatures are {self.temperatures}", hint=hint)
+        if self.multilingual and self.language != AUTO:
+            hint = "leave the language to auto, or leave out multilingual"
+            raise UsageError(f"multilingual contradicts language {self.language!r}", hint=hint)
+
+
+@dataclass(frozen=True, slots=True)
+class SubtitleRules:
+    """What a viewer can read. The defaults are common limits of broadcasters and streaming services.
+
+    Columns count East Asian wide characters twice and combining ones not at all. ``min_cue_s`` is 20 frames at 24 a
+    second, ``min_gap_s`` 2 at 25; both yield to the next cue and to the end of the recording. A cue stays up longer to
+    meet ``max_chars_per_second``, where the next one leaves time.
+    """
+
+    max_line_chars: int = option(
+        42, "Subtitles: maximum characters per line.", ge=2, hidden_in=FILES_ONLY
+    )
+    max_lines: int = option(2, "Subtitles: maximum lines at once.", ge=1, hidden_in=FILES_ONLY)
+    max_cue_s: float = option(
+        7.0, "Subtitles: maximum seconds on screen.", ge=0.1, hidden_in=FILES_ONLY
+    )
+    min_cue_s: float = option(
+        5 / 6, "Subtitles: minimum seconds on screen.", ge=0, hidden_in=FILES_ONLY
+    )
+    max_chars_per_second: float = option(
+        20.0, "Subtitles: maximum characters per second.", ge=1, hidden_in=FILES_ONLY
+    )
+    min_gap_s: float = option(
+        0.08, "Subtitles: minimum seconds between two.", ge=0, hidden_in=FRONT_ENDS
+    )
+
+    def __post_init__(self) -> None:
+        _check(self)
+        if self.min_cue_s > self.max_cue_s:
+            raise UsageError(
+                f"min_cue_s {self.min_cue_s:g} is more than max_cue_s {self.max_cue_s:g}",
+                hint="let the shortest cue be shorter than the longest",
+            )
+        if self.min_gap_s >= self.max_cue_s:
+            raise UsageError(
+                f"min_gap_s {self.min_gap_s:g} is not less than max_cue_s {self.max_cue_s:g}",
+                hint="let the gap between cues be shorter than a cue",
+            )
+
+    def reading_ms(self, chars: int) -> int:
+        """Time that a cue with this many columns should stay up."""
+        return math.ceil(1000 * max(self.min_cue_s, chars / self.max_chars_per_second))
+
+
+@dataclass(frozen=True, slots=True)
+class FormatOptions:
+    """One record for all output formats; each format reads the fields that it knows."""
+
+    subtitles: SubtitleRules = SubtitleRules()  # srt, vtt
+    highlight_words: bool = option(
+        False, "WebVTT: mark each word while it is spoken.", hidden_in=FILES_ONLY
+    )
+    # WebVTT: a comment that names engine, model and device.
+    note: bool = option(False, "WebVTT: name the engine and model.", hidden_in=FRONT_ENDS)
