@@ -182,12 +182,6 @@ class Options:
     threads: int = option(
         0, "CPU threads; 0 uses all cores.", ge=0, hidden_in=FRONT_ENDS, changes_text=False
     )
-    diarize: bool = option(
-        False,
-        "Name the speakers. Not available yet: only a warning.",
-        hidden_in={"cli"},
-        aliases=("speakers", "diarization"),
-    )
     track: str = option(
         AUTO,
         "Audio track: a number from 1, all (each by itself), or auto (the first with speech).",
@@ -203,6 +197,12 @@ class Options:
         or_number=True,
         aliases=("channels", "audio_channel"),
         max_chars=16,
+    )
+    diarize: bool = option(
+        False,
+        "Name the speakers. Not available yet: only a warning.",
+        hidden_in={"cli"},
+        aliases=("speakers", "diarization"),
     )
 
     def __post_init__(self) -> None:

@@ -80,6 +80,12 @@ class Form:
             ]
         self.signature = own.replace(parameters=parameters)
 
+    def present(self, caller: Callable[..., Any]) -> None:
+        """Let libraries see the signature at ``caller``, which is given the values."""
+        vars(caller)["__signature__"] = self.signature
+        parameters = self.signature.parameters
+        caller.__annotations__ = {name: each.annotation for name, each in parameters.items()}
+
     def gather(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments of the function, from a value for each parameter of the signature.
 

@@ -76,15 +76,13 @@ class Shown:
 def with_records(function: Callable[..., None]) -> Callable[..., None]:
     """A command whose parameters are records: each of their options becomes one of the command line."""
     form = Form(function, "cli", _ask)
-    parameters = form.signature.parameters
 
     @wraps(function)
     def command(**given: Any) -> None:
         with exit_codes():
             function(**form.gather(given))
 
-    command.__dict__["__signature__"] = form.signature
-    command.__annotations__ = {name: each.annotation for name, each in parameters.items()}
+    form.present(command)
     return command
 
 

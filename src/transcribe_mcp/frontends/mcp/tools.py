@@ -1,14 +1,16 @@
-"""The tools: functions whose parameters are the schema, whose docstring is what the model reads. Each makes a call."""
+"""The tools. A function's parameters are the tool's schema; its docstring is the description."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from typing import Annotated, Any, TypeVar
 
 from ...errors import TranscribeError
 from ...service import sandbox
 from ...service.jobs import JobOptions, JobRequest
+from ..forms import Form
 from . import answers
 from . import arguments as arg
 from . import handlers as calls
@@ -21,7 +23,7 @@ ToolFunction = TypeVar("ToolFunction", bound=Callable[..., Any])
 
 @dataclass(frozen=True, slots=True)
 class ToolEntry:
-    """A tool as it is published, and how its arguments are read."""
+    """A tool as clients see it, and the arguments that the server reads."""
 
     tool: Tool
     arguments: Arguments
@@ -40,9 +42,17 @@ ENDS = types.ToolAnnotations(
 
 def tool(title: str, annotations: types.ToolAnnotations) -> Callable[[ToolFunction], ToolFunction]:
     def register(function: ToolFunction) -> ToolFunction:
-        arguments = arguments_of(function)
+        form = Form(function, "mcp", arg.ask)
+
+        @wraps(function)
+        async def call(**given: Any) -> types.CallToolResult:
+            result: types.CallToolResult = await function(**form.gather(given))
+            return result
+
+        form.present(call)
+        arguments = arguments_of(call)
         made = Tool.from_function(
-            function,
+            call,
             title=title,
             description=" ".join((function.__doc__ or "").split()),
             annotations=annotations,
@@ -58,9 +68,9 @@ def tool(title: str, annotations: types.ToolAnnotations) -> Callable[[ToolFuncti
 async def answering(
     work: Awaitable[answers.Answer], *, wants_text: bool = False
 ) -> types.CallToolResult:
-    """An answer, or in its place the error in words; any other exception is a defect and the SDK's to report.
+    """The answer, or one of our errors in words. The SDK reports other exceptions as defects.
 
-    A call that ``wants_text`` has failed where the job failed and left none.
+    A call that ``wants_text`` fails if the job failed without any.
     """
     try:
         answer = await work
@@ -84,7 +94,7 @@ def _reporter(ctx: Context) -> calls.Report:
 
 
 async def _client_roots(sources: Sequence[str], ctx: Context) -> ListRoots | None:
-    """Ask a client of this user, which works in directories of its own, where those are; only where that matters."""
+    """Ask a local client for its working directories, if a source is outside the allowed ones."""
     capabilities = ctx.client_capabilities
     is_local = ctx.request_context.request is None
     if not is_local or capabilities is None or capabilities.roots is None:
@@ -110,31 +120,17 @@ async def transcribe_audio(
     source: arg.Source,
     ctx: Context,
     roots: Annotated[types.ListRootsResult | None, Resolve(roots_for_source)],
-    model: arg.Model = "auto",
-    language: arg.Language = "auto",
-    task: arg.Task = "transcribe",
-    diarize: arg.Diarize = False,
-    vocabulary: arg.Vocabulary = (),
-    track: arg.Track = "auto",
-    channel: arg.Channel = "auto",
+    options: JobOptions,
     formats: arg.Formats = ("txt",),
     force: arg.Force = False,
     wait_s: arg.Wait = arg.LONGEST_WAIT_S,
 ) -> types.CallToolResult:
     """Transcribe one audio or video file on this machine.
 
-    Waits for the text. If status is not completed after wait_s, the work goes on: call get_transcription_result with
-    the job_id, which waits too. A file transcribed before with the same options is answered at once.
+    Waits up to wait_s seconds for the text. If the status is not completed by then, the job goes on:
+    call get_transcription_result with its job_id, which also waits. A file that was already
+    transcribed with the same options returns at once.
     """
-    options = JobOptions(
-        model=model,
-        language=language,
-        task=task,
-        diarize=diarize,
-        vocabulary=tuple(vocabulary),
-        track=track.lower(),
-        channel=channel.lower(),
-    )
     request = JobRequest(source, options, force=force)
     work = calls.transcribe(request, formats, _uris(roots), wait_s, _reporter(ctx))
     return await answering(work, wants_text=True)
@@ -145,30 +141,15 @@ async def batch_transcribe(
     sources: arg.Sources,
     ctx: Context,
     roots: Annotated[types.ListRootsResult | None, Resolve(roots_for_sources)],
-    model: arg.Model = "auto",
-    language: arg.Language = "auto",
-    task: arg.Task = "transcribe",
-    diarize: arg.Diarize = False,
-    vocabulary: arg.Vocabulary = (),
-    track: arg.Track = "auto",
-    channel: arg.Channel = "auto",
+    options: JobOptions,
     force: arg.Force = False,
     wait_s: arg.ShortWait = 0.0,
 ) -> types.CallToolResult:
-    """Transcribe every recording that files, directories and patterns name.
+    """Transcribe every recording that files, directories and patterns match.
 
-    Returns a job_id for the batch, one for each job in it, and what was refused with the reason. A bad file does not
-    stop the others.
+    Returns a job_id for the batch, one for each job, and the refused sources with the reason. A bad
+    file does not stop the others.
     """
-    options = JobOptions(
-        model=model,
-        language=language,
-        task=task,
-        diarize=diarize,
-        vocabulary=tuple(vocabulary),
-        track=track.lower(),
-        channel=channel.lower(),
-    )
     request = JobRequest("", options, force=force)
     return await answering(
         calls.transcribe_batch(sources, request, _uris(roots), wait_s, _reporter(ctx))
@@ -179,7 +160,7 @@ async def batch_transcribe(
 async def get_transcription_progress(
     job_id: arg.JobOrBatchId, ctx: Context, wait_s: arg.ShortWait = 0.0
 ) -> types.CallToolResult:
-    """State of a job or batch: status, percent, seconds left, place in the queue. It has no text."""
+    """Status of a job or batch: percent, seconds left, position in the queue. No text."""
     return await answering(calls.progress(job_id, wait_s, _reporter(ctx)))
 
 
@@ -195,9 +176,9 @@ async def get_transcription_result(
     save_as: arg.SaveAs = "",
     wait_s: arg.Wait = arg.LONGEST_WAIT_S,
 ) -> types.CallToolResult:
-    """The transcript of a job, in pages: call again with next_cursor until there is none.
+    """Return the transcript of a job in pages: call again with next_cursor until there is none.
 
-    Waits for a job that is not finished; with wait_s 0 it returns what is finished so far.
+    Waits for an unfinished job; wait_s 0 returns the text transcribed so far.
     """
 
     async def work() -> answers.Answer:
@@ -218,7 +199,7 @@ async def list_transcription_history(
     cursor: arg.Cursor = "",
     limit: arg.Limit = 20,
 ) -> types.CallToolResult:
-    """Jobs of every client of this machine, newest first, in pages."""
+    """List the jobs of all clients on this machine in pages, newest first."""
 
     async def work() -> answers.Answer:
         which = calls.filter_of(statuses, source_contains, batch_id, days)
@@ -235,7 +216,7 @@ async def search_transcripts(
     cursor: arg.Cursor = "",
     limit: arg.Limit = 10,
 ) -> types.CallToolResult:
-    """Find sentences in all finished transcripts: each with its job, its times, and the sentences around it."""
+    """Search all finished transcripts. Returns sentences with their job, times and neighbors."""
 
     async def work() -> answers.Answer:
         return await calls.search(
@@ -247,23 +228,26 @@ async def search_transcripts(
 
 @tool("Cancel a transcription", ENDS)
 async def cancel_transcription(job_id: arg.JobOrBatchId) -> types.CallToolResult:
-    """Stop a job or a whole batch. What is finished of it can still be read."""
+    """Cancel a job or a batch. Text transcribed so far can still be read."""
     return await answering(calls.cancel(job_id))
 
 
 @tool("Delete a transcription", ENDS)
 async def delete_transcription(job_id: arg.JobOrBatchId) -> types.CallToolResult:
-    """Delete a job or a batch with its transcripts for good; running work is stopped. The recordings stay."""
+    """Delete a job or a batch with its transcripts permanently.
+
+    Running work stops; recordings stay.
+    """
     return await answering(calls.delete(job_id))
 
 
 @tool("List models", READS)
 async def list_models(cached_only: arg.CachedOnly = False) -> types.CallToolResult:
-    """Whisper models: which are on this machine, how large the others are, and which fit into its memory."""
+    """List Whisper models: downloaded or not, their sizes, and which fit into this machine's memory."""
     return await answering(calls.models(cached_only=cached_only))
 
 
 @tool("Diagnose this machine", READS)
 async def diagnose_system(details: arg.Details = False) -> types.CallToolResult:
-    """What keeps this machine from transcribing well (GPU, driver, libraries, memory), and how to mend it."""
+    """Find problems of this machine (GPU, driver, libraries, memory) and how to fix them."""
     return await answering(calls.diagnosis(details=details))
