@@ -123,13 +123,35 @@ def test_the_documented_samples_are_what_is_written() -> None:
     }
 
 
-def test_the_documented_table_lists_every_format() -> None:
-    document = DOCS.read_text(encoding="utf-8")
+def table_rows() -> str:
     rows = [
         f"| `{n}` | `{row.extension}` | `{row.media_type}` | {row.summary} |"
         for n, row in FORMATS.items()
     ]
-    assert "\n".join(rows) in document
+    return "\n".join(rows)
+
+
+def test_the_documented_table_lists_every_format() -> None:
+    assert table_rows() in DOCS.read_text(encoding="utf-8")
+
+
+def recorded(document: str) -> str:
+    """The document with the table of all formats, and a sample of each."""
+    head, rest = document.split("\n\n| name", 1)
+    table, rest = rest.split("\n\n", 1)
+    lines = table.splitlines()[:2]
+    document = f"{head}\n\n| name{lines[0]}\n{lines[1]}\n{table_rows()}\n\n{rest}"
+    for name in sorted(rendered().keys() - {"sample.json"}):
+        if (mark := f"<!-- sample: {name} -->") not in document:
+            document += f"\n{mark}\n````\n````\n"
+    return with_samples(document)
+
+
+def test_the_documented_page_is_what_would_be_recorded() -> None:
+    document = DOCS.read_text(encoding="utf-8")
+    assert recorded(document) == document
+    without = document.replace("| `md` |", "| `gone` |").replace("sample: sample.md", "")
+    assert "| `gone` |" not in recorded(without) and "sample: sample.md -->" in recorded(without)
 
 
 def test_the_documented_rules_are_the_defaults() -> None:
@@ -249,10 +271,10 @@ def test_a_file_name_that_is_no_text_can_be_written() -> None:
 def test_an_unknown_format_is_an_error_that_names_the_nearest() -> None:
     with pytest.raises(UnknownNameError, match="'strt'") as caught:
         render(sample(), "strt")
-    assert caught.value.hint == "did you mean srt? formats: txt, timed, srt, vtt, tsv, json, md"
+    assert caught.value.hint == f"did you mean srt? formats: {', '.join(FORMATS)}"
 
 
 if __name__ == "__main__":
     for golden_name, content in rendered().items():
         (GOLDEN / golden_name).write_bytes(content.encode())
-    DOCS.write_bytes(with_samples(DOCS.read_text(encoding="utf-8")).encode())
+    DOCS.write_bytes(recorded(DOCS.read_text(encoding="utf-8")).encode())

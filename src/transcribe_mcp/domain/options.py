@@ -82,8 +82,9 @@ def _check(record: Any) -> None:
         if declared.choices and value not in declared.choices:
             if declared.or_number and _is_number_from_1(value):
                 continue
-            numbers = "a number from 1 or " if declared.or_number else ""
-            hint = f"give {numbers}one of: {', '.join(declared.choices)}"
+            numbers = ("a number from 1",) if declared.or_number else ()
+            *others, last = declared.choices + numbers
+            hint = f"choose {', '.join(others)} or {last}"
             raise UsageError(f"there is no {name} {value!r}", hint=hint)
 
 

@@ -266,7 +266,7 @@ def listener_of(engine: Engine) -> Listener | None:
     return listen() if listen is not None else None
 
 
-def load_engine(spec: EngineSpec, progress: Progress = unreported) -> Engine:
+def load_engine(spec: EngineSpec, progress: Progress = no_progress) -> Engine:
     """Load an engine. Where ``auto`` finds no model for its engine, it takes one that a package holds.
 
     Several devices give one engine that shares every batch out among them.

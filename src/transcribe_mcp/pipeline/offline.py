@@ -17,7 +17,7 @@ import numpy as np
 
 from .. import __version__
 from ..domain.options import Options
-from ..domain.progress import Progress, share_of, no_progress
+from ..domain.progress import Progress, no_progress, share_of
 from ..domain.transcript import Notice, Transcript
 from ..engines import (
     Decoded,

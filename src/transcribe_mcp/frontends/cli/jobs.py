@@ -30,7 +30,7 @@ KeepDays = Annotated[
 ShownFormat = Annotated[
     str,
     typer.Option(
-        "--format", "-f", help="Print the transcript: txt, timed, srt, vtt, tsv, json, md."
+        "--format", "-f", metavar="TEXT", help=f"Print the transcript: {arg.FORMAT_NAMES}."
     ),
 ]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait until it has ended.")]

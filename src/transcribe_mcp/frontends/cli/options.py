@@ -93,14 +93,15 @@ def _ask(option: Option) -> Parameter:
     if kind in LISTS:
         metavar, read, usage = LISTS[kind]
         kind, default, help_text = str, "", f"{help_text} {usage}"
-    if isinstance(default, float):
+    is_float = isinstance(default, float)
+    if is_float:
         help_text += f" Default: {default:.3g}."
     info = typer.Option(
         flag(option),
         metavar=metavar,
-        min=option.declared.ge,
+        min=None if is_float else option.declared.ge,  # of floats the record tells
         help=help_text,
-        show_default=not isinstance(default, float),
+        show_default=not is_float,
     )
     asked = Parameter(Annotated[kind, info], default)
     if read is None:

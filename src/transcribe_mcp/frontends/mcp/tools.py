@@ -41,18 +41,13 @@ ENDS = types.ToolAnnotations(
 
 
 def tool(title: str, annotations: types.ToolAnnotations) -> Callable[[ToolFunction], ToolFunction]:
+    """Publish the function as a tool. Records among its parameters become one argument per option."""
+
     def register(function: ToolFunction) -> ToolFunction:
-        form = Form(function, "mcp", arg.ask)
-
-        @wraps(function)
-        async def call(**given: Any) -> types.CallToolResult:
-            result: types.CallToolResult = await function(**form.gather(given))
-            return result
-
-        form.present(call)
-        arguments = arguments_of(call)
+        caller = _with_arguments(function)
+        arguments = arguments_of(caller)
         made = Tool.from_function(
-            call,
+            caller,
             title=title,
             description=" ".join((function.__doc__ or "").split()),
             annotations=annotations,
@@ -63,6 +58,18 @@ def tool(title: str, annotations: types.ToolAnnotations) -> Callable[[ToolFuncti
         return function
 
     return register
+
+
+def _with_arguments(function: ToolFunction) -> Callable[..., Awaitable[types.CallToolResult]]:
+    form = Form(function, "mcp", arg.ask)
+
+    @wraps(function)
+    async def call(**given: Any) -> types.CallToolResult:
+        result: types.CallToolResult = await function(**form.gather(given))
+        return result
+
+    form.present(call)
+    return call
 
 
 async def answering(

@@ -1,0 +1,92 @@
+"""Every option is declared once, and is in every front end that it does not name as an exception."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+import typer
+
+from transcribe_mcp.domain.options import (
+    FRONT_ENDS,
+    EngineSpec,
+    FormatOptions,
+    Options,
+    SubtitleRules,
+    declared_in,
+)
+from transcribe_mcp.errors import UsageError
+from transcribe_mcp.frontends.cli.app import app
+from transcribe_mcp.frontends.forms import offered
+from transcribe_mcp.frontends.mcp.arguments import Argument
+from transcribe_mcp.frontends.mcp.tools import TOOLS
+from transcribe_mcp.jobs.job_options import options_key
+from transcribe_mcp.jobs.models import JobOptions
+
+RECORDS = (EngineSpec, Options, SubtitleRules, FormatOptions)
+IN_TOOLS = {"source", "formats", "force", "wait_s"}  # of a call, not of a transcription
+OTHER: dict[str, Any] = {
+    "engine": "fake", "model": "small", "device": "cpu", "compute_type": "int8", "offline": True, "language": "de",
+    "multilingual": True, "task": "translate", "words": False, "vad": False, "prompt": "Zürich",
+    "vocabulary": ("Fraser",), "temperatures": (0.0, 0.5), "beam_size": 5, "batch_size": 3, "diarize": True,
+    "track": "2", "channel": "left",
+}  # fmt: skip
+
+
+def names(front_end: str, *records: type) -> set[str]:
+    return {option.name for record in records or RECORDS for option in offered(record, front_end)}
+
+
+def test_every_field_of_a_record_is_an_option() -> None:
+    for record in RECORDS:
+        declared = {name for name, _, _ in declared_in(record)}
+        assert {each.name for each in fields(record)} - declared <= {"subtitles"}
+        for name, _, one in declared_in(record):
+            assert set(one.hidden_in) <= FRONT_ENDS and one.help_text.endswith("."), name
+
+
+def test_the_command_line_has_every_option_that_is_not_hidden_from_it() -> None:
+    command = typer.main.get_command(app).commands["transcribe"]  # type: ignore[attr-defined]
+    shown = {name: set(each.opts) for each in command.params if (name := each.name)}
+
+    assert names("cli") <= shown.keys()
+    assert not {each.name for each in fields(JobOptions)} - names("cli") & shown.keys()
+    for record in RECORDS:
+        for option in offered(record, "cli"):
+            flag = option.declared.flag or f"--{option.name.replace('_', '-')}"
+            assert flag in shown[option.name]
+
+
+def test_the_tools_have_every_option_that_is_not_hidden_from_them() -> None:
+    for tool in ("transcribe_audio", "batch_transcribe"):
+        arguments = TOOLS[tool].arguments
+        assert {name.removesuffix("s") if name == "sources" else name for name in arguments} == (
+            names("mcp") | IN_TOOLS - ({"formats"} if tool == "batch_transcribe" else set())
+        )
+        for option in offered(JobOptions, "mcp"):
+            argument, is_required = arguments[option.name]
+            assert isinstance(argument, Argument) and not is_required
+            assert argument.description.startswith(option.help_text)
+
+
+def test_jobs_store_every_option_that_is_not_hidden_from_them() -> None:
+    stored = names("jobs", EngineSpec, Options)
+
+    assert stored == JobOptions().to_json().keys() == OTHER.keys()
+    for name in stored:
+        changed = replace(JobOptions(), **{name: OTHER[name]})
+        declared = {option.name: option.declared for option in offered(JobOptions, "jobs")}
+        assert JobOptions.loads(changed.dumps()) == changed
+        is_same = options_key(changed) == options_key(JobOptions())
+        assert is_same != declared[name].changes_text
+
+
+@pytest.mark.parametrize("record", RECORDS)
+def test_a_value_out_of_its_bounds_or_choices_is_refused_with_what_would_do(record: type) -> None:
+    for name, _, declared in declared_in(record):
+        wrong = [declared.ge - 1] if declared.ge is not None else []
+        for value in [*wrong, *(["no such choice"] if declared.choices else [])]:
+            with pytest.raises(UsageError, match=name) as caught:
+                record(**{name: value})
+            assert caught.value.hint
