@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -69,14 +68,11 @@ def test_each_client_speaks_the_protocol_that_it_asked_for(callers: dict[str, Ca
     assert all((version == MODERN) == ("2026" in name) for name, version in spoken.items()), spoken
 
 
-def as_json(tools: Iterable[types.Tool]) -> list[dict[str, Any]]:
-    return [tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in tools]
-
-
 def test_the_tools_are_those_of_the_snapshot(caller: Caller) -> None:
     listed = caller.portal.call(caller.client.list_tools).tools
+    tools = [tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in listed]
     expected = json.loads(SNAPSHOT.read_text(encoding="utf-8"))
-    assert as_json(listed) == expected, f"if the change is meant, run: python {__file__}"
+    assert tools == expected, "if the change is meant, run: python tests/test_mcp_docs.py"
 
 
 def test_reading_tools_say_that_they_only_read_and_ending_ones_that_they_destroy(
@@ -458,10 +454,3 @@ def test_a_cancelled_job_stops_and_a_deleted_one_is_forgotten(caller: Caller, pl
     assert (deleted["job_id"], deleted["deleted"], deleted.get("status")) == (job_id, True, None)
     assert caller.refusal("get_transcription_progress", job_id=job_id)["code"] == "job_not_found"
     assert caller.refusal("delete_transcription", job_id=job_id)["code"] == "job_not_found"
-
-
-if __name__ == "__main__":
-    from transcribe_mcp.frontends.mcp.server import build_server
-
-    found = as_json(asyncio.run(build_server().list_tools()))
-    SNAPSHOT.write_bytes(json.dumps(found, indent=1).encode() + b"\n")

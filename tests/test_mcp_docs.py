@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from pathlib import Path
@@ -12,7 +13,8 @@ from mcp_places import calling, home, stdio
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "mcp.md").read_text(encoding="utf-8")
-TOOLS = json.loads((ROOT / "tests" / "data" / "mcp_tools.json").read_text(encoding="utf-8"))
+SNAPSHOT = ROOT / "tests" / "data" / "mcp_tools.json"
+TOOLS = json.loads(SNAPSHOT.read_text(encoding="utf-8"))
 SETTINGS = dict(re.findall(r"^\| `TRANSCRIBE_MCP_(\w+)` \| `(--[\w-]+)`", PAGE, flags=re.MULTILINE))
 
 
@@ -70,3 +72,11 @@ def test_options_win_over_variables(tmp_path: Path) -> None:
             )
             caller.answer("list_transcription_history")
         assert list((place.data / "b").iterdir())
+
+
+if __name__ == "__main__":
+    from transcribe_mcp.frontends.mcp.server import build_server
+
+    tools = asyncio.run(build_server().list_tools())
+    found = [tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in tools]
+    SNAPSHOT.write_bytes(json.dumps(found, indent=1).encode() + b"\n")
