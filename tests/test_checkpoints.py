@@ -70,7 +70,7 @@ def test_a_path_that_is_not_there_and_a_file_are_told_apart_from_names(tmp_path:
     with pytest.raises(UnknownNameError, match="there is no directory"):
         resolve(str(tmp_path / "missing"))
     weights = write_checkpoint(tmp_path / "model") / "model.safetensors"
-    with pytest.raises(UnknownNameError, match="is a file, and a model is a directory") as caught:
+    with pytest.raises(UnknownNameError, match="is a file, but a model is a directory") as caught:
         resolve(str(weights))
     assert str(weights.parent) in caught.value.hint
 
@@ -103,13 +103,15 @@ def test_a_directory_in_ctranslate2_layout_is_used_as_it_is(tmp_path: Path) -> N
 def test_pickled_weights_are_refused_unread(tmp_path: Path) -> None:
     directory = write_checkpoint(tmp_path / "model")
     (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
-    with pytest.raises(ModelFormatError, match=r"only as a pickle \(pytorch_model.bin\)") as caught:
+    with pytest.raises(
+        ModelFormatError, match=r"only pickled weights \(pytorch_model.bin\)"
+    ) as caught:
         resolve(str(directory))
     assert "safetensors" in caught.value.hint
 
 
 def test_a_directory_without_a_model_is_no_model(tmp_path: Path) -> None:
-    with pytest.raises(ModelFormatError, match="holds no Whisper model"):
+    with pytest.raises(ModelFormatError, match="contains no Whisper model"):
         resolve(str(tmp_path))
     with pytest.raises(UnknownNameError):
         resolve("")
@@ -150,7 +152,7 @@ def test_auto_takes_the_best_cached_model_that_the_machine_carries(
     choice = models.choose_model(machine, language=language, offline=True)
     assert choice.name == chosen
     assert choice.reason.startswith(f"{chosen} is ")
-    assert ("knows English only" in choice.reason) == (
+    assert ("supports English only" in choice.reason) == (
         CATALOGUE[chosen].english_only and language != "en"
     )
 
@@ -161,8 +163,7 @@ def test_auto_says_when_the_cached_model_asks_for_more_than_the_machine_has(
     hub_cache_with(hub_cache, "large-v3-turbo")
     reason = models.choose_model(Machine("cpu", 2, 4 * GIB), offline=True).reason
     assert reason == (
-        "large-v3-turbo is cached, though it asks for more than this machine has (cpu, 2 "
-        "cores, 4 GiB)"
+        "large-v3-turbo is cached, but it needs more than this machine has (cpu, 2 cores, 4 GiB)"
     )
 
 

@@ -313,10 +313,10 @@ def test_a_stopped_conversion_leaves_nothing_and_what_a_killed_one_left_is_clean
 def test_two_processes_at_once_make_one_conversion(tmp_path: Path, cache: Path) -> None:
     source = write_checkpoint(tmp_path / "model")
     program = (
-        "import sys; from transcribe_mcp import checkpoints; from transcribe_mcp.models "
+        "import sys; from transcribe_mcp import models; from transcribe_mcp.models "
         "import conversion;"
         "from transcribe_mcp.domain.progress import no_progress;"
-        "c = checkpoints.resolve(sys.argv[1], offline=True, progress=no_progress);"
+        "c = models.resolve(sys.argv[1], offline=True, progress=no_progress);"
         "print(conversion.ctranslate2_directory(c, 'source', no_progress))"
     )
     command = [sys.executable, "-c", program, str(source)]
@@ -369,7 +369,7 @@ def change(directory: Path, file: str, **values: object) -> None:
         (lambda d: change(d, "tokenizer.json", added_tokens=[]), "no token <|startoftranscript|>"),
         (
             lambda d: (d / "generation_config.json").write_text("[]"),
-            "generation_config.json holds no JSON object",
+            "generation_config.json is not a JSON object",
         ),
     ],
 )

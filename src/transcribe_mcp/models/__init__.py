@@ -1,7 +1,8 @@
-"""Whisper checkpoints: by name, Hub id or directory; which are here, which to take, getting and removing them.
+"""Whisper checkpoints by name, Hub id or directory: find, choose, download and delete them.
 
-Two layouts are read: Hugging Face's with safetensors weights, which ``conversion`` turns into CTranslate2's, and
-CTranslate2's own. Pickled weights (``pytorch_model.bin``, ``*.pt``) are refused: loading them runs code.
+Two layouts are supported: Hugging Face's with safetensors weights, which ``conversion`` converts
+for CTranslate2, and CTranslate2's own. Pickled weights (``pytorch_model.bin``, ``*.pt``) are
+refused: loading them runs code.
 """
 
 from __future__ import annotations
@@ -39,13 +40,13 @@ from .layouts import (
     layout_of,
     n_decoder_layers,
     read_json,
-    wanted_files,
+    required_files,
     word_lag_s,
 )
 
 __all__ = [
     "Checkpoint",
-    "Choice",
+    "ModelChoice",
     "ModelRow",
     "choose_model",
     "find_cached",
@@ -63,10 +64,10 @@ __all__ = [
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """What ``--model auto`` became, and why: a sentence for the result.
+class ModelChoice:
+    """The model that ``--model auto`` chose, with the reason as a sentence.
 
-    ``is_fallback``: a better model was wanted and could not be had.
+    ``is_fallback``: a better model was not available.
     """
 
     name: str
@@ -79,8 +80,9 @@ class ModelRow:
     """One line of ``models list``.
 
     Attributes:
-        bytes_on_disk: of its files and what was converted from them.
-        package: what pip installs to have it without the Hub; ``None`` if no package holds it.
+        bytes_on_disk: size of its files and its conversions.
+        package: the requirement for pip that installs it without the Hub; ``None`` if there is
+            none.
     """
 
     name: str
@@ -101,18 +103,20 @@ def _plain(value: str | int | Path | None) -> str | int | None:
 
 
 def resolve(name: str, *, offline: bool, progress: Progress, packages: bool = True) -> Checkpoint:
-    """The checkpoint of a name: a directory, else what is on this disk, else fetched now unless ``offline``.
+    """The checkpoint of a name: a directory, else a cached model, else downloaded now unless
+    ``offline``.
 
-    Its files are not checked, except that those of a package have the catalogue's checksum: see ``require_usable``.
+    ``require_usable`` checks its files. Only the checksum of a packaged model is checked here.
 
     Args:
-        packages: models that installed packages hold count as well; they are in CTranslate2's layout.
+        packages: also consider models in installed packages; they are in CTranslate2's layout.
 
     Raises:
-        UnknownNameError: it is no directory, no Hub id and no catalogue name; the hint suggests the nearest.
-        ModelUnavailableError: it is not here, and offline or not to be had from the Hub.
-        DownloadError: fetching it failed halfway.
-        ModelFormatError: its files are in no layout that is read here, or not those that were published.
+        UnknownNameError: no directory, Hub id or catalogue name; the hint suggests the nearest
+            name.
+        ModelUnavailableError: not cached, and either offline or missing on the Hub.
+        DownloadError: the download failed halfway.
+        ModelFormatError: an unsupported layout, or a packaged model with a wrong checksum.
     """
     found = find_cached(name, packages=packages)
     if found is not None:
@@ -124,22 +128,25 @@ def resolve(name: str, *, offline: bool, progress: Progress, packages: bool = Tr
         message = f"model {name} is not downloaded, and offline mode is on"
         raise ModelUnavailableError(message, hint=_how_to_get(name))
     remote = hub.list_repository(repo)
-    wanted = wanted_files([file.name for file in remote.files], where=repo)
-    snapshot = hub.download(remote.only(wanted), progress)
+    required = required_files([file.name for file in remote.files], where=repo)
+    snapshot = hub.download(remote.only(required), progress)
     return _describe(_canonical(name), snapshot, repo)
 
 
 def _how_to_get(name: str) -> str:
-    return f"with a connection: transcribe-mcp models pull {name}; or give --model the directory of a model"
+    return (
+        f"with a connection: transcribe-mcp models pull {name};"
+        " or give --model the directory of a model"
+    )
 
 
 def find_cached(name: str, *, packages: bool = True) -> Checkpoint | None:
-    """The checkpoint if it is on this disk, complete; ``None`` if it would have to be fetched. No network call.
+    """The complete checkpoint on this disk; ``None`` if it needs a download. No network call.
 
-    What was fetched comes before what an installed package holds.
+    The Hub's cache comes before installed packages.
 
     Raises:
-        UnknownNameError, ModelFormatError: as ``resolve``.
+        UnknownNameError, ModelFormatError: as for ``resolve``.
     """
     directory = _own_directory(name)
     if directory is not None:
@@ -155,7 +162,7 @@ def find_cached(name: str, *, packages: bool = True) -> Checkpoint | None:
 
 
 def is_offline() -> bool:
-    """Whether the settings or the Hub's own variables forbid every network call."""
+    """Whether the settings or the Hub's own variables forbid network calls."""
     return settings().offline or hub.is_offline()
 
 
@@ -166,20 +173,21 @@ def choose_model(
     task: str = "transcribe",
     offline: bool,
     packages: bool = True,
-) -> Choice:
-    """Choose for ``--model auto``: the best cached model that the machine carries, else the best to fetch.
+) -> ModelChoice:
+    """Choose for ``--model auto``: the best cached model for the machine, else the best to
+    download.
 
-    A cached model is taken before a better one is fetched: nothing large is downloaded where something works. Models
-    for English alone are taken if the language is English, or if nothing else is cached and it is not known. A model
-    that an installed package holds is taken last, where nothing can be fetched.
+    A cached model comes before a better download: nothing large is downloaded if something works.
+    English-only models are used if the language is English, or if nothing else is cached and the
+    language is unknown. A packaged model comes last, if no download is possible.
 
     Args:
-        language: code of the recording's language where the user named one.
-        task: ``translate`` leaves out the models that cannot.
+        language: language code, if the user gave one.
+        task: ``translate`` excludes models without translation.
         packages: see ``resolve``.
 
     Raises:
-        ModelUnavailableError: nothing is cached and nothing can be fetched; takes at most 5 s to find out.
+        ModelUnavailableError: nothing is cached and no download is possible; known within 5 s.
     """
     demands = [
         d
@@ -201,18 +209,22 @@ def choose_model(
         raise ModelUnavailableError(
             f"no Whisper model is downloaded; {error}", hint=_how_to_get(best)
         ) from error
-    return Choice(
-        best, f"{best} is the best for this machine ({describe(machine)}); none was cached"
-    )
+    reason = f"{best} is the best for this machine ({describe(machine)}); none was cached"
+    return ModelChoice(best, reason)
 
 
-def _choose_packaged(best: str, language: str | None, task: str, problem: str) -> Choice | None:
-    """The model of an installed package, with one line that says why and how to get a better one."""
+def _choose_packaged(
+    best: str, language: str | None, task: str, problem: str
+) -> ModelChoice | None:
+    """A packaged model, with the reason and the command for a better one."""
     for name in PACKAGED:
         if _serves(CATALOGUE[name], language, task) and packaged.find(name) is not None:
-            known = " (English only)" if CATALOGUE[name].english_only else ""
-            reason = f"{problem}; using {name}{known}. For a better model: transcribe-mcp models pull {best}"
-            return Choice(name, reason, is_fallback=True)
+            languages = " (English only)" if CATALOGUE[name].english_only else ""
+            reason = (
+                f"{problem}; using {name}{languages}."
+                f" For a better model: transcribe-mcp models pull {best}"
+            )
+            return ModelChoice(name, reason, is_fallback=True)
     return None
 
 
@@ -225,9 +237,11 @@ def list_models() -> tuple[ModelRow, ...]:
 
 
 def pull(name: str, progress: Progress) -> Checkpoint:
-    """Have the model on this machine, fit for use. Raises as ``resolve`` and ``require_usable``.
+    """Download a model if necessary, and check it. A packaged model is enough if the Hub is
+    unreachable.
 
-    Where the Hub cannot be reached, what an installed package holds is enough.
+    Raises:
+        TranscribeError: as for ``resolve`` and ``require_usable``.
     """
     try:
         pulled = resolve(name, offline=False, progress=progress, packages=False)
@@ -240,11 +254,11 @@ def pull(name: str, progress: Progress) -> Checkpoint:
 
 
 def path(name: str) -> Path:
-    """Where the model's files lie.
+    """The directory of a model.
 
     Raises:
         UnknownNameError: there is no such model.
-        ModelUnavailableError: it is not on this machine.
+        ModelUnavailableError: the model is not on this machine.
     """
     found = find_cached(name)
     if found is None:
@@ -254,15 +268,15 @@ def path(name: str) -> Path:
 
 
 def remove(name: str) -> int:
-    """Delete a cached model, what was fetched of it in part, and its conversions; return the bytes freed.
+    """Delete a cached model, its partial downloads and its conversions; return the bytes freed.
 
     Raises:
-        UsageError: it is a directory of the user's own, or an installed package holds it.
-        UnknownNameError, ModelUnavailableError: as ``path``.
+        UsageError: a directory of the user, or part of an installed package.
+        UnknownNameError, ModelUnavailableError: as for ``path``.
     """
     if _own_directory(name) is not None:
         message = f"{name} is a directory of your own, not a cached model"
-        raise UsageError(message, hint="delete it yourself if you mean it")
+        raise UsageError(message, hint="delete the directory yourself")
     directory = hub.repository_directory(_repo_of(name))
     if not directory.is_dir():
         if packaged.find(_canonical(name)):
@@ -279,7 +293,7 @@ def remove(name: str) -> int:
 
 
 def _own_directory(name: str) -> Path | None:
-    """The directory that a name is a path of. A bare name is the catalogue's even where a directory is called so."""
+    """The directory at a path. A bare catalogue name never means a directory."""
     if entry_named(name) is not None and not any(mark in name for mark in ("/", os.sep)):
         return None
     directory = Path(name).expanduser()
@@ -291,13 +305,13 @@ def _repo_of(name: str) -> str:
     if entry is not None:
         return entry.repo
     if Path(name).expanduser().is_file():
-        message = f"{name} is a file, and a model is a directory"
+        message = f"{name} is a file, but a model is a directory"
         raise UnknownNameError(message, hint=f"give its directory: {Path(name).parent}")
     if hub.is_hub_id(name):
         return name
     if any(mark in name for mark in ("/", "\\")):
         raise UnknownNameError(
-            f"there is no directory {name}", hint="give a directory that holds a model"
+            f"there is no directory {name}", hint="give the directory of a model"
         )
     offered = [*CATALOGUE, *ALIASES]
     nearest = difflib.get_close_matches(name.lower(), offered, n=3, cutoff=0.5)
@@ -341,18 +355,23 @@ def _serves(entry: CatalogueEntry, language: str | None, task: str) -> bool:
     return not entry.english_only or language in (None, "en", "auto")
 
 
-def _choose_cached(cached: list[Demand], machine: Machine, language: str | None) -> Choice:
-    """The most wanted that fits; else the one that asks least. English alone only if it must or may be."""
+def _choose_cached(cached: list[Demand], machine: Machine, language: str | None) -> ModelChoice:
+    """The best model that fits, else the smallest. English-only models if necessary or asked
+    for.
+    """
     multilingual = [d for d in cached if not CATALOGUE[d.model].english_only]
     preferred = cached if language == "en" else multilingual or cached
     best = next((d for d in preferred if fits(d, machine)), None)
     chosen = best or preferred[-1]
     reason = f"{chosen.model} is the best cached model for this machine ({describe(machine)})"
     if best is None:
-        reason = f"{chosen.model} is cached, though it asks for more than this machine has ({describe(machine)})"
+        reason = (
+            f"{chosen.model} is cached, but it needs more than this machine has"
+            f" ({describe(machine)})"
+        )
     if CATALOGUE[chosen.model].english_only and language != "en":
-        reason += "; it knows English only"
-    return Choice(chosen.model, reason)
+        reason += "; it supports English only"
+    return ModelChoice(chosen.model, reason)
 
 
 def _is_whisper(repo: str) -> bool:
@@ -362,29 +381,29 @@ def _is_whisper(repo: str) -> bool:
                 config = read_json(snapshot / "config.json")
             except ModelFormatError:
                 return False
-            # CTranslate2 writes these two for Whisper and for nothing else.
-            return config.get("model_type") == "whisper" or {"alignment_heads", "lang_ids"} <= set(
-                config
-            )
+            # CTranslate2 writes both keys only for Whisper.
+            of_ctranslate2 = {"alignment_heads", "lang_ids"} <= set(config)
+            return config.get("model_type") == "whisper" or of_ctranslate2
     return False
 
 
 def _row(name: str, repo: str, entry: CatalogueEntry | None) -> ModelRow:
     found = _find_cached_or_none(name)
-    languages = (
-        entry.languages
-        if entry
-        else ("English" if found and found.english_only else "several languages")
+    languages = "English" if found and found.english_only else "several languages"
+    size = None
+    if found is not None:
+        home = found.directory if found.is_packaged else hub.repository_directory(repo)
+        size = _bytes_below(home) + sum(_bytes_below(d) for d in conversion.conversions_of(home))
+    return ModelRow(
+        name,
+        repo,
+        parameters_millions=entry.parameters_millions if entry else None,
+        download_bytes=entry.download_bytes if entry else None,
+        languages=entry.languages if entry else languages,
+        path=found.directory if found else None,
+        bytes_on_disk=size,
+        package=PACKAGED[name].requirement if name in PACKAGED else None,
     )
-    parameters, download = (
-        (entry.parameters_millions, entry.download_bytes) if entry else (None, None)
-    )
-    package = PACKAGED[name].requirement if name in PACKAGED else None
-    if found is None:
-        return ModelRow(name, repo, parameters, download, languages, None, None, package)
-    home = found.directory if found.is_packaged else hub.repository_directory(repo)
-    size = _bytes_below(home) + sum(_bytes_below(d) for d in conversion.conversions_of(home))
-    return ModelRow(name, repo, parameters, download, languages, found.directory, size, package)
 
 
 def _bytes_below(directory: Path) -> int:

@@ -1,10 +1,10 @@
-"""The Whisper models that have a name here, and the rule by which a machine gets one of them.
+"""The catalogue of Whisper models, and the hardware requirements that ``auto`` goes by.
 
-Data only: nothing here touches the disk or the network.
+Data only: no access to disk or network.
 
-Parameters are those of the model cards of openai/whisper-* and distil-whisper/*. Download sizes are those that the Hub
-shows for the weights (``model.safetensors``), rounded to three digits, and so approximate; ``None`` where no figure was
-at hand. What is really fetched is asked of the Hub at the time.
+Parameter counts are from the model cards of openai/whisper-* and distil-whisper/*. Download sizes
+are those of ``model.safetensors`` on the Hub, rounded to three digits; ``None`` if unknown. The Hub
+is asked for exact sizes at download time.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ class CatalogueEntry:
     """One published Whisper model.
 
     Attributes:
-        repo: its repository on the Hugging Face Hub.
-        download_bytes: approximate size of the weights; ``None`` where no published figure was at hand.
-        english_only: it knows no other language.
-        can_translate: it was trained to translate into English. The turbo and distilled models were not: asked to,
-            they transcribe or invent.
-        n_mels: mel channels that its encoder takes.
+        repo: repository on the Hugging Face Hub.
+        download_bytes: approximate size of the weights; ``None`` if unknown.
+        english_only: supports no other language.
+        can_translate: trained to translate into English. The turbo and distilled models were not:
+            they transcribe or hallucinate instead.
+        n_mels: mel channels of the encoder input.
     """
 
     name: str
@@ -96,12 +96,12 @@ ALIASES: Mapping[str, str] = MappingProxyType({"large": "large-v3", "turbo": "la
 
 @dataclass(frozen=True, slots=True)
 class PackagedModel:
-    """A model that a package of the package index holds, in CTranslate2's layout.
+    """A model in a Python package, in CTranslate2's layout.
 
     Attributes:
-        requirement: what pip installs.
-        module: the package as Python imports it.
-        directory: where its files lie below the module.
+        requirement: the package and version for pip.
+        module: its import name.
+        directory: of the model files, relative to the module.
         sha256: of ``model.bin``.
         licence: of the weights.
     """
@@ -113,7 +113,8 @@ class PackagedModel:
     licence: str
 
 
-# OpenAI's weights in float16, converted by Systran (the same file as Systran/faster-whisper-tiny.en on the Hub).
+# OpenAI's weights in float16, converted by Systran (the same file as Systran/faster-whisper-tiny.en
+# on the Hub).
 PACKAGED: Mapping[str, PackagedModel] = MappingProxyType(
     {
         "tiny.en": PackagedModel(
@@ -128,19 +129,20 @@ PACKAGED: Mapping[str, PackagedModel] = MappingProxyType(
 
 
 def entry_named(name: str) -> CatalogueEntry | None:
-    """The entry of a catalogue name, of an alias of one, or of its Hub id; ``None`` for anything else."""
+    """The entry with this name, alias or Hub id; ``None`` if there is none."""
     entry = CATALOGUE.get(ALIASES.get(name, name))
     return entry or next((e for e in CATALOGUE.values() if e.repo == name), None)
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What decides which model a machine can carry.
+    """The hardware that ``auto`` chooses a model for.
 
     Attributes:
         device: ``cpu``, ``cuda`` or ``cuda:N``.
-        cores: CPU cores that this process may use.
-        memory_bytes: memory of the device, physical or as limited by the container; ``None`` where it is unknown.
+        cores: CPU cores available to this process.
+        memory_bytes: memory of the device, physical or limited by the container; ``None`` if
+            unknown.
     """
 
     device: str
@@ -150,15 +152,18 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What a model asks of a machine before ``auto`` takes it; memory and cores are advice, not limits of the model."""
+    """Memory and cores from which ``auto`` chooses a model: a recommendation, not a limit of the
+    model.
+    """
 
     model: str
     memory_bytes: int
     cores: int
 
 
-# Most wanted first. Memory: the weights in the precision that the device computes in, and as much again for a batch of
-# windows, rounded up; cores: a choice, so that a first run on a laptop does not take longer than the recording.
+# Best first. Memory: twice the weights in the precision of the device (the other half is for a
+# batch of windows), rounded up. Cores: our choice, so that a first run on a laptop is faster than
+# real time.
 DEMANDS: Mapping[str, tuple[Demand, ...]] = MappingProxyType(
     {
         "cuda": (
@@ -188,20 +193,20 @@ DEMANDS: Mapping[str, tuple[Demand, ...]] = MappingProxyType(
 
 
 def fits(demand: Demand, machine: Machine) -> bool:
-    """Whether the machine has what the model asks for; unknown memory counts as enough."""
+    """Whether the machine meets the demand; unknown memory counts as enough."""
     enough_memory = machine.memory_bytes is None or machine.memory_bytes >= demand.memory_bytes
     return enough_memory and machine.cores >= demand.cores
 
 
 def this_machine(device: str = "cpu", memory_bytes: int | None = None) -> Machine:
-    """The machine this runs on. ``memory_bytes`` is given for a GPU, whose memory only its engine can ask for."""
+    """This machine. ``memory_bytes`` is that of a GPU, which only its engine can query."""
     if device == "cpu" and memory_bytes is None:
         memory_bytes = _physical_memory_bytes()
     return Machine(device, usable_cores(), memory_bytes)
 
 
 def describe(machine: Machine) -> str:
-    """``cpu, 4 cores, 16 GiB`` for a sentence."""
+    """For a sentence: ``cpu, 4 cores, 16 GiB``."""
     memory = (
         "memory unknown"
         if machine.memory_bytes is None
@@ -217,14 +222,14 @@ def describe(machine: Machine) -> str:
 
 def _physical_memory_bytes() -> int | None:
     if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
-        return None  # Windows: unknown, and so no reason to refuse
+        return None  # Windows: unknown
     physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     limit = _container_limit_bytes()
     return physical if limit is None else min(physical, limit)
 
 
 def _container_limit_bytes() -> int | None:
-    """Memory limit of the control group, version 2 then 1; ``None`` where there is none."""
+    """Memory limit of the control group, version 2 or 1; ``None`` if there is none."""
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         try:
             text = Path(path).read_text(encoding="ascii").strip()

@@ -1,29 +1,29 @@
-"""Whether a checkpoint's files are whole and fit each other, judged before an engine loads it.
+"""Checks that the files of a checkpoint are complete and consistent, before an engine loads it.
 
-Engines trust these files: CTranslate2 ends the process on an alignment head that the model does not have. So every
-value that reaches an engine is checked here, and an error names the file.
+Engines trust these files: CTranslate2 aborts the process on an alignment head outside the model. So
+this module checks every value that reaches an engine, and its errors name the file.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelFormatError
 from .layouts import Checkpoint, ctranslate2_tokens, read_json
 
+if TYPE_CHECKING:
+    from .model_bin import Variable
+
 MELS = (80, 128)  # of every Whisper model
 POSITIONS = {"max_source_positions": 1500, "max_target_positions": 448}  # 30 s of audio, n_text_ctx
-HEAD_SIZE = (
-    64  # of every Whisper model; older files of CTranslate2 do not store how many heads there are
-)
-SAME_TOKENS = (
-    0.99  # share of a tokenizer's tokens that are in their places; a few may have been renamed
-)
-_AGAIN = "fetch or export the model again"
-_OF_ANOTHER = "copy tokenizer.json from the model that this one came from"
-# Entries of generation_config.json and config.json -> the token that they are the id of.
+HEAD_SIZE = 64  # of every Whisper model; older files of CTranslate2 lack the number of heads
+MIN_SAME_TOKENS = 0.99  # share of a tokenizer's tokens with the same id; a few may be renamed
+_AGAIN = "download or export the model again"
+_OF_ANOTHER = "copy tokenizer.json from the base model"
+# Token whose id is stored under this name in generation_config.json and config.json.
 _DECLARED_TOKENS = {
     "decoder_start_token_id": "<|startoftranscript|>",
     "eos_token_id": "<|endoftext|>",
@@ -33,9 +33,10 @@ _NEEDED_TOKENS = ("<|startoftranscript|>", "<|endoftext|>", "<|notimestamps|>")
 
 
 def require_usable(checkpoint: Checkpoint) -> None:
-    """
+    """Check all files of a checkpoint.
+
     Raises:
-        ModelFormatError: a file is missing, cut short or damaged, or does not fit the others.
+        ModelFormatError: a file is missing, cut short or damaged, or does not match the others.
     """
     if checkpoint.layout == "ctranslate2":
         _check_ctranslate2(checkpoint.directory)
@@ -43,7 +44,7 @@ def require_usable(checkpoint: Checkpoint) -> None:
         _check_huggingface(checkpoint.directory)
 
 
-# -- Hugging Face's layout ---------------------------------------------------------------------------------------------
+# -- Hugging Face's layout -------------------------------------------------------------------------
 
 
 def _check_huggingface(directory: Path) -> None:
@@ -62,9 +63,11 @@ def _check_huggingface(directory: Path) -> None:
     _check_features(directory, geometry.num_mel_bins)
     tensors = Tensors(weight_files(directory))
     tensors.get("decoder.embed_tokens.weight", (geometry.vocab_size, geometry.d_model))
-    last_layers = (("encoder", geometry.encoder_layers, geometry.encoder_ffn_dim),
-                   ("decoder", geometry.decoder_layers, geometry.decoder_ffn_dim))  # fmt: skip
-    for side, layers, ffn_dim in last_layers:  # before anything is made for that many
+    # The last layers must exist before anything is allocated for their number.
+    for side, layers, ffn_dim in (
+        ("encoder", geometry.encoder_layers, geometry.encoder_ffn_dim),
+        ("decoder", geometry.decoder_layers, geometry.decoder_ffn_dim),
+    ):
         tensors.get(f"{side}.layers.{layers - 1}.fc1.weight", (ffn_dim, geometry.d_model))
     generation_file = directory / "generation_config.json"
     generation = read_json(generation_file)
@@ -80,12 +83,13 @@ def _check_huggingface(directory: Path) -> None:
     }
     for token, number in (declared | languages).items():
         if isinstance(number, int) and tokens.get(token) != number:
-            message = f"{directory}: the tokenizer has {token} at {tokens.get(token)}, the model at {number}"
+            found = tokens.get(token)
+            message = f"{directory}: {token} is {found} in the tokenizer and {number} in the model"
             raise ModelFormatError(message, hint=_OF_ANOTHER)
 
 
 def _tokens(directory: Path) -> dict[str, int]:
-    """Ids by token: those of tokenizer.json, or of the older files that it can be made of."""
+    """Ids by token, from tokenizer.json or the older vocab.json and added_tokens.json."""
     file = directory / "tokenizer.json"
     if not file.is_file():
         if not (directory / "vocab.json").is_file():
@@ -93,10 +97,13 @@ def _tokens(directory: Path) -> dict[str, int]:
         tokens = read_json(directory / "vocab.json") | read_json(directory / "added_tokens.json")
     else:
         content = read_json(file)
-        model, added = content.get("model"), content.get("added_tokens") or []
+        model = content.get("model")
+        added = content.get("added_tokens") or []
         vocabulary = model.get("vocab") if isinstance(model, dict) else None
         if not isinstance(vocabulary, dict) or not isinstance(added, list):
-            raise ModelFormatError(f"{file} is no tokenizer of a Whisper model", hint=_OF_ANOTHER)
+            raise ModelFormatError(
+                f"{file} is not the tokenizer of a Whisper model", hint=_OF_ANOTHER
+            )
         entries = [entry for entry in added if isinstance(entry, dict)]
         tokens = vocabulary | {str(entry.get("content")): entry.get("id") for entry in entries}
     if set(map(type, tokens.values())) - {int} or min(tokens.values(), default=0) < 0:
@@ -110,7 +117,10 @@ def _tokens(directory: Path) -> dict[str, int]:
 def _check_text_tokens(directory: Path, tokens: Mapping[str, int], size: int) -> None:
     missing = next((token for token in _NEEDED_TOKENS if tokens.get(token, size) >= size), None)
     if missing is not None:
-        message = f"{directory}: the tokenizer has no token {missing} below {size}, the model's vocabulary"
+        message = (
+            f"{directory}: the tokenizer has no token {missing} below {size},"
+            " the size of the model's vocabulary"
+        )
         raise ModelFormatError(message, hint=_OF_ANOTHER)
     gaps = set(range(tokens["<|endoftext|>"])) - set(tokens.values())
     if gaps:
@@ -119,72 +129,82 @@ def _check_text_tokens(directory: Path, tokens: Mapping[str, int], size: int) ->
         )
 
 
-# -- CTranslate2's layout ----------------------------------------------------------------------------------------------
+# -- CTranslate2's layout --------------------------------------------------------------------------
 
 
 def _check_ctranslate2(directory: Path) -> None:
-    from .model_bin import read_variables, require_finite, scalar
+    from .model_bin import read_variables
 
-    config_file, weights = directory / "config.json", directory / "model.bin"
+    config_file = directory / "config.json"
     if not config_file.is_file():
-        message = (
-            f"{directory} has no config.json, which names the languages and the alignment heads"
-        )
-        raise ModelFormatError(
-            message, hint="fetch or convert the model again, with its config.json"
-        )
+        message = f"{directory} has no config.json with the languages and the alignment heads"
+        hint = "download or convert the model again, with its config.json"
+        raise ModelFormatError(message, hint=hint)
     config = read_json(config_file)
+    weights = directory / "model.bin"
     variables = read_variables(weights)
     vocabulary = ctranslate2_tokens(directory)
-    if variables is None:
-        layers, heads, size = None, None, len(vocabulary)
-    else:
-        convolution, embedding = (
-            variables.get("encoder/conv1/weight"),
-            variables.get("decoder/embeddings/weight"),
-        )
-        if (
-            convolution is None
-            or len(convolution.shape) != 3
-            or embedding is None
-            or len(embedding.shape) != 2
-        ):
-            raise ModelFormatError(f"{weights} lacks weights of a Whisper model", hint=_AGAIN)
-        positions = [
-            variables[name].shape[0] if name in variables and variables[name].shape else None
-            for name in (f"{side}/position_encodings/encodings" for side in ("encoder", "decoder"))
-        ]
-        _check_sizes(weights, convolution.shape[1], *positions)
-        _check_features(directory, convolution.shape[1])
-        size, width = embedding.shape
-        layers = len(
-            {name.split("/")[1] for name in variables if name.startswith("decoder/layer_")}
-            - {"layer_norm"}
-        )
-        heads = scalar(weights, variables.get("decoder/num_heads")) or width // HEAD_SIZE
-        require_finite(weights, variables)
+    decoder = None if variables is None else _check_variables(directory, weights, variables)
+    size = len(vocabulary) if decoder is None else decoder.vocabulary_size
     if len(vocabulary) != size:
         message = f"{directory}: the vocabulary has {len(vocabulary)} tokens, the model {size}"
         raise ModelFormatError(message, hint=_AGAIN)
-    pairs = _check_pairs(config_file, "alignment_heads", config.get("alignment_heads"))
-    if not pairs or (
-        "" in vocabulary and not config.get("lang_ids")
-    ):  # an empty token marks a multilingual model
-        name = "lang_ids" if pairs else "alignment_heads"
-        raise ModelFormatError(
-            f"{config_file} names no {name}", hint="convert the model again with a newer converter"
-        )
-    for layer, head in pairs:
-        if layers is not None and heads is not None and not (layer < layers and head < heads):
-            message = f"{config_file}: alignment_heads has [{layer}, {head}], the decoder {layers} layers of {heads} heads"
-            raise ModelFormatError(
-                message, hint="convert the model again with its own alignment heads"
-            )
+    _check_alignment_heads(config_file, config, vocabulary, decoder)
     for name in ("lang_ids", "suppress_ids", "suppress_ids_begin"):
-        _check_ids(
-            config_file, name, config.get(name, []), size, least=0 if name == "lang_ids" else -1
-        )
+        lowest = 0 if name == "lang_ids" else -1
+        _check_ids(config_file, name, config.get(name, []), size, lowest=lowest)
     _check_same_tokens(directory, _tokens(directory), vocabulary)
+
+
+@dataclass(frozen=True, slots=True)
+class _DecoderSizes:
+    layers: int
+    heads: int
+    vocabulary_size: int
+
+
+def _check_variables(
+    directory: Path, weights: Path, variables: dict[str, Variable]
+) -> _DecoderSizes:
+    from .model_bin import require_finite, scalar
+
+    def shape_of(name: str) -> tuple[int, ...]:
+        return variables[name].shape if name in variables else ()
+
+    convolution = shape_of("encoder/conv1/weight")
+    embedding = shape_of("decoder/embeddings/weight")
+    if len(convolution) != 3 or len(embedding) != 2:
+        raise ModelFormatError(f"{weights} lacks weights of a Whisper model", hint=_AGAIN)
+    positions = [
+        next(iter(shape_of(f"{side}/position_encodings/encodings")), None)
+        for side in ("encoder", "decoder")
+    ]
+    _check_sizes(weights, convolution[1], *positions)
+    _check_features(directory, convolution[1])
+    size, width = embedding
+    names = {name.split("/")[1] for name in variables if name.startswith("decoder/layer_")}
+    heads = scalar(weights, variables.get("decoder/num_heads")) or width // HEAD_SIZE
+    require_finite(weights, variables)
+    return _DecoderSizes(len(names - {"layer_norm"}), heads, size)
+
+
+def _check_alignment_heads(
+    file: Path, config: dict[str, Any], vocabulary: list[str], decoder: _DecoderSizes | None
+) -> None:
+    pairs = _check_pairs(file, "alignment_heads", config.get("alignment_heads"))
+    is_multilingual = "" in vocabulary
+    if not pairs or (is_multilingual and not config.get("lang_ids")):
+        name = "lang_ids" if pairs else "alignment_heads"
+        hint = "convert the model again with a newer converter"
+        raise ModelFormatError(f"{file} has no {name}", hint=hint)
+    for layer, head in pairs:
+        if decoder is not None and not (layer < decoder.layers and head < decoder.heads):
+            message = (
+                f"{file}: alignment_heads has [{layer}, {head}],"
+                f" the decoder {decoder.layers} layers of {decoder.heads} heads"
+            )
+            hint = "convert the model again with its own alignment heads"
+            raise ModelFormatError(message, hint=hint)
 
 
 def _check_same_tokens(directory: Path, tokens: Mapping[str, int], vocabulary: list[str]) -> None:
@@ -194,21 +214,22 @@ def _check_same_tokens(directory: Path, tokens: Mapping[str, int], vocabulary: l
         token for token, number in tokens.items() if number < size and vocabulary[number] != token
     ]
     special = next((token for token in moved if token in _NEEDED_TOKENS), None)
-    if special is not None or len(moved) > (1 - SAME_TOKENS) * len(tokens):
+    if special is not None or len(moved) > (1 - MIN_SAME_TOKENS) * len(tokens):
         token = special or moved[0]
         message = (
-            f"{directory}: tokenizer.json has {token[:40]!r} at {tokens[token]}, "
-            f"the model's vocabulary {vocabulary[tokens[token]][:40]!r}"
+            f"{directory}: token {tokens[token]} is {token[:40]!r} in tokenizer.json"
+            f" and {vocabulary[tokens[token]][:40]!r} in the model's vocabulary"
         )
         raise ModelFormatError(message, hint=_OF_ANOTHER)
 
 
-# -- both --------------------------------------------------------------------------------------------------------------
+# -- both ------------------------------------------------------------------------------------------
 
 
 def _check_sizes(file: Path, n_mels: int, *positions: int | None) -> None:
     if n_mels not in MELS:
-        message = f"{file}: the model takes {n_mels} mel bands; Whisper models take {' or '.join(map(str, MELS))}"
+        supported = " or ".join(map(str, MELS))
+        message = f"{file}: the model takes {n_mels} mel bands, Whisper models {supported}"
         raise ModelFormatError(message, hint=_AGAIN)
     for (name, expected), found in zip(POSITIONS.items(), positions, strict=True):
         if found != expected:
@@ -221,18 +242,17 @@ def _check_features(directory: Path, n_mels: int) -> None:
     file = directory / "preprocessor_config.json"
     declared = read_json(file).get("feature_size")
     if declared is not None and declared != n_mels:
-        message = f"{file}: feature_size is {declared!r}, and the model takes {n_mels} mel bands"
-        raise ModelFormatError(
-            message, hint="copy preprocessor_config.json from the model that this one came from"
-        )
+        message = f"{file}: feature_size is {declared!r}, but the model takes {n_mels} mel bands"
+        hint = "copy preprocessor_config.json from the base model"
+        raise ModelFormatError(message, hint=hint)
 
 
 def _check_pairs(file: Path, name: str, value: Any) -> list[tuple[int, int]]:
-    """The value, which must be a list of two integers each, at least 0, or nothing."""
+    """Check a list of (layer, head); empty if the value is missing."""
     if value is None:
         return []
     if not isinstance(value, list):
-        raise ModelFormatError(f"{file}: {name} is no list", hint=_AGAIN)
+        raise ModelFormatError(f"{file}: {name} is not a list", hint=_AGAIN)
     for pair in value:
         if not (isinstance(pair, list) and len(pair) == 2 and all(map(_is_id, pair))):
             message = f"{file}: {name} has {str(pair)[:40]}, not a layer and a head"
@@ -240,15 +260,15 @@ def _check_pairs(file: Path, name: str, value: Any) -> list[tuple[int, int]]:
     return [(layer, head) for layer, head in value]
 
 
-def _check_ids(file: Path, name: str, value: Any, size: int | None, *, least: int = -1) -> None:
-    """A list of token ids. -1 stands for a set of tokens in some files."""
+def _check_ids(file: Path, name: str, value: Any, size: int | None, *, lowest: int = -1) -> None:
+    """Check a list of token ids. In some files -1 stands for a set of tokens."""
     if not isinstance(value, list):
-        raise ModelFormatError(f"{file}: {name} is no list", hint=_AGAIN)
+        raise ModelFormatError(f"{file}: {name} is not a list", hint=_AGAIN)
     for number in value:
-        if type(number) is not int or number < least or (size is not None and number >= size):
+        if type(number) is not int or number < lowest or (size is not None and number >= size):
             of = "" if size is None else f" of a vocabulary of {size}"
             raise ModelFormatError(
-                f"{file}: {name} has {str(number)[:40]}, no token{of}", hint=_AGAIN
+                f"{file}: {name} has {str(number)[:40]}, not a token{of}", hint=_AGAIN
             )
 
 
@@ -256,10 +276,13 @@ def _language_ids(file: Path, value: Any, size: int) -> dict[str, int]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise ModelFormatError(f"{file}: lang_to_id is no object", hint=_AGAIN)
+        raise ModelFormatError(f"{file}: lang_to_id is not an object", hint=_AGAIN)
     for token, number in value.items():
         if not _is_id(number) or number >= size:
-            message = f"{file}: lang_to_id has {token[:40]!r} at {str(number)[:40]}, no token of a vocabulary of {size}"
+            message = (
+                f"{file}: {token[:40]!r} in lang_to_id is {str(number)[:40]},"
+                f" not a token of a vocabulary of {size}"
+            )
             raise ModelFormatError(message, hint=_AGAIN)
     return value
 

@@ -1,12 +1,14 @@
-"""Checkpoints in Hugging Face's layout -> directories that CTranslate2 loads, made once and kept.
+"""Checkpoints in Hugging Face's layout -> directories for CTranslate2, converted once and cached.
 
-What is stored: ``source`` keeps the precision of the file, for GPUs and for full precision; ``int8`` the 8-bit weights
-that a CPU computes with. CTranslate2 would also make int8 of float16 when it loads, with the same results, but at every
-start: with the geometry of ``small`` (2 cores, CTranslate2 4.8.5) that took 2.1 s at best from a file of 409 MB, and
-stored int8 0.2 s from 209 MB; with that of ``large-v3`` 18 s from 2.96 GB, and 2.0 s from 1.49 GB.
+The quantization ``source`` keeps the precision of the file, for GPUs and for full precision;
+``int8`` stores 8-bit weights for CPUs. CTranslate2 can also quantize float16 on load, with the same
+results, but at every start. With the sizes of ``small`` (2 cores, CTranslate2 4.8.5) that took at
+least 2.1 s from 409 MB, and stored int8 0.2 s from 209 MB; with ``large-v3`` 18 s from 2.96 GB, and
+2.0 s from 1.49 GB.
 
-A conversion is named by the checksum of everything that goes into it, so a changed file makes a new one and two copies
-of a model share one. Checksums are remembered by path, size, time and inode, so a start does not read the weights.
+The name of a conversion is a checksum of all its inputs: a changed file causes a new conversion,
+and copies of a model share one. Checksums of weights are cached by path, size, time and inode, so a
+start does not read them.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..domain.files import atomic_write
 from ..domain.progress import Progress
 from ..errors import ModelError, ModelFormatError
 from ..settings import settings
@@ -31,7 +34,7 @@ from .layouts import Checkpoint, is_english_only, read_json, weight_files
 if TYPE_CHECKING:
     from .weights import Quantization
 
-VERSION = 1  # raised whenever the same input would be written differently
+VERSION = 1  # raise it when the same input gives another output
 _TEXTS = (
     "config.json",
     "generation_config.json",
@@ -41,41 +44,39 @@ _TEXTS = (
     "merges.txt",
     "added_tokens.json",
 )
-_KEPT = (
-    "generation_config.json",
-    "preprocessor_config.json",
-)  # beside tokenizer.json; config.json is CTranslate2's
+_COPIED = ("generation_config.json", "preprocessor_config.json")
 _LANGUAGE = re.compile(r"<\|[a-z]{2,3}\|>")
 _NEEDED_TOKENS = ("<|startoftranscript|>", "<|endoftext|>", "<|notimestamps|>")
-_SPARE_TOKEN = "<|startoflm|>"  # trained for nothing, and nothing asks for it
+_SPARE_TOKEN = "<|startoflm|>"  # an unused special token
 
 
 def ctranslate2_directory(
     checkpoint: Checkpoint, quantization: Quantization, progress: Progress
 ) -> Path:
-    """The directory to load in CTranslate2: the checkpoint's own, or its conversion, made now if it is not there.
+    """The directory for CTranslate2: the checkpoint itself, or its conversion, created now if
+    missing.
 
-    Beside ``model.bin``, ``config.json`` and ``vocabulary.json`` it holds ``tokenizer.json``, and the checkpoint's
-    ``generation_config.json`` and ``preprocessor_config.json`` if it has them. Calls ``progress("checksum", ...)`` and
-    ``progress("convert", ...)`` with bytes.
+    A conversion holds ``model.bin``, ``config.json``, ``vocabulary.json``, ``tokenizer.json``, and
+    copies of ``generation_config.json`` and ``preprocessor_config.json`` if there are any. Calls
+    ``progress("checksum", ...)`` and ``progress("convert", ...)`` with bytes.
 
     Raises:
-        ModelFormatError: a file is damaged or missing, or does not fit the others.
-        ModelError: the disk is full or the cache cannot be written to.
+        ModelFormatError: a file is damaged or missing, or does not match the others.
+        ModelError: the disk is full or the cache is not writable.
     """
     if checkpoint.layout == "ctranslate2":
         return checkpoint.directory
     from filelock import FileLock
 
     root = _root()
-    with _disk_errors_in_words(root):
+    with _disk_errors(root):
         root.mkdir(parents=True, exist_ok=True)
         key = _key(checkpoint.directory, quantization, progress)
         target = root / key
         if target.is_dir():
             return target
         with FileLock(root / f"{key}.lock"):
-            if target.is_dir():  # another process made it while this one waited
+            if target.is_dir():  # converted by another process in the meantime
                 return target
             _remove_leftovers(root, key)
             temporary = root / f"{key}.{os.getpid()}.tmp"
@@ -89,7 +90,7 @@ def ctranslate2_directory(
 
 
 def conversions_of(directory: Path) -> list[Path]:
-    """The conversions that were made of checkpoints in or below ``directory``."""
+    """The conversions of checkpoints in or below ``directory``."""
     found = []
     for record in _root().glob("*/source.json"):
         source = read_json(record).get("directory")
@@ -99,7 +100,7 @@ def conversions_of(directory: Path) -> list[Path]:
 
 
 def remove_conversions_of(directory: Path) -> int:
-    """Delete them; return the bytes freed."""
+    """Delete the conversions of ``directory``; return the bytes freed."""
     freed = 0
     for conversion in conversions_of(directory):
         freed += sum(file.stat().st_size for file in conversion.iterdir())
@@ -117,9 +118,7 @@ def _key(directory: Path, quantization: str, progress: Progress) -> str:
     parts += [
         f"{name} {_sha256(directory / name)}" for name in _TEXTS if (directory / name).is_file()
     ]
-    parts += [
-        f"{file.name} {_remembered_sha256(file, progress)}" for file in weight_files(directory)
-    ]
+    parts += [f"{file.name} {_cached_sha256(file, progress)}" for file in weight_files(directory)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:40]
 
 
@@ -127,40 +126,37 @@ def _sha256(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def _remembered_sha256(file: Path, progress: Progress) -> str:
-    """The checksum of a large file, read only if it is not the file that it was when last read."""
+def _cached_sha256(file: Path, progress: Progress) -> str:
+    """The checksum of a large file, computed only if the file has changed since the last time."""
     index = _root() / "checksums.json"
     try:
+        status = file.stat()
         known = read_json(index)
-        status = file.stat()
-    except ModelFormatError:
-        known = {}  # only a memory: made again
-        status = file.stat()
     except FileNotFoundError as error:
-        raise ModelFormatError(
-            f"{file} is missing", hint="fetch or export the model again"
-        ) from error
+        message = f"{file} is missing"
+        raise ModelFormatError(message, hint="download or export the model again") from error
+    except ModelFormatError:
+        known = {}  # a damaged cache: rebuild it
     identity = [status.st_size, status.st_mtime_ns, status.st_ino]
     path = str(file.resolve())
     if known.get(path, [])[:-1] == identity:
         return str(known[path][-1])
-    checksum, done = hashlib.sha256(), 0
+    checksum = hashlib.sha256()
+    done = 0
     with file.open("rb") as stream:
         while block := stream.read(1 << 22):
             checksum.update(block)
             done += len(block)
             progress("checksum", done, status.st_size)
-    known = {p: v for p, v in known.items() if Path(p).is_file()} | {
-        path: [*identity, checksum.hexdigest()]
-    }
-    temporary = index.with_name(f"checksums.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(known, indent=1), encoding="utf-8")
-    temporary.replace(index)
+    known = {p: v for p, v in known.items() if Path(p).is_file()}
+    known[path] = [*identity, checksum.hexdigest()]
+    with atomic_write(index) as output:
+        output.write(json.dumps(known, indent=1).encode())
     return checksum.hexdigest()
 
 
 def _remove_leftovers(root: Path, own_key: str) -> None:
-    """Delete what killed conversions left: temporary directories whose lock nobody holds."""
+    """Delete the temporary directories of killed conversions, whose lock is free."""
     from filelock import FileLock, Timeout
 
     for temporary in root.glob("*.tmp"):
@@ -174,7 +170,7 @@ def _remove_leftovers(root: Path, own_key: str) -> None:
             with FileLock(root / f"{key}.lock", timeout=0):
                 shutil.rmtree(temporary, ignore_errors=True)
         except Timeout:
-            continue  # another process is at it
+            continue  # another process is converting
 
 
 def _convert(
@@ -207,7 +203,7 @@ def _convert(
     SpecificationWriter(geometry, tensors, quantization, count.add).save(
         output, vocabulary, decoding
     )
-    for name in _KEPT:
+    for name in _COPIED:
         if (source / name).is_file():
             shutil.copyfile(source / name, output / name)
     record = {
@@ -219,10 +215,12 @@ def _convert(
 
 
 class _Count:
-    """Adds up bytes for ``progress``; the total is the size of the source, which int8 does not reach."""
+    """Sums up bytes for ``progress``. The total is the size of the source; int8 stays below it."""
 
     def __init__(self, progress: Progress, total: int) -> None:
-        self._report, self._total, self._done = partial(progress, "convert"), total, 0
+        self._report = partial(progress, "convert")
+        self._total = total
+        self._done = 0
 
     def add(self, written: int) -> None:
         self._done += written
@@ -230,11 +228,9 @@ class _Count:
 
 
 def write_tokenizer(source: Path, output: Path) -> None:
-    """tokenizer.json as it is, or built from vocab.json, merges.txt and added_tokens.json."""
+    """Copy tokenizer.json, or build it from vocab.json, merges.txt and added_tokens.json."""
     if (source / "tokenizer.json").is_file():
-        read_json(
-            source / "tokenizer.json"
-        )  # damaged files are told by name here, not by whoever loads them
+        read_json(source / "tokenizer.json")  # raises an error that names a damaged file
         shutil.copyfile(source / "tokenizer.json", output / "tokenizer.json")
         return
     if not (source / "vocab.json").is_file() or not (source / "merges.txt").is_file():
@@ -269,7 +265,7 @@ def write_tokenizer(source: Path, output: Path) -> None:
 def _vocabulary(file: Path, size: int) -> list[str]:
     """The tokens by id, exactly ``size``.
 
-    Tokenizers of older checkpoints end before the timestamps, which the model has: they are added, 0.02 s apart.
+    Tokenizers of older checkpoints lack the timestamps, 0.02 s apart. They are added.
     """
     content = read_json(file)
     model = content.get("model")
@@ -286,20 +282,23 @@ def _vocabulary(file: Path, size: int) -> list[str]:
     )
     if missing is not None:
         raise ModelFormatError(
-            f"{file.name} has no token {missing} below {size}", hint="it is of another model"
+            f"{file.name} has no token {missing} below {size}",
+            hint="use the tokenizer of this model",
         )
     return [by_id[n] if n in by_id else _filler(n, end) for n in range(size)]
 
 
 def _filler(number: int, end: int) -> str:
-    """The name of an id that the tokenizer does not have: a timestamp after its end, else unused."""
+    """The name of an id that is missing in the tokenizer: a timestamp after its end, else
+    unused.
+    """
     return f"<|{(number - end) * 0.02:.2f}|>" if number >= end else f"<|unused {number}|>"
 
 
 def _mark_multilingual(vocabulary: list[str], *, multilingual: bool, where: Path) -> None:
-    """Make CTranslate2 see what the model is: it takes a vocabulary for multilingual if it has an empty token.
+    """Mark the vocabulary for CTranslate2: an empty token means multilingual.
 
-    Whisper's own have it or not, as they should. Only the name of a token that is never used changes, not its id.
+    Whisper's own vocabularies are marked correctly. Elsewhere an unused token is renamed; ids stay.
     """
     if ("" in vocabulary) == multilingual:
         return
@@ -309,9 +308,8 @@ def _mark_multilingual(vocabulary: list[str], *, multilingual: bool, where: Path
         vocabulary[vocabulary.index(_SPARE_TOKEN)] = ""
     else:
         message = f"{where}: the vocabulary has neither an empty token nor {_SPARE_TOKEN}"
-        raise ModelFormatError(
-            message, hint="CTranslate2 would take this multilingual model for an English one"
-        )
+        hint = "CTranslate2 would treat this multilingual model as an English one"
+        raise ModelFormatError(message, hint=hint)
 
 
 def token_ids(
@@ -329,9 +327,11 @@ def _language_ids(generation: dict[str, Any], vocabulary: list[str]) -> list[int
 
 
 def alignment_heads(generation: dict[str, Any], layers: int, heads: int) -> list[list[int]]:
-    """The cross-attention heads that follow the sound; without a list, all heads of the upper half of the layers.
+    """The cross-attention heads for alignment; without a list, all heads of the upper half of the
+    layers.
 
-    Heads that the model does not have are left out: some distilled models were published with their teacher's list.
+    Heads outside the model are dropped: some distilled models were published with the list of their
+    teacher.
     """
     declared = generation.get("alignment_heads") or []
     valid = [[layer, head] for layer, head in declared if 0 <= layer < layers and 0 <= head < heads]
@@ -339,7 +339,7 @@ def alignment_heads(generation: dict[str, Any], layers: int, heads: int) -> list
 
 
 @contextmanager
-def _disk_errors_in_words(root: Path) -> Iterator[None]:
+def _disk_errors(root: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

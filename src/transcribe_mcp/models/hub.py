@@ -1,11 +1,13 @@
-"""The Hugging Face Hub: what a repository holds, fetching files of it, what is cached.  [door: huggingface_hub]
+"""The Hugging Face Hub: listing repositories, downloads, the cache.  [door: huggingface_hub]
 
-The files lie in the cache that every tool of the Hub shares, in its documented layout: ``blobs/<checksum>``,
-``snapshots/<commit>/<name>`` pointing there, ``refs/main`` naming the commit. The transfer is ours, because
-huggingface_hub 2 throws a partly fetched file away when it stops, and checks no checksum; here a file continues where
-it broke off, also in a later process, and is kept only if its checksum is the one the Hub declares.
+Files lie in the cache that all Hub tools share, in its documented layout: ``blobs/<checksum>``,
+links to them as ``snapshots/<commit>/<name>``, and the commit in ``refs/main``. Downloads are
+implemented here, because huggingface_hub 2 deletes partial files on interruption and verifies no
+checksums. Here a download resumes, also in a later process, and a file is kept only with the
+checksum that the Hub declares.
 
-One request names all files, sizes and checksums. Nothing but that request and the files is sent or asked for.
+One request lists all files with sizes and checksums. No other requests are sent, except for the
+files.
 """
 
 from __future__ import annotations
@@ -26,12 +28,13 @@ from threading import Thread
 from types import ModuleType
 from typing import Any, TypeVar
 
+from ..domain.files import atomic_write
 from ..domain.progress import Progress
 from ..errors import DownloadError, ModelUnavailableError
 
-ANSWER_S = 3.5  # a hub that has not listed a repository by then counts as unreachable
-STALL_S = 30.0  # without a byte for this long, a transfer counts as broken
-RETRIES = 4  # breaks in a row without a byte of progress; the pause doubles from 0.25 s
+ANSWER_S = 3.5  # limit for listing a repository, after which the hub counts as unreachable
+STALL_S = 30.0  # longest pause of a transfer
+RETRIES = 4  # without progress in between; the pause doubles from 0.25 s
 _DISK_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _HEX = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -41,7 +44,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """A file in the root of a repository. ``checksum`` is its SHA-256, or its Git SHA-1 where it is not kept in LFS."""
+    """A file in the root of a repository. ``checksum`` is the SHA-256, or the Git SHA-1 if it is
+    not in LFS.
+    """
 
     name: str
     size_bytes: int
@@ -65,7 +70,7 @@ def is_hub_id(name: str) -> bool:
 
 
 def is_offline() -> bool:
-    """Whether ``HF_HUB_OFFLINE`` (or ``TRANSFORMERS_OFFLINE``) forbids every call."""
+    """Whether ``HF_HUB_OFFLINE`` or ``TRANSFORMERS_OFFLINE`` is set."""
     return bool(_constants().HF_HUB_OFFLINE)
 
 
@@ -74,19 +79,21 @@ def endpoint() -> str:
 
 
 def repository_directory(repo: str) -> Path:
-    """Where the shared cache keeps a repository, whether or not it is there."""
+    """The directory of a repository in the shared cache; it may be missing."""
     return Path(_constants().HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
 
 
 def cached_repositories() -> list[str]:
-    """The ids of the model repositories in the cache, complete or not."""
+    """Ids of the model repositories in the cache, including incomplete ones."""
     cache = Path(_constants().HF_HUB_CACHE)
     names = sorted(path.name for path in cache.glob("models--*--*") if path.is_dir())
     return [name.removeprefix("models--").replace("--", "/", 1) for name in names]
 
 
 def cached_snapshots(repo: str) -> list[Path]:
-    """Directories of the cached versions of a repository, ``main`` first, then the newest. They may be incomplete."""
+    """Directories of the cached versions, ``main`` first, then the newest; they may be
+    incomplete.
+    """
     directory = repository_directory(repo)
     try:
         commit = (directory / "refs" / "main").read_text(encoding="ascii").strip()
@@ -97,10 +104,10 @@ def cached_snapshots(repo: str) -> list[Path]:
 
 
 def list_repository(repo: str) -> RemoteRepository:
-    """Ask the Hub what is in the root of a repository, at most ``ANSWER_S``.
+    """List the files in the root of a repository, within ``ANSWER_S``.
 
     Raises:
-        ModelUnavailableError: there is no such repository, it is closed to us, or no hub answers.
+        ModelUnavailableError: no such repository, no access to it, or no hub answers.
     """
     url = f"{endpoint()}/api/models/{repo}/revision/main"
     errors = _errors()
@@ -109,58 +116,61 @@ def list_repository(repo: str) -> RemoteRepository:
     except TimeoutError as error:
         raise _unreachable(repo, f"no answer within {ANSWER_S:g} s") from error
     except errors.GatedRepoError as error:
-        hint = f"accept its terms at {endpoint()}/{repo} and set HF_TOKEN"
+        hint = f"accept the terms at {endpoint()}/{repo} and set HF_TOKEN"
         raise ModelUnavailableError(
-            f"{repo} is open only to those who accepted its terms", hint=hint
+            f"{repo} is only available after you accept its terms", hint=hint
         ) from error
     except errors.RepositoryNotFoundError as error:
-        hint = "check the spelling (no directory is called so either); a private repository needs HF_TOKEN"
-        raise ModelUnavailableError(f"{endpoint()} shows no model {repo}", hint=hint) from error
+        hint = (
+            "check the spelling (there is no such directory either); set HF_TOKEN if it is private"
+        )
+        raise ModelUnavailableError(f"{endpoint()} has no model {repo}", hint=hint) from error
     except errors.HfHubHTTPError as error:
         raise _unreachable(repo, f"HTTP status {error.response.status_code}") from error
     except (errors.HTTPError, OSError, ValueError) as error:
-        raise _unreachable(repo, _in_words(error)) from error
+        raise _unreachable(repo, _reason(error)) from error
     return _parse(repo, data)
 
 
 def download(remote: RemoteRepository, progress: Progress) -> Path:
-    """Fetch the files of ``remote`` into the shared cache and return the snapshot's directory.
+    """Download the missing files of ``remote`` into the shared cache; return the snapshot's
+    directory.
 
-    Calls ``progress("download", bytes done, bytes in all)``. What is there already is not fetched again.
+    Calls ``progress("download", bytes done, total bytes)``.
 
     Raises:
-        DownloadError: the connection broke for good, a checksum is wrong, or the disk is full or read-only.
+        DownloadError: the connection broke repeatedly, a checksum is wrong, or the disk is full or
+            read-only.
     """
     directory = repository_directory(remote.repo)
     snapshot = directory / "snapshots" / remote.commit
-    missing = [f for f in remote.files if not _is_there(snapshot / f.name, f)]
+    missing = [f for f in remote.files if not _is_cached(snapshot / f.name, f)]
     total = sum(f.size_bytes for f in remote.files)
     done = total - sum(f.size_bytes for f in missing)
-    with _disk_errors_in_words(directory):
+    with _disk_errors(directory):
         for path in (directory / "blobs", snapshot, directory / "refs"):
             path.mkdir(parents=True, exist_ok=True)
         _require_space(directory, missing)
         for file in missing:
             progress("download", done, total)
             blob = directory / "blobs" / file.checksum
-            _fetch(remote, file, blob, partial(_report_from, progress, done, total))
-            _point(snapshot / file.name, blob)
+            _download(remote, file, blob, partial(_report_from, progress, done, total))
+            _link(snapshot / file.name, blob)
             done += file.size_bytes
-        temporary = directory / "refs" / f"main.{os.getpid()}.tmp"
-        temporary.write_text(remote.commit, encoding="ascii")
-        temporary.replace(directory / "refs" / "main")
+        with atomic_write(directory / "refs" / "main") as ref:
+            ref.write(remote.commit.encode())
     progress("download", total, total)
     return snapshot
 
 
 def delete(repo: str) -> None:
-    """Remove every cached version of a repository, and what was fetched of it in part."""
+    """Delete all cached versions of a repository, and partial downloads."""
     from huggingface_hub import scan_cache_dir
 
     directory = repository_directory(repo)
     if not directory.is_dir():
         return
-    # Its own deletion first: it knows which blobs are shared with other repositories.
+    # huggingface_hub goes first: it knows which blobs other repositories share.
     cache = scan_cache_dir(directory.parent)
     for cached in cache.repos:
         if cached.repo_path == directory.resolve():
@@ -177,15 +187,16 @@ def _constants() -> ModuleType:
     return constants
 
 
-def _errors() -> (
-    Any
-):  # a module; Any, because it does not declare that it re-exports its HTTP client's HTTPError
+# Modules; Any, because huggingface_hub does not declare its re-exports, such as HTTPError.
+
+
+def _errors() -> Any:
     from huggingface_hub import errors
 
     return errors
 
 
-def _utils() -> Any:  # likewise
+def _utils() -> Any:
     from huggingface_hub import utils
 
     return utils
@@ -194,24 +205,21 @@ def _utils() -> Any:  # likewise
 def _headers() -> dict[str, str]:
     from huggingface_hub import get_token
 
-    # Not the package's own header builder: it asks another service which assistant is running.
+    # Not huggingface_hub's header builder: it asks another service which AI assistant is running.
     headers = {"user-agent": "transcribe-mcp", "accept-encoding": "identity"}
     token = None if _constants().HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
     return {**headers, "authorization": f"Bearer {token}"} if token else headers
 
 
 def _get_json(url: str) -> Any:
-    response = (
-        _utils()
-        .get_session()
-        .get(url, params={"blobs": True}, headers=_headers(), timeout=2 * ANSWER_S)
-    )
+    session = _utils().get_session()
+    response = session.get(url, params={"blobs": True}, headers=_headers(), timeout=2 * ANSWER_S)
     _utils().hf_raise_for_status(response)
     return response.json()
 
 
 def _within(seconds: float, ask: Callable[[], T]) -> T:
-    """The answer of ``ask``, or TimeoutError. In a thread: a name server that hangs obeys no socket timeout."""
+    """The result of ``ask`` or TimeoutError. A thread, because no socket timeout covers DNS."""
     answer: Future[T] = Future()
 
     def run() -> None:
@@ -225,11 +233,14 @@ def _within(seconds: float, ask: Callable[[], T]) -> T:
 
 
 def _unreachable(repo: str, reason: str) -> ModelUnavailableError:
-    hint = "with a connection: transcribe-mcp models pull NAME; or give --model the directory of a model"
+    hint = (
+        "with a connection: transcribe-mcp models pull NAME;"
+        " or give --model the directory of a model"
+    )
     return ModelUnavailableError(f"cannot ask {endpoint()} for {repo}: {reason}", hint=hint)
 
 
-def _in_words(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
@@ -239,20 +250,20 @@ def _parse(repo: str, data: Any) -> RemoteRepository:
         files = [_remote_file(entry) for entry in data["siblings"] if "/" not in entry["rfilename"]]
     except (KeyError, TypeError) as error:
         raise _unreachable(
-            repo, f"its answer is not that of a model hub ({_in_words(error)})"
+            repo, f"the answer is not that of a model hub ({_reason(error)})"
         ) from error
     if not _HEX.fullmatch(commit) or not all(_HEX.fullmatch(f.checksum) for f in files):
-        raise _unreachable(repo, "its answer is not that of a model hub (no checksums)")
+        raise _unreachable(repo, "the answer is not that of a model hub (no checksums)")
     return RemoteRepository(repo, commit, tuple(files))
 
 
 def _remote_file(entry: Any) -> RemoteFile:
     lfs = entry.get("lfs")
-    name = entry["rfilename"].replace("\\", "_")  # it becomes a file name, on Windows too
+    name = entry["rfilename"].replace("\\", "_")  # safe as a file name on Windows
     return RemoteFile(name, int(entry["size"]), lfs["sha256"] if lfs else entry["blobId"])
 
 
-def _is_there(pointer: Path, file: RemoteFile) -> bool:
+def _is_cached(pointer: Path, file: RemoteFile) -> bool:
     return pointer.is_file() and pointer.stat().st_size == file.size_bytes
 
 
@@ -261,25 +272,26 @@ def _report_from(progress: Progress, start: int, total: int, got: int) -> None:
 
 
 def _require_space(directory: Path, missing: Sequence[RemoteFile]) -> None:
-    partly = (directory / "blobs" / f"{f.checksum}.incomplete" for f in missing)
+    partial_files = (directory / "blobs" / f"{f.checksum}.incomplete" for f in missing)
     needed = sum(f.size_bytes for f in missing) - sum(
-        p.stat().st_size for p in partly if p.exists()
+        p.stat().st_size for p in partial_files if p.exists()
     )
     free = shutil.disk_usage(directory).free
     if needed > free:
-        message = f"{directory.parent} has {free / 1e6:.0f} MB free, and {needed / 1e6:.0f} MB are to be fetched"
+        message = (
+            f"the download needs {needed / 1e6:.0f} MB,"
+            f" but {directory.parent} has {free / 1e6:.0f} MB free"
+        )
         raise DownloadError(message, hint="free some space, or set HF_HOME to a larger disk")
 
 
-def _fetch(
+def _download(
     remote: RemoteRepository, file: RemoteFile, blob: Path, report: Callable[[int], None]
 ) -> None:
-    """Bring one file to ``blob``, verified; continue from what is there of it."""
+    """Download one file to ``blob`` and verify it; resume a partial download."""
     from filelock import FileLock
 
-    locks = (
-        blob.parents[2] / ".locks" / blob.parents[1].name
-    )  # the same lock that huggingface_hub takes
+    locks = blob.parents[2] / ".locks" / blob.parents[1].name  # as in huggingface_hub
     locks.mkdir(parents=True, exist_ok=True)
     unfinished = blob.with_name(f"{blob.name}.incomplete")
     with FileLock(locks / f"{blob.name}.lock"):
@@ -288,20 +300,19 @@ def _fetch(
         if unfinished.exists() and unfinished.stat().st_size > file.size_bytes:
             unfinished.unlink()
         unfinished.touch()
-        _fetch_all(remote, file, unfinished, report)
+        _complete(remote, file, unfinished, report)
         if _checksum(unfinished, file) != file.checksum:
             unfinished.unlink()
             message = f"{file.name} of {remote.repo} arrived with a wrong checksum and was deleted"
-            raise DownloadError(
-                message, hint="try again; if it happens again, something changes the traffic"
-            )
+            hint = "try again; if it happens again, a proxy may alter the traffic"
+            raise DownloadError(message, hint=hint)
         unfinished.replace(blob)
 
 
-def _fetch_all(
+def _complete(
     remote: RemoteRepository, file: RemoteFile, unfinished: Path, report: Callable[[int], None]
 ) -> None:
-    """Append to ``unfinished`` until it has the declared size, over as many connections as that takes."""
+    """Append to ``unfinished`` until it has the declared size, with retries."""
     errors = _errors()
     url = f"{endpoint()}/{remote.repo}/resolve/{remote.commit}/{file.name}"
     breaks = 0
@@ -309,45 +320,40 @@ def _fetch_all(
         reason = "the connection was closed early"
         try:
             _append(url, unfinished, report)
+        except errors.HfHubHTTPError as error:
+            status = error.response.status_code
+            reason = f"HTTP status {status}"
+            if status < 500 and status not in (408, 429):
+                message = f"cannot download {file.name} of {remote.repo}: {reason}"
+                hint = "set HF_TOKEN to get access" if status in (401, 403) else "try again later"
+                raise DownloadError(message, hint=hint) from error
         except errors.HTTPError as error:
-            status = (
-                error.response.status_code if isinstance(error, errors.HfHubHTTPError) else None
-            )
-            reason = f"HTTP status {status}" if status else _in_words(error)
-            if status and status < 500 and status not in (408, 429):
-                hint = (
-                    "the repository is closed to you: set HF_TOKEN"
-                    if status in (401, 403)
-                    else "try again later"
-                )
-                raise DownloadError(
-                    f"cannot fetch {file.name} of {remote.repo}: {reason}", hint=hint
-                ) from error
+            reason = _reason(error)
         now = unfinished.stat().st_size
         breaks = 0 if now > before else breaks + 1
         if breaks > RETRIES:
-            message = f"fetching {file.name} of {remote.repo} stopped at {now} of {file.size_bytes} bytes: {reason}"
-            raise DownloadError(message, hint="run it again: it continues where it stopped")
+            message = (
+                f"the download of {file.name} of {remote.repo} stopped at {now} of"
+                f" {file.size_bytes} bytes: {reason}"
+            )
+            raise DownloadError(message, hint="run the command again to resume it")
         time.sleep(0.25 * 2 ** (breaks - 1) if breaks else 0)
 
 
 def _append(url: str, unfinished: Path, report: Callable[[int], None]) -> None:
     have = unfinished.stat().st_size
     headers = {**_headers(), "range": f"bytes={have}-"} if have else _headers()
-    with (
-        _utils()
-        .get_session()
-        .stream("GET", url, headers=headers, timeout=STALL_S, follow_redirects=True) as response
-    ):
+    session = _utils().get_session()
+    with session.stream(
+        "GET", url, headers=headers, timeout=STALL_S, follow_redirects=True
+    ) as response:
         _utils().hf_raise_for_status(response)
         if response.status_code != 206:
-            have = 0  # the server sends the whole file whatever was asked for
+            have = 0  # the server ignores the range and sends the whole file
         with unfinished.open("r+b") as file:
             file.seek(have)
             file.truncate()
-            for (
-                chunk
-            ) in response.iter_bytes():  # as it arrives: what is written is not lost when it breaks
+            for chunk in response.iter_bytes():  # without rechunking, so that no byte is lost
                 file.write(chunk)
                 have += len(chunk)
                 report(have)
@@ -357,35 +363,29 @@ def _checksum(path: Path, file: RemoteFile) -> str:
     if len(file.checksum) == 64:
         with path.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
-    # Git names a file by this; it detects damage, and the Hub declares nothing better for small files.
+    # The Git blob id: it detects damage, and the Hub declares no other checksum for small files.
     content = path.read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
-def _point(pointer: Path, blob: Path) -> None:
+def _link(pointer: Path, blob: Path) -> None:
     pointer.unlink(missing_ok=True)
     try:
         pointer.symlink_to(os.path.relpath(blob, pointer.parent))
     except (OSError, NotImplementedError):
-        blob.replace(
-            pointer
-        )  # Windows without the right to make links; huggingface_hub does the same
+        blob.replace(pointer)  # Windows without the right to create links, as huggingface_hub does
 
 
 @contextmanager
-def _disk_errors_in_words(directory: Path) -> Iterator[None]:
+def _disk_errors(directory: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         if error.errno in _DISK_FULL:
             for unfinished in directory.glob("blobs/*.incomplete"):
                 unfinished.unlink(missing_ok=True)
-            message, hint = (
-                f"the disk with {directory.parent} is full",
-                "free some space, or set HF_HOME elsewhere",
-            )
+            message = f"the disk with {directory.parent} is full"
+            hint = "free some space, or set HF_HOME elsewhere"
             raise DownloadError(message, hint=hint) from error
-        message = f"cannot write to {directory}: {error.strerror or _in_words(error)}"
-        raise DownloadError(
-            message, hint="set HF_HOME to a directory that you may write to"
-        ) from error
+        message = f"cannot write to {directory}: {error.strerror or _reason(error)}"
+        raise DownloadError(message, hint="set HF_HOME to a writable directory") from error

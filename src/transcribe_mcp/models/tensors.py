@@ -1,7 +1,9 @@
-"""What a Hugging Face Whisper checkpoint holds: its sizes from config.json, its tensors from the safetensors files.
+"""A Whisper checkpoint in Hugging Face's layout: sizes from config.json, tensors from safetensors
+files.
 
-Tensors are read from the mapped files one at a time, when they are asked for: no more memory is needed than for the
-largest. Only NumPy takes part.
+Tensors are views of memory-mapped files, so reading one at a time needs the memory of the largest.
+The files are parsed here because the safetensors package reads bfloat16 only together with torch or
+ml_dtypes.
 """
 
 from __future__ import annotations
@@ -23,12 +25,12 @@ NUMPY_OF: dict[str, np.dtype[Any]] = {
     "F16": np.dtype("<f2"),
     "BF16": np.dtype("<u2"),
 }
-_AGAIN = "fetch or export the model again"
+_AGAIN = "download or export the model again"
 
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """The sizes of a Whisper model, under the names of its config.json."""
+    """Sizes of a Whisper model, named as in its config.json."""
 
     d_model: int
     encoder_layers: int
@@ -44,10 +46,10 @@ class Geometry:
 
     @classmethod
     def of(cls, config: dict[str, Any], file: Path) -> Geometry:
-        """Read it from the contents of ``file``, a config.json.
+        """Read the sizes from the contents of ``file``, a config.json.
 
         Raises:
-            ModelFormatError: another architecture, or a size is missing or no positive integer.
+            ModelFormatError: another architecture, or a size that is missing or not positive.
         """
         if config.get("model_type") != "whisper":
             message = f"{file} describes a {config.get('model_type')!r} model, not Whisper"
@@ -61,20 +63,19 @@ class Geometry:
                 )
             sizes[name] = value
         geometry = cls(**sizes)
-        for side, heads in (
-            ("encoder", geometry.encoder_attention_heads),
-            ("decoder", geometry.decoder_attention_heads),
-        ):
+        for side in ("encoder", "decoder"):
+            heads = sizes[f"{side}_attention_heads"]
             if geometry.d_model % heads:
-                raise ModelFormatError(
+                message = (
                     f"{file}: d_model {geometry.d_model} is no multiple of {heads} {side} heads"
                 )
+                raise ModelFormatError(message, hint=_AGAIN)
         return geometry
 
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """A tensor in a safetensors file. ``dtype`` is the file's name of it."""
+    """A tensor in a safetensors file. ``dtype`` is a name of that format, such as ``BF16``."""
 
     file: Path
     name: str
@@ -83,7 +84,7 @@ class StoredTensor:
     offset_bytes: int
 
     def read(self) -> NDArray[Any]:
-        """A view of the mapped file; bfloat16 as its 16 bits in an unsigned integer."""
+        """A view of the mapped file; bfloat16 as uint16 with the same bits."""
         values: NDArray[Any] = np.memmap(
             self.file, NUMPY_OF[self.dtype], "r", self.offset_bytes, self.shape
         )
@@ -97,7 +98,7 @@ class StoredTensor:
 
 
 class Tensors:
-    """All tensors of a checkpoint, by name, over one or several safetensors files."""
+    """All tensors of a checkpoint by name, from one or more safetensors files."""
 
     def __init__(self, files: Sequence[Path]) -> None:
         self._files = files
@@ -107,14 +108,14 @@ class Tensors:
 
     @property
     def where(self) -> Path:
-        """The file, or the directory of several."""
+        """The file, or the directory if there are several files."""
         return self._files[0] if len(self._files) == 1 else self._files[0].parent
 
     def find(self, name: str, shape: tuple[int, ...]) -> StoredTensor | None:
-        """The tensor if there is one.
+        """The tensor, or ``None``.
 
         Raises:
-            ModelFormatError: it has another shape or a precision that is not read.
+            ModelFormatError: another shape, or a precision that is not supported.
         """
         tensor = self._tensors.get(self._prefix + name)
         if tensor is None:
@@ -124,12 +125,17 @@ class Tensors:
                 f"{tensor.file}: {tensor.name} has shape {tensor.shape}, not {shape}", hint=_AGAIN
             )
         if tensor.dtype not in NUMPY_OF:
-            message = f"{tensor.file}: {tensor.name} is stored as {tensor.dtype}; read are {', '.join(NUMPY_OF)}"
-            raise ModelFormatError(message, hint="take an unquantized version of the model")
+            supported = ", ".join(NUMPY_OF)
+            message = f"{tensor.file}: {tensor.name} is {tensor.dtype}; supported are {supported}"
+            raise ModelFormatError(message, hint="use an unquantized version of the model")
         return tensor
 
     def get(self, name: str, shape: tuple[int, ...]) -> StoredTensor:
-        """The tensor. Raises ModelFormatError as ``find``, and if there is none."""
+        """The tensor.
+
+        Raises:
+            ModelFormatError: as for ``find``, or there is no such tensor.
+        """
         tensor = self.find(name, shape)
         if tensor is None:
             raise ModelFormatError(f"{self.where} has no tensor {self._prefix}{name}", hint=_AGAIN)
@@ -137,14 +143,16 @@ class Tensors:
 
 
 def _read_header(file: Path) -> list[StoredTensor]:
-    """The tensors of a safetensors file: 8 bytes of header length, the header as JSON, the data."""
+    """Read the index of a safetensors file: 8 bytes of header length, the header as JSON, the
+    data.
+    """
     try:
         size = file.stat().st_size
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
             if size < 8 or length > size - 8:
                 raise ModelFormatError(
-                    f"{file} is cut short: its header does not fit into {size} bytes", hint=_AGAIN
+                    f"{file} is cut short: its header needs more than {size} bytes", hint=_AGAIN
                 )
             header = json.loads(stream.read(length))
         entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
@@ -157,7 +165,7 @@ def _read_header(file: Path) -> list[StoredTensor]:
         ) from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ModelFormatError(
-            f"{file} is no safetensors file: its header is damaged", hint=_AGAIN
+            f"{file} is not a safetensors file: its header is damaged", hint=_AGAIN
         ) from error
 
 
@@ -170,7 +178,7 @@ def _stored(
     width = NUMPY_OF[dtype].itemsize if dtype in NUMPY_OF else None
     if not 0 <= begin <= end or (width and end - begin != width * math.prod(shape)):
         raise ModelFormatError(
-            f"{file}: the place of {name} does not fit its shape {shape}", hint=_AGAIN
+            f"{file}: the offsets of {name} do not match its shape {shape}", hint=_AGAIN
         )
     if data_start + end > size:
         raise ModelFormatError(

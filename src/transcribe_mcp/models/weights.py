@@ -1,11 +1,12 @@
-"""Hugging Face Whisper weights -> CTranslate2's ``model.bin``.  [door: ctranslate2's model specification]
+"""Hugging Face Whisper weights -> CTranslate2's ``model.bin``.  [door: ctranslate2's model
+specification]
 
-Tensors are read from the mapped files one at a time, when they are written: the memory needed is that of the largest
-tensor, whatever the model's size. Neither torch nor transformers takes part.
+Each tensor is read from the mapped file when it is written. So the peak memory is that of the
+largest tensor. Neither torch nor transformers is needed.
 
-CTranslate2 wants query, key and value of a self-attention as one matrix (3 d_model, d_model), and key and value of a
-cross-attention as one (2 d_model, d_model); key projections have no bias, so zeros stand in. The output projection is
-the token embedding again.
+CTranslate2 stores query, key and value of a self-attention as one matrix (3 d_model, d_model), and
+key and value of a cross-attention as one (2 d_model, d_model). Key projections have no bias; zeros
+are stored. The output projection is the token embedding.
 """
 
 from __future__ import annotations
@@ -28,12 +29,14 @@ _CT2_OF = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 class _Deferred(model_spec.Variable):  # type: ignore[misc]  # ctranslate2 has no types
-    """A variable of the specification whose bytes are made when it is written, and forgotten after."""
+    """A variable of the specification whose bytes exist only while it is written."""
 
     def __init__(
         self, shape: tuple[int, ...], dtype: str, make: Callable[[], NDArray[Any]]
     ) -> None:
-        self._shape, self._dtype, self._make = shape, dtype, make
+        self._shape = shape
+        self._dtype = dtype
+        self._make = make
 
     @property
     def shape(self) -> list[int]:
@@ -54,7 +57,7 @@ class _Deferred(model_spec.Variable):  # type: ignore[misc]  # ctranslate2 has n
         return self._make().tobytes()
 
     def _to(self, dtype: str) -> model_spec.Variable:
-        raise NotImplementedError(f"{dtype}: precision is chosen when the variable is made")
+        raise NotImplementedError(f"{dtype}: the precision is set on creation")
 
     def _equal(self, other: Any) -> bool:
         return self is other
@@ -64,9 +67,9 @@ class SpecificationWriter:
     """Fills CTranslate2's Whisper specification from ``tensors`` and saves it.
 
     Args:
-        quantization: ``source`` keeps the precision of the file; ``int8`` stores linear layers and the embedding as
-            8-bit integers with one scale a row, and all else as in the file.
-        report: told the bytes written after each variable.
+        quantization: ``source`` keeps the precision of the file; ``int8`` stores linear layers and
+            the embedding as 8-bit integers with one scale per row, and the rest as in the file.
+        report: called with the number of bytes of each variable written.
     """
 
     def __init__(
@@ -76,15 +79,14 @@ class SpecificationWriter:
         quantization: Quantization,
         report: Callable[[int], None],
     ) -> None:
-        self._geometry, self._tensors, self._quantization, self._report = (
-            geometry,
-            tensors,
-            quantization,
-            report,
-        )
-        self._quantized: tuple[list[StoredTensor], NDArray[np.int8], NDArray[np.float32]] | None = (
-            None
-        )
+        self._geometry = geometry
+        self._tensors = tensors
+        self._quantization = quantization
+        self._report = report
+        # The latest quantized matrix: its weights and its scales are two variables, written in
+        # turn.
+        self._quantized: tuple[list[StoredTensor], NDArray[np.int8], NDArray[np.float32]] | None
+        self._quantized = None
         g = geometry
         self._spec = whisper_spec.WhisperSpec(
             g.encoder_layers, g.encoder_attention_heads, g.decoder_layers, g.decoder_attention_heads
@@ -97,15 +99,16 @@ class SpecificationWriter:
         for name, value in config.items():
             setattr(self._spec.config, name, value)
         self._spec.validate()
-        self._spec.decoder.projection.weight = (
-            "decoder/embeddings/weight"  # a name: the weights are stored once
-        )
+        # An alias: the weights are stored once.
+        self._spec.decoder.projection.weight = "decoder/embeddings/weight"
         self._spec.save(str(directory))
 
     def _fill(self) -> None:
-        g, spec = self._geometry, self._spec
+        g = self._geometry
+        spec = self._spec
         for number, channels in ((1, g.num_mel_bins), (2, g.d_model)):
-            conv, name = getattr(spec.encoder, f"conv{number}"), f"encoder.conv{number}"
+            conv = getattr(spec.encoder, f"conv{number}")
+            name = f"encoder.conv{number}"
             conv.weight = self._one(f"{name}.weight", (g.d_model, channels, 3))
             conv.bias = self._one(f"{name}.bias", (g.d_model,))
         sides = (
@@ -121,9 +124,8 @@ class SpecificationWriter:
                 self._layer(layer, f"{name}.layers.{number}", ffn_dim, cross=name == "decoder")
         spec.decoder.scale_embeddings = False
         self._matrix(spec.decoder.embeddings, ["decoder.embed_tokens"], (g.vocab_size, g.d_model))
-        spec.decoder.projection.weight = (
-            spec.decoder.embeddings.weight
-        )  # until validated, then its name
+        # ``save`` replaces it with an alias, after the validation.
+        spec.decoder.projection.weight = spec.decoder.embeddings.weight
 
     def _layer(self, layer: Any, name: str, ffn_dim: int, *, cross: bool) -> None:
         d_model = self._geometry.d_model
@@ -143,12 +145,13 @@ class SpecificationWriter:
 
     def _norm(self, norm: Any, name: str) -> None:
         shape = (self._geometry.d_model,)
-        norm.gamma, norm.beta = self._one(f"{name}.weight", shape), self._one(f"{name}.bias", shape)
+        norm.gamma = self._one(f"{name}.weight", shape)
+        norm.beta = self._one(f"{name}.bias", shape)
 
     def _linear(
         self, linear: common_spec.LinearSpec, names: list[str], shape: tuple[int, int]
     ) -> None:
-        """One linear layer out of one or several of ``shape`` (outputs, inputs), stacked along the outputs."""
+        """Stack one or more linear layers of ``shape`` (outputs, inputs) along the outputs."""
         self._matrix(linear, names, shape)
         biases = [self._tensors.find(f"{name}.bias", shape[:1]) for name in names]
         if any(bias is not None for bias in biases):
@@ -162,9 +165,7 @@ class SpecificationWriter:
         rows = len(parts) * shape[0]
 
         def quantized() -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-            if (
-                self._quantized is None or self._quantized[0] is not parts
-            ):  # its scales are asked for next
+            if self._quantized is None or self._quantized[0] is not parts:
                 matrix = np.concatenate([part.read_float32() for part in parts])
                 self._require_finite(matrix, "float32")
                 self._quantized = (parts, *_quantize(matrix))
@@ -177,12 +178,12 @@ class SpecificationWriter:
         return self._stack([self._tensors.get(name, shape)], shape)
 
     def _stack(self, parts: Sequence[StoredTensor | None], shape: tuple[int, ...]) -> _Deferred:
-        """The parts, each of ``shape``, one after the other; ``None`` is zeros. Mixed precisions become float32."""
+        """Concatenate parts of ``shape``; ``None`` stands for zeros. Mixed precisions become
+        float32.
+        """
         dtypes = {part.dtype for part in parts if part is not None}
         dtype = dtypes.pop() if len(dtypes) == 1 else None
-        zeros = np.zeros(
-            shape, np.float32 if dtype is None else NUMPY_OF[dtype]
-        )  # of bfloat16 too: no bit is set
+        zeros = np.zeros(shape, np.float32 if dtype is None else NUMPY_OF[dtype])
 
         def read(part: StoredTensor | None) -> NDArray[Any]:
             if part is None:
@@ -206,12 +207,12 @@ class SpecificationWriter:
 
     def _require_finite(self, values: NDArray[Any], dtype: str) -> None:
         if not all_finite(values, dtype):
-            message = f"{self._tensors.where}: the weights hold values that are no numbers"
-            raise ModelFormatError(message, hint="fetch or export the model again")
+            message = f"{self._tensors.where}: the weights have infinite or NaN values"
+            raise ModelFormatError(message, hint="download or export the model again")
 
 
 def _quantize(matrix: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """(rows, columns) float32 -> the same in int8 and the (rows,) scales that it was multiplied with, 127 / max."""
+    """Quantize (rows, columns) to int8; the (rows,) scales are 127 / max |row|."""
     largest = np.abs(matrix).max(axis=1)
     scales = np.float32(127) / np.where(
         largest == 0, np.float32(127), np.maximum(largest, np.float32(1e-36))

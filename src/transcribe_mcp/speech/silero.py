@@ -104,7 +104,7 @@ def read_weights(path: Path = WEIGHTS) -> SileroWeights:
 def unreadable(path: Path, error: Exception) -> EngineUnavailableError:
     return EngineUnavailableError(
         f"cannot read the voice detection model {path}: {error}",
-        hint="pip install --force-reinstall --no-deps transcribe-mcp",
+        hint="pip install --force-reinstall transcribe-mcp",
     )
 
 
