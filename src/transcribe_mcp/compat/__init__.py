@@ -1,6 +1,6 @@
 """Compatibility checks: facts about a machine, findings, plans, environments, updates.
 
-Only the standard library, and nothing of ours outside this package: it works where everything else is broken.
+It needs the standard library only, so that it works where other packages are broken.
 
     gather() -> diagnose.diagnose_machine(facts) -> findings    doctor
              -> make_plan(facts) -> commands                    doctor --plan, env create

@@ -1,7 +1,7 @@
-"""The command line: ``doctor``, ``env`` and ``updates``, with argparse, so that it runs where Typer is broken.
+"""The commands ``doctor``, ``env`` and ``compat``, built on argparse in case Typer is broken.
 
-Exit status of ``doctor``: 0 fit, 1 degraded, 2 broken; of ``doctor --explain``: 0 something was named, 1 nothing
-known; of ``updates``: 0 nothing new, 10 something changed; 3 for every request that could not be carried out.
+Exit status of ``doctor``: 0 fit, 1 degraded, 2 broken; of ``doctor --explain``: 0 if a known error
+was found, else 1; of ``compat updates``: 0 nothing new, 10 new releases; 3 if a command failed.
 """
 
 from __future__ import annotations
@@ -10,19 +10,32 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from . import report
+from .derived_facts import DerivedFacts
+from .diagnose import diagnose_machine, exit_code
 from .errors import CompatError
+from .explain import explain
 from .facts import Facts, load, save
-from .output import say, say_json
+from .memory import model_fits, models_text
+from .output import say, say_answer, say_json
+from .plan import WANTS, make_plan, plan_text
+from .rules import RULE_BY_CODE
 
 FAILED = 3
 EXPLAIN_MAX_BYTES = 64 * 1024 * 1024
+_JSON_HELP = "print JSON"
+_WANT_HELP = f"{', '.join(WANTS)} (default: the best for this machine)"
+_SOURCE_HELP = "install transcribe-mcp from this directory, wheel or requirement"
+_PYTHON_HELP = "Python interpreter (default: one of the planned version)"
+_FACTS_HELP = "use a recorded machine instead of this one"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; never raises for what a user can cause. ``argv`` is without the program's name."""
+    """Run one command and return its exit status. ``argv`` excludes the program's name."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal without ✓ gets a ?
@@ -33,77 +46,56 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CompatError as error:
         sys.stderr.write(f"error: {error}\n" + (f"hint: {error.hint}\n" if error.hint else ""))
         return FAILED
-    except BrokenPipeError:  # the reader, e.g. head, has seen enough
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # or the interpreter complains at exit
+    except BrokenPipeError:  # for example ``| head``
+        # Otherwise the interpreter reports the closed pipe at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted; nothing was left half done\n")
+        sys.stderr.write("Interrupted; no partial files are left.\n")
         return 130
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="transcribe-mcp", description="Compatibility of this machine, as a program."
-    )
+    about = "Check this machine, its packages and their releases for compatibility."
+    parser = argparse.ArgumentParser(prog="transcribe-mcp compat", description=about)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_doctor(commands)
     _add_env(commands)
-    updates = commands.add_parser(
-        "updates", help="ask the package index for new releases and what they would change"
-    )
-    updates.add_argument("--json", action="store_true")
-    updates.add_argument(
-        "--facts", type=Path, metavar="FILE", help="judge a recorded machine instead of this one"
-    )
+    words = "Check the package index for new releases that affect this machine."
+    updates = commands.add_parser("updates", help=words, description=words)
+    updates.add_argument("--json", action="store_true", help=_JSON_HELP)
+    updates.add_argument("--facts", type=Path, metavar="FILE", help=_FACTS_HELP)
     updates.set_defaults(run=_updates)
-    document = commands.add_parser(
-        "document", help="print docs/compatibility.md, generated from the tables"
-    )
+    words = "Print docs/compatibility.md, generated from the tables."
+    document = commands.add_parser("document", help=words, description=words)
     document.set_defaults(run=_document)
     return parser
 
 
 def _add_doctor(commands: Any) -> None:
+    words = "Check this machine for problems and recommend a setup."
     doctor = commands.add_parser(
-        "doctor", help="what is this machine, what is wrong with it, and what fits it"
+        "doctor", prog="transcribe-mcp doctor", help=words, description=words
     )
-    doctor.add_argument(
-        "-v", "--verbose", action="store_true", help="reasons, all commands, every fact"
-    )
-    doctor.add_argument("--json", action="store_true")
-    doctor.add_argument(
-        "--deep",
-        action="store_true",
-        help="also run a real operation per engine, in child processes",
-    )
-    doctor.add_argument("--list", action="store_true", help="list the rules")
-    doctor.add_argument(
-        "--only", action="append", default=[], metavar="CODE", help="judge by these rules only"
-    )
-    doctor.add_argument(
-        "--facts", type=Path, metavar="FILE", help="judge a recorded machine instead of this one"
-    )
-    doctor.add_argument(
-        "--save-facts", type=Path, metavar="FILE", help="write the facts, without personal parts"
-    )
-    doctor.add_argument(
-        "--explain", metavar="FILE", help="name the known errors in a log; - reads standard input"
-    )
-    doctor.add_argument(
-        "--plan", action="store_true", help="the stack for this machine, as commands"
-    )
-    doctor.add_argument(
-        "--want", default="", metavar="WHAT", help="with --plan: cpu, gpu, torch or whisperx"
-    )
-    doctor.add_argument("--models", action="store_true", help="which model fits, with which batch")
+    option = doctor.add_argument
+    option("-v", "--verbose", action="store_true", help="show causes, all commands and all facts")
+    option("--json", action="store_true", help=_JSON_HELP)
+    option("--deep", action="store_true", help="also run each engine once, in child processes")
+    option("--list", action="store_true", help="list the rules")
+    option("--only", action="append", default=[], metavar="CODE", help="check only these rules")
+    option("--facts", type=Path, metavar="FILE", help=_FACTS_HELP)
+    option("--save-facts", type=Path, metavar="FILE", help="save the facts, without personal data")
+    option("--explain", metavar="FILE", help="find known errors in a log; - reads standard input")
+    option("--plan", action="store_true", help="print the install commands for this machine")
+    option("--want", default="", metavar="WHAT", help=f"with --plan: {_WANT_HELP}")
+    option("--models", action="store_true", help="list the models that fit, with batch sizes")
     doctor.set_defaults(run=_doctor)
 
 
 def _doctor(asked: argparse.Namespace) -> int:
     if asked.list:
-        return _list(asked)
+        say_answer(asked.json, report.rules_json, report.rules_text)
+        return 0
     if asked.explain:
         return _explain(asked)
     facts = _facts(asked)
@@ -127,20 +119,16 @@ def _facts(asked: argparse.Namespace) -> Facts:
 
 
 def _diagnose(facts: Facts, asked: argparse.Namespace) -> int:
-    from .diagnose import diagnose_machine, exit_code
-    from .report import doctor_json, doctor_text, only_text
-    from .rules import RULE_BY_CODE
-
     unknown = [code for code in asked.only if code not in RULE_BY_CODE]
     if unknown:
         raise CompatError(f"there is no rule {unknown[0]!r}", hint="transcribe-mcp doctor --list")
     findings = diagnose_machine(facts, only=asked.only)
     if asked.json:
-        say_json(doctor_json(facts, findings, asked.only))
+        say_json(report.doctor_json(facts, findings, asked.only))
     elif asked.only:
-        say(only_text(facts, findings, asked.only, verbose=asked.verbose))
+        say(report.only_text(facts, findings, asked.only, verbose=asked.verbose))
     else:
-        say(doctor_text(facts, findings, verbose=asked.verbose))
+        say(report.doctor_text(facts, findings, verbose=asked.verbose))
     return exit_code(findings)
 
 
@@ -148,27 +136,12 @@ def _with_operations(facts: Facts, asked: argparse.Namespace) -> Facts:
     from .smoke_test import probe_operations
 
     if asked.facts:
-        raise CompatError(
-            "a recorded machine cannot run operations", hint="leave out --facts or --deep"
-        )
+        hint = "leave out --facts or --deep"
+        raise CompatError("a recorded machine cannot run operations", hint=hint)
     return facts.with_facts(probe_operations(facts))
 
 
-def _list(asked: argparse.Namespace) -> int:
-    from .report import rules_json, rules_text
-
-    if asked.json:
-        say_json(rules_json())
-    else:
-        say(rules_text())
-    return 0
-
-
 def _explain(asked: argparse.Namespace) -> int:
-    from .derived_facts import DerivedFacts
-    from .explain import explain
-    from .report import explain_json, explain_text
-
     try:
         if asked.explain == "-":
             raw = sys.stdin.buffer.read(EXPLAIN_MAX_BYTES)
@@ -178,38 +151,27 @@ def _explain(asked: argparse.Namespace) -> int:
     except OSError as error:
         raise CompatError(f"cannot read {asked.explain}: {error.strerror}") from error
     found = explain(raw.decode("utf-8", "replace"))
-    # The log may be from elsewhere: versions are filled in from a machine that was named, not from this one.
+    # The log may be from another machine, so versions come from --facts only.
     machine = DerivedFacts(load(asked.facts) if asked.facts else Facts([]))
-    if asked.json:
-        say_json(explain_json(found, machine))
-    else:
-        say(explain_text(found, machine))
+    say_answer(
+        asked.json,
+        lambda: report.explain_json(found, machine),
+        lambda: report.explain_text(found, machine),
+    )
     return 0 if found else 1
 
 
 def _plan(facts: Facts, asked: argparse.Namespace) -> int:
-    from dataclasses import asdict
-
-    from .plan import make_plan, plan_text
-
     plan = make_plan(facts, asked.want)
-    if asked.json:
-        say_json({"schema": "transcribe-mcp.plan/1", **asdict(plan)})
-    else:
-        say(plan_text(plan))
+    record = {"schema": "transcribe-mcp.plan/1", **asdict(plan)}
+    say_answer(asked.json, lambda: record, lambda: plan_text(plan))
     return 0 if plan.target != "none" else 2
 
 
 def _models(facts: Facts, asked: argparse.Namespace) -> int:
-    from dataclasses import asdict
-
-    from .memory import model_fits, models_text
-
     fits = list(model_fits(facts))
-    if asked.json:
-        say_json({"schema": "transcribe-mcp.models/1", "models": [asdict(fit) for fit in fits]})
-    else:
-        say(models_text(fits))
+    record = {"schema": "transcribe-mcp.models/1", "models": [asdict(fit) for fit in fits]}
+    say_answer(asked.json, lambda: record, lambda: models_text(fits))
     return 0
 
 
@@ -217,10 +179,7 @@ def _updates(asked: argparse.Namespace) -> int:
     from .updates import find_updates, updates_json, updates_text
 
     found = find_updates(_facts(asked))
-    if asked.json:
-        say_json(updates_json(found))
-    else:
-        say(updates_text(found))
+    say_answer(asked.json, lambda: updates_json(found), lambda: updates_text(found))
     return 10 if found.changed else 0
 
 
@@ -232,44 +191,39 @@ def _document(asked: argparse.Namespace) -> int:
 
 
 def _add_env(commands: Any) -> None:
-    env = commands.add_parser(
-        "env", help="environments of their own for engines with clashing needs"
-    )
+    words = "Manage virtual environments for engines with conflicting dependencies."
+    env = commands.add_parser("env", prog="transcribe-mcp env", help=words, description=words)
     actions = env.add_subparsers(required=True, metavar="ACTION")
 
     def action(name: str, words: str) -> Any:
-        one = actions.add_parser(name, help=words)
-        one.add_argument("--json", action="store_true")
+        one = actions.add_parser(name, help=words, description=words)
+        one.add_argument("--json", action="store_true", help=_JSON_HELP)
         one.set_defaults(run=_env, action=name)
         return one
 
-    create = action("create", "install the plan into a new environment, verify it, make it current")
-    create.add_argument("name", nargs="?", default="")
-    create.add_argument(
-        "--want", default="", help="cpu, gpu, torch or whisperx; default: what fits"
+    name_help = "name of the environment"
+    create = action(
+        "create", "Install the plan into a new environment, verify it, make it current."
     )
-    create.add_argument(
-        "--source",
-        default="",
-        help="where transcribe-mcp comes from: a folder, a wheel, or a requirement",
-    )
-    create.add_argument(
-        "--python", default="", help="interpreter; default: one of the plan's version"
-    )
-    action("list", "environments, and which are current")
-    action("verify", "run the real operations in an environment").add_argument("name")
-    action("use", "make an environment current").add_argument("name")
-    attempt = action(
-        "try", "newest versions into a fresh environment; promoted if it works and is not slower"
-    )
-    attempt.add_argument("--upgrade", action="store_true", required=True)
-    attempt.add_argument("--want", default="", help="which current environment to improve")
-    attempt.add_argument("--source", default="")
-    attempt.add_argument("--python", default="")
-    action("rollback", "make the previous environment current again").add_argument(
-        "--want", default=""
-    )
-    action("rm", "delete an environment that is not current").add_argument("name")
+    create.add_argument("name", nargs="?", default="", help=name_help)
+    create.add_argument("--want", default="", help=_WANT_HELP)
+    create.add_argument("--source", default="", help=_SOURCE_HELP)
+    create.add_argument("--python", default="", help=_PYTHON_HELP)
+    action("list", "List the environments and mark the current ones.")
+    verify = action("verify", "Run the real operations in an environment.")
+    verify.add_argument("name", help=name_help)
+    action("use", "Make an environment current.").add_argument("name", help=name_help)
+    words = "Install the newest versions into a new environment; keep it if it works as fast."
+    attempt = action("try", words)
+    upgrade_help = "required: confirms the upgrade"
+    attempt.add_argument("--upgrade", action="store_true", required=True, help=upgrade_help)
+    attempt.add_argument("--want", default="", help="the current environment to upgrade")
+    attempt.add_argument("--source", default="", help=_SOURCE_HELP)
+    attempt.add_argument("--python", default="", help=_PYTHON_HELP)
+    rollback = action("rollback", "Make the previous environment current again.")
+    rollback.add_argument("--want", default="", help="the kind of environment to roll back")
+    remove = action("rm", "Delete an environment that is not current.")
+    remove.add_argument("name", help=name_help)
 
 
 def _env(asked: argparse.Namespace) -> int:

@@ -1,6 +1,6 @@
-"""What the rules ask about a machine, derived from its facts and the tables, e.g. ``gpus_without_torch_code``.
+"""Values that rules use, derived from facts and tables, e.g. ``gpus_without_torch_code``.
 
-``None`` means unknown: the facts do not tell. A rule that needs an unknown name does not fire.
+``None`` means unknown. A rule that depends on an unknown value does not apply.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _NO_GPU_CODE = GpuCode((), (), "", 0, 0)
 
 
 class DerivedFacts:
-    """One machine as rules and reports see it."""
+    """The derived values of one machine."""
 
     def __init__(self, facts: Facts) -> None:
         self.facts = facts
@@ -48,7 +48,7 @@ class DerivedFacts:
         return None if self.facts.value("packages.installed") is None else package in self.installed
 
     def named(self, name: str) -> Any:
-        """The value for ``{name}`` in a text: ``env.X`` a variable, ``package.X`` a version, else an attribute."""
+        """The value of ``env.X`` (variable), ``package.X`` (version) or an attribute."""
         group, _, key = name.rpartition(".")
         groups: Mapping[str, Mapping[str, Any]] = {
             "": vars(self),
@@ -132,7 +132,7 @@ class DerivedFacts:
         )
 
     def _broken_requirements(self) -> Iterator[tuple[str, str]]:
-        """(required package, words) for every declared requirement that the installed versions break."""
+        """(package, message) for every declared requirement that is not satisfied."""
         environment = self._marker_environment()
         expected = set(tables.watched_packages())
         requires: Mapping[str, list[str]] = self.facts.value("packages.requires", {})
@@ -140,7 +140,8 @@ class DerivedFacts:
             required = parse_requirement(line)
             if required is None or not marker_holds(required.marker, environment):
                 continue
-            name, specifiers = required.name, required.specifiers
+            name = required.name
+            specifiers = required.specifiers
             installed = self.installed.get(name)
             text = f"{owner} {self.installed.get(owner, '')} requires {name}{specifiers}"
             if installed is None and (name in expected or name.startswith("nvidia-")):
@@ -149,7 +150,8 @@ class DerivedFacts:
                 yield name, f"{text}, installed is {installed}"
 
     def _marker_environment(self) -> dict[str, str]:
-        system, python = self.system or "", self.python or ""
+        system = self.system or ""
+        python = self.python or ""
         return {
             "python_version": minor_of(python),
             "python_full_version": python,
@@ -219,7 +221,7 @@ class DerivedFacts:
         ]
 
     def _ctranslate2_code(self, row: Mapping[str, Any] | None) -> GpuCode | None:
-        """What the installed CTranslate2 was built with: from its library, else from the table."""
+        """GPU code of the installed CTranslate2, from its library, else from the table."""
         binary = self.facts.value("ctranslate2.binary")
         if binary is not None:
             known = {
@@ -269,7 +271,7 @@ class DerivedFacts:
         self.gpus_without_fp16 = slow if known else None
 
     def _torch_variant(self) -> str | None:
-        """``cu126``, ``cpu``, ... of the installed torch: its local version, else its version file."""
+        """``cu126``, ``cpu``, ...: torch's local version, else from its version file."""
         local = (self.facts.value("torch.version") or self.installed["torch"]).partition("+")[2]
         cuda = self.facts.value("torch.cuda")
         if local or cuda is None:
@@ -344,7 +346,8 @@ class DerivedFacts:
         self.compat_in_path = in_path if "environment.variables" in self.facts else None
 
     def _derive_torchcodec(self) -> None:
-        torch, torchaudio = self.installed.get("torch"), self.installed.get("torchaudio")
+        torch = self.installed.get("torch")
+        torchaudio = self.installed.get("torchaudio")
         self.torchaudio_mismatch = (
             not _torchaudio_fits(torchaudio, torch) if torch and torchaudio else None
         )

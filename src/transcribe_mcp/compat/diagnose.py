@@ -1,4 +1,4 @@
-"""Facts in, findings out: every rule's predicate, and what the real operations showed."""
+"""Apply the rules to the facts of a machine, and turn failed operations into findings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .rules import RULE_BY_CODE, RULES, SEVERITIES, Finding
 
 
 def diagnose_machine(facts: Facts, *, only: Sequence[str] = ()) -> list[Finding]:
-    """The findings about a machine, worst first. ``only`` names the codes to look for; empty means all."""
+    """The findings about a machine, worst first. ``only`` selects codes; empty means all."""
     machine = DerivedFacts(facts)
     found = [rule.finding(machine) for rule in RULES if rule.applies(machine)]
     found += _operation_findings(machine)
@@ -23,7 +23,7 @@ def diagnose_machine(facts: Facts, *, only: Sequence[str] = ()) -> list[Finding]
 
 
 def not_judged(facts: Facts, codes: Sequence[str]) -> list[str]:
-    """Of these rules, those that depend on something unknown here, or that only logs can show."""
+    """Of these rules, those with unknown facts here, and those that only logs can show."""
     machine = DerivedFacts(facts)
     found = {finding.code for finding in diagnose_machine(facts)}
     tried = any(name.startswith("deep.") for name in facts)
@@ -45,7 +45,7 @@ def exit_code(findings: Sequence[Finding]) -> int:
 
 
 def _operation_findings(machine: DerivedFacts) -> Iterator[Finding]:
-    """Findings about failed operations: the known errors in their output, else the way they ended."""
+    """Known errors in the output of failed operations, else the way the operation ended."""
     failed = {}
     worked = set()
     for name, fact in machine.facts.items():
@@ -56,7 +56,8 @@ def _operation_findings(machine: DerivedFacts) -> Iterator[Finding]:
             else:
                 failed[engine, device] = fact.value
     for (engine, device), result in failed.items():
-        tail, end = str(result.get("tail", "")), str(result.get("end", ""))
+        tail = str(result.get("tail", ""))
+        end = str(result.get("end", ""))
         words = f"{engine} on {device}: {end}"
         evidence = f"{words}; {_last_line(tail)}" if tail else words
         for rule in [item.rule for item in explain(tail)] or [RULE_BY_CODE[_code_of(end)]]:

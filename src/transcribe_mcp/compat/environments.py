@@ -1,11 +1,11 @@
-"""Environments on disk: which there are, which is current for what, and the way back.
+"""Environments on disk, the current one for each purpose, and the previous ones.
 
 environments/
-  current.json          {"current": {want: name}, "previous": {want: [name, ...]}}; replaced in one move
-  .lock                 held by the process that changes something; the system frees it when that process dies
-  NAME/record.json      written last, when everything in NAME is verified; without it NAME is unfinished
-  NAME/requirements.txt every version, exactly
-  NAME/log.txt          what pip and the checks said
+  current.json          {"current": {want: name}, "previous": {want: [name, ...]}}
+  .lock                 held while a process changes something; freed when that process exits
+  NAME/record.json      written last, after verification; without it NAME is unfinished
+  NAME/requirements.txt all versions, pinned
+  NAME/log.txt          output of pip and of the checks
   NAME/venv/
 """
 
@@ -26,13 +26,16 @@ from .errors import EnvironmentBuildError
 from .paths import environments_dir
 
 SCHEMA = "transcribe-mcp.environment/1"
-READY, FAILED, UNFINISHED, DAMAGED = "ready", "failed", "unfinished", "damaged"
+READY = "ready"
+FAILED = "failed"
+UNFINISHED = "unfinished"
+DAMAGED = "damaged"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """One environment as its record tells it. ``state`` is looked at anew: a deleted venv is ``damaged``."""
+    """The record of an environment. If its venv is missing, ``state`` is ``damaged``."""
 
     name: str
     state: str
@@ -47,16 +50,17 @@ class Environment:
 
 
 def folder_of(name: str) -> Path:
-    """Raises ``EnvironmentBuildError`` for a name that is no plain folder name."""
+    """Raises ``EnvironmentBuildError`` for a name that is not a plain folder name."""
     if not _NAME.fullmatch(name):
         raise EnvironmentBuildError(
-            f"{name!r} is no name for an environment", hint="use a-z, 0-9, dot, dash, underscore"
+            f"{name!r} is not a valid environment name",
+            hint="use a-z, 0-9, dot, dash and underscore",
         )
     return environments_dir() / name
 
 
 def python_of(name: str) -> Path:
-    """The interpreter of an environment; it need not exist."""
+    """The interpreter of an environment; it may be missing."""
     inner = "Scripts/python.exe" if sys.platform == "win32" else "bin/python"
     return folder_of(name) / "venv" / inner
 
@@ -70,7 +74,7 @@ def site_packages_of(name: str) -> Path | None:
 
 
 def packages_of(name: str) -> dict[str, str]:
-    """Every installed version, from the metadata folders' names."""
+    """All installed versions, from the names of the metadata folders."""
     site = site_packages_of(name)
     folders = sorted(site.glob("*.dist-info")) if site else []
     pairs = [folder.stem.partition("-") for folder in folders]
@@ -79,14 +83,15 @@ def packages_of(name: str) -> dict[str, str]:
 
 @contextmanager
 def changing() -> Iterator[None]:
-    """Hold the lock. Raises ``EnvironmentBuildError`` at once where another process holds it."""
+    """Hold the lock. Raises ``EnvironmentBuildError`` if another process holds it."""
     environments_dir().mkdir(parents=True, exist_ok=True)
     with (environments_dir() / ".lock").open("a+b") as file:
         try:
             _lock(file.fileno())
         except OSError as error:
             raise EnvironmentBuildError(
-                "another process is changing the environments", hint="wait for it, then try again"
+                "another process is changing the environments",
+                hint="wait until it ends, then try again",
             ) from error
         yield
 
@@ -103,7 +108,7 @@ def _lock(descriptor: int) -> None:
 
 
 def write_json(path: Path, record: Any) -> None:
-    """Write beside, then replace: a reader sees the old file or the new one, whenever this process dies."""
+    """Replace the file atomically: readers see the old or the new one."""
     part = path.with_name(f".{path.name}.part")
     with part.open("w", encoding="utf-8") as file:
         file.write(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
@@ -119,7 +124,7 @@ def write_record(environment: Environment) -> None:
 
 
 def environment(name: str) -> Environment:
-    """Raises ``EnvironmentBuildError`` where there is none of this name."""
+    """Raises ``EnvironmentBuildError`` if no environment has this name."""
     folder = folder_of(name)
     if not folder.is_dir():
         known = ", ".join(each.name for each in environments()) or "none"
@@ -147,7 +152,7 @@ def environment(name: str) -> Environment:
 
 
 def environments() -> list[Environment]:
-    """All of them, by name."""
+    """All environments, sorted by name."""
     if not environments_dir().is_dir():
         return []
     names = sorted(
@@ -167,7 +172,7 @@ class Pointers:
 
 
 def pointers() -> Pointers:
-    """Empty before the first environment. Raises ``EnvironmentBuildError`` where the file is damaged."""
+    """Empty before the first environment. Raises ``EnvironmentBuildError`` if damaged."""
     path = environments_dir() / "current.json"
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -180,23 +185,21 @@ def pointers() -> Pointers:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise EnvironmentBuildError(
             f"{path} is damaged: {error}",
-            hint="delete it, then name the current one: transcribe-mcp env use NAME",
+            hint="delete it, then choose the current one: transcribe-mcp env use NAME",
         ) from error
 
 
 def current_environment(want: str) -> Environment | None:
-    """What a worker is started from; the way to its interpreter is ``python_of``. None where none was made current."""
+    """The current environment, or None. ``python_of`` gives its interpreter."""
     name = pointers().current.get(want)
     return environment(name) if name else None
 
 
 def make_current(name: str) -> Environment:
-    """Point to a ready environment, in one move; the one before it stays for ``rollback``. Needs the lock."""
+    """Make a ready environment current; the previous one stays for ``rollback``. Needs the lock."""
     chosen = environment(name)
     if chosen.state != READY:
-        hint = (
-            f"see {folder_of(name) / 'log.txt'}, or make it again: transcribe-mcp env create {name}"
-        )
+        hint = f"see {folder_of(name) / 'log.txt'}, or rebuild it: transcribe-mcp env create {name}"
         raise EnvironmentBuildError(
             f"environment {name} is {chosen.state}: {chosen.problem or 'see its log'}", hint=hint
         )
@@ -212,7 +215,7 @@ def make_current(name: str) -> Environment:
 
 
 def roll_back(want: str) -> Environment:
-    """Point to the latest earlier environment that is still whole. Needs the lock."""
+    """Make the latest earlier environment that is still ready current. Needs the lock."""
     now = pointers()
     wants = [want] if want else list(now.current)
     if len(wants) != 1:
@@ -240,10 +243,11 @@ def remove(name: str) -> None:
     environment(name)
     if name in now.current.values():
         raise EnvironmentBuildError(
-            f"environment {name} is current", hint="make another one current first: env use NAME"
+            f"environment {name} is current",
+            hint="make another one current first: transcribe-mcp env use NAME",
         )
     trash = environments_dir() / f".trash-{name}-{os.getpid()}"
-    folder_of(name).replace(trash)  # gone for every reader in one move; deleting takes its time
+    folder_of(name).replace(trash)  # atomic for readers; deleting takes time
     _point(
         now.current,
         {want: [each for each in names if each != name] for want, names in now.previous.items()},
@@ -252,6 +256,6 @@ def remove(name: str) -> None:
 
 
 def sweep() -> None:
-    """Delete what interrupted removals left. Needs the lock."""
+    """Delete the remains of interrupted removals. Needs the lock."""
     for path in environments_dir().glob(".trash-*"):
         shutil.rmtree(path, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""What can go wrong here. ``compat`` may import nothing of ours, so it has a small tree of its own.
+"""The errors of ``compat``, which imports nothing of ours and so has its own small tree.
 
 CompatError
 ├── FactsError             a facts file is missing, damaged, hostile or of another version

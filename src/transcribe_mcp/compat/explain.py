@@ -1,4 +1,4 @@
-"""Name the known errors in a log or traceback: their code, real cause and fix."""
+"""Find known errors in a log or traceback: their code, cause and fix."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from functools import lru_cache
 
 from .rules import RULES, Rule
 
-MAX_TEXT_CHARS = 2_000_000  # the end of a log; about a second of looking
+MAX_TEXT_CHARS = 2_000_000  # the end of the log; takes about a second
 _CONTEXT_CHARS = 160
 
 
 @dataclass(frozen=True, slots=True)
 class Recognised:
-    """A rule and the words of the log that gave it away."""
+    """A rule, and the line of the log that matched it."""
 
     rule: Rule
     words: str

@@ -1,6 +1,6 @@
-"""Facts about a machine: a value with its source, or the reason why it is unknown, and how long the look took.
+"""Facts about a machine: a value with its source, or the reason why it is unknown.
 
-``probes.gather()`` looks at this machine with guarded probes; ``load()`` takes a machine that somebody recorded.
+``probes.gather()`` reads this machine with guarded probes; ``load()`` reads a recorded machine.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MAX_FILE_BYTES = 4 * 1024 * 1024  # a real machine's facts take about 20 kB
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """``value`` is plain JSON; None with a reason in ``unknown`` where it could not be learnt."""
+    """``value`` is plain JSON, or None with the reason in ``unknown``. ``took_s``: probe time."""
 
     name: str
     value: Any
@@ -42,7 +42,7 @@ def unknown(name: str, reason: str) -> Fact:
 
 
 class Facts(Mapping[str, Fact]):
-    """All facts of one machine by name. ``value(name)`` is None for unknown and for never looked at."""
+    """All facts of one machine by name. ``value(name)`` is None for unknown and missing facts."""
 
     def __init__(self, facts: Iterable[Fact]) -> None:
         self._by_name = {fact.name: fact for fact in facts}
@@ -65,7 +65,7 @@ class Facts(Mapping[str, Fact]):
 
 
 def timed(facts: Iterable[Fact]) -> list[Fact]:
-    """Run one probe and write on each of its facts how long the probe took."""
+    """Run one probe; each of its facts gets the time that the probe took."""
     started = time.perf_counter()
     found = list(facts)
     took_s = round(time.perf_counter() - started, 6)
@@ -73,7 +73,7 @@ def timed(facts: Iterable[Fact]) -> list[Fact]:
 
 
 def save(facts: Facts, path: Path) -> None:
-    """Write the facts without personal parts (home, user and host name, GPU serials, credentials in addresses)."""
+    """Write the facts without home, user and host name, GPU serials, credentials in URLs."""
     record = {"schema": SCHEMA, "facts": to_json(facts, scrub=True)}
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -85,7 +85,7 @@ def save(facts: Facts, path: Path) -> None:
     except OSError as error:
         part.unlink(missing_ok=True)
         raise FactsError(
-            f"cannot write {path}: {error.strerror}", hint="name a folder you may write to"
+            f"cannot write {path}: {error.strerror}", hint="choose a writable folder"
         ) from error
 
 
@@ -105,13 +105,13 @@ def _unchanged(value: Any) -> Any:
 
 
 def _scrubber() -> Any:
-    """A function that removes what names this person or machine from any JSON value."""
+    """A function that removes personal names and host names from any JSON value."""
     import getpass
     import socket
 
     try:
         user = getpass.getuser()
-    except (OSError, KeyError, ImportError):  # no such user in a container
+    except (OSError, KeyError, ImportError):  # a container without this user
         user = ""
     swaps = [(str(Path.home()), "~"), (socket.gethostname(), "<host>"), (user, "<user>")]
     swaps = [(text, sign) for text, sign in swaps if len(text) > 2 and text != "root"]
@@ -132,25 +132,25 @@ def _scrubber() -> Any:
 
 
 def load(path: Path) -> Facts:
-    """A recorded machine.
+    """Read a recorded machine.
 
     Raises:
-        FactsError: no such file, not our schema, damaged, too large, or with values of the wrong kind.
+        FactsError: the file is missing, damaged, too large, of another schema or type.
     """
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise FactsError(
-            f"cannot read {path}: {error.strerror}", hint="write one with doctor --save-facts"
+            f"cannot read {path}: {error.strerror}", hint="create one with doctor --save-facts"
         ) from error
     if len(raw) > MAX_FILE_BYTES:
-        raise FactsError(f"{path} is larger than {MAX_FILE_BYTES} bytes, so it is no facts file")
+        raise FactsError(f"{path} is larger than {MAX_FILE_BYTES} bytes; a facts file is not")
     return parse(raw, str(path))
 
 
 def parse(raw: bytes, name: str) -> Facts:
-    """Facts from the bytes of a file called ``name``. Raises ``FactsError``."""
+    """Facts from the bytes of the file ``name``. Raises ``FactsError``."""
     try:
         record = json.loads(raw.decode("utf-8"))
     except (ValueError, RecursionError) as error:
@@ -169,7 +169,7 @@ def parse(raw: bytes, name: str) -> Facts:
 
 def _checked(key: str, entry: Any, name: str) -> Fact:
     if not isinstance(entry, dict):
-        raise FactsError(f"{name}: fact {key[:80]!r} is no record", hint=_RECORD_AGAIN)
+        raise FactsError(f"{name}: fact {key[:80]!r} is not a record", hint=_RECORD_AGAIN)
     value = entry.get("value")
     if value is not None and not fits_shape(key, value):
         raise FactsError(

@@ -1,8 +1,8 @@
-"""What a compiled library says about itself: GPU code by architecture, PTX version, names of the libraries it opens.
+"""Read a compiled library: GPU code by architecture, PTX version, libraries that it opens.
 
-Sources: the ELF-64 layout (``man 5 elf``), the PE section table (Microsoft's PE format page), and the fat-binary
-headers as https://docs.nvidia.com/cuda/cuda-binary-utilities/ shows them with ``cuobjdump --list-elf --list-ptx``.
-Only headers are touched: 80 MB of library take about 5 ms.
+Sources: the ELF-64 layout (``man 5 elf``), the PE section table (Microsoft's PE format page), and
+the fat-binary headers (``cuobjdump --list-elf --list-ptx``,
+https://docs.nvidia.com/cuda/cuda-binary-utilities/). Only headers are read: 80 MB take about 5 ms.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ _FATBIN_ENTRY = struct.Struct(
     "<HHIQIIHHI"
 )  # kind, version, header bytes, payload bytes, -, -, minor, major, arch
 _ALIGNMENT_BYTES = 8
-_KIND_PTX, _KIND_ELF = 1, 2
+_KIND_PTX = 1
+_KIND_ELF = 2
 _ELF_SECTION = struct.Struct("<IIQQQQIIQQ")
 _PE_SECTION = struct.Struct("<8sIIII16x")
 MAX_SECTIONS = 200
@@ -32,13 +33,13 @@ _MAJOR = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class GpuCode:
-    """What a library can run on a GPU and what it opens for that.
+    """The GPU code of a library and the CUDA libraries that it opens.
 
     Attributes:
         sass: architectures with machine code, as 86 for 8.6.
-        ptx: architectures with portable code, which the driver compiles when the library is first used.
-        ptx_isa: newest PTX version among them, e.g. ``8.7``; empty without PTX.
-        cublas_major, cudnn_major: of the names it opens at run time; 0 where it names none.
+        ptx: architectures with portable code, which the driver compiles at first use.
+        ptx_isa: newest PTX version, e.g. ``8.7``; empty without PTX.
+        cublas_major, cudnn_major: versions that it opens at run time; 0 for none.
     """
 
     sass: tuple[int, ...]
@@ -52,8 +53,8 @@ def read_gpu_code(path: Path) -> GpuCode:
     """Read one ELF or PE library.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is neither, or its headers point outside the file.
+        OSError: the file cannot be read.
+        ValueError: it is neither ELF nor PE, or its headers point outside the file.
     """
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -127,7 +128,8 @@ def _fatbin_entries(
         if magic != _FATBIN_MAGIC:
             at += _ALIGNMENT_BYTES
             continue
-        entry, stop = at + header_bytes, min(at + header_bytes + payload_bytes, end)
+        entry = at + header_bytes
+        stop = min(entry + payload_bytes, end)
         while entry + _FATBIN_ENTRY.size <= stop:
             kind, _, inner_bytes, inner_payload, _, _, minor, major, arch = (
                 _FATBIN_ENTRY.unpack_from(data, entry)

@@ -1,6 +1,6 @@
-"""A GPU is tried in a child process before an engine uses it, and the outcome is remembered for the next start.
+"""Try a GPU in a child process before an engine uses it, and cache the outcome.
 
-Only successes and lasting failures are kept: a GPU whose memory another process holds is tried again.
+Out of memory is not cached: another process may free the memory.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _VARIABLES = ("CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH")
 
 
 def gpu_facts() -> Facts:
-    """The driver and its GPUs alone, asked in child processes."""
+    """Facts about the driver and its GPUs only, read in child processes."""
     start_children()
     return Facts(list(timed(probe())))
 
 
 def trial_key(facts: Facts, version: str, gpu: int = 0) -> str:
-    """What the outcome depends on: driver, GPUs and which of them is tried, versions, which cuBLAS would be opened."""
+    """The cache key: driver, GPUs, GPU number, version, cuBLAS and variables."""
     gpus = ",".join(map(str, gpus_of(facts)))
     libraries = ",".join(map(str, cublas_paths(sys.path)))
     settings = (f"{name}={os.environ.get(name, '')}" for name in _VARIABLES)
@@ -41,27 +41,27 @@ def trial_key(facts: Facts, version: str, gpu: int = 0) -> str:
 
 
 def operation_on(engine: str, gpu: int) -> Callable[[], Child]:
-    """A first operation of an engine of ``deep.ENGINES`` on this GPU."""
+    """A first operation of an engine of ``smoke_test.ENGINES`` on this GPU."""
     return lambda: run_operation(sys.executable, engine, gpu_name(gpu))
 
 
 def gpu_trial(folder: Path, key: str, operation: Callable[[], Child]) -> str:
-    """Why an engine cannot use the GPU, in words; empty where it can. Runs ``operation`` once for each key."""
+    """Why an engine cannot use the GPU; empty if it can. Runs ``operation`` once per key."""
     path = folder / FILE_NAME
-    known = _remembered(path)
-    if key in known:
-        return known[key]
+    cached = _cached(path)
+    if key in cached:
+        return cached[key]
     child = operation()
     problem = "" if child.end == "ok" else _words(child)
     if _OUT_OF_MEMORY not in problem:
-        _remember(path, {**known, key: problem})
+        _save(path, {**cached, key: problem})
     return problem
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether an engine's library failed for want of memory, or failed once more in breaking off what did.
+    """Whether a library ran out of memory, or failed while it handled such an error.
 
-    What it failed in the handling of counts only as far as libraries raised it: an error of ours was dealt with.
+    Follows ``__context__`` through library exceptions only; our own errors have been handled.
     """
     chain: BaseException | None = error
     while isinstance(chain, RuntimeError | ValueError | MemoryError):
@@ -78,9 +78,9 @@ def _says_no_room(words: str) -> bool:
 
 
 def in_words(cause: str) -> str:
-    """An error of the GPU with its meaning in front where it has one that can be acted on."""
+    """A GPU error; out of memory is explained first."""
     if _says_no_room(cause):
-        return f"the GPU is {_OUT_OF_MEMORY}, so a smaller model or batch is needed, or less of it used elsewhere: {cause}"
+        return f"the GPU is {_OUT_OF_MEMORY}; use a smaller model or batch, or free memory: {cause}"
     return cause
 
 
@@ -90,8 +90,8 @@ def _words(child: Child) -> str:
     return in_words(cause)
 
 
-def _remembered(path: Path) -> dict[str, str]:
-    """Empty where nothing is remembered or the file is damaged: the GPU is then tried again."""
+def _cached(path: Path) -> dict[str, str]:
+    """The cached outcomes; empty without a file or with a damaged one."""
     try:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -101,8 +101,8 @@ def _remembered(path: Path) -> dict[str, str]:
     return {key: value for key, value in found.items() if isinstance(value, str)}
 
 
-def _remember(path: Path, outcomes: dict[str, str]) -> None:
-    """A cache that cannot be written only costs another trial."""
+def _save(path: Path, outcomes: dict[str, str]) -> None:
+    """Errors are ignored: without the cache the GPU is tried again."""
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{path.name}.{os.getpid()}")

@@ -1,7 +1,7 @@
-"""Ask the package index that pip is configured for: releases (PEP 691) and their requirements (PEP 658).
+"""Read pip's package index: releases (PEP 691, or HTML) and their requirements (PEP 658).
 
-Specifications: https://packaging.python.org/en/latest/specifications/simple-repository-api/ . An index that only
-speaks HTML is understood too. Credentials in an index address are used and never shown.
+Specification: https://packaging.python.org/en/latest/specifications/simple-repository-api/ .
+Credentials in an index URL are used and never shown.
 """
 
 from __future__ import annotations
@@ -26,18 +26,19 @@ from .errors import PackageIndexError
 from .versions import normalised, parse_version, satisfies
 
 DEFAULT_INDEX = "https://pypi.org/simple"
-ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"
+ACCEPT = (
+    "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, "
+    "text/html;q=0.1"
+)
 TIMEOUT_S = 30.0
 MAX_ANSWER_BYTES = 96 * 1024 * 1024
 MAX_METADATA_BYTES = 4 * 1024 * 1024
-_OFFLINE_HINT = (
-    "this command needs the package index; everything else in doctor works without a network"
-)
+_OFFLINE_HINT = "this command needs the package index; all of doctor works without a network"
 
 
 @dataclass(frozen=True, slots=True)
 class PipConfiguration:
-    """What pip would use: main index first. ``certificates`` is a file, empty for the system's own."""
+    """pip's settings: main index first; ``certificates`` is a file, empty for the system's."""
 
     index_urls: tuple[str, ...]
     certificates: str = ""
@@ -46,7 +47,7 @@ class PipConfiguration:
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """One wheel on the index."""
+    """One wheel on an index."""
 
     version: str
     url: str
@@ -57,14 +58,14 @@ class File:
 
 
 def pip_configuration() -> PipConfiguration:
-    """Environment variables before the environment's file before the user's before the machine's, as pip reads them."""
+    """pip's precedence: variables, then the files of environment, user and machine."""
     values: dict[str, str] = {}
     for path in _configuration_files():
         parser = configparser.RawConfigParser()
         try:
             parser.read(path, encoding="utf-8")
         except (configparser.Error, OSError, UnicodeDecodeError):
-            continue  # pip would say so; this command asks the default index then
+            continue  # pip reports it; this command falls back to the default index
         for section in ("global", "install"):
             if parser.has_section(section):
                 values |= {key.replace("_", "-"): value for key, value in parser.items(section)}
@@ -96,11 +97,11 @@ def _configuration_files() -> Iterator[Path]:
 
 
 class Index:
-    """All configured indexes as one. Use it in one thread at a time or several; it holds no connection."""
+    """All configured indexes as one. Thread-safe; holds no connection."""
 
     def __init__(self, configuration: PipConfiguration) -> None:
         if not configuration.index_urls:
-            raise PackageIndexError("pip is configured for no http index", hint="set PIP_INDEX_URL")
+            raise PackageIndexError("pip has no HTTP index configured", hint="set PIP_INDEX_URL")
         self.configuration = configuration
         handlers: list[Any] = []
         if configuration.proxy:
@@ -118,7 +119,7 @@ class Index:
         )
 
     def files(self, package: str) -> list[File]:
-        """Every wheel of a package on every index; empty where none has it. Raises ``PackageIndexError``."""
+        """All wheels of a package on all indexes. Raises ``PackageIndexError``."""
         found = []
         for index_url in self.configuration.index_urls:
             url = f"{index_url}/{normalised(package)}/"
@@ -129,7 +130,7 @@ class Index:
         return found
 
     def requirements(self, file: File) -> tuple[str, ...] | None:
-        """The file's ``Requires-Dist`` lines; None where the index has no metadata beside it."""
+        """The file's ``Requires-Dist`` lines; None if the index has no metadata file."""
         if not file.has_metadata:
             return None
         answer = self._get(file.url.partition("#")[0] + ".metadata", MAX_METADATA_BYTES, "*/*")
@@ -154,7 +155,7 @@ class Index:
                 body: bytes = response.read(limit_bytes + 1)
                 kind = response.headers.get("Content-Type", "")
         except urllib.error.HTTPError as error:
-            error.close()  # it is the response too
+            error.close()  # the error is also the response
             if error.code == 404:
                 return None
             raise PackageIndexError(
@@ -194,10 +195,11 @@ def _files(body: bytes, kind: str, url: str, package: str) -> Iterator[File]:
         entries = list(_json_entries(body) if is_json else _html_entries(body))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise PackageIndexError(
-            f"{shown(url)} answers nonsense: {error}", hint="is this address a package index?"
+            f"{shown(url)} answers nonsense: {error}", hint="check that this URL is a package index"
         ) from error
     for entry in entries:
-        name, address = str(entry["filename"]), urllib.parse.urljoin(url, str(entry["url"]))
+        name = str(entry["filename"])
+        file_url = urllib.parse.urljoin(url, str(entry["url"]))
         parts = name.split("-")
         if (
             name.endswith(".whl")
@@ -208,7 +210,7 @@ def _files(body: bytes, kind: str, url: str, package: str) -> Iterator[File]:
             digest = metadata.get("sha256", "") if isinstance(metadata, dict) else ""
             python = str(entry.get("requires-python") or "")
             yield File(
-                parts[1], address, python, bool(entry.get("yanked")), bool(metadata), str(digest)
+                parts[1], file_url, python, bool(entry.get("yanked")), bool(metadata), str(digest)
             )
 
 
@@ -216,7 +218,7 @@ def _json_entries(body: bytes) -> Iterator[Mapping[str, Any]]:
     record = json.loads(body)
     for entry in record["files"]:
         if not isinstance(entry, dict) or not {"filename", "url"} <= entry.keys():
-            raise ValueError("a file without name and address")
+            raise ValueError("a file without name and URL")
         yield entry
 
 
@@ -251,7 +253,7 @@ class _Anchors(HTMLParser):
 
 
 def newest(files: list[File], python: str = "") -> File | None:
-    """The file of the newest release that is final and not withdrawn, one with metadata if there is one."""
+    """The newest final release that was not yanked; prefers a file with metadata."""
     best: File | None = None
     for file in files:
         version = parse_version(file.version)

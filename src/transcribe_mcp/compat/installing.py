@@ -1,7 +1,7 @@
-"""Install packages into a fresh virtual environment with pip; an error names the package index that failed.
+"""Install packages into a new virtual environment with pip.
 
-pip reports an index that it cannot reach as missing versions or as conflicting dependencies. So a failed installation
-asks the index itself.
+pip reports an unreachable index as missing versions or conflicting dependencies. Therefore each
+failed installation is followed by a request to the index, and the error names the index.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ from .index import Index, pip_configuration, shown
 from .plan import LARGER, Install
 from .versions import parse_requirement, satisfies
 
-TIMEOUT_S = 4 * 3600.0  # several GB over a slow line
+TIMEOUT_S = 4 * 3600.0  # several GB on a slow connection
 Report = Callable[[str], None]
 
 
 class Log:
-    """Writes everything to the environment's log, and reports the headlines to the caller."""
+    """Writes everything to the environment's log and reports the headlines to the caller."""
 
     def __init__(self, write: Callable[[str], int], report: Report) -> None:
-        self._write, self._report = write, report
+        self._write = write
+        self._report = report
 
     def __call__(self, line: str) -> None:
         self._write(line + "\n")
@@ -39,15 +40,15 @@ class Log:
 
 def make_venv(python: str, folder: Path, log: Log) -> None:
     """Raises ``EnvironmentBuildError``."""
-    log(f"making a fresh environment with {python}")
+    log(f"creating an environment with {python}")
     _run("python -m venv", [python, "-m", "venv", "--without-pip", str(folder)], log)
 
 
 def install(python: Path, step: Install, log: Log) -> None:
-    """Install one step of a plan with pip; PyTorch's CPU builds come from the default index where their own fails.
+    """Install one step of a plan. CPU builds of torch fall back to the default index.
 
     Raises:
-        EnvironmentBuildError: pip failed, or an index has not what only it could have.
+        EnvironmentBuildError: pip failed, or a CUDA index is unavailable.
     """
     if not step.index_url or os.environ.get("PIP_NO_INDEX"):
         _pip_install(python, step, log)
@@ -59,7 +60,7 @@ def install(python: Path, step: Install, log: Log) -> None:
     except (PackageIndexError, EnvironmentBuildError) as error:
         problem = f"PyTorch's index {step.index_url} cannot be used: {error}"
         if not step.index_url.rstrip("/").endswith("/cpu"):
-            hint = "connect to it: the default index has no build for this GPU and its driver"
+            hint = "make it reachable: the default index has no build for this GPU and driver"
             raise EnvironmentBuildError(problem, hint=hint) from error
     log(problem)
     log(f"installing from the default index instead: {LARGER}")
@@ -72,18 +73,18 @@ def install(python: Path, step: Install, log: Log) -> None:
 
 
 def _require(step: Install) -> None:
-    """A short question before pip, which asks an index that does not answer for many minutes.
+    """Check the index before pip does, which retries an unreachable index for minutes.
 
     Raises:
-        PackageIndexError: the index cannot be reached or lacks a requirement.
+        PackageIndexError: the index is unreachable or lacks a requirement.
     """
     index = _index(step.index_url)
     for text in step.requirements:
-        wanted = parse_requirement(text)
-        if wanted is None:
+        required = parse_requirement(text)
+        if required is None:
             continue
-        versions = [file.version for file in index.files(wanted.name)]
-        if not any(satisfies(version, wanted.specifiers) for version in versions):
+        versions = [file.version for file in index.files(required.name)]
+        if not any(satisfies(version, required.specifiers) for version in versions):
             raise PackageIndexError(f"it has no {text}")
 
 
@@ -101,14 +102,12 @@ def _pip_install(python: Path, step: Install, log: Log) -> None:
         problem = _unreachable_index(step)
         if not problem:
             raise
-        hint = (
-            "" if step.index_url else "check the network, or configure another index: PIP_INDEX_URL"
-        )
+        hint = "" if step.index_url else "check the network, or set PIP_INDEX_URL to another index"
         raise EnvironmentBuildError(f"pip install failed: {problem}", hint=hint) from error
 
 
 def _unreachable_index(step: Install) -> str:
-    """The problem of the first index, of those that pip asks, that does not answer; empty where all do."""
+    """The problem of pip's first index that does not answer; empty if all answer."""
     if os.environ.get("PIP_NO_INDEX"):
         return ""
     parsed = [parse_requirement(text) for text in step.requirements]
@@ -125,10 +124,10 @@ def _unreachable_index(step: Install) -> str:
 
 
 def _pip() -> list[str]:
-    """This environment's pip for all others, which saves seconds each; else the one that Python brings along.
+    """This environment's pip, which is faster, else the pip bundled with Python.
 
     Raises:
-        EnvironmentBuildError: there is neither.
+        EnvironmentBuildError: there is no pip.
     """
     if importlib.util.find_spec("pip") is not None:
         return [sys.executable, "-m", "pip"]
@@ -139,7 +138,7 @@ def _pip() -> list[str]:
     ]
     if not wheels:
         raise EnvironmentBuildError(
-            f"{sys.executable} has no pip", hint="install pip beside transcribe-mcp, then try again"
+            f"{sys.executable} has no pip", hint="install pip into this environment, then try again"
         )
     return [sys.executable, str(wheels[0] / "pip")]
 
@@ -160,7 +159,7 @@ def _run(what: str, command: Sequence[str], log: Log) -> None:
     log.detail(f"$ {' '.join(command)}\n{done.stdout}{done.stderr}")
     if done.returncode:
         hint = (
-            "pip's configuration or PIP_CONSTRAINT limits versions: lift it"
+            "remove the version limits from pip's configuration or PIP_CONSTRAINT"
             if "(constraint)" in done.stdout
             else ""
         )
@@ -170,7 +169,7 @@ def _run(what: str, command: Sequence[str], log: Log) -> None:
 
 
 def _failure(stdout: str, stderr: str) -> str:
-    """The first error of a program; for conflicting dependencies, with the requirements that exclude each other."""
+    """The first error of a program; for conflicting dependencies also the conflict."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith(("ERROR", "error"))]
     problem = (errors or lines[-1:] or ["no message"])[0]

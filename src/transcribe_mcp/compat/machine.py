@@ -1,4 +1,4 @@
-"""The parts of a machine that choices are made from, read out of its facts."""
+"""GPUs, cores, memory and driver of a machine, read from its facts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Gpu:
 
 
 def gpus_of(facts: Facts) -> list[Gpu]:
-    """The GPUs that the driver shows; entries without a capability have an empty one."""
+    """The GPUs that the driver reports; an unknown capability is empty."""
     return [
         Gpu(
             str(item.get("name", "GPU")),
@@ -39,7 +39,7 @@ def gpus_of(facts: Facts) -> list[Gpu]:
 
 
 def gpu_name(index: int) -> str:
-    """What a GPU is called that nobody asked for by its number: ``cuda`` is the first, as every library has it."""
+    """``cuda`` for the first GPU, ``cuda:N`` for others."""
     return f"cuda:{index}" if index else "cuda"
 
 
@@ -48,7 +48,7 @@ def _whole(value: Any) -> int | None:
 
 
 def usable_cores(facts: Facts) -> int | None:
-    """Cores that work at the same time: physical, within affinity, within the quota rounded up."""
+    """Physical cores, limited by CPU affinity and by the quota (rounded up)."""
     counts = [facts.value("cpu.physical"), facts.value("cpu.usable")]
     quota = facts.value("cpu.quota")
     counts.append(max(1, -int(-quota // 1)) if quota else None)
@@ -63,7 +63,7 @@ def usable_memory_bytes(facts: Facts) -> int | None:
 
 
 def effective_driver(facts: Facts) -> str:
-    """The driver that programs meet: the user-mode one where it is newer and works (forward compatibility)."""
+    """The driver that programs use: the user-mode one if it is newer and works."""
     kernel = str(facts.value("nvidia.kernel_driver") or facts.value("nvidia.nvml_driver") or "")
     user = str(facts.value("nvidia.user_driver", ""))
     newer = (compare(user, kernel) or 0) > 0

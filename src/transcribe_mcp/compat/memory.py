@@ -1,8 +1,8 @@
 """How much memory a Whisper model needs, by engine, precision, batch and beam.
 
-The parts are counted from the model's dimensions: weights; keys and values of the audio for every decoder layer;
-keys and values of the text; what the encoder holds at its widest point; and what the engine takes whatever the model.
-``benchmarks/memory_model.py`` measures the same on a GPU and compares.
+Counted from the model's dimensions: weights, cross-attention and self-attention caches, the peak
+activations of the encoder, and a fixed part per engine. ``benchmarks/memory_model.py`` measures the
+same on a GPU and compares.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ ACTIVATION_BYTES: Mapping[str, int] = {
     "int8_float16": 2,
 }
 MEBIBYTE = 1 << 20
-# The share of a GPU's or a machine's memory that a plan may fill: drivers and other processes want some.
+# Share of the memory that a plan may fill; drivers and other processes need the rest.
 USABLE_SHARE = 0.9
 
 
@@ -75,7 +75,7 @@ class Geometry:
 
     @property
     def matrices(self) -> Iterator[int]:
-        """Sizes of the tensors that nearly all parameters are in, as CTranslate2 stores them: q, k and v as one."""
+        """Sizes of the large tensors as CTranslate2 stores them, with q, k and v in one."""
         d = self.n_state
         yield from (d * self.n_vocab, KERNEL_WIDTH * d * self.n_mels, KERNEL_WIDTH * d * d)
         for _ in range(self.encoder_layers):
@@ -85,8 +85,9 @@ class Geometry:
 
     @property
     def encoder_flops(self) -> float:
-        """Floating-point operations for one window of 30 s, keys and values for the decoder included."""
-        d, positions = self.n_state, AUDIO_POSITIONS
+        """Floating-point operations for one 30 s window, with cross-attention keys and values."""
+        d = self.n_state
+        positions = AUDIO_POSITIONS
         layer = 24 * d * d * positions + 4 * positions * positions * d
         convolutions = 2 * KERNEL_WIDTH * (MEL_FRAMES * self.n_mels * d + positions * d * d)
         return float(
@@ -96,8 +97,11 @@ class Geometry:
     def decoding_bytes(
         self, batch: int, tokens: int, item_bytes: int, audio_item_bytes: int
     ) -> float:
-        """Read while ``batch`` windows say ``tokens`` tokens each: in every step all weights but those for the audio's
-        keys and values, the keys and values of the audio, and those of the text so far."""
+        """Bytes read to decode ``tokens`` tokens of each of ``batch`` windows.
+
+        Each step reads the decoder's weights (except those for cross-attention keys and values),
+        the cross-attention cache and the self-attention cache so far.
+        """
         steps = tokens + PROMPT_TOKENS
         weights = (self.decoder_parameters - self.decoder_layers * 2 * self.n_state**2) * item_bytes
         audio = self.decoder_layers * 2 * self.n_state * AUDIO_POSITIONS * audio_item_bytes
@@ -105,7 +109,7 @@ class Geometry:
         return steps * (weights + batch * (audio + text))
 
     def weights_bytes(self, item_bytes: int, page_bytes: int = 0) -> int:
-        """Bytes of the weights, where every tensor above half a page takes whole pages; 0: tensors lie back to back."""
+        """Bytes of the weights. With ``page_bytes`` tensors above half a page take whole pages."""
         large = [
             n * item_bytes for n in self.matrices if page_bytes and n * item_bytes > page_bytes // 2
         ]
@@ -115,16 +119,16 @@ class Geometry:
 
 @dataclass(frozen=True, slots=True)
 class Overhead:
-    """What an engine takes beyond the counted parts.
+    """Memory of an engine beyond the counted parts.
 
     Attributes:
         fixed_bytes: driver context, libraries, workspaces.
         encoder_units: tensors of (batch, 1500, n_state) alive at the encoder's widest point.
-        score_copies: copies of the (batch, heads, 1500, 1500) attention scores; 0 where attention is fused.
-        int8_score_copies: the same with 8-bit weights, where it differs.
-        decoder_units: such tensors alive while decoding: the encoder's output and what its last layer leaves behind.
-        text_positions: for which the text's keys and values are held; CTranslate2 stops at half of 448.
-        page_bytes: what the allocator rounds large tensors up to.
+        score_copies: copies of the (batch, heads, 1500, 1500) scores; 0 for fused attention.
+        int8_score_copies: the same with 8-bit weights, if different.
+        decoder_units: tensors of that shape alive during decoding.
+        text_positions: length of the self-attention cache; CTranslate2 stops at half of 448.
+        page_bytes: allocation unit of large tensors.
     """
 
     fixed_bytes: int
@@ -136,13 +140,14 @@ class Overhead:
     page_bytes: int = 0
 
 
-# The counts of tensors and the fixed parts are fitted to the rows of the table memory_measured.
-# torch: torch.cuda.max_memory_allocated, so without the driver's context; x, y, q, k, v of the last layer stay alive.
-# ctranslate2: GPU memory of the process, the driver's context included; CUDA gives large tensors whole pages of 2 MiB,
-# which int8's smaller tensors fill worse. With int8 its allocator keeps one copy of the scores or two, as it happens
-# (tiny with 16 windows took 1,299 MB in two runs and 1,735 MB in three): a number between covers both. Where one copy
-# is kept, large batches take up to 15 % less than predicted, as every size but medium and large-v3 did on an H100 in
-# runs made after the number was chosen.
+# Tensor counts and fixed parts are fitted to the table memory_measured.
+# torch: torch.cuda.max_memory_allocated, without the driver's context; x, y, q, k, v of the last
+# layer stay alive.
+# ctranslate2: GPU memory of the process, with the driver's context. CUDA gives large tensors whole
+# 2 MiB pages, which int8's smaller tensors fill worse. With int8 the allocator keeps one or two
+# copies of the scores (tiny, batch 16: 1,299 MB in two runs, 1,735 MB in three); 1.37 covers both.
+# With one copy, large batches take up to 15 % less than predicted; on an H100 all sizes but medium
+# and large-v3 did so in later runs.
 # cpu: resident memory.
 OVERHEADS: Mapping[str, Overhead] = {
     "torch": Overhead(fixed_bytes=32 * MEBIBYTE, encoder_units=10, score_copies=0, decoder_units=5),
@@ -161,7 +166,7 @@ OVERHEADS: Mapping[str, Overhead] = {
 
 @dataclass(frozen=True, slots=True)
 class MemoryNeed:
-    """Bytes by part. Encoding is over when decoding begins, so the larger of the two counts beside the weights."""
+    """Bytes by part. Encoding ends before decoding, so the larger of the two counts."""
 
     weights_bytes: int
     encoding_bytes: int
@@ -193,9 +198,9 @@ def memory_need(shape: Geometry, engine: str, dtype: str, batch: int, beam: int 
     """Peak memory of encoding and decoding ``batch`` windows of 30 s.
 
     Args:
-        engine: ``whisper`` (ours), or of ``OVERHEADS``: ``torch`` (plain), ``ctranslate2`` (all on a GPU), ``cpu``.
-        dtype: a key of ``WEIGHT_BYTES``, with ``+int8`` where the keys and values of the audio have 8 bits.
-        beam: hypotheses kept per window.
+        engine: ``whisper`` (our own), or a key of ``OVERHEADS``.
+        dtype: a key of ``WEIGHT_BYTES``; with ``+int8`` the cross-attention cache has 8 bits.
+        beam: hypotheses per window.
     """
     if engine == WHISPER:
         return _whisper_need(shape, dtype, batch, beam)
@@ -222,40 +227,41 @@ def memory_need(shape: Geometry, engine: str, dtype: str, batch: int, beam: int 
     )
 
 
-# Our own engine, ``engines.whisper``, on CUDA, as ``benchmarks/gpu.py`` measured it (H100, torch 2.11, bfloat16+int8).
+# The engine ``whisper`` on CUDA; ``benchmarks/gpu.py`` on H100, torch 2.11, bfloat16+int8.
 WHISPER = "whisper"
-ENCODER_ROOMS = (
-    1,
-    4,
-    8,
-    12,
-)  # windows that there is room to encode at once: the next larger; more take turns
-_ROOMS = (1, 4, 16, 64, 128, 256)  # rows that there is room for: the next larger
-_TEXT_POSITIONS = 256  # a long prompt takes all 448
-_FIXED_BYTES = (
-    104_500_000  # three workspaces of cuBLAS: for the model, for captured steps, for word times
-)
-_ROW_BYTES = 200_000  # of a row: what the alignment heads asked, and what was said
-_ENCODER_UNITS, _ENCODER_WINDOW_BYTES = 9.4, 2_300_000  # held by an encoder's room, for each window
-_SPECTROGRAM_BYTES = 15_700_000  # while a window's spectrogram is made
-_CACHE_UNITS = 1.5  # beside keys and values while they are made
-_LARGE_BYTES, _LARGE_PAGE_BYTES = (
-    10 * MEBIBYTE,
-    2 * MEBIBYTE,
-)  # PyTorch gives tensors above the first whole pages
+# windows per encoder pass, rounded up; larger batches take several passes
+ENCODER_ROOMS = (1, 4, 8, 12)
+_ROOMS = (1, 4, 16, 64, 128, 256)  # rows of the decoder's workspace, rounded up
+_TEXT_POSITIONS = 256  # a long prompt uses all 448
+# Three cuBLAS workspaces: for the model, captured steps, and word timestamps.
+_FIXED_BYTES = 104_500_000
+_ROW_BYTES = 200_000  # per row: alignment queries and tokens
+# Encoder workspace per window.
+_ENCODER_UNITS = 9.4
+_ENCODER_WINDOW_BYTES = 2_300_000
+_SPECTROGRAM_BYTES = 15_700_000  # temporary, per spectrogram
+_CACHE_UNITS = 1.5  # temporary, while the cross-attention cache is built
+# PyTorch allocates whole pages for tensors above this size.
+_LARGE_BYTES = 10 * MEBIBYTE
+_LARGE_PAGE_BYTES = 2 * MEBIBYTE
 
 
 def _whisper_need(shape: Geometry, dtype: str, batch: int, beam: int) -> MemoryNeed:
-    """Part after part is encoded, in a room that stays, beside the keys and values of those before it and the room for
-    the text of the batch before; then all is decoded; then words are timed, some windows at a time."""
+    """Memory of the engine ``whisper``, which encodes a batch in parts.
+
+    Peak of encoding: the encoder's workspace, the cross-attention cache of the parts encoded so
+    far, and the self-attention cache of the previous batch. Decoding and alignment follow.
+    """
     kind, _, audio_kind = dtype.partition("+")
-    item, audio_item = WEIGHT_BYTES[kind], WEIGHT_BYTES[audio_kind or kind]
+    item = WEIGHT_BYTES[kind]
+    audio_item = WEIGHT_BYTES[audio_kind or kind]
     rows = next((room for room in _ROOMS if room >= batch * beam), batch * beam)
     unit = AUDIO_POSITIONS * shape.n_state * item
     per_window = shape.decoder_layers * 2 * AUDIO_POSITIONS * shape.n_state * audio_item
     text = rows * (shape.decoder_layers * 2 * shape.n_state * item * _TEXT_POSITIONS + _ROW_BYTES)
     room = next((room for room in ENCODER_ROOMS if room >= batch), ENCODER_ROOMS[-1])
-    part, mel = min(batch, room), MEL_FRAMES * shape.n_mels * WEIGHT_BYTES["float32"]
+    part = min(batch, room)
+    mel = MEL_FRAMES * shape.n_mels * WEIGHT_BYTES["float32"]
     encoding = text + (batch - part) * per_window
     encoding += part * max(_SPECTROGRAM_BYTES, mel + per_window + int(_CACHE_UNITS * unit))
     captured = room * (
@@ -276,7 +282,7 @@ def _whisper_need(shape: Geometry, dtype: str, batch: int, beam: int) -> MemoryN
 def largest_batch(
     shape: Geometry, engine: str, dtype: str, available_bytes: int, beam: int = 1
 ) -> int:
-    """The largest of ``BATCHES`` that fits, 0 where not even one window does."""
+    """The largest of ``BATCHES`` that fits; 0 if not even one window fits."""
     limit = available_bytes * USABLE_SHARE
     fitting = [
         batch
@@ -288,13 +294,13 @@ def largest_batch(
 
 @dataclass(frozen=True, slots=True)
 class ModelFit:
-    """One line of ``doctor --models``: where a model runs, in what precision, with how many windows at once."""
+    """One line of ``doctor --models``: device, precision and batch size of a model."""
 
     model: str
     where: str
     dtype: str
     batch: int
-    need_bytes: int  # at that batch, or at batch 1 where it does not fit
+    need_bytes: int  # at that batch; at batch 1 if it does not fit
     available_bytes: int
 
 
@@ -338,6 +344,7 @@ def models_text(fits: Sequence[ModelFit]) -> str:
         numbers = f"{batch:>6}{fit.need_bytes / 1e9:>10.1f}{fit.available_bytes / 1e9:>9.1f}"
         lines.append(f"{fit.model:<18}{fit.where[:25]:<26}{fit.dtype:<14}{numbers}")
     lines.append(
-        "batch: windows of 30 s at once, beam 1; – does not fit. Needs are computed: see benchmarks/memory_model.py"
+        "batch: 30 s windows per batch at beam size 1; – does not fit. Needs are computed, see "
+        "benchmarks/memory_model.py"
     )
     return "\n".join(lines)

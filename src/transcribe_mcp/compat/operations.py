@@ -1,7 +1,8 @@
-"""Runs alone in a child process: one real operation per engine, because importing and loading prove little.
+"""Run one real operation of an engine in a child process; importing and loading prove little.
 
-Usage: ``python operations.py ENGINE [--device cpu|cuda|cuda:N|cudnn] [--preload LIBRARY]... [--repeat N]``. Prints one
-JSON line at the end; an abort in native code ends the process before that, and the parent reads the exit status.
+    python operations.py ENGINE [--device cpu|cuda|cuda:N|cudnn] [--preload LIBRARY] [--repeat N]
+
+Prints one JSON line at the end. If native code aborts the process, the parent sees the exit status.
 Runs by path under any interpreter and imports nothing of ours; engines are imported by name.
 """
 
@@ -18,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-# A Whisper small enough for a second, with every kind of layer that a real one has.
+# A Whisper with every kind of layer, small enough to run in a second.
 TINY = {
     "n_mels": 80,
     "n_state": 64,
@@ -27,11 +28,16 @@ TINY = {
     "decoder_layers": 2,
     "n_vocab": 2000,
 }
-AUDIO_POSITIONS, MEL_FRAMES, TEXT_POSITIONS, TIMESTAMPS = 1500, 3000, 448, 1501
-SPECIALS = ("endoftext", "startoftranscript", "en", "translate", "transcribe", "startoflm", "startofprev",
-            "nospeech", "notimestamps")  # fmt: skip
+AUDIO_POSITIONS = 1500
+MEL_FRAMES = 3000
+TEXT_POSITIONS = 448
+TIMESTAMPS = 1501
+SPECIALS = (
+    "endoftext", "startoftranscript", "en", "translate", "transcribe",
+    "startoflm", "startofprev", "nospeech", "notimestamps",
+)  # fmt: skip
 DECODED_TOKENS = 32
-CUDNN = "cudnn"  # stands for a device: only the cuDNN that an old CTranslate2 brings along
+CUDNN = "cudnn"  # pseudo-device: only the cuDNN shim of an old CTranslate2
 BENCH = {
     "n_mels": 80,
     "n_state": 256,
@@ -63,14 +69,16 @@ def save_random_whisper(
     turns = itertools.count()
 
     def fill(*dims: int) -> Any:
-        """The block over and over, because a billion random numbers take minutes; turned, or equal ones are shared."""
+        """Repeat the random block, which is faster; rolled, because equal tensors are shared."""
         return np.resize(np.roll(block, next(turns)), dims)
 
     def linear(layer: Any, out: int, inner: int) -> None:
-        layer.weight, layer.bias = fill(out, inner), np.zeros(out, dtype=np.float32)
+        layer.weight = fill(out, inner)
+        layer.bias = np.zeros(out, dtype=np.float32)
 
     def norm(layer: Any) -> None:
-        layer.gamma, layer.beta = np.ones(d, dtype=np.float32), np.zeros(d, dtype=np.float32)
+        layer.gamma = np.ones(d, dtype=np.float32)
+        layer.beta = np.zeros(d, dtype=np.float32)
 
     def attention(block: Any, *widths: int) -> None:
         norm(block.layer_norm)
@@ -84,14 +92,10 @@ def save_random_whisper(
 
     head = shape["n_head"]
     spec = specs.WhisperSpec(shape["encoder_layers"], head, shape["decoder_layers"], head)
-    spec.encoder.conv1.weight, spec.encoder.conv1.bias = (
-        fill(d, shape["n_mels"], 3),
-        np.zeros(d, dtype=np.float32),
-    )
-    spec.encoder.conv2.weight, spec.encoder.conv2.bias = (
-        fill(d, d, 3),
-        np.zeros(d, dtype=np.float32),
-    )
+    spec.encoder.conv1.weight = fill(d, shape["n_mels"], 3)
+    spec.encoder.conv1.bias = np.zeros(d, dtype=np.float32)
+    spec.encoder.conv2.weight = fill(d, d, 3)
+    spec.encoder.conv2.bias = np.zeros(d, dtype=np.float32)
     spec.encoder.position_encodings.encodings = fill(AUDIO_POSITIONS, d)
     spec.decoder.position_encodings.encodings = fill(TEXT_POSITIONS, d)
     spec.decoder.embeddings.weight = fill(shape["n_vocab"], d)
@@ -107,7 +111,8 @@ def save_random_whisper(
         feed_forward(layer.ffn)
     vocabulary = whisper_vocabulary(shape["n_vocab"])
     spec.register_vocabulary(vocabulary)
-    spec.config.suppress_ids, spec.config.suppress_ids_begin = [], []
+    spec.config.suppress_ids = []
+    spec.config.suppress_ids_begin = []
     spec.config.lang_ids = [vocabulary.index("<|en|>")]
     spec.config.alignment_heads = [(shape["decoder_layers"] - 1, 0)]
     spec.validate()
@@ -118,7 +123,7 @@ def save_random_whisper(
 def run_whisper(
     model: Any, shape: dict[str, int], batch: int = 1, max_length: int = DECODED_TOKENS
 ) -> int:
-    """Encode ``batch`` windows of noise and decode ``max_length`` tokens of each; returns tokens decoded."""
+    """Encode ``batch`` windows of noise and decode each; return the number of tokens."""
     np = importlib.import_module("numpy")
     ctranslate2 = importlib.import_module("ctranslate2")
     mel = np.random.default_rng(1).standard_normal(
@@ -168,7 +173,7 @@ def _timed(function: Any, *arguments: Any) -> float:
 
 
 def open_cudnn_shim(site: Path) -> list[str]:
-    """Wheels before 4.6.3 carry a cuDNN shim that aborts where the libraries behind it are missing."""
+    """Open the cuDNN shim of wheels before 4.6.3, which aborts if cuDNN is missing."""
     steps = []
     for path in (site / "ctranslate2.libs").glob("libcudnn*.so*"):
         handle = ctypes.c_void_p()
@@ -184,7 +189,7 @@ def torch(device: str, repeat: int) -> dict[str, Any]:
     x = module.ones(64, 64, device=device)
     steps.append("tensor")
     if float((x @ x).sum()) != 64.0**3:
-        raise RuntimeError("a matrix product came out wrong")
+        raise RuntimeError("wrong result of a matrix product")
     steps.append("matrix product")
     layer = module.nn.Conv1d(80, 32, 3, padding=1).to(device)
     layer(module.ones(1, 80, 100, device=device)).sum().item()
@@ -198,7 +203,7 @@ def onnxruntime(device: str, repeat: int) -> dict[str, Any]:
     session = module.InferenceSession(_onnx_sum(), providers=["CPUExecutionProvider"])
     (y,) = session.run(None, {"x": np.ones(4, dtype=np.float32)})
     if y.tolist() != [2.0, 2.0, 2.0, 2.0]:
-        raise RuntimeError(f"a sum came out wrong: {y}")
+        raise RuntimeError(f"wrong result of a sum: {y}")
     return {
         "version": module.__version__,
         "steps": ["session", "run"],
@@ -207,7 +212,7 @@ def onnxruntime(device: str, repeat: int) -> dict[str, Any]:
 
 
 def _onnx_sum() -> bytes:
-    """The ONNX model y = x + x as bytes, so that no model file or onnx package is needed."""
+    """The ONNX model y = x + x as bytes, without a model file or the onnx package."""
 
     def field(number: int, payload: int | bytes) -> bytes:
         if isinstance(payload, int):

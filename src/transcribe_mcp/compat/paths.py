@@ -1,4 +1,4 @@
-"""Where environments are kept: the folder that ``settings.data_dir`` names, found without pydantic or platformdirs."""
+"""The data directory, as ``settings.data_dir``, but without pydantic and platformdirs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _NAME = "transcribe-mcp"
 
 
 def data_dir() -> Path:
-    """``TRANSCRIBE_MCP_DATA_DIR``, else the platform's folder for what a program keeps for a user."""
+    """``TRANSCRIBE_MCP_DATA_DIR``, else the platform's user data directory."""
     named = os.environ.get("TRANSCRIBE_MCP_DATA_DIR")
     if named:
         return Path(named)

@@ -1,7 +1,7 @@
-"""The stack for one machine: what to install, in what order, why, how to check it, and what it will not do.
+"""Plan the installation for a machine: commands with reasons, checks, and limits.
 
-Chosen by compute capability as well as by driver: a driver alone would send a GTX 1080 to CUDA 13, which has no code
-for it.
+Versions depend on compute capability as well as on the driver: the driver of a GTX 1080 supports
+CUDA 13, but CUDA 13 builds have no code for that GPU.
 """
 
 from __future__ import annotations
@@ -21,13 +21,17 @@ WANTS: Mapping[str, str] = {
     "cpu": "transcription on the CPU",
     "gpu": "transcription on an NVIDIA GPU, without torch",
     "torch": "transcription, and torch for its engine and alignment",
-    "whisperx": "WhisperX in an environment of its own",
+    "whisperx": "WhisperX in its own environment",
 }
 TORCH_INDEX = "https://download.pytorch.org/whl/"
 # PyPI's torch for Linux, compared with the build of PyTorch's index for CPUs.
-LARGER = "the same version with CUDA, several GB instead of 0.2 GB; with it an environment for WhisperX takes 7.6 GB"
+LARGER = (
+    "the same version with CUDA, several GB instead of 0.2 GB; "
+    "an environment for WhisperX then takes 7.6 GB"
+)
 FALLBACK_PYTHON = "3.12"
-OLDEST_PYTHON, NEWEST_PYTHON = "3.11", "3.15"  # what transcribe-mcp and its wheels span
+OLDEST_PYTHON = "3.11"  # of transcribe-mcp and its wheels
+NEWEST_PYTHON = "3.15"
 OLDEST_TORCH = "2.6"  # torch.load of older ones can run code
 WHISPERX_TORCH = "2.8"
 _ENVIRONMENT = "transcribe-env"
@@ -35,7 +39,7 @@ _ENVIRONMENT = "transcribe-env"
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One decision: what was chosen, the reason, and a page that shows it."""
+    """One decision with its reason and source."""
 
     what: str
     value: str
@@ -59,7 +63,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """``target`` is where transcription will run: ``gpu``, ``cpu`` or ``none`` where nothing can be installed."""
+    """``target``: transcription runs on ``gpu`` or ``cpu``; ``none`` if it is impossible."""
 
     want: str
     target: str
@@ -107,7 +111,7 @@ class _Draft:
 
 
 def make_plan(facts: Facts, want: str = "", known: Tables | None = None) -> Plan:
-    """The stack for this machine. ``want`` is a key of ``WANTS``; empty takes the GPU where transcription can use it.
+    """Plan for this machine. ``want`` is a key of ``WANTS``; empty means the GPU if usable.
 
     Raises:
         CompatError: ``want`` is unknown.
@@ -115,7 +119,7 @@ def make_plan(facts: Facts, want: str = "", known: Tables | None = None) -> Plan
     if want and want not in WANTS:
         hint = f"choose one of: {', '.join(WANTS)}"
         if want == "diarize":
-            hint += "; transcribe-mcp does not tell speakers apart, WhisperX does"
+            hint += "; for speaker labels use whisperx"
         raise CompatError(f"cannot plan for {want!r}", hint=hint)
     draft = _Draft(facts, known or tables.version_tables(), want)
     impossible = _impossible(draft)
@@ -152,28 +156,27 @@ def make_plan(facts: Facts, want: str = "", known: Tables | None = None) -> Plan
 
 def _impossible(draft: _Draft) -> str:
     if draft.system not in ("Linux", "Windows", "Darwin"):
-        return f"nothing can be installed: there are no wheels for the system {draft.system!r}"
+        return f"no wheels for the system {draft.system!r}"
     if "musl" in str(draft.facts.value("os.libc", "")):
-        return "nothing can be installed: there are no wheels for musl; use an image with glibc (python:3.12-slim)"
+        return "no wheels for musl; use an image with glibc (python:3.12-slim)"
     if draft.facts.value("python.bits", 64) < 64:
-        return (
-            "nothing can be installed: there are no wheels for 32-bit Python; install a 64-bit one"
-        )
+        return "no wheels for 32-bit Python; install a 64-bit Python"
     return ""
 
 
 def _transcribes_on_gpu(draft: _Draft) -> bool:
-    """Whether the newest CTranslate2 runs on the machine's GPU; the reason against it becomes a limit."""
-    gpu, row = draft.gpu, draft.known.ctranslate2[-1]
-    reason = _why_no_gpu(draft, gpu, row)
-    if reason:
-        draft.limits.append(f"transcription on the GPU: {reason}")
+    """Whether the newest CTranslate2 runs on the GPU; if not, add the reason to the limits."""
+    gpu = draft.gpu
+    row = draft.known.ctranslate2[-1]
+    problem = _why_no_gpu(draft, gpu, row)
+    if problem:
+        draft.limits.append(f"transcription on the GPU: {problem}")
     elif gpu is not None:
-        draft.choose("device", str(gpu), f"driver {draft.driver} runs CTranslate2 {row['version']} on it",
-                     tables.table("drivers").source)  # fmt: skip
+        reason = f"driver {draft.driver} runs CTranslate2 {row['version']} on it"
+        draft.choose("device", str(gpu), reason, tables.table("drivers").source)
         if not gpu.at_least("7.0"):
             draft.limits.append(f"{gpu} has no fast float16; int8 (6.1) or float32 is used")
-    return not reason
+    return not problem
 
 
 def _why_no_gpu(draft: _Draft, gpu: Gpu | None, row: Mapping[str, Any]) -> str:
@@ -181,11 +184,11 @@ def _why_no_gpu(draft: _Draft, gpu: Gpu | None, row: Mapping[str, Any]) -> str:
         return "CTranslate2 has no Metal build; the CPU is used"
     if gpu is None:
         hidden = draft.facts.value("nvidia.pci") or draft.driver
-        return (
-            "a GPU is built in but not usable; see doctor" if hidden else "no NVIDIA GPU is visible"
-        )
+        return "the GPU is not usable; see doctor" if hidden else "no NVIDIA GPU is visible"
     if draft.is_arm:
-        return "CTranslate2's aarch64 wheels hold no GPU code; use --want torch, or build it from source"
+        return (
+            "CTranslate2's aarch64 wheels have no GPU code; use --want torch, or build from source"
+        )
     native = [f"{arch // 10}.{arch % 10}" for arch in row["sass"]]
     portable = f"{row['ptx'][0] // 10}.{row['ptx'][0] % 10}"
     is_native = tables.runs_machine_code(gpu.capability, native)
@@ -197,12 +200,13 @@ def _why_no_gpu(draft: _Draft, gpu: Gpu | None, row: Mapping[str, Any]) -> str:
             f"driver {draft.driver or 'unknown'} is older than {floor}; upgrade it to 570 or newer"
         )
     if not is_native and (compare(draft.driver, row["driver_jit"]) or 0) < 0:
-        return f"{gpu} needs driver {row['driver_jit']} to compile CTranslate2's code; installed is {draft.driver}"
+        floor = row["driver_jit"]
+        return f"{gpu} needs driver {floor} for CTranslate2's code; installed is {draft.driver}"
     return ""
 
 
 def _ours(draft: _Draft, on_gpu: bool) -> list[Install]:
-    """transcribe-mcp with its engine, and torch before it where it is wanted."""
+    """transcribe-mcp with its engine, after torch if requested."""
     installs = []
     packages = ["transcribe-mcp", _newest(draft, "ctranslate2", draft.known.ctranslate2)]
     packages.append(_newest(draft, "faster-whisper", draft.known.faster_whisper))
@@ -212,14 +216,15 @@ def _ours(draft: _Draft, on_gpu: bool) -> list[Install]:
     if on_gpu:
         version = _pin(draft, "nvidia-cublas-cu12")
         packages.append(f"nvidia-cublas-cu12=={version}")
-        draft.choose("nvidia-cublas-cu12", version, "CTranslate2 opens libcublas.so.12, which nothing else brings",
-                     "https://github.com/SYSTRAN/faster-whisper/issues/1431")  # fmt: skip
+        reason = "CTranslate2 opens libcublas.so.12, which no other package provides"
+        source = "https://github.com/SYSTRAN/faster-whisper/issues/1431"
+        draft.choose("nvidia-cublas-cu12", version, reason, source)
     installs.append(Install(tuple(packages)))
     return installs
 
 
 def _newest(draft: _Draft, name: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    """``name==version`` of the newest release that was not withdrawn and is no pre-release."""
+    """``name==version`` of the newest final release that was not yanked."""
     usable = [row for row in rows if not row.get("yanked") and not _is_pre(row["version"])]
     best = usable[0]
     for row in usable:
@@ -240,7 +245,7 @@ def _pin(draft: _Draft, package: str) -> str:
 
 
 def _torch(draft: _Draft) -> tuple[str, str]:
-    """(version, index URL) of the newest torch with code for this GPU that this driver runs; else the CPU build."""
+    """(version, index URL) of the newest torch for this GPU and driver, else the CPU build."""
     gpu = draft.gpu
     if gpu is not None and draft.driver:
         for row in reversed(draft.known.torch):
@@ -260,14 +265,14 @@ def _torch(draft: _Draft) -> tuple[str, str]:
     draft.choose(
         "torch",
         row["version"],
-        "CPU build: no GPU that a CUDA build could use",
+        "CPU build: no GPU for a CUDA build",
         tables.table("torch").source,
     )
     return row["version"], TORCH_INDEX + "cpu" if draft.system == "Linux" else ""
 
 
 def _variant_for(draft: _Draft, row: Mapping[str, Any], gpu: Gpu) -> str | None:
-    """``""`` for PyPI's own wheel, ``cu126`` and the like for an index, None where no variant fits."""
+    """``""`` for PyPI's wheel, ``cu126`` etc. for another index, None if no variant fits."""
     default = "cu" + row["cuda"].replace(".", "")
     on_pypi = draft.system == "Linux"
     variants = ([default] if on_pypi else []) + sorted(row["variants"], reverse=True)
@@ -285,7 +290,7 @@ def _variant_for(draft: _Draft, row: Mapping[str, Any], gpu: Gpu) -> str | None:
 
 
 def _whisperx(draft: _Draft) -> list[Install]:
-    """WhisperX pins torch 2.8 and huggingface-hub<1, so transcribe-mcp stays out of this environment."""
+    """WhisperX alone: it pins torch 2.8 and huggingface-hub<1, which exclude transcribe-mcp."""
     whisperx = _newest(draft, "whisperx", draft.known.whisperx)
     gpu = draft.gpu
     row = next(row for row in draft.known.torch if row["minor"] == WHISPERX_TORCH)
@@ -299,7 +304,8 @@ def _whisperx(draft: _Draft) -> list[Install]:
     )
     draft.choose("torch", row["version"], why, tables.table("whisperx").source)
     draft.limits.append(
-        "transcribe-mcp itself: it needs huggingface-hub 1, WhisperX pins it below; keep two environments"
+        "transcribe-mcp itself: it needs huggingface-hub>=1, WhisperX pins huggingface-hub<1; "
+        "keep two environments"
     )
     version = row["version"]
     with_it = (f"torchvision=={_pin(draft, 'torchvision')}", f"torchaudio=={version}")
@@ -307,7 +313,7 @@ def _whisperx(draft: _Draft) -> list[Install]:
 
 
 def _python(draft: _Draft) -> str:
-    """The running Python where every chosen package has wheels for it, else one that has."""
+    """The running Python if all packages have wheels for it, else a version that has."""
     current = str(draft.facts.value("python.version", ""))
     spans = [f"{OLDEST_PYTHON}-{NEWEST_PYTHON}"]
     chosen = {choice.what: choice.value for choice in draft.choices}
@@ -326,17 +332,12 @@ def _python(draft: _Draft) -> str:
 
 
 def _steps(draft: _Draft, python: str, installs: Sequence[Install]) -> list[Step]:
-    windows, uv = draft.system == "Windows", draft.facts.value("tools.uv") is not None
+    windows = draft.system == "Windows"
+    uv = draft.facts.value("tools.uv") is not None
     inside = f"{_ENVIRONMENT}\\Scripts\\python" if windows else f"{_ENVIRONMENT}/bin/python"
-    venv = f"uv venv --python {python} {_ENVIRONMENT}" if uv else (
-        f"py -{python} -m venv {_ENVIRONMENT}" if windows else f"python{python} -m venv {_ENVIRONMENT}"
-    )  # fmt: skip
-    steps = [
-        Step(
-            venv,
-            "a fresh environment: nothing old can get in the way, and the old one stays as it is",
-        )
-    ]
+    interpreter = f"py -{python}" if windows else f"python{python}"
+    venv = f"uv venv --python {python}" if uv else f"{interpreter} -m venv"
+    steps = [Step(f"{venv} {_ENVIRONMENT}", "a new environment; the old one is not changed")]
     for install in installs:
         tool = f"uv pip install --python {inside}" if uv else f"{inside} -m pip install"
         index = f" --index-url {install.index_url}" if install.index_url else ""
@@ -345,12 +346,12 @@ def _steps(draft: _Draft, python: str, installs: Sequence[Install]) -> list[Step
             for name in install.requirements
         )
         why = (
-            "torch first, from the index that has the right build"
+            "torch first, from the index with the right build"
             if install.index_url
             else "exact versions"
         )
         if install.index_url == TORCH_INDEX + "cpu":
-            why += f"; where it cannot be reached, leave out --index-url: {LARGER}"
+            why += f"; if it is unreachable, leave out --index-url: {LARGER}"
         steps.append(Step(f"{tool}{index} {names}", why))
     return steps
 
@@ -361,12 +362,14 @@ def _checks(draft: _Draft) -> tuple[str, ...]:
     return ("transcribe-mcp doctor --deep", "transcribe-mcp transcribe samples/welcome.flac")
 
 
-_GPU_STACK = ("torch", "torchvision", "torchaudio", "torchcodec", "triton", "ctranslate2", "faster-whisper", "whisperx",
-              "pyannote-audio", "onnxruntime-gpu")  # fmt: skip
+_GPU_STACK = (
+    "torch", "torchvision", "torchaudio", "torchcodec", "triton", "ctranslate2", "faster-whisper",
+    "whisperx", "pyannote-audio", "onnxruntime-gpu",
+)  # fmt: skip
 
 
 def clean_up(facts: Facts) -> list[Step]:
-    """How to empty a broken environment for a new start; nothing where no package is at fault."""
+    """Commands that empty a broken environment; none if no package is at fault."""
     from .diagnose import diagnose_machine
 
     blamed = [
@@ -382,13 +385,13 @@ def clean_up(facts: Facts) -> list[Step]:
     ]
     if not blamed or not names:
         return []
-    why = f"only to reuse this environment ({', '.join(blamed)}); a fresh one, as above, is safer"
+    why = f"only to reuse this environment ({', '.join(blamed)}); a new one, as above, is safer"
     return [
         Step(f"pip uninstall -y {' '.join(sorted(names))}", why),
         Step(
-            "pip cache remove 'nvidia_*'", "wheels that were overwritten by hand must not come back"
+            "pip cache remove 'nvidia_*'", "do not reinstall wheels that were overwritten by hand"
         ),
-        Step("pip check", "says what is still broken"),
+        Step("pip check", "shows the remaining problems"),
     ]
 
 
@@ -396,7 +399,7 @@ _PACKAGE_AREAS = ("ctranslate2", "torch", "whisperx", "libraries")
 
 
 def plan_text(plan: Plan) -> str:
-    """The plan for a person: the reasons, then the commands, then the limits."""
+    """The plan as text: reasons, commands, limits."""
     lines = [f"Plan: {WANTS[plan.want]}; transcription on: {plan.target}"]
     lines += [f"  {c.what} {c.value}: {c.reason}" for c in plan.choices]
     for title, steps in (("Install", plan.steps), ("Clean up a broken environment", plan.cleanup)):
@@ -404,7 +407,7 @@ def plan_text(plan: Plan) -> str:
             lines += ["", f"{title}:"] + [
                 line for s in steps for line in (f"  {s.command}", f"      # {s.why}")
             ]
-    for title, items in (("Check", plan.checks), ("It will not do", plan.limits)):
+    for title, items in (("Check", plan.checks), ("Limits", plan.limits)):
         if items:
             lines += ["", f"{title}:"] + [f"  {item}" for item in items]
     return "\n".join(lines)

@@ -1,7 +1,7 @@
-"""Open cuBLAS by absolute path, so that CTranslate2's later ``dlopen("libcublas.so.12")`` finds it by its name.
+"""Open cuBLAS by absolute path, so that CTranslate2's ``dlopen("libcublas.so.12")`` finds it.
 
-cuBLAS from PyPI lies in site-packages, outside the loader's search path; setting LD_LIBRARY_PATH in a running process
-has no effect. cublasLt comes first because cublas needs it. Cheap where there is nothing to do.
+cuBLAS from PyPI is in site-packages, outside the loader's search path, and LD_LIBRARY_PATH has no
+effect in a running process. cublasLt is opened first because cublas needs it.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _FOLDERS = (
 
 @dataclass(frozen=True, slots=True)
 class Preload:
-    """``loaded`` in order; ``problem`` is empty where both were opened or the loader finds them by itself."""
+    """Opened libraries in order. ``problem`` is empty if CTranslate2 will find cuBLAS."""
 
     loaded: tuple[Path, ...]
     problem: str = ""
 
 
 def cublas_paths(places: Sequence[str]) -> tuple[Path, ...]:
-    """cublasLt and cublas of CUDA 12 beside each other in one of the site-packages; empty where they are not."""
+    """cublasLt and cublas of CUDA 12 in one folder of site-packages; empty if missing."""
     main, light = _NAMES
     for place in dict.fromkeys(places):
         for folder in _FOLDERS:
@@ -47,7 +47,7 @@ def cublas_paths(places: Sequence[str]) -> tuple[Path, ...]:
 
 
 def preload_cublas() -> Preload:
-    """Open CUDA 12's cuBLAS for CTranslate2 in this process. Never raises; call it before the first use of a GPU."""
+    """Open CUDA 12's cuBLAS in this process, before the first use of a GPU. Never raises."""
     paths = cublas_paths(sys.path)
     if not paths:
         return _found_by_loader()
@@ -66,6 +66,6 @@ def _found_by_loader() -> Preload:
         ctypes.CDLL(_NAMES[0])
     except OSError as error:
         return Preload(
-            (), f"{_NAMES[0]} is nowhere: {error} (pip install 'nvidia-cublas-cu12>=12.8,<13')"
+            (), f"{_NAMES[0]} is missing: {error} (pip install 'nvidia-cublas-cu12>=12.8,<13')"
         )
     return Preload(())

@@ -1,4 +1,4 @@
-"""What ``doctor`` shows: one screen for a person, one object for a program."""
+"""The output of ``doctor``: one screen for people, one JSON object for programs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .derived_facts import DerivedFacts
 from .diagnose import exit_code, not_judged, worst
 from .explain import Recognised
 from .facts import Facts, to_json
-from .rules import AREAS, RULES, SEVERITIES, SIGNS, Finding
+from .rules import AREAS, RULES, SEVERITIES, SIGNS, Finding, Rule
 from .tables import table
 
 _RESULTS: Mapping[int, str] = {0: "fit", 1: "degraded", 2: "broken"}
@@ -20,7 +20,7 @@ _AREA_WIDTH = 24
 def doctor_json(
     facts: Facts, findings: Sequence[Finding], only: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """``only``: the rules that were asked for; empty means all."""
+    """The report as JSON. ``only`` names the requested rules; empty means all."""
     code = exit_code(findings)
     return {
         "schema": "transcribe-mcp.doctor/1",
@@ -34,16 +34,13 @@ def doctor_json(
 
 
 def doctor_text(facts: Facts, findings: Sequence[Finding], *, verbose: bool = False) -> str:
-    """A line per area with its sign; under it what was found there."""
+    """One line per area with its sign, followed by the findings of that area."""
     machine = DerivedFacts(facts)
     lines = []
     for area, title in AREAS.items():
         here = [finding for finding in findings if finding.area == area]
-        if (
-            area == "operations"
-            and not here
-            and not any(name.startswith("deep.") for name in facts)
-        ):
+        has_operations = any(name.startswith("deep.") for name in facts)
+        if area == "operations" and not here and not has_operations:
             continue
         sign = SIGNS[max((f.severity for f in here), key=SEVERITIES.index, default="ok")]
         lines.append(f"{sign} {title:<{_AREA_WIDTH}}{_SUMMARIES[area](machine)}")
@@ -57,23 +54,24 @@ def doctor_text(facts: Facts, findings: Sequence[Finding], *, verbose: bool = Fa
 def only_text(
     facts: Facts, findings: Sequence[Finding], only: Sequence[str], *, verbose: bool = False
 ) -> str:
-    """A line per rule that was asked for, with what it found; no sign for what was not looked at."""
-    unclear, found = not_judged(facts, only), {finding.code: finding for finding in findings}
+    """One line per requested rule with its result; ``?`` if the facts do not tell."""
+    unclear = not_judged(facts, only)
+    found = {finding.code: finding for finding in findings}
     lines = []
     for rule in RULES:
         if rule.code in found:
             lines += _finding_lines(found[rule.code], verbose=verbose)
         elif rule.code in unclear:
-            why = (
-                "what it looks at is unknown here"
-                if rule.when
-                else "it is known from logs only: doctor --explain"
-            )
-            why = "it needs doctor --deep" if rule.area == "operations" else why
-            lines.append(f"    ? {rule.code} {rule.title}: not judged, {why}")
+            lines.append(f"    ? {rule.code} {rule.title}: not checked, {_why_unclear(rule)}")
         elif rule.code in only:
             lines.append(f"    {SIGNS['ok']} {rule.code} {rule.title}: not found")
-    return "\n".join([*lines, "", "Nothing else was judged. The whole machine: doctor"])
+    return "\n".join([*lines, "", "No other rules were checked. To check all: doctor"])
+
+
+def _why_unclear(rule: Rule) -> str:
+    if rule.area == "operations":
+        return "it needs doctor --deep"
+    return "its facts are unknown" if rule.when else "only logs show it: doctor --explain"
 
 
 def _finding_lines(finding: Finding, *, verbose: bool) -> list[str]:
@@ -90,14 +88,14 @@ def _finding_lines(finding: Finding, *, verbose: bool) -> list[str]:
 def _verdict(findings: Sequence[Finding]) -> str:
     severity = worst(findings)
     count = sum(finding.severity == severity for finding in findings)
-    things = f"{count} thing{'s'[: count > 1]}"
-    more = "Reasons: doctor -v. A stack that fits: doctor --plan"
+    problems = f"{count} problem{'s'[: count > 1]}"
+    more = "Causes: doctor -v. A working setup: doctor --plan"
     words = {
         "ok": "Fit for transcription.",
         "info": "Fit for transcription.",
-        "warn": f"Works, with {things} to know.",
-        "error": f"{things} to repair. {more}",
-        "crash": f"{things} that would end the process. {more}",
+        "warn": f"Works, with {count} warning{'s'[: count > 1]}.",
+        "error": f"{problems} to fix. {more}",
+        "crash": f"{problems} that would crash the process. {more}",
     }
     return words[severity]
 
@@ -132,7 +130,8 @@ def _gpu(machine: DerivedFacts) -> str:
             f", though driver {machine.driver} is loaded" if machine.driver else ""
         )
     names = ", ".join(f"{gpu} {gpu.total_bytes / 1e9:.0f} GB" for gpu in machine.gpus)
-    return f"{names}; driver {_or_unknown(machine.driver)}, CUDA up to {_or_unknown(machine.driver_cuda)}"
+    driver = f"driver {_or_unknown(machine.driver)}, CUDA up to {_or_unknown(machine.driver_cuda)}"
+    return f"{names}; {driver}"
 
 
 def _ctranslate2(machine: DerivedFacts) -> str:
@@ -177,12 +176,12 @@ def _libraries(machine: DerivedFacts) -> str:
             if str(i.get("name", "")).startswith(main)
         }
     )
-    return ", ".join(names) or "no cuBLAS or cuDNN seen"
+    return ", ".join(names) or "no cuBLAS or cuDNN found"
 
 
 def _settings(machine: DerivedFacts) -> str:
     names = sorted(machine.variables)
-    return f"set: {', '.join(names)}" if names else "no variable that matters is set"
+    return f"set: {', '.join(names)}" if names else "no relevant variables are set"
 
 
 def _memory(machine: DerivedFacts) -> str:
@@ -217,12 +216,12 @@ def rules_text() -> str:
 
 
 def rules_json() -> list[dict[str, Any]]:
-    """Every rule, with names in capitals where a machine's values would stand."""
+    """Every rule; names in capitals stand for a machine's values."""
     return [asdict(rule.finding()) | {"patterns": list(rule.patterns)} for rule in RULES]
 
 
 def explain_json(found: Sequence[Recognised], machine: DerivedFacts) -> dict[str, Any]:
-    """``machine``: the one that the log is from, as far as it is known."""
+    """The known errors of a log. ``machine`` fills the fixes in, as far as it is known."""
 
     def record(item: Recognised) -> dict[str, Any]:
         finding = asdict(item.rule.finding(machine))
@@ -235,7 +234,7 @@ def explain_json(found: Sequence[Recognised], machine: DerivedFacts) -> dict[str
 
 def explain_text(found: Sequence[Recognised], machine: DerivedFacts) -> str:
     if not found:
-        return "No known error in this text. The machine itself: transcribe-mcp doctor"
+        return "No known error found. To check the machine: transcribe-mcp doctor"
     blocks = []
     for item in found:
         rule = item.rule

@@ -1,4 +1,4 @@
-"""``doctor --deep``: a real operation per engine, each in a child process whose death is only a finding."""
+"""``doctor --deep``: one real operation per engine, each in a child process that may crash."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TAIL_CHARS = 4000
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """How an operation ended: ``ok``, ``exit N``, ``signal N`` or ``hung``, and what it said."""
+    """How an operation ended (``ok``, ``exit N``, ``signal N``, ``hung``) and its output."""
 
     end: str
     tail: str
@@ -35,7 +35,7 @@ class Child:
 def run_operation(
     python: str, engine: str, device: str = "cpu", *, repeat: int = 0, site: Path | None = None
 ) -> Child:
-    """Run one operation of ``operations.py`` under ``python``, whose packages are in ``site`` (None: this one's)."""
+    """Run an operation under ``python``. ``site``: its packages, None for this interpreter's."""
     command = [python, str(OPERATIONS), engine, "--device", device, "--repeat", str(repeat)]
     if device.startswith("cuda") and engine == "ctranslate2":
         command += [
@@ -47,7 +47,7 @@ def run_operation(
 
 
 def run_child(command: Sequence[str], timeout_s: float) -> Child:
-    """Run a command that prints a JSON line last; nothing it does can end or hang this process."""
+    """Run a command whose last line is JSON, with a time limit."""
     environment = {**os.environ, "PYTHONFAULTHANDLER": "0", "PYANNOTE_METRICS_ENABLED": "0"}
     started = time.perf_counter()
     try:
@@ -65,7 +65,9 @@ def run_child(command: Sequence[str], timeout_s: float) -> Child:
             if isinstance(error.stderr, bytes)
             else error.stderr or ""
         )
-        return Child(f"hung: no end after {timeout_s:g} s", said[-_TAIL_CHARS:], {}, timeout_s)
+        return Child(
+            f"hung: not finished after {timeout_s:g} s", said[-_TAIL_CHARS:], {}, timeout_s
+        )
     except OSError as error:
         return Child(f"not started: {error.strerror}", "", {}, 0.0)
     took_s = round(time.perf_counter() - started, 3)
@@ -83,7 +85,7 @@ def run_child(command: Sequence[str], timeout_s: float) -> Child:
 def probe_operations(
     facts: Facts, *, python: str = sys.executable, engines: Sequence[str] = ENGINES
 ) -> Iterator[Fact]:
-    """One fact per installed engine and device; CUDA first, and the CPU too, so that a fallback is known to work."""
+    """One fact per installed engine and device: CUDA first, then the CPU as the fallback."""
     installed = facts.value("packages.installed", {})
     on_gpu = bool(gpus_of(facts)) and facts.value("nvidia.libcuda") is not None
     for engine in engines:

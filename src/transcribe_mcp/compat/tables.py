@@ -1,7 +1,4 @@
-"""The knowledge as data: one JSON file per table, headed by the vendor's page, read when first used.
-
-A rule, a pin or a release is a row; this file only reads, checks and looks rows up.
-"""
+"""Version tables: one JSON file per table with its source, read when first used."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ _SPAN = re.compile(r"(\d+\.\d+)-(\d+\.\d+)")
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """``rows`` are in order of time, newest last; ``source`` is the page that a reader can check them against."""
+    """``rows``: the newest last. ``source``: the page to check them against."""
 
     name: str
     about: str
@@ -32,7 +29,7 @@ class Table:
 
 
 def read_json(path: Path) -> Any:
-    """One of our data files. Raises ``TableError`` where it is damaged."""
+    """Read one of our data files. Raises ``TableError`` if it is damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -51,7 +48,7 @@ def parse_table(name: str, record: Any) -> Table:
         raise TableError(f"table {name} has no rows")
     missing = [key for key in ("about", "source", "as_of") if not isinstance(record.get(key), str)]
     if missing:
-        raise TableError(f"table {name} does not say its {missing[0]}")
+        raise TableError(f"table {name} has no {missing[0]}")
     return Table(name, record["about"], record["source"], record["as_of"], tuple(record["rows"]))
 
 
@@ -61,7 +58,7 @@ def watched_packages(*, updates: bool = False) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """The tables that choices are made from; ``updates`` makes a copy with rows for new releases."""
+    """The tables behind plans; ``updates`` makes a copy with rows for new releases."""
 
     torch: Sequence[Mapping[str, Any]]
     torch_variants: Sequence[Mapping[str, Any]]
@@ -77,7 +74,7 @@ def version_tables() -> Tables:
 
 
 def row_for(rows: Sequence[Mapping[str, Any]], version: str) -> Mapping[str, Any] | None:
-    """The row of exactly this version, else of the nearest older one, None before the first."""
+    """The row of this version, else of the nearest older one; None before the first."""
     below = [
         row
         for row in rows
@@ -95,7 +92,7 @@ def torch_row(version: str) -> Mapping[str, Any] | None:
 
 
 def python_in(span: str, python: str) -> bool:
-    """Whether Python ``3.12.4`` lies in ``3.9-3.14 (+3.14t)``; an empty span says nothing against it."""
+    """Whether Python ``3.12.4`` is in ``3.9-3.14 (+3.14t)``; true for an empty span."""
     match = _SPAN.search(span)
     version = parse_version(python)
     if match is None or version is None:
@@ -108,7 +105,7 @@ def python_in(span: str, python: str) -> bool:
 def variant_capabilities(
     rows: Sequence[Mapping[str, Any]], variant: str, minor: str
 ) -> list[str] | None:
-    """Compute capabilities with machine code in torch ``minor``'s wheels of ``variant`` (``cu126``), or None."""
+    """Compute capabilities with machine code in torch's wheels of ``variant`` (``cu126``)."""
     for row in rows:
         if row["variant"] == variant and (compare(row["from"], minor) or 0) <= 0 <= (
             compare(row["to"], minor) or 0
@@ -126,7 +123,7 @@ def driver_floor(cuda_major: int, system: str | None) -> str | None:
 
 
 def jit_driver_floor(ptx_isa: str) -> str | None:
-    """Oldest driver that compiles PTX of this version: that of the first toolkit that has it."""
+    """Oldest driver that compiles this PTX version: that of its first toolkit."""
     measured = next(
         (row["driver_jit"] for row in version_tables().ctranslate2 if row["ptx_isa"] == ptx_isa),
         None,
@@ -142,7 +139,7 @@ def jit_driver_floor(ptx_isa: str) -> str | None:
 
 
 def runs_machine_code(capability: str, built_for: Sequence[str]) -> bool:
-    """Machine code for X.Y runs on X.Z with Z >= Y (CUDA programming guide, binary compatibility)."""
+    """Machine code for X.Y runs on X.Z with Z >= Y (CUDA programming guide)."""
     major, _, minor = capability.partition(".")
     pairs = [each.partition(".") for each in built_for]
     return any(

@@ -1,4 +1,4 @@
-"""``updates``: new releases on the package index, and what they would change in plans and findings."""
+"""``compat updates``: new releases, and how they would change plans and findings."""
 
 from __future__ import annotations
 
@@ -18,22 +18,29 @@ from .tables import Tables
 from .versions import compare, minor_of, parse_requirement
 
 _CONNECTIONS = 8
-_TABLE_OF = {"ctranslate2": "ctranslate2", "torch": "torch", "whisperx": "whisperx", "faster-whisper": "faster_whisper",
-             "pyannote-audio": "pyannote_audio", "torchaudio": "torchaudio", "torchcodec": "torchcodec"}  # fmt: skip
+_TABLE_OF = {
+    "ctranslate2": "ctranslate2",
+    "torch": "torch",
+    "whisperx": "whisperx",
+    "faster-whisper": "faster_whisper",
+    "pyannote-audio": "pyannote_audio",
+    "torchaudio": "torchaudio",
+    "torchcodec": "torchcodec",
+}
 _PLANNED = ("ctranslate2", "torch", "whisperx", "faster_whisper", "pyannote_audio")
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """A release newer than the tables know. ``requirements`` is None where the index does not tell them."""
+    """A release newer than the tables. ``requirements`` is None if the index lacks them."""
 
     package: str
     known: str
     version: str
     requires_python: str
     requirements: tuple[str, ...] | None
-    changes: tuple[str, ...]  # requirement lines that came (+) and went (-) since the known version
-    effects: tuple[str, ...]  # what it would change for this machine
+    changes: tuple[str, ...]  # requirements added (+) and removed (-) since the known version
+    effects: tuple[str, ...]  # changes for this machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +55,7 @@ class Updates:
 
 
 def known_version(package: str) -> str:
-    """The newest release that the tables know."""
+    """The newest release in the tables."""
     if package in _TABLE_OF:
         rows = [row for row in tables.table(_TABLE_OF[package]).rows if not row.get("yanked")]
         versions = [str(row["version"]) for row in rows]
@@ -61,10 +68,10 @@ def known_version(package: str) -> str:
 
 
 def find_updates(facts: Facts, index: Index | None = None) -> Updates:
-    """Ask for every watched package.
+    """Check every watched package.
 
     Raises:
-        PackageIndexError: no package could be asked for.
+        PackageIndexError: every request failed.
     """
     asked = tuple(tables.watched_packages(updates=True))
     source = index or Index(pip_configuration())
@@ -114,7 +121,7 @@ def _changes(before: tuple[str, ...] | None, after: tuple[str, ...] | None) -> t
 
 
 def _effects(release: Release, facts: Facts) -> Iterator[str]:
-    """Plans that would install something else, and findings that an upgrade here would bring or end."""
+    """Changed plans, and findings that an upgrade here would add or remove."""
     table = _TABLE_OF.get(release.package)
     if table in _PLANNED:
         extended = with_release(tables.version_tables(), release)
@@ -127,7 +134,9 @@ def _effects(release: Release, facts: Facts) -> Iterator[str]:
                 for plan in (old, new)
             ]
             if pair[0] != pair[1]:
-                yield f"plan {want}: {', '.join(sorted(pair[0] - pair[1]))} -> {', '.join(sorted(pair[1] - pair[0]))}"
+                removed = ", ".join(sorted(pair[0] - pair[1]))
+                added = ", ".join(sorted(pair[1] - pair[0]))
+                yield f"plan {want}: {removed} -> {added}"
     installed = facts.value("packages.installed", {})
     if release.package in installed:
         before = {finding.code: finding.title for finding in diagnose_machine(facts)}
@@ -135,9 +144,9 @@ def _effects(release: Release, facts: Facts) -> Iterator[str]:
             finding.code: finding.title for finding in diagnose_machine(_upgraded(facts, release))
         }
         for code in sorted(after.keys() - before.keys()):
-            yield f"upgrading here would bring {code}: {after[code]}"
+            yield f"upgrading here would cause {code}: {after[code]}"
         for code in sorted(before.keys() - after.keys()):
-            yield f"upgrading here would end {code}: {before[code]}"
+            yield f"upgrading here would fix {code}: {before[code]}"
 
 
 def _upgraded(facts: Facts, release: Release) -> Facts:
@@ -156,7 +165,7 @@ def _upgraded(facts: Facts, release: Release) -> Facts:
 
 
 def with_release(known: Tables, release: Release) -> Tables:
-    """The tables with a row for the release: what its metadata says, the rest as in the newest row."""
+    """The tables with a row for the release: its metadata, else the newest row's values."""
     name = _TABLE_OF[release.package]
     rows: Sequence[Mapping[str, Any]] = getattr(known, name)
     last = next(row for row in reversed(rows) if not row.get("yanked"))
@@ -175,15 +184,15 @@ def _torch_build(release: Release, last: Mapping[str, Any]) -> dict[str, Any]:
     """CUDA version and cuDNN pin from torch's requirements."""
     found: dict[str, Any] = {"minor": minor_of(release.version)}
     for line in release.requirements or ():
-        wanted = parse_requirement(line)
-        if wanted is None:
+        required = parse_requirement(line)
+        if required is None:
             continue
-        if wanted.name == "cuda-toolkit" or re.fullmatch(
-            r"nvidia-cuda-runtime(-cu\d+)?", wanted.name
+        if required.name == "cuda-toolkit" or re.fullmatch(
+            r"nvidia-cuda-runtime(-cu\d+)?", required.name
         ):
-            found["cuda"] = minor_of(wanted.specifiers.lstrip("=~<>!"))
-        if wanted.name.startswith("nvidia-cudnn"):
-            found["cudnn_pin"] = f"{wanted.name}{wanted.specifiers}"
+            found["cuda"] = minor_of(required.specifiers.lstrip("=~<>!"))
+        if required.name.startswith("nvidia-cudnn"):
+            found["cudnn_pin"] = f"{required.name}{required.specifiers}"
     default = "cu" + str(found.get("cuda", last["cuda"])).replace(".", "")
     return found | {"variants": sorted({*last["variants"], default})}
 
@@ -195,11 +204,11 @@ def updates_json(found: Updates) -> dict[str, Any]:
 def updates_text(found: Updates) -> str:
     lines = []
     for release in found.releases:
-        lines.append(f"{release.package} {release.version} is new; the tables know {release.known}")
+        lines.append(f"{release.package} {release.version} is new (known: {release.known})")
         lines += [f"    {line}" for line in (*release.changes, *release.effects)]
         if not release.effects:
-            lines.append("    changes no plan and no finding for this machine")
+            lines.append("    no effect on plans and findings for this machine")
     lines += [f"! {problem}" for problem in found.problems]
     if not found.releases:
-        lines.append(f"nothing new among {len(found.asked)} packages")
+        lines.append(f"No new releases of {len(found.asked)} packages.")
     return "\n".join(lines)

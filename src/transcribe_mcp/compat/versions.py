@@ -1,7 +1,8 @@
-"""Versions, requirements and markers of Python packages, as far as the tables need them.
+"""Versions, requirements and markers of Python packages.
 
 The rules are those of https://packaging.python.org/en/latest/specifications/version-specifiers/ and
-.../dependency-specifiers/; the ``packaging`` library is not in the standard library, so it cannot be used here.
+.../dependency-specifiers/. Not the library ``packaging``: compat uses
+the standard library only.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Version:
 
 @lru_cache(maxsize=4096)
 def parse_version(text: str) -> Version | None:
-    """The version in ``text``, or None where it is none."""
+    """The version in ``text``, or None if it is not a version."""
     match = _VERSION.fullmatch(text.strip()[:200])
     if match is None:
         return None
@@ -64,21 +65,22 @@ def parse_version(text: str) -> Version | None:
 
 
 def compare(left: str, right: str) -> int | None:
-    """-1, 0 or 1, local parts ignored; None where either is no version."""
-    a, b = parse_version(left), parse_version(right)
+    """-1, 0 or 1, local parts ignored; None if either is not a version."""
+    a = parse_version(left)
+    b = parse_version(right)
     if a is None or b is None:
         return None
     return (a.key > b.key) - (a.key < b.key)
 
 
 def minor_of(text: str) -> str:
-    """``2.8.0+cu128`` -> ``2.8``; the text itself where it is no version."""
+    """``2.8.0+cu128`` -> ``2.8``; the text itself if it is not a version."""
     version = parse_version(text)
     return ".".join(str(part) for part in (*version.release, 0)[:2]) if version else text
 
 
 def satisfies(version: str, specifiers: str) -> bool:
-    """Whether ``version`` lies in ``specifiers`` (``>=2,<3``); an unreadable specifier is not satisfied."""
+    """Whether ``version`` satisfies ``>=2,<3``; false for an invalid specifier."""
     candidate = parse_version(version)
     if candidate is None:
         return False
@@ -90,13 +92,13 @@ def _meets(candidate: Version, specifier: str) -> bool:
     match = _SPECIFIER.fullmatch(specifier)
     if match is None:
         return False
-    operator, wanted = match[1], match[2]
+    operator, target = match.groups()
     if operator == "===":
-        return candidate.text == wanted
-    if wanted.endswith(".*"):
-        inside = _has_prefix(candidate, wanted[:-2])
+        return candidate.text == target
+    if target.endswith(".*"):
+        inside = _has_prefix(candidate, target[:-2])
         return inside if operator == "==" else operator == "!=" and not inside
-    bound = parse_version(wanted)
+    bound = parse_version(target)
     if bound is None:
         return False
     if operator == "~=":
@@ -143,7 +145,7 @@ def parse_requirement(line: str) -> Requirement | None:
 
 
 def marker_holds(marker: str, environment: Mapping[str, str]) -> bool:
-    """Evaluate ``python_version < "3.14" and sys_platform == "linux"``; names not in ``environment`` are empty."""
+    """Evaluate ``python_version < "3.14" and sys_platform == "linux"``; missing names are empty."""
     tokens = _MARKER_TOKEN.findall(marker[:2000])
     if not tokens:
         return True

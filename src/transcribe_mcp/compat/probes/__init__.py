@@ -1,6 +1,6 @@
-"""The probes: each looks at one thing, is guarded and timed, and imports nothing outside the standard library.
+"""Probes read facts about this machine. Each is guarded, timed and standard library only.
 
-To add one: a generator of facts, and a line in ``PROBES``.
+To add one, write a generator of facts and a line in ``PROBES``.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ PROBES: Mapping[str, Callable[[], Iterable[Fact]]] = {
     "libraries": probe_libraries,
     "tools": probe_tools,
     "environment": probe_environment,
-    "nvidia": probe_nvidia,  # last: its child processes run while the others look
+    "nvidia": probe_nvidia,  # last: its child processes run meanwhile
 }
 
 
 def gather() -> Facts:
-    """Look at this machine: run every probe. One that fails in a way nobody foresaw is itself a fact.
+    """Run every probe. An unexpected error becomes a fact of its own.
 
     Takes about a quarter of a second and imports nothing outside the standard library.
     """
@@ -47,7 +47,7 @@ def gather() -> Facts:
     for name, probe in PROBES.items():
         try:
             facts += timed(probe())
-        except Exception as error:  # noqa: BLE001 -- guarded probe: doctor must survive any broken machine
+        except Exception as error:  # noqa: BLE001 -- doctor must survive any machine
             facts.append(unknown(f"probe.{name}", f"{type(error).__name__}: {error}"))
         else:
             facts.append(known(f"probe.{name}", "looked", "doctor"))

@@ -1,4 +1,4 @@
-"""What CTranslate2's library and torch's version file say, without importing either."""
+"""Read CTranslate2's library and torch's version file without importing either."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def probe_torch() -> Iterator[Fact]:
         yield unknown("torch.cuda", "torch/version.py is missing")
         return
     source = str(folder / "version.py") if folder else ""
-    version, cuda = _VERSION_LINE.search(text), _CUDA_LINE.search(text)
+    version = _VERSION_LINE.search(text)
+    cuda = _CUDA_LINE.search(text)
     yield (
         known("torch.version", version[1], source)
         if version
@@ -41,7 +42,7 @@ def probe_torch() -> Iterator[Fact]:
 
 
 def ctranslate2_libraries() -> list[Path]:
-    """The folders' files that may be CTranslate2's library, the real one first (it is the largest)."""
+    """Candidates for CTranslate2's library, the largest first: that is the real one."""
     found = []
     for inner in ("ctranslate2.libs", "ctranslate2", "ctranslate2/.dylibs"):
         folder = package_folder("ctranslate2", inner)

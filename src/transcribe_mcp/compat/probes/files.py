@@ -1,4 +1,4 @@
-"""Reading the small files that kernels and packages publish."""
+"""Read small files of kernels and packages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ MAX_TEXT_BYTES = 1024 * 1024
 
 
 def text_of(path: str | Path) -> str | None:
-    """The stripped text of a small file, None where it cannot be read."""
+    """The stripped text of a small file; None if it cannot be read."""
     try:
         with Path(path).open("rb") as file:
             return file.read(MAX_TEXT_BYTES).decode("utf-8", "replace").strip()
@@ -17,7 +17,7 @@ def text_of(path: str | Path) -> str | None:
 
 
 def entries_of(folder: str | Path) -> list[Path]:
-    """What a folder holds, sorted; empty where it cannot be listed."""
+    """The sorted entries of a folder; empty if it cannot be listed."""
     try:
         return sorted(Path(folder).iterdir())
     except OSError:

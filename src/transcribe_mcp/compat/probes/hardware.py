@@ -1,4 +1,4 @@
-"""Processor and memory as this process may use them: affinity and control groups count, not only what is built in."""
+"""CPU and memory available to this process, within affinity and control groups."""
 
 from __future__ import annotations
 
@@ -13,14 +13,12 @@ from pathlib import Path
 from ..facts import Fact, known, unknown
 from .files import text_of
 
-# Instruction sets that CTranslate2, oneDNN or onnxruntime choose their kernels by.
+# Instruction sets by which CTranslate2, oneDNN or onnxruntime select kernels.
 FLAGS = (
-    "sse4_1", "avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "avx_vnni",
-    "amx_tile", "amx_int8", "amx_bf16", "asimd", "asimddp", "bf16", "i8mm", "sve",
+    "sse4_1", "avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16",
+    "avx_vnni", "amx_tile", "amx_int8", "amx_bf16", "asimd", "asimddp", "bf16", "i8mm", "sve",
 )  # fmt: skip
-_UNLIMITED_BYTES = (
-    1 << 60
-)  # control groups of version 1 write a huge number where there is no limit
+_UNLIMITED_BYTES = 1 << 60  # control groups v1 report a huge number for no limit
 _SYSCTL_TIMEOUT_S = 3
 
 
@@ -34,8 +32,8 @@ def probe_cpu() -> Iterator[Fact]:
         yield from _mac_cpu()
     else:
         yield known("cpu.model", platform.processor(), "platform.processor")
-        yield unknown("cpu.physical", "not asked for on this system")
-        yield unknown("cpu.flags", "not asked for on this system")
+        yield unknown("cpu.physical", "not read on this system")
+        yield unknown("cpu.flags", "not read on this system")
 
 
 def _usable() -> Fact:
@@ -101,7 +99,7 @@ def _sysctl(name: str) -> str:
 
 
 def _group_folders(controller: str) -> Iterator[Path]:
-    """The control-group folders of this process, its own first, then its parents (a limit of any of them binds)."""
+    """Control-group folders of this process and their parents; each can set a limit."""
     for line in (text_of("/proc/self/cgroup") or "").splitlines():
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
@@ -121,7 +119,7 @@ def _group_folders(controller: str) -> Iterator[Path]:
 
 def _quota() -> Fact:
     if sys.platform != "linux":
-        return unknown("cpu.quota", "control groups are Linux")
+        return unknown("cpu.quota", "control groups exist on Linux only")
     quotas = []
     for folder in _group_folders("cpu"):
         limit, _, period = (text_of(folder / "cpu.max") or "").partition(" ")
@@ -152,7 +150,7 @@ def probe_memory() -> Iterator[Fact]:
         yield _memory_limit()
     else:
         yield _total_memory()
-        yield unknown("memory.available_bytes", "not asked for on this system")
+        yield unknown("memory.available_bytes", "not read on this system")
 
 
 def _memory_limit() -> Fact:
@@ -177,7 +175,7 @@ def _total_memory() -> Fact:
         )
     if sys.platform == "win32":
         return _windows_memory(name)
-    return unknown(name, "not asked for on this system")
+    return unknown(name, "not read on this system")
 
 
 def _windows_memory(name: str) -> Fact:

@@ -1,7 +1,7 @@
-"""Every cuBLAS and cuDNN that can be seen, and which one a plain ``dlopen`` of its name would take.
+"""Find all copies of cuBLAS and cuDNN, and the ones that ``dlopen`` would load by name.
 
-Order of glibc (``man 8 ld.so``): LD_LIBRARY_PATH, then the loader cache. A library inside site-packages is outside
-both; it is found only once somebody has opened it by absolute path.
+glibc searches LD_LIBRARY_PATH, then the loader cache (``man 8 ld.so``). Libraries in site-packages
+are in neither; they are found by name only after they were opened by absolute path.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ from .packages import installed_folders
 _NAME = re.compile(
     r"lib(cublas|cublasLt|cudnn)(_\w+)?\.so\.\d+|(cublas|cublasLt|cudnn)(_\w+)?64_\d+\.dll"
 )
-_DEFAULT_FOLDERS = ("/lib", "/usr/lib", "/lib64", "/usr/lib64", "/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu",
-                    "/usr/local/cuda/lib64")  # fmt: skip
+_DEFAULT_FOLDERS = (
+    "/lib", "/usr/lib", "/lib64", "/usr/lib64", "/lib/x86_64-linux-gnu",
+    "/usr/lib/x86_64-linux-gnu", "/usr/local/cuda/lib64",
+)  # fmt: skip
 _TIMEOUT_S = 3
 
 
@@ -32,16 +34,14 @@ _started: list[subprocess.Popen[str]] = []
 
 
 def start_loader_cache() -> None:
-    """Start listing the loader cache; it is read when first needed, and once in a process."""
+    """Start listing the loader cache, once per process; the output is read later."""
     if _started or _loader_cache.cache_info().currsize:
         return
     command = next(
         (path for path in ("/sbin/ldconfig", "/usr/sbin/ldconfig") if Path(path).exists()), None
     )
     if sys.platform == "linux" and command is not None:
-        with contextlib.suppress(
-            OSError
-        ):  # it cannot be run: then the default folders are looked through
+        with contextlib.suppress(OSError):  # without ldconfig the default folders are searched
             _started.append(
                 subprocess.Popen(
                     [command, "-p"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -70,7 +70,7 @@ def search_path_folders() -> list[Path]:
 
 
 def system_libraries(prefix: str) -> set[str]:
-    """File names starting with ``prefix`` that the loader would find by itself."""
+    """File names starting with ``prefix`` that the loader finds by name."""
     names = {name for name, _ in _loader_cache() if name.startswith(prefix)}
     for folder in search_path_folders():
         names |= {path.name for path in entries_of(folder) if path.name.startswith(prefix)}
@@ -78,7 +78,7 @@ def system_libraries(prefix: str) -> set[str]:
 
 
 def package_libraries() -> Iterator[tuple[Path, str]]:
-    """(library, package folder's name) of the CUDA packages in site-packages, CUDA 12's and 13's layout."""
+    """(library, folder) of the CUDA packages in site-packages, in both layouts."""
     places = {
         folder.parent
         for name, at in installed_folders().items()
@@ -132,7 +132,7 @@ def _matching(folder: Path) -> list[Path]:
 
 
 def _record(path: Path, where: str) -> dict[str, Any]:
-    """``real`` is the file behind a link: a cuDNN 9 linked to a cuDNN 8 name shows there."""
+    """``real`` is the target of a link; it reveals a cuDNN 9 linked to a cuDNN 8 name."""
     return {
         "name": path.name,
         "path": str(path),

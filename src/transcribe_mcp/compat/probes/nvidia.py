@@ -1,4 +1,4 @@
-"""The NVIDIA driver's two halves and the GPUs: kernel module from /sys and /proc, the rest from child processes."""
+"""NVIDIA driver and GPUs: the kernel module from /sys and /proc, the rest by child processes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _children: dict[str, subprocess.Popen[bytes] | str] = {}
 
 
 def start_children() -> None:
-    """Start asking NVML and the CUDA driver; ``probe`` collects the answers."""
+    """Start the NVML and CUDA queries; ``probe`` collects the answers."""
     for api in ("nvml", "cuda"):
         command = [sys.executable, "-S", "-I", str(_CHILD), api]
         try:
@@ -41,13 +41,14 @@ def probe() -> Iterator[Fact]:
     for api in ("nvml", "cuda"):
         answers[api], end = _answer(api)
         yield known(f"nvidia.{api}_child", end, "child process")
-    nvml, cuda = answers["nvml"], answers["cuda"]
+    nvml = answers["nvml"]
+    cuda = answers["cuda"]
     yield from _driver_facts(nvml, cuda)
     yield _gpus(nvml.get("gpus", []), cuda.get("gpus", []))
 
 
 def _gpus(by_nvml: list[dict[str, Any]], by_cuda: list[dict[str, Any]]) -> Fact:
-    """CUDA's list, because its order and choice are what ``cuda:N`` means; NVML adds what only it knows."""
+    """CUDA's list, which defines ``cuda:N``, completed by NVML's values."""
     if by_cuda:
         by_uuid = {gpu.get("uuid"): gpu for gpu in by_nvml}
         alone = by_nvml[0] if len(by_nvml) == len(by_cuda) == 1 else {}
@@ -84,7 +85,7 @@ def _pci() -> Fact:
 
 
 def _answer(api: str) -> tuple[dict[str, Any], str]:
-    """What a child said, and how it ended: ``answered``, ``no library``, ``signal N`` or ``hung``."""
+    """A child's answer and how it ended: ``answered``, ``no library``, ``signal N``, ``hung``."""
     child = _children.pop(api, "not started")
     if isinstance(child, str):
         return {}, child
@@ -110,7 +111,7 @@ def _driver_facts(nvml: dict[str, Any], cuda: dict[str, Any]) -> Iterator[Fact]:
     yield (
         known("nvidia.nvml_driver", reported, "NVML")
         if reported
-        else unknown("nvidia.nvml_driver", "NVML is silent")
+        else unknown("nvidia.nvml_driver", "NVML does not say")
     )
     code = nvml.get("nvml_code")
     yield (

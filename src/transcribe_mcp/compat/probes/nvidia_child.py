@@ -1,6 +1,6 @@
-"""Runs alone in a child process: asks NVML or the CUDA driver and prints one JSON line.
+"""Query NVML or the CUDA driver in a child process and print one JSON line.
 
-A driver that is half installed can hang or abort in these calls, so nothing that must survive makes them.
+A half-installed driver can hang or abort in these calls, so they run in a process of their own.
 Usage: ``python nvidia_child.py nvml|cuda``. It reads no environment and imports nothing of ours.
 Names and numbers: https://docs.nvidia.com/deploy/nvml-api/ and https://docs.nvidia.com/cuda/cuda-driver-api/.
 """
@@ -14,7 +14,8 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-_CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76  # CUdevice_attribute
+_CAPABILITY_MAJOR = 75  # CUdevice_attribute
+_CAPABILITY_MINOR = 76
 _TEXT_BYTES = 96
 
 
@@ -55,7 +56,8 @@ def nvml() -> dict[str, Any]:
 def _nvml_gpu(lib: Any, handle: Any) -> dict[str, Any]:
     gpu: dict[str, Any] = {}
     text = ctypes.create_string_buffer(_TEXT_BYTES)
-    a, b = ctypes.c_int(), ctypes.c_int()
+    a = ctypes.c_int()
+    b = ctypes.c_int()
     if lib.nvmlDeviceGetName(handle, text, _TEXT_BYTES) == 0:
         gpu["name"] = text.value.decode()
     if lib.nvmlDeviceGetUUID(handle, text, _TEXT_BYTES) == 0:
@@ -64,7 +66,8 @@ def _nvml_gpu(lib: Any, handle: Any) -> dict[str, Any]:
         gpu["compute_capability"] = f"{a.value}.{b.value}"
     memory = _Memory()
     if lib.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(memory)) == 0:
-        gpu["memory_total_bytes"], gpu["memory_free_bytes"] = memory.total, memory.free
+        gpu["memory_total_bytes"] = memory.total
+        gpu["memory_free_bytes"] = memory.free
     if lib.nvmlDeviceGetEccMode(handle, ctypes.byref(a), ctypes.byref(b)) == 0:
         gpu["ecc"] = bool(a.value)
     if lib.nvmlDeviceGetMigMode(handle, ctypes.byref(a), ctypes.byref(b)) == 0:
@@ -73,7 +76,7 @@ def _nvml_gpu(lib: Any, handle: Any) -> dict[str, Any]:
 
 
 def _mapped(word: str) -> str:
-    """Path of the library that was really opened; Linux only."""
+    """Path of the opened library; Linux only."""
     try:
         with Path("/proc/self/maps").open() as maps:
             return next((line.split(None, 5)[5].strip() for line in maps if word in line), "")
@@ -93,12 +96,10 @@ def cuda() -> dict[str, Any]:
     count = ctypes.c_int()
     lib.cuDeviceGetCount(ctypes.byref(count))
     for index in range(count.value):
-        device, major, minor, total = (
-            ctypes.c_int(),
-            ctypes.c_int(),
-            ctypes.c_int(),
-            ctypes.c_size_t(),
-        )
+        device = ctypes.c_int()
+        major = ctypes.c_int()
+        minor = ctypes.c_int()
+        total = ctypes.c_size_t()
         text = ctypes.create_string_buffer(_TEXT_BYTES)
         lib.cuDeviceGet(ctypes.byref(device), index)
         lib.cuDeviceGetName(text, _TEXT_BYTES, device)
@@ -117,7 +118,7 @@ def cuda() -> dict[str, Any]:
 
 
 def _cuda_uuid(lib: Any, device: Any) -> str:
-    """As NVML writes it, so that the two lists can be joined; empty where this driver has no such call."""
+    """The UUID as NVML writes it; empty if this driver lacks the call."""
     raw = (ctypes.c_ubyte * 16)()
     if not hasattr(lib, "cuDeviceGetUuid") or lib.cuDeviceGetUuid(ctypes.byref(raw), device):
         return ""
@@ -130,6 +131,6 @@ if __name__ == "__main__":
     except (
         OSError,
         AttributeError,
-    ) as error:  # no such library, or one too old to have the function
+    ) as error:  # no such library, or too old for the function
         answer = {"missing": str(error)}
     sys.stdout.write(json.dumps(answer) + "\n")

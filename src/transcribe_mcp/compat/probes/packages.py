@@ -1,7 +1,7 @@
-"""Installed distributions and what they declare, read from their metadata folders; nothing is imported.
+"""Installed distributions and their requirements, read from the metadata folders.
 
-Folder names are read rather than ``importlib.metadata`` objects made: it is several times quicker, it still works
-where a METADATA file is damaged, and it sees two versions of one package that a killed upgrade left side by side.
+Folder names instead of ``importlib.metadata``: several times faster, works with a damaged METADATA
+file, and shows two versions of one package that an interrupted upgrade left behind.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def _distribution() -> Fact:
 
 def _libc() -> Fact:
     if sys.platform != "linux":
-        return unknown("os.libc", "asked for on Linux only")
+        return unknown("os.libc", "read on Linux only")
     try:
         version = os.confstr("CS_GNU_LIBC_VERSION")
     except (ValueError, OSError):
@@ -64,7 +64,7 @@ def _libc() -> Fact:
     return (
         known("os.libc", "musl", musl[0])
         if musl
-        else unknown("os.libc", "neither glibc nor musl answers")
+        else unknown("os.libc", "neither glibc nor musl found")
     )
 
 

@@ -1,4 +1,4 @@
-"""What plans and engines use of the system: ffmpeg, uv, a C compiler, and the FFmpeg libraries torchcodec looks for."""
+"""Tools of the system: ffmpeg, uv, a C compiler, and FFmpeg libraries for torchcodec."""
 
 from __future__ import annotations
 
@@ -29,14 +29,12 @@ def probe() -> Iterator[Fact]:
 
 
 def _for_triton() -> dict[str, bool]:
-    """Whether there is what Triton builds a kernel's launcher with, looked for where Triton looks."""
+    """Whether Triton finds its compiler and headers, searched for in the same places."""
     compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
     python = (
         f"python{sys.version_info.major}.{sys.version_info.minor}{getattr(sys, 'abiflags', '')}"
     )
-    headers = Path(
-        sys.base_prefix, "include", python
-    )  # as sysconfig says, which would load its data for that
+    headers = Path(sys.base_prefix, "include", python)  # faster than sysconfig
     return {"a C compiler": bool(compiler), "Python.h": (headers / "Python.h").is_file()}
 
 
@@ -54,5 +52,5 @@ def _version(name: str, command: list[str], pattern: str) -> Fact:
     return (
         known(name, match[1], path)
         if match
-        else unknown(name, f"{path} exits {done.returncode} and says no version")
+        else unknown(name, f"{path} exits {done.returncode} without a version")
     )

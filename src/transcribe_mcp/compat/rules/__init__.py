@@ -1,4 +1,4 @@
-"""Rules turn facts about a machine into findings. To add one: a row in the table of its area."""
+"""The rules by area. To add one, write a row in the table of its area."""
 
 from __future__ import annotations
 

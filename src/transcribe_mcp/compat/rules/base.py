@@ -1,4 +1,4 @@
-"""One rule, and what its predicate is written with. Predicates are true, false, or unknown (``None``)."""
+"""A rule and the parts of its predicate, each true, false or unknown (``None``)."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _PLACEHOLDERS: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """A rule that fired, with the facts that made it fire in words."""
+    """A rule that applies to a machine, with the evidence filled in."""
 
     code: str
     area: str
@@ -57,11 +57,11 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule(Finding):
-    """A finding that a machine may give. ``{name}`` in ``evidence`` and ``fix`` is a derived fact.
+    """A possible finding. ``{name}`` in ``evidence`` and ``fix`` is a derived fact.
 
     Attributes:
-        when: whether it holds for a machine; None for a rule that only logs or operations can show.
-        patterns: regular expressions of the error texts that this trouble leaves in logs.
+        when: whether it applies; None if only logs or operations can show it.
+        patterns: regular expressions for the error texts of this problem in logs.
     """
 
     when: Callable[[DerivedFacts], bool | None] | None = None
@@ -143,12 +143,12 @@ def below(value: float | None, limit: float) -> bool | None:
 
 
 def older(version: str | None, limit: str) -> bool | None:
-    """Whether a version is below ``limit``. A text that is no version is neither older nor newer."""
+    """Whether a version is below ``limit``; false for a text that is not a version."""
     return None if version is None else compare(version, limit) == -1
 
 
 def newer(version: str | None, limit: str) -> bool | None:
-    """Whether a version is ``limit`` or above."""
+    """Whether a version is ``limit`` or above; false for a text that is not a version."""
     return None if version is None else compare(version, limit) in (0, 1)
 
 

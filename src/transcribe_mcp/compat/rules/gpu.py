@@ -1,4 +1,4 @@
-"""NVIDIA GPUs and their driver. In predicates ``m`` is the machine."""
+"""NVIDIA GPUs and their driver. ``m`` is the machine."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ RULES = (
     _rule(
         code="TM101",
         severity="warn",
-        title="an NVIDIA GPU, but no driver",
+        title="NVIDIA GPU without a driver",
         when=lambda m: every(any_of(m.pci_gpus), negated(m.has_driver), negated(m.is_container)),
         evidence="PCI device {pci_gpus}; no nvidia kernel module",
-        cause="The driver is not installed, or its module did not load (secure boot, new kernel).",
+        cause=(
+            "The driver is not installed, or its kernel module did not load (secure boot, "
+            "new kernel)."
+        ),
         consequence="Everything runs on the CPU.",
         fix=(
             "# install the distribution's NVIDIA driver (570 or newer), then reboot",
@@ -29,7 +32,7 @@ RULES = (
     _rule(
         code="TM102",
         severity="warn",
-        title="a container that was started without its GPU",
+        title="container started without a GPU",
         when=lambda m: every(
             m.is_container,
             negated(m.has_gpu),
@@ -40,12 +43,16 @@ RULES = (
             ),
         ),
         evidence=(
-            "{container_kind} container; kernel driver {driver}; libcuda.so.1: {libcuda}; device files: {device_files}"
+            "{container_kind} container; kernel driver {driver}; libcuda.so.1: {libcuda}; "
+            "device files: {device_files}"
         ),
-        cause="The host has a driver, but the container runtime was not asked to pass the GPU in.",
+        cause=(
+            "The host has a driver, but the container runtime does not pass the GPU to the "
+            "container."
+        ),
         consequence=(
-            "Everything runs on the CPU; CTranslate2 says 'CUDA driver version is "
-            "insufficient', which is not the reason."
+            "Everything runs on the CPU. CTranslate2 reports 'CUDA driver version is "
+            "insufficient', which is misleading."
         ),
         fix=(
             "docker run --gpus all ...",
@@ -61,15 +68,14 @@ RULES = (
     _rule(
         code="TM103",
         severity="error",
-        title="driver too old for CUDA 12",
+        title="driver is too old for CUDA 12",
         when=lambda m: every(m.ct2_driver_too_old, m.has_gpu),
         evidence="driver {driver}; CTranslate2's CUDA {ct2_cuda} needs {ct2_driver_floor}",
         cause=(
-            "Programs of a CUDA major version need that version's oldest driver. The same "
-            "message appears with no driver at all, because a missing libcuda counts as "
-            "version 0."
+            "Each CUDA major version needs a minimum driver version. The same message "
+            "appears without any driver, because a missing libcuda counts as version 0."
         ),
-        consequence="GPU transcription fails; with device=auto the CPU is used without a word.",
+        consequence="GPU transcription fails; device=auto silently uses the CPU.",
         fix=("# upgrade the NVIDIA driver to 570 or newer",),
         source="https://docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html",
         patterns=(
@@ -82,13 +88,17 @@ RULES = (
     _rule(
         code="TM104",
         severity="error",
-        title="driver too old for this torch",
+        title="driver is too old for this torch",
         when=lambda m: every(m.torch_driver_too_old, m.has_gpu),
-        evidence="driver {driver}; torch {package.torch} ({torch_variant}) needs {torch_driver_floor}",
-        cause="torch from PyPI is a CUDA 13 build since 2.11, and CUDA 13 needs driver 580.",
-        consequence="torch.cuda.is_available() is False; alignment and speakers run on the CPU.",
+        evidence=(
+            "driver {driver}; torch {package.torch} ({torch_variant}) needs {torch_driver_floor}"
+        ),
+        cause="Since 2.11 torch from PyPI is a CUDA 13 build, which needs driver 580.",
+        consequence=(
+            "torch.cuda.is_available() is False; alignment and diarization run on the CPU."
+        ),
         fix=(
-            "# upgrade the driver to 580, or take torch from an older CUDA index:",
+            "# upgrade the driver to 580, or install torch from an older CUDA index:",
             "transcribe-mcp doctor --plan --want torch",
         ),
         source="https://docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html",
@@ -96,7 +106,7 @@ RULES = (
     _rule(
         code="TM105",
         severity="error",
-        title="a user-mode driver newer than the kernel module (804)",
+        title="user-mode driver is newer than the kernel module (804)",
         when=lambda m: either(
             equals(m.cuinit, 804),
             every(equals(m.libcuda_order, 1), m.compat_libcuda, negated(equals(m.cuinit, 0))),
@@ -104,13 +114,13 @@ RULES = (
         evidence="libcuda {user_driver} at {libcuda}; kernel module {driver}; cuInit {cuinit}",
         cause=(
             "A CUDA image brings its own libcuda (forward compatibility), which only "
-            "data-centre GPUs, some RTX boards and Jetson accept; or the driver package "
-            "was upgraded and the module is still the old one."
+            "data-centre GPUs, some RTX boards and Jetson support. Or the driver package "
+            "was upgraded while the old kernel module is still loaded."
         ),
-        consequence="The first CUDA call fails with 804; everything falls back to the CPU.",
+        consequence="The first CUDA call fails with error 804; everything runs on the CPU.",
         fix=(
             (
-                "# container: remove /usr/local/cuda/compat from LD_LIBRARY_PATH, or take an "
+                "# container: remove /usr/local/cuda/compat from LD_LIBRARY_PATH, or use an "
                 "image whose CUDA is not newer than the driver"
             ),
             "# host: reboot",
@@ -126,15 +136,17 @@ RULES = (
     _rule(
         code="TM106",
         severity="error",
-        title="kernel module and libraries of the driver differ (803)",
+        title="kernel module and driver libraries differ (803)",
         when=lambda m: either(
             equals(m.cuinit, 803),
             equals(m.nvml_code, 18),
             every(equals(m.libcuda_order, -1, 1), negated(m.compat_libcuda), negated(m.wsl)),
         ),
-        evidence="kernel module {driver}; libcuda {user_driver}; cuInit {cuinit}; NVML {nvml_code}",
-        cause="The driver was updated while its old kernel module stays loaded.",
-        consequence="No CUDA program starts until the two agree.",
+        evidence=(
+            "kernel module {driver}; libcuda {user_driver}; cuInit {cuinit}; NVML {nvml_code}"
+        ),
+        cause="The driver was updated while the old kernel module stayed loaded.",
+        consequence="No CUDA program starts until both have the same version.",
         fix=("sudo reboot",),
         source="https://docs.nvidia.com/cuda/cuda-runtime-api/group__CUDART__TYPES.html",
         patterns=(
@@ -147,10 +159,12 @@ RULES = (
     _rule(
         code="TM107",
         severity="error",
-        title="the GPU system is not ready (802)",
+        title="GPU system is not ready (802)",
         when=lambda m: equals(m.cuinit, 802),
         evidence="cuInit {cuinit}",
-        cause="Servers with NVSwitch need the fabric manager service, of the driver's very version.",
+        cause=(
+            "Servers with NVSwitch need the fabric manager service in exactly the driver's version."
+        ),
         consequence="No CUDA program starts.",
         fix=("sudo systemctl enable --now nvidia-fabricmanager",),
         source="https://docs.nvidia.com/datacenter/tesla/fabric-manager-user-guide/",
@@ -163,19 +177,19 @@ RULES = (
     _rule(
         code="TM108",
         severity="error",
-        title="the driver does not answer as it should",
+        title="driver does not respond correctly",
         when=lambda m: either(
             equals(m.cuinit, 1, 2, 3, 46, 101, 304, 999), equals(m.nvml_code, 9, 12, 15, 999)
         ),
         evidence="cuInit {cuinit}; NVML {nvml_code}",
         cause=(
             "The kernel module is in a bad state: after sleep, after a GPU fell off the "
-            "bus, or because a container lost its device files."
+            "bus, or after a container lost its device files."
         ),
         consequence="No CUDA program starts.",
         fix=(
             "sudo rmmod nvidia_uvm && sudo modprobe nvidia_uvm",
-            "# a container: restart it; else reboot",
+            "# container: restart it; otherwise reboot",
         ),
         source="https://docs.nvidia.com/cuda/cuda-runtime-api/group__CUDART__TYPES.html",
         patterns=(
@@ -189,18 +203,18 @@ RULES = (
     _rule(
         code="TM109",
         severity="crash",
-        title="asking the driver killed or hung the probe",
+        title="driver query crashed or hung",
         when=lambda m: any_of(m.killed_probes),
         evidence="{killed_probes}",
         cause="The driver library is damaged, or the GPU hangs.",
-        consequence="Every program that touches the GPU will end the same way.",
-        fix=("# reboot; if it persists, reinstall the driver",),
+        consequence="Every program that uses the GPU crashes or hangs in the same way.",
+        fix=("# reboot; if the problem persists, reinstall the driver",),
         source="https://docs.nvidia.com/deploy/nvml-api/",
     ),
     _rule(
         code="TM110",
         severity="warn",
-        title="the GPUs are hidden from this process",
+        title="GPUs are hidden from this process",
         when=lambda m: every(
             m.has_driver,
             either(m.gpus_hidden, every(equals(m.cuinit, 100), negated(m.is_container))),
@@ -220,21 +234,21 @@ RULES = (
     _rule(
         code="TM111",
         severity="warn",
-        title="a Linux driver inside WSL",
+        title="Linux driver inside WSL",
         when=lambda m: m.wsl_driver_elsewhere,
-        evidence="libcuda is {libcuda}, not /usr/lib/wsl/lib",
-        cause="In WSL the driver belongs to Windows; a Linux driver package hides it.",
-        consequence="CUDA programs fail or use the wrong driver.",
+        evidence="libcuda is {libcuda}, not in /usr/lib/wsl/lib",
+        cause="WSL uses the Windows driver; a Linux driver package hides it.",
+        consequence="CUDA programs fail or load the wrong driver.",
         fix=(
             "sudo apt-get purge '*nvidia*'",
-            "# and update the driver in Windows",
+            "# then update the driver in Windows",
         ),
         source="https://docs.nvidia.com/cuda/wsl-user-guide/index.html",
     ),
     _rule(
         code="TM112",
         severity="info",
-        title="a GPU cut into instances (MIG)",
+        title="GPU is split into instances (MIG)",
         when=lambda m: any_of(m.mig_gpus),
         evidence="{mig_gpus}",
         cause="MIG is on; a process sees one instance and its share of the memory.",

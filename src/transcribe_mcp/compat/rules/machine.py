@@ -1,4 +1,4 @@
-"""The machine and its Python. In predicates ``m`` is the machine."""
+"""The machine and its Python. ``m`` is the machine."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ RULES = (
     _rule(
         code="TM001",
         severity="crash",
-        title="a probe of doctor itself failed",
+        title="a doctor probe failed",
         when=lambda m: any_of(m.failed_probes),
         evidence="{failed_probes}",
-        cause="The machine is in a state that the probe did not foresee.",
-        consequence="What that probe would have said is missing from this report.",
+        cause="The probe met a state that it does not handle.",
+        consequence="The facts of that probe are missing from this report.",
         fix=(
             "transcribe-mcp doctor --save-facts facts.json",
             "# attach facts.json to a bug report",
@@ -25,9 +25,9 @@ RULES = (
     _rule(
         code="TM002",
         severity="error",
-        title="this Python is too old",
+        title="Python is too old",
         when=lambda m: older(m.python, "3.11"),
-        evidence="Python {python}; 3.11 is the oldest that is supported",
+        evidence="Python {python}; the oldest supported version is 3.11",
         cause="transcribe-mcp and onnxruntime's current wheels need Python 3.11.",
         consequence="The package cannot be installed into this interpreter.",
         fix=(
@@ -40,7 +40,7 @@ RULES = (
     _rule(
         code="TM003",
         severity="error",
-        title="this Python is newer than the wheels",
+        title="Python is newer than the wheels",
         when=lambda m: newer(m.python, "3.16"),
         evidence="Python {python}",
         cause="CTranslate2 publishes wheels up to Python 3.15.",
@@ -86,8 +86,8 @@ RULES = (
         severity="warn",
         title="x86-64 Python under Rosetta",
         when=lambda m: m.translated,
-        evidence="a {machine} interpreter runs translated on Apple silicon",
-        cause="The interpreter was installed for Intel Macs.",
+        evidence="the {machine} interpreter runs translated on Apple silicon",
+        cause="The interpreter is built for Intel Macs.",
         consequence="Every engine runs several times slower than natively.",
         fix=("# install an arm64 Python (uv python install 3.12)",),
         source="https://developer.apple.com/documentation/apple-silicon/about-the-rosetta-translation-environment",
@@ -97,10 +97,10 @@ RULES = (
         severity="warn",
         title="no AVX2",
         when=lambda m: negated(m.avx2),
-        evidence="the processor flags hold no avx2",
+        evidence="the CPU flags do not include avx2",
         cause="The processor, or the virtual machine's processor model, lacks AVX2.",
         consequence="CPU transcription uses the slow generic kernels.",
-        fix=("# virtual machine: choose the processor model 'host'",),
+        fix=("# on a virtual machine, choose the CPU model 'host'",),
         source="https://opennmt.net/CTranslate2/hardware_support.html",
         patterns=(r"Illegal instruction(?: \(core dumped\))?",),
     ),
@@ -109,10 +109,10 @@ RULES = (
         severity="warn",
         title="little disk space",
         when=lambda m: below(m.disk_gb, 5),
-        evidence="{disk_gb} GB free where environments and models are kept",
+        evidence="{disk_gb} GB free on the disk for environments and models",
         cause="Models take 0.1 to 3 GB, a CUDA environment up to 8 GB.",
-        consequence="Downloads and installations stop half-way.",
-        fix=("# free space, or set TRANSCRIBE_MCP_DATA_DIR to a larger disk",),
+        consequence="Downloads and installations may fail.",
+        fix=("# free some space, or point TRANSCRIBE_MCP_DATA_DIR to a larger disk",),
         source="https://pypi.org/project/torch/#files",
         patterns=(
             r"\[Errno 28\] No space left on device",
@@ -124,8 +124,8 @@ RULES = (
         severity="warn",
         title="free-threaded Python",
         when=lambda m: every(m.free_threaded, older(m.python, "3.14")),
-        evidence="Python {python} without the global lock",
-        cause="CTranslate2 has free-threaded wheels from 3.14t on only.",
+        evidence="free-threaded Python {python}",
+        cause="CTranslate2 has free-threaded wheels for Python 3.14t and newer only.",
         consequence="pip finds no wheel for this interpreter.",
         fix=("uv venv --python 3.12",),
         source="https://pypi.org/project/ctranslate2/#files",
@@ -133,11 +133,11 @@ RULES = (
     _rule(
         code="TM010",
         severity="error",
-        title="two versions of a package are recorded",
+        title="two versions of one package are recorded",
         when=lambda m: any_of(m.doubled),
         evidence="{doubled}",
-        cause="An upgrade was killed between writing the new version and removing the old one.",
-        consequence="Which version's files are there is a matter of luck; imports fail oddly.",
+        cause="An upgrade stopped between installing the new version and removing the old one.",
+        consequence="The files may be a mixture of both versions, and imports fail in odd ways.",
         fix=(
             "pip install --force-reinstall {doubled}",
             "# or better, a fresh environment: transcribe-mcp doctor --plan",

@@ -1,4 +1,4 @@
-"""Memory. In predicates ``m`` is the machine."""
+"""Memory. ``m`` is the machine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ RULES = (
         severity="warn",
         title="not enough memory for some models",
         when=lambda m: any_of(m.ram_lacks),
-        evidence="{ram_gb} GB of memory; on the CPU too small for: {ram_lacks}",
+        evidence="{ram_gb} GB of memory; too little on the CPU for: {ram_lacks}",
         cause="A model's weights, caches and activations must fit at once.",
         consequence="The operating system kills the process.",
         fix=("transcribe-mcp doctor --models",),
@@ -30,7 +30,7 @@ RULES = (
         severity="info",
         title="not enough GPU memory for some models",
         when=lambda m: any_of(m.gpu_lacks),
-        evidence="too small in float16 for: {gpu_lacks}",
+        evidence="too little in float16 for: {gpu_lacks}",
         cause="A model's weights, caches and activations must fit at once.",
         consequence="These models run in int8, or on the CPU.",
         fix=("transcribe-mcp doctor --models",),
@@ -39,24 +39,24 @@ RULES = (
     _rule(
         code="TM703",
         severity="warn",
-        title="the GPU's memory is in use",
+        title="GPU memory is in use",
         when=lambda m: any_of(m.full_gpus),
         evidence="{full_gpus}",
-        cause="Other processes hold it.",
-        consequence="Models that would fit do not.",
+        cause="Other processes use it.",
+        consequence="Models that fit into an idle GPU may not fit.",
         fix=("nvidia-smi",),
         source="https://docs.nvidia.com/deploy/nvml-api/",
     ),
     _rule(
         code="TM704",
         severity="error",
-        title="the GPU ran out of memory",
+        title="GPU is out of memory",
         evidence="",
-        cause="Model, batch and beam together need more than is free.",
-        consequence="The batch is lost unless it is halved and tried again.",
+        cause="Model, batch and beam together need more than the free memory.",
+        consequence="The batch fails unless it is split and tried again.",
         fix=(
             "transcribe-mcp doctor --models",
-            "# a smaller batch, int8, or a smaller model",
+            "# use a smaller batch, int8, or a smaller model",
         ),
         source="https://docs.nvidia.com/cuda/cuda-runtime-api/group__CUDART__TYPES.html",
         patterns=(

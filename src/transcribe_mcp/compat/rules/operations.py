@@ -1,4 +1,4 @@
-"""Operations of ``doctor --deep``; ``diagnose`` reports these rules itself. In predicates ``m`` is the machine."""
+"""Operations of ``doctor --deep``; ``diagnose`` applies these rules. ``m`` is the machine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ RULES = (
         severity="error",
         title="a real operation failed",
         evidence="",
-        cause="See what it printed.",
+        cause="See its output.",
         consequence="This engine does not work on this machine.",
         fix=("transcribe-mcp doctor --deep -v",),
         source="https://docs.python.org/3/library/subprocess.html",
@@ -21,9 +21,9 @@ RULES = (
     _rule(
         code="TM802",
         severity="crash",
-        title="a real operation killed its process",
+        title="a real operation crashed its process",
         evidence="",
-        cause="Native code aborted or crashed; no exception can be caught.",
+        cause="Native code aborted or crashed; Python cannot catch that.",
         consequence="A worker with this engine would die.",
         fix=("transcribe-mcp doctor --deep -v",),
         source="https://docs.python.org/3/library/signal.html",
@@ -43,8 +43,8 @@ RULES = (
         severity="warn",
         title="a real operation fell back to the CPU",
         evidence="",
-        cause="The GPU part failed, the CPU part works.",
-        consequence="Transcription runs, slower.",
+        cause="The operation fails on the GPU and works on the CPU.",
+        consequence="Transcription works, but slower.",
         fix=("transcribe-mcp doctor --deep -v",),
         source="https://opennmt.net/CTranslate2/hardware_support.html",
     ),

@@ -1,4 +1,4 @@
-"""Environment variables and limits. In predicates ``m`` is the machine."""
+"""Environment variables and limits. ``m`` is the machine."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ RULES = (
         title="more threads than cores",
         when=lambda m: m.too_many_threads,
         evidence="OMP_NUM_THREADS={env.OMP_NUM_THREADS}, usable cores {cores}",
-        cause="A fixed number was copied from another machine.",
-        consequence="Threads wait for each other; CPU transcription slows down several times.",
+        cause="The value was copied from another machine.",
+        consequence=(
+            "Threads wait for each other, and CPU transcription slows down several times."
+        ),
         fix=("unset OMP_NUM_THREADS",),
         source="https://www.openmp.org/spec-html/5.0/openmpse50.html",
     ),
@@ -33,23 +35,23 @@ RULES = (
     _rule(
         code="TM603",
         severity="info",
-        title="the container may use fewer cores than it sees",
+        title="CPU quota is below the visible cores",
         when=lambda m: m.quota_binds,
         evidence="quota of {quota} cores",
         cause="A control group limits CPU time.",
-        consequence="Thread numbers are chosen from the quota, not from the visible cores.",
+        consequence="The number of threads follows the quota, not the visible cores.",
         source="https://docs.kernel.org/admin-guide/cgroup-v2.html",
     ),
     _rule(
         code="TM604",
         severity="warn",
-        title="safe loading is switched off",
+        title="safe loading is disabled",
         when=lambda m: equals(
             m.variables.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"), "1", "true", "y", "yes"
         ),
         evidence="TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD={env.TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD}",
-        cause="It was set to get past 'Weights only load failed'.",
-        consequence="Any model file may run code in this process.",
+        cause="The variable was set to avoid 'Weights only load failed'.",
+        consequence="Any model file can run code in this process.",
         fix=(
             "unset TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD",
             "pip install -U 'pyannote.audio>=4.0.7'",
@@ -59,11 +61,11 @@ RULES = (
     _rule(
         code="TM605",
         severity="warn",
-        title="every GPU call waits",
+        title="CUDA calls are synchronous",
         when=lambda m: equals(m.variables.get("CUDA_LAUNCH_BLOCKING"), "1"),
         evidence="CUDA_LAUNCH_BLOCKING=1",
-        cause="It was set to debug and left on.",
-        consequence="The GPU is used at a fraction of its speed.",
+        cause="The variable was set for debugging and left on.",
+        consequence="The GPU runs at a fraction of its speed.",
         fix=("unset CUDA_LAUNCH_BLOCKING",),
         source="https://docs.nvidia.com/cuda/cuda-c-programming-guide/#env-vars",
     ),
@@ -72,11 +74,12 @@ RULES = (
         severity="warn",
         title="two OpenMP runtimes",
         evidence="",
-        cause="Two packages bring an OpenMP library each (MKL's libiomp5 and another).",
-        consequence="The process is aborted, or threads fight.",
+        cause="Two packages ship an OpenMP library each (MKL's libiomp5 and another one).",
+        consequence="The process aborts, or threads compete.",
         fix=(
             (
-                "# find the second copy: find $(python -c 'import sys; print(sys.prefix)') -name 'libiomp5*'"
+                "# find the second copy: find $(python -c 'import sys; print(sys.prefix)') "
+                "-name 'libiomp5*'"
             ),
         ),
         source="https://github.com/pytorch/pytorch/issues/37377",

@@ -1,4 +1,4 @@
-"""WhisperX, pyannote.audio and what they need. In predicates ``m`` is the machine."""
+"""WhisperX, pyannote.audio and what they need. ``m`` is the machine."""
 
 from __future__ import annotations
 
@@ -11,11 +11,16 @@ RULES = (
     _rule(
         code="TM401",
         severity="error",
-        title="a WhisperX that contradicts itself",
+        title="WhisperX with contradictory requirements",
         when=lambda m: within(m.version("whisperx"), ">=3.3.3,<3.5.0"),
-        evidence="whisperx {package.whisperx} requires ctranslate2<4.5 (cuDNN 8) and torch>=2.5.1 (cuDNN 9)",
-        cause="No cuDNN satisfies both pins; 3.5.0 ended that.",
-        consequence="GPU transcription aborts or alignment fails, depending on which cuDNN is there.",
+        evidence=(
+            "whisperx {package.whisperx} requires ctranslate2<4.5 (cuDNN 8) and "
+            "torch>=2.5.1 (cuDNN 9)"
+        ),
+        cause="No cuDNN satisfies both pins; WhisperX 3.5.0 fixed that.",
+        consequence=(
+            "GPU transcription aborts or alignment fails, depending on the installed cuDNN."
+        ),
         fix=("transcribe-mcp doctor --plan --want whisperx",),
         source="https://pypi.org/project/whisperx/#history",
     ),
@@ -25,7 +30,8 @@ RULES = (
         title="WhisperX shares an environment with transcribe-mcp",
         when=lambda m: every(present(m.version("whisperx")), present(m.version("transcribe-mcp"))),
         evidence=(
-            "whisperx {package.whisperx} pins torch 2.8 and huggingface-hub<1; transcribe-mcp wants huggingface-hub>=1"
+            "whisperx {package.whisperx} pins torch 2.8 and huggingface-hub<1; "
+            "transcribe-mcp needs huggingface-hub>=1"
         ),
         cause="Their requirements exclude each other.",
         consequence="Installing one breaks the other.",
@@ -35,16 +41,17 @@ RULES = (
     _rule(
         code="TM403",
         severity="error",
-        title="WhisperX on a Python it does not support",
+        title="WhisperX does not support this Python",
         when=lambda m: every(newer(m.version("whisperx"), "3.3.1"), newer(m.python, "3.14")),
         evidence="whisperx {package.whisperx} on Python {python}",
-        cause="WhisperX declares Python below 3.14, because torch 2.8 has no wheels for it.",
-        consequence="No torch can be installed that satisfies it.",
+        cause="WhisperX requires Python below 3.14, because torch 2.8 has no wheels for 3.14.",
+        consequence="No compatible torch can be installed.",
         fix=("transcribe-mcp doctor --plan --want whisperx",),
         source="https://pypi.org/project/whisperx/#history",
         patterns=(
             (
-                "Ignored the following versions that require a different python version.{0,400}whisperx"
+                "Ignored the following versions that require a different python"
+                " version.{0,400}whisperx"
             ),
             r"(?:requirement|distribution found for) whisperx\b",
         ),
@@ -52,14 +59,14 @@ RULES = (
     _rule(
         code="TM404",
         severity="error",
-        title="pyannote 3 with a torchaudio that dropped its functions",
+        title="pyannote 3 with a torchaudio that lacks its functions",
         when=lambda m: every(
             newer(m.version("torchaudio"), "2.9"), older(m.version("pyannote-audio"), "4")
         ),
         evidence="torchaudio {package.torchaudio}, pyannote.audio {package.pyannote-audio}",
         cause=(
             "torchaudio 2.9 removed info, AudioMetaData and list_audio_backends, which "
-            "pyannote 3 uses while it is imported."
+            "pyannote 3 uses at import."
         ),
         consequence="import pyannote.audio fails.",
         fix=(
@@ -69,8 +76,8 @@ RULES = (
         source="https://github.com/pytorch/audio/issues/3902",
         patterns=(
             (
-                "module '?torchaudio'? has no attribute "
-                "'?(?:AudioMetaData|info|list_audio_backends|set_audio_backend|backend)"
+                "module '?torchaudio'? has no attribute '?(?:AudioMetaData|info"
+                "|list_audio_backends|set_audio_backend|backend)"
             ),
             "cannot import name 'AudioMetaData' from 'torchaudio",
         ),
@@ -78,12 +85,12 @@ RULES = (
     _rule(
         code="TM405",
         severity="error",
-        title="torchaudio and torch do not belong together",
+        title="torchaudio does not match torch",
         when=lambda m: m.torchaudio_mismatch,
         evidence="torchaudio {package.torchaudio}, torch {package.torch}",
         cause=(
-            "torchaudio is compiled for one torch; 2.11.0, the last one, needs torch>=2.11 "
-            "but declares nothing, so no installer objects."
+            "torchaudio is compiled for one torch version. 2.11.0, the last release, needs "
+            "torch>=2.11 but does not declare it, so no installer objects."
         ),
         consequence="import torchaudio fails with an undefined symbol.",
         fix=("transcribe-mcp doctor --plan --want whisperx",),
@@ -97,18 +104,22 @@ RULES = (
     _rule(
         code="TM406",
         severity="warn",
-        title="torchcodec and torch do not belong together",
+        title="torchcodec does not match torch",
         when=lambda m: m.torchcodec_mismatch,
-        evidence="torchcodec {package.torchcodec} is for torch {torchcodec_wants}, installed is {package.torch}",
-        cause=(
-            "torchcodec is compiled for particular torch versions and declares none. The "
-            "same message also means: no FFmpeg libraries of a supported version, or a "
-            "CUDA build beside another torch."
+        evidence=(
+            "torchcodec {package.torchcodec} needs torch {torchcodec_wants}; installed is "
+            "{package.torch}"
         ),
-        consequence="pyannote 4 cannot open files; given decoded audio, it works.",
+        cause=(
+            "torchcodec is compiled for specific torch versions but declares none. The "
+            "same message also appears without supported FFmpeg libraries, or with a CUDA "
+            "build of torchcodec and another torch."
+        ),
+        consequence="pyannote 4 cannot open files; it works with decoded audio.",
         fix=(
             (
-                "# pass decoded audio (transcribe-mcp does), or take torchcodec from torch's own index"
+                "# pass decoded audio (transcribe-mcp does), or install torchcodec from "
+                "torch's own index"
             ),
         ),
         source="https://github.com/meta-pytorch/torchcodec#installing-torchcodec",
@@ -121,13 +132,17 @@ RULES = (
     _rule(
         code="TM407",
         severity="warn",
-        title="a CUDA 13 torchcodec beside another torch",
+        title="CUDA 13 build of torchcodec with another torch",
         when=lambda m: m.torchcodec_wrong_cuda,
         evidence=(
-            "torchcodec {package.torchcodec} from PyPI is a CUDA 13 build; torch is {package.torch} ({torch_variant})"
+            "torchcodec {package.torchcodec} from PyPI is a CUDA 13 build; torch is "
+            "{package.torch} ({torch_variant})"
         ),
-        cause="PyPI's torchcodec 0.11.0 and 0.14 and newer need libcudart.so.13 and libtorch_cuda.so.",
-        consequence="torchcodec cannot be loaded; pyannote 4 cannot open files.",
+        cause=(
+            "torchcodec 0.11.0 and 0.14 or newer from PyPI need libcudart.so.13 and "
+            "libtorch_cuda.so."
+        ),
+        consequence="torchcodec does not load; pyannote 4 cannot open files.",
         fix=(
             ("pip install torchcodec --index-url https://download.pytorch.org/whl/{torch_variant}"),
         ),
@@ -139,9 +154,14 @@ RULES = (
         severity="warn",
         title="no FFmpeg libraries for torchcodec",
         when=lambda m: every(m.torchcodec_no_ffmpeg, equals(m.system, "Linux")),
-        evidence="torchcodec {package.torchcodec} wants FFmpeg {torchcodec_ffmpeg}; the loader finds none of them",
-        cause="torchcodec opens the system's libavutil and kin; PyAV's own copies do not count.",
-        consequence="pyannote 4 cannot open files; given decoded audio, it works.",
+        evidence=(
+            "torchcodec {package.torchcodec} needs FFmpeg {torchcodec_ffmpeg}; the loader "
+            "finds no such version"
+        ),
+        cause=(
+            "torchcodec opens the system's FFmpeg libraries; the copies inside PyAV do not count."
+        ),
+        consequence="pyannote 4 cannot open files; it works with decoded audio.",
         fix=("sudo apt-get install ffmpeg",),
         source="https://github.com/meta-pytorch/torchcodec#installing-torchcodec",
         patterns=(r"libavutil\.so\.\d+: cannot open shared object file",),
@@ -153,21 +173,25 @@ RULES = (
         when=lambda m: every(newer(m.version("pyannote-audio"), "4.0"), negated(m.telemetry_off)),
         evidence="pyannote.audio {package.pyannote-audio} without PYANNOTE_METRICS_ENABLED=0",
         cause=(
-            "pyannote.audio 4 reports pipeline, file duration and number of speakers to otel.pyannote.ai by default."
+            "pyannote.audio 4 reports pipeline, file duration and number of speakers to "
+            "otel.pyannote.ai by default."
         ),
-        consequence="Something about your recordings leaves the machine.",
+        consequence="Metadata about your recordings leaves the machine.",
         fix=("export PYANNOTE_METRICS_ENABLED=0",),
         source="https://github.com/pyannote/pyannote-audio#telemetry",
     ),
     _rule(
         code="TM410",
         severity="error",
-        title="WhisperX calls pyannote 4 the old way",
+        title="WhisperX calls pyannote 4 with an old argument",
         when=lambda m: every(
             older(m.version("whisperx"), "3.8"), newer(m.version("pyannote-audio"), "4")
         ),
         evidence="whisperx {package.whisperx}, pyannote.audio {package.pyannote-audio}",
-        cause="pyannote.audio 4 renamed use_auth_token to token; WhisperX below 3.8 passes the old name.",
+        cause=(
+            "pyannote.audio 4 renamed use_auth_token to token; WhisperX below 3.8 passes "
+            "the old name."
+        ),
         consequence="Loading the speaker pipeline fails with TypeError.",
         fix=("transcribe-mcp doctor --plan --want whisperx",),
         source="https://github.com/pyannote/pyannote-audio/releases/tag/4.0.0",
@@ -176,17 +200,18 @@ RULES = (
     _rule(
         code="TM411",
         severity="warn",
-        title="pyannote's models need a token, and there is none",
+        title="pyannote's models need a token, but none is set",
         when=lambda m: every(present(m.version("pyannote-audio")), negated(m.token)),
         evidence="neither HF_TOKEN nor a saved token",
         cause=(
-            "pyannote's models are gated: their conditions must be accepted on "
-            "huggingface.co, then a token shows who did."
+            "pyannote's models are gated: accept their conditions on huggingface.co, then "
+            "use a token of that account."
         ),
-        consequence="The first download of a speaker model is refused.",
+        consequence="The first download of a speaker model fails.",
         fix=(
             (
-                "# accept the conditions at https://huggingface.co/pyannote/speaker-diarization-community-1"
+                "# accept the conditions at "
+                "https://huggingface.co/pyannote/speaker-diarization-community-1"
             ),
             "hf auth login",
         ),
@@ -205,7 +230,7 @@ RULES = (
         title="WhisperX needs the ffmpeg program",
         when=lambda m: every(present(m.version("whisperx")), negated(m.has_ffmpeg)),
         evidence="whisperx {package.whisperx}; no ffmpeg on the PATH",
-        cause="WhisperX decodes with the ffmpeg command line; transcribe-mcp does not need it.",
+        cause="WhisperX decodes with the ffmpeg program; transcribe-mcp does not need it.",
         consequence="Every file fails with FileNotFoundError.",
         fix=("sudo apt-get install ffmpeg",),
         source="https://github.com/m-bain/whisperX/blob/main/whisperx/audio.py",
@@ -222,8 +247,11 @@ RULES = (
         when=lambda m: every(
             present(m.version("onnxruntime")), present(m.version("onnxruntime-gpu"))
         ),
-        evidence="onnxruntime {package.onnxruntime} and onnxruntime-gpu {package.onnxruntime-gpu} share one folder",
-        cause="The two packages write the same files; the last one installed wins.",
+        evidence=(
+            "onnxruntime {package.onnxruntime} and onnxruntime-gpu "
+            "{package.onnxruntime-gpu} share one folder"
+        ),
+        cause="The two packages write the same files, so the last installation wins.",
         consequence="The GPU build silently becomes the CPU build, or imports fail.",
         fix=(
             "pip uninstall -y onnxruntime onnxruntime-gpu",
@@ -234,11 +262,14 @@ RULES = (
     _rule(
         code="TM414",
         severity="warn",
-        title="an onnxruntime-gpu without its CUDA",
+        title="onnxruntime-gpu without CUDA 13",
         when=lambda m: every(newer(m.version("onnxruntime-gpu"), "1.31.1"), negated(m.cublas13)),
-        evidence="onnxruntime-gpu {package.onnxruntime-gpu} is a CUDA 13 build; libcublas.so.13 is nowhere",
-        cause="onnxruntime-gpu moved to CUDA 13 and cuDNN 9.",
-        consequence="It falls back to the CPU with a warning.",
+        evidence=(
+            "onnxruntime-gpu {package.onnxruntime-gpu} is a CUDA 13 build; libcublas.so.13 "
+            "is missing"
+        ),
+        cause="Current onnxruntime-gpu releases need CUDA 13 and cuDNN 9.",
+        consequence="onnxruntime warns and uses the CPU.",
         fix=("pip install onnxruntime  # voice detection runs on the CPU anyway",),
         source="https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html",
         patterns=(
