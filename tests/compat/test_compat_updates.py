@@ -118,7 +118,7 @@ def test_nothing_new_exits_0(
 ) -> None:
     with index(Releases()) as address:
         assert asked(address, monkeypatch, "--facts", HEALTHY) == 0
-    assert "nothing new" in capsys.readouterr().out
+    assert "No new releases" in capsys.readouterr().out
 
 
 def test_a_new_release_exits_10_and_says_which_plans_and_findings_change(
@@ -140,7 +140,7 @@ def test_a_new_release_exits_10_and_says_which_plans_and_findings_change(
     assert by_name["ctranslate2"]["changes"] == ["+ pyyaml"]
     assert "plan gpu: ctranslate2==4.8.5 -> ctranslate2==4.9.0" in by_name["ctranslate2"]["effects"]
     assert "plan torch: torch==2.15.0 -> torch==2.16.0" in by_name["torch"]["effects"]
-    assert any("would bring TM309" in effect for effect in by_name["faster-whisper"]["effects"])
+    assert any("would cause TM309" in effect for effect in by_name["faster-whisper"]["effects"])
 
 
 def test_an_index_of_html_pages_is_understood(

@@ -41,6 +41,11 @@ def unknown(name: str, reason: str) -> Fact:
     return Fact(name, None, "", reason)
 
 
+def known_or(name: str, value: Any, source: str, reason: str) -> Fact:
+    """The fact, or why it is unknown if ``value`` is None."""
+    return unknown(name, reason) if value is None else known(name, value, source)
+
+
 class Facts(Mapping[str, Fact]):
     """All facts of one machine by name. ``value(name)`` is None for unknown and missing facts."""
 

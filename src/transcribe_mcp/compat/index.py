@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import PackageIndexError
-from .versions import normalised, parse_version, satisfies
+from .versions import is_prerelease, normalised, version_key
 
 DEFAULT_INDEX = "https://pypi.org/simple"
 ACCEPT = (
@@ -252,21 +252,7 @@ class _Anchors(HTMLParser):
             self.found.append(dict(attrs))
 
 
-def newest(files: list[File], python: str = "") -> File | None:
+def newest(files: list[File]) -> File | None:
     """The newest final release that was not yanked; prefers a file with metadata."""
-    best: File | None = None
-    for file in files:
-        version = parse_version(file.version)
-        if version is None or version.is_prerelease or file.yanked:
-            continue
-        if python and file.requires_python and not satisfies(python, file.requires_python):
-            continue
-        old = parse_version(best.version) if best else None
-        if (
-            best is None
-            or old is None
-            or version.key > old.key
-            or (version.key == old.key and file.has_metadata and not best.has_metadata)
-        ):
-            best = file
-    return best
+    usable = [file for file in files if not file.yanked and not is_prerelease(file.version)]
+    return max(usable, key=lambda f: (version_key(f.version), f.has_metadata), default=None)

@@ -15,7 +15,7 @@ from .errors import CompatError
 from .facts import Facts
 from .machine import Gpu, effective_driver, gpus_of
 from .tables import Tables
-from .versions import compare, parse_version, satisfies
+from .versions import compare, is_prerelease, satisfies, version_key
 
 WANTS: Mapping[str, str] = {
     "cpu": "transcription on the CPU",
@@ -225,18 +225,11 @@ def _ours(draft: _Draft, on_gpu: bool) -> list[Install]:
 
 def _newest(draft: _Draft, name: str, rows: Sequence[Mapping[str, Any]]) -> str:
     """``name==version`` of the newest final release that was not yanked."""
-    usable = [row for row in rows if not row.get("yanked") and not _is_pre(row["version"])]
-    best = usable[0]
-    for row in usable:
-        best = row if (compare(row["version"], best["version"]) or 0) > 0 else best
+    usable = [row for row in rows if not row.get("yanked") and not is_prerelease(row["version"])]
+    best = max(usable, key=lambda row: version_key(row["version"]))
     table = tables.table(name.replace("-", "_").replace(".", "_"))
     draft.choose(name, best["version"], "newest release known to work", table.source)
     return f"{name}=={best['version']}"
-
-
-def _is_pre(text: str) -> bool:
-    version = parse_version(text)
-    return version is None or version.is_prerelease
 
 
 def _pin(draft: _Draft, package: str) -> str:

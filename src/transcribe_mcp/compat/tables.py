@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import TableError
-from .versions import compare, minor_of, parse_version
+from .versions import compare, minor_of, parse_version, version_key
 
 DATA = Path(__file__).with_name("data")
 _SPAN = re.compile(r"(\d+\.\d+)-(\d+\.\d+)")
@@ -80,11 +80,7 @@ def row_for(rows: Sequence[Mapping[str, Any]], version: str) -> Mapping[str, Any
         for row in rows
         if (order := compare(row["version"], version)) is not None and order <= 0
     ]
-    best: Mapping[str, Any] | None = None
-    for row in below:
-        if best is None or (compare(row["version"], best["version"]) or 0) > 0:
-            best = row
-    return best
+    return max(below, key=lambda row: version_key(row["version"]), default=None)
 
 
 def torch_row(version: str) -> Mapping[str, Any] | None:

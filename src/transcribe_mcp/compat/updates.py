@@ -15,7 +15,7 @@ from .facts import Fact, Facts
 from .index import File, Index, newest, pip_configuration
 from .plan import WANTS, make_plan
 from .tables import Tables
-from .versions import compare, minor_of, parse_requirement
+from .versions import compare, minor_of, parse_requirement, version_key
 
 _CONNECTIONS = 8
 _TABLE_OF = {
@@ -58,11 +58,7 @@ def known_version(package: str) -> str:
     """The newest release in the tables."""
     if package in _TABLE_OF:
         rows = [row for row in tables.table(_TABLE_OF[package]).rows if not row.get("yanked")]
-        versions = [str(row["version"]) for row in rows]
-        best = versions[0]
-        for version in versions:
-            best = version if (compare(version, best) or 0) > 0 else best
-        return best
+        return max((str(row["version"]) for row in rows), key=version_key)
     rows = [row for row in tables.table("packages").rows if row["name"] == package]
     return str(rows[0]["newest_known"])
 

@@ -64,6 +64,18 @@ def parse_version(text: str) -> Version | None:
     return Version(text, release, key, (match["local"] or "").lower(), is_pre)
 
 
+def version_key(text: str) -> tuple[Any, ...]:
+    """Sort key of a version; a text that is not a version comes first."""
+    version = parse_version(text)
+    return version.key if version else ()
+
+
+def is_prerelease(text: str) -> bool:
+    """Also true for a text that is not a version."""
+    version = parse_version(text)
+    return version is None or version.is_prerelease
+
+
 def compare(left: str, right: str) -> int | None:
     """-1, 0 or 1, local parts ignored; None if either is not a version."""
     a = parse_version(left)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from ..facts import Fact, known, unknown
+from ..facts import Fact, known, known_or, unknown
 from ..gpu_binaries import read_gpu_code
 from .files import entries_of, text_of
 from .packages import installed_folders, package_folder
@@ -30,15 +30,10 @@ def probe_torch() -> Iterator[Fact]:
     source = str(folder / "version.py") if folder else ""
     version = _VERSION_LINE.search(text)
     cuda = _CUDA_LINE.search(text)
-    yield (
-        known("torch.version", version[1], source)
-        if version
-        else unknown("torch.version", f"not in {source}")
-    )
-    if cuda:
-        yield known("torch.cuda", cuda[1] or cuda[2] or "cpu", source)
-    else:
-        yield unknown("torch.cuda", f"not in {source}")
+    reason = f"not in {source}"
+    yield known_or("torch.version", version[1] if version else None, source, reason)
+    variant = cuda[1] or cuda[2] or "cpu" if cuda else None
+    yield known_or("torch.cuda", variant, source, reason)
 
 
 def ctranslate2_libraries() -> list[Path]:

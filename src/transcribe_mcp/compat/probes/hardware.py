@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..facts import Fact, known, unknown
+from ..facts import Fact, known, known_or, unknown
 from .files import text_of
 
 # Instruction sets by which CTranslate2, oneDNN or onnxruntime select kernels.
@@ -44,17 +44,11 @@ def _usable() -> Fact:
 
 def _linux_cpu(text: str) -> Iterator[Fact]:
     model = re.search(r"^(?:model name|Model|Hardware)\s*:\s*(.+)$", text, re.MULTILINE)
-    yield (
-        known("cpu.model", model[1].strip(), "/proc/cpuinfo")
-        if model
-        else unknown("cpu.model", "not in /proc/cpuinfo")
-    )
+    name = model[1].strip() if model else None
+    yield known_or("cpu.model", name, "/proc/cpuinfo", "not in /proc/cpuinfo")
     line = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
-    if line:
-        has = set(line[1].split())
-        yield known("cpu.flags", [flag for flag in FLAGS if flag in has], "/proc/cpuinfo")
-    else:
-        yield unknown("cpu.flags", "not in /proc/cpuinfo")
+    flags = [flag for flag in FLAGS if flag in line[1].split()] if line else None
+    yield known_or("cpu.flags", flags, "/proc/cpuinfo", "not in /proc/cpuinfo")
     cores = set(
         re.findall(r"^physical id\s*:\s*(\d+)$(?:.*\n)*?^core id\s*:\s*(\d+)$", text, re.MULTILINE)
     )
@@ -75,16 +69,9 @@ def _mac_cpu() -> Iterator[Fact]:
     names = ("machdep.cpu.brand_string", "hw.physicalcpu", "sysctl.proc_translated")
     values = {name: _sysctl(name) for name in names}
     brand, physical, translated = (values[name] for name in names)
-    yield (
-        known("cpu.model", brand, "sysctl")
-        if brand
-        else unknown("cpu.model", "sysctl does not say")
-    )
-    yield (
-        known("cpu.physical", int(physical), "sysctl")
-        if physical
-        else unknown("cpu.physical", "sysctl does not say")
-    )
+    yield known_or("cpu.model", brand or None, "sysctl", "sysctl does not say")
+    cores = int(physical) if physical else None
+    yield known_or("cpu.physical", cores, "sysctl", "sysctl does not say")
     yield known("cpu.translated", translated == "1", "sysctl.proc_translated")
 
 
@@ -143,10 +130,8 @@ def probe_memory() -> Iterator[Fact]:
             ("memory.total_bytes", "MemTotal"),
             ("memory.available_bytes", "MemAvailable"),
         ):
-            if key in sizes:
-                yield known(name, int(sizes[key]) * 1024, "/proc/meminfo")
-            else:
-                yield unknown(name, "not in /proc/meminfo")
+            size_bytes = int(sizes[key]) * 1024 if key in sizes else None
+            yield known_or(name, size_bytes, "/proc/meminfo", "not in /proc/meminfo")
         yield _memory_limit()
     else:
         yield _total_memory()
@@ -168,11 +153,8 @@ def _total_memory() -> Fact:
     name = "memory.total_bytes"
     if sys.platform == "darwin":
         text = _sysctl("hw.memsize")
-        return (
-            known(name, int(text), "sysctl hw.memsize")
-            if text.isdigit()
-            else unknown(name, "sysctl does not say")
-        )
+        size_bytes = int(text) if text.isdigit() else None
+        return known_or(name, size_bytes, "sysctl hw.memsize", "sysctl does not say")
     if sys.platform == "win32":
         return _windows_memory(name)
     return unknown(name, "not read on this system")

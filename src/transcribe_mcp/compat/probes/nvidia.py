@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..facts import Fact, known, unknown
+from ..facts import Fact, known, known_or, unknown
 from .files import entries_of, text_of
 
 TIMEOUT_S = 15.0
@@ -108,33 +108,18 @@ def _answer(api: str) -> tuple[dict[str, Any], str]:
 
 def _driver_facts(nvml: dict[str, Any], cuda: dict[str, Any]) -> Iterator[Fact]:
     reported = nvml.get("driver")
-    yield (
-        known("nvidia.nvml_driver", reported, "NVML")
-        if reported
-        else unknown("nvidia.nvml_driver", "NVML does not say")
-    )
+    yield known_or("nvidia.nvml_driver", reported or None, "NVML", "NVML does not say")
     code = nvml.get("nvml_code")
-    yield (
-        known("nvidia.nvml_code", code, "nvmlInit_v2")
-        if code is not None
-        else unknown("nvidia.nvml_code", "no NVML")
-    )
+    yield known_or("nvidia.nvml_code", code, "nvmlInit_v2", "no NVML")
     path = cuda.get("libcuda")
     if path:
         yield known("nvidia.libcuda", path, "mapped in the child")
         real = re.search(r"libcuda\.so\.(\d+\.\d+(?:\.\d+)?)", os.path.realpath(path))
-        name = "nvidia.user_driver"
-        yield (
-            known(name, real[1], "name of libcuda")
-            if real
-            else unknown(name, "libcuda's name holds no version")
-        )
+        version = real[1] if real else None
+        reason = "libcuda's name has no version"
+        yield known_or("nvidia.user_driver", version, "name of libcuda", reason)
     else:
         yield unknown("nvidia.libcuda", "libcuda.so.1 cannot be opened")
     for name, key in (("nvidia.cuinit", "cuinit"), ("nvidia.cuda_version", "cuda_version")):
         value = cuda.get(key, nvml.get(key))
-        yield (
-            known(name, value, "CUDA driver")
-            if value is not None
-            else unknown(name, "no CUDA driver library")
-        )
+        yield known_or(name, value, "CUDA driver", "no CUDA driver library")

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..facts import Fact, known, unknown
+from ..facts import Fact, known, known_or, unknown
 from ..paths import data_dir
 from .files import text_of
 
@@ -42,11 +42,8 @@ def _distribution() -> Fact:
         for line in text.splitlines()
         if line.startswith("PRETTY_NAME=")
     ]
-    return (
-        known("os.distribution", names[0], "/etc/os-release")
-        if names
-        else unknown("os.distribution", "no os-release")
-    )
+    name = names[0] if names else None
+    return known_or("os.distribution", name, "/etc/os-release", "no os-release")
 
 
 def _libc() -> Fact:
