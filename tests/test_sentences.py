@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transcribe_mcp.domain.sentences import (
-    LONGEST_PAUSE_S,
+    MAX_PAUSE_S,
     PAUSE_S,
     PUNCTUATED_LIMIT,
     UNPUNCTUATED_LIMIT,
@@ -102,7 +102,7 @@ def test_a_closing_mark_on_its_own_stays_with_its_sentence() -> None:
 
 
 def test_a_very_long_pause_ends_a_sentence_whatever_is_written() -> None:
-    assert sentences(f"I thought, /{LONGEST_PAUSE_S}/ and went.") == ["I thought,", "and went."]
+    assert sentences(f"I thought, /{MAX_PAUSE_S}/ and went.") == ["I thought,", "and went."]
 
 
 def test_a_pause_in_a_sentence_that_goes_on_to_its_full_stop_does_not_end_it() -> None:
@@ -207,7 +207,7 @@ def test_every_word_is_in_exactly_one_sentence_and_no_sentence_is_too_long(
         assert len(group) == 1 or group[-1].end - group[0].start <= limit_s
         assert len(group) == 1 or sum(len(word.text) for word in group) <= limit_chars
         for before, after in pairwise(group):
-            assert after.start - before.end < LONGEST_PAUSE_S or after.text in (
+            assert after.start - before.end < MAX_PAUSE_S or after.text in (
                 ".",
                 "。",
                 "14",

@@ -124,7 +124,7 @@ def test_a_figure_that_is_no_number_was_not_measured() -> None:
     ids=["overlap", "creeping backwards", "after the segment", "out of order"],
 )
 def test_words_that_contradict_each_other_make_no_segment(words: list[Word]) -> None:
-    with pytest.raises(ValueError, match=r"overlap|hold its words"):
+    with pytest.raises(ValueError, match=r"overlap|contain its words"):
         Segment(0, 2, "".join(word.text for word in words), tuple(words))
 
 

@@ -1,44 +1,44 @@
-"""Everything that can go wrong, as one tree.
+"""All errors, as one tree.
 
     TranscribeError
-    ├── UsageError                  the request contradicts itself or names something unknown
-    │   ├── UnknownNameError        a model, engine, format or language that does not exist
-    │   └── UnsupportedTaskError    the chosen model cannot do what was asked
-    ├── SourceError                 a recording cannot be used
+    ├── UsageError                  contradictory options, or an unknown name
+    │   ├── UnknownNameError        no such model, engine, format or language
+    │   └── UnsupportedTaskError    the model does not support the task or language
+    ├── SourceError                 unusable recording
     │   ├── SourceNotFoundError
     │   ├── SourceUnreadableError   the system refuses to open it
-    │   ├── SourceRefusedError      outside what may be read, hidden, or an address that may not be fetched
-    │   ├── SourceTooLargeError     larger or longer than the limits
-    │   ├── SourceFetchError        an address answers with something else than a recording
-    │   ├── NotMediaError           the content is no audio or video that can be decoded
-    │   └── NoAudioError            media without a sound track, or with no samples in it
-    ├── ModelError                  a model cannot be used
-    │   ├── ModelUnavailableError   not on this machine and not to be fetched now
-    │   ├── DownloadError           fetching it failed
-    │   └── ModelFormatError        its files are damaged or in a layout that is not supported
-    ├── EngineError                 an engine cannot run
-    │   ├── EngineUnavailableError  its package is not installed, or the machine lacks what it needs
-    │   └── EngineFailedError       it was running and failed
-    │       └── OutOfMemoryError    the device has not enough memory for this batch
-    ├── OutputError                 a result cannot be written
+    │   ├── SourceRefusedError      outside the allowed directories, hidden, or a forbidden URL
+    │   ├── SourceTooLargeError     above the limits of size or duration
+    │   ├── SourceFetchError        no recording at the URL
+    │   ├── NotMediaError           no audio or video that can be decoded
+    │   └── NoAudioError            no audio track, or one without samples
+    ├── ModelError                  unusable model
+    │   ├── ModelUnavailableError   neither on this machine nor available for download
+    │   ├── DownloadError           failed download
+    │   └── ModelFormatError        damaged files, or an unsupported layout
+    ├── EngineError                 unusable engine
+    │   ├── EngineUnavailableError  missing package, or missing hardware
+    │   └── EngineFailedError       failure at run time
+    │       └── OutOfMemoryError    too little memory on the device for this batch
+    ├── OutputError                 the result cannot be written
     │   └── OutputExistsError
-    ├── JobError                    a job cannot do what was asked of it
-    │   ├── JobNotFoundError        no job has this id
-    │   ├── JobStateError           it is not in a state for this
-    │   ├── QueueFullError          as many jobs wait as may wait
-    │   ├── SourceChangedError      the recording is not the one that the job began with
-    │   └── WorkerFailedError       the worker's process ended under it, twice at the same place
-    ├── StoreError                  the store of jobs and transcripts cannot be used
-    │   ├── StoreBusyError          another process holds it
+    ├── JobError                    failed request about a job
+    │   ├── JobNotFoundError        no job with this id
+    │   ├── JobStateError           not possible in the present state of the job
+    │   ├── QueueFullError          too many queued jobs
+    │   ├── SourceChangedError      the recording changed after the job had started
+    │   └── WorkerFailedError       the worker crashed twice at the same point of the job
+    ├── StoreError                  unusable database of jobs and transcripts
+    │   ├── StoreBusyError          locked by another process for too long
     │   ├── StoreDamagedError
-    │   ├── StoreVersionError       a newer version of this program wrote it
-    │   ├── StoreFullError          no room on the disk
-    │   ├── StoreReplacedError      its file was deleted or replaced while it was open
-    │   └── StoreWriterError        the process that writes to it cannot be started
-    └── CancelledError              the user stopped it
+    │   ├── StoreVersionError       written by a newer version of this program
+    │   ├── StoreFullError          the disk is full
+    │   ├── StoreReplacedError      the file was deleted or replaced while open
+    │   └── StoreWriterError        the writer process cannot be started
+    └── CancelledError              stopped by the user
 
-Front ends translate from the class attributes alone; no code appears twice. A message says what failed and the
-value, ``hint`` says the way out.
+Front ends use only the class attributes; every code is unique. The message names the failure and
+the value, ``hint`` the way out.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from typing import ClassVar
 
 
 class TranscribeError(Exception):
-    """Root of the tree. ``str(error)`` is one line; ``hint`` is the way out, or empty."""
+    """Base class. ``str(error)`` is one line; ``hint`` is the way out, or empty."""
 
     code: ClassVar[str] = "error"
     http_status: ClassVar[int] = 500

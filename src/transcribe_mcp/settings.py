@@ -1,6 +1,7 @@
-"""The settings of a user or a machine, read from the environment (prefix ``TRANSCRIBE_MCP_``).
+"""Settings of a user or a machine, read from environment variables with the prefix
+``TRANSCRIBE_MCP_``.
 
-What a single call can choose is an option of that call; a setting is its default.
+Settings are defaults: an option of a command or a tool call takes precedence.
 """
 
 from __future__ import annotations
@@ -18,36 +19,36 @@ from .errors import UsageError
 
 
 class Settings(BaseSettings):
-    """One record, one prefix. Every field is also ``TRANSCRIBE_MCP_<FIELD>`` in the environment."""
+    """All settings. The variable of a field is ``TRANSCRIBE_MCP_<FIELD>``."""
 
     model_config = SettingsConfigDict(env_prefix="TRANSCRIBE_MCP_", frozen=True)
 
     model: str = Field(
-        default="auto", description="default model: catalogue name, Hub id or directory"
+        default="auto",
+        description="model: a name from the catalogue, a Hugging Face ID or a directory",
     )
     data_dir: Path = Field(
         default_factory=lambda: Path(platformdirs.user_data_dir("transcribe-mcp")),
-        description="what must be kept: jobs and transcripts",
+        description="directory for jobs and transcripts",
     )
     cache_dir: Path = Field(
         default_factory=lambda: Path(platformdirs.user_cache_dir("transcribe-mcp")),
-        description="what can be made again: converted models",
+        description="directory for converted models and other files that can be recreated",
     )
-    threads: int = Field(
-        default=0, ge=0, description="CPU threads; 0 means every core this process may use"
-    )
+    threads: int = Field(default=0, ge=0, description="CPU threads; 0 uses all available cores")
     offline: bool = Field(
-        default=False, description="no network call at all (HF_HUB_OFFLINE does the same)"
+        default=False, description="never use the network; HF_HUB_OFFLINE=1 has the same effect"
     )
     database_url: str = Field(
-        default="", description="PostgreSQL for jobs and transcripts; empty is SQLite in data_dir"
+        default="",
+        description="URL of a PostgreSQL database for jobs and transcripts; SQLite if empty",
     )
     allowed_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
         default=(),
-        description="directories whose recordings a server may read, separated as in PATH",
+        description="directories from which a server may read recordings, separated as in PATH",
     )
     allow_urls: bool = Field(
-        default=False, description="a server may fetch recordings from public addresses"
+        default=False, description="a server may download recordings from public URLs"
     )
     token: SecretStr = Field(
         default=SecretStr(""), description="bearer token that HTTP clients of a server must send"
@@ -56,32 +57,34 @@ class Settings(BaseSettings):
         default=5.0,
         gt=0,
         allow_inf_nan=False,
-        description="GiB of the largest recording that a server takes",
+        description="size limit of a server for one recording, in GiB",
     )
     max_duration_hours: float = Field(
-        default=24.0, gt=0, description="hours of the longest recording that a server takes"
+        default=24.0, gt=0, description="duration limit of a server for one recording, in hours"
     )
     start_workers: bool = Field(
         default=True,
-        description="commands and servers start the workers of this machine; false leaves it to a service",
+        description="commands and servers start workers; false if a service runs them",
     )
     workers: int = Field(
-        default=0, ge=0, description="workers on this machine; 0 means one for every usable GPU"
+        default=0,
+        ge=0,
+        description="number of workers; 0 starts one for each usable GPU, or one on the CPU",
     )
     keep_days: float = Field(
-        default=0, ge=0, description="days that finished jobs are kept; 0 keeps them for good"
+        default=0,
+        ge=0,
+        description="days after which finished jobs are deleted; 0 never deletes automatically",
     )
     unload_after_s: float = Field(
         default=300,
         ge=0,
-        description="idle seconds until a worker gives back its model; 0: at once",
+        description="idle seconds after which a worker unloads its model; 0 unloads at once",
     )
     exit_after_s: float = Field(
-        default=1800, ge=0, description="idle seconds until the workers end; 0: at once"
+        default=1800, ge=0, description="idle seconds after which workers exit; 0 exits at once"
     )
-    max_queue_length: int = Field(
-        default=1000, gt=0, description="jobs that may wait at once, at least 1"
-    )
+    max_queue_length: int = Field(default=1000, gt=0, description="maximum number of queued jobs")
 
     @field_validator("allowed_roots", mode="before")
     @classmethod
@@ -93,10 +96,10 @@ class Settings(BaseSettings):
 
 @lru_cache(maxsize=1)
 def settings() -> Settings:
-    """Read once.
+    """The settings of this process, read once.
 
     Raises:
-        UsageError: a variable holds what its setting cannot be.
+        UsageError: a variable has an invalid value.
     """
     try:
         return Settings()
@@ -104,11 +107,11 @@ def settings() -> Settings:
         wrong = error.errors()[0]
         variable = f"TRANSCRIBE_MCP_{wrong['loc'][0]}".upper()
         message = f"the variable {variable} is {wrong['input']!r}: {wrong['msg']}"
-        raise UsageError(message, hint="correct the variable, or unset it") from error
+        raise UsageError(message, hint="correct or unset the variable") from error
 
 
 def usable_cores() -> int:
-    """Cores this process may use: its affinity, and a container's quota where it has one."""
+    """Logical cores available to this process, by CPU affinity and the quota of a container."""
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )

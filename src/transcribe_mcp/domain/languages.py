@@ -1,10 +1,11 @@
 """The languages of Whisper's models, with the codes and names that callers use for them.
 
-``OTHER_NAMES`` has one row per language, with entries separated by commas. Each row holds, where they differ from the
-model's own code and English name: the codes of ISO 639-1, 639-2 (both forms) and 639-3, withdrawn codes, the codes of
-single languages that a macrolanguage code covers, other English names, and the language's own names. Sources: the code
-tables of ISO 639-3 (https://iso639-3.sil.org/code_tables/download_tables) and the locale data of Unicode CLDR
-(https://cldr.unicode.org), plus the aliases of openai-whisper's ``tokenizer.py``.
+``OTHER_NAMES`` has one row per language, with entries separated by commas. A row lists the names
+that differ from Whisper's code and English name: the codes of ISO 639-1, 639-2 (both forms) and
+639-3, withdrawn codes, codes of the members of a macrolanguage, other English names, and native
+names. Sources: the code tables of ISO 639-3 (https://iso639-3.sil.org/code_tables/download_tables)
+and the locale data of Unicode CLDR (https://cldr.unicode.org), plus the aliases of openai-whisper's
+``tokenizer.py``.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ AUTO = "auto"
 OTHER_NAMES = {
     "af": "afr",
     "am": "amh, አማርኛ",
-    "ar": "ara, arb, arz, apc, ary, arq, aeb, acm, afb, ajp, apd, ars, modern standard arabic, العربية, عربي",
+    "ar": (
+        "ara, arb, arz, apc, ary, arq, aeb, acm, afb, ajp, apd, ars, modern standard arabic, "
+        "العربية, عربي"
+    ),
     "as": "asm, অসমীয়া",
     "az": "aze, azj, azb, azeri, azərbaycan, azərbaycan dili, azərbaycanca",
     "ba": "bak, башҡорт, башҡорт теле, башҡортса",
@@ -36,10 +40,19 @@ OTHER_NAMES = {
     "cs": "ces, cze, čeština, česky",
     "cy": "cym, wel, cymraeg",
     "da": "dan, dansk",
-    "de": "deu, ger, gsw, deutsch, austrian german, swiss german, swiss high german, hochdeutsch, schweizerdeutsch",
+    "de": (
+        "deu, ger, gsw, deutsch, austrian german, swiss german, swiss high german, "
+        "hochdeutsch, schweizerdeutsch"
+    ),
     "el": "ell, gre, modern greek, ελληνικά",
-    "en": "eng, american english, australian english, british english, canadian english, indian english",
-    "es": "spa, castilian, european spanish, latin american spanish, mexican spanish, español, castellano",
+    "en": (
+        "eng, american english, australian english, british english, canadian english, "
+        "indian english"
+    ),
+    "es": (
+        "spa, castilian, european spanish, latin american spanish, mexican spanish, español, "
+        "castellano"
+    ),
     "et": "est, ekk, vro, eesti, eesti keel",
     "eu": "eus, baq, euskara, euskera",
     "fa": "fas, per, pes, prs, farsi, dari, فارسی, دری",
@@ -89,7 +102,9 @@ OTHER_NAMES = {
     "pa": "pan, pnb, panjabi, ਪੰਜਾਬੀ, پنجابی",
     "pl": "pol, polski",
     "ps": "pus, pbt, pbu, pst, pushto, پښتو",
-    "pt": "por, brazilian, brazilian portuguese, european portuguese, português, português brasileiro",
+    "pt": (
+        "por, brazilian, brazilian portuguese, european portuguese, português, português brasileiro"
+    ),
     "ro": "ron, rum, mo, mol, moldavian, moldovan, română, limba română",
     "ru": "rus, русский, русский язык, по-русски",
     "sa": "san, संस्कृतम्, संस्कृत, संस्कृत भाषा",
@@ -119,34 +134,39 @@ OTHER_NAMES = {
     "yi": "yid, ji, ydd, yih, ייִדיש, אידיש",
     "yo": "yor, èdè yorùbá",
     "yue": "zh-yue, yue chinese, cantonese chinese, 粵語, 粤语, 廣東話, 广东话, 廣州話, 广州话",
-    "zh": "zho, chi, cmn, mandarin, mandarin chinese, simplified chinese, traditional chinese, putonghua, "
-    "中文, 汉语, 漢語, 普通话, 普通話, 國語, 国语, 华语, 華語",
+    "zh": (
+        "zho, chi, cmn, mandarin, mandarin chinese, simplified chinese, traditional chinese, "
+        "putonghua, 中文, 汉语, 漢語, 普通话, 普通話, 國語, 国语, 华语, 華語"
+    ),
 }
 
-# Codes of countries that are often given for a language, and are no code of a language that the models know.
+# Country codes that users often give for a language, except those that are also codes of Whisper.
 OF_COUNTRY = {
-    "al": "sq", "at": "de", "cn": "zh", "cz": "cs", "dk": "da", "ee": "et", "gb": "en", "ge": "ka", "gr": "el",
-    "hk": "yue", "il": "he", "ir": "fa", "jp": "ja", "kr": "ko", "kz": "kk", "mx": "es", "ph": "tl", "pk": "ur",
-    "rs": "sr", "se": "sv", "tw": "zh", "ua": "uk", "us": "en", "vn": "vi",
+    "al": "sq", "at": "de", "cn": "zh", "cz": "cs", "dk": "da", "ee": "et", "gb": "en", "ge": "ka",
+    "gr": "el", "hk": "yue", "il": "he", "ir": "fa", "jp": "ja", "kr": "ko", "kz": "kk", "mx": "es",
+    "ph": "tl", "pk": "ur", "rs": "sr", "se": "sv", "tw": "zh", "ua": "uk", "us": "en", "vn": "vi",
 }  # fmt: skip
 
-# As in openai-whisper's tokenizer.py: 99 languages of the first models, Cantonese since large-v3.
+# As in openai-whisper's tokenizer.py: 99 languages, and Cantonese since large-v3.
 LANGUAGES = {
-    "af": "afrikaans", "am": "amharic", "ar": "arabic", "as": "assamese", "az": "azerbaijani", "ba": "bashkir",
-    "be": "belarusian", "bg": "bulgarian", "bn": "bengali", "bo": "tibetan", "br": "breton", "bs": "bosnian",
-    "ca": "catalan", "cs": "czech", "cy": "welsh", "da": "danish", "de": "german", "el": "greek", "en": "english",
-    "es": "spanish", "et": "estonian", "eu": "basque", "fa": "persian", "fi": "finnish", "fo": "faroese",
-    "fr": "french", "gl": "galician", "gu": "gujarati", "ha": "hausa", "haw": "hawaiian", "he": "hebrew",
-    "hi": "hindi", "hr": "croatian", "ht": "haitian creole", "hu": "hungarian", "hy": "armenian", "id": "indonesian",
-    "is": "icelandic", "it": "italian", "ja": "japanese", "jw": "javanese", "ka": "georgian", "kk": "kazakh",
-    "km": "khmer", "kn": "kannada", "ko": "korean", "la": "latin", "lb": "luxembourgish", "ln": "lingala", "lo": "lao",
-    "lt": "lithuanian", "lv": "latvian", "mg": "malagasy", "mi": "maori", "mk": "macedonian", "ml": "malayalam",
-    "mn": "mongolian", "mr": "marathi", "ms": "malay", "mt": "maltese", "my": "myanmar", "ne": "nepali", "nl": "dutch",
-    "nn": "nynorsk", "no": "norwegian", "oc": "occitan", "pa": "punjabi", "pl": "polish", "ps": "pashto",
-    "pt": "portuguese", "ro": "romanian", "ru": "russian", "sa": "sanskrit", "sd": "sindhi", "si": "sinhala",
-    "sk": "slovak", "sl": "slovenian", "sn": "shona", "so": "somali", "sq": "albanian", "sr": "serbian",
-    "su": "sundanese", "sv": "swedish", "sw": "swahili", "ta": "tamil", "te": "telugu", "tg": "tajik", "th": "thai",
-    "tk": "turkmen", "tl": "tagalog", "tr": "turkish", "tt": "tatar", "uk": "ukrainian", "ur": "urdu", "uz": "uzbek",
+    "af": "afrikaans", "am": "amharic", "ar": "arabic", "as": "assamese", "az": "azerbaijani",
+    "ba": "bashkir", "be": "belarusian", "bg": "bulgarian", "bn": "bengali", "bo": "tibetan",
+    "br": "breton", "bs": "bosnian", "ca": "catalan", "cs": "czech", "cy": "welsh", "da": "danish",
+    "de": "german", "el": "greek", "en": "english", "es": "spanish", "et": "estonian",
+    "eu": "basque", "fa": "persian", "fi": "finnish", "fo": "faroese", "fr": "french",
+    "gl": "galician", "gu": "gujarati", "ha": "hausa", "haw": "hawaiian", "he": "hebrew",
+    "hi": "hindi", "hr": "croatian", "ht": "haitian creole", "hu": "hungarian", "hy": "armenian",
+    "id": "indonesian", "is": "icelandic", "it": "italian", "ja": "japanese", "jw": "javanese",
+    "ka": "georgian", "kk": "kazakh", "km": "khmer", "kn": "kannada", "ko": "korean", "la": "latin",
+    "lb": "luxembourgish", "ln": "lingala", "lo": "lao", "lt": "lithuanian", "lv": "latvian",
+    "mg": "malagasy", "mi": "maori", "mk": "macedonian", "ml": "malayalam", "mn": "mongolian",
+    "mr": "marathi", "ms": "malay", "mt": "maltese", "my": "myanmar", "ne": "nepali", "nl": "dutch",
+    "nn": "nynorsk", "no": "norwegian", "oc": "occitan", "pa": "punjabi", "pl": "polish",
+    "ps": "pashto", "pt": "portuguese", "ro": "romanian", "ru": "russian", "sa": "sanskrit",
+    "sd": "sindhi", "si": "sinhala", "sk": "slovak", "sl": "slovenian", "sn": "shona",
+    "so": "somali", "sq": "albanian", "sr": "serbian", "su": "sundanese", "sv": "swedish",
+    "sw": "swahili", "ta": "tamil", "te": "telugu", "tg": "tajik", "th": "thai", "tk": "turkmen",
+    "tl": "tagalog", "tr": "turkish", "tt": "tatar", "uk": "ukrainian", "ur": "urdu", "uz": "uzbek",
     "vi": "vietnamese", "yi": "yiddish", "yo": "yoruba", "yue": "cantonese", "zh": "chinese",
 }  # fmt: skip
 
@@ -154,22 +174,24 @@ LANGUAGES = {
 _AUTOMATIC = frozenset(
     {"auto", "autodetect", "auto-detect", "auto detect", "automatic", "detect", "und"}
 )
-_REGION = re.compile(
-    r"-[a-z0-9 -]+| ([a-z]{2}|[a-z]{4})"
-)  # -us, -hans-cn, - united states; after a space a code alone
+# -us, -hans-cn, - united states; after a space only a code.
+_REGION = re.compile(r"-[a-z0-9 -]+| ([a-z]{2}|[a-z]{4})")
 
 
-def requested_language(wanted: str) -> str:
-    """``auto``, or the code of a language as the models have it.
+def requested_language(name: str) -> str:
+    """``auto``, or Whisper's code of a language.
 
-    Accepts Whisper's codes, ISO 639-1, 639-2 and 639-3, English names and own names, in any letter case, with or
-    without a region or script: ``de``, ``deu``, ``de_AT.UTF-8``, ``German``, ``Deutsch``, ``Portuguese (Brazil)``.
+    Accepts Whisper's codes, ISO 639-1, 639-2 and 639-3, English and native names, in any letter
+    case, with or without a region or script: ``de``, ``deu``, ``de_AT.UTF-8``, ``German``,
+    ``Deutsch``, ``Portuguese (Brazil)``.
 
     Raises:
-        UnknownNameError: the models know no such language; the hint suggests the nearest.
+        UnknownNameError: Whisper does not support the language; the hint suggests the nearest one.
     """
-    name, _, inside = unicodedata.normalize("NFKC", wanted).partition("(")
-    name, inside = _folded(re.split("[.@]", name, maxsplit=1)[0]), _folded(inside.rstrip(") "))
+    given = name[:64]
+    name, _, inside = unicodedata.normalize("NFKC", name).partition("(")
+    name = _folded(re.split("[.@]", name, maxsplit=1)[0])
+    inside = _folded(inside.rstrip(") "))
     if name in _AUTOMATIC:
         return AUTO
     codes = _codes()
@@ -183,7 +205,7 @@ def requested_language(wanted: str) -> str:
     if first in codes and _REGION.fullmatch(region) and not names_another:
         return codes[first]
     raise UnknownNameError(
-        f"there is no language {wanted[:64]!r} that the models know",
+        f"there is no language {given!r}",
         hint=_language_hint(first, name, codes),
     )
 
@@ -192,7 +214,7 @@ def _language_hint(first: str, name: str, codes: Mapping[str, str]) -> str:
     if first in OF_COUNTRY:
         near = [OF_COUNTRY[first]]
     else:
-        names = [each for each in codes if len(each) > 3]  # short codes are all alike
+        names = [each for each in codes if len(each) > 3]  # short codes resemble each other
         near = list(
             dict.fromkeys(
                 codes[each] for each in difflib.get_close_matches(name, names, n=3, cutoff=0.7)
@@ -204,7 +226,7 @@ def _language_hint(first: str, name: str, codes: Mapping[str, str]) -> str:
 
 
 def _folded(name: str) -> str:
-    """Letter case, accents, apostrophes, quotes and kinds of spaces and dashes make no difference."""
+    """Normalize letter case, accents, apostrophes, quotes, spaces and dashes."""
     letters = unicodedata.normalize("NFKD", name.casefold())
     kept = "".join(c for c in letters if unicodedata.category(c) != "Mn" and c not in _MARKS)
     return " ".join(re.sub(r"\s*[_\-‐‑–]\s*", "-", kept).split())
@@ -215,7 +237,7 @@ _MARKS = frozenset("'\"`´ʻʼ‘’“”«»„")
 
 @cache
 def _codes() -> dict[str, str]:
-    """Every code and name, folded -> the models' code. A model's own code wins over all others."""
+    """Every code and name, folded -> Whisper's code, which takes precedence over other codes."""
     others = {
         _folded(name): code for code, names in OTHER_NAMES.items() for name in names.split(",")
     }

@@ -1,8 +1,8 @@
-"""How long work tells its caller how far it is.
+"""Progress of long work.
 
-One callback for everything: it is called with the stage's name, the amount done and the total (``None`` while
-unknown), in the stage's own unit. It may raise ``CancelledError`` to stop the work; everything between has to let it
-through and leave nothing half-done.
+All stages use one callback. Its arguments are the name of the stage, the amount done and the total
+(``None`` while unknown), in the unit of the stage. It may raise ``CancelledError`` to stop the
+work; callers pass the error on and leave nothing half-done.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ class Progress(Protocol):
 
 
 def no_progress(stage: str, done: float, total: float | None) -> None:
-    """The callback of a caller who does not want to know."""
+    """A callback that ignores progress."""
 
 
 def share_of(progress: Progress, number: int, n: int) -> Progress:
-    """For pass ``number`` of ``n`` over the same recording: each is an equal share of the whole."""
+    """The callback for pass ``number`` of ``n`` over one recording, each an equal share of the
+    whole.
+    """
     if n == 1:
         return progress
 

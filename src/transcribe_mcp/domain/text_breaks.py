@@ -1,7 +1,8 @@
-"""Where text may be cut, and how many columns it takes.
+"""Positions for cutting text, and its width in columns.
 
-Grapheme clusters (UAX #29), line breaks (UAX #14) and words come from ICU, whose dictionaries cover Thai, Lao, Khmer,
-Burmese, Chinese and Japanese. Columns come from wcwidth. Code that cuts text asks here; none of it cuts by ``len``.
+Grapheme clusters (UAX #29), line breaks (UAX #14) and words come from ICU, whose dictionaries cover
+Thai, Lao, Khmer, Burmese, Chinese and Japanese. Columns come from wcwidth. All code that cuts text
+uses this module, not ``len``.
 """
 
 from __future__ import annotations
@@ -12,33 +13,33 @@ from collections.abc import Iterable
 from functools import lru_cache
 from itertools import pairwise
 
-# CSS's strict line breaking: no small kana, no prolonged sound mark and no iteration mark starts a line.
+# CSS's strict line breaking: no small kana, no prolonged sound mark and no iteration mark starts a
+# line.
 _LOCALE = "und-u-lb-strict"
-JOINERS = (
-    "\u200c\u200d"  # invisible, but emoji and words of Persian and Hindi are spelled with them
-)
-_REPEATS = "ๆໆฯຯ"  # Thai's and Lao's signs of repetition and abbreviation; ICU's dictionaries part some words from them
-_SURROGATE = re.compile("[\ud800-\udfff]")  # file names may hold them; ICU takes none
+JOINERS = "\u200c\u200d"  # invisible parts of emoji and of Persian and Hindi words
+# Marks of repetition and abbreviation in Thai and Lao; ICU separates some words from them.
+_REPEATS = "ๆໆฯຯ"
+_SURROGATE = re.compile("[\ud800-\udfff]")  # possible in file names, but not allowed by ICU
 
 
 def clusters(text: str) -> list[str]:
-    """The grapheme clusters of ``text``: what a reader takes for one character. Joined, they are the text."""
+    """The grapheme clusters (user-perceived characters) of ``text``. Joined, they are the text."""
     from icu4py.breakers import CharacterBreaker
 
     return _parts(text, CharacterBreaker(_encodable(text), _LOCALE))
 
 
 def cluster_breaks(text: str) -> frozenset[int]:
-    """Offsets in ``text`` between grapheme clusters; 0 and the end are among them."""
+    """Offsets in ``text`` between grapheme clusters, including 0 and the end."""
     if text.isascii():
         return frozenset(range(len(text) + 1))
     return _offsets(clusters(text))
 
 
 def line_breaks(text: str) -> frozenset[int]:
-    """Offsets in ``text`` at which a new line may begin; 0 and the end are among them.
+    """Offsets in ``text`` of possible line breaks, including 0 and the end.
 
-    Korean writes spaces between words, so no line begins inside a Korean word.
+    Korean separates words by spaces, so a Korean word is not broken.
     """
     from icu4py.breakers import LineBreaker
 
@@ -47,20 +48,22 @@ def line_breaks(text: str) -> frozenset[int]:
 
 
 def word_breaks(text: str) -> frozenset[int]:
-    """Offsets in ``text`` at which a word or a mark begins; 0 and the end are among them."""
+    """Offsets in ``text`` of the starts of words and marks, including 0 and the end."""
     from icu4py.breakers import WordBreaker
 
     return _offsets(WordBreaker(_encodable(text), _LOCALE))
 
 
 def line_units(text: str) -> list[str]:
-    """The shortest parts of ``text`` that may stand in different lines. Joined, they are the text."""
+    """The parts of ``text`` between possible line breaks. Joined, they are the text."""
     offsets = sorted(line_breaks(text))
     return [text[first:last] for first, last in pairwise(offsets)]
 
 
 def columns(text: str) -> int:
-    """Width on a screen: East Asian wide characters and emoji take two columns, combining marks none."""
+    """Width on a screen: East Asian wide characters and emoji take two columns, combining marks
+    none.
+    """
     if text.isascii():
         return len(text)
     from wcwidth import width
@@ -69,14 +72,14 @@ def columns(text: str) -> int:
 
 
 def head(text: str, limit: int) -> str:
-    """The longest beginning of ``text`` of at most ``limit`` characters that ends where a line may end.
+    """The longest start of ``text`` up to a possible line break, at most ``limit`` characters.
 
-    Where that would be less than half of ``limit`` it ends between grapheme clusters, and where a single cluster is
-    longer, inside it: a positive ``limit`` always gets something.
+    If that is less than half of ``limit``, it ends between grapheme clusters; if one cluster is
+    longer than ``limit``, inside it. The result is never empty for a positive ``limit``.
     """
     if len(text) <= limit:
         return text
-    near = text[: 2 * limit]  # what lies behind decides whether the last place is one
+    near = text[: 2 * limit]  # a break depends on the text after it
     end = max((i for i in line_breaks(near) if i <= limit), default=0)
     if 2 * end < limit:
         end = 0
@@ -88,7 +91,7 @@ def head(text: str, limit: int) -> str:
 
 
 def shortened(text: str, limit: int) -> str:
-    """``text`` in at most ``limit`` characters, with an ellipsis where something is left out."""
+    """``text`` in at most ``limit`` characters, with an ellipsis if it is cut."""
     return text if len(text) <= limit else head(text, limit - 1) + "…"
 
 
@@ -97,8 +100,9 @@ def _encodable(text: str) -> str:
 
 
 def _parts(text: str, parts: Iterable[str]) -> list[str]:
-    """Slices of the text itself, since ICU was given one without surrogates."""
-    found, end = [], 0
+    """Slices of the original text; ICU got one without surrogates."""
+    found = []
+    end = 0
     for part in parts:
         found.append(text[end : end + len(part)])
         end += len(part)

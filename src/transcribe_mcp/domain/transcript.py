@@ -1,11 +1,12 @@
-"""The result: words, segments, turns and the transcript, with their invariants and their JSON form.
+"""Words, segments, turns and the transcript, with their invariants and JSON form.
 
-Times are float seconds on the clock of the original recording. ``None`` means not measured. The constructors hold
-the invariants (ordered, not overlapping, inside the recording), so that no stage checks another.
+Times are float seconds on the clock of the original recording. ``None`` means not measured. The
+constructors check the invariants (ordered, not overlapping, inside the recording), so no stage has
+to.
 
-The JSON form is a superset of openai-whisper's own (``text``, ``language``, ``segments[].start/end/text`` and
-``words[].word/start/end/probability``), so that tools which read that read this. ``schema.json`` beside this file
-describes it.
+The JSON form is a superset of openai-whisper's (``text``, ``language``,
+``segments[].start/end/text`` and ``words[].word/start/end/probability``), for compatibility with
+existing tools. ``schema.json`` in this folder describes it.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 SCHEMA_VERSION = 1
-CLOCK_TOLERANCE_S = 1.5e-3  # JSON keeps milliseconds: one of them, and the noise of floats
+CLOCK_TOLERANCE_S = 1.5e-3  # one millisecond, the precision in JSON, and rounding errors
 
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """One word. ``text`` carries its own leading space where the language writes one, as Whisper's words do."""
+    """One word. As in Whisper, ``text`` includes a leading space if the language uses spaces."""
 
     start: float
     end: float
@@ -31,15 +32,13 @@ class Word:
     speaker: str | None = None
 
     def __post_init__(self) -> None:
-        if (
-            not 0 <= self.start <= self.end
-        ):  # no call: an hour has ten thousand words, each built three times
+        if not 0 <= self.start <= self.end:  # inline: an hour has 10,000 words, built three times
             raise ValueError(f"word {self.text!r} runs from {self.start} to {self.end}")
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A sentence or a part of one. The quality figures are those of the window that it was decoded in."""
+    """A sentence or a part of one. The quality values are those of its window."""
 
     start: float
     end: float
@@ -63,12 +62,12 @@ class Segment:
                 self.start <= self.words[0].start + CLOCK_TOLERANCE_S
                 and self.words[-1].end <= self.end + CLOCK_TOLERANCE_S
             )
-            _require(inside, f"segment {self.text!r} does not hold its words")
+            _require(inside, f"segment {self.text!r} does not contain its words")
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A stretch in which one speaker speaks."""
+    """An interval with one speaker."""
 
     start: float
     end: float
@@ -83,7 +82,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something that was degraded or that the user should know: a stable ``code`` and a sentence."""
+    """A degraded result or a hint for the user: a stable ``code`` and a sentence."""
 
     code: str
     message: str
@@ -91,10 +90,10 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class Transcript:
-    """What a recording says, and how that was found out.
+    """The text of a recording, and how it was obtained.
 
-    ``timings`` are seconds of wall clock by stage, with ``total``; stages overlap, so they need not add up.
-    ``realtime_factor`` is seconds of audio per second of work.
+    ``timings`` are wall-clock seconds by stage, and ``total``; stages overlap, so the sum can
+    differ from it. ``realtime_factor`` is seconds of audio per second of work.
     """
 
     segments: tuple[Segment, ...]
@@ -135,10 +134,11 @@ class Transcript:
         return self.duration / total if total else None
 
     def to_json(self) -> dict[str, Any]:
-        """The published form; ``schema.json`` describes it.
+        """The JSON form described by ``schema.json``.
 
-        Times are rounded to milliseconds such that spans stay in order, without overlap and inside what holds them,
-        so that ``from_json`` always reads it. A quality figure that is no number was not measured: ``None``.
+        Times are rounded to milliseconds. Rounded spans stay in order, do not overlap and stay
+        inside their parent, so ``from_json`` accepts them. Quality values that are NaN or infinite
+        become ``None``.
         """
         return self._facts() | {"segments": list(self._segment_rows())}
 
@@ -174,10 +174,10 @@ class Transcript:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Transcript:
-        """Read the published form.
+        """Read the JSON form.
 
         Raises:
-            ValueError: another schema version, a missing field, or times that contradict each other.
+            ValueError: another schema version, a missing field, or inconsistent times.
         """
         _require(isinstance(data, Mapping), f"a transcript is an object, not {type(data).__name__}")
         version = data.get("schema_version")
@@ -195,7 +195,9 @@ class Transcript:
             raise ValueError(f"transcript lacks or garbles a field: {error}") from error
 
     def dumps(self) -> str:
-        """The published form as text, a segment a line: hours of words fit in little memory, and differences show."""
+        """The JSON form as text with one segment per line, which saves memory and suits
+        ``diff``.
+        """
         facts = json.dumps(
             self._facts(), ensure_ascii=False, allow_nan=False, indent=2
         ).removesuffix("\n}")
@@ -208,16 +210,17 @@ class Transcript:
 
     @classmethod
     def loads(cls, text: str) -> Transcript:
-        """
+        """Read the text form.
+
         Raises:
-            ValueError: no JSON, or see ``from_json``.
+            ValueError: not JSON, or as for ``from_json``.
         """
         return cls.from_json(json.loads(text))
 
 
 _PLAIN_FIELDS = (
-    "duration", "language", "language_probability", "engine", "model", "device", "compute_type", "task", "source",
-    "timings", "versions",
+    "duration", "language", "language_probability", "engine", "model", "device", "compute_type",
+    "task", "source", "timings", "versions",
 )  # fmt: skip
 _QUALITY_FIELDS = ("avg_logprob", "no_speech_prob", "compression_ratio", "temperature")
 
@@ -250,7 +253,9 @@ def _segment_to_json(index: int, segment: Segment, span: tuple[float, float]) ->
 def _rounded_spans(
     spans: Sequence[Word] | Sequence[Segment], low: float, high: float
 ) -> list[tuple[float, float]]:
-    """Spans in whole milliseconds, in order, from ``low`` to ``high``; those that may not overlap do not."""
+    """Round spans to milliseconds between ``low`` and ``high``; spans of one line do not
+    overlap.
+    """
     rounded = []
     lows: dict[str | None, float] = {}
     for span in spans:
@@ -262,7 +267,7 @@ def _rounded_spans(
 
 
 def _line_of(span: Word | Segment) -> str | None:
-    """Spans of one line do not overlap: words of a segment, and segments of one speaker."""
+    """The key of spans that must not overlap: words of a segment, or segments of one speaker."""
     return span.speaker if isinstance(span, Segment) else None
 
 
@@ -293,7 +298,8 @@ def _require_in_order(spans: Sequence[Word] | Sequence[Segment], name: str) -> N
         before = latest.get(line)
         if before is not None and not span.start >= before.end - CLOCK_TOLERANCE_S:
             raise ValueError(
-                f"{name} overlap: {before.text!r} ends at {before.end}, {span.text!r} starts at {span.start}"
+                f"{name} overlap: {before.text!r} ends at {before.end},"
+                f" {span.text!r} starts at {span.start}"
             )
         _require(
             span.start >= start - CLOCK_TOLERANCE_S, f"{name} are not in the order of their starts"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..align.times import MARKS
-from ..domain.sentences import CLOSERS
+from ..domain.text_marks import CLOSERS
 from ..domain.transcript import Word
 
 MIN_WORDS = 15  # a shorter text may well be part of one sentence
