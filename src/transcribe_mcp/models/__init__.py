@@ -276,7 +276,7 @@ def remove(name: str) -> int:
     """
     if _own_directory(name) is not None:
         message = f"{name} is a directory of your own, not a cached model"
-        raise UsageError(message, hint="delete the directory yourself")
+        raise UsageError(message, hint="delete it yourself")
     directory = hub.repository_directory(_repo_of(name))
     if not directory.is_dir():
         if packaged.find(_canonical(name)):
