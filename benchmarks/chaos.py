@@ -31,7 +31,8 @@ from chaos_parts.world import FRONT_ENDS, SUPERVISOR, WORKER, WRITER, World, rec
 from common import OWN_AUDIO, Bar, own_model, report
 
 from transcribe_mcp import EngineRequest, Options, load_engine, transcribe
-from transcribe_mcp.service import jobs
+from transcribe_mcp.service import models
+from transcribe_mcp.service.service import default_service as service
 from transcribe_mcp.settings import settings
 
 TESTS = OWN_AUDIO.parents[1]
@@ -110,17 +111,18 @@ def sqlite_chaos(world: World, kills: int) -> None:
 def look(world: World) -> tuple[dict[str, Any], list[Bar]]:
     """Compare every job with an unbroken run of its recording."""
     os.environ.update(world.environment(world.data_dirs[0]) | {"TRANSCRIBE_MCP_START_WORKERS": "0"})
+    service.cache_clear()
     settings.cache_clear()
     promised, errors = logged(world)
     found = {job.job_id: job for job in every_job()}
     states = Counter(job.status.value for job in found.values())
     failures = Counter(job.error.message for job in found.values() if job.error is not None)
     right = expected()
-    completed = [job for job in found.values() if job.status is jobs.JobStatus.COMPLETED]
+    completed = [job for job in found.values() if job.status is models.JobStatus.COMPLETED]
     wrong = [
         j.job_id
         for j in completed
-        if jobs.get_transcript(j.job_id).to_json()["segments"] != right[j.source]
+        if service().get_transcript(j.job_id).to_json()["segments"] != right[j.source]
     ]
     decoded = Counter((world.folder / "decoded").read_text(encoding="ascii").split())
     begun_again = sum(job.attempts - 1 for job in found.values())
@@ -160,10 +162,10 @@ def logged(world: World) -> tuple[set[str], Counter[str]]:
     return promised, errors
 
 
-def every_job() -> Iterator[jobs.Job]:
+def every_job() -> Iterator[models.Job]:
     cursor = None
     while True:
-        page = jobs.list_jobs(cursor=cursor, limit=500)
+        page = service().list_jobs(cursor=cursor, limit=500)
         yield from page.jobs
         cursor = page.next_cursor
         if cursor is None:
@@ -217,7 +219,7 @@ def world_of(what: str, seed: int, database_url: str) -> Iterator[World]:
         try:
             yield world
         finally:
-            jobs.close()
+            service().close()
             for client in world.clients:
                 client.kill()
                 client.wait()

@@ -32,7 +32,8 @@ from common import OWN_AUDIO, SAMPLE_RATE_HZ, Bar, own_model, read_samples, repo
 
 from transcribe_mcp import EngineRequest, Options, load_engine, transcribe
 from transcribe_mcp.compat import choose_runtime, gather
-from transcribe_mcp.service import jobs
+from transcribe_mcp.service import models
+from transcribe_mcp.service.service import default_service as service
 from transcribe_mcp.settings import settings
 
 TESTS = OWN_AUDIO.parents[1]
@@ -41,17 +42,18 @@ PATIENCE_S = 1800.0
 STEP_S = 0.25  # between two rounds of questions of one client
 
 
-def options(**fields: Any) -> jobs.JobOptions:
+def options(**fields: Any) -> models.JobOptions:
     usual = {"engine": "ctranslate2", "model": str(own_model()), "device": "cpu", "language": "en"}
-    return jobs.JobOptions(**{**usual, "temperatures": (0.0,), **fields})
+    return models.JobOptions(**{**usual, "temperatures": (0.0,), **fields})
 
 
 def use(data_dir: Path) -> None:
     """Work in a store of our own."""
     os.environ["TRANSCRIBE_MCP_DATA_DIR"] = str(data_dir)
     os.environ["TRANSCRIBE_MCP_EXIT_AFTER_S"] = "30"
+    service().close()
+    service.cache_clear()
     settings.cache_clear()
-    jobs.close()
 
 
 def timed(work: Callable[[], Any]) -> float:
@@ -73,11 +75,11 @@ def measure_overhead(folder: Path, runs: int) -> tuple[dict[str, Any], list[Bar]
     clip = folder / "clip.flac"
     write_flac(clip, [read_samples(OWN_AUDIO / "en_0.flac")[: round(CLIP_S * SAMPLE_RATE_HZ)]])
     engine = load_engine(EngineRequest(engine="ctranslate2", model=str(own_model()), device="cpu"))
-    request = jobs.JobRequest(str(clip), options(), force=True)
+    request = models.JobRequest(str(clip), options(), force=True)
 
     def as_job() -> None:
-        job = jobs.wait_for(jobs.submit(request).job_id, PATIENCE_S)
-        assert job.status is jobs.JobStatus.COMPLETED, job
+        job = service().wait_for(service().submit(request).job_id, PATIENCE_S)
+        assert job.status is models.JobStatus.COMPLETED, job
 
     def directly() -> None:
         transcribe(clip, engine, Options(language="en", temperatures=(0.0,)))
@@ -107,22 +109,24 @@ def be_a_client(names: Sequence[str]) -> None:
         taken.setdefault(name, []).append(time.perf_counter() - begin)
         return result
 
-    jobs.prepare()
-    jobs.list_jobs(limit=1)
+    service().prepare()
+    service().list_jobs(limit=1)
     mine = [
-        call("submit", lambda name=name: jobs.submit(jobs.JobRequest(name, options()))).job_id
+        call(
+            "submit", lambda name=name: service().submit(models.JobRequest(name, options()))
+        ).job_id
         for name in names
     ]
     waiting = list(mine)
     deadline = time.monotonic() + PATIENCE_S
     while waiting and time.monotonic() < deadline:
-        job = call("get_job", lambda: jobs.get_job(waiting[0]))
+        job = call("get_job", lambda: service().get_job(waiting[0]))
         if job.status.is_final:
-            call("get_transcript", lambda: jobs.get_transcript(waiting.pop(0)))
-        call("list_jobs", lambda: jobs.list_jobs(limit=20))
-        call("search", lambda: jobs.search("captain"))
+            call("get_transcript", lambda: service().get_transcript(waiting.pop(0)))
+        call("list_jobs", lambda: service().list_jobs(limit=20))
+        call("search", lambda: service().search("captain"))
         time.sleep(STEP_S)
-    done = sum(jobs.get_job(job_id).status is jobs.JobStatus.COMPLETED for job_id in mine)
+    done = sum(service().get_job(job_id).status is models.JobStatus.COMPLETED for job_id in mine)
     print(json.dumps({"done": done, "taken": taken}))
 
 
@@ -150,8 +154,9 @@ def measure_load(folder: Path, n_jobs: int, n_clients: int) -> tuple[dict[str, A
         first = chance.randrange(len(samples) - 3 * SAMPLE_RATE_HZ)
         names.append(str(folder / f"short{n:03d}.flac"))
         write_flac(Path(names[-1]), [samples[first : first + 2 * SAMPLE_RATE_HZ + n]])
-    jobs.wait_for(
-        jobs.submit(jobs.JobRequest(str(OWN_AUDIO / "en_0.flac"), options())).job_id, PATIENCE_S
+    service().wait_for(
+        service().submit(models.JobRequest(str(OWN_AUDIO / "en_0.flac"), options())).job_id,
+        PATIENCE_S,
     )
     begin = time.perf_counter()
     done, busy = run_clients([names[i::n_clients] for i in range(n_clients)])
@@ -190,7 +195,7 @@ def measure_load(folder: Path, n_jobs: int, n_clients: int) -> tuple[dict[str, A
 def all_jobs() -> Any:
     cursor = None
     while True:
-        page = jobs.list_jobs(cursor=cursor, limit=200)
+        page = service().list_jobs(cursor=cursor, limit=200)
         yield from page.jobs
         cursor = page.next_cursor
         if cursor is None:
@@ -214,8 +219,8 @@ def measure_survival(folder: Path, kills: int) -> tuple[dict[str, Any], list[Bar
         recording, engine, Options(language="en", temperatures=(0.0,), batch_size=1)
     )
     engine.close()
-    job_id = jobs.submit(jobs.JobRequest(str(recording), options(batch_size=1))).job_id
-    store, chance, end = jobs._store(), random.Random(1), ""
+    job_id = service().submit(models.JobRequest(str(recording), options(batch_size=1))).job_id
+    store, chance, end = service()._store(), random.Random(1), ""
     script = [sys.executable, str(TESTS / "worker_with_engine.py"), "counting_engine"]
     environment = {**os.environ, "COUNTING_ENGINE_LOG": str(log)}
     for _ in range(kills):
@@ -223,7 +228,9 @@ def measure_survival(folder: Path, kills: int) -> tuple[dict[str, Any], list[Bar
         with subprocess.Popen(
             [*script, f"--after={end}"], env=environment, stderr=subprocess.DEVNULL
         ) as worker:
-            while len(store.steps(job_id)) <= before and not jobs.get_job(job_id).status.is_final:
+            while (
+                len(store.steps(job_id)) <= before and not service().get_job(job_id).status.is_final
+            ):
                 time.sleep(0.01)
             time.sleep(chance.uniform(0.0, 1.0))
             worker.kill()
@@ -231,13 +238,14 @@ def measure_survival(folder: Path, kills: int) -> tuple[dict[str, Any], list[Bar
     with subprocess.Popen(
         [*script, f"--after={end}"], env=environment, stderr=subprocess.DEVNULL
     ) as worker:
-        job = jobs.wait_for(job_id, PATIENCE_S)
+        job = service().wait_for(job_id, PATIENCE_S)
         worker.terminate()
     decoded = Counter(log.read_text(encoding="utf-8").split())
     twice = sum(decoded.values()) - len(decoded)
-    kept = job.status is jobs.JobStatus.COMPLETED
+    kept = job.status is models.JobStatus.COMPLETED
     same = (
-        kept and jobs.get_transcript(job_id).to_json()["segments"] == expected.to_json()["segments"]
+        kept
+        and service().get_transcript(job_id).to_json()["segments"] == expected.to_json()["segments"]
     )
     figures = {
         "kills": kills,
@@ -298,21 +306,21 @@ def measure_cancel(folder: Path, runs: int) -> tuple[dict[str, Any], list[Bar]]:
     long, clip = folder / "half hour.flac", str(OWN_AUDIO / "en_1.flac")
     clips = [read_samples(path) for path in sorted(OWN_AUDIO.glob("en_*.flac"))]
     write_flac(long, [clips[i % len(clips)] for i in range(90)])
-    request = jobs.JobRequest(clip, options(), force=True)
-    jobs.wait_for(jobs.submit(request).job_id, PATIENCE_S)
+    request = models.JobRequest(clip, options(), force=True)
+    service().wait_for(service().submit(request).job_id, PATIENCE_S)
     rows = []
     for _ in range(runs):
-        job_id = jobs.submit(jobs.JobRequest(str(long), options(), force=True)).job_id
-        while not jobs.get_job(job_id).percent:
+        job_id = service().submit(models.JobRequest(str(long), options(), force=True)).job_id
+        while not service().get_job(job_id).percent:
             time.sleep(0.05)
         worker = the_worker(data_dir)
         busy_bytes = worker.memory_info().rss
-        jobs.cancel(job_id)
+        service().cancel(job_id)
         stopped_s = seconds_until_rest(worker)
         worker = the_worker(data_dir)  # the one in its place, which may still be starting
         seconds_until_rest(worker)
         kept_bytes = worker.memory_info().rss
-        next_s = timed(lambda: jobs.wait_for(jobs.submit(request).job_id, PATIENCE_S))
+        next_s = timed(lambda: service().wait_for(service().submit(request).job_id, PATIENCE_S))
         rows.append(
             {
                 "stopped_s": stopped_s,
@@ -351,9 +359,11 @@ def measure_gpus(folder: Path, n_jobs: int, model: str) -> tuple[dict[str, Any],
     figures: dict[str, Any] = {"audio_s": long_s * n_jobs}
 
     def worked_on(path: str, n: int) -> Counter[str]:
-        ids = [jobs.submit(jobs.JobRequest(path, wanted, force=True)).job_id for _ in range(n)]
-        done = [jobs.wait_for(job_id, PATIENCE_S) for job_id in ids]
-        assert all(job.status is jobs.JobStatus.COMPLETED for job in done), done
+        ids = [
+            service().submit(models.JobRequest(path, wanted, force=True)).job_id for _ in range(n)
+        ]
+        done = [service().wait_for(job_id, PATIENCE_S) for job_id in ids]
+        assert all(job.status is models.JobStatus.COMPLETED for job in done), done
         return Counter(str(job.device) for job in done)
 
     for name, n_workers in (("one worker", 1), ("one for every GPU", 0)):

@@ -26,7 +26,8 @@ import psutil
 from common import OWN_AUDIO, SAMPLE_RATE_HZ, Bar, own_model, read_samples, report, write_flac
 from mcp import Client, StdioServerParameters
 
-from transcribe_mcp.service import jobs
+from transcribe_mcp.service import models
+from transcribe_mcp.service.service import default_service as service
 from transcribe_mcp.settings import settings
 
 FIRST = 100
@@ -92,9 +93,10 @@ def measure_jobs(folder: Path, total: int) -> tuple[dict[str, Any], list[Bar]]:
     os.environ.update(
         {"TRANSCRIBE_MCP_DATA_DIR": str(data_dir), "TRANSCRIBE_MCP_EXIT_AFTER_S": "120"}
     )
+    service.cache_clear()
     settings.cache_clear()
     samples = [read_samples(path) for path in sorted(OWN_AUDIO.glob("en_[0-9].flac"))]
-    wanted = jobs.JobOptions(
+    wanted = models.JobOptions(
         engine="ctranslate2",
         model=str(own_model()),
         device="cpu",
@@ -117,14 +119,14 @@ def measure_jobs(folder: Path, total: int) -> tuple[dict[str, Any], list[Bar]]:
                 clips / f"{number}.flac", [source[first : first + round(CLIP_S * SAMPLE_RATE_HZ)]]
             )
             number += 1
-        batch = jobs.submit_batch([str(clips)], jobs.JobRequest("", wanted))
-        done = jobs.wait_for(batch.job_id, PATIENCE_S)
-        assert isinstance(done, jobs.Batch)
+        batch = service().submit_batch([str(clips)], models.JobRequest("", wanted))
+        done = service().wait_for(batch.job_id, PATIENCE_S)
+        assert isinstance(done, models.Batch)
         states = {job.status for job in done.jobs}
-        assert (len(done.jobs), states) == (n, {jobs.JobStatus.COMPLETED}), states
+        assert (len(done.jobs), states) == (n, {models.JobStatus.COMPLETED}), states
         assert not any(job.from_job_id for job in done.jobs), "each is of other content"
         kept.append(Kept.of(child("transcribe_mcp.jobs.worker", data_dir), number))
-    jobs.close()
+    service().close()
     return {"jobs": [asdict(each) for each in kept]}, bars("jobs", kept)
 
 

@@ -207,7 +207,7 @@ def serve(log: Path, arguments: Sequence[str]) -> None:
 
         return application
 
-    mcp_server.listen = lambda app, request: listen(timed(app), request)
+    mcp_server.listen = lambda app, *where: listen(timed(app), *where)
     sys.argv = ["transcribe-mcp", *arguments]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     try:

@@ -31,14 +31,15 @@ def be_a_writer(seconds: float) -> None:
     """Add jobs for so long; print the seconds that each took and the errors that there were."""
     from transcribe_mcp.errors import TranscribeError
     from transcribe_mcp.jobs import worker_process
-    from transcribe_mcp.service import jobs
+    from transcribe_mcp.service import models
+    from transcribe_mcp.service.service import default_service as service
 
     worker_process.start_worker = lambda chosen: False
-    jobs.prepare()
-    options = jobs.JobOptions(engine="fake", device="cpu")
-    request = jobs.JobRequest(str(OWN_AUDIO / "en_0.flac"), options, force=True)
-    new = jobs._submission(request).prepare(request.source, request)
-    store, taken, errors = jobs._store(), [], []
+    service().prepare()
+    options = models.JobOptions(engine="fake", device="cpu")
+    request = models.JobRequest(str(OWN_AUDIO / "en_0.flac"), options, force=True)
+    new = service()._submission(request).prepare(request.source, request)
+    store, taken, errors = service()._store(), [], []
     store.add(new, MOST_JOBS)  # which starts whatever has to be started
     print("ready", flush=True)
     sys.stdin.readline()

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from patience import PATIENCE_S, until
@@ -18,9 +19,19 @@ from whisper_nano import CACHE, whisper_nano
 from transcribe_mcp import EngineRequest, Options, Transcript, load_engine, transcribe
 from transcribe_mcp.jobs import supervisor, worker_process
 from transcribe_mcp.jobs.database import FILE_NAME
-from transcribe_mcp.service import jobs
-from transcribe_mcp.service.jobs import Job, JobOptions, JobRequest
+from transcribe_mcp.service.models import Job, JobOptions, JobRequest
+from transcribe_mcp.service.service import Service, default_service
 from transcribe_mcp.settings import settings
+
+
+class _Current:
+    """The service of the settings that are set now."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(default_service(), name)
+
+
+jobs = cast(Service, _Current())
 
 WORKER_MODULE = "transcribe_mcp.jobs.worker"
 GREEDY = (0.0,)
@@ -180,7 +191,9 @@ def break_workers(
 def fresh() -> None:
     """Forget what this process knows of any store."""
     settings.cache_clear()
-    jobs.close()
+    if default_service.cache_info().currsize:
+        default_service().close()
+        default_service.cache_clear()
 
 
 def end_workers(here: Place) -> None:

@@ -81,7 +81,7 @@ DOORS: dict[str, set[str]] = {
     },
     "triton": {"engines.whisper", "speech.lstm_kernels"},
     "typer": {"frontends.cli"},
-    "uvicorn": {"frontends.mcp.http"},
+    "uvicorn": {"frontends.host", "frontends.limited_protocol"},
     "wcwidth": {"domain.text_breaks"},
 }
 

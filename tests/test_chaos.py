@@ -12,13 +12,13 @@ from typing import Any
 
 import psutil
 import pytest
-from job_places import fake_options, place
+from job_places import fake_options, jobs, place
 from patience import until
 from postgres import programs
 from slow import SLOW, slow
 from whisper_nano import SPEECH, kept_conversions
 
-from transcribe_mcp.service import jobs
+from transcribe_mcp.service import models
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SECONDS = 600 if SLOW else 60
@@ -53,7 +53,7 @@ def test_one_store_loses_nothing_while_all_its_processes_are_killed() -> None:
 
 def test_a_worker_keeps_no_descriptor_and_no_thread_of_jobs_that_are_done(tmp_path: Path) -> None:
     with kept_conversions(), place(tmp_path / "data") as here:
-        wanted = jobs.JobRequest(str(CLIP), fake_options(), force=True)
+        wanted = models.JobRequest(str(CLIP), fake_options(), force=True)
 
         def work_through(n: int) -> None:
             ids = [jobs.submit(wanted).job_id for _ in range(n)]

@@ -17,14 +17,14 @@ from pathlib import Path
 
 import pytest
 from command_line import COMMAND, FAKE, clip, environment, left_in, results
-from job_places import Place, end_workers, fake_options, finished, fresh, place, request
+from job_places import Place, end_workers, fake_options, finished, fresh, jobs, place, request
 from patience import PATIENCE_S, until
 from whisper_nano import CACHE, SPEECH, whisper_nano
 
 from transcribe_mcp.formats import render
 from transcribe_mcp.jobs import worker_process
-from transcribe_mcp.service import jobs
-from transcribe_mcp.service.jobs import JobStatus, OutputRequest
+from transcribe_mcp.service import models
+from transcribe_mcp.service.models import JobStatus, OutputRequest
 
 CLIP, OTHER, THIRD = (SPEECH / f"en_{n}.flac" for n in range(3))
 
@@ -241,7 +241,7 @@ def test_a_file_that_cannot_be_written_is_a_notice_and_others_are_written(
     unattended: Place, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    wanted = jobs.JobRequest("", fake_options(), output=to_files(out, "txt", "srt", "json"))
+    wanted = models.JobRequest("", fake_options(), output=to_files(out, "txt", "srt", "json"))
     [job] = jobs.submit_batch([str(CLIP)], wanted).jobs
     (out / "en_0.srt").mkdir()
     (out / "en_0.txt").write_text("mine")
@@ -263,17 +263,17 @@ def test_files_are_written_of_what_the_library_has_and_not_of_what_was_cancelled
 ) -> None:
     out = tmp_path / "out"
     given_up = jobs.submit_batch(
-        [str(OTHER)], jobs.JobRequest("", fake_options(), output=to_files(out / "1", "txt"))
+        [str(OTHER)], models.JobRequest("", fake_options(), output=to_files(out / "1", "txt"))
     )
     wanted = jobs.submit_batch(
-        [str(OTHER)], jobs.JobRequest("", fake_options(), output=to_files(out / "2", "txt"))
+        [str(OTHER)], models.JobRequest("", fake_options(), output=to_files(out / "2", "txt"))
     )
     jobs.cancel(given_up.job_id)
 
     unattended.start()  # type: ignore[attr-defined]
     first = finished(wanted.jobs[0].job_id)
     third = jobs.submit_batch(
-        [str(OTHER)], jobs.JobRequest("", fake_options(), output=to_files(out / "3", "vtt"))
+        [str(OTHER)], models.JobRequest("", fake_options(), output=to_files(out / "3", "vtt"))
     )
     answered = finished(third.jobs[0].job_id)
 

@@ -8,7 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from job_places import Place, fake_options, finished, fresh, options, place, request, second_worker
+from job_places import (
+    Place,
+    fake_options,
+    finished,
+    fresh,
+    jobs,
+    options,
+    place,
+    request,
+    second_worker,
+)
 from patience import PATIENCE_S, until
 from postgres import new_database, server
 from small_checkpoints import write_checkpoint, write_json
@@ -24,8 +34,8 @@ from transcribe_mcp.errors import (
     UsageError,
 )
 from transcribe_mcp.jobs import worker_process
-from transcribe_mcp.service import jobs
-from transcribe_mcp.service.jobs import Batch, Job, JobFilter, JobStatus
+from transcribe_mcp.service import models
+from transcribe_mcp.service.models import Batch, Job, JobFilter, JobStatus
 
 CLIP = SPEECH / "en_0.flac"
 LONG = CONVERSATION / "three_voices.opus"
@@ -152,7 +162,7 @@ def test_a_batch_isolates_its_files(here: Place, tmp_path: Path) -> None:
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_wrong_options_are_refused_when_a_job_is_submitted(
-    here: Place, wanted: jobs.JobOptions, error: type[UsageError]
+    here: Place, wanted: models.JobOptions, error: type[UsageError]
 ) -> None:
     before = jobs.list_jobs(limit=1)
 
@@ -416,9 +426,9 @@ def test_old_jobs_are_forgotten_and_running_ones_never(unattended: Place) -> Non
     jobs.cancel(old.job_id)
     waiting = jobs.submit(request(LONG, fake_options()))
 
-    assert jobs.forget_old(keep_days=1) == 0
-    assert jobs.forget_old(keep_days=0) == 0, "0 keeps them for good"
-    assert jobs.forget_old(keep_days=1e-9) == 1
+    assert jobs.delete_old(keep_days=1) == 0
+    assert jobs.delete_old(keep_days=0) == 0, "0 keeps them for good"
+    assert jobs.delete_old(keep_days=1e-9) == 1
     assert [job.job_id for job in jobs.list_jobs().jobs] == [waiting.job_id]
 
 

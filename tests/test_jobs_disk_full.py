@@ -12,15 +12,14 @@ from pathlib import Path
 
 import psutil
 import pytest
-from job_places import finished, options, place, request
+from job_places import finished, jobs, options, place, request
 from patience import until
 from slow import slow
 from whisper_nano import CONVERSATION, SPEECH, kept_conversions
 
 from transcribe_mcp.errors import StoreFullError
 from transcribe_mcp.jobs import worker_process
-from transcribe_mcp.service import jobs
-from transcribe_mcp.service.jobs import JobStatus
+from transcribe_mcp.service.models import JobStatus
 
 LONG = CONVERSATION / "three_voices.opus"
 DISK_BYTES = 24 * 2**20

@@ -19,6 +19,7 @@ from job_places import (
     counting_worker,
     finished,
     fresh,
+    jobs,
     options,
     place,
     request,
@@ -31,8 +32,7 @@ from whisper_nano import CONVERSATION, join_speech, kept_conversions, speech_tru
 
 from transcribe_mcp import Transcript
 from transcribe_mcp.jobs import worker_process
-from transcribe_mcp.service import jobs
-from transcribe_mcp.service.jobs import Job, JobStatus
+from transcribe_mcp.service.models import Job, JobStatus
 
 KILLS = 24 if SLOW else 4
 RECORDINGS = 30 if SLOW else 10

@@ -23,6 +23,7 @@ from job_places import (
     break_workers,
     fake_options,
     finished,
+    jobs,
     options,
     place,
     request,
@@ -34,8 +35,9 @@ from slow import slow
 from whisper_nano import CONVERSATION, kept_conversions, speech_truths
 
 from transcribe_mcp.jobs import worker_process
-from transcribe_mcp.service import jobs
-from transcribe_mcp.service.jobs import Job, JobStatus
+from transcribe_mcp.service import models
+from transcribe_mcp.service.models import Job, JobStatus
+from transcribe_mcp.service.service import WAKE_S, default_service
 
 LONG = CONVERSATION / "three_voices.opus"
 FAKE = fake_options(vad=False)
@@ -189,9 +191,9 @@ def test_whoever_looks_at_the_queue_starts_the_workers_again(
         with worker(here, "counting_engine", COUNTING_ENGINE_LOG=os.devnull):
             finished(done)
         left = jobs.submit(request(clip(), FAKE, force=True)).job_id
-    jobs._woken_at = -jobs.WAKE_S
+    default_service()._woken_at = -WAKE_S
     looks = {
-        "jobs list": lambda: jobs.list_jobs(jobs.JobFilter(statuses=(JobStatus.COMPLETED,))),
+        "jobs list": lambda: jobs.list_jobs(models.JobFilter(statuses=(JobStatus.COMPLETED,))),
         "jobs show": lambda: jobs.get_job(done),
         "search": lambda: jobs.search("anything"),
         "history": lambda: jobs.get_transcript(done),

@@ -15,6 +15,7 @@ from job_places import (
     break_workers,
     counting_worker,
     finished,
+    jobs,
     options,
     place,
     request,
@@ -28,8 +29,8 @@ from whisper_nano import CONVERSATION, SPEECH, kept_conversions
 
 from transcribe_mcp import EngineRequest, Options, load_engine, transcribe
 from transcribe_mcp.jobs import worker_process
-from transcribe_mcp.service import jobs
-from transcribe_mcp.service.jobs import Job, JobStatus
+from transcribe_mcp.service import models
+from transcribe_mcp.service.models import Job, JobStatus
 
 LONG = CONVERSATION / "three_voices.opus"
 CLIPS = sorted(SPEECH.glob("*.flac"))[:12]
@@ -74,7 +75,7 @@ def test_two_workers_share_a_queue_and_no_recording_is_transcribed_twice(
     with counting_worker(one, logs[0]), counting_worker(two, logs[1]):
         ended = jobs.wait_for(batch.job_id, PATIENCE_S)
 
-    assert isinstance(ended, jobs.Batch)
+    assert isinstance(ended, models.Batch)
     assert [job.status for job in ended.jobs] == [JobStatus.COMPLETED] * len(CLIPS)
     assert [job.attempts for job in ended.jobs] == [1] * len(CLIPS)
     shares = Counter(workers_of(database_url()))

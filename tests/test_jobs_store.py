@@ -11,7 +11,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from job_places import Place, fake_options, finished, fresh, place, request
+from job_places import Place, fake_options, finished, fresh, jobs, place, request
 from patience import PATIENCE_S, until
 from whisper_nano import SPEECH
 
@@ -26,8 +26,7 @@ from transcribe_mcp.errors import (
 from transcribe_mcp.jobs import database
 from transcribe_mcp.jobs import worker_process as process
 from transcribe_mcp.jobs.ids import is_id, new_id
-from transcribe_mcp.service import jobs
-from transcribe_mcp.service.jobs import Job, JobStatus
+from transcribe_mcp.service.models import Job, JobStatus
 
 CLIP = SPEECH / "en_0.flac"
 
@@ -151,7 +150,9 @@ def test_a_server_that_does_not_answer_is_said_without_its_password(tmp_path: Pa
 
 
 def test_many_processes_open_a_new_store_at_once(unattended: Place) -> None:
-    code = "from transcribe_mcp.service import jobs; print(len(jobs.list_jobs().jobs))"
+    code = (
+        "from transcribe_mcp.service.service import Service; print(len(Service().list_jobs().jobs))"
+    )
     started = [
         subprocess.Popen(
             [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -225,9 +226,10 @@ def test_a_worker_with_nothing_to_do_ends_and_the_next_job_starts_another(tmp_pa
 
 def test_many_front_ends_start_one_worker(tmp_path: Path) -> None:
     code = (
-        "import sys; from transcribe_mcp.service import jobs; "
-        "request = jobs.JobRequest(sys.argv[1], jobs.JobOptions(engine='fake', "
-        "prompt=sys.argv[2])); "
+        "import sys; from transcribe_mcp.service import models; "
+        "from transcribe_mcp.service.service import Service; jobs = Service(); "
+        "request = models.JobRequest(sys.argv[1], models.JobOptions("
+        "engine='fake', prompt=sys.argv[2])); "
         "job = jobs.wait_for(jobs.submit(request).job_id, 100); print(job.status)"
     )
     with place(tmp_path / "data") as here:

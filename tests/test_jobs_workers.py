@@ -22,6 +22,7 @@ from job_places import (
     counting_worker,
     finished,
     fresh,
+    jobs,
     options,
     place,
     request,
@@ -46,8 +47,7 @@ from transcribe_mcp.jobs.supervisor import slots_of
 from transcribe_mcp.jobs.worker_process import WorkerSlot
 from transcribe_mcp.jobs.worker_store import WorkerStore
 from transcribe_mcp.media.decode import read
-from transcribe_mcp.service import jobs
-from transcribe_mcp.service.jobs import Batch, Job, JobStatus
+from transcribe_mcp.service.models import Batch, Job, JobStatus
 from transcribe_mcp.settings import Settings
 
 LONG = CONVERSATION / "three_voices.opus"

@@ -20,7 +20,7 @@ from typing import Any
 
 import psutil
 import pytest
-from job_places import Place, fake_options, fresh, place, request
+from job_places import Place, fake_options, fresh, jobs, place, request
 from patience import until
 from whisper_nano import SPEECH
 
@@ -29,8 +29,7 @@ from transcribe_mcp.jobs import database, worker_process, writer_link, writer_pr
 from transcribe_mcp.jobs.schema import speeds
 from transcribe_mcp.jobs.store import Store
 from transcribe_mcp.jobs.writer_link import RequirementError, WriterLink
-from transcribe_mcp.service import jobs
-from transcribe_mcp.service.jobs import Job
+from transcribe_mcp.service.models import Job
 
 CLIP = SPEECH / "en_0.flac"
 ADD = "INSERT INTO speeds (model, audio_s, work_s) VALUES (?, 1, 1)"
@@ -82,11 +81,13 @@ def models(here: Place) -> list[str]:
 
 def test_processes_that_write_at_once_share_one_writer_and_lose_nothing(unattended: Place) -> None:
     code = (
-        "import sys; from transcribe_mcp.jobs import process; process.start_worker = lambda "
-        "chosen: False\n"
-        "from transcribe_mcp.service import jobs\n"
-        "for n in range(10): print(jobs.submit(jobs.JobRequest(sys.argv[1], "
-        "jobs.JobOptions(engine='fake', prompt=sys.argv[2] + str(n)))).job_id)"
+        "import sys; from transcribe_mcp.jobs import worker_process\n"
+        "worker_process.start_worker = lambda chosen: False\n"
+        "from transcribe_mcp.service import models\n"
+        "from transcribe_mcp.service.service import Service\n"
+        "jobs = Service()\n"
+        "for n in range(10): print(jobs.submit(models.JobRequest(sys.argv[1], "
+        "models.JobOptions(engine='fake', prompt=sys.argv[2] + str(n)))).job_id)"
     )
     command = [sys.executable, "-c", code, str(CLIP)]
     clients = [

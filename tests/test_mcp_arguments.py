@@ -24,7 +24,7 @@ from transcribe_mcp.frontends.mcp.answers import job_answer
 from transcribe_mcp.frontends.mcp.hints import for_assistant, next_step
 from transcribe_mcp.frontends.mcp.reading import read_arguments
 from transcribe_mcp.frontends.mcp.tools import TOOLS
-from transcribe_mcp.service.jobs import Job, JobFailure, JobStatus
+from transcribe_mcp.service.models import Job, JobFailure, JobStatus
 
 SOURCE = Path(__file__).parents[1] / "src" / "transcribe_mcp"
 TOKENS, CHARS_A_TOKEN = 3_500, 4

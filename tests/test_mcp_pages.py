@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from transcribe_mcp.errors import UsageError
 from transcribe_mcp.frontends.mcp.pages import View, cursor_to, segment_page, text_page
-from transcribe_mcp.service.sandbox import Segment, Transcript
+from transcribe_mcp.service.models import Segment, Transcript
 
 WORDS = st.text(st.characters(exclude_categories=["Cs"]), max_size=400)
 

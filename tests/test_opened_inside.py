@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from job_places import fake_options, finished, place
+from job_places import fake_options, finished, jobs, place
 from media import speechlike, write_audio
 from whisper_nano import SPEECH
 
@@ -25,8 +25,9 @@ from transcribe_mcp.jobs.worker_process import hold_supervisor_lock
 from transcribe_mcp.media.access import Access, opened_inside
 from transcribe_mcp.media.decode import probe, read_blocks
 from transcribe_mcp.media.openat import writable_directory
-from transcribe_mcp.service import jobs, sandbox
-from transcribe_mcp.service.jobs import Job, JobRequest
+from transcribe_mcp.service.models import Job, JobRequest
+from transcribe_mcp.service.sandbox import Sandbox
+from transcribe_mcp.service.service import default_service
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="links and pipes of POSIX")
 OPENINGS = 1_500
@@ -149,15 +150,14 @@ def test_a_job_of_a_server_reads_what_lies_inside_its_roots_when_it_is_read(
             for change in CHANGES:
                 path = disk.recording(change.__name__)
                 wanted = JobRequest(str(path), fake_options(), force=True)
-                submitted[change] = sandbox.submit(wanted, access).job_id
+                submitted[change] = Sandbox(default_service(), access).submit(wanted).job_id
                 change(path, disk)
             own = jobs.submit(
                 JobRequest(str(disk.root / "link_file" / "talk.flac"), fake_options(), force=True)
             )
+            sandbox = Sandbox(default_service(), access)
             batch = sandbox.submit_batch(
-                sandbox.find([str(root)], access),
-                JobRequest("", fake_options(), force=True),
-                access,
+                sandbox.find([str(root)]), JobRequest("", fake_options(), force=True)
             )
             shutil.rmtree(root)
             root.symlink_to(disk.secret.parent)
@@ -311,8 +311,8 @@ def test_a_store_of_version_1_opens_and_its_jobs_are_still_there(
             connection.execute("UPDATE store_about SET value = '1' WHERE name = 'schema_version'")
             connection.commit()
         assert jobs.get_job(job.job_id).status == "queued"
-        later = sandbox.submit(
-            JobRequest(str(disk.recording("talk")), fake_options()), Access((disk.root,))
+        later = Sandbox(default_service(), Access((disk.root,))).submit(
+            JobRequest(str(disk.recording("talk")), fake_options())
         )
         with closing(sqlite3.connect(data / FILE_NAME)) as connection:
             roots = "SELECT roots FROM job_roots"

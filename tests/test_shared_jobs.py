@@ -10,14 +10,14 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from job_places import Place, fake_options, finished, fresh, options, place, request
+from job_places import Place, fake_options, finished, fresh, jobs, options, place, request
 from mcp_places import calling, home, stdio
 from whisper_nano import CONVERSATION, SPEECH, kept_conversions
 
 from transcribe_mcp.errors import JobNotFoundError, JobStateError, QueueFullError, UsageError
 from transcribe_mcp.jobs import worker_process
-from transcribe_mcp.service import jobs
-from transcribe_mcp.service.jobs import Batch, JobFilter, JobStatus
+from transcribe_mcp.service.acting import acting_for
+from transcribe_mcp.service.models import Batch, JobFilter, JobStatus
 
 CLIP, OTHER, THIRD = (SPEECH / f"en_{n}.flac" for n in range(3))
 LONG = CONVERSATION / "three_voices.opus"
@@ -76,14 +76,14 @@ def test_shared_jobs_take_no_room_in_a_full_queue(unattended: Place) -> None:
 
 def test_a_shared_job_ends_when_its_last_owner_cancels(unattended: Place) -> None:
     for owner in ("first", "first", "second"):  # asked again, a client is one owner all the same
-        with jobs.acting_for(owner):
+        with acting_for(owner):
             job_id = jobs.submit(request(CLIP, fake_options())).job_id
 
-    with jobs.acting_for("first"):
+    with acting_for("first"):
         assert jobs.cancel(job_id).status is JobStatus.CANCELLED
         assert jobs.get_job(job_id).status is JobStatus.CANCELLED
         assert jobs.cancel(job_id).status is JobStatus.CANCELLED
-    with jobs.acting_for("second"):
+    with acting_for("second"):
         assert jobs.get_job(job_id).status is JobStatus.QUEUED
         assert jobs.cancel(job_id).status is JobStatus.CANCELLED
     assert jobs.get_job(job_id).status is JobStatus.CANCELLED
@@ -114,7 +114,7 @@ def test_a_batch_gives_up_its_own_share_alone(unattended: Place) -> None:
 
 def test_cancelling_for_all_stops_it_for_everybody(unattended: Place) -> None:
     batch = batch_of(CLIP)
-    with jobs.acting_for("other"):
+    with acting_for("other"):
         jobs.submit(request(CLIP, fake_options()))
 
     jobs.cancel(batch.jobs[0].job_id, for_all=True)
@@ -124,7 +124,7 @@ def test_cancelling_for_all_stops_it_for_everybody(unattended: Place) -> None:
 
 def test_deleting_takes_nothing_from_others(unattended: Place) -> None:
     first, second = batch_of(CLIP, OTHER), batch_of(OTHER)
-    with jobs.acting_for("client"):
+    with acting_for("client"):
         shared = jobs.submit(request(OTHER, fake_options())).job_id
         assert jobs.delete(shared) == 0
 
@@ -140,7 +140,7 @@ def test_deleting_takes_nothing_from_others(unattended: Place) -> None:
 
 def test_who_cancelled_may_join_again(unattended: Place) -> None:
     job_id = jobs.submit(request(CLIP, fake_options())).job_id
-    with jobs.acting_for("first"):
+    with acting_for("first"):
         jobs.submit(request(CLIP, fake_options()))
         jobs.cancel(job_id)
 
@@ -159,15 +159,15 @@ def test_a_finished_job_is_there_for_a_client_that_had_cancelled_it_and_asks_aga
     unattended: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for owner in ("first", "second"):
-        with jobs.acting_for(owner):
+        with acting_for(owner):
             job_id = jobs.submit(request(OTHER, fake_options())).job_id
-    with jobs.acting_for("first"):
+    with acting_for("first"):
         jobs.cancel(job_id)
     monkeypatch.undo()  # workers start from here on
-    with jobs.acting_for("second"):
+    with acting_for("second"):
         assert finished(job_id).status is JobStatus.COMPLETED
 
-    with jobs.acting_for("first"):
+    with acting_for("first"):
         before = jobs.get_job(job_id).status
         again = jobs.submit(request(OTHER, fake_options()))
 
@@ -182,7 +182,7 @@ def test_a_finished_job_is_there_for_a_client_that_had_cancelled_it_and_asks_aga
 @pytest.mark.parametrize("days", [-1.0, float("-inf"), float("nan")])
 def test_a_number_of_days_that_is_none_is_refused(unattended: Place, days: float) -> None:
     with pytest.raises(UsageError) as caught:
-        jobs.forget_old(days)
+        jobs.delete_old(days)
     assert "0 keeps" in caught.value.hint
 
 

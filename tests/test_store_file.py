@@ -12,7 +12,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from job_places import Place, fake_options, fresh, place, request
+from job_places import Place, fake_options, fresh, jobs, place, request
 from patience import PATIENCE_S
 from whisper_nano import SPEECH
 
@@ -22,8 +22,7 @@ from transcribe_mcp.jobs.database import FILE_NAME, MIGRATION_LOOK_S
 from transcribe_mcp.jobs.schema import SCHEMA_VERSION
 from transcribe_mcp.jobs.store import Store
 from transcribe_mcp.jobs.writer_protocol import hold_lock
-from transcribe_mcp.service import jobs
-from transcribe_mcp.service.jobs import Job
+from transcribe_mcp.service.models import Job
 
 CLIP = SPEECH / "en_0.flac"
 

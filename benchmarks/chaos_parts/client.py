@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from transcribe_mcp.errors import TranscribeError
-from transcribe_mcp.service import jobs
+from transcribe_mcp.service import models
+from transcribe_mcp.service.service import default_service as service
 
 PAUSE_S = 0.5
 
 
 class Client:
-    def __init__(self, log: Path, options: jobs.JobOptions) -> None:
+    def __init__(self, log: Path, options: models.JobOptions) -> None:
         self._log = log
         self._options = options
         self._sources: dict[str, tuple[str, int]] = {}
@@ -49,14 +50,14 @@ class Client:
 
     def _submit(self, recordings: list[str], wave: int) -> None:
         for recording in recordings:
-            request = jobs.JobRequest(recording, self._options, force=True)
-            job = self._until_it_works(lambda request=request: jobs.submit(request))  # type: ignore[misc]
+            request = models.JobRequest(recording, self._options, force=True)
+            job = self._until_it_works(lambda request=request: service().submit(request))  # type: ignore[misc]
             self._note({"job": job.job_id, "source": recording, "wave": wave})
 
     def _wait(self) -> None:
         while left := [job_id for job_id in self._sources if job_id not in self._ended]:
             for job_id in left:
-                job = self._until_it_works(lambda job_id=job_id: jobs.get_job(job_id))  # type: ignore[misc]
+                job = self._until_it_works(lambda job_id=job_id: service().get_job(job_id))  # type: ignore[misc]
                 if job.status.is_final:
                     self._note({"ended": job_id})
             time.sleep(PAUSE_S)
@@ -88,7 +89,7 @@ class Client:
 
 def main() -> None:
     log, stop, *recordings = sys.argv[1:]
-    options = jobs.JobOptions.loads(os.environ["CHAOS_OPTIONS"])
+    options = models.JobOptions.loads(os.environ["CHAOS_OPTIONS"])
     Client(Path(log), options).serve(recordings, Path(stop))
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 from common import OWN_AUDIO, own_model
 
-from transcribe_mcp.service import jobs
+from transcribe_mcp.service import models
 
 PARTS = Path(__file__).parent
 CLIENT = PARTS / "client.py"
@@ -65,7 +65,7 @@ class World:
             "EXIT_AFTER_S": "600",
             "MAX_QUEUE_LENGTH": "100000",
         }
-        options = jobs.JobOptions(model=str(own_model()), **OPTIONS)  # type: ignore[arg-type]
+        options = models.JobOptions(model=str(own_model()), **OPTIONS)  # type: ignore[arg-type]
         return {
             **os.environ,
             **{f"TRANSCRIBE_MCP_{name}": value for name, value in chosen.items()},

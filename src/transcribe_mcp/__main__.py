@@ -6,7 +6,7 @@ import signal
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .frontends.mcp.http import ServeRequest
+    from .frontends.host import Address
 
 
 def main() -> None:
@@ -24,10 +24,10 @@ def main() -> None:
     app(prog_name="transcribe-mcp")
 
 
-def serve(request: ServeRequest) -> None:
+def serve(address: Address | None) -> None:
     from .frontends.mcp.server import run
 
-    run(request)
+    run(address)
 
 
 if __name__ == "__main__":

@@ -17,11 +17,14 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from .errors import UsageError
 
+PREFIX = "TRANSCRIBE_MCP_"
+TOKEN_VARIABLE = f"{PREFIX}TOKEN"
+
 
 class Settings(BaseSettings):
     """All settings. The variable of a field is ``TRANSCRIBE_MCP_<FIELD>``."""
 
-    model_config = SettingsConfigDict(env_prefix="TRANSCRIBE_MCP_", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
 
     model: str = Field(
         default="auto",
@@ -86,6 +89,20 @@ class Settings(BaseSettings):
     )
     max_queue_length: int = Field(default=1000, gt=0, description="maximum number of queued jobs")
 
+    @property
+    def max_file_bytes(self) -> int:
+        return int(self.max_file_gib * 1024**3)
+
+    def to_environment(self) -> dict[str, str]:
+        """Variables that give another process these settings, except the token. Paths are absolute."""
+        found: dict[str, str] = {}
+        for name in {*self.model_fields_set, "data_dir", "cache_dir"} - {"token"}:
+            value = getattr(self, name)
+            paths = value if isinstance(value, tuple) else (value,)
+            texts = (str(part.absolute() if isinstance(part, Path) else part) for part in paths)
+            found[f"{PREFIX}{name.upper()}"] = os.pathsep.join(texts)
+        return found
+
     @field_validator("allowed_roots", mode="before")
     @classmethod
     def _split_like_path(cls, value: object) -> object:
@@ -105,7 +122,7 @@ def settings() -> Settings:
         return Settings()
     except ValidationError as error:
         wrong = error.errors()[0]
-        variable = f"TRANSCRIBE_MCP_{wrong['loc'][0]}".upper()
+        variable = f"{PREFIX}{wrong['loc'][0]}".upper()
         message = f"the variable {variable} is {wrong['input']!r}: {wrong['msg']}"
         raise UsageError(message, hint="correct or unset the variable") from error
 

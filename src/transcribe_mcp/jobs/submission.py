@@ -9,7 +9,6 @@ from pathlib import Path
 from ..errors import SourceRefusedError, SourceUnreadableError
 from ..media.download import is_url, require_url
 from ..media.inputs import STANDARD_INPUT
-from ..settings import settings
 from . import file_identity
 from .models import JobOptions, JobRequest
 from .queue import LONG, SHORT
@@ -40,11 +39,20 @@ FETCHED_FOR_SHELL = (
 class Submission:
     """Prepares the jobs of one call."""
 
-    def __init__(self, store: Store, options: JobOptions, key: str, owner: str = "") -> None:
+    def __init__(
+        self,
+        store: Store,
+        options: JobOptions,
+        key: str,
+        owner: str = "",
+        *,
+        is_offline: bool = False,
+    ) -> None:
         self._store = store
         self._options = options
         self._key = key
         self._owner = owner
+        self._is_offline = is_offline or options.offline
         self._deadline = time.monotonic() + HASHING_S
 
     def prepare(self, source: str, request: JobRequest) -> NewJob:
@@ -53,7 +61,7 @@ class Submission:
             SourceError: the file is not there, may not be read, or lies outside the roots of the request.
         """
         if is_url(source):
-            if self._options.offline or settings().offline:
+            if self._is_offline:
                 raise SourceRefusedError(
                     f"{source} is not fetched: offline was asked for", hint="name a file"
                 )

@@ -21,7 +21,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ..settings import Settings
+from ..settings import TOKEN_VARIABLE, Settings
 from .private_files import FILE_MODE, make_private_dir, open_private
 
 LOG_NAME = "worker.log"
@@ -110,12 +110,12 @@ def _locks(data_dir: Path) -> Iterator[FileLock]:
         yield _looked_at(path)
 
 
-def start_worker(chosen: Settings) -> bool:
-    """Start a supervisor with its workers, unless one of them is there; gives whether it did. Returns at once."""
+def start_worker(chosen: Settings) -> subprocess.Popen[bytes] | None:
+    """Start the supervisor and return its process at once; ``None`` if it or one of its workers runs already."""
     data_dir = chosen.data_dir.absolute()
     make_private_dir(data_dir)
     if any(map(is_held, _locks(data_dir))):
-        return False
+        return None
     _started[:] = [process for process in _started if process.poll() is None]
     for log_path in (data_dir / LOG_NAME, *data_dir.glob("worker-*[0-9].log")):
         _put_aside(log_path)
@@ -130,20 +130,13 @@ def start_worker(chosen: Settings) -> bool:
             **_detached(),
         )
     _started.append(process)
-    return True
+    return process
 
 
 def environment_of(chosen: Settings) -> dict[str, str]:
-    """What this process was told, with paths that hold elsewhere, and without what a worker need not know."""
-    paths = {
-        "TRANSCRIBE_MCP_DATA_DIR": chosen.data_dir,
-        "TRANSCRIBE_MCP_CACHE_DIR": chosen.cache_dir,
-    }
-    found = {name: value for name, value in os.environ.items() if name != "TRANSCRIBE_MCP_TOKEN"}
-    found |= {name: str(path.absolute()) for name, path in paths.items()}
-    if chosen.database_url:
-        found["TRANSCRIBE_MCP_DATABASE_URL"] = chosen.database_url
-    return found
+    """The environment of a worker: this process's, with these settings, without the token."""
+    found = {name: value for name, value in os.environ.items() if name != TOKEN_VARIABLE}
+    return found | chosen.to_environment()
 
 
 def _detached() -> dict[str, Any]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ..jobs.store import Store
     from ..jobs.submission import Submission
     from ..media.inputs import Recording
+    from ..settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,10 @@ class Prepared:
 
 
 def prepare_all(
-    submission: Submission, recordings: Sequence[Recording], request: JobRequest
+    submission: Submission,
+    recordings: Sequence[Recording],
+    request: JobRequest,
+    settings: Settings,
 ) -> Prepared:
     """
     Raises:
@@ -55,7 +59,8 @@ def prepare_all(
                     skipped.append(recording.source)
                     continue
                 outputs = tuple(wanted[path] for path in missing)
-            new.append(_prepare(submission, recording, request, outputs))
+            job = _prepare(submission, recording, request, settings)
+            new.append(replace(job, outputs=outputs))
         except UsageError:
             raise
         except TranscribeError as error:
@@ -67,18 +72,16 @@ def _prepare(
     submission: Submission,
     recording: Recording,
     request: JobRequest,
-    outputs: tuple[NewOutput, ...],
+    settings: Settings,
 ) -> NewJob:
     from ..jobs import spool
     from ..media.inputs import STANDARD_INPUT
-    from ..settings import settings
 
     if recording.remote != STANDARD_INPUT:
-        return replace(submission.prepare(recording.source, request), outputs=outputs)
-    data_dir = settings().data_dir
-    kept = spool.keep(data_dir, int(settings().max_file_gib * 1024**3))
-    size_bytes = spool.path_of(data_dir, kept[0]).stat().st_size
-    return replace(submission.prepare_piped(kept, size_bytes, request), outputs=outputs)
+        return submission.prepare(recording.source, request)
+    kept = spool.keep(settings.data_dir, settings.max_file_bytes)
+    size_bytes = spool.path_of(settings.data_dir, kept[0]).stat().st_size
+    return submission.prepare_piped(kept, size_bytes, request)
 
 
 def drop_unused(store: Store, new: Sequence[NewJob]) -> None:

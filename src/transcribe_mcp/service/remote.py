@@ -9,10 +9,15 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from ..domain.progress import Progress
-from ..errors import SourceError, SourceRefusedError, TranscribeError
+from ..errors import SourceError, SourceRefusedError, TranscribeError, UsageError
 
 if TYPE_CHECKING:
     from ..media.inputs import Recording
+
+
+def no_source() -> UsageError:
+    hint = "name files, directories or patterns such as 'talks/*.mp3'"
+    return UsageError("no recording was named", hint=hint)
 
 
 def usable(

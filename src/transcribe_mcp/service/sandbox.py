@@ -1,7 +1,7 @@
-"""The use cases of a caller that is a program acting for its user: what it may read and where it may write.
+"""The use cases that read or write files for a caller that acts for its user, such as an assistant.
 
-A person at a shell may name any file; an assistant may be talked into naming one. So its sources and outputs pass
-``Access`` first, and what goes on is the resolved path.
+Users may name any file in a shell; an assistant can be tricked into naming one. So ``Access`` checks its sources and
+outputs first, and later steps use the resolved paths.
 """
 
 from __future__ import annotations
@@ -11,176 +11,148 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..domain.transcript import Segment, Transcript
-from ..errors import OutputError, OutputExistsError, SourceRefusedError, TranscribeError, UsageError
-from ..jobs.models import Batch, Job, JobRequest
-from . import jobs
-
-__all__ = [
-    "Found",
-    "Segment",
-    "Transcript",
-    "access",
-    "find",
-    "formats",
-    "is_refused",
-    "require_format",
-    "submit",
-    "submit_batch",
-    "write_result",
-]
+from ..errors import OutputError, OutputExistsError, SourceRefusedError, TranscribeError
+from .models import Batch, Job, JobRequest
+from .remote import no_source
+from .service import Service, refusal_of
 
 if TYPE_CHECKING:
-    from ..formats import Format
     from ..media.access import Access
-
-
-def access(client_roots: Sequence[str] = ()) -> Access:
-    """What the settings allow, and the directories (``file://`` addresses) that the client works in.
-
-    Raises:
-        UsageError: a setting holds what it cannot be.
-    """
-    from ..media.access import Access, default_roots, path_of_uri
-    from ..settings import settings
-
-    set_up = settings()
-    allowed = Access(
-        roots=set_up.allowed_roots or default_roots(),
-        allow_urls=set_up.allow_urls and not set_up.offline,
-        max_file_bytes=int(set_up.max_file_gib * 1024**3),
-        reserved=(set_up.data_dir, set_up.cache_dir),
-    )
-    local = [Path(path_of_uri(uri)) for uri in client_roots if uri.startswith("file://")]
-    return allowed if set_up.allowed_roots else allowed.widened(local)
-
-
-def is_refused(sources: Sequence[str], allowed: Access) -> bool:
-    """Whether one of the files is outside of what may be read, so that the client's own roots would matter."""
-    from ..media.download import is_url
-    from ..media.source_names import bare_url
-
-    for source in map(bare_url, sources):
-        try:
-            if not is_url(source):
-                allowed.require_inside(source)
-        except SourceRefusedError:
-            return True
-    return False
-
-
-def submit(request: JobRequest, allowed: Access) -> Job:
-    """``jobs.submit`` for a recording that may be read.
-
-    Raises:
-        SourceError: it may not, or cannot.
-    """
-    source = _checked(request.source, allowed)
-    return jobs.submit(replace(request, source=source, roots=tuple(map(str, allowed.resolved))))
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What sources name: recordings that may be read, and what was refused, each with its reason."""
+    """Recordings that may be read, and refused sources with the reasons."""
 
     recordings: tuple[str, ...]
     refused: tuple[tuple[str, TranscribeError], ...]
 
 
-def find(
-    sources: Sequence[str], allowed: Access, check: Callable[[], None] = lambda: None
-) -> Found:
-    """The recordings that files, directories, patterns and addresses name. ``check`` is called often and may raise.
+@dataclass(frozen=True, slots=True)
+class Sandbox:
+    """A service restricted to certain directories."""
 
-    Raises:
-        UsageError: no source, or more to look at or to transcribe than one call may ask for.
-    """
-    from ..media.access import find_allowed
-    from ..media.download import is_url
-    from ..media.source_names import bare_url
+    service: Service
+    access: Access
 
-    sources = list(map(bare_url, sources))
-    if not sources:
-        raise UsageError(
-            "no recording was named",
-            hint="name files, directories or patterns such as 'talks/*.mp3'",
+    @classmethod
+    def of(cls, service: Service, client_roots: Sequence[str] = ()) -> Sandbox:
+        """The sandbox of the settings.
+
+        Args:
+            client_roots: ``file://`` URIs of the client's directories. They count if the settings name none.
+
+        Raises:
+            UsageError: a setting has an invalid value.
+        """
+        from ..media.access import Access, default_roots, path_of_uri
+
+        settings = service.settings
+        allowed = Access(
+            roots=settings.allowed_roots or default_roots(),
+            allow_urls=settings.allow_urls and not settings.offline,
+            max_file_bytes=settings.max_file_bytes,
+            reserved=(settings.data_dir, settings.cache_dir),
         )
-    wanted: list[str] = []
-    refused: list[tuple[str, TranscribeError]] = []
-    for source in filter(is_url, sources):
+        local = [Path(path_of_uri(uri)) for uri in client_roots if uri.startswith("file://")]
+        return cls(service, allowed if settings.allowed_roots else allowed.widened(local))
+
+    def refuses(self, sources: Sequence[str]) -> bool:
+        """Whether a file lies outside the allowed directories, so that the client's roots would matter."""
+        from ..media.download import is_url
+        from ..media.source_names import bare_url
+
+        for source in map(bare_url, sources):
+            try:
+                if not is_url(source):
+                    self.access.require_inside(source)
+            except SourceRefusedError:
+                return True
+        return False
+
+    def submit(self, request: JobRequest) -> Job:
+        """``Service.submit``.
+
+        Raises:
+            SourceError: the recording is not allowed, or unreadable.
+        """
+        source = self._checked(request.source)
+        return self.service.submit(replace(request, source=source, roots=self._roots))
+
+    def find(self, sources: Sequence[str], check: Callable[[], None] = lambda: None) -> Found:
+        """Find the recordings that files, directories, patterns and URLs name.
+
+        Args:
+            check: called often; may raise to stop the search.
+
+        Raises:
+            UsageError: no source, or more files or recordings than one call may ask for.
+        """
+        from ..media.access import find_allowed
+        from ..media.download import is_url
+        from ..media.source_names import bare_url
+
+        sources = list(map(bare_url, sources))
+        if not sources:
+            raise no_source()
+        urls: list[str] = []
+        refused: list[tuple[str, TranscribeError]] = []
+        for source in filter(is_url, sources):
+            try:
+                urls.append(self._checked(source))
+            except TranscribeError as error:
+                refused.append((source, error))
+        files = [source for source in sources if not is_url(source)]
+        recordings, more = find_allowed(files, self.access, check)
+        return Found((*urls, *(str(one.path) for one in recordings)), (*refused, *more))
+
+    def submit_batch(self, found: Found, request: JobRequest) -> Batch:
+        """``Service.submit_batch`` for the recordings found; the batch lists the refused sources."""
+        request = replace(request, roots=self._roots)
+        refused = [refusal_of(*each) for each in found.refused]
+        return self.service.submit_batch(found.recordings, request, refused)
+
+    def write_result(self, job_id: str, format_name: str, target: str) -> Path:
+        """Write a transcript to a new file in an allowed directory. Existing files are never replaced.
+
+        Raises:
+            UnknownNameError: no such format.
+            OutputExistsError: the file exists.
+            OutputError: the file is outside, hidden or in our own directories, or writing fails.
+            JobNotFoundError, JobStateError: see ``Service.get_transcript``.
+        """
+        from ..formats import find_format, write
+        from ..media.openat import writable_directory
+
+        path = self.access.output(target, find_format(format_name).extension)
+        transcript = self.service.get_transcript(job_id)
         try:
-            wanted.append(_checked(source, allowed))
-        except TranscribeError as error:
-            refused.append((source, error))
-    recordings, more = find_allowed(
-        [source for source in sources if not is_url(source)], allowed, check
-    )
-    return Found((*wanted, *(str(recording.path) for recording in recordings)), (*refused, *more))
+            with writable_directory(path.parent) as directory:
+                write(transcript, format_name, directory / path.name)
+        except OutputExistsError as error:
+            raise OutputExistsError(f"{target} exists already", hint="name another file") from error
+        except OutputError as error:
+            message = str(error).replace(str(directory), str(path.parent))
+            raise OutputError(message, hint=error.hint) from error
+        except OSError as error:
+            message = f"cannot write {target}: {error.strerror}"
+            raise OutputError(message, hint="name a directory that exists") from error
+        return path
 
+    @property
+    def _roots(self) -> tuple[str, ...]:
+        return tuple(map(str, self.access.resolved))
 
-def submit_batch(found: Found, request: JobRequest, allowed: Access) -> Batch:
-    """``jobs.submit_batch`` for what was found; what was refused stays with the batch."""
-    request = replace(request, roots=tuple(map(str, allowed.resolved)))
-    return jobs.submit_batch(
-        found.recordings, request, [jobs.refusal_of(*each) for each in found.refused]
-    )
+    def _checked(self, source: str) -> str:
+        from ..media.download import is_url, require_url
+        from ..media.source_names import bare_url
 
-
-def write_result(job_id: str, format_name: str, target: str, allowed: Access) -> Path:
-    """Write a transcript to a new file inside the roots. No file that is there is touched, so no recording either.
-
-    Raises:
-        UnknownNameError: no such format.
-        OutputExistsError: there is a file.
-        OutputError: the file would be outside, hidden or among our own, or cannot be written.
-        JobNotFoundError, JobStateError: see ``jobs.get_transcript``.
-    """
-    from ..formats import find_format, write
-    from ..media.openat import writable_directory
-
-    path = allowed.output(target, find_format(format_name).extension)
-    transcript = jobs.get_transcript(job_id)
-    try:
-        with writable_directory(path.parent) as directory:
-            write(transcript, format_name, directory / path.name)
-    except OutputExistsError as error:
-        raise OutputExistsError(f"{target} is there already", hint="name another file") from error
-    except OutputError as error:
-        raise OutputError(
-            str(error).replace(str(directory), str(path.parent)), hint=error.hint
-        ) from error
-    except OSError as error:
-        raise OutputError(
-            f"cannot write {target}: {error.strerror}", hint="name a directory that exists"
-        ) from error
-    return path
-
-
-def formats() -> dict[str, Format]:
-    """The output formats by name: extension, media type, summary."""
-    from ..formats import FORMATS
-
-    return dict(FORMATS)
-
-
-def require_format(name: str, *others: str) -> None:
-    """
-    Raises:
-        UnknownNameError: no output format has this name; ``others`` are what the caller has beside them.
-    """
-    from ..formats import find_format
-
-    find_format(name, others)
-
-
-def _checked(source: str, allowed: Access) -> str:
-    from ..media.download import is_url, require_url
-    from ..media.source_names import bare_url
-
-    source = bare_url(source)
-    if not is_url(source):
-        return str(allowed.recording(source))
-    if not allowed.allow_urls:
-        hint = "give the path of a file; addresses are fetched where the server was started with --allow-urls"
-        raise SourceRefusedError("recordings at an address are not fetched here", hint=hint)
-    return require_url(source.strip()).geturl()
+        source = bare_url(source)
+        if not is_url(source):
+            return str(self.access.recording(source))
+        if not self.access.allow_urls:
+            hint = (
+                "give the path of a file; URLs work where the server was started with --allow-urls"
+            )
+            raise SourceRefusedError("this server does not download URLs", hint=hint)
+        return require_url(source.strip()).geturl()

@@ -11,8 +11,10 @@ import typer
 
 from ...domain.text_breaks import JOINERS
 from ...errors import UsageError
-from ...service import TranscribeRequest, server_settings
-from ...service import jobs as service
+from ...service import TranscribeRequest, models, server_settings
+from ...service.acting import acting_for
+from ...service.formats import render
+from ...service.service import default_service, work
 from . import options as arg
 from .terminal import Bars, confirm, exit_codes, progress_bars, say, write_out
 
@@ -42,9 +44,9 @@ FOREVER_S = 10 * 365 * DAY_S
 
 def queue(request: TranscribeRequest, shown: arg.Shown, *, force: bool) -> None:
     """``transcribe --queue``: submit the recordings as jobs and print their IDs."""
-    wanted = service.JobRequest(
+    wanted = models.JobRequest(
         "",
-        service.JobOptions(**vars(request.spec) | vars(request.options)),
+        models.JobOptions(**vars(request.spec) | vars(request.options)),
         force=force,
         output=_output(request),
         from_shell=True,
@@ -53,8 +55,8 @@ def queue(request: TranscribeRequest, shown: arg.Shown, *, force: bool) -> None:
         say(
             "warning: --threads has no effect with --queue; set TRANSCRIBE_MCP_THREADS for the worker"
         )
-    with service.acting_for(OWNER):
-        batch = service.submit_batch(request.sources, wanted)
+    with acting_for(OWNER):
+        batch = default_service().submit_batch(request.sources, wanted)
     for source in () if shown.quiet else batch.skipped:
         say(f"skipped: {source}: its output files exist")
     for refused in batch.refused:
@@ -67,11 +69,11 @@ def queue(request: TranscribeRequest, shown: arg.Shown, *, force: bool) -> None:
         raise SystemExit(1)
 
 
-def _output(request: TranscribeRequest) -> service.OutputRequest | None:
+def _output(request: TranscribeRequest) -> models.OutputRequest | None:
     """The files that the worker writes, even after this terminal is closed."""
     if request.output_dir is None:
         return None
-    return service.OutputRequest(
+    return models.OutputRequest(
         directory=str(request.output_dir),
         formats=request.formats,
         overwrite=request.overwrite,
@@ -95,7 +97,7 @@ def worker(keep_days: KeepDays = None) -> None:
     """Work on queued jobs, on every GPU, until none come any more. Front ends start this by themselves."""
     with exit_codes():
         server_settings.configure({"keep_days": None if keep_days is None else str(keep_days)})
-        raise SystemExit(service.work())
+        raise SystemExit(work())
 
 
 @group.command("list")
@@ -104,8 +106,8 @@ def list_jobs(
 ) -> None:
     """Jobs, newest first."""
     with exit_codes():
-        which = service.JobFilter(statuses=_statuses(status))
-        page = service.list_jobs(which, cursor or None, limit)
+        which = models.JobFilter(statuses=_statuses(status))
+        page = default_service().list_jobs(which, cursor or None, limit)
         for job in page.jobs:
             write_out(_json(job) if as_json else _line(job))
         if page.next_cursor:
@@ -122,11 +124,11 @@ def show(
 ) -> None:
     """How far a job is; with --format its transcript, or what there is of it."""
     with exit_codes():
-        found = _waited_for(job, quiet=quiet) if wait else service.get_job(job)
+        found = _waited_for(job, quiet=quiet) if wait else default_service().get_job(job)
         if shown_format:
             _show_transcript(job, shown_format, quiet=quiet)
             return
-        jobs = found.jobs if isinstance(found, service.Batch) else (found,)
+        jobs = found.jobs if isinstance(found, models.Batch) else (found,)
         for one in jobs:
             write_out(_json(one) if as_json else _facts(one))
 
@@ -143,26 +145,26 @@ def cancel(
     Where another client or batch waits for the same job, the job goes on for that one unless --all is given.
     """
     with exit_codes():
-        with service.acting_for(OWNER):
-            found = service.cancel(job, for_all=for_all)
+        with acting_for(OWNER):
+            found = default_service().cancel(job, for_all=for_all)
         write_out(f"{job}  {found.status}\n")
         if goes_on := _going_on(found):
             jobs = "1 job goes on" if goes_on == 1 else f"{goes_on} jobs go on"
             say(f"{jobs}: others wait for the same recording; --all stops that too")
 
 
-def _going_on(found: service.Job | service.Batch) -> int:
+def _going_on(found: models.Job | models.Batch) -> int:
     """How many of the jobs that were cancelled have not ended, because others want them."""
-    jobs = found.jobs if isinstance(found, service.Batch) else (found,)
-    cancelled = [job.job_id for job in jobs if job.status is service.JobStatus.CANCELLED]
-    return sum(not service.get_job(job_id).status.is_final for job_id in cancelled)
+    jobs = found.jobs if isinstance(found, models.Batch) else (found,)
+    cancelled = [job.job_id for job in jobs if job.status is models.JobStatus.CANCELLED]
+    return sum(not default_service().get_job(job_id).status.is_final for job_id in cancelled)
 
 
 @group.command()
 def retry(job: JobId) -> None:
     """Queue a failed or cancelled job again; it goes on where it was."""
-    with exit_codes(), service.acting_for(OWNER):
-        write_out(_line(service.retry(job)))
+    with exit_codes(), acting_for(OWNER):
+        write_out(_line(default_service().retry(job)))
 
 
 @group.command("rm")
@@ -179,24 +181,24 @@ def remove(
 
     Asks before it deletes more than one. Output files stay.
     """
-    with exit_codes(), service.acting_for(OWNER):
+    with exit_codes(), acting_for(OWNER):
         if not jobs and keep_days is None:
             raise UsageError("no job was named", hint="name jobs, or give --keep-days")
         named = list(dict.fromkeys(jobs or ()))
         found = [
-            service.get_job(job) for job in named
+            default_service().get_job(job) for job in named
         ]  # before the first is deleted: is each there?
-        n_jobs = sum(len(one.jobs) if isinstance(one, service.Batch) else 1 for one in found)
-        n_jobs += service.count_old(keep_days) if keep_days is not None else 0
+        n_jobs = sum(len(one.jobs) if isinstance(one, models.Batch) else 1 for one in found)
+        n_jobs += default_service().count_old(keep_days) if keep_days is not None else 0
         if n_jobs > 1 or (n_jobs and not named):
             confirm(f"delete {_count(n_jobs)} with their transcripts?", yes=yes)
         n_deleted = 0
         for job in named:
-            n_gone = service.delete(job)
+            n_gone = default_service().delete(job)
             n_deleted += n_gone
             if not n_gone:
                 say(f"{job}: others wait for its recordings or have them; they are kept")
-        n_deleted += service.forget_old(keep_days) if keep_days is not None else 0
+        n_deleted += default_service().delete_old(keep_days) if keep_days is not None else 0
         say(f"{_count(n_deleted)} deleted")
         if keep_days == 0:
             say("--keep-days 0 keeps finished jobs for good")
@@ -206,42 +208,42 @@ def _count(n_jobs: int) -> str:
     return "1 job" if n_jobs == 1 else f"{n_jobs} jobs"
 
 
-def _statuses(text: str) -> tuple[service.JobStatus, ...]:
+def _statuses(text: str) -> tuple[models.JobStatus, ...]:
     names = [name.strip() for name in text.split(",") if name.strip()]
     try:
-        return tuple(service.JobStatus(name) for name in names)
+        return tuple(models.JobStatus(name) for name in names)
     except ValueError as error:
-        hint = f"choose among {', '.join(service.JobStatus)}"
+        hint = f"choose among {', '.join(models.JobStatus)}"
         raise UsageError(f"--status is {text!r}", hint=hint) from error
 
 
-def _waited_for(job_id: str, *, quiet: bool) -> service.Job | service.Batch:
+def _waited_for(job_id: str, *, quiet: bool) -> models.Job | models.Batch:
     with progress_bars(quiet=quiet) as bars:
-        return service.wait_for(job_id, FOREVER_S, lambda found: _draw(bars, found))
+        return default_service().wait_for(job_id, FOREVER_S, lambda found: _draw(bars, found))
 
 
-def _draw(bars: Bars, found: service.Job | service.Batch) -> None:
+def _draw(bars: Bars, found: models.Job | models.Batch) -> None:
     bars("windows", found.percent, 100.0)
 
 
 def _show_transcript(job_id: str, name: str, *, quiet: bool) -> None:
-    transcript = service.get_transcript(job_id)
-    write_out(service.render(transcript, name))
+    transcript = default_service().get_transcript(job_id)
+    write_out(render(transcript, name))
     for notice in () if quiet else transcript.warnings:
         say(f"warning: {notice.message}")
 
 
-def _json(job: service.Job) -> str:
+def _json(job: models.Job) -> str:
     values = asdict(job) | {"options": job.options.to_json()}
     return json.dumps(values, ensure_ascii=False) + "\n"
 
 
-def _line(job: service.Job) -> str:
+def _line(job: models.Job) -> str:
     waiting = f"  ({job.waiting_for})" if job.waiting_for else ""
     return f"{job.job_id}  {job.status:<9} {job.percent:>3.0f} %  {_shown(job.source)}{waiting}\n"
 
 
-def _facts(job: service.Job) -> str:
+def _facts(job: models.Job) -> str:
     facts = {
         "job": job.job_id,
         "source": _shown(job.source),

@@ -14,10 +14,10 @@ from typing import Annotated
 import typer
 
 from ...service import server_settings as service
-from ..mcp.http import ServeRequest
+from ..host import Address
 from .terminal import exit_codes, say, write_out
 
-Serve = Callable[[ServeRequest], None]
+Serve = Callable[[Address | None], None]
 
 Http = Annotated[
     bool, typer.Option("--http", help="Streamable HTTP instead of standard input and output.")
@@ -114,7 +114,7 @@ def add_commands(app: typer.Typer, run: Serve) -> None:
                 say(
                     "speaking MCP on this terminal; clients start this themselves: transcribe-mcp mcp-config --help"
                 )
-            run(ServeRequest("http" if http else "stdio", host, port, tuple(allowed_host or ())))
+            run(Address(host, port, tuple(allowed_host or ())) if http else None)
 
     @app.command("mcp-config")
     def mcp_config(client: Client, write: Write = False, file: ConfigFile = None) -> None:

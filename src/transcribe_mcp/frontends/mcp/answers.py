@@ -15,8 +15,8 @@ from typing import Any
 
 from ...domain.text_breaks import head
 from ...errors import TranscribeError
-from ...service.jobs import Batch, Hit, Job, JobFailure
-from ...service.model_fit import CachedModel, Diagnosis, Machine
+from ...service.model_fit import CachedModel, Machine
+from ...service.models import Batch, Diagnosis, Hit, Job, JobFailure
 from .hints import for_assistant, next_step
 
 MAX_LINES = 50  # jobs of a batch in one answer

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from ...service import format_names, sandbox
-from ...service.jobs import JobStatus
+from ...service.formats import FORMATS
+from ...service.models import JobStatus
 from ..forms import Option, Parameter
 from .pages import DEFAULT_CHARS, MAX_CHARS, MIN_CHARS
 
@@ -71,7 +71,7 @@ def ask(option: Option) -> Parameter:
     return Parameter(Annotated[annotation, argument], option.default, read)
 
 
-_SUMMARIES = "; ".join(f"{name}: {form.summary}" for name, form in sandbox.formats().items())
+_SUMMARIES = "; ".join(f"{name}: {form.summary}" for name, form in FORMATS.items())
 
 Source = Annotated[
     str,
@@ -99,7 +99,7 @@ Formats = Annotated[
     Sequence[str],
     Argument(
         "array",
-        f"{', '.join(format_names())}. The text is returned in the first format; "
+        f"{', '.join(tuple(FORMATS))}. The text is returned in the first format; "
         "resource links are returned for all of them. Default: txt.",
         max_chars=16,
         also=("format", "output_format", "response_format"),

@@ -1,124 +1,54 @@
-"""What the tools do: one use case each, on the store's threads, waiting where the caller wants to wait."""
+"""The work behind the tools: each handler calls the service and returns an answer."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
 import secrets
-import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
-from contextvars import copy_context
-from functools import lru_cache, partial
-from typing import Any, ParamSpec, TypeVar
+from functools import lru_cache
+from typing import Any
 
-from ...errors import CancelledError, JobStateError, TranscribeError, UsageError
-from ...service import jobs as service
-from ...service import model_fit, sandbox
-from ...service.jobs import Batch, Job, JobFilter, JobRequest, JobStatus
+from ...errors import JobStateError, TranscribeError, UsageError
+from ...service import model_fit
+from ...service.acting import acting_for
+from ...service.async_service import AsyncService
+from ...service.formats import find_format
+from ...service.models import Batch, Job, JobFilter, JobRequest, JobStatus, Segment
+from ...service.sandbox import Sandbox
+from ...service.service import no_transcript
 from . import answers, pages
 from .notices import SCHEME
 
-# A call that waits in the store (a locked file, a long transcript) holds up no other.
-_THREADS = ThreadPoolExecutor(max_workers=16, thread_name_prefix="store")
-# Jobs that are being submitted when the client leaves are submitted first; nobody waits for the other calls.
-_SUBMITTING = ThreadPoolExecutor(max_workers=4, thread_name_prefix="submit")
-_ending = threading.Event()
-
-# A waiting call looks the less often the longer it waits: short recordings are not kept waiting by the looking.
-FIRST_LOOK_S, LONGEST_LOOK_S, LOOK_SHARE = 0.03, 0.25, 0.05
-_PROCESS = f"client {secrets.token_hex(8)}"
 SEGMENTS = "segments"
 REPORT_CHARS = 6_000
 QUIET_S = 0.5
+CANCEL_S = 3.0  # for a running job to stop
 DAY_S = 86_400.0
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
-Report = Callable[[float, str], Awaitable[None]]
-"""Told how many percent are done, and what is being done."""
+Report = Callable[[Job | Batch], Awaitable[None]]
+"""Called with the first state of a job and with each change."""
 
 
-async def call(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """A use case in a thread: the loop answers others meanwhile."""
-    return await _in(_THREADS, partial(function, *args, **kwargs))
+class ProgressReport:
+    """Reports a job's progress to the client. The percentage only grows, as the protocol requires."""
 
+    def __init__(self, send: Callable[[float, float, str], Awaitable[None]]) -> None:
+        self._send = send
+        self._percent = -1.0
 
-def client(request: Any) -> AbstractContextManager[None]:
-    """Work in the name of a client: the one of this process, or of an HTTP request's session.
-
-    Requests without a session (since 2026) do not say whose they are: each of their submissions is an owner.
-    """
-    name = _PROCESS if request is None else request.headers.get("mcp-session-id", "")
-    return service.acting_for(name)
-
-
-async def submitting(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """A use case that queues jobs, in a thread. The process ends after it."""
-    return await _in(_SUBMITTING, partial(function, *args, **kwargs))
-
-
-async def _in(threads: ThreadPoolExecutor, work: Callable[[], T]) -> T:
-    context = copy_context()  # who asks: see ``client``
-    return await asyncio.get_running_loop().run_in_executor(threads, context.run, work)
-
-
-async def searching(function: Callable[[Callable[[], None]], T]) -> T:
-    """A use case that looks through directories, in a thread. What it is given raises once nobody waits for it."""
-    is_over = threading.Event()
-
-    def check() -> None:
-        if is_over.is_set() or _ending.is_set():
-            raise CancelledError("the call was cancelled")
-
-    try:
-        return await call(function, check)
-    finally:
-        is_over.set()
-
-
-def end(patience_s: float) -> None:
-    """Let jobs be submitted that are on their way, and stop searching."""
-    _ending.set()
-    _THREADS.shutdown(wait=False, cancel_futures=True)
-    waiting = threading.Thread(target=_SUBMITTING.shutdown, daemon=True)
-    waiting.start()
-    waiting.join(patience_s)
-
-
-async def open_store() -> None:
-    """Open the store before the first call needs it, and after the first answers have gone out."""
-    await asyncio.sleep(QUIET_S)
-    with suppress(TranscribeError):  # the call that needs it will say so
-        await call(service.prepare)
-    # What is loaded by now stays: looking through it for garbage would stop every answer for a tenth of a second.
-    gc.freeze()
-
-
-async def wait_for(job: Job | Batch, wait_s: float, report: Report) -> Job | Batch:
-    """The job once it is final, or as it is after ``wait_s``. ``report`` hears of every step forward."""
-    begun = time.monotonic()
-    deadline = begun + wait_s
-    told = -1.0
-    while True:
-        if job.percent > told:
-            told = job.percent
-            await report(told, _describe(job))
-        now = time.monotonic()
-        if job.status.is_final or now >= deadline:
-            return job
-        pause = min(max((now - begun) * LOOK_SHARE, FIRST_LOOK_S), LONGEST_LOOK_S)
-        await asyncio.sleep(min(pause, deadline - now))
-        job = await call(service.get_job, job.job_id)
+    async def __call__(self, job: Job | Batch) -> None:
+        if job.percent > self._percent:
+            self._percent = job.percent
+            await self._send(job.percent, 100, _describe(job))
 
 
 def _describe(job: Job | Batch) -> str:
     if isinstance(job, Batch):
-        done = sum(each.status.is_final for each in job.jobs)
-        return f"{done} of {len(job.jobs)} recordings done"
+        n_final = sum(each.status.is_final for each in job.jobs)
+        return f"{n_final} of {len(job.jobs)} recordings finished"
     if job.waiting_for:
         return f"{job.status}, {job.waiting_for}"
     if job.status == "queued":
@@ -126,153 +56,205 @@ def _describe(job: Job | Batch) -> str:
     return f"{job.stage or job.status.value}, {job.percent:.0f} %"
 
 
-async def transcribe(
-    request: JobRequest, formats: Sequence[str], roots: list[str], wait_s: float, report: Report
-) -> answers.Answer:
-    """Submit one recording and wait for it a while."""
+class Handlers:
+    """The handlers of one server."""
 
-    def submit() -> tuple[list[str], Job | Batch]:
-        return _known_formats(formats), sandbox.submit(request, sandbox.access(roots))
+    def __init__(self, service: AsyncService) -> None:
+        self.service = service
+        self._jobs = service.service
+        self._owner = f"client {secrets.token_hex(8)}"
+        # Subtitles of a day take seconds to lay out, and clients read them in pages. A finished transcript never
+        # changes. Callers look for the job first, so a deleted one is not served from here.
+        self._finished_text = lru_cache(maxsize=4)(self._text)
 
-    names, job = await submitting(submit)
-    return await finished_answer(await wait_for(job, wait_s, report), names)
+    def acting_for(self, request: Any) -> AbstractContextManager[None]:
+        """Make the client the owner of jobs: the one of this process, or the session of an HTTP request.
 
+        Requests without a session (since 2026) do not identify their client: each submission is an owner.
+        """
+        name = self._owner if request is None else request.headers.get("mcp-session-id", "")
+        return acting_for(name)
 
-async def transcribe_batch(
-    sources: Sequence[str], request: JobRequest, roots: list[str], wait_s: float, report: Report
-) -> answers.Answer:
-    """Submit many and wait a while for all."""
-    access = await call(sandbox.access, roots)
-    found = await searching(lambda check: sandbox.find(sources, access, check))
-    batch = await submitting(sandbox.submit_batch, found, request, access)
-    return state(await wait_for(batch, wait_s, report))
+    async def open_store(self) -> None:
+        """Open the database before the first call needs it, after the first answers are sent."""
+        await asyncio.sleep(QUIET_S)
+        with suppress(TranscribeError):  # the first call that needs it raises it again
+            await self.service.call(self._jobs.prepare)
+        # The modules loaded by now stay. A garbage collection over them would delay every answer by 0.1 s.
+        gc.freeze()
+
+    # --- transcribing -------------------------------------------------------------------------------------------------
+
+    async def needs_roots(self, sources: Sequence[str]) -> bool:
+        """Whether the client's own directories decide if the sources may be read."""
+        return await self.service.call(lambda: Sandbox.of(self._jobs).refuses(sources))
+
+    async def transcribe(
+        self,
+        request: JobRequest,
+        formats: Sequence[str],
+        roots: list[str],
+        wait_s: float,
+        report: Report,
+    ) -> answers.Answer:
+        """Submit one recording and wait for it."""
+
+        def submit() -> tuple[list[str], Job]:
+            return _known_formats(formats), Sandbox.of(self._jobs, roots).submit(request)
+
+        names, job = await self.service.submit(submit)
+        return await self.finished_answer(await self.service.wait_for(job, wait_s, report), names)
+
+    async def transcribe_batch(
+        self,
+        sources: Sequence[str],
+        request: JobRequest,
+        roots: list[str],
+        wait_s: float,
+        report: Report,
+    ) -> answers.Answer:
+        """Submit many recordings and wait for all."""
+        sandbox = await self.service.call(Sandbox.of, self._jobs, roots)
+        found = await self.service.interruptible(lambda check: sandbox.find(sources, check))
+        batch = await self.service.submit(sandbox.submit_batch, found, request)
+        return state(await self.service.wait_for(batch, wait_s, report))
+
+    async def finished_answer(self, job: Job | Batch, formats: Sequence[str]) -> answers.Answer:
+        """The state of a job; of a completed one also the first page of its text."""
+        if isinstance(job, Batch) or job.status != "completed":
+            return state(job)
+        view = pages.View(job.job_id, formats[0])
+        whole = await self.service.call(self._finished_text, view)
+        text, cursor = pages.text_page(whole, view, None, pages.DEFAULT_CHARS)
+        uris = {name: f"{SCHEME}{job.job_id}.{name}" for name in formats}
+        resources = uris if len(formats) > 1 else None
+        return answers.job_answer(
+            job, format=view.form, text=text, next_cursor=cursor, resources=resources
+        )
+
+    # --- following a job ----------------------------------------------------------------------------------------------
+
+    async def progress(self, job_id: str, wait_s: float, report: Report) -> answers.Answer:
+        job = await self.service.call(self._jobs.get_job, job_id)
+        return state(await self.service.wait_for(job, wait_s, report))
+
+    async def result(
+        self, view: pages.View, page: tuple[str | None, int], wait_s: float, report: Report
+    ) -> answers.Answer:
+        """Wait for a transcript and return a page of it.
+
+        A job that is unfinished after ``wait_s`` gives its state, or with ``wait_s`` 0 the text so far.
+
+        Args:
+            page: its cursor and its length in characters.
+        """
+        if view.form != SEGMENTS:
+            find_format(view.form, (SEGMENTS,))
+        job = await self._awaited(view, wait_s, report)
+        if not job.status.is_final and (wait_s > 0 or not job.percent):
+            return answers.job_answer(job)
+        try:
+            fields = await self._page(job, view, *page)
+        except JobStateError:  # there is no text: the state says why
+            return answers.job_answer(job)
+        return answers.job_answer(job, format=view.form, partial=_is_partial(job), **fields)
+
+    async def _page(
+        self, job: Job, view: pages.View, cursor: str | None, max_chars: int
+    ) -> dict[str, Any]:
+        if view.form == SEGMENTS:
+            transcript = await self.service.call(self._jobs.get_transcript, view.job_id)
+            found, following = await self.service.call(
+                pages.segment_page, transcript, view, cursor, max_chars
+            )
+            return {"segments": [_segment(each) for each in found], "next_cursor": following}
+        render = self._finished_text if job.status == "completed" else self._text
+        whole = await self.service.call(render, view)
+        text, following = pages.text_page(whole, view, cursor, max_chars)
+        return {"text": text, "next_cursor": following}
+
+    async def write(
+        self, view: pages.View, target: str, wait_s: float, report: Report
+    ) -> answers.Answer:
+        """Wait for a transcript and write all of it to a new file."""
+        find_format(view.form)
+        job = await self._awaited(view, wait_s, report)
+        if not job.status.is_final:
+            return answers.job_answer(job)
+        written = await self.service.call(
+            lambda: Sandbox.of(self._jobs).write_result(view.job_id, view.form, target)
+        )
+        return answers.job_answer(
+            job, format=view.form, written=str(written), partial=_is_partial(job)
+        )
+
+    async def _awaited(self, view: pages.View, wait_s: float, report: Report) -> Job:
+        job = await self.service.call(self._jobs.get_job, view.job_id)
+        if isinstance(job, Batch):
+            hint = "get_transcription_progress lists its jobs: give the job_id of one"
+            raise no_transcript(view.job_id, hint)
+        awaited = await self.service.wait_for(job, wait_s, report)
+        assert isinstance(awaited, Job)
+        return awaited
+
+    def transcript_text(self, job_id: str, form: str) -> str:
+        """The whole transcript in a format, for a resource. Blocks."""
+        is_completed = self._jobs.get_job(job_id).status == "completed"
+        return (self._finished_text if is_completed else self._text)(pages.View(job_id, form))
+
+    def _text(self, view: pages.View) -> str:
+        return view.text(self._jobs.get_transcript(view.job_id))
+
+    # --- the library --------------------------------------------------------------------------------------------------
+
+    async def history(self, which: JobFilter, cursor: str | None, limit: int) -> answers.Answer:
+        page = await self.service.call(self._jobs.list_jobs, which, cursor, limit)
+        return answers.history_answer(page.jobs, page.next_cursor)
+
+    async def search(
+        self, query: str, which: JobFilter, cursor: str | None, limit: int
+    ) -> answers.Answer:
+        page = await self.service.call(self._jobs.search, query, cursor, limit, which)
+        return answers.search_answer(page.hits, page.next_cursor)
+
+    async def cancel(self, job_id: str) -> answers.Answer:
+        """Cancel a job and wait until it has stopped."""
+        cancelled = await self.service.call(self._jobs.cancel, job_id)
+        return state(await self.service.wait_for(cancelled, CANCEL_S))
+
+    async def delete(self, job_id: str) -> answers.Answer:
+        found = await self.service.call(self._jobs.get_job, job_id)
+        await self.service.call(self._jobs.delete, job_id)
+        return answers.DeletedAnswer(job_id, len(found.jobs) if isinstance(found, Batch) else 1)
+
+    # --- this machine -------------------------------------------------------------------------------------------------
+
+    async def models(self, *, cached_only: bool) -> answers.Answer:
+        found = await self.service.call(model_fit.models_here)
+        machine = await self.service.call(model_fit.this_machine)
+        shown = [model for model in found if model.is_here or not cached_only]
+        return answers.models_answer(shown, self._jobs.settings.model, machine)
+
+    async def diagnosis(self, *, details: bool) -> answers.Answer:
+        found = await self.service.call(model_fit.diagnose)
+        return answers.diagnosis_answer(found, REPORT_CHARS, details=details)
 
 
 def state(job: Job | Batch) -> answers.Answer:
     return answers.batch_answer(job) if isinstance(job, Batch) else answers.job_answer(job)
 
 
-async def finished_answer(job: Job | Batch, formats: Sequence[str]) -> answers.Answer:
-    """The state of a job, and once it is completed the first page of its text."""
-    if isinstance(job, Batch) or job.status != "completed":
-        return state(job)
-    view = pages.View(job.job_id, formats[0])
-    text, cursor = pages.text_page(
-        await call(_finished_text, view), view, None, pages.DEFAULT_CHARS
-    )
-    resources = (
-        {name: f"{SCHEME}{job.job_id}.{name}" for name in formats} if len(formats) > 1 else None
-    )
-    return answers.job_answer(
-        job, format=view.form, text=text, next_cursor=cursor, resources=resources
-    )
+def _is_partial(job: Job) -> bool | None:
+    return True if job.status != "completed" else None
 
 
-async def progress(job_id: str, wait_s: float, report: Report) -> answers.Answer:
-    job = await call(service.get_job, job_id)
-    return state(await wait_for(job, wait_s, report))
-
-
-async def result(
-    view: pages.View, page: tuple[str | None, int], wait_s: float, report: Report
-) -> answers.Answer:
-    """A page (its cursor, its length) of a transcript, which is waited for.
-
-    Where it is not finished after that time: what there is, if the caller did not want to wait, else how far it is.
-    """
-    await call(_require_format, view.form)
-    job = await _awaited(view, wait_s, report)
-    if not job.status.is_final and (wait_s > 0 or not job.percent):
-        return answers.job_answer(job)
-    cursor, max_chars = page
-    fields: dict[str, Any] = {}
-    try:
-        if view.form == SEGMENTS:
-            transcript = await call(service.get_transcript, view.job_id)
-            found, following = await call(pages.segment_page, transcript, view, cursor, max_chars)
-            fields["segments"] = [_segment(each) for each in found]
-        else:
-            text = await call(_finished_text if job.status == "completed" else _text, view)
-            fields["text"], following = pages.text_page(text, view, cursor, max_chars)
-    except JobStateError:
-        return answers.job_answer(
-            job
-        )  # it ended, or runs, without a finished batch: its state says why
-    partial_result = True if job.status != "completed" else None
-    return answers.job_answer(
-        job, format=view.form, partial=partial_result, next_cursor=following, **fields
-    )
-
-
-def _segment(segment: sandbox.Segment) -> dict[str, Any]:
+def _segment(segment: Segment) -> dict[str, Any]:
     return {
         "start": segment.start,
         "end": segment.end,
         "speaker": segment.speaker,
         "text": segment.text,
     }
-
-
-async def write(view: pages.View, target: str, wait_s: float, report: Report) -> answers.Answer:
-    """The whole transcript in a new file, once it is finished."""
-    await call(sandbox.require_format, view.form)
-    job = await _awaited(view, wait_s, report)
-    if not job.status.is_final:
-        return answers.job_answer(job)
-    written = await call(
-        lambda: sandbox.write_result(view.job_id, view.form, target, sandbox.access())
-    )
-    partial_result = True if job.status != "completed" else None
-    return answers.job_answer(job, format=view.form, written=str(written), partial=partial_result)
-
-
-async def _awaited(view: pages.View, wait_s: float, report: Report) -> Job:
-    job = await call(service.get_job, view.job_id)
-    if isinstance(job, Batch):
-        hint = "get_transcription_progress lists its jobs: give the job_id of one"
-        raise JobStateError(
-            f"{view.job_id} is a batch, which has no transcript of its own", hint=hint
-        )
-    awaited = await wait_for(job, wait_s, report)
-    assert isinstance(awaited, Job)
-    return awaited
-
-
-async def history(which: JobFilter, cursor: str | None, limit: int) -> answers.Answer:
-    page = await call(service.list_jobs, which, cursor, limit)
-    return answers.history_answer(page.jobs, page.next_cursor)
-
-
-async def search(query: str, which: JobFilter, cursor: str | None, limit: int) -> answers.Answer:
-    page = await call(service.search, query, cursor, limit, which)
-    return answers.search_answer(page.hits, page.next_cursor)
-
-
-async def cancel(job_id: str) -> answers.Answer:
-    """Stop a job and see it stop."""
-
-    async def nobody(percent: float, words: str) -> None: ...
-
-    return state(await wait_for(await call(service.cancel, job_id), 3.0, nobody))
-
-
-async def delete(job_id: str) -> answers.Answer:
-    found = await call(service.get_job, job_id)
-    await call(service.delete, job_id)
-    return answers.DeletedAnswer(job_id, len(found.jobs) if isinstance(found, Batch) else 1)
-
-
-async def models(*, cached_only: bool) -> answers.Answer:
-    here = [
-        model for model in await call(model_fit.models_here) if model.is_here or not cached_only
-    ]
-    return answers.models_answer(
-        here, await call(model_fit.default_model), await call(model_fit.this_machine)
-    )
-
-
-async def diagnosis(*, details: bool) -> answers.Answer:
-    return answers.diagnosis_answer(await call(model_fit.diagnose), REPORT_CHARS, details=details)
 
 
 def filter_of(statuses: Sequence[str], source: str, batch_id: str, days: float | None) -> JobFilter:
@@ -286,32 +268,12 @@ def filter_of(statuses: Sequence[str], source: str, batch_id: str, days: float |
     )
 
 
-def transcript_text(job_id: str, form: str) -> str:
-    """The whole transcript in a format, for a resource."""
-    view = pages.View(job_id, form)
-    return _finished_text(view) if service.get_job(job_id).status == "completed" else _text(view)
-
-
-def _text(view: pages.View) -> str:
-    return view.text(service.get_transcript(view.job_id))
-
-
-# Subtitles of a day take seconds to lay out, and a page is a slice of them; what a finished job says never changes.
-# Whoever asks has looked for the job before, so that a deleted one is not read from here.
-_finished_text = lru_cache(maxsize=4)(_text)
-
-
 def _known_formats(names: Sequence[str]) -> list[str]:
-    """Formats in order, each once, known to exist before a recording is queued for them."""
+    """The formats in order without duplicates, checked before a recording is queued for them."""
     chosen = [format_name(name) for name in names]
     for name in chosen:
-        sandbox.require_format(name)
+        find_format(name)
     return list(dict.fromkeys(chosen))
-
-
-def _require_format(name: str) -> None:
-    if name != SEGMENTS:
-        sandbox.require_format(name, SEGMENTS)
 
 
 def format_name(written: str) -> str:

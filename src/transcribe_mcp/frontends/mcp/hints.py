@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from ...service.jobs import Batch, Job
+from ...service.models import Batch, Job
 
 # In order: (what the command line says, what an assistant is told).
 _WORDS = (

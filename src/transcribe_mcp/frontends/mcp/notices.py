@@ -16,8 +16,10 @@ from typing import Any, Protocol
 
 from ...domain.text_breaks import JOINERS, shortened
 from ...errors import JobNotFoundError, TranscribeError
-from ...service import jobs as service
-from ...service.jobs import Job, JobFilter, JobStatus
+from ...service.async_service import AsyncService
+from ...service.formats import FORMATS
+from ...service.models import Job, JobFilter, JobStatus
+from ...service.service import Service
 from .answers import clean, iso
 
 SCHEME = "transcript://"
@@ -51,8 +53,14 @@ class Bus(Protocol):
 class Notices:
     """A middleware of the server (``__call__``) and a task beside it (``watch``)."""
 
-    def __init__(self, bus: Bus, list_page: Callable[[str | None], Mapping[str, Any]]) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        service: AsyncService,
+        list_page: Callable[[str | None], Mapping[str, Any]],
+    ) -> None:
         self._bus = bus
+        self._service = service
         self._list_page = list_page
         self._sessions: dict[int, Session] = {}
         self._subscribed: dict[str, set[int]] = {}
@@ -78,7 +86,7 @@ class Notices:
         result = await call_next(ctx)
         if ctx.method == "resources/list":
             cursor = (ctx.params or {}).get("cursor")
-            return {**result, **await asyncio.to_thread(self._list_page, cursor)}
+            return {**result, **await self._service.call(self._list_page, cursor)}
         if ctx.method == "initialize":
             capability = {"subscribe": True, "listChanged": True}
             result = {**result, "capabilities": {**result["capabilities"], "resources": capability}}
@@ -91,7 +99,7 @@ class Notices:
         """Before a client is told that it will hear of changes: what there is by now, so that it misses none."""
         if self._known is None:
             with suppress(TranscribeError):
-                self._known = await asyncio.to_thread(_look, {})
+                self._known = await self._look({})
 
     def _remember(self, session: Any) -> int:
         """A session object lives for one request; what it has in common with the others is its connection."""
@@ -125,7 +133,7 @@ class Notices:
             known = self._known or {}
             pause = LOOK_S if "live" in known.values() else min(pause * 1.5, LONGEST_LOOK_S)
             try:
-                now = await asyncio.to_thread(_look, known)
+                now = await self._look(known)
             except TranscribeError as error:
                 _log.warning("the store cannot be watched now: %s", error.code)
                 continue
@@ -141,6 +149,9 @@ class Notices:
                 await self._tell([*ended, *gone], listed=bool(ended or gone))
             self._known = now
 
+    async def _look(self, known: Mapping[str, str]) -> dict[str, str]:
+        return await self._service.call(_look, self._service.service, known)
+
     async def _tell(self, changed: list[str], *, listed: bool) -> None:
         if listed:
             await self._bus.list_changed()
@@ -153,7 +164,7 @@ class Notices:
 
     def _uris_of(self, job_id: str) -> set[str]:
         whole = f"{SCHEME}{job_id}"
-        return {whole, *(f"{whole}.{name}" for name in _formats())}
+        return {whole, *(f"{whole}.{name}" for name in FORMATS)}
 
     async def _to_sessions(
         self, send: Callable[[Session], Awaitable[None]], keys: set[int]
@@ -177,13 +188,7 @@ def _updated(uri: str) -> Callable[[Session], Awaitable[None]]:
     return lambda session: session.send_resource_updated(uri)
 
 
-def _formats() -> tuple[str, ...]:
-    from ...service import format_names
-
-    return format_names()
-
-
-def _look(known: Mapping[str, str]) -> dict[str, str]:
+def _look(service: Service, known: Mapping[str, str]) -> dict[str, str]:
     """Job -> state, of the newest jobs and of older ones that had not ended when last seen."""
     now = {job.job_id: _state(job) for job in service.list_jobs(limit=PAGE_ROWS).jobs}
     oldest = min(now, default="")
@@ -204,7 +209,7 @@ def _state(job: Job) -> str:
     return job.status.value if job.status.is_final else "live"
 
 
-def resource_rows(cursor: str | None) -> dict[str, Any]:
+def resource_rows(service: Service, cursor: str | None) -> dict[str, Any]:
     """A page of ``resources/list``, in the protocol's own form: a resource for each job that has text.
 
     Raises:

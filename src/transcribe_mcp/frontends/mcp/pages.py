@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 
 from ...domain.text_breaks import head
 from ...errors import UsageError
-from ...service.jobs import render
-from ...service.sandbox import Segment, Transcript
+from ...service.formats import render
+from ...service.models import Segment, Transcript
 
 MIN_CHARS, MAX_CHARS, DEFAULT_CHARS = 200, 100_000, 12_000
 SEGMENT_CHARS = 60  # what the fields of a segment cost beside its text

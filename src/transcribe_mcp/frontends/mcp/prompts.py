@@ -12,7 +12,6 @@ from typing import Annotated
 from pydantic import Field
 
 from ...errors import UsageError
-from ...service import jobs as service
 
 _READ = (
     "Read the transcript of job {job_id} with the tool get_transcription_result ({how}), page after page, until there "
@@ -86,14 +85,8 @@ def translate_subtitles(job_id: JobId, language: Language, form: Form = "srt") -
 
 
 def _filled(template: str, job_id: str, how: str, **values: str) -> str:
-    """A prompt about a job that there is.
-
-    Raises:
-        JobNotFoundError
-    """
     language = values.get("language", "").strip() or "the language of the recording"
-    job = service.get_job(job_id.strip())
-    return template.format(**{**values, "language": language, "job_id": job.job_id, "how": how})
+    return template.format(**{**values, "language": language, "job_id": job_id, "how": how})
 
 
 PROMPTS: Mapping[str, tuple[Callable[..., str], str, str]] = MappingProxyType(

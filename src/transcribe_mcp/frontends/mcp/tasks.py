@@ -1,27 +1,27 @@
 """The Tasks extension (``io.modelcontextprotocol/tasks``, SEP-2663, revision 2026-07-28): a task is a job.
 
-Only the shapes; ``mcp_server`` puts them into the protocol.
+Only the shapes; ``server`` adds them to the protocol.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from ...service import jobs as service
-from ...service.jobs import Batch, Job
-from . import handlers as calls
+from ...service.models import Batch, Job
 from .answers import iso
+from .handlers import Handlers
 
 IDENTIFIER = "io.modelcontextprotocol/tasks"
 TOOLS = frozenset({"transcribe_audio", "batch_transcribe"})
 POLL_MS = 1_000
-# A client that can be called back later need not wait for long; a short clip is worth a moment.
+# A client with tasks polls, so a call need not wait for long; but short clips are finished by then.
 TASK_WAIT_S = 1.0
 
 
 def task(job: Job | Batch) -> dict[str, Any]:
-    """A ``Task``. A job that failed is a completed task: what failed is the tool, not the protocol."""
+    """A ``Task``. A failed job is a completed task, because the tool failed and not the protocol."""
     jobs = job.jobs if isinstance(job, Batch) else (job,)
     created = min((each.created_at for each in jobs), default=0.0)
     times = [
@@ -44,35 +44,42 @@ def task(job: Job | Batch) -> dict[str, Any]:
     }
 
 
-async def created_task(answer: str) -> dict[str, Any] | None:
-    """A ``CreateTaskResult`` in place of a tool's answer (its JSON), where the job that it tells of has not ended."""
+async def created_task(handlers: Handlers, answer: str) -> dict[str, Any] | None:
+    """A ``CreateTaskResult`` in place of a tool's answer (its JSON), if the job of the answer is not final."""
     content = json.loads(answer)
     if content.get("status") not in ("queued", "running"):
         return None
-    job = await calls.call(service.get_job, content["job_id"])
-    return {"resultType": "task", **task(job)}
+    return {"resultType": "task", **task(await _job(handlers, content["job_id"]))}
 
 
-async def get(task_id: str) -> dict[str, Any]:
-    """``tasks/get``; of a completed task ``result`` is the tool's answer.
+async def get(handlers: Handlers, task_id: str) -> dict[str, Any]:
+    """``tasks/get``. The ``result`` of a completed task is the tool's answer.
 
     Raises:
         JobNotFoundError: there is no such task.
     """
-    job = await calls.call(service.get_job, task_id)
+    job = await _job(handlers, task_id)
     shape = {"resultType": "complete", **task(job)}
     if shape["status"] == "completed":
-        shape["result"] = await calls.finished_answer(job, ["txt"])
+        shape["result"] = await handlers.finished_answer(job, ["txt"])
     return shape
 
 
-async def update(task_id: str) -> dict[str, Any]:
-    """``tasks/update``: no task of ours ever asks its client for anything, so answers are ignored."""
-    await calls.call(service.get_job, task_id)
+async def update(handlers: Handlers, task_id: str) -> dict[str, Any]:
+    """``tasks/update``. Our tasks never ask their clients anything, so answers are ignored."""
+    await _job(handlers, task_id)
     return {"resultType": "complete"}
 
 
-async def cancel(task_id: str) -> dict[str, Any]:
+async def cancel(handlers: Handlers, task_id: str) -> dict[str, Any]:
     """``tasks/cancel``"""
-    await calls.call(service.cancel, task_id)
+    await handlers.service.call(handlers.service.service.cancel, task_id)
     return {"resultType": "complete"}
+
+
+async def _job(handlers: Handlers, task_id: str) -> Job | Batch:
+    return await handlers.service.call(handlers.service.service.get_job, task_id)
+
+
+Method = Callable[[Handlers, str], Awaitable[dict[str, Any]]]
+METHODS: Mapping[str, Method] = {"get": get, "update": update, "cancel": cancel}

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast
 
 from ...errors import TranscribeError
-from ...service import sandbox
-from ...service.jobs import JobOptions, JobRequest
+from ...service.models import JobOptions, JobRequest
 from ..forms import Form
 from . import answers
 from . import arguments as arg
-from . import handlers as calls
+from .handlers import Handlers, ProgressReport, filter_of, format_name
 from .pages import DEFAULT_CHARS, View
 from .reading import Arguments, arguments_of, schema_of
 from .sdk import Context, ListRoots, Resolve, Tool, types
@@ -93,11 +92,13 @@ def tool_result(answer: answers.Answer, *, is_error: bool = False) -> types.Call
     )
 
 
-def _reporter(ctx: Context) -> calls.Report:
-    async def report(percent: float, words: str) -> None:
-        await ctx.report_progress(percent, 100, words)
+def _handlers(ctx: Context) -> Handlers:
+    """Those of the server, see ``server.build_server``."""
+    return cast(Handlers, ctx.request_context.lifespan_context)
 
-    return report
+
+def _reporter(ctx: Context) -> ProgressReport:
+    return ProgressReport(ctx.report_progress)
 
 
 async def _client_roots(sources: Sequence[str], ctx: Context) -> ListRoots | None:
@@ -106,8 +107,7 @@ async def _client_roots(sources: Sequence[str], ctx: Context) -> ListRoots | Non
     is_local = ctx.request_context.request is None
     if not is_local or capabilities is None or capabilities.roots is None:
         return None
-    outside = await calls.call(lambda: sandbox.is_refused(sources, sandbox.access()))
-    return ListRoots() if outside else None
+    return ListRoots() if await _handlers(ctx).needs_roots(sources) else None
 
 
 async def roots_for_source(source: str, ctx: Context) -> ListRoots | None:
@@ -139,7 +139,7 @@ async def transcribe_audio(
     transcribed with the same options returns at once.
     """
     request = JobRequest(source, options, force=force)
-    work = calls.transcribe(request, formats, _uris(roots), wait_s, _reporter(ctx))
+    work = _handlers(ctx).transcribe(request, formats, _uris(roots), wait_s, _reporter(ctx))
     return await answering(work, wants_text=True)
 
 
@@ -159,7 +159,7 @@ async def batch_transcribe(
     """
     request = JobRequest("", options, force=force)
     return await answering(
-        calls.transcribe_batch(sources, request, _uris(roots), wait_s, _reporter(ctx))
+        _handlers(ctx).transcribe_batch(sources, request, _uris(roots), wait_s, _reporter(ctx))
     )
 
 
@@ -168,7 +168,7 @@ async def get_transcription_progress(
     job_id: arg.JobOrBatchId, ctx: Context, wait_s: arg.ShortWait = 0.0
 ) -> types.CallToolResult:
     """Status of a job or batch: percent, seconds left, position in the queue. No text."""
-    return await answering(calls.progress(job_id, wait_s, _reporter(ctx)))
+    return await answering(_handlers(ctx).progress(job_id, wait_s, _reporter(ctx)))
 
 
 @tool("Result of a transcription", MAKES)
@@ -189,16 +189,19 @@ async def get_transcription_result(
     """
 
     async def work() -> answers.Answer:
-        view = View(job_id, calls.format_name(format), start_s, end_s)
+        view = View(job_id, format_name(format), start_s, end_s)
         if save_as:
-            return await calls.write(view, save_as, wait_s, _reporter(ctx))
-        return await calls.result(view, (cursor or None, max_chars), wait_s, _reporter(ctx))
+            return await _handlers(ctx).write(view, save_as, wait_s, _reporter(ctx))
+        return await _handlers(ctx).result(
+            view, (cursor or None, max_chars), wait_s, _reporter(ctx)
+        )
 
     return await answering(work(), wants_text=True)
 
 
 @tool("List transcriptions", READS)
 async def list_transcription_history(
+    ctx: Context,
     statuses: arg.Statuses = (),
     source_contains: arg.SourceContains = "",
     batch_id: arg.BatchId = "",
@@ -209,8 +212,8 @@ async def list_transcription_history(
     """List the jobs of all clients on this machine in pages, newest first."""
 
     async def work() -> answers.Answer:
-        which = calls.filter_of(statuses, source_contains, batch_id, days)
-        return await calls.history(which, cursor or None, limit)
+        which = filter_of(statuses, source_contains, batch_id, days)
+        return await _handlers(ctx).history(which, cursor or None, limit)
 
     return await answering(work())
 
@@ -218,6 +221,7 @@ async def list_transcription_history(
 @tool("Search transcripts", READS)
 async def search_transcripts(
     query: arg.Query,
+    ctx: Context,
     source_contains: arg.SourceContains = "",
     days: arg.Days = None,
     cursor: arg.Cursor = "",
@@ -226,35 +230,35 @@ async def search_transcripts(
     """Search all finished transcripts. Returns sentences with their job, times and neighbors."""
 
     async def work() -> answers.Answer:
-        return await calls.search(
-            query, calls.filter_of((), source_contains, "", days), cursor or None, limit
+        return await _handlers(ctx).search(
+            query, filter_of((), source_contains, "", days), cursor or None, limit
         )
 
     return await answering(work())
 
 
 @tool("Cancel a transcription", ENDS)
-async def cancel_transcription(job_id: arg.JobOrBatchId) -> types.CallToolResult:
+async def cancel_transcription(job_id: arg.JobOrBatchId, ctx: Context) -> types.CallToolResult:
     """Cancel a job or a batch. Text transcribed so far can still be read."""
-    return await answering(calls.cancel(job_id))
+    return await answering(_handlers(ctx).cancel(job_id))
 
 
 @tool("Delete a transcription", ENDS)
-async def delete_transcription(job_id: arg.JobOrBatchId) -> types.CallToolResult:
+async def delete_transcription(job_id: arg.JobOrBatchId, ctx: Context) -> types.CallToolResult:
     """Delete a job or a batch with its transcripts permanently.
 
     Running work stops; recordings stay.
     """
-    return await answering(calls.delete(job_id))
+    return await answering(_handlers(ctx).delete(job_id))
 
 
 @tool("List models", READS)
-async def list_models(cached_only: arg.CachedOnly = False) -> types.CallToolResult:
+async def list_models(ctx: Context, cached_only: arg.CachedOnly = False) -> types.CallToolResult:
     """List Whisper models: downloaded or not, their sizes, and which fit into this machine's memory."""
-    return await answering(calls.models(cached_only=cached_only))
+    return await answering(_handlers(ctx).models(cached_only=cached_only))
 
 
 @tool("Diagnose this machine", READS)
-async def diagnose_system(details: arg.Details = False) -> types.CallToolResult:
+async def diagnose_system(ctx: Context, details: arg.Details = False) -> types.CallToolResult:
     """Find problems of this machine (GPU, driver, libraries, memory) and how to fix them."""
-    return await answering(calls.diagnosis(details=details))
+    return await answering(_handlers(ctx).diagnosis(details=details))

@@ -1,0 +1,63 @@
+"""uvicorn's HTTP protocol with limits; by itself it lets any number of clients send as slowly as they like."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import cast
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+REQUEST_S = 10.0  # for a whole request, headers and body, of at most 4 MiB
+MAX_CONNECTIONS = 256
+MAX_HEADER_BYTES = 64 * 1024
+
+
+class LimitedProtocol(H11Protocol):
+    """Closes connections whose request takes too long; above ``MAX_CONNECTIONS``, the one that has waited longest."""
+
+    _timer: asyncio.TimerHandle | None = None
+    _last_byte_at = 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(cast("asyncio.Transport", transport))
+        self._last_byte_at = self.loop.time()
+        self._start_timer()
+        if len(self.connections) > MAX_CONNECTIONS:
+            waiting = [
+                each
+                for each in self.connections
+                if isinstance(each, LimitedProtocol)
+                and each._is_waiting()
+                and not each.transport.is_closing()
+            ]
+            min(waiting, key=lambda each: each._last_byte_at).transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        self._last_byte_at = self.loop.time()
+        super().data_received(data)
+        if not self._is_waiting():
+            self._stop_timer()
+        elif self._timer is None:
+            self._start_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def _is_waiting(self) -> bool:
+        """For a request, or for the rest of its headers or its body."""
+        cycle = self.cycle
+        return cycle is None or cycle.response_complete or cycle.more_body
+
+    def _start_timer(self) -> None:
+        self._timer = self.loop.call_later(REQUEST_S, self._time_out)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _time_out(self) -> None:
+        self._timer = None
+        if self._is_waiting():
+            self.transport.abort()

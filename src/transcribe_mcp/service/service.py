@@ -1,0 +1,403 @@
+"""The use cases of durable jobs, as methods of one object. Each call is quick: it reads and writes the database only.
+
+    submit, submit_batch -> job_id -> get_job, wait_for -> get_transcript
+                                   -> cancel, retry, delete
+    list_jobs, search
+
+A batch has a ``job_id`` too; ``get_job``, ``wait_for``, ``cancel`` and ``delete`` take either.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import lru_cache
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from ..errors import (
+    JobNotFoundError,
+    JobStateError,
+    StoreError,
+    StoreReplacedError,
+    TranscribeError,
+)
+from .acting import owner
+from .models import (
+    Batch,
+    HitPage,
+    Job,
+    JobFailure,
+    JobFilter,
+    JobPage,
+    JobRequest,
+    JobStatus,
+    Refused,
+    Transcript,
+)
+from .remote import no_source
+
+if TYPE_CHECKING:
+    from ..jobs.store import Store
+    from ..jobs.submission import Submission
+    from ..settings import Settings
+
+MIN_POLL_S = 0.03
+MAX_POLL_S = 0.25
+POLL_SHARE = 0.05  # of the time waited so far
+WAKE_S = 2.0  # calls that only read check at most this often that a worker runs
+STARTING_S = 1.0  # a supervisor younger than this cannot have finished its work
+EVERYTHING = JobFilter()
+
+
+class Polls:
+    """The pauses of a call that waits for a job. They grow with the time waited, so short jobs end promptly."""
+
+    def __init__(self, seconds: float) -> None:
+        self._begin = time.monotonic()
+        self._seconds = seconds
+
+    def pause_s(self, job: Job | Batch) -> float | None:
+        """Seconds until the next poll, or ``None`` if the job is final or the time is over."""
+        waited_s = time.monotonic() - self._begin
+        if job.status.is_final or waited_s >= self._seconds:
+            return None
+        pause_s = min(MAX_POLL_S, max(MIN_POLL_S, POLL_SHARE * waited_s))
+        return min(pause_s, self._seconds - waited_s)
+
+
+class Service:
+    """The jobs of one configuration. A process may hold several; threads may share one.
+
+    Every method raises ``StoreError`` if the database is busy, damaged, full, or of a newer version.
+    """
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        from ..settings import settings as environment_settings
+
+        self.settings = settings or environment_settings()
+        self._lock = threading.Lock()
+        self._waking = threading.Lock()
+        self._open_store: Store | None = None
+        self._supervisor: subprocess.Popen[bytes] | None = None
+        self._woken_at = -WAKE_S
+        # A finished transcript never changes; clients read one in several pages.
+        self._transcript = lru_cache(maxsize=4)(
+            lambda transcript_id: self._store().transcript(transcript_id)
+        )
+
+    def close(self) -> None:
+        """Release the connections; the next call opens them again."""
+        with self._lock:
+            if self._open_store is not None:
+                self._open_store.close()
+                self._open_store = None
+        self._transcript.cache_clear()
+
+    def prepare(self) -> None:
+        """Do now what the first call would wait for. Raises as ``rehearse``."""
+        store = self._store()  # loads SQLAlchemy, which two threads must not import at once
+        from ..jobs.rehearsal import rehearse
+
+        for name in ("job_options", "partial", "submission", "worker_process"):
+            import_module(f"..jobs.{name}", __package__)
+        rehearse(store)
+
+    # --- submitting ---------------------------------------------------------------------------------------------------
+
+    def submit(self, request: JobRequest) -> Job:
+        """Queue one recording and start the worker if none runs.
+
+        A recording that was transcribed before with the same options is answered by its finished job. A job that is
+        queued or running for the same file and options is shared: it gets another owner, and runs until its last owner
+        cancels. ``request.force`` turns both off.
+
+        Raises:
+            SourceNotFoundError, SourceUnreadableError: the file is missing or unreadable.
+            UsageError: the options contradict each other or name something unknown.
+            QueueFullError: the queue has no room.
+        """
+        store = self._store()
+        new = self._submission(request).prepare(request.source, request)
+        if new.answer is not None and new.answer.source == new.source and not new.outputs:
+            store.rejoin(new.answer.job_id, owner.get())
+            return self._job(new.answer.job_id)
+        job_id = store.add(new, self.settings.max_queue_length)
+        if new.answer is None or not store.is_idle():
+            self._wake()
+        return self._job(job_id)
+
+    def submit_batch(
+        self, sources: Sequence[str], request: JobRequest, refused: Sequence[Refused] = ()
+    ) -> Batch:
+        """Queue all recordings that files, directories, patterns and URLs name, with the options of ``request``.
+
+        An unusable recording is refused with its reason; the others are queued. Queued or running recordings are
+        shared as in ``submit``. ``request.source`` is not used.
+
+        Args:
+            refused: sources that the caller has refused already; the batch lists them.
+
+        Raises:
+            UsageError: no source, or options that contradict each other.
+            OutputError: the output directory is not writable.
+            QueueFullError: the queue has no room for any of them.
+        """
+        from ..media.inputs import as_recordings, find_recordings
+        from .queueing import drop_unused, prepare_all
+
+        store = self._store()
+        submission = self._submission(request)
+        if not sources and not refused:
+            raise no_source()
+        if request.roots is None:
+            recordings, missing = find_recordings(sources, from_shell=request.from_shell)
+        else:  # found inside the roots by the caller; another search would follow links
+            recordings, missing = as_recordings(sources), []
+        prepared = prepare_all(submission, recordings, request, self.settings)
+        left_out = [
+            *refused,
+            *(refusal_of(source, error) for source, error in (*missing, *prepared.refused)),
+        ]
+        if not prepared.new and not left_out:
+            return Batch("", (), skipped=prepared.skipped)
+        try:
+            batch_id = store.add_batch(prepared.new, left_out, self.settings.max_queue_length)
+        finally:
+            drop_unused(store, prepared.new)
+        if any(job.answer is None or job.outputs for job in prepared.new) or not store.is_idle():
+            self._wake()
+        batch = store.get(batch_id)
+        assert isinstance(batch, Batch)
+        return replace(batch, skipped=prepared.skipped)
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    def get_job(self, job_id: str) -> Job | Batch:
+        """
+        Raises:
+            JobNotFoundError: no job and no batch has this id.
+        """
+        return self._read_store().get(job_id, owner.get())
+
+    def wait_for(
+        self, job_id: str, seconds: float, on_change: Callable[[Job | Batch], None] | None = None
+    ) -> Job | Batch:
+        """Return the job once it is final, or its state after ``seconds``.
+
+        Args:
+            on_change: called with the first state and with each change.
+
+        Raises:
+            JobNotFoundError: no job and no batch has this id, or it was deleted meanwhile.
+        """
+        polls = Polls(seconds)
+        seen: Job | Batch | None = None
+        while True:
+            found = self.get_job(job_id)
+            if found != seen and on_change is not None:
+                on_change(found)
+            seen = found
+            pause_s = polls.pause_s(found)
+            if pause_s is None:
+                return found
+            time.sleep(pause_s)
+
+    def get_transcript(self, job_id: str) -> Transcript:
+        """The transcript. Of an unfinished job the part so far, with a warning ``partial``.
+
+        Raises:
+            JobNotFoundError: no job has this id.
+            JobStateError: it is a batch, or nothing is transcribed yet.
+        """
+        store = self._read_store()
+        try:
+            row = store.row(job_id)
+        except JobNotFoundError:
+            if isinstance(store.get(job_id), Batch):
+                raise no_transcript(job_id, "ask for one of its jobs") from None
+            raise
+        if row.transcript_id is not None:
+            transcript = self._transcript(row.transcript_id)
+            if transcript is not None:
+                return replace(transcript, source=row.source)
+        steps = store.steps(job_id)
+        if not steps:
+            hint = "wait for it" if row.status in ("queued", "running") else "retry it"
+            message = f"job {job_id} is {row.status}; nothing of it is transcribed yet"
+            raise JobStateError(message, hint=hint)
+        from ..jobs.partial import partial_transcript
+
+        return partial_transcript(row, steps)
+
+    def list_jobs(
+        self, which: JobFilter = EVERYTHING, cursor: str | None = None, limit: int = 50
+    ) -> JobPage:
+        """A page of jobs, newest first.
+
+        Raises:
+            UsageError: a cursor that no earlier page gave, a limit below 1 or above 500.
+        """
+        return self._read_store().list_jobs(which, cursor, limit)
+
+    def search(
+        self,
+        query: str,
+        cursor: str | None = None,
+        limit: int = 20,
+        which: JobFilter = EVERYTHING,
+    ) -> HitPage:
+        """Find sentences of finished transcripts with every word of ``query``; "double quotes" mark phrases.
+
+        Raises:
+            UsageError: a query without a word, or see ``list_jobs``.
+        """
+        return self._read_store().search(query, which, cursor, limit)
+
+    # --- changing -----------------------------------------------------------------------------------------------------
+
+    def cancel(self, job_id: str, *, for_all: bool = False) -> Job | Batch:
+        """Cancel a job or a batch: a queued job at once, a running one within two seconds.
+
+        Jobs with other owners run on for them, unless ``for_all``. Finished parts stay readable. A final job does not
+        change.
+
+        Raises:
+            JobNotFoundError: no job and no batch has this id.
+        """
+        store = self._read_store()
+        n_shared = store.cancel(job_id, owner.get(), for_all=for_all)
+        store.sweep_spool()
+        found = store.get(job_id, owner.get())
+        if n_shared and isinstance(found, Job) and not found.status.is_final:
+            status = JobStatus.CANCELLED
+            return replace(found, status=status, stage="", eta_s=None, queue_position=None)
+        return found
+
+    def delete(self, job_id: str) -> int:
+        """Delete a job or a batch with its transcripts, and return the number of jobs. Running work is stopped first.
+
+        Jobs that others wait for stay, as do jobs of a batch that others have.
+
+        Raises:
+            JobNotFoundError: no job and no batch has this id.
+        """
+        return self._read_store().delete(job_id, owner.get())
+
+    def retry(self, job_id: str) -> Job:
+        """Queue a failed or cancelled job again; it resumes at its last checkpoint.
+
+        Raises:
+            JobNotFoundError: no job has this id.
+            JobStateError: it is neither failed nor cancelled.
+        """
+        self._store().retry(job_id, owner.get())
+        self._wake()
+        return self._job(job_id)
+
+    def count_old(self, keep_days: float) -> int:
+        """The number of jobs that ``delete_old`` would delete now."""
+        return self._store().count_old(keep_days)
+
+    def delete_old(self, keep_days: float) -> int:
+        """Delete jobs that finished more than ``keep_days`` ago, and return their number. 0 deletes none.
+
+        Raises:
+            UsageError: no number of days.
+        """
+        return self._store().delete_old(keep_days)
+
+    # --- the database and its worker ----------------------------------------------------------------------------------
+
+    def _store(self) -> Store:
+        with self._lock:
+            if self._open_store is None:
+                from ..jobs.store import Store
+
+                self._open_store = Store(self.settings.data_dir, self.settings.database_url)
+            store = self._open_store
+            try:
+                store.check_file()
+            except StoreReplacedError:
+                self._open_store = None
+                store.close()
+                raise
+            return store
+
+    def _read_store(self) -> Store:
+        """The store for calls that only read. They restart the worker if work is left and none runs."""
+        store = self._store()
+        is_due = time.monotonic() - self._woken_at > WAKE_S and not self._runs()
+        if is_due and self.settings.start_workers and not store.is_idle():
+            self._wake()
+        return store
+
+    def _submission(self, request: JobRequest) -> Submission:
+        from ..jobs.job_options import normalized_options, options_key
+        from ..jobs.submission import Submission
+
+        options = normalized_options(request.options, self.settings.model)
+        return Submission(
+            self._store(),
+            options,
+            options_key(options),
+            owner.get(),
+            is_offline=self.settings.offline,
+        )
+
+    def _job(self, job_id: str) -> Job:
+        found = self._store().get(job_id)
+        assert isinstance(found, Job)
+        return found
+
+    def _runs(self) -> bool:
+        """Whether the supervisor that this service started lives."""
+        return self._supervisor is not None and self._supervisor.poll() is None
+
+    def _wake(self) -> None:
+        """Start the workers of this machine unless they run. Waiting jobs show why a start failed."""
+        from ..jobs import worker_process
+
+        with self._waking:
+            age_s = time.monotonic() - self._woken_at
+            is_starting = age_s < STARTING_S and self._runs()  # its lock is not held yet
+            if is_starting or not self.settings.start_workers:
+                return
+            self._woken_at = time.monotonic()
+            try:
+                started = worker_process.start_worker(self.settings)
+            except OSError as error:  # no place to write, no memory for a process
+                reason = f"it cannot be started: {error.strerror or error}"
+                with suppress(StoreError):  # the caller meets that error too
+                    self._store().record_failed_start(self.settings.data_dir, reason, WAKE_S)
+            else:
+                self._supervisor = started or self._supervisor
+
+
+@lru_cache(maxsize=1)
+def default_service() -> Service:
+    """The service of the environment's settings, for programs with one configuration."""
+    return Service()
+
+
+def work() -> int:
+    """Supervise this machine's workers until no work is left, and return the exit code."""
+    from ..jobs.supervisor import supervise
+
+    return supervise()
+
+
+def no_transcript(batch_id: str, hint: str) -> JobStateError:
+    return JobStateError(f"{batch_id} is a batch, which has no transcript of its own", hint=hint)
+
+
+def refusal_of(source: str, error: TranscribeError) -> Refused:
+    """The entry of an unusable source in a batch."""
+    from ..jobs.file_identity import as_text
+
+    failure = JobFailure(error.code, as_text(str(error)), as_text(error.hint))
+    return Refused(as_text(source), failure)
