@@ -42,7 +42,7 @@ SEES: dict[str, set[str]] = {
     "runtime": BASE | {"engines"},
     "pipeline": BASE | {"align", "engines", "media", "runtime", "speech"},
     "jobs": BASE | SOURCES | {"engines", "pipeline", "formats", "compat"},
-    "quality": BASE | SOURCES | {"engines", "pipeline", "compat"},
+    "quality": BASE | SOURCES | {"align", "engines", "pipeline", "compat"},
     "service": BASE | SOURCES | {"engines", "formats", "jobs", "pipeline", "quality", "compat"},
     "frontends": {"errors", "domain", "service"},
     "__main__": {"compat", "errors", "frontends"},

@@ -114,7 +114,7 @@ def test_a_path_that_cannot_be_written_is_a_one_line_error_with_a_hint(
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no such device here")
 def test_a_device_is_never_replaced() -> None:
-    with pytest.raises(OutputError, match="no ordinary file"):
+    with pytest.raises(OutputError, match="not a regular file"):
         check_target(Path("/dev/full"), overwrite=True)
 
 

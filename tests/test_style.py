@@ -18,15 +18,11 @@ LINE_CHARS = 100
 
 UNFINISHED: dict[str, set[str]] = {
     "assignments": {
-        "align",
         "benchmarks",
         "engines",
-        "formats",
         "frontends",
         "jobs",
-        "media",
         "pipeline",
-        "quality",
         "runtime",
         "service",
         "speech",
@@ -35,16 +31,12 @@ UNFINISHED: dict[str, set[str]] = {
     "closures": {"benchmarks", "engines"},
     "lines": {
         "__main__.py",
-        "align",
         "benchmarks",
         "domain",
         "engines",
-        "formats",
         "frontends",
         "jobs",
-        "media",
         "pipeline",
-        "quality",
         "runtime",
         "samples",
         "service",
@@ -52,12 +44,10 @@ UNFINISHED: dict[str, set[str]] = {
         "tools",
     },
     "names": {
-        "align",
         "domain",
         "engines",
         "frontends",
         "jobs",
-        "media",
         "pipeline",
         "quality",
         "runtime",
@@ -65,25 +55,22 @@ UNFINISHED: dict[str, set[str]] = {
         "speech",
     },
     "phrases": {
-        "align",
         "benchmarks",
         "docs/accuracy.md",
         "docs/formats.md",
         "docs/jobs.md",
         "docs/performance.md",
         "engines",
-        "formats",
         "frontends",
         "jobs",
-        "media",
         "pipeline",
-        "quality",
         "service",
         "speech",
         "tools",
     },
 }
 
+PRAGMA = re.compile(r"  # (noqa|type:).*$")
 # Names of a private vocabulary, for which the field has a word.
 NAMES = re.compile(
     r"\b(Ahead|Heard|HeardBatch|KeptBatches|KeptBatch|Unkept|Unencoded|Machinery|Spoken|Directions"
@@ -148,7 +135,7 @@ def breaches(rule: str, path: Path) -> Iterator[int]:
         yield from find(ast.parse(text))
         return
     for number, line in enumerate(text.splitlines(), 1):
-        is_long = len(line) > LINE_CHARS and "http" not in line
+        is_long = len(PRAGMA.sub("", line)) > LINE_CHARS and " " in line.strip()
         found = {"lines": is_long, "names": NAMES.search(line), "phrases": PHRASES.search(line)}
         if found[rule]:
             yield number

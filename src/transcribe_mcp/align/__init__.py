@@ -1,2 +1,3 @@
-"""Word times: tokens -> words (``words``), a path through cross-attention -> times, clamped to speech
-(``times``), with borders at quiet moments (``borders``)."""
+"""Word timestamps: ``words`` splits tokens into words, ``times`` finds their times in speech,
+``borders`` refines them.
+"""

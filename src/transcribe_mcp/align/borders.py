@@ -1,7 +1,7 @@
-"""Borders between words are moved towards the quietest moment near them.
+"""Move borders between words towards the quietest moment near them.
 
-Cross-attention gives the border between two words with a spread of about 50 ms. Speech is often quieter there than on
-either side, but not always where the words meet: half way is closer to the truth than either (docs/accuracy.md).
+Cross-attention finds a border with a spread of about 50 ms. Speech is often quieter between words,
+but not always: half way is closer to the truth than either (docs/accuracy.md).
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from ..domain.transcript import Word
 from ..speech.regions import SAMPLE_RATE_HZ
 
 HOP_S = 0.005
-LEVEL_HOPS = 4  # the level at a moment is that of the 20 ms around it
+LEVEL_HOPS = 4  # the level is averaged over 20 ms
 REACH_HOPS = 16  # 80 ms to each side
-DIP_DB = 4.0  # a moment that is not this much quieter says nothing
+DIP_DB = 4.0  # smaller dips are ignored
 SHARE = 0.5  # of the way to the quietest moment
-TOUCHING_S = 0.03  # words with more than this between them do not share a border
-LEAST_S = 0.03  # left of a word on the far side of the quietest moment
+TOUCHING_S = 0.03  # words further apart share no border
+MIN_WORD_S = 0.03  # minimum duration of a word after the move
 
 _AROUND = np.arange(-REACH_HOPS, REACH_HOPS + 1)
 
@@ -28,19 +28,21 @@ _AROUND = np.arange(-REACH_HOPS, REACH_HOPS + 1)
 def at_quiet_moments(
     words: Sequence[Word], samples: NDArray[np.float32], offset: float
 ) -> tuple[Word, ...]:
-    """The words with their common borders moved; in order and apart as before.
+    """Move the common borders of words; order and gaps stay.
 
     Args:
-        samples: (n,) 16 kHz, the audio that the words are in.
-        offset: its start on the words' clock, in seconds.
+        samples: (n,) at 16 kHz, the audio of the words.
+        offset: start of ``samples`` on the words' clock, in seconds.
     """
     levels = _levels(samples)
     if len(words) < 2 or not len(levels):
         return tuple(words)
     starts, ends = (np.array([getattr(word, name) for word in words]) for name in ("start", "end"))
     at = starts[1:]
-    first = np.ceil((np.maximum(starts[:-1] + LEAST_S, at - REACH_HOPS * HOP_S) - offset) / HOP_S)
-    last = np.floor((np.minimum(ends[1:] - LEAST_S, at + REACH_HOPS * HOP_S) - offset) / HOP_S)
+    first = np.ceil(
+        (np.maximum(starts[:-1] + MIN_WORD_S, at - REACH_HOPS * HOP_S) - offset) / HOP_S
+    )
+    last = np.floor((np.minimum(ends[1:] - MIN_WORD_S, at + REACH_HOPS * HOP_S) - offset) / HOP_S)
     now = np.rint((at - offset) / HOP_S).astype(np.int64)
     near = now[:, None] + _AROUND
     is_near = (near >= np.maximum(first, 0)[:, None]) & (
@@ -52,9 +54,8 @@ def at_quiet_moments(
     dip_db = levels[now.clip(0, len(levels) - 1)] - found[rows, place]
     moves = (at - ends[:-1] < TOUCHING_S) & (dip_db > DIP_DB)
     quietest = offset + near[rows, place] * HOP_S
-    moved = np.where(
-        moves, np.round(at + SHARE * (quietest - at), 3), at
-    )  # times are kept in milliseconds
+    # Transcripts hold milliseconds.
+    moved = np.where(moves, np.round(at + SHARE * (quietest - at), 3), at)
     common = ends[:-1] == at
     starts[1:] = moved
     ends[:-1] = np.where(common, moved, np.minimum(ends[:-1], moved))
@@ -65,7 +66,7 @@ def at_quiet_moments(
 
 
 def _levels(samples: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(n_hops,) the level in dB around the beginning of every hop."""
+    """(n_hops,) level in dB around the start of every hop."""
     size = round(HOP_S * SAMPLE_RATE_HZ)
     n = len(samples) // size
     hops = samples[: n * size].reshape(n, size)

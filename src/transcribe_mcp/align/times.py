@@ -1,4 +1,4 @@
-"""A path through cross-attention -> word times on the window's clock -> times clamped to speech."""
+"""Turn an alignment path through cross-attention into word timestamps, clamped to speech."""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ from ..domain.transcript import Word
 from ..speech.regions import Region
 from .words import TokenSpan
 
-ENCODER_FRAME_S = 0.02  # one position of a Whisper encoder: two mel frames of 10 ms
+ENCODER_FRAME_S = 0.02  # one encoder position: two mel frames of 10 ms
 MIN_WORD_S = 0.02
-MAX_WORD_S = 2.0  # no word is spoken for longer; what attention adds is the silence around it
-LETTER_S = 0.15  # slow speech takes about this long a letter
-EDGE_S = 0.05  # voice detection's frames are 32 ms: edges are known no better than this
-TAIL_S = 0.05  # by which regions outlast the speech in them; measured on sentences with known ends
-SNAP_S = 0.5  # attention comes up to this much late to the first word after a pause
+MAX_WORD_S = 2.0  # longer words include silence
+LETTER_S = 0.15  # slow speech, per letter
+EDGE_S = 0.05  # accuracy of region edges; detector frames are 32 ms
+TAIL_S = 0.05  # regions outlast their speech by this much (measured)
+SNAP_S = 0.5  # attention is up to this late for the first word after a pause
 MARKS = tuple(".!?,;:…。．｡！？、，；：؟،؛۔।")
-MARK_SHARE = 0.7  # of the time that attention spends on a mark belongs to the word behind it
-MARK_LONGEST_S = 0.6  # a longer one holds a pause, or speech that the decoder left out
+MARK_SHARE = 0.7  # share of a mark's time that belongs to the next word
+MAX_MARK_S = 0.6  # a longer mark contains a pause, or speech that was not decoded
 
 
 def token_starts(path: Sequence[tuple[int, int]], n_tokens: int) -> NDArray[np.float64]:
-    """Start of each token in seconds from a monotonic path of (token, encoder frame) pairs: (n_tokens,)."""
+    """Start of each token in seconds, from a monotonic path of (token, encoder frame) pairs:
+    (n_tokens,).
+    """
     pairs = np.asarray(path, dtype=np.int64).reshape(-1, 2)
     starts = np.full(n_tokens, np.iinfo(np.int64).max, dtype=np.int64)
     inside = pairs[:, 0] < n_tokens
@@ -40,50 +42,49 @@ def time_words(
     probabilities: Sequence[float],
     offset: float,
 ) -> list[Word]:
-    """Words with the times of their tokens.
+    """Assign token times to words.
 
     Args:
-        spans: the words as runs of tokens.
-        starts: (n_tokens + 1,) seconds in the window; the last entry is the end of text.
+        spans: words as runs of tokens.
+        starts: (n_tokens + 1,) seconds in the window; the last entry is the end of the text.
         probabilities: one per token.
-        offset: start of the window on the original clock.
+        offset: start of the window on the recording's clock.
     """
-    at_s = np.asarray(
-        starts, dtype=np.float64
-    ).tolist()  # numbers of Python's own are cheaper one by one
+    # Indexing Python floats one by one is cheaper than indexing an array.
+    at_s = np.asarray(starts, dtype=np.float64).tolist()
     for span in spans:
-        if span.last - span.first > 1 and span.text.endswith(
-            MARKS
-        ):  # nobody says it: the next word begins there
+        # Punctuation is silent: the next word starts during it.
+        if span.last - span.first > 1 and span.text.endswith(MARKS):
             mark_s = at_s[span.last] - at_s[span.last - 1]
-            at_s[span.last] -= MARK_SHARE * mark_s if mark_s <= MARK_LONGEST_S else 0.0
+            at_s[span.last] -= MARK_SHARE * mark_s if mark_s <= MAX_MARK_S else 0.0
     likely = np.asarray(probabilities, dtype=np.float64).tolist()
     words = []
     for span in spans:
-        start, n_tokens = at_s[span.first], span.last - span.first
+        start = at_s[span.first]
+        end = max(start, at_s[span.last])
+        n_tokens = span.last - span.first
         probability = sum(likely[span.first : span.last]) / n_tokens if n_tokens else None
-        words.append(
-            Word(offset + start, offset + max(start, at_s[span.last]), span.text, probability)
-        )
+        words.append(Word(offset + start, offset + end, span.text, probability))
     return words
 
 
 def clamp_to_speech(
     words: Sequence[Word], regions: Sequence[Region], lag_s: float = 0.0
 ) -> tuple[Word, ...]:
-    """Words moved to where voice detection hears them, none longer than it can be spoken, in order, not overlapping.
+    """Move words into speech regions, in order, without overlap and without implausible lengths.
 
-    Cross-attention gives a pause to one of its neighbours: the word before it ends late or the one after it starts
-    early or late. Voice detection knows better: its onsets are within 15 ms of the true ones (median).
+    Cross-attention assigns a pause to one of its neighbours, which then ends late or starts early.
+    Onsets from voice detection are within 15 ms of the truth (median).
 
     Args:
-        lag_s: by how much the attention is late everywhere.
+        lag_s: constant delay of the attention.
     """
     if not regions:
         return tuple(words)
     edges = [region.start for region in regions]
     clamped: list[Word] = []
-    floor, last_opened = 0.0, -1
+    floor = 0.0
+    last_opened = -1
     for word in words:
         at = _region_of(word, regions, edges)
         start, end = _inside_speech(word, regions[at], lag_s)
@@ -101,7 +102,7 @@ def clamp_to_speech(
 
 
 def _region_of(word: Word, regions: Sequence[Region], edges: Sequence[float]) -> int:
-    """The index of the region that a word belongs to: where it starts, or the next if it only starts there."""
+    """Index of the region where the word starts, or of the next one if it mostly lies there."""
     at = max(0, bisect_right(edges, word.start + EDGE_S) - 1)
     if (
         word.start > regions[at].end - EDGE_S
@@ -113,13 +114,13 @@ def _region_of(word: Word, regions: Sequence[Region], edges: Sequence[float]) ->
 
 
 def _inside_speech(word: Word, region: Region, lag_s: float) -> tuple[float, float]:
-    """The part of the word that lies in the region; where none does, the nearest moment in it."""
+    """The part of the word in the region, or the nearest moment in it."""
     start = min(max(word.start - lag_s, region.start), max(region.start, region.end - MIN_WORD_S))
     return start, min(word.end - lag_s, max(start, region.end - TAIL_S))
 
 
 def _without_overrun(words: list[Word], limit: float) -> tuple[Word, ...]:
-    """Push back words that piled up behind the end of speech, so that the last one still ends in it."""
+    """Shift back words that piled up after the end of speech, so that the last one ends in it."""
     if not words:
         return ()
     least_s = min(MIN_WORD_S, max(0.0, limit - words[0].start) / len(words))

@@ -1,8 +1,8 @@
-"""Tokens -> words, for any tokenizer and any language.
+"""Split tokens into words, for any tokenizer and language.
 
-A word is what a reader would call one, with the punctuation that hangs on it and its leading space. Nothing is left
-out: the texts of the words put together are the text, so digits and symbols get times too. No word ends inside a
-grapheme cluster, and in languages without spaces none begins where a line may not.
+A word includes its punctuation and its leading space. The words together are the whole text, so
+digits and symbols get times too. No word ends inside a grapheme cluster. In languages without
+spaces, words begin only where a line may.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from functools import lru_cache
 
 from ..domain.text_breaks import cluster_breaks, line_breaks
 
-# Written without spaces between words; every unit that may start a line counts as a word there.
+# Languages without spaces: every unit that may start a line is a word.
 UNSPACED_LANGUAGES = frozenset({"bo", "ja", "km", "lo", "my", "th", "yue", "zh"})
-OPENING_PUNCTUATION = "\"'“‘«‹„‚¿¡([{<-"  # leans on the word that follows
-OPENING_BRACKETS = "「『（［｛〈《【〔"  # does so without a space before it
-REPLACEMENT = "\ufffd"  # what an incomplete UTF-8 sequence decodes to
-CHARACTER_TOKENS = 4  # a character is at most four bytes, and a token at least one
+OPENING_PUNCTUATION = "\"'“‘«‹„‚¿¡([{<-"  # joins the word that follows
+OPENING_BRACKETS = "「『（［｛〈《【〔"  # the same without a space before it
+REPLACEMENT = "\ufffd"  # an incomplete UTF-8 sequence decodes to this
+CHARACTER_TOKENS = 4  # a character has at most four bytes, a token at least one
 
 Decode = Callable[[Sequence[int]], str]
 
 
 @dataclass(frozen=True, slots=True)
 class TokenSpan:
-    """A word and the tokens ``[first, last)`` that spell it."""
+    """A word and its tokens ``[first, last)``."""
 
     text: str
     first: int
@@ -34,16 +34,16 @@ class TokenSpan:
 
 
 def split_words(tokens: Sequence[int], decode: Decode, language: str) -> list[TokenSpan]:
-    """The words of a token sequence, in order; together they hold every token."""
+    """Split a token sequence into words, in order; every token is in one."""
     spaced = language not in UNSPACED_LANGUAGES
     units = _split_characters(tokens, decode)
     text = "".join(unit.text for unit in units)
     whole = cluster_breaks(text)
     may_begin = whole if spaced else line_breaks(text)
     words: list[TokenSpan] = []
-    start = 0  # of the unit in the text
+    start = 0  # offset of the unit in the text
     for unit in units:
-        # A line ends after a space, but the space belongs to the word behind it.
+        # Lines break after a space, but the space belongs to the next word.
         torn = start not in (whole if unit.text[:1] == " " else may_begin)
         start += len(unit.text)
         if words and (torn or _continues(words[-1].text, unit.text, spaced=spaced)):
@@ -60,7 +60,7 @@ def _joined(word: TokenSpan, unit: TokenSpan) -> TokenSpan:
 
 
 def _split_characters(tokens: Sequence[int], decode: Decode) -> list[TokenSpan]:
-    """The shortest runs of tokens that decode to whole characters; tokens that spell none stay together."""
+    """The shortest runs of tokens that decode to whole characters; other tokens stay together."""
     units: list[TokenSpan] = []
     first = 0
     while first < len(tokens):
@@ -71,9 +71,8 @@ def _split_characters(tokens: Sequence[int], decode: Decode) -> list[TokenSpan]:
                 if REPLACEMENT not in text:
                     unit = TokenSpan(text, first, last)
                     break
-        if (
-            units and REPLACEMENT in unit.text and REPLACEMENT in units[-1].text
-        ):  # as broken as the one before it
+        # Join consecutive incomplete units.
+        if units and REPLACEMENT in unit.text and REPLACEMENT in units[-1].text:
             before = units.pop()
             unit = TokenSpan(decode(tokens[before.first : unit.last]), before.first, unit.last)
         units.append(unit)
@@ -81,13 +80,13 @@ def _split_characters(tokens: Sequence[int], decode: Decode) -> list[TokenSpan]:
     return units
 
 
-@lru_cache(maxsize=1 << 16)  # the same pairs come again and again
+@lru_cache(maxsize=1 << 16)  # the same pairs repeat
 def _continues(word: str, unit: str, *, spaced: bool) -> bool:
-    """Whether ``unit`` belongs to the word before it."""
+    """Whether ``unit`` continues ``word``."""
     if not word.strip():
-        return True  # a space by itself is the beginning of a word
+        return True  # a lone space starts a word
     if not unit or unicodedata.category(unit[0])[0] == "M":
-        return True  # an accent or a vowel sign stands on the letter before it
+        return True  # accents and vowel signs belong to the letter before
     if not unit.strip():
         return False
     if _is_punctuation(word):
@@ -103,5 +102,5 @@ def _continues(word: str, unit: str, *, spaced: bool) -> bool:
 @lru_cache(maxsize=1 << 16)
 def _is_punctuation(text: str) -> bool:
     if text.lstrip(" ")[:1].isalnum():
-        return False  # what nearly all words begin with is looked up no further
+        return False  # fast path for most words
     return all(unicodedata.category(character)[0] in "PZ" for character in text)

@@ -1,4 +1,6 @@
-"""Output formats. To add one: a function from transcript and options to text, and a line in ``FORMATS``."""
+"""Output formats. To add one, write a function from transcript and options to text, and a row in
+``FORMATS``.
+"""
 
 from __future__ import annotations
 
@@ -58,8 +60,9 @@ FORMATS = {
 
 def find_format(name: str, others: Sequence[str] = ()) -> Format:
     """
+
     Raises:
-        UnknownNameError: no such format; the hint names the nearest, also among ``others`` of the caller.
+        UnknownNameError: no such format; the hint suggests the nearest name, also among ``others``.
     """
     if name in FORMATS:
         return FORMATS[name]
@@ -72,13 +75,13 @@ def find_format(name: str, others: Sequence[str] = ()) -> Format:
 
 
 def render(transcript: Transcript, name: str, options: FormatOptions | None = None) -> str:
-    """The transcript in the format ``name``: text that ends with a line break (or is empty) and encodes as UTF-8.
+    """Render a transcript as text that ends with a newline (or is empty) and encodes as UTF-8.
 
     Raises:
         UnknownNameError: no such format.
     """
     text = find_format(name).render(transcript, options or FormatOptions())
-    # A file name may hold bytes that are no text (lone surrogates in Python); JSON and people read \udcXX.
+    # File names can hold bytes that are not text (lone surrogates in Python); they become \udcXX.
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -90,11 +93,11 @@ def write(
     overwrite: bool = False,
     options: FormatOptions | None = None,
 ) -> Path:
-    """Write the transcript to ``path`` as UTF-8, whole or not at all; missing directories are made.
+    """Write the transcript to ``path`` atomically as UTF-8; creates missing directories.
 
     Raises:
         UnknownNameError: no such format.
-        OutputExistsError: there is a file and ``overwrite`` is not set.
+        OutputExistsError: the file exists and ``overwrite`` is not set.
         OutputError: the system refuses to write there.
     """
     target = Path(path)

@@ -9,7 +9,9 @@ from .subtitles import Cue, cut_cues
 
 
 def srt(transcript: Transcript, options: FormatOptions) -> str:
-    """SubRip has no escapes and no speakers: names stand in the text, an arrow that would look like times becomes →."""
+    """Render SubRip. It has no escapes and no speakers, so names are part of the text and ``-->``
+    becomes →.
+    """
     cues = cut_cues(transcript, options.subtitles, label_speakers=True)
     return "\n".join(
         f"{number}\n{_times(cue, ',')}\n{_srt_text(cue)}\n" for number, cue in enumerate(cues, 1)
@@ -36,22 +38,27 @@ def vtt(transcript: Transcript, options: FormatOptions) -> str:
 
 
 def _made_by(transcript: Transcript) -> str:
-    made_by = f"{transcript.engine}, model {transcript.model}, {transcript.device} {transcript.compute_type}"
+    made_by = (
+        f"{transcript.engine}, model {transcript.model}, {transcript.device} "
+        f"{transcript.compute_type}"
+    )
     return ", ".join([made_by, *(f"warning {notice.code}" for notice in transcript.warnings)])
 
 
 def _highlighted(cue: Cue) -> str:
-    """Words after their time stamps, which WebVTT wants later than the cue's start, rising, and before its end."""
-    lines, stamped_ms = [], cue.start_ms
+    """Put timestamps before words: WebVTT requires rising times after the cue's start and before
+    its end.
+    """
+    lines: list[str] = []
+    stamped_ms = cue.start_ms
     for line in cue.lines:
         text = ""
         for piece in line:
+            spoken = _escaped(piece.text if text else piece.text.lstrip())
             if piece.start_ms is not None and stamped_ms < piece.start_ms < cue.end_ms:
                 stamped_ms = piece.start_ms
-                stamp = f"<{clock(stamped_ms, '.')}>"
-            else:
-                stamp = ""
-            text += stamp + _escaped(piece.text if text else piece.text.lstrip())
+                text += f"<{clock(stamped_ms, '.')}>"
+            text += spoken
         lines.append(text)
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""Files to read or to compute with: plain text, with and without times, tab-separated values, Markdown."""
+"""Documents and tables: plain text, tab-separated values, Markdown."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ def txt(transcript: Transcript, _: FormatOptions) -> str:
 
 
 def timed(transcript: Transcript, _: FormatOptions) -> str:
-    """Plain text in which each sentence begins with its time: ``[12:34] sentence``, ``[1:02:03]`` after an hour."""
+    """Plain text with a time before each sentence: ``[12:34] sentence``, ``[1:02:03]`` after an
+    hour.
+    """
     return "".join(
         f"[{_clock(said.start)}] {_speaker_prefix(said)}{said.text}\n"
         for said in utterances(transcript)
@@ -104,7 +106,7 @@ _MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~&$])")
 
 
 def _markdown(text: str) -> str:
-    """Text as data: nothing in it is Markdown, HTML or a formula."""
+    """Escape everything that Markdown, HTML or formulas would interpret."""
     return _MARKUP.sub(r"\\\1", text)
 
 

@@ -1,4 +1,4 @@
-"""Writing a result: whole or not at all."""
+"""Write result files atomically."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from pathlib import Path
 
 from ..errors import OutputError, OutputExistsError
 
+_OTHER_DIRECTORY = "choose another directory with --output-dir"
 _HINTS = {
     errno.ENOSPC: "free some space on that disk, or choose another directory with --output-dir",
     errno.EDQUOT: "free some of your quota, or choose another directory with --output-dir",
-    errno.EFBIG: "the system limits the size of files there; choose another directory with --output-dir",
+    errno.EFBIG: (
+        "the system limits the size of files there; choose another directory with --output-dir"
+    ),
     errno.EACCES: "choose a directory that you may write to with --output-dir",
     errno.EPERM: "choose a directory that you may write to with --output-dir",
     errno.EROFS: "this file system is read-only; choose another directory with --output-dir",
@@ -26,22 +29,17 @@ _HINTS = {
 
 
 def check_target(path: Path, *, overwrite: bool) -> None:
-    """Refuse a path that ``write_whole`` would refuse, before the work is done.
+    """Refuse early a path that ``write_whole`` would refuse later.
 
     Raises:
-        OutputExistsError: there is a file and ``overwrite`` is not set.
-        OutputError: there is a directory, a device or a pipe, or no such name can be.
+        OutputExistsError: the file exists and ``overwrite`` is not set.
+        OutputError: it is a directory, a device or a pipe, or the name is invalid.
     """
     try:
-        if path.is_dir():
-            raise OutputError(
-                f"cannot write {path}: it is a directory", hint="choose another name or directory"
-            )
         if path.exists() and not path.is_file():
-            raise OutputError(
-                f"cannot write {path}: it is no ordinary file",
-                hint="choose another name or directory",
-            )
+            kind = "a directory" if path.is_dir() else "not a regular file"
+            hint = "choose another name or directory"
+            raise OutputError(f"cannot write {path}: it is {kind}", hint=hint)
     except OSError as error:
         raise _refused(path, error) from error
     if not overwrite and os.path.lexists(path):
@@ -49,7 +47,7 @@ def check_target(path: Path, *, overwrite: bool) -> None:
 
 
 def plan(targets: Sequence[Path], *, overwrite: bool, skip_existing: bool) -> list[Path]:
-    """Those of a recording's files that are to be written; none where all are there and may be skipped.
+    """The files to write for a recording; none if all exist and ``skip_existing`` is set.
 
     Raises:
         OutputExistsError, OutputError: as ``check_target``.
@@ -61,7 +59,7 @@ def plan(targets: Sequence[Path], *, overwrite: bool, skip_existing: bool) -> li
 
 
 def require_writable(directory: Path) -> None:
-    """Make a directory, if need be, and see that files can be made in it: before the work, not after.
+    """Create a directory if necessary, and check before the work that it is writable.
 
     Raises:
         OutputError: the system refuses.
@@ -75,11 +73,11 @@ def require_writable(directory: Path) -> None:
 
 
 def write_whole(path: Path, content: bytes, *, overwrite: bool) -> None:
-    """Write a file under a temporary name beside it and move it into place; an old file stays until then.
+    """Write a temporary file beside the target and move it into place.
 
     Raises:
-        OutputExistsError: there is a file, or one came meanwhile, and ``overwrite`` is not set.
-        OutputError: the system refuses; nothing is left behind.
+        OutputExistsError: the file exists, or another program created it meanwhile.
+        OutputError: the system refuses; no partial file remains.
     """
     temporary = path.with_name(f".transcribe-{secrets.token_hex(8)}.tmp")
     try:
@@ -100,21 +98,19 @@ def write_whole(path: Path, content: bytes, *, overwrite: bool) -> None:
 
 def _replace(temporary: Path, path: Path) -> None:
     if path.exists():
-        path = path.resolve()  # what a link points to is replaced, not the link
+        path = path.resolve()  # replaces the target of a link, not the link
         shutil.copymode(path, temporary)
     temporary.replace(path)
 
 
 def _place_new(temporary: Path, path: Path) -> None:
-    """Move a file to a name that nobody has; of two programs that try, one gets it."""
+    """Move a file to an unused name. If two programs try, one succeeds."""
     try:
         path.hardlink_to(temporary)
     except FileExistsError as error:
         raise _exists(path) from error
-    except (
-        OSError,
-        NotImplementedError,
-    ):  # a file system without hard links: reserve the name, then fill it
+    except (OSError, NotImplementedError):
+        # Without hard links: reserve the name, then replace the empty file.
         _reserve(path)
         try:
             temporary.replace(path)
@@ -137,10 +133,6 @@ def _exists(path: Path) -> OutputExistsError:
 
 
 def _refused(path: Path, error: OSError | ValueError) -> OutputError:
-    if isinstance(error, OSError):
-        reason, hint = error.strerror or str(error), _HINTS.get(error.errno or 0, "")
-    else:
-        reason, hint = str(error), ""
-    return OutputError(
-        f"cannot write {path}: {reason}", hint=hint or "choose another directory with --output-dir"
-    )
+    reason = getattr(error, "strerror", None) or str(error)
+    hint = _HINTS.get(getattr(error, "errno", None) or 0, _OTHER_DIRECTORY)
+    return OutputError(f"cannot write {path}: {reason}", hint=hint)

@@ -1,10 +1,10 @@
-"""What every format needs of a transcript: clean text, its speakers, and words cut to the width of a line."""
+"""Shared by all formats: clean text, speakers, and words cut to the width of a line."""
 
 from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 
 from ..domain.text_breaks import clusters, columns, line_units
@@ -13,7 +13,7 @@ from ..domain.transcript import Segment, Transcript, Word
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """A segment, or the part of one that one speaker says. ``text`` is one clean line, never empty."""
+    """A segment, or one speaker's part of it. ``text`` is one clean line, never empty."""
 
     start: float
     end: float
@@ -23,7 +23,7 @@ class Utterance:
 
 
 def utterances(transcript: Transcript) -> Iterator[Utterance]:
-    """What is said, in order; segments are cut where the speaker changes, empty ones are left out."""
+    """Utterances in order: segments, cut where the speaker changes, without empty ones."""
     for segment in transcript.segments:
         for utterance in _by_speaker(segment):
             if utterance.text:
@@ -32,7 +32,7 @@ def utterances(transcript: Transcript) -> Iterator[Utterance]:
 
 def _by_speaker(segment: Segment) -> Iterator[Utterance]:
     speakers: list[str | None] = []
-    for word in segment.words:  # a word nobody was found for goes with the words before it
+    for word in segment.words:  # a word without a speaker joins the words before it
         speakers.append(word.speaker or (speakers[-1] if speakers else segment.speaker))
     if len(set(speakers)) <= 1:
         speaker = speakers[0] if speakers else segment.speaker
@@ -52,7 +52,7 @@ def _name(speaker: str | None) -> str | None:
 
 
 def clean(text: str) -> str:
-    """The text as one line: no line breaks, tabs, runs of spaces or control characters."""
+    """The text as one line, without control characters, tabs or runs of spaces."""
     line = " ".join(text.split())
     if line.isprintable():
         return line
@@ -61,12 +61,12 @@ def clean(text: str) -> str:
 
 
 def pieces(word: Word, max_columns: int, *, split_wide: bool = False) -> list[Word]:
-    """Cut a word where it holds spaces, and where it is wider than a line; times are shared by width.
+    """Cut a word at spaces and at the line width; times are shared by width.
 
     Args:
-        word: any text; what is left of it keeps its leading space; a blank one has no pieces.
-        max_columns: no piece is wider, unless a single grapheme cluster is.
-        split_wide: also cut where a new line may begin, such as between East Asian characters.
+        word: any text; the first piece keeps a leading space, and blank words give no pieces.
+        max_columns: limit for each piece, except for a single wider grapheme cluster.
+        split_wide: also cut at other line breaks, such as between East Asian characters.
     """
     text = clean(word.text)
     lead = " " if word.text[:1].isspace() else ""
@@ -78,27 +78,28 @@ def pieces(word: Word, max_columns: int, *, split_wide: bool = False) -> list[Wo
     if not texts:
         return []
     if len(texts) == 1:
-        return [Word(word.start, word.end, texts[0], word.probability, word.speaker)]
+        return [replace(word, text=texts[0])]
     weights = [max(1, columns(piece.strip())) for piece in texts]
     seconds_per_weight = (word.end - word.start) / sum(weights)
     edges = [word.start]
     for weight in weights:
         edges.append(min(word.end, edges[-1] + weight * seconds_per_weight))
     spans = zip(pairwise(edges), texts, strict=True)
-    return [
-        Word(start, end, piece, word.probability, word.speaker) for (start, end), piece in spans
-    ]
+    return [replace(word, start=start, end=end, text=piece) for (start, end), piece in spans]
 
 
 def parts_freely(char: str) -> bool:
-    """Chinese and Japanese characters; Korean ones are as wide, but Korean writes spaces between words."""
+    """Whether a line can break around the character: Chinese and Japanese, but not Korean, which
+    has spaces.
+    """
     return columns(char) == 2 and not unicodedata.name(char, "").startswith("HANGUL")
 
 
 def _chunks(text: str, max_columns: int) -> list[str]:
     if columns(text) <= max_columns:
         return [text]
-    chunks, width = [""], 0
+    chunks = [""]
+    width = 0
     for cluster in clusters(text):
         width += columns(cluster)
         if width > max_columns and chunks[-1]:

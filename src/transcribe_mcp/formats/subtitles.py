@@ -1,17 +1,17 @@
-"""Words -> subtitle cues, by rules that can be set.
+"""Cut words into subtitle cues by configurable rules.
 
-Where to end a cue is one shortest path over the words: every cue has a cost (for being one more, for where it ends,
-for being too short to read), and the cheapest way through the words wins. Two rules hold always: cues do not overlap,
-and no text is lost. Where speech leaves no time, the rules of reading speed, shortest cue and smallest gap yield.
+The cuts are a shortest path over the words. Every cue costs something: for being one more, for
+where it ends, for being too short to read. Two rules always hold: cues do not overlap, and no text
+is lost. Where time is short, reading speed, minimum duration and gap yield.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, repeat
 
 from ..domain.options import SubtitleRules
 from ..domain.text_breaks import cluster_breaks, columns, line_breaks, word_breaks
@@ -20,24 +20,23 @@ from .phrases import Phrases, phrases_of
 from .speech import Utterance, parts_freely, pieces, utterances
 from .turns import turns_apart
 
-PAUSE_S = 1.0  # a cue never spans a longer pause: its text would show long before it is said
-BREATH_S = 0.3  # a pause that is better to break at than none
+PAUSE_S = 1.0  # cues never span a longer pause, or text would appear too early
+BREATH_S = 0.3  # a good place to break
 
-# Costs of a cue, in cues: what it is worth to avoid, compared with one cue more.
-BREAK_AT_SENTENCE, BREAK_AT_CLAUSE, BREAK_AT_BREATH, BREAK_AT_WORD, BREAK_INSIDE = (
-    0.0,
-    1.0,
-    1.5,
-    3.0,
-    6.0,
-)
-BREAK_BEFORE_PHRASE, BREAK_AFTER_LEANING = 2.0, 5.0  # before "and", "of"; after "the", "of"
-SENTENCE_INSIDE = 1.5  # a cue that holds the end of one sentence and the start of the next
-TOO_SHORT = 4.0  # times the share of the reading time that is missing
-UNEVEN = (
-    0.5  # times the square of the share of the cue that is filled: two halves before full and rest
-)
-LINE_BREAK, LINE_UNEVEN = 0.5, 6.0  # the same between the lines of a cue
+# Costs, in units of one more cue.
+BREAK_AT_SENTENCE = 0.0
+BREAK_AT_CLAUSE = 1.0
+BREAK_AT_BREATH = 1.5
+BREAK_BEFORE_PHRASE = 2.0  # before "and", "of"
+BREAK_AT_WORD = 3.0
+BREAK_AFTER_LEANING = 5.0  # after "the", "of"
+BREAK_INSIDE = 6.0
+SENTENCE_INSIDE = 1.5  # the end of one sentence and the start of the next in one cue
+TOO_SHORT = 4.0  # times the missing share of the reading time
+UNEVEN = 0.5  # times the squared fill of the cue: two halves beat a full cue and a rest
+# The same for the lines of a cue.
+LINE_BREAK = 0.5
+LINE_UNEVEN = 6.0
 
 _CLOSING = re.escape("\"')]}”’»›」』】）》")
 _SENTENCE = re.compile(rf"[!?…。．｡！？؟۔।][{_CLOSING}]*$")
@@ -47,7 +46,9 @@ _CLAUSE = re.compile(rf"[.,;:–—、，；：،؛][{_CLOSING}]*$")
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A word or a part of one. ``start_ms`` is ``None`` where no time was measured; ``text`` has its leading space."""
+    """A word or a part of one. ``start_ms`` is ``None`` if not measured; ``text`` keeps its leading
+    space.
+    """
 
     text: str
     start_ms: int | None
@@ -55,7 +56,9 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Cue:
-    """One subtitle: from ``start_ms`` to ``end_ms`` on the screen, at least one line of at least one piece."""
+    """One subtitle, shown from ``start_ms`` to ``end_ms``: at least one line of at least one
+    piece.
+    """
 
     start_ms: int
     end_ms: int
@@ -69,7 +72,7 @@ class Cue:
 
 @dataclass(slots=True)
 class _Token:
-    """A word, or a piece of one that is wider than a line or holds spaces."""
+    """A word, or a piece of one that is wider than a line or contains spaces."""
 
     text: str  # without the space before it
     space: int  # columns of the space before it
@@ -77,11 +80,11 @@ class _Token:
     start: float
     end: float
     speaker: str | None
-    measured: bool  # whether ``start`` is a time that was measured
+    measured: bool  # whether ``start`` was measured
     break_cost: float = BREAK_AT_SENTENCE  # of ending a cue or a line after it
-    breakable: bool = True  # whether Unicode's rules let a line end after it
-    whole: bool = True  # whether it ends with a whole grapheme cluster
-    ends_run: bool = False  # a cue must end after it
+    breakable: bool = True  # whether Unicode's rules allow a line break after it
+    whole: bool = True  # whether it ends at a grapheme cluster boundary
+    ends_run: bool = False  # whether a cue must end after it
 
     def piece(self) -> Piece:
         return Piece(
@@ -90,7 +93,7 @@ class _Token:
 
 
 class _Unit:
-    """Tokens that stay in one line: no line may end between them."""
+    """Tokens without a line break between them."""
 
     __slots__ = ("break_cost", "end", "space", "start", "tokens", "width")
 
@@ -98,17 +101,19 @@ class _Unit:
         self.tokens = tuple(tokens)
         self.space = tokens[0].space
         self.width = sum(token.space + token.width for token in tokens) - self.space
-        self.start, self.end = tokens[0].start, tokens[-1].end
+        self.start = tokens[0].start
+        self.end = tokens[-1].end
         self.break_cost = tokens[-1].break_cost if tokens[-1].breakable else BREAK_INSIDE
 
 
 def cut_cues(
     transcript: Transcript, rules: SubtitleRules, *, label_speakers: bool = False
 ) -> list[Cue]:
-    """Cut a transcript into cues, in order, none empty, every word in exactly one of them.
+    """Cut a transcript into cues, in order; every word is in exactly one.
 
     Args:
-        transcript: words give the times; a segment without words shares its time out among its characters.
+        transcript: words give the times; a segment without words shares its time among its
+            characters.
         rules: see ``SubtitleRules``.
         label_speakers: put ``Name:`` before the first words of each turn.
     """
@@ -146,9 +151,11 @@ def _tokens(transcript: Transcript, rules: SubtitleRules, *, label_speakers: boo
 
 
 def _mark_breaks(tokens: list[_Token]) -> None:
-    """Find out where a line may end, and where a cue must."""
+    """Mark where a line may end, and where a cue must."""
     text = "".join(" " * token.space + token.text for token in tokens)
-    lines, words, whole = line_breaks(text), word_breaks(text), cluster_breaks(text)
+    lines = line_breaks(text)
+    words = word_breaks(text)
+    whole = cluster_breaks(text)
     position = 0
     for token, after in pairwise(tokens):
         position += token.space + len(token.text)
@@ -163,34 +170,32 @@ def _mark_breaks(tokens: list[_Token]) -> None:
 
 
 def _units(tokens: Sequence[_Token], rules: SubtitleRules) -> list[_Unit]:
-    """The tokens of a run as units. One wider than a line is cut between words or clusters."""
+    """Group tokens into units. A unit wider than a line is cut between words or clusters."""
     units: list[_Unit] = []
-    first, width = 0, 0
-    for i, token in enumerate(tokens):
-        if (
-            i > first
-            and tokens[i - 1].whole
-            and width + token.space + token.width > rules.max_line_chars
-        ):
-            units.append(_Unit(tokens[first:i]))
-            first, width = i, 0
-        width += token.width + (token.space if i > first else 0)
-        if token.breakable or i + 1 == len(tokens):
-            units.append(_Unit(tokens[first : i + 1]))
-            first, width = i + 1, 0
+    unit: list[_Token] = []
+    width = 0
+    for token in tokens:
+        if unit and unit[-1].whole and width + token.space + token.width > rules.max_line_chars:
+            units.append(_Unit(unit))
+            unit = []
+        width = token.width + (width + token.space if unit else 0)
+        unit.append(token)
+        if token.breakable or token is tokens[-1]:
+            units.append(_Unit(unit))
+            unit = []
     return units
 
 
 def _utterance_tokens(
     said: Utterance, rules: SubtitleRules, label: str | None, phrases: Phrases
 ) -> list[_Token]:
-    """The tokens of one utterance with the costs of breaking between them; the last one's are set later."""
+    """Tokens of one utterance with their break costs; the last cost is set later."""
     tokens = [token for word in said.words for token in _split(word, said.speaker, rules)]
     if not tokens:
         whole = Word(said.start, said.end, said.text)
         tokens = _split(whole, said.speaker, rules, measured=False)
     if label or not parts_freely(tokens[0].text[0]):
-        tokens[0].space = 1  # from the label or the sentence before it, where they share a line
+        tokens[0].space = 1  # separates it from the label or the sentence before
     labels: list[_Token] = []
     if label:
         labels = _split(
@@ -222,12 +227,13 @@ def _split(
 
 
 def _break_cost(token: _Token, after: _Token, phrases: Phrases) -> float:
-    """What it costs to end a cue between two words of one utterance, which should be a sentence."""
-    text, following = token.text, after.text
+    """Cost of ending a cue between two words of one utterance."""
+    text = token.text
+    following = after.text
     if _SENTENCE.search(text):
         return BREAK_AT_SENTENCE
     if _DOT.search(text) and text[0].isupper() and len(text) <= 4:
-        return BREAK_INSIDE  # "Mr.", "St.", "U.S.": what follows belongs to it
+        return BREAK_INSIDE  # "Mr.", "St.", "U.S." belong to the next word
     if _DOT.search(text):
         return BREAK_AT_SENTENCE if following[0].isupper() else BREAK_AT_WORD
     if _CLAUSE.search(text):
@@ -240,15 +246,15 @@ def _break_cost(token: _Token, after: _Token, phrases: Phrases) -> float:
 
 
 def _cheapest_cut(units: list[_Unit], until: float, rules: SubtitleRules) -> list[list[_Unit]]:
-    """Cut a run of words into cues; ``until`` is when the next run needs the screen."""
+    """Cut a run of words into cues; ``until`` is the start of the next run."""
     count = len(units)
     free_until = [unit.start - rules.min_gap_s for unit in units[1:]] + [until]
     full = rules.max_line_chars * rules.max_lines
     widths = range(sum(unit.space + unit.width for unit in units) + 1)
     needed_s = [min(rules.max_cue_s, rules.reading_ms(width) / 1000) for width in widths]
     uneven = [UNEVEN * (width / full) ** 2 for width in widths]
-    least = [math.inf] * count + [0.0]  # cost of everything from a word on
-    end_of = [0] * count  # where the cue that starts with a word ends best
+    least = [math.inf] * count + [0.0]  # least[i]: cost of everything from word i on
+    end_of = [0] * count  # end_of[i]: best end of the cue that starts with word i
     for first in range(count - 1, -1, -1):
         for last, width, inner in _candidates(units, first, rules):
             free_s = max(0.0, free_until[last] - units[first].start)
@@ -262,9 +268,18 @@ def _cheapest_cut(units: list[_Unit], until: float, rules: SubtitleRules) -> lis
                 + least[last + 1]
             )
             if cost < least[first]:
-                least[first], end_of[first] = cost, last + 1
-    groups, first = [], 0
-    while first < count:
+                least[first] = cost
+                end_of[first] = last + 1
+    return _groups(units, repeat(end_of))
+
+
+def _groups(units: list[_Unit], ends: Iterable[list[int]]) -> list[list[_Unit]]:
+    """Cut units into groups: ``end_of[first]`` is the end of the group that starts at ``first``."""
+    groups: list[list[_Unit]] = []
+    first = 0
+    for end_of in ends:
+        if first == len(units):
+            break
         groups.append(units[first : end_of[first]])
         first = end_of[first]
     return groups
@@ -273,9 +288,13 @@ def _cheapest_cut(units: list[_Unit], until: float, rules: SubtitleRules) -> lis
 def _candidates(
     units: list[_Unit], first: int, rules: SubtitleRules
 ) -> Iterator[tuple[int, int, float]]:
-    """Cues that may start with a word: (index of the last word, columns, cost of sentences that end inside)."""
+    """Possible cues from a word on: (index of the last word, columns, cost of sentence ends
+    inside).
+    """
     start = units[first].start
-    lines, line_width, width, inner = 1, 0, 0, 0.0
+    lines = 1
+    line_width = width = 0
+    inner = 0.0
     for last in range(first, len(units)):
         unit = units[last]
         if last > first:
@@ -285,7 +304,8 @@ def _candidates(
             width += unit.space
             line_width += unit.space
         if last > first and line_width + unit.width > rules.max_line_chars:
-            lines, line_width = lines + 1, 0
+            lines += 1
+            line_width = 0
             if lines > rules.max_lines:
                 return
         width += unit.width
@@ -294,17 +314,18 @@ def _candidates(
 
 
 def _timed(groups: list[list[_Unit]], duration: float, rules: SubtitleRules) -> list[Cue]:
-    """Give every group its time on the screen, in whole milliseconds, at least one each."""
-    gap_ms, longest_ms = round(1000 * rules.min_gap_s), int(1000 * rules.max_cue_s)
+    """Assign screen times in whole milliseconds, at least one each."""
+    gap_ms = round(1000 * rules.min_gap_s)
+    max_cue_ms = int(1000 * rules.max_cue_s)
     starts_ms: list[int] = []
-    for group in groups:  # words that share one instant follow each other by a millisecond
+    for group in groups:  # words with equal times follow each other by 1 ms
         starts_ms.append(max(round(1000 * group[0].start), starts_ms[-1] + 1 if starts_ms else 0))
     cues: list[Cue] = []
     for i, (group, start_ms) in enumerate(zip(groups, starts_ms, strict=True)):
         lines = _wrapped(group, rules)
         chars = sum(_line_width(line) for line in lines)
         end_ms = max(round(1000 * group[-1].end), start_ms + rules.reading_ms(chars))
-        end_ms = min(end_ms, start_ms + longest_ms)
+        end_ms = min(end_ms, start_ms + max_cue_ms)
         if i + 1 < len(groups):
             free_ms = starts_ms[i + 1] - start_ms
             end_ms = min(end_ms, start_ms + (free_ms - gap_ms if free_ms > gap_ms else free_ms))
@@ -327,10 +348,11 @@ def _line_width(line: Sequence[_Unit]) -> int:
 
 
 def _wrapped(units: list[_Unit], rules: SubtitleRules) -> list[list[_Unit]]:
-    """Cut a cue into as few lines as hold it, as even as good break points allow."""
-    count, widest = len(units), rules.max_line_chars
+    """Wrap a cue into as few lines as possible, as even as good break points allow."""
+    count = len(units)
+    widest = rules.max_line_chars
     least = [0.0 if first == count else math.inf for first in range(count + 1)]  # with no line left
-    ends: list[list[int]] = []  # ends[k][first]: where the first of k + 1 lines ends best
+    ends: list[list[int]] = []  # ends[k][first]: best end of the first of k + 1 lines
     while math.isinf(least[0]):
         before, least = least, [math.inf] * (count + 1)
         ends.append([count] * (count + 1))
@@ -343,9 +365,6 @@ def _wrapped(units: list[_Unit], rules: SubtitleRules) -> list[list[_Unit]]:
                 cost = before[last + 1] + LINE_UNEVEN * (1 - width / widest) ** 2
                 cost += LINE_BREAK * units[last].break_cost if last + 1 < count else 0.0
                 if cost < least[first]:
-                    least[first], ends[-1][first] = cost, last + 1
-    lines, first = [], 0
-    for end_of in reversed(ends):
-        lines.append(units[first : end_of[first]])
-        first = end_of[first]
-    return lines
+                    least[first] = cost
+                    ends[-1][first] = last + 1
+    return _groups(units, reversed(ends))

@@ -1,4 +1,4 @@
-"""Speakers who have a channel or a track of their own may talk at the same time: their turns, each by itself."""
+"""Separate the turns of speakers who talk at the same time on separate channels or tracks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from ..domain.transcript import Transcript
 
 
 def turns_apart(transcript: Transcript) -> list[Transcript]:
-    """The transcript, or one for each turn where any overlap: until the next begins, or longer if it goes on then."""
+    """The transcript, or one per turn if any overlap: each lasts until the next begins, or
+    longer.
+    """
     if all(before.end <= after.start for before, after in pairwise(transcript.segments)):
         return [transcript]
     turns = [

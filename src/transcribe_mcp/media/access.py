@@ -1,8 +1,9 @@
-"""Which recordings and outputs a program may name that acts for its user: files inside allowed roots, nothing hidden.
+"""Access control: which recordings may be read and which outputs may be written.
 
-A path is judged twice: as it is written, before the disk is touched (so that a refusal says nothing about what exists
-outside), and again after its links are resolved. What comes back is the resolved path. ``opened_inside`` judges it once
-more when it is opened, which may be hours later, and follows no link then.
+Every path is checked three times. ``Access`` checks it as written, without touching the disk: a
+refusal then reveals nothing about files outside the roots. It checks the resolved path again after
+following links. ``opened_inside`` checks it once more when it opens the file, possibly hours later,
+and follows no links then.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from ..errors import (
-    CancelledError,
     OutputError,
     SourceNotFoundError,
     SourceRefusedError,
@@ -26,34 +26,35 @@ from ..errors import (
     TranscribeError,
     UsageError,
 )
-from .inputs import MEDIA_EXTENSIONS, Recording
+from .inputs import MEDIA_EXTENSIONS, Collected, Recording, no_recordings_in, require_some
 from .openat import MEETS_LINK, NotRegularError, OpenedFile, open_file, resolved
 from .source_names import exists, literal_parts, look_alikes, nearest, plain_name, spellings
 from .walk import PathPattern, Walk, short
 
 MAX_FILE_BYTES = 5 * 1024**3
-MAX_RECORDINGS = 1_000  # of one call
-OPENING_TRIES = (
-    5  # a directory may be moved while it is opened; more often than that is no accident
-)
-MAX_SOURCE_CHARS = 4_096  # Linux's longest path
+MAX_RECORDINGS = 1_000  # per call
+# Retries while another process moves directories
+OPENING_TRIES = 5
+MAX_SOURCE_CHARS = 4_096  # PATH_MAX on Linux
 
-_HAS_FLAGS = os.name == "nt" or hasattr(
-    os, "chflags"
-)  # on Linux the name alone says that a file is hidden
-_HINT = "name a file inside an allowed root; roots are set with --allowed-root or TRANSCRIBE_MCP_ALLOWED_ROOTS"
+_HAS_FLAGS = os.name == "nt" or hasattr(os, "chflags")  # Linux hides files by their name alone.
+_HINT = (
+    "name a file inside an allowed root; "
+    "roots are set with --allowed-root or TRANSCRIBE_MCP_ALLOWED_ROOTS"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """What may be named.
+    """The roots and limits of one caller.
 
     Attributes:
-        roots: directories whose files may be read and beside which results may be written.
-        allow_urls: recordings may be fetched from public addresses.
-        max_file_bytes: larger recordings are refused.
-        reserved: directories of our own, below which nothing is written for a user.
-        resolved: the roots without links in them. A job keeps these: a link that takes a root's place opens nothing.
+        roots: directories for reading recordings and writing results.
+        allow_urls: allow downloads from public addresses.
+        max_file_bytes: limit on the size of a recording.
+        reserved: the program's own directories, closed to results.
+        resolved: the roots without links. Jobs store these, so a link that replaces a root opens
+            nothing.
     """
 
     roots: tuple[Path, ...]
@@ -70,7 +71,7 @@ class Access:
         )
 
     def widened(self, roots: Sequence[Path]) -> Access:
-        """The same with more roots, those aside that would open a whole disk."""
+        """Add roots, except those that would open a whole disk."""
         more = tuple(root for root in roots if root != Path(root.anchor))
         return Access((*self.roots, *more), self.allow_urls, self.max_file_bytes, self.reserved)
 
@@ -78,9 +79,9 @@ class Access:
         """The resolved path of one recording.
 
         Raises:
-            SourceRefusedError: outside the roots, hidden, or leading out of them through links.
-            SourceNotFoundError: there is no such file.
-            SourceUnreadableError: it is no ordinary file, or the system refuses.
+            SourceRefusedError: outside the roots, hidden, or a link out of them.
+            SourceNotFoundError: no such file.
+            SourceUnreadableError: not a regular file, or no permission.
             SourceTooLargeError: larger than the limit.
         """
         written = self._written(source)
@@ -103,15 +104,16 @@ class Access:
                 f"{source} is {kind}", hint="name a media file; directories go in a batch"
             )
         if status.st_size > self.max_file_bytes:
-            size, limit = status.st_size / 1024**3, self.max_file_bytes / 1024**3
+            gib = 1024**3
             raise SourceTooLargeError(
-                f"{source} has {size:.1f} GiB, more than the limit of {limit:g} GiB",
+                f"{source} has {status.st_size / gib:.1f} GiB, "
+                f"more than the limit of {self.max_file_bytes / gib:g} GiB",
                 hint="extract its sound track, or raise TRANSCRIBE_MCP_MAX_FILE_GIB",
             )
         return path
 
     def require_inside(self, source: str) -> None:
-        """The first of the two judgements: the name as it is written. The disk is not touched.
+        """Check a name as written, without touching the disk.
 
         Raises:
             SourceRefusedError: outside the roots or hidden.
@@ -119,10 +121,10 @@ class Access:
         self._written(source)
 
     def output(self, target: str, extension: str) -> Path:
-        """Where a result may be written: inside the roots, not hidden, with the (last) extension of its format.
+        """Check a target for a result: inside the roots, not hidden, with the format's extension.
 
         Raises:
-            OutputError: anything else.
+            OutputError: otherwise.
         """
         extension = extension[extension.rindex(".") :]
         hint = f"name a file that ends in {extension}, inside an allowed root"
@@ -148,9 +150,10 @@ class Access:
         return path
 
     def _written(self, source: str) -> Path:
-        """The absolute path that a name means, inside a root and not hidden; outside of them the disk is not touched.
+        """Resolve a name to an absolute path inside a root, without touching the disk elsewhere.
 
-        Of its spellings the first is taken that exists, else the one file that looks the same, else the plain one.
+        Prefers the first spelling that exists, then a single file that looks the same, then the
+        plain name.
         """
         for name in spellings(source):
             with suppress(SourceRefusedError):
@@ -168,7 +171,7 @@ class Access:
         return False
 
     def _judged(self, source: str) -> Path:
-        """The absolute path as it is written, inside a root and not hidden; the disk is not touched."""
+        """Check the absolute path as written, without touching the disk."""
         if source[:5].lower() == "file:":
             source = path_of_uri(source)
         if not source or len(source) > MAX_SOURCE_CHARS or "\0" in source:
@@ -183,9 +186,8 @@ class Access:
         except RuntimeError as error:  # ~nobody
             raise SourceRefusedError(f"{short(source)}: {error}", hint=_HINT) from error
         if os.name == "nt" and any(":" in part for part in path.parts[1:]):
-            raise SourceRefusedError(
-                f"{short(source)} is no plain file", hint=_HINT
-            )  # a second stream of one
+            # An NTFS alternate data stream.
+            raise SourceRefusedError(f"{short(source)} is no plain file", hint=_HINT)
         _require_inside(path, (*map(Path.absolute, self.roots), *self.resolved), source)
         return path
 
@@ -209,13 +211,13 @@ def _require_inside(path: Path, roots: Sequence[Path], source: str) -> None:
 
 @contextmanager
 def opened_inside(path: Path, roots: Sequence[Path]) -> Iterator[OpenedFile]:
-    """The file at ``path``, held open, if it lies inside ``roots`` now; links are followed inside of them only.
+    """Open ``path`` if it lies inside ``roots``; links are followed only inside them.
 
     Args:
-        roots: without links in them, as ``Access.resolved`` gives them.
+        roots: without links, as in ``Access.resolved``.
 
     Raises:
-        SourceRefusedError: it is outside or hidden, or its directories keep changing.
+        SourceRefusedError: outside the roots, hidden, or its directories keep changing.
         SourceNotFoundError, SourceUnreadableError: see ``Access.recording``.
     """
     opened = _open_inside(path, roots)
@@ -257,57 +259,49 @@ def _unreadable(source: str, error: Exception) -> SourceUnreadableError:
 def find_allowed(
     sources: Sequence[str], access: Access, check: Callable[[], None] = lambda: None
 ) -> tuple[list[Recording], list[tuple[str, TranscribeError]]]:
-    """Files, directories and patterns -> recordings in order, each once, and what was refused, each with its reason.
+    """Expand files, directories and patterns to recordings, in order and without duplicates.
 
-    No directory outside the roots is listed, whatever a pattern or a link says. ``check`` is called now and then and
-    may raise to stop.
+    Returns the recordings, and the refused names with their errors. Lists no directory outside the
+    roots, whatever a pattern or a link names. Calls ``check`` regularly; it may raise to stop.
 
     Raises:
-        UsageError: more recordings, or more to look at, than one call may ask for.
+        UsageError: too many recordings or directory entries for one call.
     """
-    found: dict[Path, Recording] = {}
-    refused: list[tuple[str, TranscribeError]] = []
-    search = _Search(access, Walk(check))
+    search = _Search(access, Walk(check), Collected())
     for source in sources:
         check()
-        try:
-            for written, relative in search.expand(source):
-                try:
-                    path = access.recording(written)
-                except TranscribeError as error:
-                    refused.append((written, error))
-                else:
-                    found.setdefault(path, Recording(path, relative))
-                if len(found) + len(refused) > MAX_RECORDINGS:
-                    hint = "name fewer files or smaller directories in one call"
-                    raise UsageError(
-                        f"{short(source)} names more than {MAX_RECORDINGS} recordings", hint=hint
-                    )
-        except (UsageError, CancelledError):
-            raise
-        except TranscribeError as error:
-            refused.append((source, error))
-        except OSError as error:  # a name longer than names can be
-            message = f"{short(source)}: cannot be read: {error.strerror}"
-            refused.append(
-                (source, SourceUnreadableError(message, hint="check its name and its permissions"))
-            )
-    unreadable = search.walk.unreadable[:MAX_RECORDINGS]
-    refused += [
-        (str(directory), _unreadable(str(directory), error)) for directory, error in unreadable
+        search.collected.add(source, search.recordings(source))
+    refused = [
+        (str(directory), _unreadable(str(directory), error))
+        for directory, error in search.walk.unreadable[:MAX_RECORDINGS]
     ]
-    return list(found.values()), refused
+    return list(search.collected.found.values()), search.collected.refused + refused
 
 
 @dataclass(frozen=True, slots=True)
 class _Search:
-    """Expands directories and patterns, inside the roots only; ``walk`` is that of the whole call."""
+    """Expands directories and patterns inside the roots; one walk and its limits serve a whole
+    call.
+    """
 
     access: Access
     walk: Walk
+    collected: Collected
 
-    def expand(self, source: str) -> Iterator[tuple[str, Path]]:
-        """What ``source`` names, as written, with its place below the directory that was named."""
+    def recordings(self, source: str) -> Iterator[Recording]:
+        """Yield the allowed recordings of one source; collect the other names as refused."""
+        for written, relative in self._expand(source):
+            try:
+                yield Recording(self.access.recording(written), relative)
+            except TranscribeError as error:
+                self.collected.refused.append((written, error))
+            if len(self.collected.found) + len(self.collected.refused) > MAX_RECORDINGS:
+                hint = "name fewer files or smaller directories in one call"
+                message = f"{short(source)} names more than {MAX_RECORDINGS} recordings"
+                raise UsageError(message, hint=hint)
+
+    def _expand(self, source: str) -> Iterator[tuple[str, Path]]:
+        """Yield each name as written, with its path relative to the named directory."""
         written = self.access._written(source)
         if written.is_dir():
             yield from self._media_below(written, source)
@@ -317,29 +311,27 @@ class _Search:
             yield source, Path(written.name)
 
     def _media_below(self, folder: Path, source: str) -> Iterator[tuple[str, Path]]:
-        seen = False
-        for relative in self._files(folder, source, PathPattern(("**",))):
-            if relative.suffix.lower() in MEDIA_EXTENSIONS:
-                seen = True
-                yield str(folder / relative), relative
-        if not seen:
-            hint = "name files with other extensions one by one or with a pattern"
-            raise SourceNotFoundError(f"there are no recordings in {short(source)}", hint=hint)
+        found = (
+            (str(folder / relative), relative)
+            for relative in self._files(folder, source, PathPattern(("**",)))
+            if relative.suffix.lower() in MEDIA_EXTENSIONS
+        )
+        yield from require_some(found, lambda: no_recordings_in(short(source)))
 
     def _matching(self, pattern: Path, source: str) -> Iterator[tuple[str, Path]]:
-        parts = pattern.parts
         fixed = literal_parts(pattern)
-        folder = Path(*parts[:fixed])
-        seen = False
-        for relative in self._files(folder, source, PathPattern(parts[fixed:])):
-            seen = True
-            yield str(folder / relative), Path(relative.name)
-        if not seen:
+        folder = Path(*pattern.parts[:fixed])
+        files = self._files(folder, source, PathPattern(pattern.parts[fixed:]))
+
+        def no_match() -> SourceNotFoundError:
             hint = nearest(pattern, self.access._may_list) or "check the pattern and the directory"
-            raise SourceNotFoundError(f"nothing matches {short(source)}", hint=hint)
+            return SourceNotFoundError(f"nothing matches {short(source)}", hint=hint)
+
+        found = ((str(folder / relative), Path(relative.name)) for relative in files)
+        yield from require_some(found, no_match)
 
     def _files(self, folder: Path, source: str, pattern: PathPattern) -> Iterator[Path]:
-        """Those that match below a directory, which a link to it may name; none where there is no such directory."""
+        """Yield matching files below a directory, or nothing if it does not exist."""
         try:
             begin = self.access._resolve(folder, source)
         except OSError as error:
@@ -350,13 +342,16 @@ class _Search:
 
 
 def default_roots() -> tuple[Path, ...]:
-    """The working directory, unless it holds the home directory or a whole disk, and the home directory."""
-    home, here = Path.home(), Path.cwd()
+    """The home directory and the working directory, unless that contains the home directory or is a
+    whole disk.
+    """
+    home = Path.home()
+    here = Path.cwd()
     return (home,) if home.is_relative_to(here) or here == Path(here.anchor) else (here, home)
 
 
 def path_of_uri(uri: str) -> str:
-    """``file:///a%20b`` -> ``/a b``; other machines and other schemes are refused.
+    """Convert ``file:///a%20b`` to ``/a b``; refuse other hosts and schemes.
 
     Raises:
         SourceRefusedError
@@ -373,7 +368,7 @@ def path_of_uri(uri: str) -> str:
 
 
 def is_hidden(found: Path | os.DirEntry[str]) -> bool:
-    """Whether a file or directory is hidden by its name or by the system."""
+    """Whether the name or a system flag hides a file or directory."""
     if found.name.startswith("."):
         return True
     if not _HAS_FLAGS:
@@ -388,8 +383,7 @@ def is_hidden(found: Path | os.DirEntry[str]) -> bool:
 
 
 def _is_hidden(path: Path, root: Path) -> bool:
-    """Whether the path, or a directory between it and ``root``, is hidden."""
     parts = path.relative_to(root).parts
-    if not _HAS_FLAGS:  # a path may have thousands of parts
+    if not _HAS_FLAGS:  # fast: a path may have thousands of parts
         return any(part.startswith(".") for part in parts)
     return any(is_hidden(root.joinpath(*parts[: n + 1])) for n in range(len(parts)))

@@ -1,8 +1,8 @@
-"""Several channels -> one, without losing sound where they cancel each other or where only one carries any.
+"""Mix channels to mono without losing audio that cancels or is on one channel only.
 
-The mean of two channels is silent where one is the inverse of the other: a cable or a plug-in does that. So the mean is
-compared with the channels every half second. Where it has lost most of their power, the loudest channel is taken alone.
-Channels that are silent beside the others do not count.
+The mean of a channel and its inverse is silent; faulty cables and plug-ins do that. Every half
+second the power of the mean is compared with the channels. Where most power is lost, the loudest
+channel is used alone. Channels that are silent beside the others do not count.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from ..domain.transcript import Notice
 from .resampler import SAMPLE_RATE_HZ, Samples
 
 PIECE_SAMPLES = SAMPLE_RATE_HZ // 2
-FADE_SAMPLES = SAMPLE_RATE_HZ // 100  # from one choice of channels to the next
+FADE_SAMPLES = SAMPLE_RATE_HZ // 100  # cross-fade between two choices of channels
 SILENT_BESIDE = 1e-4  # of the loudest channel's power: 40 dB below
-# Power of the mean over that of unrelated channels' mean: 2 where two channels are alike, 0 where they cancel.
+# Power of the mean relative to unrelated channels: 2 for equal channels, 0 for cancellation.
 CANCELLED = 0.3
 RELATED = 0.6
-COUNTED = 1e-3  # of the loudest piece's power: quieter ones are pauses
+COUNTED = 1e-3  # of the loudest piece's power; quieter pieces are pauses
 NOTED_S = 1.0
 MAX_LOSS_DB = 99.0
-LOUDEST = 32_768.0  # float files written with the scale of 16-bit ones are real; beyond that it is no sound
+LOUDEST = 32_768.0  # float files with 16-bit scale exist; larger values are invalid
 
 
 class Downmix:
-    """Turns the pieces of one recording into mono, in order, and remembers where channels cancelled."""
+    """Mixes the pieces of one recording to mono, in order, and notes cancellation."""
 
     def __init__(self) -> None:
         self._rest: Samples | None = None
-        self._weights: NDArray[np.float32] | None = None  # (channels,) of the piece before
-        self._single: int | None = None  # the channel that is taken alone
+        self._weights: NDArray[np.float32] | None = None  # (channels,) of the previous piece
+        self._single: int | None = None  # the channel used alone
         self._done_samples = 0
         self._peak_power = 0.0
         self._single_samples = 0
@@ -42,7 +42,7 @@ class Downmix:
         self._invalid_from_s: float | None = None
 
     def mono(self, pieces: Iterable[Samples]) -> Iterator[Samples]:
-        """Pieces (n,) or (channels, n) -> pieces (n,)."""
+        """Convert pieces (n,) or (channels, n) to pieces (n,)."""
         for piece in pieces:
             if piece.ndim == 1:
                 yield from self._flush()
@@ -68,8 +68,9 @@ class Downmix:
         seconds = self._single_samples / SAMPLE_RATE_HZ
         if seconds >= NOTED_S:
             message = (
-                f"The channels cancel each other: mixed, they are up to {self._loss_db:.0f} dB quieter than alone. "
-                f"From {self._first_s:.1f} s on, {seconds:.1f} s were taken from one channel."
+                "The channels cancel each other: "
+                f"mixed, they are up to {self._loss_db:.0f} dB quieter than alone. "
+                f"From {self._first_s:.1f} s on, {seconds:.1f} s come from one channel."
             )
             yield Notice("channels_cancel", message)
 
@@ -94,7 +95,8 @@ class Downmix:
         live = power >= SILENT_BESIDE * power.max(axis=0)
         equal = np.full(n_channels, 1 / n_channels, np.float32)
         if self._weights is None or len(self._weights) != n_channels:
-            self._weights, self._single = None, None
+            self._weights = None
+            self._single = None
         is_usual = (
             (self._weights is None or (self._weights == equal).all())
             and live.all()
@@ -124,7 +126,9 @@ class Downmix:
     def _decide(
         self, power: NDArray[np.float32], mean_power: float, share: float, size: int
     ) -> None:
-        """Whether this piece comes from one channel: its power by channel, and what the mean has of it."""
+        """Decide whether to use one channel, from its power by channel and the share left in the
+        mean.
+        """
         loudest = float(power.max())
         self._peak_power = max(self._peak_power, loudest)
         if share >= (CANCELLED if self._single is None else RELATED):

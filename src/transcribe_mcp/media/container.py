@@ -1,8 +1,7 @@
-"""Opening a recording: what may be opened, its sound track, its frames, and every refusal in words."""
+"""Open recordings: allowed formats, audio tracks, frames, and errors for everything else."""
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 import stat
@@ -26,37 +25,40 @@ from ..errors import (
     SourceNotFoundError,
     SourceUnreadableError,
 )
-from .openat import OpenedFile
+from .openat import OpenedFile, PositionedReader
 
-SAMPLE_RATES_HZ = range(
-    1_000, 1_000_000
-)  # outside, the header is damaged; 1 Hz would make an hour out of every 7 kB
+# Other rates mean a damaged header; 1 Hz would make an hour of every 7 kB.
+SAMPLE_RATES_HZ = range(1_000, 1_000_000)
 DEMUX_FAILURES = 16
 DAMAGED = "The file may be damaged, cut off or of another type than its name says."
 
-# What may be opened: self-contained recordings. Playlists and the like (hls, dash, concat, imf, sdp …) name other
-# files or addresses, and raw or picture formats take anything for media.
+# Self-contained formats only. Playlists (hls, dash, concat, imf, sdp …) name other files or URLs;
+# raw and image formats accept anything.
 CONTAINERS = (
-    "3gp,aa,aac,aax,ac3,ac4,act,aea,aiff,amr,amrnb,amrwb,ape,apac,apm,aptx,asf,asf_o,ast,au,avi,binka,bink,bonk,"
-    "caf,codec2,daud,dsf,dss,dts,dtshd,dv,eac3,epaf,flac,flv,g722,g723_1,g729,gsm,gxf,iamf,iff,ilbc,ircam,kux,"
-    "laf,lc3,live_flv,loas,lvf,matroska,webm,mlp,mmf,mov,mp4,m4a,moflex,mp3,mpc,mpc8,mpeg,mpegts,mpegvideo,msf,"
-    "mtaf,mxf,nistsphere,nsv,nut,nuv,ogg,oma,osq,paf,pva,pvf,qcp,qoa,rka,rm,sbc,sds,shn,sox,spdif,swf,tak,truehd,"
-    "tta,ty,voc,vqf,w64,wav,wavarc,wsd,wtv,wv,xa,xwma"
+    "3gp,aa,aac,aax,ac3,ac4,act,aea,aiff,amr,amrnb,amrwb,ape,apac,apm,aptx,asf,"
+    "asf_o,ast,au,avi,binka,bink,bonk,caf,codec2,daud,dsf,dss,dts,dtshd,dv,eac3,epaf,"
+    "flac,flv,g722,g723_1,g729,gsm,gxf,iamf,iff,ilbc,ircam,kux,laf,lc3,live_flv,loas,"
+    "lvf,matroska,webm,mlp,mmf,mov,mp4,m4a,moflex,mp3,mpc,mpc8,mpeg,mpegts,mpegvideo,"
+    "msf,mtaf,mxf,nistsphere,nsv,nut,nuv,ogg,oma,osq,paf,pva,pvf,qcp,qoa,rka,rm,sbc,"
+    "sds,shn,sox,spdif,swf,tak,truehd,tta,ty,voc,vqf,w64,wav,wavarc,wsd,wtv,wv,xa,"
+    "xwma"
 )
 OPEN_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
 
-# A tag in a broken encoding must not cost the recording. PyAV 19 never fails over one and no longer takes the argument.
+# Ignore tags in a broken encoding. PyAV 19 always does and no longer takes the argument.
 _TOLERANT: dict[str, Any] = (
     {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
 )
 
-# PyAV raises FFmpeg's errors, and for nonsense in a header also its own ValueError and kin.
+# PyAV raises FFmpeg's errors, and built-in exceptions for broken headers.
 FOREIGN_ERRORS = (av.FFmpegError, ValueError, LookupError, ArithmeticError, RuntimeError)
 
 
 @dataclass(frozen=True, slots=True)
 class AudioInfo:
-    """What a container says about its sound. ``duration`` is its claim in seconds, or ``None``."""
+    """A container's metadata about its audio. ``duration`` is in seconds or ``None``; it can be
+    wrong.
+    """
 
     duration: float | None
     codec: str
@@ -67,14 +69,14 @@ class AudioInfo:
 
 @dataclass(frozen=True, slots=True)
 class Media:
-    """A file and which sound of it is read: everything that opens a recording takes this.
+    """Which audio of which file to read.
 
     Attributes:
         path: the file.
-        stream: index of the audio track in the container; ``None`` is the default track.
-        channel: ``auto``, ``mix`` or the number of one channel, counted from 1; see ``resampler.Mix``.
-        begin, end: the bytes of the file to read; ``end`` is ``None`` for the end of the file.
-        demuxer: FFmpeg's name of the format where it has to be given, otherwise empty.
+        stream: index of the audio track in the container; ``None`` for the default track.
+        channel: ``auto``, ``mix`` or a channel number, counted from 1; see ``resampler.Mix``.
+        begin, end: byte range of the file; ``end`` is ``None`` for the end of the file.
+        demuxer: FFmpeg's name of the format, for headerless audio; otherwise empty.
         options: further options of the demuxer.
     """
 
@@ -92,8 +94,10 @@ class Media:
 
     @property
     def url(self) -> str:
-        """Of the whole file. "file:" keeps FFmpeg from reading a protocol into names such as "http:talk.wav"."""
-        return f"file:{os.path.abspath(self.path)}"  # noqa: PTH100 - of a held file, that of its descriptor
+        """URL of the whole file. "file:" stops FFmpeg from reading "http:talk.wav" as a
+        protocol.
+        """
+        return f"file:{os.path.abspath(self.path)}"  # noqa: PTH100 - uses os.fspath
 
 
 @contextmanager
@@ -106,7 +110,7 @@ def opened(media: Media) -> Iterator[tuple[InputContainer, AudioStream]]:
 
 
 def open_media(media: Media) -> tuple[InputContainer, AudioStream]:
-    """The container and the audio track to read; the demuxer skips every other track."""
+    """Open the container and the audio track; the demuxer skips other tracks."""
     container = open_container(media)
     try:
         stream = _sound_track(media, container)
@@ -120,23 +124,23 @@ def open_media(media: Media) -> tuple[InputContainer, AudioStream]:
 
 
 def open_container(media: Media) -> InputContainer:
-    """The container with all its tracks: the only door to FFmpeg's demuxers.
+    """Open the container with all tracks. Only this function opens FFmpeg's demuxers.
 
-    A file that is held open is read through its descriptor, a part of a file through a reader of ours; FFmpeg opens
-    nothing by name then.
+    Open files and byte ranges are read through Python, so FFmpeg opens nothing by name.
 
     Raises:
-        SourceNotFoundError, SourceUnreadableError, NotMediaError: it cannot be opened.
+        SourceNotFoundError, SourceUnreadableError, NotMediaError: opening failed.
     """
     _require_readable_file(media.path)
     options = OPEN_OPTIONS | media.options
     if media.demuxer:
         options |= {"format_whitelist": media.demuxer}
     source: str | io.RawIOBase = media.url
-    if media.is_part:
-        source = PartReader(media)
-    elif isinstance(media.path, OpenedFile):
-        source = media.path.reader()
+    if isinstance(media.path, OpenedFile):
+        source = media.path.reader(media.begin, media.end)
+    elif media.is_part:
+        with media.path.open("rb") as file:
+            source = PositionedReader(file.fileno(), media.url, media.begin, media.end)
     if not isinstance(source, str):
         options |= {"protocol_whitelist": ""}
     try:
@@ -147,47 +151,6 @@ def open_container(media: Media) -> InputContainer:
         raise not_media(media.path, error) from error
     assert isinstance(container, InputContainer)
     return container
-
-
-class PartReader(io.RawIOBase):
-    """The bytes of a part of a file, as if they were all."""
-
-    def __init__(self, media: Media) -> None:
-        self._file = media.path.open("rb")
-        self._begin = media.begin
-        self._n_bytes = (
-            media.path.stat().st_size if media.end is None else media.end
-        ) - media.begin
-        self._position = 0
-        self.name = f"file:{media.path}"  # FFmpeg knows some formats by their extension alone
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._n_bytes}[whence]
-        if origin + offset < 0:
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        self._position = origin + offset
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        view = memoryview(buffer).cast("B")
-        self._file.seek(self._begin + self._position)
-        data = self._file.read(max(0, min(len(view), self._n_bytes - self._position)))
-        view[: len(data)] = data
-        self._position += len(data)
-        return len(data)
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
 
 
 def _sound_track(media: Media, container: InputContainer) -> AudioStream:
@@ -213,12 +176,12 @@ def _sound_track(media: Media, container: InputContainer) -> AudioStream:
     for other in container.streams:
         if other.index != stream.index:
             other.discard = Discard.all
-    stream.codec_context.thread_count = 1  # the ranges are the threads
+    stream.codec_context.thread_count = 1  # parallelism comes from ranges
     return stream
 
 
 def default_track(container: InputContainer) -> AudioStream:
-    """The track that FFmpeg takes by default, or the first that can be decoded."""
+    """FFmpeg's default track, or the first one with a decoder."""
     best = container.streams.best("audio")
     if isinstance(best, AudioStream) and best.codec_context is not None:
         return best
@@ -227,7 +190,7 @@ def default_track(container: InputContainer) -> AudioStream:
 
 
 def _require_readable_file(path: Path) -> None:
-    """FFmpeg would wait on a pipe for ever, and its message for the rest names no reason."""
+    """Checked first, because FFmpeg blocks on a pipe and gives no reason for other failures."""
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
@@ -244,7 +207,7 @@ def _require_readable_file(path: Path) -> None:
         raise SourceNotFoundError(
             f"{path}: no such file", hint="Check the name and the directory."
         ) from error
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+    except (OSError, ValueError) as error:  # ValueError: the name contains NUL
         reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise SourceUnreadableError(
             f"{path}: cannot be read: {reason}", hint="Check its permissions."
@@ -259,7 +222,7 @@ def not_media(path: Path, error: Exception) -> SourceError:
         return SourceUnreadableError(
             f"{path}: cannot be read: {reason}", hint="Check its permissions."
         )
-    if isinstance(error, av.error.ArgumentError):  # what format_whitelist answers
+    if isinstance(error, av.error.ArgumentError):  # from format_whitelist
         reason = "a playlist, a picture, a text or another format that is no recording"
     return NotMediaError(
         f"{path}: not audio or video that can be decoded: {reason}",
@@ -284,7 +247,7 @@ def info(container: InputContainer, stream: AudioStream) -> AudioInfo:
 
 
 def _tagged_duration_s(stream: AudioStream) -> float | None:
-    """What Matroska keeps in a tag, as 00:00:10.003000000; the container's own duration may be the picture's."""
+    """Matroska's tag, such as 00:00:10.003000000; the container's duration may be the video's."""
     try:
         hours, minutes, seconds = stream.metadata.get("DURATION", "").split(":")
         return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
@@ -292,16 +255,15 @@ def _tagged_duration_s(stream: AudioStream) -> float | None:
         return None
 
 
-SEEK_BACK_S = 5.0  # so that a subtitle that stays for long is seen
+SEEK_BACK_S = 5.0  # to reach a long subtitle
 OWN_DURATIONS = {
     "mov",
     "avi",
-}  # containers that say how long each track is, whatever the others are
+}  # containers with a duration for each track
 
 
 def plays_on_after(media: Media, end_s: float, margin_s: float) -> bool:
-    """Whether other tracks (the picture, subtitles) go on to the end that the container claims, so that the file is
-    whole and its sound ends before."""
+    """Whether video or subtitles continue to the claimed end, so that the file is complete."""
     container = open_container(media)
     try:
         claim_s = (container.duration or 0) / av.time_base
@@ -328,7 +290,10 @@ def plays_on_after(media: Media, end_s: float, margin_s: float) -> bool:
 def frames(
     container: InputContainer, stream: AudioStream, on_error: Callable[[float | None], None]
 ) -> Iterator[AudioFrame]:
-    """Every frame that can be decoded. ``on_error`` hears the second of each that cannot, and may raise."""
+    """Yield every frame that can be decoded.
+
+    Calls ``on_error`` with the time in seconds of each failure; it may raise.
+    """
     first = True
     for _ in range(DEMUX_FAILURES):
         try:
@@ -344,7 +309,7 @@ def frames(
                     continue
                 yield from decoded
         except FOREIGN_ERRORS:
-            on_error(None)  # the demuxer may find its way again
+            on_error(None)  # the demuxer may recover
         else:
             return
 

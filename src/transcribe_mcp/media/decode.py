@@ -1,12 +1,13 @@
-"""Any media -> mono float32 at 16 kHz, in blocks, in bounded memory.
+"""Decode any media to mono float32 at 16 kHz, in blocks and bounded memory.
 
-    find ── tracks, parts                     track, channels and byte ranges of the file
+    find ── tracks, parts                    track, channels and byte ranges of the file
       │
-    read_blocks ── decode_serial ───┬── container   opening, refusing, frames
-               ├── decode_parallel ─┴── resampler   frames -> samples by channel
-               └── channels -> level                -> mono -> loud enough for voice activity detection
+    read_blocks ── decode_serial ───┬── container  open, check, frames
+               ├── decode_parallel ─┴── resampler  frames -> samples by channel
+               └── channels -> level            mix to mono, amplify quiet audio
 
-``decode_serial`` reads everything. ``decode_parallel`` reads long files faster, if the samples are provably the same.
+``decode_serial`` reads everything. ``decode_parallel`` is faster for long files, and used only
+where its samples are provably equal.
 """
 
 from __future__ import annotations
@@ -47,16 +48,16 @@ __all__ = [
 ]
 
 PARALLEL_FROM_S = 240.0
-MOST_PARTS_PROBED = 64  # of more, the length is not known before they are read
+MAX_PARTS_PROBED = 64  # with more, the duration stays unknown until decoding
 
 
 @dataclass(frozen=True, slots=True)
 class Sound:
-    """What is read of a file: one track, as its channels or one of them, in one part or several.
+    """One track of a file, all its channels or one of them, in one or several parts.
 
     Attributes:
         parts: see ``parts.Parts``.
-        info: what the container says.
+        info: the container's metadata.
         tracks: all tracks of the file.
     """
 
@@ -66,29 +67,30 @@ class Sound:
 
     @property
     def media(self) -> Media:
-        """Its first part, which mostly is the whole."""
+        """The first part, which usually is the whole file."""
         return self.parts.media[0]
 
     def of_channel(self, channel: str) -> Sound:
-        """The same with another ``Media.channel``."""
         media = tuple(replace(part, channel=channel) for part in self.parts.media)
         return replace(self, parts=replace(self.parts, media=media))
 
 
 def find(path: Path, stream: int | None = None) -> Sound:
-    """A track of ``path``, by its index in the container, or the default one; nothing is decoded.
+    """Find a track of ``path`` by its index in the container, or the default track. Decodes
+    nothing.
 
     Raises:
-        SourceError: one of its subclasses: missing, unreadable, no media, no sound track.
+        SourceError: a subclass: missing, unreadable, not media, or no audio track.
     """
     whole = Media(path, stream)
     with opened(whole) as (container, track):
-        found, tracks = info(container, track), tracks_of(container)
+        found = info(container, track)
+        tracks = tracks_of(container)
     all_parts = parts(whole, found.container)
     if all_parts.media == (whole,):
         return Sound(all_parts, found, tracks)
     duration_s = all_parts.duration_s
-    if duration_s is None and len(all_parts.media) <= MOST_PARTS_PROBED:
+    if duration_s is None and len(all_parts.media) <= MAX_PARTS_PROBED:
         seconds = [_claim_s(part) for part in all_parts.media]
         duration_s = sum(filter(None, seconds)) if all(seconds) else None
     return Sound(all_parts, replace(found, duration=duration_s), tracks)
@@ -100,12 +102,12 @@ def _claim_s(media: Media) -> float | None:
 
 
 def probe(path: Path) -> AudioInfo:
-    """What the container of ``path`` says about its sound; nothing is decoded. Errors as ``find``."""
+    """The container's metadata about the audio. Decodes nothing. Errors as ``find``."""
     return find(path).info
 
 
 def read(path: Path) -> Samples:
-    """The whole of a short recording: (n,) float32, mono, 16 kHz. Errors as ``read_blocks``."""
+    """Decode a whole short recording: (n,) float32, mono, 16 kHz. Errors as ``read_blocks``."""
     blocks = list(read_blocks(path))
     return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
 
@@ -121,23 +123,25 @@ def read_blocks(
     """Decode a recording in order, in blocks of exactly ``block_s`` seconds but for the last.
 
     Args:
-        sound: what ``find`` gives, or a path for the default track of a file.
-        block_s: seconds a block; the decode holds about one block and, for every thread, one and a half ranges of 50 s
-            (3.2 MB, of stereo twice that), of Opus 80 s, at most. With ``levels``, whole minutes.
-        threads: above 1, long files are decoded by time range where that is sample-exact.
-        notices: gets what was degraded, once the last block is out.
-        levels: takes the levels, and raises what is very quiet.
+        sound: from ``find``, or a path for the default track of a file.
+        block_s: seconds per block. Memory: about one block, and per thread 1.5 ranges of 50 s (3.2
+            MB, twice that in stereo; 80 s for Opus). With ``levels``, whole minutes.
+        threads: above 1, decode ranges of long files in parallel where that is sample-exact.
+        notices: receives the degradations after the last block.
+        levels: measures levels and amplifies very quiet minutes.
 
     Yields:
-        (n,) float32, mono, 16 kHz. Damaged stretches are left out or, where the timestamps tell, silent.
+        (n,) float32, mono, 16 kHz. Damaged parts are dropped, or silent if timestamps show their
+            length.
 
     Raises:
         SourceNotFoundError, SourceUnreadableError: the file cannot be opened.
-        NotMediaError: nothing in it can be decoded.
-        NoAudioError: it has no sound track, or one without samples.
+        NotMediaError: nothing can be decoded.
+        NoAudioError: no audio track, or one without samples.
     """
     sound = sound if isinstance(sound, Sound) else find(sound)
-    findings, downmix = Findings(), Downmix()
+    findings = Findings()
+    downmix = Downmix()
     pieces = _pieces(sound, threads, findings)
     done_samples = 0
     try:
@@ -154,25 +158,15 @@ def read_blocks(
         )
     _note_missing_end(sound, done_samples / SAMPLE_RATE_HZ, findings)
     if notices is not None:
-        about_parts = [sound.parts.notice] if sound.parts.notice else []
-        notices.extend(
-            [
-                *about_parts,
-                *findings.notices(),
-                *downmix.notices(),
-                *(levels.notices() if levels else ()),
-            ]
-        )
+        notices += [sound.parts.notice] if sound.parts.notice else []
+        notices += [*findings.notices(), *downmix.notices(), *(levels or Levels()).notices()]
 
 
 def _pieces(sound: Sound, threads: int, findings: Findings) -> Generator[Samples]:
-    """The whole track, (n,) or (channels, n) at a time."""
+    """Yield the whole track as (n,) or (channels, n)."""
     media = sound.media
-    if (
-        threads > 1
-        and len(sound.parts.media) == 1
-        and (sound.info.duration or 0) >= PARALLEL_FROM_S
-    ):
+    is_long = (sound.info.duration or 0) >= PARALLEL_FROM_S
+    if threads > 1 and len(sound.parts.media) == 1 and is_long:
         with opened(media) as (container, stream):
             layout = range_layout(container, stream, media.channel)
         if layout:
@@ -188,14 +182,14 @@ def decoded_blocks(
     notices: list[Notice] | None = None,
     levels: Levels | None = None,
 ) -> Generator[Samples, None, None]:
-    """Samples that lie decoded in memory, (n,) or (n, channels) at 16 kHz, as ``read_blocks`` gives those of a file.
+    """Split decoded samples, (n,) or (n, channels) at 16 kHz, into blocks as ``read_blocks`` does.
 
-    Blocks of (n,) are views; only what is no sound, or very quiet, is replaced, in a copy. ``channel`` is one of
+    Blocks of (n,) are views, and copies only where samples change. ``channel`` as in
     ``Media.channel``.
 
     Raises:
         UsageError: another shape, or not floating point.
-        NoAudioError: there are none.
+        NoAudioError: no samples.
     """
     is_shaped = samples.ndim == 1 or (samples.ndim == 2 and 0 < samples.shape[1] <= len(samples))
     if not is_shaped or samples.dtype.kind != "f":
@@ -206,7 +200,8 @@ def decoded_blocks(
         raise UsageError(message, hint=hint)
     if not len(samples):
         raise NoAudioError("there are no samples", hint="The recording may not have been finished.")
-    findings, downmix = Findings(), Downmix()
+    findings = Findings()
+    downmix = Downmix()
     size = round(block_s * SAMPLE_RATE_HZ)
     for first in range(0, len(samples), size):
         planes = _planes(samples[first : first + size], channel)
@@ -216,13 +211,11 @@ def decoded_blocks(
             )
             yield levels.leveled(block) if levels else block
     if notices is not None:
-        notices.extend(
-            [*findings.notices(), *downmix.notices(), *(levels.notices() if levels else ())]
-        )
+        notices += [*findings.notices(), *downmix.notices(), *(levels or Levels()).notices()]
 
 
 def _planes(samples: Samples, channel: str) -> Samples:
-    """(n,) or (n, channels) -> (n,) or (channels, n), as ``channel`` says."""
+    """Convert (n,) or (n, channels) to (n,) or (channels, n) for ``channel``."""
     if samples.ndim == 1:
         return samples
     if channel.isdecimal():
@@ -233,32 +226,35 @@ def _planes(samples: Samples, channel: str) -> Samples:
 
 
 def _sound(block: Samples, at_s: float, findings: Findings) -> Samples:
-    """The block itself, or a copy with silence instead of what is no sound."""
-    if block.max() <= LOUDEST and block.min() >= -LOUDEST:  # nor is anything not a number
+    """Replace invalid samples by silence, in a copy."""
+    if block.max() <= LOUDEST and block.min() >= -LOUDEST:  # false for NaN
         return block
     findings.add("invalid_samples", at_s, "samples are not numbers; now silence")
     return np.where(np.abs(block) <= LOUDEST, block, np.float32(0))
 
 
 def _note_missing_end(sound: Sound, done_s: float, findings: Findings) -> None:
-    """Truncated files often decode without an error. Claims are estimates, so only a large part missing counts.
+    """Note a missing end: truncated files often decode without an error.
 
-    What timestamps claim that jump is worth nothing, and what the whole container claims may be its picture's.
+    Durations are estimates, so only a large missing part counts. Ignores durations from broken
+    timestamps, and those that belong to the video.
     """
     claim_s = sound.info.duration
     margin_s = max(1.0, 0.02 * (claim_s or 0.0))
     is_short = (
-        bool(claim_s and done_s < claim_s - margin_s)
+        claim_s is not None
+        and done_s < claim_s - margin_s
         and "timestamps_ignored" not in findings.counts
+        and not plays_on_after(sound.media, done_s, margin_s)
     )
-    if is_short and plays_on_after(sound.media, done_s, margin_s):
-        is_short = False
     if is_short or (sound.parts.notice is None and _is_cut_off_wav(sound.media.path)):
         findings.add("source_damaged", done_s, "the recording ends, and its header promised more")
 
 
 def _is_cut_off_wav(path: Path) -> bool:
-    """FFmpeg trusts the size of the file over that in a WAV header. Recorders that stream leave 0 or the maximum."""
+    """FFmpeg trusts the file size, not the header. Streaming recorders write a size of 0 or the
+    maximum.
+    """
     with path.open("rb") as file:
         head = file.read(12)
     promised_bytes = int.from_bytes(head[4:8], "little")
@@ -269,7 +265,7 @@ def _is_cut_off_wav(path: Path) -> bool:
 def _parallel(
     media: Media, layout: RangeLayout, threads: int, findings: Findings
 ) -> Generator[Samples]:
-    """The ranges, as long as each can be shown to be exact; from there on the serial decode."""
+    """Decode ranges while they are provably exact, then serially."""
     done_samples = 0
     try:
         for piece in ranges(media, layout, threads):
@@ -280,7 +276,7 @@ def _parallel(
 
 
 def _blocks(pieces: Iterator[Samples], block_samples: int, findings: Findings) -> Iterator[Samples]:
-    """Cut ``pieces`` anew; replace what is no sound (NaN, infinity, absurd floats) by silence."""
+    """Regroup ``pieces`` into blocks and replace NaN, infinity and absurd values by silence."""
     block = np.empty(0, np.float32)
     filled = done = 0
     for piece in pieces:
@@ -296,6 +292,8 @@ def _blocks(pieces: Iterator[Samples], block_samples: int, findings: Findings) -
             filled += len(part)
             if filled == block_samples:
                 yield block
-                block, filled, done = np.empty(0, np.float32), 0, done + block_samples
+                block = np.empty(0, np.float32)
+                filled = 0
+                done += block_samples
     if filled:
         yield block[:filled]

@@ -1,15 +1,15 @@
-"""The parallel decode: ranges of less than a minute or so on several threads, each thread with its own container.
+"""Parallel decoding: ranges of about a minute, each thread with its own container.
 
-A range equals the serial decode because it is read from a whole fifth of a second of the stream (there every resampler
-is in the phase it has at the start), because decoder and resampler warm up before it, and because the second before it
-is computed twice, by it and by the range before: unless the two agree bit for bit, the rest is decoded serially.
+A range equals the serial decode bit for bit. It is read from a multiple of 0.2 s, where every
+resampler has its initial phase, and decoder and resampler warm up before it. The second before it
+is decoded twice, by this range and the one before. If the two differ, the rest is decoded serially.
 
-Most ranges are read inside FFmpeg's filter graph (``movie``). The last one, and any that does not come out whole there,
-is read frame by frame.
+FFmpeg's filter graph reads most ranges (``movie``). The last range, and any that fails there, is
+read frame by frame.
 
-Some containers have no table of where their packets are: to find a second, FFmpeg reads all that is before it, and for
-an hour of MP3 in ranges that would be a third of the work. There one thread reads through the file once, and the ranges
-begin at the bytes that it found.
+Containers such as MP3 have no index. To seek, FFmpeg reads everything before the target, which
+would be a third of the work for an hour. One thread scans such a file once, and ranges start at the
+offsets it finds.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from threading import Event
 
 import av
 import numpy as np
+from av.audio.frame import AudioFrame
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 
@@ -39,34 +40,34 @@ from .resampler import SAMPLE_RATE_HZ, Mix, Resampler, Samples
 
 Source = tuple[InputContainer, AudioStream]
 
-# Each thread's first range, and the longest that follow. To open a file takes the interpreter lock, so short ranges
-# hold up others; but long ones come late, and what is waited for first is what all threads work at.
+# Each thread's first range, and the maximum after that. Opening a file holds the GIL, so short
+# ranges slow the others; long ones arrive late, and the first result waits for all threads.
 FIRST_RANGE_S = 20
-LONGEST_RANGE_S = 50
-LONGEST_IN_WARM_UPS = 10  # where decoding what comes before takes long
-RANGES_AHEAD = 1.5  # a thread, begun or waiting: one that takes long, for which all wait, leaves none without work
-SHARED_S = 1  # what two neighbours both compute
+MAX_RANGE_S = 50
+MAX_RANGE_IN_WARM_UPS = 10  # where warm-up is long
+RANGES_AHEAD = 1.5  # ranges per thread in progress, so that a slow one leaves none idle
+SHARED_S = 1  # overlap of neighbouring ranges
 MARGIN_S = Fraction(1, 5)  # longer than half of any resampling filter
-TAIL_S = 3  # before the end that a container claims; there the end may be
+TAIL_S = 3  # the real end may be this close to the claimed one
 SHARED_SAMPLES = SHARED_S * SAMPLE_RATE_HZ
-# With more, swresample interpolates between its filters, and one sample in a million then differs in its last bit.
+# With more phases, swresample interpolates its filters, and one sample in a million differs in its
+# last bit.
 MAX_PHASES = 1024
-MOST_PLANES = 2
+MAX_PLANES = 2
 
-# Seconds that a decoder needs to forget where it began; Opus was seen to take 3.3 s. AAC is not here: its noise
-# substitution draws from a generator that runs on from the start of the file, so no range of it is exact.
+# Warm-up of each decoder in seconds; Opus needed 3.3 s. AAC is missing: its noise generator runs on
+# from the start of the file, so no range is exact.
 WARM_UP_S = {"flac": 0, "alac": 0, "wavpack": 0, "tta": 0, "mp3float": 1, "mp3": 1, "opus": 8}
-WITHOUT_TABLE = {"mp3"}  # containers that do not say where their packets are
+WITHOUT_TABLE = {"mp3"}  # containers without an index
 
 
 class Inexact(Exception):
-    """A range cannot be shown to equal the serial decode; never leaves this file."""
+    """The range may differ from the serial decode. Never leaves this module."""
 
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Which seconds of the stream a thread decodes, and which it reads for that: from before the second that it shares
-    with the range before, to behind its end."""
+    """Seconds ``[begin_s, end_s)`` of the stream; reading includes the overlap and margins."""
 
     begin_s: int
     end_s: int
@@ -84,7 +85,7 @@ class Range:
         return (self.end_s - self.begin_s) * SAMPLE_RATE_HZ
 
     def of(self, out: Samples) -> tuple[Samples, Samples]:
-        """The second that it shares with the range before, and the range itself, of all that was read."""
+        """Split what was read into the overlap with the range before and the range."""
         first = int((self.begin_s - self.read_from_s) * SAMPLE_RATE_HZ)
         shared = SHARED_SAMPLES if self.begin_s else 0
         return out[..., first - shared : first], out[..., first : first + self.n_samples]
@@ -92,7 +93,7 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a packet begins in the file, and its timestamp."""
+    """Byte offset and timestamp of a packet."""
 
     byte: int
     pts: int
@@ -100,7 +101,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class RangeLayout:
-    """How to turn this stream's timestamps into sample numbers, and how its decoder has to be treated."""
+    """Timestamps, sample rate and decoder properties of a stream."""
 
     first_pts: int
     samples_per_tick: Fraction
@@ -109,22 +110,23 @@ class RangeLayout:
     lossless: bool
     stream: int
     mix: Mix
-    claim_s: float | None  # how long the container says that the stream is
+    claim_s: float | None  # duration by the container
     container_format: str
 
     @property
-    def longest_range_s(self) -> int:
-        return max(LONGEST_RANGE_S, LONGEST_IN_WARM_UPS * self.warm_up_s)
+    def max_range_s(self) -> int:
+        return max(MAX_RANGE_S, MAX_RANGE_IN_WARM_UPS * self.warm_up_s)
 
     @property
     def has_table(self) -> bool:
-        """Of where its packets are."""
+        """Whether the container has an index of packets."""
         return self.container_format not in WITHOUT_TABLE
 
     def excerpt(self, media: Media, part: Range, place: Place | None) -> Excerpt | None:
-        """``None`` where the stream's end may be in it: only the frames themselves tell whether all of it is there.
+        """The request for ``movie``, or ``None`` where the stream may end in the range.
 
-        Nor has FFmpeg a name for a held file where the system lends out one position to all who open it.
+        Near the end only frames show whether everything is there. ``None`` also for an open file
+        that cannot be reopened.
         """
         if isinstance(media.path, OpenedFile) and not media.path.reopens:
             return None
@@ -151,11 +153,11 @@ class RangeLayout:
         )
 
     def samples_of(self, part: Range) -> tuple[int, int]:
-        """From which sample of the stream to which it is read."""
+        """First and last sample to read."""
         return int(part.read_from_s * self.rate_hz), int(part.read_to_s * self.rate_hz)
 
     def sample_at(self, pts: int | None) -> int:
-        """Raises: Inexact where the timestamp falls between two samples."""
+        """Raises Inexact if the timestamp falls between two samples."""
         if pts is None:
             raise Inexact
         at, rest = divmod(
@@ -170,7 +172,7 @@ class RangeLayout:
         return self.first_pts + int(second * self.rate_hz / self.samples_per_tick)
 
     def decode_from(self, part: Range) -> int | None:
-        """Timestamp at which the decoder has to begin; ``None``: where a fresh container stands."""
+        """Timestamp to start decoding at; ``None`` for a newly opened container."""
         return (
             self.pts_at(max(Fraction(0), part.read_from_s - self.warm_up_s))
             if part.begin_s
@@ -181,9 +183,10 @@ class RangeLayout:
 def range_layout(
     container: InputContainer, stream: AudioStream, channel: str = "auto"
 ) -> RangeLayout | None:
-    """None where ranges could not be exact: codec or sample rate unfit, timestamps rounded, a late start.
+    """The layout, or ``None`` if ranges cannot be exact: codec, sample rate, rounded timestamps or
+    late start.
 
-    Nor are they worth their memory where many channels come out.
+    Also ``None`` for many channels, which would need too much memory.
     """
     name = stream.codec_context.name
     warm_up_s = 0 if name.startswith("pcm_") else WARM_UP_S.get(name)
@@ -197,7 +200,7 @@ def range_layout(
         return None
     start_s = float(frame.pts * stream.time_base) - (container.start_time or 0) / av.time_base
     mix = Mix.of(frame.layout.name, frame.layout.nb_channels, channel)
-    if abs(start_s) > GAP_S or mix.n_planes > MOST_PLANES:
+    if abs(start_s) > GAP_S or mix.n_planes > MAX_PLANES:
         return None
     return RangeLayout(
         frame.pts,
@@ -213,23 +216,25 @@ def range_layout(
 
 
 def ranges(media: Media, layout: RangeLayout, threads: int) -> Generator[Samples]:
-    """The ranges in order, each with all its samples but for the last.
+    """Yield the ranges in order, each complete except the last.
 
     Raises:
-        Inexact: the next range cannot be shown to equal the serial decode.
+        Inexact: the next range may differ from the serial decode.
     """
-    planned, claim_s = _planned(layout, threads), layout.claim_s or inf
-    most_ahead = max(threads + 1, round(RANGES_AHEAD * threads))
+    planned = _planned(layout, threads)
+    claim_s = layout.claim_s or inf
+    max_pending = max(threads + 1, round(RANGES_AHEAD * threads))
     reader = _Reader(media, layout, threads)
-    ahead: deque[tuple[Range, Future[tuple[Samples, Samples]]]] = deque()
-    following, seam = next(planned), layout.mix.empty(0)
+    pending: deque[tuple[Range, Future[tuple[Samples, Samples]]]] = deque()
+    following = next(planned)
+    seam = layout.mix.empty(0)
     try:
         while True:
-            # What is behind the end that the container claims is looked at when all before it is there.
-            while len(ahead) < most_ahead and (not ahead or following.begin_s < claim_s):
-                ahead.append((following, reader.begin(following)))
+            # Read past the claimed end only after everything before it.
+            while len(pending) < max_pending and (not pending or following.begin_s < claim_s):
+                pending.append((following, reader.begin(following)))
                 following = next(planned)
-            part, work = ahead.popleft()
+            part, work = pending.popleft()
             again, samples = work.result()
             if not _same_seam(seam, again, layout):
                 raise Inexact
@@ -237,7 +242,7 @@ def ranges(media: Media, layout: RangeLayout, threads: int) -> Generator[Samples
             yield samples
             if samples.shape[-1] < part.n_samples:
                 return
-            if part.end_s > claim_s:  # which was wrong, then
+            if part.end_s > claim_s:  # the claim was wrong
                 claim_s = inf
     except (SourceError, *FOREIGN_ERRORS) as error:
         raise Inexact from error
@@ -246,53 +251,55 @@ def ranges(media: Media, layout: RangeLayout, threads: int) -> Generator[Samples
 
 
 def _same_seam(before: Samples, again: Samples, layout: RangeLayout) -> bool:
-    """Whether two ranges agree, bit for bit, where they overlap. Silence proves nothing about a lossy decoder."""
+    """Whether two ranges agree bit for bit where they overlap. Silence proves nothing for a lossy
+    decoder.
+    """
     return before.tobytes() == again.tobytes() and (
         layout.lossless or not before.size or bool(before.any())
     )
 
 
 def _planned(layout: RangeLayout, threads: int) -> Iterator[Range]:
-    """Without an end. What may be the end of the stream has a range of its own, because frame by frame it is slower.
+    """Infinite. The possible end of the stream gets its own range, because it is read frame by
+    frame.
 
-    After each thread's first they are equal, and as many for every thread: none is without work while another has a
-    whole range to go.
+    After each thread's first, all ranges are equal and divide evenly among the threads.
     """
     before_tail_s = int(layout.claim_s or 0) - TAIL_S
-    equal_s = _equal_range_s(
-        before_tail_s - threads * FIRST_RANGE_S, threads, layout.longest_range_s
-    )
+    equal_s = _equal_range_s(before_tail_s - threads * FIRST_RANGE_S, threads, layout.max_range_s)
     begin_s = 0
-    for longest_s in chain(repeat(FIRST_RANGE_S, threads), repeat(equal_s)):
+    for max_s in chain(repeat(FIRST_RANGE_S, threads), repeat(equal_s)):
         left_s = before_tail_s - begin_s
-        end_s = begin_s + (min(longest_s, left_s) if left_s > 0 else longest_s)
+        end_s = begin_s + (min(max_s, left_s) if left_s > 0 else max_s)
         yield Range(begin_s, end_s)
         begin_s = end_s
 
 
-def _equal_range_s(seconds: int, threads: int, longest_s: int) -> int:
-    if seconds <= 0:  # all there is, or the length is not known
-        return longest_s
-    each = ceil(seconds / (threads * longest_s))
+def _equal_range_s(seconds: int, threads: int, max_s: int) -> int:
+    if seconds <= 0:  # nothing is left, or unknown length
+        return max_s
+    each = ceil(seconds / (threads * max_s))
     return ceil(seconds / (threads * each))
 
 
 class _Reader:
-    """Reads ranges of a file on some threads."""
+    """Reads ranges of a file on a thread pool."""
 
     def __init__(self, media: Media, layout: RangeLayout, threads: int) -> None:
-        self._media, self._layout, self._threads = media, layout, threads
+        self._media = media
+        self._layout = layout
+        self._threads = threads
         self._stop = Event()
         self._idle: SimpleQueue[Source] = SimpleQueue()
         self._places: dict[Range, Place] = {}
         self._pool = ThreadPoolExecutor(
             threads + (not layout.has_table), thread_name_prefix="decode"
         )
-        if not layout.has_table:  # places are looked for beside the first ranges
+        if not layout.has_table:  # find offsets while the first ranges are read
             self._pool.submit(self._find_places)
 
     def begin(self, part: Range) -> Future[tuple[Samples, Samples]]:
-        """See ``Range.of``."""
+        """Read a range; the result is that of ``Range.of``."""
         return self._pool.submit(self._read, part)
 
     def close(self) -> None:
@@ -302,9 +309,11 @@ class _Reader:
             self._idle.get()[0].close()
 
     def _find_places(self) -> None:
-        """Where ranges begin, of those that can be found; the whole file is read through, as far as each thread's next
-        range at a time."""
-        layout, (container, stream) = self._layout, open_media(self._media)
+        """Scan the whole file for the offsets at which ranges begin, a group of ranges at a
+        time.
+        """
+        layout = self._layout
+        container, stream = open_media(self._media)
         claim_s = layout.claim_s or 0
         planned = takewhile(lambda part: part.begin_s < claim_s, _planned(layout, self._threads))
         try:
@@ -317,12 +326,12 @@ class _Reader:
 
     def _read(self, part: Range) -> tuple[Samples, Samples]:
         if excerpt := self._layout.excerpt(self._media, part, self._places.get(part)):
-            with suppress(Gap, *FOREIGN_ERRORS):  # frame by frame, then
+            with suppress(Gap, *FOREIGN_ERRORS):  # fall back to frames
                 n_samples = int((part.read_to_s - part.read_from_s) * SAMPLE_RATE_HZ)
                 return part.of(_read_in_graph(excerpt, n_samples, self._stop))
         try:
             if part.begin_s == 0:
-                raise Empty  # it reads from where a fresh container stands
+                raise Empty  # needs a newly opened container
             source = self._idle.get_nowait()
         except Empty:
             source = open_media(self._media)
@@ -332,50 +341,62 @@ class _Reader:
             self._idle.put(source)
 
     def _read_by_frames(self, source: Source, part: Range) -> Samples:
-        """Less than what is to be read of the range: the end.
+        """Decode a range; a short result means the end of the stream.
 
         Raises:
-            Inexact: anything that the serial decode has rules for: damage, holes, another format.
+            Inexact: damage, gaps or another format, which serial decoding handles.
         """
-        layout, (container, stream) = self._layout, source
-        begin, end = layout.samples_of(part)
-        pts = layout.decode_from(part)
-        if pts is not None:
-            container.seek(pts, stream=stream)
+        begin, end = self._layout.samples_of(part)
         resampler: Resampler | None = None
         pieces: list[Samples] = []
-        expected = 0
-
-        def on_error(at_s: float | None) -> None:
-            if resampler or not part.begin_s:
-                raise Inexact
-
-        for frame in frames(container, stream, on_error):
-            if self._stop.is_set():
-                raise Inexact
-            at = layout.sample_at(frame.pts)
-            contiguous, expected = at == expected, at + frame.samples
-            if expected <= begin:
-                continue
+        for at, frame in self._frames(source, part):
             if resampler is None:
-                if at > begin:
-                    raise Inexact
                 resampler = Resampler(frame, self._media.channel, first_sample=begin)
-            elif not (contiguous and resampler.fits(frame)):
+            elif not resampler.fits(frame):
                 raise Inexact
             pieces.extend(resampler.push(frame, at))
-            if expected >= end:
+            if at + frame.samples >= end:
                 break
         if resampler:
             pieces.extend(resampler.finish())
-        return np.concatenate(pieces, axis=-1) if pieces else layout.mix.empty(0)
+        return np.concatenate(pieces, axis=-1) if pieces else self._layout.mix.empty(0)
+
+    def _frames(self, source: Source, part: Range) -> Iterator[tuple[int, AudioFrame]]:
+        """Yield frames from the range's first sample on, each with the index of its first sample.
+
+        Raises:
+            Inexact: damage, a gap, or a start after the first sample.
+        """
+        container, stream = source
+        begin, _ = self._layout.samples_of(part)
+        pts = self._layout.decode_from(part)
+        if pts is not None:
+            container.seek(pts, stream=stream)
+        expected: int | None = None  # set by the first frame in the range
+
+        def on_error(at_s: float | None) -> None:
+            if expected is not None or not part.begin_s:
+                raise Inexact
+
+        for frame in frames(container, stream, on_error):
+            at = self._layout.sample_at(frame.pts)
+            end = at + frame.samples
+            if self._stop.is_set():
+                raise Inexact
+            if expected is None and end <= begin:
+                continue
+            if at > begin if expected is None else at != expected:
+                raise Inexact
+            expected = end
+            yield at, frame
 
 
 def _found_places(
     stream: AudioStream, layout: RangeLayout, parts: Sequence[Range]
 ) -> dict[Range, Place]:
-    """Of ranges that FFmpeg has read past."""
-    entries, found = stream.index_entries, {}
+    """The offsets of ranges in the part that FFmpeg has scanned."""
+    entries = stream.index_entries
+    found: dict[Range, Place] = {}
     for part in parts:
         pts = layout.decode_from(part)
         if pts is not None and (at := entries.search_timestamp(pts)) >= 0:
@@ -384,12 +405,11 @@ def _found_places(
 
 
 def _read_in_graph(excerpt: Excerpt, n_samples: int, stop: Event) -> Samples:
-    """Raises Gap where it is not all there or not in step with its timestamps; FFmpeg's errors."""
+    """Raises Gap if samples are missing or out of step with their timestamps; FFmpeg's errors."""
     out = excerpt.mix.empty(n_samples + TIMESTAMP_SAMPLES)
     n_read = 0
-    for piece in read_excerpt(
-        excerpt
-    ):  # copied at once: what FFmpeg gets back serves for the next, already paged in
+    # Each piece is copied at once, so that FFmpeg reuses the buffer while it is in the cache.
+    for piece in read_excerpt(excerpt):
         if stop.is_set():
             raise Inexact
         end = n_read + piece.shape[-1]
@@ -397,6 +417,6 @@ def _read_in_graph(excerpt: Excerpt, n_samples: int, stop: Event) -> Samples:
             raise Gap
         out[..., n_read:end] = piece
         n_read = end
-    if n_samples - n_read > TIMESTAMP_SAMPLES:  # a hole at the end, or an end that comes early
+    if n_samples - n_read > TIMESTAMP_SAMPLES:  # a gap at the end, or an early end
         raise Gap
     return out[..., :n_read]

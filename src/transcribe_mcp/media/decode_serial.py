@@ -1,4 +1,6 @@
-"""The serial decode: every format and all damage, packet by packet, on the recording's own clock."""
+"""Serial decoding, packet by packet: every format, tolerant of damage, with gaps kept as
+silence.
+"""
 
 from __future__ import annotations
 
@@ -15,20 +17,20 @@ from ..domain.transcript import Notice
 from ..errors import NotMediaError
 from .container import FOREIGN_ERRORS, SAMPLE_RATES_HZ, Media, frames, info, not_media, opened
 from .parts import flac_parts, is_flac
-from .resampler import SAMPLE_RATE_HZ, Resampler, Samples
+from .resampler import SAMPLE_RATE_HZ, FrameFormat, Resampler, Samples, format_of
 
-GAP_S = 0.05  # timestamps of real containers jitter by a frame or so; a longer hole is one
-DECODER_DELAY_S = 0.5  # some decoders give nothing for their first packets; that is no hole
-# ADTS has no timestamps: those it seems to have are counted at the first frame's rate, whatever that of the others is.
+GAP_S = 0.05  # timestamps jitter by about a frame; longer gaps are real
+DECODER_DELAY_S = 0.5  # some decoders return nothing for their first packets
+# ADTS has no timestamps. FFmpeg counts them at the first frame's rate, even when the rate changes.
 WITHOUT_TIMESTAMPS = {"aac"}
-ONE_FORMAT = {"flac"}  # containers whose sound has one format; another one is another file's
-SILENCE_S = 3600.0  # all the silence that timestamps may ask for
+ONE_FORMAT = {"flac"}  # in these containers, another format means another file
+MAX_SILENCE_S = 3600.0  # limit per recording on silence for gaps
 SILENT_PIECE_SAMPLES = 60 * SAMPLE_RATE_HZ
 
 
 @dataclass(slots=True)
 class Findings:
-    """What a decode met, by code: how often, at what second first, and what it was."""
+    """Problems of a decode by code: the first time and text, and the count."""
 
     first: dict[str, tuple[float, str]] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
@@ -37,7 +39,7 @@ class Findings:
         self.first.setdefault(code, (at_s, what))
         self.counts[code] = self.counts.get(code, 0) + 1
 
-    def forget(self, code: str) -> None:
+    def delete(self, code: str) -> None:
         self.first.pop(code, None)
         self.counts.pop(code, None)
 
@@ -50,21 +52,34 @@ class Findings:
 
 
 class Clock:
-    """Keeps the recording's own time: holes in its timestamps become silence, jumps that make no sense do not."""
+    """The recording's clock. Gaps in timestamps become silence; senseless jumps are ignored."""
 
     def __init__(
         self, tick_s: float, origin_s: float, findings: Findings, base_s: float = 0.0
     ) -> None:
-        """``base_s``: where on the recording's clock this one begins, if others came before."""
+        """``base_s``: the recording's time at the start of this part."""
         self._tick_s = tick_s
         self._base_s = base_s
+        self._origin_s = origin_s
         self._shift_s = -origin_s
         self._findings = findings
-        self._silence_left_s = SILENCE_S
+        self._silence_left_s = MAX_SILENCE_S
         self.now_s = 0.0
 
+    @classmethod
+    def of(
+        cls, container: InputContainer, stream: AudioStream, findings: Findings, base_s: float
+    ) -> Clock:
+        origin_s = (container.start_time or 0) / av.time_base
+        return cls(float(stream.time_base or 0), origin_s, findings, base_s)
+
+    def at(self, stream_s: float | None) -> float:
+        """Recording time of a stream timestamp, or of now for ``None``."""
+        own_s = self.now_s if stream_s is None else stream_s - self._origin_s
+        return self._base_s + max(0.0, own_s)
+
     def start_of(self, frame: AudioFrame) -> float:
-        """Seconds at which ``frame`` starts; ``now_s`` unless there is a hole before it."""
+        """Start of ``frame`` in seconds: ``now_s`` unless a gap comes before it."""
         if frame.pts is None:
             return self.now_s
         gap_s = frame.pts * self._tick_s + self._shift_s - self.now_s
@@ -85,8 +100,10 @@ class Clock:
 def serial(
     parts: Sequence[Media], findings: Findings, *, skip_samples: int = 0
 ) -> Generator[Samples]:
-    """Decode packet by packet, all formats and all damage, one part after the other; leave out the first
-    ``skip_samples``. Yields (n,) or (channels, n) at 16 kHz."""
+    """Decode the parts in order, without the first ``skip_samples``.
+
+    Yields (n,) or (channels, n) at 16 kHz.
+    """
     done_samples = 0
     todo = list(parts)
     while todo:
@@ -99,7 +116,7 @@ def serial(
         if "source_damaged" in findings.counts and (
             more := _more_flac(media, done_samples / SAMPLE_RATE_HZ)
         ):
-            findings.forget("source_damaged")
+            findings.delete("source_damaged")
             findings.add(
                 "several_parts",
                 done_samples / SAMPLE_RATE_HZ,
@@ -114,7 +131,7 @@ def serial(
 
 
 def _more_flac(media: Media, done_s: float) -> list[Media]:
-    """The FLAC files in a file that FFmpeg, which takes them for one, has not decoded."""
+    """The FLAC files after the first, if FFmpeg took them for damage."""
     if media.begin or media.end is not None or not is_flac(media.path):
         return []
     found = flac_parts(media)
@@ -138,27 +155,12 @@ def _decoded(media: Media, findings: Findings, base_s: float) -> Iterator[Sample
 def _on_the_clock(
     container: InputContainer, stream: AudioStream, channel: str, findings: Findings, base_s: float
 ) -> Iterator[Samples]:
-    origin_s = (container.start_time or 0) / av.time_base
-    clock = Clock(float(stream.time_base or 0), origin_s, findings, base_s)
-    resampler: Resampler | None = None
-    segment_samples = out_samples = 0
+    clock = Clock.of(container, stream, findings, base_s)
     is_timed = container.format.name not in WITHOUT_TIMESTAMPS
-    failed_s: list[float] = []  # since the last frame that could be decoded
-
-    def on_error(at_s: float | None) -> None:
-        at_s = clock.now_s if at_s is None else at_s - origin_s
-        failed_s.append(base_s + max(0.0, at_s))
-
-    for frame in frames(container, stream, on_error):
-        if frame.sample_rate not in SAMPLE_RATES_HZ or not frame.samples:
-            continue
-        while failed_s:
-            findings.add(
-                "source_damaged", failed_s.pop(0), "a part could not be decoded and was left out"
-            )
-        if resampler and container.format.name in ONE_FORMAT and not resampler.fits(frame):
-            failed_s.append(clock.now_s)
-            break
+    resampler: Resampler | None = None
+    segment_s = 0.0
+    segment_samples = out_samples = 0
+    for frame in _usable_frames(container, stream, clock, findings):
         start_s = clock.start_of(frame) if is_timed else clock.now_s
         if resampler is None or start_s > clock.now_s or not resampler.fits(frame):
             for piece in resampler.finish() if resampler else ():
@@ -167,21 +169,44 @@ def _on_the_clock(
             for piece in _silence(round(start_s * SAMPLE_RATE_HZ) - out_samples):
                 out_samples += len(piece)
                 yield piece
-            resampler, segment_samples, segment_s = Resampler(frame, channel), 0, start_s
-        samples, rate_hz = frame.samples, frame.sample_rate
-        for piece in resampler.push(frame, segment_samples):
+            resampler = Resampler(frame, channel)
+            segment_s = start_s
+            segment_samples = 0
+        pieces = resampler.push(frame, segment_samples)
+        segment_samples += frame.samples
+        end_s = segment_s + segment_samples / frame.sample_rate
+        for piece in pieces:
             out_samples += piece.shape[-1]
             yield piece
-        segment_samples += samples
-        clock.now_s = segment_s + segment_samples / rate_hz
-    if failed_s:
-        findings.add(
-            "source_damaged",
-            base_s + clock.now_s,
-            "the recording breaks off: the rest cannot be decoded",
-        )
+        clock.now_s = end_s
     if resampler:
         yield from resampler.finish()
+
+
+def _usable_frames(
+    container: InputContainer, stream: AudioStream, clock: Clock, findings: Findings
+) -> Iterator[AudioFrame]:
+    """Yield frames with samples and note damage. Stops where another file's format begins."""
+    failed_s: list[float] = []  # times of failures since the last good frame
+    first_format: FrameFormat | None = None
+
+    def on_error(at_s: float | None) -> None:
+        failed_s.append(clock.at(at_s))
+
+    for frame in frames(container, stream, on_error):
+        if frame.sample_rate not in SAMPLE_RATES_HZ or not frame.samples:
+            continue
+        for at_s in failed_s:
+            findings.add("source_damaged", at_s, "a damaged part was left out")
+        failed_s.clear()
+        first_format = first_format or format_of(frame)
+        if container.format.name in ONE_FORMAT and format_of(frame) != first_format:
+            failed_s.append(clock.now_s)
+            break
+        yield frame
+    if failed_s:
+        message = "the recording breaks off: the rest cannot be decoded"
+        findings.add("source_damaged", clock.at(None), message)
 
 
 def _silence(samples: int) -> Iterator[Samples]:

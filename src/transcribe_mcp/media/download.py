@@ -1,7 +1,7 @@
-"""Recordings at an address: fetched from public hosts only, within limits of size and time.
+"""Download recordings from public hosts only, within limits of size and time.
 
-A name may resolve to one address when it is checked and to another when it is used. So each connection goes to the very
-address that was judged, and every redirect is judged anew.
+A host name can resolve differently between the check and the connection (DNS rebinding). So
+connections use the checked IP address, and every redirect is checked again.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 @dataclass(frozen=True, slots=True)
 class FetchLimits:
-    """What one recording may cost. ``is_allowed`` judges the address that a connection would go to."""
+    """Limits of one download. ``is_allowed`` checks each IP address before connecting."""
 
     max_bytes: int
     max_seconds: float = 3_600.0
@@ -49,17 +49,17 @@ class FetchLimits:
 
     @classmethod
     def of_shell(cls, url: str, max_bytes: int) -> FetchLimits:
-        """For a person at a shell, whose URL may name a host of their own network. No public page leads there."""
+        """Limits for a shell user, whose URL may name a host on the local network."""
         try:
             found = socket.getaddrinfo(require_url(url).hostname, None, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError):
-            return cls(max_bytes)  # fetching says why
+            return cls(max_bytes)  # fetch() reports the reason
         is_local = not any(is_public(str(row[4][0])) for row in found)
         return cls(max_bytes, is_allowed=(lambda _: True) if is_local else None)
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address belongs to the public internet, whatever notation hides a private one."""
+    """Whether an IP address is public; detects private addresses embedded in IPv6."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
@@ -75,10 +75,10 @@ def is_public(address: str) -> bool:
 
 
 def require_url(url: str) -> SplitResult:
-    """The parts of an address that may be fetched as far as its text tells.
+    """Parse a URL and check its text.
 
     Raises:
-        SourceRefusedError: another scheme, a user name or password in it, no host, characters that belong in none.
+        SourceRefusedError: another scheme, credentials, no host, or invalid characters.
     """
     shown = repr(url[:200])
     if len(url) > MAX_URL_CHARS or any(
@@ -100,13 +100,13 @@ def require_url(url: str) -> SplitResult:
 
 
 def fetch(url: str, folder: Path, limits: FetchLimits, progress: Progress = no_progress) -> Path:
-    """Fetch a recording into ``folder``; it gets a name of ours and appears there whole or not at all.
+    """Download a recording into ``folder`` under a generated name, atomically.
 
-    ``progress`` hears of ``fetch`` in bytes and may raise to stop.
+    Calls ``progress`` with ``fetch`` and bytes; it may raise to stop.
 
     Raises:
-        SourceRefusedError: the address, or one that it redirects to, is not public or not fetchable.
-        SourceFetchError: no answer, an error, a web page, or fewer bytes than were announced.
+        SourceRefusedError: the URL or a redirect is not public or not HTTP.
+        SourceFetchError: no response, an HTTP error, a web page, or an incomplete download.
         SourceTooLargeError: larger than the limit.
     """
     deadline = time.monotonic() + limits.max_seconds
@@ -131,17 +131,17 @@ def fetch(url: str, folder: Path, limits: FetchLimits, progress: Progress = no_p
 
 
 def _connect(parts: SplitResult, limits: FetchLimits) -> http.client.HTTPConnection:
-    """A connection to an address of the host that was judged, the name kept for TLS and for the request."""
+    """Connect to a checked IP address of the host; TLS and the request use the name."""
     host = str(parts.hostname)
     secure = parts.scheme == "https"
     port = parts.port or (443 if secure else 80)
     is_allowed = limits.is_allowed or is_public
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     addresses = [str(row[4][0]) for row in found]
-    # One private address among public ones is a trap, not a coincidence.
+    # One private address among public ones is an attack, not a coincidence.
     if not addresses or not all(map(is_allowed, addresses)):
-        hint = "only recordings on the public internet are fetched; name files of this network by their path"
-        raise SourceRefusedError(f"{host} is no public address", hint=hint)
+        hint = "downloads are limited to the public internet; give local files by their path"
+        raise SourceRefusedError(f"{host} is not a public address", hint=hint)
     kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
     connection = kind(host, port, timeout=ANSWER_TIMEOUT_S)
     connection.sock = socket.create_connection((addresses[0], port), timeout=ANSWER_TIMEOUT_S)
@@ -178,7 +178,7 @@ def _redirected(url: str, answer: http.client.HTTPResponse) -> str:
 
 
 def _require_media(answer: http.client.HTTPResponse, parts: SplitResult) -> str:
-    """The extension for the file, or an error where the answer is no recording."""
+    """The file extension for a media response; raises for anything else."""
     if answer.status != 200:
         message = f"{parts.hostname} answers {answer.status} {answer.reason}"
         raise SourceFetchError(

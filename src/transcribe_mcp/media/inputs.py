@@ -1,16 +1,19 @@
-"""What the user named -> the recordings that are meant, and where their results go."""
+"""Expand what the user named into recordings, and name their outputs."""
 
 from __future__ import annotations
 
 import glob
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
+from ..domain.text_breaks import shortened
 from ..errors import (
+    CancelledError,
     OutputError,
     SourceNotFoundError,
     SourceUnreadableError,
@@ -20,23 +23,23 @@ from ..errors import (
 from .source_names import bare_url, existing_name, literal_parts, nearest
 
 _EXTENSIONS = """
-    .3g2 .3gp .aac .ac3 .aif .aifc .aiff .amr .ape .asf .au .avi .caf .dts .dv .eac3 .f4v .flac .flv .gsm .m2ts .m4a
-    .m4b .m4r .m4v .mka .mkv .mov .mp2 .mp3 .mp4 .mpeg .mpg .mts .mxf .oga .ogg .ogv .opus .ra .rm .spx .tta .ts .vob
-    .voc .w64 .wav .webm .wma .wmv .wv
+    .3g2 .3gp .aac .ac3 .aif .aifc .aiff .amr .ape .asf .au .avi .caf .dts .dv .eac3 .f4v .flac
+    .flv .gsm .m2ts .m4a .m4b .m4r .m4v .mka .mkv .mov .mp2 .mp3 .mp4 .mpeg .mpg .mts .mxf .oga
+    .ogg .ogv .opus .ra .rm .spx .tta .ts .vob .voc .w64 .wav .webm .wma .wmv .wv
 """
-# What a directory is searched for; a file named by itself may have any extension.
+# Extensions to search a directory for. A file named directly may have any extension.
 MEDIA_EXTENSIONS = frozenset(_EXTENSIONS.split())
-
-
 STANDARD_INPUT = "-"
 _NOT_IN_NAMES = re.compile(r'[\x00-\x1f<>:"/\\|?*]')
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """One recording. ``relative`` is its place below the directory that was named, or its name.
+    """One recording. ``relative`` is its path below the named directory, or its name.
 
-    ``remote`` is a URL or ``-`` that the recording comes from; ``path`` is then no file.
+    ``remote`` is the URL or ``-`` that it comes from; ``path`` is then not a file.
     """
 
     path: Path
@@ -45,12 +48,53 @@ class Recording:
 
     @property
     def source(self) -> str:
-        """What its user calls it."""
+        """The user's name for it."""
         return self.remote or str(self.path)
 
 
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """Recordings without duplicates, and refused sources with their errors."""
+
+    found: dict[Path, Recording] = field(default_factory=dict)
+    refused: list[tuple[str, TranscribeError]] = field(default_factory=list)
+
+    def add(self, source: str, recordings: Iterator[Recording]) -> None:
+        """Add the recordings of one source, or its error.
+
+        Raises:
+            UsageError, CancelledError: end the whole call.
+        """
+        try:
+            for recording in recordings:
+                self.found.setdefault(recording.path.absolute(), recording)
+        except (UsageError, CancelledError):
+            raise
+        except TranscribeError as error:
+            self.refused.append((source, error))
+        except OSError as error:  # a name that is too long, a directory without permission
+            message = f"{shortened(source, 200)}: cannot be read: {error.strerror}"
+            hint = "check its name and its permissions"
+            self.refused.append((source, SourceUnreadableError(message, hint=hint)))
+
+
+def require_some(found: Iterable[T], error: Callable[[], TranscribeError]) -> Iterator[T]:
+    """Yield everything, or raise ``error()`` if there is nothing."""
+    is_empty = True
+    for each in found:
+        is_empty = False
+        yield each
+    if is_empty:
+        raise error()
+
+
+def no_recordings_in(directory: str) -> SourceNotFoundError:
+    hint = "name files with other extensions one by one or with a pattern"
+    return SourceNotFoundError(f"there are no recordings in {directory}", hint=hint)
+
+
 def is_url(source: str) -> bool:
-    """Whether a source names an address and not a file."""
+    """Whether a source is a URL and not a file."""
     scheme, separator, _ = source.strip().partition("://")
     return bool(separator) and scheme.isalpha() and len(scheme) > 1 and scheme.lower() != "file"
 
@@ -58,31 +102,19 @@ def is_url(source: str) -> bool:
 def find_recordings(
     sources: Sequence[str], *, from_shell: bool = True
 ) -> tuple[list[Recording], list[tuple[str, TranscribeError]]]:
-    """Files, directories, glob patterns and URLs -> recordings in order, each once, and what could not be found.
+    """Expand files, directories, glob patterns and URLs to recordings, in order.
 
-    ``from_shell``: ``-`` is standard input.
+    Returns recordings without duplicates, and the other sources with their errors. With
+    ``from_shell``, ``-`` is standard input.
     """
-    found: dict[Path, Recording] = {}
-    missing: list[tuple[str, TranscribeError]] = []
+    collected = Collected()
     for source in map(bare_url, sources):
-        try:
-            name = source if is_url(source) or source == STANDARD_INPUT else existing_name(source)
-            for recording in _expand(name, from_shell=from_shell):
-                found.setdefault(recording.path.absolute(), recording)
-        except TranscribeError as error:
-            missing.append((source, error))
-        except (
-            OSError
-        ) as error:  # a name longer than names can be, a directory that may not be searched
-            message = f"{source}: cannot be read: {error.strerror}"
-            missing.append(
-                (source, SourceUnreadableError(message, hint="Check its name and its permissions."))
-            )
-    return list(found.values()), missing
+        collected.add(source, _expand(source, from_shell=from_shell))
+    return list(collected.found.values()), collected.refused
 
 
 def as_recordings(sources: Sequence[str]) -> list[Recording]:
-    """URLs, and files that were found before, each once. The disk is not touched."""
+    """URLs and known files as recordings, without duplicates. Does not touch the disk."""
     return [
         _remote(source) if is_url(source) else Recording(Path(source), Path(Path(source).name))
         for source in dict.fromkeys(sources)
@@ -94,37 +126,44 @@ def _remote(url: str) -> Recording:
 
 
 def _expand(source: str, *, from_shell: bool) -> Iterator[Recording]:
-    path = Path(source)
-    if not source:
-        raise SourceNotFoundError(
-            "the name of a source is empty", hint="Was a variable of the shell not set?"
-        )
     if source == STANDARD_INPUT and from_shell:
-        yield Recording(path, Path("stdin"), source)
+        yield Recording(Path(source), Path("stdin"), source)
     elif is_url(source):
         yield _remote(source)
-    elif path.is_dir():
-        yield from _search(path)
-    elif glob.has_magic(source) and not path.exists():
-        named = literal_parts(path)
-        pattern = Path(*map(glob.escape, path.parts[:named]), *path.parts[named:])
-        matches = sorted(Path(match) for match in glob.glob(str(pattern), recursive=True))  # noqa: PTH207 - absolute patterns too
-        if not matches:
-            hint = nearest(path) or "check the pattern and the directory"
-            raise SourceNotFoundError(f"nothing matches {source}", hint=hint)
-        for match in matches:
-            yield from _search(match) if match.is_dir() else [Recording(match, Path(match.name))]
-    elif not path.exists():
-        # Said here, and not when it is read: for a typing error no model is fetched and loaded.
-        raise SourceNotFoundError(
-            f"{source}: no such file", hint=nearest(path) or "Check the name and the directory."
-        )
     else:
+        yield from _local(source if source == STANDARD_INPUT else existing_name(source))
+
+
+def _local(source: str) -> Iterator[Recording]:
+    path = Path(source)
+    if not source:
+        hint = "was a variable of the shell not set?"
+        raise SourceNotFoundError("the name of a source is empty", hint=hint)
+    if path.is_dir():
+        yield from _search(path)
+    elif path.exists():
         yield Recording(path, Path(path.name))
+    elif glob.has_magic(source):
+        for match in _matching(path):
+            yield from _search(match) if match.is_dir() else [Recording(match, Path(match.name))]
+    else:
+        # Raised before any model is downloaded or loaded: the name may be a typing error.
+        hint = nearest(path) or "check the name and the directory"
+        raise SourceNotFoundError(f"{source}: no such file", hint=hint)
+
+
+def _matching(path: Path) -> list[Path]:
+    named = literal_parts(path)
+    pattern = Path(*map(glob.escape, path.parts[:named]), *path.parts[named:])
+    matches = sorted(map(Path, glob.glob(str(pattern), recursive=True)))  # noqa: PTH207 - absolute patterns too
+    if not matches:
+        hint = nearest(path) or "check the pattern and the directory"
+        raise SourceNotFoundError(f"nothing matches {path}", hint=hint)
+    return matches
 
 
 def _name_of(url: str) -> str:
-    """What results of a recording at a URL are called: as the file there, or its host."""
+    """Name for results of a URL: its file name, or its host."""
     try:
         parts = urlsplit(url.strip())
     except ValueError:
@@ -136,29 +175,27 @@ def _name_of(url: str) -> str:
 
 
 def _search(directory: Path) -> Iterator[Recording]:
-    """The media files below a directory, hidden ones left out."""
-    next(directory.iterdir(), None)  # rglob takes a directory that may not be read for an empty one
+    """Media files below a directory, except hidden ones."""
+    next(directory.iterdir(), None)  # raises without permission, where rglob finds nothing
     files = sorted(file for file in directory.rglob("*") if file.suffix.lower() in MEDIA_EXTENSIONS)
-    seen = False
-    for file in files:
-        relative = file.relative_to(directory)
-        if not any(part.startswith(".") for part in relative.parts) and file.is_file():
-            seen = True
-            yield Recording(file, relative)
-    if not seen:
-        hint = "name files with other extensions one by one or with a pattern"
-        raise SourceNotFoundError(f"there are no recordings in {directory}", hint=hint)
+    places = ((file, file.relative_to(directory)) for file in files)
+    found = (
+        Recording(file, place)
+        for file, place in places
+        if not any(part.startswith(".") for part in place.parts) and file.is_file()
+    )
+    yield from require_some(found, lambda: no_recordings_in(str(directory)))
 
 
 def output_paths(
     recordings: Sequence[Recording], directory: Path, extensions: Iterable[str]
 ) -> dict[Path, dict[str, Path]]:
-    """Where each recording's results go: by its path, then by extension.
+    """Output paths by recording and extension.
 
-    A recording's results are named after it without its extension; where two would share a name, with it.
+    Results take the recording's name without its extension, or with it where two would clash.
 
     Raises:
-        UsageError: two recordings would still be written to the same file.
+        UsageError: two recordings would write the same file.
         OutputError: a result would overwrite a recording.
     """
     extensions = list(extensions)

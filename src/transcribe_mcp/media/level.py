@@ -1,8 +1,9 @@
-"""Very quiet recordings are raised before voice detection, which is deaf at -60 dB where Whisper reads every word.
+"""Amplify very quiet audio before voice detection, which fails at -60 dB where Whisper still hears
+every word.
 
-Level is judged by the minute, by the loudest second in it: a click does not count, a pause does not either. A minute is
-raised if that second is very quiet and stands out from the rest, as speech does and steady noise does not. What is loud
-in such a minute stays as it is.
+The level of a minute is that of its loudest second, so clicks and pauses do not count. A minute is
+amplified if that second is very quiet and stands out from the rest, as speech does and steady noise
+does not. Loud parts of such a minute stay unchanged.
 """
 
 from __future__ import annotations
@@ -18,25 +19,24 @@ from .resampler import SAMPLE_RATE_HZ, Samples
 FRAME_SAMPLES = SAMPLE_RATE_HZ // 10
 FRAMES_PER_S = 10
 UNIT_SAMPLES = 60 * SAMPLE_RATE_HZ
-SILENCE_DB = -120.0  # what digital silence is taken for
-QUIET_DB = (
-    -50.0
-)  # speech whose loudest second is at -55 dB is detected as well as louder speech, at -65 dB hardly
+SILENCE_DB = -120.0  # level of digital silence
+QUIET_DB = -50.0  # Detection works well at -55 dB in the loudest second and hardly at -65 dB.
 TARGET_DB = -30.0
-MAX_GAIN_DB = 60.0  # what is below -90 dB is rounding
-STANDS_OUT_DB = 6.0  # from the quietest tenth: noise varies by up to 4 dB
+MAX_GAIN_DB = 60.0  # below -90 dB there is only rounding noise
+STANDS_OUT_DB = 6.0  # above the quietest tenth; noise varies by up to 4 dB
 
 
 class Levels:
-    """Levels of one recording, in blocks that follow one another, and the gain that quiet minutes get."""
+    """Measures the levels of one recording block by block, and amplifies quiet minutes."""
 
     def __init__(self) -> None:
-        self.frames: list[NDArray[np.float32]] = []  # dB by tenths of a second, before any gain
+        # DB per tenth of a second, before amplification
+        self.frames: list[NDArray[np.float32]] = []
         self._n_units = 0
-        self._raised: list[tuple[int, float, float]] = []  # number of the unit, its level, its gain
+        self._raised: list[tuple[int, float, float]] = []  # minute, level, gain
 
     def leveled(self, block: Samples) -> Samples:
-        """The block (n,) itself, or a raised copy. Blocks are whole minutes but for the last."""
+        """The block (n,), or an amplified copy. Blocks are whole minutes except the last."""
         frames = frame_levels(block)
         self.frames.append(frames)
         per_unit = UNIT_SAMPLES // FRAME_SAMPLES
@@ -54,7 +54,7 @@ class Levels:
 
     @property
     def loudest_db(self) -> float:
-        """Of the whole recording: what at least a second of it reaches."""
+        """The level that a second of the recording reaches, in dB."""
         return loudest_second_db(np.concatenate([np.empty(0, np.float32), *self.frames]))
 
     def notices(self) -> Iterator[Notice]:
@@ -67,14 +67,14 @@ class Levels:
             )
             where = f", from {number} min on" if number else ""
             message = (
-                f"{share[0].upper()}{share[1:]} very quiet (loudest second {level_db:.0f} dB){where}: "
-                f"raised by {gain_db:.0f} dB."
+                f"{share[0].upper()}{share[1:]} very quiet "
+                f"(loudest second {level_db:.0f} dB){where}: raised by {gain_db:.0f} dB."
             )
             yield Notice("level_raised", message)
 
 
 def frame_levels(samples: Samples) -> NDArray[np.float32]:
-    """(n,) -> (ceil(n / 1600),) dB below full scale, the last frame as if filled up with silence."""
+    """(n,) -> (ceil(n / 1600),) dB below full scale; silence pads the last frame."""
     whole = len(samples) - len(samples) % FRAME_SAMPLES
     frames = samples[:whole].reshape(-1, FRAME_SAMPLES)
     power = np.einsum("fs,fs->f", frames, frames)
@@ -84,7 +84,7 @@ def frame_levels(samples: Samples) -> NDArray[np.float32]:
 
 
 def loudest_second_db(frames: NDArray[np.float32]) -> float:
-    """The level that a second reaches in all; of less than two seconds, the half."""
+    """The level reached by one second in total, or by half of a clip shorter than 2 s."""
     if not len(frames):
         return SILENCE_DB
     rank = min(FRAMES_PER_S, -(-len(frames) // 2))
@@ -92,7 +92,6 @@ def loudest_second_db(frames: NDArray[np.float32]) -> float:
 
 
 def _gain_db(frames: NDArray[np.float32]) -> float:
-    """0 where the level stays."""
     level_db = loudest_second_db(frames)
     if level_db > QUIET_DB or level_db <= TARGET_DB - MAX_GAIN_DB - STANDS_OUT_DB:
         return 0.0
@@ -103,7 +102,7 @@ def _gain_db(frames: NDArray[np.float32]) -> float:
 
 
 def _raise(samples: Samples, frames: NDArray[np.float32], gain_db: float) -> None:
-    """In place. Frames that are louder than the target after it get less, down to none."""
+    """Amplify in place; frames louder than the target get less gain, down to none."""
     of_frame_db = np.clip(TARGET_DB + STANDS_OUT_DB - frames, 0.0, gain_db)
     middles = (np.arange(len(frames)) + 0.5) * FRAME_SAMPLES
     gain = np.interp(np.arange(len(samples)), middles, 10 ** (of_frame_db / 20)).astype(np.float32)

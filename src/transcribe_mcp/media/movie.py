@@ -1,8 +1,8 @@
-"""One range of a recording, read, decoded and resampled inside FFmpeg's filter graph.
+"""Read, decode and resample one range of a recording inside FFmpeg's filter graph.
 
-Frame by frame, Python handles 38 packets for every second of an MP3 and holds the interpreter lock for a quarter of the
-time, so that threads wait for each other. Here the graph's source opens the file itself, and Python is called once for
-every twenty seconds of audio. What the graph does not tell (damage, holes) shows in the timestamps of what comes out.
+Frame by frame, Python handles 38 packets per second of MP3 and holds the GIL for a quarter of the
+time. Here the graph opens the file, and Python runs once per 20 s of audio. Damage and gaps show in
+the timestamps of the output.
 """
 
 from __future__ import annotations
@@ -19,35 +19,35 @@ from av.filter.context import FilterContext
 from .container import OPEN_OPTIONS, Media
 from .resampler import SAMPLE_RATE_HZ, Mix, Samples, new_graph
 
-SEEK_BACKWARD = 1  # AVSEEK_FLAG_BACKWARD: to the last place before, not the nearest
-PULL_S = 20.0  # every time, a thread has to wait for the interpreter lock, and the busier Python is the longer
-TIMESTAMP_SAMPLES = (
-    1  # by how much a timestamp at 16 kHz may be off without a hole being there: rounding
-)
+SEEK_BACKWARD = 1  # AVSEEK_FLAG_BACKWARD: to the last keyframe before the target
+PULL_S = 20.0  # each pull waits for the GIL
+# Rounding error of a timestamp at 16 kHz.
+TIMESTAMP_SAMPLES = 1
 
-# To open a file takes the interpreter lock for a millisecond or more. Where several threads wait to do that, a thread
-# that tells a GPU what to do would come after all of them.
+# Opening a file holds the GIL for a millisecond or more. Several threads at once would delay the
+# thread that launches GPU work.
 _opening = Lock()
 
 
 class Gap(Exception):
-    """The samples do not follow one another as their timestamps say, or do not begin where they should."""
+    """The samples are not contiguous by their timestamps, or start at the wrong place."""
 
 
 @dataclass(frozen=True, slots=True)
 class Excerpt:
-    """Which part of a stream to read.
+    """The part of a stream to read.
 
     Attributes:
-        container_format: FFmpeg's name of it; to find out again for every range would take as long as to open the file.
-        stream: the index of the sound track.
+        container_format: FFmpeg's name; detecting it for every range takes as long as opening the
+            file.
+        stream: index of the audio track.
         rate_hz: its sample rate.
-        mix: the channels to take.
-        first_pts_samples: the timestamp of its first sample, in samples.
+        mix: the channels to read.
+        first_pts_samples: timestamp of its first sample, in samples.
         begin, end: the part, in samples from the first.
-        seek_pts: where to start decoding, as a timestamp of the stream, early enough for the decoder to forget where it
-            began; ``None`` for where the reader begins.
-        skip_bytes: of the file, before the reader begins; timestamps then count from there.
+        seek_pts: timestamp to start decoding at, early enough for the decoder to warm up; ``None``
+            for the start of the reader.
+        skip_bytes: bytes of the file before the reader; timestamps then count from there.
     """
 
     media: Media
@@ -63,17 +63,18 @@ class Excerpt:
 
 
 def read_excerpt(excerpt: Excerpt) -> Iterator[Samples]:
-    """The part in pieces of 20 s: float32 at 16 kHz, shaped as ``Mix.samples``; less where the stream ends before.
+    """Yield the part in pieces of 20 s: float32 at 16 kHz, shaped as ``Mix.samples``; less at the
+    end of the stream.
 
     Raises:
-        Gap: see there.
-        av.FFmpegError: the file cannot be opened or decoded this way.
+        Gap: samples are missing.
+        av.FFmpegError: opening or decoding failed.
     """
     with _opening:
-        _graph, source, sink = _open(excerpt)  # it has to outlive its ends
+        _graph, source, sink = _open(excerpt)  # the graph must outlive its ends
     if excerpt.seek_pts is not None:
-        # As a command, because it lets go of the interpreter lock, and as an option of the filter it would not: finding
-        # a place at the end of a long MP3 takes as long as decoding two minutes.
+        # The seek command releases the GIL; the option of the filter does not. Seeking to the end
+        # of a long MP3 takes as long as decoding two minutes.
         source.process_command("seek", f"{excerpt.stream}|{excerpt.seek_pts}|{SEEK_BACKWARD}")
     expected = excerpt.begin * SAMPLE_RATE_HZ // excerpt.rate_hz
     while True:
@@ -89,7 +90,6 @@ def read_excerpt(excerpt: Excerpt) -> Iterator[Samples]:
 
 
 def _open(excerpt: Excerpt) -> tuple[av.filter.Graph, FilterContext, FilterContext]:
-    """The graph and its two ends."""
     graph = new_graph()
     open_options = OPEN_OPTIONS | {"skip_initial_bytes": str(excerpt.skip_bytes)}
     options = ":".join(f"{name}={value}" for name, value in open_options.items())

@@ -1,8 +1,8 @@
-"""Opening files without following links, and paths that hold their file open.
+"""Open files without following links, as paths that keep their file open.
 
-A name that was checked can lead elsewhere a moment later: a link may have taken the place of the file or of any
-directory above it. ``open_file`` opens a path only if no part of it is a link. ``OpenedFile`` then is a path for
-everybody who reads: whatever opens it gets that same file.
+A checked name can lead elsewhere a moment later, when a link replaces the file or a directory above
+it. ``open_file`` opens a path only if no part of it is a link. ``OpenedFile`` is a path to that
+open file: every reader gets the same file.
 """
 
 from __future__ import annotations
@@ -23,31 +23,30 @@ else:
     SystemPath = type(Path())
 
 _BINARY = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOCTTY", 0)
-# Non-blocking: opening a pipe that nobody writes to would wait for ever. Regular files take no notice of it.
+# Non-blocking, because opening a pipe without a writer would block. Regular files ignore it.
 _FILE = os.O_RDONLY | _BINARY | getattr(os, "O_NONBLOCK", 0)
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 _DIRECTORY = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0) | _NO_LINK
-# Linux: a directory on the way need not be readable, only searchable.
+# On Linux the directories above need only search permission.
 _SEARCHED = _DIRECTORY | getattr(os, "O_PATH", 0)
 
 WALKS = os.open in os.supports_dir_fd and os.scandir in os.supports_fd and bool(_NO_LINK)
-MEETS_LINK = frozenset(
-    {errno.ELOOP, errno.ENOTDIR, getattr(errno, "EMLINK", 0)}
-)  # EMLINK: FreeBSD's word for it
+# FreeBSD reports EMLINK.
+MEETS_LINK = frozenset({errno.ELOOP, errno.ENOTDIR, getattr(errno, "EMLINK", 0)})
 
 
 class NotRegularError(OSError):
-    """A directory, a pipe or a device is where a file should be."""
+    """A directory, a pipe or a device, not a regular file."""
 
 
 def resolved(path: Path) -> Path:
-    """An absolute path without ``..``, with its links resolved; ``os.path.realpath`` where there are any.
+    """Resolve the links of an absolute path without ``..``.
 
-    That looks at every part from the root again, a second for two thousand parts. Here each is looked at from the one
-    before.
+    ``os.path.realpath`` restarts at the root for every part: a second for two thousand parts.
+    Without links, one descent is enough.
 
     Raises:
-        OSError: it does not exist, or cannot be reached.
+        OSError: the path does not exist or is out of reach.
     """
     if WALKS and path.name:
         try:
@@ -57,23 +56,23 @@ def resolved(path: Path) -> Path:
                 ):
                     return path
         except OSError:
-            pass  # a link, or what ``realpath`` will say
+            pass  # ``realpath`` resolves it or raises the right error
     return Path(os.path.realpath(path, strict=True))
 
 
 def open_file(path: Path) -> int:
-    """A descriptor of the regular file at an absolute path, no part of which is a link.
+    """Open the regular file at an absolute path without links; returns its descriptor.
 
     Raises:
-        NotRegularError: it is no regular file. A pipe is not waited for.
-        OSError: with an error number in ``MEETS_LINK`` if a part of the path is a link.
+        NotRegularError: not a regular file. Never waits for a pipe.
+        OSError: ``errno`` is in ``MEETS_LINK`` if a part of the path is a link.
     """
     if hasattr(os, "O_NOFOLLOW_ANY"):  # macOS
         _require_regular(path.stat(follow_symlinks=False))
         descriptor = os.open(path, _FILE | os.O_NOFOLLOW_ANY)
     elif WALKS:
         with _opened_directory(path.parent, _SEARCHED) as parent:
-            # A device may act on being opened, so it is looked at before.
+            # Checked before opening, because opening can trigger a device.
             _require_regular(os.stat(path.name, dir_fd=parent, follow_symlinks=False))
             descriptor = os.open(path.name, _FILE | _NO_LINK, dir_fd=parent)
     else:
@@ -91,7 +90,7 @@ def open_file(path: Path) -> int:
 
 
 def open_directory(path: Path) -> int:
-    """A descriptor of the directory at an absolute path, no part of which is a link, for ``os.scandir``."""
+    """Open a directory at an absolute path without links, for ``os.scandir``."""
     if hasattr(os, "O_NOFOLLOW_ANY"):
         return os.open(path, (_DIRECTORY & ~_NO_LINK) | os.O_NOFOLLOW_ANY)
     if path == Path(path.anchor):
@@ -101,18 +100,18 @@ def open_directory(path: Path) -> int:
 
 
 def open_subdirectory(name: str, parent: int) -> int:
-    """A descriptor of a directory in the directory ``parent``, unless it is a link."""
+    """Open a subdirectory of ``parent``, unless it is a link."""
     return os.open(name, _DIRECTORY, dir_fd=parent)
 
 
 @contextmanager
 def writable_directory(path: Path) -> Iterator[Path]:
-    """A path of the directory at ``path`` that stays its path, whatever takes its name meanwhile.
+    """Yield a path that keeps naming this directory, even if another takes its name.
 
-    Only Linux has such paths; elsewhere it is ``path`` itself, which the caller has checked a moment ago.
+    Linux has such paths. Elsewhere this is ``path`` itself, which the caller has just checked.
 
     Raises:
-        OSError: a part of the path is a link, or it cannot be opened.
+        OSError: a part of the path is a link, or opening fails.
     """
     if not hasattr(os, "O_PATH"):
         yield path
@@ -128,7 +127,7 @@ def writable_directory(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _opened_directory(path: Path, flags: int) -> Iterator[int]:
-    """A descriptor for going below a directory, reached part by part."""
+    """Open a directory part by part from the root."""
     directory = os.open(path.anchor, flags)
     try:
         for part in path.parts[1:]:
@@ -151,7 +150,7 @@ def _require_regular(status: os.stat_result) -> None:
 if sys.platform == "win32":
 
     def _final_path(descriptor: int) -> str:
-        """Where the opened file is. It cannot be moved, nor can its directories, while it is open."""
+        """The path of the open file. While it is open, neither it nor its directories can move."""
         import ctypes
         import msvcrt
 
@@ -163,13 +162,13 @@ if sys.platform == "win32":
 
 
 class OpenedFile(SystemPath):
-    """The path of a file that is held open: whatever opens the path gets this file, even if another has its name now.
+    """The path of an open file: opening it gives this file, even if another has its name now.
 
-    As text it is the file's name, for messages. For the system (``os.fspath``) it is the path of the descriptor.
+    ``str`` gives the file's name, for messages; ``os.fspath`` gives the path of the descriptor.
 
     Attributes:
-        descriptor: the open file; ``None`` for paths made out of this one, which are plain.
-        reopens: every opening of the path has a position of its own. If not, only ``open`` and ``reader`` read.
+        descriptor: the open file; ``None`` for paths derived from this one, which are plain.
+        reopens: whether each opening has a separate position. If not, use ``open`` or ``reader``.
     """
 
     descriptor: int | None = None
@@ -178,11 +177,12 @@ class OpenedFile(SystemPath):
 
     @classmethod
     def of(cls, descriptor: int, path: Path) -> OpenedFile:
-        """Takes the descriptor over; ``close`` gives it back."""
+        """Take ownership of the descriptor; ``close`` releases it."""
         opened = cls(path)
         opened.descriptor = descriptor
-        if os.name == "nt":  # whose open files keep their names
-            opened.address, opened.reopens = str(path), True
+        if os.name == "nt":  # open files keep their names there
+            opened.address = str(path)
+            opened.reopens = True
             return opened
         for folder in ("/proc/self/fd", "/dev/fd"):
             opened.address = f"{folder}/{descriptor}"
@@ -204,11 +204,11 @@ class OpenedFile(SystemPath):
             return super().open(mode, *arguments, **options)
         return io.BufferedReader(self.reader())
 
-    def reader(self) -> PositionedReader:
-        """The file from its beginning, with a position of its own."""
+    def reader(self, begin: int = 0, end: int | None = None) -> PositionedReader:
+        """Bytes ``[begin, end)`` of the file, with a separate position."""
         if self.descriptor is None:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF), str(self))
-        return PositionedReader(self.descriptor, f"file:{self}")
+        return PositionedReader(self.descriptor, f"file:{self}", begin, end)
 
     def close(self) -> None:
         if self.descriptor is not None:
@@ -217,12 +217,16 @@ class OpenedFile(SystemPath):
 
 
 class PositionedReader(io.RawIOBase):
-    """A file whose position is its own, though others read from the same descriptor."""
+    """Bytes ``[begin, end)`` of a file; other readers of the descriptor do not move the
+    position.
+    """
 
-    def __init__(self, descriptor: int, name: str) -> None:
+    def __init__(self, descriptor: int, name: str, begin: int = 0, end: int | None = None) -> None:
         self._descriptor = os.dup(descriptor)
+        self._begin = begin
+        self._end = os.fstat(descriptor).st_size if end is None else end
         self._position = 0
-        self.name = name  # FFmpeg knows some formats by their extension alone
+        self.name = name  # FFmpeg recognizes some formats only by extension
 
     def readable(self) -> bool:
         return True
@@ -234,8 +238,8 @@ class PositionedReader(io.RawIOBase):
         return self._position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        origin = {os.SEEK_SET: 0, os.SEEK_CUR: self._position}.get(whence)
-        position = offset + (os.fstat(self._descriptor).st_size if origin is None else origin)
+        origins = {os.SEEK_SET: 0, os.SEEK_CUR: self._position}
+        position = offset + origins.get(whence, self._end - self._begin)
         if position < 0:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         self._position = position
@@ -244,7 +248,8 @@ class PositionedReader(io.RawIOBase):
     def read(self, size: int | None = -1) -> bytes:
         if size is None or size < 0:
             return self.readall()
-        data = _read_at(self._descriptor, size, self._position)
+        at = self._begin + self._position
+        data = _read_at(self._descriptor, max(0, min(size, self._end - at)), at)
         self._position += len(data)
         return data
 
@@ -274,9 +279,9 @@ else:
 
 
 def _has_own_position(address: str, descriptor: int) -> bool:
-    """Whether opening ``address`` gives the same file at its beginning, wherever ``descriptor`` stands.
+    """Whether opening ``address`` gives the same file with a separate position.
 
-    On Linux it does; on macOS and the BSDs it is another name for the descriptor itself.
+    Linux does. On macOS and the BSDs it duplicates the descriptor.
     """
     try:
         other = os.open(address, os.O_RDONLY | _BINARY)

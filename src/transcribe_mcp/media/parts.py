@@ -1,9 +1,10 @@
-"""Files that hold more sound than FFmpeg reads of them: each part of such a file is opened by itself.
+"""Find the parts of files that hold more audio than FFmpeg reads; each part is opened separately.
 
-* WAV: the header of a recorder that died or of more than 4 GiB promises less than the file holds; there may be several
-  ``data`` chunks, and several files one after the other. Chunks of metadata behind the sound are no sound.
-* Ogg: a file may be a chain of links, each with headers of its own. FFmpeg reads on with the first link's rate.
-* FLAC: files one after the other; those with another format are lost.
+* WAV: an interrupted recorder, or more than 4 GiB, leaves a header that promises less than the file
+holds. There may be several ``data`` chunks, or several files in a row. Metadata after the audio is
+skipped.
+* Ogg: a chain of links, each with its own headers. FFmpeg reads on with the first link's rate.
+* FLAC: several files in a row. FFmpeg loses those with another format.
 """
 
 from __future__ import annotations
@@ -18,32 +19,32 @@ from ..domain.transcript import Notice
 from .container import Media
 
 SCAN_BYTES = 1 << 20
-TAIL_BYTES = (
-    1 << 22
-)  # before the end of the file, where metadata may lie that a header does not account for
-UNKNOWN_SIZES = (0, 0xFFFF_FFFF)  # what recorders write that do not know the size yet
-LEAST_MORE_S = 0.1  # less than this behind the promised end is padding
+# Size of the end of the file that is searched for metadata missing from the header.
+TAIL_BYTES = 1 << 22
+UNKNOWN_SIZES = (0, 0xFFFF_FFFF)  # placeholders for an unknown size
+MIN_EXTRA_S = 0.1  # less than this after the promised end is padding
 OGG_FIRST_PAGE = b"OggS\0\x02"
-OGG_PAGE_HEAD = 27  # bytes, the last of which counts the segments whose lengths follow
+OGG_PAGE_HEAD = 27  # bytes; the last one counts the segments, whose lengths follow
 FLAC_HEADS = (b"fLaC\0\0\0\x22", b"fLaC\x80\0\0\x22")
 WAVE_FORMAT_EXTENSIBLE = 0xFFFE
-# FFmpeg's demuxers of headerless sound, by format tag and bits.
+# FFmpeg's demuxers of headerless audio, by format tag and bits.
 RAW_DEMUXERS = {
-    (1, 8): "u8", (1, 16): "s16le", (1, 24): "s24le", (1, 32): "s32le", (3, 32): "f32le", (3, 64): "f64le",
-    (6, 8): "alaw", (7, 8): "mulaw",
+    (1, 8): "u8", (1, 16): "s16le", (1, 24): "s24le", (1, 32): "s32le",
+    (3, 32): "f32le", (3, 64): "f64le", (6, 8): "alaw", (7, 8): "mulaw",
 }  # fmt: skip
-TAGS = (b"TAG", b"ID3", b"APE")  # of other formats, put behind everything by some programs
-# Chunks that programs write behind the sound. An unknown name could as well be samples.
+TAGS = (b"TAG", b"ID3", b"APE")  # of other formats, appended by some programs
+# Chunks after the audio. An unknown name could be samples.
 TAIL_CHUNKS = (
-    b"LIST", b"id3 ", b"ID3 ", b"bext", b"cue ", b"smpl", b"inst", b"iXML", b"_PMX", b"JUNK", b"junk", b"PAD ", b"FLLR",
-    b"afsp", b"acid", b"PEAK", b"fact", b"axml", b"cart", b"plst", b"labl", b"note", b"DISP", b"LGWV", b"levl", b"umid",
-    b"minf", b"elm1", b"regn", b"strc", b"AFAn", b"ResU", b"chna",
+    b"LIST", b"id3 ", b"ID3 ", b"bext", b"cue ", b"smpl", b"inst", b"iXML", b"_PMX", b"JUNK",
+    b"junk", b"PAD ", b"FLLR", b"afsp", b"acid", b"PEAK", b"fact", b"axml", b"cart", b"plst",
+    b"labl", b"note", b"DISP", b"LGWV", b"levl", b"umid", b"minf", b"elm1", b"regn", b"strc",
+    b"AFAn", b"ResU", b"chna",
 )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The parts to read one after the other, their seconds where they are known, and a notice where one is due."""
+    """The parts in order, their duration in seconds if known, and a notice or ``None``."""
 
     media: tuple[Media, ...]
     notice: Notice | None = None
@@ -51,7 +52,7 @@ class Parts:
 
 
 def parts(media: Media, container: str) -> Parts:
-    """All parts of a file that FFmpeg takes for ``container``; mostly one, which is the file itself."""
+    """All parts of a file that FFmpeg identifies as ``container``; usually the file itself."""
     if container == "wav":
         return _wav_parts(media)
     if container == "ogg":
@@ -65,13 +66,13 @@ def is_flac(path: Path) -> bool:
 
 
 def flac_parts(media: Media) -> list[Media]:
-    """The FLAC files in one file. To find them, all of it is read."""
+    """The FLAC files in one file. Reads all of it."""
     with media.path.open("rb") as file:
         return list(_chain(media, _positions(file, FLAC_HEADS), "files").media)
 
 
 def _chain(media: Media, begins: Sequence[int], what: str) -> Parts:
-    """A part for every byte at which one begins."""
+    """One part for every start offset."""
     if len(begins) < 2:
         return Parts((media,))
     ends = [*begins[1:], None]
@@ -85,12 +86,12 @@ def _several(n: int, what: str) -> Notice:
     return Notice("several_parts", f"The file holds {n} {what} one after the other; all were read.")
 
 
-# --- WAV --------------------------------------------------------------------------------------------------------------
+# --- WAV ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class _Format:
-    """What a ``fmt `` chunk says that is needed to read sound without a header."""
+    """The fields of a ``fmt `` chunk that describe headerless audio."""
 
     tag: int
     n_channels: int
@@ -121,7 +122,7 @@ class _Format:
 
 @dataclass(frozen=True, slots=True)
 class _Sound:
-    """A ``data`` chunk: where it begins and ends, and where FFmpeg would end it, in bytes of the file."""
+    """A ``data`` chunk as byte offsets: begin, end, and FFmpeg's end."""
 
     begin: int
     end: int
@@ -130,7 +131,7 @@ class _Sound:
 
 @dataclass(slots=True)
 class _Wav:
-    """One WAV file inside the file, while it is walked through."""
+    """One WAV file inside the file."""
 
     begin: int
     form: _Format | None = None
@@ -165,9 +166,7 @@ def _seconds(wav: _Wav, n_bytes: int) -> float:
 
 def _parts_of(media: Media, wav: _Wav) -> Iterator[Media]:
     for number, sound in enumerate(wav.sounds):
-        if (
-            number == 0
-        ):  # with its own header, so that every codec is read; nothing is believed of its size
+        if number == 0:  # With its header for every codec, but ignoring the size in it.
             options = media.options | {"ignore_length": "1"}
             yield replace(media, begin=wav.begin, end=sound.end, demuxer="wav", options=options)
         elif wav.form is not None and wav.form.demuxer and sound.end > sound.begin:
@@ -188,16 +187,17 @@ def _walk(file: BinaryIO, size: int) -> list[_Wav]:
             riff_end = at + 8 + length
             at += 12
             continue
-        if not wavs:  # RF64 and the like, which FFmpeg knows
+        if not wavs:  # RF64 and similar: FFmpeg handles them
             return []
         if name == b"fmt ":
             file.seek(at + 8)
             wavs[-1].form = _Format.read(file.read(min(length, 64)))
         elif name == b"data":
-            wav, begin = wavs[-1], at + 8
+            wav = wavs[-1]
+            begin = at + 8
             end = _sound_end(file, begin, length, (riff_end, size))
             read_to = size if length in UNKNOWN_SIZES else min(size, begin + length)
-            if read_to < end <= read_to + LEAST_MORE_S * (wav.form.bytes_per_s if wav.form else 0):
+            if read_to < end <= read_to + MIN_EXTRA_S * (wav.form.bytes_per_s if wav.form else 0):
                 end = read_to
             wav.sounds.append(_Sound(begin, end, read_to))
             at = end + end % 2
@@ -207,12 +207,13 @@ def _walk(file: BinaryIO, size: int) -> list[_Wav]:
 
 
 def _sound_end(file: BinaryIO, begin: int, length: int, ends: tuple[int, int]) -> int:
-    """Where the sound that begins at ``begin`` ends, in bytes; ``ends`` are those of the RIFF chunk and of the file.
+    """End offset of the audio at ``begin``; ``ends`` are those of the RIFF chunk and the file.
 
-    That is where the header says if other chunks follow one another from there to an end. Otherwise it is where chunks
-    of metadata begin that do, or the end of the file.
+    The header's end counts if a chain of chunks follows it to an end. Otherwise a chain of metadata
+    chunks, or the end of the file, ends the audio.
     """
-    end, size = begin + length, ends[1]
+    end = begin + length
+    size = ends[1]
     if length != UNKNOWN_SIZES[1] and end <= size and _chunks_follow(file, end, ends):
         return end
     tail_from = max(begin, size - TAIL_BYTES)
@@ -225,9 +226,9 @@ def _sound_end(file: BinaryIO, begin: int, length: int, ends: tuple[int, int]) -
 
 
 def _chunks_follow(file: BinaryIO, at: int, ends: tuple[int, int]) -> bool:
-    """Whether at least one chunk follows, and the last ends where the RIFF chunk or the file does; or nothing follows.
+    """Whether chunks follow up to the end of the RIFF chunk or the file, or nothing follows.
 
-    Chunks are padded to even sizes, though some programs forget that.
+    Chunks should be padded to even sizes; some programs omit that.
     """
     size = ends[1]
     if size - at <= 1:
@@ -240,9 +241,9 @@ def _chunks_follow(file: BinaryIO, at: int, ends: tuple[int, int]) -> bool:
         if not _is_name(name):
             return name[:3] in TAGS
         if name == b"RIFF":
-            return True  # another file
+            return True  # another WAV file
         if name == b"data" and (length in UNKNOWN_SIZES or at + 8 + length <= size):
-            return True  # its end is looked for by itself
+            return True  # its own end is checked later
         at += 8 + length
         if any(at <= end <= at + 1 for end in ends):
             return True
@@ -254,7 +255,7 @@ def _is_name(name: bytes) -> bool:
 
 
 def _is_blank(file: BinaryIO, at: int) -> bool:
-    """Whether nothing but zeros follows: room that a recorder kept free."""
+    """Whether only zeros follow, as a recorder's reserved space."""
     file.seek(at)
     while data := file.read(SCAN_BYTES):
         if data.strip(b"\0"):
@@ -276,35 +277,34 @@ def _found(data: bytes, names: Sequence[bytes]) -> Iterator[int]:
             at = data.find(name, at + 1)
 
 
-# --- Ogg and FLAC -----------------------------------------------------------------------------------------------------
+# --- Ogg and FLAC ---------------------------------------------------------------------------------
 
 
 def _ogg_links(path: Path) -> list[int]:
-    """Where links begin: with a first page of a stream that does not follow right after another's."""
-    begins, page_end = [], -1
+    """Offsets of links: first pages of a stream that do not follow another first page."""
+    begins: list[int] = []
+    page_end = -1
     with path.open("rb") as file:
         for at in _positions(file, (OGG_FIRST_PAGE,)):
             file.seek(at)
             page = file.read(OGG_PAGE_HEAD + 255)
-            # Position and number in the stream are 0 on a first page; elsewhere the name is a part of the sound.
+            # On a first page, position and page number are 0; otherwise the bytes are audio.
             if any(page[6:14]) or any(page[18:22]) or len(page) <= OGG_PAGE_HEAD:
                 continue
             if at != page_end:
                 begins.append(at)
             n_segments = page[OGG_PAGE_HEAD - 1]
-            page_end = (
-                at
-                + OGG_PAGE_HEAD
-                + n_segments
-                + sum(page[OGG_PAGE_HEAD : OGG_PAGE_HEAD + n_segments])
-            )
+            lengths = page[OGG_PAGE_HEAD : OGG_PAGE_HEAD + n_segments]
+            page_end = at + OGG_PAGE_HEAD + n_segments + sum(lengths)
     return begins
 
 
 def _positions(file: BinaryIO, names: Sequence[bytes]) -> list[int]:
-    """Every byte of a file at which one of ``names`` (of one length) stands, in order."""
+    """All offsets of ``names`` (of equal length), in order."""
     found: list[int] = []
-    base, data, overlap = 0, b"", len(names[0]) - 1
+    base = 0
+    data = b""
+    overlap = len(names[0]) - 1
     while more := file.read(SCAN_BYTES):
         data = data[-overlap:] + more
         found += sorted(base + len(more) - len(data) + at for at in _found(data, names))

@@ -1,6 +1,6 @@
-"""Frames of one format -> float32 at 16 kHz, mono or by channel, through FFmpeg's filters.
+"""Resample frames of one format to float32 at 16 kHz, mono or by channel, with FFmpeg's filters.
 
-The filters let go of the interpreter lock.
+The filters release the GIL.
 """
 
 from __future__ import annotations
@@ -16,20 +16,22 @@ from av.audio.frame import AudioFrame
 from numpy.typing import NDArray
 
 Samples = NDArray[np.float32]
+FrameFormat = tuple[str, str, int]
+"""Sample format and channel layout by FFmpeg's names, sample rate in Hz."""
 
 SAMPLE_RATE_HZ = 16_000
-FRAME_SAMPLES = 8192  # what the resampler is fed: it is a third slower on frames of 1152
+FRAME_SAMPLES = 8192  # input frames; with 1152 samples resampling takes a third longer
 PULL_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """Which channels come out of the filters.
+    """How the filters mix channels.
 
     Attributes:
-        n_planes: channels that come out.
+        n_planes: number of output channels.
         pan: argument of the filter ``pan``, or empty.
-        to: FFmpeg's name of the layout that the filters mix to, or empty to keep the channels.
+        to: FFmpeg's name of the output layout, or empty to keep the channels.
     """
 
     n_planes: int
@@ -40,15 +42,16 @@ class Mix:
     def of(cls, layout: str, n_channels: int, channel: str) -> Mix:
         """The mix for a layout by FFmpeg's name.
 
-        ``channel`` is a number, ``mix`` for the mean of all, or ``auto``: the channels themselves, so that
-        ``channels.Downmix`` can see whether they cancel. Where each channel has its place (5.1), ``auto`` gives two.
+        ``channel`` is a number, ``mix`` for the mean, or ``auto``, which keeps the channels so that
+        ``channels.Downmix`` can detect cancellation. For surround layouts (5.1) ``auto`` mixes to
+        stereo.
         """
         is_unplaced = layout.endswith("channels")
         if channel.isdecimal():
             return cls(1, f"mono|c0=c{min(int(channel), n_channels) - 1}", "mono")
         if channel == "auto" and n_channels > 1:
             return cls(n_channels) if is_unplaced or n_channels == 2 else cls(2, to="stereo")
-        # Channels in unknown places: their plain mean.
+        # Without known speaker positions, the plain mean.
         return cls(
             1,
             "mono|c0<" + "+".join(f"c{i}" for i in range(n_channels)) if is_unplaced else "",
@@ -56,8 +59,8 @@ class Mix:
         )
 
     def filters(self, graph: av.filter.Graph) -> list[av.filter.context.FilterContext]:
-        """Filters for any format to this mix at 16 kHz."""
-        # To fewer channels before the rate: half the work. Weights that sum to 1 cannot clip.
+        """Filters from any format to this mix at 16 kHz."""
+        # Mixing before resampling halves the work. Weights that sum to 1 cannot clip.
         layout = {"out_chlayout": self.to} if self.to else {}
         filters = [
             graph.add("aresample", out_sample_fmt="fltp", rematrix_maxval="1.0", **layout),
@@ -65,12 +68,12 @@ class Mix:
             graph.add("aresample", sample_rate=f"{SAMPLE_RATE_HZ}"),
             graph.add(
                 "aformat", sample_rates=f"{SAMPLE_RATE_HZ}", sample_fmts="flt"
-            ),  # PyAV reads too far in 8 planes
+            ),  # packed, because PyAV reads out of bounds with 8 planes
         ]
         return [graph.add("pan", self.pan), *filters] if self.pan else filters
 
     def samples(self, frame: AudioFrame) -> Samples:
-        """A frame that came out of ``filters``: (n,), or (n_planes, n) where there are several."""
+        """Convert an output frame of ``filters`` to (n,), or (n_planes, n) for several planes."""
         packed = np.frombuffer(frame.planes[0], np.float32, frame.samples * self.n_planes)  # type: ignore[call-overload]
         return (
             packed
@@ -84,20 +87,22 @@ class Mix:
 
 
 class Resampler:
-    """Frames of one format -> float32 at 16 kHz, (n,) or (n_planes, n), n a fixed number but at the end."""
+    """Resamples frames of one format to float32 at 16 kHz: (n,) or (n_planes, n) in equal pieces
+    except at the end.
+    """
 
     def __init__(self, frame: AudioFrame, channel: str, *, first_sample: int = 0) -> None:
-        """``first_sample``: what lies before it, by the numbers given to ``push``, is cut off."""
-        self._format = _format_of(frame)
+        """Drops samples before ``first_sample``, by the numbers given to ``push``."""
+        self._format = format_of(frame)
         self._pending_s = 0.0
-        rate, layout = frame.sample_rate, frame.layout.name
+        format_name, layout, rate = self._format
         self._mix = Mix.of(layout, frame.layout.nb_channels, channel)
         self._sample_s = 1 / rate
         self._graph = graph = new_graph()
         self._source = graph.add(
             "abuffer",
             sample_rate=f"{rate}",
-            sample_fmt=frame.format.name,
+            sample_fmt=format_name,
             channel_layout=layout,
             time_base=f"1/{rate}",
         )
@@ -110,10 +115,10 @@ class Resampler:
         graph.set_audio_frame_size(round(PULL_S * SAMPLE_RATE_HZ))
 
     def fits(self, frame: AudioFrame) -> bool:
-        return _format_of(frame) == self._format
+        return format_of(frame) == self._format
 
     def push(self, frame: AudioFrame, at_sample: int) -> Iterator[Samples]:
-        """Take ``frame``, which starts at sample ``at_sample`` of the stream; give what is ready."""
+        """Add a frame that starts at sample ``at_sample`` of the stream; yield finished pieces."""
         frame.pts = at_sample
         self._source.push(frame)
         self._pending_s += frame.samples * self._sample_s
@@ -136,12 +141,15 @@ class Resampler:
 
 
 def new_graph() -> av.filter.Graph:
-    """One that works in the thread that asks it. By itself, each would start as many as there are cores and end them
-    again; nothing here is shared among them, and with 16 that was three quarters of what it takes to open a file."""
+    """A single-threaded filter graph.
+
+    By default FFmpeg starts one thread per core for each graph: with 16 cores, three quarters of
+    the time to open a file.
+    """
     graph = av.filter.Graph()
     graph.threads = 1
     return graph
 
 
-def _format_of(frame: AudioFrame) -> tuple[str, str, int]:
+def format_of(frame: AudioFrame) -> FrameFormat:
     return frame.format.name, frame.layout.name, frame.sample_rate

@@ -1,6 +1,6 @@
-"""How the name of a file may be written: with quotes, as a ``file:`` address, with signs that look like others.
+"""Find the file that a name means: quoted, as a ``file:`` URI, or with look-alike characters.
 
-A name that exists as it is written is taken so. Otherwise it is taken for what it can only mean.
+An exact match wins; other spellings are tried only if it does not exist.
 """
 
 from __future__ import annotations
@@ -11,16 +11,17 @@ import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from urllib.parse import unquote
 
-MAX_ENTRIES = 20_000  # of one directory that are compared
+MAX_ENTRIES = 20_000  # compared per directory
 MAX_ALIKE = 8
-MOST_SPELLED = 4096  # longer texts are no names
+MAX_NAME_CHARS = 4096
 
 _QUOTES = {
-    "'": "'", '"': '"', "`": "`", "‘": "’", "’": "’", "‚": "‘", "“": "”", "”": "”", "„": "“", "«": "»", "»": "«",
-    "‹": "›", "<": ">",
+    "'": "'", '"': '"', "`": "`", "‘": "’", "’": "’", "‚": "‘", "“": "”", "”": "”", "„": "“",
+    "«": "»", "»": "«", "‹": "›", "<": ">",
 }  # fmt: skip
 _CLOSING = {"“": "”“", "„": "“”", "‘": "’‘", "‚": "‘’"}
 _FILE_URI = re.compile(
@@ -31,11 +32,11 @@ _PERCENT = re.compile(r"%[0-9A-Fa-f]{2}")
 
 
 def plain_name(source: str) -> str:
-    """The path that a text means: without spaces and quotes around it, out of its ``file:`` address, ``~`` expanded.
+    """Strip spaces and quotes, decode a ``file:`` URI and expand ``~``.
 
-    An address of a file on another machine stays as it is.
+    A URI with another host stays unchanged.
     """
-    if len(source) > MOST_SPELLED:
+    if len(source) > MAX_NAME_CHARS:
         return source
     name = _unquoted(source)
     match = _FILE_URI.fullmatch(name)
@@ -50,29 +51,29 @@ def plain_name(source: str) -> str:
 
 
 def spellings(source: str) -> Iterator[str]:
-    """What a text may mean, the most literal first, each once: the first that exists is meant."""
+    """Possible spellings, most literal first, without duplicates."""
     plain = plain_name(source)
     others = [source, source.strip(), _unquoted(source), plain]
     if match := _FILE_URI.fullmatch(_unquoted(source)):
         others += [
             match[1],
             unquote(match[1].removeprefix("/")),
-        ]  # a % that is no escape; file://home/me/a.mp3
+        ]  # A literal % sign; file://home/me/a.mp3 with a slash missing.
     if _PERCENT.search(plain):
         others.append(unquote(plain))
     if os.name != "nt" and "\\" in plain:
-        others.append(_ESCAPED.sub(r"\1", plain))  # as a shell shows it
+        others.append(_ESCAPED.sub(r"\1", plain))  # a shell's escapes
     yield from dict.fromkeys(others)
 
 
 def bare_url(source: str) -> str:
-    """A URL without quotes and spaces around it; any other name as it is."""
-    name = _unquoted(source) if len(source) <= MOST_SPELLED else source
+    """Strip spaces and quotes from a URL; other names stay unchanged."""
+    name = _unquoted(source) if len(source) <= MAX_NAME_CHARS else source
     return name if re.match(r"[A-Za-z]{2,}://", name) and name[:5].lower() != "file:" else source
 
 
 def existing_name(source: str) -> str:
-    """The spelling, or the one name that looks the same, of a file or directory that exists; else the plain name."""
+    """The spelling, or the single look-alike, of an existing file; otherwise the plain name."""
     for name in spellings(source):
         if name and exists(Path(name)):
             return name
@@ -82,7 +83,7 @@ def existing_name(source: str) -> str:
 
 
 def literal_parts(pattern: Path) -> int:
-    """How many leading parts of a pattern are names: in ``album [2024]/*.mp3`` the first, where it exists."""
+    """Count the leading parts that are literal: one in ``album [2024]/*.mp3`` if that exists."""
     for number, part in enumerate(pattern.parts):
         if glob.has_magic(part) and not exists(Path(*pattern.parts[: number + 1])):
             return number
@@ -94,30 +95,29 @@ Listable = Callable[[Path], bool]
 
 
 def look_alikes(path: Path, may_list: Listable = lambda _: True) -> list[Path]:
-    """Existing paths that look like ``path``: other spaces, dashes, quotes, accents composed or not."""
+    """Existing paths that differ only in spaces, dashes, quotes or Unicode composition."""
     base, missing = _existing_part(path)
     found = [base]
     for part in missing:
-        wanted = _drawn(part)
-        found = [
-            folder / name for folder in found for name in _names_in(folder, may_list) if _drawn(name) == wanted
-        ][:MAX_ALIKE]  # fmt: skip
+        target = _drawn(part)
+        below = (folder / name for folder in found for name in _names_in(folder, may_list))
+        found = list(islice((each for each in below if _drawn(each.name) == target), MAX_ALIKE))
     return found if missing else []
 
 
 def nearest(path: Path, may_list: Listable = lambda _: True) -> str:
-    """A hint that names what looks like a path that does not exist, or nearly so; empty where nothing does."""
+    """A "did you mean" hint for a path that does not exist, or an empty string."""
     alike = look_alikes(path, may_list)
     if alike:
         names = [repr(str(each)) for each in alike]
     else:
         base, missing = _existing_part(path)
         entries = {_drawn(name).casefold(): name for name in _names_in(base, may_list)}
-        wanted = _drawn(missing[0]).casefold() if missing else ""
+        target = _drawn(missing[0]).casefold() if missing else ""
         close = (
-            [wanted]
-            if wanted in entries
-            else difflib.get_close_matches(wanted, entries, n=3, cutoff=0.75)
+            [target]
+            if target in entries
+            else difflib.get_close_matches(target, entries, n=3, cutoff=0.75)
         )
         names = [repr(entries[each]) for each in close]
         if names and len(missing) > 1:
@@ -126,7 +126,7 @@ def nearest(path: Path, may_list: Listable = lambda _: True) -> str:
 
 
 def _existing_part(path: Path) -> tuple[Path, tuple[str, ...]]:
-    """The part of a path that exists, and the names after it."""
+    """Split a path into the part that exists and the names after it."""
     for above in (path, *path.parents):
         if exists(above):
             return above, path.parts[len(above.parts) :] if above != Path() else path.parts
@@ -134,15 +134,15 @@ def _existing_part(path: Path) -> tuple[Path, tuple[str, ...]]:
 
 
 def _names_in(folder: Path, may_list: Listable) -> list[str]:
-    """What is in a directory, hidden names left out."""
+    """Names in a directory, except hidden ones."""
     if not may_list(folder):
         return []
     try:
         with os.scandir(folder) as entries:
-            return sorted(name for _, name in zip(range(MAX_ENTRIES), (e.name for e in entries), strict=False)
-                          if not name.startswith("."))  # fmt: skip
+            names = [entry.name for entry in islice(entries, MAX_ENTRIES)]
     except OSError:
         return []
+    return sorted(name for name in names if not name.startswith("."))
 
 
 _LOOKS = str.maketrans(
@@ -151,7 +151,7 @@ _LOOKS = str.maketrans(
 
 
 def _drawn(name: str) -> str:
-    """Names that are drawn alike are equal."""
+    """Normalize a name so that look-alikes compare equal."""
     kept = (
         " " if unicodedata.category(c) == "Zs" else "-" if unicodedata.category(c) == "Pd" else c
         for c in name.translate(_LOOKS)
@@ -170,8 +170,8 @@ def _unquoted(source: str) -> str:
 
 
 def exists(path: Path) -> bool:
-    """Whether there is such a file or directory; a text that can be no name is none."""
+    """``Path.exists`` without exceptions."""
     try:
         return path.exists()
-    except (OSError, ValueError):  # longer than names can be, a NUL in it
+    except (OSError, ValueError):  # too long, or contains NUL
         return False

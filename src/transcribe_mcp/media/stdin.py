@@ -1,4 +1,4 @@
-"""A recording on standard input: saved to a file of its own, since media is read more than once."""
+"""Save a recording from standard input to a file, because decoding reads it more than once."""
 
 from __future__ import annotations
 
@@ -24,16 +24,17 @@ def require_pipe() -> None:
 
 
 def save_piped(path: Path, max_bytes: int) -> str:
-    """Save standard input to a new file that its owner alone may read; gives its SHA-256. Whole or not at all.
+    """Save standard input atomically to a new private file; returns its SHA-256.
 
     Raises:
         UsageError: standard input is a terminal or closed.
         NotMediaError: it is empty.
         SourceTooLargeError: more than ``max_bytes``.
-        SourceUnreadableError: it cannot be read, or there is no room for it.
+        SourceUnreadableError: reading or saving failed.
     """
     require_pipe()
-    digest, size = hashlib.sha256(), 0
+    digest = hashlib.sha256()
+    size = 0
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

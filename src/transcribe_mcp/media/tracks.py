@@ -1,4 +1,4 @@
-"""The audio tracks of a file and the channels of a track: what there is, and what an option means for it."""
+"""List the audio tracks of a file, and apply the options ``track`` and ``channel``."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Track:
     Attributes:
         number: counted from 1 among the audio tracks.
         stream: its index in the container.
-        codec: FFmpeg's name of its decoder; empty where there is none.
-        layout: the channels by FFmpeg's name, such as ``stereo``.
-        language, title: what the file says, or empty.
-        is_default: whether a player would take it.
+        codec: FFmpeg's name of the decoder; empty without one.
+        layout: channel layout by FFmpeg's name, such as ``stereo``.
+        language, title: from the file's tags, or empty.
+        is_default: whether players choose it.
     """
 
     number: int
@@ -49,7 +49,7 @@ class Track:
 
     @property
     def name(self) -> str:
-        """A name for people."""
+        """A readable name."""
         return self.title or self.language or f"track {self.number}"
 
 
@@ -84,46 +84,47 @@ def _codec_of(stream: AudioStream) -> tuple[str, int, str]:
 
 
 def _handler_name(stream: AudioStream) -> str:
-    """QuickTime's name of a track, where it is more than the name of the program that wrote it."""
+    """QuickTime's name of a track, unless it only names the program that wrote it."""
     name = stream.metadata.get("handler_name", "").strip()
     return "" if "handler" in name.lower() or "core media" in name.lower() else name
 
 
-def chosen_tracks(path: Path, tracks: Sequence[Track], wanted: str) -> tuple[Track, ...]:
-    """The tracks that the option ``track`` means; for ``auto`` all among which to choose, the default one first.
+def chosen_tracks(path: Path, tracks: Sequence[Track], requested: str) -> tuple[Track, ...]:
+    """The tracks for the option ``track``; for ``auto`` all candidates, the default one first.
 
     Raises:
-        UsageError: there is no such track.
+        UsageError: no such track.
     """
-    if wanted == "auto":
+    if requested == "auto":
         return tuple(sorted((t for t in tracks if t.codec), key=lambda track: not track.is_default))
-    if wanted == "all":
+    if requested == "all":
         return tuple(track for track in tracks if track.codec)
-    found = tuple(track for track in tracks if track.number == int(wanted))
+    found = tuple(track for track in tracks if track.number == int(requested))
     if not found:
-        there = f"{len(tracks)} audio tracks: " + "; ".join(map(str, tracks))
-        message = f"{path}: there is no audio track {wanted}; the file has {there if len(tracks) > 1 else 'one'}"
+        listed = f"{len(tracks)} audio tracks: {'; '.join(map(str, tracks))}"
+        message = f"{path}: there is no audio track {requested}; the file has "
+        message += listed if len(tracks) > 1 else "one"
         raise UsageError(message, hint="give the number of one of its tracks, auto or all")
     return found
 
 
-def chosen_channels(n_channels: int, wanted: str, what: str) -> tuple[tuple[str, str], ...]:
-    """What the option ``channel`` means for sound with so many channels: for each voice, the value of
-    ``Media.channel`` and the channel's name, empty where there is one voice only.
+def chosen_channels(n_channels: int, requested: str, what: str) -> tuple[tuple[str, str], ...]:
+    """The channels for the option ``channel``: pairs of ``Media.channel`` and a speaker name, which
+    is empty for a single voice.
 
     Raises:
-        UsageError: there is no such channel.
+        UsageError: no such channel.
     """
-    if wanted in ("auto", "mix") or (wanted == "split" and n_channels == 1):
-        return ((wanted if wanted != "split" else "auto", ""),)
-    if wanted == "split":
+    if requested in ("auto", "mix") or (requested == "split" and n_channels == 1):
+        return ((requested if requested != "split" else "auto", ""),)
+    if requested == "split":
         return tuple((str(i + 1), _channel_name(i, n_channels)) for i in range(n_channels))
-    number = CHANNEL_NAMES.index(wanted) + 1 if wanted in CHANNEL_NAMES else int(wanted)
-    if number > n_channels or (wanted in CHANNEL_NAMES and n_channels == 1):
+    number = CHANNEL_NAMES.index(requested) + 1 if requested in CHANNEL_NAMES else int(requested)
+    if number > n_channels or (requested in CHANNEL_NAMES and n_channels == 1):
         there = {1: "one channel", 2: "the channels 1 (left) and 2 (right)"}.get(
             n_channels, f"{n_channels} channels"
         )
-        message = f"{what}: there is no channel {wanted}; it has {there}"
+        message = f"{what}: there is no channel {requested}; it has {there}"
         raise UsageError(message, hint="give the number of one of its channels, auto, mix or split")
     return ((str(number), ""),)
 
@@ -133,8 +134,9 @@ def _channel_name(index: int, n_channels: int) -> str:
 
 
 def excerpts(media: Media) -> Iterator[Samples]:
-    """Up to two minutes of a track in pieces of 4 s, spread over all of it: the middle of what is left between others
-    first. What cannot be read is left out."""
+    """Yield up to two minutes of a track in pieces of 4 s, spread over all of it by bisection.
+    Skips unreadable places.
+    """
     container, stream = open_media(media)
     try:
         duration_s = info(container, stream).duration or 0.0
@@ -153,7 +155,7 @@ def excerpts(media: Media) -> Iterator[Samples]:
 
 
 def _spread(duration_s: float) -> Iterator[float]:
-    """Where to listen: everywhere in a short recording, otherwise at places that lie ever closer together."""
+    """Start times: all of a short recording, otherwise places that get ever closer together."""
     n_spots = max(1, min(SPOTS, -int(-duration_s // SPOT_S)))
     step_s = duration_s / n_spots
     order = sorted(range(n_spots), key=lambda i: int(f"{i:05b}"[::-1], 2))

@@ -1,4 +1,4 @@
-"""Walking directories for the files that match a pattern, within limits and without following links."""
+"""Search directories for files that match a pattern, within limits and without following links."""
 
 from __future__ import annotations
 
@@ -15,20 +15,22 @@ from ..domain.text_breaks import shortened
 from ..errors import UsageError
 from .openat import MEETS_LINK, WALKS, open_directory, open_subdirectory
 
-MAX_DEPTH = 64  # directories below the one that was named; each holds a descriptor while those below are read
-MAX_ENTRIES = 50_000  # of directories, of one call
-MAX_WALK_S = 10.0  # of one call: network drives can take seconds for a directory
-CHECK_ENTRIES = 256  # between two looks at the clock
+# Levels below the named directory; each holds a descriptor while those below are read
+MAX_DEPTH = 64
+MAX_ENTRIES = 50_000  # directory entries per call
+MAX_WALK_S = 10.0  # per call: a network drive can need seconds per directory
+CHECK_ENTRIES = 256  # between two checks of the deadline
 
 States = frozenset[int]
 IsHidden = Callable[["os.DirEntry[str]"], bool]
 
 
 class PathPattern:
-    """A pattern for relative paths, one part for each directory; ``**`` stands for any number of directories.
+    """A glob pattern for relative paths; ``**`` matches any number of directories.
 
-    It is matched as a walk goes down: a state is the number of a part that may match next, and all states go on at
-    once. So an entry costs at most one comparison for each part, however many ``**`` there are.
+    A walk matches it level by level, as a nondeterministic automaton: a state is the index of the
+    next part. Each entry costs at most one comparison per part, however many ``**`` the pattern
+    has.
     """
 
     def __init__(self, parts: Sequence[str]) -> None:
@@ -41,7 +43,7 @@ class PathPattern:
         self.begin = self._skipping({0})
 
     def after(self, states: States, name: str) -> States:
-        """The states behind one more part of a path."""
+        """The states after one more part of a path."""
         following = set()
         for state in states:
             if state < len(self._parts):
@@ -57,7 +59,9 @@ class PathPattern:
         return len(self._parts) in states
 
     def _skipping(self, states: set[int]) -> States:
-        """With those behind a ``**``, which may stand for no directory. Two never follow one another."""
+        """Add the states after each ``**``, which may match nothing. Two never follow one
+        another.
+        """
         parts = self._parts
         return frozenset(
             states | {state + 1 for state in states if state < len(parts) and parts[state] is None}
@@ -65,10 +69,11 @@ class PathPattern:
 
 
 class Walk:
-    """All that one call may look at. ``check`` is called now and then and may raise to stop.
+    """One call's directory walks and their shared limits. Calls ``check`` regularly; it may raise
+    to stop.
 
     Attributes:
-        unreadable: directories that could not be listed, with the reason.
+        unreadable: directories that could not be listed, with the error.
     """
 
     def __init__(self, check: Callable[[], None] = lambda: None) -> None:
@@ -78,11 +83,11 @@ class Walk:
         self.unreadable: list[tuple[Path, OSError]] = []
 
     def files(self, folder: Path, pattern: PathPattern, is_hidden: IsHidden) -> Iterator[Path]:
-        """What is no directory and matches below ``folder``, relative to it, in order; links are not followed.
+        """Yield matching files relative to ``folder``, in order; links are not followed.
 
         Args:
-            folder: a path without links.
-            is_hidden: of a file or directory below ``folder``; such are left out.
+            folder: absolute and without links.
+            is_hidden: skips a file or directory.
 
         Raises:
             UsageError: one of the limits is reached.
@@ -99,7 +104,7 @@ class Walk:
     def _below(
         self, directory: _Directory, pattern: PathPattern, states: States, is_hidden: IsHidden
     ) -> Iterator[Path]:
-        """Closes ``directory``."""
+        """Walk ``directory`` and close it."""
         try:
             entries = self._entries(directory)
             for entry in entries:
@@ -111,9 +116,9 @@ class Walk:
                         yield directory.relative / entry.name
                     continue
                 if len(directory.relative.parts) >= MAX_DEPTH:
-                    hint = "name a directory farther down"
-                    message = f"below {short(str(directory.folder))} are more than {MAX_DEPTH} levels of directories"
-                    raise UsageError(message, hint=hint)
+                    folder = short(str(directory.folder))
+                    message = f"{folder} has more than {MAX_DEPTH} levels of directories below it"
+                    raise UsageError(message, hint="name a directory farther down")
                 try:
                     below = directory.below(entry.name)
                 except OSError as error:
@@ -124,7 +129,7 @@ class Walk:
             directory.close()
 
     def _entries(self, directory: _Directory) -> list[os.DirEntry[str]]:
-        """In the order of their names. Counted as they are read: a directory may hold millions."""
+        """Entries in name order, counted while reading: a directory can hold millions."""
         entries: list[os.DirEntry[str]] = []
         self._look_up()
         try:
@@ -152,17 +157,16 @@ class Walk:
             )
 
     def _skip(self, directory: Path, error: OSError) -> None:
-        if error.errno not in MEETS_LINK and not isinstance(
-            error, FileNotFoundError
-        ):  # those have just changed
+        # Not for entries that changed during the walk.
+        if error.errno not in MEETS_LINK and not isinstance(error, FileNotFoundError):
             self.unreadable.append((directory, error))
 
 
 class _Directory:
-    """A directory that is walked, held open where the system can go on from there: no link can take its place.
+    """A directory of a walk, held open where possible so that no link can replace it.
 
     Attributes:
-        folder, relative: where the walk began, and the place below.
+        folder, relative: start of the walk, and the path below it.
     """
 
     def __init__(self, folder: Path, relative: Path, descriptor: int | None) -> None:
@@ -181,9 +185,8 @@ class _Directory:
         descriptor = None
         if self._descriptor is not None:
             descriptor = open_subdirectory(name, self._descriptor)
-        elif (
-            Path(os.path.realpath(self.path / name)) != self.path / name
-        ):  # Windows: a junction is a directory, too
+        elif Path(os.path.realpath(self.path / name)) != self.path / name:
+            # On Windows a junction looks like a directory.
             raise NotADirectoryError(errno.ENOTDIR, "it is a link")
         return _Directory(self.folder, self.relative / name, descriptor)
 
@@ -194,5 +197,5 @@ class _Directory:
 
 
 def short(source: str) -> str:
-    """A name for a message: in quotes, escaped, of bounded length."""
+    """Quote, escape and shorten a name for a message."""
     return repr(shortened(source, 200))

@@ -1,1 +1,1 @@
-"""Measuring: word error rates, speed, and comparisons with other programs."""
+"""Measure word error rates and speed, and compare with other programs."""

@@ -1,8 +1,9 @@
-"""The judge: transcripts against known truth.
+"""Score transcripts against reference transcripts.
 
-Truth is a ``truth.json`` in the directory of the recordings, a list of ``{file, language, duration, segments: [{start,
-end, text, speaker, words: [{word, start, end}]}]}`` of which only ``file`` and ``text`` have to be there; or a ``.txt``
-beside a recording, with its words and no times. Figures whose truth is not known are ``None``.
+The reference is a ``truth.json`` beside the recordings, a list of ``{file, language, duration,
+segments: [{start, end, text, speaker, words: [{word, start, end}]}]}``; only ``file`` and ``text``
+are required. Or it is a ``.txt`` beside each recording, with its words. Figures without a reference
+are ``None``.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from itertools import chain, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +22,19 @@ from ..errors import SourceError, SourceNotFoundError, SourceUnreadableError, Us
 from .wer import align, normalise
 
 TRUTH_NAME = "truth.json"
-OUTSIDE_SPEECH_S = 0.5  # a word this far from all speech was invented, not merely timed badly
-NEAR_S, FAR_S = 0.05, 0.1  # the field's two limits of a good word start
+OUTSIDE_SPEECH_S = 0.5  # a word this far from all speech was hallucinated
+# Two usual limits for an accurate word start.
+NEAR_S = 0.05
+FAR_S = 0.1
 
-_NOT_MEDIA = {".txt", ".json", ".srt", ".vtt", ".tsv", ".md"}  # what transcripts are written as
+_NOT_MEDIA = {".txt", ".json", ".srt", ".vtt", ".tsv", ".md"}  # extensions of transcripts
 
-# -- truth ----------------------------------------------------------------------------------------------------------
+# -- truth -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class TruthSegment:
-    """A sentence that was said. ``words`` may lack some of the text's words."""
+    """A reference sentence. ``words`` may be incomplete."""
 
     text: str
     start: float | None = None
@@ -43,7 +46,7 @@ class TruthSegment:
 
 @dataclass(frozen=True, slots=True)
 class TruthWord:
-    """A word whose start is known, and its end where the source of the truth tells."""
+    """A reference word with its start, and its end if known."""
 
     text: str
     start: float
@@ -52,7 +55,7 @@ class TruthWord:
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """What one recording says. ``language`` is ``None`` where unknown or where there are several."""
+    """The reference of one recording. ``language`` is ``None`` if unknown or mixed."""
 
     path: Path
     segments: tuple[TruthSegment, ...]
@@ -61,12 +64,12 @@ class Truth:
 
 
 def load_truth(directory: Path) -> list[Truth]:
-    """Every recording in ``directory`` whose words are known, in order of names.
+    """Load the references of a directory, in order of names.
 
     Raises:
-        SourceNotFoundError: no such directory, or truth about a recording that is not there.
-        SourceError: a damaged truth file.
-        UsageError: no truth at all.
+        SourceNotFoundError: no such directory, or a listed recording is missing.
+        SourceError: a damaged reference file.
+        UsageError: no reference at all.
     """
     if not directory.is_dir():
         raise SourceNotFoundError(
@@ -87,7 +90,10 @@ def load_truth(directory: Path) -> list[Truth]:
         )
         truths += [Truth(path, (TruthSegment(text),) if text.strip() else ()) for path in media]
     if not truths:
-        hint = f"put a {TRUTH_NAME} there, or beside each recording a .txt of the same name with the words said"
+        hint = (
+            f"put a {TRUTH_NAME} there, or beside each recording a .txt of the same name "
+            "with the words said"
+        )
         raise UsageError(f"{directory} holds no truth to judge by", hint=hint)
     for truth in truths:
         if not truth.path.is_file():
@@ -171,19 +177,19 @@ def _maybe_seconds(value: object) -> float | None:
     return None if value is None else _seconds(value)
 
 
-# -- scores ---------------------------------------------------------------------------------------------------------
+# -- scores ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Figures that add up over files. Times in seconds; errors are found minus true, so a late start is positive.
+    """Additive figures. Times in seconds; errors are found minus true, so late is positive.
 
     Attributes:
-        untimed_words: words of the text without times.
-        disordered_words: words that start before the one before them ends.
-        invented_words: words found where the truth has none at all; such files do not enter the word error rate.
-        outside_speech_words: words in files with speech, more than ``OUTSIDE_SPEECH_S`` from all of it.
-        missed_speech_s: true segments during which not one word was found.
+        untimed_words: words without times.
+        disordered_words: words that start before the previous one ends.
+        invented_words: words in files without speech; these do not enter the word error rate.
+        outside_speech_words: words more than ``OUTSIDE_SPEECH_S`` from all speech.
+        missed_speech_s: duration of reference segments without a single word.
     """
 
     files: int = 0
@@ -221,7 +227,7 @@ class Score:
 
     @property
     def missing_words(self) -> float | None:
-        """Share of the words said that have no counterpart at all."""
+        """Share of reference words without a counterpart."""
         return _share(self.deletions, self.reference_words)
 
     def to_json(self) -> dict[str, Any]:
@@ -244,7 +250,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class FileScore:
-    """One recording's figures; ``language`` is the true one, ``found_language`` the transcript's."""
+    """One recording's figures, with the reference and the detected language."""
 
     file: str
     language: str | None
@@ -261,25 +267,18 @@ class FileScore:
 
 
 def score(truth: Truth, transcript: Transcript) -> FileScore:
-    """Judge one transcript."""
+    """Score one transcript."""
     language = truth.language or transcript.language
-    said = list(
-        chain.from_iterable(
-            _tokens(s.text, s.words, s.language or language) for s in truth.segments
-        )
-    )
-    heard = list(
-        chain.from_iterable(
-            _tokens(s.text, s.words, s.language or language) for s in transcript.segments
-        )
+    said, heard = (
+        [token for s in segments for token in _tokens(s.text, s.words, s.language or language)]
+        for segments in (truth.segments, transcript.segments)
     )
     words = transcript.words
+    has_language = truth.language is not None and bool(said)
     judged = Score(
         files=1,
-        languages=int(truth.language is not None and bool(said)),
-        languages_right=int(
-            truth.language is not None and bool(said) and truth.language == transcript.language
-        ),
+        languages=int(has_language),
+        languages_right=int(has_language and truth.language == transcript.language),
         words=len(heard),
         untimed_words=sum(not token.timed for token in heard),
         disordered_words=sum(b.start < a.end - CLOCK_TOLERANCE_S for a, b in pairwise(words)),
@@ -294,13 +293,13 @@ def score(truth: Truth, transcript: Transcript) -> FileScore:
 
 
 def total(scores: Iterable[FileScore]) -> Score:
-    """All files as one: words are pooled, so a long file weighs more than a short one."""
+    """Sum over files: words are pooled, so long files weigh more."""
     return sum((entry.score for entry in scores), Score())
 
 
 @dataclass(frozen=True, slots=True)
 class _Token:
-    """A normalised word; ``timed`` where it is part of a word with times, with a start where it begins that word."""
+    """A normalised word. ``timed`` if part of a timed word; the start is set on its first token."""
 
     text: str
     timed: bool = False
@@ -311,7 +310,7 @@ class _Token:
 def _tokens(
     text: str, words: Sequence[Word] | Sequence[TruthWord], language: str | None
 ) -> list[_Token]:
-    """The text's normalised words, with times where ``words`` has the same word in the same place."""
+    """Normalise a text; words take times from the same word at the same place in ``words``."""
     tokens = normalise(text, language)
     timed = [token for word in _spaced(words) for token in _parts(word, language)]
     if [token.text for token in timed] == tokens:
@@ -319,29 +318,21 @@ def _tokens(
     forward = set(align(tokens, [token.text for token in timed]))
     backward = align(tokens[::-1], [token.text for token in timed[::-1]])
     found = [_Token(token) for token in tokens]
-    for (
-        i,
-        j,
-    ) in (
-        backward
-    ):  # a word that could stand in two places is in different ones read forward and backward
-        if i is None or j is None:
+    # Forward and backward alignments agree only on unambiguous words.
+    for from_last_i, from_last_j in backward:
+        if from_last_i is None or from_last_j is None:
             continue
-        i, j = len(tokens) - 1 - i, len(timed) - 1 - j
-        if (i, j) in forward and tokens[i].startswith(
-            timed[j].text
-        ):  # a truth event "drama" is "drama's"
-            found[i] = _Token(
-                tokens[i],
-                True,
-                timed[j].start,
-                timed[j].end if tokens[i] == timed[j].text else None,
-            )
+        i = len(tokens) - 1 - from_last_i
+        j = len(timed) - 1 - from_last_j
+        word = timed[j]
+        if (i, j) in forward and tokens[i].startswith(word.text):  # "drama" starts "drama's"
+            end = word.end if tokens[i] == word.text else None
+            found[i] = _Token(tokens[i], True, word.start, end)
     return found
 
 
 def _spaced(words: Sequence[Word] | Sequence[TruthWord]) -> list[TruthWord]:
-    """Words as they are parted by spaces, where their texts carry them ("well" and "-cut" are one)."""
+    """Join word parts that have no space between them ("well" and "-cut")."""
     carried = any(word.text[:1].isspace() for word in words)
     spaced: list[TruthWord] = []
     for word in words:
@@ -362,24 +353,22 @@ def _parts(word: TruthWord, language: str | None) -> list[_Token]:
 
 
 def _word_score(said: Sequence[_Token], heard: Sequence[_Token]) -> Score:
-    hits, starts, ends = 0, [], []
     pairs = align([token.text for token in said], [token.text for token in heard])
-    for i, j in pairs:
-        if i is None or j is None or said[i].text != heard[j].text:
-            continue
-        hits += 1
-        if (true_start := said[i].start) is not None and (start := heard[j].start) is not None:
-            starts.append(start - true_start)
-        if (true_end := said[i].end) is not None and (end := heard[j].end) is not None:
-            ends.append(end - true_end)
+    paired = [(said[i], heard[j]) for i, j in pairs if i is not None and j is not None]
+    hits = [(true, found) for true, found in paired if true.text == found.text]
     return Score(
-        hits=hits,
-        substitutions=sum(i is not None and j is not None for i, j in pairs) - hits,
+        hits=len(hits),
+        substitutions=len(paired) - len(hits),
         deletions=sum(j is None for _, j in pairs),
         insertions=sum(i is None for i, _ in pairs),
-        start_errors=tuple(starts),
-        end_errors=tuple(ends),
+        start_errors=_errors((true.start, found.start) for true, found in hits),
+        end_errors=_errors((true.end, found.end) for true, found in hits),
     )
+
+
+def _errors(times: Iterable[tuple[float | None, float | None]]) -> tuple[float, ...]:
+    """Found minus true, for the pairs with both."""
+    return tuple(found - true for true, found in times if true is not None and found is not None)
 
 
 def _speech_score(truth: Truth, words: Sequence[Word]) -> Score:

@@ -1,4 +1,4 @@
-"""Scores as plain text: a line for each recording, and a line for each program that was judged."""
+"""Format scores as plain text: one line per recording or per program."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _FIGURES = ("words", "WER", "missed", "invented", "start ms", "<=50ms", "<=100ms
 
 
 def table(scores: Sequence[FileScore]) -> str:
-    """A line for each recording and the total below."""
+    """One line per recording, and the total."""
     rows: list[tuple[str, ...]] = [("file", "lang", "found", *_FIGURES)]
     rows += [
         (s.file, s.language or "-", s.found_language or "-", *_figures(s.score)) for s in scores
@@ -20,7 +20,7 @@ def table(scores: Sequence[FileScore]) -> str:
 
 
 def systems_table(systems: Sequence[tuple[str, Score, float]]) -> str:
-    """A line for each program: its name, its score over all recordings, the seconds that it took."""
+    """One line per program: name, score over all recordings, seconds."""
     rows = [("program", *_FIGURES, "seconds")]
     return _aligned(
         [*rows, *((name, *_figures(judged), f"{seconds:.1f}") for name, judged, seconds in systems)]
@@ -28,7 +28,7 @@ def systems_table(systems: Sequence[tuple[str, Score, float]]) -> str:
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    """The first column to the left, the others to the right."""
+    """Align the first column left and the others right."""
     widths = [max(columns(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join(

@@ -1,4 +1,4 @@
-"""Two texts word by word: normalised as the field does, and aligned with the fewest errors."""
+"""Normalise two texts and align their words with the fewest errors."""
 
 from __future__ import annotations
 
@@ -9,18 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-BLOCK_ROWS = 256  # of the distance matrix kept at once while tracing back
+from ..align.words import UNSPACED_LANGUAGES
 
-_UNSPACED = {
-    "zh",
-    "ja",
-    "th",
-    "lo",
-    "my",
-    "yue",
-    "km",
-    "bo",
-}  # written without spaces: judged by character
+BLOCK_ROWS = 256  # rows of the distance matrix in memory while tracing back
+
 _HESITATIONS = {"hmm", "mm", "mhm", "mmm", "uh", "um"}
 _CONTRACTIONS = {
     "won't": "will not",
@@ -37,6 +29,7 @@ _SUFFIXES = {
     "'d": " would",
     "'m": " am",
 }
+# After these words, 's means "is".
 _IS_PRONOUNS = {
     "it",
     "he",
@@ -48,31 +41,31 @@ _IS_PRONOUNS = {
     "who",
     "where",
     "how",
-}  # whose 's stands for "is"
+}
 _AMERICAN = {
-    "behaviour": "behavior", "centre": "center", "cheque": "check", "colour": "color", "favour": "favor",
-    "favourite": "favorite", "grey": "gray", "harbour": "harbor", "honour": "honor", "labour": "labor",
-    "litre": "liter", "metre": "meter", "mum": "mom", "neighbour": "neighbor", "organisation": "organization",
-    "organise": "organize",
+    "behaviour": "behavior", "centre": "center", "cheque": "check", "colour": "color",
+    "favour": "favor", "favourite": "favorite", "grey": "gray", "harbour": "harbor",
+    "honour": "honor", "labour": "labor", "litre": "liter", "metre": "meter", "mum": "mom",
+    "neighbour": "neighbor", "organisation": "organization", "organise": "organize",
     "programme": "program", "realise": "realize", "recognise": "recognize", "theatre": "theater",
     "travelled": "traveled", "travelling": "traveling", "tyre": "tire",
 }  # fmt: skip
 
 
 def normalise(text: str, language: str | None) -> list[str]:
-    """The words that are compared, as Whisper's own evaluation compares them, but lighter.
+    """The words to compare: a lighter form of Whisper's normalisation.
 
-    NFKC, lower case; marks, symbols and punctuation part words, except that an apostrophe inside a word is dropped
-    ("l'eau" is "leau"); umlauts and accents stay. English: contractions are spelled out ("won't" is "will not"),
-    hesitations ("um") left out, two dozen British spellings made American. Languages written without spaces: one word
-    a character. Digits and number words stay what they are: "2" is not "two".
+    NFKC and lower case. Marks, symbols and punctuation separate words; an apostrophe inside a word
+    is dropped ("l'eau" is "leau"). Umlauts and accents stay. English: contractions are expanded
+    ("won't" is "will not"), hesitations ("um") dropped, two dozen British spellings made American.
+    Languages without spaces: one word per character. Numbers stay: "2" is not "two".
     """
     text = unicodedata.normalize("NFKC", text).lower().replace("’", "'").replace("ʼ", "'")
     if language == "en":
         text = re.sub(r"[\w']+", lambda match: _spelled_out(match.group()), text)
     text = re.sub(r"(?<=\w)'(?=\w)", "", text)
     text = "".join(" " if unicodedata.category(c)[0] in "SPCZ" else c for c in text)
-    if language in _UNSPACED:
+    if language in UNSPACED_LANGUAGES:
         return [c for c in text if not c.isspace()]
     words = text.split()
     if language == "en":
@@ -93,10 +86,11 @@ def _spelled_out(word: str) -> str:
 def align(
     reference: Sequence[str], hypothesis: Sequence[str]
 ) -> list[tuple[int | None, int | None]]:
-    """Pair words with the fewest substitutions, deletions and insertions (Levenshtein distance).
+    """Align words by Levenshtein distance.
 
-    Returns indices in order; ``None`` on the left is an insertion, on the right a deletion. Whole rows are computed at
-    once and only every ``BLOCK_ROWS``-th is kept, so that hours of speech take seconds and some megabytes.
+    Returns index pairs in order; ``None`` on the left is an insertion, on the right a deletion.
+    Rows are vectorised and only every ``BLOCK_ROWS``-th is stored, so hours of speech take seconds
+    and some megabytes.
     """
     ids: dict[str, int] = {}
     ref = np.array([ids.setdefault(word, len(ids)) for word in reference], dtype=np.int32)
@@ -117,7 +111,8 @@ def align(
                 and j > 0
                 and here == matrix[i - 1, j - 1] - int(ref[top + i - 1] == hyp[j - 1])
             ):
-                i, j = i - 1, j - 1
+                i -= 1
+                j -= 1
                 pairs.append((top + i, j))
             elif i > 0 and here == matrix[i - 1, j] + 1:
                 i -= 1
@@ -131,10 +126,10 @@ def align(
 def _rows(
     first: NDArray[np.int32], ref: NDArray[np.int32], hyp: NDArray[np.int32]
 ) -> NDArray[np.int32]:
-    """Rows of (distance - column) below ``first``, which is row 0 of the result: (len(ref) + 1, len(hyp) + 1).
+    """Rows of (distance - column); ``first`` is row 0: (len(ref) + 1, len(hyp) + 1).
 
-    Less the column, an insertion costs nothing, so that a running minimum takes all of a row's insertions at once; a
-    hit gains 1, a substitution costs nothing, a deletion 1.
+    Minus the column, an insertion costs 0, so a running minimum handles a row's insertions. A match
+    gains 1, a substitution costs 0, a deletion 1.
     """
     matrix = np.empty((len(ref) + 1, len(hyp) + 1), dtype=np.int32)
     matrix[0] = first

@@ -1,8 +1,8 @@
-"""How fast this machine transcribes: one table with stages, the share of what the hardware can do, memory, and peers.
+"""Measure the speed of this machine: stages, share of the hardware's limits, memory, and peers.
 
-Stages are measured one at a time on the windows of the recording, with the device's queue empty before and after; in
-the flow they overlap, which is why its time is less than their sum. ``ceilings`` measures what the device can do at
-most; ``peers`` runs other programs, where they are installed, in processes of their own.
+Stages run one at a time on the recording's windows, with synchronised devices. In the whole
+pipeline they overlap, so its time is less than their sum. ``ceilings`` measures the device's
+limits; ``peers`` runs other programs in separate processes.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,15 @@ from ...speech.detector import SpeechDetector
 from ...speech.regions import Window
 from .ceilings import Ceilings, gpu_peak_bytes, measure_ceilings, peak_bytes, synchronize
 
-SPEECH = Path(__file__).with_name("speech.flac")  # 11 s of one voice, said over and over
+SPEECH = Path(__file__).with_name("speech.flac")  # 11 s of one voice, repeated
+ALL_STAGES = "all of it, overlapped"
+STEPS = 7  # first run, ceilings, four stages, whole pipeline
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One line of the table. ``share`` is that of the ceiling named by ``of``; ``None`` where neither is known."""
+    """One row. ``share`` is the fraction of the ceiling ``of``; ``None`` if unknown."""
 
     name: str
     seconds: float
@@ -47,7 +49,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class PeerTime:
-    """How long another program took over the same recording, or why it is not known."""
+    """Time of another program for the same recording, or why there is none."""
 
     name: str
     seconds: float | None
@@ -56,7 +58,7 @@ class PeerTime:
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What was measured."""
+    """The results of a benchmark."""
 
     info: EngineInfo
     audio_s: float
@@ -81,34 +83,24 @@ class Bench:
             "compute_type": info.compute_type,
             "batch_size": info.batch_size,
             "versions": dict(info.versions),
-            "warnings": [
-                {"code": notice.code, "message": notice.message} for notice in info.warnings
-            ],
+            "warnings": [asdict(notice) for notice in info.warnings],
             "audio_s": self.audio_s,
             "windows": self.windows,
             "tokens": self.tokens,
-            "ceilings": {"flops": self.ceilings.flops, "bytes_per_s": self.ceilings.bytes_per_s},
-            "stages": [
-                {
-                    "name": s.name,
-                    "seconds": s.seconds,
-                    "times_real_time": s.times_real_time,
-                    "share": s.share,
-                    "of": s.of,
-                }
-                for s in self.stages
-            ],
+            "ceilings": asdict(self.ceilings),
+            "stages": [asdict(stage) for stage in self.stages],
             "peak_bytes": self.peak_bytes,
             "gpu_peak_bytes": self.gpu_peak_bytes,
-            "peers": [
-                {"name": p.name, "seconds": p.seconds, "problem": p.problem} for p in self.peers
-            ],
+            "peers": [asdict(peer) for peer in self.peers],
         }
 
     def table(self) -> str:
         info = self.info
         lines = [
-            f"{info.engine} {info.model} on {info.device}, {info.compute_type}, batches of {info.batch_size}",
+            (
+                f"{info.engine} {info.model} on {info.device}, {info.compute_type}, batches of "
+                f"{info.batch_size}"
+            ),
             f"{self.audio_s / 60:.1f} min of audio: {self.windows} windows, {self.tokens} tokens",
             "",
             f"{'stage':<28}{'seconds':>10}{'× real time':>14}   share of the ceiling",
@@ -116,28 +108,28 @@ class Bench:
         for stage in self.stages:
             share = "" if stage.share is None else f"{stage.share:.0%} of {stage.of}"
             lines.append(
-                f"{stage.name:<28}{stage.seconds:>10.3f}{stage.times_real_time:>14.1f}   {share}".rstrip()
+                (
+                    f"{stage.name:<28}{stage.seconds:>10.3f}{stage.times_real_time:>14.1f}   "
+                    f"{share}"
+                ).rstrip()
             )
-        memory = [f"{self.peak_bytes / 1e6:.0f} MB of memory"] if self.peak_bytes else []
-        memory += [
-            f"{self.gpu_peak_bytes / 1e6:.0f} MB of the GPU's" if self.gpu_peak_bytes else ""
-        ]
-        lines += ["", "at most " + ", ".join(filter(None, memory))] if any(memory) else []
+        sizes = {"memory": self.peak_bytes, "GPU memory": self.gpu_peak_bytes}
+        memory = [f"{size / 1e6:.0f} MB of {name}" for name, size in sizes.items() if size]
+        lines += ["", f"at most {', '.join(memory)}"] if memory else []
         if self.peers:
             lines += ["", f"{'peer':<28}{'seconds':>10}{'× real time':>14}   ours is faster"]
         for peer in self.peers:
             if peer.seconds is None:
                 lines.append(f"{peer.name:<28}{'-':>10}{'-':>14}   {peer.problem}")
             else:
-                speed, gain = self.audio_s / peer.seconds, peer.seconds / self.total_s
-                lines.append(
-                    f"{peer.name:<28}{peer.seconds:>10.3f}{speed:>14.1f}   {gain:.1f} times"
-                )
+                figures = f"{peer.seconds:>10.3f}{self.audio_s / peer.seconds:>14.1f}"
+                gain = peer.seconds / self.total_s
+                lines.append(f"{peer.name:<28}{figures}   {gain:.1f} times")
         return "\n".join(lines) + "\n"
 
 
 def recording(path: Path | None, minutes: float) -> Samples:
-    """The user's recording, or the voice in the package; over and over until ``minutes`` are full."""
+    """The user's recording or the packaged voice, repeated for ``minutes``."""
     samples = read(path or SPEECH)
     return np.resize(samples, round(minutes * 60 * SAMPLE_RATE_HZ))
 
@@ -149,55 +141,36 @@ def measure(
     runs: int = 3,
     progress: Progress = no_progress,
 ) -> Bench:
-    """Every stage by itself, then the whole flow; medians of ``runs`` after a warm-up.
+    """Time each stage, then the whole pipeline: medians of ``runs`` after a warm-up.
 
-    ``progress`` hears of ``bench`` in steps.
+    Calls ``progress`` with ``bench`` and the step.
     """
     audio_s = len(samples) / SAMPLE_RATE_HZ
     watched = _Watched(engine)
-    steps = [
-        "the flow, first time",
-        "the ceilings",
-        "speech",
-        "encode",
-        "decode",
-        "words",
-        "the flow",
-    ]
-
-    def step(name: str) -> None:
-        progress("bench", steps.index(name), len(steps))
-
-    step("the flow, first time")
+    progress("bench", 0, STEPS)
     transcript = transcribe(samples, watched, options)
     batches = watched.batches
-    step("the ceilings")
+    progress("bench", 1, STEPS)
     ceilings = measure_ceilings(engine.info)
-    shape = _shape_of(engine.info)
     decoding = DecodingOptions(task=options.task)
     languages = [transcript.language or engine.info.languages[0]]
     encoded = [engine.encode(batch) for batch in batches]
-    spoken = [engine.decode(one, languages * len(one), decoding) for one in encoded]
-    step("speech")
-    seconds = {"speech": _median_s(lambda: _listen(engine, samples, options), runs)}
-    step("encode")
-    seconds["encode"] = _median_s(lambda: [engine.encode(batch) for batch in batches], runs)
-    step("decode")
-    seconds["decode"] = _median_s(
-        lambda: [engine.decode(one, languages * len(one), decoding) for one in encoded], runs
-    )
-    step("words")
-    seconds["words"] = _median_s(
-        lambda: [
-            engine.align(one, text, decoding) for one, text in zip(encoded, spoken, strict=True)
-        ],
-        runs,
-    )
-    encoded.clear()  # its memory is wanted
-    step("the flow")
-    seconds["all of it, overlapped"] = _median_s(lambda: transcribe(samples, engine, options), runs)
-    lengths = [[len(text.tokens) for text in batch] for batch in spoken]
-    shares = _shares(seconds, ceilings, shape, lengths, engine.info.compute_type)
+    decoded = [engine.decode(one, languages * len(one), decoding) for one in encoded]
+    work: dict[str, Callable[[], object]] = {
+        "speech": lambda: _detect_speech(engine, samples, options),
+        "encode": lambda: [engine.encode(batch) for batch in batches],
+        "decode": lambda: [engine.decode(b, languages * len(b), decoding) for b in encoded],
+        "words": lambda: [engine.align(*b, decoding) for b in zip(encoded, decoded, strict=True)],
+        ALL_STAGES: lambda: transcribe(samples, engine, options),
+    }
+    seconds: dict[str, float] = {}
+    for number, (name, run) in enumerate(work.items(), start=2):
+        if name == ALL_STAGES:
+            encoded.clear()  # frees memory for the whole pipeline
+        progress("bench", number, STEPS)
+        seconds[name] = _median_s(run, runs)
+    lengths = [[len(text.tokens) for text in batch] for batch in decoded]
+    shares = _shares(seconds, ceilings, engine.info, lengths)
     return Bench(
         info=engine.info,
         audio_s=audio_s,
@@ -214,7 +187,7 @@ def measure(
 
 @dataclass(slots=True)
 class _Watched:
-    """An engine, and the batches that it was given."""
+    """An engine that records its batches."""
 
     engine: Engine
     batches: list[Sequence[Window]] = field(default_factory=list)
@@ -261,7 +234,7 @@ def _median_s(work: Callable[[], Any], runs: int) -> float:
     return max(statistics.median(taken), 1e-9)
 
 
-def _listen(engine: Engine, samples: Samples, options: Options) -> None:
+def _detect_speech(engine: Engine, samples: Samples, options: Options) -> None:
     listener = listener_of(engine)
     block_s = listener.block_s if listener else 300.0
     detector = listener or SpeechDetector(options.threads)
@@ -271,7 +244,7 @@ def _listen(engine: Engine, samples: Samples, options: Options) -> None:
 
 
 def _shape_of(info: EngineInfo) -> Geometry | None:
-    """The model's dimensions; ``None`` where it is of another kind."""
+    """The model's dimensions, or ``None`` for other model families."""
     try:
         checkpoint = models.find_cached(info.model)
     except (ModelError, UsageError):
@@ -280,19 +253,16 @@ def _shape_of(info: EngineInfo) -> Geometry | None:
 
 
 def _shares(
-    seconds: dict[str, float],
-    ceilings: Ceilings,
-    shape: Geometry | None,
-    lengths: list[list[int]],
-    compute_type: str,
+    seconds: dict[str, float], ceilings: Ceilings, info: EngineInfo, lengths: list[list[int]]
 ) -> dict[str, tuple[float, str]]:
-    """Of the ceilings, where the model's dimensions and the size of its numbers are known."""
-    item = ITEM_BYTES.get(compute_type.partition("+")[0])
+    """Shares of the ceilings, if model dimensions and number size are known."""
+    shape = _shape_of(info)
+    item = ITEM_BYTES.get(info.compute_type.partition("+")[0])
     if shape is None or item is None:
         return {}
     n_windows = sum(map(len, lengths))
     flops = n_windows * shape.encoder_flops / seconds["encode"]
-    audio_item = 1 if "+" in compute_type else item
+    audio_item = 1 if "+" in info.compute_type else item
     read_bytes = sum(
         shape.decoding_bytes(len(batch), max(batch, default=0), item, audio_item)
         for batch in lengths

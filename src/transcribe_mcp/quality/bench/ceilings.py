@@ -1,4 +1,4 @@
-"""What a device can do at most, measured: products of large matrices, copies of large arrays; and memory used."""
+"""Measure a device's limits: large matrix products, large copies, and memory used."""
 
 from __future__ import annotations
 
@@ -19,14 +19,16 @@ RUNS = 5
 
 @dataclass(frozen=True, slots=True)
 class Ceilings:
-    """Floating-point operations a second, and bytes a second read and written together; of all devices together."""
+    """Floating-point operations per second, and bytes per second read plus written, over all
+    devices.
+    """
 
     flops: float
     bytes_per_s: float
 
 
 def measure_ceilings(info: EngineInfo) -> Ceilings:
-    """With PyTorch where the engine runs on it, in its precision; otherwise with NumPy in float32."""
+    """Measure with PyTorch in the engine's precision, otherwise with NumPy in float32."""
     if info.engine == "whisper":
         each = [_with_torch(info.compute_type, device) for device in info.device.split(",")]
         return Ceilings(sum(one.flops for one in each), sum(one.bytes_per_s for one in each))
@@ -61,7 +63,7 @@ def _with_torch(compute_type: str, device: str) -> Ceilings:
 
 
 def _best_s(work: Callable[[], Any]) -> float:
-    """The best of some runs: a ceiling is what was reached once."""
+    """The best of several runs: a ceiling needs to be reached only once."""
     taken = []
     for _ in range(RUNS + 1):
         synchronize()
@@ -73,7 +75,7 @@ def _best_s(work: Callable[[], Any]) -> float:
 
 
 def synchronize() -> None:
-    """Wait for every GPU of which PyTorch holds memory; others would get some by being asked."""
+    """Wait for every GPU on which PyTorch holds memory; others would allocate a context."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return
@@ -83,7 +85,7 @@ def synchronize() -> None:
 
 
 def gpu_peak_bytes(info: EngineInfo) -> int | None:
-    """What PyTorch held of the GPU at most; ``None`` where it holds nothing."""
+    """Peak GPU memory of PyTorch; ``None`` without any."""
     torch = sys.modules.get("torch")
     if torch is None or not info.device.startswith("cuda") or not torch.cuda.is_available():
         return None
@@ -94,7 +96,7 @@ def gpu_peak_bytes(info: EngineInfo) -> int | None:
 
 
 def peak_bytes() -> int | None:
-    """What this process held of main memory at most; ``None`` where the system does not tell."""
+    """Peak resident memory of this process; ``None`` if unknown."""
     try:
         import resource
     except ImportError:

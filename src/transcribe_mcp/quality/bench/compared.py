@@ -1,7 +1,8 @@
-"""Other programs on the recordings of an evaluation, with the same weights, each in a process of its own.
+"""Run other programs on the recordings of an evaluation, with the same weights, in separate
+processes.
 
-faster-whisper runs in this environment. WhisperX needs one of its own, which ``transcribe-mcp env create --want
-whisperx`` makes.
+faster-whisper runs in this environment. WhisperX needs a separate one, made by ``transcribe-mcp env
+create --want whisperx``.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ from ...models.conversion import ctranslate2_directory
 
 PEERS = ("faster-whisper", "faster-whisper-batched", "whisperx")
 BEAM_SIZE = 5  # the default of each
-# Without telemetry; and a model comes from this machine or not at all.
+# No telemetry, and no downloads.
 _ENVIRONMENT = {"PYANNOTE_METRICS_ENABLED": "0", "HF_HUB_OFFLINE": "1"}
 _CHILD = Path(__file__).with_name("peer_child.py")
 
 
 @dataclass(frozen=True, slots=True)
 class PeerTranscript:
-    """What a peer made of one recording, and the seconds that it took."""
+    """A peer's transcript of one recording, and its time in seconds."""
 
     transcript: Transcript
     seconds: float
@@ -43,9 +44,10 @@ class PeerTranscript:
 
 def require_peers(names: Sequence[str]) -> None:
     """
+
     Raises:
-        UnknownNameError: one of them is no peer.
-        EngineUnavailableError: one of them is not installed.
+        UnknownNameError: no such peer.
+        EngineUnavailableError: a peer is not installed.
     """
     for name in names:
         if name not in PEERS:
@@ -63,12 +65,12 @@ def peer_transcripts(
     recordings: Sequence[Path],
     progress: Progress = no_progress,
 ) -> Iterator[PeerTranscript]:
-    """The transcripts of one peer, in order, with the model of ``info`` in int8 on the CPU.
+    """Yield the transcripts of one peer, in order, with the model of ``info`` in int8 on the CPU.
 
     Raises:
         EngineUnavailableError: the peer is not installed.
-        EngineFailedError: it broke down.
-        ModelError: it cannot have the model.
+        EngineFailedError: the peer failed.
+        ModelError: the model cannot be converted for the peer.
     """
     if len(info.languages) == 1:
         language = info.languages[
@@ -93,7 +95,7 @@ def peer_transcripts(
                     if line.startswith("{"):
                         yield _read(name, json.loads(line))
                         n_done += 1
-            except BaseException:  # also where no more transcripts are asked for
+            except BaseException:  # also when the caller stops early
                 child.kill()
                 raise
         said.seek(0)
@@ -106,8 +108,9 @@ def peer_transcripts(
 
 def _python_with(name: str) -> Path:
     """
+
     Raises:
-        EngineUnavailableError: the peer is not installed, or its environment cannot be used.
+        EngineUnavailableError: the peer is missing, or its environment is unusable.
     """
     if name == "whisperx":
         return _python_with_whisperx()
@@ -120,7 +123,7 @@ def _python_with(name: str) -> Path:
 
 
 def _python_with_whisperx() -> Path:
-    """That of the environment which is current for WhisperX, or this one where WhisperX is installed in it."""
+    """Python of the current WhisperX environment, or of this one if WhisperX is installed here."""
     create = "transcribe-mcp env create --want whisperx"
     try:
         current = environments.current_environment("whisperx")
@@ -132,21 +135,25 @@ def _python_with_whisperx() -> Path:
     if find_spec("whisperx") is not None:
         return Path(sys.executable)
     if current is not None:
-        problem = f"whisperx cannot be run: environment {current.name} is {current.state}: {current.problem}"
+        problem = (
+            f"whisperx cannot be run: environment {current.name} is {current.state}: "
+            f"{current.problem}"
+        )
         raise EngineUnavailableError(problem, hint=f"make another one: {create}")
     raise EngineUnavailableError("whisperx is not installed: no environment has it", hint=create)
 
 
 def _model_for_peers(info: EngineInfo, progress: Progress) -> Path:
-    """The weights that the engine uses, in the layout that the peers read."""
+    """The engine's weights in the peers' format."""
     checkpoint = models.resolve(info.model, offline=True, progress=progress)
     return ctranslate2_directory(checkpoint, "int8", progress)
 
 
 def _read(name: str, data: dict[str, Any]) -> PeerTranscript:
-    """Times that overlap, which a transcript may not have, are moved up to the end before them."""
+    """Convert a peer's output; overlapping times are moved up to the previous end."""
     rows: list[Segment] = []
-    clock, duration = 0.0, float(data["duration"])
+    clock = 0.0
+    duration = float(data["duration"])
 
     def moved(start: float, end: float) -> tuple[float, float]:
         nonlocal clock

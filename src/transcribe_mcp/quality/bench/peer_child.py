@@ -1,9 +1,9 @@
-"""Run by the Python of an environment that has a peer: its transcripts of some recordings, a line of JSON each.
+"""Transcribe recordings with a peer, in the Python of its environment; prints a line of JSON each.
 
     PYTHON peer_child.py NAME MODEL COMPUTE_TYPE LANGUAGE BEAM_SIZE RECORDING...
 
-A script by itself, because the environment need not have transcribe-mcp: it imports the peer and nothing of ours.
-``LANGUAGE`` is a code, or ``auto``. Lines that do not begin with ``{`` are the peer's own talk.
+A standalone script: the environment may lack transcribe-mcp, so it imports only the peer.
+``LANGUAGE`` is a code, or ``auto``. Lines that do not begin with ``{`` are the peer's output.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ def faster_whisper_batched(
 
 
 def whisperx(model: str, compute_type: str, language: str | None, beam_size: int) -> Run:
-    """Without its alignment and speaker models, which only the model hub has; so its words have no times.
+    """Without alignment and speaker models, which only the model hub has; words have no times.
 
-    Voice detection is its default, pyannote's, whose model is in its wheel.
+    Voice detection is the default, pyannote's, whose model is in the wheel.
     """
     module = importlib.import_module("whisperx")
     options = {"beam_size": beam_size}

@@ -1,7 +1,7 @@
-"""Other programs over the same recording with the same model, where they are installed, each in a child process.
+"""Run other installed programs on the same recording with the same model, each in a child process.
 
-Run as ``python -m transcribe_mcp.quality.bench.peers NAME REQUEST``; prints one JSON line. Threads, memory and
-aborts of a peer stay in that process.
+Run as ``python -m transcribe_mcp.quality.bench.peers NAME REQUEST``; prints one JSON line. A peer's
+threads, memory and crashes stay in that process.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ BATCH = 16
 
 @dataclass(frozen=True, slots=True)
 class PeerRequest:
-    """What a peer is to do.
+    """The work of a peer.
 
     Attributes:
-        model: as our engine names it.
+        model: the engine's name for it.
         device: ``cpu`` or ``cuda``.
         language: code.
-        samples: a file in NumPy's format.
+        samples: path of a file in NumPy's format.
     """
 
     model: str
@@ -50,7 +50,7 @@ class PeerRequest:
 
 
 def _faster_whisper(request: PeerRequest, samples: Samples) -> Callable[[], int]:
-    """Its batched pipeline; CTranslate2 in int8 on a CPU, float16 on a GPU."""
+    """The batched pipeline: CTranslate2 in int8 on a CPU, float16 on a GPU."""
     module = importlib.import_module("faster_whisper")
     directory = _converted(request, "int8" if request.device == "cpu" else "source")
     kind = "int8" if request.device == "cpu" else "float16"
@@ -72,8 +72,9 @@ def _faster_whisper(request: PeerRequest, samples: Samples) -> Callable[[], int]
 
 
 def _transformers(request: PeerRequest, samples: Samples) -> Callable[[], int]:
-    """Its speech recognition pipeline in chunks of 30 s, with word times."""
-    module, torch = importlib.import_module("transformers"), importlib.import_module("torch")
+    """The speech recognition pipeline in chunks of 30 s, with word timestamps."""
+    module = importlib.import_module("transformers")
+    torch = importlib.import_module("torch")
     directory = str(models.resolve(request.model, offline=True, progress=no_progress).directory)
     kind = torch.float32 if request.device == "cpu" else torch.float16
     model = module.WhisperForConditionalGeneration.from_pretrained(directory, dtype=kind)
@@ -102,7 +103,7 @@ PEERS = {
 
 
 def run_peers(info: EngineInfo, samples: Samples, language: str) -> Iterator[PeerTime]:
-    """Every peer that is installed, one after the other; what goes wrong with one is its line in the table."""
+    """Time every installed peer in turn; a failure becomes its row in the table."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "samples.npy"
         np.save(path, samples)
