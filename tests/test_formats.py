@@ -74,7 +74,7 @@ def sample() -> Transcript:
         device="cpu",
         compute_type="float32",
         source="shows/rain_and_drops #1.flac",
-        warnings=(Notice("words_missing", "One segment has no word times."),),
+        warnings=(Notice("words_missing", "One segment has no word timestamps."),),
         timings={"decode": 0.1, "total": 0.5},
         versions={"transcribe-mcp": "0.1.0"},
     )

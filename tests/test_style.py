@@ -56,10 +56,7 @@ UNFINISHED: dict[str, set[str]] = {
     },
     "phrases": {
         "benchmarks",
-        "docs/accuracy.md",
-        "docs/formats.md",
         "docs/jobs.md",
-        "docs/performance.md",
         "engines",
         "frontends",
         "jobs",
