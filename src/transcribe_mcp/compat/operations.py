@@ -16,6 +16,7 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -56,21 +57,24 @@ def whisper_vocabulary(size: int) -> list[str]:
     return [f"t{i}" for i in range(size - len(ends))] + ends
 
 
+def _random_tensors() -> Callable[..., Any]:
+    """A function that fills tensors of any shape from one seeded random block, which is fast."""
+    np = importlib.import_module("numpy")
+    random = np.random.default_rng(0)
+    block = random.standard_normal(1 << 16, dtype=np.float32) * np.float32(0.02)
+    turns = itertools.count()
+    # Rolled, because CTranslate2 stores equal tensors once.
+    return lambda *dims: np.resize(np.roll(block, next(turns)), dims)
+
+
 def save_random_whisper(
     folder: str, shape: dict[str, int], quantization: str | None = None
 ) -> None:
     """Write a CTranslate2 Whisper of this shape with random weights (seeded) into ``folder``."""
     np = importlib.import_module("numpy")
     specs = importlib.import_module("ctranslate2.specs")
-    random = np.random.default_rng(0)
+    fill = _random_tensors()
     d = shape["n_state"]
-
-    block = random.standard_normal(1 << 16, dtype=np.float32) * np.float32(0.02)
-    turns = itertools.count()
-
-    def fill(*dims: int) -> Any:
-        """Repeat the random block, which is faster; rolled, because equal tensors are shared."""
-        return np.resize(np.roll(block, next(turns)), dims)
 
     def linear(layer: Any, out: int, inner: int) -> None:
         layer.weight = fill(out, inner)
