@@ -18,7 +18,6 @@ from types import MappingProxyType
 from ..settings import usable_cores
 
 _MB = 10**6
-_GB = 10**9
 _GIB = 2**30
 
 
@@ -32,7 +31,6 @@ class CatalogueEntry:
         english_only: supports no other language.
         can_translate: trained to translate into English. The turbo and distilled models were not:
             they transcribe or hallucinate instead.
-        n_mels: mel channels of the encoder input.
     """
 
     name: str
@@ -41,29 +39,24 @@ class CatalogueEntry:
     download_bytes: int | None
     english_only: bool = False
     can_translate: bool = True
-    n_mels: int = 80
 
     @property
     def languages(self) -> str:
         return "English" if self.english_only else "99 languages"
 
 
-def _openai(
-    name: str, parameters_millions: int, download_bytes: int, n_mels: int = 80
-) -> CatalogueEntry:
+def _openai(name: str, parameters_millions: int, download_bytes: int) -> CatalogueEntry:
     english_only = name.endswith(".en")
     can_translate = not english_only and name != "large-v3-turbo"
     repo = "openai/whisper-large" if name == "large-v1" else f"openai/whisper-{name}"
     return CatalogueEntry(
-        name, repo, parameters_millions, download_bytes, english_only, can_translate, n_mels
+        name, repo, parameters_millions, download_bytes, english_only, can_translate
     )
 
 
-def _distil(
-    name: str, parameters_millions: int, download_bytes: int | None, n_mels: int = 80
-) -> CatalogueEntry:
+def _distil(name: str, parameters_millions: int, download_bytes: int | None) -> CatalogueEntry:
     repo = f"distil-whisper/{name}"
-    return CatalogueEntry(name, repo, parameters_millions, download_bytes, True, False, n_mels)
+    return CatalogueEntry(name, repo, parameters_millions, download_bytes, True, False)
 
 
 CATALOGUE: Mapping[str, CatalogueEntry] = MappingProxyType(
@@ -80,13 +73,13 @@ CATALOGUE: Mapping[str, CatalogueEntry] = MappingProxyType(
             _openai("medium.en", 769, 3_060 * _MB),
             _openai("large-v1", 1550, 6_170 * _MB),
             _openai("large-v2", 1550, 6_170 * _MB),
-            _openai("large-v3", 1550, 3_090 * _MB, n_mels=128),
-            _openai("large-v3-turbo", 809, 1_620 * _MB, n_mels=128),
+            _openai("large-v3", 1550, 3_090 * _MB),
+            _openai("large-v3-turbo", 809, 1_620 * _MB),
             _distil("distil-small.en", 166, 332 * _MB),
             _distil("distil-medium.en", 394, 789 * _MB),
             _distil("distil-large-v2", 756, 1_510 * _MB),
-            _distil("distil-large-v3", 756, 1_510 * _MB, n_mels=128),
-            _distil("distil-large-v3.5", 756, None, n_mels=128),
+            _distil("distil-large-v3", 756, 1_510 * _MB),
+            _distil("distil-large-v3.5", 756, None),
         )
     }
 )
