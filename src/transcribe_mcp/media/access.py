@@ -267,7 +267,7 @@ def find_allowed(
     Raises:
         UsageError: too many recordings or directory entries for one call.
     """
-    search = _Search(access, Walk(check), Collected())
+    search = _Search(access, Walk(check), Collected(show=short))
     for source in sources:
         check()
         search.collected.add(source, search.recordings(source))

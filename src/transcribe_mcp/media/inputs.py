@@ -11,7 +11,6 @@ from pathlib import Path, PurePosixPath
 from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
-from ..domain.text_breaks import shortened
 from ..errors import (
     CancelledError,
     OutputError,
@@ -58,6 +57,7 @@ class Collected:
 
     found: dict[Path, Recording] = field(default_factory=dict)
     refused: list[tuple[str, TranscribeError]] = field(default_factory=list)
+    show: Callable[[str], str] = str  # a source in an error message
 
     def add(self, source: str, recordings: Iterator[Recording]) -> None:
         """Add the recordings of one source, or its error.
@@ -73,8 +73,8 @@ class Collected:
         except TranscribeError as error:
             self.refused.append((source, error))
         except OSError as error:  # a name that is too long, a directory without permission
-            message = f"{shortened(source, 200)}: cannot be read: {error.strerror}"
-            hint = "check its name and its permissions"
+            message = f"{self.show(source)}: cannot be read: {error.strerror}"
+            hint = "Check its name and its permissions."
             self.refused.append((source, SourceUnreadableError(message, hint=hint)))
 
 
