@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,12 +15,39 @@ from small_checkpoints import write_checkpoint
 
 from transcribe_mcp.settings import settings
 
-# Tests start hundreds of processes, which need not compile the same modules again.
+# Tests start hundreds of processes. Each would compile the same modules again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
+# The longest files of a run, longest first. A long file that starts last keeps one core waiting.
+LONG_FILES = (
+    "test_jobs_killed.py",
+    "test_chaos.py",
+    "test_engine_memory.py",
+    "test_jobs_no_worker.py",
+    "test_exact.py",
+    "test_jobs.py",
+    "test_cli_queue.py",
+    "test_repetition.py",
+    "test_jobs_postgres.py",
+    "test_whisper_engine.py",
+    "test_mcp_http.py",
+    "test_mcp_ends.py",
+    "test_mcp.py",
+    "test_cli_jobs.py",
+    "test_jobs_workers.py",
+    "test_mcp_notices.py",
+)
 
 # How long an example takes says something of the machine, not of the code.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the longest files first."""
+    ranks = {name: rank for rank, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))
 
 
 @pytest.fixture

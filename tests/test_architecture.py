@@ -277,30 +277,31 @@ def test_every_third_party_package_that_is_imported_is_a_declared_dependency() -
     assert {COMES_WITH.get(name, name) for name in used} - declared == set()
 
 
-def import_in_child(names: list[str]) -> set[str]:
-    """Top-level packages that a fresh interpreter holds after importing ``names``."""
-    imports = f"import sys, importlib; [importlib.import_module(n) for n in {names!r}]"
-    code = f"{imports}; print(*sys.modules, sep='\\n')"
-    loaded = subprocess.check_output([sys.executable, "-c", code], text=True, timeout=PATIENCE_S)
-    return {line.split(".")[0] for line in loaded.splitlines()}
+@cache
+def imported_in_child(*names: str) -> dict[str, set[str]]:
+    """Name -> top-level packages of an interpreter that has imported it and the names before it."""
+    code = f"import sys\nfor name in {names!r}: __import__(name); print(name, *sys.modules)"
+    rows = subprocess.check_output([sys.executable, "-c", code], text=True, timeout=PATIENCE_S)
+    each = map(str.split, rows.splitlines())
+    return {name: {module.split(".")[0] for module in loaded} for name, *loaded in each}
 
 
-def front_ends() -> list[str]:
+def light() -> list[str]:
     parts = ("frontends", "service", "__main__")
-    return [f"transcribe_mcp.{module.name}" for module in modules() if module.part in parts]
+    found = [f"transcribe_mcp.{module.name}" for module in modules() if module.part in parts]
+    return ["transcribe_mcp", *found, *JOB_READERS]
 
 
-@pytest.mark.parametrize("name", ["transcribe_mcp", *front_ends(), *JOB_READERS])
+@pytest.mark.parametrize("name", light())
 def test_importing_a_front_end_loads_nothing_heavy(name: str) -> None:
-    assert import_in_child([name]) & HEAVY == set()
+    assert imported_in_child(*light())[name] & HEAVY == set()
 
 
 def test_compat_loads_nothing_but_the_standard_library() -> None:
     names = [f"transcribe_mcp.{module.name}" for module in modules() if module.part == "compat"]
+    before, *_, loaded = imported_in_child("sys", *names).values()
 
-    loaded = import_in_child(names) - import_in_child([])
-
-    assert {name for name in loaded if name not in sys.stdlib_module_names} == {"transcribe_mcp"}
+    assert loaded - before - sys.stdlib_module_names == {"transcribe_mcp"}
 
 
 def test_files_and_functions_are_short() -> None:

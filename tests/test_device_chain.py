@@ -4,11 +4,11 @@ it does there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -58,6 +58,12 @@ def ears() -> Ears:
 @cache
 def talk() -> Samples:
     return np.concatenate([read(truth.path) for truth in speech_truths().values()])
+
+
+@cache
+def long_sounds() -> list[tuple[Samples, Samples]]:
+    """Talk and babble, each with what the serial run says of it."""
+    return [(samples, serial_run(samples)) for samples in (talk(), babble(100))]
 
 
 def heard(samples: Samples, block: int) -> Samples:
@@ -110,8 +116,8 @@ def test_a_window_of_more_than_thirty_seconds_is_refused_with_its_length() -> No
 
 @pytest.mark.parametrize("block_s", [70, 600])
 def test_lanes_make_the_decisions_of_the_serial_run_on_nearly_every_frame(block_s: int) -> None:
-    for samples in (talk(), babble(100)):
-        serial, found = serial_run(samples), heard(samples, block_s * RATE_HZ)
+    for samples, serial in long_sounds():
+        found = heard(samples, block_s * RATE_HZ)
         assert found.shape == serial.shape
         assert ((found > THRESHOLD) == (serial > THRESHOLD)).mean() >= 0.995
 
@@ -385,13 +391,20 @@ def test_a_listener_gives_its_memory_to_windows_that_find_none(
 # -- samples that are no numbers -------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Any]:
+    request = EngineRequest(
+        "whisper", str(whisper_nano()), "cpu", "float32", threads=1, offline=True
+    )
+    engine = load_engine(request)
+    yield engine
+    engine.close()
+
+
 @pytest.mark.parametrize("use", ["decode", "decode_until", "detect_language", "align"])
 def test_a_window_with_samples_that_are_no_numbers_is_named_when_its_batch_is_used(
-    use: str,
+    engine: Any, use: str
 ) -> None:
-    engine = load_engine(
-        EngineRequest("whisper", str(whisper_nano()), "cpu", "float32", threads=1, offline=True)
-    )
     good, broken = talk()[: 2 * RATE_HZ], talk()[: 2 * RATE_HZ].copy()
     broken[100] = np.nan
     batch = [Window(30.0, good, (Region(30.0, 32.0),)), Window(60.0, broken, (Region(60.0, 62.0),))]
@@ -413,4 +426,3 @@ def test_a_window_with_samples_that_are_no_numbers_is_named_when_its_batch_is_us
     assert len(engine.decode(engine.encode(batch[:1]), ["en"], DecodingOptions())) == 1, (
         "other work is unharmed"
     )
-    engine.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,7 @@ def done(here: Place) -> Job:
     return finished(jobs.submit(request(CLIP)).job_id)
 
 
+@cache  # the same for both databases
 def unbroken(path: Path, **fields: object) -> Transcript:
     engine = load_engine(EngineRequest(engine="ctranslate2", model=options().model, device="cpu"))
     try:
