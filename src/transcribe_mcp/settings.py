@@ -72,7 +72,7 @@ class Settings(BaseSettings):
     workers: int = Field(
         default=0,
         ge=0,
-        description="number of workers; 0 starts one for each usable GPU, or one on the CPU",
+        description="number of workers; 0 starts one per usable GPU, or one on the CPU",
     )
     keep_days: float = Field(
         default=0,
@@ -94,7 +94,7 @@ class Settings(BaseSettings):
         return int(self.max_file_gib * 1024**3)
 
     def to_environment(self) -> dict[str, str]:
-        """Variables that give another process these settings, except the token. Paths are absolute."""
+        """Variables for another process: these settings without the token, with absolute paths."""
         found: dict[str, str] = {}
         for name in {*self.model_fields_set, "data_dir", "cache_dir"} - {"token"}:
             value = getattr(self, name)
@@ -128,7 +128,7 @@ def settings() -> Settings:
 
 
 def usable_cores() -> int:
-    """Logical cores available to this process, by CPU affinity and the quota of a container."""
+    """Logical cores available to this process: its CPU affinity, limited by a container."""
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
