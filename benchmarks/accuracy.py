@@ -1,9 +1,12 @@
-"""Accuracy on recordings with known truth: ours, joined into one long file, on non-speech, and the peer's.
+"""Accuracy on recordings with known truth: ours, joined into one long file, on non-speech, and the
+peer's.
 
-    python benchmarks/accuracy.py [--own] [--model DIR] [--audio DIR] [--windows] [--joined] [--non-speech] [--peers]
+    python benchmarks/accuracy.py [--own] [--model DIR] [--audio DIR] [--windows] [--joined]
+    [--non-speech] [--peers]
 
-``--own`` takes the repository's model and recordings, so that a clone alone is enough (with its test packages).
-Without a choice of parts all are run. ``--set NAME=JSON`` changes one of our options, ``--save DIR`` keeps transcripts.
+``--own`` takes the repository's model and recordings, so that a clone alone is enough (with its
+test packages). Without a choice of parts all are run. ``--set NAME=JSON`` changes one of our
+options, ``--save DIR`` keeps transcripts.
 """
 
 from __future__ import annotations
@@ -59,7 +62,9 @@ class Ours:
         from transcribe_mcp.engines import EngineRequest
 
         self.engine = load_engine(EngineRequest(engine, model, "cpu", compute_type))
-        self.options, self.settings, self.save = Options, settings, save
+        self.options = Options
+        self.settings = settings
+        self.save = save
 
     def __call__(self, path: Path, **settings: Any) -> Transcript:
         from transcribe_mcp import transcribe
@@ -127,7 +132,7 @@ def measure_joined(
     return figures, bars
 
 
-# -- non-speech -----------------------------------------------------------------------------------------------------
+# -- non-speech ------------------------------------------------------------------------------------
 
 
 def non_speech() -> Iterator[tuple[str, Samples]]:
@@ -193,7 +198,8 @@ def _hum(random: np.random.Generator, n: int) -> Samples:
 
 
 def measure_non_speech(ours: Ours, scratch: Path) -> tuple[dict[str, Any], list[Bar]]:
-    truths, blocks = [], []
+    truths = []
+    blocks = []
     for kind, samples in non_speech():
         path = scratch / f"{kind}.flac"
         truths.append(Truth(path, (), None, write_flac(path, [samples])))
@@ -217,11 +223,13 @@ def measure_non_speech(ours: Ours, scratch: Path) -> tuple[dict[str, Any], list[
     return figures, bars
 
 
-# -- the peer -------------------------------------------------------------------------------------------------------
+# -- the peer --------------------------------------------------------------------------------------
 
 
 def measure_peers(model: Path, compute_type: str, truths: Sequence[Truth]) -> dict[str, Score]:
-    """faster-whisper 1.2 on the same model: greedy, with word times; the batched pipeline with its own regions."""
+    """faster-whisper 1.2 on the same model: greedy, with word timestamps; the batched pipeline with
+    its own regions.
+    """
     from faster_whisper import BatchedInferencePipeline, WhisperModel
 
     directory = ctranslate2_layout(model, compute_type)

@@ -3,7 +3,8 @@
     direct   transcribe() in one process, model loading included
     mcp      transcribe_audio of a new MCP server with an empty data directory
 
-Every process records its own calls, see ``call_walk_parts/sitecustomize.py``. Imports and class bodies do not count.
+Every process records its own calls, see ``call_walk_parts/sitecustomize.py``. Imports and class
+bodies do not count.
 
 python benchmarks/call_walk.py [--list]
 """
@@ -127,7 +128,9 @@ async def ask(client: Client, tool: str, **arguments: Any) -> dict[str, Any]:
 
 
 def await_end(traces: Path) -> None:
-    """Wait for the processes that the server started, so that they do not run beside what is measured next."""
+    """Wait for the processes that the server started, so that they do not run beside what is
+    measured next.
+    """
     deadline = time.monotonic() + PATIENCE_S
     while any(is_alive(int(trace.stem)) for trace in traces.glob("*.tsv")):
         if time.monotonic() > deadline:
@@ -160,7 +163,8 @@ def main() -> int:
     )
     parser.add_argument("--list", action="store_true", help="Print the functions of every thread.")
     arguments = parser.parse_args()
-    bars, walks = [], {}
+    bars = []
+    walks = {}
     for name, walk, limits in (
         ("direct", direct, {"functions": 150, "files": 26, "threads": 4}),
         ("mcp", through_mcp, {"functions": 380, "files": 55, "threads": 11, "processes": 3}),

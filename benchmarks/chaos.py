@@ -1,9 +1,11 @@
-"""Durable jobs while everything around them is killed: nothing is lost, failed, wrong, or done twice without need.
+"""Durable jobs while everything around them is killed: nothing is lost, failed, wrong, or done
+twice without need.
 
-    postgres   three machines (data directories) on one server: workers, supervisors and front ends are killed, workers
-               are stopped and continued, connections are cut, the server is restarted every 40 s
-    sqlite     three front ends on one file: workers, supervisors, front ends and the store's writer process are
-               killed, also while they start, and now and then all of them at once
+    postgres   three machines (data directories) on one server: workers, supervisors and front ends
+               are killed, workers are stopped and continued, connections are cut, the server is
+               restarted every 40 s
+    sqlite     three front ends on one file: workers, supervisors, front ends and the store's writer
+               process are killed, also while they start, and now and then all of them at once
 
 python benchmarks/chaos.py postgres [--seconds 600] [--seed 1]
 python benchmarks/chaos.py sqlite [--kills 200] [--seed 1]
@@ -61,7 +63,7 @@ def do_one_of(chance: random.Random, acts: Sequence[tuple[float, Callable[[], bo
         chance.choices(works, weights)[0]()
 
 
-# --- the two runs -----------------------------------------------------------------------------------------------------
+# --- the two runs ---------------------------------------------------------------------------------
 
 
 def postgres_chaos(world: World, server: Any, seconds: float) -> None:
@@ -105,7 +107,7 @@ def sqlite_chaos(world: World, kills: int) -> None:
         do_one_of(chance, acts)
 
 
-# --- what came of it --------------------------------------------------------------------------------------------------
+# --- what came of it ------------------------------------------------------------------------------
 
 
 def look(world: World) -> tuple[dict[str, Any], list[Bar]]:
@@ -128,8 +130,9 @@ def look(world: World) -> tuple[dict[str, Any], list[Bar]]:
     begun_again = sum(job.attempts - 1 for job in found.values())
     once = sum(n_windows(job.source) for job in found.values())
     figures = {
-        "done": dict(world.done), "jobs": dict(states), "errors of calls": dict(errors), "failures": dict(failures),
-        "windows decoded": decoded.total(), "windows of the jobs": once, "jobs begun again": begun_again,
+        "done": dict(world.done), "jobs": dict(states), "errors of calls": dict(errors),
+        "failures": dict(failures), "windows decoded": decoded.total(), "windows of the jobs": once,
+        "jobs begun again": begun_again,
     }  # fmt: skip
     return figures, [
         Bar("jobs that were promised", len(promised), ">=", 1),

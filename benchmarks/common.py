@@ -54,7 +54,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-# -- bars and report ------------------------------------------------------------------------------------------------
+# -- bars and report -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,8 @@ def report(benchmark: str, figures: dict[str, Any], bars: Sequence[Bar]) -> int:
     for bar in bars:
         value = "not measured" if bar.value is None else f"{bar.value:.4g}"
         print(
-            f"{bar.name:<{width}}  {value:>12}  {bar.relation} {bar.limit:<8.4g}  {'pass' if bar.passed else 'FAIL'}"
+            f"{bar.name:<{width}}  {value:>12}  {bar.relation} {bar.limit:<8.4g}  "
+            f"{'pass' if bar.passed else 'FAIL'}"
         )
     passed = all(bar.passed for bar in bars)
     whole = {
@@ -123,7 +124,7 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-# -- audio ----------------------------------------------------------------------------------------------------------
+# -- audio -----------------------------------------------------------------------------------------
 
 
 def read_samples(path: Path) -> Samples:
@@ -192,11 +193,13 @@ def _moved(segment: TruthSegment, by_s: float) -> TruthSegment:
     return TruthSegment(segment.text, start, end, segment.language, segment.speaker, words)
 
 
-# -- the peer -------------------------------------------------------------------------------------------------------
+# -- the peer --------------------------------------------------------------------------------------
 
 
 def ctranslate2_layout(model: Path, compute_type: str) -> Path:
-    """The directory that faster-whisper reads: ``model`` itself, or the conversion that our engine uses too."""
+    """The directory that faster-whisper reads: ``model`` itself, or the conversion that our engine
+    uses too.
+    """
     from transcribe_mcp.models import resolve
     from transcribe_mcp.models.conversion import ctranslate2_directory
 
@@ -207,7 +210,9 @@ def ctranslate2_layout(model: Path, compute_type: str) -> Path:
 
 
 def peer_transcript(segments: Iterable[Any], info: Any) -> Transcript:
-    """faster-whisper's result as ours. Times that overlap, which ours may not, are moved up to the end before them."""
+    """faster-whisper's result as ours. Times that overlap, which ours may not, are moved up to the
+    end before them.
+    """
     rows: list[Segment] = []
     clock = 0.0
     for segment in segments:

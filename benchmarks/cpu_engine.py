@@ -1,12 +1,15 @@
-"""Our PyTorch engine against CTranslate2 int8 on the CPU, end to end, with the same weights in the same run.
+"""Our PyTorch engine against CTranslate2 int8 on the CPU, end to end, with the same weights in the
+same run.
 
-    python benchmarks/cpu_engine.py [--model base] [--minutes 8] [--runs 3] [--compute-type auto] [--peer]
+    python benchmarks/cpu_engine.py [--model base] [--minutes 8] [--runs 3] [--compute-type auto]
+    [--peer]
 
-Weights are random, every window has exactly 100 tokens (``random_whisper.py``). End to end is the whole flow from
-decoded samples to words with times: voice detection, log-mel, encoder, decoder, alignment. Both get the same windows
-and say as many words. The batch that CTranslate2 is fastest with on this recording is found first, with one run of
-each; it has a replica of one thread for each core, which is as fast as one replica with all. Then runs are taken in
-turns in one process; the ratio is that of the medians. ``--peer`` adds faster-whisper's batched pipeline, which runs
+Weights are random, every window has exactly 100 tokens (``random_whisper.py``). End to end is the
+whole flow from decoded samples to words with times: voice detection, log-mel, encoder, decoder,
+alignment. Both get the same windows and say as many words. The batch that CTranslate2 is fastest
+with on this recording is found first, with one run of each; it has a replica of one thread for each
+core, which is as fast as one replica with all. Then runs are taken in turns in one process; the
+ratio is that of the medians. ``--peer`` adds faster-whisper's batched pipeline, which runs
 CTranslate2 too. The last line is one JSON object.
 """
 

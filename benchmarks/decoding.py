@@ -2,8 +2,8 @@
 
     python benchmarks/decoding.py [--minutes 20] [--threads N] [--runs 3]
 
-The recording is made up (tones, noise, pauses) and encoded by PyAV, 44.1 kHz stereo (Opus: 48 kHz). The parallel
-decode is checked to be sample-exact. The last line is one JSON object.
+The recording is made up (tones, noise, pauses) and encoded by PyAV, 44.1 kHz stereo (Opus: 48 kHz).
+The parallel decode is checked to be sample-exact. The last line is one JSON object.
 """
 
 from __future__ import annotations

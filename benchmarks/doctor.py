@@ -41,7 +41,8 @@ def main() -> None:
     cpu: dict[str, list[float]] = {name: [] for name in COMMANDS}
     for number in range(runs + 1):
         for name, command in COMMANDS.items():
-            started, used = time.perf_counter(), cpu_seconds()
+            started = time.perf_counter()
+            used = cpu_seconds()
             subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
             if number:  # the first round fills caches
                 wall[name].append(time.perf_counter() - started)

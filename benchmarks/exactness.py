@@ -1,12 +1,14 @@
-"""Our PyTorch engine against transformers' Whisper, and its fast ways of computing against its plain ones.
+"""Our PyTorch engine against transformers' Whisper, and its fast ways of computing against its
+plain ones.
 
     python benchmarks/exactness.py [--device cuda] [--own] [--model DIR] [--audio DIR]
 
-Every recording counts with its first 30 s. In float32: greedy tokens with and without timestamps, and the logits of
-every step, against transformers on the same spectrograms and the same device. Then each precision of the device: word
-errors against float32's; captured steps against the same steps one by one, to the last bit of a probability and of a
-word's time; word times against the plain twin's, which has neither kernels nor captured steps and goes through the text
-again. ``--own`` takes the repository's model and recordings. The last line is one JSON object.
+Every recording counts with its first 30 s. In float32: greedy tokens with and without timestamps,
+and the logits of every step, against transformers on the same spectrograms and the same device.
+Then each precision of the device: word errors against float32's; captured steps against the same
+steps one by one, to the last bit of a probability and of a word's time; word timestamps against the
+plain twin's, which has neither kernels nor captured steps and goes through the text again.
+``--own`` takes the repository's model and recordings. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -44,7 +46,9 @@ A_FRAME_S = 0.0201  # of the encoder, and what rounding adds
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """What is decoded: windows, the language of each, and what they say where all of it is in the window."""
+    """What is decoded: windows, the language of each, and what they say where all of it is in the
+    window.
+    """
 
     windows: list[Window]
     languages: list[str]
@@ -85,8 +89,9 @@ def against_transformers(model: Path, device: str, material: Material) -> dict[s
     for timestamps in (False, True):
         ours = engine.decode(encoded, material.languages, DecodingOptions(timestamps=timestamps))
         said = theirs.generate(
-            mel, attention_mask=torch.ones(mel.shape[::2], device=device), language=material.languages,
-            task="transcribe", return_timestamps=timestamps, num_beams=1, do_sample=False,
+            mel, attention_mask=torch.ones(mel.shape[::2], device=device),
+            language=material.languages, task="transcribe", return_timestamps=timestamps,
+            num_beams=1, do_sample=False,
         ).tolist()  # fmt: skip
         same = [same_text(engine, one, tokens) for one, tokens in zip(ours, said, strict=True)]
         found["same_tokens_with_timestamps" if timestamps else "same_tokens"] = sum(same)
@@ -97,8 +102,10 @@ def against_transformers(model: Path, device: str, material: Material) -> dict[s
 
 
 def same_text(engine: WhisperEngine, ours: Decoded, theirs: Sequence[int]) -> bool:
-    """Where a text does not end, as far as both go: ours ends at 224 tokens, as openai-whisper's does, and transformers
-    begins anew behind the last timestamp that it trusts, which shows in timestamps that go back."""
+    """Where a text does not end, as far as both go: ours ends at 224 tokens, as openai-whisper's
+    does, and transformers begins anew behind the last timestamp that it trusts, which shows in
+    timestamps that go back.
+    """
     stamps = [
         (token, i) for i, token in enumerate(theirs) if token >= engine._vocabulary.timestamp_begin
     ]
@@ -115,7 +122,8 @@ def logits_difference(
 ) -> float:
     """The largest, over every token of every window."""
     worst = 0.0
-    model, heads = engine._running.model, engine._directions.alignment_heads
+    model = engine._running.model
+    heads = engine._directions.alignment_heads
     for i, decoded in enumerate(ours):
         given = engine._vocabulary.start_sequence(decoded.language, "transcribe")
         said = [*decoded.tokens, engine._vocabulary.end_of_text]
@@ -146,7 +154,9 @@ def word_errors(decoded: Sequence[Decoded], truths: Sequence[Truth]) -> float:
 
 
 def of_precision(model: Path, device: str, precision: str, material: Material) -> dict[str, Any]:
-    """Word errors; how many windows the plain twin says alike; how far apart word times are at most, in seconds."""
+    """Word errors; how many windows the plain twin says alike; how far apart word timestamps are at
+    most, in seconds.
+    """
     engine = loaded(model, device, precision)
     encoded = engine.encode(material.windows)
     decoded = engine.decode(encoded, material.languages, GREEDY)
@@ -187,8 +197,9 @@ def one_by_one(
     words: Sequence[Sequence[Word]],
     languages: Sequence[str],
 ) -> dict[str, Any]:
-    """Windows of which captured steps said the very tokens, as probable to the last bit, that the same steps do when
-    launched one by one; and by how much the starts of words differ then."""
+    """Windows of which captured steps said the very tokens, as probable to the last bit, that the
+    same steps do when launched one by one; and by how much the starts of words differ then.
+    """
     graphs = importlib.import_module("transcribe_mcp.engines.whisper.graphs")
     make_steps = engine._running.make_steps
     int8 = engine.info.compute_type.endswith("+int8")

@@ -1,13 +1,16 @@
-"""Our PyTorch engine on a GPU against the ceilings of the device and against the peers, all in one run.
+"""Our PyTorch engine on a GPU against the ceilings of the device and against the peers, all in one
+run.
 
     python benchmarks/gpu.py                     a GPU, about eight minutes
-    python benchmarks/gpu.py --small             anywhere, to see that it runs: a small model, two minutes of audio
+    python benchmarks/gpu.py --small             anywhere, to see that it runs: a small model, two
+    minutes of audio
 
-Models have random weights and decode exactly 100 tokens in every window of 30 s, in every engine, without any option
-(``random_whisper.py``). Every part runs in a process of its own; one that fails or comes too late is "not measured".
-Peers: transformers' ``generate`` (float16, sdpa), CTranslate2 (float16), faster-whisper's batched pipeline. Those not
-installed are left out. Times are medians after a warm-up with the device's queue empty on both sides.
-The last line is one JSON object.
+Models have random weights and decode exactly 100 tokens in every window of 30 s, in every engine,
+without any option (``random_whisper.py``). Every part runs in a process of its own; one that fails
+or comes too late is "not measured".
+Peers: transformers' ``generate`` (float16, sdpa), CTranslate2 (float16), faster-whisper's batched
+pipeline. Those not installed are left out. Times are medians after a warm-up with the device's
+queue empty on both sides. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -43,10 +46,11 @@ PACKAGES = (
     "av",
     "numpy",
 )
-TURBO, LARGE = "large-v3-turbo", "large-v3"
+TURBO = "large-v3-turbo"
+LARGE = "large-v3"
 FULL = Setup(
-    Path(), "cuda", "whisper", "auto", (TURBO, LARGE), ("tiny", "base", "small", "medium", LARGE, TURBO),
-    (64, 128), (1, 8, 16, 64), 60.0, 1000, 3,
+    Path(), "cuda", "whisper", "auto", (TURBO, LARGE),
+    ("tiny", "base", "small", "medium", LARGE, TURBO), (64, 128), (1, 8, 16, 64), 60.0, 1000, 3,
 )  # fmt: skip
 SMALL = replace(
     FULL, device="cpu", models=("tiny",), sizes=("tiny",), batches=(2,), memory_batches=(1,),
@@ -58,7 +62,7 @@ PEER_BATCHES = {
 }
 IN_BACKGROUND = ("prepare_mp3", "prepare_ctranslate2", "prepare_sizes")
 NEEDS = {
-    "pipeline": IN_BACKGROUND,  # the MP3, and nothing else is to be at work then
+    "pipeline": IN_BACKGROUND,  # encodes the MP3 while the device is idle
     "faster_whisper": ("prepare_ctranslate2",),
     "ctranslate2": ("prepare_ctranslate2",),
     "memory": ("prepare_sizes",),
@@ -80,7 +84,8 @@ def run_part(name: str, setup: Setup) -> Figures:
 
 def parts(setup: Setup, chosen: Sequence[str]) -> list[str]:
     """In the order of their worth, should the time run out."""
-    first, installed = setup.models[0], importlib.util.find_spec
+    first = setup.models[0]
+    installed = importlib.util.find_spec
     names = [
         "prepare_models",
         "prepare_audio",
@@ -104,7 +109,8 @@ class Run:
     """Starts the parts as children and gathers what they find."""
 
     def __init__(self, setup: Setup, budget_s: float) -> None:
-        self.setup, self.budget_s = setup, budget_s
+        self.setup = setup
+        self.budget_s = budget_s
         self.started = time.perf_counter()
         self.found: dict[str, Figures] = {}
         self.problems: dict[str, str] = {}
@@ -178,8 +184,11 @@ def ratio(one: float | None, other: float | None) -> float | None:
 
 
 def shares(run: Run, model: str) -> dict[str, float]:
-    """Of the measured ceilings: the encoder of that of matrix products, the decoder of that of memory; best batches."""
-    ceiling, core = run.found.get("ceilings"), run.found.get(f"core:{model}")
+    """Of the measured ceilings: the encoder of that of matrix products, the decoder of that of
+    memory; best batches.
+    """
+    ceiling = run.found.get("ceilings")
+    core = run.found.get(f"core:{model}")
     if not ceiling or not core:
         return {}
     shape = shape_of(model)
@@ -221,11 +230,13 @@ def bars(run: Run) -> list[Bar]:
         for stage, share in shares(run, model).items():
             rows.append(Bar(f"{model} {stage}, share of the ceiling", share, ">=", 0.6))
     first = run.setup.models[0]
-    flow, peer = found(f"pipeline:{first}", {}), found(f"faster_whisper:{first}", {})
+    flow = found(f"pipeline:{first}", {})
+    peer = found(f"faster_whisper:{first}", {})
     hours = [row["s"] for name, row in flow.items() if name.startswith("decoded") and "s" in row]
     decoded_s = flow.get("decoded, batch auto", {}).get("s")
     peer_s = min((row["s"] for row in peer.values() if "s" in row), default=None)
-    mp3_s, clip_s = flow.get("mp3", {}).get("s"), flow.get("clip", {}).get("s")
+    mp3_s = flow.get("mp3", {}).get("s")
+    clip_s = flow.get("clip", {}).get("s")
     rows += [
         Bar("hour with words, × faster-whisper batched", ratio(peer_s, decoded_s), ">=", 15.0),
         Bar("hour with words, s", decoded_s, "<=", 1.0),
@@ -271,12 +282,14 @@ def report(run: Run) -> None:
     flow = run.found.get(f"pipeline:{run.setup.models[0]}", {})
     if media_s := flow.get("mp3, media decoding alone", {}).get("s"):
         print(
-            f"The hour cannot be read from MP3 in less than {media_s:.3f} s: its decoding alone on all cores."
+            f"The hour cannot be read from MP3 in less than {media_s:.3f} s: its decoding "
+            "alone on all cores."
         )
     for bar in rows:
         value = "not measured" if bar.value is None else f"{bar.value:.4g}"
         print(
-            f"{bar.name:<52}{value:>14}  {bar.relation} {bar.limit:<7g}{'pass' if bar.passed else 'FAIL'}"
+            f"{bar.name:<52}{value:>14}  {bar.relation} "
+            f"{bar.limit:<7g}{'pass' if bar.passed else 'FAIL'}"
         )
     whole = {
         "benchmark": "gpu",
@@ -314,7 +327,8 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.part:
         words = json.loads(asked.setup)
-        setup = Setup(**{k: tuple(v) if isinstance(v, list) else v for k, v in words.items() if k != "folder"},
+        setup = Setup(**{k: tuple(v) if isinstance(v, list) else v
+                         for k, v in words.items() if k != "folder"},
                       folder=Path(words["folder"]))  # fmt: skip
         figures = run_part(asked.part, setup)
         print(f"\n{json.dumps(figures)}", flush=True)

@@ -1,4 +1,6 @@
-"""The parts of ``gpu.py``: each runs in a process of its own and gives figures as JSON. See there."""
+"""The parts of ``gpu.py``: each runs in a process of its own and gives figures as JSON. See
+there.
+"""
 
 from __future__ import annotations
 
@@ -27,14 +29,16 @@ from transcribe_mcp.speech.regions import Region, Window
 
 WINDOW_S = 30.0
 JOBS_S = 75.0  # for all jobs together
-SHORTEST_S, LONGEST_S = 1.0, 240.0  # of jobs
+# Of jobs
+SHORTEST_S = 1.0
+LONGEST_S = 240.0
 GREEDY = Options(language="en", temperatures=(0.0,))
 Figures = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What every part is told.
+    """The settings of every part.
 
     Attributes:
         folder: where models and audio lie.
@@ -112,7 +116,7 @@ def loaded(setup: Setup, name: str) -> Iterator[Engine]:
         gc.collect()
 
 
-# -- ceilings ----------------------------------------------------------------------------------------------------------
+# -- ceilings --------------------------------------------------------------------------------------
 
 
 def ceilings(setup: Setup) -> Figures:
@@ -129,7 +133,7 @@ def ceilings(setup: Setup) -> Figures:
     return {"flops": 2 * n**3 / matrix_s, "bytes_per_s": 2 * n_copied / copy_s}
 
 
-# -- our engine --------------------------------------------------------------------------------------------------------
+# -- our engine ------------------------------------------------------------------------------------
 
 
 def noise_windows(n: int, device: str) -> list[Window]:
@@ -148,7 +152,9 @@ def noise_windows(n: int, device: str) -> list[Window]:
 
 
 def core(setup: Setup, name: str, precision: str = "") -> Figures:
-    """Windows on the device -> tokens: encoder, keys and values, decoder; and word times, counted apart."""
+    """Windows on the device -> tokens: encoder, keys and values, decoder; and word timestamps,
+    counted apart.
+    """
     start = time.perf_counter()
     figures: Figures = {}
     setup = replace(setup, precision=precision or setup.precision)
@@ -167,7 +173,8 @@ def core(setup: Setup, name: str, precision: str = "") -> Figures:
 
 def core_batch(engine: Engine, windows: Sequence[Window], runs: int) -> Figures:
     start = time.perf_counter()
-    languages, options = ["en"] * len(windows), DecodingOptions()
+    languages = ["en"] * len(windows)
+    options = DecodingOptions()
     decoded = engine.decode(engine.encode(windows), languages, options)
     engine.align(engine.encode(windows), decoded, options)
     synchronize()
@@ -191,7 +198,8 @@ def core_batch(engine: Engine, windows: Sequence[Window], runs: int) -> Figures:
 
 def pipeline(setup: Setup, name: str) -> Figures:
     """The whole flow over the decoded hour and from its MP3, with words; and a clip of 10 s."""
-    samples, clip = setup.hour(), np.load(setup.folder / "clip.npy")
+    samples = setup.hour()
+    clip = np.load(setup.folder / "clip.npy")
     figures: Figures = {"audio_s": len(samples) / SAMPLE_RATE_HZ}
     with loaded(setup, name) as engine:
         for length in (len(clip), len(samples) // 8, len(samples)):
@@ -214,7 +222,8 @@ def pipeline(setup: Setup, name: str) -> Figures:
 def flows(
     engine: Engine, sources: Mapping[str, Samples | Path], options: Options, runs: int
 ) -> Figures:
-    """Of each source, median seconds of the whole flow, and the stages of the run before, which is the warm-up.
+    """Of each source, median seconds of the whole flow, and the stages of the run before, which is
+    the warm-up.
 
     In turns, because what counts is how they compare, and a machine is not always as fast.
     """
@@ -262,16 +271,19 @@ def listening(engine: Engine, samples: Samples) -> Figures:
         ]
         return np.concatenate([*parts, listener.push(samples[:0], last=True)])
 
-    found, serial = listen(), SpeechDetector(5).push(samples, last=True)
+    found = listen()
+    serial = SpeechDetector(5).push(samples, last=True)
     same = float(((found >= 0.5) == (serial >= 0.5)).mean())
     return {"s": seconds(listen, 3), "same_decisions": same}
 
 
-# -- memory ------------------------------------------------------------------------------------------------------------
+# -- memory ----------------------------------------------------------------------------------------
 
 
 def memory(setup: Setup) -> Figures:
-    """Peak of what PyTorch holds, weights included, against the prediction, for every size and batch."""
+    """Peak of what PyTorch holds, weights included, against the prediction, for every size and
+    batch.
+    """
     figures: Figures = {}
     for name in setup.sizes:
         gc.collect()
@@ -301,8 +313,9 @@ def captured_bytes() -> int:
 
 
 def memory_of(engine: Engine, name: str, batch: int, device: str) -> Figures:
-    """The third time, when the room that decoding made for itself is there while the next batch is encoded, and all
-    that is captured has been captured; what only that uses is counted as well."""
+    """The third time, when the room that decoding made for itself is there while the next batch is
+    encoded, and all that is captured has been captured; what only that uses is counted as well.
+    """
     windows = noise_windows(batch, device)
     before = torch.cuda.memory_allocated()
     for _ in range(2):
@@ -341,14 +354,16 @@ def memory_of(engine: Engine, name: str, batch: int, device: str) -> Figures:
 
 
 def jobs(setup: Setup, name: str) -> Figures:
-    """One of the longest recordings, then those of all lengths, one after the other in one process: what is reserved
-    beyond what the first took is held in fragments."""
+    """One of the longest recordings, then those of all lengths, one after the other in one process:
+    what is reserved beyond what the first took is held in fragments.
+    """
     samples = setup.hour()
     random = np.random.default_rng(2)
     with loaded(setup, name) as engine:
         transcribe(samples[: round(LONGEST_S * SAMPLE_RATE_HZ)], engine, GREEDY)
         longest = torch.cuda.memory_reserved()
-        reserved, allocated = [], []
+        reserved = []
+        allocated = []
         until = time.perf_counter() + JOBS_S
         while len(reserved) < setup.jobs and time.perf_counter() < until:
             length = round(

@@ -1,4 +1,6 @@
-"""The peers of ``gpu.py``, with the same weights, the same audio and the same number of tokens. See there."""
+"""The peers of ``gpu.py``, with the same weights, the same audio and the same number of tokens. See
+there.
+"""
 
 from __future__ import annotations
 
@@ -52,8 +54,8 @@ def transformers(setup: Setup, name: str, batches: tuple[int, ...]) -> Figures:
         def generate() -> Any:
             with torch.inference_mode():
                 return model.generate(
-                    features, attention_mask=mask, language="en", task="transcribe", return_timestamps=False,
-                    do_sample=False, num_beams=1,
+                    features, attention_mask=mask, language="en", task="transcribe",
+                    return_timestamps=False, do_sample=False, num_beams=1,
                 )  # fmt: skip
 
         n_tokens = generate().shape[1]
@@ -64,7 +66,9 @@ def transformers(setup: Setup, name: str, batches: tuple[int, ...]) -> Figures:
 
 
 def ctranslate2(setup: Setup, name: str, batches: tuple[int, ...]) -> Figures:
-    """``encode`` and ``generate`` in float16 (int8 on a CPU), greedy, the encoder's output left on the device."""
+    """``encode`` and ``generate`` in float16 (int8 on a CPU), greedy, the encoder's output left on
+    the device.
+    """
     module = importlib.import_module("ctranslate2")
     on_cpu = setup.device == "cpu"
     directory = json.loads((setup.folder / "ctranslate2.json").read_text(encoding="utf-8"))[name]

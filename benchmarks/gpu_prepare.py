@@ -1,4 +1,6 @@
-"""What the parts of ``gpu.py`` need: models with random weights, an hour of talk and silence, the peer's layout."""
+"""What the parts of ``gpu.py`` need: models with random weights, an hour of talk and silence, the
+peer's layout.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from gpu_parts import Figures, Setup
 from random_whisper import shape_of, write_random_whisper
 
 SPEECH_SHARE = 0.6
-TALK_S = (20.0, 240.0)  # stretches of talk between silences
+TALK_S = (20.0, 240.0)  # of talk between silences
 
 
 def prepare_models(setup: Setup) -> Figures:
@@ -87,7 +89,8 @@ def prepare_mp3(setup: Setup) -> Figures:
             frame = av.AudioFrame.from_ndarray(
                 np.ascontiguousarray(block), format="fltp", layout="mono"
             )
-            frame.sample_rate, frame.pts = SAMPLE_RATE_HZ, first
+            frame.sample_rate = SAMPLE_RATE_HZ
+            frame.pts = first
             for out in resampler.resample(frame):
                 container.mux(stream.encode(out))
         for out in resampler.resample(None):

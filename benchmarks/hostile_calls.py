@@ -1,9 +1,12 @@
-"""Calls that mean harm, through the official client: every one is answered, soon, and nothing outside is read.
+"""Calls that mean harm, through the official client: every one is answered, soon, and nothing
+outside is read.
 
-    calls      wrong types, huge values, patterns, paths out of the roots, devices, odd Unicode, deep JSON, false ids,
-               on a root with directories 2,000 deep, 100,000 files in one, links that go round, pipes
+    calls      wrong types, huge values, patterns, paths out of the roots, devices, odd Unicode,
+               deep JSON, false ids, on a root with directories 2,000 deep, 100,000 files in one,
+               links that go round, pipes
     lines      what no client writes: lone surrogates, JSON nested without end, no JSON at all
-    leaving    how long the server lives after its client has gone, at rest and in the middle of a search
+    leaving    how long the server lives after its client has gone, at rest and in the middle of a
+    search
 
 python benchmarks/hostile_calls.py [--calls 1000] [--files 100000] [--depth 2000] [--seed 1]
 """
@@ -31,19 +34,22 @@ from mcp import Client, MCPError, StdioServerParameters
 
 SERVE = ["-m", "transcribe_mcp", "serve"]
 ANSWER_S = 2.0
-PATIENCE_S = 300.0  # for an answer that is to be counted as late, not as missing
+PATIENCE_S = 300.0  # later answers count as missing
 META = {
     "io.modelcontextprotocol/protocolVersion": "2026-07-28",
     "io.modelcontextprotocol/clientInfo": {"name": "hostile", "version": "1"},
     "io.modelcontextprotocol/clientCapabilities": {},
 }
-# Loaded by every Python that the server starts: notes which files and directories outside are opened or listed.
+# Loaded by every Python that the server starts: notes which files and directories outside are
+# opened or listed.
 WITNESS = """
 import os, sys
 def watch(event, arguments):
-    if event in ("open", "os.listdir", "os.scandir") and arguments and isinstance(arguments[0], (str, bytes)):
+    watched = event in ("open", "os.listdir", "os.scandir")
+    if watched and arguments and isinstance(arguments[0], (str, bytes)):
         if b"outside" in os.fsencode(arguments[0]):
-            with os.fdopen(os.open(os.environ["WITNESS_LOG"], os.O_WRONLY | os.O_APPEND | os.O_CREAT), "a") as log:
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+            with os.fdopen(os.open(os.environ["WITNESS_LOG"], flags), "a") as log:
                 log.write(f"{event} {arguments[0]!r}\\n")
 sys.addaudithook(watch)
 """
@@ -72,8 +78,9 @@ class Stage:
     @property
     def environment(self) -> dict[str, str]:
         chosen = {
-            "DATA_DIR": self.base / "data", "CACHE_DIR": self.base / "cache", "ALLOWED_ROOTS": self.root,
-            "MODEL": own_model(), "EXIT_AFTER_S": 5, "MAX_QUEUE_LENGTH": 20, "OFFLINE": 1,
+            "DATA_DIR": self.base / "data", "CACHE_DIR": self.base / "cache",
+            "ALLOWED_ROOTS": self.root, "MODEL": own_model(), "EXIT_AFTER_S": 5,
+            "MAX_QUEUE_LENGTH": 20, "OFFLINE": 1,
         }  # fmt: skip
         found = os.environ | {
             f"TRANSCRIBE_MCP_{name}": str(value) for name, value in chosen.items()
@@ -92,7 +99,8 @@ class Stage:
         ):
             (self.base / folder).mkdir(parents=True)
         (self.base / "witness" / "sitecustomize.py").write_text(WITNESS, encoding="utf-8")
-        for name in ("outside/secret.flac", "outside/deep/secret.flac", "root/a.flac", "root/talks/more/b.flac",
+        for name in ("outside/secret.flac", "outside/deep/secret.flac", "root/a.flac",
+                     "root/talks/more/b.flac",
                      "root/.hidden/h.flac"):  # fmt: skip
             shutil.copy(OWN_AUDIO / "en_0.flac", self.base / name)
         for number in range(n_files):
@@ -105,8 +113,9 @@ class Stage:
             below = following
         os.close(below)
         for name, target in (
-            ("link", self.outside), ("link.flac", self.outside / "secret.flac"), ("round", self.root / "round"),
-            ("talks/up", self.root), ("zero.wav", Path("/dev/zero")), ("environ.wav", Path("/proc/self/environ")),
+            ("link", self.outside), ("link.flac", self.outside / "secret.flac"),
+            ("round", self.root / "round"), ("talks/up", self.root),
+            ("zero.wav", Path("/dev/zero")), ("environ.wav", Path("/proc/self/environ")),
         ):  # fmt: skip
             (self.root / name).symlink_to(target)
         os.mkfifo(self.root / "pipe.wav")
@@ -126,16 +135,18 @@ class Hostile:
     """Calls from a seed: the same numbers give the same calls."""
 
     PARTS = (
-        "..", ".", "root", "outside", "link", "link.flac", "deep", "d", "many", "talks", "up", "secret.flac", "a.flac",
-        "*", "**", "[a-z]*", "?.flac", "[!", "~", ".hidden", "h.flac", "huge.wav", "pipe.wav", "zero.wav",
-        "environ.wav", "round", "shut", "\0", "\n", "%2e%2e", "CON", "a" * 300, "$(id)", "\u202e",
-        "e\u0301", "\ufeff", "\U0001f9ea", "\u202f",
+        "..", ".", "root", "outside", "link", "link.flac", "deep", "d", "many", "talks", "up",
+        "secret.flac", "a.flac", "*", "**", "[a-z]*", "?.flac", "[!", "~", ".hidden", "h.flac",
+        "huge.wav", "pipe.wav", "zero.wav", "environ.wav", "round", "shut", "\0", "\n", "%2e%2e",
+        "CON", "a" * 300, "$(id)", "\u202e", "e\u0301", "\ufeff", "\U0001f9ea", "\u202f",
     )  # fmt: skip
     ELSEWHERE = (
-        "/etc/passwd", "/proc/self/environ", "/proc/self/fd/0", "/proc/self/root/etc/passwd", "/dev/zero", "/dev/stdin",
-        "/dev/fd/0", "/dev/tty", "~/.ssh/id_rsa", "~root/x", "file:///etc/passwd", "file://host/a", "FILE:/etc/passwd",
-        "\\\\host\\share\\a.wav", "http://127.0.0.1/a.wav", "https://u:p@example.org/a", "ftp://x/a", "C:\\win.ini", "",
-        "concat:/etc/passwd|a.wav", "subfile,,start,0,end,9,,:/etc/passwd", "data:audio/wav;base64,AAAA", "//", "/",
+        "/etc/passwd", "/proc/self/environ", "/proc/self/fd/0", "/proc/self/root/etc/passwd",
+        "/dev/zero", "/dev/stdin", "/dev/fd/0", "/dev/tty", "~/.ssh/id_rsa", "~root/x",
+        "file:///etc/passwd", "file://host/a", "FILE:/etc/passwd", "\\\\host\\share\\a.wav",
+        "http://127.0.0.1/a.wav", "https://u:p@example.org/a", "ftp://x/a", "C:\\win.ini", "",
+        "concat:/etc/passwd|a.wav", "subfile,,start,0,end,9,,:/etc/passwd",
+        "data:audio/wav;base64,AAAA", "//", "/",
     )  # fmt: skip
     BELOW = (
         "",
@@ -197,25 +208,31 @@ class Hostile:
         for _ in range(self.random.choice([3, 100])):
             deep = [deep] if self.random.random() < 0.5 else {"a": deep}
         return self.random.choice([
-            None, True, -1, 2**63, 1e308, "x" * 200_000, "", [], {}, [1, [2, [3]]], {"a": {"b": 1}}, deep,
-            ["x"] * 20_000, {str(i): i for i in range(5_000)},
+            None, True, -1, 2**63, 1e308, "x" * 200_000, "", [], {}, [1, [2, [3]]], {"a": {"b": 1}},
+            deep, ["x"] * 20_000, {str(i): i for i in range(5_000)},
         ])  # fmt: skip
 
     def call(self) -> tuple[str, dict[str, Any]]:
         """A tool and its arguments."""
         pick = self.random
         number = pick.choice([0, 1, -1, 0.5, 45, 100, 2**40, -(2**40), 1e300])
-        job, cursor = pick.choice(self.IDS), pick.choice(self.CURSORS)
+        job = pick.choice(self.IDS)
+        cursor = pick.choice(self.CURSORS)
         tool, arguments = pick.choice([
             ("transcribe_audio", {"source": self.path(), "wait_s": 0}),
-            ("transcribe_audio", {"source": self.path(), "wait_s": 0, "language": job, "model": self.path()}),
-            ("batch_transcribe", {"sources": [self.path() for _ in range(pick.randint(1, 4))], "wait_s": 0}),
-            ("batch_transcribe", {"sources": [self.path()] * pick.choice([1, 200, 1000, 1001]), "wait_s": 0}),
+            ("transcribe_audio",
+             {"source": self.path(), "wait_s": 0, "language": job, "model": self.path()}),
+            ("batch_transcribe",
+             {"sources": [self.path() for _ in range(pick.randint(1, 4))], "wait_s": 0}),
+            ("batch_transcribe",
+             {"sources": [self.path()] * pick.choice([1, 200, 1000, 1001]), "wait_s": 0}),
             ("get_transcription_progress", {"job_id": job, "wait_s": 0}),
             ("get_transcription_result", {"job_id": job, "cursor": cursor, "max_chars": number}),
             ("get_transcription_result", {"job_id": job, "format": "srt", "save_as": self.path()}),
-            ("get_transcription_result", {"job_id": job, "start_s": number, "end_s": number, "format": job}),
-            ("list_transcription_history", {"cursor": cursor, "limit": number, "source_contains": job}),
+            ("get_transcription_result",
+             {"job_id": job, "start_s": number, "end_s": number, "format": job}),
+            ("list_transcription_history",
+             {"cursor": cursor, "limit": number, "source_contains": job}),
             ("search_transcripts", {"query": job, "cursor": cursor, "limit": number}),
             ("search_transcripts", {"query": '"' * pick.randint(1, 400) + "a* OR NEAR("}),
             ("cancel_transcription", {"job_id": job}),
@@ -254,9 +271,13 @@ async def make_calls(stage: Stage, hostile: Hostile, n_calls: int) -> None:
         assert not jobs.is_error and "outside" not in str(jobs.structured_content)
 
 
-CANCEL = b'{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"cancel_transcription","arguments":'
+CANCEL = (
+    b'{"jsonrpc":"2.0","id":7,"method":"tools/call",'
+    b'"params":{"name":"cancel_transcription","arguments":'
+)
 LINES = (
-    b"{" * 50_000, b"[" * 100_000 + b"]" * 100_000, b"\xff\xfe\x00", b"null", b"[]", b'{"jsonrpc":"2.0","id":1}',
+    b"{" * 50_000, b"[" * 100_000 + b"]" * 100_000, b"\xff\xfe\x00", b"null", b"[]",
+    b'{"jsonrpc":"2.0","id":1}',
     b"x" * 10_000_000, CANCEL + b'{"a":' * 5_000 + b"1" + b"}" * 5_000 + b"}}",
 )  # fmt: skip
 SURROGATES = ("\\udcff", "\\ud800", "a\\udfff.flac", "\\ud83d")
@@ -274,8 +295,8 @@ def call_of(number: int, tool: str, **arguments: Any) -> bytes:
 def talk(stage: Stage, then: Callable[[subprocess.Popen[bytes]], None]) -> float:
     """Seconds that a server lives after ``then`` was said to it and its input was closed."""
     server = subprocess.Popen(
-        [sys.executable, *SERVE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        env=stage.environment, cwd=stage.base,
+        [sys.executable, *SERVE], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL, env=stage.environment, cwd=stage.base,
     )  # fmt: skip
     try:
         assert server.stdin is not None and server.stdout is not None
@@ -350,10 +371,13 @@ def main() -> None:
         for took, what in slow[:5]:
             print(f"{took:6.2f} s  {what!r}")
         values = {
-            "calls": chosen.calls, "answered": len([t for t, _ in stage.times if t < PATIENCE_S]) - 1,
-            "refused": stage.refused, "later_than_2_s": sum(took > ANSWER_S for took, _ in stage.times),
+            "calls": chosen.calls,
+            "answered": len([t for t, _ in stage.times if t < PATIENCE_S]) - 1,
+            "refused": stage.refused,
+            "later_than_2_s": sum(took > ANSWER_S for took, _ in stage.times),
             "slowest_s": round(slow[0][0], 3), "median_s": round(slow[len(slow) // 2][0], 4),
-            "read_outside": stage.read_outside(), **{name: round(value, 2) for name, value in leaving.items()},
+            "read_outside": stage.read_outside(),
+            **{name: round(value, 2) for name, value in leaving.items()},
         }  # fmt: skip
         print(json.dumps(values))
     finally:

@@ -1,13 +1,15 @@
-"""Durable jobs: what they cost, what many of them at once do to those who ask, and how they survive.
+"""Durable jobs: what they cost, what many of them at once do to those who ask, and how they
+survive.
 
     overhead   a 5 s clip as a job on a warm worker, against the pipeline called directly, in turns
-    load       300 short jobs from 8 client processes; every call's time while the worker is busy and while it is idle
-    survival   one recording, its worker killed again and again: nothing lost, how much was decoded twice
-    cancel     a long job cancelled in the middle: when its worker rests, what memory it keeps, the next job
-    gpus       ten-minute recordings on a worker for every GPU, against one worker alone; only if named
+    load       300 short jobs from 8 client processes; every call's time while the worker is busy
+    and while it is idle survival   one recording, its worker killed again and again: nothing lost,
+    how much was decoded twice cancel     a long job cancelled in the middle: when its worker rests,
+    what memory it keeps, the next job gpus       ten-minute recordings on a worker for every GPU,
+    against one worker alone; only if named
 
-python benchmarks/jobs.py [overhead] [load] [survival] [cancel] [--jobs 300] [--clients 8] [--kills 24] [--runs 15]
-python benchmarks/jobs.py gpus [--jobs 64] [--model DIRECTORY]
+python benchmarks/jobs.py [overhead] [load] [survival] [cancel] [--jobs 300] [--clients 8] [--kills
+24] [--runs 15] python benchmarks/jobs.py gpus [--jobs 64] [--model DIRECTORY]
 """
 
 from __future__ import annotations
@@ -67,7 +69,7 @@ def percentile(values: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
-# --- overhead ---------------------------------------------------------------------------------------------------------
+# --- overhead -------------------------------------------------------------------------------------
 
 
 def measure_overhead(folder: Path, runs: int) -> tuple[dict[str, Any], list[Bar]]:
@@ -90,17 +92,20 @@ def measure_overhead(folder: Path, runs: int) -> tuple[dict[str, Any], list[Bar]
     more_s = statistics.median(job - direct for direct, job in pairs)
     engine.close()
     print(
-        f"5 s clip directly    {direct_s * 1000:8.0f} ms\n5 s clip as a job    {job_s * 1000:8.0f} ms"
+        f"5 s clip directly    {direct_s * 1000:8.0f} ms\n"
+        f"5 s clip as a job    {job_s * 1000:8.0f} ms"
     )
     figures = {"direct_s": round(direct_s, 4), "job_s": round(job_s, 4), "more_s": round(more_s, 4)}
     return figures, [Bar("a job costs more than the pipeline, s", more_s, "<=", 0.25)]
 
 
-# --- load -------------------------------------------------------------------------------------------------------------
+# --- load -----------------------------------------------------------------------------------------
 
 
 def be_a_client(names: Sequence[str]) -> None:
-    """Submit recordings, ask for them until they are done, and print the seconds of every call by its name."""
+    """Submit recordings, ask for them until they are done, and print the seconds of every call by
+    its name.
+    """
     taken: dict[str, list[float]] = {}
 
     def call(name: str, work: Callable[[], Any]) -> Any:
@@ -135,7 +140,8 @@ def run_clients(parts: Sequence[Sequence[str]]) -> tuple[int, dict[str, list[flo
     clients = [
         subprocess.Popen([*command, *part], stdout=subprocess.PIPE, text=True) for part in parts
     ]
-    done, taken = 0, {}
+    done = 0
+    taken = {}
     for client in clients:
         answer = json.loads(client.communicate()[0])
         done += answer["done"]
@@ -181,7 +187,8 @@ def measure_load(folder: Path, n_jobs: int, n_clients: int) -> tuple[dict[str, A
         print(f"{name:<16}{figures['calls'][name]}")
     everything = [second for seconds in busy.values() for second in seconds]
     at_rest = [second for seconds in idle.values() for second in seconds]
-    p99_s, idle_p99_s = percentile(everything, 0.99), percentile(at_rest, 0.99)
+    p99_s = percentile(everything, 0.99)
+    idle_p99_s = percentile(at_rest, 0.99)
     worst_s = max(percentile(seconds, 0.99) for seconds in busy.values())
     figures |= {"p99_ms": round(1000 * p99_s, 1), "idle_p99_ms": round(1000 * idle_p99_s, 1)}
     figures["ratio"] = round(p99_s / idle_p99_s, 2)
@@ -202,7 +209,7 @@ def all_jobs() -> Any:
             return
 
 
-# --- survival ---------------------------------------------------------------------------------------------------------
+# --- survival -------------------------------------------------------------------------------------
 
 
 def measure_survival(folder: Path, kills: int) -> tuple[dict[str, Any], list[Bar]]:
@@ -211,7 +218,8 @@ def measure_survival(folder: Path, kills: int) -> tuple[dict[str, Any], list[Bar
     use(folder / "survival")
     (folder / "survival").mkdir()
     process.start_worker = lambda chosen: False  # the workers here are our own
-    recording, log = folder / "long.flac", folder / "decoded"
+    recording = folder / "long.flac"
+    log = folder / "decoded"
     clips = [read_samples(path) for path in sorted(OWN_AUDIO.glob("en_*.flac"))]
     write_flac(recording, [clips[i % len(clips)] for i in range(3 * kills)])
     engine = load_engine(EngineRequest(engine="ctranslate2", model=str(own_model()), device="cpu"))
@@ -220,7 +228,9 @@ def measure_survival(folder: Path, kills: int) -> tuple[dict[str, Any], list[Bar
     )
     engine.close()
     job_id = service().submit(models.JobRequest(str(recording), options(batch_size=1))).job_id
-    store, chance, end = service()._store(), random.Random(1), ""
+    store = service()._store()
+    chance = random.Random(1)
+    end = ""
     script = [sys.executable, str(TESTS / "worker_with_engine.py"), "counting_engine"]
     environment = {**os.environ, "COUNTING_ENGINE_LOG": str(log)}
     for _ in range(kills):
@@ -254,7 +264,8 @@ def measure_survival(folder: Path, kills: int) -> tuple[dict[str, Any], list[Bar
         "status": str(job.status),
     }
     print(
-        f"{kills} kills, {len(decoded)} windows, {twice} decoded twice, {job.status} {job.error or ''}"
+        f"{kills} kills, {len(decoded)} windows, {twice} decoded twice, {job.status} "
+        f"{job.error or ''}"
     )
     return figures, [
         Bar("same transcript as an unbroken run", float(same), "==", 1),
@@ -263,7 +274,7 @@ def measure_survival(folder: Path, kills: int) -> tuple[dict[str, Any], list[Bar
     ]
 
 
-# --- cancel -----------------------------------------------------------------------------------------------------------
+# --- cancel ---------------------------------------------------------------------------------------
 
 RESTING_SHARE = 0.2  # of a core: less is the worker's heartbeat and queue
 RESTED_S = 0.5
@@ -280,7 +291,9 @@ def the_worker(data_dir: Path) -> psutil.Process:
 
 
 def seconds_until_rest(process: psutil.Process) -> float:
-    """Seconds of work from now until the process, or the one that came in its place, uses hardly any time."""
+    """Seconds of work from now until the process, or the one that came in its place, uses hardly
+    any time.
+    """
 
     def used_s() -> float:
         try:
@@ -290,20 +303,25 @@ def seconds_until_rest(process: psutil.Process) -> float:
         return float(times.user + times.system)
 
     begin = time.perf_counter()
-    worked_until, looked_at, used = begin, begin, used_s()
+    worked_until = begin
+    looked_at = begin
+    used = used_s()
     while time.perf_counter() - worked_until < RESTED_S:
         time.sleep(0.05)
-        now, more = time.perf_counter(), used_s()
+        now = time.perf_counter()
+        more = used_s()
         if more - used > RESTING_SHARE * (now - looked_at):
             worked_until = now
-        looked_at, used = now, more
+        looked_at = now
+        used = more
     return worked_until - begin
 
 
 def measure_cancel(folder: Path, runs: int) -> tuple[dict[str, Any], list[Bar]]:
     data_dir = folder / "cancel"
     use(data_dir)
-    long, clip = folder / "half hour.flac", str(OWN_AUDIO / "en_1.flac")
+    long = folder / "half hour.flac"
+    clip = str(OWN_AUDIO / "en_1.flac")
     clips = [read_samples(path) for path in sorted(OWN_AUDIO.glob("en_*.flac"))]
     write_flac(long, [clips[i % len(clips)] for i in range(90)])
     request = models.JobRequest(clip, options(), force=True)
@@ -347,11 +365,12 @@ def measure_cancel(folder: Path, runs: int) -> tuple[dict[str, Any], list[Bar]]:
     ]
 
 
-# --- gpus -------------------------------------------------------------------------------------------------------------
+# --- gpus -----------------------------------------------------------------------------------------
 
 
 def measure_gpus(folder: Path, n_jobs: int, model: str) -> tuple[dict[str, Any], list[Bar]]:
-    long, clip = folder / "ten minutes.flac", str(OWN_AUDIO / "en_1.flac")
+    long = folder / "ten minutes.flac"
+    clip = str(OWN_AUDIO / "en_1.flac")
     clips = [read_samples(path) for path in sorted(OWN_AUDIO.glob("en_*.flac"))]
     long_s = write_flac(long, [clips[i % len(clips)] for i in range(64)])
     wanted = options(engine="whisper", model=model, device="auto")

@@ -1,11 +1,13 @@
-"""What a long-lived process keeps: memory, file descriptors and threads while it does the same thing again and again.
+"""What a long-lived process keeps: memory, file descriptors and threads while it does the same
+thing again and again.
 
     jobs    short recordings, each of other content, through one worker
     calls   calls of every reading tool through one MCP server over stdio
 
 python benchmarks/leaks.py [jobs] [calls] [--jobs 1000] [--calls 2000]
 
-A figure is taken at rest, after the first hundred and then ten times. Memory may grow by a tenth after the first.
+A figure is taken at rest, after the first hundred and then ten times. Memory may grow by a tenth
+after the first.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ from transcribe_mcp.settings import settings
 FIRST = 100
 LOOKS = 10
 PATIENCE_S = 1800.0
-REST_S = 3.0  # what the last jobs let go of is given back by then
+REST_S = 3.0  # time for the system to reclaim the memory of the last jobs
 CLIP_S = 2.0
 STEP_SAMPLES = 160  # by which one clip begins later than the one before
 
@@ -53,7 +55,8 @@ class Kept:
         descriptors = process.num_fds() if hasattr(process, "num_fds") else process.num_handles()
         kept = cls(n_done, process.memory_info().rss, descriptors, process.num_threads())
         print(
-            f"{n_done:>6}  {kept.rss_bytes / 1e6:8.1f} MB  {descriptors} descriptors  {kept.threads} threads"
+            f"{n_done:>6}  {kept.rss_bytes / 1e6:8.1f} MB  {descriptors} descriptors  "
+            f"{kept.threads} threads"
         )
         return kept
 
@@ -63,7 +66,8 @@ def bars(what: str, kept: Sequence[Kept]) -> list[Bar]:
     return [
         Bar(f"{what}: memory at most, of that after the first {first.n_done}",
             max(each.rss_bytes for each in later) / first.rss_bytes, "<=", 1.1),
-        Bar(f"{what}: descriptors more at the end", later[-1].descriptors - first.descriptors, "<=", 0),
+        Bar(f"{what}: descriptors more at the end",
+            later[-1].descriptors - first.descriptors, "<=", 0),
         Bar(f"{what}: threads more at the end", later[-1].threads - first.threads, "<=", 0),
     ]  # fmt: skip
 
@@ -103,7 +107,8 @@ def measure_jobs(folder: Path, total: int) -> tuple[dict[str, Any], list[Bar]]:
         language="en",
         temperatures=(0.0,),
     )
-    kept, number = [], 0
+    kept = []
+    number = 0
     for n in steps(total):
         clips = folder / f"clips {number}"
         clips.mkdir()
@@ -172,7 +177,9 @@ async def call_tools(folder: Path, total: int) -> list[Kept]:
             ("list_models", {}),
             ("get_transcription_result", {"job_id": "none"}),  # refused
         ]
-        process, kept, number = child("serve", data_dir), [], 0
+        process = child("serve", data_dir)
+        kept = []
+        number = 0
         for n in steps(total):
             for _ in range(n):
                 tool, arguments = calls[number % len(calls)]

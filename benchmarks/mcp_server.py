@@ -1,8 +1,9 @@
 """The MCP server as its clients feel it: starting, one short recording, many clients at once.
 
-    start      until the first list of tools, against a server of the bare SDK with one tool, in turns
-    overhead   a 5 s clip through transcribe_audio on a warm worker, against the pipeline called directly, in turns
-    load       300 short jobs from 8 client processes of one HTTP server; the time of every call, as its client and as
+    start      until the first list of tools, against a server of the bare SDK with one tool, in
+    turns overhead   a 5 s clip through transcribe_audio on a warm worker, against the pipeline
+    called directly, in turns load       300 short jobs from 8 client processes of one HTTP server;
+    the time of every call, as its client and as
                the server has it, while the worker is busy and while it rests
 
 python benchmarks/mcp_server.py [start] [overhead] [load] [--jobs 300] [--clients 8] [--runs 15]
@@ -51,7 +52,7 @@ LIST = (
     + "\n"
 )
 CLIP_S = 5.0
-PAUSE_S = 0.5  # between the questions of one client; as tasks it would be told to ask every second
+PAUSE_S = 0.5  # between the polls of one client; tasks would poll every second
 PATIENCE_S = 1800.0
 
 
@@ -70,7 +71,7 @@ def percentile(values: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
-# --- start ------------------------------------------------------------------------------------------------------------
+# --- start ----------------------------------------------------------------------------------------
 
 
 def first_list(command: list[str], variables: dict[str, str]) -> float:
@@ -111,7 +112,7 @@ def measure_start(folder: Path, runs: int) -> tuple[dict[str, Any], list[Bar]]:
     return figures, [Bar("first list over a bare server's", ratio, "<=", 1.5)]
 
 
-# --- overhead ---------------------------------------------------------------------------------------------------------
+# --- overhead -------------------------------------------------------------------------------------
 
 
 def measure_overhead(folder: Path, runs: int) -> tuple[dict[str, Any], list[Bar]]:
@@ -151,7 +152,7 @@ def measure_overhead(folder: Path, runs: int) -> tuple[dict[str, Any], list[Bar]
     return figures, [Bar("a call costs more than the pipeline, s", more_s, "<=", 0.25)]
 
 
-# --- load -------------------------------------------------------------------------------------------------------------
+# --- load -----------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -177,7 +178,9 @@ def http_server(folder: Path) -> Iterator[str]:
 
 
 def serve(log: Path, arguments: Sequence[str]) -> None:
-    """The command line's server, which at its end writes down each call: its tool, when, how many seconds it took."""
+    """The command line's server, which at its end writes down each call: its tool, when, how many
+    seconds it took.
+    """
     from transcribe_mcp.__main__ import main as command_line
     from transcribe_mcp.frontends.mcp import server as mcp_server
 
@@ -186,7 +189,8 @@ def serve(log: Path, arguments: Sequence[str]) -> None:
 
     def timed(app: Any) -> Any:
         async def application(scope: Any, receive: Any, send: Any) -> None:
-            begin, asked = time.perf_counter(), b""
+            begin = time.perf_counter()
+            asked = b""
 
             async def heard() -> Any:
                 nonlocal asked
@@ -223,9 +227,11 @@ def serve(log: Path, arguments: Sequence[str]) -> None:
 
 
 async def be_a_client(url: str, first: str, sources: Sequence[str]) -> None:
-    """Submit recordings and ask for them until they are done; prints how many are, and the seconds of every call.
+    """Submit recordings and ask for them until they are done; prints how many are, and the seconds
+    of every call.
 
-    A client compiles a tool's schema when it first calls it: each is called once before anything is timed.
+    A client compiles a tool's schema when it first calls it: each is called once before anything is
+    timed.
     """
     taken: dict[str, list[float]] = {}
     async with Client(url) as client:
@@ -266,7 +272,9 @@ Times = dict[str, list[float]]
 
 
 def run_clients(url: str, first: str, parts: Sequence[Sequence[str]]) -> tuple[int, Times, float]:
-    """Clients that begin together: (jobs completed, seconds of their calls by tool, when they began)."""
+    """Clients that begin together: (jobs completed, seconds of their calls by tool, when they
+    began).
+    """
     command = [sys.executable, __file__, "--client", url, first]
     clients = [
         subprocess.Popen(
@@ -282,7 +290,8 @@ def run_clients(url: str, first: str, parts: Sequence[Sequence[str]]) -> tuple[i
         assert client.stdin is not None
         client.stdin.write("go\n")
         client.stdin.flush()
-    done, taken = 0, {}
+    done = 0
+    taken = {}
     for client in clients:
         answer = json.loads(client.communicate(timeout=PATIENCE_S)[0])
         done += answer["done"]
@@ -319,10 +328,8 @@ def measure_load(folder: Path, n_jobs: int, n_clients: int) -> tuple[dict[str, A
         )  # answered from the library
     rows = json.loads((folder / "served").read_text(encoding="utf-8"))
     took_s = done_at - busy_at
-    busy_at_server, idle_at_server = (
-        served_from(rows, busy_at, done_at),
-        served_from(rows, idle_at, time.time()),
-    )
+    busy_at_server = served_from(rows, busy_at, done_at)
+    idle_at_server = served_from(rows, idle_at, time.time())
     columns = {
         "busy": busy,
         "idle": idle,
@@ -336,7 +343,8 @@ def measure_load(folder: Path, n_jobs: int, n_clients: int) -> tuple[dict[str, A
         for tool in busy
     }
     print(
-        f"{n_jobs} jobs from {n_clients} clients in {took_s:.0f} s; 99th percentile of each call, ms"
+        f"{n_jobs} jobs from {n_clients} clients in {took_s:.0f} s; 99th percentile of each "
+        "call, ms"
     )
     print(f"{'':<28}{'calls':>7}" + "".join(f"{name:>21}" for name in columns))
     for tool, row in calls.items():
@@ -370,7 +378,8 @@ def main() -> int:
         "overhead": lambda folder: measure_overhead(folder, asked.runs),
         "load": lambda folder: measure_load(folder, asked.jobs, asked.clients),
     }
-    figures, bars = {}, []
+    figures = {}
+    bars = []
     for part in asked.parts or measures:
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             figures[part], more = measures[part](Path(folder))

@@ -62,7 +62,10 @@ def measure(path: Path, model: Path, engine: str, duration_s: float) -> dict[str
     transcript = json.loads(result.read_text(encoding="utf-8"))
     words = sum(len(segment["words"]) for segment in transcript["segments"])
     print(
-        f"{duration_s / 3600:5.2f} h  {peak_bytes / MIB_BYTES:7.1f} MiB  {taken_s:7.1f} s  {words} words",
+        (
+            f"{duration_s / 3600:5.2f} h  {peak_bytes / MIB_BYTES:7.1f} MiB  {taken_s:7.1f} s  "
+            f"{words} words"
+        ),
         flush=True,
     )
     return {

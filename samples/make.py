@@ -2,8 +2,8 @@
 
     python samples/make.py
 
-needs flite with its voices ``rms`` and ``awb`` (Debian and Ubuntu: ``apt-get install flite``) and this project's own
-PyAV. The recordings are committed; run this only to change them.
+needs flite with its voices ``rms`` and ``awb`` (Debian and Ubuntu: ``apt-get install flite``) and
+this project's own PyAV. The recordings are committed; run this only to change them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ SAMPLES: dict[str, list[Line]] = {
     "welcome": [
         (
             "awb",
-            "Welcome. This program listens to a recording and writes down every word, with the time when it was said. "
+            "Welcome. This program listens to a recording and writes down every word, with "
+            "the time when it was said. "
             "The work is done on your own machine. We hope that you will find it useful.",
         )
     ],
@@ -57,7 +58,8 @@ def speak(voice: str, text: str) -> NDArray[np.int16]:
             stream = container.streams.audio[0]
             if stream.rate != SAMPLE_RATE_HZ:
                 raise SystemExit(
-                    f"flite's voice {voice} has {stream.rate} Hz, not {SAMPLE_RATE_HZ}: is it installed?"
+                    f"flite's voice {voice} has {stream.rate} Hz, not {SAMPLE_RATE_HZ}: is "
+                    "it installed?"
                 )
             return np.concatenate([frame.to_ndarray()[0] for frame in container.decode(stream)])
 

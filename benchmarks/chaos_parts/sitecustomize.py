@@ -1,4 +1,6 @@
-"""In a worker of the chaos benchmark: an engine that writes down what it decodes, in place of CTranslate2."""
+"""In a worker of the chaos benchmark: an engine that writes down what it decodes, in place of
+CTranslate2.
+"""
 
 import os
 import sys

@@ -115,7 +115,7 @@ class World:
         self.done[what] += n
         print(f"{time.strftime('%H:%M:%S')} {what}", flush=True)
 
-    # --- what is done -------------------------------------------------------------------------------------------------
+    # --- what is done -----------------------------------------------------------------------------
 
     def kill(self, module: str, what: str) -> bool:
         """One of these processes, if there is any."""

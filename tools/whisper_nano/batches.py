@@ -28,7 +28,8 @@ from windows import (
     phoneme_frames,
 )
 
-N_FFT, HOP = 400, 160
+N_FFT = 400
+HOP = 160
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,9 @@ NON_SPEECH_SHARE = 0.06
 
 @dataclass(slots=True)
 class Batch:
-    """NumPy arrays of one planned batch; b windows, t tokens, n encoder frames, p pieces of speech."""
+    """NumPy arrays of one planned batch; b windows, t tokens, n encoder frames, p pieces of
+    speech.
+    """
 
     kind: str
     ids: np.ndarray  # (b, t + 1) int16
@@ -73,7 +76,8 @@ class Library:
     """All records whose samples are on the GPU, by language."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._known = folder, set[str]()
+        self._folder = folder
+        self._known = set[str]()
         self._records: dict[str, list[tuple[Record, int]]] = {
             language: [] for language in LANGUAGE_SHARES
         }
@@ -99,7 +103,8 @@ class Planner:
     """Draws windows; one in each planning process."""
 
     def __init__(self, library: Library, tokenizer: Tokenizer, seed: int) -> None:
-        self._library, self._writer = library, TargetWriter(tokenizer)
+        self._library = library
+        self._writer = TargetWriter(tokenizer)
         self._rng = np.random.default_rng(seed)
 
     def _previous(self, language: str, pieces: list[Piece]) -> str:
@@ -134,17 +139,22 @@ class Planner:
                 return pieces, target
 
     def batch(self, kind: Kind) -> Batch:
-        rng, b, t = self._rng, kind.windows, kind.tokens
-        samples, frames = int(kind.seconds * SAMPLE_RATE_HZ), int(kind.seconds / FRAME_S)
+        rng = self._rng
+        b = kind.windows
+        t = kind.tokens
+        samples = int(kind.seconds * SAMPLE_RATE_HZ)
+        frames = int(kind.seconds / FRAME_S)
         ids = np.full((b, t + 1), self._writer.ids.end, np.int16)
         spans = np.full((b, t + 1, 2), -1, np.int16)
-        n_ids, n_prompt = np.zeros(b, np.int64), np.zeros(b, np.int64)
+        n_ids = np.zeros(b, np.int64)
+        n_prompt = np.zeros(b, np.int64)
         phonemes = np.zeros((b, frames), np.uint8)
         pad_from = np.full(b, 2 * frames)
         places: list[tuple[int, int, int, float]] = []
         for row in range(b):
             pieces, target = self.window(kind)
-            n_ids[row], n_prompt[row] = len(target.ids), target.n_prompt
+            n_ids[row] = len(target.ids)
+            n_prompt[row] = target.n_prompt
             ids[row, : len(target.ids)] = target.ids
             spans[row, : len(target.ids)] = target.spans
             phonemes[row] = phoneme_frames(pieces, frames)
@@ -164,8 +174,9 @@ class Planner:
             np.float32
         )
         return Batch(
-            kind.name, ids, n_prompt, n_ids, spans, phonemes, *(np.array(c, np.int64) for c in columns[:3]),
-            np.array(columns[3], np.float32), noise, pad_from,
+            kind.name, ids, n_prompt, n_ids, spans, phonemes,
+            *(np.array(c, np.int64) for c in columns[:3]), np.array(columns[3], np.float32), noise,
+            pad_from,
         )  # fmt: skip
 
     def _white_gains(self, b: int) -> np.ndarray:
@@ -175,7 +186,9 @@ class Planner:
         return np.where(self._rng.random(b) < 0.15, 0.0, 10**loud)
 
     def _noise_gains(self, b: int, n_ids: np.ndarray) -> np.ndarray:
-        """Recorded noise: faint behind a third of the speech; of any level where nobody speaks (sequences of 5 ids)."""
+        """Recorded noise: faint behind a third of the speech; of any level where nobody speaks
+        (sequences of 5 ids).
+        """
         behind = np.where(self._rng.random(b) < 0.35, 10 ** self._rng.uniform(-3.5, -1.3, b), 0.0)
         alone = np.where(self._rng.random(b) < 0.85, 10 ** self._rng.uniform(-3, 0.6, b), 0.0)
         return np.where(n_ids == 5, alone, behind)
@@ -184,7 +197,9 @@ class Planner:
 def plan_forever(
     folder: Path, tokenizer_path: Path, seed: int, kinds: Queue, batches: Queue
 ) -> None:
-    """Body of a planning process: answers every (kind, share of its windows) asked for with one batch."""
+    """Body of a planning process: answers every (kind, share of its windows) asked for with one
+    batch.
+    """
     gc.disable()  # half a million records would be walked again and again
     library = Library(folder)
     planner = Planner(library, Tokenizer.from_file(str(tokenizer_path)), seed)
@@ -205,11 +220,15 @@ class Renderer:
 
     def __init__(self, pool: Tensor, noises: Tensor, device: torch.device) -> None:
         """pool: (n,) int16 all shards' samples; noises: (m,) int16 clips of noise end to end."""
-        self._pool, self._noises, self._device = pool, noises, device
+        self._pool = pool
+        self._noises = noises
+        self._device = device
         self._window = torch.hann_window(N_FFT, device=device)
         self._filters = {
             n: torch.tensor(
-                mel_filter_bank(201, n, 0.0, 8000.0, SAMPLE_RATE_HZ, norm="slaney", mel_scale="slaney").T,
+                mel_filter_bank(
+                    201, n, 0.0, 8000.0, SAMPLE_RATE_HZ, norm="slaney", mel_scale="slaney"
+                ).T,
                 dtype=torch.float32, device=device,
             )
             for n in (80, 128)
@@ -218,7 +237,8 @@ class Renderer:
     def wave(self, batch: Batch) -> Tensor:
         """(b, samples) float32."""
         kind = KINDS[batch.kind]
-        b, n = batch.ids.shape[0], int(kind.seconds * SAMPLE_RATE_HZ)
+        b = batch.ids.shape[0]
+        n = int(kind.seconds * SAMPLE_RATE_HZ)
         source, target, length = (self._to(a) for a in (batch.source, batch.target, batch.length))
         gain = self._to(batch.gain)
         total = int(batch.length.sum())
@@ -250,7 +270,9 @@ class Renderer:
         return wave.clamp(-1, 1)
 
     def mel(self, wave: Tensor, n_mels: int, pad_from: np.ndarray | None = None) -> Tensor:
-        """(b, samples) -> (b, n_mels, samples / 160), Whisper's log-mel; zero from frame pad_from on."""
+        """(b, samples) -> (b, n_mels, samples / 160), Whisper's log-mel; zero from frame pad_from
+        on.
+        """
         spectrum = (
             torch.stft(wave, N_FFT, HOP, window=self._window, return_complex=True)[..., :-1].abs()
             ** 2

@@ -1,4 +1,6 @@
-"""Greedy word error rate on held-out speech, quick enough to run while training. judge.py is the full judge."""
+"""Greedy word error rate on held-out speech, quick enough to run while training. judge.py is the
+full judge.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +67,9 @@ def held_out_batch(folder: Path, device: torch.device, n_windows: int) -> HeldOu
     samples = np.concatenate(shards)
     rng = np.random.default_rng(11)
     n = int(WINDOW_S * SAMPLE_RATE_HZ)
-    waves, languages, texts = [], [], []
+    waves = []
+    languages = []
+    texts = []
     for i in range(n_windows):
         language = ("en", "de", "es")[i % 3]
         choice = records[language]
@@ -77,7 +81,8 @@ def held_out_batch(folder: Path, device: torch.device, n_windows: int) -> HeldOu
         pieces: list[Piece] = lay_out(draw_layout("packed", WINDOW_S, rng), draw, WINDOW_S, rng)
         wave = rng.standard_normal(n).astype(np.float32) * 1e-4
         for piece in pieces:
-            first, start = int(piece.at * SAMPLE_RATE_HZ), piece.base + piece.record.offset
+            first = int(piece.at * SAMPLE_RATE_HZ)
+            start = piece.base + piece.record.offset
             wave[first : first + piece.record.n_samples] += samples[
                 start : start + piece.record.n_samples
             ] * (piece.gain / 32768)

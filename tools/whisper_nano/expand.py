@@ -22,22 +22,25 @@ UNUSED_ROW_GAIN = 2.0
 # large-v3's layout: 50,256 ids of text, the empty token, then the special tokens in this order.
 LARGE_TEXT_IDS = 50_256
 LARGE_LANGUAGES = (
-    "en", "zh", "de", "es", "ru", "ko", "fr", "ja", "pt", "tr", "pl", "ca", "nl", "ar", "sv", "it", "id", "hi",
-    "fi", "vi", "he", "uk", "el", "ms", "cs", "ro", "da", "hu", "ta", "no", "th", "ur", "hr", "bg", "lt", "la",
-    "mi", "ml", "cy", "sk", "te", "fa", "lv", "bn", "sr", "az", "sl", "kn", "et", "mk", "br", "eu", "is", "hy",
-    "ne", "mn", "bs", "kk", "sq", "sw", "gl", "mr", "pa", "si", "km", "sn", "yo", "so", "af", "oc", "ka", "be",
-    "tg", "sd", "gu", "am", "yi", "lo", "uz", "fo", "ht", "ps", "tk", "nn", "mt", "sa", "lb", "my", "bo", "tl",
-    "mg", "as", "tt", "haw", "ln", "ha", "ba", "jw", "su", "yue",
+    "en", "zh", "de", "es", "ru", "ko", "fr", "ja", "pt", "tr", "pl", "ca", "nl", "ar", "sv", "it",
+    "id", "hi", "fi", "vi", "he", "uk", "el", "ms", "cs", "ro", "da", "hu", "ta", "no", "th", "ur",
+    "hr", "bg", "lt", "la", "mi", "ml", "cy", "sk", "te", "fa", "lv", "bn", "sr", "az", "sl", "kn",
+    "et", "mk", "br", "eu", "is", "hy", "ne", "mn", "bs", "kk", "sq", "sw", "gl", "mr", "pa", "si",
+    "km", "sn", "yo", "so", "af", "oc", "ka", "be", "tg", "sd", "gu", "am", "yi", "lo", "uz", "fo",
+    "ht", "ps", "tk", "nn", "mt", "sa", "lb", "my", "bo", "tl", "mg", "as", "tt", "haw", "ln", "ha",
+    "ba", "jw", "su", "yue",
 )  # fmt: skip
 LARGE_SPECIALS = (
     "<|endoftext|>", "<|startoftranscript|>", *(f"<|{code}|>" for code in LARGE_LANGUAGES),
-    "<|translate|>", "<|transcribe|>", "<|startoflm|>", "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>",
-    *(f"<|{i * 0.02:.2f}|>" for i in range(1501)),
+    "<|translate|>", "<|transcribe|>", "<|startoflm|>", "<|startofprev|>", "<|nospeech|>",
+    "<|notimestamps|>", *(f"<|{i * 0.02:.2f}|>" for i in range(1501)),
 )  # fmt: skip
 
 
 def pack_rows(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Matrices as int8 with one half-precision scale a row (first axis); vectors in half precision."""
+    """Matrices as int8 with one half-precision scale a row (first axis); vectors in half
+    precision.
+    """
     packed: dict[str, np.ndarray] = {}
     for name, tensor in tensors.items():
         if tensor.ndim < 2:
@@ -46,7 +49,8 @@ def pack_rows(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         rows = tensor.reshape(len(tensor), -1)
         scale = (np.abs(rows).max(axis=1) / 127).clip(min=1e-7).astype(np.float16)
         quantized = np.rint(rows / scale.astype(np.float32)[:, None]).clip(-127, 127)
-        packed[name], packed[name + SCALE] = quantized.astype(np.int8).reshape(tensor.shape), scale
+        packed[name] = quantized.astype(np.int8).reshape(tensor.shape)
+        packed[name + SCALE] = scale
     return packed
 
 
@@ -71,7 +75,9 @@ def sinusoids(length: int, channels: int) -> np.ndarray:
 
 
 def expand(packed: Path, cache: Path, n_mels: int = 80) -> Path:
-    """Writes the model with 80 or 128 mels below cache as a Hugging Face directory, once; returns the directory."""
+    """Writes the model with 80 or 128 mels below cache as a Hugging Face directory, once; returns
+    the directory.
+    """
     digest = hashlib.sha256((packed / "weights.safetensors").read_bytes())
     for name in ("config.json", "generation_config.json", "tokenizer.json"):
         digest.update((packed / name).read_bytes())
@@ -149,7 +155,8 @@ def _relay(tensors: dict[str, np.ndarray], documents: dict[str, dict]) -> None:
         }
         for token, i in special.items()
     ]
-    end, start = special["<|endoftext|>"], special["<|startoftranscript|>"]
+    end = special["<|endoftext|>"]
+    start = special["<|startoftranscript|>"]
     ends = {
         "pad_token_id": end,
         "bos_token_id": end,

@@ -1,9 +1,11 @@
-"""Writes the trained weights as the project keeps them: one byte a weight with a scale for each row.
+"""Writes the trained weights as the project keeps them: one byte a weight with a scale for each
+row.
 
-Two models come of one training. The first has 80 mels and ids of its own. The second shares all weights with it but the
-first convolution, takes 128 mels and lies on large-v3's vocabulary (51,866 ids, special tokens where large-v3 has them;
-the ids nobody was taught have one row, far from every answer). Only what differs is stored a second time.
-`--expand DIRECTORY` makes both into ordinary Hugging Face directories.
+Two models come of one training. The first has 80 mels and ids of its own. The second shares all
+weights with it but the first convolution, takes 128 mels and lies on large-v3's vocabulary (51,866
+ids, special tokens where large-v3 has them; the ids nobody was taught have one row, far from every
+answer). Only what differs is stored a second time. `--expand DIRECTORY` makes both into ordinary
+Hugging Face directories.
 """
 
 from __future__ import annotations
@@ -25,15 +27,17 @@ from windows import Ids
 def configuration(shape: dict[str, int], ids: Ids) -> dict[str, object]:
     d = shape["width"]
     return {
-        "architectures": ["WhisperForConditionalGeneration"], "model_type": "whisper", "is_encoder_decoder": True,
-        "vocab_size": shape["vocabulary"], "num_mel_bins": 80, "d_model": d,
-        "encoder_layers": shape["encoder_layers"], "decoder_layers": shape["decoder_layers"],
-        "encoder_attention_heads": shape["heads"], "decoder_attention_heads": shape["heads"],
-        "encoder_ffn_dim": 4 * d, "decoder_ffn_dim": 4 * d,
-        "max_source_positions": shape["audio_positions"], "max_target_positions": shape["text_positions"],
-        "activation_function": "gelu", "dropout": 0.0, "scale_embedding": False, "tie_word_embeddings": True,
-        "pad_token_id": ids.end, "bos_token_id": ids.end, "eos_token_id": ids.end, "decoder_start_token_id": ids.start,
-        "suppress_tokens": [], "begin_suppress_tokens": [], "dtype": "float16",
+        "architectures": ["WhisperForConditionalGeneration"], "model_type": "whisper",
+        "is_encoder_decoder": True, "vocab_size": shape["vocabulary"], "num_mel_bins": 80,
+        "d_model": d, "encoder_layers": shape["encoder_layers"],
+        "decoder_layers": shape["decoder_layers"], "encoder_attention_heads": shape["heads"],
+        "decoder_attention_heads": shape["heads"], "encoder_ffn_dim": 4 * d,
+        "decoder_ffn_dim": 4 * d, "max_source_positions": shape["audio_positions"],
+        "max_target_positions": shape["text_positions"], "activation_function": "gelu",
+        "dropout": 0.0, "scale_embedding": False, "tie_word_embeddings": True,
+        "pad_token_id": ids.end, "bos_token_id": ids.end, "eos_token_id": ids.end,
+        "decoder_start_token_id": ids.start, "suppress_tokens": [], "begin_suppress_tokens": [],
+        "dtype": "float16",
     }  # fmt: skip
 
 
@@ -43,15 +47,17 @@ def generation(ids: Ids, alignment_heads: list[list[int]]) -> dict[str, object]:
         "lang_to_id": {f"<|{language}|>": i for language, i in ids.languages.items()},
         "task_to_id": {"transcribe": ids.transcribe, "translate": ids.translate},
         "no_timestamps_token_id": ids.no_timestamps, "prev_sot_token_id": ids.previous,
-        "decoder_start_token_id": ids.start, "bos_token_id": ids.end, "eos_token_id": ids.end, "pad_token_id": ids.end,
-        "max_initial_timestamp_index": 50, "max_length": 448, "suppress_tokens": [], "begin_suppress_tokens": [],
+        "decoder_start_token_id": ids.start, "bos_token_id": ids.end, "eos_token_id": ids.end,
+        "pad_token_id": ids.end, "max_initial_timestamp_index": 50, "max_length": 448,
+        "suppress_tokens": [], "begin_suppress_tokens": [],
     }  # fmt: skip
 
 
 PREPROCESSOR = {
-    "feature_extractor_type": "WhisperFeatureExtractor", "feature_size": 80, "sampling_rate": 16_000, "hop_length": 160,
-    "chunk_length": 30, "n_fft": 400, "nb_max_frames": 3000, "n_samples": 480_000, "padding_value": 0.0,
-    "padding_side": "right", "return_attention_mask": False,
+    "feature_extractor_type": "WhisperFeatureExtractor", "feature_size": 80,
+    "sampling_rate": 16_000, "hop_length": 160, "chunk_length": 30, "n_fft": 400,
+    "nb_max_frames": 3000, "n_samples": 480_000, "padding_value": 0.0, "padding_side": "right",
+    "return_attention_mask": False,
 }  # fmt: skip
 
 

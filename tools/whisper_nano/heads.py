@@ -1,4 +1,5 @@
-"""Finds which cross-attention heads tell when words start: each head alone, then the best ones together.
+"""Finds which cross-attention heads tell when words start: each head alone, then the best ones
+together.
 
 Aligns the true text of fresh windows in CTranslate2 and compares with the known word starts.
 """
@@ -41,7 +42,8 @@ def starts(
     first: dict[int, int] = {}
     for token, frame in result.alignments:
         first.setdefault(token, frame)
-    errors, position = [], 0
+    errors = []
+    position = 0
     for segment in truth.segments:
         for word in segment.words:
             position = text.index(word.text, position)

@@ -1,4 +1,5 @@
-"""Measures a model against the bars it was made for, with transcribe-mcp's own pipeline on CTranslate2.
+"""Measures a model against the bars it was made for, with transcribe-mcp's own pipeline on
+CTranslate2.
 
 AUDIO is a folder of make_audio.py fresh. Prints a table; the last line is one JSON object.
 """
@@ -28,7 +29,8 @@ from transcribe_mcp.quality.wer import align, normalise
 from transcribe_mcp.speech.features import log_mel
 from transcribe_mcp.speech.regions import Region, Window
 
-SAMPLE_RATE_HZ, WINDOW_S = 16_000, 30.0
+SAMPLE_RATE_HZ = 16_000
+WINDOW_S = 30.0
 GREEDY = Options(temperatures=(0.0,), threads=2)
 SPEED_REPEATS = 5
 
@@ -44,7 +46,9 @@ class Measured:
 
 
 class Direct:
-    """The model in CTranslate2 without the pipeline, for what the pipeline hides: timestamp tokens and bare speed."""
+    """The model in CTranslate2 without the pipeline, for what the pipeline hides: timestamp tokens
+    and bare speed.
+    """
 
     def __init__(self, model: Path, compute_type: str) -> None:
         checkpoint = resolve(str(model), offline=True, progress=no_progress)
@@ -109,7 +113,8 @@ def accuracy(model: Path, compute_type: str, folder: Path) -> Iterator[Measured]
         f"language of {everything.languages} windows, {compute_type}", found, "= 1", found == 1
     )
     errors = [abs(e) for e in everything.start_errors]
-    median, within = statistics.median(errors), sum(e <= 0.1 for e in errors) / len(errors)
+    median = statistics.median(errors)
+    within = sum(e <= 0.1 for e in errors) / len(errors)
     yield Measured(
         f"word start error, median of {len(errors)}, {compute_type}",
         median,
@@ -137,12 +142,17 @@ def after_the_end(direct: Direct, folder: Path) -> Iterator[Measured]:
             extra += words_after_the_end(
                 " ".join(s.text for s in truth.segments), heard, truth.language or "en"
             )
-        name = f"words after the end in {len(truths)} windows, timestamps {'on' if timestamps else 'off'}"
+        name = (
+            f"words after the end in {len(truths)} windows, timestamps "
+            f"{'on' if timestamps else 'off'}"
+        )
         yield Measured(name, extra, "0", extra == 0)
 
 
 def speed(model: Path, folder: Path) -> list[Measured]:
-    """Samples to text with our engine on two cores: a window by itself, and a batch as the pipeline decodes it."""
+    """Samples to text with our engine on two cores: a window by itself, and a batch as the pipeline
+    decodes it.
+    """
     engine = load_engine(
         EngineRequest("ctranslate2", str(model), "cpu", "int8", threads=2, offline=True)
     )

@@ -1,8 +1,8 @@
 """Writes audio with truth: the repository's test files, or fresh windows for the judge.
 
-Each folder gets a truth.json: a list of {file, language, duration, segments: [{start, end, text, speaker, words:
-[{word, start, end}]}]}; times in seconds. Words that espeak-ng does not time are in the text only. Every file has its
-own seed.
+Each folder gets a truth.json: a list of {file, language, duration, segments: [{start, end, text,
+speaker, words: [{word, start, end}]}]}; times in seconds. Words that espeak-ng does not time are in
+the text only. Every file has its own seed.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ class Speech:
     def render(self, pieces: list[Piece], seconds: float, noise: np.ndarray) -> np.ndarray:
         wave = noise.astype(np.float32)[: int(seconds * SAMPLE_RATE_HZ)].copy()
         for piece in pieces:
-            first, start = int(piece.at * SAMPLE_RATE_HZ), int(piece.cut * SAMPLE_RATE_HZ)
+            first = int(piece.at * SAMPLE_RATE_HZ)
+            start = int(piece.cut * SAMPLE_RATE_HZ)
             n = min(int(piece.duration * SAMPLE_RATE_HZ), len(wave) - first)
             wave[first : first + n] += self._samples[id(piece.record)][
                 start : start + n
@@ -116,7 +117,9 @@ def drawer(
 
 
 def short_files(speech: Speech, out: Path) -> list[dict[str, object]]:
-    """24 files of 6 to 12 s: clean, with noise behind, quiet, cut, with long silence before, between and after."""
+    """24 files of 6 to 12 s: clean, with noise behind, quiet, cut, with long silence before,
+    between and after.
+    """
     silent_after = Layout(0.3, 3.0, ((0.2, 0.4),))
     cases: list[tuple[str, str, float, Layout, float]] = [
         (f"{language}_{i}", language, 9.0, Layout(0.2 + 0.1 * i, 7.0, ((0.1, 0.5),)), 1e-4)
@@ -150,7 +153,9 @@ def conversation(speech: Speech, path: Path) -> dict[str, object]:
     """Two minutes of three voices taking turns, each always the same voice."""
     rng = np.random.default_rng(22)
     names = {voice.name: name for name, voice in SPEAKERS.items()}
-    pieces, time, turn = [], 0.8, 0
+    pieces = []
+    time = 0.8
+    turn = 0
     while True:
         name, text = CONVERSATION[turn % len(CONVERSATION)]
         record = speech.record(text, "en", SPEAKERS[name])
@@ -170,7 +175,9 @@ def conversation(speech: Speech, path: Path) -> dict[str, object]:
 def non_speech(
     out: Path, seconds: float, suffix: str, seed: int, files: int
 ) -> list[dict[str, object]]:
-    """Each kind of noise in turn, at levels from faint to loud; silence in FLAC, where it stays exact."""
+    """Each kind of noise in turn, at levels from faint to loud; silence in FLAC, where it stays
+    exact.
+    """
     rows = []
     for i in range(files):
         rng = np.random.default_rng([seed, i])
@@ -194,7 +201,9 @@ def make_repository(out: Path) -> None:
 
 
 def make_fresh(out: Path, corpus: Path, windows: int, seed: int) -> None:
-    """For judge.py: whole windows, windows with speech in the first third only, and ten minutes of no speech."""
+    """For judge.py: whole windows, windows with speech in the first third only, and ten minutes of
+    no speech.
+    """
     with gzip.open(corpus, "rt", encoding="utf-8") as file:
         sentences = {language: sources["test"] for language, sources in json.load(file).items()}
     speech = Speech()

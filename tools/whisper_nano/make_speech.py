@@ -1,7 +1,8 @@
 """Fills a folder with shards of spoken sentences for training, on every core.
 
-A shard is NAME.npy (int16 samples at 16 kHz, utterances end to end) and NAME.pickle (their records, without samples).
-It appears under its name only when complete, so that training can start on the first while the rest is being made.
+A shard is NAME.npy (int16 samples at 16 kHz, utterances end to end) and NAME.pickle (their records,
+without samples). It appears under its name only when complete, so that training can start on the
+first while the rest is being made.
 """
 
 from __future__ import annotations
@@ -64,12 +65,14 @@ def make_shard(corpus_path: Path, out: Path, index: int, n_shards: int, held_out
     path = out / f"shard_{index:05d}.npy"
     if path.exists():
         return 0.0
-    corpus, synthesizer = _corpus(corpus_path), _synthesizer()
+    corpus = _corpus(corpus_path)
+    synthesizer = _synthesizer()
     rng = np.random.default_rng([index, int(held_out)])
     languages = list(LANGUAGE_SHARES)
     streams: dict[tuple[str, str], Iterator[str]] = {}
     samples = np.zeros(SHARD_SAMPLES, np.int16)
-    records, filled = [], 0
+    records = []
+    filled = 0
     while True:
         language = str(rng.choice(languages, p=list(LANGUAGE_SHARES.values())))
         shares = {"test": 1.0} if held_out else SOURCE_SHARES[language]
@@ -124,7 +127,8 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     n_shards = max(1, round(arguments.hours * 3600 * SAMPLE_RATE_HZ / SHARD_SAMPLES))
-    started, hours = time.monotonic(), 0.0
+    started = time.monotonic()
+    hours = 0.0
     with ProcessPoolExecutor(arguments.processes) as pool:
         jobs = [
             pool.submit(

@@ -1,8 +1,8 @@
 """Whisper's architecture in plain PyTorch, for training.
 
-Parameter names are Hugging Face's, so that a state dict loads there as it is. Beyond the published model: a second
-first convolution for 128 mels (exported apart), a phoneme head for the encoder, and scores of chosen cross-attention
-heads.
+Parameter names are Hugging Face's, so that a state dict loads there as it is. Beyond the published
+model: a second first convolution for 128 mels (exported apart), a phoneme head for the encoder, and
+scores of chosen cross-attention heads.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, memory: Tensor, causal: bool, scored: int = 0
     ) -> tuple[Tensor, Tensor | None]:
-        """x (b, t, d), memory (b, s, d) -> (b, t, d), and the first heads' scores before softmax (b, scored, t, s)."""
+        """x (b, t, d), memory (b, s, d) -> (b, t, d), and the first heads' scores before softmax
+        (b, scored, t, s).
+        """
         b, t, d = x.shape
         q = self.q_proj(x).view(b, t, self.heads, -1).transpose(1, 2)
         k = self.k_proj(memory).view(b, memory.shape[1], self.heads, -1).transpose(1, 2)
@@ -137,7 +139,9 @@ class Decoder(nn.Module):
         self.layer_norm = nn.LayerNorm(d)
 
     def forward(self, ids: Tensor, audio: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """ids (b, t), audio (b, n, d) -> hidden states (b, t, d), and the guided heads' scores (b, heads, t, n)."""
+        """ids (b, t), audio (b, n, d) -> hidden states (b, t, d), and the guided heads' scores (b,
+        heads, t, n).
+        """
         x = self.embed_tokens(ids) + self.embed_positions.weight[: ids.shape[1]]
         x = x.to(audio.dtype)
         guided = []

@@ -53,13 +53,15 @@ def _tone(n: int, time: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _sweep(n: int, time: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    low, high = 10 ** rng.uniform(1.8, 3.0), 10 ** rng.uniform(2.5, 3.8)
+    low = 10 ** rng.uniform(1.8, 3.0)
+    high = 10 ** rng.uniform(2.5, 3.8)
     position = 0.5 - 0.5 * np.cos(2 * np.pi * time * rng.uniform(0.05, 0.5))
     return np.sin(2 * np.pi * np.cumsum(low + (high - low) * position) / SAMPLE_RATE_HZ)
 
 
 def _events(n: int, rng: np.random.Generator, gap_s: tuple[float, float], make) -> np.ndarray:
-    wave, at = np.zeros(n), 0
+    wave = np.zeros(n)
+    at = 0
     while True:
         at += int(rng.uniform(*gap_s) * SAMPLE_RATE_HZ)
         if at >= n:
@@ -79,7 +81,8 @@ def _clicks(n: int, time: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def _chords(n: int, time: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     def chord() -> np.ndarray:
         m = int(rng.uniform(0.15, 1.5) * SAMPLE_RATE_HZ)
-        t, root = np.arange(m) / SAMPLE_RATE_HZ, 110 * 2 ** (rng.integers(0, 30) / 12)
+        t = np.arange(m) / SAMPLE_RATE_HZ
+        root = 110 * 2 ** (rng.integers(0, 30) / 12)
         notes = root * 2 ** (
             np.array([[0, 4, 7], [0, 3, 7], [0, 5, 9], [0, 4, 10]][rng.integers(4)]) / 12
         )
@@ -95,7 +98,8 @@ def _chords(n: int, time: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _beeps(n: int, time: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    frequency, m = 10 ** rng.uniform(2.3, 3.6), int(rng.uniform(0.05, 0.6) * SAMPLE_RATE_HZ)
+    frequency = 10 ** rng.uniform(2.3, 3.6)
+    m = int(rng.uniform(0.05, 0.6) * SAMPLE_RATE_HZ)
     beep = np.sin(2 * np.pi * frequency * np.arange(m) / SAMPLE_RATE_HZ)
     return _events(n, rng, (0.1, rng.uniform(0.3, 3.0)), lambda: beep)
 
@@ -124,7 +128,9 @@ _SOUNDS = {
 
 
 def noise_bank(clips: int, seconds: float, seed: int) -> np.ndarray:
-    """(clips * seconds * 16000,) int16: clips of noise end to end, each of a kind or of two mixed."""
+    """(clips * seconds * 16000,) int16: clips of noise end to end, each of a kind or of two
+    mixed.
+    """
 
     def clip(number: int) -> np.ndarray:
         rng = np.random.default_rng([seed, number])

@@ -1,8 +1,9 @@
 """Speaks sentences with libespeak-ng and keeps what was said when: words, phonemes, voice.
 
-The library is called through ctypes because its events carry the truth that a rendered sound file has lost. On a
-machine without the Debian package, unpack libespeak-ng1, espeak-ng-data and libsonic0 anywhere and name the two places
-in the environment: ESPEAK_LIBRARY (the .so file) and ESPEAK_DATA (the folder that holds espeak-ng-data).
+The library is called through ctypes because its events carry the truth that a rendered sound file
+has lost. On a machine without the Debian package, unpack libespeak-ng1, espeak-ng-data and
+libsonic0 anywhere and name the two places in the environment: ESPEAK_LIBRARY (the .so file) and
+ESPEAK_DATA (the folder that holds espeak-ng-data).
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from scipy.signal import resample_poly
 
 SAMPLE_RATE_HZ = 16_000
 ESPEAK_RATE_HZ = 22_050
-UP, DOWN = 320, 441  # 22050 Hz * 320 / 441 = 16000 Hz
+# 22050 Hz * 320 / 441 = 16000 Hz
+UP = 320
+DOWN = 441
 AUDIBLE = 1e-3  # of full scale; quieter edges of an utterance are cut off
 N_PHONEME_CLASSES = 256  # phoneme names hashed; class 0 is a pause
 
@@ -25,8 +28,12 @@ _AUDIO_OUTPUT_SYNCHRONOUS = 2
 _PHONEME_EVENTS = 1
 _CHARS_UTF8 = 1
 _POSITION_CHARACTER = 1
-_EVENT_END, _EVENT_WORD, _EVENT_PHONEME = 0, 1, 7
-_RATE, _PITCH, _RANGE = 1, 3, 4
+_EVENT_END = 0
+_EVENT_WORD = 1
+_EVENT_PHONEME = 7
+_RATE = 1
+_PITCH = 3
+_RANGE = 4
 
 ACCENTS = {
     "en": ("en-us", "en", "en-gb-scotland", "en-gb-x-rp"),
@@ -56,7 +63,9 @@ _CALLBACK = ctypes.CFUNCTYPE(
 
 @dataclass(frozen=True, slots=True)
 class Voice:
-    """One speaker: espeak-ng's voice name with variant, words per minute, pitch and pitch range (0 to 99)."""
+    """One speaker: espeak-ng's voice name with variant, words per minute, pitch and pitch range (0
+    to 99).
+    """
 
     name: str
     rate_wpm: int
@@ -66,7 +75,9 @@ class Voice:
 
 @dataclass(frozen=True, slots=True)
 class SpokenWord:
-    """A word as written, in seconds from the utterance's first sample; timed is false where espeak-ng gave no event."""
+    """A word as written, in seconds from the utterance's first sample; timed is false where
+    espeak-ng gave no event.
+    """
 
     text: str
     start: float
@@ -92,7 +103,9 @@ class Utterance:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """An utterance in a shard: its place in samples and its truth; words are (text, start, end, timed)."""
+    """An utterance in a shard: its place in samples and its truth; words are (text, start, end,
+    timed).
+    """
 
     offset: int
     n_samples: int
@@ -160,7 +173,9 @@ class Synthesizer:
 
     def say(self, text: str, language: str, voice: Voice) -> Utterance | None:
         """Speaks one sentence; None where nothing audible comes out."""
-        self._blocks, self._words, self._phonemes = [], [], []
+        self._blocks = []
+        self._words = []
+        self._phonemes = []
         if self._library.espeak_SetVoiceByName(voice.name.encode()) != 0:
             raise ValueError(f"libespeak-ng has no voice {voice.name!r}")
         for parameter, value in (
@@ -182,16 +197,20 @@ class Synthesizer:
         audible = np.flatnonzero(np.abs(wave) > AUDIBLE)
         if len(audible) == 0:
             return None
-        first, last = int(audible[0]), int(audible[-1]) + 1
+        first = int(audible[0])
+        last = int(audible[-1]) + 1
         samples = (np.clip(wave[first:last], -1, 1) * 32767).astype(np.int16)
-        offset, duration = first / SAMPLE_RATE_HZ, (last - first) / SAMPLE_RATE_HZ
+        offset = first / SAMPLE_RATE_HZ
+        duration = (last - first) / SAMPLE_RATE_HZ
         phonemes = tuple((max(0.0, t - offset), phoneme_class(name)) for t, name in self._phonemes)
         words = _place_words(text, [(i, t - offset) for i, t in self._words], phonemes, duration)
         return Utterance(text, language, voice, samples, words, phonemes)
 
 
 def phoneme_class(name: str) -> int:
-    """Class of a phoneme name: 0 for a pause, else 1 to 255 by hash (collisions are harmless for a helper loss)."""
+    """Class of a phoneme name: 0 for a pause, else 1 to 255 by hash (collisions are harmless for a
+    helper loss).
+    """
     if not name or name.startswith("_"):
         return 0
     return 1 + zlib.crc32(name.encode()) % (N_PHONEME_CLASSES - 1)
@@ -205,10 +224,11 @@ def _place_words(
 ) -> tuple[SpokenWord, ...]:
     """Gives every whitespace-separated word its time.
 
-    espeak-ng speaks some pairs ("on the") as one word with one event; the second word's time is then read off the
-    letters and marked as not timed.
+    espeak-ng speaks some pairs ("on the") as one word with one event; the second word's time is
+    then read off the letters and marked as not timed.
     """
-    spans, position = [], 0
+    spans = []
+    position = 0
     for word in text.split():
         position = text.index(word, position)
         spans.append((word, position, position + len(word)))
@@ -220,7 +240,8 @@ def _place_words(
     if starts and starts[0] is None:
         starts[0] = 0.0
     pauses = [t for t, c in phonemes if c == 0]
-    words, i = [], 0
+    words = []
+    i = 0
     while i < len(spans):
         j = i + 1
         while j < len(spans) and starts[j] is None:

@@ -1,9 +1,9 @@
 """Collects sentences from unpacked Debian packages and trains the tokenizer.
 
-Sources, each optional except the first three: wordnet-base, fortunes-de, fortunes-es, fortunes, wesnoth-1.16-* (message
-catalogues), libreoffice-help-de/-es, debian-reference-de/-es, gimp-help-de/-es, gnome-user-docs,
-trans-de-en, wngerman, wspanish, wamerican.
-The corpus itself is never part of the repository.
+Sources, each optional except the first three: wordnet-base, fortunes-de, fortunes-es, fortunes,
+wesnoth-1.16-* (message catalogues), libreoffice-help-de/-es, debian-reference-de/-es,
+gimp-help-de/-es, gnome-user-docs, trans-de-en, wngerman, wspanish, wamerican. The corpus itself is
+never part of the repository.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ TIMESTAMP_STEP_S = 0.02
 N_TIMESTAMPS = 1501  # 0.00 to 30.00 s
 SPECIAL_TOKENS = (
     "<|endoftext|>", "<|startoftranscript|>", *(f"<|{language}|>" for language in LANGUAGES),
-    "<|translate|>", "<|transcribe|>", "<|startoflm|>", "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>",
-    *(f"<|{i * TIMESTAMP_STEP_S:.2f}|>" for i in range(N_TIMESTAMPS)),
+    "<|translate|>", "<|transcribe|>", "<|startoflm|>", "<|startofprev|>", "<|nospeech|>",
+    "<|notimestamps|>", *(f"<|{i * TIMESTAMP_STEP_S:.2f}|>" for i in range(N_TIMESTAMPS)),
 )  # fmt: skip
 EMPTY_TOKEN = ""  # CTranslate2 takes a vocabulary that holds it for a multilingual one
 
@@ -143,7 +143,9 @@ def dictionary_phrases(root: Path, language: str) -> Iterator[str]:
 
 
 def word_lists(root: Path, name: str, seed: int) -> Iterator[str]:
-    """Four to seven words of a spelling dictionary in a row: how every word of the language sounds."""
+    """Four to seven words of a spelling dictionary in a row: how every word of the language
+    sounds.
+    """
     path = root / "usr/share/dict" / name
     if not path.exists():
         return
@@ -209,7 +211,9 @@ def is_held_out(sentence: str) -> bool:
 
 
 def collect(root: Path, excluded: set[str]) -> dict[str, dict[str, list[str]]]:
-    """language -> source -> sentences; 'test' holds the main source's held-out ones, which no other list repeats."""
+    """language -> source -> sentences; 'test' holds the main source's held-out ones, which no other
+    list repeats.
+    """
     streams: dict[str, dict[str, Iterable[str]]] = {
         "en": {
             "main": wordnet(root),

@@ -1,7 +1,8 @@
 """Trains the model on shards of speech while they are still being made.
 
-The learning rate follows the share of --total-seconds gone, so that a run can be cut into several commands: each
-resumes from STATE (all of it) or, where that is lost, from the averaged weights alone.
+The learning rate follows the share of --total-seconds gone, so that a run can be cut into several
+commands: each resumes from STATE (all of it) or, where that is lost, from the averaged weights
+alone.
 """
 
 from __future__ import annotations
@@ -31,12 +32,14 @@ PEAK_RATE = 2e-3
 WARM_UP_STEPS = 600
 SHORT_UNTIL = 0.16  # share of the time spent on short windows
 DECAY_FROM = 0.35  # share from which the learning rate falls linearly to almost nothing
-GUIDE_WEIGHT, PHONEME_WEIGHT = 0.15, 0.3
+GUIDE_WEIGHT = 0.15
+PHONEME_WEIGHT = 0.3
 LABEL_SMOOTHING = 0.02
 AVERAGE_DECAY = 0.9985
 WEIGHT_FILE_BYTES = 15_000_000
 AHEAD_BATCHES = 12
-SHOW_EVERY_STEPS, EVALUATE_EVERY_S = 100, 120.0
+SHOW_EVERY_STEPS = 100
+EVALUATE_EVERY_S = 120.0
 
 
 class Pool:
@@ -44,7 +47,9 @@ class Pool:
 
     def __init__(self, folder: Path, n_shards: int, device: torch.device) -> None:
         self.samples = torch.zeros(n_shards * SHARD_SAMPLES, dtype=torch.int16, device=device)
-        self._folder, self._n_shards, self.loaded = folder, n_shards, 0
+        self._folder = folder
+        self._n_shards = n_shards
+        self.loaded = 0
         self._stream = torch.cuda.Stream() if device.type == "cuda" else None
         for stale in folder.glob("*.ready"):
             stale.unlink()
@@ -77,7 +82,8 @@ def labels_of(batch: Batch, ids: Ids) -> np.ndarray:
     position = np.arange(1, batch.ids.shape[1])[None]
     labels[(position >= batch.n_ids[:, None]) | (position <= batch.n_prompt[:, None])] = -100
     empty = batch.n_ids == 5
-    labels[empty, 0], labels[empty, 1] = ids.no_speech, -100
+    labels[empty, 0] = ids.no_speech
+    labels[empty, 1] = -100
     return labels
 
 
@@ -104,9 +110,13 @@ class Truth:
 
 
 def guide_loss(scores: list[Tensor], spans: Tensor) -> Tensor:
-    """How far the guided heads look from where the next token is heard: mean of -log attention over its frames."""
-    total, count = torch.zeros((), device=spans.device), 0
-    first, last = spans[..., 0], spans[..., 1]
+    """How far the guided heads look from where the next token is heard: mean of -log attention over
+    its frames.
+    """
+    total = torch.zeros((), device=spans.device)
+    count = 0
+    first = spans[..., 0]
+    last = spans[..., 1]
     frame = torch.arange(scores[0].shape[3], device=spans.device)
     inside = (frame >= first[..., None]) & (frame < last[..., None])  # (b, t, n)
     weight = inside / (last - first).clamp(min=1)[..., None]
@@ -123,7 +133,10 @@ def guide_loss(scores: list[Tensor], spans: Tensor) -> Tensor:
 
 def losses(model: Whisper, mel: Tensor, ids: Tensor, truth: Truth) -> tuple[Tensor, ...]:
     """Token, guide and phoneme loss of one batch."""
-    learned, labels, spans, phonemes = truth.learned, truth.labels, truth.spans, truth.phonemes
+    learned = truth.learned
+    labels = truth.labels
+    spans = truth.spans
+    phonemes = truth.phonemes
     audio = model.encoder(mel)
     hidden, scores = model.decoder(ids, audio)
     logits = model.logits(hidden.flatten(0, 1)[learned]).float()
@@ -198,11 +211,9 @@ class Trainer:
         state = torch.load(path, map_location=next(self.model.parameters()).device)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.averaged, self.elapsed_s, self.step = (
-            state["averaged"],
-            state["elapsed_s"],
-            state["step"],
-        )
+        self.averaged = state["averaged"]
+        self.elapsed_s = state["elapsed_s"]
+        self.step = state["step"]
 
 
 def save_weights(trainer: Trainer, folder: Path) -> None:
@@ -249,7 +260,9 @@ class Planners:
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         context = multiprocessing.get_context("spawn")
-        self._asked, self._planned, self._share = context.Queue(), context.Queue(), arguments.batch
+        self._asked = context.Queue()
+        self._planned = context.Queue()
+        self._share = arguments.batch
         tokenizer = arguments.text / "tokenizer.json"
         for i in range(arguments.planners):
             seed = int(time.time()) * 100 + i
@@ -293,7 +306,10 @@ def learn(trainer: Trainer, renderer: Renderer, batch: Batch, ids: Ids, share: f
     trainer.update(token + GUIDE_WEIGHT * guide + PHONEME_WEIGHT * phoneme, share)
     if trainer.step % SHOW_EVERY_STEPS:
         return ""
-    return f"{batch.kind:5s}  token {token.item():.3f}  guide {guide.item():.3f}  phoneme {phoneme.item():.3f}"
+    return (
+        f"{batch.kind:5s}  token {token.item():.3f}  guide {guide.item():.3f}  phoneme "
+        f"{phoneme.item():.3f}"
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -314,7 +330,8 @@ def run(arguments: argparse.Namespace) -> None:
         if arguments.held_out
         else None
     )
-    already, begun = trainer.elapsed_s, time.monotonic()
+    already = trainer.elapsed_s
+    begun = time.monotonic()
     for _ in range(AHEAD_BATCHES):
         planners.ask(kind_for(already / trainer.total_s, 1))
     evaluated = begun
@@ -324,7 +341,10 @@ def run(arguments: argparse.Namespace) -> None:
         if held_out:
             trainer.swap()
             print(
-                f"held out, after {trainer.elapsed_s:.0f} s: {score(trainer.model, renderer, held_out, tokenizer)}",
+                (
+                    f"held out, after {trainer.elapsed_s:.0f} s: "
+                    f"{score(trainer.model, renderer, held_out, tokenizer)}"
+                ),
                 flush=True,
             )
             trainer.swap()
@@ -335,7 +355,10 @@ def run(arguments: argparse.Namespace) -> None:
         shown = learn(trainer, renderer, planners.take(), ids, share)
         trainer.elapsed_s = already + time.monotonic() - begun
         if shown:
-            about = f"{trainer.elapsed_s:6.0f} s  step {trainer.step:6d}  rate {trainer.rate(share):.2e}"
+            about = (
+                f"{trainer.elapsed_s:6.0f} s  step {trainer.step:6d}  rate "
+                f"{trainer.rate(share):.2e}"
+            )
             print(f"{about}  {shown}  shards {pool.loaded}", flush=True)
         if time.monotonic() - evaluated > EVALUATE_EVERY_S:
             judge()

@@ -1,4 +1,5 @@
-"""Lays spoken sentences out in windows of at most 30 s, and says which tokens a window should give, and where.
+"""Lays spoken sentences out in windows of at most 30 s, and says which tokens a window should give,
+and where.
 
 A plan holds places and gains only. Training renders it on the GPU, test audio on the CPU.
 """
@@ -27,7 +28,9 @@ STYLES = {  # share of training windows
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A stretch of one utterance in a window; all times in seconds, cut from the utterance's own start."""
+    """A part of one utterance in a window; all times in seconds, cut from the utterance's own
+    start.
+    """
 
     record: Record
     cut: float
@@ -42,14 +45,17 @@ class Piece:
 
     def words(self) -> list[tuple[str, float, float, bool]]:
         """The words that are heard whole, in window time."""
-        shift, stop = self.at - self.cut, self.cut + self.duration + 1e-3
+        shift = self.at - self.cut
+        stop = self.cut + self.duration + 1e-3
         heard = [w for w in self.record.words if w[1] >= self.cut - 1e-3 and w[2] <= stop]
         return [(text, start + shift, end + shift, timed) for text, start, end, timed in heard]
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How a window is filled: first sound, latest end, pauses as (shares, ranges), and what may be cut."""
+    """How a window is filled: first sound, latest end, pauses as (shares, ranges), and what may be
+    cut.
+    """
 
     begin: float
     end: float
@@ -59,7 +65,10 @@ class Layout:
 
 
 def draw_layout(style: str, seconds: float, rng: np.random.Generator) -> Layout:
-    short, middling, none, long = (0.05, 0.4), (0.3, 1.5), (0.0, 0.06), (1.0, 6.0)
+    short = (0.05, 0.4)
+    middling = (0.3, 1.5)
+    none = (0.0, 0.06)
+    long = (1.0, 6.0)
     scale = seconds / WINDOW_S
     if style == "dense":
         return Layout(rng.uniform(0, 0.1), rng.uniform(0.3, 1) * seconds, (none, none, short))
@@ -85,10 +94,12 @@ def lay_out(
     """Fills a window from draw(), which gives a record and its shard's base."""
     pieces: list[Piece] = []
     level = 10 ** rng.uniform(-1.0, 0.0)
-    time, misses = layout.begin, 0
+    time = layout.begin
+    misses = 0
     while time < layout.end and misses < 3:
         record, base = draw()
-        length, cut = record.n_samples / SAMPLE_RATE_HZ, 0.0
+        length = record.n_samples / SAMPLE_RATE_HZ
+        cut = 0.0
         if layout.cut_start and not pieces and length > 1:
             cut = rng.uniform(0.1, length - 0.5)
         room = seconds - 0.05 - time if not layout.cut_end else seconds - time
@@ -106,7 +117,8 @@ def lay_out(
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What the decoder should say: ids, how many of them are a prompt, and the stretch of audio each one is heard in.
+    """What the decoder should say: ids, how many of them are a prompt, and the part of the audio
+    each one is heard in.
 
     spans are encoder frames (first, one past the last) for each id, (-1, -1) where none is meant.
     """
@@ -150,7 +162,9 @@ class Ids:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What is asked of a window: timestamp tokens, upper case (the toy translation), and the text before it."""
+    """What is asked of a window: timestamp tokens, upper case (the toy translation), and the text
+    before it.
+    """
 
     timestamps: bool
     upper_case: bool = False
@@ -168,7 +182,9 @@ class TargetWriter:
         self.ids = Ids.of(tokenizer)
 
     def no_speech(self, language: str, task: Task) -> Target:
-        """Asked for words where there are none, the model ends at once (after 0.00 if it has to give a timestamp)."""
+        """Asked for words where there are none, the model ends at once (after 0.00 if it has to
+        give a timestamp).
+        """
         ids = self.ids
         mode = [ids.first_timestamp] if task.timestamps else [ids.no_timestamps]
         sequence = [ids.start, ids.languages[language], ids.transcribe, *mode, ids.end]
@@ -194,13 +210,16 @@ class TargetWriter:
             stop = pieces[i + 1].at if i + 1 < len(pieces) else piece.at + piece.duration + 0.3
             tokens, places = self._tokens(words, task.upper_case, stop)
             if task.timestamps:
-                first, last = words[0][1], words[-1][2]
+                first = words[0][1]
+                last = words[-1][2]
                 self._mark(sequence, spans, piece.at if piece.cut == 0 else first)
-                sequence, spans = sequence + tokens, spans + places
+                sequence = sequence + tokens
+                spans = spans + places
                 if not piece.is_cut_at_end:
                     self._mark(sequence, spans, max(last, piece.at + piece.duration))
             else:
-                sequence, spans = sequence + tokens, spans + places
+                sequence = sequence + tokens
+                spans = spans + places
         silence = int((pieces[-1].at + pieces[-1].duration) / FRAME_S) + 15 if pieces else 0
         spans.append(
             (silence, int(WINDOW_S / FRAME_S)) if silence < WINDOW_S / FRAME_S - 5 else (-1, -1)
@@ -215,7 +234,9 @@ class TargetWriter:
     def _tokens(
         self, words: list[tuple[str, float, float, bool]], upper: bool, stop: float
     ) -> tuple[list[int], list[tuple[int, int]]]:
-        """Ids of the words and where each is heard; a word's closing punctuation owns the pause up to the next word."""
+        """Ids of the words and where each is heard; a word's closing punctuation owns the pause up
+        to the next word.
+        """
         text = "".join(" " + word[0] for word in words)
         encoding = self._tokenizer.encode(
             text.upper() if upper and len(text.upper()) == len(text) else text
@@ -238,14 +259,14 @@ class TargetWriter:
 
 
 def phoneme_frames(pieces: list[Piece], n_frames: int) -> np.ndarray:
-    """Phoneme class at the middle of every encoder frame: (n_frames,) uint8, 0 where nobody speaks."""
+    """Phoneme class at the middle of every encoder frame: (n_frames,) uint8, 0 where nobody
+    speaks.
+    """
     classes = np.zeros(n_frames, np.uint8)
     for piece in pieces:
         starts = piece.record.phoneme_starts - piece.cut + piece.at
-        first, last = (
-            round(piece.at / FRAME_S),
-            min(n_frames, round((piece.at + piece.duration) / FRAME_S)),
-        )
+        first = round(piece.at / FRAME_S)
+        last = min(n_frames, round((piece.at + piece.duration) / FRAME_S))
         middles = (np.arange(first, last) + 0.5) * FRAME_S
         which = np.searchsorted(starts, middles, side="right") - 1
         classes[first:last] = np.where(
