@@ -109,6 +109,25 @@ def _chunks(text: str, max_columns: int) -> list[str]:
     return chunks
 
 
+def turns_apart(transcript: Transcript) -> list[Transcript]:
+    """The transcript, or one per turn if any overlap: each lasts until the next begins, or
+    longer.
+    """
+    if all(before.end <= after.start for before, after in pairwise(transcript.segments)):
+        return [transcript]
+    turns = [
+        tuple(group)
+        for _, group in groupby(transcript.segments, key=lambda segment: segment.speaker)
+    ]
+    starts = [*(turn[0].start for turn in turns[1:]), transcript.duration]
+    return [
+        replace(
+            transcript, segments=turn, duration=min(transcript.duration, max(turn[-1].end, start))
+        )
+        for turn, start in zip(turns, starts, strict=True)
+    ]
+
+
 def clock(time_ms: int, mark: str) -> str:
     """Milliseconds as ``HH:MM:SS<mark>mmm``."""
     seconds, ms = divmod(time_ms, 1000)

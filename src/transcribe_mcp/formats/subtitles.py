@@ -17,8 +17,7 @@ from ..domain.options import SubtitleRules
 from ..domain.text_breaks import cluster_breaks, columns, line_breaks, word_breaks
 from ..domain.transcript import Transcript, Word
 from .phrases import Phrases, phrases_of
-from .speech import Utterance, parts_freely, pieces, utterances
-from .turns import turns_apart
+from .speech import Utterance, parts_freely, pieces, turns_apart, utterances
 
 PAUSE_S = 1.0  # cues never span a longer pause, or text would appear too early
 BREATH_S = 0.3  # a good place to break
