@@ -85,7 +85,7 @@ def test_a_failed_job_says_why_and_is_retried_and_removed(home: Path) -> None:
     ("arguments", "message"),
     [
         (("jobs", "list", "--status", "sleeping"), "--status is 'sleeping'"),
-        (("jobs", "list", "--cursor", "x"), "no page begins at 'x'"),
+        (("jobs", "list", "--cursor", "x"), "the cursor 'x' is unknown"),
         (("jobs", "rm"), "no job was named"),
         (
             ("transcribe", "--queue", "talk0.wav", "--format", "srt"),

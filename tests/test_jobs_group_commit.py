@@ -38,7 +38,7 @@ def answers(clerk: Clerk, first: int, others: Sequence[int]) -> dict[int, object
         results = {first: threads.submit(clerk.halved, first)}
         assert clerk.inside.wait(PATIENCE_S)
         results |= {wish: threads.submit(clerk.halved, wish) for wish in others}
-        until(lambda: clerk.halved.n_waiting == len(others), "the others wait")
+        until(lambda: len(clerk.halved._waiting) == len(others), "the others wait")
         clerk.door.set()
         return {
             wish: result.exception(PATIENCE_S) or result.result()

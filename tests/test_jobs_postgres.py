@@ -187,5 +187,6 @@ def test_a_server_that_refuses_to_make_tables_is_an_error_of_the_store(
 
     assert done.returncode == 1
     assert done.stdout == ""
-    assert "cannot be used: permission denied" in done.stderr
+    assert "cannot use the database" in done.stderr
+    assert "permission denied" in done.stderr
     assert "hint:" in done.stderr

@@ -48,7 +48,7 @@ def test_a_file_that_is_no_store_is_left_as_it_is(unattended: Place) -> None:
     unattended.database.write_bytes(b"letters to my grandmother" * 400)
     before = unattended.database.read_bytes()
 
-    with pytest.raises(StoreDamagedError, match="damaged or no store") as caught:
+    with pytest.raises(StoreDamagedError, match="damaged or not a database") as caught:
         queued()
 
     assert "move it away" in caught.value.hint

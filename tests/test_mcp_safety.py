@@ -315,7 +315,7 @@ def test_a_file_name_is_data_wherever_it_appears(caller: Caller, place: Home) ->
     (refused,) = done["refused"]  # what the store cannot hold is said, not lost
     assert (
         refused["source"].endswith("bytes \\udcff.flac")
-        and "no UTF-8 text" in refused["error"]["message"]
+        and "not valid UTF-8" in refused["error"]["message"]
     )
     resources = caller.portal.call(caller.client.list_resources).resources
     assert all(resource.name.isprintable() for resource in resources)

@@ -1,1 +1,1 @@
-"""Durable jobs: a queue, the workers that own a device each, and the library of finished transcripts."""
+"""Durable jobs: a queue, a worker for every device, and the database of transcripts."""

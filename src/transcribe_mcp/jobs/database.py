@@ -1,45 +1,103 @@
-"""Opening the store's database: one SQLite file in the data directory, or a PostgreSQL server.
+"""The database and its transactions: a SQLite file in the data directory, or a PostgreSQL server.
 
-A damaged file and one of a newer version are never written to. A SQLite file is read by every process and written by
-one (``writer.py``).
+A damaged file and one of a newer version are never written to. Every process reads the SQLite file;
+one process writes to it (``writer.py``).
 """
 
 from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy.sql.compiler import SQLCompiler
 
-from ..errors import StoreError, StoreVersionError, UsageError
+from ..errors import StoreBusyError, StoreError, StoreVersionError, UsageError
 from .private_files import create_private, make_private_dir
-from .schema import FOR_WRITER, SCHEMA_VERSION, SEARCH, TO_VERSION_2, about, metadata
+from .schema import DROP_WORKERS, FOR_WRITER, SCHEMA_VERSION, SEARCH, TO_VERSION_2, about, metadata
 from .sqlite_connection import WritingConnection, connection_class
 from .store_errors import shown, store_errors
 from .writer import identity
-from .writer_link import RequirementError
+from .writer_link import ConflictError, RequirementError
 from .writer_protocol import hold_lock
 
 FILE_NAME = "transcribe-mcp.db"
 BUSY_TIMEOUT_MS = 5_000
 MIGRATION_PATIENCE_S = 30.0  # while another process makes the tables
-MIGRATION_LOOK_S = 0.5  # how often it is asked meanwhile whether they are there
-MIGRATION_LOCK = (
-    0x7472616E  # PostgreSQL's advisory lock while tables are made; any constant would do
-)
+MIGRATION_LOOK_S = 0.5  # between two looks whether they are there
+MIGRATION_LOCK = 0x7472616E  # key of PostgreSQL's advisory lock: any constant
+CONFLICT_TRIES = 20  # of a transaction in conflict with other writers
+
+Result = TypeVar("Result")
+
+
+class Database:
+    """An open database. Safe to use from several threads."""
+
+    def __init__(self, data_dir: Path, configured_url: str = "") -> None:
+        self.data_dir = data_dir
+        self.url = database_url(data_dir, configured_url)
+        self.engine = open_engine(self.url)
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+    def check_file(self) -> None:
+        """
+        Raises:
+            StoreReplacedError: the file was deleted, or another one is at its path.
+        """
+        if self.engine.dialect.name == "sqlite":
+            with store_errors(self.url), self.engine.connect() as connection:
+                _writing(connection).check_file()
+
+    @contextmanager
+    def begin(self) -> Iterator[sa.Connection]:
+        """A transaction. On SQLite, errors of its statements are raised when it ends.
+
+        On SQLite, a transaction that reads its own writes, or reads after ``write_from_now``, may
+        fail with ``StoreBusyError`` because of another writer. ``transact`` tries again.
+        """
+        with store_errors(self.url), self.engine.begin() as connection:
+            if connection.dialect.name == "sqlite":
+                _writing(connection).defer()
+            yield connection
+
+    def transact(self, work: Callable[[sa.Connection], Result]) -> Result:
+        """Return ``work(connection)`` from a transaction that is repeated after a conflict.
+
+        Raises:
+            StoreBusyError: every try was in conflict with other writers.
+        """
+        last: Exception | None = None
+        for _ in range(CONFLICT_TRIES):
+            try:
+                with self.begin() as connection:
+                    result = work(connection)
+            except RequirementError as error:
+                last = error
+            except StoreBusyError as error:
+                if not isinstance(error.__cause__, ConflictError):
+                    raise
+                last = error
+            else:
+                return result
+        message = f"others changed the same jobs in {shown(self.url)} {CONFLICT_TRIES} times"
+        raise StoreBusyError(message, hint="try again") from last
 
 
 def database_url(data_dir: Path, configured: str = "") -> sa.URL:
     """The configured server, or the file in the data directory.
 
     Raises:
-        UsageError: the configured URL is none of PostgreSQL.
+        UsageError: the configured URL does not name a PostgreSQL database.
     """
     if not configured:
         return sa.URL.create("sqlite", database=str(data_dir / FILE_NAME))
@@ -49,7 +107,7 @@ def database_url(data_dir: Path, configured: str = "") -> sa.URL:
         backend = url.get_backend_name()
     except (ArgumentError, NoSuchModuleError) as error:
         raise UsageError(
-            "TRANSCRIBE_MCP_DATABASE_URL is no URL of a database", hint=hint
+            "TRANSCRIBE_MCP_DATABASE_URL is not the URL of a database", hint=hint
         ) from error
     if backend != "postgresql":
         raise UsageError(f"TRANSCRIBE_MCP_DATABASE_URL names a {backend} database", hint=hint)
@@ -57,10 +115,10 @@ def database_url(data_dir: Path, configured: str = "") -> sa.URL:
 
 
 def open_engine(url: sa.URL) -> sa.Engine:
-    """Connect, make or check the tables.
+    """Connect; create, update or check the tables.
 
     Raises:
-        StoreError: see the module's errors.
+        StoreError: see ``store_errors.py``.
     """
     if url.get_backend_name() == "sqlite":
         engine = _sqlite(Path(str(url.database)))
@@ -85,11 +143,11 @@ def _sqlite(path: Path) -> sa.Engine:
     except OSError as error:
         hint = "choose another directory with TRANSCRIBE_MCP_DATA_DIR"
         raise StoreError(
-            f"the data directory {path.parent} cannot be made: {error.strerror}", hint=hint
+            f"cannot create the data directory {path.parent}: {error.strerror}", hint=hint
         ) from error
     engine = sa.create_engine(
         sa.URL.create("sqlite", database=str(path)),
-        hide_parameters=True,  # what was said stays out of messages
+        hide_parameters=True,  # transcripts stay out of messages
         pool_size=20,
         max_overflow=20,
         connect_args={
@@ -98,14 +156,12 @@ def _sqlite(path: Path) -> sa.Engine:
             "factory": connection_class(path, identity(path), BUSY_TIMEOUT_MS / 1000),
         },
     )
-    # Not to be asked for by the way: keys that SQLite makes up by chance are others when a transaction is applied.
+    # No implicit RETURNING: a key may differ between the try of a transaction and its commit.
     engine.dialect.insert_returning = False
 
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _record: Any) -> None:
-        connection.isolation_level = (
-            "IMMEDIATE"  # anything but None, which would commit every statement
-        )
+        connection.isolation_level = "IMMEDIATE"  # None would commit every statement
         connection.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}").close()
         connection.execute("PRAGMA query_only=ON").close()  # only the writer process writes
 
@@ -118,27 +174,27 @@ def _make_tables(engine: sa.Engine, url: sa.URL) -> None:
         return
     if found is not None and found > SCHEMA_VERSION:
         raise StoreVersionError(
-            f"{shown(url)} was written by a newer version of this program (tables {found}, this one knows "
-            f"{SCHEMA_VERSION})",
-            hint="update this installation, or choose another directory with TRANSCRIBE_MCP_DATA_DIR",
+            f"{shown(url)} was written by a newer version of this program "
+            f"(its tables: {found}, known: {SCHEMA_VERSION})",
+            hint="update this installation, or choose another TRANSCRIBE_MCP_DATA_DIR",
         )
     if engine.dialect.name != "sqlite":
         _migrate(engine, url)
         return
-    give_up_at = time.monotonic() + MIGRATION_PATIENCE_S
-    # Asked again between tries: who made the tables may have a writer by now, and that keeps the lock.
+    deadline = time.monotonic() + MIGRATION_PATIENCE_S
+    # Look between tries: the process that made the tables may have started a writer, with the lock.
     while _version(engine) != SCHEMA_VERSION:
         with _sole_writer(Path(str(url.database)), url) as own:
             if own is not None and _version(own) != SCHEMA_VERSION:
                 _migrate(own, url)
-            if own is None and time.monotonic() > give_up_at:
+            if own is None and time.monotonic() > deadline:
                 message = "database is locked: another process updates it, or still writes to it"
                 raise sqlite3.OperationalError(message)
 
 
 @contextmanager
 def _sole_writer(path: Path, url: sa.URL) -> Iterator[sa.Engine | None]:
-    """An engine that writes by itself, while no writer process can start; ``None`` while another process writes."""
+    """An engine that writes directly and keeps writers out; ``None`` while another one writes."""
     lock = hold_lock(path.parent, MIGRATION_LOOK_S)
     if lock is None:
         yield None
@@ -156,7 +212,7 @@ def _sole_writer(path: Path, url: sa.URL) -> Iterator[sa.Engine | None]:
 
 
 def _migrate(engine: sa.Engine, url: sa.URL) -> None:
-    """Make the tables of a new store; give those of an earlier version what they lack."""
+    """Create the tables of a new database; update those of an earlier version."""
     from .queue import make_workflow_tables
 
     make_workflow_tables(url)
@@ -165,11 +221,13 @@ def _migrate(engine: sa.Engine, url: sa.URL) -> None:
             connection.execute(
                 sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK}
             )
+            if _version_of(connection) == SCHEMA_VERSION:  # another machine was first
+                return
         write_from_now(connection)
+        connection.exec_driver_sql(DROP_WORKERS)
         metadata.create_all(connection)
         for statement in (*SEARCH[engine.dialect.name], *FOR_WRITER[engine.dialect.name]):
             connection.exec_driver_sql(statement)
-        # Version 2 has more tables than version 1, which have just been made; none has other columns.
         for statement in TO_VERSION_2:
             connection.exec_driver_sql(statement)
         connection.execute(about.delete().where(about.c.name == "schema_version"))
@@ -177,51 +235,42 @@ def _migrate(engine: sa.Engine, url: sa.URL) -> None:
 
 
 def clock(connection: sa.Connection) -> float:
-    """Seconds by the clock of the database, so that workers of several machines agree."""
+    """The database's time in seconds since the epoch, the same for workers of all machines."""
     if connection.dialect.name == "postgresql":
-        return float(
-            connection.execute(sa.text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one()
-        )
+        now = sa.text("SELECT extract(epoch FROM clock_timestamp())")
+        return float(connection.execute(now).scalar_one())
     return time.time()
 
 
 def write_from_now(connection: sa.Connection) -> None:
-    """What is read from now on must not change before this transaction is applied. PostgreSQL is not asked for it."""
+    """On SQLite: later reads must not change before this transaction is applied."""
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
-def defer(connection: sa.Connection) -> None:
-    """Send this transaction to SQLite's writer as a whole: errors of its statements come when it ends."""
-    if connection.dialect.name == "sqlite":
-        _writing(connection).defer()
-
-
-def require(connection: sa.Connection, condition: sa.Select[Any]) -> None:
-    """Apply this transaction only where the first value of ``condition`` is true.
+def require(
+    connection: sa.Connection, condition: sa.Select[Any], parameters: Mapping[str, Any]
+) -> None:
+    """Apply this transaction only if the first value of ``condition``, a constant, is true.
 
     Raises:
-        RequirementError: it is not; at the latest when the transaction ends.
+        RequirementError: it is false; raised by the end of the transaction at the latest.
     """
     if connection.dialect.name == "sqlite":
-        # Rendered whole, with a place for every value of an IN: the writer does not know SQLAlchemy.
-        compiled = condition.compile(
-            dialect=connection.dialect, compile_kwargs={"render_postcompile": True}
-        )
-        parameters = [compiled.params[name] for name in compiled.positiontup or ()]
-        _writing(connection).require(str(compiled), parameters)
-    elif not connection.execute(condition).scalar():
+        compiled = _compiled(condition, connection.dialect)
+        values = compiled.construct_params(dict(parameters))
+        ordered = [values[name] for name in compiled.positiontup or ()]
+        _writing(connection).require(str(compiled), ordered)
+    elif not connection.execute(condition, parameters).scalar():
         raise RequirementError
 
 
-def check_file(engine: sa.Engine) -> None:
-    """
-    Raises:
-        ReplacedError: SQLite's file was deleted, or another lies at its path.
-    """
-    if engine.dialect.name == "sqlite":
-        with engine.connect() as connection:
-            _writing(connection).check_file()
+@lru_cache(maxsize=32)
+def _compiled(condition: sa.Select[Any], dialect: sa.Dialect) -> SQLCompiler:
+    """The text for the writer, which does not know SQLAlchemy. Compiling takes 2 ms."""
+    compiled = condition.compile(dialect=dialect)
+    assert isinstance(compiled, SQLCompiler)
+    return compiled
 
 
 def _writing(connection: sa.Connection) -> WritingConnection:
@@ -232,9 +281,13 @@ def _writing(connection: sa.Connection) -> WritingConnection:
 
 def _version(engine: sa.Engine) -> int | None:
     with engine.connect() as connection:
-        if not sa.inspect(connection).has_table(about.name):
-            return None
-        value = connection.execute(
-            sa.select(about.c.value).where(about.c.name == "schema_version")
-        ).scalar()
+        return _version_of(connection)
+
+
+def _version_of(connection: sa.Connection) -> int | None:
+    """The version of the tables; ``None`` in an empty database."""
+    if not sa.inspect(connection).has_table(about.name):
+        return None
+    query = sa.select(about.c.value).where(about.c.name == "schema_version")
+    value = connection.execute(query).scalar()
     return int(value) if value is not None else None

@@ -1,4 +1,4 @@
-"""Workers that cannot start: why, since when, and when their supervisor tries again. One row per worker."""
+"""Workers that cannot start: why, since when, and the time of the next try. One row per worker."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ import sqlalchemy as sa
 from .database import clock
 from .schema import failed_starts, workers
 
-GRACE_S = (
-    30.0  # a start takes a while; after that, nobody tries any more and the row is out of date
-)
+GRACE_S = 30.0  # for a start; an older row is out of date because nobody tries any more
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +26,6 @@ class FailedStart:
         next_try_s: seconds until the next try; at most 0 while it is under way.
     """
 
-    worker_id: str
     host: str
     reason: str
     failures: int
@@ -49,9 +46,9 @@ class FailedStart:
 
 
 def worker_id(url: sa.URL, data_dir: Path, number: int) -> str:
-    """The same for every worker that follows another in this slot: unfinished work belongs to it.
+    """The id of all successive workers of a slot, so that each resumes its predecessor's jobs.
 
-    Where several machines share a server, the machine and its data directory are in it.
+    On a server that machines share, it contains the machine and its data directory.
     """
     if url.get_backend_name() == "sqlite":
         return f"device-{number}"
@@ -62,7 +59,7 @@ def worker_id(url: sa.URL, data_dir: Path, number: int) -> str:
 def record_failed_start(
     connection: sa.Connection, worker: str, reason: str, next_try_s: float
 ) -> None:
-    """Replace what is known of this worker: it does not run, for this reason."""
+    """Record that this worker does not run, and why."""
     now = clock(connection)
     mine = failed_starts.c.worker_id == worker
     before = connection.execute(sa.select(failed_starts).where(mine)).first()
@@ -80,29 +77,27 @@ def record_failed_start(
 
 
 def clear_failed_start(connection: sa.Connection, worker: str) -> None:
-    """The worker has started, or nobody tries to start it any more."""
+    """Delete the record: the worker has started, or nobody tries any more."""
     connection.execute(failed_starts.delete().where(failed_starts.c.worker_id == worker))
 
 
 def read_failed_starts(connection: sa.Connection) -> list[FailedStart]:
-    """Those whose supervisor still tries, the next one first."""
+    """The workers whose supervisor still tries, the next try first."""
     now = clock(connection)
     query = sa.select(failed_starts).where(failed_starts.c.next_try_at > now - GRACE_S)
     rows = connection.execute(query.order_by(failed_starts.c.next_try_at)).all()
     return [
-        FailedStart(
-            row.worker_id, row.host, row.reason, row.failures, row.since, row.next_try_at - now
-        )
+        FailedStart(row.host, row.reason, row.failures, row.since, row.next_try_at - now)
         for row in rows
     ]
 
 
 def no_worker(connection: sa.Connection) -> str | None:
-    """Why no worker can take a job, where none lives; ``None`` where no start has failed."""
+    """Why no worker runs; ``None`` if no start has failed."""
     failed = read_failed_starts(connection)
     if not failed:
         return None
     if len({start.host for start in failed}) == 1:
         return f"no worker: {failed[0]}"
-    of_host = {start.host: start for start in reversed(failed)}  # the next try of each machine
+    of_host = {start.host: start for start in reversed(failed)}  # keeps the next try of each host
     return "no worker: " + "; ".join(f"{host}: {start}" for host, start in sorted(of_host.items()))

@@ -1,4 +1,4 @@
-"""Which recording a file is: by its content, and whether it may have changed."""
+"""Identify a recording by its content hash, and its file by size and modification time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CHUNK_BYTES = 1 << 20
 
 
 def opened(path: Path, roots: Sequence[str | Path] | None) -> AbstractContextManager[Path]:
-    """The path to read a recording by. With ``roots`` its file is held open and lies inside one of them.
+    """The path to read a recording from. With ``roots`` its file is held open and lies inside one.
 
     Raises:
         SourceError: it lies outside, or cannot be opened.
@@ -24,10 +24,10 @@ def opened(path: Path, roots: Sequence[str | Path] | None) -> AbstractContextMan
 
 
 def signature(path: Path) -> str:
-    """Size and time of change: as long as they stay, the content is taken to be the same.
+    """Size and modification time. While they stay the same, so does the content hash.
 
     Raises:
-        SourceNotFoundError, SourceUnreadableError: it cannot be looked at.
+        SourceNotFoundError, SourceUnreadableError: it cannot be examined.
     """
     try:
         found = path.stat()
@@ -41,7 +41,7 @@ def signature(path: Path) -> str:
 
 
 def as_text(name: str) -> str:
-    """A file's name as the store can hold it: bytes that are no text (lone surrogates in Python) become escapes."""
+    """A file name for the database: bytes that are not UTF-8 (lone surrogates) become escapes."""
     return name.encode("utf-8", "backslashreplace").decode()
 
 
@@ -61,7 +61,7 @@ def require_file(path: Path) -> None:
 
 
 def content_hash(path: Path, check: Callable[[], None] = lambda: None) -> str:
-    """SHA-256 of the bytes, as hexadecimal digits. ``check`` is called now and then and may raise to stop.
+    """SHA-256 of the content in hexadecimal. ``check`` is called regularly and may raise to stop.
 
     Raises:
         SourceUnreadableError: it cannot be read.

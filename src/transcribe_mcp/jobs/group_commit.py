@@ -1,4 +1,4 @@
-"""What several threads want done at once is done once for all of them."""
+"""Group commit: concurrent requests are executed as one batch."""
 
 from __future__ import annotations
 
@@ -12,47 +12,42 @@ Answer = TypeVar("Answer")
 
 
 class GroupCommit(Generic[Request, Answer]):
-    """Calls that come while others are carried out wait, and are then carried out in one piece by the first of them.
+    """Collects the requests that arrive during a batch; the first of their threads executes them.
 
     Args:
-        work: gives an answer, or the error to raise, for each request. If it raises, and there were several requests, each
-            is tried by itself: one that cannot be met costs no other its answer.
+        work: returns an answer, or the error to raise, for each request. If it raises for a batch,
+            each request is tried alone: a failing request does not fail the others.
     """
 
     def __init__(self, work: Callable[[Sequence[Request]], Sequence[Answer | Exception]]) -> None:
         self._work = work
         self._lock = threading.Lock()
-        self._at_work = threading.Lock()
+        self._working = threading.Lock()
         self._waiting: list[tuple[Request, Future[Answer]]] = []
-
-    @property
-    def n_waiting(self) -> int:
-        return len(self._waiting)
 
     def __call__(self, request: Request) -> Answer:
         mine: Future[Answer] = Future()
         with self._lock:
             self._waiting.append((request, mine))
-        with self._at_work:
-            if not mine.done():  # else one that came before took it along
+        with self._working:
+            if not mine.done():  # else an earlier batch took it along
                 with self._lock:
-                    taken, self._waiting = self._waiting, []
-                self._carry_out(taken)
+                    batch = self._waiting
+                    self._waiting = []
+                self._execute(batch)
         return mine.result()
 
-    def _carry_out(self, taken: Sequence[tuple[Request, Future[Answer]]]) -> None:
+    def _execute(self, batch: Sequence[tuple[Request, Future[Answer]]]) -> None:
         try:
-            answers = self._work([request for request, _ in taken])
-        except BaseException as error:  # noqa: BLE001 - carried to the threads whose requests these are
-            if len(taken) > 1 and isinstance(error, Exception):
-                for one in taken:
-                    self._carry_out([one])
+            answers = self._work([request for request, _ in batch])
+        except BaseException as error:  # noqa: BLE001 - raised in the threads that asked
+            if len(batch) > 1 and isinstance(error, Exception):
+                for one in batch:
+                    self._execute([one])
                 return
-            for _, result in taken:
-                result.set_exception(error)
-            return
-        for (_, result), answer in zip(taken, answers, strict=True):
-            if isinstance(answer, Exception):
-                result.set_exception(answer)
+            answers = [error] * len(batch)  # type: ignore[list-item]
+        for (_, future), answer in zip(batch, answers, strict=True):
+            if isinstance(answer, BaseException):
+                future.set_exception(answer)
             else:
-                result.set_result(answer)
+                future.set_result(answer)

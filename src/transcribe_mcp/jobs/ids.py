@@ -1,4 +1,4 @@
-"""Ids in order of time that nobody can guess: 26 characters, as ULIDs are (https://github.com/ulid/spec)."""
+"""ULIDs: unguessable ids of 26 characters in order of time (https://github.com/ulid/spec)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _latest = 0
 
 
 def new_id() -> str:
-    """Later ids of one process sort after earlier ones, whatever its clock does."""
+    """A new id. Ids of one process are in ascending order even if the clock steps back."""
     global _latest
     with _lock:
         number = (time.time_ns() // 1_000_000) << _RANDOM_BITS | secrets.randbits(_RANDOM_BITS)

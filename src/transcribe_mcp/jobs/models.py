@@ -113,7 +113,6 @@ class JobRequest:
     Attributes:
         source: path of a file on this machine. Whether the caller may read it has been decided before.
         force: transcribe again, though the library has the same content with the same options.
-        priority: lower is sooner; ``None`` puts shorter recordings first.
         roots: directories without links in their paths. Whenever the file is opened it must lie inside one of them.
             ``None`` for a user's own jobs, which may read any file.
         output: files to write when the job is done.
@@ -123,7 +122,6 @@ class JobRequest:
     source: str
     options: JobOptions = JobOptions()
     force: bool = False
-    priority: int | None = None
     roots: tuple[str, ...] | None = None
     output: OutputRequest | None = None
     from_shell: bool = False
@@ -228,16 +226,13 @@ class JobFilter:
     Attributes:
         statuses: any of these.
         source_contains: part of the path, letter case ignored.
-        since, until: submitted in this stretch of time, seconds since the epoch.
+        since: submitted at or after this time, seconds since the epoch.
     """
 
     statuses: tuple[JobStatus, ...] = ()
     source_contains: str = ""
-    language: str = ""
-    model: str = ""
     batch_id: str = ""
     since: float | None = None
-    until: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
-"""The thread of a worker that writes the files which were asked for together with jobs.
+"""The worker's thread that writes the output files of jobs.
 
-A transcript is rendered to the same text each time. So a file that is there with this text counts as written, and a
-worker that was killed before it could note that a file is written does no harm.
+Rendering is deterministic, so an existing file with the same text counts as written. A worker that
+is killed between writing a file and recording it does no harm.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LOOK_S = 0.5
 
 
 class OutputWriter:
-    """Writes files of completed jobs for as long as its worker lives. Their disk may hang: nobody else waits for it."""
+    """Writes the files of completed jobs. It has its own thread because a disk may hang."""
 
     def __init__(self, store: Store, log: Callable[[str], None]) -> None:
         self._store = store
@@ -33,7 +33,7 @@ class OutputWriter:
         threading.Thread(target=self._run, name="outputs", daemon=True).start()
 
     def look(self) -> None:
-        """A job has ended."""
+        """A job has finished: look at once."""
         self._look.set()
 
     def _run(self) -> None:
@@ -45,11 +45,11 @@ class OutputWriter:
                     due = outputs.due(connection)
                 for row in due:
                     self._write(row)
-            except StoreError as error:  # the next look tries again
+            except StoreError as error:  # tried again at the next look
                 self._log(f"files are not written: {error}")
 
     def _write(self, row: Any) -> None:
-        """Write one file. An error is noted with the job, which keeps its transcript."""
+        """Write one file. An error is recorded with the job, which keeps its transcript."""
         failed: TranscribeError | None = None
         try:
             _write_file(row, self._store.transcript(row.transcript_id))
@@ -57,7 +57,7 @@ class OutputWriter:
             if isinstance(error, StoreError) and not isinstance(error, StoreDamagedError):
                 raise
             failed = error
-        except Exception as error:  # noqa: BLE001 - a file that fails must not take the others with it
+        except Exception as error:  # noqa: BLE001 - one file must not stop the others
             failed = OutputError(f"cannot write {row.path}: {type(error).__name__}")
         with self._store.begin() as connection:
             outputs.end(connection, row.output_id, row.path, failed)
@@ -66,11 +66,9 @@ class OutputWriter:
 def _write_file(row: Any, transcript: Transcript | None) -> None:
     if transcript is None:
         raise OutputError(f"cannot write {row.path}: the transcript was deleted")
-    transcript, look, path = (
-        replace(transcript, source=row.source),
-        outputs.load_look(row.look),
-        Path(row.path),
-    )
+    transcript = replace(transcript, source=row.source)
+    look = outputs.load_look(row.look)
+    path = Path(row.path)
     try:
         write(transcript, row.format, path, overwrite=row.overwrite, options=look)
     except OutputExistsError:
@@ -79,7 +77,7 @@ def _write_file(row: Any, transcript: Transcript | None) -> None:
 
 
 def _holds(path: Path, transcript: Transcript, name: str, look: FormatOptions) -> bool:
-    """Whether a file is this transcript: another worker wrote it, or one that was killed before it could note so."""
+    """Whether a file has this text: another worker wrote it, or one that was killed since."""
     try:
         return path.read_bytes() == render(transcript, name, look).encode()
     except OSError:

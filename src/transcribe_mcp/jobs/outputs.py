@@ -1,6 +1,6 @@
-"""Files that were asked for together with a job. ``output_writer.py`` writes them when the job is completed.
+"""Output files requested with a job. ``output_writer.py`` writes them when the job is completed.
 
-Functions take a connection inside a transaction of their caller.
+Functions take the connection of their caller's transaction.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from .ids import new_id
 from .models import JobStatus
 from .schema import jobs, outputs, owners
 
-PENDING, WRITTEN, FAILED = "pending", "written", "failed"
-AT_ONCE = 50
+PENDING = "pending"
+WRITTEN = "written"
+FAILED = "failed"
+BATCH_FILES = 50
 
 _WANTED = sa.and_(outputs.c.owner_id == owners.c.owner_id, owners.c.cancelled_at.is_(None))
 _DUE = (
@@ -28,7 +30,7 @@ _DUE = (
     .select_from(outputs.join(jobs, jobs.c.job_id == outputs.c.job_id).join(owners, _WANTED))
     .where(outputs.c.state == PENDING, jobs.c.status == JobStatus.COMPLETED.value)
     .order_by(outputs.c.output_id)
-    .limit(AT_ONCE)
+    .limit(BATCH_FILES)
 )
 _OF_JOBS = (
     sa.select(
@@ -56,7 +58,7 @@ class NewOutput:
 
 @dataclass(slots=True)
 class Outputs:
-    """The files of one job: those that are written, whether some are still to come, and what could not be written."""
+    """The files of one job: the written ones, whether others are pending, and failures."""
 
     written: tuple[str, ...] = ()
     is_pending: bool = False
@@ -88,7 +90,7 @@ def add(connection: sa.Connection, job_id: str, owner_id: str, new: Sequence[New
 
 
 def of_jobs(connection: sa.Connection, job_ids: Collection[str]) -> dict[str, Outputs]:
-    """The files of those of the jobs for which any were asked for."""
+    """The files of the jobs that have any."""
     found: dict[str, Outputs] = {}
     for row in connection.execute(_OF_JOBS, {"job_ids": list(job_ids)}):
         of_job = found.setdefault(row.job_id, Outputs())
@@ -102,19 +104,14 @@ def of_jobs(connection: sa.Connection, job_ids: Collection[str]) -> dict[str, Ou
 
 
 def due(connection: sa.Connection) -> Sequence[Any]:
-    """Files that can be written now, some at a time: rows of ``outputs`` with the ``source`` and ``transcript_id``."""
+    """Files to write now, a batch of rows with their job's ``source`` and ``transcript_id``."""
     return connection.execute(_DUE).all()
-
-
-def are_due(connection: sa.Connection) -> bool:
-    """Whether there are such files."""
-    return connection.execute(_DUE.limit(1)).first() is not None
 
 
 def end(
     connection: sa.Connection, output_id: str, path: str, error: TranscribeError | None
 ) -> None:
-    """A file is written, or cannot be."""
+    """Record that a file is written, or why it cannot be."""
     values: dict[str, Any] = {"state": WRITTEN}
     if error is not None:
         message = f"{path} is not written: {error}; the transcript is kept"

@@ -1,8 +1,8 @@
-"""Who asked for a job. A job that several share is cancelled when the last of them cancels.
+"""The owners of jobs. A shared job is cancelled when its last owner cancels.
 
-An owner is the command line of this user, a client's session, or, where the caller is not known, one submission. A
-batch is an owner of its own beside whoever submitted it. Functions take a connection inside a transaction of their
-caller.
+An owner is the command line of this user, a client's session, or a single submission of an unknown
+caller. A batch owns its jobs separately from its submitter. Functions take the connection of their
+caller's transaction.
 """
 
 from __future__ import annotations
@@ -14,15 +14,14 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from ..errors import JobNotFoundError
 from .database import write_from_now
 from .ids import new_id
 from .models import Job, JobStatus
-from .row_mapping import UNFINISHED
+from .row_mapping import IS_UNFINISHED
 from .schema import batches, jobs, owners
 
-SHARING_LOCK = (
-    0x73686172  # PostgreSQL's advisory lock: who joins a job and who cancels it take turns
-)
+SHARING_LOCK = 0x73686172  # key of PostgreSQL's advisory lock for joining and cancelling
 
 _OF_JOBS = (
     sa.select(owners)
@@ -32,19 +31,19 @@ _OF_JOBS = (
 
 
 def lock(connection: sa.Connection) -> None:
-    """What is read from now on must not change before the transaction is applied."""
+    """Later reads must not change before the transaction is applied."""
     write_from_now(connection)
     lock_server(connection)
 
 
 def lock_server(connection: sa.Connection) -> None:
-    """On PostgreSQL nobody else adds, joins or cancels jobs before the end of the transaction."""
+    """On PostgreSQL, exclude others from adding, joining and cancelling until the end."""
     if connection.dialect.name == "postgresql":
         connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": SHARING_LOCK})
 
 
 class Sharing:
-    """The owners that some jobs have, read once. Jobs that are not among them have none yet."""
+    """The owners of some jobs, read once. Other jobs have none yet."""
 
     def __init__(self, rows: Iterable[Any]) -> None:
         self._ids = {
@@ -56,7 +55,7 @@ class Sharing:
         return cls(_rows(connection, job_ids) if job_ids else ())
 
     def add(self, connection: sa.Connection, job_id: str, owner: str, batch_id: str | None) -> str:
-        """Make someone an owner of a job; gives the row's id. A known owner has one row for a job and batch."""
+        """Add an owner, with one row per job and batch if it is known; returns the row's id."""
         known = self._ids.get((job_id, owner, batch_id)) if owner or batch_id else None
         if known is not None:
             _set(connection, [known], cancelled_at=None)
@@ -68,20 +67,24 @@ class Sharing:
         return owner_id
 
 
-def members(connection: sa.Connection, job_id: str) -> tuple[list[str], str | None] | None:
-    """The jobs that an id stands for, and the id if it is a batch's; ``None`` if it is neither."""
-    if (
-        connection.execute(sa.select(jobs.c.job_id).where(jobs.c.job_id == job_id)).first()
-        is not None
-    ):
+def not_found(job_id: str) -> JobNotFoundError:
+    return JobNotFoundError(
+        f"there is no job {job_id[:64]!r}", hint="list the jobs to see their ids"
+    )
+
+
+def members(connection: sa.Connection, job_id: str) -> tuple[list[str], str | None]:
+    """The jobs of an id, and the id if it is a batch's.
+
+    Raises:
+        JobNotFoundError: no job and no batch has this id.
+    """
+    job = sa.select(jobs.c.job_id).where(jobs.c.job_id == job_id)
+    if connection.execute(job).first() is not None:
         return [job_id], None
-    if (
-        connection.execute(
-            sa.select(batches.c.batch_id).where(batches.c.batch_id == job_id)
-        ).first()
-        is None
-    ):
-        return None
+    batch = sa.select(batches.c.batch_id).where(batches.c.batch_id == job_id)
+    if connection.execute(batch).first() is None:
+        raise not_found(job_id)
     return [each for each, _ in of_batch(connection, job_id)], job_id
 
 
@@ -93,15 +96,15 @@ def cancel(
     *,
     for_all: bool,
 ) -> tuple[list[str], int]:
-    """An owner does not want jobs any more. Gives those that nobody wants now, cancelled, and how many go on.
+    """Cancel jobs for an owner. Returns the stopped jobs and the number that go on for others.
 
-    A batch gives up its own rows alone. Callers without a row of their own, such as a client that was started again,
-    give up the oldest. Jobs that have ended stay as they are.
+    A batch cancels only its own rows. A caller without a row, such as a restarted client, cancels
+    the oldest one. Finished jobs stay as they are.
     """
     unfinished = _unfinished(connection, job_ids)
     rows = _by_job(connection, unfinished)
-    given_up = [row for each in rows for row in (each if for_all else _own(each, owner, batch_id))]
-    live = [row.owner_id for row in given_up if row.cancelled_at is None]
+    mine = [row for each in rows for row in (each if for_all else _own(each, owner, batch_id))]
+    live = [row.owner_id for row in mine if row.cancelled_at is None]
     _set(connection, live, cancelled_at=time.time())
     return _stop_unwanted(connection, unfinished)
 
@@ -109,10 +112,10 @@ def cancel(
 def leave(
     connection: sa.Connection, job_ids: Sequence[str], owner: str, batch_id: str | None
 ) -> tuple[list[str], list[str]]:
-    """An owner deletes jobs. Gives those that nobody wants now, cancelled, and those that are to be deleted.
+    """Remove an owner from jobs to delete. Returns the stopped and the deletable jobs.
 
-    A batch leaves to others what they asked for too. A single job is deleted for everybody once it has ended: there is
-    one library, and what is deleted from it must be gone.
+    Jobs of a batch stay for their other owners. A finished single job is deleted for everybody:
+    deleted content must be gone.
     """
     live = _unfinished(connection, job_ids)
     rows = _by_job(connection, job_ids if batch_id is not None else live)
@@ -123,13 +126,13 @@ def leave(
     return stopped, [job_id for job_id in job_ids if job_id not in kept]
 
 
-def want_again(connection: sa.Connection, job_id: str, owner: str) -> None:
-    """Whoever retries a job is its owner again."""
+def rejoin(connection: sa.Connection, job_id: str, owner: str) -> None:
+    """Make the caller that retries a job its owner again."""
     rows = _rows(connection, [job_id])
     mine = [row for row in rows if row.owner == owner]
     if owner:
-        given_up = [row for row in mine if row.cancelled_at is not None]
-        _set(connection, [row.owner_id for row in given_up], cancelled_at=None)
+        cancelled = [row.owner_id for row in mine if row.cancelled_at is not None]
+        _set(connection, cancelled, cancelled_at=None)
     elif not any(row.cancelled_at is None for row in mine):
         latest = max(mine, key=lambda row: row.cancelled_at, default=None)
         _set(connection, [latest.owner_id] if latest is not None else [], cancelled_at=None)
@@ -138,13 +141,15 @@ def want_again(connection: sa.Connection, job_id: str, owner: str) -> None:
 
 
 def has_cancelled(connection: sa.Connection, job_id: str, owner: str) -> float | None:
-    """When an owner cancelled a job; ``None`` if it did not, or is not known."""
-    mine = [row.cancelled_at for row in _rows(connection, [job_id]) if owner and row.owner == owner]
+    """When an owner cancelled a job; ``None`` if it did not, or is unknown."""
+    if not owner:
+        return None
+    mine = [row.cancelled_at for row in _rows(connection, [job_id]) if row.owner == owner]
     return max(mine) if mine and None not in mine else None
 
 
 def of_batch(connection: sa.Connection, batch_id: str) -> list[tuple[str, float | None]]:
-    """(job's id, when the batch cancelled it) in the order of submission."""
+    """(job id, when the batch cancelled it) in the order of submission."""
     query = sa.select(owners.c.job_id, owners.c.cancelled_at).where(owners.c.batch_id == batch_id)
     return [
         (job_id, cancelled_at)
@@ -153,7 +158,7 @@ def of_batch(connection: sa.Connection, batch_id: str) -> list[tuple[str, float 
 
 
 def as_cancelled(job: Job, cancelled_at: float) -> Job:
-    """The job as it is for an owner who cancelled it, whatever becomes of it for others."""
+    """The job as seen by an owner who cancelled it."""
     if job.status in (JobStatus.CANCELLED, JobStatus.FAILED):
         return job
     ended = replace(job, status=JobStatus.CANCELLED, finished_at=cancelled_at)
@@ -178,22 +183,19 @@ def _stop_unwanted(connection: sa.Connection, job_ids: Sequence[str]) -> tuple[l
     wanted = set(connection.execute(query).scalars())
     stopped = [job_id for job_id in job_ids if job_id not in wanted]
     values = {"status": JobStatus.CANCELLED.value, "stage": "", "finished_at": time.time()}
-    unwanted = sa.and_(jobs.c.job_id.in_(stopped), jobs.c.status.in_(UNFINISHED))
-    connection.execute(jobs.update().where(unwanted).values(**values))
+    stop = jobs.update().where(jobs.c.job_id.in_(stopped), IS_UNFINISHED)
+    connection.execute(stop.values(**values))
     return stopped, len(wanted)
 
 
 def _unfinished(connection: sa.Connection, job_ids: Collection[str]) -> list[str]:
-    query = sa.select(jobs.c.job_id).where(
-        jobs.c.job_id.in_(job_ids), jobs.c.status.in_(UNFINISHED)
-    )
+    query = sa.select(jobs.c.job_id).where(jobs.c.job_id.in_(job_ids), IS_UNFINISHED)
     return list(connection.execute(query).scalars())
 
 
 def _owned(connection: sa.Connection, job_ids: Collection[str]) -> set[str]:
-    return set(
-        connection.execute(sa.select(owners.c.job_id).where(owners.c.job_id.in_(job_ids))).scalars()
-    )
+    query = sa.select(owners.c.job_id).where(owners.c.job_id.in_(job_ids))
+    return set(connection.execute(query).scalars())
 
 
 def _rows(connection: sa.Connection, job_ids: Collection[str]) -> Sequence[Any]:

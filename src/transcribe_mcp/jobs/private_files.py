@@ -1,8 +1,8 @@
-"""The data directory is its owner's alone: what was said is in it.
+"""Keep the data directory private: it holds what people said.
 
-Everything there is created for its owner only. What an earlier version created, or another umask, is tightened when the
-store is opened: our own files, and the directory unless it also holds files of others. On systems without such
-permissions nothing is changed.
+Everything in it is created for its owner only. Files that an earlier version or another umask made
+readable are tightened when the database is opened. So is the directory, unless it also holds other
+files. Systems without such permissions are left alone.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-FOLDER_MODE, FILE_MODE = 0o700, 0o600
+FOLDER_MODE = 0o700
+FILE_MODE = 0o600
 OURS = (
     "transcribe-mcp.db",
     "transcribe-mcp.db-*",
@@ -46,25 +47,22 @@ def make_private_dir(data_dir: Path) -> None:
 
 
 def _tighten(path: str, mode: int) -> None:
-    """Take away what others may do. Files of other users and links are left alone."""
+    """Remove the permissions of others. Links and files of other users are left alone."""
     with suppress(OSError):
         found = os.lstat(path)
         if found.st_uid != os.geteuid() or stat.S_ISLNK(found.st_mode):
             return
         if stat.S_IMODE(found.st_mode) & ~mode:
-            os.chmod(path, stat.S_IMODE(found.st_mode) & mode)  # noqa: PTH101 - an entry of the directory
+            os.chmod(path, stat.S_IMODE(found.st_mode) & mode)  # noqa: PTH101
 
 
 def create_private(path: Path) -> None:
-    """Create an empty file, unless there is one."""
+    """Create an empty file unless it exists."""
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, FILE_MODE))
 
 
 def open_private(path: Path, mode: str) -> Any:
-    """``open`` for a file that, if it is new, only its owner may read."""
-    return path.open(mode, buffering=0) if path.exists() else _created(path, mode)
-
-
-def _created(path: Path, mode: str) -> Any:
-    create_private(path)
+    """Open a file without buffering. A new one is readable by its owner only."""
+    if not path.exists():
+        create_private(path)
     return path.open(mode, buffering=0)

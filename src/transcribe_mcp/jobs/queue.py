@@ -1,9 +1,10 @@
-"""What any process may do to workflows: add, cancel and rewind them. It runs none; ``workflows`` does.
+"""Add, cancel and rewind workflows from any process. ``workflows.py`` runs them.
 
-A job is a workflow, a finished batch of windows is one of its steps. What they keep is text, never a pickled object.
+A job is a workflow; a finished batch of windows is one of its steps. Steps store text, never a
+pickled object.
 
-Every call raises ``StoreError`` where the database fails: no error of dbos or SQLAlchemy leaves this file. dbos is
-imported by the first call that needs it, because that takes half a second, and most processes only read.
+Every call raises ``StoreError`` if the database fails; errors of dbos and SQLAlchemy stay inside.
+The first call that needs dbos imports it: that takes half a second, and most processes only read.
 """
 
 from __future__ import annotations
@@ -24,19 +25,16 @@ if TYPE_CHECKING:
     from dbos import DBOSClient, EnqueueOptions
 
 APPLICATION = "transcribe-mcp"
-APPLICATION_VERSION = (
-    "1"  # of the steps that a workflow takes: work begun by another version is not resumed
-)
+APPLICATION_VERSION = "1"  # of the steps: workflows of another version are not resumed
 WORKFLOW = "transcribe"
-SHORT, LONG = (
-    "short",
-    "long",
-)  # long recordings have places of their own, so that short ones are never behind them
+# Two queues, so that short recordings never wait for long ones.
+SHORT = "short"
+LONG = "long"
 
 
 @dataclass(frozen=True, slots=True)
 class QueueRules:
-    """How many jobs of a queue one worker runs at once at most, and how often it looks for more."""
+    """The maximum of concurrent jobs per worker, and the polling interval of a queue."""
 
     places: int
     poll_s: float
@@ -63,7 +61,7 @@ def queue_errors(url: sa.URL) -> Iterator[None]:
 
 
 def make_workflow_tables(url: sa.URL) -> None:
-    """Make or update dbos's own tables."""
+    """Create or update the tables of dbos."""
     from dbos import DBOS
 
     with queue_errors(url):
@@ -76,7 +74,7 @@ def plain_url(url: sa.URL) -> str:
 
 
 class WorkflowQueue:
-    """What may be done to workflows from any process. Cheap to make; connects when first used."""
+    """The workflows of a database. Connects when first used."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
@@ -95,7 +93,7 @@ class WorkflowQueue:
         )
 
     def add(self, connection: sa.Connection, job_id: str, queue: str, priority: int) -> None:
-        """Queue a new job in the caller's transaction. Lower priorities start sooner."""
+        """Queue a new job in the caller's transaction. Lower priorities start first."""
         options: EnqueueOptions = {
             "workflow_name": WORKFLOW,
             "queue_name": queue,
@@ -113,7 +111,7 @@ class WorkflowQueue:
             self._client.cancel_workflows(list(job_ids))
 
     def requeue(self, job_id: str, queue: str) -> None:
-        """Queue a job that has ended once more; the steps that it finished stay. It may have been queued meanwhile."""
+        """Queue a finished job again, with its steps. It may have been queued meanwhile."""
         from dbos import error as dbos_error
 
         start_step = self.count_steps(job_id) + 1
@@ -130,12 +128,12 @@ class WorkflowQueue:
                 raise
 
     def take_over(self, job_id: str, queue: str) -> None:
-        """Queue a job again that another worker began. Should that worker still live, it can end it no more."""
+        """Requeue another worker's job. If that worker still lives, it cannot finish the job."""
         self.cancel([job_id])
         self.requeue(job_id, queue)
 
     def taken_by_others(self, job_ids: Sequence[str], alive: Sequence[str]) -> list[str]:
-        """Those of the jobs that a worker which is not ``alive`` has taken from the queue."""
+        """The jobs among these that a worker not in ``alive`` has taken from the queue."""
         with queue_errors(self._url):
             found = self._client.list_workflows(
                 workflow_ids=list(job_ids), status="PENDING", load_input=False, load_output=False
@@ -143,7 +141,7 @@ class WorkflowQueue:
         return [workflow.workflow_id for workflow in found if workflow.executor_id not in alive]
 
     def stranded(self, job_ids: Sequence[str]) -> list[str]:
-        """Those of the jobs whose workflow has ended, so that nothing will ever begin them."""
+        """The jobs among these whose workflow has finished, so that nothing would start them."""
         ended = ["SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
         with queue_errors(self._url):
             found = self._client.list_workflows(
@@ -160,15 +158,15 @@ class WorkflowQueue:
             return len(self._client.list_workflow_steps(job_id, load_output=False))
 
     def steps(self, job_id: str) -> list[str]:
-        """What the finished steps of a job kept, in order."""
+        """The checkpoints of a job, in order."""
         with queue_errors(self._url):
             return [str(step["output"]) for step in self._client.list_workflow_steps(job_id)]
 
 
 class _Unread:
-    """A connection whose results nobody asks for, so that a SQLite transaction is sent as a whole.
+    """A connection without results, so that a SQLite transaction stays one request.
 
-    Of a row with an id that is new, dbos only wants to know whether it was there before.
+    dbos only reads whether the row existed before, and the id of a new job is new.
     """
 
     def __init__(self, connection: sa.Connection) -> None:

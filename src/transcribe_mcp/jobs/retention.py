@@ -1,4 +1,4 @@
-"""How long finished jobs are kept. The one place that says what a number of days means."""
+"""How long finished jobs are kept."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ DAY_S = 86_400.0
 
 
 def kept_since(keep_days: float) -> float | None:
-    """Jobs that ended before this time of day (seconds since the epoch) may be deleted; ``None``: none may.
+    """Jobs that finished before this time (seconds since the epoch) may be deleted.
 
-    0 keeps them for good.
+    ``None``, for 0 or infinite days: never delete.
 
     Raises:
         UsageError: negative, or not a number.
     """
     if math.isnan(keep_days) or keep_days < 0:
-        hint = "give a number of days such as 30 or 0.5; 0 keeps finished jobs for good"
+        hint = "give a number of days such as 30 or 0.5; 0 keeps finished jobs forever"
         raise UsageError(f"jobs cannot be kept for {keep_days:g} days", hint=hint)
     if keep_days == 0 or math.isinf(keep_days):
         return None
@@ -31,9 +31,9 @@ def kept_since(keep_days: float) -> float | None:
 
 
 def ended_long_ago(connection: sa.Connection, keep_days: float) -> list[str]:
-    """The jobs that may be deleted. Errors as ``kept_since``."""
+    """The jobs that may be deleted. Errors: see ``kept_since``."""
     since = kept_since(keep_days)
     if since is None:
         return []
-    ended = sa.and_(jobs.c.status.not_in(UNFINISHED), jobs.c.finished_at < since)
-    return list(connection.execute(sa.select(jobs.c.job_id).where(ended)).scalars())
+    old = sa.and_(jobs.c.status.not_in(UNFINISHED), jobs.c.finished_at < since)
+    return list(connection.execute(sa.select(jobs.c.job_id).where(old)).scalars())

@@ -1,4 +1,4 @@
-"""Rows of the table of jobs, to and from records."""
+"""Map rows of the table of jobs to records and back."""
 
 from __future__ import annotations
 
@@ -18,17 +18,16 @@ from .outputs import NewOutput, of_jobs
 from .schema import jobs, speeds, workers
 
 UNFINISHED = (JobStatus.QUEUED.value, JobStatus.RUNNING.value)
-SILENT_S = 20.0  # a worker that has not been heard of for so long is gone
-
-
-def heard_of(what: Any, connection: sa.Connection, silent_s: float = SILENT_S) -> sa.Select[Any]:
-    """``what`` of the workers that said something within so long."""
-    return sa.select(what).where(workers.c.beat_at > clock(connection) - silent_s)
+# Two comparisons instead of IN, whose text would be rendered anew for every execution.
+IS_UNFINISHED = sa.or_(*(jobs.c.status == status for status in UNFINISHED))
+SILENT_S = 20.0  # a worker is gone after so long without a heartbeat
+ALIVE = sa.select(workers.c.worker_id).where(workers.c.beat_at > sa.bindparam("since"))
+_N_ALIVE = ALIVE.with_only_columns(sa.func.count())
 
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
-    """A job to add. ``answer`` is the row of the job whose transcript answers it at once."""
+    """A job to add. ``answer``: the row of a finished job with the same transcript."""
 
     source: str
     signature: str
@@ -39,17 +38,14 @@ class NewJob:
     queue: str
     priority: int
     answer: Any = None
-    is_new_hash: bool = False  # computed now: to be known when the same file comes again
+    is_new_hash: bool = False  # computed for this submission, not yet stored
     roots: tuple[str, ...] | None = None
-    owner: str = ""  # who asks: see ``owners.py``
+    owner: str = ""  # see ``owners.py``
     outputs: tuple[NewOutput, ...] = ()
-
-    def answered_by(self, row: Any) -> NewJob:
-        return replace(self, answer=row)
 
 
 def to_row(job_id: str, job: NewJob, batch_id: str | None) -> dict[str, Any]:
-    """A new job, or one that is answered at once."""
+    """The row of a new job, which is finished if the job has an answer."""
     now = time.time()
     row: dict[str, Any] = {
         "job_id": job_id,
@@ -92,7 +88,7 @@ def to_row(job_id: str, job: NewJob, batch_id: str | None) -> dict[str, Any]:
 
 
 def to_jobs(connection: sa.Connection, rows: Sequence[Any]) -> list[Job]:
-    """Rows as records, with their places in the queue and the time that they still take."""
+    """Rows as records, with queue positions and remaining times."""
     found = _with_outputs(connection, rows)
     if not any(row.status in UNFINISHED for row in rows):
         return found
@@ -106,7 +102,7 @@ def to_jobs(connection: sa.Connection, rows: Sequence[Any]) -> list[Job]:
 
 
 def _with_outputs(connection: sa.Connection, rows: Sequence[Any]) -> list[Job]:
-    """A job whose files are not all written has its transcript, and has not ended yet."""
+    """A job with unwritten output files is still running, although it has its transcript."""
     files = of_jobs(connection, [row.job_id for row in rows])
     found = []
     for job in map(_to_job, rows):
@@ -154,43 +150,41 @@ def _to_job(row: Any) -> Job:
 
 @dataclass(frozen=True, slots=True)
 class _Queue:
-    """Where some jobs stand among all that wait."""
+    """The state of the queue, for some of its jobs."""
 
     position: dict[str, int]
-    audio_before_s: dict[
-        str, float | None
-    ]  # still to be transcribed before this one is, itself included
-    speed: float | None  # seconds of audio a second, of a device as a whole
+    left_s: dict[str, float | None]  # audio to transcribe until this job is done
+    speed: float | None  # × real time, of one device
     n_workers: int
-    waiting_for: str | None  # why no worker lives, where that is known
+    waiting_for: str | None  # why there is no worker, if known
 
     @classmethod
     def read(cls, connection: sa.Connection, waiting: Sequence[str]) -> _Queue:
-        """For the jobs ``waiting``. The database counts: a call does not take longer because many others wait."""
+        """For the jobs ``waiting``. The database counts, so a long queue does not slow a call."""
         position: dict[str, int] = {}
-        before: dict[str, float | None] = {}
+        left_s: dict[str, float | None] = {}
         running_s, unknown, audio_s, work_s = connection.execute(_RUNNING).one()
         if waiting:
             for row in connection.execute(_WAITING, {"wanted": waiting}):
                 position[row.job_id] = row.position
                 known = unknown + row.unknown == 0
-                before[row.job_id] = running_s + row.left_s if known else None
-        n_workers = connection.execute(heard_of(sa.func.count(), connection)).scalar_one()
+                left_s[row.job_id] = running_s + row.left_s if known else None
+        since = {"since": clock(connection) - SILENT_S}
+        n_workers = connection.execute(_N_ALIVE, since).scalar_one()
         waiting_for = None if n_workers else no_worker(connection)
-        return cls(position, before, audio_s / work_s if work_s else None, n_workers, waiting_for)
+        speed = audio_s / work_s if work_s else None
+        return cls(position, left_s, speed, n_workers, waiting_for)
 
     def placed(self, job: Job, row: Any) -> Job:
         job = replace(job, waiting_for=self._waiting_for(job))
         if job.status is JobStatus.RUNNING:
-            left, speed = _left(row), row.speed or self.speed
-            return replace(job, eta_s=left / speed if left is not None and speed else None)
-        left = self.audio_before_s.get(job.job_id)
-        eta_s = (
-            left / (self.speed * max(1, self.n_workers))
-            if left is not None and self.speed
-            else None
-        )
-        return replace(job, queue_position=self.position.get(job.job_id), eta_s=eta_s)
+            left_s = _left(row)
+            speed = row.speed or self.speed
+        else:
+            left_s = self.left_s.get(job.job_id)
+            speed = (self.speed or 0.0) * max(1, self.n_workers)
+            job = replace(job, queue_position=self.position.get(job.job_id))
+        return replace(job, eta_s=left_s / speed if left_s is not None and speed else None)
 
     def _waiting_for(self, job: Job) -> str | None:
         if (
@@ -198,7 +192,7 @@ class _Queue:
             and not self.n_workers
             and time.time() - job.created_at > SILENT_S
         ):
-            return "no worker: none runs"  # else one is about to
+            return "no worker: none runs"  # a younger job's worker may be starting
         return self.waiting_for
 
 

@@ -1,7 +1,7 @@
 """The tables of jobs and transcripts, on SQLite and on PostgreSQL.
 
-They lie in the same database as the workflows of dbos, so that a job and its workflow are made in one transaction and
-a copy of the one file is a whole.
+They share a database with the workflows of dbos. So a job and its workflow are added in one
+transaction, and a copy of the SQLite file is complete.
 """
 
 from __future__ import annotations
@@ -44,10 +44,8 @@ jobs = Table(
     Column("job_id", Text, primary_key=True),
     Column("batch_id", Text, index=True),
     Column("source", Text, nullable=False),
-    Column(
-        "signature", Text, nullable=False
-    ),  # of the file when it was submitted: size and time of change
-    Column("content_hash", Text),  # NULL: too large to be hashed at submission, the worker does it
+    Column("signature", Text, nullable=False),  # size and modification time when submitted
+    Column("content_hash", Text),  # NULL: too large for the submission, the worker hashes it
     Column("options", Text, nullable=False),
     Column("options_key", Text, nullable=False),
     Column("force", Boolean, nullable=False, default=False),
@@ -57,7 +55,7 @@ jobs = Table(
     Column("stage", Text, nullable=False, default=""),
     Column("done_s", Float, nullable=False, default=0.0),
     Column("duration_s", Float),
-    Column("speed", Float),  # seconds of audio a second, since the work was last begun
+    Column("speed", Float),  # × real time, since the work was last started
     Column("created_at", Float, nullable=False),
     Column("started_at", Float),
     Column("finished_at", Float),
@@ -66,17 +64,12 @@ jobs = Table(
     Column("error_hint", Text),
     Column("warnings", Text, nullable=False, default="[]"),  # JSON: [[code, message], ...]
     Column("attempts", Integer, nullable=False, default=0),
-    Column(
-        "crashes", Integer, nullable=False, default=0
-    ),  # of the worker under it, since its last checkpoint
-    Column(
-        "crash_steps", Integer, nullable=False, default=0
-    ),  # steps that were kept when it was last found crashed
-    Column(
-        "at_risk", Boolean, nullable=False, default=False
-    ),  # should its worker die, it may be this job's doing
+    # Crashes of its workers since its last checkpoint, and checkpoints at the last crash.
+    Column("crashes", Integer, nullable=False, default=0),
+    Column("crash_steps", Integer, nullable=False, default=0),
+    Column("at_risk", Boolean, nullable=False, default=False),  # may be the cause of a crash
     Column("worker_id", Text),
-    Column("device_forced", Text),  # cpu, after the GPU brought the worker down
+    Column("device_forced", Text),  # cpu, after crashes on the GPU
     Column("engine", Text),
     Column("model", Text),
     Column("device", Text),
@@ -84,31 +77,27 @@ jobs = Table(
     Column("language", Text),
     Column("transcript_id", Text),
     Column("from_job_id", Text),
-    Column(
-        "keeps_steps", Boolean, nullable=False, default=True
-    ),  # its workflow and their outputs are still there
+    Column("keeps_steps", Boolean, nullable=False, default=True),  # its workflow still exists
     Index("jobs_by_status", "status", "priority"),
     Index("jobs_by_content", "content_hash", "options_key"),
     Index("jobs_by_transcript", "transcript_id"),
     Index("jobs_by_source", "source", "options_key"),
 )
 
-# Who asked for a job. Several may share one: it is cancelled when none of them wants it any more.
+# Who asked for a job. A shared job is cancelled when its last owner cancels.
 owners = Table(
     "job_owners",
     metadata,
     Column("owner_id", Text, primary_key=True),
     Column("job_id", Text, ForeignKey("jobs.job_id", ondelete="CASCADE"), nullable=False),
-    Column(
-        "owner", Text, nullable=False
-    ),  # the command line, or a client's session; empty: not known
+    Column("owner", Text, nullable=False),  # the command line or a client's session; "": unknown
     Column("batch_id", Text),
     Column("cancelled_at", Float),
     Index("job_owners_by_job", "job_id"),
     Index("job_owners_by_batch", "batch_id"),
 )
 
-# Files that the worker writes when the job is completed.
+# Output files, which the worker writes when the job is completed.
 outputs = Table(
     "job_outputs",
     metadata,
@@ -127,12 +116,10 @@ outputs = Table(
 )
 
 job_roots = Table(
-    "job_roots",  # of jobs that may not read every file
+    "job_roots",  # of jobs that may read only some directories
     metadata,
     Column("job_id", Text, ForeignKey("jobs.job_id", ondelete="CASCADE"), primary_key=True),
-    Column(
-        "roots", Text, nullable=False
-    ),  # JSON: directories, one of which has to hold the file when it is opened
+    Column("roots", Text, nullable=False),  # JSON: the file must be inside one of these when opened
 )
 
 transcripts = Table(
@@ -167,7 +154,7 @@ speeds = Table(
     "speeds",
     metadata,
     Column("model", Text, primary_key=True),
-    Column("audio_s", Float, nullable=False),  # both fade, so that the latest counts most
+    Column("audio_s", Float, nullable=False),  # both decay, so that recent work counts most
     Column("work_s", Float, nullable=False),
 )
 
@@ -183,11 +170,7 @@ workers = Table(
     "workers",
     metadata,
     Column("worker_id", Text, primary_key=True),
-    Column("host", Text, nullable=False),
-    Column("pid", Integer, nullable=False),
-    Column("device", Text, nullable=False),
-    Column("beat_at", Float, nullable=False),  # by the clock of the database
-    Column("loaded", Text, nullable=False, default=""),
+    Column("beat_at", Float, nullable=False),  # by the database's clock
 )
 
 failed_starts = Table(
@@ -197,28 +180,31 @@ failed_starts = Table(
     Column("host", Text, nullable=False),
     Column("reason", Text, nullable=False),
     Column("failures", Integer, nullable=False),  # in a row
-    Column(
-        "since", Float, nullable=False
-    ),  # the first of them; both times by the clock of the database
+    Column("since", Float, nullable=False),  # the first of them, by the database's clock
     Column("next_try_at", Float, nullable=False),
 )
 
-# From version 1 to 2, once the new tables are there: every job has an owner.
+# From version 1 to 2. Workers register again, so their old table holds nothing to keep.
+DROP_WORKERS = "DROP TABLE IF EXISTS workers"
+# The rest follows once the new tables are there: every job has an owner.
 TO_VERSION_2 = (
     "CREATE INDEX IF NOT EXISTS jobs_by_source ON jobs (source, options_key)",
     "INSERT INTO job_owners (owner_id, job_id, owner, batch_id, cancelled_at) "
-    "SELECT job_id, job_id, '', batch_id, CASE WHEN status = 'cancelled' THEN finished_at END FROM jobs "
-    "WHERE job_id NOT IN (SELECT job_id FROM job_owners)",
+    "SELECT job_id, job_id, '', batch_id, "
+    "CASE WHEN status = 'cancelled' THEN finished_at END "
+    "FROM jobs WHERE job_id NOT IN (SELECT job_id FROM job_owners)",
 )
 
 SEARCH = {
     "sqlite": (
         "CREATE VIRTUAL TABLE IF NOT EXISTS segments_search USING fts5("
-        "text, content='segments', content_rowid='segment_id', tokenize='unicode61 remove_diacritics 2')",
+        "text, content='segments', content_rowid='segment_id', "
+        "tokenize='unicode61 remove_diacritics 2')",
         "CREATE TRIGGER IF NOT EXISTS segments_added AFTER INSERT ON segments BEGIN "
         "INSERT INTO segments_search(rowid, text) VALUES (new.segment_id, new.text); END",
         "CREATE TRIGGER IF NOT EXISTS segments_removed AFTER DELETE ON segments BEGIN "
-        "INSERT INTO segments_search(segments_search, rowid, text) VALUES ('delete', old.segment_id, old.text); END",
+        "INSERT INTO segments_search(segments_search, rowid, text) "
+        "VALUES ('delete', old.segment_id, old.text); END",
     ),
     "postgresql": (
         "ALTER TABLE segments ADD COLUMN IF NOT EXISTS words tsvector "
@@ -227,11 +213,11 @@ SEARCH = {
     ),
 }
 
-# The last request of each client of the writer process with its answer, so that one that is sent again is applied once.
+# The last request of each client of the writer, with its answer: a repeated one is applied once.
 FOR_WRITER: dict[str, tuple[str, ...]] = {
     "sqlite": (
-        "CREATE TABLE IF NOT EXISTS store_requests (client TEXT PRIMARY KEY, number INTEGER NOT NULL, "
-        "answer TEXT NOT NULL, at REAL NOT NULL) WITHOUT ROWID",
+        "CREATE TABLE IF NOT EXISTS store_requests (client TEXT PRIMARY KEY, "
+        "number INTEGER NOT NULL, answer TEXT NOT NULL, at REAL NOT NULL) WITHOUT ROWID",
     ),
     "postgresql": (),
 }

@@ -1,4 +1,4 @@
-"""Recordings that came on standard input, kept in the data directory until their jobs have ended."""
+"""Recordings from standard input, kept in the data directory until their jobs have finished."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ..media.stdin import save_piped
 from .ids import is_id, new_id
 
 FOLDER = "spool"
-GRACE_S = 600.0  # a file as young as this may belong to a job that is just being added
+GRACE_S = 600.0  # a younger file may belong to a job that is being added
 _PREFIX = "stdin:"  # of a job's signature, before the file's name
 
 
 def keep(data_dir: Path, max_bytes: int) -> tuple[str, str]:
-    """Save standard input: (signature of its job, SHA-256). Errors as ``piped.save_piped``."""
+    """Save standard input: (signature of its job, SHA-256). Errors: see ``stdin.save_piped``."""
     name = new_id()
     return f"{_PREFIX}{name}", save_piped(data_dir / FOLDER / name, max_bytes)
 
@@ -33,7 +33,7 @@ def path_of(data_dir: Path, signature: str) -> Path:
 def require_kept(data_dir: Path, signature: str) -> Path:
     """
     Raises:
-        SourceNotFoundError: the job has ended before, or another machine has the recording.
+        SourceNotFoundError: its job had finished, or another machine has the recording.
     """
     path = path_of(data_dir, signature)
     if not path.is_file():
@@ -45,23 +45,20 @@ def require_kept(data_dir: Path, signature: str) -> Path:
 
 
 def drop(data_dir: Path, signature: str) -> None:
-    """The job has ended. Windows keeps a file that is open; ``sweep`` deletes it later."""
+    """Delete the recording of a finished job. On Windows, ``sweep`` deletes an open file later."""
     if is_kept(signature):
         with suppress(OSError):
             path_of(data_dir, signature).unlink(missing_ok=True)
 
 
 def sweep(data_dir: Path, is_unfinished: Callable[[Collection[str]], Mapping[str, bool]]) -> None:
-    """Delete the recordings of jobs that have ended, and what an interrupted save left.
+    """Delete the recordings of finished jobs and the rest of interrupted saves.
 
-    ``is_unfinished``: of the signatures that jobs have, whether those jobs wait or run.
+    ``is_unfinished``: for signatures of existing jobs, whether those jobs are unfinished.
     """
     found = {f"{_PREFIX}{path.name}": path for path in (data_dir / FOLDER).glob("*")}
-    known = (
-        is_unfinished([signature for signature, path in found.items() if is_id(path.name)])
-        if found
-        else {}
-    )
+    signatures = [signature for signature, path in found.items() if is_id(path.name)]
+    known = is_unfinished(signatures) if signatures else {}
     for signature, path in found.items():
         with suppress(OSError):
             unknown_and_old = (

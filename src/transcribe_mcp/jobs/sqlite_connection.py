@@ -1,13 +1,13 @@
-"""A connection to SQLite that reads the file itself and hands every transaction that writes to the writer process.
+"""A SQLite connection that reads the file itself and sends writing transactions to the writer.
 
-A transaction begins with the first statement that writes, as with the standard library's connections; what was read
-before is no part of it. Its statements are kept until the commit, which sends them as a whole. Where a result is looked
-at before, the statements so far are tried in the writer and undone; the commit then fails with ``ConflictError`` unless
-the results that were looked at are the same again. So the writer waits for nobody, and no lock is held while slow code
-decides what to do next.
+A transaction starts with its first writing statement, as in the standard library; earlier reads are
+not part of it. The commit sends all statements in one request. Reading a result earlier makes the
+writer try the statements so far and undo them. The commit then fails with ``ConflictError`` unless
+the results that were read are the same again (optimistic concurrency). So the writer waits for no
+client, and slow code holds no lock.
 
-After ``defer`` statements are tried only when a result is looked at: then an error comes with the first such look, or
-with the commit.
+After ``defer``, statements are tried only when a result is read. An error is raised at the first
+such read, or by the commit.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import total_ordering
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -37,16 +38,17 @@ class Statement:
     parameters: Any
     kind: str = "one"
     result: dict[str, Any] | None = None
-    looked_at: bool = False
+    was_read: bool = False
 
     @property
     def message(self) -> list[Any]:
-        expected = self.result["digest"] if self.looked_at and self.result is not None else None
+        expected = self.result["digest"] if self.was_read and self.result is not None else None
         return [self.sql, self.parameters, self.kind, expected]
 
 
+@total_ordering
 class Count:
-    """How many rows a statement has changed: asked of the writer when it is looked at; -1 where that was never."""
+    """The number of rows that a statement changed, read when needed; -1 if unknown."""
 
     def __init__(self, connection: WritingConnection, statement: Statement) -> None:
         self._connection = connection
@@ -65,15 +67,6 @@ class Count:
 
     def __lt__(self, other: int) -> bool:
         return self.__index__() < other
-
-    def __gt__(self, other: int) -> bool:
-        return self.__index__() > other
-
-    def __le__(self, other: int) -> bool:
-        return self.__index__() <= other
-
-    def __ge__(self, other: int) -> bool:
-        return self.__index__() >= other
 
     def __add__(self, other: int) -> int:
         return self.__index__() + other
@@ -107,13 +100,13 @@ class WritingConnection(sqlite3.Connection):
         return self._has_begun
 
     def defer(self) -> None:
-        """Until this transaction ends, try its statements only when a result is looked at."""
+        """Until this transaction ends, try its statements only when a result is read."""
         self._is_deferred = True
 
     def require(self, sql: str, parameters: Sequence[Any] = ()) -> None:
-        """Apply the transaction only where the first value of this query is true then, in its place in the order.
+        """Apply the transaction only if this query's first value is true at its place in the order.
 
-        The commit, or a look at a result, raises ``RequirementError`` if not.
+        Otherwise the commit, or reading a result, raises ``RequirementError``.
         """
         self.add(Statement(sql, list(parameters), "require"))
 
@@ -129,7 +122,7 @@ class WritingConnection(sqlite3.Connection):
     def check_file(self) -> None:
         """
         Raises:
-            ReplacedError: the store was deleted, or another was put in its place.
+            ReplacedError: the file was deleted or replaced.
         """
         if identity(self.database_path) != self.file:
             raise ReplacedError(REPLACED)
@@ -140,7 +133,7 @@ class WritingConnection(sqlite3.Connection):
             self._has_begun = True
 
     def add(self, statement: Statement) -> None:
-        """Make a statement part of the transaction, which begins with it if need be."""
+        """Add a statement to the transaction, which starts with it if there is none."""
         alone = not self._has_begun and self.isolation_level is None
         self.begin()
         self._statements.append(statement)
@@ -149,16 +142,16 @@ class WritingConnection(sqlite3.Connection):
         elif not self._is_deferred:
             try:
                 self._try()
-            except BaseException:  # it has changed nothing, and the transaction may go on
+            except BaseException:  # nothing has changed, so the transaction may go on
                 self._statements.pop()
                 raise
 
     def result_of(self, statement: Statement) -> dict[str, Any]:
-        """What a statement of this transaction, or one that has ended, resulted in. From now on it has to stay so."""
-        if not statement.looked_at and statement in self._statements:
+        """The result of a statement, which the commit of its transaction requires from now on."""
+        if not statement.was_read and statement in self._statements:
             if self._statements.index(statement) >= self._n_tried:
                 self._try()
-            statement.looked_at = True
+            statement.was_read = True
         return statement.result or {}
 
     def _try(self) -> None:
@@ -181,7 +174,7 @@ class WritingConnection(sqlite3.Connection):
         except sqlite3.IntegrityError as error:
             if self._n_tried < len(statements):
                 raise
-            raise ConflictError from error  # all were tried, and fitted then
+            raise ConflictError from error  # all statements succeeded when tried
         except BaseException:
             for statement in statements:
                 statement.result = None
@@ -195,7 +188,8 @@ class WritingConnection(sqlite3.Connection):
         self._end()
 
     def _end(self) -> None:
-        self._statements, self._n_tried = [], 0
+        self._statements = []
+        self._n_tried = 0
         self._has_begun = self._is_deferred = False
 
     def close(self) -> None:
@@ -205,7 +199,7 @@ class WritingConnection(sqlite3.Connection):
 
 
 class WritingCursor(sqlite3.Cursor):
-    """Of a statement that reads outside a transaction, SQLite's own; of any other, what the writer answers."""
+    """SQLite's cursor for reads outside a transaction; else the writer's results."""
 
     connection: WritingConnection
 
@@ -215,7 +209,9 @@ class WritingCursor(sqlite3.Cursor):
         self._rows: Iterator[Any] | None = None
 
     def execute(self, sql: str, parameters: Any = ()) -> WritingCursor:
-        connection, self._statement, self._rows = self.connection, None, None
+        connection = self.connection
+        self._statement = None
+        self._rows = None
         if control := _CONTROL.match(sql):
             word = control[1].upper()
             {"BEGIN": connection.begin, "ROLLBACK": connection.rollback}.get(
@@ -232,7 +228,8 @@ class WritingCursor(sqlite3.Cursor):
 
     def executemany(self, sql: str, parameters: Iterable[Any]) -> WritingCursor:
         rows = [row if isinstance(row, dict) else list(row) for row in parameters]
-        self._statement, self._rows = Statement(sql, rows, "many"), None
+        self._statement = Statement(sql, rows, "many")
+        self._rows = None
         self.connection.add(self._statement)
         return self
 
@@ -285,8 +282,9 @@ class WritingCursor(sqlite3.Cursor):
 
 
 def _names(returning: str) -> list[str]:
-    """The columns that a RETURNING clause names, before SQLite has said so."""
-    depth, names = 0, [""]
+    """The column names of a RETURNING clause, before SQLite has executed it."""
+    depth = 0
+    names = [""]
     for sign in returning:
         depth += (sign == "(") - (sign == ")")
         if sign == "," and not depth:
@@ -299,6 +297,6 @@ def _names(returning: str) -> list[str]:
 def connection_class(
     path: Path, file: tuple[int, int] | None, patience_s: float
 ) -> type[WritingConnection]:
-    """Connections to the ``file`` at ``path``. ``patience_s``: how long one may wait while another program holds it."""
+    """A class for connections to ``file`` at ``path``. ``patience_s``: see ``WriterLink``."""
     fields = {"database_path": path, "file": file, "patience_s": patience_s}
     return type("Connection", (WritingConnection,), fields)

@@ -1,8 +1,8 @@
-"""The store: every job, whoever asks. Front ends and the worker talk to each other through it alone.
+"""The store of all jobs. Front ends and workers communicate only through it.
 
-The row of a job says what the user sees; its workflow (``queue.py``) only makes sure that it is worked on. A row is
-changed under a condition on its state, so that whoever comes second finds nothing to change: a job that was cancelled
-stays so, whatever its worker does.
+The row of a job holds what the user sees; its workflow (``queue.py``) only ensures that a worker
+takes it. Every update of a row is conditional on its status, so the second of two changes finds no
+row: a cancelled job stays cancelled, whatever its worker does.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -17,27 +18,46 @@ from typing import Any
 import sqlalchemy as sa
 
 from ..domain.transcript import Transcript
-from ..errors import JobNotFoundError, JobStateError, UsageError
+from ..errors import JobStateError, UsageError
 from . import adding, outputs, owners, spool, transcripts
+from .database import Database
 from .failed_starts import clear_failed_start, record_failed_start, worker_id
 from .group_commit import GroupCommit
 from .ids import is_id, new_id
-from .models import Batch, HitPage, Job, JobFailure, JobFilter, JobPage, JobStatus, Refused
-from .queue import WorkflowQueue
-from .retention import ended_long_ago, kept_since
-from .row_mapping import UNFINISHED, NewJob, to_jobs
+from .models import (
+    Batch,
+    HitPage,
+    Job,
+    JobFailure,
+    JobFilter,
+    JobOptions,
+    JobPage,
+    JobStatus,
+    Refused,
+)
+from .queue import SHORT, WorkflowQueue
+from .retention import ended_long_ago
+from .row_mapping import IS_UNFINISHED, NewJob, to_jobs
 from .schema import batches, files, job_roots, jobs
-from .transactions import Transactions
 from .transcripts import ContentKey, job_conditions
 
 PAGE_LIMIT = 500
+MAX_QUEUE_LENGTH = 2**31 - 1  # PostgreSQL's largest integer
+
+# Columns of a run, which a retry clears.
+_OF_A_RUN = (
+    "started_at",
+    "finished_at",
+    "error_code",
+    "error_message",
+    "error_hint",
+    "speed",
+    "worker_id",
+)
+_RETRIABLE = (JobStatus.FAILED.value, JobStatus.CANCELLED.value)
 
 
-_ENDED_BADLY = (JobStatus.FAILED.value, JobStatus.CANCELLED.value)
-
-# What every call asks is put together once; that takes longer than SQLite does to answer.
-
-
+# Statements are built once: building one takes longer than SQLite takes to execute it.
 def _same(*columns: sa.Column[Any]) -> list[sa.ColumnElement[bool]]:
     return [column == sa.bindparam(column.name) for column in columns]
 
@@ -55,41 +75,67 @@ _ANSWER = (
     )
     .limit(1)
 )
-_OTHERS = sa.select(jobs.c.job_id).where(
+_ANY_UNFINISHED = sa.select(jobs.c.job_id).where(IS_UNFINISHED).limit(1)
+_OTHERS_RUNNING = sa.select(jobs.c.job_id).where(
     *_same(jobs.c.content_hash, jobs.c.options_key),
     jobs.c.status == JobStatus.RUNNING.value,
     jobs.c.job_id != sa.bindparam("mine"),
 )
 _EARLIER = jobs.c.job_id < sa.bindparam("mine")
-_EARLIER_WORKED_ON = _OTHERS.where(_EARLIER)
-_WORKED_ON = _OTHERS.where(sa.or_(jobs.c.batch_size.is_not(None), jobs.c.at_risk, _EARLIER))
+_EARLIER_RUNNING = _OTHERS_RUNNING.where(_EARLIER)
+_ACTIVE_ELSEWHERE = _OTHERS_RUNNING.where(
+    sa.or_(jobs.c.batch_size.is_not(None), jobs.c.at_risk, _EARLIER)
+)
 
 
-class Store(Transactions):
+class _UndoError(Exception):
+    """Ends a transaction without applying it."""
+
+
+class Store(Database):
     """The jobs, their transcripts and workflows, for any process."""
 
     def __init__(self, data_dir: Path, configured_url: str = "") -> None:
         super().__init__(data_dir, configured_url)
         self.queue = WorkflowQueue(self.engine)
-        self._add_together = GroupCommit(self._add_all)
+        self._group_commit = GroupCommit(self._add_all)
 
-    # --- adding -------------------------------------------------------------------------------------------------------
+    # --- adding ---------------------------------------------------------------------------------
+
+    def warm_up(self) -> None:
+        """Do once what the first submission would wait for.
+
+        Starts SQLite's writer process and compiles the statements of a submission.
+
+        Raises:
+            StoreError: the database cannot be written.
+        """
+        self.known_hash("", "")
+        self.find_finished(ContentKey("", ""), "")
+        new = NewJob(
+            __file__, "", "", JobOptions(), "", force=False, queue=SHORT, priority=1,
+            is_new_hash=True,
+        )  # fmt: skip
+        with suppress(_UndoError), self.begin() as connection:
+            [job_id] = adding.add(connection, self.queue, [(new, MAX_QUEUE_LENGTH)], None)
+            to_jobs(connection, connection.execute(_JOB, {"job_id": job_id}).all())
+            raise _UndoError
 
     def add(self, new: NewJob, limit: int) -> str:
-        """Add a job with its workflow, or join one on the same file; gives its id.
+        """Add a job with its workflow, or join one on the same file; returns its id.
 
-        Those of several threads are added in one transaction.
+        Concurrent calls of several threads share one transaction.
 
         Raises:
-            QueueFullError: more than ``limit`` would wait.
+            QueueFullError: more than ``limit`` jobs would be queued.
         """
-        return self._add_together((new, limit))
+        return self._group_commit((new, limit))
 
     def add_batch(self, new: Sequence[NewJob], refused: Sequence[Refused], limit: int) -> str:
-        """Add jobs as one batch, with what it left out; gives its id. Those without room are left out too.
+        """Add jobs as one batch; returns its id. It lists ``refused`` and jobs without room.
 
         Raises:
-            QueueFullError: none of them has room.
+            QueueFullError: there is room for none of them.
         """
         batch_id = new_id()
 
@@ -106,31 +152,30 @@ class Store(Transactions):
         self.transact(add)
         return batch_id
 
-    def _add_all(self, wishes: Sequence[tuple[NewJob, int]]) -> list[str | Exception]:
-        """For each its job's id or why it has none."""
-        return self.transact(lambda connection: adding.add(connection, self.queue, wishes, None))
+    def _add_all(self, requests: Sequence[tuple[NewJob, int]]) -> list[str | Exception]:
+        return self.transact(lambda connection: adding.add(connection, self.queue, requests, None))
 
     def find_finished(self, content: ContentKey, source: str) -> Any | None:
-        """The newest finished job with the same content and options whose transcript is here; best of the same file."""
+        """The newest completed job with the same content and options, preferably of this source."""
         with self.begin() as connection:
             return connection.execute(_ANSWER, asdict(content) | {"source": source}).first()
 
     def is_active_elsewhere(
         self, content: ContentKey, mine: str, *, earlier_only: bool = False
     ) -> bool:
-        """Whether another running job will have the transcript: one at work, or (``earlier_only``) an earlier one."""
+        """Whether a running job produces this transcript: a started or an earlier one."""
         with self.begin() as connection:
-            query = _EARLIER_WORKED_ON if earlier_only else _WORKED_ON
+            query = _EARLIER_RUNNING if earlier_only else _ACTIVE_ELSEWHERE
             return connection.execute(query, {**asdict(content), "mine": mine}).first() is not None
 
     def known_hash(self, path: str, signature: str) -> str | None:
         with self.begin() as connection:
             return connection.execute(_HASH, {"path": path, "signature": signature}).scalar()
 
-    # --- looking ------------------------------------------------------------------------------------------------------
+    # --- reading --------------------------------------------------------------------------------
 
     def get(self, job_id: str, owner: str = "") -> Job | Batch:
-        """A job or a batch as its owner sees it: what the owner cancelled is cancelled, though others still want it.
+        """A job or a batch as its owner sees it: cancelled by its owner, it may go on for others.
 
         Raises:
             JobNotFoundError: no job and no batch has this id.
@@ -145,7 +190,7 @@ class Store(Transactions):
                 sa.select(batches).where(batches.c.batch_id == job_id)
             ).first()
             if batch is None:
-                raise not_found(job_id)
+                raise owners.not_found(job_id)
             refused = tuple(
                 Refused(source, JobFailure(code, message, hint))
                 for source, code, message, hint in json.loads(batch.refused)
@@ -172,11 +217,11 @@ class Store(Transactions):
         with self.begin() as connection:
             row = connection.execute(_JOB, {"job_id": job_id}).first()
         if row is None:
-            raise not_found(job_id)
+            raise owners.not_found(job_id)
         return row
 
     def roots(self, job_id: str) -> tuple[Path, ...] | None:
-        """The directories one of which has to hold the job's recording; ``None``: it may be anywhere."""
+        """The directories that may hold the job's recording; ``None``: any."""
         with self.begin() as connection:
             found = connection.execute(
                 sa.select(job_roots.c.roots).where(job_roots.c.job_id == job_id)
@@ -186,7 +231,7 @@ class Store(Transactions):
     def list_jobs(self, which: JobFilter, cursor: str | None, limit: int) -> JobPage:
         """
         Raises:
-            UsageError: no cursor of ours, or a limit out of range.
+            UsageError: an unknown cursor, or a limit out of range.
         """
         _check_limit(limit)
         if cursor is not None and not is_id(cursor):
@@ -209,7 +254,7 @@ class Store(Transactions):
     def search(self, query: str, which: JobFilter, cursor: str | None, limit: int) -> HitPage:
         """
         Raises:
-            UsageError: no word to look for, no cursor of ours, or a limit out of range.
+            UsageError: a query without a word, an unknown cursor, or a limit out of range.
         """
         _check_limit(limit)
         if cursor is not None and not (
@@ -220,38 +265,38 @@ class Store(Transactions):
             return transcripts.search(connection, query, which, int(cursor or 0), limit)
 
     def steps(self, job_id: str) -> list[str]:
-        """What the finished steps of a job kept, in order."""
+        """The checkpoints of a job, in order."""
         return self.queue.steps(job_id)
 
     def transcript(self, transcript_id: str) -> Transcript | None:
         with self.begin() as connection:
             return transcripts.load(connection, transcript_id)
 
-    # --- changing -----------------------------------------------------------------------------------------------------
+    # --- changing -------------------------------------------------------------------------------
 
     def cancel(self, job_id: str, owner: str, *, for_all: bool = False) -> int:
-        """An owner does not want a job or a batch any more; what nobody wants is stopped. A final job stays as it is.
+        """Cancel a job or a batch for an owner. A job stops when its last owner cancels.
 
-        Workers notice; what waits never starts. Gives how many go on because others want them.
+        Finished jobs stay as they are. Returns the number of jobs that go on for other owners.
 
         Raises:
             JobNotFoundError: no job and no batch has this id.
         """
 
-        def give_up(connection: sa.Connection) -> tuple[list[str], int]:
+        def cancel(connection: sa.Connection) -> tuple[list[str], int]:
             owners.lock(connection)
-            ids, batch_id = self._members(connection, job_id)
+            ids, batch_id = owners.members(connection, job_id)
             return owners.cancel(connection, ids, owner, batch_id, for_all=for_all)
 
-        stopped, n_shared = self.transact(give_up)
+        stopped, n_shared = self.transact(cancel)
         if stopped:
             self.queue.cancel(stopped)
         return n_shared
 
     def delete(self, job_id: str, owner: str) -> int:
-        """Delete a job, or a batch with its jobs, and transcripts that no other job refers to; gives how many jobs.
+        """Delete a job, or a batch with its jobs, and their transcripts; returns their number.
 
-        What others still wait for, and of a batch also what others have, stays for them.
+        Jobs that other owners wait for, and jobs of a batch that others share, stay for them.
 
         Raises:
             JobNotFoundError: no job and no batch has this id.
@@ -259,7 +304,7 @@ class Store(Transactions):
 
         def leave(connection: sa.Connection) -> tuple[list[str], list[str]]:
             owners.lock(connection)
-            ids, batch_id = self._members(connection, job_id)
+            ids, batch_id = owners.members(connection, job_id)
             stopped, gone = owners.leave(connection, ids, owner, batch_id)
             copies[:] = transcripts.copies_of(connection, gone)
             self._delete(connection, [*gone, *copies])
@@ -271,12 +316,6 @@ class Store(Transactions):
         stopped, gone = self.transact(leave)
         self._end_workflows(stopped, [*gone, *copies])
         return len(gone)
-
-    def _members(self, connection: sa.Connection, job_id: str) -> tuple[list[str], str | None]:
-        found = owners.members(connection, job_id)
-        if found is None:
-            raise not_found(job_id)
-        return found
 
     def _delete(self, connection: sa.Connection, job_ids: Sequence[str]) -> None:
         of_jobs = sa.select(jobs.c.transcript_id, jobs.c.signature).where(
@@ -299,52 +338,51 @@ class Store(Transactions):
     def record_failed_start(
         self, data_dir: Path, reason: str, next_try_s: float, number: int = 0
     ) -> None:
-        """Say why a worker of this machine does not run; jobs that wait show it."""
+        """Record why a worker of this machine does not run; queued jobs show it."""
         with self.begin() as connection:
             record_failed_start(
                 connection, worker_id(self.url, data_dir, number), reason, next_try_s
             )
 
     def clear_failed_start(self, data_dir: Path, number: int) -> None:
-        """Nobody tries to start this worker any more."""
+        """Record that nobody tries to start this worker any more."""
         with self.begin() as connection:
             clear_failed_start(connection, worker_id(self.url, data_dir, number))
 
     def unfinished(self, job_ids: Sequence[str]) -> set[str]:
-        """Those of the jobs that wait or run."""
-        query = sa.select(jobs.c.job_id).where(
-            jobs.c.job_id.in_(job_ids), jobs.c.status.in_(UNFINISHED)
-        )
+        """The jobs among these that are unfinished."""
+        query = sa.select(jobs.c.job_id).where(jobs.c.job_id.in_(job_ids), IS_UNFINISHED)
         with self.begin() as connection:
             return set(connection.execute(query).scalars())
 
     def sweep_spool(self) -> None:
-        """Delete recordings from standard input whose jobs have ended."""
+        """Delete recordings from standard input whose jobs have finished."""
         spool.sweep(self.data_dir, self.unfinished_by_signature)
 
     def unfinished_by_signature(self, signatures: Collection[str]) -> dict[str, bool]:
+        """Whether the jobs with these signatures are unfinished."""
+        query = sa.select(jobs.c.signature, IS_UNFINISHED).where(jobs.c.signature.in_(signatures))
         with self.begin() as connection:
-            return adding.unfinished_by_signature(connection, signatures)
+            return {signature: bool(value) for signature, value in connection.execute(query)}
 
     def is_idle(self) -> bool:
-        """Whether nothing waits or runs, and no file is still to be written."""
+        """Whether all jobs are finished and all output files written."""
         with self.begin() as connection:
-            query = sa.select(jobs.c.job_id).where(jobs.c.status.in_(UNFINISHED)).limit(1)
-            return connection.execute(query).first() is None and not outputs.are_due(connection)
+            return connection.execute(_ANY_UNFINISHED).first() is None and not outputs.due(
+                connection
+            )
 
     def count_old(self, keep_days: float) -> int:
-        """How many jobs ``delete_old`` would delete now."""
+        """The number of jobs that ``delete_old`` would delete now."""
         with self.begin() as connection:
             return len(ended_long_ago(connection, keep_days))
 
     def delete_old(self, keep_days: float) -> int:
-        """Delete jobs that ended more than ``keep_days`` ago, none where that is 0; gives how many.
+        """Delete jobs that finished more than ``keep_days`` ago (0: none); returns their number.
 
         Raises:
-            UsageError: no number of days.
+            UsageError: ``keep_days`` is negative or not a number.
         """
-        if kept_since(keep_days) is None:
-            return 0
 
         def delete(connection: sa.Connection) -> list[str]:
             owners.lock(connection)
@@ -359,25 +397,25 @@ class Store(Transactions):
         return len(ids)
 
     def rejoin(self, job_id: str, owner: str) -> bool:
-        """Give a job back to an owner who cancelled it while it went on for others; tells whether there was need."""
+        """Join a job again that an owner cancelled and others kept; returns whether that was so."""
         with self.begin() as connection:
             if owners.has_cancelled(connection, job_id, owner) is None:
                 return False
-        self.transact(lambda connection: owners.want_again(connection, job_id, owner))
+        self.transact(lambda connection: owners.rejoin(connection, job_id, owner))
         return True
 
     def retry(self, job_id: str, owner: str) -> None:
-        """Queue a failed or cancelled job again; one that goes on for others has its owner back.
+        """Queue a failed or cancelled job again; its owner joins again one that goes on for others.
 
         Raises:
             JobNotFoundError: no job has this id.
-            JobStateError: it is neither failed nor cancelled.
-            SourceNotFoundError: its recording came on standard input and is deleted.
+            JobStateError: the job is neither failed nor cancelled.
+            SourceNotFoundError: its recording came from standard input and is deleted.
         """
         row = self.row(job_id)
-        if row.status not in _ENDED_BADLY and self.rejoin(job_id, owner):
+        if row.status not in _RETRIABLE and self.rejoin(job_id, owner):
             return
-        if row.status not in _ENDED_BADLY:
+        if row.status not in _RETRIABLE:
             hint = (
                 "submit the recording again with force"
                 if row.status == "completed"
@@ -392,31 +430,27 @@ class Store(Transactions):
         self.queue.cancel([job_id])
         change = (
             jobs.update()
-            .where(jobs.c.job_id == job_id, jobs.c.status.in_(_ENDED_BADLY))
+            .where(jobs.c.job_id == job_id, jobs.c.status.in_(_RETRIABLE))
             .values(
-                status=JobStatus.QUEUED.value, stage=JobStatus.QUEUED.value, finished_at=None, started_at=None,
-                error_code=None, error_message=None, error_hint=None, crashes=0, speed=None, worker_id=None,
+                status=JobStatus.QUEUED.value, stage=JobStatus.QUEUED.value, crashes=0,
+                **dict.fromkeys(_OF_A_RUN),
             )
         )  # fmt: skip
 
         def queue_again(connection: sa.Connection) -> bool:
             owners.lock(connection)
             changed = connection.execute(change).rowcount > 0
-            owners.want_again(connection, job_id, owner)
+            owners.rejoin(connection, job_id, owner)
             return changed
 
         if self.transact(queue_again):
             self.queue.requeue(job_id, row.queue)
 
 
-def not_found(job_id: str) -> JobNotFoundError:
-    return JobNotFoundError(f"there is no job {job_id[:64]!r}", hint="list the jobs that there are")
-
-
 def _bad_cursor(cursor: str) -> UsageError:
     return UsageError(
-        f"no page begins at {cursor[:64]!r}",
-        hint="give the next_cursor of the page before, or none",
+        f"the cursor {cursor[:64]!r} is unknown",
+        hint="give the next_cursor of the previous page, or none",
     )
 
 

@@ -1,4 +1,4 @@
-"""The errors of the database and of its drivers, translated into ours."""
+"""Translate errors of the database and its drivers into ours."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _FULL = ("disk is full", "no space left", "disk i/o error", "could not extend fi
 
 
 def shown(url: sa.URL) -> str:
-    """The database for a message: a path, or a URL without its password."""
+    """The database in a message: a path, or a URL without its password."""
     if url.get_backend_name() == "sqlite":
         return str(url.database)
     return url.set(drivername="postgresql").render_as_string(hide_password=True)
@@ -35,7 +35,7 @@ def shown(url: sa.URL) -> str:
 
 @contextmanager
 def store_errors(url: sa.URL) -> Iterator[None]:
-    """The one door through which the database's errors leave as ours. They never carry what was to be written."""
+    """Raise the database's errors as ours, without the data of their statements."""
     try:
         yield
     except (SQLAlchemyError, sqlite3.Error) as error:
@@ -43,38 +43,36 @@ def store_errors(url: sa.URL) -> Iterator[None]:
 
 
 def _translated(error: Exception, place: str) -> StoreError:
-    cause = (
-        str(error.orig if isinstance(error, DBAPIError) else error).strip() or type(error).__name__
-    )
+    origin = _without_data(error)
+    cause = str(origin).strip() or type(error).__name__
     words = cause.lower()
-    origin = error.orig if isinstance(error, DBAPIError) else error
     if isinstance(origin, ReplacedError):
-        hint = "the next call opens what is there now; jobs of the file that is gone come back only with that file"
+        hint = "try again to open the present file; the jobs of the old file are only in that file"
         return StoreReplacedError(
-            f"the store {place} was deleted, moved or replaced while it was open", hint=hint
+            f"the database {place} was deleted, moved or replaced while it was open", hint=hint
         )
     if isinstance(origin, WriterUnreachableError):
-        hint = f"see {LOG_NAME} in the data directory; what was already answered is safe"
-        return StoreWriterError(f"nothing can be written to the store {place}: {cause}", hint=hint)
+        hint = f"see {LOG_NAME} in the data directory; acknowledged writes are safe"
+        return StoreWriterError(f"cannot write to the database {place}: {cause}", hint=hint)
     if isinstance(error, PoolTimeoutError) or any(sign in words for sign in _LOCKED):
-        hint = (
-            "try again; if it stays, end the program that holds it (a backup, a database browser)"
+        hint = "try again, or stop the program that locks it (a backup, a database browser)"
+        return StoreBusyError(
+            f"the database {place} is locked by another process: {cause}", hint=hint
         )
-        return StoreBusyError(f"the store {place} is held by another process: {cause}", hint=hint)
     if any(sign in words for sign in _DAMAGED):
-        hint = "it is left as it is: move it away to start anew, or put back a copy of it"
+        hint = "it was not changed: move it away for a new database, or restore a backup"
         return StoreDamagedError(
-            f"{place} is damaged or no store of this program: {cause}", hint=hint
+            f"{place} is damaged or not a database of this program: {cause}", hint=hint
         )
     if any(sign in words for sign in _FULL):
-        hint = "make room on that disk; jobs go on from their last checkpoint"
-        return StoreFullError(f"the store {place} cannot be written: {cause}", hint=hint)
-    hint = "check that it is there and may be written; TRANSCRIBE_MCP_DATA_DIR and _DATABASE_URL choose another"
-    return StoreError(f"the store {place} cannot be used: {cause}", hint=hint)
+        hint = "free some disk space; jobs resume from their last checkpoint"
+        return StoreFullError(f"cannot write to the database {place}: {cause}", hint=hint)
+    hint = "check its permissions, or choose another with TRANSCRIBE_MCP_DATA_DIR or _DATABASE_URL"
+    return StoreError(f"cannot use the database {place}: {cause}", hint=hint)
 
 
 def _without_data(error: Exception) -> Exception:
-    """The database's own error; SQLAlchemy's also shows the parameters, which hold what people said."""
+    """The driver's error. SQLAlchemy's error also shows parameters, which hold transcripts."""
     if isinstance(error, DBAPIError) and isinstance(error.orig, Exception):
         return error.orig
     return error

@@ -1,18 +1,19 @@
-"""The supervisor of this machine's workers: starts one for every GPU, writes down how each ends, starts another.
+"""The supervisor of this machine's workers: starts one per GPU, logs its end, starts the next.
 
-It loads nothing native, so it survives whatever kills a worker. Each worker is watched by a thread of its own, with its
-own account of failures: one that dies, waits for the store or cannot be started leaves the others alone.
+It loads no native library, so it survives what kills a worker. A thread watches each worker and
+counts its failures, so the failures of one worker do not affect the others.
 
-    a worker ends                      then
-    nothing was left to do             the others, who have nothing to do either, are told to end
-    it was told to end                 it is not started again
-    it wants another in its place      another is started at once
-    it died at work                    another is started at once
-    the store fails                    another is started, later and later
-    it died before it could work       another is started, later and later
+    worker exit                        action
+    no work left (idle)                stop all workers
+    asked to stop                      none
+    asked for a restart                start the next at once
+    died after it was ready            start the next at once
+    database failed                    start the next after a growing delay
+    died before it was ready           start the next after a growing delay
 
-It tries for as long as jobs wait, once a minute in the end. Meanwhile the store says why there is no worker
-(``worker_state.py``) and the jobs stay queued: they may be other machines', or this one may be repaired.
+It tries as long as jobs are unfinished, at last once a minute. Meanwhile the database says why
+there is no worker (``failed_starts.py``). The jobs stay queued: another machine may take them, or
+this one may be repaired.
 """
 
 from __future__ import annotations
@@ -54,17 +55,17 @@ from .worker_process import (
 if TYPE_CHECKING:
     from .store import Store
 
-BACKOFF_S = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)  # before the next try; the last one again and again
-STEADY_S = 60.0  # a worker that lived for so long is no failed start
-NICE = 5  # of 19: a third of the weight of whoever wants the same core
-LOOK_S = 0.2  # how often it looks whether it was told to end
+BACKOFF_S = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)  # delays before the next try; the last repeats
+STEADY_S = 60.0  # a worker that lived longer resets the count of failures
+NICE = 5  # of 19: a third of the CPU share of a normal process
+LOOK_S = 0.2  # between looks for a signal
 
 _AFTER = {EXIT_RESTART: "restart", EXIT_STORE_FAILED: "store", EXIT_FAILED: "failed"}
 _ENDS = (EXIT_DONE, EXIT_IDLE, -signal.SIGTERM, -signal.SIGINT)
 
 
 def supervise() -> int:
-    """Run workers until nothing is left to do. The command ``transcribe-mcp worker``."""
+    """Run workers until no work is left. The command ``transcribe-mcp worker``."""
     chosen = settings()
     data_dir = chosen.data_dir.absolute()
     make_private_dir(data_dir)
@@ -77,34 +78,34 @@ def supervise() -> int:
             code = Supervisor(chosen, slots, {**environment_of(chosen), **variables}).run()
         finally:
             lock.release()
-        # Who submitted while the locks were held started no worker: that is seen now that they are not.
+        # A submission while the locks were held has started no worker: look for its job.
         if code == EXIT_DONE or not work_is_left(chosen):
             return EXIT_DONE if code == EXIT_IDLE else code
 
 
 def slots_of(facts: Facts, chosen: Settings) -> tuple[tuple[WorkerSlot, ...], dict[str, str]]:
-    """The workers that a machine gets, and variables that libraries read once; the user's own variables win."""
+    """The worker slots of a machine, and environment variables that the user has not set."""
     runtime = choose_runtime(facts)
     gpus = runtime.gpus or (0,)
     n_workers = chosen.workers or len(gpus)
     slots = tuple(
         WorkerSlot(number, gpus[number % len(gpus)], n_workers) for number in range(n_workers)
     )
-    wanted = dict(runtime.environment)
+    variables = dict(runtime.environment)
     if n_workers > 1:  # they share the cores
-        wanted["OMP_NUM_THREADS"] = str(max(1, runtime.threads // n_workers))
-        wanted["TRANSCRIBE_MCP_THREADS"] = str(max(1, usable_cores() // n_workers))
-    return slots, {name: value for name, value in wanted.items() if name not in os.environ}
+        variables["OMP_NUM_THREADS"] = str(max(1, runtime.threads // n_workers))
+        variables["TRANSCRIBE_MCP_THREADS"] = str(max(1, usable_cores() // n_workers))
+    return slots, {name: value for name, value in variables.items() if name not in os.environ}
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerRun:
-    """One worker, from its start to its end.
+    """The life of one worker.
 
     Attributes:
-        code: as ``subprocess`` gives it.
-        was_ready: it came so far as to take jobs.
-        reason: how it ended, in words.
+        code: exit code, as from ``subprocess``.
+        was_ready: it was ready to take jobs.
+        reason: its end in words.
     """
 
     code: int
@@ -114,7 +115,7 @@ class WorkerRun:
 
     @property
     def is_good(self) -> bool:
-        """Another may follow at once."""
+        """Whether the next may start at once."""
         if self.code in (EXIT_STORE_FAILED, EXIT_FAILED):
             return False
         return self.was_ready or self.code == EXIT_RESTART
@@ -131,13 +132,13 @@ class Supervisor:
         self._slots = slots
         self._environment = dict(environment)
         self._lock = threading.Lock()
-        self._told_to_end = False  # by a signal
+        self._signalled = False
         self._ending = threading.Event()
         self._workers: dict[int, subprocess.Popen[bytes]] = {}
         self._codes: dict[int, int] = {}
 
     def run(self) -> int:
-        """Until every worker has ended for good; gives the exit code of them all."""
+        """Run until every worker has stopped; returns the common exit code."""
         threads = [
             threading.Thread(target=self._watch, args=[slot], name=slot.log_name)
             for slot in self._slots
@@ -148,19 +149,19 @@ class Supervisor:
             for thread in threads:
                 while thread.is_alive():
                     thread.join(LOOK_S)
-                    if self._told_to_end:
+                    if self._signalled:
                         self._end_all()
         codes = set(self._codes.values())
-        if self._told_to_end:
+        if self._signalled:
             return EXIT_DONE
         return EXIT_IDLE if EXIT_IDLE in codes else max(codes, key=abs, default=EXIT_DONE)
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """Asked to end, or interrupted at the terminal, it asks the workers and goes when they have gone."""
+        """On SIGTERM or SIGINT, stop the workers and wait for them."""
 
         def end(_signal: int, _frame: FrameType | None) -> None:
-            self._told_to_end = True  # and no more: what this interrupts may hold a lock
+            self._signalled = True  # no more here: the interrupted code may hold a lock
 
         previous = {
             number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)
@@ -177,10 +178,10 @@ class Supervisor:
             for worker in self._workers.values():
                 worker.terminate()
 
-    # --- a worker's thread --------------------------------------------------------------------------------------------
+    # --- a worker's thread ----------------------------------------------------------------------
 
     def _watch(self, slot: WorkerSlot) -> None:
-        """Run worker after worker in this slot until none is wanted there any more."""
+        """Run the workers of a slot until no other is needed."""
         code = self._codes[slot.number] = self._until_ended(slot)
         if code == EXIT_IDLE:
             self._end_all()
@@ -204,7 +205,7 @@ class Supervisor:
         return EXIT_DONE
 
     def _one_worker(self, slot: WorkerSlot, end_of_last: str) -> WorkerRun:
-        """Run a worker to its end."""
+        """Run one worker to its end."""
         command = [
             sys.executable,
             "-m",
@@ -213,7 +214,8 @@ class Supervisor:
             f"--after={end_of_last}",
         ]
         log_path = self._data_dir / slot.log_name
-        began, killed_before = time.monotonic(), oom_kills()
+        started = time.monotonic()
+        killed_before = oom_kills()
         try:
             with open_private(log_path, "ab") as log:
                 begin = log.tell()
@@ -234,31 +236,31 @@ class Supervisor:
             with log_path.open("rb") as log:
                 log.seek(begin)
                 text = log.read(TAIL_BYTES).decode("utf-8", "replace")
-        except OSError as error:  # no room for its log, no memory for a process
+        except OSError as error:  # a full disk, or no memory for a process
             return WorkerRun(
                 EXIT_FAILED, was_ready=False, reason=f"{error.strerror or error}", lived_s=0.0
             )
         if code not in _ENDS:
             reason = what_happened(text, reason)
-        return WorkerRun(code, READY in text, reason, time.monotonic() - began)
+        return WorkerRun(code, READY in text, reason, time.monotonic() - started)
 
-    # --- failed starts ------------------------------------------------------------------------------------------------
+    # --- failed starts --------------------------------------------------------------------------
 
     def _may_try_again(self, slot: WorkerSlot, reason: str, delay_s: float) -> bool:
-        """Say why there is no worker, wait; whether to start another. Without work none is needed."""
+        """Record why there is no worker, and wait; returns whether to start another."""
         note(f"no worker: {reason}; next try in {delay_s:.0f} s")
         self._record(slot, (reason, delay_s))
         while not self._ending.wait(delay_s):
             if work_is_left(self._chosen):
                 return True
             with self._lock:
-                if not self._workers:  # else those that work tell when there is nothing left
+                if not self._workers:  # else a running worker reports that no work is left
                     break
         self._record(slot, None)
         return False
 
     def _record(self, slot: WorkerSlot, failed: tuple[str, float] | None) -> None:
-        """Write down why this worker does not run and when it is tried again, or that nobody tries any more."""
+        """Record (reason, seconds until the next try) of this worker, or that nobody tries."""
         from ..errors import StoreError
 
         with suppress(StoreError), _store(self._chosen) as store:
@@ -280,28 +282,28 @@ def _store(chosen: Settings) -> Iterator[Store]:
 
 
 def work_is_left(chosen: Settings) -> bool:
-    """Whether jobs wait or run. Where the store cannot be asked now, they may."""
+    """Whether jobs are unfinished; true if the database cannot be read now."""
     from ..errors import StoreDamagedError, StoreError, StoreVersionError
 
-    if not chosen.data_dir.is_dir():  # asking would make it again
+    if not chosen.data_dir.is_dir():  # opening would create it again
         return False
     try:
         with _store(chosen) as store:
             return not store.is_idle()
     except (StoreDamagedError, StoreVersionError):
-        return False  # waiting does not help; whoever looks hears of it, and starts another
+        return False  # waiting does not help; the next command reports it
     except StoreError:
         return True
 
 
 def _lower_priority() -> None:
-    """Front ends and whatever else wants the processor now have it first; what they leave is all the workers'.
+    """Lower the scheduling priority of the workers below front ends and other programs.
 
-    Where Linux weighs sessions against each other, the session's weight is what counts, else the process's.
+    With Linux's autogroups the weight of the session counts, else that of the process.
     """
-    if sys.platform != "win32":  # there the priority came with the process
+    if sys.platform != "win32":  # which has set it when starting the process
         os.nice(NICE)
-        with suppress(OSError):  # no Linux, or one that does not
+        with suppress(OSError):  # no autogroups
             Path("/proc/self/autogroup").write_text(str(NICE), encoding="ascii")
 
 

@@ -1,6 +1,6 @@
-"""The library of finished transcripts: packed JSON, and every sentence to be searched.
+"""Finished transcripts: compressed JSON, with every segment indexed for search.
 
-Functions take a connection inside a transaction of their caller.
+Functions take the connection of their caller's transaction.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from .models import Hit, HitPage, JobFilter, JobStatus
 from .schema import jobs, owners, segments, transcripts
 
 INSERT_ROWS = 500
-MAX_TERMS = 32  # words of one query; more only cost time
+MAX_TERMS = 32  # of one query
 
 
 @dataclass(frozen=True, slots=True)
 class ContentKey:
-    """What makes two transcriptions the same: the bytes of the recording and how it was transcribed."""
+    """Equal for transcriptions of the same bytes with the same options."""
 
     content_hash: str
     options_key: str
@@ -61,7 +61,7 @@ def save(
 def load(connection: sa.Connection, transcript_id: str) -> Transcript | None:
     """
     Raises:
-        StoreDamagedError: what is kept is no transcript.
+        StoreDamagedError: the stored data is not a transcript.
     """
     query = sa.select(transcripts.c.packed).where(transcripts.c.transcript_id == transcript_id)
     packed = connection.execute(query).scalar()
@@ -76,25 +76,11 @@ def load(connection: sa.Connection, transcript_id: str) -> Transcript | None:
         ) from None
 
 
-def find(connection: sa.Connection, content: ContentKey) -> str | None:
-    """The newest transcript of the same content made in the same way."""
-    query = (
-        sa.select(transcripts.c.transcript_id)
-        .where(
-            transcripts.c.content_hash == content.content_hash,
-            transcripts.c.options_key == content.options_key,
-        )
-        .order_by(transcripts.c.transcript_id.desc())
-        .limit(1)
-    )
-    return connection.execute(query).scalar()
-
-
 def remove_unused(connection: sa.Connection, transcript_ids: Sequence[str]) -> None:
-    """Remove those of the transcripts that no job refers to any more."""
+    """Delete the transcripts among these that no job refers to any more."""
     if not transcript_ids:
         return
-    # Sentences first: SQLite's triggers see their texts, which the search has to forget too.
+    # Segments first: SQLite's triggers need their texts to delete them from the search index.
     for table in (segments, transcripts):
         of_them = table.c.transcript_id.in_(transcript_ids)
         is_used = sa.exists().where(jobs.c.transcript_id == table.c.transcript_id)
@@ -104,14 +90,14 @@ def remove_unused(connection: sa.Connection, transcript_ids: Sequence[str]) -> N
 def search(
     connection: sa.Connection, query: str, which: JobFilter, first: int, limit: int
 ) -> HitPage:
-    """Sentences that hold every word of the query, best first, from the ``first`` on; each recording's once.
+    """Segments that contain every word of the query, best first, from hit ``first`` on.
 
     Raises:
-        UsageError: the query holds no word.
+        UsageError: the query contains no word.
     """
     terms = _terms(query)
     statement, parameters = _matching(connection.dialect.name, terms)
-    # The newest job of each transcript stands for it.
+    # A transcript is listed under its newest job.
     newest = (
         sa.select(sa.func.max(jobs.c.job_id))
         .where(
@@ -122,7 +108,7 @@ def search(
         .correlate(segments)
         .scalar_subquery()
     )
-    # Where a recording was transcribed again in the same way, the newest transcript stands for all.
+    # Of several transcripts of the same content and options, only the newest is searched.
     made = transcripts.alias()
     latest = (
         sa.select(sa.func.max(made.c.transcript_id))
@@ -135,8 +121,7 @@ def search(
     )
     found = (
         sa.select(
-            segments.c.segment_id, segments.c.transcript_id, segments.c.number, segments.c.start_s, segments.c.end_s,
-            segments.c.text, jobs.c.job_id, jobs.c.source, jobs.c.language,
+            segments, jobs.c.job_id, jobs.c.source, jobs.c.language,
         )
         .select_from(segments.join(statement, statement.c.segment_id == segments.c.segment_id))
         .join(transcripts, transcripts.c.transcript_id == segments.c.transcript_id)
@@ -155,13 +140,16 @@ def _matching(dialect: str, terms: Sequence[str]) -> tuple[sa.Subquery, dict[str
     """(rows of segment_id and rank, lower is better; parameters)."""
     if dialect == "postgresql":
         text = (
-            "SELECT s.segment_id AS segment_id, -ts_rank(s.words, q.query) AS rank FROM segments s, "
-            "(SELECT websearch_to_tsquery('simple', :words) AS query) q WHERE s.words @@ q.query"
+            "SELECT s.segment_id AS segment_id, -ts_rank(s.words, q.query) AS rank "
+            "FROM segments s, (SELECT websearch_to_tsquery('simple', :words) AS query) q "
+            "WHERE s.words @@ q.query"
         )
-        words = " ".join(f'"{term}"' for term in terms)
     else:
-        text = "SELECT rowid AS segment_id, rank AS rank FROM segments_search WHERE segments_search MATCH :words"
-        words = " ".join(f'"{term}"' for term in terms)
+        text = (
+            "SELECT rowid AS segment_id, rank AS rank "
+            "FROM segments_search WHERE segments_search MATCH :words"
+        )
+    words = " ".join(f'"{term}"' for term in terms)
     columns = sa.text(text).columns(
         sa.column("segment_id", sa.Integer), sa.column("rank", sa.Float)
     )
@@ -169,7 +157,7 @@ def _matching(dialect: str, terms: Sequence[str]) -> tuple[sa.Subquery, dict[str
 
 
 def _terms(query: str) -> list[str]:
-    """Words and "phrases", without the signs that a search engine would take for its own."""
+    """Words and "phrases" of a query, without operators of the search engine."""
     parts = re.findall(r'"([^"]*)"|([^\s"]+)', query)
     terms = []
     for phrase, word in parts[:MAX_TERMS]:
@@ -177,8 +165,8 @@ def _terms(query: str) -> list[str]:
         if term:
             terms.append(term)
     if not terms:
-        hint = "name the words to find; keep words together with double quotes"
-        raise UsageError(f"the query {query[:80]!r} holds no word", hint=hint)
+        hint = "name the words to find; put phrases in double quotes"
+        raise UsageError(f"the query {query[:80]!r} contains no word", hint=hint)
     return terms
 
 
@@ -209,22 +197,16 @@ def job_conditions(which: JobFilter) -> list[sa.ColumnElement[bool]]:
         conditions.append(
             sa.func.lower(jobs.c.source).contains(which.source_contains.lower(), autoescape=True)
         )
-    if which.language:
-        conditions.append(jobs.c.language == which.language)
     if which.batch_id:
         of_batch = sa.select(owners.c.job_id).where(owners.c.batch_id == which.batch_id)
         conditions.append(jobs.c.job_id.in_(of_batch))
-    if which.model:
-        conditions.append(sa.func.lower(jobs.c.model) == which.model.lower())
     if which.since is not None:
         conditions.append(jobs.c.created_at >= which.since)
-    if which.until is not None:
-        conditions.append(jobs.c.created_at <= which.until)
     return conditions
 
 
 def is_no_copy() -> sa.ColumnElement[bool]:
-    """Whether a row is not just an answer from the library for a file that has a row: of one recording there is one."""
+    """Whether a job is not a copy for a file that already has a job with this transcript."""
     first = jobs.alias()
     earlier = sa.exists().where(
         first.c.transcript_id == jobs.c.transcript_id,
@@ -235,7 +217,7 @@ def is_no_copy() -> sa.ColumnElement[bool]:
 
 
 def copies_of(connection: sa.Connection, job_ids: Sequence[str]) -> list[str]:
-    """Answers from the library for the very files of these jobs: they are not listed, and go when the jobs go."""
+    """The unlisted copies of these jobs for the same files, which are deleted with them."""
     first = jobs.alias()
     same = sa.and_(first.c.transcript_id == jobs.c.transcript_id, first.c.source == jobs.c.source)
     query = sa.select(jobs.c.job_id).join(first, same).where(first.c.job_id.in_(job_ids))

@@ -1,11 +1,12 @@
-"""A worker's process: only these load an engine. It takes jobs from the queue until none come any more.
+"""A worker process: the only kind of process that loads an engine. It runs jobs until none come.
 
-Its main thread is the heartbeat: it writes how far jobs are, learns which were cancelled, sees to the house, and
-notices when there is nothing left to do.
+Its main thread is the heartbeat. It records the progress of jobs, learns of cancelled ones, runs
+maintenance, and exits when there is no more work.
 
-Whatever happens to the main thread, the process ends, and the jobs go on in another one: an error gives them back and
-ends the process at once, without Python's own shutdown, in which their threads would fail; a heartbeat that stands
-still is ended by a timer outside Python (``faulthandler``). While the process ends, no job is failed.
+The process ends whenever the main thread fails, and its jobs go on in another process. On an error,
+the jobs are requeued and the process exits at once; Python's regular shutdown would make their
+threads fail. A timer outside Python (``faulthandler``) ends a process whose heartbeat has stopped.
+No job is marked as failed while the process exits.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from __future__ import annotations
 import argparse
 import faulthandler
 import os
-import platform
 import shutil
 import signal
 import sys
@@ -55,18 +55,14 @@ from .worker_store import WorkerStore
 from .workflows import WorkflowRunner, WorkflowStoppedError
 
 BEAT_S = 0.2
-FREEING_S = (
-    1.0  # so long after the last job, what its threads let go of is given back to the system
-)
-STUCK_S = 1.0  # a call for cancelled jobs alone that goes on for longer is ended with its process
-LOCK_PATIENCE_S = 5.0  # others look at the lock by taking it for a moment
-HOUSEKEEPING_S = 5.0
-MENDING_S = 60.0
-PROBES = 4  # waiting recordings whose length is looked up at once
-START_LIMIT_S = 600.0  # a worker that takes longer to start hangs, and is ended
-HEARTBEAT_LIMIT_S = (
-    60.0  # so is one without a heartbeat for so long; a busy store gives up after 5 s
-)
+FREEING_S = 1.0  # after the last job, while freed memory is returned to the system
+STUCK_S = 1.0  # after which an engine call for cancelled jobs is ended with its process
+LOCK_PATIENCE_S = 5.0  # others test the lock by taking it for a moment
+MAINTENANCE_S = 5.0
+REPAIR_S = 60.0
+PROBES = 4  # queued recordings to probe per maintenance
+START_LIMIT_S = 600.0  # after which a starting worker is ended
+HEARTBEAT_LIMIT_S = 60.0  # after which a worker without heartbeat is ended; a busy store takes 5 s
 
 
 class Worker:
@@ -87,41 +83,37 @@ class Worker:
             store, self._worker_store, self._device, Gate(), chosen, slot, self._log_of, work_dir
         )
         self._writer = OutputWriter(store, self._log)
-        self._n_workers = (
-            slot.n_workers
-        )  # of the store; those of other machines are counted when they have come
-        self._shared: dict[
-            str, int
-        ] = {}  # jobs of each queue when they were last shared out among the workers
+        self._n_workers = slot.n_workers  # also those of other machines, once they have started
+        self._shared: dict[str, int] = {}  # jobs per queue when they were last shared out
         self._probing: threading.Thread | None = None
         self._done_s = 0.0
-        self._measured = (0.0, 0.0)  # seconds of audio and of work not yet written
+        self._measured = (0.0, 0.0)  # seconds of audio and of work, not yet recorded
 
     def serve(self) -> int:
-        """Take jobs until none have come for a while, give back those that run; gives the exit code."""
+        """Run jobs until none come any more, then requeue running ones; returns the exit code."""
         try:
             self._take_jobs()
         except StoreError as error:
-            self._log(f"the store fails: {error}")
+            self._log(f"the database fails: {error}")
             self.exit_code = EXIT_STORE_FAILED
-        except Exception as error:  # noqa: BLE001 - the process ends whatever it is, and its jobs go on in another
+        except Exception as error:  # noqa: BLE001 - the process ends, its jobs go on in another
             self._log(f"the worker fails: {_where(error)}")
             self.exit_code = EXIT_FAILED
         self._stop.set()
         try:
             self._release()
         except StoreError as error:
-            self._log(f"the jobs cannot be given back: {error}")
+            self._log(f"the jobs cannot be requeued: {error}")
             self.exit_code = EXIT_STORE_FAILED
         return self.exit_code
 
     def _take_jobs(self) -> None:
-        self._worker_store.register(platform.node(), os.getpid(), str(self._slot.gpu))
+        self._worker_store.register()
         workflows = WorkflowRunner(
             self._store.engine, self._store.url, self._worker_store.worker_id, self._do
         )
         self._writer.start()
-        note(READY)  # before the first job begins, for whose fault it is if the process ends
+        note(READY)  # before the first job, which may crash the process
         workflows.launch(shared=self._n_workers > 1)
         self._beat_until_stopped(workflows)
 
@@ -129,10 +121,10 @@ class Worker:
         self.exit_code = exit_code
         self._stop.set()
 
-    # --- a job's thread -----------------------------------------------------------------------------------------------
+    # --- a job's thread -------------------------------------------------------------------------
 
     def _do(self, job_id: str) -> None:
-        """The workflow of a job. Whatever goes wrong is in the store when it returns, or is to be tried again."""
+        """The workflow of a job. When it returns, the job is finished in the database."""
         try:
             claim = self._worker_store.claim(job_id)
         except StoreError as error:
@@ -151,9 +143,9 @@ class Worker:
             self._exit_store_failed(error)
         except WorkflowStoppedError:
             raise
-        except Exception as error:  # noqa: BLE001 - a job that fails must not take the others with it
+        except Exception as error:  # noqa: BLE001 - one job must not stop the others
             self._log(f"job {job_id} failed: {_where(error)}")
-            if self._stop.is_set():  # it may have failed because of that
+            if self._stop.is_set():  # the shutdown may be the cause
                 self._wait_for_the_end()
             self._fail(job, error)
         finally:
@@ -165,7 +157,7 @@ class Worker:
     def _fail(self, job: RunningJob, error: Exception) -> None:
         hint = f"see {self._slot.log_name} in the data directory; then retry the job"
         failure = WorkerFailedError(
-            f"the worker met an error that it does not know: {type(error).__name__}", hint=hint
+            f"the worker met an unexpected error: {type(error).__name__}", hint=hint
         )
         try:
             self._shop.worker_store.fail(job.claim, failure)
@@ -175,8 +167,8 @@ class Worker:
             self._exit_store_failed(store_error)
 
     def _exit_store_failed(self, error: StoreError) -> NoReturn:
-        """What cannot be written down is not done: the process ends, and the job's next worker goes on."""
-        self._log(f"the store fails: {error}")
+        """End the process, because progress cannot be saved; the next worker resumes the job."""
+        self._log(f"the database fails: {error}")
         self.stop(EXIT_STORE_FAILED)
         self._wait_for_the_end()
 
@@ -185,10 +177,10 @@ class Worker:
         while True:
             threading.Event().wait()
 
-    # --- the heartbeat ------------------------------------------------------------------------------------------------
+    # --- the heartbeat --------------------------------------------------------------------------
 
     def _beat_until_stopped(self, workflows: WorkflowRunner) -> None:
-        quiet_since = worked = kept_house = mended = time.monotonic()
+        quiet_since = worked = maintained = repaired = time.monotonic()
         self._worker_store.requeue_stranded(older_s=0.0)
         while not self._stop.wait(BEAT_S):
             end_if_not_called_again(HEARTBEAT_LIMIT_S)
@@ -198,24 +190,27 @@ class Worker:
             now = time.monotonic()
             if self._running:
                 quiet_since = now
-            if self._running or self._device.busy_with:  # also with what a cancelled job asked for
+            if self._running or self._device.busy_with:  # also for a cancelled job
                 worked = now
             elif now - worked < FREEING_S:
                 give_back_freed()
-            if now - kept_house > HOUSEKEEPING_S:
-                kept_house = now
+            if now - maintained > MAINTENANCE_S:
+                maintained = now
                 self._maintenance()
                 self._count_workers(workflows)
                 if not self._store.is_idle():
                     quiet_since = now
-            if now - mended > MENDING_S:
-                mended = now
-                self._worker_store.requeue_stranded(older_s=MENDING_S)
-                self._worker_store.requeue_unclaimed(older_s=MENDING_S, silent_s=SILENT_S)
-                self._worker_store.delete_old_steps(older_s=MENDING_S)
-                self._clear_fetched()
+            if now - repaired > REPAIR_S:
+                repaired = now
+                self._repair()
             if now - quiet_since > self._settings.exit_after_s and self._store.is_idle():
                 self.stop(EXIT_IDLE)
+
+    def _repair(self) -> None:
+        self._worker_store.requeue_stranded(older_s=REPAIR_S)
+        self._worker_store.requeue_unclaimed(older_s=REPAIR_S, silent_s=SILENT_S)
+        self._worker_store.delete_old_steps(older_s=REPAIR_S)
+        self._clear_fetched()
 
     def _beat(self) -> None:
         with self._lock:
@@ -230,30 +225,26 @@ class Worker:
         self._end_stuck_work()
 
     def _share_out(self, workflows: WorkflowRunner, *, anew: bool = False) -> None:
-        """Where jobs have come or gone since the last time, or ``anew``."""
+        """Share the jobs out if their number has changed, or ``anew``."""
         unfinished = self._worker_store.unfinished()
         if anew or unfinished != self._shared:
             self._shared = unfinished
             workflows.share_out(unfinished, self._n_workers)
 
     def _count_workers(self, workflows: WorkflowRunner) -> None:
-        before, self._n_workers = (
-            self._n_workers,
-            max(self._slot.n_workers, len(self._worker_store.alive(SILENT_S))),
-        )
+        before = self._n_workers
+        self._n_workers = max(self._slot.n_workers, len(self._worker_store.alive(SILENT_S)))
         if max(before, self._n_workers) > 1:
-            self._share_out(
-                workflows, anew=True
-            )  # another worker may just have set what it sets when it starts
+            self._share_out(workflows, anew=True)  # a starting worker may have reset the shares
 
     def _end_stuck_work(self) -> None:
-        """An engine's call cannot be interrupted; the process can, and the other jobs go on from their checkpoints."""
+        """Restart the process to end an engine call for cancelled jobs; the other jobs resume."""
         left_at = [engine.cancelled_at for engine in self._device.busy_with]
         if left_at and all(at is not None and time.monotonic() - at > STUCK_S for at in left_at):
             self.stop(EXIT_RESTART)
 
     def _measure(self, jobs: list[RunningJob]) -> None:
-        """How fast the device is, over all that it does."""
+        """Measure the speed of the device over all its jobs."""
         working = [job for job in jobs if job.began_at is not None and job.cancelled_at is None]
         done_s = sum(job.done_s - job.began_from_s for job in working)
         audio_s, work_s = self._measured
@@ -262,7 +253,7 @@ class Worker:
         self._done_s = done_s
 
     def _maintenance(self) -> None:
-        self._worker_store.report_alive(self._device.loaded)
+        self._worker_store.report_alive()
         audio_s, work_s = self._measured
         if audio_s and work_s:
             self._measured = (0.0, 0.0)
@@ -277,34 +268,32 @@ class Worker:
             self._probing.start()
 
     def _clear_fetched(self) -> None:
-        """What was fetched for jobs that have ended is not needed any more."""
+        """Delete the downloads of finished jobs."""
         found = [folder.name for folder in self._shop.work_dir.glob("*") if is_id(folder.name)]
         for job_id in set(found) - self._store.unfinished(found) if found else ():
             shutil.rmtree(self._shop.work_dir / job_id, ignore_errors=True)
         self._store.sweep_spool()
 
     def _look_up_lengths(self) -> None:
-        """In a thread of its own: a file on a network drive may take minutes to open, or never does."""
+        """Probe queued recordings, in a thread: opening a remote file can take minutes."""
         from ..media.decode import probe
 
-        with suppress(StoreError):  # the heartbeat meets it, too
+        with suppress(StoreError):  # the heartbeat gets it, too
             for job_id, source in self._worker_store.without_duration(PROBES):
                 try:
                     with file_identity.opened(Path(source), self._store.roots(job_id)) as path:
                         duration_s = probe(path).duration
                 except TranscribeError:
-                    continue  # the job will say so
+                    continue  # the job will report it
                 if duration_s is not None:
                     self._worker_store.set_duration(job_id, duration_s)
 
-    def forgive(self) -> None:
-        self._worker_store.forgive()
+    def requeue_running(self) -> None:
+        self._worker_store.requeue_running()
 
     def _release(self) -> None:
-        """Give the running jobs back, so that none is blamed for this end."""
-        with self._lock:
-            claims = [job.claim for job in self._running.values()]
-        self._worker_store.release(claims)
+        """Requeue the running jobs, so that this exit does not count as their crash."""
+        self._worker_store.requeue_running()
         self._worker_store.unregister()
 
     def _log_of(self, worker: str | None) -> Path | None:
@@ -321,7 +310,7 @@ class Worker:
 
 
 def _where(error: BaseException) -> str:
-    """The error's type and place. Not its text, which may quote what was said."""
+    """The type and place of an error. Its text may quote a transcript."""
     frames = [
         f"{Path(f.filename).name}:{f.lineno}" for f in traceback.extract_tb(error.__traceback__)
     ]
@@ -329,22 +318,22 @@ def _where(error: BaseException) -> str:
 
 
 def end_if_not_called_again(within_s: float) -> None:
-    """Write where each thread is into the log and end the process, unless this is called again in time.
+    """Log every thread's stack and end the process unless this is called again in time.
 
-    The timer runs in C, so that native code that never returns to Python is ended, too.
+    The timer runs in C and also ends native code that never returns to Python.
     """
     faulthandler.dump_traceback_later(within_s, exit=True)
 
 
 def main(arguments: list[str]) -> NoReturn:
-    """Run one worker. ``arguments``: its slot, and how the one before it ended, as its supervisor saw it.
+    """Run one worker. ``arguments``: its slot, and how its predecessor ended.
 
-    Ends the process: threads of jobs and of the engine may be in the middle of something that nobody waits for.
+    Exits the process without waiting for the threads of jobs and engines.
     """
     code = EXIT_FAILED
     try:
         code = _run(arguments)
-    except Exception as error:  # noqa: BLE001 - the process ends whatever it is
+    except Exception as error:  # noqa: BLE001 - logged, and the process ends
         note(f"the worker fails: {_where(error)}")
     finally:
         os._exit(code)
@@ -365,9 +354,9 @@ def _run(arguments: list[str]) -> int:
         store = Store(chosen.data_dir, chosen.database_url)
         worker = Worker(store, chosen, slot)
         if end_of_last in ("restart", "store", "failed"):
-            worker.forgive()
+            worker.requeue_running()
     except StoreError as error:
-        note(f"the store cannot be opened: {error}")
+        note(f"the database cannot be opened: {error}")
         return EXIT_STORE_FAILED
 
     def end(_signal: int, _frame: FrameType | None) -> None:
@@ -383,9 +372,9 @@ def _parse_args(arguments: list[str]) -> tuple[WorkerSlot, str]:
     for field in fields(WorkerSlot):
         parser.add_argument(f"--{field.name}", type=int, default=field.default)
     parser.add_argument("--after", default="")
-    told = vars(parser.parse_args(arguments))
-    end_of_last = told.pop("after")
-    return WorkerSlot(**told), end_of_last
+    values = vars(parser.parse_args(arguments))
+    end_of_last = values.pop("after")
+    return WorkerSlot(**values), end_of_last
 
 
 if __name__ == "__main__":

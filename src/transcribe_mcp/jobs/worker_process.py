@@ -1,9 +1,9 @@
-"""The workers' processes, as everybody sees them: starting them, their locks and logs, how the last one ended.
+"""Worker processes from the outside: starting them, their locks and logs, and how they ended.
 
     front end -> start_worker() -> supervisor (supervisor.py) -> a worker for every GPU (worker.py)
 
-The supervisor runs detached from the front end that started it. Locks in the data directory see to it that there is one
-of each; the system gives them back when their holder dies, however it dies.
+The supervisor is detached from the front end that started it. Locks in the data directory ensure
+that there is one of each; the system releases them when their holder dies.
 """
 
 from __future__ import annotations
@@ -26,29 +26,31 @@ from .private_files import FILE_MODE, make_private_dir, open_private
 
 LOG_NAME = "worker.log"
 SUPERVISOR_LOCK = "supervisor.lock"
-LOG_BYTES = 1_000_000  # a log larger than this is put aside when a supervisor starts
+LOG_BYTES = 1_000_000  # a larger log is renamed when a supervisor starts
 TAIL_BYTES = 64_000
 MESSAGE_CHARS = 200  # of a worker's last words
-STARTED, READY, ENDED = "--- worker started", "--- worker ready", "--- worker ended: "
+STARTED = "--- worker started"
+READY = "--- worker ready"
+ENDED = "--- worker ended: "
 
-# How a worker ends in good order, and what its supervisor does then.
-EXIT_DONE = 0  # it was told to end
-EXIT_IDLE = 77  # nothing was left to do
-EXIT_STORE_FAILED = 75  # sysexits' EX_TEMPFAIL: another is started, later and later
-EXIT_RESTART = 76  # another is started at once
-EXIT_FAILED = 70  # sysexits' EX_SOFTWARE: its main thread met an error that it does not know
+# Exit codes of a worker.
+EXIT_DONE = 0  # it was asked to stop
+EXIT_IDLE = 77  # no work is left
+EXIT_STORE_FAILED = 75  # sysexits' EX_TEMPFAIL: the next starts after a growing delay
+EXIT_RESTART = 76  # the next starts at once
+EXIT_FAILED = 70  # sysexits' EX_SOFTWARE: an unexpected error of the main thread
 
-_started: list[subprocess.Popen[bytes]] = []  # kept, so that their ends are noticed
+_started: list[subprocess.Popen[bytes]] = []  # kept to reap them
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerSlot:
-    """One of the workers of a machine. Who follows another in a slot goes on with what that one left.
+    """A place for one worker of a machine. A worker resumes the jobs of its predecessor.
 
     Attributes:
         number: from 0.
-        gpu: which one ``auto`` and ``cuda`` mean there.
-        n_workers: how many there are on this machine.
+        gpu: index of the GPU that ``auto`` and ``cuda`` mean there.
+        n_workers: number of slots of this machine.
     """
 
     number: int = 0
@@ -57,7 +59,7 @@ class WorkerSlot:
 
     @property
     def arguments(self) -> list[str]:
-        """Of the worker's command line."""
+        """Arguments of the worker's command line."""
         return [f"--{name}={value}" for name, value in asdict(self).items()]
 
     @property
@@ -66,17 +68,17 @@ class WorkerSlot:
 
 
 def _stem(number: int) -> str:
-    """The first worker's files have no number: where it is the only one, there is nothing to count."""
+    """Name of a worker's files; the first worker's have no number."""
     return f"worker-{number}" if number else "worker"
 
 
 def hold_worker_lock(data_dir: Path, number: int, patience_s: float) -> FileLock | None:
-    """The lock of this worker, held; ``None`` where another holds it."""
+    """Take the lock of a worker slot; ``None`` if another process holds it."""
     return _held(_lock(data_dir / f"{_stem(number)}.lock"), patience_s)
 
 
 def hold_supervisor_lock(data_dir: Path) -> FileLock | None:
-    """The lock of the one supervisor, held; ``None`` where another holds it."""
+    """Take the lock of the supervisor; ``None`` if another process holds it."""
     return _held(_lock(data_dir / SUPERVISOR_LOCK), 0.0)
 
 
@@ -92,7 +94,7 @@ def _held(lock: FileLock, patience_s: float) -> FileLock | None:
     return lock
 
 
-_looked_at = cache(_lock)  # made once for the many looks of a process that holds none of them
+_cached_lock = cache(_lock)  # for tests of locks that this process does not hold
 
 
 def is_held(lock: FileLock) -> bool:
@@ -104,21 +106,21 @@ def is_held(lock: FileLock) -> bool:
 
 
 def _locks(data_dir: Path) -> Iterator[FileLock]:
-    """Those of the supervisor and of every worker that there ever was here."""
-    yield _looked_at(data_dir / SUPERVISOR_LOCK)
+    """The locks of the supervisor and of all worker slots that were ever used."""
+    yield _cached_lock(data_dir / SUPERVISOR_LOCK)
     for path in data_dir.glob("worker*.lock"):
-        yield _looked_at(path)
+        yield _cached_lock(path)
 
 
 def start_worker(chosen: Settings) -> subprocess.Popen[bytes] | None:
-    """Start the supervisor and return its process at once; ``None`` if it or one of its workers runs already."""
+    """Start the supervisor and return its process; ``None`` if it or a worker is running."""
     data_dir = chosen.data_dir.absolute()
     make_private_dir(data_dir)
     if any(map(is_held, _locks(data_dir))):
         return None
     _started[:] = [process for process in _started if process.poll() is None]
     for log_path in (data_dir / LOG_NAME, *data_dir.glob("worker-*[0-9].log")):
-        _put_aside(log_path)
+        _rotate(log_path)
     with open_private(data_dir / LOG_NAME, "ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "transcribe_mcp.jobs.supervisor"],
@@ -146,25 +148,25 @@ def _detached() -> dict[str, Any]:
     return {"start_new_session": True}
 
 
-def _put_aside(log_path: Path) -> None:
+def _rotate(log_path: Path) -> None:
     if log_path.is_file() and log_path.stat().st_size > LOG_BYTES:
         log_path.replace(log_path.with_suffix(".old.log"))
 
 
 def note(text: str) -> None:
-    """A line in the log, without anything that was said in a recording. A full disk has no room for it."""
+    """Write a line to the log, never a text of a transcript. Ignores a full disk."""
     with suppress(OSError):
         print(text, file=sys.stderr, flush=True)  # noqa: T201 - this is the log
 
 
-# --- how the last one ended -------------------------------------------------------------------------------------------
+# --- how the last one ended -----------------------------------------------------------------------
 
 
 def last_end(log_path: Path, *, at_work: bool = False) -> str:
-    """How the worker before this one ended and what is known of that, in words; empty if in good order or unknown.
+    """How the previous worker ended, with its known cause; empty if cleanly or unknown.
 
     Args:
-        at_work: of the last one that was ready to take jobs, whatever became of those that were not.
+        at_work: look at the last worker that was ready to take jobs.
     """
     try:
         with log_path.open("rb") as log:
@@ -174,7 +176,7 @@ def last_end(log_path: Path, *, at_work: bool = False) -> str:
         return ""
     runs = text.split(STARTED)
     if len(runs) > 1 and ENDED not in runs[-1]:
-        runs.pop()  # it may be one's own
+        runs.pop()  # perhaps this process
     if at_work:
         runs = [run for run in runs if READY in run]
     before = runs[-1] if runs else ""
@@ -189,7 +191,7 @@ def last_end(log_path: Path, *, at_work: bool = False) -> str:
 
 
 def what_happened(output: str, end: str) -> str:
-    """Why a worker did not start, for people: its end, with the doctor's rule for what it wrote or its last words."""
+    """Why a worker did not start: its end, with the matching rule or its last output line."""
     from ..compat.explain import explain
 
     known = explain(output)
@@ -202,7 +204,7 @@ def what_happened(output: str, end: str) -> str:
 
 
 def was_killed(end: str) -> bool:
-    """Whether a worker that ended like this was ended from outside, or nobody knows: by no fault of its jobs.
+    """Whether a worker was killed from outside, or for an unknown reason: not by its jobs.
 
     The heartbeat's watchdog and the task manager of Windows end a process with code 1.
     """
@@ -212,7 +214,7 @@ def was_killed(end: str) -> bool:
 
 
 def oom_kills() -> int:
-    """Processes that the kernel has killed because memory ran out; 0 where it does not count them."""
+    """The number of processes that Linux has killed for lack of memory; 0 on other systems."""
     try:
         counters = Path("/proc/vmstat").read_text(encoding="ascii")
     except OSError:
@@ -225,8 +227,8 @@ def oom_kills() -> int:
 def how_it_ended(code: int, *, out_of_memory: bool = False) -> str:
     """
     Args:
-        code: as ``subprocess`` gives it.
-        out_of_memory: the kernel killed a process for that while this one ran.
+        code: exit code, as from ``subprocess``.
+        out_of_memory: the kernel killed a process for lack of memory meanwhile.
     """
     if code >= 0:
         return f"exit code {code}"

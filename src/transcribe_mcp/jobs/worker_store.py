@@ -1,11 +1,11 @@
-"""What a worker writes about the jobs that it runs. See ``store.py`` for the conditions on every change."""
+"""A worker's changes to its jobs. See ``store.py`` for the conditions on every change."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -17,29 +17,27 @@ from .database import clock, require
 from .failed_starts import clear_failed_start
 from .ids import new_id
 from .models import JobOptions, JobStatus
-from .row_mapping import UNFINISHED, heard_of
+from .row_mapping import ALIVE, IS_UNFINISHED
 from .schema import jobs, speeds, workers
 from .store import Store
 from .transcripts import ContentKey
 from .writer_link import RequirementError
 
-CRASHES_SET_ASIDE = (
-    2  # a job under which the worker died this often at the same place is not tried again
-)
-KILLS_SET_ASIDE = 10  # the same, where the last worker did not crash but was killed from outside
-SPEED_MEMORY_S = 600.0  # seconds of work that a measured speed remembers
+CRASHES_SET_ASIDE = 2  # crashes at the same place after which a job is not tried again
+KILLS_SET_ASIDE = 10  # the same if the last worker was killed from outside
+SPEED_MEMORY_S = 600.0  # of work, over which measured speeds are averaged
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A job as its worker begins it. ``attempt`` tells this run from every other.
+    """A job that a worker has claimed. ``attempt`` distinguishes this run from all others.
 
     Attributes:
-        crashes: of workers under this job since its last checkpoint.
-        crash_steps: checkpoints that it had at the crash before.
-        began: the engine, model and batch size that it was begun with; ``None`` at first.
-        device_forced: where it has to run, whatever its options say.
-        left_by: the worker that had it before, unless it was put back or adopted since.
+        crashes: of its workers since its last checkpoint.
+        crash_steps: number of checkpoints at its last crash.
+        resolved: the engine of its first run; ``None`` before it.
+        device_forced: overrides the device of its options.
+        left_by: the worker that left it running; ``None`` if it was queued.
     """
 
     job_id: str
@@ -62,13 +60,13 @@ class Claim:
 
     @property
     def works_anyway(self) -> bool:
-        """Whatever other jobs there are on the same content."""
+        """Whether to transcribe even if another job has or will have the same transcript."""
         return self.force or self.resolved is not None
 
 
 @dataclass(frozen=True, slots=True)
 class ResolvedEngine:
-    """What the work of a job was begun with, so that it goes on with the same."""
+    """The engine that a job was started with, and resumes with."""
 
     engine: str
     model: str
@@ -77,16 +75,16 @@ class ResolvedEngine:
 
 
 class WorkerStore:
-    """One worker's pen. Its changes touch only jobs that this worker runs at this attempt."""
+    """Writes a worker's changes; touches only jobs that this worker owns at this attempt."""
 
     def __init__(self, store: Store, worker_id: str) -> None:
         self._store = store
         self.worker_id = worker_id
 
     def claim(self, job_id: str) -> Claim | None:
-        """Begin a job; ``None`` where it was cancelled, deleted or finished meanwhile.
+        """Take a job; ``None`` if it was cancelled, deleted or finished meanwhile.
 
-        Found running and at risk, it was left by a worker that died: that counts as a crash of this job.
+        A job that is running and at risk was left by a worker that died. That counts as a crash.
         """
         with self._store.begin() as connection:
             left_by = connection.execute(
@@ -95,7 +93,7 @@ class WorkerStore:
         row = self._store.transact(
             lambda connection: connection.execute(
                 jobs.update()
-                .where(jobs.c.job_id == job_id, jobs.c.status.in_(UNFINISHED))
+                .where(jobs.c.job_id == job_id, IS_UNFINISHED)
                 .values(
                     status=JobStatus.RUNNING.value,
                     stage="load",
@@ -117,29 +115,21 @@ class WorkerStore:
     def change(self, claim: Claim, values: Mapping[str, Any]) -> None:
         """
         Raises:
-            CancelledError: the job is not this worker's any more.
+            CancelledError: this worker does not own the job any more.
         """
         with self._store.begin() as connection:
             changed = connection.execute(self._of(claim, jobs.update()).values(**values)).rowcount
-        if (
-            not changed
-        ):  # looked at when all is written: so the transaction is one message to the writer
+        if not changed:  # read after the commit, so the transaction is one request to the writer
             raise _lost(claim)
 
     def record_start(self, claim: Claim, resolved: ResolvedEngine) -> None:
-        values = {
-            "engine": resolved.engine,
-            "model": resolved.model,
-            "device": resolved.device,
-            "batch_size": resolved.batch_size,
-        }
-        self.change(claim, values)
+        self.change(claim, asdict(resolved))
 
     def warn(self, claim: Claim, notices: Sequence[Notice]) -> None:
         self.change(claim, {"warnings": _dump(notices)})
 
     def judge_crashes(self, claim: Claim, n_steps: int) -> Claim:
-        """Crashes at another place do not count: it has got further since, if only by a step."""
+        """Reset the crash count if the job has advanced since its last crash."""
         if not claim.crashes:
             return claim
         crashes = 1 if n_steps > claim.crash_steps else claim.crashes
@@ -147,12 +137,12 @@ class WorkerStore:
         return replace(claim, crashes=crashes, crash_steps=n_steps)
 
     def clear_crashes(self, claim: Claim) -> None:
-        """A batch more is safe: what went wrong before did not go wrong here."""
+        """Reset the crash count after a new checkpoint."""
         if claim.crashes:
             self.change(claim, {"crashes": 0})
 
     def finish(self, claim: Claim, content: ContentKey, transcript: Transcript) -> None:
-        """The job is completed, and its transcript in the library, in one transaction."""
+        """Complete the job and save its transcript in one transaction."""
         transcript_id = new_id()
         values = {
             "content_hash": content.content_hash,
@@ -164,18 +154,18 @@ class WorkerStore:
             "device": transcript.device,
             "warnings": _dump(transcript.warnings),
             "transcript_id": transcript_id,
-            **_ended(JobStatus.COMPLETED),
+            **_finished(JobStatus.COMPLETED),
         }
         try:
             with self._store.begin() as connection:
-                require(connection, self._of(claim, sa.select(sa.func.count()).select_from(jobs)))
+                require(connection, _IS_MINE, self._identity(claim))
                 transcripts.save(connection, transcript_id, content, transcript)
                 connection.execute(self._of(claim, jobs.update()).values(**values))
         except RequirementError as error:
             raise _lost(claim) from error
 
     def answer(self, claim: Claim, row: Any) -> None:
-        """The job is answered by an earlier one of the same content."""
+        """Complete the job with the transcript of an earlier job on the same content."""
         names = (
             "duration_s",
             "language",
@@ -188,14 +178,14 @@ class WorkerStore:
         )
         values = {name: getattr(row, name) for name in names}
         values |= {"from_job_id": row.from_job_id or row.job_id, "done_s": row.duration_s or 0.0}
-        self.change(claim, values | _ended(JobStatus.COMPLETED))
+        self.change(claim, values | _finished(JobStatus.COMPLETED))
 
     def fail(self, claim: Claim, error: TranscribeError) -> None:
         values = {"error_code": error.code, "error_message": str(error), "error_hint": error.hint}
-        self.change(claim, values | _ended(JobStatus.FAILED))
+        self.change(claim, values | _finished(JobStatus.FAILED))
 
     def heartbeat(self, progress: Mapping[Claim, Mapping[str, Any]]) -> list[Claim]:
-        """Write how far the running jobs are; gives those that are not this worker's any more."""
+        """Record the progress of running jobs; returns those that this worker lost."""
         if not progress:
             return []
         with self._store.begin() as connection:
@@ -205,11 +195,11 @@ class WorkerStore:
                     connection.execute(self._of(claim, jobs.update()).values(**values))
         return [claim for claim in progress if (claim.job_id, claim.attempt) not in mine]
 
-    def report_alive(self, loaded: str) -> None:
-        """Say so to the other workers of the store."""
+    def report_alive(self) -> None:
+        """Tell the other workers that this one is alive."""
         with self._store.begin() as connection:
             mine = workers.update().where(workers.c.worker_id == self.worker_id)
-            connection.execute(mine.values(beat_at=clock(connection), loaded=loaded))
+            connection.execute(mine.values(beat_at=clock(connection)))
 
     def _mine(self, connection: sa.Connection) -> set[tuple[str, int]]:
         query = sa.select(jobs.c.job_id, jobs.c.attempts).where(
@@ -217,16 +207,10 @@ class WorkerStore:
         )
         return {(job_id, attempt) for job_id, attempt in connection.execute(query)}
 
-    def release(self, claims: Sequence[Claim]) -> None:
-        """Give running jobs back without a crash on their account: this worker ends in good order."""
-        with self._store.begin() as connection:
-            for claim in claims:
-                connection.execute(self._of(claim, jobs.update()).values(**_WAITING))
-
     def record_speed(self, model: str, audio_s: float, work_s: float) -> None:
-        """Add to the speed of a device, from which waiting times are foretold; what is old fades.
+        """Add a measurement to the average speed of a model, from which remaining times follow.
 
-        Several workers do at once: each statement is whole by itself.
+        Safe with concurrent workers: every statement is atomic.
         """
         kept = max(0.0, 1.0 - work_s / SPEED_MEMORY_S)
         with self._store.begin() as connection:
@@ -240,80 +224,68 @@ class WorkerStore:
                 )
             )
 
-    # --- workers ------------------------------------------------------------------------------------------------------
+    # --- workers --------------------------------------------------------------------------------
 
-    def register(self, host: str, pid: int, device: str) -> None:
+    def register(self) -> None:
         with self._store.begin() as connection:
             connection.execute(workers.delete().where(workers.c.worker_id == self.worker_id))
-            values = {
-                "worker_id": self.worker_id,
-                "host": host,
-                "pid": pid,
-                "device": device,
-                "loaded": "",
-            }
-            connection.execute(workers.insert().values(beat_at=clock(connection), **values))
+            values = {"worker_id": self.worker_id, "beat_at": clock(connection)}
+            connection.execute(workers.insert().values(**values))
             clear_failed_start(connection, self.worker_id)
 
-    def forgive(self) -> None:
-        """What this worker left running when it ended in good order is no crash of theirs."""
+    def requeue_running(self) -> None:
+        """Requeue this worker's running jobs after a clean exit, without counting a crash."""
         with self._store.begin() as connection:
             mine = jobs.update().where(
                 jobs.c.worker_id == self.worker_id, jobs.c.status == JobStatus.RUNNING.value
             )
-            connection.execute(mine.values(**_WAITING))
+            connection.execute(mine.values(**_QUEUED))
 
     def unregister(self) -> None:
         with self._store.begin() as connection:
             connection.execute(workers.delete().where(workers.c.worker_id == self.worker_id))
 
     def orphans(self, silent_s: float) -> list[tuple[str, str]]:
-        """(id, queue) of jobs begun by workers not heard of for so long, by the database's clock."""
+        """(id, queue) of unfinished jobs whose worker had no heartbeat for so long."""
         with self._store.begin() as connection:
-            alive = heard_of(workers.c.worker_id, connection, silent_s)
+            since = {"since": clock(connection) - silent_s}
             query = sa.select(jobs.c.job_id, jobs.c.queue).where(
-                jobs.c.status.in_(UNFINISHED),
+                IS_UNFINISHED,
                 jobs.c.worker_id.is_not(None),
                 jobs.c.worker_id != self.worker_id,
-                jobs.c.worker_id.not_in(alive),
+                jobs.c.worker_id.not_in(ALIVE),
             )
-            return [(job_id, queue) for job_id, queue in connection.execute(query)]
+            return [(job_id, queue) for job_id, queue in connection.execute(query, since)]
 
     def alive(self, silent_s: float) -> list[str]:
-        """The ids of the workers that were heard of within so long; this one is among them."""
+        """The ids of the workers with a heartbeat within so long, and of this worker."""
         with self._store.begin() as connection:
-            found = connection.execute(
-                heard_of(workers.c.worker_id, connection, silent_s)
-            ).scalars()
-            return list({*found, self.worker_id})
+            since = {"since": clock(connection) - silent_s}
+            return list({*connection.execute(ALIVE, since).scalars(), self.worker_id})
 
     def unfinished(self) -> dict[str, int]:
-        """How many jobs of each queue wait or run."""
-        query = (
-            sa.select(jobs.c.queue, sa.func.count())
-            .where(jobs.c.status.in_(UNFINISHED))
-            .group_by(jobs.c.queue)
-        )
+        """The number of unfinished jobs of each queue."""
+        query = sa.select(jobs.c.queue, sa.func.count()).where(IS_UNFINISHED).group_by(jobs.c.queue)
         with self._store.begin() as connection:
             return dict(connection.execute(query).tuples().all())
 
     def take_over_orphan(self, job_id: str, queue: str) -> None:
-        """Queue a job again whose worker is gone. Of several workers that try, one does."""
+        """Requeue a job whose worker is gone. Of several workers that try, one succeeds."""
         with self._store.begin() as connection:
             change = (
                 jobs.update()
-                .where(jobs.c.job_id == job_id, jobs.c.status.in_(UNFINISHED))
+                .where(jobs.c.job_id == job_id, IS_UNFINISHED)
                 .where(jobs.c.worker_id != self.worker_id)
-                .values(worker_id=None, crashes=_CRASHES, **_WAITING)
+                .values(worker_id=None, crashes=_CRASHES, **_QUEUED)
             )
             changed = connection.execute(change).rowcount
         if changed:
             self._store.queue.take_over(job_id, queue)
 
-    # --- housekeeping -------------------------------------------------------------------------------------------------
+    # --- maintenance ----------------------------------------------------------------------------
 
     def delete_old_steps(self, older_s: float, limit: int = 100) -> None:
-        """Drop what completed jobs kept for going on: their words are in the transcripts."""
+        """Delete the checkpoints of completed jobs, whose transcripts are saved."""
         with self._store.begin() as connection:
             query = (
                 sa.select(jobs.c.job_id)
@@ -330,7 +302,7 @@ class WorkerStore:
                 )
 
     def requeue_stranded(self, older_s: float) -> None:
-        """Queue waiting jobs again whose workflow has ended: a process died between the two halves of a retry."""
+        """Requeue queued jobs without a workflow to start them, left by an interrupted retry."""
         with self._store.begin() as connection:
             query = sa.select(jobs.c.job_id, jobs.c.queue).where(
                 jobs.c.status == JobStatus.QUEUED.value, jobs.c.created_at < time.time() - older_s
@@ -341,7 +313,7 @@ class WorkerStore:
                 self._store.queue.requeue(job_id, queues[job_id])
 
     def requeue_unclaimed(self, older_s: float, silent_s: float) -> None:
-        """Queue waiting jobs again that a worker, now gone, took from the queue and died before it claimed them."""
+        """Requeue queued jobs whose worker died after taking and before claiming them."""
         with self._store.begin() as connection:
             query = sa.select(jobs.c.job_id, jobs.c.queue).where(
                 jobs.c.status == JobStatus.QUEUED.value,
@@ -354,7 +326,7 @@ class WorkerStore:
                 self._store.queue.take_over(job_id, queues[job_id])
 
     def without_duration(self, limit: int) -> list[tuple[str, str]]:
-        """(id, source) of waiting jobs whose length nobody has measured."""
+        """(id, source) of queued jobs of unknown duration."""
         with self._store.begin() as connection:
             query = (
                 sa.select(jobs.c.job_id, jobs.c.source)
@@ -369,28 +341,42 @@ class WorkerStore:
             change = jobs.update().where(jobs.c.job_id == job_id, jobs.c.duration_s.is_(None))
             connection.execute(change.values(duration_s=duration_s))
 
-    def _of(self, claim: Claim, statement: Any) -> Any:
-        return statement.where(
+    def _of(self, claim: Claim, update: sa.Update) -> sa.Update:
+        return update.where(
             jobs.c.job_id == claim.job_id,
             jobs.c.status == JobStatus.RUNNING.value,
             jobs.c.worker_id == self.worker_id,
             jobs.c.attempts == claim.attempt,
         )
 
+    def _identity(self, claim: Claim) -> dict[str, Any]:
+        return {"job": claim.job_id, "worker": self.worker_id, "attempt": claim.attempt}
 
+
+_IS_MINE = (
+    sa.select(sa.func.count())
+    .select_from(jobs)
+    .where(
+        jobs.c.job_id == sa.bindparam("job"),
+        jobs.c.status == JobStatus.RUNNING.value,
+        jobs.c.worker_id == sa.bindparam("worker"),
+        jobs.c.attempts == sa.bindparam("attempt"),
+    )
+)
 _NEW_SPEED = sa.text(
-    "INSERT INTO speeds (model, audio_s, work_s) VALUES (:model, 0, 0) ON CONFLICT (model) DO NOTHING"
+    "INSERT INTO speeds (model, audio_s, work_s) VALUES (:model, 0, 0) "
+    "ON CONFLICT (model) DO NOTHING"
 )
 
-# Of a row that a worker left; the right-hand sides see it as it was.
+# New crash count of a row that a worker left. An UPDATE evaluates it on the old row.
 _CRASHES = sa.case(
     (sa.and_(jobs.c.status == JobStatus.RUNNING.value, jobs.c.at_risk), jobs.c.crashes + 1),
     else_=jobs.c.crashes,
 )
-_WAITING = {"status": JobStatus.QUEUED.value, "stage": JobStatus.QUEUED.value, "at_risk": False}
+_QUEUED = {"status": JobStatus.QUEUED.value, "stage": JobStatus.QUEUED.value, "at_risk": False}
 
 
-def _ended(status: JobStatus) -> dict[str, Any]:
+def _finished(status: JobStatus) -> dict[str, Any]:
     return {
         "status": status.value,
         "stage": "",

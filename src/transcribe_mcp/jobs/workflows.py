@@ -1,8 +1,8 @@
-"""Durable workflows in the worker: a job is one, a finished batch of windows is one of its steps.
+"""Run the workflows of jobs in a worker. A finished batch of windows is a step.
 
-dbos gives work back to the executor that began it and to no other: an executor id stands for one worker of one device
-on one machine, which holds a lock. Where several machines share a PostgreSQL server, ``WorkflowQueue.take_over`` moves
-the work of a worker that is gone.
+dbos resumes work only on the executor that started it. An executor id stands for one worker slot,
+whose worker holds a lock. On a shared PostgreSQL server, ``WorkflowQueue.take_over`` moves the work
+of a worker that is gone.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..errors import WorkerFailedError
 from .queue import APPLICATION, APPLICATION_VERSION, QUEUES, WORKFLOW, plain_url, queue_errors
 from .store_errors import store_errors
 
-# Raised in the worker's thread of a workflow that was cancelled or handed to another worker.
+# Raised in the thread of a workflow that was cancelled or moved to another worker.
 WorkflowStoppedError = (
     dbos_error.DBOSWorkflowCancelledError,
     dbos_error.DBOSWorkflowConflictIDError,
@@ -25,11 +25,11 @@ WorkflowStoppedError = (
 
 
 class WorkflowRunner:
-    """Runs workflows in this process, each in a thread of its own.
+    """Runs workflows in this process, each in its own thread.
 
     Args:
-        executor_id: who runs them; no two processes may use the same at the same time.
-        run: does the work of a job.
+        executor_id: of the worker slot; only one process may use it at a time.
+        run: runs a job.
     """
 
     def __init__(
@@ -56,10 +56,10 @@ class WorkflowRunner:
             run(job_id)
 
     def launch(self, *, shared: bool) -> None:
-        """Begin: first what this executor left unfinished, then what is queued.
+        """Start with the unfinished work of this executor, then take queued jobs.
 
         Args:
-            shared: there are other workers. Until ``share_out`` says more, each takes one job of a queue.
+            shared: there are other workers; take one job per queue until ``share_out``.
         """
         with queue_errors(self._url):
             DBOS.launch()
@@ -72,10 +72,10 @@ class WorkflowRunner:
                 )
 
     def share_out(self, unfinished: Mapping[str, int], n_workers: int) -> None:
-        """Let every worker of the store take its share of each queue's jobs and no more, so that none is left idle.
+        """Limit every worker to its share of each queue, so that none stays idle.
 
-        Who looks first would otherwise take all that it has places for. The numbers are every worker's, whoever sets
-        them, and jobs that run stay where they are.
+        Otherwise the first worker would fill all its places. The limits apply to all workers of the
+        database; running jobs stay where they are.
         """
         for name, rules in QUEUES.items():
             share = -(-unfinished.get(name, 0) // n_workers) if n_workers > 1 else rules.places
@@ -86,13 +86,13 @@ class WorkflowRunner:
 
 
 def keep_step(url: sa.URL, name: str, make: Callable[[], str]) -> str:
-    """In a workflow: what ``make`` gives, or gave when this step was finished before.
+    """In a workflow: the result of ``make``, or the stored one if this step has finished before.
 
-    ``make`` must not fail: an error would be kept like a result. What can fail comes before.
+    ``make`` must not fail: dbos would store the error as the result.
 
     Raises:
         StoreError: the database fails.
-        WorkerFailedError: this step does not fit those that the job finished before.
+        WorkerFailedError: the job has a different step stored here.
     """
     try:
         with store_errors(url):
@@ -100,5 +100,5 @@ def keep_step(url: sa.URL, name: str, make: Callable[[], str]) -> str:
     except dbos_error.DBOSException as error:
         hint = "transcribe the recording again with force"
         raise WorkerFailedError(
-            f"{name} cannot be stored: {type(error).__name__}", hint=hint
+            f"cannot store {name}: {type(error).__name__}", hint=hint
         ) from error

@@ -1,12 +1,13 @@
-"""The one process that writes to a SQLite store. Requests come through ``writer_link.py``.
+"""The only process that writes to a SQLite database. Requests come through ``writer_link.py``.
 
-SQLite lets one process write at a time and has no queue: whoever finds the file taken sleeps and tries again, while
-others who come later find it free. So all writes go through this process, in the order in which they arrive. It never
-waits for a client: a request holds all statements of its transaction. Requests that wait together share one commit,
-each in a savepoint of its own, so that one that fails costs no other.
+SQLite's busy handler sleeps and retries without a queue, so a writer can starve. This process
+applies all writes in the order of their arrival. It never waits for a client: a request contains
+all statements of its transaction. Requests that wait together share one commit (group commit),
+each in its own savepoint, so that a failing request does not fail the others.
 
-An answer is sent after the commit is on the disk. A client whose connection breaks sends its request again: the number
-of each client's last request, with its answer, is part of the transaction, so nothing is applied twice.
+An answer is sent after the commit is on disk. A client whose connection breaks repeats its request.
+The number and answer of each client's last request are part of the transaction, so a repeated
+request is applied once.
 
     python -m transcribe_mcp.jobs.writer DATABASE IDLE_S
 """
@@ -45,22 +46,22 @@ from .writer_protocol import (
     receive_into,
 )
 
-LOCK_PATIENCE_S = 1.0  # a writer that is just ending
-RETRY_S = 0.002  # between two tries while another program holds the file
-GROUP = 64  # requests that share a commit, at most
+LOCK_PATIENCE_S = 1.0  # for a writer that is exiting
+RETRY_S = 0.002  # while another program locks the file
+MAX_GROUP = 64  # requests per commit
 CHECKPOINT_S = 2.0
-WAL_PAGES = 8_000  # of 4 KiB: a commit moves them itself only where the checkpoints cannot keep up
+WAL_CHECKPOINT_PAGES = 8_000  # of 4 KiB: at this size a commit checkpoints the WAL itself
 KEEP_ANSWERS_S = 3600.0
-LOOK_S = 1.0  # how often it looks whether anybody is left
+LOOK_S = 1.0  # between looks for clients
 
 _REMEMBERED = "SELECT answer FROM store_requests WHERE client = ? AND number = ?"
 _REMEMBER = "INSERT OR REPLACE INTO store_requests (client, number, answer, at) VALUES (?, ?, ?, ?)"
-_FORGET = "DELETE FROM store_requests WHERE at < ?"
+_DELETE_OLD = "DELETE FROM store_requests WHERE at < ?"
 
 
 @dataclass(eq=False, slots=True)
 class Client:
-    """A connection. Its ``challenge`` is answered before it may ask for anything."""
+    """A connection. It must answer its ``challenge`` before its requests are served."""
 
     connection: socket.socket
     challenge: str | None = None
@@ -78,22 +79,27 @@ class Request:
     again: bool
     commit: bool
     statements: list[Any]
-    deadline: float  # monotonic clock; later, a file that another program holds is an error
+    deadline: float  # monotonic clock, for a file that another program locks
 
     @classmethod
     def read(cls, client: Client, fields: dict[str, Any]) -> Request:
         """
         Raises:
-            KeyError, TypeError, ValueError: no request.
+            KeyError, TypeError, ValueError: not a request.
         """
-        deadline = time.monotonic() + float(fields["patience_s"])
-        sender, number = str(fields["client"]), int(fields["number"])
-        again, commit = bool(fields["again"]), bool(fields["commit"])
-        return cls(client, sender, number, again, commit, list(fields["statements"]), deadline)
+        return cls(
+            client=client,
+            sender=str(fields["client"]),
+            number=int(fields["number"]),
+            again=bool(fields["again"]),
+            commit=bool(fields["commit"]),
+            statements=list(fields["statements"]),
+            deadline=time.monotonic() + float(fields["patience_s"]),
+        )
 
 
 class _Refused(Exception):
-    """What the client is told instead of results."""
+    """An answer without results."""
 
     def __init__(self, answer: dict[str, Any]) -> None:
         super().__init__(answer)
@@ -101,7 +107,7 @@ class _Refused(Exception):
 
 
 class Writer:
-    """Serves until no client has been there for ``idle_s``, the file is not at its path any more, or it is retired."""
+    """Serves until it is retired, idle for ``idle_s`` without clients, or its file is replaced."""
 
     def __init__(self, path: Path, idle_s: float) -> None:
         self._path = path
@@ -120,7 +126,7 @@ class Writer:
         self.n_commits = 0
 
     def serve(self) -> None:
-        last_client = forgot = time.monotonic()
+        last_client = cleaned = time.monotonic()
         while True:
             self._look(RETRY_S if self._busy else 0.0 if self._waiting else LOOK_S)
             now = time.monotonic()
@@ -135,14 +141,14 @@ class Writer:
                 last_client = now
             elif now - last_client >= self._idle_s:
                 return
-            if now - forgot > KEEP_ANSWERS_S / 4:
-                forgot = now
+            if now - cleaned > KEEP_ANSWERS_S / 4:
+                cleaned = now
                 with suppress(sqlite3.Error):
-                    self._database.execute(_FORGET, (time.time() - KEEP_ANSWERS_S,)).close()
+                    self._database.execute(_DELETE_OLD, (time.time() - KEEP_ANSWERS_S,)).close()
 
     def close(self) -> None:
         self._listener.close()
-        if identity(self._path) == self._file:  # else the files there may be another's
+        if identity(self._path) == self._file:  # else they belong to another writer
             for name in (SOCKET_NAME, ADDRESS_NAME):
                 with suppress(OSError):
                     (self._path.parent / name).unlink()
@@ -151,10 +157,10 @@ class Writer:
         self._selector.close()
         self._database.close()
 
-    # --- clients ------------------------------------------------------------------------------------------------------
+    # --- clients --------------------------------------------------------------------------------
 
     def _look(self, timeout_s: float) -> None:
-        """Take what has arrived, and send on what could not be sent at once."""
+        """Receive requests, and send the rest of earlier answers."""
         for key, events in self._selector.select(timeout_s):
             if key.fileobj is self._listener:
                 self._accept()
@@ -167,19 +173,13 @@ class Writer:
                     self._receive(client)
             except BlockingIOError:
                 continue
-            except (
-                OSError,
-                EOFError,
-                ValueError,
-                KeyError,
-                TypeError,
-            ):  # it has gone, or is none of ours
+            except (OSError, EOFError, ValueError, KeyError, TypeError):  # gone, or not our client
                 self._drop(client)
 
     def _accept(self) -> None:
         try:
             connection, _ = self._listener.accept()
-        except OSError:  # it has gone already
+        except OSError:  # the client has gone
             return
         connection.setblocking(False)
         client = Client(connection, secrets.token_hex(16) if self._secret else None)
@@ -226,10 +226,10 @@ class Writer:
         except OSError:
             self._drop(request.client)
 
-    # --- requests -----------------------------------------------------------------------------------------------------
+    # --- requests -------------------------------------------------------------------------------
 
     def _serve_waiting(self) -> None:
-        group = [self._waiting.popleft() for _ in range(min(GROUP, len(self._waiting)))]
+        group = [self._waiting.popleft() for _ in range(min(MAX_GROUP, len(self._waiting)))]
         try:
             self._database.execute("BEGIN IMMEDIATE").close()
         except sqlite3.Error as error:
@@ -245,13 +245,13 @@ class Writer:
         self._finish(group)
 
     def _finish(self, group: Sequence[Request]) -> None:
-        """In the transaction that has begun: carry out, commit, answer."""
+        """In an open transaction: apply the requests, commit, answer."""
         answers = []
         try:
             for request in group:
-                answers.append(self._carried_out(request))
+                answers.append(self._apply(request))
             self._database.execute("COMMIT").close()
-        except sqlite3.Error as error:  # that ended, or must end, the transaction of all
+        except sqlite3.Error as error:  # the shared transaction is lost
             if self._database.in_transaction:
                 self._database.execute("ROLLBACK").close()
             if len(group) == 1:
@@ -272,11 +272,11 @@ class Writer:
             return
         self._finish([request])
 
-    def _carried_out(self, request: Request) -> dict[str, Any]:
-        """The answer to a request. What failed or was only tried has left nothing behind.
+    def _apply(self, request: Request) -> dict[str, Any]:
+        """Execute a request and return its answer. A failed or tried request is undone.
 
         Raises:
-            sqlite3.Error: the whole transaction is lost.
+            sqlite3.Error: the shared transaction is lost.
         """
         database = self._database
         if request.again:
@@ -298,12 +298,7 @@ class Writer:
                 return answer
         except _Refused as refused:
             answer = refused.answer
-        except (
-            sqlite3.Error,
-            OverflowError,
-            TypeError,
-            ValueError,
-        ) as error:  # ValueError: also text that is none
+        except (sqlite3.Error, OverflowError, TypeError, ValueError) as error:
             if not database.in_transaction:
                 raise
             answer = _error(error)
@@ -348,15 +343,15 @@ class Writer:
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """A connection that may write to a store that is there."""
-    address = f"{path.absolute().as_uri()}?mode=rw"
+    """A writing connection to an existing database."""
+    uri = f"{path.absolute().as_uri()}?mode=rw"
     connection = sqlite3.connect(
-        address, uri=True, timeout=0, isolation_level=None, cached_statements=512
+        uri, uri=True, timeout=0, isolation_level=None, cached_statements=512
     )
     for pragma in (
         "synchronous=FULL",
         "foreign_keys=ON",
-        f"wal_autocheckpoint={WAL_PAGES}",
+        f"wal_autocheckpoint={WAL_CHECKPOINT_PAGES}",
         "busy_timeout=0",
     ):
         connection.execute(f"PRAGMA {pragma}").close()
@@ -364,7 +359,7 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def identity(path: Path) -> tuple[int, int] | None:
-    """Which file is at a path now; ``None`` where there is none."""
+    """(device, inode) of the file at a path; ``None`` if there is none."""
     try:
         found = path.stat()
     except OSError:
@@ -384,35 +379,34 @@ def _error(error: Exception) -> dict[str, Any]:
     return {"error": [name, str(error)]}
 
 
-def _keep_checkpoints(path: Path, writer: Writer, ended: threading.Event) -> None:
-    """Move what was written ahead into the file itself, beside the commits, so that none of them has to."""
+def _checkpoint_wal(path: Path, writer: Writer, ended: threading.Event) -> None:
+    """Checkpoint the WAL in this thread, so that no commit has to."""
     done = 0
     with closing(connect(path)) as connection:
         while not ended.wait(CHECKPOINT_S):
             if writer.n_commits != done:
                 done = writer.n_commits
-                with suppress(
-                    sqlite3.Error
-                ):  # the disk is full, or a reader is in the way: the next time, then
+                with suppress(sqlite3.Error):  # a full disk, or a reader: tried again later
                     connection.execute("PRAGMA wal_checkpoint(PASSIVE)").close()
 
 
 def _normal_priority() -> None:
-    """Others wait for this process, whatever the priority of whoever started it."""
+    """Undo the low priority of a process that started this one: all writers wait for it."""
     with suppress(OSError, AttributeError):
         os.setpriority(os.PRIO_PROCESS, 0, 0)
 
 
 def main(arguments: Sequence[str]) -> int:
-    path, idle_s = Path(arguments[0]), float(arguments[1])
-    os.umask(0o077)  # what this process creates is its owner's alone
+    path = Path(arguments[0])
+    os.umask(0o077)  # new files are private
     _normal_priority()
     lock = hold_lock(path.parent, LOCK_PATIENCE_S)
     if lock is None:
         _announce(TAKEN)
         return 0
-    writer, ended = Writer(path, idle_s), threading.Event()
-    checkpoints = threading.Thread(target=_keep_checkpoints, args=[path, writer, ended])
+    writer = Writer(path, idle_s=float(arguments[1]))
+    ended = threading.Event()
+    checkpoints = threading.Thread(target=_checkpoint_wal, args=[path, writer, ended])
     checkpoints.start()
     _announce(READY)
     try:
@@ -426,7 +420,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _announce(word: str) -> None:
-    """Tell whoever started this process, who may have gone."""
+    """Tell the process that started this one, if it still exists."""
     with suppress(OSError):
         sys.stdout.write(f"{word}\n")
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""The way to the writer process, which is started where there is none. See ``writer.py``."""
+"""The connection to the writer process, which is started if needed. See ``writer.py``."""
 
 from __future__ import annotations
 
@@ -29,44 +29,42 @@ from .writer_protocol import (
     receive,
 )
 
-IDLE_S = 5.0  # a writer without clients ends after so long
+IDLE_S = 5.0  # after which a writer without clients exits
 CONNECT_S = 5.0
-START_S = 20.0  # until a writer must be there
-ANSWER_S = (
-    90.0  # after its patience; longer than any commit takes, so that a writer that hangs is noticed
-)
+START_S = 20.0  # for starting a writer
+ANSWER_S = 90.0  # beyond the patience; longer than any commit, to notice a writer that hangs
 TAIL_BYTES = 2_000
 LOG_BYTES = 100_000
 
 _lock = threading.Lock()
-_started: list[subprocess.Popen[bytes]] = []  # kept, so that their ends are noticed
+_started: list[subprocess.Popen[bytes]] = []  # kept to reap them
 
 
 class WriterUnreachableError(sqlite3.OperationalError):
-    """There is no writer, and none can be started; or it does not answer."""
+    """The writer does not answer, or cannot be started."""
 
 
 class ReplacedError(sqlite3.OperationalError):
-    """The file at the path of the database is not the one that was opened."""
+    """The database file is not the one that was opened."""
 
 
 class ConflictError(sqlite3.OperationalError):
-    """Something that a transaction acted on has changed before it was applied. dbos tries again by these words."""
+    """Data that a transaction has read changed before it was applied. dbos retries this message."""
 
     def __init__(self) -> None:
         super().__init__("database is locked: what the transaction has read was changed by another")
 
 
 class RequirementError(Exception):
-    """A transaction was not applied, because what it requires does not hold."""
+    """A transaction was not applied because a required condition is false."""
 
 
 class WriterLink:
-    """One client of the writer: a thread at a time.
+    """One client of the writer, for one thread at a time.
 
     Args:
         path: the database.
-        patience_s: how long a request may wait while another program holds the file.
+        patience_s: how long a request may wait while another program locks the file.
     """
 
     def __init__(self, path: Path, patience_s: float) -> None:
@@ -83,11 +81,11 @@ class WriterLink:
             self._socket = None
 
     def ask(self, statements: Sequence[Sequence[Any]], *, commit: bool) -> list[Any]:
-        """Try a transaction, or apply it; gives the results of the statements of which none is expected.
+        """Try or apply a transaction; returns the results of statements without expected result.
 
         Raises:
-            sqlite3.Error: that of the writer, or one of this module.
-            RequirementError: one of the statements requires what does not hold.
+            sqlite3.Error: the writer's error, or one of this module.
+            RequirementError: a required condition is false.
         """
         self._number += 1
         request = {
@@ -117,14 +115,14 @@ class WriterLink:
         raise getattr(sqlite3, name, sqlite3.OperationalError)(message)
 
     def _retire(self) -> None:
-        """A process of low priority had to start this writer. The next request starts another."""
+        """Replace a writer of low priority: the next request starts another."""
         if self._socket is not None:
             with suppress(OSError):
                 self._socket.sendall(dumps({"retire": True}))
         self.close()
 
     def _exchanged(self, first: bytes, again: bytes) -> Any:
-        """Send, and send again where the writer ends before its answer: it may have ended after the commit."""
+        """Send; repeat if the writer exits before its answer, perhaps after the commit."""
         deadline = time.monotonic() + START_S
         message = first
         while True:
@@ -148,10 +146,10 @@ class WriterLink:
 
 
 def _connected(path: Path, deadline: float) -> socket.socket:
-    """A connection to the writer, which is started if there is none.
+    """Connect to the writer, starting it if there is none.
 
     Raises:
-        WriterUnreachableError, ReplacedError: there is none.
+        WriterUnreachableError, ReplacedError: it cannot be started.
     """
     while True:
         with suppress(OSError):
@@ -161,22 +159,22 @@ def _connected(path: Path, deadline: float) -> socket.socket:
         starting = hold_lock(path.parent, max(0.0, deadline - time.monotonic()), START_LOCK_NAME)
         if starting is None:
             raise WriterUnreachableError(
-                "the writer process cannot be started: another is starting, and never does"
+                "the writer process cannot be started: another start does not finish"
             )
         with closing(starting):
-            with suppress(OSError):  # one that was started while this process waited for the lock
+            with suppress(OSError):  # another process started it meanwhile
                 return connect(path.parent, CONNECT_S)
             word = _start(path)
         if word not in (READY, TAKEN):
             raise WriterUnreachableError(f"the writer process cannot be started: {word}")
         if word == TAKEN and time.monotonic() > deadline:
             raise WriterUnreachableError(
-                "another writer process holds the lock, but nobody can reach it"
+                "another writer process holds the lock but cannot be reached"
             )
 
 
 def _start(path: Path) -> str:
-    """Start a writer and wait until it says that it is ready, or not needed; else why it ended."""
+    """Start a writer; returns ``READY``, ``TAKEN``, or why it exited."""
     path = path.absolute()
     command = [sys.executable, "-P", "-m", "transcribe_mcp.jobs.writer", str(path), str(IDLE_S)]
     log_path = path.parent / LOG_NAME
@@ -204,7 +202,7 @@ def _start(path: Path) -> str:
 
 
 def _detached() -> dict[str, Any]:
-    """At normal priority: everybody who writes waits for this process."""
+    """Normal priority, because all writers wait for this process."""
     if sys.platform == "win32":
         flags = (
             subprocess.DETACHED_PROCESS

@@ -1,27 +1,28 @@
-"""How the writer process and its clients find each other and talk: JSON messages, each behind its length.
+"""The protocol of the writer process: JSON messages with a length prefix.
 
-The writer listens on a socket in the data directory, which only its owner may open. Where the system or the file system
-has no such sockets, or the path is too long for one, it listens on a loopback port, and a file in the data directory
-holds the port and a secret; both sides then prove that they have read that file.
+The writer listens on a Unix socket in the data directory, which only its owner may open. Without
+Unix sockets, or if the path is too long, it listens on a loopback port. Then a file in the data
+directory holds the port and a secret, and both sides prove that they know it (HMAC).
 
 A request is one transaction:
 
-    {"client": id, "number": n, "again": bool, "commit": bool, "patience_s": s, "statements": [[sql, parameters, kind,
-    expected], ...]}
+    {"client": id, "number": n, "again": bool, "commit": bool, "patience_s": s,
+     "statements": [[sql, parameters, kind, expected], ...]}
 
-``kind`` is ``one``, ``many`` (a list of parameters) or ``require`` (the first value must be true). ``expected`` is the
-digest of the result that the client acted on, or null. Without ``commit`` the statements are tried and undone. The
-answer is one of
+``kind`` is ``one``, ``many`` (a list of parameters) or ``require`` (the first value must be true).
+``expected`` is null, or the digest of the result that the client has read. Without ``commit`` the
+statements are tried and undone. The answer is one of
 
-    {"results": [{"columns": names or null, "rows": rows, "count": n, "last": rowid, "digest": d}, ...]}
+    {"results": [{"columns": names or null, "rows": rows, "count": n, "last": rowid,
+                  "digest": d}, ...]}
     {"unmet": index of the requirement}
     {"conflict": index of the statement whose result has changed}
     {"error": [name of the exception of sqlite3, message]}
 
-with ``nice`` where the system did not let the writer have normal priority. A client of higher priority then sends
-``{"retire": true}`` and starts another.
+with ``nice`` if the system did not allow the writer normal priority. A client with a higher
+priority then sends ``{"retire": true}`` and starts another writer.
 
-Standard library only: the writer starts with every burst of work.
+Standard library only, so that the writer starts quickly.
 """
 
 from __future__ import annotations
@@ -42,23 +43,25 @@ from typing import Any
 
 SOCKET_NAME = "writer.sock"
 ADDRESS_NAME = "writer.address"
-LOCK_NAME, START_LOCK_NAME = "writer.lock", "writer.start"
+LOCK_NAME = "writer.lock"
+START_LOCK_NAME = "writer.start"
 LOG_NAME = "writer.log"
-READY, TAKEN = "ready", "taken"
-REPLACED = "file replaced"  # the error that says that the file is not the one at its path any more
+READY = "ready"
+TAKEN = "taken"
+REPLACED = "file replaced"  # error message: the file at the path is another one
 
 _HEADER = struct.Struct(">I")
 _CHUNK_BYTES = 1 << 18
 _BYTES = "base64"
 
 
-# --- messages ---------------------------------------------------------------------------------------------------------
+# --- messages -------------------------------------------------------------------------------------
 
 
 def dumps(message: object) -> bytes:
     """
     Raises:
-        TypeError: a value that SQLite does not know.
+        TypeError: a value of a type that SQLite does not support.
     """
     text = json.dumps(message, separators=(",", ":"), default=_encoded).encode()
     return _HEADER.pack(len(text)) + text
@@ -67,7 +70,7 @@ def dumps(message: object) -> bytes:
 def _encoded(value: object) -> dict[str, str]:
     if isinstance(value, bytes | bytearray | memoryview):
         return {_BYTES: base64.b64encode(value).decode("ascii")}
-    raise TypeError(f"SQLite knows no {type(value).__name__}")
+    raise TypeError(f"SQLite does not support {type(value).__name__}")
 
 
 def _decoded(fields: dict[str, Any]) -> Any:
@@ -86,7 +89,7 @@ def digest(columns: object, rows: object, count: int) -> str:
 
 
 class Inbox:
-    """Bytes as they arrive, messages as they are complete."""
+    """Splits received bytes into messages."""
 
     def __init__(self) -> None:
         self._bytes = bytearray()
@@ -97,7 +100,7 @@ class Inbox:
     def messages(self) -> Iterator[Any]:
         """
         Raises:
-            ValueError: no message of ours.
+            ValueError: not a message of this protocol.
         """
         while len(self._bytes) >= _HEADER.size:
             [n_bytes] = _HEADER.unpack_from(self._bytes)
@@ -130,17 +133,17 @@ def receive(inbox: Inbox, connection: socket.socket) -> Any:
 
 
 def niceness() -> int:
-    """Of this process; 0 where there is no such thing."""
+    """The niceness of this process; 0 on systems without it."""
     return os.getpriority(os.PRIO_PROCESS, 0) if hasattr(os, "getpriority") else 0
 
 
-# --- the place --------------------------------------------------------------------------------------------------------
+# --- connecting -----------------------------------------------------------------------------------
 
 
 def listen(data_dir: Path) -> tuple[socket.socket, bytes]:
-    """A listening socket, and the secret that clients must prove to know; empty where the file system guards it.
+    """A listening socket, and the secret for a loopback port (empty for a Unix socket).
 
-    Only the holder of the lock may call this: it takes the place of whoever listened before.
+    Only the holder of the lock may call this: it replaces an earlier listener.
     """
     path = data_dir / SOCKET_NAME
     with suppress(OSError):
@@ -148,9 +151,9 @@ def listen(data_dir: Path) -> tuple[socket.socket, bytes]:
     if hasattr(socket, "AF_UNIX"):
         listener = socket.socket(socket.AF_UNIX)
         try:
-            listener.bind(str(path))  # private: this process creates nothing that others may open
+            listener.bind(str(path))  # private because of the umask
             listener.listen(128)
-        except OSError:  # the path is too long, or the file system has no sockets
+        except OSError:  # path too long, or no sockets on this file system
             listener.close()
         else:
             with suppress(OSError):
@@ -184,7 +187,8 @@ def connect(data_dir: Path, timeout_s: float) -> socket.socket:
             return connection
     try:
         address = json.loads((data_dir / ADDRESS_NAME).read_text(encoding="ascii"))
-        port, secret = int(address["port"]), bytes.fromhex(address["secret"])
+        port = int(address["port"])
+        secret = bytes.fromhex(address["secret"])
     except (ValueError, KeyError) as error:
         raise ConnectionError(f"{ADDRESS_NAME} is damaged") from error
     connection = socket.create_connection(("127.0.0.1", port), timeout_s)
@@ -197,8 +201,9 @@ def connect(data_dir: Path, timeout_s: float) -> socket.socket:
 
 
 def _prove_as_client(connection: socket.socket, secret: bytes) -> None:
-    """The writer first: a stranger at its port learns nothing."""
-    inbox, challenge = Inbox(), secrets.token_hex(16)
+    """Authenticate both sides, the writer first: another listener at its port learns nothing."""
+    inbox = Inbox()
+    challenge = secrets.token_hex(16)
     connection.sendall(dumps({"challenge": challenge}))
     answer = receive(inbox, connection)
     if not hmac.compare_digest(answer["proof"], proof(secret, "writer", challenge)):
@@ -213,17 +218,15 @@ def proof(secret: bytes, side: str, challenge: str) -> str:
 def hold_lock(
     data_dir: Path, patience_s: float, name: str = LOCK_NAME
 ) -> sqlite3.Connection | None:
-    """The right to write, until the connection is closed or its process ends; ``None`` where another has it.
+    """The exclusive right to write, until the connection is closed; ``None`` if another has it.
 
-    SQLite's own lock on an empty file: the same on every system, and in the standard library.
+    It is SQLite's lock on an empty file: portable, and in the standard library.
     """
     path = data_dir / name
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     lock = sqlite3.connect(path, timeout=patience_s, isolation_level=None, check_same_thread=False)
     try:
-        lock.execute(
-            "PRAGMA journal_mode=MEMORY"
-        ).close()  # no second file, for which there may be no room
+        lock.execute("PRAGMA journal_mode=MEMORY").close()  # no file, for a full disk
         lock.execute("BEGIN EXCLUSIVE").close()
     except sqlite3.OperationalError as error:
         lock.close()

@@ -99,13 +99,12 @@ class Service:
         self._transcript.cache_clear()
 
     def prepare(self) -> None:
-        """Do now what the first call would wait for. Raises as ``rehearse``."""
+        """Do now what the first call would wait for. Raises as ``Store.warm_up``."""
         store = self._store()  # loads SQLAlchemy, which two threads must not import at once
-        from ..jobs.rehearsal import rehearse
 
         for name in ("job_options", "partial", "submission", "worker_process"):
             import_module(f"..jobs.{name}", __package__)
-        rehearse(store)
+        store.warm_up()
 
     # --- submitting ---------------------------------------------------------------------------------------------------
 
