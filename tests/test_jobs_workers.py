@@ -295,9 +295,9 @@ def test_the_time_until_a_waiting_job_is_done_is_that_of_all_workers_together(
     first, second = (WorkerStore(jobs._store(), worker) for worker in (FIRST, SECOND))
     first.set_duration(job_id, 120.0)
     first.record_speed("a model", audio_s=60.0, work_s=10.0)
-    first.register()
+    first.register(0)
     alone_s = jobs.get_job(job_id).eta_s
-    second.register()
+    second.register(0)
 
     assert (alone_s, jobs.get_job(job_id).eta_s) == (20.0, 10.0)
 
@@ -333,7 +333,7 @@ def test_a_job_that_a_vanished_worker_took_and_never_began_is_queued_again(
         )
         assert connection.execute(took, [SECOND, job_id]).rowcount == 1
 
-    WorkerStore(jobs._store(), SECOND).register()
+    WorkerStore(jobs._store(), SECOND).register(0)
     worker.requeue_unclaimed(older_s=0.0, silent_s=20.0)
     assert workflow(here, job_id) == "PENDING", "it may still begin it"
     WorkerStore(jobs._store(), SECOND).unregister()

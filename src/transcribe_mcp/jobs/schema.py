@@ -170,6 +170,7 @@ workers = Table(
     "workers",
     metadata,
     Column("worker_id", Text, primary_key=True),
+    Column("pid", Integer, nullable=False),  # for operators and tests
     Column("beat_at", Float, nullable=False),  # by the database's clock
 )
 

@@ -108,7 +108,7 @@ class Worker:
         return self.exit_code
 
     def _take_jobs(self) -> None:
-        self._worker_store.register()
+        self._worker_store.register(os.getpid())
         workflows = WorkflowRunner(
             self._store.engine, self._store.url, self._worker_store.worker_id, self._do
         )

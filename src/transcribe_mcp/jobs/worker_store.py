@@ -226,10 +226,10 @@ class WorkerStore:
 
     # --- workers --------------------------------------------------------------------------------
 
-    def register(self) -> None:
+    def register(self, pid: int) -> None:
         with self._store.begin() as connection:
             connection.execute(workers.delete().where(workers.c.worker_id == self.worker_id))
-            values = {"worker_id": self.worker_id, "beat_at": clock(connection)}
+            values = {"worker_id": self.worker_id, "pid": pid, "beat_at": clock(connection)}
             connection.execute(workers.insert().values(**values))
             clear_failed_start(connection, self.worker_id)
 
