@@ -101,7 +101,6 @@ class Service:
     def prepare(self) -> None:
         """Do now what the first call would wait for. Raises as ``Store.warm_up``."""
         store = self._store()  # loads SQLAlchemy, which two threads must not import at once
-
         for name in ("job_options", "partial", "submission", "worker_process"):
             import_module(f"..jobs.{name}", __package__)
         store.warm_up()
