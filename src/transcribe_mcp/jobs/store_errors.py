@@ -47,7 +47,7 @@ def _translated(error: Exception, place: str) -> StoreError:
     cause = str(origin).strip() or type(error).__name__
     words = cause.lower()
     if isinstance(origin, ReplacedError):
-        hint = "try again to open the present file; the jobs of the old file are only in that file"
+        hint = "the next call opens the present file; jobs of the old file are only in that file"
         return StoreReplacedError(
             f"the database {place} was deleted, moved or replaced while it was open", hint=hint
         )
