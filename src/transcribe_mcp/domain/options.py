@@ -1,7 +1,7 @@
 """Every option, declared once: its name, type, default, bounds and help text.
 
-The command line, the MCP tools and stored jobs are derived from these records, see ``frontends/forms.py`` and
-``jobs/models.py``. To add an option, add a field here and the code that uses it.
+``frontends/forms.py`` derives the options of the command line and of the MCP tools from these
+records, and ``jobs/models.py`` what jobs store. To add an option, add a field here and use it.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from .languages import AUTO, requested_language
 
 TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 FRONT_ENDS = frozenset({"cli", "mcp", "jobs"})
-# The list of tools has to stay short: assistants pay for it in every conversation. They set what a user talks about.
+# Assistants pay for the list of tools in every conversation. It holds what users ask for in words.
 NOT_MCP = frozenset({"mcp"})
-# What changes the looks of output files. Jobs keep it with each file.
+# Options of output files. A job stores them with each file.
 FILES_ONLY = frozenset({"mcp", "jobs"})
 
 Record = TypeVar("Record")
@@ -29,15 +29,15 @@ class Declared:
     """What the front ends need to know about an option besides its name, type and default.
 
     Attributes:
-        help_text: plain text for people and assistants; ``{engines}`` stands for the names of the engines.
-        ge: the smallest value.
-        choices: the values of a text.
-        or_number: beside ``choices``, a number from 1.
-        hidden_in: the front ends that do not offer it.
-        changes_text: two jobs that differ in it have different transcripts.
-        flag: its name on the command line, if that is not the field's.
+        help_text: for people and assistants; ``{engines}`` is replaced by the engines' names.
+        ge: smallest value.
+        choices: allowed values.
+        or_number: numbers from 1 are allowed besides ``choices``.
+        hidden_in: front ends that do not offer the option.
+        changes_text: jobs that differ in this option have different transcripts.
+        flag: name on the command line, if it differs from the field's.
         aliases: other names that assistants try.
-        max_chars: the longest text, or item of a list, that an assistant may give.
+        max_chars: longest text, or list item, from an assistant.
     """
 
     help_text: str
@@ -52,27 +52,27 @@ class Declared:
 
 
 def option(default: Any, help_text: str, **declared: Any) -> Any:
-    """A field with its declaration; keywords are attributes of ``Declared``."""
+    """A dataclass field with its declaration; keywords are attributes of ``Declared``."""
     return field(default=default, metadata={"option": Declared(help_text, **declared)})
 
 
 def declared_in(record: Any) -> Iterator[tuple[str, Any, Declared]]:
-    """Name, default and declaration of every option of a record or its class, in order."""
+    """Name, default and declaration of each option of a record or its class, in order."""
     for each in fields(record):
         if "option" in each.metadata:
             yield each.name, each.default, each.metadata["option"]
 
 
 def part_of(cls: type[Record], record: Any, **changes: Any) -> Record:
-    """A ``cls`` with the values of a record that has all of its fields, apart from ``changes``."""
-    values = {each.name: getattr(record, each.name) for each in fields(cls)}  # type: ignore[arg-type]
-    return cls(**values | changes)
+    """A ``cls`` from ``record``, which has the same fields and more, with some ``changes``."""
+    names = [each.name for each in fields(cls)]  # type: ignore[arg-type]
+    return cls(**{name: getattr(record, name) for name in names} | changes)
 
 
 def _check(record: Any) -> None:
     """
     Raises:
-        UsageError: a value is out of its bounds, or none of its choices.
+        UsageError: a value is out of bounds or not among its choices.
     """
     for name, _, declared in declared_in(record):
         value = getattr(record, name)
@@ -118,7 +118,7 @@ class EngineSpec:
         0, "CPU threads; 0 uses all cores.", ge=0, hidden_in={"mcp", "jobs"}, changes_text=False
     )
     offline: bool = option(False, "Never use the network.", hidden_in=NOT_MCP, changes_text=False)
-    # A worker sets it to the GPU of its slot: the one that cuda and auto mean.
+    # The GPU that cuda and auto mean. A worker sets it to the GPU of its slot.
     gpu: int = option(0, "Number of the GPU.", ge=0, hidden_in=FRONT_ENDS, changes_text=False)
 
     def __post_init__(self) -> None:
@@ -129,17 +129,18 @@ class EngineSpec:
 class Options:
     """How to transcribe a recording, whatever the engine.
 
-    ``language`` is kept as the models' code. ``temperatures``: the first is for every window, the others are tried in
-    turn on windows that break a quality rule; with one alone, no window is decoded again. ``beam_size``: ``None``
-    leaves it to the engine; it counts at temperature 0.
+    ``language`` becomes the models' code. The first of ``temperatures`` decodes every window;
+    windows that break a quality rule try the others in turn, so a single one means no retries.
+    ``beam_size`` applies at temperature 0; ``None`` lets the engine choose.
 
     Raises:
-        UsageError: a value is out of its bounds, or two options contradict each other.
+        UsageError: a value is out of bounds, or two options contradict each other.
     """
 
     language: str = option(
         AUTO,
-        "Spoken language, code or name: de, en-US, German. auto detects it from several parts of the recording.",
+        "Language of the recording: a code or name such as de, en-US or German. "
+        "auto detects it from several parts of the recording.",
         aliases=("lang", "locale", "source_language"),
         max_chars=64,
     )
@@ -179,7 +180,7 @@ class Options:
         hidden_in=NOT_MCP,
         changes_text=False,
     )
-    # Threads for reading and voice detection. Front ends offer the threads of ``EngineSpec`` and set both.
+    # For reading and voice detection. Front ends set it to the threads of ``EngineSpec``.
     threads: int = option(
         0, "CPU threads; 0 uses all cores.", ge=0, hidden_in=FRONT_ENDS, changes_text=False
     )
@@ -193,7 +194,8 @@ class Options:
     )
     channel: str = option(
         AUTO,
-        "Audio channel: auto, mix, left, right, a number from 1, or split (each channel is a speaker).",
+        "Audio channel: auto, mix, left, right, a number from 1, or split (each channel is a "
+        "speaker).",
         choices=(AUTO, "mix", "left", "right", "split"),
         or_number=True,
         aliases=("channels", "audio_channel"),
@@ -221,11 +223,12 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class SubtitleRules:
-    """What a viewer can read. The defaults are common limits of broadcasters and streaming services.
+    """Limits of readable subtitles. Defaults are common at broadcasters and streaming services.
 
-    Columns count East Asian wide characters twice and combining ones not at all. ``min_cue_s`` is 20 frames at 24 a
-    second, ``min_gap_s`` 2 at 25; both yield to the next cue and to the end of the recording. A cue stays up longer to
-    meet ``max_chars_per_second``, where the next one leaves time.
+    Characters are columns: East Asian wide ones count two, combining ones none. The default
+    ``min_cue_s`` is 20 frames at 24 fps, ``min_gap_s`` 2 frames at 25 fps. Both yield to the next
+    cue and to the end of the recording. A cue is extended to meet ``max_chars_per_second`` if there
+    is time before the next one.
     """
 
     max_line_chars: int = option(
@@ -265,7 +268,7 @@ class SubtitleRules:
 
 @dataclass(frozen=True, slots=True)
 class FormatOptions:
-    """One record for all output formats; each format reads the fields that it knows."""
+    """Options of all output formats; each format reads the fields that it knows."""
 
     subtitles: SubtitleRules = SubtitleRules()  # srt, vtt
     highlight_words: bool = option(

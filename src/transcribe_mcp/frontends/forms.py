@@ -1,7 +1,8 @@
-"""Presents the options of ``domain.options`` to a front end: one parameter for each option of a record.
+"""Derives a front end's form from the records in ``domain.options``: one parameter per option.
 
-A command or a tool takes records, ``options: Options``. Libraries derive forms from the parameters of a function; so
-a ``Form`` has a signature with the options in place of their record, and makes the records of the values given.
+A command or tool takes whole records, such as ``options: Options``. Libraries build their forms
+from a function's parameters. So a ``Form`` has a signature with one parameter per option, and
+builds the records from the values of a call.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from ..service import engine_names
 
 @dataclass(frozen=True, slots=True)
 class Only:
-    """Annotates a record of which a command offers only these options."""
+    """Annotation of a record: the command offers only these options of it."""
 
     names: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """An option as a front end sees it; ``help_text`` has no placeholders left."""
+    """An option as a front end sees it, with the placeholders of ``help_text`` filled in."""
 
     name: str
     type: Any
@@ -35,7 +36,7 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """How a front end asks for an option, and how it reads the value that it gets."""
+    """How a front end asks for an option, and how it reads the answer."""
 
     annotation: Any
     default: Any
@@ -43,7 +44,7 @@ class Parameter:
 
 
 def offered(record: type, front_end: str) -> Iterator[Option]:
-    """The options of a record that a front end offers, in order."""
+    """Options of a record that a front end offers, in order."""
     types = get_type_hints(record)
     for name, default, declared in declared_in(record):
         if front_end not in declared.hidden_in:
@@ -55,7 +56,7 @@ class Form:
     """The parameters of ``function``, with each record replaced by its options.
 
     Attributes:
-        signature: what a library derives its form from.
+        signature: the libraries derive the form from it.
     """
 
     def __init__(
@@ -81,16 +82,16 @@ class Form:
         self.signature = own.replace(parameters=parameters)
 
     def present(self, caller: Callable[..., Any]) -> None:
-        """Let libraries see the signature at ``caller``, which is given the values."""
+        """Give ``caller``, the function that takes the values, this signature."""
         vars(caller)["__signature__"] = self.signature
         parameters = self.signature.parameters
         caller.__annotations__ = {name: each.annotation for name, each in parameters.items()}
 
     def gather(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """The arguments of the function, from a value for each parameter of the signature.
+        """The function's arguments, from one value per parameter of the signature.
 
         Raises:
-            UsageError: options that are wrong or contradict each other.
+            UsageError: an option is wrong, or two contradict each other.
         """
         arguments = dict(given)
         for name, (record, asked) in self._records.items():

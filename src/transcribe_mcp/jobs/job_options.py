@@ -1,4 +1,4 @@
-"""The options of a job: checked when it is submitted, and hashed to find finished jobs with equal ones."""
+"""Options of a job: checked at submission, and hashed to find jobs with equal ones."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _WITHOUT_EFFECT = {name for name, _, each in declared_in(JobOptions) if not each
 
 
 def normalized_options(options: JobOptions, default_model: str) -> JobOptions:
-    """The same options, checked. The worker runs elsewhere: the default model and relative paths are filled in.
+    """The options, checked, with the default model and absolute paths for the worker.
 
     Raises:
-        UsageError: options contradict each other, or name a language or an engine that does not exist.
+        UsageError: options contradict each other, or the language or engine does not exist.
     """
     checked = part_of(Options, options)
     if options.engine != AUTO:

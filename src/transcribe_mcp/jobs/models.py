@@ -1,7 +1,7 @@
-"""What front ends, the store and the worker say to each other about jobs. Imports nothing heavy.
+"""Records about jobs, shared by front ends, database and workers. Imports nothing heavy.
 
-Times of day are seconds since the epoch; times in a recording are seconds on its own clock. ``None`` means not
-measured or not yet known.
+Times of day are seconds since the epoch. Times in a recording are seconds on its own clock.
+``None`` means not measured or not yet known.
 """
 
 from __future__ import annotations
@@ -21,18 +21,19 @@ from ..domain.options import (
 from ..domain.transcript import Notice
 from ..errors import UsageError
 
-# Rows have always held these, whatever their value. Every other option is left out while it is the default, so that
-# the text of a row and its key do not change when an option is added.
+# Version 0.1.0 stored these whatever their value. Rows leave out any other option that is the
+# default, so that their text and key stay equal when an option is added.
 _ALWAYS_STORED = frozenset(
     {
-        "engine", "model", "device", "compute_type", "offline", "language", "multilingual", "task", "words", "vad",
-        "prompt", "vocabulary", "temperatures", "beam_size", "batch_size", "diarize",
+        "engine", "model", "device", "compute_type", "offline", "language", "multilingual", "task",
+        "words", "vad", "prompt", "vocabulary", "temperatures", "beam_size", "batch_size",
+        "diarize",
     }
 )  # fmt: skip
 
 
 class JobStatus(StrEnum):
-    """Where a job is. The last three are final, until it is retried."""
+    """Status of a job. The last three are final, unless the job is retried."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -47,16 +48,17 @@ class JobStatus(StrEnum):
 
 @dataclass(frozen=True)
 class JobOptions(Options, EngineSpec):
-    """How a job transcribes its recording: two jobs with equal options on equal content have the same transcript.
+    """How a job transcribes: equal options on equal content give the same transcript.
 
-    Nothing is checked before the job is submitted (``job_options.checked``): rows of any version can be listed.
+    Values are not checked here, so that rows of every version can be listed. Submission checks
+    them: see ``job_options.normalized_options``.
     """
 
     def __post_init__(self) -> None:
         pass
 
     def to_json(self) -> dict[str, Any]:
-        """The options that a job has, by name. ``None`` stands for the default temperatures."""
+        """The options of a job by name. ``None`` stands for the default temperatures."""
         values = {
             name: getattr(self, name)
             for name, _, declared in declared_in(self)
@@ -97,7 +99,7 @@ class JobOptions(Options, EngineSpec):
 
 @dataclass(frozen=True, slots=True)
 class OutputRequest:
-    """Files to write of each recording; fields as those of ``service.TranscribeRequest``."""
+    """Files to write for each recording; same fields as in ``service.TranscribeRequest``."""
 
     directory: str
     formats: tuple[str, ...]
@@ -111,12 +113,12 @@ class JobRequest:
     """One recording to transcribe.
 
     Attributes:
-        source: path of a file on this machine. Whether the caller may read it has been decided before.
-        force: transcribe again, though the library has the same content with the same options.
-        roots: directories without links in their paths. Whenever the file is opened it must lie inside one of them.
+        source: path of a file on this machine. The caller has checked that it may be read.
+        force: transcribe again even if a saved transcript has the same content and options.
+        roots: resolved directories. The file must lie inside one of them whenever it is opened.
             ``None`` for a user's own jobs, which may read any file.
-        output: files to write when the job is done.
-        from_shell: a person at a shell asks: ``-`` is standard input, and URLs may name hosts of their own network.
+        output: files to write when the job is completed.
+        from_shell: submitted at a shell: ``-`` is standard input, and URLs may name local hosts.
     """
 
     source: str
@@ -129,7 +131,7 @@ class JobRequest:
 
 @dataclass(frozen=True, slots=True)
 class JobFailure:
-    """An error of the tree in ``errors.py``, kept: its code, message and way out."""
+    """Code, message and hint of an error in ``errors.py``, as stored."""
 
     code: str
     message: str
@@ -138,22 +140,22 @@ class JobFailure:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One job as the store knows it now.
+    """One job as the database has it now.
 
     Attributes:
-        job_id: 26 characters, in order of submission.
-        batch_id: the batch that it was submitted with.
-        stage: what is being done: ``queued``, ``load``, ``download``, ``waiting`` (for a job on the same content),
-            ``windows``, ``write``; empty once final.
-        percent: share of the recording that is transcribed, 0 to 100; from work done, never guessed.
-        eta_s: seconds until it is done by measured speed; ``None`` where none was measured yet.
+        job_id: 26 characters; sorts by submission.
+        batch_id: the batch of its submission.
+        stage: ``queued``, ``load``, ``download``, ``waiting`` (for a job on the same content),
+            ``windows`` or ``write``; empty once final.
+        percent: transcribed share of the recording, 0 to 100; measured, never guessed.
+        eta_s: seconds left at the measured speed; ``None`` before any was measured.
         queue_position: jobs that start before this one, plus one; ``None`` unless queued.
-        waiting_for: why nobody works on it: "no worker: REASON; next try in N s". ``None`` where a worker runs.
+        waiting_for: "no worker: REASON; next try in N s"; ``None`` while a worker runs.
         duration_s: length of the recording.
-        attempts: how often its work was begun; more than 1 after a crash or a retry.
-        from_job_id: the earlier job whose transcript answers this one.
-        language, model, device: what made the transcript.
-        outputs: paths of the files that were asked for and are written.
+        attempts: number of starts; more than 1 after a crash or a retry.
+        from_job_id: the earlier job with the same transcript, from which this one has it.
+        language, model, device: of the transcript.
+        outputs: paths of the requested files that exist by now.
     """
 
     job_id: str
@@ -182,7 +184,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A source of a batch that became no job, and why."""
+    """A refused source of a batch, with the reason."""
 
     source: str
     error: JobFailure
@@ -190,11 +192,11 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Jobs that were submitted together. ``job_id`` names the batch wherever a job is asked for.
+    """Jobs of one submission. Functions that take a job's ID also take the ``job_id`` of a batch.
 
-    ``status`` is ``queued`` before any began, ``running`` until all are final, then ``completed``: the batch is done,
-    whatever became of each; ``cancelled`` or ``failed`` where that became of every one. ``skipped`` are sources whose
-    files were all there when it was submitted; only the answer to the submission has them.
+    ``status`` is the common status of all jobs. Otherwise it is ``running`` until all are final,
+    and then ``completed``, even if some failed. ``skipped``: sources whose output files all existed
+    at submission; only the answer to the submission has them.
     """
 
     job_id: str
@@ -221,11 +223,11 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class JobFilter:
-    """Which jobs to list. Every field narrows; empty means all.
+    """Filter for the list of jobs. Empty fields match all.
 
     Attributes:
         statuses: any of these.
-        source_contains: part of the path, letter case ignored.
+        source_contains: part of the path, in any letter case.
         since: submitted at or after this time, seconds since the epoch.
     """
 
@@ -237,7 +239,7 @@ class JobFilter:
 
 @dataclass(frozen=True, slots=True)
 class JobPage:
-    """Jobs, newest first; ``next_cursor`` asks for the following page and is ``None`` on the last."""
+    """Jobs, newest first. ``next_cursor`` requests the next page; ``None`` on the last one."""
 
     jobs: tuple[Job, ...]
     next_cursor: str | None = None
@@ -245,7 +247,7 @@ class JobPage:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A sentence that was found, with what was said before and after it."""
+    """A sentence that matches a search, with the sentences before and after it."""
 
     job_id: str
     source: str
@@ -267,7 +269,7 @@ class HitPage:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What the doctor finds on this machine, for people and for programs."""
+    """The doctor's findings, as text for people and as data for programs."""
 
     text: str
     report: dict[str, Any] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""The command line. A command collects its options, calls one use case of ``service`` and shows what comes back."""
+"""The command line: each command calls one use case of ``service`` and prints its result."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from . import options as arg
 from .options import Shown
 from .terminal import exit_codes, progress_bars, say, show_error, write_out
 
-# Plain help: drawing it with rich doubles the time that --help takes.
+# Plain help: with rich, --help takes twice as long.
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -27,18 +27,18 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 models = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="List, fetch and remove Whisper models."
+    no_args_is_help=True, rich_markup_mode=None, help="List, download and remove Whisper models."
 )
 app.add_typer(models, name="models")
 jobs.add_commands(app)
 
 ModelName = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A name from 'models list' or a Hub id.")
+    str, typer.Argument(metavar="MODEL", help="Name from 'models list' or Hugging Face ID.")
 ]
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _show_version(value: bool) -> None:
+    if value:
         write_out(f"transcribe-mcp {__version__}\n")
         raise typer.Exit
 
@@ -52,7 +52,7 @@ def main(
         ),
     ] = False,
 ) -> None:
-    """Transcribe recordings on this machine: words with times, subtitles, honest results."""
+    """Transcribe recordings on this machine: text, subtitles and word timestamps."""
 
 
 EXAMPLES = """\b
@@ -81,7 +81,10 @@ def transcribe(
     as_json: arg.AsJson = False,
     quiet: arg.Quiet = False,
 ) -> None:
-    """Transcribe files, directories, patterns or URLs. Text goes to stdout unless --output-dir is given."""
+    """Transcribe files, directories, patterns or URLs.
+
+    Prints the text unless --output-dir is given.
+    """
     to_stdout = output_dir is None and not as_json and not queue
     request = service.TranscribeRequest(
         sources=tuple(sources),
@@ -153,7 +156,8 @@ def evaluate(
 ) -> None:
     """Measure the accuracy of an engine and model on your own recordings.
 
-    Counts word errors and invented words. Checks the language and word timestamps where the truth has them.
+    Counts word errors and invented words. Checks the language and word timestamps if the truth has
+    them.
     """
     names = tuple(filter(None, (name.strip() for name in compare.split(","))))
     request = service.EvaluateRequest(directory, spec, options, names)
@@ -186,7 +190,7 @@ def bench(
     as_json: arg.AsJson = False,
     quiet: arg.Quiet = False,
 ) -> None:
-    """Measure the speed of this machine: every stage, its share of the hardware's limit, memory, other programs."""
+    """Measure the speed of this machine: every stage, its share of the hardware's limit, memory."""
     options = replace(options, language=language)
     request = benchmark.BenchRequest(audio, minutes, runs, peers, options, spec)
     with progress_bars(quiet=quiet) as bars:
@@ -198,31 +202,31 @@ def _print_figures(found: service.Evaluation, *, as_json: bool) -> None:
     write_out(json.dumps(found.figures, ensure_ascii=False) + "\n" if as_json else found.table)
 
 
-# These run without this file where a package it needs is broken: see __main__. Here they are for --help.
+# ``__main__`` runs these without this file, in case a package is broken. Here they serve --help.
 _FORWARDED = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
 @app.command(context_settings=_FORWARDED, add_help_option=False)
 def doctor(context: typer.Context) -> None:
-    """What this machine is, what is wrong with it, what fits it, and what an error text means."""
+    """Check this machine for problems, recommend a setup, explain an error message."""
     raise SystemExit(service.compatibility(["doctor", *context.args]))
 
 
 @app.command(context_settings=_FORWARDED, add_help_option=False)
 def env(context: typer.Context) -> None:
-    """Environments for engines whose needs clash: made, verified, tried, rolled back."""
+    """Manage separate virtual environments for engines with conflicting dependencies."""
     raise SystemExit(service.compatibility(["env", *context.args]))
 
 
 @app.command(context_settings=_FORWARDED, add_help_option=False)
 def compat(context: typer.Context) -> None:
-    """Ask the package index what has changed: compat updates."""
+    """Check the package index for updates: compat updates."""
     raise SystemExit(service.compatibility(context.args))
 
 
 @models.command("list")
 def list_models(as_json: arg.AsJson = False) -> None:
-    """Models by name: size, languages, what is on this machine."""
+    """List models: size, languages, and which are downloaded."""
     with exit_codes():
         rows = service.list_models()
         if as_json:
@@ -238,7 +242,7 @@ def list_models(as_json: arg.AsJson = False) -> None:
 
 @models.command()
 def pull(model: ModelName, quiet: arg.Quiet = False) -> None:
-    """Fetch a model, or finish fetching it, and print its directory."""
+    """Download a model, or resume its download, and print its directory."""
     with exit_codes():
         with progress_bars(quiet=quiet) as bars:
             directory = service.pull_model(model, bars)
@@ -247,14 +251,14 @@ def pull(model: ModelName, quiet: arg.Quiet = False) -> None:
 
 @models.command()
 def path(model: ModelName) -> None:
-    """Print the directory of a model that is on this machine."""
+    """Print the directory of a downloaded model."""
     with exit_codes():
         write_out(f"{service.model_path(model)}\n")
 
 
 @models.command("rm")
 def remove(model: ModelName) -> None:
-    """Remove a model that was fetched, and what was converted from it."""
+    """Remove a downloaded model and its conversions."""
     with exit_codes():
         write_out(f"freed {_size(service.remove_model(model))}\n")
 

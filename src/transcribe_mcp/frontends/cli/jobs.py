@@ -1,4 +1,4 @@
-"""``transcribe-mcp jobs`` and ``worker``: durable jobs from the command line."""
+"""``transcribe-mcp jobs`` and ``worker``: jobs that run in the background."""
 
 from __future__ import annotations
 
@@ -18,16 +18,28 @@ from ...service.service import default_service, work
 from . import options as arg
 from .terminal import Bars, confirm, exit_codes, progress_bars, say, write_out
 
-JobId = Annotated[str, typer.Argument(metavar="JOB", help="A job's id, or a batch's.")]
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="ID of a job or a batch.")]
 Statuses = Annotated[
     str,
-    typer.Option("--status", help="queued, running, completed, failed, cancelled; with commas."),
+    typer.Option(
+        "--status",
+        metavar="TEXT",
+        help=f"{', '.join(models.JobStatus)}; separate several with commas.",
+    ),
 ]
-Limit = Annotated[int, typer.Option(min=1, max=500, help="How many at most.")]
-Cursor = Annotated[str, typer.Option(help="Go on after this job, as the page before says.")]
+Limit = Annotated[
+    int, typer.Option(min=1, max=500, metavar="INTEGER", help="Maximum number of jobs.")
+]
+Cursor = Annotated[
+    str, typer.Option(metavar="TEXT", help="Next page, as printed after the previous one.")
+]
 KeepDays = Annotated[
     float | None,
-    typer.Option("--keep-days", help="Days that finished jobs are kept; 0 keeps them for good."),
+    typer.Option(
+        "--keep-days",
+        metavar="NUMBER",
+        help="Delete finished jobs after this many days; 0: never delete automatically.",
+    ),
 ]
 ShownFormat = Annotated[
     str,
@@ -35,16 +47,16 @@ ShownFormat = Annotated[
         "--format", "-f", metavar="TEXT", help=f"Print the transcript: {arg.FORMAT_NAMES}."
     ),
 ]
-Wait = Annotated[bool, typer.Option("--wait", help="Wait until it has ended.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Wait until the job has finished.")]
 
-OWNER = "command line"  # every shell of this user is one owner of the jobs that they share with other clients
+OWNER = "command line"  # all shells of a user share one owner
 DAY_S = 86_400.0
 FOREVER_S = 10 * 365 * DAY_S
 
 
 def queue(request: TranscribeRequest, shown: arg.Shown, *, force: bool) -> None:
     """``transcribe --queue``: submit the recordings as jobs and print their IDs."""
-    wanted = models.JobRequest(
+    job_request = models.JobRequest(
         "",
         models.JobOptions(**vars(request.spec) | vars(request.options)),
         force=force,
@@ -53,10 +65,11 @@ def queue(request: TranscribeRequest, shown: arg.Shown, *, force: bool) -> None:
     )
     if request.spec.threads:
         say(
-            "warning: --threads has no effect with --queue; set TRANSCRIBE_MCP_THREADS for the worker"
+            "warning: --threads has no effect with --queue; "
+            "set TRANSCRIBE_MCP_THREADS for the worker"
         )
     with acting_for(OWNER):
-        batch = default_service().submit_batch(request.sources, wanted)
+        batch = default_service().submit_batch(request.sources, job_request)
     for source in () if shown.quiet else batch.skipped:
         say(f"skipped: {source}: its output files exist")
     for refused in batch.refused:
@@ -83,7 +96,9 @@ def _output(request: TranscribeRequest) -> models.OutputRequest | None:
 
 
 group = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="List, follow and end durable jobs."
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="List, watch, cancel and delete background jobs.",
 )
 
 
@@ -94,7 +109,7 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def worker(keep_days: KeepDays = None) -> None:
-    """Work on queued jobs, on every GPU, until none come any more. Front ends start this by themselves."""
+    """Run queued jobs on all GPUs until the queue stays empty. Commands start it automatically."""
     with exit_codes():
         server_settings.configure({"keep_days": None if keep_days is None else str(keep_days)})
         raise SystemExit(work())
@@ -104,7 +119,7 @@ def worker(keep_days: KeepDays = None) -> None:
 def list_jobs(
     status: Statuses = "", limit: Limit = 20, cursor: Cursor = "", as_json: arg.AsJson = False
 ) -> None:
-    """Jobs, newest first."""
+    """List jobs, newest first."""
     with exit_codes():
         which = models.JobFilter(statuses=_statuses(status))
         page = default_service().list_jobs(which, cursor or None, limit)
@@ -122,7 +137,7 @@ def show(
     as_json: arg.AsJson = False,
     quiet: arg.Quiet = False,
 ) -> None:
-    """How far a job is; with --format its transcript, or what there is of it."""
+    """Show the progress of a job, or with --format its transcript so far."""
     with exit_codes():
         found = _waited_for(job, quiet=quiet) if wait else default_service().get_job(job)
         if shown_format:
@@ -137,12 +152,12 @@ def show(
 def cancel(
     job: JobId,
     for_all: Annotated[
-        bool, typer.Option("--all", help="Also where another client waits for it.")
+        bool, typer.Option("--all", help="Even if another client waits for it.")
     ] = False,
 ) -> None:
-    """Stop a job or a batch; what is finished of it stays readable.
+    """Cancel a job or a batch. Text transcribed so far can still be read.
 
-    Where another client or batch waits for the same job, the job goes on for that one unless --all is given.
+    A job that another client or batch waits for goes on, unless --all is given.
     """
     with exit_codes():
         with acting_for(OWNER):
@@ -154,7 +169,7 @@ def cancel(
 
 
 def _going_on(found: models.Job | models.Batch) -> int:
-    """How many of the jobs that were cancelled have not ended, because others want them."""
+    """Number of cancelled jobs that still run for other clients."""
     jobs = found.jobs if isinstance(found, models.Batch) else (found,)
     cancelled = [job.job_id for job in jobs if job.status is models.JobStatus.CANCELLED]
     return sum(not default_service().get_job(job_id).status.is_final for job_id in cancelled)
@@ -162,7 +177,7 @@ def _going_on(found: models.Job | models.Batch) -> int:
 
 @group.command()
 def retry(job: JobId) -> None:
-    """Queue a failed or cancelled job again; it goes on where it was."""
+    """Queue a failed or cancelled job again; it resumes at its last checkpoint."""
     with exit_codes(), acting_for(OWNER):
         write_out(_line(default_service().retry(job)))
 
@@ -170,16 +185,16 @@ def retry(job: JobId) -> None:
 @group.command("rm")
 def remove(
     jobs: Annotated[
-        list[str] | None, typer.Argument(metavar="JOB", help="Ids of jobs or batches.")
+        list[str] | None, typer.Argument(metavar="JOB", help="IDs of jobs or batches.")
     ] = None,
     keep_days: KeepDays = None,
     yes: Annotated[
-        bool, typer.Option("--yes", "-y", help="Do not ask before deleting several jobs.")
+        bool, typer.Option("--yes", "-y", help="Delete several jobs without asking.")
     ] = False,
 ) -> None:
-    """Delete jobs and their transcripts: those named, or with --keep-days all that ended before.
+    """Delete jobs and their transcripts: the given ones, or with --keep-days all older ones.
 
-    Asks before it deletes more than one. Output files stay.
+    Asks before deleting more than one. Output files stay.
     """
     with exit_codes(), acting_for(OWNER):
         if not jobs and keep_days is None:
@@ -201,7 +216,7 @@ def remove(
         n_deleted += default_service().delete_old(keep_days) if keep_days is not None else 0
         say(f"{_count(n_deleted)} deleted")
         if keep_days == 0:
-            say("--keep-days 0 keeps finished jobs for good")
+            say("--keep-days 0 never deletes jobs")
 
 
 def _count(n_jobs: int) -> str:
@@ -249,19 +264,19 @@ def _facts(job: models.Job) -> str:
         "source": _shown(job.source),
         "status": job.status,
         "stage": job.stage,
-        "done": f"{job.percent:.0f} %",
-        "place in the queue": job.queue_position,
-        "waits for": job.waiting_for,
-        "still takes": _duration(job.eta_s),
-        "recording": _duration(job.duration_s),
+        "progress": f"{job.percent:.0f} %",
+        "queue position": job.queue_position,
+        "waiting for": job.waiting_for,
+        "time left": _duration(job.eta_s),
+        "duration": _duration(job.duration_s),
         "submitted": _clock(job.created_at),
-        "begun": _clock(job.started_at),
-        "ended": _clock(job.finished_at),
+        "started": _clock(job.started_at),
+        "finished": _clock(job.finished_at),
         "language": job.language,
         "model": job.model,
         "device": job.device,
         "attempts": job.attempts or None,
-        "answered by": job.from_job_id,
+        "copied from": job.from_job_id,
         "files": ", ".join(map(_shown, job.outputs)),
         "error": job.error.message if job.error else None,
         "hint": job.error.hint if job.error else None,

@@ -1,4 +1,4 @@
-"""The options of commands: those of records, derived from their declarations, and those of output."""
+"""Command-line options. Those of records are derived from their declarations."""
 
 from __future__ import annotations
 
@@ -70,11 +70,11 @@ class Shown:
     quiet: bool
 
 
-# --- options of records -----------------------------------------------------------------------------------------------
+# --- options of records ---
 
 
 def with_records(function: Callable[..., None]) -> Callable[..., None]:
-    """A command whose parameters are records: each of their options becomes one of the command line."""
+    """Make a command of a function that takes records: one command-line option per field."""
     form = Form(function, "cli", _ask)
 
     @wraps(function)
@@ -87,19 +87,23 @@ def with_records(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def _ask(option: Option) -> Parameter:
-    kind, default, help_text = option.type, option.default, option.help_text
+    kind = option.type
+    default = option.default
+    help_text = option.help_text
     read: Callable[[Any], Any] | None = None
     metavar = METAVARS.get(kind)
     if kind in LISTS:
         metavar, read, usage = LISTS[kind]
-        kind, default, help_text = str, "", f"{help_text} {usage}"
+        kind = str
+        default = ""
+        help_text = f"{help_text} {usage}"
     is_float = isinstance(default, float)
     if is_float:
         help_text += f" Default: {default:.3g}."
     info = typer.Option(
         flag(option),
         metavar=metavar,
-        min=None if is_float else option.declared.ge,  # of floats the record tells
+        min=None if is_float else option.declared.ge,  # records check floats
         help=help_text,
         show_default=not is_float,
     )
@@ -111,7 +115,7 @@ def _ask(option: Option) -> Parameter:
 
 
 def flag(option: Option) -> str:
-    """The name of an option on the command line; one that is on can be turned off."""
+    """The option's name on the command line, with ``--no-`` if it is on by default."""
     name = option.declared.flag or f"--{option.name.replace('_', '-')}"
     return f"{name}/--no-{name[2:]}" if option.default is True else name
 
@@ -140,7 +144,7 @@ def check_outputs(request: TranscribeRequest, context: typer.Context, *, queue: 
             raise UsageError(f"{option} with --queue has no file to apply to", hint=hint)
 
 
-# --- values as text ---------------------------------------------------------------------------------------------------
+# --- values as text ---
 
 
 def read_formats(text: str, *, to_stdout: bool) -> tuple[str, ...]:
@@ -190,7 +194,7 @@ def read_temperatures(text: str) -> tuple[float, ...]:
 
 
 METAVARS: dict[Any, str] = {str: "TEXT", int: "INTEGER", int | None: "INTEGER", float: "NUMBER"}
-# Lists are one text on the command line: its name in the help, how it is read, and what the help says of it.
+# A list is one text on the command line: metavar, reader and help of each kind.
 LISTS: dict[Any, tuple[str, Callable[[str], Any], str]] = {
     tuple[str, ...]: (
         "FILE|TEXT",

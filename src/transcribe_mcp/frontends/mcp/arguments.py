@@ -14,7 +14,7 @@ from ...service.models import JobStatus
 from ..forms import Option, Parameter
 from .pages import DEFAULT_CHARS, MAX_CHARS, MIN_CHARS
 
-LONGEST_WAIT_S = 45.0  # clients time out after a minute
+MAX_WAIT_S = 45.0  # clients time out after a minute
 MAX_PAGE = 100
 MAX_DAYS = 36_500.0
 
@@ -26,7 +26,7 @@ class Argument:
     """One argument of a tool.
 
     Attributes:
-        kind: how a value is read. ``seconds`` accepts numbers and ``1:02:03``; ``array`` holds texts.
+        kind: type of the value. ``seconds`` accepts numbers and ``1:02:03``; ``array`` holds texts.
         description: for the model that calls the tool.
         choices: the only values, or the only items of an array.
         least, most: a number beyond them is replaced by the nearer of the two.
@@ -80,7 +80,8 @@ Source = Annotated[
         "Path of an audio or video file, or a URL if the server allows URLs.",
         is_free_text=True,
         also=(
-            "path", "file", "file_path", "filepath", "filename", "audio", "audio_path", "url", "uri", "input",
+            "path", "file", "file_path", "filepath", "filename", "audio", "audio_path", "url",
+            "uri", "input",
         ),
     ),
 ]  # fmt: skip
@@ -91,7 +92,8 @@ Sources = Annotated[
         "Files, directories (searched for recordings) and patterns such as talks/**/*.mp3.",
         is_free_text=True,
         also=(
-            "paths", "files", "file_paths", "directory", "folder", "pattern", "urls", "path", "file",
+            "paths", "files", "file_paths", "directory", "folder", "pattern", "urls", "path",
+            "file",
         ),
     ),
 ]  # fmt: skip
@@ -121,7 +123,7 @@ Wait = Annotated[
         "seconds",
         "Maximum seconds to wait for the result, 0 to 45. Default: 45.",
         least=0,
-        most=LONGEST_WAIT_S,
+        most=MAX_WAIT_S,
         also=_WAIT_NAMES,
     ),
 ]
@@ -131,7 +133,7 @@ ShortWait = Annotated[
         "seconds",
         "Maximum seconds to wait for the result, 0 to 45. Default: 0.",
         least=0,
-        most=LONGEST_WAIT_S,
+        most=MAX_WAIT_S,
         also=_WAIT_NAMES,
     ),
 ]

@@ -40,7 +40,7 @@ ENDS = types.ToolAnnotations(
 
 
 def tool(title: str, annotations: types.ToolAnnotations) -> Callable[[ToolFunction], ToolFunction]:
-    """Publish the function as a tool. Records among its parameters become one argument per option."""
+    """Publish the function as a tool, with one argument per option of its records."""
 
     def register(function: ToolFunction) -> ToolFunction:
         caller = _with_arguments(function)
@@ -130,12 +130,12 @@ async def transcribe_audio(
     options: JobOptions,
     formats: arg.Formats = ("txt",),
     force: arg.Force = False,
-    wait_s: arg.Wait = arg.LONGEST_WAIT_S,
+    wait_s: arg.Wait = arg.MAX_WAIT_S,
 ) -> types.CallToolResult:
     """Transcribe one audio or video file on this machine.
 
-    Waits up to wait_s seconds for the text. If the status is not completed by then, the job goes on:
-    call get_transcription_result with its job_id, which also waits. A file that was already
+    Waits up to wait_s seconds for the text. If the status is not completed by then, the job goes
+    on: call get_transcription_result with its job_id, which also waits. A file that was already
     transcribed with the same options returns at once.
     """
     request = JobRequest(source, options, force=force)
@@ -181,7 +181,7 @@ async def get_transcription_result(
     max_chars: arg.PageChars = DEFAULT_CHARS,
     cursor: arg.Cursor = "",
     save_as: arg.SaveAs = "",
-    wait_s: arg.Wait = arg.LONGEST_WAIT_S,
+    wait_s: arg.Wait = arg.MAX_WAIT_S,
 ) -> types.CallToolResult:
     """Return the transcript of a job in pages: call again with next_cursor until there is none.
 
@@ -254,7 +254,7 @@ async def delete_transcription(job_id: arg.JobOrBatchId, ctx: Context) -> types.
 
 @tool("List models", READS)
 async def list_models(ctx: Context, cached_only: arg.CachedOnly = False) -> types.CallToolResult:
-    """List Whisper models: downloaded or not, their sizes, and which fit into this machine's memory."""
+    """List Whisper models: their sizes, which are downloaded, and which fit into memory."""
     return await answering(_handlers(ctx).models(cached_only=cached_only))
 
 
