@@ -14,11 +14,11 @@ from transcribe_mcp.domain.options import (
     FormatOptions,
     Options,
     SubtitleRules,
-    declared_in,
+    options_of,
 )
 from transcribe_mcp.errors import UsageError
 from transcribe_mcp.frontends.cli.app import app
-from transcribe_mcp.frontends.forms import offered
+from transcribe_mcp.frontends.forms import help_of
 from transcribe_mcp.frontends.mcp.arguments import Argument
 from transcribe_mcp.frontends.mcp.tools import TOOLS
 from transcribe_mcp.jobs.job_options import options_key
@@ -35,15 +35,16 @@ OTHER: dict[str, Any] = {
 
 
 def names(front_end: str, *records: type) -> set[str]:
-    return {option.name for record in records or RECORDS for option in offered(record, front_end)}
+    return {each.name for record in records or RECORDS for each in options_of(record, front_end)}
 
 
 def test_every_field_of_a_record_is_an_option() -> None:
     for record in RECORDS:
-        declared = {name for name, _, _ in declared_in(record)}
-        assert {each.name for each in fields(record)} - declared <= {"subtitles"}
-        for name, _, one in declared_in(record):
-            assert set(one.hidden_in) <= FRONT_ENDS and one.help_text.endswith("."), name
+        declared = options_of(record)
+        undeclared = {each.name for each in fields(record)} - {each.name for each in declared}
+        assert undeclared <= {"subtitles"}
+        assert all(set(each.hidden_in) <= FRONT_ENDS for each in declared)
+        assert all(each.help_text.endswith(".") for each in declared)
 
 
 def test_the_command_line_has_every_option_that_is_not_hidden_from_it() -> None:
@@ -53,8 +54,8 @@ def test_the_command_line_has_every_option_that_is_not_hidden_from_it() -> None:
     assert names("cli") <= shown.keys()
     assert not {each.name for each in fields(JobOptions)} - names("cli") & shown.keys()
     for record in RECORDS:
-        for option in offered(record, "cli"):
-            flag = option.declared.flag or f"--{option.name.replace('_', '-')}"
+        for option in options_of(record, "cli"):
+            flag = option.flag or f"--{option.name.replace('_', '-')}"
             assert flag in shown[option.name]
 
 
@@ -64,10 +65,10 @@ def test_the_tools_have_every_option_that_is_not_hidden_from_them() -> None:
         assert {name.removesuffix("s") if name == "sources" else name for name in arguments} == (
             names("mcp") | IN_TOOLS - ({"formats"} if tool == "batch_transcribe" else set())
         )
-        for option in offered(JobOptions, "mcp"):
+        for option in options_of(JobOptions, "mcp"):
             argument, is_required = arguments[option.name]
             assert isinstance(argument, Argument) and not is_required
-            assert argument.description.startswith(option.help_text)
+            assert argument.description.startswith(help_of(option))
 
 
 def test_jobs_store_every_option_that_is_not_hidden_from_them() -> None:
@@ -76,7 +77,7 @@ def test_jobs_store_every_option_that_is_not_hidden_from_them() -> None:
     assert stored == JobOptions().to_json().keys() == OTHER.keys()
     for name in stored:
         changed = replace(JobOptions(), **{name: OTHER[name]})
-        declared = {option.name: option.declared for option in offered(JobOptions, "jobs")}
+        declared = {option.name: option for option in options_of(JobOptions, "jobs")}
         assert JobOptions.loads(changed.dumps()) == changed
         is_same = options_key(changed) == options_key(JobOptions())
         assert is_same != declared[name].changes_text
@@ -84,9 +85,9 @@ def test_jobs_store_every_option_that_is_not_hidden_from_them() -> None:
 
 @pytest.mark.parametrize("record", RECORDS)
 def test_a_value_out_of_its_bounds_or_choices_is_refused_with_what_would_do(record: type) -> None:
-    for name, _, declared in declared_in(record):
-        wrong = [declared.ge - 1] if declared.ge is not None else []
-        for value in [*wrong, *(["no such choice"] if declared.choices else [])]:
-            with pytest.raises(UsageError, match=name) as caught:
-                record(**{name: value})
+    for option in options_of(record):
+        wrong = [option.ge - 1] if option.ge is not None else []
+        for value in [*wrong, *(["no such choice"] if option.choices else [])]:
+            with pytest.raises(UsageError, match=option.name) as caught:
+                record(**{option.name: value})
             assert caught.value.hint

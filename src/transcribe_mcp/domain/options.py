@@ -7,8 +7,8 @@ records, and ``jobs/models.py`` what jobs store. To add an option, add a field h
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field, fields
+from collections.abc import Collection
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 from ..errors import UsageError
@@ -25,8 +25,8 @@ Record = TypeVar("Record")
 
 
 @dataclass(frozen=True, slots=True)
-class Declared:
-    """What the front ends need to know about an option besides its name, type and default.
+class Option:
+    """An option of a record, with what the front ends need to know about it.
 
     Attributes:
         help_text: for people and assistants; ``{engines}`` is replaced by the engines' names.
@@ -38,6 +38,7 @@ class Declared:
         flag: name on the command line, if it differs from the field's.
         aliases: other names that assistants try.
         max_chars: longest text, or list item, from an assistant.
+        name, default: of the field.
     """
 
     help_text: str
@@ -49,18 +50,24 @@ class Declared:
     flag: str = ""
     aliases: tuple[str, ...] = ()
     max_chars: int = 4096
+    name: str = ""
+    default: Any = None
 
 
 def option(default: Any, help_text: str, **declared: Any) -> Any:
-    """A dataclass field with its declaration; keywords are attributes of ``Declared``."""
-    return field(default=default, metadata={"option": Declared(help_text, **declared)})
+    """A dataclass field that declares an option; keywords are attributes of ``Option``."""
+    declaration = Option(help_text, default=default, **declared)
+    return field(default=default, metadata={"option": declaration})
 
 
-def declared_in(record: Any) -> Iterator[tuple[str, Any, Declared]]:
-    """Name, default and declaration of each option of a record or its class, in order."""
-    for each in fields(record):
-        if "option" in each.metadata:
-            yield each.name, each.default, each.metadata["option"]
+def options_of(record: Any, front_end: str = "") -> list[Option]:
+    """The options of a record or its class, in order; only those that ``front_end`` offers."""
+    declared = [
+        replace(each.metadata["option"], name=each.name)
+        for each in fields(record)
+        if "option" in each.metadata
+    ]
+    return [each for each in declared if front_end not in each.hidden_in]
 
 
 def part_of(cls: type[Record], record: Any, **changes: Any) -> Record:
@@ -74,18 +81,18 @@ def _check(record: Any) -> None:
     Raises:
         UsageError: a value is out of bounds or not among its choices.
     """
-    for name, _, declared in declared_in(record):
-        value = getattr(record, name)
-        if declared.ge is not None and value is not None and not declared.ge <= value < math.inf:
-            hint = f"give a number of at least {declared.ge:g}"
-            raise UsageError(f"{name} is {value:g}", hint=hint)
-        if declared.choices and value not in declared.choices:
-            if declared.or_number and _is_number_from_1(value):
+    for each in options_of(record):
+        value = getattr(record, each.name)
+        if each.ge is not None and value is not None and not each.ge <= value < math.inf:
+            hint = f"give a number of at least {each.ge:g}"
+            raise UsageError(f"{each.name} is {value:g}", hint=hint)
+        if each.choices and value not in each.choices:
+            if each.or_number and _is_number_from_1(value):
                 continue
-            numbers = ("a number from 1",) if declared.or_number else ()
-            *others, last = declared.choices + numbers
+            numbers = ("a number from 1",) if each.or_number else ()
+            *others, last = each.choices + numbers
             hint = f"choose {', '.join(others)} or {last}"
-            raise UsageError(f"there is no {name} {value!r}", hint=hint)
+            raise UsageError(f"there is no {each.name} {value!r}", hint=hint)
 
 
 def _is_number_from_1(text: str) -> bool:

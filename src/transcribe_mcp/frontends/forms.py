@@ -8,30 +8,12 @@ builds the records from the values of a call.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, is_dataclass
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_type_hints
 
-from ..domain.options import Declared, declared_in
+from ..domain.options import Option, options_of
 from ..service import engine_names
-
-
-@dataclass(frozen=True, slots=True)
-class Only:
-    """Annotation of a record: the command offers only these options of it."""
-
-    names: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Option:
-    """An option as a front end sees it, with the placeholders of ``help_text`` filled in."""
-
-    name: str
-    type: Any
-    default: Any
-    help_text: str
-    declared: Declared
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,35 +25,32 @@ class Parameter:
     read: Callable[[Any], Any] = lambda value: value
 
 
-def offered(record: type, front_end: str) -> Iterator[Option]:
-    """Options of a record that a front end offers, in order."""
-    types = get_type_hints(record)
-    for name, default, declared in declared_in(record):
-        if front_end not in declared.hidden_in:
-            help_text = declared.help_text.format(engines=", ".join(engine_names()))
-            yield Option(name, types[name], default, help_text, declared)
-
-
 class Form:
     """The parameters of ``function``, with each record replaced by its options.
+
+    ``Annotated[Options, "language", "task"]`` is a record of which a command offers only these
+    options. ``ask`` gets each option with its type.
 
     Attributes:
         signature: the libraries derive the form from it.
     """
 
     def __init__(
-        self, function: Callable[..., Any], front_end: str, ask: Callable[[Option], Parameter]
+        self, function: Callable[..., Any], front_end: str, ask: Callable[[Option, Any], Parameter]
     ) -> None:
         own = inspect.signature(function, eval_str=True)
         self._records: dict[str, tuple[type, dict[str, Parameter]]] = {}
         parameters = []
         for parameter in own.parameters.values():
-            record, names = _record_in(parameter.annotation)
-            if record is None:
+            record, *names = get_args(parameter.annotation) or [parameter.annotation]
+            if not (is_dataclass(record) and options_of(record)):
                 parameters.append(parameter.replace(kind=parameter.KEYWORD_ONLY))
                 continue
-            options = offered(record, front_end)
-            asked = {each.name: ask(each) for each in options if not names or each.name in names}
+            types = get_type_hints(record)
+            options = [
+                each for each in options_of(record, front_end) if each.name in (names or types)
+            ]
+            asked = {each.name: ask(each, types[each.name]) for each in options}
             self._records[parameter.name] = record, asked
             parameters += [
                 inspect.Parameter(
@@ -100,10 +79,6 @@ class Form:
         return arguments
 
 
-def _record_in(annotation: Any) -> tuple[type | None, tuple[str, ...]]:
-    names: tuple[str, ...] = ()
-    if get_origin(annotation) is Annotated:
-        annotation, *details = get_args(annotation)
-        names = next((each.names for each in details if isinstance(each, Only)), ())
-    is_record = is_dataclass(annotation) and next(declared_in(annotation), None) is not None
-    return (annotation if is_record else None), names
+def help_of(option: Option) -> str:
+    """The help text with its placeholders filled in."""
+    return option.help_text.format(engines=", ".join(engine_names()))

@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..domain.languages import AUTO
-from ..domain.options import Options, declared_in, part_of
+from ..domain.options import Options, options_of, part_of
 from ..engines import find_engine
 from .models import JobOptions
 
-_WITHOUT_EFFECT = {name for name, _, each in declared_in(JobOptions) if not each.changes_text}
+_WITHOUT_EFFECT = {each.name for each in options_of(JobOptions) if not each.changes_text}
 
 
 def normalized_options(options: JobOptions, default_model: str) -> JobOptions:

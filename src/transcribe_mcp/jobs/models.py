@@ -16,7 +16,7 @@ from ..domain.options import (
     EngineSpec,
     FormatOptions,
     Options,
-    declared_in,
+    options_of,
 )
 from ..domain.transcript import Notice
 from ..errors import UsageError
@@ -59,17 +59,13 @@ class JobOptions(Options, EngineSpec):
 
     def to_json(self) -> dict[str, Any]:
         """The options of a job by name. ``None`` stands for the default temperatures."""
-        values = {
-            name: getattr(self, name)
-            for name, _, declared in declared_in(self)
-            if "jobs" not in declared.hidden_in
-        }
+        values = {each.name: getattr(self, each.name) for each in options_of(self, "jobs")}
         is_default = self.temperatures == TEMPERATURES
         return values | {"temperatures": None if is_default else self.temperatures}
 
     def dumps(self) -> str:
         """Canonical JSON: equal options are equal texts."""
-        defaults = {name: default for name, default, _ in declared_in(self)}
+        defaults = {each.name: each.default for each in options_of(self)}
         stored = {
             name: value
             for name, value in self.to_json().items()

@@ -13,7 +13,6 @@ import typer
 from ... import __version__, service
 from ...domain.options import EngineSpec, FormatOptions, Options, SubtitleRules
 from ...service import bench as benchmark
-from ..forms import Only
 from . import jobs
 from . import options as arg
 from .options import Shown
@@ -147,9 +146,7 @@ def evaluate(
         typer.Argument(help="Recordings, each with its text in a file beside it, or a truth.json."),
     ],
     spec: EngineSpec,
-    options: Annotated[
-        Options, Only(("language", "multilingual", "beam_size", "batch_size", "vad"))
-    ],
+    options: Annotated[Options, "language", "multilingual", "beam_size", "batch_size", "vad"],
     compare: arg.Compare = "",
     as_json: arg.AsJson = False,
     quiet: arg.Quiet = False,
@@ -170,7 +167,7 @@ def evaluate(
 @arg.with_records
 def bench(
     spec: EngineSpec,
-    options: Annotated[Options, Only(("batch_size",))],
+    options: Annotated[Options, "batch_size"],
     audio: Annotated[
         Path | None, typer.Argument(help="Your own recording; by default a sample voice.")
     ] = None,

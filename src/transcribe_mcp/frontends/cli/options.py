@@ -10,10 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
-from ...domain.options import FormatOptions, SubtitleRules
+from ...domain.options import FormatOptions, Option, SubtitleRules, options_of
 from ...errors import UsageError
 from ...service import TranscribeRequest, format_names
-from ..forms import Form, Option, Parameter, offered
+from ..forms import Form, Parameter, help_of
 from .terminal import exit_codes
 
 FORMAT_NAMES = ", ".join(format_names())
@@ -86,10 +86,9 @@ def with_records(function: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def _ask(option: Option) -> Parameter:
-    kind = option.type
+def _ask(option: Option, kind: Any) -> Parameter:
     default = option.default
-    help_text = option.help_text
+    help_text = help_of(option)
     read: Callable[[Any], Any] | None = None
     metavar = METAVARS.get(kind)
     if kind in LISTS:
@@ -103,7 +102,7 @@ def _ask(option: Option) -> Parameter:
     info = typer.Option(
         flag(option),
         metavar=metavar,
-        min=None if is_float else option.declared.ge,  # records check floats
+        min=None if is_float else option.ge,  # records check floats
         help=help_text,
         show_default=not is_float,
     )
@@ -116,7 +115,7 @@ def _ask(option: Option) -> Parameter:
 
 def flag(option: Option) -> str:
     """The option's name on the command line, with ``--no-`` if it is on by default."""
-    name = option.declared.flag or f"--{option.name.replace('_', '-')}"
+    name = option.flag or f"--{option.name.replace('_', '-')}"
     return f"{name}/--no-{name[2:]}" if option.default is True else name
 
 
@@ -132,7 +131,7 @@ def check_outputs(request: TranscribeRequest, context: typer.Context, *, queue: 
         raise UsageError("--skip-existing contradicts --overwrite", hint="leave out one of them")
     if not queue or request.output_dir is not None:
         return
-    files = [*offered(SubtitleRules, "cli"), *offered(FormatOptions, "cli")]
+    files = [*options_of(SubtitleRules, "cli"), *options_of(FormatOptions, "cli")]
     flags = {"formats": "--format", "overwrite": "--overwrite"}
     for name, option in (flags | {each.name: flag(each) for each in files}).items():
         source = context.get_parameter_source(name)

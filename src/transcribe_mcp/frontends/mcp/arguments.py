@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+from ...domain.options import Option
 from ...service.formats import FORMATS
 from ...service.models import JobStatus
-from ..forms import Option, Parameter
+from ..forms import Parameter, help_of
 from .pages import DEFAULT_CHARS, MAX_CHARS, MIN_CHARS
 
 MAX_WAIT_S = 45.0  # clients time out after a minute
@@ -54,18 +55,17 @@ _KINDS: dict[Any, tuple[Kind, Any]] = {
 }
 
 
-def ask(option: Option) -> Parameter:
+def ask(option: Option, type_: Any) -> Parameter:
     """The argument for an option of a record."""
-    declared = option.declared
-    kind, annotation = _KINDS[option.type]
+    kind, annotation = _KINDS[type_]
     default = "" if option.default in ("", ()) else f" Default: {str(option.default).lower()}."
     argument = Argument(
         kind,
-        option.help_text + default,
-        choices=() if declared.or_number else declared.choices,
-        least=-1e9 if declared.ge is None else declared.ge,
-        max_chars=declared.max_chars,
-        also=declared.aliases,
+        help_of(option) + default,
+        choices=() if option.or_number else option.choices,
+        least=-1e9 if option.ge is None else option.ge,
+        max_chars=option.max_chars,
+        also=option.aliases,
     )
     read = tuple if kind == "array" else annotation
     return Parameter(Annotated[annotation, argument], option.default, read)
