@@ -28,8 +28,6 @@ app = typer.Typer(
 models = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="List, download and remove Whisper models."
 )
-app.add_typer(models, name="models")
-jobs.add_commands(app)
 
 ModelName = Annotated[
     str, typer.Argument(metavar="MODEL", help="Name from 'models list' or Hugging Face ID.")
@@ -151,7 +149,7 @@ def evaluate(
     as_json: arg.AsJson = False,
     quiet: arg.Quiet = False,
 ) -> None:
-    """Measure the accuracy of an engine and model on your own recordings.
+    """Measure accuracy on your own recordings.
 
     Counts word errors and invented words. Checks the language and word timestamps if the truth has
     them.
@@ -187,7 +185,10 @@ def bench(
     as_json: arg.AsJson = False,
     quiet: arg.Quiet = False,
 ) -> None:
-    """Measure the speed of this machine: every stage, its share of the hardware's limit, memory."""
+    """Measure the speed of this machine.
+
+    Shows every stage, its share of the hardware's limit, and memory.
+    """
     options = replace(options, language=language)
     request = benchmark.BenchRequest(audio, minutes, runs, peers, options, spec)
     with progress_bars(quiet=quiet) as bars:
@@ -205,13 +206,13 @@ _FORWARDED = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 @app.command(context_settings=_FORWARDED, add_help_option=False)
 def doctor(context: typer.Context) -> None:
-    """Check this machine for problems, recommend a setup, explain an error message."""
+    """Check this machine, recommend a setup, explain an error."""
     raise SystemExit(service.compatibility(["doctor", *context.args]))
 
 
 @app.command(context_settings=_FORWARDED, add_help_option=False)
 def env(context: typer.Context) -> None:
-    """Manage separate virtual environments for engines with conflicting dependencies."""
+    """Manage virtual environments for conflicting engines."""
     raise SystemExit(service.compatibility(["env", *context.args]))
 
 
@@ -264,3 +265,7 @@ def _size(n_bytes: int | None) -> str:
     if not n_bytes:
         return "-"
     return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.0f} MB"
+
+
+app.add_typer(models, name="models")
+jobs.add_commands(app)
