@@ -39,7 +39,7 @@ class Form:
         self, function: Callable[..., Any], front_end: str, ask: Callable[[Option, Any], Parameter]
     ) -> None:
         own = inspect.signature(function, eval_str=True)
-        self._records: dict[str, tuple[type, dict[str, Parameter]]] = {}
+        self._records: dict[str, tuple[Any, dict[str, Parameter]]] = {}
         parameters = []
         for parameter in own.parameters.values():
             record, *names = get_args(parameter.annotation) or [parameter.annotation]
