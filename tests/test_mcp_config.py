@@ -42,7 +42,7 @@ def test_without_write_the_entry_is_printed_and_no_file_is_touched(
 ) -> None:
     done = config(tmp_path, client)
     (entry,) = json.loads(done.stdout)[KEYS[client]].values()
-    assert done.returncode == 0 and "--write puts it there" in done.stderr
+    assert done.returncode == 0 and "run again with --write" in done.stderr
     assert entry["command"] == sys.executable and entry["args"] == ["-m", "transcribe_mcp", "serve"]
     assert not (tmp_path / FILES[client]).exists()
 
@@ -90,7 +90,7 @@ def test_a_file_that_a_person_wrote_otherwise_is_left_as_it_is(tmp_path: Path, t
     before = path.read_bytes()
     done = config(tmp_path, "cursor", "--write", "--file", str(path))
     assert done.returncode == 1
-    assert done.stderr.startswith("error: ") and "hint: put it there by hand" in done.stderr
+    assert done.stderr.startswith("error: ") and "hint: add it by hand" in done.stderr
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 

@@ -23,7 +23,6 @@ UNFINISHED: dict[str, set[str]] = {
         "jobs",
         "pipeline",
         "runtime",
-        "service",
         "speech",
     },
     "closures": {"benchmarks", "engines"},
@@ -35,7 +34,6 @@ UNFINISHED: dict[str, set[str]] = {
         "jobs",
         "pipeline",
         "runtime",
-        "service",
         "speech",
     },
     "names": {
@@ -46,7 +44,6 @@ UNFINISHED: dict[str, set[str]] = {
         "pipeline",
         "quality",
         "runtime",
-        "service",
         "speech",
     },
     "phrases": {
@@ -55,7 +52,6 @@ UNFINISHED: dict[str, set[str]] = {
         "frontends",
         "jobs",
         "pipeline",
-        "service",
         "speech",
         "tools",
     },

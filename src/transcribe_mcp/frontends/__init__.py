@@ -1,1 +1,1 @@
-"""What people and programs talk to. Each front end sees ``service`` and ``errors`` only, never another one."""
+"""The front ends: the command line, the MCP server, and the code that they share."""

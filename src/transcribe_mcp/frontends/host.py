@@ -1,4 +1,4 @@
-"""An HTTP host for ASGI applications: address, trusted hosts, token, limits. Nothing here is about MCP."""
+"""An HTTP host for any ASGI application: address, trusted hosts, token, limits."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Address:
 
     Attributes:
         port: 0 takes a free one.
-        allowed_hosts: names of this machine for clients, besides those of the loopback and ``host``.
+        allowed_hosts: further names that clients use for this machine.
     """
 
     host: str = "127.0.0.1"
@@ -63,7 +63,8 @@ def _bracketed(host: str) -> str:
 class TrustedHosts:
     """Serves requests to trusted names only, on every route.
 
-    This stops DNS rebinding: a page of another site, led here by a name of that site, sends that name.
+    This stops DNS rebinding, where a page of another site reaches this server by a name of that
+    site.
     """
 
     def __init__(self, app: Any, names: frozenset[str]) -> None:
@@ -105,7 +106,7 @@ async def _refuse(send: Any, status: int, reason: bytes) -> None:
 
 
 def listen(app: Any, address: Address, service: str, path: str) -> None:
-    """Serve an ASGI application until the process is told to stop. Prints its URL on standard error.
+    """Serve an ASGI application until a signal stops it. Prints its URL on standard error.
 
     Args:
         service: name in that line.
@@ -125,7 +126,8 @@ def listen(app: Any, address: Address, service: str, path: str) -> None:
         reason = getattr(error, "strerror", None) or str(error)
         message = f"cannot listen on {address.host} port {address.port}: {reason}"
         raise UsageError(message, hint="choose another --port, or 0 for a free one") from error
-    # asyncio turns off Nagle's algorithm only for sockets with this protocol; else small answers are 40 ms late.
+    # asyncio turns off Nagle's algorithm only for sockets with this protocol. With it, small
+    # answers are 40 ms late.
     bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=bound.detach())
     with closing(bound):
         url = f"http://{_bracketed(address.host)}:{bound.getsockname()[1]}{path}"

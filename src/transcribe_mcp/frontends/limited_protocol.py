@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol with limits; by itself it lets any number of clients send as slowly as they like."""
+"""uvicorn's HTTP protocol with limits on time and connections; it has none itself."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MAX_HEADER_BYTES = 64 * 1024
 
 
 class LimitedProtocol(H11Protocol):
-    """Closes connections whose request takes too long; above ``MAX_CONNECTIONS``, the one that has waited longest."""
+    """Closes connections with slow requests; beyond ``MAX_CONNECTIONS``, the slowest one."""
 
     _timer: asyncio.TimerHandle | None = None
     _last_byte_at = 0.0

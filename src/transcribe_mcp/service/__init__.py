@@ -1,4 +1,4 @@
-"""The use cases, the same for every front end. Front ends translate to and from these and know nothing below.
+"""The use cases, the same for every front end; front ends know nothing below them.
 
 Importing this loads nothing heavy: each use case imports what it needs.
 """
@@ -34,7 +34,7 @@ class TranscribeRequest:
         formats: names from ``formats.FORMATS``.
         output_dir: where a file per recording and format is written; ``None`` writes nothing.
         overwrite: replace files that are there.
-        skip_existing: leave out recordings whose files are all there, and of others the files that are.
+        skip_existing: skip recordings whose files all exist, and existing files of the others.
     """
 
     sources: tuple[str, ...]
@@ -49,9 +49,9 @@ class TranscribeRequest:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one source: a transcript with its texts by format and the files written, or an error.
+    """The result of one source: a transcript, its texts by format and its files, or an error.
 
-    ``is_skipped``: its files were there before.
+    ``is_skipped``: its files existed before.
     """
 
     source: str
@@ -81,9 +81,9 @@ class Outcome:
 
 
 def transcribe(request: TranscribeRequest, progress: Progress = no_progress) -> Iterator[Outcome]:
-    """Transcribe every source; each outcome is given, and its files are written, as soon as it is done.
+    """Transcribe every source; yields each outcome once its files are written.
 
-    One bad recording costs no other its result. ``progress`` also hears of ``file`` (number, of how many).
+    A bad recording does not stop the others. ``progress`` also gets ``file``: number and count.
 
     Raises:
         UsageError: the request itself is wrong; no recording has been transcribed then.
@@ -92,15 +92,12 @@ def transcribe(request: TranscribeRequest, progress: Progress = no_progress) -> 
     """
     from ..formats import require_writable
     from ..media.inputs import find_recordings, output_paths
-    from .remote import usable
+    from .remote import no_source, usable
 
     work = _Work.of(request, progress)
     recordings, missing = usable(*find_recordings(request.sources), offline=request.spec.offline)
     if not recordings and not missing:
-        raise UsageError(
-            "no recording was named",
-            hint="name files, directories or patterns such as 'talks/*.mp3'",
-        )
+        raise no_source()
     extensions = [form.extension for form in work.formats.values()]
     outputs = output_paths(recordings, request.output_dir, extensions) if request.output_dir else {}
     yield from (Outcome(source, error=error) for source, error in missing)
@@ -153,14 +150,14 @@ class _Work:
         )
 
     def do(self, recording: Recording, engine: Engine, outputs: dict[str, Path]) -> Outcome:
-        """One recording. What goes wrong with it is its outcome; what would go wrong with every one ends the work."""
+        """Transcribe one recording. Errors that every recording would raise are raised."""
         from ..formats import plan, render, write
         from ..pipeline.offline import transcribe as run_pipeline
         from .remote import local_file
 
         overwrite = self.request.overwrite
         try:
-            wanted = plan(
+            paths = plan(
                 list(outputs.values()),
                 overwrite=overwrite,
                 skip_existing=self.request.skip_existing,
@@ -171,7 +168,7 @@ class _Work:
                 transcript = replace(transcript, source=recording.remote)
             texts = {name: render(transcript, name, self.request.look) for name in self.formats}
             for name, form in self.formats.items() if outputs else ():
-                if outputs[form.extension] in wanted:
+                if outputs[form.extension] in paths:
                     write(
                         transcript,
                         name,
@@ -183,7 +180,7 @@ class _Work:
             raise
         except TranscribeError as error:
             return Outcome(recording.source, error=error)
-        return Outcome(recording.source, transcript, texts, tuple(wanted))
+        return Outcome(recording.source, transcript, texts, tuple(paths))
 
 
 def engine_of(spec: EngineSpec, progress: Progress) -> Engine:
@@ -225,7 +222,7 @@ class Evaluation:
 
 
 def evaluate(request: EvaluateRequest, progress: Progress = no_progress) -> Evaluation:
-    """Transcribe every recording of the directory and hold it against its truth (see ``evaluation.load_truth``).
+    """Transcribe every recording of a directory and score it, see ``evaluation.load_truth``.
 
     Raises:
         SourceError: a recording or a truth file cannot be used.
@@ -282,12 +279,6 @@ def engine_names() -> tuple[str, ...]:
     from .. import engines
 
     return engines.engine_names()
-
-
-def format_names() -> tuple[str, ...]:
-    from ..formats import FORMATS
-
-    return tuple(FORMATS)
 
 
 def list_models() -> tuple[ModelRow, ...]:

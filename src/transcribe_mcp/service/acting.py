@@ -1,4 +1,4 @@
-"""In whose name jobs are submitted, cancelled and looked at."""
+"""The owner of the jobs that a context submits, reads and cancels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ owner: ContextVar[str] = ContextVar("owner", default="")
 
 @contextmanager
 def acting_for(name: str) -> Iterator[None]:
-    """In this context ``name``, such as a client's session, owns the jobs. Empty: each submission is an owner."""
+    """Make ``name`` the owner, such as a client's session. Empty: each submission is an owner."""
     token = owner.set(name)
     try:
         yield

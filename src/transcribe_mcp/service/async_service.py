@@ -48,7 +48,8 @@ class AsyncService:
     async def interruptible(self, function: Callable[[Callable[[], None]], T]) -> T:
         """Run a long function, such as a search through directories.
 
-        Its argument is a check to call often: it raises ``CancelledError`` after the caller was cancelled.
+        Its argument is a check to call often. It raises ``CancelledError`` once the caller is
+        cancelled.
         """
         is_over = threading.Event()
 
@@ -81,7 +82,7 @@ class AsyncService:
             job = await self.call(self.service.get_job, job.job_id)
 
     def close(self, patience_s: float) -> None:
-        """Wait for submissions under way, at most this long; interrupt or abandon all other calls."""
+        """Wait this long for submissions under way; interrupt or abandon other calls."""
         self._is_closing.set()
         wait(tuple(self._submitting), patience_s)
 

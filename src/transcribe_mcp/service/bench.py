@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..quality.bench import PeerTime
 
 ENGLISH = Options(language="en")
-LONGEST_MINUTES = 240.0  # decoded in memory, 3.8 MB a minute
+MAX_MINUTES = 240.0  # decoded in memory, 3.8 MB a minute
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +47,8 @@ def bench(request: BenchRequest, progress: Progress = no_progress) -> Evaluation
         SourceError: the recording cannot be used.
         ModelError, EngineError: the engine cannot be loaded, or failed.
     """
-    if not 0 < request.minutes <= LONGEST_MINUTES:
-        hint = f"give more than 0 and at most {LONGEST_MINUTES:g}"
+    if not 0 < request.minutes <= MAX_MINUTES:
+        hint = f"give more than 0 and at most {MAX_MINUTES:g}"
         raise UsageError(f"--minutes is {request.minutes:g}", hint=hint)
     if request.runs < 1:
         raise UsageError(f"--runs is {request.runs}", hint="give 1 or more")

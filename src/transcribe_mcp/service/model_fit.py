@@ -1,4 +1,4 @@
-"""What this machine can do: its models and which of them fit, and what the doctor finds."""
+"""The models that fit this machine, and the doctor's findings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ __all__ = [
     "CachedModel",
     "Diagnosis",
     "Machine",
-    "default_model",
     "diagnose",
     "models_here",
     "this_machine",
@@ -21,7 +20,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Where a run without a device of its own goes. ``free_bytes`` is ``None`` where it is unknown."""
+    """The device of a run that names none. ``free_bytes`` is ``None`` if unknown."""
 
     where: str
     engine: str
@@ -34,8 +33,8 @@ class CachedModel:
     """A model of the catalogue.
 
     Attributes:
-        need_bytes: memory of a default run on this machine; ``None`` where the model's dimensions are not known.
-        fits: whether there is so much; ``None`` where that is not known.
+        need_bytes: memory of a default run here; ``None`` if the model's size is unknown.
+        fits: whether that much is free; ``None`` if unknown.
     """
 
     name: str
@@ -48,7 +47,7 @@ class CachedModel:
 
 
 def models_here() -> tuple[CachedModel, ...]:
-    """The catalogue and what else is in the cache, each with where it fits. No network call; no model is loaded."""
+    """The models of the catalogue and the cache. Loads none; makes no network call."""
     from ..compat.memory import USABLE_SHARE
 
     place = this_machine()
@@ -72,7 +71,7 @@ def models_here() -> tuple[CachedModel, ...]:
 
 @lru_cache(maxsize=1)
 def this_machine() -> Machine:
-    """The GPU where one can be used, else the CPU, and what ``auto`` computes with there."""
+    """The GPU if one is usable, else the CPU, and the precision that ``auto`` picks."""
     from importlib.util import find_spec
 
     from ..compat import gather
@@ -96,13 +95,6 @@ def this_machine() -> Machine:
     )
 
 
-def default_model() -> str:
-    """What a job without a model of its own gets: a name, a directory, or ``auto``."""
-    from ..settings import settings
-
-    return settings().model
-
-
 def _need_bytes(model: str, place: Machine) -> int | None:
     from ..compat.memory import geometry
     from ..engines.batch_size import default_need_bytes
@@ -118,7 +110,7 @@ def _need_bytes(model: str, place: Machine) -> int | None:
 
 
 def diagnose() -> Diagnosis:
-    """What the doctor finds on this machine; where something is wrong, the plan of an environment that fits it."""
+    """The doctor's findings; if something is wrong, also the plan of a matching environment."""
     from dataclasses import asdict
 
     from ..compat import gather, make_plan
@@ -129,7 +121,8 @@ def diagnose() -> Diagnosis:
 
     facts = gather()
     findings = diagnose_machine(facts)
-    text, report = f"{doctor_text(facts, findings)}\n", doctor_json(facts, findings)
+    text = f"{doctor_text(facts, findings)}\n"
+    report = doctor_json(facts, findings)
     if not exit_code(findings):
         return Diagnosis(text, report)
     plan = with_source(make_plan(facts))

@@ -1,4 +1,4 @@
-"""From the recordings that a call names to the jobs to add: with their output files, without those that are done."""
+"""The jobs of a batch: recordings with their output files, without those that exist."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Jobs to add, sources that cannot be used and why, and sources whose files are all there."""
+    """Jobs to add, refused sources with the reasons, and sources whose files all exist."""
 
     new: list[NewJob]
     refused: list[tuple[str, TranscribeError]]
@@ -49,16 +49,16 @@ def prepare_all(
         try:
             outputs: tuple[NewOutput, ...] = ()
             if request.output is not None:
-                wanted = targets[recording.path]
+                outputs_of = targets[recording.path]
                 missing = plan(
-                    list(wanted),
+                    list(outputs_of),
                     overwrite=request.output.overwrite,
                     skip_existing=request.output.skip_existing,
                 )
                 if not missing:
                     skipped.append(recording.source)
                     continue
-                outputs = tuple(wanted[path] for path in missing)
+                outputs = tuple(outputs_of[path] for path in missing)
             job = _prepare(submission, recording, request, settings)
             new.append(replace(job, outputs=outputs))
         except UsageError:
@@ -85,7 +85,7 @@ def _prepare(
 
 
 def drop_unused(store: Store, new: Sequence[NewJob]) -> None:
-    """Delete recordings from standard input that need no work: answered from the library, or without room."""
+    """Delete recordings from standard input that need no work or found no room."""
     from ..jobs import spool
 
     kept = [job.signature for job in new if spool.is_kept(job.signature)]
@@ -96,7 +96,7 @@ def drop_unused(store: Store, new: Sequence[NewJob]) -> None:
 
 
 def _targets(
-    recordings: Sequence[Recording], wanted: OutputRequest
+    recordings: Sequence[Recording], output: OutputRequest
 ) -> dict[Path, dict[Path, NewOutput]]:
     """For each recording, by its path, the files to write."""
     from ..formats import find_format, require_writable
@@ -104,19 +104,19 @@ def _targets(
     from ..jobs.outputs import NewOutput, dump_look
     from ..media.inputs import output_paths
 
-    directory = Path(wanted.directory).absolute()
+    directory = Path(output.directory).absolute()
     if as_text(str(directory)) != str(directory):
         raise UsageError(
-            f"{wanted.directory} holds bytes that are no UTF-8 text",
+            f"{output.directory} has a name that is not UTF-8",
             hint="choose another --output-dir",
         )
-    look = dump_look(wanted.look)
-    extensions = {find_format(name).extension: name for name in wanted.formats}
+    look = dump_look(output.look)
+    extensions = {find_format(name).extension: name for name in output.formats}
     paths = output_paths(recordings, directory, extensions)
     require_writable(directory)
     return {
         source: {
-            path: NewOutput(str(path), extensions[extension], wanted.overwrite, look)
+            path: NewOutput(str(path), extensions[extension], output.overwrite, look)
             for extension, path in by_extension.items()
         }
         for source, by_extension in paths.items()

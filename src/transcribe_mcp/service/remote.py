@@ -1,4 +1,4 @@
-"""Recordings that are no files yet: at a URL, or on standard input."""
+"""Recordings that are not files yet: at a URL, or on standard input."""
 
 from __future__ import annotations
 
@@ -26,12 +26,13 @@ def usable(
     *,
     offline: bool,
 ) -> tuple[list[Recording], list[tuple[str, TranscribeError]]]:
-    """Recordings without those that can never be fetched, and these beside what is missing: before a model is loaded.
+    """Refuse recordings that can never be fetched, before a model is loaded.
 
     Raises:
-        UsageError: one is to come from standard input, and nothing comes from there.
+        UsageError: a recording comes from standard input, which is not a pipe.
     """
-    found, refused = [], list(missing)
+    found = []
+    refused = list(missing)
     for recording in recordings:
         try:
             _require_possible(recording.remote, offline=offline)
@@ -53,17 +54,17 @@ def _require_possible(remote: str, *, offline: bool) -> None:
     elif remote:
         if offline or settings().offline:
             raise SourceRefusedError(
-                f"{remote} is not fetched: offline was asked for", hint="name a file"
+                f"{remote} is not downloaded: offline mode is on", hint="name a file"
             )
         require_url(remote)
 
 
 @contextmanager
 def local_file(recording: Recording, progress: Progress) -> Iterator[Path]:
-    """The file of a recording; of a remote one a copy that is deleted afterwards.
+    """The file of a recording, or a temporary copy of a remote one.
 
     Raises:
-        SourceError: it may not be fetched, or cannot.
+        SourceError: the download is not allowed, or failed.
     """
     if not recording.remote:
         yield recording.path

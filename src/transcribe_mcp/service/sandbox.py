@@ -1,7 +1,7 @@
 """The use cases that read or write files for a caller that acts for its user, such as an assistant.
 
-Users may name any file in a shell; an assistant can be tricked into naming one. So ``Access`` checks its sources and
-outputs first, and later steps use the resolved paths.
+Users may name any file in a shell; an assistant can be tricked into naming one. So ``Access``
+checks its sources and outputs first, and later steps use the resolved paths.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Sandbox:
         """The sandbox of the settings.
 
         Args:
-            client_roots: ``file://`` URIs of the client's directories. They count if the settings name none.
+            client_roots: ``file://`` URIs. They count if the settings name no directory.
 
         Raises:
             UsageError: a setting has an invalid value.
@@ -58,7 +58,7 @@ class Sandbox:
         return cls(service, allowed if settings.allowed_roots else allowed.widened(local))
 
     def refuses(self, sources: Sequence[str]) -> bool:
-        """Whether a file lies outside the allowed directories, so that the client's roots would matter."""
+        """Whether a file is outside the allowed directories, so that client roots matter."""
         from ..media.download import is_url
         from ..media.source_names import bare_url
 
@@ -107,13 +107,13 @@ class Sandbox:
         return Found((*urls, *(str(one.path) for one in recordings)), (*refused, *more))
 
     def submit_batch(self, found: Found, request: JobRequest) -> Batch:
-        """``Service.submit_batch`` for the recordings found; the batch lists the refused sources."""
+        """``Service.submit_batch`` for what was found; the batch lists the refused sources."""
         request = replace(request, roots=self._roots)
         refused = [refusal_of(*each) for each in found.refused]
         return self.service.submit_batch(found.recordings, request, refused)
 
     def write_result(self, job_id: str, format_name: str, target: str) -> Path:
-        """Write a transcript to a new file in an allowed directory. Existing files are never replaced.
+        """Write a transcript to a new file in an allowed directory. Never replaces a file.
 
         Raises:
             UnknownNameError: no such format.

@@ -1,4 +1,4 @@
-"""The use cases of durable jobs, as methods of one object. Each call is quick: it reads and writes the database only.
+"""The use cases of durable jobs. Each call is quick: it reads and writes the database only.
 
     submit, submit_batch -> job_id -> get_job, wait_for -> get_transcript
                                    -> cancel, retry, delete
@@ -55,7 +55,7 @@ EVERYTHING = JobFilter()
 
 
 class Polls:
-    """The pauses of a call that waits for a job. They grow with the time waited, so short jobs end promptly."""
+    """The growing pauses between two looks at a job, so that short jobs end promptly."""
 
     def __init__(self, seconds: float) -> None:
         self._begin = time.monotonic()
@@ -73,7 +73,7 @@ class Polls:
 class Service:
     """The jobs of one configuration. A process may hold several; threads may share one.
 
-    Every method raises ``StoreError`` if the database is busy, damaged, full, or of a newer version.
+    All methods raise ``StoreError`` if the database is busy, damaged, full, or too new.
     """
 
     def __init__(self, settings: Settings | None = None) -> None:
@@ -105,14 +105,14 @@ class Service:
             import_module(f"..jobs.{name}", __package__)
         store.warm_up()
 
-    # --- submitting ---------------------------------------------------------------------------------------------------
+    # --- submitting ------------------------------------------------------------------------------
 
     def submit(self, request: JobRequest) -> Job:
         """Queue one recording and start the worker if none runs.
 
-        A recording that was transcribed before with the same options is answered by its finished job. A job that is
-        queued or running for the same file and options is shared: it gets another owner, and runs until its last owner
-        cancels. ``request.force`` turns both off.
+        If the recording was transcribed with the same options before, returns that job. If a job
+        for the same file and options is queued or running, the caller becomes another owner of it;
+        the job runs until its last owner cancels. ``request.force`` turns both off.
 
         Raises:
             SourceNotFoundError, SourceUnreadableError: the file is missing or unreadable.
@@ -132,10 +132,10 @@ class Service:
     def submit_batch(
         self, sources: Sequence[str], request: JobRequest, refused: Sequence[Refused] = ()
     ) -> Batch:
-        """Queue all recordings that files, directories, patterns and URLs name, with the options of ``request``.
+        """Queue all recordings that files, directories, patterns and URLs match.
 
-        An unusable recording is refused with its reason; the others are queued. Queued or running recordings are
-        shared as in ``submit``. ``request.source`` is not used.
+        All get the options of ``request``; its source is not used. A recording that cannot be read
+        is refused with the reason, and the others are queued. Jobs are shared as in ``submit``.
 
         Args:
             refused: sources that the caller has refused already; the batch lists them.
@@ -155,7 +155,8 @@ class Service:
         if request.roots is None:
             recordings, missing = find_recordings(sources, from_shell=request.from_shell)
         else:  # found inside the roots by the caller; another search would follow links
-            recordings, missing = as_recordings(sources), []
+            recordings = as_recordings(sources)
+            missing = []
         prepared = prepare_all(submission, recordings, request, self.settings)
         left_out = [
             *refused,
@@ -173,7 +174,7 @@ class Service:
         assert isinstance(batch, Batch)
         return replace(batch, skipped=prepared.skipped)
 
-    # --- reading ------------------------------------------------------------------------------------------------------
+    # --- reading ---------------------------------------------------------------------------------
 
     def get_job(self, job_id: str) -> Job | Batch:
         """
@@ -249,20 +250,20 @@ class Service:
         limit: int = 20,
         which: JobFilter = EVERYTHING,
     ) -> HitPage:
-        """Find sentences of finished transcripts with every word of ``query``; "double quotes" mark phrases.
+        """Find sentences with every word of ``query``; "double quotes" mark phrases.
 
         Raises:
             UsageError: a query without a word, or see ``list_jobs``.
         """
         return self._read_store().search(query, which, cursor, limit)
 
-    # --- changing -----------------------------------------------------------------------------------------------------
+    # --- changing --------------------------------------------------------------------------------
 
     def cancel(self, job_id: str, *, for_all: bool = False) -> Job | Batch:
         """Cancel a job or a batch: a queued job at once, a running one within two seconds.
 
-        Jobs with other owners run on for them, unless ``for_all``. Finished parts stay readable. A final job does not
-        change.
+        Jobs with other owners run on for them, unless ``for_all``. Finished parts stay readable. A
+        final job does not change.
 
         Raises:
             JobNotFoundError: no job and no batch has this id.
@@ -277,9 +278,10 @@ class Service:
         return found
 
     def delete(self, job_id: str) -> int:
-        """Delete a job or a batch with its transcripts, and return the number of jobs. Running work is stopped first.
+        """Delete a job or a batch with its transcripts, and return the number of jobs.
 
-        Jobs that others wait for stay, as do jobs of a batch that others have.
+        Running jobs stop first. Jobs that others wait for stay, as do jobs of a batch that others
+        have.
 
         Raises:
             JobNotFoundError: no job and no batch has this id.
@@ -302,14 +304,16 @@ class Service:
         return self._store().count_old(keep_days)
 
     def delete_old(self, keep_days: float) -> int:
-        """Delete jobs that finished more than ``keep_days`` ago, and return their number. 0 deletes none.
+        """Delete jobs that finished more than ``keep_days`` ago; returns their number.
+
+        0 deletes none.
 
         Raises:
             UsageError: no number of days.
         """
         return self._store().delete_old(keep_days)
 
-    # --- the database and its worker ----------------------------------------------------------------------------------
+    # --- the database and its worker -------------------------------------------------------------
 
     def _store(self) -> Store:
         with self._lock:
@@ -327,7 +331,7 @@ class Service:
             return store
 
     def _read_store(self) -> Store:
-        """The store for calls that only read. They restart the worker if work is left and none runs."""
+        """The store, for reading calls. They restart the worker if work is left and none runs."""
         store = self._store()
         is_due = time.monotonic() - self._woken_at > WAKE_S and not self._runs()
         if is_due and self.settings.start_workers and not store.is_idle():
@@ -357,7 +361,7 @@ class Service:
         return self._supervisor is not None and self._supervisor.poll() is None
 
     def _wake(self) -> None:
-        """Start the workers of this machine unless they run. Waiting jobs show why a start failed."""
+        """Start this machine's workers unless they run. Waiting jobs show why a start failed."""
         from ..jobs import worker_process
 
         with self._waking:

@@ -12,11 +12,12 @@ import typer
 
 from ...domain.options import FormatOptions, Option, SubtitleRules, options_of
 from ...errors import UsageError
-from ...service import TranscribeRequest, format_names
+from ...service import TranscribeRequest
+from ...service.formats import FORMATS
 from ..forms import Form, Parameter, help_of
 from .terminal import exit_codes
 
-FORMAT_NAMES = ", ".join(format_names())
+FORMAT_NAMES = ", ".join(FORMATS)
 
 Sources = Annotated[
     list[str],

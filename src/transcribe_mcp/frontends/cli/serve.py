@@ -1,6 +1,6 @@
-"""``transcribe-mcp serve`` and ``mcp-config``: how a server is started, and how clients are told to start it.
+"""``transcribe-mcp serve`` and ``mcp-config``: run the MCP server, and configure its clients.
 
-What serves is given from outside, so that the command line can be described without loading it.
+The caller passes the server in, so that ``--help`` does not load it.
 """
 
 from __future__ import annotations
@@ -20,62 +20,66 @@ from .terminal import exit_codes, say, write_out
 Serve = Callable[[Address | None], None]
 
 Http = Annotated[
-    bool, typer.Option("--http", help="Streamable HTTP instead of standard input and output.")
+    bool, typer.Option("--http", help="Use Streamable HTTP instead of standard input and output.")
 ]
 Host = Annotated[
-    str, typer.Option(help="Where HTTP listens; other machines reach it only with a token.")
+    str, typer.Option(help="HTTP address; addresses beyond this machine require a token.")
 ]
-Port = Annotated[
-    int, typer.Option(min=0, max=65535, help="Where HTTP listens; 0 takes a free port.")
-]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="HTTP port; 0 takes a free one.")]
 Token = Annotated[
     str | None,
-    typer.Option(help="Bearer token of HTTP clients; others here can see it: better the variable."),
+    typer.Option(
+        help="Bearer token of HTTP clients; visible in the process list; "
+        "prefer TRANSCRIBE_MCP_TOKEN."
+    ),
 ]
 AllowedHost = Annotated[
     list[str] | None,
-    typer.Option(help="A name under which HTTP clients reach this machine; may be repeated."),
+    typer.Option(help="Name of this machine for HTTP clients; may be repeated."),
 ]
 AllowedRoot = Annotated[
     list[Path] | None,
     typer.Option(
-        help="A directory that recordings may be read from; may be repeated. Default: here and your home."
+        help="Directory with recordings; may be repeated. Default: the working and home directory."
     ),
 ]
 AllowUrls = Annotated[
-    bool, typer.Option("--allow-urls", help="Fetch recordings from public addresses.")
+    bool, typer.Option("--allow-urls", help="Download recordings from public URLs.")
 ]
-DataDir = Annotated[Path | None, typer.Option(help="Where jobs and transcripts are kept.")]
+DataDir = Annotated[Path | None, typer.Option(help="Directory for jobs and transcripts.")]
 DatabaseUrl = Annotated[
-    str | None, typer.Option(help="PostgreSQL for jobs and transcripts, instead of a file.")
+    str | None, typer.Option(help="PostgreSQL URL for jobs and transcripts, instead of a file.")
 ]
-DefaultModel = Annotated[str | None, typer.Option("--model", help="Model of calls that name none.")]
+DefaultModel = Annotated[str | None, typer.Option("--model", help="Model of calls without one.")]
 MaxFile = Annotated[
-    float | None, typer.Option("--max-file-gib", help="GiB of the largest recording taken. [5]")
+    float | None, typer.Option("--max-file-gib", help="Largest recording in GiB. [default: 5]")
 ]
 MaxHours = Annotated[
-    float | None, typer.Option("--max-duration-hours", help="Hours of the longest taken. [24]")
+    float | None,
+    typer.Option("--max-duration-hours", help="Longest recording in hours. [default: 24]"),
 ]
 MaxQueue = Annotated[
-    int | None, typer.Option("--max-queue-length", help="Jobs that may wait at once. [1000]")
+    int | None, typer.Option("--max-queue-length", help="Most jobs in the queue. [default: 1000]")
 ]
 KeepDays = Annotated[
     float | None,
-    typer.Option("--keep-days", help="Days that finished jobs are kept. [0: for good]"),
+    typer.Option(
+        "--keep-days", help="Delete finished jobs after this many days. 0 (default): never."
+    ),
 ]
 Client = Annotated[
     str, typer.Argument(metavar="CLIENT", help="claude-code, claude-desktop, cursor or vscode.")
 ]
 Write = Annotated[
-    bool, typer.Option("--write", help="Put it into the client's file, which is copied first.")
+    bool, typer.Option("--write", help="Add it to the client's file; makes a backup.")
 ]
 ConfigFile = Annotated[
-    Path | None, typer.Option("--file", help="The client's file, where it is elsewhere.")
+    Path | None, typer.Option("--file", help="The client's file, if not in the usual place.")
 ]
 
 
 def add_commands(app: typer.Typer, run: Serve) -> None:
-    """Add the commands; ``run`` serves until it is told to stop."""
+    """Add the commands; ``run`` serves at an address, or over stdio."""
 
     @app.command()
     def serve(
@@ -94,7 +98,7 @@ def add_commands(app: typer.Typer, run: Serve) -> None:
         max_queue_length: MaxQueue = None,
         keep_days: KeepDays = None,
     ) -> None:
-        """Serve assistants and other MCP clients: transcription as tools, transcripts as resources."""
+        """Run the MCP server: transcription as tools, transcripts as resources."""
         roots = [str(root.absolute()) for root in allowed_root or ()]
         options = {
             "token": token,
@@ -112,21 +116,22 @@ def add_commands(app: typer.Typer, run: Serve) -> None:
             service.configure(options)
             if not http and sys.stdin is not None and sys.stdin.isatty():
                 say(
-                    "speaking MCP on this terminal; clients start this themselves: transcribe-mcp mcp-config --help"
+                    "speaking MCP on this terminal; MCP clients start the server themselves, see: "
+                    "transcribe-mcp mcp-config --help"
                 )
             run(Address(host, port, tuple(allowed_host or ())) if http else None)
 
     @app.command("mcp-config")
     def mcp_config(client: Client, write: Write = False, file: ConfigFile = None) -> None:
-        """Print what makes an MCP client start this server; with --write put it into the client's file."""
+        """Print the configuration of an MCP client; with --write, add it to the client's file."""
         from ..mcp.config import ConfigChange, client_named
 
         with exit_codes():
             change = ConfigChange.for_client(client_named(client), file)
             if not write:
                 write_out(change.snippet)
-                say(f"goes into {change.path}; --write puts it there")
+                say(f"Add this to {change.path}, or run again with --write.")
                 return
             backup = change.write()
             write_out(f"{change.path}\n")
-            say(f"the old file is {backup}" if backup else "the file is new")
+            say(f"backup: {backup}" if backup else "created a new file")

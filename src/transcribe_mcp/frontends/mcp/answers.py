@@ -1,8 +1,8 @@
-"""What the tools answer: one record for each kind, written as one JSON object in one block of text.
+"""The answers of the tools: a record for each kind, sent as one JSON object in one block of text.
 
-An answer goes out once, as text. With ``structuredContent`` beside it some clients show the model that alone, some the
-text alone, and some both. Texts that came from outside (file names, what was said) are values of fields and nothing
-else: they are cleaned of what is no text and never become part of a sentence of ours.
+An answer has no ``structuredContent``: beside it, some clients show the model only that, some only
+the text, and some both. Texts from outside, such as file names and speech, are values of fields.
+They never become part of our sentences.
 """
 
 from __future__ import annotations
@@ -56,20 +56,20 @@ class RefusedLine:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A call that did nothing. It has no status: that is a job's."""
+    """A refused call. It has no status, because only jobs have one."""
 
     error: Failure
 
 
 @dataclass(frozen=True, slots=True)
 class JobAnswer:
-    """The state of a job, and what there is of its transcript. Facts stand before texts, which clients may cut off.
+    """The state of a job and a part of its transcript. Facts come first; clients may cut texts off.
 
     Attributes:
-        percent: share of the recording that is transcribed, 0 to 100; absent once the job has ended.
-        eta_s: seconds left by measured speed; ``None`` while unknown.
-        submitted: when it was; an answer of the library has the date of the job that made it.
-        partial: the text is what is finished so far.
+        percent: transcribed share of the recording, 0 to 100; absent if the job is final.
+        eta_s: seconds left at the measured speed; ``None`` if unknown.
+        submitted: time of submission; of a saved transcript, that of the job that made it.
+        partial: the text is the part finished so far.
         resources: format -> URI of the whole transcript.
     """
 
@@ -100,7 +100,7 @@ class JobAnswer:
 
 @dataclass(frozen=True, slots=True)
 class BatchAnswer:
-    """The state of a batch: its jobs, failed ones first, at most ``MAX_LINES``; and sources that became no job."""
+    """The state of a batch: at most ``MAX_LINES`` jobs, failed ones first; refused sources."""
 
     job_id: str
     status: str
@@ -135,7 +135,7 @@ class SearchAnswer:
 
 @dataclass(frozen=True, slots=True)
 class ModelLine:
-    """``needs_gb``: memory of a default run on this machine. ``fits``: yes, no, or unknown."""
+    """``needs_gb``: memory of a default run here. ``fits``: yes, no, or unknown."""
 
     name: str
     languages: str
@@ -156,7 +156,7 @@ class ModelsAnswer:
 
 @dataclass(frozen=True, slots=True)
 class DiagnosisAnswer:
-    """``fit``: nothing keeps this machine from transcribing. ``plan``: commands for a person to run, in order."""
+    """``fit``: no finding blocks transcription. ``plan``: commands for the user, in order."""
 
     fit: bool
     findings: Sequence[Mapping[str, Any]]
@@ -177,14 +177,14 @@ Answer = (
 
 
 def is_failed(answer: Answer) -> bool:
-    """Whether it tells of a failed job that left no text."""
+    """Whether it is a failed job without text."""
     if not isinstance(answer, JobAnswer) or answer.status != "failed":
         return False
     return answer.text is None and answer.segments is None and answer.written is None
 
 
 def dumps(answer: Answer) -> str:
-    """The answer as JSON, without what is not known."""
+    """The answer as JSON, without unknown values."""
     return json.dumps(_plain(answer), ensure_ascii=False, separators=(",", ":"))
 
 
@@ -199,7 +199,7 @@ def _plain(value: Any) -> Any:
 
 
 def clean(value: str) -> str:
-    """A name of a file may hold bytes that are no text (lone surrogates); they are shown as escapes."""
+    """Escape lone surrogates, which stand for bytes that are not UTF-8 in file names."""
     return value.encode("utf-8", "backslashreplace").decode()
 
 
@@ -213,7 +213,7 @@ def failure_of(error: TranscribeError | JobFailure) -> Failure:
 
 
 def job_answer(job: Job, **more: Any) -> JobAnswer:
-    """The state of a job; ``more`` are fields that the caller knows better."""
+    """The state of a job; ``more`` overrides fields."""
     is_over = job.status.is_final
     warnings = [Warned(notice.code, for_assistant(notice.message)) for notice in job.warnings]
     state: dict[str, Any] = {
@@ -279,13 +279,16 @@ def search_answer(hits: Sequence[Hit], next_cursor: str | None) -> SearchAnswer:
     note = (
         None
         if hits
-        else "No sentence holds all these words. Fewer words, or words as they are spoken, find more."
+        else "No sentence has all these words. Try fewer words, or words as people say them."
     )
     return SearchAnswer(hits, next_cursor, note)
 
 
 def models_answer(models: Sequence[CachedModel], default: str, machine: Machine) -> ModelsAnswer:
-    note = "auto takes the best cached model that suits this machine. needs_gb: memory of a default run here."
+    note = (
+        "auto takes the best cached model that fits this machine. "
+        "needs_gb: memory of a default run here."
+    )
     lines = [
         ModelLine(
             name=model.name,

@@ -1,4 +1,4 @@
-"""Putting this server into the configuration of an MCP client: one entry, the rest of the file as it was."""
+"""The entry of this server in the configuration file of an MCP client."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SECRET = "TRANSCRIBE_MCP_TOKEN"
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """Where a client keeps its servers, and under which key. ``typed`` ones want the transport named."""
+    """A client's file and the key of its servers. ``typed`` entries name the transport."""
 
     path: Callable[[], Path]
     key: str
@@ -30,7 +30,7 @@ class Client:
 
 
 def _application_folder(name: str) -> Path:
-    """Where desktop programs keep settings of a user."""
+    """The folder for a user's settings of a desktop program."""
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Application Support" / name
     if sys.platform == "win32":
@@ -38,8 +38,10 @@ def _application_folder(name: str) -> Path:
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / name
 
 
-# https://code.claude.com/docs/en/mcp, https://modelcontextprotocol.io/docs/develop/connect-local-servers,
-# https://docs.cursor.com/context/mcp, https://code.visualstudio.com/docs/copilot/reference/mcp-configuration
+# https://code.claude.com/docs/en/mcp
+# https://modelcontextprotocol.io/docs/develop/connect-local-servers
+# https://docs.cursor.com/context/mcp
+# https://code.visualstudio.com/docs/copilot/reference/mcp-configuration
 CLIENTS: Mapping[str, Client] = {
     "claude-code": Client(lambda: Path.home() / ".claude.json", "mcpServers", typed=True),
     "claude-desktop": Client(
@@ -67,7 +69,7 @@ def client_named(name: str) -> Client:
 
 
 def server_entry(client: Client) -> dict[str, Any]:
-    """How the client starts this installation; the settings that are set now go with it, except the token."""
+    """The command of this installation, with the present settings except the token."""
     prefix = "TRANSCRIBE_MCP_"
     settings = {
         name: value
@@ -81,7 +83,7 @@ def server_entry(client: Client) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class ConfigChange:
-    """One entry for one file."""
+    """An entry and its file."""
 
     path: Path
     key: str
@@ -93,16 +95,16 @@ class ConfigChange:
 
     @property
     def snippet(self) -> str:
-        """The entry as the file holds it, with nothing around it."""
+        """The entry as it stands in the file."""
         return json.dumps({self.key: {NAME: self.entry}}, indent=2, ensure_ascii=False) + "\n"
 
     def write(self) -> Path | None:
-        """Put the entry into the file, in place of one of the same name, and give the copy of the file before.
+        """Add the entry to the file, or replace it; returns a backup of the old file.
 
-        The file is replaced whole or not at all; where it is a link, what it leads to.
+        The file is replaced whole or not at all; a link stays, and its target is replaced.
 
         Raises:
-            OutputError: the file is no plain JSON object, or cannot be read or written; it stays as it is.
+            OutputError: the file is not a JSON object, or is not readable or writable.
         """
         path = Path(os.path.realpath(self.path))
         try:
@@ -110,7 +112,9 @@ class ConfigChange:
             content = self._parsed(before)
             servers = content.setdefault(self.key, {})
             if not isinstance(servers, dict):
-                raise OutputError(f"{self.path}: {self.key!r} is no object", hint=self._by_hand())
+                raise OutputError(
+                    f"{self.path}: {self.key!r} is not an object", hint=self._by_hand()
+                )
             servers[NAME] = self.entry
             backup = _backup(path) if before is not None else None
             _replace(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
@@ -126,29 +130,27 @@ class ConfigChange:
             return {}
         try:
             content = json.loads(text)
-        except (
-            ValueError
-        ) as error:  # comments, a comma too many: a person's file, not ours to rewrite
+        except ValueError as error:  # comments or trailing commas: a rewrite would lose them
             raise OutputError(
-                f"{self.path} is no plain JSON: {error}", hint=self._by_hand()
+                f"{self.path} is not plain JSON: {error}", hint=self._by_hand()
             ) from error
         if not isinstance(content, dict):
-            raise OutputError(f"{self.path} holds no JSON object", hint=self._by_hand())
+            raise OutputError(f"{self.path} is not a JSON object", hint=self._by_hand())
         return content
 
     def _by_hand(self) -> str:
-        return f"put it there by hand under {self.key!r}; without --write it is printed"
+        return f"add it by hand under {self.key!r}; without --write it is printed"
 
 
 def _backup(path: Path) -> Path:
-    """A copy beside the file that overwrites no other."""
+    """Copy the file beside itself, to a new name."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
     for number in range(100):
         copy = path.with_name(f"{path.name}.backup-{stamp}{f'-{number}' if number else ''}")
         if not copy.exists():
             return Path(shutil.copy2(path, copy))
     raise OutputError(
-        f"cannot copy {path}: there are a hundred copies of this second", hint="try again"
+        f"cannot copy {path}: a hundred copies of this second exist", hint="try again"
     )
 
 
@@ -156,7 +158,7 @@ def _replace(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}-{secrets.token_hex(8)}.tmp")
     try:
-        temporary.touch(mode=0o600)  # such files hold other servers' keys
+        temporary.touch(mode=0o600)  # such files have keys of other servers
         temporary.write_text(text, encoding="utf-8")
         if path.exists():
             shutil.copymode(path, temporary)

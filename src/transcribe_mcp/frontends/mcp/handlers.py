@@ -33,7 +33,7 @@ Report = Callable[[Job | Batch], Awaitable[None]]
 
 
 class ProgressReport:
-    """Reports a job's progress to the client. The percentage only grows, as the protocol requires."""
+    """Reports a job's progress to the client. The percentage only grows, see the protocol."""
 
     def __init__(self, send: Callable[[float, float, str], Awaitable[None]]) -> None:
         self._send = send
@@ -63,14 +63,14 @@ class Handlers:
         self.service = service
         self._jobs = service.service
         self._owner = f"client {secrets.token_hex(8)}"
-        # Subtitles of a day take seconds to lay out, and clients read them in pages. A finished transcript never
-        # changes. Callers look for the job first, so a deleted one is not served from here.
+        # Subtitles of a day take seconds to lay out, and clients read them in pages. A finished
+        # transcript never changes. Callers look for the job first, so a deleted one is not served.
         self._finished_text = lru_cache(maxsize=4)(self._text)
 
     def acting_for(self, request: Any) -> AbstractContextManager[None]:
-        """Make the client the owner of jobs: the one of this process, or the session of an HTTP request.
+        """Make the client the owner of its jobs: this process's client, or the HTTP session.
 
-        Requests without a session (since 2026) do not identify their client: each submission is an owner.
+        Requests without a session (since 2026) have no client: each submission is an owner.
         """
         name = self._owner if request is None else request.headers.get("mcp-session-id", "")
         return acting_for(name)
@@ -80,10 +80,10 @@ class Handlers:
         await asyncio.sleep(QUIET_S)
         with suppress(TranscribeError):  # the first call that needs it raises it again
             await self.service.call(self._jobs.prepare)
-        # The modules loaded by now stay. A garbage collection over them would delay every answer by 0.1 s.
+        # These modules stay. A garbage collection over them would delay answers by 0.1 s.
         gc.freeze()
 
-    # --- transcribing -------------------------------------------------------------------------------------------------
+    # --- transcribing ----------------------------------------------------------------------------
 
     async def needs_roots(self, sources: Sequence[str]) -> bool:
         """Whether the client's own directories decide if the sources may be read."""
@@ -132,7 +132,7 @@ class Handlers:
             job, format=view.form, text=text, next_cursor=cursor, resources=resources
         )
 
-    # --- following a job ----------------------------------------------------------------------------------------------
+    # --- following a job -------------------------------------------------------------------------
 
     async def progress(self, job_id: str, wait_s: float, report: Report) -> answers.Answer:
         job = await self.service.call(self._jobs.get_job, job_id)
@@ -143,7 +143,7 @@ class Handlers:
     ) -> answers.Answer:
         """Wait for a transcript and return a page of it.
 
-        A job that is unfinished after ``wait_s`` gives its state, or with ``wait_s`` 0 the text so far.
+        If ``wait_s`` is over, returns the job's state. With ``wait_s`` 0, the text so far.
 
         Args:
             page: its cursor and its length in characters.
@@ -205,7 +205,7 @@ class Handlers:
     def _text(self, view: pages.View) -> str:
         return view.text(self._jobs.get_transcript(view.job_id))
 
-    # --- the library --------------------------------------------------------------------------------------------------
+    # --- the library -----------------------------------------------------------------------------
 
     async def history(self, which: JobFilter, cursor: str | None, limit: int) -> answers.Answer:
         page = await self.service.call(self._jobs.list_jobs, which, cursor, limit)
@@ -227,7 +227,7 @@ class Handlers:
         await self.service.call(self._jobs.delete, job_id)
         return answers.DeletedAnswer(job_id, len(found.jobs) if isinstance(found, Batch) else 1)
 
-    # --- this machine -------------------------------------------------------------------------------------------------
+    # --- this machine ----------------------------------------------------------------------------
 
     async def models(self, *, cached_only: bool) -> answers.Answer:
         found = await self.service.call(model_fit.models_here)

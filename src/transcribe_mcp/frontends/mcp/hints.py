@@ -1,7 +1,7 @@
-"""Hints and messages in an assistant's words: arguments and tools of the MCP server, never the command line's.
+"""Messages and hints for assistants: they name arguments and tools instead of CLI options.
 
-Errors are raised below, where nothing is known of who asked, and some name options of the command line. What can be
-said with an argument or a tool is said so here; a clause with an option that no assistant has is left out.
+Errors are raised below the front ends, and some hints name CLI options. Here these become
+arguments and tools. Clauses with options that no tool has are removed.
 """
 
 from __future__ import annotations
@@ -10,20 +10,26 @@ import re
 
 from ...service.models import Batch, Job
 
-# In order: (what the command line says, what an assistant is told).
+# In order: pattern in a text for the command line, replacement for assistants.
 _WORDS = (
-    (r"extract its sound track, or raise (TRANSCRIBE_MCP_\w+)", r"extract its sound track; the user can raise \1"),
-    (r"roots are set with --allowed-root or (TRANSCRIBE_MCP_\w+)", r"the user can allow more directories with \1"),
-    (r"where the server was started with --allow-urls", "if the user sets TRANSCRIBE_MCP_ALLOW_URLS=1"),
+    (r"extract its sound track, or raise (TRANSCRIBE_MCP_\w+)",
+     r"extract its sound track; the user can raise \1"),
+    (r"roots are set with --allowed-root or (TRANSCRIBE_MCP_\w+)",
+     r"the user can allow more directories with \1"),
+    (r"where the server was started with --allow-urls",
+     "if the user sets TRANSCRIBE_MCP_ALLOW_URLS=1"),
     (r":? --multilingual decides for each window", ""),
-    (r"(with a connection: )?transcribe-mcp models pull \S+?(?=[;,.]|$)", "with a connection it is fetched when used"),
+    (r"(with a connection: )?transcribe-mcp models pull \S+?(?=[;,.]|$)",
+     "with a connection it is fetched when used"),
     (r"or give --model the directory of a model", "or give model the directory of one"),
     (r"(?:All names: )?transcribe-mcp models list", "list_models has all names"),
     (r"(?:see )?transcribe-mcp doctor\b[^;,.]*", "see diagnose_system"),
-    (r"transcribe on the CPU with --device cpu(; see transcribe-mcp doctor)?", "see diagnose_system"),
+    (r"transcribe on the CPU with --device cpu(; see transcribe-mcp doctor)?",
+     "see diagnose_system"),
     (r"pip install --force-reinstall ([\w-]+)", r"ask the user to reinstall the package \1"),
     (r"(?:use|take) a smaller model,? or --device cpu", "give a smaller model, see list_models"),
-    (r"(?:,? or )?choose (?:a|another) directory[^;,.]*with --output-dir", "give save_as in another directory"),
+    (r"(?:,? or )?choose (?:a|another) directory[^;,.]*with --output-dir",
+     "give save_as in another directory"),
     (r"choose another --output-dir", "give save_as in another directory"),
     (r"add --overwrite to replace it, or choose another directory", "give save_as another name"),
     (r"(?:then )?retry the job", "then call transcribe_audio again"),
@@ -32,7 +38,8 @@ _WORDS = (
     (r"submit the recording again with force", "call transcribe_audio with force: true"),
     (r"transcribe the recording again with force", "call transcribe_audio with force: true"),
     (r"(directories|patterns) go in a batch", r"\1 go to batch_transcribe"),
-    (r"ask for one of its jobs", "get_transcription_progress lists its jobs: give the job_id of one"),
+    (r"ask for one of its jobs",
+     "get_transcription_progress lists its jobs: give the job_id of one"),
     (r"submit it when some are done", "call again when some are done"),
     (r"wait until some are done, cancel some, or raise (TRANSCRIBE_MCP_\w+)",
      r"call again when some are done, or cancel_transcription; the user can raise \1"),
@@ -45,7 +52,7 @@ _CLAUSES = re.compile(r"(?<=[;.,])\s+")
 
 
 def for_assistant(text: str) -> str:
-    """A message or hint without options and commands of the command line."""
+    """A message or hint without options and commands of the CLI."""
     for pattern, words in _REPLACEMENTS:
         text = pattern.sub(words, text)
     if _FOREIGN.search(text):
@@ -54,15 +61,16 @@ def for_assistant(text: str) -> str:
     return text
 
 
-# The same call can only fail again.
+# The same call would fail again.
 _LASTING = frozenset(
-    {"source", "source_not_found", "source_refused", "source_too_large", "source_unreadable", "not_media", "no_audio",
+    {"source", "source_not_found", "source_refused", "source_too_large", "source_unreadable",
+     "not_media", "no_audio",
      "usage", "unknown_name", "unsupported_task", "model_format"}
 )  # fmt: skip
 
 
 def next_step(job: Job | Batch, *, has_more: bool = False) -> str | None:
-    """What an assistant calls next."""
+    """The next call for the assistant."""
     if isinstance(job, Batch):
         if job.status.is_final:
             return "For a text call get_transcription_result with the job_id of one of the jobs."
@@ -74,9 +82,15 @@ def next_step(job: Job | Batch, *, has_more: bool = False) -> str | None:
             else None
         )
     if job.waiting_for:
-        return "It stays queued until a worker can start: waiting_for says why none can, diagnose_system how to mend it."
+        return (
+            "It stays queued until a worker can start. waiting_for has the reason; "
+            "diagnose_system shows how to fix it."
+        )
     if not job.status.is_final:
-        return "Not finished yet. Call get_transcription_result with this job_id: it waits for the text."
+        return (
+            "Not finished yet. Call get_transcription_result with this job_id; "
+            "it waits for the text."
+        )
     again = "transcribe_audio with the same source starts again."
     if job.error is not None and job.error.code in _LASTING:
         again = ""

@@ -1,8 +1,8 @@
-"""Transcripts as resources: the list in pages, and word to clients when something in it changes.
+"""Transcripts as resources: the list in pages, and notifications about its changes.
 
-Both eras of the protocol are served here. Until 2025 a client subscribes with a request and hears on its connection;
-since 2026 it opens a stream with ``subscriptions/listen``. As several processes write to the store, changes are seen
-by looking at it, and only while somebody listens.
+Clients of the 2025 protocol subscribe with a request and get notifications on their connection.
+Clients of the 2026 protocol open a stream with ``subscriptions/listen``. Several processes write to
+the database, so it is polled for changes, and only while a client listens.
 """
 
 from __future__ import annotations
@@ -24,18 +24,16 @@ from .answers import clean, iso
 
 SCHEME = "transcript://"
 PAGE_ROWS = 100
-LOOK_S, LONGEST_LOOK_S = (
-    1.0,
-    5.0,
-)  # how often the store is looked at while somebody listens; the second while it rests
-MAX_WATCHED = 200  # jobs beyond the newest page that are followed until they end
+POLL_S = 1.0  # while jobs run and a client listens
+MAX_POLL_S = 5.0  # while none run
+MAX_WATCHED = 200  # unfinished jobs beyond the newest page
 FIRST_MODERN = "2026-07-28"
 
 _log = logging.getLogger("transcribe_mcp.mcp")
 
 
 class Session(Protocol):
-    """A client's connection of the 2025 era."""
+    """A connection of the 2025 protocol."""
 
     async def send_resource_list_changed(self) -> None: ...
 
@@ -43,7 +41,7 @@ class Session(Protocol):
 
 
 class Bus(Protocol):
-    """Where the streams of the 2026 era hear of changes."""
+    """The streams of the 2026 protocol."""
 
     async def list_changed(self) -> None: ...
 
@@ -66,7 +64,7 @@ class Notices:
         self._subscribed: dict[str, set[int]] = {}
         self._streams = 0
         self._known: dict[str, str] | None = (
-            None  # what clients know: job -> state; None while nobody listens
+            None  # job -> state as clients know it; None while none listens
         )
 
     async def __call__(self, ctx: Any, call_next: Callable[[Any], Awaitable[Any]]) -> Any:
@@ -96,21 +94,19 @@ class Notices:
         return result
 
     async def _begin(self) -> None:
-        """Before a client is told that it will hear of changes: what there is by now, so that it misses none."""
+        """Take the state before a subscription is confirmed, so that no change is missed."""
         if self._known is None:
             with suppress(TranscribeError):
                 self._known = await self._look({})
 
     def _remember(self, session: Any) -> int:
-        """A session object lives for one request; what it has in common with the others is its connection."""
-        connection = getattr(session, "_connection", session)
+        """Keep a session of this connection; session objects live for one request."""
+        connection = getattr(session, "_connection", session)  # no public way in mcp 2.3
         key = id(connection)
         if key not in self._sessions:
             self._sessions[key] = session
-            with suppress(
-                AttributeError
-            ):  # forgotten when it closes; at the latest when sending to it fails
-                connection.exit_stack.callback(self._forget, key)
+            with suppress(AttributeError):  # else it is dropped when sending to it fails
+                connection.exit_stack.callback(self._drop, key)
         return key
 
     def _subscribe(self, ctx: Any) -> dict[str, Any]:
@@ -123,19 +119,19 @@ class Notices:
         return {}
 
     async def watch(self) -> None:
-        """Look at the store until cancelled; a store that cannot be read is looked at again later."""
-        pause = LOOK_S
+        """Poll the database until cancelled; after an error, poll again later."""
+        pause = POLL_S
         while True:
             await asyncio.sleep(pause)
             if not self._sessions and not self._streams:
                 self._known = None
                 continue
             known = self._known or {}
-            pause = LOOK_S if "live" in known.values() else min(pause * 1.5, LONGEST_LOOK_S)
+            pause = POLL_S if "live" in known.values() else min(pause * 1.5, MAX_POLL_S)
             try:
                 now = await self._look(known)
             except TranscribeError as error:
-                _log.warning("the store cannot be watched now: %s", error.code)
+                _log.warning("the database cannot be read now: %s", error.code)
                 continue
             if self._known is not None and now != known:
                 ended = [
@@ -173,12 +169,12 @@ class Notices:
             session = self._sessions.get(key)
             try:
                 if session is not None:
-                    await asyncio.wait_for(send(session), LOOK_S)
-            except Exception as error:  # noqa: BLE001 - a client that has gone, in whatever way its transport says so
-                _log.debug("a client has gone: %s", type(error).__name__)
-                self._forget(key)
+                    await asyncio.wait_for(send(session), POLL_S)
+            except Exception as error:  # noqa: BLE001 - each transport has its own error
+                _log.debug("a client is gone: %s", type(error).__name__)
+                self._drop(key)
 
-    def _forget(self, key: int) -> None:
+    def _drop(self, key: int) -> None:
         self._sessions.pop(key, None)
         for keys in self._subscribed.values():
             keys.discard(key)
@@ -189,7 +185,7 @@ def _updated(uri: str) -> Callable[[Session], Awaitable[None]]:
 
 
 def _look(service: Service, known: Mapping[str, str]) -> dict[str, str]:
-    """Job -> state, of the newest jobs and of older ones that had not ended when last seen."""
+    """Job -> state, of the newest jobs and of older ones that were unfinished."""
     now = {job.job_id: _state(job) for job in service.list_jobs(limit=PAGE_ROWS).jobs}
     oldest = min(now, default="")
     older = [
@@ -210,7 +206,7 @@ def _state(job: Job) -> str:
 
 
 def resource_rows(service: Service, cursor: str | None) -> dict[str, Any]:
-    """A page of ``resources/list``, in the protocol's own form: a resource for each job that has text.
+    """A page of ``resources/list`` in the protocol's form: one resource per transcript.
 
     Raises:
         UsageError: a cursor that no earlier page gave.
@@ -223,7 +219,7 @@ def resource_rows(service: Service, cursor: str | None) -> dict[str, Any]:
 
 
 def _resource(job: Job) -> dict[str, Any]:
-    # A name may hold line breaks and worse, and clients show it to a model.
+    # A name can have line breaks and control characters, and clients show it to a model.
     name = "".join(
         c if c.isprintable() or c in JOINERS else " " for c in PurePath(clean(job.source)).name
     )

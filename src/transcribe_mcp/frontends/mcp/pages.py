@@ -1,8 +1,8 @@
 """A transcript in pages that fit a model's context, and the cursors that lead from one to the next.
 
-A page of text is a slice of the rendered transcript that ends between lines, words or grapheme clusters: the pages
-joined are the whole.
-A cursor says where the next page begins and in which view; in another view it is refused.
+A page of text is a slice of the rendered transcript that ends between lines, words or grapheme
+clusters; joined, the pages are the whole. A cursor holds the start of the next page and a digest of
+the view, and is refused in other views.
 """
 
 from __future__ import annotations
@@ -19,15 +19,17 @@ from ...errors import UsageError
 from ...service.formats import render
 from ...service.models import Segment, Transcript
 
-MIN_CHARS, MAX_CHARS, DEFAULT_CHARS = 200, 100_000, 12_000
-SEGMENT_CHARS = 60  # what the fields of a segment cost beside its text
+MIN_CHARS = 200
+MAX_CHARS = 100_000
+DEFAULT_CHARS = 12_000
+SEGMENT_CHARS = 60  # for the other fields of a segment
 
 _CURSOR = re.compile(r"([0-9]{1,10})-([0-9a-f]{8})")
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What is looked at: a job's transcript in a format (``segments`` for times and texts), or a stretch of it."""
+    """A transcript in a format (``segments`` for times and texts), or a time range of it."""
 
     job_id: str
     form: str
@@ -36,7 +38,7 @@ class View:
 
     def __post_init__(self) -> None:
         if self.start_s is not None and self.end_s is not None and self.end_s <= self.start_s:
-            message = f"the stretch ends at {self.end_s:g} s and begins at {self.start_s:g} s"
+            message = f"the range ends at {self.end_s:g} s and starts at {self.start_s:g} s"
             raise UsageError(message, hint="give end_s above start_s, or leave one out")
 
     def text(self, transcript: Transcript) -> str:
@@ -47,10 +49,11 @@ class View:
         return render(self.of(transcript), self.form)
 
     def of(self, transcript: Transcript) -> Transcript:
-        """The segments that lie in the stretch, wholly or in part."""
+        """The segments that overlap the time range."""
         if self.start_s is None and self.end_s is None:
             return transcript
-        start, end = self.start_s or 0.0, float("inf") if self.end_s is None else self.end_s
+        start = self.start_s or 0.0
+        end = float("inf") if self.end_s is None else self.end_s
         return replace(
             transcript,
             segments=tuple(s for s in transcript.segments if s.end > start and s.start < end),
@@ -63,26 +66,27 @@ def cursor_to(view: View, position: int) -> str:
 
 
 def position_of(view: View, cursor: str | None) -> int:
-    """Where a page begins: a character of the text, or the number of a segment.
+    """The start of a page: an index of a character or of a segment.
 
     Raises:
-        UsageError: no cursor of ours, or one of another view.
+        UsageError: not our cursor, or one of another view.
     """
     if not cursor:
         return 0
-    hint = "take next_cursor of the page before, with the same job_id, format and times; or begin without a cursor"
+    hint = (
+        "give next_cursor of the page before, with the same job_id, format and times; "
+        "or start without a cursor"
+    )
     try:
         text = base64.b64decode(
             cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True
         ).decode("ascii")
     except (binascii.Error, ValueError) as error:
-        raise UsageError("the cursor is none of this server's", hint=hint) from error
+        raise UsageError("the cursor is not from this server", hint=hint) from error
     match = _CURSOR.fullmatch(text)
     if match is None or match[2] != _digest(view):
         raise UsageError(
-            "the cursor belongs to another view"
-            if match
-            else "the cursor is none of this server's",
+            "the cursor belongs to another view" if match else "the cursor is not from this server",
             hint=hint,
         )
     return int(match[1])
@@ -104,10 +108,11 @@ def text_page(text: str, view: View, cursor: str | None, max_chars: int) -> tupl
 def segment_page(
     transcript: Transcript, view: View, cursor: str | None, max_chars: int
 ) -> tuple[Sequence[Segment], str | None]:
-    """Segments that together have at most ``max_chars`` characters, at least one, and the cursor of the next page."""
+    """At least one segment, ``max_chars`` characters at most; and the next page's cursor."""
     first = position_of(view, cursor)
     segments = view.of(transcript).segments
-    left, number = max_chars, first
+    left = max_chars
+    number = first
     while number < len(segments) and (
         number == first or len(segments[number].text) + SEGMENT_CHARS <= left
     ):
@@ -117,7 +122,7 @@ def segment_page(
 
 
 def _break_before(text: str, begin: int, end: int) -> int:
-    """The last place to break a page in its second half: a blank line, a line, a word; else where a line may end."""
+    """The last break in the second half: a blank line, a line, a word; else a line break."""
     for separator in ("\n\n", "\n", " "):
         found = text.rfind(separator, begin + (end - begin) // 2, end)
         if found > 0:

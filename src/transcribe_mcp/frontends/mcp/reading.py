@@ -1,9 +1,9 @@
-"""What a client gave for a tool's arguments -> the values that the tool takes; and the tool's published schema.
+"""Arguments of a client -> values for the tool; and the tool's published schema.
 
-Clients differ: some send ``null`` or an empty text for what was not given, numbers as text, or names of their own
-bookkeeping. What can only be meant in one way is taken; everything else is refused in words. Schemas hold nothing but
-``type``, ``description``, ``enum``, ``items``, ``properties`` and ``required``, because some clients refuse a whole
-server for any other keyword.
+Clients differ: some send ``null`` or an empty text for a missing argument, numbers as text, or
+bookkeeping of their own. Unambiguous values are accepted, and all others are refused with a hint.
+Schemas use only ``type``, ``description``, ``enum``, ``items``, ``properties`` and ``required``,
+because some clients refuse a whole server for any other keyword.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ Arguments = Mapping[str, tuple[Argument, bool]]
 
 MAX_ITEMS = 1_000
 TYPES = {"seconds": "number"}
-# n8n's MCP client: tool, toolCallId, sessionId, action, chatInput (n8n issues 21500, 21716, 22787, 37308); Letta's:
-# request_heartbeat; OpenHands': security_risk; Cline's: task_progress; Gemini CLI's: wait_for_previous.
+# n8n: tool, toolCallId, sessionId, action, chatInput (n8n issues 21500, 21716, 22787, 37308);
+# Letta: request_heartbeat; OpenHands: security_risk; Cline: task_progress; Gemini CLI:
+# wait_for_previous.
 BOOKKEEPING = frozenset(
-    {"tool", "toolcallid", "sessionid", "action", "chatinput", "requestheartbeat", "securityrisk", "taskprogress",
-     "waitforprevious"}
+    {"tool", "toolcallid", "sessionid", "action", "chatinput", "requestheartbeat",
+     "securityrisk", "taskprogress", "waitforprevious"}
 )  # fmt: skip
 _NOTHING = frozenset({"null", "none", "undefined"})
 _BOOLEANS = {
@@ -77,10 +78,10 @@ def _property(argument: Argument) -> dict[str, Any]:
 
 
 def read_arguments(tool: str, given: Mapping[str, Any], arguments: Arguments) -> dict[str, Any]:
-    """The values by name; what was not given is left out.
+    """The values by name, without missing arguments.
 
     Raises:
-        UsageError: an argument that the tool lacks or cannot take, or a required one that is missing.
+        UsageError: an unknown argument, a bad value, or a missing required argument.
     """
     known = {_squeezed(name): name for name in arguments}
     values: dict[str, Any] = {}
@@ -128,21 +129,22 @@ def _unknown(tool: str, written: str, arguments: Arguments) -> UsageError:
     )
 
 
-# --- values -----------------------------------------------------------------------------------------------------------
+# --- values -------------------------------------------------------------------------------------
 
 
 def _read(value: Any, name: str, argument: Argument) -> Any:
     read = {
-        "string": _text, "number": _number, "seconds": _number, "integer": _integer, "boolean": _boolean,
+        "string": _text, "number": _number, "seconds": _number, "integer": _integer,
+        "boolean": _boolean,
         "array": _texts,
     }[argument.kind]  # fmt: skip
     return read(value, name, argument)
 
 
-def _refused(value: Any, name: str, wanted: str) -> UsageError:
+def _refused(value: Any, name: str, expected: str) -> UsageError:
     shown = json.dumps(value, ensure_ascii=True, default=str)
     return UsageError(
-        f"{name} is {shown if len(shown) <= 80 else shown[:80] + '…'}", hint=f"give {wanted}"
+        f"{name} is {shown if len(shown) <= 80 else shown[:80] + '…'}", hint=f"give {expected}"
     )
 
 
@@ -162,10 +164,10 @@ def _text(value: Any, name: str, argument: Argument) -> str:
 
 
 def _chosen(value: str, name: str, argument: Argument) -> str:
-    wanted = value.lower()
-    if wanted in argument.choices:
-        return wanted
-    near = difflib.get_close_matches(wanted, argument.choices, n=1)
+    name_of_choice = value.lower()
+    if name_of_choice in argument.choices:
+        return name_of_choice
+    near = difflib.get_close_matches(name_of_choice, argument.choices, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     raise UnknownNameError(
         f"{name} is {value[:64]!r}", hint=f"{hint}choose one of: {', '.join(argument.choices)}"
@@ -173,18 +175,18 @@ def _chosen(value: str, name: str, argument: Argument) -> str:
 
 
 def _number(value: Any, name: str, argument: Argument) -> float:
-    wanted = (
+    expected = (
         "a number of seconds, such as 90, or 1:30" if argument.kind == "seconds" else "a number"
     )
     if isinstance(value, str):
         value = _number_in(value.strip().lower(), is_time=argument.kind == "seconds")
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
-        raise _refused(value, name, wanted)
+        raise _refused(value, name, expected)
     return float(min(max(value, argument.least), argument.most))
 
 
 def _number_in(text: str, *, is_time: bool) -> Any:
-    """The number, or the text where it is none."""
+    """The number, or the text if it is not a number."""
     if is_time and (match := _CLOCK.fullmatch(text)):
         hours, minutes, seconds = match.groups()
         return int(hours or 0) * 3600 + int(minutes) * 60 + float(seconds)
@@ -211,7 +213,7 @@ def _boolean(value: Any, name: str, _: Argument) -> bool:
 
 
 def _texts(value: Any, name: str, argument: Argument) -> list[str]:
-    """A list, a list written as JSON, or one text: a path as it is, words and names of formats with commas between."""
+    """A list, a list as JSON, or one text: a path, or words separated by commas."""
     if isinstance(value, str):
         value = _listed(value, is_path=argument.is_free_text)
     if not isinstance(value, list):

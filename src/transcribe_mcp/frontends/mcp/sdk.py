@@ -1,4 +1,4 @@
-"""The official SDK's names that are used here. The only file that imports ``mcp``: what moves there moves here."""
+"""The names of the official SDK that the server uses. Only this file imports ``mcp``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from mcp.server.transport_security import TransportSecuritySettings
 from mcp.shared.message import SessionMessage
 from mcp.types.version import MODERN_PROTOCOL_VERSIONS
 
-# Every call of a tool with a resolver asks pydantic for this class, which is made anew unless somebody keeps it.
+# A tool call with a resolver asks pydantic for this class; without a reference it is rebuilt.
 _KEPT = AcceptedElicitation[Any]
 
 __all__ = [

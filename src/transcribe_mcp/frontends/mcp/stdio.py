@@ -1,7 +1,7 @@
-"""MCP over standard input and output, where a line that cannot be read is answered, too.
+"""MCP over standard input and output, with an error for lines that are not valid JSON.
 
-The SDK leaves such a line out, and the client that wrote it waits in vain: half a surrogate pair, as JavaScript writes
-names that are no Unicode, is enough.
+The SDK skips such a line, and its client waits forever. JavaScript writes them: half a surrogate
+pair in a file name is enough.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ async def serve(server: sdk.MCPServer) -> None:
 
 
 class _Answering:
-    """The stream of what is read, without what cannot be: of that, requests are answered with an error."""
+    """The incoming messages; answers unreadable requests with an error."""
 
     def __init__(self, reading: Any, writing: Any) -> None:
         self._reading = reading
@@ -61,14 +61,14 @@ class _Answering:
 
 
 def _answer(error: ValidationError) -> sdk.types.JSONRPCError | None:
-    """For a line with an ``id``; to the others there is no answer."""
+    """The error for a line with an ``id``; other lines get no answer."""
     first = error.errors(include_url=False)[0]
     line = first["input"]
     if first["type"] != "json_invalid" or not isinstance(line, str):
         return None
     found: Any = None
     with suppress(ValueError, RecursionError):
-        found = json.loads(line)  # unlike the SDK's parser, Python's takes half a surrogate pair
+        found = json.loads(line)  # unlike the SDK's parser, it accepts half a surrogate pair
     number = found.get("id") if isinstance(found, dict) else None
     if number is None and (match := _ID.search(line)):
         number = json.loads(match[1])

@@ -1,4 +1,4 @@
-"""The Tasks extension (``io.modelcontextprotocol/tasks``, SEP-2663, revision 2026-07-28): a task is a job.
+"""The Tasks extension (SEP-2663, revision 2026-07-28): a task is a job.
 
 Only the shapes; ``server`` adds them to the protocol.
 """
@@ -21,7 +21,7 @@ TASK_WAIT_S = 1.0
 
 
 def task(job: Job | Batch) -> dict[str, Any]:
-    """A ``Task``. A failed job is a completed task, because the tool failed and not the protocol."""
+    """A ``Task``. A failed job is a completed task: the tool failed, not the protocol."""
     jobs = job.jobs if isinstance(job, Batch) else (job,)
     created = min((each.created_at for each in jobs), default=0.0)
     times = [
@@ -45,7 +45,7 @@ def task(job: Job | Batch) -> dict[str, Any]:
 
 
 async def created_task(handlers: Handlers, answer: str) -> dict[str, Any] | None:
-    """A ``CreateTaskResult`` in place of a tool's answer (its JSON), if the job of the answer is not final."""
+    """A ``CreateTaskResult`` instead of a tool's answer (JSON) whose job is not final."""
     content = json.loads(answer)
     if content.get("status") not in ("queued", "running"):
         return None
