@@ -40,20 +40,20 @@ from common import (
 from random_whisper import TOKENS, shape_of, write_random_whisper
 
 from transcribe_mcp.domain.transcript import Transcript
-from transcribe_mcp.engines import Engine, EngineRequest, load_engine
+from transcribe_mcp.engines import EngineRequest, Recognizer, load_recognizer
 from transcribe_mcp.pipeline.offline import Options, transcribe
 
 GREEDY = Options(language="en", temperatures=(0.0,))
 CTRANSLATE2_BATCHES = (8, 16, 32)
 
 
-def our_way(engine: Engine, batch_size: int = 0) -> Callable[[Samples], Transcript]:
+def our_way(engine: Recognizer, batch_size: int = 0) -> Callable[[Samples], Transcript]:
     options = replace(GREEDY, batch_size=batch_size)
     return lambda samples: transcribe(samples, engine, options)
 
 
 def ctranslate2_way(
-    engine: Engine, samples: Samples
+    engine: Recognizer, samples: Samples
 ) -> tuple[int, Callable[[Samples], Transcript]]:
     """CTranslate2 with the batch size that it is fastest with, and which that is."""
     our_way(engine)(samples[: 35 * SAMPLE_RATE_HZ])
@@ -102,7 +102,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         model = write_random_whisper(Path(folder) / asked.model, shape_of(asked.model))
         engines = [
-            load_engine(EngineRequest(name, str(model), "cpu", compute_type, offline=True))
+            load_recognizer(EngineRequest(name, str(model), "cpu", compute_type, offline=True))
             for name, compute_type in (("whisper", asked.compute_type), ("ctranslate2", "int8"))
         ]
         batch, way = ctranslate2_way(engines[1], samples)

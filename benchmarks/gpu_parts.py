@@ -20,7 +20,7 @@ from common import SAMPLE_RATE_HZ, Samples
 from random_whisper import TOKENS, shape_of
 
 from transcribe_mcp.compat.memory import memory_need
-from transcribe_mcp.engines import DecodingOptions, Engine, EngineRequest, listener_of, load_engine
+from transcribe_mcp.engines import DecodingOptions, EngineRequest, Recognizer, load_recognizer
 from transcribe_mcp.media.decode import read_blocks
 from transcribe_mcp.pipeline.offline import Options, transcribe
 from transcribe_mcp.settings import usable_cores
@@ -63,11 +63,11 @@ class Setup:
     def model(self, name: str) -> Path:
         return self.folder / name
 
-    def load(self, name: str) -> Engine:
+    def load(self, name: str) -> Recognizer:
         request = EngineRequest(
             self.engine, str(self.model(name)), self.device, self.precision, offline=True
         )
-        return load_engine(request)
+        return load_recognizer(request)
 
     def hour(self) -> Samples:
         samples: Samples = np.load(self.folder / "hour.npy", mmap_mode="r")
@@ -107,7 +107,7 @@ def synchronize_or_not() -> None:
 
 
 @contextmanager
-def loaded(setup: Setup, name: str) -> Iterator[Engine]:
+def loaded(setup: Setup, name: str) -> Iterator[Recognizer]:
     engine = setup.load(name)
     try:
         yield engine
@@ -171,7 +171,7 @@ def core(setup: Setup, name: str, precision: str = "") -> Figures:
     return figures
 
 
-def core_batch(engine: Engine, windows: Sequence[Window], runs: int) -> Figures:
+def core_batch(engine: Recognizer, windows: Sequence[Window], runs: int) -> Figures:
     start = time.perf_counter()
     languages = ["en"] * len(windows)
     options = DecodingOptions()
@@ -220,7 +220,7 @@ def pipeline(setup: Setup, name: str) -> Figures:
 
 
 def flows(
-    engine: Engine, sources: Mapping[str, Samples | Path], options: Options, runs: int
+    engine: Recognizer, sources: Mapping[str, Samples | Path], options: Options, runs: int
 ) -> Figures:
     """Of each source, median seconds of the whole flow, and the stages of the run before, which is
     the warm-up.
@@ -241,7 +241,7 @@ def flows(
     return figures
 
 
-def stages(engine: Engine, source: Samples | Path, options: Options) -> Figures:
+def stages(engine: Recognizer, source: Samples | Path, options: Options) -> Figures:
     """One run of the whole flow: its stages, words and peak memory."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
@@ -255,15 +255,15 @@ def media(path: Path, runs: int) -> Figures:
     return {"s": seconds(lambda: sum(map(len, read_blocks(path, threads=usable_cores()))), runs)}
 
 
-def listening(engine: Engine, samples: Samples) -> Figures:
+def listening(engine: Recognizer, samples: Samples) -> Figures:
     """The engine's own voice detection against the serial run on the CPU."""
     from transcribe_mcp.speech.detector import SpeechDetector
 
-    if listener_of(engine) is None:
+    if engine.voice_detector() is None:
         return {}
 
     def listen() -> Samples:
-        listener = listener_of(engine)
+        listener = engine.voice_detector()
         assert listener is not None
         size = round(listener.block_s * SAMPLE_RATE_HZ)
         parts = [
@@ -298,7 +298,7 @@ def memory(setup: Setup) -> Figures:
     return figures
 
 
-def core_once(engine: Engine, windows: Sequence[Window]) -> None:
+def core_once(engine: Recognizer, windows: Sequence[Window]) -> None:
     encoded = engine.encode(windows)
     decoded = engine.decode(encoded, ["en"] * len(windows), DecodingOptions())
     engine.align(encoded, decoded, DecodingOptions())
@@ -312,7 +312,7 @@ def captured_bytes() -> int:
     return sum(one["total_size"] - one["active_size"] for one in segments)
 
 
-def memory_of(engine: Engine, name: str, batch: int, device: str) -> Figures:
+def memory_of(engine: Recognizer, name: str, batch: int, device: str) -> Figures:
     """The third time, when the room that decoding made for itself is there while the next batch is
     encoded, and all that is captured has been captured; what only that uses is counted as well.
     """

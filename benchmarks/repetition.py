@@ -20,7 +20,7 @@ from typing import Any
 from common import OWN_AUDIO, Bar, real_model, report
 
 from transcribe_mcp import Options, Transcript, load_engine, transcribe
-from transcribe_mcp.engines import Decoded, DecodingOptions, Engine, EngineRequest
+from transcribe_mcp.engines import Decoded, DecodingOptions, EngineRequest, Recognizer
 from transcribe_mcp.quality.wer import align
 
 CASES = OWN_AUDIO.parent / "repetition"
@@ -43,11 +43,11 @@ LETTERS_PER_SECOND = 40.0  # more than anybody says
 TURNS = 5  # of a phrase in a row, with times that stand still
 
 
-def load(model: Path, engine: str) -> Engine:
+def load(model: Path, engine: str) -> Recognizer:
     return load_engine(EngineRequest(engine=engine, model=str(model), device="cpu", offline=True))
 
 
-def first_decodings(engine: Engine, path: Path) -> Iterator[tuple[float, Decoded]]:
+def first_decodings(engine: Recognizer, path: Path) -> Iterator[tuple[float, Decoded]]:
     """Seconds of speech in each window of a recording, and what greedy decoding makes of it."""
     from transcribe_mcp.media.decode import read
     from transcribe_mcp.speech.detector import SpeechDetector
@@ -76,7 +76,7 @@ def lost_share(truth: str, text: str) -> float:
 
 
 def measure_cases(
-    engine: Engine, paths: Sequence[Path], runs: int
+    engine: Recognizer, paths: Sequence[Path], runs: int
 ) -> tuple[dict[str, Any], list[Bar]]:
     figures: dict[str, Any] = {}
     for path in paths:
@@ -109,7 +109,7 @@ def is_looping(transcript: Transcript, speech_s: float) -> bool:
 
 
 def measure_loops(
-    engine: Engine, paths: Sequence[Path], runs: int
+    engine: Recognizer, paths: Sequence[Path], runs: int
 ) -> tuple[dict[str, Any], list[Bar]]:
     figures: dict[str, Any] = {"recordings": len(paths), "looping": [], "texts": 1}
     for path in paths:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from transcribe_mcp.engines import Decoded, DecodingOptions, EngineRequest
+from transcribe_mcp.engines import Decoded, DecodingOptions, EngineRequest, RetryPolicy, accept
 from transcribe_mcp.engines.ctranslate2 import CTranslate2Engine
 from transcribe_mcp.engines.ctranslate2 import load as load_ctranslate2
 
@@ -29,12 +29,16 @@ class CountingEngine:
         return getattr(self._inner, name)
 
     def decode(
-        self, encoded: Any, languages: Sequence[str], options: DecodingOptions
+        self,
+        encoded: Any,
+        languages: Sequence[str],
+        options: DecodingOptions,
+        retry: RetryPolicy = accept,
     ) -> list[Decoded]:
         if options.temperature == 0:
             with self._log.open("a", encoding="utf-8") as log:
                 log.writelines(f"{window.start:.3f}\n" for window in encoded.windows)
-        return self._inner.decode(encoded, languages, options)
+        return self._inner.decode(encoded, languages, options, retry)
 
 
 def load(request: EngineRequest) -> Any:

@@ -27,7 +27,7 @@ class DeadlyEngine(FakeEngine):
             "ctranslate2", "deadly", device, "none", languages=("en",), batch_size=2
         )
 
-    def decode(
+    def decode_once(
         self, encoded: Any, languages: Sequence[str], options: DecodingOptions
     ) -> list[Decoded]:
         windows: Sequence[Window] = encoded.windows
@@ -38,7 +38,7 @@ class DeadlyEngine(FakeEngine):
             sys.stderr.write(LAST_WORDS + "\n")
             sys.stderr.flush()
             os.abort()
-        return super().decode(encoded, languages, options)
+        return super().decode_once(encoded, languages, options)
 
 
 def load(request: EngineRequest) -> DeadlyEngine:

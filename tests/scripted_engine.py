@@ -11,7 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from transcribe_mcp.domain.transcript import Notice, Word
-from transcribe_mcp.engines import Decoded, DecodingOptions, EngineInfo
+from transcribe_mcp.engines import (
+    Decoded,
+    DecodesInRounds,
+    DecodingOptions,
+    EngineInfo,
+    VoiceDetector,
+)
 from transcribe_mcp.errors import EngineFailedError
 from transcribe_mcp.speech.regions import Window
 
@@ -61,12 +67,9 @@ class ScriptedBatch:
     def select(self, indices: Sequence[int]) -> ScriptedBatch:
         return ScriptedBatch(tuple(self.windows[i] for i in indices))
 
-    def joined(self, others: Sequence[ScriptedBatch]) -> ScriptedBatch:
-        return ScriptedBatch(tuple(window for part in (self, *others) for window in part.windows))
-
 
 @dataclass(slots=True)
-class ScriptedEngine:
+class ScriptedEngine(DecodesInRounds):
     """Words follow each other from the beginning of a window's speech."""
 
     hear: Hear = says_hello
@@ -84,10 +87,16 @@ class ScriptedEngine:
         self.threads.add(threading.current_thread().name)
         return ScriptedBatch(tuple(windows))
 
+    def join(self, batches: Sequence[ScriptedBatch]) -> ScriptedBatch:
+        return ScriptedBatch(tuple(window for batch in batches for window in batch.windows))
+
+    def voice_detector(self) -> VoiceDetector | None:
+        return None
+
     def detect_language(self, encoded: ScriptedBatch) -> list[dict[str, float]]:
         return [dict(self.detect(window)) for window in encoded.windows]
 
-    def decode(
+    def decode_once(
         self, encoded: ScriptedBatch, languages: Sequence[str], options: DecodingOptions
     ) -> list[Decoded]:
         self.calls.append(

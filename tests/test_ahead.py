@@ -11,9 +11,9 @@ from contextlib import closing
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from patience import PATIENCE_S, until
+from patience import PATIENCE_S
 
-from transcribe_mcp.runtime.prefetch import Ahead
+from transcribe_mcp.runtime.prefetch import Prefetcher
 
 
 class Source:
@@ -47,14 +47,14 @@ class Source:
 def test_items_are_made_in_another_thread() -> None:
     source = Source(3)
 
-    assert list(Ahead(source.items(), 1)) == [0, 1, 2]
+    assert list(Prefetcher(source.items(), 1)) == [0, 1, 2]
     assert source.thread is not threading.current_thread()
 
 
 @settings(derandomize=True, deadline=None, max_examples=30)
 @given(st.lists(st.one_of(st.none(), st.integers()), max_size=30), st.integers(1, 5))
 def test_the_items_are_those_of_the_iterator_in_order(items: list[int | None], depth: int) -> None:
-    assert list(Ahead(iter(items), depth)) == items
+    assert list(Prefetcher(iter(items), depth)) == items
 
 
 def test_what_the_iterator_raises_is_raised_after_the_items_before_it() -> None:
@@ -62,9 +62,9 @@ def test_what_the_iterator_raises_is_raised_after_the_items_before_it() -> None:
     received = []
 
     with pytest.raises(LookupError, match="item 2"):
-        received.extend(item for item in Ahead(source.items(), 4))
+        received.extend(item for item in Prefetcher(source.items(), 4))
 
-    reader = Ahead(Source(5, fails_at=2).items(), 4)
+    reader = Prefetcher(Source(5, fails_at=2).items(), 4)
     assert [next(reader), next(reader)] == [0, 1]
     with pytest.raises(LookupError, match="item 2"):
         next(reader)
@@ -76,7 +76,7 @@ def test_even_what_is_no_ordinary_exception_arrives() -> None:
         yield 1
         raise KeyboardInterrupt
 
-    reader = Ahead(interrupted(), 1)
+    reader = Prefetcher(interrupted(), 1)
 
     assert next(reader) == 1
     with pytest.raises(KeyboardInterrupt):
@@ -85,7 +85,7 @@ def test_even_what_is_no_ordinary_exception_arrives() -> None:
 
 def test_closing_stops_the_thread_and_closes_the_iterator() -> None:
     source = Source(1_000_000)
-    reader = Ahead(source.items(), 2)
+    reader = Prefetcher(source.items(), 2)
     assert next(reader) == 0
 
     reader.close()
@@ -97,35 +97,15 @@ def test_closing_stops_the_thread_and_closes_the_iterator() -> None:
 def test_a_reader_that_fails_stops_the_thread() -> None:
     source = Source(1_000_000)
 
-    with pytest.raises(ZeroDivisionError), closing(Ahead(source.items(), 2)) as reader:
+    with pytest.raises(ZeroDivisionError), closing(Prefetcher(source.items(), 2)) as reader:
         next(reader)
         raise ZeroDivisionError
 
     assert_stopped(source)
 
 
-def test_it_says_whether_the_next_item_or_the_end_is_there() -> None:
-    allowed = threading.Semaphore(0)
-
-    def items() -> Iterator[int]:
-        for i in range(2):
-            assert allowed.acquire(timeout=PATIENCE_S)
-            yield i
-
-    reader = Ahead(items(), 2)
-    assert not reader.is_ready()
-    for i in range(2):
-        allowed.release()
-        until(reader.is_ready, "an item is there")
-        assert next(reader) == i
-    until(reader.is_ready, "the end is there")
-    assert next(reader, None) is None
-    assert reader.is_ready()
-    reader.close()
-
-
 def test_a_closed_reader_is_at_its_end() -> None:
-    reader = Ahead(Source(5).items(), 2)
+    reader = Prefetcher(Source(5).items(), 2)
     assert next(reader) == 0
 
     reader.close()
@@ -136,7 +116,7 @@ def test_a_closed_reader_is_at_its_end() -> None:
 def test_no_more_is_made_than_was_allowed() -> None:
     depth = 3
     source = Source(100)
-    reader = Ahead(source.items(), depth)
+    reader = Prefetcher(source.items(), depth)
 
     for received in range(1, 6):
         assert next(reader) == received - 1
@@ -150,7 +130,7 @@ def test_a_reader_that_never_began_leaves_nothing_behind() -> None:
     source = Source(3)
     before = threading.active_count()
 
-    Ahead(source.items(), 2).close()
+    Prefetcher(source.items(), 2).close()
 
     assert threading.active_count() == before
     assert source.made == 0

@@ -39,11 +39,11 @@ SEES: dict[str, set[str]] = {
     "formats": BASE,
     "align": BASE | {"speech"},
     "engines": BASE | {"align", "models", "speech", "compat"},
-    "runtime": BASE | {"engines"},
+    "runtime": BASE | {"engines", "speech", "compat"},
     "pipeline": BASE | {"align", "engines", "media", "runtime", "speech"},
-    "jobs": BASE | SOURCES | {"engines", "pipeline", "formats", "compat"},
-    "quality": BASE | SOURCES | {"align", "engines", "pipeline", "compat"},
-    "service": BASE | SOURCES | {"engines", "formats", "jobs", "pipeline", "quality", "compat"},
+    "jobs": BASE | SOURCES | {"engines", "runtime", "pipeline", "formats", "compat"},
+    "quality": BASE | SOURCES | {"align", "engines", "runtime", "pipeline", "compat"},
+    "service": BASE | SOURCES | {"engines", "runtime", "formats", "jobs", "pipeline", "quality", "compat"},
     "frontends": {"errors", "domain", "service"},
     "__main__": {"compat", "errors", "frontends"},
 }
@@ -64,7 +64,7 @@ DOORS: dict[str, set[str]] = {
     "huggingface_hub": {"models.hub"},
     "icu4py": {"domain.text_breaks"},
     "mcp": {"frontends.mcp.sdk"},
-    "numpy": SOURCES | {"align", "engines", "pipeline", "quality"},
+    "numpy": SOURCES | {"align", "engines", "pipeline", "quality", "runtime.failover"},
     "onnxruntime": {"speech.detector"},
     "platformdirs": {"settings"},
     "pydantic": {"frontends", "settings"},  # the schemas of tools and answers
@@ -110,12 +110,15 @@ FAILING_CALLS = {"check_schema", "fail", "raises", "validate", "warns"}
 BROAD_EXCEPT = {
     "runtime.prefetch": "the producer's error is carried to the thread that reads",
     "compat.probes": "a guarded probe: the doctor has to survive any broken machine",
-    "jobs.device": "the engine's error is carried to the jobs that asked",
     "jobs.output_writer": "a file that cannot be written must not take the others with it",
     "jobs.group_commit": "the error of the thread that works is carried to those that it works for",
     "jobs.worker": "a job that fails must not take the others with it",
     "frontends.mcp.notices": "a client that has gone, in whatever way its transport says so",
     "models.hub": "the downloading thread's error is carried to the thread that waits",
+    "pipeline.feeder": "the feeding thread's error is carried to the owner of the recording",
+    "runtime.device": "the model's error is carried to the owners of the windows",
+    "runtime.executor": "an error of loading is carried to the owners of the recordings",
+    "runtime.phases": "the model's error is carried to the owners of the windows",
 }
 
 # --- reading the source ---------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,30 +19,35 @@ from transcribe_mcp.domain.transcript import Word
 from transcribe_mcp.engines import Decoded, DecodingOptions, EngineInfo
 from transcribe_mcp.errors import EngineFailedError
 from transcribe_mcp.media.decode import read
-from transcribe_mcp.pipeline import batching, offline
-from transcribe_mcp.pipeline.checkpoint import HeardBatch
+from transcribe_mcp.pipeline import feeder
+from transcribe_mcp.pipeline.checkpoint import Checkpoint
 from transcribe_mcp.pipeline.offline import Options, transcribe
-from transcribe_mcp.runtime.prefetch import Ahead
+from transcribe_mcp.runtime import device
+from transcribe_mcp.runtime.queue import BatchRequest, WindowQueue
 from transcribe_mcp.speech.regions import Window
 
-ASIDE = replace(INFO, aligns_aside=True)
-EARLY = replace(ASIDE, early_windows=2)
-ALL_ASIDE = replace(EARLY, encodes_aside=True)
+ASIDE = replace(INFO, concurrent_align=True)
+EARLY = replace(ASIDE, encode_chunk=2)
+ALL_ASIDE = replace(EARLY, concurrent_encode=True)
 ONE_BY_ONE = Options(language="en", batch_size=1)
 
 
 class Kept:
-    """Finished batches in memory, like a job's checkpoints."""
+    """Checkpoints in memory, like a job's."""
 
     def __init__(self) -> None:
-        self.batches: dict[int, HeardBatch] = {}
+        self.texts: list[str] = []
 
-    def get(self, number: int) -> HeardBatch | None:
-        return self.batches.get(number)
+    def load(self) -> list[str]:
+        return list(self.texts)
 
-    def keep(self, number: int, batch: HeardBatch) -> None:
-        assert number == len(self.batches), "batches are kept in order"
-        self.batches[number] = batch
+    def save(self, text: str) -> None:
+        self.texts.append(text)
+
+    @property
+    def starts(self) -> list[float]:
+        found = [Checkpoint.loads(text) for text in self.texts]
+        return [window.start for one in found if one is not None for window in one.windows]
 
 
 class Threaded(ScriptedEngine):
@@ -74,10 +80,11 @@ def test_the_result_is_the_same_and_batches_are_kept_in_order(
 ) -> None:
     kept, engine = Kept(), Threaded(info=info)
 
-    aside = transcribe(talk, engine, ONE_BY_ONE, kept_batches=kept)
+    aside = transcribe(talk, engine, ONE_BY_ONE, checkpoints=kept)
 
     assert aside.segments == transcribe(talk, ScriptedEngine(), ONE_BY_ONE).segments
-    assert len(kept.batches) == len(engine.calls) > 4
+    assert len(kept.texts) == len(engine.calls) > 4
+    assert kept.starts == sorted(kept.starts)
     assert threading.current_thread().name not in engine.timed_in
 
 
@@ -86,13 +93,13 @@ def test_the_result_is_the_same_and_batches_are_kept_in_order(
 )
 def test_kept_batches_are_not_decoded_again(talk: np.ndarray, info: EngineInfo) -> None:
     kept = Kept()
-    whole = transcribe(talk, Threaded(info=info), ONE_BY_ONE, kept_batches=kept)
-    n_kept = len(kept.batches) // 2
-    kept.batches = {number: batch for number, batch in kept.batches.items() if number < n_kept}
+    whole = transcribe(talk, Threaded(info=info), ONE_BY_ONE, checkpoints=kept)
+    n_kept = len(kept.texts) // 2
+    del kept.texts[n_kept:]
     again = Threaded(info=info)
 
-    assert transcribe(talk, again, ONE_BY_ONE, kept_batches=kept).segments == whole.segments
-    assert len(again.calls) == len(kept.batches) - n_kept
+    assert transcribe(talk, again, ONE_BY_ONE, checkpoints=kept).segments == whole.segments
+    assert len(again.calls) == len(kept.texts) - n_kept
 
 
 def test_what_fails_aside_fails_the_recording_and_keeps_what_was_finished(talk: np.ndarray) -> None:
@@ -100,10 +107,10 @@ def test_what_fails_aside_fails_the_recording_and_keeps_what_was_finished(talk: 
     engine.fails_after = 100.0
 
     with pytest.raises(EngineFailedError, match="the device is gone"):
-        transcribe(talk, engine, ONE_BY_ONE, kept_batches=kept)
+        transcribe(talk, engine, ONE_BY_ONE, checkpoints=kept)
 
-    assert kept.batches
-    assert all(start <= 100.0 for batch in kept.batches.values() for start in batch.starts)
+    assert kept.starts
+    assert all(start <= 100.0 for start in kept.starts)
 
 
 class SideBySide(ScriptedEngine):
@@ -115,12 +122,12 @@ class SideBySide(ScriptedEngine):
         self.encoding.release()
         return ScriptedEngine.encode(self, windows)
 
-    def decode(
+    def decode_once(
         self, encoded: ScriptedBatch, languages: Sequence[str], options: DecodingOptions
     ) -> list[Decoded]:
         for _ in range(0 if self.calls else 2):
             assert self.encoding.acquire(timeout=PATIENCE_S), "nothing is encoded beside this"
-        return ScriptedEngine.decode(self, encoded, languages, options)
+        return ScriptedEngine.decode_once(self, encoded, languages, options)
 
 
 def test_a_batch_is_encoded_while_the_one_before_is_decoded(talk: np.ndarray) -> None:
@@ -144,11 +151,11 @@ class Counting(ScriptedEngine):
         self.parts.append(len(windows))
         return ScriptedEngine.encode(self, windows)
 
-    def decode(
+    def decode_once(
         self, encoded: ScriptedBatch, languages: Sequence[str], options: DecodingOptions
     ) -> list[Decoded]:
         self.encoded_before.append(sum(self.parts))
-        return ScriptedEngine.decode(self, encoded, languages, options)
+        return ScriptedEngine.decode_once(self, encoded, languages, options)
 
 
 @pytest.mark.parametrize("size", [1, 3, 8, 40])
@@ -157,7 +164,7 @@ class Counting(ScriptedEngine):
 def test_windows_encoded_early_are_decoded_in_order_in_full_or_nearly_full_batches(
     talk: np.ndarray, info: EngineInfo, language: str, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(offline, "BLOCK_S", 60.0)  # so that windows come a few at a time
+    monkeypatch.setattr(feeder, "BLOCK_S", 60.0)  # so that windows come a few at a time
     options = Options(language=language, batch_size=size)
     plain, early = Counting(INFO), Counting(info)
 
@@ -167,12 +174,12 @@ def test_windows_encoded_early_are_decoded_in_order_in_full_or_nearly_full_batch
     assert found.language == expected.language
     if language == "auto":  # which windows vote depends on how many have come
         assert sum(len(call.starts) for call in early.calls) == sum(early.parts)
-    elif info.encodes_aside:
+    elif info.concurrent_encode:
         assert early.calls == plain.calls
     else:  # a device that would wait takes a batch that is nearly full
         assert starts(early) == starts(plain)
         assert all(
-            batching.FULL_SHARE * size <= len(call.starts) <= size for call in early.calls[:-1]
+            device.ALMOST_FULL * size <= len(call.starts) <= size for call in early.calls[:-1]
         )
     assert max(early.parts) <= size
     assert sum(early.parts) == sum(plain.parts)
@@ -189,7 +196,7 @@ def starts(engine: ScriptedEngine) -> list[float]:
 def test_a_nearly_full_batch_does_not_wait_for_a_source_that_falters(
     talk: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(offline, "BLOCK_S", 60.0)  # three of them hold seven windows
+    monkeypatch.setattr(feeder, "BLOCK_S", 60.0)  # three of them hold seven windows
     has_decoded = threading.Event()
 
     def hear(window: Window, language: str, options: DecodingOptions) -> Decoded:
@@ -209,21 +216,21 @@ def test_a_nearly_full_batch_does_not_wait_for_a_source_that_falters(
 def test_a_nearly_full_batch_waits_where_it_takes_the_rest_of_the_recording(
     talk: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(offline, "BLOCK_S", 60.0)
+    monkeypatch.setattr(feeder, "BLOCK_S", 60.0)
     engine, has_been_asked = Counting(EARLY), threading.Event()
 
-    class Asked(Ahead[list[Window]]):
-        def is_ready(self) -> bool:
-            ready = Ahead.is_ready(self)
-            if not ready and sum(engine.parts) == 7:
-                has_been_asked.set()
-            return ready
+    is_due = WindowQueue.is_due
+
+    def asked(queue: WindowQueue, spec: Any, request: BatchRequest, *, falters: bool) -> bool:
+        if request.n_encoded == 7 and falters:
+            has_been_asked.set()
+        return is_due(queue, spec, request, falters=falters)
 
     def falters(stage: str, done_s: float | None, duration_s: float | None) -> None:
         if stage == "speech" and (done_s or 0) > 180.0:
             assert has_been_asked.wait(PATIENCE_S), "the device was never without work"
 
-    monkeypatch.setattr(offline, "Ahead", Asked)
+    monkeypatch.setattr(WindowQueue, "is_due", asked)
     transcribe(talk[: 16_000 * 190], engine, Options(language="en", batch_size=9), progress=falters)
 
     assert [len(call.starts) for call in engine.calls] == [9]
@@ -233,7 +240,7 @@ def test_a_nearly_full_batch_waits_where_it_takes_the_rest_of_the_recording(
 def test_no_more_than_a_batch_is_encoded_beyond_the_one_that_is_decoded(
     talk: np.ndarray, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(offline, "BLOCK_S", 60.0)
+    monkeypatch.setattr(feeder, "BLOCK_S", 60.0)
     engine = Counting(EARLY)
 
     transcribe(talk, engine, Options(language="en", batch_size=size))
@@ -257,7 +264,7 @@ class Stuck(ScriptedEngine):
             assert self.closed.wait(PATIENCE_S)
         return ScriptedEngine.encode(self, windows)
 
-    def decode(
+    def decode_once(
         self, encoded: ScriptedBatch, languages: Sequence[str], options: DecodingOptions
     ) -> list[Decoded]:
         assert self.second.wait(PATIENCE_S)

@@ -14,7 +14,7 @@ from whisper_nano import speech_truths, whisper_nano, window_of
 
 torch = pytest.importorskip("torch")
 
-from transcribe_mcp.engines import DecodingOptions, EngineRequest, load_engine  # noqa: E402
+from transcribe_mcp.engines import DecodingOptions, EngineRequest, load_recognizer  # noqa: E402
 from transcribe_mcp.engines.whisper.alignment import spoken_anew  # noqa: E402
 from transcribe_mcp.engines.whisper.sampling import likeliest_few  # noqa: E402
 
@@ -29,7 +29,7 @@ def engine() -> Iterator[Any]:
     request = EngineRequest(
         "whisper", str(whisper_nano()), "cpu", "float32", threads=2, offline=True
     )
-    engine = load_engine(request)
+    engine = load_recognizer(request)
     yield engine
     engine.close()
 

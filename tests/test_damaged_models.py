@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 from small_checkpoints import SPECIALS, Recipe, write_checkpoint
 
 from transcribe_mcp.domain.progress import no_progress
-from transcribe_mcp.engines import DecodingOptions, EngineRequest, load_engine
+from transcribe_mcp.engines import DecodingOptions, EngineRequest, load_recognizer
 from transcribe_mcp.errors import ModelFormatError, TranscribeError
 from transcribe_mcp.models import conversion, resolve
 from transcribe_mcp.models.model_bin import read_variables
@@ -241,7 +241,9 @@ def damaged(models: dict[str, Path], layout: str, name: str) -> Path:
 def load(engine: str, model: Path) -> Any:
     if engine == "whisper":
         pytest.importorskip("torch")
-    return load_engine(EngineRequest(engine=engine, model=str(model), device="cpu", offline=True))
+    return load_recognizer(
+        EngineRequest(engine=engine, model=str(model), device="cpu", offline=True)
+    )
 
 
 @pytest.mark.parametrize(("engine", "layout", "name"), CASES)

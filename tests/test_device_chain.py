@@ -21,17 +21,16 @@ from whisper_nano import NON_SPEECH, speech_truths, whisper_nano
 from transcribe_mcp.engines import (
     Decoded,
     DecodingOptions,
-    Engine,
     EngineRequest,
-    decode_until,
-    load_engine,
+    GpuModel,
+    Recognizer,
+    load_recognizer,
 )
-from transcribe_mcp.engines.fallback_device import FallbackEngine
-from transcribe_mcp.engines.replicas import Replicas
-from transcribe_mcp.errors import EngineFailedError, OutOfMemoryError
+from transcribe_mcp.errors import EngineFailedError, OutOfMemoryError, WindowDataError
 from transcribe_mcp.media.decode import read
-from transcribe_mcp.pipeline import offline
+from transcribe_mcp.pipeline import feeder
 from transcribe_mcp.pipeline.offline import Options, transcribe
+from transcribe_mcp.runtime.executor import Executor
 from transcribe_mcp.speech.detector import FRAME_SAMPLES, SpeechDetector
 from transcribe_mcp.speech.features import log_mel
 from transcribe_mcp.speech.regions import Region, Window
@@ -173,7 +172,7 @@ class ListeningEngine(ScriptedEngine):
     mismatched = 0
     unplaced = 0
 
-    def listener(self) -> DeviceListener:
+    def voice_detector(self) -> DeviceListener:
         return ears().listen()
 
     def encode(self, windows: Sequence[Window]) -> ScriptedBatch:
@@ -198,7 +197,7 @@ def test_windows_come_with_the_very_samples_on_the_device_whatever_the_blocks(
 
     for block_s in (600.0, 37.0):
         monkeypatch.setattr(DeviceListener, "block_s", block_s)
-        monkeypatch.setattr(offline, "DECODED_BLOCK_S", block_s)
+        monkeypatch.setattr(feeder, "DECODED_BLOCK_S", block_s)
         engine = ListeningEngine()
         transcript = transcribe(long_talk(), engine)
         assert transcript.words
@@ -226,7 +225,7 @@ def test_a_file_is_heard_as_its_samples_are(
     from transcribe_mcp.speech.silero_gpu import DeviceListener
 
     monkeypatch.setattr(DeviceListener, "block_s", 120.0)
-    monkeypatch.setattr(offline, "DECODED_BLOCK_S", 120.0)
+    monkeypatch.setattr(feeder, "DECODED_BLOCK_S", 120.0)
     file = write_audio(tmp_path / "talk.flac", "flac", long_talk())
     engine = ListeningEngine()
 
@@ -284,7 +283,7 @@ class FailingEngine(ScriptedEngine):
         self.error, self.before = error, before
         self.asked = 0
 
-    def listener(self) -> FailingListener:
+    def voice_detector(self) -> FailingListener:
         self.asked += 1
         if self.before:
             raise self.error
@@ -301,12 +300,12 @@ GONE, FULL = (
 @pytest.mark.parametrize(
     ("error", "code", "cover"),
     [
-        (GONE, "gpu_failed", lambda engine: FallbackEngine(engine, ScriptedEngine)),
-        (FULL, "voice_detection_on_cpu", lambda engine: Replicas([engine])),
+        (GONE, "gpu_failed", lambda engine: Executor.of(GpuModel(engine, ScriptedEngine))),
+        (FULL, "voice_detection_on_cpu", lambda engine: Executor.of(engine)),
         (
             FULL,
             "voice_detection_on_cpu",
-            lambda engine: FallbackEngine(Replicas([engine]), ScriptedEngine),
+            lambda engine: Executor.of(GpuModel(engine, ScriptedEngine)),
         ),
     ],
     ids=["gone", "full", "full, with a CPU behind"],
@@ -315,10 +314,10 @@ def test_where_the_device_fails_to_listen_the_cpu_goes_on_at_the_same_place_from
     monkeypatch: pytest.MonkeyPatch,
     error: EngineFailedError,
     code: str,
-    cover: Callable[[Engine], Engine],
+    cover: Callable[[Recognizer], Executor],
     before: bool,
 ) -> None:
-    monkeypatch.setattr(offline, "DECODED_BLOCK_S", FailingListener.block_s)
+    monkeypatch.setattr(feeder, "DECODED_BLOCK_S", FailingListener.block_s)
     samples, failing = talk(), FailingEngine(error, before=before)
     engine = cover(failing)
 
@@ -356,11 +355,11 @@ class CrowdedEngine(ScriptedEngine):
             bool
         ] = []  # whether the samples of each window decoded were still there
 
-    def listener(self) -> CrowdedListener:
+    def voice_detector(self) -> CrowdedListener:
         self.listeners.append(CrowdedListener())
         return self.listeners[-1]
 
-    def decode(
+    def decode_once(
         self, encoded: ScriptedBatch, languages: Sequence[str], options: DecodingOptions
     ) -> list[Decoded]:
         if not all(listener.is_closed for listener in self.listeners):
@@ -369,16 +368,16 @@ class CrowdedEngine(ScriptedEngine):
             window.device_samples is not None and window.device_samples.samples is not None
             for window in encoded.windows
         ]
-        return ScriptedEngine.decode(self, encoded, languages, options)
+        return ScriptedEngine.decode_once(self, encoded, languages, options)
 
 
 def test_a_listener_gives_its_memory_to_windows_that_find_none(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(offline, "DECODED_BLOCK_S", FailingListener.block_s)
+    monkeypatch.setattr(feeder, "DECODED_BLOCK_S", FailingListener.block_s)
     engine = CrowdedEngine()
 
-    transcript = transcribe(long_talk(), Replicas([engine]), Options(batch_size=4))
+    transcript = transcribe(long_talk(), Executor.of(engine), Options(batch_size=4))
 
     whole = transcribe(long_talk(), ScriptedEngine())
     assert abs(len(transcript.segments) - len(whole.segments)) <= 2
@@ -396,12 +395,12 @@ def engine() -> Iterator[Any]:
     request = EngineRequest(
         "whisper", str(whisper_nano()), "cpu", "float32", threads=1, offline=True
     )
-    engine = load_engine(request)
+    engine = load_recognizer(request)
     yield engine
     engine.close()
 
 
-@pytest.mark.parametrize("use", ["decode", "decode_until", "detect_language", "align"])
+@pytest.mark.parametrize("use", ["decode", "decode with beams", "detect_language", "align"])
 def test_a_window_with_samples_that_are_no_numbers_is_named_when_its_batch_is_used(
     engine: Any, use: str
 ) -> None:
@@ -410,11 +409,11 @@ def test_a_window_with_samples_that_are_no_numbers_is_named_when_its_batch_is_us
     batch = [Window(30.0, good, (Region(30.0, 32.0),)), Window(60.0, broken, (Region(60.0, 62.0),))]
     encoded = engine.encode(batch)
 
-    with pytest.raises(EngineFailedError, match=r"60\.00 s") as caught:
+    with pytest.raises(WindowDataError, match=r"60\.00 s") as caught:
         if use == "decode":
             engine.decode(encoded, ["en", "en"], DecodingOptions())
-        elif use == "decode_until":
-            decode_until(engine, encoded, ["en", "en"], DecodingOptions(), lambda i, decoded: None)
+        elif use == "decode with beams":
+            engine.decode(encoded, ["en", "en"], DecodingOptions(beam_size=2))
         elif use == "align":
             engine.align(
                 encoded, [Decoded(" It is.", "en", 0.0, (467, 318, 13))] * 2, DecodingOptions()

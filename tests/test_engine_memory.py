@@ -19,7 +19,7 @@ from patience import PATIENCE_S
 from slow import SLOW, slow
 from whisper_nano import kept_conversions, speech_truths, whisper_nano
 
-from transcribe_mcp.engines import ENGINES, EngineRequest, load_engine
+from transcribe_mcp.engines import ENGINES, EngineRequest, load_recognizer
 from transcribe_mcp.engines.malloc import give_back_freed
 from transcribe_mcp.media.decode import SAMPLE_RATE_HZ, read
 from transcribe_mcp.pipeline.offline import Options, transcribe
@@ -58,7 +58,7 @@ def closing(engine: str) -> list[int]:
     sentence = read(next(iter(speech_truths().values())).path)[: 4 * SAMPLE_RATE_HZ]
     resident = []
     for _ in range(6):
-        loaded = load_engine(asked(engine))
+        loaded = load_recognizer(asked(engine))
         transcribe(sentence, loaded, GREEDY)
         loaded.close()
         del loaded
@@ -71,7 +71,7 @@ def many_recordings(engine: str) -> list[int]:
     """After each of them."""
     talk = np.concatenate([read(truth.path) for truth in speech_truths().values()])
     random = np.random.default_rng(0)
-    loaded = load_engine(asked(engine))
+    loaded = load_recognizer(asked(engine))
     resident = []
     for number in range(RECORDINGS):
         # The first tenth has one of the longest, so that what the largest batch takes is there from

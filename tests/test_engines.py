@@ -19,9 +19,9 @@ from transcribe_mcp.engines import (
     ENGINES,
     Decoded,
     DecodingOptions,
-    Engine,
     EngineRequest,
-    load_engine,
+    Recognizer,
+    load_recognizer,
 )
 from transcribe_mcp.errors import (
     EngineFailedError,
@@ -60,8 +60,8 @@ def request_of(request: pytest.FixtureRequest, cache: None) -> EngineRequest:
 
 
 @pytest.fixture(scope="module")
-def engine(request_of: EngineRequest) -> Iterator[Engine]:
-    engine = load_engine(request_of)
+def engine(request_of: EngineRequest) -> Iterator[Recognizer]:
+    engine = load_recognizer(request_of)
     yield engine
     engine.close()
 
@@ -77,7 +77,7 @@ def windows(request_of: EngineRequest) -> list[Window]:
 
 
 @pytest.fixture(scope="module")
-def decoded(engine: Engine, windows: list[Window]) -> list[Decoded]:
+def decoded(engine: Recognizer, windows: list[Window]) -> list[Decoded]:
     return engine.decode(engine.encode(windows), languages_of(engine, windows), DecodingOptions())
 
 
@@ -95,12 +95,12 @@ def window_of(samples: NDArray[np.float32], start: float, end: float) -> Window:
     return Window(clock, piece, (Region(clock, clock + duration),))
 
 
-def languages_of(engine: Engine, windows: list[Window]) -> list[str]:
+def languages_of(engine: Recognizer, windows: list[Window]) -> list[str]:
     return [engine.info.languages[0] for _ in windows]
 
 
 def test_an_engine_says_under_its_own_name_what_was_loaded(
-    engine: Engine, request_of: EngineRequest
+    engine: Recognizer, request_of: EngineRequest
 ) -> None:
     info = engine.info
 
@@ -114,7 +114,7 @@ def test_an_engine_says_under_its_own_name_what_was_loaded(
 
 
 def test_detection_ranks_the_engine_s_languages_for_each_window(
-    engine: Engine, windows: list[Window]
+    engine: Recognizer, windows: list[Window]
 ) -> None:
     detected = engine.detect_language(engine.encode(windows))
 
@@ -127,7 +127,7 @@ def test_detection_ranks_the_engine_s_languages_for_each_window(
 
 
 def test_each_window_is_decoded_in_its_place(
-    engine: Engine, windows: list[Window], decoded: list[Decoded]
+    engine: Recognizer, windows: list[Window], decoded: list[Decoded]
 ) -> None:
     assert len(engine.encode(windows)) == len(decoded) == len(windows)
     assert [item.language for item in decoded] == languages_of(engine, windows)
@@ -135,7 +135,7 @@ def test_each_window_is_decoded_in_its_place(
 
 
 def test_selected_windows_are_decoded_as_they_were_in_the_whole_batch(
-    engine: Engine, windows: list[Window], decoded: list[Decoded]
+    engine: Recognizer, windows: list[Window], decoded: list[Decoded]
 ) -> None:
     order = [2, 1]
 
@@ -147,7 +147,7 @@ def test_selected_windows_are_decoded_as_they_were_in_the_whole_batch(
 
 
 def test_every_word_of_the_text_is_timed_in_order_inside_its_window(
-    engine: Engine, windows: list[Window], decoded: list[Decoded]
+    engine: Recognizer, windows: list[Window], decoded: list[Decoded]
 ) -> None:
     aligned = engine.align(engine.encode(windows), decoded, DecodingOptions())
 
@@ -170,7 +170,7 @@ def test_what_an_engine_does_not_have_is_refused_with_the_value_and_a_hint(
     fields = {"engine": request_of.engine, "model": request_of.model, "device": "cpu", **wrong}
 
     with pytest.raises(TranscribeError, match=next(iter(wrong.values()))) as caught:
-        load_engine(EngineRequest(offline=True, **fields))
+        load_recognizer(EngineRequest(offline=True, **fields))
 
     assert caught.value.hint
 
@@ -183,25 +183,25 @@ def test_without_a_gpu_the_second_one_is_as_little_to_be_had_as_the_first(
         pytest.importorskip("torch")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     asked = EngineRequest(engine=name, model=str(whisper_nano()), threads=2, offline=True, gpu=1)
-    engine = load_engine(asked)
+    engine = load_recognizer(asked)
     device = engine.info.device
     engine.close()
 
     assert device == "cpu"
     with pytest.raises(EngineUnavailableError, match=r"(?i)cuda") as caught:
-        load_engine(replace(asked, device="cuda"))
+        load_recognizer(replace(asked, device="cuda"))
     assert caught.value.hint
 
 
 def test_an_unknown_engine_is_refused_with_the_names_that_there_are() -> None:
     with pytest.raises(UnknownNameError, match="'vosk'") as caught:
-        load_engine(EngineRequest(engine="vosk"))
+        load_recognizer(EngineRequest(engine="vosk"))
 
     assert caught.value.hint == "choose one of: auto, ctranslate2, whisper"
 
 
 def test_the_fake_engine_says_the_same_however_a_recording_is_cut() -> None:
-    engine = load_engine(EngineRequest(engine="fake"))
+    engine = load_recognizer(EngineRequest(engine="fake"))
     samples = np.zeros(20 * SAMPLE_RATE_HZ, dtype=np.float32)
 
     def say(*cuts: float) -> str:
@@ -215,7 +215,7 @@ def test_the_fake_engine_says_the_same_however_a_recording_is_cut() -> None:
 
 
 def test_the_failing_fake_fails_as_a_broken_engine_does() -> None:
-    engine = load_engine(EngineRequest(engine="fake", model="fake-failing"))
+    engine = load_recognizer(EngineRequest(engine="fake", model="fake-failing"))
     windows = [window_of(np.zeros(SAMPLE_RATE_HZ, dtype=np.float32), 0, 1)]
 
     with pytest.raises(EngineFailedError, match="fake-failing"):

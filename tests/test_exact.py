@@ -33,7 +33,7 @@ from whisper_nano import (
 
 from transcribe_mcp.domain.options import Options
 from transcribe_mcp.domain.transcript import Segment, Transcript
-from transcribe_mcp.engines import Engine, EngineRequest, load_engine
+from transcribe_mcp.engines import EngineRequest, Recognizer, load_recognizer
 from transcribe_mcp.pipeline.offline import transcribe
 from transcribe_mcp.quality.evaluation import Score, load_truth, score
 from transcribe_mcp.quality.wer import align
@@ -79,7 +79,7 @@ def compute_type(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def engine(compute_type: str) -> Iterator[Engine]:
+def engine(compute_type: str) -> Iterator[Recognizer]:
     with kept_conversions():
         engine = load(compute_type)
         yield engine
@@ -107,15 +107,15 @@ def scores(transcripts: Mapping[str, Transcript]) -> dict[str, Score]:
     return {name: score(truths[name], transcript).score for name, transcript in transcripts.items()}
 
 
-def load(compute_type: str) -> Engine:
-    return load_engine(
+def load(compute_type: str) -> Recognizer:
+    return load_recognizer(
         EngineRequest(
             "ctranslate2", str(whisper_nano()), "cpu", compute_type, threads=2, offline=True
         )
     )
 
 
-def transcribe_all(engine: Engine) -> dict[str, Transcript]:
+def transcribe_all(engine: Recognizer) -> dict[str, Transcript]:
     truths = [*load_truth(SPEECH), *load_truth(CONVERSATION)]
     return {truth.path.stem: transcribe(truth.path, engine, GREEDY) for truth in truths}
 
@@ -228,7 +228,7 @@ def test_every_word_is_timed_in_order_where_it_was_said(scores: Mapping[str, Sco
 
 @pytest.mark.parametrize("vad", [True, False])
 def test_noise_and_silence_give_no_words_with_and_without_voice_detection(
-    engine: Engine, vad: bool
+    engine: Recognizer, vad: bool
 ) -> None:
     truths = load_truth(NON_SPEECH)
     transcripts = [transcribe(truth.path, engine, replace(GREEDY, vad=vad)) for truth in truths]
@@ -243,7 +243,7 @@ def test_noise_and_silence_give_no_words_with_and_without_voice_detection(
 @pytest.mark.parametrize("vad", [True, False])
 @pytest.mark.parametrize("name", ["en_silent_after", "de_silent_after", "en_pauses"])
 def test_nothing_follows_the_last_word_in_the_silence_after_it(
-    engine: Engine, name: str, vad: bool
+    engine: Recognizer, name: str, vad: bool
 ) -> None:
     truth = speech_truths()[name]
     end = truth.segments[-1].end
@@ -259,7 +259,7 @@ def test_nothing_follows_the_last_word_in_the_silence_after_it(
 
 
 def test_vocabulary_spells_a_word_that_was_misheard(
-    engine: Engine, transcripts: Mapping[str, Transcript]
+    engine: Recognizer, transcripts: Mapping[str, Transcript]
 ) -> None:
     plain = transcripts["es_1"].text
 
@@ -270,7 +270,7 @@ def test_vocabulary_spells_a_word_that_was_misheard(
 
 
 def test_a_prompt_is_heeded_and_leaves_clear_speech_as_it_is(
-    engine: Engine, transcripts: Mapping[str, Transcript]
+    engine: Recognizer, transcripts: Mapping[str, Transcript]
 ) -> None:
     plain = transcripts["en_3"]
 
@@ -286,7 +286,7 @@ def test_a_prompt_is_heeded_and_leaves_clear_speech_as_it_is(
 
 @pytest.mark.parametrize("name", ["en_noise", "de_2", "es_1"])
 def test_translation_of_this_model_is_the_same_words_in_upper_case(
-    engine: Engine, transcripts: Mapping[str, Transcript], name: str
+    engine: Recognizer, transcripts: Mapping[str, Transcript], name: str
 ) -> None:
     transcript = transcribe(SPEECH / f"{name}.flac", engine, replace(GREEDY, task="translate"))
     said, shouted = transcripts[name].text.upper().split(), transcript.text.split()
@@ -304,7 +304,7 @@ def test_translation_of_this_model_is_the_same_words_in_upper_case(
 
 @pytest.mark.parametrize("language", CLEAN)
 def test_a_long_recording_is_understood_no_worse_than_its_parts(
-    engine: Engine, scores: Mapping[str, Score], language: str, tmp_path: Path
+    engine: Recognizer, scores: Mapping[str, Score], language: str, tmp_path: Path
 ) -> None:
     truth = join_speech(tmp_path / "joined.wav", CLEAN[language])
     apart = sum((scores[name] for name in CLEAN[language]), Score()).word_error_rate
@@ -320,7 +320,7 @@ def test_a_long_recording_is_understood_no_worse_than_its_parts(
 
 
 def test_multilingual_gives_every_sentence_of_a_joined_recording_its_language(
-    engine: Engine, tmp_path: Path
+    engine: Recognizer, tmp_path: Path
 ) -> None:
     names = [name for language in ("en", "de", "es") for name in CLEAN[language][:3]]
     truth = join_speech(tmp_path / "three.wav", names)

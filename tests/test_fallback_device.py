@@ -19,15 +19,21 @@ from scripted_engine import INFO, ScriptedBatch, ScriptedEngine
 from transcribe_mcp.compat.gpu_probe import FILE_NAME, gpu_trial, ran_out_of_memory
 from transcribe_mcp.compat.smoke_test import Child
 from transcribe_mcp.domain.options import Options
-from transcribe_mcp.engines import Decoded, DecodingOptions, Engine
-from transcribe_mcp.engines.fallback_device import load_with_cpu_behind
+from transcribe_mcp.engines import Decoded, DecodingOptions, GpuModel, Recognizer
 from transcribe_mcp.errors import EngineFailedError, ModelUnavailableError, OutOfMemoryError
-from transcribe_mcp.pipeline import offline
+from transcribe_mcp.pipeline import feeder
 from transcribe_mcp.pipeline.offline import transcribe
+from transcribe_mcp.runtime.executor import Executor
 from transcribe_mcp.speech.regions import Window
 
 EVERYTHING = Options(vad=False, batch_size=1)  # noise is taken for speech
 ON_GPU = replace(INFO, device="cuda")
+
+
+def with_cpu_behind(
+    load: Callable[[], Recognizer], load_on_cpu: Callable[[], Recognizer]
+) -> Executor:
+    return Executor.of(GpuModel.load(load, load_on_cpu))
 
 
 @dataclass(slots=True)
@@ -42,7 +48,7 @@ def minute(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_audio(tmp_path_factory.mktemp("audio") / "minute.wav", "pcm_s16le", noise)
 
 
-def not_loaded() -> Engine:
+def not_loaded() -> Recognizer:
     raise EngineFailedError("CUDA failed with error no kernel image is available")
 
 
@@ -57,9 +63,9 @@ def not_loaded() -> Engine:
     ids=["load", "first encode", "first decode", "later"],
 )
 def test_a_gpu_that_fails_at_any_time_costs_no_words_and_is_named(
-    minute: Path, load_on_gpu: Callable[[], Engine], cause: str
+    minute: Path, load_on_gpu: Callable[[], Recognizer], cause: str
 ) -> None:
-    result = transcribe(minute, load_with_cpu_behind(load_on_gpu, ScriptedEngine), EVERYTHING)
+    result = transcribe(minute, with_cpu_behind(load_on_gpu, ScriptedEngine), EVERYTHING)
 
     assert result.segments == transcribe(minute, ScriptedEngine(), EVERYTHING).segments
     assert result.device == "cpu"
@@ -79,7 +85,7 @@ class DyingEncoder(ScriptedEngine):
             raise EngineFailedError("the device is gone")
         return ScriptedBatch(tuple(windows))
 
-    def decode(
+    def decode_once(
         self, encoded: ScriptedBatch, languages: Sequence[str], options: DecodingOptions
     ) -> list[Decoded]:
         raise EngineFailedError("the device is gone")
@@ -89,50 +95,52 @@ class DyingEncoder(ScriptedEngine):
 def test_a_gpu_that_fails_between_the_parts_of_a_batch_costs_no_words(
     minute: Path, aside: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(offline, "BLOCK_S", 20.0)  # a part each
-    info = replace(ON_GPU, early_windows=8, encodes_aside=aside, aligns_aside=True)
+    monkeypatch.setattr(feeder, "BLOCK_S", 20.0)  # a part each
+    info = replace(ON_GPU, encode_chunk=8, concurrent_encode=aside, concurrent_align=True)
     loaded: list[ScriptedEngine] = []
 
-    def cpu() -> Engine:
+    def cpu() -> Recognizer:
         loaded.append(ScriptedEngine())
         return loaded[-1]
 
     options = replace(EVERYTHING, batch_size=8)
-    result = transcribe(minute, load_with_cpu_behind(lambda: DyingEncoder(info=info), cpu), options)
+    result = transcribe(minute, with_cpu_behind(lambda: DyingEncoder(info=info), cpu), options)
 
     assert result.segments == transcribe(minute, ScriptedEngine(), options).segments
     assert result.device == "cpu"
     assert len(loaded) == 1
 
 
-def test_threads_that_the_gpu_fails_at_the_same_time_share_one_engine_on_the_cpu() -> None:
+def test_threads_that_the_gpu_fails_at_the_same_time_share_one_engine_on_the_cpu(
+    minute: Path,
+) -> None:
     both = Barrier(2)
     loaded: list[ScriptedEngine] = []
 
-    class Failing(ScriptedEngine):
-        def encode(self, windows: Sequence[Window]) -> ScriptedBatch:
+    def together(stage: str, done: float, total: float | None) -> None:
+        if stage == "windows" and done == 0:
             both.wait(PATIENCE_S)
-            raise EngineFailedError("the device is gone")
 
-    def cpu() -> Engine:
+    def cpu() -> Recognizer:
         loaded.append(ScriptedEngine())
         return loaded[-1]
 
-    engine = load_with_cpu_behind(lambda: Failing(info=ON_GPU), cpu)
+    engine = with_cpu_behind(lambda: FailingEncoder(info=ON_GPU), cpu)
     with ThreadPoolExecutor(2) as pool:
-        encoded = list(pool.map(engine.encode, [[], []]))
+        results = [pool.submit(transcribe, minute, engine, EVERYTHING, together) for _ in range(2)]
 
-    assert [len(batch) for batch in encoded] == [0, 0]
+    expected = transcribe(minute, ScriptedEngine(), EVERYTHING)
+    assert [result.result().segments for result in results] == [expected.segments] * 2
     assert len(loaded) == 1
     assert [notice.code for notice in engine.info.warnings] == ["gpu_failed"]
 
 
 def test_a_gpu_that_works_is_used_to_the_end_without_a_word(minute: Path) -> None:
-    def no_cpu() -> Engine:
+    def no_cpu() -> Recognizer:
         raise AssertionError("the CPU was loaded")
 
     result = transcribe(
-        minute, load_with_cpu_behind(lambda: ScriptedEngine(info=ON_GPU), no_cpu), EVERYTHING
+        minute, with_cpu_behind(lambda: ScriptedEngine(info=ON_GPU), no_cpu), EVERYTHING
     )
 
     assert result.device == "cuda"
@@ -140,18 +148,18 @@ def test_a_gpu_that_works_is_used_to_the_end_without_a_word(minute: Path) -> Non
 
 
 def test_when_the_cpu_fails_too_the_recording_fails(minute: Path) -> None:
-    engine = load_with_cpu_behind(not_loaded, lambda: ScriptedEngine(fails_at_call=1))
+    engine = with_cpu_behind(not_loaded, lambda: ScriptedEngine(fails_at_call=1))
 
     with pytest.raises(EngineFailedError, match="script ends"):
         transcribe(minute, engine, EVERYTHING)
 
 
 def test_a_missing_model_is_no_failure_of_the_gpu() -> None:
-    def missing() -> Engine:
+    def missing() -> Recognizer:
         raise ModelUnavailableError("there is no model")
 
     with pytest.raises(ModelUnavailableError):
-        load_with_cpu_behind(missing, ScriptedEngine)
+        with_cpu_behind(missing, ScriptedEngine)
 
 
 def ends(end: str, tail: str, tried: list[str]) -> Callable[[], Child]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import replace
@@ -16,15 +16,17 @@ from typing import Any, ClassVar
 
 import pytest
 from patience import PATIENCE_S, until
-from whisper_nano import CONVERSATION, SPEECH, kept_conversions, whisper_nano, window_of
+from whisper_nano import CONVERSATION, SPEECH, kept_conversions, whisper_nano
 
-from transcribe_mcp import EngineRequest, EngineSpec, Options, load_engine, transcribe
-from transcribe_mcp.engines import Engine
+from transcribe_mcp import EngineRequest, Options, Transcript, load_engine, transcribe
+from transcribe_mcp.domain.progress import no_progress
+from transcribe_mcp.engines import Recognizer, load_recognizers
 from transcribe_mcp.engines.fake import FakeEngine
 from transcribe_mcp.errors import CancelledError, EngineFailedError, ModelUnavailableError
-from transcribe_mcp.jobs.device import BATCHES_KEPT, KNOWN_ENGINES, Device
 from transcribe_mcp.jobs.quarantine import Gate
-from transcribe_mcp.jobs.shared import SharedEngine
+from transcribe_mcp.pipeline.offline import transcribe_at
+from transcribe_mcp.runtime.executor import KNOWN_MODELS, Executor
+from transcribe_mcp.runtime.queue import Claim, Recording
 from transcribe_mcp.speech.regions import Window
 
 CLIPS = [SPEECH / f"en_{n}.flac" for n in range(5)] + [
@@ -32,7 +34,7 @@ CLIPS = [SPEECH / f"en_{n}.flac" for n in range(5)] + [
     SPEECH / "en_pauses.flac",
 ]
 LONG = CONVERSATION / "three_voices.opus"
-CHOICE = EngineSpec("ctranslate2", "auto", "cpu", "auto", offline=True, threads=0)
+CHOICE = EngineRequest("ctranslate2", "auto", "cpu", "auto", offline=True)
 
 
 class HeldEngine(FakeEngine):
@@ -46,10 +48,12 @@ class HeldEngine(FakeEngine):
         self.go = threading.Event()
         self.inside = threading.Event()
         self.closed = False
+        self.calls: list[list[float]] = []
         self.heard: list[weakref.ref[Any]] = []  # the samples of every window
         HeldEngine.alive.append(self)
 
     def encode(self, windows: Sequence[Window]) -> Any:
+        self.calls.append([round(window.start, 3) for window in windows])
         self.heard += [weakref.ref(window.samples) for window in windows]
         self.inside.set()
         assert self.go.wait(PATIENCE_S)
@@ -60,31 +64,47 @@ class HeldEngine(FakeEngine):
         HeldEngine.alive.remove(self)
 
 
+def executor(
+    load: Callable[[EngineRequest], Recognizer], unload_after_s: float = PATIENCE_S
+) -> Executor:
+    """As a worker's, with engines of the test."""
+    return Executor(
+        lambda request, progress: [load(request)], own_thread=True, unload_after_s=unload_after_s
+    )
+
+
 @pytest.fixture
-def held() -> Iterator[tuple[Device, list[HeldEngine]]]:
+def held() -> Iterator[tuple[Executor, list[HeldEngine]]]:
     """A device whose engines are held, and those that it has loaded."""
     loaded: list[HeldEngine] = []
 
-    def load(request: EngineRequest) -> Engine:
+    def load(request: EngineRequest) -> Recognizer:
         loaded.append(HeldEngine(request.model))
         return loaded[-1]
 
-    device = Device(unload_after_s=PATIENCE_S, load=load)
+    device = executor(load)
     yield device, loaded
     for engine in loaded:
         engine.go.set()
-    device.stop()
+    device.close()
     assert not HeldEngine.alive
 
 
-def job(device: Device, path: Path, choice: EngineSpec = CHOICE, left_s: float = 10.0) -> Any:
-    """One job's thread: its own pipeline over the shared engine."""
-    with closing(device.open(choice, left_s)) as engine:
-        return transcribe(path, engine, Options(language="en"))
+def job(
+    device: Executor, path: Path, choice: EngineRequest = CHOICE, left_s: float = 10.0
+) -> Transcript:
+    """One job's thread: its own pipeline at the shared executor."""
+    with closing(device.open(Claim(choice, left_s))) as recording:
+        return transcribe_at(recording, path, Options(language="en"), no_progress, None)
 
 
-def waiting(device: Device) -> int:
-    return sum(member.waiting is not None for member in device._members)
+def waiting(device: Executor) -> int:
+    """Jobs whose windows wait, or whose model does."""
+    with device.queue.changed:
+        return sum(
+            (one.is_ready(1) and bool(one.tasks)) or one.known_info is None
+            for one in device.queue.recordings
+        )
 
 
 def test_windows_of_several_jobs_share_batches_and_each_job_gets_its_own_words() -> None:
@@ -92,24 +112,32 @@ def test_windows_of_several_jobs_share_batches_and_each_job_gets_its_own_words()
     options = Options(temperatures=(0.0,))
     with kept_conversions(), closing(load_engine(choice)) as engine:
         alone = [transcribe(path, engine, options) for path in CLIPS]
-    device = Device(unload_after_s=PATIENCE_S)
+    inner = load_recognizers(choice)[0]
+    batches: list[int] = []
 
-    def one(path: Path) -> Any:
-        with closing(device.open(choice, 10.0)) as engine:
-            return transcribe(path, engine, options)
+    class Counting(type(inner)):  # type: ignore[misc]
+        def encode(self, windows: Sequence[Window]) -> Any:
+            batches.append(len(windows))
+            return super().encode(windows)
+
+    inner.__class__ = Counting
+    device = executor(lambda request: inner)  # type: ignore[arg-type, return-value]
+
+    def one(path: Path) -> Transcript:
+        with closing(device.open(Claim(choice, 10.0))) as recording:
+            return transcribe_at(recording, path, options, no_progress, None)
 
     with kept_conversions(), ThreadPoolExecutor(len(CLIPS)) as pool:
         together = list(pool.map(one, CLIPS))
-    device.stop()
+    device.close()
 
     assert [t.to_json()["segments"] for t in together] == [t.to_json()["segments"] for t in alone]
     assert [t.language_probability for t in together] == [t.language_probability for t in alone]
-    assert max(device.batches) > 1
-    assert sum(device.batches) == len(CLIPS)
+    assert max(batches) > 1
 
 
 def test_jobs_that_wait_while_the_device_is_busy_go_together(
-    held: tuple[Device, list[HeldEngine]],
+    held: tuple[Executor, list[HeldEngine]],
 ) -> None:
     device, loaded = held
     with ThreadPoolExecutor(8) as pool:
@@ -120,26 +148,21 @@ def test_jobs_that_wait_while_the_device_is_busy_go_together(
         loaded[0].go.set()
         results = [future.result() for future in (first, *others)]
 
-    assert list(device.batches) == [1, 3]
+    assert [len(call) for call in loaded[0].calls] == [1, 3]
     assert all(result.segments for result in results)
     assert len(loaded) == 1
 
 
-def test_a_device_that_lives_long_remembers_its_last_batches_and_engines_only() -> None:
-    device = Device(unload_after_s=PATIENCE_S)
-    window = window_of("en_0")
-    for n in range(KNOWN_ENGINES + 3):
-        with closing(device.open(replace(CHOICE, engine="fake", threads=n), 10.0)) as engine:
-            for _ in range(BATCHES_KEPT // KNOWN_ENGINES):
-                engine.encode([window])
-                engine.batch_done(0.0)
-    device.stop()
+def test_an_executor_that_lives_long_remembers_its_last_models_only() -> None:
+    device = executor(lambda request: FakeEngine())
+    for n in range(KNOWN_MODELS + 3):
+        job(device, CLIPS[0], replace(CHOICE, threads=n))
+    device.close()
 
-    assert len(device.batches) == BATCHES_KEPT
-    assert len(device._infos) == KNOWN_ENGINES
+    assert len(device._known) == KNOWN_MODELS
 
 
-def test_the_shortest_work_goes_first(held: tuple[Device, list[HeldEngine]]) -> None:
+def test_the_shortest_work_goes_first(held: tuple[Executor, list[HeldEngine]]) -> None:
     device, loaded = held
     order: list[str] = []
 
@@ -160,7 +183,7 @@ def test_the_shortest_work_goes_first(held: tuple[Device, list[HeldEngine]]) -> 
     assert order.index("short") < order.index("long")
 
 
-def test_one_model_is_in_memory_at_a_time(held: tuple[Device, list[HeldEngine]]) -> None:
+def test_one_model_is_in_memory_at_a_time(held: tuple[Executor, list[HeldEngine]]) -> None:
     device, loaded = held
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(job, device, CLIPS[0], replace(CHOICE, model="a"))
@@ -176,31 +199,31 @@ def test_one_model_is_in_memory_at_a_time(held: tuple[Device, list[HeldEngine]])
 
 
 def test_a_cancelled_job_goes_at_once_and_the_others_stay(
-    held: tuple[Device, list[HeldEngine]],
+    held: tuple[Executor, list[HeldEngine]],
 ) -> None:
     device, loaded = held
-    engines: list[SharedEngine] = []
+    recordings: list[Recording] = []
 
     def cancellable() -> None:
-        with closing(device.open(CHOICE, 1.0)) as engine:
-            engines.append(engine)
-            transcribe(CLIPS[0], engine)
+        with closing(device.open(Claim(CHOICE, 1.0))) as recording:
+            recordings.append(recording)
+            transcribe_at(recording, CLIPS[0], Options(), no_progress, None)
 
     with ThreadPoolExecutor(2) as pool:
         cancelled = pool.submit(cancellable)
         until(lambda: loaded and loaded[0].inside.is_set(), "it is at work")
-        engines[0].cancel()
+        recordings[0].cancel()
         with pytest.raises(CancelledError):
             cancelled.result(PATIENCE_S)
         assert not loaded[0].go.is_set(), "the engine's call is still going on"
-        assert device.busy_with == {engines[0]}
+        assert device.busy() == [frozenset(recordings)]
         loaded[0].go.set()
         assert pool.submit(job, device, CLIPS[1]).result().segments
 
 
 @pytest.mark.parametrize("is_cancelled", [False, True], ids=["done", "cancelled"])
 def test_nothing_holds_a_batch_when_its_job_has_gone(
-    held: tuple[Device, list[HeldEngine]], is_cancelled: bool
+    held: tuple[Executor, list[HeldEngine]], is_cancelled: bool
 ) -> None:
     """It can be most of a GPU's memory, and Python looks for what holds each other in a circle
     hardly ever.
@@ -226,10 +249,12 @@ def test_nothing_holds_a_batch_when_its_job_has_gone(
             )  # which asks for nothing after its words: the notices are known
             until(loaded[0].inside.is_set, "it is at work, too")
             if is_cancelled:
-                next(iter(device.busy_with)).cancel()
+                [[owner]] = device.busy()
+                owner.cancel()
+                del owner
                 second.result(PATIENCE_S)
             loaded[0].go.set()
-        until(lambda: not device.busy_with, "the device is at rest")
+        until(lambda: not device.busy(), "the device is at rest")
         until(lambda: all(samples() is None for samples in loaded[0].heard), "the batch is gone")
     finally:
         gc.enable()
@@ -237,39 +262,39 @@ def test_nothing_holds_a_batch_when_its_job_has_gone(
 
 
 def test_an_engine_that_cannot_be_loaded_is_the_jobs_error_and_the_device_goes_on() -> None:
-    def load(request: EngineRequest) -> Engine:
+    def load(request: EngineRequest) -> Recognizer:
         if request.model == "missing":
             raise ModelUnavailableError("there is no model 'missing'")
         return FakeEngine()
 
-    device = Device(unload_after_s=PATIENCE_S, load=load)
+    device = executor(load)
     with pytest.raises(ModelUnavailableError):
-        device.open(replace(CHOICE, model="missing"), 1.0)
+        job(device, CLIPS[0], replace(CHOICE, model="missing"))
     assert job(device, CLIPS[0]).segments
-    device.stop()
+    device.close()
 
 
 def test_a_failure_in_a_batch_is_the_error_of_those_in_it() -> None:
-    device = Device(unload_after_s=PATIENCE_S, load=lambda request: FakeEngine("fake-failing"))
+    device = executor(lambda request: FakeEngine("fake-failing"))
     with pytest.raises(EngineFailedError):
         job(device, CLIPS[0])
-    device.stop()
+    device.close()
 
 
 def test_an_idle_engine_gives_its_memory_back_and_is_loaded_again_when_needed() -> None:
     loaded: list[HeldEngine] = []
 
-    def load(request: EngineRequest) -> Engine:
+    def load(request: EngineRequest) -> Recognizer:
         loaded.append(HeldEngine())
         loaded[-1].go.set()
         return loaded[-1]
 
-    device = Device(unload_after_s=0.05, load=load)
+    device = executor(load, unload_after_s=0.05)
     job(device, CLIPS[0])
     until(lambda: loaded[0].closed, "the engine is closed")
     assert device.loaded == ""
     assert job(device, CLIPS[1]).segments
-    device.stop()
+    device.close()
     assert len(loaded) == 2
 
 

@@ -14,7 +14,7 @@ from whisper_nano import SPEECH, join_speech, kept_conversions, speech_truths, w
 
 from transcribe_mcp.domain.options import Options
 from transcribe_mcp.domain.transcript import Transcript
-from transcribe_mcp.engines import Engine, EngineRequest, load_engine
+from transcribe_mcp.engines import EngineRequest, Recognizer, load_recognizer
 from transcribe_mcp.media.decode import SAMPLE_RATE_HZ, read
 from transcribe_mcp.pipeline.offline import transcribe
 from transcribe_mcp.quality.evaluation import Truth
@@ -30,16 +30,16 @@ SPANISH = ("es_0", "es_1", "es_2")  # 27 s: one
 
 
 @pytest.fixture(scope="module")
-def load() -> Iterator[Callable[[int], Engine]]:
+def load() -> Iterator[Callable[[int], Recognizer]]:
     """The engine with so many threads."""
-    engines: dict[int, Engine] = {}
+    engines: dict[int, Recognizer] = {}
 
-    def load(threads: int) -> Engine:
+    def load(threads: int) -> Recognizer:
         if threads not in engines:
             request = EngineRequest(
                 "ctranslate2", str(whisper_nano()), "cpu", "int8", threads=threads, offline=True
             )
-            engines[threads] = load_engine(request)
+            engines[threads] = load_recognizer(request)
         return engines[threads]
 
     with kept_conversions():
@@ -49,12 +49,12 @@ def load() -> Iterator[Callable[[int], Engine]]:
 
 
 @pytest.fixture(scope="module")
-def engine(load: Callable[[int], Engine]) -> Engine:
+def engine(load: Callable[[int], Recognizer]) -> Recognizer:
     return load(2)
 
 
 @pytest.fixture(scope="module")
-def first(engine: Engine) -> Transcript:
+def first(engine: Recognizer) -> Transcript:
     return transcribe(SPEECH / "en_0.flac", engine)
 
 
@@ -112,13 +112,17 @@ def english(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def plain(engine: Engine, english: Path) -> Transcript:
+def plain(engine: Recognizer, english: Path) -> Transcript:
     return transcribe(english, engine, Options(temperatures=AT_ZERO))
 
 
 @pytest.mark.parametrize(("batch_size", "threads"), [(1, 2), (8, 1)])
 def test_batches_and_threads_do_not_change_the_text(
-    load: Callable[[int], Engine], english: Path, plain: Transcript, batch_size: int, threads: int
+    load: Callable[[int], Recognizer],
+    english: Path,
+    plain: Transcript,
+    batch_size: int,
+    threads: int,
 ) -> None:
     options = Options(temperatures=AT_ZERO, batch_size=batch_size, threads=threads)
 
@@ -129,7 +133,7 @@ def test_batches_and_threads_do_not_change_the_text(
     "asked", [{"vocabulary": ("Zaragoza", "kitchen")}, {"prompt": "IN CAPITALS. ALL OF IT."}]
 )
 def test_vocabulary_and_prompt_change_how_it_is_heard_and_batches_do_not(
-    engine: Engine, english: Path, plain: Transcript, asked: dict[str, object]
+    engine: Recognizer, english: Path, plain: Transcript, asked: dict[str, object]
 ) -> None:
     one_by_one, together = (
         transcribe(english, engine, Options(temperatures=AT_ZERO, batch_size=size, **asked))
@@ -146,7 +150,7 @@ def logprobs(transcript: Transcript) -> list[float | None]:
 
 
 def test_a_recording_that_begins_in_another_language_is_taken_for_what_most_of_it_is(
-    engine: Engine, tmp_path: Path
+    engine: Recognizer, tmp_path: Path
 ) -> None:
     path = join_speech(tmp_path / "mixed.wav", SPANISH + ENGLISH).path
 
@@ -161,7 +165,7 @@ def test_a_recording_that_begins_in_another_language_is_taken_for_what_most_of_i
 
 @pytest.mark.parametrize("vad", [True, False])
 def test_a_tenth_of_a_second_of_speech_is_no_trouble(
-    engine: Engine, tmp_path: Path, vad: bool
+    engine: Recognizer, tmp_path: Path, vad: bool
 ) -> None:
     moment = read(SPEECH / "en_0.flac")[SAMPLE_RATE_HZ : SAMPLE_RATE_HZ + SAMPLE_RATE_HZ // 10]
 
@@ -174,7 +178,9 @@ def test_a_tenth_of_a_second_of_speech_is_no_trouble(
 
 
 def test_the_clock_of_the_fake_engine_is_the_recording_s_own(english: Path) -> None:
-    transcript = transcribe(english, load_engine(EngineRequest(engine="fake")), Options(vad=False))
+    transcript = transcribe(
+        english, load_recognizer(EngineRequest(engine="fake")), Options(vad=False)
+    )
 
     assert (
         len(transcript.words) > transcript.duration * 2 * 0.9

@@ -12,7 +12,7 @@ from real_whisper import real_whisper
 from scripted_engine import INFO, ScriptedEngine, said
 
 from transcribe_mcp import EngineRequest, Options, load_engine, transcribe
-from transcribe_mcp.engines import Decoded, DecodingOptions, Engine
+from transcribe_mcp.engines import Decoded, DecodingOptions, Recognizer
 from transcribe_mcp.pipeline.style_prompts import STYLE_PROMPTS
 from transcribe_mcp.pipeline.temperature_fallback import Attempt, Decoder, Ladder
 from transcribe_mcp.speech.regions import Region, Window
@@ -105,14 +105,14 @@ def test_every_prompt_is_punctuated_itself() -> None:
 
 
 @pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
+def engine() -> Iterator[Recognizer]:
     engine = load_engine(EngineRequest("ctranslate2", str(real_whisper()), "cpu", offline=True))
     yield engine
     engine.close()
 
 
 @pytest.mark.skipif(not UNBROKEN.exists(), reason="needs ../shared/accuracy")
-def test_speech_without_pauses_has_full_stops(engine: Engine) -> None:
+def test_speech_without_pauses_has_full_stops(engine: Recognizer) -> None:
     transcript = transcribe(UNBROKEN, engine, Options(language="en", beam_size=1))
 
     n_ends = sum(transcript.text.count(mark) for mark in ".?!")

@@ -15,9 +15,9 @@ from real_whisper import real_whisper
 
 from transcribe_mcp.domain.options import Options
 from transcribe_mcp.domain.transcript import Transcript
-from transcribe_mcp.engines import Engine, EngineRequest, load_engine
+from transcribe_mcp.engines import EngineRequest, Recognizer, load_recognizer
 from transcribe_mcp.media.decode import read
-from transcribe_mcp.pipeline.checkpoint import HeardBatch, doubts, restored
+from transcribe_mcp.pipeline.checkpoint import Restored, doubts
 from transcribe_mcp.pipeline.offline import transcribe
 
 REPETITION = Path(__file__).parent / "data" / "repetition"
@@ -25,8 +25,8 @@ ENGLISH = Options(language="en", beam_size=1)
 
 
 @pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
-    engine = load_engine(
+def engine() -> Iterator[Recognizer]:
+    engine = load_recognizer(
         EngineRequest("ctranslate2", str(real_whisper()), "cpu", threads=2, offline=True)
     )
     yield engine
@@ -46,7 +46,7 @@ def codes(transcript: Transcript) -> set[str]:
     ],
 )
 def test_words_that_were_said_again_and_again_are_kept_and_named(
-    engine: Engine, name: str, phrase: str, times: int, rest: str
+    engine: Recognizer, name: str, phrase: str, times: int, rest: str
 ) -> None:
     first, second = (transcribe(REPETITION / f"{name}.flac", engine, ENGLISH) for _ in range(2))
 
@@ -57,7 +57,7 @@ def test_words_that_were_said_again_and_again_are_kept_and_named(
     assert first.text == second.text
 
 
-def test_fast_speech_is_whole_although_the_first_decoding_loops(engine: Engine) -> None:
+def test_fast_speech_is_whole_although_the_first_decoding_loops(engine: Recognizer) -> None:
     transcript = transcribe(REPETITION / "fast.flac", engine, ENGLISH)
 
     assert transcript.text.startswith(
@@ -69,7 +69,7 @@ def test_fast_speech_is_whole_although_the_first_decoding_loops(engine: Engine) 
     assert codes(transcript) == set()
 
 
-def test_a_loop_that_cannot_be_decoded_again_is_left_out_and_named(engine: Engine) -> None:
+def test_a_loop_that_cannot_be_decoded_again_is_left_out_and_named(engine: Recognizer) -> None:
     once = replace(ENGLISH, temperatures=(0.0,))
 
     transcript = transcribe(REPETITION / "fast.flac", engine, once)
@@ -90,12 +90,11 @@ class Kept:
     def __init__(self) -> None:
         self.texts: list[str] = []
 
-    def get(self, number: int) -> HeardBatch | None:
-        batches = restored(self.texts)
-        return batches[number] if number < len(batches) else None
+    def load(self) -> list[str]:
+        return list(self.texts)
 
-    def keep(self, number: int, batch: HeardBatch) -> None:
-        self.texts.append(batch.dumps())
+    def save(self, text: str) -> None:
+        self.texts.append(text)
 
 
 @pytest.fixture(scope="module")
@@ -110,22 +109,22 @@ def talk() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def whole(engine: Engine, talk: np.ndarray) -> Transcript:
+def whole(engine: Recognizer, talk: np.ndarray) -> Transcript:
     return transcribe(talk, engine, replace(ENGLISH, batch_size=1))
 
 
 def test_a_recording_goes_on_from_checkpoints_of_its_own_windows(
-    engine: Engine, talk: np.ndarray, whole: Transcript
+    engine: Recognizer, talk: np.ndarray, whole: Transcript
 ) -> None:
     kept = Kept()
     assert (
-        transcribe(talk, engine, replace(ENGLISH, batch_size=1), kept_batches=kept).text
+        transcribe(talk, engine, replace(ENGLISH, batch_size=1), checkpoints=kept).text
         == whole.text
     )
     n_batches = len(kept.texts)
     del kept.texts[1:]
 
-    again = transcribe(talk, engine, replace(ENGLISH, batch_size=1), kept_batches=kept)
+    again = transcribe(talk, engine, replace(ENGLISH, batch_size=1), checkpoints=kept)
 
     assert again.text == whole.text
     assert "checkpoints_differ" not in codes(again)
@@ -133,35 +132,39 @@ def test_a_recording_goes_on_from_checkpoints_of_its_own_windows(
 
 
 def test_checkpoints_of_other_windows_are_not_used_and_no_speech_is_lost(
-    engine: Engine, talk: np.ndarray, whole: Transcript
+    engine: Recognizer, talk: np.ndarray, whole: Transcript
 ) -> None:
     kept = Kept()
-    transcribe(talk, engine, replace(ENGLISH, batch_size=1, vad=False), kept_batches=kept)
+    transcribe(talk, engine, replace(ENGLISH, batch_size=1, vad=False), checkpoints=kept)
     n_old = len(kept.texts)
 
-    again = transcribe(talk, engine, replace(ENGLISH, batch_size=1), kept_batches=kept)
+    again = transcribe(talk, engine, replace(ENGLISH, batch_size=1), checkpoints=kept)
 
     assert again.text == whole.text
     assert "checkpoints_differ" in codes(again)
     assert all(before.end <= after.start + 1e-6 for before, after in pairwise(again.words))
-    resumed = transcribe(talk, engine, replace(ENGLISH, batch_size=1), kept_batches=kept)
+    resumed = transcribe(talk, engine, replace(ENGLISH, batch_size=1), checkpoints=kept)
     assert resumed.text == whole.text
     assert "checkpoints_differ" in codes(resumed)
-    assert len(kept.texts) == n_old + len(restored(kept.texts))
+    assert len(kept.texts) == n_old + len(Restored(kept.texts).windows)
 
 
-OLD = '{"starts": [0.0], "windows": [], "vote": ["en", null, []]}'  # of version 0.1.0
+EARLIEST = '{"starts": [0.0], "windows": [], "vote": ["en", null, []]}'  # of version 0.1.0
+BY_NUMBER = (
+    '{"codec": 2, "number": 0, "starts": [0.0], "durations_s": [5.0], "windows": [], '
+    '"vote": ["en", null, []]}'
+)
 LATER = '{"codec": 99, "number": 0, "new": 1}'
 
 
-@pytest.mark.parametrize("text", [OLD, LATER], ids=["earlier", "later"])
+@pytest.mark.parametrize("text", [EARLIEST, BY_NUMBER, LATER])
 def test_checkpoints_of_another_version_are_decoded_anew(
-    engine: Engine, talk: np.ndarray, whole: Transcript, text: str
+    engine: Recognizer, talk: np.ndarray, whole: Transcript, text: str
 ) -> None:
     kept = Kept()
     kept.texts = [text]
 
-    again = transcribe(talk, engine, replace(ENGLISH, batch_size=1), kept_batches=kept)
+    again = transcribe(talk, engine, replace(ENGLISH, batch_size=1), checkpoints=kept)
 
     assert again.text == whole.text
     assert "checkpoints_differ" in codes(again)
@@ -172,8 +175,9 @@ def test_doubts_after_a_day_are_named_by_their_time() -> None:
         '{"start": 90000.0, "words": [], "compression_ratio": 1.0, "failure": "low_probability", '
     )
     late += '"decoded": [" no no", "en", 0.0, -1.5, 0.1]}'
-    [batch] = restored([OLD.replace("[]", f"[{late}]", 1)])
+    window = f"[[90000.0, 16000, [{late}]]]"
+    text = f'{{"codec": 3, "voice": 0, "windows": {window}, "vote": ["en", null, []]}}'
 
-    [notice] = doubts(batch.windows)
+    [notice] = doubts(Restored([text]).heard)
 
     assert "25:00:00" in notice.message

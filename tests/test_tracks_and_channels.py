@@ -16,7 +16,7 @@ from whisper_nano import NON_SPEECH, SPEECH, kept_conversions, whisper_nano
 
 from transcribe_mcp.domain.options import Options
 from transcribe_mcp.domain.transcript import Notice, Transcript
-from transcribe_mcp.engines import Engine, EngineRequest, load_engine
+from transcribe_mcp.engines import EngineRequest, Recognizer, load_recognizer
 from transcribe_mcp.errors import UsageError
 from transcribe_mcp.formats import render
 from transcribe_mcp.jobs.job_options import options_key
@@ -30,9 +30,9 @@ OTHER = SPEECH / "en_1.flac"
 
 
 @pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
+def engine() -> Iterator[Recognizer]:
     with kept_conversions():
-        loaded = load_engine(
+        loaded = load_recognizer(
             EngineRequest(
                 "ctranslate2", str(whisper_nano()), "cpu", "int8", threads=2, offline=True
             )
@@ -47,7 +47,7 @@ def voice() -> Samples:
 
 
 @pytest.fixture(scope="module")
-def words(engine: Engine) -> str:
+def words(engine: Recognizer) -> str:
     return transcribe(VOICE, engine, ENGLISH).text
 
 

@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 
 from safetensors.numpy import save_file  # noqa: E402
 
-from transcribe_mcp.engines import DecodingOptions, EngineRequest, load_engine  # noqa: E402
+from transcribe_mcp.engines import DecodingOptions, EngineRequest, load_recognizer  # noqa: E402
 from transcribe_mcp.errors import ModelFormatError, UsageError  # noqa: E402
 from transcribe_mcp.speech.regions import Region, Window  # noqa: E402
 
@@ -24,7 +24,7 @@ WINDOWS = [Window(5.0, TONE, (Region(5.0, 7.0),))]
 
 
 def load(directory: Path, compute_type: str = "float32") -> Any:
-    return load_engine(
+    return load_recognizer(
         EngineRequest("whisper", str(directory), "cpu", compute_type, threads=1, offline=True)
     )
 

@@ -19,10 +19,9 @@ torch = pytest.importorskip("torch")
 from transcribe_mcp.engines import (  # noqa: E402
     Decoded,
     DecodingOptions,
-    Engine,
     EngineRequest,
-    decode_until,
-    load_engine,
+    Recognizer,
+    load_recognizer,
 )
 from transcribe_mcp.engines.whisper import continuous_batching  # noqa: E402
 from transcribe_mcp.engines.whisper.attention import TorchAttention  # noqa: E402
@@ -37,11 +36,11 @@ GREEDY = DecodingOptions()
 WORD_ERRORS = 0.005  # that 8 bits may cost
 
 
-def load(**changes: Any) -> Engine:
+def load(**changes: Any) -> Recognizer:
     request = EngineRequest(
         "whisper", str(whisper_nano()), "cpu", "float32", threads=2, offline=True
     )
-    return load_engine(replace(request, **changes))
+    return load_recognizer(replace(request, **changes))
 
 
 @pytest.fixture(scope="module")
@@ -410,7 +409,7 @@ def test_windows_that_break_a_rule_are_heard_again_hotter_and_the_best_is_kept(
         assert one.tokens != () and one.language == languages[i]
         return {0.0: 0.4, 0.4: 0.8}.get(one.temperature) if i in (1, 4) else None
 
-    decode_until(engine, encoded, languages, GREEDY, following)
+    engine.decode(encoded, languages, GREEDY, following)
 
     expected = [(i, 0.0) for i in range(len(encoded))] + [
         (i, t) for i in (1, 4) for t in (0.4, 0.8)

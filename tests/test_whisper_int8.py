@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,7 @@ from whisper_nano import speech_truths, whisper_nano, window_of
 
 torch = pytest.importorskip("torch")
 
-from transcribe_mcp.engines import DecodingOptions, Engine, EngineRequest, load_engine  # noqa: E402
+from transcribe_mcp.engines import DecodingOptions, EngineRequest, Recognizer, load_recognizer  # noqa: E402
 from transcribe_mcp.engines.whisper import loading  # noqa: E402
 from transcribe_mcp.engines.whisper.attention import TorchAttention  # noqa: E402
 from transcribe_mcp.engines.whisper.caches import AudioRow, audio_cache, text_cache  # noqa: E402
@@ -34,7 +35,6 @@ from transcribe_mcp.engines.whisper.linear import (  # noqa: E402
 from transcribe_mcp.engines.whisper.model import encode  # noqa: E402
 from transcribe_mcp.engines.whisper.quantized_states import audio_states  # noqa: E402
 from transcribe_mcp.media.decode import read  # noqa: E402
-from transcribe_mcp.pipeline.checkpoint import Unkept  # noqa: E402
 from transcribe_mcp.pipeline.offline import Options, transcribe  # noqa: E402
 from transcribe_mcp.speech.features_torch import log_mel_windows  # noqa: E402
 from transcribe_mcp.speech.regions import Window  # noqa: E402
@@ -49,8 +49,8 @@ NAMES = ("de_0", "en_1", "es_2", "en_noise")
 LANGUAGES = [name[:2] for name in NAMES]
 
 
-def load(compute_type: str, threads: int = 2) -> Engine:
-    return load_engine(
+def load(compute_type: str, threads: int = 2) -> Recognizer:
+    return load_recognizer(
         EngineRequest(
             "whisper", str(whisper_nano()), "cpu", compute_type, threads=threads, offline=True
         )
@@ -247,12 +247,13 @@ def test_words_are_timed_as_in_float32(
 def test_windows_encoded_early_and_aside_give_the_same_words(coarse: Any) -> None:
     talk = np.concatenate([read(truth.path) for truth in speech_truths().values()])
     options = Options(language="en", batch_size=12, temperatures=(0.0,))
-    assert coarse.info.early_windows and coarse.info.encodes_aside
+    assert coarse.info.encode_chunk and coarse.info.concurrent_encode
 
     early = transcribe(talk, coarse, options)
-    full = transcribe(
-        talk, coarse, options, kept_batches=Unkept()
-    )  # whoever keeps batches gets full ones
+    known, whole_batches = coarse.info, {"encode_chunk": 0, "concurrent_encode": False}
+    coarse.info = replace(known, concurrent_align=False, **whole_batches)
+    full = transcribe(talk, coarse, options)
+    coarse.info = known
 
     assert early.words == full.words
 

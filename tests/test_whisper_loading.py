@@ -13,7 +13,8 @@ from whisper_nano import speech_truths, whisper_nano, window_of
 
 torch = pytest.importorskip("torch")
 
-from transcribe_mcp.engines import DecodingOptions, EngineRequest, load_engine  # noqa: E402
+from transcribe_mcp import load_engine  # noqa: E402
+from transcribe_mcp.engines import DecodingOptions, EngineRequest, load_recognizer  # noqa: E402
 from transcribe_mcp.engines.whisper.engine import WhisperEngine  # noqa: E402
 from transcribe_mcp.errors import EngineFailedError, OutOfMemoryError  # noqa: E402
 
@@ -54,7 +55,8 @@ def test_a_gpu_that_cannot_even_be_asked_is_replaced_by_the_cpu(
     assert words in notice.message
     assert engine.info.device == "cpu"
     name = sorted(speech_truths())[0]
-    assert engine.decode(engine.encode([window_of(name)]), [name[:2]], DecodingOptions())[0].text
+    [model] = engine.models
+    assert model.decode(model.encode([window_of(name)]), [name[:2]], DecodingOptions())[0].text
     engine.close()
 
 
@@ -65,11 +67,11 @@ def test_a_gpu_that_was_asked_for_by_name_is_an_error_of_ours(
     monkeypatch.setattr(torch.cuda, "get_device_capability", raises(RuntimeError(words)))
 
     with pytest.raises(kind, match=words):
-        load_engine(request("cuda:0"))
+        load_recognizer(request("cuda:0"))
 
 
 def test_an_engine_whose_gpu_is_gone_can_be_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = load_engine(request("cpu"))
+    engine = load_recognizer(request("cpu"))
     assert isinstance(engine, WhisperEngine)
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -13,10 +15,14 @@ from whisper_nano import speech_truths, whisper_nano, window_of
 
 torch = pytest.importorskip("torch")
 
-from transcribe_mcp.engines import Decoded, DecodingOptions, EngineRequest, load_engine  # noqa: E402
-from transcribe_mcp.engines.replicas import Replicas  # noqa: E402
+
+from transcribe_mcp.engines import Decoded, DecodingOptions, EngineRequest, load_recognizer  # noqa: E402
 from transcribe_mcp.engines.whisper.decode_slots import Slots  # noqa: E402
 from transcribe_mcp.engines.whisper.engine import _idle_steps  # noqa: E402
+from transcribe_mcp.pipeline.language_vote import LanguageDecider  # noqa: E402
+from transcribe_mcp.pipeline.recognize import Recipe, RecognizeStage  # noqa: E402
+from transcribe_mcp.pipeline.temperature_fallback import Ladder  # noqa: E402
+from transcribe_mcp.runtime.executor import Executor  # noqa: E402
 
 GREEDY = DecodingOptions()
 NAMES = sorted(speech_truths())[::6]
@@ -25,7 +31,7 @@ LANGUAGES = [name[:2] for name in NAMES]
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Any]:
-    engine = load_engine(
+    engine = load_recognizer(
         EngineRequest("whisper", str(whisper_nano()), "cpu", "float32", threads=2, offline=True)
     )
     yield engine
@@ -67,10 +73,17 @@ def test_a_batch_for_which_a_library_finds_no_memory_is_halved(
         return known.encode(mel)
 
     engine._machinery = replace(known, encode=encode_next_time)
-    minding = Replicas([engine])
-    texts = minding.decode(minding.encode(encoded.windows[:2]), LANGUAGES[:2], GREEDY)
+    minding, heard = Executor.of(engine), encoded.windows[:2]
+    with closing(minding.open()) as recording:
+        recording.load()
+        recording.begin(2, math.inf)
+        decider = LanguageDecider(LANGUAGES[0], engine.info, multilingual=False)
+        recording.submit(RecognizeStage(Recipe(GREEDY, Ladder((0.0,))), decider), heard)
+        recording.end()
+        results = [one for part in recording.results() for one in part]
     engine._machinery = known
 
+    texts = [attempt.parts[0].judged.decoded for _, attempt in results]
     assert [one.tokens for one in texts] == [one.tokens for one in decoded[:2]]
     assert "batch_halved" in [notice.code for notice in minding.info.warnings]
 

@@ -18,10 +18,11 @@ torch = pytest.importorskip("torch")
 if not torch.cuda.is_available():
     pytest.skip("torch sees no CUDA GPU", allow_module_level=True)
 
-from transcribe_mcp import Options, transcribe  # noqa: E402
-from transcribe_mcp.engines import Engine, EngineRequest, load_engine  # noqa: E402
+from transcribe_mcp import Options, load_engine, transcribe  # noqa: E402
+from transcribe_mcp.engines import EngineRequest  # noqa: E402
 from transcribe_mcp.engines.whisper.loading import _load_on  # noqa: E402
 from transcribe_mcp.media.decode import read  # noqa: E402
+from transcribe_mcp.runtime.executor import Executor  # noqa: E402
 
 MEBIBYTE = 1 << 20
 GPU = torch.device("cuda", 0)
@@ -50,7 +51,7 @@ def talk() -> Any:
     )
 
 
-def load(precision: str, device: str = "cuda:0") -> Engine:
+def load(precision: str, device: str = "cuda:0") -> Executor:
     return load_engine(
         EngineRequest("whisper", str(whisper_nano()), device, precision, offline=True)
     )

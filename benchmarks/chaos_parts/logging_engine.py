@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from transcribe_mcp.engines import Decoded, DecodingOptions, EngineRequest
+from transcribe_mcp.engines import Decoded, DecodingOptions, EngineRequest, RetryPolicy, accept
 from transcribe_mcp.engines.ctranslate2 import load as load_ctranslate2
 
 
@@ -23,14 +23,18 @@ class LoggingEngine:
         return getattr(self._inner, name)
 
     def decode(
-        self, encoded: Any, languages: Sequence[str], options: DecodingOptions
+        self,
+        encoded: Any,
+        languages: Sequence[str],
+        options: DecodingOptions,
+        retry: RetryPolicy = accept,
     ) -> list[Decoded]:
         digests = [
             hashlib.sha256(window.samples.tobytes()).hexdigest()[:16] for window in encoded.windows
         ]
         with Path(os.environ["CHAOS_DECODED"]).open("a", encoding="ascii") as log:
             log.write("".join(f"{digest}\n" for digest in digests))
-        decoded: list[Decoded] = self._inner.decode(encoded, languages, options)
+        decoded: list[Decoded] = self._inner.decode(encoded, languages, options, retry)
         return decoded
 
 

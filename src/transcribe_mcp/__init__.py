@@ -20,7 +20,7 @@ _PUBLIC = {
     "Transcript": "domain.transcript",
     "Turn": "domain.transcript",
     "Word": "domain.transcript",
-    "load_engine": "engines",
+    "load_engine": "runtime.loading",
     "transcribe": "pipeline.offline",
 }
 __all__ = [
@@ -41,9 +41,9 @@ __all__ = [
 if TYPE_CHECKING:
     from .domain.options import EngineSpec, Options
     from .domain.transcript import Notice, Segment, Transcript, Turn, Word
-    from .engines import EngineRequest, load_engine
     from .errors import TranscribeError
     from .pipeline.offline import transcribe
+    from .runtime.loading import load_engine
 
 
 def __getattr__(name: str) -> Any:

@@ -19,7 +19,8 @@
     ├── EngineError                 unusable engine
     │   ├── EngineUnavailableError  missing package, or missing hardware
     │   └── EngineFailedError       failure at run time
-    │       └── OutOfMemoryError    too little memory on the device for this batch
+    │       ├── OutOfMemoryError    too little memory on the device for this batch
+    │       └── WindowDataError     unusable samples in a window
     ├── OutputError                 the result cannot be written
     │   └── OutputExistsError
     ├── JobError                    failed request about a job
@@ -147,6 +148,13 @@ class EngineFailedError(EngineError):
 class OutOfMemoryError(EngineFailedError):
     code = "out_of_memory"
     http_status = 507
+
+
+class WindowDataError(EngineFailedError):
+    """The samples of a window are unusable. That concerns one recording, not the engine or its device."""
+
+    code = "window_data"
+    http_status = 422
 
 
 class OutputError(TranscribeError):

@@ -19,7 +19,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from transcribe_mcp.domain.progress import no_progress
-from transcribe_mcp.engines import DecodingOptions, EngineRequest, load_engine
+from transcribe_mcp.engines import DecodingOptions, EngineRequest, load_recognizer
 from transcribe_mcp.media.decode import read
 from transcribe_mcp.models import resolve
 from transcribe_mcp.models.conversion import ctranslate2_directory
@@ -89,7 +89,7 @@ def words_after_the_end(said: str, heard: str, language: str) -> int:
 def pipeline_scores(
     model: Path, compute_type: str, folder: Path, options: Options
 ) -> list[tuple[str | None, Score]]:
-    engine = load_engine(
+    engine = load_recognizer(
         EngineRequest("ctranslate2", str(model), "cpu", compute_type, threads=2, offline=True)
     )
     rows = []
@@ -153,7 +153,7 @@ def speed(model: Path, folder: Path) -> list[Measured]:
     """Samples to text with our engine on two cores: a window by itself, and a batch as the pipeline
     decodes it.
     """
-    engine = load_engine(
+    engine = load_recognizer(
         EngineRequest("ctranslate2", str(model), "cpu", "int8", threads=2, offline=True)
     )
     truths = load_truth(folder)[: engine.info.batch_size]

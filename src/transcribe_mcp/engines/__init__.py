@@ -1,17 +1,14 @@
-"""What an engine is, which there are, and how one is chosen.
+"""The protocol of speech models, the table of engines, and how one is loaded.
 
-An engine only decodes batches of windows and times their words. Voice detection, language votes, quality rules,
-sentence cutting, formats and progress are the pipeline's and the same for every engine.
+An engine only decodes batches of windows and aligns their words. Voice detection, language votes, quality rules,
+sentences, formats and progress belong to the pipeline and are the same for every engine. ``runtime`` runs the models.
 
-An engine on a GPU may also listen there: it then has a method ``listener() -> Listener | None`` besides those of
-``Engine``. The pipeline hands every block of audio to the listener instead of to its own voice detection on the CPU,
-and its windows come to ``encode`` with ``device_samples`` set to their samples on the device, so that the audio goes
-there once. ``None`` (and no such method) means: listen on the CPU. ``silero_gpu.Ears(device).listen()`` is such a
-listener, and ``features_torch.log_mel_windows`` makes the spectrograms of placed and other windows alike.
+A model on a GPU can also detect speech there; see ``Recognizer.voice_detector``. The pipeline then gives it every block
+of audio, and the windows come to ``encode`` with ``device_samples`` set to their samples on the device.
 
-An engine that runs out of memory raises ``OutOfMemoryError`` and stays usable; ``replicas`` then halves the batch.
+A model that runs out of memory raises ``OutOfMemoryError`` and stays usable; ``runtime.device`` then halves the batch.
 
-To add one: a module with ``load(request) -> Engine``, and a line in ``ENGINES``.
+To add one: a module with ``load(request) -> Recognizer | GpuModel``, and a line in ``ENGINES``.
 """
 
 from __future__ import annotations
@@ -20,13 +17,18 @@ import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..domain.languages import AUTO
 from ..domain.options import EngineSpec, part_of
 from ..domain.progress import Progress, no_progress
 from ..domain.transcript import Notice, Word
-from ..errors import EngineUnavailableError, ModelUnavailableError, UnknownNameError
+from ..errors import (
+    EngineFailedError,
+    EngineUnavailableError,
+    ModelUnavailableError,
+    UnknownNameError,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -83,18 +85,13 @@ class EngineInfo:
     languages: tuple[str, ...]  # codes that it can transcribe; detection chooses among them
     tasks: tuple[str, ...] = ("transcribe",)
     batch_size: int = 8  # windows that it decodes best at once on this machine
-    most_windows: int = (
-        0  # that fit into memory at once, after it did not suffice for more; until then 0
+    concurrent_align: bool = (
+        False  # align() can run beside the encoding and decoding of other windows
     )
-    aligns_aside: bool = (
-        False  # align() may run in another thread while the next batch is encoded and decoded
+    encode_chunk: int = (
+        0  # windows that encode() takes best at once, to be joined; 0: whole batches only
     )
-    early_windows: int = (
-        0  # encode() may be given so many of a batch that is not full, as they come, to be joined
-    )
-    encodes_aside: bool = (
-        False  # and that in another thread while earlier ones are decoded; close() breaks it off
-    )
+    concurrent_encode: bool = False  # that can run beside decode(); close() interrupts it
     beam_size: int = 1  # hypotheses with which this model is best here for its time
     can_sample: bool = (
         True  # decodes differently at another temperature, and alike each time at the same
@@ -157,119 +154,149 @@ class Decoded:
     words: tuple[Word, ...] | None = None
 
 
-class Encoded(Protocol):
-    """A batch of windows as its engine sees them; opaque to everybody else."""
+class EncodedBatch(Protocol):
+    """Windows in the memory of a device; opaque to everyone but its model. The last reference frees the memory."""
 
     def __len__(self) -> int: ...
 
-    def select(self, indices: Sequence[int]) -> Encoded:
-        """The same windows, only those at ``indices``, in that order."""
+    def select(self, indices: Sequence[int]) -> EncodedBatch:
+        """The same memory, only the windows at ``indices``, in that order."""
 
 
-class Joinable(Encoded, Protocol):
-    """What an engine makes that encodes early."""
-
-    def joined(self, others: Sequence[Any]) -> Encoded:
-        """These windows, then those of the others."""
+# Gets the row of a window and its text. Returns the temperature of the next attempt, or None to accept the text. After
+# a failure it is called again for the same window.
+RetryPolicy = Callable[[int, Decoded], "float | None"]
 
 
-class Engine(Protocol):
-    """Methods take and return one item per window, in order. Foreign errors leave as ``EngineFailedError``."""
+def accept(row: int, decoded: Decoded) -> float | None:
+    """The policy of one attempt."""
+    return None
+
+
+class Aligner(Protocol):
+    """Finds when the words of a text were said."""
+
+    def align(
+        self, encoded: Any, decoded: Sequence[Decoded], options: DecodingOptions
+    ) -> list[list[Word]]:
+        """Word timestamps on the original clock, monotonic, one entry for every word of each text."""
+
+
+class Recognizer(Aligner, Protocol):
+    """A speech model on one device.
+
+    Methods take and return one item per window, in order. Foreign errors leave as ``EngineFailedError``.
+    """
 
     @property
     def info(self) -> EngineInfo: ...
 
     def notices(self, options: DecodingOptions) -> tuple[Notice, ...]:
-        """What of the options this engine cannot honour in full."""
+        """What of the options this model cannot honour in full."""
 
-    def encode(self, windows: Sequence[Window]) -> Encoded: ...
+    def encode(self, windows: Sequence[Window]) -> EncodedBatch: ...
+
+    def join(self, batches: Sequence[Any]) -> EncodedBatch:
+        """One batch of several, which are not used afterwards."""
 
     def detect_language(self, encoded: Any) -> list[dict[str, float]]:
         """Probability by language code, most probable first."""
 
     def decode(
-        self, encoded: Any, languages: Sequence[str], options: DecodingOptions
+        self,
+        encoded: Any,
+        languages: Sequence[str],
+        options: DecodingOptions,
+        retry: RetryPolicy = accept,
     ) -> list[Decoded]:
-        """Transcribe each window in its language."""
+        """Transcribe each window in its language, as often as ``retry`` asks for it. Returns the last attempts."""
 
-    def align(
-        self, encoded: Any, decoded: Sequence[Decoded], options: DecodingOptions
-    ) -> list[list[Word]]:
-        """Word times on the original clock, monotonic, one entry for every word of each text."""
+    def voice_detector(self) -> VoiceDetector | None:
+        """A detector for one recording on this device. ``None``: use the one on the CPU."""
 
     def close(self) -> None:
-        """Give back all memory; the engine is not used afterwards."""
+        """Free all memory. The model is not used afterwards."""
 
 
-class Listener(Protocol):
-    """Hears one recording from its beginning, on the device of its engine. Used from one thread.
+class DecodesInRounds:
+    """A base of models that cannot put a window back into a running batch.
 
-    It works beside the engine: its errors and memory are the engine's, and so is the order ``EngineFailedError``.
+    Windows to decode again wait until the others are done.
     """
+
+    def decode_once(
+        self, encoded: Any, languages: Sequence[str], options: DecodingOptions
+    ) -> list[Decoded]:
+        raise NotImplementedError
+
+    def decode(
+        self,
+        encoded: Any,
+        languages: Sequence[str],
+        options: DecodingOptions,
+        retry: RetryPolicy = accept,
+    ) -> list[Decoded]:
+        """See ``Recognizer``."""
+        found: dict[int, Decoded] = {}
+        waiting = {options.temperature: list(range(len(languages)))}
+        while waiting:
+            temperature = min(waiting)
+            rows = waiting.pop(temperature)
+            part = encoded if len(rows) == len(languages) else encoded.select(rows)
+            decoded = self.decode_once(
+                part, [languages[row] for row in rows], options.at(temperature)
+            )
+            for row, one in zip(rows, decoded, strict=True):
+                found[row] = replace(one, temperature=temperature)
+                hotter = retry(row, found[row])
+                if hotter is not None:
+                    waiting.setdefault(hotter, []).append(row)
+        return [found[row] for row in range(len(languages))]
+
+
+class VoiceDetector(Protocol):
+    """Finds speech in one recording, from its beginning, on the device of a model. Used from one thread."""
 
     @property
     def block_s(self) -> float:
-        """Seconds of audio that it likes to be pushed at once."""
+        """Seconds of audio that it works on best."""
 
     def push(self, samples: NDArray[np.float32], *, last: bool = False) -> NDArray[np.float32]:
         """The next (n,) samples -> speech probabilities of the 32 ms frames completed (n_frames,)."""
 
     def place(self, windows: Sequence[Window], keep_from: float) -> Sequence[Window]:
-        """Set ``device_samples`` of the windows. No later window begins before ``keep_from`` (s, original clock)."""
+        """The windows with ``device_samples`` set. No later window begins before ``keep_from`` (s, original clock)."""
 
     def close(self) -> None:
-        """Give back all memory, that of windows placed before included; it is not used afterwards."""
+        """Free all memory, that of placed windows included. It is not used afterwards."""
 
 
-# Told a window and what was heard in it; returns the temperature to decode it at again, or None. May be told twice
-# where a device failed in between.
-Following = Callable[[int, Decoded], float | None]
+@dataclass(frozen=True, slots=True)
+class GpuModel:
+    """A model on a GPU that the user did not ask for by name: when the GPU fails, the CPU takes over.
 
-
-def decode_until(
-    engine: Engine,
-    encoded: Any,
-    languages: Sequence[str],
-    options: DecodingOptions,
-    following: Following,
-) -> None:
-    """Decode every window, at temperature after temperature as ``following`` says.
-
-    An engine that can put single windows back into a running batch has a method of this name; with others, the windows
-    that are to be decoded again wait until all are through. Beams are not put back.
+    Attributes:
+        loaded: the model on the GPU, or the error that it could not be loaded for.
+        load_on_cpu: loads the same model on the CPU.
     """
-    own = getattr(engine, "decode_until", None)
-    if own is not None and options.beam_size == 1:
-        own(encoded, languages, options, following)
-        return
-    waiting = {options.temperature: list(range(len(encoded)))}
-    while waiting:
-        temperature = min(waiting)
-        places = waiting.pop(temperature)
-        batch = encoded if len(places) == len(encoded) else encoded.select(places)
-        decoded = engine.decode(batch, [languages[i] for i in places], options.at(temperature))
-        for i, one in zip(places, decoded, strict=True):
-            hotter = following(i, replace(one, temperature=temperature))
-            if hotter is not None:
-                waiting.setdefault(hotter, []).append(i)
+
+    loaded: Recognizer | EngineFailedError
+    load_on_cpu: Callable[[], Recognizer]
+
+    @classmethod
+    def load(
+        cls, load: Callable[[], Recognizer], load_on_cpu: Callable[[], Recognizer]
+    ) -> GpuModel:
+        try:
+            return cls(load(), load_on_cpu)
+        except EngineFailedError as error:  # a new one: this one refers to all that was loaded
+            return cls(type(error)(str(error), hint=error.hint), load_on_cpu)
 
 
-def joined(parts: Sequence[Encoded]) -> Encoded:
-    """The windows of all parts as one batch. Several parts: of an engine that encodes early."""
-    first, *others = parts
-    return cast(Joinable, first).joined(others) if others else first
-
-
-def listener_of(engine: Engine) -> Listener | None:
-    """A new listener of an engine that listens by itself, otherwise ``None``."""
-    listen: Callable[[], Listener | None] | None = getattr(engine, "listener", None)
-    return listen() if listen is not None else None
-
-
-def load_engine(spec: EngineSpec, progress: Progress = no_progress) -> Engine:
-    """Load an engine. Where ``auto`` finds no model for its engine, it takes one that a package holds.
-
-    Several devices give one engine that shares every batch out among them.
+def load_recognizers(
+    spec: EngineSpec, progress: Progress = no_progress
+) -> list[Recognizer | GpuModel]:
+    """Load one model per device. ``auto`` falls back to a model that a package holds.
 
     Raises:
         UnknownNameError: no such engine.
@@ -288,15 +315,11 @@ def load_engine(spec: EngineSpec, progress: Progress = no_progress) -> Engine:
     if name == AUTO:
         name = auto_engine(request.model, request.device, request.compute_type, request.gpu)
     try:
-        engines = [_load(name, replace(request, device=device)) for device in devices]
+        return [_load(name, replace(request, device=device)) for device in devices]
     except ModelUnavailableError:
         if request.engine != AUTO or request.model != AUTO or name == PACKAGES_ENGINE:
             raise
-        engines = [_load(PACKAGES_ENGINE, replace(request, device=device)) for device in devices]
-    if len(engines) == 1:
-        return engines[0]
-    shared: Engine = import_module(".replicas", __name__).Replicas(engines)
-    return shared
+        return [_load(PACKAGES_ENGINE, replace(request, device=device)) for device in devices]
 
 
 def find_engine(name: str) -> EngineEntry:
@@ -319,7 +342,17 @@ def engine_names() -> tuple[str, ...]:
     return (AUTO, *(name for name, entry in ENGINES.items() if not entry.hidden))
 
 
-def _load(name: str, request: EngineRequest) -> Engine:
+def load_recognizer(request: EngineRequest) -> Recognizer:
+    """The bare model on the first device: no CPU takes over, and a batch too large for memory fails."""
+    loaded = load_recognizers(request)[0]
+    if not isinstance(loaded, GpuModel):
+        return loaded
+    if isinstance(loaded.loaded, EngineFailedError):
+        raise loaded.loaded
+    return loaded.loaded
+
+
+def _load(name: str, request: EngineRequest) -> Recognizer | GpuModel:
     entry = find_engine(name)
     try:
         module = import_module(entry.module, __name__)
@@ -332,5 +365,5 @@ def _load(name: str, request: EngineRequest) -> Engine:
         raise EngineUnavailableError(
             f"engine {name} cannot be imported: {error}", hint=hint
         ) from error
-    engine: Engine = module.load(replace(request, engine=name))
-    return engine
+    loaded: Recognizer | GpuModel = module.load(replace(request, engine=name))
+    return loaded

@@ -26,10 +26,18 @@ from ..models import catalogue, conversion
 from ..settings import settings, usable_cores
 from ..speech.features import FRAMES_PER_SECOND, log_mel
 from ..speech.regions import Window
-from . import RETRY_BEAM_SIZE, Decoded, DecodingOptions, Engine, EngineInfo, EngineRequest
+from . import (
+    RETRY_BEAM_SIZE,
+    Decoded,
+    DecodesInRounds,
+    DecodingOptions,
+    EngineInfo,
+    EngineRequest,
+    GpuModel,
+    Recognizer,
+    VoiceDetector,
+)
 from .batch_size import CPU_BATCH_SIZE, CUDA_BATCH_SIZE, batch_that_fits, cpu_replicas, known_shape
-from .fallback_device import load_with_cpu_behind
-from .replicas import Replicas
 from .tokenizer import CONTEXT_TOKENS, PROMPT_TOKENS, Vocabulary, prompt_text
 
 SAMPLING_SEED = 0
@@ -39,7 +47,7 @@ SMALL_DECODER_LAYERS, SMALL_DECODER_BEAMS = 6, 5  # tiny, base, turbo and the di
 Result = TypeVar("Result")
 
 
-def load(request: EngineRequest) -> Engine:
+def load(request: EngineRequest) -> Recognizer | GpuModel:
     """Load the requested model, converting it first if need be. A GPU that nobody asked for has the CPU behind it."""
     device, index, gpu_notices = _choose_device(request.device, request.gpu)
     _choose_compute_type(request.compute_type, device)  # refused before a model is fetched
@@ -51,14 +59,14 @@ def load(request: EngineRequest) -> Engine:
     if device == "cpu":
         return _load_on(request, device, index)
     if request.device != AUTO:
-        return Replicas([_load_on(request, device, index)])
+        return _load_on(request, device, index)
 
-    def load_on_cpu() -> Engine:
+    def load_on_cpu() -> Recognizer:
         supported = ctranslate2.get_supported_compute_types("cpu")
         kept = request.compute_type if request.compute_type in supported else AUTO
         return _load_on(replace(request, compute_type=kept), "cpu", 0)
 
-    return load_with_cpu_behind(lambda: Replicas([_load_on(request, device, index)]), load_on_cpu)
+    return GpuModel.load(lambda: _load_on(request, device, index), load_on_cpu)
 
 
 def _load_on(request: EngineRequest, device: str, index: int) -> CTranslate2Engine:
@@ -125,7 +133,7 @@ def _cuda_batch_size(checkpoint: models.Checkpoint, compute_type: str, index: in
 
 
 @dataclass(frozen=True, slots=True)
-class EncodedBatch:
+class EncodedFeatures:
     """Encoder outputs of some windows: (n, 1500, d_model), kept in main memory so that any subset can be taken."""
 
     windows: tuple[Window, ...]
@@ -134,11 +142,13 @@ class EncodedBatch:
     def __len__(self) -> int:
         return len(self.windows)
 
-    def select(self, indices: Sequence[int]) -> EncodedBatch:
-        return EncodedBatch(tuple(self.windows[i] for i in indices), self.features[list(indices)])
+    def select(self, indices: Sequence[int]) -> EncodedFeatures:
+        return EncodedFeatures(
+            tuple(self.windows[i] for i in indices), self.features[list(indices)]
+        )
 
 
-class CTranslate2Engine:
+class CTranslate2Engine(DecodesInRounds):
     """See the protocol. On a CPU several replicas share the weights and work on parts of a batch side by side."""
 
     def __init__(self, model: Any, vocabulary: Vocabulary, info: EngineInfo, replicas: int) -> None:
@@ -157,7 +167,7 @@ class CTranslate2Engine:
         )
         return (Notice("prompt_truncated", message),)
 
-    def encode(self, windows: Sequence[Window]) -> EncodedBatch:
+    def encode(self, windows: Sequence[Window]) -> EncodedFeatures:
         """Window by window: on a CPU the attention of one window fits the cache, that of a batch does not."""
 
         def encode_one(window: Window) -> NDArray[Any]:
@@ -166,19 +176,23 @@ class CTranslate2Engine:
 
         with _foreign_errors("encoding"):
             outputs = list(self._pool.map(encode_one, windows))
-        return EncodedBatch(
+        return EncodedFeatures(
             tuple(windows), np.concatenate(outputs) if outputs else np.empty((0, 0, 0), np.float32)
         )
 
-    def detect_language(self, encoded: EncodedBatch) -> list[dict[str, float]]:
+    def join(self, batches: Sequence[EncodedFeatures]) -> EncodedFeatures:
+        windows = tuple(window for batch in batches for window in batch.windows)
+        return EncodedFeatures(windows, np.concatenate([batch.features for batch in batches]))
+
+    def detect_language(self, encoded: EncodedFeatures) -> list[dict[str, float]]:
         if not self._model.is_multilingual:
             return [{"en": 1.0} for _ in encoded.windows]
         with _foreign_errors("detecting the language"):
             rows = self._model.detect_language(_storage(encoded.features))
         return [{token.strip("<|>"): probability for token, probability in row} for row in rows]
 
-    def decode(
-        self, encoded: EncodedBatch, languages: Sequence[str], options: DecodingOptions
+    def decode_once(
+        self, encoded: EncodedFeatures, languages: Sequence[str], options: DecodingOptions
     ) -> list[Decoded]:
         prompts = [self._vocabulary.prompt(language, options) for language in languages]
         sampling = options.temperature > 0
@@ -205,7 +219,7 @@ class CTranslate2Engine:
         ]
 
     def align(
-        self, encoded: EncodedBatch, decoded: Sequence[Decoded], options: DecodingOptions
+        self, encoded: EncodedFeatures, decoded: Sequence[Decoded], options: DecodingOptions
     ) -> list[list[Word]]:
         """Window by window, each only over its own frames: the path search grows with tokens times frames."""
 
@@ -223,6 +237,9 @@ class CTranslate2Engine:
 
         with _foreign_errors("timing words"):
             return list(self._pool.map(align_one, range(len(encoded))))
+
+    def voice_detector(self) -> VoiceDetector | None:
+        return None
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)

@@ -10,13 +10,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from ..domain.languages import AUTO
 from ..domain.transcript import Notice, Word
 from ..errors import EngineFailedError, UnknownNameError, UsageError
 from ..speech.regions import Region, Window
-from . import Decoded, DecodingOptions, EngineInfo, EngineRequest
-from .raw_batch import Unencoded
+from . import (
+    Decoded,
+    DecodesInRounds,
+    DecodingOptions,
+    EngineInfo,
+    EngineRequest,
+    VoiceDetector,
+)
 
 MODEL = "fake"
 FAILING_MODEL = "fake-failing"
@@ -27,7 +34,20 @@ WORD_S = 0.4  # the rest of a slot is the pause before the next word
 WORDS_PER_SENTENCE = 8
 
 
-class FakeEngine:
+@dataclass(frozen=True, slots=True)
+class RawBatch:
+    """Windows as they came."""
+
+    windows: tuple[Window, ...]
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def select(self, indices: Sequence[int]) -> RawBatch:
+        return RawBatch(tuple(self.windows[i] for i in indices))
+
+
+class FakeEngine(DecodesInRounds):
     """Words made of the clock; see the module."""
 
     def __init__(self, model: str = MODEL) -> None:
@@ -43,14 +63,17 @@ class FakeEngine:
     def notices(self, options: DecodingOptions) -> tuple[Notice, ...]:
         return ()
 
-    def encode(self, windows: Sequence[Window]) -> Unencoded:
-        return Unencoded(tuple(windows))
+    def encode(self, windows: Sequence[Window]) -> RawBatch:
+        return RawBatch(tuple(windows))
 
-    def detect_language(self, encoded: Unencoded) -> list[dict[str, float]]:
+    def join(self, batches: Sequence[RawBatch]) -> RawBatch:
+        return RawBatch(tuple(window for batch in batches for window in batch.windows))
+
+    def detect_language(self, encoded: RawBatch) -> list[dict[str, float]]:
         return [{"en": 0.75, "de": 0.25} for _ in encoded.windows]
 
-    def decode(
-        self, encoded: Unencoded, languages: Sequence[str], options: DecodingOptions
+    def decode_once(
+        self, encoded: RawBatch, languages: Sequence[str], options: DecodingOptions
     ) -> list[Decoded]:
         if self.info.model == FAILING_MODEL:
             raise EngineFailedError(
@@ -63,9 +86,12 @@ class FakeEngine:
         return decoded
 
     def align(
-        self, encoded: Unencoded, decoded: Sequence[Decoded], options: DecodingOptions
+        self, encoded: RawBatch, decoded: Sequence[Decoded], options: DecodingOptions
     ) -> list[list[Word]]:
         return [list(_words(window)) for window, _ in zip(encoded.windows, decoded, strict=True)]
+
+    def voice_detector(self) -> VoiceDetector | None:
+        return None
 
     def close(self) -> None:
         """Nothing is held."""

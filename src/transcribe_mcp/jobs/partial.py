@@ -7,7 +7,7 @@ from typing import Any
 
 from .. import __version__
 from ..domain.transcript import Notice, Transcript
-from ..pipeline.checkpoint import restored, to_segments
+from ..pipeline.checkpoint import Restored, to_segments
 from .models import JobOptions, JobStatus
 
 
@@ -19,12 +19,9 @@ def partial_transcript(row: Any, steps: Sequence[str]) -> Transcript:
         steps: what its finished steps kept.
     """
     options = JobOptions.loads(row.options)
-    done = restored(steps)
-    heard = sorted(
-        (window for batch in done for window in batch.windows), key=lambda window: window.start
-    )
-    segments = tuple(to_segments(heard, keep_words=options.words))
-    vote = done[-1].vote
+    restored = Restored(steps)
+    segments = tuple(to_segments(restored.heard, keep_words=options.words))
+    vote = restored.last_vote
     end_s = max((segment.end for segment in segments), default=0.0)
     of = f" of {row.duration_s:.0f} s" if row.duration_s else ""
     going_on = (

@@ -23,13 +23,14 @@ from ..errors import (
     WorkerFailedError,
 )
 from ..media.download import FetchLimits, fetch, is_url
-from ..pipeline.checkpoint import HeardBatch, restored
+from ..pipeline.checkpoint import Restored
+from ..runtime.executor import Executor
+from ..runtime.queue import Claim as EngineClaim
+from ..runtime.queue import Recording
 from ..settings import Settings, usable_cores
 from . import file_identity, spool
-from .device import Device
 from .private_files import FOLDER_MODE
 from .quarantine import Gate, Pass
-from .shared import SharedEngine
 from .store import Store
 from .submission import FETCHED_FOR_SHELL
 from .transcripts import ContentKey
@@ -57,7 +58,7 @@ class Workshop:
 
     store: Store
     worker_store: WorkerStore
-    device: Device
+    executor: Executor
     gate: Gate
     settings: Settings
     slot: WorkerSlot
@@ -75,7 +76,7 @@ class RunningJob:
     duration_s: float | None = None
     limit_s: float = inf  # of the recording
     cancelled_at: float | None = None  # monotonic clock
-    engine: SharedEngine | None = None
+    recording: Recording | None = None
     n_kept: int = 0  # batches that were finished before
     began_at: float | None = None  # monotonic clock, when the first batch that was not kept began
     began_from_s: float = 0.0
@@ -84,8 +85,8 @@ class RunningJob:
     def cancel(self) -> None:
         if self.cancelled_at is None:
             self.cancelled_at = time.monotonic()
-        if self.engine is not None:
-            self.engine.cancel()
+        if self.recording is not None:
+            self.recording.cancel()
 
     def check(self) -> None:
         if self.cancelled_at is not None:
@@ -170,8 +171,8 @@ def run(shop: Workshop, job: RunningJob) -> None:
     except TranscribeError as error:
         shop.worker_store.fail(claim, error)
     finally:
-        if job.engine is not None:
-            job.engine.close()
+        if job.recording is not None:
+            job.recording.close()
         if inside is not None:
             inside.leave()
     shutil.rmtree(folder, ignore_errors=True)
@@ -216,17 +217,26 @@ def _work(
 ) -> None:
     job.limit_s = shop.settings.max_duration_hours * 3600
     job.duration_s = _duration(shop, path)
-    job.engine = engine = shop.device.open(
-        _choice(shop, claim), job.duration_s or 0.0, job.progress
+    request = _engine_spec(shop, claim)
+    # A job that crashed goes on one batch at a time, so that the next crash has one place.
+    wanted = EngineClaim(
+        request,
+        job.duration_s or 0.0,
+        sequential=claim.crashes > 0,
+        is_durable=True,
+        progress=job.progress,
     )
+    job.recording = recording = shop.executor.open(wanted)
+    job.check()
+    recording.load()
     began = claim.resolved
     if began is None:
-        info = engine.info
+        info = recording.info
         began = ResolvedEngine(
             info.engine, info.model, info.device, claim.options.batch_size or info.batch_size
         )
     # Also where it goes on: after a crash it counts on which device that was.
-    shop.worker_store.record_start(claim, replace(began, device=engine.info.device))
+    shop.worker_store.record_start(claim, replace(began, device=recording.info.device))
     transcript = _transcribe(shop, job, path, began, inside)
     shop.worker_store.finish(claim, content, _finished(transcript, claim))
 
@@ -234,63 +244,51 @@ def _work(
 def _transcribe(
     shop: Workshop, job: RunningJob, path: Path, began: ResolvedEngine, inside: Pass
 ) -> Transcript:
-    """The pipeline over the shared engine, with the job's steps as what was kept."""
-    from ..pipeline.offline import transcribe
+    """The pipeline, with the job's steps as checkpoints."""
+    from ..pipeline.offline import transcribe_at
 
-    claim, engine = job.claim, job.engine
-    assert engine is not None
+    claim, recording = job.claim, job.recording
+    assert recording is not None
 
-    kept = _Steps(shop, job, engine, inside)
     threads = min(
         MOST_THREADS, max(1, (shop.settings.threads or usable_cores()) // shop.slot.n_workers)
     )
     options = part_of(Options, claim.options, batch_size=began.batch_size, threads=threads)
-    transcript = transcribe(path, engine, options, job.progress, kept)
+    checkpoints = JobCheckpoints(shop, job, recording, inside)
+    transcript = transcribe_at(recording, path, options, job.progress, checkpoints)
     if job.n_kept:  # most of the work was another run's: no speed can be told from this one's
         transcript = replace(transcript, timings={})
     return transcript
 
 
 @dataclass(slots=True)
-class _Steps:
-    """The finished batches of a job, each a step of its workflow.
+class JobCheckpoints:
+    """The checkpoints of a job, each a step of its workflow. See ``pipeline.checkpoint.CheckpointStore``.
 
     The steps of an earlier run are read before the first new one is added, because a workflow repeats its steps in
-    their order. A batch that was decoded anew is a further step: steps are named by their place, not by their batch.
+    their order.
     """
 
     shop: Workshop
     job: RunningJob
-    engine: SharedEngine
+    recording: Recording
     inside: Pass
     n_steps: int = 0  # of the workflow, so far in this run
-    earlier: list[HeardBatch] | None = None  # by number
 
-    def get(self, number: int) -> HeardBatch | None:
-        self.job.check()
-        earlier = self._read()
-        if number < len(earlier):
-            return earlier[number]
-        self._begin()
-        return None
+    def load(self) -> list[str]:
+        texts = [self._next("") for _ in range(self.job.n_kept)]
+        restored = Restored(texts).windows.values()
+        self.job.began_at = time.monotonic()
+        self.job.began_from_s = sum(window.duration_s for window in restored)
+        return texts
 
-    def keep(self, number: int, batch: HeardBatch) -> None:
-        self._begin()
-        self._read()
-        self.engine.batch_done(left_s=max(0.0, (self.job.duration_s or 0.0) - self.job.done_s))
+    def save(self, text: str) -> None:
         self.job.check()
-        self._next(batch.dumps())
+        self._next(text)
         self.shop.worker_store.clear_crashes(self.job.claim)
         self.inside.share()
-
-    def _begin(self) -> None:
-        if self.job.began_at is None:
-            self.job.began_at, self.job.began_from_s = time.monotonic(), self.job.done_s
-
-    def _read(self) -> list[HeardBatch]:
-        if self.earlier is None:
-            self.earlier = restored([self._next("") for _ in range(self.job.n_kept)])
-        return self.earlier
+        self.recording.sequential = False  # it is past the place of the crash
+        self.recording.left_s = max(0.0, (self.job.duration_s or 0.0) - self.job.done_s)
 
     def _next(self, text: str) -> str:
         number, self.n_steps = self.n_steps, self.n_steps + 1
@@ -308,7 +306,7 @@ def _keep(shop: Workshop, claim: Claim, number: int, text: str) -> str:
         ) from error  # and what a step belongs to with it
 
 
-def _choice(shop: Workshop, claim: Claim) -> EngineSpec:
+def _engine_spec(shop: Workshop, claim: Claim) -> EngineSpec:
     """The engine that the job asks for, or the one it was begun with where the machine chose."""
     wanted, began = claim.options, claim.resolved
     engine, model, compute_type = wanted.engine, wanted.model, wanted.compute_type

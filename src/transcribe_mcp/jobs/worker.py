@@ -28,9 +28,9 @@ from typing import NoReturn
 
 from ..engines.malloc import give_back_freed, share_arenas
 from ..errors import CancelledError, StoreError, TranscribeError, WorkerFailedError
+from ..runtime.loading import shared_executor
 from ..settings import Settings, settings, usable_cores
 from . import file_identity
-from .device import Device
 from .failed_starts import worker_id
 from .ids import is_id
 from .output_writer import OutputWriter
@@ -77,10 +77,10 @@ class Worker:
         self._stop = threading.Event()
         self.exit_code = EXIT_DONE
         self._worker_store = WorkerStore(store, worker_id(store.url, chosen.data_dir, slot.number))
-        self._device = Device(chosen.unload_after_s)
+        self._executor = shared_executor(chosen.unload_after_s)
         work_dir = chosen.data_dir / "fetched"
         self._shop = Workshop(
-            store, self._worker_store, self._device, Gate(), chosen, slot, self._log_of, work_dir
+            store, self._worker_store, self._executor, Gate(), chosen, slot, self._log_of, work_dir
         )
         self._writer = OutputWriter(store, self._log)
         self._n_workers = slot.n_workers  # also those of other machines, once they have started
@@ -190,7 +190,7 @@ class Worker:
             now = time.monotonic()
             if self._running:
                 quiet_since = now
-            if self._running or self._device.busy_with:  # also for a cancelled job
+            if self._running or self._executor.busy():  # also for a cancelled job
                 worked = now
             elif now - worked < FREEING_S:
                 give_back_freed()
@@ -221,7 +221,7 @@ class Worker:
             if job.claim in lost:
                 job.cancel()
         self._measure(jobs)
-        self._device.check()
+        self._executor.check()
         self._end_stuck_work()
 
     def _share_out(self, workflows: WorkflowRunner, *, anew: bool = False) -> None:
@@ -239,9 +239,10 @@ class Worker:
 
     def _end_stuck_work(self) -> None:
         """Restart the process to end an engine call for cancelled jobs; the other jobs resume."""
-        left_at = [engine.cancelled_at for engine in self._device.busy_with]
-        if left_at and all(at is not None and time.monotonic() - at > STUCK_S for at in left_at):
-            self.stop(EXIT_RESTART)
+        for owners in self._executor.busy():
+            cancelled_at = [one.cancelled_at for one in owners]
+            if all(at is not None and time.monotonic() - at > STUCK_S for at in cancelled_at):
+                self.stop(EXIT_RESTART)
 
     def _measure(self, jobs: list[RunningJob]) -> None:
         """Measure the speed of the device over all its jobs."""
@@ -257,7 +258,7 @@ class Worker:
         audio_s, work_s = self._measured
         if audio_s and work_s:
             self._measured = (0.0, 0.0)
-            self._worker_store.record_speed(self._device.loaded, audio_s, work_s)
+            self._worker_store.record_speed(self._executor.loaded, audio_s, work_s)
         self._store.delete_old(self._settings.keep_days)
         for job_id, queue in self._worker_store.orphans(SILENT_S):
             self._worker_store.take_over_orphan(job_id, queue)

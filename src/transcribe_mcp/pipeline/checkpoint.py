@@ -1,4 +1,4 @@
-"""What was heard in a batch of windows: sentences are made of it, and a checkpoint keeps it.
+"""What was heard in windows: sentences are made of it, and checkpoints keep it.
 
 The JSON form is for checkpoints only. It is exact: every float comes back as it was.
 """
@@ -14,15 +14,14 @@ from typing import Any, Protocol
 from ..domain.sentences import cut_sentences
 from ..domain.transcript import Notice, Segment, Word
 from ..engines import Decoded
-from ..speech.regions import Window
+from ..speech.regions import SAMPLE_RATE_HZ
 from .language_vote import Vote
 from .quality_rules import Judged, is_repetitive
 
 # A digit or two said again and again, however they are grouped: how often is hard to hear.
 REPEATED_DIGITS = re.compile(r"([1-9]\d?)(?:[-, ]*\1){4,}")
-CODEC = (
-    2  # version of the JSON form; 1 had neither the lengths of windows nor the number of the batch
-)
+CODEC = 3  # version of the JSON form; earlier ones held batches by their number
+OVERLAP_S = 0.01  # windows that share more audio are alternatives
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,109 +36,126 @@ class Heard:
         return replace(self, words=tuple(replace(word, speaker=speaker) for word in self.words))
 
 
+Key = tuple[int, float, int]
+
+
 @dataclass(frozen=True, slots=True)
-class HeardBatch:
-    """What became of one batch.
+class WindowResult:
+    """What was heard in one window: nothing in silence, several parts where the window was cut.
 
     Attributes:
-        number: its place among the batches of the recording.
-        starts, durations_s: of each of its windows, whether or not something was heard there.
-        windows: those that hold speech.
-        vote: the language as decided by the end of this batch.
-        is_anew: an earlier run had decoded other windows under this number.
+        voice: the pass over the recording; see ``voices``.
+        n_samples: of the window. With voice and start it identifies the window in any run.
     """
 
-    number: int
-    starts: tuple[float, ...]
-    durations_s: tuple[float, ...]
-    windows: tuple[Heard, ...]
+    voice: int
+    start: float
+    n_samples: int
+    parts: tuple[Heard, ...]
+
+    @property
+    def key(self) -> Key:
+        return self.voice, self.start, self.n_samples
+
+    @property
+    def duration_s(self) -> float:
+        return self.n_samples / SAMPLE_RATE_HZ
+
+    @property
+    def end(self) -> float:
+        return self.start + self.duration_s
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Results of some windows of one voice, and the language that was decided by then."""
+
+    voice: int
+    windows: tuple[WindowResult, ...]
     vote: Vote
-    is_anew: bool = False
-
-    @classmethod
-    def of(
-        cls, number: int, windows: Sequence[Window], heard: Iterable[Heard], vote: Vote
-    ) -> HeardBatch:
-        starts, durations_s = (
-            (window.start for window in windows),
-            (window.duration for window in windows),
-        )
-        return cls(number, tuple(starts), tuple(durations_s), tuple(heard), vote)
-
-    def is_of(self, windows: Sequence[Window]) -> bool:
-        """Whether it was made from exactly these windows."""
-        spans = list(zip(self.starts, self.durations_s, strict=False))
-        return spans == [(window.start, window.duration) for window in windows]
 
     def dumps(self) -> str:
-        rows = [_to_row(window) for window in self.windows]
-        vote = [
-            self.vote.language,
-            self.vote.probability,
-            [[n.code, n.message] for n in self.vote.notices],
-        ]
+        vote = self.vote
         data = {
             "codec": CODEC,
-            "number": self.number,
-            "starts": self.starts,
-            "durations_s": self.durations_s,
-            "windows": rows,
-            "vote": vote,
+            "stage": "recognize",
+            "voice": self.voice,
+            "windows": [
+                [one.start, one.n_samples, [_to_row(part) for part in one.parts]]
+                for one in self.windows
+            ],
+            "vote": [vote.language, vote.probability, [[n.code, n.message] for n in vote.notices]],
         }
-        return json.dumps(
-            data, ensure_ascii=False, default=float
-        )  # what NumPy counts with is no float
+        # NumPy's numbers are no floats for JSON.
+        return json.dumps(data, ensure_ascii=False, default=float)
 
     @classmethod
-    def loads(cls, text: str, number: int = 0) -> HeardBatch:
-        """``number``: of a checkpoint that does not say its own. One of another version is of no window."""
+    def loads(cls, text: str) -> Checkpoint | None:
+        """``None`` for a checkpoint of another version."""
         data = json.loads(text)
-        if data.get("codec", 1) > CODEC:
-            return cls(data.get("number", number), (), (), (), Vote(None, None))
+        if data.get("codec") != CODEC:
+            return None
         language, probability, notices = data["vote"]
-        return cls(
-            number=data.get("number", number),
-            starts=tuple(data["starts"]),
-            durations_s=tuple(data.get("durations_s", ())),
-            windows=tuple(_from_row(row) for row in data["windows"]),
-            vote=Vote(language, probability, tuple(Notice(*notice) for notice in notices)),
+        voice = data["voice"]
+        windows = (
+            WindowResult(voice, start, n_samples, tuple(_from_row(row) for row in rows))
+            for start, n_samples, rows in data["windows"]
         )
+        vote = Vote(language, probability, tuple(Notice(*notice) for notice in notices))
+        return cls(voice, tuple(windows), vote)
 
 
-def restored(checkpoints: Sequence[str]) -> list[HeardBatch]:
-    """The batches that checkpoints hold, by their numbers.
+class Restored:
+    """What the checkpoints of earlier runs hold. A later window replaces the earlier ones that it overlaps."""
 
-    A batch that was decoded anew, because its windows had changed, replaces the earlier one and all that followed it.
+    def __init__(self, texts: Iterable[str] = ()) -> None:
+        self.windows: dict[Key, WindowResult] = {}
+        self.votes: dict[int, Vote] = {}
+        self.n_discarded = 0
+        for text in texts:
+            self._add(Checkpoint.loads(text))
+
+    def _add(self, checkpoint: Checkpoint | None) -> None:
+        if checkpoint is None:
+            self.n_discarded += 1
+            return
+        self.votes[checkpoint.voice] = checkpoint.vote
+        for new in checkpoint.windows:
+            for old in self._overlapped(new):
+                del self.windows[old.key]
+                self.n_discarded += old.key != new.key
+            self.windows[new.key] = new
+
+    def _overlapped(self, new: WindowResult) -> list[WindowResult]:
+        return [
+            old
+            for old in self.windows.values()
+            if old.voice == new.voice
+            and min(old.end, new.end) - max(old.start, new.start) > OVERLAP_S
+        ]
+
+    @property
+    def last_vote(self) -> Vote:
+        return list(self.votes.values())[-1] if self.votes else Vote(None, None)
+
+    @property
+    def heard(self) -> list[Heard]:
+        """In order."""
+        parts = (part for window in self.windows.values() for part in window.parts)
+        return sorted(parts, key=lambda part: part.start)
+
+
+class CheckpointStore(Protocol):
+    """Keeps results, so that a recording goes on where it was broken off.
+
+    Both methods are called from the thread that called ``transcribe``.
     """
-    batches: list[HeardBatch] = []
-    for text in checkpoints:
-        batch = HeardBatch.loads(text, len(batches))
-        is_anew = batch.number < len(batches)
-        batches[batch.number :] = [replace(batch, is_anew=is_anew)]
-    return batches
 
+    def load(self) -> Sequence[str]:
+        """All that was saved, in order. Called once, before the first ``save``."""
 
-class KeptBatches(Protocol):
-    """Keeps finished batches, so that a recording that was broken off goes on where it was.
-
-    Both are called from the pipeline's own thread, for batches 0, 1, 2 … in order.
-    """
-
-    def get(self, number: int) -> HeardBatch | None:
-        """What was kept of a batch when the same work was done before."""
-
-    def keep(self, number: int, batch: HeardBatch) -> None:
-        """Take a batch that is finished."""
-
-
-class Unkept:
-    """For a caller who keeps none."""
-
-    def get(self, number: int) -> HeardBatch | None:
-        return None
-
-    def keep(self, number: int, batch: HeardBatch) -> None:
-        return None
+    def save(self, text: str) -> None:
+        """Keep the results of some windows."""
 
 
 def to_segments(heard: Sequence[Heard], *, keep_words: bool) -> Iterator[Segment]:

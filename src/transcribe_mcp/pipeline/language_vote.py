@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..domain.languages import AUTO, LANGUAGES, requested_language
 from ..domain.transcript import Notice
-from ..engines import Engine, EngineInfo
+from ..engines import EngineInfo
 from ..errors import UnsupportedTaskError
 
 if TYPE_CHECKING:
     from ..speech.regions import Window
+
+Detect = Callable[[], Sequence[Mapping[str, float]]]
 
 SURE = 0.8  # a language probability that counts as certain
 UNSURE = 0.5  # below this another language is more likely than not
@@ -62,11 +64,11 @@ class LanguageDecider:
             list(vote.notices),
         )
 
-    def decide(self, engine: Engine, encoded: Any, windows: Sequence[Window]) -> list[str]:
-        """The language of each window of a batch."""
+    def decide(self, detect: Detect, windows: Sequence[Window]) -> list[str]:
+        """The language of each window. ``detect`` gives the probabilities of each, most probable first."""
         if self.language is not None and not self._multilingual:
             return [self.language] * len(windows)
-        detected = engine.detect_language(encoded)
+        detected = detect()
         if self.language is None:
             self._vote(detected, windows)
         assert self.language is not None

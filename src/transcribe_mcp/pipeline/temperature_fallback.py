@@ -17,7 +17,7 @@ from ..align.borders import at_quiet_moments
 from ..align.times import clamp_to_speech
 from ..domain.options import TEMPERATURES
 from ..domain.transcript import Word
-from ..engines import Decoded, DecodingOptions, Encoded, Engine, decode_until
+from ..engines import Decoded, DecodingOptions, EncodedBatch, Recognizer
 from ..speech.regions import Region, Window
 from .checkpoint import Heard
 from .pieces import SHORTEST_PIECE_S, halves, piece_of
@@ -93,26 +93,19 @@ class Decoder:
     ``encode`` is the engine's own, guarded where the engine is used by several threads.
     """
 
-    engine: Engine
+    engine: Recognizer
     options: DecodingOptions
     ladder: Ladder
-    encode: Callable[[Sequence[Window]], Encoded]
+    encode: Callable[[Sequence[Window]], EncodedBatch]
 
-    def decode(self, encoded: Encoded, languages: Sequence[str]) -> list[Decoded]:
+    def decode(self, encoded: EncodedBatch, languages: Sequence[str]) -> list[Decoded]:
         """Decode a batch once, at the first temperature."""
-        found: dict[int, Decoded] = {}
-
-        def accept(i: int, decoded: Decoded) -> None:
-            found[i] = decoded
-
-        decode_until(
-            self.engine, encoded, languages, self.options.at(self.ladder.temperatures[0]), accept
-        )
-        return [found[i] for i in range(len(languages))]
+        options = self.options.at(self.ladder.temperatures[0])
+        return self.engine.decode(encoded, languages, options)
 
     def time_words(
         self,
-        encoded: Encoded,
+        encoded: EncodedBatch,
         windows: Sequence[Window],
         decoded: Sequence[Decoded],
         options: DecodingOptions,
@@ -189,7 +182,7 @@ class Decoder:
 
     def improved(
         self,
-        encoded: Encoded,
+        encoded: EncodedBatch,
         windows: Sequence[Window],
         languages: Sequence[str],
         attempts: Sequence[Attempt],
@@ -249,7 +242,7 @@ class Decoder:
 
     def _once(
         self,
-        encoded: Encoded,
+        encoded: EncodedBatch,
         windows: Sequence[Window],
         languages: Sequence[str],
         options: DecodingOptions,
@@ -329,7 +322,7 @@ class Decoder:
             return steps[next_step] if next_step < len(steps) else None
 
         part = batch.encoded.select(chosen)
-        decode_until(self.engine, part, languages, self.options.at(steps[0]), following)
+        self.engine.decode(part, languages, self.options.at(steps[0]), following)
         decoded = [best[k].decoded for k in range(len(chosen))]
         yield from zip(chosen, self.time_words(part, windows, decoded, self.options), strict=True)
 
@@ -338,7 +331,7 @@ class Decoder:
 class _Doubtful:
     """A batch of which some windows are doubtful."""
 
-    encoded: Encoded
+    encoded: EncodedBatch
     windows: Sequence[Window]
     languages: Sequence[str]
     attempts: Sequence[Attempt]

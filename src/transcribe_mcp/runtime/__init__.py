@@ -1,1 +1,1 @@
-"""Doing work ahead of time and on devices."""
+"""Runs models: which windows go to which device, when, and what happens when memory or a device fails."""

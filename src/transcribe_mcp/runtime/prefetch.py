@@ -23,27 +23,21 @@ class _Next(Generic[Item]):
     item: Item
 
 
-class Ahead(Iterator[Item]):
+class Prefetcher(Iterator[Item]):
     """The same items, made up to ``depth`` ahead of their use.
 
-    What the iterator raises is raised here. Closing stops the thread and closes the iterator, if it is a generator;
-    ``wait=False`` leaves that to the thread, once it is through with the item that it is making.
+    What the iterator raises is raised here. Closing stops the thread and closes the iterator, if it is a generator.
     """
 
-    def __init__(self, items: Iterator[Item], depth: int, *, wait: bool = True) -> None:
-        self._items, self._wait = items, wait
+    def __init__(self, items: Iterator[Item], depth: int) -> None:
+        self._items = items
         self._results: queue.Queue[_Next[Item] | _Failed | None] = queue.Queue(depth)
         self._stopped = threading.Event()
-        # What is not waited for on closing is waited for when Python ends.
-        self._thread = threading.Thread(target=self._run, name="ahead", daemon=wait)
-
-    def is_ready(self) -> bool:
-        """Whether the next item, or the end, is there without waiting. The first to ask makes the thread begin."""
-        self._begin()
-        return self._stopped.is_set() or not self._results.empty()
+        self._thread = threading.Thread(target=self._run, name="prefetch", daemon=True)
 
     def __next__(self) -> Item:
-        self._begin()
+        if self._thread.ident is None and not self._stopped.is_set():
+            self._thread.start()
         result = None if self._stopped.is_set() else self._results.get()
         if isinstance(result, _Next):
             return result.item
@@ -55,12 +49,8 @@ class Ahead(Iterator[Item]):
     def close(self) -> None:
         """Also after Ctrl-C while the thread starts: it must not be at work when the interpreter ends."""
         self._stopped.set()
-        if self._wait and self._thread.is_alive():
+        if self._thread.is_alive():
             self._thread.join()
-
-    def _begin(self) -> None:
-        if self._thread.ident is None and not self._stopped.is_set():
-            self._thread.start()
 
     def _run(self) -> None:
         try:

@@ -18,10 +18,10 @@ from ..errors import CancelledError, TranscribeError, UsageError
 
 if TYPE_CHECKING:
     from ..domain.transcript import Transcript
-    from ..engines import Engine
     from ..formats import Format
     from ..media.inputs import Recording
     from ..models import ModelRow
+    from ..runtime.executor import Executor
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +149,7 @@ class _Work:
             and all(path.is_file() for path in outputs.values())
         )
 
-    def do(self, recording: Recording, engine: Engine, outputs: dict[str, Path]) -> Outcome:
+    def do(self, recording: Recording, engine: Executor, outputs: dict[str, Path]) -> Outcome:
         """Transcribe one recording. Errors that every recording would raise are raised."""
         from ..formats import plan, render, write
         from ..pipeline.offline import transcribe as run_pipeline
@@ -183,10 +183,10 @@ class _Work:
         return Outcome(recording.source, transcript, texts, tuple(paths))
 
 
-def engine_of(spec: EngineSpec, progress: Progress) -> Engine:
-    """Load the engine of a request, with the settings filled in; see ``engines.load_engine``."""
-    from ..engines import load_engine
+def engine_of(spec: EngineSpec, progress: Progress) -> Executor:
+    """Load the engine of a request, with the settings filled in; see ``runtime.loading.load_engine``."""
     from ..engines.malloc import share_arenas
+    from ..runtime.loading import load_engine
     from ..settings import settings, usable_cores
 
     share_arenas(usable_cores())

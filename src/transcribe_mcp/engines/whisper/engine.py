@@ -21,11 +21,19 @@ from ...align.times import ENCODER_FRAME_S, time_words
 from ...align.words import split_words
 from ...compat.gpu_probe import ran_out_of_memory
 from ...domain.transcript import Notice, Word
-from ...errors import EngineFailedError, OutOfMemoryError
+from ...errors import EngineFailedError, OutOfMemoryError, WindowDataError
 from ...speech.features_torch import log_mel_windows
 from ...speech.regions import Window
 from ...speech.silero_gpu import Ears, launch_errors
-from .. import Decoded, DecodingOptions, EngineInfo, Following, Listener
+from .. import (
+    Decoded,
+    DecodesInRounds,
+    DecodingOptions,
+    EngineInfo,
+    RetryPolicy,
+    VoiceDetector,
+    accept,
+)
 from ..malloc import give_back_freed
 from ..tokenizer import CONTEXT_TOKENS, PROMPT_TOKENS, Vocabulary, prompt_text
 from .alignment import Search, spoken_anew, token_starts
@@ -102,17 +110,8 @@ class EncodedWindows:
             self.unproved,
         )
 
-    def joined(self, others: Sequence[EncodedWindows]) -> EncodedWindows:
-        parts = [self, *others]
-        return EncodedWindows(
-            tuple(window for part in parts for window in part.windows),
-            tuple(row for part in parts for row in part.rows),
-            {},
-            [one for part in parts for one in part.unproved],
-        )
-
     def prove(self) -> None:
-        """Raises: EngineFailedError when a window holds samples that are no numbers."""
+        """Raises: WindowDataError when a window holds samples that are no numbers."""
         while self.unproved:
             windows, finite = self.unproved[-1]
             for window, good in zip(windows, finite.tolist(), strict=True):
@@ -120,7 +119,7 @@ class EncodedWindows:
                     message = (
                         f"the window at {window.start:.2f} s holds samples that are no numbers"
                     )
-                    raise EngineFailedError(
+                    raise WindowDataError(
                         message, hint="decode the recording again; its samples must be finite"
                     )
             self.unproved.pop()
@@ -134,7 +133,7 @@ class EncodedWindows:
 _on_gpu: WeakSet[WhisperEngine] = WeakSet()  # not closed
 
 
-class WhisperEngine:
+class WhisperEngine(DecodesInRounds):
     """See the protocol."""
 
     def __init__(
@@ -163,7 +162,7 @@ class WhisperEngine:
         )
         return (Notice("prompt_truncated", message),)
 
-    def listener(self) -> Listener | None:
+    def voice_detector(self) -> VoiceDetector | None:
         """On a GPU; on a CPU the pipeline's own voice detection is faster."""
         device = self._running.model.device
         if device.type != "cuda":
@@ -191,6 +190,14 @@ class WhisperEngine:
             cache = machinery.encode(mel)
         return [AudioRow(cache, i) for i in range(len(windows))], finite
 
+    def join(self, batches: Sequence[EncodedWindows]) -> EncodedWindows:
+        return EncodedWindows(
+            tuple(window for batch in batches for window in batch.windows),
+            tuple(row for batch in batches for row in batch.rows),
+            {},
+            [one for batch in batches for one in batch.unproved],
+        )
+
     def detect_language(self, encoded: EncodedWindows) -> list[dict[str, float]]:
         languages = self.info.languages
         if len(languages) == 1 or not encoded.rows:
@@ -209,6 +216,43 @@ class WhisperEngine:
         return [dict(row) for row in ranked]
 
     def decode(
+        self,
+        encoded: EncodedWindows,
+        languages: Sequence[str],
+        options: DecodingOptions,
+        retry: RetryPolicy = accept,
+    ) -> list[Decoded]:
+        """Windows to decode again go back into the running batch; those with beams wait for the others."""
+        if options.beam_size > 1:
+            return DecodesInRounds.decode(self, encoded, languages, options, retry)
+        with self._at_work("decoding"):
+            rules = self._step_rules(timestamps=options.timestamps)
+        found: dict[int, Decoded] = {}
+
+        def work(places: Sequence[int]) -> None:
+            tried = dict.fromkeys(places, options)
+
+            def again(number: int, spoken: Spoken) -> Request | None:
+                i = places[number]
+                found[i] = self._decoded(spoken, languages[i], tried[i])
+                encoded.spoken[encoded.key(i, found[i], tried[i])] = spoken
+                temperature = retry(i, found[i])
+                if temperature is None:
+                    return None
+                tried[i] = options.at(temperature)
+                return self._request(encoded, i, languages[i], tried[i])
+
+            requests = [self._request(encoded, i, languages[i], options) for i in places]
+            longest = max(len(request.prompt) for request in requests)
+            with self._at_work("decoding"), self._steps_for(len(requests), longest) as steps:
+                run(steps, rules, requests, again)
+
+        self._each(work, self._shares(range(len(encoded))))
+        with self._at_work("decoding"):
+            encoded.prove()
+        return [found[i] for i in range(len(encoded))]
+
+    def decode_once(
         self, encoded: EncodedWindows, languages: Sequence[str], options: DecodingOptions
     ) -> list[Decoded]:
         requests = [
@@ -228,39 +272,6 @@ class WhisperEngine:
         for i, (one, text) in enumerate(zip(spoken, decoded, strict=True)):
             encoded.spoken[encoded.key(i, text, options)] = one
         return decoded
-
-    def decode_until(
-        self,
-        encoded: EncodedWindows,
-        languages: Sequence[str],
-        options: DecodingOptions,
-        following: Following,
-    ) -> None:
-        """See ``engines.decode_until``: windows go back into the running batch."""
-        with self._at_work("decoding"):
-            rules = self._step_rules(timestamps=options.timestamps)
-
-        def work(places: Sequence[int]) -> None:
-            tried = dict.fromkeys(places, options)
-
-            def again(number: int, spoken: Spoken) -> Request | None:
-                i = places[number]
-                decoded = self._decoded(spoken, languages[i], tried[i])
-                encoded.spoken[encoded.key(i, decoded, tried[i])] = spoken
-                temperature = following(i, decoded)
-                if temperature is None:
-                    return None
-                tried[i] = options.at(temperature)
-                return self._request(encoded, i, languages[i], tried[i])
-
-            requests = [self._request(encoded, i, languages[i], options) for i in places]
-            longest = max(len(request.prompt) for request in requests)
-            with self._at_work("decoding"), self._steps_for(len(requests), longest) as steps:
-                run(steps, rules, requests, again)
-
-        self._each(work, self._shares(range(len(encoded))))
-        with self._at_work("decoding"):
-            encoded.prove()
 
     def _decode(
         self, rules: StepRules, options: DecodingOptions, requests: Sequence[Request]

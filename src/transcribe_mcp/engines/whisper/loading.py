@@ -22,10 +22,8 @@ from ...models import Checkpoint, catalogue
 from ...models.tensors import Geometry
 from ...settings import usable_cores
 from ...speech.silero_gpu import has_triton, launch_errors
-from .. import RETRY_BEAM_SIZE, Engine, EngineInfo, EngineRequest
+from .. import RETRY_BEAM_SIZE, EngineInfo, EngineRequest, GpuModel, Recognizer
 from ..batch_size import batch_that_fits, best_batch, shape_of
-from ..fallback_device import load_with_cpu_behind
-from ..replicas import Replicas
 from . import alignment
 from .caches import AudioCache, audio_cache
 from .checkpoint import Placement, directions_of, geometry_of, load_model, vocabulary_of
@@ -63,7 +61,7 @@ ENCODED_AT_ONCE_CUDA = ENCODER_ROOMS[
 EARLY_WINDOWS_CPU = 8  # no more than the smallest batch
 
 
-def load(request: EngineRequest) -> Engine:
+def load(request: EngineRequest) -> Recognizer | GpuModel:
     """Load the requested model. A GPU that nobody asked for has the CPU behind it."""
     device, notices = _choose_device(request.device, request.gpu)
     try:
@@ -81,9 +79,9 @@ def load(request: EngineRequest) -> Engine:
     if device.type == "cpu":
         return _load_on(request, device)
     if request.device != AUTO:
-        return Replicas([_load_on(request, device)])  # which minds its memory
+        return _load_on(request, device)
 
-    def load_on_cpu() -> Engine:
+    def load_on_cpu() -> Recognizer:
         kept = (
             request.compute_type
             if request.compute_type in _compute_types(torch.device("cpu"))
@@ -91,7 +89,7 @@ def load(request: EngineRequest) -> Engine:
         )
         return _load_on(replace(request, compute_type=kept), torch.device("cpu"))
 
-    return load_with_cpu_behind(lambda: Replicas([_load_on(request, device)]), load_on_cpu)
+    return GpuModel.load(lambda: _load_on(request, device), load_on_cpu)
 
 
 def _load_on(request: EngineRequest, device: torch.device) -> WhisperEngine:
@@ -133,13 +131,13 @@ def _load_on(request: EngineRequest, device: torch.device) -> WhisperEngine:
         word_lag_s=models.word_lag_s(checkpoint),
         punctuates=models.has_openai_vocabulary(checkpoint),
         skips_speech=True,
-        early_windows=machinery.encoded_at_once
+        encode_chunk=machinery.encoded_at_once
         if in_queue
         else EARLY_WINDOWS_CPU
         if shares_workers
         else 0,
-        encodes_aside=shares_workers,
-        aligns_aside=in_queue or shares_workers,
+        concurrent_encode=shares_workers,
+        concurrent_align=in_queue or shares_workers,
         versions={"torch": torch.__version__},
         warnings=notices,
     )

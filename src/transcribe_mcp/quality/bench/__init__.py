@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,13 @@ from ... import models
 from ...compat.memory import Geometry
 from ...domain.options import Options
 from ...domain.progress import Progress, no_progress
-from ...domain.transcript import Notice, Word
-from ...engines import Decoded, DecodingOptions, Encoded, Engine, EngineInfo, Listener, listener_of
+from ...engines import DecodingOptions, EngineInfo, Recognizer
 from ...engines.batch_size import known_shape
 from ...errors import ModelError, UsageError
 from ...media.decode import SAMPLE_RATE_HZ, Samples, read
+from ...pipeline.checkpoint import Checkpoint
 from ...pipeline.offline import transcribe
+from ...runtime.executor import Executor
 from ...speech.detector import SpeechDetector
 from ...speech.regions import Window
 from .ceilings import Ceilings, gpu_peak_bytes, measure_ceilings, peak_bytes, synchronize
@@ -135,7 +136,7 @@ def recording(path: Path | None, minutes: float) -> Samples:
 
 
 def measure(
-    engine: Engine,
+    engine: Executor,
     samples: Samples,
     options: Options,
     runs: int = 3,
@@ -146,21 +147,21 @@ def measure(
     Calls ``progress`` with ``bench`` and the step.
     """
     audio_s = len(samples) / SAMPLE_RATE_HZ
-    watched = _Watched(engine)
+    noted, model = _Noted(samples), engine.models[0]
     progress("bench", 0, STEPS)
-    transcript = transcribe(samples, watched, options)
-    batches = watched.batches
+    transcript = transcribe(samples, engine, options, checkpoints=noted)
+    batches = noted.batches
     progress("bench", 1, STEPS)
     ceilings = measure_ceilings(engine.info)
     decoding = DecodingOptions(task=options.task)
     languages = [transcript.language or engine.info.languages[0]]
-    encoded = [engine.encode(batch) for batch in batches]
-    decoded = [engine.decode(one, languages * len(one), decoding) for one in encoded]
+    encoded = [model.encode(batch) for batch in batches]
+    decoded = [model.decode(one, languages * len(one), decoding) for one in encoded]
     work: dict[str, Callable[[], object]] = {
-        "speech": lambda: _detect_speech(engine, samples, options),
-        "encode": lambda: [engine.encode(batch) for batch in batches],
-        "decode": lambda: [engine.decode(b, languages * len(b), decoding) for b in encoded],
-        "words": lambda: [engine.align(*b, decoding) for b in zip(encoded, decoded, strict=True)],
+        "speech": lambda: _detect_speech(model, samples, options),
+        "encode": lambda: [model.encode(batch) for batch in batches],
+        "decode": lambda: [model.decode(b, languages * len(b), decoding) for b in encoded],
+        "words": lambda: [model.align(*b, decoding) for b in zip(encoded, decoded, strict=True)],
         ALL_STAGES: lambda: transcribe(samples, engine, options),
     }
     seconds: dict[str, float] = {}
@@ -185,42 +186,24 @@ def measure(
     )
 
 
-@dataclass(slots=True)
-class _Watched:
-    """An engine that records its batches."""
+class _Noted:
+    """Checkpoints that only tell which windows went through in one batch."""
 
-    engine: Engine
-    batches: list[Sequence[Window]] = field(default_factory=list)
+    def __init__(self, samples: Samples) -> None:
+        self.batches: list[list[Window]] = []
+        self._samples = samples
 
-    @property
-    def info(self) -> EngineInfo:
-        return self.engine.info
+    def load(self) -> list[str]:
+        return []
 
-    def listener(self) -> Listener | None:
-        return listener_of(self.engine)
-
-    def notices(self, options: DecodingOptions) -> tuple[Notice, ...]:
-        return self.engine.notices(options)
-
-    def encode(self, windows: Sequence[Window]) -> Encoded:
-        self.batches.append(windows)
-        return self.engine.encode(windows)
-
-    def detect_language(self, encoded: Any) -> list[dict[str, float]]:
-        return self.engine.detect_language(encoded)
-
-    def decode(
-        self, encoded: Any, languages: Sequence[str], options: DecodingOptions
-    ) -> list[Decoded]:
-        return self.engine.decode(encoded, languages, options)
-
-    def align(
-        self, encoded: Any, decoded: Sequence[Decoded], options: DecodingOptions
-    ) -> list[list[Word]]:
-        return self.engine.align(encoded, decoded, options)
-
-    def close(self) -> None:
-        self.engine.close()
+    def save(self, text: str) -> None:
+        checkpoint = Checkpoint.loads(text)
+        assert checkpoint is not None
+        batch = []
+        for window in checkpoint.windows:
+            first = round(window.start * SAMPLE_RATE_HZ)
+            batch.append(Window(window.start, self._samples[first : first + window.n_samples], ()))
+        self.batches.append(batch)
 
 
 def _median_s(work: Callable[[], Any], runs: int) -> float:
@@ -234,10 +217,10 @@ def _median_s(work: Callable[[], Any], runs: int) -> float:
     return max(statistics.median(taken), 1e-9)
 
 
-def _detect_speech(engine: Engine, samples: Samples, options: Options) -> None:
-    listener = listener_of(engine)
-    block_s = listener.block_s if listener else 300.0
-    detector = listener or SpeechDetector(options.threads)
+def _detect_speech(model: Recognizer, samples: Samples, options: Options) -> None:
+    on_device = model.voice_detector()
+    block_s = on_device.block_s if on_device else 300.0
+    detector = on_device or SpeechDetector(options.threads)
     size = round(block_s * SAMPLE_RATE_HZ)
     for first in range(0, len(samples), size):
         detector.push(samples[first : first + size], last=first + size >= len(samples))

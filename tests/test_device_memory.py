@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from weakref import WeakSet
 
@@ -15,10 +17,14 @@ from scripted_engine import INFO, ScriptedBatch, ScriptedEngine, said
 from whisper_nano import kept_conversions, speech_truths, whisper_nano
 
 from transcribe_mcp.domain.transcript import Word
-from transcribe_mcp.engines import Decoded, DecodingOptions, EngineRequest, load_engine
+from transcribe_mcp.engines import (
+    Decoded,
+    DecodingOptions,
+    EngineRequest,
+    GpuModel,
+    load_recognizer,
+)
 from transcribe_mcp.engines.auto import devices_of
-from transcribe_mcp.engines.fallback_device import load_with_cpu_behind
-from transcribe_mcp.engines.replicas import Replicas
 from transcribe_mcp.errors import (
     EngineFailedError,
     EngineUnavailableError,
@@ -26,11 +32,16 @@ from transcribe_mcp.errors import (
     UsageError,
 )
 from transcribe_mcp.media.decode import read
+from transcribe_mcp.pipeline.language_vote import LanguageDecider
 from transcribe_mcp.pipeline.offline import Options, transcribe
+from transcribe_mcp.pipeline.recognize import Recipe, RecognizeStage
+from transcribe_mcp.pipeline.temperature_fallback import Attempt, Ladder
+from transcribe_mcp.runtime.executor import Executor
+from transcribe_mcp.runtime.loading import load_engine
 from transcribe_mcp.speech.regions import Region, Window
 
-GREEDY = DecodingOptions()
 RATE_HZ = 16_000
+RECIPE = Recipe(DecodingOptions(), Ladder())
 
 
 def windows(n: int) -> list[Window]:
@@ -42,6 +53,24 @@ def windows(n: int) -> list[Window]:
 
 def by_number(window: Window, language: str, options: DecodingOptions) -> Decoded:
     return said(f" window {round(window.start / 30)}")
+
+
+def run(executor: Executor, given: Sequence[Window], batch_size: int = 0) -> list[Attempt]:
+    """What an executor makes of windows that are there all at once, in their order."""
+    with closing(executor.open()) as recording:
+        recording.load()
+        recording.begin(batch_size, math.inf)
+        stage = RecognizeStage(RECIPE, LanguageDecider("auto", INFO, multilingual=False))
+        recording.submit(stage, given)
+        recording.end()
+        found = {
+            task.window.start: attempt for part in recording.results() for task, attempt in part
+        }
+    return [found[window.start] for window in given]
+
+
+def texts(attempts: Sequence[Attempt]) -> list[str]:
+    return ["".join(word.text for word in attempt.words) for attempt in attempts]
 
 
 @dataclass(slots=True)
@@ -60,41 +89,45 @@ class SmallEngine(ScriptedEngine):
             raise OutOfMemoryError(f"no memory for {len(windows)} windows")
         return ScriptedEngine.encode(self, windows)
 
-    def decode(
+    def decode_once(
         self, encoded: ScriptedBatch, languages: Sequence[str], options: DecodingOptions
     ) -> list[Decoded]:
         if len(encoded) > self.decoding_room:
             raise OutOfMemoryError(f"no memory to decode {len(encoded)} windows")
-        return ScriptedEngine.decode(self, encoded, languages, options)
+        return ScriptedEngine.decode_once(self, encoded, languages, options)
 
 
 @pytest.mark.parametrize(("room", "decoding_room"), [(4, 4), (1, 1), (100, 3), (3, 1), (100, 100)])
 def test_a_batch_that_does_not_fit_is_halved_until_it_does_and_loses_no_window(
     room: int, decoding_room: int
 ) -> None:
-    engine = Replicas([SmallEngine(by_number, room=room, decoding_room=decoding_room)])
+    engine = Executor.of(SmallEngine(by_number, room=room, decoding_room=decoding_room))
 
-    encoded = engine.encode(windows(13))
-    decoded = engine.decode(encoded, ["en"] * 13, GREEDY)
-    words = engine.align(encoded, decoded, GREEDY)
+    attempts = run(engine, windows(13), batch_size=13)
 
-    assert [text.text for text in decoded] == [f" window {i}" for i in range(13)]
-    assert [window[0].start for window in words] == [30.0 * i for i in range(13)]
-    assert len(encoded) == len(engine.detect_language(encoded)) == 13
+    assert texts(attempts) == [f" window {i}" for i in range(13)]
+    assert [attempt.words[0].start for attempt in attempts] == [30.0 * i for i in range(13)]
 
 
-def test_windows_selected_from_a_halved_batch_are_those_that_were_asked_for_in_that_order() -> None:
-    engine = Replicas([SmallEngine(by_number, room=4)])
-    encoded = engine.encode(windows(13))
+def test_windows_of_a_halved_batch_that_are_decoded_again_are_those_in_doubt() -> None:
+    doubtful = {12, 0, 7, 6}
 
-    decoded = engine.decode(encoded.select([12, 0, 7, 6]), ["en"] * 4, GREEDY)
+    def guesses_at_first(window: Window, language: str, options: DecodingOptions) -> Decoded:
+        is_doubtful = round(window.start / 30) in doubtful and not options.temperature
+        return said(" guess", logprob=-1.5) if is_doubtful else by_number(window, language, options)
 
-    assert [text.text for text in decoded] == [f" window {i}" for i in (12, 0, 7, 6)]
+    small = SmallEngine(guesses_at_first, room=4)
+
+    attempts = run(Executor.of(small), windows(13), batch_size=13)
+
+    assert texts(attempts) == [f" window {i}" for i in range(13)]
+    again = {start for call in small.calls if call.options.temperature for start in call.starts}
+    assert again == {30.0 * i for i in doubtful}
 
 
 def test_after_memory_ran_out_batches_are_smaller_and_the_result_says_so() -> None:
     small = SmallEngine(by_number, room=3)
-    engine = Replicas([small])
+    engine = Executor.of(small)
     talk = np.concatenate([read(truth.path) for truth in speech_truths().values()])
 
     transcript = transcribe(talk, engine, Options(language="en", batch_size=8))
@@ -106,19 +139,15 @@ def test_after_memory_ran_out_batches_are_smaller_and_the_result_says_so() -> No
 
 
 def test_a_window_that_does_not_fit_alone_is_an_error_that_says_so() -> None:
-    engine = Replicas([SmallEngine(room=0)])
     with pytest.raises(OutOfMemoryError, match="1 windows"):
-        engine.decode(engine.encode(windows(4)), ["en"] * 4, GREEDY)
+        run(Executor.of(SmallEngine(room=0)), windows(4))
 
 
 def test_where_not_even_one_window_fits_the_cpu_behind_does_all_of_it() -> None:
-    engine = load_with_cpu_behind(
-        lambda: Replicas([SmallEngine(room=0)]), lambda: ScriptedEngine(by_number)
-    )
+    gpu = GpuModel.load(lambda: SmallEngine(room=0), lambda: ScriptedEngine(by_number))
+    engine = Executor.of(gpu)
 
-    decoded = engine.decode(engine.encode(windows(3)), ["en"] * 3, GREEDY)
-
-    assert [text.text for text in decoded] == [" window 0", " window 1", " window 2"]
+    assert texts(run(engine, windows(3))) == [" window 0", " window 1", " window 2"]
     assert "gpu_failed" in [notice.code for notice in engine.info.warnings]
 
 
@@ -139,12 +168,6 @@ class HeldBatch:
             tuple(self.windows[i] for i in indices), tuple(self.held[i] for i in indices)
         )
 
-    def joined(self, others: Sequence[HeldBatch]) -> HeldBatch:
-        parts = (self, *others)
-        return HeldBatch(
-            sum((part.windows for part in parts), ()), sum((part.held for part in parts), ())
-        )
-
 
 class FullEngine(ScriptedEngine):
     """Its memory holds so many windows, in whatever batches they are; to work on some takes half as
@@ -153,7 +176,9 @@ class FullEngine(ScriptedEngine):
 
     def __init__(self, room: int) -> None:
         ScriptedEngine.__init__(
-            self, by_number, info=replace(INFO, early_windows=4, aligns_aside=True, batch_size=16)
+            self,
+            by_number,
+            info=replace(INFO, encode_chunk=4, concurrent_align=True, batch_size=16),
         )
         self.room = room
         self.held: WeakSet[Held] = WeakSet()
@@ -166,11 +191,15 @@ class FullEngine(ScriptedEngine):
         self.held.update(batch.held)
         return batch
 
-    def decode(
+    def join(self, batches: Sequence[HeldBatch]) -> HeldBatch:
+        held = tuple(one for batch in batches for one in batch.held)
+        return HeldBatch(tuple(window for batch in batches for window in batch.windows), held)
+
+    def decode_once(
         self, encoded: HeldBatch, languages: Sequence[str], options: DecodingOptions
     ) -> list[Decoded]:
         self.take(-(-len(encoded) // 2))
-        return ScriptedEngine.decode(self, encoded, languages, options)
+        return ScriptedEngine.decode_once(self, encoded, languages, options)
 
     def align(
         self, encoded: HeldBatch, decoded: Sequence[Decoded], options: DecodingOptions
@@ -190,7 +219,7 @@ def test_a_recording_whose_windows_fill_the_memory_goes_on_with_as_many_as_fit(r
     talk = np.concatenate([read(truth.path) for truth in speech_truths().values()] * 8)
     full = FullEngine(room)
 
-    transcript = transcribe(talk, Replicas([full]), Options(language="en"))
+    transcript = transcribe(talk, Executor.of(full), Options(language="en"))
 
     whole = transcribe(talk, ScriptedEngine(by_number), Options(language="en"))
     assert transcript.words == whole.words
@@ -209,48 +238,67 @@ def test_a_recording_whose_windows_fill_the_memory_goes_on_with_as_many_as_fit(r
 
 
 def test_a_window_for_which_there_is_no_room_beside_others_at_work_waits_for_them() -> None:
-    full = FullEngine(room=2)
-    engine = Replicas([full])
+    class Waiting(FullEngine):
+        def align(
+            self, encoded: HeldBatch, decoded: Sequence[Decoded], options: DecodingOptions
+        ) -> list[list[Word]]:
+            if encoded.windows[0].start == 0:
+                assert self.refused.acquire(timeout=PATIENCE_S)
+            return ScriptedEngine.align(self, encoded, decoded, options)
 
-    def hear_when_another_was_refused(
-        window: Window, language: str, options: DecodingOptions
-    ) -> Decoded:
-        if window.start == 0:
-            assert full.refused.acquire(timeout=PATIENCE_S)
-        return by_number(window, language, options)
+    full = Waiting(room=2)
 
-    full.hear = hear_when_another_was_refused
-    first, second = (engine.encode([window]) for window in windows(2))
-    with ThreadPoolExecutor(2) as threads:
-        texts = [threads.submit(engine.decode, batch, ["en"], GREEDY) for batch in (first, second)]
-        assert [text.result(PATIENCE_S)[0].text for text in texts] == [" window 0", " window 1"]
+    attempts = run(Executor.of(full), windows(2), batch_size=1)
+
+    assert texts(attempts) == [" window 0", " window 1"]
+    assert full.n_refused
 
 
-def test_several_engines_share_a_batch_and_each_minds_its_own_memory() -> None:
-    engines = [SmallEngine(by_number, room=room) for room in (100, 2, 100)]
-    engine = Replicas(engines)
+class Together(SmallEngine):
+    """The first windows are encoded only when all engines are at work."""
 
-    encoded = engine.encode(windows(11))
-    decoded = engine.decode(encoded, ["en"] * 11, GREEDY)
+    def meet(self, barrier: threading.Barrier) -> Together:
+        self.barrier = barrier
+        return self
 
-    assert [text.text for text in decoded] == [f" window {i}" for i in range(11)]
+    barrier: threading.Barrier = threading.Barrier(1)
+
+    def encode(self, windows: Sequence[Window]) -> ScriptedBatch:
+        if not self.held:
+            self.barrier.wait(PATIENCE_S)
+        return SmallEngine.encode(self, windows)
+
+
+def test_several_engines_share_a_recording_and_each_minds_its_own_memory() -> None:
+    together = threading.Barrier(3)
+    info = replace(INFO, batch_size=100)
+    engines = [Together(by_number, info=info, room=room).meet(together) for room in (100, 2, 100)]
+    with closing(Executor.of(*engines)) as engine:
+        assert texts(run(engine, windows(11))) == [f" window {i}" for i in range(11)]
+        info = engine.info
+
     shares = [sum(len(call.starts) for call in one.calls) for one in engines]
-    assert sorted(shares) == [3, 4, 4]
-    assert engine.info.batch_size <= sum(one.info.batch_size for one in engines)
+    assert sum(shares) == 11
+    assert min(shares) >= 1
+    assert max(shares) <= 11 - 2 * 2
+    assert info.batch_size <= sum(one.info.batch_size for one in engines)
 
 
-def test_batches_encoded_in_parts_and_joined_are_decoded_as_one_by_every_engine() -> None:
-    engines = [SmallEngine(by_number), SmallEngine(by_number, room=1)]
-    engine = Replicas(engines)
-    parts = [engine.encode(windows(9)[first : first + 3]) for first in (0, 3, 6)]
+def test_windows_encoded_in_parts_are_decoded_as_one_batch_by_every_engine() -> None:
+    together = threading.Barrier(2)
+    info = replace(INFO, encode_chunk=3, batch_size=100)
+    engines = [
+        Together(by_number, info=info, room=100, decoding_room=100).meet(together) for _ in range(2)
+    ]
 
-    whole = parts[0].joined(parts[1:])
-    decoded = engine.decode(whole.select([8, *range(8)]), ["en"] * 9, GREEDY)
-    words = engine.align(whole, engine.decode(whole, ["en"] * 9, GREEDY), GREEDY)
+    with closing(Executor.of(*engines)) as engine:
+        attempts = run(engine, windows(9))
 
-    assert [text.text for text in decoded] == [f" window {i}" for i in (8, *range(8))]
-    assert [window[0].start for window in words] == [30.0 * i for i in range(9)]
-    assert len(engines[0].calls[0].starts) == 3, "one call for its share of all parts"
+    assert texts(attempts) == [f" window {i}" for i in range(9)]
+    assert [attempt.words[0].start for attempt in attempts] == [30.0 * i for i in range(9)]
+    sizes = [len(call.starts) for one in engines for call in one.calls]
+    assert max(sizes) == 5, "one call for its share of all parts"
+    assert len(sizes) <= 3
 
 
 class ThreadMinding(ScriptedEngine):
@@ -264,33 +312,38 @@ class ThreadMinding(ScriptedEngine):
         self.callers.append(threading.get_ident())
         return ScriptedEngine.encode(self, windows)
 
-    def decode(
+    def decode_once(
         self, encoded: ScriptedBatch, languages: Sequence[str], options: DecodingOptions
     ) -> list[Decoded]:
         self.callers.append(threading.get_ident())
-        return ScriptedEngine.decode(self, encoded, languages, options)
+        return ScriptedEngine.decode_once(self, encoded, languages, options)
 
 
 def test_an_engine_is_called_by_the_same_thread_whenever_the_same_thread_calls_all_of_them() -> (
     None
 ):
     engines = [ThreadMinding() for _ in range(3)]
-    engine = Replicas(engines)
+    engine = Executor.of(*engines)
 
-    def call(times: int) -> None:
+    def call(times: int) -> list[int]:
         for _ in range(times):
-            engine.decode(engine.encode(windows(6)), ["en"] * 6, GREEDY)
+            run(engine, windows(6), batch_size=1)
+        return [len(one.callers) for one in engines]
 
-    call(4)
+    n_first = call(4)
     with ThreadPoolExecutor(1) as another:
         another.submit(call, 3).result()
+    engine.close()
 
-    assert [len(set(one.callers[:8])) for one in engines] == [1, 1, 1]
-    assert [len(set(one.callers[8:])) for one in engines] == [1, 1, 1]
-    assert len({thread for one in engines for thread in one.callers}) == 6
+    first = [set(one.callers[:n]) for one, n in zip(engines, n_first, strict=True)]
+    then = [set(one.callers[n:]) for one, n in zip(engines, n_first, strict=True)]
+    assert all(len(threads) <= 1 for threads in (*first, *then))
+    assert first[1:] == then[1:] or not all((*first, *then)), "the others have threads of their own"
+    threads = [thread for one in first for thread in one]
+    assert len(threads) == len(set(threads))
 
 
-def test_what_one_engine_fails_with_comes_when_the_others_are_through() -> None:
+def test_what_one_engine_fails_with_is_the_error_of_the_recording() -> None:
     failed, through = threading.Event(), threading.Event()
 
     class Failing(ScriptedEngine):
@@ -301,25 +354,31 @@ def test_what_one_engine_fails_with_comes_when_the_others_are_through() -> None:
     class Slower(ScriptedEngine):
         def encode(self, windows: Sequence[Window]) -> ScriptedBatch:
             assert failed.wait(PATIENCE_S)
-            assert sum(range(3_000_000)) > 0  # work of some 50 ms
             through.set()
             return ScriptedEngine.encode(self, windows)
 
+    engine = Executor.of(Failing(), Slower(by_number))
     with pytest.raises(EngineFailedError, match="the device is gone"):
-        Replicas([Failing(), Slower(by_number)]).encode(windows(6))
+        run(engine, windows(6))
+    engine.close()
 
-    assert through.is_set()
 
+def test_a_window_that_finds_no_room_is_encoded_again_when_there_is() -> None:
+    class Crowded(ScriptedEngine):
+        refused: list[float] = []  # noqa: RUF012 - of this test alone
 
-def test_a_window_that_finds_no_room_is_encoded_again_when_it_is_needed() -> None:
-    small = SmallEngine(by_number, room=0)
-    engine = Replicas([small])
-    encoded = engine.encode(windows(2))
-    small.room = 1  # the batch before is through
+        def encode(self, windows: Sequence[Window]) -> ScriptedBatch:
+            if windows[0].start and not self.refused:
+                self.refused.append(windows[0].start)
+                raise OutOfMemoryError("the batch before is still there")
+            return ScriptedEngine.encode(self, windows)
 
-    decoded = engine.decode(encoded, ["en"] * 2, GREEDY)
+    engine = Crowded(by_number, info=replace(INFO, encode_chunk=1, concurrent_align=True))
 
-    assert [text.text for text in decoded] == [" window 0", " window 1"]
+    attempts = run(Executor.of(engine), windows(2), batch_size=2)
+
+    assert texts(attempts) == [" window 0", " window 1"]
+    assert engine.refused == [30.0]
 
 
 def test_a_recording_spread_over_two_real_engines_is_what_one_alone_makes_of_it() -> None:
@@ -330,8 +389,8 @@ def test_a_recording_spread_over_two_real_engines_is_what_one_alone_makes_of_it(
         request = EngineRequest(
             "ctranslate2", str(whisper_nano()), "cpu", "int8", threads=1, offline=True
         )
-        one, other = load_engine(request), load_engine(request)
-        both = Replicas([one, other])
+        one, other = load_recognizer(request), load_recognizer(request)
+        both = Executor.of(one, other)
         options = Options(language="en", temperatures=(0.0,))
         alone, spread = transcribe(talk, one, options), transcribe(talk, both, options)
         both.close()

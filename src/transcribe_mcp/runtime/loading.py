@@ -1,0 +1,26 @@
+"""A spec -> an executor with its model."""
+
+from __future__ import annotations
+
+import threading
+
+from ..domain.options import EngineSpec
+from ..domain.progress import Progress, no_progress
+from ..engines import load_recognizers
+from .executor import Executor
+
+
+def load_engine(spec: EngineSpec, progress: Progress = no_progress) -> Executor:
+    """Load an engine. Several devices share the windows of every recording.
+
+    Raises:
+        UnknownNameError: no such engine.
+        EngineUnavailableError: its package or the hardware it was asked for is missing.
+        ModelError: the model cannot be had or used.
+    """
+    return Executor.of(*load_recognizers(spec, progress))
+
+
+def shared_executor(unload_after_s: float = threading.TIMEOUT_MAX) -> Executor:
+    """An executor with a thread of its own. Recordings name their model by an ``EngineSpec``."""
+    return Executor(load_recognizers, own_thread=True, unload_after_s=unload_after_s)
