@@ -43,7 +43,9 @@ SEES: dict[str, set[str]] = {
     "pipeline": BASE | {"align", "engines", "media", "runtime", "speech"},
     "jobs": BASE | SOURCES | {"engines", "runtime", "pipeline", "formats", "compat"},
     "quality": BASE | SOURCES | {"align", "engines", "runtime", "pipeline", "compat"},
-    "service": BASE | SOURCES | {"engines", "runtime", "formats", "jobs", "pipeline", "quality", "compat"},
+    "service": BASE
+    | SOURCES
+    | {"engines", "runtime", "formats", "jobs", "pipeline", "quality", "compat"},
     "frontends": {"errors", "domain", "service"},
     "__main__": {"compat", "errors", "frontends"},
 }
@@ -108,17 +110,14 @@ FAILING_CALLS = {"check_schema", "fail", "raises", "validate", "warns"}
 
 # Where Exception is caught and not raised again, and why.
 BROAD_EXCEPT = {
-    "runtime.prefetch": "the producer's error is carried to the thread that reads",
     "compat.probes": "a guarded probe: the doctor has to survive any broken machine",
     "jobs.output_writer": "a file that cannot be written must not take the others with it",
     "jobs.group_commit": "the error of the thread that works is carried to those that it works for",
     "jobs.worker": "a job that fails must not take the others with it",
     "frontends.mcp.notices": "a client that has gone, in whatever way its transport says so",
     "models.hub": "the downloading thread's error is carried to the thread that waits",
+    "runtime": "what a thread or a model fails with is carried to the owners of the recordings",
     "pipeline.feeder": "the feeding thread's error is carried to the owner of the recording",
-    "runtime.device": "the model's error is carried to the owners of the windows",
-    "runtime.executor": "an error of loading is carried to the owners of the recordings",
-    "runtime.phases": "the model's error is carried to the owners of the windows",
 }
 
 # --- reading the source ---------------------------------------------------------------------------

@@ -151,7 +151,7 @@ class OutOfMemoryError(EngineFailedError):
 
 
 class WindowDataError(EngineFailedError):
-    """The samples of a window are unusable. That concerns one recording, not the engine or its device."""
+    """Concerns one recording, not the engine or its device."""
 
     code = "window_data"
     http_status = 422
