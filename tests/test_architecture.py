@@ -28,6 +28,7 @@ PACKAGE = ROOT / "src" / "transcribe_mcp"
 
 BASE = {"errors", "settings", "domain"}
 SOURCES = {"media", "speech", "models"}  # a recording -> windows; a name -> a model's files
+FLOW = {"engines", "runtime", "pipeline"}  # windows -> transcript
 
 # Which parts a part may import. A part is a file or a folder beside __init__.py.
 SEES: dict[str, set[str]] = {
@@ -41,11 +42,9 @@ SEES: dict[str, set[str]] = {
     "engines": BASE | {"align", "models", "speech", "compat"},
     "runtime": BASE | {"engines", "speech", "compat"},
     "pipeline": BASE | {"align", "engines", "media", "runtime", "speech"},
-    "jobs": BASE | SOURCES | {"engines", "runtime", "pipeline", "formats", "compat"},
-    "quality": BASE | SOURCES | {"align", "engines", "runtime", "pipeline", "compat"},
-    "service": BASE
-    | SOURCES
-    | {"engines", "runtime", "formats", "jobs", "pipeline", "quality", "compat"},
+    "jobs": BASE | SOURCES | FLOW | {"formats", "compat"},
+    "quality": BASE | SOURCES | FLOW | {"align", "compat"},
+    "service": BASE | SOURCES | FLOW | {"formats", "jobs", "quality", "compat"},
     "frontends": {"errors", "domain", "service"},
     "__main__": {"compat", "errors", "frontends"},
 }
@@ -105,7 +104,7 @@ EXEMPT_DECORATORS = {"command", "callback", "tool", "jit"}
 # Packages that another one brings along wherever it needs them.
 COMES_WITH = {"anyio": "mcp", "triton": "torch"}
 
-# Calls that fail a test without an ``assert``.
+# Calls that fail a test.
 FAILING_CALLS = {"check_schema", "fail", "raises", "validate", "warns"}
 
 # Where Exception is caught and not raised again, and why.
@@ -116,8 +115,8 @@ BROAD_EXCEPT = {
     "jobs.worker": "a job that fails must not take the others with it",
     "frontends.mcp.notices": "a client that has gone, in whatever way its transport says so",
     "models.hub": "the downloading thread's error is carried to the thread that waits",
-    "runtime": "what a thread or a model fails with is carried to the owners of the recordings",
-    "pipeline.feeder": "the feeding thread's error is carried to the owner of the recording",
+    "pipeline.feeder": "the error of its thread is carried to the owner of the recording",
+    "runtime": "the error of a thread or a model is carried to the owners of the recordings",
 }
 
 # --- reading the source ---------------------------------------------------------------------------

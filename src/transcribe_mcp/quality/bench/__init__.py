@@ -147,7 +147,8 @@ def measure(
     Calls ``progress`` with ``bench`` and the step.
     """
     audio_s = len(samples) / SAMPLE_RATE_HZ
-    noted, model = _Noted(samples), engine.models[0]
+    noted = _Noted(samples)
+    model = engine.models[0]
     progress("bench", 0, STEPS)
     transcript = transcribe(samples, engine, options, checkpoints=noted)
     batches = noted.batches
