@@ -58,10 +58,8 @@ DOORS: dict[str, set[str]] = {
     "av": {"media"},
     "dbos": {"jobs.queue", "jobs.workflows"},
     "filelock": {"models", "jobs.worker_process"},
-    "ctranslate2": {
-        "engines.ctranslate2",
-        "models.weights",
-    },  # running models, writing its model files
+    # Running models, writing its model files.
+    "ctranslate2": {"engines.ctranslate2", "models.weights"},
     "huggingface_hub": {"models.hub"},
     "icu4py": {"domain.text_breaks"},
     "mcp": {"frontends.mcp.sdk"},
