@@ -184,7 +184,7 @@ class _Work:
 
 
 def engine_of(spec: EngineSpec, progress: Progress) -> Executor:
-    """Load the engine of a request, with the settings filled in; see ``runtime.loading.load_engine``."""
+    """Load the engine of a request, with the settings filled in; see ``load_engine``."""
     from ..engines.malloc import share_arenas
     from ..runtime.loading import load_engine
     from ..settings import settings, usable_cores
