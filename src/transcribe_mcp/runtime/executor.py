@@ -235,7 +235,7 @@ class Executor:
         model.takes = not is_other
         did = model.step()
         self._know(model)
-        return did
+        return did or (is_other and model.is_idle)
 
     def _load_for(self, recording: Recording) -> None:
         try:
