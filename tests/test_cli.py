@@ -327,7 +327,6 @@ def test_bars_are_drawn_on_a_terminal_and_stdout_stays_clean(talks: Path) -> Non
     shown, text = on_a_terminal(talks, "a.wav", "b.wav")
     for stage in ("1/2 reading", "1/2 finding speech", "2/2 transcribing", "100 %"):
         assert stage in shown
-    assert "word0000" not in shown
     assert "\x1b" not in text and text == run(*FAKE, "a.wav", "b.wav", cwd=talks).stdout
 
 
@@ -335,10 +334,21 @@ def test_bars_are_drawn_on_a_terminal_and_stdout_stays_clean(talks: Path) -> Non
 def test_bars_are_gone_before_the_text_is_written_beside_them(talks: Path) -> None:
     shown, _ = on_a_terminal(talks, "b.wav", stdout_too=True)
     visible_again, erase_line = "\x1b[?25h", "\x1b[2K"
-    before, _, after = shown.partition("word0000")
+    before, _, after = shown.rpartition("word0000")
     assert before.rindex(visible_again) > before.rindex("reading")
     assert before.endswith((erase_line, "\r", "\n"))
     assert "\x1b" not in after
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_text_appears_below_the_bars_and_one_line_sums_up(talks: Path) -> None:
+    shown, _ = on_a_terminal(talks, "a.wav", "b.wav", "--format", "srt", "--output-dir", "out")
+
+    bars, _, summary = shown.rpartition("Transcribed 2 recordings, ")
+    assert "word0000" in bars
+    assert re.fullmatch(
+        r"[\d.]+ s in [\d.]+ s \([\d.e+]+ × real time\) with \S+ on cpu\.", summary.strip()
+    )
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")

@@ -421,7 +421,7 @@ def test_ctrl_c_keeps_finished_files_and_leaves_nothing_half_written(tmp_path: P
             process.kill()
     assert process.returncode == 130
     assert rest == ""
-    assert stderr.splitlines()[-1] == "stopped; what was finished is kept"
+    assert stderr.splitlines()[-1] == "Interrupted; files already written are kept."
     assert "Traceback" not in stderr and "Exception" not in stderr
     assert left_in(tmp_path / "out") == ["a.txt"]
 

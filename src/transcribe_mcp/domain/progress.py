@@ -7,7 +7,10 @@ work; callers pass the error on and leave nothing half-done.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
+
+ShowText = Callable[[str], None]  # receives text as it is transcribed
 
 
 class Progress(Protocol):
@@ -29,3 +32,7 @@ def share_of(progress: Progress, number: int, n: int) -> Progress:
         progress(stage, done if total is None else (number * total + done) / n, total)
 
     return report
+
+
+def show_no_text(text: str) -> None:
+    """The callback that ignores text."""

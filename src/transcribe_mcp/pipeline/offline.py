@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .. import __version__
 from ..domain.options import Options
-from ..domain.progress import Progress, no_progress, share_of
+from ..domain.progress import Progress, ShowText, no_progress, share_of, show_no_text
 from ..domain.transcript import Notice, Transcript
 from ..engines import DecodingOptions, EngineInfo, Recognizer
 from ..errors import UnsupportedTaskError
@@ -31,12 +31,14 @@ def transcribe(
     options: Options | None = None,
     progress: Progress = no_progress,
     checkpoints: CheckpointStore | None = None,
+    show_text: ShowText = show_no_text,
 ) -> Transcript:
     """Transcribe one recording: a file, or its samples at 16 kHz, floats within ±1 of shape (n,) or (n, channels).
 
     ``engine`` is what ``load_engine`` returned, or a model of your own. ``progress`` is called with the stages
     ``read``, ``speech`` and ``windows`` in seconds of audio, from more than one thread. ``checkpoints`` keeps the
-    results of windows, and gives them back when the recording is transcribed again.
+    results of windows, and gives them back when the recording is transcribed again. ``show_text`` receives the text
+    of each batch of windows when it is finished.
 
     Raises:
         SourceError: the recording cannot be used.
@@ -45,7 +47,9 @@ def transcribe(
     """
     executor = engine if isinstance(engine, Executor) else Executor.of(engine)
     with closing(executor.open(Claim(is_durable=checkpoints is not None))) as recording:
-        return transcribe_at(recording, source, options or Options(), progress, checkpoints)
+        return transcribe_at(
+            recording, source, options or Options(), progress, checkpoints, show_text
+        )
 
 
 def transcribe_at(
@@ -54,6 +58,7 @@ def transcribe_at(
     options: Options,
     progress: Progress,
     checkpoints: CheckpointStore | None,
+    show_text: ShowText = show_no_text,
 ) -> Transcript:
     """As ``transcribe``, with a recording that is open at an executor."""
     recording.load()
@@ -66,7 +71,8 @@ def transcribe_at(
     for number, voice in enumerate(voices):
         share = share_of(progress, number, len(voices))
         run = Run(voice, options, share, voice.claimed_duration_s)
-        passes.append(_Pass(number, run, _stage(options, recording.info), restored, checkpoints))
+        stage = _stage(options, recording.info)
+        passes.append(_Pass(number, run, stage, restored, checkpoints, show_text))
         passes[-1].work(recording)
     if n_unused := restored.n_discarded + len(restored.windows):
         message = f"{n_unused} checkpoints were of other windows; that audio was decoded again"
@@ -103,6 +109,7 @@ class _Pass:
     stage: RecognizeStage
     restored: Restored
     checkpoints: CheckpointStore | None
+    show_text: ShowText
     windows: list[WindowResult] = field(default_factory=list)
 
     def work(self, recording: Recording) -> None:
@@ -143,6 +150,9 @@ class _Pass:
             self.checkpoints.save(Checkpoint(self.number, tuple(new), vote).dumps())
         recording.saved()
         self.windows += new
+        words = [word.text for window in new for part in window.parts for word in part.words]
+        if words:
+            self.show_text("".join(words).strip())
         self.run.report("windows", sum(window.duration_s for window in self.windows))
 
     def _named(self, part: Heard) -> Heard:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..domain.languages import AUTO
 from ..domain.options import EngineSpec, FormatOptions, Options
-from ..domain.progress import Progress, no_progress
+from ..domain.progress import Progress, ShowText, no_progress, show_no_text
 from ..errors import CancelledError, TranscribeError, UsageError
 
 if TYPE_CHECKING:
@@ -80,7 +80,11 @@ class Outcome:
         }
 
 
-def transcribe(request: TranscribeRequest, progress: Progress = no_progress) -> Iterator[Outcome]:
+def transcribe(
+    request: TranscribeRequest,
+    progress: Progress = no_progress,
+    show_text: ShowText = show_no_text,
+) -> Iterator[Outcome]:
     """Transcribe every source; yields each outcome once its files are written.
 
     A bad recording does not stop the others. ``progress`` also gets ``file``: number and count.
@@ -94,7 +98,7 @@ def transcribe(request: TranscribeRequest, progress: Progress = no_progress) -> 
     from ..media.inputs import find_recordings, output_paths
     from .remote import no_source, usable
 
-    work = _Work.of(request, progress)
+    work = _Work.of(request, progress, show_text)
     recordings, missing = usable(*find_recordings(request.sources), offline=request.spec.offline)
     if not recordings and not missing:
         raise no_source()
@@ -128,9 +132,10 @@ class _Work:
     formats: dict[str, Format]
     request: TranscribeRequest
     progress: Progress
+    show_text: ShowText
 
     @classmethod
-    def of(cls, request: TranscribeRequest, progress: Progress) -> _Work:
+    def of(cls, request: TranscribeRequest, progress: Progress, show_text: ShowText) -> _Work:
         from ..formats import find_format
         from ..settings import settings
 
@@ -139,6 +144,7 @@ class _Work:
             formats={name: find_format(name) for name in request.formats},
             request=request,
             progress=progress,
+            show_text=show_text,
         )
 
     def is_done(self, outputs: dict[str, Path]) -> bool:
@@ -163,7 +169,9 @@ class _Work:
                 skip_existing=self.request.skip_existing,
             )
             with local_file(recording, self.progress) as path:
-                transcript = run_pipeline(path, engine, self.options, self.progress)
+                transcript = run_pipeline(
+                    path, engine, self.options, self.progress, show_text=self.show_text
+                )
             if recording.remote:
                 transcript = replace(transcript, source=recording.remote)
             texts = {name: render(transcript, name, self.request.look) for name in self.formats}

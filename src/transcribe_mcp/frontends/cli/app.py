@@ -16,6 +16,7 @@ from ...service import bench as benchmark
 from . import jobs
 from . import options as arg
 from .options import Shown
+from .summary import Summary
 from .terminal import exit_codes, progress_bars, say, show_error, write_out
 
 # Plain help: with rich, --help takes twice as long.
@@ -104,13 +105,15 @@ def transcribe(
 def _transcribe(request: service.TranscribeRequest, shown: Shown) -> None:
     sources = request.sources
     only = {sources[0], str(Path(sources[0]))} if len(sources) == 1 else set()
-    failures = 0
+    done = Summary()
     with progress_bars(quiet=shown.quiet) as bars:
-        for outcome in service.transcribe(request, bars):
+        for outcome in service.transcribe(request, bars, bars.show_text):
             bars.put_away()
-            failures += outcome.error is not None
+            done.add(outcome)
             _show(outcome, request, shown, alone=outcome.source in only)
-    if failures:
+        if bars.shown:
+            say(str(done))
+    if done.n_failed:
         raise SystemExit(1)
 
 

@@ -1,4 +1,4 @@
-"""What the command line shows: results on stdout, everything else on stderr."""
+"""Terminal output: results on stdout, everything else on stderr."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from ...errors import CancelledError, OutputError, TranscribeError, UsageError
 
 if TYPE_CHECKING:
-    from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
+
+    from .drawing import Drawing
 
 STAGES = {
     "fetch": "fetching",
@@ -28,7 +29,7 @@ STAGES_IN_BYTES = frozenset({"fetch", "download", "checksum", "convert"})
 
 
 def say(text: str) -> None:
-    """A line for the person at the terminal. Where nobody can read it, the work goes on all the same."""
+    """Write a line to stderr. The work continues if stderr is closed."""
     if sys.stderr is None:  # closed by the caller: 2>&-
         return
     with suppress(OSError):
@@ -48,11 +49,11 @@ def show_error(error: TranscribeError, source: str | None = None) -> None:
 
 
 def write_out(text: str) -> None:
-    """A result, in UTF-8 whatever the locale. Names of files may hold bytes that are no text: written as escapes.
+    """Write a result to stdout, in UTF-8 whatever the locale. Undecodable bytes become escapes.
 
     Raises:
-        BrokenPipeError: the reader (head, less) has gone; what is written from now on goes nowhere.
-        OutputError: the system refuses.
+        BrokenPipeError: the reader (head, less) has exited. Later output is discarded.
+        OutputError: stdout cannot be written.
     """
     hint = "write files with --output-dir instead"
     if sys.stdout is None:
@@ -61,7 +62,7 @@ def write_out(text: str) -> None:
         sys.stdout.buffer.write(text.encode("utf-8", "backslashreplace"))
         sys.stdout.buffer.flush()
     except OSError as error:
-        # Or else Python tries once more at exit, and complains.
+        # Otherwise Python tries again at exit, and prints an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             raise
@@ -71,30 +72,30 @@ def write_out(text: str) -> None:
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Ask before something is done that cannot be undone; ``yes`` answers beforehand.
+    """Ask before an action that cannot be undone; ``yes`` skips the question.
 
     Raises:
-        UsageError: there is no terminal to ask at.
+        UsageError: there is no terminal.
         SystemExit: the answer is not yes.
     """
     if yes:
         return
     if sys.stdin is None or sys.stderr is None or not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise UsageError(f"nobody can be asked: {question}", hint="add --yes if you mean it")
+        raise UsageError(f"cannot ask without a terminal: {question}", hint="add --yes to confirm")
     sys.stderr.write(f"{question} [y/N] ")
     sys.stderr.flush()
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        say("nothing was changed")
+        say("Nothing was changed.")
         raise SystemExit(1)
 
 
 @contextmanager
 def exit_codes() -> Iterator[None]:
-    """Translate what ends a command early into a message and an exit code."""
+    """Turn errors and Ctrl-C into a message and an exit code."""
     try:
         yield
     except (KeyboardInterrupt, CancelledError):
-        say("stopped; what was finished is kept")
+        say("Interrupted; files already written are kept.")
         raise SystemExit(CancelledError.exit_code) from None
     except TranscribeError as error:
         show_error(error)
@@ -105,7 +106,7 @@ def exit_codes() -> Iterator[None]:
 
 @contextmanager
 def progress_bars(*, quiet: bool) -> Iterator[Bars]:
-    """A bar per stage on stderr (percent, ETA, speed), if that is a terminal and nobody asked for quiet."""
+    """Progress bars on stderr, if it is a terminal and ``quiet`` is not set."""
     bars = Bars(shown=not quiet and sys.stderr is not None and sys.stderr.isatty())
     try:
         yield bars
@@ -114,58 +115,55 @@ def progress_bars(*, quiet: bool) -> Iterator[Bars]:
 
 
 class Bars:
-    """A ``Progress`` that draws: bars are made as stages are first heard of, and begun again for every file."""
+    """A ``Progress`` that draws one bar per stage of a file, and the latest text below them."""
 
     def __init__(self, *, shown: bool) -> None:
-        self._shown = shown
-        self._drawn: RichProgress | None = None
+        self.shown = shown
+        self._drawing: Drawing | None = None
         self._tasks: dict[str, TaskID] = {}
         self._number = ""
         self._lock = Lock()  # stages report from several threads
 
     def __call__(self, stage: str, done: float, total: float | None) -> None:
-        if not self._shown:
+        if not self.shown:
             return
         if stage == "file":
             self.put_away()
             self._number = f"{done + 1:.0f}/{total:.0f} " if total and total > 1 else ""
             return
         with self._lock:
-            bars = self._drawn = self._drawn or _start_bars()
+            drawing = self._started()
             if stage not in self._tasks:
                 name = self._number + STAGES.get(stage, stage)
-                self._tasks[stage] = bars.add_task(name, total=total, speed="")
+                self._tasks[stage] = drawing.add_task(name, total=total, speed="")
             task = self._tasks[stage]
-            bars.update(task, completed=done, total=total, speed=_speed(bars, stage, task))
+            drawing.update(task, completed=done, total=total, speed=_speed(drawing, stage, task))
+
+    def show_text(self, text: str) -> None:
+        """Show the end of the text that was transcribed last."""
+        if self.shown:
+            with self._lock:
+                self._started().latest = " ".join(text.split())
 
     def put_away(self) -> None:
         """Clear the terminal for a result or a message."""
         with self._lock:
-            if self._drawn is not None:
-                self._drawn.stop()
-            self._drawn = None
+            if self._drawing is not None:
+                self._drawing.stop()
+            self._drawing = None
             self._tasks.clear()
 
+    def _started(self) -> Drawing:
+        if self._drawing is None:
+            from .drawing import Drawing
 
-def _start_bars() -> RichProgress:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    bars = Progress(
-        TextColumn("{task.description:<16}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TimeRemainingColumn(compact=True),
-        TextColumn("{task.fields[speed]}"),
-        console=Console(stderr=True),
-        transient=True,
-    )
-    bars.start()
-    return bars
+            self._drawing = Drawing()
+            self._drawing.start()
+        return self._drawing
 
 
-def _speed(bars: RichProgress, stage: str, task: TaskID) -> str:
-    rate = bars.tasks[bars.task_ids.index(task)].speed
+def _speed(drawing: Drawing, stage: str, task: TaskID) -> str:
+    rate = drawing.tasks[drawing.task_ids.index(task)].speed
     if not rate:
         return ""
     return f"{rate / 1e6:.1f} MB/s" if stage in STAGES_IN_BYTES else f"{rate:.0f} × real time"
