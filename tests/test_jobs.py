@@ -219,7 +219,7 @@ def test_jobs_are_listed_newest_first_in_pages(here: Place, done: Job) -> None:
         job.job_id for job in jobs.list_jobs(JobFilter(source_contains="EN_0")).jobs
     }
     assert jobs.list_jobs(JobFilter(statuses=(JobStatus.QUEUED,))).jobs == ()
-    assert jobs.list_jobs(JobFilter(since=done.created_at + 1)).jobs == ()
+    assert jobs.list_jobs(JobFilter(since=whole[0].created_at + 1)).jobs == ()
 
 
 def test_sentences_are_found_with_their_times_and_neighbours(done: Job) -> None:
