@@ -92,7 +92,7 @@ def to_jobs(connection: sa.Connection, rows: Sequence[Any]) -> list[Job]:
     found = _with_outputs(connection, rows)
     if not any(row.status in UNFINISHED for row in rows):
         return found
-    queue = _Queue.read(
+    queue = QueueState.read(
         connection, [row.job_id for row in rows if row.status == JobStatus.QUEUED.value]
     )
     return [
@@ -149,7 +149,7 @@ def _to_job(row: Any) -> Job:
 
 
 @dataclass(frozen=True, slots=True)
-class _Queue:
+class QueueState:
     """The state of the queue, for some of its jobs."""
 
     position: dict[str, int]
@@ -159,7 +159,7 @@ class _Queue:
     waiting_for: str | None  # why there is no worker, if known
 
     @classmethod
-    def read(cls, connection: sa.Connection, waiting: Sequence[str]) -> _Queue:
+    def read(cls, connection: sa.Connection, waiting: Sequence[str]) -> QueueState:
         """For the jobs ``waiting``. The database counts, so a long queue does not slow a call."""
         position: dict[str, int] = {}
         left_s: dict[str, float | None] = {}

@@ -18,7 +18,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from ..domain.transcript import Transcript
-from ..errors import JobStateError, UsageError
+from ..errors import JobNotFoundError, JobStateError, UsageError
 from . import adding, outputs, owners, spool, transcripts
 from .database import Database
 from .failed_starts import clear_failed_start, record_failed_start, worker_id
@@ -37,7 +37,7 @@ from .models import (
 )
 from .queue import SHORT, WorkflowQueue
 from .retention import ended_long_ago
-from .row_mapping import IS_UNFINISHED, NewJob, to_jobs
+from .row_mapping import IS_UNFINISHED, NewJob, QueueState, to_jobs
 from .schema import batches, files, job_roots, jobs
 from .transcripts import ContentKey, job_conditions
 
@@ -112,13 +112,17 @@ class Store(Database):
         """
         self.known_hash("", "")
         self.find_finished(ContentKey("", ""), "")
+        with suppress(JobNotFoundError):
+            self.get("")
+        with self.begin() as connection:
+            QueueState.read(connection, [""])
         new = NewJob(
             __file__, "", "", JobOptions(), "", force=False, queue=SHORT, priority=1,
             is_new_hash=True,
         )  # fmt: skip
         with suppress(_UndoError), self.begin() as connection:
-            [job_id] = adding.add(connection, self.queue, [(new, MAX_QUEUE_LENGTH)], None)
-            to_jobs(connection, connection.execute(_JOB, {"job_id": job_id}).all())
+            adding.add(connection, self.queue, [(new, MAX_QUEUE_LENGTH)], None)
+            connection.execute(sa.select(sa.literal(1))).scalar()  # one request to the writer
             raise _UndoError
 
     def add(self, new: NewJob, limit: int) -> str:
