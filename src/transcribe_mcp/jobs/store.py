@@ -82,7 +82,6 @@ _OTHERS_RUNNING = sa.select(jobs.c.job_id).where(
     jobs.c.job_id != sa.bindparam("mine"),
 )
 _EARLIER = jobs.c.job_id < sa.bindparam("mine")
-_EARLIER_RUNNING = _OTHERS_RUNNING.where(_EARLIER)
 _ACTIVE_ELSEWHERE = _OTHERS_RUNNING.where(
     sa.or_(jobs.c.batch_size.is_not(None), jobs.c.at_risk, _EARLIER)
 )
@@ -103,9 +102,7 @@ class Store(Database):
     # --- adding ---------------------------------------------------------------------------------
 
     def warm_up(self) -> None:
-        """Do once what the first submission would wait for.
-
-        Starts SQLite's writer process and compiles the statements of a submission.
+        """Start SQLite's writer process and compile the statements of a submission.
 
         Raises:
             StoreError: the database cannot be written.
@@ -169,7 +166,7 @@ class Store(Database):
     ) -> bool:
         """Whether a running job produces this transcript: a started or an earlier one."""
         with self.begin() as connection:
-            query = _EARLIER_RUNNING if earlier_only else _ACTIVE_ELSEWHERE
+            query = _OTHERS_RUNNING.where(_EARLIER) if earlier_only else _ACTIVE_ELSEWHERE
             return connection.execute(query, {**asdict(content), "mine": mine}).first() is not None
 
     def known_hash(self, path: str, signature: str) -> str | None:
