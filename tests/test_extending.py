@@ -1,6 +1,7 @@
 """What CONTRIBUTING promises: how many files an option, a format, a tool and an engine touch.
 
-Each is added to a copy of the package. One process then shows them at the command line and the MCP server.
+Each is added to a copy of the package. One process then shows them at the command line and the MCP
+server.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Every option is declared once, and is in every front end that it does not name as an exception."""
+"""Every option is declared once, and every front end offers it unless the option hides it."""
 
 from __future__ import annotations
 
@@ -27,9 +27,11 @@ from transcribe_mcp.jobs.models import JobOptions
 RECORDS = (EngineSpec, Options, SubtitleRules, FormatOptions)
 IN_TOOLS = {"source", "formats", "force", "wait_s"}  # of a call, not of a transcription
 OTHER: dict[str, Any] = {
-    "engine": "fake", "model": "small", "device": "cpu", "compute_type": "int8", "offline": True, "language": "de",
+    "engine": "fake", "model": "small", "device": "cpu", "compute_type": "int8",
+    "offline": True, "language": "de",
     "multilingual": True, "task": "translate", "words": False, "vad": False, "prompt": "Zürich",
-    "vocabulary": ("Fraser",), "temperatures": (0.0, 0.5), "beam_size": 5, "batch_size": 3, "diarize": True,
+    "vocabulary": ("Fraser",), "temperatures": (0.0, 0.5), "beam_size": 5,
+    "batch_size": 3, "diarize": True,
     "track": "2", "channel": "left",
 }  # fmt: skip
 

@@ -1,4 +1,6 @@
-"""The service as an object: several in one process, each with its own settings; one supervisor for each."""
+"""The service as an object: several in one process, each with its own settings; one supervisor for
+each.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Options in the rows of jobs: what an earlier version wrote is read, and finds its transcript again."""
+"""Options in the rows of jobs: what an earlier version wrote is read, and finds its transcript
+again.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Voice detection is held against its slow twin: Silero's own graph, run by onnxruntime in one go."""
+"""Voice detection equals its slow reference: Silero's own graph, run by onnxruntime at once."""
 
 from __future__ import annotations
 

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    # Ctrl-C while modules are loaded ends the process as it ends other programs; Python would show where it was.
-    # Afterwards the command line answers it.
+    # Ctrl-C while modules are loaded ends the process as it ends other programs; Python would show
+    # where it was. Afterwards the command line answers it.
     by_exception = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if by_exception:
         signal.signal(signal.SIGINT, signal.SIG_DFL)

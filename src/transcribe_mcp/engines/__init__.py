@@ -1,12 +1,15 @@
 """The protocol of speech models, the table of engines, and how one is loaded.
 
-An engine only decodes batches of windows and aligns their words. Voice detection, language votes, quality rules,
-sentences, formats and progress belong to the pipeline and are the same for every engine. ``runtime`` runs the models.
+An engine only decodes batches of windows and aligns their words. Voice detection, language votes,
+quality rules, sentences, formats and progress belong to the pipeline and are the same for every
+engine. ``runtime`` runs the models.
 
-A model on a GPU can also detect speech there; see ``Recognizer.voice_detector``. The pipeline then gives it every block
-of audio, and the windows come to ``encode`` with ``device_samples`` set to their samples on the device.
+A model on a GPU can also detect speech there; see ``Recognizer.voice_detector``. The pipeline then
+gives it every block of audio, and the windows come to ``encode`` with ``device_samples`` set to
+their samples on the device.
 
-A model that runs out of memory raises ``OutOfMemoryError`` and stays usable; ``runtime.device`` then halves the batch.
+A model that runs out of memory raises ``OutOfMemoryError`` and stays usable; ``runtime.device``
+then halves the batch.
 
 To add one: a module with ``load(request) -> Recognizer | GpuModel``, and a line in ``ENGINES``.
 """
@@ -67,7 +70,8 @@ class EngineRequest(EngineSpec):
 
     Attributes:
         progress: receives downloads and conversions.
-        notices: what the choice of this engine already cost; the engine hands them on in its ``info``.
+        notices: what the choice of this engine already cost; the engine hands them on in its
+            ``info``.
     """
 
     progress: Progress = no_progress
@@ -120,7 +124,8 @@ class DecodingOptions:
         temperature: 0 takes the most probable token; above, tokens are sampled.
         prompt: text that the decoder takes as having been said before, for style and spelling.
         vocabulary: words and names to expect.
-        timestamps: let the model say timestamps between its words, where the engine can; they are not in the text.
+        timestamps: let the model say timestamps between its words, where the engine can; they are
+            not in the text.
     """
 
     task: str = "transcribe"
@@ -155,7 +160,9 @@ class Decoded:
 
 
 class EncodedBatch(Protocol):
-    """Windows in the memory of a device; opaque to everyone but its model. The last reference frees the memory."""
+    """Windows in the memory of a device; opaque to everyone but its model. The last reference frees
+    the memory.
+    """
 
     def __len__(self) -> int: ...
 
@@ -163,8 +170,8 @@ class EncodedBatch(Protocol):
         """The same memory, only the windows at ``indices``, in that order."""
 
 
-# Gets the row of a window and its text. Returns the temperature of the next attempt, or None to accept the text. After
-# a failure it is called again for the same window.
+# Gets the row of a window and its text. Returns the temperature of the next attempt, or None to
+# accept the text. After a failure it is called again for the same window.
 RetryPolicy = Callable[[int, Decoded], "float | None"]
 
 
@@ -179,13 +186,14 @@ class Aligner(Protocol):
     def align(
         self, encoded: Any, decoded: Sequence[Decoded], options: DecodingOptions
     ) -> list[list[Word]]:
-        """Word timestamps on the original clock, monotonic, one entry for every word of each text."""
+        """Word timestamps on the original clock, monotonic, one for every word of each text."""
 
 
 class Recognizer(Aligner, Protocol):
     """A speech model on one device.
 
-    Methods take and return one item per window, in order. Foreign errors leave as ``EngineFailedError``.
+    Methods take and return one item per window, in order. Foreign errors leave as
+    ``EngineFailedError``.
     """
 
     @property
@@ -209,7 +217,9 @@ class Recognizer(Aligner, Protocol):
         options: DecodingOptions,
         retry: RetryPolicy = accept,
     ) -> list[Decoded]:
-        """Transcribe each window in its language, as often as ``retry`` asks for it. Returns the last attempts."""
+        """Transcribe each window in its language, as often as ``retry`` asks for it. Returns the
+        last attempts.
+        """
 
     def voice_detector(self) -> VoiceDetector | None:
         """A detector for one recording on this device. ``None``: use the one on the CPU."""
@@ -255,17 +265,21 @@ class DecodesInRounds:
 
 
 class VoiceDetector(Protocol):
-    """Finds speech in one recording, from its beginning, on the device of a model. Used from one thread."""
+    """Finds speech in one recording, from its beginning, on the device of a model. Used from one
+    thread.
+    """
 
     @property
     def block_s(self) -> float:
         """Seconds of audio that it works on best."""
 
     def push(self, samples: NDArray[np.float32], *, last: bool = False) -> NDArray[np.float32]:
-        """The next (n,) samples -> speech probabilities of the 32 ms frames completed (n_frames,)."""
+        """The next (n,) samples -> speech probability of each completed 32 ms frame."""
 
     def place(self, windows: Sequence[Window], keep_from: float) -> Sequence[Window]:
-        """The windows with ``device_samples`` set. No later window begins before ``keep_from`` (s, original clock)."""
+        """The windows with ``device_samples`` set. No later window begins before ``keep_from`` (s,
+        original clock).
+        """
 
     def close(self) -> None:
         """Free all memory, that of placed windows included. It is not used afterwards."""
@@ -273,7 +287,8 @@ class VoiceDetector(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class GpuModel:
-    """A model on a GPU that the user did not ask for by name: when the GPU fails, the CPU takes over.
+    """A model on a GPU that the user did not ask for by name: when the GPU fails, the CPU takes
+    over.
 
     Attributes:
         loaded: the model on the GPU, or the error that it could not be loaded for.
@@ -343,7 +358,9 @@ def engine_names() -> tuple[str, ...]:
 
 
 def load_recognizer(request: EngineRequest) -> Recognizer:
-    """The bare model on the first device: no CPU takes over, and a batch too large for memory fails."""
+    """The bare model on the first device: no CPU takes over, and a batch too large for memory
+    fails.
+    """
     loaded = load_recognizers(request)[0]
     if not isinstance(loaded, GpuModel):
         return loaded

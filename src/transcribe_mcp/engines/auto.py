@@ -1,4 +1,6 @@
-"""Which engine ``auto`` is on this machine, and which devices a request names. Loads neither torch nor CTranslate2."""
+"""Which engine ``auto`` is on this machine, and which devices a request names. Loads neither torch
+nor CTranslate2.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ SEVERAL = re.compile(r"cuda:\d+(,\d+)+")
 
 
 def devices_of(wanted: str) -> tuple[str, ...]:
-    """The devices of ``cuda:0,1`` or ``cuda:all``; anything else names one, which its engine looks up.
+    """The devices of ``cuda:0,1`` or ``cuda:all``; anything else names one, which its engine looks
+    up.
 
     Raises:
         EngineUnavailableError: all GPUs are wanted and there is none.
@@ -43,9 +46,11 @@ def devices_of(wanted: str) -> tuple[str, ...]:
 
 
 def auto_engine(model: str, device: str, compute_type: str, gpu: int = 0) -> str:
-    """The PyTorch engine where torch is installed and works on a GPU, otherwise CTranslate2. Arguments: a request's.
+    """The PyTorch engine where torch is installed and works on a GPU, otherwise CTranslate2.
+    Arguments: a request's.
 
-    The GPU is tried in a child process at the first start, and again when driver, GPUs or torch change.
+    The GPU is tried in a child process at the first start, and again when driver, GPUs or torch
+    change.
     """
     torch = _version("torch")
     if torch is None or device == "cpu" or compute_type.startswith("int8") or _is_converted(model):

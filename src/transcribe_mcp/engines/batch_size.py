@@ -1,4 +1,6 @@
-"""How many windows at once, from the memory that is free: by ``compat``'s model of what an engine takes."""
+"""How many windows at once, from the memory that is free: by ``compat``'s model of what an engine
+takes.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +11,14 @@ from ..models import Checkpoint
 from ..models.layouts import read_json
 from ..models.tensors import Geometry
 
-# What listens beside the model holds: half an hour of audio twice while a block is added, the windows waiting, spectra.
+# What listens beside the model holds: half an hour of audio twice while a block is added, the
+# windows waiting, spectra.
 LISTENING_BYTES = 400_000_000
-# Whose keys and values are there beside those of a batch: of one, words are timed. Ours encodes the next one in parts,
-# as its windows come, and the last part may be as large as a batch.
+# Whose keys and values are there beside those of a batch: of one, words are timed. Ours encodes the
+# next one in parts, as its windows come, and the last part may be as large as a batch.
 BATCHES_BESIDE = {memory.WHISPER: 2}
-# CTranslate2's: more windows are not faster on a GPU; a CPU's decoding steps do not use more cores than four.
+# CTranslate2's: more windows are not faster on a GPU; a CPU's decoding steps do not use more cores
+# than four.
 CPU_BATCH_SIZE, CUDA_BATCH_SIZE, CORES_PER_REPLICA = 8, 24, 4
 # Our own engine's on a GPU.
 LEAST_WINDOWS, MOST_WINDOWS, WINDOWS_A_LAYER = 64, 128, 8
@@ -66,7 +70,9 @@ def batch_that_fits(
 
 
 def cpu_replicas(threads: int) -> int:
-    """How many windows CTranslate2 works on side by side; measured on 2 cores: one each is best there."""
+    """How many windows CTranslate2 works on side by side; measured on 2 cores: one each is best
+    there.
+    """
     return max(1, threads // CORES_PER_REPLICA, min(2, threads))
 
 
@@ -102,7 +108,8 @@ def default_need_bytes(
 def best_batch(decoder_layers: int) -> int:
     """Windows at once on a GPU in our own engine, where there is room for anything.
 
-    A step of decoding takes some time for every layer however many windows there are: models with many layers want
-    large batches. Those with few want progress to be told often and the last batch's words to be few.
+    A step of decoding takes some time for every layer however many windows there are: models with
+    many layers want large batches. Those with few want progress to be told often and the last
+    batch's words to be few.
     """
     return min(MOST_WINDOWS, max(LEAST_WINDOWS, WINDOWS_A_LAYER * decoder_layers))

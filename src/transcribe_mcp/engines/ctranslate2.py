@@ -1,4 +1,6 @@
-"""Whisper models on CTranslate2: int8 on CPUs, float16 on CUDA 12 GPUs. The only file that runs ctranslate2."""
+"""Whisper models on CTranslate2: int8 on CPUs, float16 on CUDA 12 GPUs. The only file that runs
+ctranslate2.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,9 @@ Result = TypeVar("Result")
 
 
 def load(request: EngineRequest) -> Recognizer | GpuModel:
-    """Load the requested model, converting it first if need be. A GPU that nobody asked for has the CPU behind it."""
+    """Load the requested model, converting it first if need be. A GPU that nobody asked for has the
+    CPU behind it.
+    """
     device, index, gpu_notices = _choose_device(request.device, request.gpu)
     _choose_compute_type(request.compute_type, device)  # refused before a model is fetched
     request = replace(request, notices=(*request.notices, *gpu_notices))
@@ -117,14 +121,18 @@ def _load_on(request: EngineRequest, device: str, index: int) -> CTranslate2Engi
 
 
 def _beam_size(checkpoint: models.Checkpoint) -> int:
-    """Beams make one word error in six less with tiny.en (docs/accuracy.md). With a small decoder they cost little."""
+    """Beams make one word error in six less with tiny.en (docs/accuracy.md). With a small decoder
+    they cost little.
+    """
     layers = models.n_decoder_layers(checkpoint)
     is_small = layers is not None and layers <= SMALL_DECODER_LAYERS
     return SMALL_DECODER_BEAMS if is_small and models.has_openai_vocabulary(checkpoint) else 1
 
 
 def _cuda_batch_size(checkpoint: models.Checkpoint, compute_type: str, index: int) -> int:
-    """As many windows as fit beside what others hold, before the model is loaded; more than 24 are not faster."""
+    """As many windows as fit beside what others hold, before the model is loaded; more than 24 are
+    not faster.
+    """
     shape, gpus = known_shape(checkpoint), gpus_of(gpu_facts())
     free_bytes = gpus[index].free_bytes if index < len(gpus) else None
     if shape is None or free_bytes is None or compute_type not in WEIGHT_BYTES:
@@ -134,7 +142,9 @@ def _cuda_batch_size(checkpoint: models.Checkpoint, compute_type: str, index: in
 
 @dataclass(frozen=True, slots=True)
 class EncodedFeatures:
-    """Encoder outputs of some windows: (n, 1500, d_model), kept in main memory so that any subset can be taken."""
+    """Encoder outputs of some windows: (n, 1500, d_model), kept in main memory so that any subset
+    can be taken.
+    """
 
     windows: tuple[Window, ...]
     features: NDArray[Any]
@@ -149,7 +159,9 @@ class EncodedFeatures:
 
 
 class CTranslate2Engine(DecodesInRounds):
-    """See the protocol. On a CPU several replicas share the weights and work on parts of a batch side by side."""
+    """See the protocol. On a CPU several replicas share the weights and work on parts of a batch
+    side by side.
+    """
 
     def __init__(self, model: Any, vocabulary: Vocabulary, info: EngineInfo, replicas: int) -> None:
         self._model = model
@@ -168,7 +180,9 @@ class CTranslate2Engine(DecodesInRounds):
         return (Notice("prompt_truncated", message),)
 
     def encode(self, windows: Sequence[Window]) -> EncodedFeatures:
-        """Window by window: on a CPU the attention of one window fits the cache, that of a batch does not."""
+        """Window by window: on a CPU the attention of one window fits the cache, that of a batch
+        does not.
+        """
 
         def encode_one(window: Window) -> NDArray[Any]:
             mel = log_mel(window.samples, self._model.n_mels)
@@ -221,7 +235,9 @@ class CTranslate2Engine(DecodesInRounds):
     def align(
         self, encoded: EncodedFeatures, decoded: Sequence[Decoded], options: DecodingOptions
     ) -> list[list[Word]]:
-        """Window by window, each only over its own frames: the path search grows with tokens times frames."""
+        """Window by window, each only over its own frames: the path search grows with tokens times
+        frames.
+        """
 
         def align_one(i: int) -> list[Word]:
             window, text = encoded.windows[i], decoded[i]
@@ -255,7 +271,8 @@ class CTranslate2Engine(DecodesInRounds):
         tokens = tuple(
             token for token in result.sequences_ids[0] if self._vocabulary.is_text(token)
         )
-        # CTranslate2 divides the score by the tokens without the end of text, whose probability is in it.
+        # CTranslate2 divides the score by the tokens without the end of text, whose probability is
+        # in it.
         n = len(result.sequences_ids[0])
         return Decoded(
             text=self._vocabulary.decode(tokens),
@@ -272,7 +289,7 @@ def _storage(array: NDArray[Any]) -> Any:
 
 
 def _choose_device(wanted: str, gpu: int) -> tuple[str, int, tuple[Notice, ...]]:
-    """``cpu``, ``cuda``, ``cuda:N`` or ``auto`` -> device, its index, a word on a GPU left unused."""
+    """``cpu``, ``cuda``, ``cuda:N`` or ``auto`` -> device, index, why a GPU is unused."""
     device, _, number = wanted.partition(":")
     if (
         device not in (AUTO, "cpu", "cuda")
@@ -289,7 +306,8 @@ def _choose_device(wanted: str, gpu: int) -> tuple[str, int, tuple[Notice, ...]]
     problem = preload_cublas().problem if count else "CTranslate2 finds no usable CUDA device"
     index = int(number or gpu)
     if not problem and index >= count:
-        problem = f"there is no device {gpu_name(index) if device == AUTO else wanted}, CTranslate2 finds {count}"
+        name = gpu_name(index) if device == AUTO else wanted
+        problem = f"there is no device {name}, CTranslate2 finds {count}"
     if device == "cuda":
         if problem:
             hint = "transcribe on the CPU with --device cpu; see transcribe-mcp doctor"

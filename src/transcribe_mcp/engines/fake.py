@@ -1,9 +1,12 @@
-"""A deterministic engine for tests and demonstrations of front ends: it names the time instead of listening.
+"""A deterministic engine for tests and demonstrations of front ends: it names the time instead of
+listening.
 
-The word in speech at 12.5 s is ``word0025`` in every run and however the recording was cut into windows: the original
-clock is divided into slots of half a second, and every slot that lies wholly inside a region of speech says its number.
+The word in speech at 12.5 s is ``word0025`` in every run and however the recording was cut into
+windows: the original clock is divided into slots of half a second, and every slot that lies wholly
+inside a region of speech says its number.
 
-Models: ``fake`` (the default), and ``fake-failing``, which fails at its first batch as a broken engine would.
+Models: ``fake`` (the default), and ``fake-failing``, which fails at its first batch as a broken
+engine would.
 """
 
 from __future__ import annotations

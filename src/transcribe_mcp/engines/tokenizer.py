@@ -20,7 +20,9 @@ LANGUAGE_CODE = re.compile(r"[a-z]{2,3}")
 
 
 class Vocabulary:
-    """Text tokens and special tokens of one model, all looked up by name: ids differ between models."""
+    """Text tokens and special tokens of one model, all looked up by name: ids differ between
+    models.
+    """
 
     def __init__(self, directory: Path, *, multilingual: bool) -> None:
         try:
@@ -61,7 +63,9 @@ class Vocabulary:
         return number
 
     def is_text(self, token: int) -> bool:
-        """Whether it spells something; timestamps are not in every tokenizer, but always at the end."""
+        """Whether it spells something; timestamps are not in every tokenizer, but always at the
+        end.
+        """
         return token not in self.special and token < self.timestamp_begin
 
     def encode(self, text: str) -> list[int]:
@@ -85,14 +89,18 @@ class Vocabulary:
         return [self.start, self.id(f"<|{language}|>"), self.id(f"<|{task}|>"), *quiet]
 
     def prompt(self, language: str, options: DecodingOptions) -> list[int]:
-        """What the decoder is given before it speaks: earlier text if there is any, language and task."""
+        """What the decoder is given before it speaks: earlier text if there is any, language and
+        task.
+        """
         before = self.encode(prompt_text(options))[-PROMPT_TOKENS:]
         opening = [self.id("<|startofprev|>"), *before] if before else []
         return opening + self.start_sequence(language, options.task, timestamps=options.timestamps)
 
 
 def prompt_text(options: DecodingOptions) -> str:
-    """Vocabulary reads like a list that was just spoken; the prompt comes last, where it counts most."""
+    """Vocabulary reads like a list that was just spoken; the prompt comes last, where it counts
+    most.
+    """
     parts = [", ".join(options.vocabulary), options.prompt.strip()]
     text = " ".join(part for part in parts if part)
     return f" {text}" if text else ""

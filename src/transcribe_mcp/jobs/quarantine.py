@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 
 class Gate:
-    """Jobs under which a worker has died run alone until they are past that place, so that it is known whose it is.
+    """Jobs under which a worker has died run alone until they are past that place, so that it is
+    known whose it is.
 
     Who wants to be alone goes first: others that come later wait.
     """

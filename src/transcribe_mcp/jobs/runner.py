@@ -38,8 +38,9 @@ from .worker_process import WorkerSlot, last_end, was_killed
 from .worker_store import CRASHES_SET_ASIDE, KILLS_SET_ASIDE, Claim, ResolvedEngine, WorkerStore
 from .workflows import keep_step
 
-# A job's, for reading and voice detection. Jobs that run at once would take each other's cores: eight with 16 threads
-# each kept a GPU waiting for half of the time. And up to five hear alike, so that checkpoints fit whatever machine.
+# A job's, for reading and voice detection. Jobs that run at once would take each other's cores:
+# eight with 16 threads each kept a GPU waiting for half of the time. And up to five hear alike, so
+# that checkpoints fit whatever machine.
 MOST_THREADS = 4
 TWIN_POLL_S = 0.3  # how often a job looks whether another on the same content has ended
 FEWEST_BITS_PER_S = 100  # of sound: silence in FLAC takes 400. A header that claims less is wrong
@@ -195,9 +196,11 @@ def _answer(shop: Workshop, job: RunningJob, claim: Claim, content: ContentKey) 
 
 
 def _entered(shop: Workshop, job: RunningJob, claim: Claim, content: ContentKey) -> Pass | None:
-    """The pass of a job that may work now; ``None`` where an earlier job on the same content came to light meanwhile.
+    """The pass of a job that may work now; ``None`` where an earlier job on the same content came
+    to light meanwhile.
 
-    A job says that it works, then looks for earlier ones. Earlier ones look for those that work before they do.
+    A job says that it works, then looks for earlier ones. Earlier ones look for those that work
+    before they do.
     """
     with ExitStack() as stack:
         inside = shop.gate.enter(alone=claim.crashes > 0, check=job.check)
@@ -263,10 +266,11 @@ def _transcribe(
 
 @dataclass(slots=True)
 class JobCheckpoints:
-    """The checkpoints of a job, each a step of its workflow. See ``pipeline.checkpoint.CheckpointStore``.
+    """The checkpoints of a job, each a step of its workflow. See
+    ``pipeline.checkpoint.CheckpointStore``.
 
-    The steps of an earlier run are read before the first new one is added, because a workflow repeats its steps in
-    their order.
+    The steps of an earlier run are read before the first new one is added, because a workflow
+    repeats its steps in their order.
     """
 
     shop: Workshop
@@ -384,9 +388,11 @@ def _duration(shop: Workshop, path: Path) -> float | None:
 
 
 def _after_crashes(shop: Workshop, claim: Claim) -> Claim:
-    """A job under which the worker died too often goes on on the CPU, if it was on a GPU, or is set aside.
+    """A job under which the worker died too often goes on on the CPU, if it was on a GPU, or is set
+    aside.
 
-    A worker that was killed from outside, or that nobody saw end, tells little of its jobs: it takes more of them.
+    A worker that was killed from outside, or that nobody saw end, tells little of its jobs: it
+    takes more of them.
 
     Raises:
         WorkerFailedError: it is set aside.

@@ -106,7 +106,9 @@ class Checkpoint:
 
 
 class Restored:
-    """What the checkpoints of earlier runs hold. A later window replaces the earlier ones that it overlaps."""
+    """What the checkpoints of earlier runs hold. A later window replaces the earlier ones that it
+    overlaps.
+    """
 
     def __init__(self, texts: Iterable[str] = ()) -> None:
         self.windows: dict[Key, WindowResult] = {}
@@ -197,13 +199,16 @@ def _sentences(heard: Sequence[Heard], *, keep_words: bool) -> Iterator[Segment]
 
 
 def _to_row(window: Heard) -> dict[str, Any]:
-    """Everything but the tokens and the engine's own word times, which nothing needs once words are timed."""
+    """Everything but the tokens and the engine's own word times, which nothing needs once words are
+    timed.
+    """
     decoded = window.judged.decoded
     return {
         "start": window.start,
         "words": [[w.start, w.end, w.text, w.probability, w.speaker] for w in window.words],
         "decoded": [
-            decoded.text, decoded.language, decoded.temperature, decoded.avg_logprob, decoded.no_speech_prob,
+            decoded.text, decoded.language, decoded.temperature, decoded.avg_logprob,
+            decoded.no_speech_prob,
         ],
         "compression_ratio": window.judged.compression_ratio,
         "failure": window.judged.failure,
@@ -222,17 +227,25 @@ def _from_row(row: dict[str, Any]) -> Heard:
 
 
 def doubts(heard: Sequence[Heard]) -> Iterator[Notice]:
-    """Windows that still break a rule, and repetitions that were believed: their words are kept, and named."""
+    """Windows that still break a rule, and repetitions that were believed: their words are kept,
+    and named.
+    """
     for window in heard:
         judged = window.judged
         start = _clock(window.start)
         if judged.failure is None:
             text = judged.decoded.text.strip()
             if is_repetitive(text) or REPEATED_DIGITS.search(text):
-                message = f"from {start} on the same words or digits are repeated; they fit the speech and were kept"
+                message = (
+                    f"from {start} on the same words or digits are repeated; they fit the speech "
+                    "and were kept"
+                )
                 yield Notice("repeated_words", message)
         elif not judged.fits and judged.failure == "repetition":
-            message = f"from {start} on the model repeated itself beyond what the speech can hold: repeats were left out"
+            message = (
+                f"from {start} on the model repeated itself beyond what the speech can hold: "
+                "repeats were left out"
+            )
             yield Notice("doubtful_repetition", message)
         elif judged.failure == "speech_without_words":
             yield Notice(

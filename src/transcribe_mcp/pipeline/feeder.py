@@ -1,4 +1,6 @@
-"""A recording -> windows, in threads of its own: reading and voice detection overlap with everything else."""
+"""A recording -> windows, in threads of its own: reading and voice detection overlap with
+everything else.
+"""
 
 from __future__ import annotations
 
@@ -76,7 +78,9 @@ class Feeder:
         self._thread.start()
 
     def close(self) -> None:
-        """Also after Ctrl-C while the thread starts: it must not be at work when the interpreter ends."""
+        """Also after Ctrl-C while the thread starts: it must not be at work when the interpreter
+        ends.
+        """
         if not self._recording.is_done:
             self._recording.fail(CancelledError("the recording was closed"))
         if self._thread.is_alive():

@@ -24,7 +24,9 @@ MIXED_SHARE = 0.2  # of the speech that is surely in another language: worth a w
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """What was decided about a recording's language so far: ``None`` while nothing was, or nothing had to be."""
+    """What was decided about a recording's language so far: ``None`` while nothing was, or nothing
+    had to be.
+    """
 
     language: str | None
     probability: float | None
@@ -34,8 +36,9 @@ class Vote:
 class LanguageDecider:
     """Says for each batch which language its windows are in.
 
-    A fixed language is taken as it is. Otherwise the windows of the first batch vote, each with the probabilities
-    that the engine gives it times its speech; ``multilingual`` asks for every window by itself.
+    A fixed language is taken as it is. Otherwise the windows of the first batch vote, each with the
+    probabilities that the engine gives it times its speech; ``multilingual`` asks for every window
+    by itself.
     """
 
     def __init__(self, wanted: str, info: EngineInfo, *, multilingual: bool) -> None:
@@ -65,7 +68,9 @@ class LanguageDecider:
         )
 
     def decide(self, detect: Detect, windows: Sequence[Window]) -> list[str]:
-        """The language of each window. ``detect`` gives the probabilities of each, most probable first."""
+        """The language of each window. ``detect`` gives the probabilities of each, most probable
+        first.
+        """
         if self.language is not None and not self._multilingual:
             return [self.language] * len(windows)
         detected = detect()
@@ -101,10 +106,16 @@ class LanguageDecider:
         )
         if surely_other_s > MIXED_SHARE * sum(speech_s):
             names = ", ".join(sorted(others))
-            message = f"transcribed as {self.language}, but parts are in {names}: --multilingual decides for each window"
+            message = (
+                f"transcribed as {self.language}, but parts are in {names}: "
+                "--multilingual decides for each window"
+            )
             self.notices.append(Notice("languages_mixed", message))
         elif self.probability < UNSURE:
-            message = f"the language is taken for {self.language} with a probability of only {self.probability:.2f}"
+            message = (
+                f"the language is taken for {self.language} with a probability of only "
+                f"{self.probability:.2f}"
+            )
             self.notices.append(Notice("language_uncertain", message))
 
 

@@ -1,4 +1,4 @@
-"""The flow, top to bottom: media -> speech -> windows -> model -> words -> sentences -> transcript."""
+"""The flow: media -> speech -> windows -> model -> words -> sentences -> transcript."""
 
 from __future__ import annotations
 
@@ -33,12 +33,13 @@ def transcribe(
     checkpoints: CheckpointStore | None = None,
     show_text: ShowText = show_no_text,
 ) -> Transcript:
-    """Transcribe one recording: a file, or its samples at 16 kHz, floats within ±1 of shape (n,) or (n, channels).
+    """Transcribe one recording: a file, or its samples at 16 kHz, floats within ±1 of shape (n,) or
+    (n, channels).
 
-    ``engine`` is what ``load_engine`` returned, or a model of your own. ``progress`` is called with the stages
-    ``read``, ``speech`` and ``windows`` in seconds of audio, from more than one thread. ``checkpoints`` keeps the
-    results of windows, and gives them back when the recording is transcribed again. ``show_text`` receives the text
-    of each batch of windows when it is finished.
+    ``engine`` is what ``load_engine`` returned, or a model of your own. ``progress`` is called with
+    the stages ``read``, ``speech`` and ``windows`` in seconds of audio, from more than one thread.
+    ``checkpoints`` keeps the results of windows, and gives them back when the recording is
+    transcribed again. ``show_text`` receives the text of each batch of windows when it is finished.
 
     Raises:
         SourceError: the recording cannot be used.

@@ -22,7 +22,8 @@ def piece_of(window: Window, stretch: Sequence[Region]) -> Window:
 
 
 def halves(window: Window, stretch: Sequence[Region] = ()) -> tuple[Window, ...]:
-    """The window in two, at the quietest moment of a stretch of its speech, or near its middle where none is given.
+    """The window in two, at the quietest moment of a stretch of its speech, or near its middle
+    where none is given.
 
     Nothing where a half would have less than ``SHORTEST_PIECE_S`` of speech.
     """

@@ -1,4 +1,5 @@
-"""Quality rules for the decoding of one window, for any engine, and the score by which two decodings are compared.
+"""Quality rules for the decoding of one window, for any engine, and the score by which two
+decodings are compared.
 
 Thresholds are those of openai-whisper's ``transcribe`` where it has the same rule.
 """
@@ -33,13 +34,17 @@ class QualityRules:
 
     Attributes:
         max_compression_ratio: text that zlib packs better than this repeats itself.
-        max_repeats: so does text with more repeats in a row of a phrase of up to ``REPEAT_WORDS`` words.
+        max_repeats: so does text with more repeats in a row of a phrase of up to ``REPEAT_WORDS``
+            words.
         min_avg_logprob: below this the model is unsure.
         min_sure_logprob: above this the model is sure: fast speech and repeated words are believed.
-        min_no_speech_prob: an unsure decoding with at least this probability of no speech is silence.
-        max_letters_per_second: more text than this does not fit into the speech, unless the model is sure.
+        min_no_speech_prob: an unsure decoding with at least this probability of no speech is
+            silence.
+        max_letters_per_second: more text than this does not fit into the speech, unless the model
+            is sure.
         max_sure_letters_per_second: more text than this does not fit, however sure the model is.
-        max_crammed: share of words whose times stand still; with more, the text is not in the audio.
+        max_crammed: share of words whose times stand still; with more, the text is not in the
+            audio.
         max_wordless_s: seconds of speech in a row that may have no word.
     """
 
@@ -59,7 +64,9 @@ RULES = QualityRules()
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A window's decoding, the first rule that it breaks (``None``: none), and whether the speech can hold the text."""
+    """A window's decoding, the first rule that it breaks (``None``: none), and whether the speech
+    can hold the text.
+    """
 
     decoded: Decoded
     compression_ratio: float
@@ -73,7 +80,9 @@ def judge(
     rules: QualityRules = RULES,
     words: Sequence[Word] | None = None,
 ) -> Judged:
-    """Apply the rules to one decoding. ``words``: with the times that the engine gave them, once it has."""
+    """Apply the rules to one decoding. ``words``: with the times that the engine gave them, once it
+    has.
+    """
     text = decoded.text.strip()
     ratio = compression_ratio(text)
     unsure = decoded.avg_logprob is not None and decoded.avg_logprob < rules.min_avg_logprob
@@ -101,11 +110,14 @@ def judge(
     return Judged(decoded, ratio, failure, fits)
 
 
-# -- text ------------------------------------------------------------------------------------------------------------
+# -- text
+# --------------------------------------------------------------------------------------------------
 
 
 def is_repetitive(text: str, rules: QualityRules = RULES) -> bool:
-    """Whether the same words come again and again: in a loop of the decoder, or because somebody said them."""
+    """Whether the same words come again and again: in a loop of the decoder, or because somebody
+    said them.
+    """
     return (
         compression_ratio(text) > rules.max_compression_ratio or repeats(text) > rules.max_repeats
     )
@@ -124,7 +136,9 @@ def repeats(text: str) -> int:
 
 
 def longest_run(words: Sequence[str]) -> tuple[int, int, int]:
-    """The phrase that is repeated most often in a row: its first word, its number of words, how often it occurs."""
+    """The phrase that is repeated most often in a row: its first word, its number of words, how
+    often it occurs.
+    """
     found = (0, 0, 0)
     for size in range(1, min(REPEAT_WORDS, len(words) // 2) + 1):
         as_before = bytes(
@@ -146,7 +160,8 @@ def n_letters(text: str) -> int:
     )
 
 
-# -- words and speech ------------------------------------------------------------------------------------------------
+# -- words and speech
+# --------------------------------------------------------------------------------------------------
 
 
 def speech_s(regions: Sequence[Region]) -> float:
@@ -164,8 +179,8 @@ def wordless(
     """Speech without words: the stretches of one entry lie between the same two words.
 
     Args:
-        words: as the engine timed them; ``clamped``: the same, moved into the speech. None covers more than it can
-            take to say.
+        words: as the engine timed them; ``clamped``: the same, moved into the speech. None covers
+            more than it can take to say.
     """
     found: list[tuple[Region, ...]] = []
     stretch: list[Region] = []  # since the last word

@@ -1,4 +1,6 @@
-"""The stage that turns windows into words: language, decoding, word timestamps, and better attempts where in doubt."""
+"""The stage that turns windows into words: language, decoding, word timestamps, and better attempts
+where in doubt.
+"""
 
 from __future__ import annotations
 

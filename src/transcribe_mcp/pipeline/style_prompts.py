@@ -1,7 +1,8 @@
 """Prompts with punctuation, for windows that a Whisper model wrote without any.
 
-The decoder takes a prompt as the text before, and continues in its style. The acceptance rules are in
-``temperature_fallback.Decoder``; the thresholds were chosen on English recordings (docs/accuracy.md).
+The decoder takes a prompt as the text before, and continues in its style. The acceptance rules are
+in ``temperature_fallback.Decoder``; the thresholds were chosen on English recordings
+(docs/accuracy.md).
 """
 
 from __future__ import annotations
@@ -23,8 +24,14 @@ STYLE_PROMPTS = {
     "bn": "নমস্কার, আপনাদের স্বাগত। এটি আজকের বক্তৃতা, শুরু থেকে শেষ পর্যন্ত। আমরা কি শুরু করব?",
     "cs": "Dobrý den, vítejte. Toto je dnešní přednáška, od začátku do konce. Začneme?",
     "da": "Hej og velkommen. Her er dagens foredrag, fra start til slut. Skal vi begynde?",
-    "de": "Guten Tag und herzlich willkommen. Hier ist der heutige Vortrag, von Anfang bis Ende. Wollen wir beginnen?",
-    "el": "Καλημέρα και καλώς ήρθατε. Αυτή είναι η σημερινή ομιλία, από την αρχή μέχρι το τέλος. Ξεκινάμε;",
+    "de": (
+        "Guten Tag und herzlich willkommen. "
+        "Hier ist der heutige Vortrag, von Anfang bis Ende. Wollen wir beginnen?"
+    ),
+    "el": (
+        "Καλημέρα και καλώς ήρθατε. "
+        "Αυτή είναι η σημερινή ομιλία, από την αρχή μέχρι το τέλος. Ξεκινάμε;"
+    ),
     "en": "Hello, and welcome. Here is today's talk, from beginning to end. Shall we start?",
     "es": "Hola y bienvenidos. Esta es la charla de hoy, de principio a fin. ¿Empezamos?",
     "fa": "سلام و خوش آمدید. این سخنرانی امروز است، از آغاز تا پایان. شروع کنیم؟",
@@ -39,12 +46,18 @@ STYLE_PROMPTS = {
     "nl": "Hallo en welkom. Dit is de lezing van vandaag, van begin tot eind. Zullen we beginnen?",
     "pl": "Dzień dobry, witam państwa. Oto dzisiejszy wykład, od początku do końca. Zaczynamy?",
     "pt": "Olá e bem-vindos. Esta é a palestra de hoje, do início ao fim. Vamos começar?",
-    "ro": "Bună ziua și bine ați venit. Iată prelegerea de astăzi, de la început până la sfârșit. Începem?",
+    "ro": (
+        "Bună ziua și bine ați venit. "
+        "Iată prelegerea de astăzi, de la început până la sfârșit. Începem?"
+    ),
     "ru": "Здравствуйте и добро пожаловать. Вот сегодняшняя лекция, от начала до конца. Начнём?",
     "sv": "Hej och välkomna. Här är dagens föredrag, från början till slut. Ska vi börja?",
     "tr": "Merhaba, hoş geldiniz. Bugünkü konuşma, başından sonuna kadar burada. Başlayalım mı?",
     "uk": "Добрий день і ласкаво просимо. Ось сьогоднішня лекція, від початку до кінця. Почнемо?",
-    "vi": "Xin chào và chào mừng các bạn. Đây là bài nói hôm nay, từ đầu đến cuối. Chúng ta bắt đầu nhé?",
+    "vi": (
+        "Xin chào và chào mừng các bạn. Đây là bài nói hôm nay, từ đầu đến cuối. "
+        "Chúng ta bắt đầu nhé?"
+    ),
     "zh": "大家好，我是今天的主持人。今天的故事很短，也很有趣。你想不想知道？",
 }  # fmt: skip
 
@@ -60,6 +73,8 @@ def n_marks(words: Sequence[Word]) -> int:
 
 
 def punctuates(before: Sequence[Word], after: Sequence[Word]) -> bool:
-    """Whether a text decoded again has more marks, and about as many words: only the marks should differ."""
+    """Whether a text decoded again has more marks, and about as many words: only the marks should
+    differ.
+    """
     is_same_length = abs(len(after) - len(before)) <= max(1, MAX_CHANGE * len(before))
     return is_same_length and n_marks(after) > n_marks(before)

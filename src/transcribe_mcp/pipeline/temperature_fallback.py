@@ -1,9 +1,10 @@
-"""Windows whose decoding is doubtful are decoded again in other ways, and the best decoding is kept.
+"""Windows whose decoding is doubtful are decoded again in other ways, and the best decoding is
+kept.
 
-Batched decoding elsewhere drops this, because a batch cannot be decoded again as a whole for the sake of one window.
-Here only the doubtful windows are taken out of the batch. Ways that always give the same text come first: beam search,
-then speech without words on its own, then the window cut in two. Sampling comes last, and only on engines that repeat
-their samples.
+Batched decoding elsewhere drops this, because a batch cannot be decoded again as a whole for the
+sake of one window. Here only the doubtful windows are taken out of the batch. Ways that always give
+the same text come first: beam search, then speech without words on its own, then the window cut in
+two. Sampling comes last, and only on engines that repeat their samples.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ GAP = "speech_without_words"
 
 @dataclass(frozen=True, slots=True)
 class Ladder:
-    """The temperatures to try in turn, and the rules that decide whether to go on. One temperature: no second try."""
+    """The temperatures to try in turn, and the rules that decide whether to go on. One temperature:
+    no second try.
+    """
 
     temperatures: tuple[float, ...] = TEMPERATURES
     rules: QualityRules = RULES
@@ -54,7 +57,8 @@ class Attempt:
     Attributes:
         parts: what was heard, in order; none in silence, several where the window was cut.
         failure: the first rule that it breaks, or ``None``.
-        score: from 0 to 1: the share of the speech that has words, times the mean probability of a token there.
+        score: from 0 to 1: the share of the speech that has words, times the mean probability of a
+            token there.
         fits: the speech can hold the text. Where it cannot, ``parts`` are without the loop.
         raw: the words of each part as the engine timed them.
         wordless: the long stretches of speech without a word, where that is all that is wrong.
@@ -80,7 +84,9 @@ class Attempt:
         return self.fits and self.failure not in ("low_probability", "silence")
 
     def is_better_than(self, other: Attempt) -> bool:
-        """A sure text is never given up for an unsure one, nor any text for one that the speech cannot hold."""
+        """A sure text is never given up for an unsure one, nor any text for one that the speech
+        cannot hold.
+        """
         if not self.parts or not self.fits or (other.is_sure and not self.is_sure):
             return False
         return self.score > other.score * BETTER
@@ -174,7 +180,8 @@ class Decoder:
             skipped,
         )
 
-    # -- again -------------------------------------------------------------------------------------------------------
+    # -- again
+    # ----------------------------------------------------------------------------------------------
 
     def may_improve(self, attempt: Attempt) -> bool:
         """Whether another decoding may be better, in its words or in its punctuation."""
@@ -210,7 +217,9 @@ class Decoder:
         return may_be_asked and lacks_punctuation(attempt.words)
 
     def _with_style(self, batch: _Doubtful) -> Iterator[tuple[int, Attempt]]:
-        """Decode text without punctuation after a prompt that has some; keep it if it says as much, as surely."""
+        """Decode text without punctuation after a prompt that has some; keep it if it says as much,
+        as surely.
+        """
         chosen = defaultdict(list)
         for i, attempt in enumerate(batch.attempts):
             language = "en" if self.options.task == "translate" else batch.languages[i]
@@ -252,7 +261,7 @@ class Decoder:
         )
 
     def _filled(self, batch: _Doubtful, doubtful: Sequence[int]) -> Iterator[tuple[int, Attempt]]:
-        """Decode speech without words separately, and put the words found there between the others."""
+        """Decode speech without words separately, and insert the words found there."""
         stretches = [(i, stretch) for i in doubtful for stretch in batch.attempts[i].wordless]
         if not stretches:
             return
@@ -354,7 +363,9 @@ def _certainty(part: Heard) -> float:
 
 
 def _halves(window: Window, attempt: Attempt) -> tuple[Window, ...]:
-    """The window in two, cut in its longest speech without words. Nothing where the model is merely unsure."""
+    """The window in two, cut in its longest speech without words. Nothing where the model is merely
+    unsure.
+    """
     merely_unsure = attempt.fits and not attempt.wordless
     return () if merely_unsure else halves(window, max(attempt.wordless, key=speech_s, default=()))
 
@@ -366,7 +377,9 @@ def _without_crumbs(stretch: tuple[Region, ...]) -> tuple[Region, ...]:
 
 
 def _is_silent(attempt: Attempt) -> bool:
-    """The model itself thinks that there is no speech; of a stretch without words that is likelier than elsewhere."""
+    """The model itself thinks that there is no speech; of a stretch without words that is likelier
+    than elsewhere.
+    """
     likely = (part.judged.decoded.no_speech_prob or 0.0 for part in attempt.parts)
     return any(probability > RULES.min_no_speech_prob for probability in likely)
 
@@ -374,7 +387,8 @@ def _is_silent(attempt: Attempt) -> bool:
 def _merged(
     attempt: Attempt, found: Sequence[tuple[Sequence[Region], Attempt]]
 ) -> tuple[list[Heard], list[Sequence[Word]]]:
-    """The parts of an attempt and those found in its stretches without words, in order, with their raw words.
+    """The parts of an attempt and those found in its stretches without words, in order, with their
+    raw words.
 
     Words of a stretch that the engine timed outside of it belong to its neighbours.
     """
@@ -402,7 +416,9 @@ def _merged(
 def _only_new(
     found: Sequence[tuple[Word, Word]], known: Sequence[Word], at: float
 ) -> Sequence[tuple[Word, Word]]:
-    """Without those at either end that say what the known words before and after the moment ``at`` say already."""
+    """Without those at either end that say what the known words before and after the moment ``at``
+    say already.
+    """
     texts = [_plain(word) for word, _ in found]
     before = [_plain(word) for word in known if word.start < at]
     after = [_plain(word) for word in known if word.start >= at]

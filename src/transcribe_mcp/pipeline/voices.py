@@ -1,7 +1,8 @@
-"""Which sound of a recording is transcribed: its track, and its channels together or each by itself.
+"""Which sound of a recording is transcribed: its track, and its channels together or each by
+itself.
 
-A ``Voice`` is one pass of the pipeline. Usually there is one. ``channel="split"`` gives one for each channel,
-``track="all"`` one for each track; their words carry the voice's name as the speaker.
+A ``Voice`` is one pass of the pipeline. Usually there is one. ``channel="split"`` gives one for
+each channel, ``track="all"`` one for each track; their words carry the voice's name as the speaker.
 """
 
 from __future__ import annotations
@@ -85,7 +86,8 @@ class Voice:
 
 
 def voices_of(source: Path | Samples, options: Options, notices: list[Notice]) -> list[Voice]:
-    """The passes that the options mean for this recording. ``notices`` gets its tracks, if it has several.
+    """The passes that the options mean for this recording. ``notices`` gets its tracks, if it has
+    several.
 
     Raises:
         SourceError: the recording cannot be used.
@@ -130,14 +132,19 @@ def _tracks_notice(tracks: Sequence[Track], chosen: Sequence[Track], reason: str
     took = (
         f"track {taken} was transcribed" if len(chosen) == 1 else f"tracks {taken} were transcribed"
     )
-    message = f"The recording has {len(tracks)} audio tracks: {listed}. {took[0].upper()}{took[1:]}{reason}."
+    message = (
+        f"The recording has {len(tracks)} audio tracks: {listed}. "
+        f"{took[0].upper()}{took[1:]}{reason}."
+    )
     return Notice("several_tracks", message)
 
 
 def _with_speech(
     path: Path, tracks: tuple[Track, ...], *, uses_vad: bool
 ) -> tuple[tuple[Track, ...], str]:
-    """The first track in which speech is heard at places all over it, otherwise the first that is not silent."""
+    """The first track in which speech is heard at places all over it, otherwise the first that is
+    not silent.
+    """
     if len(tracks) < 2:
         return tracks, ""
     measure = _speech_measure() if uses_vad else _sound_s
@@ -183,16 +190,18 @@ def _loudest_db(samples: Samples) -> float:
     return levels.loudest_db
 
 
-# --- several voices in one transcript -----------------------------------------------------------------------------
+# --- several voices in one transcript
+# -----------------------------------------------------------------------------
 
 
 def spoken(
     heard: Sequence[Heard], voices: Sequence[Voice], *, keep_words: bool
 ) -> tuple[tuple[Segment, ...], list[Notice]]:
-    """The sentences of all voices in the order of their time, and what is to be said about them together.
+    """The sentences of all voices in the order of their time, and what is to be said about them
+    together.
 
-    Sentences that only repeat what another voice says louder at the same time are left out: one microphone hears the
-    other's speaker.
+    Sentences that only repeat what another voice says louder at the same time are left out: one
+    microphone hears the other's speaker.
     """
     if len(voices) == 1:
         return tuple(to_segments(heard, keep_words=keep_words)), []
@@ -200,7 +209,10 @@ def spoken(
     notices = []
     if dropped:
         n = len(dropped)
-        message = f"{n} sentences were left out: another channel or track has the same words at that time, and louder"
+        message = (
+            f"{n} sentences were left out: another channel or track has the same words at that "
+            "time, and louder"
+        )
         notices.append(
             Notice(
                 "crosstalk", message if n > 1 else message.replace("sentences were", "sentence was")
@@ -210,7 +222,9 @@ def spoken(
 
 
 def about_each(said: Sequence[tuple[str, Sequence[Notice]]]) -> Iterator[Notice]:
-    """The notices of each voice after its name; equal ones of several voices once, of all voices without names."""
+    """The notices of each voice after its name; equal ones of several voices once, of all voices
+    without names.
+    """
     names: dict[Notice, list[str]] = {}
     for name, notices in said:
         for notice in notices:

@@ -1,1 +1,3 @@
-"""Runs models: which windows go to which device, when, and what happens when memory or a device fails."""
+"""Runs models: which windows go to which device, when, and what happens when memory or a device
+fails.
+"""

@@ -1,8 +1,8 @@
 """The schedule of one device.
 
-``step`` encodes what waits, decodes a batch that is full or should wait no longer, and finishes the batch before it.
-Where the model allows it, words are aligned and windows encoded in threads beside the decoding. ``phases`` deals with
-memory that runs out and devices that fail.
+``step`` encodes what waits, decodes a batch that is full or should wait no longer, and finishes the
+batch before it. Where the model allows it, words are aligned and windows encoded in threads beside
+the decoding. ``phases`` deals with memory that runs out and devices that fail.
 """
 
 from __future__ import annotations
@@ -215,7 +215,7 @@ class Device(PhaseRunner):
                     self._finish(part)
 
     def _wait_for_alignment(self) -> None:
-        """What failed is done again by the thread of the device, which knows what to do about it."""
+        """Failed work is repeated by the thread of the device, which handles errors."""
         if self._aligning is not None:
             error = self._aligning.exception()
             self._budget.in_sequence |= isinstance(error, OutOfMemoryError)

@@ -1,8 +1,9 @@
 """Runs the windows of any number of recordings on the devices of one model.
 
-A recording is opened, its feeder submits windows, its owner collects results: see ``queue.Recording``. Windows of
-several recordings share batches. Without a thread of its own, an executor works in the threads of those who wait for
-results, so a program that transcribes one recording needs no other thread for it.
+A recording is opened, its feeder submits windows, its owner collects results: see
+``queue.Recording``. Windows of several recordings share batches. Without a thread of its own, an
+executor works in the threads of those who wait for results, so a program that transcribes one
+recording needs no other thread for it.
 """
 
 from __future__ import annotations
@@ -91,7 +92,8 @@ class Executor:
 
     Args:
         load: makes the models of a spec, one per device.
-        own_thread: work in a thread of the executor, so that a recording can be given up while a call goes on.
+        own_thread: work in a thread of the executor, so that a recording can be given up while a
+            call goes on.
         unload_after_s: close the model when no recording has been open for so long.
     """
 
@@ -117,7 +119,8 @@ class Executor:
 
     @classmethod
     def of(cls, *loaded: Recognizer | GpuModel) -> Executor:
-        """An executor of models that are loaded, one per device. A GPU that fails at once is replaced by the CPU.
+        """An executor of models that are loaded, one per device. A GPU that fails at once is
+        replaced by the CPU.
 
         Raises:
             TranscribeError: the CPU cannot take over.
@@ -145,7 +148,9 @@ class Executor:
 
     @property
     def models(self) -> list[Recognizer]:
-        """The models themselves, one per device. Calls of theirs are neither split nor repeated on failure."""
+        """The models themselves, one per device. Calls of theirs are neither split nor repeated on
+        failure.
+        """
         return [device.model for device in self._model.devices] if self._model is not None else []
 
     @property

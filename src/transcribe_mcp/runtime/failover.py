@@ -30,7 +30,8 @@ class DetectorPool:
     The first failure sends every recording, this one and later ones, to the detector on the CPU.
 
     Args:
-        fall_back: decides whether the CPU may take over after an error: it keeps a notice, or raises the error.
+        fall_back: decides whether the CPU may take over after an error: it keeps a notice, or
+            raises the error.
     """
 
     def __init__(self, fall_back: Callable[[EngineFailedError], None]) -> None:
@@ -59,7 +60,9 @@ class DetectorPool:
         self._is_closed = True
 
     def release(self) -> bool:
-        """Free the memory of all detectors. Call it with the lock held. Returns whether there were any."""
+        """Free the memory of all detectors. Call it with the lock held. Returns whether there were
+        any.
+        """
         detectors = list(self._detectors)
         self._detectors.clear()
         for detector in detectors:
@@ -71,7 +74,9 @@ class DetectorPool:
 
 
 class DetectorWithFallback:
-    """A detector on a device, replaced by the one on the CPU when it fails. See ``engines.VoiceDetector``."""
+    """A detector on a device, replaced by the one on the CPU when it fails. See
+    ``engines.VoiceDetector``.
+    """
 
     def __init__(self, inner: VoiceDetector, pool: DetectorPool) -> None:
         self._inner: VoiceDetector | None = inner
@@ -101,7 +106,8 @@ class DetectorWithFallback:
             from ..speech.detector import FRAME_SAMPLES, SpeechDetector
 
             self._cpu = SpeechDetector()
-            # The device had part of a frame. Silence in its place keeps the later frames where they were.
+            # The device had part of a frame. Silence in its place keeps the later frames where they
+            # were.
             n_missing = self._n_samples - self._n_frames * FRAME_SAMPLES
             samples = np.concatenate([np.zeros(n_missing, np.float32), samples])
         return self._cpu.push(samples, last=last)

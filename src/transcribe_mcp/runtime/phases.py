@@ -1,7 +1,8 @@
 """Runs a phase of a stage on a device, whatever happens.
 
-When memory runs out, the phase is repeated alone on the device, then in halves, down to one window. When the device
-fails, the CPU takes over. Either way the phase runs again from the windows, so none is lost.
+When memory runs out, the phase is repeated alone on the device, then in halves, down to one window.
+When the device fails, the CPU takes over. Either way the phase runs again from the windows, so none
+is lost.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ Phase = Callable[[Part], None]
 
 
 class PhaseRunner:
-    """See the module. Its state belongs to the thread of the device; what other threads add is under the queue's lock."""
+    """See the module. Its state belongs to the thread of the device; what other threads add is
+    under the queue's lock.
+    """
 
     def __init__(self, queue: WindowQueue, loaded: Recognizer | GpuModel) -> None:
         self._queue = queue

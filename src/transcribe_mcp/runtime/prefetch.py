@@ -1,4 +1,4 @@
-"""Running an iterator ahead in a thread, so that reading and voice detection overlap with decoding."""
+"""Run an iterator ahead in a thread, to overlap reading with decoding."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ class _Next(Generic[Item]):
 class Prefetcher(Iterator[Item]):
     """The same items, made up to ``depth`` ahead of their use.
 
-    What the iterator raises is raised here. Closing stops the thread and closes the iterator, if it is a generator.
+    What the iterator raises is raised here. Closing stops the thread and closes the iterator, if it
+    is a generator.
     """
 
     def __init__(self, items: Iterator[Item], depth: int) -> None:
@@ -47,7 +48,9 @@ class Prefetcher(Iterator[Item]):
         raise StopIteration
 
     def close(self) -> None:
-        """Also after Ctrl-C while the thread starts: it must not be at work when the interpreter ends."""
+        """Also after Ctrl-C while the thread starts: it must not be at work when the interpreter
+        ends.
+        """
         self._stopped.set()
         if self._thread.is_alive():
             self._thread.join()

@@ -30,7 +30,8 @@ class Claim:
         spec: the model; equal specs share a loaded model.
         left_s: seconds of audio that are left. Short work goes first.
         sequential: one batch at a time, and none before the last one is saved.
-        is_durable: results are saved, so a crash costs only what is not saved yet; see ``Recording.saved``.
+        is_durable: results are saved, so a crash costs only what is not saved yet; see
+            ``Recording.saved``.
         progress: receives the progress of loading the model.
     """
 
@@ -75,7 +76,9 @@ class Host(Protocol):
 
 
 class Recording:
-    """One recording at an executor. A feeder submits windows; the owner collects results and closes it."""
+    """One recording at an executor. A feeder submits windows; the owner collects results and closes
+    it.
+    """
 
     def __init__(self, queue: WindowQueue, claim: Claim, host: Host) -> None:
         self._queue = queue
@@ -281,7 +284,9 @@ class Recording:
 
 
 class WindowQueue:
-    """The recordings of an executor. One lock guards them and everything that devices share with them."""
+    """The recordings of an executor. One lock guards them and everything that devices share with
+    them.
+    """
 
     def __init__(self) -> None:
         self.changed = threading.Condition(threading.RLock())
@@ -347,7 +352,8 @@ class WindowQueue:
         return tasks
 
     def is_due(self, spec: Any, request: BatchRequest, *, falters: bool) -> bool:
-        """Whether a batch that is not full should wait no longer, as nothing can be added to it now.
+        """Whether a batch that is not full should wait no longer, as nothing can be added to it
+        now.
 
         ``falters``: the device would idle, so the batch goes unless the rest of the audio fits in.
         """

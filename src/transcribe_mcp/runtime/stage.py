@@ -1,4 +1,6 @@
-"""What the executor works on: windows as tasks, encoded batches as parts, and the stage that knows what to do."""
+"""What the executor works on: windows as tasks, encoded batches as parts, and the stage that knows
+what to do.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +27,12 @@ class Workbench(Protocol):
 
 
 class Stage(Protocol):
-    """What is done with the windows of one recording. The executor decides when, with which others, and where.
+    """What is done with the windows of one recording. The executor decides when, with which others,
+    and where.
 
-    A phase gets an encoded part, whose tasks can belong to several recordings with equal groups. It returns one item
-    per task, in order. The executor repeats a phase when memory runs out or a device fails.
+    A phase gets an encoded part, whose tasks can belong to several recordings with equal groups. It
+    returns one item per task, in order. The executor repeats a phase when memory runs out or a
+    device fails.
     """
 
     @property
@@ -64,7 +68,8 @@ class Task:
 class Part:
     """Tasks that go through the phases together.
 
-    Not frozen: its encoded batch is dropped when memory is needed, and made again by the next phase.
+    Not frozen: its encoded batch is dropped when memory is needed, and made again by the next
+    phase.
     """
 
     tasks: Sequence[Task]

@@ -1,10 +1,13 @@
-"""Silero's network on a GPU: the audio of a block in many lanes at once, and kept there for the windows cut from it.
+"""Silero's network on a GPU: the audio of a block in many lanes at once, and kept there for the
+windows cut from it.
 
-The encoder looks at one frame alone, so all frames go through it as rows of a few matrix products. Only the LSTM looks
-back. A block is cut into lanes that run side by side, each with an empty memory from some lanes before its own; the
-first ones have heard all, as in the serial run. `SpeechDetector` is the twin of this on the CPU.
+The encoder looks at one frame alone, so all frames go through it as rows of a few matrix products.
+Only the LSTM looks back. A block is cut into lanes that run side by side, each with an empty memory
+from some lanes before its own; the first ones have heard all, as in the serial run.
+`SpeechDetector` is the twin of this on the CPU.
 
-Every operation is a turn of Python's, for which the thread that tells the GPU what to encode has to wait: they are few.
+Every operation is a turn of Python's, for which the thread that tells the GPU what to encode has to
+wait: they are few.
 """
 
 from __future__ import annotations
@@ -45,15 +48,20 @@ LANES_BEFORE = (
     5  # 40 s heard before every lane: at least 997 of 1000 decisions are those of the serial run
 )
 SHORT_FRAMES = LANE_FRAMES * (1 + LANES_BEFORE)  # one lane takes no more steps, and is exact
-CHUNK_FRAMES = 8192  # that the encoder takes at once, filled up: 80 MB, whose pieces are always of the same sizes
-FEW_FRAMES = 2048  # of what would fill no more than half of it: pieces so small that PyTorch cuts them from larger ones
+# that the encoder takes at once, filled up: 80 MB, whose pieces are always of the same sizes
+CHUNK_FRAMES = 8192
+# of what would fill no more than half of it: pieces so small that PyTorch cuts them from larger
+# ones
+FEW_FRAMES = 2048
 
 Samples = NDArray[np.float32]
 State = tuple[Tensor, Tensor]  # h, c: (1, 1, 128) each
 
 
 def lanes_of(n_frames: int) -> tuple[int, int]:
-    """Frames of a lane (the last may have fewer), and how many lanes before its own each hears, as far as there are."""
+    """Frames of a lane (the last may have fewer), and how many lanes before its own each hears, as
+    far as there are.
+    """
     return (n_frames, 0) if n_frames <= SHORT_FRAMES else (LANE_FRAMES, LANES_BEFORE)
 
 
@@ -75,9 +83,12 @@ class Ears:
 
 
 class DeviceListener:
-    """See the protocol ``engines.Listener``: hears one recording, from one thread, on the stream of its ears."""
+    """See the protocol ``engines.Listener``: hears one recording, from one thread, on the stream of
+    its ears.
+    """
 
-    block_s = 240.0  # 15 MB on the device; twice the frames take hardly longer, and the first are to be heard soon
+    # 15 MB on the device; twice the frames take hardly longer, and the first are to be heard soon
+    block_s = 240.0
 
     def __init__(self, ears: Ears) -> None:
         self._network, self._device, self._stream = ears.network, ears.device, ears.stream
@@ -90,7 +101,9 @@ class DeviceListener:
         self._placed: WeakSet[DeviceSamples] = WeakSet()
 
     def push(self, samples: Samples, *, last: bool = False) -> Samples:
-        """As ``SpeechDetector.push``: (n,) samples -> probabilities of the frames completed (n_frames,)."""
+        """As ``SpeechDetector.push``: (n,) samples -> probabilities of the frames completed
+        (n_frames,).
+        """
         with self._working():
             self._append(samples)
             end = self._origin + len(self._audio)
@@ -112,7 +125,9 @@ class DeviceListener:
             return found
 
     def place(self, windows: Sequence[Window], keep_from: float) -> list[Window]:
-        """The windows with their samples on the device as well; audio before ``keep_from`` (s) is forgotten."""
+        """The windows with their samples on the device as well; audio before ``keep_from`` (s) is
+        forgotten.
+        """
         with self._working():
             placed = [replace(window, device_samples=self._cut(window)) for window in windows]
             self._placed.update(
@@ -182,7 +197,9 @@ class LaneNetwork:
         self.in_one_launch = device.type == "cuda" and not _kernel_problem(device)
 
     def probabilities(self, heard: Tensor, state: State) -> tuple[Tensor, State]:
-        """(64 + 512 n,) samples, context first, and the state before them -> probabilities (n,), the state after."""
+        """(64 + 512 n,) samples, context first, and the state before them -> probabilities (n,),
+        the state after.
+        """
         frames = heard.unfold(0, CONTEXT_SAMPLES + FRAME_SAMPLES, FRAME_SAMPLES)
         features = []
         while len(frames):
@@ -193,7 +210,8 @@ class LaneNetwork:
         return torch.sigmoid(self.output(torch.relu(states))).flatten(), state
 
     def encode(self, frames: Tensor) -> Tensor:
-        """(n, 576) samples -> (n, 128) features. Convolutions over four steps are matrix products of all of them.
+        """(n, 576) samples -> (n, 128) features. Convolutions over four steps are matrix products
+        of all of them.
 
         There are at most ``CHUNK_FRAMES``, to which more than ``FEW_FRAMES`` are filled up.
         """
@@ -209,7 +227,9 @@ class LaneNetwork:
         return x[:n_frames]
 
     def remember(self, features: Tensor, state: State) -> tuple[Tensor, State]:
-        """The LSTM over (n, 128) features in lanes -> its outputs (n, 128), its state after the last."""
+        """The LSTM over (n, 128) features in lanes -> its outputs (n, 128), its state after the
+        last.
+        """
         if self.in_one_launch:
             return self.remember_in_one_launch(features, state)
         return self.remember_by_library(features, state)

@@ -2,7 +2,8 @@
 
 A half-installed driver can hang or abort in these calls, so they run in a process of their own.
 Usage: ``python nvidia_child.py nvml|cuda``. It reads no environment and imports nothing of ours.
-Names and numbers: https://docs.nvidia.com/deploy/nvml-api/ and https://docs.nvidia.com/cuda/cuda-driver-api/.
+Names and numbers: https://docs.nvidia.com/deploy/nvml-api/ and
+https://docs.nvidia.com/cuda/cuda-driver-api/.
 """
 
 from __future__ import annotations

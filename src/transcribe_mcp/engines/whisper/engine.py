@@ -65,10 +65,10 @@ class Machinery:
         encoded_at_once: windows that the encoder takes at once.
         most_rows: windows decoded at once at most.
         room: sizes that slots are made in.
-        workers: threads that each take a part of the windows, with ``threads_each`` of torch's own; where that is 0,
-            the caller's thread does the work. On a CPU several with few threads beat one with all: a step is made of
-            many small operations, at whose ends threads wait for each other, and if another program has the core they
-            wait long.
+        workers: threads that each take a part of the windows, with ``threads_each`` of torch's own;
+            where that is 0, the caller's thread does the work. On a CPU several with few threads
+            beat one with all: a step is made of many small operations, at whose ends threads wait
+            for each other, and if another program has the core they wait long.
         give_back: frees what the encoder keeps for its speed.
         notices: what is not as it should be.
     """
@@ -88,10 +88,12 @@ class Machinery:
 
 @dataclass(frozen=True, slots=True)
 class EncodedWindows:
-    """Windows, their keys and values on the device, and what was said of them so far, for ``align``.
+    """Windows, their keys and values on the device, and what was said of them so far, for
+    ``align``.
 
-    ``unproved`` are windows of which only the device knows whether they are made of numbers: (n,) bool of each part.
-    Asking it means waiting until they are encoded, so it is asked when something else has to wait for that anyway.
+    ``unproved`` are windows of which only the device knows whether they are made of numbers: (n,)
+    bool of each part. Asking it means waiting until they are encoded, so it is asked when something
+    else has to wait for that anyway.
     """
 
     windows: tuple[Window, ...]
@@ -125,7 +127,9 @@ class EncodedWindows:
             self.unproved.pop()
 
     def key(self, i: int, decoded: Decoded, options: DecodingOptions) -> Key:
-        """The same text decoded in another way asked something else of the audio: under another prompt, for example."""
+        """The same text decoded in another way asked something else of the audio: under another
+        prompt, for example.
+        """
         way = options.at(decoded.temperature)
         return id(self.rows[i].cache), self.rows[i].index, decoded.tokens, decoded.language, way
 
@@ -151,7 +155,8 @@ class WhisperEngine(DecodesInRounds):
         if machinery.model.device.type == "cuda":
             _on_gpu.add(self)
 
-    # -- the protocol ------------------------------------------------------------------------------------------------
+    # -- the protocol
+    # ----------------------------------------------------------------------------------------------
 
     def notices(self, options: DecodingOptions) -> tuple[Notice, ...]:
         wanted = len(self._vocabulary.encode(prompt_text(options)))
@@ -222,7 +227,9 @@ class WhisperEngine(DecodesInRounds):
         options: DecodingOptions,
         retry: RetryPolicy = accept,
     ) -> list[Decoded]:
-        """Windows to decode again go back into the running batch; those with beams wait for the others."""
+        """Windows to decode again go back into the running batch; those with beams wait for the
+        others.
+        """
         if options.beam_size > 1:
             return DecodesInRounds.decode(self, encoded, languages, options, retry)
         with self._at_work("decoding"):
@@ -290,7 +297,8 @@ class WhisperEngine(DecodesInRounds):
         words: list[list[Word]] = [[] for _ in decoded]
         timed = [i for i, text in enumerate(decoded) if text.tokens]
         with self._at_work("timing words"):
-            encoded.prove()  # which waits until they are encoded: words may be timed on another stream
+            # which waits until they are encoded: words may be timed on another stream
+            encoded.prove()
         for part in self._each(
             partial(self._align, encoded, decoded, options), self._shares(timed)
         ):
@@ -336,7 +344,8 @@ class WhisperEngine(DecodesInRounds):
                 torch.cuda.empty_cache()
         give_back_freed()
 
-    # -- parts -------------------------------------------------------------------------------------------------------
+    # -- parts
+    # ----------------------------------------------------------------------------------------------
 
     @property
     def _running(self) -> Machinery:
@@ -370,8 +379,8 @@ class WhisperEngine(DecodesInRounds):
     def _steps_for(self, n_windows: int, prompt_tokens: int) -> Iterator[Steps]:
         """Steps that are idle, or new ones where more room is needed.
 
-        There are as many as workers, and whoever finds none waits: memory is what was predicted, whatever threads of a
-        program decode.
+        There are as many as workers, and whoever finds none waits: memory is what was predicted,
+        whatever threads of a program decode.
         """
         idle = self._idle
         steps, kept = idle.get(), None
@@ -441,7 +450,9 @@ class WhisperEngine(DecodesInRounds):
     def _spoken(
         self, encoded: EncodedWindows, i: int, decoded: Decoded, options: DecodingOptions
     ) -> Spoken:
-        """What decoding kept of this text; where it was not decoded here, or otherwise, it is gone through again."""
+        """What decoding kept of this text; where it was not decoded here, or otherwise, it is gone
+        through again.
+        """
         known = encoded.spoken.get(encoded.key(i, decoded, options))
         if known is not None:
             return known
@@ -481,7 +492,9 @@ class WhisperEngine(DecodesInRounds):
 
     @contextmanager
     def _at_work(self, doing: str) -> Iterator[None]:
-        """On the engine's device, which kernels are launched on in whatever thread; torch's errors leave as ours."""
+        """On the engine's device, which kernels are launched on in whatever thread; torch's errors
+        leave as ours.
+        """
         try:
             with _foreign_errors(doing), torch.inference_mode(), on(self._running.model.device):
                 if self._ran_out:  # now that what failed is no longer referred to

@@ -110,12 +110,16 @@ def _load_on(request: EngineRequest, device: torch.device) -> WhisperEngine:
             else _cuda_batch_size(checkpoint, device, compute_type)
         )
         machinery = _machinery(checkpoint, device, compute_type, request)
-    # A worker whose part of a batch is done goes on with what comes next. In 8 bits several batches are not too many.
+    # A worker whose part of a batch is done goes on with what comes next. In 8 bits several batches
+    # are not too many.
     shares_workers = device.type == "cpu" and _in_int8(compute_type) and machinery.workers > 1
     in_queue = device.type == "cuda"  # encode() is over when the device has been told
     notices = (*request.notices, *machinery.notices)
     if not directions.names_heads:
-        message = f"{checkpoint.name} does not say which heads follow the sound: words are timed by all of the upper half"
+        message = (
+            f"{checkpoint.name} names no alignment heads; word timestamps use the upper half of "
+            "the decoder layers"
+        )
         notices = (*notices, Notice("no_alignment_heads", message))
     info = EngineInfo(
         engine="whisper",
@@ -147,8 +151,8 @@ def _load_on(request: EngineRequest, device: torch.device) -> WhisperEngine:
 def _cpu_batch_size(geometry: Geometry, compute_type: str) -> int:
     """Many windows share what is read of the weights.
 
-    Keys and values are to stay within a gigabyte. In 8 bits there are none, but a batch is to end soon: that is when
-    progress is told, and what is lost with a worker.
+    Keys and values are to stay within a gigabyte. In 8 bits there are none, but a batch is to end
+    soon: that is when progress is told, and what is lost with a worker.
     """
     if _in_int8(compute_type):
         weights = geometry.encoder_layers * geometry.d_model**2 * ENCODER_SQUARES
@@ -210,7 +214,9 @@ def _threads_each(request: EngineRequest) -> int:
 
 
 def _int8_model(checkpoint: Checkpoint, compute_type: str, request: EngineRequest) -> Whisper:
-    """The decoder in 8 bits, the encoder's layers as the compute type says, its other operations as is fastest."""
+    """The decoder in 8 bits, the encoder's layers as the compute type says, its other operations as
+    is fastest.
+    """
     geometry, threads = geometry_of(checkpoint), _threads_each(request)
     encoder = ENCODER_LINEAR[compute_type.removesuffix(INT8_AUDIO)]
     placement = Placement(
@@ -277,7 +283,9 @@ def _cuda(
 
 
 def _kernels_problem(geometry: Geometry, dtype: torch.dtype, device: torch.device) -> str:
-    """Why kernels of our own cannot be launched, empty where they can. PyTorch's can: slower, and not captured."""
+    """Why kernels of our own cannot be launched, empty where they can. PyTorch's can: slower, and
+    not captured.
+    """
     if not has_triton():
         return "PyTorch came without Triton"
     from .kernels import problem
@@ -285,7 +293,8 @@ def _kernels_problem(geometry: Geometry, dtype: torch.dtype, device: torch.devic
     found = problem(geometry.d_model, dtype, device)
     return (
         found
-        and f"Triton needs a C compiler and Python's headers (gcc, python3-dev) to launch kernels: {found}"
+        and "Triton needs a C compiler and Python's headers (gcc, python3-dev) to launch kernels: "
+        f"{found}"
     )
 
 
@@ -356,7 +365,9 @@ def _in_int8(compute_type: str) -> bool:
 
 
 def _compute_types(device: torch.device) -> tuple[str, ...]:
-    """What a device computes with, the best first; on a CPU measuring may find the second better than the first."""
+    """What a device computes with, the best first; on a CPU measuring may find the second better
+    than the first.
+    """
     if device.type == "cpu":
         mixed = ("bfloat16" + INT8_AUDIO,) if has_bfloat16_products() else ()
         return (
