@@ -30,7 +30,7 @@ from transcribe_mcp.engines import Decoded, DecodingOptions, EngineRequest
 from transcribe_mcp.engines.whisper import alignment
 from transcribe_mcp.engines.whisper.caches import AudioRow
 from transcribe_mcp.engines.whisper.continuous_batching import EagerSteps
-from transcribe_mcp.engines.whisper.decode_slots import MOST_TOKENS
+from transcribe_mcp.engines.whisper.decode_slots import MAX_TOKENS
 from transcribe_mcp.engines.whisper.engine import WhisperEngine, _idle_steps
 from transcribe_mcp.engines.whisper.loading import _compute_types, _load_on
 from transcribe_mcp.media.decode import read
@@ -111,7 +111,7 @@ def same_text(engine: WhisperEngine, ours: Decoded, theirs: Sequence[int]) -> bo
     ]
     anew = next((i for (before, _), (token, i) in pairwise(stamps) if token < before), None)
     text = tuple(token for token in theirs[:anew] if engine._vocabulary.is_text(token))
-    if anew is None and len(ours.tokens) + len(stamps) < MOST_TOKENS:
+    if anew is None and len(ours.tokens) + len(stamps) < MAX_TOKENS:
         return ours.tokens == text
     n = min(len(ours.tokens), len(text))
     return n > 0 and ours.tokens[:n] == text[:n]
@@ -129,7 +129,7 @@ def logits_difference(
         said = [*decoded.tokens, engine._vocabulary.end_of_text]
         with torch.inference_mode():
             row = encoded.rows[i]
-            _, mine = alignment.spoken_anew(
+            _, mine = alignment.teacher_forced_queries(
                 model, heads, AudioRow(row.cache, row.index), given, said
             )
             tokens = torch.tensor([[*given, *said]], device=mel.device)

@@ -94,12 +94,12 @@ def test_the_result_is_the_same_and_batches_are_kept_in_order(
 def test_kept_batches_are_not_decoded_again(talk: np.ndarray, info: EngineInfo) -> None:
     kept = Kept()
     whole = transcribe(talk, Threaded(info=info), ONE_BY_ONE, checkpoints=kept)
-    n_kept = len(kept.texts) // 2
-    del kept.texts[n_kept:]
+    n_checkpoints = len(kept.texts) // 2
+    del kept.texts[n_checkpoints:]
     again = Threaded(info=info)
 
     assert transcribe(talk, again, ONE_BY_ONE, checkpoints=kept).segments == whole.segments
-    assert len(again.calls) == len(kept.texts) - n_kept
+    assert len(again.calls) == len(kept.texts) - n_checkpoints
 
 
 def test_what_fails_aside_fails_the_recording_and_keeps_what_was_finished(talk: np.ndarray) -> None:

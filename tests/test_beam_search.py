@@ -15,7 +15,7 @@ from whisper_nano import speech_truths, whisper_nano, window_of
 torch = pytest.importorskip("torch")
 
 from transcribe_mcp.engines import DecodingOptions, EngineRequest, load_recognizer  # noqa: E402
-from transcribe_mcp.engines.whisper.alignment import spoken_anew  # noqa: E402
+from transcribe_mcp.engines.whisper.alignment import teacher_forced_queries  # noqa: E402
 from transcribe_mcp.engines.whisper.sampling import likeliest_few  # noqa: E402
 
 BEAMS = 3
@@ -48,7 +48,7 @@ def plain_search(engine: Any, encoded: Any, i: int, language: str) -> tuple[int,
     while len(ended) < BEAMS and going:
         found = []
         for text, total in going:
-            _, logits = spoken_anew(
+            _, logits = teacher_forced_queries(
                 engine._running.model, (), request.audio, request.prompt, [*text, 0]
             )
             scores = (logits[-1] + rules.rules.biases[int(not text)]).log_softmax(dim=-1)

@@ -39,7 +39,7 @@ torch = pytest.importorskip("torch")
 torch.set_num_threads(1)  # its threads wait for each other where others have the cores
 
 if TYPE_CHECKING:
-    from transcribe_mcp.speech.silero_gpu import DeviceListener, Ears
+    from transcribe_mcp.speech.silero_gpu import GpuSpeechDetector, SileroGpu
 
 Samples = NDArray[np.float32]
 RATE_HZ = 16_000
@@ -48,10 +48,10 @@ THRESHOLD = 0.5
 
 
 @cache
-def ears() -> Ears:
-    from transcribe_mcp.speech.silero_gpu import Ears
+def ears() -> SileroGpu:
+    from transcribe_mcp.speech.silero_gpu import SileroGpu
 
-    return Ears(torch.device("cpu"))
+    return SileroGpu(torch.device("cpu"))
 
 
 @cache
@@ -172,7 +172,7 @@ class ListeningEngine(ScriptedEngine):
     mismatched = 0
     unplaced = 0
 
-    def voice_detector(self) -> DeviceListener:
+    def voice_detector(self) -> GpuSpeechDetector:
         return ears().listen()
 
     def encode(self, windows: Sequence[Window]) -> ScriptedBatch:
@@ -193,10 +193,10 @@ def long_talk() -> Samples:
 def test_windows_come_with_the_very_samples_on_the_device_whatever_the_blocks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from transcribe_mcp.speech.silero_gpu import DeviceListener
+    from transcribe_mcp.speech.silero_gpu import GpuSpeechDetector
 
     for block_s in (600.0, 37.0):
-        monkeypatch.setattr(DeviceListener, "block_s", block_s)
+        monkeypatch.setattr(GpuSpeechDetector, "block_s", block_s)
         monkeypatch.setattr(feeder, "DECODED_BLOCK_S", block_s)
         engine = ListeningEngine()
         transcript = transcribe(long_talk(), engine)
@@ -222,9 +222,9 @@ def test_an_engine_that_listens_hears_the_windows_that_the_cpu_cuts() -> None:
 def test_a_file_is_heard_as_its_samples_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from transcribe_mcp.speech.silero_gpu import DeviceListener
+    from transcribe_mcp.speech.silero_gpu import GpuSpeechDetector
 
-    monkeypatch.setattr(DeviceListener, "block_s", 120.0)
+    monkeypatch.setattr(GpuSpeechDetector, "block_s", 120.0)
     monkeypatch.setattr(feeder, "DECODED_BLOCK_S", 120.0)
     file = write_audio(tmp_path / "talk.flac", "flac", long_talk())
     engine = ListeningEngine()

@@ -37,13 +37,13 @@ from transcribe_mcp.media.decode import read
 from transcribe_mcp.pipeline.language_vote import LanguageDecider
 from transcribe_mcp.pipeline.offline import Options, transcribe
 from transcribe_mcp.pipeline.recognize import Recipe, RecognizeStage
-from transcribe_mcp.pipeline.temperature_fallback import Attempt, Ladder
+from transcribe_mcp.pipeline.temperature_fallback import Attempt, TemperatureSchedule
 from transcribe_mcp.runtime.executor import Executor
 from transcribe_mcp.runtime.loading import load_engine
 from transcribe_mcp.speech.regions import Region, Window
 
 RATE_HZ = 16_000
-RECIPE = Recipe(DecodingOptions(), Ladder())
+RECIPE = Recipe(DecodingOptions(), TemperatureSchedule())
 
 
 def windows(n: int) -> list[Window]:

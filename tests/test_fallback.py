@@ -15,7 +15,7 @@ from scripted_engine import INFO, ScriptedEngine, said
 from transcribe_mcp.domain.options import TEMPERATURES
 from transcribe_mcp.engines import Decoded, DecodingOptions
 from transcribe_mcp.pipeline.quality_rules import QualityRules, compression_ratio, judge, repeats
-from transcribe_mcp.pipeline.temperature_fallback import Attempt, Decoder, Ladder
+from transcribe_mcp.pipeline.temperature_fallback import Attempt, Decoder, TemperatureSchedule
 from transcribe_mcp.speech.regions import SAMPLE_RATE_HZ, Region, Window
 
 SOUND = " The rain in Spain stays mainly in the plain."
@@ -45,7 +45,9 @@ def climb(
 ) -> list[Attempt]:
     windows = [window_at(10.0 * k) for k in range(n)]
     languages = (["en", "de"] * n)[:n]
-    decoder = Decoder(engine, DecodingOptions(beam_size=3), Ladder(temperatures), engine.encode)
+    decoder = Decoder(
+        engine, DecodingOptions(beam_size=3), TemperatureSchedule(temperatures), engine.encode
+    )
     encoded = engine.encode(windows)
     first = decoder.time_words(
         encoded, windows, decoder.decode(encoded, languages), decoder.options
@@ -216,7 +218,7 @@ def fill(
 
     engine = ScriptedEngine(listen, info=SKIPS)
     window = Window(0.0, np.zeros(12 * SAMPLE_RATE_HZ, np.float32), tuple(regions))
-    decoder = Decoder(engine, DecodingOptions(), Ladder(), engine.encode)
+    decoder = Decoder(engine, DecodingOptions(), TemperatureSchedule(), engine.encode)
     encoded = engine.encode([window])
     first = decoder.time_words(encoded, [window], decoder.decode(encoded, ["en"]), decoder.options)
     [attempt] = decoder.improved(encoded, [window], ["en"], first)

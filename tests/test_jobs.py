@@ -326,14 +326,14 @@ def test_a_running_job_is_cancelled_soon_its_text_stays_and_retrying_goes_on_fro
     partial = jobs.get_transcript(job_id)
     assert partial.segments[: len(running.segments) - 1] == running.segments[:-1]
     assert partial.warnings[0].code == "partial"
-    n_kept = here.checkpoints(job_id)
+    n_checkpoints = here.checkpoints(job_id)
     jobs.retry(job_id)
     ended = finished(job_id)
     assert ended.status is JobStatus.COMPLETED
     # Begun twice; or three times on a slow machine, where the cancelled call ends with its process
     # when the job is already claimed again.
     assert ended.attempts in (2, 3)
-    assert here.checkpoints(job_id) > n_kept
+    assert here.checkpoints(job_id) > n_checkpoints
     assert (
         jobs.get_transcript(job_id).to_json()["segments"]
         == unbroken(LONG, batch_size=1).to_json()["segments"]

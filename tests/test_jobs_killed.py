@@ -177,16 +177,16 @@ def test_power_lost_in_the_middle_loses_no_more_than_a_batch(
     monkeypatch.setenv("TRANSCRIBE_MCP_DATA_DIR", str(after))
     fresh()
     kept = Place(after)
-    n_kept = kept.checkpoints(job.job_id)
+    n_checkpoints = kept.checkpoints(job.job_id)
 
     with counting_worker(kept, log, "died"):
         job = finished(job.job_id)
 
-    assert n_kept >= 2
+    assert n_checkpoints >= 2
     assert jobs.get_transcript(job.job_id).to_json()["segments"] == expected.to_json()["segments"]
     decoded = log.read_text(encoding="utf-8").split()
     assert len(decoded) == len(set(decoded))
-    assert len(decoded) + n_kept == len(
+    assert len(decoded) + n_checkpoints == len(
         set((tmp_path / "before").read_text(encoding="utf-8").split()) | set(decoded)
     )
 

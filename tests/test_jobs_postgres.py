@@ -94,7 +94,7 @@ def test_what_a_dead_machine_began_another_finishes(
         until(lambda: one.checkpoints(job.job_id) >= 2, "two batches are safe")
         first.kill()
         first.wait()
-    n_kept = one.checkpoints(job.job_id)
+    n_checkpoints = one.checkpoints(job.job_id)
     with counting_worker(two, after, silent_s=1.0):
         ended = finished(job.job_id)
     with closing(
@@ -108,7 +108,7 @@ def test_what_a_dead_machine_began_another_finishes(
     assert (ended.status, ended.attempts) == (JobStatus.COMPLETED, 2)
     assert jobs.get_transcript(job.job_id).to_json()["segments"] == expected.to_json()["segments"]
     decoded = [log.read_text(encoding="utf-8").split() for log in (before, after)]
-    assert len(decoded[1]) == len(set(decoded[0]) | set(decoded[1])) - n_kept
+    assert len(decoded[1]) == len(set(decoded[0]) | set(decoded[1])) - n_checkpoints
 
 
 def states(ids: list[str]) -> set[tuple[JobStatus, str | None]]:

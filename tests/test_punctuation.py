@@ -14,7 +14,7 @@ from scripted_engine import INFO, ScriptedEngine, said
 from transcribe_mcp import EngineRequest, Options, load_engine, transcribe
 from transcribe_mcp.engines import Decoded, DecodingOptions, Recognizer
 from transcribe_mcp.pipeline.style_prompts import STYLE_PROMPTS
-from transcribe_mcp.pipeline.temperature_fallback import Attempt, Decoder, Ladder
+from transcribe_mcp.pipeline.temperature_fallback import Attempt, Decoder, TemperatureSchedule
 from transcribe_mcp.speech.regions import Region, Window
 
 UNBROKEN = Path(__file__).parents[2] / "shared" / "accuracy" / "sets" / "p_nopause.flac"
@@ -34,7 +34,7 @@ def decoded_once_more(
 
     engine = ScriptedEngine(hear=hear, info=replace(INFO, punctuates=True))
     window = Window(0.0, np.zeros(160_000, np.float32), (Region(0.0, 8.0),))
-    decoder = Decoder(engine, DecodingOptions(**options), Ladder(), engine.encode)
+    decoder = Decoder(engine, DecodingOptions(**options), TemperatureSchedule(), engine.encode)
     encoded = engine.encode([window])
     found = decoder.time_words(
         encoded, [window], decoder.decode(encoded, [language]), decoder.options

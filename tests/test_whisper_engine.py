@@ -88,7 +88,7 @@ def requests_of(
 
 def said(
     engine: Any, requests: list[Request], n_slots: int, again: Any = None
-) -> list[continuous_batching.Spoken]:
+) -> list[continuous_batching.DecodedTokens]:
     with torch.inference_mode():
         slots = Slots(engine._running.model, engine._directions.alignment_heads, n_slots, 448)
         return continuous_batching.run(
@@ -208,7 +208,7 @@ def test_a_window_that_is_to_be_decoded_again_goes_back_into_the_running_batch(
     hot = requests_of(engine, encoded, languages, DecodingOptions(temperature=1.0))
     told: list[tuple[int, tuple[int, ...]]] = []
 
-    def again(number: int, spoken: continuous_batching.Spoken) -> Request | None:
+    def again(number: int, spoken: continuous_batching.DecodedTokens) -> Request | None:
         told.append((number, spoken.tokens))
         return hot[number] if number == 1 and len([n for n, _ in told if n == 1]) == 1 else None
 
@@ -224,10 +224,10 @@ def test_a_window_that_is_to_be_decoded_again_goes_back_into_the_running_batch(
 def test_sampling_depends_on_the_window_and_the_temperature_not_on_the_batch(
     engine: Any, encoded: Any, languages: list[str]
 ) -> None:
-    hot, hotter = DecodingOptions(temperature=0.9), DecodingOptions(temperature=1.0)
+    hot, next_temperature = DecodingOptions(temperature=0.9), DecodingOptions(temperature=1.0)
     in_company = engine.decode(encoded.select([3, 0, 5]), [languages[i] for i in (3, 0, 5)], hot)
     alone = engine.decode(encoded.select([0]), [languages[0]], hot)
-    differently = engine.decode(encoded.select([0]), [languages[0]], hotter)
+    differently = engine.decode(encoded.select([0]), [languages[0]], next_temperature)
 
     assert in_company[1].tokens == alone[0].tokens
     assert alone[0].avg_logprob != differently[0].avg_logprob

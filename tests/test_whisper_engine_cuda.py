@@ -60,7 +60,7 @@ def encoded(engine: Any) -> Any:
 
 def said(
     engine: Any, encoded: Any, kind: str, n_slots: int = 64
-) -> list[continuous_batching.Spoken]:
+) -> list[continuous_batching.DecodedTokens]:
     requests = [
         engine._request(encoded, i, language, GREEDY) for i, language in enumerate(LANGUAGES)
     ]

@@ -21,7 +21,7 @@ from transcribe_mcp.engines.whisper.decode_slots import Slots  # noqa: E402
 from transcribe_mcp.engines.whisper.engine import _idle_steps  # noqa: E402
 from transcribe_mcp.pipeline.language_vote import LanguageDecider  # noqa: E402
 from transcribe_mcp.pipeline.recognize import Recipe, RecognizeStage  # noqa: E402
-from transcribe_mcp.pipeline.temperature_fallback import Ladder  # noqa: E402
+from transcribe_mcp.pipeline.temperature_fallback import TemperatureSchedule  # noqa: E402
 from transcribe_mcp.runtime.executor import Executor  # noqa: E402
 
 GREEDY = DecodingOptions()
@@ -78,7 +78,9 @@ def test_a_batch_for_which_a_library_finds_no_memory_is_halved(
         recording.load()
         recording.begin(2, math.inf)
         decider = LanguageDecider(LANGUAGES[0], engine.info, multilingual=False)
-        recording.submit(RecognizeStage(Recipe(GREEDY, Ladder((0.0,))), decider), heard)
+        recording.submit(
+            RecognizeStage(Recipe(GREEDY, TemperatureSchedule((0.0,))), decider), heard
+        )
         recording.end()
         results = [one for part in recording.results() for one in part]
     engine._machinery = known

@@ -258,9 +258,9 @@ class DecodesInRounds:
             )
             for row, one in zip(rows, decoded, strict=True):
                 found[row] = replace(one, temperature=temperature)
-                hotter = retry(row, found[row])
-                if hotter is not None:
-                    waiting.setdefault(hotter, []).append(row)
+                next_temperature = retry(row, found[row])
+                if next_temperature is not None:
+                    waiting.setdefault(next_temperature, []).append(row)
         return [found[row] for row in range(len(languages))]
 
 

@@ -14,33 +14,35 @@ from ..errors import EngineUnavailableError, ModelFormatError, UnknownNameError,
 from ..settings import settings
 
 AUTO = "auto"
-PYTORCH, CTRANSLATE2 = "whisper", "ctranslate2"
+PYTORCH = "whisper"
+CTRANSLATE2 = "ctranslate2"
 ALL_GPUS = "cuda:all"
 SEVERAL = re.compile(r"cuda:\d+(,\d+)+")
 
 
-def devices_of(wanted: str) -> tuple[str, ...]:
+def devices_of(requested: str) -> tuple[str, ...]:
     """The devices of ``cuda:0,1`` or ``cuda:all``; anything else names one, which its engine looks
     up.
 
     Raises:
-        EngineUnavailableError: all GPUs are wanted and there is none.
+        EngineUnavailableError: all GPUs are requested and there is none.
         UsageError: a GPU is named twice.
     """
-    if wanted == ALL_GPUS:
+    if requested == ALL_GPUS:
         count = len(gpus_of(gpu_facts()))
         if not count:
             hint = "transcribe on the CPU with --device cpu; see transcribe-mcp doctor"
             raise EngineUnavailableError(
-                "device cuda:all is not to be had: the driver shows no GPU", hint=hint
+                "device cuda:all is not available: the driver shows no GPU", hint=hint
             )
         return tuple(f"cuda:{i}" for i in range(count))
-    if not SEVERAL.fullmatch(wanted):
-        return (wanted,)
-    numbers = wanted.removeprefix("cuda:").split(",")
+    if not SEVERAL.fullmatch(requested):
+        return (requested,)
+    numbers = requested.removeprefix("cuda:").split(",")
     if len(set(numbers)) < len(numbers):
         raise UsageError(
-            f"device {wanted!r} names a GPU twice", hint="name every GPU once, for example cuda:0,1"
+            f"device {requested!r} names a GPU twice",
+            hint="name every GPU once, for example cuda:0,1",
         )
     return tuple(f"cuda:{number}" for number in numbers)
 

@@ -19,9 +19,13 @@ LISTENING_BYTES = 400_000_000
 BATCHES_BESIDE = {memory.WHISPER: 2}
 # CTranslate2's: more windows are not faster on a GPU; a CPU's decoding steps do not use more cores
 # than four.
-CPU_BATCH_SIZE, CUDA_BATCH_SIZE, CORES_PER_REPLICA = 8, 24, 4
+CPU_BATCH_SIZE = 8
+CUDA_BATCH_SIZE = 24
+CORES_PER_REPLICA = 4
 # Our own engine's on a GPU.
-LEAST_WINDOWS, MOST_WINDOWS, WINDOWS_A_LAYER = 64, 128, 8
+MIN_WINDOWS = 64
+MAX_WINDOWS = 128
+WINDOWS_A_LAYER = 8
 
 
 def shape_of(geometry: Geometry, model: str) -> memory.Geometry:
@@ -112,4 +116,4 @@ def best_batch(decoder_layers: int) -> int:
     many layers want large batches. Those with few want progress to be told often and the last
     batch's words to be few.
     """
-    return min(MOST_WINDOWS, max(LEAST_WINDOWS, WINDOWS_A_LAYER * decoder_layers))
+    return min(MAX_WINDOWS, max(MIN_WINDOWS, WINDOWS_A_LAYER * decoder_layers))

@@ -43,7 +43,9 @@ from .batch_size import CPU_BATCH_SIZE, CUDA_BATCH_SIZE, batch_that_fits, cpu_re
 from .tokenizer import CONTEXT_TOKENS, PROMPT_TOKENS, Vocabulary, prompt_text
 
 SAMPLING_SEED = 0
-SMALL_DECODER_LAYERS, SMALL_DECODER_BEAMS = 6, 5  # tiny, base, turbo and the distilled models
+# Decoders of tiny, base, turbo and the distilled models.
+SMALL_DECODER_LAYERS = 6
+SMALL_DECODER_BEAMS = 5
 
 
 Result = TypeVar("Result")
@@ -133,7 +135,8 @@ def _cuda_batch_size(checkpoint: models.Checkpoint, compute_type: str, index: in
     """As many windows as fit beside what others hold, before the model is loaded; more than 24 are
     not faster.
     """
-    shape, gpus = known_shape(checkpoint), gpus_of(gpu_facts())
+    shape = known_shape(checkpoint)
+    gpus = gpus_of(gpu_facts())
     free_bytes = gpus[index].free_bytes if index < len(gpus) else None
     if shape is None or free_bytes is None or compute_type not in WEIGHT_BYTES:
         return CUDA_BATCH_SIZE
@@ -171,11 +174,11 @@ class CTranslate2Engine(DecodesInRounds):
         self.info = info
 
     def notices(self, options: DecodingOptions) -> tuple[Notice, ...]:
-        wanted = len(self._vocabulary.encode(prompt_text(options)))
-        if wanted <= PROMPT_TOKENS:
+        requested = len(self._vocabulary.encode(prompt_text(options)))
+        if requested <= PROMPT_TOKENS:
             return ()
         message = (
-            f"vocabulary and prompt take {wanted} tokens, only the last {PROMPT_TOKENS} are used"
+            f"vocabulary and prompt take {requested} tokens, only the last {PROMPT_TOKENS} are used"
         )
         return (Notice("prompt_truncated", message),)
 
@@ -240,7 +243,8 @@ class CTranslate2Engine(DecodesInRounds):
         """
 
         def align_one(i: int) -> list[Word]:
-            window, text = encoded.windows[i], decoded[i]
+            window = encoded.windows[i]
+            text = decoded[i]
             if not text.tokens:
                 return []
             frames = min(3000, max(2, round(window.duration * FRAMES_PER_SECOND)))
@@ -288,16 +292,16 @@ def _storage(array: NDArray[Any]) -> Any:
     return ctranslate2.StorageView.from_array(np.ascontiguousarray(array))
 
 
-def _choose_device(wanted: str, gpu: int) -> tuple[str, int, tuple[Notice, ...]]:
+def _choose_device(requested: str, gpu: int) -> tuple[str, int, tuple[Notice, ...]]:
     """``cpu``, ``cuda``, ``cuda:N`` or ``auto`` -> device, index, why a GPU is unused."""
-    device, _, number = wanted.partition(":")
+    device, _, number = requested.partition(":")
     if (
         device not in (AUTO, "cpu", "cuda")
         or (number and not number.isdecimal())
         or (number and device != "cuda")
     ):
         raise UsageError(
-            f"there is no device {wanted!r}",
+            f"there is no device {requested!r}",
             hint="choose one of: auto, cpu, cuda, cuda:0, cuda:1 …",
         )
     if device == "cpu":
@@ -306,7 +310,7 @@ def _choose_device(wanted: str, gpu: int) -> tuple[str, int, tuple[Notice, ...]]
     problem = preload_cublas().problem if count else "CTranslate2 finds no usable CUDA device"
     index = int(number or gpu)
     if not problem and index >= count:
-        name = gpu_name(index) if device == AUTO else wanted
+        name = gpu_name(index) if device == AUTO else requested
         problem = f"there is no device {name}, CTranslate2 finds {count}"
     if device == "cuda":
         if problem:
@@ -321,15 +325,15 @@ def _choose_device(wanted: str, gpu: int) -> tuple[str, int, tuple[Notice, ...]]
     return "cuda", index, ()
 
 
-def _choose_compute_type(wanted: str, device: str) -> str:
+def _choose_compute_type(requested: str, device: str) -> str:
     supported = ctranslate2.get_supported_compute_types(device)
-    if wanted == AUTO:
+    if requested == AUTO:
         preferred = ("int8",) if device == "cpu" else ("float16", "int8_float32", "float32")
         return next(compute_type for compute_type in preferred if compute_type in supported)
-    if wanted not in supported:
+    if requested not in supported:
         hint = f"this {device} supports: {', '.join(sorted(supported))}"
-        raise UsageError(f"compute type {wanted!r} is not to be had on {device}", hint=hint)
-    return wanted
+        raise UsageError(f"compute type {requested!r} is not supported on {device}", hint=hint)
+    return requested
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import ctypes
 import sys
 
 M_ARENA_MAX = -8  # glibc's malloc.h
-FEWEST_ARENAS = 2
+MIN_ARENAS = 2
 
 
 def share_arenas(cores: int) -> None:
@@ -24,7 +24,7 @@ def share_arenas(cores: int) -> None:
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
     if mallopt is not None:
-        mallopt(M_ARENA_MAX, max(FEWEST_ARENAS, cores))
+        mallopt(M_ARENA_MAX, max(MIN_ARENAS, cores))
 
 
 def give_back_freed() -> None:

@@ -353,7 +353,8 @@ def _wrapped(units: list[_Unit], rules: SubtitleRules) -> list[list[_Unit]]:
     least = [0.0 if first == count else math.inf for first in range(count + 1)]  # with no line left
     ends: list[list[int]] = []  # ends[k][first]: best end of the first of k + 1 lines
     while math.isinf(least[0]):
-        before, least = least, [math.inf] * (count + 1)
+        before = least
+        least = [math.inf] * (count + 1)
         ends.append([count] * (count + 1))
         for first in range(count):
             width = -units[first].space

@@ -180,12 +180,12 @@ def _stop_unwanted(connection: sa.Connection, job_ids: Sequence[str]) -> tuple[l
     query = sa.select(owners.c.job_id).where(
         owners.c.job_id.in_(job_ids), owners.c.cancelled_at.is_(None)
     )
-    wanted = set(connection.execute(query).scalars())
-    stopped = [job_id for job_id in job_ids if job_id not in wanted]
+    requested = set(connection.execute(query).scalars())
+    stopped = [job_id for job_id in job_ids if job_id not in requested]
     values = {"status": JobStatus.CANCELLED.value, "stage": "", "finished_at": time.time()}
     stop = jobs.update().where(jobs.c.job_id.in_(stopped), IS_UNFINISHED)
     connection.execute(stop.values(**values))
-    return stopped, len(wanted)
+    return stopped, len(requested)
 
 
 def _unfinished(connection: sa.Connection, job_ids: Collection[str]) -> list[str]:

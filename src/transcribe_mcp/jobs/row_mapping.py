@@ -165,7 +165,7 @@ class QueueState:
         left_s: dict[str, float | None] = {}
         running_s, unknown, audio_s, work_s = connection.execute(_RUNNING).one()
         if waiting:
-            for row in connection.execute(_WAITING, {"wanted": waiting}):
+            for row in connection.execute(_WAITING, {"requested": waiting}):
                 position[row.job_id] = row.position
                 known = unknown + row.unknown == 0
                 left_s[row.job_id] = running_s + row.left_s if known else None
@@ -219,4 +219,6 @@ _in_line = (
     .where(jobs.c.status == JobStatus.QUEUED.value)
     .subquery()
 )
-_WAITING = sa.select(_in_line).where(_in_line.c.job_id.in_(sa.bindparam("wanted", expanding=True)))
+_WAITING = sa.select(_in_line).where(
+    _in_line.c.job_id.in_(sa.bindparam("requested", expanding=True))
+)

@@ -41,14 +41,14 @@ from .workflows import keep_step
 # A job's, for reading and voice detection. Jobs that run at once would take each other's cores:
 # eight with 16 threads each kept a GPU waiting for half of the time. And up to five hear alike, so
 # that checkpoints fit whatever machine.
-MOST_THREADS = 4
+MAX_THREADS = 4
 TWIN_POLL_S = 0.3  # how often a job looks whether another on the same content has ended
-FEWEST_BITS_PER_S = 100  # of sound: silence in FLAC takes 400. A header that claims less is wrong
+MIN_BITS_PER_S = 100  # of sound: silence in FLAC takes 400. A header that claims less is wrong
 _TOO_LONG_HINT = "cut it into parts, or raise TRANSCRIBE_MCP_MAX_DURATION_HOURS"
 
 
 @dataclass(frozen=True, slots=True)
-class Workshop:
+class WorkerContext:
     """What the jobs of one worker share.
 
     Attributes:
@@ -78,7 +78,7 @@ class RunningJob:
     limit_s: float = inf  # of the recording
     cancelled_at: float | None = None  # monotonic clock
     recording: Recording | None = None
-    n_kept: int = 0  # batches that were finished before
+    n_checkpoints: int = 0  # batches that were finished before
     began_at: float | None = None  # monotonic clock, when the first batch that was not kept began
     began_from_s: float = 0.0
     noted: dict[str, object] = field(default_factory=dict)  # what the store knows
@@ -102,7 +102,8 @@ class RunningJob:
         """
         self.check()
         if stage == "read" and done > self.limit_s:
-            name, limit_h = Path(self.claim.source).name, self.limit_s / 3600
+            name = Path(self.claim.source).name
+            limit_h = self.limit_s / 3600
             raise SourceTooLargeError(
                 f"{name} is longer than {limit_h:g} h, the limit", hint=_TOO_LONG_HINT
             )
@@ -143,7 +144,7 @@ class RunningJob:
         return fresh
 
 
-def run(shop: Workshop, job: RunningJob) -> None:
+def run(shop: WorkerContext, job: RunningJob) -> None:
     """Do a claimed job to its end: a transcript in the library, or an error in the store.
 
     Raises:
@@ -154,8 +155,8 @@ def run(shop: Workshop, job: RunningJob) -> None:
     folder = shop.work_dir / claim.job_id
     inside = None
     try:
-        job.n_kept = shop.store.queue.count_steps(claim.job_id)
-        claim = _after_crashes(shop, shop.worker_store.judge_crashes(claim, job.n_kept))
+        job.n_checkpoints = shop.store.queue.count_steps(claim.job_id)
+        claim = _after_crashes(shop, shop.worker_store.judge_crashes(claim, job.n_checkpoints))
         roots = None if is_url(claim.source) else shop.store.roots(claim.job_id)
         with file_identity.opened(_recording(shop, job, claim, folder), roots) as path:
             content = ContentKey(_content_hash(shop, job, claim, path), claim.options_key)
@@ -180,7 +181,7 @@ def run(shop: Workshop, job: RunningJob) -> None:
     spool.drop(shop.settings.data_dir, claim.signature)
 
 
-def _answer(shop: Workshop, job: RunningJob, claim: Claim, content: ContentKey) -> Any | None:
+def _answer(shop: WorkerContext, job: RunningJob, claim: Claim, content: ContentKey) -> Any | None:
     """An earlier job that answers this one, if need be after its end; none for one that has begun.
 
     Jobs that wait here are outside of the gate: what they wait for may have to pass it alone.
@@ -195,7 +196,9 @@ def _answer(shop: Workshop, job: RunningJob, claim: Claim, content: ContentKey) 
     return shop.store.find_finished(content, claim.source)
 
 
-def _entered(shop: Workshop, job: RunningJob, claim: Claim, content: ContentKey) -> Pass | None:
+def _entered(
+    shop: WorkerContext, job: RunningJob, claim: Claim, content: ContentKey
+) -> Pass | None:
     """The pass of a job that may work now; ``None`` where an earlier job on the same content came
     to light meanwhile.
 
@@ -216,20 +219,25 @@ def _entered(shop: Workshop, job: RunningJob, claim: Claim, content: ContentKey)
 
 
 def _work(
-    shop: Workshop, job: RunningJob, claim: Claim, path: Path, content: ContentKey, inside: Pass
+    shop: WorkerContext,
+    job: RunningJob,
+    claim: Claim,
+    path: Path,
+    content: ContentKey,
+    inside: Pass,
 ) -> None:
     job.limit_s = shop.settings.max_duration_hours * 3600
     job.duration_s = _duration(shop, path)
     request = _engine_spec(shop, claim)
     # A job that crashed goes on one batch at a time, so that the next crash has one place.
-    wanted = EngineClaim(
+    requested = EngineClaim(
         request,
         job.duration_s or 0.0,
         sequential=claim.crashes > 0,
         is_durable=True,
         progress=job.progress,
     )
-    job.recording = recording = shop.executor.open(wanted)
+    job.recording = recording = shop.executor.open(requested)
     job.check()
     recording.load()
     began = claim.resolved
@@ -245,21 +253,24 @@ def _work(
 
 
 def _transcribe(
-    shop: Workshop, job: RunningJob, path: Path, began: ResolvedEngine, inside: Pass
+    shop: WorkerContext, job: RunningJob, path: Path, began: ResolvedEngine, inside: Pass
 ) -> Transcript:
     """The pipeline, with the job's steps as checkpoints."""
     from ..pipeline.offline import transcribe_at
 
-    claim, recording = job.claim, job.recording
+    claim = job.claim
+    recording = job.recording
     assert recording is not None
 
     threads = min(
-        MOST_THREADS, max(1, (shop.settings.threads or usable_cores()) // shop.slot.n_workers)
+        MAX_THREADS, max(1, (shop.settings.threads or usable_cores()) // shop.slot.n_workers)
     )
     options = part_of(Options, claim.options, batch_size=began.batch_size, threads=threads)
     checkpoints = JobCheckpoints(shop, job, recording, inside)
     transcript = transcribe_at(recording, path, options, job.progress, checkpoints)
-    if job.n_kept:  # most of the work was another run's: no speed can be told from this one's
+    if (
+        job.n_checkpoints
+    ):  # most of the work was another run's: no speed can be told from this one's
         transcript = replace(transcript, timings={})
     return transcript
 
@@ -273,14 +284,14 @@ class JobCheckpoints:
     repeats its steps in their order.
     """
 
-    shop: Workshop
+    shop: WorkerContext
     job: RunningJob
     recording: Recording
     inside: Pass
     n_steps: int = 0  # of the workflow, so far in this run
 
     def load(self) -> list[str]:
-        texts = [self._next("") for _ in range(self.job.n_kept)]
+        texts = [self._next("") for _ in range(self.job.n_checkpoints)]
         restored = Restored(texts).windows.values()
         self.job.began_at = time.monotonic()
         self.job.began_from_s = sum(window.duration_s for window in restored)
@@ -295,11 +306,12 @@ class JobCheckpoints:
         self.recording.left_s = max(0.0, (self.job.duration_s or 0.0) - self.job.done_s)
 
     def _next(self, text: str) -> str:
-        number, self.n_steps = self.n_steps, self.n_steps + 1
+        number = self.n_steps
+        self.n_steps = self.n_steps + 1
         return _keep(self.shop, self.job.claim, number, text)
 
 
-def _keep(shop: Workshop, claim: Claim, number: int, text: str) -> str:
+def _keep(shop: WorkerContext, claim: Claim, number: int, text: str) -> str:
     try:
         return keep_step(shop.store.url, f"batch {number}", lambda: text)
     except (StoreError, WorkerFailedError) as error:
@@ -310,10 +322,13 @@ def _keep(shop: Workshop, claim: Claim, number: int, text: str) -> str:
         ) from error  # and what a step belongs to with it
 
 
-def _engine_spec(shop: Workshop, claim: Claim) -> EngineSpec:
+def _engine_spec(shop: WorkerContext, claim: Claim) -> EngineSpec:
     """The engine that the job asks for, or the one it was begun with where the machine chose."""
-    wanted, began = claim.options, claim.resolved
-    engine, model, compute_type = wanted.engine, wanted.model, wanted.compute_type
+    requested = claim.options
+    began = claim.resolved
+    engine = requested.engine
+    model = requested.model
+    compute_type = requested.compute_type
     if began is not None:
         engine = began.engine
         model = began.model if model == AUTO else model
@@ -321,18 +336,18 @@ def _engine_spec(shop: Workshop, claim: Claim) -> EngineSpec:
         compute_type = AUTO
     return part_of(
         EngineSpec,
-        wanted,
+        requested,
         engine=engine,
         model=model,
-        device=claim.device_forced or wanted.device,
+        device=claim.device_forced or requested.device,
         compute_type=compute_type,
-        offline=wanted.offline or shop.settings.offline,
+        offline=requested.offline or shop.settings.offline,
         threads=shop.settings.threads,
         gpu=shop.slot.gpu,
     )
 
 
-def _recording(shop: Workshop, job: RunningJob, claim: Claim, folder: Path) -> Path:
+def _recording(shop: WorkerContext, job: RunningJob, claim: Claim, folder: Path) -> Path:
     """The file to read: the source itself, or what was fetched from its address."""
     if spool.is_kept(claim.signature):
         return spool.require_kept(shop.settings.data_dir, claim.signature)
@@ -348,7 +363,7 @@ def _recording(shop: Workshop, job: RunningJob, claim: Claim, folder: Path) -> P
     return fetch(claim.source, folder, limits, job.progress)
 
 
-def _content_hash(shop: Workshop, job: RunningJob, claim: Claim, path: Path) -> str:
+def _content_hash(shop: WorkerContext, job: RunningJob, claim: Claim, path: Path) -> str:
     """The hash of what is read now; it is looked at again only if the file may have changed.
 
     Raises:
@@ -369,7 +384,7 @@ def _content_hash(shop: Workshop, job: RunningJob, claim: Claim, path: Path) -> 
     return found
 
 
-def _duration(shop: Workshop, path: Path) -> float | None:
+def _duration(shop: WorkerContext, path: Path) -> float | None:
     """What the recording's header says; ``None`` where it says nothing that could be.
 
     Raises:
@@ -378,7 +393,7 @@ def _duration(shop: Workshop, path: Path) -> float | None:
     from ..media.decode import probe
 
     duration_s = probe(path).duration
-    if duration_s is None or path.stat().st_size * 8 < FEWEST_BITS_PER_S * duration_s:
+    if duration_s is None or path.stat().st_size * 8 < MIN_BITS_PER_S * duration_s:
         return None
     limit_h = shop.settings.max_duration_hours
     if duration_s > limit_h * 3600:
@@ -387,7 +402,7 @@ def _duration(shop: Workshop, path: Path) -> float | None:
     return duration_s
 
 
-def _after_crashes(shop: Workshop, claim: Claim) -> Claim:
+def _after_crashes(shop: WorkerContext, claim: Claim) -> Claim:
     """A job under which the worker died too often goes on on the CPU, if it was on a GPU, or is set
     aside.
 

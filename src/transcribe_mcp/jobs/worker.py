@@ -37,7 +37,7 @@ from .output_writer import OutputWriter
 from .private_files import make_private_dir
 from .quarantine import Gate
 from .row_mapping import SILENT_S
-from .runner import RunningJob, Workshop, run
+from .runner import RunningJob, WorkerContext, run
 from .store import Store
 from .worker_process import (
     EXIT_DONE,
@@ -79,7 +79,7 @@ class Worker:
         self._worker_store = WorkerStore(store, worker_id(store.url, chosen.data_dir, slot.number))
         self._executor = shared_executor(chosen.unload_after_s)
         work_dir = chosen.data_dir / "fetched"
-        self._shop = Workshop(
+        self._shop = WorkerContext(
             store, self._worker_store, self._executor, Gate(), chosen, slot, self._log_of, work_dir
         )
         self._writer = OutputWriter(store, self._log)

@@ -75,7 +75,8 @@ class Downmix:
             yield Notice("channels_cancel", message)
 
     def _flush(self) -> Iterator[Samples]:
-        rest, self._rest = self._rest, None
+        rest = self._rest
+        self._rest = None
         if rest is not None and rest.shape[1]:
             yield self._mix(rest, rest.shape[1])
 

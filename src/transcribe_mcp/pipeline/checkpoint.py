@@ -16,7 +16,7 @@ from ..domain.transcript import Notice, Segment, Word
 from ..engines import Decoded
 from ..speech.regions import SAMPLE_RATE_HZ
 from .language_vote import Vote
-from .quality_rules import Judged, is_repetitive
+from .quality_rules import ScoredResult, is_repetitive
 
 # A digit or two said again and again, however they are grouped: how often is hard to hear.
 REPEATED_DIGITS = re.compile(r"([1-9]\d?)(?:[-, ]*\1){4,}")
@@ -25,14 +25,14 @@ OVERLAP_S = 0.01  # windows that share more audio are alternatives
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class PartResult:
     """One window's words on the original clock, and how well they were heard."""
 
     start: float
     words: tuple[Word, ...]
-    judged: Judged
+    judged: ScoredResult
 
-    def said_by(self, speaker: str) -> Heard:
+    def said_by(self, speaker: str) -> PartResult:
         return replace(self, words=tuple(replace(word, speaker=speaker) for word in self.words))
 
 
@@ -51,7 +51,7 @@ class WindowResult:
     voice: int
     start: float
     n_samples: int
-    parts: tuple[Heard, ...]
+    parts: tuple[PartResult, ...]
 
     @property
     def key(self) -> Key:
@@ -141,7 +141,7 @@ class Restored:
         return list(self.votes.values())[-1] if self.votes else Vote(None, None)
 
     @property
-    def heard(self) -> list[Heard]:
+    def heard(self) -> list[PartResult]:
         """In order."""
         parts = (part for window in self.windows.values() for part in window.parts)
         return sorted(parts, key=lambda part: part.start)
@@ -160,12 +160,12 @@ class CheckpointStore(Protocol):
         """Keep the results of some windows."""
 
 
-def to_segments(heard: Sequence[Heard], *, keep_words: bool) -> Iterator[Segment]:
+def to_segments(heard: Sequence[PartResult], *, keep_words: bool) -> Iterator[Segment]:
     """Windows in order -> sentences over their borders, each speaker's by themselves.
 
     Each has the quality of the window in which it begins.
     """
-    by_speaker: dict[str | None, list[Heard]] = {}
+    by_speaker: dict[str | None, list[PartResult]] = {}
     for window in heard:
         if window.words:
             by_speaker.setdefault(window.words[0].speaker, []).append(window)
@@ -177,7 +177,7 @@ def to_segments(heard: Sequence[Heard], *, keep_words: bool) -> Iterator[Segment
     )
 
 
-def _sentences(heard: Sequence[Heard], *, keep_words: bool) -> Iterator[Segment]:
+def _sentences(heard: Sequence[PartResult], *, keep_words: bool) -> Iterator[Segment]:
     words = [word for window in heard for word in window.words]
     window_of_word = [window for window in heard for _ in window.words]
     first = 0
@@ -198,7 +198,7 @@ def _sentences(heard: Sequence[Heard], *, keep_words: bool) -> Iterator[Segment]
         )
 
 
-def _to_row(window: Heard) -> dict[str, Any]:
+def _to_row(window: PartResult) -> dict[str, Any]:
     """Everything but the tokens and the engine's own word times, which nothing needs once words are
     timed.
     """
@@ -216,17 +216,17 @@ def _to_row(window: Heard) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _from_row(row: dict[str, Any]) -> Heard:
+def _from_row(row: dict[str, Any]) -> PartResult:
     text, language, temperature, avg_logprob, no_speech_prob = row["decoded"]
     decoded = Decoded(
         text, language, temperature, avg_logprob=avg_logprob, no_speech_prob=no_speech_prob
     )
     words = tuple(Word(*word) for word in row["words"])
-    judged = Judged(decoded, row["compression_ratio"], row["failure"], row.get("fits", True))
-    return Heard(row["start"], words, judged)
+    judged = ScoredResult(decoded, row["compression_ratio"], row["failure"], row.get("fits", True))
+    return PartResult(row["start"], words, judged)
 
 
-def doubts(heard: Sequence[Heard]) -> Iterator[Notice]:
+def doubts(heard: Sequence[PartResult]) -> Iterator[Notice]:
     """Windows that still break a rule, and repetitions that were believed: their words are kept,
     and named.
     """

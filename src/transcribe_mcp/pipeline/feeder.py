@@ -68,7 +68,9 @@ class Feeder:
     def __init__(
         self, run: Run, recording: Recording, submit: Callable[[Sequence[Window], float], None]
     ) -> None:
-        self._run, self._recording, self._submit = run, recording, submit
+        self._run = run
+        self._recording = recording
+        self._submit = submit
         detector = recording.voice_detector() if run.options.vad else None
         self._windows = _windows(run, detector)
         recording.begin(run.options.batch_size, DEVICE_AHEAD_S if detector else CPU_AHEAD_S)
@@ -102,7 +104,8 @@ def _windows(
     """The windows of each block, and how many seconds of audio are behind them."""
     threads = run.options.threads or usable_cores()
     measure = (detector or (SpeechDetector(threads) if run.options.vad else Loudness())).push
-    finder, cutter = RegionFinder(), WindowCutter()
+    finder = RegionFinder()
+    cutter = WindowCutter()
     n_samples = 0
     with closing(_blocks(run, detector, threads)) as blocks:
         while True:

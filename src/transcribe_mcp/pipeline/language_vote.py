@@ -41,10 +41,10 @@ class LanguageDecider:
     by itself.
     """
 
-    def __init__(self, wanted: str, info: EngineInfo, *, multilingual: bool) -> None:
+    def __init__(self, requested: str, info: EngineInfo, *, multilingual: bool) -> None:
         self._multilingual = multilingual
         self.notices: list[Notice] = []
-        code = requested_language(wanted)
+        code = requested_language(requested)
         self.language: str | None = None if code == AUTO else _supported(code, info)
         self.probability: float | None = None
         if len(info.languages) == 1:
@@ -61,11 +61,9 @@ class LanguageDecider:
 
     def take(self, vote: Vote) -> None:
         """Go on from what was decided when the same recording was begun before."""
-        self.language, self.probability, self.notices = (
-            vote.language,
-            vote.probability,
-            list(vote.notices),
-        )
+        self.language = vote.language
+        self.probability = vote.probability
+        self.notices = list(vote.notices)
 
     def decide(self, detect: Detect, windows: Sequence[Window]) -> list[str]:
         """The language of each window. ``detect`` gives the probabilities of each, most probable

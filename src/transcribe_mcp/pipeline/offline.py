@@ -17,11 +17,11 @@ from ..media.decode import SILENCE_DB, Samples
 from ..runtime.executor import Executor
 from ..runtime.queue import Claim, Recording, Results
 from ..speech.regions import Window
-from .checkpoint import Checkpoint, CheckpointStore, Heard, Restored, WindowResult, doubts
+from .checkpoint import Checkpoint, CheckpointStore, PartResult, Restored, WindowResult, doubts
 from .feeder import Feeder, Run
 from .language_vote import LanguageDecider
 from .recognize import Recipe, RecognizeStage
-from .temperature_fallback import Ladder
+from .temperature_fallback import TemperatureSchedule
 from .voices import about_each, spoken, voices_of
 
 
@@ -98,7 +98,7 @@ def _stage(options: Options, info: EngineInfo) -> RecognizeStage:
     beam_size = info.beam_size if options.beam_size is None else options.beam_size
     decoding = DecodingOptions(options.task, beam_size, 0.0, options.prompt, options.vocabulary)
     decider = LanguageDecider(options.language, info, multilingual=options.multilingual)
-    return RecognizeStage(Recipe(decoding, Ladder(options.temperatures)), decider)
+    return RecognizeStage(Recipe(decoding, TemperatureSchedule(options.temperatures)), decider)
 
 
 @dataclass(slots=True)
@@ -156,12 +156,12 @@ class _Pass:
             self.show_text("".join(words).strip())
         self.run.report("windows", sum(window.duration_s for window in self.windows))
 
-    def _named(self, part: Heard) -> Heard:
+    def _named(self, part: PartResult) -> PartResult:
         name = self.run.voice.name
         return part.said_by(name) if name else part
 
     @property
-    def heard(self) -> list[Heard]:
+    def heard(self) -> list[PartResult]:
         """In order."""
         parts = [part for window in self.windows for part in window.parts]
         return sorted(parts, key=lambda part: part.start)

@@ -30,10 +30,12 @@ def halves(window: Window, stretch: Sequence[Region] = ()) -> tuple[Window, ...]
     regions = stretch or window.regions
     if not regions:
         return ()
-    begin, end = regions[0].start, regions[-1].end
+    begin = regions[0].start
+    end = regions[-1].end
     if not stretch:
         third = (end - begin) / 3
-        begin, end = begin + third, end - third
+        begin = begin + third
+        end = end - third
     at = _quietest(window, begin, end)
     before = tuple(Region(r.start, min(r.end, at)) for r in window.regions if r.start < at)
     after = tuple(Region(max(r.start, at), r.end) for r in window.regions if r.end > at)

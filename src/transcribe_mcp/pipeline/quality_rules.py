@@ -63,7 +63,7 @@ RULES = QualityRules()
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class ScoredResult:
     """A window's decoding, the first rule that it breaks (``None``: none), and whether the speech
     can hold the text.
     """
@@ -79,7 +79,7 @@ def judge(
     window: Window,
     rules: QualityRules = RULES,
     words: Sequence[Word] | None = None,
-) -> Judged:
+) -> ScoredResult:
     """Apply the rules to one decoding. ``words``: with the times that the engine gave them, once it
     has.
     """
@@ -90,7 +90,7 @@ def judge(
         decoded.no_speech_prob is not None and decoded.no_speech_prob > rules.min_no_speech_prob
     )
     if not text or (no_speech and unsure):
-        return Judged(decoded, ratio, "silence")
+        return ScoredResult(decoded, ratio, "silence")
     sure = decoded.avg_logprob is not None and decoded.avg_logprob >= rules.min_sure_logprob
     repetitive = is_repetitive(text, rules)
     limit = (
@@ -107,7 +107,7 @@ def judge(
         failure = "words_in_silence"
     elif unsure:
         failure = "low_probability"
-    return Judged(decoded, ratio, failure, fits)
+    return ScoredResult(decoded, ratio, failure, fits)
 
 
 # -- text

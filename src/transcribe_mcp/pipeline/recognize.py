@@ -12,7 +12,7 @@ from typing import Any
 from ..engines import Decoded, DecodingOptions, Recognizer
 from ..runtime.stage import Part, Task, Workbench
 from .language_vote import Detect, LanguageDecider
-from .temperature_fallback import Attempt, Decoder, Ladder
+from .temperature_fallback import Attempt, Decoder, TemperatureSchedule
 
 Draft = tuple[str, Decoded]  # the language of a window, and its first text
 
@@ -22,7 +22,7 @@ class Recipe:
     """How windows are recognized. Windows of equal recipes share calls of the model."""
 
     options: DecodingOptions
-    ladder: Ladder
+    ladder: TemperatureSchedule
 
     def decoder(self, device: Workbench) -> Decoder:
         return Decoder(device.model, self.options, self.ladder, device.encode)

@@ -20,12 +20,12 @@ from ..domain.options import TEMPERATURES
 from ..domain.transcript import Word
 from ..engines import Decoded, DecodingOptions, EncodedBatch, Recognizer
 from ..speech.regions import Region, Window
-from .checkpoint import Heard
+from .checkpoint import PartResult
 from .pieces import SHORTEST_PIECE_S, halves, piece_of
 from .quality_rules import (
     RULES,
-    Judged,
     QualityRules,
+    ScoredResult,
     certainty,
     judge,
     speech_s,
@@ -41,7 +41,7 @@ GAP = "speech_without_words"
 
 
 @dataclass(frozen=True, slots=True)
-class Ladder:
+class TemperatureSchedule:
     """The temperatures to try in turn, and the rules that decide whether to go on. One temperature:
     no second try.
     """
@@ -64,7 +64,7 @@ class Attempt:
         wordless: the long stretches of speech without a word, where that is all that is wrong.
     """
 
-    parts: tuple[Heard, ...]
+    parts: tuple[PartResult, ...]
     failure: str | None
     score: float = 0.0
     fits: bool = True
@@ -101,7 +101,7 @@ class Decoder:
 
     engine: Recognizer
     options: DecodingOptions
-    ladder: Ladder
+    ladder: TemperatureSchedule
     encode: Callable[[Sequence[Window]], EncodedBatch]
 
     def decode(self, encoded: EncodedBatch, languages: Sequence[str]) -> list[Decoded]:
@@ -128,11 +128,11 @@ class Decoder:
                 attempts[i] = self._judged(decoded[i], windows[i], words)
         return attempts
 
-    def _silent(self, judged: Judged, window: Window) -> Attempt:
+    def _silent(self, judged: ScoredResult, window: Window) -> Attempt:
         """No words: believed only where there is little speech."""
         if not self._skips(speech_s(window.regions)):
             return Attempt((), "silence")
-        part = Heard(window.start, (), replace(judged, failure=GAP))
+        part = PartResult(window.start, (), replace(judged, failure=GAP))
         return Attempt((part,), GAP, raw=((),), wordless=(tuple(window.regions),))
 
     def _skips(self, without_words_s: float) -> bool:
@@ -143,10 +143,10 @@ class Decoder:
         kept = words if judged.fits else without_loop(words, self.ladder.rules)
         clamped = clamp_to_speech(kept, window.regions, self.engine.info.word_lag_s)
         clamped = at_quiet_moments(clamped, window.samples, window.start)
-        return self._scored(window, [Heard(window.start, clamped, judged)], [kept])
+        return self._scored(window, [PartResult(window.start, clamped, judged)], [kept])
 
     def _scored(
-        self, window: Window, parts: Sequence[Heard], raw: Sequence[Sequence[Word]]
+        self, window: Window, parts: Sequence[PartResult], raw: Sequence[Sequence[Word]]
     ) -> Attempt:
         """The parts as one attempt. ``raw``: their words as the engine timed them."""
         if not parts:
@@ -319,7 +319,7 @@ class Decoder:
             return
         windows, languages = batch.of(chosen)
         steps = list(dict.fromkeys(self.ladder.temperatures[1:]))
-        best: dict[int, Judged] = {}
+        best: dict[int, ScoredResult] = {}
 
         def following(k: int, decoded: Decoded) -> float | None:
             judged = judge(decoded, windows[k], self.ladder.rules)
@@ -349,7 +349,7 @@ class _Doubtful:
         return [self.windows[i] for i in chosen], [self.languages[i] for i in chosen]
 
 
-def _rank(judged: Judged) -> tuple[bool, bool, float]:
+def _rank(judged: ScoredResult) -> tuple[bool, bool, float]:
     """Decodings that break no rule first, then those that fit; among equals the more probable."""
     return (
         judged.failure is None,
@@ -358,7 +358,7 @@ def _rank(judged: Judged) -> tuple[bool, bool, float]:
     )
 
 
-def _certainty(part: Heard) -> float:
+def _certainty(part: PartResult) -> float:
     return certainty(part.judged.decoded) if part.judged.fits else word_certainty(part.words)
 
 
@@ -386,13 +386,13 @@ def _is_silent(attempt: Attempt) -> bool:
 
 def _merged(
     attempt: Attempt, found: Sequence[tuple[Sequence[Region], Attempt]]
-) -> tuple[list[Heard], list[Sequence[Word]]]:
+) -> tuple[list[PartResult], list[Sequence[Word]]]:
     """The parts of an attempt and those found in its stretches without words, in order, with their
     raw words.
 
     Words of a stretch that the engine timed outside of it belong to its neighbours.
     """
-    pairs: list[tuple[Heard, Sequence[Word]]] = []
+    pairs: list[tuple[PartResult, Sequence[Word]]] = []
     for part, raw in zip(attempt.parts, attempt.raw, strict=True):
         rest = list(zip(part.words, raw, strict=True))
         for stretch, _ in found:
@@ -431,7 +431,7 @@ def _plain(word: Word) -> str:
     return "".join(character for character in word.text.casefold() if character.isalnum())
 
 
-def _without_gap(part: Heard) -> Heard:
+def _without_gap(part: PartResult) -> PartResult:
     """A part before it is looked at anew for speech without words."""
     return (
         replace(part, judged=replace(part.judged, failure=None))
@@ -441,8 +441,8 @@ def _without_gap(part: Heard) -> Heard:
 
 
 def _part(
-    start: float, judged: Judged, words: Sequence[tuple[Word, Word]]
-) -> tuple[Heard, Sequence[Word]]:
+    start: float, judged: ScoredResult, words: Sequence[tuple[Word, Word]]
+) -> tuple[PartResult, Sequence[Word]]:
     """Words with those that the engine timed, as a part that begins with the first of them."""
     first = words[0][0].start if words else start
-    return Heard(first, tuple(word for word, _ in words), judged), [raw for _, raw in words]
+    return PartResult(first, tuple(word for word, _ in words), judged), [raw for _, raw in words]

@@ -33,10 +33,10 @@ from ..media.decode import (
     read_blocks,
 )
 from ..speech.detector import FRAME_S, SpeechDetector
-from .checkpoint import Heard, to_segments
+from .checkpoint import PartResult, to_segments
 
 ENOUGH_SPEECH_S = 1.5  # heard in a track, and no other is listened to
-LEAST_SPEECH_S = 0.3
+MIN_SPEECH_S = 0.3
 SPEECH_PROBABILITY = 0.5
 SOUND_DB = -70.0  # a track whose loudest second is below is silent
 CROSSTALK_DB = 10.0  # by which a channel is quieter than the one whose words it repeats
@@ -95,12 +95,13 @@ def voices_of(source: Path | Samples, options: Options, notices: list[Notice]) -
     """
     if not isinstance(source, Path):
         n_channels = source.shape[1] if source.ndim == 2 else 1
-        wanted = chosen_channels(max(1, n_channels), options.channel, "the samples")
-        return [Voice(source, channel, name) for channel, name in wanted]
+        requested = chosen_channels(max(1, n_channels), options.channel, "the samples")
+        return [Voice(source, channel, name) for channel, name in requested]
     sound = find(source)
     tracks = chosen_tracks(source, sound.tracks, options.track)
     if len(sound.tracks) > 1:
-        track_of, reason = tracks[:1], ""
+        track_of = tracks[:1]
+        reason = ""
         if options.track == "auto":
             track_of, reason = _with_speech(source, tracks, uses_vad=options.vad)
         tracks = tracks if options.track == "all" else track_of
@@ -150,7 +151,8 @@ def _with_speech(
     measure = _speech_measure() if uses_vad else _sound_s
     heard: list[tuple[float, float]] = []
     for track in tracks:
-        speech_s, loudest_db = 0.0, -np.inf
+        speech_s = 0.0
+        loudest_db = -np.inf
         for samples in excerpts(find(path, track.stream).media):
             speech_s += measure(samples)
             loudest_db = max(loudest_db, _loudest_db(samples))
@@ -160,7 +162,7 @@ def _with_speech(
         if speech_s >= ENOUGH_SPEECH_S:
             break
     best = max(range(len(heard)), key=lambda i: heard[i][0])
-    if heard[best][0] < LEAST_SPEECH_S:
+    if heard[best][0] < MIN_SPEECH_S:
         best = 0 if heard[0][1] > SOUND_DB else max(range(len(heard)), key=lambda i: heard[i][1])
     first = tracks[0].number
     return (tracks[best],), f", because no speech was found in track {first}" if best and heard[
@@ -195,7 +197,7 @@ def _loudest_db(samples: Samples) -> float:
 
 
 def spoken(
-    heard: Sequence[Heard], voices: Sequence[Voice], *, keep_words: bool
+    heard: Sequence[PartResult], voices: Sequence[Voice], *, keep_words: bool
 ) -> tuple[tuple[Segment, ...], list[Notice]]:
     """The sentences of all voices in the order of their time, and what is to be said about them
     together.

@@ -23,7 +23,7 @@ from .stage import Part, Task
 ALMOST_FULL = (
     0.75  # of a batch: such a batch is decoded when the device would have to wait for more windows
 )
-LEAST_SHARE = 4  # beside the decoding, a quarter of a chunk is worth a call
+MIN_CHUNK_SHARE = 4  # beside the decoding, a quarter of a chunk is worth a call
 
 
 class Device(PhaseRunner):
@@ -76,7 +76,7 @@ class Device(PhaseRunner):
         chunk = min(self.info.encode_chunk, size)
         if self._n_devices > 1:
             chunk = min(chunk, max(1, size - n_encoded))
-        least = -(-chunk // LEAST_SHARE) if self.info.concurrent_encode else 1
+        least = -(-chunk // MIN_CHUNK_SHARE) if self.info.concurrent_encode else 1
         return BatchRequest(size, n_encoded, part_of, chunk, least)
 
     def _take(self) -> list[Task]:
@@ -160,7 +160,8 @@ class Device(PhaseRunner):
         self._align_beside()  # on a GPU not before: its Python code would delay the encoding
         self._decoded = self._through(part, self._decode)
         self._take_aligned()
-        self._aligned, self._decoded = self._decoded, []
+        self._aligned = self._decoded
+        self._decoded = []
         if self.info.concurrent_encode:
             self._align_beside()
         elif not self.info.concurrent_align or self._budget.in_sequence:
@@ -169,7 +170,8 @@ class Device(PhaseRunner):
     def _finish_waiting(self, *, takes: bool) -> bool:
         """Finish the last batch, when nothing else can be done."""
         if not self._aligned:
-            was_full, self._budget.is_full = self._budget.is_full, False
+            was_full = self._budget.is_full
+            self._budget.is_full = False
             return was_full
         if self._aligning is None:
             owners = chain.from_iterable(part.recordings for part in self._aligned)
@@ -258,4 +260,6 @@ class Device(PhaseRunner):
             lane.shutdown(wait=name == "align", cancel_futures=True)
         self._lanes.clear()
         self._encoding = self._aligning = None
-        self._encoded, self._decoded, self._aligned = [], [], []
+        self._encoded = []
+        self._decoded = []
+        self._aligned = []

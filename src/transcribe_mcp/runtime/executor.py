@@ -186,7 +186,8 @@ class Executor:
     # --- for recordings ------------------------------------------------------------------------
 
     def notices(self, spec: Any, options: DecodingOptions) -> tuple[Notice, ...]:
-        model, key = self._model, (spec, options)
+        model = self._model
+        key = (spec, options)
         if key not in self._notices and model is not None and model.spec == spec:
             if len(self._notices) >= KNOWN_MODELS:
                 self._notices.clear()
@@ -247,10 +248,10 @@ class Executor:
             self._switch(recording.claim.spec, recording.claim.progress)
         except BaseException as error:  # noqa: BLE001 - its owners raise it
             with self.queue.changed:
-                wanted = [
+                requested = [
                     one for one in self.queue.recordings if one.claim.spec == recording.claim.spec
                 ]
-            self.queue.fail(frozenset(wanted), error)
+            self.queue.fail(frozenset(requested), error)
 
     def _switch(self, spec: Any, progress: Progress) -> None:
         self._unload()
@@ -274,6 +275,7 @@ class Executor:
             self.queue.notify()
 
     def _unload(self) -> None:
-        model, self._model = self._model, None
+        model = self._model
+        self._model = None
         if model is not None:
             model.close()

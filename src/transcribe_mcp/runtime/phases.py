@@ -143,7 +143,8 @@ class PhaseRunner:
         return []
 
     def _run(self, part: Part, phase: Phase) -> list[Part]:
-        limit, n = self._budget.limit, len(part)
+        limit = self._budget.limit
+        n = len(part)
         if part.batch is None and limit is not None and n > limit:
             return self._in_pieces(part, limit, phase)
         if self._attempt(part, phase) or self._attempt_alone(part, phase):
@@ -236,7 +237,8 @@ class PhaseRunner:
         """
         if self._load_on_cpu is None:
             raise error
-        load, self._load_on_cpu = self._load_on_cpu, None
+        load = self._load_on_cpu
+        self._load_on_cpu = None
         with self._alone(None):
             if isinstance(error, OutOfMemoryError):
                 self.model.close()

@@ -65,7 +65,7 @@ def lanes_of(n_frames: int) -> tuple[int, int]:
     return (n_frames, 0) if n_frames <= SHORT_FRAMES else (LANE_FRAMES, LANES_BEFORE)
 
 
-class Ears:
+class SileroGpu:
     """Voice detection on one device, for any number of recordings.
 
     Raises: EngineUnavailableError when Silero's file is missing or damaged.
@@ -78,20 +78,22 @@ class Ears:
         # One for all: what a stream gave back, PyTorch keeps for that stream alone.
         self.stream = new_stream(device) if device.type == "cuda" else None
 
-    def listen(self) -> DeviceListener:
-        return DeviceListener(self)
+    def listen(self) -> GpuSpeechDetector:
+        return GpuSpeechDetector(self)
 
 
-class DeviceListener:
-    """See the protocol ``engines.Listener``: hears one recording, from one thread, on the stream of
+class GpuSpeechDetector:
+    """See the protocol ``engines.VoiceDetector``: one recording, from one thread, on the stream of
     its ears.
     """
 
     # 15 MB on the device; twice the frames take hardly longer, and the first are to be heard soon
     block_s = 240.0
 
-    def __init__(self, ears: Ears) -> None:
-        self._network, self._device, self._stream = ears.network, ears.device, ears.stream
+    def __init__(self, ears: SileroGpu) -> None:
+        self._network = ears.network
+        self._device = ears.device
+        self._stream = ears.stream
         self._audio = torch.zeros(
             CONTEXT_SAMPLES, device=self._device
         )  # held for windows and for the frame begun

@@ -68,7 +68,7 @@ def token_starts(
     Args:
         heads: (layer, head), sorted.
         rows: the audio of each window.
-        queries: (A, L_i, D) of each window, see ``runner.Spoken``.
+        queries: (A, L_i, D) of each window, see ``runner.DecodedTokens``.
         n_positions: length of each window's audio; the rest is padding.
 
     Returns:
@@ -189,7 +189,7 @@ def path_starts(
     return [row[:count] for row, count in zip(found, n_tokens, strict=True)]
 
 
-def spoken_anew(
+def teacher_forced_queries(
     model: Whisper, heads: Heads, row: AudioRow, given: Sequence[int], said: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
     """Queries (A, L, D) and logits (L, V) of a given text, by one teacher-forced pass.

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from .beam_cache import POSITIONS_AT_ONCE, BeamCache
 from .caches import Heads
-from .continuous_batching import Spoken
+from .continuous_batching import DecodedTokens
 from .decode_slots import Request, StepRules
-from .logit_filters import Said
+from .logit_filters import TokenHistory
 from .model import Whisper, logits_of
 from .sampling import likeliest_few, log_sums
 
@@ -43,11 +43,11 @@ class _Window:
     number: int
     request: Request
     no_speech: float
-    best: Spoken | None = None
+    best: DecodedTokens | None = None
     n_ended: int = 0
     is_stuck: bool = False
 
-    def offer(self, spoken: Spoken) -> None:
+    def offer(self, spoken: DecodedTokens) -> None:
         """Keep the better hypothesis; on a tie the first."""
         self.n_ended += 1
         if self.best is None or spoken.average > self.best.average:
@@ -62,7 +62,7 @@ class _Beams:
         tokens: (W, K, N); ``log_probabilities`` of each; ``count``: (W,) how many there are so far.
         total: (W, K) float64, sums of the log-probabilities; minus infinity for a beam that has no
             text.
-        latest_timestamp: (W, K), see ``rules.Said``.
+        latest_timestamp: (W, K), see ``rules.TokenHistory``.
         given: (W,) tokens of the prompt.
     """
 
@@ -96,23 +96,23 @@ class _Beams:
             values = getattr(self, field.name)
             values[target] = values[source]
 
-    def said(self) -> Said:
+    def said(self) -> TokenHistory:
         """(W K,) each."""
         count = self.count[:, None].expand(self.total.shape)
 
         def before(n: int) -> Tensor:
             return self.tokens.gather(2, (count - n).clamp(min=0)[..., None])[..., 0].flatten()
 
-        return Said(count.flatten(), before(1), before(2), self.latest_timestamp.flatten())
+        return TokenHistory(count.flatten(), before(1), before(2), self.latest_timestamp.flatten())
 
 
 def search(
     model: Whisper, requests: Sequence[Request], step: StepRules, size: int, heads: Heads
-) -> list[Spoken]:
+) -> list[DecodedTokens]:
     """Decode each window with ``size`` hypotheses."""
     running = _Search(model, step, size, heads)
     waiting = deque(enumerate(requests))
-    results: dict[int, Spoken] = {}
+    results: dict[int, DecodedTokens] = {}
     while waiting or len(running):
         while waiting and len(running) < running.room:
             running.add(*waiting.popleft())
@@ -171,7 +171,7 @@ class _Search:
         states = self._cache.step(last, positions, int(positions.max()))
         self._extend(0, logits_of(self._model, states.flatten(0, 1)))
 
-    def finished(self) -> list[tuple[int, Spoken]]:
+    def finished(self) -> list[tuple[int, DecodedTokens]]:
         """Remove finished windows; return their request numbers and results."""
         found = []
         counts = self._beams.count.tolist()
@@ -264,19 +264,19 @@ class _Search:
         if window.n_ended < self._size:
             window.offer(self._spoken(at, beam, [log_probability]))
 
-    def _unended(self, at: int) -> Spoken:
+    def _unended(self, at: int) -> DecodedTokens:
         """The best hypothesis that reached the token limit."""
         alive = (self._beams.total[at] > NEVER).nonzero()[:, 0].tolist()
         return max((self._spoken(at, beam) for beam in alive), key=lambda text: text.average)
 
-    def _spoken(self, at: int, beam: int, end: Sequence[float] = ()) -> Spoken:
+    def _spoken(self, at: int, beam: int, end: Sequence[float] = ()) -> DecodedTokens:
         """A hypothesis as a result; ``end`` is the log-probability of its end token, if any."""
         beams = self._beams
         count = int(self._beams.count[at])
         before = (
             len(self._windows[at].request.prompt) - 1
         )  # the position whose query chose the first token
-        return Spoken(
+        return DecodedTokens(
             tokens=tuple(beams.tokens[at, beam, :count].tolist()),
             log_probabilities=(*beams.log_probabilities[at, beam, :count].tolist(), *end),
             no_speech=self._windows[at].no_speech,

@@ -88,7 +88,7 @@ class AudioRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Anchors:
+class AlignedBase:
     """Base tensors for address arithmetic: kernels get caches as offsets in units of 16 bytes.
 
     A plain address would work, but the compiler could not assume its alignment and would load
@@ -99,7 +99,7 @@ class Anchors:
     scales: Tensor
 
     @classmethod
-    def on(cls, device: torch.device) -> Anchors:
+    def on(cls, device: torch.device) -> AlignedBase:
         values = torch.zeros(UNIT_BYTES // 4, dtype=torch.int32, device=device)
         return cls(values, torch.zeros(UNIT_BYTES // 4, dtype=torch.float32, device=device))
 
@@ -150,7 +150,7 @@ def text_cache(model: Whisper, n_rows: int, n_positions: int) -> Tensor:
 class KeptQueries:
     """Cross-attention queries of the alignment heads, kept while decoding.
 
-    Together with the cached keys they give the attention of every token, in a hundredth of its
+    With the cached keys they give the attention of every token, in a hundredth of its
     memory.
 
     Attributes:

@@ -45,7 +45,7 @@ class Placement:
 
 
 @dataclass(frozen=True, slots=True)
-class Directions:
+class GenerationConfig:
     """Decoding settings of a checkpoint, as its own token IDs.
 
     Attributes:
@@ -78,12 +78,12 @@ def geometry_of(checkpoint: Checkpoint) -> Geometry:
     return Geometry.of(read_json(file), file)
 
 
-def directions_of(checkpoint: Checkpoint, geometry: Geometry) -> Directions:
+def generation_config(checkpoint: Checkpoint, geometry: Geometry) -> GenerationConfig:
     config = read_json(checkpoint.directory / "config.json")
     generation = read_json(checkpoint.directory / "generation_config.json")
     heads = alignment_heads(generation, geometry.decoder_layers, geometry.decoder_attention_heads)
     latest = generation.get("max_initial_timestamp_index")
-    return Directions(
+    return GenerationConfig(
         suppressed=tuple(token_ids("suppress_tokens", generation, config, geometry.vocab_size)),
         suppressed_first=tuple(
             token_ids("begin_suppress_tokens", generation, config, geometry.vocab_size)

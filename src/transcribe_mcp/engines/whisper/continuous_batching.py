@@ -14,11 +14,11 @@ from torch import Tensor
 
 from .decode_slots import Finished, Request, Slots, StepRules, advance, torch_logits
 
-Again = Callable[[int, "Spoken"], Request | None]
+Again = Callable[[int, "DecodedTokens"], Request | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Spoken:
+class DecodedTokens:
     """The result of one window.
 
     Attributes:
@@ -91,7 +91,7 @@ class EagerSteps:
 
 def run(
     steps: Steps, rules: StepRules, requests: Sequence[Request], again: Again | None = None
-) -> list[Spoken]:
+) -> list[DecodedTokens]:
     """Decode windows, as many at once as there are rows.
 
     Args:
@@ -101,7 +101,7 @@ def run(
     slots = steps.slots
     waiting = deque(enumerate(requests))
     numbers: list[int] = []  # request numbers of the rows
-    results: dict[int, Spoken] = {}
+    results: dict[int, DecodedTokens] = {}
     while waiting or numbers:
         room = min(slots.capacity - len(numbers), len(waiting))
         if room:
@@ -125,7 +125,7 @@ def run(
     return [results[number] for number in range(len(requests))]
 
 
-def _spoken(finished: Finished, end_of_text: int) -> Iterator[Spoken]:
+def _spoken(finished: Finished, end_of_text: int) -> Iterator[DecodedTokens]:
     counts = finished.count.tolist()
     said = finished.said.tolist()
     probabilities = finished.log_probability.tolist()
@@ -134,7 +134,7 @@ def _spoken(finished: Finished, end_of_text: int) -> Iterator[Spoken]:
     for row, count in enumerate(counts):
         ended = count > 0 and said[row][count - 1] == end_of_text
         first = prompts[row] - 1  # the position whose query chose the first token
-        yield Spoken(
+        yield DecodedTokens(
             tokens=tuple(said[row][: count - ended]),
             log_probabilities=tuple(probabilities[row][:count]),
             no_speech=silences[row],

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from .attention import TorchAttention
-from .caches import Anchors, AudioRow, Heads, KeptQueries, kept_queries, text_cache
-from .logit_filters import Rules, Said
+from .caches import AlignedBase, AudioRow, Heads, KeptQueries, kept_queries, text_cache
+from .logit_filters import Rules, TokenHistory
 from .model import Whisper, decode, logits_of
 from .sampling import choose, likeliest, log_sums
 
-MOST_TOKENS = 224  # per window, as in openai-whisper: half the context
+MAX_TOKENS = 224  # per window, as in openai-whisper: half the context
 # Longer prompts are prefilled in one pass. On a GPU a few single steps are cheaper.
 PREFILLED_TOKENS_CPU = 1
 PREFILLED_TOKENS_CUDA = 8
@@ -30,7 +30,7 @@ class Limits:
     """Token limits of a window, without the end of text. A ``least`` above 0 is for benchmarks."""
 
     least: int = 0
-    most: int = MOST_TOKENS
+    most: int = MAX_TOKENS
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class RowState:
         prompt: (rows, positions); ``prompt_length``: its length.
         start: see ``Request``.
         done: the row is finished or empty.
-        last, before_last, latest_timestamp: see ``logit_filters.Said``.
+        last, before_last, latest_timestamp: see ``logit_filters.TokenHistory``.
         said: (rows, max tokens), its tokens; ``log_probability`` of each; ``count`` includes the
             end of text.
         no_speech: probability.
@@ -103,8 +103,8 @@ class RowState:
             last=zeros(),
             before_last=zeros(),
             latest_timestamp=zeros(),
-            said=zeros(MOST_TOKENS),
-            log_probability=zeros(MOST_TOKENS, dtype=torch.float32),
+            said=zeros(MAX_TOKENS),
+            log_probability=zeros(MAX_TOKENS, dtype=torch.float32),
             count=zeros(),
             no_speech=zeros(dtype=torch.float32),
             audio_place=zeros(),
@@ -154,7 +154,7 @@ class Slots:
         self.n_positions = n_positions
         self.state = RowState.empty(capacity, n_positions, model.device)
         self.text = text_cache(model, capacity, n_positions)
-        self.anchors = Anchors.on(model.device)
+        self.anchors = AlignedBase.on(model.device)
         self.queries: KeptQueries = kept_queries(model, heads, capacity, n_positions)
         self.audio: list[AudioRow] = []
         self.temperatures: list[float] = []
@@ -264,7 +264,7 @@ def advance(
         state.no_speech.copy_(torch.where(judged, silence.exp(), state.no_speech))
     speaks = (state.position + 1 >= state.prompt_length) & ~state.done
     allowed = step.rules(
-        logits, Said(state.count, state.last, state.before_last, state.latest_timestamp)
+        logits, TokenHistory(state.count, state.last, state.before_last, state.latest_timestamp)
     )
     if step.limits.least:
         allowed[:, step.end_of_text].masked_fill_(state.count < step.limits.least, float("-inf"))
@@ -275,7 +275,7 @@ def advance(
     )
     log_probability = allowed.gather(1, token[:, None])[:, 0] - log_sums(allowed)
 
-    place = state.count.clamp(max=MOST_TOKENS - 1)[:, None]
+    place = state.count.clamp(max=MAX_TOKENS - 1)[:, None]
     said_before = state.said.gather(1, place)[:, 0]
     probability_before = state.log_probability.gather(1, place)[:, 0]
     state.said.scatter_(1, place, torch.where(speaks, token, said_before)[:, None])

@@ -24,7 +24,7 @@ from ...domain.transcript import Notice, Word
 from ...errors import EngineFailedError, OutOfMemoryError, WindowDataError
 from ...speech.features_torch import log_mel_windows
 from ...speech.regions import Window
-from ...speech.silero_gpu import Ears, launch_errors
+from ...speech.silero_gpu import SileroGpu, launch_errors
 from .. import (
     Decoded,
     DecodesInRounds,
@@ -36,12 +36,12 @@ from .. import (
 )
 from ..malloc import give_back_freed
 from ..tokenizer import CONTEXT_TOKENS, PROMPT_TOKENS, Vocabulary, prompt_text
-from .alignment import Search, spoken_anew, token_starts
+from .alignment import Search, teacher_forced_queries, token_starts
 from .beam import search
 from .caches import AudioCache, AudioRow
-from .checkpoint import Directions
-from .continuous_batching import Spoken, Steps, on, run, side_stream
-from .decode_slots import MOST_TOKENS, Limits, Request, Slots, StepRules
+from .checkpoint import GenerationConfig
+from .continuous_batching import DecodedTokens, Steps, on, run, side_stream
+from .decode_slots import MAX_TOKENS, Limits, Request, Slots, StepRules
 from .logit_filters import make_rules
 from .model import Whisper
 from .quantized_states import AudioStates
@@ -54,7 +54,7 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
-class Machinery:
+class DeviceBackend:
     """How a device runs the model.
 
     Attributes:
@@ -98,7 +98,7 @@ class EncodedWindows:
 
     windows: tuple[Window, ...]
     rows: tuple[AudioRow, ...]
-    spoken: dict[Key, Spoken]
+    spoken: dict[Key, DecodedTokens]
     unproved: list[tuple[Sequence[Window], Tensor]]
 
     def __len__(self) -> int:
@@ -141,12 +141,17 @@ class WhisperEngine(DecodesInRounds):
     """See the protocol."""
 
     def __init__(
-        self, machinery: Machinery, vocabulary: Vocabulary, directions: Directions, info: EngineInfo
+        self,
+        machinery: DeviceBackend,
+        vocabulary: Vocabulary,
+        directions: GenerationConfig,
+        info: EngineInfo,
     ) -> None:
-        self._machinery: Machinery | None = machinery
-        self._vocabulary, self._directions = vocabulary, directions
+        self._machinery: DeviceBackend | None = machinery
+        self._vocabulary = vocabulary
+        self._directions = directions
         self._idle = _idle_steps(machinery.workers)
-        self._ears: Ears | None = None
+        self._ears: SileroGpu | None = None
         self._pool = _pool_of(machinery)
         self._rules: dict[bool, StepRules] = {}
         self._ran_out = False  # of memory, since it was given back last
@@ -159,11 +164,11 @@ class WhisperEngine(DecodesInRounds):
     # ----------------------------------------------------------------------------------------------
 
     def notices(self, options: DecodingOptions) -> tuple[Notice, ...]:
-        wanted = len(self._vocabulary.encode(prompt_text(options)))
-        if wanted <= PROMPT_TOKENS:
+        requested = len(self._vocabulary.encode(prompt_text(options)))
+        if requested <= PROMPT_TOKENS:
             return ()
         message = (
-            f"vocabulary and prompt take {wanted} tokens, only the last {PROMPT_TOKENS} are used"
+            f"vocabulary and prompt take {requested} tokens, only the last {PROMPT_TOKENS} are used"
         )
         return (Notice("prompt_truncated", message),)
 
@@ -174,7 +179,7 @@ class WhisperEngine(DecodesInRounds):
             return None
         with self._at_work("loading voice detection"):
             if self._ears is None:
-                self._ears = Ears(device)
+                self._ears = SileroGpu(device)
             return self._ears.listen()
 
     def encode(self, windows: Sequence[Window]) -> EncodedWindows:
@@ -188,7 +193,8 @@ class WhisperEngine(DecodesInRounds):
 
     def _encode(self, windows: Sequence[Window]) -> tuple[list[AudioRow], Tensor]:
         """Where the windows' audio is, and whether each is made of numbers, (n,) bool."""
-        machinery, model = self._running, self._running.model
+        machinery = self._running
+        model = self._running.model
         with self._at_work("encoding"):
             mel = log_mel_windows(windows, model.geometry.num_mel_bins, model.device)
             finite = torch.isfinite(mel).all(dim=2).all(dim=1)
@@ -239,7 +245,7 @@ class WhisperEngine(DecodesInRounds):
         def work(places: Sequence[int]) -> None:
             tried = dict.fromkeys(places, options)
 
-            def again(number: int, spoken: Spoken) -> Request | None:
+            def again(number: int, spoken: DecodedTokens) -> Request | None:
                 i = places[number]
                 found[i] = self._decoded(spoken, languages[i], tried[i])
                 encoded.spoken[encoded.key(i, found[i], tried[i])] = spoken
@@ -282,7 +288,7 @@ class WhisperEngine(DecodesInRounds):
 
     def _decode(
         self, rules: StepRules, options: DecodingOptions, requests: Sequence[Request]
-    ) -> list[Spoken]:
+    ) -> list[DecodedTokens]:
         with self._at_work("decoding"):
             if options.beam_size > 1 and options.temperature == 0:
                 heads = self._directions.alignment_heads
@@ -329,7 +335,9 @@ class WhisperEngine(DecodesInRounds):
     def close(self) -> None:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
-        self._idle, self._machinery, self._ears = _idle_steps(1), None, None
+        self._idle = _idle_steps(1)
+        self._machinery = None
+        self._ears = None
         self._rules.clear()
         _on_gpu.discard(self)
         if torch.cuda.is_initialized():
@@ -348,7 +356,7 @@ class WhisperEngine(DecodesInRounds):
     # ----------------------------------------------------------------------------------------------
 
     @property
-    def _running(self) -> Machinery:
+    def _running(self) -> DeviceBackend:
         if self._machinery is None:
             raise EngineFailedError("the engine was closed", hint="load it again")
         return self._machinery
@@ -383,17 +391,16 @@ class WhisperEngine(DecodesInRounds):
         whatever threads of a program decode.
         """
         idle = self._idle
-        steps, kept = idle.get(), None
+        steps = idle.get()
+        kept = None
         try:
             machinery = self._running
             capacity, context = self._room_for(n_windows, prompt_tokens)
             if steps is not None and (
                 steps.slots.capacity < capacity or steps.slots.n_positions < context
             ):
-                capacity, context = (
-                    max(capacity, steps.slots.capacity),
-                    max(context, steps.slots.n_positions),
-                )
+                capacity = max(capacity, steps.slots.capacity)
+                context = max(context, steps.slots.n_positions)
                 steps = None  # its memory is given back first
             if steps is None:
                 heads = self._directions.alignment_heads
@@ -407,7 +414,7 @@ class WhisperEngine(DecodesInRounds):
         """Rows and positions."""
         machinery = self._running
         capacity = next((room for room in machinery.room if room >= n_windows), machinery.room[-1])
-        fits = prompt_tokens + MOST_TOKENS < SHORT_CONTEXT_TOKENS
+        fits = prompt_tokens + MAX_TOKENS < SHORT_CONTEXT_TOKENS
         context = SHORT_CONTEXT_TOKENS if fits else CONTEXT_TOKENS
         return min(capacity, machinery.most_rows), min(
             context, machinery.model.geometry.max_target_positions
@@ -433,7 +440,7 @@ class WhisperEngine(DecodesInRounds):
         slots.add(requests, self._step_rules(timestamps=False))
         return machinery.make_steps(slots).logits(len(requests))
 
-    def _decoded(self, spoken: Spoken, language: str, options: DecodingOptions) -> Decoded:
+    def _decoded(self, spoken: DecodedTokens, language: str, options: DecodingOptions) -> Decoded:
         text = self._text(spoken.tokens)
         return Decoded(
             text=self._vocabulary.decode(text),
@@ -449,7 +456,7 @@ class WhisperEngine(DecodesInRounds):
 
     def _spoken(
         self, encoded: EncodedWindows, i: int, decoded: Decoded, options: DecodingOptions
-    ) -> Spoken:
+    ) -> DecodedTokens:
         """What decoding kept of this text; where it was not decoded here, or otherwise, it is gone
         through again.
         """
@@ -461,12 +468,14 @@ class WhisperEngine(DecodesInRounds):
         )
         said = [*decoded.tokens, self._vocabulary.end_of_text]
         heads = self._directions.alignment_heads
-        queries, logits = spoken_anew(self._running.model, heads, encoded.rows[i], given, said)
+        queries, logits = teacher_forced_queries(
+            self._running.model, heads, encoded.rows[i], given, said
+        )
         logits[1:] += self._step_rules(timestamps=options.timestamps).rules.biases[0]
         logits[:1] += self._step_rules(timestamps=options.timestamps).rules.biases[1]
         ids = torch.tensor(said, device=logits.device)
         probabilities = logits.log_softmax(dim=-1).gather(1, ids[:, None])[:, 0]
-        return Spoken(
+        return DecodedTokens(
             decoded.tokens, tuple(probabilities.tolist()), decoded.no_speech_prob or 0.0, queries
         )
 
@@ -475,7 +484,12 @@ class WhisperEngine(DecodesInRounds):
         return max(1, min(most, round(window.duration / ENCODER_FRAME_S)))
 
     def _words(
-        self, window: Window, decoded: Decoded, spoken: Spoken, begins: Sequence[int], width: int
+        self,
+        window: Window,
+        decoded: Decoded,
+        spoken: DecodedTokens,
+        begins: Sequence[int],
+        width: int,
     ) -> list[Word]:
         """Words of a window from the positions at which its tokens begin."""
         n = len(spoken.tokens)
@@ -551,7 +565,7 @@ def _idle_steps(workers: int) -> LifoQueue[Steps | None]:
     return idle
 
 
-def _pool_of(machinery: Machinery) -> ThreadPoolExecutor | None:
+def _pool_of(machinery: DeviceBackend) -> ThreadPoolExecutor | None:
     if not machinery.threads_each:
         return None
 

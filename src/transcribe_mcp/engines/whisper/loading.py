@@ -26,7 +26,7 @@ from .. import RETRY_BEAM_SIZE, EngineInfo, EngineRequest, GpuModel, Recognizer
 from ..batch_size import batch_that_fits, best_batch, shape_of
 from . import alignment
 from .caches import AudioCache, audio_cache
-from .checkpoint import Placement, directions_of, geometry_of, load_model, vocabulary_of
+from .checkpoint import Placement, generation_config, geometry_of, load_model, vocabulary_of
 from .continuous_batching import EagerSteps, on
 from .cpu_operations import (
     ENCODER_LINEAR,
@@ -35,7 +35,7 @@ from .cpu_operations import (
     encoder_precision,
     has_bfloat16_products,
 )
-from .engine import Machinery, WhisperEngine
+from .engine import DeviceBackend, WhisperEngine
 from .linear import Dense, FusedDense, Int8Dense, Linear, has_int8_products
 from .model import Operations, Whisper, encode
 from .quantized_states import AudioStates, audio_states
@@ -44,16 +44,16 @@ Kept = TypeVar("Kept")  # what the decoder reads of the audio
 VOCABULARY_MULTIPLE = 128  # an odd number of outputs takes cuBLAS twice the time
 INT8_AUDIO = "+int8"  # 8-bit keys and values of the audio; on a CPU the decoder's products too
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-CPU_BATCH_SIZES, CPU_AUDIO_BYTES = (4, 16), 1 << 30
+CPU_BATCH_SIZES = (4, 16)
+CPU_AUDIO_BYTES = 1 << 30
 ENCODER_SQUARES = (
     12  # weights of a layer in squares of its width: 4 for attention, 8 for what follows
 )
-INT8_BATCH_SIZES, INT8_BATCH_WEIGHTS = (
-    (8, 32),
-    1 << 30,
-)  # the second: of the encoder's layers, times windows
+INT8_BATCH_SIZES = (8, 32)
+INT8_BATCH_WEIGHTS = 1 << 30  # weights of the encoder's layers, times windows
 _INT8_WITH_ENCODER = {"int8": "int8", "bfloat16": "bfloat16" + INT8_AUDIO}
-CPU_ROOM, CUDA_ROOM = (1, 2, 4, 8, 16), (1, 4, 16, 64, 128, 256)
+CPU_ROOM = (1, 2, 4, 8, 16)
+CUDA_ROOM = (1, 4, 16, 64, 128, 256)
 CORES_PER_WORKER = 4  # a decoding step does not use more
 ENCODED_AT_ONCE_CUDA = ENCODER_ROOMS[
     -1
@@ -102,7 +102,8 @@ def _load_on(request: EngineRequest, device: torch.device) -> WhisperEngine:
     models.require_usable(checkpoint)
     if request.compute_type == AUTO and compute_type == "int8":
         compute_type = _INT8_WITH_ENCODER[encoder_precision(geometry, _threads_each(request))]
-    vocabulary, directions = vocabulary_of(checkpoint), directions_of(checkpoint, geometry)
+    vocabulary = vocabulary_of(checkpoint)
+    directions = generation_config(checkpoint, geometry)
     with _foreign_errors(request.model, device), on(device):
         batch_size = (
             _cpu_batch_size(geometry, compute_type)
@@ -175,23 +176,25 @@ def _cuda_batch_size(checkpoint: Checkpoint, device: torch.device, compute_type:
 
 def _machinery(
     checkpoint: Checkpoint, device: torch.device, compute_type: str, request: EngineRequest
-) -> Machinery:
+) -> DeviceBackend:
     if device.type == "cpu":
         return _cpu(checkpoint, compute_type, request)
     return _cuda(checkpoint, device, compute_type, request)
 
 
-def _cpu(checkpoint: Checkpoint, compute_type: str, request: EngineRequest) -> Machinery:
+def _cpu(checkpoint: Checkpoint, compute_type: str, request: EngineRequest) -> DeviceBackend:
     make_cache: Callable[[Whisper, Tensor], AudioCache | AudioStates]
     if _in_int8(compute_type):
-        model, make_cache = _int8_model(checkpoint, compute_type, request), audio_states
+        model = _int8_model(checkpoint, compute_type, request)
+        make_cache = audio_states
     else:
         dense = _dense(PRECISIONS[compute_type])
         placement = Placement(
             torch.device("cpu"), PRECISIONS[compute_type], dense, dense, dense, Operations()
         )
-        model, make_cache = load_model(checkpoint, placement), partial(audio_cache, int8=False)
-    return Machinery(
+        model = load_model(checkpoint, placement)
+        make_cache = partial(audio_cache, int8=False)
+    return DeviceBackend(
         model,
         _encoder(model, make_cache),
         EagerSteps,
@@ -217,14 +220,16 @@ def _int8_model(checkpoint: Checkpoint, compute_type: str, request: EngineReques
     """The decoder in 8 bits, the encoder's layers as the compute type says, its other operations as
     is fastest.
     """
-    geometry, threads = geometry_of(checkpoint), _threads_each(request)
+    geometry = geometry_of(checkpoint)
+    threads = _threads_each(request)
     encoder = ENCODER_LINEAR[compute_type.removesuffix(INT8_AUDIO)]
     placement = Placement(
         torch.device("cpu"), torch.float32, encoder, Int8Dense, _dense(torch.float32), Operations()
     )
     model = load_model(checkpoint, placement)
     output = Int8Dense(model.output, model.output.new_zeros(len(model.output)))
-    attention, dtype = encoder_attention(geometry, threads), convolution_dtype(geometry, threads)
+    attention = encoder_attention(geometry, threads)
+    dtype = convolution_dtype(geometry, threads)
     (weight1, bias1), (weight2, bias2) = model.convolutions
     return replace(
         model,
@@ -235,17 +240,15 @@ def _int8_model(checkpoint: Checkpoint, compute_type: str, request: EngineReques
 
 def _cuda(
     checkpoint: Checkpoint, device: torch.device, compute_type: str, request: EngineRequest
-) -> Machinery:
-    dtype, int8 = (
-        PRECISIONS[compute_type.removesuffix(INT8_AUDIO)],
-        compute_type.endswith(INT8_AUDIO),
-    )
+) -> DeviceBackend:
+    dtype = PRECISIONS[compute_type.removesuffix(INT8_AUDIO)]
+    int8 = compute_type.endswith(INT8_AUDIO)
     make = _dense(dtype, Dense if dtype == torch.float32 else FusedDense)
     geometry = geometry_of(checkpoint)
     problem = _kernels_problem(geometry, dtype, device)
     if problem:
         model = load_model(checkpoint, Placement(device, dtype, make, make, make, Operations()))
-        return Machinery(
+        return DeviceBackend(
             model,
             _encoder(model, partial(audio_cache, int8=int8)),
             EagerSteps,
@@ -270,7 +273,7 @@ def _cuda(
     encoder = CapturedEncoder(model, make_cache, ENCODER_ROOMS)
     make_steps = partial(CapturedSteps, int8=int8)
     words = alignment.Search(alignment_kernels.smoothed, alignment_kernels.path_starts)
-    return Machinery(
+    return DeviceBackend(
         model,
         encoder,
         make_steps,
@@ -322,21 +325,22 @@ def _dense(
     return lambda weight, bias: kind(weight.to(dtype), bias.to(dtype))
 
 
-def _choose_device(wanted: str, gpu: int) -> tuple[torch.device, tuple[Notice, ...]]:
+def _choose_device(requested: str, gpu: int) -> tuple[torch.device, tuple[Notice, ...]]:
     """``cpu``, ``cuda``, ``cuda:N`` or ``auto`` -> the device, and why a GPU is not used."""
-    name, _, number = wanted.partition(":")
+    name, _, number = requested.partition(":")
     if (
         name not in (AUTO, "cpu", "cuda")
         or (number and not number.isdecimal())
         or (number and name != "cuda")
     ):
         raise UsageError(
-            f"there is no device {wanted!r}",
+            f"there is no device {requested!r}",
             hint="choose one of: auto, cpu, cuda, cuda:0, cuda:1 …",
         )
     if name == "cpu" or (name == AUTO and not torch.cuda.is_available()):
         return torch.device("cpu"), ()
-    count, index = torch.cuda.device_count() if torch.cuda.is_available() else 0, int(number or gpu)
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    index = int(number or gpu)
     if index >= count:
         reason = (
             "is a build without CUDA"
@@ -348,16 +352,18 @@ def _choose_device(wanted: str, gpu: int) -> tuple[torch.device, tuple[Notice, .
                 "gpu_unused", f"the GPU is not used: there is no {gpu_name(index)}, torch {reason}"
             )
             return torch.device("cpu"), (notice,)
-        message = f"device {wanted} is not to be had: torch {torch.__version__} {reason}"
+        message = f"device {requested} is not available: torch {torch.__version__} {reason}"
         raise EngineUnavailableError(
             message, hint="transcribe on the CPU with --device cpu; see transcribe-mcp doctor"
         )
     return torch.device("cuda", index), ()
 
 
-def _device_name(wanted: str, device: torch.device) -> str:
+def _device_name(requested: str, device: torch.device) -> str:
     """As it was asked for, or as results call it."""
-    return "cpu" if device.type == "cpu" else wanted if ":" in wanted else gpu_name(device.index)
+    return (
+        "cpu" if device.type == "cpu" else requested if ":" in requested else gpu_name(device.index)
+    )
 
 
 def _in_int8(compute_type: str) -> bool:
@@ -380,11 +386,11 @@ def _compute_types(device: torch.device) -> tuple[str, ...]:
     return tuple(name + suffix for suffix in (INT8_AUDIO, "") for name in plain)
 
 
-def _choose_compute_type(wanted: str, device: torch.device) -> str:
+def _choose_compute_type(requested: str, device: torch.device) -> str:
     offered = _compute_types(device)
-    if wanted == AUTO:
+    if requested == AUTO:
         return offered[0]
-    if wanted not in offered:
+    if requested not in offered:
         hint = f"the engine whisper has on {device.type}: {', '.join(offered)}"
-        raise UsageError(f"compute type {wanted!r} is not to be had on {device.type}", hint=hint)
-    return wanted
+        raise UsageError(f"compute type {requested!r} is not supported on {device.type}", hint=hint)
+    return requested

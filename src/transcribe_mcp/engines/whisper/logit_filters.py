@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from ..tokenizer import Vocabulary
-from .checkpoint import Directions
+from .checkpoint import GenerationConfig
 
 NEVER = float("-inf")
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class TokenHistory:
     """The tokens so far, as far as the filters look back. All (R,).
 
     Attributes:
@@ -41,7 +41,7 @@ class Rules:
     biases: Tensor
     timestamps: TimestampRules | None = None
 
-    def __call__(self, logits: Tensor, said: Said) -> Tensor:
+    def __call__(self, logits: Tensor, said: TokenHistory) -> Tensor:
         """(R, V) float32 -> the same, suppressed tokens at minus infinity. On a CPU in place."""
         if logits.device.type == "cpu":  # reading is free, another (R, V) is not
             logits += self.biases[0]
@@ -64,7 +64,7 @@ class TimestampRules:
     end_of_text: int
     latest_first: int | None  # token of the latest first timestamp
 
-    def __call__(self, logits: Tensor, said: Said) -> Tensor:
+    def __call__(self, logits: Tensor, said: TokenHistory) -> Tensor:
         ids = torch.arange(logits.shape[1], device=logits.device)
         is_timestamp = ids >= self.begin
         is_text = ids < self.end_of_text
@@ -87,7 +87,7 @@ class TimestampRules:
 
 
 def make_rules(
-    vocabulary: Vocabulary, directions: Directions, like: Tensor, *, timestamps: bool
+    vocabulary: Vocabulary, directions: GenerationConfig, like: Tensor, *, timestamps: bool
 ) -> Rules:
     """The filters of a model. ``like`` is its embedding, (V, d) on its device."""
     begin = vocabulary.timestamp_begin
