@@ -32,7 +32,15 @@ import psutil
 from chaos_parts.world import FRONT_ENDS, SUPERVISOR, WORKER, WRITER, World, recordings
 from common import OWN_AUDIO, Bar, own_model, report
 
-from transcribe_mcp import EngineRequest, Options, load_engine, transcribe
+from transcribe_mcp import EngineSpec, Options, transcribe
+from transcribe_mcp.engines import (
+    Decoded,
+    DecodingOptions,
+    GpuModel,
+    RetryPolicy,
+    accept,
+    load_recognizers,
+)
 from transcribe_mcp.service import models
 from transcribe_mcp.service.service import default_service as service
 from transcribe_mcp.settings import settings
@@ -184,7 +192,9 @@ def n_windows(source: str) -> int:
 
 def expected() -> dict[str, Any]:
     """The segments of each recording, transcribed without a break; also counts its windows."""
-    engine = load_engine(EngineRequest(engine="ctranslate2", model=str(own_model()), device="cpu"))
+    spec = EngineSpec(engine="ctranslate2", model=str(own_model()), device="cpu")
+    [engine] = load_recognizers(spec)
+    assert not isinstance(engine, GpuModel)
     options = Options(language="en", temperatures=(0.0,), batch_size=1)
     right = {}
     for source in recordings():
@@ -205,9 +215,16 @@ class Counting:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
 
-    def decode(self, encoded: Any, languages: Sequence[str], options: Any) -> Any:
+    def decode(
+        self,
+        encoded: Any,
+        languages: Sequence[str],
+        options: DecodingOptions,
+        retry: RetryPolicy = accept,
+    ) -> list[Decoded]:
         self.n_windows += len(encoded)
-        return self._engine.decode(encoded, languages, options)
+        decoded: list[Decoded] = self._engine.decode(encoded, languages, options, retry)
+        return decoded
 
 
 @contextmanager
