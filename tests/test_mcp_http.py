@@ -206,7 +206,7 @@ def test_other_machines_are_not_let_in_without_a_token_that_cannot_be_guessed(pl
     environment = place.environment
     for variables, words in (
         ({}, "no token"),
-        ({"TRANSCRIBE_MCP_TOKEN": "short"}, "shorter than 16"),
+        ({"TRANSCRIBE_MCP_TOKEN": "short"}, "fewer than 16"),
     ):
         done = subprocess.run(
             [sys.executable, *SERVE, "--http", "--host", "0.0.0.0", "--port", "0"],

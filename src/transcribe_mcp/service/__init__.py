@@ -251,9 +251,9 @@ def evaluate(request: EvaluateRequest, progress: Progress = no_progress) -> Eval
         for number, truth in enumerate(truths):
             progress("file", number, len(truths))
             scores.append(score(truth, run_pipeline(truth.path, engine, options, progress)))
+        info = engine.info
     finally:
         engine.close()
-    info = engine.info
     systems = [("transcribe-mcp", total(scores), time.perf_counter() - begin)]
     for name in request.compare:
         paths = [truth.path for truth in truths]
