@@ -263,9 +263,10 @@ def test_hostile_arguments_are_read_or_refused_in_words(data: st.DataObject, too
     try:
         read = read_arguments(tool, given_values, arguments)
     except UsageError as error:
-        assert error.hint and not FOREIGN.search(
-            f"{error} {error.hint}".replace(repr(given_values), "")
-        )
+        words = f"{error} {error.hint}".replace(repr(given_values), "")
+        for name in given_values.keys() - arguments.keys():
+            words = words.replace(repr(name), "")  # quoted from the caller
+        assert error.hint and not FOREIGN.search(words)
         return
     for name, value in read.items():
         argument, _ = arguments[name]
