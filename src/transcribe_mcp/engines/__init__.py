@@ -17,6 +17,7 @@ To add one: a module with ``load(request) -> Recognizer | GpuModel``, and a line
 from __future__ import annotations
 
 import difflib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
@@ -228,16 +229,17 @@ class Recognizer(Aligner, Protocol):
         """Free all memory. The model is not used afterwards."""
 
 
-class DecodesInRounds:
+class DecodesInRounds(ABC):
     """A base of models that cannot put a window back into a running batch.
 
     Windows to decode again wait until the others are done.
     """
 
+    @abstractmethod
     def decode_once(
         self, encoded: Any, languages: Sequence[str], options: DecodingOptions
     ) -> list[Decoded]:
-        raise NotImplementedError
+        """Decode every window once, at the temperature of ``options``."""
 
     def decode(
         self,

@@ -75,7 +75,7 @@ class SileroGpu:
         self.device = device
         self.network = LaneNetwork(read_weights(), device)
         new_stream: Any = torch.cuda.Stream  # torch leaves it without types
-        # One for all: what a stream gave back, PyTorch keeps for that stream alone.
+        # One stream for all detectors: PyTorch caches freed memory per stream.
         self.stream = new_stream(device) if device.type == "cuda" else None
 
     def listen(self) -> GpuSpeechDetector:
@@ -83,17 +83,15 @@ class SileroGpu:
 
 
 class GpuSpeechDetector:
-    """See the protocol ``engines.VoiceDetector``: one recording, from one thread, on the stream of
-    its ears.
-    """
+    """Voice detection for one recording, called from one thread. See ``engines.VoiceDetector``."""
 
-    # 15 MB on the device; twice the frames take hardly longer, and the first are to be heard soon
+    # 15 MB on the device. Longer blocks are hardly faster, and delay the first windows.
     block_s = 240.0
 
-    def __init__(self, ears: SileroGpu) -> None:
-        self._network = ears.network
-        self._device = ears.device
-        self._stream = ears.stream
+    def __init__(self, silero: SileroGpu) -> None:
+        self._network = silero.network
+        self._device = silero.device
+        self._stream = silero.stream
         self._audio = torch.zeros(
             CONTEXT_SAMPLES, device=self._device
         )  # held for windows and for the frame begun
@@ -165,7 +163,7 @@ class GpuSpeechDetector:
 
     @contextmanager
     def _working(self) -> Iterator[None]:
-        """The door through which torch's errors leave as ours, on the stream of this listener."""
+        """Use this detector's stream, and turn torch's errors into ours."""
         try:
             with torch.inference_mode(), torch.cuda.stream(self._stream):
                 yield

@@ -68,7 +68,7 @@ def token_starts(
     Args:
         heads: (layer, head), sorted.
         rows: the audio of each window.
-        queries: (A, L_i, D) of each window, see ``runner.DecodedTokens``.
+        queries: (A, L_i, D) of each window, see ``DecodedTokens``.
         n_positions: length of each window's audio; the rest is padding.
 
     Returns:

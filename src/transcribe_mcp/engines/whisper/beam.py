@@ -62,7 +62,7 @@ class _Beams:
         tokens: (W, K, N); ``log_probabilities`` of each; ``count``: (W,) how many there are so far.
         total: (W, K) float64, sums of the log-probabilities; minus infinity for a beam that has no
             text.
-        latest_timestamp: (W, K), see ``rules.TokenHistory``.
+        latest_timestamp: (W, K), see ``logit_filters.TokenHistory``.
         given: (W,) tokens of the prompt.
     """
 
