@@ -44,7 +44,9 @@ the value, ``hint`` the way out.
 
 from __future__ import annotations
 
-from typing import ClassVar
+import difflib
+from collections.abc import Iterable
+from typing import ClassVar, Self
 
 
 class TranscribeError(Exception):
@@ -63,6 +65,14 @@ class UsageError(TranscribeError):
     code = "usage"
     http_status = 400
     exit_code = 2
+
+    @classmethod
+    def unknown(cls, message: str, name: str, names: Iterable[str], what: str) -> Self:
+        """The error for a ``name`` that is none of ``names``; the hint suggests the nearest."""
+        known = list(names)
+        near = difflib.get_close_matches(name.lower().lstrip("."), known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}? " if near else ""
+        return cls(message, hint=f"{hint}{what}: {', '.join(known)}")
 
 
 class UnknownNameError(UsageError):

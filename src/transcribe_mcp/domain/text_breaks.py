@@ -44,7 +44,12 @@ def line_breaks(text: str) -> frozenset[int]:
     from icu4py.breakers import LineBreaker
 
     offsets = _offsets(LineBreaker(_encodable(text), _LOCALE))
-    return frozenset(i for i in offsets if not 0 < i < len(text) or _may_part(text[i - 1], text[i]))
+    return frozenset(
+        i
+        for i in offsets
+        if not 0 < i < len(text)
+        or (text[i] not in _REPEATS and not (_is_hangul(text[i - 1]) and _is_hangul(text[i])))
+    )
 
 
 def word_breaks(text: str) -> frozenset[int]:
@@ -114,10 +119,6 @@ def _offsets(parts: Iterable[str]) -> frozenset[int]:
     for part in parts:
         offsets.append(offsets[-1] + len(part))
     return frozenset(offsets)
-
-
-def _may_part(before: str, after: str) -> bool:
-    return after not in _REPEATS and not (_is_hangul(before) and _is_hangul(after))
 
 
 @lru_cache(maxsize=4096)

@@ -16,7 +16,6 @@ To add one: a module with ``load(request) -> Recognizer | GpuModel``, and a line
 
 from __future__ import annotations
 
-import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -346,12 +345,8 @@ def find_engine(name: str) -> EngineEntry:
     """
     if name in ENGINES:
         return ENGINES[name]
-    offered = engine_names()
-    near = difflib.get_close_matches(name.lower(), offered, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}? " if near else ""
-    raise UnknownNameError(
-        f"there is no engine {name!r}", hint=f"{hint}choose one of: {', '.join(offered)}"
-    )
+    message = f"there is no engine {name!r}"
+    raise UnknownNameError.unknown(message, name, engine_names(), "choose one of")
 
 
 def engine_names() -> tuple[str, ...]:

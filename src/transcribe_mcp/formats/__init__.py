@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,12 +65,8 @@ def find_format(name: str, others: Sequence[str] = ()) -> Format:
     """
     if name in FORMATS:
         return FORMATS[name]
-    offered = (*FORMATS, *others)
-    near = difflib.get_close_matches(name.lower().lstrip("."), offered, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}? " if near else ""
-    raise UnknownNameError(
-        f"there is no output format {name[:64]!r}", hint=f"{hint}formats: {', '.join(offered)}"
-    )
+    message = f"there is no output format {name[:64]!r}"
+    raise UnknownNameError.unknown(message, name, (*FORMATS, *others), "formats")
 
 
 def render(transcript: Transcript, name: str, options: FormatOptions | None = None) -> str:

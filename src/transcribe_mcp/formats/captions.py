@@ -14,12 +14,11 @@ def srt(transcript: Transcript, options: FormatOptions) -> str:
     """
     cues = cut_cues(transcript, options.subtitles, label_speakers=True)
     return "\n".join(
-        f"{number}\n{_times(cue, ',')}\n{_srt_text(cue)}\n" for number, cue in enumerate(cues, 1)
+        "\n".join(
+            [f"{number}", _times(cue, ","), *(t.replace("-->", "→") for t in cue.text_lines), ""]
+        )
+        for number, cue in enumerate(cues, 1)
     )
-
-
-def _srt_text(cue: Cue) -> str:
-    return "\n".join(line.replace("-->", "→") for line in cue.text_lines)
 
 
 def vtt(transcript: Transcript, options: FormatOptions) -> str:

@@ -107,23 +107,17 @@ def _place_new(temporary: Path, path: Path) -> None:
     """Move a file to an unused name. If two programs try, one succeeds."""
     try:
         path.hardlink_to(temporary)
-    except FileExistsError as error:
-        raise _exists(path) from error
     except (OSError, NotImplementedError):
-        # Without hard links: reserve the name, then replace the empty file.
-        _reserve(path)
+        # The file exists, or there are no hard links: reserve the name, replace the empty file.
+        try:
+            path.open("xb").close()
+        except FileExistsError as error:
+            raise _exists(path) from error
         try:
             temporary.replace(path)
         except BaseException:
             path.unlink(missing_ok=True)
             raise
-
-
-def _reserve(path: Path) -> None:
-    try:
-        path.open("xb").close()
-    except FileExistsError as error:
-        raise _exists(path) from error
 
 
 def _exists(path: Path) -> OutputExistsError:

@@ -322,7 +322,9 @@ def _timed(groups: list[list[_Unit]], duration: float, rules: SubtitleRules) -> 
     cues: list[Cue] = []
     for i, (group, start_ms) in enumerate(zip(groups, starts_ms, strict=True)):
         lines = _wrapped(group, rules)
-        chars = sum(_line_width(line) for line in lines)
+        chars = sum(unit.width + unit.space for line in lines for unit in line) - sum(
+            line[0].space for line in lines
+        )
         end_ms = max(round(1000 * group[-1].end), start_ms + rules.reading_ms(chars))
         end_ms = min(end_ms, start_ms + max_cue_ms)
         if i + 1 < len(groups):
@@ -340,10 +342,6 @@ def _timed(groups: list[list[_Unit]], duration: float, rules: SubtitleRules) -> 
 
 def _pieces(line: Sequence[_Unit]) -> tuple[Piece, ...]:
     return tuple(token.piece() for unit in line for token in unit.tokens)
-
-
-def _line_width(line: Sequence[_Unit]) -> int:
-    return sum(unit.width + unit.space for unit in line) - line[0].space
 
 
 def _wrapped(units: list[_Unit], rules: SubtitleRules) -> list[list[_Unit]]:

@@ -16,7 +16,7 @@ from ...service.acting import acting_for
 from ...service.formats import render
 from ...service.service import default_service, work
 from . import options as arg
-from .terminal import Bars, confirm, exit_codes, progress_bars, say, write_out
+from .terminal import confirm, exit_codes, progress_bars, say, write_out
 
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="ID of a job or a batch.")]
 Statuses = Annotated[
@@ -234,11 +234,9 @@ def _statuses(text: str) -> tuple[models.JobStatus, ...]:
 
 def _waited_for(job_id: str, *, quiet: bool) -> models.Job | models.Batch:
     with progress_bars(quiet=quiet) as bars:
-        return default_service().wait_for(job_id, FOREVER_S, lambda found: _draw(bars, found))
-
-
-def _draw(bars: Bars, found: models.Job | models.Batch) -> None:
-    bars("windows", found.percent, 100.0)
+        return default_service().wait_for(
+            job_id, FOREVER_S, lambda found: bars("windows", found.percent, 100.0)
+        )
 
 
 def _show_transcript(job_id: str, name: str, *, quiet: bool) -> None:

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ...domain.text_breaks import head
+from ...domain.transcript import Notice
 from ...errors import TranscribeError
 from ...service.model_fit import CachedModel, Machine
 from ...service.models import Batch, Diagnosis, Hit, Job, JobFailure
@@ -27,12 +28,6 @@ class Failure:
     code: str
     message: str
     hint: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Warned:
-    code: str
-    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +82,7 @@ class JobAnswer:
     language: str | None = None
     model: str | None = None
     device: str | None = None
-    warnings: Sequence[Warned] | None = None
+    warnings: Sequence[Notice] | None = None
     next_cursor: str | None = None
     next_step: str | None = None
     written: str | None = None
@@ -215,7 +210,7 @@ def failure_of(error: TranscribeError | JobFailure) -> Failure:
 def job_answer(job: Job, **more: Any) -> JobAnswer:
     """The state of a job; ``more`` overrides fields."""
     is_over = job.status.is_final
-    warnings = [Warned(notice.code, for_assistant(notice.message)) for notice in job.warnings]
+    warnings = [Notice(notice.code, for_assistant(notice.message)) for notice in job.warnings]
     state: dict[str, Any] = {
         "job_id": job.job_id,
         "status": job.status.value,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import secrets
@@ -61,11 +60,7 @@ def client_named(name: str) -> Client:
     """
     if name in CLIENTS:
         return CLIENTS[name]
-    near = difflib.get_close_matches(name.lower(), CLIENTS, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}? " if near else ""
-    raise UnknownNameError(
-        f"there is no client {name!r}", hint=f"{hint}clients: {', '.join(CLIENTS)}"
-    )
+    raise UnknownNameError.unknown(f"there is no client {name!r}", name, CLIENTS, "clients")
 
 
 def server_entry(client: Client) -> dict[str, Any]:

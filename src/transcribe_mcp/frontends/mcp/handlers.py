@@ -16,7 +16,7 @@ from ...service import model_fit
 from ...service.acting import acting_for
 from ...service.async_service import AsyncService
 from ...service.formats import find_format
-from ...service.models import Batch, Job, JobFilter, JobRequest, JobStatus, Segment
+from ...service.models import Batch, Job, JobFilter, JobRequest, JobStatus
 from ...service.sandbox import Sandbox
 from ...service.service import no_transcript
 from . import answers, pages
@@ -167,7 +167,9 @@ class Handlers:
             found, following = await self.service.call(
                 pages.segment_page, transcript, view, cursor, max_chars
             )
-            return {"segments": [_segment(each) for each in found], "next_cursor": following}
+            names = ("start", "end", "speaker", "text")
+            rows = [{name: getattr(each, name) for name in names} for each in found]
+            return {"segments": rows, "next_cursor": following}
         render = self._finished_text if job.status == "completed" else self._text
         whole = await self.service.call(render, view)
         text, following = pages.text_page(whole, view, cursor, max_chars)
@@ -246,15 +248,6 @@ def state(job: Job | Batch) -> answers.Answer:
 
 def _is_partial(job: Job) -> bool | None:
     return True if job.status != "completed" else None
-
-
-def _segment(segment: Segment) -> dict[str, Any]:
-    return {
-        "start": segment.start,
-        "end": segment.end,
-        "speaker": segment.speaker,
-        "text": segment.text,
-    }
 
 
 def filter_of(statuses: Sequence[str], source: str, batch_id: str, days: float | None) -> JobFilter:

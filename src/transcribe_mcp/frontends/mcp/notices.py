@@ -11,8 +11,9 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from operator import methodcaller
 from pathlib import PurePath
-from typing import Any, Protocol
+from typing import Any
 
 from ...domain.text_breaks import JOINERS, shortened
 from ...errors import JobNotFoundError, TranscribeError
@@ -20,6 +21,7 @@ from ...service.async_service import AsyncService
 from ...service.formats import FORMATS
 from ...service.models import Job, JobFilter, JobStatus
 from ...service.service import Service
+from . import sdk
 from .answers import clean, iso
 
 SCHEME = "transcript://"
@@ -32,35 +34,19 @@ FIRST_MODERN = "2026-07-28"
 _log = logging.getLogger("transcribe_mcp.mcp")
 
 
-class Session(Protocol):
-    """A connection of the 2025 protocol."""
-
-    async def send_resource_list_changed(self) -> None: ...
-
-    async def send_resource_updated(self, uri: str) -> None: ...
-
-
-class Bus(Protocol):
-    """The streams of the 2026 protocol."""
-
-    async def list_changed(self) -> None: ...
-
-    async def updated(self, uri: str) -> None: ...
-
-
 class Notices:
     """A middleware of the server (``__call__``) and a task beside it (``watch``)."""
 
     def __init__(
         self,
-        bus: Bus,
+        bus: sdk.InMemorySubscriptionBus,
         service: AsyncService,
         list_page: Callable[[str | None], Mapping[str, Any]],
     ) -> None:
         self._bus = bus
         self._service = service
         self._list_page = list_page
-        self._sessions: dict[int, Session] = {}
+        self._sessions: dict[int, Any] = {}  # connections of the 2025 protocol
         self._subscribed: dict[str, set[int]] = {}
         self._streams = 0
         self._known: dict[str, str] | None = (
@@ -150,21 +136,16 @@ class Notices:
 
     async def _tell(self, changed: list[str], *, listed: bool) -> None:
         if listed:
-            await self._bus.list_changed()
-            await self._to_sessions(
-                lambda session: session.send_resource_list_changed(), set(self._sessions)
-            )
-        for uri in {uri for job_id in changed for uri in self._uris_of(job_id)}:
-            await self._bus.updated(uri)
-            await self._to_sessions(_updated(uri), self._subscribed.get(uri, set()))
+            await self._bus.publish(sdk.ResourcesListChanged())
+            send = methodcaller("send_resource_list_changed")
+            await self._to_sessions(send, set(self._sessions))
+        endings = ("", *(f".{name}" for name in FORMATS))
+        for uri in {f"{SCHEME}{job_id}{ending}" for job_id in changed for ending in endings}:
+            await self._bus.publish(sdk.ResourceUpdated(uri=uri))
+            send = methodcaller("send_resource_updated", uri)
+            await self._to_sessions(send, self._subscribed.get(uri, set()))
 
-    def _uris_of(self, job_id: str) -> set[str]:
-        whole = f"{SCHEME}{job_id}"
-        return {whole, *(f"{whole}.{name}" for name in FORMATS)}
-
-    async def _to_sessions(
-        self, send: Callable[[Session], Awaitable[None]], keys: set[int]
-    ) -> None:
+    async def _to_sessions(self, send: Callable[[Any], Awaitable[None]], keys: set[int]) -> None:
         for key in list(keys):
             session = self._sessions.get(key)
             try:
@@ -178,10 +159,6 @@ class Notices:
         self._sessions.pop(key, None)
         for keys in self._subscribed.values():
             keys.discard(key)
-
-
-def _updated(uri: str) -> Callable[[Session], Awaitable[None]]:
-    return lambda session: session.send_resource_updated(uri)
 
 
 def _look(service: Service, known: Mapping[str, str]) -> dict[str, str]:

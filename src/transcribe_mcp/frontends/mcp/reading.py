@@ -8,7 +8,6 @@ because some clients refuse a whole server for any other keyword.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import json
 import re
@@ -119,14 +118,11 @@ def _is_not_given(value: Any, argument: Argument) -> bool:
 
 def _unknown(tool: str, written: str, arguments: Arguments) -> UsageError:
     squeezed = _squeezed(written)
-    synonyms = [
+    synonyms = (
         name for name, (each, _) in arguments.items() if squeezed in map(_squeezed, each.also)
-    ]
-    near = synonyms or difflib.get_close_matches(written.lower(), arguments, n=1, cutoff=0.6)
-    hint = f"did you mean {near[0]}? " if near else ""
-    return UsageError(
-        f"{tool} has no argument {written[:64]!r}", hint=f"{hint}arguments: {', '.join(arguments)}"
     )
+    message = f"{tool} has no argument {written[:64]!r}"
+    return UsageError.unknown(message, next(synonyms, written), arguments, "arguments")
 
 
 # --- values -------------------------------------------------------------------------------------
@@ -167,11 +163,8 @@ def _chosen(value: str, name: str, argument: Argument) -> str:
     name_of_choice = value.lower()
     if name_of_choice in argument.choices:
         return name_of_choice
-    near = difflib.get_close_matches(name_of_choice, argument.choices, n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
-    raise UnknownNameError(
-        f"{name} is {value[:64]!r}", hint=f"{hint}choose one of: {', '.join(argument.choices)}"
-    )
+    message = f"{name} is {value[:64]!r}"
+    raise UnknownNameError.unknown(message, value, argument.choices, "choose one of")
 
 
 def _number(value: Any, name: str, argument: Argument) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import difflib
 import logging
 import os
 import signal
@@ -101,7 +100,10 @@ class Tasks(sdk.Extension):
             return result  # a question to the client
         (block,) = result.content
         if not (isinstance(block, sdk.types.TextContent) and block.text.startswith("{")):
-            return tool_result(answers.refusal(_defect(params.name)))
+            # An exception that is not ours. The SDK has logged it and hides it here.
+            message = f"{params.name} failed because of a defect in the server"
+            hint = "see the server's standard error for the cause"
+            return tool_result(answers.refusal(TranscribeError(message, hint=hint)))
         return (as_task and await tasks.created_task(self._handlers, block.text)) or result
 
     def _is_supported(self, ctx: Any) -> bool:
@@ -125,19 +127,7 @@ def _tool_named(name: str) -> ToolEntry:
     """
     if name in TOOLS:
         return TOOLS[name]
-    near = difflib.get_close_matches(name, TOOLS, n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
-    raise UnknownNameError(
-        f"there is no tool {name[:64]!r}", hint=f"{hint}tools: {', '.join(TOOLS)}"
-    )
-
-
-def _defect(tool: str) -> TranscribeError:
-    """An exception that is not ours. The SDK has logged it and hides it here."""
-    return TranscribeError(
-        f"{tool} failed because of a defect in the server",
-        hint="see the server's standard error for the cause",
-    )
+    raise UnknownNameError.unknown(f"there is no tool {name[:64]!r}", name, TOOLS, "tools")
 
 
 # --- resources and prompts ----------------------------------------------------------------------
@@ -171,11 +161,6 @@ def _reader(handlers: Handlers, form: str) -> Callable[[str], Awaitable[str]]:
     return read_transcript
 
 
-def _add_prompts(server: sdk.MCPServer, service: Service) -> None:
-    for name, (function, title, about) in prompts.PROMPTS.items():
-        server.prompt(name=name, title=title, description=about)(_checked(function, service))
-
-
 def _checked(function: Callable[..., str], service: Service) -> Callable[..., str]:
     """A prompt that raises protocol errors, also if its job does not exist."""
 
@@ -188,16 +173,6 @@ def _checked(function: Callable[..., str], service: Service) -> Callable[..., st
 
 
 # --- the server ---------------------------------------------------------------------------------
-
-
-class _Bus(sdk.InMemorySubscriptionBus):
-    """The SDK's bus with the methods that ``notices`` calls."""
-
-    async def list_changed(self) -> None:
-        await self.publish(sdk.ResourcesListChanged())
-
-    async def updated(self, uri: str) -> None:
-        await self.publish(sdk.ResourceUpdated(uri=uri))
 
 
 class _Token(sdk.TokenVerifier):
@@ -219,7 +194,7 @@ def build_server(handlers: Handlers, token: str = "") -> sdk.MCPServer:
     """
     # Plain lines on standard error; the SDK would print tracebacks with source code.
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    bus = _Bus()
+    bus = sdk.InMemorySubscriptionBus()
 
     def list_page(cursor: str | None) -> dict[str, Any]:
         with _protocol_errors():
@@ -255,7 +230,9 @@ def build_server(handlers: Handlers, token: str = "") -> sdk.MCPServer:
         token_verifier=_Token(token) if token else None,
     )
     _add_resources(server, handlers)
-    _add_prompts(server, handlers.service.service)
+    for name, (function, title, about) in prompts.PROMPTS.items():
+        prompt = _checked(function, handlers.service.service)
+        server.prompt(name=name, title=title, description=about)(prompt)
     return server
 
 

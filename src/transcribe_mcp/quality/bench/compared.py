@@ -51,9 +51,7 @@ def require_peers(names: Sequence[str]) -> None:
     """
     for name in names:
         if name not in PEERS:
-            raise UnknownNameError(
-                f"there is no peer {name!r}", hint=f"choose from: {', '.join(PEERS)}"
-            )
+            raise UnknownNameError.unknown(f"there is no peer {name!r}", name, PEERS, "choose from")
     for name in names:
         _python_with(name)
 
