@@ -95,7 +95,7 @@ def save(facts: Facts, path: Path) -> None:
 
 
 def to_json(facts: Facts, *, scrub: bool = False) -> dict[str, dict[str, Any]]:
-    clean = _scrubber() if scrub else _unchanged
+    clean = _scrubber() if scrub else lambda value: value
     return {fact.name: _fact_json(fact, clean) for fact in facts.values()}
 
 
@@ -103,10 +103,6 @@ def _fact_json(fact: Fact, clean: Any) -> dict[str, Any]:
     record: dict[str, Any] = {"value": clean(fact.value), "took_s": fact.took_s}
     record |= {"unknown": clean(fact.unknown)} if fact.unknown else {"source": clean(fact.source)}
     return record
-
-
-def _unchanged(value: Any) -> Any:
-    return value
 
 
 def _scrubber() -> Any:

@@ -92,12 +92,9 @@ def probe_operations(
         if engine not in installed:
             continue
         devices = ["cuda"] if on_gpu and engine != "onnxruntime" else []
-        devices += ["cudnn"] if engine == "ctranslate2" and _brings_cudnn(facts) else []
+        has_shim = bool(facts.value("ctranslate2.binary", {}).get("cudnn_shim"))
+        devices += ["cudnn"] if engine == "ctranslate2" and has_shim else []
         for device in (*devices, "cpu"):
             child = run_operation(python, engine, device)
             value = {"end": child.end, "tail": child.tail, "took_s": child.took_s, **child.answer}
             yield known(f"deep.{engine}.{device}", value, "child process")
-
-
-def _brings_cudnn(facts: Facts) -> bool:
-    return bool(facts.value("ctranslate2.binary", {}).get("cudnn_shim"))

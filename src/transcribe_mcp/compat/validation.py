@@ -30,10 +30,6 @@ def _is_number(value: Any) -> bool:
     )
 
 
-def _is_positive(value: Any) -> bool:
-    return _is_number(value) and value > 0
-
-
 def _is_count(value: Any) -> bool:
     return _is_whole(value) and value > 0
 
@@ -106,7 +102,7 @@ SHAPES: Mapping[str, Shape] = {
     "cpu.logical": _is_count,
     "cpu.usable": _is_count,
     "cpu.physical": _is_count,
-    "cpu.quota": _is_positive,
+    "cpu.quota": lambda value: _is_number(value) and value > 0,
     "cpu.flags": _texts,
     "cpu.translated": _is_flag,
     "memory.total_bytes": _is_count,

@@ -72,51 +72,48 @@ def add(
     duplicates = [duplicate for duplicate, _ in found]
     job_ids = {duplicate.job_id for duplicate in duplicates if duplicate is not None}
     sharing = owners.Sharing.read(connection, job_ids)
-    has_room = _admit(n_queued, requests, duplicates)
+    places, n_new = _places(n_queued, requests, duplicates)
     for _, requirement in found:
         if requirement is not None:
             require(connection, *requirement)
-    n_new = sum(room is True for room in has_room)
     if n_new:
         limit = min(limit for _, limit in requests)
         require(connection, _HAS_ROOM, {"n_new": n_new, "limit": limit})
-    answers: list[str | Exception] = []
-    added: dict[tuple[str, ...], str] = {}
-    for (job, limit), duplicate, room in zip(requests, duplicates, has_room, strict=True):
-        if room is False:
-            answers.append(_queue_full(n_queued + n_new, limit))
+    inserted: set[str] = set()
+    for (job, _), duplicate, place in zip(requests, duplicates, places, strict=True):
+        if isinstance(place, Exception):
             continue
-        if duplicate is not None:
-            job_id = duplicate.job_id
-            if job.roots is not None and _roots(job) != duplicate.roots:
-                _insert_roots(connection, job_id, job)
-        elif _may_join(job) and _key(job) in added:
-            job_id = added[_key(job)]
-        else:
-            job_id = _insert(connection, queue, job, batch_id)
-            if _may_join(job):
-                added[_key(job)] = job_id
-        owner_id = sharing.add(connection, job_id, job.owner, batch_id)
-        outputs.add(connection, job_id, owner_id, job.outputs)
-        answers.append(job_id)
-    return answers
+        if duplicate is None and place not in inserted:
+            _insert(connection, queue, place, job, batch_id)
+            inserted.add(place)
+        elif duplicate is not None and job.roots is not None and _roots(job) != duplicate.roots:
+            _insert_roots(connection, place, job)
+        owner_id = sharing.add(connection, place, job.owner, batch_id)
+        outputs.add(connection, place, owner_id, job.outputs)
+    return places
 
 
-def _admit(
+def _places(
     n_queued: int, requests: Sequence[tuple[NewJob, int]], duplicates: Sequence[Any | None]
-) -> list[bool | None]:
-    """Whether the queue has room for each new job; ``None`` for a job that needs no place."""
-    found: list[bool | None] = []
+) -> tuple[list[str | Exception], int]:
+    """For each job the id of its row, or an error if the queue has no room; and the number of new
+    rows in the queue.
+    """
+    places: list[str | Exception] = []
+    ids: dict[tuple[str, ...], str] = {}
     n_new = 0
-    keys: set[tuple[str, ...]] = set()
     for (job, limit), duplicate in zip(requests, duplicates, strict=True):
-        joins = duplicate is not None or (_may_join(job) and _key(job) in keys)
-        room = None if joins or job.answer is not None else n_queued + n_new < limit
-        n_new += room is True
-        if _may_join(job) and room is not False:
-            keys.add(_key(job))
-        found.append(room)
-    return found
+        shared = ids.get(_key(job)) if _may_join(job) else None
+        job_id = duplicate.job_id if duplicate is not None else shared
+        if job_id is None and job.answer is None:
+            if n_queued + n_new >= limit:
+                places.append(_queue_full(n_queued + n_new, limit))
+                continue
+            n_new += 1
+        places.append(job_id or new_id())
+        if _may_join(job):
+            ids.setdefault(_key(job), str(places[-1]))
+    return places, n_new
 
 
 def refused(new: Sequence[NewJob], added: Sequence[str | Exception]) -> list[Refused]:
@@ -166,9 +163,8 @@ def _roots(job: NewJob) -> str | None:
 
 
 def _insert(
-    connection: sa.Connection, queue: WorkflowQueue, job: NewJob, batch_id: str | None
-) -> str:
-    job_id = new_id()
+    connection: sa.Connection, queue: WorkflowQueue, job_id: str, job: NewJob, batch_id: str | None
+) -> None:
     row = to_row(job_id, job, batch_id)
     connection.execute(jobs.insert(), row)
     if job.roots is not None:
@@ -177,7 +173,6 @@ def _insert(
         connection.execute(_REMEMBER_HASH, row)
     if job.answer is None:
         queue.add(connection, job_id, job.queue, job.priority)
-    return job_id
 
 
 def _insert_roots(connection: sa.Connection, job_id: str, job: NewJob) -> None:

@@ -178,7 +178,7 @@ class QueueState:
     def placed(self, job: Job, row: Any) -> Job:
         job = replace(job, waiting_for=self._waiting_for(job))
         if job.status is JobStatus.RUNNING:
-            left_s = _left(row)
+            left_s = None if row.duration_s is None else max(0.0, row.duration_s - row.done_s)
             speed = row.speed or self.speed
         else:
             left_s = self.left_s.get(job.job_id)
@@ -194,10 +194,6 @@ class QueueState:
         ):
             return "no worker: none runs"  # a younger job's worker may be starting
         return self.waiting_for
-
-
-def _left(row: Any) -> float | None:
-    return None if row.duration_s is None else max(0.0, row.duration_s - row.done_s)
 
 
 _left_s = sa.case((jobs.c.duration_s > jobs.c.done_s, jobs.c.duration_s - jobs.c.done_s), else_=0.0)

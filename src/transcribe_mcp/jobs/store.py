@@ -97,7 +97,11 @@ class Store(Database):
     def __init__(self, data_dir: Path, configured_url: str = "") -> None:
         super().__init__(data_dir, configured_url)
         self.queue = WorkflowQueue(self.engine)
-        self._group_commit = GroupCommit(self._add_all)
+        self._group_commit: GroupCommit[tuple[NewJob, int], str] = GroupCommit(
+            lambda requests: self.transact(
+                lambda connection: adding.add(connection, self.queue, requests, None)
+            )
+        )
 
     # --- adding ---------------------------------------------------------------------------------
 
@@ -152,9 +156,6 @@ class Store(Database):
 
         self.transact(add)
         return batch_id
-
-    def _add_all(self, requests: Sequence[tuple[NewJob, int]]) -> list[str | Exception]:
-        return self.transact(lambda connection: adding.add(connection, self.queue, requests, None))
 
     def find_finished(self, content: ContentKey, source: str) -> Any | None:
         """The newest completed job with the same content and options, preferably of this source."""

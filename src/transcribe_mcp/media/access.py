@@ -84,7 +84,7 @@ class Access:
             SourceUnreadableError: not a regular file, or no permission.
             SourceTooLargeError: larger than the limit.
         """
-        written = self._written(source)
+        written = self.written(source)
         try:
             path = self._resolve(written, source)
             status = path.stat()
@@ -111,14 +111,6 @@ class Access:
                 hint="extract its sound track, or raise TRANSCRIBE_MCP_MAX_FILE_GIB",
             )
         return path
-
-    def require_inside(self, source: str) -> None:
-        """Check a name as written, without touching the disk.
-
-        Raises:
-            SourceRefusedError: outside the roots or hidden.
-        """
-        self._written(source)
 
     def output(self, target: str, extension: str) -> Path:
         """Check a target for a result: inside the roots, not hidden, with the format's extension.
@@ -149,11 +141,14 @@ class Access:
             )
         return path
 
-    def _written(self, source: str) -> Path:
+    def written(self, source: str) -> Path:
         """Resolve a name to an absolute path inside a root, without touching the disk elsewhere.
 
         Prefers the first spelling that exists, then a single file that looks the same, then the
         plain name.
+
+        Raises:
+            SourceRefusedError: outside the roots or hidden.
         """
         for name in spellings(source):
             with suppress(SourceRefusedError):
@@ -302,7 +297,7 @@ class _Search:
 
     def _expand(self, source: str) -> Iterator[tuple[str, Path]]:
         """Yield each name as written, with its path relative to the named directory."""
-        written = self.access._written(source)
+        written = self.access.written(source)
         if written.is_dir():
             yield from self._media_below(written, source)
         elif glob.has_magic(str(written)) and not written.exists():

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import sys
 from pathlib import Path
 
+from ..domain.files import atomic_write
 from ..errors import NotMediaError, SourceTooLargeError, SourceUnreadableError, UsageError
 
 CHUNK_BYTES = 1 << 20
@@ -35,29 +35,22 @@ def save_piped(path: Path, max_bytes: int) -> str:
     require_pipe()
     digest = hashlib.sha256()
     size = 0
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with os.fdopen(os.open(temporary, _NEW_FILE, 0o600), "wb") as file:
+        with atomic_write(path, mode=0o600) as file:
             while chunk := sys.stdin.buffer.read(CHUNK_BYTES):
                 size += len(chunk)
                 _require_size(size, max_bytes)
                 digest.update(chunk)
                 file.write(chunk)
-        if not size:
-            raise NotMediaError("standard input is empty (0 bytes)", hint=_HINT)
-        temporary.replace(path)
+            if not size:
+                raise NotMediaError("standard input is empty (0 bytes)", hint=_HINT)
     except OSError as error:
         reason = error.strerror or str(error)
         raise SourceUnreadableError(
             f"standard input cannot be saved to {path}: {reason}", hint="name a file"
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return digest.hexdigest()
-
-
-_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 
 
 def _require_size(n_bytes: int, max_bytes: int) -> None:

@@ -61,17 +61,12 @@ def tracks_of(container: InputContainer) -> tuple[Track, ...]:
             number,
             stream.index,
             *_codec_of(stream),
-            language=_language_of(stream),
+            language="" if (code := stream.metadata.get("language", "")) == "und" else code,
             title=stream.metadata.get("title", "") or _handler_name(stream),
             is_default=stream.index == default.index,
         )
         for number, stream in enumerate(container.streams.audio, start=1)
     )
-
-
-def _language_of(stream: AudioStream) -> str:
-    language = stream.metadata.get("language", "")
-    return "" if language == "und" else language
 
 
 def _codec_of(stream: AudioStream) -> tuple[str, int, str]:
@@ -118,7 +113,9 @@ def chosen_channels(n_channels: int, requested: str, what: str) -> tuple[tuple[s
     if requested in ("auto", "mix") or (requested == "split" and n_channels == 1):
         return ((requested if requested != "split" else "auto", ""),)
     if requested == "split":
-        return tuple((str(i + 1), _channel_name(i, n_channels)) for i in range(n_channels))
+        others = (f"channel {i + 1}" for i in range(n_channels))
+        names = CHANNEL_NAMES if n_channels == 2 else others
+        return tuple((str(i), name) for i, name in enumerate(names, start=1))
     number = CHANNEL_NAMES.index(requested) + 1 if requested in CHANNEL_NAMES else int(requested)
     if number > n_channels or (requested in CHANNEL_NAMES and n_channels == 1):
         there = {1: "one channel", 2: "the channels 1 (left) and 2 (right)"}.get(
@@ -127,10 +124,6 @@ def chosen_channels(n_channels: int, requested: str, what: str) -> tuple[tuple[s
         message = f"{what}: there is no channel {requested}; it has {there}"
         raise UsageError(message, hint="give the number of one of its channels, auto, mix or split")
     return ((str(number), ""),)
-
-
-def _channel_name(index: int, n_channels: int) -> str:
-    return CHANNEL_NAMES[index] if n_channels == 2 else f"channel {index + 1}"
 
 
 def excerpts(media: Media) -> Iterator[Samples]:

@@ -133,7 +133,8 @@ class Walk:
         entries: list[os.DirEntry[str]] = []
         self._look_up()
         try:
-            with directory.scan() as found:
+            place = directory.path if directory.descriptor is None else directory.descriptor
+            with os.scandir(place) as found:
                 for entry in found:
                     entries.append(entry)
                     if len(entries) > self._entries_left:
@@ -172,28 +173,25 @@ class _Directory:
     def __init__(self, folder: Path, relative: Path, descriptor: int | None) -> None:
         self.folder = folder
         self.relative = relative
-        self._descriptor = descriptor
+        self.descriptor = descriptor
 
     @property
     def path(self) -> Path:
         return self.folder / self.relative
 
-    def scan(self) -> os._ScandirIterator[str]:
-        return os.scandir(self.path if self._descriptor is None else self._descriptor)
-
     def below(self, name: str) -> _Directory:
         descriptor = None
-        if self._descriptor is not None:
-            descriptor = open_subdirectory(name, self._descriptor)
+        if self.descriptor is not None:
+            descriptor = open_subdirectory(name, self.descriptor)
         elif Path(os.path.realpath(self.path / name)) != self.path / name:
             # On Windows a junction looks like a directory.
             raise NotADirectoryError(errno.ENOTDIR, "it is a link")
         return _Directory(self.folder, self.relative / name, descriptor)
 
     def close(self) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        if self.descriptor is not None:
+            os.close(self.descriptor)
+            self.descriptor = None
 
 
 def short(source: str) -> str:

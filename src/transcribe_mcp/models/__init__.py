@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -307,7 +306,7 @@ def _repo_of(name: str) -> str:
     if Path(name).expanduser().is_file():
         message = f"{name} is a file, but a model is a directory"
         raise UnknownNameError(message, hint=f"give its directory: {Path(name).parent}")
-    if hub.is_hub_id(name):
+    if hub.HUB_ID.fullmatch(name):
         return name
     if any(mark in name for mark in ("/", "\\")):
         raise UnknownNameError(
@@ -407,8 +406,5 @@ def _row(name: str, repo: str, entry: CatalogueEntry | None) -> ModelRow:
 
 
 def _bytes_below(directory: Path) -> int:
-    return sum(file.lstat().st_size for file in _files_below(directory))
-
-
-def _files_below(directory: Path) -> Iterator[Path]:
-    return (file for file in directory.rglob("*") if file.is_file() and not file.is_symlink())
+    files = (file for file in directory.rglob("*") if file.is_file() and not file.is_symlink())
+    return sum(file.lstat().st_size for file in files)

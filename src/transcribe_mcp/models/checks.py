@@ -76,8 +76,8 @@ def _check_huggingface(directory: Path) -> None:
         for name in ("suppress_tokens", "begin_suppress_tokens"):
             _check_ids(file, name, content.get(name) or [], None)
     languages = _language_ids(generation_file, generation.get("lang_to_id"), geometry.vocab_size)
-    tokens = _tokens(directory)
-    _check_text_tokens(directory, tokens, geometry.vocab_size)
+    tokens = tokens_of(directory)
+    check_text_tokens(directory, tokens, geometry.vocab_size)
     declared = {
         token: generation.get(name, config.get(name)) for name, token in _DECLARED_TOKENS.items()
     }
@@ -88,7 +88,7 @@ def _check_huggingface(directory: Path) -> None:
             raise ModelFormatError(message, hint=_OF_ANOTHER)
 
 
-def _tokens(directory: Path) -> dict[str, int]:
+def tokens_of(directory: Path) -> dict[str, int]:
     """Ids by token, from tokenizer.json or the older vocab.json and added_tokens.json."""
     file = directory / "tokenizer.json"
     if not file.is_file():
@@ -114,7 +114,7 @@ def _tokens(directory: Path) -> dict[str, int]:
     return tokens
 
 
-def _check_text_tokens(directory: Path, tokens: Mapping[str, int], size: int) -> None:
+def check_text_tokens(directory: Path, tokens: Mapping[str, int], size: int) -> None:
     missing = next((token for token in _NEEDED_TOKENS if tokens.get(token, size) >= size), None)
     if missing is not None:
         message = (
@@ -153,7 +153,7 @@ def _check_ctranslate2(directory: Path) -> None:
     for name in ("lang_ids", "suppress_ids", "suppress_ids_begin"):
         lowest = 0 if name == "lang_ids" else -1
         _check_ids(config_file, name, config.get(name, []), size, lowest=lowest)
-    _check_same_tokens(directory, _tokens(directory), vocabulary)
+    _check_same_tokens(directory, tokens_of(directory), vocabulary)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +209,7 @@ def _check_alignment_heads(
 
 def _check_same_tokens(directory: Path, tokens: Mapping[str, int], vocabulary: list[str]) -> None:
     size = len(vocabulary)
-    _check_text_tokens(directory, tokens, size)
+    check_text_tokens(directory, tokens, size)
     moved = [
         token for token, number in tokens.items() if number < size and vocabulary[number] != token
     ]

@@ -29,6 +29,7 @@ from ..domain.files import atomic_write
 from ..domain.progress import Progress
 from ..errors import ModelError, ModelFormatError
 from ..settings import settings
+from .checks import check_text_tokens, tokens_of
 from .layouts import Checkpoint, is_english_only, read_json, weight_files
 
 if TYPE_CHECKING:
@@ -46,7 +47,6 @@ _TEXTS = (
 )
 _COPIED = ("generation_config.json", "preprocessor_config.json")
 _LANGUAGE = re.compile(r"<\|[a-z]{2,3}\|>")
-_NEEDED_TOKENS = ("<|startoftranscript|>", "<|endoftext|>", "<|notimestamps|>")
 _SPARE_TOKEN = "<|startoflm|>"  # an unused special token
 
 
@@ -186,7 +186,7 @@ def _convert(
     files = weight_files(source)
     tensors = Tensors(files)
     write_tokenizer(source, output)
-    vocabulary = _vocabulary(output / "tokenizer.json", geometry.vocab_size)
+    vocabulary = _vocabulary(output, geometry.vocab_size)
     generation = read_json(source / "generation_config.json")
     decoding = {
         "suppress_ids": token_ids("suppress_tokens", generation, config, geometry.vocab_size),
@@ -262,29 +262,15 @@ def write_tokenizer(source: Path, output: Path) -> None:
     tokenizer.save(str(output / "tokenizer.json"))
 
 
-def _vocabulary(file: Path, size: int) -> list[str]:
+def _vocabulary(directory: Path, size: int) -> list[str]:
     """The tokens by id, exactly ``size``.
 
     Tokenizers of older checkpoints lack the timestamps, 0.02 s apart. They are added.
     """
-    content = read_json(file)
-    model = content.get("model")
-    tokens = (
-        dict(model["vocab"])
-        if isinstance(model, dict) and isinstance(model.get("vocab"), dict)
-        else {}
-    )
-    tokens |= {entry["content"]: entry["id"] for entry in content.get("added_tokens") or []}
+    tokens = tokens_of(directory)
+    check_text_tokens(directory, tokens, size)
     by_id = {number: token for token, number in tokens.items() if number < size}
-    end = max(by_id, default=-1) + 1
-    missing = next(
-        (token for token in _NEEDED_TOKENS if token not in tokens or tokens[token] >= size), None
-    )
-    if missing is not None:
-        raise ModelFormatError(
-            f"{file.name} has no token {missing} below {size}",
-            hint="use the tokenizer of this model",
-        )
+    end = max(by_id) + 1
     return [by_id[n] if n in by_id else _filler(n, end) for n in range(size)]
 
 

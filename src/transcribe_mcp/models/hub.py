@@ -37,7 +37,7 @@ STALL_S = 30.0  # longest pause of a transfer
 RETRIES = 4  # without progress in between; the pause doubles from 0.25 s
 _DISK_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _HEX = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
-_REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 T = TypeVar("T")
 
@@ -63,10 +63,6 @@ class RemoteRepository:
         return RemoteRepository(
             self.repo, self.commit, tuple(f for f in self.files if f.name in names)
         )
-
-
-def is_hub_id(name: str) -> bool:
-    return _REPO.fullmatch(name) is not None
 
 
 def is_offline() -> bool:
@@ -144,7 +140,8 @@ def download(remote: RemoteRepository, progress: Progress) -> Path:
     """
     directory = repository_directory(remote.repo)
     snapshot = directory / "snapshots" / remote.commit
-    missing = [f for f in remote.files if not _is_cached(snapshot / f.name, f)]
+    cached = {path.name: path.stat().st_size for path in snapshot.glob("*") if path.is_file()}
+    missing = [f for f in remote.files if cached.get(f.name) != f.size_bytes]
     total = sum(f.size_bytes for f in remote.files)
     done = total - sum(f.size_bytes for f in missing)
     with _disk_errors(directory):
@@ -261,10 +258,6 @@ def _remote_file(entry: Any) -> RemoteFile:
     lfs = entry.get("lfs")
     name = entry["rfilename"].replace("\\", "_")  # safe as a file name on Windows
     return RemoteFile(name, int(entry["size"]), lfs["sha256"] if lfs else entry["blobId"])
-
-
-def _is_cached(pointer: Path, file: RemoteFile) -> bool:
-    return pointer.is_file() and pointer.stat().st_size == file.size_bytes
 
 
 def _report_from(progress: Progress, start: int, total: int, got: int) -> None:

@@ -151,7 +151,12 @@ class Decoder:
         """The parts as one attempt. ``raw``: their words as the engine timed them."""
         if not parts:
             return Attempt((), "silence")
-        parts = [_without_gap(part) for part in parts]
+        parts = [  # they are looked at anew for speech without words
+            replace(part, judged=replace(part.judged, failure=None))
+            if part.judged.failure == GAP
+            else part
+            for part in parts
+        ]
         failures = [part.judged.failure for part in parts if part.judged.failure is not None]
         fits = all(part.judged.fits for part in parts)
         words = [word for part in parts for word in part.words]
@@ -429,15 +434,6 @@ def _only_new(
 
 def _plain(word: Word) -> str:
     return "".join(character for character in word.text.casefold() if character.isalnum())
-
-
-def _without_gap(part: PartResult) -> PartResult:
-    """A part before it is looked at anew for speech without words."""
-    return (
-        replace(part, judged=replace(part.judged, failure=None))
-        if part.judged.failure == GAP
-        else part
-    )
 
 
 def _part(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -148,14 +148,21 @@ def _with_speech(
     """
     if len(tracks) < 2:
         return tracks, ""
-    measure = _speech_measure() if uses_vad else _sound_s
+    detector = SpeechDetector() if uses_vad else None
     heard: list[tuple[float, float]] = []
     for track in tracks:
         speech_s = 0.0
         loudest_db = -np.inf
         for samples in excerpts(find(path, track.stream).media):
-            speech_s += measure(samples)
-            loudest_db = max(loudest_db, _loudest_db(samples))
+            levels = Levels()
+            leveled = levels.leveled(samples)
+            loudest_db = max(loudest_db, levels.loudest_db)
+            if detector is None:
+                n_loud = sum(int((frames > SOUND_DB).sum()) for frames in levels.frames)
+                speech_s += n_loud / FRAMES_PER_S
+            else:
+                probabilities = detector.push(leveled, last=True)
+                speech_s += float((probabilities >= SPEECH_PROBABILITY).sum() * FRAME_S)
             if speech_s >= ENOUGH_SPEECH_S:
                 break
         heard.append((speech_s, loudest_db))
@@ -168,28 +175,6 @@ def _with_speech(
     return (tracks[best],), f", because no speech was found in track {first}" if best and heard[
         best
     ][0] else ""
-
-
-def _speech_measure() -> Callable[[Samples], float]:
-    detector = SpeechDetector()
-
-    def speech_s(samples: Samples) -> float:
-        probabilities = detector.push(Levels().leveled(samples), last=True)
-        return float((probabilities >= SPEECH_PROBABILITY).sum() * FRAME_S)
-
-    return speech_s
-
-
-def _sound_s(samples: Samples) -> float:
-    levels = Levels()
-    levels.leveled(samples)
-    return sum(int((frames > SOUND_DB).sum()) for frames in levels.frames) / FRAMES_PER_S
-
-
-def _loudest_db(samples: Samples) -> float:
-    levels = Levels()
-    levels.leveled(samples)
-    return levels.loudest_db
 
 
 # --- several voices in one transcript

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from ..domain.options import EngineSpec, Options
 from ..domain.progress import Progress, no_progress
 from ..errors import UsageError
 from . import Evaluation, engine_of
-
-if TYPE_CHECKING:
-    from ..quality.bench import PeerTime
 
 ENGLISH = Options(language="en")
 MAX_MINUTES = 240.0  # decoded in memory, 3.8 MB a minute
@@ -62,11 +57,8 @@ def bench(request: BenchRequest, progress: Progress = no_progress) -> Evaluation
     finally:
         engine.close()  # the peers get the device for themselves
     if request.peers:
-        found = replace(found, peers=tuple(_peers(found.info, samples, request.options.language)))
+        from ..quality.bench.peers import run_peers
+
+        peers = run_peers(found.info, samples, request.options.language)
+        found = replace(found, peers=tuple(peers))
     return Evaluation(found.table(), found.to_json())
-
-
-def _peers(info: Any, samples: Any, language: str) -> Iterator[PeerTime]:
-    from ..quality.bench.peers import run_peers
-
-    return run_peers(info, samples, language)

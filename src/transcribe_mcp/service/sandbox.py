@@ -65,7 +65,7 @@ class Sandbox:
         for source in map(bare_url, sources):
             try:
                 if not is_url(source):
-                    self.access.require_inside(source)
+                    self.access.written(source)
             except SourceRefusedError:
                 return True
         return False

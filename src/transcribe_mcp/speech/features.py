@@ -70,14 +70,9 @@ def _power_spectrum(samples: NDArray[np.float32], n_frames: int) -> NDArray[np.f
     padded[:half] = padded[FFT_SAMPLES:half:-1]
     padded[-half:] = padded[-half - 2 : -FFT_SAMPLES - 2 : -1]
     frames = np.lib.stride_tricks.sliding_window_view(padded, FFT_SAMPLES)[::HOP_SAMPLES][:n_frames]
-    spectrum = np.fft.rfft(frames * _hann_window(), axis=-1)
+    hann = np.hanning(FFT_SAMPLES + 1)[:-1].astype(np.float32)  # periodic, as torch.hann_window
+    spectrum = np.fft.rfft(frames * hann, axis=-1)
     return np.asarray(spectrum.real**2 + spectrum.imag**2, dtype=np.float32)
-
-
-@lru_cache(maxsize=1)
-def _hann_window() -> NDArray[np.float32]:
-    """Periodic Hann window, as in torch.hann_window."""
-    return np.hanning(FFT_SAMPLES + 1)[:-1].astype(np.float32)
 
 
 @lru_cache(maxsize=4)

@@ -24,22 +24,18 @@ _SYSCTL_TIMEOUT_S = 3
 
 def probe_cpu() -> Iterator[Fact]:
     yield known("cpu.logical", os.cpu_count() or 1, "os.cpu_count")
-    yield _usable()
     yield _quota()
     if sys.platform == "linux":
+        yield known("cpu.usable", len(os.sched_getaffinity(0)), "sched_getaffinity")
         yield from _linux_cpu(text_of("/proc/cpuinfo") or "")
-    elif sys.platform == "darwin":
+        return
+    yield known("cpu.usable", os.cpu_count() or 1, "os.cpu_count")
+    if sys.platform == "darwin":
         yield from _mac_cpu()
     else:
         yield known("cpu.model", platform.processor(), "platform.processor")
         yield unknown("cpu.physical", "not read on this system")
         yield unknown("cpu.flags", "not read on this system")
-
-
-def _usable() -> Fact:
-    if sys.platform == "linux":
-        return known("cpu.usable", len(os.sched_getaffinity(0)), "sched_getaffinity")
-    return known("cpu.usable", os.cpu_count() or 1, "os.cpu_count")
 
 
 def _linux_cpu(text: str) -> Iterator[Fact]:

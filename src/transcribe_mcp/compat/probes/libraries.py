@@ -83,7 +83,7 @@ def package_libraries() -> Iterator[tuple[Path, str]]:
         folder.parent
         for name, at in installed_folders().items()
         for _, folder in at
-        if _brings(name)
+        if name.startswith("nvidia-") or name == "torch"
     }
     for place in sorted(places):
         for pattern in ("nvidia/*/lib", "nvidia/*/bin", "nvidia/*/bin/*", "torch/lib"):
@@ -91,10 +91,6 @@ def package_libraries() -> Iterator[tuple[Path, str]]:
                 for path in entries_of(folder):
                     if _NAME.fullmatch(path.name):
                         yield path, str(folder.relative_to(place))
-
-
-def _brings(name: str) -> bool:
-    return name.startswith("nvidia-") or name == "torch"
 
 
 def probe() -> Iterator[Fact]:

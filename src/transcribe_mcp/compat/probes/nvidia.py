@@ -35,7 +35,9 @@ def start_children() -> None:
 
 def probe() -> Iterator[Fact]:
     yield _kernel_driver()
-    yield known("nvidia.devices", _devices(), "/dev")
+    files = [path.name for path in entries_of("/dev")]
+    devices = [name for name in files if re.fullmatch(r"nvidia(\d+|ctl|-uvm)|dxg", name)]
+    yield known("nvidia.devices", devices, "/dev")
     yield _pci()
     answers = {}
     for api in ("nvml", "cuda"):
@@ -68,11 +70,6 @@ def _kernel_driver() -> Fact:
     if match:
         return known("nvidia.kernel_driver", match[1], "/proc/driver/nvidia/version")
     return unknown("nvidia.kernel_driver", "no nvidia kernel module is loaded")
-
-
-def _devices() -> list[str]:
-    names = [path.name for path in entries_of("/dev")]
-    return [name for name in names if re.fullmatch(r"nvidia(\d+|ctl|-uvm)|dxg", name)]
 
 
 def _pci() -> Fact:

@@ -18,14 +18,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ... import models
 from ...compat import environments
 from ...compat.errors import CompatError
 from ...domain.progress import Progress, no_progress
 from ...domain.transcript import Segment, Transcript, Word
 from ...engines import EngineInfo
 from ...errors import EngineFailedError, EngineUnavailableError, UnknownNameError
-from ...models.conversion import ctranslate2_directory
+from .peers import converted
 
 PEERS = ("faster-whisper", "faster-whisper-batched", "whisperx")
 BEAM_SIZE = 5  # the default of each
@@ -74,7 +73,7 @@ def peer_transcripts(
         language = info.languages[
             0
         ]  # WhisperX would ask the model to detect it, which such a model cannot
-    model = _model_for_peers(info, progress)
+    model = converted(info.model, "int8", progress)
     arguments = [name, str(model), "int8", language, str(BEAM_SIZE), *map(str, recordings)]
     command = [str(_python_with(name)), str(_CHILD), *arguments]
     n_done = 0
@@ -139,12 +138,6 @@ def _python_with_whisperx() -> Path:
         )
         raise EngineUnavailableError(problem, hint=f"make another one: {create}")
     raise EngineUnavailableError("whisperx is not installed: no environment has it", hint=create)
-
-
-def _model_for_peers(info: EngineInfo, progress: Progress) -> Path:
-    """The engine's weights in the peers' format."""
-    checkpoint = models.resolve(info.model, offline=True, progress=progress)
-    return ctranslate2_directory(checkpoint, "int8", progress)
 
 
 def _read(name: str, data: dict[str, Any]) -> PeerTranscript:

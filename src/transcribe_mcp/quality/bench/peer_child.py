@@ -13,6 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 SAMPLE_RATE_HZ = 16_000
@@ -47,12 +48,6 @@ def faster_whisper(
     return run
 
 
-def faster_whisper_batched(
-    model: str, compute_type: str, language: str | None, beam_size: int
-) -> Run:
-    return faster_whisper(model, compute_type, language, beam_size, batched=True)
-
-
 def whisperx(model: str, compute_type: str, language: str | None, beam_size: int) -> Run:
     """Without alignment and speaker models, which only the model hub has; words have no times.
 
@@ -80,9 +75,9 @@ def whisperx(model: str, compute_type: str, language: str | None, beam_size: int
     return run
 
 
-PEERS = {
+PEERS: dict[str, Callable[..., Run]] = {
     "faster-whisper": faster_whisper,
-    "faster-whisper-batched": faster_whisper_batched,
+    "faster-whisper-batched": partial(faster_whisper, batched=True),
     "whisperx": whisperx,
 }
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from ... import models
-from ...domain.progress import no_progress
+from ...domain.progress import Progress, no_progress
 from ...engines import EngineInfo
 from ...errors import TranscribeError
 from ...media.decode import Samples
@@ -52,7 +52,8 @@ class PeerRequest:
 def _faster_whisper(request: PeerRequest, samples: Samples) -> Callable[[], int]:
     """The batched pipeline: CTranslate2 in int8 on a CPU, float16 on a GPU."""
     module = importlib.import_module("faster_whisper")
-    directory = _converted(request, "int8" if request.device == "cpu" else "source")
+    quantization = "int8" if request.device == "cpu" else "source"
+    directory = str(converted(request.model, quantization, no_progress))
     kind = "int8" if request.device == "cpu" else "float16"
     model = module.WhisperModel(directory, device=request.device, compute_type=kind)
     pipeline = module.BatchedInferencePipeline(model)
@@ -135,9 +136,10 @@ def _in_child(name: str, request: str) -> PeerTime:
     return PeerTime(name, float(json.loads(done.stdout.strip().splitlines()[-1])["seconds"]))
 
 
-def _converted(request: PeerRequest, quantization: Any) -> str:
-    checkpoint = models.resolve(request.model, offline=True, progress=no_progress)
-    return str(ctranslate2_directory(checkpoint, quantization, no_progress))
+def converted(model: str, quantization: Any, progress: Progress) -> Path:
+    """The engine's weights in the peers' format."""
+    checkpoint = models.resolve(model, offline=True, progress=progress)
+    return ctranslate2_directory(checkpoint, quantization, progress)
 
 
 def main(name: str, text: str) -> None:
