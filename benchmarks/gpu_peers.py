@@ -8,6 +8,7 @@ import importlib
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,14 @@ def _fitting(batches: tuple[int, ...], one: Callable[[int], float]) -> Figures:
     return found
 
 
+def _generate(model: Any, features: torch.Tensor, mask: torch.Tensor) -> Any:
+    with torch.inference_mode():
+        return model.generate(
+            features, attention_mask=mask, language="en", task="transcribe",
+            return_timestamps=False, do_sample=False, num_beams=1,
+        )  # fmt: skip
+
+
 def transformers(setup: Setup, name: str, batches: tuple[int, ...]) -> Figures:
     """``generate`` in float16 with sdpa, greedy."""
     module = importlib.import_module("transformers")
@@ -50,19 +59,18 @@ def transformers(setup: Setup, name: str, batches: tuple[int, ...]) -> Figures:
     def one(batch: int) -> float:
         features = torch.from_numpy(_mel(name, batch)).to(setup.device, kind)
         mask = torch.ones(batch, WINDOW_FRAMES, device=setup.device)
-
-        def generate() -> Any:
-            with torch.inference_mode():
-                return model.generate(
-                    features, attention_mask=mask, language="en", task="transcribe",
-                    return_timestamps=False, do_sample=False, num_beams=1,
-                )  # fmt: skip
-
+        generate = partial(_generate, model, features, mask)
         n_tokens = generate().shape[1]
         assert TOKENS <= n_tokens <= TOKENS + PROMPT_TOKENS + 1, f"{n_tokens} tokens are no measure"
         return seconds(generate, 1 if name == "large-v3" else 2, 0)
 
     return _fitting(batches, one)
+
+
+def _encode_and_generate(model: Any, features: Any, prompts: list[list[int]]) -> list[Any]:
+    encoded = model.encode(features, to_cpu=False)
+    found: list[Any] = model.generate(encoded, prompts, beam_size=1, max_length=448)
+    return found
 
 
 def ctranslate2(setup: Setup, name: str, batches: tuple[int, ...]) -> Figures:
@@ -85,14 +93,7 @@ def ctranslate2(setup: Setup, name: str, batches: tuple[int, ...]) -> Figures:
 
     def one(batch: int) -> float:
         features = module.StorageView.from_array(_mel(name, batch))
-
-        def generate() -> list[Any]:
-            encoded = model.encode(features, to_cpu=False)
-            found: list[Any] = model.generate(
-                encoded, [prompt] * batch, beam_size=1, max_length=448
-            )
-            return found
-
+        generate = partial(_encode_and_generate, model, features, [prompt] * batch)
         counts = {len(result.sequences_ids[0]) for result in generate()}
         assert counts == {TOKENS}, f"windows of {counts} tokens are no measure"
         return seconds(generate, 2, 0)

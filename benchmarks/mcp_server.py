@@ -24,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,35 @@ def http_server(folder: Path) -> Iterator[str]:
             server.terminate()
 
 
+Calls = list[tuple[bytes, float, float]]  # request, when it was answered, seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """An ASGI application that adds each request to ``calls``."""
+
+    app: Any
+    calls: Calls
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        begin = time.perf_counter()
+        asked = b""
+
+        async def heard() -> Any:
+            nonlocal asked
+            message = await receive()
+            asked += message.get("body", b"")
+            return message
+
+        async def answered(message: Any) -> None:
+            await send(message)
+            is_last = message["type"] == "http.response.body" and not message.get("more_body")
+            if is_last and asked:
+                self.calls.append((asked, time.time(), time.perf_counter() - begin))
+
+        await self.app(scope, heard, answered)
+
+
 def serve(log: Path, arguments: Sequence[str]) -> None:
     """The command line's server, which at its end writes down each call: its tool, when, how many
     seconds it took.
@@ -185,33 +215,8 @@ def serve(log: Path, arguments: Sequence[str]) -> None:
     from transcribe_mcp.frontends.mcp import server as mcp_server
 
     listen = mcp_server.listen
-    calls: list[tuple[bytes, float, float]] = []
-
-    def timed(app: Any) -> Any:
-        async def application(scope: Any, receive: Any, send: Any) -> None:
-            begin = time.perf_counter()
-            asked = b""
-
-            async def heard() -> Any:
-                nonlocal asked
-                message = await receive()
-                asked += message.get("body", b"")
-                return message
-
-            async def answered(message: Any) -> None:
-                await send(message)
-                if (
-                    message["type"] == "http.response.body"
-                    and not message.get("more_body")
-                    and asked
-                ):
-                    calls.append((asked, time.time(), time.perf_counter() - begin))
-
-            await app(scope, heard, answered)
-
-        return application
-
-    mcp_server.listen = lambda app, *where: listen(timed(app), *where)
+    calls: Calls = []
+    mcp_server.listen = lambda app, *where: listen(Timed(app, calls), *where)
     sys.argv = ["transcribe-mcp", *arguments]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     try:

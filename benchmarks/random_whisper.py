@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -129,43 +129,55 @@ def _config(shape: Geometry) -> dict[str, Any]:
     }
 
 
-def _weights(shape: Geometry, tokens: int) -> Iterator[tuple[str, torch.Tensor]]:
+Weights = Iterator[tuple[str, torch.Tensor]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Layers:
+    """Draws the weights of layers of width ``d``, in the order of their names."""
+
+    d: int
+    generator: torch.Generator
+
+    def random(self, *size: int) -> torch.Tensor:
+        device = self.generator.device
+        values = torch.randn(size, generator=self.generator, device=device, dtype=torch.float32)
+        return values.mul_(SCALE).to(torch.float16).cpu()
+
+    def linear(self, name: str, out: int, inner: int, *, bias: bool = True) -> Weights:
+        yield f"{name}.weight", self.random(out, inner)
+        if bias:
+            yield f"{name}.bias", self.random(out)
+
+    def norm(self, name: str) -> Weights:
+        yield f"{name}.weight", torch.ones(self.d, dtype=torch.float16)
+        yield f"{name}.bias", self.random(self.d)
+
+    def layer(self, name: str, attentions: tuple[str, ...]) -> Weights:
+        for attention in attentions:
+            yield from self.norm(f"{name}.{attention}_layer_norm")
+            for part in ("q", "k", "v", "out"):
+                projection = f"{name}.{attention}.{part}_proj"
+                yield from self.linear(projection, self.d, self.d, bias=part != "k")
+        yield from self.norm(f"{name}.final_layer_norm")
+        yield from self.linear(f"{name}.fc1", 4 * self.d, self.d)
+        yield from self.linear(f"{name}.fc2", self.d, 4 * self.d)
+
+
+def _weights(shape: Geometry, tokens: int) -> Weights:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     generator = torch.Generator(device).manual_seed(0)
     d = shape.n_state
-
-    def random(*size: int) -> torch.Tensor:
-        values = torch.randn(size, generator=generator, device=device, dtype=torch.float32)
-        return values.mul_(SCALE).to(torch.float16).cpu()
-
-    def linear(
-        name: str, out: int, inner: int, *, bias: bool = True
-    ) -> Iterator[tuple[str, torch.Tensor]]:
-        yield f"{name}.weight", random(out, inner)
-        if bias:
-            yield f"{name}.bias", random(out)
-
-    def norm(name: str) -> Iterator[tuple[str, torch.Tensor]]:
-        yield f"{name}.weight", torch.ones(d, dtype=torch.float16)
-        yield f"{name}.bias", random(d)
-
-    def layer(name: str, attentions: tuple[str, ...]) -> Iterator[tuple[str, torch.Tensor]]:
-        for attention in attentions:
-            yield from norm(f"{name}.{attention}_layer_norm")
-            for part in ("q", "k", "v", "out"):
-                yield from linear(f"{name}.{attention}.{part}_proj", d, d, bias=part != "k")
-        yield from norm(f"{name}.final_layer_norm")
-        yield from linear(f"{name}.fc1", 4 * d, d)
-        yield from linear(f"{name}.fc2", d, 4 * d)
-
+    layers = _Layers(d, generator)
+    random = layers.random
     yield "model.encoder.conv1.weight", random(d, shape.n_mels, 3)
     yield "model.encoder.conv1.bias", random(d)
     yield "model.encoder.conv2.weight", random(d, d, 3)
     yield "model.encoder.conv2.bias", random(d)
     yield "model.encoder.embed_positions.weight", random(AUDIO_POSITIONS, d)
-    yield from norm("model.encoder.layer_norm")
+    yield from layers.norm("model.encoder.layer_norm")
     for i in range(shape.encoder_layers):
-        yield from layer(f"model.encoder.layers.{i}", ("self_attn",))
+        yield from layers.layer(f"model.encoder.layers.{i}", ("self_attn",))
     end = torch.randn(d, generator=generator, device=device).cpu()
     end -= end.mean()
     tokens_embedded = random(shape.n_vocab, d)
@@ -175,9 +187,9 @@ def _weights(shape: Geometry, tokens: int) -> Iterator[tuple[str, torch.Tensor]]
     positions[PROMPT_TOKENS + tokens - 1] = (end * LOUD).to(torch.float16)
     yield "model.decoder.embed_tokens.weight", tokens_embedded
     yield "model.decoder.embed_positions.weight", positions
-    yield from norm("model.decoder.layer_norm")
+    yield from layers.norm("model.decoder.layer_norm")
     for i in range(shape.decoder_layers):
-        yield from layer(f"model.decoder.layers.{i}", ("self_attn", "encoder_attn"))
+        yield from layers.layer(f"model.decoder.layers.{i}", ("self_attn", "encoder_attn"))
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ PACKAGES_ENGINE = "ctranslate2"  # reads the models that come as packages
 
 @dataclass(frozen=True, slots=True)
 class EngineEntry:
-    """One row of the table: where the engine lives, what it is, and the extra that installs it."""
+    """One row of the table: the engine's module, a summary, and the extra that installs it."""
 
     module: str
     summary: str

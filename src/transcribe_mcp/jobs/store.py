@@ -98,9 +98,7 @@ class Store(Database):
         super().__init__(data_dir, configured_url)
         self.queue = WorkflowQueue(self.engine)
         self._group_commit: GroupCommit[tuple[NewJob, int], str] = GroupCommit(
-            lambda requests: self.transact(
-                lambda connection: adding.add(connection, self.queue, requests, None)
-            )
+            lambda new: self.transact(lambda begun: adding.add(begun, self.queue, new, None))
         )
 
     # --- adding ---------------------------------------------------------------------------------

@@ -199,9 +199,7 @@ def _sentences(heard: Sequence[PartResult], *, keep_words: bool) -> Iterator[Seg
 
 
 def _to_row(window: PartResult) -> dict[str, Any]:
-    """Everything but the tokens and the engine's own word times, which nothing needs once words are
-    timed.
-    """
+    """A window for JSON, without its tokens and the engine's own word timestamps."""
     decoded = window.judged.decoded
     return {
         "start": window.start,

@@ -14,25 +14,24 @@ SHORTEST_PIECE_S = 0.5  # of speech; shorter pieces make Whisper models invent w
 QUIET_FRAME_S = 0.04  # a window is cut in the quietest moment of this length
 
 
-def piece_of(window: Window, stretch: Sequence[Region]) -> Window:
-    """A stretch of a window's speech, with ``CONTEXT_S`` around it."""
-    first = max(0, round((stretch[0].start - CONTEXT_S - window.start) * SAMPLE_RATE_HZ))
-    stop = round((stretch[-1].end + CONTEXT_S - window.start) * SAMPLE_RATE_HZ)
-    return Window(window.start + first / SAMPLE_RATE_HZ, window.samples[first:stop], tuple(stretch))
+def piece_of(window: Window, gap: Sequence[Region]) -> Window:
+    """The part of a window with a gap, and ``CONTEXT_S`` around it."""
+    first = max(0, round((gap[0].start - CONTEXT_S - window.start) * SAMPLE_RATE_HZ))
+    stop = round((gap[-1].end + CONTEXT_S - window.start) * SAMPLE_RATE_HZ)
+    return Window(window.start + first / SAMPLE_RATE_HZ, window.samples[first:stop], tuple(gap))
 
 
-def halves(window: Window, stretch: Sequence[Region] = ()) -> tuple[Window, ...]:
-    """The window in two, at the quietest moment of a stretch of its speech, or near its middle
-    where none is given.
+def halves(window: Window, gap: Sequence[Region] = ()) -> tuple[Window, ...]:
+    """Cut a window in two at the quietest moment of a gap, or near its middle without one.
 
-    Nothing where a half would have less than ``SHORTEST_PIECE_S`` of speech.
+    Empty if a half would have less than ``SHORTEST_PIECE_S`` of speech.
     """
-    regions = stretch or window.regions
+    regions = gap or window.regions
     if not regions:
         return ()
     begin = regions[0].start
     end = regions[-1].end
-    if not stretch:
+    if not gap:
         third = (end - begin) / 3
         begin = begin + third
         end = end - third

@@ -176,28 +176,28 @@ def crammed_share(words: Sequence[Word]) -> float:
 def wordless(
     regions: Sequence[Region], words: Sequence[Word], clamped: Sequence[Word]
 ) -> list[tuple[Region, ...]]:
-    """Speech without words: the stretches of one entry lie between the same two words.
+    """Gaps: speech without words. The regions of one gap lie between the same two words.
 
     Args:
         words: as the engine timed them; ``clamped``: the same, moved into the speech. None covers
             more than it can take to say.
     """
     found: list[tuple[Region, ...]] = []
-    stretch: list[Region] = []  # since the last word
+    gap: list[Region] = []  # since the last word
     spans = deque(zip(clamped, words, strict=True))
     for region in regions:
         at = region.start
         while spans and spans[0][0].start < region.end:
             word, raw = spans.popleft()
             if word.start > at:
-                stretch.append(Region(at, word.start))
-            if stretch:
-                found.append(tuple(stretch))
-                stretch = []
+                gap.append(Region(at, word.start))
+            if gap:
+                found.append(tuple(gap))
+                gap = []
             at = max(at, _covered_until(word, raw))
         if region.end > at:
-            stretch.append(Region(at, region.end))
-    return [*found, tuple(stretch)] if stretch else found
+            gap.append(Region(at, region.end))
+    return [*found, tuple(gap)] if gap else found
 
 
 def _covered_until(word: Word, raw: Word) -> float:

@@ -61,7 +61,7 @@ class Attempt:
             token there.
         fits: the speech can hold the text. Where it cannot, ``parts`` are without the loop.
         raw: the words of each part as the engine timed them.
-        wordless: the long stretches of speech without a word, where that is all that is wrong.
+        wordless: the long gaps of speech without a word, where that is all that is wrong.
     """
 
     parts: tuple[PartResult, ...]
@@ -161,12 +161,12 @@ class Decoder:
         fits = all(part.judged.fits for part in parts)
         words = [word for part in parts for word in part.words]
         free = wordless(window.regions, [word for own in raw for word in own], words)
-        stretches = () if failures else map(_without_crumbs, free)
-        skipped = tuple(stretch for stretch in stretches if self._skips(speech_s(stretch)))
+        gaps = () if failures else map(_without_crumbs, free)
+        skipped = tuple(gap for gap in gaps if self._skips(speech_s(gap)))
         if skipped:
             failures = [GAP]
-            for stretch in skipped:
-                before = sum(part.start <= stretch[0].start for part in parts[1:])
+            for gap in skipped:
+                before = sum(part.start <= gap[0].start for part in parts[1:])
                 parts[before] = replace(
                     parts[before], judged=replace(parts[before].judged, failure=GAP)
                 )
@@ -267,16 +267,16 @@ class Decoder:
 
     def _filled(self, batch: _Doubtful, doubtful: Sequence[int]) -> Iterator[tuple[int, Attempt]]:
         """Decode speech without words separately, and insert the words found there."""
-        stretches = [(i, stretch) for i in doubtful for stretch in batch.attempts[i].wordless]
-        if not stretches:
+        gaps = [(i, gap) for i in doubtful for gap in batch.attempts[i].wordless]
+        if not gaps:
             return
-        pieces = [piece_of(batch.windows[i], stretch) for i, stretch in stretches]
-        languages = [batch.languages[i] for i, _ in stretches]
+        pieces = [piece_of(batch.windows[i], gap) for i, gap in gaps]
+        languages = [batch.languages[i] for i, _ in gaps]
         found = self._once(self.encode(pieces), pieces, languages, self.options)
-        for i, own in groupby(zip(stretches, found, strict=True), key=lambda pair: pair[0][0]):
+        for i, own in groupby(zip(gaps, found, strict=True), key=lambda pair: pair[0][0]):
             sure = [
-                (stretch, piece)
-                for (_, stretch), piece in own
+                (gap, piece)
+                for (_, gap), piece in own
                 if piece.failure is None and not _is_silent(piece)
             ]
             if sure:
@@ -375,16 +375,14 @@ def _halves(window: Window, attempt: Attempt) -> tuple[Window, ...]:
     return () if merely_unsure else halves(window, max(attempt.wordless, key=speech_s, default=()))
 
 
-def _without_crumbs(stretch: tuple[Region, ...]) -> tuple[Region, ...]:
+def _without_crumbs(gap: tuple[Region, ...]) -> tuple[Region, ...]:
     """Without the little that the words before and after leave of their own regions."""
-    kept = [i for i, region in enumerate(stretch) if region.end - region.start >= SHORTEST_PIECE_S]
-    return stretch[kept[0] : kept[-1] + 1] if kept else ()
+    kept = [i for i, region in enumerate(gap) if region.end - region.start >= SHORTEST_PIECE_S]
+    return gap[kept[0] : kept[-1] + 1] if kept else ()
 
 
 def _is_silent(attempt: Attempt) -> bool:
-    """The model itself thinks that there is no speech; of a stretch without words that is likelier
-    than elsewhere.
-    """
+    """Whether the model itself finds no speech; in a gap that is likelier than elsewhere."""
     likely = (part.judged.decoded.no_speech_prob or 0.0 for part in attempt.parts)
     return any(probability > RULES.min_no_speech_prob for probability in likely)
 
@@ -392,28 +390,27 @@ def _is_silent(attempt: Attempt) -> bool:
 def _merged(
     attempt: Attempt, found: Sequence[tuple[Sequence[Region], Attempt]]
 ) -> tuple[list[PartResult], list[Sequence[Word]]]:
-    """The parts of an attempt and those found in its stretches without words, in order, with their
-    raw words.
+    """The parts of an attempt and those found in its gaps, in order, with their raw words.
 
-    Words of a stretch that the engine timed outside of it belong to its neighbours.
+    Words of a gap that the engine timed outside of it belong to its neighbours.
     """
     pairs: list[tuple[PartResult, Sequence[Word]]] = []
     for part, raw in zip(attempt.parts, attempt.raw, strict=True):
         rest = list(zip(part.words, raw, strict=True))
-        for stretch, _ in found:
-            n_before = sum(word.start < stretch[0].start for word, _ in rest)
+        for gap, _ in found:
+            n_before = sum(word.start < gap[0].start for word, _ in rest)
             pairs.append(_part(part.start, part.judged, rest[:n_before]))
             rest = rest[n_before:]
         pairs.append(_part(part.start, part.judged, rest))
     known = [word for part, _ in pairs for word in part.words]
-    for stretch, piece in found:
+    for gap, piece in found:
         for part, raw in zip(piece.parts, piece.raw, strict=True):
             inside = [
                 (word, own)
                 for word, own in zip(part.words, raw, strict=True)
-                if stretch[0].start <= (own.start + own.end) / 2 <= stretch[-1].end
+                if gap[0].start <= (own.start + own.end) / 2 <= gap[-1].end
             ]
-            pairs.append(_part(part.start, part.judged, _only_new(inside, known, stretch[0].start)))
+            pairs.append(_part(part.start, part.judged, _only_new(inside, known, gap[0].start)))
     pairs = sorted((pair for pair in pairs if pair[0].words), key=lambda pair: pair[0].start)
     return [part for part, _ in pairs], [raw for _, raw in pairs]
 

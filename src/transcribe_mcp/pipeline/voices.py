@@ -184,8 +184,7 @@ def _with_speech(
 def spoken(
     heard: Sequence[PartResult], voices: Sequence[Voice], *, keep_words: bool
 ) -> tuple[tuple[Segment, ...], list[Notice]]:
-    """The sentences of all voices in the order of their time, and what is to be said about them
-    together.
+    """The sentences of all voices in order of time, with notices about the voices together.
 
     Sentences that only repeat what another voice says louder at the same time are left out: one
     microphone hears the other's speaker.

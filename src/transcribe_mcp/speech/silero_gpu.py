@@ -125,9 +125,7 @@ class GpuSpeechDetector:
             return found
 
     def place(self, windows: Sequence[Window], keep_from: float) -> list[Window]:
-        """The windows with their samples on the device as well; audio before ``keep_from`` (s) is
-        forgotten.
-        """
+        """The windows with their samples on the device; drops audio before ``keep_from`` (s)."""
         with self._working():
             placed = [replace(window, device_samples=self._cut(window)) for window in windows]
             self._placed.update(
