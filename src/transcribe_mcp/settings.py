@@ -123,8 +123,10 @@ def settings() -> Settings:
     except ValidationError as error:
         wrong = error.errors()[0]
         variable = f"{PREFIX}{wrong['loc'][0]}".upper()
-        message = f"the variable {variable} is {wrong['input']!r}: {wrong['msg']}"
-        raise UsageError(message, hint="correct or unset the variable") from error
+        raise UsageError(
+            f"the variable {variable} is {wrong['input']!r}: {wrong['msg']}",
+            hint="correct or unset the variable",
+        ) from error
 
 
 def usable_cores() -> int:

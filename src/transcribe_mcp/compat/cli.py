@@ -136,8 +136,9 @@ def _with_operations(facts: Facts, asked: argparse.Namespace) -> Facts:
     from .smoke_test import probe_operations
 
     if asked.facts:
-        hint = "leave out --facts or --deep"
-        raise CompatError("a recorded machine cannot run operations", hint=hint)
+        raise CompatError(
+            "a recorded machine cannot run operations", hint="leave out --facts or --deep"
+        )
     return facts.with_facts(probe_operations(facts))
 
 

@@ -111,9 +111,9 @@ def verify(name: str) -> tuple[str, ...]:
     """
     found = store.environment(name)
     if found.state != store.READY:
-        hint = f"rebuild: transcribe-mcp env create {name}; delete: transcribe-mcp env rm {name}"
         raise EnvironmentBuildError(
-            f"environment {name} is {found.state}: {found.problem or 'see its log'}", hint=hint
+            f"environment {name} is {found.state}: {found.problem or 'see its log'}",
+            hint=f"rebuild: transcribe-mcp env create {name}; delete: transcribe-mcp env rm {name}",
         )
     return tuple(verify_environment(name, found.target, lambda line: None))
 
@@ -221,8 +221,10 @@ def _python_for(plan: Plan) -> str:
     found = shutil.which(f"python{plan.python}")
     if found is None:
         name = f"python{plan.python}"
-        problem = f"the plan for {plan.want} needs Python {plan.python}; no {name} is on the PATH"
-        raise EnvironmentBuildError(problem, hint=f"install it, or use --python /path/to/{name}")
+        raise EnvironmentBuildError(
+            f"the plan for {plan.want} needs Python {plan.python}; no {name} is on the PATH",
+            hint=f"install it, or use --python /path/to/{name}",
+        )
     return found
 
 

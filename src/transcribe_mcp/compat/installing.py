@@ -60,8 +60,10 @@ def install(python: Path, step: Install, log: Log) -> None:
     except (PackageIndexError, EnvironmentBuildError) as error:
         problem = f"PyTorch's index {step.index_url} cannot be used: {error}"
         if not step.index_url.rstrip("/").endswith("/cpu"):
-            hint = "make it reachable: the default index has no build for this GPU and driver"
-            raise EnvironmentBuildError(problem, hint=hint) from error
+            raise EnvironmentBuildError(
+                problem,
+                hint="make it reachable: the default index has no build for this GPU and driver",
+            ) from error
     log(problem)
     log(f"installing from the default index instead: {LARGER}")
     try:
@@ -102,8 +104,12 @@ def _pip_install(python: Path, step: Install, log: Log) -> None:
         problem = _unreachable_index(step)
         if not problem:
             raise
-        hint = "" if step.index_url else "check the network, or set PIP_INDEX_URL to another index"
-        raise EnvironmentBuildError(f"pip install failed: {problem}", hint=hint) from error
+        raise EnvironmentBuildError(
+            f"pip install failed: {problem}",
+            hint=""
+            if step.index_url
+            else "check the network, or set PIP_INDEX_URL to another index",
+        ) from error
 
 
 def _unreachable_index(step: Install) -> str:
@@ -158,13 +164,13 @@ def _run(what: str, command: Sequence[str], log: Log) -> None:
         raise EnvironmentBuildError(f"{command[0]} cannot be run: {error}") from error
     log.detail(f"$ {' '.join(command)}\n{done.stdout}{done.stderr}")
     if done.returncode:
-        hint = (
-            "remove the version limits from pip's configuration or PIP_CONSTRAINT"
-            if "(constraint)" in done.stdout
-            else ""
-        )
         raise EnvironmentBuildError(
-            f"{what}: exit {done.returncode}: {_failure(done.stdout, done.stderr)}", hint=hint
+            f"{what}: exit {done.returncode}: {_failure(done.stdout, done.stderr)}",
+            hint=(
+                "remove the version limits from pip's configuration or PIP_CONSTRAINT"
+                if "(constraint)" in done.stdout
+                else ""
+            ),
         )
 
 

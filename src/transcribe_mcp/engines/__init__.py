@@ -345,8 +345,9 @@ def find_engine(name: str) -> EngineEntry:
     """
     if name in ENGINES:
         return ENGINES[name]
-    message = f"there is no engine {name!r}"
-    raise UnknownNameError.unknown(message, name, engine_names(), "choose one of")
+    raise UnknownNameError.unknown(
+        f"there is no engine {name!r}", name, engine_names(), "choose one of"
+    )
 
 
 def engine_names() -> tuple[str, ...]:
@@ -371,13 +372,13 @@ def _load(name: str, request: EngineRequest) -> Recognizer | GpuModel:
     try:
         module = import_module(entry.module, __name__)
     except ImportError as error:
-        hint = (
-            f"pip install 'transcribe-mcp[{entry.extra}]'"
-            if entry.extra
-            else "reinstall transcribe-mcp"
-        )
         raise EngineUnavailableError(
-            f"engine {name} cannot be imported: {error}", hint=hint
+            f"engine {name} cannot be imported: {error}",
+            hint=(
+                f"pip install 'transcribe-mcp[{entry.extra}]'"
+                if entry.extra
+                else "reinstall transcribe-mcp"
+            ),
         ) from error
     loaded: Recognizer | GpuModel = module.load(replace(request, engine=name))
     return loaded

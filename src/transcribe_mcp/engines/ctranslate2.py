@@ -314,8 +314,9 @@ def _choose_device(requested: str, gpu: int) -> tuple[str, int, tuple[Notice, ..
         problem = f"there is no device {name}, CTranslate2 finds {count}"
     if device == "cuda":
         if problem:
-            hint = "transcribe on the CPU with --device cpu; see transcribe-mcp doctor"
-            raise EngineUnavailableError(problem, hint=hint)
+            raise EngineUnavailableError(
+                problem, hint="transcribe on the CPU with --device cpu; see transcribe-mcp doctor"
+            )
         return "cuda", index, ()
     if not problem:
         key = trial_key(gpu_facts(), ctranslate2.__version__, index)

@@ -28,9 +28,9 @@ class Vocabulary:
         try:
             self._tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
         except Exception as error:  # tokenizers raises nothing narrower
-            hint = "use a model directory with the tokenizer.json that belongs to it"
             raise ModelFormatError(
-                f"{directory}: tokenizer.json cannot be read: {error}", hint=hint
+                f"{directory}: tokenizer.json cannot be read: {error}",
+                hint="use a model directory with the tokenizer.json that belongs to it",
             ) from error
         self._tokenizer.no_truncation()
         self._multilingual = multilingual

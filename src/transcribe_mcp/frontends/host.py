@@ -124,8 +124,10 @@ def listen(app: Any, address: Address, service: str, path: str) -> None:
         bound = socket.create_server((address.host, address.port), family=family, backlog=256)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        message = f"cannot listen on {address.host} port {address.port}: {reason}"
-        raise UsageError(message, hint="choose another --port, or 0 for a free one") from error
+        raise UsageError(
+            f"cannot listen on {address.host} port {address.port}: {reason}",
+            hint="choose another --port, or 0 for a free one",
+        ) from error
     # asyncio turns off Nagle's algorithm only for sockets with this protocol. With it, small
     # answers are 40 ms late.
     bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=bound.detach())

@@ -54,9 +54,9 @@ def queue_errors(url: sa.URL) -> Iterator[None]:
         with store_errors(url):
             yield
     except dbos_error.DBOSException as error:
-        hint = "see worker.log in the data directory; try again"
         raise StoreError(
-            f"the queue in {shown(url)} failed: {type(error).__name__}", hint=hint
+            f"the queue in {shown(url)} failed: {type(error).__name__}",
+            hint="see worker.log in the data directory; try again",
         ) from error
 
 

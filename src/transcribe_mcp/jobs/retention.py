@@ -23,8 +23,10 @@ def kept_since(keep_days: float) -> float | None:
         UsageError: negative, or not a number.
     """
     if math.isnan(keep_days) or keep_days < 0:
-        hint = "give a number of days such as 30 or 0.5; 0 keeps finished jobs forever"
-        raise UsageError(f"jobs cannot be kept for {keep_days:g} days", hint=hint)
+        raise UsageError(
+            f"jobs cannot be kept for {keep_days:g} days",
+            hint="give a number of days such as 30 or 0.5; 0 keeps finished jobs forever",
+        )
     if keep_days == 0 or math.isinf(keep_days):
         return None
     return time.time() - keep_days * DAY_S

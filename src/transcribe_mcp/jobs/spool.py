@@ -37,9 +37,9 @@ def require_kept(data_dir: Path, signature: str) -> Path:
     """
     path = path_of(data_dir, signature)
     if not path.is_file():
-        hint = "pipe it into transcribe-mcp transcribe again"
         raise SourceNotFoundError(
-            "the recording from standard input is not kept any more", hint=hint
+            "the recording from standard input is not kept any more",
+            hint="pipe it into transcribe-mcp transcribe again",
         )
     return path
 

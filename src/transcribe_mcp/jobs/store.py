@@ -416,14 +416,13 @@ class Store(Database):
         if row.status not in _RETRIABLE and self.rejoin(job_id, owner):
             return
         if row.status not in _RETRIABLE:
-            hint = (
-                "submit the recording again with force"
-                if row.status == "completed"
-                else "wait for it, or cancel it"
-            )
             raise JobStateError(
                 f"job {job_id} is {row.status}; only failed and cancelled jobs are retried",
-                hint=hint,
+                hint=(
+                    "submit the recording again with force"
+                    if row.status == "completed"
+                    else "wait for it, or cancel it"
+                ),
             )
         if spool.is_kept(row.signature):
             spool.require_kept(self.data_dir, row.signature)

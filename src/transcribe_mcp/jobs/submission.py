@@ -69,8 +69,10 @@ class Submission:
             )
         path = Path(source).absolute()
         if file_identity.as_text(str(path)) != str(path):
-            hint = "rename it, or transcribe it without --queue"
-            raise SourceUnreadableError(f"{source}: its name is not valid UTF-8", hint=hint)
+            raise SourceUnreadableError(
+                f"{source}: its name is not valid UTF-8",
+                hint="rename it, or transcribe it without --queue",
+            )
         with file_identity.opened(path, request.roots) as file:
             return self._job_of(file, request)
 

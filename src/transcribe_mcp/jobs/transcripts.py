@@ -70,9 +70,9 @@ def load(connection: sa.Connection, transcript_id: str) -> Transcript | None:
     try:
         return Transcript.loads(zlib.decompress(packed).decode())
     except (zlib.error, ValueError) as error:
-        hint = "transcribe the recording again with force"
         raise StoreDamagedError(
-            f"transcript {transcript_id} cannot be read: {type(error).__name__}", hint=hint
+            f"transcript {transcript_id} cannot be read: {type(error).__name__}",
+            hint="transcribe the recording again with force",
         ) from None
 
 
@@ -165,8 +165,10 @@ def _terms(query: str) -> list[str]:
         if term:
             terms.append(term)
     if not terms:
-        hint = "name the words to find; put phrases in double quotes"
-        raise UsageError(f"the query {query[:80]!r} contains no word", hint=hint)
+        raise UsageError(
+            f"the query {query[:80]!r} contains no word",
+            hint="name the words to find; put phrases in double quotes",
+        )
     return terms
 
 

@@ -233,14 +233,15 @@ def _open_inside(path: Path, roots: Sequence[Path]) -> OpenedFile:
                 f"{path}: no such file", hint="check the name and the directory"
             ) from error
         except NotRegularError as error:
-            hint = "name a media file; directories go in a batch"
-            raise SourceUnreadableError(f"{path} is {error.strerror}", hint=hint) from error
+            raise SourceUnreadableError(
+                f"{path} is {error.strerror}", hint="name a media file; directories go in a batch"
+            ) from error
         except OSError as error:
             if error.errno not in MEETS_LINK:
                 raise _unreadable(str(path), error) from error
-    hint = "put the recording back, then submit it again"
     raise SourceRefusedError(
-        f"{path}: a link has taken the place of the file or of its directory", hint=hint
+        f"{path}: a link has taken the place of the file or of its directory",
+        hint="put the recording back, then submit it again",
     )
 
 
@@ -291,9 +292,10 @@ class _Search:
             except TranscribeError as error:
                 self.collected.refused.append((written, error))
             if len(self.collected.found) + len(self.collected.refused) > MAX_RECORDINGS:
-                hint = "name fewer files or smaller directories in one call"
-                message = f"{short(source)} names more than {MAX_RECORDINGS} recordings"
-                raise UsageError(message, hint=hint)
+                raise UsageError(
+                    f"{short(source)} names more than {MAX_RECORDINGS} recordings",
+                    hint="name fewer files or smaller directories in one call",
+                )
 
     def _expand(self, source: str) -> Iterator[tuple[str, Path]]:
         """Yield each name as written, with its path relative to the named directory."""

@@ -157,8 +157,10 @@ def _sound_track(media: Media, container: InputContainer) -> AudioStream:
     path = media.path
     if not container.streams.audio:
         tracks = sorted({stream.type for stream in container.streams})
-        message = f"{path}: no sound track in it (tracks: {', '.join(tracks) or 'none'})"
-        raise NoAudioError(message, hint="The sound may be in a file of its own.")
+        raise NoAudioError(
+            f"{path}: no sound track in it (tracks: {', '.join(tracks) or 'none'})",
+            hint="The sound may be in a file of its own.",
+        )
     stream = default_track(container)
     if media.stream is not None:
         stream = next(

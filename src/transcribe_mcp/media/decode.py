@@ -193,11 +193,11 @@ def decoded_blocks(
     """
     is_shaped = samples.ndim == 1 or (samples.ndim == 2 and 0 < samples.shape[1] <= len(samples))
     if not is_shaped or samples.dtype.kind != "f":
-        message = f"samples have the shape {samples.shape} and the type {samples.dtype}"
-        hint = (
-            "give floating-point numbers within ±1, 16,000 a second, of shape (n,) or (n, channels)"
+        raise UsageError(
+            f"samples have the shape {samples.shape} and the type {samples.dtype}",
+            hint="give floating-point numbers within ±1, 16,000 a second, "
+            "of shape (n,) or (n, channels)",
         )
-        raise UsageError(message, hint=hint)
     if not len(samples):
         raise NoAudioError("there are no samples", hint="The recording may not have been finished.")
     findings = Findings()

@@ -126,8 +126,10 @@ def fetch(url: str, folder: Path, limits: FetchLimits, progress: Progress = no_p
         )
     except (OSError, http.client.HTTPException, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        message = f"{parts.hostname} cannot be read: {reason}"
-        raise SourceFetchError(message, hint="try again, or download the file yourself") from error
+        raise SourceFetchError(
+            f"{parts.hostname} cannot be read: {reason}",
+            hint="try again, or download the file yourself",
+        ) from error
 
 
 def _connect(parts: SplitResult, limits: FetchLimits) -> http.client.HTTPConnection:
@@ -140,8 +142,10 @@ def _connect(parts: SplitResult, limits: FetchLimits) -> http.client.HTTPConnect
     addresses = [str(row[4][0]) for row in found]
     # One private address among public ones is an attack, not a coincidence.
     if not addresses or not all(map(is_allowed, addresses)):
-        hint = "downloads are limited to the public internet; give local files by their path"
-        raise SourceRefusedError(f"{host} is not a public address", hint=hint)
+        raise SourceRefusedError(
+            f"{host} is not a public address",
+            hint="downloads are limited to the public internet; give local files by their path",
+        )
     kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
     connection = kind(host, port, timeout=ANSWER_TIMEOUT_S)
     connection.sock = socket.create_connection((addresses[0], port), timeout=ANSWER_TIMEOUT_S)
@@ -180,9 +184,9 @@ def _redirected(url: str, answer: http.client.HTTPResponse) -> str:
 def _require_media(answer: http.client.HTTPResponse, parts: SplitResult) -> str:
     """The file extension for a media response; raises for anything else."""
     if answer.status != 200:
-        message = f"{parts.hostname} answers {answer.status} {answer.reason}"
         raise SourceFetchError(
-            message, hint="check the address; pages behind a login cannot be fetched"
+            f"{parts.hostname} answers {answer.status} {answer.reason}",
+            hint="check the address; pages behind a login cannot be fetched",
         )
     kind = answer.headers.get_content_type()
     if kind in ("text/html", "application/xhtml+xml"):
@@ -211,8 +215,10 @@ def _save(
             done += len(chunk)
             _require_size(done, limits)
             if time.monotonic() > deadline:
-                message = f"the recording did not arrive within {limits.max_seconds:.0f} s"
-                raise SourceFetchError(message, hint="download the file yourself")
+                raise SourceFetchError(
+                    f"the recording did not arrive within {limits.max_seconds:.0f} s",
+                    hint="download the file yourself",
+                )
             file.write(chunk)
             progress("fetch", done, announced)
         if announced is not None and done < announced:
@@ -222,7 +228,7 @@ def _save(
 def _require_size(n_bytes: int, limits: FetchLimits) -> None:
     if n_bytes > limits.max_bytes:
         limit = limits.max_bytes / 1024**3
-        hint = "raise TRANSCRIBE_MCP_MAX_FILE_GIB, or download it and extract its sound track"
         raise SourceTooLargeError(
-            f"the recording is larger than the limit of {limit:g} GiB", hint=hint
+            f"the recording is larger than the limit of {limit:g} GiB",
+            hint="raise TRANSCRIBE_MCP_MAX_FILE_GIB, or download it and extract its sound track",
         )

@@ -137,8 +137,9 @@ def _expand(source: str, *, from_shell: bool) -> Iterator[Recording]:
 def _local(source: str) -> Iterator[Recording]:
     path = Path(source)
     if not source:
-        hint = "was a variable of the shell not set?"
-        raise SourceNotFoundError("the name of a source is empty", hint=hint)
+        raise SourceNotFoundError(
+            "the name of a source is empty", hint="was a variable of the shell not set?"
+        )
     if path.is_dir():
         yield from _search(path)
     elif path.exists():
@@ -206,8 +207,10 @@ def output_paths(
     ]
     clash = next((name for name, n in Counter(names).items() if n > 1), None)
     if clash is not None:
-        hint = "transcribe them one directory at a time, each with its own --output-dir"
-        raise UsageError(f"two recordings are both called {clash}", hint=hint)
+        raise UsageError(
+            f"two recordings are both called {clash}",
+            hint="transcribe them one directory at a time, each with its own --output-dir",
+        )
     outputs = {
         recording.path: {
             extension: directory / name.parent / (name.name + extension) for extension in extensions

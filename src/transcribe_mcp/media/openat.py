@@ -143,8 +143,9 @@ def _require_regular(status: os.stat_result) -> None:
     if stat.S_ISLNK(status.st_mode):
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
     if not stat.S_ISREG(status.st_mode):
-        kind = "a directory" if stat.S_ISDIR(status.st_mode) else "no regular file"
-        raise NotRegularError(errno.EINVAL, kind)
+        raise NotRegularError(
+            errno.EINVAL, "a directory" if stat.S_ISDIR(status.st_mode) else "no regular file"
+        )
 
 
 if sys.platform == "win32":

@@ -55,7 +55,7 @@ def save_piped(path: Path, max_bytes: int) -> str:
 
 def _require_size(n_bytes: int, max_bytes: int) -> None:
     if n_bytes > max_bytes:
-        hint = "raise TRANSCRIBE_MCP_MAX_FILE_GIB, or save it to a file and name that"
         raise SourceTooLargeError(
-            f"standard input is larger than the limit of {max_bytes / 1024**3:g} GiB", hint=hint
+            f"standard input is larger than the limit of {max_bytes / 1024**3:g} GiB",
+            hint="raise TRANSCRIBE_MCP_MAX_FILE_GIB, or save it to a file and name that",
         )

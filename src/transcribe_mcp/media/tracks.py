@@ -121,8 +121,10 @@ def chosen_channels(n_channels: int, requested: str, what: str) -> tuple[tuple[s
         there = {1: "one channel", 2: "the channels 1 (left) and 2 (right)"}.get(
             n_channels, f"{n_channels} channels"
         )
-        message = f"{what}: there is no channel {requested}; it has {there}"
-        raise UsageError(message, hint="give the number of one of its channels, auto, mix or split")
+        raise UsageError(
+            f"{what}: there is no channel {requested}; it has {there}",
+            hint="give the number of one of its channels, auto, mix or split",
+        )
     return ((str(number), ""),)
 
 

@@ -117,8 +117,10 @@ class Walk:
                     continue
                 if len(directory.relative.parts) >= MAX_DEPTH:
                     folder = short(str(directory.folder))
-                    message = f"{folder} has more than {MAX_DEPTH} levels of directories below it"
-                    raise UsageError(message, hint="name a directory farther down")
+                    raise UsageError(
+                        f"{folder} has more than {MAX_DEPTH} levels of directories below it",
+                        hint="name a directory farther down",
+                    )
                 try:
                     below = directory.below(entry.name)
                 except OSError as error:
@@ -138,9 +140,9 @@ class Walk:
                 for entry in found:
                     entries.append(entry)
                     if len(entries) > self._entries_left:
-                        hint = "name a smaller directory, or a pattern that begins farther down"
                         raise UsageError(
-                            f"more than {MAX_ENTRIES} files would have to be looked at", hint=hint
+                            f"more than {MAX_ENTRIES} files would have to be looked at",
+                            hint="name a smaller directory, or a pattern that begins farther down",
                         )
                     if len(entries) % CHECK_ENTRIES == 0:
                         self._look_up()
@@ -152,9 +154,9 @@ class Walk:
     def _look_up(self) -> None:
         self._check()
         if time.monotonic() > self._deadline:
-            hint = "name a smaller directory, or a pattern that begins farther down"
             raise UsageError(
-                f"looking through the directories took more than {MAX_WALK_S:g} s", hint=hint
+                f"looking through the directories took more than {MAX_WALK_S:g} s",
+                hint="name a smaller directory, or a pattern that begins farther down",
             )
 
     def _skip(self, directory: Path, error: OSError) -> None:

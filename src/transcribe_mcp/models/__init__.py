@@ -124,8 +124,9 @@ def resolve(name: str, *, offline: bool, progress: Progress, packages: bool = Tr
         return found
     repo = _repo_of(name)
     if offline or is_offline():
-        message = f"model {name} is not downloaded, and offline mode is on"
-        raise ModelUnavailableError(message, hint=_how_to_get(name))
+        raise ModelUnavailableError(
+            f"model {name} is not downloaded, and offline mode is on", hint=_how_to_get(name)
+        )
     remote = hub.list_repository(repo)
     required = required_files([file.name for file in remote.files], where=repo)
     snapshot = hub.download(remote.only(required), progress)
@@ -261,8 +262,9 @@ def path(name: str) -> Path:
     """
     found = find_cached(name)
     if found is None:
-        hint = f"transcribe-mcp models pull {name}"
-        raise ModelUnavailableError(f"model {name} is not downloaded", hint=hint)
+        raise ModelUnavailableError(
+            f"model {name} is not downloaded", hint=f"transcribe-mcp models pull {name}"
+        )
     return found.directory
 
 
@@ -274,8 +276,9 @@ def remove(name: str) -> int:
         UnknownNameError, ModelUnavailableError: as for ``path``.
     """
     if _own_directory(name) is not None:
-        message = f"{name} is a directory of your own, not a cached model"
-        raise UsageError(message, hint="delete it yourself")
+        raise UsageError(
+            f"{name} is a directory of your own, not a cached model", hint="delete it yourself"
+        )
     directory = hub.repository_directory(_repo_of(name))
     if not directory.is_dir():
         if packaged.find(_canonical(name)):
@@ -304,8 +307,10 @@ def _repo_of(name: str) -> str:
     if entry is not None:
         return entry.repo
     if Path(name).expanduser().is_file():
-        message = f"{name} is a file, but a model is a directory"
-        raise UnknownNameError(message, hint=f"give its directory: {Path(name).parent}")
+        raise UnknownNameError(
+            f"{name} is a file, but a model is a directory",
+            hint=f"give its directory: {Path(name).parent}",
+        )
     if hub.HUB_ID.fullmatch(name):
         return name
     if any(mark in name for mark in ("/", "\\")):

@@ -84,8 +84,10 @@ def _check_huggingface(directory: Path) -> None:
     for token, number in (declared | languages).items():
         if isinstance(number, int) and tokens.get(token) != number:
             found = tokens.get(token)
-            message = f"{directory}: {token} is {found} in the tokenizer and {number} in the model"
-            raise ModelFormatError(message, hint=_OF_ANOTHER)
+            raise ModelFormatError(
+                f"{directory}: {token} is {found} in the tokenizer and {number} in the model",
+                hint=_OF_ANOTHER,
+            )
 
 
 def tokens_of(directory: Path) -> dict[str, int]:
@@ -117,11 +119,11 @@ def tokens_of(directory: Path) -> dict[str, int]:
 def check_text_tokens(directory: Path, tokens: Mapping[str, int], size: int) -> None:
     missing = next((token for token in _NEEDED_TOKENS if tokens.get(token, size) >= size), None)
     if missing is not None:
-        message = (
+        raise ModelFormatError(
             f"{directory}: the tokenizer has no token {missing} below {size},"
-            " the size of the model's vocabulary"
+            " the size of the model's vocabulary",
+            hint=_OF_ANOTHER,
         )
-        raise ModelFormatError(message, hint=_OF_ANOTHER)
     gaps = set(range(tokens["<|endoftext|>"])) - set(tokens.values())
     if gaps:
         raise ModelFormatError(
@@ -137,9 +139,10 @@ def _check_ctranslate2(directory: Path) -> None:
 
     config_file = directory / "config.json"
     if not config_file.is_file():
-        message = f"{directory} has no config.json with the languages and the alignment heads"
-        hint = "download or convert the model again, with its config.json"
-        raise ModelFormatError(message, hint=hint)
+        raise ModelFormatError(
+            f"{directory} has no config.json with the languages and the alignment heads",
+            hint="download or convert the model again, with its config.json",
+        )
     config = read_json(config_file)
     weights = directory / "model.bin"
     variables = read_variables(weights)
@@ -147,8 +150,10 @@ def _check_ctranslate2(directory: Path) -> None:
     decoder = None if variables is None else _check_variables(directory, weights, variables)
     size = len(vocabulary) if decoder is None else decoder.vocabulary_size
     if len(vocabulary) != size:
-        message = f"{directory}: the vocabulary has {len(vocabulary)} tokens, the model {size}"
-        raise ModelFormatError(message, hint=_AGAIN)
+        raise ModelFormatError(
+            f"{directory}: the vocabulary has {len(vocabulary)} tokens, the model {size}",
+            hint=_AGAIN,
+        )
     _check_alignment_heads(config_file, config, vocabulary, decoder)
     for name in ("lang_ids", "suppress_ids", "suppress_ids_begin"):
         lowest = 0 if name == "lang_ids" else -1
@@ -195,16 +200,16 @@ def _check_alignment_heads(
     is_multilingual = "" in vocabulary
     if not pairs or (is_multilingual and not config.get("lang_ids")):
         name = "lang_ids" if pairs else "alignment_heads"
-        hint = "convert the model again with a newer converter"
-        raise ModelFormatError(f"{file} has no {name}", hint=hint)
+        raise ModelFormatError(
+            f"{file} has no {name}", hint="convert the model again with a newer converter"
+        )
     for layer, head in pairs:
         if decoder is not None and not (layer < decoder.layers and head < decoder.heads):
-            message = (
+            raise ModelFormatError(
                 f"{file}: alignment_heads has [{layer}, {head}],"
-                f" the decoder {decoder.layers} layers of {decoder.heads} heads"
+                f" the decoder {decoder.layers} layers of {decoder.heads} heads",
+                hint="convert the model again with its own alignment heads",
             )
-            hint = "convert the model again with its own alignment heads"
-            raise ModelFormatError(message, hint=hint)
 
 
 def _check_same_tokens(directory: Path, tokens: Mapping[str, int], vocabulary: list[str]) -> None:
@@ -216,11 +221,11 @@ def _check_same_tokens(directory: Path, tokens: Mapping[str, int], vocabulary: l
     special = next((token for token in moved if token in _NEEDED_TOKENS), None)
     if special is not None or len(moved) > (1 - MIN_SAME_TOKENS) * len(tokens):
         token = special or moved[0]
-        message = (
+        raise ModelFormatError(
             f"{directory}: token {tokens[token]} is {token[:40]!r} in tokenizer.json"
-            f" and {vocabulary[tokens[token]][:40]!r} in the model's vocabulary"
+            f" and {vocabulary[tokens[token]][:40]!r} in the model's vocabulary",
+            hint=_OF_ANOTHER,
         )
-        raise ModelFormatError(message, hint=_OF_ANOTHER)
 
 
 # -- both ------------------------------------------------------------------------------------------
@@ -229,8 +234,9 @@ def _check_same_tokens(directory: Path, tokens: Mapping[str, int], vocabulary: l
 def _check_sizes(file: Path, n_mels: int, *positions: int | None) -> None:
     if n_mels not in MELS:
         supported = " or ".join(map(str, MELS))
-        message = f"{file}: the model takes {n_mels} mel bands, Whisper models {supported}"
-        raise ModelFormatError(message, hint=_AGAIN)
+        raise ModelFormatError(
+            f"{file}: the model takes {n_mels} mel bands, Whisper models {supported}", hint=_AGAIN
+        )
     for (name, expected), found in zip(POSITIONS.items(), positions, strict=True):
         if found != expected:
             raise ModelFormatError(
@@ -242,9 +248,10 @@ def _check_features(directory: Path, n_mels: int) -> None:
     file = directory / "preprocessor_config.json"
     declared = read_json(file).get("feature_size")
     if declared is not None and declared != n_mels:
-        message = f"{file}: feature_size is {declared!r}, but the model takes {n_mels} mel bands"
-        hint = "copy preprocessor_config.json from the base model"
-        raise ModelFormatError(message, hint=hint)
+        raise ModelFormatError(
+            f"{file}: feature_size is {declared!r}, but the model takes {n_mels} mel bands",
+            hint="copy preprocessor_config.json from the base model",
+        )
 
 
 def _check_pairs(file: Path, name: str, value: Any) -> list[tuple[int, int]]:
@@ -255,8 +262,9 @@ def _check_pairs(file: Path, name: str, value: Any) -> list[tuple[int, int]]:
         raise ModelFormatError(f"{file}: {name} is not a list", hint=_AGAIN)
     for pair in value:
         if not (isinstance(pair, list) and len(pair) == 2 and all(map(_is_id, pair))):
-            message = f"{file}: {name} has {str(pair)[:40]}, not a layer and a head"
-            raise ModelFormatError(message, hint=_AGAIN)
+            raise ModelFormatError(
+                f"{file}: {name} has {str(pair)[:40]}, not a layer and a head", hint=_AGAIN
+            )
     return [(layer, head) for layer, head in value]
 
 
@@ -279,11 +287,11 @@ def _language_ids(file: Path, value: Any, size: int) -> dict[str, int]:
         raise ModelFormatError(f"{file}: lang_to_id is not an object", hint=_AGAIN)
     for token, number in value.items():
         if not _is_id(number) or number >= size:
-            message = (
+            raise ModelFormatError(
                 f"{file}: {token[:40]!r} in lang_to_id is {str(number)[:40]},"
-                f" not a token of a vocabulary of {size}"
+                f" not a token of a vocabulary of {size}",
+                hint=_AGAIN,
             )
-            raise ModelFormatError(message, hint=_AGAIN)
     return value
 
 

@@ -133,8 +133,9 @@ def _cached_sha256(file: Path, progress: Progress) -> str:
         status = file.stat()
         known = read_json(index)
     except FileNotFoundError as error:
-        message = f"{file} is missing"
-        raise ModelFormatError(message, hint="download or export the model again") from error
+        raise ModelFormatError(
+            f"{file} is missing", hint="download or export the model again"
+        ) from error
     except ModelFormatError:
         known = {}  # a damaged cache: rebuild it
     identity = [status.st_size, status.st_mtime_ns, status.st_ino]
@@ -293,9 +294,10 @@ def _mark_multilingual(vocabulary: list[str], *, multilingual: bool, where: Path
     elif _SPARE_TOKEN in vocabulary:
         vocabulary[vocabulary.index(_SPARE_TOKEN)] = ""
     else:
-        message = f"{where}: the vocabulary has neither an empty token nor {_SPARE_TOKEN}"
-        hint = "CTranslate2 would treat this multilingual model as an English one"
-        raise ModelFormatError(message, hint=hint)
+        raise ModelFormatError(
+            f"{where}: the vocabulary has neither an empty token nor {_SPARE_TOKEN}",
+            hint="CTranslate2 would treat this multilingual model as an English one",
+        )
 
 
 def token_ids(
@@ -332,5 +334,7 @@ def _disk_errors(root: Path) -> Iterator[None]:
         reason = (
             "the disk is full" if error.errno == errno.ENOSPC else (error.strerror or str(error))
         )
-        hint = "free some space, or set TRANSCRIBE_MCP_CACHE_DIR to another directory"
-        raise ModelError(f"cannot convert the model in {root}: {reason}", hint=hint) from error
+        raise ModelError(
+            f"cannot convert the model in {root}: {reason}",
+            hint="free some space, or set TRANSCRIBE_MCP_CACHE_DIR to another directory",
+        ) from error

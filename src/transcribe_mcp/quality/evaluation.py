@@ -90,11 +90,13 @@ def load_truth(directory: Path) -> list[Truth]:
         )
         truths += [Truth(path, (TruthSegment(text),) if text.strip() else ()) for path in media]
     if not truths:
-        hint = (
-            f"put a {TRUTH_NAME} there, or beside each recording a .txt of the same name "
-            "with the words said"
+        raise UsageError(
+            f"{directory} holds no truth to judge by",
+            hint=(
+                f"put a {TRUTH_NAME} there, or beside each recording a .txt of the same name "
+                "with the words said"
+            ),
         )
-        raise UsageError(f"{directory} holds no truth to judge by", hint=hint)
     for truth in truths:
         if not truth.path.is_file():
             raise SourceNotFoundError(f"{listed} names {truth.path.name!r}, which is not there")

@@ -43,8 +43,10 @@ def bench(request: BenchRequest, progress: Progress = no_progress) -> Evaluation
         ModelError, EngineError: the engine cannot be loaded, or failed.
     """
     if not 0 < request.minutes <= MAX_MINUTES:
-        hint = f"give more than 0 and at most {MAX_MINUTES:g}"
-        raise UsageError(f"--minutes is {request.minutes:g}", hint=hint)
+        raise UsageError(
+            f"--minutes is {request.minutes:g}",
+            hint=f"give more than 0 and at most {MAX_MINUTES:g}",
+        )
     if request.runs < 1:
         raise UsageError(f"--runs is {request.runs}", hint="give 1 or more")
     from ..quality.bench import measure, recording

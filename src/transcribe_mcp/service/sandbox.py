@@ -135,8 +135,9 @@ class Sandbox:
             message = str(error).replace(str(directory), str(path.parent))
             raise OutputError(message, hint=error.hint) from error
         except OSError as error:
-            message = f"cannot write {target}: {error.strerror}"
-            raise OutputError(message, hint="name a directory that exists") from error
+            raise OutputError(
+                f"cannot write {target}: {error.strerror}", hint="name a directory that exists"
+            ) from error
         return path
 
     @property
@@ -151,8 +152,9 @@ class Sandbox:
         if not is_url(source):
             return str(self.access.recording(source))
         if not self.access.allow_urls:
-            hint = (
-                "give the path of a file; URLs work where the server was started with --allow-urls"
+            raise SourceRefusedError(
+                "this server does not download URLs",
+                hint="give the path of a file; "
+                "URLs work where the server was started with --allow-urls",
             )
-            raise SourceRefusedError("this server does not download URLs", hint=hint)
         return require_url(source.strip()).geturl()

@@ -40,16 +40,18 @@ def take_token(host: str) -> str:
     token = settings().token.get_secret_value()
     os.environ.pop("TRANSCRIBE_MCP_TOKEN", None)
     if not token and host not in LOOPBACK:
-        message = f"other machines can reach {host}, and no token is set"
-        raise UsageError(message, hint=f"{_TOKEN_HINT}; or serve on 127.0.0.1")
+        raise UsageError(
+            f"other machines can reach {host}, and no token is set",
+            hint=f"{_TOKEN_HINT}; or serve on 127.0.0.1",
+        )
     if token and (
         len(token) < MIN_TOKEN_CHARS
         or not token.isascii()
         or not token.isprintable()
         or " " in token
     ):
-        message = (
-            f"the token has fewer than {MIN_TOKEN_CHARS} characters or not only printable ASCII"
+        raise UsageError(
+            f"the token has fewer than {MIN_TOKEN_CHARS} characters or not only printable ASCII",
+            hint=_TOKEN_HINT,
         )
-        raise UsageError(message, hint=_TOKEN_HINT)
     return token

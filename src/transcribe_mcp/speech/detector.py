@@ -199,9 +199,9 @@ def _session(graph: Path) -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        message = f"cannot load onnxruntime for voice detection: {error}"
         raise EngineUnavailableError(
-            message, hint="pip install --force-reinstall onnxruntime"
+            f"cannot load onnxruntime for voice detection: {error}",
+            hint="pip install --force-reinstall onnxruntime",
         ) from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1

@@ -137,11 +137,13 @@ def check_outputs(request: TranscribeRequest, context: typer.Context, *, queue: 
     for name, option in (flags | {each.name: flag(each) for each in files}).items():
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
-            hint = (
-                "add --output-dir DIR, or print the transcript later: "
-                "transcribe-mcp jobs show JOB --wait --format F"
+            raise UsageError(
+                f"{option} with --queue has no file to apply to",
+                hint=(
+                    "add --output-dir DIR, or print the transcript later: "
+                    "transcribe-mcp jobs show JOB --wait --format F"
+                ),
             )
-            raise UsageError(f"{option} with --queue has no file to apply to", hint=hint)
 
 
 # --- values as text ---

@@ -193,8 +193,9 @@ class Handlers:
     async def _awaited(self, view: pages.View, wait_s: float, report: Report) -> Job:
         job = await self.service.call(self._jobs.get_job, view.job_id)
         if isinstance(job, Batch):
-            hint = "get_transcription_progress lists its jobs: give the job_id of one"
-            raise no_transcript(view.job_id, hint)
+            raise no_transcript(
+                view.job_id, "get_transcription_progress lists its jobs: give the job_id of one"
+            )
         awaited = await self.service.wait_for(job, wait_s, report)
         assert isinstance(awaited, Job)
         return awaited

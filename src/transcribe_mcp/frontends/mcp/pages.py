@@ -38,8 +38,10 @@ class View:
 
     def __post_init__(self) -> None:
         if self.start_s is not None and self.end_s is not None and self.end_s <= self.start_s:
-            message = f"the range ends at {self.end_s:g} s and starts at {self.start_s:g} s"
-            raise UsageError(message, hint="give end_s above start_s, or leave one out")
+            raise UsageError(
+                f"the range ends at {self.end_s:g} s and starts at {self.start_s:g} s",
+                hint="give end_s above start_s, or leave one out",
+            )
 
     def text(self, transcript: Transcript) -> str:
         """

@@ -163,8 +163,9 @@ def _chosen(value: str, name: str, argument: Argument) -> str:
     name_of_choice = value.lower()
     if name_of_choice in argument.choices:
         return name_of_choice
-    message = f"{name} is {value[:64]!r}"
-    raise UnknownNameError.unknown(message, value, argument.choices, "choose one of")
+    raise UnknownNameError.unknown(
+        f"{name} is {value[:64]!r}", value, argument.choices, "choose one of"
+    )
 
 
 def _number(value: Any, name: str, argument: Argument) -> float:

@@ -99,8 +99,10 @@ def peer_transcripts(
         lines = said.read().decode(errors="replace").strip().splitlines()
     if n_done < len(recordings):
         last = lines[-1] if lines else f"exit {child.returncode}"
-        hint = "install the program ffmpeg" if "'ffmpeg'" in last else f"run it without {name}"
-        raise EngineFailedError(f"{name} failed on {recordings[n_done]}: {last}", hint=hint)
+        raise EngineFailedError(
+            f"{name} failed on {recordings[n_done]}: {last}",
+            hint="install the program ffmpeg" if "'ffmpeg'" in last else f"run it without {name}",
+        )
 
 
 def _python_with(name: str) -> Path:
@@ -132,11 +134,11 @@ def _python_with_whisperx() -> Path:
     if find_spec("whisperx") is not None:
         return Path(sys.executable)
     if current is not None:
-        problem = (
+        raise EngineUnavailableError(
             f"whisperx cannot be run: environment {current.name} is {current.state}: "
-            f"{current.problem}"
+            f"{current.problem}",
+            hint=f"make another one: {create}",
         )
-        raise EngineUnavailableError(problem, hint=f"make another one: {create}")
     raise EngineUnavailableError("whisperx is not installed: no environment has it", hint=create)
 
 
