@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from common import DEFAULT_AUDIO, DEFAULT_MODEL, OWN_AUDIO, SAMPLE_RATE_HZ, Bar, own_model, report
 
+from transcribe_mcp.compat.device_choice import precisions
 from transcribe_mcp.domain.transcript import Word
 from transcribe_mcp.engines import Decoded, DecodingOptions, EngineRequest
 from transcribe_mcp.engines.whisper import alignment
@@ -32,7 +33,7 @@ from transcribe_mcp.engines.whisper.caches import AudioRow
 from transcribe_mcp.engines.whisper.continuous_batching import EagerSteps
 from transcribe_mcp.engines.whisper.decode_slots import MAX_TOKENS
 from transcribe_mcp.engines.whisper.engine import WhisperEngine, _idle_steps
-from transcribe_mcp.engines.whisper.loading import _compute_types, _load_on
+from transcribe_mcp.engines.whisper.loading import _hardware, _load_on
 from transcribe_mcp.media.decode import read
 from transcribe_mcp.quality.evaluation import Truth, load_truth
 from transcribe_mcp.quality.wer import align, normalise
@@ -269,8 +270,8 @@ def main() -> int:
     material = material_of(asked.audio or (OWN_AUDIO if asked.own else DEFAULT_AUDIO))
     figures: dict[str, Any] = {"transformers": against_transformers(model, asked.device, material)}
     print("transformers", figures["transformers"], flush=True)
-    precisions = dict.fromkeys(("float32", *_compute_types(torch.device(asked.device))))
-    for precision in precisions:
+    offered = precisions("whisper", _hardware(torch.device(asked.device)))
+    for precision in dict.fromkeys(("float32", *offered)):
         figures[precision] = of_precision(model, asked.device, precision, material)
         print(precision, figures[precision], flush=True)
     return report(f"exactness, {asked.device}", figures, bars_of(figures, len(material.windows)))

@@ -10,14 +10,10 @@ import sys
 import pytest
 from whisper_nano import whisper_nano
 
+from transcribe_mcp.compat.device_choice import BATCHES_BESIDE, LISTENING_BYTES, batch_that_fits
 from transcribe_mcp.compat.memory import BATCHES, geometries, geometry, largest_batch, memory_need
 from transcribe_mcp.engines.auto import auto_engine
-from transcribe_mcp.engines.batch_size import (
-    BATCHES_BESIDE,
-    LISTENING_BYTES,
-    batch_that_fits,
-    known_shape,
-)
+from transcribe_mcp.engines.model_shape import known_shape
 from transcribe_mcp.models import find_cached
 
 GIGABYTE = 1_000_000_000

@@ -27,6 +27,7 @@ WEIGHT_BYTES: Mapping[str, int] = {
     "bfloat16": 2,
     "int8": 1,
     "int8_float16": 1,
+    "int8_float32": 1,
 }
 ACTIVATION_BYTES: Mapping[str, int] = {
     "float32": 4,
@@ -34,6 +35,7 @@ ACTIVATION_BYTES: Mapping[str, int] = {
     "bfloat16": 2,
     "int8": 4,
     "int8_float16": 2,
+    "int8_float32": 4,
 }
 MEBIBYTE = 1 << 20
 # Share of the memory that a plan may fill; drivers and other processes need the rest.

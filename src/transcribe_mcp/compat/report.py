@@ -11,6 +11,7 @@ from .diagnose import exit_code, not_judged, worst
 from .explain import Recognised
 from .facts import Facts, to_json
 from .rules import AREAS, RULES, SEVERITIES, SIGNS, Finding, Rule
+from .runtime_choice import usual_choices, usual_text
 from .tables import table
 
 _RESULTS: Mapping[int, str] = {0: "fit", 1: "degraded", 2: "broken"}
@@ -29,6 +30,7 @@ def doctor_json(
         "exit_code": code,
         **({"only": list(only), "not_judged": not_judged(facts, only)} if only else {}),
         "findings": [asdict(finding) for finding in findings],
+        "runs_on": [asdict(choice) for choice in usual_choices(facts)],
         "facts": to_json(facts, scrub=True),
     }
 
@@ -47,7 +49,7 @@ def doctor_text(facts: Facts, findings: Sequence[Finding], *, verbose: bool = Fa
         for finding in here:
             if verbose or finding.severity != "info":
                 lines += _finding_lines(finding, verbose=verbose)
-    lines += ["", _verdict(findings)]
+    lines += ["", *usual_text(facts), _verdict(findings)]
     return "\n".join(lines + (_fact_lines(facts) if verbose else []))
 
 

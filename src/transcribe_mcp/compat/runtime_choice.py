@@ -1,4 +1,4 @@
-"""GPUs, threads and environment variables for the workers of this machine."""
+"""GPUs, engines, threads and environment variables for this machine, judged by its facts."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from .derived_facts import DerivedFacts
+from .device_choice import CPU, CTRANSLATE2, DeviceChoice, Hardware, choose
 from .facts import Facts
-from .machine import Gpu
-from .memory import geometry, gpu_bytes, largest_batch
+from .machine import Gpu, gpu_name, usable_memory_bytes
+from .memory import WHISPER, geometry, gpu_bytes, largest_batch
+
+USUAL_MODEL = "large-v3-turbo"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +29,7 @@ class Runtime:
     environment: Mapping[str, str]
 
 
-def choose_runtime(facts: Facts, model: str = "large-v3-turbo") -> Runtime:
+def choose_runtime(facts: Facts, model: str = USUAL_MODEL) -> Runtime:
     """The settings for a model of the table ``models``. Raises ``KeyError`` for other models."""
     machine = DerivedFacts(facts)
     threads = machine.cores or 1
@@ -40,17 +43,54 @@ def choose_runtime(facts: Facts, model: str = "large-v3-turbo") -> Runtime:
 def usable_gpus(facts: Facts, model: str) -> tuple[int, ...]:
     """Numbers of the GPUs on which CTranslate2 or torch can run the model, judged by facts."""
     machine = DerivedFacts(facts)
-    if any(_driver_problems(machine)):
-        return ()
-    for_torch = machine.torch_is_cpu is False and not machine.torch_driver_too_old
-    for_ctranslate2 = not ctranslate2_gpu_problem(machine)
-    lacks_torch_code = machine.gpus_without_torch_code or []
     return tuple(
         index
         for index, gpu in enumerate(machine.gpus)
-        if (for_ctranslate2 or (for_torch and gpu not in lacks_torch_code))
-        and _has_room(gpu, model)
+        if _gpu_engine(machine, gpu) and _has_room(gpu, model)
     )
+
+
+def usable_hardware(facts: Facts) -> list[tuple[str, Hardware]]:
+    """The GPUs that an engine can probably use, each with its engine; the CPU if there are none."""
+    machine = DerivedFacts(facts)
+    threads = facts.value("cpu.usable") or 1
+    found = []
+    for index in usable_gpus(facts, "tiny"):
+        gpu = machine.gpus[index]
+        hardware = Hardware(
+            gpu_name(index), gpu.name, gpu.capability, gpu_bytes(gpu) or None, threads
+        )
+        found.append((_gpu_engine(machine, gpu), hardware))
+    if found:
+        return found
+    memory = usable_memory_bytes(facts)
+    free_bytes = min(memory, facts.value("memory.available_bytes", memory)) if memory else None
+    return [(CTRANSLATE2, Hardware(CPU, "CPU", free_bytes=free_bytes, threads=threads))]
+
+
+def usual_choices(facts: Facts) -> list[DeviceChoice]:
+    """How the usual model runs on each usable device."""
+    shape = geometry(USUAL_MODEL)
+    return [choose(engine, hardware, shape) for engine, hardware in usable_hardware(facts)]
+
+
+def usual_text(facts: Facts) -> list[str]:
+    """One line of ``doctor`` per usable device."""
+    return [
+        f"{USUAL_MODEL} runs on {choice.device}: engine {choice.engine}, {choice.compute_type}, "
+        f"batches of {choice.batch_size} windows, {(choice.need_bytes or 0) / 1e9:.1f} GB"
+        for choice in usual_choices(facts)
+    ]
+
+
+def _gpu_engine(machine: DerivedFacts, gpu: Gpu) -> str:
+    """The engine that ``auto`` takes on this GPU; empty if none can use it."""
+    if any(_driver_problems(machine)):
+        return ""
+    for_torch = machine.torch_is_cpu is False and not machine.torch_driver_too_old
+    if for_torch and gpu not in (machine.gpus_without_torch_code or []):
+        return WHISPER
+    return "" if ctranslate2_gpu_problem(machine) else CTRANSLATE2
 
 
 def ctranslate2_gpu_problem(machine: DerivedFacts) -> str:

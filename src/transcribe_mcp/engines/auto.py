@@ -5,6 +5,7 @@ nor CTranslate2.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from importlib.metadata import PackageNotFoundError, version
 
 from .. import models
@@ -17,6 +18,7 @@ AUTO = "auto"
 PYTORCH = "whisper"
 CTRANSLATE2 = "ctranslate2"
 ALL_GPUS = "cuda:all"
+ONE_DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]+)?")
 SEVERAL = re.compile(r"cuda:\d+(,\d+)+")
 
 
@@ -45,6 +47,33 @@ def devices_of(requested: str) -> tuple[str, ...]:
             hint="name every GPU once, for example cuda:0,1",
         )
     return tuple(f"cuda:{number}" for number in numbers)
+
+
+def parsed_device(requested: str, gpu: int) -> tuple[str, int]:
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:N`` -> kind and GPU number. ``gpu``: if none is named.
+
+    Raises:
+        UsageError: anything else.
+    """
+    if not ONE_DEVICE.fullmatch(requested):
+        raise UsageError(
+            f"there is no device {requested!r}",
+            hint="choose one of: auto, cpu, cuda, cuda:0, cuda:1 …",
+        )
+    kind, _, number = requested.partition(":")
+    return kind, int(number or gpu)
+
+
+def require_precision(requested: str, offered: Collection[str], kind: str, engine: str) -> None:
+    """
+    Raises:
+        UsageError: the engine lacks this precision on this kind of device.
+    """
+    if requested != AUTO and requested not in offered:
+        raise UsageError(
+            f"compute type {requested!r} is not supported on {kind}",
+            hint=f"the engine {engine} has on {kind}: {', '.join(offered)}",
+        )
 
 
 def auto_engine(model: str, device: str, compute_type: str, gpu: int = 0) -> str:

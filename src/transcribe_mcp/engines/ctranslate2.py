@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from .. import models
 from ..align.times import time_words, token_starts
 from ..align.words import split_words
+from ..compat.device_choice import Hardware, choose, cpu_replicas, precisions
 from ..compat.gpu_probe import gpu_facts, gpu_trial, operation_on, ran_out_of_memory, trial_key
 from ..compat.machine import gpu_name, gpus_of
-from ..compat.memory import WEIGHT_BYTES
 from ..compat.preload import preload_cublas
 from ..domain.languages import AUTO
 from ..domain.transcript import Notice, Word
-from ..errors import EngineFailedError, EngineUnavailableError, OutOfMemoryError, UsageError
+from ..errors import EngineFailedError, EngineUnavailableError, OutOfMemoryError
 from ..models import catalogue, conversion
 from ..settings import settings, usable_cores
 from ..speech.features import FRAMES_PER_SECOND, log_mel
@@ -39,7 +39,8 @@ from . import (
     Recognizer,
     VoiceDetector,
 )
-from .batch_size import CPU_BATCH_SIZE, CUDA_BATCH_SIZE, batch_that_fits, cpu_replicas, known_shape
+from .auto import parsed_device, require_precision
+from .model_shape import known_shape
 from .tokenizer import CONTEXT_TOKENS, PROMPT_TOKENS, Vocabulary, prompt_text
 
 SAMPLING_SEED = 0
@@ -56,7 +57,8 @@ def load(request: EngineRequest) -> Recognizer | GpuModel:
     CPU behind it.
     """
     device, index, gpu_notices = _choose_device(request.device, request.gpu)
-    _choose_compute_type(request.compute_type, device)  # refused before a model is fetched
+    supported = sorted(ctranslate2.get_supported_compute_types(device))
+    require_precision(request.compute_type, supported, device, "ctranslate2")
     request = replace(request, notices=(*request.notices, *gpu_notices))
     if request.model == AUTO:
         choice = models.choose_model(catalogue.this_machine(device), offline=request.offline)
@@ -77,23 +79,25 @@ def load(request: EngineRequest) -> Recognizer | GpuModel:
 
 def _load_on(request: EngineRequest, device: str, index: int) -> CTranslate2Engine:
     name = request.model
-    compute_type = _choose_compute_type(request.compute_type, device)
     checkpoint = models.resolve(name, offline=request.offline, progress=request.progress)
     models.require_usable(checkpoint)
-    directory = conversion.ctranslate2_directory(
-        checkpoint, "int8" if compute_type.startswith("int8") else "source", request.progress
-    )
-    batch_size = (
-        CPU_BATCH_SIZE if device == "cpu" else _cuda_batch_size(checkpoint, compute_type, index)
-    )
     threads = request.threads or usable_cores()
+    hardware = _hardware(device, index, threads)
+    choice = choose(
+        "ctranslate2", hardware, known_shape(checkpoint), _precision(request.compute_type, hardware)
+    )
+    directory = conversion.ctranslate2_directory(
+        checkpoint,
+        "int8" if choice.compute_type.startswith("int8") else "source",
+        request.progress,
+    )
     replicas = cpu_replicas(threads) if device == "cpu" else 1
     with _foreign_errors(f"loading model {name}"):
         model = ctranslate2.models.Whisper(
             str(directory),
             device,
             device_index=index,
-            compute_type=compute_type,
+            compute_type=choice.compute_type,
             inter_threads=replicas,
             intra_threads=max(1, threads // replicas),
         )
@@ -109,7 +113,7 @@ def _load_on(request: EngineRequest, device: str, index: int) -> CTranslate2Engi
         compute_type=model.compute_type,
         languages=("en",) if checkpoint.english_only else vocabulary.languages,
         tasks=("transcribe",) if checkpoint.can_translate is False else ("transcribe", "translate"),
-        batch_size=batch_size,
+        batch_size=choice.batch_size,
         beam_size=_beam_size(checkpoint) if device == "cpu" else 1,
         can_sample=False,  # its threads' random generators cannot be set back
         retry_beam_size=RETRY_BEAM_SIZE,
@@ -131,16 +135,22 @@ def _beam_size(checkpoint: models.Checkpoint) -> int:
     return SMALL_DECODER_BEAMS if is_small and models.has_openai_vocabulary(checkpoint) else 1
 
 
-def _cuda_batch_size(checkpoint: models.Checkpoint, compute_type: str, index: int) -> int:
-    """As many windows as fit beside what others hold, before the model is loaded; more than 24 are
-    not faster.
-    """
-    shape = known_shape(checkpoint)
-    gpus = gpus_of(gpu_facts())
-    free_bytes = gpus[index].free_bytes if index < len(gpus) else None
-    if shape is None or free_bytes is None or compute_type not in WEIGHT_BYTES:
-        return CUDA_BATCH_SIZE
-    return batch_that_fits(shape, "ctranslate2", compute_type, free_bytes, CUDA_BATCH_SIZE)
+def _hardware(device: str, index: int, threads: int) -> Hardware:
+    """The device as the driver describes it, with its memory before the model is loaded."""
+    if device == "cpu":
+        return Hardware("cpu", threads=threads)
+    gpu = next(iter(gpus_of(gpu_facts())[index:]), None)
+    if gpu is None:
+        return Hardware(gpu_name(index), threads=threads)
+    return Hardware(gpu_name(index), gpu.name, gpu.capability, gpu.free_bytes, threads)
+
+
+def _precision(requested: str, hardware: Hardware) -> str:
+    """The best one that this build of CTranslate2 has, too."""
+    if requested != AUTO:
+        return requested
+    supported = ctranslate2.get_supported_compute_types(hardware.kind)
+    return next(name for name in precisions("ctranslate2", hardware) if name in supported)
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,21 +304,11 @@ def _storage(array: NDArray[Any]) -> Any:
 
 def _choose_device(requested: str, gpu: int) -> tuple[str, int, tuple[Notice, ...]]:
     """``cpu``, ``cuda``, ``cuda:N`` or ``auto`` -> device, index, why a GPU is unused."""
-    device, _, number = requested.partition(":")
-    if (
-        device not in (AUTO, "cpu", "cuda")
-        or (number and not number.isdecimal())
-        or (number and device != "cuda")
-    ):
-        raise UsageError(
-            f"there is no device {requested!r}",
-            hint="choose one of: auto, cpu, cuda, cuda:0, cuda:1 …",
-        )
+    device, index = parsed_device(requested, gpu)
     if device == "cpu":
         return "cpu", 0, ()
     count = ctranslate2.get_cuda_device_count()
     problem = preload_cublas().problem if count else "CTranslate2 finds no usable CUDA device"
-    index = int(number or gpu)
     if not problem and index >= count:
         name = gpu_name(index) if device == AUTO else requested
         problem = f"there is no device {name}, CTranslate2 finds {count}"
@@ -324,17 +324,6 @@ def _choose_device(requested: str, gpu: int) -> tuple[str, int, tuple[Notice, ..
     if problem:
         return "cpu", 0, (Notice("gpu_unused", f"the GPU is not used: {problem}"),) if count else ()
     return "cuda", index, ()
-
-
-def _choose_compute_type(requested: str, device: str) -> str:
-    supported = ctranslate2.get_supported_compute_types(device)
-    if requested == AUTO:
-        preferred = ("int8",) if device == "cpu" else ("float16", "int8_float32", "float32")
-        return next(compute_type for compute_type in preferred if compute_type in supported)
-    if requested not in supported:
-        hint = f"this {device} supports: {', '.join(sorted(supported))}"
-        raise UsageError(f"compute type {requested!r} is not supported on {device}", hint=hint)
-    return requested
 
 
 @contextmanager

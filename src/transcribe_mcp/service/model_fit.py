@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from ..jobs.models import Diagnosis
 from . import list_models
+
+if TYPE_CHECKING:
+    from ..compat.device_choice import Hardware
 
 __all__ = [
     "CachedModel",
@@ -20,12 +24,11 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """The device of a run that names none. ``free_bytes`` is ``None`` if unknown."""
+    """The device of a run that names none."""
 
-    where: str
     engine: str
+    hardware: Hardware
     compute_type: str
-    free_bytes: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +53,12 @@ def models_here() -> tuple[CachedModel, ...]:
     """The models of the catalogue and the cache. Loads none; makes no network call."""
     from ..compat.memory import USABLE_SHARE
 
-    place = this_machine()
+    machine = this_machine()
+    free_bytes = machine.hardware.free_bytes
     rows = []
     for row in list_models():
-        need_bytes = _need_bytes(row.name, place)
-        known = need_bytes is not None and place.free_bytes is not None
+        need_bytes = _need_bytes(row.name, machine)
+        known = need_bytes is not None and free_bytes is not None
         rows.append(
             CachedModel(
                 name=row.name,
@@ -63,7 +67,7 @@ def models_here() -> tuple[CachedModel, ...]:
                 download_bytes=row.download_bytes,
                 is_here=row.path is not None,
                 need_bytes=need_bytes,
-                fits=(need_bytes or 0) <= USABLE_SHARE * (place.free_bytes or 0) if known else None,
+                fits=(need_bytes or 0) <= USABLE_SHARE * (free_bytes or 0) if known else None,
             )
         )
     return tuple(rows)
@@ -71,42 +75,24 @@ def models_here() -> tuple[CachedModel, ...]:
 
 @lru_cache(maxsize=1)
 def this_machine() -> Machine:
-    """The GPU if one is usable, else the CPU, and the precision that ``auto`` picks."""
-    from importlib.util import find_spec
-
+    """The first usable GPU, else the CPU, and the precision that ``auto`` takes."""
     from ..compat import gather
-    from ..compat.machine import gpus_of, usable_memory_bytes
-    from ..compat.memory import WHISPER, gpu_bytes
-    from ..compat.runtime_choice import usable_gpus
+    from ..compat.device_choice import precisions
+    from ..compat.runtime_choice import usable_hardware
 
-    facts = gather()
-    usable = usable_gpus(facts, "tiny")
-    if usable:
-        gpu = gpus_of(facts)[usable[0]]
-        if find_spec("torch") is not None:
-            return Machine(gpu.name, WHISPER, "bfloat16+int8", gpu_bytes(gpu) or None)
-        return Machine(gpu.name, "ctranslate2", "float16", gpu_bytes(gpu) or None)
-    memory = usable_memory_bytes(facts)
-    return Machine(
-        "CPU",
-        "cpu",
-        "int8",
-        min(memory, facts.value("memory.available_bytes", memory)) if memory else None,
-    )
+    engine, hardware = usable_hardware(gather())[0]
+    return Machine(engine, hardware, precisions(engine, hardware)[0])
 
 
-def _need_bytes(model: str, place: Machine) -> int | None:
+def _need_bytes(model: str, machine: Machine) -> int | None:
+    from ..compat.device_choice import choose
     from ..compat.memory import geometry
-    from ..engines.batch_size import default_need_bytes
-    from ..settings import usable_cores
 
     try:
         shape = geometry(model.removesuffix(".en"))
     except KeyError:
         return None
-    return default_need_bytes(
-        shape, place.engine, place.compute_type, (place.free_bytes, usable_cores())
-    )
+    return choose(machine.engine, machine.hardware, shape).need_bytes
 
 
 def diagnose() -> Diagnosis:

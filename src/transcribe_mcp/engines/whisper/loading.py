@@ -12,18 +12,20 @@ import torch
 from torch import Tensor
 
 from ... import models
+from ...compat.device_choice import INT8_AUDIO, Hardware, choose, precisions
 from ...compat.gpu_probe import ran_out_of_memory
 from ...compat.machine import gpu_name
-from ...compat.memory import ENCODER_ROOMS
+from ...compat.memory import ENCODER_ROOMS, WHISPER
 from ...domain.languages import AUTO
 from ...domain.transcript import Notice
-from ...errors import EngineFailedError, EngineUnavailableError, OutOfMemoryError, UsageError
+from ...errors import EngineFailedError, EngineUnavailableError, OutOfMemoryError
 from ...models import Checkpoint, catalogue
 from ...models.tensors import Geometry
 from ...settings import usable_cores
 from ...speech.silero_gpu import has_triton, launch_errors
 from .. import RETRY_BEAM_SIZE, EngineInfo, EngineRequest, GpuModel, Recognizer
-from ..batch_size import batch_that_fits, best_batch, shape_of
+from ..auto import parsed_device, require_precision
+from ..model_shape import shape_of
 from . import alignment
 from .caches import AudioCache, audio_cache
 from .checkpoint import Placement, generation_config, geometry_of, load_model, vocabulary_of
@@ -42,15 +44,7 @@ from .quantized_states import AudioStates, audio_states
 
 Kept = TypeVar("Kept")  # what the decoder reads of the audio
 VOCABULARY_MULTIPLE = 128  # an odd number of outputs takes cuBLAS twice the time
-INT8_AUDIO = "+int8"  # 8-bit keys and values of the audio; on a CPU the decoder's products too
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-CPU_BATCH_SIZES = (4, 16)
-CPU_AUDIO_BYTES = 1 << 30
-ENCODER_SQUARES = (
-    12  # weights of a layer in squares of its width: 4 for attention, 8 for what follows
-)
-INT8_BATCH_SIZES = (8, 32)
-INT8_BATCH_WEIGHTS = 1 << 30  # weights of the encoder's layers, times windows
 _INT8_WITH_ENCODER = {"int8": "int8", "bfloat16": "bfloat16" + INT8_AUDIO}
 CPU_ROOM = (1, 2, 4, 8, 16)
 CUDA_ROOM = (1, 4, 16, 64, 128, 256)
@@ -66,7 +60,7 @@ def load(request: EngineRequest) -> Recognizer | GpuModel:
     device, notices = _choose_device(request.device, request.gpu)
     try:
         with _foreign_errors(request.model, device):
-            _choose_compute_type(request.compute_type, device)  # refused before a model is fetched
+            _require_precision(request.compute_type, device)  # refused before a model is fetched
     except EngineFailedError:
         if request.device != AUTO:
             raise  # otherwise it comes again below, where the CPU is behind it
@@ -84,7 +78,7 @@ def load(request: EngineRequest) -> Recognizer | GpuModel:
     def load_on_cpu() -> Recognizer:
         kept = (
             request.compute_type
-            if request.compute_type in _compute_types(torch.device("cpu"))
+            if request.compute_type in precisions(WHISPER, _hardware(torch.device("cpu")))
             else AUTO
         )
         return _load_on(replace(request, compute_type=kept), torch.device("cpu"))
@@ -94,22 +88,21 @@ def load(request: EngineRequest) -> Recognizer | GpuModel:
 
 def _load_on(request: EngineRequest, device: torch.device) -> WhisperEngine:
     with _foreign_errors(request.model, device):
-        compute_type = _choose_compute_type(request.compute_type, device)
+        _require_precision(request.compute_type, device)
+        hardware = _hardware(device)
     checkpoint = models.resolve(
         request.model, offline=request.offline, progress=request.progress, packages=False
     )
     geometry = geometry_of(checkpoint)
     models.require_usable(checkpoint)
-    if request.compute_type == AUTO and compute_type == "int8":
+    compute_type = request.compute_type
+    if compute_type == AUTO and precisions(WHISPER, hardware)[0] == "int8":
         compute_type = _INT8_WITH_ENCODER[encoder_precision(geometry, _threads_each(request))]
+    choice = choose(WHISPER, hardware, shape_of(geometry, checkpoint.name), compute_type)
+    compute_type = choice.compute_type
     vocabulary = vocabulary_of(checkpoint)
     directions = generation_config(checkpoint, geometry)
     with _foreign_errors(request.model, device), on(device):
-        batch_size = (
-            _cpu_batch_size(geometry, compute_type)
-            if device.type == "cpu"
-            else _cuda_batch_size(checkpoint, device, compute_type)
-        )
         machinery = _machinery(checkpoint, device, compute_type, request)
     # A worker whose part of a batch is done goes on with what comes next. In 8 bits several batches
     # are not too many.
@@ -129,7 +122,7 @@ def _load_on(request: EngineRequest, device: torch.device) -> WhisperEngine:
         compute_type=compute_type,
         languages=("en",) if checkpoint.english_only else vocabulary.languages,
         tasks=("transcribe",) if checkpoint.can_translate is False else ("transcribe", "translate"),
-        batch_size=batch_size,
+        batch_size=choice.batch_size,
         retry_beam_size=1
         if in_queue
         else RETRY_BEAM_SIZE,  # on a GPU sampling in the running batch costs far less
@@ -147,31 +140,6 @@ def _load_on(request: EngineRequest, device: torch.device) -> WhisperEngine:
         warnings=notices,
     )
     return WhisperEngine(machinery, vocabulary, directions, info)
-
-
-def _cpu_batch_size(geometry: Geometry, compute_type: str) -> int:
-    """Many windows share what is read of the weights.
-
-    Keys and values are to stay within a gigabyte. In 8 bits there are none, but a batch is to end
-    soon: that is when progress is told, and what is lost with a worker.
-    """
-    if _in_int8(compute_type):
-        weights = geometry.encoder_layers * geometry.d_model**2 * ENCODER_SQUARES
-        return max(INT8_BATCH_SIZES[0], min(INT8_BATCH_SIZES[1], INT8_BATCH_WEIGHTS // weights))
-    window_bytes = (
-        geometry.decoder_layers * 2 * geometry.max_source_positions * geometry.d_model * 4
-    )
-    return max(CPU_BATCH_SIZES[0], min(CPU_BATCH_SIZES[1], CPU_AUDIO_BYTES // window_bytes))
-
-
-def _cuda_batch_size(checkpoint: Checkpoint, device: torch.device, compute_type: str) -> int:
-    """As many windows as fit beside what others hold, before the model is loaded."""
-    free_bytes, _ = torch.cuda.mem_get_info(device)
-    geometry = geometry_of(checkpoint)
-    shape = shape_of(geometry, checkpoint.name)
-    return batch_that_fits(
-        shape, "whisper", compute_type, free_bytes, best_batch(shape.decoder_layers)
-    )
 
 
 def _machinery(
@@ -327,20 +295,10 @@ def _dense(
 
 def _choose_device(requested: str, gpu: int) -> tuple[torch.device, tuple[Notice, ...]]:
     """``cpu``, ``cuda``, ``cuda:N`` or ``auto`` -> the device, and why a GPU is not used."""
-    name, _, number = requested.partition(":")
-    if (
-        name not in (AUTO, "cpu", "cuda")
-        or (number and not number.isdecimal())
-        or (number and name != "cuda")
-    ):
-        raise UsageError(
-            f"there is no device {requested!r}",
-            hint="choose one of: auto, cpu, cuda, cuda:0, cuda:1 …",
-        )
+    name, index = parsed_device(requested, gpu)
     if name == "cpu" or (name == AUTO and not torch.cuda.is_available()):
         return torch.device("cpu"), ()
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    index = int(number or gpu)
     if index >= count:
         reason = (
             "is a build without CUDA"
@@ -370,27 +328,15 @@ def _in_int8(compute_type: str) -> bool:
     return compute_type.endswith("int8")
 
 
-def _compute_types(device: torch.device) -> tuple[str, ...]:
-    """What a device computes with, the best first; on a CPU measuring may find the second better
-    than the first.
-    """
+def _hardware(device: torch.device) -> Hardware:
+    """The device as torch describes it, with its memory before the model is loaded."""
     if device.type == "cpu":
-        mixed = ("bfloat16" + INT8_AUDIO,) if has_bfloat16_products() else ()
-        return (
-            ("int8", *mixed, "float32", "bfloat16")
-            if has_int8_products()
-            else ("float32", "bfloat16")
-        )
-    has_bfloat16 = torch.cuda.get_device_capability(device) >= (8, 0)
-    plain = ("bfloat16", "float16", "float32") if has_bfloat16 else ("float16", "float32")
-    return tuple(name + suffix for suffix in (INT8_AUDIO, "") for name in plain)
+        fast = {"int8": has_int8_products(), "bfloat16": has_bfloat16_products()}
+        return Hardware("cpu", products=frozenset(name for name in fast if fast[name]))
+    major, minor = torch.cuda.get_device_capability(device)
+    free_bytes, _ = torch.cuda.mem_get_info(device)
+    return Hardware(gpu_name(device.index), "", f"{major}.{minor}", free_bytes)
 
 
-def _choose_compute_type(requested: str, device: torch.device) -> str:
-    offered = _compute_types(device)
-    if requested == AUTO:
-        return offered[0]
-    if requested not in offered:
-        hint = f"the engine whisper has on {device.type}: {', '.join(offered)}"
-        raise UsageError(f"compute type {requested!r} is not supported on {device.type}", hint=hint)
-    return requested
+def _require_precision(requested: str, device: torch.device) -> None:
+    require_precision(requested, precisions(WHISPER, _hardware(device)), device.type, "whisper")

@@ -298,10 +298,11 @@ def models_answer(models: Sequence[CachedModel], default: str, machine: Machine)
     ]
     free = (
         "memory unknown"
-        if machine.free_bytes is None
-        else f"{machine.free_bytes / 1e9:.1f} GB free"
+        if machine.hardware.free_bytes is None
+        else f"{machine.hardware.free_bytes / 1e9:.1f} GB free"
     )
-    return ModelsAnswer(default, f"{machine.where}, {machine.compute_type}, {free}", note, lines)
+    here = f"{machine.hardware.label}, {machine.compute_type}, {free}"
+    return ModelsAnswer(default, here, note, lines)
 
 
 def diagnosis_answer(diagnosis: Diagnosis, max_chars: int, *, details: bool) -> DiagnosisAnswer:

@@ -21,7 +21,7 @@ from ...compat.memory import Geometry
 from ...domain.options import Options
 from ...domain.progress import Progress, no_progress
 from ...engines import DecodingOptions, EngineInfo, Recognizer
-from ...engines.batch_size import known_shape
+from ...engines.model_shape import known_shape
 from ...errors import ModelError, UsageError
 from ...media.decode import SAMPLE_RATE_HZ, Samples, read
 from ...pipeline.checkpoint import Checkpoint
