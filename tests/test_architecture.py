@@ -28,7 +28,7 @@ PACKAGE = ROOT / "src" / "transcribe_mcp"
 
 BASE = {"errors", "settings", "domain"}
 SOURCES = {"media", "speech", "models"}  # a recording -> windows; a name -> a model's files
-FLOW = {"engines", "runtime", "pipeline"}  # windows -> transcript
+FLOW = {"engines", "runtime", "speakers", "pipeline"}  # windows -> transcript
 
 # Which parts a part may import. A part is a file or a folder beside __init__.py.
 SEES: dict[str, set[str]] = {
@@ -39,9 +39,10 @@ SEES: dict[str, set[str]] = {
     "speech": BASE | {"compat"},
     "formats": BASE,
     "align": BASE | {"speech"},
+    "speakers": BASE,
     "engines": BASE | {"align", "models", "speech", "compat"},
     "runtime": BASE | {"engines", "speech", "compat"},
-    "pipeline": BASE | {"align", "engines", "media", "runtime", "speech"},
+    "pipeline": BASE | {"align", "engines", "media", "runtime", "speakers", "speech"},
     "jobs": BASE | SOURCES | FLOW | {"formats", "compat"},
     "quality": BASE | SOURCES | FLOW | {"align", "compat"},
     "service": BASE | SOURCES | FLOW | {"formats", "jobs", "quality", "compat"},
@@ -58,13 +59,12 @@ DOORS: dict[str, set[str]] = {
     "av": {"media"},
     "dbos": {"jobs.queue", "jobs.workflows"},
     "filelock": {"models", "jobs.worker_process"},
-    # Running models, writing its model files.
     "ctranslate2": {"engines.ctranslate2", "models.weights"},
     "huggingface_hub": {"models.hub"},
     "icu4py": {"domain.text_breaks"},
     "mcp": {"frontends.mcp.sdk"},
-    "numpy": SOURCES | {"align", "engines", "pipeline", "quality", "runtime.failover"},
-    "onnxruntime": {"speech.detector"},
+    "numpy": SOURCES | FLOW - {"runtime"} | {"align", "quality", "runtime.failover"},
+    "onnxruntime": {"speech.detector", "speakers.networks"},
     "platformdirs": {"settings"},
     "pydantic": {"frontends", "settings"},  # the schemas of tools and answers
     "pydantic_settings": {"settings"},
@@ -96,8 +96,8 @@ FUNCTION_LINES = 60
 PARAMETERS = 6
 FILE_LINES_OF = {"engines.whisper": 600}
 FUNCTION_LINES_OF = {"pipeline.offline": 100}
-# Parameters are the options of a command (typer) or the schema of a tool (MCP).
-# Triton compiles GPU kernels ("jit") whole, and their parameters are numbers and addresses.
+# Parameters are options of a command (typer) or a tool (MCP).
+# Triton compiles GPU kernels ("jit") whole.
 EXEMPT_DECORATORS = {"command", "callback", "tool", "jit"}
 # Packages that another one brings along wherever it needs them.
 COMES_WITH = {"anyio": "mcp", "triton": "torch"}
@@ -113,6 +113,7 @@ BROAD_EXCEPT = {
     "jobs.worker": "a job that fails must not take the others with it",
     "frontends.mcp.notices": "a client that has gone, in whatever way its transport says so",
     "models.hub": "the downloading thread's error is carried to the thread that waits",
+    "pipeline.offline": "speakers that fail must not take the transcript with them",
     "pipeline.feeder": "the error of its thread is carried to the owner of the recording",
     "runtime": "the error of a thread or a model is carried to the owners of the recordings",
 }

@@ -109,8 +109,8 @@ def add_an_option(copy: Copy) -> None:
     )
     copy.insert(
         "option",
-        copy.file_with("src/transcribe_mcp/pipeline", "    if options.diarize:"),
-        "    if options.diarize:",
+        copy.file_with("src/transcribe_mcp/pipeline", "    notices += speakers.notices"),
+        "    notices += speakers.notices",
         '    if options.loud:\n        notices.append(Notice("loud", "this is loud"))\n',
     )
 

@@ -194,12 +194,12 @@ def test_an_engine_that_fails_is_the_jobs_error_and_the_next_job_runs(here: Plac
         jobs.get_transcript(failed.job_id)
 
 
-def test_speakers_are_promised_to_nobody(here: Place) -> None:
+def test_a_job_names_the_speaker_of_each_word(here: Place) -> None:
     job = finished(jobs.submit(request(CLIP, fake_options(diarize=True))).job_id)
+    transcript = jobs.get_transcript(job.job_id)
 
-    assert [notice.code for notice in job.warnings if notice.code == "no_speakers"] == [
-        "no_speakers"
-    ]
+    assert {word.speaker for word in transcript.words} == {"Speaker 1"}
+    assert [speaker.id for speaker in transcript.speakers] == ["Speaker 1"]
 
 
 def test_jobs_are_listed_newest_first_in_pages(here: Place, done: Job) -> None:

@@ -210,9 +210,20 @@ class Options:
     )
     diarize: bool = option(
         False,
-        "Name the speakers. Not available yet: only a warning.",
-        hidden_in={"cli"},
-        aliases=("speakers", "diarization"),
+        "Tell the speakers apart: who says what.",
+        aliases=("diarization", "speaker_labels"),
+    )
+    speakers: int | None = option(
+        None,
+        "Number of speakers, if it is known; implies diarize.",
+        ge=1,
+        aliases=("num_speakers", "speakers_expected"),
+    )
+    min_speakers: int | None = option(
+        None, "Smallest number of speakers; implies diarize. Default: 1.", ge=1
+    )
+    max_speakers: int | None = option(
+        None, "Largest number of speakers; implies diarize. Default: 15.", ge=1
     )
 
     def __post_init__(self) -> None:
@@ -220,12 +231,28 @@ class Options:
         for name in ("track", "channel"):
             object.__setattr__(self, name, getattr(self, name).lower())
         _check(self)
+        self._check_speakers()
         if not self.temperatures or any(not 0 <= t <= 1 for t in self.temperatures):
             hint = "give one or more between 0 and 1"
             raise UsageError(f"temperatures are {self.temperatures}", hint=hint)
         if self.multilingual and self.language != AUTO:
             hint = "leave the language to auto, or leave out multilingual"
             raise UsageError(f"multilingual contradicts language {self.language!r}", hint=hint)
+
+    def _check_speakers(self) -> None:
+        bounds = (self.min_speakers, self.max_speakers)
+        if self.speakers is not None and bounds != (None, None):
+            hint = "give the number of speakers, or the smallest and largest number"
+            raise UsageError(
+                f"speakers {self.speakers} contradicts min_speakers or max_speakers", hint=hint
+            )
+        if None not in bounds and bounds[0] > bounds[1]:  # type: ignore[operator]
+            raise UsageError(
+                f"min_speakers {bounds[0]} is more than max_speakers {bounds[1]}",
+                hint="let the smallest number be at most the largest",
+            )
+        if self.speakers is not None or bounds != (None, None):
+            object.__setattr__(self, "diarize", True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,17 +67,38 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """An interval with one speaker."""
+    """An interval in which a speaker is heard. Those of several speakers may overlap.
+
+    ``overlap`` says whether another speaker is heard too for a part of it.
+    """
 
     start: float
     end: float
     speaker: str
+    overlap: bool = False
 
     def __post_init__(self) -> None:
         _require(
             0 <= self.start <= self.end,
             f"turn of {self.speaker} runs from {self.start} to {self.end}",
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Speaker:
+    """Somebody who is heard in the recording.
+
+    Attributes:
+        id: the name in words, segments and turns: ``Speaker 1``, or the name that was given.
+        seconds: for how long the speaker is heard.
+        share: of the seconds of all speakers.
+        first: when the speaker is heard first.
+    """
+
+    id: str
+    seconds: float
+    share: float
+    first: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +127,7 @@ class Transcript:
     compute_type: str
     task: str = "transcribe"
     source: str | None = None
+    turns: tuple[Turn, ...] = ()
     warnings: tuple[Notice, ...] = ()
     timings: Mapping[str, float] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -127,6 +149,17 @@ class Transcript:
     @property
     def words(self) -> tuple[Word, ...]:
         return tuple(word for segment in self.segments for word in segment.words)
+
+    @property
+    def speakers(self) -> tuple[Speaker, ...]:
+        """The speakers of the turns, in the order in which they are heard first."""
+        seconds: dict[str, float] = {}
+        firsts: dict[str, float] = {}
+        for turn in self.turns:
+            seconds[turn.speaker] = seconds.get(turn.speaker, 0.0) + turn.end - turn.start
+            firsts.setdefault(turn.speaker, turn.start)
+        total = sum(seconds.values()) or 1.0
+        return tuple(Speaker(name, own, own / total, firsts[name]) for name, own in seconds.items())
 
     @property
     def realtime_factor(self) -> float | None:
@@ -165,6 +198,31 @@ class Transcript:
             ],
             "timings": timings,
             "versions": dict(self.versions),
+        } | self._speaker_facts()
+
+    def _speaker_facts(self) -> dict[str, Any]:
+        """Only of a recording that was diarized."""
+        if not self.turns:
+            return {}
+        turns = zip(
+            self.turns,
+            _rounded_spans(self.turns, 0.0, round(float(self.duration), 3)),
+            strict=True,
+        )
+        return {
+            "speakers": [
+                {
+                    "id": speaker.id,
+                    "seconds": _rounded(speaker.seconds),
+                    "share": _rounded(speaker.share, 4),
+                    "first": _rounded(speaker.first),
+                }
+                for speaker in self.speakers
+            ],
+            "turns": [
+                {"start": start, "end": end, "speaker": turn.speaker, "overlap": turn.overlap}
+                for turn, (start, end) in turns
+            ],
         }
 
     def _segment_rows(self) -> Iterator[dict[str, Any]]:
@@ -188,6 +246,10 @@ class Transcript:
         try:
             return cls(
                 segments=tuple(_segment_from_json(row) for row in data["segments"]),
+                turns=tuple(
+                    Turn(row["start"], row["end"], row["speaker"], row["overlap"])
+                    for row in data.get("turns", ())
+                ),
                 warnings=tuple(Notice(row["code"], row["message"]) for row in data["warnings"]),
                 **{name: data[name] for name in _PLAIN_FIELDS},
             )
@@ -251,7 +313,7 @@ def _segment_to_json(index: int, segment: Segment, span: tuple[float, float]) ->
 
 
 def _rounded_spans(
-    spans: Sequence[Word] | Sequence[Segment], low: float, high: float
+    spans: Sequence[Word] | Sequence[Segment] | Sequence[Turn], low: float, high: float
 ) -> list[tuple[float, float]]:
     """Round spans to milliseconds between ``low`` and ``high``; spans of one line do not
     overlap.
@@ -266,9 +328,11 @@ def _rounded_spans(
     return rounded
 
 
-def _line_of(span: Word | Segment) -> str | None:
-    """The key of spans that must not overlap: words of a segment, or segments of one speaker."""
-    return span.speaker if isinstance(span, Segment) else None
+def _line_of(span: Word | Segment | Turn) -> str | None:
+    """The key of spans that must not overlap: words of a segment, or segments or turns of one
+    speaker.
+    """
+    return None if isinstance(span, Word) else span.speaker
 
 
 def _segment_from_json(row: Mapping[str, Any]) -> Segment:

@@ -81,6 +81,7 @@ class RunningJob:
     n_checkpoints: int = 0  # batches that were finished before
     began_at: float | None = None  # monotonic clock, when the first batch that was not kept began
     began_from_s: float = 0.0
+    speakers: bytes | None = None  # what was heard of them
     noted: dict[str, object] = field(default_factory=dict)  # what the store knows
 
     def cancel(self) -> None:
@@ -304,6 +305,9 @@ class JobCheckpoints:
         self.inside.share()
         self.recording.sequential = False  # it is past the place of the crash
         self.recording.left_s = max(0.0, (self.job.duration_s or 0.0) - self.job.done_s)
+
+    def keep_speakers(self, evidence: bytes) -> None:
+        self.job.speakers = evidence
 
     def _next(self, text: str) -> str:
         number = self.n_steps

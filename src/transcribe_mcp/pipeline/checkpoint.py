@@ -159,25 +159,29 @@ class CheckpointStore(Protocol):
     def save(self, text: str) -> None:
         """Keep the results of some windows."""
 
+    def keep_speakers(self, evidence: bytes) -> None:
+        """Keep what was heard of the speakers, to name them again without the audio."""
+
 
 def to_segments(heard: Sequence[PartResult], *, keep_words: bool) -> Iterator[Segment]:
-    """Windows in order -> sentences over their borders, each speaker's by themselves.
-
-    Each has the quality of the window in which it begins.
-    """
+    """Windows in order -> sentences over their borders, those of each channel by themselves."""
     by_speaker: dict[str | None, list[PartResult]] = {}
     for window in heard:
         if window.words:
             by_speaker.setdefault(window.words[0].speaker, []).append(window)
     segments = [
-        one for windows in by_speaker.values() for one in _sentences(windows, keep_words=keep_words)
+        one for windows in by_speaker.values() for one in sentences(windows, keep_words=keep_words)
     ]
     yield from (
         sorted(segments, key=lambda segment: segment.start) if len(by_speaker) > 1 else segments
     )
 
 
-def _sentences(heard: Sequence[PartResult], *, keep_words: bool) -> Iterator[Segment]:
+def sentences(heard: Sequence[PartResult], *, keep_words: bool) -> Iterator[Segment]:
+    """Windows in order -> sentences over their borders.
+
+    Each has the quality of the window in which it begins.
+    """
     words = [word for window in heard for word in window.words]
     window_of_word = [window for window in heard for _ in window.words]
     first = 0

@@ -24,6 +24,7 @@ from ..runtime.queue import Recording
 from ..settings import usable_cores
 from ..speech.detector import SpeechDetector
 from ..speech.regions import Loudness, Region, RegionFinder, Window, WindowCutter
+from .speaker_pass import SpeakerPass
 from .voices import Voice
 
 BLOCK_S = 300.0  # read and searched for speech at once by the CPU; sets the memory, not the result
@@ -41,6 +42,7 @@ class Run:
     options: Options
     progress: Progress
     duration_s: float | None  # the container's claim, until all of it is read
+    speakers: SpeakerPass | None = None
     notices: list[Notice] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
 
@@ -119,12 +121,16 @@ def _windows(
                 run.duration_s = max(run.duration_s, read_s)
             run.report("read", read_s)
             with run.timed("speech"):
-                found = finder.push(measure(samples, last=last), last=last)
+                probabilities = measure(samples, last=last)
+                found = finder.push(probabilities, last=last)
                 regions = [Region(r.start, min(r.end, read_s)) for r in found]
                 windows = list(cutter.push(samples, regions, finder.final_until_s, last=last))
                 if detector:
                     windows = list(detector.place(windows, cutter.kept_from_s))
             run.report("speech", read_s)
+            if run.speakers is not None:
+                detected = probabilities if run.options.vad else np.zeros_like(probabilities)
+                run.speakers.push(samples, detected, last=last)
             if last:
                 run.duration_s = read_s
             rest_s = math.inf if run.duration_s is None else run.duration_s - cutter.kept_from_s

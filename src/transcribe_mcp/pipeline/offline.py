@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from .. import __version__
 from ..domain.options import Options
 from ..domain.progress import Progress, ShowText, no_progress, share_of, show_no_text
-from ..domain.transcript import Notice, Transcript
+from ..domain.transcript import Notice, Transcript, Turn
 from ..engines import DecodingOptions, EngineInfo, Recognizer
-from ..errors import UnsupportedTaskError
+from ..errors import EngineUnavailableError, UnsupportedTaskError
 from ..media.decode import SILENCE_DB, Samples
 from ..runtime.executor import Executor
 from ..runtime.queue import Claim, Recording, Results
+from ..settings import usable_cores
 from ..speech.regions import Window
 from .checkpoint import Checkpoint, CheckpointStore, PartResult, Restored, WindowResult, doubts
 from .feeder import Feeder, Run
 from .language_vote import LanguageDecider
 from .recognize import Recipe, RecognizeStage
+from .speaker_pass import SpeakerPass, Speakers, with_speakers
 from .temperature_fallback import TemperatureSchedule
-from .voices import about_each, spoken, voices_of
+from .voices import Voice, about_each, spoken, voices_of
 
 
 def transcribe(
@@ -69,21 +71,68 @@ def transcribe_at(
     restored = Restored(checkpoints.load() if checkpoints is not None else ())
     voices = voices_of(source, options, notices)
     passes = []
-    for number, voice in enumerate(voices):
-        share = share_of(progress, number, len(voices))
-        run = Run(voice, options, share, voice.claimed_duration_s)
-        stage = _stage(options, recording.info)
-        passes.append(_Pass(number, run, stage, restored, checkpoints, show_text))
-        passes[-1].work(recording)
+    with ExitStack() as stack:
+        diarizer = _speaker_pass(options, voices, notices)
+        if diarizer is not None:
+            stack.enter_context(closing(diarizer))
+        for number, voice in enumerate(voices):
+            share = share_of(progress, number, len(voices))
+            run = Run(voice, options, share, voice.claimed_duration_s, diarizer)
+            stage = _stage(options, recording.info)
+            passes.append(_Pass(number, run, stage, restored, checkpoints, show_text))
+            passes[-1].work(recording)
+        heard = sorted((part for one in passes for part in one.heard), key=lambda part: part.start)
+        speakers = _speakers(heard, diarizer, passes, checkpoints)
     if n_unused := restored.n_discarded + len(restored.windows):
         message = f"{n_unused} checkpoints were of other windows; that audio was decoded again"
         passes[0].run.notices.append(Notice("checkpoints_differ", message))
-    if options.diarize:
-        message = "speakers were requested, but this version cannot tell them apart"
-        notices.append(Notice("no_speakers", message))
+    notices += speakers.notices
     decoding = passes[0].stage.group.options
     notices[:0] = [*recording.info.warnings, *recording.notices(decoding)]
-    return _transcript(passes, source, notices, recording.info)
+    return _transcript(passes, speakers, source, notices, recording.info)
+
+
+def _speaker_pass(
+    options: Options, voices: Sequence[Voice], notices: list[Notice]
+) -> SpeakerPass | None:
+    """The diarizer, if voices tell the speakers apart."""
+    if not options.diarize or len(voices) > 1:  # each channel or track has a name already
+        return None
+    try:
+        return SpeakerPass(options.threads or usable_cores())
+    except EngineUnavailableError as error:
+        notices.append(_no_speakers(error))
+        return None
+
+
+def _speakers(
+    heard: list[PartResult],
+    diarizer: SpeakerPass | None,
+    passes: Sequence[_Pass],
+    checkpoints: CheckpointStore | None,
+) -> Speakers:
+    options = passes[0].run.options
+    if diarizer is None:
+        return Speakers(heard, _turns_by_channel(heard) if options.diarize else ())
+    try:
+        with passes[0].run.timed("speakers"):
+            evidence = diarizer.evidence()
+            if checkpoints is not None:
+                checkpoints.keep_speakers(evidence.dumps())
+            return with_speakers(heard, evidence, options)
+    except Exception as error:  # noqa: BLE001 - the transcript is whole without speakers
+        return Speakers(heard, notices=(_no_speakers(error),))
+
+
+def _no_speakers(error: Exception) -> Notice:
+    return Notice("no_speakers", f"cannot tell the speakers apart: {error}")
+
+
+def _turns_by_channel(heard: Sequence[PartResult]) -> tuple[Turn, ...]:
+    """The turns of channels or tracks, each of which is a speaker."""
+    named = (part.words for part in heard if part.words and part.words[0].speaker)
+    turns = [Turn(words[0].start, words[-1].end, words[0].speaker or "") for words in named]
+    return tuple(sorted(turns, key=lambda turn: turn.start))
 
 
 def _refuse_unsupported(options: Options, info: EngineInfo) -> None:
@@ -168,12 +217,17 @@ class _Pass:
 
 
 def _transcript(
-    passes: Sequence[_Pass], source: Path | Samples, notices: Sequence[Notice], info: EngineInfo
+    passes: Sequence[_Pass],
+    speakers: Speakers,
+    source: Path | Samples,
+    notices: Sequence[Notice],
+    info: EngineInfo,
 ) -> Transcript:
     runs = [one.run for one in passes]
     options = runs[0].options
-    heard = sorted((part for one in passes for part in one.heard), key=lambda part: part.start)
-    segments, about_all = spoken(heard, [run.voice for run in runs], keep_words=options.words)
+    segments, about_all = spoken(
+        speakers.heard, [run.voice for run in runs], keep_words=options.words
+    )
     most_said = max(passes, key=lambda one: sum(len(part.words) for part in one.heard))
     decider = most_said.stage.decider
     # What noise sounds like is no language.
@@ -191,6 +245,7 @@ def _transcript(
         compute_type=info.compute_type,
         task=options.task,
         source=str(source) if isinstance(source, Path) else None,
+        turns=speakers.turns,
         warnings=(*notices, *about_each(about), *about_all),
         timings={stage: sum(run.timings.get(stage, 0.0) for run in runs) for stage in stages},
         versions={"transcribe-mcp": __version__, **info.versions},

@@ -33,7 +33,7 @@ from ..media.decode import (
     read_blocks,
 )
 from ..speech.detector import FRAME_S, SpeechDetector
-from .checkpoint import PartResult, to_segments
+from .checkpoint import PartResult, sentences, to_segments
 
 ENOUGH_SPEECH_S = 1.5  # heard in a track, and no other is listened to
 MIN_SPEECH_S = 0.3
@@ -190,7 +190,7 @@ def spoken(
     microphone hears the other's speaker.
     """
     if len(voices) == 1:
-        return tuple(to_segments(heard, keep_words=keep_words)), []
+        return tuple(sentences(heard, keep_words=keep_words)), []
     kept, dropped = _without_crosstalk(list(to_segments(heard, keep_words=True)), voices)
     notices = []
     if dropped:

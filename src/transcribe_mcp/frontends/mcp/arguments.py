@@ -50,6 +50,7 @@ _KINDS: dict[Any, tuple[Kind, Any]] = {
     str: ("string", str),
     bool: ("boolean", bool),
     int: ("integer", int),
+    int | None: ("integer", int | None),
     float: ("number", float),
     tuple[str, ...]: ("array", Sequence[str]),
 }
@@ -58,7 +59,9 @@ _KINDS: dict[Any, tuple[Kind, Any]] = {
 def ask(option: Option, type_: Any) -> Parameter:
     """The argument for an option of a record."""
     kind, annotation = _KINDS[type_]
-    default = "" if option.default in ("", ()) else f" Default: {str(option.default).lower()}."
+    default = (
+        "" if option.default in ("", (), None) else f" Default: {str(option.default).lower()}."
+    )
     argument = Argument(
         kind,
         help_of(option) + default,
@@ -67,8 +70,14 @@ def ask(option: Option, type_: Any) -> Parameter:
         max_chars=option.max_chars,
         also=option.aliases,
     )
-    read = tuple if kind == "array" else annotation
+    read: Any = tuple if kind == "array" else annotation
+    if option.default is None:  # the value is checked, and None means that there is none
+        read = _as_given
     return Parameter(Annotated[annotation, argument], option.default, read)
+
+
+def _as_given(value: Any) -> Any:
+    return value
 
 
 _SUMMARIES = "; ".join(f"{name}: {form.summary}" for name, form in FORMATS.items())

@@ -1,0 +1,1 @@
+"""Speakers: who speaks when. One file per stage, from samples to turns."""

@@ -1,0 +1,178 @@
+"""Embeddings -> speakers: how many there are, and what each sounds like.
+
+Spectral clustering (von Luxburg, 2007) of the windows: each is a neighbour of the few that resemble
+it most, and the largest gap among the eigenvalues of the graph says how many speakers there are.
+The neighbourhood of 1.2 % and the merging of clusters above a cosine of 0.875 are 3D-Speaker's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+NEIGHBOURS = 0.012  # share of the windows
+MIN_NEIGHBOURS = 6
+SAME_VOICE = 0.875  # cosine above which two clusters are one speaker
+MIN_SPEECH_S = 4.0  # a cluster with less is no speaker, unless the number of speakers is given
+MIN_SHARE = 0.01
+SURE_WINDOW_S = 1.0  # shorter windows do not found clusters
+MIN_WINDOWS = 10  # with fewer, all are one speaker
+MAX_GROUPS = 1200
+SAME_GROUP = 0.75  # cosine from which neighbours in time may form one group
+MAX_SPEAKERS = 15
+_SEED = 0
+_ROUNDS = 50  # of k-means
+_STARTS = 4
+
+Array = NDArray[np.float32]
+Labels = NDArray[np.intp]
+
+
+@dataclass(frozen=True, slots=True)
+class SpeakerBounds:
+    """How many speakers there may be."""
+
+    least: int = 1
+    most: int = MAX_SPEAKERS
+
+    @property
+    def exactly(self) -> int | None:
+        return self.least if self.least == self.most else None
+
+
+def unit(vectors: Array) -> Array:
+    """Vectors (..., n) with length 1."""
+    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return np.asarray(vectors / np.maximum(lengths, 1e-9), np.float32)
+
+
+def voices_of(embeddings: Array, seconds: Array, bounds: SpeakerBounds) -> Array:
+    """The voices (n_speakers, 192), of length 1; none without windows.
+
+    Args:
+        embeddings: of windows in the order of time, (n, 192).
+        seconds: lengths of the windows, (n,).
+    """
+    if not len(embeddings):
+        return np.empty((0, embeddings.shape[1]), np.float32)
+    vectors = unit(embeddings)
+    sure = np.flatnonzero(seconds >= SURE_WINDOW_S)
+    if len(sure) < max(MIN_WINDOWS, bounds.least):
+        sure = np.arange(len(vectors))
+    groups, weights = _grouped(vectors[sure], seconds[sure])
+    few = len(sure) < MIN_WINDOWS and bounds.least == 1
+    labels = np.zeros(len(groups), np.intp) if few else _clusters(groups, weights, bounds)
+    return _centroids(groups, weights, labels, bounds)
+
+
+def _grouped(vectors: Array, seconds: Array) -> tuple[Array, Array]:
+    """At most ``MAX_GROUPS`` groups of similar windows, and the seconds of each."""
+    weights = seconds.astype(np.float32)
+    if len(vectors) <= MAX_GROUPS:
+        return vectors, weights
+    sums: list[Array] = []
+    totals: list[float] = []
+    for vector, weight in zip(vectors, weights, strict=True):
+        if sums and float(unit(sums[-1]) @ vector) >= SAME_GROUP and totals[-1] < 6.0:
+            sums[-1] = sums[-1] + vector * weight
+            totals[-1] += float(weight)
+        else:
+            sums.append(vector * weight)
+            totals.append(float(weight))
+    groups = unit(np.stack(sums))
+    weights = np.array(totals, np.float32)
+    return _led(groups, weights) if len(groups) > MAX_GROUPS else (groups, weights)
+
+
+def _led(vectors: Array, weights: Array) -> tuple[Array, Array]:
+    """Groups around ``MAX_GROUPS`` leaders, which lie evenly in time."""
+    leaders = vectors[np.linspace(0, len(vectors) - 1, MAX_GROUPS).astype(np.intp)]
+    sums = np.zeros_like(leaders)
+    totals = np.zeros(len(leaders), np.float32)
+    for start in range(0, len(vectors), MAX_GROUPS):
+        part = vectors[start : start + MAX_GROUPS]
+        share = weights[start : start + MAX_GROUPS]
+        nearest = (part @ leaders.T).argmax(axis=1)
+        np.add.at(sums, nearest, part * share[:, None])
+        np.add.at(totals, nearest, share)
+    used = totals > 0
+    return unit(sums[used]), totals[used]
+
+
+def _clusters(vectors: Array, weights: Array, bounds: SpeakerBounds) -> Labels:
+    most = min(bounds.most, len(vectors))
+    if most == 1:
+        return np.zeros(len(vectors), np.intp)
+    values, maps = np.linalg.eigh(_laplacian(vectors))
+    least = min(bounds.least, most)
+    gaps = np.diff(values[: most + 1])
+    n = least + int(gaps[least - 1 : most].argmax()) if len(gaps) >= least else least
+    return _k_means(maps[:, :n].astype(np.float32), n)
+
+
+def _laplacian(vectors: Array) -> NDArray[np.float64]:
+    affinity = (vectors @ vectors.T).astype(np.float64)
+    n = len(affinity)
+    n_cut = max(0, min(int((1 - NEIGHBOURS) * n), n - MIN_NEIGHBOURS))
+    if n_cut:
+        cut = np.argpartition(affinity, n_cut - 1, axis=1)[:, :n_cut]
+        np.put_along_axis(affinity, cut, 0.0, axis=1)
+    affinity = 0.5 * (affinity + affinity.T)
+    np.fill_diagonal(affinity, 0.0)
+    return np.diag(np.abs(affinity).sum(axis=1)) - affinity
+
+
+def _k_means(points: Array, n: int) -> Labels:
+    """The best of several seeded runs of k-means++ (Arthur and Vassilvitskii, 2007)."""
+    random = np.random.default_rng(_SEED)
+    best: tuple[float, Labels] | None = None
+    for _ in range(_STARTS):
+        centres = points[random.integers(len(points))][None]
+        while len(centres) < n:
+            distances = _distances(points, centres).min(axis=1)
+            total = distances.sum()
+            shares = distances / total if total > 0 else None
+            centres = np.concatenate([centres, points[random.choice(len(points), p=shares)][None]])
+        labels = _distances(points, centres).argmin(axis=1)
+        for _ in range(_ROUNDS):
+            for k in range(n):
+                if (labels == k).any():
+                    centres[k] = points[labels == k].mean(axis=0)
+            before = labels
+            labels = _distances(points, centres).argmin(axis=1)
+            if np.array_equal(before, labels):
+                break
+        error = float(_distances(points, centres).min(axis=1).sum())
+        if best is None or error < best[0]:
+            best = (error, labels)
+    assert best is not None
+    return best[1]
+
+
+def _distances(points: Array, centres: Array) -> NDArray[np.float64]:
+    return np.asarray(((points[:, None] - centres[None]).astype(np.float64) ** 2).sum(axis=2))
+
+
+def _centroids(vectors: Array, weights: Array, labels: Labels, bounds: SpeakerBounds) -> Array:
+    """The voices of the clusters: similar ones merged and small ones dropped, as far as the bounds
+    allow.
+    """
+    found = np.unique(labels)
+    sums = [(vectors[labels == k] * weights[labels == k, None]).sum(axis=0) for k in found]
+    seconds = [float(weights[labels == k].sum()) for k in found]
+    while len(sums) > bounds.least:
+        voices = unit(np.stack(sums))
+        alike = voices @ voices.T - 2 * np.eye(len(voices), dtype=np.float32)
+        i, j = divmod(int(alike.argmax()), len(voices))
+        if alike[i, j] < SAME_VOICE:
+            break
+        sums[i] = sums[i] + sums[j]
+        seconds[i] += seconds[j]
+        del sums[j], seconds[j]
+    enough = max(MIN_SPEECH_S, MIN_SHARE * sum(seconds))
+    while len(sums) > bounds.least and min(seconds) < enough:
+        smallest = seconds.index(min(seconds))
+        del sums[smallest], seconds[smallest]
+    return unit(np.stack(sums))

@@ -1,0 +1,122 @@
+"""The flow: samples -> frames -> segments -> embeddings -> evidence of the speakers."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..domain.audio import SAMPLE_RATE_HZ
+from .embedding import Embedder
+from .evidence import Evidence
+from .segmentation import FIRST_SAMPLE, FRAME_S, FRAME_SAMPLES, Frames, Segmenter, start_of
+from .speech import DETECTED, HEARD, PAUSE_S, joined, segments_of, speech_of
+
+OVERLAPPED = 0.5  # probability of two speakers
+MAX_RUN_S = 60.0  # of sound without a pause that is looked at together
+DETECTOR_FRAME_S = 0.032
+
+Array = NDArray[np.float32]
+
+
+class SpeakerNetworks(Protocol):
+    """Where the two networks run. Calls have a fixed number of rows, except the last."""
+
+    segmentation_batch: int
+    embedding_batch: int
+
+    def segment(self, samples: Array) -> Array:
+        """Scores of the 7 sets of speakers for windows (n, 160,000): (n, 589, 7) float32."""
+
+    def embed(self, features: Array) -> Array:
+        """Embeddings of windows of normalized features (n, 148, 80): (n, 192) float32."""
+
+
+class Diarizer:
+    """What is heard of the speakers of one recording, pushed block by block.
+
+    Neither the length of the blocks nor the number of threads changes the result.
+    """
+
+    def __init__(self, networks: SpeakerNetworks) -> None:
+        self._segmenter = Segmenter(networks.segment, networks.segmentation_batch)
+        self._embedder = Embedder(networks.embed, networks.embedding_batch)
+        self._samples = np.empty(0, np.float32)  # from the start of the first open frame
+        self._detected = np.empty(0, np.float32)  # of the detector's frames, from the first one
+        self._open: list[Frames] = []
+        self._first = 0  # number of the first open frame
+        self._speech: list[NDArray[np.bool_]] = []
+        self._overlap: list[NDArray[np.bool_]] = []
+
+    def push(self, samples: Array, detected: Array, *, last: bool = False) -> None:
+        """Take the next samples (n,) and the probabilities of speech of the voice detector."""
+        self._samples = np.concatenate([self._samples, samples])
+        self._detected = np.concatenate([self._detected, detected])
+        self._open.append(self._segmenter.push(samples, last=last))
+        frames = Frames.joined(self._open)
+        n_done = self._take_runs(frames, last)
+        self._open = [frames.since(n_done)]
+        first_sample = _first_sample(self._first)
+        self._first += n_done
+        self._samples = self._samples[_first_sample(self._first) - first_sample :]
+        self._embedder.run(last=last)
+
+    def evidence(self) -> Evidence:
+        """After the last push."""
+        found = sorted(self._embedder.found, key=lambda each: each.start)
+        return Evidence(
+            np.concatenate([np.empty(0, np.bool_), *self._speech]),
+            np.concatenate([np.empty(0, np.bool_), *self._overlap]),
+            np.array([each.start for each in found], np.float32),
+            np.array([each.end for each in found], np.float32),
+            np.array([each.vector for each in found], np.float16).reshape(len(found), -1),
+        )
+
+    def _take_runs(self, frames: Frames, last: bool) -> int:
+        """Take the runs of sound that have ended; return the number of frames done."""
+        detected = self._detected_at(len(frames))
+        is_sound = (frames.speech >= HEARD) | (detected >= DETECTED)
+        n_known = len(frames) if last else self._n_detected()
+        longest = int(MAX_RUN_S / FRAME_S)
+        n_pause = int(PAUSE_S / FRAME_S) + 1
+        speech = np.zeros(len(frames), np.bool_)
+        n_done = 0
+        for first, end in joined(is_sound[:n_known]):
+            while end - first > longest:
+                self._take(frames, detected, slice(first, first + longest), speech)
+                n_done = first = first + longest
+            if not last and end + n_pause > n_known:
+                break
+            self._take(frames, detected, slice(first, end), speech)
+            n_done = end
+        else:
+            n_done = max(n_done, n_known if last else n_known - n_pause)
+        self._speech.append(speech[:n_done])
+        self._overlap.append((frames.overlap[:n_done] >= OVERLAPPED) & speech[:n_done])
+        return n_done
+
+    def _take(self, frames: Frames, detected: Array, run: slice, speech: NDArray[np.bool_]) -> None:
+        speech[run] = speech_of(frames.speech[run], detected[run])
+        origin = _first_sample(self._first)
+        for first, end in segments_of(speech[run], frames.change[run]):
+            start = self._first + run.start + first
+            stop = self._first + run.start + end
+            samples = self._samples[_first_sample(start) - origin : _first_sample(stop) - origin]
+            self._embedder.push(samples, start_of(start))
+
+    def _n_detected(self) -> int:
+        """Number of open frames for which the detector has been heard."""
+        n_samples = len(self._detected) * DETECTOR_FRAME_S * SAMPLE_RATE_HZ
+        n_frames = int((n_samples - FIRST_SAMPLE) / FRAME_SAMPLES) - self._first
+        return max(0, min(n_frames, sum(map(len, self._open))))
+
+    def _detected_at(self, n_frames: int) -> Array:
+        """The detector's probabilities at the middles of the open frames; 0 where unknown."""
+        middles_s = (self._first + np.arange(n_frames) + 0.5) * FRAME_S
+        rows = ((middles_s + FIRST_SAMPLE / SAMPLE_RATE_HZ) / DETECTOR_FRAME_S).astype(np.intp)
+        return np.append(self._detected, np.float32(0))[np.minimum(rows, len(self._detected))]
+
+
+def _first_sample(frame: int) -> int:
+    return frame * FRAME_SAMPLES + FIRST_SAMPLE if frame else 0

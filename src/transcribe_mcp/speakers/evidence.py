@@ -1,0 +1,61 @@
+"""What was heard of the speakers of a recording: enough to name them again without the audio."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """
+    Attributes:
+        speech: whether somebody speaks, per frame, (n,) bool; see ``segmentation``.
+        overlap: whether two speak at once, per frame, (n,) bool.
+        starts, ends: of the windows, in order, in seconds, (m,) float32.
+        embeddings: of the voices in them, (m, 192) float16.
+    """
+
+    speech: NDArray[np.bool_]
+    overlap: NDArray[np.bool_]
+    starts: NDArray[np.float32]
+    ends: NDArray[np.float32]
+    embeddings: NDArray[np.float16]
+
+    def dumps(self) -> bytes:
+        packed: dict[str, NDArray[Any]] = {
+            each.name: getattr(self, each.name) for each in fields(self)
+        }
+        for name in ("speech", "overlap"):
+            packed[name] = np.packbits(packed[name])
+        file = io.BytesIO()
+        packed["n_frames"] = np.array(len(self.speech))
+        packed["version"] = np.array(VERSION)
+        np.savez_compressed(file, allow_pickle=False, **packed)
+        return file.getvalue()
+
+    @classmethod
+    def loads(cls, data: bytes) -> Evidence:
+        """
+        Raises:
+            ValueError: the data is damaged, or of another version.
+        """
+        try:
+            with np.load(io.BytesIO(data), allow_pickle=False) as stored:
+                values = dict(stored)
+            version = int(values.pop("version"))
+            n_frames = int(values.pop("n_frames"))
+            if version != VERSION:
+                raise ValueError(f"evidence of version {version}, this program reads {VERSION}")
+            for name in ("speech", "overlap"):
+                values[name] = np.unpackbits(values[name], count=n_frames).astype(np.bool_)
+            return cls(**values)
+        except (KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(f"the evidence of the speakers is damaged: {error}") from error

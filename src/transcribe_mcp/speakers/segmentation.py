@@ -1,0 +1,136 @@
+"""Samples -> speech, overlap and changes of the speaker, per frame of 17 ms, by segmentation-3.0.
+
+The network sees windows of 10 s, one each 5 s. For each of its frames it scores seven sets of
+speakers: nobody, one of three, or two of three. Who they are differs from window to window, so only
+what does not depend on it is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..domain.audio import SAMPLE_RATE_HZ
+
+WINDOW_SAMPLES = 160_000
+STEP_SAMPLES = 80_000
+FRAME_SAMPLES = 270
+FRAME_S = FRAME_SAMPLES / SAMPLE_RATE_HZ
+FIRST_SAMPLE = 360  # of frame 0; the network sees 495 samples on each side of its centre
+N_FRAMES = 589  # of a window
+_TWO_SPEAKERS = 4  # the first set of two
+# The middle of a window knows more than its edges.
+_WEIGHTS = (np.hamming(N_FRAMES) + 1e-3).astype(np.float32)
+
+Array = NDArray[np.float32]
+
+
+def frame_at(time_s: float) -> int:
+    """The frame that contains a time, or the one nearest to the start of the recording."""
+    return max(0, int((time_s * SAMPLE_RATE_HZ - FIRST_SAMPLE) // FRAME_SAMPLES))
+
+
+def start_of(frame: int) -> float:
+    """Start of a frame in seconds; the first one reaches to the start of the recording."""
+    return (frame * FRAME_SAMPLES + FIRST_SAMPLE) / SAMPLE_RATE_HZ if frame else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Frames:
+    """Probabilities per frame, (n,) float32 each.
+
+    ``change`` is the probability that the speaker changes at the start of the frame.
+    """
+
+    speech: Array
+    overlap: Array
+    change: Array
+
+    def __len__(self) -> int:
+        return len(self.speech)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Frames]) -> Frames:
+        speech = np.concatenate([part.speech for part in parts])
+        overlap = np.concatenate([part.overlap for part in parts])
+        return cls(speech, overlap, np.concatenate([part.change for part in parts]))
+
+    def since(self, first: int) -> Frames:
+        return Frames(self.speech[first:], self.overlap[first:], self.change[first:])
+
+
+class Segmenter:
+    """The frames of one recording, pushed block by block. Results do not depend on the blocks.
+
+    Args:
+        segment: scores of the sets of speakers for windows of samples, see ``CpuNetworks``.
+        batch: windows of a call.
+    """
+
+    def __init__(self, segment: Callable[[Array], Array], batch: int) -> None:
+        self._segment = segment
+        self._batch = batch
+        self._samples = np.empty(0, np.float32)  # from the start of the next window
+        self._n_samples = 0
+        self._n_windows = 0
+        self._n_returned = 0
+        # Weight, speech, overlap and change of the frames that are not returned yet.
+        self._sums = np.zeros((4, 0), np.float32)
+
+    def push(self, samples: Array, *, last: bool = False) -> Frames:
+        """Take the next samples (n,); return the frames that later samples cannot change."""
+        self._n_samples += len(samples)
+        self._samples = np.concatenate([self._samples, samples])
+        n_windows = max(0, 1 + (len(self._samples) - WINDOW_SAMPLES) // STEP_SAMPLES)
+        if last:
+            seen = WINDOW_SAMPLES - STEP_SAMPLES if self._n_windows else 0
+            n_windows = -(-max(0, len(self._samples) - seen) // STEP_SAMPLES)
+            missing = (n_windows + 1) * STEP_SAMPLES - len(self._samples)
+            self._samples = np.pad(self._samples, (0, max(0, missing)))
+        else:
+            n_windows -= n_windows % self._batch
+        if n_windows:
+            every = np.lib.stride_tricks.sliding_window_view(self._samples, WINDOW_SAMPLES)
+            self._add(every[::STEP_SAMPLES][:n_windows])
+            self._samples = self._samples[n_windows * STEP_SAMPLES :]
+        end = _first_frame(self._n_windows)
+        if last:
+            end = max(0, (self._n_samples - FIRST_SAMPLE) // FRAME_SAMPLES)
+        return self._returned(end)
+
+    def _add(self, windows: Array) -> None:
+        for scores in self._segment(windows):
+            first = _first_frame(self._n_windows) - self._n_returned
+            missing = max(0, first + N_FRAMES - self._sums.shape[1])
+            self._sums = np.pad(self._sums, ((0, 0), (0, missing)))
+            self._sums[:, first : first + N_FRAMES] += _facts(scores) * _WEIGHTS
+            self._n_windows += 1
+
+    def _returned(self, end: int) -> Frames:
+        """The frames up to ``end``, which leave the memory."""
+        n = end - self._n_returned
+        done = self._sums[:, :n]
+        self._sums = self._sums[:, n:]
+        self._n_returned += done.shape[1]
+        speech, overlap, change = done[1:] / np.maximum(done[0], 1e-6)
+        return Frames(speech, overlap, change)
+
+
+def _first_frame(window: int) -> int:
+    return round(window * STEP_SAMPLES / FRAME_SAMPLES)
+
+
+def _facts(scores: Array) -> Array:
+    """1, P(speech), P(overlap) and changes of a window (589, 7): (4, 589)."""
+    exponents = np.exp(scores - scores.max(axis=1, keepdims=True))
+    probabilities = exponents / exponents.sum(axis=1, keepdims=True)
+    changes = np.zeros(N_FRAMES, np.float32)
+    sets = scores.argmax(axis=1)
+    spoken = np.flatnonzero(sets)
+    for i in np.flatnonzero(np.diff(sets[spoken])):
+        changes[(spoken[i] + spoken[i + 1] + 1) // 2] = 1.0  # in the middle of a pause
+    overlap = probabilities[:, _TWO_SPEAKERS:].sum(axis=1)
+    return np.stack([np.ones(N_FRAMES, np.float32), 1 - probabilities[:, 0], overlap, changes])

@@ -1,0 +1,79 @@
+"""Frames -> speech -> segments of one speaker.
+
+Speech is what the segmentation network or the voice detector hears. The first is generous with the
+edges of speech. The second is strict, and hears little on a noisy telephone line. So where both
+hear speech they decide together, and elsewhere each decides alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .segmentation import FRAME_S
+
+HEARD = 0.3  # probability from which the segmentation network may hear speech
+DETECTED = 0.5  # the same of the voice detector
+AGREED = 0.9  # sum of both probabilities, where both hear speech
+ALONE = 0.5  # probability at which the segmentation network is believed against the detector
+ALONE_S = 0.5  # and for how long, where the detector hears the rest of the segment
+PAUSE_S = 0.25  # a shorter pause does not end a segment of one speaker
+CHANGED = 0.5  # probability of a change that cuts a segment
+
+Mask = NDArray[np.bool_]
+Array = NDArray[np.float32]
+
+
+def spans_of(mask: Mask) -> list[tuple[int, int]]:
+    """The runs of true values, as (first, end)."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]])))
+    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
+
+
+def speech_of(speech: Array, detected: Array) -> Mask:
+    """Which frames are speech.
+
+    Args:
+        speech: probabilities (n,) of the segmentation network.
+        detected: probabilities (n,) of the voice detector.
+    """
+    is_speech = np.zeros(len(speech), np.bool_)
+    for first, end in spans_of((speech >= HEARD) | (detected >= DETECTED)):
+        own = speech[first:end]
+        found = detected[first:end]
+        if found.max() < DETECTED:
+            is_speech[first:end] = own >= HEARD
+            continue
+        agreed = own + found >= AGREED
+        for start, stop in spans_of(~agreed & (own >= ALONE)):
+            if (stop - start) * FRAME_S > ALONE_S:
+                agreed[start:stop] = True
+        is_speech[first:end] = agreed
+    return is_speech
+
+
+def joined(mask: Mask, pause_s: float = PAUSE_S) -> list[tuple[int, int]]:
+    """The runs of true values, joined where the pause between two is at most ``pause_s``."""
+    runs: list[tuple[int, int]] = []
+    for first, end in spans_of(mask):
+        if runs and (first - runs[-1][1]) * FRAME_S <= pause_s:
+            runs[-1] = (runs[-1][0], end)
+        else:
+            runs.append((first, end))
+    return runs
+
+
+def segments_of(mask: Mask, change: Array) -> Iterator[tuple[int, int]]:
+    """Segments of speech as (first, end), cut where the speaker may change.
+
+    Args:
+        mask: which frames are speech.
+        change: probabilities of a change.
+    """
+    for first, end in joined(mask):
+        cuts = first + 1 + np.flatnonzero(change[first + 1 : end] >= CHANGED)
+        edges = [first, *cuts.tolist(), end]
+        yield from itertools.pairwise(edges)
