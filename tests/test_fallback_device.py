@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Barrier
 
@@ -16,14 +16,16 @@ from media import write_audio
 from patience import PATIENCE_S
 from scripted_engine import INFO, ScriptedBatch, ScriptedEngine
 
-from transcribe_mcp.compat.gpu_probe import FILE_NAME, gpu_trial, ran_out_of_memory
+from transcribe_mcp.compat.gpu_probe import FILE_NAME, gpu_trial, has_passed, ran_out_of_memory
 from transcribe_mcp.compat.smoke_test import Child
 from transcribe_mcp.domain.options import Options
 from transcribe_mcp.engines import Decoded, DecodingOptions, GpuModel, Recognizer
 from transcribe_mcp.errors import EngineFailedError, ModelUnavailableError, OutOfMemoryError
+from transcribe_mcp.media.decode import Samples
 from transcribe_mcp.pipeline import feeder
 from transcribe_mcp.pipeline.offline import transcribe
 from transcribe_mcp.runtime.executor import Executor
+from transcribe_mcp.runtime.failover import DetectorPool
 from transcribe_mcp.speech.regions import Window
 
 EVERYTHING = Options(vad=False, batch_size=1)  # noise is taken for speech
@@ -223,3 +225,52 @@ def test_a_damaged_memory_of_trials_costs_another_trial_only(
 
     assert [gpu_trial(tmp_path, "580", ends("ok", "", tried)) for _ in range(2)] == ["", ""]
     assert tried == ["ok"]
+
+
+class MeetingDetector:
+    """Works only while another detector works, too."""
+
+    block_s = 1.0
+
+    def __init__(self, meeting: Barrier) -> None:
+        self._meeting = meeting
+
+    def push(self, samples: Samples, *, last: bool = False) -> Samples:
+        self._meeting.wait(PATIENCE_S)
+        return samples[:0]
+
+    def place(self, windows: Sequence[Window], keep_from: float) -> Sequence[Window]:
+        return windows
+
+    def close(self) -> None:
+        self._meeting.abort()
+
+
+@dataclass(slots=True)
+class EngineWithDetectors(ScriptedEngine):
+    meeting: Barrier = field(default_factory=lambda: Barrier(2))
+
+    def voice_detector(self) -> MeetingDetector:
+        return MeetingDetector(self.meeting)
+
+
+def test_detectors_of_two_recordings_work_at_the_same_time_until_memory_is_scarce() -> None:
+    engine = EngineWithDetectors(info=ON_GPU)
+    pool = DetectorPool(lambda error: None)
+    first, second = (pool.open(engine) for _ in "ab")
+    block = np.zeros(16_000, np.float32)
+    with ThreadPoolExecutor(2) as threads:
+        futures = [threads.submit(one.push, block) for one in (first, second)]
+        assert [len(future.result(PATIENCE_S)) for future in futures] == [0, 0]
+        with pool.paused():
+            late = threads.submit(first.push, block)
+            assert pool.release() and not late.done()
+        assert len(late.result(PATIENCE_S)) > 0  # by the CPU
+
+
+def test_an_engine_has_passed_once_its_version_has_used_a_gpu_here(tmp_path: Path) -> None:
+    assert not has_passed(tmp_path, "2.11.0")
+    gpu_trial(tmp_path, "torch 580; H200 (9.0); 2.11.0; ", ends("exit 1", "no", []))
+    assert not has_passed(tmp_path, "2.11.0")
+    gpu_trial(tmp_path, "torch 590; H200 (9.0); 2.11.0; ", ends("ok", "", []))
+    assert has_passed(tmp_path, "2.11.0") and not has_passed(tmp_path, "2.12.0")

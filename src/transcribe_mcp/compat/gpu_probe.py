@@ -47,15 +47,30 @@ def operation_on(engine: str, gpu: int) -> Callable[[], Child]:
 
 def gpu_trial(folder: Path, key: str, operation: Callable[[], Child]) -> str:
     """Why an engine cannot use the GPU; empty if it can. Runs ``operation`` once per key."""
+
+    def problem() -> str:
+        child = operation()
+        return "" if child.end == "ok" else _words(child)
+
+    return remembered(folder, key, problem)
+
+
+def remembered(folder: Path, key: str, find: Callable[[], str]) -> str:
+    """The answer of ``find`` to a question about the GPU. The key names all that it depends on."""
     path = folder / FILE_NAME
     cached = _cached(path)
     if key in cached:
         return cached[key]
-    child = operation()
-    problem = "" if child.end == "ok" else _words(child)
-    if _OUT_OF_MEMORY not in problem:
-        _save(path, {**cached, key: problem})
-    return problem
+    answer = find()
+    if _OUT_OF_MEMORY not in answer:
+        _save(path, {**_cached(path), key: answer})
+    return answer
+
+
+def has_passed(folder: Path, version: str) -> bool:
+    """Whether this version of an engine has used a GPU here before, on whatever driver."""
+    cached = _cached(folder / FILE_NAME)
+    return any(f"; {version}; " in key and not problem for key, problem in cached.items())
 
 
 def ran_out_of_memory(error: BaseException) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
@@ -35,34 +36,42 @@ class DetectorPool:
     """
 
     def __init__(self, fall_back: Callable[[EngineFailedError], None]) -> None:
-        self.lock = threading.RLock()  # held while a detector works, and while memory is scarce
+        self._lock = threading.RLock()
         self._fall_back = fall_back
         self._is_closed = False
         self._detectors: WeakSet[DetectorWithFallback] = WeakSet()
 
     def open(self, model: Recognizer) -> VoiceDetector | None:
         """A detector for one recording; ``None`` when the CPU has to do it."""
-        if self._is_closed:
-            return None
-        try:
-            inner = model.voice_detector()
-        except EngineFailedError as error:
-            self.failed(error)
-            return None
-        if inner is None:
-            return None
-        detector = DetectorWithFallback(inner, self)
-        self._detectors.add(detector)
-        return detector
+        with self._lock:
+            if self._is_closed:
+                return None
+            try:
+                inner = model.voice_detector()
+            except EngineFailedError as error:
+                self.failed(error)
+                return None
+            if inner is None:
+                return None
+            detector = DetectorWithFallback(inner, self)
+            self._detectors.add(detector)
+            return detector
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """No detector works or is opened until the block ends."""
+        with ExitStack() as stack:
+            stack.enter_context(self._lock)
+            for detector in list(self._detectors):
+                stack.enter_context(detector.lock)
+            yield
 
     def failed(self, error: EngineFailedError) -> None:
         self._fall_back(error)
         self._is_closed = True
 
     def release(self) -> bool:
-        """Free the memory of all detectors. Call it with the lock held. Returns whether there were
-        any.
-        """
+        """Free the memory of all detectors, paused. Returns whether there were any."""
         detectors = list(self._detectors)
         self._detectors.clear()
         for detector in detectors:
@@ -79,6 +88,7 @@ class DetectorWithFallback:
     """
 
     def __init__(self, inner: VoiceDetector, pool: DetectorPool) -> None:
+        self.lock = threading.RLock()  # held while it works
         self._inner: VoiceDetector | None = inner
         self._pool = pool
         self._cpu: SpeechDetector | None = None
@@ -96,7 +106,7 @@ class DetectorWithFallback:
     def _push(self, samples: NDArray[np.float32], *, last: bool) -> NDArray[np.float32]:
         if self._inner is not None:
             try:
-                with self._pool.lock:
+                with self.lock:
                     return self._on_device().push(samples, last=last)
             except EngineFailedError as error:
                 self._give_up(error)
@@ -115,7 +125,7 @@ class DetectorWithFallback:
     def place(self, windows: Sequence[Window], keep_from: float) -> Sequence[Window]:
         if self._inner is not None:
             try:
-                with self._pool.lock:
+                with self.lock:
                     return self._on_device().place(windows, keep_from)
             except EngineFailedError as error:
                 self._give_up(error)

@@ -207,7 +207,7 @@ class PhaseRunner:
         self._budget.is_full = True  # stops the thread that encodes
         running = [one for one in (self._aligning, self._encoding) if one is not None]
         wait(running)
-        with self.detectors.lock:
+        with self.detectors.paused():
             others = [one for one in self._held() if one is not part]
             with self._queue.changed:
                 for waiting in reversed(self._encoded):
@@ -226,7 +226,7 @@ class PhaseRunner:
         return [part for part in parts if part.batch is not None]
 
     def _release_detectors(self) -> bool:
-        with self.detectors.lock:
+        with self.detectors.paused():
             return self.detectors.release()
 
     def _fail_over(self, error: EngineFailedError) -> None:

@@ -12,6 +12,7 @@ wait: they are few.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -77,6 +78,8 @@ class SileroGpu:
         new_stream: Any = torch.cuda.Stream  # torch leaves it without types
         # One stream for all detectors: PyTorch caches freed memory per stream.
         self.stream = new_stream(device) if device.type == "cuda" else None
+        # One block is queued at a time, so the memory of one suffices.
+        self.queueing = threading.Lock()
 
     def listen(self) -> GpuSpeechDetector:
         return GpuSpeechDetector(self)
@@ -90,6 +93,7 @@ class GpuSpeechDetector:
 
     def __init__(self, silero: SileroGpu) -> None:
         self._network = silero.network
+        self._queueing = silero.queueing
         self._device = silero.device
         self._stream = silero.stream
         self._audio = torch.zeros(
@@ -105,24 +109,35 @@ class GpuSpeechDetector:
         (n_frames,).
         """
         with self._working():
-            self._append(samples)
-            end = self._origin + len(self._audio)
-            n_frames = (
-                -((self._next - end) // FRAME_SAMPLES)
-                if last
-                else (end - self._next) // FRAME_SAMPLES
-            )
-            if n_frames <= 0:
-                return np.empty(0, np.float32)
-            first = self._next - CONTEXT_SAMPLES - self._origin
-            n_heard = CONTEXT_SAMPLES + n_frames * FRAME_SAMPLES
-            heard = self._audio[first : first + n_heard]
-            if len(heard) < n_heard:
-                heard = functional.pad(heard, (0, n_heard - len(heard)))
-            probabilities, self._state = self._network.probabilities(heard, self._state)
-            self._next += n_frames * FRAME_SAMPLES
-            found: Samples = probabilities.cpu().numpy()
+            with self._queueing:
+                probabilities = self._queue(samples, last=last)
+                queued = None if self._stream is None else self._stream.record_event()
+            if queued is not None:
+                queued.synchronize()
+            found: Samples = probabilities.numpy()
             return found
+
+    def _queue(self, samples: Samples, *, last: bool) -> Tensor:
+        """Queue the network on a block -> probabilities (n,) in main memory, once they are
+        there.
+        """
+        self._append(samples)
+        end = self._origin + len(self._audio)
+        if last:
+            n_frames = -((self._next - end) // FRAME_SAMPLES)
+        else:
+            n_frames = (end - self._next) // FRAME_SAMPLES
+        if n_frames <= 0:
+            return torch.empty(0)
+        first = self._next - CONTEXT_SAMPLES - self._origin
+        n_heard = CONTEXT_SAMPLES + n_frames * FRAME_SAMPLES
+        heard = self._audio[first : first + n_heard]
+        if len(heard) < n_heard:
+            heard = functional.pad(heard, (0, n_heard - len(heard)))
+        probabilities, self._state = self._network.probabilities(heard, self._state)
+        self._next += n_frames * FRAME_SAMPLES
+        on_host = torch.empty(len(probabilities), pin_memory=self._stream is not None)
+        return on_host.copy_(probabilities, non_blocking=True)
 
     def place(self, windows: Sequence[Window], keep_from: float) -> list[Window]:
         """The windows with their samples on the device; drops audio before ``keep_from`` (s)."""

@@ -215,9 +215,10 @@ class _EncoderRoom:
         self._states = torch.zeros(positions, dtype=model.dtype, device=model.device)
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self._pool = torch.cuda.graph_pool_handle()
-        self._graphs[size] = self._captured(
-            size
-        )  # before smaller sizes, which then fit into its memory
+        # A run before the capture lets libraries allocate, which they cannot do during it. Smaller
+        # sizes have run by then, and fit into the memory of this one.
+        encode(model, self._mel)
+        self._graphs[size] = self._captured(size)
 
     def encode(self, mel: Tensor) -> Tensor:
         """(B, T, d); overwritten by the next call."""
@@ -229,10 +230,6 @@ class _EncoderRoom:
         return self._states[:n_windows]
 
     def _captured(self, n_windows: int) -> torch.cuda.CUDAGraph:
-        """Capture a batch size. A run before it lets libraries allocate, which they cannot do
-        during capture.
-        """
-        encode(self._model, self._mel[:n_windows])
         graph = torch.cuda.CUDAGraph()
         with captured(graph, self._model.device, self._pool):
             if not self._graphs:  # by default PyTorch allocates a block for every requested size
