@@ -29,6 +29,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import gpu_many
 import gpu_parts
 import gpu_peers
 import gpu_prepare
@@ -77,7 +78,8 @@ def run_part(name: str, setup: Setup) -> Figures:
         return peer(setup, model, PEER_BATCHES[kind].get(model, setup.batches))
     if kind == "faster_whisper":
         return gpu_peers.faster_whisper(setup, model)
-    part = getattr(gpu_prepare if kind.startswith("prepare") else gpu_parts, kind)
+    modules = (gpu_prepare, gpu_many, gpu_parts)
+    part = next(getattr(module, kind) for module in modules if hasattr(module, kind))
     found: Figures = part(setup, *model.split(":")) if model else part(setup)
     return found
 
@@ -98,6 +100,7 @@ def parts(setup: Setup, chosen: Sequence[str]) -> list[str]:
     names += [f"transformers:{model}" for model in setup.models] * bool(installed("transformers"))
     if setup.device != "cpu":
         names += ["memory", f"core:{first}:bfloat16", f"jobs:{setup.sizes[0]}"]
+        names += [f"reserved:{first}", f"queue:{first}"]
     if not chosen:
         return names
     needed = ("prepare_models", "prepare_audio", "ceilings")
@@ -265,6 +268,17 @@ def bars(run: Run) -> list[Bar]:
     return rows
 
 
+def bars_of_many(run: Run) -> list[Bar]:
+    first = run.setup.models[0]
+    over = run.found.get(f"reserved:{first}", {})
+    queued = run.found.get(f"queue:{first}", {})
+    growth = ratio(over["many"]["reserved"], over["longest"]["reserved"]) if over else None
+    return [
+        Bar("memory reserved by 30 recordings / by the longest alone", growth, "<=", 1.2),
+        Bar("64 jobs of ten minutes / the decoded hour", queued.get("share"), ">=", 0.85),
+    ]
+
+
 def device_words() -> str:
     command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
     try:
@@ -277,7 +291,7 @@ def device_words() -> str:
 
 
 def report(run: Run) -> None:
-    rows = bars(run)
+    rows = [*bars(run), *bars_of_many(run)]
     print(f"\n{device_words()}, {cores()} cores, {time.perf_counter() - run.started:.0f} s")
     flow = run.found.get(f"pipeline:{run.setup.models[0]}", {})
     if media_s := flow.get("mp3, media decoding alone", {}).get("s"):
@@ -314,7 +328,7 @@ def main() -> None:
     parser.add_argument(
         "--parts",
         default="",
-        help="in this order, comma-separated: core, pipeline, memory, jobs, peers",
+        help="in this order, comma-separated: core, pipeline, memory, jobs, reserved, queue, peers",
     )
     parser.add_argument("--models", default="")
     parser.add_argument("--batches", default="")
