@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,7 +23,19 @@ def main() -> None:
     if by_exception:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     add_commands(app, serve)
-    app(prog_name="transcribe-mcp")
+    try:
+        app(prog_name="transcribe-mcp")
+    except SystemExit as end:
+        _end_at_once(end.code or 0)
+        raise
+
+
+def _end_at_once(code: str | int) -> None:
+    """Without the interpreter's clean-up, which takes a second with torch."""
+    if "torch" in sys.modules and isinstance(code, int):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def serve(address: Address | None) -> None:

@@ -5,11 +5,14 @@ nor CTranslate2.
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Collection
+from contextlib import suppress
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 
 from .. import models
-from ..compat.gpu_probe import gpu_facts, gpu_trial, operation_on, trial_key
+from ..compat.gpu_probe import gpu_facts, gpu_trial, has_passed, operation_on, trial_key
 from ..compat.machine import gpus_of
 from ..errors import EngineUnavailableError, ModelFormatError, UnknownNameError, UsageError
 from ..settings import settings
@@ -86,12 +89,20 @@ def auto_engine(model: str, device: str, compute_type: str, gpu: int = 0) -> str
     torch = _version("torch")
     if torch is None or device == "cpu" or compute_type.startswith("int8") or _is_converted(model):
         return CTRANSLATE2
+    if has_passed(settings().cache_dir, torch):
+        # It takes seconds. The driver answers meanwhile.
+        threading.Thread(target=_import_pytorch, name="import", daemon=True).start()
     facts = gpu_facts()
     if not gpus_of(facts):
         return CTRANSLATE2
     key = f"torch {trial_key(facts, torch, gpu)}"
     problem = gpu_trial(settings().cache_dir, key, operation_on("torch", gpu))
     return CTRANSLATE2 if problem else PYTORCH
+
+
+def _import_pytorch() -> None:
+    with suppress(ImportError):  # whoever loads the engine gets it again
+        import_module(".whisper", __package__)
 
 
 def _is_converted(model: str) -> bool:

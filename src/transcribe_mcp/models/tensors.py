@@ -85,6 +85,10 @@ class StoredTensor:
     shape: tuple[int, ...]
     offset_bytes: int
 
+    @property
+    def n_bytes(self) -> int:
+        return math.prod(self.shape) * NUMPY_OF[self.dtype].itemsize
+
     def read(self) -> NDArray[Any]:
         """A view of the mapped file; bfloat16 as uint16 with the same bits."""
         values: NDArray[Any] = np.memmap(

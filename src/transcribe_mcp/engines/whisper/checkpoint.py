@@ -20,6 +20,7 @@ from ...models.tensors import Geometry, StoredTensor, Tensors
 from ..tokenizer import Vocabulary
 from .linear import Linear, MakeLinear
 from .model import DecoderLayer, EncoderLayer, Norm, Operations, Whisper
+from .pinned_upload import PinnedUpload
 
 _TORCH_OF = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -124,8 +125,21 @@ class _Loader:
         self._tensors = Tensors(weight_files(checkpoint.directory))
         self._placement = placement
         self._report = report
+        self._finite: list[tuple[StoredTensor, Tensor]] = []  # checked at the end, in one wait
+        self._upload = PinnedUpload(placement.device) if placement.device.type == "cuda" else None
 
     def load(self) -> Whisper:
+        model = self._model()
+        good = torch.stack([finite for _, finite in self._finite]).tolist()
+        for (stored, _), is_finite in zip(self._finite, good, strict=True):
+            if not is_finite:
+                raise ModelFormatError(
+                    f"{stored.file}: {stored.name} contains NaN or infinite values",
+                    hint="download or export the model again",
+                )
+        return model
+
+    def _model(self) -> Whisper:
         g = self._geometry
         d = self._geometry.d_model
         encoder = range(g.encoder_layers)
@@ -216,11 +230,12 @@ class _Loader:
 
     def _read(self, stored: StoredTensor) -> Tensor:
         """A tensor as float32 on the device."""
-        values: Any = stored.read().copy()
-        tensor = torch.from_numpy(values.view("<i2") if stored.dtype == "BF16" else values)
-        tensor = tensor.view(_TORCH_OF[stored.dtype]).to(self._placement.device).float()
-        if not bool(torch.isfinite(tensor).all()):
-            message = f"{stored.file}: {stored.name} contains NaN or infinite values"
-            raise ModelFormatError(message, hint="download or export the model again")
-        self._report(values.nbytes)
+        if self._upload is not None:
+            tensor = self._upload.read(stored)
+        else:
+            values: Any = stored.read().copy()
+            tensor = torch.from_numpy(values.view("<i2") if stored.dtype == "BF16" else values)
+        tensor = tensor.view(_TORCH_OF[stored.dtype]).view(stored.shape).float()
+        self._finite.append((stored, torch.isfinite(tensor).all()))
+        self._report(stored.n_bytes)
         return tensor

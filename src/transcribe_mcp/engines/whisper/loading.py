@@ -26,7 +26,7 @@ from ...speech.silero_gpu import has_triton, launch_errors
 from .. import RETRY_BEAM_SIZE, EngineInfo, EngineRequest, GpuModel, Recognizer
 from ..auto import parsed_device, require_precision
 from ..model_shape import shape_of
-from . import alignment
+from . import alignment, gpu_start
 from .caches import AudioCache, audio_cache
 from .checkpoint import Placement, generation_config, geometry_of, load_model, vocabulary_of
 from .continuous_batching import EagerSteps, on
@@ -89,6 +89,9 @@ def load(request: EngineRequest) -> Recognizer | GpuModel:
 def _load_on(request: EngineRequest, device: torch.device) -> WhisperEngine:
     with _foreign_errors(request.model, device):
         _require_precision(request.compute_type, device)
+        if device.type == "cuda":
+            gpu_start.begin()
+            gpu_start.use_expandable_segments(device)
         hardware = _hardware(device)
     checkpoint = models.resolve(
         request.model, offline=request.offline, progress=request.progress, packages=False

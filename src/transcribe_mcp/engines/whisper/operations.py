@@ -4,13 +4,17 @@ measurement.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ... import __version__
+from ...compat.gpu_probe import remembered
+from ...compat.probes.files import text_of
 from ...models.tensors import Geometry
+from ...settings import settings
 from . import kernels
 from .model import Operations
 
@@ -31,21 +35,31 @@ def cuda_operations(geometry: Geometry, dtype: torch.dtype, device: torch.device
 
 
 def fastest_attention(geometry: Geometry, dtype: torch.dtype, device: torch.device) -> Attention:
-    """The fastest attention kernel for this encoder on this GPU; torch's default if memory is too
-    short to try.
+    """The fastest attention kernel for this encoder on this GPU. It is timed once and remembered;
+    torch's default if memory is too short to try.
     """
+    gpu = torch.cuda.get_device_properties(device)
+    driver = text_of("/sys/module/nvidia/version")
+    heads = (geometry.encoder_attention_heads, geometry.d_model)
+    key = f"attention {gpu.name}; {driver}; {torch.__version__}; {__version__}; {heads}; {dtype}"
+    name = remembered(settings().cache_dir, key, lambda: _timed_attention(geometry, dtype, device))
+    return ATTENTIONS.get(name, functional.scaled_dot_product_attention)
+
+
+def _timed_attention(geometry: Geometry, dtype: torch.dtype, device: torch.device) -> str:
+    """The name of the fastest; empty if none is right."""
     heads = geometry.encoder_attention_heads
     shape = (TRIED_WINDOWS, geometry.max_source_positions, 3, heads, geometry.d_model // heads)
     try:
         query, key, value = torch.randn(shape, dtype=dtype, device=device).permute(2, 0, 3, 1, 4)
         taken_ms = {
-            attention: _milliseconds(attention, query, key, value)
-            for attention in (_cudnn, _flash, _efficient)
+            name: _milliseconds(attention, query, key, value)
+            for name, attention in ATTENTIONS.items()
         }
-    except torch.OutOfMemoryError:
-        return functional.scaled_dot_product_attention
+    except torch.OutOfMemoryError as error:
+        return str(error).lower()  # which is not remembered
     fastest = min(taken_ms, key=taken_ms.__getitem__)
-    return fastest if taken_ms[fastest] < float("inf") else functional.scaled_dot_product_attention
+    return fastest if taken_ms[fastest] < float("inf") else ""
 
 
 # Called by name: torch's switches are global, so engines in two threads would disturb each other.
@@ -68,6 +82,13 @@ def _efficient(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         query, key, value, None, False
     )[0]
     return attended
+
+
+ATTENTIONS: Mapping[str, Attention] = {
+    "cudnn": _cudnn,
+    "flash": _flash,
+    "efficient": _efficient,
+}
 
 
 def _milliseconds(attention: Attention, *arguments: Tensor) -> float:

@@ -1,0 +1,47 @@
+"""What a GPU needs before the first kernel, in threads beside the rest of loading a model."""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import suppress
+from typing import Any
+
+import torch
+
+TRIED_BYTES = 64 << 20  # several of PyTorch's large segments
+
+
+def begin() -> None:
+    """Hash Triton's files in a thread. Its first launch would wait for that."""
+    threading.Thread(target=_hash_triton, name="triton", daemon=True).start()
+
+
+def _hash_triton() -> None:
+    with suppress(ImportError, AttributeError, OSError):  # the first launch tells
+        from triton.runtime.cache import triton_key
+
+        triton_key()
+
+
+def use_expandable_segments(device: torch.device) -> None:
+    """Let PyTorch's segments grow, if the driver can: then memory of one size serves another.
+
+    Otherwise each recording that is longer than all before it adds segments. Some virtual GPUs
+    cannot map memory this way. A program that uses the GPU already, or has settings of its own,
+    keeps them.
+    """
+    own = "PYTORCH_CUDA_ALLOC_CONF" in os.environ or "PYTORCH_ALLOC_CONF" in os.environ
+    build: Any = torch._C  # the older name until torch 2.9
+    change = getattr(build, "_accelerator_setAllocatorSettings", None) or getattr(
+        build, "_cuda_cudaCachingAllocator_set_allocator_settings", None
+    )
+    if own or change is None or torch.cuda.memory_reserved(device):
+        return
+    change("expandable_segments:True")
+    try:
+        torch.empty(TRIED_BYTES, dtype=torch.uint8, device=device).zero_()
+        torch.cuda.synchronize(device)
+    except RuntimeError:
+        change("expandable_segments:False")
+    torch.cuda.empty_cache()
