@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,6 @@ from .rules import RULE_BY_CODE
 
 FAILED = 3
 EXPLAIN_MAX_BYTES = 64 * 1024 * 1024
-_JSON_HELP = "print JSON"
-_WANT_HELP = f"{', '.join(WANTS)} (default: the best for this machine)"
-_SOURCE_HELP = "install transcribe-mcp from this directory, wheel or requirement"
-_PYTHON_HELP = "Python interpreter (default: one of the planned version)"
-_FACTS_HELP = "use a recorded machine instead of this one"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,37 +54,27 @@ def _parser() -> argparse.ArgumentParser:
     about = "Check this machine, its packages and their releases for compatibility."
     parser = argparse.ArgumentParser(prog="transcribe-mcp compat", description=about)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _add_doctor(commands)
-    _add_env(commands)
-    words = "Check the package index for new releases that affect this machine."
-    updates = commands.add_parser("updates", help=words, description=words)
-    updates.add_argument("--json", action="store_true", help=_JSON_HELP)
-    updates.add_argument("--facts", type=Path, metavar="FILE", help=_FACTS_HELP)
-    updates.set_defaults(run=_updates)
-    words = "Print docs/compatibility.md, generated from the tables."
-    document = commands.add_parser("document", help=words, description=words)
-    document.set_defaults(run=_document)
+    added = {
+        name: _add(commands, name, words, options, run=run)
+        for name, (words, run, options) in _COMMANDS.items()
+    }
+    actions = added["env"].add_subparsers(required=True, metavar="ACTION")
+    for name, (words, options) in _ENV_ACTIONS.items():
+        _add(actions, name, words, [_JSON, *options], run=_env, action=name)
     return parser
 
 
-def _add_doctor(commands: Any) -> None:
-    words = "Check this machine for problems and recommend a setup."
-    doctor = commands.add_parser(
-        "doctor", prog="transcribe-mcp doctor", help=words, description=words
+def _add(
+    commands: Any, name: str, words: str, options: Iterable[_Option], **defaults: object
+) -> argparse.ArgumentParser:
+    prog = f"transcribe-mcp {name}" if name in ("doctor", "env") else None
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, prog=prog, help=words, description=words
     )
-    option = doctor.add_argument
-    option("-v", "--verbose", action="store_true", help="show causes, all commands and all facts")
-    option("--json", action="store_true", help=_JSON_HELP)
-    option("--deep", action="store_true", help="also run each engine once, in child processes")
-    option("--list", action="store_true", help="list the rules")
-    option("--only", action="append", default=[], metavar="CODE", help="check only these rules")
-    option("--facts", type=Path, metavar="FILE", help=_FACTS_HELP)
-    option("--save-facts", type=Path, metavar="FILE", help="save the facts, without personal data")
-    option("--explain", metavar="FILE", help="find known errors in a log; - reads standard input")
-    option("--plan", action="store_true", help="print the install commands for this machine")
-    option("--want", default="", metavar="WHAT", help=f"with --plan: {_WANT_HELP}")
-    option("--models", action="store_true", help="list the models that fit, with batch sizes")
-    doctor.set_defaults(run=_doctor)
+    for flags, settings in options:
+        parser.add_argument(*flags, **settings)
+    parser.set_defaults(**defaults)
+    return parser
 
 
 def _doctor(asked: argparse.Namespace) -> int:
@@ -191,43 +176,115 @@ def _document(asked: argparse.Namespace) -> int:
     return 0
 
 
-def _add_env(commands: Any) -> None:
-    words = "Manage virtual environments for engines with conflicting dependencies."
-    env = commands.add_parser("env", prog="transcribe-mcp env", help=words, description=words)
-    actions = env.add_subparsers(required=True, metavar="ACTION")
-
-    def action(name: str, words: str) -> Any:
-        one = actions.add_parser(name, help=words, description=words)
-        one.add_argument("--json", action="store_true", help=_JSON_HELP)
-        one.set_defaults(run=_env, action=name)
-        return one
-
-    name_help = "name of the environment"
-    create = action(
-        "create", "Install the plan into a new environment, verify it, make it current."
-    )
-    create.add_argument("name", nargs="?", default="", help=name_help)
-    create.add_argument("--want", default="", help=_WANT_HELP)
-    create.add_argument("--source", default="", help=_SOURCE_HELP)
-    create.add_argument("--python", default="", help=_PYTHON_HELP)
-    action("list", "List the environments and mark the current ones.")
-    verify = action("verify", "Run the real operations in an environment.")
-    verify.add_argument("name", help=name_help)
-    action("use", "Make an environment current.").add_argument("name", help=name_help)
-    words = "Install the newest versions into a new environment; keep it if it works as fast."
-    attempt = action("try", words)
-    upgrade_help = "required: confirms the upgrade"
-    attempt.add_argument("--upgrade", action="store_true", required=True, help=upgrade_help)
-    attempt.add_argument("--want", default="", help="the current environment to upgrade")
-    attempt.add_argument("--source", default="", help=_SOURCE_HELP)
-    attempt.add_argument("--python", default="", help=_PYTHON_HELP)
-    rollback = action("rollback", "Make the previous environment current again.")
-    rollback.add_argument("--want", default="", help="the kind of environment to roll back")
-    remove = action("rm", "Delete an environment that is not current.")
-    remove.add_argument("name", help=name_help)
-
-
 def _env(asked: argparse.Namespace) -> int:
     from .environment_commands import run_action
 
     return run_action(asked)
+
+
+_Option = tuple[tuple[str, ...], Mapping[str, Any]]
+
+
+def _option(*flags: str, **settings: Any) -> _Option:
+    """The arguments of ``add_argument``."""
+    return flags, settings
+
+
+_JSON = _option("--json", action="store_true", help="print JSON")
+_FACTS = _option(
+    "--facts", type=Path, metavar="FILE", help="use a recorded machine instead of this one"
+)
+_WANT_HELP = f"{', '.join(WANTS)} (default: the best for this machine)"
+_NAME = _option("name", help="name of the environment")
+_SOURCE = _option(
+    "--source", default="", help="install transcribe-mcp from this directory, wheel or requirement"
+)
+_PYTHON = _option(
+    "--python", default="", help="Python interpreter (default: one of the planned version)"
+)
+_Run = Callable[[argparse.Namespace], int]
+_COMMANDS: Mapping[str, tuple[str, _Run, Sequence[_Option]]] = {
+    "doctor": (
+        "Check this machine for problems and recommend a setup.",
+        _doctor,
+        (
+            _option(
+                "-v",
+                "--verbose",
+                action="store_true",
+                help="show causes, all commands and all facts",
+            ),
+            _JSON,
+            _option(
+                "--deep", action="store_true", help="also run each engine once, in child processes"
+            ),
+            _option("--list", action="store_true", help="list the rules"),
+            _option(
+                "--only", action="append", default=[], metavar="CODE", help="check only these rules"
+            ),
+            _FACTS,
+            _option(
+                "--save-facts",
+                type=Path,
+                metavar="FILE",
+                help="save the facts, without personal data",
+            ),
+            _option(
+                "--explain",
+                metavar="FILE",
+                help="find known errors in a log; - reads standard input",
+            ),
+            _option(
+                "--plan", action="store_true", help="print the install commands for this machine"
+            ),
+            _option("--want", default="", metavar="WHAT", help=f"with --plan: {_WANT_HELP}"),
+            _option(
+                "--models", action="store_true", help="list the models that fit, with batch sizes"
+            ),
+        ),
+    ),
+    "env": (
+        "Manage virtual environments for engines with conflicting dependencies.",
+        _env,
+        (),
+    ),
+    "updates": (
+        "Check the package index for new releases that affect this machine.",
+        _updates,
+        (_JSON, _FACTS),
+    ),
+    "document": ("Print docs/compatibility.md, generated from the tables.", _document, ()),
+}
+_ENV_ACTIONS: Mapping[str, tuple[str, Sequence[_Option]]] = {
+    "create": (
+        "Install the plan into a new environment, verify it, make it current.",
+        (
+            _option("name", nargs="?", default="", help="name of the environment"),
+            _option("--want", default="", help=_WANT_HELP),
+            _SOURCE,
+            _PYTHON,
+        ),
+    ),
+    "list": ("List the environments and mark the current ones.", ()),
+    "verify": ("Run the real operations in an environment.", (_NAME,)),
+    "use": ("Make an environment current.", (_NAME,)),
+    "try": (
+        "Install the newest versions into a new environment; keep it if it works as fast.",
+        (
+            _option(
+                "--upgrade",
+                action="store_true",
+                required=True,
+                help="required: confirms the upgrade",
+            ),
+            _option("--want", default="", help="the current environment to upgrade"),
+            _SOURCE,
+            _PYTHON,
+        ),
+    ),
+    "rollback": (
+        "Make the previous environment current again.",
+        (_option("--want", default="", help="the kind of environment to roll back"),),
+    ),
+    "rm": ("Delete an environment that is not current.", (_NAME,)),
+}
