@@ -49,8 +49,13 @@ def cublas_paths(places: Sequence[str]) -> tuple[Path, ...]:
 def preload_cublas() -> Preload:
     """Open CUDA 12's cuBLAS in this process, before the first use of a GPU. Never raises."""
     paths = cublas_paths(sys.path)
-    if not paths:
-        return _found_by_loader()
+    if not paths:  # the system's loader may find it
+        try:
+            ctypes.CDLL(_NAMES[0])
+        except OSError as error:
+            return Preload(
+                (), f"{_NAMES[0]} is missing: {error} (pip install 'nvidia-cublas-cu12>=12.8,<13')"
+            )
     loaded: list[Path] = []
     for path in paths:
         try:
@@ -59,13 +64,3 @@ def preload_cublas() -> Preload:
             return Preload(tuple(loaded), f"{path} cannot be opened: {error}")
         loaded.append(path)
     return Preload(tuple(loaded))
-
-
-def _found_by_loader() -> Preload:
-    try:
-        ctypes.CDLL(_NAMES[0])
-    except OSError as error:
-        return Preload(
-            (), f"{_NAMES[0]} is missing: {error} (pip install 'nvidia-cublas-cu12>=12.8,<13')"
-        )
-    return Preload(())

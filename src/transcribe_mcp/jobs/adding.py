@@ -50,6 +50,8 @@ _REMEMBER_HASH = sa.text(
     "DO UPDATE SET signature = excluded.signature, content_hash = excluded.content_hash"
 )
 
+_QUEUE_FULL_HINT = "wait until some are done, cancel some, or raise TRANSCRIBE_MCP_MAX_QUEUE_LENGTH"
+
 
 def add(
     connection: sa.Connection,
@@ -107,7 +109,8 @@ def _places(
         job_id = duplicate.job_id if duplicate is not None else shared
         if job_id is None and job.answer is None:
             if n_queued + n_new >= limit:
-                places.append(_queue_full(n_queued + n_new, limit))
+                message = f"the queue is full: {n_queued + n_new} jobs wait, {limit} may"
+                places.append(QueueFullError(message, hint=_QUEUE_FULL_HINT))
                 continue
             n_new += 1
         places.append(job_id or new_id())
@@ -177,8 +180,3 @@ def _insert(
 
 def _insert_roots(connection: sa.Connection, job_id: str, job: NewJob) -> None:
     connection.execute(job_roots.insert(), {"job_id": job_id, "roots": _roots(job)})
-
-
-def _queue_full(n_queued: int, limit: int) -> QueueFullError:
-    hint = "wait until some are done, cancel some, or raise TRANSCRIBE_MCP_MAX_QUEUE_LENGTH"
-    return QueueFullError(f"the queue is full: {n_queued} jobs wait, {limit} may", hint=hint)

@@ -272,14 +272,8 @@ def _vocabulary(directory: Path, size: int) -> list[str]:
     check_text_tokens(directory, tokens, size)
     by_id = {number: token for token, number in tokens.items() if number < size}
     end = max(by_id) + 1
-    return [by_id[n] if n in by_id else _filler(n, end) for n in range(size)]
-
-
-def _filler(number: int, end: int) -> str:
-    """The name of an id that is missing in the tokenizer: a timestamp after its end, else
-    unused.
-    """
-    return f"<|{(number - end) * 0.02:.2f}|>" if number >= end else f"<|unused {number}|>"
+    named = {n: f"<|{(n - end) * 0.02:.2f}|>" for n in range(end, size)} | by_id
+    return [named.get(n, f"<|unused {n}|>") for n in range(size)]
 
 
 def _mark_multilingual(vocabulary: list[str], *, multilingual: bool, where: Path) -> None:

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..errors import TranscribeError, UsageError
+from ..formats import find_format, plan, require_writable
+from ..jobs import spool
+from ..jobs.file_identity import as_text
 from ..jobs.models import JobRequest, OutputRequest
-
-if TYPE_CHECKING:
-    from ..jobs.outputs import NewOutput
-    from ..jobs.row_mapping import NewJob
-    from ..jobs.store import Store
-    from ..jobs.submission import Submission
-    from ..media.inputs import Recording
-    from ..settings import Settings
+from ..jobs.outputs import NewOutput, dump_look
+from ..jobs.row_mapping import NewJob
+from ..jobs.store import Store
+from ..jobs.submission import Submission
+from ..media.inputs import STANDARD_INPUT, Recording, output_paths
+from ..settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +39,6 @@ def prepare_all(
         UsageError: results of two recordings would have the same name.
         OutputError: nothing can be written to the output directory.
     """
-    from ..formats import plan
-
     targets = _targets(recordings, request.output) if request.output is not None else {}
     new: list[NewJob] = []
     refused: list[tuple[str, TranscribeError]] = []
@@ -74,9 +72,6 @@ def _prepare(
     request: JobRequest,
     settings: Settings,
 ) -> NewJob:
-    from ..jobs import spool
-    from ..media.inputs import STANDARD_INPUT
-
     if recording.remote != STANDARD_INPUT:
         return submission.prepare(recording.source, request)
     kept = spool.keep(settings.data_dir, settings.max_file_bytes)
@@ -86,8 +81,6 @@ def _prepare(
 
 def drop_unused(store: Store, new: Sequence[NewJob]) -> None:
     """Delete recordings from standard input that need no work or found no room."""
-    from ..jobs import spool
-
     kept = [job.signature for job in new if spool.is_kept(job.signature)]
     waiting = store.unfinished_by_signature(kept) if kept else {}
     for signature in kept:
@@ -99,11 +92,6 @@ def _targets(
     recordings: Sequence[Recording], output: OutputRequest
 ) -> dict[Path, dict[Path, NewOutput]]:
     """For each recording, by its path, the files to write."""
-    from ..formats import find_format, require_writable
-    from ..jobs.file_identity import as_text
-    from ..jobs.outputs import NewOutput, dump_look
-    from ..media.inputs import output_paths
-
     directory = Path(output.directory).absolute()
     if as_text(str(directory)) != str(directory):
         raise UsageError(

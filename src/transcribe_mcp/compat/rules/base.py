@@ -73,7 +73,14 @@ class Rule(Finding):
     def finding(self, machine: DerivedFacts | None = None) -> Finding:
         """The finding for a machine; without one, names in capitals stand for its values."""
         texts = {field.name: getattr(self, field.name) for field in fields(Finding)}
-        evidence = _filled(self.evidence, lambda name: _evidence(name, machine))
+        evidence = _filled(
+            self.evidence,
+            lambda name: (
+                name.rpartition(".")[2].upper()
+                if machine is None
+                else _in_words(machine.named(name), "; ")
+            ),
+        )
         return Finding(
             **texts | {"evidence": evidence, "fix": self.commands(machine or NOTHING_KNOWN)}
         )
@@ -83,12 +90,6 @@ class Rule(Finding):
         return tuple(
             _filled(command, lambda name: _argument(name, machine)) for command in self.fix
         )
-
-
-def _evidence(name: str, machine: DerivedFacts | None) -> str:
-    return (
-        name.rpartition(".")[2].upper() if machine is None else _in_words(machine.named(name), "; ")
-    )
 
 
 def _argument(name: str, machine: DerivedFacts) -> str:

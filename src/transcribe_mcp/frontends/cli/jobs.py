@@ -60,7 +60,15 @@ def queue(request: TranscribeRequest, shown: arg.Shown, *, force: bool) -> None:
         "",
         models.JobOptions(**vars(request.spec) | vars(request.options)),
         force=force,
-        output=_output(request),
+        output=None  # otherwise files that the worker writes, even after this terminal is closed
+        if request.output_dir is None
+        else models.OutputRequest(
+            directory=str(request.output_dir),
+            formats=request.formats,
+            overwrite=request.overwrite,
+            skip_existing=request.skip_existing,
+            look=request.look,
+        ),
         from_shell=True,
     )
     if request.spec.threads:
@@ -80,19 +88,6 @@ def queue(request: TranscribeRequest, shown: arg.Shown, *, force: bool) -> None:
         write_out(_json(job) if shown.as_json else f"{job.job_id}  {job.source}\n")
     if batch.refused:
         raise SystemExit(1)
-
-
-def _output(request: TranscribeRequest) -> models.OutputRequest | None:
-    """The files that the worker writes, even after this terminal is closed."""
-    if request.output_dir is None:
-        return None
-    return models.OutputRequest(
-        directory=str(request.output_dir),
-        formats=request.formats,
-        overwrite=request.overwrite,
-        skip_existing=request.skip_existing,
-        look=request.look,
-    )
 
 
 group = typer.Typer(
