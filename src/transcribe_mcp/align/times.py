@@ -87,9 +87,12 @@ def clamp_to_speech(
     last_opened = -1
     for word in words:
         at = _region_of(word, regions, edges)
-        start, end = _inside_speech(word, regions[at], lag_s)
-        if at != last_opened and start - regions[at].start <= SNAP_S:
-            start = regions[at].start
+        region = regions[at]
+        latest = max(region.start, region.end - MIN_WORD_S)
+        start = min(max(word.start - lag_s, region.start), latest)
+        end = min(word.end - lag_s, max(start, region.end - TAIL_S))
+        if at != last_opened and start - region.start <= SNAP_S:
+            start = region.start
         last_opened = at
         start = max(start, floor)
         longest = min(MAX_WORD_S, max(2, len(word.text.strip())) * LETTER_S + EDGE_S)
@@ -111,12 +114,6 @@ def _region_of(word: Word, regions: Sequence[Region], edges: Sequence[float]) ->
     ):
         return at + 1
     return at
-
-
-def _inside_speech(word: Word, region: Region, lag_s: float) -> tuple[float, float]:
-    """The part of the word in the region, or the nearest moment in it."""
-    start = min(max(word.start - lag_s, region.start), max(region.start, region.end - MIN_WORD_S))
-    return start, min(word.end - lag_s, max(start, region.end - TAIL_S))
 
 
 def _without_overrun(words: list[Word], limit: float) -> tuple[Word, ...]:

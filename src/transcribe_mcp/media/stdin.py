@@ -40,7 +40,12 @@ def save_piped(path: Path, max_bytes: int) -> str:
         with atomic_write(path, mode=0o600) as file:
             while chunk := sys.stdin.buffer.read(CHUNK_BYTES):
                 size += len(chunk)
-                _require_size(size, max_bytes)
+                if size > max_bytes:
+                    raise SourceTooLargeError(
+                        f"standard input is larger than the limit of {max_bytes / 1024**3:g} GiB",
+                        hint="raise TRANSCRIBE_MCP_MAX_FILE_GIB, "
+                        "or save it to a file and name that",
+                    )
                 digest.update(chunk)
                 file.write(chunk)
             if not size:
@@ -51,11 +56,3 @@ def save_piped(path: Path, max_bytes: int) -> str:
             f"standard input cannot be saved to {path}: {reason}", hint="name a file"
         ) from error
     return digest.hexdigest()
-
-
-def _require_size(n_bytes: int, max_bytes: int) -> None:
-    if n_bytes > max_bytes:
-        raise SourceTooLargeError(
-            f"standard input is larger than the limit of {max_bytes / 1024**3:g} GiB",
-            hint="raise TRANSCRIBE_MCP_MAX_FILE_GIB, or save it to a file and name that",
-        )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ..domain.progress import Progress
@@ -94,11 +94,7 @@ class ModelRow:
     package: str | None = None
 
     def to_json(self) -> dict[str, str | int | None]:
-        return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
-
-
-def _plain(value: str | int | Path | None) -> str | int | None:
-    return str(value) if isinstance(value, Path) else value
+        return asdict(self) | {"path": None if self.path is None else str(self.path)}
 
 
 def resolve(name: str, *, offline: bool, progress: Progress, packages: bool = True) -> Checkpoint:

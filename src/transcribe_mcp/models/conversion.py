@@ -116,14 +116,12 @@ def _root() -> Path:
 def _key(directory: Path, quantization: str, progress: Progress) -> str:
     parts = [f"conversion {VERSION} {quantization}"]
     parts += [
-        f"{name} {_sha256(directory / name)}" for name in _TEXTS if (directory / name).is_file()
+        f"{name} {hashlib.sha256((directory / name).read_bytes()).hexdigest()}"
+        for name in _TEXTS
+        if (directory / name).is_file()
     ]
     parts += [f"{file.name} {_cached_sha256(file, progress)}" for file in weight_files(directory)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:40]
-
-
-def _sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _cached_sha256(file: Path, progress: Progress) -> str:

@@ -62,9 +62,9 @@ def _linux_cpu(text: str) -> Iterator[Fact]:
 
 
 def _mac_cpu() -> Iterator[Fact]:
-    names = ("machdep.cpu.brand_string", "hw.physicalcpu", "sysctl.proc_translated")
-    values = {name: _sysctl(name) for name in names}
-    brand, physical, translated = (values[name] for name in names)
+    brand, physical, translated = map(
+        _sysctl, ("machdep.cpu.brand_string", "hw.physicalcpu", "sysctl.proc_translated")
+    )
     yield known_or("cpu.model", brand or None, "sysctl", "sysctl does not say")
     cores = int(physical) if physical else None
     yield known_or("cpu.physical", cores, "sysctl", "sysctl does not say")

@@ -21,16 +21,14 @@ _CONTAINER_WORDS = ("docker", "kubepods", "containerd", "lxc", "podman", "libpod
 def probe() -> Iterator[Fact]:
     yield known("os.system", platform.system(), "platform.system")
     yield known("os.release", platform.release(), "platform.release")
-    yield known("os.machine", _machine(), "platform.machine")
+    machine = platform.machine()
+    names = {"AMD64": "x86_64", "ARM64": "arm64"}
+    yield known("os.machine", names.get(machine, machine), "platform.machine")
     yield _distribution()
     yield _libc()
     yield _container()
     wsl = "microsoft" in platform.release().lower() or Path("/dev/dxg").exists()
     yield known("os.wsl", wsl, "kernel release, /dev/dxg")
-
-
-def _machine() -> str:
-    return {"AMD64": "x86_64", "ARM64": "arm64"}.get(platform.machine(), platform.machine())
 
 
 def _distribution() -> Fact:

@@ -28,7 +28,7 @@ from .handlers import Handlers
 from .notices import SCHEME, Notices, resource_rows
 from .reading import read_arguments
 from .stdio import serve
-from .tools import TOOLS, ToolEntry, tool_result
+from .tools import TOOLS, tool_result
 
 INSTRUCTIONS = (
     "Transcribes audio and video files on this machine. transcribe_audio waits for the text; if "
@@ -88,7 +88,10 @@ class Tasks(sdk.Extension):
         self, params: sdk.types.CallToolRequestParams, ctx: Any, call_next: Any
     ) -> Any:
         try:
-            arguments = _tool_named(params.name).arguments
+            if params.name not in TOOLS:
+                message = f"there is no tool {params.name[:64]!r}"
+                raise UnknownNameError.unknown(message, params.name, TOOLS, "tools")
+            arguments = TOOLS[params.name].arguments
             given = read_arguments(params.name, params.arguments or {}, arguments)
         except TranscribeError as error:
             return tool_result(answers.refusal(error))
@@ -118,16 +121,6 @@ async def _require_tasks(ctx: Any, call_next: Any) -> Any:
     if ctx.method == "subscriptions/listen" and notifications.get("taskIds"):
         sdk.require_client_extension(ctx, tasks.IDENTIFIER)
     return await call_next(ctx)
-
-
-def _tool_named(name: str) -> ToolEntry:
-    """
-    Raises:
-        UnknownNameError: there is none.
-    """
-    if name in TOOLS:
-        return TOOLS[name]
-    raise UnknownNameError.unknown(f"there is no tool {name[:64]!r}", name, TOOLS, "tools")
 
 
 # --- resources and prompts ----------------------------------------------------------------------
