@@ -79,7 +79,7 @@ def _add(
 
 def _doctor(asked: argparse.Namespace) -> int:
     if asked.list:
-        say_answer(asked.json, report.rules_json, report.rules_text)
+        say_answer(asked.json, report.rules_json(), report.rules_text())
         return 0
     if asked.explain:
         return _explain(asked)
@@ -139,25 +139,23 @@ def _explain(asked: argparse.Namespace) -> int:
     found = explain(raw.decode("utf-8", "replace"))
     # The log may be from another machine, so versions come from --facts only.
     machine = DerivedFacts(load(asked.facts) if asked.facts else Facts([]))
-    say_answer(
-        asked.json,
-        lambda: report.explain_json(found, machine),
-        lambda: report.explain_text(found, machine),
-    )
+    say_answer(asked.json, report.explain_json(found, machine), report.explain_text(found, machine))
     return 0 if found else 1
 
 
 def _plan(facts: Facts, asked: argparse.Namespace) -> int:
     plan = make_plan(facts, asked.want)
-    record = {"schema": "transcribe-mcp.plan/1", **asdict(plan)}
-    say_answer(asked.json, lambda: record, lambda: plan_text(plan))
+    say_answer(asked.json, {"schema": "transcribe-mcp.plan/1", **asdict(plan)}, plan_text(plan))
     return 0 if plan.target != "none" else 2
 
 
 def _models(facts: Facts, asked: argparse.Namespace) -> int:
     fits = list(model_fits(facts))
-    record = {"schema": "transcribe-mcp.models/1", "models": [asdict(fit) for fit in fits]}
-    say_answer(asked.json, lambda: record, lambda: models_text(fits))
+    say_answer(
+        asked.json,
+        {"schema": "transcribe-mcp.models/1", "models": [asdict(fit) for fit in fits]},
+        models_text(fits),
+    )
     return 0
 
 
@@ -165,7 +163,7 @@ def _updates(asked: argparse.Namespace) -> int:
     from .updates import find_updates, updates_json, updates_text
 
     found = find_updates(_facts(asked))
-    say_answer(asked.json, lambda: updates_json(found), lambda: updates_text(found))
+    say_answer(asked.json, updates_json(found), updates_text(found))
     return 10 if found.changed else 0
 
 

@@ -36,7 +36,7 @@ def _create(asked: argparse.Namespace) -> int:
 
 def _try(asked: argparse.Namespace) -> int:
     outcome = env_build.try_upgrade(_request(asked), _report)
-    say_answer(asked.json, lambda: asdict(outcome), lambda: _comparison(outcome))
+    say_answer(asked.json, asdict(outcome), _comparison(outcome))
     return 0 if outcome.promoted else 1
 
 
@@ -54,12 +54,11 @@ def _comparison(outcome: env_build.Comparison) -> str:
 def _list(asked: argparse.Namespace) -> int:
     pointers = store.pointers()
     found = store.environments()
-    record = {
-        "environments": [asdict(each) for each in found],
-        "current": pointers.current,
-        "previous": pointers.previous,
-    }
-    say_answer(asked.json, lambda: record, lambda: _table(found, pointers.current.values()))
+    say_answer(
+        asked.json,
+        {"environments": [asdict(each) for each in found], **asdict(pointers)},
+        _table(found, pointers.current.values()),
+    )
     return 0
 
 
@@ -79,9 +78,11 @@ def _table(found: list[Environment], current: Collection[str]) -> str:
 
 def _verify(asked: argparse.Namespace) -> int:
     checks = env_build.verify(asked.name)
-    record = {"name": asked.name, "checks": checks}
-    nothing = "Nothing to run in this environment."
-    say_answer(asked.json, lambda: record, lambda: "\n".join(checks) or nothing)
+    say_answer(
+        asked.json,
+        {"name": asked.name, "checks": checks},
+        "\n".join(checks) or "Nothing to run in this environment.",
+    )
     return 0
 
 
@@ -100,14 +101,13 @@ def _rollback(asked: argparse.Namespace) -> int:
 def _remove(asked: argparse.Namespace) -> int:
     with store.changing():
         store.remove(asked.name)
-    words = f"Deleted environment {asked.name}."
-    say_answer(asked.json, lambda: {"removed": asked.name}, lambda: words)
+    say_answer(asked.json, {"removed": asked.name}, f"Deleted environment {asked.name}.")
     return 0
 
 
 def _show(asked: argparse.Namespace, chosen: Environment, words: str) -> int:
-    record = {**asdict(chosen), "python": str(store.python_of(chosen.name))}
-    say_answer(asked.json, lambda: record, lambda: words)
+    python = str(store.python_of(chosen.name))
+    say_answer(asked.json, {**asdict(chosen), "python": python}, words)
     return 0
 
 

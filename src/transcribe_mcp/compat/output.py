@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable
 from typing import Any
 
 # A recorded machine or a log may contain escape sequences; a terminal must not execute them.
@@ -20,9 +19,9 @@ def say_json(record: Any) -> None:
     say(json.dumps(record, indent=1, ensure_ascii=False))
 
 
-def say_answer(as_json: bool, record: Callable[[], Any], text: Callable[[], str]) -> None:
+def say_answer(as_json: bool, record: Any, text: str) -> None:
     """Print the record as JSON, or else the text."""
     if as_json:
-        say_json(record())
+        say_json(record)
     else:
-        say(text())
+        say(text)

@@ -148,5 +148,5 @@ def _blocks(
     if run.voice.is_decoded:
         block_s = max(detector.block_s, DECODED_BLOCK_S)
         return run.voice.blocks(block_s, readers, run.notices)
-    # While the device works on one block, the next is read.
-    return Prefetcher(run.voice.blocks(detector.block_s, readers, run.notices), 1)
+    # While the device works on one block, the next two are read.
+    return Prefetcher(run.voice.blocks(detector.block_s, readers, run.notices), 2)
