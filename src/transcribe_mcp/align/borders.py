@@ -71,8 +71,7 @@ def _levels(samples: NDArray[np.float32]) -> NDArray[np.float32]:
     n = len(samples) // size
     hops = samples[: n * size].reshape(n, size)
     power = np.einsum("ij,ij->i", hops, hops)
-    half = LEVEL_HOPS // 2
-    padded = np.pad(power, half)
+    padded = np.pad(power, LEVEL_HOPS // 2)
     around = sum(padded[i : i + n] for i in range(LEVEL_HOPS)) / (LEVEL_HOPS * size)
     levels: NDArray[np.float32] = 10 * np.log10(around + np.float32(1e-8))
     return levels

@@ -66,8 +66,7 @@ def create(request: Request, report: Report) -> Environment:
         EnvironmentBuildError: the name is taken, another process holds the lock, or a step failed.
     """
     with store.changing():
-        built = _build(request, report)
-        return store.make_current(built.name)
+        return store.make_current(_build(request, report).name)
 
 
 def try_upgrade(request: Request, report: Report) -> Comparison:
@@ -255,8 +254,7 @@ def _race(tried: str, current: str, report: Report) -> tuple[float, float]:
     best: dict[str, float] = {}
     for _ in range(BENCH_ROUNDS):
         for name in (tried, current):
-            found = store.environment(name)
-            device = "cuda" if found.target == "gpu" else "cpu"
+            device = "cuda" if store.environment(name).target == "gpu" else "cpu"
             child = run_operation(
                 str(store.python_of(name)),
                 "ctranslate2",

@@ -60,8 +60,7 @@ def whisper_vocabulary(size: int) -> list[str]:
 def _random_tensors() -> Callable[..., Any]:
     """A function that fills tensors of any shape from one seeded random block, which is fast."""
     np = importlib.import_module("numpy")
-    random = np.random.default_rng(0)
-    block = random.standard_normal(1 << 16, dtype=np.float32) * np.float32(0.02)
+    block = np.random.default_rng(0).standard_normal(1 << 16, dtype=np.float32) * np.float32(0.02)
     turns = itertools.count()
     # Rolled, because CTranslate2 stores equal tensors once.
     return lambda *dims: np.resize(np.roll(block, next(turns)), dims)

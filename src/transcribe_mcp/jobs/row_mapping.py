@@ -172,8 +172,7 @@ class QueueState:
         since = {"since": clock(connection) - SILENT_S}
         n_workers = connection.execute(_N_ALIVE, since).scalar_one()
         waiting_for = None if n_workers else no_worker(connection)
-        speed = audio_s / work_s if work_s else None
-        return cls(position, left_s, speed, n_workers, waiting_for)
+        return cls(position, left_s, audio_s / work_s if work_s else None, n_workers, waiting_for)
 
     def placed(self, job: Job, row: Any) -> Job:
         job = replace(job, waiting_for=self._waiting_for(job))

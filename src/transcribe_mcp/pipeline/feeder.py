@@ -146,7 +146,6 @@ def _blocks(
         return run.voice.blocks(BLOCK_S, threads, run.notices)
     readers = threads if run.options.threads else max(1, round(threads * READING_SHARE))
     if run.voice.is_decoded:
-        block_s = max(detector.block_s, DECODED_BLOCK_S)
-        return run.voice.blocks(block_s, readers, run.notices)
+        return run.voice.blocks(max(detector.block_s, DECODED_BLOCK_S), readers, run.notices)
     # While the device works on one block, the next two are read.
     return Prefetcher(run.voice.blocks(detector.block_s, readers, run.notices), 2)

@@ -316,8 +316,7 @@ class WindowQueue:
 
     def givers(self, spec: Any) -> list[Recording]:
         """Recordings that have tasks for this model, in the order of their turns."""
-        found = [one for one in self.of(spec) if one.can_give]
-        return sorted(found, key=Recording.rank)
+        return sorted([one for one in self.of(spec) if one.can_give], key=Recording.rank)
 
     def of(self, spec: Any) -> list[Recording]:
         return [

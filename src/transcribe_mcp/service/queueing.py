@@ -57,8 +57,7 @@ def prepare_all(
                     skipped.append(recording.source)
                     continue
                 outputs = tuple(outputs_of[path] for path in missing)
-            job = _prepare(submission, recording, request, settings)
-            new.append(replace(job, outputs=outputs))
+            new.append(replace(_prepare(submission, recording, request, settings), outputs=outputs))
         except UsageError:
             raise
         except TranscribeError as error:

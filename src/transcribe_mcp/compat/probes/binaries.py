@@ -32,8 +32,7 @@ def probe_torch() -> Iterator[Fact]:
     cuda = _CUDA_LINE.search(text)
     reason = f"not in {source}"
     yield known_or("torch.version", version[1] if version else None, source, reason)
-    variant = cuda[1] or cuda[2] or "cpu" if cuda else None
-    yield known_or("torch.cuda", variant, source, reason)
+    yield known_or("torch.cuda", cuda[1] or cuda[2] or "cpu" if cuda else None, source, reason)
 
 
 def ctranslate2_libraries() -> list[Path]:

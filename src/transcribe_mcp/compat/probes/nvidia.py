@@ -106,8 +106,7 @@ def _answer(api: str) -> tuple[dict[str, Any], str]:
 def _driver_facts(nvml: dict[str, Any], cuda: dict[str, Any]) -> Iterator[Fact]:
     reported = nvml.get("driver")
     yield known_or("nvidia.nvml_driver", reported or None, "NVML", "NVML does not say")
-    code = nvml.get("nvml_code")
-    yield known_or("nvidia.nvml_code", code, "nvmlInit_v2", "no NVML")
+    yield known_or("nvidia.nvml_code", nvml.get("nvml_code"), "nvmlInit_v2", "no NVML")
     path = cuda.get("libcuda")
     if path:
         yield known("nvidia.libcuda", path, "mapped in the child")
@@ -118,5 +117,4 @@ def _driver_facts(nvml: dict[str, Any], cuda: dict[str, Any]) -> Iterator[Fact]:
     else:
         yield unknown("nvidia.libcuda", "libcuda.so.1 cannot be opened")
     for name, key in (("nvidia.cuinit", "cuinit"), ("nvidia.cuda_version", "cuda_version")):
-        value = cuda.get(key, nvml.get(key))
-        yield known_or(name, value, "CUDA driver", "no CUDA driver library")
+        yield known_or(name, cuda.get(key, nvml.get(key)), "CUDA driver", "no CUDA driver library")

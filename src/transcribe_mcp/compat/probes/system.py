@@ -87,8 +87,7 @@ def probe_python() -> Iterator[Fact]:
     yield known(
         "python.in_venv", sys.prefix != sys.base_prefix, "sys.prefix against sys.base_prefix"
     )
-    free = "free-threading" in sys.version
-    yield known("python.free_threaded", free, "sys.version")
+    yield known("python.free_threaded", "free-threading" in sys.version, "sys.version")
 
 
 def probe_disk() -> Iterator[Fact]:

@@ -242,8 +242,7 @@ def _show_transcript(job_id: str, name: str, *, quiet: bool) -> None:
 
 
 def _json(job: models.Job) -> str:
-    values = asdict(job) | {"options": job.options.to_json()}
-    return json.dumps(values, ensure_ascii=False) + "\n"
+    return json.dumps(asdict(job) | {"options": job.options.to_json()}, ensure_ascii=False) + "\n"
 
 
 def _line(job: models.Job) -> str:

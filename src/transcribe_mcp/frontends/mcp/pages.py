@@ -63,8 +63,7 @@ class View:
 
 
 def cursor_to(view: View, position: int) -> str:
-    text = f"{position}-{_digest(view)}"
-    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+    return base64.urlsafe_b64encode(f"{position}-{_digest(view)}".encode()).decode().rstrip("=")
 
 
 def position_of(view: View, cursor: str | None) -> int:
@@ -129,8 +128,7 @@ def _break_before(text: str, begin: int, end: int) -> int:
         found = text.rfind(separator, begin + (end - begin) // 2, end)
         if found > 0:
             return found + len(separator)
-    size = end - begin
-    return begin + len(head(text[begin:], size))
+    return begin + len(head(text[begin:], end - begin))
 
 
 def _digest(view: View) -> str:

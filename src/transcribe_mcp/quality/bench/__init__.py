@@ -131,8 +131,7 @@ class Bench:
 
 def recording(path: Path | None, minutes: float) -> Samples:
     """The user's recording or the packaged voice, repeated for ``minutes``."""
-    samples = read(path or SPEECH)
-    return np.resize(samples, round(minutes * 60 * SAMPLE_RATE_HZ))
+    return np.resize(read(path or SPEECH), round(minutes * 60 * SAMPLE_RATE_HZ))
 
 
 def measure(
@@ -247,8 +246,7 @@ def _shares(
     item = ITEM_BYTES.get(info.compute_type.partition("+")[0])
     if shape is None or item is None:
         return {}
-    n_windows = sum(map(len, lengths))
-    flops = n_windows * shape.encoder_flops / seconds["encode"]
+    flops = sum(map(len, lengths)) * shape.encoder_flops / seconds["encode"]
     audio_item = 1 if "+" in info.compute_type else item
     read_bytes = sum(
         shape.decoding_bytes(len(batch), max(batch, default=0), item, audio_item)
