@@ -53,10 +53,8 @@ def cut_sentences(words: Sequence[Word]) -> list[list[Word]]:
     """
     cased = any(char.isupper() for word in words for char in word.text)
     stops = _next_stops(words) if cased else [math.inf] * len(words)
-    sentences: list[list[Word]] = []
-    for sentence in _split_where(words, lambda i: _ends_sentence(words, i, stops, cased=cased)):
-        sentences += _limited(sentence)
-    return sentences
+    sentences = _split_where(words, lambda i: _ends_sentence(words, i, stops, cased=cased))
+    return [part for sentence in sentences for part in _limited(sentence)]
 
 
 def _split_where(words: Sequence[Word], ends: Callable[[int], bool]) -> Iterator[list[Word]]:

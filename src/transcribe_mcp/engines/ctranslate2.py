@@ -64,9 +64,7 @@ def load(request: EngineRequest) -> Recognizer | GpuModel:
         choice = models.choose_model(catalogue.this_machine(device), offline=request.offline)
         notice = Notice("fallback_model" if choice.is_fallback else "model_chosen", choice.reason)
         request = replace(request, model=choice.name, notices=(*request.notices, notice))
-    if device == "cpu":
-        return _load_on(request, device, index)
-    if request.device != AUTO:
+    if device == "cpu" or request.device != AUTO:
         return _load_on(request, device, index)
 
     def load_on_cpu() -> Recognizer:

@@ -82,11 +82,10 @@ class FakeEngine(DecodesInRounds):
             raise EngineFailedError(
                 f"engine fake was asked to fail by the model name {FAILING_MODEL!r}"
             )
-        decoded = []
-        for window, language in zip(encoded.windows, languages, strict=True):
-            text = "".join(word.text for word in _words(window))
-            decoded.append(Decoded(text=text, language=language, temperature=options.temperature))
-        return decoded
+        return [
+            Decoded("".join(word.text for word in _words(window)), language, options.temperature)
+            for window, language in zip(encoded.windows, languages, strict=True)
+        ]
 
     def align(
         self, encoded: RawBatch, decoded: Sequence[Decoded], options: DecodingOptions

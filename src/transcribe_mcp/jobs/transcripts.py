@@ -159,11 +159,11 @@ def _matching(dialect: str, terms: Sequence[str]) -> tuple[sa.Subquery, dict[str
 def _terms(query: str) -> list[str]:
     """Words and "phrases" of a query, without operators of the search engine."""
     parts = re.findall(r'"([^"]*)"|([^\s"]+)', query)
-    terms = []
-    for phrase, word in parts[:MAX_TERMS]:
-        term = " ".join(re.findall(r"\w+", phrase or word))
-        if term:
-            terms.append(term)
+    terms = [
+        term
+        for phrase, word in parts[:MAX_TERMS]
+        if (term := " ".join(re.findall(r"\w+", phrase or word)))
+    ]
     if not terms:
         raise UsageError(
             f"the query {query[:80]!r} contains no word",

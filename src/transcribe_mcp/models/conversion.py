@@ -91,12 +91,12 @@ def ctranslate2_directory(
 
 def conversions_of(directory: Path) -> list[Path]:
     """The conversions of checkpoints in or below ``directory``."""
-    found = []
-    for record in _root().glob("*/source.json"):
-        source = read_json(record).get("directory")
-        if source and Path(source).is_relative_to(directory.absolute()):
-            found.append(record.parent)
-    return found
+    return [
+        record.parent
+        for record in _root().glob("*/source.json")
+        if (source := read_json(record).get("directory"))
+        and Path(source).is_relative_to(directory.absolute())
+    ]
 
 
 def remove_conversions_of(directory: Path) -> int:

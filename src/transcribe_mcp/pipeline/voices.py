@@ -110,11 +110,11 @@ def voices_of(source: Path | Samples, options: Options, notices: list[Notice]) -
     else:
         sounds = [sound]
     names = _names(tracks) if len(sounds) > 1 else [""]
-    found = []
-    for one, track_name in zip(sounds, names, strict=True):
-        for channel, name in chosen_channels(one.info.channels, options.channel, str(source)):
-            found.append(Voice(one.of_channel(channel), channel, f"{track_name} {name}".strip()))
-    return found
+    return [
+        Voice(one.of_channel(channel), channel, f"{track_name} {name}".strip())
+        for one, track_name in zip(sounds, names, strict=True)
+        for channel, name in chosen_channels(one.info.channels, options.channel, str(source))
+    ]
 
 
 def _names(tracks: Sequence[Track]) -> list[str]:
