@@ -35,7 +35,7 @@ SEES: dict[str, set[str]] = {
     **dict.fromkeys(BASE, BASE),
     "compat": set(),
     "media": BASE,
-    "models": BASE,
+    "models": BASE | {"compat"},
     "speech": BASE | {"compat"},
     "formats": BASE,
     "align": BASE | {"speech"},

@@ -9,10 +9,8 @@ is asked for exact sizes at download time.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 
 from ..settings import usable_cores
@@ -191,10 +189,13 @@ def fits(demand: Demand, machine: Machine) -> bool:
     return enough_memory and machine.cores >= demand.cores
 
 
-def this_machine(device: str = "cpu", memory_bytes: int | None = None) -> Machine:
-    """This machine. ``memory_bytes`` is that of a GPU, which only its engine can query."""
-    if device == "cpu" and memory_bytes is None:
-        memory_bytes = _physical_memory_bytes()
+def this_machine(device: str = "cpu") -> Machine:
+    """This machine. The memory of a GPU stays unknown: only its engine can query it."""
+    from ..compat.facts import Facts
+    from ..compat.machine import usable_memory_bytes
+    from ..compat.probes.hardware import probe_memory
+
+    memory_bytes = usable_memory_bytes(Facts(probe_memory())) if device == "cpu" else None
     return Machine(device, usable_cores(), memory_bytes)
 
 
@@ -211,22 +212,3 @@ def describe(machine: Machine) -> str:
         if machine.device != "cpu"
         else f"{machine.device}, {cores}, {memory}"
     )
-
-
-def _physical_memory_bytes() -> int | None:
-    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
-        return None  # Windows: unknown
-    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    limit = _container_limit_bytes()
-    return physical if limit is None else min(physical, limit)
-
-
-def _container_limit_bytes() -> int | None:
-    """Memory limit of the control group, version 2 or 1; ``None`` if there is none."""
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            text = Path(path).read_text(encoding="ascii").strip()
-        except OSError:
-            continue
-        return int(text) if text.isdigit() else None
-    return None

@@ -160,6 +160,11 @@ def n_letters(text: str) -> int:
     )
 
 
+def letters_of(word: Word) -> str:
+    """A word without case, spaces and punctuation."""
+    return "".join(character for character in word.text.casefold() if character.isalnum())
+
+
 # -- words and speech
 # --------------------------------------------------------------------------------------------------
 

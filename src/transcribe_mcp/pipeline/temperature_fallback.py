@@ -28,6 +28,7 @@ from .quality_rules import (
     ScoredResult,
     certainty,
     judge,
+    letters_of,
     speech_s,
     without_loop,
     word_certainty,
@@ -421,16 +422,12 @@ def _only_new(
     """Without those at either end that say what the known words before and after the moment ``at``
     say already.
     """
-    texts = [_plain(word) for word, _ in found]
-    before = [_plain(word) for word in known if word.start < at]
-    after = [_plain(word) for word in known if word.start >= at]
+    texts = [letters_of(word) for word, _ in found]
+    before = [letters_of(word) for word in known if word.start < at]
+    after = [letters_of(word) for word in known if word.start >= at]
     first = max((n for n in range(1, len(texts) + 1) if before[-n:] == texts[:n]), default=0)
     last = max((n for n in range(1, len(texts) - first + 1) if after[:n] == texts[-n:]), default=0)
     return found[first : len(found) - last]
-
-
-def _plain(word: Word) -> str:
-    return "".join(character for character in word.text.casefold() if character.isalnum())
 
 
 def _part(

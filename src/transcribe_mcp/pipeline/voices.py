@@ -34,6 +34,7 @@ from ..media.decode import (
 )
 from ..speech.detector import FRAME_S, SpeechDetector
 from .checkpoint import PartResult, sentences, to_segments
+from .quality_rules import letters_of
 
 ENOUGH_SPEECH_S = 1.5  # heard in a track, and no other is listened to
 MIN_SPEECH_S = 0.3
@@ -239,7 +240,7 @@ def _without_crosstalk(
     def is_repeated(word: Word) -> bool:
         first = bisect_left(starts, word.start - CROSSTALK_S)
         last = bisect_right(starts, word.start + CROSSTALK_S)
-        same = (other for other in words[first:last] if _plain(other.text) == _plain(word.text))
+        same = (other for other in words[first:last] if letters_of(other) == letters_of(word))
         own_db = _level_db(levels[word.speaker or ""], word)
         return any(
             _level_db(levels[other.speaker or ""], word) - own_db >= CROSSTALK_DB for other in same
@@ -251,10 +252,6 @@ def _without_crosstalk(
         n_repeated = sum(map(is_repeated, segment.words))
         (dropped if n_repeated >= CROSSTALK_SHARE * len(segment.words) else kept).append(segment)
     return kept, dropped
-
-
-def _plain(text: str) -> str:
-    return "".join(char for char in text.casefold() if char.isalnum())
 
 
 def _level_db(frames: NDArray[np.float32], word: Word) -> float:

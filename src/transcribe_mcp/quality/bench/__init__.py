@@ -8,7 +8,6 @@ limits; ``peers`` runs other programs in separate processes.
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,7 +28,7 @@ from ...pipeline.offline import transcribe
 from ...runtime.executor import Executor
 from ...speech.detector import SpeechDetector
 from ...speech.regions import Window
-from .ceilings import Ceilings, gpu_peak_bytes, measure_ceilings, peak_bytes, synchronize
+from .ceilings import Ceilings, gpu_peak_bytes, measure_ceilings, peak_bytes, run_times_s
 
 SPEECH = Path(__file__).with_name("speech.flac")  # 11 s of one voice, repeated
 ALL_STAGES = "all of it, overlapped"
@@ -169,7 +168,7 @@ def measure(
         if name == ALL_STAGES:
             encoded.clear()  # frees memory for the whole pipeline
         progress("bench", number, STEPS)
-        seconds[name] = _median_s(run, runs)
+        seconds[name] = max(statistics.median(run_times_s(run, runs)), 1e-9)
     lengths = [[len(text.tokens) for text in batch] for batch in decoded]
     shares = _shares(seconds, ceilings, engine.info, lengths)
     return Bench(
@@ -207,17 +206,6 @@ class _Noted:
 
     def keep_speakers(self, evidence: bytes) -> None:
         """They are not measured."""
-
-
-def _median_s(work: Callable[[], Any], runs: int) -> float:
-    taken = []
-    for _ in range(runs):
-        synchronize()
-        start = time.perf_counter()
-        work()
-        synchronize()
-        taken.append(time.perf_counter() - start)
-    return max(statistics.median(taken), 1e-9)
 
 
 def _detect_speech(model: Recognizer, samples: Samples, options: Options) -> None:

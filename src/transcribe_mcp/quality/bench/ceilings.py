@@ -64,17 +64,21 @@ def _with_torch(compute_type: str, device: str) -> Ceilings:
 
 def _best_s(work: Callable[[], Any]) -> float:
     """The best of several runs: a ceiling needs to be reached only once."""
+    return min(run_times_s(work, RUNS + 1)[1:])
+
+
+def run_times_s(work: Callable[[], Any], runs: int) -> list[float]:
     taken = []
-    for _ in range(RUNS + 1):
-        synchronize()
+    for _ in range(runs):
+        _synchronize()
         start = time.perf_counter()
         work()
-        synchronize()
+        _synchronize()
         taken.append(time.perf_counter() - start)
-    return min(taken[1:])
+    return taken
 
 
-def synchronize() -> None:
+def _synchronize() -> None:
     """Wait for every GPU on which PyTorch holds memory; others would allocate a context."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
