@@ -97,6 +97,12 @@ class SourceUnreadableError(SourceError):
     code = "source_unreadable"
     http_status = 403
 
+    @classmethod
+    def because(cls, source: object, error: Exception) -> Self:
+        """The error for a file that the system refuses to open or to read."""
+        reason = getattr(error, "strerror", None) or error
+        return cls(f"{source}: cannot be read: {reason}", hint="check its name and its permissions")
+
 
 class SourceRefusedError(SourceError):
     code = "source_refused"

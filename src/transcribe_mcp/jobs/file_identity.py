@@ -36,7 +36,7 @@ def signature(path: Path) -> str:
             f"{path}: no such file", hint="Check the name and the directory."
         ) from error
     except (OSError, ValueError) as error:
-        raise _unreadable(path, error) from error
+        raise SourceUnreadableError.because(path, error) from error
     return f"{found.st_size}:{found.st_mtime_ns}"
 
 
@@ -57,7 +57,7 @@ def require_file(path: Path) -> None:
     if not path.is_file():
         raise SourceUnreadableError(f"{path} is no file", hint="name a recording")
     if not os.access(path, os.R_OK):
-        raise _unreadable(path, PermissionError(13, "permission denied"))
+        raise SourceUnreadableError.because(path, PermissionError(13, "permission denied"))
 
 
 def content_hash(path: Path, check: Callable[[], None] = lambda: None) -> str:
@@ -73,12 +73,5 @@ def content_hash(path: Path, check: Callable[[], None] = lambda: None) -> str:
                 digest.update(chunk)
                 check()
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise SourceUnreadableError.because(path, error) from error
     return digest.hexdigest()
-
-
-def _unreadable(path: Path, error: OSError | ValueError) -> SourceUnreadableError:
-    reason = getattr(error, "strerror", None) or str(error)
-    return SourceUnreadableError(
-        f"{path}: cannot be read: {reason}", hint="Check its name and its permissions."
-    )

@@ -97,7 +97,7 @@ class Access:
             hint = nearest(written, self._may_list) or other
             raise SourceNotFoundError(f"{source}: no such file", hint=hint) from error
         except OSError as error:
-            raise _unreadable(source, error) from error
+            raise SourceUnreadableError.because(source, error) from error
         if not stat.S_ISREG(status.st_mode):
             kind = "a directory" if stat.S_ISDIR(status.st_mode) else "no ordinary file"
             raise SourceUnreadableError(
@@ -238,17 +238,10 @@ def _open_inside(path: Path, roots: Sequence[Path]) -> OpenedFile:
             ) from error
         except OSError as error:
             if error.errno not in MEETS_LINK:
-                raise _unreadable(str(path), error) from error
+                raise SourceUnreadableError.because(path, error) from error
     raise SourceRefusedError(
         f"{path}: a link has taken the place of the file or of its directory",
         hint="put the recording back, then submit it again",
-    )
-
-
-def _unreadable(source: str, error: Exception) -> SourceUnreadableError:
-    reason = getattr(error, "strerror", None) or str(error)
-    return SourceUnreadableError(
-        f"{source}: cannot be read: {reason}", hint="check its permissions"
     )
 
 
@@ -268,7 +261,7 @@ def find_allowed(
         check()
         search.collected.add(source, search.recordings(source))
     refused = [
-        (str(directory), _unreadable(str(directory), error))
+        (str(directory), SourceUnreadableError.because(directory, error))
         for directory, error in search.walk.unreadable[:MAX_RECORDINGS]
     ]
     return list(search.collected.found.values()), search.collected.refused + refused

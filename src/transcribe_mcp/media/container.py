@@ -210,10 +210,7 @@ def _require_readable_file(path: Path) -> None:
             f"{path}: no such file", hint="Check the name and the directory."
         ) from error
     except (OSError, ValueError) as error:  # ValueError: the name contains NUL
-        reason = (error.strerror if isinstance(error, OSError) else None) or error
-        raise SourceUnreadableError(
-            f"{path}: cannot be read: {reason}", hint="Check its permissions."
-        ) from error
+        raise SourceUnreadableError.because(path, error) from error
     if empty:
         raise NotMediaError(f"{path}: is empty (0 bytes)", hint="Copy or record it again.")
 
@@ -221,9 +218,7 @@ def _require_readable_file(path: Path) -> None:
 def not_media(path: Path, error: Exception) -> SourceError:
     reason = (error.strerror if isinstance(error, OSError | av.FFmpegError) else None) or str(error)
     if isinstance(error, av.error.PermissionError):
-        return SourceUnreadableError(
-            f"{path}: cannot be read: {reason}", hint="Check its permissions."
-        )
+        return SourceUnreadableError.because(path, error)
     if isinstance(error, av.error.ArgumentError):  # from format_whitelist
         reason = "a playlist, a picture, a text or another format that is no recording"
     return NotMediaError(

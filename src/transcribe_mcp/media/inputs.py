@@ -73,9 +73,8 @@ class Collected:
         except TranscribeError as error:
             self.refused.append((source, error))
         except OSError as error:  # a name that is too long, a directory without permission
-            message = f"{self.show(source)}: cannot be read: {error.strerror}"
-            hint = "Check its name and its permissions."
-            self.refused.append((source, SourceUnreadableError(message, hint=hint)))
+            unreadable = SourceUnreadableError.because(self.show(source), error)
+            self.refused.append((source, unreadable))
 
 
 def require_some(found: Iterable[T], error: Callable[[], TranscribeError]) -> Iterator[T]:
