@@ -4,7 +4,7 @@ It needs the standard library only, so that it works where other packages are br
 
     gather() -> diagnose.diagnose_machine(facts) -> findings    doctor
              -> make_plan(facts) -> commands                    doctor --plan, env create
-             -> choose_runtime(facts) -> settings of workers    supervisor
+    gather_for_workers() -> choose_runtime(facts) -> settings of workers
 
 ``main(argv)`` is the whole command line. Names are loaded when first used.
 """
@@ -18,16 +18,17 @@ _MODULE_OF = {
     "Facts": "facts",
     "choose_runtime": "runtime_choice",
     "gather": "probes",
+    "gather_for_workers": "probes",
     "main": "cli",
     "make_plan": "plan",
 }
-__all__ = ["Facts", "choose_runtime", "gather", "main", "make_plan"]
+__all__ = ["Facts", "choose_runtime", "gather", "gather_for_workers", "main", "make_plan"]
 
 if TYPE_CHECKING:
     from .cli import main
     from .facts import Facts
     from .plan import make_plan
-    from .probes import gather
+    from .probes import gather, gather_for_workers
     from .runtime_choice import choose_runtime
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from .derived_facts import DerivedFacts
 from .device_choice import CPU, CTRANSLATE2, DeviceChoice, Hardware, choose
 from .facts import Facts
-from .machine import Gpu, gpu_name, usable_memory_bytes
+from .machine import Gpu, gpu_name, gpus_of, usable_cores, usable_memory_bytes
 from .memory import WHISPER, geometry, gpu_bytes, largest_batch
 
 USUAL_MODEL = "large-v3-turbo"
@@ -31,11 +31,11 @@ class Runtime:
 
 def choose_runtime(facts: Facts, model: str = USUAL_MODEL) -> Runtime:
     """The settings for a model of the table ``models``. Raises ``KeyError`` for other models."""
-    machine = DerivedFacts(facts)
-    threads = machine.cores or 1
+    threads = usable_cores(facts) or 1
     environment = {"OMP_NUM_THREADS": str(threads), "PYANNOTE_METRICS_ENABLED": "0"}
-    usable = usable_gpus(facts, model)
-    if machine.gpus and not usable:
+    has_gpu = bool(gpus_of(facts))
+    usable = usable_gpus(facts, model) if has_gpu else ()
+    if has_gpu and not usable:
         environment["CUDA_VISIBLE_DEVICES"] = ""  # an unusable GPU must not be touched
     return Runtime(threads, usable, environment)
 

@@ -31,7 +31,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from ..compat import Facts, choose_runtime, gather
+from ..compat import Facts, choose_runtime, gather_for_workers
 from ..settings import Settings, settings, usable_cores
 from .private_files import make_private_dir, open_private
 from .worker_process import (
@@ -74,7 +74,7 @@ def supervise() -> int:
         if lock is None:
             return EXIT_DONE
         try:
-            slots, variables = slots_of(gather(), chosen)
+            slots, variables = slots_of(gather_for_workers(), chosen)
             code = Supervisor(chosen, slots, {**environment_of(chosen), **variables}).run()
         finally:
             lock.release()

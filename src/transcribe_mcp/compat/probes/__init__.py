@@ -5,9 +5,10 @@ To add one, write a generator of facts and a line in ``PROBES``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from ..facts import Fact, Facts, known, timed, unknown
+from ..machine import gpus_of
 from .binaries import probe_ctranslate2, probe_torch
 from .environment import probe as probe_environment
 from .hardware import probe_cpu, probe_memory
@@ -36,17 +37,31 @@ PROBES: Mapping[str, Callable[[], Iterable[Fact]]] = {
 }
 
 
-def gather() -> Facts:
-    """Run every probe. An unexpected error becomes a fact of its own.
+# Without a GPU, the workers of this machine depend on these alone.
+_FOR_WORKERS = frozenset({"cpu", "environment", "nvidia"})
 
-    Takes about a quarter of a second and imports nothing outside the standard library.
+
+def gather_for_workers() -> Facts:
+    """The facts behind ``choose_runtime``: all of them only if there is a GPU."""
+    facts = gather(_FOR_WORKERS)
+    if not gpus_of(facts):
+        return facts
+    return facts.with_facts(gather(PROBES.keys() - _FOR_WORKERS).values())
+
+
+def gather(names: Collection[str] = PROBES) -> Facts:
+    """Run the probes of these names. An unexpected error becomes a fact of its own.
+
+    All take about a quarter of a second and import nothing outside the standard library.
     """
-    start_loader_cache()
-    start_children()
+    if "libraries" in names:
+        start_loader_cache()
+    if "nvidia" in names:
+        start_children()
     facts: list[Fact] = []
-    for name, probe in PROBES.items():
+    for name in filter(names.__contains__, PROBES):
         try:
-            facts += timed(probe())
+            facts += timed(PROBES[name]())
         except Exception as error:  # noqa: BLE001 -- doctor must survive any machine
             facts.append(unknown(f"probe.{name}", f"{type(error).__name__}: {error}"))
         else:
