@@ -246,18 +246,12 @@ class PositionedReader(io.RawIOBase):
         self._position = position
         return position
 
-    def read(self, size: int | None = -1) -> bytes:
-        if size is None or size < 0:
-            return self.readall()
-        at = self._begin + self._position
-        data = _read_at(self._descriptor, max(0, min(size, self._end - at)), at)
-        self._position += len(data)
-        return data
-
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")
-        data = self.read(len(view))
+        at = self._begin + self._position
+        data = _read_at(self._descriptor, max(0, min(len(view), self._end - at)), at)
         view[: len(data)] = data
+        self._position += len(data)
         return len(data)
 
     def close(self) -> None:
