@@ -39,7 +39,7 @@ SEES: dict[str, set[str]] = {
     "speech": BASE | {"compat"},
     "formats": BASE,
     "align": BASE | {"speech"},
-    "speakers": BASE,
+    "speakers": BASE | {"speech"},
     "engines": BASE | {"align", "models", "speech", "compat"},
     "runtime": BASE | {"engines", "speech", "compat"},
     "pipeline": BASE | {"align", "engines", "media", "runtime", "speakers", "speech"},
@@ -64,7 +64,7 @@ DOORS: dict[str, set[str]] = {
     "icu4py": {"domain.text_breaks"},
     "mcp": {"frontends.mcp.sdk"},
     "numpy": SOURCES | FLOW - {"runtime"} | {"align", "quality", "runtime.failover"},
-    "onnxruntime": {"speech.detector", "speakers.networks"},
+    "onnxruntime": {"speech.detector"},
     "platformdirs": {"settings"},
     "pydantic": {"frontends", "settings"},  # the schemas of tools and answers
     "pydantic_settings": {"settings"},

@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import EngineUnavailableError
 from ..settings import usable_cores
+from ..speech.detector import cpu_session
+from ..speech.silero import unreadable
 
 WEIGHTS = Path(__file__).with_name("weights")
+PURPOSE = "speaker"  # for messages
 SHA256 = {
     "segmentation.onnx": "27bd48129afbbbd4b5e8694654c6b7ae333f7a1914e6b88e32814bf4960806b8",
     "segmentation.safetensors": "8a8828ee219500aefb02948eac070c105a09ec4c383fccf9876f8a3219b913b3",
@@ -81,35 +83,12 @@ def checked(files: Sequence[str]) -> list[Path]:
         try:
             content = path.read_bytes()
         except OSError as error:
-            raise unreadable(path, error) from error
+            raise unreadable(path, PURPOSE, error) from error
         if hashlib.sha256(content).hexdigest() != SHA256[path.name]:
-            raise unreadable(path, "its checksum is wrong")
+            raise unreadable(path, PURPOSE, "its checksum is wrong")
     return paths
-
-
-def unreadable(path: Path, reason: object) -> EngineUnavailableError:
-    return EngineUnavailableError(
-        f"cannot read the speaker model {path}: {reason}",
-        hint="pip install --force-reinstall transcribe-mcp",
-    )
 
 
 def _session(name: str) -> Any:
     graph, _ = checked([f"{name}.onnx", f"{name}.safetensors"])
-    try:
-        import onnxruntime
-    except ImportError as error:
-        message = f"cannot load onnxruntime for speakers: {error}"
-        raise EngineUnavailableError(
-            message, hint="pip install --force-reinstall onnxruntime"
-        ) from error
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4  # fatal only; errors are raised
-    try:
-        return onnxruntime.InferenceSession(
-            graph, sess_options=options, providers=["CPUExecutionProvider"]
-        )
-    except Exception as error:  # onnxruntime raises nothing narrower
-        raise unreadable(graph, error) from error
+    return cpu_session(graph, PURPOSE)

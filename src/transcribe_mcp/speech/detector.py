@@ -28,6 +28,7 @@ from .silero import (
     ENCODER,
     FRAME_S,
     FRAME_SAMPLES,
+    PURPOSE,
     RECURRENT,
     STATE_SIZE,
     folded_windows,
@@ -60,8 +61,8 @@ class SpeechDetector:
 
     def __init__(self, threads: int = 0) -> None:
         self._threads = threads or usable_cores()
-        self._encoder = _session(ENCODER)
-        self._recurrent = _session(RECURRENT)
+        self._encoder = cpu_session(ENCODER, PURPOSE)
+        self._recurrent = cpu_session(RECURRENT, PURPOSE)
         # The thread that calls push() is one of the threads.
         self._pool = ThreadPoolExecutor(self._threads - 1, "vad") if self._threads > 1 else None
         self.reset()
@@ -194,13 +195,17 @@ class _Chunks:
         return future.result()
 
 
-def _session(graph: Path) -> Any:
-    """A session with one thread per call; several calls run at once instead."""
+def cpu_session(graph: Path, purpose: str) -> Any:
+    """A session of ONNX Runtime with one thread per call; several calls run at once instead.
+
+    Raises:
+        EngineUnavailableError: onnxruntime is missing, or the graph is missing or damaged.
+    """
     try:
         import onnxruntime
     except ImportError as error:
         raise EngineUnavailableError(
-            f"cannot load onnxruntime for voice detection: {error}",
+            f"cannot load onnxruntime for the {purpose} model: {error}",
             hint="pip install --force-reinstall onnxruntime",
         ) from error
     options = onnxruntime.SessionOptions()
@@ -212,7 +217,7 @@ def _session(graph: Path) -> Any:
             graph, sess_options=options, providers=["CPUExecutionProvider"]
         )
     except Exception as error:  # onnxruntime raises nothing narrower
-        raise unreadable(graph, error) from error
+        raise unreadable(graph, purpose, error) from error
 
 
 def _zero_state() -> State:

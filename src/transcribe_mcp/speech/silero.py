@@ -19,6 +19,7 @@ from ..errors import EngineUnavailableError
 ENCODER = Path(__file__).with_name("silero_encoder.onnx")
 RECURRENT = Path(__file__).with_name("silero_recurrent.onnx")
 WEIGHTS = Path(__file__).with_name("silero.npz")
+PURPOSE = "voice detection"  # for messages
 
 FRAME_SAMPLES = 512  # one probability each
 FRAME_S = FRAME_SAMPLES / SAMPLE_RATE_HZ
@@ -98,12 +99,13 @@ def read_weights(path: Path = WEIGHTS) -> SileroWeights:
         with path.open("rb") as file, np.load(file) as tensors:
             return SileroWeights(**tensors)
     except (OSError, EOFError, ValueError, TypeError, BadZipFile) as error:
-        raise unreadable(path, error) from error
+        raise unreadable(path, PURPOSE, error) from error
 
 
-def unreadable(path: Path, error: Exception) -> EngineUnavailableError:
+def unreadable(path: Path, purpose: str, reason: object) -> EngineUnavailableError:
+    """The error for a file of a packaged network."""
     return EngineUnavailableError(
-        f"cannot read the voice detection model {path}: {error}",
+        f"cannot read the {purpose} model {path}: {reason}",
         hint="pip install --force-reinstall transcribe-mcp",
     )
 
