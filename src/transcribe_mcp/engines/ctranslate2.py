@@ -4,9 +4,9 @@ ctranslate2.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -18,15 +18,16 @@ from .. import models
 from ..align.times import time_words, token_starts
 from ..align.words import split_words
 from ..compat.device_choice import Hardware, choose, cpu_replicas, precisions
-from ..compat.gpu_probe import gpu_facts, gpu_trial, operation_on, ran_out_of_memory, trial_key
+from ..compat.gpu_probe import gpu_facts, gpu_trial, operation_on, trial_key
 from ..compat.machine import gpu_name, gpus_of
 from ..compat.preload import preload_cublas
 from ..domain.languages import AUTO
 from ..domain.transcript import Notice, Word
-from ..errors import EngineFailedError, EngineUnavailableError, OutOfMemoryError
+from ..errors import EngineUnavailableError
 from ..models import catalogue, conversion
 from ..settings import settings, usable_cores
 from ..speech.features import FRAMES_PER_SECOND, log_mel
+from ..speech.library_errors import library_errors
 from ..speech.regions import Window
 from . import (
     RETRY_BEAM_SIZE,
@@ -41,7 +42,7 @@ from . import (
 )
 from .auto import parsed_device, require_precision
 from .model_shape import known_shape
-from .tokenizer import CONTEXT_TOKENS, PROMPT_TOKENS, Vocabulary, prompt_text
+from .tokenizer import CONTEXT_TOKENS, Vocabulary
 
 SAMPLING_SEED = 0
 # Decoders of tiny, base, turbo and the distilled models.
@@ -182,13 +183,7 @@ class CTranslate2Engine(DecodesInRounds):
         self.info = info
 
     def notices(self, options: DecodingOptions) -> tuple[Notice, ...]:
-        requested = len(self._vocabulary.encode(prompt_text(options)))
-        if requested <= PROMPT_TOKENS:
-            return ()
-        message = (
-            f"vocabulary and prompt take {requested} tokens, only the last {PROMPT_TOKENS} are used"
-        )
-        return (Notice("prompt_truncated", message),)
+        return self._vocabulary.notices(options)
 
     def encode(self, windows: Sequence[Window]) -> EncodedFeatures:
         """Window by window: on a CPU the attention of one window fits the cache, that of a batch
@@ -324,13 +319,9 @@ def _choose_device(requested: str, gpu: int) -> tuple[str, int, tuple[Notice, ..
     return "cuda", index, ()
 
 
-@contextmanager
-def _foreign_errors(doing: str) -> Iterator[None]:
-    """The one door through which ctranslate2's errors leave as ours."""
-    try:
-        yield
-    except (RuntimeError, ValueError, MemoryError) as error:
-        message = f"ctranslate2 failed while {doing}: {error}"
-        if ran_out_of_memory(error):
-            raise OutOfMemoryError(message, hint="use a smaller model, or --device cpu") from error
-        raise EngineFailedError(message) from error
+def _foreign_errors(doing: str) -> AbstractContextManager[None]:
+    return library_errors(
+        lambda: (RuntimeError, ValueError, MemoryError),
+        f"ctranslate2 failed while {doing}",
+        "use a smaller model, or --device cpu",
+    )

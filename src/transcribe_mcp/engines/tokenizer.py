@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from ..domain.transcript import Notice
 from ..errors import ModelFormatError
 from . import DecodingOptions
 
@@ -95,6 +96,16 @@ class Vocabulary:
         before = self.encode(prompt_text(options))[-PROMPT_TOKENS:]
         opening = [self.id("<|startofprev|>"), *before] if before else []
         return opening + self.start_sequence(language, options.task, timestamps=options.timestamps)
+
+    def notices(self, options: DecodingOptions) -> tuple[Notice, ...]:
+        """That vocabulary and prompt are too long."""
+        requested = len(self.encode(prompt_text(options)))
+        if requested <= PROMPT_TOKENS:
+            return ()
+        message = (
+            f"vocabulary and prompt take {requested} tokens, only the last {PROMPT_TOKENS} are used"
+        )
+        return (Notice("prompt_truncated", message),)
 
 
 def prompt_text(options: DecodingOptions) -> str:

@@ -27,9 +27,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pack_sequence, pad_packed_sequence
 
-from ..compat.gpu_probe import ran_out_of_memory
-from ..errors import EngineFailedError, OutOfMemoryError
 from .features_torch import DeviceSamples
+from .library_errors import library_errors
 from .regions import SAMPLE_RATE_HZ, Window
 from .silero import (
     CONTEXT_SAMPLES,
@@ -177,16 +176,12 @@ class GpuSpeechDetector:
     @contextmanager
     def _working(self) -> Iterator[None]:
         """Use this detector's stream, and turn torch's errors into ours."""
-        try:
-            with torch.inference_mode(), torch.cuda.stream(self._stream):
-                yield
-        except launch_errors() as error:
-            message = f"voice detection on {self._device} failed: {error}"
-            if ran_out_of_memory(error):
-                raise OutOfMemoryError(
-                    message, hint="use fewer windows at once or a smaller model"
-                ) from error
-            raise EngineFailedError(message) from error
+        failed = f"voice detection on {self._device} failed"
+        errors = library_errors(
+            launch_errors, failed, "use fewer windows at once or a smaller model"
+        )
+        with errors, torch.inference_mode(), torch.cuda.stream(self._stream):
+            yield
 
 
 class LaneNetwork:

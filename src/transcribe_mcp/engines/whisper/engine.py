@@ -6,7 +6,7 @@ import gc
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from queue import Empty, LifoQueue
@@ -19,10 +19,10 @@ from torch import Tensor
 
 from ...align.times import ENCODER_FRAME_S, time_words
 from ...align.words import split_words
-from ...compat.gpu_probe import ran_out_of_memory
 from ...domain.transcript import Notice, Word
 from ...errors import EngineFailedError, OutOfMemoryError, WindowDataError
 from ...speech.features_torch import log_mel_windows
+from ...speech.library_errors import library_errors
 from ...speech.regions import Window
 from ...speech.silero_gpu import SileroGpu, launch_errors
 from .. import (
@@ -35,7 +35,7 @@ from .. import (
     accept,
 )
 from ..malloc import give_back_freed
-from ..tokenizer import CONTEXT_TOKENS, PROMPT_TOKENS, Vocabulary, prompt_text
+from ..tokenizer import CONTEXT_TOKENS, Vocabulary
 from .alignment import Search, teacher_forced_queries, token_starts
 from .beam import search
 from .caches import AudioCache, AudioRow
@@ -164,13 +164,7 @@ class WhisperEngine(DecodesInRounds):
     # ----------------------------------------------------------------------------------------------
 
     def notices(self, options: DecodingOptions) -> tuple[Notice, ...]:
-        requested = len(self._vocabulary.encode(prompt_text(options)))
-        if requested <= PROMPT_TOKENS:
-            return ()
-        message = (
-            f"vocabulary and prompt take {requested} tokens, only the last {PROMPT_TOKENS} are used"
-        )
-        return (Notice("prompt_truncated", message),)
+        return self._vocabulary.notices(options)
 
     def voice_detector(self) -> VoiceDetector | None:
         """On a GPU; on a CPU the pipeline's own voice detection is faster."""
@@ -543,18 +537,13 @@ class WhisperEngine(DecodesInRounds):
             yield
 
 
-@contextmanager
-def _foreign_errors(doing: str) -> Iterator[None]:
-    """The one door through which torch's errors leave as ours."""
-    try:
-        yield
-    except launch_errors() as error:
-        if ran_out_of_memory(error):
-            message = f"torch ran out of memory while {doing}: {error}"
-            raise OutOfMemoryError(
-                message, hint="use fewer windows at once or a smaller model"
-            ) from error
-        raise EngineFailedError(f"torch failed while {doing}: {error}") from error
+def _foreign_errors(doing: str) -> AbstractContextManager[None]:
+    return library_errors(
+        launch_errors,
+        f"torch failed while {doing}",
+        "use fewer windows at once or a smaller model",
+        f"torch ran out of memory while {doing}",
+    )
 
 
 def _idle_steps(workers: int) -> LifoQueue[Steps | None]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar
@@ -13,15 +13,15 @@ from torch import Tensor
 
 from ... import models
 from ...compat.device_choice import INT8_AUDIO, Hardware, choose, precisions
-from ...compat.gpu_probe import ran_out_of_memory
 from ...compat.machine import gpu_name
 from ...compat.memory import ENCODER_ROOMS, WHISPER
 from ...domain.languages import AUTO
 from ...domain.transcript import Notice
-from ...errors import EngineFailedError, EngineUnavailableError, OutOfMemoryError
+from ...errors import EngineFailedError, EngineUnavailableError
 from ...models import Checkpoint, catalogue
 from ...models.tensors import Geometry
 from ...settings import usable_cores
+from ...speech.library_errors import library_errors
 from ...speech.silero_gpu import has_triton, launch_errors
 from .. import RETRY_BEAM_SIZE, EngineInfo, EngineRequest, GpuModel, Recognizer
 from ..auto import parsed_device, require_precision
@@ -278,16 +278,13 @@ def _encoder(
     return lambda mel: make_cache(model, encode(model, mel))
 
 
-@contextmanager
-def _foreign_errors(model: str, device: torch.device) -> Iterator[None]:
-    """The door through which torch's errors leave as ours while a model is loaded."""
-    try:
-        yield
-    except launch_errors() as error:
-        if ran_out_of_memory(error):
-            message = f"model {model} does not fit on {device}: {error}"
-            raise OutOfMemoryError(message, hint="take a smaller model, or --device cpu") from error
-        raise EngineFailedError(f"torch failed while loading model {model}: {error}") from error
+def _foreign_errors(model: str, device: torch.device) -> AbstractContextManager[None]:
+    return library_errors(
+        launch_errors,
+        f"torch failed while loading model {model}",
+        "take a smaller model, or --device cpu",
+        f"model {model} does not fit on {device}",
+    )
 
 
 def _dense(
