@@ -17,7 +17,7 @@ import av
 import pytest
 from jsonschema import Draft202012Validator
 
-from transcribe_mcp.domain.transcript import Notice, Segment, Transcript, Word
+from transcribe_mcp.domain.transcript import Notice, Segment, Transcript, Turn, Word
 from transcribe_mcp.errors import UnknownNameError
 from transcribe_mcp.formats import FORMATS, FormatOptions, SubtitleRules, render
 
@@ -80,6 +80,15 @@ def sample() -> Transcript:
     )
 
 
+def with_turns(transcript: Transcript) -> Transcript:
+    turns = (
+        Turn(0.4, 7.35, "Anna Ray", overlap=True),
+        Turn(7.2, 14.46, "Bert", overlap=True),
+        Turn(17.0, 20.5, "Anna Ray"),
+    )
+    return replace(transcript, turns=turns)
+
+
 def transcript_of(*texts: str, speaker: str | None = None) -> Transcript:
     segments = tuple(
         Segment(5 * i, 5 * i + 4, text, (), None, speaker) for i, text in enumerate(texts)
@@ -90,6 +99,7 @@ def transcript_of(*texts: str, speaker: str | None = None) -> Transcript:
 def rendered() -> dict[str, str]:
     """Golden file name -> content."""
     plain = {f"sample{row.extension}": render(sample(), name) for name, row in FORMATS.items()}
+    plain["sample.rttm"] = render(with_turns(sample()), "rttm")
     plain["short.json"] = render(replace(sample(), segments=sample().segments[:1]), "json")
     return plain | {
         f"sample.{name}": render(sample(), "vtt", options) for name, options in VARIANTS.items()
@@ -258,6 +268,13 @@ def test_timed_text_begins_each_sentence_with_its_time_and_costs_little_more_tha
         "[0:00]", "[0:59]", "[12:34]", "[59:59]", "[1:00:00]", "[25:01:01]"
     ]  # fmt: skip
     assert [line.partition(" ")[2] for line in lines] == render(transcript, "txt").splitlines()
+
+
+def test_rttm_has_the_sentences_of_channels_and_nothing_without_speakers() -> None:
+    lines = render(sample(), "rttm").splitlines()
+    assert lines[0] == ("SPEAKER rain_and_drops_#1 1 0.400 0.620 <NA> <NA> Anna <NA> <NA>")
+    assert {len(line.split(" ")) for line in lines} == {10}
+    assert render(transcript_of("Nobody knows."), "rttm") == ""
 
 
 def test_a_file_name_that_is_no_text_can_be_written() -> None:

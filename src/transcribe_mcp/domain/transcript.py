@@ -152,12 +152,13 @@ class Transcript:
 
     @property
     def speakers(self) -> tuple[Speaker, ...]:
-        """The speakers of the turns, in the order in which they are heard first."""
+        """The speakers of the turns, or else of the segments, in the order of their first ones."""
         seconds: dict[str, float] = {}
         firsts: dict[str, float] = {}
-        for turn in self.turns:
-            seconds[turn.speaker] = seconds.get(turn.speaker, 0.0) + turn.end - turn.start
-            firsts.setdefault(turn.speaker, turn.start)
+        for turn in self.turns or self.segments:
+            if turn.speaker:
+                seconds[turn.speaker] = seconds.get(turn.speaker, 0.0) + turn.end - turn.start
+                firsts.setdefault(turn.speaker, turn.start)
         total = sum(seconds.values()) or 1.0
         return tuple(Speaker(name, own, own / total, firsts[name]) for name, own in seconds.items())
 

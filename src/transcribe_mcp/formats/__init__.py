@@ -50,6 +50,9 @@ FORMATS = {
     "tsv": Format(
         documents.tsv, "text/tab-separated-values", ".tsv", "start and end in milliseconds, text"
     ),
+    "rttm": Format(
+        documents.rttm, "text/plain", ".rttm", "turns of the speakers, with overlap, as NIST's RTTM"
+    ),
     "json": Format(_json, "application/json", ".json", "everything, as described by schema.json"),
     "md": Format(
         documents.md, "text/markdown", ".md", "a page with facts, warnings and timed paragraphs"

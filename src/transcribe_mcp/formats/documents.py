@@ -41,6 +41,28 @@ def tsv(transcript: Transcript, _: FormatOptions) -> str:
     return "start\tend\ttext\n" + "".join(rows)
 
 
+def rttm(transcript: Transcript, _: FormatOptions) -> str:
+    """Turns in NIST's Rich Transcription Time Marked format. Fields are separated by spaces, so
+    spaces in names become underscores.
+    """
+    name = _field(PurePath(transcript.source or "").stem) or "recording"
+    return "".join(
+        f"SPEAKER {name} 1 {start:.3f} {end - start:.3f} <NA> <NA> {_field(speaker)} <NA> <NA>\n"
+        for start, end, speaker in _turns(transcript)
+    )
+
+
+def _turns(transcript: Transcript) -> Iterator[tuple[float, float, str]]:
+    """In milliseconds, as in JSON; of channels and tracks the sentences."""
+    for turn in transcript.turns or transcript.segments:
+        if turn.speaker:
+            yield round(turn.start, 3), round(turn.end, 3), turn.speaker
+
+
+def _field(text: str) -> str:
+    return "_".join(clean(text).split())
+
+
 def md(transcript: Transcript, _: FormatOptions) -> str:
     blocks = [f"# {_markdown(_title(transcript))}", _facts(transcript)]
     if transcript.warnings:

@@ -17,13 +17,25 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy.schema import CreateColumn
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from ..errors import StoreBusyError, StoreError, StoreVersionError, UsageError
 from .private_files import create_private, make_private_dir
-from .schema import DROP_WORKERS, FOR_WRITER, SCHEMA_VERSION, SEARCH, TO_VERSION_2, about, metadata
+from .schema import (
+    DROP_WORKERS,
+    FOR_WRITER,
+    SCHEMA_VERSION,
+    SEARCH,
+    SINCE_VERSION_3,
+    TO_VERSION_2,
+    about,
+    metadata,
+    segments,
+)
 from .sqlite_connection import WritingConnection, connection_class
 from .store_errors import shown, store_errors
+from .transcripts import index_speakers
 from .writer import identity
 from .writer_link import ConflictError, RequirementError
 from .writer_protocol import hold_lock
@@ -226,12 +238,24 @@ def _migrate(engine: sa.Engine, url: sa.URL) -> None:
         write_from_now(connection)
         connection.exec_driver_sql(DROP_WORKERS)
         metadata.create_all(connection)
+        _add_columns(connection)
         for statement in (*SEARCH[engine.dialect.name], *FOR_WRITER[engine.dialect.name]):
             connection.exec_driver_sql(statement)
         for statement in TO_VERSION_2:
             connection.exec_driver_sql(statement)
         connection.execute(about.delete().where(about.c.name == "schema_version"))
         connection.execute(about.insert().values(name="schema_version", value=str(SCHEMA_VERSION)))
+
+
+def _add_columns(connection: sa.Connection) -> None:
+    """Add the columns that tables of an earlier version lack."""
+    for column in SINCE_VERSION_3:
+        table = column.table.name
+        if column.name not in {each["name"] for each in sa.inspect(connection).get_columns(table)}:
+            definition = CreateColumn(column).compile(dialect=connection.dialect)
+            connection.exec_driver_sql(f"ALTER TABLE {table} ADD COLUMN {definition}")
+            if column is segments.c.speaker:
+                index_speakers(connection)
 
 
 def clock(connection: sa.Connection) -> float:

@@ -7,6 +7,7 @@ Times of day are seconds since the epoch. Times in a recording are seconds on it
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any
@@ -123,6 +124,21 @@ class JobRequest:
     roots: tuple[str, ...] | None = None
     output: OutputRequest | None = None
     from_shell: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SpeakerChange:
+    """Changes to the speakers of a transcript, made in this order.
+
+    Attributes:
+        again: find them anew from their stored evidence, within the bounds of these options.
+        merge: groups of names. Each group becomes one speaker with its first name.
+        names: old name -> new name.
+    """
+
+    again: Options | None = None
+    merge: tuple[tuple[str, ...], ...] = ()
+    names: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +269,7 @@ class Hit:
     before: str = ""
     after: str = ""
     language: str | None = None
+    speaker: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

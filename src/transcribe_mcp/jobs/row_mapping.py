@@ -87,6 +87,11 @@ def to_row(job_id: str, job: NewJob, batch_id: str | None) -> dict[str, Any]:
     return row
 
 
+def to_warnings(notices: Sequence[Notice]) -> str:
+    """The column of a job's warnings."""
+    return json.dumps([[notice.code, notice.message] for notice in notices], ensure_ascii=False)
+
+
 def to_jobs(connection: sa.Connection, rows: Sequence[Any]) -> list[Job]:
     """Rows as records, with queue positions and remaining times."""
     found = _with_outputs(connection, rows)

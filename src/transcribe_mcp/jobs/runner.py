@@ -250,7 +250,7 @@ def _work(
     # Also where it goes on: after a crash it counts on which device that was.
     shop.worker_store.record_start(claim, replace(began, device=recording.info.device))
     transcript = _transcribe(shop, job, path, began, inside)
-    shop.worker_store.finish(claim, content, _finished(transcript, claim))
+    shop.worker_store.finish(claim, content, _finished(transcript, claim), job.speakers)
 
 
 def _transcribe(

@@ -19,7 +19,7 @@ from sqlalchemy import (
     Text,
 )
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 metadata = MetaData()
 
@@ -130,7 +130,20 @@ transcripts = Table(
     Column("options_key", Text, nullable=False),
     Column("packed", LargeBinary, nullable=False),  # JSON, compressed
     Column("created_at", Float, nullable=False),
+    Column("revision", Integer, nullable=False, server_default="0"),  # changes of its speakers
     Index("transcripts_by_content", "content_hash", "options_key"),
+)
+
+speaker_evidence = Table(
+    "speaker_evidence",  # to name the speakers again without the recording
+    metadata,
+    Column(
+        "transcript_id",
+        Text,
+        ForeignKey("transcripts.transcript_id", ondelete="CASCADE"),
+        primary_key=True,
+    ),
+    Column("packed", LargeBinary, nullable=False),  # see ``speakers.evidence``
 )
 
 segments = Table(
@@ -147,6 +160,7 @@ segments = Table(
     Column("start_s", Float, nullable=False),
     Column("end_s", Float, nullable=False),
     Column("text", Text, nullable=False),
+    Column("speaker", Text),
     Index("segments_by_transcript", "transcript_id", "number"),
 )
 
@@ -195,6 +209,9 @@ TO_VERSION_2 = (
     "CASE WHEN status = 'cancelled' THEN finished_at END "
     "FROM jobs WHERE job_id NOT IN (SELECT job_id FROM job_owners)",
 )
+
+# Columns that version 3 adds to existing tables.
+SINCE_VERSION_3 = (transcripts.c.revision, segments.c.speaker)
 
 SEARCH = {
     "sqlite": (

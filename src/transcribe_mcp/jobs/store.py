@@ -62,7 +62,7 @@ def _same(*columns: sa.Column[Any]) -> list[sa.ColumnElement[bool]]:
     return [column == sa.bindparam(column.name) for column in columns]
 
 
-_JOB = sa.select(jobs).where(*_same(jobs.c.job_id))
+_JOB = sa.select(jobs, transcripts.REVISION).where(*_same(jobs.c.job_id))
 _HASH = sa.select(files.c.content_hash).where(*_same(files.c.path, files.c.signature))
 _ANSWER = (
     sa.select(jobs)
@@ -251,7 +251,9 @@ class Store(Database):
             found = tuple(to_jobs(connection, rows[:limit]))
         return JobPage(found, found[-1].job_id if len(rows) > limit else None)
 
-    def search(self, query: str, which: JobFilter, cursor: str | None, limit: int) -> HitPage:
+    def search(
+        self, query: str, which: JobFilter, cursor: str | None, limit: int, speaker: str = ""
+    ) -> HitPage:
         """
         Raises:
             UsageError: a query without a word, an unknown cursor, or a limit out of range.
@@ -262,7 +264,7 @@ class Store(Database):
         ):
             raise _bad_cursor(cursor)
         with self.begin() as connection:
-            return transcripts.search(connection, query, which, int(cursor or 0), limit)
+            return transcripts.search(connection, query, which, int(cursor or 0), limit, speaker)
 
     def steps(self, job_id: str) -> list[str]:
         """The checkpoints of a job, in order."""

@@ -9,6 +9,7 @@ import re
 import time
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +18,19 @@ import sqlalchemy as sa
 from ..domain.transcript import Transcript
 from ..errors import StoreDamagedError, UsageError
 from .models import Hit, HitPage, JobFilter, JobStatus
-from .schema import jobs, owners, segments, transcripts
+from .schema import jobs, owners, segments, speaker_evidence, transcripts
 
 INSERT_ROWS = 500
 MAX_TERMS = 32  # of one query
+
+
+# Of a job's transcript: grows with each change of its speakers.
+REVISION = (
+    sa.select(transcripts.c.revision)
+    .where(transcripts.c.transcript_id == jobs.c.transcript_id)
+    .scalar_subquery()
+    .label("revision")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,18 +42,49 @@ class ContentKey:
 
 
 def save(
-    connection: sa.Connection, transcript_id: str, content: ContentKey, transcript: Transcript
+    connection: sa.Connection,
+    transcript_id: str,
+    content: ContentKey,
+    transcript: Transcript,
+    evidence: bytes | None = None,
 ) -> None:
-    """Add a finished transcript."""
+    """Add a finished transcript, with the evidence of its speakers."""
     connection.execute(
         transcripts.insert().values(
             transcript_id=transcript_id,
             content_hash=content.content_hash,
             options_key=content.options_key,
-            packed=zlib.compress(transcript.dumps().encode(), 1),
+            packed=_packed(transcript),
             created_at=time.time(),
         )
     )
+    _index(connection, transcript_id, transcript)
+    if evidence is not None:
+        connection.execute(
+            speaker_evidence.insert().values(transcript_id=transcript_id, packed=evidence)
+        )
+
+
+def replace(
+    connection: sa.Connection, transcript_id: str, revision: int, transcript: Transcript
+) -> bool:
+    """Replace a transcript whose speakers were changed; returns whether it is of this revision."""
+    change = transcripts.update().where(
+        transcripts.c.transcript_id == transcript_id, transcripts.c.revision == revision
+    )
+    values = {"packed": _packed(transcript), "revision": revision + 1}
+    if connection.execute(change.values(**values)).rowcount == 0:
+        return False
+    connection.execute(segments.delete().where(segments.c.transcript_id == transcript_id))
+    _index(connection, transcript_id, transcript)
+    return True
+
+
+def _packed(transcript: Transcript) -> bytes:
+    return zlib.compress(transcript.dumps().encode(), 1)
+
+
+def _index(connection: sa.Connection, transcript_id: str, transcript: Transcript) -> None:
     rows = [
         {
             "transcript_id": transcript_id,
@@ -51,6 +92,7 @@ def save(
             "start_s": float(segment.start),
             "end_s": float(segment.end),
             "text": segment.text.strip(),
+            "speaker": segment.speaker,
         }
         for number, segment in enumerate(transcript.segments)
     ]
@@ -76,21 +118,49 @@ def load(connection: sa.Connection, transcript_id: str) -> Transcript | None:
         ) from None
 
 
+def load_evidence(connection: sa.Connection, transcript_id: str) -> bytes | None:
+    """The evidence of its speakers; ``None`` if they were not told apart by their voices."""
+    of_it = speaker_evidence.c.transcript_id == transcript_id
+    return connection.execute(sa.select(speaker_evidence.c.packed).where(of_it)).scalar()
+
+
+def index_speakers(connection: sa.Connection) -> None:
+    """Fill the new column for transcripts whose channels or tracks are speakers."""
+    has_voices = sa.or_(*(jobs.c.options.contains(f'"{word}"') for word in ("split", "all")))
+    query = sa.select(jobs.c.transcript_id).where(has_voices).distinct()
+    for transcript_id in connection.execute(query).scalars().all():
+        with suppress(StoreDamagedError):
+            transcript = load(connection, transcript_id)
+            for number, segment in enumerate(transcript.segments if transcript else ()):
+                connection.execute(
+                    segments.update()
+                    .where(segments.c.transcript_id == transcript_id, segments.c.number == number)
+                    .values(speaker=segment.speaker)
+                )
+
+
 def remove_unused(connection: sa.Connection, transcript_ids: Sequence[str]) -> None:
     """Delete the transcripts among these that no job refers to any more."""
     if not transcript_ids:
         return
     # Segments first: SQLite's triggers need their texts to delete them from the search index.
-    for table in (segments, transcripts):
+    for table in (segments, speaker_evidence, transcripts):
         of_them = table.c.transcript_id.in_(transcript_ids)
         is_used = sa.exists().where(jobs.c.transcript_id == table.c.transcript_id)
         connection.execute(table.delete().where(of_them, ~is_used))
 
 
 def search(
-    connection: sa.Connection, query: str, which: JobFilter, first: int, limit: int
+    connection: sa.Connection,
+    query: str,
+    which: JobFilter,
+    first: int,
+    limit: int,
+    speaker: str = "",
 ) -> HitPage:
     """Segments that contain every word of the query, best first, from hit ``first`` on.
+
+    ``speaker`` said them; empty: anybody.
 
     Raises:
         UsageError: the query contains no word.
@@ -126,7 +196,7 @@ def search(
         .select_from(segments.join(statement, statement.c.segment_id == segments.c.segment_id))
         .join(transcripts, transcripts.c.transcript_id == segments.c.transcript_id)
         .join(jobs, jobs.c.job_id == newest)
-        .where(transcripts.c.transcript_id == latest, *job_conditions(which))
+        .where(transcripts.c.transcript_id == latest, *job_conditions(which), *_said_by(speaker))
         .order_by(statement.c.rank, jobs.c.job_id.desc(), segments.c.number)
         .offset(first)
         .limit(limit + 1)
@@ -134,6 +204,12 @@ def search(
     rows = connection.execute(found, parameters).all()
     hits = tuple(_hit(connection, row) for row in rows[:limit])
     return HitPage(hits, str(first + limit) if len(rows) > limit else None)
+
+
+def _said_by(speaker: str) -> list[sa.ColumnElement[bool]]:
+    """In any letter case; SQLite knows only that of ASCII."""
+    name = segments.c.speaker
+    return [sa.or_(name == speaker, sa.func.lower(name) == speaker.lower())] if speaker else []
 
 
 def _matching(dialect: str, terms: Sequence[str]) -> tuple[sa.Subquery, dict[str, Any]]:
@@ -187,6 +263,7 @@ def _hit(connection: sa.Connection, row: Any) -> Hit:
         before=around.get(row.number - 1, ""),
         after=around.get(row.number + 1, ""),
         language=row.language,
+        speaker=row.speaker,
     )
 
 

@@ -17,7 +17,7 @@ from .database import clock, require
 from .failed_starts import clear_failed_start
 from .ids import new_id
 from .models import JobOptions, JobStatus
-from .row_mapping import ALIVE, IS_UNFINISHED
+from .row_mapping import ALIVE, IS_UNFINISHED, to_warnings
 from .schema import jobs, speeds, workers
 from .store import Store
 from .transcripts import ContentKey
@@ -126,7 +126,7 @@ class WorkerStore:
         self.change(claim, asdict(resolved))
 
     def warn(self, claim: Claim, notices: Sequence[Notice]) -> None:
-        self.change(claim, {"warnings": _dump(notices)})
+        self.change(claim, {"warnings": to_warnings(notices)})
 
     def judge_crashes(self, claim: Claim, n_steps: int) -> Claim:
         """Reset the crash count if the job has advanced since its last crash."""
@@ -141,8 +141,14 @@ class WorkerStore:
         if claim.crashes:
             self.change(claim, {"crashes": 0})
 
-    def finish(self, claim: Claim, content: ContentKey, transcript: Transcript) -> None:
-        """Complete the job and save its transcript in one transaction."""
+    def finish(
+        self,
+        claim: Claim,
+        content: ContentKey,
+        transcript: Transcript,
+        evidence: bytes | None = None,
+    ) -> None:
+        """Complete the job; save its transcript and its speakers' evidence in one transaction."""
         transcript_id = new_id()
         values = {
             "content_hash": content.content_hash,
@@ -152,14 +158,14 @@ class WorkerStore:
             "engine": transcript.engine,
             "model": transcript.model,
             "device": transcript.device,
-            "warnings": _dump(transcript.warnings),
+            "warnings": to_warnings(transcript.warnings),
             "transcript_id": transcript_id,
             **_finished(JobStatus.COMPLETED),
         }
         try:
             with self._store.begin() as connection:
                 require(connection, _IS_MINE, self._identity(claim))
-                transcripts.save(connection, transcript_id, content, transcript)
+                transcripts.save(connection, transcript_id, content, transcript, evidence)
                 connection.execute(self._of(claim, jobs.update()).values(**values))
         except RequirementError as error:
             raise _lost(claim) from error
@@ -388,10 +394,6 @@ def _finished(status: JobStatus) -> dict[str, Any]:
 
 def _lost(claim: Claim) -> CancelledError:
     return CancelledError(f"job {claim.job_id} was cancelled or given to another worker")
-
-
-def _dump(notices: Sequence[Notice]) -> str:
-    return json.dumps([[notice.code, notice.message] for notice in notices], ensure_ascii=False)
 
 
 def _to_claim(row: Any, left_by: str | None) -> Claim:

@@ -22,7 +22,8 @@ from .checkpoint import Checkpoint, CheckpointStore, PartResult, Restored, Windo
 from .feeder import Feeder, Run
 from .language_vote import LanguageDecider
 from .recognize import Recipe, RecognizeStage
-from .speaker_pass import SpeakerPass, Speakers, with_speakers
+from .speaker_names import Speakers, with_speakers
+from .speaker_pass import SpeakerPass
 from .temperature_fallback import TemperatureSchedule
 from .voices import Voice, about_each, spoken, voices_of
 

@@ -17,6 +17,7 @@ from ..jobs.models import (
     JobStatus,
     OutputRequest,
     Refused,
+    SpeakerChange,
 )
 
 __all__ = [
@@ -34,5 +35,6 @@ __all__ = [
     "OutputRequest",
     "Refused",
     "Segment",
+    "SpeakerChange",
     "Transcript",
 ]

@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import (
     JobNotFoundError,
@@ -37,6 +37,7 @@ from .models import (
     JobRequest,
     JobStatus,
     Refused,
+    SpeakerChange,
     Transcript,
 )
 from .remote import no_source
@@ -85,9 +86,9 @@ class Service:
         self._open_store: Store | None = None
         self._supervisor: subprocess.Popen[bytes] | None = None
         self._woken_at = -WAKE_S
-        # A finished transcript never changes; clients read one in several pages.
+        # A revision of a transcript never changes; clients read one in several pages.
         self._transcript = lru_cache(maxsize=4)(
-            lambda transcript_id: self._store().transcript(transcript_id)
+            lambda transcript_id, _revision: self._store().transcript(transcript_id)
         )
 
     def close(self) -> None:
@@ -214,14 +215,9 @@ class Service:
             JobStateError: it is a batch, or nothing is transcribed yet.
         """
         store = self._read_store()
-        try:
-            row = store.row(job_id)
-        except JobNotFoundError:
-            if isinstance(store.get(job_id), Batch):
-                raise no_transcript(job_id, "ask for one of its jobs") from None
-            raise
+        row = self._row(store, job_id)
         if row.transcript_id is not None:
-            transcript = self._transcript(row.transcript_id)
+            transcript = self._transcript(row.transcript_id, row.revision)
             if transcript is not None:
                 return replace(transcript, source=row.source)
         steps = store.steps(job_id)
@@ -232,6 +228,14 @@ class Service:
         from ..jobs.partial import partial_transcript
 
         return partial_transcript(row, steps)
+
+    def get_revision(self, job_id: str) -> int:
+        """Of the transcript: grows with each change of its speakers; 0 before the first.
+
+        Raises:
+            JobNotFoundError: no job has this id.
+        """
+        return self._row(self._read_store(), job_id).revision or 0
 
     def list_jobs(
         self, which: JobFilter = EVERYTHING, cursor: str | None = None, limit: int = 50
@@ -249,13 +253,16 @@ class Service:
         cursor: str | None = None,
         limit: int = 20,
         which: JobFilter = EVERYTHING,
+        speaker: str = "",
     ) -> HitPage:
         """Find sentences with every word of ``query``; "double quotes" mark phrases.
+
+        With ``speaker`` only those of the speaker with this name, in any letter case.
 
         Raises:
             UsageError: a query without a word, or see ``list_jobs``.
         """
-        return self._read_store().search(query, which, cursor, limit)
+        return self._read_store().search(query, which, cursor, limit, speaker)
 
     # --- changing --------------------------------------------------------------------------------
 
@@ -299,6 +306,26 @@ class Service:
         self._wake()
         return self._job(job_id)
 
+    def change_speakers(self, job_id: str, change: SpeakerChange) -> Transcript:
+        """Merge, rename or find anew the speakers of a finished transcript, without the recording.
+
+        Jobs that share the transcript show the change too.
+
+        Raises:
+            JobNotFoundError: no job has this id.
+            JobStateError: it has no transcript yet, or no evidence to find the speakers anew.
+            UsageError: an unknown speaker, or a name that is taken, empty, or too long.
+        """
+        from ..jobs.speakers import change_speakers
+
+        store = self._read_store()
+        row = self._row(store, job_id)
+        if row.transcript_id is None:
+            message = f"job {job_id} is {row.status}: speakers are named once it is completed"
+            raise JobStateError(message, hint="wait for it, or retry it if it failed")
+        change_speakers(store, row, change)
+        return self.get_transcript(job_id)
+
     def count_old(self, keep_days: float) -> int:
         """The number of jobs that ``delete_old`` would delete now."""
         return self._store().count_old(keep_days)
@@ -337,6 +364,14 @@ class Service:
         if is_due and self.settings.start_workers and not store.is_idle():
             self._wake()
         return store
+
+    def _row(self, store: Store, job_id: str) -> Any:
+        try:
+            return store.row(job_id)
+        except JobNotFoundError:
+            if isinstance(store.get(job_id), Batch):
+                raise no_transcript(job_id, "ask for one of its jobs") from None
+            raise
 
     def _submission(self, request: JobRequest) -> Submission:
         from ..jobs.job_options import normalized_options, options_key

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
+from ...domain.options import Options
 from ...domain.text_breaks import JOINERS
+from ...domain.transcript import Speaker
 from ...errors import UsageError
 from ...service import TranscribeRequest, models, server_settings
 from ...service.acting import acting_for
@@ -49,8 +53,24 @@ ShownFormat = Annotated[
 ]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait until the job has finished.")]
 
+Query = Annotated[
+    str, typer.Argument(metavar="QUERY", help='Words of a sentence; "quoted words" follow others.')
+]
+SpeakerName = Annotated[
+    str, typer.Option("--speaker", metavar="NAME", help="Only what this speaker says.")
+]
+Merge = Annotated[
+    list[str] | None,
+    typer.Option("--merge", metavar="NAME...", help="Make these speakers one, named as the first."),
+]
+Rename = Annotated[
+    list[str] | None, typer.Option("--rename", metavar="OLD=NEW...", help="Rename speakers.")
+]
+Bounds = Annotated[Options, "speakers", "min_speakers", "max_speakers"]
+
 OWNER = "command line"  # all shells of a user share one owner
 DAY_S = 86_400.0
+JOIN = "\0"  # between the names of one option; no argument can hold it
 FOREVER_S = 10 * 365 * DAY_S
 
 
@@ -141,6 +161,92 @@ def show(
         jobs = found.jobs if isinstance(found, models.Batch) else (found,)
         for one in jobs:
             write_out(_json(one) if as_json else _facts(one))
+
+
+class _NamesCommand(TyperCommand):
+    """A command whose ``--merge`` and ``--rename`` take all words up to the next option."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        given: list[str] = []
+        option = ""
+        for word in args:
+            if word.startswith("--"):
+                option = word if word in ("--merge", "--rename") else ""
+                given += [f"{option}={JOIN}"] if option else [word]
+            elif option:
+                given[-1] += word + JOIN
+            else:
+                given.append(word)
+        return super().parse_args(ctx, given)
+
+
+def speakers(
+    job: JobId,
+    bounds: Bounds,
+    merge: Merge = None,
+    rename: Rename = None,
+    as_json: arg.AsJson = False,
+) -> None:
+    """List the speakers of a finished job; find them anew, merge or rename them.
+
+    Changes need no recording. They are made in this order: --speakers, --merge, --rename.
+    """
+    change = models.SpeakerChange(
+        again=bounds if bounds.diarize else None,
+        merge=tuple(tuple(_words(group)) for group in merge or ()),
+        names=dict(_renaming(word) for group in rename or () for word in _words(group)),
+    )
+    is_change = change != models.SpeakerChange()
+    service = default_service()
+    found = service.change_speakers(job, change) if is_change else service.get_transcript(job)
+    _show_speakers(found.speakers, as_json=as_json)
+    for notice in found.warnings if is_change else ():
+        if notice.code == "speaker_count_not_met":
+            say(f"warning: {notice.message}")
+
+
+group.command(cls=_NamesCommand)(arg.with_records(speakers))
+
+
+def _words(group: str) -> list[str]:
+    return group.removeprefix(JOIN).removesuffix(JOIN).split(JOIN)
+
+
+def _renaming(word: str) -> tuple[str, str]:
+    old, equals, new = word.partition("=")
+    if not equals:
+        raise UsageError(f"--rename is {word!r}", hint='write --rename "Speaker 1=Anna"')
+    return old, new
+
+
+def _show_speakers(found: Sequence[Speaker], *, as_json: bool) -> None:
+    if not found:
+        say("no speakers: transcribe with --diarize to tell them apart")
+    width = max((len(_shown(speaker.id)) for speaker in found), default=0)
+    for one in found:
+        facts = f"{_duration(one.seconds)}  {one.share:>4.0%}  from {_duration(one.first)}"
+        line = f"{_shown(one.id):<{width}}  {facts}\n"
+        write_out(json.dumps(asdict(one), ensure_ascii=False) + "\n" if as_json else line)
+
+
+@group.command()
+def search(
+    query: Query,
+    speaker: SpeakerName = "",
+    limit: Limit = 20,
+    cursor: Cursor = "",
+    as_json: arg.AsJson = False,
+) -> None:
+    """Find sentences with all these words in finished transcripts."""
+    with exit_codes():
+        page = default_service().search(query, cursor or None, limit, speaker=speaker)
+        for hit in page.hits:
+            said_by = f"{hit.speaker}: " if hit.speaker else ""
+            place = f"{hit.job_id}  {_duration(hit.start)}  {_shown(hit.source)}"
+            line = f"{place}  {_shown(said_by + hit.text)}\n"
+            write_out(json.dumps(asdict(hit), ensure_ascii=False) + "\n" if as_json else line)
+        if page.next_cursor:
+            say(f"more with --cursor {page.next_cursor}")
 
 
 @group.command()

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ...domain.text_breaks import head
-from ...domain.transcript import Notice
+from ...domain.transcript import Notice, Transcript
 from ...errors import TranscribeError
 from ...service.model_fit import CachedModel, Machine
 from ...service.models import Batch, Diagnosis, Hit, Job, JobFailure
@@ -89,8 +89,23 @@ class JobAnswer:
     resources: Mapping[str, str] | None = None
     format: str | None = None
     partial: bool | None = None
+    speakers: Sequence[SpeakerLine] | None = None
     segments: Sequence[Mapping[str, Any]] | None = None
     text: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SpeakerLine:
+    """``share`` of the time of all speakers."""
+
+    id: str
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class SpeakersAnswer:
+    job_id: str
+    speakers: Sequence[SpeakerLine]
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +178,7 @@ Answer = (
     Refusal
     | JobAnswer
     | BatchAnswer
+    | SpeakersAnswer
     | DeletedAnswer
     | HistoryAnswer
     | SearchAnswer
@@ -232,6 +248,10 @@ def job_answer(job: Job, **more: Any) -> JobAnswer:
         "next_step": next_step(job, has_more=bool(more.get("next_cursor"))),
     }
     return JobAnswer(**state | more)
+
+
+def speaker_lines(transcript: Transcript) -> list[SpeakerLine]:
+    return [SpeakerLine(one.id, round(one.share, 2)) for one in transcript.speakers]
 
 
 def batch_answer(batch: Batch) -> BatchAnswer:

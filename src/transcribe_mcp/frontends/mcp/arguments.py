@@ -5,7 +5,7 @@ Options of a transcription are derived from their records, see ``ask``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -19,7 +19,7 @@ MAX_WAIT_S = 45.0  # clients time out after a minute
 MAX_PAGE = 100
 MAX_DAYS = 36_500.0
 
-Kind = Literal["string", "number", "seconds", "integer", "boolean", "array"]
+Kind = Literal["string", "number", "seconds", "integer", "boolean", "array", "pairs", "groups"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,8 @@ class Argument:
 
     Attributes:
         kind: type of the value. ``seconds`` accepts numbers and ``1:02:03``; ``array`` holds texts.
+            ``pairs`` holds texts such as ``old=new``, ``groups`` the texts of one group; objects
+            and lists of lists are read too.
         description: for the model that calls the tool.
         choices: the only values, or the only items of an array.
         least, most: a number beyond them is replaced by the nearer of the two.
@@ -249,6 +251,34 @@ Query = Annotated[
         max_chars=500,
         is_free_text=True,
         also=("q", "text", "search", "keywords", "words"),
+    ),
+]
+SpeakerNames = Annotated[
+    Mapping[str, str],
+    Argument(
+        "pairs",
+        'New names, each as "Speaker 1=Anna".',
+        max_chars=200,
+        also=("name", "rename", "speakers", "mapping"),
+    ),
+]
+Merge = Annotated[
+    Sequence[Sequence[str]],
+    Argument(
+        "groups",
+        'Speakers who are one person, such as ["Speaker 2", "Speaker 4"]; the first name stays.',
+        max_chars=200,
+        also=("join", "same"),
+    ),
+]
+SpeakerName = Annotated[
+    str,
+    Argument(
+        "string",
+        "Only what this speaker says.",
+        max_chars=200,
+        is_free_text=True,
+        also=("name", "who", "speakers", "said_by"),
     ),
 ]
 Limit = Annotated[

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from functools import lru_cache
 from typing import Any
@@ -16,7 +16,7 @@ from ...service import model_fit
 from ...service.acting import acting_for
 from ...service.async_service import AsyncService
 from ...service.formats import find_format
-from ...service.models import Batch, Job, JobFilter, JobRequest, JobStatus
+from ...service.models import Batch, Job, JobFilter, JobRequest, JobStatus, SpeakerChange
 from ...service.sandbox import Sandbox
 from ...service.service import no_transcript
 from . import answers, pages
@@ -63,9 +63,9 @@ class Handlers:
         self.service = service
         self._jobs = service.service
         self._owner = f"client {secrets.token_hex(8)}"
-        # Subtitles of a day take seconds to lay out, and clients read them in pages. A finished
-        # transcript never changes. Callers look for the job first, so a deleted one is not served.
-        self._finished_text = lru_cache(maxsize=4)(self._text)
+        # Subtitles of a day take seconds to lay out, and clients read them in pages. A revision of
+        # a transcript never changes.
+        self._revised_text = lru_cache(maxsize=4)(lambda view, _revision: self._text(view))
 
     def acting_for(self, request: Any) -> AbstractContextManager[None]:
         """Make the client the owner of its jobs: this process's client, or the HTTP session.
@@ -128,9 +128,22 @@ class Handlers:
         text, cursor = pages.text_page(whole, view, None, pages.DEFAULT_CHARS)
         uris = {name: f"{SCHEME}{job.job_id}.{name}" for name in formats}
         resources = uris if len(formats) > 1 else None
+        speakers = await self._speakers(job)
         return answers.job_answer(
-            job, format=view.form, text=text, next_cursor=cursor, resources=resources
+            job,
+            format=view.form,
+            text=text,
+            next_cursor=cursor,
+            resources=resources,
+            speakers=speakers,
         )
+
+    async def _speakers(self, job: Job) -> list[answers.SpeakerLine] | None:
+        """Of a completed job whose speakers were told apart."""
+        if job.status != "completed":
+            return None
+        transcript = await self.service.call(self._jobs.get_transcript, job.job_id)
+        return answers.speaker_lines(transcript) or None
 
     # --- following a job -------------------------------------------------------------------------
 
@@ -157,7 +170,10 @@ class Handlers:
             fields = await self._page(job, view, *page)
         except JobStateError:  # there is no text: the state says why
             return answers.job_answer(job)
-        return answers.job_answer(job, format=view.form, partial=_is_partial(job), **fields)
+        partial = _is_partial(job)
+        if page[0] is None:
+            fields["speakers"] = await self._speakers(job)
+        return answers.job_answer(job, format=view.form, partial=partial, **fields)
 
     async def _page(
         self, job: Job, view: pages.View, cursor: str | None, max_chars: int
@@ -205,6 +221,10 @@ class Handlers:
         is_completed = self._jobs.get_job(job_id).status == "completed"
         return (self._finished_text if is_completed else self._text)(pages.View(job_id, form))
 
+    def _finished_text(self, view: pages.View) -> str:
+        text: str = self._revised_text(view, self._jobs.get_revision(view.job_id))
+        return text
+
     def _text(self, view: pages.View) -> str:
         return view.text(self._jobs.get_transcript(view.job_id))
 
@@ -214,10 +234,21 @@ class Handlers:
         page = await self.service.call(self._jobs.list_jobs, which, cursor, limit)
         return answers.history_answer(page.jobs, page.next_cursor)
 
-    async def search(
-        self, query: str, which: JobFilter, cursor: str | None, limit: int
+    async def name_speakers(
+        self, job_id: str, names: Mapping[str, str], merge: Sequence[Sequence[str]]
     ) -> answers.Answer:
-        page = await self.service.call(self._jobs.search, query, cursor, limit, which)
+        """Rename and merge speakers; without either, list them."""
+        change = SpeakerChange(merge=tuple(map(tuple, merge)), names=names)
+        if names or merge:
+            transcript = await self.service.call(self._jobs.change_speakers, job_id, change)
+        else:
+            transcript = await self.service.call(self._jobs.get_transcript, job_id)
+        return answers.SpeakersAnswer(job_id, answers.speaker_lines(transcript))
+
+    async def search(
+        self, query: str, which: JobFilter, speaker: str, cursor: str | None, limit: int
+    ) -> answers.Answer:
+        page = await self.service.call(self._jobs.search, query, cursor, limit, which, speaker)
         return answers.search_answer(page.hits, page.next_cursor)
 
     async def cancel(self, job_id: str) -> answers.Answer:

@@ -21,7 +21,7 @@ Arguments = Mapping[str, tuple[Argument, bool]]
 """Name -> the argument and whether it is required."""
 
 MAX_ITEMS = 1_000
-TYPES = {"seconds": "number"}
+TYPES = {"seconds": "number", "pairs": "array", "groups": "array"}
 # n8n: tool, toolCallId, sessionId, action, chatInput (n8n issues 21500, 21716, 22787, 37308);
 # Letta: request_heartbeat; OpenHands: security_risk; Cline: task_progress; Gemini CLI:
 # wait_for_previous.
@@ -73,7 +73,7 @@ def _property(argument: Argument) -> dict[str, Any]:
         "description": argument.description,
     }
     values = {"enum": list(argument.choices)} if argument.choices else {}
-    return shape | ({"items": {"type": "string"} | values} if argument.kind == "array" else values)
+    return shape | ({"items": {"type": "string"} | values} if shape["type"] == "array" else values)
 
 
 def read_arguments(tool: str, given: Mapping[str, Any], arguments: Arguments) -> dict[str, Any]:
@@ -132,7 +132,7 @@ def _read(value: Any, name: str, argument: Argument) -> Any:
     read = {
         "string": _text, "number": _number, "seconds": _number, "integer": _integer,
         "boolean": _boolean,
-        "array": _texts,
+        "array": _texts, "pairs": _pairs, "groups": _groups,
     }[argument.kind]  # fmt: skip
     return read(value, name, argument)
 
@@ -220,12 +220,41 @@ def _texts(value: Any, name: str, argument: Argument) -> list[str]:
     return items if argument.is_free_text else [each for each in items if each.strip()]
 
 
+def _pairs(value: Any, name: str, argument: Argument) -> dict[str, str]:
+    """An object, or a list of ``old=new``; either also as JSON."""
+    if isinstance(value, str):
+        value = _from_json(value, value)
+    if isinstance(value, dict):
+        texts = [f"{old}={new}" for old, new in value.items()]
+    else:
+        texts = _texts(value, name, argument)
+    pairs = {}
+    for text in texts:
+        old, equals, new = _text(text, name, argument).partition("=")
+        if not equals:
+            raise _refused(text, name, 'pairs such as "Speaker 1=Anna"')
+        pairs[old.strip()] = new.strip()
+    return pairs
+
+
+def _groups(value: Any, name: str, argument: Argument) -> list[list[str]]:
+    """The texts of one group, or a list of groups; either also as JSON."""
+    if isinstance(value, str):
+        value = _from_json(value, value)
+    has_groups = isinstance(value, list) and any(isinstance(each, list) for each in value)
+    return [_texts(each, name, argument) for each in (value if has_groups else [value])]
+
+
+def _from_json(text: str, otherwise: Any) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return otherwise
+
+
 def _listed(text: str, *, is_path: bool) -> list[Any]:
     if text.lstrip().startswith("["):
-        try:
-            found = json.loads(text)
-        except ValueError:
-            found = None
+        found = _from_json(text, None)
         if isinstance(found, list):
             return found
     return [text] if is_path else [part.strip() for part in re.split(r"[,\n]", text)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
+from types import MappingProxyType
 from typing import Annotated, Any, TypeVar, cast
 
 from ...errors import TranscribeError
@@ -218,10 +219,25 @@ async def list_transcription_history(
     return await answering(work())
 
 
+@tool("Name the speakers", MAKES)
+async def name_speakers(
+    job_id: arg.JobId,
+    ctx: Context,
+    names: arg.SpeakerNames = MappingProxyType({}),
+    merge: arg.Merge = (),
+) -> types.CallToolResult:
+    """Rename or merge the speakers of a finished transcript.
+
+    Works at once, without the recording; merges first. Returns the speakers.
+    """
+    return await answering(_handlers(ctx).name_speakers(job_id, names, merge))
+
+
 @tool("Search transcripts", READS)
 async def search_transcripts(
     query: arg.Query,
     ctx: Context,
+    speaker: arg.SpeakerName = "",
     source_contains: arg.SourceContains = "",
     days: arg.Days = None,
     cursor: arg.Cursor = "",
@@ -230,9 +246,8 @@ async def search_transcripts(
     """Search all finished transcripts. Returns sentences with their job, times and neighbors."""
 
     async def work() -> answers.Answer:
-        return await _handlers(ctx).search(
-            query, filter_of((), source_contains, "", days), cursor or None, limit
-        )
+        which = filter_of((), source_contains, "", days)
+        return await _handlers(ctx).search(query, which, speaker, cursor or None, limit)
 
     return await answering(work())
 

@@ -1,0 +1,164 @@
+"""Merge and rename the speakers of a transcript. Neither changes a word or a time of one."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+from ..errors import UnknownNameError, UsageError
+from .sentences import cut_sentences
+from .text_breaks import JOINERS
+from .transcript import CLOCK_TOLERANCE_S, Segment, Transcript, Turn, Word
+
+MAX_NAME_CHARS = 64
+PAUSE_S = 0.25  # between two turns of one speaker, which a merge joins
+
+
+def renamed(transcript: Transcript, names: Mapping[str, str]) -> Transcript:
+    """Rename speakers, all at once: two may swap their names.
+
+    Raises:
+        UnknownNameError: the transcript has no such speaker.
+        UsageError: a name is taken, empty, too long, or has control characters.
+    """
+    _require_known(transcript, names)
+    labels = {old: _checked(new) for old, new in names.items()}
+    taken = set()
+    for speaker in transcript.speakers:
+        name = labels.get(speaker.id, speaker.id)
+        if name in taken:
+            hint = "merge the two if they are one person, or choose another name"
+            raise UsageError(f"two speakers would be named {name!r}", hint=hint)
+        taken.add(name)
+    return _relabelled(transcript, labels)
+
+
+def merged(transcript: Transcript, groups: Sequence[Sequence[str]]) -> Transcript:
+    """Make each group of speakers one, with the name of its first; cut the sentences anew.
+
+    Raises:
+        UnknownNameError: the transcript has no such speaker.
+        UsageError: a group of one, a speaker in two groups, or two that have a channel each and
+            speak at the same time.
+    """
+    labels: dict[str, str] = {}
+    for group in groups:
+        _require_known(transcript, group)
+        if len(set(group)) < 2:
+            hint = "name two or more speakers who are one person"
+            raise UsageError(f"nobody to merge with {', '.join(group) or 'nobody'}", hint=hint)
+        for name in dict.fromkeys(group):
+            if name in labels:
+                raise UsageError(f"{name!r} is in two groups to merge", hint="join the groups")
+            labels[name] = group[0]
+    try:
+        result = _relabelled(transcript, labels)
+    except ValueError as error:
+        hint = "rename them instead; their channels or tracks overlap"
+        names = " and ".join(labels)
+        raise UsageError(f"{names} speak at the same time: {error}", hint=hint) from error
+    if not _is_one_line(result):
+        return result
+    return replace(result, segments=tuple(sentences_of(result.segments, result.words)))
+
+
+def sentences_of(segments: Sequence[Segment], words: Sequence[Word]) -> Iterator[Segment]:
+    """Cut sentences anew. Each has the quality of the segment in which it begins.
+
+    Args:
+        segments: with words, in order.
+        words: the same words, perhaps of other speakers.
+    """
+    segment_of_word = [segment for segment in segments for _ in segment.words]
+    first = 0
+    for sentence in cut_sentences(words):
+        origin = segment_of_word[first]
+        first += len(sentence)
+        yield replace(
+            origin,
+            start=sentence[0].start,
+            end=sentence[-1].end,
+            text="".join(word.text for word in sentence),
+            words=tuple(sentence),
+            speaker=sentence[0].speaker,
+        )
+
+
+def with_overlap(turns: Iterable[Turn]) -> tuple[Turn, ...]:
+    """The turns in order, each with whether it shares time with another one."""
+    ordered = sorted(turns, key=lambda turn: (turn.start, turn.end, turn.speaker))
+    overlapped = [False] * len(ordered)
+    latest = 0  # of the turns before, the one that ends last
+    for i, turn in enumerate(ordered[1:], start=1):
+        if turn.start < ordered[latest].end:
+            overlapped[latest] = overlapped[i] = True
+        if turn.end > ordered[latest].end:
+            latest = i
+    return tuple(
+        replace(turn, overlap=overlap) for turn, overlap in zip(ordered, overlapped, strict=True)
+    )
+
+
+def _require_known(transcript: Transcript, names: Iterable[str]) -> None:
+    known = [speaker.id for speaker in transcript.speakers]
+    for name in names:
+        if name not in known:
+            message = f"the transcript has no speaker {name[:MAX_NAME_CHARS]!r}"
+            raise UnknownNameError.unknown(message, name, known, "speakers")
+
+
+def _checked(name: str) -> str:
+    checked = unicodedata.normalize("NFC", name.strip())
+    if not checked:
+        raise UsageError("the name of a speaker is empty", hint="give a name, such as Anna")
+    if len(checked) > MAX_NAME_CHARS:
+        message = f"the name {checked[:MAX_NAME_CHARS]!r}… has {len(checked)} characters"
+        raise UsageError(message, hint=f"give at most {MAX_NAME_CHARS}")
+    if "=" in checked or not all(char.isprintable() or char in JOINERS for char in checked):
+        hint = "give a name of one line, without control characters and ="
+        raise UsageError(f"the name {checked!r} has characters that names cannot have", hint=hint)
+    return checked
+
+
+def _relabelled(transcript: Transcript, labels: Mapping[str, str]) -> Transcript:
+    segments = tuple(
+        replace(
+            segment,
+            speaker=_label(segment.speaker, labels),
+            words=tuple(
+                replace(word, speaker=_label(word.speaker, labels)) for word in segment.words
+            ),
+        )
+        for segment in transcript.segments
+    )
+    turns = [
+        replace(turn, speaker=labels.get(turn.speaker, turn.speaker)) for turn in transcript.turns
+    ]
+    return replace(transcript, segments=segments, turns=with_overlap(_joined(turns)))
+
+
+def _label(speaker: str | None, labels: Mapping[str, str]) -> str | None:
+    return labels.get(speaker, speaker) if speaker else None
+
+
+def _joined(turns: Sequence[Turn]) -> Iterator[Turn]:
+    """Turns of one speaker that overlap or nearly touch become one."""
+    last: dict[str, Turn] = {}
+    for turn in sorted(turns, key=lambda turn: turn.start):
+        before = last.get(turn.speaker)
+        if before is not None and turn.start - before.end <= PAUSE_S:
+            turn = replace(before, end=max(before.end, turn.end))
+        elif before is not None:
+            yield before
+        last[turn.speaker] = turn
+    yield from last.values()
+
+
+def _is_one_line(transcript: Transcript) -> bool:
+    """Whether its sentences consist of words and follow each other, as those of one voice do."""
+    return all(segment.words for segment in transcript.segments) and all(
+        after.start >= before.end - CLOCK_TOLERANCE_S
+        for before, after in pairwise(transcript.segments)
+    )

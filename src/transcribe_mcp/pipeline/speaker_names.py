@@ -1,0 +1,118 @@
+"""Who says what: evidence of the speakers, with the words heard or a finished transcript."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..domain.options import Options
+from ..domain.speaker_labels import sentences_of, with_overlap
+from ..domain.transcript import Notice, Segment, Transcript, Turn
+from ..speakers.clustering import MAX_SPEAKERS, SpeakerBounds
+from ..speakers.evidence import Evidence
+from ..speakers.turns import Diarization, SpeakerTurn, diarize
+from ..speakers.words import speakers_of
+from .checkpoint import PartResult
+
+NOT_MET = "speaker_count_not_met"
+
+
+@dataclass(frozen=True, slots=True)
+class Speakers:
+    """Who says what in a recording.
+
+    Attributes:
+        heard: the parts of the recording in order, each word with its speaker.
+        turns: when each speaker is heard.
+        notices: what the user should know about them.
+    """
+
+    heard: list[PartResult]
+    turns: tuple[Turn, ...] = ()
+    notices: tuple[Notice, ...] = ()
+
+
+def with_speakers(heard: Sequence[PartResult], evidence: Evidence, options: Options) -> Speakers:
+    """Give each word its speaker. ``heard`` is in order."""
+    found = diarize(evidence, bounds_of(options))
+    words = [word for part in heard for word in part.words]
+    numbers = speakers_of(words, found.exclusive) if found.exclusive else []
+    names = _names(numbers, found)
+    named = iter([replace(w, speaker=names[n]) for w, n in zip(words, numbers, strict=False)])
+    parts = [replace(part, words=tuple(next(named, w) for w in part.words)) for part in heard]
+    return Speakers(parts, _turns(found, names), tuple(_notices(len(names), options)))
+
+
+def reassigned(transcript: Transcript, evidence: Evidence, options: Options) -> Transcript:
+    """Find the speakers of a finished transcript anew, within the bounds of the options.
+
+    Sentences are cut anew where words have times; others keep theirs, and get the speaker who is
+    heard for most of them.
+    """
+    found = diarize(evidence, bounds_of(options))
+    words = transcript.words
+    has_words = all(segment.words for segment in transcript.segments)
+    numbers: list[int] = []
+    if found.exclusive:
+        numbers = (
+            speakers_of(words, found.exclusive)
+            if has_words
+            else _most_heard(transcript.segments, found.exclusive)
+        )
+    names = _names(numbers, found)
+    segments = transcript.segments
+    if numbers and has_words:
+        named = [replace(w, speaker=names[n]) for w, n in zip(words, numbers, strict=True)]
+        segments = tuple(sentences_of(segments, named))
+    elif numbers:
+        segments = tuple(
+            replace(one, speaker=names[n]) for one, n in zip(segments, numbers, strict=True)
+        )
+    warnings = (notice for notice in transcript.warnings if notice.code != NOT_MET)
+    return replace(
+        transcript,
+        segments=segments,
+        turns=_turns(found, names),
+        warnings=(*warnings, *_notices(len(names), options)),
+    )
+
+
+def bounds_of(options: Options) -> SpeakerBounds:
+    if options.speakers is not None:
+        return SpeakerBounds(options.speakers, options.speakers)
+    least = options.min_speakers or 1
+    return SpeakerBounds(least, max(least, options.max_speakers or MAX_SPEAKERS))
+
+
+def _names(numbers: Iterable[int], found: Diarization) -> dict[int, str]:
+    """Number -> name, in the order of the first words."""
+    in_order = dict.fromkeys([*numbers, *(turn.speaker for turn in found.turns)])
+    return {number: f"Speaker {i}" for i, number in enumerate(in_order, start=1)}
+
+
+def _turns(found: Diarization, names: dict[int, str]) -> tuple[Turn, ...]:
+    return with_overlap(Turn(one.start, one.end, names[one.speaker]) for one in found.turns)
+
+
+def _most_heard(segments: Sequence[Segment], turns: Sequence[SpeakerTurn]) -> list[int]:
+    """The number of the speaker of each segment; without one, that of the nearest turn."""
+    starts = np.array([turn.start for turn in turns])
+    ends = np.array([turn.end for turn in turns])
+    speakers = np.array([turn.speaker for turn in turns])
+    numbers = []
+    for segment in segments:
+        shared_s = np.minimum(ends, segment.end) - np.maximum(starts, segment.start)
+        heard_s = np.bincount(speakers, np.maximum(shared_s, 0.0))
+        is_heard = heard_s.max() > 0
+        numbers.append(int(heard_s.argmax() if is_heard else speakers[shared_s.argmax()]))
+    return numbers
+
+
+def _notices(n_found: int, options: Options) -> list[Notice]:
+    least = options.speakers or options.min_speakers or 0
+    if n_found >= least or not n_found:
+        return []
+    message = f"{least} speakers were requested, but the recording has only {n_found} voices"
+    return [Notice(NOT_MET, message)]
