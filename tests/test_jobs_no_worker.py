@@ -278,4 +278,4 @@ def test_a_store_of_the_version_before_opens_with_what_is_in_it(
         ).close()
 
     assert jobs.get_job(job_id).job_id == job_id
-    assert stored(here, "SELECT value FROM store_about WHERE name = 'schema_version'") == [("2",)]
+    assert stored(here, "SELECT value FROM store_about WHERE name = 'schema_version'") == [("3",)]

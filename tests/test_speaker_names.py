@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 import sqlite3
+import subprocess
+import wave
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
-from job_places import Place, fake_options, finished, jobs, place, request
+from command_line import environment, run
+from job_places import Place, fake_options, finished, fresh, jobs, place, request
+from mcp_places import Caller, Home, calling, home, stdio
+from media import speechlike
 from postgres import new_database, server
 from whisper_nano import CONVERSATION
 
@@ -206,3 +214,133 @@ def test_evidence_is_deleted_with_its_transcript(own: Place) -> None:
         assert connection.execute(count).fetchone() == (1,)
         jobs.delete(job.job_id)
         assert connection.execute(count).fetchone() == (0,)
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Home, Caller, str]]:
+    """A server with its client, and a finished job of a conversation."""
+    with home(tmp_path_factory.mktemp("asked")) as made, calling(stdio(made)) as caller:
+        shutil.copy(CONVERSATION / "three_voices.opus", made.root)
+        options = ("--queue", "--engine", "fake", "--diarize")
+        done = shell(made, "transcribe", *options, str(made.root / "three_voices.opus"))
+        made_job = done.stdout.split()[0]
+        assert caller.finished(made_job)["status"] == "completed"
+        yield made, caller, made_job
+
+
+def shell(made: Home, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return run(
+        *arguments,
+        cwd=made.root,
+        env=environment(made.root, TRANSCRIBE_MCP_DATA_DIR=str(made.data)),
+    )
+
+
+def listed(done: subprocess.CompletedProcess[str]) -> list[str]:
+    return [json.loads(line)["id"] for line in done.stdout.splitlines()]
+
+
+def test_a_shell_finds_merges_and_renames_speakers_in_one_call(
+    asked: tuple[Home, Caller, str],
+) -> None:
+    made, _, job = asked
+    merge = ("--merge", "Speaker 2", "Speaker 3", "Speaker 4")
+    done = shell(
+        made, "jobs", "speakers", job, "--speakers", "4", *merge, "--rename", "Speaker 1=Anna",
+        "Speaker 2=Bo Berg", "--json",
+    )  # fmt: skip
+
+    assert listed(done) == ["Anna", "Bo Berg"]
+    lines = shell(made, "jobs", "speakers", job).stdout.splitlines()
+    assert re.fullmatch(r"Anna     0:00:\d\d +\d\d%  from 0:00:01", lines[0])
+    text = shell(made, "jobs", "show", job, "--format", "txt", "--quiet").stdout
+    assert {line.split(": ")[0] for line in text.splitlines()} == {"Anna", "Bo Berg"}
+    word = text.split(": ")[1].split()[0]
+    assert "  Anna: " in shell(made, "jobs", "search", word, "--speaker", "anna").stdout
+    assert "Anna" not in shell(made, "jobs", "search", word, "--speaker", "bo berg").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--rename", "Speaker 1"], "--rename is 'Speaker 1'"),
+        (["--merge", "Speaker 1", "Nobody"], "no speaker 'Nobody'"),
+        (["--merge"], "no speaker ''"),
+        (["--speakers", "2", "--max-speakers", "3"], "contradicts"),
+    ],
+)
+def test_a_shell_is_told_why_speakers_are_not_changed(
+    asked: tuple[Home, Caller, str], arguments: list[str], message: str
+) -> None:
+    made, _, job = asked
+    before = shell(made, "jobs", "speakers", job, "--min-speakers", "1", "--json")
+
+    done = shell(made, "jobs", "speakers", job, *arguments)
+
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "hint: " in done.stderr
+    assert shell(made, "jobs", "speakers", job, "--json").stdout == before.stdout
+
+
+def test_an_assistant_names_speakers_and_reads_the_names(asked: tuple[Home, Caller, str]) -> None:
+    made, caller, job = asked
+    shell(made, "jobs", "speakers", job, "--min-speakers", "1")
+    read = caller.answer("get_transcription_result", job_id=job)
+    assert [each["id"] for each in read["speakers"]] == THREE
+    assert sum(each["share"] for each in read["speakers"]) == pytest.approx(1, abs=0.02)
+
+    named = caller.answer(
+        "name_speakers", job_id=job, names={"Speaker 1": "Anna"}, merge=[["Speaker 2", "Speaker 3"]]
+    )
+
+    assert [each["id"] for each in named["speakers"]] == ["Anna", "Speaker 2"]
+    text = caller.answer("get_transcription_result", job_id=job)["text"]
+    assert text.startswith("Anna: ")
+    assert "Speaker 3" not in text
+    again_named = caller.answer("name_speakers", job_id=job, names=["Speaker 2=Bo"])
+    assert [each["id"] for each in again_named["speakers"]] == ["Anna", "Bo"]
+    word = text.split(": ")[1].split()[0]
+    hits = caller.answer("search_transcripts", query=word, speaker="Anna")["hits"]
+    assert {hit["speaker"] for hit in hits} == {"Anna"}
+    shell(made, "jobs", "speakers", job, "--rename", "Anna=Cleo")
+    assert caller.answer("get_transcription_result", job_id=job)["text"].startswith("Cleo: ")
+
+
+def test_an_assistant_is_told_which_speakers_there_are(asked: tuple[Home, Caller, str]) -> None:
+    made, caller, job = asked
+    shell(made, "jobs", "speakers", job, "--min-speakers", "1")
+
+    assert "Speaker 3" in caller.refusal("name_speakers", job_id=job, names=["You=Me"])["hint"]
+    assert caller.refusal("name_speakers", job_id=job, names=["Anna"])["code"] == "usage"
+    assert caller.refusal("name_speakers", job_id=job, merge=["Speaker 1"])["code"] == "usage"
+    listed_only = caller.answer("name_speakers", job_id=job)
+    assert [each["id"] for each in listed_only["speakers"]] == THREE
+
+
+def test_a_database_of_version_2_keeps_its_transcripts_and_finds_their_speakers(
+    own: Place, tmp_path: Path
+) -> None:
+    call = tmp_path / "call.wav"
+    rate_hz = 16_000
+    voices = np.zeros((4 * rate_hz, 2), np.float32)
+    voices[rate_hz : 2 * rate_hz, 0] = speechlike(1)
+    voices[3 * rate_hz :, 1] = speechlike(1)
+    with wave.open(str(call), "wb") as file:
+        file.setparams((2, 2, rate_hz, 0, "NONE", ""))
+        file.writeframes((voices * 20_000).astype("<i2").tobytes())
+    job = finished(jobs.submit(request(call, fake_options(channel="split", vad=False))).job_id)
+    before = jobs.get_transcript(job.job_id)
+    fresh()
+    with closing(sqlite3.connect(own.database)) as connection:
+        connection.executescript(
+            "DROP TABLE speaker_evidence; ALTER TABLE segments DROP COLUMN speaker;"
+            "ALTER TABLE transcripts DROP COLUMN revision;"
+            "UPDATE store_about SET value = '2' WHERE name = 'schema_version';"
+        )
+
+    assert jobs.get_transcript(job.job_id) == before
+    word = before.segments[0].text.split()[0]
+    assert {hit.speaker for hit in jobs.search(word, speaker="left").hits} == {"left"}
+    renamed = jobs.change_speakers(job.job_id, SpeakerChange(names={"left": "Anna"}))
+    assert "Anna" in names(renamed)

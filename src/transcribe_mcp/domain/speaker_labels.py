@@ -144,7 +144,7 @@ def _label(speaker: str | None, labels: Mapping[str, str]) -> str | None:
 
 
 def _joined(turns: Sequence[Turn]) -> Iterator[Turn]:
-    """Turns of one speaker that overlap or nearly touch become one."""
+    """Join turns of one speaker that overlap or nearly touch."""
     last: dict[str, Turn] = {}
     for turn in sorted(turns, key=lambda turn: turn.start):
         before = last.get(turn.speaker)

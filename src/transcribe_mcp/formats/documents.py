@@ -42,7 +42,7 @@ def tsv(transcript: Transcript, _: FormatOptions) -> str:
 
 
 def rttm(transcript: Transcript, _: FormatOptions) -> str:
-    """Turns in NIST's Rich Transcription Time Marked format. Fields are separated by spaces, so
+    """The turns in NIST's Rich Transcription Time Marked format. Fields are separated by spaces, so
     spaces in names become underscores.
     """
     name = _field(PurePath(transcript.source or "").stem) or "recording"

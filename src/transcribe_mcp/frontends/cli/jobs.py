@@ -224,9 +224,10 @@ def _show_speakers(found: Sequence[Speaker], *, as_json: bool) -> None:
         say("no speakers: transcribe with --diarize to tell them apart")
     width = max((len(_shown(speaker.id)) for speaker in found), default=0)
     for one in found:
+        seconds = {"seconds": round(one.seconds, 3), "share": round(one.share, 4)}
         facts = f"{_duration(one.seconds)}  {one.share:>4.0%}  from {_duration(one.first)}"
         line = f"{_shown(one.id):<{width}}  {facts}\n"
-        write_out(json.dumps(asdict(one), ensure_ascii=False) + "\n" if as_json else line)
+        write_out(json.dumps(asdict(one) | seconds, ensure_ascii=False) + "\n" if as_json else line)
 
 
 @group.command()

@@ -254,7 +254,7 @@ Query = Annotated[
     ),
 ]
 SpeakerNames = Annotated[
-    Mapping[str, str],
+    Mapping[str, str] | None,
     Argument(
         "pairs",
         'New names, each as "Speaker 1=Anna".',

@@ -139,7 +139,7 @@ class Handlers:
         )
 
     async def _speakers(self, job: Job) -> list[answers.SpeakerLine] | None:
-        """Of a completed job whose speakers were told apart."""
+        """Those of a completed job; none of a recording without diarization."""
         if job.status != "completed":
             return None
         transcript = await self.service.call(self._jobs.get_transcript, job.job_id)

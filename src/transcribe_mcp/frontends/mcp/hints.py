@@ -37,6 +37,8 @@ _WORDS = (
     (r"rename it; transcribe-mcp transcribe takes it as it is", "ask the user to rename it"),
     (r"submit the recording again with force", "call transcribe_audio with force: true"),
     (r"transcribe the recording again with force", "call transcribe_audio with force: true"),
+    (r"transcribe the recording again with --diarize --force",
+     "call transcribe_audio with diarize: true and force: true"),
     (r"(directories|patterns) go in a batch", r"\1 go to batch_transcribe"),
     (r"ask for one of its jobs",
      "get_transcription_progress lists its jobs: give the job_id of one"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
-from types import MappingProxyType
 from typing import Annotated, Any, TypeVar, cast
 
 from ...errors import TranscribeError
@@ -223,14 +222,14 @@ async def list_transcription_history(
 async def name_speakers(
     job_id: arg.JobId,
     ctx: Context,
-    names: arg.SpeakerNames = MappingProxyType({}),
+    names: arg.SpeakerNames = None,
     merge: arg.Merge = (),
 ) -> types.CallToolResult:
     """Rename or merge the speakers of a finished transcript.
 
     Works at once, without the recording; merges first. Returns the speakers.
     """
-    return await answering(_handlers(ctx).name_speakers(job_id, names, merge))
+    return await answering(_handlers(ctx).name_speakers(job_id, names or {}, merge))
 
 
 @tool("Search transcripts", READS)
