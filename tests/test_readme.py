@@ -29,7 +29,7 @@ def run(*arguments: str) -> str:
 
 
 def test_the_first_command_prints_the_sample_beside_it() -> None:
-    [command] = [block for block in blocks("sh") if "pip install" in block and "welcome" in block]
+    [command] = [block for block in blocks("sh") if "pip install" in block and "dialogue" in block]
     arguments = command.split("transcribe-mcp ", 1)[1].split()
 
     printed = run("-m", "transcribe_mcp", *arguments, "--quiet")
@@ -38,7 +38,7 @@ def test_the_first_command_prints_the_sample_beside_it() -> None:
 
 
 def test_the_subtitle_command_prints_the_sample_beside_it() -> None:
-    [command] = [block for block in blocks("sh") if "dialogue.flac" in block]
+    [command] = [block for block in blocks("sh") if "--format srt" in block and "dialogue" in block]
     arguments = command.split("transcribe-mcp ", 1)[1].split()
 
     printed = run("-m", "transcribe_mcp", *arguments, "--quiet")

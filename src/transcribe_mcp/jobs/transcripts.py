@@ -119,7 +119,7 @@ def load(connection: sa.Connection, transcript_id: str) -> Transcript | None:
 
 
 def load_evidence(connection: sa.Connection, transcript_id: str) -> bytes | None:
-    """The evidence of its speakers; ``None`` if they were not told apart by their voices."""
+    """The evidence of its speakers; ``None`` without diarization by voices."""
     of_it = speaker_evidence.c.transcript_id == transcript_id
     return connection.execute(sa.select(speaker_evidence.c.packed).where(of_it)).scalar()
 
