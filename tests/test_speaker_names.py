@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import environment, run
-from job_places import Place, fake_options, finished, fresh, jobs, place, request
+from job_places import Place, end_workers, fake_options, finished, fresh, jobs, place, request
 from mcp_places import Caller, Home, calling, home, stdio
 from media import speechlike
 from postgres import new_database, server
@@ -332,6 +332,7 @@ def test_a_database_of_version_2_keeps_its_transcripts_and_finds_their_speakers(
     job = finished(jobs.submit(request(call, fake_options(channel="split", vad=False))).job_id)
     before = jobs.get_transcript(job.job_id)
     fresh()
+    end_workers(own)
     with closing(sqlite3.connect(own.database)) as connection:
         connection.executescript(
             "DROP TABLE speaker_evidence; ALTER TABLE segments DROP COLUMN speaker;"
