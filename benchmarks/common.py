@@ -127,10 +127,10 @@ def _processor() -> str:
 # -- audio -----------------------------------------------------------------------------------------
 
 
-def read_samples(path: Path) -> Samples:
+def read_samples(path: Path, container_format: str | None = None) -> Samples:
     """(n,) float32, mono, 16 kHz."""
     resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE_HZ)
-    with av.open(str(path)) as container:
+    with av.open(str(path), format=container_format) as container:
         frames = [out for frame in container.decode(audio=0) for out in resampler.resample(frame)]
     frames += resampler.resample(None)
     return np.concatenate([frame.to_ndarray()[0] for frame in frames])
