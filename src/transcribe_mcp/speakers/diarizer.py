@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ..domain.audio import SAMPLE_RATE_HZ
 from .embedding import Embedder
-from .evidence import Evidence
+from .evidence import N_EMBEDDING, Evidence
 from .segmentation import FIRST_SAMPLE, FRAME_S, FRAME_SAMPLES, Frames, Segmenter, start_of
 from .speech import DETECTED, HEARD, PAUSE_S, joined, segments_of, speech_of
 
@@ -70,7 +70,7 @@ class Diarizer:
             np.concatenate([np.empty(0, np.bool_), *self._overlap]),
             np.array([each.start for each in found], np.float32),
             np.array([each.end for each in found], np.float32),
-            np.array([each.vector for each in found], np.float16).reshape(len(found), -1),
+            np.array([each.vector for each in found], np.float16).reshape(-1, N_EMBEDDING),
         )
 
     def _take_runs(self, frames: Frames, last: bool) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import zipfile
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 VERSION = 1
+N_EMBEDDING = 192
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +52,23 @@ class Evidence:
                 values = dict(stored)
             version = int(values.pop("version"))
             n_frames = int(values.pop("n_frames"))
-            if version != VERSION:
-                raise ValueError(f"evidence of version {version}, this program reads {VERSION}")
             for name in ("speech", "overlap"):
                 values[name] = np.unpackbits(values[name], count=n_frames).astype(np.bool_)
-            return cls(**values)
-        except (KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
+            evidence = cls(**values)
+            is_whole = evidence._is_whole()
+        except Exception as error:  # numpy and zipfile raise nothing narrower
             raise ValueError(f"the evidence of the speakers is damaged: {error}") from error
+        if version != VERSION:
+            raise ValueError(f"evidence of version {version}, this program reads {VERSION}")
+        if not is_whole:
+            raise ValueError("the evidence of the speakers is damaged: its parts do not match")
+        return evidence
+
+    def _is_whole(self) -> bool:
+        n = len(self.starts)
+        parts = [
+            (self.starts, np.float32, (n,)),
+            (self.ends, np.float32, (n,)),
+            (self.embeddings, np.float16, (n, N_EMBEDDING)),
+        ]
+        return all(part.dtype == kind and part.shape == shape for part, kind, shape in parts)

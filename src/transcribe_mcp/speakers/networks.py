@@ -27,7 +27,6 @@ SHA256 = {
     "campplus.onnx": "9a9cd8bd6da9b00469edcccf39724eb7ff2d7925dd957a04ca6358c42f76bd4d",
     "campplus.safetensors": "26d881bb02bf741072f932abf3b5c88c888a80062bbcaedc784a8c4d60cee0eb",
 }
-N_EMBEDDING = 192
 
 Array = NDArray[np.float32]
 
