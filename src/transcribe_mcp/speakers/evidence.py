@@ -66,9 +66,10 @@ class Evidence:
 
     def _is_whole(self) -> bool:
         n = len(self.starts)
-        parts = [
-            (self.starts, np.float32, (n,)),
-            (self.ends, np.float32, (n,)),
-            (self.embeddings, np.float16, (n, N_EMBEDDING)),
-        ]
-        return all(part.dtype == kind and part.shape == shape for part, kind, shape in parts)
+        shapes = self.starts.shape, self.ends.shape, self.embeddings.shape
+        types = self.starts.dtype, self.ends.dtype, self.embeddings.dtype
+        return shapes == ((n,), (n,), (n, N_EMBEDDING)) and types == (
+            np.dtype(np.float32),
+            np.dtype(np.float32),
+            np.dtype(np.float16),
+        )
