@@ -103,7 +103,9 @@ def test_what_was_not_judged_gets_no_check_mark(capsys: pytest.CaptureFixture[st
         ("apple-m3", "gpu", 2),
         ("cpu-bare", "torch", 0),
         ("alpine", "cpu", 2),
-        ("cpu-bare", "diarize", 3),
+        ("cpu-bare", "diarize", 0),
+        ("h100", "diarize", 0),
+        ("cpu-bare", "kaldi", 3),
         ("cpu-bare", "", 0),
     ],
 )

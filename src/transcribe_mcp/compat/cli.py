@@ -22,7 +22,7 @@ from .explain import explain
 from .facts import Facts, load, save
 from .memory import model_fits, models_text
 from .output import say, say_answer, say_json
-from .plan import WANTS, make_plan, plan_text
+from .plan import DIARIZE, WANTS, make_plan, plan_text
 from .rules import RULE_BY_CODE
 
 FAILED = 3
@@ -192,7 +192,7 @@ _JSON = _option("--json", action="store_true", help="print JSON")
 _FACTS = _option(
     "--facts", type=Path, metavar="FILE", help="use a recorded machine instead of this one"
 )
-_WANT_HELP = f"{', '.join(WANTS)} (default: the best for this machine)"
+_WANT_HELP = f"{', '.join(WANTS)}, {DIARIZE} (default: the best for this machine)"
 _NAME = _option("name", help="name of the environment")
 _SOURCE = _option(
     "--source", default="", help="install transcribe-mcp from this directory, wheel or requirement"

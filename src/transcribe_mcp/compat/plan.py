@@ -23,6 +23,7 @@ WANTS: Mapping[str, str] = {
     "torch": "transcription, and torch for its engine and alignment",
     "whisperx": "WhisperX in its own environment",
 }
+DIARIZE = "diarize"
 TORCH_INDEX = "https://download.pytorch.org/whl/"
 # PyPI's torch for Linux, compared with the build of PyTorch's index for CPUs.
 LARGER = (
@@ -113,15 +114,19 @@ class _Draft:
 def make_plan(facts: Facts, want: str = "", known: Tables | None = None) -> Plan:
     """Plan for this machine. ``want`` is a key of ``WANTS``; empty means the GPU if usable.
 
+    ``diarize`` is the same as empty: speakers need nothing more.
+
     Raises:
         CompatError: ``want`` is unknown.
     """
-    if want and want not in WANTS:
-        hint = f"choose one of: {', '.join(WANTS)}"
-        if want == "diarize":
-            hint += "; for speaker labels use whisperx"
-        raise CompatError(f"cannot plan for {want!r}", hint=hint)
+    if want and want not in (*WANTS, DIARIZE):
+        raise CompatError(
+            f"cannot plan for {want!r}", hint=f"choose one of: {', '.join(WANTS)}, {DIARIZE}"
+        )
     draft = _Draft(facts, known or tables.version_tables(), want)
+    if want == DIARIZE:
+        want = ""
+        draft.choose("speakers", "included", "transcribe-mcp has both models; no torch, no token")
     impossible = _impossible(draft)
     if impossible:
         return Plan(want or "cpu", "none", "", (), (), (), (), (impossible,), ())
