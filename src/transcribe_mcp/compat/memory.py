@@ -21,6 +21,7 @@ TEXT_POSITIONS = 448
 KERNEL_WIDTH = 3
 PROMPT_TOKENS = 4  # start, language, task, no timestamps
 BATCHES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128)
+SPEAKERS_BYTES = 260_000_000  # both networks and their workspace on two threads, measured
 WEIGHT_BYTES: Mapping[str, int] = {
     "float32": 4,
     "float16": 2,
@@ -349,4 +350,5 @@ def models_text(fits: Sequence[ModelFit]) -> str:
         "batch: 30 s windows per batch at beam size 1; – does not fit. Needs are computed, see "
         "benchmarks/memory_model.py"
     )
+    lines.append(f"speakers need {SPEAKERS_BYTES / 1e9:.1f} GB more on the CPU")
     return "\n".join(lines)
