@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from ..errors import QueueFullError
 from . import outputs, owners
+from .changes import notify
 from .database import require
 from .ids import new_id
 from .models import JobFailure, JobStatus, Refused
@@ -92,6 +93,7 @@ def add(
             _insert_roots(connection, place, job)
         owner_id = sharing.add(connection, place, job.owner, batch_id)
         outputs.add(connection, place, owner_id, job.outputs)
+    notify(connection)
     return places
 
 

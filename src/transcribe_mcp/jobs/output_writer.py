@@ -7,6 +7,7 @@ is killed between writing a file and recording it does no harm.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +17,11 @@ from ..domain.transcript import Transcript
 from ..errors import OutputError, OutputExistsError, StoreDamagedError, StoreError, TranscribeError
 from ..formats import FormatOptions, render, write
 from . import outputs
+from .changes import Changes
 from .store import Store
 
 LOOK_S = 0.5
+IDLE_LOOK_S = 5.0  # the same while nothing has changed, in case a change was missed
 
 
 class OutputWriter:
@@ -28,6 +31,7 @@ class OutputWriter:
         self._store = store
         self._log = log
         self._look = threading.Event()
+        self._changes = Changes(store.url)
 
     def start(self) -> None:
         threading.Thread(target=self._run, name="outputs", daemon=True).start()
@@ -37,9 +41,14 @@ class OutputWriter:
         self._look.set()
 
     def _run(self) -> None:
+        looked_at = 0.0
         while True:
-            self._look.wait(LOOK_S)
+            is_called = self._look.wait(LOOK_S)
             self._look.clear()
+            is_due = time.monotonic() - looked_at > IDLE_LOOK_S
+            if not (is_called or self._changes.seen() or is_due):
+                continue
+            looked_at = time.monotonic()
             try:
                 with self._store.begin() as connection:
                     due = outputs.due(connection)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 import sqlalchemy as sa
 
 from ..errors import StoreError
+from .changes import notify
 from .store_errors import shown, store_errors
 
 if TYPE_CHECKING:
@@ -123,6 +124,8 @@ class WorkflowQueue:
                     queue_name=queue,
                     application_version=APPLICATION_VERSION,
                 )
+            with self._engine.begin() as connection:
+                notify(connection)
         except StoreError as error:
             if not isinstance(error.__cause__, dbos_error.DBOSException) or self.stranded([job_id]):
                 raise

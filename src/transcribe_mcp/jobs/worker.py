@@ -31,6 +31,7 @@ from ..errors import CancelledError, StoreError, TranscribeError, WorkerFailedEr
 from ..runtime.loading import shared_executor
 from ..settings import Settings, settings, usable_cores
 from . import file_identity
+from .changes import Changes
 from .failed_starts import worker_id
 from .ids import is_id
 from .output_writer import OutputWriter
@@ -55,6 +56,7 @@ from .worker_store import WorkerStore
 from .workflows import WorkflowRunner, WorkflowStoppedError
 
 BEAT_S = 0.2
+IDLE_BEAT_S = 0.5  # without jobs
 FREEING_S = 1.0  # after the last job, while freed memory is returned to the system
 STUCK_S = 1.0  # after which an engine call for cancelled jobs is ended with its process
 LOCK_PATIENCE_S = 5.0  # others test the lock by taking it for a moment
@@ -84,6 +86,7 @@ class Worker:
         )
         self._writer = OutputWriter(store, self._log)
         self._n_workers = slot.n_workers  # also those of other machines, once they have started
+        self._changes = Changes(store.url)
         self._shared: dict[str, int] = {}  # jobs per queue when they were last shared out
         self._probing: threading.Thread | None = None
         self._done_s = 0.0
@@ -182,10 +185,11 @@ class Worker:
     def _beat_until_stopped(self, workflows: WorkflowRunner) -> None:
         quiet_since = worked = maintained = repaired = time.monotonic()
         self._worker_store.requeue_stranded(older_s=0.0)
-        while not self._stop.wait(BEAT_S):
+        while not self._stop.wait(BEAT_S if self._running else IDLE_BEAT_S):
             end_if_not_called_again(HEARTBEAT_LIMIT_S)
             self._beat()
-            if self._n_workers > 1:
+            workflows.check()
+            if self._n_workers > 1 and (self._running or self._changes.seen()):
                 self._share_out(workflows)
             now = time.monotonic()
             if self._running:

@@ -7,15 +7,26 @@ of a worker that is gone.
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Mapping
 
 import sqlalchemy as sa
-from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, Queue
+from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, Queue, _dbos
 from dbos import error as dbos_error
+from dbos._queue import queue_worker_thread
 
 from ..errors import WorkerFailedError
+from .changes import Changes, PollPause
 from .queue import APPLICATION, APPLICATION_VERSION, QUEUES, WORKFLOW, plain_url, queue_errors
 from .store_errors import store_errors
+
+# dbos would poll all queues and look for delayed workflows at least once a second. ``launch`` polls
+# after changes instead, and no workflow has a delay.
+for _name in ("queue_thread", "background_jobs_thread"):
+    setattr(_dbos, _name, lambda *_: None)
+
+QUIET_S = 1.0  # after the last job, before polls become rare
 
 # Raised in the thread of a workflow that was cancelled or moved to another worker.
 WorkflowStoppedError = (
@@ -37,6 +48,9 @@ class WorkflowRunner:
     ) -> None:
         self._url = url
         self._queues: dict[str, Queue] = {}
+        self._pollers: list[threading.Thread] = []
+        self._running: set[str] = set()
+        self._ended_at = 0.0
         config: DBOSConfig = {
             "name": APPLICATION,
             "application_version": APPLICATION_VERSION,
@@ -48,12 +62,18 @@ class WorkflowRunner:
             "run_migrations": False,
             "use_listen_notify": False,
             "notification_listener_polling_interval_sec": 60.0,
+            "scheduler_polling_interval_sec": 3600.0,
         }
-        DBOS(config=config)
+        self._dbos = DBOS(config=config)
 
         @DBOS.workflow(name=WORKFLOW, max_recovery_attempts=None)
         def transcribe(job_id: str) -> None:
-            run(job_id)
+            self._running.add(job_id)
+            try:
+                run(job_id)
+            finally:
+                self._running.discard(job_id)
+                self._ended_at = time.monotonic()
 
     def launch(self, *, shared: bool) -> None:
         """Start with the unfinished work of this executor, then take queued jobs.
@@ -70,6 +90,26 @@ class WorkflowRunner:
                     polling_interval_sec=rules.poll_s,
                     on_conflict="always_update",
                 )
+        internal = self._dbos._registry.get_internal_queue()  # recovered workflows go there
+        for queue in (*self._queues.values(), internal):
+            pause = PollPause(Changes(self._url), self._is_busy)
+            poller = threading.Thread(
+                target=queue_worker_thread, args=(pause, self._dbos, queue), daemon=True
+            )
+            poller.start()
+            self._pollers.append(poller)
+
+    def check(self) -> None:
+        """
+        Raises:
+            RuntimeError: a queue is not polled any more.
+        """
+        if not all(poller.is_alive() for poller in self._pollers):
+            raise RuntimeError("a thread that polls a queue has ended")
+
+    def _is_busy(self) -> bool:
+        """Whether a place may become free without a change that an idle worker would see."""
+        return bool(self._running) or time.monotonic() - self._ended_at < QUIET_S
 
     def share_out(self, unfinished: Mapping[str, int], n_workers: int) -> None:
         """Limit every worker to its share of each queue, so that none stays idle.
