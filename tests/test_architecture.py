@@ -67,7 +67,6 @@ DOORS: dict[str, set[str]] = {
     "onnxruntime": {"speech.detector"},
     "platformdirs": {"settings"},
     "pydantic": {"frontends", "settings"},  # the schemas of tools and answers
-    "pydantic_settings": {"settings"},
     "rich": {"frontends"},
     "sqlalchemy": {"jobs"},
     "tokenizers": {"models.conversion", "engines.tokenizer"},  # writing tokenizers, using them

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from .frontends.host import Address
@@ -26,16 +27,18 @@ def main() -> None:
     try:
         app(prog_name="transcribe-mcp")
     except SystemExit as end:
-        _end_at_once(end.code or 0)
+        has_loaded = "torch" in sys.modules or sys.argv[1:2] == ["transcribe"]
+        if has_loaded and isinstance(end.code, int | None):
+            _exit_now(end.code or 0)
         raise
 
 
-def _end_at_once(code: str | int) -> None:
-    """Without the interpreter's clean-up, which takes a second with torch."""
-    if "torch" in sys.modules and isinstance(code, int):
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+def _exit_now(code: int) -> NoReturn:
+    """End without the interpreter's clean-up, which takes a second with torch."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):  # closed by the caller or the reader
+            stream.flush()
+    os._exit(code)
 
 
 def serve(address: Address | None) -> None:

@@ -9,11 +9,18 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
 import platformdirs
-from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from .errors import UsageError
 
@@ -21,10 +28,10 @@ PREFIX = "TRANSCRIBE_MCP_"
 TOKEN_VARIABLE = f"{PREFIX}TOKEN"
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """All settings. The variable of a field is ``TRANSCRIBE_MCP_<FIELD>``."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str = Field(
         default="auto",
@@ -46,7 +53,7 @@ class Settings(BaseSettings):
         default="",
         description="URL of a PostgreSQL database for jobs and transcripts; SQLite if empty",
     )
-    allowed_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
+    allowed_roots: tuple[Path, ...] = Field(
         default=(),
         description="directories from which a server may read recordings, separated as in PATH",
     )
@@ -102,6 +109,14 @@ class Settings(BaseSettings):
             texts = (str(part.absolute() if isinstance(part, Path) else part) for part in paths)
             found[f"{PREFIX}{name.upper()}"] = os.pathsep.join(texts)
         return found
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_environment(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """The environment's values, unless given. Names of variables have any letter case."""
+        variables = {name.upper(): value for name, value in os.environ.items()}
+        found = {name: variables.get(f"{PREFIX}{name.upper()}") for name in cls.model_fields}
+        return {name: value for name, value in found.items() if value is not None} | given
 
     @field_validator("allowed_roots", mode="before")
     @classmethod

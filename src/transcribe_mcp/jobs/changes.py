@@ -30,6 +30,7 @@ class Changes:
 
     def __init__(self, url: sa.URL) -> None:
         self._url = url
+        self._driver_error: type[Exception] = url.get_dialect().import_dbapi().Error
         self._connection: Any = None
         self._version = 0
 
@@ -45,14 +46,14 @@ class Changes:
                 [self._version] = self._connection.execute("PRAGMA data_version").fetchone()
             else:
                 self._version += len(list(self._connection.notifies(timeout=0)))
-        except Exception:  # noqa: BLE001 - of two drivers; the poll that follows reports it
+        except (self._driver_error, sa.exc.SQLAlchemyError):  # the poll that follows reports it
             self.close()
             return True
         return self._version != before
 
     def close(self) -> None:
         if self._connection is not None:
-            with suppress(Exception):
+            with suppress(self._driver_error):
                 self._connection.close()
             self._connection = None
 

@@ -34,6 +34,7 @@ from . import file_identity
 from .changes import Changes
 from .failed_starts import worker_id
 from .ids import is_id
+from .model_server import ModelServer
 from .output_writer import OutputWriter
 from .private_files import make_private_dir
 from .quarantine import Gate
@@ -84,6 +85,7 @@ class Worker:
         self._shop = WorkerContext(
             store, self._worker_store, self._executor, Gate(), chosen, slot, self._log_of, work_dir
         )
+        self._models = ModelServer(self._executor, self._shop.gate, lambda: not self._running)
         self._writer = OutputWriter(store, self._log)
         self._n_workers = slot.n_workers  # also those of other machines, once they have started
         self._changes = Changes(store.url)
@@ -116,6 +118,8 @@ class Worker:
             self._store.engine, self._store.url, self._worker_store.worker_id, self._do
         )
         self._writer.start()
+        with suppress(OSError):  # commands load the model themselves
+            self._models.start(self._settings.data_dir, self._slot.name)
         note(READY)  # before the first job, which may crash the process
         workflows.launch(shared=self._n_workers > 1)
         self._beat_until_stopped(workflows)
@@ -192,7 +196,7 @@ class Worker:
             if self._n_workers > 1 and (self._running or self._changes.seen()):
                 self._share_out(workflows)
             now = time.monotonic()
-            if self._running:
+            if self._running or self._models.is_busy:
                 quiet_since = now
             if self._running or self._executor.busy():  # also for a cancelled job
                 worked = now
@@ -322,6 +326,10 @@ def _where(error: BaseException) -> str:
     return f"{type(error).__name__} at {' > '.join(frames)}"
 
 
+def _note_failed_thread(failed: threading.ExceptHookArgs) -> None:
+    note(f"a thread fails: {_where(failed.exc_value or failed.exc_type())}")
+
+
 def end_if_not_called_again(within_s: float) -> None:
     """Log every thread's stack and end the process unless this is called again in time.
 
@@ -352,6 +360,9 @@ def _run(arguments: list[str]) -> int:
     if lock is None:
         return EXIT_DONE
     faulthandler.enable()
+    threading.excepthook = lambda failed: note(
+        f"a thread fails: {_where(failed.exc_value or failed.exc_type())}"
+    )
     end_if_not_called_again(START_LIMIT_S)
     share_arenas(usable_cores())
     note(f"{STARTED} {time.strftime('%Y-%m-%d %H:%M:%S')} pid {os.getpid()}")

@@ -63,8 +63,13 @@ class WorkerSlot:
         return [f"--{name}={value}" for name, value in asdict(self).items()]
 
     @property
+    def name(self) -> str:
+        """Name of the worker's files."""
+        return _stem(self.number)
+
+    @property
     def log_name(self) -> str:
-        return f"{_stem(self.number)}.log"
+        return f"{self.name}.log"
 
 
 def _stem(number: int) -> str:

@@ -41,8 +41,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-SOCKET_NAME = "writer.sock"
-ADDRESS_NAME = "writer.address"
+WRITER = "writer"
+SOCKET_NAME = f"{WRITER}.sock"
+ADDRESS_NAME = f"{WRITER}.address"
 LOCK_NAME = "writer.lock"
 START_LOCK_NAME = "writer.start"
 LOG_NAME = "writer.log"
@@ -140,28 +141,29 @@ def niceness() -> int:
 # --- connecting -----------------------------------------------------------------------------------
 
 
-def listen(data_dir: Path) -> tuple[socket.socket, bytes]:
+def listen(data_dir: Path, name: str = WRITER) -> tuple[socket.socket, bytes]:
     """A listening socket, and the secret for a loopback port (empty for a Unix socket).
 
-    Only the holder of the lock may call this: it replaces an earlier listener.
+    Only the holder of the lock of ``name`` may call this: it replaces an earlier listener.
     """
-    path = data_dir / SOCKET_NAME
+    path = data_dir / f"{name}.sock"
+    address = data_dir / f"{name}.address"
     with suppress(OSError):
         path.unlink()
     if hasattr(socket, "AF_UNIX"):
         listener = socket.socket(socket.AF_UNIX)
         try:
-            listener.bind(str(path))  # private because of the umask
+            listener.bind(str(path))
+            path.chmod(0o600)
             listener.listen(128)
         except OSError:  # path too long, or no sockets on this file system
             listener.close()
         else:
             with suppress(OSError):
-                (data_dir / ADDRESS_NAME).unlink()
+                address.unlink()
             return listener, b""
     listener = socket.create_server(("127.0.0.1", 0), backlog=128)
     secret = secrets.token_bytes(32)
-    address = data_dir / ADDRESS_NAME
     new = address.with_suffix(".new")
     new.unlink(missing_ok=True)
     with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
@@ -170,8 +172,8 @@ def listen(data_dir: Path) -> tuple[socket.socket, bytes]:
     return listener, secret
 
 
-def connect(data_dir: Path, timeout_s: float) -> socket.socket:
-    """A connection to the writer.
+def connect(data_dir: Path, timeout_s: float, name: str = WRITER) -> socket.socket:
+    """A connection to the listener of this name.
 
     Raises:
         OSError: nobody listens.
@@ -180,23 +182,23 @@ def connect(data_dir: Path, timeout_s: float) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX)
         connection.settimeout(timeout_s)
         try:
-            connection.connect(str(data_dir / SOCKET_NAME))
+            connection.connect(str(data_dir / f"{name}.sock"))
         except OSError:
             connection.close()
         else:
             return connection
     try:
-        address = json.loads((data_dir / ADDRESS_NAME).read_text(encoding="ascii"))
+        address = json.loads((data_dir / f"{name}.address").read_text(encoding="ascii"))
         port = int(address["port"])
         secret = bytes.fromhex(address["secret"])
     except (ValueError, KeyError) as error:
-        raise ConnectionError(f"{ADDRESS_NAME} is damaged") from error
+        raise ConnectionError(f"{name}.address is damaged") from error
     connection = socket.create_connection(("127.0.0.1", port), timeout_s)
     try:
         _prove_as_client(connection, secret)
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         connection.close()
-        raise ConnectionError("another program listens at the writer's port") from error
+        raise ConnectionError(f"another program listens at the {name}'s port") from error
     return connection
 
 
@@ -209,6 +211,23 @@ def _prove_as_client(connection: socket.socket, secret: bytes) -> None:
     if not hmac.compare_digest(answer["proof"], proof(secret, "writer", challenge)):
         raise ValueError("wrong proof")
     connection.sendall(dumps({"proof": proof(secret, "client", answer["challenge"])}))
+
+
+def prove_as_listener(connection: socket.socket, secret: bytes) -> None:
+    """The other side of a loopback port, for a connection that blocks.
+
+    Raises:
+        EOFError, KeyError, TypeError, ValueError: the client does not know the secret.
+    """
+    if not secret:
+        return
+    inbox = Inbox()
+    challenge = secrets.token_hex(16)
+    mine = proof(secret, "writer", receive(inbox, connection)["challenge"])
+    connection.sendall(dumps({"proof": mine, "challenge": challenge}))
+    answer = receive(inbox, connection)
+    if not hmac.compare_digest(answer["proof"], proof(secret, "client", challenge)):
+        raise ValueError("wrong proof")
 
 
 def proof(secret: bytes, side: str, challenge: str) -> str:

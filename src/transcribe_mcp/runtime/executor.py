@@ -154,6 +154,11 @@ class Executor:
         return [device.model for device in self._model.devices] if self._model is not None else []
 
     @property
+    def loaded_spec(self) -> Any | None:
+        """The spec of the model in memory."""
+        return self._model.spec if self._model is not None else None
+
+    @property
     def loaded(self) -> str:
         """The name of the model in memory; empty when there is none."""
         model = self._model

@@ -19,6 +19,7 @@ from ..errors import CancelledError, TranscribeError, UsageError
 if TYPE_CHECKING:
     from ..domain.transcript import Transcript
     from ..formats import Format
+    from ..jobs.model_client import WorkerModel
     from ..media.inputs import Recording
     from ..models import ModelRow
     from ..runtime.executor import Executor
@@ -35,6 +36,7 @@ class TranscribeRequest:
         output_dir: where a file per recording and format is written; ``None`` writes nothing.
         overwrite: replace files that are there.
         skip_existing: skip recordings whose files all exist, and existing files of the others.
+        use_worker: use the model that a worker of the data directory has loaded, if any.
     """
 
     sources: tuple[str, ...]
@@ -45,6 +47,7 @@ class TranscribeRequest:
     overwrite: bool = False
     skip_existing: bool = False
     look: FormatOptions = field(default_factory=FormatOptions)
+    use_worker: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +87,12 @@ def transcribe(
     request: TranscribeRequest,
     progress: Progress = no_progress,
     show_text: ShowText = show_no_text,
+    note: ShowText = show_no_text,
 ) -> Iterator[Outcome]:
     """Transcribe every source; yields each outcome once its files are written.
 
     A bad recording does not stop the others. ``progress`` also gets ``file``: number and count.
+    ``note`` receives a line about the worker that is used, or why none is.
 
     Raises:
         UsageError: the request itself is wrong; no recording has been transcribed then.
@@ -95,6 +100,7 @@ def transcribe(
         ModelError, EngineError: no engine could be loaded.
     """
     from ..formats import require_writable
+    from ..jobs.model_client import WorkerLostError
     from ..media.inputs import find_recordings, output_paths
     from .remote import no_source, usable
 
@@ -110,18 +116,25 @@ def transcribe(
     if request.output_dir:
         require_writable(request.output_dir)
     skipped = {one for one in recordings if work.is_done(outputs.get(one.path, {}))}
-    engine = engine_of(request.spec, progress) if len(skipped) < len(recordings) else None
+    model = work.model(recordings, note) if len(skipped) < len(recordings) else None
     try:
         for number, recording in enumerate(recordings):
             progress("file", number, len(recordings))
             targets = outputs.get(recording.path, {})
-            if recording in skipped or engine is None:
+            if recording in skipped or model is None:
                 yield Outcome(recording.source, outputs=tuple(targets.values()), is_skipped=True)
-            else:
-                yield work.do(recording, engine, targets)
+                continue
+            try:
+                outcome = work.do(recording, model, targets)
+            except WorkerLostError as lost:
+                note(f"the worker is no longer used: {lost}")
+                model.close()
+                model = engine_of(request.spec, progress)
+                outcome = work.do(recording, model, targets)
+            yield outcome
     finally:
-        if engine is not None:
-            engine.close()
+        if model is not None:
+            model.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,10 +168,45 @@ class _Work:
             and all(path.is_file() for path in outputs.values())
         )
 
-    def do(self, recording: Recording, engine: Executor, outputs: dict[str, Path]) -> Outcome:
+    def model(self, recordings: Sequence[Recording], note: ShowText) -> Executor | WorkerModel:
+        """The model of a worker that has it loaded; else it is loaded here.
+
+        Standard input can be read only once, so a worker that ends would lose it.
+        """
+        from ..jobs.model_client import WorkerLostError, find_model
+        from ..jobs.models import JobOptions
+        from ..media.inputs import STANDARD_INPUT
+        from ..settings import settings
+
+        is_piped = any(recording.remote == STANDARD_INPUT for recording in recordings)
+        if self.request.use_worker and not is_piped:
+            spec = _settled(self.request.spec)
+            if Path(spec.model).is_dir():  # as jobs name it
+                spec = replace(spec, model=str(Path(spec.model).absolute()))
+            try:
+                options = JobOptions(**vars(self.options) | vars(spec))
+                model = find_model(settings().data_dir, options)
+            except WorkerLostError as error:
+                note(f"no worker is used: {error}")
+            else:
+                note("using the model that a worker has loaded")
+                return model
+        return engine_of(self.request.spec, self.progress)
+
+    def transcript(self, path: Path, model: Executor | WorkerModel) -> Transcript:
+        from ..jobs.model_client import WorkerModel
+
+        if isinstance(model, WorkerModel):
+            return model.transcribe(path, self.progress, self.show_text)
+        from ..pipeline.offline import transcribe as run_pipeline
+
+        return run_pipeline(path, model, self.options, self.progress, show_text=self.show_text)
+
+    def do(
+        self, recording: Recording, model: Executor | WorkerModel, outputs: dict[str, Path]
+    ) -> Outcome:
         """Transcribe one recording. Errors that every recording would raise are raised."""
         from ..formats import plan, render, write
-        from ..pipeline.offline import transcribe as run_pipeline
         from .remote import local_file
 
         overwrite = self.request.overwrite
@@ -169,9 +217,7 @@ class _Work:
                 skip_existing=self.request.skip_existing,
             )
             with local_file(recording, self.progress) as path:
-                transcript = run_pipeline(
-                    path, engine, self.options, self.progress, show_text=self.show_text
-                )
+                transcript = self.transcript(path, model)
             if recording.remote:
                 transcript = replace(transcript, source=recording.remote)
             texts = {name: render(transcript, name, self.request.look) for name in self.formats}
@@ -195,17 +241,23 @@ def engine_of(spec: EngineSpec, progress: Progress) -> Executor:
     """Load the engine of a request, with the settings filled in; see ``load_engine``."""
     from ..engines.malloc import share_arenas
     from ..runtime.loading import load_engine
-    from ..settings import settings, usable_cores
+    from ..settings import usable_cores
 
     share_arenas(usable_cores())
+    return load_engine(_settled(spec), progress)
+
+
+def _settled(spec: EngineSpec) -> EngineSpec:
+    """With the settings filled in."""
+    from ..settings import settings
+
     set_up = settings()
-    spec = replace(
+    return replace(
         spec,
         model=set_up.model if spec.model == AUTO else spec.model,
         threads=spec.threads or set_up.threads,
         offline=spec.offline or set_up.offline,
     )
-    return load_engine(spec, progress)
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,6 @@ def usable(
 
 
 def _require_possible(remote: str, *, offline: bool) -> None:
-    from ..media.download import require_url
     from ..media.inputs import STANDARD_INPUT
     from ..media.stdin import require_pipe
     from ..settings import settings
@@ -52,6 +51,8 @@ def _require_possible(remote: str, *, offline: bool) -> None:
     if remote == STANDARD_INPUT:
         require_pipe()
     elif remote:
+        from ..media.download import require_url
+
         if offline or settings().offline:
             raise SourceRefusedError(
                 f"{remote} is not downloaded: offline mode is on", hint="name a file"

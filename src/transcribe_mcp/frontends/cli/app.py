@@ -12,6 +12,7 @@ import typer
 
 from ... import __version__, service
 from ...domain.options import EngineSpec, FormatOptions, Options, SubtitleRules
+from ...domain.progress import show_no_text
 from ...service import bench as benchmark
 from . import jobs
 from . import options as arg
@@ -76,8 +77,10 @@ def transcribe(
     skip_existing: arg.SkipExisting = False,
     queue: arg.Queue = False,
     force: arg.Force = False,
+    no_worker: arg.NoWorker = False,
     as_json: arg.AsJson = False,
     quiet: arg.Quiet = False,
+    verbose: arg.Verbose = False,
 ) -> None:
     """Transcribe files, directories, patterns or URLs.
 
@@ -93,9 +96,10 @@ def transcribe(
         overwrite=overwrite,
         skip_existing=skip_existing,
         look=replace(look, subtitles=rules),
+        use_worker=not no_worker,
     )
     arg.check_outputs(request, context, queue=queue)
-    shown = Shown(as_json, quiet)
+    shown = Shown(as_json, quiet, verbose)
     if queue:
         jobs.queue(request, shown, force=force)
         return
@@ -107,7 +111,8 @@ def _transcribe(request: service.TranscribeRequest, shown: Shown) -> None:
     only = {sources[0], str(Path(sources[0]))} if len(sources) == 1 else set()
     done = Summary()
     with progress_bars(quiet=shown.quiet) as bars:
-        for outcome in service.transcribe(request, bars, bars.show_text):
+        note = say if shown.verbose else show_no_text
+        for outcome in service.transcribe(request, bars, bars.show_text, note):
             bars.put_away()
             done.add(outcome)
             _show(outcome, request, shown, alone=outcome.source in only)

@@ -62,6 +62,14 @@ Force = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print one line of JSON per result.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars, no warnings.")]
 
+NoWorker = Annotated[
+    bool,
+    typer.Option("--no-worker", help="Load the model even if a worker has it loaded."),
+]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Say whether a worker's loaded model is used.")
+]
+
 
 @dataclass(frozen=True, slots=True)
 class Shown:
@@ -69,6 +77,7 @@ class Shown:
 
     as_json: bool
     quiet: bool
+    verbose: bool = False
 
 
 # --- options of records ---
