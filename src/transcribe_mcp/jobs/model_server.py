@@ -25,6 +25,8 @@ from .models import JobOptions
 from .quarantine import Gate
 from .writer_protocol import Inbox, dumps, listen, prove_as_listener, receive
 
+BETWEEN_S = 600.0  # at most, between two recordings of a command
+
 
 def serves(requested: EngineSpec, loaded: EngineSpec, info: EngineInfo) -> bool:
     """Whether a loaded model is what a command would load."""
@@ -122,7 +124,7 @@ class ModelServer:
         refused = self._refusal(guest)
         guest.send(**({"refused": refused} if refused else {"accepted": True}))
         while not refused:
-            guest.connection.settimeout(None)
+            guest.connection.settimeout(BETWEEN_S)
             message = guest.receive()
             guest.connection.settimeout(SILENT_S)
             path = Path(message["source"])
