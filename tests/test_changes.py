@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from patience import until
 from postgres import new_database, server
 
 from transcribe_mcp.jobs import changes
@@ -36,7 +37,7 @@ def test_a_commit_of_another_connection_is_seen_once(database: Database) -> None
         watched.seen()  # opens its connection
         assert not watched.seen()
         commit(database)
-        assert watched.seen()
+        until(watched.seen, "the change is seen")
         assert not watched.seen()
 
 
