@@ -32,13 +32,13 @@ def commit(database: Database) -> None:
         connection.exec_driver_sql("DELETE FROM speeds")
 
 
-def test_a_commit_of_another_connection_is_seen_once(database: Database) -> None:
+def test_a_commit_of_another_connection_is_seen(database: Database) -> None:
     with closing(database), closing(Changes(database.url)) as watched:
         watched.seen()  # opens its connection
         assert not watched.seen()
         commit(database)
         until(watched.seen, "the change is seen")
-        assert not watched.seen()
+        until(lambda: not watched.seen(), "it is seen once, or for a while")
 
 
 def test_a_database_that_fails_counts_as_changed(tmp_path: Path) -> None:

@@ -11,12 +11,14 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
 CHANNEL = "transcribe_mcp"
 IDLE_POLL_S = 5.0  # between polls without a change, in case one was missed
+AWAKE_S = 1.0  # after a notification: a poll fails while another worker polls the same queue
 
 
 def notify(connection: sa.Connection) -> None:
@@ -33,6 +35,7 @@ class Changes:
         self._driver_error: type[Exception] = url.get_dialect().import_dbapi().Error
         self._connection: Any = None
         self._version = 0
+        self._awake_until = 0.0
 
     def seen(self) -> bool:
         """Whether there may be a change since the last call; true if the database fails."""
@@ -44,12 +47,12 @@ class Changes:
                 before = None
             if is_sqlite:
                 [self._version] = self._connection.execute("PRAGMA data_version").fetchone()
-            else:
-                self._version += len(list(self._connection.notifies(timeout=0)))
+            elif any(self._connection.notifies(timeout=0)):
+                self._awake_until = time.monotonic() + AWAKE_S
         except (self._driver_error, sa.exc.SQLAlchemyError):  # the poll that follows reports it
             self.close()
             return True
-        return self._version != before
+        return self._version != before or time.monotonic() < self._awake_until
 
     def close(self) -> None:
         if self._connection is not None:
@@ -59,7 +62,8 @@ class Changes:
 
 
 def _open_file(url: sa.URL) -> Any:
-    return sqlite3.connect(str(url.database), check_same_thread=False)
+    uri = Path(str(url.database)).absolute().as_uri()
+    return sqlite3.connect(f"{uri}?mode=ro", uri=True, check_same_thread=False)
 
 
 def _listen(url: sa.URL) -> Any:
