@@ -39,7 +39,7 @@ SEES: dict[str, set[str]] = {
     "speech": BASE | {"compat"},
     "formats": BASE,
     "align": BASE | {"speech"},
-    "speakers": BASE | {"speech"},
+    "speakers": BASE | {"models", "speech"},
     "engines": BASE | {"align", "models", "speech", "compat"},
     "runtime": BASE | {"engines", "speech", "compat"},
     "pipeline": BASE | {"align", "engines", "media", "runtime", "speakers", "speech"},
@@ -74,6 +74,7 @@ DOORS: dict[str, set[str]] = {
         "speech.features_torch",
         "speech.silero_gpu",
         "speech.lstm_kernels",
+        "speakers",
         "quality.bench",
         "engines.whisper",
     },
@@ -100,7 +101,6 @@ FUNCTION_LINES_OF = {"pipeline.offline": 100}
 EXEMPT_DECORATORS = {"command", "callback", "tool", "jit"}
 # Packages that another one brings along wherever it needs them.
 COMES_WITH = {"anyio": "mcp", "triton": "torch"}
-
 # Calls that fail a test.
 FAILING_CALLS = {"check_schema", "fail", "raises", "validate", "warns"}
 

@@ -150,6 +150,15 @@ class Tensors:
         return tensor
 
 
+def read_tensors(file: Path) -> dict[str, StoredTensor]:
+    """All tensors of a safetensors file by name.
+
+    Raises:
+        ModelFormatError: the file is missing or damaged.
+    """
+    return {tensor.name: tensor for tensor in _read_header(file)}
+
+
 def _read_header(file: Path) -> list[StoredTensor]:
     """Read the index of a safetensors file: 8 bytes of header length, the header as JSON, the
     data.

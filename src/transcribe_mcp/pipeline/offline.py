@@ -73,7 +73,7 @@ def transcribe_at(
     voices = voices_of(source, options, notices)
     passes = []
     with ExitStack() as stack:
-        diarizer = _speaker_pass(options, voices, notices)
+        diarizer = _speaker_pass(recording.info.device, options, voices, notices)
         if diarizer is not None:
             stack.enter_context(closing(diarizer))
         for number, voice in enumerate(voices):
@@ -94,13 +94,13 @@ def transcribe_at(
 
 
 def _speaker_pass(
-    options: Options, voices: Sequence[Voice], notices: list[Notice]
+    device: str, options: Options, voices: Sequence[Voice], notices: list[Notice]
 ) -> SpeakerPass | None:
     """The diarizer, if voices tell the speakers apart."""
     if not options.diarize or len(voices) > 1:  # each channel or track has a name already
         return None
     try:
-        return SpeakerPass(options.threads or usable_cores())
+        return SpeakerPass(device, options.threads or usable_cores())
     except EngineUnavailableError as error:
         notices.append(_no_speakers(error))
         return None

@@ -9,18 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..media.decode import Samples
+from ..speakers.devices import networks_on
 from ..speakers.diarizer import Diarizer
 from ..speakers.evidence import Evidence
-from ..speakers.networks import CpuNetworks
 
 BLOCKS_AHEAD = 2  # that may wait for the thread
 
 
 class SpeakerPass:
-    """One pass of a diarizer over a recording."""
+    """One pass of a diarizer over a recording, on the device of the model or the CPU."""
 
-    def __init__(self, threads: int) -> None:
-        self._networks = CpuNetworks(threads)
+    def __init__(self, device: str, threads: int) -> None:
+        self._networks = networks_on(device, threads)
         self._diarizer = Diarizer(self._networks)
         self._thread = ThreadPoolExecutor(1, "speakers")
         self._blocks: deque[Future[None]] = deque()

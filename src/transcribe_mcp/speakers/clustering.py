@@ -7,6 +7,7 @@ The neighbourhood of 1.2 % and the merging of clusters above a cosine of 0.875 a
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,8 +20,9 @@ MIN_SPEECH_S = 4.0  # a cluster with less is no speaker, unless the number of sp
 MIN_SHARE = 0.01
 SURE_WINDOW_S = 1.0  # shorter windows do not found clusters
 MIN_WINDOWS = 10  # with fewer, all are one speaker
-MAX_GROUPS = 1200
+MAX_GROUPS = 800
 SAME_GROUP = 0.75  # cosine from which neighbours in time may form one group
+MAX_GROUP_S = 6.0
 MAX_SPEAKERS = 15
 _SEED = 0
 _ROUNDS = 50  # of k-means
@@ -74,13 +76,15 @@ def _grouped(vectors: Array, seconds: Array) -> tuple[Array, Array]:
         return vectors, weights
     sums: list[Array] = []
     totals: list[float] = []
-    for vector, weight in zip(vectors, weights, strict=True):
-        if sums and float(unit(sums[-1]) @ vector) >= SAME_GROUP and totals[-1] < 6.0:
-            sums[-1] = sums[-1] + vector * weight
-            totals[-1] += float(weight)
+    for vector, weight in zip(vectors, weights.tolist(), strict=True):
+        before = sums[-1] if sums else vector
+        cosine = float(before @ vector) / math.sqrt(float(before @ before))
+        if sums and cosine >= SAME_GROUP and totals[-1] < MAX_GROUP_S:
+            sums[-1] = before + vector * weight
+            totals[-1] += weight
         else:
             sums.append(vector * weight)
-            totals.append(float(weight))
+            totals.append(weight)
     groups = unit(np.stack(sums))
     weights = np.array(totals, np.float32)
     return _led(groups, weights) if len(groups) > MAX_GROUPS else (groups, weights)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import math
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from ..domain.audio import SAMPLE_RATE_HZ
 from .embedding import Embedder
 from .evidence import N_EMBEDDING, Evidence
+from .features import HOP_SAMPLES, FeatureBuffer, n_frames_of
+from .networks import SpeakerNetworks
 from .segmentation import FIRST_SAMPLE, FRAME_S, FRAME_SAMPLES, Frames, Segmenter, start_of
 from .speech import DETECTED, HEARD, PAUSE_S, joined, segments_of, speech_of
 
@@ -20,19 +22,6 @@ DETECTOR_FRAME_S = 0.032
 Array = NDArray[np.float32]
 
 
-class SpeakerNetworks(Protocol):
-    """Where the two networks run. Calls have a fixed number of rows, except the last."""
-
-    segmentation_batch: int
-    embedding_batch: int
-
-    def segment(self, samples: Array) -> Array:
-        """Scores of the 7 sets of speakers for windows (n, 160,000): (n, 589, 7) float32."""
-
-    def embed(self, features: Array) -> Array:
-        """Embeddings of windows of normalized features (n, 148, 80): (n, 192) float32."""
-
-
 class Diarizer:
     """What is heard of the speakers of one recording, pushed block by block.
 
@@ -40,9 +29,10 @@ class Diarizer:
     """
 
     def __init__(self, networks: SpeakerNetworks) -> None:
-        self._segmenter = Segmenter(networks.segment, networks.segmentation_batch)
+        self._networks = networks
+        self._segmenter = Segmenter(networks)
         self._embedder = Embedder(networks.embed, networks.embedding_batch)
-        self._samples = np.empty(0, np.float32)  # from the start of the first open frame
+        self._features = FeatureBuffer(networks.log_mel, networks.joined)
         self._detected = np.empty(0, np.float32)  # of the detector's frames, from the first one
         self._open: list[Frames] = []
         self._first = 0  # number of the first open frame
@@ -51,25 +41,25 @@ class Diarizer:
 
     def push(self, samples: Array, detected: Array, *, last: bool = False) -> None:
         """Take the next samples (n,) and the probabilities of speech of the voice detector."""
-        self._samples = np.concatenate([self._samples, samples])
+        there = self._networks.on_device(samples)
+        self._features.push(there, last=last)
         self._detected = np.concatenate([self._detected, detected])
-        self._open.append(self._segmenter.push(samples, last=last))
+        self._open.append(self._segmenter.push(there, last=last))
         frames = Frames.joined(self._open)
         n_done = self._take_runs(frames, last)
         self._open = [frames.since(n_done)]
-        first_sample = _first_sample(self._first)
         self._first += n_done
-        self._samples = self._samples[_first_sample(self._first) - first_sample :]
-        self._embedder.run(last=last)
+        self._embedder.run(self._features, last=last)
+        self._features.drop(self._embedder.needs(_first_feature(self._first)))
 
     def evidence(self) -> Evidence:
         """After the last push."""
-        found = sorted(self._embedder.found, key=lambda each: each.start)
+        found = sorted(self._embedder.found, key=lambda each: each.window.first)
         return Evidence(
             np.concatenate([np.empty(0, np.bool_), *self._speech]),
             np.concatenate([np.empty(0, np.bool_), *self._overlap]),
-            np.array([each.start for each in found], np.float32),
-            np.array([each.end for each in found], np.float32),
+            np.array([each.window.start_s for each in found], np.float32),
+            np.array([each.window.end_s for each in found], np.float32),
             np.array([each.vector for each in found], np.float16).reshape(-1, N_EMBEDDING),
         )
 
@@ -77,7 +67,7 @@ class Diarizer:
         """Take the runs of sound that have ended; return the number of frames done."""
         detected = self._detected_at(len(frames))
         is_sound = (frames.speech >= HEARD) | (detected >= DETECTED)
-        n_known = len(frames) if last else self._n_detected()
+        n_known = len(frames) if last else self._n_known()
         longest = int(MAX_RUN_S / FRAME_S)
         n_pause = int(PAUSE_S / FRAME_S) + 1
         speech = np.zeros(len(frames), np.bool_)
@@ -98,17 +88,18 @@ class Diarizer:
 
     def _take(self, frames: Frames, detected: Array, run: slice, speech: NDArray[np.bool_]) -> None:
         speech[run] = speech_of(frames.speech[run], detected[run])
-        origin = _first_sample(self._first)
         for first, end in segments_of(speech[run], frames.change[run]):
             start = self._first + run.start + first
             stop = self._first + run.start + end
-            samples = self._samples[_first_sample(start) - origin : _first_sample(stop) - origin]
-            self._embedder.push(samples, start_of(start))
+            n_samples = round(start_of(stop) * SAMPLE_RATE_HZ)
+            last = min(self._features.end, n_frames_of(n_samples))
+            self._embedder.push(_first_feature(start), last)
 
-    def _n_detected(self) -> int:
-        """Number of open frames for which the detector has been heard."""
-        n_samples = len(self._detected) * DETECTOR_FRAME_S * SAMPLE_RATE_HZ
-        n_frames = int((n_samples - FIRST_SAMPLE) / FRAME_SAMPLES) - self._first
+    def _n_known(self) -> int:
+        """Number of open frames for which the detector has been heard and features are known."""
+        detected = round(len(self._detected) * DETECTOR_FRAME_S * SAMPLE_RATE_HZ)
+        n_samples = min(detected, self._features.end * HOP_SAMPLES)
+        n_frames = (n_samples - FIRST_SAMPLE) // FRAME_SAMPLES - self._first
         return max(0, min(n_frames, sum(map(len, self._open))))
 
     def _detected_at(self, n_frames: int) -> Array:
@@ -118,5 +109,6 @@ class Diarizer:
         return np.append(self._detected, np.float32(0))[np.minimum(rows, len(self._detected))]
 
 
-def _first_sample(frame: int) -> int:
-    return frame * FRAME_SAMPLES + FIRST_SAMPLE if frame else 0
+def _first_feature(frame: int) -> int:
+    """The first frame of features in a frame of the segmentation or after it."""
+    return math.ceil(start_of(frame) * SAMPLE_RATE_HZ / HOP_SAMPLES)

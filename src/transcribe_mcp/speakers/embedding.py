@@ -7,15 +7,16 @@ them tells where. That halves the work of the usual overlap of one half.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..domain.audio import SAMPLE_RATE_HZ
 from .clustering import unit
-from .features import HOP_SAMPLES, log_mel, n_frames_of
+from .features import HOP_SAMPLES, FeatureBuffer, n_frames_of
 
 WINDOW_S = 1.5
 MIN_WINDOW_S = 0.3
@@ -24,36 +25,31 @@ N_FRAMES = n_frames_of(round(WINDOW_S * SAMPLE_RATE_HZ))
 ALIKE = 0.6  # cosine of neighbours; if it is lower, the window between them is looked at too
 
 Array = NDArray[np.float32]
+Rows = NDArray[np.intp]
 
 
 @dataclass(frozen=True, slots=True)
 class VoiceWindow:
-    """A window of a segment.
+    """The window of features [first, end) of the recording, in a segment with this number."""
 
-    Attributes:
-        start: in seconds, and its ``end``.
-        segment: the features of the whole segment, (n_frames, 80).
-        first: its first frame there.
-    """
-
-    start: float
-    end: float
-    segment: Array
     first: int
+    end: int
+    segment: int
 
     @property
-    def features(self) -> Array:
-        """(148, 80), without the mean of the window; short windows are repeated."""
-        own = self.segment[self.first : self.first + N_FRAMES]
-        return np.resize(own - own.mean(axis=0), (N_FRAMES, own.shape[1]))
+    def start_s(self) -> float:
+        return self.first * HOP_S
+
+    @property
+    def end_s(self) -> float:
+        return (self.end + 2) * HOP_S  # frames reach over the next two
 
 
 @dataclass(frozen=True, slots=True)
 class Embedding:
     """The voice in a window: ``vector`` (192,) float16."""
 
-    start: float
-    end: float
+    window: VoiceWindow
     vector: NDArray[np.float16]
 
 
@@ -61,58 +57,66 @@ class Embedder:
     """Embeddings of the segments of one recording. Results do not depend on when segments come.
 
     Args:
-        embed: embeddings of windows of features, see ``CpuNetworks``.
+        embed: embeddings of windows of features, see ``SpeakerNetworks``.
         batch: windows of a call.
     """
 
-    def __init__(self, embed: Callable[[Array], Array], batch: int) -> None:
+    def __init__(self, embed: Callable[[Any, Rows, Rows], Array], batch: int) -> None:
         self.found: list[Embedding] = []
         self._embed = embed
         self._batch = batch
+        self._n_segments = 0
         self._windows: list[VoiceWindow] = []  # to be embedded
         self._between: list[VoiceWindow] = []  # the same, between two that differ
-        self._before: tuple[VoiceWindow, Array] | None = None
+        self._before: Embedding | None = None
 
-    def push(self, samples: Array, start: float) -> None:
-        """Add the samples (n,) of a segment that starts at ``start`` seconds."""
-        features = log_mel(samples)
-        if len(features) * HOP_S < MIN_WINDOW_S:
+    def push(self, first: int, end: int) -> None:
+        """Add the segment of the features [first, end)."""
+        n_frames = end - first
+        if n_frames * HOP_S < MIN_WINDOW_S:
             return
-        n_steps = math.ceil(max(0, len(features) - N_FRAMES) / N_FRAMES)
-        last = max(0, len(features) - N_FRAMES)
+        self._n_segments += 1
+        n_steps = math.ceil(max(0, n_frames - N_FRAMES) / N_FRAMES)
         for step in range(n_steps + 1):
-            first = round(last * step / n_steps) if n_steps else 0
-            self._windows.append(_window(features, start, first))
+            at = first + round((n_frames - N_FRAMES) * step / n_steps) if n_steps else first
+            self._windows.append(VoiceWindow(at, min(end, at + N_FRAMES), self._n_segments))
 
-    def run(self, *, last: bool = False) -> None:
+    def needs(self, first: int) -> int:
+        """The first frame whose features windows still need; ``first`` if there are none."""
+        return min((window.first for window in self._windows + self._between), default=first)
+
+    def run(self, features: FeatureBuffer, *, last: bool = False) -> None:
         """Compute the embeddings of whole batches; of all windows if no segment follows."""
-        for window, vector in self._run(self._windows, last):
-            if self._before is not None and self._before[0].segment is window.segment:
-                self._look_between(*self._before, window, vector)
-            self._before = (window, vector)
-        self._run(self._between, last)
+        for found in self._run(features, self._windows, last):
+            before = self._before
+            if before is not None and before.window.segment == found.window.segment:
+                self._look_between(before, found)
+            self._before = found
+        self._run(features, self._between, last)
 
-    def _look_between(
-        self, window: VoiceWindow, vector: Array, following: VoiceWindow, other: Array
-    ) -> None:
-        if float(unit(vector) @ unit(other)) < ALIKE:
-            first = (window.first + following.first) // 2
-            start = window.start - window.first * HOP_S
-            self._between.append(_window(window.segment, start, first))
+    def _look_between(self, before: Embedding, after: Embedding) -> None:
+        cosine = unit(before.vector.astype(np.float32)) @ unit(after.vector.astype(np.float32))
+        if float(cosine) < ALIKE:
+            first = (before.window.first + after.window.first) // 2
+            window = VoiceWindow(first, first + N_FRAMES, before.window.segment)
+            self._between.append(window)
 
-    def _run(self, windows: list[VoiceWindow], last: bool) -> list[tuple[VoiceWindow, Array]]:
+    def _run(
+        self, features: FeatureBuffer, windows: list[VoiceWindow], last: bool
+    ) -> Sequence[Embedding]:
         n = len(windows) if last else len(windows) // self._batch * self._batch
         if not n:
-            return []
+            return ()
         batch = windows[:n]
         del windows[:n]
-        vectors = self._embed(np.stack([window.features for window in batch]))
-        for window, vector in zip(batch, vectors, strict=True):
-            self.found.append(Embedding(window.start, window.end, vector.astype(np.float16)))
-        return list(zip(batch, vectors, strict=True))
+        firsts = np.array([window.first - features.first for window in batch], np.intp)
+        lengths = np.array([window.end - window.first for window in batch], np.intp)
+        vectors = self._embed(features.values, firsts, lengths).astype(np.float16)
+        found = list(map(Embedding, batch, vectors))
+        self.found += found
+        return found
 
 
-def _window(segment: Array, start: float, first: int) -> VoiceWindow:
-    n_frames = min(N_FRAMES, len(segment) - first)
-    begin = start + first * HOP_S
-    return VoiceWindow(begin, begin + (n_frames + 2) * HOP_S, segment, first)
+def rows_of(firsts: Rows, lengths: Rows) -> Rows:
+    """The frames of each window (n, 148); short windows are repeated."""
+    return firsts[:, None] + np.arange(N_FRAMES) % lengths[:, None]

@@ -6,7 +6,9 @@ triangular filters from 20 Hz to 8 kHz (https://kaldi-asr.org/doc/feat.html).
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +23,7 @@ PRE_EMPHASIS = 0.97
 LOW_HZ = 20.0
 HIGH_HZ = SAMPLE_RATE_HZ / 2
 FLOOR = float(np.finfo(np.float32).eps)
-_CHUNK_FRAMES = 512  # spectra of a chunk stay in the cache
+CHUNK_FRAMES = 512  # computed at once, and always the same ones; their spectra stay in the cache
 
 Array = NDArray[np.float32]
 
@@ -36,14 +38,58 @@ def log_mel(samples: Array) -> Array:
     if not len(features):
         return features
     frames = np.lib.stride_tricks.sliding_window_view(samples, FRAME_SAMPLES)[::HOP_SAMPLES]
-    for start in range(0, len(frames), _CHUNK_FRAMES):
-        chunk = frames[start : start + _CHUNK_FRAMES]
+    for start in range(0, len(frames), CHUNK_FRAMES):
+        chunk = frames[start : start + CHUNK_FRAMES]
         chunk = chunk - chunk.mean(axis=1, keepdims=True)
         before = np.concatenate([chunk[:, :1], chunk[:, :-1]], axis=1)
         spectra = np.fft.rfft((chunk - PRE_EMPHASIS * before) * window(), N_FFT)[:, :-1]
         power = (spectra.real**2 + spectra.imag**2).astype(np.float32)
         features[start : start + len(chunk)] = np.log(np.maximum(power @ mel_filters(), FLOOR))
     return features
+
+
+class FeatureBuffer:
+    """The features of one recording, from the first frame that is needed on.
+
+    Args:
+        log_mel: features of samples, on whatever device.
+        joined: joins arrays on that device.
+    """
+
+    def __init__(
+        self, log_mel: Callable[[Any], Any], joined: Callable[[Sequence[Any]], Any]
+    ) -> None:
+        self._log_mel = log_mel
+        self._joined = joined
+        self._samples: list[Any] = []  # from the first frame on that is not computed
+        self._parts: list[Any] = []
+        self.first = 0  # number of the first frame
+        self.end = 0  # number of the frame after the last
+
+    def push(self, samples: Any, *, last: bool = False) -> None:
+        """Take the next samples (n,); compute whole chunks of frames, and the rest at the end."""
+        samples = self._joined([*self._samples, samples])
+        n = n_frames_of(len(samples))
+        n -= 0 if last else n % CHUNK_FRAMES
+        if n > 0:
+            n_samples = (n - 1) * HOP_SAMPLES + FRAME_SAMPLES
+            self._parts.append(self._log_mel(samples[:n_samples]))
+            samples = samples[n * HOP_SAMPLES :]
+            self.end += n
+        self._samples = [samples]
+
+    @property
+    def values(self) -> Any:
+        """The features (end - first, 80)."""
+        if len(self._parts) > 1:
+            self._parts = [self._joined(self._parts)]
+        return self._parts[0]
+
+    def drop(self, before: int) -> None:
+        """Drop the frames before this number."""
+        if before > self.first and self._parts:
+            self._parts = [self.values[before - self.first :]]
+            self.first = min(before, self.end)
 
 
 @cache

@@ -1,4 +1,4 @@
-"""The two networks on the CPU, with ONNX Runtime.
+"""The two networks: what they compute, and how on the CPU, with ONNX Runtime.
 
 `tools/build_speakers.py` builds their files and names their sources. A session uses one thread per
 call; several calls run at once instead.
@@ -7,10 +7,10 @@ call; several calls run at once instead.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 from ..settings import usable_cores
 from ..speech.detector import cpu_session
 from ..speech.silero import unreadable
+from .embedding import Rows, rows_of
+from .features import log_mel
+from .segmentation import STEP_SAMPLES, WINDOW_SAMPLES, speech_overlap_sets
 
 WEIGHTS = Path(__file__).with_name("weights")
 PURPOSE = "speaker"  # for messages
@@ -29,6 +32,35 @@ SHA256 = {
 }
 
 Array = NDArray[np.float32]
+
+
+class SpeakerNetworks(Protocol):
+    """Where the two networks run. A call takes whole batches, except the last of a recording."""
+
+    segmentation_batch: int
+    embedding_batch: int
+
+    def on_device(self, samples: Array) -> Any:
+        """Samples (n,) as an array on the device."""
+
+    def joined(self, parts: Sequence[Any]) -> Any:
+        """Arrays on the device in one."""
+
+    def segment(self, samples: Any) -> Array:
+        """P(speech), P(overlap) and the number of the most probable set of speakers in windows of
+        10 s, one each 5 s, of samples (n,): (n_windows, 589, 3) float32.
+        """
+
+    def log_mel(self, samples: Any) -> Any:
+        """Features (n_frames, 80) of samples (n,), on the device."""
+
+    def embed(self, features: Any, firsts: Rows, lengths: Rows) -> Array:
+        """Embeddings of windows of features, given by their first frames and lengths of at most
+        148 frames: (n, 192) float32.
+        """
+
+    def close(self) -> None:
+        """Free the device."""
 
 
 class CpuNetworks:
@@ -52,23 +84,37 @@ class CpuNetworks:
     def close(self) -> None:
         self._pool.shutdown()
 
+    def on_device(self, samples: Array) -> Array:
+        return samples
+
+    def joined(self, parts: Sequence[Array]) -> Array:
+        return np.concatenate(parts)
+
     def segment(self, samples: Array) -> Array:
-        """Scores of the 7 sets of speakers for windows (n, 160,000): (n, 589, 7) float32."""
-        inputs = {"samples": samples[:, None]}
-        return self._run(self._segmentation, inputs, self.segmentation_batch)
+        windows = np.lib.stride_tricks.sliding_window_view(samples, WINDOW_SAMPLES)[::STEP_SAMPLES]
+        scores = self._run(
+            lambda part: self._segmentation.run(None, {"samples": part[:, None]}),
+            windows,
+            self.segmentation_batch,
+        )
+        return speech_overlap_sets(scores)
 
-    def embed(self, features: Array) -> Array:
-        """Embeddings of windows of normalized features (n, 148, 80): (n, 192) float32."""
-        return self._run(self._campplus, {"features": features}, self.embedding_batch)
+    def log_mel(self, samples: Array) -> Array:
+        return log_mel(samples)
 
-    def _run(self, session: Any, inputs: dict[str, Array], size: int) -> Array:
-        ((name, rows),) = inputs.items()
+    def embed(self, features: Array, firsts: Rows, lengths: Rows) -> Array:
+        def run(part: Rows) -> Any:
+            windows = features[rows_of(part[:, 0], part[:, 1])]
+            known = (np.arange(windows.shape[1]) < part[:, 1:]).astype(np.float32)
+            means = np.einsum("nf,nfm->nm", known / part[:, 1:].astype(np.float32), windows)
+            return self._campplus.run(None, {"features": windows - means[:, None]})
 
-        def run(start: int) -> Array:
-            (output,) = session.run(None, {name: rows[start : start + size]})
-            return np.asarray(output)
+        return self._run(run, np.stack([firsts, lengths], axis=1), self.embedding_batch)
 
-        return np.concatenate(list(self._pool.map(run, range(0, len(rows), size))))
+    def _run(self, run: Callable[[Any], Any], rows: NDArray[Any], size: int) -> Array:
+        """Call for parts of the rows, some at once."""
+        parts = [rows[start : start + size] for start in range(0, len(rows), size)]
+        return np.concatenate([output for (output,) in self._pool.map(run, parts)])
 
 
 def checked(files: Sequence[str]) -> list[Path]:

@@ -7,13 +7,17 @@ what does not depend on it is kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..domain.audio import SAMPLE_RATE_HZ
+
+if TYPE_CHECKING:
+    from .networks import SpeakerNetworks
 
 WINDOW_SAMPLES = 160_000
 STEP_SAMPLES = 80_000
@@ -21,7 +25,7 @@ FRAME_SAMPLES = 270
 FRAME_S = FRAME_SAMPLES / SAMPLE_RATE_HZ
 FIRST_SAMPLE = 360  # of frame 0; the network sees 495 samples on each side of its centre
 N_FRAMES = 589  # of a window
-_TWO_SPEAKERS = 4  # the first set of two
+TWO_SPEAKERS = 4  # the first set of two
 # The middle of a window knows more than its edges.
 _WEIGHTS = (np.hamming(N_FRAMES) + 1e-3).astype(np.float32)
 
@@ -66,35 +70,35 @@ class Segmenter:
     """The frames of one recording, pushed block by block. Results do not depend on the blocks.
 
     Args:
-        segment: scores of the sets of speakers for windows of samples, see ``CpuNetworks``.
-        batch: windows of a call.
+        networks: see ``SpeakerNetworks``. Samples are on its device.
     """
 
-    def __init__(self, segment: Callable[[Array], Array], batch: int) -> None:
-        self._segment = segment
-        self._batch = batch
-        self._samples = np.empty(0, np.float32)  # from the start of the next window
+    def __init__(self, networks: SpeakerNetworks) -> None:
+        self._networks = networks
+        self._samples: Any = None  # from the start of the next window
         self._n_samples = 0
         self._n_windows = 0
         self._n_returned = 0
         # Weight, speech, overlap and change of the frames that are not returned yet.
         self._sums = np.zeros((4, 0), np.float32)
 
-    def push(self, samples: Array, *, last: bool = False) -> Frames:
+    def push(self, samples: Any, *, last: bool = False) -> Frames:
         """Take the next samples (n,); return the frames that later samples cannot change."""
+        networks = self._networks
         self._n_samples += len(samples)
-        self._samples = np.concatenate([self._samples, samples])
+        before = [] if self._samples is None else [self._samples]
+        self._samples = networks.joined([*before, samples])
         n_windows = max(0, 1 + (len(self._samples) - WINDOW_SAMPLES) // STEP_SAMPLES)
         if last:
-            seen = WINDOW_SAMPLES - STEP_SAMPLES if self._n_windows else 0
-            n_windows = -(-max(0, len(self._samples) - seen) // STEP_SAMPLES)
-            missing = (n_windows + 1) * STEP_SAMPLES - len(self._samples)
-            self._samples = np.pad(self._samples, (0, max(0, missing)))
+            n_new = max(0, len(self._samples) - (WINDOW_SAMPLES - STEP_SAMPLES))
+            n_windows = max(-(-n_new // STEP_SAMPLES), int(not self._n_windows))
+            n_missing = max(0, (n_windows + 1) * STEP_SAMPLES - len(self._samples))
+            silence = networks.on_device(np.zeros(n_missing, np.float32))
+            self._samples = networks.joined([self._samples, silence])
         else:
-            n_windows -= n_windows % self._batch
+            n_windows -= n_windows % networks.segmentation_batch
         if n_windows:
-            every = np.lib.stride_tricks.sliding_window_view(self._samples, WINDOW_SAMPLES)
-            self._add(every[::STEP_SAMPLES][:n_windows])
+            self._add(networks.segment(self._samples[: (n_windows + 1) * STEP_SAMPLES]))
             self._samples = self._samples[n_windows * STEP_SAMPLES :]
         end = _first_frame(self._n_windows)
         if last:
@@ -102,11 +106,13 @@ class Segmenter:
         return self._returned(end)
 
     def _add(self, windows: Array) -> None:
-        for scores in self._segment(windows):
+        end = _first_frame(self._n_windows + len(windows) - 1) + N_FRAMES - self._n_returned
+        missing = max(0, end - self._sums.shape[1])
+        self._sums = np.pad(self._sums, ((0, 0), (0, missing)))
+        for speech, overlap, sets in windows.transpose(0, 2, 1):
             first = _first_frame(self._n_windows) - self._n_returned
-            missing = max(0, first + N_FRAMES - self._sums.shape[1])
-            self._sums = np.pad(self._sums, ((0, 0), (0, missing)))
-            self._sums[:, first : first + N_FRAMES] += _facts(scores) * _WEIGHTS
+            facts = np.stack([np.ones(N_FRAMES, np.float32), speech, overlap, _changes(sets)])
+            self._sums[:, first : first + N_FRAMES] += facts * _WEIGHTS
             self._n_windows += 1
 
     def _returned(self, end: int) -> Frames:
@@ -119,18 +125,26 @@ class Segmenter:
         return Frames(speech, overlap, change)
 
 
+def speech_overlap_sets(scores: Array) -> Array:
+    """Scores of the 7 sets of speakers (..., 7) -> P(speech), P(overlap) and the number of the most
+    probable set, (..., 3).
+    """
+    exponents = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    probabilities = exponents / exponents.sum(axis=-1, keepdims=True)
+    speech = 1 - probabilities[..., 0]
+    overlap = probabilities[..., TWO_SPEAKERS:].sum(axis=-1)
+    sets = scores.argmax(axis=-1).astype(np.float32)
+    return np.stack([speech, overlap, sets], axis=-1)
+
+
 def _first_frame(window: int) -> int:
     return round(window * STEP_SAMPLES / FRAME_SAMPLES)
 
 
-def _facts(scores: Array) -> Array:
-    """1, P(speech), P(overlap) and changes of a window (589, 7): (4, 589)."""
-    exponents = np.exp(scores - scores.max(axis=1, keepdims=True))
-    probabilities = exponents / exponents.sum(axis=1, keepdims=True)
+def _changes(sets: Array) -> Array:
+    """1 where the set of speakers differs from the last one, in the middle of the pause."""
     changes = np.zeros(N_FRAMES, np.float32)
-    sets = scores.argmax(axis=1)
     spoken = np.flatnonzero(sets)
-    for i in np.flatnonzero(np.diff(sets[spoken])):
-        changes[(spoken[i] + spoken[i + 1] + 1) // 2] = 1.0  # in the middle of a pause
-    overlap = probabilities[:, _TWO_SPEAKERS:].sum(axis=1)
-    return np.stack([np.ones(N_FRAMES, np.float32), 1 - probabilities[:, 0], overlap, changes])
+    i = np.flatnonzero(np.diff(sets[spoken]))
+    changes[(spoken[i] + spoken[i + 1] + 1) // 2] = 1.0
+    return changes

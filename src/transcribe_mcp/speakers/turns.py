@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,12 +68,17 @@ def _speakers_in_front(evidence: Evidence, voices: Array) -> NDArray[np.intp]:
         last = min(frame_at(float(end)) + 1, len(votes))
         n = last - first
         if n > 0:
-            triangle = np.bartlett(n + 2)[1:-1, None] + EDGE_VOTE
-            votes[first:last] += (share * triangle).astype(np.float32)
+            votes[first:last] += share * _votes_within(n)
     speaker: NDArray[np.intp] = votes.argmax(axis=1)
     is_known = votes.max(axis=1) > 0
     speaker[~(evidence.speech & is_known)] = -1
     return speaker
+
+
+@lru_cache
+def _votes_within(n_frames: int) -> Array:
+    """How much a window's vote counts in each of its frames, (n, 1)."""
+    return (np.bartlett(n_frames + 2)[1:-1, None] + EDGE_VOTE).astype(np.float32)
 
 
 def _second_speakers(
