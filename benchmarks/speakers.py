@@ -37,9 +37,11 @@ from transcribe_mcp.pipeline.offline import transcribe
 from transcribe_mcp.quality.bench.peer_child import senko
 from transcribe_mcp.quality.speaker_score import SpeakerScore, read_turns, score_speakers
 from transcribe_mcp.speakers.clustering import SpeakerBounds
-from transcribe_mcp.speakers.diarizer import Diarizer, SpeakerNetworks
+from transcribe_mcp.speakers.diarizer import Diarizer
 from transcribe_mcp.speakers.evidence import Evidence
 from transcribe_mcp.speakers.networks import CpuNetworks
+from transcribe_mcp.speakers.protocol import Rows, SpeakerNetworks
+from transcribe_mcp.speakers.segmentation import STEP_SAMPLES, WINDOW_SAMPLES
 from transcribe_mcp.speakers.turns import Diarization, SpeakerTurn, diarize
 from transcribe_mcp.speech.detector import SpeechDetector
 
@@ -66,47 +68,60 @@ class Meter:
         return sum(self.seconds.values())
 
 
-class MeteredNetworks:
+class MeteredNetworks(CpuNetworks):
     """Networks that note their CPU seconds."""
 
-    def __init__(self, networks: SpeakerNetworks, meter: Meter) -> None:
-        self.segmentation_batch = networks.segmentation_batch
-        self.embedding_batch = networks.embedding_batch
-        self._networks = networks
+    def __init__(self, meter: Meter) -> None:
+        super().__init__()
         self._meter = meter
 
     def segment(self, samples: Samples) -> Samples:
-        found: Samples = self._meter.run("segmentation", lambda: self._networks.segment(samples))
+        found: Samples = self._meter.run("segmentation", lambda: CpuNetworks.segment(self, samples))
         return found
 
-    def embed(self, features: Samples) -> Samples:
-        found: Samples = self._meter.run("embedding", lambda: self._networks.embed(features))
+    def log_mel(self, samples: Samples) -> Samples:
+        found: Samples = self._meter.run("embedding", lambda: CpuNetworks.log_mel(self, samples))
+        return found
+
+    def embed(self, features: Samples, firsts: Rows, lengths: Rows) -> Samples:
+        found: Samples = self._meter.run(
+            "embedding", lambda: CpuNetworks.embed(self, features, firsts, lengths)
+        )
         return found
 
 
-class RememberingNetworks:
+class RememberingNetworks(CpuNetworks):
     """Networks that compute a window once."""
 
-    def __init__(self, networks: SpeakerNetworks) -> None:
-        self.segmentation_batch = networks.segmentation_batch
-        self.embedding_batch = networks.embedding_batch
-        self._networks = networks
+    def __init__(self) -> None:
+        super().__init__()
         self._known: dict[bytes, Samples] = {}
         self.n_computed = 0
         self.n_asked = 0
 
     def segment(self, samples: Samples) -> Samples:
-        return self._of(samples, self._networks.segment)
+        windows = np.lib.stride_tricks.sliding_window_view(samples, WINDOW_SAMPLES)[::STEP_SAMPLES]
 
-    def embed(self, features: Samples) -> Samples:
-        return self._of(features, self._networks.embed)
+        def compute(missing: list[int]) -> Samples:
+            parts = [CpuNetworks.segment(self, windows[i]) for i in missing]
+            return np.concatenate(parts)
 
-    def _of(self, rows: Samples, compute: Callable[[Samples], Samples]) -> Samples:
-        keys = [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in rows]
+        return self._of([window.tobytes() for window in windows], compute)
+
+    def embed(self, features: Samples, firsts: Rows, lengths: Rows) -> Samples:
+        spans = zip(firsts.tolist(), lengths.tolist(), strict=True)
+        rows = [features[first : first + length].tobytes() for first, length in spans]
+
+        def compute(missing: list[int]) -> Samples:
+            return CpuNetworks.embed(self, features, firsts[missing], lengths[missing])
+
+        return self._of(rows, compute)
+
+    def _of(self, rows: Sequence[bytes], compute: Callable[[list[int]], Samples]) -> Samples:
+        keys = [hashlib.blake2b(row, digest_size=16).digest() for row in rows]
         missing = [i for i, key in enumerate(keys) if key not in self._known]
         if missing:
-            found = compute(np.ascontiguousarray(rows[missing]))
-            self._known.update(zip([keys[i] for i in missing], found, strict=True))
+            self._known.update(zip([keys[i] for i in missing], compute(missing), strict=True))
         self.n_asked += len(keys)
         self.n_computed += len(missing)
         return np.stack([self._known[key] for key in keys])
@@ -212,9 +227,9 @@ def measured(path: Path, seed: int, peer: Callable[[str], dict[str, Any]] | None
     reference = read_turns(path.with_suffix(".rttm"))
     n_true = len({turn.speaker for turn in reference})
     meter = Meter()
-    networks = CpuNetworks()
+    networks = MeteredNetworks(meter)
     begin = time.process_time()
-    evidence = evidence_of(MeteredNetworks(networks, meter), samples, speech)
+    evidence = evidence_of(networks, samples, speech)
     networks.close()
     meter.seconds["rest"] = time.process_time() - begin - meter.total
     found: Diarization = meter.run("clustering", lambda: diarize(evidence, SpeakerBounds()))
@@ -302,8 +317,7 @@ def long(path: Path) -> dict[str, Any]:
     """Memory and clustering of eight hours against one, from one recording of 20 minutes."""
     part = read_samples(path)[: 1200 * SAMPLE_RATE_HZ]
     speech = detected(part)
-    inner = CpuNetworks()
-    networks = RememberingNetworks(inner)
+    networks = RememberingNetworks()
     figures: dict[str, Any] = {}
     for hours in (1, 8):
         forget_peak()
@@ -314,7 +328,7 @@ def long(path: Path) -> dict[str, Any]:
         figures[f"peak_mib_{hours}_h"] = peak_mib()
         figures[f"speakers_{hours}_h"] = len(found.voices)
         figures[f"evidence_mib_{hours}_h"] = round(len(evidence.dumps()) / 2**20, 2)
-    inner.close()
+    networks.close()
     figures["share_of_windows_computed"] = round(networks.n_computed / networks.n_asked, 3)
     return figures
 

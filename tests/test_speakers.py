@@ -21,13 +21,14 @@ from transcribe_mcp.domain.options import Options
 from transcribe_mcp.domain.transcript import Transcript
 from transcribe_mcp.errors import EngineUnavailableError
 from transcribe_mcp.pipeline.offline import transcribe
-from transcribe_mcp.pipeline.speaker_pass import with_speakers
+from transcribe_mcp.pipeline.speaker_names import with_speakers
 from transcribe_mcp.speakers import networks
 from transcribe_mcp.speakers.clustering import MAX_SPEAKERS, SpeakerBounds, unit, voices_of
 from transcribe_mcp.speakers.diarizer import Diarizer
 from transcribe_mcp.speakers.evidence import Evidence
 from transcribe_mcp.speakers.features import log_mel
 from transcribe_mcp.speakers.networks import CpuNetworks
+from transcribe_mcp.speakers.protocol import Rows
 from transcribe_mcp.speakers.segmentation import FRAME_S
 from transcribe_mcp.speakers.turns import diarize
 from transcribe_mcp.speech.detector import SpeechDetector
@@ -134,7 +135,9 @@ def test_batches_do_not_change_the_evidence(cpu: CpuNetworks, dialogue: Array) -
     other.close()
     expected = evidence_of(cpu, dialogue)
     assert np.array_equal(found.speech, expected.speech)
-    cosines = (unit(found.embeddings.astype(np.float32)) * unit(expected.embeddings)).sum(axis=1)
+    cosines = (
+        unit(found.embeddings.astype(np.float32)) * unit(expected.embeddings.astype(np.float32))
+    ).sum(axis=1)
     assert cosines.min() > 0.9999
 
 
@@ -309,7 +312,7 @@ def test_damaged_weights_cost_the_speakers_alone(
 def test_networks_that_fail_cost_the_speakers_alone(
     monkeypatch: pytest.MonkeyPatch, dialogue: Array
 ) -> None:
-    def fail(self: CpuNetworks, features: Array) -> Array:
+    def fail(self: CpuNetworks, features: Array, firsts: Rows, lengths: Rows) -> Array:
         raise MemoryError("no memory")
 
     monkeypatch.setattr(CpuNetworks, "embed", fail)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .embedding import Rows
-from .networks import Array, CpuNetworks, SpeakerNetworks
+from .networks import CpuNetworks
+from .protocol import Array, Rows, SpeakerNetworks
 
 
 class GuardedNetworks:

@@ -11,7 +11,7 @@ from ..domain.audio import SAMPLE_RATE_HZ
 from .embedding import Embedder
 from .evidence import N_EMBEDDING, Evidence
 from .features import HOP_SAMPLES, FeatureBuffer, n_frames_of
-from .networks import SpeakerNetworks
+from .protocol import SpeakerNetworks
 from .segmentation import FIRST_SAMPLE, FRAME_S, FRAME_SAMPLES, Frames, Segmenter, start_of
 from .speech import DETECTED, HEARD, PAUSE_S, joined, segments_of, speech_of
 

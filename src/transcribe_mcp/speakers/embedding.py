@@ -17,15 +17,13 @@ from numpy.typing import NDArray
 from ..domain.audio import SAMPLE_RATE_HZ
 from .clustering import unit
 from .features import HOP_SAMPLES, FeatureBuffer, n_frames_of
+from .protocol import Array, Rows
 
 WINDOW_S = 1.5
 MIN_WINDOW_S = 0.3
 HOP_S = HOP_SAMPLES / SAMPLE_RATE_HZ
 N_FRAMES = n_frames_of(round(WINDOW_S * SAMPLE_RATE_HZ))
 ALIKE = 0.6  # cosine of neighbours; if it is lower, the window between them is looked at too
-
-Array = NDArray[np.float32]
-Rows = NDArray[np.intp]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The two networks: what they compute, and how on the CPU, with ONNX Runtime.
+"""The two networks on the CPU, with ONNX Runtime.
 
 `tools/build_speakers.py` builds their files and names their sources. A session uses one thread per
 call; several calls run at once instead.
@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from ..settings import usable_cores
 from ..speech.detector import cpu_session
 from ..speech.silero import unreadable
-from .embedding import Rows, rows_of
+from .embedding import rows_of
 from .features import log_mel
+from .protocol import Array, Rows
 from .segmentation import STEP_SAMPLES, WINDOW_SAMPLES, speech_overlap_sets
 
 WEIGHTS = Path(__file__).with_name("weights")
@@ -30,37 +31,6 @@ SHA256 = {
     "campplus.onnx": "9a9cd8bd6da9b00469edcccf39724eb7ff2d7925dd957a04ca6358c42f76bd4d",
     "campplus.safetensors": "26d881bb02bf741072f932abf3b5c88c888a80062bbcaedc784a8c4d60cee0eb",
 }
-
-Array = NDArray[np.float32]
-
-
-class SpeakerNetworks(Protocol):
-    """Where the two networks run. A call takes whole batches, except the last of a recording."""
-
-    segmentation_batch: int
-    embedding_batch: int
-
-    def on_device(self, samples: Array) -> Any:
-        """Samples (n,) as an array on the device."""
-
-    def joined(self, parts: Sequence[Any]) -> Any:
-        """Arrays on the device in one."""
-
-    def segment(self, samples: Any) -> Array:
-        """P(speech), P(overlap) and the number of the most probable set of speakers in windows of
-        10 s, one each 5 s, of samples (n,): (n_windows, 589, 3) float32.
-        """
-
-    def log_mel(self, samples: Any) -> Any:
-        """Features (n_frames, 80) of samples (n,), on the device."""
-
-    def embed(self, features: Any, firsts: Rows, lengths: Rows) -> Array:
-        """Embeddings of windows of features, given by their first frames and lengths of at most
-        148 frames: (n, 192) float32.
-        """
-
-    def close(self) -> None:
-        """Free the device."""
 
 
 class CpuNetworks:

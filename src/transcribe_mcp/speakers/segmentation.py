@@ -9,15 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..domain.audio import SAMPLE_RATE_HZ
-
-if TYPE_CHECKING:
-    from .networks import SpeakerNetworks
+from .protocol import SpeakerNetworks
 
 WINDOW_SAMPLES = 160_000
 STEP_SAMPLES = 80_000
