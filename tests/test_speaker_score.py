@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from transcribe_mcp.domain.transcript import Segment, Transcript, Turn, Word
 from transcribe_mcp.errors import SourceError
+from transcribe_mcp.formats import render
 from transcribe_mcp.quality.der import DiarizationErrors, assigned_total, diarization_errors
 from transcribe_mcp.quality.evaluation import Truth, load_truth, score, score_turns, total
 from transcribe_mcp.quality.evaluation_table import systems_table, table
@@ -194,6 +195,16 @@ def test_turns_are_read_from_rttm_and_json(tmp_path: Path) -> None:
     found = tmp_path / "talk.json"
     found.write_text(json.dumps(transcript.to_json()), encoding="utf-8")
     assert read_turns(rttm) == read_turns(found) == TURNS
+    rttm.write_text(render(transcript, "rttm"), encoding="utf-8")
+    assert [(turn.start, turn.end) for turn in read_turns(rttm)] == [(0.5, 2.5), (3.0, 4.5)]
+
+
+def test_an_rttm_of_several_recordings_gives_the_turns_of_one(tmp_path: Path) -> None:
+    path = tmp_path / "all.rttm"
+    path.write_text(RTTM + RTTM.replace("talk", "other").replace("ben", "carl"))
+    assert read_turns(path, "talk") == TURNS
+    with pytest.raises(SourceError, match="no line starts with SPEAKER third"):
+        read_turns(path, "third")
 
 
 @pytest.mark.parametrize(

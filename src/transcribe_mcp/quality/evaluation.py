@@ -118,7 +118,7 @@ def _beside(path: Path) -> Truth:
 
 def _with_turns_beside(truth: Truth) -> Truth:
     beside = truth.path.with_suffix(".rttm")
-    return replace(truth, turns=read_turns(beside)) if beside.exists() else truth
+    return replace(truth, turns=read_turns(beside, beside.stem)) if beside.exists() else truth
 
 
 def _read_text(path: Path) -> str:
@@ -174,15 +174,18 @@ def _truth(row: Mapping[str, Any], directory: Path) -> Truth:
         segments,
         _name(row.get("language")),
         _maybe_seconds(row.get("duration")),
-        _turns(row.get("turns"), segments, directory),
+        _turns(row, segments, directory),
     )
 
 
-def _turns(named: object, segments: Sequence[TruthSegment], directory: Path) -> tuple[Turn, ...]:
+def _turns(
+    row: Mapping[str, Any], segments: Sequence[TruthSegment], directory: Path
+) -> tuple[Turn, ...]:
+    named = row.get("turns")
     if isinstance(named, str):
-        return read_turns(directory / named)
+        return read_turns(directory / named, Path(row["file"]).stem)
     if isinstance(named, list):
-        return tuple(turn_of(row) for row in named)
+        return tuple(turn_of(each) for each in named)
     turns = [
         Turn(s.start, s.end, s.speaker)
         for s in segments

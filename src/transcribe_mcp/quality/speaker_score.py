@@ -115,15 +115,18 @@ def _words_right(reference: Sequence[Turn], words: Sequence[Word]) -> tuple[int,
 # -- references ------------------------------------------------------------------------------------
 
 
-def read_turns(path: Path) -> tuple[Turn, ...]:
+def read_turns(path: Path, recording: str = "") -> tuple[Turn, ...]:
     """The turns of an RTTM file, or of a transcript in our JSON.
+
+    Args:
+        recording: name without extension; needed if the RTTM file describes several.
 
     Raises:
         SourceError: the file is missing or damaged.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
-        turns = _from_json(text) if path.suffix.lower() == ".json" else _from_rttm(text)
+        turns = _from_json(text) if path.suffix.lower() == ".json" else _from_rttm(text, recording)
     except OSError as error:
         raise SourceUnreadableError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, TypeError, LookupError, RecursionError) as error:
@@ -149,14 +152,12 @@ def _from_json(text: str) -> list[Turn]:
     return [turn_of(row) for row in (data["turns"] if isinstance(data, dict) else data)]
 
 
-def _from_rttm(text: str) -> list[Turn]:
-    turns = []
-    for line in text.splitlines():
-        cells = line.split()
-        if cells[:1] == ["SPEAKER"]:
-            start = float(cells[3])
-            row = {"start": start, "end": start + float(cells[4]), "speaker": cells[7]}
-            turns.append(turn_of(row))
-    if not turns and text.strip():
-        raise ValueError("no line starts with SPEAKER")
-    return turns
+def _from_rttm(text: str, recording: str) -> list[Turn]:
+    rows = [cells for cells in map(str.split, text.splitlines()) if cells[:1] == ["SPEAKER"]]
+    names = {cells[1] for cells in rows}
+    if len(names) > 1:
+        rows = [cells for cells in rows if cells[1] == recording]
+    if not rows and text.strip():
+        raise ValueError(f"no line starts with SPEAKER {recording}".rstrip())
+    times = [(float(cells[3]), float(cells[4]), cells[7]) for cells in rows]
+    return [turn_of({"start": a, "end": a + length, "speaker": name}) for a, length, name in times]
