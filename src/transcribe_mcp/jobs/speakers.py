@@ -50,7 +50,7 @@ def _changed(transcript: Transcript, evidence: bytes | None, change: SpeakerChan
         from ..pipeline.speaker_names import reassigned
         from ..speakers.evidence import Evidence
 
-        hint = "transcribe the recording again with --diarize --force"
+        hint = "transcribe the recording again with --queue --diarize --force"
         if evidence is None:
             raise JobStateError("the voices of this transcript are not stored", hint=hint)
         try:

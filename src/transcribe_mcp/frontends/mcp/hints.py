@@ -37,7 +37,7 @@ _WORDS = (
     (r"rename it; transcribe-mcp transcribe takes it as it is", "ask the user to rename it"),
     (r"submit the recording again with force", "call transcribe_audio with force: true"),
     (r"transcribe the recording again with force", "call transcribe_audio with force: true"),
-    (r"transcribe the recording again with --diarize --force",
+    (r"transcribe the recording again with --queue --diarize --force",
      "call transcribe_audio with diarize: true and force: true"),
     (r"(directories|patterns) go in a batch", r"\1 go to batch_transcribe"),
     (r"ask for one of its jobs",
