@@ -215,9 +215,7 @@ class _EncoderRoom:
         self._states = torch.zeros(positions, dtype=model.dtype, device=model.device)
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self._pool = torch.cuda.graph_pool_handle()
-        # A run before the capture lets libraries allocate, which they cannot do during it. Smaller
-        # sizes have run by then, and fit into the memory of this one.
-        encode(model, self._mel)
+        # Smaller sizes then fit into the memory of this one.
         self._graphs[size] = self._captured(size)
 
     def encode(self, mel: Tensor) -> Tensor:
@@ -230,6 +228,10 @@ class _EncoderRoom:
         return self._states[:n_windows]
 
     def _captured(self, n_windows: int) -> torch.cuda.CUDAGraph:
+        """Capture a batch size. A run before it lets libraries allocate in this thread. They cannot
+        do so during capture, and would choose other kernels.
+        """
+        encode(self._model, self._mel[:n_windows])
         graph = torch.cuda.CUDAGraph()
         with captured(graph, self._model.device, self._pool):
             if not self._graphs:  # by default PyTorch allocates a block for every requested size
