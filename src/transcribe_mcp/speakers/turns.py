@@ -15,6 +15,7 @@ from .speech import PAUSE_S, joined, spans_of
 
 TEMPERATURE = 0.1  # of a window's vote for the voices; cosines differ by a few tenths
 EDGE_VOTE = 0.05  # at the edge of a window; 1 in its middle
+BLOCK_FRAMES = 1 << 16  # whose votes are in memory at once
 NEAR_S = 3.0  # where a speaker is looked for who talks at the same time
 
 Array = NDArray[np.float32]
@@ -60,18 +61,23 @@ def diarize(evidence: Evidence, bounds: SpeakerBounds) -> Diarization:
 
 def _speakers_in_front(evidence: Evidence, voices: Array) -> NDArray[np.intp]:
     """The number of the speaker per frame; -1 for none."""
-    votes = np.zeros((len(evidence.speech), len(voices)), np.float32)
+    n_frames = len(evidence.speech)
     cosines = unit(evidence.embeddings.astype(np.float32)) @ voices.T
     shares = np.exp((cosines - cosines.max(axis=1, keepdims=True)) / TEMPERATURE)
-    for start, end, share in zip(evidence.starts, evidence.ends, shares, strict=True):
-        first = frame_at(float(start))
-        last = min(frame_at(float(end)) + 1, len(votes))
-        n = last - first
-        if n > 0:
-            votes[first:last] += share * _votes_within(n)
-    speaker: NDArray[np.intp] = votes.argmax(axis=1)
-    is_known = votes.max(axis=1) > 0
-    speaker[~(evidence.speech & is_known)] = -1
+    firsts = np.array([frame_at(start) for start in evidence.starts.tolist()], np.intp)
+    ends = np.array([frame_at(end) + 1 for end in evidence.ends.tolist()], np.intp)
+    ends = np.minimum(ends, n_frames)
+    speaker = np.full(n_frames, -1, np.intp)
+    for low in range(0, n_frames, BLOCK_FRAMES):
+        high = min(low + BLOCK_FRAMES, n_frames)
+        votes = np.zeros((high - low, len(voices)), np.float32)
+        for i in np.flatnonzero((firsts < high) & (ends > np.maximum(firsts, low))):
+            own = shares[i] * _votes_within(int(ends[i] - firsts[i]))
+            begin = max(firsts[i], low)
+            end = min(ends[i], high)
+            votes[begin - low : end - low] += own[begin - firsts[i] : end - firsts[i]]
+        is_known = evidence.speech[low:high] & (votes.max(axis=1) > 0)
+        speaker[low:high][is_known] = votes.argmax(axis=1)[is_known]
     return speaker
 
 
@@ -87,14 +93,16 @@ def _second_speakers(
     """Who speaks at the same time: of the others, the one heard most nearby. -1 for none."""
     second = np.full(len(speaker), -1, np.intp)
     n_near = int(NEAR_S / FRAME_S)
-    is_front = (speaker[:, None] == np.arange(n_speakers)).astype(np.int64)
-    heard = np.concatenate([np.zeros((1, n_speakers), np.int64), is_front.cumsum(axis=0)])
     frames = np.flatnonzero(overlap & (speaker >= 0))
     lows = np.maximum(0, frames - n_near)
-    near = heard[np.minimum(len(speaker), frames + n_near)] - heard[lows]
-    near[np.arange(len(frames)), speaker[frames]] = 0
-    others = near.argmax(axis=1)
-    found = near.max(axis=1, initial=0) > 0
+    highs = np.minimum(len(speaker), frames + n_near)
+    near = np.zeros((n_speakers, len(frames)), np.int32)
+    for k in range(n_speakers):  # one at a time: hours have millions of frames
+        heard = np.append(np.int32(0), (speaker == k).cumsum(dtype=np.int32))
+        near[k] = heard[highs] - heard[lows]
+    near[speaker[frames], np.arange(len(frames))] = 0
+    others = near.argmax(axis=0)
+    found = near.max(axis=0, initial=0) > 0
     second[frames[found]] = others[found]
     return second
 
