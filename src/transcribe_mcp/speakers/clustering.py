@@ -18,9 +18,11 @@ MIN_NEIGHBOURS = 6
 SAME_VOICE = 0.875  # cosine above which two clusters are one speaker
 MIN_SPEECH_S = 4.0  # a cluster with less is no speaker, unless the number of speakers is given
 MIN_SHARE = 0.01
+SHORT_SHARE = 0.1  # the same of a short recording
 SURE_WINDOW_S = 1.0  # shorter windows do not found clusters
-MIN_WINDOWS = 10  # with fewer, all are one speaker
-MAX_GROUPS = 800
+MIN_WINDOWS = 12  # with fewer, eigenvalues say little
+SHORT_SAME_VOICE = 0.5  # cosine above which two clusters are one speaker, among so few windows
+MAX_GROUPS = 1200
 SAME_GROUP = 0.75  # cosine from which neighbours in time may form one group
 MAX_GROUP_S = 6.0
 MAX_SPEAKERS = 15
@@ -64,8 +66,8 @@ def voices_of(embeddings: Array, seconds: Array, bounds: SpeakerBounds) -> Array
     if len(sure) < max(MIN_WINDOWS, bounds.least):
         sure = np.arange(len(vectors))
     groups, weights = _grouped(vectors[sure], seconds[sure])
-    few = len(sure) < MIN_WINDOWS and bounds.least == 1
-    labels = np.zeros(len(groups), np.intp) if few else _clusters(groups, weights, bounds)
+    cluster = _few_clusters if len(sure) < MIN_WINDOWS else _clusters
+    labels = cluster(groups, weights, bounds)
     return _centroids(groups, weights, labels, bounds)
 
 
@@ -103,6 +105,25 @@ def _led(vectors: Array, weights: Array) -> tuple[Array, Array]:
         np.add.at(totals, nearest, share)
     used = totals > 0
     return unit(sums[used]), totals[used]
+
+
+def _few_clusters(vectors: Array, weights: Array, bounds: SpeakerBounds) -> Labels:
+    """The most similar clusters are merged, as long as they may be one speaker."""
+    labels = np.arange(len(vectors))
+    while len(found := np.unique(labels)) > bounds.least:
+        sums = [(vectors[labels == k] * weights[labels == k, None]).sum(axis=0) for k in found]
+        i, j, cosine = _most_alike(unit(np.stack(sums)))
+        if cosine < SHORT_SAME_VOICE and len(found) <= bounds.most:
+            break
+        labels[labels == found[j]] = found[i]
+    return labels
+
+
+def _most_alike(voices: Array) -> tuple[int, int, float]:
+    """Two voices and their cosine."""
+    alike = voices @ voices.T - 2 * np.eye(len(voices), dtype=np.float32)
+    i, j = divmod(int(alike.argmax()), len(voices))
+    return i, j, float(alike[i, j])
 
 
 def _clusters(vectors: Array, weights: Array, bounds: SpeakerBounds) -> Labels:
@@ -167,15 +188,14 @@ def _centroids(vectors: Array, weights: Array, labels: Labels, bounds: SpeakerBo
     sums = [(vectors[labels == k] * weights[labels == k, None]).sum(axis=0) for k in found]
     seconds = [float(weights[labels == k].sum()) for k in found]
     while len(sums) > bounds.least:
-        voices = unit(np.stack(sums))
-        alike = voices @ voices.T - 2 * np.eye(len(voices), dtype=np.float32)
-        i, j = divmod(int(alike.argmax()), len(voices))
-        if alike[i, j] < SAME_VOICE:
+        i, j, cosine = _most_alike(unit(np.stack(sums)))
+        if cosine < SAME_VOICE:
             break
         sums[i] = sums[i] + sums[j]
         seconds[i] += seconds[j]
         del sums[j], seconds[j]
-    enough = max(MIN_SPEECH_S, MIN_SHARE * sum(seconds))
+    total = sum(seconds)
+    enough = max(min(MIN_SPEECH_S, SHORT_SHARE * total), MIN_SHARE * total)
     while len(sums) > bounds.least and min(seconds) < enough:
         smallest = seconds.index(min(seconds))
         del sums[smallest], seconds[smallest]
