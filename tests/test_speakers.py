@@ -215,9 +215,10 @@ def test_two_speakers_are_found_if_the_user_says_so(n_windows: int) -> None:
         assert len(found.voices) == 2
 
 
-def test_with_few_windows_there_is_one_speaker() -> None:
-    found = diarize(evidence_with(voices(3, 3)), ANY)
-    assert len(found.voices) == 1
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_voices_are_counted_in_a_short_recording_too(n: int) -> None:
+    found = diarize(evidence_with(voices(n, 9 // n)), ANY)
+    assert len(found.voices) == n
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 9])
