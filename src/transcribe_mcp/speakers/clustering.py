@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,33 +53,38 @@ def unit(vectors: Array) -> Array:
     return np.asarray(vectors / np.maximum(lengths, 1e-9), np.float32)
 
 
-def voices_of(embeddings: Array, seconds: Array, bounds: SpeakerBounds) -> Array:
+def voices_of(
+    embeddings: NDArray[np.floating[Any]], seconds: Array, bounds: SpeakerBounds
+) -> Array:
     """The voices (n_speakers, 192), of length 1; none without windows.
 
     Args:
-        embeddings: of windows in the order of time, (n, 192).
+        embeddings: of windows in the order of time, (n, 192). Those of many hours are never all in
+            memory in higher precision.
         seconds: lengths of the windows, (n,).
     """
     if not len(embeddings):
         return np.empty((0, embeddings.shape[1]), np.float32)
-    vectors = unit(embeddings)
     sure = np.flatnonzero(seconds >= SURE_WINDOW_S)
     if len(sure) < max(MIN_WINDOWS, bounds.least):
-        sure = np.arange(len(vectors))
-    groups, weights = _grouped(vectors[sure], seconds[sure])
+        sure = np.arange(len(embeddings))
+    groups, weights = _grouped(embeddings, sure, seconds[sure])
     cluster = _few_clusters if len(sure) < MIN_WINDOWS else _clusters
     labels = cluster(groups, weights, bounds)
     return _centroids(groups, weights, labels, bounds)
 
 
-def _grouped(vectors: Array, seconds: Array) -> tuple[Array, Array]:
+def _grouped(
+    embeddings: NDArray[np.floating[Any]], rows: NDArray[np.intp], seconds: Array
+) -> tuple[Array, Array]:
     """At most ``MAX_GROUPS`` groups of similar windows, and the seconds of each."""
     weights = seconds.astype(np.float32)
-    if len(vectors) <= MAX_GROUPS:
-        return vectors, weights
+    if len(rows) <= MAX_GROUPS:
+        return unit(embeddings[rows].astype(np.float32)), weights
     sums: list[Array] = []
     totals: list[float] = []
-    for vector, weight in zip(vectors, weights.tolist(), strict=True):
+    for row, weight in zip(rows.tolist(), weights.tolist(), strict=True):
+        vector = unit(embeddings[row].astype(np.float32))
         before = sums[-1] if sums else vector
         cosine = float(before @ vector) / math.sqrt(float(before @ before))
         if sums and cosine >= SAME_GROUP and totals[-1] < MAX_GROUP_S:

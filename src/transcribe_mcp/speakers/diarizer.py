@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ..domain.audio import SAMPLE_RATE_HZ
 from .embedding import Embedder
-from .evidence import N_EMBEDDING, Evidence
+from .evidence import Evidence
 from .features import HOP_SAMPLES, FeatureBuffer, n_frames_of
 from .protocol import SpeakerNetworks
 from .segmentation import FIRST_SAMPLE, FRAME_S, FRAME_SAMPLES, Frames, Segmenter, start_of
@@ -33,7 +33,8 @@ class Diarizer:
         self._segmenter = Segmenter(networks)
         self._embedder = Embedder(networks.embed, networks.embedding_batch)
         self._features = FeatureBuffer(networks.log_mel, networks.joined)
-        self._detected = np.empty(0, np.float32)  # of the detector's frames, from the first one
+        self._detected = np.empty(0, np.float32)  # of the detector's frames that are needed
+        self._n_dropped = 0  # of those before
         self._open: list[Frames] = []
         self._first = 0  # number of the first open frame
         self._speech: list[NDArray[np.bool_]] = []
@@ -51,17 +52,17 @@ class Diarizer:
         self._first += n_done
         self._embedder.run(self._features, last=last)
         self._features.drop(self._embedder.needs(_first_feature(self._first)))
+        n_past = int(_detector_rows(np.array(self._first))) - self._n_dropped
+        n_past = min(n_past, len(self._detected))
+        self._detected = self._detected[n_past:]
+        self._n_dropped += n_past
 
     def evidence(self) -> Evidence:
         """After the last push."""
-        found = sorted(self._embedder.found, key=lambda each: each.window.first)
-        return Evidence(
-            np.concatenate([np.empty(0, np.bool_), *self._speech]),
-            np.concatenate([np.empty(0, np.bool_), *self._overlap]),
-            np.array([each.window.start_s for each in found], np.float32),
-            np.array([each.window.end_s for each in found], np.float32),
-            np.array([each.vector for each in found], np.float16).reshape(-1, N_EMBEDDING),
-        )
+        starts, ends, vectors = self._embedder.found()
+        speech = np.concatenate([np.empty(0, np.bool_), *self._speech])
+        overlap = np.concatenate([np.empty(0, np.bool_), *self._overlap])
+        return Evidence(speech, overlap, starts, ends, vectors)
 
     def _take_runs(self, frames: Frames, last: bool) -> int:
         """Take the runs of sound that have ended; return the number of frames done."""
@@ -97,16 +98,22 @@ class Diarizer:
 
     def _n_known(self) -> int:
         """Number of open frames for which the detector has been heard and features are known."""
-        detected = round(len(self._detected) * DETECTOR_FRAME_S * SAMPLE_RATE_HZ)
+        n_rows = self._n_dropped + len(self._detected)
+        detected = round(n_rows * DETECTOR_FRAME_S * SAMPLE_RATE_HZ)
         n_samples = min(detected, self._features.end * HOP_SAMPLES)
         n_frames = (n_samples - FIRST_SAMPLE) // FRAME_SAMPLES - self._first
         return max(0, min(n_frames, sum(map(len, self._open))))
 
     def _detected_at(self, n_frames: int) -> Array:
         """The detector's probabilities at the middles of the open frames; 0 where unknown."""
-        middles_s = (self._first + np.arange(n_frames) + 0.5) * FRAME_S
-        rows = ((middles_s + FIRST_SAMPLE / SAMPLE_RATE_HZ) / DETECTOR_FRAME_S).astype(np.intp)
+        rows = _detector_rows(self._first + np.arange(n_frames)) - self._n_dropped
         return np.append(self._detected, np.float32(0))[np.minimum(rows, len(self._detected))]
+
+
+def _detector_rows(frames: NDArray[np.intp]) -> NDArray[np.intp]:
+    """The frames of the detector at the middles of frames."""
+    middles_s = (frames + 0.5) * FRAME_S + FIRST_SAMPLE / SAMPLE_RATE_HZ
+    return (middles_s / DETECTOR_FRAME_S).astype(np.intp)
 
 
 def _first_feature(frame: int) -> int:

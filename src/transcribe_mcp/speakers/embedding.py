@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ..domain.audio import SAMPLE_RATE_HZ
 from .clustering import unit
+from .evidence import N_EMBEDDING
 from .features import HOP_SAMPLES, FeatureBuffer, n_frames_of
 from .protocol import Array, Rows
 
@@ -33,14 +34,6 @@ class VoiceWindow:
     first: int
     end: int
     segment: int
-
-    @property
-    def start_s(self) -> float:
-        return self.first * HOP_S
-
-    @property
-    def end_s(self) -> float:
-        return (self.end + 2) * HOP_S  # frames reach over the next two
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +53,8 @@ class Embedder:
     """
 
     def __init__(self, embed: Callable[[Any, Rows, Rows], Array], batch: int) -> None:
-        self.found: list[Embedding] = []
+        # The features [first, end) of windows, (n, 2), and the vectors of these.
+        self._found: list[tuple[Rows, NDArray[np.float16]]] = []
         self._embed = embed
         self._batch = batch
         self._n_segments = 0
@@ -110,9 +104,17 @@ class Embedder:
         firsts = np.array([window.first - features.first for window in batch], np.intp)
         lengths = np.array([window.end - window.first for window in batch], np.intp)
         vectors = self._embed(features.values, firsts, lengths).astype(np.float16)
-        found = list(map(Embedding, batch, vectors))
-        self.found += found
-        return found
+        self._found.append((np.stack([firsts, firsts + lengths], axis=1) + features.first, vectors))
+        return list(map(Embedding, batch, vectors))
+
+    def found(self) -> tuple[Array, Array, NDArray[np.float16]]:
+        """Starts and ends (n,) in seconds and vectors (n, 192) of all windows, in order."""
+        spans = np.concatenate([np.empty((0, 2), np.intp), *(rows for rows, _ in self._found)])
+        nothing = np.empty((0, N_EMBEDDING), np.float16)
+        vectors = np.concatenate([nothing, *(vectors for _, vectors in self._found)])
+        order = np.argsort(spans[:, 0], kind="stable")
+        seconds = (spans[order] + (0, 2)) * HOP_S  # frames reach over the next two
+        return *seconds.astype(np.float32).T, vectors[order]
 
 
 def rows_of(firsts: Rows, lengths: Rows) -> Rows:

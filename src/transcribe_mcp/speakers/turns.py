@@ -15,6 +15,7 @@ from .speech import PAUSE_S, joined, spans_of
 
 TEMPERATURE = 0.1  # of a window's vote for the voices; cosines differ by a few tenths
 EDGE_VOTE = 0.05  # at the edge of a window; 1 in its middle
+BLOCK_WINDOWS = 2048
 BLOCK_FRAMES = 1 << 16  # whose votes are in memory at once
 NEAR_S = 3.0  # where a speaker is looked for who talks at the same time
 
@@ -48,7 +49,7 @@ class Diarization:
 def diarize(evidence: Evidence, bounds: SpeakerBounds) -> Diarization:
     """Find the speakers and their turns."""
     seconds = evidence.ends - evidence.starts
-    voices = voices_of(evidence.embeddings.astype(np.float32), seconds, bounds)
+    voices = voices_of(evidence.embeddings, seconds, bounds)
     if not len(voices):
         return Diarization((), (), voices)
     speaker = _speakers_in_front(evidence, voices)
@@ -59,15 +60,19 @@ def diarize(evidence: Evidence, bounds: SpeakerBounds) -> Diarization:
     return Diarization(_in_order(in_front), _in_order(heard), voices)
 
 
-def _speakers_in_front(evidence: Evidence, voices: Array) -> NDArray[np.intp]:
+def _speakers_in_front(evidence: Evidence, voices: Array) -> NDArray[np.int16]:
     """The number of the speaker per frame; -1 for none."""
     n_frames = len(evidence.speech)
-    cosines = unit(evidence.embeddings.astype(np.float32)) @ voices.T
-    shares = np.exp((cosines - cosines.max(axis=1, keepdims=True)) / TEMPERATURE)
+    shares = np.concatenate(
+        [
+            _shares(evidence.embeddings[first : first + BLOCK_WINDOWS], voices)
+            for first in range(0, len(evidence.embeddings), BLOCK_WINDOWS)
+        ]
+    )
     firsts = np.array([frame_at(start) for start in evidence.starts.tolist()], np.intp)
     ends = np.array([frame_at(end) + 1 for end in evidence.ends.tolist()], np.intp)
     ends = np.minimum(ends, n_frames)
-    speaker = np.full(n_frames, -1, np.intp)
+    speaker = np.full(n_frames, -1, np.int16)
     for low in range(0, n_frames, BLOCK_FRAMES):
         high = min(low + BLOCK_FRAMES, n_frames)
         votes = np.zeros((high - low, len(voices)), np.float32)
@@ -81,6 +86,12 @@ def _speakers_in_front(evidence: Evidence, voices: Array) -> NDArray[np.intp]:
     return speaker
 
 
+def _shares(embeddings: NDArray[np.float16], voices: Array) -> Array:
+    """How much each window votes for each voice, 1 for the most similar one."""
+    cosines = unit(embeddings.astype(np.float32)) @ voices.T
+    return np.asarray(np.exp((cosines - cosines.max(axis=1, keepdims=True)) / TEMPERATURE))
+
+
 @lru_cache
 def _votes_within(n_frames: int) -> Array:
     """How much a window's vote counts in each of its frames, (n, 1)."""
@@ -88,10 +99,10 @@ def _votes_within(n_frames: int) -> Array:
 
 
 def _second_speakers(
-    speaker: NDArray[np.intp], overlap: NDArray[np.bool_], n_speakers: int
-) -> NDArray[np.intp]:
+    speaker: NDArray[np.int16], overlap: NDArray[np.bool_], n_speakers: int
+) -> NDArray[np.int16]:
     """Who speaks at the same time: of the others, the one heard most nearby. -1 for none."""
-    second = np.full(len(speaker), -1, np.intp)
+    second = np.full(len(speaker), -1, np.int16)
     n_near = int(NEAR_S / FRAME_S)
     frames = np.flatnonzero(overlap & (speaker >= 0))
     lows = np.maximum(0, frames - n_near)
