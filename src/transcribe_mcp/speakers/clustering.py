@@ -23,7 +23,8 @@ SHORT_SHARE = 0.1  # the same of a short recording
 SURE_WINDOW_S = 1.0  # shorter windows do not found clusters
 MIN_WINDOWS = 12  # with fewer, eigenvalues say little
 SHORT_SAME_VOICE = 0.5  # cosine above which two clusters are one speaker, among so few windows
-MAX_GROUPS = 1200
+MAX_WINDOWS = 1200  # more are clustered in groups,
+MAX_GROUPS = 600  # of which there are at most so many
 SAME_GROUP = 0.75  # cosine from which neighbours in time may form one group
 MAX_GROUP_S = 6.0
 MAX_SPEAKERS = 15
@@ -77,9 +78,9 @@ def voices_of(
 def _grouped(
     embeddings: NDArray[np.floating[Any]], rows: NDArray[np.intp], seconds: Array
 ) -> tuple[Array, Array]:
-    """At most ``MAX_GROUPS`` groups of similar windows, and the seconds of each."""
+    """The windows, or at most ``MAX_GROUPS`` groups of similar ones, and the seconds of each."""
     weights = seconds.astype(np.float32)
-    if len(rows) <= MAX_GROUPS:
+    if len(rows) <= MAX_WINDOWS:
         return unit(embeddings[rows].astype(np.float32)), weights
     sums: list[Array] = []
     totals: list[float] = []
