@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 
 from .segmentation import FRAME_S
 
-HEARD = 0.3  # probability from which the segmentation network may hear speech
+HEARD = 0.25  # probability from which the segmentation network may hear speech
 DETECTED = 0.5  # the same of the voice detector
 AGREED = 0.9  # sum of both probabilities, where both hear speech
 ALONE = 0.5  # probability at which the segmentation network is believed against the detector
 ALONE_S = 0.5  # and for how long, where the detector hears the rest of the segment
 PAUSE_S = 0.25  # a shorter pause does not end a segment of one speaker
+TRUSTED = 0.5  # share of sure speech that the detector must hear; otherwise it is not asked
 CHANGED = 0.5  # probability of a change that cuts a segment
 
 Mask = NDArray[np.bool_]
@@ -44,8 +45,8 @@ def speech_of(speech: Array, detected: Array) -> Mask:
     for first, end in spans_of((speech >= HEARD) | (detected >= DETECTED)):
         own = speech[first:end]
         found = detected[first:end]
-        if found.max() < DETECTED:
-            is_speech[first:end] = own >= HEARD
+        if found.max() < DETECTED or _hears_little(own, found):
+            is_speech[first:end] = True
             continue
         agreed = own + found >= AGREED
         for start, stop in spans_of(~agreed & (own >= ALONE)):
@@ -53,6 +54,12 @@ def speech_of(speech: Array, detected: Array) -> Mask:
                 agreed[start:stop] = True
         is_speech[first:end] = agreed
     return is_speech
+
+
+def _hears_little(speech: Array, detected: Array) -> bool:
+    """Whether the detector hears little of what is surely speech, as on a noisy line."""
+    is_sure = speech >= ALONE
+    return bool(is_sure.any() and np.mean(detected[is_sure] >= DETECTED) < TRUSTED)
 
 
 def joined(mask: Mask, pause_s: float = PAUSE_S) -> list[tuple[int, int]]:
