@@ -136,6 +136,7 @@ def place(data_dir: Path, **variables: str) -> Iterator[Place]:
             "DATA_DIR": str(data_dir),
             "CACHE_DIR": str(CACHE / "cache"),
             "EXIT_AFTER_S": "60",
+            "DATABASE_URL": "",  # not that of another place in this process
             **variables,
         }
         for name, value in given.items():

@@ -109,6 +109,7 @@ def every_answer(
         ("list_transcription_history", {}),
         ("list_transcription_history", {"statuses": ["completed"], "days": 1, "limit": 1}),
         ("search_transcripts", {"query": "the"}),
+        ("name_speakers", {"job_id": job["job_id"], "names": ["Speaker 1=Anna"]}),
         ("search_transcripts", {"query": ""}),
         ("cancel_transcription", {"job_id": answer_of(forced)["job_id"]}),
         ("delete_transcription", {"job_id": answer_of(forced)["job_id"]}),
@@ -393,7 +394,7 @@ def test_transcripts_are_resources_in_every_format(caller: Caller, job: dict[str
     listed, templates, read = caller.portal.call(run)
     uri = f"transcript://{job['job_id']}"
     assert uri in {resource.uri for resource in listed.resources}
-    assert len(templates) == 8
+    assert len(templates) == 9
     text = caller.answer("get_transcription_result", job_id=job["job_id"])["text"]
     assert read[uri] == read[f"{uri}.txt"] == text
     assert (

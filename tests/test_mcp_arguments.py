@@ -125,6 +125,7 @@ def test_a_client_that_fills_everything_with_null_is_served(
         "get_transcription_progress": {"job_id": job_id},
         "get_transcription_result": {"job_id": job_id},
         "search_transcripts": {"query": "soup"},
+        "name_speakers": {"job_id": job_id},
     }
     for tool in listed(caller):
         if tool.name in ("cancel_transcription", "delete_transcription"):

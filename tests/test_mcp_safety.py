@@ -181,9 +181,8 @@ def test_hostile_calls_are_refused_in_words_and_nothing_outside_is_read_or_writt
     @given(call=hostile(place.root))
     def attack(call: tuple[str, dict[str, Any]]) -> None:
         tool, arguments = call
-        arguments = json.loads(
-            json.dumps(arguments).replace("\\udcff", "\\ufffd")
-        )  # the wire is UTF-8
+        # The wire is UTF-8, so the client can send no half of a surrogate pair.
+        arguments = json.loads(json.dumps(arguments, ensure_ascii=False).encode("utf-8", "replace"))
         try:
             result = caller.call(tool, **arguments)
         except MCPError as error:  # a name or a shape that the protocol itself refuses
