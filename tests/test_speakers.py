@@ -24,6 +24,7 @@ from transcribe_mcp.pipeline.offline import transcribe
 from transcribe_mcp.pipeline.speaker_names import with_speakers
 from transcribe_mcp.speakers import networks
 from transcribe_mcp.speakers.clustering import MAX_SPEAKERS, SpeakerBounds, unit, voices_of
+from transcribe_mcp.speakers.devices import networks_on
 from transcribe_mcp.speakers.diarizer import Diarizer
 from transcribe_mcp.speakers.evidence import Evidence
 from transcribe_mcp.speakers.features import log_mel
@@ -320,6 +321,16 @@ def test_networks_that_fail_cost_the_speakers_alone(
     found = transcript_of(dialogue)
     assert "Hello there." in found.text
     assert [w.code for w in found.warnings if "speakers" in w.code] == ["no_speakers"]
+
+
+def test_without_a_gpu_that_torch_can_use_the_networks_run_on_the_cpu(dialogue: Array) -> None:
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("torch can use a GPU here")
+    found = networks_on("cuda:0", 1)
+    assert isinstance(found, CpuNetworks)
+    assert len(found.segment(dialogue[: 15 * RATE_HZ]))
+    found.close()
 
 
 # -- evidence --------------------------------------------------------------------------------------

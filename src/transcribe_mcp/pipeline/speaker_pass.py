@@ -23,16 +23,26 @@ class SpeakerPass:
         self._networks = networks_on(device, threads)
         self._diarizer = Diarizer(self._networks)
         self._thread = ThreadPoolExecutor(1, "speakers")
-        self._blocks: deque[Future[None]] = deque()
+        self._waiting: deque[Future[None]] = deque(maxlen=BLOCKS_AHEAD)
 
     def push(self, samples: Samples, detected: NDArray[np.float32], *, last: bool) -> None:
         """Take the next samples and the probabilities of speech of the voice detector."""
-        self._blocks.append(self._thread.submit(self._take, samples, detected, last=last))
-        wait(list(self._blocks)[:-BLOCKS_AHEAD])
+        if len(self._waiting) == BLOCKS_AHEAD:
+            wait([self._waiting[0]])
+        before = self._waiting[-1] if self._waiting else None
+        self._waiting.append(self._thread.submit(self._take, before, samples, detected, last=last))
 
-    def _take(self, samples: Samples, detected: NDArray[np.float32], *, last: bool) -> None:
-        if not any(block.done() and block.exception() for block in self._blocks):
-            self._diarizer.push(samples, detected, last=last)
+    def _take(
+        self,
+        before: Future[None] | None,
+        samples: Samples,
+        detected: NDArray[np.float32],
+        *,
+        last: bool,
+    ) -> None:
+        if before is not None:
+            before.result()  # an error goes on to the last block
+        self._diarizer.push(samples, detected, last=last)
 
     def evidence(self) -> Evidence:
         """Wait for the last block.
@@ -40,8 +50,7 @@ class SpeakerPass:
         Raises:
             Exception: what the diarizer failed with.
         """
-        for block in self._blocks:
-            block.result()
+        self._waiting[-1].result()
         return self._diarizer.evidence()
 
     def close(self) -> None:

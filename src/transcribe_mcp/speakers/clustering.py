@@ -43,10 +43,6 @@ class SpeakerBounds:
     least: int = 1
     most: int = MAX_SPEAKERS
 
-    @property
-    def exactly(self) -> int | None:
-        return self.least if self.least == self.most else None
-
 
 def unit(vectors: Array) -> Array:
     """Vectors (..., n) with length 1."""

@@ -50,16 +50,21 @@ class GuardedNetworks:
 def networks_on(device: str, threads: int) -> SpeakerNetworks:
     """The networks on a device such as ``cuda:0`` or ``cpu``.
 
+    They run on the CPU where PyTorch is missing or cannot use the GPU: CTranslate2 does without it.
+
     Raises:
         EngineUnavailableError: a library or a model file is missing or damaged.
     """
     if not device.startswith("cuda"):
         return CpuNetworks(threads)
-    import torch
+    try:
+        import torch
 
-    from .networks_torch import GpuNetworks
+        from .networks_torch import GpuNetworks
 
-    return GuardedNetworks(GpuNetworks(torch.device(device.partition(",")[0])), threads)
+        return GuardedNetworks(GpuNetworks(torch.device(device.partition(",")[0])), threads)
+    except (ImportError, RuntimeError, MemoryError, AssertionError):  # the last: built without CUDA
+        return CpuNetworks(threads)
 
 
 def _on_cpu(value: Any) -> Any:
