@@ -42,9 +42,15 @@ def _exit_now(code: int) -> NoReturn:
 
 
 def serve(address: Address | None) -> None:
-    from .frontends.mcp.server import run
+    """Serve HTTP at an address until a signal stops it, or MCP over stdio."""
+    from .frontends.mcp import server as mcp
 
-    run(address)
+    if address is None:
+        mcp.run()
+        return
+    from .frontends.http.server import run
+
+    run(address, mcp.http_app)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,7 @@
-"""An HTTP host for any ASGI application: address, trusted hosts, token, limits."""
+"""An HTTP host for any ASGI application: its address and its limits."""
 
 from __future__ import annotations
 
-import hmac
-import ipaddress
-import re
 import socket
 import sys
 from contextlib import closing
@@ -12,11 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import UsageError
-from ..service.server_settings import LOOPBACK
 
 GRACE_S = 3  # for answers under way when the server stops
-MAX_PORT = 65_535
-_HOST = re.compile(r"([a-z0-9_.-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?", re.IGNORECASE | re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,83 +20,30 @@ class Address:
     Attributes:
         port: 0 takes a free one.
         allowed_hosts: further names that clients use for this machine.
+        allowed_origins: of pages elsewhere that may use the API, such as ``app://obsidian.md``.
+
+    Raises:
+        UsageError: an allowed origin is none.
     """
 
     host: str = "127.0.0.1"
     port: int = 8765
     allowed_hosts: tuple[str, ...] = ()
+    allowed_origins: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for origin in self.allowed_origins:
+            scheme, separator, rest = origin.partition("://")
+            if not (scheme and separator and rest) or "/" in rest:
+                raise UsageError(
+                    f"the allowed origin {origin!r} is no origin",
+                    hint="give scheme://host or scheme://host:port, as the browser sends it",
+                )
 
 
-def same_token(given: str, token: str) -> bool:
-    """Compare in constant time, so that the duration reveals nothing about the token."""
-    return hmac.compare_digest(given.encode(), token.encode())
-
-
-def trusted_names(address: Address) -> frozenset[str]:
-    """The host names that the headers Host and Origin may have, with any port or none."""
-    names = {"127.0.0.1", "localhost", "[::1]", *address.allowed_hosts}
-    if _is_any_address(address.host):
-        names.add(socket.gethostname())
-    elif address.host not in LOOPBACK:
-        names.add(_bracketed(address.host))
-    return frozenset(name.lower() for name in names)
-
-
-def _is_any_address(host: str) -> bool:
-    """``0.0.0.0`` and ``::``, in any notation."""
-    try:
-        return ipaddress.ip_address(host).is_unspecified
-    except ValueError:
-        return host == ""
-
-
-def _bracketed(host: str) -> str:
+def bracketed(host: str) -> str:
+    """A host as URLs have it: IPv6 addresses in brackets."""
     return f"[{host}]" if ":" in host else host
-
-
-class TrustedHosts:
-    """Serves requests to trusted names only, on every route.
-
-    This stops DNS rebinding, where a page of another site reaches this server by a name of that
-    site.
-    """
-
-    def __init__(self, app: Any, names: frozenset[str]) -> None:
-        self._app = app
-        self._names = names
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "http":
-            headers = [(name, value.decode("latin-1")) for name, value in scope["headers"]]
-            hosts = [value for name, value in headers if name == b"host"]
-            origins = [value for name, value in headers if name == b"origin"]
-            if len(hosts) != 1 or not self._is_trusted(hosts[0]):
-                await _refuse(send, 421, b"Invalid Host header")
-                return
-            if not all(map(self._is_trusted_origin, origins)):
-                await _refuse(send, 403, b"Invalid Origin header")
-                return
-        await self._app(scope, receive, send)
-
-    def _is_trusted(self, host: str) -> bool:
-        match = _HOST.fullmatch(host)
-        if match is None or int(match[2] or 0) > MAX_PORT:
-            return False
-        return match[1].lower() in self._names or host.lower() in self._names
-
-    def _is_trusted_origin(self, origin: str) -> bool:
-        scheme, separator, host = origin.partition("://")
-        return bool(separator) and scheme.lower() in ("http", "https") and self._is_trusted(host)
-
-
-async def _refuse(send: Any, status: int, reason: bytes) -> None:
-    headers = [
-        (b"content-type", b"text/plain; charset=utf-8"),
-        (b"content-length", b"%d" % len(reason)),
-        (b"connection", b"close"),
-    ]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": reason})
 
 
 def listen(app: Any, address: Address, service: str, path: str) -> None:
@@ -132,11 +73,11 @@ def listen(app: Any, address: Address, service: str, path: str) -> None:
     # answers are 40 ms late.
     bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=bound.detach())
     with closing(bound):
-        url = f"http://{_bracketed(address.host)}:{bound.getsockname()[1]}{path}"
+        url = f"http://{bracketed(address.host)}:{bound.getsockname()[1]}{path}"
         sys.stderr.write(f"serving {service} on {url}\n")
         sys.stderr.flush()
         config = uvicorn.Config(
-            TrustedHosts(app, trusted_names(address)),
+            app,
             http=LimitedProtocol,
             ws="none",
             log_level="warning",

@@ -37,6 +37,13 @@ AllowedHost = Annotated[
     list[str] | None,
     typer.Option(help="Name of this machine for HTTP clients; may be repeated."),
 ]
+AllowedOrigin = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Origin of pages elsewhere that may use /v1 and /asr, such as app://obsidian.md; "
+        "may be repeated."
+    ),
+]
 AllowedRoot = Annotated[
     list[Path] | None,
     typer.Option(
@@ -88,6 +95,7 @@ def add_commands(app: typer.Typer, run: Serve) -> None:
         port: Port = 8765,
         token: Token = None,
         allowed_host: AllowedHost = None,
+        allowed_origin: AllowedOrigin = None,
         allowed_root: AllowedRoot = None,
         allow_urls: AllowUrls = False,
         data_dir: DataDir = None,
@@ -119,7 +127,8 @@ def add_commands(app: typer.Typer, run: Serve) -> None:
                     "speaking MCP on this terminal; MCP clients start the server themselves, see: "
                     "transcribe-mcp mcp-config --help"
                 )
-            run(Address(host, port, tuple(allowed_host or ())) if http else None)
+            names = tuple(allowed_host or ())
+            run(Address(host, port, names, tuple(allowed_origin or ())) if http else None)
 
     @app.command("mcp-config")
     def mcp_config(client: Client, write: Write = False, file: ConfigFile = None) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from mcp import MCPError, types
-from mcp.server.auth.provider import AccessToken, TokenVerifier
-from mcp.server.auth.settings import AuthSettings
 from mcp.server.mcpserver import (
     AcceptedElicitation,
     Context,
@@ -30,8 +28,6 @@ _KEPT = AcceptedElicitation[Any]
 
 __all__ = [
     "MODERN_PROTOCOL_VERSIONS",
-    "AccessToken",
-    "AuthSettings",
     "Context",
     "Extension",
     "InMemorySubscriptionBus",
@@ -45,7 +41,6 @@ __all__ = [
     "ResourceUpdated",
     "ResourcesListChanged",
     "SessionMessage",
-    "TokenVerifier",
     "Tool",
     "TransportSecuritySettings",
     "require_client_extension",

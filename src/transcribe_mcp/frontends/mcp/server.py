@@ -14,15 +14,12 @@ from functools import partial, wraps
 from typing import Any
 
 import anyio
-from pydantic import AnyHttpUrl
 
 from ... import __version__
 from ...errors import JobError, JobNotFoundError, TranscribeError, UnknownNameError, UsageError
 from ...service.async_service import AsyncService
 from ...service.formats import FORMATS
-from ...service.server_settings import take_token
 from ...service.service import Service
-from ..host import Address, listen, same_token
 from . import answers, prompts, sdk, tasks
 from .handlers import Handlers
 from .notices import SCHEME, Notices, resource_rows
@@ -168,23 +165,8 @@ def _checked(function: Callable[..., str], service: Service) -> Callable[..., st
 # --- the server ---------------------------------------------------------------------------------
 
 
-class _Token(sdk.TokenVerifier):
-    """One token for all clients."""
-
-    def __init__(self, token: str) -> None:
-        self._token = token
-
-    async def verify_token(self, token: str) -> sdk.AccessToken | None:
-        is_right = same_token(token, self._token)
-        return sdk.AccessToken(token="", client_id="owner", scopes=[]) if is_right else None
-
-
-def build_server(handlers: Handlers, token: str = "") -> sdk.MCPServer:
-    """The server with all its parts.
-
-    Args:
-        token: required from HTTP clients; empty requires none.
-    """
+def build_server(handlers: Handlers) -> sdk.MCPServer:
+    """The server with all its parts."""
     # Plain lines on standard error; the SDK would print tracebacks with source code.
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     bus = sdk.InMemorySubscriptionBus()
@@ -206,8 +188,6 @@ def build_server(handlers: Handlers, token: str = "") -> sdk.MCPServer:
             for task in background:
                 task.cancel()
 
-    # The issuer is a placeholder: there is no OAuth, users give their clients the token.
-    issuer = AnyHttpUrl("http://localhost")
     server = sdk.MCPServer(
         name="transcribe-mcp",
         title="TranscribeMCP",
@@ -219,8 +199,6 @@ def build_server(handlers: Handlers, token: str = "") -> sdk.MCPServer:
         lifespan=lifespan,
         subscriptions=bus,
         middleware=[_require_tasks, notices],
-        auth=sdk.AuthSettings(issuer_url=issuer, resource_server_url=None) if token else None,
-        token_verifier=_Token(token) if token else None,
     )
     _add_resources(server, handlers)
     for name, (function, title, about) in prompts.PROMPTS.items():
@@ -229,26 +207,22 @@ def build_server(handlers: Handlers, token: str = "") -> sdk.MCPServer:
     return server
 
 
-def run(address: Address | None) -> None:
-    """Serve HTTP at an address until a signal stops it, or stdio until the client leaves.
-
-    Raises:
-        UsageError: the port is taken, or the address is public and there is no token.
-    """
-    service = AsyncService(Service())
-    if address is None:
-        _protect_stdout()
-        with _exiting_at_once(service):
-            try:
-                anyio.run(serve, build_server(Handlers(service)))
-            except* BrokenPipeError:
-                pass  # the client is gone; its jobs go on
-        return
-    server = build_server(Handlers(service), take_token(address.host))
-    # The SDK checks only the beginning of a host, and only on its own route; ``listen`` checks it.
+def http_app(service: AsyncService) -> Any:
+    """The ASGI application of Streamable HTTP. It checks neither token, Host nor Origin."""
     security = sdk.TransportSecuritySettings(enable_dns_rebinding_protection=False)
-    app = server.streamable_http_app(streamable_http_path=PATH, transport_security=security)
-    listen(app, address, "MCP", PATH)
+    server = build_server(Handlers(service))
+    return server.streamable_http_app(streamable_http_path=PATH, transport_security=security)
+
+
+def run() -> None:
+    """Serve stdio until the client leaves."""
+    service = AsyncService(Service())
+    _protect_stdout()
+    with _exiting_at_once(service):
+        try:
+            anyio.run(serve, build_server(Handlers(service)))
+        except* BrokenPipeError:
+            pass  # the client is gone; its jobs go on
 
 
 @contextmanager

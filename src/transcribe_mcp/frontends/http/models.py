@@ -1,0 +1,92 @@
+"""``/v1/models``, and the model that a request means."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from ...errors import ModelUnavailableError, UnknownNameError
+from ...service import list_models, model_path
+from ...service.async_service import AsyncService
+from .guard import Area
+from .parts import Part
+from .refusals import Refused
+
+DIARIZING = "gpt-4o-transcribe-diarize"
+# Names of hosted models that clients have built in. They mean the default model.
+ALIASES = (
+    "default", "whisper-1", "gpt-transcribe", "gpt-4o-transcribe", "gpt-4o-mini-transcribe",
+    "gpt-4o-mini-transcribe-2025-12-15", DIARIZING,
+)  # fmt: skip
+AUTO = "auto"
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
+
+
+def part(service: AsyncService) -> Part:
+    default = service.service.settings.model
+
+    async def list_all(_: Request) -> JSONResponse:
+        return JSONResponse({"object": "list", "data": await service.call(_rows, default)})
+
+    async def retrieve(request: Request) -> JSONResponse:
+        name = request.path_params["name"]
+        for row in await service.call(_rows, default):
+            if row["id"] == name:
+                return JSONResponse(row)
+        raise no_model(name)
+
+    routes = [Route("/v1/models", list_all), Route("/v1/models/{name:path}", retrieve)]
+    return Part(routes, [Area("/v1/*", is_cross_origin=True)])
+
+
+def find_model(name: str) -> str:
+    """The model of a request: ``auto`` for the default, or a model on this machine. Blocks.
+
+    Names that are paths are unknown: clients elsewhere must not open directories.
+
+    Raises:
+        Refused: no such model, or it is not on this machine.
+    """
+    name = name.strip()
+    if name in ("", AUTO, *ALIASES):
+        return AUTO
+    if not _NAME.fullmatch(name):
+        raise no_model(name)
+    try:
+        model_path(name)
+    except UnknownNameError as error:
+        raise no_model(name) from error
+    except ModelUnavailableError as error:
+        hint = f"fetch it there with transcribe-mcp models pull {name}, or choose one of /v1/models"
+        message = f"the model {name!r} is not on this server; {hint}"
+        raise Refused(404, message, "model_not_found", param="model") from error
+    if Path(name).is_dir() and name not in {row.name for row in list_models()}:
+        raise no_model(name)
+    return name
+
+
+def no_model(name: str) -> Refused:
+    message = f"the model {name[:200]!r} does not exist; choose one of /v1/models"
+    return Refused(404, message, "model_not_found", param="model")
+
+
+def _rows(default: str) -> list[dict[str, Any]]:
+    """The default model first, then the others on this machine, then the aliases."""
+    created = dict(_models_here())
+    names = sorted(created, key=lambda name: name != default)
+    return [
+        {"id": name, "object": "model", "created": created.get(name, 0), "owned_by": "local"}
+        for name in (*names, *ALIASES)
+    ]
+
+
+def _models_here() -> Iterator[tuple[str, int]]:
+    for row in list_models():
+        if row.path is not None:
+            yield row.name, int(row.path.stat().st_mtime)
