@@ -13,35 +13,64 @@ from huggingface_hub import constants
 from local_hub import TINY, Hub, closed_port, serving
 from small_checkpoints import write_checkpoint
 
-from transcribe_mcp.settings import settings
+from transcribe_mcp.settings import settings, usable_cores
 
 # Tests start hundreds of processes. Each would compile the same modules again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
+# Threads of OpenMP (torch, CTranslate2) wait for each other without keeping a core busy: the other
+# test processes need it. Busy waiting made loading a model ten times slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+PROCESSES_PER_CORE = 2  # half of the time, a test waits for a process that it has started
+MOST_PROCESSES = 8
+
 # The longest files of a run, longest first. A long file that starts last keeps one core waiting.
 LONG_FILES = (
-    "test_jobs_killed.py",
     "test_chaos.py",
-    "test_engine_memory.py",
+    "test_jobs_killed.py",
     "test_jobs_no_worker.py",
-    "test_exact.py",
     "test_jobs.py",
     "test_cli_queue.py",
+    "test_exact.py",
     "test_repetition.py",
+    "test_engine_memory.py",
     "test_jobs_postgres.py",
-    "test_whisper_engine.py",
     "test_mcp_http.py",
-    "test_mcp_ends.py",
+    "test_whisper_engine.py",
     "test_mcp.py",
+    "test_mcp_ends.py",
     "test_cli_jobs.py",
     "test_jobs_workers.py",
+    "test_cli.py",
     "test_mcp_notices.py",
+    "test_audio.py",
+    "test_device_chain.py",
+    "test_compat_environments.py",
+    "test_whisper_memory.py",
+    "test_mcp_safety.py",
+    "test_shared_jobs.py",
+    "test_jobs_writer.py",
+    "test_readme.py",
+    "test_pipeline_whisper.py",
+    "test_speaker_names.py",
+    "test_jobs_store.py",
+    "test_mcp_config.py",
+    "test_opened_inside.py",
+    "test_whisper_nano.py",
+    "test_cli_bad_input.py",
+    "test_speakers.py",
 )
 
 # How long an example takes says something of the machine, not of the code.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """How many test processes ``-n auto`` starts."""
+    return min(PROCESSES_PER_CORE * usable_cores(), MOST_PROCESSES)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
