@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,14 +16,25 @@ class Answer:
     body: bytes
 
     @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
     def error(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.body)["error"]
+        found: dict[str, Any] = self.json["error"]
         return found
 
 
-def ask(app: Any, method: str, path: str, body: bytes = b"", **headers: str) -> Answer:
-    """The whole answer. ``x_api_key`` is the header ``x-api-key``. Method WEBSOCKET opens one."""
+def ask(
+    app: Any, method: str, path: str, body: bytes | Sequence[bytes] = b"", **headers: str
+) -> Answer:
+    """The whole answer. The client leaves once it has sent the body, which may come in pieces.
+
+    ``x_api_key`` is the header ``x-api-key``. The method WEBSOCKET opens one.
+    """
     given = {"host": "localhost", **headers}
+    path, _, query = path.partition("?")
+    pieces = [body] if isinstance(body, bytes) else body
     is_socket = method == "WEBSOCKET"
     scope = {
         "type": "websocket" if is_socket else "http",
@@ -33,7 +45,7 @@ def ask(app: Any, method: str, path: str, body: bytes = b"", **headers: str) -> 
         "path": path,
         "raw_path": path.encode(),
         "root_path": "",
-        "query_string": b"",
+        "query_string": query.encode(),
         "headers": [
             (name.replace("_", "-").encode(), value.encode("latin-1"))
             for name, value in given.items()
@@ -42,8 +54,12 @@ def ask(app: Any, method: str, path: str, body: bytes = b"", **headers: str) -> 
         "server": ("127.0.0.1", 2),
         "extensions": {"websocket.http.response": {}},
     }
-    first = {"type": "websocket.connect"} if is_socket else {"type": "http.request", "body": body}
-    incoming: list[dict[str, Any]] = [first]
+    incoming: list[dict[str, Any]] = [
+        {"type": "http.request", "body": piece, "more_body": number < len(pieces)}
+        for number, piece in enumerate(pieces, start=1)
+    ]
+    if is_socket:
+        incoming = [{"type": "websocket.connect"}]
     sent: list[dict[str, Any]] = []
 
     async def receive() -> dict[str, Any]:

@@ -157,8 +157,10 @@ def stdio(place: Home, *arguments: str, **variables: str) -> StdioServerParamete
 
 
 @contextmanager
-def http_server(place: Home, *arguments: str, **variables: str) -> Iterator[str]:
-    """The address of a server that listens on a free port."""
+def http_server(
+    place: Home, *arguments: str, log: list[str] | None = None, **variables: str
+) -> Iterator[str]:
+    """The address of a server that listens on a free port. ``log`` gets its standard error."""
     command = [sys.executable, *SERVE, "--http", "--port", "0", *arguments]
     environment = place.environment | variables
     with subprocess.Popen(
@@ -171,4 +173,6 @@ def http_server(place: Home, *arguments: str, **variables: str) -> Iterator[str]
             yield line.rpartition(" ")[2].strip()
         finally:
             server.terminate()
-            server.communicate(timeout=PATIENCE_S)
+            rest = server.communicate(timeout=PATIENCE_S)[1]
+            if log is not None:
+                log.append(rest)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -78,7 +77,6 @@ def test_a_refusal_says_which_check_failed_and_has_an_id(guarded: Guard) -> None
     for answer in (host, origin):
         assert answer.error["type"] == "invalid_request_error" and answer.error["param"] is None
         assert answer.error["message"] and answer.headers["x-request-id"]
-        assert answer.headers["connection"] == "close"  # the rest of the request is not read
 
 
 @pytest.mark.parametrize(
@@ -96,7 +94,8 @@ def test_the_token_opens_wherever_a_client_puts_it(guarded: Guard, headers: dict
     assert ask(guarded, "GET", "/nothing", **headers).status == 404
     cookie = f"{SESSION_COOKIE}={TOKEN}"
     assert ask(guarded, "GET", "/nothing", cookie=cookie).status == 401
-    assert ask(guarded, "GET", f"/nothing?token={TOKEN}").status == 401
+    for query in (f"?token={TOKEN}", f"?api_key={TOKEN}", f"?api-key={TOKEN}"):
+        assert ask(guarded, "GET", f"/nothing{query}").status == 401
 
 
 @given(st.text(st.characters(max_codepoint=255, exclude_categories=["Cc"]), max_size=40))
@@ -125,12 +124,12 @@ def test_health_answers_without_a_token(guarded: Guard) -> None:
 
 
 def test_models_here_come_before_the_names_of_hosted_ones(open_server: Guard) -> None:
-    answer = json.loads(ask(open_server, "GET", "/v1/models").body)
+    answer = ask(open_server, "GET", "/v1/models").json
     names = [row["id"] for row in answer["data"]]
     assert answer["object"] == "list" and {"tiny.en", "whisper-1", "default"} <= set(names)
     assert names.index("tiny.en") < names.index("whisper-1") and len(names) == len(set(names))
     for name in ("tiny.en", "whisper-1"):
-        row = json.loads(ask(open_server, "GET", f"/v1/models/{name}").body)
+        row = ask(open_server, "GET", f"/v1/models/{name}").json
         assert row in answer["data"] and set(row) == {"id", "object", "created", "owned_by"}
         assert row["object"] == "model" and isinstance(row["created"], int)
     for name in ("nothing", "openai/whisper-nothing", "../x", str(Path.home())):

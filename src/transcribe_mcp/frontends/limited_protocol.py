@@ -7,7 +7,8 @@ from typing import cast
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-REQUEST_S = 10.0  # for a whole request, headers and body, of at most 4 MiB
+REQUEST_S = 10.0  # for the headers and a short body, and for each further part of a long body
+BODY_PART_BYTES = 64 * 1024
 MAX_CONNECTIONS = 256
 MAX_HEADER_BYTES = 64 * 1024
 
@@ -17,6 +18,7 @@ class LimitedProtocol(H11Protocol):
 
     _timer: asyncio.TimerHandle | None = None
     _last_byte_at = 0.0
+    _n_bytes = 0  # since the timer was started
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(cast("asyncio.Transport", transport))
@@ -34,10 +36,11 @@ class LimitedProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._last_byte_at = self.loop.time()
+        self._n_bytes += len(data)
         super().data_received(data)
-        if not self._is_waiting():
+        if not self._is_waiting() or self._has_part_of_body():
             self._stop_timer()
-        elif self._timer is None:
+        if self._is_waiting() and self._timer is None:
             self._start_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -49,7 +52,14 @@ class LimitedProtocol(H11Protocol):
         cycle = self.cycle
         return cycle is None or cycle.response_complete or cycle.more_body
 
+    def _has_part_of_body(self) -> bool:
+        """Whether a long body goes on that somebody reads."""
+        cycle = self.cycle
+        is_body = cycle is not None and cycle.more_body and not cycle.response_complete
+        return is_body and self._n_bytes >= BODY_PART_BYTES
+
     def _start_timer(self) -> None:
+        self._n_bytes = 0
         self._timer = self.loop.call_later(REQUEST_S, self._time_out)
 
     def _stop_timer(self) -> None:
@@ -59,5 +69,7 @@ class LimitedProtocol(H11Protocol):
 
     def _time_out(self) -> None:
         self._timer = None
-        if self._is_waiting():
+        if self.flow.read_paused:  # the application is slow, not the client
+            self._start_timer()
+        elif self._is_waiting():
             self.transport.abort()

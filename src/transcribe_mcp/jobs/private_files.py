@@ -25,6 +25,7 @@ OURS = (
     "writer.*",
     "fetched",
     "environments",
+    "uploads",
 )
 
 

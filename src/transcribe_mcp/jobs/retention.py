@@ -1,13 +1,16 @@
-"""How long finished jobs are kept."""
+"""How long finished jobs and uploaded recordings are kept."""
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterable
+from pathlib import Path
 
 import sqlalchemy as sa
 
 from ..errors import UsageError
+from . import uploads
 from .row_mapping import UNFINISHED
 from .schema import jobs
 
@@ -39,3 +42,11 @@ def ended_long_ago(connection: sa.Connection, keep_days: float) -> list[str]:
         return []
     old = sa.and_(jobs.c.status.not_in(UNFINISHED), jobs.c.finished_at < since)
     return list(connection.execute(sa.select(jobs.c.job_id).where(old)).scalars())
+
+
+def drop_unused_uploads(connection: sa.Connection, data_dir: Path, sources: Iterable[str]) -> None:
+    """Delete those of the sources that are uploads and that no job names."""
+    for source in set(sources):
+        named = sa.select(jobs.c.job_id).where(jobs.c.source == source).limit(1)
+        if uploads.is_kept(data_dir, source) and connection.execute(named).first() is None:
+            uploads.drop(source)

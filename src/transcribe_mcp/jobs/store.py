@@ -36,7 +36,7 @@ from .models import (
     Refused,
 )
 from .queue import SHORT, WorkflowQueue
-from .retention import ended_long_ago
+from .retention import drop_unused_uploads, ended_long_ago
 from .row_mapping import IS_UNFINISHED, NewJob, QueueState, to_jobs
 from .schema import batches, files, job_roots, jobs
 from .transcripts import ContentKey, job_conditions
@@ -320,9 +320,8 @@ class Store(Database):
         return len(gone)
 
     def _delete(self, connection: sa.Connection, job_ids: Sequence[str]) -> None:
-        of_jobs = sa.select(jobs.c.transcript_id, jobs.c.signature).where(
-            jobs.c.job_id.in_(job_ids)
-        )
+        columns = (jobs.c.transcript_id, jobs.c.signature, jobs.c.source)
+        of_jobs = sa.select(*columns).where(jobs.c.job_id.in_(job_ids))
         rows = connection.execute(of_jobs).all()
         connection.execute(jobs.delete().where(jobs.c.job_id.in_(job_ids)))
         transcripts.remove_unused(
@@ -330,6 +329,7 @@ class Store(Database):
         )
         for row in rows:
             spool.drop(self.data_dir, row.signature)
+        drop_unused_uploads(connection, self.data_dir, [row.source for row in rows])
 
     def _end_workflows(self, cancelled: Sequence[str], deleted: Sequence[str]) -> None:
         if cancelled or deleted:

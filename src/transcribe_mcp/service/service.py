@@ -45,6 +45,7 @@ from .remote import no_source
 if TYPE_CHECKING:
     from ..jobs.store import Store
     from ..jobs.submission import Submission
+    from ..jobs.uploads import Upload
     from ..settings import Settings
 
 MIN_POLL_S = 0.03
@@ -129,6 +130,21 @@ class Service:
         if new.answer is None or not store.is_idle():
             self._wake()
         return self._job(job_id)
+
+    def submit_upload(self, upload: Upload, request: JobRequest) -> Job:
+        """``submit`` for a recording that a client has sent. It is kept while a job names it.
+
+        The same bytes are one file, so a repeated upload joins its job or is answered from it.
+        """
+        from ..jobs import retention, uploads
+
+        source = str(uploads.keep(self.settings.data_dir, upload))
+        try:
+            return self.submit(replace(request, source=source))
+        except TranscribeError:
+            with self._store().begin() as connection:
+                retention.drop_unused_uploads(connection, self.settings.data_dir, [source])
+            raise
 
     def submit_batch(
         self, sources: Sequence[str], request: JobRequest, refused: Sequence[Refused] = ()

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import ipaddress
 import re
 import secrets
 import socket
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
 
 from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from ...service.server_settings import LOOPBACK
@@ -22,6 +23,7 @@ from ..host import Address, bracketed
 from .refusals import refusal
 
 MAX_PORT = 65_535
+LINGER_S = 10.0  # for the rest of a request that is answered early
 SESSION_COOKIE = "tm_session"
 _HOST = re.compile(r"([a-z0-9_.-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?", re.IGNORECASE | re.ASCII)
 _KEY_HEADERS = ("api-key", "x-api-key")  # of clients for Azure, and of speaches
@@ -112,16 +114,18 @@ class Guard:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
-        send = _with_request_id(send)
+        exchange = _Exchange(scope, receive, send)
+        receive = exchange.receive
+        send = exchange.send
         headers = Headers(scope=scope)
         area = self._area(scope["path"])
         hosts = headers.getlist("host")
         if len(hosts) != 1 or not self._is_trusted(hosts[0]):
             message = "Invalid Host header; use a name of this server in the URL"
-            await _refuse(421, message, "invalid_host")(scope, receive, send)
+            await refusal(421, message, "invalid_host")(scope, receive, send)
         elif not all(self._is_allowed(each, area) for each in headers.getlist("origin")):
             message = "Invalid Origin header; pages of this origin may not use this server"
-            await _refuse(403, message, "invalid_origin")(scope, receive, send)
+            await refusal(403, message, "invalid_origin")(scope, receive, send)
         elif area.is_cross_origin and self._origins:
             await self._with_cors(scope, receive, send)
         else:
@@ -132,7 +136,7 @@ class Guard:
             await self.app(scope, receive, send)
             return
         message = "no or wrong API key; send the token of this server as: Authorization: Bearer"
-        response = _refuse(401, message, "invalid_api_key")
+        response = refusal(401, message, "invalid_api_key")
         response.headers["www-authenticate"] = "Bearer"
         await response(scope, receive, send)
 
@@ -194,15 +198,37 @@ def _session_values(headers: Headers) -> Iterator[str]:
             yield cookies[SESSION_COOKIE].value
 
 
-def _refuse(status: int, message: str, code: str) -> Response:
-    """An answer that ends the connection, because nobody reads the body of the request."""
-    return refusal(status, message, code, headers={"connection": "close"})
+class _Exchange:
+    """A request and its answer, as the application sees them.
 
+    Answers get an id. If the application answers before it has read the request, the rest is read
+    for a while: many clients look for an answer only when they have sent all, and a connection that
+    is closed before that loses the answer.
+    """
 
-def _with_request_id(send: Send) -> Send:
-    async def send_with_id(message: Message) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope)
+        has_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+        # A client that sends "Expect: 100-continue" waits for the answer.
+        self._is_unread = scope["type"] == "http" and has_body and "expect" not in headers
+        self._receive = receive
+        self._send = send
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.disconnect" or not message.get("more_body", False):
+            self._is_unread = False
+        return message
+
+    async def send(self, message: Message) -> None:
         if message["type"] in ("http.response.start", "websocket.http.response.start"):
             MutableHeaders(scope=message).setdefault("x-request-id", secrets.token_hex(8))
-        await send(message)
-
-    return send_with_id
+        is_last = message["type"] == "http.response.body" and not message.get("more_body", False)
+        if is_last and self._is_unread:
+            await self._send({**message, "more_body": True})
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LINGER_S):
+                    while self._is_unread:
+                        await self.receive()
+            message = {"type": "http.response.body", "body": b""}
+        await self._send(message)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
+
+from ...errors import QueueFullError, SourceError, StoreBusyError, TranscribeError
+from ...service.models import JobFailure
+from ..wording import Wording
 
 _NO_ROUTE = {404: "not_found", 405: "method_not_allowed"}
 
@@ -30,6 +34,54 @@ class Refused(Exception):
     ) -> None:
         super().__init__(message)
         self.response = refusal(status, message, code, param=param, headers=headers)
+
+
+_for_client = Wording(
+    (
+        (r"(?:wait until|submit it again when) some are done.*", "send it again in a while"),
+        (r"(?:then )?retry the job", "then send the file again"),
+        (r"submit the recording again with force", "send the file again"),
+        (r"raise (TRANSCRIBE_MCP_\w+)", r"the owner of the server can raise \1"),
+        (r"with a connection: .*", "choose one of /v1/models"),
+        (r"(?:All names: )?transcribe-mcp models list", "GET /v1/models has all names"),
+        (r"--(model|language) ([\w.-]+)", r"\1 \2"),
+        (r"transcribe-mcp (?:doctor|serve)\b[^;,.]*", "the log of the server"),
+    )
+)
+# Clients retry some statuses, and take 404 and 422 for a server of another kind.
+_STATUS = {404: 400, 409: 400, 415: 400, 422: 400}
+_RETRY_AFTER_S = {QueueFullError.code: "10", StoreBusyError.code: "2"}
+
+
+def refused_by(
+    error: TranscribeError | JobFailure, source: str = "", param: str | None = None
+) -> Refused:
+    """The answer for an error of a request or of its job.
+
+    Args:
+        source: the path of the recording, which clients do not see.
+    """
+    message = error.message if isinstance(error, JobFailure) else str(error)
+    text = "; ".join(filter(None, (_for_client(message), _for_client(error.hint))))
+    if source:
+        text = text.replace(f"{source}: ", "the file: ").replace(source, "the file")
+    status = _statuses.get(error.code, 500)
+    headers: Mapping[str, str] = NO_RETRY if status >= 500 else {}
+    if error.code in _RETRY_AFTER_S:
+        headers = {"retry-after": _RETRY_AFTER_S[error.code]}
+    if error.code in _of_the_file:
+        param = "file"
+    return Refused(_STATUS.get(status, status), text, error.code, param=param, headers=headers)
+
+
+def _all_statuses(root: type[TranscribeError]) -> Iterator[tuple[str, int]]:
+    yield root.code, root.http_status
+    for child in root.__subclasses__():
+        yield from _all_statuses(child)
+
+
+_statuses = dict(_all_statuses(TranscribeError))
+_of_the_file = dict(_all_statuses(SourceError))
 
 
 def refusal(
@@ -72,4 +124,15 @@ def refused(_request: Request, error: Exception) -> JSONResponse:
     return error.response
 
 
-HANDLERS: Mapping[Any, Any] = {HTTPException: no_route, Refused: refused, Exception: broken}
+def failed(_request: Request, error: Exception) -> JSONResponse:
+    """The answer for an error of the service, such as a database that cannot be opened."""
+    assert isinstance(error, TranscribeError)
+    return refused_by(error).response
+
+
+HANDLERS: Mapping[Any, Any] = {
+    HTTPException: no_route,
+    Refused: refused,
+    TranscribeError: failed,
+    Exception: broken,
+}

@@ -15,7 +15,7 @@ from ...service.async_service import AsyncService
 from ...service.server_settings import take_token
 from ...service.service import Service
 from ..host import Address, listen
-from . import models
+from . import models, transcriptions
 from .guard import Area, Guard
 from .parts import Part
 from .refusals import HANDLERS
@@ -25,7 +25,7 @@ McpApp = Callable[[AsyncService], Starlette]
 
 def all_parts(service: AsyncService) -> list[Part]:
     """The only place where routes and their rules are joined. A part is a module of its own."""
-    return [health(), models.part(service)]
+    return [health(), models.part(service), transcriptions.part(service)]
 
 
 def health() -> Part:

@@ -1,17 +1,11 @@
-"""Messages and hints for assistants: they name arguments and tools instead of CLI options.
-
-Errors are raised below the front ends, and some hints name CLI options. Here these become
-arguments and tools. Clauses with options that no tool has are removed.
-"""
+"""Messages and hints for assistants: they name arguments and tools instead of CLI options."""
 
 from __future__ import annotations
 
-import re
-
 from ...service.models import Batch, Job
+from ..wording import Wording
 
-# In order: pattern in a text for the command line, replacement for assistants.
-_WORDS = (
+for_assistant = Wording((
     (r"extract its sound track, or raise (TRANSCRIBE_MCP_\w+)",
      r"extract its sound track; the user can raise \1"),
     (r"roots are set with --allowed-root or (TRANSCRIBE_MCP_\w+)",
@@ -47,21 +41,7 @@ _WORDS = (
      r"call again when some are done, or cancel_transcription; the user can raise \1"),
     (r"--(model|task|language) ([\w.-]+)", r"\1: \2"),
     (r"--(model|task|language|force|diarize|vocabulary|track|channel)\b", r"\1"),
-)  # fmt: skip
-_REPLACEMENTS = tuple((re.compile(pattern), words) for pattern, words in _WORDS)
-_FOREIGN = re.compile(r"(?<![\w-])--[a-z]|transcribe-mcp [a-z]")
-_CLAUSES = re.compile(r"(?<=[;.,])\s+")
-
-
-def for_assistant(text: str) -> str:
-    """A message or hint without options and commands of the CLI."""
-    for pattern, words in _REPLACEMENTS:
-        text = pattern.sub(words, text)
-    if _FOREIGN.search(text):
-        kept = [clause for clause in _CLAUSES.split(text) if not _FOREIGN.search(clause)]
-        text = " ".join(kept).rstrip(";, ")
-    return text
-
+))  # fmt: skip
 
 # The same call would fail again.
 _LASTING = frozenset(

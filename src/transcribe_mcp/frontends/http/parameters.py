@@ -1,0 +1,145 @@
+"""The fields of a request to ``/v1/audio``, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ...domain.options import Options
+from ...errors import UsageError
+from ...service.models import JobOptions
+from .models import DIARIZING, find_model
+from .refusals import Refused, refused_by
+from .uploads import Form
+
+WORD = "word"
+SEGMENT = "segment"
+DIARIZED = "diarized_json"
+FORMATS = ("json", "text", "srt", "vtt", "verbose_json")
+_TRUE = {"true": True, "1": True, "false": False, "0": False, "": False}
+# Of /v1/audio/transcriptions. Translations have no language, and no speakers.
+_FIELDS = frozenset(
+    {"model", "language", "languages", "prompt", "keywords", "hotwords", "temperature",
+     "response_format", "timestamp_granularities", "stream", "include", "chunking_strategy",
+     "known_speaker_names", "known_speaker_references"}
+)  # fmt: skip
+_OF_TRANSLATIONS = frozenset({"model", "prompt", "response_format", "temperature"})
+
+
+@dataclass(frozen=True, slots=True)
+class AudioRequest:
+    """What a client asks for.
+
+    Attributes:
+        granularities: of ``verbose_json``: ``word``, ``segment`` or both.
+        ignored: fields without effect here.
+    """
+
+    options: JobOptions
+    response_format: str
+    granularities: frozenset[str]
+    is_streamed: bool
+    ignored: Sequence[str]
+
+
+def audio_request(form: Form, task: str) -> AudioRequest:
+    """Read the fields. Blocks: it looks for the model on the disk.
+
+    Raises:
+        Refused: a field has a value that it cannot have.
+    """
+    known = _FIELDS if task == "transcribe" else _OF_TRANSLATIONS
+    ignored = [name for name in form.names if name not in known]
+    if len(form.many("languages")) > 1:
+        ignored.append("languages")
+    _refuse_unsupported(form, known)
+    response_format = _response_format(form, task)
+    given: dict[str, Any] = {
+        "model": find_model(form.one("model")),
+        "task": task,
+        "prompt": form.one("prompt"),
+        "diarize": response_format == DIARIZED or form.one("model") == DIARIZING,
+    }
+    if "language" in known:
+        given |= {"language": _language(form) or "auto", "vocabulary": _vocabulary(form)}
+    if temperature := _temperature(form):
+        given["temperatures"] = (temperature,)
+    return AudioRequest(
+        options=_checked(given),
+        response_format=response_format,
+        granularities=_granularities(form),
+        is_streamed=task == "transcribe" and _is_true(form, "stream"),
+        ignored=ignored,
+    )
+
+
+def unsupported(param: str, message: str) -> Refused:
+    return Refused(400, message, "unsupported_value", param=param)
+
+
+def _refuse_unsupported(form: Form, known: frozenset[str]) -> None:
+    if "include" in known and form.many("include"):
+        message = "include is not supported; leave it out, verbose_json has avg_logprob by segment"
+        raise unsupported("include", message)
+    for name in ("known_speaker_names", "known_speaker_references"):
+        if name in known and form.many(name):
+            message = f"{name} is not supported; leave it out, speakers are named A, B and so on"
+            raise unsupported(name, message)
+
+
+def _response_format(form: Form, task: str) -> str:
+    formats = (*FORMATS, DIARIZED) if task == "transcribe" else FORMATS
+    name = form.one("response_format") or "json"
+    if name not in formats:
+        message = f"there is no response_format {name[:64]!r}; choose {', '.join(formats)}"
+        raise unsupported("response_format", message)
+    return name
+
+
+def _language(form: Form) -> str:
+    languages = form.many("languages")
+    return form.one("language") or (languages[0] if len(languages) == 1 else "")
+
+
+def _vocabulary(form: Form) -> tuple[str, ...]:
+    words = [word for text in form.many("hotwords") for word in text.split(",")]
+    return tuple(filter(None, map(str.strip, (*form.many("keywords"), *words))))
+
+
+def _temperature(form: Form) -> float:
+    text = form.one("temperature") or "0"
+    try:
+        temperature = float(text)
+    except ValueError:
+        temperature = -1.0
+    if not 0 <= temperature <= 1:
+        message = f"temperature is {text[:64]!r}; give a number from 0 to 1"
+        raise Refused(400, message, "usage", param="temperature")
+    return temperature
+
+
+def _granularities(form: Form) -> frozenset[str]:
+    found = frozenset(form.many("timestamp_granularities"))
+    if other := found - {WORD, SEGMENT}:
+        message = f"timestamp_granularities has {min(other)[:64]!r}; choose word, segment or both"
+        raise unsupported("timestamp_granularities", message)
+    return found or frozenset({SEGMENT})
+
+
+def _is_true(form: Form, name: str) -> bool:
+    text = form.one(name).lower()
+    if text not in _TRUE:
+        raise Refused(400, f"{name} is {text[:64]!r}; give true or false", "usage", param=name)
+    return _TRUE[text]
+
+
+def _checked(given: Mapping[str, Any]) -> JobOptions:
+    """The options. Submission checks them; here, the error can name the field."""
+    names = {"language", "task", "prompt", "vocabulary", "temperatures", "diarize"}
+    try:
+        Options(**{name: value for name, value in given.items() if name in names})
+    except UsageError as error:
+        param = "language" if "language" in str(error) else None
+        raise refused_by(error, param=param) from error
+    return JobOptions(**given)

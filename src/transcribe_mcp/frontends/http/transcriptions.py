@@ -1,0 +1,124 @@
+"""``/v1/audio/transcriptions`` and ``translations``: a request is a job, and waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from ...errors import TranscribeError
+from ...service.async_service import AsyncService
+from ...service.models import Batch, Job, JobFailure, JobOptions, JobRequest, JobStatus, Transcript
+from . import answers
+from .guard import Area
+from .parameters import audio_request
+from .parts import Part
+from .refusals import NO_RETRY, Refused, refused_by
+from .uploads import Form, received_form
+
+
+def part(service: AsyncService) -> Part:
+    async def transcribe(request: Request) -> Response:
+        return await _answer(service, request, "transcribe")
+
+    async def translate(request: Request) -> Response:
+        return await _answer(service, request, "translate")
+
+    routes = [
+        Route("/v1/audio/transcriptions", transcribe, methods=["POST"]),
+        Route("/v1/audio/translations", translate, methods=["POST"]),
+    ]
+    return Part(routes, [Area("/v1/*", is_cross_origin=True)])
+
+
+async def _answer(service: AsyncService, request: Request, task: str) -> Response:
+    async with received_form(request, service) as form:
+        given = await service.call(audio_request, form, task)
+        job = await submit(service, form, given.options)
+    headers = {"x-transcribe-mcp-job": job.job_id}
+    if given.ignored:
+        headers["x-transcribe-mcp-ignored"] = _listed(given.ignored)
+    transcript = await finished_transcript(service, request, job, headers)
+    return await service.call(answers.answer, transcript, given, headers)
+
+
+async def submit(service: AsyncService, form: Form, options: JobOptions) -> Job:
+    """The job of a form's recording.
+
+    Raises:
+        Refused: there is no recording, or the queue is full.
+    """
+    upload = form.upload
+    if upload is None:
+        raise Refused(
+            400, "the form has no file; send the recording as file", "usage", param="file"
+        )
+    if upload.path.stat().st_size == 0:
+        raise Refused(
+            400, "the file is empty; record or export it again", "not_media", param="file"
+        )
+    job_request = JobRequest(str(upload.path), options)
+    try:
+        return await service.submit(service.service.submit_upload, upload, job_request)
+    except TranscribeError as error:
+        raise refused_by(error, str(upload.path)) from error
+
+
+async def finished_transcript(
+    service: AsyncService, request: Request, job: Job, headers: Mapping[str, str]
+) -> Transcript:
+    """Wait for a job. It goes on if the client leaves, and answers the next upload.
+
+    Raises:
+        Refused: the job failed or was cancelled.
+    """
+    waiting = asyncio.ensure_future(service.wait_for(job, math.inf))
+    leaving = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait([waiting, leaving], return_when=asyncio.FIRST_COMPLETED)
+        if not waiting.done():
+            raise Refused(499, "the client has left; its job goes on", "cancelled")
+        try:
+            done = waiting.result()
+            require_completed(done)
+            return await service.call(service.service.get_transcript, done.job_id)
+        except TranscribeError as error:
+            raise refused_by(error, job.source) from error
+    except Refused as error:
+        error.response.headers.update(headers)
+        raise
+    finally:
+        for task in (waiting, leaving):
+            task.cancel()
+            with suppress(asyncio.CancelledError, TranscribeError):
+                await task
+
+
+def require_completed(job: Job | Batch) -> None:
+    """
+    Raises:
+        Refused: it failed or was cancelled.
+    """
+    assert isinstance(job, Job)
+    if job.status is JobStatus.CANCELLED:
+        message = "the job was cancelled on the server; send the file again"
+        raise Refused(500, message, "cancelled", headers=NO_RETRY)
+    if job.status is not JobStatus.COMPLETED:
+        raise refused_by(job.error or JobFailure("job", "the job failed"), job.source)
+
+
+async def _disconnected(request: Request) -> None:
+    """Returns once the client has left; its body was read before."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names for a header, which has ASCII only."""
+    texts = (name.encode("ascii", "replace").decode() for name in dict.fromkeys(names))
+    return ", ".join("".join(char for char in text if char.isprintable())[:64] for text in texts)
