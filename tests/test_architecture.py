@@ -69,7 +69,7 @@ DOORS: dict[str, set[str]] = {
     "pydantic": {"frontends", "settings"},  # the schemas of tools and answers
     "rich": {"frontends"},
     "sqlalchemy": {"jobs"},
-    **dict.fromkeys(("python_multipart", "sse_starlette", "starlette"), {"frontends.http"}),
+    **{name: {"frontends.http"} for name in ("python_multipart", "sse_starlette", "starlette")},
     "tokenizers": {"models.conversion", "engines.tokenizer"},  # writing tokenizers, using them
     "torch": {
         "speech.features_torch",
