@@ -15,6 +15,7 @@ from transcribe_mcp.errors import UsageError
 from transcribe_mcp.frontends.host import Address
 from transcribe_mcp.frontends.http.guard import SESSION_COOKIE, Area, Guard
 from transcribe_mcp.frontends.http.server import build_app
+from transcribe_mcp.frontends.http.sessions import Sessions
 from transcribe_mcp.frontends.mcp.server import http_app
 from transcribe_mcp.service.async_service import AsyncService
 from transcribe_mcp.service.service import Service
@@ -22,12 +23,14 @@ from transcribe_mcp.settings import Settings
 
 TOKEN = "a-token-0123456789abcdef"
 OBSIDIAN = "app://obsidian.md"
-PUBLIC = {"/health"}  # each of them has nothing in it that is anyone's
+# None of them has anything in it that is anyone's.
+PUBLIC = {"/health", "/", "/t/job_id", "/search", "/static", "/static/x", "/api/session"}
 
 
 def server(data_dir: Path, token: str, *origins: str) -> Guard:
     service = AsyncService(Service(Settings(data_dir=data_dir, cache_dir=data_dir / "cache")))
-    return build_app(service, http_app(service), Address(allowed_origins=origins), token)
+    address = Address(allowed_origins=origins)
+    return build_app(service, http_app(service), address, token, Sessions(token))
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +61,9 @@ def all_routes(routes: Sequence[BaseRoute], before: str = "") -> Iterator[tuple[
 def test_every_route_is_behind_the_guard(guarded: Guard) -> None:
     found = list(all_routes(guarded.app.routes))
     paths = {path for _, path in found}
-    assert {"/health", "/mcp", "/v1/models", "/v1/models/name"} <= paths and paths >= PUBLIC
-    for method, path in [*found, ("GET", "/"), ("GET", "/nothing"), ("WEBSOCKET", "/nothing")]:
+    assert {"/mcp", "/v1/models", "/v1/models/name", "/api/jobs"} <= paths
+    assert paths | {"/static"} >= PUBLIC
+    for method, path in [*found, ("GET", "/nothing"), ("WEBSOCKET", "/nothing")]:
         key = {"authorization": f"Bearer {TOKEN}"}
         assert ask(guarded, method, path, host="evil.test", **key).status == 421, path
         assert ask(guarded, method, path, origin="http://evil.test", **key).status == 403, path
@@ -108,6 +112,11 @@ def test_without_a_token_any_key_is_accepted_and_none(open_server: Guard) -> Non
     """Some clients insist on sending one."""
     assert ask(open_server, "GET", "/nothing").status == 404
     assert ask(open_server, "GET", "/nothing", authorization="Bearer sk-x").status == 404
+
+
+def test_without_a_token_transcripts_still_need_a_session(open_server: Guard) -> None:
+    for headers in ({}, {"authorization": "Bearer sk-x"}, {"cookie": f"{SESSION_COOKIE}=x"}):
+        assert ask(open_server, "GET", "/api/jobs", **headers).status == 401, headers
 
 
 def test_unknown_paths_and_methods_are_refused_in_the_shape_of_openai(open_server: Guard) -> None:

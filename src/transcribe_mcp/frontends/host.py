@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ class Address:
         port: 0 takes a free one.
         allowed_hosts: further names that clients use for this machine.
         allowed_origins: of pages elsewhere that may use the API, such as ``app://obsidian.md``.
+        has_page: serve the page for browsers too.
 
     Raises:
         UsageError: an allowed origin is none.
@@ -30,6 +32,7 @@ class Address:
     port: int = 8765
     allowed_hosts: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = ()
+    has_page: bool = True
 
     def __post_init__(self) -> None:
         for origin in self.allowed_origins:
@@ -46,12 +49,11 @@ def bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def listen(app: Any, address: Address, service: str, path: str) -> None:
-    """Serve an ASGI application until a signal stops it. Prints its URL on standard error.
+def listen(app: Any, address: Address, greeting: Callable[[str], str]) -> None:
+    """Serve an ASGI application until a signal stops it.
 
     Args:
-        service: name in that line.
-        path: of the URL in that line.
+        greeting: the URL -> what standard error says when the server is ready.
 
     Raises:
         UsageError: the port is taken, or the address is not of this machine.
@@ -73,8 +75,8 @@ def listen(app: Any, address: Address, service: str, path: str) -> None:
     # answers are 40 ms late.
     bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=bound.detach())
     with closing(bound):
-        url = f"http://{bracketed(address.host)}:{bound.getsockname()[1]}{path}"
-        sys.stderr.write(f"serving {service} on {url}\n")
+        url = f"http://{bracketed(address.host)}:{bound.getsockname()[1]}"
+        sys.stderr.write(greeting(url))
         sys.stderr.flush()
         config = uvicorn.Config(
             app,

@@ -195,6 +195,14 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
+class Outline:
+    """What a list shows of a transcript: its first words, and the number of speakers if known."""
+
+    preview: str
+    n_speakers: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Refused:
     """A refused source of a batch, with the reason."""
 

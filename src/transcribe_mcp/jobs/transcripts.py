@@ -17,12 +17,12 @@ import sqlalchemy as sa
 
 from ..domain.transcript import Transcript
 from ..errors import StoreDamagedError, UsageError
-from .models import Hit, HitPage, JobFilter, JobStatus
+from .models import Hit, HitPage, JobFilter, JobStatus, Outline
 from .schema import jobs, owners, segments, speaker_evidence, transcripts
 
 INSERT_ROWS = 500
 MAX_TERMS = 32  # of one query
-
+PREVIEW_SEGMENTS = 4
 
 # Of a job's transcript: grows with each change of its speakers.
 REVISION = (
@@ -116,6 +116,37 @@ def load(connection: sa.Connection, transcript_id: str) -> Transcript | None:
             f"transcript {transcript_id} cannot be read: {type(error).__name__}",
             hint="transcribe the recording again with force",
         ) from None
+
+
+def outlines(connection: sa.Connection, job_ids: Sequence[str]) -> dict[str, Outline]:
+    """Of those of these jobs that have a transcript."""
+    of_jobs = jobs.c.job_id.in_(job_ids)
+    is_one = segments.c.transcript_id == jobs.c.transcript_id
+    first = (
+        sa.select(jobs.c.job_id, segments.c.text)
+        .join(segments, is_one)
+        .where(of_jobs, segments.c.number < PREVIEW_SEGMENTS)
+        .order_by(segments.c.number)
+    )
+    counted = (
+        sa.select(jobs.c.job_id, sa.func.count(segments.c.speaker.distinct()))
+        .join(segments, is_one)
+        .where(of_jobs)
+        .group_by(jobs.c.job_id)
+    )
+    texts: dict[str, list[str]] = {}
+    for job_id, text in connection.execute(first):
+        texts.setdefault(job_id, []).append(text)
+    return {
+        job_id: Outline(" ".join(texts.get(job_id, ())), n_speakers or None)
+        for job_id, n_speakers in connection.execute(counted)
+    }
+
+
+def known_contents(connection: sa.Connection, hashes: Sequence[str]) -> set[str]:
+    """Those of these content hashes that jobs have."""
+    query = sa.select(jobs.c.content_hash).where(jobs.c.content_hash.in_(hashes)).distinct()
+    return set(connection.execute(query).scalars())
 
 
 def load_evidence(connection: sa.Connection, transcript_id: str) -> bytes | None:

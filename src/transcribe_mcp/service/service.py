@@ -198,7 +198,7 @@ class Service:
         Raises:
             JobNotFoundError: no job and no batch has this id.
         """
-        return self._read_store().get(job_id, owner.get())
+        return self.read_store().get(job_id, owner.get())
 
     def wait_for(
         self, job_id: str, seconds: float, on_change: Callable[[Job | Batch], None] | None = None
@@ -230,7 +230,7 @@ class Service:
             JobNotFoundError: no job has this id.
             JobStateError: it is a batch, or nothing is transcribed yet.
         """
-        store = self._read_store()
+        store = self.read_store()
         row = self._row(store, job_id)
         if row.transcript_id is not None:
             transcript = self._transcript(row.transcript_id, row.revision)
@@ -251,7 +251,7 @@ class Service:
         Raises:
             JobNotFoundError: no job has this id.
         """
-        return self._row(self._read_store(), job_id).revision or 0
+        return self._row(self.read_store(), job_id).revision or 0
 
     def list_jobs(
         self, which: JobFilter = EVERYTHING, cursor: str | None = None, limit: int = 50
@@ -261,7 +261,7 @@ class Service:
         Raises:
             UsageError: a cursor that no earlier page gave, a limit below 1 or above 500.
         """
-        return self._read_store().list_jobs(which, cursor, limit)
+        return self.read_store().list_jobs(which, cursor, limit)
 
     def search(
         self,
@@ -278,7 +278,7 @@ class Service:
         Raises:
             UsageError: a query without a word, or see ``list_jobs``.
         """
-        return self._read_store().search(query, which, cursor, limit, speaker)
+        return self.read_store().search(query, which, cursor, limit, speaker)
 
     # --- changing --------------------------------------------------------------------------------
 
@@ -291,7 +291,7 @@ class Service:
         Raises:
             JobNotFoundError: no job and no batch has this id.
         """
-        store = self._read_store()
+        store = self.read_store()
         n_shared = store.cancel(job_id, owner.get(), for_all=for_all)
         store.sweep_spool()
         found = store.get(job_id, owner.get())
@@ -309,7 +309,7 @@ class Service:
         Raises:
             JobNotFoundError: no job and no batch has this id.
         """
-        return self._read_store().delete(job_id, owner.get())
+        return self.read_store().delete(job_id, owner.get())
 
     def retry(self, job_id: str) -> Job:
         """Queue a failed or cancelled job again; it resumes at its last checkpoint.
@@ -334,7 +334,7 @@ class Service:
         """
         from ..jobs.speakers import change_speakers
 
-        store = self._read_store()
+        store = self.read_store()
         row = self._row(store, job_id)
         if row.transcript_id is None:
             message = f"job {job_id} is {row.status}: speakers are named once it is completed"
@@ -373,7 +373,7 @@ class Service:
                 raise
             return store
 
-    def _read_store(self) -> Store:
+    def read_store(self) -> Store:
         """The store, for reading calls. They restart the worker if work is left and none runs."""
         store = self._store()
         is_due = time.monotonic() - self._woken_at > WAKE_S and not self._runs()

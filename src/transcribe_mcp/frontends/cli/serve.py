@@ -44,6 +44,7 @@ AllowedOrigin = Annotated[
         "may be repeated."
     ),
 ]
+NoWeb = Annotated[bool, typer.Option("--no-web", help="Serve no page for browsers.")]
 AllowedRoot = Annotated[
     list[Path] | None,
     typer.Option(
@@ -96,6 +97,7 @@ def add_commands(app: typer.Typer, run: Serve) -> None:
         token: Token = None,
         allowed_host: AllowedHost = None,
         allowed_origin: AllowedOrigin = None,
+        no_web: NoWeb = False,
         allowed_root: AllowedRoot = None,
         allow_urls: AllowUrls = False,
         data_dir: DataDir = None,
@@ -106,7 +108,7 @@ def add_commands(app: typer.Typer, run: Serve) -> None:
         max_queue_length: MaxQueue = None,
         keep_days: KeepDays = None,
     ) -> None:
-        """Run the MCP server: transcription as tools, transcripts as resources."""
+        """Run the MCP server. With --http also the HTTP API and a page for browsers."""
         roots = [str(root.absolute()) for root in allowed_root or ()]
         options = {
             "token": token,
@@ -128,7 +130,8 @@ def add_commands(app: typer.Typer, run: Serve) -> None:
                     "transcribe-mcp mcp-config --help"
                 )
             names = tuple(allowed_host or ())
-            run(Address(host, port, names, tuple(allowed_origin or ())) if http else None)
+            origins = tuple(allowed_origin or ())
+            run(Address(host, port, names, origins, not no_web) if http else None)
 
     @app.command("mcp-config")
     def mcp_config(client: Client, write: Write = False, file: ConfigFile = None) -> None:

@@ -37,7 +37,8 @@ class Area:
     Attributes:
         path: one path, or all that begin with it if it ends in ``*``. The longest one counts.
         is_public: needs no token.
-        takes_session: the cookie of a session opens it too, see ``Guard``.
+        takes_session: a browser's session opens it too, see ``Guard``. Without either nobody may
+            enter, even if the server has no token.
         is_cross_origin: pages of the allowed origins may use it.
     """
 
@@ -123,7 +124,7 @@ class Guard:
         if len(hosts) != 1 or not self._is_trusted(hosts[0]):
             message = "Invalid Host header; use a name of this server in the URL"
             await refusal(421, message, "invalid_host")(scope, receive, send)
-        elif not all(self._is_allowed(each, area) for each in headers.getlist("origin")):
+        elif not self._comes_from_allowed_page(scope, headers, area):
             message = "Invalid Origin header; pages of this origin may not use this server"
             await refusal(403, message, "invalid_origin")(scope, receive, send)
         elif area.is_cross_origin and self._origins:
@@ -148,7 +149,17 @@ class Guard:
         if area.takes_session and any(map(self._is_session, _session_values(headers))):
             return True
         given = [_is_same(key, self._token) for key in _keys(headers)]
-        return not self._token or any(given)
+        return any(given) if self._token else not area.takes_session
+
+    def _comes_from_allowed_page(self, scope: Scope, headers: Headers, area: Area) -> bool:
+        """Browsers name the page's origin wherever a request changes something; where a session
+        opens the path, the origin must be there.
+        """
+        origins = headers.getlist("origin")
+        changes = scope["type"] == "http" and scope["method"] not in ("GET", "HEAD", "OPTIONS")
+        if changes and area.takes_session and not origins and "cookie" in headers:
+            return False
+        return all(self._is_allowed(each, area) for each in origins)
 
     def _area(self, path: str) -> Area:
         return next((area for area in self._areas if area.has(path)), _REST)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -15,17 +16,23 @@ from ...service.async_service import AsyncService
 from ...service.server_settings import take_token
 from ...service.service import Service
 from ..host import Address, listen
-from . import models, transcriptions
+from . import models, page, page_api, transcriptions
 from .guard import Area, Guard
 from .parts import Part
 from .refusals import HANDLERS
+from .sessions import Sessions
 
 McpApp = Callable[[AsyncService], Starlette]
 
 
-def all_parts(service: AsyncService) -> list[Part]:
-    """The only place where routes and their rules are joined. A part is a module of its own."""
-    return [health(), models.part(service), transcriptions.part(service)]
+def all_parts(service: AsyncService, sessions: Sessions | None) -> list[Part]:
+    """The only place where routes and their rules are joined. A part is a module of its own.
+
+    Args:
+        sessions: of the page; ``None`` serves no page.
+    """
+    parts = [health(), models.part(service), transcriptions.part(service)]
+    return parts if sessions is None else [*parts, page.part(), page_api.part(service, sessions)]
 
 
 def health() -> Part:
@@ -37,13 +44,21 @@ def health() -> Part:
     return Part([Route("/health", answer)], [Area("/health", is_public=True)])
 
 
-def build_app(service: AsyncService, mcp: Starlette, address: Address, token: str = "") -> Guard:
+def build_app(
+    service: AsyncService,
+    mcp: Starlette,
+    address: Address,
+    token: str = "",
+    sessions: Sessions | None = None,
+) -> Guard:
     """All routes behind the guard. Those of MCP keep their lifespan.
 
     Args:
         token: required from clients; empty requires none.
+        sessions: of the page; ``None`` serves no page.
     """
-    parts = all_parts(service)
+    parts = all_parts(service, sessions)
+    is_session = sessions.has if sessions else lambda _: False
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -55,7 +70,8 @@ def build_app(service: AsyncService, mcp: Starlette, address: Address, token: st
         exception_handlers=HANDLERS,
         lifespan=lifespan,
     )
-    return Guard(app, [area for part in parts for area in part.areas], address, token)
+    areas = [area for part in parts for area in part.areas]
+    return Guard(app, areas, address, token, is_session)
 
 
 def run(address: Address, mcp_app: McpApp) -> None:
@@ -69,4 +85,16 @@ def run(address: Address, mcp_app: McpApp) -> None:
     """
     token = take_token(address.host)
     service = AsyncService(Service())
-    listen(build_app(service, mcp_app(service), address, token), address, "MCP", "/mcp")
+    sessions = Sessions(token) if address.has_page else None
+    app = build_app(service, mcp_app(service), address, token, sessions)
+    listen(app, address, partial(_greeting, token, sessions))
+
+
+def _greeting(token: str, sessions: Sessions | None, url: str) -> str:
+    """What the server says when it is ready. A token that it made itself is in the link, after a
+    ``#``: that part reaches no server and no log.
+    """
+    lines = [f"serving MCP on {url}/mcp"]
+    if sessions is not None:
+        lines.append(f"open {url}/" + ("" if token else f"#token={sessions.token}"))
+    return "".join(f"{line}\n" for line in lines)

@@ -1,0 +1,76 @@
+"""The answers of the page's ``/api``: jobs, hits and transcripts as JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import PurePath
+from typing import Any
+
+from starlette.responses import JSONResponse, Response
+
+from ...errors import TranscribeError
+from ...service.models import Hit, Job, Outline, Transcript
+from .refusals import refusal
+
+NO_STORE = {"cache-control": "no-store"}
+
+
+def answer(content: Any, status: int = 200) -> JSONResponse:
+    return JSONResponse(content, status, NO_STORE)
+
+
+def job_row(job: Job, outline: Outline | None) -> dict[str, Any]:
+    """A job as lists show it. Times of day are seconds since the epoch."""
+    error = job.error
+    return {
+        "job_id": job.job_id,
+        "name": name_of(job.source),
+        "source": job.source,
+        "status": job.status.value,
+        "stage": job.stage,
+        "percent": round(job.percent, 1),
+        "eta_s": job.eta_s,
+        "queue_position": job.queue_position,
+        "waiting_for": job.waiting_for,
+        "created_at": job.created_at,
+        "started_at": job.started_at,
+        "finished_at": job.finished_at,
+        "duration_s": job.duration_s,
+        "language": job.language,
+        "model": job.model,
+        "device": job.device,
+        "error": error and {"code": error.code, "message": error.message, "hint": error.hint},
+        "warnings": [{"code": each.code, "message": each.message} for each in job.warnings],
+        "preview": outline.preview if outline else None,
+        "n_speakers": outline.n_speakers if outline else None,
+    }
+
+
+def hit_row(hit: Hit) -> dict[str, Any]:
+    return {
+        "job_id": hit.job_id,
+        "name": name_of(hit.source),
+        "start": hit.start,
+        "end": hit.end,
+        "text": hit.text,
+        "before": hit.before,
+        "after": hit.after,
+        "speaker": hit.speaker,
+    }
+
+
+def document(transcript: Transcript, revision: int) -> Response:
+    """A transcript as in ``domain/schema.json``, with its revision."""
+    content = json.loads(transcript.dumps()) | {"revision": revision}
+    return JSONResponse(content, headers={**NO_STORE, "etag": f'"r{revision}"'})
+
+
+def name_of(source: str) -> str:
+    """The name of a recording for lists."""
+    return PurePath(source).name or source
+
+
+def page_error(error: TranscribeError) -> JSONResponse:
+    """An error of the service, with the status that fits it and the way out."""
+    text = "; ".join(filter(None, (str(error), error.hint)))
+    return refusal(error.http_status, text, error.code, headers=NO_STORE)

@@ -1,0 +1,34 @@
+"""Logins of browsers to the page. They end with the server."""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+from collections import deque
+
+MAX_SESSIONS = 1_000  # beyond them the oldest ends
+
+
+class Sessions:
+    """
+    Args:
+        token: that opens a session; empty makes one, so that other users of this machine cannot
+            read the transcripts.
+
+    Attributes:
+        token: the token of the server, or the one that was made.
+    """
+
+    def __init__(self, token: str = "") -> None:
+        self.token = token or secrets.token_urlsafe(24)
+        self._open: deque[str] = deque(maxlen=MAX_SESSIONS)
+
+    def begin(self, token: str) -> str | None:
+        """The value of the cookie of a new session; ``None`` for a wrong token."""
+        if not hmac.compare_digest(token.encode(), self.token.encode()):
+            return None
+        self._open.append(secrets.token_urlsafe(24))
+        return self._open[-1]
+
+    def has(self, value: str) -> bool:
+        return any(hmac.compare_digest(value.encode(), each.encode()) for each in self._open)
