@@ -38,7 +38,7 @@ def ask(
     is_socket = method == "WEBSOCKET"
     scope = {
         "type": "websocket" if is_socket else "http",
-        "asgi": {"version": "3.0"},
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
         "http_version": "1.1",
         "method": method,
         "scheme": "ws" if is_socket else "http",

@@ -9,6 +9,7 @@ import pytest
 from asgi import ask
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 
 from transcribe_mcp.errors import UsageError
@@ -185,9 +186,9 @@ def test_an_allowed_origin_is_an_origin(origin: str) -> None:
 # --- areas ----------------------------------------------------------------------------------------
 
 
-def test_the_longest_area_counts_and_a_session_opens_only_what_takes_it(guarded: Guard) -> None:
+def test_the_longest_area_counts_and_a_session_opens_only_what_takes_it() -> None:
     areas = [Area("/api/*", takes_session=True), Area("/api/session", is_public=True), Area("/")]
-    app = Guard(guarded.app, areas, Address(), TOKEN, lambda value: value == "s-1")
+    app = Guard(Starlette(), areas, Address(), TOKEN, lambda value: value == "s-1")
     session = f"other=1; {SESSION_COOKIE}=s-1"
     assert ask(app, "POST", "/api/session").status == 404  # no such route here, but no 401
     assert ask(app, "POST", "/api/session/x").status == 401

@@ -21,7 +21,7 @@ from .decode import Samples, find, read_blocks
 PEAKS_PER_S = 20
 BLOCK_S = 60.0
 COPY_BITS_PER_S = 64_000
-COPY_TYPE = "audio/mp4"
+MAX_SHIFT_S = 0.03  # between the clock of the file and that of the transcript
 PEAK_SAMPLES = SAMPLE_RATE_HZ // PEAKS_PER_S
 
 # Format and codec of files that browsers play and seek exactly -> media type. MP3 is not among
@@ -45,7 +45,8 @@ def played_type(path: Path) -> str | None:
     if len(sound.parts.media) > 1:
         return None
     with opened(sound.media) as (container, stream):
-        if len(container.streams) > 1 or container.start_time:
+        start_s = (container.start_time or 0) / av.time_base
+        if len(container.streams) > 1 or abs(start_s) > MAX_SHIFT_S:
             return None
         return _PLAYED.get((container.format.name, stream.codec_context.name))
 
