@@ -209,6 +209,38 @@ def test_a_recording_that_has_changed_is_not_played(browser: Browser, here: Plac
     assert (answer.status, answer.error["code"]) == (404, "source_not_found")
 
 
+def form(**fields: tuple[str, bytes]) -> tuple[bytes, str]:
+    """(body, content type) of a form; a field is (more of its header, content)."""
+    parts = [
+        f'--edge\r\nContent-Disposition: form-data; name="{name}"{more}\r\n\r\n'.encode() + content
+        for name, (more, content) in fields.items()
+    ]
+    return b"\r\n".join([*parts, b"--edge--\r\n"]), "multipart/form-data; boundary=edge"
+
+
+def test_an_upload_is_a_job_with_its_name_and_options(browser: Browser, talk: Path) -> None:
+    header = '; filename="../talk <b>.opus"'
+    body, kind = form(
+        diarize=("", b"true"), speakers=("", b"2"), language=("", b"en"),
+        vocabulary=("", b"Elbe, Alster"), file=(header, talk.read_bytes()),
+    )  # fmt: skip
+    cookie = f"{SESSION_COOKIE}={browser.cookie}"
+    headers = {"cookie": cookie, "origin": ORIGIN, "content_type": kind}
+    answer = ask(browser.app, "POST", "/api/jobs", body, **headers)
+    row = json.loads(answer.body)
+    assert (answer.status, row["name"]) == (201, "talk <b>.opus"), row
+    options = jobs.get_job(row["job_id"]).options
+    assert (options.diarize, options.speakers, options.language) == (True, 2, "en")
+    assert options.vocabulary == ("Elbe", "Alster")
+    again = json.loads(ask(browser.app, "POST", "/api/jobs", body, **headers).body)
+    assert again["job_id"] == row["job_id"]
+    cancelled = json.loads(browser.ask("POST", f"/api/jobs/{row['job_id']}/cancel").body)
+    assert cancelled["status"] in ("cancelled", "failed", "completed")
+    wrong, kind = form(speakers=("", b"two"), file=(header, b"RIFF"))
+    refused = ask(browser.app, "POST", "/api/jobs", wrong, **headers)
+    assert (refused.status, refused.error["param"]) == (400, "speakers")
+
+
 def test_a_deleted_job_takes_the_copy_of_its_sound_with_it(browser: Browser, here: Place) -> None:
     recording = here.data_dir / "gone.mp3"
     write_audio(recording, "libmp3lame", speechlike(5.0))

@@ -129,9 +129,8 @@ def add_commands(app: typer.Typer, run: Serve) -> None:
                     "speaking MCP on this terminal; MCP clients start the server themselves, see: "
                     "transcribe-mcp mcp-config --help"
                 )
-            names = tuple(allowed_host or ())
-            origins = tuple(allowed_origin or ())
-            run(Address(host, port, names, origins, not no_web) if http else None)
+            others = (tuple(allowed_host or ()), tuple(allowed_origin or ()))
+            run(Address(host, port, *others, not no_web) if http else None)
 
     @app.command("mcp-config")
     def mcp_config(client: Client, write: Write = False, file: ConfigFile = None) -> None:

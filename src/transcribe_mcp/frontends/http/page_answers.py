@@ -9,6 +9,7 @@ from typing import Any
 from starlette.responses import JSONResponse, Response
 
 from ...errors import TranscribeError
+from ...service import uploads
 from ...service.models import Hit, Job, Outline, Transcript
 from .refusals import refusal
 
@@ -66,8 +67,8 @@ def document(transcript: Transcript, revision: int) -> Response:
 
 
 def name_of(source: str) -> str:
-    """The name of a recording for lists."""
-    return PurePath(source).name or source
+    """The name of a recording for lists; of an upload the name that it had in the browser."""
+    return uploads.name_of(source) or PurePath(source).name or source
 
 
 def page_error(error: TranscribeError) -> JSONResponse:

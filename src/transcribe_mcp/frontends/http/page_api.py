@@ -24,9 +24,12 @@ from ...service.viewing import Sound, Viewing
 from .guard import SESSION_COOKIE, Area
 from .page_answers import NO_STORE, answer, document, hit_row, job_row, name_of, page_error
 from .page_events import Events
+from .parameters import form_options
 from .parts import Part
 from .refusals import Refused
 from .sessions import Sessions
+from .transcriptions import submit as submit_upload
+from .uploads import received_form
 
 PING_S = 15
 MAX_BODY_BYTES = 1 << 20  # of JSON
@@ -44,6 +47,7 @@ def part(service: AsyncService, sessions: Sessions) -> Part:
         _route("/api/events", "GET", api.events),
         _route("/api/search", "GET", api.search),
         _route("/api/jobs", "GET", api.list_jobs),
+        _route("/api/jobs", "POST", api.submit),
         _route("/api/jobs/{job_id}", "GET", api.job),
         _route("/api/jobs/{job_id}", "DELETE", api.delete),
         _route("/api/jobs/{job_id}/cancel", "POST", api.cancel),
@@ -120,6 +124,12 @@ class PageApi:
         rows = [job_row(job, outlines.get(job.job_id)) for job in page.jobs]
         return answer({"jobs": rows, "next_cursor": page.next_cursor})
 
+    async def submit(self, request: Request) -> Response:
+        async with received_form(request, self._service) as form:
+            options = await self._call(form_options, form)
+            job = await submit_upload(self._service, form, options)
+        return await self._row(job, 201)
+
     async def job(self, request: Request) -> Response:
         return await self._row(await self._found(request))
 
@@ -186,9 +196,9 @@ class PageApi:
             raise JobNotFoundError(f"{job.job_id} is a batch", hint="open one of its jobs")
         return job
 
-    async def _row(self, job: Job) -> Response:
+    async def _row(self, job: Job, status: int = 200) -> Response:
         outlines = await self._call(self._viewing.outlines, [job])
-        return answer(job_row(job, outlines.get(job.job_id)))
+        return answer(job_row(job, outlines.get(job.job_id)), status)
 
     async def _document(self, job_id: str) -> Response:
         def read() -> Response:

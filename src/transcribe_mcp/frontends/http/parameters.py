@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...domain.options import Options
+from ...domain.options import Options, options_of
 from ...errors import UsageError
 from ...service.models import JobOptions
 from .models import DIARIZING, find_model
@@ -74,6 +74,27 @@ def audio_request(form: Form, task: str) -> AudioRequest:
     )
 
 
+def form_options(form: Form) -> JobOptions:
+    """The options of the page's form. Blocks as ``audio_request`` does.
+
+    Raises:
+        Refused: a field has a value that it cannot have.
+    """
+    words = form.one("vocabulary").split(",")
+    given: dict[str, Any] = {
+        "model": find_model(form.one("model")),
+        "language": form.one("language") or "auto",
+        "vocabulary": tuple(filter(None, map(str.strip, words))),
+        "diarize": _is_true(form, "diarize"),
+    }
+    if speakers := form.one("speakers"):
+        if not (speakers.isascii() and speakers.isdecimal() and len(speakers) < 4):
+            message = f"speakers is {speakers[:64]!r}; give the number of speakers"
+            raise Refused(400, message, "usage", param="speakers")
+        given["speakers"] = int(speakers)
+    return _checked(given)
+
+
 def unsupported(param: str, message: str) -> Refused:
     return Refused(400, message, "unsupported_value", param=param)
 
@@ -136,7 +157,7 @@ def _is_true(form: Form, name: str) -> bool:
 
 def _checked(given: Mapping[str, Any]) -> JobOptions:
     """The options. Submission checks them; here, the error can name the field."""
-    names = {"language", "task", "prompt", "vocabulary", "temperatures", "diarize"}
+    names = given.keys() & {each.name for each in options_of(Options)}
     try:
         Options(**{name: value for name, value in given.items() if name in names})
     except UsageError as error:
