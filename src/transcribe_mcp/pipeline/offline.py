@@ -12,7 +12,7 @@ from ..domain.options import Options
 from ..domain.progress import Progress, ShowText, no_progress, share_of, show_no_text
 from ..domain.transcript import Notice, Transcript, Turn
 from ..engines import DecodingOptions, EngineInfo, Recognizer
-from ..errors import EngineUnavailableError, UnsupportedTaskError
+from ..errors import UnsupportedTaskError
 from ..media.decode import SILENCE_DB, Samples
 from ..runtime.executor import Executor
 from ..runtime.queue import Claim, Recording, Results
@@ -25,7 +25,7 @@ from .recognize import Recipe, RecognizeStage
 from .speaker_names import Speakers, with_speakers
 from .speaker_pass import SpeakerPass
 from .temperature_fallback import TemperatureSchedule
-from .voices import Voice, about_each, spoken, voices_of
+from .voices import about_each, spoken, voices_of
 
 
 def transcribe(
@@ -73,9 +73,10 @@ def transcribe_at(
     voices = voices_of(source, options, notices)
     passes = []
     with ExitStack() as stack:
-        diarizer = _speaker_pass(recording.info.device, options, voices, notices)
-        if diarizer is not None:
-            stack.enter_context(closing(diarizer))
+        diarizer = None
+        if options.diarize and len(voices) == 1:  # channels and tracks have names already
+            threads = options.threads or usable_cores()
+            diarizer = stack.enter_context(closing(SpeakerPass(recording.info.device, threads)))
         for number, voice in enumerate(voices):
             share = share_of(progress, number, len(voices))
             run = Run(voice, options, share, voice.claimed_duration_s, diarizer)
@@ -91,19 +92,6 @@ def transcribe_at(
     decoding = passes[0].stage.group.options
     notices[:0] = [*recording.info.warnings, *recording.notices(decoding)]
     return _transcript(passes, speakers, source, notices, recording.info)
-
-
-def _speaker_pass(
-    device: str, options: Options, voices: Sequence[Voice], notices: list[Notice]
-) -> SpeakerPass | None:
-    """The diarizer, if voices tell the speakers apart."""
-    if not options.diarize or len(voices) > 1:  # each channel or track has a name already
-        return None
-    try:
-        return SpeakerPass(device, options.threads or usable_cores())
-    except EngineUnavailableError as error:
-        notices.append(_no_speakers(error))
-        return None
 
 
 def _speakers(

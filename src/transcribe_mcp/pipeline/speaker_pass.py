@@ -12,6 +12,7 @@ from ..media.decode import Samples
 from ..speakers.devices import networks_on
 from ..speakers.diarizer import Diarizer
 from ..speakers.evidence import Evidence
+from ..speakers.protocol import SpeakerNetworks
 
 BLOCKS_AHEAD = 2  # that may wait for the thread
 
@@ -20,40 +21,43 @@ class SpeakerPass:
     """One pass of a diarizer over a recording, on the device of the model or the CPU."""
 
     def __init__(self, device: str, threads: int) -> None:
+        self._networks: SpeakerNetworks | None = None
+        self._diarizer: Diarizer | None = None
+        self._thread = ThreadPoolExecutor(1, "speakers")
+        loading = self._thread.submit(self._load, device, threads)
+        self._waiting = deque([loading], maxlen=BLOCKS_AHEAD)
+
+    def _load(self, device: str, threads: int) -> None:
         self._networks = networks_on(device, threads)
         self._diarizer = Diarizer(self._networks)
-        self._thread = ThreadPoolExecutor(1, "speakers")
-        self._waiting: deque[Future[None]] = deque(maxlen=BLOCKS_AHEAD)
 
     def push(self, samples: Samples, detected: NDArray[np.float32], *, last: bool) -> None:
         """Take the next samples and the probabilities of speech of the voice detector."""
         if len(self._waiting) == BLOCKS_AHEAD:
             wait([self._waiting[0]])
-        before = self._waiting[-1] if self._waiting else None
+        before = self._waiting[-1]
         self._waiting.append(self._thread.submit(self._take, before, samples, detected, last=last))
 
     def _take(
-        self,
-        before: Future[None] | None,
-        samples: Samples,
-        detected: NDArray[np.float32],
-        *,
-        last: bool,
+        self, before: Future[None], samples: Samples, detected: NDArray[np.float32], *, last: bool
     ) -> None:
-        if before is not None:
-            before.result()  # an error goes on to the last block
+        before.result()  # an error goes on to the last block
+        assert self._diarizer is not None
         self._diarizer.push(samples, detected, last=last)
 
     def evidence(self) -> Evidence:
         """Wait for the last block.
 
         Raises:
+            EngineUnavailableError: a network cannot be loaded.
             Exception: what the diarizer failed with.
         """
         self._waiting[-1].result()
+        assert self._diarizer is not None
         return self._diarizer.evidence()
 
     def close(self) -> None:
         """Also where the recording is broken off."""
         self._thread.shutdown(cancel_futures=True)
-        self._networks.close()
+        if self._networks is not None:
+            self._networks.close()

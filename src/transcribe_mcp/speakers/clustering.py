@@ -8,6 +8,7 @@ The neighbourhood of 1.2 % and the merging of clusters above a cosine of 0.875 a
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,8 +81,7 @@ def _grouped(
         return unit(embeddings[rows].astype(np.float32)), weights
     sums: list[Array] = []
     totals: list[float] = []
-    for row, weight in zip(rows.tolist(), weights.tolist(), strict=True):
-        vector = unit(embeddings[row].astype(np.float32))
+    for vector, weight in zip(_units(embeddings, rows), weights.tolist(), strict=True):
         before = sums[-1] if sums else vector
         cosine = float(before @ vector) / math.sqrt(float(before @ before))
         if sums and cosine >= SAME_GROUP and totals[-1] < MAX_GROUP_S:
@@ -93,6 +93,12 @@ def _grouped(
     groups = unit(np.stack(sums))
     weights = np.array(totals, np.float32)
     return _led(groups, weights) if len(groups) > MAX_GROUPS else (groups, weights)
+
+
+def _units(embeddings: NDArray[np.floating[Any]], rows: NDArray[np.intp]) -> Iterator[Array]:
+    """The embeddings of these rows, of length 1; few are in memory at once."""
+    for first in range(0, len(rows), MAX_WINDOWS):
+        yield from unit(embeddings[rows[first : first + MAX_WINDOWS]].astype(np.float32))
 
 
 def _led(vectors: Array, weights: Array) -> tuple[Array, Array]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 from .networks import CpuNetworks
@@ -58,13 +59,19 @@ def networks_on(device: str, threads: int) -> SpeakerNetworks:
     if not device.startswith("cuda"):
         return CpuNetworks(threads)
     try:
-        import torch
-
-        from .networks_torch import GpuNetworks
-
-        return GuardedNetworks(GpuNetworks(torch.device(device.partition(",")[0])), threads)
+        return GuardedNetworks(_on_gpu(device.partition(",")[0]), threads)
     except (ImportError, RuntimeError, MemoryError, AssertionError):  # the last: built without CUDA
         return CpuNetworks(threads)
+
+
+@cache
+def _on_gpu(device: str) -> SpeakerNetworks:
+    """They stay there: loading takes longer than the speakers of ten minutes."""
+    import torch
+
+    from .networks_torch import GpuNetworks
+
+    return GpuNetworks(torch.device(device))
 
 
 def _on_cpu(value: Any) -> Any:

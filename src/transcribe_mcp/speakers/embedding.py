@@ -7,7 +7,7 @@ them tells where. That halves the work of the usual overlap of one half.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,11 +37,11 @@ class VoiceWindow:
 
 
 @dataclass(frozen=True, slots=True)
-class Embedding:
-    """The voice in a window: ``vector`` (192,) float16."""
+class Embeddings:
+    """The voices in windows: ``vectors`` (n, 192) float16."""
 
-    window: VoiceWindow
-    vector: NDArray[np.float16]
+    windows: list[VoiceWindow]
+    vectors: NDArray[np.float16]
 
 
 class Embedder:
@@ -60,7 +60,7 @@ class Embedder:
         self._n_segments = 0
         self._windows: list[VoiceWindow] = []  # to be embedded
         self._between: list[VoiceWindow] = []  # the same, between two that differ
-        self._before: Embedding | None = None
+        self._last = Embeddings([], np.empty((0, N_EMBEDDING), np.float16))
 
     def push(self, first: int, end: int) -> None:
         """Add the segment of the features [first, end)."""
@@ -79,33 +79,36 @@ class Embedder:
 
     def run(self, features: FeatureBuffer, *, last: bool = False) -> None:
         """Compute the embeddings of whole batches; of all windows if no segment follows."""
-        for found in self._run(features, self._windows, last):
-            before = self._before
-            if before is not None and before.window.segment == found.window.segment:
-                self._look_between(before, found)
-            self._before = found
+        if found := self._run(features, self._windows, last):
+            self._look_between(found)
         self._run(features, self._between, last)
 
-    def _look_between(self, before: Embedding, after: Embedding) -> None:
-        cosine = unit(before.vector.astype(np.float32)) @ unit(after.vector.astype(np.float32))
-        if float(cosine) < ALIKE:
-            first = (before.window.first + after.window.first) // 2
-            window = VoiceWindow(first, first + N_FRAMES, before.window.segment)
-            self._between.append(window)
+    def _look_between(self, found: Embeddings) -> None:
+        """Add the windows between neighbours of one segment that differ."""
+        windows = self._last.windows + found.windows
+        vectors = unit(np.concatenate([self._last.vectors, found.vectors]).astype(np.float32))
+        cosines = (vectors[:-1] * vectors[1:]).sum(axis=1)
+        for i in np.flatnonzero(cosines < ALIKE).tolist():
+            before = windows[i]
+            after = windows[i + 1]
+            if before.segment == after.segment:
+                first = (before.first + after.first) // 2
+                self._between.append(VoiceWindow(first, first + N_FRAMES, before.segment))
+        self._last = Embeddings(windows[-1:], found.vectors[-1:])
 
     def _run(
         self, features: FeatureBuffer, windows: list[VoiceWindow], last: bool
-    ) -> Sequence[Embedding]:
+    ) -> Embeddings | None:
         n = len(windows) if last else len(windows) // self._batch * self._batch
         if not n:
-            return ()
+            return None
         batch = windows[:n]
         del windows[:n]
         firsts = np.array([window.first - features.first for window in batch], np.intp)
         lengths = np.array([window.end - window.first for window in batch], np.intp)
         vectors = self._embed(features.values, firsts, lengths).astype(np.float16)
         self._found.append((np.stack([firsts, firsts + lengths], axis=1) + features.first, vectors))
-        return list(map(Embedding, batch, vectors))
+        return Embeddings(batch, vectors)
 
     def found(self) -> tuple[Array, Array, NDArray[np.float16]]:
         """Starts and ends (n,) in seconds and vectors (n, 192) of all windows, in order."""

@@ -26,7 +26,8 @@ N_HIDDEN = 128
 DENSE_BLOCKS = ((12, 1), (24, 2), (16, 2))  # layers and dilation of each
 GROWTH = 32  # channels that a dense layer adds
 RESIDUAL_BLOCKS = ("layer1.0", "layer1.1", "layer2.0", "layer2.1")
-HEAD_BATCH = 128  # windows in the first convolutions at once, which need most of the memory
+CONVOLUTION_BATCH = 32  # windows of 10 s in the convolutions at once, which need most of the memory
+HEAD_BATCH = 128  # windows of 1.5 s in the first convolutions at once, for the same reason
 LOG_MEL_FRAMES = 1 << 14  # at once
 
 Weights = dict[str, Tensor]
@@ -42,8 +43,8 @@ class GpuNetworks:
         EngineUnavailableError: a weight file is missing or damaged.
     """
 
-    segmentation_batch = 32
-    embedding_batch = 512
+    segmentation_batch = 256  # the LSTM takes hardly longer for more windows
+    embedding_batch = 1024
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -121,10 +122,25 @@ class Segmentation:
         self._weights = {name: value.to(device) for name, value in weights.items()}
         self._lstm = nn.LSTM(60, N_HIDDEN, 4, bidirectional=True, batch_first=True)
         self._lstm.load_state_dict(dict(_lstm_states(weights)))
-        self._lstm.to(device)
+        self._lstm.to(device).eval()  # in training it would keep every state
         self._lstm.flatten_parameters()
 
     def __call__(self, samples: Tensor) -> Tensor:
+        weights = self._weights
+        parts = [self._convolved(part) for part in _parts(samples, CONVOLUTION_BATCH)]
+        x, _ = self._lstm(torch.cat(parts).transpose(1, 2))
+        assert x.shape[1] == N_FRAMES
+        for layer in ("linear0", "linear1"):
+            x = functional.linear(x, weights[f"{layer}.weight"], weights[f"{layer}.bias"])
+            x = functional.leaky_relu(x, 0.01)
+        scores = functional.linear(x, weights["output.weight"], weights["output.bias"])
+        probabilities = scores.float().softmax(dim=2)
+        speech = 1 - probabilities[:, :, 0]
+        overlap = probabilities[:, :, TWO_SPEAKERS:].sum(dim=2)
+        return torch.stack([speech, overlap, scores.argmax(dim=2)], dim=2)
+
+    def _convolved(self, samples: Tensor) -> Tensor:
+        """The filters over the samples (n, 160,000) -> (n, 60, 589)."""
         weights = self._weights
         x = functional.instance_norm(
             samples[:, None], weight=weights["wave_norm.weight"], bias=weights["wave_norm.bias"]
@@ -137,28 +153,20 @@ class Segmentation:
             norm = (weights[f"norm{i}.weight"], weights[f"norm{i}.bias"])
             x = functional.instance_norm(x, weight=norm[0], bias=norm[1])
             x = functional.leaky_relu(x, 0.01)
-        x, _ = self._lstm(x.transpose(1, 2))
-        assert x.shape[1] == N_FRAMES
-        for layer in ("linear0", "linear1"):
-            x = functional.linear(x, weights[f"{layer}.weight"], weights[f"{layer}.bias"])
-            x = functional.leaky_relu(x, 0.01)
-        scores = functional.linear(x, weights["output.weight"], weights["output.bias"])
-        probabilities = scores.float().softmax(dim=2)
-        speech = 1 - probabilities[:, :, 0]
-        overlap = probabilities[:, :, TWO_SPEAKERS:].sum(dim=2)
-        return torch.stack([speech, overlap, scores.argmax(dim=2)], dim=2)
+        return x
 
 
 class CamPlusPlus:
     """CAM++: windows of normalized features (n, 148, 80) -> embeddings (n, 192).
 
-    Behind its first convolutions the channels come first, (channels, n, frames): then what a dense
-    layer adds lies behind what it read, and nothing is copied.
+    In its first convolutions the channels come last, which suits Tensor Cores. Behind them they
+    come first, (channels, n, frames): then what a dense layer adds lies behind what it read, and
+    nothing is copied.
     """
 
     def __init__(self, weights: Weights, device: torch.device, dtype: torch.dtype) -> None:
         self._weights = {
-            name: _without_rows(name, value).to(device, dtype) for name, value in weights.items()
+            name: _laid_out(name, value).to(device, dtype) for name, value in weights.items()
         }
         self._dtype = dtype
 
@@ -177,6 +185,7 @@ class CamPlusPlus:
     def _head(self, features: Tensor) -> Tensor:
         x = features.to(self._dtype).transpose(1, 2)[:, None]
         x = self._convolution(functional.conv2d, x, "head.conv1", padding=1).relu_()
+        x = x.contiguous(memory_format=torch.channels_last)
         for name in RESIDUAL_BLOCKS:
             block = f"head.{name}"
             stride = (2, 1) if name.endswith(".0") else (1, 1)
@@ -201,13 +210,11 @@ class CamPlusPlus:
             # The mean over the window and over its only segment.
             context = self._pointwise_layer(2 * y.mean(dim=2), f"{layer}.context1").relu_()
             gate = self._pointwise_layer(context, f"{layer}.context2").sigmoid_()
-            local = functional.conv1d(
-                y.transpose(0, 1),
-                self._weights[f"{layer}.local.weight"],
-                padding=dilation,
-                dilation=dilation,
-            )
-            block[end : end + GROWTH] = local.transpose(0, 1) * gate[:, :, None]
+            # The convolution over three frames: one product for each, moved by the dilation.
+            before, local, after = _pointwise(self._weights[f"{layer}.local.weight"], y).chunk(3)
+            local[:, :, dilation:] += before[:, :, :-dilation]
+            local[:, :, :-dilation] += after[:, :, dilation:]
+            torch.mul(local, gate[:, :, None], out=block[end : end + GROWTH])
         return block
 
     def _convolution(self, conv: Callable[..., Tensor], x: Tensor, name: str, **how: Any) -> Tensor:
@@ -222,10 +229,16 @@ class CamPlusPlus:
         return _pointwise(self._weights[f"{name}.weight"], x, self._weights[f"{name}.bias"])
 
 
-def _without_rows(name: str, weight: Tensor) -> Tensor:
-    """Convolutions over frames have one row in the file, because that suits the CPU."""
-    has_row = weight.ndim == 4 and not name.startswith("head.")
-    return weight.squeeze(2) if has_row else weight
+def _laid_out(name: str, weight: Tensor) -> Tensor:
+    """In the files convolutions over frames have one row, because that suits the CPU. Those of
+    three frames become three layers over one, (3 n_out, n_in).
+    """
+    if name.startswith("head."):
+        is_map = weight.ndim == 4
+        return weight.contiguous(memory_format=torch.channels_last) if is_map else weight
+    weight = weight.squeeze(2) if weight.ndim == 4 else weight
+    is_local = name.endswith(".local.weight")
+    return weight.permute(2, 0, 1).flatten(0, 1).contiguous() if is_local else weight
 
 
 def _pointwise(weight: Tensor, x: Tensor, bias: Tensor | None = None) -> Tensor:

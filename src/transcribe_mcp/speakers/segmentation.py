@@ -107,10 +107,11 @@ class Segmenter:
         end = _first_frame(self._n_windows + len(windows) - 1) + N_FRAMES - self._n_returned
         missing = max(0, end - self._sums.shape[1])
         self._sums = np.pad(self._sums, ((0, 0), (0, missing)))
-        for speech, overlap, sets in windows.transpose(0, 2, 1):
+        speech, overlap, sets = windows.transpose(2, 0, 1)
+        facts = np.stack([np.ones_like(speech), speech, overlap, _changes(sets)], axis=1)
+        for weighted in facts * _WEIGHTS:
             first = _first_frame(self._n_windows) - self._n_returned
-            facts = np.stack([np.ones(N_FRAMES, np.float32), speech, overlap, _changes(sets)])
-            self._sums[:, first : first + N_FRAMES] += facts * _WEIGHTS
+            self._sums[:, first : first + N_FRAMES] += weighted
             self._n_windows += 1
 
     def _returned(self, end: int) -> Frames:
@@ -140,9 +141,14 @@ def _first_frame(window: int) -> int:
 
 
 def _changes(sets: Array) -> Array:
-    """1 where the set of speakers differs from the last one, in the middle of the pause."""
-    changes = np.zeros(N_FRAMES, np.float32)
-    spoken = np.flatnonzero(sets)
-    i = np.flatnonzero(np.diff(sets[spoken]))
-    changes[(spoken[i] + spoken[i + 1] + 1) // 2] = 1.0
-    return changes
+    """1 where the set of speakers differs from the last one in its window, in the middle of the
+    pause; (n_windows, 589).
+    """
+    flat = sets.ravel()
+    spoken = np.flatnonzero(flat)
+    before = spoken[:-1]
+    after = spoken[1:]
+    is_change = (flat[before] != flat[after]) & (before // N_FRAMES == after // N_FRAMES)
+    changes = np.zeros_like(flat)
+    changes[(before + after + 1)[is_change] // 2] = 1.0
+    return changes.reshape(sets.shape)
