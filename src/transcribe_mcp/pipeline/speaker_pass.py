@@ -15,6 +15,7 @@ from ..speakers.evidence import Evidence
 from ..speakers.protocol import SpeakerNetworks
 
 BLOCKS_AHEAD = 2  # that may wait for the thread
+GPU_BLOCKS_AHEAD = 8  # the same on a GPU, whose first batch has half an hour of audio
 
 
 class SpeakerPass:
@@ -25,7 +26,8 @@ class SpeakerPass:
         self._diarizer: Diarizer | None = None
         self._thread = ThreadPoolExecutor(1, "speakers")
         loading = self._thread.submit(self._load, device, threads)
-        self._waiting = deque([loading], maxlen=BLOCKS_AHEAD)
+        n_ahead = GPU_BLOCKS_AHEAD if device.startswith("cuda") else BLOCKS_AHEAD
+        self._waiting = deque([loading], maxlen=n_ahead)
 
     def _load(self, device: str, threads: int) -> None:
         self._networks = networks_on(device, threads)
@@ -33,7 +35,7 @@ class SpeakerPass:
 
     def push(self, samples: Samples, detected: NDArray[np.float32], *, last: bool) -> None:
         """Take the next samples and the probabilities of speech of the voice detector."""
-        if len(self._waiting) == BLOCKS_AHEAD:
+        if len(self._waiting) == self._waiting.maxlen:
             wait([self._waiting[0]])
         before = self._waiting[-1]
         self._waiting.append(self._thread.submit(self._take, before, samples, detected, last=last))

@@ -43,7 +43,7 @@ class GpuNetworks:
         EngineUnavailableError: a weight file is missing or damaged.
     """
 
-    segmentation_batch = 256  # the LSTM takes hardly longer for more windows
+    segmentation_batch = 128  # the LSTM takes hardly longer for more windows
     embedding_batch = 1024
 
     def __init__(self, device: torch.device) -> None:
