@@ -102,7 +102,7 @@ def test_windows_for_which_there_is_no_memory_to_capture_are_encoded_all_the_sam
     peak = torch.cuda.max_memory_reserved()
     torch.cuda.empty_cache()
 
-    with only(peak - torch.cuda.memory_reserved() + 16 * MEBIBYTE):
+    with only(peak - torch.cuda.memory_reserved() + 80 * MEBIBYTE):
         again = engine.encode(windows).rows[0].cache.values.cpu()
 
     assert torch.equal(again, first)

@@ -81,15 +81,17 @@ def _grouped(
         return unit(embeddings[rows].astype(np.float32)), weights
     sums: list[Array] = []
     totals: list[float] = []
+    length = 0.0  # of the last sum
     for vector, weight in zip(_units(embeddings, rows), weights.tolist(), strict=True):
-        before = sums[-1] if sums else vector
-        cosine = float(before @ vector) / math.sqrt(float(before @ before))
-        if sums and cosine >= SAME_GROUP and totals[-1] < MAX_GROUP_S:
-            sums[-1] = before + vector * weight
+        product = float(sums[-1] @ vector) if sums else 0.0
+        if sums and product >= SAME_GROUP * length and totals[-1] < MAX_GROUP_S:
+            sums[-1] += vector * weight
             totals[-1] += weight
+            length = math.sqrt(length**2 + 2 * weight * product + weight**2)
         else:
             sums.append(vector * weight)
             totals.append(weight)
+            length = weight
     groups = unit(np.stack(sums))
     weights = np.array(totals, np.float32)
     return _led(groups, weights) if len(groups) > MAX_GROUPS else (groups, weights)

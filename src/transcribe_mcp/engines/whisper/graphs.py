@@ -6,6 +6,7 @@ Decoding gives the same tokens as ``continuous_batching.EagerSteps``.
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -49,9 +50,12 @@ def captured(graph: torch.cuda.CUDAGraph, device: torch.device, pool: Any) -> It
     with (
         _capturing,
         usual,
-        torch.cuda.graph(graph, pool, stream, capture_error_mode="thread_local"),
+        warnings.catch_warnings(),
     ):
-        yield
+        # Of a capture without memory even for its first tensor, beside the error.
+        warnings.filterwarnings("ignore", "The CUDA Graph is empty")
+        with torch.cuda.graph(graph, pool, stream, capture_error_mode="thread_local"):
+            yield
 
 
 @dataclass(frozen=True, slots=True)
