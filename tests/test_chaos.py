@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 from job_places import fake_options, jobs, place
-from patience import until
+from patience import PAUSE, until
 from postgres import programs
 from slow import SLOW, slow
 from whisper_nano import SPEECH, kept_conversions
@@ -24,6 +24,8 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SECONDS = 600 if SLOW else 60
 KILLS = 200 if SLOW else 6
 CLIP = SPEECH / "en_0.flac"
+ROUNDS = 3
+LOOKS = 500  # for what the jobs of a round held
 
 
 def chaos(*arguments: str) -> dict[str, Any]:
@@ -52,7 +54,10 @@ def test_one_store_loses_nothing_while_all_its_processes_are_killed() -> None:
 
 
 def test_a_worker_keeps_no_descriptor_and_no_thread_of_jobs_that_are_done(tmp_path: Path) -> None:
-    with kept_conversions(), place(tmp_path / "data") as here:
+    """The pool of threads may still grow to its size while others keep the machine busy: one of
+    the rounds adds nothing. What stays of each job would show in all of them.
+    """
+    with kept_conversions(), place(tmp_path / "data", EXIT_AFTER_S="600") as here:
         wanted = models.JobRequest(str(CLIP), fake_options(), force=True)
 
         def work_through(n: int) -> None:
@@ -69,10 +74,14 @@ def test_a_worker_keeps_no_descriptor_and_no_thread_of_jobs_that_are_done(tmp_pa
             descriptors = worker.num_fds() if hasattr(worker, "num_fds") else worker.num_handles()
             return descriptors, worker.num_threads()
 
-        before = held()
-        work_through(60)
-        until(
-            lambda: held()[0] <= before[0] and held()[1] <= before[1],
-            "what the jobs held is given back",
-        )
+        def a_round_adds_nothing() -> bool:
+            before = held()
+            work_through(60)
+            for _ in range(LOOKS):
+                if held()[0] <= before[0] and held()[1] <= before[1]:
+                    return True
+                PAUSE.wait(0.02)
+            return False
+
+        assert any(a_round_adds_nothing() for _ in range(ROUNDS)), held()
         assert here.worker_pid() == worker.pid
