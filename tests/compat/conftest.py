@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from test_compat_updates import index
-from wheels import WORKING_NUMPY, WORKING_ONNXRUNTIME, write_wheel
+from wheels import prepared
 
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder for environments, an index that is a folder of wheels, and no network."""
-    monkeypatch.setenv("TRANSCRIBE_MCP_DATA_DIR", str(tmp_path / "data"))
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "wheels"))
-    (tmp_path / "wheels").mkdir()
-    write_wheel(tmp_path / "wheels", "numpy", "2.0", WORKING_NUMPY)
-    write_wheel(tmp_path / "wheels", "onnxruntime", "1.0", WORKING_ONNXRUNTIME, ("numpy",))
-    return tmp_path
+    return prepared(tmp_path, monkeypatch)
 
 
 @pytest.fixture

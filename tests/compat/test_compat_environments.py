@@ -7,17 +7,18 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from patience import until
-from wheels import ABORTING, write_wheel
+from wheels import ABORTING, prepared, write_wheel
 
 from transcribe_mcp.compat import env_build
 from transcribe_mcp.compat import environments as store
@@ -42,6 +43,27 @@ def unheard(line: str) -> None:
 
 def build(name: str, *requirements: str) -> store.Environment:
     return env_build.create(request(name, *requirements), unheard)
+
+
+@pytest.fixture(scope="module")
+def built_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an environment that ``build`` has made."""
+    with pytest.MonkeyPatch.context() as patch:
+        prepared(tmp_path_factory.mktemp("built"), patch)
+        build("first")
+        return store.folder_of("first")
+
+
+@pytest.fixture
+def stock(place: Path, built_once: Path) -> Callable[[str], None]:
+    """Makes a copy of a built environment current, without the seconds that building takes."""
+
+    def add(name: str) -> None:
+        shutil.copytree(built_once, store.folder_of(name), symlinks=True)
+        store.write_record(replace(store.environment(name), name=name))
+        store.make_current(name)
+
+    return add
 
 
 def copy_of(name: str, original: str) -> None:
@@ -85,8 +107,10 @@ def test_where_there_is_no_pip_at_all_the_failure_says_what_to_install(
     assert store.current_environment("cpu") is None
 
 
-def test_a_failing_step_leaves_the_old_environment_current_and_the_log_at_hand(place: Path) -> None:
-    build("good")
+def test_a_failing_step_leaves_the_old_environment_current_and_the_log_at_hand(
+    place: Path, stock: Callable[[str], None]
+) -> None:
+    stock("good")
     write_wheel(place / "wheels", "onnxruntime", "2.0", ABORTING, ("numpy",))
     with pytest.raises(EnvironmentBuildError, match="signal 6"):
         build("aborts", "onnxruntime==2.0")
@@ -100,8 +124,8 @@ def test_a_failing_step_leaves_the_old_environment_current_and_the_log_at_hand(p
         store.make_current("aborts")
 
 
-def test_use_and_rollback_move_one_pointer_each(place: Path) -> None:
-    build("one")
+def test_use_and_rollback_move_one_pointer_each(stock: Callable[[str], None]) -> None:
+    stock("one")
     for name in ("two", "three"):
         copy_of(name, "one")
         assert main(["env", "use", name]) == 0
@@ -114,9 +138,9 @@ def test_use_and_rollback_move_one_pointer_each(place: Path) -> None:
 
 
 def test_a_venv_deleted_underneath_is_named_and_skipped(
-    place: Path, capsys: pytest.CaptureFixture[str]
+    stock: Callable[[str], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    build("whole")
+    stock("whole")
     for name in ("gutted", "latest"):
         copy_of(name, "whole")
         assert main(["env", "use", name]) == 0
@@ -131,10 +155,10 @@ def test_a_venv_deleted_underneath_is_named_and_skipped(
 
 
 def test_verifying_what_is_not_whole_fails_and_says_what_to_do(
-    place: Path, capsys: pytest.CaptureFixture[str]
+    stock: Callable[[str], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     (store.folder_of("begun") / "venv").mkdir(parents=True)
-    build("whole")
+    stock("whole")
     copy_of("interrupted", "whole")
     (store.folder_of("interrupted") / "record.json").unlink()
     copy_of("failed", "whole")
@@ -154,8 +178,10 @@ def test_verifying_what_is_not_whole_fails_and_says_what_to_do(
     assert main(["env", "verify", "whole"]) == 0
 
 
-def test_what_is_current_cannot_be_deleted_and_the_rest_goes_at_once(place: Path) -> None:
-    build("kept")
+def test_what_is_current_cannot_be_deleted_and_the_rest_goes_at_once(
+    stock: Callable[[str], None],
+) -> None:
+    stock("kept")
     copy_of("spare", "kept")
     assert main(["env", "rm", "kept"]) == 3
     assert main(["env", "rm", "spare"]) == 0
@@ -182,8 +208,10 @@ def creating(place: Path, name: str) -> Iterator[subprocess.Popen[bytes]]:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL and process groups are POSIX")
 @pytest.mark.parametrize("moment", ["pyvenv.cfg", "lib/python*/site-packages/numpy.py"])
-def test_a_killed_creation_leaves_a_usable_state(place: Path, moment: str) -> None:
-    build("before")
+def test_a_killed_creation_leaves_a_usable_state(
+    place: Path, stock: Callable[[str], None], moment: str
+) -> None:
+    stock("before")
     with creating(place, "victim") as process:
         venv = store.folder_of("victim") / "venv"
         until(lambda: list(venv.glob(moment)) or process.poll() is not None, "it has come that far")
@@ -240,8 +268,10 @@ def test_a_name_that_is_no_folder_name_is_refused(name: str, place: Path) -> Non
     assert main(["env", "rm", name]) == 3
 
 
-def test_a_name_in_use_is_refused_and_no_name_finds_a_free_one(place: Path) -> None:
-    build("cpu")
+def test_a_name_in_use_is_refused_and_no_name_finds_a_free_one(
+    stock: Callable[[str], None],
+) -> None:
+    stock("cpu")
     with pytest.raises(EnvironmentBuildError, match="exists"):
         build("cpu")
     assert env_build.create(request(""), unheard).name == "cpu-2"

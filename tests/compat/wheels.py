@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from pathlib import Path
+
+import pytest
 
 
 def write_wheel(
@@ -67,3 +70,15 @@ out = Path(value("--output_dir"), sample.stem + ".txt")
 out.write_text(sample.name + " heard by " + "/".join(Path(value("--model")).parts[-2:]))
 """
 ABORTING = "import os\nos.abort()\n"
+
+
+def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder for environments, an index that is a folder of wheels, and no network."""
+    monkeypatch.setenv("TRANSCRIBE_MCP_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "wheels"))
+    (tmp_path / "wheels").mkdir()
+    write_wheel(tmp_path / "wheels", "numpy", "2.0", WORKING_NUMPY)
+    write_wheel(tmp_path / "wheels", "onnxruntime", "1.0", WORKING_ONNXRUNTIME, ("numpy",))
+    return tmp_path
