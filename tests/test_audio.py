@@ -369,15 +369,20 @@ def test_a_reader_that_stops_early_leaves_no_thread_and_no_open_file(tmp_path):
     assert path not in links
 
 
+@pytest.fixture(scope="module")
+def five_minutes(tmp_path_factory):
+    return write_audio(tmp_path_factory.mktemp("long") / "a.mp3", "libmp3lame", speechlike(300))
+
+
 @pytest.mark.parametrize("threads", [1, 2])
-def test_reading_starts_no_threads_but_those_it_was_given(tmp_path, threads):
-    path = write_audio(tmp_path / "a.mp3", "libmp3lame", speechlike(300))
+def test_reading_starts_no_threads_but_those_it_was_given(five_minutes, threads):
 
     def other_threads() -> int:
         return psutil.Process().num_threads() - threading.active_count()
 
     before = other_threads()
-    assert max(other_threads() for _ in read_blocks(path, block_s=5, threads=threads)) <= before
+    blocks = read_blocks(five_minutes, block_s=5, threads=threads)
+    assert max(other_threads() for _ in blocks) <= before
 
 
 @slow
