@@ -26,7 +26,7 @@ N_HIDDEN = 128
 DENSE_BLOCKS = ((12, 1), (24, 2), (16, 2))  # layers and dilation of each
 GROWTH = 32  # channels that a dense layer adds
 RESIDUAL_BLOCKS = ("layer1.0", "layer1.1", "layer2.0", "layer2.1")
-CONVOLUTION_BATCH = 16  # windows of 10 s in the convolutions at once, which need most of the memory
+CONVOLUTION_BATCH = 32  # windows of 10 s in the convolutions at once, which need more memory
 HEAD_BATCH = 128  # windows of 1.5 s in the first convolutions at once, for the same reason
 LOG_MEL_FRAMES = 1 << 14  # at once
 
