@@ -26,7 +26,7 @@ def test_the_page_names_every_tool() -> None:
 
 def test_every_setting_of_a_server_has_an_option_and_every_option_a_row(tmp_path: Path) -> None:
     options = set(re.findall(r"--[a-z][\w-]+", run("serve", "--help", cwd=tmp_path).stdout))
-    without = {"--help", "--http", "--no-web"}
+    without = {"--help", "--http", "--no-web", "--open"}
     without |= {"--host", "--port", "--allowed-host", "--allowed-origin"}
     assert options - without == set(SETTINGS.values())
 

@@ -27,7 +27,7 @@ from mcp_places import (
     http_server,
     stdio,
 )
-from patience import PATIENCE_S
+from patience import PATIENCE_S, until
 from whisper_nano import SPEECH
 
 TOKEN = "a-token-0123456789abcdef"
@@ -216,6 +216,22 @@ def test_other_machines_are_not_let_in_without_a_token_that_cannot_be_guessed(pl
         assert (done.returncode, done.stdout) == (2, "")
         assert words in done.stderr and "hint: set TRANSCRIBE_MCP_TOKEN" in done.stderr
         assert "short " not in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the stand-in for a browser is a shell script")
+def test_open_shows_the_page_in_the_browser_with_a_link_that_logs_in(
+    place: Home, tmp_path: Path
+) -> None:
+    shown = tmp_path / "shown"
+    browser = tmp_path / "browser"
+    browser.write_text(f'#!/bin/sh\nprintf %s "$1" > {shown}.new && mv {shown}.new {shown}\n')
+    browser.chmod(0o700)
+    with http_server(place, "--open", BROWSER=f"{browser} %s") as url:
+        until(shown.exists, "the browser is open")
+        page, _, token = shown.read_text().partition("/#token=")
+        assert page == url.removesuffix("/mcp")
+        login = post(f"{page}/api/session", {"token": token})
+        assert login[0] == 204
 
 
 def test_a_port_that_is_taken_is_said_in_words(place: Home) -> None:

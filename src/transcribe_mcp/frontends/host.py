@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import sys
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -15,6 +14,14 @@ GRACE_S = 3  # for answers under way when the server stops
 
 
 @dataclass(frozen=True, slots=True)
+class Pages:
+    """Whether there is a page for browsers, and whether a browser shows it at once."""
+
+    is_served: bool = True
+    is_opened: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Address:
     """Where to listen.
 
@@ -22,7 +29,7 @@ class Address:
         port: 0 takes a free one.
         allowed_hosts: further names that clients use for this machine.
         allowed_origins: of pages elsewhere that may use the API, such as ``app://obsidian.md``.
-        has_page: serve the page for browsers too.
+        pages: for browsers.
 
     Raises:
         UsageError: an allowed origin is none.
@@ -32,7 +39,7 @@ class Address:
     port: int = 8765
     allowed_hosts: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = ()
-    has_page: bool = True
+    pages: Pages = Pages()
 
     def __post_init__(self) -> None:
         for origin in self.allowed_origins:
@@ -49,11 +56,11 @@ def bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def listen(app: Any, address: Address, greeting: Callable[[str], str]) -> None:
+def listen(app: Any, address: Address, on_ready: Callable[[str], None]) -> None:
     """Serve an ASGI application until a signal stops it.
 
     Args:
-        greeting: the URL -> what standard error says when the server is ready.
+        on_ready: called with the URL once clients can connect.
 
     Raises:
         UsageError: the port is taken, or the address is not of this machine.
@@ -76,8 +83,7 @@ def listen(app: Any, address: Address, greeting: Callable[[str], str]) -> None:
     bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=bound.detach())
     with closing(bound):
         url = f"http://{bracketed(address.host)}:{bound.getsockname()[1]}"
-        sys.stderr.write(greeting(url))
-        sys.stderr.flush()
+        on_ready(url)
         config = uvicorn.Config(
             app,
             http=LimitedProtocol,

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from ...service import server_settings as service
-from ..host import Address
+from ..host import Address, Pages
 from .terminal import exit_codes, say, write_out
 
 Serve = Callable[[Address | None], None]
@@ -45,6 +45,9 @@ AllowedOrigin = Annotated[
     ),
 ]
 NoWeb = Annotated[bool, typer.Option("--no-web", help="Serve no page for browsers.")]
+OpenPage = Annotated[
+    bool, typer.Option("--open", help="Show the page in this machine's browser; implies --http.")
+]
 AllowedRoot = Annotated[
     list[Path] | None,
     typer.Option(
@@ -88,7 +91,11 @@ ConfigFile = Annotated[
 
 def add_commands(app: typer.Typer, run: Serve) -> None:
     """Add the commands; ``run`` serves at an address, or over stdio."""
+    _add_serve(app, run)
+    _add_config(app)
 
+
+def _add_serve(app: typer.Typer, run: Serve) -> None:
     @app.command()
     def serve(
         http: Http = False,
@@ -98,6 +105,7 @@ def add_commands(app: typer.Typer, run: Serve) -> None:
         allowed_host: AllowedHost = None,
         allowed_origin: AllowedOrigin = None,
         no_web: NoWeb = False,
+        open_page: OpenPage = False,
         allowed_root: AllowedRoot = None,
         allow_urls: AllowUrls = False,
         data_dir: DataDir = None,
@@ -124,14 +132,19 @@ def add_commands(app: typer.Typer, run: Serve) -> None:
         }
         with exit_codes():
             service.configure(options)
-            if not http and sys.stdin is not None and sys.stdin.isatty():
+            if not (http or open_page) and sys.stdin is not None and sys.stdin.isatty():
                 say(
                     "speaking MCP on this terminal; MCP clients start the server themselves, see: "
                     "transcribe-mcp mcp-config --help"
                 )
-            others = (tuple(allowed_host or ()), tuple(allowed_origin or ()))
-            run(Address(host, port, *others, not no_web) if http else None)
+            names = tuple(allowed_host or ())
+            origins = tuple(allowed_origin or ())
+            pages = Pages(is_served=not no_web, is_opened=open_page)
+            address = Address(host, port, names, origins, pages)
+            run(address if http or open_page else None)
 
+
+def _add_config(app: typer.Typer) -> None:
     @app.command("mcp-config")
     def mcp_config(client: Client, write: Write = False, file: ConfigFile = None) -> None:
         """Print the configuration of an MCP client; with --write, add it to the client's file."""

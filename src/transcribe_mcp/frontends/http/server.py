@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+import threading
+import webbrowser
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from functools import partial
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -85,16 +87,18 @@ def run(address: Address, mcp_app: McpApp) -> None:
     """
     token = take_token(address.host)
     service = AsyncService(Service())
-    sessions = Sessions(token) if address.has_page else None
+    sessions = Sessions(token) if address.pages.is_served else None
     app = build_app(service, mcp_app(service), address, token, sessions)
-    listen(app, address, partial(_greeting, token, sessions))
 
+    def greet(url: str) -> None:
+        sys.stderr.write(f"serving MCP on {url}/mcp\n")
+        if sessions is not None:
+            page_url = url.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]") + "/"
+            # A token that only this server knows. What follows a # reaches no server and no log.
+            page_url += "" if token else f"#token={sessions.token}"
+            sys.stderr.write(f"open {page_url}\n")
+            if address.pages.is_opened:
+                threading.Thread(target=webbrowser.open, args=[page_url], daemon=True).start()
+        sys.stderr.flush()
 
-def _greeting(token: str, sessions: Sessions | None, url: str) -> str:
-    """What the server says when it is ready. A token that it made itself is in the link, after a
-    ``#``: that part reaches no server and no log.
-    """
-    lines = [f"serving MCP on {url}/mcp"]
-    if sessions is not None:
-        lines.append(f"open {url}/" + ("" if token else f"#token={sessions.token}"))
-    return "".join(f"{line}\n" for line in lines)
+    listen(app, address, greet)
