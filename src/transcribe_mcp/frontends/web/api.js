@@ -1,0 +1,137 @@
+// The server's answers. A 401 anywhere shows the token form, see session.js.
+
+export class Problem extends Error {
+  constructor(message, status = 0, code = "") {
+    super(sentence(message));
+    this.status = status;
+    this.code = code;
+  }
+}
+
+// The server writes messages without a capital and a period.
+export function sentence(words) {
+  const text = words.trim().replace(/^\p{Ll}/u, (letter) => letter.toUpperCase());
+  return /[.!?…]$/u.test(text) ? text : `${text}.`;
+}
+
+export const SILENT = "The server does not answer. Check that it still runs.";
+
+function problem(status, text) {
+  try {
+    const { message, code } = JSON.parse(text).error;
+    return new Problem(message, status, code);
+  } catch {
+    return new Problem(`The server answered with ${status}.`, status);
+  }
+}
+
+function closed(status) {
+  if (status === 401) document.dispatchEvent(new Event("closed"));
+}
+
+async function answer(path, options) {
+  let response;
+  try {
+    response = await fetch(path, { credentials: "same-origin", ...options });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Problem(SILENT);
+  }
+  if (response.ok) return response;
+  if (path !== "/api/session") closed(response.status);
+  throw problem(response.status, await response.text());
+}
+
+export const jobPath = (id, rest = "") => `/api/jobs/${encodeURIComponent(id)}${rest}`;
+
+export async function get(path, params = {}, signal = undefined) {
+  const query = new URLSearchParams();
+  for (const [name, value] of Object.entries(params)) {
+    for (const each of [value].flat()) if (each) query.append(name, each);
+  }
+  const text = query.size ? `${path}?${query}` : path;
+  return (await answer(text, { signal })).json();
+}
+
+export async function bytes(path) {
+  return (await answer(path)).arrayBuffer();
+}
+
+// Why a file of the server cannot be read, as a Problem; null if it can.
+export async function trouble(path) {
+  try {
+    await (await answer(path, { headers: { range: "bytes=0-0" } })).body?.cancel();
+    return null;
+  } catch (error) {
+    return error;
+  }
+}
+
+export async function send(method, path, body) {
+  const response = await answer(path, {
+    method,
+    headers: body ? { "content-type": "application/json" } : {},
+    body: body && JSON.stringify(body),
+  });
+  return response.status === 204 ? null : response.json();
+}
+
+// XMLHttpRequest, since fetch reports no progress of uploads.
+export function upload(path, form, { onProgress, signal }) {
+  return new Promise((resolve, reject) => {
+    const request = new XMLHttpRequest();
+    request.upload.onprogress = (event) => onProgress(event.loaded, event.total);
+    request.onload = () => {
+      if (request.status < 300) return resolve(JSON.parse(request.responseText));
+      closed(request.status);
+      return reject(problem(request.status, request.responseText));
+    };
+    request.onerror = () => reject(new Problem(SILENT));
+    request.onabort = () => reject(new DOMException("Stopped", "AbortError"));
+    signal.addEventListener("abort", () => request.abort());
+    request.open("POST", path);
+    request.send(form);
+  });
+}
+
+const RETRY_MS = 3000;
+
+// Changes of jobs as they happen. `again` runs after each gap, so that nothing is missed.
+export function watch({ job, deleted, again, line }) {
+  let source;
+  let isLost = false;
+  let timer;
+  const lose = () => {
+    isLost = true;
+    line(false);
+    if (source.readyState !== EventSource.CLOSED) return;
+    // The browser gives up after an answer that is no stream; a 401 shows the form.
+    clearTimeout(timer);
+    timer = setTimeout(() => get("/api/config").then(open, () => open()), RETRY_MS);
+  };
+  const found = () => {
+    line(true);
+    if (isLost) again();
+    isLost = false;
+  };
+  function open() {
+    source?.close();
+    source = new EventSource("/api/events");
+    source.addEventListener("open", found);
+    source.addEventListener("error", lose);
+    source.addEventListener("job", (event) => job(JSON.parse(event.data)));
+    source.addEventListener("deleted", (event) => deleted(JSON.parse(event.data).job_id));
+  }
+  open();
+  // A page in the back/forward cache must not hold one of the browser's few connections.
+  addEventListener("pagehide", () => source.close());
+  addEventListener("pageshow", (event) => {
+    if (!event.persisted) return;
+    isLost = true;
+    open();
+  });
+  return () => {
+    clearTimeout(timer);
+    source.close();
+  };
+}

@@ -1,0 +1,71 @@
+// The session: a token in the address or from the form becomes a cookie that no script can read.
+import { get, send } from "./api.js";
+import { el, icon } from "./ui.js";
+
+const WRONG = "That is not the token of the server that runs now. Copy it once more from the terminal.";
+
+// Returns the server's configuration once the browser may read it.
+export async function enter() {
+  document.addEventListener("closed", showDoor, { once: true });
+  const token = new URLSearchParams(location.hash.slice(1)).get("token");
+  if (token) {
+    history.replaceState(null, "", location.pathname + location.search);
+    try {
+      await send("POST", "/api/session", { token });
+    } catch (error) {
+      if (error.status !== 401) throw error;
+      showDoor();
+      wrong(WRONG);
+      return new Promise(() => {});
+    }
+  }
+  try {
+    return await get("/api/config");
+  } catch (error) {
+    if (error.status === 401) return new Promise(() => {}); // the form reloads the page
+    throw error;
+  }
+}
+
+function wrong(words) {
+  const error = document.getElementById("token-error");
+  const input = document.getElementById("token");
+  error.textContent = words;
+  error.hidden = false;
+  input.setAttribute("aria-invalid", "true");
+  input.select();
+}
+
+async function open(event) {
+  event.preventDefault();
+  const token = document.getElementById("token").value.trim();
+  try {
+    await send("POST", "/api/session", { token });
+  } catch (error) {
+    wrong(error.status === 401 ? WRONG : error.message);
+    return;
+  }
+  location.reload();
+}
+
+export function showDoor() {
+  if (document.getElementById("door")) return;
+  const input = el("input", {
+    className: "input", id: "token", type: "password", autocomplete: "off",
+    required: true, "aria-describedby": "token-error",
+  });
+  const form = el("form", { onsubmit: open },
+    el("div", { className: "brand" }, icon("mark"), "TranscribeMCP"),
+    el("div", {},
+      el("h1", { textContent: "One token, then you are in" }),
+      el("p", {}, "The server printed it in the terminal where it was started, at the end of the link after ",
+        el("code", { textContent: "#token=" }), ". It is new at each start.")),
+    el("div", { className: "field" }, el("label", { htmlFor: "token", textContent: "Token" }), input,
+      el("p", { className: "error", id: "token-error", role: "alert", hidden: true })),
+    el("button", { className: "btn main", textContent: "Open" }));
+  document.getElementById("app").remove();
+  document.body.append(el("main", { className: "door", id: "door" }, form));
+  document.title = "TranscribeMCP";
+  document.body.dataset.open = "true";
+  input.focus();
+}

@@ -1,0 +1,298 @@
+// The page of one transcript: joins text, sound, wave, speakers, find and keys.
+import { bytes, get, jobPath, send, sentence, trouble, watch } from "./api.js";
+import { Doubts, Find } from "./find.js";
+import { listen } from "./keys.js";
+import { enter } from "./session.js";
+import { Sound } from "./sound.js";
+import { Speakers } from "./speakers.js";
+import { Text } from "./text.js";
+import {
+  $, about, button, clock, counted, el, languageName, ready, say, showLine, shownName,
+  start,
+} from "./ui.js";
+import { Wave } from "./wave.js";
+
+const PARTIAL_MS = 4000; // between two looks at the text of a running job
+// Formats in groups; the others come last, with the server's words.
+const GROUPS = [["txt", "docx", "md", "timed"], ["srt", "vtt"]];
+const LABELS = {
+  txt: "Plain text", docx: "Word", md: "Markdown", timed: "Text with times", srt: "Subtitles",
+  vtt: "Web subtitles", json: "Everything, with times", tsv: "Table of sentences",
+  rttm: "Turns of the speakers",
+};
+const jobId = decodeURIComponent(location.pathname.split("/")[2]);
+const isFinal = ({ status }) => !["queued", "running"].includes(status);
+
+const speakers = new Speakers(jobId);
+const text = new Text($("#text"), {
+  live: $("#live"),
+  colour: (name) => speakers.colour(name),
+});
+const sound = new Sound(text, {
+  audio: $("#audio"), play: $("#play"), back: $("#back"), forward: $("#fwd"), speed: $("#speed"),
+  follow: $(".follow"), resume: $("#resume"),
+});
+const wave = new Wave(text, sound, speakers, {
+  scrub: $(".wave input"), canvas: $(".wave canvas"), tip: $(".tip"), clock: $(".clock"),
+});
+const find = new Find(text, sound, wave, {
+  bar: $(".find"), input: $(".find input"), output: $(".find output"), open: $("#find-button"),
+  close: $("#find-close"), previous: $("#find-prev"), next: $("#find-next"),
+});
+const doubts = new Doubts(text, sound, {
+  check: $("#doubts"), count: $("#doubt-count"), next: $("#doubt-next"), section: $("#doubtful"),
+});
+let job;
+
+// harbour-bakery.ogg -> Harbour bakery. Names with spaces or dates stay as they are.
+function titleOf(name) {
+  const stem = shownName(name).replace(/(?<=.)\.\w{1,5}$/u, "");
+  if (/\s|\d[-_]\d/u.test(stem)) return stem;
+  return stem.replace(/[-_]+/gu, " ").replace(/^./u, (letter) => letter.toLocaleUpperCase());
+}
+
+function drawHead() {
+  const title = titleOf(job.name);
+  $("h1").textContent = title;
+  $(".crumb-title").textContent = title;
+  document.title = `${title} · TranscribeMCP`;
+  const { doc } = text;
+  const facts = [
+    (doc ?? job.duration_s) && clock(doc?.duration ?? job.duration_s), languageName(doc?.language ?? job.language),
+    doc && counted(text.words.length, "word"), doc?.model ?? job.model,
+  ];
+  const items = facts.filter(Boolean);
+  $(".facts").replaceChildren(...items.map((fact) => el("span", { className: "num", textContent: fact })));
+  const warnings = doc?.warnings ?? job.warnings;
+  $("#notes").hidden = !warnings.length;
+  const n = warnings.length;
+  $("#notes summary span").textContent = n === 1 ? "One thing to know" : `${n} things to know`;
+  $(".notes").replaceChildren(
+    ...warnings.map(({ message }) => el("li", { textContent: sentence(message) })));
+}
+
+// --- states before the end ----------------------------------------------------------------------
+
+function banner(kind, ...children) {
+  $("#banners").replaceChildren(el("section", { className: `banner ${kind}` }, ...children));
+}
+
+function drawState() {
+  const isRunning = job.status === "running";
+  for (const tool of document.querySelectorAll(".dock, #find-button, #export-button, #help-button")) {
+    tool.hidden = !text.doc;
+  }
+  $("#pending").hidden = !isRunning;
+  if (job.status === "completed") return $("#banners").replaceChildren();
+  if (isRunning) return drawProgress();
+  if (job.status === "queued") {
+    const place = job.queue_position === 1 ? "It is next in line." : "It waits for others to finish.";
+    const words = job.waiting_for ? sentence(job.waiting_for) : place;
+    return banner("plain", el("h2", { textContent: "Not started yet" }), el("p", { textContent: words }));
+  }
+  const isStopped = job.status === "cancelled";
+  const message = isStopped ? "This recording was stopped." : sentence(job.error?.message ?? "It failed");
+  return banner("", el("h2", { textContent: message }),
+    job.error?.hint && el("p", { textContent: sentence(job.error.hint) }),
+    el("div", { className: "row" }, button("Try again", "line", again)));
+}
+
+function drawProgress() {
+  const percent = Math.round(job.percent);
+  let bar = $("#banners .prog");
+  if (!bar) {
+    bar = el("progress", { className: "prog", max: 100, "aria-label": "Transcribed" });
+    const words = el("div", { className: "prog-words num" }, el("span"), el("span"));
+    banner("plain", el("h2", { textContent: "Still listening" }), bar, words);
+  }
+  bar.value = job.percent;
+  const [done, left] = $("#banners .prog-words").children;
+  done.textContent = `${percent} % transcribed`;
+  left.textContent = job.eta_s === null ? "" : about(job.eta_s);
+}
+
+async function again() {
+  try {
+    job = await send("POST", jobPath(jobId, "/retry"));
+    drawState();
+    follow();
+    say("Back in line");
+  } catch (error) {
+    say(error.message);
+  }
+}
+
+// --- loading ------------------------------------------------------------------------------------
+
+const mayHaveText = () => job.status === "completed" || job.percent > 0;
+
+// Reads the text, of an unfinished job the part that is there.
+async function read() {
+  if (!mayHaveText()) return;
+  let doc;
+  try {
+    doc = await get(jobPath(jobId, "/transcript"));
+  } catch (error) {
+    if (error.status === 404 || error.status === 409) return;
+    throw error;
+  }
+  for (const { id } of doc.speakers ?? []) speakers.colour(id);
+  await text.update(doc);
+  drawHead();
+  drawState();
+  if (!$("#audio").src) listenTo();
+}
+
+let stopWatching = null;
+let reading = null;
+
+// Follows a job that is not final: its progress, its text so far, its end.
+function follow() {
+  if (stopWatching || isFinal(job)) return;
+  const changed = (row) => {
+    if (row.job_id !== jobId) return;
+    job = row;
+    drawState();
+    drawHead();
+    if (isFinal(row)) finish();
+    else reading ??= setTimeout(() => read().catch(() => {}).finally(() => (reading = null)), PARTIAL_MS);
+  };
+  stopWatching = watch({
+    job: changed,
+    deleted: (id) => id === jobId && location.assign("/"),
+    again: () => get(jobPath(jobId)).then(changed, () => {}),
+    line: showLine,
+  });
+}
+
+async function finish() {
+  stopWatching?.();
+  stopWatching = null;
+  clearTimeout(reading);
+  reading = null;
+  showLine(true);
+  await read().catch((error) => say(error.message));
+  drawState();
+}
+
+// A recording that needs a copy to play may take some seconds.
+async function listenTo() {
+  $("#audio").src = jobPath(jobId, "/audio");
+  const peaks = await bytes(jobPath(jobId, "/peaks")).catch(() => new ArrayBuffer(0));
+  wave.setPeaks(new Int8Array(peaks));
+}
+
+// The recording may have been moved since: then the text can still be read.
+async function soundFailed() {
+  const problem = await trouble(jobPath(jobId, "/audio"));
+  $(".dock").dataset.silent = "true";
+  const words = problem?.message ?? "This browser cannot play the recording.";
+  $("#silent").textContent = words;
+  for (const control of document.querySelectorAll(".dock button, .dock input")) control.disabled = true;
+}
+
+// --- what the reader does -----------------------------------------------------------------------
+
+function clicked(event) {
+  const para = event.target.closest(".turn")?.para;
+  if (!para) return;
+  const who = event.target.closest(".who");
+  if (who) return speakers.edit(para.segments[0].speaker, who, para);
+  if (event.target.closest(".at")) return sound.playFrom(para.segments[0].start);
+  const word = event.target.closest(".w")?.word;
+  if (!word || !getSelection().isCollapsed) return;
+  text.point(null);
+  text.rove(para.i);
+  sound.seek(word.start);
+  sound.follow(true);
+}
+
+const page = {
+  text, sound, find, doubts,
+  help: () => $("#help").showModal(),
+  goTo: () => $("#goto").showModal(),
+  speakerHere() {
+    const turn = document.activeElement.closest(".turn");
+    const para = turn?.para ?? sound.current ?? text.paras[0];
+    if (!para) return;
+    text.reveal(para, true);
+    speakers.edit(para.segments[0].speaker, para.node.querySelector(".who") ?? para.at, para);
+  },
+};
+
+function went() {
+  const dialog = $("#goto");
+  if (dialog.returnValue !== "ok") return;
+  dialog.returnValue = "";
+  const parts = $("#goto-time").value.trim().split(":").map(Number);
+  if (!parts.every((part) => Number.isFinite(part) && part >= 0)) return say("Write a time such as 12:34");
+  goTo(parts.reduce((sum, part) => sum * 60 + part, 0));
+}
+
+// Shows and marks the word at a time; the sound waits there.
+function goTo(seconds) {
+  sound.seek(seconds);
+  sound.follow(true);
+  const word = text.words[Math.max(0, text.wordAt(sound.now))];
+  if (!word) return;
+  text.reveal(word, true);
+  text.mark("spoken", [word]);
+}
+
+function exportMenu(formats) {
+  const rest = formats.map(({ name }) => name).filter((name) => !GROUPS.flat().includes(name));
+  const parts = [...GROUPS, rest].map((names) => names
+    .map((name) => formats.find((format) => format.name === name))
+    .filter(Boolean)
+    .map(({ name, label }) => el("a", {
+      href: `${jobPath(jobId, "/export")}?format=${encodeURIComponent(name)}`, download: "",
+    }, LABELS[name] ?? label, el("span", { className: "quiet", textContent: name }))));
+  const menu = $("#export");
+  const lines = parts.filter((part) => part.length).flatMap((part) => [...part, el("hr")]);
+  menu.replaceChildren(...lines, el("button", {
+    type: "button", textContent: "Print or save as PDF", onclick: () => {
+      menu.hidePopover();
+      print();
+    },
+  }));
+  menu.addEventListener("click", (event) => event.target.closest("a") && menu.hidePopover());
+}
+
+function lost(error) {
+  const isGone = error.status === 404;
+  $("h1").textContent = isGone ? "There is no such recording" : "This page could not be loaded";
+  const words = isGone ? "It may have been deleted." : error.message;
+  banner("plain", el("p", { textContent: words }),
+    el("div", { className: "row" }, el("a", { className: "btn line", href: "/", textContent: "All recordings" })));
+  for (const part of document.querySelectorAll(".dock, .rail, .top > .btn")) part.hidden = true;
+}
+
+async function open() {
+  const config = await enter();
+  start();
+  exportMenu(config.formats);
+  $("#help-button").onclick = page.help;
+  $("#goto").onclose = went;
+  $("#text").addEventListener("click", clicked);
+  $("#audio").addEventListener("error", soundFailed);
+  listen(page);
+  job = await get(jobPath(jobId));
+  speakers.attach(text, async (doc) => {
+    await text.update(doc);
+    drawHead();
+  });
+  drawHead();
+  drawState();
+  follow();
+  await read();
+  const at = new URLSearchParams(location.search).get("at");
+  if (at !== null && Number.isFinite(Number(at))) goTo(Number(at));
+}
+
+try {
+  await open();
+} catch (error) {
+  start();
+  lost(error);
+}
+ready();
