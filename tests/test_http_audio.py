@@ -11,13 +11,16 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from http_clients import CLIENTS, Reply, connected, form, post, recorded, send
 from job_places import Place
 from mcp_places import Home, home, http_server
+from media import write_audio
 from patience import PATIENCE_S, until
 from whisper_nano import NON_SPEECH, SPEECH
 
+from transcribe_mcp.media.decode import read
 from transcribe_mcp.service.service import Service
 from transcribe_mcp.settings import Settings
 
@@ -254,3 +257,125 @@ def test_answers_are_utf_8_without_escapes_that_break(url: str) -> None:
     reply = ask(url, SPEECH / "de_0.flac", language="German")
     assert reply.headers["content-type"] == "application/json"
     assert json.loads(reply.body.decode("utf-8"))["languages"] == [{"code": "de"}]
+
+
+# --- streaming ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def long_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Speech of several windows, so that the text grows."""
+    path = tmp_path_factory.mktemp("long") / "long.flac"
+    clips = [read(SPEECH / f"en_{number}.flac") for number in range(5)] * 3
+    return write_audio(path, "flac", np.concatenate(clips))
+
+
+def events(body: bytes) -> list[tuple[str, dict[str, Any]]]:
+    """(name, data) of each event; comments are left out."""
+    found = []
+    for block in body.decode().split("\n\n"):
+        lines = [line for line in block.split("\n") if line and not line.startswith(":")]
+        if lines:
+            name, data = (line.partition(": ")[2] for line in lines)
+            found.append((name, json.loads(data)))
+    return found
+
+
+def test_the_deltas_of_the_official_client_are_the_text(
+    client: openai.OpenAI, long_clip: Path
+) -> None:
+    with long_clip.open("rb") as file:
+        stream = client.audio.transcriptions.create(
+            file=file, model="gpt-4o-transcribe", stream=True, language="en"
+        )
+        found: list[Any] = list(stream)
+    *deltas, done = found
+    assert done.type == "transcript.text.done" and len(done.text.split()) > 50
+    assert {each.type for each in deltas} == {"transcript.text.delta"}
+    assert "".join(each.delta for each in deltas) == done.text
+
+
+def test_events_have_names_times_and_speakers(url: str, said: str) -> None:
+    reply = ask(url, stream="true", response_format="diarized_json")
+    assert reply.headers["content-type"].startswith("text/event-stream")
+    assert reply.headers["cache-control"] == "no-store"
+    assert reply.headers["x-accel-buffering"] == "no" and reply.headers["x-transcribe-mcp-job"]
+    found = events(reply.body)
+    assert all(name == data["type"] for name, data in found)
+    deltas = [data["delta"] for name, data in found if name == "transcript.text.delta"]
+    segments = [data for name, data in found if name == "transcript.text.segment"]
+    name, done = found[-1]
+    assert name == "transcript.text.done" and "".join(deltas) == done["text"] == said
+    assert [each["text"] for each in segments] == [each["text"] for each in done["segments"]]
+    assert all(each["speaker"] for each in segments)
+    assert [each["start"] for each in segments] == [each["start"] for each in done["segments"]]
+
+
+def test_an_error_after_the_head_is_raised_by_the_official_client(client: openai.OpenAI) -> None:
+    stream = client.audio.transcriptions.create(
+        file=("a.wav", b"no recording, streamed"), model="whisper-1", stream=True
+    )
+    with pytest.raises(openai.APIError, match="not audio or video"):
+        list(stream)
+
+
+def test_a_client_that_leaves_a_stream_leaves_the_job(
+    url: str, jobs: Service, long_clip: Path
+) -> None:
+    body, content_type = form(long_clip.read_bytes(), stream="true", prompt="Left behind.")
+    head = f"POST {URL} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {content_type}\r\n"
+    with connected(url) as connection:
+        connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        first = b""
+        while b"x-transcribe-mcp-job: " not in first:
+            first += connection.recv(1)  # one byte at a time
+    (job,) = (one for one in jobs.list_jobs(limit=1).jobs)
+    assert job.options.prompt == "Left behind."
+    assert jobs.wait_for(job.job_id, PATIENCE_S).status == "completed"
+
+
+# --- /asr -----------------------------------------------------------------------------------------
+
+
+def ask_asr(url: str, path: str, recording: bytes, name: str = "Film é.mkv") -> Reply:
+    body, content_type = form(recording, name)
+    body = body.replace(b'name="file"', b'name="audio_file"')
+    return post(url, path, body, content_type)
+
+
+@pytest.mark.parametrize("output", ["txt", "vtt", "srt", "tsv", "json"])
+def test_asr_answers_in_every_format_as_a_file(url: str, said: str, output: str) -> None:
+    reply = ask_asr(url, f"/asr?output={output}&language=en&vad_filter=true", CLIP.read_bytes())
+    assert reply.status == 200, reply.body
+    name = reply.headers["content-disposition"]
+    assert name == f"attachment; filename*=utf-8''Film%20%C3%A9.{output}"
+    if output == "json":
+        assert reply.json["text"] == said and reply.json["language"] == "en"
+        assert reply.json["segments"] and reply.json["words"]
+        return
+    text = reply.body.decode()
+    assert said.split()[0] in text
+    assert text.startswith({"vtt": "WEBVTT", "srt": "1\n", "tsv": "start\t"}.get(output, said[:5]))
+
+
+def test_bazarr_sends_samples_without_a_header(url: str, said: str) -> None:
+    samples = (read(CLIP) * 32767).astype("<i2").tobytes()
+    reply = ask_asr(
+        url, "/asr?task=transcribe&language=en&output=srt&encode=false&video_file=x", samples
+    )
+    assert reply.status == 200 and said.split()[1] in reply.body.decode(), reply.body
+    found = ask_asr(url, "/detect-language?encode=false&video_file=x", samples).json
+    assert (found["detected_language"], found["language_code"]) == ("english", "en")
+    assert 0.5 < found["confidence"] <= 1
+
+
+def test_what_asr_cannot_do_is_refused_in_words(url: str) -> None:
+    for query, param in (
+        ("output=docx", "output"),
+        ("language=klingon", "language"),
+        ("encode=perhaps", "encode"),
+    ):
+        reply = ask_asr(url, f"/asr?{query}", CLIP.read_bytes())
+        assert (reply.status, reply.json["error"]["param"]) == (400, param), reply.body
+    wrong_field = post(url, "/asr", *form(CLIP.read_bytes()))
+    assert wrong_field.status == 400 and "audio_file" in wrong_field.json["error"]["message"]

@@ -62,7 +62,7 @@ def all_routes(routes: Sequence[BaseRoute], before: str = "") -> Iterator[tuple[
 def test_every_route_is_behind_the_guard(guarded: Guard) -> None:
     found = list(all_routes(guarded.app.routes))
     paths = {path for _, path in found}
-    assert {"/mcp", "/v1/models", "/v1/models/name", "/api/jobs"} <= paths
+    assert {"/mcp", "/v1/models", "/v1/models/name", "/asr", "/api/jobs"} <= paths
     assert paths | {"/static"} >= PUBLIC
     for method, path in [*found, ("GET", "/nothing"), ("WEBSOCKET", "/nothing")]:
         key = {"authorization": f"Bearer {TOKEN}"}

@@ -4,9 +4,10 @@ tiny.en.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, permutations
 from pathlib import Path
 
 import numpy as np
@@ -147,6 +148,25 @@ def test_checkpoints_of_other_windows_are_not_used_and_no_speech_is_lost(
     assert resumed.text == whole.text
     assert "checkpoints_differ" in codes(resumed)
     assert len(kept.texts) == n_old + len(Restored(kept.texts).windows)
+
+
+def test_settled_text_only_grows_in_whatever_order_windows_finish(
+    engine: Recognizer, talk: np.ndarray
+) -> None:
+    kept = Kept()
+    whole = transcribe(talk, engine, replace(ENGLISH, batch_size=1), checkpoints=kept)
+    assert len(kept.texts) > 2
+    for order in list(permutations(kept.texts))[:100]:
+        texts = [text_of(order[:n]) for n in range(len(order) + 1)]
+        assert texts[0] == "" and texts[-1] == whole.text
+        assert all(after.startswith(before) for before, after in pairwise(texts))
+    earlier = [re.sub(r', \d+\]\], "vote"', ']], "vote"', text) for text in kept.texts]
+    assert earlier != kept.texts and text_of(earlier) == ""  # without numbers, nothing is sure
+
+
+def text_of(steps: Sequence[str]) -> str:
+    parts = Restored(steps).settled
+    return "".join(word.text for part in parts for word in part.words).strip()
 
 
 EARLIEST = '{"starts": [0.0], "windows": [], "vote": ["en", null, []]}'  # of version 0.1.0

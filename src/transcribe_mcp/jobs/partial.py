@@ -11,16 +11,18 @@ from ..pipeline.checkpoint import Restored, to_segments
 from .models import JobOptions, JobStatus
 
 
-def partial_transcript(row: Any, steps: Sequence[str]) -> Transcript:
+def partial_transcript(row: Any, steps: Sequence[str], *, settled_only: bool = False) -> Transcript:
     """Everything in order that was heard by now, with a warning that it is not all.
 
     Args:
         row: the job's.
         steps: what its finished steps kept.
+        settled_only: the beginning that no later step changes.
     """
     options = JobOptions.loads(row.options)
     restored = Restored(steps)
-    segments = tuple(to_segments(restored.heard, keep_words=options.words))
+    heard = restored.settled if settled_only else restored.heard
+    segments = tuple(to_segments(heard, keep_words=options.words))
     vote = restored.last_vote
     end_s = max((segment.end for segment in segments), default=0.0)
     of = f" of {row.duration_s:.0f} s" if row.duration_s else ""

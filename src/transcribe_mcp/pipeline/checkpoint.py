@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any, Protocol
 
 from ..domain.sentences import cut_sentences
@@ -46,12 +47,14 @@ class WindowResult:
     Attributes:
         voice: the pass over the recording; see ``voices``.
         n_samples: of the window. With voice and start it identifies the window in any run.
+        number: its place among the windows of its voice; -1 in earlier checkpoints.
     """
 
     voice: int
     start: float
     n_samples: int
     parts: tuple[PartResult, ...]
+    number: int = -1
 
     @property
     def key(self) -> Key:
@@ -81,7 +84,7 @@ class Checkpoint:
             "stage": "recognize",
             "voice": self.voice,
             "windows": [
-                [one.start, one.n_samples, [_to_row(part) for part in one.parts]]
+                [one.start, one.n_samples, [_to_row(part) for part in one.parts], one.number]
                 for one in self.windows
             ],
             "vote": [vote.language, vote.probability, [[n.code, n.message] for n in vote.notices]],
@@ -98,8 +101,8 @@ class Checkpoint:
         language, probability, notices = data["vote"]
         voice = data["voice"]
         windows = (
-            WindowResult(voice, start, n_samples, tuple(_from_row(row) for row in rows))
-            for start, n_samples, rows in data["windows"]
+            WindowResult(voice, start, n_samples, tuple(_from_row(row) for row in rows), *number)
+            for start, n_samples, rows, *number in data["windows"]
         )
         vote = Vote(language, probability, tuple(Notice(*notice) for notice in notices))
         return cls(voice, tuple(windows), vote)
@@ -143,8 +146,24 @@ class Restored:
     @property
     def heard(self) -> list[PartResult]:
         """In order."""
-        parts = (part for window in self.windows.values() for part in window.parts)
-        return sorted(parts, key=lambda part: part.start)
+        return _in_order(self.windows.values())
+
+    @property
+    def settled(self) -> list[PartResult]:
+        """In order, up to the first window that is missing: later ones only add to it.
+
+        With several voices, nothing is settled before the end.
+        """
+        by_number = {window.number: window for window in self.windows.values()}
+        if set(self.votes) - {0}:
+            return []
+        n_settled = next(number for number in count() if number not in by_number)
+        return _in_order(by_number[number] for number in range(n_settled))
+
+
+def _in_order(windows: Iterable[WindowResult]) -> list[PartResult]:
+    parts = (part for window in windows for part in window.parts)
+    return sorted(parts, key=lambda part: part.start)
 
 
 class CheckpointStore(Protocol):

@@ -150,6 +150,7 @@ class _Pass:
     checkpoints: CheckpointStore | None
     show_text: ShowText
     windows: list[WindowResult] = field(default_factory=list)
+    numbers: dict[tuple[float, int], int] = field(default_factory=dict)  # start, samples -> number
 
     def work(self, recording: Recording) -> None:
         run = self.run
@@ -157,6 +158,8 @@ class _Pass:
             self.stage.decider.take(self.restored.votes[self.number])
 
         def submit(windows: Sequence[Window], rest_s: float) -> None:
+            for window in windows:
+                self.numbers[window.start, len(window.samples)] = len(self.numbers)
             fresh = [window for window in windows if not self._restore(window)]
             recording.submit(self.stage, fresh, rest_s)
 
@@ -181,6 +184,7 @@ class _Pass:
                 task.window.start,
                 len(task.window.samples),
                 tuple(self._named(part) for part in attempt.parts),
+                self.numbers[task.window.start, len(task.window.samples)],
             )
             for task, attempt in found
         ]

@@ -66,10 +66,10 @@ def audio_request(form: Form, task: str) -> AudioRequest:
     if temperature := _temperature(form):
         given["temperatures"] = (temperature,)
     return AudioRequest(
-        options=_checked(given),
+        options=checked_options(given),
         response_format=response_format,
         granularities=_granularities(form),
-        is_streamed=task == "transcribe" and _is_true(form, "stream"),
+        is_streamed=task == "transcribe" and is_true(form.one("stream"), "stream"),
         ignored=ignored,
     )
 
@@ -85,14 +85,14 @@ def form_options(form: Form) -> JobOptions:
         "model": find_model(form.one("model")),
         "language": form.one("language") or "auto",
         "vocabulary": tuple(filter(None, map(str.strip, words))),
-        "diarize": _is_true(form, "diarize"),
+        "diarize": is_true(form.one("diarize"), "diarize"),
     }
     if speakers := form.one("speakers"):
         if not (speakers.isascii() and speakers.isdecimal() and len(speakers) < 4):
             message = f"speakers is {speakers[:64]!r}; give the number of speakers"
             raise Refused(400, message, "usage", param="speakers")
         given["speakers"] = int(speakers)
-    return _checked(given)
+    return checked_options(given)
 
 
 def unsupported(param: str, message: str) -> Refused:
@@ -148,15 +148,23 @@ def _granularities(form: Form) -> frozenset[str]:
     return found or frozenset({SEGMENT})
 
 
-def _is_true(form: Form, name: str) -> bool:
-    text = form.one(name).lower()
+def is_true(text: str, name: str) -> bool:
+    """
+    Raises:
+        Refused: the text is neither true nor false.
+    """
+    text = text.lower()
     if text not in _TRUE:
         raise Refused(400, f"{name} is {text[:64]!r}; give true or false", "usage", param=name)
     return _TRUE[text]
 
 
-def _checked(given: Mapping[str, Any]) -> JobOptions:
-    """The options. Submission checks them; here, the error can name the field."""
+def checked_options(given: Mapping[str, Any]) -> JobOptions:
+    """The options. Submission checks them; here, the error can name the field.
+
+    Raises:
+        Refused: a value that an option cannot have.
+    """
     names = given.keys() & {each.name for each in options_of(Options)}
     try:
         Options(**{name: value for name, value in given.items() if name in names})

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from ...errors import QueueFullError, SourceError, StoreBusyError, TranscribeError
-from ...service.models import JobFailure
+from ...service.models import Batch, Job, JobFailure, JobStatus
 from ..wording import Wording
 
 _NO_ROUTE = {404: "not_found", 405: "method_not_allowed"}
@@ -72,6 +72,19 @@ def refused_by(
     if error.code in _of_the_file:
         param = "file"
     return Refused(_STATUS.get(status, status), text, error.code, param=param, headers=headers)
+
+
+def require_completed(job: Job | Batch) -> None:
+    """
+    Raises:
+        Refused: it failed or was cancelled.
+    """
+    assert isinstance(job, Job)
+    if job.status is JobStatus.CANCELLED:
+        message = "the job was cancelled on the server; send the file again"
+        raise Refused(500, message, "cancelled", headers=NO_RETRY)
+    if job.status is not JobStatus.COMPLETED:
+        raise refused_by(job.error or JobFailure("job", "the job failed"), job.source)
 
 
 def _all_statuses(root: type[TranscribeError]) -> Iterator[tuple[str, int]]:

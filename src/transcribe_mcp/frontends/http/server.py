@@ -18,7 +18,7 @@ from ...service.async_service import AsyncService
 from ...service.server_settings import take_token
 from ...service.service import Service
 from ..host import Address, listen
-from . import models, page, page_api, transcriptions
+from . import asr, models, page, page_api, transcriptions
 from .guard import Area, Guard
 from .parts import Part
 from .refusals import HANDLERS
@@ -33,7 +33,8 @@ def all_parts(service: AsyncService, sessions: Sessions | None) -> list[Part]:
     Args:
         sessions: of the page; ``None`` serves no page.
     """
-    parts = [health(), models.part(service), transcriptions.part(service)]
+    modules = (models, transcriptions, asr)
+    parts = [health(), *(module.part(service) for module in modules)]
     return parts if sessions is None else [*parts, page.part(), page_api.part(service, sessions)]
 
 

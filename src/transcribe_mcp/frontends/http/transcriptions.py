@@ -13,12 +13,13 @@ from starlette.routing import Route
 
 from ...errors import TranscribeError
 from ...service.async_service import AsyncService
-from ...service.models import Batch, Job, JobFailure, JobOptions, JobRequest, JobStatus, Transcript
+from ...service.models import Job, JobOptions, JobRequest, Transcript
 from . import answers
 from .guard import Area
 from .parameters import audio_request
 from .parts import Part
-from .refusals import NO_RETRY, Refused, refused_by
+from .refusals import Refused, refused_by, require_completed
+from .stream import stream
 from .uploads import Form, received_form
 
 
@@ -43,11 +44,15 @@ async def _answer(service: AsyncService, request: Request, task: str) -> Respons
     headers = {"x-transcribe-mcp-job": job.job_id}
     if given.ignored:
         headers["x-transcribe-mcp-ignored"] = _listed(given.ignored)
+    if given.is_streamed:
+        return stream(service, job, given, headers)
     transcript = await finished_transcript(service, request, job, headers)
     return await service.call(answers.answer, transcript, given, headers)
 
 
-async def submit(service: AsyncService, form: Form, options: JobOptions) -> Job:
+async def submit(
+    service: AsyncService, form: Form, options: JobOptions, file_field: str = "file"
+) -> Job:
     """The job of a form's recording.
 
     Raises:
@@ -55,13 +60,11 @@ async def submit(service: AsyncService, form: Form, options: JobOptions) -> Job:
     """
     upload = form.upload
     if upload is None:
-        raise Refused(
-            400, "the form has no file; send the recording as file", "usage", param="file"
-        )
+        message = f"the form has no file; send the recording as {file_field}"
+        raise Refused(400, message, "usage", param=file_field)
     if upload.path.stat().st_size == 0:
-        raise Refused(
-            400, "the file is empty; record or export it again", "not_media", param="file"
-        )
+        message = "the file is empty; record or export it again"
+        raise Refused(400, message, "not_media", param=file_field)
     job_request = JobRequest(str(upload.path), options)
     try:
         return await service.submit(service.service.submit_upload, upload, job_request)
@@ -97,19 +100,6 @@ async def finished_transcript(
             task.cancel()
             with suppress(asyncio.CancelledError, TranscribeError):
                 await task
-
-
-def require_completed(job: Job | Batch) -> None:
-    """
-    Raises:
-        Refused: it failed or was cancelled.
-    """
-    assert isinstance(job, Job)
-    if job.status is JobStatus.CANCELLED:
-        message = "the job was cancelled on the server; send the file again"
-        raise Refused(500, message, "cancelled", headers=NO_RETRY)
-    if job.status is not JobStatus.COMPLETED:
-        raise refused_by(job.error or JobFailure("job", "the job failed"), job.source)
 
 
 async def _disconnected(request: Request) -> None:
