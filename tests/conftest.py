@@ -107,6 +107,7 @@ def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "ALL_PROXY",
         "all_proxy",
         "TRANSCRIBE_MCP_OFFLINE",
+        "HF_HUB_OFFLINE",
     ):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("TRANSCRIBE_MCP_CACHE_DIR", str(tmp_path / "cache"))
