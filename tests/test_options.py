@@ -32,7 +32,7 @@ OTHER: dict[str, Any] = {
     "multilingual": True, "task": "translate", "words": False, "vad": False, "prompt": "Zürich",
     "vocabulary": ("Fraser",), "temperatures": (0.0, 0.5), "beam_size": 5,
     "batch_size": 3, "diarize": True, "speakers": 2, "min_speakers": 1, "max_speakers": 3,
-    "track": "2", "channel": "left",
+    "track": "2", "channel": "left", "voices": "Anna",
 }  # fmt: skip
 
 

@@ -85,7 +85,8 @@ def evidence_with(vectors: Array, window_s: float = 1.5) -> Evidence:
     starts = np.arange(n, dtype=np.float32) * np.float32(window_s)
     speech = np.ones(int(n * window_s / FRAME_S), np.bool_)
     ends = starts + np.float32(window_s)
-    return Evidence(speech, np.zeros_like(speech), starts, ends, vectors.astype(np.float16))
+    wide = np.ones(len(starts), np.bool_)
+    return Evidence(speech, np.zeros_like(speech), starts, ends, vectors.astype(np.float16), wide)
 
 
 def voices(n: int, each: int, spread: float = 0.3, seed: int = 0) -> Array:

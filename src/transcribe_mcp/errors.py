@@ -11,7 +11,8 @@
     │   ├── SourceTooLargeError     above the limits of size or duration
     │   ├── SourceFetchError        no recording at the URL
     │   ├── NotMediaError           no audio or video that can be decoded
-    │   └── NoAudioError            no audio track, or one without samples
+    │   ├── NoAudioError            no audio track, or one without samples
+    │   └── VoiceSampleError        no clip of one voice: too little speech, or several speakers
     ├── ModelError                  unusable model
     │   ├── ModelUnavailableError   neither on this machine nor available for download
     │   ├── DownloadError           failed download
@@ -36,6 +37,7 @@
     │   ├── StoreFullError          the disk is full
     │   ├── StoreReplacedError      the file was deleted or replaced while open
     │   └── StoreWriterError        the writer process cannot be started
+    ├── VoiceStoreError             unusable file of known voices
     └── CancelledError              stopped by the user
 
 Front ends use only the class attributes; every code is unique. The message names the failure and
@@ -128,6 +130,10 @@ class NotMediaError(SourceError):
 
 class NoAudioError(SourceError):
     code = "no_audio"
+
+
+class VoiceSampleError(SourceError):
+    code = "voice_sample"
 
 
 class ModelError(TranscribeError):
@@ -243,6 +249,10 @@ class StoreReplacedError(StoreError):
 
 class StoreWriterError(StoreError):
     code = "store_writer"
+
+
+class VoiceStoreError(TranscribeError):
+    code = "voice_store"
 
 
 class CancelledError(TranscribeError):

@@ -60,6 +60,9 @@ class Settings(BaseModel):
     allow_urls: bool = Field(
         default=False, description="a server may download recordings from public URLs"
     )
+    allow_voices: bool = Field(
+        default=False, description="clients of a server may have known voices recognized"
+    )
     token: SecretStr = Field(
         default=SecretStr(""), description="bearer token that HTTP clients of a server must send"
     )

@@ -15,6 +15,8 @@ from ..errors import UsageError
 from .languages import AUTO, requested_language
 
 TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+ALL = "all"
+NONE = "none"
 FRONT_ENDS = frozenset({"cli", "mcp", "jobs"})
 # Assistants pay for the list of tools in every conversation. It holds what users ask for in words.
 NOT_MCP = frozenset({"mcp"})
@@ -225,11 +227,17 @@ class Options:
     max_speakers: int | None = option(
         None, "Largest number of speakers; implies diarize. Default: 15.", ge=1
     )
+    voices: str = option(
+        NONE,
+        "Known voices to recognize: all, none, or names separated by commas; implies diarize.",
+        aliases=("known_voices", "known_speakers", "speaker_names"),
+    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "language", requested_language(self.language))
         for name in ("track", "channel"):
             object.__setattr__(self, name, getattr(self, name).lower())
+        object.__setattr__(self, "voices", ",".join(chosen_voices(self.voices)) or NONE)
         _check(self)
         self._check_speakers()
         if not self.temperatures or any(not 0 <= t <= 1 for t in self.temperatures):
@@ -251,8 +259,24 @@ class Options:
                 f"min_speakers {bounds[0]} is more than max_speakers {bounds[1]}",
                 hint="let the smallest number be at most the largest",
             )
-        if self.speakers is not None or bounds != (None, None):
+        if self.speakers is not None or bounds != (None, None) or self.voices != NONE:
             object.__setattr__(self, "diarize", True)
+
+
+def chosen_voices(text: str) -> tuple[str, ...]:
+    """The names in a value of ``voices``, or ``("all",)``; none for ``none``.
+
+    Raises:
+        UsageError: all or none, and names besides.
+    """
+    names = {name.strip().casefold(): name.strip() for name in text.split(",") if name.strip()}
+    for word in (ALL, NONE):
+        if word in names and len(names) > 1:
+            hint = f"give {ALL}, {NONE}, or names"
+            raise UsageError(f"voices {text!r} has names besides {word}", hint=hint)
+    if set(names) == {ALL}:
+        return (ALL,)
+    return tuple(names[key] for key in sorted(set(names) - {NONE}))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
 from ..errors import UnknownNameError, UsageError
+from .options import ALL, NONE
 from .sentences import cut_sentences
 from .text_breaks import JOINERS
 from .transcript import CLOCK_TOLERANCE_S, Segment, Transcript, Turn, Word
 
 MAX_NAME_CHARS = 64
 PAUSE_S = 0.25  # between two turns of one speaker, which a merge joins
+_LABEL = re.compile(r"speaker[\s_-]*\d+")
 
 
 def renamed(transcript: Transcript, names: Mapping[str, str]) -> Transcript:
@@ -119,6 +122,23 @@ def _checked(name: str) -> str:
     if "=" in checked or not all(char.isprintable() or char in JOINERS for char in checked):
         hint = "give a name of one line, without control characters and ="
         raise UsageError(f"the name {checked!r} has characters that names cannot have", hint=hint)
+    return checked
+
+
+def checked_voice_name(name: str) -> str:
+    """The name of a known voice.
+
+    Raises:
+        UsageError: it is empty, too long, the label of a speaker, or has characters that names
+            cannot have.
+    """
+    checked = _checked(name)
+    if "," in checked or checked.casefold() in (ALL, NONE):
+        hint = f"leave out commas; {ALL} and {NONE} are words of --voices"
+        raise UsageError(f"a known voice cannot have the name {checked!r}", hint=hint)
+    if _LABEL.fullmatch(checked.casefold()):
+        hint = "give the name of the person, such as Anna"
+        raise UsageError(f"{checked!r} is a label of unknown speakers", hint=hint)
     return checked
 
 

@@ -20,8 +20,8 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.schema import CreateColumn
 from sqlalchemy.sql.compiler import SQLCompiler
 
+from ..domain.private_files import create_private, make_private_dir
 from ..errors import StoreBusyError, StoreError, StoreVersionError, UsageError
-from .private_files import create_private, make_private_dir
 from .schema import (
     DROP_WORKERS,
     FOR_WRITER,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,11 +34,18 @@ def normalized_options(options: JobOptions, default_model: str) -> JobOptions:
         language=checked.language,
         track=checked.track,
         channel=checked.channel,
+        voices=checked.voices,
     )
 
 
-def options_key(options: JobOptions) -> str:
-    """SHA-256 of the options that change the transcript: equal keys mean equal transcripts."""
+def options_key(options: JobOptions, prints: Sequence[str] = ()) -> str:
+    """SHA-256 of the options that change the transcript: equal keys mean equal transcripts.
+
+    Args:
+        prints: IDs of the voice prints that speakers are compared with, whatever names chose them.
+    """
     stored = json.loads(options.dumps())
     changing = {name: value for name, value in stored.items() if name not in _WITHOUT_EFFECT}
+    if prints:
+        changing["voices"] = sorted(prints)
     return hashlib.sha256(json.dumps(changing, sort_keys=True).encode()).hexdigest()

@@ -134,11 +134,13 @@ class SpeakerChange:
         again: find them anew from their stored evidence, within the bounds of these options.
         merge: groups of names. Each group becomes one speaker with its first name.
         names: old name -> new name.
+        voices: known voices to recognize ``again``, as in ``Options``; ``None``: those of the job.
     """
 
     again: Options | None = None
     merge: tuple[tuple[str, ...], ...] = ()
     names: Mapping[str, str] = field(default_factory=dict)
+    voices: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

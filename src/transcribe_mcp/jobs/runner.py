@@ -13,6 +13,7 @@ from typing import Any
 
 from ..domain.languages import AUTO
 from ..domain.options import EngineSpec, Options, part_of
+from ..domain.private_files import FOLDER_MODE
 from ..domain.transcript import Notice, Transcript
 from ..errors import (
     CancelledError,
@@ -29,7 +30,6 @@ from ..runtime.queue import Claim as EngineClaim
 from ..runtime.queue import Recording
 from ..settings import Settings, usable_cores
 from . import file_identity, spool
-from .private_files import FOLDER_MODE
 from .quarantine import Gate, Pass
 from .store import Store
 from .submission import FETCHED_FOR_SHELL

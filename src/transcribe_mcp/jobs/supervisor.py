@@ -32,8 +32,8 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from ..compat import Facts, choose_runtime, gather_for_workers
+from ..domain.private_files import make_private_dir, open_private
 from ..settings import Settings, settings, usable_cores
-from .private_files import make_private_dir, open_private
 from .worker_process import (
     ENDED,
     EXIT_DONE,

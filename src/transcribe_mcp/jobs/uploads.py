@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from .private_files import FILE_MODE, FOLDER_MODE
+from ..domain.private_files import FILE_MODE, FOLDER_MODE
 
 FOLDER = "uploads"
 TEMPORARY = "new-"  # the beginning of the names of folders for uploads under way

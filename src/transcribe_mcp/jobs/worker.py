@@ -26,6 +26,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from ..domain.private_files import make_private_dir
 from ..engines.malloc import give_back_freed, share_arenas
 from ..errors import CancelledError, StoreError, TranscribeError, WorkerFailedError
 from ..runtime.loading import shared_executor
@@ -36,7 +37,6 @@ from .failed_starts import worker_id
 from .ids import is_id
 from .model_server import ModelServer
 from .output_writer import OutputWriter
-from .private_files import make_private_dir
 from .quarantine import Gate
 from .row_mapping import SILENT_S
 from .runner import RunningJob, WorkerContext, run

@@ -21,8 +21,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from ..domain.private_files import FILE_MODE, make_private_dir, open_private
 from ..settings import TOKEN_VARIABLE, Settings
-from .private_files import FILE_MODE, make_private_dir, open_private
 
 LOG_NAME = "worker.log"
 SUPERVISOR_LOCK = "supervisor.lock"

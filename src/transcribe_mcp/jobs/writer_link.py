@@ -14,7 +14,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-from .private_files import open_private
+from ..domain.private_files import open_private
 from .writer_protocol import (
     LOG_NAME,
     READY,

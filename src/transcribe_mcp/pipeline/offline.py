@@ -8,21 +8,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .. import __version__
-from ..domain.options import Options
+from ..domain.options import NONE, Options
 from ..domain.progress import Progress, ShowText, no_progress, share_of, show_no_text
 from ..domain.transcript import Notice, Transcript, Turn
 from ..engines import DecodingOptions, EngineInfo, Recognizer
-from ..errors import UnsupportedTaskError
+from ..errors import UnknownNameError, UnsupportedTaskError, VoiceStoreError
 from ..media.decode import SILENCE_DB, Samples
 from ..runtime.executor import Executor
 from ..runtime.queue import Claim, Recording, Results
-from ..settings import usable_cores
+from ..settings import settings, usable_cores
+from ..speakers.voice_store import VoiceStore
+from ..speakers.voices import KnownVoice
 from ..speech.regions import Window
 from .checkpoint import Checkpoint, CheckpointStore, PartResult, Restored, WindowResult, doubts
 from .feeder import Feeder, Run
 from .language_vote import LanguageDecider
 from .recognize import Recipe, RecognizeStage
-from .speaker_names import Speakers, with_speakers
+from .speaker_names import NOT_COMPARED, Speakers, with_speakers
 from .speaker_pass import SpeakerPass
 from .temperature_fallback import TemperatureSchedule
 from .voices import about_each, spoken, voices_of
@@ -46,14 +48,15 @@ def transcribe(
 
     Raises:
         SourceError: the recording cannot be used.
-        UsageError: the options contradict each other or the engine.
+        UsageError: the options contradict each other or the engine, or name an unknown voice.
+        VoiceStoreError: known voices are asked for, and their file cannot be read.
         EngineFailedError: the engine broke down.
     """
+    options = options or Options()
+    VoiceStore(settings().data_dir).chosen(options.voices)  # before the work: are they known?
     executor = engine if isinstance(engine, Executor) else Executor.of(engine)
     with closing(executor.open(Claim(is_durable=checkpoints is not None))) as recording:
-        return transcribe_at(
-            recording, source, options or Options(), progress, checkpoints, show_text
-        )
+        return transcribe_at(recording, source, options, progress, checkpoints, show_text)
 
 
 def transcribe_at(
@@ -77,6 +80,9 @@ def transcribe_at(
         if options.diarize and len(voices) == 1:  # channels and tracks have names already
             threads = options.threads or usable_cores()
             diarizer = stack.enter_context(closing(SpeakerPass(recording.info.device, threads)))
+        elif options.voices != NONE:
+            message = "known voices are not compared with channels or tracks that are speakers"
+            notices.append(Notice(NOT_COMPARED, message))
         for number, voice in enumerate(voices):
             share = share_of(progress, number, len(voices))
             run = Run(voice, options, share, voice.claimed_duration_s, diarizer)
@@ -100,17 +106,31 @@ def _speakers(
     passes: Sequence[_Pass],
     checkpoints: CheckpointStore | None,
 ) -> Speakers:
-    options = passes[0].run.options
+    run = passes[0].run
+    options = run.options
     if diarizer is None:
         return Speakers(heard, _turns_by_channel(heard) if options.diarize else ())
     try:
-        with passes[0].run.timed("speakers"):
+        with run.timed("speakers"):
             evidence = diarizer.evidence()
             if checkpoints is not None:
                 checkpoints.keep_speakers(evidence.dumps())
-            return with_speakers(heard, evidence, options)
+            return with_speakers(heard, evidence, options, _known_voices(options, run.notices))
     except Exception as error:  # noqa: BLE001 - the transcript is whole without speakers
         return Speakers(heard, notices=(_no_speakers(error),))
+
+
+def _known_voices(options: Options, notices: list[Notice]) -> tuple[KnownVoice, ...]:
+    """Those that are still stored: the transcript is whole without names."""
+    store = VoiceStore(settings().data_dir)
+    try:
+        return store.chosen(options.voices)
+    except UnknownNameError as error:  # removed since the work began
+        notices.append(Notice(NOT_COMPARED, str(error)))
+        return store.remaining(options.voices)
+    except VoiceStoreError as error:
+        notices.append(Notice(NOT_COMPARED, str(error)))
+        return ()
 
 
 def _no_speakers(error: Exception) -> Notice:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,10 +13,15 @@ from ..domain.transcript import Notice, Segment, Transcript, Turn
 from ..speakers.clustering import MAX_SPEAKERS, SpeakerBounds
 from ..speakers.evidence import Evidence
 from ..speakers.turns import Diarization, SpeakerTurn, diarize
+from ..speakers.voices import Kind, KnownVoice, Naming, name_speakers, prints_of
 from ..speakers.words import speakers_of
 from .checkpoint import PartResult
 
 NOT_MET = "speaker_count_not_met"
+UNCERTAIN = "voice_uncertain"
+NOT_COMPARED = "voices_not_compared"
+ABOUT_SPEAKERS = frozenset({NOT_MET, UNCERTAIN, NOT_COMPARED})
+CHANNELS = {Kind.TELEPHONE: "over the telephone", Kind.WIDEBAND: "in wideband sound"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,18 +39,30 @@ class Speakers:
     notices: tuple[Notice, ...] = ()
 
 
-def with_speakers(heard: Sequence[PartResult], evidence: Evidence, options: Options) -> Speakers:
-    """Give each word its speaker. ``heard`` is in order."""
+def with_speakers(
+    heard: Sequence[PartResult],
+    evidence: Evidence,
+    options: Options,
+    known: Sequence[KnownVoice] = (),
+) -> Speakers:
+    """Give each word its speaker, and known voices their names. ``heard`` is in order."""
     found = diarize(evidence, bounds_of(options))
     words = [word for part in heard for word in part.words]
     numbers = speakers_of(words, found.exclusive) if found.exclusive else []
-    names = _names(numbers, found)
+    naming = name_speakers(prints_of(found, evidence), known) if known else Naming()
+    names = {**_names(numbers, found), **naming.names}
     named = iter([replace(w, speaker=names[n]) for w, n in zip(words, numbers, strict=False)])
     parts = [replace(part, words=tuple(next(named, w) for w in part.words)) for part in heard]
-    return Speakers(parts, _turns(found, names), tuple(_notices(len(names), options)))
+    notices = (*_notices(len(names), options), *_about_voices(naming, names))
+    return Speakers(parts, _turns(found, names), notices)
 
 
-def reassigned(transcript: Transcript, evidence: Evidence, options: Options) -> Transcript:
+def reassigned(
+    transcript: Transcript,
+    evidence: Evidence,
+    options: Options,
+    known: Sequence[KnownVoice] = (),
+) -> Transcript:
     """Find the speakers of a finished transcript anew, within the bounds of the options.
 
     Sentences are cut anew where words have times; others keep theirs, and get the speaker who is
@@ -61,7 +78,8 @@ def reassigned(transcript: Transcript, evidence: Evidence, options: Options) -> 
             if has_words
             else _most_heard(transcript.segments, found.exclusive)
         )
-    names = _names(numbers, found)
+    naming = name_speakers(prints_of(found, evidence), known) if known else Naming()
+    names = {**_names(numbers, found), **naming.names}
     segments = transcript.segments
     if numbers and has_words:
         named = [replace(w, speaker=names[n]) for w, n in zip(words, numbers, strict=True)]
@@ -70,12 +88,12 @@ def reassigned(transcript: Transcript, evidence: Evidence, options: Options) -> 
         segments = tuple(
             replace(one, speaker=names[n]) for one, n in zip(segments, numbers, strict=True)
         )
-    warnings = (notice for notice in transcript.warnings if notice.code != NOT_MET)
+    warnings = (notice for notice in transcript.warnings if notice.code not in ABOUT_SPEAKERS)
     return replace(
         transcript,
         segments=segments,
         turns=_turns(found, names),
-        warnings=(*warnings, *_notices(len(names), options)),
+        warnings=(*warnings, *_notices(len(names), options), *_about_voices(naming, names)),
     )
 
 
@@ -116,3 +134,16 @@ def _notices(n_found: int, options: Options) -> list[Notice]:
         return []
     message = f"{least} speakers were requested, but the recording has only {n_found} voices"
     return [Notice(NOT_MET, message)]
+
+
+def _about_voices(naming: Naming, names: Mapping[int, str]) -> Iterator[Notice]:
+    for number, name in naming.perhaps.items():
+        label = names[number]
+        is_taken = name in naming.names.values()
+        change = f'--merge "{name}" "{label}"' if is_taken else f'--rename "{label}={name}"'
+        too = " too" if is_taken else ""
+        message = f"{label} may be {name}{too}; if so: transcribe-mcp jobs speakers JOB {change}"
+        yield Notice(UNCERTAIN, message)
+    for kind in naming.uncompared:
+        message = f"speakers {CHANNELS[kind]} have no names: no known voice has a clip of that kind"
+        yield Notice(NOT_COMPARED, message)

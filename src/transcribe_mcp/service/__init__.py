@@ -151,7 +151,9 @@ class _Work:
     def of(cls, request: TranscribeRequest, progress: Progress, show_text: ShowText) -> _Work:
         from ..formats import find_format
         from ..settings import settings
+        from .voices import require_known
 
+        require_known(request.options.voices)
         return cls(
             options=replace(request.options, threads=request.spec.threads or settings().threads),
             formats={name: find_format(name) for name in request.formats},

@@ -11,7 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import OutputError, OutputExistsError, SourceRefusedError, TranscribeError
+from ..domain.options import NONE
+from ..errors import (
+    OutputError,
+    OutputExistsError,
+    SourceRefusedError,
+    TranscribeError,
+    UsageError,
+)
 from .models import Batch, Job, JobRequest
 from .remote import no_source
 from .service import Service, refusal_of
@@ -75,7 +82,9 @@ class Sandbox:
 
         Raises:
             SourceError: the recording is not allowed, or unreadable.
+            UsageError: it asks for known voices, and the user does not allow that.
         """
+        self._require_allowed(request)
         source = self._checked(request.source)
         return self.service.submit(replace(request, source=source, roots=self._roots))
 
@@ -108,6 +117,7 @@ class Sandbox:
 
     def submit_batch(self, found: Found, request: JobRequest) -> Batch:
         """``Service.submit_batch`` for what was found; the batch lists the refused sources."""
+        self._require_allowed(request)
         request = replace(request, roots=self._roots)
         refused = [refusal_of(*each) for each in found.refused]
         return self.service.submit_batch(found.recordings, request, refused)
@@ -143,6 +153,17 @@ class Sandbox:
     @property
     def _roots(self) -> tuple[str, ...]:
         return tuple(map(str, self.access.resolved))
+
+    def _require_allowed(self, request: JobRequest) -> None:
+        """
+        Raises:
+            UsageError: it asks for known voices, and the user does not allow that.
+        """
+        if request.options.voices != NONE and not self.service.settings.allow_voices:
+            raise UsageError(
+                "this server does not recognize known voices",
+                hint="leave out voices; they work where the server was started with --allow-voices",
+            )
 
     def _checked(self, source: str) -> str:
         from ..media.download import is_url, require_url

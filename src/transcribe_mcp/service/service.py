@@ -41,6 +41,7 @@ from .models import (
     Transcript,
 )
 from .remote import no_source
+from .voices import known_prints
 
 if TYPE_CHECKING:
     from ..jobs.store import Store
@@ -394,10 +395,11 @@ class Service:
         from ..jobs.submission import Submission
 
         options = normalized_options(request.options, self.settings.model)
+        prints = known_prints(self.settings.data_dir, options.voices)
         return Submission(
             self._store(),
             options,
-            options_key(options),
+            options_key(options, prints),
             owner.get(),
             is_offline=self.settings.offline,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..jobs.private_files import FILE_MODE
+from ..domain.private_files import FILE_MODE
 from ..jobs.uploads import TEMPORARY, Upload, make_folder, name_of
 
 __all__ = ["FILE_MODE", "TEMPORARY", "Upload", "make_folder", "name_of"]

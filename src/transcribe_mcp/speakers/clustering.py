@@ -123,14 +123,14 @@ def _few_clusters(vectors: Array, weights: Array, bounds: SpeakerBounds) -> Labe
     labels = np.arange(len(vectors))
     while len(found := np.unique(labels)) > bounds.least:
         sums = [(vectors[labels == k] * weights[labels == k, None]).sum(axis=0) for k in found]
-        i, j, cosine = _most_alike(unit(np.stack(sums)))
+        i, j, cosine = most_alike(unit(np.stack(sums)))
         if cosine < SHORT_SAME_VOICE and len(found) <= bounds.most:
             break
         labels[labels == found[j]] = found[i]
     return labels
 
 
-def _most_alike(voices: Array) -> tuple[int, int, float]:
+def most_alike(voices: Array) -> tuple[int, int, float]:
     """Two voices and their cosine."""
     alike = voices @ voices.T - 2 * np.eye(len(voices), dtype=np.float32)
     i, j = divmod(int(alike.argmax()), len(voices))
@@ -199,7 +199,7 @@ def _centroids(vectors: Array, weights: Array, labels: Labels, bounds: SpeakerBo
     sums = [(vectors[labels == k] * weights[labels == k, None]).sum(axis=0) for k in found]
     seconds = [float(weights[labels == k].sum()) for k in found]
     while len(sums) > bounds.least:
-        i, j, cosine = _most_alike(unit(np.stack(sums)))
+        i, j, cosine = most_alike(unit(np.stack(sums)))
         if cosine < SAME_VOICE:
             break
         sums[i] = sums[i] + sums[j]

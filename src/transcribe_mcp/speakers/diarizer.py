@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..domain.audio import SAMPLE_RATE_HZ
+from .bandwidth import BandMeter
 from .embedding import Embedder
 from .evidence import Evidence
 from .features import HOP_SAMPLES, FeatureBuffer, n_frames_of
@@ -33,6 +34,7 @@ class Diarizer:
         self._segmenter = Segmenter(networks)
         self._embedder = Embedder(networks.embed, networks.embedding_batch)
         self._features = FeatureBuffer(networks.log_mel, networks.joined)
+        self._band = BandMeter()
         self._detected = np.empty(0, np.float32)  # of the detector's frames that are needed
         self._n_dropped = 0  # of those before
         self._open: list[Frames] = []
@@ -42,6 +44,7 @@ class Diarizer:
 
     def push(self, samples: Array, detected: Array, *, last: bool = False) -> None:
         """Take the next samples (n,) and the probabilities of speech of the voice detector."""
+        self._band.push(samples)
         there = self._networks.on_device(samples)
         self._features.push(there, last=last)
         self._detected = np.concatenate([self._detected, detected])
@@ -62,7 +65,8 @@ class Diarizer:
         starts, ends, vectors = self._embedder.found()
         speech = np.concatenate([np.empty(0, np.bool_), *self._speech])
         overlap = np.concatenate([np.empty(0, np.bool_), *self._overlap])
-        return Evidence(speech, overlap, starts, ends, vectors)
+        wide = self._band.is_wide(starts, ends)
+        return Evidence(speech, overlap, starts, ends, vectors, wide)
 
     def _take_runs(self, frames: Frames, last: bool) -> int:
         """Take the runs of sound that have ended; return the number of frames done."""

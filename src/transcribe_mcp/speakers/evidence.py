@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-VERSION = 1
+VERSION = 2  # of version 1, the bandwidth is unknown
 N_EMBEDDING = 192
 
 
@@ -21,6 +21,7 @@ class Evidence:
         overlap: whether two speak at once, per frame, (n,) bool.
         starts, ends: of the windows, in order, in seconds, (m,) float32.
         embeddings: of the voices in them, (m, 192) float16.
+        wide: whether they have sound above the band of a telephone, (m,) bool.
     """
 
     speech: NDArray[np.bool_]
@@ -28,6 +29,7 @@ class Evidence:
     starts: NDArray[np.float32]
     ends: NDArray[np.float32]
     embeddings: NDArray[np.float16]
+    wide: NDArray[np.bool_]
 
     def dumps(self) -> bytes:
         packed: dict[str, NDArray[Any]] = {
@@ -51,6 +53,8 @@ class Evidence:
             with np.load(io.BytesIO(data), allow_pickle=False) as stored:
                 values = dict(stored)
             version = int(values.pop("version"))
+            if version == 1:
+                values["wide"] = np.ones(len(values["starts"]), np.bool_)
             n_frames = int(values.pop("n_frames"))
             for name in ("speech", "overlap"):
                 values[name] = np.unpackbits(values[name], count=n_frames).astype(np.bool_)
@@ -58,7 +62,7 @@ class Evidence:
             is_whole = evidence._is_whole()
         except Exception as error:  # numpy and zipfile raise nothing narrower
             raise ValueError(f"the evidence of the speakers is damaged: {error}") from error
-        if version != VERSION:
+        if not 1 <= version <= VERSION:
             raise ValueError(f"evidence of version {version}, this program reads {VERSION}")
         if not is_whole:
             raise ValueError("the evidence of the speakers is damaged: its parts do not match")
@@ -66,10 +70,13 @@ class Evidence:
 
     def _is_whole(self) -> bool:
         n = len(self.starts)
-        shapes = self.starts.shape, self.ends.shape, self.embeddings.shape
-        types = self.starts.dtype, self.ends.dtype, self.embeddings.dtype
-        return shapes == ((n,), (n,), (n, N_EMBEDDING)) and types == (
-            np.dtype(np.float32),
-            np.dtype(np.float32),
-            np.dtype(np.float16),
+        shapes = {
+            "starts": ((n,), np.float32),
+            "ends": ((n,), np.float32),
+            "embeddings": ((n, N_EMBEDDING), np.float16),
+            "wide": ((n,), np.bool_),
+        }
+        return all(
+            getattr(self, name).shape == shape and getattr(self, name).dtype == dtype
+            for name, (shape, dtype) in shapes.items()
         )

@@ -14,7 +14,7 @@ from ... import __version__, service
 from ...domain.options import EngineSpec, FormatOptions, Options, SubtitleRules
 from ...domain.progress import show_no_text
 from ...service import bench as benchmark
-from . import jobs
+from . import jobs, voices
 from . import options as arg
 from .options import Shown
 from .summary import Summary
@@ -276,4 +276,5 @@ def _size(n_bytes: int | None) -> str:
 
 
 app.add_typer(models, name="models")
+app.add_typer(voices.group, name="voices")
 jobs.add_commands(app)

@@ -66,10 +66,20 @@ Merge = Annotated[
 Rename = Annotated[
     list[str] | None, typer.Option("--rename", metavar="OLD=NEW...", help="Rename speakers.")
 ]
+Voices = Annotated[
+    str | None,
+    typer.Option(
+        "--voices",
+        metavar="TEXT",
+        help="Find them anew and recognize these known voices: all, none, or names separated by "
+        "commas. Default: those of the job.",
+    ),
+]
 Bounds = Annotated[Options, "speakers", "min_speakers", "max_speakers"]
 
 OWNER = "command line"  # all shells of a user share one owner
 DAY_S = 86_400.0
+ABOUT_SPEAKERS = ("speaker_count_not_met", "voice_uncertain", "voices_not_compared")
 JOIN = "\0"  # between the names of one option; no argument can hold it
 FOREVER_S = 10 * 365 * DAY_S
 
@@ -183,6 +193,7 @@ class _NamesCommand(TyperCommand):
 def speakers(
     job: JobId,
     bounds: Bounds,
+    voices: Voices = None,
     merge: Merge = None,
     rename: Rename = None,
     as_json: arg.AsJson = False,
@@ -192,16 +203,17 @@ def speakers(
     Changes need no recording. They are made in this order: --speakers, --merge, --rename.
     """
     change = models.SpeakerChange(
-        again=bounds if bounds.diarize else None,
+        again=bounds if bounds.diarize or voices is not None else None,
         merge=tuple(tuple(_words(group)) for group in merge or ()),
         names=dict(_renaming(word) for group in rename or () for word in _words(group)),
+        voices=voices,
     )
     is_change = change != models.SpeakerChange()
     service = default_service()
     found = service.change_speakers(job, change) if is_change else service.get_transcript(job)
     _show_speakers(found.speakers, as_json=as_json)
     for notice in found.warnings if is_change else ():
-        if notice.code == "speaker_count_not_met":
+        if notice.code in ABOUT_SPEAKERS:
             say(f"warning: {notice.message}")
 
 

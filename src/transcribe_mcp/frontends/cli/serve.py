@@ -57,6 +57,10 @@ AllowedRoot = Annotated[
 AllowUrls = Annotated[
     bool, typer.Option("--allow-urls", help="Download recordings from public URLs.")
 ]
+AllowVoices = Annotated[
+    bool,
+    typer.Option("--allow-voices", help="Let clients have known voices recognized, by name."),
+]
 DataDir = Annotated[Path | None, typer.Option(help="Directory for jobs and transcripts.")]
 DatabaseUrl = Annotated[
     str | None, typer.Option(help="PostgreSQL URL for jobs and transcripts, instead of a file.")
@@ -108,6 +112,7 @@ def _add_serve(app: typer.Typer, run: Serve) -> None:
         open_page: OpenPage = False,
         allowed_root: AllowedRoot = None,
         allow_urls: AllowUrls = False,
+        allow_voices: AllowVoices = False,
         data_dir: DataDir = None,
         database_url: DatabaseUrl = None,
         model: DefaultModel = None,
@@ -122,6 +127,7 @@ def _add_serve(app: typer.Typer, run: Serve) -> None:
             "token": token,
             "allowed_roots": os.pathsep.join(roots) or None,
             "allow_urls": "1" if allow_urls else None,
+            "allow_voices": "1" if allow_voices else None,
             "data_dir": str(data_dir.absolute()) if data_dir else None,
             "database_url": database_url,
             "model": model,

@@ -25,7 +25,7 @@ from .handlers import Handlers
 from .notices import SCHEME, Notices, resource_rows
 from .reading import read_arguments
 from .stdio import serve
-from .tools import TOOLS, tool_result
+from .tools import TOOLS, offered_tools, tool_result
 
 INSTRUCTIONS = (
     "Transcribes audio and video files on this machine. transcribe_audio waits for the text; if "
@@ -193,7 +193,7 @@ def build_server(handlers: Handlers) -> sdk.MCPServer:
         title="TranscribeMCP",
         version=__version__,
         instructions=INSTRUCTIONS,
-        tools=[entry.tool for entry in TOOLS.values()],
+        tools=offered_tools(allow_voices=handlers.service.service.settings.allow_voices),
         extensions=[Tasks(handlers)],
         log_level="WARNING",
         lifespan=lifespan,

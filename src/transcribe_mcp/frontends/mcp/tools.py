@@ -59,6 +59,21 @@ def tool(title: str, annotations: types.ToolAnnotations) -> Callable[[ToolFuncti
     return register
 
 
+def offered_tools(*, allow_voices: bool) -> list[Tool]:
+    """The tools as clients see them. They see ``voices`` only if the user allows it."""
+    hidden = set() if allow_voices else {"voices"}
+    return [
+        entry.tool.model_copy(
+            update={
+                "parameters": schema_of(
+                    {name: each for name, each in entry.arguments.items() if name not in hidden}
+                )
+            }
+        )
+        for entry in TOOLS.values()
+    ]
+
+
 def _with_arguments(function: ToolFunction) -> Callable[..., Awaitable[types.CallToolResult]]:
     form = Form(function, "mcp", arg.ask)
 

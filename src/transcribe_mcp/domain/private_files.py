@@ -20,6 +20,8 @@ OURS = (
     "transcribe-mcp.db",
     "transcribe-mcp.db-*",
     "supervisor.lock",
+    "voices.json",
+    "voices.lock",
     "worker*.lock",
     "worker*.log",
     "writer.*",

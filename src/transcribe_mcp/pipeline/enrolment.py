@@ -1,0 +1,90 @@
+"""A clip of one person -> a print of the voice."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+
+from ..domain.options import Options
+from ..domain.progress import Progress, no_progress
+from ..errors import UsageError, VoiceSampleError
+from ..media.decode import SAMPLE_RATE_HZ
+from ..settings import usable_cores
+from ..speakers.clustering import Array, SpeakerBounds, most_alike, unit
+from ..speakers.evidence import Evidence
+from ..speakers.turns import diarize
+from ..speakers.voices import MIN_SPEECH_S, VoicePrint, prints_of
+from ..speech.detector import SpeechDetector
+from .speaker_pass import SpeakerPass
+from .voices import voices_of
+
+BLOCK_S = 300.0
+ONE_PERSON = 0.72  # cosine from which two voices of a clip are one person
+ALONE_HINT = "give a clip in which only this person speaks, or choose a channel with --channel"
+
+
+def print_of_clip(path: Path, options: Options, progress: Progress = no_progress) -> VoicePrint:
+    """The print of the only voice in a recording.
+
+    Args:
+        options: which track and channel.
+
+    Raises:
+        SourceError: the recording cannot be used.
+        VoiceSampleError: it has several speakers, or less than 10 s of clean speech.
+        UsageError: the options choose several tracks or channels.
+        EngineUnavailableError: a file of the installation is missing or damaged.
+    """
+    evidence = evidence_of_clip(path, options, progress)
+    n_found = _n_voices(diarize(evidence, SpeakerBounds()).voices)
+    if not n_found:
+        raise VoiceSampleError(f"no speech was found in {path}", hint=ALONE_HINT)
+    if n_found > 1:
+        raise VoiceSampleError(f"{path} has {n_found} speakers", hint=ALONE_HINT)
+    (voice,) = prints_of(diarize(evidence, SpeakerBounds(1, 1)), evidence)
+    if voice.seconds < MIN_SPEECH_S:
+        raise VoiceSampleError(
+            f"{path} has only {voice.seconds:.1f} s of clean speech",
+            hint=f"give a clip with at least {MIN_SPEECH_S:g} s",
+        )
+    return voice
+
+
+def _n_voices(voices: Array) -> int:
+    """How many persons are heard: one person's voice may be found twice in a short clip.
+
+    Args:
+        voices: (n, 192), of length 1.
+    """
+    while len(voices) > 1:
+        i, j, cosine = most_alike(voices)
+        if cosine < ONE_PERSON:
+            break
+        others = np.delete(voices, (i, j), axis=0)
+        voices = np.concatenate([others, unit(voices[i : i + 1] + voices[j : j + 1])])
+    return len(voices)
+
+
+def evidence_of_clip(path: Path, options: Options, progress: Progress = no_progress) -> Evidence:
+    """What is heard of the speakers of a recording. Raises as ``print_of_clip``."""
+    voices = voices_of(path, options, [])
+    if len(voices) > 1:
+        message = f"{path} has {len(voices)} channels or tracks to add"
+        raise UsageError(message, hint="choose one of them")
+    (voice,) = voices
+    threads = options.threads or usable_cores()
+    detector = SpeechDetector(threads)
+    n_samples = 0
+    with (
+        closing(SpeakerPass("cpu", threads)) as speakers,
+        closing(voice.blocks(BLOCK_S, threads, [])) as blocks,
+    ):
+        for block in blocks:
+            speakers.push(block, detector.push(block), last=False)
+            n_samples += len(block)
+            progress("read", n_samples / SAMPLE_RATE_HZ, voice.claimed_duration_s)
+        nothing = np.empty(0, np.float32)
+        speakers.push(nothing, detector.push(nothing, last=True), last=True)
+        return speakers.evidence()
