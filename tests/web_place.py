@@ -39,6 +39,7 @@ class Site:
     home: Home
     talk: str
     hostile: str
+    more: tuple[str, ...] = ()
 
 
 @dataclass
@@ -87,7 +88,8 @@ def document(source: Path, segments: Sequence[dict[str, Any]]) -> Transcript:
     ]
     content = {
         "schema_version": 1, "text": "", "language": "en", "language_probability": 0.99,
-        "task": "transcribe", "source": str(source), "duration": DURATION_S, "engine": "fake",
+        "task": "transcribe", "source": str(source), "engine": "fake",
+        "duration": max(DURATION_S, segments[-1]["end"]),
         "model": "fake", "device": "cpu", "compute_type": "none", "realtime_factor": 10.0,
         "warnings": [{"code": "quiet", "message": "the recording is quiet"}],
         "timings": {}, "versions": {}, "turns": turns,
@@ -141,11 +143,12 @@ def site(folder: Path, *more: tuple[str, Sequence[dict[str, Any]]]) -> Iterator[
         with place(made.data, START_WORKERS="0"):  # this process plays the worker
             talk = store(recording, conversation())
             other = store(odd, hostile())
+            rest = []
             for name, segments in more:
                 shutil.copy(recording, made.root / name)
-                store(made.root / name, segments)
+                rest.append(store(made.root / name, segments))
         with http_server(made, TRANSCRIBE_MCP_TOKEN=TOKEN) as url:
-            yield Site(url.removesuffix("/mcp"), made, talk, other)
+            yield Site(url.removesuffix("/mcp"), made, talk, other, tuple(rest))
 
 
 @contextmanager

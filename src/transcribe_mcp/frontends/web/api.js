@@ -96,23 +96,31 @@ export function upload(path, form, { onProgress, signal }) {
 
 const RETRY_MS = 3000;
 
-// Changes of jobs as they happen. `again` runs after each gap, so that nothing is missed.
+// Changes of jobs as they happen. `again` runs after each gap, so that nothing is missed. Hidden
+// pages do not listen: a browser opens few connections to one server. Returns how to stop.
 export function watch({ job, deleted, again, line }) {
-  let source;
-  let isLost = false;
+  let source = null;
+  let hasGap = false;
   let timer;
-  const lose = () => {
-    isLost = true;
-    line(false);
-    if (source.readyState !== EventSource.CLOSED) return;
-    // The browser gives up after an answer that is no stream; a 401 shows the form.
+  const close = () => {
     clearTimeout(timer);
-    timer = setTimeout(() => get("/api/config").then(open, () => open()), RETRY_MS);
+    source?.close();
+    source = null;
+    hasGap = true;
   };
   const found = () => {
     line(true);
-    if (isLost) again();
-    isLost = false;
+    if (hasGap) again();
+    hasGap = false;
+  };
+  const lose = () => {
+    hasGap = true;
+    line(false);
+    if (source?.readyState !== EventSource.CLOSED) return;
+    // The browser gave up: the answer was no stream. After a 401 there is the form.
+    timer = setTimeout(() => {
+      get("/api/config").then(open, (error) => error.status === 401 || open());
+    }, RETRY_MS);
   };
   function open() {
     source?.close();
@@ -122,16 +130,16 @@ export function watch({ job, deleted, again, line }) {
     source.addEventListener("job", (event) => job(JSON.parse(event.data)));
     source.addEventListener("deleted", (event) => deleted(JSON.parse(event.data).job_id));
   }
+  const look = () => (document.hidden ? close() : (source ?? open()));
+  const leave = () => close();
+  document.addEventListener("visibilitychange", look);
+  addEventListener("pagehide", leave);
+  addEventListener("pageshow", look);
   open();
-  // A page in the back/forward cache must not hold one of the browser's few connections.
-  addEventListener("pagehide", () => source.close());
-  addEventListener("pageshow", (event) => {
-    if (!event.persisted) return;
-    isLost = true;
-    open();
-  });
   return () => {
-    clearTimeout(timer);
-    source.close();
+    document.removeEventListener("visibilitychange", look);
+    removeEventListener("pagehide", leave);
+    removeEventListener("pageshow", look);
+    close();
   };
 }

@@ -5,7 +5,11 @@ const DOUBT = 0.6; // words below this probability
 const TYPING_MS = 80;
 
 const plain = (text) =>
-  text.toLocaleLowerCase().normalize("NFKD").replace(/[\p{M}\p{P}]/gu, "").trim();
+  text
+    .toLocaleLowerCase()
+    .normalize("NFKD")
+    .replace(/[\p{M}\p{P}]/gu, "")
+    .trim();
 
 // Words that say the query: the last word of it may be the beginning of one.
 export function hits(words, query) {
@@ -16,7 +20,9 @@ export function hits(words, query) {
   const starts = [];
   for (let i = 0; i + last < texts.length; i++) {
     const isHit = last
-      ? wanted.every((part, k) => (k < last ? texts[i + k] === part : texts[i + k].startsWith(part)))
+      ? wanted.every((part, k) =>
+          k < last ? texts[i + k] === part : texts[i + k].startsWith(part),
+        )
       : texts[i].includes(wanted[0]);
     if (isHit) starts.push(words[i]);
   }

@@ -2,7 +2,20 @@
 import { get, jobPath, send, watch } from "./api.js";
 import { Row } from "./rows.js";
 import { enter } from "./session.js";
-import { $, button, counted, day, el, icon, openAt, ready, say, showLine, shownName, start } from "./ui.js";
+import {
+  $,
+  button,
+  counted,
+  day,
+  el,
+  icon,
+  openAt,
+  ready,
+  say,
+  showLine,
+  shownName,
+  start,
+} from "./ui.js";
 import { Uploads } from "./upload.js";
 
 const LIMIT = 50;
@@ -85,7 +98,10 @@ function draw() {
     const name = day(row.job.created_at);
     days.set(name, [...(days.get(name) ?? []), row]);
   }
-  const now = JSON.stringify([isEmpty, ...[...days].map(([name, some]) => [name, ...some.map((row) => row.job.job_id)])]);
+  const now = JSON.stringify([
+    isEmpty,
+    ...[...days].map(([name, some]) => [name, ...some.map((row) => row.job.job_id)]),
+  ]);
   if (now === shown) return;
   shown = now;
   const focused = list.contains(document.activeElement) ? document.activeElement : null;
@@ -100,29 +116,59 @@ function content(isEmpty, days) {
     const words = "Nothing here by that name or state. Clear the filter to see all.";
     return [el("p", { className: "quiet", textContent: words })];
   }
-  return [...days].map(([name, some]) => el("section", { className: "day" },
-    el("h2", { textContent: name }), el("ul", {}, ...some.map((row) => row.node))));
+  return [...days].map(([name, some]) =>
+    el(
+      "section",
+      { className: "day" },
+      el("h2", { textContent: name }),
+      el("ul", {}, ...some.map((row) => row.node)),
+    ),
+  );
 }
 
 function summary(sorted) {
-  if (!sorted.length || isFiltered()) return sorted.length ? counted(sorted.length, "recording") + (cursor ? " and more" : "") : "";
+  if (!sorted.length || isFiltered())
+    return sorted.length ? counted(sorted.length, "recording") + (cursor ? " and more" : "") : "";
   if (cursor) return `The newest ${counted(sorted.length, "recording")}`;
   const seconds = sorted.reduce((sum, row) => sum + (row.job.duration_s ?? 0), 0);
-  const long = seconds < 5400 ? counted(Math.round(seconds / 60), "minute") : counted(Math.round(seconds / 3600), "hour");
+  const long =
+    seconds < 5400
+      ? counted(Math.round(seconds / 60), "minute")
+      : counted(Math.round(seconds / 3600), "hour");
   return `${counted(sorted.length, "recording")}, ${long}`;
 }
 
 function firstSteps() {
   const choose = button("Choose a recording", "main", () => $("#files").click());
   const drop = "Drop it anywhere on this page, or choose it. ";
-  return el("div", {},
-    el("div", { className: "first" }, icon("mark", "big"),
+  return el(
+    "div",
+    {},
+    el(
+      "div",
+      { className: "first" },
+      icon("mark", "big"),
       el("h2", { textContent: "Start with one recording" }),
-      el("p", {}, "A voice memo, a meeting, a film. ",
+      el(
+        "p",
+        {},
+        "A voice memo, a meeting, a film. ",
         el("span", { className: "only-mouse", textContent: drop }),
-        "It is transcribed on this machine and goes nowhere else."), choose),
-    el("div", { className: "aside" }, el("p", { textContent: "Or from a terminal, for whole folders:" }),
-      el("code", { className: "cmd", textContent: "transcribe-mcp transcribe talks/ --queue", tabIndex: 0 })));
+        "It is transcribed on this machine and goes nowhere else.",
+      ),
+      choose,
+    ),
+    el(
+      "div",
+      { className: "aside" },
+      el("p", { textContent: "Or from a terminal, for whole folders:" }),
+      el("code", {
+        className: "cmd",
+        textContent: "transcribe-mcp transcribe talks/ --queue",
+        tabIndex: 0,
+      }),
+    ),
+  );
 }
 
 // --- acting -------------------------------------------------------------------------------------
@@ -170,21 +216,30 @@ function menu(job, from) {
   const pop = $("#row-menu");
   const item = (words, call, className = "") =>
     el("button", {
-      type: "button", textContent: words, className, onclick: () => {
+      type: "button",
+      textContent: words,
+      className,
+      onclick: () => {
         pop.hidePopover();
         call(job);
       },
     });
   const file = (words, format) =>
     el("a", {
-      href: `${jobPath(job.job_id, "/export")}?format=${format}`, download: "", textContent: words,
+      href: `${jobPath(job.job_id, "/export")}?format=${format}`,
+      download: "",
+      textContent: words,
       onclick: () => pop.hidePopover(),
     });
   const bad = "danger";
   if (ACTIVE.includes(job.status)) pop.replaceChildren(item("Stop", stop, bad));
   else if (job.status === "completed") {
-    pop.replaceChildren(file("Export subtitles", "srt"), file("Export text", "txt"), el("hr"),
-      item("Delete", remove, bad));
+    pop.replaceChildren(
+      file("Export subtitles", "srt"),
+      file("Export text", "txt"),
+      el("hr"),
+      item("Delete", remove, bad),
+    );
   } else pop.replaceChildren(item("Try again", retry), el("hr"), item("Delete", remove, bad));
   openAt(pop, from);
   pop.querySelector("a, button").focus();

@@ -1,7 +1,6 @@
 // Keys of the transcript. Open dialogs, menus and fields take theirs first.
 
-const FIELDS =
-  "input:not([type=range]):not([type=checkbox]):not([type=radio]), textarea, select";
+const FIELDS = "input:not([type=range]):not([type=checkbox]):not([type=radio]), textarea, select";
 
 // "Ctrl+Alt+x" for an event. With Option a Mac types another letter: the key's place tells which.
 function nameOf({ key, code, ctrlKey, metaKey, altKey }) {

@@ -9,7 +9,12 @@ function rangeOf(word) {
   const [, before, core] = node.data.match(/^([\s\p{P}]*)(.*?)[\s\p{P}]*$/su);
   const start = core ? before.length : 0;
   const end = core ? start + core.length : node.data.length;
-  return new StaticRange({ startContainer: node, startOffset: start, endContainer: node, endOffset: end });
+  return new StaticRange({
+    startContainer: node,
+    startOffset: start,
+    endContainer: node,
+    endOffset: end,
+  });
 }
 
 export class Marks {

@@ -6,7 +6,9 @@ const ordinal = new Intl.PluralRules("en", { type: "ordinal" });
 const ENDINGS = { one: "st", two: "nd", few: "rd", other: "th" };
 
 const STAGES = {
-  load: "Loading the model", download: "Downloading the model", waiting: "The same recording is transcribed already",
+  load: "Loading the model",
+  download: "Downloading the model",
+  waiting: "The same recording is transcribed already",
   write: "Writing the transcript",
 };
 
@@ -48,17 +50,32 @@ export class Row {
     const opens = ["completed", "running"].includes(job.status);
     const label = shownName(job.name);
     const name = el(opens ? "a" : "span", {
-      className: "job-name", dir: "auto", textContent: label, title: job.source,
+      className: "job-name",
+      dir: "auto",
+      textContent: label,
+      title: job.source,
       href: opens ? `/t/${encodeURIComponent(job.job_id)}` : undefined,
     });
     name.dataset.act = "open";
     this.length = el("span", { className: "job-time num" });
-    const more = el("button", {
-      className: "btn icon", type: "button", "aria-label": `More for ${label}`,
-      "aria-haspopup": "true", onclick: () => this.acts.menu(this.job, more),
-    }, icon("more"));
+    const more = el(
+      "button",
+      {
+        className: "btn icon",
+        type: "button",
+        "aria-label": `More for ${label}`,
+        "aria-haspopup": "true",
+        onclick: () => this.acts.menu(this.job, more),
+      },
+      icon("more"),
+    );
     more.dataset.act = "more";
-    this.node.replaceChildren(name, this.length, more, el("div", { className: "job-body" }, ...this.body()));
+    this.node.replaceChildren(
+      name,
+      this.length,
+      more,
+      el("div", { className: "job-body" }, ...this.body()),
+    );
     this.showLength();
     if (act) (this.node.querySelector(`[data-act="${act}"]:is(a, button)`) ?? more).focus();
   }
@@ -74,7 +91,9 @@ export class Row {
   running() {
     const { job } = this;
     this.bar = el("progress", {
-      className: "prog", max: 100, "aria-label": `${shownName(job.name)}, transcribed`,
+      className: "prog",
+      max: 100,
+      "aria-label": `${shownName(job.name)}, transcribed`,
     });
     this.words = [el("span"), el("span")];
     this.text = el("p", { className: "job-text live", dir: "auto" });

@@ -29,21 +29,44 @@ function marked(text, words) {
 
 function line(hit, words) {
   const { job_id: id, start: at, speaker, before, text, after } = hit;
-  return el("li", {}, el("a", { className: "hit", href: `/t/${encodeURIComponent(id)}?at=${at}` },
-    el("time", { textContent: clock(at) }),
-    el("p", { dir: "auto" },
-      speaker && el("span", { className: "hit-who", dir: "auto", textContent: speaker }),
-      before && `${before.trim()} `, marked(text.trim(), words), after && ` ${after.trim()}`)));
+  return el(
+    "li",
+    {},
+    el(
+      "a",
+      { className: "hit", href: `/t/${encodeURIComponent(id)}?at=${at}` },
+      el("time", { textContent: clock(at) }),
+      el(
+        "p",
+        { dir: "auto" },
+        speaker && el("span", { className: "hit-who", dir: "auto", textContent: speaker }),
+        before && `${before.trim()} `,
+        marked(text.trim(), words),
+        after && ` ${after.trim()}`,
+      ),
+    ),
+  );
 }
 
 function draw(query) {
   const words = pattern(query);
   const groups = new Map();
   for (const hit of hits) groups.set(hit.job_id, [...(groups.get(hit.job_id) ?? []), hit]);
-  $("#hits").replaceChildren(...[...groups.values()].map((some) => el("section", {},
-    el("h2", {}, el("bdi", { textContent: shownName(some[0].name) }),
-      el("span", { textContent: some[0].created_at ? day(some[0].created_at) : "" })),
-    el("ul", {}, ...some.map((hit) => line(hit, words))))));
+  $("#hits").replaceChildren(
+    ...[...groups.values()].map((some) =>
+      el(
+        "section",
+        {},
+        el(
+          "h2",
+          {},
+          el("bdi", { textContent: shownName(some[0].name) }),
+          el("span", { textContent: some[0].created_at ? day(some[0].created_at) : "" }),
+        ),
+        el("ul", {}, ...some.map((hit) => line(hit, words))),
+      ),
+    ),
+  );
   const sentences = counted(hits.length, "sentence");
   const places = counted(groups.size, "recording");
   const first = cursor ? "The best " : "";
@@ -66,7 +89,11 @@ async function search(older = false) {
     return;
   }
   try {
-    const page = await get("/api/search", { q: query, cursor: older ? cursor : null }, request.signal);
+    const page = await get(
+      "/api/search",
+      { q: query, cursor: older ? cursor : null },
+      request.signal,
+    );
     hits = older ? [...hits, ...page.hits] : page.hits;
     cursor = page.next_cursor;
     draw(query);

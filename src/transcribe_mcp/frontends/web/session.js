@@ -2,7 +2,8 @@
 import { get, send } from "./api.js";
 import { el, icon } from "./ui.js";
 
-const WRONG = "That is not the token of the server that runs now. Copy it once more from the terminal.";
+const WRONG =
+  "That is not the token of the server that runs now. Copy it once more from the terminal.";
 
 // Returns the server's configuration once the browser may read it.
 export async function enter() {
@@ -51,18 +52,38 @@ async function open(event) {
 export function showDoor() {
   if (document.getElementById("door")) return;
   const input = el("input", {
-    className: "input", id: "token", type: "password", autocomplete: "off",
-    required: true, "aria-describedby": "token-error",
+    className: "input",
+    id: "token",
+    type: "password",
+    autocomplete: "off",
+    required: true,
+    "aria-describedby": "token-error",
   });
-  const form = el("form", { onsubmit: open },
+  const form = el(
+    "form",
+    { onsubmit: open },
     el("div", { className: "brand" }, icon("mark"), "TranscribeMCP"),
-    el("div", {},
+    el(
+      "div",
+      {},
       el("h1", { textContent: "One token, then you are in" }),
-      el("p", {}, "The server printed it in the terminal where it was started, at the end of the link after ",
-        el("code", { textContent: "#token=" }), ". It is new at each start.")),
-    el("div", { className: "field" }, el("label", { htmlFor: "token", textContent: "Token" }), input,
-      el("p", { className: "error", id: "token-error", role: "alert", hidden: true })),
-    el("button", { className: "btn main", textContent: "Open" }));
+      el(
+        "p",
+        {},
+        "The server printed it in the terminal where it was started, at the end of the link after ",
+        el("code", { textContent: "#token=" }),
+        ". It is new at each start.",
+      ),
+    ),
+    el(
+      "div",
+      { className: "field" },
+      el("label", { htmlFor: "token", textContent: "Token" }),
+      input,
+      el("p", { className: "error", id: "token-error", role: "alert", hidden: true }),
+    ),
+    el("button", { className: "btn main", textContent: "Open" }),
+  );
   document.getElementById("app").remove();
   document.body.append(el("main", { className: "door", id: "door" }, form));
   document.title = "TranscribeMCP";

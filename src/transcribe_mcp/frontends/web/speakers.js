@@ -48,17 +48,25 @@ export class Speakers {
     const all = [...spans.values()].reduce((sum, seconds) => sum + seconds, 0) || 1;
     this.names = [...spans.keys()];
     $("#people").hidden = !spans.size;
-    $(".people").replaceChildren(...[...spans].map(([name, seconds]) => {
-      const button = el("button", { type: "button", title: "Rename" },
-        el("span", { className: "sr", textContent: "Rename " }),
-        el("span", { className: "dot" }),
-        el("span", { className: "name", dir: "auto", textContent: name }),
-        el("span", { className: "share num", textContent: `${Math.round((100 * seconds) / all)} %` }));
-      button.onclick = () => this.edit(name, button);
-      const item = el("li", {}, button);
-      item.dataset.who = this.colour(name);
-      return item;
-    }));
+    $(".people").replaceChildren(
+      ...[...spans].map(([name, seconds]) => {
+        const button = el(
+          "button",
+          { type: "button", title: "Rename" },
+          el("span", { className: "sr", textContent: "Rename " }),
+          el("span", { className: "dot" }),
+          el("span", { className: "name", dir: "auto", textContent: name }),
+          el("span", {
+            className: "share num",
+            textContent: `${Math.round((100 * seconds) / all)} %`,
+          }),
+        );
+        button.onclick = () => this.edit(name, button);
+        const item = el("li", {}, button);
+        item.dataset.who = this.colour(name);
+        return item;
+      }),
+    );
   }
 
   // Opens the form beside a name. `para`: where the focus returns to.

@@ -31,8 +31,13 @@ function timed(segment) {
 
 function isSame(a, b) {
   return (
-    a && a.text === b.text && a.speaker === b.speaker && a.start === b.start && a.end === b.end &&
-    a.words.length === b.words.length && a.words[0]?.start === b.words[0]?.start
+    a &&
+    a.text === b.text &&
+    a.speaker === b.speaker &&
+    a.start === b.start &&
+    a.end === b.end &&
+    a.words.length === b.words.length &&
+    a.words[0]?.start === b.words[0]?.start
   );
 }
 
@@ -92,7 +97,9 @@ export class Text {
 
   keptOr(para, segments, opens) {
     const isKept =
-      para && para.opens === opens && para.segments.length === segments.length &&
+      para &&
+      para.opens === opens &&
+      para.segments.length === segments.length &&
       para.segments.every((segment, i) => segment === segments[i]);
     const found = isKept ? para : { segments, opens, node: null, isFilled: false };
     for (const segment of segments) for (const word of segment.words) word.para = found;
@@ -133,20 +140,27 @@ export class Text {
     const side = el("div", { className: "side" });
     if (speaker) node.dataset.who = this.colour(speaker);
     if (speaker && para.opens) {
-      side.append(el("button", {
-        className: "who", type: "button", tabIndex: -1, dir: "auto", textContent: speaker,
-        title: "Change the speaker (S)",
-      }));
+      side.append(
+        el("button", {
+          className: "who",
+          type: "button",
+          tabIndex: -1,
+          dir: "auto",
+          textContent: speaker,
+          title: "Change the speaker (S)",
+        }),
+      );
     }
     const at = el("button", {
-      className: "at", type: "button", tabIndex: -1, textContent: clock(start),
+      className: "at",
+      type: "button",
+      tabIndex: -1,
+      textContent: clock(start),
       "aria-label": `Play from ${clock(start)}${speaker ? `, ${speaker}` : ""}`,
     });
     side.append(at);
     const p = el("p", { dir: "auto", lang: para.segments[0].language ?? this.doc.language });
-    p.textContent = para.segments
-      .map(({ text }, i) => (i ? text : text.trimStart()))
-      .join("");
+    p.textContent = para.segments.map(({ text }, i) => (i ? text : text.trimStart())).join("");
     node.append(side, p);
     node.para = para;
     Object.assign(para, { node, p, at });
@@ -217,7 +231,7 @@ export class Text {
     scrollBy({ top: box.top - innerHeight * 0.32, behavior: isStill ? "instant" : "smooth" });
   }
 
-  // Keyboard: the text is one tab stop; arrows walk paragraphs and words ---------------------------
+  // Keyboard: the text is one tab stop; arrows walk paragraphs and words.
 
   rove(i) {
     const old = this.paras[this.roving];

@@ -7,17 +7,36 @@ import { Sound } from "./sound.js";
 import { Speakers } from "./speakers.js";
 import { Text } from "./text.js";
 import {
-  $, about, button, clock, counted, el, languageName, ready, say, showLine, shownName,
+  $,
+  about,
+  button,
+  clock,
+  counted,
+  el,
+  languageName,
+  ready,
+  say,
+  showLine,
+  shownName,
   start,
 } from "./ui.js";
 import { Wave } from "./wave.js";
 
 const PARTIAL_MS = 4000; // between two looks at the text of a running job
 // Formats in groups; the others come last, with the server's words.
-const GROUPS = [["txt", "docx", "md", "timed"], ["srt", "vtt"]];
+const GROUPS = [
+  ["txt", "docx", "md", "timed"],
+  ["srt", "vtt"],
+];
 const LABELS = {
-  txt: "Plain text", docx: "Word", md: "Markdown", timed: "Text with times", srt: "Subtitles",
-  vtt: "Web subtitles", json: "Everything, with times", tsv: "Table of sentences",
+  txt: "Plain text",
+  docx: "Word",
+  md: "Markdown",
+  timed: "Text with times",
+  srt: "Subtitles",
+  vtt: "Web subtitles",
+  json: "Everything, with times",
+  tsv: "Table of sentences",
   rttm: "Turns of the speakers",
 };
 const jobId = decodeURIComponent(location.pathname.split("/")[2]);
@@ -29,18 +48,34 @@ const text = new Text($("#text"), {
   colour: (name) => speakers.colour(name),
 });
 const sound = new Sound(text, {
-  audio: $("#audio"), play: $("#play"), back: $("#back"), forward: $("#fwd"), speed: $("#speed"),
-  follow: $(".follow"), resume: $("#resume"),
+  audio: $("#audio"),
+  play: $("#play"),
+  back: $("#back"),
+  forward: $("#fwd"),
+  speed: $("#speed"),
+  follow: $(".follow"),
+  resume: $("#resume"),
 });
 const wave = new Wave(text, sound, speakers, {
-  scrub: $(".wave input"), canvas: $(".wave canvas"), tip: $(".tip"), clock: $(".clock"),
+  scrub: $(".wave input"),
+  canvas: $(".wave canvas"),
+  tip: $(".tip"),
+  clock: $(".clock"),
 });
 const find = new Find(text, sound, wave, {
-  bar: $(".find"), input: $(".find input"), output: $(".find output"), open: $("#find-button"),
-  close: $("#find-close"), previous: $("#find-prev"), next: $("#find-next"),
+  bar: $(".find"),
+  input: $(".find input"),
+  output: $(".find output"),
+  open: $("#find-button"),
+  close: $("#find-close"),
+  previous: $("#find-prev"),
+  next: $("#find-next"),
 });
 const doubts = new Doubts(text, sound, {
-  check: $("#doubts"), count: $("#doubt-count"), next: $("#doubt-next"), section: $("#doubtful"),
+  check: $("#doubts"),
+  count: $("#doubt-count"),
+  next: $("#doubt-next"),
+  section: $("#doubtful"),
 });
 let job;
 
@@ -58,17 +93,22 @@ function drawHead() {
   document.title = `${title} · TranscribeMCP`;
   const { doc } = text;
   const facts = [
-    (doc ?? job.duration_s) && clock(doc?.duration ?? job.duration_s), languageName(doc?.language ?? job.language),
-    doc && counted(text.words.length, "word"), doc?.model ?? job.model,
+    (doc ?? job.duration_s) && clock(doc?.duration ?? job.duration_s),
+    languageName(doc?.language ?? job.language),
+    doc && counted(text.words.length, "word"),
+    doc?.model ?? job.model,
   ];
   const items = facts.filter(Boolean);
-  $(".facts").replaceChildren(...items.map((fact) => el("span", { className: "num", textContent: fact })));
+  $(".facts").replaceChildren(
+    ...items.map((fact) => el("span", { className: "num", textContent: fact })),
+  );
   const warnings = doc?.warnings ?? job.warnings;
   $("#notes").hidden = !warnings.length;
   const n = warnings.length;
   $("#notes summary span").textContent = n === 1 ? "One thing to know" : `${n} things to know`;
   $(".notes").replaceChildren(
-    ...warnings.map(({ message }) => el("li", { textContent: sentence(message) })));
+    ...warnings.map(({ message }) => el("li", { textContent: sentence(message) })),
+  );
 }
 
 // --- states before the end ----------------------------------------------------------------------
@@ -79,22 +119,34 @@ function banner(kind, ...children) {
 
 function drawState() {
   const isRunning = job.status === "running";
-  for (const tool of document.querySelectorAll(".dock, #find-button, #export-button, #help-button")) {
+  for (const tool of document.querySelectorAll(
+    ".dock, #find-button, #export-button, #help-button",
+  )) {
     tool.hidden = !text.doc;
   }
   $("#pending").hidden = !isRunning;
   if (job.status === "completed") return $("#banners").replaceChildren();
   if (isRunning) return drawProgress();
   if (job.status === "queued") {
-    const place = job.queue_position === 1 ? "It is next in line." : "It waits for others to finish.";
+    const place =
+      job.queue_position === 1 ? "It is next in line." : "It waits for others to finish.";
     const words = job.waiting_for ? sentence(job.waiting_for) : place;
-    return banner("plain", el("h2", { textContent: "Not started yet" }), el("p", { textContent: words }));
+    return banner(
+      "plain",
+      el("h2", { textContent: "Not started yet" }),
+      el("p", { textContent: words }),
+    );
   }
   const isStopped = job.status === "cancelled";
-  const message = isStopped ? "This recording was stopped." : sentence(job.error?.message ?? "It failed");
-  return banner("", el("h2", { textContent: message }),
+  const message = isStopped
+    ? "This recording was stopped."
+    : sentence(job.error?.message ?? "It failed");
+  return banner(
+    "",
+    el("h2", { textContent: message }),
     job.error?.hint && el("p", { textContent: sentence(job.error.hint) }),
-    el("div", { className: "row" }, button("Try again", "line", again)));
+    el("div", { className: "row" }, button("Try again", "line", again)),
+  );
 }
 
 function drawProgress() {
@@ -155,7 +207,14 @@ function follow() {
     drawState();
     drawHead();
     if (isFinal(row)) finish();
-    else reading ??= setTimeout(() => read().catch(() => {}).finally(() => (reading = null)), PARTIAL_MS);
+    else
+      reading ??= setTimeout(
+        () =>
+          read()
+            .catch(() => {})
+            .finally(() => (reading = null)),
+        PARTIAL_MS,
+      );
   };
   stopWatching = watch({
     job: changed,
@@ -188,7 +247,8 @@ async function soundFailed() {
   $(".dock").dataset.silent = "true";
   const words = problem?.message ?? "This browser cannot play the recording.";
   $("#silent").textContent = words;
-  for (const control of document.querySelectorAll(".dock button, .dock input")) control.disabled = true;
+  for (const control of document.querySelectorAll(".dock button, .dock input"))
+    control.disabled = true;
 }
 
 // --- what the reader does -----------------------------------------------------------------------
@@ -208,7 +268,10 @@ function clicked(event) {
 }
 
 const page = {
-  text, sound, find, doubts,
+  text,
+  sound,
+  find,
+  doubts,
   help: () => $("#help").showModal(),
   goTo: () => $("#goto").showModal(),
   speakerHere() {
@@ -225,7 +288,8 @@ function went() {
   if (dialog.returnValue !== "ok") return;
   dialog.returnValue = "";
   const parts = $("#goto-time").value.trim().split(":").map(Number);
-  if (!parts.every((part) => Number.isFinite(part) && part >= 0)) return say("Write a time such as 12:34");
+  if (!parts.every((part) => Number.isFinite(part) && part >= 0))
+    return say("Write a time such as 12:34");
   goTo(parts.reduce((sum, part) => sum * 60 + part, 0));
 }
 
@@ -241,20 +305,35 @@ function goTo(seconds) {
 
 function exportMenu(formats) {
   const rest = formats.map(({ name }) => name).filter((name) => !GROUPS.flat().includes(name));
-  const parts = [...GROUPS, rest].map((names) => names
-    .map((name) => formats.find((format) => format.name === name))
-    .filter(Boolean)
-    .map(({ name, label }) => el("a", {
-      href: `${jobPath(jobId, "/export")}?format=${encodeURIComponent(name)}`, download: "",
-    }, LABELS[name] ?? label, el("span", { className: "quiet", textContent: name }))));
+  const parts = [...GROUPS, rest].map((names) =>
+    names
+      .map((name) => formats.find((format) => format.name === name))
+      .filter(Boolean)
+      .map(({ name, label }) =>
+        el(
+          "a",
+          {
+            href: `${jobPath(jobId, "/export")}?format=${encodeURIComponent(name)}`,
+            download: "",
+          },
+          LABELS[name] ?? label,
+          el("span", { className: "quiet", textContent: name }),
+        ),
+      ),
+  );
   const menu = $("#export");
   const lines = parts.filter((part) => part.length).flatMap((part) => [...part, el("hr")]);
-  menu.replaceChildren(...lines, el("button", {
-    type: "button", textContent: "Print or save as PDF", onclick: () => {
-      menu.hidePopover();
-      print();
-    },
-  }));
+  menu.replaceChildren(
+    ...lines,
+    el("button", {
+      type: "button",
+      textContent: "Print or save as PDF",
+      onclick: () => {
+        menu.hidePopover();
+        print();
+      },
+    }),
+  );
   menu.addEventListener("click", (event) => event.target.closest("a") && menu.hidePopover());
 }
 
@@ -262,8 +341,15 @@ function lost(error) {
   const isGone = error.status === 404;
   $("h1").textContent = isGone ? "There is no such recording" : "This page could not be loaded";
   const words = isGone ? "It may have been deleted." : error.message;
-  banner("plain", el("p", { textContent: words }),
-    el("div", { className: "row" }, el("a", { className: "btn line", href: "/", textContent: "All recordings" })));
+  banner(
+    "plain",
+    el("p", { textContent: words }),
+    el(
+      "div",
+      { className: "row" },
+      el("a", { className: "btn line", href: "/", textContent: "All recordings" }),
+    ),
+  );
   for (const part of document.querySelectorAll(".dock, .rail, .top > .btn")) part.hidden = true;
 }
 

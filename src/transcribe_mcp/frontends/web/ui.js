@@ -11,7 +11,9 @@ export function el(tag, props = {}, ...children) {
     if (name in node && name !== "list" && name !== "form") node[name] = value;
     else node.setAttribute(name, value === true ? "" : value);
   }
-  node.append(...children.filter((child) => child !== null && child !== undefined && child !== false));
+  node.append(
+    ...children.filter((child) => child !== null && child !== undefined && child !== false),
+  );
   return node;
 }
 
@@ -29,7 +31,12 @@ export function setIcon(parent, name) {
 }
 
 export function button(words, kind, act) {
-  return el("button", { className: `btn ${kind}`, type: "button", textContent: words, onclick: act });
+  return el("button", {
+    className: `btn ${kind}`,
+    type: "button",
+    textContent: words,
+    onclick: act,
+  });
 }
 
 export function clock(seconds) {

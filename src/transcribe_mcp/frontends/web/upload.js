@@ -40,11 +40,20 @@ export class Uploads {
     const { models, default_model: usual, languages = LANGUAGES } = this.config;
     const names = languages.map((code) => [code, languageName(code)]);
     names.sort((a, b) => a[1].localeCompare(b[1], "en"));
-    $("#language").append(...names.map(([value, textContent]) => el("option", { value, textContent })));
-    const choices = models.map((name) => el("option", {
-      value: name, textContent: name, selected: name === usual,
-    }));
-    $("#model").append(el("option", { value: "", textContent: "The best that fits this machine" }), ...choices);
+    $("#language").append(
+      ...names.map(([value, textContent]) => el("option", { value, textContent })),
+    );
+    const choices = models.map((name) =>
+      el("option", {
+        value: name,
+        textContent: name,
+        selected: name === usual,
+      }),
+    );
+    $("#model").append(
+      el("option", { value: "", textContent: "The best that fits this machine" }),
+      ...choices,
+    );
     $("#model-field").hidden = models.length < 2;
     $("#diarize").onchange = () => ($("#speakers-field").hidden = !$("#diarize").checked);
   }
@@ -71,14 +80,22 @@ export class Uploads {
       if (!holds(event)) return;
       event.preventDefault();
       end();
-      this.ask([...event.dataTransfer.files]);
+      this.dropped(event.dataTransfer);
     });
+  }
+
+  // Browsers give a folder as a file that cannot be read.
+  dropped({ items, files }) {
+    const folders = [...items].map((item) => item.webkitGetAsEntry?.()?.isDirectory ?? false);
+    if (folders.includes(true)) say("Folders cannot be dropped. Choose the files inside.", 6000);
+    this.ask([...files].filter((_, i) => !folders[i]));
   }
 
   ask(files) {
     const most = this.config.max_file_bytes;
     const tooLarge = most ? files.filter((file) => file.size > most) : [];
-    if (tooLarge.length) say(`${tooLarge[0].name} is larger than ${size(most)}, the server's limit.`, 6000);
+    if (tooLarge.length)
+      say(`${tooLarge[0].name} is larger than ${size(most)}, the server's limit.`, 6000);
     const some = files.filter((file) => !tooLarge.includes(file));
     const dialog = $("#upload");
     if (!some.length || dialog.open) return;
@@ -114,11 +131,14 @@ export class Uploads {
       const one = this.waiting.shift();
       if (!one.node.isConnected) continue;
       this.active++;
-      one.run().then((job) => job && this.added(job)).finally(() => {
-        this.active--;
-        $("#uploads").hidden = !$("#uploads ul").children.length;
-        this.next();
-      });
+      one
+        .run()
+        .then((job) => job && this.added(job))
+        .finally(() => {
+          this.active--;
+          $("#uploads").hidden = !$("#uploads ul").children.length;
+          this.next();
+        });
     }
     $("#uploads").hidden = !$("#uploads ul").children.length;
   }
@@ -130,14 +150,31 @@ class Upload {
     this.file = file;
     this.options = options;
     this.stop = new AbortController();
-    this.bar = el("progress", { className: "prog", max: 1, value: 0, "aria-label": `${file.name}, uploaded` });
+    this.bar = el("progress", {
+      className: "prog",
+      max: 1,
+      value: 0,
+      "aria-label": `${file.name}, uploaded`,
+    });
     this.words = [el("span", { textContent: "Waits for the others" }), el("span")];
-    this.body = el("div", { className: "job-body" }, this.bar,
-      el("div", { className: "prog-words num" }, ...this.words));
-    this.node = el("li", { className: "job" },
+    this.body = el(
+      "div",
+      { className: "job-body" },
+      this.bar,
+      el("div", { className: "prog-words num" }, ...this.words),
+    );
+    this.node = el(
+      "li",
+      { className: "job" },
       el("span", { className: "job-name", dir: "auto", textContent: file.name }),
       el("span", { className: "job-time num", textContent: size(file.size) }),
-      this.body, el("div", { className: "job-acts" }, button("Stop", "line", () => this.cancel())));
+      this.body,
+      el(
+        "div",
+        { className: "job-acts" },
+        button("Stop", "line", () => this.cancel()),
+      ),
+    );
   }
 
   cancel() {
@@ -149,7 +186,9 @@ class Upload {
   progress(done, all) {
     this.bar.value = all ? done / all : 0;
     const isSent = done === all;
-    this.words[0].textContent = isSent ? "Checking the file" : `${Math.floor((100 * done) / all)} % uploaded`;
+    this.words[0].textContent = isSent
+      ? "Checking the file"
+      : `${Math.floor((100 * done) / all)} % uploaded`;
     this.words[1].textContent = isSent ? "" : `${size(done)} of ${size(all)}`;
   }
 
@@ -173,6 +212,8 @@ class Upload {
 
   fail(error) {
     this.body.replaceChildren(el("p", { className: "job-bad", textContent: error.message }));
-    this.node.querySelector(".job-acts").replaceChildren(button("Close", "line", () => this.cancel()));
+    this.node
+      .querySelector(".job-acts")
+      .replaceChildren(button("Close", "line", () => this.cancel()));
   }
 }

@@ -74,8 +74,11 @@ export class Wave {
       return getComputedStyle(probe).color;
     };
     const tones = {
-      played: read("--accent"), ahead: read("--line-strong"), head: read("--ink-1"),
-      found: read("--found-now"), who: Array.from({ length: 9 }, (_, i) => read(`--sp-${i}`)),
+      played: read("--accent"),
+      ahead: read("--line-strong"),
+      head: read("--ink-1"),
+      found: read("--found-now"),
+      who: Array.from({ length: 9 }, (_, i) => read(`--sp-${i}`)),
     };
     probe.remove();
     return tones;
