@@ -51,6 +51,7 @@ from transcribe_mcp.service.models import Batch, Job, JobStatus
 from transcribe_mcp.settings import Settings
 
 LONG = CONVERSATION / "three_voices.opus"
+SHORT = SPEECH / "en_0.flac"
 MACHINES = Path(__file__).with_name("compat") / "machines"
 TWO = {"WORKERS": "2"}
 FIRST, SECOND = "device-0", "device-1"
@@ -215,12 +216,12 @@ def test_a_worker_that_cannot_start_costs_no_job_its_result(
 ) -> None:
     break_workers(tmp_path, monkeypatch, "--number=1")
     with kept_conversions(), place(tmp_path / "data", **TWO) as here:
-        job = finished(submit(1)[0])
+        job = finished(submit(1, SHORT)[0])
         until(
             lambda: log_of(here, 1).count(worker_process.ENDED) >= 3,
             "the second has failed to start again and again",
         )
-        late = finished(submit(1)[0])
+        late = finished(submit(1, SHORT)[0])
 
         assert [each.status for each in (job, late)] == [JobStatus.COMPLETED] * 2
         assert here.worker_pids().keys() == {FIRST}
