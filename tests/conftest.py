@@ -29,8 +29,8 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # less of a window's time. What measures memory does without.
 os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
 
-PROCESSES_PER_CORE = 2  # half of the time, a test waits for a process that it has started
-MOST_PROCESSES = 8
+PROCESSES_PER_CORE = 2  # tests wait for the processes that they start
+MOST_PROCESSES = 4
 
 # The longest files of a run, longest first. A long file that starts last keeps one core waiting.
 LONG_FILES = (
