@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,12 @@ from transcribe_mcp.errors import (
     UsageError,
     VoiceSampleError,
 )
+from transcribe_mcp.frontends.mcp.hints import for_assistant
 from transcribe_mcp.media.decode import SAMPLE_RATE_HZ, read
 from transcribe_mcp.pipeline.enrolment import print_of_clip
 from transcribe_mcp.service import voices as service
-from transcribe_mcp.service.models import SpeakerChange
+from transcribe_mcp.service.models import Job, SpeakerChange
+from transcribe_mcp.speakers.clustering import unit
 from transcribe_mcp.speakers.evidence import N_EMBEDDING
 from transcribe_mcp.speakers.voice_store import FILE_NAME, VoiceStore
 from transcribe_mcp.speakers.voices import (
@@ -176,11 +179,15 @@ def test_unknown_names_are_an_error_before_any_work(here: Place, persons: dict[s
         jobs.submit(request(persons["rest"], fake_options(voices="Zoe")))
 
 
+@pytest.fixture(scope="module")
+def job(here: Place, persons: dict[str, Path]) -> Job:
+    wanted = fake_options(voices="Anna, ben")
+    return finished(jobs.submit(request(persons["rest"], wanted)).job_id)
+
+
 def test_a_job_names_known_voices_and_finds_them_anew_as_long_as_they_are_stored(
-    here: Place, persons: dict[str, Path], named: Transcript
+    here: Place, persons: dict[str, Path], named: Transcript, job: Job
 ) -> None:
-    job = jobs.submit(request(persons["rest"], fake_options(voices="Anna, ben")))
-    finished(job.job_id)
     both = names_of(named)
     assert names_of(jobs.get_transcript(job.job_id)) == both
 
@@ -206,6 +213,30 @@ def test_a_job_names_known_voices_and_finds_them_anew_as_long_as_they_are_stored
     finally:
         stored.add("Ben", ben.prints[0])
     assert "Anna" not in here.log() and "Ben" not in here.log()
+
+
+def test_a_voice_that_is_only_similar_is_a_warning_until_the_speaker_is_named(
+    here: Place, job: Job
+) -> None:
+    stored = VoiceStore(here.data_dir)
+    anna = stored.remove("Anna").prints[0]
+    other = unit(np.random.default_rng(0).standard_normal(N_EMBEDDING).astype(np.float32))
+    stored.add("Anna", replace(anna, vector=unit(anna.vector + 0.75 * other)))
+    try:
+        found = jobs.change_speakers(job.job_id, SpeakerChange(Options(diarize=True)))
+    finally:
+        stored.remove("Anna")
+        stored.add("Anna", anna)
+
+    assert "Anna" not in names_of(found)
+    (doubt,) = (each.message for each in found.warnings if each.code == "voice_uncertain")
+    label = doubt.split(" may be Anna; ")[0]
+    assert label in names_of(found)
+    assert f'jobs speakers JOB --rename "{label}=Anna"' in doubt
+    assert f'name_speakers with names "{label}=Anna"' in for_assistant(doubt)
+    renamed = jobs.change_speakers(job.job_id, SpeakerChange(names={label: "Anna"}))
+    assert "voice_uncertain" not in {each.code for each in renamed.warnings}
+    assert "voice_uncertain" not in {each.code for each in jobs.get_job(job.job_id).warnings}
 
 
 # --- a shell and an assistant ---------------------------------------------------------------------

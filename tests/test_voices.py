@@ -87,6 +87,22 @@ def test_a_name_is_given_once_and_only_to_a_voice_that_is_like_it_and_like_no_ot
             assert naming.perhaps[number] == alone[0]
 
 
+def test_a_name_that_fits_two_speakers_goes_to_the_more_similar_one() -> None:
+    anna = random_print(1)
+    near = voice_print(anna.vector + 0.3 * random_print(2).vector)
+    far = voice_print(anna.vector + 0.6 * random_print(3).vector)
+    similar = voice_print(anna.vector + 1.1 * random_print(4).vector)
+    known = [KnownVoice("Anna", (anna,)), KnownVoice("Ben", (random_print(5),))]
+
+    found = name_speakers([far, random_print(6), near, similar], known)
+
+    assert found.names == {2: "Anna"}
+    assert found.perhaps == {0: "Anna"}
+    assert name_speakers([similar], known).perhaps == {0: "Anna"}
+    brief = replace(anna, seconds=MIN_SPEECH_S - 0.1)
+    assert name_speakers([brief], known) == name_speakers([], known)
+
+
 def test_voices_are_never_compared_across_kinds_or_models() -> None:
     heard = random_print(1)
     other_kind = replace(heard, kind=Kind.TELEPHONE)

@@ -137,7 +137,7 @@ def _notices(n_found: int, options: Options) -> list[Notice]:
 
 
 def _about_voices(naming: Naming, names: Mapping[int, str]) -> Iterator[Notice]:
-    for number, name in naming.perhaps.items():
+    for number, name in sorted(naming.perhaps.items()):
         label = names[number]
         is_taken = name in naming.names.values()
         change = f'--merge "{name}" "{label}"' if is_taken else f'--rename "{label}={name}"'

@@ -38,7 +38,7 @@ class Kind(StrEnum):
 # Cosines from which a speaker is, or may be, a known voice. Over a telephone, voices are more
 # alike.
 SAME_VOICE = {Kind.WIDEBAND: 0.75, Kind.TELEPHONE: 0.80}
-SIMILAR_VOICE = {Kind.WIDEBAND: 0.60, Kind.TELEPHONE: 0.70}
+SIMILAR_VOICE = {Kind.WIDEBAND: 0.60, Kind.TELEPHONE: 0.75}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ class Naming:
 
     Attributes:
         names: number of a speaker -> name. No name occurs twice.
-        perhaps: the same where it is uncertain.
+        perhaps: the same where it is uncertain; or where another speaker has the name already.
         uncompared: kinds of speakers of which no known voice has a print.
     """
 
@@ -144,7 +144,7 @@ def name_speakers(heard: Sequence[VoicePrint], known: Sequence[KnownVoice]) -> N
         heard: prints of the speakers, in the order of their numbers.
     """
     sure: list[tuple[float, int, str]] = []
-    perhaps: dict[int, str] = {}
+    similar: dict[int, str] = {}
     for number, voice in enumerate(heard):
         likeness = {one.name: one.likeness(voice) for one in known}
         ranked = sorted(((c, name) for name, c in likeness.items() if c is not None), reverse=True)
@@ -152,15 +152,17 @@ def name_speakers(heard: Sequence[VoicePrint], known: Sequence[KnownVoice]) -> N
         if not ranked or not is_enough or ranked[0][0] < SIMILAR_VOICE[voice.kind]:
             continue
         best, name = ranked[0]
-        perhaps[number] = name
         is_clear = all(best - other >= MARGIN for other, _ in ranked[1:])
         if best >= SAME_VOICE[voice.kind] and is_clear:
             sure.append((-best, number, name))
+        else:
+            similar[number] = name
     names: dict[int, str] = {}
+    again: dict[int, str] = {}
     for _, number, name in sorted(sure):
-        if name not in names.values():
-            names[number] = name
-            del perhaps[number]
+        is_taken = name in names.values()
+        (again if is_taken else names)[number] = name
+    perhaps = {number: name for number, name in similar.items() if name not in names.values()}
     prints = [each for one in known for each in one.prints if each.is_current]
     kinds = {voice.kind for voice in heard if voice.seconds >= MIN_SPEECH_S}
-    return Naming(names, perhaps, tuple(sorted(kinds - {one.kind for one in prints})))
+    return Naming(names, perhaps | again, tuple(sorted(kinds - {one.kind for one in prints})))
