@@ -31,7 +31,7 @@ PUBLIC = {"/health", "/", "/t/job_id", "/search", "/static", "/static/x", "/api/
 def server(data_dir: Path, token: str, *origins: str) -> Guard:
     service = AsyncService(Service(Settings(data_dir=data_dir, cache_dir=data_dir / "cache")))
     address = Address(allowed_origins=origins)
-    return build_app(service, http_app(service), address, token, Sessions(token))
+    return build_app(service, http_app, address, token, Sessions(token))
 
 
 @pytest.fixture(scope="module")

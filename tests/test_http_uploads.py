@@ -47,7 +47,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 @pytest.fixture(scope="module")
 def app(service: Service) -> Guard:
     shared = AsyncService(service)
-    return build_app(shared, http_app(shared), Address())
+    return build_app(shared, http_app, Address())
 
 
 @pytest.fixture(autouse=True)

@@ -59,7 +59,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 def browser(here: Place) -> Browser:
     sessions = Sessions()
     service = AsyncService(default_service())
-    app = build_app(service, http_app(service), Address(), sessions=sessions)
+    app = build_app(service, http_app, Address(), sessions=sessions)
     assert ask(app, "POST", "/api/session", b'{"token": "wrong"}').status == 401
     login = ask(app, "POST", "/api/session", json.dumps({"token": sessions.token}).encode())
     assert login.status == 204 and not login.body

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from .frontends.host import Address
@@ -43,14 +43,20 @@ def _exit_now(code: int) -> NoReturn:
 
 def serve(address: Address | None) -> None:
     """Serve HTTP at an address until a signal stops it, or MCP over stdio."""
-    from .frontends.mcp import server as mcp
-
     if address is None:
-        mcp.run()
+        from .frontends.mcp.server import run as run_stdio
+
+        run_stdio()
         return
     from .frontends.http.server import run
 
-    run(address, mcp.http_app)
+    run(address, _mcp_app)
+
+
+def _mcp_app(service: Any) -> Any:
+    from .frontends.mcp.server import http_app
+
+    return http_app(service)
 
 
 if __name__ == "__main__":

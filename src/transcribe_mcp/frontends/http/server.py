@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 import threading
 import webbrowser
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from functools import partial
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -20,6 +20,7 @@ from ...service.service import Service
 from ..host import Address, listen
 from . import asr, models, page, page_api, transcriptions
 from .guard import Area, Guard
+from .mcp_later import MCP_PATH, McpLater
 from .parts import Part
 from .refusals import HANDLERS
 from .sessions import Sessions
@@ -49,29 +50,26 @@ def health() -> Part:
 
 def build_app(
     service: AsyncService,
-    mcp: Starlette,
+    mcp_app: McpApp,
     address: Address,
     token: str = "",
     sessions: Sessions | None = None,
 ) -> Guard:
-    """All routes behind the guard. Those of MCP keep their lifespan.
+    """All routes behind the guard. MCP loads when the server starts.
 
     Args:
+        mcp_app: makes the application of MCP.
         token: required from clients; empty requires none.
         sessions: of the page; ``None`` serves no page.
     """
     parts = all_parts(service, sessions)
     is_session = sessions.has if sessions else lambda _: False
 
-    @asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        async with mcp.router.lifespan_context(mcp):
-            yield
-
+    mcp = McpLater(partial(mcp_app, service))
     app = Starlette(
-        routes=[*(route for part in parts for route in part.routes), *mcp.routes],
+        routes=[*(route for part in parts for route in part.routes), Route(MCP_PATH, mcp)],
         exception_handlers=HANDLERS,
-        lifespan=lifespan,
+        lifespan=mcp.running,
     )
     areas = [area for part in parts for area in part.areas]
     return Guard(app, areas, address, token, is_session)
@@ -89,10 +87,10 @@ def run(address: Address, mcp_app: McpApp) -> None:
     token = take_token(address.host)
     service = AsyncService(Service())
     sessions = Sessions(token) if address.pages.is_served else None
-    app = build_app(service, mcp_app(service), address, token, sessions)
+    app = build_app(service, mcp_app, address, token, sessions)
 
     def greet(url: str) -> None:
-        sys.stderr.write(f"serving MCP on {url}/mcp\n")
+        sys.stderr.write(f"serving MCP on {url}{MCP_PATH}\n")
         if sessions is not None:
             page_url = url.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]") + "/"
             # A token that only this server knows. What follows a # reaches no server and no log.

@@ -1,0 +1,50 @@
+"""MCP behind ``/mcp``: its SDK takes most of the time of a start, so it loads beside the rest."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.types import Receive, Scope, Send
+
+MCP_PATH = "/mcp"
+
+
+class McpLater:
+    """An application that is made in a thread when the server starts. Requests wait for it.
+
+    Args:
+        make: makes it; blocks.
+    """
+
+    def __init__(self, make: Callable[[], Starlette]) -> None:
+        self._make = make
+        self._app: asyncio.Future[Starlette]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = await asyncio.shield(self._app)
+        await app(scope, receive, send)
+
+    @asynccontextmanager
+    async def running(self, _: Starlette) -> AsyncIterator[None]:
+        """The lifespan of the server. The application keeps its own, in one task."""
+        self._app = asyncio.get_running_loop().create_future()
+        is_over = asyncio.Event()
+        task = asyncio.create_task(self._run(is_over))
+        try:
+            yield
+        finally:
+            is_over.set()
+            await task
+
+    async def _run(self, is_over: asyncio.Event) -> None:
+        try:
+            app = await asyncio.to_thread(self._make)
+        except BaseException as error:
+            self._app.set_exception(error)
+            raise
+        async with app.router.lifespan_context(app):
+            self._app.set_result(app)
+            await is_over.wait()
