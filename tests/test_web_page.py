@@ -164,6 +164,22 @@ def test_a_dropped_file_becomes_a_job_that_every_list_shows_live(
     assert 0 <= at - start < CLOSE_S
 
 
+def test_a_job_that_fails_says_why_and_rows_are_found_by_name(reader: Tab) -> None:
+    page = reader.open("/")
+    page.set_input_files(
+        "#files", [{"name": "Broken.mp3", "mimeType": "audio/mpeg", "buffer": b"no sound"}]
+    )
+    page.click("#upload .main")
+    failed = page.locator(".job[data-status=failed]", has_text="Broken.mp3")
+    failed.locator("button", has_text="Try again").wait_for()
+    assert failed.locator(".job-bad").inner_text().startswith("Not audio or video")
+    page.fill("#name", "broken")
+    page.locator(".job", has_text="three-voices.opus").wait_for(state="detached")
+    assert page.locator(".job").count() == 1
+    page.fill("#name", "nothing of this name")
+    page.locator("#list", has_text="Clear the filter").wait_for()
+
+
 def test_without_the_token_there_is_a_form_and_no_transcript(browser: Any, here: Site) -> None:
     for token in ("", "wrong"):
         with tab(browser, here.url) as stranger:

@@ -14,6 +14,11 @@ export function sentence(words) {
   return /[.!?…]$/u.test(text) ? text : `${text}.`;
 }
 
+// Why a job failed. Messages begin with the path of the file, which its row names already.
+export function reason({ error, source }) {
+  return sentence((error?.message ?? "It failed").replace(`${source}: `, ""));
+}
+
 export const SILENT = "The server does not answer. Check that it still runs.";
 
 function problem(status, text) {

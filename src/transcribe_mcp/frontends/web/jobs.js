@@ -19,6 +19,7 @@ import {
 import { Uploads } from "./upload.js";
 
 const LIMIT = 50;
+const MAX_LIMIT = 500; // of the server
 const TYPING_MS = 200;
 const ACTIVE = ["queued", "running"];
 
@@ -44,7 +45,10 @@ function matches(job) {
 async function load(older = false) {
   request?.abort();
   request = new AbortController();
-  const params = { ...filter(), limit: String(LIMIT), cursor: older ? cursor : null };
+  const { status, source } = filter();
+  // Names are compared here: the server's own filter does not know the names of uploads.
+  const limit = String(source ? MAX_LIMIT : LIMIT);
+  const params = { status, limit, cursor: older ? cursor : null };
   let page;
   try {
     page = await get("/api/jobs", params, request.signal);
@@ -52,9 +56,10 @@ async function load(older = false) {
     if (error.name !== "AbortError") say(error.message);
     return;
   }
-  if (!older) keepOnly(new Set(page.jobs.map((job) => job.job_id)));
+  const found = page.jobs.filter(matches);
+  if (!older) keepOnly(new Set(found.map((job) => job.job_id)));
   cursor = page.next_cursor;
-  for (const job of page.jobs) put(job);
+  for (const job of found) put(job);
   draw();
 }
 
@@ -127,15 +132,17 @@ function content(isEmpty, days) {
 }
 
 function summary(sorted) {
-  if (!sorted.length || isFiltered())
-    return sorted.length ? counted(sorted.length, "recording") + (cursor ? " and more" : "") : "";
-  if (cursor) return `The newest ${counted(sorted.length, "recording")}`;
+  const n = counted(sorted.length, "recording");
+  if (!sorted.length) return "";
+  if (isFiltered()) return cursor ? `${n} and more` : n;
+  if (cursor) return `The newest ${n}`;
   const seconds = sorted.reduce((sum, row) => sum + (row.job.duration_s ?? 0), 0);
-  const long =
-    seconds < 5400
-      ? counted(Math.round(seconds / 60), "minute")
-      : counted(Math.round(seconds / 3600), "hour");
-  return `${counted(sorted.length, "recording")}, ${long}`;
+  if (seconds < 30) return n;
+  const isShort = seconds < 5400;
+  const length = isShort
+    ? counted(Math.round(seconds / 60), "minute")
+    : counted(Math.round(seconds / 3600), "hour");
+  return `${n}, ${length}`;
 }
 
 function firstSteps() {

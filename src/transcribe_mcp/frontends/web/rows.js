@@ -1,5 +1,5 @@
 // One recording in the list, in each of its states. The element stays; what it shows changes.
-import { sentence } from "./api.js";
+import { reason, sentence } from "./api.js";
 import { about, button, clock, counted, el, icon, languageName, shownName } from "./ui.js";
 
 const ordinal = new Intl.PluralRules("en", { type: "ordinal" });
@@ -11,6 +11,10 @@ const STAGES = {
   waiting: "The same recording is transcribed already",
   write: "Writing the transcript",
 };
+
+function share(percent) {
+  return percent > 0 ? `${Math.round(percent)} % transcribed` : "Started";
+}
 
 function queued({ queue_position: place, waiting_for: reason }) {
   if (reason) return sentence(reason);
@@ -53,7 +57,7 @@ export class Row {
       className: "job-name",
       dir: "auto",
       textContent: label,
-      title: job.source,
+      title: job.source.endsWith(job.name) ? job.source : undefined,
       href: opens ? `/t/${encodeURIComponent(job.job_id)}` : undefined,
     });
     name.dataset.act = "open";
@@ -106,7 +110,7 @@ export class Row {
     const [done, left] = this.words;
     const stage = STAGES[job.stage];
     this.bar.value = job.percent;
-    done.textContent = stage ?? `${Math.round(job.percent)} % transcribed`;
+    done.textContent = stage ?? share(job.percent);
     left.textContent = job.eta_s === null ? "" : about(job.eta_s);
     this.text.textContent = job.preview ? `…${job.preview}` : "";
     this.text.hidden = !job.preview;
@@ -133,7 +137,7 @@ export class Row {
       status === "cancelled"
         ? [meta("Stopped")]
         : [
-            el("p", { className: "job-bad", textContent: sentence(error?.message ?? "It failed") }),
+            el("p", { className: "job-bad", textContent: reason(this.job) }),
             error?.hint && el("p", { className: "job-hint", textContent: sentence(error.hint) }),
           ];
     return [...words, el("div", { className: "job-acts" }, again)];

@@ -1,5 +1,5 @@
 // The page of one transcript: joins text, sound, wave, speakers, find and keys.
-import { bytes, get, jobPath, send, sentence, trouble, watch } from "./api.js";
+import { bytes, get, jobPath, reason, send, sentence, trouble, watch } from "./api.js";
 import { Doubts, Find } from "./find.js";
 import { listen } from "./keys.js";
 import { enter } from "./session.js";
@@ -138,9 +138,7 @@ function drawState() {
     );
   }
   const isStopped = job.status === "cancelled";
-  const message = isStopped
-    ? "This recording was stopped."
-    : sentence(job.error?.message ?? "It failed");
+  const message = isStopped ? "This recording was stopped." : reason(job);
   return banner(
     "",
     el("h2", { textContent: message }),
