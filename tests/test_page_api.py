@@ -60,7 +60,8 @@ def browser(here: Place) -> Browser:
     sessions = Sessions()
     service = AsyncService(default_service())
     app = build_app(service, http_app, Address(), sessions=sessions)
-    assert ask(app, "POST", "/api/session", b'{"token": "wrong"}').status == 401
+    for wrong in (b'{"token": "wrong"}', b'{"token": "\\ud800"}', b'{"token": 1}', b"{}", b""):
+        assert ask(app, "POST", "/api/session", wrong).status == 401, wrong
     login = ask(app, "POST", "/api/session", json.dumps({"token": sessions.token}).encode())
     assert login.status == 204 and not login.body
     cookie, *rest = login.headers["set-cookie"].split("; ")

@@ -23,6 +23,8 @@ def answer(content: Any, status: int = 200) -> JSONResponse:
 def job_row(job: Job, outline: Outline | None) -> dict[str, Any]:
     """A job as lists show it. Times of day are seconds since the epoch."""
     error = job.error
+    # Lists show the name beside it; an upload's path means nothing to anyone.
+    message = error.message.replace(f"{job.source}: ", "") if error else ""
     return {
         "job_id": job.job_id,
         "name": name_of(job.source),
@@ -40,7 +42,7 @@ def job_row(job: Job, outline: Outline | None) -> dict[str, Any]:
         "language": job.language,
         "model": job.model,
         "device": job.device,
-        "error": error and {"code": error.code, "message": error.message, "hint": error.hint},
+        "error": error and {"code": error.code, "message": message, "hint": error.hint},
         "warnings": [{"code": each.code, "message": each.message} for each in job.warnings],
         "preview": outline.preview if outline else None,
         "n_speakers": outline.n_speakers if outline else None,
