@@ -135,7 +135,7 @@ def measured_names(voices: Voices, work: Path, seed: int = 0) -> dict[str, Any]:
     heard_in: dict[str, tuple[list[str], list[VoicePrint]]] = {}
     for name, kinds in CASES:
         if name not in heard_in:
-            path = work / "named" / f"{name}.wav"
+            path = work / "named" / str(seed) / f"{name}.wav"
             if not path.exists():
                 write(path, *composed(SETS[name], HeldBack(voices), seed))
             heard_in[name] = heard_speakers(path)
