@@ -6,13 +6,11 @@ quotes and a file's name twice, Node's form-data writes dashes, httpx a boundary
 
 from __future__ import annotations
 
-import json
 import socket
-from dataclasses import dataclass
 from http.client import HTTPResponse
 from pathlib import Path
-from typing import Any
 
+from asgi import Answer
 from patience import PATIENCE_S
 
 CLIENTS = sorted((Path(__file__).parent / "data" / "http").glob("*.txt"))
@@ -40,25 +38,14 @@ def form(recording: bytes | None = None, name: str = "a.wav", **fields: str) -> 
     return b"".join([*parts, b"--x--\r\n"]), "multipart/form-data; boundary=x"
 
 
-@dataclass(frozen=True)
-class Reply:
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-
-def send(url: str, request: bytes) -> Reply:
+def send(url: str, request: bytes) -> Answer:
     """Send a request as it is and read the answer."""
     with connected(url) as connection:
         connection.sendall(request)
         with HTTPResponse(connection) as response:
             response.begin()
             headers = {name.lower(): value for name, value in response.getheaders()}
-            return Reply(response.status, headers, response.read())
+            return Answer(response.status, headers, response.read())
 
 
 def connected(url: str) -> socket.socket:
@@ -66,7 +53,7 @@ def connected(url: str) -> socket.socket:
     return socket.create_connection((host, int(port)), timeout=PATIENCE_S)
 
 
-def post(url: str, path: str, body: bytes, content_type: str, *headers: str) -> Reply:
+def post(url: str, path: str, body: bytes, content_type: str, *headers: str) -> Answer:
     lines = [f"POST {path} HTTP/1.1", "Host: 127.0.0.1", "Connection: close", *headers,
              f"Content-Type: {content_type}", f"Content-Length: {len(body)}"]  # fmt: skip
     return send(url, "\r\n".join([*lines, "", ""]).encode() + body)

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from http_clients import CLIENTS, Reply, connected, form, post, recorded, send
+from asgi import Answer
+from http_clients import CLIENTS, connected, form, post, recorded, send
 from job_places import Place
 from mcp_places import Home, home, http_server
 from media import write_audio
@@ -63,7 +64,7 @@ def jobs(place: Home) -> Iterator[Service]:
     made.close()
 
 
-def ask(url: str, path: Path = CLIP, **fields: str) -> Reply:
+def ask(url: str, path: Path = CLIP, **fields: str) -> Answer:
     return post(url, URL, *form(path.read_bytes(), path.name, **fields))
 
 
@@ -337,7 +338,7 @@ def test_a_client_that_leaves_a_stream_leaves_the_job(
 # --- /asr -----------------------------------------------------------------------------------------
 
 
-def ask_asr(url: str, path: str, recording: bytes, name: str = "Film é.mkv") -> Reply:
+def ask_asr(url: str, path: str, recording: bytes, name: str = "Film é.mkv") -> Answer:
     body, content_type = form(recording, name)
     body = body.replace(b'name="file"', b'name="audio_file"')
     return post(url, path, body, content_type)

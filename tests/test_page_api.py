@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from asgi import Answer, ask
+from http_clients import form
 from job_places import Place, fake_options, finished, jobs, place, request
 from media import speechlike, write_audio
 from whisper_nano import CONVERSATION
@@ -210,20 +211,10 @@ def test_a_recording_that_has_changed_is_not_played(browser: Browser, here: Plac
     assert (answer.status, answer.error["code"]) == (404, "source_not_found")
 
 
-def form(**fields: tuple[str, bytes]) -> tuple[bytes, str]:
-    """(body, content type) of a form; a field is (more of its header, content)."""
-    parts = [
-        f'--edge\r\nContent-Disposition: form-data; name="{name}"{more}\r\n\r\n'.encode() + content
-        for name, (more, content) in fields.items()
-    ]
-    return b"\r\n".join([*parts, b"--edge--\r\n"]), "multipart/form-data; boundary=edge"
-
-
 def test_an_upload_is_a_job_with_its_name_and_options(browser: Browser, talk: Path) -> None:
-    header = '; filename="../talk <b>.opus"'
     body, kind = form(
-        diarize=("", b"true"), speakers=("", b"2"), language=("", b"en"),
-        vocabulary=("", b"Elbe, Alster"), file=(header, talk.read_bytes()),
+        talk.read_bytes(), "../talk <b>.opus",
+        diarize="true", speakers="2", language="en", vocabulary="Elbe, Alster",
     )  # fmt: skip
     cookie = f"{SESSION_COOKIE}={browser.cookie}"
     headers = {"cookie": cookie, "origin": ORIGIN, "content_type": kind}
@@ -237,7 +228,7 @@ def test_an_upload_is_a_job_with_its_name_and_options(browser: Browser, talk: Pa
     assert again["job_id"] == row["job_id"]
     cancelled = json.loads(browser.ask("POST", f"/api/jobs/{row['job_id']}/cancel").body)
     assert cancelled["status"] in ("cancelled", "failed", "completed")
-    wrong, kind = form(speakers=("", b"two"), file=(header, b"RIFF"))
+    wrong, _ = form(b"RIFF", speakers="two")
     refused = ask(browser.app, "POST", "/api/jobs", wrong, **headers)
     assert (refused.status, refused.error["param"]) == (400, "speakers")
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..domain.private_files import FOLDER_MODE
 from ..errors import JobStateError, SourceChangedError
 from .models import Job, JobStatus, Outline
 from .service import Service
 
-PRIVATE_FOLDER = 0o700
 COPY_TYPE = "audio/mp4"
 
 
@@ -119,7 +119,7 @@ class Viewing:
     @contextmanager
     def _new_files(self) -> Iterator[Path]:
         """A folder for files that are not complete yet."""
-        self._folder.mkdir(PRIVATE_FOLDER, parents=True, exist_ok=True)
+        self._folder.mkdir(FOLDER_MODE, parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=".new-", dir=self._folder))
         try:
             yield folder

@@ -47,11 +47,7 @@ def captured(graph: torch.cuda.CUDAGraph, device: torch.device, pool: Any) -> It
     usual = torch.cuda.stream(
         torch.cuda.current_stream(device)
     )  # torch does not restore it after a failed capture
-    with (
-        _capturing,
-        usual,
-        warnings.catch_warnings(),
-    ):
+    with _capturing, usual, warnings.catch_warnings():
         # Of a capture without memory even for its first tensor, beside the error.
         warnings.filterwarnings("ignore", "The CUDA Graph is empty")
         with torch.cuda.graph(graph, pool, stream, capture_error_mode="thread_local"):

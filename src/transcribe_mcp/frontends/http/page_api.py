@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import PurePath
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 from sse_starlette import EventSourceResponse
 from starlette.requests import Request
@@ -282,8 +283,6 @@ def _groups(given: Any) -> tuple[tuple[str, ...], ...]:
 
 def _attachment(file: str) -> dict[str, str]:
     """The header that offers a file for download under its name."""
-    from urllib.parse import quote
-
     plain = file.encode("ascii", "replace").decode().translate({34: "_", 92: "_", 63: "_"})
     clean = "".join(char if char.isprintable() else "_" for char in plain)
     name = quote(file.encode("utf-8", "replace"), safe="")
