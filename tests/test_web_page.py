@@ -148,14 +148,14 @@ def test_a_dropped_file_becomes_a_job_that_every_list_shows_live(
         watching = other.open("/")
         content = base64.b64encode((SPEECH / "en_silent_after.flac").read_bytes()).decode()
         page.evaluate(DROP, ["a talk.flac", content, ["dragenter", "dragover"]])
-        assert page.locator("#drop[data-on=true]").is_visible()
+        page.locator("#drop[data-on=true]").wait_for()  # it fades in
         page.evaluate(DROP, ["a talk.flac", content, ["drop"]])
         assert page.inner_text("#chosen") == "a talk.flac"
         page.keyboard.press("Enter")
         for each in (page, watching):
             each.locator(".job[data-status=completed]", has_text="a talk.flac").wait_for()
         assert not other.problems
-    assert page.locator("#uploads").is_hidden()
+    page.locator("#uploads").wait_for(state="hidden")
     page.locator(".job a", has_text="a talk.flac").click()
     page.locator(".w").first.wait_for()
     sound(reader)
@@ -242,13 +242,13 @@ def test_everything_can_be_done_by_keyboard(reader: Tab, here: Site) -> None:
     reader.until("document.querySelector('.find output').textContent.startsWith('1 of')")
     page.keyboard.press("Enter")
     page.keyboard.press("Escape")
-    assert page.locator(".find").is_hidden()
+    page.locator(".find").wait_for(state="hidden")
     page.keyboard.press("Control+g")
     page.keyboard.type("1:02.5")
     page.keyboard.press("Enter")
     reader.until(f"Math.abs({NOW} - 62.5) < {CLOSE_S}")
     page.keyboard.press("?")
-    assert page.locator("#help").is_visible()
+    page.locator("#help").wait_for()
     page.keyboard.press("Escape")
     page.keyboard.press("s")
     assert page.evaluate("document.activeElement.id") == "speaker-name"
