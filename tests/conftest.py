@@ -20,9 +20,10 @@ from transcribe_mcp.settings import settings, usable_cores
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
-# Threads that wait for each other (of torch and CTranslate2) leave their cores to the other test
-# processes. Busy waiting made loading a model ten times slower.
+# Threads that wait for each other (of torch, CTranslate2 and numpy) leave their cores to the other
+# test processes. Busy waiting made loading a model ten times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 # glibc maps the large arrays of an encoder anew for each layer. In large pages that takes a sixth
 # less of a window's time. What measures memory does without.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from functools import cache
 from itertools import pairwise
 
@@ -27,6 +30,16 @@ FULL_SAMPLES = (
     479_999,
     480_000,
 )  # the last frames reach over the end of the window
+
+PRINT_FEATURES = f"""
+import sys
+import numpy as np
+from transcribe_mcp.speech.features import log_mel
+
+samples = np.random.default_rng(0).normal(0, 0.1, 480_000).astype(np.float32)
+for n_mels in {MELS}:
+    sys.stdout.buffer.write(log_mel(samples, n_mels).tobytes())
+"""
 
 Samples = NDArray[np.float32]
 
@@ -138,6 +151,18 @@ def test_the_input_is_left_as_it_was(n_mels: int) -> None:
     log_mel(samples, n_mels)
 
     np.testing.assert_array_equal(samples, before)
+
+
+def test_features_do_not_depend_on_the_number_of_threads() -> None:
+    def features(threads: int) -> bytes:
+        names = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
+        environment = os.environ | dict.fromkeys(names, str(threads))
+        return subprocess.run(
+            [sys.executable, "-c", PRINT_FEATURES], env=environment, check=True, capture_output=True
+        ).stdout
+
+    assert len(alone := features(1)) == sum(MELS) * WINDOW_FRAMES * 4
+    assert features(2) == alone
 
 
 @pytest.mark.parametrize("n_mels", MELS)
