@@ -58,7 +58,7 @@ DOORS: dict[str, set[str]] = {
     "anyio": {"frontends.mcp.server", "frontends.mcp.stdio"},  # the SDK's event loop
     "av": {"media"},
     "dbos": {"jobs.queue", "jobs.workflows"},
-    "filelock": {"models", "jobs.worker_process", "speakers.voice_store"},
+    "filelock": {"frontends.page_address", "models", "jobs.worker_process", "speakers.voice_store"},
     "ctranslate2": {"engines.ctranslate2", "models.weights"},
     "huggingface_hub": {"models.hub"},
     "icu4py": {"domain.text_breaks"},

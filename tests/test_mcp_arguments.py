@@ -124,6 +124,7 @@ def test_a_client_that_fills_everything_with_null_is_served(
         "batch_transcribe": {"sources": [source], "wait_s": 45},
         "get_transcription_progress": {"job_id": job_id},
         "get_transcription_result": {"job_id": job_id},
+        "show_transcript": {"job_id": job_id},
         "search_transcripts": {"query": "soup"},
         "name_speakers": {"job_id": job_id},
     }

@@ -19,6 +19,7 @@ FILE_MODE = 0o600
 OURS = (
     "transcribe-mcp.db",
     "transcribe-mcp.db-*",
+    "page.*",
     "supervisor.lock",
     "voices.json",
     "voices.lock",

@@ -6,6 +6,7 @@ import sys
 import threading
 import webbrowser
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 
 from starlette.applications import Starlette
@@ -18,6 +19,7 @@ from ...service.async_service import AsyncService
 from ...service.server_settings import take_token
 from ...service.service import Service
 from ..host import Address, listen
+from ..page_address import announced
 from . import asr, models, page, page_api, transcriptions
 from .guard import Area, Guard
 from .mcp_later import MCP_PATH, McpLater
@@ -94,10 +96,13 @@ def run(address: Address, mcp_app: McpApp) -> None:
         if sessions is not None:
             page_url = url.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]") + "/"
             # A token that only this server knows. What follows a # reaches no server and no log.
+            data_dir = service.service.settings.data_dir
+            announcement.enter_context(announced(data_dir, page_url.rstrip("/")))
             page_url += "" if token else f"#token={sessions.token}"
             sys.stderr.write(f"open {page_url}\n")
             if address.pages.is_opened:
                 threading.Thread(target=webbrowser.open, args=[page_url], daemon=True).start()
         sys.stderr.flush()
 
-    listen(app, address, greet)
+    with ExitStack() as announcement:
+        listen(app, address, greet)

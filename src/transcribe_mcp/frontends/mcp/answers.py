@@ -64,6 +64,7 @@ class JobAnswer:
         percent: transcribed share of the recording, 0 to 100; absent if the job is final.
         eta_s: seconds left at the measured speed; ``None`` if unknown.
         submitted: time of submission; of a saved transcript, that of the job that made it.
+        page: address of the transcript with its sound, in the user's browser.
         partial: the text is the part finished so far.
         resources: format -> URI of the whole transcript.
     """
@@ -88,6 +89,7 @@ class JobAnswer:
     written: str | None = None
     resources: Mapping[str, str] | None = None
     format: str | None = None
+    page: str | None = None
     partial: bool | None = None
     speakers: Sequence[SpeakerLine] | None = None
     segments: Sequence[Mapping[str, Any]] | None = None

@@ -185,6 +185,10 @@ End = Annotated[
     float | None,
     Argument("seconds", "Only text before this second.", least=0, also=("end", "to", "end_time")),
 ]
+At = Annotated[
+    float,
+    Argument("seconds", "Start at this second.", least=0, also=("at", "start_s", "start", "time")),
+]
 PageChars = Annotated[
     int,
     Argument(

@@ -8,6 +8,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -19,11 +20,13 @@ from ...service.formats import find_format
 from ...service.models import Batch, Job, JobFilter, JobRequest, JobStatus, SpeakerChange
 from ...service.sandbox import Sandbox
 from ...service.service import no_transcript
+from .. import page_address
 from . import answers, pages
 from .notices import SCHEME
 
 SEGMENTS = "segments"
 REPORT_CHARS = 6_000
+SHOWN_CHARS = 1_500  # of a transcript that the user reads elsewhere
 QUIET_S = 0.5
 CANCEL_S = 3.0  # for a running job to stop
 DAY_S = 86_400.0
@@ -216,6 +219,20 @@ class Handlers:
         assert isinstance(awaited, Job)
         return awaited
 
+    async def shown(self, job_id: str, at_s: float, seen_at: str | None) -> answers.Answer:
+        """A look at a transcript: its first lines from a time on, and the address of its page.
+
+        Args:
+            seen_at: this server's own address, as the client sees it; ``None`` over stdio.
+        """
+        view = pages.View(job_id, "timed", start_s=at_s or None)
+        answer = await self.result(view, (None, SHOWN_CHARS), 0.0, _silent)
+        address = await self.service.call(page_address.find, self._jobs.settings.data_dir)
+        if address is None or not isinstance(answer, answers.JobAnswer):
+            return answer
+        at = f"?at={at_s:g}" if at_s else ""
+        return replace(answer, page=f"{seen_at or address}/t/{answer.job_id}{at}")
+
     def transcript_text(self, job_id: str, form: str) -> str:
         """The whole transcript in a format, for a resource. Blocks."""
         is_completed = self._jobs.get_job(job_id).status == "completed"
@@ -276,6 +293,10 @@ class Handlers:
 
 def state(job: Job | Batch) -> answers.Answer:
     return answers.batch_answer(job) if isinstance(job, Batch) else answers.job_answer(job)
+
+
+async def _silent(_: Job | Batch) -> None:
+    """Report nothing."""
 
 
 def _is_partial(job: Job) -> bool | None:

@@ -214,6 +214,16 @@ async def get_transcription_result(
     return await answering(work(), wants_text=True)
 
 
+@tool("Show a transcript", READS)
+async def show_transcript(
+    job_id: arg.JobId, ctx: Context, at_s: arg.At = 0.0
+) -> types.CallToolResult:
+    """Show a transcript to the user: its first lines, and the address to read and hear it."""
+    request = ctx.request_context.request
+    seen_at = str(request.base_url).rstrip("/") if request is not None else None
+    return await answering(_handlers(ctx).shown(job_id, at_s, seen_at))
+
+
 @tool("List transcriptions", READS)
 async def list_transcription_history(
     ctx: Context,

@@ -1,0 +1,53 @@
+"""Where the page of this machine is served, so that MCP servers in other processes can link to it.
+
+The server that holds the lock has written its address. After a crash the file is left, but not the
+lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from ..domain.private_files import FILE_MODE, make_private_dir
+
+FILE_NAME = "page.url"
+LOCK_NAME = "page.lock"
+LOCK_S = 0.1  # a reader holds the lock for less
+
+
+@contextmanager
+def announced(data_dir: Path, url: str) -> Iterator[None]:
+    """Announce the address of the page. Of several servers, the first one does."""
+    make_private_dir(data_dir)
+    lock = FileLock(data_dir / LOCK_NAME, mode=FILE_MODE, thread_local=False)
+    try:
+        lock.acquire(timeout=LOCK_S)
+    except Timeout:
+        yield
+        return
+    path = data_dir / FILE_NAME
+    new = path.with_suffix(".new")
+    new.touch(FILE_MODE)
+    new.write_text(url, encoding="utf-8")
+    new.replace(path)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        lock.release()
+
+
+def find(data_dir: Path) -> str | None:
+    """The address of the page, such as ``http://127.0.0.1:8765``; ``None`` if none is served."""
+    try:
+        url = (data_dir / FILE_NAME).read_text(encoding="utf-8")
+        with FileLock(data_dir / LOCK_NAME, timeout=0, mode=FILE_MODE):
+            return None  # its server has crashed
+    except Timeout:
+        return url
+    except OSError:
+        return None
