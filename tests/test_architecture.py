@@ -59,6 +59,7 @@ DOORS: dict[str, set[str]] = {
     "av": {"media"},
     "dbos": {"jobs.queue", "jobs.workflows"},
     "filelock": {"frontends.page_address", "models", "jobs.worker_process", "speakers.voice_store"},
+    "fsspec": {"media.object_storage"},
     "ctranslate2": {"engines.ctranslate2", "models.weights"},
     "huggingface_hub": {"models.hub"},
     "icu4py": {"domain.text_breaks"},
@@ -87,7 +88,7 @@ DOORS: dict[str, set[str]] = {
 
 # What importing a front end or the package must not load, nor reading and watching jobs.
 HEAVY = {
-    "av", "ctranslate2", "dbos", "faster_whisper", "icu4py", "numpy", "onnxruntime",
+    "av", "ctranslate2", "dbos", "faster_whisper", "fsspec", "icu4py", "numpy", "onnxruntime",
     "tokenizers", "torch", "wcwidth",
 }  # fmt: skip
 JOB_READERS = [f"transcribe_mcp.jobs.{name}" for name in ("store", "supervisor", "job_options")]
@@ -97,8 +98,7 @@ FUNCTION_LINES = 60
 PARAMETERS = 6
 FILE_LINES_OF = {"engines.whisper": 600}
 FUNCTION_LINES_OF = {"pipeline.offline": 100}
-# Parameters are options of a command (typer) or a tool (MCP).
-# Triton compiles GPU kernels ("jit") whole.
+# Parameters are options (typer) or arguments (MCP); Triton compiles a kernel ("jit") whole.
 EXEMPT_DECORATORS = {"command", "callback", "tool", "jit"}
 # Packages that another one brings along wherever it needs them.
 COMES_WITH = {"anyio": "mcp", "triton": "torch"}

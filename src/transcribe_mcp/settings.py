@@ -7,6 +7,7 @@ Settings are defaults: an option of a command or a tool call takes precedence.
 from __future__ import annotations
 
 import os
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,11 @@ class Settings(BaseModel):
     allow_urls: bool = Field(
         default=False, description="a server may download recordings from public URLs"
     )
+    allowed_sources: tuple[str, ...] = Field(
+        default=(),
+        description="URL prefixes of object storage from which a server may read recordings, "
+        "such as s3://bucket/talks/, separated by spaces",
+    )
     allow_voices: bool = Field(
         default=False, description="clients of a server may have known voices recognized"
     )
@@ -110,7 +116,8 @@ class Settings(BaseModel):
             value = getattr(self, name)
             paths = value if isinstance(value, tuple) else (value,)
             texts = (str(part.absolute() if isinstance(part, Path) else part) for part in paths)
-            found[f"{PREFIX}{name.upper()}"] = os.pathsep.join(texts)
+            separator = " " if name == "allowed_sources" else os.pathsep
+            found[f"{PREFIX}{name.upper()}"] = separator.join(texts)
         return found
 
     @model_validator(mode="before")
@@ -127,6 +134,18 @@ class Settings(BaseModel):
         if not isinstance(value, str):
             return value
         return tuple(Path(part).expanduser() for part in value.split(os.pathsep) if part)
+
+    @field_validator("allowed_sources", mode="before")
+    @classmethod
+    def _split_prefixes(cls, value: object) -> object:
+        """Prefixes end in a slash, so that ``s3://talks`` does not open ``s3://talks-private``."""
+        parts = value.split() if isinstance(value, str) else value
+        if not isinstance(parts, list | tuple):
+            return value
+        for part in parts:
+            if not re.fullmatch(r"[a-z][a-z0-9]+://[^/@\s]+(/.*)?", str(part)):
+                raise ValueError("give prefixes such as s3://bucket/talks/")
+        return tuple(f"{str(part).removesuffix('/')}/" for part in parts)
 
 
 @lru_cache(maxsize=1)

@@ -24,12 +24,14 @@ from ..errors import (
     WorkerFailedError,
 )
 from ..media.download import FetchLimits, fetch, is_url
+from ..media.object_storage import is_object
 from ..pipeline.checkpoint import Restored
 from ..runtime.executor import Executor
 from ..runtime.queue import Claim as EngineClaim
 from ..runtime.queue import Recording
 from ..settings import Settings, usable_cores
 from . import file_identity, spool
+from .object_copies import copy_object
 from .quarantine import Gate, Pass
 from .store import Store
 from .submission import FETCHED_FOR_SHELL
@@ -352,7 +354,7 @@ def _engine_spec(shop: WorkerContext, claim: Claim) -> EngineSpec:
 
 
 def _recording(shop: WorkerContext, job: RunningJob, claim: Claim, folder: Path) -> Path:
-    """The file to read: the source itself, or what was fetched from its address."""
+    """The file to read: the source itself, or its copy if it is a URL."""
     if spool.is_kept(claim.signature):
         return spool.require_kept(shop.settings.data_dir, claim.signature)
     if not is_url(claim.source):
@@ -361,7 +363,9 @@ def _recording(shop: WorkerContext, job: RunningJob, claim: Claim, folder: Path)
     if fetched:
         return fetched[0]
     shop.work_dir.mkdir(mode=FOLDER_MODE, exist_ok=True)
-    max_bytes = int(shop.settings.max_file_gib * 1024**3)
+    max_bytes = shop.settings.max_file_bytes
+    if is_object(claim.source):
+        return copy_object(claim.source, folder, FetchLimits(max_bytes), job.progress)
     for_shell = claim.signature == FETCHED_FOR_SHELL
     limits = FetchLimits.of_shell(claim.source, max_bytes) if for_shell else FetchLimits(max_bytes)
     return fetch(claim.source, folder, limits, job.progress)

@@ -9,6 +9,7 @@ from pathlib import Path
 from ..errors import SourceRefusedError, SourceUnreadableError
 from ..media.download import is_url, require_url
 from ..media.inputs import STANDARD_INPUT
+from ..media.object_storage import is_object, object_signature, require_object
 from . import file_identity
 from .models import JobOptions, JobRequest
 from .queue import LONG, SHORT
@@ -63,6 +64,11 @@ class Submission:
                 raise SourceRefusedError(
                     f"cannot fetch {source}: offline mode is on", hint="name a file"
                 )
+            if is_object(source):
+                source = require_object(source)
+                signature = object_signature(source)
+                guessed_s = _guessed_s(source, signature)
+                return self._job(source, signature, None, guessed_s, request)
             require_url(source)
             return self._job(
                 source, FETCHED_FOR_SHELL if request.from_shell else "", None, _FETCHED_S, request
@@ -81,10 +87,8 @@ class Submission:
         file_identity.require_file(path)
         known = self._store.known_hash(str(path), signature)
         digest = known or self._hash(path, signature)
-        rate = _RATE_BYTES_PER_S.get(path.suffix.lower(), _USUAL_BYTES_PER_S)
-        job = self._job(
-            str(path), signature, digest, file_identity.size_bytes(signature) / rate, request
-        )
+        guessed_s = _guessed_s(path.name, signature)
+        job = self._job(str(path), signature, digest, guessed_s, request)
         job = replace(job, is_new_hash=digest is not None and known is None)
         return self._with_answer(job)
 
@@ -122,3 +126,9 @@ class Submission:
         if size_bytes > HASHED_AT_ONCE_BYTES or time.monotonic() > self._deadline:
             return None
         return file_identity.content_hash(path)
+
+
+def _guessed_s(name: str, signature: str) -> float:
+    """Seconds of audio, guessed from the size."""
+    rate = _RATE_BYTES_PER_S.get(Path(name).suffix.lower(), _USUAL_BYTES_PER_S)
+    return file_identity.size_bytes(signature) / rate

@@ -79,19 +79,21 @@ def _stem(number: int) -> str:
 
 def hold_worker_lock(data_dir: Path, number: int, patience_s: float) -> FileLock | None:
     """Take the lock of a worker slot; ``None`` if another process holds it."""
-    return _held(_lock(data_dir / f"{_stem(number)}.lock"), patience_s)
+    return hold_lock(data_dir / f"{_stem(number)}.lock", patience_s)
 
 
 def hold_supervisor_lock(data_dir: Path) -> FileLock | None:
     """Take the lock of the supervisor; ``None`` if another process holds it."""
-    return _held(_lock(data_dir / SUPERVISOR_LOCK), 0.0)
+    return hold_lock(data_dir / SUPERVISOR_LOCK, 0.0)
 
 
 def _lock(path: Path) -> FileLock:
     return FileLock(path, mode=FILE_MODE, thread_local=False)
 
 
-def _held(lock: FileLock, patience_s: float) -> FileLock | None:
+def hold_lock(path: Path, patience_s: float) -> FileLock | None:
+    """Take a lock of this machine; ``None`` if another thread or process holds it."""
+    lock = _lock(path)
     try:
         lock.acquire(timeout=patience_s)
     except Timeout:

@@ -209,11 +209,11 @@ def _save(
 ) -> None:
     announced = answer.length
     done = 0
-    _require_size(announced or 0, limits)
+    require_size(announced or 0, limits)
     with atomic_write(path) as file:
         while chunk := answer.read1(CHUNK_BYTES):
             done += len(chunk)
-            _require_size(done, limits)
+            require_size(done, limits)
             if time.monotonic() > deadline:
                 raise SourceFetchError(
                     f"the recording did not arrive within {limits.max_seconds:.0f} s",
@@ -225,7 +225,11 @@ def _save(
             raise SourceFetchError(f"{done} of {announced} bytes arrived", hint="try again")
 
 
-def _require_size(n_bytes: int, limits: FetchLimits) -> None:
+def require_size(n_bytes: int, limits: FetchLimits) -> None:
+    """
+    Raises:
+        SourceTooLargeError: more than the limit.
+    """
     if n_bytes > limits.max_bytes:
         limit = limits.max_bytes / 1024**3
         raise SourceTooLargeError(

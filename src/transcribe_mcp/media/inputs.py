@@ -95,7 +95,7 @@ def no_recordings_in(directory: str) -> SourceNotFoundError:
 def is_url(source: str) -> bool:
     """Whether a source is a URL and not a file."""
     scheme, separator, _ = source.strip().partition("://")
-    return bool(separator) and scheme.isalpha() and len(scheme) > 1 and scheme.lower() != "file"
+    return bool(separator) and scheme.isalnum() and len(scheme) > 1 and scheme.lower() != "file"
 
 
 def find_recordings(

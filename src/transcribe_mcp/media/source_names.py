@@ -69,7 +69,11 @@ def spellings(source: str) -> Iterator[str]:
 def bare_url(source: str) -> str:
     """Strip spaces and quotes from a URL; other names stay unchanged."""
     name = _unquoted(source) if len(source) <= MAX_NAME_CHARS else source
-    return name if re.match(r"[A-Za-z]{2,}://", name) and name[:5].lower() != "file:" else source
+    return (
+        name
+        if re.match(r"[A-Za-z][A-Za-z0-9]+://", name) and name[:5].lower() != "file:"
+        else source
+    )
 
 
 def existing_name(source: str) -> str:

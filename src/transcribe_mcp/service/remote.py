@@ -52,12 +52,13 @@ def _require_possible(remote: str, *, offline: bool) -> None:
         require_pipe()
     elif remote:
         from ..media.download import require_url
+        from ..media.object_storage import is_object, require_object
 
         if offline or settings().offline:
             raise SourceRefusedError(
                 f"{remote} is not downloaded: offline mode is on", hint="name a file"
             )
-        require_url(remote)
+        (require_object if is_object(remote) else require_url)(remote)
 
 
 @contextmanager
@@ -77,12 +78,24 @@ def local_file(recording: Recording, progress: Progress) -> Iterator[Path]:
 def _copy(remote: str, folder: Path, progress: Progress) -> Path:
     from ..media.download import FetchLimits, fetch
     from ..media.inputs import STANDARD_INPUT
+    from ..media.object_storage import (
+        fetch_object,
+        is_object,
+        local_name,
+        object_signature,
+        require_object,
+    )
     from ..media.stdin import save_piped
     from ..settings import settings
 
-    max_bytes = int(settings().max_file_gib * 1024**3)
+    max_bytes = settings().max_file_bytes
     if remote == STANDARD_INPUT:
         path = folder / "stdin"
         save_piped(path, max_bytes)
         return path
+    if is_object(remote):
+        url = require_object(remote)
+        signature = object_signature(url)
+        target = folder / local_name(url, signature)
+        return fetch_object(url, signature, target, FetchLimits(max_bytes), progress)
     return fetch(remote, folder, FetchLimits.of_shell(remote, max_bytes), progress)

@@ -167,9 +167,12 @@ class Sandbox:
 
     def _checked(self, source: str) -> str:
         from ..media.download import is_url, require_url
+        from ..media.object_storage import is_object, require_allowed
         from ..media.source_names import bare_url
 
         source = bare_url(source)
+        if is_object(source):
+            return require_allowed(source, self.service.settings.allowed_sources)
         if not is_url(source):
             return str(self.access.recording(source))
         if not self.access.allow_urls:

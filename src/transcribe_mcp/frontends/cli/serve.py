@@ -57,6 +57,13 @@ AllowedRoot = Annotated[
 AllowUrls = Annotated[
     bool, typer.Option("--allow-urls", help="Download recordings from public URLs.")
 ]
+AllowedSource = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PREFIX",
+        help="Prefix of object storage, such as s3://bucket/talks/; may be repeated.",
+    ),
+]
 AllowVoices = Annotated[
     bool,
     typer.Option("--allow-voices", help="Let clients have known voices recognized, by name."),
@@ -112,6 +119,7 @@ def _add_serve(app: typer.Typer, run: Serve) -> None:
         open_page: OpenPage = False,
         allowed_root: AllowedRoot = None,
         allow_urls: AllowUrls = False,
+        allowed_source: AllowedSource = None,
         allow_voices: AllowVoices = False,
         data_dir: DataDir = None,
         database_url: DatabaseUrl = None,
@@ -127,6 +135,7 @@ def _add_serve(app: typer.Typer, run: Serve) -> None:
             "token": token,
             "allowed_roots": os.pathsep.join(roots) or None,
             "allow_urls": "1" if allow_urls else None,
+            "allowed_sources": " ".join(allowed_source or ()) or None,
             "allow_voices": "1" if allow_voices else None,
             "data_dir": str(data_dir.absolute()) if data_dir else None,
             "database_url": database_url,

@@ -12,6 +12,8 @@ for_assistant = Wording((
      r"the user can allow more directories with \1"),
     (r"where the server was started with --allow-urls",
      "if the user sets TRANSCRIBE_MCP_ALLOW_URLS=1"),
+    (r"where the server was started with --allowed-source (\S+)",
+     r"if the user sets TRANSCRIBE_MCP_ALLOWED_SOURCES=\1"),
     (r"they work where the server was started with --allow-voices",
      "they work if the user sets TRANSCRIBE_MCP_ALLOW_VOICES=1"),
     (r"if so: transcribe-mcp jobs speakers JOB --rename",
