@@ -1,5 +1,5 @@
 // The sound: play, seek, speed, and the text that follows what is spoken.
-import { setIcon } from "./ui.js";
+import { setIcon } from "./elements.js";
 
 const SPEEDS = [0.5, 0.75, 1, 1.25, 1.5, 1.75, 2, 2.5, 3];
 const INSIDE_S = 0.001; // a seek lands inside the word, not on its border

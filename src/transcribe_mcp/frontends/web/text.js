@@ -1,7 +1,7 @@
 // The text: segments of the document as paragraphs of words. A paragraph far from the window holds
 // plain text; it gets an element for each word when it comes near.
 import { Marks } from "./marks.js";
-import { clock, el } from "./ui.js";
+import { clock, el } from "./elements.js";
 
 const PAUSE_S = 1.6;
 const PARAGRAPH_WORDS = 75;

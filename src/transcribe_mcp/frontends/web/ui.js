@@ -1,34 +1,7 @@
-// What every page shares: elements, icons, menus, dialogs, theme and text size.
+// What every page shares: menus, dialogs, theme and text size.
+import { $, el } from "./elements.js";
 
-export const $ = (query) => document.querySelector(query);
-
-const ICONS = new URL("icons.svg", import.meta.url).pathname;
-
-export function el(tag, props = {}, ...children) {
-  const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(props)) {
-    if (value === undefined || value === null || value === false) continue;
-    if (name in node && name !== "list" && name !== "form") node[name] = value;
-    else node.setAttribute(name, value === true ? "" : value);
-  }
-  node.append(
-    ...children.filter((child) => child !== null && child !== undefined && child !== false),
-  );
-  return node;
-}
-
-export function icon(name, className = "") {
-  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-  svg.setAttribute("aria-hidden", "true");
-  if (className) svg.setAttribute("class", className);
-  svg.append(document.createElementNS("http://www.w3.org/2000/svg", "use"));
-  setIcon(svg, name);
-  return svg;
-}
-
-export function setIcon(parent, name) {
-  parent.querySelector("use").setAttribute("href", `${ICONS}#${name}`);
-}
+export * from "./elements.js";
 
 export function button(words, kind, act) {
   return el("button", {
@@ -37,14 +10,6 @@ export function button(words, kind, act) {
     textContent: words,
     onclick: act,
   });
-}
-
-export function clock(seconds) {
-  const whole = Math.max(0, Math.floor(seconds));
-  const hours = Math.floor(whole / 3600);
-  const minutes = Math.floor(whole / 60) % 60;
-  const rest = String(whole % 60).padStart(2, "0");
-  return hours ? `${hours}:${String(minutes).padStart(2, "0")}:${rest}` : `${minutes}:${rest}`;
 }
 
 export function about(seconds) {
@@ -70,15 +35,6 @@ export function languageName(code) {
   } catch {
     return code;
   }
-}
-
-// A file name without marks that turn the direction of writing: they can hide its end.
-export function shownName(name) {
-  return name.replace(/[\u202a-\u202e\u2066-\u2069]/gu, "");
-}
-
-export function counted(n, one, many = `${one}s`) {
-  return `${n.toLocaleString("en")} ${n === 1 ? one : many}`;
 }
 
 // A popover opens below its button, or above where there is no room. The platform gives Esc, light

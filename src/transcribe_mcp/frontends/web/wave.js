@@ -1,5 +1,5 @@
 // The wave: peaks, speakers and hits of find on a canvas, under a real range input.
-import { clock, el } from "./ui.js";
+import { clock, el } from "./elements.js";
 
 const BIN_PX = 16; // narrower turns are dust: each bin shows its main speaker
 
