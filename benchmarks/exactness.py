@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from common import DEFAULT_AUDIO, DEFAULT_MODEL, OWN_AUDIO, SAMPLE_RATE_HZ, Bar, own_model, report
 
+from transcribe_mcp.align.edit_distance import align
 from transcribe_mcp.compat.device_choice import precisions
 from transcribe_mcp.domain.transcript import Word
 from transcribe_mcp.engines import Decoded, DecodingOptions, EngineRequest
@@ -36,7 +37,7 @@ from transcribe_mcp.engines.whisper.engine import WhisperEngine, _idle_steps
 from transcribe_mcp.engines.whisper.loading import _hardware, _load_on
 from transcribe_mcp.media.decode import read
 from transcribe_mcp.quality.evaluation import Truth, load_truth
-from transcribe_mcp.quality.wer import align, normalise
+from transcribe_mcp.quality.wer import normalise
 from transcribe_mcp.speech.features_torch import log_mel_windows
 from transcribe_mcp.speech.regions import Region, Window
 

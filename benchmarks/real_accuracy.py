@@ -32,9 +32,9 @@ import numpy as np
 from common import Bar, real_model, report
 
 from transcribe_mcp import EngineRequest, Options, Transcript, load_engine, transcribe
+from transcribe_mcp.align.edit_distance import align
 from transcribe_mcp.formats import render
 from transcribe_mcp.quality.bench.compared import peer_transcripts, require_peers
-from transcribe_mcp.quality.wer import align
 
 SMALL_SET_WORDS = 300
 SKIPPED_S = 2.0

@@ -20,8 +20,8 @@ from typing import Any
 from common import OWN_AUDIO, Bar, real_model, report
 
 from transcribe_mcp import Options, Transcript, load_engine, transcribe
+from transcribe_mcp.align.edit_distance import align
 from transcribe_mcp.engines import Decoded, DecodingOptions, EngineRequest, Recognizer
-from transcribe_mcp.quality.wer import align
 
 CASES = OWN_AUDIO.parent / "repetition"
 PHRASE = "we will wait for you "

@@ -43,7 +43,7 @@ SEES: dict[str, set[str]] = {
     "engines": BASE | {"align", "models", "speech", "compat"},
     "runtime": BASE | {"engines", "speech", "compat"},
     "pipeline": BASE | {"align", "engines", "media", "runtime", "speakers", "speech"},
-    "jobs": BASE | SOURCES | FLOW | {"formats", "compat"},
+    "jobs": BASE | SOURCES | FLOW | {"align", "formats", "compat"},
     "quality": BASE | SOURCES | FLOW | {"align", "compat"},
     "service": BASE | SOURCES | FLOW | {"formats", "jobs", "quality", "compat"},
     "frontends": {"errors", "domain", "service"},

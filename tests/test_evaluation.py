@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from transcribe_mcp.align.edit_distance import BLOCK_ROWS, align
 from transcribe_mcp.domain.transcript import Segment, Transcript, Word
 from transcribe_mcp.errors import SourceError, SourceNotFoundError, TranscribeError, UsageError
 from transcribe_mcp.quality.evaluation import (
@@ -22,7 +23,7 @@ from transcribe_mcp.quality.evaluation import (
     total,
 )
 from transcribe_mcp.quality.evaluation_table import table
-from transcribe_mcp.quality.wer import BLOCK_ROWS, align, normalise
+from transcribe_mcp.quality.wer import normalise
 
 SHARED_AUDIO = Path(__file__).parents[2] / "shared" / "eval" / "tts"
 WORDS = st.lists(st.sampled_from("abcd"), max_size=12)

@@ -31,12 +31,12 @@ from whisper_nano import (
     whisper_nano,
 )
 
+from transcribe_mcp.align.edit_distance import align
 from transcribe_mcp.domain.options import Options
 from transcribe_mcp.domain.transcript import Segment, Transcript
 from transcribe_mcp.engines import EngineRequest, Recognizer, load_recognizer
 from transcribe_mcp.pipeline.offline import transcribe
 from transcribe_mcp.quality.evaluation import Score, load_truth, score
-from transcribe_mcp.quality.wer import align
 
 GOLDEN = Path(__file__).parent / "golden" / "whisper-nano"
 BOTH = ("float32", "int8")

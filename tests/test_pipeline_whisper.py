@@ -12,13 +12,14 @@ import pytest
 from media import write_audio
 from whisper_nano import SPEECH, join_speech, kept_conversions, speech_truths, whisper_nano
 
+from transcribe_mcp.align.edit_distance import align
 from transcribe_mcp.domain.options import Options
 from transcribe_mcp.domain.transcript import Transcript
 from transcribe_mcp.engines import EngineRequest, Recognizer, load_recognizer
 from transcribe_mcp.media.decode import SAMPLE_RATE_HZ, read
 from transcribe_mcp.pipeline.offline import transcribe
 from transcribe_mcp.quality.evaluation import Truth
-from transcribe_mcp.quality.wer import align, normalise
+from transcribe_mcp.quality.wer import normalise
 from transcribe_mcp.speech.detector import SpeechDetector
 from transcribe_mcp.speech.regions import FRAME_S, Region, RegionFinder
 

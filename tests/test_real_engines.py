@@ -12,8 +12,8 @@ from real_whisper import real_whisper
 from slow import SLOW
 
 from transcribe_mcp import EngineRequest, Options, Transcript, load_engine, transcribe
+from transcribe_mcp.align.edit_distance import align
 from transcribe_mcp.media.decode import read
-from transcribe_mcp.quality.wer import align
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = ROOT / "samples"

@@ -16,6 +16,7 @@ from whisper_nano import speech_truths, whisper_nano, window_of
 
 torch = pytest.importorskip("torch")
 
+from transcribe_mcp.align.edit_distance import align  # noqa: E402
 from transcribe_mcp.engines import (  # noqa: E402
     Decoded,
     DecodingOptions,
@@ -29,7 +30,7 @@ from transcribe_mcp.engines.whisper.caches import AudioRow, audio_cache, layer_v
 from transcribe_mcp.engines.whisper.decode_slots import Request, Slots  # noqa: E402
 from transcribe_mcp.engines.whisper.model import decode, encode, logits_of  # noqa: E402
 from transcribe_mcp.errors import EngineFailedError  # noqa: E402
-from transcribe_mcp.quality.wer import align, normalise  # noqa: E402
+from transcribe_mcp.quality.wer import normalise  # noqa: E402
 from transcribe_mcp.speech.features_torch import log_mel_windows  # noqa: E402
 
 GREEDY = DecodingOptions()

@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from whisper_nano import CONVERSATION, NON_SPEECH, SPEECH, kept_conversions, whisper_nano
 
+from transcribe_mcp.align.edit_distance import align
 from transcribe_mcp.domain.progress import no_progress
 from transcribe_mcp.media.decode import read
 from transcribe_mcp.models import resolve
 from transcribe_mcp.models.conversion import ctranslate2_directory
 from transcribe_mcp.quality.evaluation import load_truth
-from transcribe_mcp.quality.wer import align, normalise
+from transcribe_mcp.quality.wer import normalise
 from transcribe_mcp.speech.features import log_mel
 
 REPOSITORY_BYTES = 12_000_000

@@ -27,6 +27,8 @@
     ├── JobError                    failed request about a job
     │   ├── JobNotFoundError        no job with this id
     │   ├── JobStateError           not possible in the present state of the job
+    │   ├── RevisionNotFoundError   the transcript never had this revision, or has it no more
+    │   ├── EditConflictError       somebody else has edited the transcript meanwhile
     │   ├── QueueFullError          too many queued jobs
     │   ├── SourceChangedError      the recording changed after the job had started
     │   └── WorkerFailedError       the worker crashed twice at the same point of the job
@@ -203,6 +205,25 @@ class JobNotFoundError(JobError):
 class JobStateError(JobError):
     code = "job_state"
     http_status = 409
+
+
+class RevisionNotFoundError(JobError):
+    code = "revision_not_found"
+    http_status = 404
+
+
+class EditConflictError(JobError):
+    """Attributes: ``revision``, the newest one."""
+
+    code = "edited_elsewhere"
+    http_status = 412
+
+    def __init__(self, revision: int) -> None:
+        super().__init__(
+            f"the transcript was edited elsewhere; its newest revision is {revision}",
+            hint="read that one, and send the edits again with its numbers",
+        )
+        self.revision = revision
 
 
 class QueueFullError(JobError):

@@ -18,6 +18,7 @@ import ctranslate2
 import numpy as np
 from tokenizers import Tokenizer
 
+from transcribe_mcp.align.edit_distance import align
 from transcribe_mcp.domain.progress import no_progress
 from transcribe_mcp.engines import DecodingOptions, EngineRequest, load_recognizer
 from transcribe_mcp.media.decode import read
@@ -25,7 +26,7 @@ from transcribe_mcp.models import resolve
 from transcribe_mcp.models.conversion import ctranslate2_directory
 from transcribe_mcp.pipeline.offline import Options, transcribe
 from transcribe_mcp.quality.evaluation import Score, load_truth, score
-from transcribe_mcp.quality.wer import align, normalise
+from transcribe_mcp.quality.wer import normalise
 from transcribe_mcp.speech.features import log_mel
 from transcribe_mcp.speech.regions import Region, Window
 

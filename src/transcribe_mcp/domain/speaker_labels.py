@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -12,7 +13,7 @@ from ..errors import UnknownNameError, UsageError
 from .options import ALL, NONE
 from .sentences import cut_sentences
 from .text_breaks import JOINERS
-from .transcript import CLOCK_TOLERANCE_S, Segment, Transcript, Turn, Word
+from .transcript import CLOCK_TOLERANCE_S, Notice, Segment, Transcript, Turn, Word
 
 MAX_NAME_CHARS = 64
 PAUSE_S = 0.25  # between two turns of one speaker, which a merge joins
@@ -27,7 +28,7 @@ def renamed(transcript: Transcript, names: Mapping[str, str]) -> Transcript:
         UsageError: a name is taken, empty, too long, or has control characters.
     """
     _require_known(transcript, names)
-    labels = {old: _checked(new) for old, new in names.items()}
+    labels = {old: checked_name(new) for old, new in names.items()}
     taken = set()
     for speaker in transcript.speakers:
         name = labels.get(speaker.id, speaker.id)
@@ -35,7 +36,7 @@ def renamed(transcript: Transcript, names: Mapping[str, str]) -> Transcript:
             hint = "merge the two if they are one person, or choose another name"
             raise UsageError(f"two speakers would be named {name!r}", hint=hint)
         taken.add(name)
-    return _relabelled(transcript, labels)
+    return relabelled(transcript, labels)
 
 
 def merged(transcript: Transcript, groups: Sequence[Sequence[str]]) -> Transcript:
@@ -57,7 +58,7 @@ def merged(transcript: Transcript, groups: Sequence[Sequence[str]]) -> Transcrip
                 raise UsageError(f"{name!r} is in two groups to merge", hint="join the groups")
             labels[name] = group[0]
     try:
-        result = _relabelled(transcript, labels)
+        result = relabelled(transcript, labels)
     except ValueError as error:
         hint = "rename them instead; their channels or tracks overlap"
         names = " and ".join(labels)
@@ -100,7 +101,8 @@ def with_overlap(turns: Iterable[Turn]) -> tuple[Turn, ...]:
         if turn.end > ordered[latest].end:
             latest = i
     return tuple(
-        replace(turn, overlap=overlap) for turn, overlap in zip(ordered, overlapped, strict=True)
+        Turn(turn.start, turn.end, turn.speaker, overlap)
+        for turn, overlap in zip(ordered, overlapped, strict=True)
     )
 
 
@@ -112,7 +114,12 @@ def _require_known(transcript: Transcript, names: Iterable[str]) -> None:
             raise UnknownNameError.unknown(message, name, known, "speakers")
 
 
-def _checked(name: str) -> str:
+def checked_name(name: str) -> str:
+    """The name of a speaker, without white space around it.
+
+    Raises:
+        UsageError: it is empty, too long, or has characters that names cannot have.
+    """
     checked = unicodedata.normalize("NFC", name.strip())
     if not checked:
         raise UsageError("the name of a speaker is empty", hint="give a name, such as Anna")
@@ -132,7 +139,7 @@ def checked_voice_name(name: str) -> str:
         UsageError: it is empty, too long, the label of a speaker, or has characters that names
             cannot have.
     """
-    checked = _checked(name)
+    checked = checked_name(name)
     if "," in checked or checked.casefold() in (ALL, NONE):
         hint = f"leave out commas; {ALL} and {NONE} are words of --voices"
         raise UsageError(f"a known voice cannot have the name {checked!r}", hint=hint)
@@ -142,21 +149,76 @@ def checked_voice_name(name: str) -> str:
     return checked
 
 
-def _relabelled(transcript: Transcript, labels: Mapping[str, str]) -> Transcript:
-    segments = tuple(
-        replace(
-            segment,
-            speaker=_label(segment.speaker, labels),
-            words=tuple(
-                replace(word, speaker=_label(word.speaker, labels)) for word in segment.words
-            ),
-        )
-        for segment in transcript.segments
+def relabelled(transcript: Transcript, labels: Mapping[str, str]) -> Transcript:
+    """Rename speakers; those who get the same name are one. Sentences stay as they are cut."""
+    segments = tuple(relabelled_segment(segment, labels) for segment in transcript.segments)
+    return replace(transcript, segments=segments, turns=relabelled_turns(transcript.turns, labels))
+
+
+def relabelled_segment(segment: Segment, labels: Mapping[str, str]) -> Segment:
+    """The same object if nobody of these labels speaks in it."""
+    if segment.speaker not in labels and all(word.speaker not in labels for word in segment.words):
+        return segment
+    words = tuple(
+        Word(word.start, word.end, word.text, word.probability, _label(word.speaker, labels))
+        for word in segment.words
     )
-    turns = [
-        replace(turn, speaker=labels.get(turn.speaker, turn.speaker)) for turn in transcript.turns
-    ]
-    return replace(transcript, segments=segments, turns=with_overlap(_joined(turns)))
+    return replace(segment, speaker=_label(segment.speaker, labels), words=words)
+
+
+def relabelled_turns(turns: Iterable[Turn], labels: Mapping[str, str]) -> tuple[Turn, ...]:
+    """The turns with other labels; those of one speaker that nearly touch are joined."""
+    renamed = [Turn(turn.start, turn.end, labels.get(turn.speaker, turn.speaker)) for turn in turns]
+    return with_overlap(_joined(renamed))
+
+
+def given_turns(
+    turns: Iterable[Turn], given: Sequence[tuple[Segment, str | None]], left: Container[str | None]
+) -> tuple[Turn, ...]:
+    """The turns after sentences were given to other speakers.
+
+    Args:
+        given: the sentences in order with their new speakers; ``None``: nobody.
+        left: those who still have sentences. Others have no turns any more.
+    """
+    taken: dict[str | None, list[Segment]] = {}
+    for segment, _ in given:
+        taken.setdefault(segment.speaker, []).append(segment)
+    result = [Turn(segment.start, segment.end, speaker) for segment, speaker in given if speaker]
+    for turn in turns:
+        if turn.speaker not in taken:
+            result.append(turn)
+        elif turn.speaker in left:
+            result += _without(turn, taken[turn.speaker])
+    return with_overlap(_joined(result))
+
+
+def _without(turn: Turn, taken: Sequence[Segment]) -> Iterator[Turn]:
+    """The parts of a turn outside of sentences; they begin and end a little later than it."""
+    start = turn.start
+    for segment in taken[bisect_left(taken, start, key=lambda segment: segment.end) :]:
+        if segment.start >= turn.end:
+            break
+        if segment.start - start > PAUSE_S:
+            yield Turn(start, segment.start, turn.speaker)
+        start = max(start, segment.end)
+    if start == turn.start or turn.end - start > PAUSE_S:
+        yield Turn(start, turn.end, turn.speaker)
+
+
+def composed(names: Mapping[str, str], labels: Mapping[str, str]) -> dict[str, str]:
+    """Two changes of names as one."""
+    return {**labels, **{old: labels.get(new, new) for old, new in names.items()}}
+
+
+def without_doubts(warnings: Iterable[Notice], labels: Iterable[str]) -> tuple[Notice, ...]:
+    """Without warnings that speakers with these labels may be known voices: the user has said."""
+    doubts = tuple(f"{label} may be " for label in labels)
+    return tuple(
+        notice
+        for notice in warnings
+        if notice.code != "voice_uncertain" or not notice.message.startswith(doubts)
+    )
 
 
 def _label(speaker: str | None, labels: Mapping[str, str]) -> str | None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -174,7 +174,7 @@ class Transcript:
         inside their parent, so ``from_json`` accepts them. Quality values that are NaN or infinite
         become ``None``.
         """
-        return self._facts() | {"segments": list(self._segment_rows())}
+        return self._facts() | {"segments": list(self.segment_rows())}
 
     def _facts(self) -> dict[str, Any]:
         duration = round(float(self.duration), 3)
@@ -205,31 +205,34 @@ class Transcript:
         """Only of a recording that was diarized."""
         if not self.turns:
             return {}
-        turns = zip(
-            self.turns,
-            _rounded_spans(self.turns, 0.0, round(float(self.duration), 3)),
-            strict=True,
-        )
-        return {
-            "speakers": [
-                {
-                    "id": speaker.id,
-                    "seconds": _rounded(speaker.seconds),
-                    "share": _rounded(speaker.share, 4),
-                    "first": _rounded(speaker.first),
-                }
-                for speaker in self.speakers
-            ],
-            "turns": [
-                {"start": start, "end": end, "speaker": turn.speaker, "overlap": turn.overlap}
-                for turn, (start, end) in turns
-            ],
-        }
+        return {"speakers": self.speaker_rows(), "turns": self.turn_rows()}
 
-    def _segment_rows(self) -> Iterator[dict[str, Any]]:
+    def speaker_rows(self) -> list[dict[str, Any]]:
+        """The speakers of the JSON form."""
+        return [
+            {
+                "id": speaker.id,
+                "seconds": _rounded(speaker.seconds),
+                "share": _rounded(speaker.share, 4),
+                "first": _rounded(speaker.first),
+            }
+            for speaker in self.speakers
+        ]
+
+    def turn_rows(self) -> list[dict[str, Any]]:
+        """The turns of the JSON form."""
+        spans = _rounded_spans(self.turns, 0.0, round(float(self.duration), 3))
+        return [
+            {"start": start, "end": end, "speaker": turn.speaker, "overlap": turn.overlap}
+            for turn, (start, end) in zip(self.turns, spans, strict=True)
+        ]
+
+    def segment_rows(self, numbers: Container[int] | None = None) -> Iterator[dict[str, Any]]:
+        """The segments of the JSON form, or those with these numbers."""
         spans = _rounded_spans(self.segments, 0.0, round(float(self.duration), 3))
         for number, (segment, span) in enumerate(zip(self.segments, spans, strict=True)):
-            yield _segment_to_json(number, segment, span)
+            if numbers is None or number in numbers:
+                yield _segment_to_json(number, segment, span)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Transcript:
@@ -246,7 +249,7 @@ class Transcript:
             )
         try:
             return cls(
-                segments=tuple(_segment_from_json(row) for row in data["segments"]),
+                segments=tuple(map(segment_from_json, data["segments"])),
                 turns=tuple(
                     Turn(row["start"], row["end"], row["speaker"], row["overlap"])
                     for row in data.get("turns", ())
@@ -265,8 +268,7 @@ class Transcript:
             self._facts(), ensure_ascii=False, allow_nan=False, indent=2
         ).removesuffix("\n}")
         rows = ",\n".join(
-            "    " + json.dumps(r, ensure_ascii=False, allow_nan=False)
-            for r in self._segment_rows()
+            "    " + json.dumps(r, ensure_ascii=False, allow_nan=False) for r in self.segment_rows()
         )
         segments = f"[\n{rows}\n  ]" if rows else "[]"
         return f'{facts},\n  "segments": {segments}\n}}\n'
@@ -336,7 +338,11 @@ def _line_of(span: Word | Segment | Turn) -> str | None:
     return None if isinstance(span, Word) else span.speaker
 
 
-def _segment_from_json(row: Mapping[str, Any]) -> Segment:
+def segment_from_json(row: Mapping[str, Any]) -> Segment:
+    """
+    Raises:
+        KeyError, TypeError, ValueError: it is no segment of the JSON form.
+    """
     words = tuple(
         Word(w["start"], w["end"], w["word"], w["probability"], w["speaker"]) for w in row["words"]
     )

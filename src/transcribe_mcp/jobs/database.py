@@ -29,6 +29,7 @@ from .schema import (
     SEARCH,
     SINCE_VERSION_3,
     TO_VERSION_2,
+    TO_VERSION_4,
     about,
     metadata,
     segments,
@@ -241,7 +242,7 @@ def _migrate(engine: sa.Engine, url: sa.URL) -> None:
         _add_columns(connection)
         for statement in (*SEARCH[engine.dialect.name], *FOR_WRITER[engine.dialect.name]):
             connection.exec_driver_sql(statement)
-        for statement in TO_VERSION_2:
+        for statement in (*TO_VERSION_2, TO_VERSION_4):
             connection.exec_driver_sql(statement)
         connection.execute(about.delete().where(about.c.name == "schema_version"))
         connection.execute(about.insert().values(name="schema_version", value=str(SCHEMA_VERSION)))

@@ -144,6 +144,14 @@ class SpeakerChange:
 
 
 @dataclass(frozen=True, slots=True)
+class Revision:
+    """One state of a transcript; 0 is the original."""
+
+    revision: int
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True)
 class JobFailure:
     """Code, message and hint of an error in ``errors.py``, as stored."""
 

@@ -19,7 +19,7 @@ from sqlalchemy import (
     Text,
 )
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 metadata = MetaData()
 
@@ -128,10 +128,24 @@ transcripts = Table(
     Column("transcript_id", Text, primary_key=True),
     Column("content_hash", Text, nullable=False),
     Column("options_key", Text, nullable=False),
-    Column("packed", LargeBinary, nullable=False),  # JSON, compressed
+    Column("packed", LargeBinary, nullable=False),  # the original as JSON, compressed
     Column("created_at", Float, nullable=False),
-    Column("revision", Integer, nullable=False, server_default="0"),  # changes of its speakers
+    Column("revision", Integer, nullable=False, server_default="0"),  # the newest
     Index("transcripts_by_content", "content_hash", "options_key"),
+)
+
+revisions = Table(
+    "revisions",
+    metadata,
+    Column(
+        "transcript_id",
+        Text,
+        ForeignKey("transcripts.transcript_id", ondelete="CASCADE"),
+        primary_key=True,
+    ),
+    Column("revision", Integer, primary_key=True, autoincrement=False),
+    Column("created_at", Float, nullable=False),
+    Column("packed", LargeBinary, nullable=False),  # see ``revisions.py``
 )
 
 speaker_evidence = Table(
@@ -208,6 +222,12 @@ TO_VERSION_2 = (
     "SELECT job_id, job_id, '', batch_id, "
     "CASE WHEN status = 'cancelled' THEN finished_at END "
     "FROM jobs WHERE job_id NOT IN (SELECT job_id FROM job_owners)",
+)
+
+# Before version 4, renamed speakers replaced the original; what is there now is the first revision.
+TO_VERSION_4 = (
+    "UPDATE transcripts SET revision = 0 WHERE NOT EXISTS (SELECT 1 FROM revisions "
+    "WHERE revisions.transcript_id = transcripts.transcript_id)"
 )
 
 # Columns that version 3 adds to existing tables.

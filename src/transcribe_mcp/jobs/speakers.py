@@ -6,25 +6,21 @@ from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-import sqlalchemy as sa
-
 from ..domain.options import NONE
-from ..domain.speaker_labels import merged, renamed
+from ..domain.speaker_labels import checked_name, composed, merged, renamed, without_doubts
 from ..domain.transcript import Transcript
 from ..errors import JobStateError
 from . import transcripts
 from .models import JobOptions, SpeakerChange
-from .row_mapping import to_warnings
-from .schema import jobs
+from .revisions import Edited, Outcome, Revisions, origins_in
 from .store import Store
-from .writer_link import RequirementError
 
 if TYPE_CHECKING:
     from ..speakers.voices import KnownVoice
 
 
-def change_speakers(store: Store, row: Any, change: SpeakerChange) -> None:
-    """Replace the stored transcript of a job, also for other jobs that share it.
+def change_speakers(store: Store, revisions: Revisions, row: Any, change: SpeakerChange) -> None:
+    """Make a revision of the transcript of a job, also for other jobs that share it.
 
     Args:
         row: of a job with a transcript.
@@ -35,22 +31,27 @@ def change_speakers(store: Store, row: Any, change: SpeakerChange) -> None:
         VoiceStoreError: known voices are to be named, and their file cannot be read.
     """
     known = _known_voices(store, row, change)
+    evidence = None
+    if change.again is not None:
+        with store.begin() as connection:
+            evidence = transcripts.load_evidence(connection, row.transcript_id)
 
-    def work(connection: sa.Connection) -> None:
-        query = sa.select(transcripts.REVISION).where(jobs.c.job_id == row.job_id)
-        revision = connection.execute(query).scalar()
-        transcript = transcripts.load(connection, row.transcript_id)
-        if revision is None or transcript is None:
-            raise JobStateError(f"the transcript of job {row.job_id} was deleted")
-        evidence = transcripts.load_evidence(connection, row.transcript_id)
-        result = _changed(transcript, evidence, change, known)
-        if not transcripts.replace(connection, row.transcript_id, revision, result):
-            raise RequirementError  # another change was first
-        if result.warnings != transcript.warnings:
-            sharing = jobs.update().where(jobs.c.transcript_id == row.transcript_id)
-            connection.execute(sharing.values(warnings=to_warnings(result.warnings)))
+    def changed(original: Transcript, base: Edited) -> Outcome:
+        cut = base
+        if change.again is not None or change.merge:
+            cut = origins_in(original, _cut_anew(base.transcript, evidence, change, known))
+        names = {old: checked_name(new) for old, new in change.names.items()}
+        transcript = renamed(cut.transcript, names) if names else cut.transcript
+        labels = {*change.names, *chain(*change.merge)}
+        warnings = without_doubts(transcript.warnings, labels)
+        result = replace(
+            cut,
+            transcript=replace(transcript, warnings=warnings),
+            names=composed(cut.names, names),
+        )
+        return Outcome(result, renamed=names if cut is base else {})
 
-    store.transact(work)
+    revisions.add(row.transcript_id, None, changed)
 
 
 def _known_voices(store: Store, row: Any, change: SpeakerChange) -> tuple[KnownVoice, ...]:
@@ -66,7 +67,7 @@ def _known_voices(store: Store, row: Any, change: SpeakerChange) -> tuple[KnownV
     return found.remaining(voices) if change.voices is None else found.chosen(voices)
 
 
-def _changed(
+def _cut_anew(
     transcript: Transcript,
     evidence: bytes | None,
     change: SpeakerChange,
@@ -84,19 +85,4 @@ def _changed(
         except ValueError as error:
             raise JobStateError(str(error), hint=hint) from error
         transcript = reassigned(transcript, heard, change.again, known)
-    if change.merge:
-        transcript = merged(transcript, change.merge)
-    if change.names:
-        transcript = renamed(transcript, change.names)
-    return _without_doubts(transcript, {*change.names, *chain(*change.merge)})
-
-
-def _without_doubts(transcript: Transcript, labels: set[str]) -> Transcript:
-    """Without warnings that speakers with these labels may be known voices: the user has said."""
-    doubts = tuple(f"{label} may be " for label in labels)
-    warnings = tuple(
-        notice
-        for notice in transcript.warnings
-        if notice.code != "voice_uncertain" or not notice.message.startswith(doubts)
-    )
-    return replace(transcript, warnings=warnings)
+    return merged(transcript, change.merge) if change.merge else transcript

@@ -18,13 +18,13 @@ import sqlalchemy as sa
 from ..domain.transcript import Transcript
 from ..errors import StoreDamagedError, UsageError
 from .models import Hit, HitPage, JobFilter, JobStatus, Outline
-from .schema import jobs, owners, segments, speaker_evidence, transcripts
+from .schema import jobs, owners, revisions, segments, speaker_evidence, transcripts
 
 INSERT_ROWS = 500
 MAX_TERMS = 32  # of one query
 PREVIEW_SEGMENTS = 4
 
-# Of a job's transcript: grows with each change of its speakers.
+# The newest revision of a job's transcript.
 REVISION = (
     sa.select(transcripts.c.revision)
     .where(transcripts.c.transcript_id == jobs.c.transcript_id)
@@ -54,37 +54,21 @@ def save(
             transcript_id=transcript_id,
             content_hash=content.content_hash,
             options_key=content.options_key,
-            packed=_packed(transcript),
+            packed=zlib.compress(transcript.dumps().encode(), 1),
             created_at=time.time(),
         )
     )
-    _index(connection, transcript_id, transcript)
+    index(connection, transcript_id, transcript, range(len(transcript.segments)))
     if evidence is not None:
         connection.execute(
             speaker_evidence.insert().values(transcript_id=transcript_id, packed=evidence)
         )
 
 
-def replace(
-    connection: sa.Connection, transcript_id: str, revision: int, transcript: Transcript
-) -> bool:
-    """Replace a transcript whose speakers were changed; returns whether it is of this revision."""
-    change = transcripts.update().where(
-        transcripts.c.transcript_id == transcript_id, transcripts.c.revision == revision
-    )
-    values = {"packed": _packed(transcript), "revision": revision + 1}
-    if connection.execute(change.values(**values)).rowcount == 0:
-        return False
-    connection.execute(segments.delete().where(segments.c.transcript_id == transcript_id))
-    _index(connection, transcript_id, transcript)
-    return True
-
-
-def _packed(transcript: Transcript) -> bytes:
-    return zlib.compress(transcript.dumps().encode(), 1)
-
-
-def _index(connection: sa.Connection, transcript_id: str, transcript: Transcript) -> None:
+def index(
+    connection: sa.Connection, transcript_id: str, transcript: Transcript, numbers: Sequence[int]
+) -> None:
+    """Add segments to the search index."""
     rows = [
         {
             "transcript_id": transcript_id,
@@ -94,14 +78,15 @@ def _index(connection: sa.Connection, transcript_id: str, transcript: Transcript
             "text": segment.text.strip(),
             "speaker": segment.speaker,
         }
-        for number, segment in enumerate(transcript.segments)
+        for number, segment in ((each, transcript.segments[each]) for each in numbers)
     ]
     for first in range(0, len(rows), INSERT_ROWS):
         connection.execute(segments.insert(), rows[first : first + INSERT_ROWS])
 
 
 def load(connection: sa.Connection, transcript_id: str) -> Transcript | None:
-    """
+    """The original.
+
     Raises:
         StoreDamagedError: the stored data is not a transcript.
     """
@@ -175,7 +160,7 @@ def remove_unused(connection: sa.Connection, transcript_ids: Sequence[str]) -> N
     if not transcript_ids:
         return
     # Segments first: SQLite's triggers need their texts to delete them from the search index.
-    for table in (segments, speaker_evidence, transcripts):
+    for table in (segments, speaker_evidence, revisions, transcripts):
         of_them = table.c.transcript_id.in_(transcript_ids)
         is_used = sa.exists().where(jobs.c.transcript_id == table.c.transcript_id)
         connection.execute(table.delete().where(of_them, ~is_used))

@@ -21,10 +21,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from ..align.edit_distance import align
 from ..domain.transcript import CLOCK_TOLERANCE_S, Transcript, Turn, Word
 from ..errors import SourceError, SourceNotFoundError, SourceUnreadableError, UsageError
 from .speaker_score import SpeakerScore, read_turns, score_speakers, turn_of
-from .wer import align, normalise
+from .wer import normalise
 
 TRUTH_NAME = "truth.json"
 OUTSIDE_SPEECH_S = 0.5  # a word this far from all speech was hallucinated

@@ -12,7 +12,8 @@ from typing import Any, ParamSpec, TypeVar
 
 from ..errors import CancelledError
 from .models import Batch, Job
-from .service import Polls, Service
+from .polls import Polls
+from .service import Service
 
 MAX_THREADS = 20
 

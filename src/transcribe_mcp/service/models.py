@@ -18,6 +18,7 @@ from ..jobs.models import (
     Outline,
     OutputRequest,
     Refused,
+    Revision,
     SpeakerChange,
 )
 
@@ -36,6 +37,7 @@ __all__ = [
     "Outline",
     "OutputRequest",
     "Refused",
+    "Revision",
     "Segment",
     "SpeakerChange",
     "Transcript",

@@ -20,8 +20,9 @@ from ..errors import (
     UsageError,
 )
 from .models import Batch, Job, JobRequest
+from .refusals import refusal_of
 from .remote import no_source
-from .service import Service, refusal_of
+from .service import Service
 
 if TYPE_CHECKING:
     from ..media.access import Access

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import (
     JobNotFoundError,
     JobStateError,
+    RevisionNotFoundError,
     StoreError,
     StoreReplacedError,
     TranscribeError,
@@ -31,7 +32,6 @@ from .models import (
     Batch,
     HitPage,
     Job,
-    JobFailure,
     JobFilter,
     JobPage,
     JobRequest,
@@ -40,37 +40,21 @@ from .models import (
     SpeakerChange,
     Transcript,
 )
+from .polls import Polls
+from .refusals import no_transcript, refusal_of
 from .remote import no_source
 from .voices import known_prints
 
 if TYPE_CHECKING:
+    from ..jobs.revisions import Revisions
     from ..jobs.store import Store
     from ..jobs.submission import Submission
     from ..jobs.uploads import Upload
     from ..settings import Settings
 
-MIN_POLL_S = 0.03
-MAX_POLL_S = 0.25
-POLL_SHARE = 0.05  # of the time waited so far
 WAKE_S = 2.0  # calls that only read check at most this often that a worker runs
 STARTING_S = 1.0  # a supervisor younger than this cannot have finished its work
 EVERYTHING = JobFilter()
-
-
-class Polls:
-    """The growing pauses between two looks at a job, so that short jobs end promptly."""
-
-    def __init__(self, seconds: float) -> None:
-        self._begin = time.monotonic()
-        self._seconds = seconds
-
-    def pause_s(self, job: Job | Batch) -> float | None:
-        """Seconds until the next poll, or ``None`` if the job is final or the time is over."""
-        waited_s = time.monotonic() - self._begin
-        if job.status.is_final or waited_s >= self._seconds:
-            return None
-        pause_s = min(MAX_POLL_S, max(MIN_POLL_S, POLL_SHARE * waited_s))
-        return min(pause_s, self._seconds - waited_s)
 
 
 class Service:
@@ -88,18 +72,14 @@ class Service:
         self._open_store: Store | None = None
         self._supervisor: subprocess.Popen[bytes] | None = None
         self._woken_at = -WAKE_S
-        # A revision of a transcript never changes; clients read one in several pages.
-        self._transcript = lru_cache(maxsize=4)(
-            lambda transcript_id, _revision: self._store().transcript(transcript_id)
-        )
+        self._revisions: Revisions | None = None
 
     def close(self) -> None:
         """Release the connections; the next call opens them again."""
         with self._lock:
             if self._open_store is not None:
                 self._open_store.close()
-                self._open_store = None
-        self._transcript.cache_clear()
+                self._open_store = self._revisions = None
 
     def prepare(self) -> None:
         """Do now what the first call would wait for. Raises as ``Store.warm_up``."""
@@ -224,19 +204,30 @@ class Service:
                 return found
             time.sleep(pause_s)
 
-    def get_transcript(self, job_id: str) -> Transcript:
+    def get_transcript(self, job_id: str, revision: int | None = None) -> Transcript:
         """The transcript. Of an unfinished job the part so far, with a warning ``partial``.
+
+        Args:
+            revision: 0 is the original; ``None``: the newest.
 
         Raises:
             JobNotFoundError: no job has this id.
             JobStateError: it is a batch, or nothing is transcribed yet.
+            RevisionNotFoundError: the transcript never had this revision, or has it no more.
         """
+        return self.read_revision(job_id, revision)[0]
+
+    def read_revision(self, job_id: str, revision: int | None = None) -> tuple[Transcript, int]:
+        """``get_transcript``, and the number of its revision."""
         store = self.read_store()
-        row = self._row(store, job_id)
+        row = self.row(job_id)
         if row.transcript_id is not None:
-            transcript = self._transcript(row.transcript_id, row.revision)
+            number = row.revision if revision is None else revision
+            transcript = self.revisions().read(row.transcript_id, number)
             if transcript is not None:
-                return replace(transcript, source=row.source)
+                return replace(transcript, source=row.source), number
+        if revision:
+            raise RevisionNotFoundError(f"job {job_id} has no revision {revision} yet")
         steps = store.steps(job_id)
         if not steps:
             hint = "wait for it" if row.status in ("queued", "running") else "retry it"
@@ -244,15 +235,15 @@ class Service:
             raise JobStateError(message, hint=hint)
         from ..jobs.partial import partial_transcript
 
-        return partial_transcript(row, steps)
+        return partial_transcript(row, steps), 0
 
     def get_revision(self, job_id: str) -> int:
-        """Of the transcript: grows with each change of its speakers; 0 before the first.
+        """The number of the transcript's newest revision; 0 is the original.
 
         Raises:
             JobNotFoundError: no job has this id.
         """
-        return self._row(self.read_store(), job_id).revision or 0
+        return self.row(job_id).revision or 0
 
     def list_jobs(
         self, which: JobFilter = EVERYTHING, cursor: str | None = None, limit: int = 50
@@ -335,12 +326,7 @@ class Service:
         """
         from ..jobs.speakers import change_speakers
 
-        store = self.read_store()
-        row = self._row(store, job_id)
-        if row.transcript_id is None:
-            message = f"job {job_id} is {row.status}: speakers are named once it is completed"
-            raise JobStateError(message, hint="wait for it, or retry it if it failed")
-        change_speakers(store, row, change)
+        change_speakers(self.read_store(), self.revisions(), self.finished_row(job_id), change)
         return self.get_transcript(job_id)
 
     def count_old(self, keep_days: float) -> int:
@@ -382,7 +368,35 @@ class Service:
             self._wake()
         return store
 
-    def _row(self, store: Store, job_id: str) -> Any:
+    def revisions(self) -> Revisions:
+        store = self.read_store()
+        with self._lock:
+            if self._revisions is None or self._revisions.store is not store:
+                from ..jobs.revisions import Revisions
+
+                self._revisions = Revisions(store)
+            return self._revisions
+
+    def finished_row(self, job_id: str) -> Any:
+        """The row of a job with a transcript.
+
+        Raises:
+            JobNotFoundError: no job has this id.
+            JobStateError: it has no transcript yet.
+        """
+        row = self.row(job_id)
+        if row.transcript_id is None:
+            message = f"job {job_id} is {row.status}: it is edited once it is completed"
+            raise JobStateError(message, hint="wait for it, or retry it if it failed")
+        return row
+
+    def row(self, job_id: str) -> Any:
+        """
+        Raises:
+            JobNotFoundError: no job has this id.
+            JobStateError: it is a batch.
+        """
+        store = self.read_store()
         try:
             return store.row(job_id)
         except JobNotFoundError:
@@ -444,15 +458,3 @@ def work() -> int:
     from ..jobs.supervisor import supervise
 
     return supervise()
-
-
-def no_transcript(batch_id: str, hint: str) -> JobStateError:
-    return JobStateError(f"{batch_id} is a batch, which has no transcript of its own", hint=hint)
-
-
-def refusal_of(source: str, error: TranscribeError) -> Refused:
-    """The entry of an unusable source in a batch."""
-    from ..jobs.file_identity import as_text
-
-    failure = JobFailure(error.code, as_text(str(error)), as_text(error.hint))
-    return Refused(as_text(source), failure)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
-from ...errors import TranscribeError
+from ...errors import EditConflictError, TranscribeError
 from ...service import uploads
 from ...service.models import Hit, Job, Outline, Transcript
 from .refusals import refusal
@@ -16,8 +16,13 @@ from .refusals import refusal
 NO_STORE = {"cache-control": "no-store"}
 
 
-def answer(content: Any, status: int = 200) -> JSONResponse:
-    return JSONResponse(content, status, NO_STORE)
+def answer(content: Any, status: int = 200, headers: Mapping[str, str] = NO_STORE) -> JSONResponse:
+    return JSONResponse(content, status, headers)
+
+
+def tag(revision: int) -> dict[str, str]:
+    """The headers of an answer about this revision."""
+    return {**NO_STORE, "etag": f'"r{revision}"'}
 
 
 def job_row(job: Job, outline: Outline | None) -> dict[str, Any]:
@@ -64,8 +69,8 @@ def hit_row(hit: Hit) -> dict[str, Any]:
 
 def document(transcript: Transcript, revision: int) -> Response:
     """A transcript as in ``domain/schema.json``, with its revision."""
-    content = json.loads(transcript.dumps()) | {"revision": revision}
-    return JSONResponse(content, headers={**NO_STORE, "etag": f'"r{revision}"'})
+    text = transcript.dumps().replace("{", f'{{"revision": {revision},', 1)
+    return Response(text, media_type="application/json", headers=tag(revision))
 
 
 def name_of(source: str) -> str:
@@ -76,4 +81,9 @@ def name_of(source: str) -> str:
 def page_error(error: TranscribeError) -> JSONResponse:
     """An error of the service, with the status that fits it and the way out."""
     text = "; ".join(filter(None, (str(error), error.hint)))
-    return refusal(error.http_status, text, error.code, headers=NO_STORE)
+    more: dict[str, Any] = {}
+    headers = NO_STORE
+    if isinstance(error, EditConflictError):
+        more = {"revision": error.revision}
+        headers = tag(error.revision)
+    return refusal(error.http_status, text, error.code, headers=headers, more=more)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import PurePath
 from typing import Any, TypeVar
@@ -19,14 +20,16 @@ from ... import __version__
 from ...errors import JobNotFoundError, TranscribeError, UsageError
 from ...service import list_models
 from ...service.async_service import AsyncService
+from ...service.editing import Editing
 from ...service.formats import FORMATS, find_format, render
 from ...service.models import Batch, Job, JobFilter, JobStatus, SpeakerChange
 from ...service.viewing import Sound, Viewing
 from .guard import SESSION_COOKIE, Area
-from .page_answers import NO_STORE, answer, document, hit_row, job_row, name_of, page_error
+from .page_answers import NO_STORE, answer, document, hit_row, job_row, name_of, page_error, tag
 from .page_events import Events
 from .parameters import form_options
 from .parts import Part
+from .preconditions import if_match, number_of
 from .refusals import Refused
 from .sessions import Sessions
 from .transcriptions import submit as submit_upload
@@ -54,6 +57,9 @@ def part(service: AsyncService, sessions: Sessions) -> Part:
         _route("/api/jobs/{job_id}/cancel", "POST", api.cancel),
         _route("/api/jobs/{job_id}/retry", "POST", api.retry),
         _route("/api/jobs/{job_id}/transcript", "GET", api.transcript),
+        _route("/api/jobs/{job_id}/transcript", "PATCH", api.edit),
+        _route("/api/jobs/{job_id}/revisions", "GET", api.revisions),
+        _route("/api/jobs/{job_id}/revisions/{revision}/restore", "POST", api.restore),
         _route("/api/jobs/{job_id}/speakers", "POST", api.change_speakers),
         _route("/api/jobs/{job_id}/export", "GET", api.export),
         _route("/api/jobs/{job_id}/audio", "GET", api.audio),
@@ -80,6 +86,7 @@ class PageApi:
         self._jobs = service.service
         self._sessions = sessions
         self._viewing = Viewing(service.service)
+        self._editing = Editing(service.service)
         self._events = Events(service, self._viewing)
 
     async def log_in(self, request: Request) -> Response:
@@ -151,6 +158,26 @@ class PageApi:
     # --- transcripts -----------------------------------------------------------------------------
 
     async def transcript(self, request: Request) -> Response:
+        return await self._document(_job_id(request), _revision(request))
+
+    async def edit(self, request: Request) -> Response:
+        known = if_match(request)
+        if known is None:
+            message = "the request does not say which revision it changes; send If-Match"
+            raise Refused(428, message, "revision_missing", headers=NO_STORE)
+        ops = (await _json(request)).get("ops")
+        if not isinstance(ops, list):
+            raise UsageError("the request has no list of ops", hint='send {"ops": [...]}')
+        saved = await self._call(self._editing.edit, _job_id(request), ops, known)
+        return answer(asdict(saved), headers=tag(saved.revision))
+
+    async def revisions(self, request: Request) -> Response:
+        found = await self._call(self._editing.history, _job_id(request))
+        return answer({"revisions": [asdict(each) for each in found]})
+
+    async def restore(self, request: Request) -> Response:
+        number = number_of(request.path_params["revision"])
+        await self._call(self._editing.restore, _job_id(request), number, if_match(request))
         return await self._document(_job_id(request))
 
     async def change_speakers(self, request: Request) -> Response:
@@ -162,10 +189,11 @@ class PageApi:
     async def export(self, request: Request) -> Response:
         name = request.query_params.get("format", "txt")
         form = find_format(name)
+        revision = _revision(request)
         job = await self._found(request)
 
         def rendered() -> str:
-            return render(self._jobs.get_transcript(job.job_id), name)
+            return render(self._jobs.get_transcript(job.job_id, revision), name)
 
         text = await self._call(rendered)
         file = f"{PurePath(name_of(job.source)).stem}{form.extension}"
@@ -201,12 +229,8 @@ class PageApi:
         outlines = await self._call(self._viewing.outlines, [job])
         return answer(job_row(job, outlines.get(job.job_id)), status)
 
-    async def _document(self, job_id: str) -> Response:
-        def read() -> Response:
-            transcript = self._jobs.get_transcript(job_id)
-            return document(transcript, self._jobs.get_revision(job_id))
-
-        return await self._call(read)
+    async def _document(self, job_id: str, revision: int | None = None) -> Response:
+        return await self._call(lambda: document(*self._jobs.read_revision(job_id, revision)))
 
 
 class _HeldFile(Response):
@@ -248,6 +272,11 @@ async def _json(request: Request) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UsageError("the request is no JSON object", hint="send a JSON object")
     return content
+
+
+def _revision(request: Request) -> int | None:
+    given = request.query_params.get("revision")
+    return number_of(given) if given else None
 
 
 def _limit(request: Request, usual: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -104,6 +105,7 @@ def refusal(
     *,
     param: str | None = None,
     headers: Mapping[str, str] | None = None,
+    more: Mapping[str, Any] = MappingProxyType({}),
 ) -> JSONResponse:
     """An error as an answer.
 
@@ -111,10 +113,11 @@ def refusal(
         message: for people, with the way out.
         code: for programs; see ``docs/errors.md``.
         param: the field of the request that is wrong.
+        more: fields beside the error.
     """
     kind = "invalid_request_error" if status < 500 else "server_error"
     error = {"message": message, "type": kind, "param": param, "code": code}
-    return JSONResponse({"error": error}, status, headers)
+    return JSONResponse({"error": error, **more}, status, headers)
 
 
 def no_route(request: Request, error: Exception) -> JSONResponse:

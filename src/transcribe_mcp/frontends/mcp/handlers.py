@@ -18,8 +18,8 @@ from ...service.acting import acting_for
 from ...service.async_service import AsyncService
 from ...service.formats import find_format
 from ...service.models import Batch, Job, JobFilter, JobRequest, JobStatus, SpeakerChange
+from ...service.refusals import no_transcript
 from ...service.sandbox import Sandbox
-from ...service.service import no_transcript
 from .. import page_address
 from . import answers, pages
 from .notices import SCHEME
