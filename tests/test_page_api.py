@@ -5,20 +5,19 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from asgi import Answer, ask
+from asgi import ask
 from http_clients import form
 from job_places import Place, fake_options, finished, jobs, place, request
 from media import speechlike, write_audio
+from page_places import ORIGIN, Browser
 from whisper_nano import CONVERSATION
 
 from transcribe_mcp.frontends.host import Address
-from transcribe_mcp.frontends.http.guard import SESSION_COOKIE, Guard
+from transcribe_mcp.frontends.http.guard import SESSION_COOKIE
 from transcribe_mcp.frontends.http.server import build_app
 from transcribe_mcp.frontends.http.sessions import Sessions
 from transcribe_mcp.frontends.mcp.server import http_app
@@ -26,27 +25,6 @@ from transcribe_mcp.media.decode import read
 from transcribe_mcp.media.playback import PEAKS_PER_S, played_type
 from transcribe_mcp.service.async_service import AsyncService
 from transcribe_mcp.service.service import default_service
-
-ORIGIN = "http://localhost"
-
-
-@dataclass(frozen=True)
-class Browser:
-    """A browser that has logged in."""
-
-    app: Guard
-    cookie: str
-
-    def ask(self, method: str, path: str, content: Any = None, **headers: str) -> Answer:
-        body = b"" if content is None else json.dumps(content).encode()
-        given = {"cookie": f"{SESSION_COOKIE}={self.cookie}", "origin": ORIGIN, **headers}
-        return ask(self.app, method, path, body, **given)
-
-    def read(self, path: str) -> Any:
-        answer = self.ask("GET", path)
-        assert answer.status == 200, answer.body
-        assert answer.headers["cache-control"] == "no-store"
-        return json.loads(answer.body)
 
 
 @pytest.fixture(scope="module")

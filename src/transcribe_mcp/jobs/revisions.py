@@ -131,10 +131,10 @@ class Revisions:
     def restore(self, transcript_id: str, revision: int, expected: int | None) -> int:
         """Make an earlier revision the newest, as a new one. Raises as ``read`` and ``add``."""
         with self.store.begin() as connection:
-            wanted = self._load(connection, transcript_id, revision)
-        if wanted is None:
+            earlier = self._load(connection, transcript_id, revision)
+        if earlier is None:
             raise _deleted()
-        return self.add(transcript_id, expected, lambda _original, _base: Outcome(wanted))[0]
+        return self.add(transcript_id, expected, lambda _original, _base: Outcome(earlier))[0]
 
     def keep(self, transcript_id: str, revision: int, edited: Edited) -> Edited:
         """Keep a revision in memory, instead of one that was not read for longest."""
