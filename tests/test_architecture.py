@@ -44,8 +44,9 @@ SEES: dict[str, set[str]] = {
     "runtime": BASE | {"engines", "speech", "compat"},
     "pipeline": BASE | {"align", "engines", "media", "runtime", "speakers", "speech"},
     "jobs": BASE | SOURCES | FLOW | {"align", "formats", "compat"},
+    "live": BASE | SOURCES | FLOW | {"jobs"},
     "quality": BASE | SOURCES | FLOW | {"align", "compat"},
-    "service": BASE | SOURCES | FLOW | {"formats", "jobs", "quality", "compat"},
+    "service": BASE | SOURCES | FLOW | {"formats", "jobs", "live", "quality", "compat"},
     "frontends": {"errors", "domain", "service"},
     "__main__": {"compat", "errors", "frontends"},
 }
@@ -112,6 +113,7 @@ BROAD_EXCEPT = {
     "jobs.group_commit": "the error of the thread that works is carried to those that it works for",
     "jobs.worker": "a job that fails must not take the others with it",
     "frontends.mcp.notices": "a client that has gone, in whatever way its transport says so",
+    "live.session": "a session that fails must not take the others with it",
     "models.hub": "the downloading thread's error is carried to the thread that waits",
     "pipeline.offline": "speakers that fail must not take the transcript with them",
     "pipeline.feeder": "the error of its thread is carried to the owner of the recording",
@@ -166,12 +168,8 @@ def imported(module: Module) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            base = ".".join(
-                [*here[: -node.level], *([node.module] if node.module else [])]
-                if node.level
-                else []
-            )
-            base = base or str(node.module)
+            package = here[: -node.level] if node.level else []
+            base = ".".join(filter(None, (*package, node.module)))
             yield from (
                 name if known(name := f"{base}.{alias.name}") else base for alias in node.names
             )

@@ -104,6 +104,9 @@ class Settings(BaseModel):
         default=1800, ge=0, description="idle seconds after which workers exit; 0 exits at once"
     )
     max_queue_length: int = Field(default=1000, gt=0, description="maximum number of queued jobs")
+    max_live: int = Field(
+        default=2, ge=0, description="maximum number of live sessions of a server; 0 allows none"
+    )
 
     @property
     def max_file_bytes(self) -> int:

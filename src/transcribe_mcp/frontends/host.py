@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
+from importlib.util import find_spec
+from typing import Any, cast
 
 from ..errors import UsageError
 
@@ -56,6 +58,19 @@ def bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
+def _websockets() -> type[asyncio.Protocol] | None:
+    """uvicorn's protocol for WebSockets, imported by the first; ``None`` without its library."""
+    if find_spec("websockets") is None:
+        return None
+
+    def make(*arguments: Any, **named: Any) -> asyncio.Protocol:
+        from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+        return WebSocketsSansIOProtocol(*arguments, **named)
+
+    return cast("type[asyncio.Protocol]", make)
+
+
 def listen(app: Any, address: Address, on_ready: Callable[[str], None]) -> None:
     """Serve an ASGI application until a signal stops it.
 
@@ -87,7 +102,7 @@ def listen(app: Any, address: Address, on_ready: Callable[[str], None]) -> None:
         config = uvicorn.Config(
             app,
             http=LimitedProtocol,
-            ws="none",
+            ws=_websockets() or "none",
             log_level="warning",
             access_log=False,
             timeout_graceful_shutdown=GRACE_S,

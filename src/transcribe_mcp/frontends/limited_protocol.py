@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import cast
+from typing import Any, cast
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -19,6 +19,7 @@ class LimitedProtocol(H11Protocol):
     _timer: asyncio.TimerHandle | None = None
     _last_byte_at = 0.0
     _n_bytes = 0  # since the timer was started
+    _is_upgraded = False  # to a WebSocket, which has its own limits
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(cast("asyncio.Transport", transport))
@@ -40,8 +41,13 @@ class LimitedProtocol(H11Protocol):
         super().data_received(data)
         if not self._is_waiting() or self._has_part_of_body():
             self._stop_timer()
-        if self._is_waiting() and self._timer is None:
+        if self._is_waiting() and self._timer is None and not self._is_upgraded:
             self._start_timer()
+
+    def handle_websocket_upgrade(self, event: Any) -> None:
+        self._is_upgraded = True
+        self._stop_timer()
+        super().handle_websocket_upgrade(event)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()

@@ -19,7 +19,6 @@ import signal
 import sys
 import threading
 import time
-import traceback
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
@@ -52,6 +51,7 @@ from .worker_process import (
     WorkerSlot,
     hold_worker_lock,
     note,
+    where,
 )
 from .worker_store import WorkerStore
 from .workflows import WorkflowRunner, WorkflowStoppedError
@@ -102,7 +102,7 @@ class Worker:
             self._log(f"the database fails: {error}")
             self.exit_code = EXIT_STORE_FAILED
         except Exception as error:  # noqa: BLE001 - the process ends, its jobs go on in another
-            self._log(f"the worker fails: {_where(error)}")
+            self._log(f"the worker fails: {where(error)}")
             self.exit_code = EXIT_FAILED
         self._stop.set()
         try:
@@ -151,7 +151,7 @@ class Worker:
         except WorkflowStoppedError:
             raise
         except Exception as error:  # noqa: BLE001 - one job must not stop the others
-            self._log(f"job {job_id} failed: {_where(error)}")
+            self._log(f"job {job_id} failed: {where(error)}")
             if self._stop.is_set():  # the shutdown may be the cause
                 self._wait_for_the_end()
             self._fail(job, error)
@@ -318,16 +318,8 @@ class Worker:
         note(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}")
 
 
-def _where(error: BaseException) -> str:
-    """The type and place of an error. Its text may quote a transcript."""
-    frames = [
-        f"{Path(f.filename).name}:{f.lineno}" for f in traceback.extract_tb(error.__traceback__)
-    ]
-    return f"{type(error).__name__} at {' > '.join(frames)}"
-
-
 def _note_failed_thread(failed: threading.ExceptHookArgs) -> None:
-    note(f"a thread fails: {_where(failed.exc_value or failed.exc_type())}")
+    note(f"a thread fails: {where(failed.exc_value or failed.exc_type())}")
 
 
 def end_if_not_called_again(within_s: float) -> None:
@@ -347,7 +339,7 @@ def main(arguments: list[str]) -> NoReturn:
     try:
         code = _run(arguments)
     except Exception as error:  # noqa: BLE001 - logged, and the process ends
-        note(f"the worker fails: {_where(error)}")
+        note(f"the worker fails: {where(error)}")
     finally:
         os._exit(code)
 
@@ -361,7 +353,7 @@ def _run(arguments: list[str]) -> int:
         return EXIT_DONE
     faulthandler.enable()
     threading.excepthook = lambda failed: note(
-        f"a thread fails: {_where(failed.exc_value or failed.exc_type())}"
+        f"a thread fails: {where(failed.exc_value or failed.exc_type())}"
     )
     end_if_not_called_again(START_LIMIT_S)
     share_arenas(usable_cores())

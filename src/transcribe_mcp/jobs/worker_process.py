@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -127,7 +128,7 @@ def start_worker(chosen: Settings) -> subprocess.Popen[bytes] | None:
         return None
     _started[:] = [process for process in _started if process.poll() is None]
     for log_path in (data_dir / LOG_NAME, *data_dir.glob("worker-*[0-9].log")):
-        _rotate(log_path)
+        rotate_log(log_path)
     with open_private(data_dir / LOG_NAME, "ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "transcribe_mcp.jobs.supervisor"],
@@ -155,7 +156,8 @@ def _detached() -> dict[str, Any]:
     return {"start_new_session": True}
 
 
-def _rotate(log_path: Path) -> None:
+def rotate_log(log_path: Path) -> None:
+    """Rename a log that has become large."""
     if log_path.is_file() and log_path.stat().st_size > LOG_BYTES:
         log_path.replace(log_path.with_suffix(".old.log"))
 
@@ -164,6 +166,14 @@ def note(text: str) -> None:
     """Write a line to the log, never a text of a transcript. Ignores a full disk."""
     with suppress(OSError):
         print(text, file=sys.stderr, flush=True)  # noqa: T201 - this is the log
+
+
+def where(error: BaseException) -> str:
+    """The type and place of an error, for a log: its text may quote a transcript."""
+    frames = [
+        f"{Path(f.filename).name}:{f.lineno}" for f in traceback.extract_tb(error.__traceback__)
+    ]
+    return f"{type(error).__name__} at {' > '.join(frames)}"
 
 
 # --- how the last one ended -----------------------------------------------------------------------

@@ -58,13 +58,15 @@ class Mix:
             "mono",
         )
 
-    def filters(self, graph: av.filter.Graph) -> list[av.filter.context.FilterContext]:
-        """Filters from any format to this mix at 16 kHz."""
+    def filters(
+        self, graph: av.filter.Graph, frame_samples: int = FRAME_SAMPLES
+    ) -> list[av.filter.context.FilterContext]:
+        """Filters from any format to this mix at 16 kHz, by frames of so many input samples."""
         # Mixing before resampling halves the work. Weights that sum to 1 cannot clip.
         layout = {"out_chlayout": self.to} if self.to else {}
         filters = [
             graph.add("aresample", out_sample_fmt="fltp", rematrix_maxval="1.0", **layout),
-            graph.add("asetnsamples", nb_out_samples=f"{FRAME_SAMPLES}", pad="0"),
+            graph.add("asetnsamples", nb_out_samples=f"{frame_samples}", pad="0"),
             graph.add("aresample", sample_rate=f"{SAMPLE_RATE_HZ}"),
             graph.add(
                 "aformat", sample_rates=f"{SAMPLE_RATE_HZ}", sample_fmts="flt"
@@ -91,9 +93,16 @@ class Resampler:
     except at the end.
     """
 
-    def __init__(self, frame: AudioFrame, channel: str, *, first_sample: int = 0) -> None:
-        """Drops samples before ``first_sample``, by the numbers given to ``push``."""
+    def __init__(
+        self, frame: AudioFrame, channel: str, *, first_sample: int = 0, piece_s: float = PULL_S
+    ) -> None:
+        """
+        Args:
+            first_sample: drops those before it, by the numbers given to ``push``.
+            piece_s: length of the pieces; up to two of them are held back.
+        """
         self._format = format_of(frame)
+        self._piece_s = piece_s
         self._pending_s = 0.0
         format_name, layout, rate = self._format
         self._mix = Mix.of(layout, frame.layout.nb_channels, channel)
@@ -110,9 +119,9 @@ class Resampler:
         chain = [self._source]
         if first_sample:
             chain.append(graph.add("atrim", start_pts=f"{first_sample}"))
-        chain += self._mix.filters(graph)
+        chain += self._mix.filters(graph, min(FRAME_SAMPLES, round(piece_s * rate)))
         graph.link_nodes(*chain, self._sink).configure()
-        graph.set_audio_frame_size(round(PULL_S * SAMPLE_RATE_HZ))
+        graph.set_audio_frame_size(round(piece_s * SAMPLE_RATE_HZ))
 
     def fits(self, frame: AudioFrame) -> bool:
         return format_of(frame) == self._format
@@ -122,8 +131,8 @@ class Resampler:
         frame.pts = at_sample
         self._source.push(frame)
         self._pending_s += frame.samples * self._sample_s
-        while self._pending_s >= 2 * PULL_S:
-            self._pending_s -= PULL_S
+        while self._pending_s >= 2 * self._piece_s:
+            self._pending_s -= self._piece_s
             yield from self._pull()
 
     def finish(self) -> Iterator[Samples]:

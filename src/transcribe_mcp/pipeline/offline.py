@@ -69,7 +69,7 @@ def transcribe_at(
 ) -> Transcript:
     """As ``transcribe``, with a recording that is open at an executor."""
     recording.load()
-    _refuse_unsupported(options, recording.info)
+    refuse_unsupported(options, recording.info)
     source = Path(source) if isinstance(source, str) else source
     notices: list[Notice] = []
     restored = Restored(checkpoints.load() if checkpoints is not None else ())
@@ -86,7 +86,7 @@ def transcribe_at(
         for number, voice in enumerate(voices):
             share = share_of(progress, number, len(voices))
             run = Run(voice, options, share, voice.claimed_duration_s, diarizer)
-            stage = _stage(options, recording.info)
+            stage = recognize_stage(options, recording.info)
             passes.append(_Pass(number, run, stage, restored, checkpoints, show_text))
             passes[-1].work(recording)
         heard = sorted((part for one in passes for part in one.heard), key=lambda part: part.start)
@@ -144,7 +144,11 @@ def _turns_by_channel(heard: Sequence[PartResult]) -> tuple[Turn, ...]:
     return tuple(sorted(turns, key=lambda turn: turn.start))
 
 
-def _refuse_unsupported(options: Options, info: EngineInfo) -> None:
+def refuse_unsupported(options: Options, info: EngineInfo) -> None:
+    """
+    Raises:
+        UnsupportedTaskError: the model cannot do the task of the options.
+    """
     if options.task not in info.tasks:
         hint = (
             "choose a model that can, for example --model small or large-v3, or --task transcribe"
@@ -152,7 +156,8 @@ def _refuse_unsupported(options: Options, info: EngineInfo) -> None:
         raise UnsupportedTaskError(f"model {info.model} cannot {options.task}", hint=hint)
 
 
-def _stage(options: Options, info: EngineInfo) -> RecognizeStage:
+def recognize_stage(options: Options, info: EngineInfo) -> RecognizeStage:
+    """A new stage, which decides about the language of its own windows."""
     beam_size = info.beam_size if options.beam_size is None else options.beam_size
     decoding = DecodingOptions(options.task, beam_size, 0.0, options.prompt, options.vocabulary)
     decider = LanguageDecider(options.language, info, multilingual=options.multilingual)

@@ -122,6 +122,18 @@ class RegionFinder:
         """No later region begins before this time."""
         return (self._start if self._open else self._next_frame) * FRAME_S
 
+    @property
+    def is_open(self) -> bool:
+        """Whether a region has begun that has not ended yet."""
+        return bool(self._open)
+
+    @property
+    def speech_since_s(self) -> float | None:
+        """The start of the open region, once it is too long to be dropped."""
+        speech_s = (len(self._open) - self._quiet) * FRAME_S
+        is_speech = self._open and speech_s >= self._rules.min_speech_s
+        return self._start * FRAME_S if is_speech else None
+
     def push(self, probabilities: NDArray[np.float32], *, last: bool = False) -> list[Region]:
         """Take (n,) probabilities of the next frames; return the regions that end in them."""
         rules = self._rules

@@ -89,6 +89,10 @@ KeepDays = Annotated[
         "--keep-days", help="Delete finished jobs after this many days. 0 (default): never."
     ),
 ]
+MaxLive = Annotated[
+    int | None,
+    typer.Option("--max-live", min=0, help="Most live sessions at a time. [default: 2]"),
+]
 Client = Annotated[
     str, typer.Argument(metavar="CLIENT", help="claude-code, claude-desktop, cursor or vscode.")
 ]
@@ -128,6 +132,7 @@ def _add_serve(app: typer.Typer, run: Serve) -> None:
         max_duration_hours: MaxHours = None,
         max_queue_length: MaxQueue = None,
         keep_days: KeepDays = None,
+        max_live: MaxLive = None,
     ) -> None:
         """Run the MCP server. With --http also the HTTP API and a page for browsers."""
         roots = [str(root.absolute()) for root in allowed_root or ()]
@@ -144,6 +149,7 @@ def _add_serve(app: typer.Typer, run: Serve) -> None:
             "max_duration_hours": None if max_duration_hours is None else str(max_duration_hours),
             "max_queue_length": None if max_queue_length is None else str(max_queue_length),
             "keep_days": None if keep_days is None else str(keep_days),
+            "max_live": None if max_live is None else str(max_live),
         }
         with exit_codes():
             service.configure(options)

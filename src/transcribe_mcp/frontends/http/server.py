@@ -20,7 +20,7 @@ from ...service.server_settings import take_token
 from ...service.service import Service
 from ..host import Address, listen
 from ..page_address import announced
-from . import asr, models, page, page_api, transcriptions
+from . import asr, models, page, page_api, realtime, transcriptions
 from .guard import Area, Guard
 from .mcp_later import MCP_PATH, McpLater
 from .parts import Part
@@ -36,7 +36,7 @@ def all_parts(service: AsyncService, sessions: Sessions | None) -> list[Part]:
     Args:
         sessions: of the page; ``None`` serves no page.
     """
-    modules = (models, transcriptions, asr)
+    modules = (models, transcriptions, asr, realtime)
     parts = [health(), *(module.part(service) for module in modules)]
     return parts if sessions is None else [*parts, page.part(), page_api.part(service, sessions)]
 
