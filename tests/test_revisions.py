@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +22,19 @@ from job_places import Place, fresh, jobs, place
 from page_places import Browser, logged_in, stored
 from patience import PATIENCE_S
 from postgres import new_database, server
+from typer.testing import CliRunner
 
 from transcribe_mcp import Transcript
 from transcribe_mcp.domain.transcript import Segment, Turn, Word
 from transcribe_mcp.errors import EditConflictError, JobNotFoundError, RevisionNotFoundError
+from transcribe_mcp.frontends.cli.app import app
+from transcribe_mcp.frontends.mcp.handlers import Handlers
+from transcribe_mcp.frontends.mcp.pages import View
 from transcribe_mcp.jobs.revisions import KEPT
 from transcribe_mcp.jobs.schema import revisions, segments
+from transcribe_mcp.service.async_service import AsyncService
 from transcribe_mcp.service.editing import Editing
+from transcribe_mcp.service.formats import render
 from transcribe_mcp.service.models import SpeakerChange
 from transcribe_mcp.service.service import default_service
 
@@ -84,6 +92,10 @@ def saved(browser: Browser, job_id: str, revision: int, *ops: dict[str, Any]) ->
 
 def text(number: int, text: str) -> dict[str, Any]:
     return {"op": "text", "segment": number, "text": text}
+
+
+async def unheard(_job: Any) -> None:
+    """Nobody follows the progress."""
 
 
 def read(browser: Browser, job_id: str, query: str = "") -> Any:
@@ -291,9 +303,54 @@ def test_jobs_with_the_same_transcript_share_edits_and_the_last_takes_them(
         Editing(default_service()).history(twin)
 
 
+def test_assistants_and_commands_read_the_newest_or_the_original(
+    here: Place, browser: Browser, job_id: str
+) -> None:
+    saved(browser, job_id, 0, text(0, "Edited here."), text(5, "The end."))
+    handlers = Handlers(AsyncService(default_service()))
+
+    def page(form: str, cursor: str = "", **view: Any) -> dict[str, Any]:
+        asked = handlers.result(View(job_id, form, **view), (cursor or None, 200), 0, unheard)
+        return asdict(asyncio.run(asked))
+
+    assert page("txt")["text"].startswith("Speaker 1: Edited here.")
+    assert page("segments")["segments"][0]["text"] == " Edited here."
+    assert page("txt", original=True)["text"].startswith("Speaker 1: This is number0.")
+    assert "number0" in page("segments", original=True)["segments"][0]["text"]
+
+
+def test_the_answer_to_the_same_file_is_the_original_on_all_pages(
+    here: Place, browser: Browser
+) -> None:
+    job_id = stored(talk(900))
+    before = jobs.get_transcript(job_id)
+    saved(browser, job_id, 0, text(0, "Edited here, and longer than it was."))
+    handlers = Handlers(AsyncService(default_service()))
+
+    first = asdict(asyncio.run(handlers.finished_answer(jobs.get_job(job_id), ["txt"])))
+    asked = handlers.result(View(job_id, "txt"), (first["next_cursor"], 100_000), 0, unheard)
+    rest = asdict(asyncio.run(asked))
+
+    assert first["text"] + rest["text"] == render(before, "txt")
+
+
+def test_the_command_line_shows_the_newest_or_the_original(
+    here: Place, browser: Browser, job_id: str
+) -> None:
+    saved(browser, job_id, 0, text(0, "Edited here."))
+    command = ["jobs", "show", job_id, "--format", "txt", "--quiet"]
+    newest = CliRunner().invoke(app, command)
+    original = CliRunner().invoke(app, [*command, "--original"])
+    assert CliRunner().invoke(app, ["jobs", "show", job_id, "--original"]).exit_code == 2
+    assert newest.stdout.startswith("Speaker 1: Edited here.")
+    assert original.stdout.startswith("Speaker 1: This is number0.")
+
+
 SAVER = """
 import sys
+from transcribe_mcp.service.async_service import AsyncService
 from transcribe_mcp.service.editing import Editing
+from transcribe_mcp.service.formats import render
 from transcribe_mcp.service.service import default_service
 editing = Editing(default_service())
 for number in range(1, 10_000):

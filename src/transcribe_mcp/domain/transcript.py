@@ -267,9 +267,8 @@ class Transcript:
         facts = json.dumps(
             self._facts(), ensure_ascii=False, allow_nan=False, indent=2
         ).removesuffix("\n}")
-        rows = ",\n".join(
-            "    " + json.dumps(r, ensure_ascii=False, allow_nan=False) for r in self.segment_rows()
-        )
+        encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+        rows = ",\n".join("    " + encoder.encode(row) for row in self.segment_rows())
         segments = f"[\n{rows}\n  ]" if rows else "[]"
         return f'{facts},\n  "segments": {segments}\n}}\n'
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .models import Revision
@@ -37,6 +38,10 @@ class Editing:
 
     def __init__(self, service: Service) -> None:
         self._service = service
+
+    def prepare(self) -> None:
+        """Load now what the first edit would wait for."""
+        import_module("..jobs.editing", __package__)
 
     def edit(self, job_id: str, ops: Sequence[Any], revision: int) -> Saved:
         """Apply ops, all or none, and save the result before returning it.

@@ -123,7 +123,9 @@ class Sandbox:
         refused = [refusal_of(*each) for each in found.refused]
         return self.service.submit_batch(found.recordings, request, refused)
 
-    def write_result(self, job_id: str, format_name: str, target: str) -> Path:
+    def write_result(
+        self, job_id: str, format_name: str, target: str, revision: int | None = None
+    ) -> Path:
         """Write a transcript to a new file in an allowed directory. Never replaces a file.
 
         Raises:
@@ -136,7 +138,7 @@ class Sandbox:
         from ..media.openat import writable_directory
 
         path = self.access.output(target, find_format(format_name).extension)
-        transcript = self.service.get_transcript(job_id)
+        transcript = self.service.get_transcript(job_id, revision)
         try:
             with writable_directory(path.parent) as directory:
                 write(transcript, format_name, directory / path.name)

@@ -51,6 +51,9 @@ ShownFormat = Annotated[
         "--format", "-f", metavar="TEXT", help=f"Print the transcript: {arg.FORMAT_NAMES}."
     ),
 ]
+Original = Annotated[
+    bool, typer.Option("--original", help="With --format: the text before it was edited.")
+]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait until the job has finished.")]
 
 Query = Annotated[
@@ -158,6 +161,7 @@ def list_jobs(
 def show(
     job: JobId,
     shown_format: ShownFormat = "",
+    original: Original = False,
     wait: Wait = False,
     as_json: arg.AsJson = False,
     quiet: arg.Quiet = False,
@@ -166,8 +170,10 @@ def show(
     with exit_codes():
         found = _waited_for(job, quiet=quiet) if wait else default_service().get_job(job)
         if shown_format:
-            _show_transcript(job, shown_format, quiet=quiet)
+            _show_transcript(job, shown_format, 0 if original else None, quiet=quiet)
             return
+        if original:
+            raise UsageError("--original shows a text", hint="add --format, such as --format txt")
         jobs = found.jobs if isinstance(found, models.Batch) else (found,)
         for one in jobs:
             write_out(_json(one) if as_json else _facts(one))
@@ -353,8 +359,8 @@ def _waited_for(job_id: str, *, quiet: bool) -> models.Job | models.Batch:
         )
 
 
-def _show_transcript(job_id: str, name: str, *, quiet: bool) -> None:
-    transcript = default_service().get_transcript(job_id)
+def _show_transcript(job_id: str, name: str, revision: int | None, *, quiet: bool) -> None:
+    transcript = default_service().get_transcript(job_id, revision)
     write_out(render(transcript, name))
     for notice in () if quiet else transcript.warnings:
         say(f"warning: {notice.message}")

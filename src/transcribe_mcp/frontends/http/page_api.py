@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 from sse_starlette import EventSourceResponse
+from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
@@ -158,7 +159,9 @@ class PageApi:
     # --- transcripts -----------------------------------------------------------------------------
 
     async def transcript(self, request: Request) -> Response:
-        return await self._document(_job_id(request), _revision(request))
+        found = await self._document(_job_id(request), _revision(request))
+        found.background = BackgroundTask(self._call, self._editing.prepare)
+        return found
 
     async def edit(self, request: Request) -> Response:
         known = if_match(request)

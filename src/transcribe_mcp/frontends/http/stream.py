@@ -54,7 +54,7 @@ async def _text_events(
             sent = text
         job = await service.wait_for(job, LOOK_S)
     require_completed(job)
-    transcript = await service.call(service.service.get_transcript, job.job_id)
+    transcript = await service.call(service.service.get_transcript, job.job_id, 0)
     if not transcript.text.startswith(sent):  # a worker died, and another cut the windows anew
         message = "the transcription started again meanwhile; send the file again for the text"
         raise Refused(500, message, "source_changed")

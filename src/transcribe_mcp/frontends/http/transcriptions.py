@@ -89,7 +89,8 @@ async def finished_transcript(
         try:
             done = waiting.result()
             require_completed(done)
-            return await service.call(service.service.get_transcript, done.job_id)
+            # The same upload gets the same answer, whatever people edited since.
+            return await service.call(service.service.get_transcript, done.job_id, 0)
         except TranscribeError as error:
             raise refused_by(error, job.source) from error
     except Refused as error:

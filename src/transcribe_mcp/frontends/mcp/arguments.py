@@ -216,6 +216,9 @@ SaveAs = Annotated[
         also=("output", "output_path", "output_file", "save_to", "path", "file"),
     ),
 ]
+Original = Annotated[
+    bool, Argument("boolean", "The text before people edited it.", also=("unedited", "raw"))
+]
 Statuses = Annotated[
     Sequence[str],
     Argument(

@@ -17,7 +17,15 @@ from ...service import model_fit
 from ...service.acting import acting_for
 from ...service.async_service import AsyncService
 from ...service.formats import find_format
-from ...service.models import Batch, Job, JobFilter, JobRequest, JobStatus, SpeakerChange
+from ...service.models import (
+    Batch,
+    Job,
+    JobFilter,
+    JobRequest,
+    JobStatus,
+    SpeakerChange,
+    Transcript,
+)
 from ...service.refusals import no_transcript
 from ...service.sandbox import Sandbox
 from .. import page_address
@@ -126,12 +134,13 @@ class Handlers:
         """The state of a job; of a completed one also the first page of its text."""
         if isinstance(job, Batch) or job.status != "completed":
             return state(job)
-        view = pages.View(job.job_id, formats[0])
+        # The same file with the same options gets the same answer, whatever people edited since.
+        view = pages.View(job.job_id, formats[0], original=True)
         whole = await self.service.call(self._finished_text, view)
         text, cursor = pages.text_page(whole, view, None, pages.DEFAULT_CHARS)
         uris = {name: f"{SCHEME}{job.job_id}.{name}" for name in formats}
         resources = uris if len(formats) > 1 else None
-        speakers = await self._speakers(job)
+        speakers = await self._speakers(job, view)
         return answers.job_answer(
             job,
             format=view.form,
@@ -141,12 +150,15 @@ class Handlers:
             speakers=speakers,
         )
 
-    async def _speakers(self, job: Job) -> list[answers.SpeakerLine] | None:
+    async def _speakers(self, job: Job, view: pages.View) -> list[answers.SpeakerLine] | None:
         """Those of a completed job; none of a recording without diarization."""
         if job.status != "completed":
             return None
-        transcript = await self.service.call(self._jobs.get_transcript, job.job_id)
+        transcript = await self._transcript(view)
         return answers.speaker_lines(transcript) or None
+
+    async def _transcript(self, view: pages.View) -> Transcript:
+        return await self.service.call(self._jobs.get_transcript, view.job_id, view.revision)
 
     # --- following a job -------------------------------------------------------------------------
 
@@ -166,6 +178,7 @@ class Handlers:
         """
         if view.form != SEGMENTS:
             find_format(view.form, (SEGMENTS,))
+        view = view.continued(page[0])
         job = await self._awaited(view, wait_s, report)
         if not job.status.is_final and (wait_s > 0 or not job.percent):
             return answers.job_answer(job)
@@ -175,14 +188,14 @@ class Handlers:
             return answers.job_answer(job)
         partial = _is_partial(job)
         if page[0] is None:
-            fields["speakers"] = await self._speakers(job)
+            fields["speakers"] = await self._speakers(job, view)
         return answers.job_answer(job, format=view.form, partial=partial, **fields)
 
     async def _page(
         self, job: Job, view: pages.View, cursor: str | None, max_chars: int
     ) -> dict[str, Any]:
         if view.form == SEGMENTS:
-            transcript = await self.service.call(self._jobs.get_transcript, view.job_id)
+            transcript = await self._transcript(view)
             found, following = await self.service.call(
                 pages.segment_page, transcript, view, cursor, max_chars
             )
@@ -203,7 +216,9 @@ class Handlers:
         if not job.status.is_final:
             return answers.job_answer(job)
         written = await self.service.call(
-            lambda: Sandbox.of(self._jobs).write_result(view.job_id, view.form, target)
+            lambda: Sandbox.of(self._jobs).write_result(
+                view.job_id, view.form, target, view.revision
+            )
         )
         return answers.job_answer(
             job, format=view.form, written=str(written), partial=_is_partial(job)
@@ -239,11 +254,12 @@ class Handlers:
         return (self._finished_text if is_completed else self._text)(pages.View(job_id, form))
 
     def _finished_text(self, view: pages.View) -> str:
-        text: str = self._revised_text(view, self._jobs.get_revision(view.job_id))
+        revision = 0 if view.original else self._jobs.get_revision(view.job_id)
+        text: str = self._revised_text(view, revision)
         return text
 
     def _text(self, view: pages.View) -> str:
-        return view.text(self._jobs.get_transcript(view.job_id))
+        return view.text(self._jobs.get_transcript(view.job_id, view.revision))
 
     # --- the library -----------------------------------------------------------------------------
 

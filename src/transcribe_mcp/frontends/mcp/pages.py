@@ -29,12 +29,16 @@ _CURSOR = re.compile(r"([0-9]{1,10})-([0-9a-f]{8})")
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A transcript in a format (``segments`` for times and texts), or a time range of it."""
+    """A transcript in a format (``segments`` for times and texts), or a time range of it.
+
+    ``original``: as it was before people edited it.
+    """
 
     job_id: str
     form: str
     start_s: float | None = None
     end_s: float | None = None
+    original: bool = False
 
     def __post_init__(self) -> None:
         if self.start_s is not None and self.end_s is not None and self.end_s <= self.start_s:
@@ -42,6 +46,17 @@ class View:
                 f"the range ends at {self.end_s:g} s and starts at {self.start_s:g} s",
                 hint="give end_s above start_s, or leave one out",
             )
+
+    @property
+    def revision(self) -> int | None:
+        """``None``: the newest."""
+        return 0 if self.original else None
+
+    def continued(self, cursor: str | None) -> View:
+        """The original if the cursor is of a page of it: the first page was perhaps an answer."""
+        original = replace(self, original=True)
+        match = _CURSOR.fullmatch(_decoded(cursor or ""))
+        return original if match and match[2] == _digest(original) else self
 
     def text(self, transcript: Transcript) -> str:
         """
@@ -78,19 +93,22 @@ def position_of(view: View, cursor: str | None) -> int:
         "give next_cursor of the page before, with the same job_id, format and times; "
         "or start without a cursor"
     )
-    try:
-        text = base64.b64decode(
-            cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True
-        ).decode("ascii")
-    except (binascii.Error, ValueError) as error:
-        raise UsageError("the cursor is not from this server", hint=hint) from error
-    match = _CURSOR.fullmatch(text)
+    match = _CURSOR.fullmatch(_decoded(cursor))
     if match is None or match[2] != _digest(view):
         raise UsageError(
             "the cursor belongs to another view" if match else "the cursor is not from this server",
             hint=hint,
         )
     return int(match[1])
+
+
+def _decoded(cursor: str) -> str:
+    """Empty if it is not from this server."""
+    padded = cursor + "=" * (-len(cursor) % 4)
+    try:
+        return base64.b64decode(padded, altchars=b"-_", validate=True).decode("ascii")
+    except (binascii.Error, ValueError):
+        return ""
 
 
 def text_page(text: str, view: View, cursor: str | None, max_chars: int) -> tuple[str, str | None]:

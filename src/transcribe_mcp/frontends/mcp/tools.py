@@ -196,6 +196,7 @@ async def get_transcription_result(
     max_chars: arg.PageChars = DEFAULT_CHARS,
     cursor: arg.Cursor = "",
     save_as: arg.SaveAs = "",
+    original: arg.Original = False,
     wait_s: arg.Wait = arg.MAX_WAIT_S,
 ) -> types.CallToolResult:
     """Return the transcript of a job in pages: call again with next_cursor until there is none.
@@ -204,7 +205,7 @@ async def get_transcription_result(
     """
 
     async def work() -> answers.Answer:
-        view = View(job_id, format_name(format), start_s, end_s)
+        view = View(job_id, format_name(format), start_s, end_s, original)
         if save_as:
             return await _handlers(ctx).write(view, save_as, wait_s, _reporter(ctx))
         return await _handlers(ctx).result(
