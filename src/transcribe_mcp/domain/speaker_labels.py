@@ -157,13 +157,15 @@ def relabelled(transcript: Transcript, labels: Mapping[str, str]) -> Transcript:
 
 def relabelled_segment(segment: Segment, labels: Mapping[str, str]) -> Segment:
     """The same object if nobody of these labels speaks in it."""
-    if segment.speaker not in labels and all(word.speaker not in labels for word in segment.words):
+    speakers = {word.speaker for word in segment.words}
+    if labels.keys().isdisjoint({segment.speaker, *speakers}):
         return segment
+    names = {speaker: labels.get(speaker or "", speaker) for speaker in speakers}
     words = tuple(
-        Word(word.start, word.end, word.text, word.probability, _label(word.speaker, labels))
+        Word(word.start, word.end, word.text, word.probability, names[word.speaker])
         for word in segment.words
     )
-    return replace(segment, speaker=_label(segment.speaker, labels), words=words)
+    return replace(segment, speaker=labels.get(segment.speaker or "", segment.speaker), words=words)
 
 
 def relabelled_turns(turns: Iterable[Turn], labels: Mapping[str, str]) -> tuple[Turn, ...]:
@@ -219,10 +221,6 @@ def without_doubts(warnings: Iterable[Notice], labels: Iterable[str]) -> tuple[N
         for notice in warnings
         if notice.code != "voice_uncertain" or not notice.message.startswith(doubts)
     )
-
-
-def _label(speaker: str | None, labels: Mapping[str, str]) -> str | None:
-    return labels.get(speaker, speaker) if speaker else None
 
 
 def _joined(turns: Sequence[Turn]) -> Iterator[Turn]:
