@@ -58,6 +58,7 @@ FRONT_ENDS = {"frontends.cli.app", "frontends.http.server", "frontends.mcp.serve
 DOORS: dict[str, set[str]] = {
     "anyio": {"frontends.mcp.server", "frontends.mcp.stdio"},  # the SDK's event loop
     "av": {"media"},
+    "docx": {"formats.word"},
     "dbos": {"jobs.queue", "jobs.workflows"},
     "filelock": {"frontends.page_address", "models", "jobs.worker_process", "speakers.voice_store"},
     "fsspec": {"media.object_storage"},
@@ -102,7 +103,7 @@ FUNCTION_LINES_OF = {"pipeline.offline": 100}
 # Parameters are options (typer) or arguments (MCP); Triton compiles a kernel ("jit") whole.
 EXEMPT_DECORATORS = {"command", "callback", "tool", "jit"}
 # Packages that another one brings along wherever it needs them.
-COMES_WITH = {"anyio": "mcp", "triton": "torch"}
+COMES_WITH = {"anyio": "mcp", "docx": "python_docx", "triton": "torch"}
 # Calls that fail a test.
 FAILING_CALLS = {"check_schema", "fail", "raises", "validate", "warns"}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import signal
@@ -344,6 +345,29 @@ def test_the_command_line_shows_the_newest_or_the_original(
     assert CliRunner().invoke(app, ["jobs", "show", job_id, "--original"]).exit_code == 2
     assert newest.stdout.startswith("Speaker 1: Edited here.")
     assert original.stdout.startswith("Speaker 1: This is number0.")
+
+
+def test_word_documents_have_times_speakers_and_all_text(
+    here: Place, browser: Browser, job_id: str
+) -> None:
+    saved(browser, job_id, 0, text(0, "<b>Edited</b> \ufffe & here."))
+    path = f"/api/jobs/{job_id}/export?format=docx"
+    offered = {each["name"] for each in browser.read("/api/config")["formats"]}
+    if "docx" not in offered:
+        answer = browser.ask("GET", path)
+        assert (answer.status, answer.error["code"]) == (400, "usage")
+        assert "transcribe-mcp[docx]" in answer.error["message"]
+        pytest.skip("python-docx is not installed")
+    import docx
+
+    answer = browser.ask("GET", path)
+    assert "wordprocessingml" in answer.headers["content-type"]
+    lines = [each.text for each in docx.Document(io.BytesIO(answer.body)).paragraphs]
+    assert lines[:3] == [
+        "talk.wav",
+        "[00:00:00] Speaker 1: <b>Edited</b> \ufffd & here.",
+        "[00:00:02] Speaker 2: This is number1.",
+    ]
 
 
 SAVER = """

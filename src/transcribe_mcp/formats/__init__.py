@@ -11,15 +11,20 @@ from pathlib import Path
 from ..domain.options import FormatOptions, SubtitleRules
 from ..domain.transcript import Transcript
 from ..errors import UnknownNameError
-from . import captions, documents
+from . import captions, documents, word
 from .files import check_target, plan, require_writable, write_whole
 
 __all__ = [
     "FORMATS",
+    "WORD",
     "Format",
     "FormatOptions",
     "SubtitleRules",
+    "WordFormat",
     "check_target",
+    "export",
+    "exports",
+    "find_export",
     "find_format",
     "plan",
     "render",
@@ -31,6 +36,16 @@ __all__ = [
 @dataclass(frozen=True, slots=True)
 class Format:
     render: Callable[[Transcript, FormatOptions], str]
+    media_type: str
+    extension: str
+    summary: str
+
+
+@dataclass(frozen=True, slots=True)
+class WordFormat:
+    """A format for exports only: it is no text."""
+
+    render: Callable[[Transcript], bytes]
     media_type: str
     extension: str
     summary: str
@@ -58,6 +73,37 @@ FORMATS = {
         documents.md, "text/markdown", ".md", "a page with facts, warnings and timed paragraphs"
     ),
 }
+
+
+WORD = WordFormat(
+    word.docx,
+    "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
+    ".docx",
+    "a Word document with timed paragraphs",
+)
+
+
+def exports() -> dict[str, Format | WordFormat]:
+    """The formats of exports on this machine."""
+    return {**FORMATS, **({"docx": WORD} if word.is_installed() else {})}
+
+
+def find_export(name: str) -> Format | WordFormat:
+    """Raises as ``find_format``."""
+    return WORD if name == "docx" else find_format(name, ("docx",))
+
+
+def export(transcript: Transcript, name: str) -> bytes:
+    """A transcript as a file.
+
+    Raises:
+        UnknownNameError: no such format.
+        UsageError: the package for it is not installed.
+    """
+    found = find_export(name)
+    if isinstance(found, WordFormat):
+        return found.render(transcript)
+    return render(transcript, name).encode()
 
 
 def find_format(name: str, others: Sequence[str] = ()) -> Format:

@@ -64,7 +64,7 @@ def _field(text: str) -> str:
 
 
 def md(transcript: Transcript, _: FormatOptions) -> str:
-    blocks = [f"# {_markdown(_title(transcript))}", _facts(transcript)]
+    blocks = [f"# {_markdown(title(transcript))}", _facts(transcript)]
     if transcript.warnings:
         blocks.append(
             "\n".join(
@@ -72,14 +72,15 @@ def md(transcript: Transcript, _: FormatOptions) -> str:
                 for n in transcript.warnings
             )
         )
-    for paragraph in _paragraphs(transcript):
+    for paragraph in paragraphs(transcript):
         speaker = f" **{_markdown(paragraph[0].speaker)}:**" if paragraph[0].speaker else ""
         text = " ".join(_markdown(said.text) for said in paragraph)
-        blocks.append(f"[{_hms(paragraph[0].start)}]{speaker} {text}")
+        blocks.append(f"[{hms(paragraph[0].start)}]{speaker} {text}")
     return "\n\n".join(blocks) + "\n"
 
 
-def _title(transcript: Transcript) -> str:
+def title(transcript: Transcript) -> str:
+    """The name of the recording."""
     source = transcript.source or ""
     return clean(PurePath(source).name) or clean(source) or "Transcript"
 
@@ -89,7 +90,7 @@ def _facts(transcript: Transcript) -> str:
     if transcript.language and transcript.language_probability is not None:
         language += f" ({transcript.language_probability:.0%})"
     rows = {
-        "Duration": _hms(transcript.duration),
+        "Duration": hms(transcript.duration),
         "Language": language,
         "Task": transcript.task,
         "Engine": transcript.engine,
@@ -105,7 +106,8 @@ def _facts(transcript: Transcript) -> str:
     )
 
 
-def _paragraphs(transcript: Transcript) -> Iterator[list[Utterance]]:
+def paragraphs(transcript: Transcript) -> Iterator[list[Utterance]]:
+    """Utterances until the speaker changes, a pause, or half a minute."""
     paragraph: list[Utterance] = []
     for said in utterances(transcript):
         if paragraph and _starts_paragraph(said, paragraph):
@@ -138,6 +140,7 @@ def _clock(time_s: float) -> str:
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
-def _hms(time_s: float) -> str:
+def hms(time_s: float) -> str:
+    """Seconds as ``HH:MM:SS``."""
     seconds = int(time_s)
     return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"

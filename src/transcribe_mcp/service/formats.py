@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from ..formats import FORMATS, find_format, render
+from ..formats import FORMATS, export, exports, find_export, find_format, render
 
-__all__ = ["FORMATS", "find_format", "render"]
+__all__ = ["FORMATS", "export", "exports", "find_export", "find_format", "render"]

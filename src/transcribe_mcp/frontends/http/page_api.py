@@ -22,7 +22,7 @@ from ...errors import JobNotFoundError, TranscribeError, UsageError
 from ...service import list_models
 from ...service.async_service import AsyncService
 from ...service.editing import Editing
-from ...service.formats import FORMATS, find_format, render
+from ...service.formats import export, exports, find_export
 from ...service.models import Batch, Job, JobFilter, JobStatus, SpeakerChange
 from ...service.viewing import Sound, Viewing
 from .guard import SESSION_COOKIE, Area
@@ -109,7 +109,7 @@ class PageApi:
             {
                 "version": __version__,
                 "formats": [
-                    {"name": name, "label": form.summary} for name, form in FORMATS.items()
+                    {"name": name, "label": form.summary} for name, form in exports().items()
                 ],
                 "models": [row.name for row in models if row.path is not None],
                 "default_model": settings.model,
@@ -191,16 +191,18 @@ class PageApi:
 
     async def export(self, request: Request) -> Response:
         name = request.query_params.get("format", "txt")
-        form = find_format(name)
+        form = find_export(name)
         revision = _revision(request)
         job = await self._found(request)
 
-        def rendered() -> str:
-            return render(self._jobs.get_transcript(job.job_id, revision), name)
+        def rendered() -> bytes:
+            return export(self._jobs.get_transcript(job.job_id, revision), name)
 
-        text = await self._call(rendered)
+        content = await self._call(rendered)
         file = f"{PurePath(name_of(job.source)).stem}{form.extension}"
-        return Response(text, media_type=form.media_type, headers={**NO_STORE, **_attachment(file)})
+        return Response(
+            content, media_type=form.media_type, headers={**NO_STORE, **_attachment(file)}
+        )
 
     async def search(self, request: Request) -> Response:
         query = request.query_params
