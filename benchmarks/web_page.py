@@ -32,6 +32,12 @@ WORK = """() => {
   numbers.sort((a, b) => a - b);
   return performance.now() - begin;
 }"""
+STATES = {  # what axe-core looks at besides the pages as they open
+    "editing": lambda page: (page.click("#edit"), page.locator(".w").first.click()),
+    "a speaker": lambda page: page.locator(".who").first.click(),
+    "versions": lambda page: (page.click("#saved"), page.locator("#versions").wait_for()),
+    "keys": lambda page: page.keyboard.press("?"),
+}
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
 
 
@@ -56,8 +62,18 @@ def walk(page: Any, job_id: str, site_url: str) -> dict[str, Callable[[], object
         "doubts": lambda: (page.keyboard.press("Escape"), page.keyboard.press("u")),
         "scroll": lambda: [page.mouse.wheel(0, 2500) for _ in range(12)],
         "play": lambda: page.keyboard.press("k"),
-        "rename": lambda: (
+        "type": lambda: (
             page.keyboard.press("k"),
+            page.click("#edit"),
+            page.locator(".turn[aria-current] .w").first.click(),
+            page.keyboard.type("and some more words ", delay=40),
+        ),
+        "split": lambda: page.keyboard.press("Enter"),
+        "join": lambda: page.keyboard.press("Backspace"),
+        "undo": lambda: page.keyboard.press("Control+z"),
+        "leave": lambda: page.keyboard.press("Tab"),
+        "return": lambda: page.keyboard.press("Shift+Tab"),
+        "rename": lambda: (
             page.locator(".people button").nth(1).click(),
             page.keyboard.type("Benjamin"),
             page.keyboard.press("Enter"),
@@ -89,16 +105,20 @@ def measured(reader: Tab, here: Site) -> dict[str, dict[str, float]]:
 def findings(browser: Any, here: Site, axe: Path) -> int:
     """The number of serious findings of axe-core on every page, light and dark."""
     source = axe.read_text(encoding="utf-8")
+    paths = ("/", f"/t/{here.talk}", f"/t/{here.hostile}", "/search?q=garden")
+    looks = [(path, path, lambda page: None) for path in paths]
+    looks += [(name, f"/t/{here.talk}", act) for name, act in STATES.items()]
     serious = 0
     for scheme in ("light", "dark"):
-        for path in ("/", f"/t/{here.talk}", f"/t/{here.hostile}", "/search?q=garden"):
+        for name, path, act in looks:
             with tab(browser, here.url, color_scheme=scheme) as reader:
                 page = reader.open(path)
+                act(page)
                 page.evaluate(source)
                 answer = page.evaluate("(rules) => axe.run(document, { runOnly: rules })", RULES)
                 for each in answer["violations"]:
                     serious += each["impact"] in ("serious", "critical")
-                    print(scheme, path, each["id"], each["impact"])
+                    print(scheme, name, each["id"], each["impact"])
     return serious
 
 

@@ -7,14 +7,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from web_place import ARGUMENTS, CHROMIUM, MARKUP, TOKEN, Site, Tab, site, tab
+from web_place import ARGUMENTS, CHROMIUM, MARKUP, TOKEN, Site, Tab, saved, site, tab
 from whisper_nano import SPEECH
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 if CHROMIUM is None:
     pytest.skip("there is no Chromium on the path", allow_module_level=True)
 
-WAIT_MS = 60_000  # for what a click shows; a guard, no measure
 CLOSE_S = 0.05  # from a click to the time of the sound
 DROP = """([name, content, types]) => {
   const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
@@ -52,7 +51,6 @@ def browser() -> Iterator[Any]:
 def reader(browser: Any, here: Site) -> Iterator[Tab]:
     """A tab; its console stays empty."""
     with tab(browser, here.url) as made:
-        made.page.set_default_timeout(WAIT_MS)
         yield made
         assert not made.problems
 
@@ -106,6 +104,7 @@ def test_a_renamed_speaker_is_in_every_export_and_two_can_be_joined(
     page.keyboard.press("Enter")
     page.wait_for_selector(".who >> text=Ben")
     assert page.locator(".who", has_text="Speaker 2").count() == 0
+    saved(page)
     export = f"{here.url}/api/jobs/{here.talk}/export?format=srt"
     text = page.request.get(export).text()
     assert "Ben: Good morning" in text and "Speaker 2" not in text
@@ -115,6 +114,7 @@ def test_a_renamed_speaker_is_in_every_export_and_two_can_be_joined(
     assert page.inner_text("#speaker-hint") == "Joins Speaker 3 with Anna."
     page.keyboard.press("Enter")
     reader.until("document.querySelectorAll('.people li').length === 2")
+    saved(page)
     assert "Speaker 3" not in page.request.get(export).text()
 
     page.click("#export-button")

@@ -19,6 +19,7 @@ from transcribe_mcp import Transcript
 from transcribe_mcp.jobs.transcripts import ContentKey
 from transcribe_mcp.jobs.worker_store import WorkerStore
 
+WAIT_MS = 60_000  # for what a click shows; a guard, no measure
 DURATION_S = 120.0  # of the recording
 TOKEN = "a-token-0123456789abcdef"
 NAMES = {"anna": "Anna", "ben": "Speaker 2", "carol": "Speaker 3"}
@@ -50,6 +51,9 @@ class Tab:
     url: str
     problems: list[str] = field(default_factory=list)
 
+    def note(self, message: Any) -> None:
+        self.problems.append(f"{message.text} {message.location['url']}")
+
     def until(self, condition: str) -> None:
         """Wait for an expression in JavaScript; the policy of the page stops Playwright's way."""
         until(lambda: self.page.evaluate(condition), condition)
@@ -58,6 +62,11 @@ class Tab:
         self.page.goto(f"{self.url}{path}#token={token}" if token else self.url + path)
         self.page.wait_for_selector("html[data-ready], #door")
         return self.page
+
+
+def saved(page: Any, state: str = "saved") -> None:
+    """Wait until the page says so of its edits."""
+    page.locator(f"#saved[data-state={state}]").wait_for()
 
 
 def spoken(start: float, end: float, texts: Sequence[str], speaker: str | None) -> dict[str, Any]:
@@ -157,11 +166,9 @@ def tab(browser: Any, url: str, **options: Any) -> Iterator[Tab]:
     context = browser.new_context(viewport={"width": 1280, "height": 860}, **options)
     try:
         made = Tab(context.new_page(), url)
+        made.page.set_default_timeout(WAIT_MS)
         made.page.on("pageerror", lambda error: made.problems.append(str(error)))
-        made.page.on(
-            "console",
-            lambda message: message.type == "error" and made.problems.append(message.text),
-        )
+        made.page.on("console", lambda message: message.type == "error" and made.note(message))
         made.page.add_init_script(REPORT)
         yield made
     finally:

@@ -72,11 +72,12 @@ export async function trouble(path) {
   }
 }
 
-export async function send(method, path, body) {
+export async function send(method, path, body, { headers = {}, signal } = {}) {
   const response = await answer(path, {
     method,
-    headers: body ? { "content-type": "application/json" } : {},
+    headers: body ? { "content-type": "application/json", ...headers } : headers,
     body: body && JSON.stringify(body),
+    signal,
   });
   return response.status === 204 ? null : response.json();
 }

@@ -9,30 +9,36 @@ function nameOf({ key, code, ctrlKey, metaKey, altKey }) {
   return `${ctrlKey || metaKey ? "Ctrl+" : ""}${altKey ? "Alt+" : ""}${name}`;
 }
 
-function inText(text, sound) {
+function inText({ text, sound, editor }, { target }) {
   const { cursor, words } = text;
+  const play = cursor < 0 ? undefined : () => sound.playFrom(words[cursor].start);
+  const isPlace = target.matches(".at");
+  const enter =
+    editor.isOn && isPlace ? () => editor.enterPara(target.closest(".turn").para) : play;
   return {
     ArrowDown: () => text.walkParagraphs(1),
     ArrowUp: () => text.walkParagraphs(-1),
     ArrowRight: () => text.walkWords(1),
     ArrowLeft: () => text.walkWords(-1),
-    Enter: cursor < 0 ? undefined : () => sound.playFrom(words[cursor].start),
+    Enter: enter,
   };
 }
 
 function everywhere(page) {
-  const { sound, doubts } = page;
+  const { sound, doubts, edits } = page;
   return {
     "Alt+ArrowLeft": () => sound.skip(-5),
     "Alt+ArrowRight": () => sound.skip(5),
     "Alt+r": () => sound.replay(),
     "Alt+n": () => doubts.next(),
+    "Alt+s": () => page.speakerHere(),
+    "Ctrl+s": () => edits.save(),
     "Ctrl+g": () => page.goTo(),
   };
 }
 
 function outsideFields(page) {
-  const { sound, find, doubts } = page;
+  const { sound, find, doubts, editor } = page;
   return {
     " ": () => sound.toggle(),
     Escape: () => sound.toggle(),
@@ -46,9 +52,17 @@ function outsideFields(page) {
     "/": () => find.open(),
     u: () => doubts.show(!doubts.isShown),
     f: () => sound.follow(true, true),
+    e: () => editor.turn(!editor.isOn),
     s: () => page.speakerHere(),
     "?": () => page.help(),
   };
+}
+
+// Undo and redo. In a sentence that was typed in, the browser has its own.
+function history(event, name, editor) {
+  if (editor.span && editor.wasTyped) return undefined;
+  if (name === "Ctrl+y") return () => editor.undo(false);
+  return name === "Ctrl+z" ? () => editor.undo(!event.shiftKey) : undefined;
 }
 
 // Space and Enter press a button that has the focus; arrows move in sliders and choices.
@@ -58,24 +72,41 @@ function isTaken(event, name) {
   return name.startsWith("Arrow") && at.closest("[popover], input, .seg");
 }
 
+// Tab in the text leaves it, but for the buttons that stand under a sentence.
+function leave(event, text) {
+  const turn = event.target.closest(".turn");
+  if (event.target === text.root && !event.shiftKey) {
+    event.preventDefault();
+    text.focus(text.paras[text.roving]);
+  }
+  if (!turn) return;
+  const stops = [...turn.querySelectorAll(".banner button")];
+  const here = stops.indexOf(event.target);
+  const isInside = event.shiftKey ? here >= 0 : here < stops.length - 1;
+  if (!isInside) text.tab(event.shiftKey);
+}
+
 export function listen(page) {
-  const { text, sound } = page;
+  const { sound, editor } = page;
   const global = everywhere(page);
   const plain = outsideFields(page);
   addEventListener("keydown", (event) => {
     const { target } = event;
-    if (event.defaultPrevented || !target.closest) return;
-    if (document.querySelector("dialog[open], :popover-open")) return;
+    if (event.defaultPrevented || !target.closest) return undefined;
+    if (document.querySelector("dialog[open], :popover-open")) return undefined;
     const name = nameOf(event);
+    if (name === "Tab") return leave(event, page.text);
     let act = global[name];
-    if (!act && target.closest(FIELDS)) return;
-    if (!act && target.closest(".turn")) {
-      act = inText(text, sound)[name];
+    if (!act && target.closest(FIELDS)) return undefined;
+    act ??= history(event, name, editor);
+    if (!act && target === editor.span) return editor.key(event);
+    if (!act && target.closest(".turn") && !target.closest(".banner")) {
+      act = inText(page, event)[name];
       if (act && name.startsWith("Arrow")) sound.follow(false);
     }
     if (!act && !isTaken(event, name)) act = plain[name];
-    if (!act) return;
+    if (!act) return undefined;
     event.preventDefault();
-    act();
+    return void act();
   });
 }

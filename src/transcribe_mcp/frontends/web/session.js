@@ -5,9 +5,27 @@ import { el, icon } from "./ui.js";
 const WRONG =
   "That is not the token of the server that runs now. Copy it once more from the terminal.";
 
+let isNeeded = () => false;
+
+// While `check` says so, the page waits behind the form: it has edits that are not saved.
+export function keepWhile(check) {
+  isNeeded = check;
+}
+
+// The server takes this browser again: the page comes back.
+export function reopen() {
+  const door = document.getElementById("door");
+  const app = document.getElementById("app");
+  if (!door || !app) return;
+  door.remove();
+  app.hidden = false;
+  document.title = app.dataset.title;
+  document.dispatchEvent(new Event("reopened"));
+}
+
 // Returns the server's configuration once the browser may read it.
 export async function enter() {
-  document.addEventListener("closed", showDoor, { once: true });
+  document.addEventListener("closed", showDoor);
   const token = new URLSearchParams(location.hash.slice(1)).get("token");
   if (token) {
     history.replaceState(null, "", location.pathname + location.search);
@@ -46,7 +64,8 @@ async function open(event) {
     wrong(error.status === 401 ? WRONG : error.message);
     return;
   }
-  location.reload();
+  if (document.getElementById("app")) reopen();
+  else location.reload();
 }
 
 export function showDoor() {
@@ -84,7 +103,11 @@ export function showDoor() {
     ),
     el("button", { className: "btn main", textContent: "Open" }),
   );
-  document.getElementById("app").remove();
+  const app = document.getElementById("app");
+  if (isNeeded()) {
+    app.hidden = true;
+    app.dataset.title = document.title;
+  } else app.remove();
   document.body.append(el("main", { className: "door", id: "door" }, form));
   document.title = "TranscribeMCP";
   document.body.dataset.open = "true";

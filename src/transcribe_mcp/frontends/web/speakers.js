@@ -1,22 +1,19 @@
 // The speakers: colours, shares in the rail, and the form that renames and joins them.
-import { jobPath, send } from "./api.js";
 import { $, counted, el, openAt, say } from "./ui.js";
 
 const COLOURS = 8;
 
 export class Speakers {
-  constructor(jobId) {
-    this.jobId = jobId;
+  constructor() {
     this.colours = new Map();
-    this.changed = null; // called with the new document
+    this.names = [];
   }
 
-  attach(text, changed) {
-    this.text = text;
-    this.changed = changed;
+  attach(text, edits) {
+    Object.assign(this, { text, edits });
     text.drawn.push(() => this.draw());
     $("#speaker-cancel").onclick = () => $("#speaker").hidePopover();
-    $("#speaker-name").oninput = () => this.hint();
+    $("#speaker form").oninput = () => this.hint();
     $("#speaker form").onsubmit = (event) => {
       event.preventDefault();
       this.save();
@@ -32,11 +29,13 @@ export class Speakers {
     return this.colours.get(name);
   }
 
-  // Seconds of each speaker, in the order of the document.
+  // Seconds of each speaker, in the order of the document. Names that were changed here count by
+  // their sentences until the server has counted.
   spans() {
     const { doc, segments } = this.text;
-    if (doc.speakers?.length) return new Map(doc.speakers.map(({ id, seconds }) => [id, seconds]));
     const spans = new Map();
+    const known = new Map((doc.speakers ?? []).map(({ id, seconds }) => [id, seconds]));
+    if (known.size && segments.every(({ speaker }) => !speaker || known.has(speaker))) return known;
     for (const { speaker, start, end } of segments) {
       if (speaker) spans.set(speaker, (spans.get(speaker) ?? 0) + end - start);
     }
@@ -69,51 +68,67 @@ export class Speakers {
     );
   }
 
-  // Opens the form beside a name. `para`: where the focus returns to.
-  edit(name, from, para = null) {
-    if (!this.changed || !name) return;
-    this.name = name;
-    this.para = para;
+  // Opens the form beside a name. `para`: the paragraph it stands at; `at`: the position of the
+  // sentence that is meant.
+  edit(name, from, para = null, at = -1) {
+    if (!this.edits.isOn || !(name || para)) return;
+    Object.assign(this, { name, para, at });
     const input = $("#speaker-name");
-    input.value = name;
+    input.value = name ?? "";
     const others = this.names.filter((each) => each !== name);
     $("#speaker-names").replaceChildren(...others.map((each) => el("option", { value: each })));
+    const n = this.text.segments.filter((segment) => segment.speaker === name).length;
+    $("#where-all").textContent = `Everywhere (${counted(n, "sentence")})`;
+    $("#where-here").hidden = !para;
+    $("#where-one").hidden = at < 0 || para.segments.length < 2;
+    $("#speaker [value=all]").checked = true;
     this.hint();
     openAt($("#speaker"), from);
     input.focus();
     input.select();
   }
 
-  hint() {
-    const to = $("#speaker-name").value.trim();
-    const n = this.text.segments.filter((segment) => segment.speaker === this.name).length;
-    const joins = to !== this.name && this.names.includes(to);
-    $("#speaker-hint").textContent = joins
-      ? `Joins ${this.name} with ${to}.`
-      : `Changes the name in ${counted(n, "sentence")}.`;
+  get wanted() {
+    return $("#speaker-name").value.trim();
   }
 
-  async save() {
-    const from = this.name;
-    const to = $("#speaker-name").value.trim();
-    if (!to || to === from) return $("#speaker").hidePopover();
-    const joins = this.names.includes(to);
-    const body = joins ? { merge: [[to, from]] } : { names: { [from]: to } };
-    let doc;
-    try {
-      doc = await send("POST", jobPath(this.jobId, "/speakers"), body);
-    } catch (error) {
-      $("#speaker-hint").textContent = error.message;
-      return undefined;
-    }
-    if (!joins) this.colours.set(to, this.colour(from));
-    this.colours.delete(from);
+  get where() {
+    return $("#speaker [name=where]:checked").value;
+  }
+
+  // What is wrong with the name, or what else it does.
+  hint() {
+    const isBad = /[=\p{Cc}]/u.test(this.wanted);
+    const { name, wanted } = this;
+    const joins = name && wanted !== name && this.names.includes(wanted) && this.where === "all";
+    const words = joins ? `Joins ${name} with ${wanted}.` : "";
+    $("#speaker-hint").textContent = isBad ? "A name has no equals sign." : words;
+    return !isBad;
+  }
+
+  save() {
+    const { name, wanted, text, para } = this;
+    if (!this.hint()) return;
     $("#speaker").hidePopover();
-    await this.changed(doc);
-    const para = this.para && this.text.paras[this.para.i];
-    if (para) para.at.focus({ preventScroll: true });
+    if (!wanted || wanted === name) return;
+    const isMeant = {
+      all: ({ speaker }) => speaker === name,
+      here: (_, i) => i >= para.from && i < para.from + para.segments.length,
+      one: (_, i) => i === this.at,
+    }[this.where];
+    if (this.where === "all" && name && !this.names.includes(wanted)) {
+      this.colours.set(wanted, this.colour(name));
+      this.colours.delete(name);
+    }
+    const patches = text.segments.flatMap((segment, i) =>
+      isMeant(segment, i)
+        ? [{ at: i, old: [segment], fresh: [{ ...segment, speaker: wanted }] }]
+        : [],
+    );
+    this.edits.change(patches);
+    this.edits.save();
+    if (para) text.focus(text.paraOf(patches[0].at));
     else $(".people button")?.focus({ preventScroll: true });
-    say(joins ? `${from} and ${to} are one speaker now` : `${from} is now ${to}`);
-    return undefined;
+    say(name ? `${name} is now ${wanted}` : `Spoken by ${wanted}`);
   }
 }

@@ -1,45 +1,10 @@
 // The text: segments of the document as paragraphs of words. A paragraph far from the window holds
 // plain text; it gets an element for each word when it comes near.
-import { Marks } from "./marks.js";
 import { clock, el } from "./elements.js";
+import { Marks } from "./marks.js";
+import { isSame, paragraphs, timed } from "./segments.js";
 
-const PAUSE_S = 1.6;
-const PARAGRAPH_WORDS = 75;
 const CHUNK = 80; // paragraphs made in one go, so that long transcripts do not block the page
-
-// A paragraph ends where the speaker changes, after a pause, or where it grows long.
-export function paragraphs(segments) {
-  const groups = [];
-  let words = 0;
-  for (const segment of segments) {
-    const last = groups.at(-1)?.at(-1);
-    const isClose = last && segment.start - last.end < PAUSE_S && words < PARAGRAPH_WORDS;
-    const goesOn = isClose && last.speaker === segment.speaker;
-    if (goesOn) groups.at(-1).push(segment);
-    else groups.push([segment]);
-    words = (goesOn ? words : 0) + segment.words.length;
-  }
-  return groups;
-}
-
-// A segment without timed words is one word, so that it can be clicked and followed.
-function timed(segment) {
-  if (segment.words.length || !segment.text.trim()) return segment;
-  const { start, end, text } = segment;
-  return { ...segment, words: [{ word: text, start, end, probability: null, speaker: null }] };
-}
-
-function isSame(a, b) {
-  return (
-    a &&
-    a.text === b.text &&
-    a.speaker === b.speaker &&
-    a.start === b.start &&
-    a.end === b.end &&
-    a.words.length === b.words.length &&
-    a.words[0]?.start === b.words[0]?.start
-  );
-}
 
 const pause = () => new Promise((done) => setTimeout(done));
 
@@ -60,6 +25,9 @@ export class Text {
       rootMargin: "75% 0px",
     });
     this.drawn = []; // called after the text has changed
+    this.end = root.nextElementSibling;
+    this.isLeaving = false;
+    for (const edge of [root, this.end]) edge?.addEventListener("focus", () => this.enter(edge));
   }
 
   get nearParas() {
@@ -75,52 +43,110 @@ export class Text {
       const fresh = timed(segment);
       return isSame(old[i], fresh) ? old[i] : fresh;
     });
-    this.index();
+    const paras = this.regroup();
     const drawing = ++this.drawing;
-    const kept = new Map(this.paras.map((para) => [para.segments[0], para]));
-    const groups = paragraphs(this.segments);
-    const paras = [];
-    let speaker;
-    for (const segments of groups) {
-      const opens = segments[0].speaker !== speaker;
-      speaker = segments[0].speaker;
-      paras.push(this.keptOr(kept.get(segments[0]), segments, opens));
-      paras.at(-1).i = paras.length - 1;
+    const alive = new Set(paras);
+    let built = 0;
+    for (const para of paras) {
+      if (!para.node && ++built % CHUNK === 0) await pause();
+      if (drawing !== this.drawing) return;
+      this.place(para, alive);
     }
-    this.paras = paras;
-    await this.show(paras, drawing);
-    if (drawing !== this.drawing) return;
-    while (this.root.children.length > paras.length) this.drop(this.root.lastChild);
-    this.rove(Math.min(this.roving, paras.length - 1));
+    this.finish();
+  }
+
+  // Shows other segments at once. `held`: a sentence that is typed in and keeps its element.
+  change(segments, held = null) {
+    const old = this.segments;
+    const isSameShape =
+      segments.length === old.length &&
+      segments.every(({ speaker }, i) => speaker === old[i].speaker);
+    this.segments = segments;
+    this.drawing++;
+    if (isSameShape) {
+      this.index();
+      for (const para of this.paras) this.exchange(para, held);
+    } else {
+      this.keepingFocus(() => {
+        const paras = this.regroup();
+        const alive = new Set(paras);
+        for (const para of paras) this.place(para, alive);
+        this.trim();
+      });
+    }
+    this.finish();
+  }
+
+  // The paragraph that has the focus may get new elements.
+  keepingFocus(act) {
+    const focused = document.activeElement;
+    const at = focused.matches(".turn .at, .turn .who") && focused.closest(".turn").para.from;
+    act();
+    if (at === false || focused.isConnected) return;
+    const para = this.paraOf(at);
+    this.rove(para.i);
+    para.at.focus({ preventScroll: true });
+  }
+
+  trim() {
+    while (this.root.children.length > this.paras.length) this.drop(this.root.lastChild);
+  }
+
+  finish() {
+    this.trim();
+    this.rove(Math.min(this.roving, this.paras.length - 1));
+    this.redraw();
+  }
+
+  redraw() {
     for (const call of this.drawn) call();
   }
 
-  keptOr(para, segments, opens) {
-    const isKept =
-      para &&
-      para.opens === opens &&
-      para.segments.length === segments.length &&
-      para.segments.every((segment, i) => segment === segments[i]);
-    const found = isKept ? para : { segments, opens, node: null, isFilled: false };
-    for (const segment of segments) for (const word of segment.words) word.para = found;
-    return found;
+  // Paragraphs of the segments. One that has the same words as before keeps its elements.
+  regroup() {
+    this.index();
+    const kept = new Map(this.paras.map((para) => [para.segments[0].words, para]));
+    let speaker;
+    let from = 0;
+    this.paras = paragraphs(this.segments).map((segments, i) => {
+      const opens = segments[0].speaker !== speaker;
+      speaker = segments[0].speaker;
+      const old = kept.get(segments[0].words);
+      const isKept =
+        old?.segments.length === segments.length &&
+        segments.every(({ words }, k) => words === old.segments[k].words);
+      const para = isKept ? old : { node: null, isFilled: false };
+      Object.assign(para, { segments, opens, from, i });
+      if (para.node) this.label(para);
+      for (const segment of segments) for (const word of segment.words) word.para = para;
+      from += segments.length;
+      return para;
+    });
+    return this.paras;
   }
 
-  async show(paras, drawing) {
-    const alive = new Set(paras);
-    let built = 0;
-    for (const [i, para] of paras.entries()) {
-      if (!para.node) {
-        if (++built % CHUNK === 0) await pause();
-        if (drawing !== this.drawing) return;
-        this.build(para);
-      }
-      const here = this.root.children[i] ?? null;
-      if (here === para.node) continue;
-      this.root.insertBefore(para.node, here);
-      // In the place of the old one, so that the page does not jump.
-      if (here && !alive.has(here.para)) this.drop(here);
+  // Other segments in the same places of a paragraph.
+  exchange(para, held) {
+    let isStale = false;
+    for (const [k, old] of para.segments.entries()) {
+      const segment = this.segments[para.from + k];
+      if (segment === old) continue;
+      para.segments[k] = segment;
+      if (segment.words === old.words) continue;
+      for (const word of segment.words) word.para = para;
+      isStale = true;
+      if (para.isFilled && para.spans[k] !== held) this.write(para.spans[k], segment);
     }
+    if (isStale && para.node && !para.isFilled) this.writePlain(para);
+  }
+
+  // Puts a paragraph in its place; that of an old one, so that the page does not jump.
+  place(para, alive) {
+    if (!para.node) this.build(para);
+    const here = this.root.children[para.i] ?? null;
+    if (here === para.node) return;
+    this.root.insertBefore(para.node, here);
+    if (here && !alive.has(here.para)) this.drop(here);
   }
 
   drop(node) {
@@ -135,12 +161,36 @@ export class Text {
   }
 
   build(para) {
+    const node = el("section", {});
+    const at = el("button", { className: "at", type: "button", tabIndex: -1 });
+    const side = el("div", { className: "side" }, at);
+    const p = el("p", { dir: "auto", lang: para.segments[0].language ?? this.doc.language });
+    node.append(side, p);
+    node.para = para;
+    Object.assign(para, { node, side, p, at });
+    this.label(para);
+    this.writePlain(para);
+    this.observer.observe(node);
+  }
+
+  // Time and speaker of a paragraph.
+  label(para) {
     const { speaker, start } = para.segments[0];
-    const node = el("section", { className: para.opens ? "turn first-of" : "turn" });
-    const side = el("div", { className: "side" });
+    const words = `Play from ${clock(start)}${speaker ? `, ${speaker}` : ""}`;
+    const label = `${para.opens} ${words}`;
+    if (para.labelled === label) return;
+    para.labelled = label;
+    const { node, side, at } = para;
+    node.className = para.opens ? "turn first-of" : "turn";
     if (speaker) node.dataset.who = this.colour(speaker);
-    if (speaker && para.opens) {
-      side.append(
+    else delete node.dataset.who;
+    at.textContent = clock(start);
+    at.setAttribute("aria-label", words);
+    const who = side.querySelector(".who");
+    if (!speaker || !para.opens) who?.remove();
+    else if (who) who.textContent = speaker;
+    else
+      side.prepend(
         el("button", {
           className: "who",
           type: "button",
@@ -150,38 +200,53 @@ export class Text {
           title: "Change the speaker (S)",
         }),
       );
-    }
-    const at = el("button", {
-      className: "at",
-      type: "button",
-      tabIndex: -1,
-      textContent: clock(start),
-      "aria-label": `Play from ${clock(start)}${speaker ? `, ${speaker}` : ""}`,
-    });
-    side.append(at);
-    const p = el("p", { dir: "auto", lang: para.segments[0].language ?? this.doc.language });
-    p.textContent = para.segments.map(({ text }, i) => (i ? text : text.trimStart())).join("");
-    node.append(side, p);
-    node.para = para;
-    Object.assign(para, { node, p, at });
-    this.observer.observe(node);
   }
 
-  // Makes an element for each word; the text stays the same.
+  writePlain(para) {
+    para.p.textContent = para.segments.map(({ text }, i) => (i ? text : text.trimStart())).join("");
+  }
+
+  // Makes an element for each sentence and each word; the text stays the same.
   fill(para) {
     if (para.isFilled || !para.node) return;
     para.isFilled = true;
     const parts = [];
-    for (const segment of para.segments) {
-      for (const word of segment.words) {
-        const text = word.word.trimStart();
-        if (parts.length && text !== word.word) parts.push(" ");
-        word.el = el("span", { className: "w", textContent: text });
-        word.el.word = word;
-        parts.push(word.el);
-      }
-    }
+    para.spans = para.segments.map((segment, k) => {
+      const span = el("span", { className: "s" });
+      span.at = k;
+      this.write(span, segment);
+      if (k && !/^\S/u.test(segment.text)) parts.push(" ");
+      parts.push(span);
+      return span;
+    });
     para.p.replaceChildren(...parts);
+  }
+
+  write(span, segment) {
+    const parts = [];
+    for (const word of segment.words) {
+      const text = word.word.trimStart();
+      if (parts.length && text !== word.word) parts.push(" ");
+      word.el = el("span", { className: "w", textContent: text });
+      word.el.word = word;
+      parts.push(word.el);
+    }
+    span.replaceChildren(...parts);
+  }
+
+  // The paragraph of a segment, by its position; and the element of the segment.
+  paraOf(at) {
+    return this.paras.findLast(({ from }) => from <= at);
+  }
+
+  sentence(at) {
+    const para = this.paraOf(at);
+    this.fill(para);
+    return para.spans[at - para.from];
+  }
+
+  positionOf(span) {
+    return span.closest(".turn").para.from + span.at;
   }
 
   scrolled(changes) {
@@ -239,6 +304,27 @@ export class Text {
     this.roving = Math.max(0, i);
     const now = this.paras[this.roving];
     if (now?.at) now.at.tabIndex = 0;
+  }
+
+  focus(para) {
+    if (!para?.at) return;
+    this.rove(para.i);
+    para.at.focus({ preventScroll: true });
+    this.reveal(para);
+  }
+
+  // Tab leaves the text from its end. The browser would look for the next stop in each paragraph,
+  // and would lay out all of them for that.
+  tab(isBack) {
+    this.isLeaving = true;
+    (isBack ? this.root : this.end)?.focus({ preventScroll: true });
+    this.isLeaving = false;
+  }
+
+  // Tab comes in at either end.
+  enter(edge) {
+    const isByKey = edge.matches(":focus-visible") && !this.isLeaving;
+    if (isByKey) this.focus(this.paras[this.roving]);
   }
 
   point(word) {

@@ -1,5 +1,9 @@
-// The page of one transcript: joins text, sound, wave, speakers, find and keys.
+// The page of one transcript: joins text, sound, wave, speakers, find, edits and keys.
 import { bytes, get, jobPath, reason, send, sentence, trouble, watch } from "./api.js";
+import { Conflicts } from "./conflicts.js";
+import { Editor } from "./editor.js";
+import { Edits } from "./edits.js";
+import { exportMenu } from "./export.js";
 import { Doubts, Find } from "./find.js";
 import { listen } from "./keys.js";
 import { enter } from "./session.js";
@@ -20,29 +24,14 @@ import {
   shownName,
   start,
 } from "./ui.js";
+import { Versions } from "./versions.js";
 import { Wave } from "./wave.js";
 
 const PARTIAL_MS = 4000; // between two looks at the text of a running job
-// Formats in groups; the others come last, with the server's words.
-const GROUPS = [
-  ["txt", "docx", "md", "timed"],
-  ["srt", "vtt"],
-];
-const LABELS = {
-  txt: "Plain text",
-  docx: "Word",
-  md: "Markdown",
-  timed: "Text with times",
-  srt: "Subtitles",
-  vtt: "Web subtitles",
-  json: "Everything, with times",
-  tsv: "Table of sentences",
-  rttm: "Turns of the speakers",
-};
 const jobId = decodeURIComponent(location.pathname.split("/")[2]);
 const isFinal = ({ status }) => !["queued", "running"].includes(status);
 
-const speakers = new Speakers(jobId);
+const speakers = new Speakers();
 const text = new Text($("#text"), {
   live: $("#live"),
   colour: (name) => speakers.colour(name),
@@ -77,6 +66,10 @@ const doubts = new Doubts(text, sound, {
   next: $("#doubt-next"),
   section: $("#doubtful"),
 });
+const edits = new Edits(jobId, text, { mark: $("#saved"), refused: say });
+const editor = new Editor(text, sound, edits, { root: $("#text"), button: $("#edit") });
+const conflicts = new Conflicts(text, edits);
+const versions = new Versions(jobId, edits, restored);
 let job;
 
 // harbour-bakery.ogg -> Harbour bakery. Names with spaces or dates stay as they are.
@@ -190,7 +183,17 @@ async function read() {
   await text.update(doc);
   drawHead();
   drawState();
+  if (job.status === "completed") {
+    edits.attach(doc);
+    $("#edit").hidden = false;
+    $("#saved").hidden = false;
+  }
   if (!$("#audio").src) listenTo();
+}
+
+async function restored(doc) {
+  await text.update(doc);
+  edits.attach(doc);
 }
 
 let stopWatching = null;
@@ -253,21 +256,25 @@ async function soundFailed() {
 
 function clicked(event) {
   const para = event.target.closest(".turn")?.para;
-  if (!para) return;
+  if (!para) return undefined;
   const who = event.target.closest(".who");
   if (who) return speakers.edit(para.segments[0].speaker, who, para);
+  if (event.target.closest(".banner")) return undefined;
   if (event.target.closest(".at")) return sound.playFrom(para.segments[0].start);
   const word = event.target.closest(".w")?.word;
-  if (!word || !getSelection().isCollapsed) return;
+  if (!word || !getSelection().isCollapsed) return undefined;
+  if (editor.isOn && !event.ctrlKey && !event.metaKey) return undefined;
   text.point(null);
   text.rove(para.i);
   sound.seek(word.start);
-  sound.follow(true);
+  return sound.follow(true);
 }
 
 const page = {
   text,
   sound,
+  edits,
+  editor,
   find,
   doubts,
   help: () => $("#help").showModal(),
@@ -277,7 +284,11 @@ const page = {
     const para = turn?.para ?? sound.current ?? text.paras[0];
     if (!para) return;
     text.reveal(para, true);
-    speakers.edit(para.segments[0].speaker, para.node.querySelector(".who") ?? para.at, para);
+    const word = text.words[text.cursor];
+    const isHere = (segment) => word && segment.words.includes(word);
+    const k = editor.span ? editor.at - para.from : para.segments.findIndex(isHere);
+    const from = para.node.querySelector(".who") ?? para.at;
+    speakers.edit(para.segments[0].speaker, from, para, k < 0 ? -1 : para.from + k);
   },
 };
 
@@ -301,38 +312,8 @@ function goTo(seconds) {
   text.mark("spoken", [word]);
 }
 
-function exportMenu(formats) {
-  const rest = formats.map(({ name }) => name).filter((name) => !GROUPS.flat().includes(name));
-  const parts = [...GROUPS, rest].map((names) =>
-    names
-      .map((name) => formats.find((format) => format.name === name))
-      .filter(Boolean)
-      .map(({ name, label }) =>
-        el(
-          "a",
-          {
-            href: `${jobPath(jobId, "/export")}?format=${encodeURIComponent(name)}`,
-            download: "",
-          },
-          LABELS[name] ?? label,
-          el("span", { className: "quiet", textContent: name }),
-        ),
-      ),
-  );
-  const menu = $("#export");
-  const lines = parts.filter((part) => part.length).flatMap((part) => [...part, el("hr")]);
-  menu.replaceChildren(
-    ...lines,
-    el("button", {
-      type: "button",
-      textContent: "Print or save as PDF",
-      onclick: () => {
-        menu.hidePopover();
-        print();
-      },
-    }),
-  );
-  menu.addEventListener("click", (event) => event.target.closest("a") && menu.hidePopover());
+function marked() {
+  if (!conflicts.go()) versions.open();
 }
 
 function lost(error) {
@@ -354,17 +335,16 @@ function lost(error) {
 async function open() {
   const config = await enter();
   start();
-  exportMenu(config.formats);
+  exportMenu(jobId, config.formats, edits);
   $("#help-button").onclick = page.help;
   $("#goto").onclose = went;
   $("#text").addEventListener("click", clicked);
   $("#audio").addEventListener("error", soundFailed);
+  $("#saved").onclick = marked;
   listen(page);
   job = await get(jobPath(jobId));
-  speakers.attach(text, async (doc) => {
-    await text.update(doc);
-    drawHead();
-  });
+  speakers.attach(text, edits);
+  text.drawn.push(drawHead);
   drawHead();
   drawState();
   follow();
