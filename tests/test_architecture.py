@@ -71,6 +71,7 @@ DOORS: dict[str, set[str]] = {
     "platformdirs": {"settings"},
     "pydantic": {"frontends", "settings"},  # the schemas of tools and answers
     "rich": {"frontends"},
+    "sounddevice": {"media.microphone"},
     "sqlalchemy": {"jobs"},
     **{name: {"frontends.http"} for name in ("python_multipart", "sse_starlette", "starlette")},
     "tokenizers": {"models.conversion", "engines.tokenizer"},  # writing tokenizers, using them

@@ -51,6 +51,11 @@ class LiveSession:
         self._send("close")
         self._process.closed(self._running)
 
+    def finish(self) -> None:
+        """As ``close``, but what was sent is recognized before."""
+        self._send("finish")
+        self._process.closed(self._running)
+
     def _send(self, do: str, **fields: Any) -> None:
         self._running.send({"session": self._number, "do": do, **fields})
 

@@ -2,7 +2,7 @@
 
     {"session": n, "do": "configure", "setup": {...}, "tag": t}
     {"session": n, "do": "append", "audio": base64}
-    {"session": n, "do": "commit" | "clear" | "close", "tag": t}
+    {"session": n, "do": "commit" | "clear" | "close" | "finish", "tag": t}
 
 The answers are ``LiveEvent``. Imports nothing heavy.
 """
@@ -27,20 +27,24 @@ class LiveSetup:
         options: of the model and the text.
         codec: of the sound; see ``media.live_input.LiveFormat``.
         rate_hz: samples per second.
+        channels: of the sound, which are mixed: 1 or 2.
         finds_turns: a pause ends an utterance; otherwise only a commit does.
         threshold: probability at which speech begins.
         prefix_s: audio kept before speech.
         silence_s: a pause of this length ends an utterance.
+        is_limited: the session has limits of time and of waiting speech. Without, the sender waits.
         sound_path: WAV file that gets the sound, or "".
     """
 
     options: JobOptions
     codec: str = "pcm_s16le"
     rate_hz: int = 24_000
+    channels: int = 1
     finds_turns: bool = True
     threshold: float = 0.5
     prefix_s: float = 0.3
     silence_s: float = 0.5
+    is_limited: bool = True
     sound_path: str = ""
 
     def to_json(self) -> dict[str, Any]:

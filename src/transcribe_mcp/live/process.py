@@ -47,7 +47,7 @@ def serve(messages: BinaryIO, output: BinaryIO) -> None:
         if number not in sessions:
             sessions[number] = Session(executor, partial(sender.send, number), _note_error)
         sessions[number].put(message)
-        if message["do"] == "close":
+        if message["do"] in ("close", "finish"):
             ending = [one for one in ending if not one.is_closed]
             ending.append(sessions.pop(number))
     for session in sessions.values():

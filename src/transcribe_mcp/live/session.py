@@ -68,7 +68,7 @@ class Session:
         self._send = send
         self._messages: Queue[dict[str, Any]] = Queue(MAX_MESSAGES)
         self._windows: Queue[tuple[LiveRecognizer, Item, Window] | None] = Queue()
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         self._waiting_s = 0.0
         self._is_over = False
         self._setup: LiveSetup | None = None
@@ -82,7 +82,8 @@ class Session:
         self._hearing = threading.Thread(target=self._hear, name="hear", daemon=True)
         self._hearing.start()
         recognize = partial(self._guarded, self._recognize)
-        threading.Thread(target=recognize, name="recognize", daemon=True).start()
+        self._recognizing = threading.Thread(target=recognize, name="recognize", daemon=True)
+        self._recognizing.start()
 
     def put(self, message: dict[str, Any]) -> None:
         """Take a message. Blocks while many wait."""
@@ -111,9 +112,11 @@ class Session:
     # --- hearing -------------------------------------------------------------------------------
 
     def _hear(self) -> None:
-        while (message := self._messages.get())["do"] != "close":
+        while (message := self._messages.get())["do"] not in ("close", "finish"):
             if not self._is_over:
                 self._guarded(partial(getattr(self, f"_do_{message['do']}"), message))
+        if message["do"] == "finish" and self._setup is not None:
+            self._guarded(self._finish)
         self._is_over = True
         self._windows.put(None)
         if self._sound is not None:
@@ -124,6 +127,8 @@ class Session:
         if not self._is_over:
             self._is_over = True
             self._send(event)
+            with self._changed:
+                self._changed.notify()
 
     def _do_configure(self, message: dict[str, Any]) -> None:
         setup = LiveSetup.from_json(message["setup"])
@@ -131,7 +136,7 @@ class Session:
             self._load(setup.options)
             silence_s = setup.silence_s if setup.finds_turns else MANUAL_SILENCE_S
             self._finder = UtteranceFinder(TurnRules(setup.threshold, setup.prefix_s, silence_s))
-            self._input = LiveInput(LiveFormat(setup.codec, setup.rate_hz))
+            self._input = LiveInput(LiveFormat(setup.codec, setup.rate_hz, setup.channels))
         except TranscribeError as error:
             self._send(_failure("error", error, message.get("tag")))
             return
@@ -163,16 +168,27 @@ class Session:
         self._follow(self._input.push(base64.b64decode(message["audio"])))
 
     def _do_commit(self, message: dict[str, Any]) -> None:
-        self._follow(self._input.finish())
-        if not self._n_uncommitted:
+        if not self._commit_rest():
             text = "the audio buffer is empty; append audio before a commit"
             self._send(LiveEvent("error", code=EMPTY, message=text, tag=message.get("tag")))
-            return
+
+    def _finish(self) -> None:
+        """Recognize what has come until now."""
+        self._commit_rest()
+        self._windows.put(None)
+        self._recognizing.join()
+
+    def _commit_rest(self) -> bool:
+        """End the utterance; returns whether there was any sound to commit."""
+        self._follow(self._input.finish())
+        if not self._n_uncommitted:
+            return False
         n_before = self._n_items if self._item is None else self._n_items - 1
         for found in self._finder.flush():
             self._take(found)
         if self._item is not None or self._n_items == n_before:
             self._commit(self._item or self._new_item())
+        return True
 
     def _do_clear(self, _: dict[str, Any]) -> None:
         self._follow(self._input.finish())
@@ -183,7 +199,8 @@ class Session:
     def _follow(self, samples: Samples) -> None:
         self._n_samples += len(samples)
         self._n_uncommitted += len(samples)
-        if self._n_samples > MAX_SESSION_S * SAMPLE_RATE_HZ:
+        is_limited = self._setup is not None and self._setup.is_limited
+        if is_limited and self._n_samples > MAX_SESSION_S * SAMPLE_RATE_HZ:
             minutes = MAX_SESSION_S / 60
             raise LimitError(f"the session has more than {minutes:.0f} min of audio; open another")
         if self._sound is not None:
@@ -219,22 +236,28 @@ class Session:
         self._item = None
         self._n_uncommitted = 0
         self._send(LiveEvent("committed", item.number))
-        with self._lock:
+        with self._changed:
             item.is_committed = True
             self._show(item)
 
     # --- recognizing ---------------------------------------------------------------------------
 
     def _queue(self, window: Window) -> None:
+        assert self._setup is not None
         item = self._item or self._new_item()
-        with self._lock:
-            self._waiting_s += window.duration
-            if self._waiting_s > MAX_WAITING_S and self._waiting_s > window.duration:
+        with self._changed:
+            if not self._setup.is_limited:
+                self._changed.wait_for(lambda: self._has_room(window) or self._is_over)
+            elif not self._has_room(window):
                 text = f"more than {MAX_WAITING_S:.0f} s of speech wait; send audio as it is spoken"
                 raise LimitError(text)
+            self._waiting_s += window.duration
             item.n_waiting += 1
             item.seconds += window.duration
         self._windows.put((self._recognizers[-1], item, window))
+
+    def _has_room(self, window: Window) -> bool:
+        return not self._waiting_s or self._waiting_s + window.duration <= MAX_WAITING_S
 
     def _recognize(self) -> None:
         try:
@@ -245,15 +268,16 @@ class Session:
                 recognizer.close()
 
     def _recognize_window(self, recognizer: LiveRecognizer, item: Item, window: Window) -> None:
-        with self._lock:
+        with self._changed:
             self._waiting_s -= window.duration
+            self._changed.notify()
         text = ""
         if not item.is_dropped:
             try:
                 text = recognizer.recognize(window)
             except TranscribeError as error:
                 item.error = error
-        with self._lock:
+        with self._changed:
             item.n_waiting -= 1
             item.texts.append(text if any(item.texts) else text.lstrip())
             self._show(item)

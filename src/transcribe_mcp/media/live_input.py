@@ -22,19 +22,22 @@ _BYTES = {PCM: 2}
 
 @dataclass(frozen=True, slots=True)
 class LiveFormat:
-    """Of a stream without a header: one channel.
+    """Of a stream without a header.
 
     Attributes:
         codec: one of ``CODECS``: 16 bits, or G.711 with one byte for a sample.
         rate_hz: samples per second.
+        channels: 1, or 2 in turn, which are mixed.
     """
 
     codec: str = PCM
     rate_hz: int = 24_000
+    channels: int = 1
 
     @property
     def sample_bytes(self) -> int:
-        return _BYTES.get(self.codec, 1)
+        """Of all channels."""
+        return _BYTES.get(self.codec, 1) * self.channels
 
 
 class LiveInput:
@@ -48,7 +51,7 @@ class LiveInput:
         context = av.CodecContext.create(form.codec, "r")
         assert isinstance(context, AudioCodecContext)
         context.sample_rate = form.rate_hz
-        context.layout = "mono"
+        context.layout = "mono" if form.channels == 1 else "stereo"
         self._decoder = context
 
     def push(self, data: bytes) -> Samples:

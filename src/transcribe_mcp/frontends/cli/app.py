@@ -14,7 +14,7 @@ from ... import __version__, service
 from ...domain.options import EngineSpec, FormatOptions, Options, SubtitleRules
 from ...domain.progress import show_no_text
 from ...service import bench as benchmark
-from . import jobs, voices
+from . import jobs, listen, voices
 from . import options as arg
 from .options import Shown
 from .summary import Summary
@@ -275,6 +275,7 @@ def _size(n_bytes: int | None) -> str:
     return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.0f} MB"
 
 
+app.command("listen", epilog=listen.EXAMPLES)(listen.command)
 app.add_typer(models, name="models")
 app.add_typer(voices.group, name="voices")
 jobs.add_commands(app)

@@ -10,13 +10,11 @@ import base64
 import binascii
 import json
 import logging
-import tempfile
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, ClassVar
 
 from starlette.requests import Request
@@ -31,10 +29,9 @@ from ...service.live import (
     LiveEvent,
     LiveProcess,
     LiveSession,
-    save_sound,
+    SoundFile,
     settled_setup,
 )
-from ...service.uploads import TEMPORARY, make_folder
 from .parts import Part
 from .realtime_events import Event, ItemEvents, error, error_of, event, new_id
 from .realtime_session import DEFAULT, merged, setup_of
@@ -45,7 +42,6 @@ SUBPROTOCOL = "realtime"
 MAX_SESSION_S = 3600.0
 MAX_AUDIO_CHARS = 15 * 1024 * 1024
 CLOSING_S = 10.0  # for the file of a session that is saved
-SOUND_NAME = "sound.wav"
 POLICY = 1008  # codes of WebSockets
 FAILED = 1011
 
@@ -106,7 +102,7 @@ class Conversation:
         self._items = ItemEvents(self._id)
         self._closed: asyncio.Future[LiveEvent] = asyncio.get_running_loop().create_future()
         self._expires_at = int(time.time() + MAX_SESSION_S)
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._sound: SoundFile | None = None
         self._session: LiveSession
 
     async def run(self) -> None:
@@ -166,20 +162,19 @@ class Conversation:
     async def _close(self) -> None:
         """End the session. If it is saved, its sound becomes a job."""
         await self._service.call(self._session.close)
-        if self._folder is None:
+        if self._sound is None:
             return
-        with self._folder as folder, suppress(TimeoutError):
+        try:
             closed = await asyncio.wait_for(self._closed, CLOSING_S)
             if closed.seconds:
-                await self._save(Path(folder) / SOUND_NAME)
-
-    async def _save(self, path: Path) -> None:
-        service = self._service.service
-        setup = await self._service.call(setup_of, self._shown)
-        try:
-            await self._service.submit(save_sound, service, path, setup.options)
+                setup = await self._service.call(setup_of, self._shown)
+                await self._service.submit(self._sound.submit, setup.options)
+        except TimeoutError:
+            _log.warning("the sound of a live session is not saved: its process does not answer")
         except TranscribeError as failed:
             _log.warning("the sound of a live session cannot be saved: %s", failed.code)
+        finally:
+            await self._service.call(self._sound.close)
 
     # --- from the session to the client --------------------------------------------------------
 
@@ -237,20 +232,13 @@ class Conversation:
         except TranscribeError as failed:
             raise refused_by(failed) from failed
         if session["store"]:
-            setup = replace(setup, sound_path=await self._sound_path())
+            self._sound = self._sound or await self._service.call(SoundFile, service)
+            setup = replace(setup, sound_path=str(self._sound.path))
         self._answer = asyncio.get_running_loop().create_future()
         answer = self._answer
         await self._service.call(self._session.configure, setup, tag if tag else None)
         self._is_configured = (await answer).kind == "configured" or self._is_configured
         return answer.result().kind == "configured"
-
-    async def _sound_path(self) -> str:
-        if self._folder is None:
-            folder = await self._service.call(make_folder, self._service.service.settings.data_dir)
-            self._folder = tempfile.TemporaryDirectory(
-                prefix=TEMPORARY, dir=folder, ignore_cleanup_errors=True
-            )
-        return str(Path(self._folder.name) / SOUND_NAME)
 
     async def _require_setup(self) -> None:
         if not self._is_configured and not await self._configure(self._shown, None):
