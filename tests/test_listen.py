@@ -70,7 +70,7 @@ def test_standard_input_is_transcribed_utterance_by_utterance_and_saved(
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     times = [row[name] for row in rows for name in ("start", "end")]
     assert len(rows) > 1 and times == sorted(times)
-    assert 0 <= times[0] and times[-1] <= len(spoken) / SAMPLE_RATE_HZ + 0.1
+    assert times[0] >= 0 and times[-1] <= len(spoken) / SAMPLE_RATE_HZ + 0.1
     service = Service(Settings(data_dir=tmp_path / "data", start_workers=False))
     [job] = service.list_jobs().jobs
     assert job.job_id in done.stderr

@@ -141,6 +141,7 @@ class Talk:
     def until(self, *kinds: str) -> list[LiveEvent]:
         found = [self.events.get(timeout=PATIENCE_S)]
         while found[-1].kind not in kinds:
+            assert found[-1].kind not in ("ended", "closed"), found
             found.append(self.events.get(timeout=PATIENCE_S))
         return found
 

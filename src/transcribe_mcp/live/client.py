@@ -18,7 +18,7 @@ from .messages import LiveEvent, LiveSetup
 
 LOG_NAME = "live.log"
 COMMAND = (sys.executable, "-m", "transcribe_mcp.live.process")
-CLOSING_S = 3.0  # for the process, once its input has ended
+CLOSING_S = 30.0  # for the process, once its input has ended; it may be starting
 
 OnEvent = Callable[[LiveEvent], None]
 
@@ -176,15 +176,17 @@ class LiveProcess:
         """End the process."""
         with self._lock:
             self._stop_timer()
-            if self._running is not None:
-                self._running.close()
-                self._running = None
+            running = self._running
+            self._running = None
+        if running is not None:
+            running.close()
 
     def _end_idle(self, running: Running) -> None:
         with self._lock:
-            if running is self._running and not running.n_sessions:
-                self._running = None
-                running.close()
+            if running is not self._running or running.n_sessions:
+                return
+            self._running = None
+        running.close()
 
     def _stop_timer(self) -> None:
         if self._idle is not None:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import base64
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from queue import Queue
 from typing import Any
 
@@ -69,7 +71,7 @@ class Session:
         self._messages: Queue[dict[str, Any]] = Queue(MAX_MESSAGES)
         self._windows: Queue[tuple[LiveRecognizer, Item, Window] | None] = Queue()
         self._changed = threading.Condition()
-        self._waiting_s = 0.0
+        self._unfinished_s: deque[float] = deque()  # windows that are not recognized yet
         self._is_over = False
         self._setup: LiveSetup | None = None
         self._recognizers: list[LiveRecognizer] = []
@@ -251,13 +253,15 @@ class Session:
             elif not self._has_room(window):
                 text = f"more than {MAX_WAITING_S:.0f} s of speech wait; send audio as it is spoken"
                 raise LimitError(text)
-            self._waiting_s += window.duration
+            self._unfinished_s.append(window.duration)
             item.n_waiting += 1
             item.seconds += window.duration
         self._windows.put((self._recognizers[-1], item, window))
 
     def _has_room(self, window: Window) -> bool:
-        return not self._waiting_s or self._waiting_s + window.duration <= MAX_WAITING_S
+        """The oldest window does not count: the model is at it, or soon will be."""
+        waiting_s = sum(islice(self._unfinished_s, 1, None))
+        return not self._unfinished_s or waiting_s + window.duration <= MAX_WAITING_S
 
     def _recognize(self) -> None:
         try:
@@ -268,9 +272,6 @@ class Session:
                 recognizer.close()
 
     def _recognize_window(self, recognizer: LiveRecognizer, item: Item, window: Window) -> None:
-        with self._changed:
-            self._waiting_s -= window.duration
-            self._changed.notify()
         text = ""
         if not item.is_dropped:
             try:
@@ -278,6 +279,8 @@ class Session:
             except TranscribeError as error:
                 item.error = error
         with self._changed:
+            self._unfinished_s.popleft()
+            self._changed.notify()
             item.n_waiting -= 1
             item.texts.append(text if any(item.texts) else text.lstrip())
             self._show(item)

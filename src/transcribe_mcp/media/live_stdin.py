@@ -6,6 +6,8 @@ import sys
 import wave
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BufferedReader
+from typing import cast
 
 from ..errors import NotMediaError
 from .stdin import require_pipe
@@ -33,9 +35,9 @@ def open_stdin(rate_hz: int) -> LiveStdin:
         NotMediaError: a WAV file of another kind.
     """
     require_pipe()
-    source = sys.stdin.buffer
+    source = cast("BufferedReader", sys.stdin.buffer)
     # Before the first bytes come, nothing is known. A pipe gives what it has.
-    if not source.peek(4).startswith(b"RIFF"):  # type: ignore[attr-defined]
+    if not source.peek(4).startswith(b"RIFF"):
         return LiveStdin(rate_hz, 1, iter(lambda: source.read1(SAMPLE_BYTES * BLOCK_FRAMES), b""))
     try:
         reader = wave.open(source, "rb")  # noqa: SIM115 - standard input stays open

@@ -275,7 +275,7 @@ def _size(n_bytes: int | None) -> str:
     return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.0f} MB"
 
 
-app.command("listen", epilog=listen.EXAMPLES)(listen.command)
+listen.add_command(app)
 app.add_typer(models, name="models")
 app.add_typer(voices.group, name="voices")
 jobs.add_commands(app)

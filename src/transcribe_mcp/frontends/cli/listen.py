@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ...domain.options import EngineSpec, Options
-from ...service.live import LiveEvent, LiveSetup, listen, open_sound
+from ...service import live as service
 from ...service.models import JobOptions
 from ...service.service import Service
 from . import options as arg
@@ -56,7 +56,7 @@ class Printer:
         self._shown = shown
         self._starts: dict[int, float] = {}
 
-    def take(self, found: LiveEvent) -> None:
+    def take(self, found: service.LiveEvent) -> None:
         if found.kind == "configured" and not self._shown.quiet and self._name:
             say(f"listening to {self._name}; Ctrl-C ends")
         elif found.kind == "started":
@@ -66,7 +66,7 @@ class Printer:
         elif found.kind == "failed":
             say(f"error: an utterance is lost: {found.message}")
 
-    def _line(self, found: LiveEvent) -> str:
+    def _line(self, found: service.LiveEvent) -> str:
         if not self._shown.as_json:
             return f"{found.text}\n"
         start = self._starts.pop(found.item, 0.0)
@@ -74,33 +74,35 @@ class Printer:
         return json.dumps(row | {"text": found.text}, ensure_ascii=False) + "\n"
 
 
-@arg.with_records
-def command(
-    spec: Annotated[EngineSpec, "engine", "model", "device", "compute_type"],
-    options: Annotated[Options, "language", "task", "prompt", "vocabulary", "beam_size"],
-    source: Source = "",
-    microphone: MicrophoneName = "",
-    rate: Rate = 16_000,
-    pause: Pause = 0.5,
-    save: Save = False,
-    as_json: arg.AsJson = False,
-    quiet: arg.Quiet = False,
-) -> None:
-    """Print what is said into a microphone, utterance by utterance. Ctrl-C ends.
+def add_command(app: typer.Typer) -> None:
+    @app.command(epilog=EXAMPLES)
+    @arg.with_records
+    def listen(
+        spec: Annotated[EngineSpec, "engine", "model", "device", "compute_type"],
+        options: Annotated[Options, "language", "task", "prompt", "vocabulary", "beam_size"],
+        source: Source = "",
+        microphone: MicrophoneName = "",
+        rate: Rate = 16_000,
+        pause: Pause = 0.5,
+        save: Save = False,
+        as_json: arg.AsJson = False,
+        quiet: arg.Quiet = False,
+    ) -> None:
+        """Print what is said into a microphone, utterance by utterance. Ctrl-C ends.
 
-    The microphone needs: pip install 'transcribe-mcp[live]'
-    """
-    service = Service()
-    with open_sound(source, microphone, rate) as sound:
-        setup = LiveSetup(
-            JobOptions(**vars(options) | vars(spec)),
-            rate_hz=sound.rate_hz,
-            channels=sound.channels,
-            silence_s=pause,
-            is_limited=False,
-        )
-        printer = Printer(sound.name, arg.Shown(as_json, quiet))
-        job = listen(service, setup, sound.blocks, printer.take, stores=save)
-    if job is not None and not quiet:
-        say(f"saved as job {job.job_id}; see: transcribe-mcp jobs show {job.job_id}")
-    service.close()
+        The microphone needs: pip install 'transcribe-mcp[live]'
+        """
+        jobs = Service()
+        with service.open_sound(source, microphone, rate) as sound:
+            setup = service.LiveSetup(
+                JobOptions(**vars(options) | vars(spec)),
+                rate_hz=sound.rate_hz,
+                channels=sound.channels,
+                silence_s=pause,
+                is_limited=False,
+            )
+            printer = Printer(sound.name, arg.Shown(as_json, quiet))
+            job = service.listen(jobs, setup, sound.blocks, printer.take, stores=save)
+        if job is not None and not quiet:
+            say(f"saved as job {job.job_id}; see: transcribe-mcp jobs show {job.job_id}")
+        jobs.close()

@@ -232,7 +232,8 @@ class Conversation:
         except TranscribeError as failed:
             raise refused_by(failed) from failed
         if session["store"]:
-            self._sound = self._sound or await self._service.call(SoundFile, service)
+            if self._sound is None:
+                self._sound = await self._service.call(SoundFile, service)
             setup = replace(setup, sound_path=str(self._sound.path))
         self._answer = asyncio.get_running_loop().create_future()
         answer = self._answer
