@@ -138,6 +138,8 @@ def test_split_join_undo_and_an_earlier_version(reader: Tab, here: Site) -> None
 
     type_first(page, 1, "Later ")
     page.click("#saved")
+    page.locator("#versions summary").last.click()
+    page.locator("#versions ins", has_text="Later").wait_for()
     page.locator("#versions button", has_text="Restore").last.click()
     page.locator("#versions").wait_for(state="hidden")
     reader.until("!document.querySelector('#text').textContent.includes('Later')")

@@ -161,7 +161,7 @@ export function taken({ target, names }, answer) {
   return map;
 }
 
-const isEqual = (a, b) =>
+export const isEqual = (a, b) =>
   a.length === b.length &&
   a.every(({ text, speaker }, i) => speaker === b[i].speaker && plain(text) === plain(b[i].text));
 

@@ -12,7 +12,7 @@ function ago(seconds) {
 }
 
 // The words of a text; those that the other lacks stand out.
-function versus(text, other, tag) {
+export function versus(text, other, tag) {
   const has = new Set(other.split(" "));
   const words = text
     .split(" ")
@@ -20,7 +20,7 @@ function versus(text, other, tag) {
   return el("p", { dir: "auto" }, ...words.flatMap((word) => [word, " "]));
 }
 
-const textOf = (segments) => plain(segments.map(({ text }) => text).join(" "));
+export const textOf = (segments) => plain(segments.map(({ text }) => text).join(" "));
 const speakersOf = (segments) => [...new Set(segments.map(({ speaker }) => speaker))].join(", ");
 
 export class Conflicts {

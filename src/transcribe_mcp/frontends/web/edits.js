@@ -1,6 +1,6 @@
 // The edits: what was changed on the page, undo and redo, and how the server gets it.
 import { get, jobPath, send } from "./api.js";
-import { merged, pairs, plan, taken } from "./changes.js";
+import { isEqual, merged, pairs, plan, taken } from "./changes.js";
 import { timed } from "./segments.js";
 import { keepWhile, reopen } from "./session.js";
 
@@ -188,8 +188,8 @@ export class Edits {
     this.revision = doc.revision;
     this.base = joined.base;
     this.held = new Set([...kept, ...joined.held]);
-    if (joined.mine.length !== this.text.segments.length) {
-      this.done = []; // the positions of its steps are others now
+    if (!isEqual(joined.mine, this.text.segments)) {
+      this.done = []; // undoing them would undo what others changed, too
       this.undone = [];
     }
     this.text.doc = doc;

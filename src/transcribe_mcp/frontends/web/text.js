@@ -156,8 +156,10 @@ export class Text {
   }
 
   index() {
+    const pointed = this.words[this.cursor];
     this.words = this.segments.flatMap((segment) => segment.words);
     this.words.forEach((word, i) => (word.i = i));
+    this.cursor = pointed && this.words[pointed.i] === pointed ? pointed.i : -1;
   }
 
   build(para) {

@@ -1,9 +1,19 @@
 // The history: earlier versions of the transcript, and the way back to them.
 import { get, jobPath, send } from "./api.js";
-import { $, button, day, el, say } from "./ui.js";
+import { isEqual, merged, pairs } from "./changes.js";
+import { textOf, versus } from "./conflicts.js";
+import { timed } from "./segments.js";
+import { $, button, clock, counted, day, el, say } from "./ui.js";
+
+const SHOWN = 20; // sentences of a comparison
 
 const time = (seconds) =>
   new Date(seconds * 1000).toLocaleTimeString("en", { timeStyle: "medium", hourCycle: "h23" });
+
+function line(label, text) {
+  text.prepend(el("span", { className: "quiet num", textContent: label }), " ");
+  return text;
+}
 
 export class Versions {
   // Args: `restored`, called with the document of the version that came back.
@@ -27,13 +37,46 @@ export class Versions {
 
   row({ revision, created_at: at }, isNow) {
     const name = revision ? `${day(at)}, ${time(at)}` : "As it was transcribed";
+    if (isNow) {
+      const now = el("span", { className: "quiet", textContent: "Now" });
+      return el("li", {}, el("span", { className: "num", textContent: name }), now);
+    }
+    const box = el("div", { "aria-live": "polite" });
+    const more = el("details", {}, el("summary", { className: "num", textContent: name }), box);
+    more.addEventListener("toggle", () => box.firstChild || this.compare(revision, box), {
+      once: true,
+    });
     const back = button("Restore", "line", () => this.restore(revision, name));
     back.setAttribute("aria-label", `Restore: ${name}`);
-    return el(
-      "li",
-      {},
-      el("span", { className: "num", textContent: name }),
-      isNow ? el("span", { className: "quiet", textContent: "Now" }) : back,
+    return el("li", {}, more, back);
+  }
+
+  // Shows which sentences a version has otherwise, with the words that are not there now.
+  async compare(revision, box) {
+    let doc;
+    try {
+      doc = await get(jobPath(this.jobId, "/transcript"), { revision: String(revision) });
+    } catch (error) {
+      box.replaceChildren(el("p", { className: "quiet", textContent: error.message }));
+      return;
+    }
+    const now = this.edits.base;
+    const then = merged(now, now, doc.segments.map(timed)).base;
+    const runs = pairs(then, now).filter(({ theirs, mine }) => !isEqual(theirs, mine));
+    const n = counted(runs.length, "sentence differs", "sentences differ");
+    box.replaceChildren(
+      el("p", {
+        className: "quiet",
+        textContent: runs.length ? `${n} from now.` : "As it is now.",
+      }),
+      ...runs.slice(0, SHOWN).flatMap(({ theirs, mine }) => {
+        const texts = [textOf(theirs), textOf(mine)];
+        const isText = texts[0] !== texts[1];
+        return [
+          line(clock(theirs[0].start), versus(texts[0], texts[1], "del")),
+          isText && line("Now", versus(texts[1], texts[0], "ins")),
+        ].filter(Boolean);
+      }),
     );
   }
 
