@@ -71,7 +71,8 @@ export class Speakers {
   // Opens the form beside a name. `para`: the paragraph it stands at; `at`: the position of the
   // sentence that is meant.
   edit(name, from, para = null, at = -1) {
-    if (!this.edits.isOn || !(name || para)) return;
+    if (!this.edits.isOn) return say("Names can be changed when the recording is finished");
+    if (!name && !para) return undefined;
     Object.assign(this, { name, para, at });
     const input = $("#speaker-name");
     input.value = name ?? "";
@@ -85,7 +86,7 @@ export class Speakers {
     this.hint();
     openAt($("#speaker"), from);
     input.focus();
-    input.select();
+    return input.select();
   }
 
   get wanted() {
