@@ -56,6 +56,7 @@ LONG_FILES = (
     "test_compat_environments.py",
     "test_whisper_memory.py",
     "test_web_page.py",
+    "test_realtime.py",
     "test_mcp_safety.py",
     "test_shared_jobs.py",
     "test_jobs_writer.py",

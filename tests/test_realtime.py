@@ -12,7 +12,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -119,11 +119,25 @@ class Talk:
 
 
 @contextmanager
-def talking(url: str, key: str = TOKEN, **query: str) -> Iterator[Talk]:
-    with openai.OpenAI(base_url=f"{url}/v1", api_key=key) as client:
+def talking(url: str, key: str = TOKEN, *, is_patient: bool = True, **query: str) -> Iterator[Talk]:
+    """``is_patient``: wait for the place of a session that has just ended."""
+    with openai.OpenAI(base_url=f"{url}/v1", api_key=key) as client, ExitStack() as stack:
         asked = {"intent": "transcription", **query}
-        with client.realtime.connect(extra_query=asked) as connection:
-            yield Talk(connection)
+        found: list[Any] = []
+
+        def has_connected() -> bool:
+            connecting = client.realtime.connect(
+                extra_query=asked, websocket_connection_options={"open_timeout": PATIENCE_S}
+            )
+            try:
+                found.append(stack.enter_context(connecting))
+            except InvalidStatus as refused:
+                if not is_patient or refused.response.status_code != 503:
+                    raise
+            return bool(found)
+
+        until(has_connected, "the server has a place")
+        yield Talk(found[0])
 
 
 def words(text: str) -> list[str]:
@@ -289,7 +303,7 @@ def test_updates_keep_what_they_leave_out() -> None:
 
 def test_a_connection_that_may_not_be_is_refused_before_it_is_one(url: str) -> None:
     def status(**fields: Any) -> int:
-        with pytest.raises(InvalidStatus) as refused, talking(url, **fields):
+        with pytest.raises(InvalidStatus) as refused, talking(url, is_patient=False, **fields):
             pass
         return int(refused.value.response.status_code)
 
@@ -299,19 +313,9 @@ def test_a_connection_that_may_not_be_is_refused_before_it_is_one(url: str) -> N
         first.until("session.created")
         second.until("session.created")
         assert status() == 503
-    until(lambda: is_free(url), "both sessions have ended")
     head = "GET /v1/realtime HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n"
     plain = send(url, f"{head}Authorization: Bearer {TOKEN}\r\n\r\n".encode())
     assert plain.status == 426 and "ws://" in plain.error["message"]
-
-
-def is_free(url: str) -> bool:
-    try:
-        with talking(url) as talk:
-            talk.until("session.created")
-    except InvalidStatus:
-        return False
-    return True
 
 
 def test_a_server_without_websockets_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -361,7 +365,6 @@ def test_a_client_that_leaves_in_the_middle_frees_its_place(url: str) -> None:
             talk.until("session.created")
             talk.play(DIALOGUE[: 3 * SAMPLE_RATE_HZ])
             talk._connection._connection.socket.shutdown(socket.SHUT_RDWR)
-    until(lambda: is_free(url), "the places are free")
     with talking(url) as first, talking(url) as second:
         assert first.until("session.created") and second.until("session.created")
 
