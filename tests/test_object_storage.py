@@ -18,6 +18,7 @@ from patience import PATIENCE_S
 from s3_place import S3, SECRET, s3_server
 from whisper_nano import SPEECH, kept_conversions
 
+from transcribe_mcp import EngineSpec, Options, load_engine, transcribe
 from transcribe_mcp.domain.progress import no_progress
 from transcribe_mcp.errors import (
     CancelledError,
@@ -255,6 +256,17 @@ def test_jobs_on_one_object_share_its_copy(client: S3, tmp_path: Path) -> None:
     assert {copy.parent for copy in copies} == set(folders)
     assert {copy.stat().st_nlink for copy in copies} == {3}
     assert copies[0].read_bytes() == CLIP.read_bytes()
+
+
+def test_a_program_transcribes_an_object(client: S3) -> None:
+    engine = load_engine(EngineSpec(engine="fake"))
+    expected = transcribe(CLIP, engine, Options(language="en"))
+    found = transcribe(URL, engine, Options(language="en"))
+    with pytest.raises(SourceNotFoundError):
+        transcribe("s3://talks/none.flac", engine, Options(language="en"))
+    engine.close()
+
+    assert found.source == URL and found.segments == expected.segments
 
 
 # --- front ends -----------------------------------------------------------------------------------

@@ -139,6 +139,13 @@ def fetch_object(
     return target
 
 
+def copy_into(folder: Path, url: str, limits: FetchLimits, progress: Progress) -> Path:
+    """Copy an object to a new file in a folder. Errors: see ``fetch_object``."""
+    url = require_object(url)
+    signature = object_signature(url)
+    return fetch_object(url, signature, folder / local_name(url, signature), limits, progress)
+
+
 def _chunks(url: str, signature: str) -> Iterator[bytes]:
     with _explained(url):
         storage = _storage(_scheme(url))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from .. import __version__
 from ..domain.options import NONE, Options
@@ -14,6 +15,8 @@ from ..domain.transcript import Notice, Transcript, Turn
 from ..engines import DecodingOptions, EngineInfo, Recognizer
 from ..errors import UnknownNameError, UnsupportedTaskError, VoiceStoreError
 from ..media.decode import SILENCE_DB, Samples
+from ..media.download import FetchLimits
+from ..media.object_storage import copy_into, is_object
 from ..runtime.executor import Executor
 from ..runtime.queue import Claim, Recording, Results
 from ..settings import settings, usable_cores
@@ -38,8 +41,8 @@ def transcribe(
     checkpoints: CheckpointStore | None = None,
     show_text: ShowText = show_no_text,
 ) -> Transcript:
-    """Transcribe one recording: a file, or its samples at 16 kHz, floats within ±1 of shape (n,) or
-    (n, channels).
+    """Transcribe one recording: a file, the URL of an object such as ``s3://bucket/talk.mp3``, or
+    samples at 16 kHz, floats within ±1 of shape (n,) or (n, channels).
 
     ``engine`` is what ``load_engine`` returned, or a model of your own. ``progress`` is called with
     the stages ``read``, ``speech`` and ``windows`` in seconds of audio, from more than one thread.
@@ -55,8 +58,22 @@ def transcribe(
     options = options or Options()
     VoiceStore(settings().data_dir).chosen(options.voices)  # before the work: are they known?
     executor = engine if isinstance(engine, Executor) else Executor.of(engine)
-    with closing(executor.open(Claim(is_durable=checkpoints is not None))) as recording:
-        return transcribe_at(recording, source, options, progress, checkpoints, show_text)
+    with (
+        closing(executor.open(Claim(is_durable=checkpoints is not None))) as recording,
+        _local_file(source, progress) as file,
+    ):
+        found = transcribe_at(recording, file, options, progress, checkpoints, show_text)
+    return found if file is source else replace(found, source=str(source))
+
+
+@contextmanager
+def _local_file(source: str | Path | Samples, progress: Progress) -> Iterator[str | Path | Samples]:
+    """The source itself, or a temporary copy of an object."""
+    if not (isinstance(source, str) and is_object(source)):
+        yield source
+        return
+    with TemporaryDirectory(prefix="transcribe-mcp-") as folder:
+        yield copy_into(Path(folder), source, FetchLimits(settings().max_file_bytes), progress)
 
 
 def transcribe_at(

@@ -78,13 +78,7 @@ def local_file(recording: Recording, progress: Progress) -> Iterator[Path]:
 def _copy(remote: str, folder: Path, progress: Progress) -> Path:
     from ..media.download import FetchLimits, fetch
     from ..media.inputs import STANDARD_INPUT
-    from ..media.object_storage import (
-        fetch_object,
-        is_object,
-        local_name,
-        object_signature,
-        require_object,
-    )
+    from ..media.object_storage import copy_into, is_object
     from ..media.stdin import save_piped
     from ..settings import settings
 
@@ -94,8 +88,5 @@ def _copy(remote: str, folder: Path, progress: Progress) -> Path:
         save_piped(path, max_bytes)
         return path
     if is_object(remote):
-        url = require_object(remote)
-        signature = object_signature(url)
-        target = folder / local_name(url, signature)
-        return fetch_object(url, signature, target, FetchLimits(max_bytes), progress)
+        return copy_into(folder, remote, FetchLimits(max_bytes), progress)
     return fetch(remote, folder, FetchLimits.of_shell(remote, max_bytes), progress)
