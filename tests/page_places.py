@@ -34,7 +34,11 @@ class Browser:
     cookie: str
 
     def ask(self, method: str, path: str, content: Any = None, **headers: str) -> Answer:
-        body = b"" if content is None else json.dumps(content).encode()
+        return self.send(
+            method, path, b"" if content is None else json.dumps(content).encode(), **headers
+        )
+
+    def send(self, method: str, path: str, body: bytes, **headers: str) -> Answer:
         given = {"cookie": f"{SESSION_COOKIE}={self.cookie}", "origin": ORIGIN, **headers}
         return ask(self.app, method, path, body, **given)
 

@@ -79,7 +79,8 @@ def spoken(*texts: str, speaker: str | None = None, start: float = 0.0) -> Segme
 def test_times_are_in_order_inside_the_sentence_and_at_least_a_millisecond(
     words: tuple[Word, ...], texts: list[str], room: int
 ) -> None:
-    span = (words[0].start if words else 0.0, (words[-1].end if words else 0.0) + room / 1000)
+    end_ms = round(1000 * words[-1].end) if words else 0
+    span = (words[0].start if words else 0.0, (end_ms + room) / 1000)
 
     found = retimed(words, texts, span, "A")
 

@@ -199,6 +199,8 @@ def test_bad_edits_change_nothing(browser: Browser, job_id: str, body: Any) -> N
     answer = browser.ask("PATCH", f"/api/jobs/{job_id}/transcript", body, if_match='"r0"')
 
     assert (answer.status, answer.error["code"]) == (400, "usage")
+    deep = browser.send("PATCH", f"/api/jobs/{job_id}/transcript", b"[" * 200_000, if_match='"r0"')
+    assert (deep.status, deep.error["code"]) == (400, "usage")
     assert "; " in answer.error["message"]
     assert read(browser, job_id)["revision"] == 0
 
@@ -271,6 +273,7 @@ def test_changes_of_speakers_are_revisions_too(browser: Browser, job_id: str) ->
     jobs.change_speakers(job_id, SpeakerChange(names={"Ann": "Ben", "Ben": "Ann"}))
     assert [s.speaker for s in jobs.get_transcript(job_id).segments] == ["Ben", "Ann"] * 3
     require_whole(browser, job_id)
+    saved(browser, job_id, 3, text(3, ""))  # a sentence without text has no words, and no one
     jobs.change_speakers(job_id, SpeakerChange(merge=(("Ann", "Ben"),)))
     require_whole(browser, job_id)
 

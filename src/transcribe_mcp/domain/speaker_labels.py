@@ -238,7 +238,7 @@ def _joined(turns: Sequence[Turn]) -> Iterator[Turn]:
 
 def _is_one_line(transcript: Transcript) -> bool:
     """Whether its sentences consist of words and follow each other, as those of one voice do."""
-    return all(segment.words for segment in transcript.segments) and all(
+    return all(segment.is_timed for segment in transcript.segments) and all(
         after.start >= before.end - CLOCK_TOLERANCE_S
         for before, after in pairwise(transcript.segments)
     )

@@ -64,6 +64,11 @@ class Segment:
             )
             _require(inside, f"segment {self.text!r} does not contain its words")
 
+    @property
+    def is_timed(self) -> bool:
+        """Whether all its words have times; so it is with a sentence that was emptied."""
+        return bool(self.words) or not self.text.strip()
+
 
 @dataclass(frozen=True, slots=True)
 class Turn:

@@ -112,8 +112,7 @@ class _Draft:
             raise UsageError(message, hint=f"give at most {MAX_TEXT_CHARS}; split the sentence")
         if bare == segment.text.strip():
             return
-        is_timed = bool(segment.words) or not segment.text.strip()
-        words = self._words_for(segment, bare) if is_timed and bare else ()
+        words = self._words_for(segment, bare) if segment.is_timed and bare else ()
         text = "".join(word.text for word in words) or self._lead(segment) + bare
         self._put(number, replace(segment, text=text if bare else "", words=words))
 
@@ -170,12 +169,11 @@ class _Draft:
         words = segment.words + tuple(
             replace(word, speaker=segment.speaker) for word in after.words
         )
-        is_timed = all(each.words or not each.text.strip() for each in (segment, after))
         joined = replace(
             segment,
             end=max(segment.end, after.end),
             text=segment.text + after.text,
-            words=words if is_timed else (),
+            words=words if segment.is_timed and after.is_timed else (),
         )
         if after.speaker != segment.speaker:
             self._turns = self._given([number + 1], segment.speaker)

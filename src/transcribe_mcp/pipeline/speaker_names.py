@@ -70,7 +70,7 @@ def reassigned(
     """
     found = diarize(evidence, bounds_of(options))
     words = transcript.words
-    has_words = all(segment.words for segment in transcript.segments)
+    has_words = all(segment.is_timed for segment in transcript.segments)
     numbers: list[int] = []
     if found.exclusive:
         numbers = (

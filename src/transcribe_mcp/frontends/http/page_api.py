@@ -272,7 +272,7 @@ async def _json(request: Request) -> dict[str, Any]:
             raise UsageError("the request is larger than 1 MiB", hint="send less at once")
     try:
         content = json.loads(body or b"{}")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError("the request is no JSON", hint="send a JSON object") from error
     if not isinstance(content, dict):
         raise UsageError("the request is no JSON object", hint="send a JSON object")
