@@ -8,7 +8,7 @@ COPY --from=ghcr.io/astral-sh/uv:0.13.9 /uv /usr/local/bin/uv
 WORKDIR /build
 # The dependencies are a layer of their own: a change of the source keeps it.
 COPY pyproject.toml ./
-RUN extras="--extra cloud"; \
+RUN extras="--extra cloud --extra docx"; \
     if [ "$VARIANT" = cuda ]; then extras="$extras --extra torch"; fi; \
     uv venv --no-managed-python /opt/transcribe-mcp \
     && uv pip install --python /opt/transcribe-mcp --no-cache --compile-bytecode -r pyproject.toml $extras
