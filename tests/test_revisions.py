@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import sqlalchemy as sa
@@ -23,12 +23,14 @@ from job_places import Place, fresh, jobs, place
 from page_places import Browser, logged_in, stored
 from patience import PATIENCE_S
 from postgres import new_database, server
+from starlette.requests import Request
 from typer.testing import CliRunner
 
 from transcribe_mcp import Transcript
 from transcribe_mcp.domain.transcript import Segment, Turn, Word
 from transcribe_mcp.errors import EditConflictError, JobNotFoundError, RevisionNotFoundError
 from transcribe_mcp.frontends.cli.app import app
+from transcribe_mcp.frontends.http.transcriptions import finished_transcript
 from transcribe_mcp.frontends.mcp.handlers import Handlers
 from transcribe_mcp.frontends.mcp.pages import View
 from transcribe_mcp.jobs.revisions import KEPT
@@ -36,7 +38,7 @@ from transcribe_mcp.jobs.schema import revisions, segments
 from transcribe_mcp.service.async_service import AsyncService
 from transcribe_mcp.service.editing import Editing
 from transcribe_mcp.service.formats import render
-from transcribe_mcp.service.models import SpeakerChange
+from transcribe_mcp.service.models import Job, SpeakerChange
 from transcribe_mcp.service.service import default_service
 
 
@@ -336,6 +338,14 @@ def test_the_answer_to_the_same_file_is_the_original_on_all_pages(
     rest = asdict(asyncio.run(asked))
 
     assert first["text"] + rest["text"] == render(before, "txt")
+
+    async def staying() -> Any:
+        return await asyncio.Event().wait()
+
+    client = Request({"type": "http"}, staying)
+    job = jobs.get_job(job_id)
+    uploaded_again = finished_transcript(handlers.service, client, cast(Job, job), {})
+    assert asyncio.run(uploaded_again) == before
 
 
 def test_the_command_line_shows_the_newest_or_the_original(
