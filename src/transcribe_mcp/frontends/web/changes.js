@@ -93,6 +93,8 @@ function cuts(words, texts) {
 // Ops that turn the run `theirs` at a position into `mine`, and the segments that they make. Where a
 // new text is cut too, the cut waits for the next request: the words are the server's then.
 function rewrite(at, theirs, mine) {
+  const isOne = theirs.length === 1 && mine.length === 1;
+  if (isOne && plain(theirs[0].text) === plain(mine[0].text)) return { ops: [], made: theirs };
   const ops = theirs.slice(1).map(() => ({ op: "merge", segment: at }));
   const joined = join(theirs);
   const texts = mine.map(({ text }) => plain(text) || EMPTY);
@@ -102,7 +104,8 @@ function rewrite(at, theirs, mine) {
     isCut || ops.length ? bare(text) !== bare(joined.text) : text !== plain(joined.text);
   if (isNew) {
     ops.push({ op: "text", segment: at, text });
-    return { ops, made: isCut ? [{ ...join(mine), text, speaker: joined.speaker }] : mine };
+    const made = isCut ? [{ ...join(mine), text, speaker: joined.speaker }] : mine;
+    return { ops, made, isLater: isCut };
   }
   const words = isCut ? cuts(joined.words, texts) : [];
   if (!words) return null;
@@ -120,6 +123,7 @@ export function plan(base, mine, held = new Set()) {
   const names = renames(all);
   const ops = [...names].map(([from, to]) => ({ op: "rename", from, to }));
   const target = [];
+  const swaps = new Map(); // segments of the page -> those of the server with the same text
   const speakers = new Map();
   let letters = 0;
   const has = (segment) => names.get(segment.speaker) ?? segment.speaker;
@@ -134,21 +138,23 @@ export function plan(base, mine, held = new Set()) {
     for (const op of change.ops) letters += op.text?.length ?? 0;
     ops.push(...change.ops);
     const speaker = has(theirs[0]);
-    for (const segment of change.made) {
-      const waits = !own.includes(segment);
-      if (!waits && segment.speaker !== speaker) {
-        const places = speakers.get(segment.speaker) ?? [];
-        speakers.set(segment.speaker, [...places, target.length]);
-      }
-      target.push(waits ? { ...segment, speaker } : segment);
+    for (const [k, segment] of change.made.entries()) {
+      const wanted = change.isLater ? speaker : own[k].speaker;
+      if (!speakers.has(wanted)) speakers.set(wanted, []);
+      if (wanted !== speaker) speakers.get(wanted).push(target.length);
+      const made = segment.speaker === wanted ? segment : { ...segment, speaker: wanted };
+      if (change.made === theirs) swaps.set(own[k], made);
+      target.push(made);
     }
   }
-  for (const [speaker, segments] of speakers) ops.push({ op: "speaker", segments, speaker });
-  return { ops, target, names };
+  for (const [speaker, segments] of speakers) {
+    if (segments.length) ops.push({ op: "speaker", segments, speaker });
+  }
+  return { ops, target, names, swaps };
 }
 
 // The server's version after it took a plan: old object -> new object.
-export function taken({ target, names }, answer) {
+export function taken({ target, names, swaps }, answer) {
   const rows = new Map(answer.segments.map((row) => [row.id, row]));
   const given = new Map(Object.entries(answer.renamed ?? {}));
   for (const [from, to] of names) given.set(to, given.get(from) ?? to);
@@ -158,6 +164,7 @@ export function taken({ target, names }, answer) {
     const same = speaker === segment.speaker ? segment : { ...segment, speaker };
     map.set(segment, rows.get(i) ?? same);
   }
+  for (const [mine, segment] of swaps) map.set(mine, map.get(segment));
   return map;
 }
 

@@ -111,7 +111,11 @@ export class Edits {
     }
     this.editor.take();
     const next = plan(this.base, this.text.segments, this.held);
-    if (!next.ops.length) return this.settle();
+    if (!next.ops.length) {
+      if (next.swaps.size) this.rebase(this.base, next.swaps);
+      this.settle();
+      return;
+    }
     this.show("saving");
     this.saving = this.send(next);
     const wait = await this.saving;
@@ -131,7 +135,7 @@ export class Edits {
       );
       reopen();
       if (answer.segments.length || answer.revision !== this.revision) this.took(next, answer);
-      else this.rebase(next.target, new Map());
+      else this.rebase(next.target, next.swaps);
       if (answer.n_segments !== undefined && answer.n_segments !== this.base.length)
         await this.meet();
       return null;
