@@ -85,7 +85,7 @@ def test_reading_tools_say_that_they_only_read_and_ending_ones_that_they_destroy
     ending = {name for name, hint in hints.items() if hint and hint.destructive_hint}
     assert reading == {
         "get_transcription_progress", "list_transcription_history", "search_transcripts",
-        "list_models", "diagnose_system",
+        "list_models", "diagnose_system", "show_transcript",
     }  # fmt: skip
     assert ending == {"cancel_transcription", "delete_transcription"}
     assert all(hint and hint.idempotent_hint for name, hint in hints.items() if name not in reading)
@@ -109,6 +109,7 @@ def every_answer(
         ("list_transcription_history", {}),
         ("list_transcription_history", {"statuses": ["completed"], "days": 1, "limit": 1}),
         ("search_transcripts", {"query": "the"}),
+        ("show_transcript", {"job_id": job_id}),
         ("name_speakers", {"job_id": job["job_id"], "names": ["Speaker 1=Anna"]}),
         ("search_transcripts", {"query": ""}),
         ("cancel_transcription", {"job_id": answer_of(forced)["job_id"]}),

@@ -77,10 +77,13 @@ def test_options_win_over_variables(tmp_path: Path) -> None:
 
 if __name__ == "__main__":
     from transcribe_mcp.frontends.mcp.server import Handlers, build_server
+    from transcribe_mcp.frontends.mcp.transcript_view import without_view
     from transcribe_mcp.service.async_service import AsyncService
     from transcribe_mcp.service.service import default_service
 
     server = build_server(Handlers(AsyncService(default_service())))
     tools = asyncio.run(server.list_tools())
-    found = [tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in tools]
+    found = without_view(
+        [tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in tools]
+    )
     SNAPSHOT.write_bytes(json.dumps(found, indent=1).encode() + b"\n")

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,13 @@ class Viewing:
             if media_type is not None:
                 return Sound(Path(os.fspath(path)), media_type, stack.pop_all().close)
             return Sound(self._copy(row, path), COPY_TYPE, lambda: None)
+
+    def clip(self, job_id: str, start_s: float, duration_s: float) -> bytes:
+        """A part of the sound as Opus in an Ogg file. Raises as ``sound``."""
+        from ..media.playback import clip
+
+        with closing(self.sound(job_id)) as sound:
+            return clip(sound.path, start_s, duration_s)
 
     def peaks(self, job_id: str) -> bytes:
         """The loudest sample of each 50 ms, 0 to 127, one byte each. Raises as ``sound``."""

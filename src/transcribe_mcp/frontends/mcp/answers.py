@@ -111,6 +111,33 @@ class SpeakersAnswer:
 
 
 @dataclass(frozen=True, slots=True)
+class ViewAnswer:
+    """A transcript for the transcript view: segments as in ``schema.json``, their words as lists.
+
+    Attributes:
+        title: name of the recording.
+        next_first: number of the first segment of the next answer; absent in the last one.
+    """
+
+    job_id: str
+    status: str
+    title: str
+    duration: float
+    language: str | None
+    segments: Sequence[Mapping[str, Any]]
+    next_first: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ClipAnswer:
+    """Sound for the transcript view. ``base64`` is a file of the type ``mime``."""
+
+    mime: str
+    start_s: float
+    base64: str
+
+
+@dataclass(frozen=True, slots=True)
 class BatchAnswer:
     """The state of a batch: at most ``MAX_LINES`` jobs, failed ones first; refused sources."""
 
@@ -179,6 +206,8 @@ class DiagnosisAnswer:
 Answer = (
     Refusal
     | JobAnswer
+    | ViewAnswer
+    | ClipAnswer
     | BatchAnswer
     | SpeakersAnswer
     | DeletedAnswer

@@ -189,6 +189,7 @@ At = Annotated[
     float,
     Argument("seconds", "Start at this second.", least=0, also=("at", "start_s", "start", "time")),
 ]
+FirstSegment = Annotated[int, Argument("integer", "Number of the first segment.", least=0)]
 PageChars = Annotated[
     int,
     Argument(

@@ -28,8 +28,9 @@ from ...service.models import (
 )
 from ...service.refusals import no_transcript
 from ...service.sandbox import Sandbox
+from ...service.viewing import Viewing
 from .. import page_address
-from . import answers, pages
+from . import answers, pages, transcript_view
 from .notices import SCHEME
 
 SEGMENTS = "segments"
@@ -73,6 +74,7 @@ class Handlers:
     def __init__(self, service: AsyncService) -> None:
         self.service = service
         self._jobs = service.service
+        self._viewing = Viewing(service.service)
         self._owner = f"client {secrets.token_hex(8)}"
         # Subtitles of a day take seconds to lay out, and clients read them in pages. A revision of
         # a transcript never changes.
@@ -247,6 +249,22 @@ class Handlers:
             return answer
         at = f"?at={at_s:g}" if at_s else ""
         return replace(answer, page=f"{seen_at or address}/t/{answer.job_id}{at}")
+
+    async def view_transcript(self, job_id: str, first: int) -> answers.Answer:
+        """A part of a transcript for the transcript view."""
+
+        def look() -> answers.Answer:
+            job = self._jobs.get_job(job_id)
+            if isinstance(job, Batch):
+                raise no_transcript(job_id, "give the job_id of one of its jobs")
+            return transcript_view.text_answer(job, self._jobs.get_transcript(job_id), first)
+
+        return await self.service.call(look)
+
+    async def view_audio(self, job_id: str, start_s: float) -> answers.Answer:
+        """A part of the sound for the transcript view."""
+        clip = await self.service.call(self._viewing.clip, job_id, start_s, transcript_view.CLIP_S)
+        return transcript_view.clip_answer(start_s, clip)
 
     def transcript_text(self, job_id: str, form: str) -> str:
         """The whole transcript in a format, for a resource. Blocks."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mcp import MCPError, types
+from mcp.server.apps import Apps, client_supports_apps
 from mcp.server.mcpserver import (
     AcceptedElicitation,
     Context,
@@ -28,6 +29,7 @@ _KEPT = AcceptedElicitation[Any]
 
 __all__ = [
     "MODERN_PROTOCOL_VERSIONS",
+    "Apps",
     "Context",
     "Extension",
     "InMemorySubscriptionBus",
@@ -43,6 +45,7 @@ __all__ = [
     "SessionMessage",
     "Tool",
     "TransportSecuritySettings",
+    "client_supports_apps",
     "require_client_extension",
     "stdio_server",
     "types",

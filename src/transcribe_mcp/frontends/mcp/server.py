@@ -20,7 +20,7 @@ from ...errors import JobError, JobNotFoundError, TranscribeError, UnknownNameEr
 from ...service.async_service import AsyncService
 from ...service.formats import FORMATS
 from ...service.service import Service
-from . import answers, prompts, sdk, tasks
+from . import answers, prompts, sdk, tasks, transcript_view
 from .handlers import Handlers
 from .notices import SCHEME, Notices, resource_rows
 from .reading import read_arguments
@@ -194,11 +194,11 @@ def build_server(handlers: Handlers) -> sdk.MCPServer:
         version=__version__,
         instructions=INSTRUCTIONS,
         tools=offered_tools(allow_voices=handlers.service.service.settings.allow_voices),
-        extensions=[Tasks(handlers)],
+        extensions=[Tasks(handlers), transcript_view.apps()],
         log_level="WARNING",
         lifespan=lifespan,
         subscriptions=bus,
-        middleware=[_require_tasks, notices],
+        middleware=[_require_tasks, notices, transcript_view.offer_to_viewers],
     )
     _add_resources(server, handlers)
     for name, (function, title, about) in prompts.PROMPTS.items():

@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar, cast
 from ...errors import TranscribeError
 from ...service.models import JobOptions, JobRequest
 from ..forms import Form
-from . import answers
+from . import answers, transcript_view
 from . import arguments as arg
 from .handlers import Handlers, ProgressReport, filter_of, format_name
 from .pages import DEFAULT_CHARS, View
@@ -39,7 +39,9 @@ ENDS = types.ToolAnnotations(
 )
 
 
-def tool(title: str, annotations: types.ToolAnnotations) -> Callable[[ToolFunction], ToolFunction]:
+def tool(
+    title: str, annotations: types.ToolAnnotations, meta: dict[str, Any] | None = None
+) -> Callable[[ToolFunction], ToolFunction]:
     """Publish the function as a tool, with one argument per option of its records."""
 
     def register(function: ToolFunction) -> ToolFunction:
@@ -50,6 +52,7 @@ def tool(title: str, annotations: types.ToolAnnotations) -> Callable[[ToolFuncti
             title=title,
             description=" ".join((function.__doc__ or "").split()),
             annotations=annotations,
+            meta=meta,
             structured_output=False,
         )
         entry = ToolEntry(made.model_copy(update={"parameters": schema_of(arguments)}), arguments)
@@ -215,7 +218,7 @@ async def get_transcription_result(
     return await answering(work(), wants_text=True)
 
 
-@tool("Show a transcript", READS)
+@tool("Show a transcript", READS, transcript_view.SHOWN_BY_VIEW)
 async def show_transcript(
     job_id: arg.JobId, ctx: Context, at_s: arg.At = 0.0
 ) -> types.CallToolResult:
@@ -302,3 +305,19 @@ async def list_models(ctx: Context, cached_only: arg.CachedOnly = False) -> type
 async def diagnose_system(ctx: Context, details: arg.Details = False) -> types.CallToolResult:
     """Find problems of this machine (GPU, driver, libraries, memory) and how to fix them."""
     return await answering(_handlers(ctx).diagnosis(details=details))
+
+
+@tool("Text for the transcript view", READS, transcript_view.FOR_VIEW)
+async def view_transcript(
+    job_id: arg.JobId, ctx: Context, first: arg.FirstSegment = 0
+) -> types.CallToolResult:
+    """Segments of a transcript with their words. The transcript view calls it."""
+    return await answering(_handlers(ctx).view_transcript(job_id, first))
+
+
+@tool("Sound for the transcript view", READS, transcript_view.FOR_VIEW)
+async def view_audio(
+    job_id: arg.JobId, ctx: Context, start_s: arg.At = 0.0
+) -> types.CallToolResult:
+    """Half a minute of a recording. The transcript view calls it."""
+    return await answering(_handlers(ctx).view_audio(job_id, start_s))

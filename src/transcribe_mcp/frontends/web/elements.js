@@ -3,7 +3,7 @@
 export const $ = (query) => document.querySelector(query);
 
 // A page that has the symbols of the icons in itself needs no file of them.
-const ICONS = document.querySelector("symbol") ? "" : "/static/icons.svg";
+const ICONS = document.querySelector("symbol") ? "#icon-" : "/static/icons.svg#";
 
 export function el(tag, props = {}, ...children) {
   const node = document.createElement(tag);
@@ -28,7 +28,7 @@ export function icon(name, className = "") {
 }
 
 export function setIcon(parent, name) {
-  parent.querySelector("use").setAttribute("href", `${ICONS}#${name}`);
+  parent.querySelector("use").setAttribute("href", `${ICONS}${name}`);
 }
 
 export function clock(seconds) {
