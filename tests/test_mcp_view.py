@@ -20,6 +20,7 @@ playwright = pytest.importorskip("playwright.sync_api")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 
 APP_TYPE = "text/html;profile=mcp-app"
+PAGE_BYTES = 100_000  # clients keep it in memory, some in the conversation
 TOOLS = {"view_transcript", "view_audio"}
 # What the extension demands of clients if a view declares nothing, and no inner frames.
 POLICY = (
@@ -114,7 +115,7 @@ def call(caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
 def show(host: Tab, caller: Caller, **given: Any) -> Any:
     """The frame of the view that shows a transcript."""
     contents = caller.portal.call(caller.client.read_resource, URI).contents
-    assert contents[0].mime_type == APP_TYPE
+    assert contents[0].mime_type == APP_TYPE and len(contents[0].text.encode()) < PAGE_BYTES
     policy = f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
     html = contents[0].text.replace("<head>", f"<head>{policy}", 1)
     host.page.expose_function("callTool", lambda params: call(caller, params))

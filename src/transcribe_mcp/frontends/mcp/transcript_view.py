@@ -30,13 +30,14 @@ ANSWER_BYTES = 200_000  # of one answer; clients limit messages
 CLIP_S = 30.0
 CLIP_TYPE = "audio/ogg; codecs=opus"
 
-# In the order in which they need each other: the document has them as one module.
+# In the order in which they need each other. Each becomes a function, and its exports constants.
 MODULES = (
-    "elements.js", "marks.js", "text.js", "sound.js", "wave.js", "find.js", "keys.js",
-    "view/client.js", "view/clips.js", "view/view.js",
+    "elements.js", "marks.js", "segments.js", "text.js", "sound.js", "wave.js", "find.js",
+    "keys.js", "view/client.js", "view/clips.js", "view/view.js",
 )  # fmt: skip
 _IMPORT = re.compile(r"^import\b[^;]*;\n", re.MULTILINE)
-_EXPORT = re.compile(r"^export (?=(?:async )?(?:function|class|const)\b)", re.MULTILINE)
+_EXPORT = re.compile(r"^export (?=(?:async )?(?:function|class|const) ([\w$]+))", re.MULTILINE)
+_COMMENT = re.compile(r"^ *(?://.*|/\*.*\*/)\n", re.MULTILINE)
 
 
 def apps() -> sdk.Apps:
@@ -53,10 +54,17 @@ def document() -> str:
     def read(name: str) -> str:
         return web.joinpath(*name.split("/")).read_text(encoding="utf-8")
 
-    script = "\n".join(_EXPORT.sub("", _IMPORT.sub("", read(name))) for name in MODULES)
+    script = "\n".join(_as_function(read(name)) for name in MODULES)
     icons = read("icons.svg").replace('<symbol id="', '<symbol id="icon-')
     parts = {"style": read("style.css"), "icons": icons, "script": script}
-    return re.sub(r"<!-- (\w+) -->", lambda found: parts[found[1]], read("view/view.html"))
+    html = re.sub(r"<!-- (\w+) -->", lambda found: parts[found[1]], read("view/view.html"))
+    return _COMMENT.sub("", html)
+
+
+def _as_function(module: str) -> str:
+    names = ", ".join(_EXPORT.findall(module))
+    body = _EXPORT.sub("", _IMPORT.sub("", module))
+    return f"const {{ {names} }} = (() => {{\n{body}return {{ {names} }};\n}})();"
 
 
 async def offer_to_viewers(ctx: Any, call_next: Any) -> Any:

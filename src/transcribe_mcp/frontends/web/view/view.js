@@ -69,6 +69,15 @@ const doubts = new Doubts(text, sound, {
   next: $("#doubt-next"),
   section: $("#doubtful"),
 });
+// The view reads: keys that change something do nothing.
+const nothing = () => {};
+const READS = {
+  editor: { isOn: false, span: null, turn: nothing, undo: nothing },
+  edits: { save: nothing },
+  help: nothing,
+  goTo: nothing,
+  speakerHere: nothing,
+};
 let given = {}; // the arguments of show_transcript
 let shown = null; // its answer
 
@@ -207,8 +216,7 @@ function listenToReader() {
     $("#silent").textContent = `No sound: ${clips.error.message}`;
     $("#play").disabled = true;
   });
-  const nothing = () => {};
-  listen({ text, sound, find, doubts, help: nothing, goTo: nothing, speakerHere: nothing });
+  listen({ text, sound, find, doubts, ...READS });
 }
 
 listenToReader();
