@@ -133,7 +133,7 @@ class Talk:
     def configure(self, **fields: object) -> LiveEvent:
         setup = LiveSetup(JobOptions(language="en"), rate_hz=SAMPLE_RATE_HZ)
         self.do("configure", setup=setup.to_json() | fields)
-        return self.until("configured", "error")[-1]
+        return self.until("configured", "refused")[-1]
 
     def play(self, samples: Samples) -> None:
         self.do("append", audio=base64.b64encode(pcm(samples)).decode())
@@ -272,7 +272,7 @@ def test_an_empty_buffer_cannot_be_committed_and_a_cleared_one_is_empty() -> Non
 def test_a_setup_that_cannot_be_is_refused_and_the_next_one_counts() -> None:
     with talking(lambda *_: said(" Said.")) as talk:
         refused = talk.configure(options=JobOptions(language="fr").dumps())
-        assert refused.kind == "error" and "French" in refused.message and refused.hint
+        assert refused.kind == "refused" and "French" in refused.message and refused.hint
         assert talk.configure().kind == "configured"
         talk.play(SPOKEN)
         assert talk.until("completed")[-1].text == "Said."

@@ -268,6 +268,30 @@ def test_errors_do_not_end_a_session(url: str) -> None:
         assert spoken(talk.until(f"{TRANSCRIPTION}.completed")) == [""]
 
 
+def test_an_error_of_another_event_does_not_answer_an_update(url: str) -> None:
+    with talking(url) as talk:
+        talk.update()
+        talk.send({"type": "input_audio_buffer.commit"})
+        changed = talk.update(turn_detection={"silence_duration_ms": 700})
+    assert changed["audio"]["input"]["turn_detection"]["silence_duration_ms"] == 700
+
+
+def test_a_session_that_cannot_begin_is_closed_with_the_cause(tmp_path: Path) -> None:
+    with (
+        home(tmp_path / "home", MODEL="medium", HF_HUB_OFFLINE="1") as own,
+        http_server(own) as address,
+        talking(address.removesuffix("/mcp")) as talk,
+    ):
+        talk.until("session.created")
+        talk.play(SECOND)
+        [cause] = talk.until("error")
+        assert "medium" in cause["error"]["message"] and cause["error"]["code"]
+        assert talk.code() == "engine_failed"
+        with pytest.raises(ConnectionClosed) as closed:
+            talk.until("nothing")
+    assert closed.value.rcvd is not None and closed.value.rcvd.code == 1011
+
+
 @pytest.mark.parametrize(
     "update",
     [

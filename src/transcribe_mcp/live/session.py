@@ -31,7 +31,7 @@ from .messages import EMPTY, RATE_LIMIT, LiveEvent, LiveSetup
 
 MAX_SESSION_S = 3600.0  # of sound
 MAX_WAITING_S = 30.0  # of speech behind the window that is recognized
-MAX_MESSAGES = 64  # that wait; then the sender waits
+MAX_MESSAGES = 8  # that wait; then the sender waits
 MANUAL_SILENCE_S = 2.0  # where the client ends utterances, such a pause cuts a window
 
 Send = Callable[[LiveEvent], None]
@@ -74,7 +74,7 @@ class Session:
         self._unfinished_s: deque[float] = deque()  # windows that are not recognized yet
         self._is_over = False
         self._setup: LiveSetup | None = None
-        self._recognizers: list[LiveRecognizer] = []
+        self._recognizer: LiveRecognizer | None = None
         self._n_items = 0
         self._item: Item | None = None  # that is not committed yet
         self._offset_s = 0.0  # of the finder's clock
@@ -140,7 +140,7 @@ class Session:
             self._finder = UtteranceFinder(TurnRules(setup.threshold, setup.prefix_s, silence_s))
             self._input = LiveInput(LiveFormat(setup.codec, setup.rate_hz, setup.channels))
         except TranscribeError as error:
-            self._send(_failure("error", error, message.get("tag")))
+            self._send(_failure("refused", error, message.get("tag")))
             return
         self._drop_item()
         self._offset_s = self._n_samples / SAMPLE_RATE_HZ
@@ -158,7 +158,9 @@ class Session:
         except TranscribeError:
             recognizer.close()
             raise
-        self._recognizers.append(recognizer)
+        if self._recognizer is not None:
+            self._recognizer.close()
+        self._recognizer = recognizer
 
     def _recognizer_of(self, options: JobOptions) -> LiveRecognizer:
         chosen = settings()
@@ -245,7 +247,7 @@ class Session:
     # --- recognizing ---------------------------------------------------------------------------
 
     def _queue(self, window: Window) -> None:
-        assert self._setup is not None
+        assert self._setup is not None and self._recognizer is not None
         item = self._item or self._new_item()
         with self._changed:
             if not self._setup.is_limited:
@@ -256,7 +258,7 @@ class Session:
             self._unfinished_s.append(window.duration)
             item.n_waiting += 1
             item.seconds += window.duration
-        self._windows.put((self._recognizers[-1], item, window))
+        self._windows.put((self._recognizer, item, window))
 
     def _has_room(self, window: Window) -> bool:
         """The oldest window does not count: the model is at it, or soon will be."""
@@ -268,8 +270,8 @@ class Session:
             while (work := self._windows.get()) is not None and not self._is_over:
                 self._recognize_window(*work)
         finally:
-            for recognizer in self._recognizers:
-                recognizer.close()
+            if self._recognizer is not None:
+                self._recognizer.close()
 
     def _recognize_window(self, recognizer: LiveRecognizer, item: Item, window: Window) -> None:
         text = ""

@@ -50,6 +50,7 @@ class LiveRecognizer:
         self._decider = LanguageDecider(self._options.language, info, multilingual=is_open)
 
     def close(self) -> None:
+        """The model need not stay loaded any more."""
         if self._held is not None:
             self._held.close()
 

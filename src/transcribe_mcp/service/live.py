@@ -159,9 +159,9 @@ class _Listening:
         self._session = process.open(self._take)
 
     def _take(self, found: LiveEvent) -> None:
-        if found.kind in ("error", "ended"):
+        if found.kind in ("refused", "error", "ended"):
             self._error = found
-        if found.kind in ("configured", "error", "ended") and not self._ready.done():
+        if found.kind in ("configured", "refused", "ended") and not self._ready.done():
             self._ready.set_result(None)
         if found.kind == "closed":
             self._closed.set_result(found)

@@ -32,6 +32,7 @@ from ...service.live import (
     SoundFile,
     settled_setup,
 )
+from ...service.models import JobOptions
 from .parts import Part
 from .realtime_events import Event, ItemEvents, error, error_of, event, new_id
 from .realtime_session import DEFAULT, merged, setup_of
@@ -42,6 +43,7 @@ SUBPROTOCOL = "realtime"
 MAX_SESSION_S = 3600.0
 MAX_AUDIO_CHARS = 15 * 1024 * 1024
 CLOSING_S = 10.0  # for the file of a session that is saved
+MAX_MESSAGES = 8  # that wait for their turn
 POLICY = 1008  # codes of WebSockets
 FAILED = 1011
 
@@ -96,8 +98,9 @@ class Conversation:
         self._live = live
         self._id = new_id("sess")
         self._shown: dict[str, Any] = dict(DEFAULT)
-        self._is_configured = False
+        self._options: JobOptions | None = None  # once it is set up
         self._events: asyncio.Queue[LiveEvent | Event] = asyncio.Queue()
+        self._received: asyncio.Queue[str | None] = asyncio.Queue(MAX_MESSAGES)
         self._answer: asyncio.Future[LiveEvent] | None = None  # to the setup under way
         self._items = ItemEvents(self._id)
         self._closed: asyncio.Future[LiveEvent] = asyncio.get_running_loop().create_future()
@@ -115,11 +118,11 @@ class Conversation:
             message = f"the process of live sessions cannot be started: {failed.strerror}"
             await self._end(LiveEvent("ended", code="engine_failed", message=message))
             return
-        try:
-            await self._converse()
-        finally:
-            # The session ends also if the server does, which cancels this task.
-            await asyncio.shield(asyncio.ensure_future(self._close()))
+        with suppress(asyncio.CancelledError):  # the server ends, and this task with it
+            try:
+                await self._converse()
+            finally:
+                await asyncio.shield(asyncio.ensure_future(self._close()))
 
     def _listener(self) -> Callable[[LiveEvent], None]:
         loop = asyncio.get_running_loop()
@@ -131,17 +134,18 @@ class Conversation:
         return listen
 
     def _take(self, found: LiveEvent) -> None:
-        if found.kind == "closed":
-            self._closed.set_result(found)
-        else:
+        if found.kind != "closed":
             self._events.put_nowait(found)
+        elif not self._closed.done():
+            self._closed.set_result(found)
 
     async def _converse(self) -> None:
         model = self._websocket.query_params.get("model")
         if model:
             self._shown = merged(DEFAULT, _transcription_by(model))
         self._events.put_nowait(event("session.created", session=self._session_object()))
-        tasks = [asyncio.ensure_future(self._read()), asyncio.ensure_future(self._write())]
+        parts = (self._receive(), self._read(), self._write())
+        tasks = [asyncio.ensure_future(part) for part in parts]
         try:
             done, _ = await asyncio.wait(
                 tasks, timeout=MAX_SESSION_S, return_when=asyncio.FIRST_COMPLETED
@@ -166,9 +170,8 @@ class Conversation:
             return
         try:
             closed = await asyncio.wait_for(self._closed, CLOSING_S)
-            if closed.seconds:
-                setup = await self._service.call(setup_of, self._shown)
-                await self._service.submit(self._sound.submit, setup.options)
+            if closed.seconds and self._options is not None:
+                await self._service.submit(self._sound.submit, self._options)
         except TimeoutError:
             _log.warning("the sound of a live session is not saved: its process does not answer")
         except TranscribeError as failed:
@@ -184,7 +187,7 @@ class Conversation:
             if isinstance(found, dict):
                 await self._websocket.send_json(found)
                 continue
-            if self._answer is not None and found.kind in ("configured", "error", "ended"):
+            if self._answer is not None and found.kind in ("configured", "refused", "ended"):
                 self._answer.set_result(found)
                 self._answer = None
             if found.kind == "ended":
@@ -199,16 +202,17 @@ class Conversation:
 
     # --- from the client to the session --------------------------------------------------------
 
+    async def _receive(self) -> None:
+        """Take messages until the client leaves, also while a model is loaded."""
+        while (message := await self._websocket.receive())["type"] != "websocket.disconnect":
+            await self._received.put(message.get("text"))
+
     async def _read(self) -> None:
         while True:
-            message = await self._websocket.receive()
-            if message["type"] == "websocket.disconnect":
-                return
             event_id = None
             try:
-                given = _parsed(message.get("text"))
-                event_id = given.get("event_id")
-                event_id = event_id if isinstance(event_id, str) else None
+                given = _parsed(await self._received.get())
+                event_id = _event_id(given)
                 handler = self.HANDLERS.get(str(given.get("type")))
                 if handler is None:
                     raise _unknown(given)
@@ -219,11 +223,11 @@ class Conversation:
 
     async def _update(self, given: Event) -> None:
         session = merged(self._shown, given.get("session"))
-        if await self._configure(session, given.get("event_id")):
+        if await self._configure(session, _event_id(given)):
             self._shown = session
             self._events.put_nowait(event("session.updated", session=self._session_object()))
 
-    async def _configure(self, session: Mapping[str, Any], tag: Any) -> bool:
+    async def _configure(self, session: Mapping[str, Any], tag: str | None) -> bool:
         """Set the session up, which can take as long as its model takes to load."""
         service = self._service.service
         try:
@@ -235,15 +239,20 @@ class Conversation:
             if self._sound is None:
                 self._sound = await self._service.call(SoundFile, service)
             setup = replace(setup, sound_path=str(self._sound.path))
-        self._answer = asyncio.get_running_loop().create_future()
-        answer = self._answer
-        await self._service.call(self._session.configure, setup, tag if tag else None)
-        self._is_configured = (await answer).kind == "configured" or self._is_configured
-        return answer.result().kind == "configured"
+        answer: asyncio.Future[LiveEvent] = asyncio.get_running_loop().create_future()
+        self._answer = answer
+        await self._service.call(self._session.configure, setup, tag)
+        if (await answer).kind != "configured":
+            return False
+        self._options = setup.options
+        return True
 
     async def _require_setup(self) -> None:
-        if not self._is_configured and not await self._configure(self._shown, None):
-            raise WebSocketDisconnect(FAILED)
+        """Set the session up by its default, if the client has not done so."""
+        if self._options is None and not await self._configure(self._shown, None):
+            message = "the session cannot begin; the error before has the cause"
+            self._events.put_nowait(LiveEvent("ended", code="engine_failed", message=message))
+            await asyncio.Event().wait()  # until the client has read it
 
     async def _append(self, given: Event) -> None:
         audio = given.get("audio")
@@ -262,7 +271,7 @@ class Conversation:
 
     async def _commit(self, given: Event) -> None:
         await self._require_setup()
-        await self._service.call(self._session.commit, given.get("event_id"))
+        await self._service.call(self._session.commit, _event_id(given))
 
     async def _clear(self, _: Event) -> None:
         await self._require_setup()
@@ -278,6 +287,11 @@ class Conversation:
     def _session_object(self) -> Event:
         about = {"id": self._id, "object": "realtime.transcription_session"}
         return {**about, **self._shown, "expires_at": self._expires_at}
+
+
+def _event_id(given: Event) -> str | None:
+    found = given.get("event_id")
+    return found if isinstance(found, str) else None
 
 
 def _transcription_by(model: str) -> Event:

@@ -82,7 +82,7 @@ class ItemEvents:
             yield event(kind, item_id=item_id, content_index=0, **fields(found))
         elif found.kind == "cleared":
             yield event("input_audio_buffer.cleared")
-        elif found.kind in ("error", "ended"):
+        elif found.kind in ("error", "refused", "ended"):
             yield error_of(found)
 
     def _committed(self, item_id: str) -> Iterator[Event]:
