@@ -56,6 +56,8 @@ LONG_FILES = (
     "test_compat_environments.py",
     "test_whisper_memory.py",
     "test_web_page.py",
+    "test_deploy_machines.py",
+    "test_object_storage.py",
     "test_realtime.py",
     "test_mcp_safety.py",
     "test_shared_jobs.py",

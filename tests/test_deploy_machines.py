@@ -60,7 +60,7 @@ def variables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, st
         yield environment(folder, **live, **given)
 
 
-def test_the_commands_of_the_section_transcribe_an_object_on_two_machines(
+def test_the_commands_of_the_section_transcribe_an_object_on_another_machine(
     variables: dict[str, str], tmp_path: Path
 ) -> None:
     def on(name: str) -> dict[str, str]:
@@ -73,8 +73,7 @@ def test_the_commands_of_the_section_transcribe_an_object_on_two_machines(
     [listing] = [line for line in ours if line[0] == "jobs"]
     [health] = [line for line in LINES if line[0] == "curl"]
     with ExitStack() as stack:
-        for name in ("one", "two"):
-            stack.enter_context(machine(on(name), *worker))
+        stack.enter_context(machine(on("worker"), *worker))
         web = stack.enter_context(machine(on("server"), *serve, "--port", "0"))
         assert web.stderr is not None
         address = re.findall(r"http://[\d.]+:\d+", web.stderr.readline())[0]
