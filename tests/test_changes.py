@@ -50,21 +50,46 @@ def test_a_database_that_fails_counts_as_changed(tmp_path: Path) -> None:
         assert not watched.seen()
 
 
-def test_a_pause_ends_with_a_change_with_work_and_when_stopped(
+def enqueue(database: Database, queue: str) -> None:
+    with database.begin() as connection:
+        connection.exec_driver_sql(
+            "INSERT INTO workflow_status (workflow_uuid, status, queue_name) "
+            f"VALUES ('{queue}', 'ENQUEUED', '{queue}')"
+        )
+
+
+def test_a_pause_ends_with_a_workflow_and_when_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(changes, "IDLE_POLL_S", threading.TIMEOUT_MAX)
     with closing(Database(tmp_path)) as database, closing(Changes(database.url)) as watched:
         is_busy = False
-        pause = PollPause(watched, lambda: is_busy)
-        assert pause.wait(0.01) is False  # the first look
+        pause = PollPause(watched, "mine", lambda: is_busy)
         waiting = threading.Thread(target=pause.wait, args=(0.01,))
         waiting.start()
+        commit(database)
+        enqueue(database, "another")
         waiting.join(0.1)
         assert waiting.is_alive()
-        commit(database)
+        enqueue(database, "mine")
         waiting.join()
         is_busy = True
-        assert pause.wait(0.01) is False
+        assert pause.wait(0.01) is False  # a place may be free
         pause.set()
         assert pause.wait(0.01) is True
+
+
+def test_a_queued_workflow_is_seen(database: Database) -> None:
+    with closing(database), closing(Changes(database.url)) as watched:
+        assert not watched.has_queued("mine")
+        if database.url.get_backend_name() == "sqlite":
+            enqueue(database, "mine")
+            assert watched.has_queued("mine")
+
+
+def test_the_version_changes_with_the_content(tmp_path: Path) -> None:
+    with closing(Database(tmp_path)) as database:
+        before = database.version()
+        assert before == database.version() is not None
+        commit(database)
+        assert database.version() != before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from contextlib import closing
@@ -24,15 +25,24 @@ FOR_SERVERS = {"dbos", "mcp", "mcp_types", "sqlalchemy", "starlette", "uvicorn"}
 
 
 def loaded_by(*arguments: str, cwd: Path) -> set[str]:
-    """Top-level packages that the command imported, as the interpreter reports them."""
+    """Top-level packages that the command imported."""
+    return {name.split(".")[0] for name in modules_of(*arguments, cwd=cwd)}
+
+
+def modules_of(*arguments: str, cwd: Path) -> set[str]:
+    """Modules that the command imported, as the interpreter reports them."""
     python, *rest = COMMAND
     done = run(*arguments, cwd=cwd, command=(python, "-X", "importtime", *rest))
-    return packages(done.stderr)
+    return imported(done.stderr)
+
+
+def imported(errors: str) -> set[str]:
+    _, *lines = [line for line in errors.splitlines() if line.startswith("import time:")]
+    return {line.rpartition("|")[2].strip() for line in lines}
 
 
 def packages(errors: str) -> set[str]:
-    _, *lines = [line for line in errors.splitlines() if line.startswith("import time:")]
-    return {line.rpartition("|")[2].strip().split(".")[0] for line in lines}
+    return {name.split(".")[0] for name in imported(errors)}
 
 
 def loaded_in(cwd: Path, *command: str, given: str = "", **variables: str) -> set[str]:
@@ -116,3 +126,13 @@ def test_the_server_answers_before_it_loads_the_database(tmp_path: Path) -> None
     loaded = loaded_in(tmp_path, *line, given=f"{json.dumps(hello)}\n", **given)
     assert "mcp" in loaded
     assert loaded & (HEAVY | FOR_MODELS | {"dbos", "sqlalchemy"}) == set()
+
+
+def test_the_http_server_listens_before_it_loads_other_commands_and_routes(tmp_path: Path) -> None:
+    taken = socket.create_server(("127.0.0.1", 0))
+    with closing(taken):
+        port = str(taken.getsockname()[1])
+        loaded = modules_of("serve", "--http", "--port", port, cwd=tmp_path)
+    ours = {name.removeprefix("transcribe_mcp.frontends.") for name in loaded}
+    assert "http.start" in ours
+    assert ours & {"cli.app", "http.server", "http.transcriptions", "mcp.server"} == set()

@@ -18,8 +18,14 @@ def main() -> None:
     by_exception = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if by_exception:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from .frontends.cli.app import app
     from .frontends.cli.serve import add_commands
+
+    if sys.argv[1:2] == ["serve"]:  # other commands take most of the time of its start
+        from .frontends.cli.root import new_app
+
+        app = new_app()
+    else:
+        from .frontends.cli.app import app
 
     if by_exception:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -48,7 +54,7 @@ def serve(address: Address | None) -> None:
 
         run_stdio()
         return
-    from .frontends.http.server import run
+    from .frontends.http.start import run
 
     run(address, _mcp_app)
 

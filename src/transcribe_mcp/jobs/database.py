@@ -7,6 +7,7 @@ one process writes to it (``writer.py``).
 from __future__ import annotations
 
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -22,6 +23,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 
 from ..domain.private_files import create_private, make_private_dir
 from ..errors import StoreBusyError, StoreError, StoreVersionError, UsageError
+from .changes import Changes
 from .schema import (
     DROP_WORKERS,
     FOR_WRITER,
@@ -58,9 +60,18 @@ class Database:
         self.data_dir = data_dir
         self.url = database_url(data_dir, configured_url)
         self.engine = open_engine(self.url)
+        self._versions = Changes(self.url)
+        self._versions_lock = threading.Lock()
 
     def close(self) -> None:
         self.engine.dispose()
+        with self._versions_lock:
+            self._versions.close()
+
+    def version(self) -> int | None:
+        """Equal while the content does not change. ``None`` if unknown, as on PostgreSQL."""
+        with self._versions_lock:
+            return self._versions.version()
 
     def check_file(self) -> None:
         """

@@ -92,7 +92,7 @@ class WorkflowRunner:
                 )
         internal = self._dbos._registry.get_internal_queue()  # recovered workflows go there
         for queue in (*self._queues.values(), internal):
-            pause = PollPause(Changes(self._url), self._is_busy)
+            pause = PollPause(Changes(self._url), queue.name, self._is_busy)
             poller = threading.Thread(
                 target=queue_worker_thread, args=(pause, self._dbos, queue), daemon=True
             )

@@ -70,7 +70,7 @@ class AsyncService:
         on_change: Callable[[Job | Batch], Awaitable[None]] | None = None,
     ) -> Job | Batch:
         """``Service.wait_for`` for a job whose present state is known."""
-        polls = Polls(seconds)
+        polls = Polls(self.service.get_job, self.service.version, seconds)
         seen: Job | Batch | None = None
         while True:
             if job != seen and on_change is not None:
@@ -80,7 +80,7 @@ class AsyncService:
             if pause_s is None:
                 return job
             await asyncio.sleep(pause_s)
-            job = await self.call(self.service.get_job, job.job_id)
+            job = await self.call(polls.look, job)
 
     def close(self, patience_s: float) -> None:
         """Wait this long for submissions under way; interrupt or abandon other calls."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
 from ..errors import UsageError
 
@@ -26,6 +27,13 @@ def configure(options: Mapping[str, str | None]) -> None:
             os.environ[f"TRANSCRIBE_MCP_{name.upper()}"] = value
     settings.cache_clear()
     settings()
+
+
+def data_dir() -> Path:
+    """The directory for jobs and transcripts."""
+    from ..settings import settings
+
+    return settings().data_dir
 
 
 def take_token(host: str) -> str:

@@ -192,10 +192,10 @@ class Service:
         Raises:
             JobNotFoundError: no job and no batch has this id, or it was deleted meanwhile.
         """
-        polls = Polls(seconds)
+        polls = Polls(self.get_job, self.version, seconds)
+        found = self.get_job(job_id)
         seen: Job | Batch | None = None
         while True:
-            found = self.get_job(job_id)
             if found != seen and on_change is not None:
                 on_change(found)
             seen = found
@@ -203,6 +203,7 @@ class Service:
             if pause_s is None:
                 return found
             time.sleep(pause_s)
+            found = polls.look(found)
 
     def get_transcript(self, job_id: str, revision: int | None = None) -> Transcript:
         """The transcript. Of an unfinished job the part so far, with a warning ``partial``.
@@ -342,6 +343,10 @@ class Service:
             UsageError: no number of days.
         """
         return self._store().delete_old(keep_days)
+
+    def version(self) -> int | None:
+        """Of the database's content: equal while it does not change. ``None`` if unknown."""
+        return self._store().version()
 
     # --- the database and its worker -------------------------------------------------------------
 

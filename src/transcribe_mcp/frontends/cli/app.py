@@ -10,23 +10,18 @@ from typing import Annotated
 
 import typer
 
-from ... import __version__, service
+from ... import service
 from ...domain.options import EngineSpec, FormatOptions, Options, SubtitleRules
 from ...domain.progress import show_no_text
 from ...service import bench as benchmark
 from . import jobs, listen, voices
 from . import options as arg
 from .options import Shown
+from .root import new_app
 from .summary import Summary
 from .terminal import exit_codes, progress_bars, say, show_error, write_out
 
-# Plain help: with rich, --help takes twice as long.
-app = typer.Typer(
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = new_app()
 models = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="List, download and remove Whisper models."
 )
@@ -34,24 +29,6 @@ models = typer.Typer(
 ModelName = Annotated[
     str, typer.Argument(metavar="MODEL", help="Name from 'models list' or Hugging Face ID.")
 ]
-
-
-def _show_version(value: bool) -> None:
-    if value:
-        write_out(f"transcribe-mcp {__version__}\n")
-        raise typer.Exit
-
-
-@app.callback()
-def main(
-    version: Annotated[
-        bool,
-        typer.Option(
-            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
-        ),
-    ] = False,
-) -> None:
-    """Transcribe recordings on this machine: text, subtitles and word timestamps."""
 
 
 EXAMPLES = """\b

@@ -16,11 +16,12 @@ from http.cookies import CookieError, SimpleCookie
 from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Router
 from starlette.types import Message, Receive, Scope, Send
 
 from ...service.server_settings import LOOPBACK
 from ..host import Address, bracketed
-from .refusals import refusal
+from .error_answer import refusal
 
 MAX_PORT = 65_535
 LINGER_S = 10.0  # for the rest of a request that is answered early
@@ -110,6 +111,10 @@ class Guard:
             allow_private_network=True,
             expose_headers=["x-request-id", "x-transcribe-mcp-job", "x-transcribe-mcp-ignored"],
         )
+
+    @property
+    def router(self) -> Router:
+        return self.app.router
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):

@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 from ...errors import EditConflictError, TranscribeError
 from ...service import uploads
 from ...service.models import Hit, Job, Outline, Transcript
-from .refusals import refusal
+from .error_answer import refusal
 
 NO_STORE = {"cache-control": "no-store"}
 

@@ -33,10 +33,11 @@ from ...service.live import (
     settled_setup,
 )
 from ...service.models import JobOptions
+from .error_answer import refusal
 from .parts import Part
 from .realtime_events import Event, ItemEvents, error, error_of, event, new_id
 from .realtime_session import DEFAULT, merged, setup_of
-from .refusals import Refused, refusal, refused_by
+from .refusals import Refused, refused_by
 
 PATH = "/v1/realtime"
 SUBPROTOCOL = "realtime"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from types import MappingProxyType
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -13,12 +12,9 @@ from starlette.responses import JSONResponse
 from ...errors import QueueFullError, SourceError, StoreBusyError, TranscribeError
 from ...service.models import Batch, Job, JobFailure, JobStatus
 from ..wording import Wording
+from .error_answer import NO_RETRY, refusal
 
 _NO_ROUTE = {404: "not_found", 405: "method_not_allowed"}
-
-
-# The SDKs of OpenAI send a request three times, and its upload too, unless this header stops them.
-NO_RETRY: Mapping[str, str] = {"x-should-retry": "false"}
 
 
 class Refused(Exception):
@@ -96,28 +92,6 @@ def _all_statuses(root: type[TranscribeError]) -> Iterator[tuple[str, int]]:
 
 _statuses = dict(_all_statuses(TranscribeError))
 _of_the_file = dict(_all_statuses(SourceError))
-
-
-def refusal(
-    status: int,
-    message: str,
-    code: str,
-    *,
-    param: str | None = None,
-    headers: Mapping[str, str] | None = None,
-    more: Mapping[str, Any] = MappingProxyType({}),
-) -> JSONResponse:
-    """An error as an answer.
-
-    Args:
-        message: for people, with the way out.
-        code: for programs; see ``docs/errors.md``.
-        param: the field of the request that is wrong.
-        more: fields beside the error.
-    """
-    kind = "invalid_request_error" if status < 500 else "server_error"
-    error = {"message": message, "type": kind, "param": param, "code": code}
-    return JSONResponse({"error": error, **more}, status, headers)
 
 
 def no_route(request: Request, error: Exception) -> JSONResponse:

@@ -1,34 +1,42 @@
-"""MCP behind ``/mcp``: its SDK takes most of the time of a start, so it loads beside the rest."""
+"""Applications that load in a thread while the server already answers."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any, Protocol
 
-from starlette.applications import Starlette
+from starlette.routing import Router
 from starlette.types import Receive, Scope, Send
 
-MCP_PATH = "/mcp"
+
+class Application(Protocol):
+    """What ``Starlette`` and ``Guard`` have in common."""
+
+    @property
+    def router(self) -> Router: ...
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
 
 
-class McpLater:
+class Later:
     """An application that is made in a thread when the server starts. Requests wait for it.
 
     Args:
         make: makes it; blocks.
     """
 
-    def __init__(self, make: Callable[[], Starlette]) -> None:
+    def __init__(self, make: Callable[[], Application]) -> None:
         self._make = make
-        self._app: asyncio.Future[Starlette]
+        self._app: asyncio.Future[Application]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         app = await asyncio.shield(self._app)
         await app(scope, receive, send)
 
     @asynccontextmanager
-    async def running(self, _: Starlette) -> AsyncIterator[None]:
+    async def running(self, _: Any) -> AsyncIterator[None]:
         """The lifespan of the server. The application keeps its own, in one task."""
         self._app = asyncio.get_running_loop().create_future()
         is_over = asyncio.Event()
