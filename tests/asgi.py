@@ -63,7 +63,7 @@ def ask(
     sent: list[dict[str, Any]] = []
 
     async def receive() -> dict[str, Any]:
-        return incoming.pop(0) if incoming else {"type": "http.disconnect"}
+        return incoming.pop(0) if incoming else {"type": f"{scope['type']}.disconnect"}
 
     async def send(message: Any) -> None:
         sent.append(message)

@@ -7,6 +7,7 @@ quotes and a file's name twice, Node's form-data writes dashes, httpx a boundary
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from http.client import HTTPResponse
 from pathlib import Path
 
@@ -25,12 +26,17 @@ def recorded(client: Path, recording: bytes) -> bytes:
     return head + more.encode() + body
 
 
-def form(recording: bytes | None = None, name: str = "a.wav", **fields: str) -> tuple[bytes, str]:
-    """A plain form: its body and content type. ``words__`` is the field ``words[]``."""
+def form(
+    recording: bytes | None = None, name: str = "a.wav", **fields: str | Sequence[str]
+) -> tuple[bytes, str]:
+    """A plain form: its body and content type. ``words__`` is the field ``words[]``, which may have
+    several values.
+    """
     parts = [
         f'--x\r\nContent-Disposition: form-data; name="{field.replace("__", "[]")}"\r\n\r\n'
         f"{value}\r\n".encode()
-        for field, value in fields.items()
+        for field, values in fields.items()
+        for value in ([values] if isinstance(values, str) else values)
     ]
     if recording is not None:
         head = f'--x\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n\r\n'

@@ -56,9 +56,12 @@ def test_every_command_of_the_page_runs(url: str) -> None:
     assert "event: transcript.text.delta" in events and "event: transcript.text.done" in events
 
 
-def test_the_program_of_the_page_prints_words_with_times(url: str) -> None:
-    [program] = blocks("python")
-    lines = run([sys.executable, "-W", "ignore", "-c", program.replace(ADDRESS, url)]).splitlines()
+def test_the_programs_of_the_page_print_words_with_times_and_speakers(url: str) -> None:
+    lines, spoken = [
+        run([sys.executable, "-W", "ignore", "-c", program.replace(ADDRESS, url)]).splitlines()
+        for program in blocks("python")
+    ]
+    assert {line.split()[0] for line in spoken} == {"A", "Alan"}
     assert len(lines) > 20 and all(re.fullmatch(r"[\d.]+ [\d.]+ \S+", line) for line in lines)
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -69,7 +70,9 @@ def kept(service: Service) -> list[Path]:
     return sorted((service.settings.data_dir / "uploads").glob("*"))
 
 
-def upload(app: Guard, recording: bytes | None, name: str = "a.wav", **fields: str) -> Answer:
+def upload(
+    app: Guard, recording: bytes | None, name: str = "a.wav", **fields: str | Sequence[str]
+) -> Answer:
     body, content_type = form(recording, name, **fields)
     return ask(app, "POST", URL, body, content_type=content_type)
 
@@ -177,7 +180,7 @@ def test_a_body_without_a_recording_is_refused_in_words(
 def test_two_recordings_or_too_many_fields_are_refused(app: Guard) -> None:
     part = b'--x\r\nContent-Disposition: form-data; name="file"\r\n\r\nabc\r\n'
     many = b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\n\r\n' * 201
-    huge = b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\n' + bytes(17 << 20)
+    huge = b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\n' + bytes(25 << 20)
     for body, status in ((part * 2, 400), (many, 400), (huge + b"\r\n", 413)):
         answer = ask(
             app, "POST", URL, body + b"--x--\r\n", content_type="multipart/form-data; boundary=x"
@@ -199,7 +202,7 @@ def test_a_recording_that_is_too_large_is_refused_before_it_is_read(
     answer = ask(app, "POST", URL, [], content_type=content_type, content_length=str(5 * 1024**3))
     assert (answer.status, answer.error["code"]) == (413, "source_too_large")
     assert f"size limit ({MAX_BYTES}) exceeded" in answer.error["message"]
-    unannounced = [body[:-9], *[bytes(1 << 20)] * 20]
+    unannounced = [body[:-9], *[bytes(1 << 20)] * 28]
     assert ask(app, "POST", URL, unannounced, content_type=content_type).status == 413
     assert kept(service) == []
 
@@ -258,8 +261,8 @@ def test_no_name_leads_out_of_the_folder(app: Guard, service: Service, tmp_path:
         ("response_format", "xml", "unsupported_value"),
         ("timestamp_granularities__", "phoneme", "unsupported_value"),
         ("include__", "logprobs", "unsupported_value"),
-        ("known_speaker_names__", "Anna", "unsupported_value"),
-        ("known_speaker_references__", "data:audio/wav;base64,AAAA", "unsupported_value"),
+        ("known_speaker_names__", "Anna", "invalid_value"),
+        ("known_speaker_references__", "data:audio/wav;base64,AAAA", "invalid_value"),
         ("stream", "maybe", "usage"),
     ],
 )
@@ -289,6 +292,55 @@ def test_every_field_reaches_the_job(app: Guard, service: Service) -> None:
     assert options is not None and options.model == "tiny.en" and options.language == "en"
     assert options.prompt == "Hello, world." and options.temperatures == (0.4,)
     assert options.vocabulary == ("Kubernetes", "Anna", "Ben") and options.diarize
+
+
+CLIPS = [f"data:audio/wav;base64,{base64.b64encode(clip).decode()}" for clip in (b"one", b"two")]
+
+
+def upload_with(app: Guard, names: Sequence[str], clips: Sequence[str], **fields: str) -> Answer:
+    """An upload with known speakers."""
+    shown = {"response_format": "diarized_json", **fields}
+    known = {"known_speaker_names__": names, "known_speaker_references__": clips}
+    return upload(app, b"abc", **known, **shown)
+
+
+def test_clips_of_known_speakers_belong_to_their_job(app: Guard, service: Service) -> None:
+    first = job_of(upload_with(app, ["Anna", "Ben"], CLIPS))
+    assert job_of(upload_with(app, ["Anna", "Ben"], CLIPS)) == first
+    swapped = job_of(upload_with(app, ["Ben", "Anna"], CLIPS))
+    unnamed = job_of(upload(app, b"abc", response_format="diarized_json"))
+    assert len({first, swapped, unnamed}) == 3
+    clips = [path for path in kept(service) if path.name.startswith("voice-")]
+    assert [path.read_bytes() for path in clips] in ([b"one", b"two"], [b"two", b"one"])
+    assert not (service.settings.data_dir / "voices.json").exists()
+    service.cancel(first, for_all=True)
+    service.delete(first)
+    assert set(clips) < set(kept(service))
+    service.delete(swapped)
+    assert len(service.list_jobs().jobs) == 1 and set(clips).isdisjoint(kept(service))
+
+
+@pytest.mark.parametrize(
+    ("names", "clips", "fields"),
+    [
+        (["Anna"], CLIPS, {}),
+        (["Anna", "Ben"], CLIPS[:1], {}),
+        ([], CLIPS, {}),
+        (["A", "B", "C", "D", "E"], CLIPS[:1] * 5, {}),
+        (["Anna", "anna"], CLIPS, {}),
+        (["all", "Ben"], CLIPS, {}),
+        (["Anna"], ["https://example.com/anna.wav"], {}),
+        (["Anna"], ["data:audio/wav;base64,=!"], {}),
+        (["Anna"], ["data:audio/wav;base64,"], {}),
+        (["Anna"], CLIPS[:1], {"response_format": "json"}),
+    ],
+)
+def test_known_speakers_that_cannot_be_are_refused(
+    app: Guard, service: Service, names: list[str], clips: list[str], fields: dict[str, str]
+) -> None:
+    answer = upload_with(app, names, clips, **fields)
+    assert answer.status == 400 and answer.error["param"].startswith("known_speaker_"), answer
+    assert service.list_jobs().jobs == () and kept(service) == []
 
 
 @pytest.mark.parametrize("model", ["", "whisper-1", "gpt-4o-transcribe", "default", "auto"])

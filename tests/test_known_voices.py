@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from transcribe_mcp.media.decode import SAMPLE_RATE_HZ, read
 from transcribe_mcp.pipeline.enrolment import print_of_clip
 from transcribe_mcp.service import voices as service
 from transcribe_mcp.service.models import Job, SpeakerChange
+from transcribe_mcp.service.uploads import Upload, make_folder, submit_upload
 from transcribe_mcp.speakers.clustering import unit
 from transcribe_mcp.speakers.evidence import N_EMBEDDING
 from transcribe_mcp.speakers.voice_store import FILE_NAME, VoiceStore
@@ -339,3 +341,44 @@ def test_the_export_is_refused_where_it_cannot_be_written(
     with pytest.raises(OutputExistsError):
         service.export_voices("Anna", existing)
     assert existing.read_text() == "mine"
+
+
+# --- clips of a request ---------------------------------------------------------------------------
+
+
+def heard_by(clips: dict[str, bytes], recording: Path, here: Place) -> Job:
+    """The job of an upload with clips of persons, once it has ended."""
+    sent = make_folder(here.data_dir) / "new.wav"
+    shutil.copy(recording, sent)
+    references = tuple(f"{name}={sha256(clip).hexdigest()}" for name, clip in clips.items())
+    wanted = fake_options(references=references, diarize=True)
+    upload = Upload(sent, sha256(sent.read_bytes()).hexdigest(), ".wav")
+    job = submit_upload(jobs, upload, request(sent, wanted), list(clips.values()))
+    return finished(job.job_id)
+
+
+def test_a_request_names_persons_by_short_clips_and_stores_no_voice(
+    here: Place, persons: dict[str, Path], tmp_path: Path
+) -> None:
+    before = VoiceStore(here.data_dir).voices()
+    clips = {}
+    for name in ("carol", "ben"):
+        short = write_wav(tmp_path / f"{name}.wav", [read(persons[name])[: 7 * SAMPLE_RATE_HZ]])
+        clips[name.title()] = short.read_bytes()
+    job = heard_by(clips, persons["rest"], here)
+
+    found = names_of(jobs.get_transcript(job.job_id))
+    assert len(found) == 3 and {"Ben", "Carol"} < set(found)
+    assert [repr(voice) for voice in VoiceStore(here.data_dir).voices()] == list(map(repr, before))
+
+
+def test_a_clip_that_cannot_be_used_is_named(
+    here: Place, persons: dict[str, Path], tmp_path: Path
+) -> None:
+    silent = write_wav(tmp_path / "a.wav", [np.zeros(4 * SAMPLE_RATE_HZ, np.float32)]).read_bytes()
+    cases = {b"no recording": "cannot be used", silent: "no clean speech"}
+    cases[persons["anna"].read_bytes()] = "s long"
+    for clip, message in cases.items():
+        job = heard_by({"Anna": clip}, persons["ben"], here)
+        assert job.error is not None and job.error.code == "voice_sample"
+        assert "Anna" in job.error.message and message in job.error.message and job.error.hint

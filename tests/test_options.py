@@ -33,6 +33,7 @@ OTHER: dict[str, Any] = {
     "vocabulary": ("Fraser",), "temperatures": (0.0, 0.5), "beam_size": 5,
     "batch_size": 3, "diarize": True, "speakers": 2, "min_speakers": 1, "max_speakers": 3,
     "track": "2", "channel": "left", "voices": "Anna",
+    "references": ("Anna=clip",),
 }  # fmt: skip
 
 

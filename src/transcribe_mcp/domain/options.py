@@ -232,6 +232,12 @@ class Options:
         "Known voices to recognize: all, none, or names separated by commas; implies diarize.",
         aliases=("known_voices", "known_speakers", "speaker_names"),
     )
+    # For one recording only. A job has the SHA-256 of a stored clip in place of its path.
+    references: tuple[str, ...] = option(
+        (),
+        "Persons to recognize by short clips of their voices: NAME=PATH; implies diarize.",
+        hidden_in={"cli", "mcp"},
+    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "language", requested_language(self.language))
@@ -259,7 +265,8 @@ class Options:
                 f"min_speakers {bounds[0]} is more than max_speakers {bounds[1]}",
                 hint="let the smallest number be at most the largest",
             )
-        if self.speakers is not None or bounds != (None, None) or self.voices != NONE:
+        names_voices = self.voices != NONE or self.references
+        if self.speakers is not None or bounds != (None, None) or names_voices:
             object.__setattr__(self, "diarize", True)
 
 

@@ -29,6 +29,7 @@ OURS = (
     "fetched",
     "environments",
     "uploads",
+    "uploads-*.lock",
 )
 
 

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import time
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 
-from ..errors import UsageError
+from ..errors import TranscribeError, UsageError
 from . import uploads
+from .database import Database
 from .row_mapping import UNFINISHED
 from .schema import jobs
 
 DAY_S = 86_400.0
+REFERENCES = "references"  # the option of clips of voices
 
 
 def kept_since(keep_days: float) -> float | None:
@@ -44,9 +50,58 @@ def ended_long_ago(connection: sa.Connection, keep_days: float) -> list[str]:
     return list(connection.execute(sa.select(jobs.c.job_id).where(old)).scalars())
 
 
-def drop_unused_uploads(connection: sa.Connection, data_dir: Path, sources: Iterable[str]) -> None:
-    """Delete those of the sources that are uploads and that no job names."""
-    for source in set(sources):
-        named = sa.select(jobs.c.job_id).where(jobs.c.source == source).limit(1)
-        if uploads.is_kept(data_dir, source) and connection.execute(named).first() is None:
-            uploads.drop(source)
+@dataclass(frozen=True, slots=True)
+class JobFiles:
+    """Files that clients have sent for jobs.
+
+    Attributes:
+        sources: of the jobs; only uploads count.
+        clips: of voices, by their SHA-256.
+    """
+
+    sources: frozenset[str] = frozenset()
+    clips: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, rows: Iterable[Any]) -> JobFiles:
+        """The files of rows of the table of jobs."""
+        found = list(rows)
+        references = (one for row in found for one in json.loads(row.options).get(REFERENCES, ()))
+        clips = frozenset(one.rpartition("=")[2] for one in references)
+        return cls(frozenset(row.source for row in found), clips)
+
+
+def drop_unused_files(database: Database, files: JobFiles) -> None:
+    """Delete those files that no job names. Call it after the transaction that deleted the jobs."""
+    data_dir = database.data_dir
+    named = {source: jobs.c.source == source for source in files.sources}
+    named |= {
+        str(uploads.clip_path(data_dir, clip)): jobs.c.options.contains(clip)
+        for clip in files.clips
+    }
+    for path, is_named in named.items():
+        if not uploads.is_kept(data_dir, path):
+            continue
+        with uploads.locked(data_dir, [uploads.digest_of(path)]), database.begin() as connection:
+            query = sa.select(jobs.c.job_id).where(is_named).limit(1)
+            if connection.execute(query).first() is None:
+                uploads.drop(path)
+
+
+@contextmanager
+def sent_files(database: Database, upload: uploads.Upload, clips: Sequence[bytes]) -> Iterator[str]:
+    """Keep the recording and clips of a request, whose job the block adds; yields the source.
+
+    Nobody deletes them meanwhile. They go again if no job is added.
+    """
+    data_dir = database.data_dir
+    digests = [hashlib.sha256(clip).hexdigest() for clip in clips]
+    try:
+        with uploads.locked(data_dir, [upload.digest, *digests]):
+            source = str(uploads.keep(data_dir, upload))
+            for clip in clips:
+                uploads.keep_clip(data_dir, clip)
+            yield source
+    except TranscribeError:
+        drop_unused_files(database, JobFiles(frozenset([source]), frozenset(digests)))
+        raise

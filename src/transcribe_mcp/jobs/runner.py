@@ -30,7 +30,7 @@ from ..runtime.executor import Executor
 from ..runtime.queue import Claim as EngineClaim
 from ..runtime.queue import Recording
 from ..settings import Settings, usable_cores
-from . import file_identity, spool
+from . import file_identity, spool, uploads
 from .object_copies import copy_object
 from .quarantine import Gate, Pass
 from .store import Store
@@ -268,7 +268,9 @@ def _transcribe(
     threads = min(
         MAX_THREADS, max(1, (shop.settings.threads or usable_cores()) // shop.slot.n_workers)
     )
-    options = part_of(Options, claim.options, batch_size=began.batch_size, threads=threads)
+    references = uploads.with_paths(claim.options.references, shop.settings.data_dir)
+    changes = {"batch_size": began.batch_size, "threads": threads, "references": references}
+    options = part_of(Options, claim.options, **changes)
     checkpoints = JobCheckpoints(shop, job, recording, inside)
     transcript = transcribe_at(recording, path, options, job.progress, checkpoints)
     if (

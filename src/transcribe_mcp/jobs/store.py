@@ -36,7 +36,7 @@ from .models import (
     Refused,
 )
 from .queue import SHORT, WorkflowQueue
-from .retention import drop_unused_uploads, ended_long_ago
+from .retention import JobFiles, drop_unused_files, ended_long_ago
 from .row_mapping import IS_UNFINISHED, NewJob, QueueState, to_jobs
 from .schema import batches, files, job_roots, jobs
 from .transcripts import ContentKey, job_conditions
@@ -304,23 +304,23 @@ class Store(Database):
             JobNotFoundError: no job and no batch has this id.
         """
 
-        def leave(connection: sa.Connection) -> tuple[list[str], list[str]]:
+        def leave(connection: sa.Connection) -> tuple[list[str], list[str], list[str], JobFiles]:
             owners.lock(connection)
             ids, batch_id = owners.members(connection, job_id)
             stopped, gone = owners.leave(connection, ids, owner, batch_id)
-            copies[:] = transcripts.copies_of(connection, gone)
-            self._delete(connection, [*gone, *copies])
+            copies = transcripts.copies_of(connection, gone)
+            files = self._delete(connection, [*gone, *copies])
             if batch_id is not None:
                 connection.execute(batches.delete().where(batches.c.batch_id == batch_id))
-            return stopped, gone
+            return stopped, gone, copies, files
 
-        copies: list[str] = []
-        stopped, gone = self.transact(leave)
+        stopped, gone, copies, files = self.transact(leave)
+        drop_unused_files(self, files)
         self._end_workflows(stopped, [*gone, *copies])
         return len(gone)
 
-    def _delete(self, connection: sa.Connection, job_ids: Sequence[str]) -> None:
-        columns = (jobs.c.transcript_id, jobs.c.signature, jobs.c.source)
+    def _delete(self, connection: sa.Connection, job_ids: Sequence[str]) -> JobFiles:
+        columns = (jobs.c.transcript_id, jobs.c.signature, jobs.c.source, jobs.c.options)
         of_jobs = sa.select(*columns).where(jobs.c.job_id.in_(job_ids))
         rows = connection.execute(of_jobs).all()
         connection.execute(jobs.delete().where(jobs.c.job_id.in_(job_ids)))
@@ -329,7 +329,7 @@ class Store(Database):
         )
         for row in rows:
             spool.drop(self.data_dir, row.signature)
-        drop_unused_uploads(connection, self.data_dir, [row.source for row in rows])
+        return JobFiles.of(rows)
 
     def _end_workflows(self, cancelled: Sequence[str], deleted: Sequence[str]) -> None:
         if cancelled or deleted:
@@ -386,15 +386,15 @@ class Store(Database):
             UsageError: ``keep_days`` is negative or not a number.
         """
 
-        def delete(connection: sa.Connection) -> list[str]:
+        def delete(connection: sa.Connection) -> tuple[list[str], JobFiles]:
             owners.lock(connection)
             ids = ended_long_ago(connection, keep_days)
-            self._delete(connection, ids)
-            return ids
+            return ids, self._delete(connection, ids)
 
         if self.count_old(keep_days) == 0:
             return 0
-        ids = self.transact(delete)
+        ids, files = self.transact(delete)
+        drop_unused_files(self, files)
         self._end_workflows([], ids)
         return len(ids)
 

@@ -5,17 +5,24 @@ A file is named by its content, so the same bytes are one file, and jobs on it a
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import time
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..domain.files import atomic_write
 from ..domain.private_files import FILE_MODE, FOLDER_MODE
+from ..errors import StoreBusyError
+from .writer_protocol import hold_lock
 
 FOLDER = "uploads"
+CLIP = "voice-"  # the beginning of the names of clips
 TEMPORARY = "new-"  # the beginning of the names of folders for uploads under way
+LOCK_S = 30.0
 ABANDONED_S = 86_400.0
 # Jobs on one file are the same if its time is, too. The name says all about the content, so every
 # file has this time, also one that is deleted and sent again.
@@ -64,6 +71,48 @@ def keep(data_dir: Path, upload: Upload) -> Path:
         named.touch(mode=FILE_MODE)
         named.write_text(upload.name, encoding="utf-8")
     return path
+
+
+def keep_clip(data_dir: Path, clip: bytes) -> str:
+    """Keep a clip of a voice while a job names it; returns its SHA-256, which names it."""
+    digest = hashlib.sha256(clip).hexdigest()
+    path = clip_path(data_dir, digest)
+    with atomic_write(path, mode=FILE_MODE) as file:
+        file.write(clip)
+    return digest
+
+
+def clip_path(data_dir: Path, digest: str) -> Path:
+    return data_dir.absolute() / FOLDER / f"{CLIP}{digest}"
+
+
+def with_paths(references: Iterable[str], data_dir: Path) -> tuple[str, ...]:
+    """The option ``references`` of a job, with paths in place of digests."""
+    pairs = (reference.partition("=") for reference in references)
+    return tuple(f"{name}={clip_path(data_dir, digest)}" for name, _, digest in pairs)
+
+
+def digest_of(path: str) -> str:
+    """The SHA-256 in the name of an upload or a clip."""
+    return Path(path).stem.removeprefix(CLIP)
+
+
+@contextmanager
+def locked(data_dir: Path, digests: Iterable[str]) -> Iterator[None]:
+    """Keep others from deleting these files, or from naming them in new jobs.
+
+    Raises:
+        StoreBusyError: another process holds the lock for too long.
+    """
+    names = sorted({f"uploads-{digest[:1]}.lock" for digest in digests})
+    with ExitStack() as stack:
+        for name in names:  # in the same order everywhere
+            lock = hold_lock(data_dir, LOCK_S, name)
+            if lock is None:
+                message = f"another process does not finish its upload: it holds {name}"
+                raise StoreBusyError(message, hint="try again")
+            stack.enter_context(closing(lock))
+        yield
 
 
 def name_of(source: str) -> str:

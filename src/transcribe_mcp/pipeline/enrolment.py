@@ -9,19 +9,23 @@ import numpy as np
 
 from ..domain.options import Options
 from ..domain.progress import Progress, no_progress
-from ..errors import UsageError, VoiceSampleError
+from ..errors import SourceError, UsageError, VoiceSampleError
 from ..media.decode import SAMPLE_RATE_HZ
 from ..settings import usable_cores
 from ..speakers.clustering import Array, SpeakerBounds, most_alike, unit
 from ..speakers.evidence import Evidence
+from ..speakers.segmentation import FRAME_S
 from ..speakers.turns import diarize
-from ..speakers.voices import MIN_SPEECH_S, VoicePrint, prints_of
+from ..speakers.voices import MIN_SPEECH_S, KnownVoice, VoicePrint, prints_of
 from ..speech.detector import SpeechDetector
 from .speaker_pass import SpeakerPass
 from .voices import voices_of
 
 BLOCK_S = 300.0
 ONE_PERSON = 0.72  # cosine from which two voices of a clip are one person
+MIN_CLIP_S = 2.0  # of the clip of an expected person
+MAX_CLIP_S = 10.0
+SLACK_S = 0.1  # the padding of codecs
 ALONE_HINT = "give a clip in which only this person speaks, or choose a channel with --channel"
 
 
@@ -50,6 +54,36 @@ def print_of_clip(path: Path, options: Options, progress: Progress = no_progress
             hint=f"give a clip with at least {MIN_SPEECH_S:g} s",
         )
     return voice
+
+
+def expected_voices(options: Options) -> tuple[KnownVoice, ...]:
+    """The voices in the clips of the option ``references``.
+
+    Raises:
+        VoiceSampleError: a clip cannot be used, or has no speech.
+    """
+    pairs = (reference.partition("=") for reference in options.references)
+    threads = options.threads
+    return tuple(
+        KnownVoice(name, (_short_print(name, Path(path), threads),)) for name, _, path in pairs
+    )
+
+
+def _short_print(name: str, path: Path, threads: int) -> VoicePrint:
+    """The print of a short clip, whose only voice is that of ``name``."""
+    hint = f"give {MIN_CLIP_S:g} to {MAX_CLIP_S:g} s in which only this person speaks"
+    try:
+        evidence = evidence_of_clip(path, Options(threads=threads))
+    except SourceError as error:
+        reason = str(error).replace(str(path), "it")
+        raise VoiceSampleError(f"the clip of {name} cannot be used: {reason}", hint=hint) from error
+    clip_s = len(evidence.speech) * FRAME_S
+    if not MIN_CLIP_S - SLACK_S <= clip_s <= MAX_CLIP_S + SLACK_S:
+        raise VoiceSampleError(f"the clip of {name} is {clip_s:.1f} s long", hint=hint)
+    prints = prints_of(diarize(evidence, SpeakerBounds(1, 1)), evidence)
+    if not prints or not prints[0].seconds:
+        raise VoiceSampleError(f"the clip of {name} has no clean speech", hint=hint)
+    return prints[0]
 
 
 def _n_voices(voices: Array) -> int:

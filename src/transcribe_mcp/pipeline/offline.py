@@ -24,6 +24,7 @@ from ..speakers.voice_store import VoiceStore
 from ..speakers.voices import KnownVoice
 from ..speech.regions import Window
 from .checkpoint import Checkpoint, CheckpointStore, PartResult, Restored, WindowResult, doubts
+from .enrolment import expected_voices
 from .feeder import Feeder, Run
 from .language_vote import LanguageDecider
 from .recognize import Recipe, RecognizeStage
@@ -90,6 +91,7 @@ def transcribe_at(
     source = Path(source) if isinstance(source, str) else source
     notices: list[Notice] = []
     restored = Restored(checkpoints.load() if checkpoints is not None else ())
+    expected = expected_voices(options)
     voices = voices_of(source, options, notices)
     passes = []
     with ExitStack() as stack:
@@ -107,7 +109,7 @@ def transcribe_at(
             passes.append(_Pass(number, run, stage, restored, checkpoints, show_text))
             passes[-1].work(recording)
         heard = sorted((part for one in passes for part in one.heard), key=lambda part: part.start)
-        speakers = _speakers(heard, diarizer, passes, checkpoints)
+        speakers = _speakers(heard, diarizer, passes, checkpoints, expected)
     if n_unused := restored.n_discarded + len(restored.windows):
         message = f"{n_unused} checkpoints were of other windows; that audio was decoded again"
         passes[0].run.notices.append(Notice("checkpoints_differ", message))
@@ -122,6 +124,7 @@ def _speakers(
     diarizer: SpeakerPass | None,
     passes: Sequence[_Pass],
     checkpoints: CheckpointStore | None,
+    expected: Sequence[KnownVoice],
 ) -> Speakers:
     run = passes[0].run
     options = run.options
@@ -132,7 +135,8 @@ def _speakers(
             evidence = diarizer.evidence()
             if checkpoints is not None:
                 checkpoints.keep_speakers(evidence.dumps())
-            return with_speakers(heard, evidence, options, _known_voices(options, run.notices))
+            known = _known_voices(options, run.notices)
+            return with_speakers(heard, evidence, options, known, expected)
     except Exception as error:  # noqa: BLE001 - the transcript is whole without speakers
         return Speakers(heard, notices=(_no_speakers(error),))
 

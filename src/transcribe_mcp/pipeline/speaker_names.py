@@ -13,7 +13,7 @@ from ..domain.transcript import Notice, Segment, Transcript, Turn
 from ..speakers.clustering import MAX_SPEAKERS, SpeakerBounds
 from ..speakers.evidence import Evidence
 from ..speakers.turns import Diarization, SpeakerTurn, diarize
-from ..speakers.voices import Kind, KnownVoice, Naming, name_speakers, prints_of
+from ..speakers.voices import Kind, KnownVoice, Naming, name_expected, name_speakers, prints_of
 from ..speakers.words import speakers_of
 from .checkpoint import PartResult
 
@@ -44,13 +44,20 @@ def with_speakers(
     evidence: Evidence,
     options: Options,
     known: Sequence[KnownVoice] = (),
+    expected: Sequence[KnownVoice] = (),
 ) -> Speakers:
-    """Give each word its speaker, and known voices their names. ``heard`` is in order."""
+    """Give each word its speaker, and voices their names. ``heard`` is in order.
+
+    Args:
+        known: voices that may be heard.
+        expected: voices that the caller says are heard.
+    """
     found = diarize(evidence, bounds_of(options))
     words = [word for part in heard for word in part.words]
     numbers = speakers_of(words, found.exclusive) if found.exclusive else []
-    naming = name_speakers(prints_of(found, evidence), known) if known else Naming()
-    names = {**_names(numbers, found), **naming.names}
+    prints = prints_of(found, evidence) if known or expected else []
+    naming = name_speakers(prints, known) if known else Naming()
+    names = {**_names(numbers, found), **naming.names, **name_expected(prints, expected)}
     named = iter([replace(w, speaker=names[n]) for w, n in zip(words, numbers, strict=False)])
     parts = [replace(part, words=tuple(next(named, w) for w in part.words)) for part in heard]
     notices = (*_notices(len(names), options), *_about_voices(naming, names))

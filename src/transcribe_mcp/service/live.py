@@ -16,7 +16,7 @@ from ..live.client import LiveProcess, LiveSession, OnEvent
 from ..live.messages import EMPTY, RATE_LIMIT, LiveEvent, LiveSetup
 from .models import Job, JobOptions, JobRequest
 from .service import Service
-from .uploads import FILE_MODE, TEMPORARY, Upload, make_folder
+from .uploads import FILE_MODE, TEMPORARY, Upload, make_folder, submit_upload
 
 __all__ = [
     "EMPTY",
@@ -107,7 +107,7 @@ class SoundFile:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         name = time.strftime("Live %Y-%m-%d %H.%M.wav")
         upload = Upload(self.path, digest, ".wav", name)
-        return self._service.submit_upload(upload, JobRequest("", options))
+        return submit_upload(self._service, upload, JobRequest("", options))
 
     def close(self) -> None:
         self._folder.cleanup()

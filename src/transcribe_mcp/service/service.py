@@ -25,7 +25,6 @@ from ..errors import (
     RevisionNotFoundError,
     StoreError,
     StoreReplacedError,
-    TranscribeError,
 )
 from .acting import owner
 from .models import (
@@ -49,7 +48,6 @@ if TYPE_CHECKING:
     from ..jobs.revisions import Revisions
     from ..jobs.store import Store
     from ..jobs.submission import Submission
-    from ..jobs.uploads import Upload
     from ..settings import Settings
 
 WAKE_S = 2.0  # calls that only read check at most this often that a worker runs
@@ -111,21 +109,6 @@ class Service:
         if new.answer is None or not store.is_idle():
             self._wake()
         return self._job(job_id)
-
-    def submit_upload(self, upload: Upload, request: JobRequest) -> Job:
-        """``submit`` for a recording that a client has sent. It is kept while a job names it.
-
-        The same bytes are one file, so a repeated upload joins its job or is answered from it.
-        """
-        from ..jobs import retention, uploads
-
-        source = str(uploads.keep(self.settings.data_dir, upload))
-        try:
-            return self.submit(replace(request, source=source))
-        except TranscribeError:
-            with self._store().begin() as connection:
-                retention.drop_unused_uploads(connection, self.settings.data_dir, [source])
-            raise
 
     def submit_batch(
         self, sources: Sequence[str], request: JobRequest, refused: Sequence[Refused] = ()

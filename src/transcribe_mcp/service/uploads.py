@@ -2,7 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from ..domain.private_files import FILE_MODE
 from ..jobs.uploads import TEMPORARY, Upload, make_folder, name_of
+from .models import Job, JobRequest
+from .service import Service
 
-__all__ = ["FILE_MODE", "TEMPORARY", "Upload", "make_folder", "name_of"]
+__all__ = ["FILE_MODE", "TEMPORARY", "Upload", "make_folder", "name_of", "submit_upload"]
+
+
+def submit_upload(
+    service: Service, upload: Upload, request: JobRequest, clips: Sequence[bytes] = ()
+) -> Job:
+    """``Service.submit`` for a recording that a client has sent. It is kept while a job names it.
+
+    The same bytes are one file, so a repeated upload joins its job or is answered from it.
+
+    Args:
+        clips: of the voices that the options name, kept like the recording.
+    """
+    from ..jobs.retention import sent_files
+
+    with sent_files(service.read_store(), upload, clips) as source:
+        return service.submit(replace(request, source=source))

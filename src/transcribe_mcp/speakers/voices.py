@@ -39,6 +39,9 @@ class Kind(StrEnum):
 # alike.
 SAME_VOICE = {Kind.WIDEBAND: 0.75, Kind.TELEPHONE: 0.80}
 SIMILAR_VOICE = {Kind.WIDEBAND: 0.60, Kind.TELEPHONE: 0.75}
+# The same for persons who are expected, of whom clips may be short.
+EXPECTED_VOICE = {Kind.WIDEBAND: 0.70, Kind.TELEPHONE: 0.80}
+MIN_EXPECTED_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,3 +169,19 @@ def name_speakers(heard: Sequence[VoicePrint], known: Sequence[KnownVoice]) -> N
     prints = [each for one in known for each in one.prints if each.is_current]
     kinds = {voice.kind for voice in heard if voice.seconds >= MIN_SPEECH_S}
     return Naming(names, perhaps | again, tuple(sorted(kinds - {one.kind for one in prints})))
+
+
+def name_expected(heard: Sequence[VoicePrint], expected: Sequence[KnownVoice]) -> dict[int, str]:
+    """Number of a speaker -> name of the expected person; the most similar pairs first."""
+    pairs = sorted(
+        (-likeness, number, person.name)
+        for number, voice in enumerate(heard)
+        for person in expected
+        if voice.seconds >= MIN_EXPECTED_S
+        and (likeness := person.likeness(voice) or 0.0) >= EXPECTED_VOICE[voice.kind]
+    )
+    names: dict[int, str] = {}
+    for _, number, name in pairs:
+        if number not in names and name not in names.values():
+            names[number] = name
+    return names

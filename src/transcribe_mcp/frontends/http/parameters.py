@@ -9,6 +9,7 @@ from typing import Any
 from ...domain.options import Options, options_of
 from ...errors import UsageError
 from ...service.models import JobOptions
+from .known_speakers import NAMES, REFERENCES, digest_of, known_speakers
 from .models import DIARIZING, find_model
 from .refusals import Refused, refused_by
 from .uploads import Form
@@ -22,7 +23,7 @@ _TRUE = {"true": True, "1": True, "false": False, "0": False, "": False}
 _FIELDS = frozenset(
     {"model", "language", "languages", "prompt", "keywords", "hotwords", "temperature",
      "response_format", "timestamp_granularities", "stream", "include", "chunking_strategy",
-     "known_speaker_names", "known_speaker_references"}
+     NAMES, REFERENCES}
 )  # fmt: skip
 _OF_TRANSLATIONS = frozenset({"model", "prompt", "response_format", "temperature"})
 
@@ -34,6 +35,7 @@ class AudioRequest:
     Attributes:
         granularities: of ``verbose_json``: ``word``, ``segment`` or both.
         ignored: fields without effect here.
+        clips: of the voices that ``options.references`` names.
     """
 
     options: JobOptions
@@ -41,6 +43,7 @@ class AudioRequest:
     granularities: frozenset[str]
     is_streamed: bool
     ignored: Sequence[str]
+    clips: Sequence[bytes] = ()
 
 
 def audio_request(form: Form, task: str) -> AudioRequest:
@@ -53,13 +56,18 @@ def audio_request(form: Form, task: str) -> AudioRequest:
     ignored = [name for name in form.names if name not in known]
     if len(form.many("languages")) > 1:
         ignored.append("languages")
-    _refuse_unsupported(form, known)
+    if "include" in known and form.many("include"):
+        message = "include is not supported; leave it out, verbose_json has avg_logprob by segment"
+        raise unsupported("include", message)
     response_format = _response_format(form, task)
+    diarize = response_format == DIARIZED or form.one("model") == DIARIZING
+    persons = known_speakers(form, diarize=diarize) if NAMES in known else {}
     given: dict[str, Any] = {
         "model": find_model(form.one("model")),
         "task": task,
         "prompt": form.one("prompt"),
-        "diarize": response_format == DIARIZED or form.one("model") == DIARIZING,
+        "diarize": diarize,
+        "references": tuple(f"{name}={digest_of(clip)}" for name, clip in persons.items()),
     }
     if "language" in known:
         given |= {"language": _language(form) or "auto", "vocabulary": _vocabulary(form)}
@@ -71,6 +79,7 @@ def audio_request(form: Form, task: str) -> AudioRequest:
         granularities=_granularities(form),
         is_streamed=task == "transcribe" and is_true(form.one("stream"), "stream"),
         ignored=ignored,
+        clips=tuple(persons.values()),
     )
 
 
@@ -97,16 +106,6 @@ def form_options(form: Form) -> JobOptions:
 
 def unsupported(param: str, message: str) -> Refused:
     return Refused(400, message, "unsupported_value", param=param)
-
-
-def _refuse_unsupported(form: Form, known: frozenset[str]) -> None:
-    if "include" in known and form.many("include"):
-        message = "include is not supported; leave it out, verbose_json has avg_logprob by segment"
-        raise unsupported("include", message)
-    for name in ("known_speaker_names", "known_speaker_references"):
-        if name in known and form.many(name):
-            message = f"{name} is not supported; leave it out, speakers are named A, B and so on"
-            raise unsupported(name, message)
 
 
 def _response_format(form: Form, task: str) -> str:

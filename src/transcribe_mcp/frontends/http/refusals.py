@@ -9,7 +9,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from ...errors import QueueFullError, SourceError, StoreBusyError, TranscribeError
+from ...errors import (
+    QueueFullError,
+    SourceError,
+    StoreBusyError,
+    TranscribeError,
+    VoiceSampleError,
+)
 from ...service.models import Batch, Job, JobFailure, JobStatus
 from ..wording import Wording
 from .error_answer import NO_RETRY, refusal
@@ -66,7 +72,9 @@ def refused_by(
     headers: Mapping[str, str] = NO_RETRY if status >= 500 else {}
     if error.code in _RETRY_AFTER_S:
         headers = {"retry-after": _RETRY_AFTER_S[error.code]}
-    if error.code in _of_the_file:
+    if error.code == VoiceSampleError.code:
+        param = "known_speaker_references"
+    elif error.code in _of_the_file:
         param = "file"
     return Refused(_STATUS.get(status, status), text, error.code, param=param, headers=headers)
 

@@ -14,6 +14,7 @@ from starlette.routing import Route
 from ...errors import TranscribeError
 from ...service.async_service import AsyncService
 from ...service.models import Job, JobOptions, JobRequest, Transcript
+from ...service.uploads import submit_upload
 from . import answers
 from .guard import Area
 from .parameters import audio_request
@@ -40,7 +41,7 @@ def part(service: AsyncService) -> Part:
 async def _answer(service: AsyncService, request: Request, task: str) -> Response:
     async with received_form(request, service) as form:
         given = await service.call(audio_request, form, task)
-        job = await submit(service, form, given.options)
+        job = await submit(service, form, given.options, clips=given.clips)
     headers = {"x-transcribe-mcp-job": job.job_id}
     if given.ignored:
         headers["x-transcribe-mcp-ignored"] = _listed(given.ignored)
@@ -51,9 +52,16 @@ async def _answer(service: AsyncService, request: Request, task: str) -> Respons
 
 
 async def submit(
-    service: AsyncService, form: Form, options: JobOptions, file_field: str = "file"
+    service: AsyncService,
+    form: Form,
+    options: JobOptions,
+    file_field: str = "file",
+    clips: Sequence[bytes] = (),
 ) -> Job:
     """The job of a form's recording.
+
+    Args:
+        clips: of the voices that the options name.
 
     Raises:
         Refused: there is no recording, or the queue is full.
@@ -67,7 +75,7 @@ async def submit(
         raise Refused(400, message, "not_media", param=file_field)
     job_request = JobRequest(str(upload.path), options)
     try:
-        return await service.submit(service.service.submit_upload, upload, job_request)
+        return await service.submit(submit_upload, service.service, upload, job_request, clips)
     except TranscribeError as error:
         raise refused_by(error, str(upload.path)) from error
 
