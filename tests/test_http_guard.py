@@ -15,12 +15,14 @@ from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from transcribe_mcp.errors import UsageError
 from transcribe_mcp.frontends.host import Address
 from transcribe_mcp.frontends.http.guard import SESSION_COOKIE, Area, Guard
+from transcribe_mcp.frontends.http.models import find_model
+from transcribe_mcp.frontends.http.refusals import Refused
 from transcribe_mcp.frontends.http.server import build_app
 from transcribe_mcp.frontends.http.sessions import Sessions
 from transcribe_mcp.frontends.mcp.server import http_app
 from transcribe_mcp.service.async_service import AsyncService
 from transcribe_mcp.service.service import Service
-from transcribe_mcp.settings import Settings
+from transcribe_mcp.settings import Settings, settings
 
 TOKEN = "a-token-0123456789abcdef"
 OBSIDIAN = "app://obsidian.md"
@@ -197,3 +199,27 @@ def test_the_longest_area_counts_and_a_session_opens_only_what_takes_it() -> Non
     assert ask(app, "GET", "/api/jobs", cookie=f"{SESSION_COOKIE}=s-2").status == 401
     assert ask(app, "GET", "/api/jobs", cookie="=;;\x01").status == 401
     assert ask(app, "GET", "/v1/models", cookie=session).status == 401
+
+
+def test_the_owner_names_models_and_may_let_clients_have_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(Refused):
+        find_model("large-v3")
+    monkeypatch.setenv("TRANSCRIBE_MCP_MODEL_ALIASES", "whisper-1=small mine=/models/mine")
+    monkeypatch.setenv("TRANSCRIBE_MCP_ALLOW_MODEL_DOWNLOAD", "1")
+    settings.cache_clear()
+    try:
+        found = [find_model(name) for name in ("whisper-1", "mine", "default", "large-v3")]
+        assert found == ["small", "/models/mine", "auto", "large-v3"]
+        for name in ("/models/mine", "no-such-model"):
+            with pytest.raises(Refused):
+                find_model(name)
+        variables = settings().to_environment()
+        assert variables["TRANSCRIBE_MCP_MODEL_ALIASES"] == "whisper-1=small mine=/models/mine"
+        monkeypatch.setenv("TRANSCRIBE_MCP_MODEL_ALIASES", "whisper-1")
+        settings.cache_clear()
+        with pytest.raises(UsageError, match="MODEL_ALIASES"):
+            settings()
+    finally:
+        settings.cache_clear()

@@ -104,6 +104,13 @@ class Settings(BaseModel):
         default=1800, ge=0, description="idle seconds after which workers exit; 0 exits at once"
     )
     max_queue_length: int = Field(default=1000, gt=0, description="maximum number of queued jobs")
+    model_aliases: tuple[str, ...] = Field(
+        default=(),
+        description="names of models for HTTP clients, as NAME=MODEL, separated by spaces",
+    )
+    allow_model_download: bool = Field(
+        default=False, description="HTTP clients may have models downloaded that are not here"
+    )
     max_live: int = Field(
         default=2, ge=0, description="maximum number of live sessions of a server; 0 allows none"
     )
@@ -119,7 +126,7 @@ class Settings(BaseModel):
             value = getattr(self, name)
             paths = value if isinstance(value, tuple) else (value,)
             texts = (str(part.absolute() if isinstance(part, Path) else part) for part in paths)
-            separator = " " if name == "allowed_sources" else os.pathsep
+            separator = os.pathsep if name == "allowed_roots" else " "
             found[f"{PREFIX}{name.upper()}"] = separator.join(texts)
         return found
 
@@ -149,6 +156,23 @@ class Settings(BaseModel):
             if not re.fullmatch(r"[a-z][a-z0-9]+://[^/@\s]+(/.*)?", str(part)):
                 raise ValueError("give prefixes such as s3://bucket/talks/")
         return tuple(f"{str(part).removesuffix('/')}/" for part in parts)
+
+    @field_validator("model_aliases", mode="before")
+    @classmethod
+    def _split_aliases(cls, value: object) -> object:
+        parts = value.split() if isinstance(value, str) else value
+        if isinstance(parts, list | tuple) and not all(all(_pair(str(part))) for part in parts):
+            raise ValueError("give aliases such as whisper-1=small")
+        return parts
+
+    @property
+    def models_by_alias(self) -> dict[str, str]:
+        return dict(_pair(alias) for alias in self.model_aliases)
+
+
+def _pair(alias: str) -> tuple[str, str]:
+    name, _, model = alias.partition("=")
+    return name, model
 
 
 @lru_cache(maxsize=1)

@@ -36,6 +36,20 @@ def data_dir() -> Path:
     return settings().data_dir
 
 
+def model_aliases() -> dict[str, str]:
+    """Name that HTTP clients use -> model."""
+    from ..settings import settings
+
+    return settings().models_by_alias
+
+
+def may_download_models() -> bool:
+    """Whether HTTP clients may name models that are not on this machine."""
+    from ..settings import settings
+
+    return settings().allow_model_download
+
+
 def take_token(host: str) -> str:
     """The bearer token of HTTP clients, or "". Child processes do not inherit it.
 

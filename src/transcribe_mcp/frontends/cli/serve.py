@@ -89,6 +89,18 @@ KeepDays = Annotated[
         "--keep-days", help="Delete finished jobs after this many days. 0 (default): never."
     ),
 ]
+ModelAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=MODEL", help="Name that HTTP clients use for a model; may be repeated."
+    ),
+]
+AllowModelDownload = Annotated[
+    bool,
+    typer.Option(
+        "--allow-model-download", help="Download models that HTTP clients name and are not here."
+    ),
+]
 MaxLive = Annotated[
     int | None,
     typer.Option("--max-live", min=0, help="Most live sessions at a time. [default: 2]"),
@@ -133,6 +145,8 @@ def _add_serve(app: typer.Typer, run: Serve) -> None:
         max_queue_length: MaxQueue = None,
         keep_days: KeepDays = None,
         max_live: MaxLive = None,
+        model_alias: ModelAlias = None,
+        allow_model_download: AllowModelDownload = False,
     ) -> None:
         """Run the MCP server. With --http also the HTTP API and a page for browsers."""
         roots = [str(root.absolute()) for root in allowed_root or ()]
@@ -149,6 +163,8 @@ def _add_serve(app: typer.Typer, run: Serve) -> None:
             "max_duration_hours": None if max_duration_hours is None else str(max_duration_hours),
             "max_queue_length": None if max_queue_length is None else str(max_queue_length),
             "keep_days": None if keep_days is None else str(keep_days),
+            "model_aliases": " ".join(model_alias or ()) or None,
+            "allow_model_download": "1" if allow_model_download else None,
             "max_live": None if max_live is None else str(max_live),
         }
         with exit_codes():

@@ -14,6 +14,7 @@ from starlette.routing import Route
 from ...errors import ModelUnavailableError, UnknownNameError
 from ...service import list_models, model_path
 from ...service.async_service import AsyncService
+from ...service.server_settings import may_download_models, model_aliases
 from .guard import Area
 from .parts import Part
 from .refusals import Refused
@@ -48,12 +49,15 @@ def part(service: AsyncService) -> Part:
 def find_model(name: str) -> str:
     """The model of a request: ``auto`` for the default, or a model on this machine. Blocks.
 
-    Names that are paths are unknown: clients elsewhere must not open directories.
+    Names that are paths are unknown: clients elsewhere must not open directories. Aliases of the
+    owner may mean any model.
 
     Raises:
         Refused: no such model, or it is not on this machine.
     """
     name = name.strip()
+    if model := model_aliases().get(name):
+        return model
     if name in ("", AUTO, *ALIASES):
         return AUTO
     if not _NAME.fullmatch(name):
@@ -63,6 +67,8 @@ def find_model(name: str) -> str:
     except UnknownNameError as error:
         raise no_model(name) from error
     except ModelUnavailableError as error:
+        if may_download_models():
+            return name
         hint = f"fetch it there with transcribe-mcp models pull {name}, or choose one of /v1/models"
         message = f"the model {name!r} is not on this server; {hint}"
         raise Refused(404, message, "model_not_found", param="model") from error
@@ -82,7 +88,7 @@ def _rows(default: str) -> list[dict[str, Any]]:
     names = sorted(created, key=lambda name: name != default)
     return [
         {"id": name, "object": "model", "created": created.get(name, 0), "owned_by": "local"}
-        for name in (*names, *ALIASES)
+        for name in dict.fromkeys((*names, *model_aliases(), *ALIASES))
     ]
 
 
