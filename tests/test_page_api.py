@@ -137,7 +137,8 @@ def test_hits_name_the_recording_and_the_time(browser: Browser, job_id: str) -> 
     segment = jobs.get_transcript(job_id).segments[1]
     word = max(segment.text.split(), key=len).strip(".,?!")
     hits = browser.read(f"/api/search?q={word}")["hits"]
-    assert any((hit["job_id"], hit["start"]) == (job_id, segment.start) for hit in hits)
+    [hit] = [hit for hit in hits if (hit["job_id"], hit["start"]) == (job_id, segment.start)]
+    assert hit["created_at"] == browser.read(f"/api/jobs/{job_id}")["created_at"]
 
 
 def test_files_that_browsers_seek_are_sent_as_they_are_in_ranges(

@@ -288,6 +288,7 @@ class Hit:
     after: str = ""
     language: str | None = None
     speaker: str | None = None
+    created_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -207,7 +207,7 @@ def search(
     )
     found = (
         sa.select(
-            segments, jobs.c.job_id, jobs.c.source, jobs.c.language,
+            segments, jobs.c.job_id, jobs.c.source, jobs.c.language, jobs.c.created_at,
         )
         .select_from(segments.join(statement, statement.c.segment_id == segments.c.segment_id))
         .join(transcripts, transcripts.c.transcript_id == segments.c.transcript_id)
@@ -280,6 +280,7 @@ def _hit(connection: sa.Connection, row: Any) -> Hit:
         after=around.get(row.number + 1, ""),
         language=row.language,
         speaker=row.speaker,
+        created_at=row.created_at,
     )
 
 

@@ -64,6 +64,7 @@ def hit_row(hit: Hit) -> dict[str, Any]:
         "before": hit.before,
         "after": hit.after,
         "speaker": hit.speaker,
+        "created_at": hit.created_at,
     }
 
 
