@@ -18,7 +18,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from common import Bar, report
-from web_place import ARGUMENTS, CHROMIUM, Site, Tab, site, spoken, tab
+from web_place import Site, Tab, chromium, site, spoken, tab
 
 VOCABULARY = ("the", "harbour", "bread", "winter", "said", "nets", "herring", "and", "of", "a")
 SPEAKERS = ("Anna", "Ben", "Speaker 3", "Speaker 4")
@@ -129,15 +129,12 @@ def main() -> int:
     parser.add_argument("--words", type=int, default=60_000)
     parser.add_argument("--axe", type=Path)
     arguments = parser.parse_args()
-    from playwright.sync_api import sync_playwright
-
     segments = list(long_text(arguments.words))
     with (
         tempfile.TemporaryDirectory() as folder,
         site(Path(folder) / "place", ("long.opus", segments)) as here,
-        sync_playwright() as driver,
+        chromium() as browser,
     ):
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
         with tab(browser, here.url) as reader:
             steps = measured(reader, here)
         bars = [
@@ -153,7 +150,6 @@ def main() -> int:
             bars.append(
                 Bar("serious findings of axe-core", findings(browser, here, arguments.axe), "<=", 0)
             )
-        browser.close()
     return report("web_page", {"words": arguments.words, "steps": steps}, bars)
 
 

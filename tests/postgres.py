@@ -16,6 +16,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from job_places import Place, place
 
 _numbers = count(1)
 
@@ -122,3 +123,14 @@ def new_database(server_url: str) -> str:
     with psycopg.connect(f"{server_url}/postgres", autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")  # type: ignore[arg-type]
     return f"{server_url}/{name}"
+
+
+@contextmanager
+def place_on(database: str, folder: Path) -> Iterator[Place]:
+    """A place with a store in ``sqlite``, or in a ``postgresql`` server of its own."""
+    if database == "sqlite":
+        with place(folder) as made:
+            yield made
+        return
+    with server() as url, place(folder, DATABASE_URL=new_database(url)) as made:
+        yield made

@@ -12,12 +12,9 @@ from typing import Any
 import pytest
 from mcp.client.extension import ClientExtension
 from mcp_places import Caller, calling, stdio
-from web_place import ARGUMENTS, CHROMIUM, Site, Tab, site, tab
+from web_place import Site, Tab, chromium, site, tab
 
 from transcribe_mcp.frontends.mcp.transcript_view import ANSWER_BYTES, URI
-
-playwright = pytest.importorskip("playwright.sync_api")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 
 APP_TYPE = "text/html;profile=mcp-app"
 PAGE_BYTES = 100_000  # clients keep it in memory, some in the conversation
@@ -90,10 +87,8 @@ def caller(here: Site) -> Iterator[Caller]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
+    with chromium() as started:
         yield started
-        started.close()
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ import sqlalchemy as sa
 from job_places import Place, fresh, jobs, place
 from page_places import Browser, logged_in, stored
 from patience import PATIENCE_S
-from postgres import new_database, server
+from postgres import place_on
 from starlette.requests import Request
 from typer.testing import CliRunner
 
@@ -46,12 +46,7 @@ from transcribe_mcp.service.service import default_service
 def here(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Place]:
-    folder = tmp_path_factory.mktemp("revisions")
-    if request.param == "sqlite":
-        with place(folder) as made:
-            yield made
-        return
-    with server() as url, place(folder, DATABASE_URL=new_database(url)) as made:
+    with place_on(request.param, tmp_path_factory.mktemp("revisions")) as made:
         yield made
 
 

@@ -18,7 +18,7 @@ from command_line import environment, run
 from job_places import Place, end_workers, fake_options, finished, fresh, jobs, place, request
 from mcp_places import Caller, Home, calling, home, stdio
 from media import speechlike
-from postgres import new_database, server
+from postgres import place_on
 from whisper_nano import CONVERSATION
 
 from transcribe_mcp import Options, Transcript
@@ -32,12 +32,7 @@ THREE = ["Speaker 1", "Speaker 2", "Speaker 3"]
 def here(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Place]:
-    folder = tmp_path_factory.mktemp("speakers")
-    if request.param == "sqlite":
-        with place(folder) as made:
-            yield made
-        return
-    with server() as url, place(folder, DATABASE_URL=new_database(url)) as made:
+    with place_on(request.param, tmp_path_factory.mktemp("speakers")) as made:
         yield made
 
 

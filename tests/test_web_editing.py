@@ -9,11 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from mcp_places import http_server
-from web_place import ARGUMENTS, CHROMIUM, MARKUP, TOKEN, Site, Tab, conversation, saved, site, tab
-
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-if CHROMIUM is None:
-    pytest.skip("there is no Chromium on the path", allow_module_level=True)
+from web_place import MARKUP, TOKEN, Site, Tab, chromium, conversation, saved, site, tab
 
 COPIES = ("structure", "conflict", "stopped", "keys")  # a recording for each test that edits
 CARET = "document.activeElement.isContentEditable"
@@ -32,10 +28,8 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
+    with chromium() as started:
         yield started
-        started.close()
 
 
 @pytest.fixture

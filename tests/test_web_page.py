@@ -7,12 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from web_place import ARGUMENTS, CHROMIUM, MARKUP, TOKEN, Site, Tab, saved, site, tab
+from web_place import MARKUP, TOKEN, Site, Tab, chromium, saved, site, tab
 from whisper_nano import SPEECH
-
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-if CHROMIUM is None:
-    pytest.skip("there is no Chromium on the path", allow_module_level=True)
 
 CLOSE_S = 0.05  # from a click to the time of the sound
 DROP = """([name, content, types]) => {
@@ -41,10 +37,8 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
+    with chromium() as started:
         yield started
-        started.close()
 
 
 @pytest.fixture

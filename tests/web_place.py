@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 from job_places import fake_options, jobs, place, request
 from mcp_places import Home, home, http_server
 from patience import until
@@ -158,6 +159,18 @@ def site(folder: Path, *more: tuple[str, Sequence[dict[str, Any]]]) -> Iterator[
                 rest.append(store(made.root / name, segments))
         with http_server(made, TRANSCRIBE_MCP_TOKEN=TOKEN) as url:
             yield Site(url.removesuffix("/mcp"), made, talk, other, tuple(rest))
+
+
+@contextmanager
+def chromium() -> Iterator[Any]:
+    """The system's browser. Skips without it, or without Playwright."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed")
+    with playwright.sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
+        yield started
+        started.close()
 
 
 @contextmanager

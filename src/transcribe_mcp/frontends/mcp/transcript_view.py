@@ -33,7 +33,7 @@ CLIP_TYPE = "audio/ogg; codecs=opus"
 # In the order in which they need each other. Each becomes a function, and its exports constants.
 MODULES = (
     "elements.js", "marks.js", "segments.js", "text.js", "sound.js", "wave.js", "find.js",
-    "keys.js", "view/client.js", "view/clips.js", "view/view.js",
+    "reader.js", "keys.js", "view/client.js", "view/clips.js", "view/view.js",
 )  # fmt: skip
 _IMPORT = re.compile(r"^import\b[^;]*;\n", re.MULTILINE)
 _EXPORT = re.compile(r"^export (?=(?:async )?(?:function|class|const) ([\w$]+))", re.MULTILINE)

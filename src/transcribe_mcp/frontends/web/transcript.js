@@ -4,12 +4,10 @@ import { Conflicts } from "./conflicts.js";
 import { Editor } from "./editor.js";
 import { Edits } from "./edits.js";
 import { exportMenu } from "./export.js";
-import { Doubts, Find } from "./find.js";
 import { listen } from "./keys.js";
+import { reader } from "./reader.js";
 import { enter } from "./session.js";
-import { Sound } from "./sound.js";
 import { Speakers } from "./speakers.js";
-import { Text } from "./text.js";
 import {
   $,
   about,
@@ -25,47 +23,13 @@ import {
   start,
 } from "./ui.js";
 import { Versions } from "./versions.js";
-import { Wave } from "./wave.js";
 
 const PARTIAL_MS = 4000; // between two looks at the text of a running job
 const jobId = decodeURIComponent(location.pathname.split("/")[2]);
 const isFinal = ({ status }) => !["queued", "running"].includes(status);
 
 const speakers = new Speakers();
-const text = new Text($("#text"), {
-  live: $("#live"),
-  colour: (name) => speakers.colour(name),
-});
-const sound = new Sound(text, {
-  audio: $("#audio"),
-  play: $("#play"),
-  back: $("#back"),
-  forward: $("#fwd"),
-  speed: $("#speed"),
-  follow: $(".follow"),
-  resume: $("#resume"),
-});
-const wave = new Wave(text, sound, speakers, {
-  scrub: $(".wave input"),
-  canvas: $(".wave canvas"),
-  tip: $(".tip"),
-  clock: $(".clock"),
-});
-const find = new Find(text, sound, wave, {
-  bar: $(".find"),
-  input: $(".find input"),
-  output: $(".find output"),
-  open: $("#find-button"),
-  close: $("#find-close"),
-  previous: $("#find-prev"),
-  next: $("#find-next"),
-});
-const doubts = new Doubts(text, sound, {
-  check: $("#doubts"),
-  count: $("#doubt-count"),
-  next: $("#doubt-next"),
-  section: $("#doubtful"),
-});
+const { text, sound, wave, find, doubts } = reader($("#audio"), speakers);
 const edits = new Edits(jobId, text, { mark: $("#saved"), refused: say });
 const editor = new Editor(text, sound, edits, { root: $("#text"), button: $("#edit") });
 const conflicts = new Conflicts(text, edits);

@@ -1,10 +1,7 @@
 // A transcript in a conversation: text and sound of one job. The client says which one.
 import { $, clock, counted, el, setIcon, shownName } from "./elements.js";
-import { Doubts, Find } from "./find.js";
 import { listen } from "./keys.js";
-import { Sound } from "./sound.js";
-import { Text } from "./text.js";
-import { Wave } from "./wave.js";
+import { reader } from "./reader.js";
 import { Client, answerOf } from "./client.js";
 import { Clips } from "./clips.js";
 
@@ -35,40 +32,7 @@ const clips = new Clips(async (start_s) => {
   const { base64 } = await client.tool("view_audio", { job_id: shown.job_id, start_s });
   return Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0)).buffer;
 });
-const text = new Text($("#text"), {
-  live: $("#live"),
-  colour: (name) => speakers.colour(name),
-});
-const sound = new Sound(text, {
-  audio: clips,
-  play: $("#play"),
-  back: $("#back"),
-  forward: $("#fwd"),
-  speed: $("#speed"),
-  follow: $(".follow"),
-  resume: $("#resume"),
-});
-const wave = new Wave(text, sound, speakers, {
-  scrub: $(".wave input"),
-  canvas: $(".wave canvas"),
-  tip: $(".tip"),
-  clock: $(".clock"),
-});
-const find = new Find(text, sound, wave, {
-  bar: $(".find"),
-  input: $(".find input"),
-  output: $(".find output"),
-  open: $("#find-button"),
-  close: $("#find-close"),
-  previous: $("#find-prev"),
-  next: $("#find-next"),
-});
-const doubts = new Doubts(text, sound, {
-  check: $("#doubts"),
-  count: $("#doubt-count"),
-  next: $("#doubt-next"),
-  section: $("#doubtful"),
-});
+const { text, sound, find, doubts } = reader(clips, speakers);
 // The view reads: keys that change something do nothing.
 const nothing = () => {};
 const READS = {
