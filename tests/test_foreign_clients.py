@@ -105,7 +105,7 @@ def install(*command: str) -> None:
         pytest.skip(f"{' '.join(command)} failed: {done.stderr.strip()[-200:]}")
 
 
-def check(said: dict[str, Any]) -> None:
+def assert_every_format(said: dict[str, Any]) -> None:
     text = said["json"]
     assert len(text.split()) > 3
     same = {"text", "verbose_json", "diarized_json", "stream"}
@@ -118,7 +118,9 @@ def test_openai_python_1_gets_every_format(url: str, tmp_path: Path) -> None:
     pip = (sys.executable, "-m", "pip", "install", "--quiet", "--target", str(tmp_path))
     install(*pip, OPENAI_1)
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-    check(json.loads(printed([sys.executable, "-c", PYTHON, url, str(CLIP)], env=environment)))
+    assert_every_format(
+        json.loads(printed([sys.executable, "-c", PYTHON, url, str(CLIP)], env=environment))
+    )
 
 
 def test_openai_node_and_the_ai_sdk_get_every_format(url: str, tmp_path: Path) -> None:
@@ -129,7 +131,7 @@ def test_openai_node_and_the_ai_sdk_get_every_format(url: str, tmp_path: Path) -
     script = tmp_path / "client.mjs"
     script.write_text(NODE, encoding="utf-8")
     said = json.loads(printed([node, str(script), url, str(CLIP)]))
-    check(said)
+    assert_every_format(said)
     assert said["sdk"].strip() == said["json"] and said["segments"]
 
 

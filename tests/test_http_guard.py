@@ -190,15 +190,27 @@ def test_an_allowed_origin_is_an_origin(origin: str) -> None:
 
 def test_the_longest_area_counts_and_a_session_opens_only_what_takes_it() -> None:
     areas = [Area("/api/*", takes_session=True), Area("/api/session", is_public=True), Area("/")]
-    app = Guard(Starlette(), areas, Address(), TOKEN, lambda value: value == "s-1")
-    session = f"other=1; {SESSION_COOKIE}=s-1"
+    sessions = Sessions(TOKEN)
+    app = Guard(Starlette(), areas, Address(), TOKEN, sessions)
+    session = f"other=1; {SESSION_COOKIE}={sessions.begin(TOKEN)}"
     assert ask(app, "POST", "/api/session").status == 404  # no such route here, but no 401
     assert ask(app, "POST", "/api/session/x").status == 401
     assert ask(app, "GET", "/api/jobs").status == 401
     assert ask(app, "GET", "/api/jobs", cookie=session).status == 404
-    assert ask(app, "GET", "/api/jobs", cookie=f"{SESSION_COOKIE}=s-2").status == 401
+    assert ask(app, "GET", "/api/jobs", cookie=f"{SESSION_COOKIE}=none").status == 401
     assert ask(app, "GET", "/api/jobs", cookie="=;;\x01").status == 401
     assert ask(app, "GET", "/v1/models", cookie=session).status == 401
+
+
+def test_the_token_that_was_made_for_the_page_opens_only_its_api() -> None:
+    sessions = Sessions()
+    areas = [Area("/api/*", takes_session=True), Area("/")]
+    app = Guard(Starlette(), areas, Address(), sessions=sessions)
+    key = f"Bearer {sessions.token}"
+    assert ask(app, "GET", "/api/jobs").status == 401
+    assert ask(app, "GET", "/api/jobs", authorization="Bearer no").status == 401
+    assert ask(app, "GET", "/api/jobs", authorization=key).status == 404  # no such route here
+    assert ask(app, "GET", "/v1/models").status == 404
 
 
 def test_the_owner_names_models_and_may_let_clients_have_others(

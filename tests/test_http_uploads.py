@@ -20,10 +20,12 @@ from transcribe_mcp.frontends.host import Address
 from transcribe_mcp.frontends.http.guard import Guard
 from transcribe_mcp.frontends.http.server import build_app
 from transcribe_mcp.frontends.http.uploads import shown_name
+from transcribe_mcp.frontends.mcp.answers import job_answer
 from transcribe_mcp.frontends.mcp.server import http_app
+from transcribe_mcp.jobs.uploads import name_of
 from transcribe_mcp.service.async_service import AsyncService
+from transcribe_mcp.service.models import Job
 from transcribe_mcp.service.service import Service
-from transcribe_mcp.service.uploads import name_of
 from transcribe_mcp.settings import Settings
 
 URL = "/v1/audio/transcriptions"
@@ -91,6 +93,7 @@ def test_an_upload_is_named_by_its_content_and_readable_by_its_owner_only(
     assert path == kept(service)[1]
     assert path.name == f"{hashlib.sha256(recording).hexdigest()}.wav"
     assert path.read_bytes() == recording and name_of(str(path)) == "My talk.WAV"
+    assert isinstance(job, Job) and job_answer(job).source == "My talk.WAV"  # for assistants too
     if sys.platform != "win32":
         modes = {stat.S_IMODE(each.stat().st_mode) for each in (*kept(service), path.parent)}
         assert modes == {0o600, 0o700}
@@ -250,6 +253,7 @@ def test_no_name_leads_out_of_the_folder(app: Guard, service: Service, tmp_path:
     [
         ("model", "no-such-model", "model_not_found"),
         ("model", "/etc", "model_not_found"),
+        ("model", "x" * 300, "model_not_found"),
         ("model", "../data", "model_not_found"),
         ("model", ".", "model_not_found"),
         ("model", "large-v3", "model_not_found"),  # not on this machine

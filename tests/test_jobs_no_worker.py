@@ -34,7 +34,8 @@ from mcp_places import Home, calling, stdio
 from slow import slow
 from whisper_nano import CONVERSATION, kept_conversions, speech_truths
 
-from transcribe_mcp.jobs import worker_process
+from transcribe_mcp.jobs import schema, worker_process
+from transcribe_mcp.jobs.worker_store import WorkerStore
 from transcribe_mcp.service import models
 from transcribe_mcp.service.models import Job, JobStatus
 from transcribe_mcp.service.service import WAKE_S, default_service
@@ -265,6 +266,22 @@ def test_an_error_of_the_queue_in_the_heartbeat_ends_the_process_and_its_jobs_go
     assert [job.status for job in ended] == [JobStatus.COMPLETED] * 2
 
 
+def test_a_job_whose_options_a_worker_cannot_read_fails_and_says_so(
+    here: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_process, "start_worker", lambda chosen: False)
+    job_id = jobs.submit(request(clip(), FAKE)).job_id
+    with jobs._store().begin() as connection:
+        options = json.dumps({"option_of_tomorrow": 1})
+        connection.execute(
+            schema.jobs.update().where(schema.jobs.c.job_id == job_id).values(options=options)
+        )
+
+    assert WorkerStore(jobs._store(), "device-0").claim(job_id) is None
+    error = stored(here, "SELECT status, error_code, error_message FROM jobs")[0]
+    assert error[:2] == ("failed", "usage") and "option_of_tomorrow" in error[2]
+
+
 def test_a_store_of_the_version_before_opens_with_what_is_in_it(
     here: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,4 +295,4 @@ def test_a_store_of_the_version_before_opens_with_what_is_in_it(
         ).close()
 
     assert jobs.get_job(job_id).job_id == job_id
-    assert stored(here, "SELECT value FROM store_about WHERE name = 'schema_version'") == [("3",)]
+    assert stored(here, "SELECT value FROM store_about WHERE name = 'schema_version'") == [("4",)]

@@ -106,6 +106,9 @@ def test_what_cannot_be_heard_is_said_in_words(variables: dict[str, str], tmp_pa
     assert file.returncode == 2 and "transcribe-mcp transcribe talk.mp3" in file.stderr
     deep = listen(variables, wav(tmp_path / "deep.wav", CLIP, width=4).read_bytes(), "-")
     assert deep.returncode == 1 and "32 bits" in deep.stderr and "ffmpeg" in deep.stderr
+    for sound in (b"", (SPEECH / "en_0.flac").read_bytes()):
+        other = listen(variables, sound, "-")
+        assert other.returncode == 1 and "standard input" in other.stderr, other.stderr
     model = listen(variables, bytes(32_000), "-", "--model", "nothing")
     assert model.returncode != 0 and "nothing" in model.stderr
     here = {"PYTHONPATH": str(STAND_IN), "SPOKEN": str(wav(tmp_path / "spoken.wav", CLIP))}

@@ -256,6 +256,8 @@ def test_errors_do_not_end_a_session(url: str) -> None:
             talk.send({**event, "event_id": f"mine_{number}"})
             [error] = talk.until("error")
             assert (error["error"]["code"], error["error"]["event_id"]) == (code, f"mine_{number}")
+        talk.send({"type": "nothing", "event_id": "\ud800"})  # half a character comes back as it is
+        assert talk.until("error")[-1]["error"]["event_id"] == "\ud800"
         talk._connection.send_raw("no json")
         assert talk.code() == "invalid_json"
         talk._connection.send_raw("[1]")

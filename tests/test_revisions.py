@@ -316,8 +316,8 @@ def test_assistants_and_commands_read_the_newest_or_the_original(
 
     assert page("txt")["text"].startswith("Speaker 1: Edited here.")
     assert page("segments")["segments"][0]["text"] == " Edited here."
-    assert page("txt", original=True)["text"].startswith("Speaker 1: This is number0.")
-    assert "number0" in page("segments", original=True)["segments"][0]["text"]
+    assert page("txt", revision=0)["text"].startswith("Speaker 1: This is number0.")
+    assert "number0" in page("segments", revision=0)["segments"][0]["text"]
 
 
 def test_the_answer_to_the_same_file_is_the_original_on_all_pages(
@@ -341,6 +341,32 @@ def test_the_answer_to_the_same_file_is_the_original_on_all_pages(
     job = jobs.get_job(job_id)
     uploaded_again = finished_transcript(handlers.service, client, cast(Job, job), {})
     assert asyncio.run(uploaded_again) == before
+
+
+def test_an_edit_between_two_pages_loses_no_text(
+    here: Place, browser: Browser, job_id: str
+) -> None:
+    handlers = Handlers(AsyncService(default_service()))
+    before = render(jobs.get_transcript(job_id), "txt")
+
+    def page(cursor: str | None) -> Any:
+        asked = handlers.result(View(job_id, "txt"), (cursor, 60), 0, unheard)
+        return asdict(asyncio.run(asked))
+
+    first = page(None)
+    saved(browser, job_id, 0, text(0, "Short."))
+    texts, cursor = [first["text"]], first["next_cursor"]
+    while cursor:
+        following = page(cursor)
+        texts.append(following["text"])
+        cursor = following["next_cursor"]
+    assert len(texts) > 1 and "".join(texts) == before
+    assert page(None)["text"].startswith("Speaker 1: Short.")
+
+    whole = asdict(asyncio.run(handlers.view_transcript(job_id, 0, None)))
+    old = asdict(asyncio.run(handlers.view_transcript(job_id, 1, 0)))
+    assert (whole["revision"], old["revision"]) == (1, 0)
+    assert "Short." in whole["segments"][0]["text"] and len(old["segments"]) > 1
 
 
 def test_the_command_line_shows_the_newest_or_the_original(

@@ -118,6 +118,7 @@ def test_renamed_speakers_are_found_by_their_names(job_id: str) -> None:
     [
         ("Speaker 2", "two speakers would be named 'Speaker 2'"),
         (" ", "empty"),
+        ("\u200d", "empty"),
         ("x" * 65, "has 65 characters"),
         ("a\nb", "characters that names cannot have"),
         ("a\u202eb", "characters that names cannot have"),

@@ -121,7 +121,7 @@ def checked_name(name: str) -> str:
         UsageError: it is empty, too long, or has characters that names cannot have.
     """
     checked = unicodedata.normalize("NFC", name.strip())
-    if not checked:
+    if not checked.strip(JOINERS):
         raise UsageError("the name of a speaker is empty", hint="give a name, such as Anna")
     if len(checked) > MAX_NAME_CHARS:
         message = f"the name {checked[:MAX_NAME_CHARS]!r}… has {len(checked)} characters"

@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from ..domain.transcript import Notice, Transcript
-from ..errors import CancelledError, TranscribeError
+from ..errors import CancelledError, TranscribeError, UsageError
 from . import transcripts
 from .database import clock, require
 from .failed_starts import clear_failed_start
@@ -106,7 +106,15 @@ class WorkerStore:
                 .returning(jobs)
             ).first()
         )
-        return None if row is None else _to_claim(row, left_by)
+        return None if row is None else self._read(row, left_by)
+
+    def _read(self, row: Any, left_by: str | None) -> Claim | None:
+        """The job of a row. One with options of another version fails."""
+        try:
+            return _to_claim(row, left_by, JobOptions.loads(row.options))
+        except UsageError as error:
+            self.fail(_to_claim(row, left_by, JobOptions()), error)
+            return None
 
     def is_mine(self, claim: Claim) -> bool:
         with self._store.begin() as connection:
@@ -396,7 +404,7 @@ def _lost(claim: Claim) -> CancelledError:
     return CancelledError(f"job {claim.job_id} was cancelled or given to another worker")
 
 
-def _to_claim(row: Any, left_by: str | None) -> Claim:
+def _to_claim(row: Any, left_by: str | None, options: JobOptions) -> Claim:
     resolved = (
         ResolvedEngine(row.engine, row.model, row.device, row.batch_size)
         if row.batch_size
@@ -408,7 +416,7 @@ def _to_claim(row: Any, left_by: str | None) -> Claim:
         source=row.source,
         signature=row.signature,
         content_hash=row.content_hash,
-        options=JobOptions.loads(row.options),
+        options=options,
         options_key=row.options_key,
         force=row.force,
         crashes=row.crashes,

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from io import BufferedReader
 from typing import cast
 
-from ..errors import NotMediaError
+from ..errors import NoAudioError, NotMediaError
 from .stdin import require_pipe
 
 BLOCK_FRAMES = 1024
 SAMPLE_BYTES = 2
+# How files of other formats begin, which would be heard as noise.
+COMPRESSED = (b"fLaC", b"ID3", b"OggS", b"\x1aE\xdf\xa3", b"FORM", b"caff")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +34,20 @@ def open_stdin(rate_hz: int) -> LiveStdin:
 
     Raises:
         UsageError: standard input is a terminal or closed.
-        NotMediaError: a WAV file of another kind.
+        NoAudioError: it is empty.
+        NotMediaError: a WAV file of another kind, or a file of another format.
     """
     require_pipe()
     source = cast("BufferedReader", sys.stdin.buffer)
     # Before the first bytes come, nothing is known. A pipe gives what it has.
-    if not source.peek(4).startswith(b"RIFF"):
+    head = source.peek(8)[:8]
+    if not head:
+        raise NoAudioError(
+            "no sound came on standard input", hint="look at the program that should send it"
+        )
+    if head.startswith(COMPRESSED) or head[4:8] == b"ftyp":
+        raise _unusable("it is neither a WAV file nor samples")
+    if not head.startswith(b"RIFF"):
         return LiveStdin(rate_hz, 1, iter(lambda: source.read1(SAMPLE_BYTES * BLOCK_FRAMES), b""))
     try:
         reader = wave.open(source, "rb")  # noqa: SIM115 - standard input stays open
@@ -52,7 +62,7 @@ def open_stdin(rate_hz: int) -> LiveStdin:
 
 def _unusable(reason: str) -> NotMediaError:
     return NotMediaError(
-        f"the WAV file on standard input cannot be used: {reason}",
+        f"the sound on standard input cannot be used: {reason}",
         hint="convert it on the way: ffmpeg -i SOURCE -f wav -ac 1 -ar 16000 - | "
         "transcribe-mcp listen -",
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -295,14 +296,22 @@ def _own_directory(name: str) -> Path | None:
     if entry_named(name) is not None and not any(mark in name for mark in ("/", os.sep)):
         return None
     directory = Path(name).expanduser()
-    return directory if name and directory.is_dir() else None
+    return directory if name and _is_there(directory.is_dir) else None
+
+
+def _is_there(looks: Callable[[], bool]) -> bool:
+    """False for names that no file can have, such as one of 300 characters."""
+    try:
+        return looks()
+    except OSError:
+        return False
 
 
 def _repo_of(name: str) -> str:
     entry = entry_named(name)
     if entry is not None:
         return entry.repo
-    if Path(name).expanduser().is_file():
+    if _is_there(Path(name).expanduser().is_file):
         raise UnknownNameError(
             f"{name} is a file, but a model is a directory",
             hint=f"give its directory: {Path(name).parent}",

@@ -75,7 +75,7 @@ def _short_print(name: str, path: Path, threads: int) -> VoicePrint:
     try:
         evidence = evidence_of_clip(path, Options(threads=threads))
     except SourceError as error:
-        reason = str(error).replace(str(path), "it")
+        reason = str(error).removeprefix(f"{path}: ").replace(str(path), "it")
         raise VoiceSampleError(f"the clip of {name} cannot be used: {reason}", hint=hint) from error
     clip_s = len(evidence.speech) * FRAME_S
     if not MIN_CLIP_S - SLACK_S <= clip_s <= MAX_CLIP_S + SLACK_S:

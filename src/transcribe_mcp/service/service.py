@@ -203,13 +203,16 @@ class Service:
 
     def read_revision(self, job_id: str, revision: int | None = None) -> tuple[Transcript, int]:
         """``get_transcript``, and the number of its revision."""
+        from ..jobs.uploads import name_of
+
         store = self.read_store()
         row = self.row(job_id)
         if row.transcript_id is not None:
             number = row.revision if revision is None else revision
             transcript = self.revisions().read(row.transcript_id, number)
             if transcript is not None:
-                return replace(transcript, source=row.source), number
+                # The path of an upload means nothing to anyone.
+                return replace(transcript, source=name_of(row.source) or row.source), number
         if revision:
             raise RevisionNotFoundError(f"job {job_id} has no revision {revision} yet")
         steps = store.steps(job_id)

@@ -4,13 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import PurePath
 
 from ..domain.private_files import FILE_MODE
 from ..jobs.uploads import TEMPORARY, Upload, make_folder, name_of
 from .models import Job, JobRequest
 from .service import Service
 
-__all__ = ["FILE_MODE", "TEMPORARY", "Upload", "make_folder", "name_of", "submit_upload"]
+__all__ = [
+    "FILE_MODE",
+    "TEMPORARY",
+    "Upload",
+    "make_folder",
+    "recording_name",
+    "shown_source",
+    "submit_upload",
+]
+
+
+def shown_source(source: str) -> str:
+    """The source of a job for people. The path of an upload means nothing to anyone."""
+    return name_of(source) or source
+
+
+def recording_name(source: str) -> str:
+    """The name of a recording for lists; of an upload the name that its client gave."""
+    return name_of(source) or PurePath(source).name or source
 
 
 def submit_upload(

@@ -19,6 +19,7 @@ from ...service import TranscribeRequest, models, server_settings
 from ...service.acting import acting_for
 from ...service.formats import render
 from ...service.service import default_service, work
+from ...service.uploads import shown_source
 from . import options as arg
 from .terminal import confirm, exit_codes, progress_bars, say, write_out
 
@@ -261,7 +262,7 @@ def search(
         page = default_service().search(query, cursor or None, limit, speaker=speaker)
         for hit in page.hits:
             said_by = f"{hit.speaker}: " if hit.speaker else ""
-            place = f"{hit.job_id}  {_duration(hit.start)}  {_shown(hit.source)}"
+            place = f"{hit.job_id}  {_duration(hit.start)}  {_shown(shown_source(hit.source))}"
             line = f"{place}  {_shown(said_by + hit.text)}\n"
             write_out(json.dumps(asdict(hit), ensure_ascii=False) + "\n" if as_json else line)
         if page.next_cursor:
@@ -372,13 +373,14 @@ def _json(job: models.Job) -> str:
 
 def _line(job: models.Job) -> str:
     waiting = f"  ({job.waiting_for})" if job.waiting_for else ""
-    return f"{job.job_id}  {job.status:<9} {job.percent:>3.0f} %  {_shown(job.source)}{waiting}\n"
+    source = _shown(shown_source(job.source))
+    return f"{job.job_id}  {job.status:<9} {job.percent:>3.0f} %  {source}{waiting}\n"
 
 
 def _facts(job: models.Job) -> str:
     facts = {
         "job": job.job_id,
-        "source": _shown(job.source),
+        "source": _shown(shown_source(job.source)),
         "status": job.status,
         "stage": job.stage,
         "progress": f"{job.percent:.0f} %",

@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from ...errors import UsageError
 from ...service import server_settings as service
 from ..host import Address, Pages
 from .terminal import exit_codes, say, write_out
@@ -168,6 +169,8 @@ def _add_serve(app: typer.Typer, run: Serve) -> None:
             "max_live": None if max_live is None else str(max_live),
         }
         with exit_codes():
+            if open_page and no_web:
+                raise UsageError("--open shows the page, and --no-web serves none", hint="give one")
             service.configure(options)
             if not (http or open_page) and sys.stdin is not None and sys.stdin.isatty():
                 say(

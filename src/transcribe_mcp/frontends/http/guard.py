@@ -8,7 +8,7 @@ import ipaddress
 import re
 import secrets
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
@@ -22,6 +22,7 @@ from starlette.types import Message, Receive, Scope, Send
 from ...service.server_settings import LOOPBACK
 from ..host import Address, bracketed
 from .error_answer import refusal
+from .sessions import Sessions
 
 MAX_PORT = 65_535
 LINGER_S = 10.0  # for the rest of a request that is answered early
@@ -83,7 +84,7 @@ class Guard:
 
     Args:
         token: that clients must send; empty lets all in that pass the other checks.
-        is_session: whether the value of the session cookie belongs to a session.
+        sessions: of the page. Their token opens the page's own API if there is no other one.
 
     Attributes:
         app: the application behind it.
@@ -95,14 +96,14 @@ class Guard:
         areas: Sequence[Area],
         address: Address,
         token: str = "",
-        is_session: Callable[[str], bool] = lambda _: False,
+        sessions: Sessions | None = None,
     ) -> None:
         self.app = app
         self._areas = sorted(areas, key=lambda area: len(area.path), reverse=True)
         self._names = trusted_names(address)
         self._origins = frozenset(map(str.lower, address.allowed_origins))
         self._token = token
-        self._is_session = is_session
+        self._sessions = sessions
         self._with_cors = CORSMiddleware(
             self._with_token,
             allow_origins=address.allowed_origins,
@@ -127,10 +128,16 @@ class Guard:
         area = self._area(scope["path"])
         hosts = headers.getlist("host")
         if len(hosts) != 1 or not self._is_trusted(hosts[0]):
-            message = "Invalid Host header; use a name of this server in the URL"
+            message = (
+                "Invalid Host header; use a name of this server in the URL, or start it with "
+                "--allowed-host NAME"
+            )
             await refusal(421, message, "invalid_host")(scope, receive, send)
         elif not self._comes_from_allowed_page(scope, headers, area):
-            message = "Invalid Origin header; pages of this origin may not use this server"
+            message = (
+                "Invalid Origin header; pages of this origin may not use this server unless it is "
+                "started with --allowed-origin ORIGIN"
+            )
             await refusal(403, message, "invalid_origin")(scope, receive, send)
         elif area.is_cross_origin and self._origins:
             await self._with_cors(scope, receive, send)
@@ -151,10 +158,15 @@ class Guard:
         if area.is_public:
             return True
         headers = Headers(scope=scope)
-        if area.takes_session and any(map(self._is_session, _session_values(headers))):
-            return True
-        given = [_is_same(key, self._token) for key in _keys(headers)]
-        return any(given) if self._token else not area.takes_session
+        token = self._token
+        if area.takes_session:
+            if self._sessions is None:
+                return False
+            if any(map(self._sessions.has, _session_values(headers))):
+                return True
+            token = self._sessions.token
+        given = [_is_same(key, token) for key in _keys(headers)]
+        return not token or any(given)
 
     def _comes_from_allowed_page(self, scope: Scope, headers: Headers, area: Area) -> bool:
         """Browsers name the page's origin wherever a request changes something; where a session

@@ -36,7 +36,8 @@ def known_speakers(form: Form, *, diarize: bool) -> dict[str, bytes]:
         given = NAMES if names else REFERENCES
         raise _wrong(given, f"{given} needs speakers; set response_format to diarized_json")
     if len(names) != len(references):
-        message = f"there are {len(names)} names and {len(references)} clips; give each name a clip"
+        numbers = f"{NAMES}: {len(names)}, {REFERENCES}: {len(references)}"
+        message = f"each name needs a clip, and each clip a name ({numbers})"
         raise _wrong(REFERENCES, message)
     if len(names) > MAX_SPEAKERS:
         raise _wrong(NAMES, f"{NAMES} has {len(names)} names; give at most {MAX_SPEAKERS}")

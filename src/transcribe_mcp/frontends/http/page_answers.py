@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import PurePath
 from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
 from ...errors import EditConflictError, TranscribeError
-from ...service import uploads
 from ...service.models import Hit, Job, Outline, Transcript
+from ...service.uploads import recording_name
 from .error_answer import refusal
 
 NO_STORE = {"cache-control": "no-store"}
@@ -32,7 +31,7 @@ def job_row(job: Job, outline: Outline | None) -> dict[str, Any]:
     message = error.message.replace(f"{job.source}: ", "") if error else ""
     return {
         "job_id": job.job_id,
-        "name": name_of(job.source),
+        "name": recording_name(job.source),
         "source": job.source,
         "status": job.status.value,
         "stage": job.stage,
@@ -57,7 +56,7 @@ def job_row(job: Job, outline: Outline | None) -> dict[str, Any]:
 def hit_row(hit: Hit) -> dict[str, Any]:
     return {
         "job_id": hit.job_id,
-        "name": name_of(hit.source),
+        "name": recording_name(hit.source),
         "start": hit.start,
         "end": hit.end,
         "text": hit.text,
@@ -72,11 +71,6 @@ def document(transcript: Transcript, revision: int) -> Response:
     """A transcript as in ``domain/schema.json``, with its revision."""
     text = transcript.dumps().replace("{", f'{{"revision": {revision},', 1)
     return Response(text, media_type="application/json", headers=tag(revision))
-
-
-def name_of(source: str) -> str:
-    """The name of a recording for lists; of an upload the name that it had in the browser."""
-    return uploads.name_of(source) or PurePath(source).name or source
 
 
 def page_error(error: TranscribeError) -> JSONResponse:

@@ -24,9 +24,10 @@ from ...service.async_service import AsyncService
 from ...service.editing import Editing
 from ...service.formats import export, exports, find_export
 from ...service.models import Batch, Job, JobFilter, JobStatus, SpeakerChange
+from ...service.uploads import recording_name
 from ...service.viewing import Sound, Viewing
 from .guard import SESSION_COOKIE, Area
-from .page_answers import NO_STORE, answer, document, hit_row, job_row, name_of, page_error, tag
+from .page_answers import NO_STORE, answer, document, hit_row, job_row, page_error, tag
 from .page_events import Events
 from .parameters import form_options
 from .parts import Part
@@ -199,7 +200,7 @@ class PageApi:
             return export(self._jobs.get_transcript(job.job_id, revision), name)
 
         content = await self._call(rendered)
-        file = f"{PurePath(name_of(job.source)).stem}{form.extension}"
+        file = f"{PurePath(recording_name(job.source)).stem}{form.extension}"
         return Response(
             content, media_type=form.media_type, headers={**NO_STORE, **_attachment(file)}
         )

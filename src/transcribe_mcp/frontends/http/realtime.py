@@ -186,7 +186,7 @@ class Conversation:
         while True:
             found = await self._events.get()
             if isinstance(found, dict):
-                await self._websocket.send_json(found)
+                await self._tell(found)
                 continue
             if self._answer is not None and found.kind in ("configured", "refused", "ended"):
                 self._answer.set_result(found)
@@ -195,10 +195,15 @@ class Conversation:
                 await self._end(found)
                 return
             for each in self._items.of(found):
-                await self._websocket.send_json(each)
+                await self._tell(each)
+
+    async def _tell(self, event: dict[str, Any]) -> None:
+        """Send an event. In ASCII, because what a client sent may hold half a character."""
+        with suppress(WebSocketDisconnect):  # ``_receive`` ends the session
+            await self._websocket.send_text(json.dumps(event))
 
     async def _end(self, found: LiveEvent) -> None:
-        await self._websocket.send_json(error_of(found))
+        await self._tell(error_of(found))
         await self._websocket.close(POLICY if found.code == RATE_LIMIT else FAILED)
 
     # --- from the client to the session --------------------------------------------------------
@@ -207,12 +212,16 @@ class Conversation:
         """Take messages until the client leaves, also while a model is loaded."""
         while (message := await self._websocket.receive())["type"] != "websocket.disconnect":
             await self._received.put(message.get("text"))
+        if self._sound is not None:  # what was sent before is saved too
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._received.join(), CLOSING_S)
 
     async def _read(self) -> None:
         while True:
+            text = await self._received.get()
             event_id = None
             try:
-                given = _parsed(await self._received.get())
+                given = _parsed(text)
                 event_id = _event_id(given)
                 handler = self.HANDLERS.get(str(given.get("type")))
                 if handler is None:
@@ -221,6 +230,8 @@ class Conversation:
             except Refused as refused:
                 fields = json.loads(bytes(refused.response.body))["error"]
                 self._events.put_nowait(error(fields, event_id))
+            finally:
+                self._received.task_done()
 
     async def _update(self, given: Event) -> None:
         session = merged(self._shown, given.get("session"))

@@ -49,7 +49,6 @@ def build_app(
         sessions: of the page; ``None`` serves no page.
     """
     parts = all_parts(service, sessions)
-    is_session = sessions.has if sessions else lambda _: False
 
     mcp = Later(partial(mcp_app, service))
     app = Starlette(
@@ -58,4 +57,4 @@ def build_app(
         lifespan=mcp.running,
     )
     areas = [area for part in parts for area in part.areas]
-    return Guard(app, areas, address, token, is_session)
+    return Guard(app, areas, address, token, sessions)

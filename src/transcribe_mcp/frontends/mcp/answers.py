@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,6 +18,7 @@ from ...domain.transcript import Notice, Transcript
 from ...errors import TranscribeError
 from ...service.model_fit import CachedModel, Machine
 from ...service.models import Batch, Diagnosis, Hit, Job, JobFailure
+from ...service.uploads import shown_source
 from .hints import for_assistant, next_step
 
 MAX_LINES = 50  # jobs of a batch in one answer
@@ -116,12 +117,14 @@ class ViewAnswer:
 
     Attributes:
         title: name of the recording.
+        revision: 0 is the original; each edit makes another one.
         next_first: number of the first segment of the next answer; absent in the last one.
     """
 
     job_id: str
     status: str
     title: str
+    revision: int
     duration: float
     language: str | None
     segments: Sequence[Mapping[str, Any]]
@@ -261,7 +264,7 @@ def job_answer(job: Job, **more: Any) -> JobAnswer:
     state: dict[str, Any] = {
         "job_id": job.job_id,
         "status": job.status.value,
-        "source": job.source,
+        "source": shown_source(job.source),
         "error": failure_of(job.error) if job.error else None,
         "stage": job.stage if job.status == "running" else None,
         "percent": None
@@ -306,7 +309,7 @@ def job_line(job: Job) -> JobLine:
     return JobLine(
         job_id=job.job_id,
         status=job.status.value,
-        source=job.source,
+        source=shown_source(job.source),
         submitted=iso(job.created_at),
         percent=None if job.status.is_final else round(job.percent, 1),
         duration_s=job.duration_s,
@@ -327,7 +330,8 @@ def search_answer(hits: Sequence[Hit], next_cursor: str | None) -> SearchAnswer:
         if hits
         else "No sentence has all these words. Try fewer words, or words as people say them."
     )
-    return SearchAnswer(hits, next_cursor, note)
+    shown = [replace(hit, source=shown_source(hit.source)) for hit in hits]
+    return SearchAnswer(shown, next_cursor, note)
 
 
 def models_answer(models: Sequence[CachedModel], default: str, machine: Machine) -> ModelsAnswer:

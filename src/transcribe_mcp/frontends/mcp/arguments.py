@@ -190,6 +190,9 @@ At = Annotated[
     Argument("seconds", "Start at this second.", least=0, also=("at", "start_s", "start", "time")),
 ]
 FirstSegment = Annotated[int, Argument("integer", "Number of the first segment.", least=0)]
+Revision = Annotated[
+    int | None, Argument("integer", "Revision of the answer with the segments before.", least=0)
+]
 PageChars = Annotated[
     int,
     Argument(

@@ -78,7 +78,7 @@ class Handlers:
         self._owner = f"client {secrets.token_hex(8)}"
         # Subtitles of a day take seconds to lay out, and clients read them in pages. A revision of
         # a transcript never changes.
-        self._revised_text = lru_cache(maxsize=4)(lambda view, _revision: self._text(view))
+        self._revised_text = lru_cache(maxsize=4)(self._text)
 
     def acting_for(self, request: Any) -> AbstractContextManager[None]:
         """Make the client the owner of its jobs: this process's client, or the HTTP session.
@@ -137,7 +137,7 @@ class Handlers:
         if isinstance(job, Batch) or job.status != "completed":
             return state(job)
         # The same file with the same options gets the same answer, whatever people edited since.
-        view = pages.View(job.job_id, formats[0], original=True)
+        view = pages.View(job.job_id, formats[0], revision=0)
         whole = await self.service.call(self._finished_text, view)
         text, cursor = pages.text_page(whole, view, None, pages.DEFAULT_CHARS)
         uris = {name: f"{SCHEME}{job.job_id}.{name}" for name in formats}
@@ -180,11 +180,11 @@ class Handlers:
         """
         if view.form != SEGMENTS:
             find_format(view.form, (SEGMENTS,))
-        view = view.continued(page[0])
         job = await self._awaited(view, wait_s, report)
         if not job.status.is_final and (wait_s > 0 or not job.percent):
             return answers.job_answer(job)
         try:
+            view = await self._of_one_revision(job, view, page[0])
             fields = await self._page(job, view, *page)
         except JobStateError:  # there is no text: the state says why
             return answers.job_answer(job)
@@ -192,6 +192,15 @@ class Handlers:
         if page[0] is None:
             fields["speakers"] = await self._speakers(job, view)
         return answers.job_answer(job, format=view.form, partial=partial, **fields)
+
+    async def _of_one_revision(self, job: Job, view: pages.View, cursor: str | None) -> pages.View:
+        """The view with the revision that all its pages show. A job that runs has none yet."""
+        if cursor:
+            return view.continued(cursor)
+        if job.status != "completed" or view.revision is not None:
+            return view
+        revision = await self.service.call(self._jobs.get_revision, view.job_id)
+        return replace(view, revision=revision)
 
     async def _page(
         self, job: Job, view: pages.View, cursor: str | None, max_chars: int
@@ -250,14 +259,17 @@ class Handlers:
         at = f"?at={at_s:g}" if at_s else ""
         return replace(answer, page=f"{seen_at or address}/t/{answer.job_id}{at}")
 
-    async def view_transcript(self, job_id: str, first: int) -> answers.Answer:
+    async def view_transcript(
+        self, job_id: str, first: int, revision: int | None
+    ) -> answers.Answer:
         """A part of a transcript for the transcript view."""
 
         def look() -> answers.Answer:
             job = self._jobs.get_job(job_id)
             if isinstance(job, Batch):
                 raise no_transcript(job_id, "give the job_id of one of its jobs")
-            return transcript_view.text_answer(job, self._jobs.get_transcript(job_id), first)
+            transcript, number = self._jobs.read_revision(job_id, revision)
+            return transcript_view.text_answer(job, transcript, number, first)
 
         return await self.service.call(look)
 
@@ -272,8 +284,9 @@ class Handlers:
         return (self._finished_text if is_completed else self._text)(pages.View(job_id, form))
 
     def _finished_text(self, view: pages.View) -> str:
-        revision = 0 if view.original else self._jobs.get_revision(view.job_id)
-        text: str = self._revised_text(view, revision)
+        if view.revision is None:
+            view = replace(view, revision=self._jobs.get_revision(view.job_id))
+        text: str = self._revised_text(view)
         return text
 
     def _text(self, view: pages.View) -> str:

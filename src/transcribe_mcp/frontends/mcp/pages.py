@@ -24,21 +24,21 @@ MAX_CHARS = 100_000
 DEFAULT_CHARS = 12_000
 SEGMENT_CHARS = 60  # for the other fields of a segment
 
-_CURSOR = re.compile(r"([0-9]{1,10})-([0-9a-f]{8})")
+_CURSOR = re.compile(r"([0-9]{1,10})-([0-9a-f]{8})-([0-9]{0,9})")
 
 
 @dataclass(frozen=True, slots=True)
 class View:
     """A transcript in a format (``segments`` for times and texts), or a time range of it.
 
-    ``original``: as it was before people edited it.
+    ``revision``: 0 is the original, before people edited it; ``None`` the newest.
     """
 
     job_id: str
     form: str
     start_s: float | None = None
     end_s: float | None = None
-    original: bool = False
+    revision: int | None = None
 
     def __post_init__(self) -> None:
         if self.start_s is not None and self.end_s is not None and self.end_s <= self.start_s:
@@ -47,16 +47,12 @@ class View:
                 hint="give end_s above start_s, or leave one out",
             )
 
-    @property
-    def revision(self) -> int | None:
-        """``None``: the newest."""
-        return 0 if self.original else None
-
-    def continued(self, cursor: str | None) -> View:
-        """The original if the cursor is of a page of it: the first page was perhaps an answer."""
-        original = replace(self, original=True)
-        match = _CURSOR.fullmatch(_decoded(cursor or ""))
-        return original if match and match[2] == _digest(original) else self
+    def continued(self, cursor: str) -> View:
+        """The revision of the page that gave the cursor, so that an edit loses no text between
+        pages.
+        """
+        match = _CURSOR.fullmatch(_decoded(cursor))
+        return replace(self, revision=int(match[3])) if match and match[3] else self
 
     def text(self, transcript: Transcript) -> str:
         """
@@ -78,7 +74,9 @@ class View:
 
 
 def cursor_to(view: View, position: int) -> str:
-    return base64.urlsafe_b64encode(f"{position}-{_digest(view)}".encode()).decode().rstrip("=")
+    revision = "" if view.revision is None else view.revision
+    text = f"{position}-{_digest(view)}-{revision}"
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
 def position_of(view: View, cursor: str | None) -> int:
@@ -150,4 +148,6 @@ def _break_before(text: str, begin: int, end: int) -> int:
 
 
 def _digest(view: View) -> str:
-    return hashlib.sha256(repr(view).encode("utf-8", "backslashreplace")).hexdigest()[:8]
+    """Of the view in any revision."""
+    text = repr(replace(view, revision=None))
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:8]

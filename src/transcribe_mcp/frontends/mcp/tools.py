@@ -208,7 +208,7 @@ async def get_transcription_result(
     """
 
     async def work() -> answers.Answer:
-        view = View(job_id, format_name(format), start_s, end_s, original)
+        view = View(job_id, format_name(format), start_s, end_s, 0 if original else None)
         if save_as:
             return await _handlers(ctx).write(view, save_as, wait_s, _reporter(ctx))
         return await _handlers(ctx).result(
@@ -309,10 +309,13 @@ async def diagnose_system(ctx: Context, details: arg.Details = False) -> types.C
 
 @tool("Text for the transcript view", READS, transcript_view.FOR_VIEW)
 async def view_transcript(
-    job_id: arg.JobId, ctx: Context, first: arg.FirstSegment = 0
+    job_id: arg.JobId,
+    ctx: Context,
+    first: arg.FirstSegment = 0,
+    revision: arg.Revision = None,
 ) -> types.CallToolResult:
     """Segments of a transcript with their words. The transcript view calls it."""
-    return await answering(_handlers(ctx).view_transcript(job_id, first))
+    return await answering(_handlers(ctx).view_transcript(job_id, first, revision))
 
 
 @tool("Sound for the transcript view", READS, transcript_view.FOR_VIEW)

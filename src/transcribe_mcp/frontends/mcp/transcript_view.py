@@ -13,12 +13,11 @@ import json
 import re
 from functools import cache
 from importlib.resources import files
-from pathlib import PurePath
 from typing import Any
 
 from ...domain.transcript import Segment
-from ...service import uploads
 from ...service.models import Job, Transcript
+from ...service.uploads import recording_name
 from . import answers, sdk
 
 URI = "ui://transcribe-mcp/transcript.html"
@@ -84,7 +83,7 @@ def without_view(tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def text_answer(job: Job, transcript: Transcript, first: int) -> answers.ViewAnswer:
+def text_answer(job: Job, transcript: Transcript, revision: int, first: int) -> answers.ViewAnswer:
     """The segments from a number on that fit an answer, at least one."""
     rows: list[dict[str, Any]] = []
     n_bytes = 0
@@ -98,7 +97,8 @@ def text_answer(job: Job, transcript: Transcript, first: int) -> answers.ViewAns
     return answers.ViewAnswer(
         job_id=job.job_id,
         status=job.status.value,
-        title=uploads.name_of(job.source) or PurePath(job.source).name or job.source,
+        title=recording_name(job.source),
+        revision=revision,
         duration=transcript.duration,
         language=transcript.language,
         segments=rows,

@@ -63,8 +63,11 @@ async function open(result) {
 async function read() {
   const segments = [];
   let first = 0;
+  let revision;
   while (first !== undefined) {
-    const part = await client.tool("view_transcript", { job_id: shown.job_id, first });
+    const given = { job_id: shown.job_id, first, revision }; // all of one revision
+    const part = await client.tool("view_transcript", given);
+    ({ revision } = part);
     segments.push(...part.segments.map(withWords));
     first = part.next_first;
     clips.duration = part.duration;
