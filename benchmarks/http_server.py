@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import OWN_AUDIO, SAMPLE_RATE_HZ, Bar, read_samples, real_model, report
+from common import OWN_AUDIO, SAMPLE_RATE_HZ, Bar, own_model, read_samples, real_model, report
 
 from transcribe_mcp import EngineSpec, Options, load_engine, transcribe
 
@@ -187,8 +187,11 @@ def peak_kib(pid: int) -> int:
 
 
 def many_uploads(n: int, variables: dict[str, str]) -> tuple[int, float]:
-    """(uploads without an answer, p99 in seconds of other calls) with eight clients."""
-    with server(SERVE, **variables) as (port, _, _):
+    """(uploads without an answer, p99 in seconds of other calls) with eight clients.
+
+    A tiny model, because the server is measured here and not the recognizer.
+    """
+    with server(SERVE, **variables | {"TRANSCRIBE_MCP_MODEL": str(own_model())}) as (port, _, _):
         post(port, clip(2.0, 0))
         time.sleep(3.0)
         is_over = threading.Event()
