@@ -29,8 +29,8 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # less of a window's time. What measures memory does without.
 os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
 
-PROCESSES_PER_CORE = 2  # tests wait for the processes that they start
-MOST_PROCESSES = 4
+PROCESSES_PER_CORE = 3  # tests wait for the processes that they start
+MOST_PROCESSES = 5
 
 # The longest files of a run, longest first. A long file that starts last keeps one core waiting.
 LONG_FILES = (
@@ -53,6 +53,7 @@ LONG_FILES = (
     "test_mcp_notices.py",
     "test_audio.py",
     "test_device_chain.py",
+    "test_foreign_clients.py",
     "test_compat_environments.py",
     "test_whisper_memory.py",
     "test_web_page.py",
