@@ -246,7 +246,7 @@ class Handlers:
         return awaited
 
     async def shown(self, job_id: str, at_s: float, seen_at: str | None) -> answers.Answer:
-        """A look at a transcript: its first lines from a time on, and the address of its page.
+        """The start of a transcript: its first lines from a time on, and the address of its page.
 
         Args:
             seen_at: this server's own address, as the client sees it; ``None`` over stdio.

@@ -2,8 +2,8 @@
 ``show_transcript``, and what it asks the server for.
 
 The document is one file without a link to others, because clients block nearly everything. It is
-made of the page's own style and modules. The view gets text and sound through tools that no model
-is offered.
+made of the page's own style and modules. The view gets text and sound through tools that are not
+offered to models.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ CLIP_TYPE = "audio/ogg; codecs=opus"
 
 # In the order in which they need each other. Each becomes a function, and its exports constants.
 MODULES = (
-    "elements.js", "marks.js", "segments.js", "text.js", "sound.js", "wave.js", "find.js",
-    "reader.js", "keys.js", "view/client.js", "view/clips.js", "view/view.js",
+    "elements.js", "colours.js", "marks.js", "segments.js", "text.js", "sound.js", "wave.js",
+    "find.js", "reader.js", "keys.js", "view/client.js", "view/clips.js", "view/view.js",
 )  # fmt: skip
 _IMPORT = re.compile(r"^import\b[^;]*;\n", re.MULTILINE)
 _EXPORT = re.compile(r"^export (?=(?:async )?(?:function|class|const) ([\w$]+))", re.MULTILINE)

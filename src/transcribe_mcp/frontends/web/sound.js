@@ -55,6 +55,16 @@ export class Sound {
     this.show();
   }
 
+  // Shows and marks the word at a time, and waits there.
+  goTo(seconds) {
+    this.seek(seconds);
+    this.follow(true);
+    const word = this.text.words[Math.max(0, this.text.wordAt(this.now))];
+    if (!word) return;
+    this.text.reveal(word, true);
+    this.text.mark("spoken", [word]);
+  }
+
   playFrom(seconds) {
     this.seek(seconds);
     this.play();

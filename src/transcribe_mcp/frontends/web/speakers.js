@@ -1,11 +1,10 @@
-// The speakers: colours, shares in the rail, and the form that renames and joins them.
+// The speakers: shares in the rail, and the form that renames and joins them.
+import { Colours } from "./colours.js";
 import { $, counted, el, openAt, say } from "./ui.js";
 
-const COLOURS = 8;
-
-export class Speakers {
+export class Speakers extends Colours {
   constructor() {
-    this.colours = new Map();
+    super();
     this.names = [];
   }
 
@@ -18,15 +17,6 @@ export class Speakers {
       event.preventDefault();
       this.save();
     };
-  }
-
-  get hasAny() {
-    return this.colours.size > 0;
-  }
-
-  colour(name) {
-    if (!this.colours.has(name)) this.colours.set(name, (this.colours.size % COLOURS) + 1);
-    return this.colours.get(name);
   }
 
   // Seconds of each speaker, in the order of the document. Names that were changed here count by

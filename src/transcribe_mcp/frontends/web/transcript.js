@@ -263,17 +263,7 @@ function went() {
   const parts = $("#goto-time").value.trim().split(":").map(Number);
   if (!parts.every((part) => Number.isFinite(part) && part >= 0))
     return say("Write a time such as 12:34");
-  goTo(parts.reduce((sum, part) => sum * 60 + part, 0));
-}
-
-// Shows and marks the word at a time; the sound waits there.
-function goTo(seconds) {
-  sound.seek(seconds);
-  sound.follow(true);
-  const word = text.words[Math.max(0, text.wordAt(sound.now))];
-  if (!word) return;
-  text.reveal(word, true);
-  text.mark("spoken", [word]);
+  sound.goTo(parts.reduce((sum, part) => sum * 60 + part, 0));
 }
 
 function marked() {
@@ -314,7 +304,7 @@ async function open() {
   follow();
   await read();
   const at = new URLSearchParams(location.search).get("at");
-  if (at !== null && Number.isFinite(Number(at))) goTo(Number(at));
+  if (at !== null && Number.isFinite(Number(at))) sound.goTo(Number(at));
 }
 
 try {

@@ -44,8 +44,7 @@ export class Client {
     return answerOf(await this.ask("tools/call", { name, arguments: given }));
   }
 
-  // The client's origin is not known to the view. It could only be another frame's by a defect of
-  // the client, and what is said here is not secret from it.
+  // The view does not know the client's origin. Messages hold nothing that the client lacks.
   send(message) {
     parent.postMessage({ jsonrpc: "2.0", ...message }, "*");
   }

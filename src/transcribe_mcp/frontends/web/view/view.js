@@ -1,23 +1,13 @@
 // A transcript in a conversation: text and sound of one job. The client says which one.
 import { $, clock, counted, el, setIcon, shownName } from "./elements.js";
+import { Colours } from "./colours.js";
 import { listen } from "./keys.js";
 import { reader } from "./reader.js";
 import { Client, answerOf } from "./client.js";
 import { Clips } from "./clips.js";
 
 const HEIGHT_PX = 560; // beside a conversation
-const COLOURS = 8;
 
-const speakers = {
-  colours: new Map(),
-  get hasAny() {
-    return this.colours.size > 0;
-  },
-  colour(name) {
-    if (!this.colours.has(name)) this.colours.set(name, (this.colours.size % COLOURS) + 1);
-    return this.colours.get(name);
-  },
-};
 const client = new Client({
   "ui/notifications/tool-input": (params) => (given = params.arguments ?? {}),
   "ui/notifications/tool-result": (result) => open(result),
@@ -32,8 +22,8 @@ const clips = new Clips(async (start_s) => {
   const { base64 } = await client.tool("view_audio", { job_id: shown.job_id, start_s });
   return Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0)).buffer;
 });
-const { text, sound, find, doubts } = reader(clips, speakers);
-// The view reads: keys that change something do nothing.
+const { text, sound, find, doubts } = reader(clips, new Colours());
+// The view is read-only: keys that edit do nothing.
 const nothing = () => {};
 const READS = {
   editor: { isOn: false, span: null, turn: nothing, undo: nothing },
@@ -52,7 +42,7 @@ async function open(result) {
     shown = answerOf(result);
     await read();
     const at = Number(given.at_s ?? 0);
-    if (at) goTo(at);
+    if (at) sound.goTo(at);
   } catch (error) {
     fail(error.message);
   }
@@ -107,7 +97,7 @@ function fail(words) {
   );
 }
 
-// The client's theme and room. Without a fixed height the view asks for one and scrolls in it.
+// Follows the client's theme and size. Without a fixed height the view asks for one, and scrolls.
 function fit() {
   const { theme, displayMode, availableDisplayModes = [], containerDimensions } = client.context;
   if (theme) document.documentElement.dataset.theme = theme;
@@ -135,16 +125,7 @@ function clicked(event) {
   sound.follow(true);
 }
 
-function goTo(seconds) {
-  sound.seek(seconds);
-  sound.follow(true);
-  const word = text.words[Math.max(0, text.wordAt(sound.now))];
-  if (!word) return;
-  text.reveal(word, true);
-  text.mark("spoken", [word]);
-}
-
-// So that "sum this up" can mean what is selected. It is told as a fact, not as an order.
+// Lets "sum this up" mean the selection. The message states a fact and gives no instruction.
 function selected() {
   const selection = getSelection();
   if (selection.isCollapsed || !shown) return;
