@@ -12,6 +12,7 @@ import hypothesis
 import pytest
 from huggingface_hub import constants
 from local_hub import TINY, Hub, closed_port, serving
+from slow import SLOW
 from small_checkpoints import write_checkpoint
 
 from transcribe_mcp.settings import settings, usable_cores
@@ -74,9 +75,10 @@ LONG_FILES = (
     "test_speakers.py",
 )
 
-# How long an example takes says something of the machine, not of the code.
-hypothesis.settings.register_profile("untimed", deadline=None)
-hypothesis.settings.load_profile("untimed")
+# How long an example takes says something of the machine, not of the code. And a commit that passes
+# passes again: other examples are tried with the slow tests.
+hypothesis.settings.register_profile("default", deadline=None, derandomize=not SLOW)
+hypothesis.settings.load_profile("default")
 
 
 # What the collection of tests leaves is there to the end. The collector of garbage need not walk

@@ -327,9 +327,7 @@ NAMES = st.one_of(st.lists(PARTS, max_size=8).map("/".join), st.text(max_size=40
 
 
 @POSIX
-@settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=NAMES, absolute=st.booleans())
 def test_no_name_whatever_leads_out_of_the_roots(
     place: Path, access: Access, name: str, absolute: bool

@@ -51,7 +51,7 @@ def test_items_are_made_in_another_thread() -> None:
     assert source.thread is not threading.current_thread()
 
 
-@settings(derandomize=True, deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.one_of(st.none(), st.integers()), max_size=30), st.integers(1, 5))
 def test_the_items_are_those_of_the_iterator_in_order(items: list[int | None], depth: int) -> None:
     assert list(Prefetcher(iter(items), depth)) == items

@@ -117,7 +117,7 @@ def test_the_words_put_together_are_the_text_and_hold_every_token(
     assert_nothing_is_lost(spelling.encode(text), language, spelling)
 
 
-@settings(derandomize=True, deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     text=st.text(
         st.sampled_from(" aé9ß.,?¿'\"„“«»-$%+今はด็สйह।\U0001f389\u2764\ufe0f"), max_size=30
@@ -130,7 +130,7 @@ def test_no_text_is_lost_whatever_it_is_made_of(
     assert_nothing_is_lost(spelling.encode(text), language, spelling)
 
 
-@settings(derandomize=True, deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(data=st.data(), language=st.sampled_from(["en", "ja"]))
 def test_no_token_is_lost_even_of_sequences_that_are_no_text(
     data: st.DataObject, language: str, spelling: Spelling
@@ -254,7 +254,6 @@ def test_a_token_starts_where_the_path_first_reaches_it() -> None:
     )
 
 
-@settings(derandomize=True, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 1), st.integers(0, 3)), min_size=1, max_size=60),
     st.integers(0, 5),
@@ -334,7 +333,7 @@ def aligned_words(draw: st.DrawFn) -> list[Word]:
     return words
 
 
-@settings(derandomize=True, deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(aligned_words(), speech())
 def test_clamped_words_are_the_same_words_in_order_not_overlapping_and_none_long(
     words: list[Word], regions: list[Region]
@@ -348,7 +347,7 @@ def test_clamped_words_are_the_same_words_in_order_not_overlapping_and_none_long
     assert all(0 < word.end - word.start <= MAX_WORD_S + NOISE_S for word in clamped)
 
 
-@settings(derandomize=True, deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(aligned_words(), speech())
 def test_clamped_words_start_in_speech_and_do_not_outlast_it_where_they_fit(
     words: list[Word], regions: list[Region]
@@ -364,7 +363,7 @@ def test_clamped_words_start_in_speech_and_do_not_outlast_it_where_they_fit(
         assert clamped[-1].end <= regions[-1].end + EDGE_S + NOISE_S
 
 
-@settings(derandomize=True, deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(speech(), st.integers(1, 9))
 def test_words_that_lie_in_speech_and_are_short_stay_where_they_are(
     regions: list[Region], n: int

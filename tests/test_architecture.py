@@ -69,7 +69,7 @@ DOORS: dict[str, set[str]] = {
     "numpy": SOURCES | FLOW - {"runtime"} | {"align", "quality", "runtime.failover"},
     "onnxruntime": {"speech.detector"},
     "platformdirs": {"settings"},
-    "pydantic": {"frontends", "settings"},  # the schemas of tools and answers
+    "pydantic": {"frontends"},  # the schemas of tools and answers
     "rich": {"frontends"},
     "sounddevice": {"media.microphone"},
     "sqlalchemy": {"jobs"},

@@ -46,7 +46,7 @@ def test_a_word_after_a_pause_starts_where_it_started() -> None:
     assert at_quiet_moments(words, tone_with_dip(1.05), offset=0.0) == words
 
 
-@settings(derandomize=True, deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(
     st.lists(st.tuples(st.integers(0, 40), st.integers(2, 40)), max_size=12),
     st.integers(0, 3000),

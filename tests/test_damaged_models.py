@@ -303,7 +303,7 @@ _VALUES = st.recursive(
 )
 
 
-@settings(max_examples=40, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_whatever_a_settings_file_says_the_model_works_or_is_refused(
     models: dict[str, Path], data: st.DataObject

@@ -74,7 +74,7 @@ def spoken(*texts: str, speaker: str | None = None, start: float = 0.0) -> Segme
 # --- times ----------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(timed_words(), st.lists(WORDS, min_size=1, max_size=10), st.integers(0, 300))
 def test_times_are_in_order_inside_the_sentence_and_at_least_a_millisecond(
     words: tuple[Word, ...], texts: list[str], room: int
@@ -93,7 +93,7 @@ def test_times_are_in_order_inside_the_sentence_and_at_least_a_millisecond(
         assert all(round(1000 * (word.end - word.start)) >= 1 for word in new)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(timed_words(), st.data())
 def test_words_that_stay_keep_time_and_probability(
     words: tuple[Word, ...], data: st.DataObject
@@ -107,7 +107,7 @@ def test_words_that_stay_keep_time_and_probability(
     assert all(word in words for word in found)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(timed_words(), st.lists(WORDS, max_size=10), st.booleans())
 def test_words_of_a_text_are_the_whole_text(
     words: tuple[Word, ...], texts: list[str], spaced: bool
@@ -173,7 +173,7 @@ def _ops(transcript: Transcript) -> st.SearchStrategy[list[dict[str, Any]]]:
     )
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(transcripts(), st.data())
 def test_any_ops_give_a_whole_transcript_that_is_stored_as_it_is(
     transcript: Transcript, data: st.DataObject
@@ -205,7 +205,7 @@ def _check_client(before: Transcript, outcome: Outcome) -> None:
         assert shown == [(s.start, s.end, s.text, s.speaker) for s in after.segments]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(transcripts(), st.data())
 def test_a_text_that_is_put_back_is_what_was_heard(
     transcript: Transcript, data: st.DataObject
@@ -221,7 +221,7 @@ def test_a_text_that_is_put_back_is_what_was_heard(
         assert back.edited.transcript == transcript
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(transcripts(), st.data())
 def test_a_sentence_that_is_split_and_merged_is_the_same(
     transcript: Transcript, data: st.DataObject

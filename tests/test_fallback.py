@@ -183,7 +183,7 @@ def test_one_temperature_is_one_attempt() -> None:
     assert len(engine.calls) == 1
 
 
-@settings(derandomize=True, deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.lists(st.lists(st.booleans(), min_size=4, max_size=4), min_size=1, max_size=6))
 def test_each_window_is_decoded_until_it_is_sound_and_no_longer(sound: list[list[bool]]) -> None:
     engine = script(
@@ -348,7 +348,6 @@ def test_repeats_counts_the_longest_run_of_one_phrase(text: str, times: int) -> 
     assert repeats(text) == times
 
 
-@settings(derandomize=True, deadline=None)
 @given(
     st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=8, unique=True), st.integers(1, 20)
 )

@@ -388,7 +388,7 @@ def built(parts: list[tuple[str, str, str | None]], ending: bytes) -> bytes:
     return "".join(lines).encode("utf-8", "replace") + ending
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_no_request_breaks_the_server(app: Guard, service: Service, data: st.DataObject) -> None:
     routes = [*all_routes(app.app.routes), ("GET", "/v1/nothing")]

@@ -96,7 +96,7 @@ def test_a_language_that_is_none_or_two_is_refused_with_the_way_out(wanted: str,
     assert hint in caught.value.hint
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.text(max_size=30))
 def test_any_text_is_a_language_or_refused_in_words(wanted: str) -> None:
     try:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from mcp import types
 from mcp_places import MODERN, Caller, Home, answer_of, calling, home, stdio
@@ -256,19 +256,17 @@ VALUES: st.SearchStrategy[Any] = st.recursive(
 )  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300, suppress_health_check=list(HealthCheck))
 @given(data=st.data(), tool=st.sampled_from(sorted(TOOLS)))
 def test_hostile_arguments_are_read_or_refused_in_words(data: st.DataObject, tool: str) -> None:
     arguments = TOOLS[tool].arguments
     names = st.sampled_from(sorted(arguments)) | st.text(max_size=12)
     given_values = data.draw(st.dictionaries(names, VALUES, max_size=4))
+    assume(not FOREIGN.search(json.dumps(given_values)))  # messages quote what was given
     try:
         read = read_arguments(tool, given_values, arguments)
     except UsageError as error:
-        words = f"{error} {error.hint}".replace(repr(given_values), "")
-        for name in given_values.keys() - arguments.keys():
-            words = words.replace(repr(name), "")  # quoted from the caller
-        assert error.hint and not FOREIGN.search(words)
+        assert error.hint and not FOREIGN.search(f"{error} {error.hint}")
         return
     for name, value in read.items():
         argument, _ = arguments[name]

@@ -18,7 +18,7 @@ def spoken(texts: list[str]) -> Transcript:
     return Transcript(segments, float(len(texts) + 1), "en", None, "fake", "fake", "cpu", "none")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     texts=st.lists(WORDS, max_size=12),
     form=st.sampled_from(["txt", "timed", "srt", "vtt", "tsv", "json", "md"]),
@@ -38,7 +38,7 @@ def test_pages_of_text_joined_are_the_whole(texts: list[str], form: str, size: i
     assert all(0 < len(page) <= size for page in pages) or whole == ""
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(texts=st.lists(WORDS, max_size=30), size=st.integers(200, 900))
 def test_pages_of_segments_joined_are_the_whole(texts: list[str], size: int) -> None:
     transcript, view = spoken(texts), View("job", "segments")

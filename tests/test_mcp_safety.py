@@ -175,7 +175,7 @@ def test_hostile_calls_are_refused_in_words_and_nothing_outside_is_read_or_writt
     counts = {"refused": 0, "answered": 0}
 
     @settings(
-        max_examples=HOSTILE_CALLS, deadline=None, phases=[Phase.generate, Phase.shrink],
+        max_examples=HOSTILE_CALLS, phases=[Phase.generate, Phase.shrink],
         database=None, suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     @given(call=hostile(place.root))

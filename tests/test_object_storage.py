@@ -97,7 +97,7 @@ def test_a_url_that_names_no_object_is_refused_without_its_credentials(url: str)
 
 
 def test_a_server_reads_only_below_the_prefixes_that_it_allows() -> None:
-    prefixes = Settings(allowed_sources="s3://talks/public s3://open").allowed_sources  # type: ignore[arg-type]
+    prefixes = Settings(allowed_sources="s3://talks/public s3://open").allowed_sources
     assert prefixes == ("s3://talks/public/", "s3://open/")
     assert require_allowed("S3://talks/public/a.mp3", prefixes) == "s3://talks/public/a.mp3"
     for url in ("s3://talks/a.mp3", "s3://talks/publicity/a.mp3", "s3://open-not/a", "gs://open/a"):

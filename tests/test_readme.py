@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
@@ -68,7 +69,7 @@ def test_the_settings_page_names_every_setting() -> None:
     page = (REPOSITORY / "docs" / "settings.md").read_text(encoding="utf-8")
     named = set(re.findall(r"^\| `TRANSCRIBE_MCP_(\w+)`", page, flags=re.MULTILINE))
 
-    assert named == {name.upper() for name in Settings.model_fields}
+    assert named == {each.name.upper() for each in fields(Settings)}
 
 
 def test_the_tree_is_the_one_in_the_repository() -> None:

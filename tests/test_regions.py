@@ -111,7 +111,7 @@ def stretches(regions: tuple[Region, ...]) -> list[Region]:
 # -- any recording ---------------------------------------------------------------------------------
 
 
-@settings(derandomize=True, deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(recordings(), cuts, st.integers(0, FRAME_SAMPLES - 1))
 def test_the_cut_does_not_depend_on_the_blocks_in_which_a_recording_comes(
     probabilities: Probabilities, blocks_frames: list[int], missing_samples: int
@@ -125,7 +125,7 @@ def test_the_cut_does_not_depend_on_the_blocks_in_which_a_recording_comes(
     ]
 
 
-@settings(derandomize=True, deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(recordings(), cuts)
 def test_regions_are_in_order_apart_and_never_longer_than_a_window(
     probabilities: Probabilities, blocks_frames: list[int]
@@ -139,7 +139,7 @@ def test_regions_are_in_order_apart_and_never_longer_than_a_window(
     assert all(before.end <= after.start for before, after in pairwise(regions))
 
 
-@settings(derandomize=True, deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(recordings(), cuts)
 def test_frames_of_certain_speech_lie_in_a_region_unless_they_are_a_click(
     probabilities: Probabilities, blocks_frames: list[int]
@@ -162,7 +162,7 @@ def runs_of(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
     ]
 
 
-@settings(derandomize=True, deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(recordings(), cuts, st.integers(0, FRAME_SAMPLES - 1))
 def test_windows_are_stretches_of_the_recording_of_at_most_30_s_that_do_not_overlap(
     probabilities: Probabilities, blocks_frames: list[int], missing_samples: int
@@ -176,7 +176,7 @@ def test_windows_are_stretches_of_the_recording_of_at_most_30_s_that_do_not_over
     assert all(before.end <= after.start + NOISE_S for before, after in pairwise(result.windows))
 
 
-@settings(derandomize=True, deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(recordings(), cuts, st.integers(0, FRAME_SAMPLES - 1))
 def test_every_region_lies_whole_in_one_window(
     probabilities: Probabilities, blocks_frames: list[int], missing_samples: int
@@ -191,7 +191,7 @@ def test_every_region_lies_whole_in_one_window(
             assert min(region.end, recording_s) <= window.end + NOISE_S
 
 
-@settings(derandomize=True, deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(recordings())
 def test_speech_without_a_pause_that_fits_a_window_is_never_cut(
     probabilities: Probabilities,
@@ -204,14 +204,14 @@ def test_speech_without_a_pause_that_fits_a_window_is_never_cut(
             assert len(touched) == 1
 
 
-@settings(derandomize=True, deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(recordings())
 def test_a_long_silence_always_starts_a_new_window(probabilities: Probabilities) -> None:
     for window in cut(probabilities).windows:
         assert all(b.start - a.end < RULES.long_silence_s for a, b in pairwise(window.regions))
 
 
-@settings(derandomize=True, deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(recordings())
 def test_windows_are_not_ended_early_without_a_reason(probabilities: Probabilities) -> None:
     windows = cut(probabilities).windows
@@ -329,7 +329,7 @@ def loud(samples: NDArray[np.float32], *blocks_samples: int) -> Probabilities:
     return np.concatenate([*parts, loudness.push(np.empty(0, np.float32), last=True)])
 
 
-@settings(derandomize=True, deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     st.lists(
         st.tuples(st.sampled_from([0.0, 1e-4, 0.1, 1.0]), st.integers(1, 40_000)),

@@ -194,7 +194,7 @@ def _words(draw: st.DrawFn) -> list[Word]:
     return words
 
 
-@settings(derandomize=True, max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(_words())
 def test_every_word_is_in_exactly_one_sentence_and_no_sentence_is_too_long(
     words: list[Word],

@@ -60,6 +60,17 @@ def loaded_in(cwd: Path, *command: str, given: str = "", **variables: str) -> se
     return packages(done.stderr)
 
 
+def test_a_command_loads_no_other_command(tmp_path: Path) -> None:
+    version = modules_of("--version", cwd=tmp_path)
+    for_transcribing = modules_of("transcribe", "--help", cwd=tmp_path)
+    ours = "transcribe_mcp.frontends.cli.terminal"
+    assert ours in version and not any(
+        name.startswith("transcribe_mcp.service") for name in version
+    )
+    assert "transcribe_mcp.service" in for_transcribing
+    assert "transcribe_mcp.jobs.models" not in for_transcribing
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -135,4 +146,4 @@ def test_the_http_server_listens_before_it_loads_other_commands_and_routes(tmp_p
         loaded = modules_of("serve", "--http", "--port", port, cwd=tmp_path)
     ours = {name.removeprefix("transcribe_mcp.frontends.") for name in loaded}
     assert "http.start" in ours
-    assert ours & {"cli.app", "http.server", "http.transcriptions", "mcp.server"} == set()
+    assert ours & {"cli.options", "http.server", "http.transcriptions", "mcp.server"} == set()

@@ -248,7 +248,7 @@ def _letters(text: str) -> str:
     )
 
 
-@settings(derandomize=True, max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(_transcripts(), _RULES)
 def test_any_transcript_becomes_cues_that_keep_the_rules(
     transcript: Transcript, rules: SubtitleRules
@@ -278,7 +278,7 @@ def test_any_transcript_becomes_cues_that_keep_the_rules(
         )
 
 
-@settings(derandomize=True, max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(_transcripts())
 def test_the_same_transcript_makes_the_same_cues_and_words_stay_whole(
     transcript: Transcript,

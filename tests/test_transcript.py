@@ -77,7 +77,7 @@ def spans(transcript: Transcript) -> list[float]:
     ]
 
 
-@settings(derandomize=True, max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(transcripts())
 def test_a_transcript_survives_json_to_the_millisecond(transcript: Transcript) -> None:
     again = Transcript.loads(transcript.dumps())
@@ -86,7 +86,7 @@ def test_a_transcript_survives_json_to_the_millisecond(transcript: Transcript) -
     assert spans(again) == pytest.approx(spans(transcript), abs=CLOCK_TOLERANCE_S + 1e-3)
 
 
-@settings(derandomize=True, max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(transcripts())
 def test_every_transcript_fits_the_published_schema(transcript: Transcript) -> None:
     Draft202012Validator(SCHEMA).validate(json.loads(transcript.dumps()))

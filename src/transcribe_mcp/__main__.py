@@ -18,20 +18,12 @@ def main() -> None:
     by_exception = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if by_exception:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from .frontends.cli.serve import add_commands
-
-    if sys.argv[1:2] == ["serve"]:  # other commands take most of the time of its start
-        from .frontends.cli.root import new_app
-
-        app = new_app()
-    else:
-        from .frontends.cli.app import app
+    from .frontends.cli.app import app
 
     if by_exception:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    add_commands(app, serve)
     try:
-        app(prog_name="transcribe-mcp")
+        app(prog_name="transcribe-mcp", obj=serve)
     except SystemExit as end:
         has_loaded = "torch" in sys.modules or sys.argv[1:2] == ["transcribe"]
         if has_loaded and isinstance(end.code, int | None):

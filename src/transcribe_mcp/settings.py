@@ -6,22 +6,16 @@ Settings are defaults: an option of a command or a tool call takes precedence.
 
 from __future__ import annotations
 
+import math
 import os
 import re
+from collections.abc import Callable
+from dataclasses import MISSING, Field, dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import platformdirs
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SecretStr,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
 
 from .errors import UsageError
 
@@ -29,150 +23,198 @@ PREFIX = "TRANSCRIBE_MCP_"
 TOKEN_VARIABLE = f"{PREFIX}TOKEN"
 
 
-class Settings(BaseModel):
-    """All settings. The variable of a field is ``TRANSCRIBE_MCP_<FIELD>``."""
+# --- values: each reader takes a variable's text, each check a value -----------------------------
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: str = Field(
-        default="auto",
-        description="model: a name from the catalogue, a Hugging Face ID or a directory",
-    )
-    data_dir: Path = Field(
-        default_factory=lambda: Path(platformdirs.user_data_dir("transcribe-mcp")),
-        description="directory for jobs and transcripts",
-    )
-    cache_dir: Path = Field(
-        default_factory=lambda: Path(platformdirs.user_cache_dir("transcribe-mcp")),
-        description="directory for converted models and other files that can be recreated",
-    )
-    threads: int = Field(default=0, ge=0, description="CPU threads; 0 uses all available cores")
-    offline: bool = Field(
-        default=False, description="never use the network; HF_HUB_OFFLINE=1 has the same effect"
-    )
-    database_url: str = Field(
-        default="",
-        description="URL of a PostgreSQL database for jobs and transcripts; SQLite if empty",
-    )
-    allowed_roots: tuple[Path, ...] = Field(
-        default=(),
-        description="directories from which a server may read recordings, separated as in PATH",
-    )
-    allow_urls: bool = Field(
-        default=False, description="a server may download recordings from public URLs"
-    )
-    allowed_sources: tuple[str, ...] = Field(
-        default=(),
-        description="URL prefixes of object storage from which a server may read recordings, "
-        "such as s3://bucket/talks/, separated by spaces",
-    )
-    allow_voices: bool = Field(
-        default=False, description="clients of a server may have known voices recognized"
-    )
-    token: SecretStr = Field(
-        default=SecretStr(""), description="bearer token that HTTP clients of a server must send"
-    )
-    max_file_gib: float = Field(
-        default=5.0,
-        gt=0,
-        allow_inf_nan=False,
-        description="size limit of a server for one recording, in GiB",
-    )
-    max_duration_hours: float = Field(
-        default=24.0, gt=0, description="duration limit of a server for one recording, in hours"
-    )
-    start_workers: bool = Field(
-        default=True,
-        description="commands and servers start workers; false if a service runs them",
-    )
-    workers: int = Field(
-        default=0,
-        ge=0,
-        description="number of workers; 0 starts one per usable GPU, or one on the CPU",
-    )
-    keep_days: float = Field(
-        default=0,
-        ge=0,
-        description="days after which finished jobs are deleted; 0 never deletes automatically",
-    )
-    unload_after_s: float = Field(
-        default=300,
-        ge=0,
-        description="idle seconds after which a worker unloads its model; 0 unloads at once",
-    )
-    exit_after_s: float = Field(
-        default=1800, ge=0, description="idle seconds after which workers exit; 0 exits at once"
-    )
-    max_queue_length: int = Field(default=1000, gt=0, description="maximum number of queued jobs")
-    model_aliases: tuple[str, ...] = Field(
-        default=(),
-        description="names of models for HTTP clients, as NAME=MODEL, separated by spaces",
-    )
-    allow_model_download: bool = Field(
-        default=False, description="HTTP clients may have models downloaded that are not here"
-    )
-    max_live: int = Field(
-        default=2, ge=0, description="maximum number of live sessions of a server; 0 allows none"
-    )
+def _read_switch(text: str) -> bool:
+    switches = {"1": True, "true": True, "yes": True, "on": True}
+    switches |= {"0": False, "false": False, "no": False, "off": False}
+    if text.lower() not in switches:
+        raise ValueError("give 1 or 0")
+    return switches[text.lower()]
 
-    @property
-    def max_file_bytes(self) -> int:
-        return int(self.max_file_gib * 1024**3)
 
-    def to_environment(self) -> dict[str, str]:
-        """Variables for another process: these settings without the token, with absolute paths."""
-        found: dict[str, str] = {}
-        for name in {*self.model_fields_set, "data_dir", "cache_dir"} - {"token"}:
-            value = getattr(self, name)
-            paths = value if isinstance(value, tuple) else (value,)
-            texts = (str(part.absolute() if isinstance(part, Path) else part) for part in paths)
-            separator = os.pathsep if name == "allowed_roots" else " "
-            found[f"{PREFIX}{name.upper()}"] = separator.join(texts)
-        return found
+def _read_integer(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError("give a whole number") from None
 
-    @model_validator(mode="before")
-    @classmethod
-    def _with_environment(cls, given: dict[str, Any]) -> dict[str, Any]:
-        """The environment's values, unless given. Names of variables have any letter case."""
-        variables = {name.upper(): value for name, value in os.environ.items()}
-        found = {name: variables.get(f"{PREFIX}{name.upper()}") for name in cls.model_fields}
-        return {name: value for name, value in found.items() if value is not None} | given
 
-    @field_validator("allowed_roots", mode="before")
-    @classmethod
-    def _split_like_path(cls, value: object) -> object:
-        if not isinstance(value, str):
-            return value
-        return tuple(Path(part).expanduser() for part in value.split(os.pathsep) if part)
+def _read_number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError("give a number") from None
 
-    @field_validator("allowed_sources", mode="before")
-    @classmethod
-    def _split_prefixes(cls, value: object) -> object:
-        """Prefixes end in a slash, so that ``s3://talks`` does not open ``s3://talks-private``."""
-        parts = value.split() if isinstance(value, str) else value
-        if not isinstance(parts, list | tuple):
-            return value
-        for part in parts:
-            if not re.fullmatch(r"[a-z][a-z0-9]+://[^/@\s]+(/.*)?", str(part)):
-                raise ValueError("give prefixes such as s3://bucket/talks/")
-        return tuple(f"{str(part).removesuffix('/')}/" for part in parts)
 
-    @field_validator("model_aliases", mode="before")
-    @classmethod
-    def _split_aliases(cls, value: object) -> object:
-        parts = value.split() if isinstance(value, str) else value
-        if isinstance(parts, list | tuple) and not all(all(_pair(str(part))) for part in parts):
-            raise ValueError("give aliases such as whisper-1=small")
-        return parts
+def _read_directories(text: str) -> tuple[Path, ...]:
+    return tuple(Path(part).expanduser() for part in text.split(os.pathsep) if part)
 
-    @property
-    def models_by_alias(self) -> dict[str, str]:
-        return dict(_pair(alias) for alias in self.model_aliases)
+
+def _read_words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+_READERS: dict[str, Callable[[str], Any]] = {
+    "str": str,
+    "bool": _read_switch,
+    "int": _read_integer,
+    "float": _read_number,
+    "Path": Path,
+    "tuple[Path, ...]": _read_directories,
+    "tuple[str, ...]": _read_words,
+}
+
+
+def _not_negative(value: float) -> float:
+    if not value >= 0:  # NaN too
+        raise ValueError("give a number of at least 0")
+    return value
+
+
+def _positive(value: float) -> float:
+    if not 0 < value < math.inf:
+        raise ValueError("give a finite number above 0")
+    return value
+
+
+def _prefixes(parts: tuple[str, ...]) -> tuple[str, ...]:
+    """Prefixes end in a slash, so that ``s3://talks`` does not open ``s3://talks-private``."""
+    if not all(re.fullmatch(r"[a-z][a-z0-9]+://[^/@\s]+(/.*)?", part) for part in parts):
+        raise ValueError("give prefixes such as s3://bucket/talks/")
+    return tuple(f"{part.removesuffix('/')}/" for part in parts)
+
+
+def _aliases(parts: tuple[str, ...]) -> tuple[str, ...]:
+    if not all(all(_pair(part)) for part in parts):
+        raise ValueError("give aliases such as whisper-1=small")
+    return parts
 
 
 def _pair(alias: str) -> tuple[str, str]:
     name, _, model = alias.partition("=")
     return name, model
+
+
+def _user_data_dir() -> Path:
+    return Path(platformdirs.user_data_dir("transcribe-mcp"))
+
+
+def _user_cache_dir() -> Path:
+    return Path(platformdirs.user_cache_dir("transcribe-mcp"))
+
+
+def _setting(default: Any, check: Callable[[Any], Any] | None = None, **declared: Any) -> Any:
+    return field(default=default, metadata={"check": check}, **declared)
+
+
+def _value_of(setting: Field[Any], written: Any) -> Any:
+    """
+    Raises:
+        ValueError: how to write it.
+    """
+    if written is None:
+        return setting.default if setting.default_factory is MISSING else setting.default_factory()
+    value = _READERS[str(setting.type)](written.strip()) if isinstance(written, str) else written
+    check = setting.metadata.get("check")
+    return check(value) if check else value
+
+
+@dataclass(frozen=True, init=False)
+class Settings:
+    """All settings. The variable of a field is ``TRANSCRIBE_MCP_<FIELD>``.
+
+    Attributes:
+        model: a name from the catalogue, a Hugging Face ID or a directory.
+        data_dir: directory for jobs and transcripts.
+        cache_dir: directory for converted models and other files that can be recreated.
+        threads: CPU threads; 0 uses all available cores.
+        offline: never use the network; ``HF_HUB_OFFLINE=1`` has the same effect.
+        database_url: of a PostgreSQL database for jobs and transcripts; SQLite if empty.
+        allowed_roots: directories from which a server may read recordings.
+        allow_urls: a server may download recordings from public URLs.
+        allowed_sources: URL prefixes of object storage from which a server may read recordings.
+        allow_voices: clients of a server may have known voices recognized.
+        token: bearer token that HTTP clients of a server must send.
+        max_file_gib: size limit of a server for one recording.
+        max_duration_hours: duration limit of a server for one recording.
+        start_workers: commands and servers start workers; false if a service runs them.
+        workers: number of workers; 0 starts one per usable GPU, or one on the CPU.
+        keep_days: days after which finished jobs are deleted; 0 never deletes automatically.
+        unload_after_s: idle seconds after which a worker unloads its model; 0 unloads at once.
+        exit_after_s: idle seconds after which workers exit; 0 exits at once.
+        max_queue_length: maximum number of queued jobs.
+        model_aliases: names of models for HTTP clients, as ``NAME=MODEL``.
+        allow_model_download: HTTP clients may have models downloaded that are not here.
+        max_live: maximum number of live sessions of a server; 0 allows none.
+    """
+
+    # Every process reads settings. Models of pydantic would take a third of the start of a command.
+    model: str = _setting("auto")
+    data_dir: Path = field(default_factory=_user_data_dir)
+    cache_dir: Path = field(default_factory=_user_cache_dir)
+    threads: int = _setting(0, _not_negative)
+    offline: bool = _setting(False)
+    database_url: str = _setting("")
+    allowed_roots: tuple[Path, ...] = _setting(())
+    allow_urls: bool = _setting(False)
+    allowed_sources: tuple[str, ...] = _setting((), _prefixes)
+    allow_voices: bool = _setting(False)
+    token: str = _setting("", repr=False)
+    max_file_gib: float = _setting(5.0, _positive)
+    max_duration_hours: float = _setting(24.0, _positive)
+    start_workers: bool = _setting(True)
+    workers: int = _setting(0, _not_negative)
+    keep_days: float = _setting(0.0, _not_negative)
+    unload_after_s: float = _setting(300.0, _not_negative)
+    exit_after_s: float = _setting(1800.0, _not_negative)
+    max_queue_length: int = _setting(1000, _positive)
+    model_aliases: tuple[str, ...] = _setting((), _aliases)
+    allow_model_download: bool = _setting(False)
+    max_live: int = _setting(2, _not_negative)
+
+    def __init__(self, **given: Any) -> None:
+        """The values ``given`` by name; the others from the environment, where variables have any
+        letter case and empty ones count as unset.
+
+        Raises:
+            UsageError: a value is invalid.
+        """
+        if unknown := given.keys() - {each.name for each in fields(self)}:
+            raise TypeError(f"there are no settings {sorted(unknown)}")
+        variables = {name.upper(): value for name, value in os.environ.items() if value}
+        for each in fields(self):
+            variable = f"{PREFIX}{each.name.upper()}"
+            written = given.get(each.name, variables.get(variable))
+            try:
+                value = _value_of(each, written)
+            except ValueError as error:
+                raise UsageError(
+                    f"the variable {variable} is {written!r}: {error}",
+                    hint="correct or unset the variable",
+                ) from error
+            object.__setattr__(self, each.name, value)
+
+    @property
+    def max_file_bytes(self) -> int:
+        return int(self.max_file_gib * 1024**3)
+
+    @property
+    def models_by_alias(self) -> dict[str, str]:
+        return dict(_pair(alias) for alias in self.model_aliases)
+
+    def to_environment(self) -> dict[str, str]:
+        """Variables for another process: these settings without the token, with absolute paths."""
+        found: dict[str, str] = {}
+        for each in fields(self):
+            value = getattr(self, each.name)
+            parts = value if isinstance(value, tuple) else (value,)
+            texts = (str(part.absolute() if isinstance(part, Path) else part) for part in parts)
+            separator = os.pathsep if each.name == "allowed_roots" else " "
+            found[f"{PREFIX}{each.name.upper()}"] = separator.join(texts)
+        del found[TOKEN_VARIABLE]
+        return found
 
 
 @lru_cache(maxsize=1)
@@ -182,15 +224,7 @@ def settings() -> Settings:
     Raises:
         UsageError: a variable has an invalid value.
     """
-    try:
-        return Settings()
-    except ValidationError as error:
-        wrong = error.errors()[0]
-        variable = f"{PREFIX}{wrong['loc'][0]}".upper()
-        raise UsageError(
-            f"the variable {variable} is {wrong['input']!r}: {wrong['msg']}",
-            hint="correct or unset the variable",
-        ) from error
+    return Settings()
 
 
 def usable_cores() -> int:

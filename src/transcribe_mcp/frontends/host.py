@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import UsageError
+
+if TYPE_CHECKING:
+    import asyncio
 
 GRACE_S = 3  # for answers under way when the server stops
 

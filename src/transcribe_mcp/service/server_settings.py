@@ -59,7 +59,7 @@ def take_token(host: str) -> str:
     """
     from ..settings import settings
 
-    token = settings().token.get_secret_value()
+    token = settings().token
     os.environ.pop("TRANSCRIBE_MCP_TOKEN", None)
     if not token and host not in LOOPBACK:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""``transcribe-mcp jobs`` and ``worker``: jobs that run in the background."""
+"""``transcribe-mcp jobs``: jobs that run in the background."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from ...domain.options import Options
 from ...domain.text_breaks import JOINERS
 from ...domain.transcript import Speaker
 from ...errors import UsageError
-from ...service import TranscribeRequest, models, server_settings
+from ...service import TranscribeRequest, models
 from ...service.acting import acting_for
 from ...service.formats import render
-from ...service.service import default_service, work
+from ...service.service import default_service
 from ...service.uploads import shown_source
 from . import options as arg
 from .terminal import confirm, exit_codes, progress_bars, say, write_out
@@ -37,14 +37,6 @@ Limit = Annotated[
 ]
 Cursor = Annotated[
     str, typer.Option(metavar="TEXT", help="Next page, as printed after the previous one.")
-]
-KeepDays = Annotated[
-    float | None,
-    typer.Option(
-        "--keep-days",
-        metavar="NUMBER",
-        help="Delete finished jobs after this many days; 0: never delete automatically.",
-    ),
 ]
 ShownFormat = Annotated[
     str,
@@ -129,19 +121,8 @@ group = typer.Typer(
     rich_markup_mode=None,
     help="List, watch, cancel and delete background jobs.",
 )
-
-
-def add_commands(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.add_typer(group, name="jobs")
-    app.command()(worker)
-
-
-def worker(keep_days: KeepDays = None) -> None:
-    """Run queued jobs on all GPUs until the queue stays empty. Commands start it automatically."""
-    with exit_codes():
-        server_settings.configure({"keep_days": None if keep_days is None else str(keep_days)})
-        raise SystemExit(work())
+commands = typer.Typer(rich_markup_mode=None)
+commands.add_typer(group, name="jobs")
 
 
 @group.command("list")
@@ -308,7 +289,7 @@ def remove(
     jobs: Annotated[
         list[str] | None, typer.Argument(metavar="JOB", help="IDs of jobs or batches.")
     ] = None,
-    keep_days: KeepDays = None,
+    keep_days: arg.KeepDays = None,
     yes: Annotated[
         bool, typer.Option("--yes", "-y", help="Delete several jobs without asking.")
     ] = False,

@@ -14,6 +14,8 @@ from ...service.service import Service
 from . import options as arg
 from .terminal import say, write_out
 
+commands = typer.Typer(rich_markup_mode=None)
+
 EXAMPLES = """\b
 Examples:
   transcribe-mcp listen
@@ -74,35 +76,34 @@ class Printer:
         return json.dumps(row | {"text": found.text}, ensure_ascii=False) + "\n"
 
 
-def add_command(app: typer.Typer) -> None:
-    @app.command(epilog=EXAMPLES)
-    @arg.with_records
-    def listen(
-        spec: Annotated[EngineSpec, "engine", "model", "device", "compute_type"],
-        options: Annotated[Options, "language", "task", "prompt", "vocabulary", "beam_size"],
-        source: Source = "",
-        microphone: MicrophoneName = "",
-        rate: Rate = 16_000,
-        pause: Pause = 0.5,
-        save: Save = False,
-        as_json: arg.AsJson = False,
-        quiet: arg.Quiet = False,
-    ) -> None:
-        """Print what is said into a microphone, utterance by utterance. Ctrl-C ends.
+@commands.command(epilog=EXAMPLES)
+@arg.with_records
+def listen(
+    spec: Annotated[EngineSpec, "engine", "model", "device", "compute_type"],
+    options: Annotated[Options, "language", "task", "prompt", "vocabulary", "beam_size"],
+    source: Source = "",
+    microphone: MicrophoneName = "",
+    rate: Rate = 16_000,
+    pause: Pause = 0.5,
+    save: Save = False,
+    as_json: arg.AsJson = False,
+    quiet: arg.Quiet = False,
+) -> None:
+    """Print what is said into a microphone, utterance by utterance. Ctrl-C ends.
 
-        The microphone needs: pip install 'transcribe-mcp[live]'
-        """
-        jobs = Service()
-        with service.open_sound(source, microphone, rate) as sound:
-            setup = service.LiveSetup(
-                JobOptions(**vars(options) | vars(spec)),
-                rate_hz=sound.rate_hz,
-                channels=sound.channels,
-                silence_s=pause,
-                is_limited=False,
-            )
-            printer = Printer(sound.name, arg.Shown(as_json, quiet))
-            job = service.listen(jobs, setup, sound.blocks, printer.take, stores=save)
-        if job is not None and not quiet:
-            say(f"saved as job {job.job_id}; see: transcribe-mcp jobs show {job.job_id}")
-        jobs.close()
+    The microphone needs: pip install 'transcribe-mcp[live]'
+    """
+    jobs = Service()
+    with service.open_sound(source, microphone, rate) as sound:
+        setup = service.LiveSetup(
+            JobOptions(**vars(options) | vars(spec)),
+            rate_hz=sound.rate_hz,
+            channels=sound.channels,
+            silence_s=pause,
+            is_limited=False,
+        )
+        printer = Printer(sound.name, arg.Shown(as_json, quiet))
+        job = service.listen(jobs, setup, sound.blocks, printer.take, stores=save)
+    if job is not None and not quiet:
+        say(f"saved as job {job.job_id}; see: transcribe-mcp jobs show {job.job_id}")
+    jobs.close()

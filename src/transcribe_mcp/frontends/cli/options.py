@@ -69,6 +69,14 @@ NoWorker = Annotated[
 Verbose = Annotated[
     bool, typer.Option("--verbose", "-v", help="Say whether a worker's loaded model is used.")
 ]
+KeepDays = Annotated[
+    float | None,
+    typer.Option(
+        "--keep-days",
+        metavar="NUMBER",
+        help="Delete finished jobs after this many days; 0: never delete automatically.",
+    ),
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,13 @@
 """``transcribe-mcp serve`` and ``mcp-config``: run the MCP server, and configure its clients.
 
-The caller passes the server in, so that ``--help`` does not load it.
+The program passes the server in as the context's object: a function that serves at an ``Address``,
+or over standard input and output if it is ``None``.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +18,7 @@ from ...service import server_settings as service
 from ..host import Address, Pages
 from .terminal import exit_codes, say, write_out
 
-Serve = Callable[[Address | None], None]
+commands = typer.Typer(rich_markup_mode=None)
 
 Http = Annotated[
     bool, typer.Option("--http", help="Use Streamable HTTP instead of standard input and output.")
@@ -117,85 +117,78 @@ ConfigFile = Annotated[
 ]
 
 
-def add_commands(app: typer.Typer, run: Serve) -> None:
-    """Add the commands; ``run`` serves at an address, or over stdio."""
-    _add_serve(app, run)
-    _add_config(app)
+@commands.command()
+def serve(
+    context: typer.Context,
+    http: Http = False,
+    host: Host = "127.0.0.1",
+    port: Port = 8765,
+    token: Token = None,
+    allowed_host: AllowedHost = None,
+    allowed_origin: AllowedOrigin = None,
+    no_web: NoWeb = False,
+    open_page: OpenPage = False,
+    allowed_root: AllowedRoot = None,
+    allow_urls: AllowUrls = False,
+    allowed_source: AllowedSource = None,
+    allow_voices: AllowVoices = False,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+    model: DefaultModel = None,
+    max_file_gib: MaxFile = None,
+    max_duration_hours: MaxHours = None,
+    max_queue_length: MaxQueue = None,
+    keep_days: KeepDays = None,
+    max_live: MaxLive = None,
+    model_alias: ModelAlias = None,
+    allow_model_download: AllowModelDownload = False,
+) -> None:
+    """Run the MCP server. With --http also the HTTP API and a page for browsers."""
+    roots = [str(root.absolute()) for root in allowed_root or ()]
+    options = {
+        "token": token,
+        "allowed_roots": os.pathsep.join(roots) or None,
+        "allow_urls": "1" if allow_urls else None,
+        "allowed_sources": " ".join(allowed_source or ()) or None,
+        "allow_voices": "1" if allow_voices else None,
+        "data_dir": str(data_dir.absolute()) if data_dir else None,
+        "database_url": database_url,
+        "model": model,
+        "max_file_gib": None if max_file_gib is None else str(max_file_gib),
+        "max_duration_hours": None if max_duration_hours is None else str(max_duration_hours),
+        "max_queue_length": None if max_queue_length is None else str(max_queue_length),
+        "keep_days": None if keep_days is None else str(keep_days),
+        "model_aliases": " ".join(model_alias or ()) or None,
+        "allow_model_download": "1" if allow_model_download else None,
+        "max_live": None if max_live is None else str(max_live),
+    }
+    with exit_codes():
+        if open_page and no_web:
+            raise UsageError("--open shows the page, and --no-web serves none", hint="give one")
+        service.configure(options)
+        if not (http or open_page) and sys.stdin is not None and sys.stdin.isatty():
+            say(
+                "speaking MCP on this terminal; MCP clients start the server themselves, see: "
+                "transcribe-mcp mcp-config --help"
+            )
+        names = tuple(allowed_host or ())
+        origins = tuple(allowed_origin or ())
+        pages = Pages(is_served=not no_web, is_opened=open_page)
+        address = Address(host, port, names, origins, pages)
+        context.obj(address if http or open_page else None)
 
 
-def _add_serve(app: typer.Typer, run: Serve) -> None:
-    @app.command()
-    def serve(
-        http: Http = False,
-        host: Host = "127.0.0.1",
-        port: Port = 8765,
-        token: Token = None,
-        allowed_host: AllowedHost = None,
-        allowed_origin: AllowedOrigin = None,
-        no_web: NoWeb = False,
-        open_page: OpenPage = False,
-        allowed_root: AllowedRoot = None,
-        allow_urls: AllowUrls = False,
-        allowed_source: AllowedSource = None,
-        allow_voices: AllowVoices = False,
-        data_dir: DataDir = None,
-        database_url: DatabaseUrl = None,
-        model: DefaultModel = None,
-        max_file_gib: MaxFile = None,
-        max_duration_hours: MaxHours = None,
-        max_queue_length: MaxQueue = None,
-        keep_days: KeepDays = None,
-        max_live: MaxLive = None,
-        model_alias: ModelAlias = None,
-        allow_model_download: AllowModelDownload = False,
-    ) -> None:
-        """Run the MCP server. With --http also the HTTP API and a page for browsers."""
-        roots = [str(root.absolute()) for root in allowed_root or ()]
-        options = {
-            "token": token,
-            "allowed_roots": os.pathsep.join(roots) or None,
-            "allow_urls": "1" if allow_urls else None,
-            "allowed_sources": " ".join(allowed_source or ()) or None,
-            "allow_voices": "1" if allow_voices else None,
-            "data_dir": str(data_dir.absolute()) if data_dir else None,
-            "database_url": database_url,
-            "model": model,
-            "max_file_gib": None if max_file_gib is None else str(max_file_gib),
-            "max_duration_hours": None if max_duration_hours is None else str(max_duration_hours),
-            "max_queue_length": None if max_queue_length is None else str(max_queue_length),
-            "keep_days": None if keep_days is None else str(keep_days),
-            "model_aliases": " ".join(model_alias or ()) or None,
-            "allow_model_download": "1" if allow_model_download else None,
-            "max_live": None if max_live is None else str(max_live),
-        }
-        with exit_codes():
-            if open_page and no_web:
-                raise UsageError("--open shows the page, and --no-web serves none", hint="give one")
-            service.configure(options)
-            if not (http or open_page) and sys.stdin is not None and sys.stdin.isatty():
-                say(
-                    "speaking MCP on this terminal; MCP clients start the server themselves, see: "
-                    "transcribe-mcp mcp-config --help"
-                )
-            names = tuple(allowed_host or ())
-            origins = tuple(allowed_origin or ())
-            pages = Pages(is_served=not no_web, is_opened=open_page)
-            address = Address(host, port, names, origins, pages)
-            run(address if http or open_page else None)
+@commands.command("mcp-config")
+def mcp_config(client: Client, write: Write = False, file: ConfigFile = None) -> None:
+    """Print the configuration of an MCP client; with --write, add it to the client's file."""
+    from ..mcp.config import ConfigChange, client_named
 
-
-def _add_config(app: typer.Typer) -> None:
-    @app.command("mcp-config")
-    def mcp_config(client: Client, write: Write = False, file: ConfigFile = None) -> None:
-        """Print the configuration of an MCP client; with --write, add it to the client's file."""
-        from ..mcp.config import ConfigChange, client_named
-
-        with exit_codes():
-            change = ConfigChange.for_client(client_named(client), file)
-            if not write:
-                write_out(change.snippet)
-                say(f"Add this to {change.path}, or run again with --write.")
-                return
-            backup = change.write()
-            write_out(f"{change.path}\n")
-            say(f"backup: {backup}" if backup else "created a new file")
+    with exit_codes():
+        change = ConfigChange.for_client(client_named(client), file)
+        if not write:
+            write_out(change.snippet)
+            say(f"Add this to {change.path}, or run again with --write.")
+            return
+        backup = change.write()
+        write_out(f"{change.path}\n")
+        say(f"backup: {backup}" if backup else "created a new file")

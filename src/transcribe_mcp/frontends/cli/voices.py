@@ -30,6 +30,8 @@ group = typer.Typer(
     rich_markup_mode=None,
     help="Add, list, remove and export known voices, for --voices of transcribe.",
 )
+commands = typer.Typer(rich_markup_mode=None)
+commands.add_typer(group, name="voices")
 
 
 def add(
