@@ -26,6 +26,7 @@ from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from functools import cached_property
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -198,22 +199,33 @@ def marks_kept(one: Set, transcript: Transcript) -> tuple[int, int, int]:
     )
 
 
-def cues(transcript: Transcript) -> dict[str, int]:
+def unavoidable(text: str) -> int:
+    """Least number of cues that end in mid-sentence: a sentence may need more than two lines."""
+    sentences = re.split(r"(?<=[.!?])\s+|(?<=[.!?][\"')])\s+", text.strip())
+    return sum((len(wrap(sentence, 42)) - 1) // 2 for sentence in sentences)
+
+
+def cues(one: Set, transcript: Transcript) -> dict[str, int]:
     """Of the subtitles: how many, how many end in mid-sentence, how many are too fast to read."""
     found = []
     for block in render(transcript, "srt").strip().split("\n\n"):
         _, times, *lines = block.split("\n")
-        begin, end = (
+        begin_ms, end_ms = (
             sum(
-                float(part.replace(",", ".")) * unit
-                for part, unit in zip(time_.split(":"), (3600, 60, 1), strict=True)
+                int(part) * unit
+                for part, unit in zip(
+                    re.split("[:,]", time_), (3_600_000, 60_000, 1000, 1), strict=True
+                )
             )
             for time_ in times.split(" --> ")
         )
-        found.append((" ".join(lines).strip(), sum(map(len, lines)) / max(0.001, end - begin)))
+        speed = 1000 * sum(map(len, lines)) / max(1, end_ms - begin_ms)
+        found.append((" ".join(lines).strip(), speed))
     return {
         "cues": len(found),
         "mid_sentence": sum(not MARK.search(text) for text, _ in found),
+        "unavoidable": unavoidable(transcript.text),
+        "unavoidable_in_truth": unavoidable(one.text),
         "too_fast": sum(speed > 20 for _, speed in found),
     }
 
@@ -250,7 +262,7 @@ def measure(
                 row["results"] = len({replace(r, timings={}).dumps() for r in results})
                 row["marks"] = marks_kept(one, result)
                 row["warnings"] = sorted(notice.code for notice in result.warnings)
-                row |= cues(result) if result.segments else {}
+                row |= cues(one, result) if result.segments else {}
                 for what, offset in offsets(one, result):
                     late[what].append(offset)
             rows[name][one.path.stem] = row

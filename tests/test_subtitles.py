@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from dataclasses import replace
 from itertools import pairwise, zip_longest
 
 import pytest
@@ -114,6 +115,38 @@ def test_fast_speech_stays_up_into_the_silence_after_it() -> None:
     )
     (cue,) = cut_cues(transcript, RULES)
     assert cue.end_ms == 1000 * sum(map(len, cue.text_lines)) / RULES.max_chars_per_second == 2150
+
+
+def test_a_fast_cue_borrows_time_from_the_cue_before_it() -> None:
+    slow = said("It rained all day long in the valley.", 1)
+    fast = said("Nobody went out to look at the wide river.", slow.end, word_s=0.22)
+    last = said("They all stayed at home beside the fire.", fast.end)
+    cues = cut_cues(transcript_of(slow, fast, last), RULES)
+    assert [cue.text_lines for cue in cues] == [[s.text.strip()] for s in (slow, fast, last)]
+    assert cues[0].start_ms == 1000
+    assert slow.end - 0.25 <= cues[1].start_ms / 1000 < slow.end
+    assert all(len(cue.text_lines[0]) / seconds(cue) <= RULES.max_chars_per_second for cue in cues)
+
+
+def test_cues_of_turns_that_follow_each_other_stay_apart_where_others_overlap() -> None:
+    slow = said("It rained all day long in the valley.", 1)
+    fast = said("Nobody went out to look.", slow.end, word_s=0.1)
+    beside = said("Really?", fast.end - 0.1)
+    turns = (replace(slow, speaker="A"), replace(fast, speaker="B"), replace(beside, speaker="A"))
+    cues = cut_cues(transcript_of(*turns, duration=20), RULES)
+    assert [cue.start_ms for cue in cues] == [round(1000 * turn.start) for turn in turns]
+    assert cues[0].end_ms <= cues[1].start_ms
+
+
+@pytest.mark.parametrize(("word", "ends"), [("home.", True), ("approx.", False)])
+def test_a_full_stop_before_lower_case_is_a_good_end_unless_it_abbreviates(
+    word: str, ends: bool
+) -> None:
+    text = (
+        f"In the last days of that long summer we walked {word} "
+        "but nobody at all was there to meet us at the door."
+    )
+    assert (lines(transcript_of(said(text)))[0][-1].split()[-1] == word) is ends
 
 
 def test_a_word_wider_than_a_line_is_split_and_no_other() -> None:

@@ -292,8 +292,8 @@ class SubtitleRules:
 
     Characters are columns: East Asian wide ones count two, combining ones none. The default
     ``min_cue_s`` is 20 frames at 24 fps, ``min_gap_s`` 2 frames at 25 fps. Both yield to the next
-    cue and to the end of the recording. A cue is extended to meet ``max_chars_per_second`` if there
-    is time before the next one.
+    cue and to the end of the recording. To meet ``max_chars_per_second`` a cue extends into silence
+    or borrows time from its neighbours.
     """
 
     max_line_chars: int = option(

@@ -106,7 +106,7 @@ def _continues_sentence(text: str, after: str, pause_s: float, *, cased: bool) -
         return True  # "3." + "14", "example." + "com"
     if cased and following[:1].islower():
         return True
-    return bool(_DOT.search(text)) and _is_abbreviation(text, following, pause_s)
+    return bool(_DOT.search(text)) and is_abbreviation(text, following, pause_s)
 
 
 def _with_marks(words: Sequence[Word], i: int) -> str:
@@ -150,7 +150,14 @@ def _pause_s(before: Word, after: Word) -> float:
     return round(after.start - before.end, 3)
 
 
-def _is_abbreviation(text: str, following: str, pause_s: float) -> bool:
+def is_abbreviation(text: str, following: str, pause_s: float) -> bool:
+    """Whether a text with a full stop at its end is an abbreviation, an initial or an ordinal.
+
+    Args:
+        text: one word.
+        following: the next word, without opening marks.
+        pause_s: seconds between the two.
+    """
     bare = text.strip(OPENERS + CLOSERS)
     name = bare.removesuffix(".").lower()
     if name in _BEFORE_NAMES or (name in _BEFORE_FIGURES and following[:1].isdigit()):

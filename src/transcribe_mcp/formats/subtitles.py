@@ -1,8 +1,9 @@
 """Cut words into subtitle cues by configurable rules.
 
 The cuts are a shortest path over the words. Every cue costs something: for being one more, for
-where it ends, for being too short to read. Two rules always hold: cues do not overlap, and no text
-is lost. Where time is short, reading speed, minimum duration and gap yield.
+where it ends, for being too short to read. A second shortest path moves starts, so that cues
+borrow time from their neighbours. Two rules always hold: cues do not overlap, and no text is lost.
+Where time is short, reading speed, minimum duration and gap yield.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from itertools import pairwise, repeat
 
 from ..domain.options import SubtitleRules
+from ..domain.sentences import is_abbreviation
 from ..domain.text_breaks import cluster_breaks, columns, line_breaks, word_breaks
 from ..domain.transcript import Transcript, Word
 from .phrases import Phrases, phrases_of
@@ -21,6 +23,10 @@ from .speech import Utterance, parts_freely, pieces, turns_apart, utterances
 
 PAUSE_S = 1.0  # cues never span a longer pause, or text would appear too early
 BREATH_S = 0.3  # a good place to break
+# From its first word to the start of a cue. Viewers hardly notice 15 frames, says the Captioning
+# Key of the Described and Captioned Media Program; this is half of that.
+MAX_SHIFT_MS = 250
+SHIFTS_MS = range(-MAX_SHIFT_MS, MAX_SHIFT_MS + 1, 50)
 
 # Costs, in units of one more cue.
 BREAK_AT_SENTENCE = 0.0
@@ -31,7 +37,9 @@ BREAK_AT_WORD = 3.0
 BREAK_AFTER_LEANING = 5.0  # after "the", "of"
 BREAK_INSIDE = 6.0
 SENTENCE_INSIDE = 1.5  # the end of one sentence and the start of the next in one cue
-TOO_SHORT = 4.0  # times the missing share of the reading time
+TOO_FAST = 1.0  # any of the reading time is missing
+TOO_SHORT = 8.0  # times the missing share of it
+SHIFTED = 0.5  # times the shift of a start as a share of ``MAX_SHIFT_MS``
 UNEVEN = 0.5  # times the squared fill of the cue: two halves beat a full cue and a rest
 # The same for the lines of a cue.
 LINE_BREAK = 0.5
@@ -40,7 +48,7 @@ LINE_UNEVEN = 6.0
 _CLOSING = re.escape("\"')]}”’»›」』】）》")
 _SENTENCE = re.compile(rf"[!?…。．｡！？؟۔।][{_CLOSING}]*$")
 _DOT = re.compile(rf"\.[{_CLOSING}]*$")
-_CLAUSE = re.compile(rf"[.,;:–—、，；：،؛][{_CLOSING}]*$")
+_CLAUSE = re.compile(rf"[,;:–—、，；：،؛][{_CLOSING}]*$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,10 +239,10 @@ def _break_cost(token: _Token, after: _Token, phrases: Phrases) -> float:
     following = after.text
     if _SENTENCE.search(text):
         return BREAK_AT_SENTENCE
-    if _DOT.search(text) and text[0].isupper() and len(text) <= 4:
-        return BREAK_INSIDE  # "Mr.", "St.", "U.S." belong to the next word
     if _DOT.search(text):
-        return BREAK_AT_SENTENCE if following[0].isupper() else BREAK_AT_WORD
+        if is_abbreviation(text, following, after.start - token.end):
+            return BREAK_INSIDE  # "Mr.", "St.", "U.S." belong to the next word
+        return BREAK_AT_CLAUSE if following[0].islower() else BREAK_AT_SENTENCE
     if _CLAUSE.search(text):
         return BREAK_AT_CLAUSE
     if after.start - token.end >= BREATH_S:
@@ -257,12 +265,11 @@ def _cheapest_cut(units: list[_Unit], until: float, rules: SubtitleRules) -> lis
     for first in range(count - 1, -1, -1):
         for last, width, inner in _candidates(units, first, rules):
             free_s = max(0.0, free_until[last] - units[first].start)
-            missing = 1 - free_s / needed_s[width] if free_s < needed_s[width] else 0.0
             cost = (
                 1
                 + inner
                 + units[last].break_cost
-                + TOO_SHORT * missing
+                + _scarcity(free_s, needed_s[width])
                 + uneven[width]
                 + least[last + 1]
             )
@@ -304,6 +311,7 @@ def _candidates(
             line_width += unit.space
         if last > first and line_width + unit.width > rules.max_line_chars:
             lines += 1
+            width -= unit.space
             line_width = 0
             if lines > rules.max_lines:
                 return
@@ -316,28 +324,74 @@ def _timed(groups: list[list[_Unit]], duration: float, rules: SubtitleRules) -> 
     """Assign screen times in whole milliseconds, at least one each."""
     gap_ms = round(1000 * rules.min_gap_s)
     max_cue_ms = int(1000 * rules.max_cue_s)
+    wrapped = [_wrapped(group, rules) for group in groups]
+    needed_ms = [min(max_cue_ms, rules.reading_ms(_columns(lines))) for lines in wrapped]
     starts_ms: list[int] = []
     for group in groups:  # words with equal times follow each other by 1 ms
         starts_ms.append(max(round(1000 * group[0].start), starts_ms[-1] + 1 if starts_ms else 0))
+    starts_ms = _shifted(starts_ms, needed_ms, round(1000 * duration), gap_ms)
     cues: list[Cue] = []
     for i, (group, start_ms) in enumerate(zip(groups, starts_ms, strict=True)):
-        lines = _wrapped(group, rules)
-        chars = sum(unit.width + unit.space for line in lines for unit in line) - sum(
-            line[0].space for line in lines
-        )
-        end_ms = max(round(1000 * group[-1].end), start_ms + rules.reading_ms(chars))
+        end_ms = max(round(1000 * group[-1].end), start_ms + needed_ms[i])
         end_ms = min(end_ms, start_ms + max_cue_ms)
         if i + 1 < len(groups):
             free_ms = starts_ms[i + 1] - start_ms
             end_ms = min(end_ms, start_ms + (free_ms - gap_ms if free_ms > gap_ms else free_ms))
         else:
             end_ms = max(min(end_ms, round(1000 * duration)), start_ms + 1)
-        cues.append(
-            Cue(
-                start_ms, end_ms, tuple(_pieces(line) for line in lines), group[0].tokens[0].speaker
-            )
-        )
+        lines = tuple(_pieces(line) for line in wrapped[i])
+        cues.append(Cue(start_ms, end_ms, lines, group[0].tokens[0].speaker))
     return cues
+
+
+def _shifted(
+    starts_ms: Sequence[int], needed_ms: Sequence[int], end_ms: int, gap_ms: int
+) -> list[int]:
+    """Move starts of cues by up to ``MAX_SHIFT_MS`` where one would be too short to read.
+
+    The first cue starts no earlier, because another turn may be before it.
+    """
+    first_ms = starts_ms[0] if starts_ms else 0
+    until_ms = max(end_ms, starts_ms[-1] + 1) if starts_ms else end_ms
+    least = {until_ms + gap_ms: 0.0}  # by start: cost from there on
+    following: list[dict[int, int]] = []  # by start: best start of the next cue; last cue first
+    for word_ms, needed in zip(reversed(starts_ms), reversed(needed_ms), strict=True):
+        after = least
+        least = {}
+        following.append({})
+        for start_ms in (word_ms + shift_ms for shift_ms in SHIFTS_MS):
+            costs = [
+                (cost + _haste(next_ms - gap_ms - start_ms, needed), next_ms)
+                for next_ms, cost in after.items()
+                if first_ms <= start_ms < next_ms
+            ]
+            if costs:
+                cost, following[-1][start_ms] = min(costs)
+                least[start_ms] = cost + SHIFTED * abs(start_ms - word_ms) / MAX_SHIFT_MS
+    start_ms = min(least, key=least.__getitem__)
+    shifted: list[int] = []
+    for next_of in reversed(following):
+        shifted.append(start_ms)
+        start_ms = next_of[start_ms]
+    return shifted
+
+
+def _scarcity(free_s: float, needed_s: float) -> float:
+    """Cost of a cue that needs more time than it has: it borrows some, and the rest is missing."""
+    borrowed = min(1.0, max(0.0, 1000 * (needed_s - free_s) / MAX_SHIFT_MS))
+    missing = _haste(free_s + MAX_SHIFT_MS / 1000, needed_s)
+    return SHIFTED * borrowed + missing
+
+
+def _haste(shown: float, needed: float) -> float:
+    """Cost of a cue that stays up for less than its reading time."""
+    return TOO_FAST + TOO_SHORT * (1 - max(0.0, shown) / needed) if shown < needed else 0.0
+
+
+def _columns(lines: Sequence[Sequence[_Unit]]) -> int:
+    return sum(unit.space + unit.width for line in lines for unit in line) - sum(
+        line[0].space for line in lines
+    )
 
 
 def _pieces(line: Sequence[_Unit]) -> tuple[Piece, ...]:
