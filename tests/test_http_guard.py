@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
+from starlette.types import Receive, Scope, Send
 
 from transcribe_mcp.errors import UsageError
 from transcribe_mcp.frontends.host import Address
@@ -128,6 +130,26 @@ def test_unknown_paths_and_methods_are_refused_in_the_shape_of_openai(open_serve
     other = ask(open_server, "POST", "/health")
     assert (other.status, other.error["code"]) == (405, "method_not_allowed")
     assert "GET" in other.headers["allow"]
+
+
+@pytest.mark.parametrize("has_begun", [False, True])
+def test_a_request_that_the_server_stops_is_refused_until_its_answer_begins(
+    has_begun: bool,
+) -> None:
+    """uvicorn cancels requests that are under way when it stops."""
+
+    async def slow(_scope: Scope, _receive: Receive, send: Send) -> None:
+        if has_begun:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise asyncio.CancelledError
+
+    app = Guard(Starlette(routes=[Mount("/", slow)]), [Area("/x", is_public=True)], Address())
+    if has_begun:
+        with pytest.raises(asyncio.CancelledError):
+            ask(app, "GET", "/x")
+        return
+    answer = ask(app, "POST", "/x", b"unread", content_length="6")
+    assert (answer.status, answer.error["code"]) == (503, "stopping")
 
 
 def test_health_answers_without_a_token(guarded: Guard) -> None:

@@ -397,18 +397,22 @@ def test_a_client_that_leaves_in_the_middle_frees_its_place(url: str) -> None:
 
 def test_a_server_that_stops_closes_its_sessions(tmp_path: Path) -> None:
     log: list[str] = []
-    with home(tmp_path / "home") as own:
+    with home(tmp_path / "home", TOKEN=TOKEN) as own:
         with http_server(own, "--max-live", "1", log=log) as address:
-            connecting = talking(address.removesuffix("/mcp"))
+            server = address.removesuffix("/mcp")
+            connecting = talking(server)
             talk = connecting.__enter__()
             talk.until("session.created")
+            for key in (TOKEN, "wrong"):  # there is no place; who is this?
+                with pytest.raises(InvalidStatus), talking(server, key, is_patient=False):
+                    pass
             talk.play(DIALOGUE[: 2 * SAMPLE_RATE_HZ])
         with pytest.raises(ConnectionClosed) as closed:
             talk.until("nothing")
         assert closed.value.rcvd is not None and closed.value.rcvd.code == 1012
         connecting.__exit__(None, None, None)
     [errors] = log
-    assert "Traceback" not in errors
+    assert "Traceback" not in errors and "handshake" not in errors
 
 
 def test_a_session_without_sound_is_no_slow_request(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,14 +61,14 @@ def bracketed(host: str) -> str:
 
 
 def _websockets() -> type[asyncio.Protocol] | None:
-    """uvicorn's protocol for WebSockets, imported by the first; ``None`` without its library."""
+    """The protocol for WebSockets, imported by the first; ``None`` without its library."""
     if find_spec("websockets") is None:
         return None
 
     def make(*arguments: Any, **named: Any) -> asyncio.Protocol:
-        from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+        from .websocket_protocol import WebSocketProtocol
 
-        return WebSocketsSansIOProtocol(*arguments, **named)
+        return WebSocketProtocol(*arguments, **named)
 
     return cast("type[asyncio.Protocol]", make)
 

@@ -122,8 +122,15 @@ class Guard:
             await self.app(scope, receive, send)
             return
         exchange = _Exchange(scope, receive, send)
-        receive = exchange.receive
-        send = exchange.send
+        try:
+            await self._check(scope, exchange.receive, exchange.send)
+        except asyncio.CancelledError:  # the server stops, and has waited long enough
+            if exchange.is_answered:
+                raise
+            message = "the server is stopping; send the request again once it runs"
+            await refusal(503, message, "stopping")(scope, exchange.receive, exchange.send_last)
+
+    async def _check(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
         area = self._area(scope["path"])
         hosts = headers.getlist("host")
@@ -239,6 +246,7 @@ class _Exchange:
         has_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
         # A client that sends "Expect: 100-continue" waits for the answer.
         self._is_unread = scope["type"] == "http" and has_body and "expect" not in headers
+        self.is_answered = False  # or the answer has begun
         self._receive = receive
         self._send = send
 
@@ -248,7 +256,13 @@ class _Exchange:
             self._is_unread = False
         return message
 
+    async def send_last(self, message: Message) -> None:
+        """Send without a wait for the rest of the request."""
+        self._is_unread = False
+        await self.send(message)
+
     async def send(self, message: Message) -> None:
+        self.is_answered = True
         if message["type"] in ("http.response.start", "websocket.http.response.start"):
             MutableHeaders(scope=message).setdefault("x-request-id", secrets.token_hex(8))
         is_last = message["type"] == "http.response.body" and not message.get("more_body", False)
