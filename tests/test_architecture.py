@@ -85,11 +85,7 @@ DOORS: dict[str, set[str]] = {
     },
     "triton": {"engines.whisper", "speech.lstm_kernels"},
     "typer": {"frontends.cli"},
-    "uvicorn": {
-        "frontends.host",
-        "frontends.limited_protocol",
-        "frontends.websocket_protocol",
-    },
+    "uvicorn": {"frontends.host", "frontends.limited_protocol", "frontends.websocket_protocol"},
     "wcwidth": {"domain.text_breaks"},
 }
 

@@ -14,6 +14,7 @@ from transcribe_mcp import Transcript
 from transcribe_mcp.align.retiming import retimed, word_texts
 from transcribe_mcp.domain.transcript import Segment, Turn, Word
 from transcribe_mcp.errors import UnknownNameError, UsageError
+from transcribe_mcp.jobs import editing
 from transcribe_mcp.jobs.editing import apply
 from transcribe_mcp.jobs.revisions import Edited, Outcome, origins_in, pack, unpack
 
@@ -179,6 +180,7 @@ def test_any_ops_give_a_whole_transcript_that_is_stored_as_it_is(
     transcript: Transcript, data: st.DataObject
 ) -> None:
     now = original(transcript)
+    accepted = []
     for op in data.draw(_ops(transcript)):
         try:
             outcome = apply(transcript, now, [op])
@@ -187,8 +189,10 @@ def test_any_ops_give_a_whole_transcript_that_is_stored_as_it_is(
             continue
         _check_client(now.transcript, outcome)
         now = outcome.edited
+        accepted.append(op)
         assert unpack(transcript, pack(transcript, now)) == now
     assert Transcript.loads(now.transcript.dumps()) == now.transcript
+    assert edited(transcript, *accepted).edited == now
 
 
 def _check_client(before: Transcript, outcome: Outcome) -> None:
@@ -314,6 +318,37 @@ def test_turns_follow_the_speakers_of_sentences() -> None:
     assert joined.renamed == {"B": "A"} and not joined.changed
     with pytest.raises(UnknownNameError):
         apply(transcript, joined.edited, [{"op": "rename", "from": "B", "to": "C"}])
+
+
+def test_many_ops_pass_over_a_long_transcript_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    segments = [spoken(" One", " two.", speaker="AB"[i % 2], start=5.0 * i) for i in range(500)]
+    turns = tuple(Turn(each.start, each.end, each.speaker or "") for each in segments)
+    transcript = transcript_of(segments, duration=2600.0, turns=turns)
+    passed: list[Segment] = []
+    relabelled = editing.relabelled_segment
+    monkeypatch.setattr(
+        editing, "relabelled_segment", lambda *given: passed.append(given[0]) or relabelled(*given)
+    )
+    ops: list[dict[str, Any]] = []
+    for i in range(200):
+        ops.append({"op": "rename", "from": "A" if i % 2 == 0 else "C", "to": "CA"[i % 2]})
+        ops.append({"op": "speaker", "segments": [i], "speaker": "B"})
+
+    outcome = edited(transcript, *ops)
+
+    assert len(passed) <= len(segments) + len(ops)
+    assert {s.speaker for s in outcome.edited.transcript.segments[:200]} == {"B"}
+    assert len(outcome.edited.transcript.turns) == 500
+
+
+def test_the_longest_texts_keep_the_words_at_both_ends_of_the_change() -> None:
+    texts = [f" w{number}" for number in range(1000)]
+    words = spoken(*texts).words
+
+    found = retimed(words, [*texts[:600], " new", *texts[601:]], (0.0, 500.0), None)
+
+    assert found[:600] + found[601:] == words[:600] + words[601:]
+    assert found[600] == Word(words[600].start, words[600].end, " new")
 
 
 def test_a_small_edit_of_a_long_transcript_is_a_small_row() -> None:

@@ -10,6 +10,8 @@ from ..domain.text_breaks import line_units
 from ..domain.transcript import Word
 from .edit_distance import align
 
+MAX_COMPARED = 500_000  # pairs of words; takes 10 ms. Only absurd sentences have more
+
 
 def word_texts(text: str, words: Sequence[Word], *, spaced: bool) -> list[str]:
     """Cut an edited text into words, at the borders of the words before the edit where they fit.
@@ -47,18 +49,35 @@ def retimed(
     """
     low = round(1000 * span[0])
     high = round(1000 * span[1])
-    pairs = align([word.text for word in words], texts)
-    kept = {
-        new: old
-        for old, new in pairs
-        if old is not None and new is not None and words[old].text == texts[new]
-    }
+    kept = _kept([word.text for word in words], texts)
     spans = _spans(words, texts, kept, (low, high))
     _settle(spans, low, high)
     return tuple(
         _word(words[kept[number]] if number in kept else Word(0, 0, text, None, speaker), span)
         for number, (text, span) in enumerate(zip(texts, spans, strict=True))
     )
+
+
+def _kept(before: Sequence[str], after: Sequence[str]) -> dict[int, int]:
+    """Numbers of the words that stay: now -> before."""
+    head = 0
+    tail = 0
+    shorter = min(len(before), len(after))
+    if len(before) * len(after) > MAX_COMPARED:  # first what is the same at both ends
+        while head < shorter and before[head] == after[head]:
+            head += 1
+        while tail < shorter - head and before[-1 - tail] == after[-1 - tail]:
+            tail += 1
+    kept = {number: number for number in range(head)}
+    inner_before = before[head : len(before) - tail]
+    inner_after = after[head : len(after) - tail]
+    if len(inner_before) * len(inner_after) <= MAX_COMPARED:
+        for old, new in align(inner_before, inner_after):
+            if old is not None and new is not None and inner_before[old] == inner_after[new]:
+                kept[head + new] = head + old
+    for back in range(tail, 0, -1):
+        kept[len(after) - back] = len(before) - back
+    return kept
 
 
 @dataclass(slots=True)

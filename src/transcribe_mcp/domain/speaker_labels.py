@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from bisect import bisect_left
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -171,41 +170,7 @@ def relabelled_segment(segment: Segment, labels: Mapping[str, str]) -> Segment:
 def relabelled_turns(turns: Iterable[Turn], labels: Mapping[str, str]) -> tuple[Turn, ...]:
     """The turns with other labels; those of one speaker that nearly touch are joined."""
     renamed = [Turn(turn.start, turn.end, labels.get(turn.speaker, turn.speaker)) for turn in turns]
-    return with_overlap(_joined(renamed))
-
-
-def given_turns(
-    turns: Iterable[Turn], given: Sequence[tuple[Segment, str | None]], left: Container[str | None]
-) -> tuple[Turn, ...]:
-    """The turns after sentences were given to other speakers.
-
-    Args:
-        given: the sentences in order with their new speakers; ``None``: nobody.
-        left: those who still have sentences. Others have no turns any more.
-    """
-    taken: dict[str | None, list[Segment]] = {}
-    for segment, _ in given:
-        taken.setdefault(segment.speaker, []).append(segment)
-    result = [Turn(segment.start, segment.end, speaker) for segment, speaker in given if speaker]
-    for turn in turns:
-        if turn.speaker not in taken:
-            result.append(turn)
-        elif turn.speaker in left:
-            result += _without(turn, taken[turn.speaker])
-    return with_overlap(_joined(result))
-
-
-def _without(turn: Turn, taken: Sequence[Segment]) -> Iterator[Turn]:
-    """The parts of a turn outside of sentences; they begin and end a little later than it."""
-    start = turn.start
-    for segment in taken[bisect_left(taken, start, key=lambda segment: segment.end) :]:
-        if segment.start >= turn.end:
-            break
-        if segment.start - start > PAUSE_S:
-            yield Turn(start, segment.start, turn.speaker)
-        start = max(start, segment.end)
-    if start == turn.start or turn.end - start > PAUSE_S:
-        yield Turn(start, turn.end, turn.speaker)
+    return with_overlap(joined_turns(renamed))
 
 
 def composed(names: Mapping[str, str], labels: Mapping[str, str]) -> dict[str, str]:
@@ -223,7 +188,7 @@ def without_doubts(warnings: Iterable[Notice], labels: Iterable[str]) -> tuple[N
     )
 
 
-def _joined(turns: Sequence[Turn]) -> Iterator[Turn]:
+def joined_turns(turns: Sequence[Turn]) -> Iterator[Turn]:
     """Join turns of one speaker that overlap or nearly touch."""
     last: dict[str, Turn] = {}
     for turn in sorted(turns, key=lambda turn: turn.start):

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import unicodedata
 from bisect import bisect_left, bisect_right
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any, NamedTuple
 
 from ..align.retiming import retimed, word_texts
 from ..align.words import UNSPACED_LANGUAGES
-from ..domain.speaker_labels import (
-    checked_name,
-    composed,
-    given_turns,
-    relabelled_segment,
-    relabelled_turns,
-    without_doubts,
-)
-from ..domain.transcript import Segment, Transcript, Turn, Word
+from ..domain.speaker_labels import checked_name, composed, relabelled_segment, without_doubts
+from ..domain.transcript import Segment, Transcript, Word
+from ..domain.turn_edits import TurnEdits
 from ..errors import UnknownNameError, UsageError
 from .revisions import Edited, Outcome
 
@@ -53,20 +49,26 @@ _APART = "leave these sentences apart; somebody else speaks at the same time"
 
 
 class _Line(NamedTuple):
-    """A segment of the draft."""
+    """A segment of the draft. It has the names after ``n_renames`` renames, and not the later."""
 
     segment: Segment
     origin: int | None
     is_changed: bool = False
+    n_renames: int = 0
 
 
 class _Draft:
+    """An op costs what it touches: no pass over all sentences, nor over all turns."""
+
     def __init__(self, original: Transcript, base: Edited) -> None:
         self._original = original
         self._base = base
         self._lines = list(map(_Line, base.transcript.segments, base.origins))
-        self._turns: tuple[Turn, ...] = base.transcript.turns
+        self._turns = TurnEdits(base.transcript.turns)
+        self._n_sentences = Counter(line.segment.speaker or "" for line in self._lines)
         self._names = base.names
+        self._renames: list[tuple[str, str]] = []
+        self._names_now: dict[tuple[str, int], str] = {}  # see ``_name_now``
         self._renamed: Mapping[str, str] = {}
         self._settled: set[str] = set()  # speakers who were named by the user
 
@@ -93,8 +95,8 @@ class _Draft:
         try:
             transcript = replace(
                 before,
-                segments=tuple(line.segment for line in self._lines),
-                turns=self._turns,
+                segments=tuple(map(self._segment, range(len(self._lines)))),
+                turns=self._turns.result(),
                 warnings=without_doubts(before.warnings, self._settled),
             )
         except ValueError as error:
@@ -159,7 +161,8 @@ class _Draft:
             replace(segment, end=head[-1].end, text=_joined(head), words=head),
             replace(segment, start=tail[0].start, text=_joined(tail), words=tail),
         )
-        self._lines[number : number + 1] = [_Line(part, None, is_changed=True) for part in parts]
+        self._lines[number : number + 1] = map(self._changed, parts)
+        self._n_sentences[segment.speaker or ""] += 1
 
     def merge(self, number: int) -> None:
         segment = self._segment(number)
@@ -175,44 +178,41 @@ class _Draft:
             text=segment.text + after.text,
             words=words if segment.is_timed and after.is_timed else (),
         )
+        self._n_sentences[after.speaker or ""] -= 1
         if after.speaker != segment.speaker:
-            self._turns = self._given([number + 1], segment.speaker)
-        self._lines[number : number + 2] = [_Line(joined, None, is_changed=True)]
+            self._turns.give([after], segment.speaker, self._with_sentences())
+        self._lines[number : number + 2] = [self._changed(joined)]
 
     # --- speakers --------------------------------------------------------------------------------
 
     def give(self, numbers: Sequence[int], speaker: str | None) -> None:
         name = None if speaker is None else checked_name(speaker)
         given = [n for n in sorted(set(numbers)) if self._segment(n).speaker != name]
-        self._turns = self._given(given, name)
-        for number in given:
-            segment = self._segment(number)
+        segments = list(map(self._segment, given))
+        self._n_sentences.subtract(segment.speaker or "" for segment in segments)
+        self._turns.give(segments, name, self._with_sentences())
+        self._n_sentences[name or ""] += len(given)
+        for number, segment in zip(given, segments, strict=True):
             words = tuple(replace(word, speaker=name) for word in segment.words)
             self._put(number, replace(segment, speaker=name, words=words))
 
-    def _given(self, numbers: Sequence[int], speaker: str | None) -> tuple[Turn, ...]:
-        """The turns after these sentences were given to a speaker."""
-        if not self._turns or not numbers:
-            return self._turns
-        gone = set(numbers)
-        left = {line.segment.speaker for i, line in enumerate(self._lines) if i not in gone}
-        given = [(self._segment(number), speaker) for number in numbers]
-        return given_turns(self._turns, given, left)
+    def _with_sentences(self) -> set[str]:
+        """The speakers who have sentences."""
+        return {speaker for speaker, count in self._n_sentences.items() if speaker and count}
 
     def rename(self, old: str, new: str) -> None:
         name = checked_name(new)
-        known = {turn.speaker for turn in self._turns}
-        known |= {line.segment.speaker for line in self._lines if line.segment.speaker}
+        known = self._turns.speakers | self._with_sentences()
         if old not in known:
             message = f"the transcript has no speaker {old[:40]!r}"
             raise UnknownNameError.unknown(message, old, sorted(known), "speakers")
         if old == name:
             return
         labels = {old: name}
-        self._lines = [
-            line._replace(segment=relabelled_segment(line.segment, labels)) for line in self._lines
-        ]
-        self._turns = relabelled_turns(self._turns, labels)
+        self._renames.append((old, name))
+        self._names_now.clear()
+        self._turns.rename(old, name)
+        self._n_sentences[name] += self._n_sentences.pop(old, 0)
         self._names = composed(self._names, labels)
         self._renamed = composed(self._renamed, labels)
         self._settled.add(old)
@@ -221,10 +221,33 @@ class _Draft:
         if not 0 <= number < len(self._lines):
             hint = f"they are numbered from 0 to {len(self._lines) - 1}"
             raise UsageError(f"there is no segment {number}", hint=hint)
-        return self._lines[number].segment
+        line = self._lines[number]
+        if line.n_renames < len(self._renames):
+            line = self._renamed_line(line)
+            self._lines[number] = line
+        return line.segment
+
+    def _renamed_line(self, line: _Line) -> _Line:
+        speakers = {line.segment.speaker, *(word.speaker for word in line.segment.words)}
+        labels = {name: self._name_now(name, line.n_renames) for name in speakers if name}
+        changes = {old: new for old, new in labels.items() if new != old}
+        segment = relabelled_segment(line.segment, changes)
+        return line._replace(segment=segment, n_renames=len(self._renames))
+
+    def _name_now(self, name: str, n_renames: int) -> str:
+        """The name that a speaker of this name has after the renames from this number on."""
+        key = (name, n_renames)
+        if key not in self._names_now:
+            for old, new in islice(self._renames, n_renames, None):
+                name = new if name == old else name
+            self._names_now[key] = name
+        return self._names_now[key]
 
     def _put(self, number: int, segment: Segment) -> None:
-        self._lines[number] = _Line(segment, None, is_changed=True)
+        self._lines[number] = self._changed(segment)
+
+    def _changed(self, segment: Segment) -> _Line:
+        return _Line(segment, None, is_changed=True, n_renames=len(self._renames))
 
 
 def _joined(words: Sequence[Word]) -> str:
