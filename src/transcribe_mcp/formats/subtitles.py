@@ -39,6 +39,7 @@ BREAK_INSIDE = 6.0
 SENTENCE_INSIDE = 1.5  # the end of one sentence and the start of the next in one cue
 TOO_FAST = 1.0  # any of the reading time is missing
 TOO_SHORT = 8.0  # times the missing share of it
+UNFAIR = 20.0  # times its square where cues borrow time: the fastest lend little
 SHIFTED = 0.5  # times the shift of a start as a share of ``MAX_SHIFT_MS``
 UNEVEN = 0.5  # times the squared fill of the cue: two halves beat a full cue and a rest
 # The same for the lines of a cue.
@@ -361,7 +362,7 @@ def _shifted(
         following.append({})
         for start_ms in (word_ms + shift_ms for shift_ms in SHIFTS_MS):
             costs = [
-                (cost + _haste(next_ms - gap_ms - start_ms, needed), next_ms)
+                (cost + _haste(next_ms - gap_ms - start_ms, needed, UNFAIR), next_ms)
                 for next_ms, cost in after.items()
                 if first_ms <= start_ms < next_ms
             ]
@@ -383,9 +384,12 @@ def _scarcity(free_s: float, needed_s: float) -> float:
     return SHIFTED * borrowed + missing
 
 
-def _haste(shown: float, needed: float) -> float:
+def _haste(shown: float, needed: float, unfair: float = 0.0) -> float:
     """Cost of a cue that stays up for less than its reading time."""
-    return TOO_FAST + TOO_SHORT * (1 - max(0.0, shown) / needed) if shown < needed else 0.0
+    if shown >= needed:
+        return 0.0
+    missing = 1 - max(0.0, shown) / needed
+    return TOO_FAST + TOO_SHORT * missing + unfair * missing**2
 
 
 def _columns(lines: Sequence[Sequence[_Unit]]) -> int:
