@@ -101,7 +101,7 @@ def auto_engine(model: str, device: str, compute_type: str, gpu: int = 0) -> str
 
 
 def _import_pytorch() -> None:
-    with suppress(ImportError):  # whoever loads the engine gets it again
+    with suppress(ImportError):  # loading the engine raises it again
         import_module(".whisper", __package__)
 
 

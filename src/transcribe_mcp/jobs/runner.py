@@ -273,9 +273,7 @@ def _transcribe(
     options = part_of(Options, claim.options, **changes)
     checkpoints = JobCheckpoints(shop, job, recording, inside)
     transcript = transcribe_at(recording, path, options, job.progress, checkpoints)
-    if (
-        job.n_checkpoints
-    ):  # most of the work was another run's: no speed can be told from this one's
+    if job.n_checkpoints:  # another run did most of the work, so these times give no speed
         transcript = replace(transcript, timings={})
     return transcript
 

@@ -26,9 +26,9 @@ def change_speakers(store: Store, revisions: Revisions, row: Any, change: Speake
         row: of a job with a transcript.
 
     Raises:
-        JobStateError: speakers are to be found anew, but their evidence is not stored.
+        JobStateError: the change finds speakers anew, and their evidence is not stored.
         UsageError: an unknown speaker or voice, or an impossible name.
-        VoiceStoreError: known voices are to be named, and their file cannot be read.
+        VoiceStoreError: the change names known voices, and their file cannot be read.
     """
     known = _known_voices(store, row, change)
     evidence = None

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 from .models import Batch, Job
 
-MIN_POLL_S = 0.03
+MIN_POLL_S = 0.02
 MAX_POLL_S = 0.25
-POLL_SHARE = 0.05  # of the time waited so far
+POLL_SHARE = 0.02  # of the time waited so far
 UNREAD_S = 1.0  # after which a job is read without a change; estimates and failed starts change
 
 GetJob = Callable[[str], Job | Batch]

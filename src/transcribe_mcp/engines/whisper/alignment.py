@@ -149,10 +149,9 @@ def _medians(rows: Tensor) -> Tensor:
     padded = functional.pad(rows, (half, half), mode="reflect")
     seven = [padded[:, shift : shift + width] for shift in range(SMOOTHED_POSITIONS)]
     for low, high in _EXCHANGES:
-        seven[low], seven[high] = (
-            torch.minimum(seven[low], seven[high]),
-            torch.maximum(seven[low], seven[high]),
-        )
+        smaller = torch.minimum(seven[low], seven[high])
+        seven[high] = torch.maximum(seven[low], seven[high])
+        seven[low] = smaller
     return seven[half]
 
 

@@ -30,22 +30,19 @@ def _heard(row, at, width):
 
 @triton.jit
 def _smooth_kernel(weights, out, heads, n_tokens, width, BLOCK: tl.constexpr):
-    window, token = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    window = tl.program_id(0).to(tl.int64)
+    token = tl.program_id(1)
     at = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
     total = tl.zeros((BLOCK,), tl.float32)
     for head in range(heads):
         row = weights + ((window * heads + head) * n_tokens + token) * width
-        p0, p1, p2 = (
-            _heard(row, at - 3, width),
-            _heard(row, at - 2, width),
-            _heard(row, at - 1, width),
-        )
+        p0 = _heard(row, at - 3, width)
+        p1 = _heard(row, at - 2, width)
+        p2 = _heard(row, at - 1, width)
         p3 = _heard(row, at, width)
-        p4, p5, p6 = (
-            _heard(row, at + 1, width),
-            _heard(row, at + 2, width),
-            _heard(row, at + 3, width),
-        )
+        p4 = _heard(row, at + 1, width)
+        p5 = _heard(row, at + 2, width)
+        p6 = _heard(row, at + 3, width)
         p0, p5 = _ordered(p0, p5)
         p0, p3 = _ordered(p0, p3)
         p1, p6 = _ordered(p1, p6)

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from queue import Empty, LifoQueue
 from typing import TypeVar
@@ -137,6 +137,18 @@ class EncodedWindows:
 _on_gpu: WeakSet[WhisperEngine] = WeakSet()  # not closed
 
 
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Windows to decode together, and the texts ``found`` so far, by place."""
+
+    encoded: EncodedWindows
+    languages: Sequence[str]
+    options: DecodingOptions
+    retry: RetryPolicy
+    rules: StepRules
+    found: dict[int, Decoded] = field(default_factory=dict)
+
+
 class WhisperEngine(DecodesInRounds):
     """See the protocol."""
 
@@ -234,30 +246,33 @@ class WhisperEngine(DecodesInRounds):
             return DecodesInRounds.decode(self, encoded, languages, options, retry)
         with self._at_work("decoding"):
             rules = self._step_rules(timestamps=options.timestamps)
-        found: dict[int, Decoded] = {}
-
-        def work(places: Sequence[int]) -> None:
-            tried = dict.fromkeys(places, options)
-
-            def again(number: int, spoken: DecodedTokens) -> Request | None:
-                i = places[number]
-                found[i] = self._decoded(spoken, languages[i], tried[i])
-                encoded.spoken[encoded.key(i, found[i], tried[i])] = spoken
-                temperature = retry(i, found[i])
-                if temperature is None:
-                    return None
-                tried[i] = options.at(temperature)
-                return self._request(encoded, i, languages[i], tried[i])
-
-            requests = [self._request(encoded, i, languages[i], options) for i in places]
-            longest = max(len(request.prompt) for request in requests)
-            with self._at_work("decoding"), self._steps_for(len(requests), longest) as steps:
-                run(steps, rules, requests, again)
-
-        self._each(work, self._shares(range(len(encoded))))
+        batch = _Batch(encoded, languages, options, retry, rules)
+        self._each(partial(self._decode_part, batch), self._shares(range(len(encoded))))
         with self._at_work("decoding"):
             encoded.prove()
-        return [found[i] for i in range(len(encoded))]
+        return [batch.found[i] for i in range(len(encoded))]
+
+    def _decode_part(self, batch: _Batch, places: Sequence[int]) -> None:
+        encoded = batch.encoded
+        tried = dict.fromkeys(places, batch.options)
+
+        def request(i: int) -> Request:
+            return self._request(encoded, i, batch.languages[i], tried[i])
+
+        def again(number: int, spoken: DecodedTokens) -> Request | None:
+            i = places[number]
+            found = batch.found[i] = self._decoded(spoken, batch.languages[i], tried[i])
+            encoded.spoken[encoded.key(i, found, tried[i])] = spoken
+            temperature = batch.retry(i, found)
+            if temperature is None:
+                return None
+            tried[i] = batch.options.at(temperature)
+            return request(i)
+
+        requests = [request(i) for i in places]
+        longest = max(len(one.prompt) for one in requests)
+        with self._at_work("decoding"), self._steps_for(len(requests), longest) as steps:
+            run(steps, batch.rules, requests, again)
 
     def decode_once(
         self, encoded: EncodedWindows, languages: Sequence[str], options: DecodingOptions
@@ -336,12 +351,11 @@ class WhisperEngine(DecodesInRounds):
         _on_gpu.discard(self)
         if torch.cuda.is_initialized():
             gc.collect()  # captured steps are in circles with what they captured
-            with suppress(RuntimeError):  # of a GPU that is gone there is nothing to be had
+            with suppress(RuntimeError):  # the GPU is gone, and its memory with it
                 for device in range(torch.cuda.device_count()):
                     torch.cuda.synchronize(device)
-                if (
-                    not _on_gpu
-                ):  # what others captured works in cuBLAS's workspaces, which are the process's
+                # What other engines captured uses cuBLAS's workspaces, which belong to the process.
+                if not _on_gpu:
                     torch._C._cuda_clearCublasWorkspaces()
                 torch.cuda.empty_cache()
         give_back_freed()
@@ -381,8 +395,8 @@ class WhisperEngine(DecodesInRounds):
     def _steps_for(self, n_windows: int, prompt_tokens: int) -> Iterator[Steps]:
         """Steps that are idle, or new ones where more room is needed.
 
-        There are as many as workers, and whoever finds none waits: memory is what was predicted,
-        whatever threads of a program decode.
+        There are as many as workers, and a thread that finds none waits. So memory is as predicted,
+        however many threads of a program decode.
         """
         idle = self._idle
         steps = idle.get()

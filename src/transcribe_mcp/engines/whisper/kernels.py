@@ -115,14 +115,16 @@ def _text_kernel(
     query_key_value, keys, values, positions, done, out, scale,
     HEADS: tl.constexpr, SIZE: tl.constexpr, CAPACITY: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
-    row, head = tl.program_id(0), tl.program_id(1)
+    row = tl.program_id(0)
+    head = tl.program_id(1)
     if tl.load(done + row) != 0:
         return
     position = tl.load(positions + row).to(tl.int32)
     channel = tl.arange(0, SIZE)
     here = query_key_value + row * (3 * HEADS * SIZE) + head * SIZE + channel
     query = tl.load(here).to(tl.float32) * scale
-    key, value = tl.load(here + HEADS * SIZE), tl.load(here + 2 * HEADS * SIZE)
+    key = tl.load(here + HEADS * SIZE)
+    value = tl.load(here + 2 * HEADS * SIZE)
     base = (row * HEADS + head).to(tl.int64) * CAPACITY * SIZE
     tl.store(keys + base + position * SIZE + channel, key)
     tl.store(values + base + position * SIZE + channel, value)
@@ -137,7 +139,8 @@ def _text_kernel(
         score = tl.sum(tl.load(keys + at, seen[:, None], 0.0).to(tl.float32) * query[None], 1)
         score = tl.where(seen, score, float("-inf"))
         most = tl.maximum(largest, score)
-        kept, new = tl.exp2(largest - most), tl.exp2(score - most)
+        kept = tl.exp2(largest - most)
+        new = tl.exp2(score - most)
         weight = weight * kept + new
         mixed = mixed * kept[:, None] + new[:, None] * tl.load(values + at, seen[:, None], 0.0).to(
             tl.float32
@@ -146,7 +149,8 @@ def _text_kernel(
     before, total, mixture = _joined(largest, weight, mixed)
     score = tl.sum(query * key.to(tl.float32), 0)
     most = tl.maximum(before, score)
-    kept, new = tl.exp2(before - most), tl.exp2(score - most)
+    kept = tl.exp2(before - most)
+    new = tl.exp2(score - most)
     result = (mixture * kept + value.to(tl.float32) * new) / (total * kept + new)
     tl.store(out + (row * HEADS + head) * SIZE + channel, result.to(out.dtype.element_ty))
 
@@ -159,10 +163,12 @@ def _audio_kernel(
 ):  # fmt: skip
     """Keys and values in 16 or 32 bits. ``places`` are offsets from ``anchor`` in units of 16 bytes
     (STEP elements), so the compiler can load 16 bytes at once."""
-    row, head = tl.program_id(0), tl.program_id(1)
+    row = tl.program_id(0)
+    head = tl.program_id(1)
     if tl.load(done + row) != 0:
         return
-    channel, lane = tl.arange(0, SIZE), tl.arange(0, LANES)
+    channel = tl.arange(0, SIZE)
+    lane = tl.arange(0, LANES)
     asked = tl.load(query + (row * HEADS + head) * SIZE + channel)
     _keep(
         asked, row, head, layer, positions, kept_at, kept, HEADS, SIZE, KEPT_HEADS, KEPT_POSITIONS
@@ -186,7 +192,8 @@ def _audio_kernel(
         value = tl.load(values + block, heard[:, None], 0.0)
         score = tl.where(heard, tl.sum(key.to(tl.float32) * asked[None], 1), float("-inf"))
         most = tl.maximum(largest, score)
-        old, new = tl.exp2(largest - most), tl.exp2(score - most)
+        old = tl.exp2(largest - most)
+        new = tl.exp2(score - most)
         weight = weight * old + new
         mixed = mixed * old[:, None] + new[:, None] * value.to(tl.float32)
         largest = most
@@ -243,12 +250,15 @@ def _audio_int8_kernel(
     by the query's largest channel and by the lane's largest weight so far. A lane handles four
     positions at a time.
     """
-    row, head = tl.program_id(0), tl.program_id(1)
+    row = tl.program_id(0)
+    head = tl.program_id(1)
     if tl.load(done + row) != 0:
         return
     WORDS: tl.constexpr = SIZE // 4
     GROUPS: tl.constexpr = AUDIO // 4
-    channel, word, lane = tl.arange(0, SIZE), tl.arange(0, WORDS), tl.arange(0, LANES)
+    channel = tl.arange(0, SIZE)
+    word = tl.arange(0, WORDS)
+    lane = tl.arange(0, LANES)
     here = query + (row * HEADS + head) * SIZE
     own = (layer * 2 * HEADS + head).to(tl.int64)
     scales = scale_anchor + tl.load(scale_places + row) * 4 + own * SIZE
@@ -351,11 +361,10 @@ def _quantize_kernel(
     cache as int32.
     """
     STRIDE: tl.constexpr = 2 * HEADS * SIZE
-    window, part = (
-        tl.program_id(0).to(tl.int64),
-        tl.program_id(1),
-    )  # part: of keys and values, then head
-    channel, lane = tl.arange(0, SIZE), tl.arange(0, LANES)
+    window = tl.program_id(0).to(tl.int64)
+    part = tl.program_id(1)  # part: of keys and values, then head
+    channel = tl.arange(0, SIZE)
+    lane = tl.arange(0, LANES)
     source = both + window * (AUDIO * STRIDE) + part * SIZE
     largest = tl.zeros((LANES, SIZE), tl.float32)
     for first in range(0, AUDIO, LANES):

@@ -110,7 +110,7 @@ def _load_on(request: EngineRequest, device: torch.device) -> WhisperEngine:
     # A worker whose part of a batch is done goes on with what comes next. In 8 bits several batches
     # are not too many.
     shares_workers = device.type == "cpu" and _in_int8(compute_type) and machinery.workers > 1
-    in_queue = device.type == "cuda"  # encode() is over when the device has been told
+    in_queue = device.type == "cuda"  # encode() returns once its work is queued
     notices = (*request.notices, *machinery.notices)
     if not directions.names_heads:
         message = (
