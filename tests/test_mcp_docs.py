@@ -38,6 +38,8 @@ def test_every_setting_of_a_server_has_an_option_and_every_option_a_row(tmp_path
         ("--max-duration-hours", "0"),
         ("--max-queue-length", "0"),
         ("--max-queue-length", "x"),
+        ("--port", "8765"),  # without --http
+        ("--max-live", "2"),
     ],
 )
 def test_a_setting_that_cannot_be_is_refused_in_words(

@@ -232,6 +232,14 @@ def test_open_shows_the_page_in_the_browser_with_a_link_that_logs_in(
         assert page == url.removesuffix("/mcp")
         login = post(f"{page}/api/session", {"token": token})
         assert login[0] == 204
+        shown.unlink()
+        again = subprocess.run(
+            [sys.executable, *SERVE, "--open"], cwd=place.path, capture_output=True, text=True,
+            timeout=PATIENCE_S, env=place.environment | {"BROWSER": f"{browser} %s"}, check=True,
+        )  # fmt: skip
+        assert f"runs already: {page}/" in again.stderr
+        until(shown.exists, "the browser is open")
+        assert shown.read_text() == f"{page}/"
 
 
 def test_a_port_that_is_taken_is_said_in_words(place: Home) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -109,6 +110,15 @@ def test_bad_requests_say_what_is_wrong(
     assert answer.error["message"]
 
 
+def test_a_batch_is_named_with_the_way_to_its_jobs(browser: Browser, talk: Path) -> None:
+    batch = jobs.submit_batch([str(talk)], request(talk, fake_options(diarize=True)))
+    for path in ("", "/transcript", "/audio", "/peaks"):
+        answer = browser.ask("GET", f"/api/jobs/{batch.job_id}{path}")
+        assert (answer.status, answer.error["code"]) == (409, "job_state"), path
+        [way] = re.findall(r"GET (/api/\S+)", answer.error["message"])
+        assert [row["job_id"] for row in browser.read(way)["jobs"]] == [batch.jobs[0].job_id]
+
+
 def test_the_transcript_has_the_schema_of_the_json_format_and_a_revision(
     browser: Browser, job_id: str
 ) -> None:
@@ -205,6 +215,9 @@ def test_an_upload_is_a_job_with_its_name_and_options(browser: Browser, talk: Pa
     assert options.vocabulary == ("Elbe", "Alster")
     again = json.loads(ask(browser.app, "POST", "/api/jobs", body, **headers).body)
     assert again["job_id"] == row["job_id"]
+    for part in ("LK%20%3Cb", row["source"][-20:]):
+        found = browser.read(f"/api/jobs?source={part}")["jobs"]
+        assert [each["job_id"] for each in found] == [row["job_id"]]
     cancelled = json.loads(browser.ask("POST", f"/api/jobs/{row['job_id']}/cancel").body)
     assert cancelled["status"] in ("cancelled", "failed", "completed")
     wrong, _ = form(b"RIFF", speakers="two")

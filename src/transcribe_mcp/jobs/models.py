@@ -258,11 +258,13 @@ class JobFilter:
     Attributes:
         statuses: any of these.
         source_contains: part of the path, in any letter case.
+        or_sources: paths that match too, whatever ``source_contains`` is.
         since: submitted at or after this time, seconds since the epoch.
     """
 
     statuses: tuple[JobStatus, ...] = ()
     source_contains: str = ""
+    or_sources: tuple[str, ...] = ()
     batch_id: str = ""
     since: float | None = None
 

@@ -290,9 +290,9 @@ def job_conditions(which: JobFilter) -> list[sa.ColumnElement[bool]]:
     if which.statuses:
         conditions.append(jobs.c.status.in_([status.value for status in which.statuses]))
     if which.source_contains:
-        conditions.append(
-            sa.func.lower(jobs.c.source).contains(which.source_contains.lower(), autoescape=True)
-        )
+        source = sa.func.lower(jobs.c.source)
+        has_part = source.contains(which.source_contains.lower(), autoescape=True)
+        conditions.append(sa.or_(has_part, jobs.c.source.in_(which.or_sources)))
     if which.batch_id:
         of_batch = sa.select(owners.c.job_id).where(owners.c.batch_id == which.batch_id)
         conditions.append(jobs.c.job_id.in_(of_batch))

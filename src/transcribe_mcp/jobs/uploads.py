@@ -11,18 +11,21 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from heapq import nlargest
 from pathlib import Path
 
 from ..domain.files import atomic_write
 from ..domain.private_files import FILE_MODE, FOLDER_MODE
 from ..errors import StoreBusyError
+from .models import JobFilter
 from .writer_protocol import hold_lock
 
 FOLDER = "uploads"
 CLIP = "voice-"  # the beginning of the names of clips
 TEMPORARY = "new-"  # the beginning of the names of folders for uploads under way
 LOCK_S = 30.0
+MAX_MATCHES = 10_000  # of a filter; databases limit the values of a query
 ABANDONED_S = 86_400.0
 # Jobs on one file are the same if its time is, too. The name says all about the content, so every
 # file has this time, also one that is deleted and sent again.
@@ -124,6 +127,25 @@ def name_of(source: str) -> str:
         return path.with_suffix(_NAME_SUFFIX).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return ""
+
+
+def with_names(which: JobFilter, data_dir: Path) -> JobFilter:
+    """The filter, for the names of uploads too. Of those that match, the newest count."""
+    part = which.source_contains.lower()
+    if not part:
+        return which
+    folder = data_dir.absolute() / FOLDER
+    names = [path for path in folder.glob(f"*{_NAME_SUFFIX}") if part in name_of(str(path)).lower()]
+    stems = {path.stem for path in nlargest(MAX_MATCHES, names, key=_written_at)}
+    found = (path for path in folder.glob("*.*") if path.stem in stems)
+    return replace(which, or_sources=tuple(map(str, found)))
+
+
+def _written_at(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:  # it was just deleted
+        return 0.0
 
 
 def is_kept(data_dir: Path, source: str) -> bool:

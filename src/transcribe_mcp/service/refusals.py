@@ -6,8 +6,12 @@ from ..errors import JobStateError, TranscribeError
 from .models import JobFailure, Refused
 
 
-def no_transcript(batch_id: str, hint: str) -> JobStateError:
-    return JobStateError(f"{batch_id} is a batch, which has no transcript of its own", hint=hint)
+def is_batch(batch_id: str) -> JobStateError:
+    """The error for a request that needs one job."""
+    return JobStateError(
+        f"{batch_id} is a batch, and this needs one of its jobs",
+        hint=f"list its jobs with: transcribe-mcp jobs show {batch_id}",
+    )
 
 
 def refusal_of(source: str, error: TranscribeError) -> Refused:

@@ -40,7 +40,7 @@ from .models import (
     Transcript,
 )
 from .polls import Polls
-from .refusals import no_transcript, refusal_of
+from .refusals import is_batch, refusal_of
 from .remote import no_source
 from .voices import known_prints
 
@@ -240,6 +240,9 @@ class Service:
         Raises:
             UsageError: a cursor that no earlier page gave, a limit below 1 or above 500.
         """
+        from ..jobs.uploads import with_names
+
+        which = with_names(which, self.settings.data_dir)
         return self.read_store().list_jobs(which, cursor, limit)
 
     def search(
@@ -257,6 +260,9 @@ class Service:
         Raises:
             UsageError: a query without a word, or see ``list_jobs``.
         """
+        from ..jobs.uploads import with_names
+
+        which = with_names(which, self.settings.data_dir)
         return self.read_store().search(query, which, cursor, limit, speaker)
 
     # --- changing --------------------------------------------------------------------------------
@@ -392,7 +398,7 @@ class Service:
             return store.row(job_id)
         except JobNotFoundError:
             if isinstance(store.get(job_id), Batch):
-                raise no_transcript(job_id, "ask for one of its jobs") from None
+                raise is_batch(job_id) from None
             raise
 
     def _submission(self, request: JobRequest) -> Submission:

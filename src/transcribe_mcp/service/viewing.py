@@ -63,12 +63,13 @@ class Viewing:
 
         Raises:
             JobNotFoundError: no job has this id.
+            JobStateError: it is a batch, or has not read its recording yet.
             SourceError: the recording is gone, has changed, or cannot be decoded.
         """
         from ..media.playback import played_type
 
         with ExitStack() as stack:
-            row = self._service.read_store().row(job_id)
+            row = self._service.row(job_id)
             path = stack.enter_context(self._recording(row))
             media_type = played_type(path)
             if media_type is not None:
@@ -86,7 +87,7 @@ class Viewing:
         """The loudest sample of each 50 ms, 0 to 127, one byte each. Raises as ``sound``."""
         from ..media.playback import write_peaks
 
-        row = self._service.read_store().row(job_id)
+        row = self._service.row(job_id)
         target = self._kept(row, ".peaks")
         if not target.exists():
             with self._recording(row) as path, self._copying, self._new_files() as folder:

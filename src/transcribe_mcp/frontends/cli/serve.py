@@ -20,6 +20,11 @@ from .terminal import exit_codes, say, write_out
 
 commands = typer.Typer(rich_markup_mode=None)
 
+HTTP_ONLY = frozenset(
+    {"host", "port", "token", "allowed_host", "allowed_origin", "no_web", "model_alias",
+     "allow_model_download", "max_live"}
+)  # fmt: skip
+
 Http = Annotated[
     bool, typer.Option("--http", help="Use Streamable HTTP instead of standard input and output.")
 ]
@@ -166,6 +171,8 @@ def serve(
         if open_page and no_web:
             raise UsageError("--open shows the page, and --no-web serves none", hint="give one")
         service.configure(options)
+        if not (http or open_page):
+            _refuse_http_options(context)
         if not (http or open_page) and sys.stdin is not None and sys.stdin.isatty():
             say(
                 "speaking MCP on this terminal; MCP clients start the server themselves, see: "
@@ -176,6 +183,25 @@ def serve(
         pages = Pages(is_served=not no_web, is_opened=open_page)
         address = Address(host, port, names, origins, pages)
         context.obj(address if http or open_page else None)
+
+
+def _refuse_http_options(context: typer.Context) -> None:
+    """
+    Raises:
+        UsageError: the command line has options that only HTTP uses.
+    """
+    given = []
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        is_given = source is not None and source.name == "COMMANDLINE"
+        if parameter.name in HTTP_ONLY and is_given:
+            given.append(parameter.opts[0])
+    if given:
+        verb = "has" if len(given) == 1 else "have"
+        raise UsageError(
+            f"{', '.join(given)} {verb} no effect without --http",
+            hint="add --http, or leave out what only HTTP uses",
+        )
 
 
 @commands.command("mcp-config")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from ...service.models import Hit, Job, Outline, Transcript
 from ...service.uploads import recording_name
 from .error_answer import refusal
 
+_BATCH_HINT = re.compile(r"list its jobs with: transcribe-mcp jobs show (\w+)")
 NO_STORE = {"cache-control": "no-store"}
 
 
@@ -75,7 +77,8 @@ def document(transcript: Transcript, revision: int) -> Response:
 
 def page_error(error: TranscribeError) -> JSONResponse:
     """An error of the service, with the status that fits it and the way out."""
-    text = "; ".join(filter(None, (str(error), error.hint)))
+    hint = _BATCH_HINT.sub(r"list its jobs with: GET /api/jobs?batch=\1", error.hint)
+    text = "; ".join(filter(None, (str(error), hint)))
     more: dict[str, Any] = {}
     headers = NO_STORE
     if isinstance(error, EditConflictError):

@@ -18,12 +18,13 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from ... import __version__
-from ...errors import JobNotFoundError, TranscribeError, UsageError
+from ...errors import TranscribeError, UsageError
 from ...service import list_models
 from ...service.async_service import AsyncService
 from ...service.editing import Editing
 from ...service.formats import export, exports, find_export
 from ...service.models import Batch, Job, JobFilter, JobStatus, SpeakerChange
+from ...service.refusals import is_batch
 from ...service.uploads import recording_name
 from ...service.viewing import Sound, Viewing
 from .guard import SESSION_COOKIE, Area
@@ -126,7 +127,7 @@ class PageApi:
     async def list_jobs(self, request: Request) -> Response:
         query = request.query_params
         statuses = tuple(map(_status, query.getlist("status")))
-        which = JobFilter(statuses, query.get("source", ""))
+        which = JobFilter(statuses, query.get("source", ""), batch_id=query.get("batch", ""))
         page = await self._call(
             self._jobs.list_jobs, which, query.get("cursor"), _limit(request, 50)
         )
@@ -228,7 +229,7 @@ class PageApi:
     async def _found(self, request: Request) -> Job:
         job = await self._call(self._jobs.get_job, _job_id(request))
         if isinstance(job, Batch):
-            raise JobNotFoundError(f"{job.job_id} is a batch", hint="open one of its jobs")
+            raise is_batch(job.job_id)
         return job
 
     async def _row(self, job: Job, status: int = 200) -> Response:

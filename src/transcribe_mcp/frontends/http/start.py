@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from ...service.server_settings import data_dir, take_token
 from ..host import Address, listen
-from ..page_address import announced
+from ..page_address import announced, find
 from .guard import Guard
 from .health import HEALTH_PATH, health
 from .later import Later
@@ -42,12 +42,22 @@ class Server:
 def run(address: Address, mcp_app: Callable[[Any], Starlette]) -> None:
     """Serve at an address until a signal stops it.
 
+    To open the page of a data directory that has a server already, open that one's and return.
+
     Args:
         mcp_app: makes the application of MCP.
 
     Raises:
         UsageError: the port is taken, or the address is public and there is no token.
     """
+    url = find(data_dir()) if address.pages.is_opened else None
+    if url is not None:
+        sys.stderr.write(
+            f"a server of this data directory runs already: {url}/\n"
+            "if its page asks for the token, open the link that this server printed\n"
+        )
+        webbrowser.open(f"{url}/")
+        return
     token = take_token(address.host)
     sessions = Sessions(token) if address.pages.is_served else None
 

@@ -26,7 +26,7 @@ from ...service.models import (
     SpeakerChange,
     Transcript,
 )
-from ...service.refusals import no_transcript
+from ...service.refusals import is_batch
 from ...service.sandbox import Sandbox
 from ...service.viewing import Viewing
 from .. import page_address
@@ -238,9 +238,7 @@ class Handlers:
     async def _awaited(self, view: pages.View, wait_s: float, report: Report) -> Job:
         job = await self.service.call(self._jobs.get_job, view.job_id)
         if isinstance(job, Batch):
-            raise no_transcript(
-                view.job_id, "get_transcription_progress lists its jobs: give the job_id of one"
-            )
+            raise is_batch(view.job_id)
         awaited = await self.service.wait_for(job, wait_s, report)
         assert isinstance(awaited, Job)
         return awaited
@@ -267,7 +265,7 @@ class Handlers:
         def look() -> answers.Answer:
             job = self._jobs.get_job(job_id)
             if isinstance(job, Batch):
-                raise no_transcript(job_id, "give the job_id of one of its jobs")
+                raise is_batch(job_id)
             transcript, number = self._jobs.read_revision(job_id, revision)
             return transcript_view.text_answer(job, transcript, number, first)
 

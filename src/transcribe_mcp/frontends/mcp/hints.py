@@ -42,7 +42,7 @@ for_assistant = Wording((
     (r"transcribe the recording again with --queue --diarize --force",
      "call transcribe_audio with diarize: true and force: true"),
     (r"(directories|patterns) go in a batch", r"\1 go to batch_transcribe"),
-    (r"ask for one of its jobs",
+    (r"list its jobs with: transcribe-mcp jobs show \w+",
      "get_transcription_progress lists its jobs: give the job_id of one"),
     (r"submit it when some are done", "call again when some are done"),
     (r"wait until some are done, cancel some, or raise (TRANSCRIBE_MCP_\w+)",
