@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ from media import write_audio
 from patience import PATIENCE_S, until
 from whisper_nano import NON_SPEECH, SPEECH
 
+from transcribe_mcp import Transcript
+from transcribe_mcp.frontends.http.asr import detected
+from transcribe_mcp.frontends.http.refusals import Refused
 from transcribe_mcp.media.decode import read
 from transcribe_mcp.service.service import Service
 from transcribe_mcp.settings import Settings
@@ -368,6 +372,16 @@ def test_bazarr_sends_samples_without_a_header(url: str, said: str) -> None:
     found = ask_asr(url, "/detect-language?encode=false&video_file=x", samples).json
     assert (found["detected_language"], found["language_code"]) == ("english", "en")
     assert 0.5 < found["confidence"] <= 1
+
+
+def test_a_model_of_one_language_detects_none() -> None:
+    transcript = Transcript((), 1.0, "en", None, "e", "tiny.en", "cpu", "int8")
+    with pytest.raises(Refused) as refused:
+        detected(transcript, {})
+    error = json.loads(bytes(refused.value.response.body))["error"]
+    assert error["code"] == "unsupported_task" and "tiny.en supports English only" in str(error)
+    silence = replace(transcript, language=None)
+    assert detected(silence, {})["language_code"] == ""
 
 
 def test_what_asr_cannot_do_is_refused_in_words(url: str) -> None:

@@ -169,6 +169,11 @@ def test_models_here_come_before_the_names_of_hosted_ones(open_server: Guard) ->
     for name in ("nothing", "openai/whisper-nothing", "../x", str(Path.home())):
         refused = ask(open_server, "GET", f"/v1/models/{name}")
         assert (refused.status, refused.error["code"]) == (404, "model_not_found")
+    away = ask(open_server, "GET", "/v1/models/large-v3")
+    with pytest.raises(Refused) as same:
+        find_model("large-v3")
+    assert (away.status, away.body) == (404, bytes(same.value.response.body))
+    assert "models pull large-v3" in away.error["message"]
 
 
 # --- pages of other origins -----------------------------------------------------------------------

@@ -190,8 +190,10 @@ def test_an_engine_that_fails_is_the_jobs_error_and_the_next_job_runs(here: Plac
     assert failed.error is not None
     assert (failed.status, failed.error.code) == (JobStatus.FAILED, "engine_failed")
     assert next_one.status is JobStatus.COMPLETED
-    with pytest.raises(JobStateError, match="failed"):
+    with pytest.raises(JobStateError, match="failed") as caught:
         jobs.get_transcript(failed.job_id)
+    assert failed.error.message in str(caught.value)
+    assert f"jobs retry {failed.job_id}" in caught.value.hint
 
 
 def test_a_job_names_the_speaker_of_each_word(here: Place) -> None:

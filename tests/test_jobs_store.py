@@ -146,6 +146,7 @@ def test_a_server_that_does_not_answer_is_said_without_its_password(tmp_path: Pa
         jobs.list_jobs()
 
     assert "127.0.0.1" in str(caught.value)
+    assert "host, port" in caught.value.hint and "DATA_DIR" not in caught.value.hint
     assert "secret-word" not in str(caught.value) + caught.value.hint + str(caught.value.__cause__)
 
 

@@ -25,7 +25,7 @@ from transcribe_mcp.jobs.models import JobOptions
 from transcribe_mcp.live import session as live
 from transcribe_mcp.live.client import LiveProcess
 from transcribe_mcp.live.messages import EMPTY, RATE_LIMIT, LiveEvent, LiveSetup
-from transcribe_mcp.live.session import Session
+from transcribe_mcp.live.session import OneModel, Session
 from transcribe_mcp.media.decode import SAMPLE_RATE_HZ, read
 from transcribe_mcp.media.live_input import LiveFormat, LiveInput
 from transcribe_mcp.runtime.executor import Executor
@@ -121,11 +121,12 @@ def test_sound_is_resampled_alike_however_it_is_cut(form: LiveFormat) -> None:
 class Talk:
     """A session of a scripted engine, and its events."""
 
-    def __init__(self, engine: ScriptedEngine) -> None:
+    def __init__(self, engine: ScriptedEngine, model: OneModel | None = None) -> None:
         self.events: Queue[LiveEvent] = Queue()
         self.defects: list[BaseException] = []
         executor = Executor(lambda spec, progress: [engine], own_thread=True)
-        self.session = Session(executor, self.events.put, self.defects.append)
+        self.model = model or OneModel(executor)
+        self.session = Session(self.model, self.events.put, self.defects.append)
 
     def do(self, do: str, **fields: object) -> None:
         self.session.put({"do": do, **fields})
@@ -276,6 +277,28 @@ def test_a_setup_that_cannot_be_is_refused_and_the_next_one_counts() -> None:
         assert talk.configure().kind == "configured"
         talk.play(SPOKEN)
         assert talk.until("completed")[-1].text == "Said."
+
+
+def test_sessions_have_one_model_until_they_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wants(model: str) -> str:
+        return JobOptions(model=model, language="en").dumps()
+
+    engine = ScriptedEngine(lambda *_: said(" Said."))
+    with talking(lambda *_: said(" Said.")) as first:
+        assert first.configure(options=wants("small")).kind == "configured"
+        second = Talk(engine, first.model)
+        monkeypatch.setattr(live, "LEAVING_S", 0.0)
+        loaded = first.model.executor.loaded
+        for model, kind in (("medium", "refused"), ("small", "configured"), (loaded, "configured")):
+            answer = second.configure(options=wants(model))
+            assert answer.kind == kind, answer
+            assert answer.kind == "configured" or (loaded in answer.message and answer.hint)
+        assert first.configure(options=wants("medium")).kind == "refused"
+        second.do("close")
+        second.until("closed")
+        assert first.configure(options=wants("medium")).kind == "configured"
+        first.play(SPOKEN)
+        assert first.until("completed")[-1].text == "Said."
 
 
 def test_noise_and_silence_are_no_utterances() -> None:

@@ -164,6 +164,8 @@ def test_an_edit_of_an_older_revision_is_refused_with_the_newest(
     path = f"/api/jobs/{job_id}/transcript"
     assert browser.ask("PATCH", path, {"ops": []}).status == 428
     assert browser.ask("PATCH", path, {"ops": []}, if_match="*").status == 400
+    bare = browser.ask("PATCH", path, {"ops": []}, if_match="r3")
+    assert bare.status == 400 and 'If-Match: "r3"' in bare.error["message"]
 
 
 def test_of_edits_at_the_same_time_one_is_saved(browser: Browser, job_id: str) -> None:

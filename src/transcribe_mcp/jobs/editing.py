@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
 from bisect import bisect_left, bisect_right
 from collections import Counter
@@ -80,7 +81,9 @@ class _Draft:
         method, shape = _OPS[kind]
         fields = {name: value for name, value in op.items() if name != "op"}
         if set(fields) != set(shape) or not all(shape[name](fields[name]) for name in shape):
-            raise UsageError(f"this is no {kind}", hint=f"it has the fields {', '.join(shape)}")
+            example = {"op": kind, **{name: _EXAMPLES[shape[name]] for name in shape}}
+            hint = f"send it like {json.dumps(example, ensure_ascii=False)}"
+            raise UsageError(f"this {kind} op has wrong or missing fields", hint=hint)
         method(self, *(fields[name] for name in shape))
 
     def outcome(self) -> Outcome:
@@ -276,6 +279,12 @@ def _are_numbers(value: Any) -> bool:
     return isinstance(value, list) and all(map(_is_number, value))
 
 
+_EXAMPLES: Mapping[Callable[[Any], bool], object] = {
+    _is_number: 3,
+    _is_text: "…",
+    _is_name: "Ann",
+    _are_numbers: [3, 4],
+}
 _Shape = Mapping[str, Callable[[Any], bool]]
 # Each op with its fields, in the order of the parameters.
 _OPS: Mapping[str, tuple[Callable[..., None], _Shape]] = {

@@ -42,6 +42,15 @@ def store_errors(url: sa.URL) -> Iterator[None]:
         raise _translated(error, shown(url)) from _without_data(error)
 
 
+def _hint(place: str) -> str:
+    if place.startswith("postgresql:"):
+        return (
+            "check host, port, user, password and database in TRANSCRIBE_MCP_DATABASE_URL, "
+            "and whether the server runs"
+        )
+    return "check its permissions, or choose another directory with TRANSCRIBE_MCP_DATA_DIR"
+
+
 def _translated(error: Exception, place: str) -> StoreError:
     origin = _without_data(error)
     cause = str(origin).strip() or type(error).__name__
@@ -67,8 +76,7 @@ def _translated(error: Exception, place: str) -> StoreError:
     if any(sign in words for sign in _FULL):
         hint = "free some disk space; jobs resume from their last checkpoint"
         return StoreFullError(f"cannot write to the database {place}: {cause}", hint=hint)
-    hint = "check its permissions, or choose another with TRANSCRIBE_MCP_DATA_DIR or _DATABASE_URL"
-    return StoreError(f"cannot use the database {place}: {cause}", hint=hint)
+    return StoreError(f"cannot use the database {place}: {cause}", hint=_hint(place))
 
 
 def _without_data(error: Exception) -> Exception:

@@ -17,7 +17,7 @@ from ..jobs.worker_process import note, where
 from ..runtime.loading import shared_executor
 from ..settings import settings, usable_cores
 from .messages import LiveEvent
-from .session import Session
+from .session import OneModel, Session
 
 CLOSING_S = 2.0  # for the file of a session
 
@@ -37,7 +37,7 @@ class Sender:
 
 def serve(messages: BinaryIO, output: BinaryIO) -> None:
     """Serve until ``messages`` ends."""
-    executor = shared_executor(settings().unload_after_s)
+    model = OneModel(shared_executor(settings().unload_after_s))
     sender = Sender(output)
     sessions: dict[int, Session] = {}
     ending: list[Session] = []
@@ -45,7 +45,7 @@ def serve(messages: BinaryIO, output: BinaryIO) -> None:
         message = json.loads(line)
         number = message["session"]
         if number not in sessions:
-            sessions[number] = Session(executor, partial(sender.send, number), _note_error)
+            sessions[number] = Session(model, partial(sender.send, number), _note_error)
         sessions[number].put(message)
         if message["do"] in ("close", "finish"):
             ending = [one for one in ending if not one.is_closed]

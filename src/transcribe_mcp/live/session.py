@@ -10,7 +10,7 @@ import base64
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from queue import Queue
@@ -18,7 +18,7 @@ from typing import Any
 
 from ..domain.audio import SAMPLE_RATE_HZ
 from ..domain.options import EngineSpec, Options, part_of
-from ..errors import TranscribeError
+from ..errors import ModelUnavailableError, TranscribeError
 from ..jobs.models import JobOptions
 from ..media.live_input import LiveFormat, LiveInput, WavFile
 from ..media.resampler import Samples
@@ -31,6 +31,7 @@ from .messages import EMPTY, RATE_LIMIT, LiveEvent, LiveSetup
 
 MAX_SESSION_S = 3600.0  # of sound
 MAX_WAITING_S = 30.0  # of speech behind the window that is recognized
+LEAVING_S = 3.0  # for sessions that have just ended
 MAX_MESSAGES = 8  # that wait; then the sender waits
 MANUAL_SILENCE_S = 2.0  # where the client ends utterances, such a pause cuts a window
 
@@ -55,17 +56,54 @@ class Item:
     error: TranscribeError | None = None
 
 
+class OneModel:
+    """All sessions have one model: to switch between two for each utterance would take seconds."""
+
+    def __init__(self, executor: Executor) -> None:
+        self.executor = executor
+        self._specs: dict[Session, EngineSpec] = {}
+        self._changed = threading.Condition()
+
+    def take(self, session: Session, spec: EngineSpec) -> EngineSpec:
+        """The model for a session until it leaves or takes another one.
+
+        Raises:
+            ModelUnavailableError: other sessions have another one.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._of_others(session) in (None, spec), LEAVING_S)
+            held = self._of_others(session) or spec
+            is_loaded = self.executor.loaded_spec == held
+            loaded = self.executor.loaded if is_loaded else held.model
+            if held != spec and replace(spec, model=held.model) == held and spec.model == loaded:
+                spec = held  # the same by another name
+            if held != spec:
+                raise ModelUnavailableError(
+                    f"other live sessions use the model {loaded}, so none can use {spec.model} now",
+                    hint=f"use {loaded} too, or connect again when those sessions have ended",
+                )
+            self._specs[session] = spec
+        return spec
+
+    def leave(self, session: Session) -> None:
+        with self._changed:
+            self._specs.pop(session, None)
+            self._changed.notify_all()
+
+    def _of_others(self, session: Session) -> EngineSpec | None:
+        return next((spec for one, spec in self._specs.items() if one is not session), None)
+
+
 class Session:
     """See the module. ``put`` takes messages; ``send`` is called by both threads.
 
     Args:
+        model: of all sessions.
         note: logs an unexpected error.
     """
 
-    def __init__(
-        self, executor: Executor, send: Send, note: Callable[[BaseException], None]
-    ) -> None:
-        self._executor = executor
+    def __init__(self, model: OneModel, send: Send, note: Callable[[BaseException], None]) -> None:
+        self._model = model
         self._note = note
         self._send = send
         self._messages: Queue[dict[str, Any]] = Queue(MAX_MESSAGES)
@@ -75,6 +113,7 @@ class Session:
         self._is_over = False
         self._setup: LiveSetup | None = None
         self._recognizer: LiveRecognizer | None = None
+        self._spec: EngineSpec | None = None  # of the recognizer
         self._n_items = 0
         self._item: Item | None = None  # that is not committed yet
         self._offset_s = 0.0  # of the finder's clock
@@ -121,6 +160,7 @@ class Session:
             self._guarded(self._finish)
         self._is_over = True
         self._windows.put(None)
+        self._model.leave(self)
         if self._sound is not None:
             self._sound.close()
         self._send(LiveEvent("closed", seconds=self._n_samples / SAMPLE_RATE_HZ))
@@ -152,21 +192,21 @@ class Session:
     def _load(self, options: JobOptions) -> None:
         if self._setup is not None and options == self._setup.options:
             return
-        recognizer = self._recognizer_of(options)
+        before = self._spec
+        spec = self._model.take(self, _spec_of(options))
+        recognizer = LiveRecognizer(self._model.executor, spec, part_of(Options, options))
         try:
             recognizer.load()
         except TranscribeError:
             recognizer.close()
+            self._model.leave(self)
+            if before is not None:
+                self._model.take(self, before)
             raise
         if self._recognizer is not None:
             self._recognizer.close()
         self._recognizer = recognizer
-
-    def _recognizer_of(self, options: JobOptions) -> LiveRecognizer:
-        chosen = settings()
-        offline = options.offline or chosen.offline
-        spec = part_of(EngineSpec, options, threads=chosen.threads, offline=offline)
-        return LiveRecognizer(self._executor, spec, part_of(Options, options))
+        self._spec = spec
 
     def _do_append(self, message: dict[str, Any]) -> None:
         self._follow(self._input.push(base64.b64decode(message["audio"])))
@@ -301,6 +341,12 @@ class Session:
         else:
             whole = "".join(item.texts)
             self._send(LiveEvent("completed", item.number, text=whole, seconds=item.seconds))
+
+
+def _spec_of(options: JobOptions) -> EngineSpec:
+    chosen = settings()
+    offline = options.offline or chosen.offline
+    return part_of(EngineSpec, options, threads=chosen.threads, offline=offline)
 
 
 def _failure(

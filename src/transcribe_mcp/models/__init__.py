@@ -320,13 +320,16 @@ def _repo_of(name: str) -> str:
         return name
     if any(mark in name for mark in ("/", "\\")):
         raise UnknownNameError(
-            f"there is no directory {name}", hint="give the directory of a model"
+            f"there is no directory {name}",
+            hint="give the directory of a model, or a name. All names: transcribe-mcp models list",
         )
     offered = [*CATALOGUE, *ALIASES]
     nearest = difflib.get_close_matches(name.lower(), offered, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(nearest)}? " if nearest else ""
     raise UnknownNameError(
-        f"there is no model {name!r}", hint=f"{hint}All names: transcribe-mcp models list"
+        f"there is no model {name!r}",
+        hint=f"{hint}All names: transcribe-mcp models list; or give the ID of a model on"
+        " Hugging Face, such as openai/whisper-small",
     )
 
 

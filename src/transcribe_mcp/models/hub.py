@@ -232,7 +232,8 @@ def _within(seconds: float, ask: Callable[[], T]) -> T:
 
 def _unreachable(repo: str, reason: str) -> ModelUnavailableError:
     hint = (
-        "with a connection: transcribe-mcp models pull NAME;"
+        f"check the connection to {endpoint()}, or a proxy before it;"
+        f" with a connection: transcribe-mcp models pull {repo};"
         " or give --model the directory of a model"
     )
     return ModelUnavailableError(f"cannot ask {endpoint()} for {repo}: {reason}", hint=hint)

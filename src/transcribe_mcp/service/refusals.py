@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..errors import JobStateError, TranscribeError
 from .models import JobFailure, Refused
 
@@ -12,6 +14,28 @@ def is_batch(batch_id: str) -> JobStateError:
         f"{batch_id} is a batch, and this needs one of its jobs",
         hint=f"list its jobs with: transcribe-mcp jobs show {batch_id}",
     )
+
+
+def no_text(row: Any) -> JobStateError:
+    """The error for the transcript of a job that is not completed.
+
+    Args:
+        row: of the job.
+    """
+    if row.status in ("queued", "running"):
+        message = f"job {row.job_id} is {row.status} and has no finished transcript yet"
+        return JobStateError(message, hint="wait for it")
+    cause = (row.error_message or "").replace(f"{row.source}: ", "")
+    advice = (row.error_hint or "").rstrip(".")
+    retry = f"retry the job: transcribe-mcp jobs retry {row.job_id}"
+    return JobStateError(
+        f"job {row.job_id} has no transcript, because it {_ENDS[row.status]}"
+        + (f": {cause}" if cause else ""),
+        hint=f"{advice}; then {retry}" if advice else retry,
+    )
+
+
+_ENDS = {"failed": "failed", "cancelled": "was cancelled", "completed": "lost it"}
 
 
 def refusal_of(source: str, error: TranscribeError) -> Refused:

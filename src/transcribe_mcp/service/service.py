@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import (
     JobNotFoundError,
-    JobStateError,
     RevisionNotFoundError,
     StoreError,
     StoreReplacedError,
@@ -40,7 +39,7 @@ from .models import (
     Transcript,
 )
 from .polls import Polls
-from .refusals import is_batch, refusal_of
+from .refusals import is_batch, no_text, refusal_of
 from .remote import no_source
 from .voices import known_prints
 
@@ -217,9 +216,7 @@ class Service:
             raise RevisionNotFoundError(f"job {job_id} has no revision {revision} yet")
         steps = store.steps(job_id)
         if not steps:
-            hint = "wait for it" if row.status in ("queued", "running") else "retry it"
-            message = f"job {job_id} is {row.status}; nothing of it is transcribed yet"
-            raise JobStateError(message, hint=hint)
+            raise no_text(row)
         from ..jobs.partial import partial_transcript
 
         return partial_transcript(row, steps), 0
@@ -383,8 +380,7 @@ class Service:
         """
         row = self.row(job_id)
         if row.transcript_id is None:
-            message = f"job {job_id} is {row.status}: it is edited once it is completed"
-            raise JobStateError(message, hint="wait for it, or retry it if it failed")
+            raise no_text(row)
         return row
 
     def row(self, job_id: str) -> Any:

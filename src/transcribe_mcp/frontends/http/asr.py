@@ -53,13 +53,7 @@ def part(service: AsyncService) -> Part:
 
     async def detect(request: Request) -> Response:
         transcript, _, headers = await _transcript(service, request, JobOptions(), DETECTED_BYTES)
-        code = transcript.language or ""
-        found = {
-            "detected_language": LANGUAGES.get(code, code),
-            "language_code": code,
-            "confidence": transcript.language_probability or 0.0,
-        }
-        return JSONResponse(found, headers=headers)
+        return JSONResponse(detected(transcript, headers), headers=headers)
 
     routes = [
         Route("/asr", transcribe, methods=["POST"]),
@@ -67,6 +61,26 @@ def part(service: AsyncService) -> Part:
     ]
     areas = [Area("/asr", is_cross_origin=True), Area("/detect-language", is_cross_origin=True)]
     return Part(routes, areas)
+
+
+def detected(transcript: Transcript, headers: Mapping[str, str]) -> dict[str, Any]:
+    """The answer to ``/detect-language``.
+
+    Raises:
+        Refused: the model supports one language only, so none was detected.
+    """
+    code = transcript.language or ""
+    if code and transcript.language_probability is None:
+        message = (
+            f"the model {transcript.model} supports {LANGUAGES[code].title()} only and detects no "
+            "language; start the server with another one, such as serve --model small"
+        )
+        raise Refused(400, message, "unsupported_task", headers=headers)
+    return {
+        "detected_language": LANGUAGES.get(code, code),
+        "language_code": code,
+        "confidence": transcript.language_probability or 0.0,
+    }
 
 
 async def _transcript(

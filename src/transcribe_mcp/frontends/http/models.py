@@ -40,7 +40,8 @@ def part(service: AsyncService) -> Part:
         for row in await service.call(_rows, default):
             if row["id"] == name:
                 return JSONResponse(row)
-        raise no_model(name)
+        await service.call(find_model, name)
+        return JSONResponse(_row(name, 0))  # a job that names it downloads it
 
     routes = [Route("/v1/models", list_all), Route("/v1/models/{name:path}", retrieve)]
     return Part(routes, [Area("/v1/*", is_cross_origin=True)])
@@ -86,10 +87,12 @@ def _rows(default: str) -> list[dict[str, Any]]:
     """The default model first, then the others on this machine, then the aliases."""
     created = dict(_models_here())
     names = sorted(created, key=lambda name: name != default)
-    return [
-        {"id": name, "object": "model", "created": created.get(name, 0), "owned_by": "local"}
-        for name in dict.fromkeys((*names, *model_aliases(), *ALIASES))
-    ]
+    everything = dict.fromkeys((*names, *model_aliases(), *ALIASES))
+    return [_row(name, created.get(name, 0)) for name in everything]
+
+
+def _row(name: str, created: int) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": created, "owned_by": "local"}
 
 
 def _models_here() -> Iterator[tuple[str, int]]:

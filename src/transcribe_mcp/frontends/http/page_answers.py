@@ -13,7 +13,12 @@ from ...service.models import Hit, Job, Outline, Transcript
 from ...service.uploads import recording_name
 from .error_answer import refusal
 
-_BATCH_HINT = re.compile(r"list its jobs with: transcribe-mcp jobs show (\w+)")
+# Commands in hints, and the same for the page.
+_COMMANDS = (
+    (r"list its jobs with: transcribe-mcp jobs show (\w+)",
+     r"list its jobs with: GET /api/jobs?batch=\1"),
+    (r"retry the job: transcribe-mcp jobs retry \w+", "retry the job"),
+)  # fmt: skip
 NO_STORE = {"cache-control": "no-store"}
 
 
@@ -77,7 +82,9 @@ def document(transcript: Transcript, revision: int) -> Response:
 
 def page_error(error: TranscribeError) -> JSONResponse:
     """An error of the service, with the status that fits it and the way out."""
-    hint = _BATCH_HINT.sub(r"list its jobs with: GET /api/jobs?batch=\1", error.hint)
+    hint = error.hint
+    for command, words in _COMMANDS:
+        hint = re.sub(command, words, hint)
     text = "; ".join(filter(None, (str(error), hint)))
     more: dict[str, Any] = {}
     headers = NO_STORE

@@ -23,8 +23,9 @@ def if_match(request: Request) -> int | None:
         return None
     match = _TAG.fullmatch(given.strip())
     if match is None:
-        hint = "send the ETag of the transcript"
-        raise UsageError(f"If-Match is {given[:40]!r}", hint=hint)
+        hint = 'send the ETag of the transcript with its quotes, such as If-Match: "r3"'
+        message = f"the header If-Match is {given[:40]}, which is no ETag of a transcript"
+        raise UsageError(message, hint=hint)
     return int(match[1])
 
 

@@ -42,7 +42,10 @@ class Refused(Exception):
 _for_client = Wording(
     (
         (r"(?:wait until|submit it again when) some are done.*", "send it again in a while"),
-        (r"(?:then )?retry the job", "then send the file again"),
+        (
+            r"(?:then )?retry the job(?:: transcribe-mcp jobs retry \w+)?",
+            "then send the file again",
+        ),
         (r"submit the recording again with force", "send the file again"),
         (r"raise (TRANSCRIBE_MCP_\w+)", r"the owner of the server can raise \1"),
         (r"with a connection: .*", "choose one of /v1/models"),
