@@ -13,8 +13,9 @@ from whisper_nano import speech_truths, whisper_nano, window_of
 
 torch = pytest.importorskip("torch")
 
-from transcribe_mcp import load_engine  # noqa: E402
+from transcribe_mcp import engines, load_engine  # noqa: E402
 from transcribe_mcp.engines import DecodingOptions, EngineRequest, load_recognizer  # noqa: E402
+from transcribe_mcp.engines.whisper import gpu_start  # noqa: E402
 from transcribe_mcp.engines.whisper.engine import WhisperEngine  # noqa: E402
 from transcribe_mcp.errors import EngineFailedError, OutOfMemoryError  # noqa: E402
 
@@ -105,3 +106,21 @@ def test_why_a_kernel_cannot_be_launched_is_told(error: Exception) -> None:
     assert launch_problem(lambda: None) == ""
     with pytest.raises(RuntimeError, match="out of memory"):
         launch_problem(raises(RuntimeError("CUDA out of memory")))
+
+
+def test_memory_of_several_gpus_does_not_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch would unmap what another GPU of the process still uses."""
+    changes: list[str] = []
+    for name in ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(
+        torch._C, "_accelerator_setAllocatorSettings", changes.append, raising=False
+    )
+    requests: list[EngineRequest] = []
+    monkeypatch.setattr(engines, "_load", lambda _, one: requests.append(one))
+
+    engines.load_recognizers(request("cuda:0,1"))
+    gpu_start.use_expandable_segments(torch.device("cuda:1"), alone=requests[1].n_devices == 1)
+
+    assert [(one.device, one.n_devices) for one in requests] == [("cuda:0", 2), ("cuda:1", 2)]
+    assert changes == ["expandable_segments:False"]

@@ -72,10 +72,12 @@ class EngineRequest(EngineSpec):
         progress: receives downloads and conversions.
         notices: what the choice of this engine already cost; the engine hands them on in its
             ``info``.
+        n_devices: that share the windows of every recording; each has a request of its own.
     """
 
     progress: Progress = no_progress
     notices: tuple[Notice, ...] = ()
+    n_devices: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,15 +329,16 @@ def load_recognizers(
         else EngineRequest(**vars(part_of(EngineSpec, spec)), progress=progress)
     )
     devices = devices_of(request.device)
+    requests = [replace(request, device=each, n_devices=len(devices)) for each in devices]
     name = request.engine
     if name == AUTO:
         name = auto_engine(request.model, request.device, request.compute_type, request.gpu)
     try:
-        return [_load(name, replace(request, device=device)) for device in devices]
+        return [_load(name, each) for each in requests]
     except ModelUnavailableError:
         if request.engine != AUTO or request.model != AUTO or name == PACKAGES_ENGINE:
             raise
-        return [_load(PACKAGES_ENGINE, replace(request, device=device)) for device in devices]
+        return [_load(PACKAGES_ENGINE, each) for each in requests]
 
 
 def find_engine(name: str) -> EngineEntry:

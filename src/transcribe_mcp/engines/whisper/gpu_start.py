@@ -24,19 +24,31 @@ def _hash_triton() -> None:
         triton_key()
 
 
-def use_expandable_segments(device: torch.device) -> None:
+def use_expandable_segments(device: torch.device, *, alone: bool) -> None:
     """Let PyTorch's segments grow, if the driver can: then memory of one size serves another.
 
     Otherwise each recording that is longer than all before it adds segments. Some virtual GPUs
     cannot map memory this way. A program that uses the GPU already, or has settings of its own,
     keeps them.
+
+    Several GPUs of one process do without. A capture on one empties the cache of all. PyTorch then
+    waits for the wrong GPU and unmaps memory that another one still uses:
+    https://github.com/pytorch/pytorch/issues/196258
+
+    Args:
+        alone: the process uses no other GPU.
     """
     own = "PYTORCH_CUDA_ALLOC_CONF" in os.environ or "PYTORCH_ALLOC_CONF" in os.environ
     build: Any = torch._C  # the older name until torch 2.9
     change = getattr(build, "_accelerator_setAllocatorSettings", None) or getattr(
         build, "_cuda_cudaCachingAllocator_set_allocator_settings", None
     )
-    if own or change is None or torch.cuda.memory_reserved(device):
+    if own or change is None:
+        return
+    if not alone:
+        change("expandable_segments:False")  # a model before this one may have turned them on
+        return
+    if torch.cuda.memory_reserved(device):
         return
     change("expandable_segments:True")
     try:

@@ -91,7 +91,7 @@ def _load_on(request: EngineRequest, device: torch.device) -> WhisperEngine:
         _require_precision(request.compute_type, device)
         if device.type == "cuda":
             gpu_start.begin()
-            gpu_start.use_expandable_segments(device)
+            gpu_start.use_expandable_segments(device, alone=request.n_devices == 1)
         hardware = _hardware(device)
     checkpoint = models.resolve(
         request.model, offline=request.offline, progress=request.progress, packages=False
