@@ -43,6 +43,7 @@ from transcribe_mcp import Transcript
 from transcribe_mcp.compat import gather
 from transcribe_mcp.compat.facts import Facts, parse
 from transcribe_mcp.jobs import worker_process
+from transcribe_mcp.jobs.reading import reading_threads
 from transcribe_mcp.jobs.supervisor import slots_of
 from transcribe_mcp.jobs.worker_process import WorkerSlot
 from transcribe_mcp.jobs.worker_store import WorkerStore
@@ -411,6 +412,15 @@ def test_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert int(both["OMP_NUM_THREADS"]) == max(1, int(alone["OMP_NUM_THREADS"]) // 2)
     assert "TRANSCRIBE_MCP_THREADS" in both and "TRANSCRIBE_MCP_THREADS" not in alone
+
+
+def test_a_long_recording_on_gpus_is_read_with_more_threads() -> None:
+    assert reading_threads("cuda", 600.0, 16) == 4
+    assert reading_threads("cuda:1", 7200.0, 16) == 8
+    assert reading_threads("cuda:0,cuda:1", 7200.0, 16) == 16
+    assert reading_threads("cuda:0,cuda:1", 7200.0, 2) == 4
+    assert reading_threads("cpu", 7200.0, 16) == 4
+    assert reading_threads("cpu", None, 2) == 2
 
 
 # --- on GPUs --------------------------------------------------------------------------------------

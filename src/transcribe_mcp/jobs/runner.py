@@ -29,10 +29,11 @@ from ..pipeline.checkpoint import Restored
 from ..runtime.executor import Executor
 from ..runtime.queue import Claim as EngineClaim
 from ..runtime.queue import Recording
-from ..settings import Settings, usable_cores
+from ..settings import Settings
 from . import file_identity, spool, uploads
 from .object_copies import copy_object
 from .quarantine import Gate, Pass
+from .reading import cores_of_worker, reading_threads
 from .store import Store
 from .submission import FETCHED_FOR_SHELL
 from .transcripts import ContentKey
@@ -40,10 +41,6 @@ from .worker_process import WorkerSlot, last_end, was_killed
 from .worker_store import CRASHES_SET_ASIDE, KILLS_SET_ASIDE, Claim, ResolvedEngine, WorkerStore
 from .workflows import keep_step
 
-# A job's, for reading and voice detection. Jobs that run at once would take each other's cores:
-# eight with 16 threads each kept a GPU waiting for half of the time. And up to five hear alike, so
-# that checkpoints fit whatever machine.
-MAX_THREADS = 4
 TWIN_POLL_S = 0.3  # how often a job looks whether another on the same content has ended
 MIN_BITS_PER_S = 100  # of sound: silence in FLAC takes 400. A header that claims less is wrong
 _TOO_LONG_HINT = "cut it into parts, or raise TRANSCRIBE_MCP_MAX_DURATION_HOURS"
@@ -265,9 +262,8 @@ def _transcribe(
     recording = job.recording
     assert recording is not None
 
-    threads = min(
-        MAX_THREADS, max(1, (shop.settings.threads or usable_cores()) // shop.slot.n_workers)
-    )
+    cores = cores_of_worker(shop.settings.threads, shop.slot.n_workers)
+    threads = reading_threads(recording.info.device, job.duration_s, cores)
     references = uploads.with_paths(claim.options.references, shop.settings.data_dir)
     changes = {"batch_size": began.batch_size, "threads": threads, "references": references}
     options = part_of(Options, claim.options, **changes)

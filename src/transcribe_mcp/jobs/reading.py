@@ -1,0 +1,27 @@
+"""How many threads a job reads with."""
+
+from __future__ import annotations
+
+from ..settings import usable_cores
+from .submission import LONG_S
+
+# Also for voice detection on the CPU: up to five hear alike, so that checkpoints fit any machine.
+# Eight short jobs run at once. With 16 threads each they kept a GPU waiting for half of the time.
+THREADS = 4
+# Of a long recording, for each GPU: four read MP3 more slowly than one GPU transcribes it.
+THREADS_PER_GPU = 8
+READING_SHARE = 0.75  # of the cores: the threads that launch the work of a GPU need some too
+
+
+def reading_threads(device: str, duration_s: float | None, cores: int) -> int:
+    """For a job on ``device``, whose worker has so many cores."""
+    few = min(THREADS, cores)
+    n_gpus = device.count("cuda")
+    if not n_gpus or (duration_s or 0.0) <= LONG_S:
+        return few
+    return n_gpus * max(few, min(THREADS_PER_GPU, round(cores * READING_SHARE)))
+
+
+def cores_of_worker(threads: int, n_workers: int) -> int:
+    """``threads``: the setting, which is for each worker; 0 shares the cores out."""
+    return threads or max(1, usable_cores() // n_workers)
