@@ -4,6 +4,7 @@ run.
     python benchmarks/gpu.py                     a GPU, about eight minutes
     python benchmarks/gpu.py --small             anywhere, to see that it runs: a small model, two
     minutes of audio
+    python benchmarks/gpu.py --scale             1, 2, 4 and 8 GPUs: see gpu_scale.py
 
 Models have random weights and decode exactly 100 tokens in every window of 30 s, in every engine,
 without any option (``random_whisper.py``). Every part runs in a process of its own; one that fails
@@ -33,6 +34,7 @@ import gpu_many
 import gpu_parts
 import gpu_peers
 import gpu_prepare
+import gpu_scale
 from common import Bar, cores, versions
 from gpu_parts import Figures, Setup
 from random_whisper import TOKENS, shape_of
@@ -320,6 +322,8 @@ def report(run: Run) -> None:
 
 
 def main() -> None:
+    if "--scale" in sys.argv:
+        raise SystemExit(gpu_scale.main([word for word in sys.argv[1:] if word != "--scale"]))
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
