@@ -245,6 +245,10 @@ def test_what_cannot_be_meant_is_refused_with_the_way_out(
     ), error
 
 
+def test_a_message_that_quotes_what_looks_like_an_option_is_kept(caller: Caller) -> None:
+    assert caller.refusal("say --now")["message"] == "there is no tool 'say --now'"
+
+
 VALUES: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
     | st.just("9" * 5000)

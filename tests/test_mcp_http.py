@@ -220,13 +220,16 @@ def test_other_machines_are_not_let_in_without_a_token_that_cannot_be_guessed(pl
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the stand-in for a browser is a shell script")
 def test_open_shows_the_page_in_the_browser_with_a_link_that_logs_in(
-    place: Home, tmp_path: Path
+    tmp_path: Path,
 ) -> None:
     shown = tmp_path / "shown"
     browser = tmp_path / "browser"
     browser.write_text(f'#!/bin/sh\nprintf %s "$1" > {shown}.new && mv {shown}.new {shown}\n')
     browser.chmod(0o700)
-    with http_server(place, "--open", BROWSER=f"{browser} %s") as url:
+    with (
+        home(tmp_path / "home") as place,
+        http_server(place, "--open", BROWSER=f"{browser} %s") as url,
+    ):
         until(shown.exists, "the browser is open")
         page, _, token = shown.read_text().partition("/#token=")
         assert page == url.removesuffix("/mcp")

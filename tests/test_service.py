@@ -84,6 +84,7 @@ def test_a_worker_gets_the_settings_of_its_service(
     assert (read.data_dir, read.model) == (tmp_path, "tiny")
     assert read.allowed_roots == (tmp_path, Path("talks").absolute())
     assert "TRANSCRIBE_MCP_TOKEN" not in variables
+    assert "TRANSCRIBE_MCP_THREADS" not in variables  # workers of several GPUs share the cores
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")

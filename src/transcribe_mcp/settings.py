@@ -205,15 +205,22 @@ class Settings:
         return dict(_pair(alias) for alias in self.model_aliases)
 
     def to_environment(self) -> dict[str, str]:
-        """Variables for another process: these settings without the token, with absolute paths."""
+        """Variables for a child process: these settings without the token, with absolute paths.
+
+        Defaults that no variable changes here are left out, since the child has the same.
+        """
+        set_here = {name.upper() for name in os.environ}
         found: dict[str, str] = {}
         for each in fields(self):
+            variable = f"{PREFIX}{each.name.upper()}"
             value = getattr(self, each.name)
+            if variable not in set_here and value == _value_of(each, None):
+                continue
             parts = value if isinstance(value, tuple) else (value,)
             texts = (str(part.absolute() if isinstance(part, Path) else part) for part in parts)
             separator = os.pathsep if each.name == "allowed_roots" else " "
-            found[f"{PREFIX}{each.name.upper()}"] = separator.join(texts)
-        del found[TOKEN_VARIABLE]
+            found[variable] = separator.join(texts)
+        found.pop(TOKEN_VARIABLE, None)
         return found
 
 

@@ -68,7 +68,7 @@ def refused_by(
         source: the path of the recording, which clients do not see.
     """
     message = error.message if isinstance(error, JobFailure) else str(error)
-    text = "; ".join(filter(None, (_for_client(message), _for_client(error.hint))))
+    text = "; ".join(filter(None, (_for_client(message) or message, _for_client(error.hint))))
     if source:
         text = text.replace(f"{source}: ", "the file: ").replace(source, "the file")
     status = _statuses.get(error.code, 500)

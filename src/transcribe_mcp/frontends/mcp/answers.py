@@ -254,7 +254,7 @@ def refusal(error: TranscribeError) -> Refusal:
 
 def failure_of(error: TranscribeError | JobFailure) -> Failure:
     message = error.message if isinstance(error, JobFailure) else str(error)
-    return Failure(error.code, for_assistant(message), for_assistant(error.hint) or None)
+    return Failure(error.code, for_assistant(message) or message, for_assistant(error.hint) or None)
 
 
 def job_answer(job: Job, **more: Any) -> JobAnswer:
