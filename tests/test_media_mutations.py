@@ -78,7 +78,13 @@ def run_cases(path: Path) -> None:
     target = path.with_stem("mutated")
     tried = set()
 
-    @settings(max_examples=CASES, database=None, suppress_health_check=list(HealthCheck))
+    @settings(  # a process of its own, without the profile of conftest.py
+        max_examples=CASES,
+        derandomize=True,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
     @given(st.integers(0, 2**32))
     def promise(seed: int) -> None:
         tried.add(seed)
