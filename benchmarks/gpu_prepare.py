@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Sequence
 from itertools import cycle
+from typing import Any
 
 import numpy as np
 from common import OWN_AUDIO, SAMPLE_RATE_HZ, Samples, read_samples
@@ -16,6 +17,7 @@ from random_whisper import shape_of, write_random_whisper
 
 SPEECH_SHARE = 0.6
 TALK_S = (20.0, 240.0)  # of talk between silences
+MP3_RATE_HZ = 44_100
 
 
 def prepare_models(setup: Setup) -> Figures:
@@ -68,34 +70,44 @@ def hour_of(talks: Sequence[Samples], duration_s: float, density: float) -> Samp
     return np.concatenate(parts)[:n_wanted]
 
 
-def prepare_mp3(setup: Setup) -> Figures:
-    """44.1 kHz, stereo, from the decoded hour."""
+def write_mp3(target: Any, samples: Samples, **options: str) -> None:
+    """44.1 kHz, stereo, of samples (n,) at 16 kHz.
+
+    Args:
+        target: a path, or a file that is open for writing.
+        options: of FFmpeg's muxer.
+    """
     import av
 
+    resampler = av.AudioResampler(format="fltp", layout="stereo", rate=MP3_RATE_HZ)
+    with av.open(target, "w", format="mp3", options=options) as container:
+        stream = container.add_stream(
+            "libmp3lame",
+            rate=MP3_RATE_HZ,
+            options={"compression_level": "9"},  # fast
+            layout="stereo",
+            format="fltp",
+        )
+        for first in range(0, len(samples), SAMPLE_RATE_HZ):
+            block = np.ascontiguousarray(samples[None, first : first + SAMPLE_RATE_HZ])
+            frame = av.AudioFrame.from_ndarray(block, format="fltp", layout="mono")
+            frame.sample_rate = SAMPLE_RATE_HZ
+            frame.pts = first
+            for each in resampler.resample(frame):
+                container.mux(stream.encode(each))
+        for each in resampler.resample(None):
+            container.mux(stream.encode(each))
+        container.mux(stream.encode(None))
+
+
+def prepare_mp3(setup: Setup) -> Figures:
+    """44.1 kHz, stereo, from the decoded hour."""
     if (setup.folder / "hour.mp3").exists():  # of a run before, in a folder that is kept
         return {}
     while not (setup.folder / "clip.npy").exists():
         time.sleep(0.1)
-    samples = setup.hour()
     path = setup.folder / "hour.part"
-    resampler = av.AudioResampler(format="fltp", layout="stereo", rate=44_100)
-    with av.open(str(path), "w", format="mp3") as container:
-        fast = {"compression_level": "9"}
-        stream = container.add_stream(
-            "libmp3lame", rate=44_100, options=fast, layout="stereo", format="fltp"
-        )
-        for first in range(0, len(samples), SAMPLE_RATE_HZ):
-            block = samples[None, first : first + SAMPLE_RATE_HZ]
-            frame = av.AudioFrame.from_ndarray(
-                np.ascontiguousarray(block), format="fltp", layout="mono"
-            )
-            frame.sample_rate = SAMPLE_RATE_HZ
-            frame.pts = first
-            for out in resampler.resample(frame):
-                container.mux(stream.encode(out))
-        for out in resampler.resample(None):
-            container.mux(stream.encode(out))
-        container.mux(stream.encode(None))
+    write_mp3(str(path), setup.hour())
     path.rename(setup.folder / "hour.mp3")
     return {}
 

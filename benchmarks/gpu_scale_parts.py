@@ -14,11 +14,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import psutil
 from common import OWN_AUDIO, SAMPLE_RATE_HZ, Samples, read_samples, write_flac
-from gpu_prepare import hour_of
+from gpu_prepare import hour_of, write_mp3
 
 from transcribe_mcp.domain.transcript import Transcript
 from transcribe_mcp.jobs.worker_process import READY
@@ -34,7 +33,6 @@ except ImportError:
 
 Figures = dict[str, Any]
 PARTS = 6  # different recordings of the queue
-MP3_RATE_HZ = 44_100
 SAMPLE_S = 0.25  # between two looks at GPUs and processes
 IDLE_S = 3600.0
 
@@ -99,29 +97,9 @@ def prepare_recordings(scale: Scale) -> None:
 
 
 def mp3_of(samples: Samples) -> bytes:
-    """44.1 kHz, stereo, of one bit rate and without a header, so that files can be joined."""
-    resampler = av.AudioResampler(format="fltp", layout="stereo", rate=MP3_RATE_HZ)
+    """Of one bit rate and without a header, so that files can be joined."""
     target = io.BytesIO()
-    with av.open(
-        target, "w", format="mp3", options={"write_xing": "0", "id3v2_version": "0"}
-    ) as out:
-        stream = out.add_stream(
-            "libmp3lame",
-            rate=MP3_RATE_HZ,
-            options={"compression_level": "9"},
-            layout="stereo",
-            format="fltp",
-        )
-        for first in range(0, len(samples), SAMPLE_RATE_HZ):
-            block = np.ascontiguousarray(samples[None, first : first + SAMPLE_RATE_HZ])
-            frame = av.AudioFrame.from_ndarray(block, format="fltp", layout="mono")
-            frame.sample_rate = SAMPLE_RATE_HZ
-            frame.pts = first
-            for each in resampler.resample(frame):
-                out.mux(stream.encode(each))
-        for each in resampler.resample(None):
-            out.mux(stream.encode(each))
-        out.mux(stream.encode(None))
+    write_mp3(target, samples, write_xing="0", id3v2_version="0")
     return target.getvalue()
 
 
