@@ -72,7 +72,8 @@ class EngineRequest(EngineSpec):
         progress: receives downloads and conversions.
         notices: what the choice of this engine already cost; the engine hands them on in its
             ``info``.
-        n_devices: that share the windows of every recording; each has a request of its own.
+        n_devices: number of devices that share the windows of every recording. Each device has its
+            own request.
     """
 
     progress: Progress = no_progress

@@ -1,8 +1,8 @@
 """Messages and hints for clients without a shell: no options and commands of the command line.
 
 Errors are raised below the front ends, and some hints name what a user types. Each front end
-replaces the common ones by what its clients can do; the rest of those clauses is left out. Of a
-message that quotes such an option from the client, nothing may be left.
+replaces the common ones by what its clients can do; the rest of those clauses is left out. A
+message that only quotes such an option becomes empty; front ends then show it unchanged.
 """
 
 from __future__ import annotations

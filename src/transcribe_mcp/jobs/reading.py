@@ -5,10 +5,11 @@ from __future__ import annotations
 from ..settings import usable_cores
 from .submission import LONG_S
 
-# Also for voice detection on the CPU: up to five hear alike, so that checkpoints fit any machine.
-# Eight short jobs run at once. With 16 threads each they kept a GPU waiting for half of the time.
+# Also for voice detection on the CPU. Its results are the same with up to five threads, so
+# checkpoints fit any machine. Eight short jobs run at once; with 16 threads each, a GPU waited half
+# of the time.
 THREADS = 4
-# Of a long recording, for each GPU: four read MP3 more slowly than one GPU transcribes it.
+# For a long recording. Four threads decode MP3 more slowly than one GPU transcribes it.
 THREADS_PER_GPU = 8
 READING_SHARE = 0.75  # of the cores: the threads that launch the work of a GPU need some too
 

@@ -57,7 +57,7 @@ class Item:
 
 
 class OneModel:
-    """All sessions have one model: to switch between two for each utterance would take seconds."""
+    """All sessions share one model; switching between two for each utterance would take seconds."""
 
     def __init__(self, executor: Executor) -> None:
         self.executor = executor
