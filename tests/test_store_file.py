@@ -16,7 +16,7 @@ from job_places import Place, fake_options, fresh, jobs, place, request
 from patience import PATIENCE_S
 from whisper_nano import SPEECH
 
-from transcribe_mcp.errors import StoreReplacedError
+from transcribe_mcp.errors import StoreError, StoreReplacedError
 from transcribe_mcp.jobs import worker_process
 from transcribe_mcp.jobs.database import FILE_NAME, MIGRATION_LOOK_S
 from transcribe_mcp.jobs.schema import SCHEMA_VERSION
@@ -159,3 +159,34 @@ def test_a_data_directory_that_others_may_read_is_tightened_but_not_their_files(
     assert found.pop("holiday.jpg", None) == (0o644 if others else None)
     assert found.pop(".") == (0o755 if others else 0o700)
     assert {name: oct(mode) for name, mode in found.items() if mode & 0o077} == {}
+
+
+def test_a_database_made_on_any_python_takes_jobs_with_any_sqlite(unattended: Place) -> None:
+    """The tables' defaults are those that dbos writes on Python 3.12 and newer, which SQLite knows
+    since 3.42.
+    """
+    jobs.list_jobs()
+    fresh()
+    before, now = "strftime('%s','now')", "unixepoch('subsec')"
+    with closing(sqlite3.connect(unattended.database)) as connection, connection:
+        connection.execute("PRAGMA writable_schema = ON")
+        connection.execute("UPDATE sqlite_master SET sql = replace(sql, ?, ?)", [before, now])
+    with closing(sqlite3.connect(unattended.database)) as connection:
+        found = connection.execute("SELECT sql FROM sqlite_master WHERE name = 'workflow_status'")
+        assert f"created_at INTEGER NOT NULL DEFAULT ({now} * 1000)" in found.fetchone()[0]
+
+    job = queued()
+
+    assert [one.job_id for one in jobs.list_jobs().jobs] == [job.job_id]
+
+
+def test_a_sqlite_that_is_too_old_is_named_with_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 34, 1))
+    monkeypatch.setattr(sqlite3, "sqlite_version", "3.34.1")
+
+    with pytest.raises(StoreError, match=r"needs SQLite 3\.35 or newer.* has 3\.34\.1") as caught:
+        Store(tmp_path)
+
+    assert "TRANSCRIBE_MCP_DATABASE_URL" in caught.value.hint

@@ -37,6 +37,7 @@ from .schema import (
     segments,
 )
 from .sqlite_connection import WritingConnection, connection_class
+from .sqlite_version import add_missing_functions, check_version
 from .store_errors import shown, store_errors
 from .transcripts import index_speakers
 from .writer import identity
@@ -145,6 +146,7 @@ def open_engine(url: sa.URL) -> sa.Engine:
         StoreError: see ``store_errors.py``.
     """
     if url.get_backend_name() == "sqlite":
+        check_version()
         engine = _sqlite(Path(str(url.database)))
     else:
         engine = sa.create_engine(
@@ -203,14 +205,14 @@ def _make_tables(engine: sa.Engine, url: sa.URL) -> None:
             hint="update this installation, or choose another TRANSCRIBE_MCP_DATA_DIR",
         )
     if engine.dialect.name != "sqlite":
-        _migrate(engine, url)
+        _migrate(engine)
         return
     deadline = time.monotonic() + MIGRATION_PATIENCE_S
     # Look between tries: the process that made the tables may have started a writer, with the lock.
     while _version(engine) != SCHEMA_VERSION:
         with _sole_writer(Path(str(url.database)), url) as own:
             if own is not None and _version(own) != SCHEMA_VERSION:
-                _migrate(own, url)
+                _migrate(own)
             if own is None and time.monotonic() > deadline:
                 message = "database is locked: another process updates it, or still writes to it"
                 raise sqlite3.OperationalError(message)
@@ -228,6 +230,7 @@ def _sole_writer(path: Path, url: sa.URL) -> Iterator[sa.Engine | None]:
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _record: Any) -> None:
         connection.isolation_level = "IMMEDIATE"
+        add_missing_functions(connection)
         for pragma in (f"busy_timeout={BUSY_TIMEOUT_MS}", "journal_mode=WAL", "synchronous=FULL"):
             connection.execute(f"PRAGMA {pragma}").close()
 
@@ -235,11 +238,11 @@ def _sole_writer(path: Path, url: sa.URL) -> Iterator[sa.Engine | None]:
         yield engine
 
 
-def _migrate(engine: sa.Engine, url: sa.URL) -> None:
+def _migrate(engine: sa.Engine) -> None:
     """Create the tables of a new database; update those of an earlier version."""
-    from .queue import make_workflow_tables
+    from .queue import WorkflowQueue
 
-    make_workflow_tables(url)
+    WorkflowQueue(engine).make_tables()
     with engine.begin() as connection:
         if engine.dialect.name == "postgresql":
             connection.execute(

@@ -61,14 +61,6 @@ def queue_errors(url: sa.URL) -> Iterator[None]:
         ) from error
 
 
-def make_workflow_tables(url: sa.URL) -> None:
-    """Create or update the tables of dbos."""
-    from dbos import DBOS
-
-    with queue_errors(url):
-        DBOS.migrate(plain_url(url))
-
-
 def plain_url(url: sa.URL) -> str:
     drivername = "sqlite" if url.get_backend_name() == "sqlite" else "postgresql"
     return url.set(drivername=drivername).render_as_string(hide_password=False)
@@ -92,6 +84,13 @@ class WorkflowQueue:
             lazy=True,
             retry_connection_errors=False,
         )
+
+    def make_tables(self) -> None:
+        """Create or update the tables of dbos. ``DBOS.migrate`` would open connections of its own,
+        without the functions that old versions of SQLite lack.
+        """
+        with queue_errors(self._url):
+            self._client._sys_db.run_migrations()
 
     def add(self, connection: sa.Connection, job_id: str, queue: str, priority: int) -> None:
         """Queue a new job in the caller's transaction. Lower priorities start first."""

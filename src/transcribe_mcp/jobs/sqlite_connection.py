@@ -21,6 +21,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from .sqlite_version import add_missing_functions
 from .writer import identity
 from .writer_link import ConflictError, ReplacedError, WriterLink
 from .writer_protocol import REPLACED
@@ -89,6 +90,7 @@ class WritingConnection(sqlite3.Connection):
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
+        add_missing_functions(self)
         self.link = WriterLink(self.database_path, self.patience_s)
         self._statements: list[Statement] = []
         self._n_tried = 0

@@ -30,6 +30,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .sqlite_version import add_missing_functions
 from .writer_protocol import (
     ADDRESS_NAME,
     READY,
@@ -348,6 +349,7 @@ def connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(
         uri, uri=True, timeout=0, isolation_level=None, cached_statements=512
     )
+    add_missing_functions(connection)
     for pragma in (
         "synchronous=FULL",
         "foreign_keys=ON",
