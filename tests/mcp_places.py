@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -158,9 +159,15 @@ def stdio(place: Home, *arguments: str, **variables: str) -> StdioServerParamete
 
 @contextmanager
 def http_server(
-    place: Home, *arguments: str, log: list[str] | None = None, **variables: str
+    place: Home,
+    *arguments: str,
+    log: list[str] | None = None,
+    asked: signal.Signals = signal.SIGTERM,
+    **variables: str,
 ) -> Iterator[str]:
-    """The address of a server that listens on a free port. ``log`` gets its standard error."""
+    """The address of a server that listens on a free port and ends when it is ``asked``. ``log``
+    gets its standard error.
+    """
     command = [sys.executable, *SERVE, "--http", "--port", "0", *arguments]
     environment = place.environment | variables
     with subprocess.Popen(
@@ -172,7 +179,7 @@ def http_server(
             assert line.startswith("serving MCP on "), line
             yield line.rpartition(" ")[2].strip()
         finally:
-            server.terminate()
+            server.send_signal(asked)
             rest = server.communicate(timeout=PATIENCE_S)[1]
             if log is not None:
                 log.append(rest)

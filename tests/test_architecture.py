@@ -56,7 +56,7 @@ FRONT_ENDS = {"frontends.cli.app", "frontends.http.start", "frontends.mcp.server
 
 # Door files: the only modules that import a package. A folder stands for all its modules.
 DOORS: dict[str, set[str]] = {
-    "anyio": {"frontends.mcp.server", "frontends.mcp.stdio"},  # the SDK's event loop
+    "anyio": {f"frontends.{name}" for name in ("http.stream", "mcp.server", "mcp.stdio")},  # events
     "av": {"media"},
     "docx": {"formats.word"},
     "dbos": {"jobs.queue", "jobs.workflows"},
@@ -75,17 +75,12 @@ DOORS: dict[str, set[str]] = {
     "sqlalchemy": {"jobs"},
     **{name: {"frontends.http"} for name in ("python_multipart", "sse_starlette", "starlette")},
     "tokenizers": {"models.conversion", "engines.tokenizer"},  # writing tokenizers, using them
-    "torch": {
-        "speech.features_torch",
-        "speech.silero_gpu",
-        "speech.lstm_kernels",
-        "speakers",
-        "quality.bench",
-        "engines.whisper",
-    },
+    "torch": {"speakers", "quality.bench", "engines.whisper"}
+    | {f"speech.{name}" for name in ("features_torch", "silero_gpu", "lstm_kernels")},
     "triton": {"engines.whisper", "speech.lstm_kernels"},
     "typer": {"frontends.cli"},
-    "uvicorn": {"frontends.host", "frontends.limited_protocol", "frontends.websocket_protocol"},
+    "uvicorn": {"frontends.host", "frontends.limited_protocol"}
+    | {"frontends.stoppable_server", "frontends.websocket_protocol"},
     "wcwidth": {"domain.text_breaks"},
 }
 

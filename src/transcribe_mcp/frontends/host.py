@@ -85,6 +85,7 @@ def listen(app: Any, address: Address, on_ready: Callable[[str], None]) -> None:
     import uvicorn
 
     from .limited_protocol import MAX_HEADER_BYTES, LimitedProtocol
+    from .stoppable_server import StoppableServer
 
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     try:
@@ -107,7 +108,7 @@ def listen(app: Any, address: Address, on_ready: Callable[[str], None]) -> None:
             ws=_websockets() or "none",
             log_level="warning",
             access_log=False,
-            timeout_graceful_shutdown=GRACE_S,
+            timeout_graceful_shutdown=2 * GRACE_S,  # for what cannot be cancelled
             h11_max_incomplete_event_size=MAX_HEADER_BYTES,
         )
-        uvicorn.Server(config).run(sockets=[bound])
+        StoppableServer(config, GRACE_S).run(sockets=[bound])

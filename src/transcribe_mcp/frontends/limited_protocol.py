@@ -53,6 +53,12 @@ class LimitedProtocol(H11Protocol):
         self._stop_timer()
         super().connection_lost(exc)
 
+    def cut_off(self) -> None:
+        """Close the connection if an answer has begun and is not complete."""
+        cycle = self.cycle
+        if cycle is not None and cycle.response_started and not cycle.response_complete:
+            self.transport.abort()
+
     def _is_waiting(self) -> bool:
         """For a request, or for the rest of its headers or its body."""
         cycle = self.cycle

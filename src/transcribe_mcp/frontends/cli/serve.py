@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from ...errors import UsageError
+from ...errors import CancelledError, UsageError
 from ...service import server_settings as service
 from ..host import Address, Pages
 from .terminal import exit_codes, say, write_out
@@ -182,7 +182,10 @@ def serve(
         origins = tuple(allowed_origin or ())
         pages = Pages(is_served=not no_web, is_opened=open_page)
         address = Address(host, port, names, origins, pages)
-        context.obj(address if http or open_page else None)
+        try:
+            context.obj(address if http or open_page else None)
+        except KeyboardInterrupt:  # the usual end of a server
+            raise SystemExit(CancelledError.exit_code) from None
 
 
 def _refuse_http_options(context: typer.Context) -> None:

@@ -6,26 +6,24 @@ import asyncio
 import hmac
 import ipaddress
 import re
-import secrets
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
 
 from starlette.applications import Starlette
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Router
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from ...service.server_settings import LOOPBACK
 from ..host import Address, bracketed
 from .error_answer import refusal
+from .exchange import Exchange
 from .sessions import Sessions
 
 MAX_PORT = 65_535
-LINGER_S = 10.0  # for the rest of a request that is answered early
 SESSION_COOKIE = "tm_session"
 _HOST = re.compile(r"([a-z0-9_.-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?", re.IGNORECASE | re.ASCII)
 _KEY_HEADERS = ("api-key", "x-api-key")  # of clients for Azure, and of speaches
@@ -121,14 +119,12 @@ class Guard:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
-        exchange = _Exchange(scope, receive, send)
+        exchange = Exchange(scope, receive, send)
         try:
             await self._check(scope, exchange.receive, exchange.send)
+            await exchange.end()
         except asyncio.CancelledError:  # the server stops, and has waited long enough
-            if exchange.is_answered:
-                raise
-            message = "the server is stopping; send the request again once it runs"
-            await refusal(503, message, "stopping")(scope, exchange.receive, exchange.send_last)
+            await exchange.stop()
 
     async def _check(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
@@ -231,46 +227,3 @@ def _session_values(headers: Headers) -> Iterator[str]:
             continue
         if SESSION_COOKIE in cookies:
             yield cookies[SESSION_COOKIE].value
-
-
-class _Exchange:
-    """A request and its answer, as the application sees them.
-
-    Answers get an id. If the application answers before it has read the request, the rest is read
-    for a while: many clients look for an answer only when they have sent all, and a connection that
-    is closed before that loses the answer.
-    """
-
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = Headers(scope=scope)
-        has_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
-        # A client that sends "Expect: 100-continue" waits for the answer.
-        self._is_unread = scope["type"] == "http" and has_body and "expect" not in headers
-        self.is_answered = False  # or the answer has begun
-        self._receive = receive
-        self._send = send
-
-    async def receive(self) -> Message:
-        message = await self._receive()
-        if message["type"] == "http.disconnect" or not message.get("more_body", False):
-            self._is_unread = False
-        return message
-
-    async def send_last(self, message: Message) -> None:
-        """Send without a wait for the rest of the request."""
-        self._is_unread = False
-        await self.send(message)
-
-    async def send(self, message: Message) -> None:
-        self.is_answered = True
-        if message["type"] in ("http.response.start", "websocket.http.response.start"):
-            MutableHeaders(scope=message).setdefault("x-request-id", secrets.token_hex(8))
-        is_last = message["type"] == "http.response.body" and not message.get("more_body", False)
-        if is_last and self._is_unread:
-            await self._send({**message, "more_body": True})
-            with suppress(TimeoutError):
-                async with asyncio.timeout(LINGER_S):
-                    while self._is_unread:
-                        await self.receive()
-            message = {"type": "http.response.body", "body": b""}
-        await self._send(message)

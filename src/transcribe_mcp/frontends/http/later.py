@@ -32,8 +32,11 @@ class Later:
         self._app: asyncio.Future[Application]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        app = await asyncio.shield(self._app)
+        app = await self.loaded()
         await app(scope, receive, send)
+
+    async def loaded(self) -> Application:
+        return await asyncio.shield(self._app)
 
     @asynccontextmanager
     async def running(self, _: Any) -> AsyncIterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import threading
 import webbrowser
@@ -15,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 from ...service.server_settings import data_dir, take_token
 from ..host import Address, listen
 from ..page_address import announced, find
+from .exchange import Exchange
 from .guard import Guard
 from .health import HEALTH_PATH, health
 from .later import Later
@@ -35,8 +37,15 @@ class Server:
         self._first = Guard(first, part.areas, address, token)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_first = scope["type"] == "lifespan" or scope["path"] == HEALTH_PATH
-        await (self._first if is_first else self._all)(scope, receive, send)
+        if scope["type"] == "lifespan" or scope["path"] == HEALTH_PATH:
+            await self._first(scope, receive, send)
+            return
+        try:
+            app = await self._all.loaded()
+        except asyncio.CancelledError:  # the server stops first
+            await Exchange(scope, receive, send).stop()
+        else:
+            await app(scope, receive, send)
 
 
 def run(address: Address, mcp_app: Callable[[Any], Starlette]) -> None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
+import anyio
 from sse_starlette import EventSourceResponse
 from starlette.responses import Response
 
@@ -14,11 +15,13 @@ from ...service.async_service import AsyncService
 from ...service.models import Batch, Job, Transcript
 from ...service.streaming import settled_text
 from .answers import languages, speaker_segments
+from .exchange import STOPPING
 from .parameters import DIARIZED, AudioRequest
 from .refusals import Refused, refused_by, require_completed
 
 LOOK_S = 0.5  # between two looks at the text of a running job
 PING_S = 15
+FAREWELL_S = 2.0  # for the last event, when the server stops
 
 Event = dict[str, str]
 
@@ -27,14 +30,22 @@ def stream(
     service: AsyncService, job: Job, request: AudioRequest, headers: Mapping[str, str]
 ) -> Response:
     """The answer to a job that may be running. If the client leaves, the job goes on."""
+    stopping = anyio.Event()
     return EventSourceResponse(
-        _events(service, job, request), headers=headers, ping=PING_S, sep="\n"
+        _events(service, job, request, stopping),
+        headers=headers,
+        ping=PING_S,
+        sep="\n",
+        shutdown_event=stopping,
+        shutdown_grace_period=FAREWELL_S,
     )
 
 
-async def _events(service: AsyncService, job: Job, request: AudioRequest) -> AsyncIterator[Event]:
+async def _events(
+    service: AsyncService, job: Job, request: AudioRequest, stopping: anyio.Event
+) -> AsyncIterator[Event]:
     try:
-        async for event in _text_events(service, job, request):
+        async for event in _text_events(service, job, request, stopping):
             yield event
     except TranscribeError as error:
         yield _error(refused_by(error, job.source))
@@ -43,11 +54,13 @@ async def _events(service: AsyncService, job: Job, request: AudioRequest) -> Asy
 
 
 async def _text_events(
-    service: AsyncService, job: Job | Batch, request: AudioRequest
+    service: AsyncService, job: Job | Batch, request: AudioRequest, stopping: anyio.Event
 ) -> AsyncIterator[Event]:
     """Deltas that joined are the text, then perhaps sentences with speakers, then everything."""
     sent = ""
     while not job.status.is_final:
+        if stopping.is_set():
+            raise Refused(503, STOPPING, "stopping")
         text = await service.call(settled_text, service.service, job.job_id)
         if text != sent and text.startswith(sent):
             yield _delta(text[len(sent) :])
