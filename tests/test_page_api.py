@@ -148,7 +148,10 @@ def test_hits_name_the_recording_and_the_time(browser: Browser, job_id: str) -> 
     word = max(segment.text.split(), key=len).strip(".,?!")
     hits = browser.read(f"/api/search?q={word}")["hits"]
     [hit] = [hit for hit in hits if (hit["job_id"], hit["start"]) == (job_id, segment.start)]
-    assert hit["created_at"] == browser.read(f"/api/jobs/{job_id}")["created_at"]
+    job = browser.read(f"/api/jobs/{job_id}")
+    assert hit["created_at"] == job["created_at"]
+    for name in ("created_at", "started_at", "finished_at"):
+        assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", job[name]), name
 
 
 def test_files_that_browsers_seek_are_sent_as_they_are_in_ranges(

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 
@@ -234,7 +235,9 @@ def test_revisions_are_listed_and_restored_as_new_ones(browser: Browser, job_id:
     saved(browser, job_id, 1, {"op": "merge", "segment": 0})
     listed = browser.read(f"/api/jobs/{job_id}/revisions")["revisions"]
     assert [each["revision"] for each in listed] == [2, 1, 0]
-    assert all(each["created_at"] > 1e9 for each in listed)
+    times = [datetime.fromisoformat(each["created_at"]) for each in listed]
+    assert all(each.utcoffset() == timedelta(0) for each in times)
+    assert sorted(times, reverse=True) == times
 
     restored = browser.ask("POST", f"/api/jobs/{job_id}/revisions/1/restore", if_match='"r2"')
 

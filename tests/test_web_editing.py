@@ -11,12 +11,14 @@ import pytest
 from mcp_places import http_server
 from web_place import MARKUP, TOKEN, Site, Tab, chromium, conversation, saved, site, tab
 
-COPIES = ("structure", "conflict", "stopped", "keys")  # a recording for each test that edits
+# A recording for each test that edits.
+COPIES = ("structure", "conflict", "stopped", "keys", "windows")
 CARET = "document.activeElement.isContentEditable"
 PEAKS = """performance.getEntriesByType("resource").some(
   ({ name, responseEnd }) => name.endsWith("/peaks") && responseEnd)"""
 # What the browser itself reports of answers that the page handles.
-EXPECTED = ("412", "401", "ERR_CONNECTION_REFUSED", "ERR_EMPTY_RESPONSE", "ERR_CONNECTION_RESET")
+EXPECTED = ("412", "401", "ERR_CONNECTION_REFUSED", "ERR_EMPTY_RESPONSE", "ERR_CONNECTION_RESET",
+            "ERR_FAILED", "503", "ERR_INCOMPLETE_CHUNKED")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -141,8 +143,11 @@ def test_split_join_undo_and_an_earlier_version(reader: Tab, here: Site) -> None
 
 
 def test_two_tabs_lose_no_text(browser: Any, reader: Tab, here: Site) -> None:
+    """They learn of each other when they save: no events come."""
     job_id = here.more[1]
     with tab(browser, here.url) as other:
+        for each in (reader, other):
+            each.page.route("**/api/events*", lambda route: route.abort())
         first, second = editing(reader, job_id), editing(other, job_id)
         type_first(first, 0, "Mine ")
         type_first(first, 2, "Both ")
@@ -168,6 +173,41 @@ def test_two_tabs_lose_no_text(browser: Any, reader: Tab, here: Site) -> None:
         saved(first)
         assert sentence(first, 0) == sentence(second, 0)
         assert sentence(first, 3).startswith("Also")
+        no_problem(other)
+
+
+def test_another_window_shows_an_edit_at_once_and_keeps_what_it_has_not_saved(
+    browser: Any, reader: Tab, here: Site
+) -> None:
+    job_id = here.more[4]
+    with tab(browser, here.url) as other:
+        first, second = editing(reader, job_id), editing(other, job_id)
+        type_first(first, 1, "Seen ")
+        second.locator(".toast", has_text="Changed in another window").wait_for()
+        assert sentence(second, 1).startswith("Seen ")
+        saved(second)
+
+        def refuse(route: Any) -> None:
+            if route.request.method == "PATCH":
+                route.fulfill(status=503, body="")
+            else:
+                route.continue_()
+
+        second.route("**/transcript", refuse)
+        type_first(second, 0, "Mine ")
+        type_first(second, 2, "Kept ")
+        saved(second, "failed")
+        type_first(first, 0, "Theirs ")
+        saved(first)
+        second.locator(".turn .banner").wait_for()
+        texts = second.locator(".versions p").all_inner_texts()
+        assert [text.split()[0] for text in texts] == ["Mine", "Theirs"]
+        second.unroute("**/transcript")
+        second.locator("button", has_text="Keep mine").click()
+        saved(second)
+        first.locator(".toast", has_text="Changed in another window").wait_for()
+        reader.until("document.querySelector('.turn p').textContent.startsWith('Mine ')")
+        assert sentence(first, 2).startswith("Kept ")
         no_problem(other)
 
 

@@ -206,10 +206,13 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Outline:
-    """What a list shows of a transcript: its first words, and the number of speakers if known."""
+    """What a list shows of a transcript: its first words, the number of speakers if known, and its
+    newest revision; ``None`` for a part of a transcript.
+    """
 
     preview: str
     n_speakers: int | None = None
+    revision: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

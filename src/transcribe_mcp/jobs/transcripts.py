@@ -113,19 +113,31 @@ def outlines(connection: sa.Connection, job_ids: Sequence[str]) -> dict[str, Out
         .where(of_jobs, segments.c.number < PREVIEW_SEGMENTS)
         .order_by(segments.c.number)
     )
+    n_speakers = sa.func.count(segments.c.speaker.distinct())
     counted = (
-        sa.select(jobs.c.job_id, sa.func.count(segments.c.speaker.distinct()))
+        sa.select(jobs.c.job_id, n_speakers, transcripts.c.revision)
         .join(segments, is_one)
+        .join(transcripts, transcripts.c.transcript_id == jobs.c.transcript_id)
         .where(of_jobs)
-        .group_by(jobs.c.job_id)
+        .group_by(jobs.c.job_id, transcripts.c.revision)
     )
     texts: dict[str, list[str]] = {}
     for job_id, text in connection.execute(first):
         texts.setdefault(job_id, []).append(text)
     return {
-        job_id: Outline(" ".join(texts.get(job_id, ())), n_speakers or None)
-        for job_id, n_speakers in connection.execute(counted)
+        job_id: Outline(" ".join(texts.get(job_id, ())), n or None, revision)
+        for job_id, n, revision in connection.execute(counted)
     }
+
+
+def newest_revisions(connection: sa.Connection, job_ids: Sequence[str]) -> dict[str, int]:
+    """Of those of these jobs that have a transcript."""
+    query = (
+        sa.select(jobs.c.job_id, transcripts.c.revision)
+        .join(transcripts, transcripts.c.transcript_id == jobs.c.transcript_id)
+        .where(jobs.c.job_id.in_(job_ids))
+    )
+    return dict(connection.execute(query).tuples().all())
 
 
 def known_contents(connection: sa.Connection, hashes: Sequence[str]) -> set[str]:

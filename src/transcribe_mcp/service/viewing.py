@@ -51,6 +51,13 @@ class Viewing:
                 found[job.job_id] = Outline(self._newest_text(job.job_id))
         return found
 
+    def revisions(self, job_ids: Sequence[str]) -> dict[str, int]:
+        """The newest revisions of those of these jobs that have a transcript."""
+        from ..jobs import transcripts
+
+        with self._service.read_store().begin() as connection:
+            return transcripts.newest_revisions(connection, job_ids)
+
     def _newest_text(self, job_id: str) -> str:
         from ..jobs.partial import partial_transcript
 

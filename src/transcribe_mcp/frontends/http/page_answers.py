@@ -9,8 +9,9 @@ from typing import Any
 from starlette.responses import JSONResponse, Response
 
 from ...errors import EditConflictError, TranscribeError
-from ...service.models import Hit, Job, Outline, Transcript
+from ...service.models import Hit, Job, Outline, Revision, Transcript
 from ...service.uploads import recording_name
+from ..times import iso
 from .error_answer import refusal
 
 # Commands in hints, and the same for the page.
@@ -31,8 +32,12 @@ def tag(revision: int) -> dict[str, str]:
     return {**NO_STORE, "etag": f'"r{revision}"'}
 
 
+def time_of_day(seconds: float | None) -> str | None:
+    return None if seconds is None else iso(seconds, "milliseconds")
+
+
 def job_row(job: Job, outline: Outline | None) -> dict[str, Any]:
-    """A job as lists show it. Times of day are seconds since the epoch."""
+    """A job as lists show it."""
     error = job.error
     # Lists show the name beside it; an upload's path means nothing to anyone.
     message = error.message.replace(f"{job.source}: ", "") if error else ""
@@ -46,9 +51,9 @@ def job_row(job: Job, outline: Outline | None) -> dict[str, Any]:
         "eta_s": job.eta_s,
         "queue_position": job.queue_position,
         "waiting_for": job.waiting_for,
-        "created_at": job.created_at,
-        "started_at": job.started_at,
-        "finished_at": job.finished_at,
+        "created_at": time_of_day(job.created_at),
+        "started_at": time_of_day(job.started_at),
+        "finished_at": time_of_day(job.finished_at),
         "duration_s": job.duration_s,
         "language": job.language,
         "model": job.model,
@@ -57,6 +62,7 @@ def job_row(job: Job, outline: Outline | None) -> dict[str, Any]:
         "warnings": [{"code": each.code, "message": each.message} for each in job.warnings],
         "preview": outline.preview if outline else None,
         "n_speakers": outline.n_speakers if outline else None,
+        "revision": outline.revision if outline else None,
     }
 
 
@@ -70,8 +76,12 @@ def hit_row(hit: Hit) -> dict[str, Any]:
         "before": hit.before,
         "after": hit.after,
         "speaker": hit.speaker,
-        "created_at": hit.created_at,
+        "created_at": time_of_day(hit.created_at),
     }
+
+
+def revision_row(revision: Revision) -> dict[str, Any]:
+    return {"revision": revision.revision, "created_at": time_of_day(revision.created_at)}
 
 
 def document(transcript: Transcript, revision: int) -> Response:

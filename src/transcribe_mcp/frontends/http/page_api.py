@@ -28,7 +28,16 @@ from ...service.refusals import is_batch
 from ...service.uploads import recording_name
 from ...service.viewing import Sound, Viewing
 from .guard import SESSION_COOKIE, Area
-from .page_answers import NO_STORE, answer, document, hit_row, job_row, page_error, tag
+from .page_answers import (
+    NO_STORE,
+    answer,
+    document,
+    hit_row,
+    job_row,
+    page_error,
+    revision_row,
+    tag,
+)
 from .page_events import Events
 from .parameters import form_options
 from .parts import Part
@@ -119,8 +128,9 @@ class PageApi:
             }
         )
 
-    async def events(self, _: Request) -> Response:
-        return EventSourceResponse(self._events.stream(), ping=PING_S, headers=NO_STORE)
+    async def events(self, request: Request) -> Response:
+        events = self._events.stream(request.query_params.get("job", ""))
+        return EventSourceResponse(events, ping=PING_S, headers=NO_STORE)
 
     # --- jobs ------------------------------------------------------------------------------------
 
@@ -178,7 +188,7 @@ class PageApi:
 
     async def revisions(self, request: Request) -> Response:
         found = await self._call(self._editing.history, _job_id(request))
-        return answer({"revisions": [asdict(each) for each in found]})
+        return answer({"revisions": [revision_row(each) for each in found]})
 
     async def restore(self, request: Request) -> Response:
         number = number_of(request.path_params["revision"])

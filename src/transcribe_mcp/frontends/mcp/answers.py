@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from datetime import UTC, datetime
 from typing import Any
 
 from ...domain.text_breaks import head
@@ -19,6 +18,7 @@ from ...errors import TranscribeError
 from ...service.model_fit import CachedModel, Machine
 from ...service.models import Batch, Diagnosis, Hit, Job, JobFailure
 from ...service.uploads import shown_source
+from ..times import iso
 from .hints import for_assistant, next_step
 
 MAX_LINES = 50  # jobs of a batch in one answer
@@ -370,8 +370,3 @@ def diagnosis_answer(diagnosis: Diagnosis, max_chars: int, *, details: bool) -> 
     plan = [{"command": step["command"], "why": step["why"]} for step in steps]
     report = head(diagnosis.text, max_chars) if details else None
     return DiagnosisAnswer(diagnosis.report.get("result") == "fit", found, plan or None, report)
-
-
-def iso(seconds: float) -> str:
-    """Seconds since the epoch -> ``2026-11-24T14:30:00Z``."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -21,8 +21,9 @@ from ...service.async_service import AsyncService
 from ...service.formats import FORMATS
 from ...service.models import Job, JobFilter, JobStatus
 from ...service.service import Service
+from ..times import iso
 from . import sdk
-from .answers import clean, iso
+from .answers import clean
 
 SCHEME = "transcript://"
 PAGE_ROWS = 100

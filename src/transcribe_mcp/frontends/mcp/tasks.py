@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from ...service.models import Batch, Job
-from .answers import iso
+from ..times import iso
 from .handlers import Handlers
 
 IDENTIFIER = "io.modelcontextprotocol/tasks"

@@ -103,8 +103,9 @@ export function upload(path, form, { onProgress, signal }) {
 const RETRY_MS = 3000;
 
 // Changes of jobs as they happen. `again` runs after each gap, so that nothing is missed. Hidden
-// pages do not listen: a browser opens few connections to one server. Returns how to stop.
-export function watch({ job, deleted, again, line }) {
+// pages do not listen: a browser opens few connections to one server. `id`: the job that the page
+// shows; its state comes first.
+export function watch({ id = "", job, deleted, again, line }) {
   let source = null;
   let hasGap = false;
   let timer;
@@ -130,7 +131,7 @@ export function watch({ job, deleted, again, line }) {
   };
   function open() {
     source?.close();
-    source = new EventSource("/api/events");
+    source = new EventSource(id ? `/api/events?job=${encodeURIComponent(id)}` : "/api/events");
     source.addEventListener("open", found);
     source.addEventListener("error", lose);
     source.addEventListener("job", (event) => job(JSON.parse(event.data)));
@@ -142,10 +143,4 @@ export function watch({ job, deleted, again, line }) {
   addEventListener("pagehide", leave);
   addEventListener("pageshow", look);
   open();
-  return () => {
-    document.removeEventListener("visibilitychange", look);
-    removeEventListener("pagehide", leave);
-    removeEventListener("pageshow", look);
-    close();
-  };
 }

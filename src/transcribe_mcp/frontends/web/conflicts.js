@@ -4,8 +4,8 @@ import { plain } from "./segments.js";
 import { button, counted, el, say } from "./ui.js";
 
 // "2 minutes ago"
-function ago(seconds) {
-  const minutes = Math.round((Date.now() / 1000 - seconds) / 60);
+function ago(time) {
+  const minutes = Math.round((Date.now() - Date.parse(time)) / 60000);
   if (!(minutes >= 1)) return "just now";
   if (minutes < 90) return `${counted(minutes, "minute")} ago`;
   return `${counted(Math.round(minutes / 60), "hour")} ago`;

@@ -128,7 +128,10 @@ export class Editor {
     this.span = null; // its element may go: that is no leaving
     act(span);
     this.span = span;
-    if (span.isConnected) return undefined;
+    if (span.isConnected) {
+      if (hadFocus && this.caret() !== place) this.putCaret(place);
+      return undefined;
+    }
     this.span = null;
     const now = this.text.segments.findLastIndex((segment) => segment.start <= start);
     if (hadFocus) this.enterAt(Math.max(0, now), place);

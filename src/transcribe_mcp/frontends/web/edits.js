@@ -17,9 +17,9 @@ const WORDS = {
 };
 
 export class Edits {
-  // Args: `mark`, the button that shows the state; `refused`, called with the server's words.
-  constructor(jobId, text, { mark, refused }) {
-    Object.assign(this, { jobId, text, mark, refused });
+  // Args: `mark`, the button that shows the state; `say`, called with words for the reader.
+  constructor(jobId, text, { mark, say }) {
+    Object.assign(this, { jobId, text, mark, say });
     this.editor = null; // set by the editor
     this.base = []; // the segments as the server has them
     this.held = new Set(); // those of them that the reader has to choose or refuse
@@ -28,6 +28,7 @@ export class Edits {
     this.undone = [];
     this.saving = null;
     this.isOn = false;
+    this.newest = 0; // the newest revision that the server has told
     this.drawn = []; // called after the state has changed
     keepWhile(() => this.isDirty);
     document.addEventListener("reopened", () => this.save());
@@ -44,6 +45,7 @@ export class Edits {
     this.done = [];
     this.undone = [];
     this.show("saved");
+    if (this.newest > this.revision) this.heard(this.newest);
   }
 
   get isDirty() {
@@ -157,7 +159,7 @@ export class Edits {
       error.status >= 400 && error.status < 500 && ![401, 408, 429].includes(error.status);
     this.show(isFinal ? "refused" : "failed");
     if (!isFinal) return RETRY_MS;
-    this.refused(error.message);
+    this.say(error.message);
     return 0;
   }
 
@@ -179,6 +181,23 @@ export class Edits {
     this.editor.take();
     const mine = this.text.segments.map((segment) => map.get(segment) ?? segment);
     this.editor.keepingCaret((held) => this.text.change(mine, held));
+  }
+
+  // The server has this revision; if it is another window's, it is taken over at once.
+  async heard(revision) {
+    this.newest = revision;
+    while (this.saving) await this.saving;
+    if (!this.isOn || revision <= this.revision) return;
+    const before = this.text.segments;
+    this.saving = this.meet().then(
+      () => true,
+      () => false, // the next save meets it
+    );
+    const hasMet = await this.saving;
+    this.saving = null;
+    if (!hasMet) return;
+    if (!isEqual(before, this.text.segments)) this.say("Changed in another window");
+    this.settle();
   }
 
   // Another window saved first: its version and this one become one.

@@ -87,7 +87,8 @@ function deleted(id) {
 // --- showing ------------------------------------------------------------------------------------
 
 function newestFirst(a, b) {
-  return b.job.created_at - a.job.created_at || (b.job.job_id > a.job.job_id ? 1 : -1);
+  const time = ({ job }) => Date.parse(job.created_at);
+  return time(b) - time(a) || (b.job.job_id > a.job.job_id ? 1 : -1);
 }
 
 function draw() {

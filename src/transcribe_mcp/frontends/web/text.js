@@ -2,7 +2,7 @@
 // plain text; it gets an element for each word when it comes near.
 import { clock, el } from "./elements.js";
 import { Marks } from "./marks.js";
-import { isSame, paragraphs, timed } from "./segments.js";
+import { isSame, paragraphs, plain, timed } from "./segments.js";
 
 const CHUNK = 80; // paragraphs made in one go, so that long transcripts do not block the page
 
@@ -55,7 +55,8 @@ export class Text {
     this.finish();
   }
 
-  // Shows other segments at once. `held`: a sentence that is typed in and keeps its element.
+  // Shows other segments at once. `held`: a sentence that is typed in; with the same text it keeps
+  // its words' elements.
   change(segments, held = null) {
     const old = this.segments;
     const isSameShape =
@@ -135,7 +136,9 @@ export class Text {
       if (segment.words === old.words) continue;
       for (const word of segment.words) word.para = para;
       isStale = true;
-      if (para.isFilled && para.spans[k] !== held) this.write(para.spans[k], segment);
+      const isHeld = held && para.spans?.[k] === held;
+      const isThere = isHeld && plain(held.textContent) === plain(segment.text);
+      if (para.isFilled && !isThere) this.write(para.spans[k], segment);
     }
     if (isStale && para.node && !para.isFilled) this.writePlain(para);
   }

@@ -30,7 +30,7 @@ const isFinal = ({ status }) => !["queued", "running"].includes(status);
 
 const speakers = new Speakers();
 const { text, sound, wave, find, doubts } = reader($("#audio"), speakers);
-const edits = new Edits(jobId, text, { mark: $("#saved"), refused: say });
+const edits = new Edits(jobId, text, { mark: $("#saved"), say });
 const editor = new Editor(text, sound, edits, { root: $("#text"), button: $("#edit") });
 const conflicts = new Conflicts(text, edits);
 const versions = new Versions(jobId, edits, restored);
@@ -122,7 +122,6 @@ async function again() {
   try {
     job = await send("POST", jobPath(jobId, "/retry"));
     drawState();
-    follow();
     say("Back in line");
   } catch (error) {
     say(error.message);
@@ -160,28 +159,29 @@ async function restored(doc) {
   edits.attach(doc);
 }
 
-let stopWatching = null;
 let reading = null;
 
-// Follows a job that is not final: its progress, its text so far, its end.
+// Follows the job: its progress, its text so far, its end, and edits elsewhere.
 function follow() {
-  if (stopWatching || isFinal(job)) return;
   const changed = (row) => {
     if (row.job_id !== jobId) return;
+    const wasFinal = isFinal(job);
     job = row;
+    if (wasFinal && row.status === "completed") return edits.heard(row.revision);
     drawState();
     drawHead();
-    if (isFinal(row)) finish();
-    else
-      reading ??= setTimeout(
-        () =>
-          read()
-            .catch(() => {})
-            .finally(() => (reading = null)),
-        PARTIAL_MS,
-      );
+    if (isFinal(row)) return finish();
+    reading ??= setTimeout(
+      () =>
+        read()
+          .catch(() => {})
+          .finally(() => (reading = null)),
+      PARTIAL_MS,
+    );
+    return undefined;
   };
-  stopWatching = watch({
+  watch({
+    id: jobId,
     job: changed,
     deleted: (id) => id === jobId && location.assign("/"),
     again: () => get(jobPath(jobId)).then(changed, () => {}),
@@ -190,11 +190,8 @@ function follow() {
 }
 
 async function finish() {
-  stopWatching?.();
-  stopWatching = null;
   clearTimeout(reading);
   reading = null;
-  showLine(true);
   await read().catch((error) => say(error.message));
   drawState();
 }

@@ -18,9 +18,9 @@ export function about(seconds) {
   return `about ${Math.round(seconds / 360) / 10} h left`;
 }
 
-export function day(seconds) {
-  const date = new Date(seconds * 1000);
-  const midnight = (time) => new Date(time).setHours(0, 0, 0, 0);
+export function day(time) {
+  const date = new Date(time);
+  const midnight = (moment) => new Date(moment).setHours(0, 0, 0, 0);
   const days = Math.round((midnight(Date.now()) - midnight(date)) / 86400000);
   if (days === 0) return "Today";
   if (days === 1) return "Yesterday";

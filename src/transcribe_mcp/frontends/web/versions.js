@@ -7,8 +7,8 @@ import { $, button, clock, counted, day, el, say } from "./ui.js";
 
 const SHOWN = 20; // sentences of a comparison
 
-const time = (seconds) =>
-  new Date(seconds * 1000).toLocaleTimeString("en", { timeStyle: "medium", hourCycle: "h23" });
+const clockTime = (time) =>
+  new Date(time).toLocaleTimeString("en", { timeStyle: "medium", hourCycle: "h23" });
 
 function line(label, text) {
   text.prepend(el("span", { className: "quiet num", textContent: label }), " ");
@@ -36,7 +36,7 @@ export class Versions {
   }
 
   row({ revision, created_at: at }, isNow) {
-    const name = revision ? `${day(at)}, ${time(at)}` : "As it was transcribed";
+    const name = revision ? `${day(at)}, ${clockTime(at)}` : "As it was transcribed";
     if (isNow) {
       const now = el("span", { className: "quiet", textContent: "Now" });
       return el("li", {}, el("span", { className: "num", textContent: name }), now);
