@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from command_line import FAKE, environment, run
-from job_places import finished, jobs, options, place
+from job_places import fake_options, finished, jobs, options, place
 from local_hub import closed_port
 from mcp_places import calling, home, stdio
 from patience import PATIENCE_S
@@ -308,6 +308,24 @@ def test_a_job_on_an_object_says_the_same_as_one_on_the_file_and_keeps_no_copy(
     assert isinstance(ended, Batch) and [job.status for job in ended.jobs] == [done.status]
     assert [refused.error.code for refused in ended.refused] == ["source_not_found"]
     assert not kept and SECRET not in log
+
+
+def test_an_object_that_has_a_transcript_is_not_copied_again_until_it_changes(
+    client: S3, tmp_path: Path
+) -> None:
+    wanted = fake_options(language="en")
+    client.put("/talks/twice.flac", CLIP)
+    url = "s3://talks/twice.flac"
+    with place(tmp_path / "data"):
+        first = finished(jobs.submit(JobRequest(url, wanted)).job_id)
+        again = jobs.submit(JobRequest(url, wanted))
+        client.put("/talks/twice.flac", OTHER)
+        changed = jobs.submit(JobRequest(url, wanted))
+        new = finished(changed.job_id)
+
+    assert (again.status, again.job_id) == (JobStatus.COMPLETED, first.job_id)
+    assert changed.status is JobStatus.QUEUED
+    assert new.status is JobStatus.COMPLETED and new.job_id != first.job_id
 
 
 def test_an_assistant_reaches_the_objects_that_its_user_allows_and_no_other(

@@ -244,3 +244,8 @@ def usable_cores() -> int:
     except (OSError, ValueError):
         return cores
     return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
+
+
+def cores_beside_gpu(cores: int) -> int:
+    """Cores for reading a recording; the threads that launch the work of a GPU need some too."""
+    return max(1, round(0.75 * cores))

@@ -45,7 +45,7 @@ _STATUS_UNCHANGED = (
     .select_from(jobs)
     .where(jobs.c.job_id == sa.bindparam("job_id"), jobs.c.status == sa.bindparam("status"))
 )
-_REMEMBER_HASH = sa.text(
+REMEMBER_HASH = sa.text(
     "INSERT INTO known_files (path, signature, content_hash) "
     "VALUES (:source, :signature, :content_hash) ON CONFLICT (path) "
     "DO UPDATE SET signature = excluded.signature, content_hash = excluded.content_hash"
@@ -175,7 +175,7 @@ def _insert(
     if job.roots is not None:
         _insert_roots(connection, job_id, job)
     if job.is_new_hash:
-        connection.execute(_REMEMBER_HASH, row)
+        connection.execute(REMEMBER_HASH, row)
     if job.answer is None:
         queue.add(connection, job_id, job.queue, job.priority)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..settings import usable_cores
+from ..settings import cores_beside_gpu, usable_cores
 from .submission import LONG_S
 
 # Also for voice detection on the CPU. Its results are the same with up to five threads, so
@@ -11,7 +11,6 @@ from .submission import LONG_S
 THREADS = 4
 # For a long recording. Four threads decode MP3 more slowly than one GPU transcribes it.
 THREADS_PER_GPU = 8
-READING_SHARE = 0.75  # of the cores: the threads that launch the work of a GPU need some too
 
 
 def reading_threads(device: str, duration_s: float | None, cores: int) -> int:
@@ -20,7 +19,7 @@ def reading_threads(device: str, duration_s: float | None, cores: int) -> int:
     n_gpus = device.count("cuda")
     if not n_gpus or (duration_s or 0.0) <= LONG_S:
         return few
-    return n_gpus * max(few, min(THREADS_PER_GPU, round(cores * READING_SHARE)))
+    return n_gpus * max(few, min(THREADS_PER_GPU, cores_beside_gpu(cores)))
 
 
 def cores_of_worker(threads: int, n_workers: int) -> int:

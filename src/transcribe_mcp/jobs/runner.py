@@ -4,144 +4,37 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
-from math import inf
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..domain.languages import AUTO
 from ..domain.options import EngineSpec, Options, part_of
-from ..domain.private_files import FOLDER_MODE
 from ..domain.transcript import Notice, Transcript
 from ..errors import (
     CancelledError,
-    SourceChangedError,
     SourceTooLargeError,
     StoreError,
     TranscribeError,
     WorkerFailedError,
 )
-from ..media.download import FetchLimits, fetch, is_url
-from ..media.object_storage import is_object
+from ..media.download import is_url
 from ..pipeline.checkpoint import Restored
-from ..runtime.executor import Executor
 from ..runtime.queue import Claim as EngineClaim
 from ..runtime.queue import Recording
-from ..settings import Settings
 from . import file_identity, spool, uploads
-from .object_copies import copy_object
-from .quarantine import Gate, Pass
+from .quarantine import Pass
 from .reading import cores_of_worker, reading_threads
-from .store import Store
-from .submission import FETCHED_FOR_SHELL
+from .running_job import TOO_LONG_HINT, RunningJob, WorkerContext
+from .source_file import content_hash, recording_file
 from .transcripts import ContentKey
-from .worker_process import WorkerSlot, last_end, was_killed
-from .worker_store import CRASHES_SET_ASIDE, KILLS_SET_ASIDE, Claim, ResolvedEngine, WorkerStore
+from .worker_process import last_end, was_killed
+from .worker_store import CRASHES_SET_ASIDE, KILLS_SET_ASIDE, Claim, ResolvedEngine
 from .workflows import keep_step
 
 TWIN_POLL_S = 0.3  # how often a job looks whether another on the same content has ended
 MIN_BITS_PER_S = 100  # of sound: silence in FLAC takes 400. A header that claims less is wrong
-_TOO_LONG_HINT = "cut it into parts, or raise TRANSCRIBE_MCP_MAX_DURATION_HOURS"
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerContext:
-    """What the jobs of one worker share.
-
-    Attributes:
-        slot: whose jobs these are.
-        log_of: the log of a worker of this machine, by its id; ``None`` where it is of another.
-        work_dir: where recordings from addresses lie while they are worked on.
-    """
-
-    store: Store
-    worker_store: WorkerStore
-    executor: Executor
-    gate: Gate
-    settings: Settings
-    slot: WorkerSlot
-    log_of: Callable[[str | None], Path | None]
-    work_dir: Path
-
-
-@dataclass(eq=False, slots=True)
-class RunningJob:
-    """How far a job is. Written by its own threads, read by the worker's heartbeat."""
-
-    claim: Claim
-    stage: str = "load"
-    done_s: float = 0.0
-    duration_s: float | None = None
-    limit_s: float = inf  # of the recording
-    cancelled_at: float | None = None  # monotonic clock
-    recording: Recording | None = None
-    n_checkpoints: int = 0  # batches that were finished before
-    began_at: float | None = None  # monotonic clock, when the first batch that was not kept began
-    began_from_s: float = 0.0
-    speakers: bytes | None = None  # what was heard of them
-    noted: dict[str, object] = field(default_factory=dict)  # what the store knows
-
-    def cancel(self) -> None:
-        if self.cancelled_at is None:
-            self.cancelled_at = time.monotonic()
-        if self.recording is not None:
-            self.recording.cancel()
-
-    def check(self) -> None:
-        if self.cancelled_at is not None:
-            raise CancelledError(f"job {self.claim.job_id} was stopped")
-
-    def progress(self, stage: str, done: float, total: float | None) -> None:
-        """The pipeline's and the engine loader's callback, from several threads.
-
-        Raises:
-            CancelledError: the job was stopped.
-            SourceTooLargeError: more is read than may be, whatever the recording's header said.
-        """
-        self.check()
-        if stage == "read" and done > self.limit_s:
-            name = Path(self.claim.source).name
-            limit_h = self.limit_s / 3600
-            raise SourceTooLargeError(
-                f"{name} is longer than {limit_h:g} h, the limit", hint=_TOO_LONG_HINT
-            )
-        if stage == "read" and self.duration_s is not None:
-            self.duration_s = max(self.duration_s, done)
-        if stage == "windows":
-            self.stage = stage
-            self.done_s = max(self.done_s, done)
-        elif stage in ("read", "speech"):
-            if self.stage not in ("windows", "speech"):
-                self.stage = "speech"
-        else:
-            self.stage = stage
-
-    @property
-    def speed(self) -> float | None:
-        """Seconds of audio a second since this run's first new batch."""
-        if self.began_at is None or self.done_s <= self.began_from_s:
-            return None
-        return (self.done_s - self.began_from_s) / max(1e-3, time.monotonic() - self.began_at)
-
-    def news(self) -> dict[str, object]:
-        """What has changed since it was last asked."""
-        now = {
-            "stage": self.stage,
-            "done_s": self.done_s,
-            "duration_s": self.duration_s,
-            "speed": self.speed,
-        }
-        fresh = {
-            name: value
-            for name, value in now.items()
-            if value is not None and self.noted.get(name) != value
-        }
-        if set(fresh) <= {"speed"}:  # it changes all the time
-            return {}
-        self.noted |= fresh
-        return fresh
 
 
 def run(shop: WorkerContext, job: RunningJob) -> None:
@@ -158,8 +51,8 @@ def run(shop: WorkerContext, job: RunningJob) -> None:
         job.n_checkpoints = shop.store.queue.count_steps(claim.job_id)
         claim = _after_crashes(shop, shop.worker_store.judge_crashes(claim, job.n_checkpoints))
         roots = None if is_url(claim.source) else shop.store.roots(claim.job_id)
-        with file_identity.opened(_recording(shop, job, claim, folder), roots) as path:
-            content = ContentKey(_content_hash(shop, job, claim, path), claim.options_key)
+        with file_identity.opened(recording_file(shop, job, claim, folder), roots) as path:
+            content = ContentKey(content_hash(shop, job, claim, path), claim.options_key)
             while inside is None:
                 earlier = _answer(shop, job, claim, content)
                 if earlier is not None:
@@ -349,45 +242,6 @@ def _engine_spec(shop: WorkerContext, claim: Claim) -> EngineSpec:
     )
 
 
-def _recording(shop: WorkerContext, job: RunningJob, claim: Claim, folder: Path) -> Path:
-    """The file to read: the source itself, or its copy if it is a URL."""
-    if spool.is_kept(claim.signature):
-        return spool.require_kept(shop.settings.data_dir, claim.signature)
-    if not is_url(claim.source):
-        return Path(claim.source)
-    fetched = sorted(path for path in folder.glob("*") if not path.name.startswith("."))
-    if fetched:
-        return fetched[0]
-    shop.work_dir.mkdir(mode=FOLDER_MODE, exist_ok=True)
-    max_bytes = shop.settings.max_file_bytes
-    if is_object(claim.source):
-        return copy_object(claim.source, folder, FetchLimits(max_bytes), job.progress)
-    for_shell = claim.signature == FETCHED_FOR_SHELL
-    limits = FetchLimits.of_shell(claim.source, max_bytes) if for_shell else FetchLimits(max_bytes)
-    return fetch(claim.source, folder, limits, job.progress)
-
-
-def _content_hash(shop: WorkerContext, job: RunningJob, claim: Claim, path: Path) -> str:
-    """The hash of what is read now; it is looked at again only if the file may have changed.
-
-    Raises:
-        SourceChangedError: checkpoints of other content are kept.
-    """
-    now = file_identity.signature(path)
-    if claim.content_hash is not None and now == claim.signature:
-        return claim.content_hash
-    found = file_identity.content_hash(path, job.check)
-    if (
-        claim.resolved is not None
-        and claim.content_hash is not None
-        and found != claim.content_hash
-    ):
-        hint = "submit it again"
-        raise SourceChangedError(f"{path} has changed since its transcription began", hint=hint)
-    shop.worker_store.change(claim, {"content_hash": found})
-    return found
-
-
 def _duration(shop: WorkerContext, path: Path) -> float | None:
     """What the recording's header says; ``None`` where it says nothing that could be.
 
@@ -402,7 +256,7 @@ def _duration(shop: WorkerContext, path: Path) -> float | None:
     limit_h = shop.settings.max_duration_hours
     if duration_s > limit_h * 3600:
         message = f"{path.name} is {duration_s / 3600:.1f} h long; at most {limit_h:g} h"
-        raise SourceTooLargeError(message, hint=_TOO_LONG_HINT)
+        raise SourceTooLargeError(message, hint=TOO_LONG_HINT)
     return duration_s
 
 

@@ -67,8 +67,9 @@ class Submission:
             if is_object(source):
                 source = require_object(source)
                 signature = object_signature(source)
+                known = self._store.known_hash(source, signature)
                 guessed_s = _guessed_s(source, signature)
-                return self._job(source, signature, None, guessed_s, request)
+                return self._with_answer(self._job(source, signature, known, guessed_s, request))
             require_url(source)
             return self._job(
                 source, FETCHED_FOR_SHELL if request.from_shell else "", None, _FETCHED_S, request

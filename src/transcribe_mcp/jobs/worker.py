@@ -38,7 +38,8 @@ from .model_server import ModelServer
 from .output_writer import OutputWriter
 from .quarantine import Gate
 from .row_mapping import SILENT_S
-from .runner import RunningJob, WorkerContext, run
+from .runner import run
+from .running_job import RunningJob, WorkerContext
 from .store import Store
 from .worker_process import (
     EXIT_DONE,

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from ..domain.transcript import Notice, Transcript
 from ..errors import CancelledError, TranscribeError, UsageError
 from . import transcripts
+from .adding import REMEMBER_HASH
 from .database import clock, require
 from .failed_starts import clear_failed_start
 from .ids import new_id
@@ -129,6 +130,12 @@ class WorkerStore:
             changed = connection.execute(self._of(claim, jobs.update()).values(**values)).rowcount
         if not changed:  # read after the commit, so the transaction is one request to the writer
             raise _lost(claim)
+
+    def remember_hash(self, claim: Claim, content_hash: str) -> None:
+        """Of a source with the signature that it had when the job was submitted."""
+        row = {"source": claim.source, "signature": claim.signature, "content_hash": content_hash}
+        with self._store.begin() as connection:
+            connection.execute(REMEMBER_HASH, row)
 
     def record_start(self, claim: Claim, resolved: ResolvedEngine) -> None:
         self.change(claim, asdict(resolved))

@@ -21,7 +21,7 @@ from ..errors import CancelledError
 from ..media.decode import SAMPLE_RATE_HZ, Samples
 from ..runtime.prefetch import Prefetcher
 from ..runtime.queue import Recording
-from ..settings import usable_cores
+from ..settings import cores_beside_gpu, usable_cores
 from ..speech.detector import SpeechDetector
 from ..speech.regions import Loudness, Region, RegionFinder, Window, WindowCutter
 from .speaker_pass import SpeakerPass
@@ -31,7 +31,6 @@ BLOCK_S = 300.0  # read and searched for speech at once by the CPU; sets the mem
 DECODED_BLOCK_S = 600.0  # for a detector on a device, of samples in memory: it takes hardly longer
 CPU_AHEAD_S = 2 * BLOCK_S
 DEVICE_AHEAD_S = 1800.0  # a device has larger batches
-READING_SHARE = 0.75  # of the cores, beside a GPU: the threads that launch its work need some too
 
 
 @dataclass(slots=True)
@@ -144,7 +143,7 @@ def _blocks(
 ) -> Generator[Samples, None, None] | Prefetcher[Samples]:
     if detector is None:
         return run.voice.blocks(BLOCK_S, threads, run.notices)
-    readers = threads if run.options.threads else max(1, round(threads * READING_SHARE))
+    readers = threads if run.options.threads else cores_beside_gpu(threads)
     if run.voice.is_decoded:
         return run.voice.blocks(max(detector.block_s, DECODED_BLOCK_S), readers, run.notices)
     # While the device works on one block, the next two are read.
