@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,11 @@ from transcribe_mcp.settings import settings, usable_cores
 # Tests start hundreds of processes. Each would compile the same modules again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+
+# A shell lets the children of a background command ignore Ctrl-C. Tests send it to processes that
+# they start, which would go on for minutes.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Threads that wait for each other (of torch, CTranslate2 and numpy) leave their cores to the other
 # test processes. Busy waiting made loading a model ten times slower.

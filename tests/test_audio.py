@@ -23,11 +23,13 @@ from transcribe_mcp.errors import (
     SourceNotFoundError,
     SourceUnreadableError,
 )
+from transcribe_mcp.media import decode as decode_module
 from transcribe_mcp.media.container import Media, opened
 from transcribe_mcp.media.decode import SAMPLE_RATE_HZ, probe, read, read_blocks
 from transcribe_mcp.media.decode_parallel import range_layout, ranges
 
 RATE_HZ = SAMPLE_RATE_HZ
+LONG_S = 131.7  # for three threads: two ranges each, and one for the end
 
 CODECS = [
     ("wav", "pcm_s16le", 8_000, "mono"),
@@ -134,11 +136,14 @@ def test_blocks_have_the_size_asked_for_but_the_last(tmp_path):
     ],
 )
 def test_ranges_on_threads_give_the_very_samples_of_the_serial_decode(
-    tmp_path, suffix, codec, rate_hz
+    tmp_path, monkeypatch, suffix, codec, rate_hz
 ):
-    path = write_audio(tmp_path / f"a.{suffix}", codec, speechlike(251.7, rate_hz), rate_hz=rate_hz)
-    serial, _ = decode(path, block_s=100)
-    parallel, notices = decode(path, block_s=100, threads=3)
+    monkeypatch.setattr(decode_module, "PARALLEL_FROM_S", LONG_S)
+    path = write_audio(
+        tmp_path / f"a.{suffix}", codec, speechlike(LONG_S, rate_hz), rate_hz=rate_hz
+    )
+    serial, _ = decode(path, block_s=60)
+    parallel, notices = decode(path, block_s=60, threads=3)
     np.testing.assert_array_equal(parallel, serial)
     assert notices == []
     with opened(Media(path)) as (container, stream):
@@ -168,8 +173,13 @@ def test_a_long_mp3_is_the_same_in_ranges_that_begin_at_bytes_found_in_it(tmp_pa
 @pytest.mark.parametrize(
     ("suffix", "codec", "rate_hz"), [("m4a", "aac", 16_000), ("wav", "pcm_s16le", 22_051)]
 )
-def test_what_has_no_exact_ranges_is_decoded_serially(tmp_path, suffix, codec, rate_hz):
-    path = write_audio(tmp_path / f"a.{suffix}", codec, speechlike(250, rate_hz), rate_hz=rate_hz)
+def test_what_has_no_exact_ranges_is_decoded_serially(
+    tmp_path, monkeypatch, suffix, codec, rate_hz
+):
+    monkeypatch.setattr(decode_module, "PARALLEL_FROM_S", LONG_S)
+    path = write_audio(
+        tmp_path / f"a.{suffix}", codec, speechlike(LONG_S, rate_hz), rate_hz=rate_hz
+    )
     with opened(Media(path)) as (container, stream):
         assert range_layout(container, stream) is None
     np.testing.assert_array_equal(decode(path, threads=2)[0], decode(path)[0])

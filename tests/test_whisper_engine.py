@@ -39,7 +39,7 @@ WORD_ERRORS = 0.005  # that 8 bits may cost
 
 def load(**changes: Any) -> Recognizer:
     request = EngineRequest(
-        "whisper", str(whisper_nano()), "cpu", "float32", threads=2, offline=True
+        "whisper", str(whisper_nano()), "cpu", "float32", threads=1, offline=True
     )
     return load_recognizer(replace(request, **changes))
 
