@@ -1,4 +1,4 @@
-"""Parts of ``gpu.py`` with many recordings: memory that stays reserved, jobs of one worker."""
+"""Parts of ``gpu.py`` with many recordings: memory that stays reserved, jobs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from transcribe_mcp.pipeline.offline import transcribe
 
 MANY = 30  # recordings
 JOB_PARTS = 6  # of ten minutes
-WARM_JOBS = 24
+WARM_JOBS = 96  # the second worker of a GPU starts meanwhile
 QUEUED_JOBS = 64
 
 
@@ -48,7 +48,7 @@ def reserved(setup: Setup, name: str) -> Figures:
 
 
 def queue(setup: Setup, name: str) -> Figures:
-    """The decoded hour in this process, then parts of it as jobs of one worker, × real time."""
+    """The decoded hour in this process, then parts of it as jobs, × real time."""
     from transcribe_mcp.service.models import JobOptions, JobRequest, JobStatus
     from transcribe_mcp.service.service import default_service as service
     from transcribe_mcp.settings import settings
@@ -64,7 +64,6 @@ def queue(setup: Setup, name: str) -> Figures:
         paths.append(setup.folder / f"part{number}.flac")
         write_flac(paths[-1], [part])
     os.environ["TRANSCRIBE_MCP_DATA_DIR"] = str(setup.folder / "data")
-    os.environ["TRANSCRIBE_MCP_WORKERS"] = "1"
     os.environ["TRANSCRIBE_MCP_EXIT_AFTER_S"] = "10"
     settings.cache_clear()
     service.cache_clear()

@@ -140,7 +140,8 @@ class Settings:
         max_file_gib: size limit of a server for one recording.
         max_duration_hours: duration limit of a server for one recording.
         start_workers: commands and servers start workers; false if a service runs them.
-        workers: number of workers; 0 starts one per usable GPU, or one on the CPU.
+        workers: number of workers; 0 starts one per usable GPU (two if many jobs wait for a large
+            one), or one on the CPU.
         keep_days: days after which finished jobs are deleted; 0 never deletes automatically.
         unload_after_s: idle seconds after which a worker unloads its model; 0 unloads at once.
         exit_after_s: idle seconds after which workers exit; 0 exits at once.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from .derived_facts import DerivedFacts
@@ -12,6 +12,8 @@ from .machine import Gpu, gpu_name, gpus_of, usable_cores, usable_memory_bytes
 from .memory import WHISPER, geometry, gpu_bytes, largest_batch
 
 USUAL_MODEL = "large-v3-turbo"
+PAIR_BYTES = 40 << 30  # of a GPU that may have two workers; each takes 8 GB with the usual model
+PAIR_CORES = 6  # for each of these GPUs
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +23,13 @@ class Runtime:
     Attributes:
         threads: physical cores that this process may use, within its quota; at least 1.
         gpus: numbers of the GPUs that an engine can probably use; nothing was run on them.
+        paired_gpus: those of them that two workers fill better than one, if many jobs wait.
         environment: variables to set before the worker starts; libraries read them once.
     """
 
     threads: int
     gpus: tuple[int, ...]
+    paired_gpus: tuple[int, ...]
     environment: Mapping[str, str]
 
 
@@ -37,7 +41,17 @@ def choose_runtime(facts: Facts, model: str = USUAL_MODEL) -> Runtime:
     usable = usable_gpus(facts, model) if has_gpu else ()
     if has_gpu and not usable:
         environment["CUDA_VISIBLE_DEVICES"] = ""  # an unusable GPU must not be touched
-    return Runtime(threads, usable, environment)
+    return Runtime(threads, usable, _paired(facts, usable, threads), environment)
+
+
+def _paired(facts: Facts, usable: Sequence[int], threads: int) -> tuple[int, ...]:
+    """Python's lock keeps one process from filling a GPU as fast as an H200. Slower ones have no
+    room for two models, or little to gain.
+    """
+    if threads < PAIR_CORES * len(usable):
+        return ()
+    gpus = gpus_of(facts)
+    return tuple(number for number in usable if gpus[number].total_bytes >= PAIR_BYTES)
 
 
 def usable_gpus(facts: Facts, model: str) -> tuple[int, ...]:

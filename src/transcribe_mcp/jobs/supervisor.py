@@ -1,5 +1,7 @@
 """The supervisor of this machine's workers: starts one per GPU, logs its end, starts the next.
 
+A second worker of a GPU starts in a spare slot when a worker reports that many jobs wait.
+
 It loads no native library, so it survives what kills a worker. A thread watches each worker and
 counts its failures, so the failures of one worker do not affect the others.
 
@@ -26,7 +28,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -49,6 +51,7 @@ from .worker_process import (
     how_it_ended,
     note,
     oom_kills,
+    take_request,
     what_happened,
 )
 
@@ -74,8 +77,10 @@ def supervise() -> int:
         if lock is None:
             return EXIT_DONE
         try:
-            slots, variables = slots_of(gather_for_workers(), chosen)
-            code = Supervisor(chosen, slots, {**environment_of(chosen), **variables}).run()
+            facts = gather_for_workers()
+            slots, variables = slots_of(facts, chosen)
+            environment = {**environment_of(chosen), **variables}
+            code = Supervisor(chosen, slots, environment, spare_slots(facts, chosen)).run()
         finally:
             lock.release()
         # A submission while the locks were held has started no worker: look for its job.
@@ -96,6 +101,21 @@ def slots_of(facts: Facts, chosen: Settings) -> tuple[tuple[WorkerSlot, ...], di
         variables["OMP_NUM_THREADS"] = str(max(1, runtime.threads // n_workers))
         variables["TRANSCRIBE_MCP_THREADS"] = str(max(1, usable_cores() // n_workers))
     return slots, {name: value for name, value in variables.items() if name not in os.environ}
+
+
+def spare_slots(facts: Facts, chosen: Settings) -> tuple[WorkerSlot, ...]:
+    """The slots of second workers, one for each GPU that gains by one; none if the user has set
+    the number of workers.
+    """
+    runtime = choose_runtime(facts)
+    if chosen.workers:
+        return ()
+    n_first = len(runtime.gpus)
+    n_workers = n_first + len(runtime.paired_gpus)
+    return tuple(
+        WorkerSlot(number, gpu, n_workers)
+        for number, gpu in enumerate(runtime.paired_gpus, start=n_first)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,11 +145,16 @@ class Supervisor:
     """Watches the workers of this machine; see the module."""
 
     def __init__(
-        self, chosen: Settings, slots: Sequence[WorkerSlot], environment: Mapping[str, str]
+        self,
+        chosen: Settings,
+        slots: Sequence[WorkerSlot],
+        environment: Mapping[str, str],
+        spare: Sequence[WorkerSlot] = (),
     ) -> None:
         self._chosen = chosen
         self._data_dir = chosen.data_dir.absolute()
-        self._slots = slots
+        self._slots = [replace(slot, n_spare=len(spare)) for slot in slots]
+        self._spare = spare
         self._environment = dict(environment)
         self._lock = threading.Lock()
         self._signalled = False
@@ -139,22 +164,27 @@ class Supervisor:
 
     def run(self) -> int:
         """Run until every worker has stopped; returns the common exit code."""
-        threads = [
-            threading.Thread(target=self._watch, args=[slot], name=slot.log_name)
-            for slot in self._slots
-        ]
+        threads: list[threading.Thread] = []
         with self._signals():
-            for thread in threads:
-                thread.start()
-            for thread in threads:
+            self._start(self._slots, threads)
+            for thread in threads:  # to which spare slots may be added meanwhile
                 while thread.is_alive():
                     thread.join(LOOK_S)
                     if self._signalled:
                         self._end_all()
+                    if take_request(self._data_dir):
+                        self._start(self._spare, threads)
+                        self._spare = ()
         codes = set(self._codes.values())
         if self._signalled:
             return EXIT_DONE
         return EXIT_IDLE if EXIT_IDLE in codes else max(codes, key=abs, default=EXIT_DONE)
+
+    def _start(self, slots: Sequence[WorkerSlot], threads: list[threading.Thread]) -> None:
+        for slot in slots:
+            thread = threading.Thread(target=self._watch, args=[slot], name=slot.log_name)
+            thread.start()
+            threads.append(thread)
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

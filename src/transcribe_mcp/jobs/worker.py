@@ -52,6 +52,7 @@ from .worker_process import (
     WorkerSlot,
     hold_worker_lock,
     note,
+    request_more,
     where,
 )
 from .worker_store import WorkerStore
@@ -65,6 +66,7 @@ LOCK_PATIENCE_S = 5.0  # others test the lock by taking it for a moment
 MAINTENANCE_S = 5.0
 REPAIR_S = 60.0
 PROBES = 4  # queued recordings to probe per maintenance
+MANY_JOBS = 16  # twice as many as run at once; more are worth the start of another worker
 START_LIMIT_S = 600.0  # after which a starting worker is ended
 HEARTBEAT_LIMIT_S = 60.0  # after which a worker without heartbeat is ended; a busy store takes 5 s
 
@@ -207,6 +209,7 @@ class Worker:
                 maintained = now
                 self._maintenance()
                 self._count_workers(workflows)
+                self._request_more()
                 if not self._store.is_idle():
                     quiet_since = now
             if now - repaired > REPAIR_S:
@@ -245,6 +248,11 @@ class Worker:
         self._n_workers = max(self._slot.n_workers, len(self._worker_store.alive(SILENT_S)))
         if max(before, self._n_workers) > 1:
             self._share_out(workflows, anew=True)  # a starting worker may have reset the shares
+
+    def _request_more(self) -> None:
+        n_unfinished = sum(self._worker_store.unfinished().values()) if self._slot.n_spare else 0
+        if n_unfinished > MANY_JOBS * self._slot.n_workers:
+            request_more(self._settings.data_dir)
 
     def _end_stuck_work(self) -> None:
         """Restart the process to end an engine call for cancelled jobs; the other jobs resume."""

@@ -27,6 +27,7 @@ from ..settings import TOKEN_VARIABLE, Settings
 
 LOG_NAME = "worker.log"
 SUPERVISOR_LOCK = "supervisor.lock"
+MORE_REQUESTED = "more-workers-requested"  # a file by which a worker asks its supervisor
 LOG_BYTES = 1_000_000  # a larger log is renamed when a supervisor starts
 TAIL_BYTES = 64_000
 MESSAGE_CHARS = 200  # of a worker's last words
@@ -52,11 +53,13 @@ class WorkerSlot:
         number: from 0.
         gpu: index of the GPU that ``auto`` and ``cuda`` mean there.
         n_workers: number of slots of this machine.
+        n_spare: number of slots whose workers start only when many jobs wait.
     """
 
     number: int = 0
     gpu: int = 0
     n_workers: int = 1
+    n_spare: int = 0
 
     @property
     def arguments(self) -> list[str]:
@@ -141,6 +144,21 @@ def start_worker(chosen: Settings) -> subprocess.Popen[bytes] | None:
         )
     _started.append(process)
     return process
+
+
+def request_more(data_dir: Path) -> None:
+    """Ask the supervisor of this worker to fill its spare slots."""
+    with suppress(OSError):  # the next time
+        (data_dir / MORE_REQUESTED).touch(FILE_MODE)
+
+
+def take_request(data_dir: Path) -> bool:
+    """Whether a worker has asked since the last call."""
+    try:
+        (data_dir / MORE_REQUESTED).unlink()
+    except OSError:
+        return False
+    return True
 
 
 def environment_of(chosen: Settings) -> dict[str, str]:
