@@ -351,7 +351,7 @@ def test_missing_files_directories_pipes_and_sockets_are_refused_at_once(tmp_pat
     with pytest.raises(SourceUnreadableError, match="directory"):
         decode(tmp_path)
     os.mkfifo(tmp_path / "pipe.wav")
-    with pytest.raises(SourceUnreadableError, match="no regular file"):
+    with pytest.raises(SourceUnreadableError, match="not a regular file"):
         decode(tmp_path / "pipe.wav")
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp_path / "s"))

@@ -151,7 +151,7 @@ IN_BOTH: dict[str, Damage] = {
     "preprocessor is of a model with other mels": changed(
         "preprocessor_config.json", feature_size=128
     ),
-    "weights are no numbers": no_numbers,
+    "weights are not numbers": no_numbers,
 }
 IN_CTRANSLATE2: dict[str, Damage] = {
     **{

@@ -387,7 +387,7 @@ def test_a_listener_gives_its_memory_to_windows_that_find_none(
     assert not any(engine.on_device)
 
 
-# -- samples that are no numbers -------------------------------------------------------------------
+# -- samples that are not numbers ------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

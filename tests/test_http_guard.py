@@ -207,7 +207,7 @@ def test_a_page_of_another_origin_may_not(guarded: Guard, open_server: Guard) ->
 
 @pytest.mark.parametrize("origin", ["*", "null", "obsidian.md", "http://", "http://a.test/"])
 def test_an_allowed_origin_is_an_origin(origin: str) -> None:
-    with pytest.raises(UsageError, match="no origin"):
+    with pytest.raises(UsageError, match="not an origin"):
         Address(allowed_origins=(origin,))
 
 

@@ -66,7 +66,7 @@ def test_write_adds_the_entry_to_the_clients_file_and_keeps_a_copy(
     assert after[KEYS[client]] == {"other": {"command": "x"}, **fresh[KEYS[client]]}
     (copy,) = path.parent.glob(f"{path.name}.backup-*")
     assert copy.read_bytes() == before and str(copy) in done.stderr
-    assert config(tmp_path, client, "--write").returncode == 0  # once more is no second entry
+    assert config(tmp_path, client, "--write").returncode == 0  # not a second entry
     assert json.loads(path.read_text("utf-8")) == after
 
 

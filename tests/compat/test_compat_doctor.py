@@ -161,16 +161,16 @@ HOSTILE = {
     ).encode(),
     "huge": b" " * (MAX_FILE_BYTES + 1),
     "facts as a list": json.dumps({"schema": SCHEMA, "facts": []}).encode(),
-    "a fact that is no record": json.dumps(
+    "a fact that is not a record": json.dumps(
         {"schema": SCHEMA, "facts": {"os.system": "Linux"}}
     ).encode(),
     "text for a number": json.dumps(
         {"schema": SCHEMA, "facts": {"cpu.usable": {"value": "many"}}}
     ).encode(),
-    "a GPU that is no record": json.dumps(
+    "a GPU that is not a record": json.dumps(
         {"schema": SCHEMA, "facts": {"nvidia.gpus": {"value": [3]}}}
     ).encode(),
-    "a version that is no text": json.dumps(
+    "a version that is not text": json.dumps(
         {"schema": SCHEMA, "facts": {"packages.installed": {"value": {"torch": 2}}}}
     ).encode(),
 }

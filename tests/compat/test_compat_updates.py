@@ -127,7 +127,7 @@ def test_a_new_release_exits_10_and_says_which_plans_and_findings_change(
     releases = Releases()
     releases.add("ctranslate2", "4.9.0", "Requires-Dist: numpy", "Requires-Dist: pyyaml")
     releases.add("faster-whisper", "2.0.0", "Requires-Dist: ctranslate2<4")
-    releases.add("numpy", "9.0.0rc1", "Requires-Dist: nothing")  # a pre-release is no release
+    releases.add("numpy", "9.0.0rc1", "Requires-Dist: nothing")  # a pre-release is not a release
     releases.add("torch", "2.16.0", "Requires-Dist: numpy", "Requires-Dist: cuda-toolkit==13.2.2")
     with index(releases) as address:
         assert (
@@ -247,7 +247,7 @@ def test_pip_s_configuration_is_read_as_pip_reads_it(
     assert found.certificates == "/etc/ca.pem"
     monkeypatch.setenv("PIP_INDEX_URL", "https://variable.example/simple")
     assert pip_configuration().index_urls[0] == "https://variable.example/simple"
-    file.write_text("this is no configuration", encoding="utf-8")
+    file.write_text("this is not a configuration", encoding="utf-8")
     monkeypatch.delenv("PIP_INDEX_URL")
     assert pip_configuration().index_urls == ("https://pypi.org/simple",)
 

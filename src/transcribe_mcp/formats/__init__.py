@@ -43,7 +43,7 @@ class Format:
 
 @dataclass(frozen=True, slots=True)
 class WordFormat:
-    """A format for exports only: it is no text."""
+    """A format for exports only: it is not text."""
 
     render: Callable[[Transcript], bytes]
     media_type: str

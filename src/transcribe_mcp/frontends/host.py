@@ -50,7 +50,7 @@ class Address:
             scheme, separator, rest = origin.partition("://")
             if not (scheme and separator and rest) or "/" in rest:
                 raise UsageError(
-                    f"the allowed origin {origin!r} is no origin",
+                    f"the allowed origin {origin!r} is not an origin",
                     hint="give scheme://host or scheme://host:port, as the browser sends it",
                 )
 

@@ -55,7 +55,7 @@ def require_file(path: Path) -> None:
         SourceUnreadableError: it is a directory or a device, or may not be read.
     """
     if not path.is_file():
-        raise SourceUnreadableError(f"{path} is no file", hint="name a recording")
+        raise SourceUnreadableError(f"{path} is not a file", hint="name a recording")
     if not os.access(path, os.R_OK):
         raise SourceUnreadableError.because(path, PermissionError(13, "permission denied"))
 

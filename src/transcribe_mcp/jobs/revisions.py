@@ -78,7 +78,7 @@ class Revisions:
 
         Raises:
             RevisionNotFoundError: the transcript never had this revision, or has it no more.
-            StoreDamagedError: the stored data is no transcript.
+            StoreDamagedError: the stored data is not a transcript.
         """
         found = self._cached(transcript_id, revision)
         if found is None:
@@ -239,7 +239,7 @@ def pack(original: Transcript, edited: Edited) -> bytes:
 def unpack(original: Transcript, packed: bytes) -> Edited:
     """
     Raises:
-        StoreDamagedError: it is no revision of this original.
+        StoreDamagedError: it is not a revision of this original.
     """
     try:
         document = json.loads(zlib.decompress(packed))

@@ -170,7 +170,7 @@ class Access:
         if source[:5].lower() == "file:":
             source = path_of_uri(source)
         if not source or len(source) > MAX_SOURCE_CHARS or "\0" in source:
-            what = "is empty" if not source else "is no path"
+            what = "is empty" if not source else "is not a path"
             raise SourceRefusedError(
                 f"the name {short(source)} {what}", hint="give the path of a media file"
             )
@@ -182,7 +182,7 @@ class Access:
             raise SourceRefusedError(f"{short(source)}: {error}", hint=_HINT) from error
         if os.name == "nt" and any(":" in part for part in path.parts[1:]):
             # An NTFS alternate data stream.
-            raise SourceRefusedError(f"{short(source)} is no plain file", hint=_HINT)
+            raise SourceRefusedError(f"{short(source)} is not a plain file", hint=_HINT)
         _require_inside(path, (*map(Path.absolute, self.roots), *self.resolved), source)
         return path
 
@@ -349,9 +349,9 @@ def path_of_uri(uri: str) -> str:
     try:
         parts = urlsplit(uri)
     except ValueError as error:
-        raise SourceRefusedError(f"{short(uri)} is no address: {error}", hint=_HINT) from error
+        raise SourceRefusedError(f"{short(uri)} is not a URL: {error}", hint=_HINT) from error
     if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
-        raise SourceRefusedError(f"{short(uri)} is no file of this machine", hint=_HINT)
+        raise SourceRefusedError(f"{short(uri)} is not a file of this machine", hint=_HINT)
     path = unquote(parts.path)
     drive = os.name == "nt" and len(path) > 2 and path[2] == ":"
     return path[1:] if drive else path

@@ -201,7 +201,7 @@ def _require_readable_file(path: Path) -> None:
             )
         if not stat.S_ISREG(mode):
             raise SourceUnreadableError(
-                f"{path}: is no regular file", hint="Save the recording to a file first."
+                f"{path} is not a regular file", hint="Save the recording to a file first."
             )
         with path.open("rb") as file:
             empty = not file.read(1)
@@ -220,7 +220,7 @@ def not_media(path: Path, error: Exception) -> SourceError:
     if isinstance(error, av.error.PermissionError):
         return SourceUnreadableError.because(path, error)
     if isinstance(error, av.error.ArgumentError):  # from format_whitelist
-        reason = "a playlist, a picture, a text or another format that is no recording"
+        reason = "a playlist, a picture, a text or another format that is not a recording"
     return NotMediaError(
         f"{path}: not audio or video that can be decoded: {reason}",
         hint=DAMAGED,

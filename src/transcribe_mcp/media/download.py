@@ -84,14 +84,14 @@ def require_url(url: str) -> SplitResult:
     if len(url) > MAX_URL_CHARS or any(
         character <= " " or character == "\x7f" for character in url
     ):
-        raise SourceRefusedError(f"{shown} is no address", hint=_DIRECT)
+        raise SourceRefusedError(f"{shown} is not a URL", hint=_DIRECT)
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
-        raise SourceRefusedError(f"{shown} is no address: {error}", hint=_DIRECT) from error
+        raise SourceRefusedError(f"{shown} is not a URL: {error}", hint=_DIRECT) from error
     if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
-        raise SourceRefusedError(f"{shown} is no http:// or https:// address", hint=_DIRECT)
+        raise SourceRefusedError(f"{shown} is not an http:// or https:// URL", hint=_DIRECT)
     if parts.username is not None or parts.password is not None:
         raise SourceRefusedError(
             "the address holds a user name or password", hint="download the file yourself"

@@ -56,7 +56,7 @@ def require_object(url: str) -> str:
             hint="leave it out; credentials come from the environment or from profiles",
         )
     if len(rest) > MAX_URL_CHARS or not rest.isprintable():
-        raise SourceRefusedError(f"{url[:200]!r} is no address", hint=hint)
+        raise SourceRefusedError(f"{url[:200]!r} is not a URL", hint=hint)
     if not bucket or not key or key.endswith("/"):
         raise SourceRefusedError(f"{url!r} names no object", hint=hint)
     if {".", ".."} & set(key.split("/")):

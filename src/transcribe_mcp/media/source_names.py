@@ -45,7 +45,7 @@ def plain_name(source: str) -> str:
         if os.name == "nt" and re.match(r"/[A-Za-z]:", name):
             name = name[1:]
     if name.startswith("~"):
-        expanded = os.path.expanduser(name)  # noqa: PTH111 - leaves what is no user's name
+        expanded = os.path.expanduser(name)  # noqa: PTH111 - leaves names of no user
         name = name if expanded.startswith("~") else expanded
     return name
 

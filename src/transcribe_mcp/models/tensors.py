@@ -69,7 +69,7 @@ class Geometry:
             heads = sizes[f"{side}_attention_heads"]
             if geometry.d_model % heads:
                 raise ModelFormatError(
-                    f"{file}: d_model {geometry.d_model} is no multiple of {heads} {side} heads",
+                    f"{file}: d_model {geometry.d_model} is not a multiple of {heads} {side} heads",
                     hint=_AGAIN,
                 )
         return geometry

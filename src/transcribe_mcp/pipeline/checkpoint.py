@@ -89,7 +89,7 @@ class Checkpoint:
             ],
             "vote": [vote.language, vote.probability, [[n.code, n.message] for n in vote.notices]],
         }
-        # NumPy's numbers are no floats for JSON.
+        # For JSON, NumPy's numbers are not floats.
         return json.dumps(data, ensure_ascii=False, default=float)
 
     @classmethod

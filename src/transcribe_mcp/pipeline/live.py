@@ -15,7 +15,7 @@ from .language_vote import LanguageDecider
 from .offline import recognize_stage, refuse_unsupported
 from .recognize import RecognizeStage
 
-CONTEXT_S = 30.0  # text that was said longer ago is no context
+CONTEXT_S = 30.0  # older text is not context
 CONTEXT_CHARS = 300
 MAX_CONTEXT_TEMPERATURE = 0.5  # as openai-whisper: a text that was sampled misleads the next
 

@@ -269,7 +269,7 @@ def _transcript(
     )
     most_said = max(passes, key=lambda one: sum(len(part.words) for part in one.heard))
     decider = most_said.stage.decider
-    # What noise sounds like is no language.
+    # Noise has no language, whatever it sounds like.
     heard_nothing = not segments and decider.probability is not None
     about = [(one.run.voice.name, [*one.run.notices, *_about(one)]) for one in passes]
     stages = [stage for run in runs for stage in run.timings]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 NEIGHBOURS = 0.012  # share of the windows
 MIN_NEIGHBOURS = 6
 SAME_VOICE = 0.875  # cosine above which two clusters are one speaker
-MIN_SPEECH_S = 4.0  # a cluster with less is no speaker, unless the number of speakers is given
+MIN_SPEECH_S = 4.0  # a cluster with less is not a speaker, unless the number of speakers is given
 MIN_SHARE = 0.01
 SHORT_SHARE = 0.1  # the same of a short recording
 SURE_WINDOW_S = 1.0  # shorter windows do not found clusters

@@ -121,7 +121,7 @@ class SpeechDetector:
         if self._pool is None:
             return self._run_first_lane(chunks, edges[1])
         # Lanes are submitted first: a lane encodes its next chunk itself if no worker has, so there
-        # is no deadlock.
+        # is not a deadlock.
         later = [
             self._pool.submit(self._run_lane, chunks, *edge)
             for edge in itertools.pairwise(edges[1:])

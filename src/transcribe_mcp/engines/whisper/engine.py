@@ -113,13 +113,13 @@ class EncodedWindows:
         )
 
     def prove(self) -> None:
-        """Raises: WindowDataError when a window holds samples that are no numbers."""
+        """Raises: WindowDataError when a window holds samples that are not numbers."""
         while self.unproved:
             windows, finite = self.unproved[-1]
             for window, good in zip(windows, finite.tolist(), strict=True):
                 if not good:
                     message = (
-                        f"the window at {window.start:.2f} s holds samples that are no numbers"
+                        f"the window at {window.start:.2f} s holds samples that are not numbers"
                     )
                     raise WindowDataError(
                         message, hint="decode the recording again; its samples must be finite"

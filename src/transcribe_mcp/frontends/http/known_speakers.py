@@ -57,7 +57,7 @@ def digest_of(clip: bytes) -> str:
 def _clip(url: str, name: str) -> bytes:
     head = _DATA_URL.match(url)
     if head is None:
-        message = f"the clip of {name} is no data URL; send data:audio/wav;base64,..."
+        message = f"the clip of {name} is not a data URL; send data:audio/wav;base64,..."
         raise _wrong(REFERENCES, message)
     try:
         clip = base64.b64decode(url[head.end() :], validate=True)

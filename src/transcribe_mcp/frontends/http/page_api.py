@@ -285,9 +285,9 @@ async def _json(request: Request) -> dict[str, Any]:
     try:
         content = json.loads(body or b"{}")
     except (ValueError, RecursionError) as error:
-        raise UsageError("the request is no JSON", hint="send a JSON object") from error
+        raise UsageError("the request is not JSON", hint="send a JSON object") from error
     if not isinstance(content, dict):
-        raise UsageError("the request is no JSON object", hint="send a JSON object")
+        raise UsageError("the request is not a JSON object", hint="send a JSON object")
     return content
 
 
@@ -299,7 +299,7 @@ def _revision(request: Request) -> int | None:
 def _limit(request: Request, usual: int) -> int:
     given = request.query_params.get("limit", "")
     if given and not (given.isascii() and given.isdecimal() and len(given) < 6):
-        raise UsageError(f"limit {given[:20]!r} is no number", hint="give a number up to 500")
+        raise UsageError(f"limit {given[:20]!r} is not a number", hint="give a number up to 500")
     return int(given or usual)
 
 
@@ -314,7 +314,7 @@ def _status(name: str) -> JobStatus:
 def _names(given: Any) -> dict[str, str]:
     given = {} if given is None else given
     if not isinstance(given, dict) or not all(isinstance(each, str) for each in given.values()):
-        raise UsageError("names is no object of names", hint='send {"Speaker 1": "Anna"}')
+        raise UsageError("names is not an object of names", hint='send {"Speaker 1": "Anna"}')
     return dict(given)
 
 
@@ -322,7 +322,7 @@ def _groups(given: Any) -> tuple[tuple[str, ...], ...]:
     given = [] if given is None else given
     is_list = isinstance(given, list) and all(isinstance(each, list) for each in given)
     if not is_list or not all(isinstance(name, str) for each in given for name in each):
-        message = "merge is no list of lists of names"
+        message = "merge is not a list of lists of names"
         raise UsageError(message, hint='send [["Speaker 1", "Speaker 2"]]')
     return tuple(map(tuple, given))
 

@@ -16,7 +16,7 @@ def if_match(request: Request) -> int | None:
     """The revision of the header ``If-Match``; ``None`` without it.
 
     Raises:
-        UsageError: it is no tag of this server.
+        UsageError: it is not a tag of this server.
     """
     given = request.headers.get("if-match")
     if given is None:
@@ -32,7 +32,7 @@ def if_match(request: Request) -> int | None:
 def number_of(text: str) -> int:
     """
     Raises:
-        UsageError: it is no number of a revision.
+        UsageError: it is not the number of a revision.
     """
     if not (text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS):
         hint = "give a number such as 3; 0 is the original"

@@ -269,7 +269,7 @@ class Conversation:
     async def _append(self, given: Event) -> None:
         audio = given.get("audio")
         if not isinstance(audio, str):
-            raise Refused(400, "audio is no text; send base64", "usage", param="audio")
+            raise Refused(400, "audio is not text; send base64", "usage", param="audio")
         if len(audio) > MAX_AUDIO_CHARS:
             message = f"audio has {len(audio)} characters; send at most 15 MiB at once"
             raise Refused(400, message, "usage", param="audio")
@@ -314,9 +314,9 @@ def _parsed(text: str | None) -> Event:
     try:
         given = json.loads(text or "")
     except (ValueError, RecursionError) as broken:
-        raise Refused(400, f"the message is no JSON: {broken}", "invalid_json") from broken
+        raise Refused(400, f"the message is not JSON: {broken}", "invalid_json") from broken
     if not isinstance(given, dict):
-        raise Refused(400, "the message is no JSON object", "invalid_json")
+        raise Refused(400, "the message is not a JSON object", "invalid_json")
     return given
 
 

@@ -86,7 +86,7 @@ def merged(session: Mapping[str, Any], update: Any) -> dict[str, Any]:
         Refused: a value that a field cannot have.
     """
     if not isinstance(update, dict):
-        raise Refused(400, "session is no object", "usage", param="session")
+        raise Refused(400, "session is not an object", "usage", param="session")
     try:
         whole = _merged(session, update)
         Session.model_validate(whole)

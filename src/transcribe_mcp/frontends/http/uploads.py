@@ -234,5 +234,5 @@ def _too_large(max_bytes: int) -> Refused:
 
 
 def _ended_early(file_field: str) -> Refused:
-    message = "the body ended before the file did, or is no valid form; send it again"
+    message = "the body ended before the file did, or is not a valid form; send it again"
     return Refused(400, message, "source", param=file_field)

@@ -124,7 +124,7 @@ export function watch({ id = "", job, deleted, again, line }) {
     hasGap = true;
     line(false);
     if (source?.readyState !== EventSource.CLOSED) return;
-    // The browser gave up: the answer was no stream. After a 401 there is the form.
+    // The browser gave up: the answer was not a stream. After a 401 there is the form.
     timer = setTimeout(() => {
       get("/api/config").then(open, (error) => error.status === 401 || open());
     }, RETRY_MS);

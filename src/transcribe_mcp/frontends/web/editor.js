@@ -125,7 +125,7 @@ export class Editor {
     const { start } = this.text.segments[at];
     const place = this.caret();
     const hadFocus = document.activeElement === span;
-    this.span = null; // its element may go: that is no leaving
+    this.span = null; // its element may go, which is not leaving
     act(span);
     this.span = span;
     if (span.isConnected) {
