@@ -129,19 +129,24 @@ class Module:
     def part(self) -> str:
         return self.name.split(".")[0]
 
-    @property
-    def tree(self) -> ast.Module:
-        return parsed(self.path)
-
     def below(self, prefixes: set[str]) -> bool:
         return any(self.name == prefix or self.name.startswith(f"{prefix}.") for prefix in prefixes)
 
 
 @cache
-def parsed(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+def nodes(path: Path) -> tuple[ast.AST, ...]:
+    """Every node of a file's syntax tree."""
+    return tuple(ast.walk(ast.parse(path.read_text(encoding="utf-8"), filename=str(path))))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _free_nodes() -> Iterator[None]:
+    """Millions of objects would slow down the garbage collector in the tests that follow."""
+    yield
+    nodes.cache_clear()
+
+
+@cache
 def modules() -> list[Module]:
     found = []
     for path in sorted(PACKAGE.rglob("*.py")):
@@ -152,24 +157,28 @@ def modules() -> list[Module]:
     return found
 
 
+@cache
 def python_files() -> list[Path]:
     folders = ("src", "tests", "benchmarks", "samples", "tools")
     return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
 
 
-def imported(module: Module) -> Iterator[str]:
+@cache
+def imported(module: Module) -> tuple[str, ...]:
     """Absolute dotted names of everything that a module imports, wherever in it."""
     is_package = module.path.name == "__init__.py"
     here = ["transcribe_mcp", *module.name.split("."), *([""] if is_package else [])]
-    for node in ast.walk(module.tree):
+    found: list[str] = []
+    for node in nodes(module.path):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             package = here[: -node.level] if node.level else []
             base = ".".join(filter(None, (*package, node.module)))
-            yield from (
+            found += [
                 name if known(name := f"{base}.{alias.name}") else base for alias in node.names
-            )
+            ]
+    return tuple(found)
 
 
 def known(name: str) -> bool:
@@ -182,9 +191,9 @@ def own(name: str) -> str | None:
     return name.removeprefix("transcribe_mcp.") if name.startswith("transcribe_mcp.") else None
 
 
-def functions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
     return (
-        node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        node for node in nodes(path) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     )
 
 
@@ -308,7 +317,7 @@ def test_files_and_functions_are_short() -> None:
         if lines > (limit := budget(module, FILE_LINES_OF, FILE_LINES)):
             wrong.append(f"{place(path)} has {lines} lines of {limit}")
         limit = budget(module, FUNCTION_LINES_OF, FUNCTION_LINES)
-        for function in functions(module.tree):
+        for function in functions(path):
             lines = (function.end_lineno or 0) - function.lineno + 1
             if lines > limit and not decorators(function) & EXEMPT_DECORATORS:
                 wrong.append(
@@ -321,7 +330,7 @@ def test_files_and_functions_are_short() -> None:
 def test_functions_take_at_most_six_parameters_or_a_record() -> None:
     wrong = []
     for path in python_files():
-        for function in functions(parsed(path)):
+        for function in functions(path):
             arguments = function.args
             names = [
                 a.arg for a in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)
@@ -345,7 +354,7 @@ def test_exceptions_are_caught_by_name() -> None:
     broad = [
         (module, place(module.path, node))
         for module in modules()
-        for node in ast.walk(module.tree)
+        for node in nodes(module.path)
         if isinstance(node, ast.ExceptHandler) and is_broad(node)
     ]
 
@@ -373,9 +382,7 @@ def test_no_work_is_left_for_later() -> None:
 
 def all_tests() -> Iterator[tuple[Path, ast.FunctionDef | ast.AsyncFunctionDef]]:
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
-        yield from (
-            (path, node) for node in functions(parsed(path)) if node.name.startswith("test_")
-        )
+        yield from ((path, node) for node in functions(path) if node.name.startswith("test_"))
 
 
 def test_every_test_can_fail() -> None:
@@ -395,9 +402,7 @@ def test_no_test_sleeps() -> None:
         return isinstance(node, ast.Attribute | ast.Name) and name == "sleep"
 
     paths = (ROOT / "tests").rglob("*.py")
-    assert [
-        place(path, node) for path in paths for node in ast.walk(parsed(path)) if sleeps(node)
-    ] == []
+    assert [place(path, node) for path in paths for node in nodes(path) if sleeps(node)] == []
 
 
 # --- the public names -----------------------------------------------------------------------------
