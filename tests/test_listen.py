@@ -93,11 +93,14 @@ def test_ctrl_c_ends_a_microphone_after_its_last_words(
         [*COMMAND, "listen"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env=variables | here,
     ) as heard:  # fmt: skip
-        assert heard.stdout is not None and heard.stderr is not None
-        assert heard.stderr.readline() == "listening to A microphone; Ctrl-C ends\n"
-        assert len(heard.stdout.readline().split()) > 3
-        heard.send_signal(signal.SIGINT)
-        rest, errors = heard.communicate(timeout=PATIENCE_S)
+        try:
+            assert heard.stdout is not None and heard.stderr is not None
+            assert heard.stderr.readline() == "listening to A microphone; Ctrl-C ends\n"
+            assert len(heard.stdout.readline().split()) > 3
+            heard.send_signal(signal.SIGINT)
+            rest, errors = heard.communicate(timeout=PATIENCE_S)
+        finally:
+            heard.kill()
     assert (heard.returncode, rest, errors) == (0, "", "")
 
 
