@@ -19,7 +19,8 @@ import signal
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
 from types import FrameType
@@ -55,7 +56,7 @@ from .worker_process import (
     request_more,
     where,
 )
-from .worker_store import WorkerStore
+from .worker_store import Claim, WorkerStore
 from .workflows import WorkflowRunner, WorkflowStoppedError
 
 BEAT_S = 0.2
@@ -69,6 +70,22 @@ PROBES = 4  # queued recordings to probe per maintenance
 MANY_JOBS = 16  # twice as many as run at once; more are worth the start of another worker
 START_LIMIT_S = 600.0  # after which a starting worker is ended
 HEARTBEAT_LIMIT_S = 60.0  # after which a worker without heartbeat is ended; a busy store takes 5 s
+
+
+class _Interval:
+    """A time that passes again and again."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._began = time.monotonic()
+
+    def is_over(self) -> bool:
+        """Whether it has passed; it then starts again."""
+        now = time.monotonic()
+        if now - self._began <= self._seconds:
+            return False
+        self._began = now
+        return True
 
 
 class Worker:
@@ -96,6 +113,8 @@ class Worker:
         self._probing: threading.Thread | None = None
         self._done_s = 0.0
         self._measured = (0.0, 0.0)  # seconds of audio and of work, not yet recorded
+        self._quiet_since = 0.0  # monotonic clock: no job since then
+        self._worked_at = 0.0  # monotonic clock: the last work of the engine
 
     def serve(self) -> int:
         """Run jobs until none come any more, then requeue running ones; returns the exit code."""
@@ -139,11 +158,25 @@ class Worker:
             claim = self._worker_store.claim(job_id)
         except StoreError as error:
             self._exit_store_failed(error)
-        if claim is None:
-            return
+        if claim is not None:
+            with self._running_job(claim) as job:
+                self._run(job)
+
+    @contextmanager
+    def _running_job(self, claim: Claim) -> Iterator[RunningJob]:
+        """A job that the heartbeat knows of."""
         job = RunningJob(claim, done_s=claim.done_s, duration_s=claim.duration_s)
         with self._lock:
-            self._running[job_id] = job
+            self._running[claim.job_id] = job
+        try:
+            yield job
+        finally:
+            self._writer.look()
+            with self._lock:
+                if self._running.get(claim.job_id) is job:
+                    del self._running[claim.job_id]
+
+    def _run(self, job: RunningJob) -> None:
         try:
             run(self._shop, job)
         except CancelledError:
@@ -154,15 +187,10 @@ class Worker:
         except WorkflowStoppedError:
             raise
         except Exception as error:  # noqa: BLE001 - one job must not stop the others
-            self._log(f"job {job_id} failed: {where(error)}")
+            self._log(f"job {job.claim.job_id} failed: {where(error)}")
             if self._stop.is_set():  # the shutdown may be the cause
                 self._wait_for_the_end()
             self._fail(job, error)
-        finally:
-            self._writer.look()
-            with self._lock:
-                if self._running.get(job_id) is job:
-                    del self._running[job_id]
 
     def _fail(self, job: RunningJob, error: Exception) -> None:
         hint = f"see {self._slot.log_name} in the data directory; then retry the job"
@@ -190,7 +218,10 @@ class Worker:
     # --- the heartbeat --------------------------------------------------------------------------
 
     def _beat_until_stopped(self, workflows: WorkflowRunner) -> None:
-        quiet_since = worked = maintained = repaired = time.monotonic()
+        self._quiet_since = time.monotonic()
+        self._worked_at = time.monotonic()
+        maintenance = _Interval(MAINTENANCE_S)
+        repair = _Interval(REPAIR_S)
         self._worker_store.requeue_stranded(older_s=0.0)
         while not self._stop.wait(BEAT_S if self._running else IDLE_BEAT_S):
             end_if_not_called_again(HEARTBEAT_LIMIT_S)
@@ -198,25 +229,29 @@ class Worker:
             workflows.check()
             if self._n_workers > 1 and (self._running or self._changes.seen()):
                 self._share_out(workflows)
-            now = time.monotonic()
-            if self._running or self._models.is_busy:
-                quiet_since = now
-            if self._running or self._executor.busy():  # also for a cancelled job
-                worked = now
-            elif now - worked < FREEING_S:
-                give_back_freed()
-            if now - maintained > MAINTENANCE_S:
-                maintained = now
+            self._free_memory()
+            if maintenance.is_over():
                 self._maintenance()
                 self._count_workers(workflows)
                 self._request_more()
-                if not self._store.is_idle():
-                    quiet_since = now
-            if now - repaired > REPAIR_S:
-                repaired = now
+            if repair.is_over():
                 self._repair()
-            if now - quiet_since > self._settings.exit_after_s and self._store.is_idle():
-                self.stop(EXIT_IDLE)
+            self._stop_if_idle()
+
+    def _free_memory(self) -> None:
+        """Return freed memory to the system, for a while after the last job."""
+        now = time.monotonic()
+        if self._running or self._executor.busy():  # also for a cancelled job
+            self._worked_at = now
+        elif now - self._worked_at < FREEING_S:
+            give_back_freed()
+
+    def _stop_if_idle(self) -> None:
+        now = time.monotonic()
+        if self._running or self._models.is_busy:
+            self._quiet_since = now
+        elif now - self._quiet_since > self._settings.exit_after_s and self._store.is_idle():
+            self.stop(EXIT_IDLE)
 
     def _repair(self) -> None:
         self._worker_store.requeue_stranded(older_s=REPAIR_S)
@@ -284,6 +319,8 @@ class Worker:
                 target=self._look_up_lengths, name="lengths", daemon=True
             )
             self._probing.start()
+        if not self._store.is_idle():
+            self._quiet_since = time.monotonic()
 
     def _clear_fetched(self) -> None:
         """Delete the downloads of finished jobs."""
@@ -361,9 +398,7 @@ def _run(arguments: list[str]) -> int:
     if lock is None:
         return EXIT_DONE
     faulthandler.enable()
-    threading.excepthook = lambda failed: note(
-        f"a thread fails: {where(failed.exc_value or failed.exc_type())}"
-    )
+    threading.excepthook = _note_failed_thread
     end_if_not_called_again(START_LIMIT_S)
     share_arenas(usable_cores())
     note(f"{STARTED} {time.strftime('%Y-%m-%d %H:%M:%S')} pid {os.getpid()}")
