@@ -77,14 +77,18 @@ class Geometry:
         return self.encoder_parameters + self.decoder_parameters
 
     @property
-    def matrices(self) -> Iterator[int]:
-        """Sizes of the large tensors as CTranslate2 stores them, with q, k and v in one."""
+    def matrices(self) -> Iterator[tuple[int, int]]:
+        """Sizes of the large tensors as CTranslate2 stores them, with q, k and v in one; and the
+        number of tensors of each size.
+        """
         d = self.n_state
-        yield from (d * self.n_vocab, KERNEL_WIDTH * d * self.n_mels, KERNEL_WIDTH * d * d)
-        for _ in range(self.encoder_layers):
-            yield from (3 * d * d, d * d, 4 * d * d, 4 * d * d)
-        for _ in range(self.decoder_layers):
-            yield from (3 * d * d, d * d, d * d, 2 * d * d, d * d, 4 * d * d, 4 * d * d)
+        for size in (d * self.n_vocab, KERNEL_WIDTH * d * self.n_mels, KERNEL_WIDTH * d * d):
+            yield size, 1
+        layers = self.encoder_layers + self.decoder_layers
+        yield 3 * d * d, layers
+        yield 4 * d * d, 2 * layers
+        yield d * d, self.encoder_layers + 3 * self.decoder_layers
+        yield 2 * d * d, self.decoder_layers
 
     @property
     def encoder_flops(self) -> float:
@@ -113,11 +117,16 @@ class Geometry:
 
     def weights_bytes(self, item_bytes: int, page_bytes: int = 0) -> int:
         """Bytes of the weights. With ``page_bytes`` tensors above half a page take whole pages."""
-        large = [
-            n * item_bytes for n in self.matrices if page_bytes and n * item_bytes > page_bytes // 2
-        ]
-        unused = sum(-size % page_bytes for size in large)
+        unused = self.unused_bytes(item_bytes, page_bytes, page_bytes // 2) if page_bytes else 0
         return self.parameters * item_bytes + unused
+
+    def unused_bytes(self, item_bytes: int, page_bytes: int, above_bytes: int) -> int:
+        """Bytes that stay empty where tensors above a size take whole pages."""
+        return sum(
+            count * (-size * item_bytes % page_bytes)
+            for size, count in self.matrices
+            if size * item_bytes > above_bytes
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,9 +280,9 @@ def _whisper_need(shape: Geometry, dtype: str, batch: int, beam: int) -> MemoryN
         int(_ENCODER_UNITS * unit) + _ENCODER_WINDOW_BYTES + unit + mel
     )  # the last two are its ends
     word_times = min(12_000_000 * batch, 85_000_000) + 1_000_000 * batch
-    large = [n * item for n in shape.matrices if n * item > _LARGE_BYTES]
+    unused = shape.unused_bytes(item, _LARGE_PAGE_BYTES, _LARGE_BYTES)
     return MemoryNeed(
-        weights_bytes=shape.weights_bytes(item) + sum(-size % _LARGE_PAGE_BYTES for size in large),
+        weights_bytes=shape.weights_bytes(item) + unused,
         encoding_bytes=encoding,
         audio_cache_bytes=batch * per_window,
         text_cache_bytes=text,
