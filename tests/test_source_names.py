@@ -130,6 +130,13 @@ def test_a_name_that_means_no_file_is_refused_with_the_nearest(
         assert hint in missing[0][1].hint.lower()
 
 
+@pytest.mark.parametrize("target", ["gone.mp3", "link.mp3"])
+def test_a_link_to_nothing_or_to_itself_is_named_as_such(root: Path, target: str) -> None:
+    (root / "link.mp3").symlink_to(root / target)
+    _, missing = find_recordings([str(root / "link.mp3")])
+    assert "symbolic link" in missing[0][1].hint
+
+
 def test_two_names_that_look_the_same_are_both_named(root: Path) -> None:
     for name in ("it’s.mp3", "it's.mp3"):
         (root / name).write_bytes(b"x")

@@ -25,6 +25,7 @@ COUNTED = 1e-3  # of the loudest piece's power; quieter pieces are pauses
 NOTED_S = 1.0
 MAX_LOSS_DB = 99.0
 LOUDEST = 32_768.0  # float files with 16-bit scale exist; larger values are invalid
+INVALID = "invalid samples (not a number, infinite or far too loud) became silence"
 
 
 class Downmix:
@@ -63,7 +64,7 @@ class Downmix:
         if self._invalid_from_s is not None:
             yield Notice(
                 "invalid_samples",
-                f"At {self._invalid_from_s:.1f} s samples are not numbers; now silence.",
+                f"At {self._invalid_from_s:.1f} s {INVALID}.",
             )
         seconds = self._single_samples / SAMPLE_RATE_HZ
         if seconds >= NOTED_S:

@@ -196,9 +196,7 @@ def _require_readable_file(path: Path) -> None:
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
-            raise SourceUnreadableError(
-                f"{path}: is a directory", hint="Name the recordings in it."
-            )
+            raise SourceUnreadableError(f"{path} is a directory", hint="Name the recordings in it.")
         if not stat.S_ISREG(mode):
             raise SourceUnreadableError(
                 f"{path} is not a regular file", hint="Save the recording to a file first."
@@ -212,7 +210,7 @@ def _require_readable_file(path: Path) -> None:
     except (OSError, ValueError) as error:  # ValueError: the name contains NUL
         raise SourceUnreadableError.because(path, error) from error
     if empty:
-        raise NotMediaError(f"{path}: is empty (0 bytes)", hint="Copy or record it again.")
+        raise NotMediaError(f"{path} is empty (0 bytes)", hint="Copy or record it again.")
 
 
 def not_media(path: Path, error: Exception) -> SourceError:

@@ -20,7 +20,7 @@ import numpy as np
 
 from ..domain.transcript import Notice
 from ..errors import NoAudioError, UsageError
-from .channels import LOUDEST, Downmix
+from .channels import INVALID, LOUDEST, Downmix
 from .container import AudioInfo, Media, info, opened, plays_on_after
 from .decode_parallel import Inexact, RangeLayout, range_layout, ranges
 from .decode_serial import Findings, serial
@@ -229,7 +229,7 @@ def _sound(block: Samples, at_s: float, findings: Findings) -> Samples:
     """Replace invalid samples by silence, in a copy."""
     if block.max() <= LOUDEST and block.min() >= -LOUDEST:  # false for NaN
         return block
-    findings.add("invalid_samples", at_s, "samples are not numbers; now silence")
+    findings.add("invalid_samples", at_s, INVALID)
     return np.where(np.abs(block) <= LOUDEST, block, np.float32(0))
 
 

@@ -45,9 +45,7 @@ class Findings:
 
     def notices(self) -> Iterator[Notice]:
         for code, (at_s, what) in self.first.items():
-            more = (
-                f" (and {self.counts[code] - 1} more of the kind)" if self.counts[code] > 1 else ""
-            )
+            more = f" (and {self.counts[code] - 1} more like this)" if self.counts[code] > 1 else ""
             yield Notice(code, f"At {at_s:.1f} s {what}{more}.")
 
 

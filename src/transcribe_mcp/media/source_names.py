@@ -111,6 +111,8 @@ def look_alikes(path: Path, may_list: Listable = lambda _: True) -> list[Path]:
 
 def nearest(path: Path, may_list: Listable = lambda _: True) -> str:
     """A "did you mean" hint for a path that does not exist, or an empty string."""
+    if path.is_symlink() and may_list(path.parent):
+        return "it is a symbolic link, and what it points to is missing; name the recording itself"
     alike = look_alikes(path, may_list)
     if alike:
         names = [repr(str(each)) for each in alike]
