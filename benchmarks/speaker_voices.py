@@ -99,7 +99,9 @@ class Voices:
         with tempfile.TemporaryDirectory() as temporary:
             _run("apt-get", "download", package, folder=temporary)
             (archive,) = Path(temporary).glob("*.deb")
-            _run("dpkg", "-x", str(archive), str(self._folder / "packages" / package))
+            packages = self._folder / "packages"
+            packages.mkdir(parents=True, exist_ok=True)
+            _run("dpkg", "-x", str(archive), str(packages / package))
 
 
 def _prompt(path: Path) -> Samples:

@@ -30,7 +30,8 @@ from transcribe_mcp.speakers.evidence import Evidence
 from transcribe_mcp.speakers.features import log_mel
 from transcribe_mcp.speakers.networks import CpuNetworks
 from transcribe_mcp.speakers.protocol import Rows
-from transcribe_mcp.speakers.segmentation import FRAME_S
+from transcribe_mcp.speakers.segmentation import FRAME_S, frame_at
+from transcribe_mcp.speakers.speech import speech_of
 from transcribe_mcp.speakers.turns import diarize
 from transcribe_mcp.speech.detector import SpeechDetector
 
@@ -259,6 +260,42 @@ def test_clustering_is_the_same_each_time() -> None:
     seconds = np.full(len(vectors), 1.5, np.float32)
     first = voices_of(vectors, seconds, ANY)
     assert np.array_equal(first, voices_of(vectors, seconds, ANY))
+
+
+# -- speech and turns ------------------------------------------------------------------------------
+
+
+def test_a_syllable_too_short_for_a_window_belongs_to_the_nearest_speaker() -> None:
+    evidence = evidence_with(voices(2, 10))
+    gone = (evidence.starts >= 6.0) & (evidence.starts < 9.0)
+    speech = evidence.speech.copy()
+    speech[frame_at(6.0) : frame_at(9.0)] = False
+    speech[frame_at(6.5) : frame_at(6.7)] = True
+    kept = {name: getattr(evidence, name)[~gone] for name in ("starts", "ends", "embeddings")}
+    kept["wide"] = evidence.wide[~gone]
+    found = diarize(replace(evidence, speech=speech, **kept), SpeakerBounds(2, 2))
+    first = found.exclusive[0].speaker
+    assert [turn.speaker for turn in found.exclusive if 6.4 < turn.start < 6.8] == [first]
+
+
+def test_a_sound_far_from_all_speakers_is_no_turn() -> None:
+    evidence = evidence_with(voices(2, 10))
+    n_silent = int(30 / FRAME_S)
+    blips = np.zeros(n_silent, np.bool_)
+    blips[int(5 / FRAME_S) :: int(0.7 / FRAME_S)] = True
+    speech = np.concatenate([evidence.speech, blips])
+    evidence = replace(evidence, speech=speech, overlap=np.zeros_like(speech))
+    assert diarize(evidence, SpeakerBounds(2, 2)).exclusive[-1].end < 31
+
+
+def test_faint_speech_counts_on_a_line_where_the_detector_is_never_sure() -> None:
+    speech = np.full(100, 0.95, np.float32)
+    detected = np.full(100, 0.6, np.float32)
+    speech[40:45] = 0.45
+    detected[40:45] = 0.3
+    assert speech_of(speech, detected).all()
+    detected[detected > 0.5] = 1.0  # the detector is sure of the rest
+    assert not speech_of(speech, detected)[40:45].any()
 
 
 # -- features --------------------------------------------------------------------------------------

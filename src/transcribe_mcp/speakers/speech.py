@@ -2,7 +2,8 @@
 
 Speech is what the segmentation network or the voice detector hears. The first is generous with the
 edges of speech. The second is strict, and hears little on a noisy telephone line. So where both
-hear speech they decide together, and elsewhere each decides alone.
+hear speech they decide together, and elsewhere each decides alone. How sure the detector is of
+clear speech depends on the line, so its probabilities are compared with that.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def speech_of(speech: Array, detected: Array) -> Mask:
         if found.max() < DETECTED or _hears_little(own, found):
             is_speech[first:end] = True
             continue
-        agreed = own + found >= AGREED
+        agreed = own + found / _sureness(own, found) >= AGREED
         for start, stop in spans_of(~agreed & (own >= ALONE)):
             if (stop - start) * FRAME_S > ALONE_S:
                 agreed[start:stop] = True
@@ -60,6 +61,12 @@ def _hears_little(speech: Array, detected: Array) -> bool:
     """Whether the detector hears little of what is surely speech, as on a noisy line."""
     is_sure = speech >= ALONE
     return bool(is_sure.any() and np.mean(detected[is_sure] >= DETECTED) < TRUSTED)
+
+
+def _sureness(speech: Array, detected: Array) -> float:
+    """The detector's usual probability of what is surely speech; 1 if nothing is."""
+    is_sure = speech >= ALONE
+    return float(np.clip(np.median(detected[is_sure]), DETECTED, 1)) if is_sure.any() else 1.0
 
 
 def joined(mask: Mask, pause_s: float = PAUSE_S) -> list[tuple[int, int]]:

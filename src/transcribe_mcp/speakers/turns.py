@@ -11,12 +11,15 @@ from numpy.typing import NDArray
 from .clustering import SpeakerBounds, unit, voices_of
 from .evidence import Evidence
 from .segmentation import FRAME_S, frame_at, start_of
-from .speech import PAUSE_S, joined, spans_of
+from .speech import joined, spans_of
 
 TEMPERATURE = 0.1  # of a window's vote for the voices; cosines differ by a few tenths
 EDGE_VOTE = 0.05  # at the edge of a window; 1 in its middle
 BLOCK_WINDOWS = 2048
 BLOCK_FRAMES = 1 << 16  # whose votes are in memory at once
+MIN_PAUSE_S = 0.3  # of a turn. Both its edges are faint speech: it is found longer than it is
+ADJACENT_S = 1.0  # up to which speech too short for a window is given to the nearest speaker
+FAR = 1 << 30  # frames
 NEAR_S = 3.0  # where a speaker is looked for who talks at the same time
 
 Array = NDArray[np.float32]
@@ -56,7 +59,9 @@ def diarize(evidence: Evidence, bounds: SpeakerBounds) -> Diarization:
     second = _second_speakers(speaker, evidence.overlap, len(voices))
     numbers = range(len(voices))
     in_front = [turn for k in numbers for turn in _turns(speaker == k, k, 0.0)]
-    heard = [turn for k in numbers for turn in _turns((speaker == k) | (second == k), k, PAUSE_S)]
+    heard = [
+        turn for k in numbers for turn in _turns((speaker == k) | (second == k), k, MIN_PAUSE_S)
+    ]
     return Diarization(_in_order(in_front), _in_order(heard), voices)
 
 
@@ -83,7 +88,30 @@ def _speakers_in_front(evidence: Evidence, voices: Array) -> NDArray[np.int16]:
             votes[begin - low : end - low] += own[begin - firsts[i] : end - firsts[i]]
         is_known = evidence.speech[low:high] & (votes.max(axis=1) > 0)
         speaker[low:high][is_known] = votes.argmax(axis=1)[is_known]
+    _fill(speaker, evidence.speech)
     return speaker
+
+
+def _fill(speaker: NDArray[np.int16], speech: NDArray[np.bool_]) -> None:
+    """Give speech in no window, in place, to the nearest speaker in front.
+
+    Windows leave out what is too short to tell a voice: a syllable between two pauses.
+    """
+    n_near = int(ADJACENT_S / FRAME_S)
+    known = speaker.copy()
+    for first, end in spans_of(speech & (speaker < 0)):
+        before = _first_known(known[max(0, first - n_near) : first][::-1])
+        after = _first_known(known[end : end + n_near])
+        n_before = (end - first + after[0] - before[0] + 1) // 2  # frames nearer to the one before
+        middle = first + min(max(0, n_before), end - first)
+        speaker[first:middle] = before[1]
+        speaker[middle:end] = after[1]
+
+
+def _first_known(speaker: NDArray[np.int16]) -> tuple[int, int]:
+    """Frames to the first speaker, and their number; -1 for none, far away."""
+    known = np.flatnonzero(speaker >= 0)
+    return (int(known[0]), int(speaker[known[0]])) if len(known) else (FAR, -1)
 
 
 def _shares(embeddings: NDArray[np.float16], voices: Array) -> Array:
