@@ -253,6 +253,7 @@ def test_more_speakers_than_voices_are_a_notice() -> None:
     evidence = evidence_with(voices(1, 1))
     found = with_speakers([], evidence, Options(diarize=True, speakers=3))
     assert [notice.code for notice in found.notices] == ["speaker_count_not_met"]
+    assert found.notices[0].message.endswith("the recording has only one voice")
 
 
 def test_clustering_is_the_same_each_time() -> None:
@@ -286,6 +287,14 @@ def test_a_sound_far_from_all_speakers_is_no_turn() -> None:
     speech = np.concatenate([evidence.speech, blips])
     evidence = replace(evidence, speech=speech, overlap=np.zeros_like(speech))
     assert diarize(evidence, SpeakerBounds(2, 2)).exclusive[-1].end < 31
+
+
+def test_a_pause_of_a_quarter_of_a_second_does_not_end_a_turn() -> None:
+    evidence = evidence_with(voices(1, 10))
+    speech = evidence.speech.copy()
+    speech[frame_at(6.0) : frame_at(6.0) + 16] = False
+    found = diarize(replace(evidence, speech=speech), SpeakerBounds(1, 1))
+    assert [len(found.turns), len(found.exclusive)] == [1, 2]
 
 
 def test_faint_speech_counts_on_a_line_where_the_detector_is_never_sure() -> None:

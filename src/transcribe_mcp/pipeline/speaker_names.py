@@ -139,7 +139,8 @@ def _notices(n_found: int, options: Options) -> list[Notice]:
     least = options.speakers or options.min_speakers or 0
     if n_found >= least or not n_found:
         return []
-    message = f"{least} speakers were requested, but the recording has only {n_found} voices"
+    voices = "one voice" if n_found == 1 else f"{n_found} voices"
+    message = f"{least} speakers were requested, but the recording has only {voices}"
     return [Notice(NOT_MET, message)]
 
 
