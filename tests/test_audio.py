@@ -242,7 +242,7 @@ def test_videos_give_their_sound(tmp_path, suffix):
 
 
 def test_a_video_without_sound_says_so(tmp_path):
-    with pytest.raises(NoAudioError, match="no sound track"):
+    with pytest.raises(NoAudioError, match="no audio track"):
         decode(write_video(tmp_path / "a.mp4", audio_codec=None))
 
 

@@ -249,7 +249,7 @@ def test_what_may_not_be_read_is_called_that(tmp_path: Path) -> None:
     assert done.returncode == 1
     codes = {source: row["error"]["code"] for source, row in results(done).items()}
     assert codes == dict.fromkeys(sources, "source_unreadable")
-    assert done.stderr.count("hint: Check its ") == len(sources)
+    assert done.stderr.count("hint: check its ") == len(sources)
 
 
 @POSIX

@@ -125,3 +125,12 @@ def test_a_worker_in_the_foreground_works_and_ends(home: Path) -> None:
 
     assert worker.returncode == 0, said
     assert queued.returncode == 0
+
+
+def test_a_search_or_a_list_without_results_says_so(home: Path) -> None:
+    found = command(home, "jobs", "search", "xylophone")
+    listed = command(home, "jobs", "list", "--status", "cancelled")
+
+    assert (found.stdout, listed.stdout) == ("", "")
+    assert found.stderr == "no sentence of a finished transcript has all these words\n"
+    assert listed.stderr == "no jobs with status cancelled\n"

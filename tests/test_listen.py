@@ -95,7 +95,7 @@ def test_ctrl_c_ends_a_microphone_after_its_last_words(
     ) as heard:  # fmt: skip
         try:
             assert heard.stdout is not None and heard.stderr is not None
-            assert heard.stderr.readline() == "listening to A microphone; Ctrl-C ends\n"
+            assert heard.stderr.readline() == "listening to A microphone; Ctrl-C stops\n"
             assert len(heard.stdout.readline().split()) > 3
             heard.send_signal(signal.SIGINT)
             rest, errors = heard.communicate(timeout=PATIENCE_S)

@@ -105,7 +105,7 @@ class SourceUnreadableError(SourceError):
     def because(cls, source: object, error: Exception) -> Self:
         """The error for a file that the system refuses to open or to read."""
         reason = getattr(error, "strerror", None) or error
-        return cls(f"{source} cannot be read: {reason}", hint="Check its name and its permissions.")
+        return cls(f"{source} cannot be read: {reason}", hint="check its name and its permissions")
 
 
 class SourceRefusedError(SourceError):

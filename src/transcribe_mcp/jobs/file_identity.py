@@ -33,7 +33,7 @@ def signature(path: Path) -> str:
         found = path.stat()
     except FileNotFoundError as error:
         raise SourceNotFoundError(
-            f"{path}: no such file", hint="Check the name and the directory."
+            f"{path}: no such file", hint="check the name and the directory"
         ) from error
     except (OSError, ValueError) as error:
         raise SourceUnreadableError.because(path, error) from error

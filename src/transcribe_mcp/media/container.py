@@ -30,7 +30,7 @@ from .openat import OpenedFile, PositionedReader
 # Other rates mean a damaged header; 1 Hz would make an hour of every 7 kB.
 SAMPLE_RATES_HZ = range(1_000, 1_000_000)
 DEMUX_FAILURES = 16
-DAMAGED = "The file may be damaged, cut off or of another type than its name says."
+DAMAGED = "the file may be damaged, truncated, or not of the type that its name says"
 
 # Self-contained formats only. Playlists (hls, dash, concat, imf, sdp …) name other files or URLs;
 # raw and image formats accept anything.
@@ -158,8 +158,8 @@ def _sound_track(media: Media, container: InputContainer) -> AudioStream:
     if not container.streams.audio:
         tracks = sorted({stream.type for stream in container.streams})
         raise NoAudioError(
-            f"{path}: no sound track in it (tracks: {', '.join(tracks) or 'none'})",
-            hint="The sound may be in a file of its own.",
+            f"{path}: no audio track (tracks: {', '.join(tracks) or 'none'})",
+            hint="the audio may be in a separate file",
         )
     stream = default_track(container)
     if media.stream is not None:
@@ -168,7 +168,7 @@ def _sound_track(media: Media, container: InputContainer) -> AudioStream:
         )
     if stream.codec_context is None:
         raise NotMediaError(
-            f"{path}: no decoder for its sound track", hint="Convert it to FLAC or WAV first."
+            f"{path}: no decoder for its audio track", hint="convert it to FLAC or WAV first"
         )
     if stream.codec_context.sample_rate not in SAMPLE_RATES_HZ:
         raise NotMediaError(
@@ -196,21 +196,21 @@ def _require_readable_file(path: Path) -> None:
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
-            raise SourceUnreadableError(f"{path} is a directory", hint="Name the recordings in it.")
+            raise SourceUnreadableError(f"{path} is a directory", hint="name the recordings in it")
         if not stat.S_ISREG(mode):
             raise SourceUnreadableError(
-                f"{path} is not a regular file", hint="Save the recording to a file first."
+                f"{path} is not a regular file", hint="save the recording to a file first"
             )
         with path.open("rb") as file:
             empty = not file.read(1)
     except FileNotFoundError as error:
         raise SourceNotFoundError(
-            f"{path}: no such file", hint="Check the name and the directory."
+            f"{path}: no such file", hint="check the name and the directory"
         ) from error
     except (OSError, ValueError) as error:  # ValueError: the name contains NUL
         raise SourceUnreadableError.because(path, error) from error
     if empty:
-        raise NotMediaError(f"{path} is empty (0 bytes)", hint="Copy or record it again.")
+        raise NotMediaError(f"{path} is empty (0 bytes)", hint="copy or record it again")
 
 
 def not_media(path: Path, error: Exception) -> SourceError:
@@ -313,5 +313,5 @@ def _require_clear(container: InputContainer, packet: Packet[AudioStream]) -> No
     if packet.has_sidedata("encryption_info"):
         raise NotMediaError(
             f"{container.name.removeprefix('file:')}: its sound is encrypted (DRM)",
-            hint="Only the player or shop that it came from can give a copy without.",
+            hint="get a copy without it from the player or shop",
         )

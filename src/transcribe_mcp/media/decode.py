@@ -153,8 +153,8 @@ def read_blocks(
     if done_samples == 0:
         path = sound.media.path
         raise NoAudioError(
-            f"{path}: the sound track has no samples",
-            hint="The recording may not have been finished.",
+            f"{path}: the audio track has no samples",
+            hint="the recorder may have been interrupted",
         )
     _note_missing_end(sound, done_samples / SAMPLE_RATE_HZ, findings)
     if notices is not None:
@@ -199,7 +199,7 @@ def decoded_blocks(
             "of shape (n,) or (n, channels)",
         )
     if not len(samples):
-        raise NoAudioError("there are no samples", hint="The recording may not have been finished.")
+        raise NoAudioError("there are no samples", hint="the recorder may have been interrupted")
     findings = Findings()
     downmix = Downmix()
     size = round(block_s * SAMPLE_RATE_HZ)

@@ -124,7 +124,7 @@ def serial(
     if not done_samples and "source_damaged" in findings.counts:
         raise NotMediaError(
             f"{parts[0].path}: nothing of its sound could be decoded",
-            hint="The file may be damaged or no recording at all.",
+            hint="the file may be damaged, or not a recording",
         )
 
 

@@ -43,7 +43,7 @@ def open_stdin(rate_hz: int) -> LiveStdin:
     head = source.peek(8)[:8]
     if not head:
         raise NoAudioError(
-            "no sound came on standard input", hint="look at the program that should send it"
+            "no audio arrived on standard input", hint="check the program that sends it"
         )
     if head.startswith(COMPRESSED) or head[4:8] == b"ftyp":
         raise _unusable("it is neither a WAV file nor samples")

@@ -335,7 +335,7 @@ def evaluate(request: EvaluateRequest, progress: Progress = no_progress) -> Eval
             name: judged.to_json() | {"seconds": s} for name, judged, s in systems
         }
         text += f"\n\n{systems_table(systems)}"
-    return Evaluation(text, figures)
+    return Evaluation(f"{text}\n", figures)
 
 
 def engine_names() -> tuple[str, ...]:

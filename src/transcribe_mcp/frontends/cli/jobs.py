@@ -33,7 +33,7 @@ Statuses = Annotated[
     ),
 ]
 Limit = Annotated[
-    int, typer.Option(min=1, max=500, metavar="INTEGER", help="Maximum number of jobs.")
+    int, typer.Option(min=1, max=500, metavar="INTEGER", help="Maximum number of results.")
 ]
 Cursor = Annotated[
     str, typer.Option(metavar="TEXT", help="Next page, as printed after the previous one.")
@@ -67,8 +67,16 @@ Voices = Annotated[
     typer.Option(
         "--voices",
         metavar="TEXT",
-        help="Find them anew and recognize these known voices: all, none, or names separated by "
-        "commas. Default: those of the job.",
+        help="Detect the speakers again and recognize these known voices: all, none, or names "
+        "separated by commas. Default: those of the job.",
+    ),
+]
+OlderThan = Annotated[
+    float | None,
+    typer.Option(
+        "--keep-days",
+        metavar="NUMBER",
+        help="Delete all jobs that finished more than this many days ago; 0 deletes none.",
     ),
 ]
 Bounds = Annotated[Options, "speakers", "min_speakers", "max_speakers"]
@@ -135,6 +143,8 @@ def list_jobs(
         page = default_service().list_jobs(which, cursor or None, limit)
         for job in page.jobs:
             write_out(_json(job) if as_json else _line(job))
+        if not page.jobs and not cursor and not as_json:
+            say("no jobs" if not status else f"no jobs with status {status}")
         if page.next_cursor:
             say(f"more with --cursor {page.next_cursor}")
 
@@ -148,7 +158,10 @@ def show(
     as_json: arg.AsJson = False,
     quiet: arg.Quiet = False,
 ) -> None:
-    """Show the progress of a job, or with --format its transcript so far."""
+    """Show a job's progress; with --format its transcript.
+
+    The transcript of an unfinished job is the text so far.
+    """
     with exit_codes():
         found = _waited_for(job, quiet=quiet) if wait else default_service().get_job(job)
         if shown_format:
@@ -186,9 +199,10 @@ def speakers(
     rename: Rename = None,
     as_json: arg.AsJson = False,
 ) -> None:
-    """List the speakers of a finished job; find them anew, merge or rename them.
+    """List, rename or merge the speakers of a job, or detect them again.
 
-    Changes need no recording. They are made in this order: --speakers, --merge, --rename.
+    The job must have finished; its recording is not needed. --speakers, --min-speakers,
+    --max-speakers and --voices detect the speakers again. Then --merge and --rename apply.
     """
     change = models.SpeakerChange(
         again=bounds if bounds.diarize or voices is not None else None,
@@ -246,6 +260,8 @@ def search(
             place = f"{hit.job_id}  {_duration(hit.start)}  {_shown(shown_source(hit.source))}"
             line = f"{place}  {_shown(said_by + hit.text)}\n"
             write_out(json.dumps(asdict(hit), ensure_ascii=False) + "\n" if as_json else line)
+        if not page.hits and not cursor and not as_json:
+            say("no sentence of a finished transcript has all these words")
         if page.next_cursor:
             say(f"more with --cursor {page.next_cursor}")
 
@@ -254,19 +270,19 @@ def search(
 def cancel(
     job: JobId,
     for_all: Annotated[
-        bool, typer.Option("--all", help="Even if another client waits for it.")
+        bool, typer.Option("--all", help="Cancel even if another client waits for the job.")
     ] = False,
 ) -> None:
     """Cancel a job or a batch. Text transcribed so far can still be read.
 
-    A job that another client or batch waits for goes on, unless --all is given.
+    If another client or batch waits for the job, it continues, unless --all is given.
     """
     with exit_codes():
         with acting_for(OWNER):
             found = default_service().cancel(job, for_all=for_all)
         write_out(f"{job}  {found.status}\n")
         if goes_on := _going_on(found):
-            jobs = "1 job goes on" if goes_on == 1 else f"{goes_on} jobs go on"
+            jobs = "1 job continues" if goes_on == 1 else f"{goes_on} jobs continue"
             say(f"{jobs}: others wait for the same recording; --all stops that too")
 
 
@@ -279,7 +295,10 @@ def _going_on(found: models.Job | models.Batch) -> int:
 
 @group.command()
 def retry(job: JobId) -> None:
-    """Queue a failed or cancelled job again; it resumes at its last checkpoint."""
+    """Queue a failed or cancelled job again.
+
+    It resumes at its last checkpoint.
+    """
     with exit_codes(), acting_for(OWNER):
         write_out(_line(default_service().retry(job)))
 
@@ -289,12 +308,12 @@ def remove(
     jobs: Annotated[
         list[str] | None, typer.Argument(metavar="JOB", help="IDs of jobs or batches.")
     ] = None,
-    keep_days: arg.KeepDays = None,
+    keep_days: OlderThan = None,
     yes: Annotated[
         bool, typer.Option("--yes", "-y", help="Delete several jobs without asking.")
     ] = False,
 ) -> None:
-    """Delete jobs and their transcripts: the given ones, or with --keep-days all older ones.
+    """Delete jobs and their transcripts.
 
     Asks before deleting more than one. Output files stay.
     """
@@ -314,7 +333,7 @@ def remove(
             n_gone = default_service().delete(job)
             n_deleted += n_gone
             if not n_gone:
-                say(f"{job}: others wait for its recordings or have them; they are kept")
+                say(f"{job}: other clients or batches use its recordings; they are kept")
         n_deleted += default_service().delete_old(keep_days) if keep_days is not None else 0
         say(f"{_count(n_deleted)} deleted")
         if keep_days == 0:

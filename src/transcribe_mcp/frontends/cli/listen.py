@@ -26,7 +26,8 @@ Examples:
 Source = Annotated[
     str,
     typer.Argument(
-        metavar="[-]", help="- for standard input: a WAV file, or samples. Default: a microphone."
+        metavar="-",
+        help="- reads a WAV file or raw samples from standard input. Default: a microphone.",
     ),
 ]
 MicrophoneName = Annotated[
@@ -47,7 +48,7 @@ Pause = Annotated[
         metavar="NUMBER", min=0.1, max=10.0, help="Seconds of silence that end an utterance."
     ),
 ]
-Save = Annotated[bool, typer.Option("--save", help="Keep the sound and its transcript as a job.")]
+Save = Annotated[bool, typer.Option("--save", help="Save the audio and its transcript as a job.")]
 
 
 class Printer:
@@ -60,13 +61,13 @@ class Printer:
 
     def take(self, found: service.LiveEvent) -> None:
         if found.kind == "configured" and not self._shown.quiet and self._name:
-            say(f"listening to {self._name}; Ctrl-C ends")
+            say(f"listening to {self._name}; Ctrl-C stops")
         elif found.kind == "started":
             self._starts[found.item] = found.at_s
         elif found.kind == "completed" and found.text:
             write_out(self._line(found))
         elif found.kind == "failed":
-            say(f"error: an utterance is lost: {found.message}")
+            say(f"error: an utterance was lost: {found.message}")
 
     def _line(self, found: service.LiveEvent) -> str:
         if not self._shown.as_json:
@@ -89,7 +90,7 @@ def listen(
     as_json: arg.AsJson = False,
     quiet: arg.Quiet = False,
 ) -> None:
-    """Print what is said into a microphone, utterance by utterance. Ctrl-C ends.
+    """Transcribe a microphone, utterance by utterance. Ctrl-C stops.
 
     The microphone needs: pip install 'transcribe-mcp[live]'
     """

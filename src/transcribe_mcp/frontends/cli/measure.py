@@ -23,7 +23,10 @@ commands = typer.Typer(rich_markup_mode=None)
 def evaluate(
     directory: Annotated[
         Path,
-        typer.Argument(help="Recordings, each with its text in a file beside it, or a truth.json."),
+        typer.Argument(
+            metavar="DIR",
+            help="Recordings, each with its text in a file beside it, or with a truth.json.",
+        ),
     ],
     spec: EngineSpec,
     options: Annotated[Options, "language", "multilingual", "beam_size", "batch_size", "vad"],
@@ -49,17 +52,19 @@ def bench(
     spec: EngineSpec,
     options: Annotated[Options, "batch_size"],
     audio: Annotated[
-        Path | None, typer.Argument(help="Your own recording; by default a sample voice.")
+        Path | None,
+        typer.Argument(metavar="AUDIO", help="Your own recording. Default: a sample voice."),
     ] = None,
     minutes: Annotated[
         float,
-        typer.Option(metavar="NUMBER", help="Length of the audio; shorter recordings repeat."),
+        typer.Option(metavar="NUMBER", help="Minutes of audio; shorter recordings are repeated."),
     ] = 5.0,
     runs: Annotated[
-        int, typer.Option(metavar="INTEGER", help="Number of runs; the median counts.")
+        int, typer.Option(metavar="INTEGER", help="Number of runs; the median is reported.")
     ] = 3,
     peers: Annotated[
-        bool, typer.Option("--peers", help="Also run other installed programs.")
+        bool,
+        typer.Option("--peers", help="Also measure faster-whisper and transformers, if installed."),
     ] = False,
     language: Annotated[
         str, typer.Option(metavar="TEXT", help="Language of the recording.")

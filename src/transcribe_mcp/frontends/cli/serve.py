@@ -31,11 +31,11 @@ Http = Annotated[
 Host = Annotated[
     str, typer.Option(help="HTTP address; addresses beyond this machine require a token.")
 ]
-Port = Annotated[int, typer.Option(min=0, max=65535, help="HTTP port; 0 takes a free one.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="HTTP port; 0 picks a free one.")]
 Token = Annotated[
     str | None,
     typer.Option(
-        help="Bearer token of HTTP clients; visible in the process list; "
+        help="Bearer token of HTTP clients. Visible in the process list: "
         "prefer TRANSCRIBE_MCP_TOKEN."
     ),
 ]
@@ -46,13 +46,13 @@ AllowedHost = Annotated[
 AllowedOrigin = Annotated[
     list[str] | None,
     typer.Option(
-        help="Origin of pages elsewhere that may use /v1 and /asr, such as app://obsidian.md; "
+        help="Origin of other pages that may use /v1 and /asr, such as app://obsidian.md; "
         "may be repeated."
     ),
 ]
-NoWeb = Annotated[bool, typer.Option("--no-web", help="Serve no page for browsers.")]
+NoWeb = Annotated[bool, typer.Option("--no-web", help="Do not serve the page for browsers.")]
 OpenPage = Annotated[
-    bool, typer.Option("--open", help="Show the page in this machine's browser; implies --http.")
+    bool, typer.Option("--open", help="Open the page in a browser on this machine; implies --http.")
 ]
 AllowedRoot = Annotated[
     list[Path] | None,
@@ -72,13 +72,15 @@ AllowedSource = Annotated[
 ]
 AllowVoices = Annotated[
     bool,
-    typer.Option("--allow-voices", help="Let clients have known voices recognized, by name."),
+    typer.Option("--allow-voices", help="Let clients ask for known voices to be recognized."),
 ]
 DataDir = Annotated[Path | None, typer.Option(help="Directory for jobs and transcripts.")]
 DatabaseUrl = Annotated[
     str | None, typer.Option(help="PostgreSQL URL for jobs and transcripts, instead of a file.")
 ]
-DefaultModel = Annotated[str | None, typer.Option("--model", help="Model of calls without one.")]
+DefaultModel = Annotated[
+    str | None, typer.Option("--model", help="Model of requests that name none.")
+]
 MaxFile = Annotated[
     float | None, typer.Option("--max-file-gib", help="Largest recording in GiB. [default: 5]")
 ]
@@ -87,7 +89,8 @@ MaxHours = Annotated[
     typer.Option("--max-duration-hours", help="Longest recording in hours. [default: 24]"),
 ]
 MaxQueue = Annotated[
-    int | None, typer.Option("--max-queue-length", help="Most jobs in the queue. [default: 1000]")
+    int | None,
+    typer.Option("--max-queue-length", help="Maximum number of queued jobs. [default: 1000]"),
 ]
 KeepDays = Annotated[
     float | None,
@@ -104,18 +107,20 @@ ModelAlias = Annotated[
 AllowModelDownload = Annotated[
     bool,
     typer.Option(
-        "--allow-model-download", help="Download models that HTTP clients name and are not here."
+        "--allow-model-download", help="Download models that HTTP clients name, if missing."
     ),
 ]
 MaxLive = Annotated[
     int | None,
-    typer.Option("--max-live", min=0, help="Most live sessions at a time. [default: 2]"),
+    typer.Option(
+        "--max-live", min=0, help="Maximum number of live sessions at a time. [default: 2]"
+    ),
 ]
 Client = Annotated[
     str, typer.Argument(metavar="CLIENT", help="claude-code, claude-desktop, cursor or vscode.")
 ]
 Write = Annotated[
-    bool, typer.Option("--write", help="Add it to the client's file; makes a backup.")
+    bool, typer.Option("--write", help="Add it to the client's file, after a backup of the file.")
 ]
 ConfigFile = Annotated[
     Path | None, typer.Option("--file", help="The client's file, if not in the usual place.")

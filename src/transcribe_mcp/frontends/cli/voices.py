@@ -28,7 +28,7 @@ OfChannel = Annotated[Options, "track", "channel"]
 group = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Add, list, remove and export known voices, for --voices of transcribe.",
+    help="Add, list, remove and export known voices.",
 )
 commands = typer.Typer(rich_markup_mode=None)
 commands.add_typer(group, name="voices")
@@ -37,10 +37,11 @@ commands.add_typer(group, name="voices")
 def add(
     name: Name, clip: Clip, options: OfChannel, yes: Agreed = False, quiet: arg.Quiet = False
 ) -> None:
-    """Add a voice print of a person, from a clip in which nobody else speaks.
+    """Add a voice print from a clip of one person.
 
-    Add clips of other microphones, and one over the telephone, under the same name. A voice print
-    is biometric data: the person has to agree. It stays on this machine.
+    Nobody else may speak in the clip. Add clips from other microphones, and
+    one from a telephone call, under the same name. A voice print is biometric data, so the person
+    must agree. It stays on this machine.
     """
     person = service.check_addable(name)
     question = (
@@ -62,7 +63,7 @@ group.command()(arg.with_records(add))
 
 @group.command("list")
 def list_voices(as_json: arg.AsJson = False) -> None:
-    """List known voices with their numbers of prints."""
+    """List known voices and how many prints each has."""
     with exit_codes():
         rows = service.list_voices()
         if not rows and not as_json:
@@ -74,7 +75,7 @@ def list_voices(as_json: arg.AsJson = False) -> None:
         for row in rows:
             if row.old:
                 say(
-                    f"warning: {row.name}: old prints are of another model and not used; "
+                    f"warning: {row.name}: old prints belong to another model and are not used; "
                     "add clips again"
                 )
 
@@ -84,15 +85,17 @@ def remove(name: Name) -> None:
     """Delete a voice with all its prints. Finished transcripts keep the name."""
     with exit_codes():
         row = service.remove_voice(name)
-        say(f"{row.name} deleted with {_prints(row)}; transcripts keep the name that they show")
+        say(f"{row.name} deleted with {_prints(row)}; existing transcripts keep the name")
 
 
 @group.command()
 def export(
-    name: Annotated[str, typer.Argument(metavar="[NAME]", help="One voice; else all.")] = "",
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Only this voice. Default: all.")
+    ] = "",
     output: Output = None,
 ) -> None:
-    """Print the stored voice prints as JSON, for the person or another machine."""
+    """Print stored voice prints as JSON."""
     with exit_codes():
         text = service.export_voices(name, output)
         write_out(text if output is None else f"{output}\n")
