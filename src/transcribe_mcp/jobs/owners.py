@@ -69,7 +69,7 @@ class Sharing:
 
 def not_found(job_id: str) -> JobNotFoundError:
     return JobNotFoundError(
-        f"there is no job {job_id[:64]!r}", hint="list the jobs to see their ids"
+        f"there is no job {job_id[:64]!r}", hint="list the jobs to see their IDs"
     )
 
 
