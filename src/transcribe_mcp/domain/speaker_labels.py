@@ -39,7 +39,7 @@ def renamed(transcript: Transcript, names: Mapping[str, str]) -> Transcript:
 
 
 def merged(transcript: Transcript, groups: Sequence[Sequence[str]]) -> Transcript:
-    """Make each group of speakers one, with the name of its first; cut the sentences anew.
+    """Make each group of speakers one, with the name of its first; cut the sentences again.
 
     Raises:
         UnknownNameError: the transcript has no such speaker.
@@ -68,7 +68,7 @@ def merged(transcript: Transcript, groups: Sequence[Sequence[str]]) -> Transcrip
 
 
 def sentences_of(segments: Sequence[Segment], words: Sequence[Word]) -> Iterator[Segment]:
-    """Cut sentences anew. Each has the quality of the segment in which it begins.
+    """Cut sentences again. Each has the quality of the segment in which it begins.
 
     Args:
         segments: with words, in order.

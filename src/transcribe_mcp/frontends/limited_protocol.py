@@ -65,7 +65,7 @@ class LimitedProtocol(H11Protocol):
         return cycle is None or cycle.response_complete or cycle.more_body
 
     def _has_part_of_body(self) -> bool:
-        """Whether a long body goes on that somebody reads."""
+        """Whether more of a long body is coming, and somebody reads it."""
         cycle = self.cycle
         is_body = cycle is not None and cycle.more_body and not cycle.response_complete
         return is_body and self._n_bytes >= BODY_PART_BYTES

@@ -131,7 +131,7 @@ class SpeakerChange:
     """Changes to the speakers of a transcript, made in this order.
 
     Attributes:
-        again: find them anew from their stored evidence, within the bounds of these options.
+        again: find them again from their stored evidence, within the bounds of these options.
         merge: groups of names. Each group becomes one speaker with its first name.
         names: old name -> new name.
         voices: known voices to recognize ``again``, as in ``Options``; ``None``: those of the job.

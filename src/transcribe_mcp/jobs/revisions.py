@@ -275,7 +275,7 @@ def _origins(pieces: Sequence[Any]) -> list[int | None]:
 
 
 def origins_in(original: Transcript, transcript: Transcript) -> Edited:
-    """A transcript whose sentences were cut anew, with those that equal the original's."""
+    """A transcript whose sentences were cut again, with those that equal the original's."""
     numbers = {(each.start, each.text): number for number, each in enumerate(original.segments)}
     found = [(numbers.get((each.start, each.text)), each) for each in transcript.segments]
     origins = tuple(

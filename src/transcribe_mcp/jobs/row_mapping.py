@@ -18,7 +18,7 @@ from .outputs import NewOutput, of_jobs
 from .schema import jobs, speeds, workers
 
 UNFINISHED = (JobStatus.QUEUED.value, JobStatus.RUNNING.value)
-# Two comparisons instead of IN, whose text would be rendered anew for every execution.
+# Two comparisons instead of IN, whose text would be rendered again for every execution.
 IS_UNFINISHED = sa.or_(*(jobs.c.status == status for status in UNFINISHED))
 SILENT_S = 20.0  # a worker is gone after so long without a heartbeat
 ALIVE = sa.select(workers.c.worker_id).where(workers.c.beat_at > sa.bindparam("since"))

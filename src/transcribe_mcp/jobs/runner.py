@@ -122,7 +122,7 @@ def _work(
     job.limit_s = shop.settings.max_duration_hours * 3600
     job.duration_s = _duration(shop, path)
     request = _engine_spec(shop, claim)
-    # A job that crashed goes on one batch at a time, so that the next crash has one place.
+    # A job that crashed continues one batch at a time, so that the next crash has one place.
     requested = EngineClaim(
         request,
         job.duration_s or 0.0,
@@ -139,7 +139,7 @@ def _work(
         began = ResolvedEngine(
             info.engine, info.model, info.device, claim.options.batch_size or info.batch_size
         )
-    # Also where it goes on: after a crash it counts on which device that was.
+    # Also where it continues: after a crash it counts on which device that was.
     shop.worker_store.record_start(claim, replace(began, device=recording.info.device))
     transcript = _transcribe(shop, job, path, began, inside)
     shop.worker_store.finish(claim, content, _finished(transcript, claim), job.speakers)
@@ -261,7 +261,7 @@ def _duration(shop: WorkerContext, path: Path) -> float | None:
 
 
 def _after_crashes(shop: WorkerContext, claim: Claim) -> Claim:
-    """A job under which the worker died too often goes on on the CPU, if it was on a GPU, or is set
+    """If the worker died too often under a job, it continues on the CPU instead of a GPU, or is set
     aside.
 
     A worker that was killed from outside, or that nobody saw end, tells little of its jobs: it
@@ -281,7 +281,7 @@ def _after_crashes(shop: WorkerContext, claim: Claim) -> Claim:
     cause = f": {died_of}" if died_of else ""
     if claim.device_forced is None and _may_be_the_gpu(claim):
         notice = Notice(
-            "worker_failed", f"{ended} on {claim.device or 'the GPU'}, the CPU goes on{cause}"
+            "worker_failed", f"{ended} on {claim.device or 'the GPU'}; the CPU took over{cause}"
         )
         warnings = (*claim.warnings, notice)
         shop.worker_store.warn(claim, warnings)

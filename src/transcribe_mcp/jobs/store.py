@@ -407,7 +407,7 @@ class Store(Database):
         return True
 
     def retry(self, job_id: str, owner: str) -> None:
-        """Queue a failed or cancelled job again; its owner joins again one that goes on for others.
+        """Queue a failed or cancelled job again; its owner rejoins one that others still wait for.
 
         Raises:
             JobNotFoundError: no job has this id.

@@ -63,7 +63,7 @@ class LiveEvent:
     Attributes:
         kind: ``configured`` or ``refused`` (a setup), ``started``, ``stopped``, ``committed``,
             ``text``, ``completed`` or ``failed`` (an item), ``cleared``, ``error`` (the session
-            goes on), ``ended`` (by an error) or ``closed``.
+            continues), ``ended`` (by an error) or ``closed``.
         item: number of the utterance, from 1.
         at_s: seconds since the first sample.
         text: new text with ``text``, all of it with ``completed``.

@@ -167,7 +167,7 @@ def _in_order(windows: Iterable[WindowResult]) -> list[PartResult]:
 
 
 class CheckpointStore(Protocol):
-    """Keeps results, so that a recording goes on where it was broken off.
+    """Keeps results, so that a recording continues where it was interrupted.
 
     Both methods are called from the thread that called ``transcribe``.
     """

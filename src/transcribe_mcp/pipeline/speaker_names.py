@@ -70,9 +70,9 @@ def reassigned(
     options: Options,
     known: Sequence[KnownVoice] = (),
 ) -> Transcript:
-    """Find the speakers of a finished transcript anew, within the bounds of the options.
+    """Find the speakers of a finished transcript again, within the bounds of the options.
 
-    Sentences are cut anew where words have times; others keep theirs, and get the speaker who is
+    Sentences are cut again where words have times; others keep theirs, and get the speaker who is
     heard for most of them.
     """
     found = diarize(evidence, bounds_of(options))

@@ -43,7 +43,7 @@ class SpeakerPass:
     def _take(
         self, before: Future[None], samples: Samples, detected: NDArray[np.float32], *, last: bool
     ) -> None:
-        before.result()  # an error goes on to the last block
+        before.result()  # an error is passed on to the last block
         assert self._diarizer is not None
         self._diarizer.push(samples, detected, last=last)
 

@@ -152,7 +152,7 @@ class Decoder:
         """The parts as one attempt. ``raw``: their words as the engine timed them."""
         if not parts:
             return Attempt((), "silence")
-        parts = [  # they are looked at anew for speech without words
+        parts = [  # they are looked at again for speech without words
             replace(part, judged=replace(part.judged, failure=None))
             if part.judged.failure == GAP
             else part
@@ -286,7 +286,7 @@ class Decoder:
     def _in_pieces(
         self, batch: _Doubtful, doubtful: Sequence[int]
     ) -> Iterator[tuple[int, Attempt]]:
-        """Skipped speech, and loops, often begin anew where the decoder begins anew."""
+        """Skipped speech, and loops, often begin again where the decoder begins again."""
         if not self.engine.info.skips_speech:
             return
         cuts = {i: pair for i in doubtful if (pair := _halves(batch.windows[i], batch.attempts[i]))}

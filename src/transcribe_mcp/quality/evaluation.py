@@ -135,7 +135,7 @@ def _read_list(path: Path) -> list[Truth]:
     try:
         rows = json.loads(_read_text(path))
     except (ValueError, RecursionError) as error:
-        raise SourceError(f"{path} is not JSON: {error}", hint="write the file anew") from error
+        raise SourceError(f"{path} is not JSON: {error}", hint="write the file again") from error
     if not isinstance(rows, list):
         raise SourceError(
             f"{path} holds a {type(rows).__name__}",
@@ -148,7 +148,7 @@ def _read_list(path: Path) -> list[Truth]:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             problem = f"lacks {error}" if isinstance(error, KeyError) else f"is damaged: {error}"
             raise SourceError(
-                f"{path}, entry {number}, {problem}", hint="write the entry anew"
+                f"{path}, entry {number}, {problem}", hint="correct the entry"
             ) from error
     return truths
 

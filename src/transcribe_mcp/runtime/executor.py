@@ -93,7 +93,7 @@ class Executor:
     Args:
         load: makes the models of a spec, one per device.
         own_thread: work in a thread of the executor, so that a recording can be given up while a
-            call goes on.
+            call continues.
         unload_after_s: close the model when no recording has been open for so long.
     """
 

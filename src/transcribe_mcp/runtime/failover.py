@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def gpu_failed(error: EngineFailedError) -> Notice:
-    return Notice("gpu_failed", f"the GPU failed, the CPU goes on: {in_words(str(error))}")
+    return Notice("gpu_failed", f"the GPU failed; the CPU took over: {in_words(str(error))}")
 
 
 class DetectorPool:

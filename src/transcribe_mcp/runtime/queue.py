@@ -179,7 +179,7 @@ class Recording:
             self._queue.notify()
 
     def cancel(self) -> None:
-        """Let the owner go at once. A call that a device is in goes on without this recording."""
+        """Let the owner go at once. A call that a device is in continues without this recording."""
         with self._queue.changed:
             self.cancelled_at = self.cancelled_at or time.monotonic()
             self._results.clear()

@@ -305,13 +305,13 @@ class Service:
         return self._job(job_id)
 
     def change_speakers(self, job_id: str, change: SpeakerChange) -> Transcript:
-        """Merge, rename or find anew the speakers of a finished transcript, without the recording.
+        """Merge, rename or find again the speakers of a transcript, without the recording.
 
         Jobs that share the transcript show the change too.
 
         Raises:
             JobNotFoundError: no job has this id.
-            JobStateError: it has no transcript yet, or no evidence to find the speakers anew.
+            JobStateError: it has no transcript yet, or no evidence to find the speakers again.
             UsageError: an unknown speaker, or a name that is taken, empty, or too long.
         """
         from ..jobs.speakers import change_speakers

@@ -83,7 +83,7 @@ class UtteranceFinder:
         yield from self._follow(self._detector.push(samples))
 
     def flush(self) -> Iterator[Found]:
-        """End the utterance now, and start anew behind it."""
+        """End the utterance now, and start again behind it."""
         end = self._origin + len(self._held)
         yield from self._follow(self._detector.push(np.empty(0, np.float32), last=True))
         for region in self._regions.push(np.empty(0, np.float32), last=True):
@@ -94,7 +94,7 @@ class UtteranceFinder:
         self.clear()
 
     def clear(self) -> None:
-        """Drop what is held, and start anew."""
+        """Drop what is held, and start again."""
         self._origin += len(self._held)
         self._held = np.empty(0, np.float32)
         self._detector.reset()
@@ -118,7 +118,7 @@ class UtteranceFinder:
                 yield SpeechStarted(self._first(since_s) / SAMPLE_RATE_HZ)
             now = self._region_origin + self._n_frames * FRAME_SAMPLES
             for region in regions:
-                # A region that was cut without a pause goes on behind the cut.
+                # A region that was cut without a pause continues behind the cut.
                 is_cut = self._regions.is_open
                 yield self._window(region, self._sample(region.end) if is_cut else now)
             if self._is_speech and not self._regions.is_open:

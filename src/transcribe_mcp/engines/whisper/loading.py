@@ -107,8 +107,8 @@ def _load_on(request: EngineRequest, device: torch.device) -> WhisperEngine:
     directions = generation_config(checkpoint, geometry)
     with _foreign_errors(request.model, device), on(device):
         machinery = _machinery(checkpoint, device, compute_type, request)
-    # A worker whose part of a batch is done goes on with what comes next. In 8 bits several batches
-    # are not too many.
+    # A worker whose part of a batch is done continues with the next. In 8 bits several batches are
+    # not too many.
     shares_workers = device.type == "cpu" and _in_int8(compute_type) and machinery.workers > 1
     in_queue = device.type == "cuda"  # encode() returns once its work is queued
     notices = (*request.notices, *machinery.notices)

@@ -29,7 +29,7 @@ Event = dict[str, str]
 def stream(
     service: AsyncService, job: Job, request: AudioRequest, headers: Mapping[str, str]
 ) -> Response:
-    """The answer to a job that may be running. If the client leaves, the job goes on."""
+    """The answer to a job that may be running. If the client leaves, the job continues."""
     stopping = anyio.Event()
     return EventSourceResponse(
         _events(service, job, request, stopping),
@@ -68,7 +68,7 @@ async def _text_events(
         job = await service.wait_for(job, LOOK_S)
     require_completed(job)
     transcript = await service.call(service.service.get_transcript, job.job_id, 0)
-    if not transcript.text.startswith(sent):  # a worker died, and another cut the windows anew
+    if not transcript.text.startswith(sent):  # a worker died, and another cut the windows again
         message = "the transcription started again meanwhile; send the file again for the text"
         raise Refused(500, message, "source_changed")
     if transcript.text != sent:

@@ -83,7 +83,7 @@ async def submit(
 async def finished_transcript(
     service: AsyncService, request: Request, job: Job, headers: Mapping[str, str]
 ) -> Transcript:
-    """Wait for a job. It goes on if the client leaves, and answers the next upload.
+    """Wait for a job. It continues if the client leaves, and answers the next upload.
 
     Raises:
         Refused: the job failed or was cancelled.
@@ -93,7 +93,7 @@ async def finished_transcript(
     try:
         await asyncio.wait([waiting, leaving], return_when=asyncio.FIRST_COMPLETED)
         if not waiting.done():
-            raise Refused(499, "the client has left; its job goes on", "cancelled")
+            raise Refused(499, "the client has left; its job continues", "cancelled")
         try:
             done = waiting.result()
             require_completed(done)

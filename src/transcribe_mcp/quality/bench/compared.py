@@ -142,7 +142,7 @@ def _python_with_whisperx() -> Path:
     try:
         current = environments.current_environment("whisperx")
     except CompatError as error:
-        hint = f"{error.hint}; or make one anew: {create}" if error.hint else create
+        hint = f"{error.hint}; or make a new one: {create}" if error.hint else create
         raise EngineUnavailableError(f"whisperx cannot be run: {error}", hint=hint) from error
     if current is not None and current.state == environments.READY:
         return environments.python_of(current.name)
