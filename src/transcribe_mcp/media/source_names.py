@@ -110,9 +110,12 @@ def look_alikes(path: Path, may_list: Listable = lambda _: True) -> list[Path]:
 
 
 def nearest(path: Path, may_list: Listable = lambda _: True) -> str:
-    """A "did you mean" hint for a path that does not exist, or an empty string."""
-    if path.is_symlink() and may_list(path.parent):
+    """A hint for a path that does not exist, or an empty string."""
+    link = _broken_link(path, may_list)
+    if link == path:
         return "it is a symbolic link, and what it points to is missing; name the recording itself"
+    if link:
+        return f"{str(link)!r} is a symbolic link, and what it points to is missing"
     alike = look_alikes(path, may_list)
     if alike:
         names = [repr(str(each)) for each in alike]
@@ -129,6 +132,15 @@ def nearest(path: Path, may_list: Listable = lambda _: True) -> str:
         if names and len(missing) > 1:
             return f"there is {' and '.join(names)} in {str(base)!r}"
     return f"did you mean {' or '.join(names)}?" if names else ""
+
+
+def _broken_link(path: Path, may_list: Listable) -> Path | None:
+    """The first part of a path that is a link to a missing file, or to itself."""
+    base, missing = _existing_part(path)
+    if not missing or not may_list(base):
+        return None
+    part = base / missing[0]
+    return part if os.path.islink(part) else None  # noqa: PTH114 - long names are no error
 
 
 def _existing_part(path: Path) -> tuple[Path, tuple[str, ...]]:

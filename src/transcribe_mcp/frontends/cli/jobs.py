@@ -12,7 +12,6 @@ import typer
 from typer.core import TyperCommand
 
 from ...domain.options import Options
-from ...domain.text_breaks import JOINERS
 from ...domain.transcript import Speaker
 from ...errors import UsageError
 from ...service import TranscribeRequest, models
@@ -21,7 +20,7 @@ from ...service.formats import render
 from ...service.service import default_service
 from ...service.uploads import shown_source
 from . import options as arg
-from .terminal import confirm, exit_codes, progress_bars, say, write_out
+from .terminal import confirm, exit_codes, printable, progress_bars, say, write_out
 
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="ID of a job or a batch.")]
 Statuses = Annotated[
@@ -236,11 +235,11 @@ def _renaming(word: str) -> tuple[str, str]:
 def _show_speakers(found: Sequence[Speaker], *, as_json: bool) -> None:
     if not found:
         say("no speakers: transcribe with --diarize to tell them apart")
-    width = max((len(_shown(speaker.id)) for speaker in found), default=0)
+    width = max((len(printable(speaker.id)) for speaker in found), default=0)
     for one in found:
         seconds = {"seconds": round(one.seconds, 3), "share": round(one.share, 4)}
         facts = f"{_duration(one.seconds)}  {one.share:>4.0%}  from {_duration(one.first)}"
-        line = f"{_shown(one.id):<{width}}  {facts}\n"
+        line = f"{printable(one.id):<{width}}  {facts}\n"
         write_out(json.dumps(asdict(one) | seconds, ensure_ascii=False) + "\n" if as_json else line)
 
 
@@ -257,8 +256,8 @@ def search(
         page = default_service().search(query, cursor or None, limit, speaker=speaker)
         for hit in page.hits:
             said_by = f"{hit.speaker}: " if hit.speaker else ""
-            place = f"{hit.job_id}  {_duration(hit.start)}  {_shown(shown_source(hit.source))}"
-            line = f"{place}  {_shown(said_by + hit.text)}\n"
+            place = f"{hit.job_id}  {_duration(hit.start)}  {printable(shown_source(hit.source))}"
+            line = f"{place}  {printable(said_by + hit.text)}\n"
             write_out(json.dumps(asdict(hit), ensure_ascii=False) + "\n" if as_json else line)
         if not page.hits and not cursor and not as_json:
             say("no sentence of a finished transcript has all these words")
@@ -373,14 +372,14 @@ def _json(job: models.Job) -> str:
 
 def _line(job: models.Job) -> str:
     waiting = f"  ({job.waiting_for})" if job.waiting_for else ""
-    source = _shown(shown_source(job.source))
+    source = printable(shown_source(job.source))
     return f"{job.job_id}  {job.status:<9} {job.percent:>3.0f} %  {source}{waiting}\n"
 
 
 def _facts(job: models.Job) -> str:
     facts = {
         "job": job.job_id,
-        "source": _shown(shown_source(job.source)),
+        "source": printable(shown_source(job.source)),
         "status": job.status,
         "stage": job.stage,
         "progress": f"{job.percent:.0f} %",
@@ -396,7 +395,7 @@ def _facts(job: models.Job) -> str:
         "device": job.device,
         "attempts": job.attempts or None,
         "copied from": job.from_job_id,
-        "files": ", ".join(map(_shown, job.outputs)),
+        "files": ", ".join(map(printable, job.outputs)),
         "error": job.error.message if job.error else None,
         "hint": job.error.hint if job.error else None,
     }
@@ -405,14 +404,6 @@ def _facts(job: models.Job) -> str:
     ]
     return "".join(
         [*lines, *(f"{'warning:':<20}{notice.message}\n" for notice in job.warnings), "\n"]
-    )
-
-
-def _shown(source: str) -> str:
-    """A file's name is data: what moves the cursor of a terminal is written as an escape."""
-    return "".join(
-        c if c.isprintable() or c in JOINERS else c.encode("unicode_escape").decode()
-        for c in source
     )
 
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from threading import Lock
 from typing import TYPE_CHECKING
 
+from ...domain.text_breaks import JOINERS
 from ...errors import CancelledError, OutputError, TranscribeError, UsageError
 
 if TYPE_CHECKING:
@@ -28,12 +29,19 @@ STAGES = {
 STAGES_IN_BYTES = frozenset({"fetch", "download", "checksum", "convert"})
 
 
+def printable(text: str) -> str:
+    """A file's name is data: what moves the cursor of a terminal is written as an escape."""
+    return "".join(
+        c if c.isprintable() or c in JOINERS else c.encode("unicode_escape").decode() for c in text
+    )
+
+
 def say(text: str) -> None:
-    """Write a line to stderr. The work continues if stderr is closed."""
+    """Write text to stderr, without control characters. The work continues if stderr is closed."""
     if sys.stderr is None:  # closed by the caller: 2>&-
         return
     with suppress(OSError):
-        sys.stderr.write(text + "\n")
+        sys.stderr.write("\n".join(map(printable, text.split("\n"))) + "\n")
         sys.stderr.flush()
 
 
