@@ -247,8 +247,9 @@ class Options:
         _check(self)
         self._check_speakers()
         if not self.temperatures or any(not 0 <= t <= 1 for t in self.temperatures):
+            given = ", ".join(map(str, self.temperatures)) or "none"
             hint = "give one or more between 0 and 1"
-            raise UsageError(f"temperatures are {self.temperatures}", hint=hint)
+            raise UsageError(f"sampling temperatures must be between 0 and 1: {given}", hint=hint)
         if self.multilingual and self.language != AUTO:
             hint = "leave the language to auto, or leave out multilingual"
             raise UsageError(f"multilingual contradicts language {self.language!r}", hint=hint)
