@@ -360,7 +360,7 @@ def change(directory: Path, file: str, **values: object) -> None:
         ),
         (lambda d: rewrite(d, "layers.1.fc1.weight", "layers.1.fc0.weight"), "no tensor model."),
         (lambda d: change(d, "config.json", d_model=18), "has shape (16, 80, 3), not (18, 80, 3)"),
-        (lambda d: change(d, "config.json", d_model=15), "no multiple of 2 encoder heads"),
+        (lambda d: change(d, "config.json", d_model=15), "not a multiple of 2 encoder heads"),
         (lambda d: change(d, "config.json", vocab_size=None), "vocab_size is None"),
         (lambda d: change(d, "config.json", model_type="bart"), "'bart' model, not Whisper"),
         (lambda d: (d / "config.json").write_text("{"), "config.json cannot be read"),

@@ -76,7 +76,7 @@ def test_the_highlight_follows_the_sound_at_double_speed(reader: Tab, here: Site
     page.keyboard.press(">")  # 1.25, 1.5, 1.75, 2
     for _ in range(3):
         page.keyboard.press(">")
-    assert page.inner_text("#speed") == "2×"
+    page.locator("#speed:text-is('2×')").wait_for()
     page.keyboard.press("Space")
     seen = set()
     for _ in range(8):
