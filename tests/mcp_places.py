@@ -180,6 +180,7 @@ def http_server(
             yield line.rpartition(" ")[2].strip()
         finally:
             server.send_signal(asked)
-            rest = server.communicate(timeout=PATIENCE_S)[1]
+            server.wait(PATIENCE_S)
+            rest = server.stderr.read()  # communicate() would miss what readline() has buffered
             if log is not None:
                 log.append(rest)
