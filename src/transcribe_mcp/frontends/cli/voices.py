@@ -39,9 +39,9 @@ def add(
 ) -> None:
     """Add a voice print from a clip of one person.
 
-    Nobody else may speak in the clip. Add clips from other microphones, and
-    one from a telephone call, under the same name. A voice print is biometric data, so the person
-    must agree. It stays on this machine.
+    Nobody else may speak in the clip. Add clips from other microphones, and one from a telephone
+    call, under the same name. A voice print is biometric data, so the person must agree. It stays
+    on this machine.
     """
     person = service.check_addable(name)
     question = (
