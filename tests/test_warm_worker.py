@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from job_places import Place, finished, jobs, options, place, request
 from patience import PATIENCE_S, until
 from whisper_nano import CONVERSATION, SPEECH, kept_conversions, whisper_nano
 
-from transcribe_mcp.jobs.model_client import WorkerLostError, find_model
+from transcribe_mcp.jobs.model_client import WorkerLostError, WorkerModel, find_model
 
 CLIP, OTHER, *_ = sorted(SPEECH.glob("*.flac"))
 LONG = CONVERSATION / "three_voices.opus"
@@ -43,12 +44,21 @@ def command(here: Place, cwd: Path, *arguments: str | Path) -> subprocess.Comple
     return run("transcribe", "-v", *SAME, *model, *arguments, cwd=cwd, env=env)
 
 
-def is_free() -> bool:
-    try:
-        find_model(Path(os.environ["TRANSCRIBE_MCP_DATA_DIR"]), options()).close()
-    except WorkerLostError:
-        return False
-    return True
+def taken_model() -> WorkerModel:
+    """The model of the worker, taken as soon as it works for nobody else."""
+    taken: list[WorkerModel] = []
+
+    def take() -> bool:
+        with suppress(WorkerLostError):
+            taken.append(find_model(Path(os.environ["TRANSCRIBE_MCP_DATA_DIR"]), options()))
+        return bool(taken)
+
+    until(take, "the worker is idle")
+    return taken[0]
+
+
+def wait_for_idle_worker() -> None:
+    taken_model().close()
 
 
 def without_times(text: str) -> list[dict[str, Any]]:
@@ -59,7 +69,7 @@ def without_times(text: str) -> list[dict[str, Any]]:
 
 
 def test_results_are_those_of_a_model_of_its_own(warm: Place, tmp_path: Path) -> None:
-    until(is_free, "the worker is idle")
+    wait_for_idle_worker()
     for arguments in (
         ("--language", "german", "--vocabulary", "one, two", "--json", CLIP, OTHER),
         ("--format", "srt", "--max-line-chars", "20", CLIP),
@@ -75,7 +85,7 @@ def test_results_are_those_of_a_model_of_its_own(warm: Place, tmp_path: Path) ->
 
 
 def test_files_are_written_and_nothing_is_stored(warm: Place, tmp_path: Path) -> None:
-    until(is_free, "the worker is idle")
+    wait_for_idle_worker()
     before = len(jobs.list_jobs().jobs)
     done = command(warm, tmp_path, CLIP, "--format", "txt,json", "--output-dir", "out")
     assert USED in done.stderr
@@ -87,7 +97,7 @@ def test_files_are_written_and_nothing_is_stored(warm: Place, tmp_path: Path) ->
 
 
 def test_a_recording_that_fails_fails_as_without_a_worker(warm: Place, tmp_path: Path) -> None:
-    until(is_free, "the worker is idle")
+    wait_for_idle_worker()
     (tmp_path / "no.wav").write_bytes(b"no recording")
     done = command(warm, tmp_path, "no.wav", CLIP)
     own = command(warm, tmp_path, "no.wav", CLIP, "--no-worker")
@@ -97,26 +107,22 @@ def test_a_recording_that_fails_fails_as_without_a_worker(warm: Place, tmp_path:
 
 
 def test_another_model_is_loaded_by_the_command(warm: Place, tmp_path: Path) -> None:
-    until(is_free, "the worker is idle")
+    wait_for_idle_worker()
     done = command(warm, tmp_path, CLIP, "--compute-type", "float32")
     assert done.returncode == 0
     assert "no worker is used: it has another model" in done.stderr
 
 
 def test_a_command_does_not_wait_for_a_worker_at_work(warm: Place, tmp_path: Path) -> None:
-    until(is_free, "the worker is idle")
-    other = find_model(warm.data_dir, options())
-    try:
+    with closing(taken_model()):
         done = command(warm, tmp_path, CLIP)
-    finally:
-        other.close()
     assert done.returncode == 0 and done.stdout
     assert "no worker is used: it works for another command" in done.stderr
 
 
 def started(here: Place, cwd: Path) -> subprocess.Popen[str]:
     """A command at work on a long recording, with the model of the worker."""
-    until(is_free, "the worker is idle")
+    wait_for_idle_worker()
     line = [*COMMAND, "transcribe", "-v", *SAME, "--model", str(whisper_nano()), str(LONG)]
     env = environment(cwd, **variables(here))
     process = subprocess.Popen(
@@ -132,7 +138,7 @@ def test_ctrl_c_ends_the_work_of_the_worker(warm: Place, tmp_path: Path) -> None
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130
-    until(is_free, "the worker is idle again")
+    wait_for_idle_worker()
 
 
 def test_nothing_is_lost_with_the_worker(warm: Place, tmp_path: Path) -> None:
