@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from transcribe_mcp.compat.cli import main
+from transcribe_mcp.compat.cli import USAGE, main
 
 COMMANDS = {
     "": "transcribe-mcp compat",
@@ -32,3 +32,23 @@ def test_a_help_names_its_program_and_explains_every_argument(
     arguments = [line.strip() for line in shown.splitlines() if line.startswith("  ")]
     entries = [line for line in arguments if line not in ("COMMAND", "ACTION")]
     assert entries and all("  " in line for line in entries), entries
+
+
+@pytest.mark.parametrize("command", ["", "env"])
+def test_a_command_without_its_subcommand_shows_its_help(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command.split()) == USAGE
+    assert capsys.readouterr().err.startswith(f"usage: {COMMANDS[command]} [-h]")
+
+
+@pytest.mark.parametrize("line", ["frob", "env frob", "env rm", "doctor --facts", "env list --x"])
+def test_an_error_in_the_command_line_has_a_hint(
+    line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(line.split())
+    message, hint = capsys.readouterr().err.splitlines()
+    assert ended.value.code == USAGE
+    assert message.startswith("error: ")
+    assert hint.startswith("hint: see: transcribe-mcp ") and hint.endswith(" --help")

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from . import report
 from .derived_facts import DerivedFacts
@@ -25,6 +25,7 @@ from .output import say, say_answer, say_json
 from .plan import DIARIZE, WANTS, make_plan, plan_text
 from .rules import RULE_BY_CODE
 
+USAGE = 2
 FAILED = 3
 EXPLAIN_MAX_BYTES = 64 * 1024 * 1024
 
@@ -50,15 +51,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
+class _Parser(argparse.ArgumentParser):
+    """Prints errors as other commands do; without a subcommand, it prints its help."""
+
+    def add_actions(self, metavar: str) -> argparse._SubParsersAction[_Parser]:
+        self.set_defaults(run=self._show_help)
+        return self.add_subparsers(metavar=metavar)
+
+    def _show_help(self, asked: argparse.Namespace) -> int:
+        del asked
+        self.print_help(sys.stderr)
+        return USAGE
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USAGE, f"error: {message}\nhint: see: {self.prog} --help\n")
+
+
+def _parser() -> _Parser:
     about = "Check this machine, its packages and their releases for compatibility."
-    parser = argparse.ArgumentParser(prog="transcribe-mcp compat", description=about)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    parser = _Parser(prog="transcribe-mcp compat", description=about)
+    commands = parser.add_actions("COMMAND")
     added = {
         name: _add(commands, name, words, options, run=run)
         for name, (words, run, options) in _COMMANDS.items()
     }
-    actions = added["env"].add_subparsers(required=True, metavar="ACTION")
+    actions = added["env"].add_actions("ACTION")
     for name, (words, options) in _ENV_ACTIONS.items():
         _add(actions, name, words, [_JSON, *options], run=_env, action=name)
     return parser
@@ -66,11 +83,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add(
     commands: Any, name: str, words: str, options: Iterable[_Option], **defaults: object
-) -> argparse.ArgumentParser:
+) -> _Parser:
     prog = f"transcribe-mcp {name}" if name in ("doctor", "env") else None
-    parser: argparse.ArgumentParser = commands.add_parser(
-        name, prog=prog, help=words, description=words
-    )
+    parser: _Parser = commands.add_parser(name, prog=prog, help=words, description=words)
     for flags, settings in options:
         parser.add_argument(*flags, **settings)
     parser.set_defaults(**defaults)

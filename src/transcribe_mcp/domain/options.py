@@ -38,6 +38,7 @@ class Option:
         hidden_in: front ends that do not offer the option.
         changes_text: jobs that differ in this option have different transcripts.
         flag: name on the command line, if it differs from the field's.
+        implies: name of the switch that this option turns on.
         aliases: other names that assistants try.
         max_chars: longest text, or list item, from an assistant.
         name, default: of the field.
@@ -50,6 +51,7 @@ class Option:
     hidden_in: Collection[str] = frozenset()
     changes_text: bool = True
     flag: str = ""
+    implies: str = ""
     aliases: tuple[str, ...] = ()
     max_chars: int = 4096
     name: str = ""
@@ -217,25 +219,28 @@ class Options:
     )
     speakers: int | None = option(
         None,
-        "Number of speakers, if it is known; implies diarize.",
+        "Number of speakers, if it is known.",
         ge=1,
+        implies="diarize",
         aliases=("num_speakers", "speakers_expected"),
     )
     min_speakers: int | None = option(
-        None, "Smallest number of speakers; implies diarize. Default: 1.", ge=1
+        None, "Smallest number of speakers. Default: 1.", ge=1, implies="diarize"
     )
     max_speakers: int | None = option(
-        None, "Largest number of speakers; implies diarize. Default: 15.", ge=1
+        None, "Largest number of speakers. Default: 15.", ge=1, implies="diarize"
     )
     voices: str = option(
         NONE,
-        "Known voices to recognize: all, none, or names separated by commas; implies diarize.",
+        "Known voices to recognize: all, none, or names separated by commas.",
+        implies="diarize",
         aliases=("known_voices", "known_speakers", "speaker_names"),
     )
     # For one recording only. A job has the SHA-256 of a stored clip in place of its path.
     references: tuple[str, ...] = option(
         (),
-        "Persons to recognize by short clips of their voices: NAME=PATH; implies diarize.",
+        "Persons to recognize by short clips of their voices: NAME=PATH.",
+        implies="diarize",
         hidden_in={"cli", "mcp"},
     )
 

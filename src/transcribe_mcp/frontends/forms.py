@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from typing import Any, get_args, get_type_hints
 
 from ..domain.options import Option, options_of
@@ -50,6 +50,10 @@ class Form:
             options = [
                 each for each in options_of(record, front_end) if each.name in (names or types)
             ]
+            offered = {each.name for each in options}
+            options = [
+                each if each.implies in offered else replace(each, implies="") for each in options
+            ]
             asked = {each.name: ask(each, types[each.name]) for each in options}
             self._records[parameter.name] = record, asked
             parameters += [
@@ -80,5 +84,6 @@ class Form:
 
 
 def help_of(option: Option) -> str:
-    """The help text with its placeholders filled in."""
-    return option.help_text.format(engines=", ".join(engine_names()))
+    """The help text with its placeholders filled in, and the switch that the option turns on."""
+    help_text = option.help_text.format(engines=", ".join(engine_names()))
+    return f"{help_text} Implies {option.implies}." if option.implies else help_text

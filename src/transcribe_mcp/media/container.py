@@ -168,7 +168,8 @@ def _sound_track(media: Media, container: InputContainer) -> AudioStream:
         )
     if stream.codec_context is None:
         raise NotMediaError(
-            f"{path}: no decoder for its audio track", hint="convert it to FLAC or WAV first"
+            f"{path}: no decoder for its audio track",
+            hint="convert it with a program that can play it, for example to FLAC",
         )
     if stream.codec_context.sample_rate not in SAMPLE_RATES_HZ:
         raise NotMediaError(

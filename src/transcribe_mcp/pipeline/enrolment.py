@@ -51,7 +51,7 @@ def print_of_clip(path: Path, options: Options, progress: Progress = no_progress
     if voice.seconds < MIN_SPEECH_S:
         raise VoiceSampleError(
             f"{path} has only {voice.seconds:.1f} s of clean speech",
-            hint=f"give a clip with at least {MIN_SPEECH_S:g} s",
+            hint=f"give a clip with at least {MIN_SPEECH_S:g} s of speech; pauses do not count",
         )
     return voice
 

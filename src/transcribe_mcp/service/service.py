@@ -9,6 +9,7 @@ A batch has a ``job_id`` too; ``get_job``, ``wait_for``, ``cancel`` and ``delete
 
 from __future__ import annotations
 
+import atexit
 import subprocess
 import threading
 import time
@@ -443,7 +444,9 @@ class Service:
 @lru_cache(maxsize=1)
 def default_service() -> Service:
     """The service of the environment's settings, for programs with one configuration."""
-    return Service()
+    service = Service()
+    atexit.register(service.close)
+    return service
 
 
 def work() -> int:

@@ -12,7 +12,8 @@ import typer
 from typer.core import TyperGroup
 
 from ... import __version__
-from .terminal import write_out
+from ...errors import UsageError
+from .terminal import show_error, write_out
 
 MODULES = {
     "transcribe": "transcribe",
@@ -45,9 +46,41 @@ class _Subcommands(Mapping[str, Any]):
         return len(MODULES)
 
 
+# Base class of errors in the command line: click's, or that of the copy in newer releases of typer.
+COMMAND_LINE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]
+
+
 class _Program(TyperGroup):
     def __init__(self, **declared: Any) -> None:
         super().__init__(**declared | {"commands": _Subcommands()})
+
+    def main(self, *args: Any, **settings: Any) -> Any:
+        """Run a command and exit. Errors in the command line look like all other errors."""
+        try:
+            code = super().main(*args, **settings | {"standalone_mode": False})
+        except COMMAND_LINE_ERROR as error:
+            if type(error).__name__ == "NoArgsIsHelpError":
+                error.show()  # type: ignore[attr-defined]
+            else:
+                show_error(usage_error(error))
+            raise SystemExit(UsageError.exit_code) from None
+        raise SystemExit(code or 0)
+
+
+def usage_error(error: Any) -> UsageError:
+    """The error that typer found in the command line, in the words of this program."""
+    command = error.ctx.command_path if error.ctx else "transcribe-mcp"
+    hint = f"see: {command} --help"
+    if possibilities := getattr(error, "possibilities", None):
+        hint = f"did you mean {possibilities[0]}? {hint}"
+    message = error.message.partition(", unable to parse")[0].removesuffix(".")
+    message = message[:1].lower() + message[1:]
+    parameter = getattr(error, "param", None)
+    if parameter is not None:
+        is_argument = parameter.param_type_name == "argument"
+        name = parameter.metavar if is_argument else parameter.opts[0]
+        message = f"{name}: {message}" if message else f"{name} is missing"
+    return UsageError(message, hint=hint)
 
 
 # Plain help: with rich, --help takes twice as long.

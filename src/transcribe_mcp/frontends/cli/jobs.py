@@ -198,7 +198,7 @@ def speakers(
     rename: Rename = None,
     as_json: arg.AsJson = False,
 ) -> None:
-    """List, rename or merge the speakers of a job, or detect them again.
+    """List, rename or merge speakers, or detect them again.
 
     The job must have finished; its recording is not needed. --speakers, --min-speakers,
     --max-speakers and --voices detect the speakers again. Then --merge and --rename apply.

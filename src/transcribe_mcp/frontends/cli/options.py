@@ -74,7 +74,7 @@ KeepDays = Annotated[
     typer.Option(
         "--keep-days",
         metavar="NUMBER",
-        help="Delete finished jobs after this many days; 0: never delete automatically.",
+        help="Delete finished jobs after this many days. 0 (default): never.",
     ),
 ]
 

@@ -29,25 +29,32 @@ Http = Annotated[
     bool, typer.Option("--http", help="Use Streamable HTTP instead of standard input and output.")
 ]
 Host = Annotated[
-    str, typer.Option(help="HTTP address; addresses beyond this machine require a token.")
+    str,
+    typer.Option(
+        metavar="TEXT", help="HTTP address; addresses beyond this machine require a token."
+    ),
 ]
-Port = Annotated[int, typer.Option(min=0, max=65535, help="HTTP port; 0 picks a free one.")]
+Port = Annotated[
+    int, typer.Option(min=0, max=65535, metavar="INTEGER", help="HTTP port; 0 picks a free one.")
+]
 Token = Annotated[
     str | None,
     typer.Option(
+        metavar="TEXT",
         help="Bearer token of HTTP clients. Visible in the process list: "
-        "prefer TRANSCRIBE_MCP_TOKEN."
+        "prefer TRANSCRIBE_MCP_TOKEN.",
     ),
 ]
 AllowedHost = Annotated[
     list[str] | None,
-    typer.Option(help="Name of this machine for HTTP clients; may be repeated."),
+    typer.Option(metavar="TEXT", help="Name of this machine for HTTP clients; may be repeated."),
 ]
 AllowedOrigin = Annotated[
     list[str] | None,
     typer.Option(
+        metavar="TEXT",
         help="Origin of other pages that may use /v1 and /asr, such as app://obsidian.md; "
-        "may be repeated."
+        "may be repeated.",
     ),
 ]
 NoWeb = Annotated[bool, typer.Option("--no-web", help="Do not serve the page for browsers.")]
@@ -57,7 +64,8 @@ OpenPage = Annotated[
 AllowedRoot = Annotated[
     list[Path] | None,
     typer.Option(
-        help="Directory with recordings; may be repeated. Default: the working and home directory."
+        metavar="DIR",
+        help="Directory with recordings; may be repeated. Default: the working and home directory.",
     ),
 ]
 AllowUrls = Annotated[
@@ -74,28 +82,40 @@ AllowVoices = Annotated[
     bool,
     typer.Option("--allow-voices", help="Let clients ask for known voices to be recognized."),
 ]
-DataDir = Annotated[Path | None, typer.Option(help="Directory for jobs and transcripts.")]
+DataDir = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Directory for jobs and transcripts.")
+]
 DatabaseUrl = Annotated[
-    str | None, typer.Option(help="PostgreSQL URL for jobs and transcripts, instead of a file.")
+    str | None,
+    typer.Option(metavar="URL", help="PostgreSQL URL for jobs and transcripts, instead of a file."),
 ]
 DefaultModel = Annotated[
-    str | None, typer.Option("--model", help="Model of requests that name none.")
+    str | None, typer.Option("--model", metavar="TEXT", help="Model of requests that name none.")
 ]
 MaxFile = Annotated[
-    float | None, typer.Option("--max-file-gib", help="Largest recording in GiB. [default: 5]")
+    float | None,
+    typer.Option("--max-file-gib", metavar="NUMBER", help="Largest recording in GiB. [default: 5]"),
 ]
 MaxHours = Annotated[
     float | None,
-    typer.Option("--max-duration-hours", help="Longest recording in hours. [default: 24]"),
+    typer.Option(
+        "--max-duration-hours", metavar="NUMBER", help="Longest recording in hours. [default: 24]"
+    ),
 ]
 MaxQueue = Annotated[
     int | None,
-    typer.Option("--max-queue-length", help="Maximum number of queued jobs. [default: 1000]"),
+    typer.Option(
+        "--max-queue-length",
+        metavar="INTEGER",
+        help="Maximum number of queued jobs. [default: 1000]",
+    ),
 ]
 KeepDays = Annotated[
     float | None,
     typer.Option(
-        "--keep-days", help="Delete finished jobs after this many days. 0 (default): never."
+        "--keep-days",
+        metavar="NUMBER",
+        help="Delete finished jobs after this many days. 0 (default): never.",
     ),
 ]
 ModelAlias = Annotated[
@@ -113,7 +133,10 @@ AllowModelDownload = Annotated[
 MaxLive = Annotated[
     int | None,
     typer.Option(
-        "--max-live", min=0, help="Maximum number of live sessions at a time. [default: 2]"
+        "--max-live",
+        min=0,
+        metavar="INTEGER",
+        help="Maximum number of live sessions at a time. [default: 2]",
     ),
 ]
 Client = Annotated[
@@ -123,7 +146,8 @@ Write = Annotated[
     bool, typer.Option("--write", help="Add it to the client's file, after a backup of the file.")
 ]
 ConfigFile = Annotated[
-    Path | None, typer.Option("--file", help="The client's file, if not in the usual place.")
+    Path | None,
+    typer.Option("--file", metavar="FILE", help="The client's file, if not in the usual place."),
 ]
 
 
@@ -214,7 +238,7 @@ def _refuse_http_options(context: typer.Context) -> None:
 
 @commands.command("mcp-config")
 def mcp_config(client: Client, write: Write = False, file: ConfigFile = None) -> None:
-    """Print the configuration of an MCP client; with --write, add it to the client's file."""
+    """Print or install the configuration of an MCP client."""
     from ..mcp.config import ConfigChange, client_named
 
     with exit_codes():
