@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import av
@@ -263,6 +264,24 @@ def test_a_missing_or_damaged_model_file_is_refused_with_its_path_and_a_way_out(
     message, hint = result.stdout.split("|")
     assert str(damaged) in message
     assert "pip install" in hint
+
+
+def test_voice_detection_stores_no_identifier_and_queues_no_telemetry(tmp_path: Path) -> None:
+    """ONNX Runtime would do so in the home directory and the directory for temporary files."""
+    code = """
+        import numpy as np
+        from transcribe_mcp.speech.detector import SpeechDetector
+        SpeechDetector(1).push(np.zeros(16_000, np.float32), last=True)
+    """
+    places = ("HOME", "XDG_CACHE_HOME", "TMPDIR", "TEMP", "TMP", "LOCALAPPDATA", "APPDATA")
+    unset = ("ORT_DISABLE_TELEMETRY", "CI", "TF_BUILD", "GITHUB_ACTIONS")
+    environment = {name: value for name, value in os.environ.items() if name not in unset}
+    subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env=environment | dict.fromkeys(places, str(tmp_path)),
+        check=True,
+    )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_detector_never_loads_faster_whisper_and_its_import_no_onnxruntime() -> None:

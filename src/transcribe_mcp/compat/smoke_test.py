@@ -48,7 +48,8 @@ def run_operation(
 
 def run_child(command: Sequence[str], timeout_s: float) -> Child:
     """Run a command whose last line is JSON, with a time limit."""
-    environment = {**os.environ, "PYTHONFAULTHANDLER": "0", "PYANNOTE_METRICS_ENABLED": "0"}
+    no_telemetry = {"PYANNOTE_METRICS_ENABLED": "0", "ORT_DISABLE_TELEMETRY": "1"}
+    environment = {**os.environ, "PYTHONFAULTHANDLER": "0", **no_telemetry}
     started = time.perf_counter()
     try:
         done = subprocess.run(

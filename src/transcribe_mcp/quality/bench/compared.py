@@ -30,7 +30,11 @@ DIARIZERS = {"senko": ("senko", "senko"), "pyannote": ("pyannote.audio", "pyanno
 PEERS = ("faster-whisper", "faster-whisper-batched", "whisperx", *DIARIZERS)
 BEAM_SIZE = 5  # the default of each
 # No telemetry, and no downloads.
-_ENVIRONMENT = {"PYANNOTE_METRICS_ENABLED": "0", "HF_HUB_OFFLINE": "1"}
+_ENVIRONMENT = {
+    "PYANNOTE_METRICS_ENABLED": "0",
+    "ORT_DISABLE_TELEMETRY": "1",
+    "HF_HUB_OFFLINE": "1",
+}
 _CHILD = Path(__file__).with_name("peer_child.py")
 
 
