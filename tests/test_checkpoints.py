@@ -63,7 +63,7 @@ def test_an_unknown_name_suggests_the_nearest(name: str, suggested: str) -> None
 def test_a_name_like_nothing_is_told_where_all_names_are() -> None:
     with pytest.raises(UnknownNameError, match="there is no model 'qwertz'") as caught:
         resolve("qwertz")
-    assert caught.value.hint.startswith("All names: transcribe-mcp models list; or give the ID")
+    assert caught.value.hint.startswith("see all names: transcribe-mcp models list; or give the ID")
 
 
 def test_a_path_that_is_not_there_and_a_file_are_told_apart_from_names(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def test_the_quick_start_prints_the_words_and_says_how_to_get_a_better_model(
     )
     (warning,) = done.stderr.splitlines()
     assert warning.startswith("warning: ")
-    assert "tiny.en (English only)" in warning and "transcribe-mcp models pull" in warning
+    assert "supports English only" in warning and "transcribe-mcp models pull" in warning
 
 
 @pytest.fixture

@@ -159,6 +159,14 @@ def test_known_voices_get_their_names_and_others_keep_their_labels(named: Transc
     assert "voices_not_compared" not in {notice.code for notice in named.warnings}
 
 
+def test_a_transcript_says_that_no_known_voice_is_stored(
+    persons: dict[str, Path], tmp_path: Path
+) -> None:
+    with place(tmp_path), closing(load_engine(EngineSpec("fake"))) as engine:
+        transcript = transcribe(persons["anna"], engine, Options(voices="all"))
+    assert "voices_not_compared" in codes_of(transcript)
+
+
 def test_no_print_and_no_score_is_in_a_result(here: Place, named: Transcript) -> None:
     text = named.dumps()
     stored = json.loads((here.data_dir / FILE_NAME).read_text())

@@ -33,7 +33,7 @@ def test_auto_uses_the_package_if_the_hub_cannot_be_reached(package: Path) -> No
     choice = models.choose_model(LAPTOP, offline=True)
 
     assert (choice.name, choice.is_fallback) == ("tiny.en", True)
-    assert choice.reason.startswith("offline mode is on; using tiny.en (English only)")
+    assert choice.reason.startswith("offline mode is on; using tiny.en, which supports English")
     assert choice.reason.endswith("transcribe-mcp models pull small")
 
 

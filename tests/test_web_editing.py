@@ -169,7 +169,7 @@ def test_two_tabs_lose_no_text(browser: Any, reader: Tab, here: Site) -> None:
 
         type_first(first, 0, "Again ")
         saved(first, "conflict")
-        first.locator("button", has_text="Take the other").click()
+        first.locator("button", has_text="Use the other").click()
         saved(first)
         assert sentence(first, 0) == sentence(second, 0)
         assert sentence(first, 3).startswith("Also")

@@ -171,7 +171,16 @@ def test_a_job_that_fails_says_why_and_rows_are_found_by_name(reader: Tab) -> No
     page.locator(".job", has_text="three-voices.opus").wait_for(state="detached")
     assert page.locator(".job").count() == 1
     page.fill("#name", "nothing of this name")
-    page.locator("#list", has_text="Clear the filter").wait_for()
+    page.locator("#list", has_text="Clear it to see all").wait_for()
+
+
+def test_the_link_of_the_server_opens_the_page_over_its_form(browser: Any, here: Site) -> None:
+    with tab(browser, here.url) as stranger:
+        page = stranger.open("/", "")
+        page.wait_for_selector("#token")
+        page.goto(f"{here.url}/#token={TOKEN}")  # another hash only: nothing is loaded again
+        page.wait_for_selector("#list")
+        assert page.url == f"{here.url}/"
 
 
 def test_without_the_token_there_is_a_form_and_no_transcript(browser: Any, here: Site) -> None:
@@ -205,6 +214,15 @@ def test_markup_and_marks_of_direction_are_text(reader: Tab, here: Site) -> None
     page.goto(f"{here.url}/search?q=onerror")
     page.locator(".hit").first.wait_for()
     assert page.locator("#hits img, #hits script").count() == 0
+
+
+@pytest.mark.parametrize("width", [320, 360, 380])
+def test_no_page_is_wider_than_a_phone(reader: Tab, here: Site, width: int) -> None:
+    reader.page.set_viewport_size({"width": width, "height": 700})
+    shown = {"/": "#add:visible", f"/t/{here.talk}": ".turn", "/search": "h1"}
+    for path, content in shown.items():
+        reader.open(path).wait_for_selector(content)
+        assert reader.page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 def test_everything_can_be_done_by_keyboard(reader: Tab, here: Site) -> None:

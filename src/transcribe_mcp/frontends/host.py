@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable
 from contextlib import closing
@@ -91,7 +92,8 @@ def listen(app: Any, address: Address, on_ready: Callable[[str], None]) -> None:
     try:
         bound = socket.create_server((address.host, address.port), family=family, backlog=256)
     except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+        errno = getattr(error, "errno", None)  # strerror repeats the address
+        reason = os.strerror(errno) if errno else str(error)
         raise UsageError(
             f"cannot listen on {address.host} port {address.port}: {reason}",
             hint="choose another --port, or 0 for a free one",

@@ -127,7 +127,7 @@ def fetch(url: str, folder: Path, limits: FetchLimits, progress: Progress = no_p
     except (OSError, http.client.HTTPException, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise SourceFetchError(
-            f"{parts.hostname} cannot be read: {reason}",
+            f"cannot download from {parts.hostname}: {reason}",
             hint="try again, or download the file yourself",
         ) from error
 

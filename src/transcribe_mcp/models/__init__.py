@@ -216,7 +216,7 @@ def _choose_packaged(
     """A packaged model, with the reason and the command for a better one."""
     for name in PACKAGED:
         if _serves(CATALOGUE[name], language, task) and packaged.find(name) is not None:
-            languages = " (English only)" if CATALOGUE[name].english_only else ""
+            languages = ", which supports English only" if CATALOGUE[name].english_only else ""
             reason = (
                 f"{problem}; using {name}{languages}."
                 f" For a better model: transcribe-mcp models pull {best}"
@@ -321,14 +321,14 @@ def _repo_of(name: str) -> str:
     if any(mark in name for mark in ("/", "\\")):
         raise UnknownNameError(
             f"there is no directory {name}",
-            hint="give the directory of a model, or a name. All names: transcribe-mcp models list",
+            hint="give the directory or name of a model; see all names: transcribe-mcp models list",
         )
     offered = [*CATALOGUE, *ALIASES]
     nearest = difflib.get_close_matches(name.lower(), offered, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(nearest)}? " if nearest else ""
     raise UnknownNameError(
         f"there is no model {name!r}",
-        hint=f"{hint}All names: transcribe-mcp models list; or give the ID of a model on"
+        hint=f"{hint}see all names: transcribe-mcp models list; or give the ID of a model on"
         " Hugging Face, such as openai/whisper-small",
     )
 

@@ -232,15 +232,17 @@ def _within(seconds: float, ask: Callable[[], T]) -> T:
 
 def _unreachable(repo: str, reason: str) -> ModelUnavailableError:
     hint = (
-        f"check the connection to {endpoint()}, or a proxy before it;"
+        f"check the connection and the proxy settings;"
         f" with a connection: transcribe-mcp models pull {repo};"
         " or give --model the directory of a model"
     )
-    return ModelUnavailableError(f"cannot ask {endpoint()} for {repo}: {reason}", hint=hint)
+    return ModelUnavailableError(f"cannot get {repo} from {endpoint()}: {reason}", hint=hint)
 
 
 def _reason(error: Exception) -> str:
-    return str(error) or type(error).__name__
+    """The message of the error; of the system's errors without their numbers."""
+    message = re.sub(r"\[Errno -?\d+\] ", "", str(error))
+    return message or type(error).__name__
 
 
 def _parse(repo: str, data: Any) -> RemoteRepository:

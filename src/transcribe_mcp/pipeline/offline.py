@@ -145,7 +145,11 @@ def _known_voices(options: Options, notices: list[Notice]) -> tuple[KnownVoice, 
     """Those that are still stored: the transcript is whole without names."""
     store = VoiceStore(settings().data_dir)
     try:
-        return store.chosen(options.voices)
+        known = store.chosen(options.voices)
+        if options.voices != NONE and not known:
+            message = "no known voice is stored; add one: transcribe-mcp voices add NAME CLIP"
+            notices.append(Notice(NOT_COMPARED, message))
+        return known
     except UnknownNameError as error:  # removed since the work began
         notices.append(Notice(NOT_COMPARED, str(error)))
         return store.remaining(options.voices)

@@ -27,11 +27,11 @@ def no_text(row: Any) -> JobStateError:
         return JobStateError(message, hint="wait for it")
     cause = (row.error_message or "").replace(f"{row.source}: ", "")
     advice = (row.error_hint or "").rstrip(".")
-    retry = f"retry the job: transcribe-mcp jobs retry {row.job_id}"
+    retry = f"to try again: transcribe-mcp jobs retry {row.job_id}"
     return JobStateError(
         f"job {row.job_id} has no transcript, because it {_ENDS[row.status]}"
         + (f": {cause}" if cause else ""),
-        hint=f"{advice}; then {retry}" if advice else retry,
+        hint=f"{advice}; {retry}" if advice else retry,
     )
 
 

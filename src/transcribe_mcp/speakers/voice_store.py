@@ -207,7 +207,8 @@ def _known(name: str, known: Mapping[str, KnownVoice]) -> KnownVoice:
     names = [one.name for one in known.values()]
     message = f"there is no known voice {name!r}"
     if not names:
-        raise UnknownNameError(message, hint=f"add it: transcribe-mcp voices add {name!r} CLIP")
+        hint = "none is stored; add one: transcribe-mcp voices add NAME CLIP"
+        raise UnknownNameError(message, hint=hint)
     raise UnknownNameError.unknown(message, name, names, "voices")
 
 

@@ -151,7 +151,7 @@ class Guard:
         if self._may_enter(scope):
             await self.app(scope, receive, send)
             return
-        message = "no or wrong API key; send the token of this server as: Authorization: Bearer"
+        message = "missing or wrong API key; send the server's token as: Authorization: Bearer"
         response = refusal(401, message, "invalid_api_key")
         response.headers["www-authenticate"] = "Bearer"
         await response(scope, receive, send)

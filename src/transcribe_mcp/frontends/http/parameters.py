@@ -57,7 +57,9 @@ def audio_request(form: Form, task: str) -> AudioRequest:
     if len(form.many("languages")) > 1:
         ignored.append("languages")
     if "include" in known and form.many("include"):
-        message = "include is not supported; leave it out, verbose_json has avg_logprob by segment"
+        message = (
+            "include is not supported; leave it out; verbose_json has the avg_logprob of segments"
+        )
         raise unsupported("include", message)
     response_format = _response_format(form, task)
     diarize = response_format == DIARIZED or form.one("model") == DIARIZING

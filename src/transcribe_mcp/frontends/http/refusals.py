@@ -46,10 +46,11 @@ _for_client = Wording(
             r"(?:then )?retry the job(?:: transcribe-mcp jobs retry \w+)?",
             "then send the file again",
         ),
+        (r"to try again: transcribe-mcp jobs retry \w+", "to try again, send the file again"),
         (r"submit the recording again with force", "send the file again"),
         (r"raise (TRANSCRIBE_MCP_\w+)", r"the owner of the server can raise \1"),
         (r"with a connection: .*", "choose one of /v1/models"),
-        (r"(?:All names: )?transcribe-mcp models list", "GET /v1/models has all names"),
+        (r"(?:see all names: )?transcribe-mcp models list", "GET /v1/models has all names"),
         (r"--(model|language) ([\w.-]+)", r"\1 \2"),
         (r"transcribe-mcp (?:doctor|serve)\b[^;,.]*", "the log of the server"),
     )

@@ -16,7 +16,7 @@ export function sentence(words) {
 
 // Why a job failed. Messages begin with the path of the file, which its row names already.
 export function reason({ error, source }) {
-  return sentence((error?.message ?? "It failed").replace(`${source}: `, ""));
+  return sentence((error?.message ?? "The request failed").replace(`${source}: `, ""));
 }
 
 export const SILENT = "The server does not answer. Check that it still runs.";

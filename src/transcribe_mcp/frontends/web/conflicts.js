@@ -82,10 +82,10 @@ export class Conflicts {
         el("div", { className: "row" }, act),
       );
     const keep = button("Keep mine", "main", () =>
-      box.choose((each) => this.edits.keepMine(each), "Yours is kept"),
+      box.choose((each) => this.edits.keepMine(each), "Your version was kept"),
     );
-    const take = button("Take the other", "line", () =>
-      box.choose((each) => this.edits.takeTheirs(each), "The other is taken"),
+    const take = button("Use the other", "line", () =>
+      box.choose((each) => this.edits.takeTheirs(each), "The other version was used"),
     );
     box.lastChild.replaceChildren(
       part("Yours", 0, "ins", keep),

@@ -13,10 +13,10 @@ const LABELS = {
   md: "Markdown",
   timed: "Text with times",
   srt: "Subtitles",
-  vtt: "Web subtitles",
-  json: "Everything, with times",
+  vtt: "Subtitles for the web",
+  json: "All data",
   tsv: "Table of sentences",
-  rttm: "Turns of the speakers",
+  rttm: "Speaker turns",
 };
 
 export function exportMenu(jobId, formats, edits) {

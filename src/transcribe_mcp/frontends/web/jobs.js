@@ -119,7 +119,7 @@ function draw() {
 function content(isEmpty, days) {
   if (isEmpty) return [firstSteps()];
   if (!days.size) {
-    const words = "Nothing here by that name or state. Clear the filter to see all.";
+    const words = "No recording matches the filter. Clear it to see all.";
     return [el("p", { className: "quiet", textContent: words })];
   }
   return [...days].map(([name, some]) =>
@@ -162,7 +162,7 @@ function firstSteps() {
         {},
         "A voice memo, a meeting, a film. ",
         el("span", { className: "only-mouse", textContent: drop }),
-        "It is transcribed on this machine and goes nowhere else.",
+        "It is transcribed on this machine and sent nowhere else.",
       ),
       choose,
     ),
@@ -192,7 +192,7 @@ async function act(done, call) {
 }
 
 function retry(job) {
-  return act("Back in line", () => send("POST", jobPath(job.job_id, "/retry")));
+  return act("Queued again", () => send("POST", jobPath(job.job_id, "/retry")));
 }
 
 function stop(job) {
@@ -200,7 +200,7 @@ function stop(job) {
 }
 
 async function remove(job) {
-  const words = "The transcript is deleted for good. Your own files stay where they are.";
+  const words = "The transcript is deleted permanently. Your own files stay where they are.";
   if (!(await isSure(`Delete ${shownName(job.name)}?`, words, "Delete"))) return;
   act("Deleted", async () => {
     await send("DELETE", jobPath(job.job_id));

@@ -8,7 +8,7 @@ const ENDINGS = { one: "st", two: "nd", few: "rd", other: "th" };
 const STAGES = {
   load: "Loading the model",
   download: "Downloading the model",
-  waiting: "The same recording is transcribed already",
+  waiting: "The same recording is being transcribed",
   write: "Writing the transcript",
 };
 
@@ -124,7 +124,7 @@ export class Row {
     return [
       preview
         ? el("p", { className: "job-text", dir: "auto", lang: language, textContent: preview })
-        : el("p", { className: "job-hint", textContent: "Nobody speaks in this recording." }),
+        : el("p", { className: "job-hint", textContent: "No speech was found in this recording." }),
       meta(languageName(language), speakers && counted(speakers, "speaker"), notes),
     ];
   }

@@ -4,7 +4,7 @@ import { enter } from "./session.js";
 import { $, clock, counted, day, el, ready, shownName, start } from "./ui.js";
 
 const TYPING_MS = 200;
-const NOTHING = "Every finished transcript is searched.";
+const NOTHING = "Searches all finished transcripts.";
 
 const input = $("input[name=q]");
 let request = null;
@@ -72,7 +72,7 @@ function draw(query) {
   const first = cursor ? "The best " : "";
   $("#count").textContent = hits.length
     ? `${first}${sentences} in ${places}`
-    : `Nobody said “${query}”. Try fewer words, or another spelling: names are often heard differently.`;
+    : `Nobody said “${query}”. Try fewer words or another spelling; names are often misheard.`;
   $("#further").hidden = !cursor;
 }
 

@@ -3,7 +3,7 @@ import { get, send } from "./api.js";
 import { el, icon } from "./ui.js";
 
 const WRONG =
-  "That is not the token of the server that runs now. Copy it once more from the terminal.";
+  "That is not the token of the running server. Copy it again from the terminal.";
 
 let isNeeded = () => false;
 
@@ -23,12 +23,17 @@ export function reopen() {
   document.dispatchEvent(new Event("reopened"));
 }
 
+function tokenOfLink() {
+  const token = new URLSearchParams(location.hash.slice(1)).get("token");
+  if (token) history.replaceState(null, "", location.pathname + location.search);
+  return token;
+}
+
 // Returns the server's configuration once the browser may read it.
 export async function enter() {
   document.addEventListener("closed", showDoor);
-  const token = new URLSearchParams(location.hash.slice(1)).get("token");
+  const token = tokenOfLink();
   if (token) {
-    history.replaceState(null, "", location.pathname + location.search);
     try {
       await send("POST", "/api/session", { token });
     } catch (error) {
@@ -53,6 +58,14 @@ function wrong(words) {
   error.hidden = false;
   input.setAttribute("aria-invalid", "true");
   input.select();
+}
+
+// The server's link, opened over the form: a browser does not load the page again.
+function useLink() {
+  const token = document.getElementById("door") && tokenOfLink();
+  if (!token) return;
+  document.getElementById("token").value = token;
+  document.querySelector("#door form").requestSubmit();
 }
 
 async function open(event) {
@@ -85,13 +98,13 @@ export function showDoor() {
     el(
       "div",
       {},
-      el("h1", { textContent: "One token, then you are in" }),
+      el("h1", { textContent: "Enter the server's token" }),
       el(
         "p",
         {},
-        "The server printed it in the terminal where it was started, at the end of the link after ",
+        "It is at the end of the link that the server prints in its terminal, after ",
         el("code", { textContent: "#token=" }),
-        ". It is new at each start.",
+        ". It changes at each start unless you set one.",
       ),
     ),
     el(
@@ -111,5 +124,6 @@ export function showDoor() {
   document.body.append(el("main", { className: "door", id: "door" }, form));
   document.title = "TranscribeMCP";
   document.body.dataset.open = "true";
+  addEventListener("hashchange", useLink);
   input.focus();
 }

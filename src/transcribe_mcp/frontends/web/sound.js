@@ -147,7 +147,7 @@ export class Sound {
     this.parts.follow.dataset.up = String(top < innerHeight / 2);
   }
 
-  // The pill "Back to what is spoken" shows while the sound plays elsewhere.
+  // The pill "Back to the current word" shows while the sound plays elsewhere.
   follow(on, go = false) {
     this.isFollowing = on;
     this.parts.follow.hidden = on || this.audio.paused;

@@ -61,7 +61,7 @@ export class Speakers extends Colours {
   // Opens the form beside a name. `para`: the paragraph it stands at; `at`: the position of the
   // sentence that is meant.
   edit(name, from, para = null, at = -1) {
-    if (!this.edits.isOn) return say("Names can be changed when the recording is finished");
+    if (!this.edits.isOn) return say("Names can be changed once the transcript is finished");
     if (!name && !para) return undefined;
     Object.assign(this, { name, para, at });
     const input = $("#speaker-name");

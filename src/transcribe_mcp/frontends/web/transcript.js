@@ -62,7 +62,7 @@ function drawHead() {
   const warnings = doc?.warnings ?? job.warnings;
   $("#notes").hidden = !warnings.length;
   const n = warnings.length;
-  $("#notes summary span").textContent = n === 1 ? "One thing to know" : `${n} things to know`;
+  $("#notes summary span").textContent = n === 1 ? "1 note" : `${n} notes`;
   $(".notes").replaceChildren(
     ...warnings.map(({ message }) => el("li", { textContent: sentence(message) })),
   );
@@ -86,7 +86,7 @@ function drawState() {
   if (isRunning) return drawProgress();
   if (job.status === "queued") {
     const place =
-      job.queue_position === 1 ? "It is next in line." : "It waits for others to finish.";
+      job.queue_position === 1 ? "It is next in line." : "It is waiting for other recordings.";
     const words = job.waiting_for ? sentence(job.waiting_for) : place;
     return banner(
       "plain",
@@ -110,7 +110,7 @@ function drawProgress() {
   if (!bar) {
     bar = el("progress", { className: "prog", max: 100, "aria-label": "Transcribed" });
     const words = el("div", { className: "prog-words num" }, el("span"), el("span"));
-    banner("plain", el("h2", { textContent: "Still listening" }), bar, words);
+    banner("plain", el("h2", { textContent: "Still transcribing" }), bar, words);
   }
   bar.value = job.percent;
   const [done, left] = $("#banners .prog-words").children;
@@ -122,7 +122,7 @@ async function again() {
   try {
     job = await send("POST", jobPath(jobId, "/retry"));
     drawState();
-    say("Back in line");
+    say("Queued again");
   } catch (error) {
     say(error.message);
   }
@@ -259,7 +259,7 @@ function went() {
   dialog.returnValue = "";
   const parts = $("#goto-time").value.trim().split(":").map(Number);
   if (!parts.every((part) => Number.isFinite(part) && part >= 0))
-    return say("Write a time such as 12:34");
+    return say("Enter a time such as 12:34");
   sound.goTo(parts.reduce((sum, part) => sum * 60 + part, 0));
 }
 
@@ -269,7 +269,7 @@ function marked() {
 
 function lost(error) {
   const isGone = error.status === 404;
-  $("h1").textContent = isGone ? "There is no such recording" : "This page could not be loaded";
+  $("h1").textContent = isGone ? "Recording not found" : "This page could not be loaded";
   const words = isGone ? "It may have been deleted." : error.message;
   banner(
     "plain",

@@ -27,11 +27,13 @@ export function day(time) {
   return date.toLocaleDateString("en", { day: "numeric", month: "long", year: "numeric" });
 }
 
-const languages = new Intl.DisplayNames(["en"], { type: "language", fallback: "code" });
+// Chromium has no names for some languages of Whisper.
+const OTHER_LANGUAGES = { ba: "Bashkir", bo: "Tibetan" };
+const languages = new Intl.DisplayNames(["en"], { type: "language", fallback: "none" });
 
 export function languageName(code) {
   try {
-    return code ? languages.of(code) : null;
+    return code ? (languages.of(code) ?? OTHER_LANGUAGES[code] ?? code) : null;
   } catch {
     return code;
   }

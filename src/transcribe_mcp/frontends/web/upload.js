@@ -51,7 +51,7 @@ export class Uploads {
       }),
     );
     $("#model").append(
-      el("option", { value: "", textContent: "The best that fits this machine" }),
+      el("option", { value: "", textContent: "Best for this machine" }),
       ...choices,
     );
     $("#model-field").hidden = models.length < 2;
@@ -156,7 +156,7 @@ class Upload {
       value: 0,
       "aria-label": `${file.name}, uploaded`,
     });
-    this.words = [el("span", { textContent: "Waits for the others" }), el("span")];
+    this.words = [el("span", { textContent: "Waiting for other uploads" }), el("span")];
     this.body = el(
       "div",
       { className: "job-body" },

@@ -36,9 +36,9 @@ export class Versions {
   }
 
   row({ revision, created_at: at }, isNow) {
-    const name = revision ? `${day(at)}, ${clockTime(at)}` : "As it was transcribed";
+    const name = revision ? `${day(at)}, ${clockTime(at)}` : "Original";
     if (isNow) {
-      const now = el("span", { className: "quiet", textContent: "Now" });
+      const now = el("span", { className: "quiet", textContent: "Current" });
       return el("li", {}, el("span", { className: "num", textContent: name }), now);
     }
     const box = el("div", { "aria-live": "polite" });
@@ -67,14 +67,14 @@ export class Versions {
     box.replaceChildren(
       el("p", {
         className: "quiet",
-        textContent: runs.length ? `${n} from now.` : "As it is now.",
+        textContent: runs.length ? `${n} from the current version.` : "Same as the current version.",
       }),
       ...runs.slice(0, SHOWN).flatMap(({ theirs, mine }) => {
         const texts = [textOf(theirs), textOf(mine)];
         const isText = texts[0] !== texts[1];
         return [
           line(clock(theirs[0].start), versus(texts[0], texts[1], "del")),
-          isText && line("Now", versus(texts[1], texts[0], "ins")),
+          isText && line("Current", versus(texts[1], texts[0], "ins")),
         ].filter(Boolean);
       }),
     );
@@ -92,6 +92,6 @@ export class Versions {
     } finally {
       $("#versions").close();
     }
-    say(revision ? `Back to the version of ${name}` : "Back to the first version");
+    say(revision ? `Restored the version of ${name}` : "Restored the original");
   }
 }
