@@ -7,6 +7,7 @@ records, and ``jobs/models.py`` what jobs store. To add an option, add a field h
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
@@ -32,7 +33,7 @@ class Option:
 
     Attributes:
         help_text: for people and assistants; ``{engines}`` is replaced by the engines' names.
-        ge: smallest value.
+        ge, le: smallest and largest value.
         choices: allowed values.
         or_number: numbers from 1 are allowed besides ``choices``.
         hidden_in: front ends that do not offer the option.
@@ -46,6 +47,7 @@ class Option:
 
     help_text: str
     ge: float | None = None
+    le: float = math.inf
     choices: tuple[str, ...] = ()
     or_number: bool = False
     hidden_in: Collection[str] = frozenset()
@@ -87,8 +89,9 @@ def _check(record: Any) -> None:
     """
     for each in options_of(record):
         value = getattr(record, each.name)
-        if each.ge is not None and value is not None and not each.ge <= value < math.inf:
-            hint = f"give a number of at least {each.ge:g}"
+        if each.ge is not None and value is not None and not _is_within(each, value):
+            largest = "" if each.le == math.inf else f" and at most {each.le:g}"
+            hint = f"give a number of at least {each.ge:g}{largest}"
             raise UsageError(f"{each.name} is {value:g}", hint=hint)
         if each.choices and value not in each.choices:
             if each.or_number and _is_number_from_1(value):
@@ -99,8 +102,13 @@ def _check(record: Any) -> None:
             raise UsageError(f"there is no {each.name} {value!r}", hint=hint)
 
 
+def _is_within(each: Option, value: float) -> bool:
+    assert each.ge is not None
+    return each.ge <= value <= each.le and value < math.inf
+
+
 def _is_number_from_1(text: str) -> bool:
-    return text.isascii() and text.isdecimal() and int(text) >= 1
+    return bool(re.fullmatch(r"0*[1-9][0-9]{0,8}", text))
 
 
 @dataclass(frozen=True)
@@ -182,6 +190,7 @@ class Options:
         None,
         "Hypotheses kept while decoding; 1 is greedy. Default: what suits the model.",
         ge=1,
+        le=100,  # memory grows with it: tens of thousands fill any machine
         hidden_in=NOT_MCP,
     )
     batch_size: int = option(

@@ -128,5 +128,9 @@ def _exists(path: Path) -> OutputExistsError:
 
 def _refused(path: Path, error: OSError | ValueError) -> OutputError:
     reason = getattr(error, "strerror", None) or str(error)
+    for part in (path, *path.parents):
+        if os.path.islink(part) and not part.exists():  # noqa: PTH114 - long names are no error
+            reason = f"{part} is a symbolic link, and what it points to is missing"
+            return OutputError(f"cannot write {path}: {reason}", hint=_OTHER_DIRECTORY)
     hint = _HINTS.get(getattr(error, "errno", None) or 0, _OTHER_DIRECTORY)
     return OutputError(f"cannot write {path}: {reason}", hint=hint)

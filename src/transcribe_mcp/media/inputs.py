@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -216,9 +217,9 @@ def output_paths(
         }
         for recording, name in zip(recordings, names, strict=True)
     }
-    sources = {recording.path.absolute() for recording in recordings}
+    sources = {os.path.realpath(recording.path) for recording in recordings}
     for path in (path for paths in outputs.values() for path in paths.values()):
-        if path.absolute() in sources:
+        if os.path.realpath(path) in sources:  # a link there is not replaced, but what it points to
             raise OutputError(
                 f"{path} is a recording and would be overwritten",
                 hint="choose another --output-dir",

@@ -83,6 +83,13 @@ class Outcome:
         }
 
 
+def spellings_of(source: str) -> set[str]:
+    """What the outcome of a single file, URL or ``-`` may call it."""
+    from ..media.source_names import bare_url, existing_name
+
+    return {bare_url(source), str(Path(existing_name(source)))}
+
+
 def transcribe(
     request: TranscribeRequest,
     progress: Progress = no_progress,

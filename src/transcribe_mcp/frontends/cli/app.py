@@ -79,8 +79,14 @@ def usage_error(error: Any) -> UsageError:
     if parameter is not None:
         is_argument = parameter.param_type_name == "argument"
         name = parameter.metavar if is_argument else parameter.opts[0]
-        message = f"{name}: {message}" if message else f"{name} is missing"
+        message = f"{name}{_refused_value(error)}: {message}" if message else f"{name} is missing"
     return UsageError(message, hint=hint)
+
+
+def _refused_value(error: Any) -> str:
+    """The value, where the message lacks it, as in newer releases of typer."""
+    found = error.__cause__.errors() if hasattr(error.__cause__, "errors") else []
+    return f" is {found[0]['input']!r}" if found else ""
 
 
 # Plain help: with rich, --help takes twice as long.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import wraps
@@ -40,7 +41,7 @@ Formats = Annotated[
     ),
 ]
 OutputDir = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
         "--output-dir",
         "-o",
@@ -121,6 +122,7 @@ def _ask(option: Option, kind: Any) -> Parameter:
         flag(option),
         metavar=metavar,
         min=None if is_float else option.ge,  # records check floats
+        max=None if option.le == math.inf else option.le,
         help=help_text,
         show_default=not is_float,
     )
@@ -179,6 +181,16 @@ def read_formats(text: str, *, to_stdout: bool) -> tuple[str, ...]:
     return names
 
 
+def read_directory(text: str | None) -> Path | None:
+    """
+    Raises:
+        UsageError: the name is empty.
+    """
+    if text == "":
+        raise UsageError("--output-dir is empty", hint="was a variable of the shell not set?")
+    return Path(text) if text else None
+
+
 def read_vocabulary(text: str) -> tuple[str, ...]:
     """The lines of a text file, or the words of a text that separates them with commas.
 
@@ -187,7 +199,7 @@ def read_vocabulary(text: str) -> tuple[str, ...]:
     """
     hint = "give a UTF-8 text file with one term per line, or terms separated by commas"
     try:
-        is_file = Path(text).is_file() if text else False
+        is_file = Path(text).exists() if text else False
     except OSError:  # longer than a path can be
         is_file = False
     if is_file:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 
 import typer
 
@@ -57,7 +56,7 @@ def transcribe(
         spec=spec,
         options=options,
         formats=arg.read_formats(formats, to_stdout=to_stdout),
-        output_dir=output_dir,
+        output_dir=arg.read_directory(output_dir),
         overwrite=overwrite,
         skip_existing=skip_existing,
         look=replace(look, subtitles=rules),
@@ -75,7 +74,7 @@ def transcribe(
 
 def _transcribe(request: service.TranscribeRequest, shown: Shown) -> None:
     sources = request.sources
-    only = {sources[0], str(Path(sources[0]))} if len(sources) == 1 else set()
+    only = service.spellings_of(sources[0]) if len(sources) == 1 else set()
     done = Summary()
     with progress_bars(quiet=shown.quiet) as bars:
         note = say if shown.verbose else show_no_text
