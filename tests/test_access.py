@@ -90,6 +90,55 @@ def test_what_is_outside_or_hidden_is_refused(place: Path, access: Access, name:
     assert refused.value.hint and len(str(refused.value)) < 500
 
 
+def test_a_relative_name_is_below_the_working_directory_or_else_a_root(
+    place: Path, access: Access, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.wav", "./talks/../a.wav", "a%2Ewav", "'a.wav'"):
+        assert access.recording(name) == place / "root/a.wav"
+    assert found(access, "talks/*.mp3", "talks/more") == ["b.mp3", "c.WAV"]
+    assert access.output("new.txt", ".txt") == place / "root/new.txt"
+    with pytest.raises(SourceNotFoundError, match="missing") as missing:
+        access.recording("b.wav missing")
+    assert missing.value.hint
+    for name in ("../secret/s.wav", "out/s.wav", ".hidden/d.wav", "out.wav"):
+        with pytest.raises(SourceRefusedError):
+            access.recording(name)
+    (tmp_path / "u.wav").write_bytes(b"sound")
+    here = Access((place / "root", tmp_path, place / "root2"))
+    assert here.recording("u.wav") == tmp_path / "u.wav"
+    assert here.recording("talks/b.mp3") == place / "root/talks/b.mp3"
+
+
+def test_a_relative_name_below_several_roots_is_refused_with_the_paths(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    both = Access((place / "root", place / "root/talks/.."))
+    assert both.recording("a.wav") == place / "root/a.wav"
+    twice = Access((place / "secret", place / "secret/deep", place / "root2"))
+    (place / "secret/u.wav").write_bytes(b"sound")
+    with pytest.raises(SourceRefusedError, match="several") as refused:
+        twice.recording("u.wav")
+    assert str(place / "secret/u.wav") in refused.value.hint
+    assert str(place / "root2/u.wav") in refused.value.hint
+    (place / "secret/u.wav").unlink()
+
+
+def test_a_refusal_names_the_directories_that_may_be_read(place: Path, access: Access) -> None:
+    with pytest.raises(SourceRefusedError) as refused:
+        access.recording("/etc/passwd")
+    assert str(place / "root") in refused.value.hint
+
+
+def test_an_output_with_a_name_too_long_or_of_a_directory_is_refused_in_words(
+    place: Path, access: Access
+) -> None:
+    assert access.output(str(place / "root" / ("n" * 300 + ".txt")), ".txt").parent.name == "root"
+    with pytest.raises(OutputError, match="does not end in"):
+        access.output(str(place / "root"), ".txt")
+
+
 def test_a_refusal_does_not_tell_whether_there_is_a_file(place: Path, access: Access) -> None:
     messages = []
     for name in ("s.wav", "missing.wav"):

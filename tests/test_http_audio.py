@@ -158,10 +158,12 @@ def test_the_official_client_raises_its_errors_after_one_request(
         client.models.retrieve("Systran/faster-whisper-none")
 
 
-def test_the_official_client_lists_models(client: openai.OpenAI) -> None:
+def test_the_official_client_lists_models(client: openai.OpenAI, url: str) -> None:
     names = [model.id for model in client.models.list()]
     assert {"whisper-1", "gpt-4o-transcribe-diarize"} <= set(names)
     assert client.models.retrieve("whisper-1").owned_by == "local"
+    listed = send(url, b"GET /v1/models/ HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+    assert [row["id"] for row in listed.json["data"]] == names
 
 
 # --- other clients --------------------------------------------------------------------------------

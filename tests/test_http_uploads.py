@@ -188,7 +188,16 @@ def test_two_recordings_or_too_many_fields_are_refused(app: Guard) -> None:
         answer = ask(
             app, "POST", URL, body + b"--x--\r\n", content_type="multipart/form-data; boundary=x"
         )
-        assert answer.status == status and answer.error["message"]
+        assert answer.status == status and "; send " in answer.error["message"]
+
+
+def test_a_form_that_cannot_be_read_is_in_no_log(
+    app: Guard, caplog: pytest.LogCaptureFixture
+) -> None:
+    for body in (b"--y\r\n", b"\x1f\x8b", b"--x\nContent-Disposition: form-data\n\nabc\n--x--\n"):
+        answer = ask(app, "POST", URL, body, content_type="multipart/form-data; boundary=x")
+        assert answer.status == 400
+    assert caplog.messages == []
 
 
 def test_a_recording_without_a_name_is_taken(app: Guard, service: Service) -> None:
@@ -278,6 +287,17 @@ def test_a_value_that_cannot_be_is_refused_with_its_field(
     assert (answer.error["code"], answer.error["param"]) == (code, param), answer
     assert answer.status == (404 if code == "model_not_found" else 400)
     assert service.list_jobs().jobs == () and kept(service) == []
+
+
+@pytest.mark.parametrize("nothing", ["null", "undefined", " None "])
+def test_a_value_that_a_script_does_not_have_is_not_given(
+    app: Guard, service: Service, nothing: str
+) -> None:
+    names = ("model", "language", "temperature", "response_format", "stream")
+    job = job_of(upload(app, b"abc", **dict.fromkeys(names, nothing), prompt="undefined"))
+    plain = job_of(upload(app, b"abc", prompt="undefined", response_format="JSON"))
+    other = job_of(upload(app, b"abc"))
+    assert plain == job != other, "a prompt may be any word"
 
 
 def test_every_field_reaches_the_job(app: Guard, service: Service) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from mcp import types
+from mcp import MCPError, types
 from mcp_places import MODERN, Caller, Home, answer_of, calling, home, stdio
 from whisper_nano import SPEECH
 
@@ -160,6 +161,72 @@ def test_numbers_and_lists_as_text_and_other_spellings_are_taken(
         == 1
     )
     assert caller.answer("batch_transcribe", sources=json.dumps([source]), wait_s="45")["jobs"]
+
+
+def test_names_that_are_too_long_are_refused_in_words(
+    caller: Caller, place: Home, source: str, job_id: str
+) -> None:
+    name = "n" * 300
+    failed = caller.call("transcribe_audio", source=source, model=name)
+    assert answer_of(failed)["error"]["code"] == "unknown_name"
+    target = str(place.root / f"{name}.txt")
+    error = caller.refusal("get_transcription_result", job_id=job_id, save_as=target)
+    assert error["code"] == "output" and error["hint"].startswith("shorten")
+
+
+def test_times_of_subtitles_are_times(caller: Caller, job_id: str) -> None:
+    plain = caller.answer("get_transcription_result", job_id=job_id, start_s=1.5)
+    assert caller.answer("get_transcription_result", job_id=job_id, start_s="00:00:01,500") == plain
+
+
+def test_a_number_of_speakers_is_never_replaced_by_another(
+    caller: Caller, source: str, job_id: str
+) -> None:
+    unknown = caller.answer("transcribe_audio", source=source, speakers=0, min_speakers="0")
+    assert unknown["job_id"] == job_id and "speakers" not in unknown
+    assert "at least 1" in caller.refusal("transcribe_audio", source=source, speakers=-2)["hint"]
+
+
+@pytest.mark.parametrize("arguments", ['{"cached_only": true}', "", "[]", [], None])
+def test_arguments_may_be_an_object_as_text_or_nothing(caller: Caller, arguments: Any) -> None:
+    assert answer_of(sent(caller, "list_models", arguments))["models"] is not None
+
+
+@pytest.mark.parametrize("arguments", ["tiny", 5, ["tiny"], True])
+def test_arguments_that_are_no_object_are_refused_with_the_way_out(
+    caller: Caller, arguments: Any
+) -> None:
+    with pytest.raises(MCPError, match=r"arguments is .*; give an object"):
+        sent(caller, "list_models", arguments)
+
+
+def sent(caller: Caller, tool: str, arguments: Any) -> types.CallToolResult:
+    """The result of a call whose arguments are sent as they are."""
+
+    async def send() -> types.CallToolResult:
+        params = types.CallToolRequestParams.model_construct(name=tool, arguments=arguments)
+        request = types.CallToolRequest.model_construct(method="tools/call", params=params)
+        return await caller.client.session.send_request(request, types.CallToolResult)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of pydantic, on values of another type
+        return caller.portal.call(send)
+
+
+def test_speakers_of_a_transcript_without_any_cannot_be_named(caller: Caller, job_id: str) -> None:
+    error = caller.refusal("name_speakers", job_id=job_id, names="A=B")
+    assert "no speakers" in error["message"] and "diarize: true" in error["hint"]
+
+
+def test_a_search_that_is_limited_says_so_if_nothing_is_found(caller: Caller, job_id: str) -> None:
+    assert "speaker" not in caller.answer("search_transcripts", query="zyzzyva")["note"]
+    note = caller.answer("search_transcripts", query="zyzzyva", speaker="Anna")["note"]
+    assert "leave out speaker" in note
+
+
+def test_a_batch_without_any_text_names_no_call_for_it(caller: Caller, place: Home) -> None:
+    missing = caller.answer("batch_transcribe", sources=[str(place.root / "missing.wav")])
+    assert missing["counts"] == {"refused": 1} and "next_step" not in missing
 
 
 @pytest.mark.parametrize(

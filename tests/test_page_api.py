@@ -165,6 +165,9 @@ def test_files_that_browsers_seek_are_sent_as_they_are_in_ranges(
     assert (part.status, part.body) == (206, content[100:200])
     beyond = browser.ask("GET", f"/api/jobs/{job_id}/audio", range=f"bytes={len(content)}-")
     assert beyond.status == 416
+    for ignored in ("bytes=a-b", "bytes=200-100", "items=0-9", "bytes=", "bytes=-"):
+        answer = browser.ask("GET", f"/api/jobs/{job_id}/audio", range=ignored)
+        assert (answer.status, answer.body) == (200, content)
 
 
 def test_an_mp3_is_played_from_a_copy_on_the_clock_of_the_transcript(

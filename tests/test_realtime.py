@@ -32,7 +32,7 @@ from whisper_nano import SPEECH
 from transcribe_mcp.frontends import host, limited_protocol
 from transcribe_mcp.frontends.http import realtime
 from transcribe_mcp.frontends.http.realtime import Conversation
-from transcribe_mcp.frontends.http.realtime_session import DEFAULT, merged
+from transcribe_mcp.frontends.http.realtime_session import DEFAULT, merged, setup_of
 from transcribe_mcp.frontends.http.refusals import Refused
 from transcribe_mcp.media.decode import SAMPLE_RATE_HZ, read
 from transcribe_mcp.service.models import JobStatus
@@ -329,6 +329,14 @@ def test_updates_keep_what_they_leave_out() -> None:
     assert merged(DEFAULT, {}) == DEFAULT
 
 
+def test_null_is_the_default_and_a_value_of_another_kind_is_refused_in_words() -> None:
+    nothing = {"model": None, "language": None, "prompt": None, "keywords": None}
+    session = merged(DEFAULT, {"audio": {"input": {"transcription": nothing}}})
+    assert setup_of(session) == setup_of(DEFAULT)
+    with pytest.raises(Refused, match=r"format is not supported: send an object$"):
+        merged(DEFAULT, {"audio": {"input": {"format": "pcm16"}}})
+
+
 def test_a_connection_that_may_not_be_is_refused_before_it_is_one(url: str) -> None:
     def status(**fields: Any) -> int:
         with pytest.raises(InvalidStatus) as refused, talking(url, is_patient=False, **fields):
@@ -336,6 +344,11 @@ def test_a_connection_that_may_not_be_is_refused_before_it_is_one(url: str) -> N
         return int(refused.value.response.status_code)
 
     assert status(key=TOKEN + "x") == 401
+    with pytest.raises(InvalidStatus) as unknown:
+        key = {"Authorization": f"Bearer {TOKEN}"}
+        connect(url.replace("http", "ws", 1) + "/v1/nothing", additional_headers=key)
+    answer = unknown.value.response
+    assert (answer.status_code, json.loads(answer.body)["error"]["code"]) == (404, "not_found")
     assert status(intent="conversation") == 400
     with talking(url) as first, talking(url) as second:
         first.until("session.created")

@@ -109,6 +109,10 @@ def _require_known(transcript: Transcript, names: Iterable[str]) -> None:
     known = [speaker.id for speaker in transcript.speakers]
     for name in names:
         if name not in known:
+            if not known:
+                message = "the transcript has no speakers"
+                hint = "transcribe the recording again with --queue --diarize --force"
+                raise UnknownNameError(message, hint=hint)
             message = f"the transcript has no speaker {name[:MAX_NAME_CHARS]!r}"
             raise UnknownNameError.unknown(message, name, known, "speakers")
 

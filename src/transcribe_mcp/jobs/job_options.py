@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,7 @@ def normalized_options(options: JobOptions, default_model: str) -> JobOptions:
     if options.engine != AUTO:
         find_engine(options.engine)
     model = default_model if options.model.strip().lower() in ("", AUTO) else options.model
-    if Path(model).is_dir():
+    if os.path.isdir(model):  # noqa: PTH112 - long names are no error
         model = str(Path(model).absolute())
     return replace(
         options,

@@ -35,13 +35,12 @@ MAX_FILE_BYTES = 5 * 1024**3
 MAX_RECORDINGS = 1_000  # per call
 # Retries while another process moves directories
 OPENING_TRIES = 5
+MAX_NAMED_ROOTS = 5  # in a hint
 MAX_SOURCE_CHARS = 4_096  # PATH_MAX on Linux
 
 _HAS_FLAGS = os.name == "nt" or hasattr(os, "chflags")  # Linux hides files by their name alone.
-_HINT = (
-    "name a file inside an allowed root; "
-    "roots are set with --allowed-root or TRANSCRIBE_MCP_ALLOWED_ROOTS"
-)
+_SETTING = "roots are set with --allowed-root or TRANSCRIBE_MCP_ALLOWED_ROOTS"
+_HINT = f"name a file inside an allowed root; {_SETTING}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +120,11 @@ class Access:
         extension = extension[extension.rindex(".") :]
         hint = f"name a file that ends in {extension}, inside an allowed root"
         try:
-            written = self._judged(plain_name(target))
+            written = self._judged(self._below_root(plain_name(target)))
+            if written.suffix.lower() != extension:
+                raise OutputError(
+                    f"cannot write {target}: it does not end in {extension}", hint=hint
+                )
             folder = self._resolve(written.parent, target)
         except SourceRefusedError as error:
             raise OutputError(f"cannot write {target}: {error}", hint=hint) from error
@@ -130,10 +133,8 @@ class Access:
             raise OutputError(
                 f"cannot write {target}: {reason}", hint="name a directory that exists"
             ) from error
-        if written.suffix.lower() != extension:
-            raise OutputError(f"cannot write {target}: it does not end in {extension}", hint=hint)
         path = folder / written.name
-        if path.is_symlink():
+        if os.path.islink(path):  # noqa: PTH114 - long names are no error
             raise OutputError(f"cannot write {target}: it is a link", hint="name another file")
         if any(path.is_relative_to(own) for own in self.reserved):
             raise OutputError(
@@ -145,19 +146,49 @@ class Access:
         """Resolve a name to an absolute path inside a root, without touching the disk elsewhere.
 
         Prefers the first spelling that exists, then a single file that looks the same, then the
-        plain name.
+        plain name. A relative name is below the working directory, or below one of the roots.
 
         Raises:
-            SourceRefusedError: outside the roots or hidden.
+            SourceRefusedError: outside the roots, hidden, or below several roots.
         """
         for name in spellings(source):
-            with suppress(SourceRefusedError):
-                path = self._judged(name)
-                if exists(path):
-                    return path
-        path = self._judged(plain_name(source))
+            found = self._meant(name)
+            if len(found) > 1:
+                raise SourceRefusedError(
+                    f"{short(source)} is in several allowed directories",
+                    hint=f"name one: {' or '.join(map(str, found[:MAX_NAMED_ROOTS]))}",
+                )
+            if found:
+                return found[0]
+        path = self._judged(self._below_root(plain_name(source)))
         found = look_alikes(path, self._may_list)
         return self._judged(str(found[0])) if len(found) == 1 else path
+
+    def misses(self, source: str) -> bool:
+        """Whether a name is outside the roots, or is relative and in none of them."""
+        try:
+            path = self.written(source)
+        except SourceRefusedError:
+            return True
+        return _is_relative(plain_name(source)) and not exists(path)
+
+    def _meant(self, name: str) -> list[Path]:
+        """The files inside roots that a name means: as it stands, else below each root."""
+        below = [str(root / name) for root in self.roots] if _is_relative(name) else []
+        return self._existing([name]) or self._existing(below)
+
+    def _existing(self, names: Sequence[str]) -> list[Path]:
+        found = []
+        for name in names:
+            with suppress(SourceRefusedError):
+                found.append(self._judged(name))
+        return [path for path in dict.fromkeys(found) if exists(path)]
+
+    def _below_root(self, name: str) -> str:
+        """A relative name below the only root, if the working directory is outside it."""
+        if len(self.roots) != 1 or not _is_relative(name) or _is_here(self.roots[0]):
+            return name
+        return str(self.roots[0] / name)
 
     def _may_list(self, folder: Path) -> bool:
         with suppress(SourceRefusedError, OSError, RuntimeError):
@@ -192,11 +223,22 @@ class Access:
         return path
 
 
+def _is_relative(name: str) -> bool:
+    return bool(name) and not (name.startswith(("~", "/", "\\")) or ":" in name[:5])
+
+
+def _is_here(root: Path) -> bool:
+    """Whether the working directory is inside a root."""
+    return Path.cwd().is_relative_to(root.absolute())
+
+
 def _require_inside(path: Path, roots: Sequence[Path], source: str) -> None:
     holding = [root for root in roots if path.is_relative_to(root)]
     if not holding:
+        named = ", ".join(map(str, list(dict.fromkeys(roots))[:MAX_NAMED_ROOTS]))
         raise SourceRefusedError(
-            f"{short(source)} is outside the directories that may be read", hint=_HINT
+            f"{short(source)} is outside the directories that may be read",
+            hint=f"name a file inside {named}; {_SETTING}",
         )
     if all(_is_hidden(path, root) for root in holding):
         raise SourceRefusedError(

@@ -66,17 +66,12 @@ class Sandbox:
         return cls(service, allowed if settings.allowed_roots else allowed.widened(local))
 
     def refuses(self, sources: Sequence[str]) -> bool:
-        """Whether a file is outside the allowed directories, so that client roots matter."""
+        """Whether the roots of a client matter: see ``Access.misses``."""
         from ..media.download import is_url
         from ..media.source_names import bare_url
 
-        for source in map(bare_url, sources):
-            try:
-                if not is_url(source):
-                    self.access.written(source)
-            except SourceRefusedError:
-                return True
-        return False
+        files = (source for source in map(bare_url, sources) if not is_url(source))
+        return any(map(self.access.misses, files))
 
     def submit(self, request: JobRequest) -> Job:
         """``Service.submit``.

@@ -37,6 +37,8 @@ def part(service: AsyncService) -> Part:
 
     async def retrieve(request: Request) -> JSONResponse:
         name = request.path_params["name"]
+        if not name:  # the list, with a slash after it
+            return await list_all(request)
         for row in await service.call(_rows, default):
             if row["id"] == name:
                 return JSONResponse(row)

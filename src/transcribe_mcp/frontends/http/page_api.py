@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from functools import partial
@@ -48,6 +49,7 @@ from .transcriptions import submit as submit_upload
 from .uploads import received_form
 
 PING_S = 15
+_SPAN = re.compile(r"(?=.*[0-9])([0-9]{0,19})-([0-9]{0,19})")
 MAX_BODY_BYTES = 1 << 20  # of JSON
 
 T = TypeVar("T")
@@ -259,11 +261,23 @@ class _HeldFile(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         sound = self._sound
+        # A server ignores ranges that it cannot read (RFC 9110, 14.2); Starlette refuses them.
+        headers = [(name, value) for name, value in scope["headers"] if _is_readable(name, value)]
         try:
             response = FileResponse(sound.path, media_type=sound.media_type, headers=NO_STORE)
-            await response(scope, receive, send)
+            await response({**scope, "headers": headers}, receive, send)
         finally:
             sound.close()
+
+
+def _is_readable(name: bytes, value: bytes) -> bool:
+    if name != b"range":
+        return True
+    unit, _, ranges = value.decode("latin-1").partition("=")
+    spans = [_SPAN.fullmatch(each.strip()) for each in ranges.split(",")]
+    return unit.strip().lower() == "bytes" and all(
+        span and int(span[1] or 0) <= int(span[2] or span[1]) for span in spans
+    )
 
 
 def _job_id(request: Request) -> str:

@@ -62,10 +62,10 @@ def audio_request(form: Form, task: str) -> AudioRequest:
         )
         raise unsupported("include", message)
     response_format = _response_format(form, task)
-    diarize = response_format == DIARIZED or form.one("model") == DIARIZING
+    diarize = response_format == DIARIZED or form.choice("model") == DIARIZING
     persons = known_speakers(form, diarize=diarize) if NAMES in known else {}
     given: dict[str, Any] = {
-        "model": find_model(form.one("model")),
+        "model": find_model(form.choice("model")),
         "task": task,
         "prompt": form.one("prompt"),
         "diarize": diarize,
@@ -79,7 +79,7 @@ def audio_request(form: Form, task: str) -> AudioRequest:
         options=checked_options(given),
         response_format=response_format,
         granularities=_granularities(form),
-        is_streamed=task == "transcribe" and is_true(form.one("stream"), "stream"),
+        is_streamed=task == "transcribe" and is_true(form.choice("stream"), "stream"),
         ignored=ignored,
         clips=tuple(persons.values()),
     )
@@ -93,12 +93,12 @@ def form_options(form: Form) -> JobOptions:
     """
     words = form.one("vocabulary").split(",")
     given: dict[str, Any] = {
-        "model": find_model(form.one("model")),
-        "language": form.one("language") or "auto",
+        "model": find_model(form.choice("model")),
+        "language": form.choice("language") or "auto",
         "vocabulary": tuple(filter(None, map(str.strip, words))),
-        "diarize": is_true(form.one("diarize"), "diarize"),
+        "diarize": is_true(form.choice("diarize"), "diarize"),
     }
-    if speakers := form.one("speakers"):
+    if speakers := form.choice("speakers"):
         if not (speakers.isascii() and speakers.isdecimal() and len(speakers) < 4):
             message = f"speakers is {speakers[:64]!r}; give the number of speakers"
             raise Refused(400, message, "usage", param="speakers")
@@ -112,7 +112,7 @@ def unsupported(param: str, message: str) -> Refused:
 
 def _response_format(form: Form, task: str) -> str:
     formats = (*FORMATS, DIARIZED) if task == "transcribe" else FORMATS
-    name = form.one("response_format") or "json"
+    name = form.choice("response_format").lower() or "json"
     if name not in formats:
         message = f"there is no response_format {name[:64]!r}; choose {', '.join(formats)}"
         raise unsupported("response_format", message)
@@ -121,7 +121,7 @@ def _response_format(form: Form, task: str) -> str:
 
 def _language(form: Form) -> str:
     languages = form.many("languages")
-    return form.one("language") or (languages[0] if len(languages) == 1 else "")
+    return form.choice("language") or (languages[0] if len(languages) == 1 else "")
 
 
 def _vocabulary(form: Form) -> tuple[str, ...]:
@@ -130,7 +130,7 @@ def _vocabulary(form: Form) -> tuple[str, ...]:
 
 
 def _temperature(form: Form) -> float:
-    text = form.one("temperature") or "0"
+    text = form.choice("temperature") or "0"
     try:
         temperature = float(text)
     except ValueError:

@@ -36,6 +36,9 @@ DEFAULT: Mapping[str, Any] = {
 }
 
 
+_KINDS = {"model_type": "send an object", "model_attributes_type": "send an object"}
+
+
 class _Part(BaseModel):
     """Clients send fields of newer versions, too; they have no effect."""
 
@@ -48,7 +51,7 @@ class Format(_Part):
 
 
 class Transcription(_Part):
-    model: str = ""
+    model: str | None = None
     language: str | None = None
     languages: list[str] | None = Field(default=None, max_length=MAX_ITEMS)
     prompt: str | None = None
@@ -106,7 +109,7 @@ def setup_of(session: Mapping[str, Any]) -> LiveSetup:
     chosen = checked.transcription or Transcription()
     languages = chosen.languages or []
     given: dict[str, Any] = {
-        "model": find_model(chosen.model),
+        "model": find_model(chosen.model or ""),
         "language": chosen.language or (languages[0] if len(languages) == 1 else "auto"),
         "prompt": chosen.prompt or "",
         "vocabulary": tuple(filter(None, map(str.strip, chosen.keywords or ()))),
@@ -145,6 +148,6 @@ def _refused(error: ValidationError | RecursionError) -> Refused:
         "audio.input.turn_detection.type": "send server_vad, or null as turn_detection",
         "include": "leave include out, no log-probabilities are sent",
     }
-    hint = hints.get(place, first["msg"])
+    hint = hints.get(place) or _KINDS.get(first["type"]) or first["msg"]
     return Refused(400, f"session.{place} is not supported: {hint}", "unsupported_value",
                    param=f"session.{place}")  # fmt: skip

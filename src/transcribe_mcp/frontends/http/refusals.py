@@ -8,6 +8,7 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
+from starlette.websockets import WebSocket
 
 from ...errors import (
     QueueFullError,
@@ -112,6 +113,12 @@ def no_route(request: Request, error: Exception) -> JSONResponse:
     message = f"there is no {request.method} {request.url.path[:200]!r}"
     code = _NO_ROUTE.get(error.status_code, "bad_request")
     return refusal(error.status_code, message, code, headers=error.headers)
+
+
+async def no_socket(websocket: WebSocket) -> None:
+    """The answer to a WebSocket for an unknown path."""
+    message = f"there is no WebSocket {websocket.url.path[:200]!r}; live sessions: /v1/realtime"
+    await websocket.send_denial_response(refusal(404, message, "not_found"))
 
 
 def broken(_request: Request, _error: Exception) -> JSONResponse:

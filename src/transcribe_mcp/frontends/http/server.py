@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from starlette.applications import Starlette
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
 
 from ...service.async_service import AsyncService
 from ..host import Address
@@ -15,7 +15,7 @@ from .guard import Guard
 from .health import health
 from .later import Later
 from .parts import Part
-from .refusals import HANDLERS
+from .refusals import HANDLERS, no_socket
 from .sessions import Sessions
 
 MCP_PATH = "/mcp"
@@ -52,7 +52,11 @@ def build_app(
 
     mcp = Later(partial(mcp_app, service))
     app = Starlette(
-        routes=[*(route for part in parts for route in part.routes), Route(MCP_PATH, mcp)],
+        routes=[
+            *(route for part in parts for route in part.routes),
+            Route(MCP_PATH, mcp),
+            WebSocketRoute("/{path:path}", no_socket),
+        ],
         exception_handlers=HANDLERS,
         lifespan=mcp.running,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import mimetypes
 import re
 import tempfile
@@ -21,11 +22,14 @@ from ...service.async_service import AsyncService
 from ...service.uploads import FILE_MODE, TEMPORARY, Upload, make_folder
 from .refusals import Refused
 
+logging.getLogger("python_multipart").setLevel(logging.ERROR)  # the answer has the cause
+
 MAX_FIELDS = 200
 MAX_FIELDS_BYTES = 24 * 1024 * 1024  # all fields together: four clips of voices in base64
 WRITE_BYTES = 1024 * 1024  # handed to a thread at once
 MAX_NAME_CHARS = 200
 _SUFFIX = re.compile(r"\.[a-z0-9]{1,8}", re.ASCII)
+_NOTHING = ("null", "undefined", "none")
 _BRACKETS = re.compile(r"\[.*\]$", re.DOTALL)
 
 
@@ -53,6 +57,11 @@ class Form:
     def one(self, name: str) -> str:
         """The last value of a field, or ""."""
         return self._fields.get(name, [""])[-1].strip()
+
+    def choice(self, name: str) -> str:
+        """As ``one``, for a field that is no free text: scripts send null for a missing value."""
+        value = self.one(name)
+        return "" if value.lower() in _NOTHING else value
 
     def many(self, name: str) -> list[str]:
         """All values of a field that are not empty."""
@@ -184,13 +193,17 @@ class _FormReader:
         elif b"filename" not in self._options:
             self._n_fields_bytes += len(part)
             if self._n_fields_bytes > MAX_FIELDS_BYTES:
-                raise Refused(413, "the fields of the form are too large", "usage")
+                message = (
+                    f"the fields of the form are larger than {MAX_FIELDS_BYTES} bytes; send less"
+                )
+                raise Refused(413, message, "usage")
             self._value += part
 
     def _on_part_end(self) -> None:
         if not self._is_recording:
             if len(self.fields) == MAX_FIELDS:
-                raise Refused(400, f"the form has more than {MAX_FIELDS} fields", "usage")
+                message = f"the form has more than {MAX_FIELDS} fields; send fewer"
+                raise Refused(400, message, "usage")
             name = self._options[b"name"].decode("utf-8", "replace")
             self.fields.append((name, self._value.decode("utf-8", "replace")))
             return

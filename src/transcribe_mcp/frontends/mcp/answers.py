@@ -324,12 +324,14 @@ def history_answer(jobs: Sequence[Job], next_cursor: str | None) -> HistoryAnswe
     return HistoryAnswer([job_line(job) for job in jobs], next_cursor, note)
 
 
-def search_answer(hits: Sequence[Hit], next_cursor: str | None) -> SearchAnswer:
-    note = (
-        None
-        if hits
-        else "No sentence has all these words. Try fewer words, or words as people say them."
-    )
+def search_answer(
+    hits: Sequence[Hit], next_cursor: str | None, *, is_filtered: bool = False
+) -> SearchAnswer:
+    note = None
+    if not hits:
+        note = "No sentence has all these words. Try fewer words, or words as people say them."
+    if not hits and is_filtered:
+        note = f"{note} Or leave out speaker, source_contains and days."
     shown = [replace(hit, source=shown_source(hit.source)) for hit in hits]
     return SearchAnswer(shown, next_cursor, note)
 

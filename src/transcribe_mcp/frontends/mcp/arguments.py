@@ -32,7 +32,8 @@ class Argument:
             and lists of lists are read too.
         description: for the model that calls the tool.
         choices: the only values, or the only items of an array.
-        least, most: a number beyond them is replaced by the nearer of the two.
+        least, most: a number beyond them is replaced by the nearer of the two. Options of a
+            transcription have none: their record refuses what would change the transcript.
         max_chars: limit of a text, and of each item of an array.
         is_free_text: take any text as it is, with ``null``, outer spaces or commas.
         also: other names that callers try.
@@ -68,18 +69,18 @@ def ask(option: Option, type_: Any) -> Parameter:
         kind,
         help_of(option) + default,
         choices=() if option.or_number else option.choices,
-        least=-1e9 if option.ge is None else option.ge,
         max_chars=option.max_chars,
         also=option.aliases,
     )
     read: Any = tuple if kind == "array" else annotation
-    if option.default is None:  # the value is checked, and None means that there is none
-        read = _as_given
+    if option.default is None:
+        read = _none_for_zero
     return Parameter(Annotated[annotation, argument], option.default, read)
 
 
-def _as_given(value: Any) -> Any:
-    return value
+def _none_for_zero(value: int | None) -> int | None:
+    """Some clients fill in every argument, unknown numbers with 0."""
+    return value or None
 
 
 _SUMMARIES = "; ".join(f"{name}: {form.summary}" for name, form in FORMATS.items())

@@ -311,7 +311,8 @@ class Handlers:
         self, query: str, which: JobFilter, speaker: str, cursor: str | None, limit: int
     ) -> answers.Answer:
         page = await self.service.call(self._jobs.search, query, cursor, limit, which, speaker)
-        return answers.search_answer(page.hits, page.next_cursor)
+        is_filtered = bool(speaker) or which != JobFilter()
+        return answers.search_answer(page.hits, page.next_cursor, is_filtered=is_filtered)
 
     async def cancel(self, job_id: str) -> answers.Answer:
         """Cancel a job and wait until it has stopped."""

@@ -65,7 +65,9 @@ def next_step(job: Job | Batch, *, has_more: bool = False) -> str | None:
     """The next call for the assistant."""
     if isinstance(job, Batch):
         if job.status.is_final:
-            return "For a text call get_transcription_result with the job_id of one of the jobs."
+            has_text = any(each.percent for each in job.jobs)
+            step = "For a text call get_transcription_result with the job_id of one of the jobs."
+            return step if has_text else None
         return "Call get_transcription_progress with this job_id and wait_s: 45."
     if job.status == "completed":
         return (

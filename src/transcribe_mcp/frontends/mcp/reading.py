@@ -40,7 +40,7 @@ _BOOLEANS = {
     "0": False,
     "off": False,
 }
-_CLOCK = re.compile(r"(?:(\d{1,4}):)?(\d{1,4}):([0-5]?\d(?:\.\d{1,6})?)")
+_CLOCK = re.compile(r"(?:(\d{1,4}):)?(\d{1,4}):([0-5]?\d(?:[.,]\d{1,6})?)")  # SRT has commas
 _SECONDS = re.compile(r"([+-]?\d{1,12}(?:\.\d{1,9})?) ?(?:s|sec|seconds?)?")
 
 
@@ -99,6 +99,20 @@ def read_arguments(tool: str, given: Mapping[str, Any], arguments: Arguments) ->
         if is_required and name not in values:
             raise UsageError(f"{tool} needs {name}", hint=f"{name}: {argument.description}")
     return values
+
+
+def read_object(given: Any) -> dict[str, Any]:
+    """The arguments of a call that are not an object: one as JSON, or nothing.
+
+    Raises:
+        UsageError: anything else.
+    """
+    found = _from_json(given, given) if isinstance(given, str) else given
+    if _is_nothing(found):
+        return {}
+    if not isinstance(found, dict):
+        raise _refused(given, "arguments", 'an object, such as {"source": "/talks/monday.mp3"}')
+    return found
 
 
 def _squeezed(name: str) -> str:
@@ -183,7 +197,7 @@ def _number_in(text: str, *, is_time: bool) -> Any:
     """The number, or the text if it is not a number."""
     if is_time and (match := _CLOCK.fullmatch(text)):
         hours, minutes, seconds = match.groups()
-        return int(hours or 0) * 3600 + int(minutes) * 60 + float(seconds)
+        return int(hours or 0) * 3600 + int(minutes) * 60 + float(seconds.replace(",", "."))
     match = _SECONDS.fullmatch(text)
     if match is None or not (is_time or match[0] == match[1]):
         return text

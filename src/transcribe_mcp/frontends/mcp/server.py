@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import replace
 from functools import partial, wraps
 from typing import Any
 
@@ -23,7 +24,7 @@ from ...service.service import Service
 from . import answers, prompts, sdk, tasks, transcript_view
 from .handlers import Handlers
 from .notices import SCHEME, Notices, resource_rows
-from .reading import read_arguments
+from .reading import read_arguments, read_object
 from .stdio import serve
 from .tools import TOOLS, offered_tools, tool_result
 
@@ -49,7 +50,12 @@ def _protocol_errors() -> Iterator[None]:
     except TranscribeError as error:
         is_client_fault = isinstance(error, UsageError | JobError)
         code = sdk.types.INVALID_PARAMS if is_client_fault else sdk.types.INTERNAL_ERROR
-        raise sdk.MCPError(code, str(error)) from error
+        raise sdk.MCPError(code, _in_words(error)) from error
+
+
+def _in_words(error: TranscribeError) -> str:
+    failure = answers.failure_of(error)
+    return "; ".join(filter(None, (failure.message, failure.hint)))
 
 
 class TaskParams(sdk.types.RequestParams):
@@ -120,6 +126,16 @@ async def _require_tasks(ctx: Any, call_next: Any) -> Any:
     return await call_next(ctx)
 
 
+async def _read_argument_text(ctx: Any, call_next: Any) -> Any:
+    """Read arguments that are an object in JSON, as models write them; refuse others in words."""
+    given = (ctx.params or {}).get("arguments")
+    if ctx.method != "tools/call" or given is None or isinstance(given, dict):
+        return await call_next(ctx)
+    with _protocol_errors():
+        arguments = read_object(given)
+    return await call_next(replace(ctx, params={**ctx.params, "arguments": arguments}))
+
+
 # --- resources and prompts ----------------------------------------------------------------------
 
 
@@ -144,9 +160,7 @@ def _reader(handlers: Handlers, form: str) -> Callable[[str], Awaitable[str]]:
         except JobNotFoundError as error:
             raise sdk.ResourceNotFoundError(str(error)) from error
         except TranscribeError as error:
-            failure = answers.failure_of(error)
-            text = "; ".join(filter(None, (failure.message, failure.hint)))
-            raise sdk.ResourceError(text) from error
+            raise sdk.ResourceError(_in_words(error)) from error
 
     return read_transcript
 
@@ -198,7 +212,12 @@ def build_server(handlers: Handlers) -> sdk.MCPServer:
         log_level="WARNING",
         lifespan=lifespan,
         subscriptions=bus,
-        middleware=[_require_tasks, notices, transcript_view.offer_to_viewers],
+        middleware=[
+            _read_argument_text,
+            _require_tasks,
+            notices,
+            transcript_view.offer_to_viewers,
+        ],
     )
     _add_resources(server, handlers)
     for name, (function, title, about) in prompts.PROMPTS.items():
