@@ -32,8 +32,6 @@ from whisper_nano import SPEECH
 from transcribe_mcp.frontends import host, limited_protocol
 from transcribe_mcp.frontends.http import realtime
 from transcribe_mcp.frontends.http.realtime import Conversation
-from transcribe_mcp.frontends.http.realtime_session import DEFAULT, merged, setup_of
-from transcribe_mcp.frontends.http.refusals import Refused
 from transcribe_mcp.media.decode import SAMPLE_RATE_HZ, read
 from transcribe_mcp.service.models import JobStatus
 from transcribe_mcp.service.service import Service
@@ -294,47 +292,6 @@ def test_a_session_that_cannot_begin_is_closed_with_the_cause(tmp_path: Path) ->
         with pytest.raises(ConnectionClosed) as closed:
             talk.until("nothing")
     assert closed.value.rcvd is not None and closed.value.rcvd.code == 1011
-
-
-@pytest.mark.parametrize(
-    "update",
-    [
-        "text",
-        {"type": "realtime"},
-        {"include": ["item.input_audio_transcription.logprobs"]},
-        {"audio": None},
-        {"audio": {"input": "text"}},
-        {"audio": {"input": {"turn_detection": {"type": "semantic_vad"}}}},
-        {"audio": {"input": {"turn_detection": {"threshold": 2}}}},
-        {"audio": {"input": {"turn_detection": {"silence_duration_ms": 0}}}},
-        {"audio": {"input": {"format": {"type": "audio/opus"}}}},
-        {"audio": {"input": {"format": {"type": "audio/pcm", "rate": 44100}}}},
-        {"audio": {"input": {"transcription": {"keywords": "text"}}}},
-        {"store": "yes"},
-    ],
-)
-def test_a_session_that_cannot_be_is_refused_by_name(update: Any) -> None:
-    with pytest.raises(Refused) as refused:
-        merged(DEFAULT, update)
-    error = json.loads(bytes(refused.value.response.body))["error"]
-    assert error["param"].startswith("session") and error["message"]
-
-
-def test_updates_keep_what_they_leave_out() -> None:
-    once = merged(DEFAULT, {"audio": {"input": {"transcription": {"language": "de"}}}})
-    twice = merged(once, {"audio": {"input": {"turn_detection": None, "noise_reduction": {}}}})
-    found = twice["audio"]["input"]
-    assert found["transcription"] == {"model": "default", "language": "de"}
-    assert found["turn_detection"] is None and found["noise_reduction"] is None
-    assert merged(DEFAULT, {}) == DEFAULT
-
-
-def test_null_is_the_default_and_a_value_of_another_kind_is_refused_in_words() -> None:
-    nothing = {"model": None, "language": None, "prompt": None, "keywords": None}
-    session = merged(DEFAULT, {"audio": {"input": {"transcription": nothing}}})
-    assert setup_of(session) == setup_of(DEFAULT)
-    with pytest.raises(Refused, match=r"format is not supported: send an object$"):
-        merged(DEFAULT, {"audio": {"input": {"format": "pcm16"}}})
 
 
 def test_a_connection_that_may_not_be_is_refused_before_it_is_one(url: str) -> None:
