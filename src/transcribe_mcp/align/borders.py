@@ -1,7 +1,7 @@
-"""Move borders between words towards the quietest moment near them.
+"""Move boundaries between words towards the quietest moment nearby.
 
-Cross-attention finds a border with a spread of about 50 ms. Speech is often quieter between words,
-but not always: half way is closer to the truth than either (docs/accuracy.md).
+Cross-attention finds a boundary within about 50 ms. Speech is often quieter between words, but not
+always. So half way is more accurate than either (docs/accuracy.md).
 """
 
 from __future__ import annotations

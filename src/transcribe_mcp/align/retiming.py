@@ -14,7 +14,7 @@ MAX_COMPARED = 500_000  # pairs of words; takes 10 ms. Only absurd sentences hav
 
 
 def word_texts(text: str, words: Sequence[Word], *, spaced: bool) -> list[str]:
-    """Cut an edited text into words, at the borders of the words before the edit where they fit.
+    """Cut an edited text into words, where possible at the word boundaries before the edit.
 
     Args:
         text: without white space at its end. Joined, the result is this text.
@@ -59,11 +59,11 @@ def retimed(
 
 
 def _kept(before: Sequence[str], after: Sequence[str]) -> dict[int, int]:
-    """Numbers of the words that stay: now -> before."""
+    """Indices of the kept words: now -> before."""
     head = 0
     tail = 0
     shorter = min(len(before), len(after))
-    if len(before) * len(after) > MAX_COMPARED:  # first what is the same at both ends
+    if len(before) * len(after) > MAX_COMPARED:  # first equal words at both ends
         while head < shorter and before[head] == after[head]:
             head += 1
         while tail < shorter - head and before[-1 - tail] == after[-1 - tail]:
@@ -94,7 +94,7 @@ def _spans(
 ) -> list[_Span]:
     """The spans of kept words, and of the others as if there were always a gap for them."""
     spans: list[_Span] = []
-    last = -1  # the kept word before, by its number in ``words``
+    last = -1  # index of the previous kept word in ``words``
     for new, old in [*kept.items(), (len(texts), len(words))]:
         run = texts[len(spans) : new]
         replaced = words[last + 1 : old]
@@ -144,7 +144,7 @@ def _word(word: Word, span: _Span) -> Word:
 
 
 def _unspaced(text: str, words: Sequence[str]) -> list[str]:
-    """Words before and after the edit stay; what is between is cut where lines may break."""
+    """Words before and after the edit stay; the text between is cut at possible line breaks."""
     first = 0
     begin = 0
     while first < len(words) and text.startswith(words[first], begin):

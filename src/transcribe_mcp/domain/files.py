@@ -17,7 +17,7 @@ _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 def atomic_write(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
     """Open a temporary file beside ``path`` for writing; rename it at the end of the block.
 
-    An earlier file stays until then. After an error it stays for good, and the temporary file is
+    An existing file stays until then. After an error it remains, and the temporary file is
     deleted.
 
     Args:

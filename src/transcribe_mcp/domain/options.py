@@ -19,7 +19,7 @@ TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 ALL = "all"
 NONE = "none"
 FRONT_ENDS = frozenset({"cli", "mcp", "jobs"})
-# Assistants pay for the list of tools in every conversation. It holds what users ask for in words.
+# Assistants pay for the list of tools in every conversation. So it has only what users ask for.
 NOT_MCP = frozenset({"mcp"})
 # Options of output files. A job stores them with each file.
 FILES_ONLY = frozenset({"mcp", "jobs"})
@@ -137,7 +137,7 @@ class EngineSpec:
         0, "CPU threads; 0 uses all cores.", ge=0, hidden_in={"mcp", "jobs"}, changes_text=False
     )
     offline: bool = option(False, "Never use the network.", hidden_in=NOT_MCP, changes_text=False)
-    # The GPU that cuda and auto mean. A worker sets it to the GPU of its slot.
+    # The GPU that ``cuda`` and ``auto`` select. A worker sets it to its own GPU.
     gpu: int = option(0, "Number of the GPU.", ge=0, hidden_in=FRONT_ENDS, changes_text=False)
 
     def __post_init__(self) -> None:
@@ -195,7 +195,7 @@ class Options:
     )
     batch_size: int = option(
         0,
-        "Windows decoded at once; 0 lets the engine choose.",
+        "Windows per batch; 0 lets the engine choose.",
         ge=0,
         hidden_in=NOT_MCP,
         changes_text=False,
@@ -206,7 +206,7 @@ class Options:
     )
     track: str = option(
         AUTO,
-        "Audio track: a number from 1, all (each by itself), or auto (the first with speech).",
+        "Audio track: a number from 1, all (each separately), or auto (the first with speech).",
         choices=(AUTO, "all"),
         or_number=True,
         aliases=("audio_track", "stream", "track_number"),
@@ -278,7 +278,7 @@ class Options:
         if None not in bounds and bounds[0] > bounds[1]:  # type: ignore[operator]
             raise UsageError(
                 f"min_speakers {bounds[0]} is more than max_speakers {bounds[1]}",
-                hint="let the smallest number be at most the largest",
+                hint="lower min_speakers or raise max_speakers",
             )
         names_voices = self.voices != NONE or self.references
         if self.speakers is not None or bounds != (None, None) or names_voices:
@@ -289,13 +289,13 @@ def chosen_voices(text: str) -> tuple[str, ...]:
     """The names in a value of ``voices``, or ``("all",)``; none for ``none``.
 
     Raises:
-        UsageError: all or none, and names besides.
+        UsageError: names besides all or none.
     """
     names = {name.strip().casefold(): name.strip() for name in text.split(",") if name.strip()}
     for word in (ALL, NONE):
         if word in names and len(names) > 1:
             hint = f"give {ALL}, {NONE}, or names"
-            raise UsageError(f"voices {text!r} has names besides {word}", hint=hint)
+            raise UsageError(f"voices {text!r} combines {word} with names", hint=hint)
     if set(names) == {ALL}:
         return (ALL,)
     return tuple(names[key] for key in sorted(set(names) - {NONE}))
@@ -333,22 +333,22 @@ class SubtitleRules:
         if self.min_cue_s > self.max_cue_s:
             raise UsageError(
                 f"min_cue_s {self.min_cue_s:g} is more than max_cue_s {self.max_cue_s:g}",
-                hint="let the shortest cue be shorter than the longest",
+                hint="lower min_cue_s or raise max_cue_s",
             )
         if self.min_gap_s >= self.max_cue_s:
             raise UsageError(
                 f"min_gap_s {self.min_gap_s:g} is not less than max_cue_s {self.max_cue_s:g}",
-                hint="let the gap between cues be shorter than a cue",
+                hint="lower min_gap_s or raise max_cue_s",
             )
 
     def reading_ms(self, chars: int) -> int:
-        """Time that a cue with this many columns should stay up."""
+        """Minimum duration of a cue with this many columns."""
         return math.ceil(1000 * max(self.min_cue_s, chars / self.max_chars_per_second))
 
 
 @dataclass(frozen=True, slots=True)
 class FormatOptions:
-    """Options of all output formats; each format reads the fields that it knows."""
+    """Options of all output formats; each format uses the fields that apply to it."""
 
     subtitles: SubtitleRules = SubtitleRules()  # srt, vtt
     highlight_words: bool = option(

@@ -1,5 +1,5 @@
-"""Words -> sentences. Segments are built from the words alone, so window borders do not show in the
-result.
+"""Words -> sentences. Segments are built from the words alone, so window boundaries do not affect
+them.
 
 A sentence ends at final punctuation or at a change of speaker. Without punctuation, pauses end it;
 with case and punctuation, a speaker may pause inside a sentence. The rules are the same for all

@@ -1,4 +1,4 @@
-"""Merge and rename the speakers of a transcript. Neither changes a word or a time of one."""
+"""Merge and rename the speakers of a transcript. Words and their times stay."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def merged(transcript: Transcript, groups: Sequence[Sequence[str]]) -> Transcrip
 
 
 def sentences_of(segments: Sequence[Segment], words: Sequence[Word]) -> Iterator[Segment]:
-    """Cut sentences again. Each has the quality of the segment in which it begins.
+    """Cut sentences again. Each gets the quality values of the segment in which it begins.
 
     Args:
         segments: with words, in order.
@@ -90,7 +90,7 @@ def sentences_of(segments: Sequence[Segment], words: Sequence[Word]) -> Iterator
 
 
 def with_overlap(turns: Iterable[Turn]) -> tuple[Turn, ...]:
-    """The turns in order, each with whether it shares time with another one."""
+    """The turns in order, with ``overlap`` set if another turn overlaps."""
     ordered = sorted(turns, key=lambda turn: (turn.start, turn.end, turn.speaker))
     overlapped = [False] * len(ordered)
     latest = 0  # of the turns before, the one that ends last
@@ -159,7 +159,7 @@ def relabelled(transcript: Transcript, labels: Mapping[str, str]) -> Transcript:
 
 
 def relabelled_segment(segment: Segment, labels: Mapping[str, str]) -> Segment:
-    """The same object if nobody of these labels speaks in it."""
+    """The same object if none of these speakers is in it."""
     speakers = {word.speaker for word in segment.words}
     if labels.keys().isdisjoint({segment.speaker, *speakers}):
         return segment
@@ -178,12 +178,12 @@ def relabelled_turns(turns: Iterable[Turn], labels: Mapping[str, str]) -> tuple[
 
 
 def composed(names: Mapping[str, str], labels: Mapping[str, str]) -> dict[str, str]:
-    """Two changes of names as one."""
+    """Two renamings combined."""
     return {**labels, **{old: labels.get(new, new) for old, new in names.items()}}
 
 
 def without_doubts(warnings: Iterable[Notice], labels: Iterable[str]) -> tuple[Notice, ...]:
-    """Without warnings that speakers with these labels may be known voices: the user has said."""
+    """Drop warnings that these speakers may be known voices, because the user has decided."""
     doubts = tuple(f"{label} may be " for label in labels)
     return tuple(
         notice
@@ -206,7 +206,7 @@ def joined_turns(turns: Sequence[Turn]) -> Iterator[Turn]:
 
 
 def _is_one_line(transcript: Transcript) -> bool:
-    """Whether its sentences consist of words and follow each other, as those of one voice do."""
+    """Whether its sentences have words and do not overlap, as in a recording of one voice."""
     return all(segment.is_timed for segment in transcript.segments) and all(
         after.start >= before.end - CLOCK_TOLERANCE_S
         for before, after in pairwise(transcript.segments)

@@ -84,7 +84,7 @@ def head(text: str, limit: int) -> str:
     """
     if len(text) <= limit:
         return text
-    near = text[: 2 * limit]  # a break depends on the text after it
+    near = text[: 2 * limit]  # a break depends on the following text
     end = max((i for i in line_breaks(near) if i <= limit), default=0)
     if 2 * end < limit:
         end = 0

@@ -1,8 +1,8 @@
 """Words, segments, turns and the transcript, with their invariants and JSON form.
 
 Times are float seconds on the clock of the original recording. ``None`` means not measured. The
-constructors check the invariants (ordered, not overlapping, inside the recording), so no stage has
-to.
+constructors check the invariants (ordered, not overlapping, inside the recording), so no stage
+needs to.
 
 The JSON form is a superset of openai-whisper's (``text``, ``language``,
 ``segments[].start/end/text`` and ``words[].word/start/end/probability``), for compatibility with
@@ -66,7 +66,7 @@ class Segment:
 
     @property
     def is_timed(self) -> bool:
-        """Whether all its words have times; so it is with a sentence that was emptied."""
+        """Whether all its words have times; true for a sentence without words."""
         return bool(self.words) or not self.text.strip()
 
 
@@ -96,8 +96,8 @@ class Speaker:
     Attributes:
         id: the name in words, segments and turns: ``Speaker 1``, or the name that was given.
         seconds: for how long the speaker is heard.
-        share: of the seconds of all speakers.
-        first: when the speaker is heard first.
+        share: fraction of the seconds of all speakers.
+        first: start of the first turn.
     """
 
     id: str
@@ -207,7 +207,7 @@ class Transcript:
         } | self._speaker_facts()
 
     def _speaker_facts(self) -> dict[str, Any]:
-        """Only of a recording that was diarized."""
+        """Empty unless the recording was diarized."""
         if not self.turns:
             return {}
         return {"speakers": self.speaker_rows(), "turns": self.turn_rows()}
@@ -263,7 +263,7 @@ class Transcript:
                 **{name: data[name] for name in _PLAIN_FIELDS},
             )
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"transcript lacks or garbles a field: {error}") from error
+            raise ValueError(f"transcript has a missing or invalid field: {error}") from error
 
     def dumps(self) -> str:
         """The JSON form as text with one segment per line, which saves memory and suits
@@ -345,7 +345,7 @@ def _line_of(span: Word | Segment | Turn) -> str | None:
 def segment_from_json(row: Mapping[str, Any]) -> Segment:
     """
     Raises:
-        KeyError, TypeError, ValueError: it is no segment of the JSON form.
+        KeyError, TypeError, ValueError: not a segment in JSON form.
     """
     words = tuple(
         Word(w["start"], w["end"], w["word"], w["probability"], w["speaker"]) for w in row["words"]

@@ -1,4 +1,4 @@
-"""Edits of turns: each costs what it touches, not a pass over all turns."""
+"""Edits of turns. The cost of an edit depends on the turns it touches, not on their number."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class TurnEdits:
     def __init__(self, turns: Iterable[Turn]) -> None:
         self._before = tuple(turns)
         self._is_changed = False
-        # By name. A turn in a list has no name, so that a new name costs nothing.
+        # By name. Turns in a list have no name, so renaming takes constant time.
         self._of: dict[str, list[Turn]] = {}
         for turn in self._before:
             self._of.setdefault(turn.speaker, []).append(Turn(turn.start, turn.end, ""))
@@ -39,7 +39,7 @@ class TurnEdits:
 
         Args:
             given: in order, as they were before.
-            left: those who still have sentences. Others have no turns any more.
+            left: speakers who still have sentences. The turns of others are dropped.
         """
         if not given or not self.speakers:
             return
@@ -56,7 +56,7 @@ class TurnEdits:
         self._join_all()
 
     def rename(self, old: str, new: str) -> None:
-        """The one becomes the other, who may be there already."""
+        """Rename a speaker, to a new or an existing name."""
         turns = self._of.pop(old, [])
         others = self._of.pop(new, [])
         self._of[new] = max(turns, others, key=len)
@@ -77,7 +77,7 @@ class TurnEdits:
             turns[near.start : near.stop] = joined_turns([*turns[near.start : near.stop], turn])
 
     def _join_all(self) -> None:
-        """Once: later changes keep it so."""
+        """Only once: later changes keep turns joined."""
         if not self._is_changed:
             self._of = {name: list(joined_turns(turns)) for name, turns in self._of.items()}
         self._is_changed = True
@@ -90,7 +90,7 @@ def _near(turns: Sequence[Turn], span: Turn | Segment, margin_s: float) -> range
 
 
 def _without(turn: Turn, taken: Sequence[Segment]) -> Iterator[Turn]:
-    """The parts of a turn outside of sentences; they begin and end a little later than it."""
+    """The parts of a turn outside of sentences. Parts need a minimum length."""
     start = turn.start
     for segment in taken[bisect_left(taken, start, key=lambda segment: segment.end) :]:
         if segment.start >= turn.end:

@@ -56,7 +56,7 @@ def _json(transcript: Transcript, _: FormatOptions) -> str:
 
 
 FORMATS = {
-    "txt": Format(documents.txt, "text/plain", ".txt", "plain text, one sentence a line"),
+    "txt": Format(documents.txt, "text/plain", ".txt", "plain text, one sentence per line"),
     "timed": Format(
         documents.timed, "text/plain", ".timed.txt", "plain text, each sentence after its time"
     ),
@@ -66,9 +66,9 @@ FORMATS = {
         documents.tsv, "text/tab-separated-values", ".tsv", "start and end in milliseconds, text"
     ),
     "rttm": Format(
-        documents.rttm, "text/plain", ".rttm", "turns of the speakers, with overlap, as NIST's RTTM"
+        documents.rttm, "text/plain", ".rttm", "speaker turns with overlap, in NIST's RTTM format"
     ),
-    "json": Format(_json, "application/json", ".json", "everything, as described by schema.json"),
+    "json": Format(_json, "application/json", ".json", "all data, as described by schema.json"),
     "md": Format(
         documents.md, "text/markdown", ".md", "a page with facts, warnings and timed paragraphs"
     ),
@@ -84,7 +84,7 @@ WORD = WordFormat(
 
 
 def exports() -> dict[str, Format | WordFormat]:
-    """The formats of exports on this machine."""
+    """The export formats available on this machine."""
     return {**FORMATS, **({"docx": WORD} if word.is_installed() else {})}
 
 

@@ -53,7 +53,7 @@ def rttm(transcript: Transcript, _: FormatOptions) -> str:
 
 
 def _turns(transcript: Transcript) -> Iterator[tuple[float, float, str]]:
-    """In milliseconds, as in JSON; of channels and tracks the sentences."""
+    """Turns in milliseconds, as in JSON. For channels and tracks, sentences are the turns."""
     for turn in transcript.turns or transcript.segments:
         if turn.speaker:
             yield round(turn.start, 3), round(turn.end, 3), turn.speaker
@@ -107,7 +107,7 @@ def _facts(transcript: Transcript) -> str:
 
 
 def paragraphs(transcript: Transcript) -> Iterator[list[Utterance]]:
-    """Utterances until the speaker changes, a pause, or half a minute."""
+    """Groups of utterances that end at a change of speaker, at a pause, or after half a minute."""
     paragraph: list[Utterance] = []
     for said in utterances(transcript):
         if paragraph and _starts_paragraph(said, paragraph):

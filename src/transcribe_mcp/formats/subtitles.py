@@ -1,7 +1,7 @@
 """Cut words into subtitle cues by configurable rules.
 
-The cuts are a shortest path over the words. Every cue costs something: for being one more, for
-where it ends, for being too short to read. A second shortest path moves starts, so that cues
+The cuts are a shortest path over the words. The cost of a cue counts one more cue, a bad place for
+its end, and missing reading time. A second shortest path moves starts, so that cues
 borrow time from their neighbours. Two rules always hold: cues do not overlap, and no text is lost.
 Where time is short, reading speed, minimum duration and gap yield.
 """
@@ -37,11 +37,11 @@ BREAK_AT_WORD = 3.0
 BREAK_AFTER_LEANING = 5.0  # after "the", "of"
 BREAK_INSIDE = 6.0
 SENTENCE_INSIDE = 1.5  # the end of one sentence and the start of the next in one cue
-TOO_FAST = 1.0  # any of the reading time is missing
+TOO_FAST = 1.0  # some reading time is missing
 TOO_SHORT = 8.0  # times the missing share of it
-UNFAIR = 20.0  # times its square where cues borrow time: the fastest lend little
+UNFAIR = 20.0  # times its square where cues borrow time, so that the fastest lend little
 SHIFTED = 0.5  # times the shift of a start as a share of ``MAX_SHIFT_MS``
-UNEVEN = 0.5  # times the squared fill of the cue: two halves beat a full cue and a rest
+UNEVEN = 0.5  # times the squared fill of the cue, so that two even cues cost less than uneven ones
 # The same for the lines of a cue.
 LINE_BREAK = 0.5
 LINE_UNEVEN = 6.0

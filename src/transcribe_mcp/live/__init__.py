@@ -1,7 +1,7 @@
-"""Live sessions: sound in, text out while it is spoken.
+"""Live sessions: transcribe audio while it is spoken.
 
     front end -> client.LiveProcess -> pipe -> process.py -> session.Session (one for each)
 
-A process of its own holds the model of live sessions. Workers run at a lower priority, so an
-utterance is ahead of batch work without waiting for the batch in progress.
+A separate process holds the model of live sessions. Workers run at a lower priority, so an
+utterance does not wait for the batch in progress.
 """

@@ -1,4 +1,4 @@
-"""The process of live sessions from the outside: front ends start it, and talk to it."""
+"""The front ends' side of the live process: they start it and exchange messages with it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .messages import LiveEvent, LiveSetup
 
 LOG_NAME = "live.log"
 COMMAND = (sys.executable, "-m", "transcribe_mcp.live.process")
-CLOSING_S = 30.0  # for the process, once its input has ended; it may be starting
+CLOSING_S = 30.0  # for the process to exit after its input ended; it may still be starting
 
 OnEvent = Callable[[LiveEvent], None]
 
@@ -32,27 +32,27 @@ class LiveSession:
         self._number = number
 
     def configure(self, setup: LiveSetup, tag: str | None = None) -> None:
-        """Load the model and take sound from now on. ``configured`` or an error answers."""
+        """Load the model and accept audio. The answer is ``configured`` or an error."""
         self._send("configure", setup=setup.to_json(), tag=tag)
 
     def append(self, audio: bytes) -> None:
         self._send("append", audio=base64.b64encode(audio).decode())
 
     def commit(self, tag: str | None = None) -> None:
-        """End the utterance, where the session finds none by itself."""
+        """End the utterance, if the session does not detect ends itself."""
         self._send("commit", tag=tag)
 
     def clear(self) -> None:
-        """Drop the sound that is not committed."""
+        """Drop audio that is not committed."""
         self._send("clear")
 
     def close(self) -> None:
-        """End the session: what is not recognized yet is dropped. ``closed`` answers."""
+        """End the session and drop what is not recognized yet. The answer is ``closed``."""
         self._send("close")
         self._process.closed(self._running)
 
     def finish(self) -> None:
-        """As ``close``, but what was sent is recognized before."""
+        """As ``close``, but recognize everything that was sent first."""
         self._send("finish")
         self._process.closed(self._running)
 
@@ -61,7 +61,7 @@ class LiveSession:
 
 
 class Running:
-    """One run of the process."""
+    """One instance of the process."""
 
     def __init__(self, chosen: Settings, command: Sequence[str]) -> None:
         data_dir = chosen.data_dir.absolute()
@@ -88,13 +88,13 @@ class Running:
 
     def send(self, message: dict[str, Any]) -> None:
         assert self._process.stdin is not None
-        # Without the process, ``ended`` comes for every session.
+        # When the process ends, every session gets ``ended``.
         with self._writing, suppress(OSError, ValueError):
             self._process.stdin.write(json.dumps(message).encode() + b"\n")
             self._process.stdin.flush()
 
     def close(self) -> None:
-        """End the process, and wait for it."""
+        """Stop the process, and wait for it."""
         self._close_input()
         try:
             self._process.wait(CLOSING_S)
@@ -134,7 +134,7 @@ class LiveProcess:
 
     Args:
         chosen: settings; the process stays for ``unload_after_s`` without a session.
-        command: that starts it.
+        command: starts it.
     """
 
     def __init__(self, chosen: Settings, command: Sequence[str] = COMMAND) -> None:
@@ -173,7 +173,7 @@ class LiveProcess:
                 self._idle.start()
 
     def close(self) -> None:
-        """End the process."""
+        """Stop the process."""
         with self._lock:
             self._stop_timer()
             running = self._running
@@ -195,7 +195,7 @@ class LiveProcess:
 
 
 def _apart() -> dict[str, Any]:
-    """Ctrl-C is for the front end, which ends the process then."""
+    """Ignores Ctrl-C: the front end handles it and stops the process."""
     if sys.platform == "win32":
         return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
     return {"start_new_session": True}

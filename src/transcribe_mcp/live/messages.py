@@ -1,4 +1,4 @@
-"""What a front end and the process of live sessions say to each other: one line of JSON each.
+"""Messages between a front end and the live process, one line of JSON each.
 
     {"session": n, "do": "configure", "setup": {...}, "tag": t}
     {"session": n, "do": "append", "audio": base64}
@@ -21,19 +21,19 @@ EMPTY = "input_audio_buffer_commit_empty"
 
 @dataclass(frozen=True, slots=True)
 class LiveSetup:
-    """How a session hears.
+    """The configuration of a session.
 
     Attributes:
         options: of the model and the text.
-        codec: of the sound; see ``media.live_input.LiveFormat``.
+        codec: of the audio; see ``media.live_input.LiveFormat``.
         rate_hz: samples per second.
-        channels: of the sound, which are mixed: 1 or 2.
+        channels: 1 or 2, which are mixed.
         finds_turns: a pause ends an utterance; otherwise only a commit does.
         threshold: probability at which speech begins.
         prefix_s: audio kept before speech.
         silence_s: a pause of this length ends an utterance.
-        is_limited: the session has limits of time and of waiting speech. Without, the sender waits.
-        sound_path: WAV file that gets the sound, or "".
+        is_limited: the session has limits of time and of queued speech. Otherwise the sender waits.
+        sound_path: WAV file for the audio, or "".
     """
 
     options: JobOptions
@@ -67,7 +67,7 @@ class LiveEvent:
         item: number of the utterance, from 1.
         at_s: seconds since the first sample.
         text: new text with ``text``, all of it with ``completed``.
-        seconds: of sound, of an item or of the session's file.
+        seconds: of audio, of an item or of the session's file.
         code, message, hint: of an error.
         tag: of the message that it answers.
     """

@@ -57,16 +57,16 @@ def serve(messages: BinaryIO, output: BinaryIO) -> None:
 
 
 def _note_error(error: BaseException) -> None:
-    note(f"{time.strftime('%Y-%m-%d %H:%M:%S')} a live session fails: {where(error)}")
+    note(f"{time.strftime('%Y-%m-%d %H:%M:%S')} a live session failed: {where(error)}")
 
 
 def main() -> None:
-    """Exits without waiting for the threads of engines."""
+    """Exits without waiting for engine threads."""
     faulthandler.enable()
     share_arenas(usable_cores())
     output = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what libraries print goes to the log
-    with suppress(BrokenPipeError):  # the front end has ended
+    os.dup2(2, 1)  # output of libraries goes to the log
+    with suppress(BrokenPipeError):  # the front end has exited
         serve(sys.stdin.buffer, output)
     os._exit(0)
 

@@ -1,7 +1,7 @@
-"""One live session: it finds utterances in the sound and recognizes them one by one.
+"""One live session: find utterances in the audio and recognize them one by one.
 
-Two threads: one hears, in the order of the messages; the other recognizes. So speech is found at
-its time while the model is at work.
+One thread handles messages and detects speech, the other recognizes. So speech is detected without
+delay while the model is busy.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ from ..speech.regions import Window
 from ..speech.utterances import Found, SpeechStarted, TurnRules, UtteranceFinder
 from .messages import EMPTY, RATE_LIMIT, LiveEvent, LiveSetup
 
-MAX_SESSION_S = 3600.0  # of sound
-MAX_WAITING_S = 30.0  # of speech behind the window that is recognized
+MAX_SESSION_S = 3600.0  # of audio
+MAX_WAITING_S = 30.0  # of speech queued after the window in recognition
 LEAVING_S = 3.0  # for sessions that have just ended
-MAX_MESSAGES = 8  # that wait; then the sender waits
-MANUAL_SILENCE_S = 2.0  # where the client ends utterances, such a pause cuts a window
+MAX_MESSAGES = 8  # queued messages; beyond that the sender waits
+MANUAL_SILENCE_S = 2.0  # if the client ends utterances, such a pause cuts a window
 
 Send = Callable[[LiveEvent], None]
 
 
 class LimitError(Exception):
-    """The session is too long, or its sound comes too fast."""
+    """The session is too long, or its audio arrives too fast."""
 
 
 @dataclass(eq=False, slots=True)
 class Item:
-    """An utterance. Texts wait until it is committed."""
+    """An utterance. Its text is held back until it is committed."""
 
     number: int
     seconds: float = 0.0
@@ -65,10 +65,10 @@ class OneModel:
         self._changed = threading.Condition()
 
     def take(self, session: Session, spec: EngineSpec) -> EngineSpec:
-        """The model for a session until it leaves or takes another one.
+        """The model for a session until it ends or changes the model.
 
         Raises:
-            ModelUnavailableError: other sessions have another one.
+            ModelUnavailableError: other sessions use another one.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._of_others(session) in (None, spec), LEAVING_S)
@@ -76,7 +76,7 @@ class OneModel:
             is_loaded = self.executor.loaded_spec == held
             loaded = self.executor.loaded if is_loaded else held.model
             if held != spec and replace(spec, model=held.model) == held and spec.model == loaded:
-                spec = held  # the same by another name
+                spec = held  # the same model by another name
             if held != spec:
                 raise ModelUnavailableError(
                     f"other live sessions use the model {loaded}, so none can use {spec.model} now",
@@ -139,7 +139,7 @@ class Session:
         self._hearing.join(patience_s)
 
     def _guarded(self, work: Callable[[], None]) -> None:
-        """Run a part of the session; an error ends the session."""
+        """Run a part of the session; an error ends it."""
         try:
             work()
         except LimitError as error:
@@ -148,9 +148,11 @@ class Session:
             self._end(_failure("ended", error))
         except Exception as error:  # noqa: BLE001 - a session must not take the others with it
             self._note(error)
-            self._end(LiveEvent("ended", code="error", message="the session met a defect"))
+            self._end(
+                LiveEvent("ended", code="error", message="the session failed because of a bug")
+            )
 
-    # --- hearing -------------------------------------------------------------------------------
+    # --- detection -----------------------------------------------------------------------------
 
     def _hear(self) -> None:
         while (message := self._messages.get())["do"] not in ("close", "finish"):
@@ -217,13 +219,13 @@ class Session:
             self._send(LiveEvent("error", code=EMPTY, message=text, tag=message.get("tag")))
 
     def _finish(self) -> None:
-        """Recognize what has come until now."""
+        """Recognize all audio so far."""
         self._commit_rest()
         self._windows.put(None)
         self._recognizing.join()
 
     def _commit_rest(self) -> bool:
-        """End the utterance; returns whether there was any sound to commit."""
+        """End the utterance; returns whether there was any audio to commit."""
         self._follow(self._input.finish())
         if not self._n_uncommitted:
             return False
@@ -293,7 +295,9 @@ class Session:
             if not self._setup.is_limited:
                 self._changed.wait_for(lambda: self._has_room(window) or self._is_over)
             elif not self._has_room(window):
-                text = f"more than {MAX_WAITING_S:.0f} s of speech wait; send audio as it is spoken"
+                text = (
+                    f"more than {MAX_WAITING_S:.0f} s of speech are queued; send audio in real time"
+                )
                 raise LimitError(text)
             self._unfinished_s.append(window.duration)
             item.n_waiting += 1
@@ -301,7 +305,7 @@ class Session:
         self._windows.put((self._recognizer, item, window))
 
     def _has_room(self, window: Window) -> bool:
-        """The oldest window does not count: the model is at it, or soon will be."""
+        """The oldest window does not count, because it is or will soon be in recognition."""
         waiting_s = sum(islice(self._unfinished_s, 1, None))
         return not self._unfinished_s or waiting_s + window.duration <= MAX_WAITING_S
 
@@ -328,7 +332,7 @@ class Session:
             self._show(item)
 
     def _show(self, item: Item) -> None:
-        """Send what is new of a committed item."""
+        """Send the new text of a committed item."""
         if not item.is_committed or item.is_dropped or self._is_over:
             return
         for text in filter(None, item.texts[item.n_shown :]):

@@ -107,7 +107,7 @@ class Access:
             raise SourceTooLargeError(
                 f"{source} has {status.st_size / gib:.1f} GiB, "
                 f"more than the limit of {self.max_file_bytes / gib:g} GiB",
-                hint="extract its sound track, or raise TRANSCRIBE_MCP_MAX_FILE_GIB",
+                hint="extract its audio track, or raise TRANSCRIBE_MCP_MAX_FILE_GIB",
             )
         return path
 
@@ -393,7 +393,7 @@ def path_of_uri(uri: str) -> str:
     except ValueError as error:
         raise SourceRefusedError(f"{short(uri)} is not a URL: {error}", hint=_HINT) from error
     if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
-        raise SourceRefusedError(f"{short(uri)} is not a file of this machine", hint=_HINT)
+        raise SourceRefusedError(f"{short(uri)} is not a file on this machine", hint=_HINT)
     path = unquote(parts.path)
     drive = os.name == "nt" and len(path) > 2 and path[2] == ":"
     return path[1:] if drive else path

@@ -2,7 +2,7 @@
 
 The mean of a channel and its inverse is silent; faulty cables and plug-ins do that. Every half
 second the power of the mean is compared with the channels. Where most power is lost, the loudest
-channel is used alone. Channels that are silent beside the others do not count.
+channel is used alone. Channels that are much quieter than the others do not count.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ INVALID = "invalid samples (not a number, infinite or far too loud) became silen
 
 
 class Downmix:
-    """Mixes the pieces of one recording to mono, in order, and notes cancellation."""
+    """Mixes the pieces of one recording to mono, in order, and detects cancellation."""
 
     def __init__(self) -> None:
         self._rest: Samples | None = None

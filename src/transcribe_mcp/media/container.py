@@ -313,6 +313,6 @@ def frames(
 def _require_clear(container: InputContainer, packet: Packet[AudioStream]) -> None:
     if packet.has_sidedata("encryption_info"):
         raise NotMediaError(
-            f"{container.name.removeprefix('file:')}: its sound is encrypted (DRM)",
+            f"{container.name.removeprefix('file:')}: its audio is encrypted (DRM)",
             hint="get a copy without it from the player or shop",
         )

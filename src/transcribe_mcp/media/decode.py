@@ -120,7 +120,7 @@ def read_blocks(
     notices: list[Notice] | None = None,
     levels: Levels | None = None,
 ) -> Generator[Samples, None, None]:
-    """Decode a recording in order, in blocks of exactly ``block_s`` seconds but for the last.
+    """Decode a recording in order, in blocks of exactly ``block_s`` seconds except the last.
 
     Args:
         sound: from ``find``, or a path for the default track of a file.
@@ -195,7 +195,7 @@ def decoded_blocks(
     if not is_shaped or samples.dtype.kind != "f":
         raise UsageError(
             f"samples have the shape {samples.shape} and the type {samples.dtype}",
-            hint="give floating-point numbers within ±1, 16,000 a second, "
+            hint="give floating-point samples within ±1, 16,000 a second, "
             "of shape (n,) or (n, channels)",
         )
     if not len(samples):
@@ -234,7 +234,7 @@ def _sound(block: Samples, at_s: float, findings: Findings) -> Samples:
 
 
 def _note_missing_end(sound: Sound, done_s: float, findings: Findings) -> None:
-    """Note a missing end: truncated files often decode without an error.
+    """Report a missing end: truncated files often decode without an error.
 
     Durations are estimates, so only a large missing part counts. Ignores durations from broken
     timestamps, and those that belong to the video.
@@ -248,7 +248,7 @@ def _note_missing_end(sound: Sound, done_s: float, findings: Findings) -> None:
         and not plays_on_after(sound.media, done_s, margin_s)
     )
     if is_short or (sound.parts.notice is None and _is_cut_off_wav(sound.media.path)):
-        findings.add("source_damaged", done_s, "the recording ends, and its header promised more")
+        findings.add("source_damaged", done_s, "the recording ends earlier than its header says")
 
 
 def _is_cut_off_wav(path: Path) -> bool:

@@ -72,7 +72,7 @@ class Clock:
         return cls(float(stream.time_base or 0), origin_s, findings, base_s)
 
     def at(self, stream_s: float | None) -> float:
-        """Recording time of a stream timestamp, or of now for ``None``."""
+        """Recording time of a stream timestamp; ``None``: the current time."""
         own_s = self.now_s if stream_s is None else stream_s - self._origin_s
         return self._base_s + max(0.0, own_s)
 
@@ -86,11 +86,11 @@ class Clock:
         if 0 < gap_s <= self._silence_left_s:
             self._silence_left_s -= gap_s
             if self.now_s or gap_s > DECODER_DELAY_S:
-                what = f"{gap_s:.2f} s without sound were kept as silence"
+                what = f"{gap_s:.2f} s without audio were kept as silence"
                 self._findings.add("gap_filled", self._base_s + self.now_s, what)
             return self.now_s + gap_s
         self._shift_s -= gap_s
-        what = f"the timestamps jump by {gap_s:+.1f} s; read on without"
+        what = f"the timestamps jump by {gap_s:+.1f} s; ignored"
         self._findings.add("timestamps_ignored", self._base_s + self.now_s, what)
         return self.now_s
 
@@ -123,7 +123,7 @@ def serial(
             todo = more
     if not done_samples and "source_damaged" in findings.counts:
         raise NotMediaError(
-            f"{parts[0].path}: nothing of its sound could be decoded",
+            f"{parts[0].path}: none of its audio could be decoded",
             hint="the file may be damaged, or not a recording",
         )
 
@@ -184,7 +184,7 @@ def _on_the_clock(
 def _usable_frames(
     container: InputContainer, stream: AudioStream, clock: Clock, findings: Findings
 ) -> Iterator[AudioFrame]:
-    """Yield frames with samples and note damage. Stops where another file's format begins."""
+    """Yield frames with samples and report damage. Stops where another file's format begins."""
     failed_s: list[float] = []  # times of failures since the last good frame
     first_format: FrameFormat | None = None
 
@@ -203,7 +203,7 @@ def _usable_frames(
             break
         yield frame
     if failed_s:
-        message = "the recording breaks off: the rest cannot be decoded"
+        message = "the rest of the recording cannot be decoded"
         findings.add("source_damaged", clock.at(None), message)
 
 

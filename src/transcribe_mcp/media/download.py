@@ -35,7 +35,7 @@ REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 IsAllowed = Callable[[str], bool]
 
-_DIRECT = "give the address of the media file itself, as http:// or https://"
+_DIRECT = "give the URL of the media file itself, with http:// or https://"
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
@@ -94,7 +94,7 @@ def require_url(url: str) -> SplitResult:
         raise SourceRefusedError(f"{shown} is not an http:// or https:// URL", hint=_DIRECT)
     if parts.username is not None or parts.password is not None:
         raise SourceRefusedError(
-            "the address holds a user name or password", hint="download the file yourself"
+            "the URL contains a user name or password", hint="download the file yourself"
         )
     return parts
 
@@ -176,7 +176,7 @@ def _redirected(url: str, answer: http.client.HTTPResponse) -> str:
     target = urljoin(url, answer.getheader("Location", ""))
     if urlsplit(url).scheme == "https" and urlsplit(target).scheme != "https":
         raise SourceRefusedError(
-            f"{urlsplit(url).hostname} redirects to an insecure address", hint=_DIRECT
+            f"{urlsplit(url).hostname} redirects to an insecure URL", hint=_DIRECT
         )
     return target
 
@@ -186,7 +186,7 @@ def _require_media(answer: http.client.HTTPResponse, parts: SplitResult) -> str:
     if answer.status != 200:
         raise SourceFetchError(
             f"{parts.hostname} answers {answer.status} {answer.reason}",
-            hint="check the address; pages behind a login cannot be fetched",
+            hint="check the URL; pages behind a login cannot be downloaded",
         )
     kind = answer.headers.get_content_type()
     if kind in ("text/html", "application/xhtml+xml"):
@@ -234,5 +234,5 @@ def require_size(n_bytes: int, limits: FetchLimits) -> None:
         limit = limits.max_bytes / 1024**3
         raise SourceTooLargeError(
             f"the recording is larger than the limit of {limit:g} GiB",
-            hint="raise TRANSCRIBE_MCP_MAX_FILE_GIB, or download it and extract its sound track",
+            hint="raise TRANSCRIBE_MCP_MAX_FILE_GIB, or download it and extract its audio track",
         )

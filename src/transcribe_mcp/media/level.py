@@ -1,5 +1,5 @@
-"""Amplify very quiet audio before voice detection, which fails at -60 dB where Whisper still hears
-every word.
+"""Amplify very quiet audio before voice detection, which fails at -60 dB, where Whisper still
+recognizes every word.
 
 The level of a minute is that of its loudest second, so clicks and pauses do not count. A minute is
 amplified if that second is very quiet and stands out from the rest, as speech does and steady noise

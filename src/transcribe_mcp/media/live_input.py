@@ -14,7 +14,7 @@ from av.audio.frame import AudioFrame
 from .resampler import SAMPLE_RATE_HZ, Resampler, Samples
 
 PIECE_S = 0.016  # half a frame of voice detection
-CHUNK_S = 1.0  # resampled at once, of a long message
+CHUNK_S = 1.0  # maximum length resampled at once
 PCM = "pcm_s16le"
 CODECS = (PCM, "pcm_mulaw", "pcm_alaw")  # FFmpeg's names
 _BYTES = {PCM: 2}
@@ -22,12 +22,12 @@ _BYTES = {PCM: 2}
 
 @dataclass(frozen=True, slots=True)
 class LiveFormat:
-    """Of a stream without a header.
+    """The format of a stream without a header.
 
     Attributes:
-        codec: one of ``CODECS``: 16 bits, or G.711 with one byte for a sample.
+        codec: one of ``CODECS``: 16 bits, or G.711 with one byte per sample.
         rate_hz: samples per second.
-        channels: 1, or 2 in turn, which are mixed.
+        channels: 1, or 2 interleaved, which are mixed.
     """
 
     codec: str = PCM
@@ -41,7 +41,7 @@ class LiveFormat:
 
 
 class LiveInput:
-    """Decodes and resamples a stream. What it holds back is at most 2 × ``PIECE_S``."""
+    """Decodes and resamples a stream. It buffers at most 2 × ``PIECE_S``."""
 
     def __init__(self, form: LiveFormat) -> None:
         self._form = form
@@ -64,7 +64,7 @@ class LiveInput:
         return self._joined(piece for chunk in chunks for piece in self._resample(chunk))
 
     def finish(self) -> Samples:
-        """The samples that were held back; the next ones begin a new stream."""
+        """Return the buffered samples; the next ones start a new stream."""
         resampler = self._resampler
         self._resampler = None
         self._n_samples = 0
@@ -84,7 +84,7 @@ class LiveInput:
 
 
 class WavFile:
-    """A WAV file of samples at 16 kHz, mono, 16 bits. It is whole once it is closed."""
+    """A WAV file of samples at 16 kHz, mono, 16 bits. It is complete once closed."""
 
     def __init__(self, path: str) -> None:
         self._file = wave.open(path, "wb")  # noqa: SIM115 - see close

@@ -1,4 +1,4 @@
-"""Sound on standard input as it comes: a WAV file, or samples without a header."""
+"""Audio on standard input as it arrives: a WAV file, or raw samples."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from .stdin import require_pipe
 
 BLOCK_FRAMES = 1024
 SAMPLE_BYTES = 2
-# How files of other formats begin, which would be heard as noise.
+# Signatures of other file formats, which would decode as noise.
 COMPRESSED = (b"fLaC", b"ID3", b"OggS", b"\x1aE\xdf\xa3", b"FORM", b"caff")
 
 
 @dataclass(frozen=True, slots=True)
 class LiveStdin:
-    """What standard input holds: 16 bits, in blocks as they come."""
+    """Samples of 16 bits from standard input, in blocks as they arrive."""
 
     rate_hz: int
     channels: int
@@ -39,7 +39,7 @@ def open_stdin(rate_hz: int) -> LiveStdin:
     """
     require_pipe()
     source = cast("BufferedReader", sys.stdin.buffer)
-    # Before the first bytes come, nothing is known. A pipe gives what it has.
+    # The format is unknown before the first bytes. A pipe returns what it has.
     head = source.peek(8)[:8]
     if not head:
         raise NoAudioError(
@@ -62,7 +62,7 @@ def open_stdin(rate_hz: int) -> LiveStdin:
 
 def _unusable(reason: str) -> NotMediaError:
     return NotMediaError(
-        f"the sound on standard input cannot be used: {reason}",
-        hint="convert it on the way: ffmpeg -i SOURCE -f wav -ac 1 -ar 16000 - | "
+        f"the audio on standard input cannot be used: {reason}",
+        hint="convert it first: ffmpeg -i SOURCE -f wav -ac 1 -ar 16000 - | "
         "transcribe-mcp listen -",
     )

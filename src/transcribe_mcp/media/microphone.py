@@ -1,4 +1,4 @@
-"""Sound from a microphone as it comes, through PortAudio."""
+"""Audio from a microphone, through PortAudio."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Microphone:
     Attributes:
         name: of the device.
         rate_hz: its samples per second.
-        blocks: of samples with 16 bits, one channel; they never end.
+        blocks: samples of 16 bits, one channel; endless.
     """
 
     name: str
@@ -33,7 +33,7 @@ def open_microphone(name: str = "") -> Iterator[Microphone]:
     """The microphone whose name contains ``name``, or the default one, until the block ends.
 
     Raises:
-        SourceUnreadableError: there is none, or its library is missing.
+        SourceUnreadableError: no microphone, or its library is missing.
     """
     sounddevice = _library()
     blocks: Queue[bytes] = Queue()
@@ -66,7 +66,7 @@ def _library() -> Any:
     except ImportError as error:
         raise SourceUnreadableError(
             f"the microphone needs the package sounddevice: {error}",
-            hint="pip install 'transcribe-mcp[live]', or pipe sound into: transcribe-mcp listen -",
+            hint="pip install 'transcribe-mcp[live]', or pipe audio into: transcribe-mcp listen -",
         ) from error
     except OSError as error:  # PortAudio itself
         raise SourceUnreadableError(

@@ -52,7 +52,7 @@ def require_object(url: str) -> str:
     hint = f"give one object, such as {scheme.lower()}://bucket/talks/monday.mp3"
     if "@" in bucket:
         raise SourceRefusedError(
-            "the address holds a user name or password",
+            "the URL contains a user name or password",
             hint="leave it out; credentials come from the environment or from profiles",
         )
     if len(rest) > MAX_URL_CHARS or not rest.isprintable():
@@ -116,7 +116,7 @@ def fetch_object(
 
     Raises:
         SourceTooLargeError: larger than the limit.
-        SourceFetchError: incomplete, changed meanwhile, or no room; or see ``object_signature``.
+        SourceFetchError: incomplete, changed meanwhile, or no space; or see ``object_signature``.
     """
     size_bytes = int(signature.partition(":")[0])
     require_size(size_bytes, limits)
@@ -209,7 +209,7 @@ def _other(url: str, error: Exception) -> TranscribeError:
         return SourceUnreadableError(
             f"{url}: no credentials ({kind})",
             hint="set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
-            "or what your storage takes in their place",
+            "or the equivalent settings of your storage",
         )
     if kind == "FileExpired":
         return SourceFetchError(f"{url} was replaced while it was read", hint="try again")

@@ -1,7 +1,7 @@
 """Find the parts of files that hold more audio than FFmpeg reads; each part is opened separately.
 
-* WAV: an interrupted recorder, or more than 4 GiB, leaves a header that promises less than the file
-holds. There may be several ``data`` chunks, or several files in a row. Metadata after the audio is
+* WAV: an interrupted recorder, or more than 4 GiB, leaves a header with too small a
+size. There may be several ``data`` chunks, or several files in a row. Metadata after the audio is
 skipped.
 * Ogg: a chain of links, each with its own headers. FFmpeg reads on with the first link's rate.
 * FLAC: several files in a row. FFmpeg loses those with another format.
@@ -83,7 +83,7 @@ def _chain(media: Media, begins: Sequence[int], what: str) -> Parts:
 
 
 def _several(n: int, what: str) -> Notice:
-    return Notice("several_parts", f"The file holds {n} {what} one after the other; all were read.")
+    return Notice("several_parts", f"The file holds {n} {what} in a row; all were read.")
 
 
 # --- WAV ------------------------------------------------------------------------------------------
@@ -151,9 +151,7 @@ def _wav_parts(media: Media) -> Parts:
     notice = None
     if any(sound.end > sound.read_to for _, sound in sounds):
         figures = f" ({seconds - more_s:.1f} s of {seconds:.1f} s)" if more_s else ""
-        message = (
-            f"The header promises less sound than the file holds{figures}: it was read to its end."
-        )
+        message = f"The file has more audio than its header says{figures}; all of it was read."
         notice = Notice("header_corrected", message)
     elif len(sounds) > 1:
         notice = _several(len(sounds), "WAV files" if len(wavs) > 1 else "chunks of sound")

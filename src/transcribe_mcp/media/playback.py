@@ -1,7 +1,7 @@
-"""What a browser needs to play a recording: a copy that it can seek, and the peaks of the wave.
+"""What a browser needs to play a recording: a seekable copy, and the peaks of the waveform.
 
-Both are on the clock of the transcript, because they come from the samples that engines hear. A
-clip is a part of such a file, for viewers that get sound through messages.
+Both are on the clock of the transcript, because they come from the samples that engines get. A
+clip is a part of such a file, for viewers that get audio through messages.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MAX_SHIFT_S = 0.03  # between the clock of the file and that of the transcript
 PEAK_SAMPLES = SAMPLE_RATE_HZ // PEAKS_PER_S
 
 # Format and codec of files that browsers play and seek exactly -> media type. MP3 is not among
-# them: browsers guess positions in files of a variable bit rate.
+# them: browsers estimate positions in files with a variable bit rate.
 _PLAYED = {
     ("wav", "pcm_s16le"): "audio/wav",
     ("flac", "flac"): "audio/flac",
@@ -44,7 +44,7 @@ def played_type(path: Path) -> str | None:
     """The media type of a file that browsers play as it is; ``None`` if they need a copy.
 
     Raises:
-        SourceError: it cannot be opened, or has no sound.
+        SourceError: it cannot be opened, or has no audio.
     """
     sound = find(path)
     if len(sound.parts.media) > 1:
@@ -101,12 +101,14 @@ def clip(path: Path, start_s: float, duration_s: float) -> bytes:
         path: a file that browsers play as it is, see ``played_type``.
 
     Raises:
-        SourceError: it cannot be opened, or has no sound.
+        SourceError: it cannot be opened, or has no audio.
     """
     samples = _part(path, start_s, duration_s)
     target = io.BytesIO()
     with av.open(target, "w", format="ogg") as container:
-        options = {"compression_level": "5"}  # twice as fast as the best, and heard as the same
+        options = {
+            "compression_level": "5"
+        }  # twice as fast as the best quality, without an audible difference
         stream = container.add_stream("libopus", CLIP_RATE_HZ, options, layout="mono")
         stream.bit_rate = CLIP_BITS_PER_S
         if samples.size:

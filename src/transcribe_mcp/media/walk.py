@@ -119,7 +119,7 @@ class Walk:
                     folder = short(str(directory.folder))
                     raise UsageError(
                         f"{folder} has more than {MAX_DEPTH} levels of directories below it",
-                        hint="name a directory farther down",
+                        hint="name a directory further down",
                     )
                 try:
                     below = directory.below(entry.name)
@@ -141,8 +141,8 @@ class Walk:
                     entries.append(entry)
                     if len(entries) > self._entries_left:
                         raise UsageError(
-                            f"more than {MAX_ENTRIES} files would have to be looked at",
-                            hint="name a smaller directory, or a pattern that begins farther down",
+                            f"more than {MAX_ENTRIES} directory entries would have to be searched",
+                            hint="name a smaller directory, or a pattern that begins further down",
                         )
                     if len(entries) % CHECK_ENTRIES == 0:
                         self._look_up()
@@ -155,8 +155,8 @@ class Walk:
         self._check()
         if time.monotonic() > self._deadline:
             raise UsageError(
-                f"looking through the directories took more than {MAX_WALK_S:g} s",
-                hint="name a smaller directory, or a pattern that begins farther down",
+                f"searching the directories took more than {MAX_WALK_S:g} s",
+                hint="name a smaller directory, or a pattern that begins further down",
             )
 
     def _skip(self, directory: Path, error: OSError) -> None:

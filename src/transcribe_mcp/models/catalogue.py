@@ -1,4 +1,4 @@
-"""The catalogue of Whisper models, and the hardware requirements that ``auto`` goes by.
+"""The catalogue of Whisper models, and the hardware requirements for ``auto``.
 
 Data only: no access to disk or network.
 

@@ -235,7 +235,8 @@ def _check_sizes(file: Path, n_mels: int, *positions: int | None) -> None:
     if n_mels not in MELS:
         supported = " or ".join(map(str, MELS))
         raise ModelFormatError(
-            f"{file}: the model takes {n_mels} mel bands, Whisper models {supported}", hint=_AGAIN
+            f"{file}: the model has {n_mels} mel bands, but Whisper models have {supported}",
+            hint=_AGAIN,
         )
     for (name, expected), found in zip(POSITIONS.items(), positions, strict=True):
         if found != expected:
@@ -249,7 +250,7 @@ def _check_features(directory: Path, n_mels: int) -> None:
     declared = read_json(file).get("feature_size")
     if declared is not None and declared != n_mels:
         raise ModelFormatError(
-            f"{file}: feature_size is {declared!r}, but the model takes {n_mels} mel bands",
+            f"{file}: feature_size is {declared!r}, but the model has {n_mels} mel bands",
             hint="copy preprocessor_config.json from the base model",
         )
 

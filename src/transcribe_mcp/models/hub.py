@@ -1,6 +1,6 @@
-"""The Hugging Face Hub: listing repositories, downloads, the cache.  [door: huggingface_hub]
+"""The Hugging Face Hub: listing repositories, downloads, the cache.  [uses huggingface_hub]
 
-Files lie in the cache that all Hub tools share, in its documented layout: ``blobs/<checksum>``,
+Files are in the cache that all Hub tools share, in its documented layout: ``blobs/<checksum>``,
 links to them as ``snapshots/<commit>/<name>``, and the commit in ``refs/main``. Downloads are
 implemented here, because huggingface_hub 2 deletes partial files on interruption and verifies no
 checksums. Here a download resumes, also in a later process, and a file is kept only with the

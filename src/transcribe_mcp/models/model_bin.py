@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ..errors import ModelFormatError
 
 _AGAIN = "download or convert the model again"
-_SUPPORTED_VERSIONS = (5, 6)  # CTranslate2 itself judges other versions
+_SUPPORTED_VERSIONS = (5, 6)  # CTranslate2 itself checks other versions
 # In the order of CTranslate2's type numbers; bfloat16 as its bits.
 _TYPES = {
     "float32": "<f4",
@@ -114,7 +114,7 @@ def _text(stream: BinaryIO) -> str:
 
 
 def require_finite(file: Path, variables: dict[str, Variable]) -> None:
-    """Refuse weights that are infinite or NaN: CTranslate2 would compute nonsense with them.
+    """Refuse weights that are infinite or NaN: CTranslate2 would use them without an error.
 
     Raises:
         ModelFormatError: the file has such a weight.

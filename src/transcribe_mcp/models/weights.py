@@ -1,5 +1,5 @@
-"""Hugging Face Whisper weights -> CTranslate2's ``model.bin``.  [door: ctranslate2's model
-specification]
+"""Hugging Face Whisper weights -> CTranslate2's ``model.bin``.  [uses ctranslate2's
+model specification]
 
 Each tensor is read from the mapped file when it is written. So the peak memory is that of the
 largest tensor. Neither torch nor transformers is needed.

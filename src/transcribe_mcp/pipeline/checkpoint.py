@@ -1,6 +1,6 @@
-"""What was heard in windows: sentences are made of it, and checkpoints keep it.
+"""Results of windows, for sentences and checkpoints.
 
-The JSON form is for checkpoints only. It is exact: every float comes back as it was.
+The JSON form is for checkpoints only. It is exact: every float is restored unchanged.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from ..speech.regions import SAMPLE_RATE_HZ
 from .language_vote import Vote
 from .quality_rules import ScoredResult, is_repetitive
 
-# A digit or two said again and again, however they are grouped: how often is hard to hear.
+# One or two repeated digits in any grouping: their number is hard to recognize.
 REPEATED_DIGITS = re.compile(r"([1-9]\d?)(?:[-, ]*\1){4,}")
-CODEC = 3  # version of the JSON form; earlier ones held batches by their number
+CODEC = 3  # version of the JSON form; earlier ones stored batches by number
 OVERLAP_S = 0.01  # windows that share more audio are alternatives
 
 
 @dataclass(frozen=True, slots=True)
 class PartResult:
-    """One window's words on the original clock, and how well they were heard."""
+    """The words of one window on the original clock, and their quality."""
 
     start: float
     words: tuple[Word, ...]
@@ -42,12 +42,12 @@ Key = tuple[int, float, int]
 
 @dataclass(frozen=True, slots=True)
 class WindowResult:
-    """What was heard in one window: nothing in silence, several parts where the window was cut.
+    """The result of one window: no parts in silence, several if the window was cut.
 
     Attributes:
         voice: the pass over the recording; see ``voices``.
-        n_samples: of the window. With voice and start it identifies the window in any run.
-        number: its place among the windows of its voice; -1 in earlier checkpoints.
+        n_samples: length of the window. With voice and start it identifies the window in any run.
+        number: index among the windows of its voice; -1 in earlier checkpoints.
     """
 
     voice: int
@@ -71,7 +71,7 @@ class WindowResult:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Results of some windows of one voice, and the language that was decided by then."""
+    """Results of some windows of one voice, and the language decided so far."""
 
     voice: int
     windows: tuple[WindowResult, ...]
@@ -89,7 +89,7 @@ class Checkpoint:
             ],
             "vote": [vote.language, vote.probability, [[n.code, n.message] for n in vote.notices]],
         }
-        # For JSON, NumPy's numbers are not floats.
+        # JSON does not accept NumPy's numbers.
         return json.dumps(data, ensure_ascii=False, default=float)
 
     @classmethod
@@ -109,7 +109,7 @@ class Checkpoint:
 
 
 class Restored:
-    """What the checkpoints of earlier runs hold. A later window replaces the earlier ones that it
+    """The checkpoints of earlier runs. A later window replaces the earlier ones that it
     overlaps.
     """
 
@@ -150,9 +150,9 @@ class Restored:
 
     @property
     def settled(self) -> list[PartResult]:
-        """In order, up to the first window that is missing: later ones only add to it.
+        """In order, up to the first missing window, so that later calls only add to it.
 
-        With several voices, nothing is settled before the end.
+        With several voices, empty until the end.
         """
         by_number = {window.number: window for window in self.windows.values()}
         if set(self.votes) - {0}:
@@ -176,14 +176,14 @@ class CheckpointStore(Protocol):
         """All that was saved, in order. Called once, before the first ``save``."""
 
     def save(self, text: str) -> None:
-        """Keep the results of some windows."""
+        """Save the results of some windows."""
 
     def keep_speakers(self, evidence: bytes) -> None:
-        """Keep what was heard of the speakers, to name them again without the audio."""
+        """Save the evidence of the speakers, to detect them again without the audio."""
 
 
 def to_segments(heard: Sequence[PartResult], *, keep_words: bool) -> Iterator[Segment]:
-    """Windows in order -> sentences over their borders, those of each channel by themselves."""
+    """Windows in order -> sentences across window boundaries, separately for each channel."""
     by_speaker: dict[str | None, list[PartResult]] = {}
     for window in heard:
         if window.words:
@@ -197,9 +197,9 @@ def to_segments(heard: Sequence[PartResult], *, keep_words: bool) -> Iterator[Se
 
 
 def sentences(heard: Sequence[PartResult], *, keep_words: bool) -> Iterator[Segment]:
-    """Windows in order -> sentences over their borders.
+    """Windows in order -> sentences across window boundaries.
 
-    Each has the quality of the window in which it begins.
+    Each gets the quality values of the window in which it begins.
     """
     words = [word for window in heard for word in window.words]
     window_of_word = [window for window in heard for _ in window.words]
@@ -248,9 +248,7 @@ def _from_row(row: dict[str, Any]) -> PartResult:
 
 
 def doubts(heard: Sequence[PartResult]) -> Iterator[Notice]:
-    """Windows that still break a rule, and repetitions that were believed: their words are kept,
-    and named.
-    """
+    """Notices about windows that still break a rule, and about repetitions that were kept."""
     for window in heard:
         judged = window.judged
         start = _clock(window.start)
@@ -264,8 +262,8 @@ def doubts(heard: Sequence[PartResult]) -> Iterator[Notice]:
                 yield Notice("repeated_words", message)
         elif not judged.fits and judged.failure == "repetition":
             message = (
-                f"from {start} on the model repeated itself beyond what the speech can hold: "
-                "repeats were left out"
+                f"from {start} on the model repeated itself more often than fits the speech; "
+                "repeats were removed"
             )
             yield Notice("doubtful_repetition", message)
         elif judged.failure == "speech_without_words":

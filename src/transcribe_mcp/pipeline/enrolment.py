@@ -22,7 +22,7 @@ from .speaker_pass import SpeakerPass
 from .voices import voices_of
 
 BLOCK_S = 300.0
-ONE_PERSON = 0.72  # cosine from which two voices of a clip are one person
+ONE_PERSON = 0.72  # cosine above which two voices of a clip are one person
 MIN_CLIP_S = 2.0  # of the clip of an expected person
 MAX_CLIP_S = 10.0
 SLACK_S = 0.1  # the padding of codecs
@@ -87,7 +87,7 @@ def _short_print(name: str, path: Path, threads: int) -> VoicePrint:
 
 
 def _n_voices(voices: Array) -> int:
-    """How many persons are heard: one person's voice may be found twice in a short clip.
+    """Number of persons; one person's voice may be found twice in a short clip.
 
     Args:
         voices: (n, 192), of length 1.
@@ -102,7 +102,7 @@ def _n_voices(voices: Array) -> int:
 
 
 def evidence_of_clip(path: Path, options: Options, progress: Progress = no_progress) -> Evidence:
-    """What is heard of the speakers of a recording. Raises as ``print_of_clip``."""
+    """The evidence of a recording's speakers. Raises as ``print_of_clip``."""
     voices = voices_of(path, options, [])
     if len(voices) > 1:
         message = f"{path} has {len(voices)} channels or tracks to add"

@@ -1,4 +1,4 @@
-"""A recording -> windows, in threads of its own: reading and voice detection overlap with
+"""A recording -> windows, in separate threads, so that reading and voice detection overlap with
 everything else.
 """
 
@@ -27,20 +27,20 @@ from ..speech.regions import Loudness, Region, RegionFinder, Window, WindowCutte
 from .speaker_pass import SpeakerPass
 from .voices import Voice
 
-BLOCK_S = 300.0  # read and searched for speech at once by the CPU; sets the memory, not the result
-DECODED_BLOCK_S = 600.0  # for a detector on a device, of samples in memory: it takes hardly longer
+BLOCK_S = 300.0  # length of a block on the CPU; affects memory, not the result
+DECODED_BLOCK_S = 600.0  # for a detector on a device and samples in memory: takes hardly longer
 CPU_AHEAD_S = 2 * BLOCK_S
-DEVICE_AHEAD_S = 1800.0  # a device has larger batches
+DEVICE_AHEAD_S = 1800.0  # devices have larger batches
 
 
 @dataclass(slots=True)
 class Run:
-    """What is gathered while one voice of a recording goes through."""
+    """What one pass over a recording collects."""
 
     voice: Voice
     options: Options
     progress: Progress
-    duration_s: float | None  # the container's claim, until all of it is read
+    duration_s: float | None  # from the container, until everything is read
     speakers: SpeakerPass | None = None
     notices: list[Notice] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
@@ -81,9 +81,7 @@ class Feeder:
         self._thread.start()
 
     def close(self) -> None:
-        """Also after Ctrl-C while the thread starts: it must not be at work when the interpreter
-        ends.
-        """
+        """Also after Ctrl-C while the thread starts: it must not run when the interpreter exits."""
         if not self._recording.is_done:
             self._recording.fail(CancelledError("the recording was closed"))
         if self._thread.is_alive():
@@ -146,5 +144,5 @@ def _blocks(
     readers = threads if run.options.threads else cores_beside_gpu(threads)
     if run.voice.is_decoded:
         return run.voice.blocks(max(detector.block_s, DECODED_BLOCK_S), readers, run.notices)
-    # While the device works on one block, the next two are read.
+    # The next two blocks are read while the device processes one.
     return Prefetcher(run.voice.blocks(detector.block_s, readers, run.notices), 2)

@@ -19,14 +19,12 @@ Detect = Callable[[], Sequence[Mapping[str, float]]]
 
 SURE = 0.8  # a language probability that counts as certain
 UNSURE = 0.5  # below this another language is more likely than not
-MIXED_SHARE = 0.2  # of the speech that is surely in another language: worth a word
+MIXED_SHARE = 0.2  # share of speech in another language that is worth a notice
 
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """What was decided about a recording's language so far: ``None`` while nothing was, or nothing
-    had to be.
-    """
+    """The decision about a recording's language so far; ``None`` if there is none."""
 
     language: str | None
     probability: float | None
@@ -34,11 +32,10 @@ class Vote:
 
 
 class LanguageDecider:
-    """Says for each batch which language its windows are in.
+    """Decides the language of the windows of each batch.
 
-    A fixed language is taken as it is. Otherwise the windows of the first batch vote, each with the
-    probabilities that the engine gives it times its speech; ``multilingual`` asks for every window
-    by itself.
+    A given language is used unchanged. Otherwise the windows of the first batch vote, each with its
+    probabilities times its seconds of speech; ``multilingual`` decides for each window.
     """
 
     def __init__(self, requested: str, info: EngineInfo, *, multilingual: bool) -> None:
@@ -60,7 +57,7 @@ class LanguageDecider:
         return Vote(self.language, self.probability, tuple(self.notices))
 
     def take(self, vote: Vote) -> None:
-        """Go on from what was decided when the same recording was begun before."""
+        """Continue with the decision of an earlier run on the same recording."""
         self.language = vote.language
         self.probability = vote.probability
         self.notices = list(vote.notices)
@@ -111,7 +108,7 @@ class LanguageDecider:
             self.notices.append(Notice("languages_mixed", message))
         elif self.probability < UNSURE:
             message = (
-                f"the language is taken for {self.language} with a probability of only "
+                f"the language was detected as {self.language} with a probability of only "
                 f"{self.probability:.2f}"
             )
             self.notices.append(Notice("language_uncertain", message))

@@ -1,4 +1,4 @@
-"""Windows of a live session -> text, one by one, as they come."""
+"""Windows of a live session -> text, one by one, as they arrive."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from .recognize import RecognizeStage
 
 CONTEXT_S = 30.0  # older text is not context
 CONTEXT_CHARS = 300
-MAX_CONTEXT_TEMPERATURE = 0.5  # as openai-whisper: a text that was sampled misleads the next
+MAX_CONTEXT_TEMPERATURE = 0.5  # as in openai-whisper: sampled text misleads the next window
 
 
 class LiveRecognizer:
     """Recognizes the windows of one session with a shared executor. Used by one thread.
 
-    Each window has the text before it as its prompt. Where the language is ``auto``, each window
-    has its own if the model is sure, else that of the first.
+    The preceding text is the prompt of each window. With language ``auto``, each window has its own
+    language if the model is sure, else that of the first.
     """
 
     def __init__(self, executor: Executor, spec: EngineSpec, options: Options) -> None:
@@ -50,7 +50,7 @@ class LiveRecognizer:
         self._decider = LanguageDecider(self._options.language, info, multilingual=is_open)
 
     def close(self) -> None:
-        """The model need not stay loaded any more."""
+        """The model may be unloaded."""
         if self._held is not None:
             self._held.close()
 

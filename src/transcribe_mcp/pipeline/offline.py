@@ -1,4 +1,4 @@
-"""The flow: media -> speech -> windows -> model -> words -> sentences -> transcript."""
+"""The pipeline: media -> speech -> windows -> model -> words -> sentences -> transcript."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ def transcribe(
     Raises:
         SourceError: the recording cannot be used.
         UsageError: the options contradict each other or the engine, or name an unknown voice.
-        VoiceStoreError: known voices are asked for, and their file cannot be read.
-        EngineFailedError: the engine broke down.
+        VoiceStoreError: known voices are requested, and their file cannot be read.
+        EngineFailedError: the engine failed.
     """
     options = options or Options()
-    VoiceStore(settings().data_dir).chosen(options.voices)  # before the work: are they known?
+    VoiceStore(settings().data_dir).chosen(options.voices)  # fail early if one is unknown
     executor = engine if isinstance(engine, Executor) else Executor.of(engine)
     with (
         closing(executor.open(Claim(is_durable=checkpoints is not None))) as recording,
@@ -85,7 +85,7 @@ def transcribe_at(
     checkpoints: CheckpointStore | None,
     show_text: ShowText = show_no_text,
 ) -> Transcript:
-    """As ``transcribe``, with a recording that is open at an executor."""
+    """As ``transcribe``, for a recording that is open in an executor."""
     recording.load()
     refuse_unsupported(options, recording.info)
     source = Path(source) if isinstance(source, str) else source
@@ -96,7 +96,7 @@ def transcribe_at(
     passes = []
     with ExitStack() as stack:
         diarizer = None
-        if options.diarize and len(voices) == 1:  # channels and tracks have names already
+        if options.diarize and len(voices) == 1:  # channels and tracks already have names
             threads = options.threads or usable_cores()
             diarizer = stack.enter_context(closing(SpeakerPass(recording.info.device, threads)))
         elif options.voices != NONE:
@@ -111,7 +111,7 @@ def transcribe_at(
         heard = sorted((part for one in passes for part in one.heard), key=lambda part: part.start)
         speakers = _speakers(heard, diarizer, passes, checkpoints, expected)
     if n_unused := restored.n_discarded + len(restored.windows):
-        message = f"{n_unused} checkpoints were of other windows; that audio was decoded again"
+        message = f"{n_unused} checkpoints belong to other windows; that audio was decoded again"
         passes[0].run.notices.append(Notice("checkpoints_differ", message))
     notices += speakers.notices
     decoding = passes[0].stage.group.options
@@ -137,12 +137,12 @@ def _speakers(
                 checkpoints.keep_speakers(evidence.dumps())
             known = _known_voices(options, run.notices)
             return with_speakers(heard, evidence, options, known, expected)
-    except Exception as error:  # noqa: BLE001 - the transcript is whole without speakers
+    except Exception as error:  # noqa: BLE001 - the transcript is complete without speakers
         return Speakers(heard, notices=(_no_speakers(error),))
 
 
 def _known_voices(options: Options, notices: list[Notice]) -> tuple[KnownVoice, ...]:
-    """Those that are still stored: the transcript is whole without names."""
+    """Those that are still stored; the transcript is complete without names."""
     store = VoiceStore(settings().data_dir)
     try:
         known = store.chosen(options.voices)
@@ -150,7 +150,7 @@ def _known_voices(options: Options, notices: list[Notice]) -> tuple[KnownVoice, 
             message = "no known voice is stored; add one: transcribe-mcp voices add NAME CLIP"
             notices.append(Notice(NOT_COMPARED, message))
         return known
-    except UnknownNameError as error:  # removed since the work began
+    except UnknownNameError as error:  # removed since the start
         notices.append(Notice(NOT_COMPARED, str(error)))
         return store.remaining(options.voices)
     except VoiceStoreError as error:
@@ -191,7 +191,7 @@ def recognize_stage(options: Options, info: EngineInfo) -> RecognizeStage:
 
 @dataclass(slots=True)
 class _Pass:
-    """One voice on its way through the model, and what was heard of it."""
+    """One pass through the model, with its results."""
 
     number: int
     run: Run
@@ -273,7 +273,7 @@ def _transcript(
     )
     most_said = max(passes, key=lambda one: sum(len(part.words) for part in one.heard))
     decider = most_said.stage.decider
-    # Noise has no language, whatever it sounds like.
+    # Noise has no language, whatever the model detects.
     heard_nothing = not segments and decider.probability is not None
     about = [(one.run.voice.name, [*one.run.notices, *_about(one)]) for one in passes]
     stages = [stage for run in runs for stage in run.timings]

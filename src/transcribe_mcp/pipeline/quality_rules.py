@@ -1,5 +1,5 @@
-"""Quality rules for the decoding of one window, for any engine, and the score by which two
-decodings are compared.
+"""Quality rules for the decoding of one window, for any engine, and the score that compares two
+decodings.
 
 Thresholds are those of openai-whisper's ``transcribe`` where it has the same rule.
 """
@@ -24,7 +24,7 @@ REPEAT_WORDS = 8
 SPEECH_FLOOR_S = 0.5  # a window with less speech than this is judged as if it had this much
 CRAMMED_S = 0.05  # two steps of cross-attention: a word this short was not found in the audio
 WIDE_LETTERS = 3  # a Chinese or Japanese character takes as long to say as three letters
-DIGIT_LETTERS = 3  # and so does a digit
+DIGIT_LETTERS = 3  # the same for a digit
 LOOP_IN_WORD = re.compile(r"(.{1,16}?)\1{5,}")  # without a space, as in S-S-S-S
 
 
@@ -33,19 +33,18 @@ class QualityRules:
     """When a decoding is doubtful.
 
     Attributes:
-        max_compression_ratio: text that zlib packs better than this repeats itself.
-        max_repeats: so does text with more repeats in a row of a phrase of up to ``REPEAT_WORDS``
-            words.
+        max_compression_ratio: text that zlib compresses better than this repeats itself.
+        max_repeats: so does text with more consecutive repeats of a phrase of up to
+            ``REPEAT_WORDS`` words.
         min_avg_logprob: below this the model is unsure.
-        min_sure_logprob: above this the model is sure: fast speech and repeated words are believed.
+        min_sure_logprob: above this the model is sure: fast speech and repeated words are accepted.
         min_no_speech_prob: an unsure decoding with at least this probability of no speech is
             silence.
         max_letters_per_second: more text than this does not fit into the speech, unless the model
             is sure.
         max_sure_letters_per_second: more text than this does not fit, however sure the model is.
-        max_crammed: share of words whose times stand still; with more, the text is not in the
-            audio.
-        max_wordless_s: seconds of speech in a row that may have no word.
+        max_crammed: share of words without duration; with more, the text is not in the audio.
+        max_wordless_s: longest speech without a word, in seconds.
     """
 
     max_compression_ratio: float = 2.4
@@ -64,8 +63,8 @@ RULES = QualityRules()
 
 @dataclass(frozen=True, slots=True)
 class ScoredResult:
-    """A window's decoding, the first rule that it breaks (``None``: none), and whether the speech
-    can hold the text.
+    """A window's decoding, the first rule that it breaks (``None``: none), and whether the text
+    fits into the speech.
     """
 
     decoded: Decoded
@@ -115,9 +114,7 @@ def judge(
 
 
 def is_repetitive(text: str, rules: QualityRules = RULES) -> bool:
-    """Whether the same words come again and again: in a loop of the decoder, or because somebody
-    said them.
-    """
+    """Whether words are repeated, by a decoder loop or by the speaker."""
     return (
         compression_ratio(text) > rules.max_compression_ratio or repeats(text) > rules.max_repeats
     )
@@ -130,14 +127,14 @@ def compression_ratio(text: str) -> float:
 
 
 def repeats(text: str) -> int:
-    """How often in a row the most repeated phrase of up to ``REPEAT_WORDS`` words occurs."""
+    """Consecutive occurrences of the most repeated phrase of up to ``REPEAT_WORDS`` words."""
     words = text.lower().split()
     return max(1, longest_run(words)[2]) if words else 0
 
 
 def longest_run(words: Sequence[str]) -> tuple[int, int, int]:
-    """The phrase that is repeated most often in a row: its first word, its number of words, how
-    often it occurs.
+    """The phrase with the most consecutive repeats: its first word, its number of words, and its
+    occurrences.
     """
     found = (0, 0, 0)
     for size in range(1, min(REPEAT_WORDS, len(words) // 2) + 1):
@@ -152,7 +149,7 @@ def longest_run(words: Sequence[str]) -> tuple[int, int, int]:
 
 
 def n_letters(text: str) -> int:
-    """Characters, wide ones counted as several: a measure of the time it takes to say the text."""
+    """Characters, wide ones counted as several: a measure of speaking time."""
     if text.isascii():
         return len(text)
     return sum(
@@ -174,7 +171,7 @@ def speech_s(regions: Sequence[Region]) -> float:
 
 
 def crammed_share(words: Sequence[Word]) -> float:
-    """The share of words, as the engine timed them, whose times stand still."""
+    """The share of words without duration, by the engine's timestamps."""
     return sum(word.end - word.start < CRAMMED_S for word in words) / max(1, len(words))
 
 
@@ -215,7 +212,7 @@ def _covered_until(word: Word, raw: Word) -> float:
 
 
 def certainty(decoded: Decoded) -> float:
-    """Mean probability of a token (geometric); 1 where the engine does not measure it."""
+    """Mean probability of a token (geometric); 1 if the engine does not measure it."""
     return math.exp(decoded.avg_logprob) if decoded.avg_logprob is not None else 1.0
 
 
@@ -228,7 +225,7 @@ def word_certainty(words: Sequence[Word]) -> float:
 def without_loop(words: Sequence[Word], rules: QualityRules = RULES) -> tuple[Word, ...]:
     """The words up to the end of the first turn of a loop, and those after the loop.
 
-    Where times still stand after that, the words that have none are left out.
+    Remaining words without duration are dropped.
     """
     kept = [replace(word, text=LOOP_IN_WORD.sub(r"\1", word.text)) for word in words]
     while True:

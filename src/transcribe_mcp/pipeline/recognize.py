@@ -1,5 +1,5 @@
-"""The stage that turns windows into words: language, decoding, word timestamps, and better attempts
-where in doubt.
+"""The stage that turns windows into words: language, decoding, word timestamps, and retries of
+doubtful windows.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Draft = tuple[str, Decoded]  # the language of a window, and its first text
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How windows are recognized. Windows of equal recipes share calls of the model."""
+    """How windows are recognized. Windows with equal recipes share calls of the model."""
 
     options: DecodingOptions
     ladder: TemperatureSchedule

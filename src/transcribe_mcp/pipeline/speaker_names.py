@@ -1,4 +1,4 @@
-"""Who says what: evidence of the speakers, with the words heard or a finished transcript."""
+"""Who says what: from the evidence of the speakers, and words or a finished transcript."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Speakers:
 
     Attributes:
         heard: the parts of the recording in order, each word with its speaker.
-        turns: when each speaker is heard.
+        turns: when each speaker talks.
         notices: what the user should know about them.
     """
 
@@ -49,8 +49,8 @@ def with_speakers(
     """Give each word its speaker, and voices their names. ``heard`` is in order.
 
     Args:
-        known: voices that may be heard.
-        expected: voices that the caller says are heard.
+        known: voices that may occur.
+        expected: voices that occur according to the caller.
     """
     found = diarize(evidence, bounds_of(options))
     words = [word for part in heard for word in part.words]
@@ -70,10 +70,10 @@ def reassigned(
     options: Options,
     known: Sequence[KnownVoice] = (),
 ) -> Transcript:
-    """Find the speakers of a finished transcript again, within the bounds of the options.
+    """Detect the speakers of a finished transcript again, within the bounds of the options.
 
-    Sentences are cut again where words have times; others keep theirs, and get the speaker who is
-    heard for most of them.
+    Sentences are split again if words have times. Others stay, and get the speaker who talks for
+    most of them.
     """
     found = diarize(evidence, bounds_of(options))
     words = transcript.words

@@ -1,4 +1,4 @@
-"""The speakers of a recording, found in a thread beside recognition, on the same samples."""
+"""Diarization of a recording, in a thread beside recognition, on the same samples."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class SpeakerPass:
     def _take(
         self, before: Future[None], samples: Samples, detected: NDArray[np.float32], *, last: bool
     ) -> None:
-        before.result()  # an error is passed on to the last block
+        before.result()  # an error is raised at the last block
         assert self._diarizer is not None
         self._diarizer.push(samples, detected, last=last)
 
@@ -52,14 +52,14 @@ class SpeakerPass:
 
         Raises:
             EngineUnavailableError: a network cannot be loaded.
-            Exception: what the diarizer failed with.
+            Exception: the error of the diarizer.
         """
         self._waiting[-1].result()
         assert self._diarizer is not None
         return self._diarizer.evidence()
 
     def close(self) -> None:
-        """Also where the recording is broken off."""
+        """Also if the recording is cancelled."""
         self._thread.shutdown(cancel_futures=True)
         if self._networks is not None:
             self._networks.close()

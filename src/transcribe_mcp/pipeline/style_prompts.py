@@ -1,6 +1,6 @@
 """Prompts with punctuation, for windows that a Whisper model wrote without any.
 
-The decoder takes a prompt as the text before, and continues in its style. The acceptance rules are
+The decoder treats a prompt as preceding text, and continues in its style. The acceptance rules are
 in ``temperature_fallback.Decoder``; the thresholds were chosen on English recordings
 (docs/accuracy.md).
 """
@@ -63,18 +63,16 @@ STYLE_PROMPTS = {
 
 
 def lacks_punctuation(words: Sequence[Word]) -> bool:
-    """Whether a text has fewer marks than anybody would write."""
+    """Whether a text has too few marks."""
     return len(words) >= MIN_WORDS and n_marks(words) * WORDS_PER_MARK < len(words)
 
 
 def n_marks(words: Sequence[Word]) -> int:
-    """How many of the words have a mark behind them."""
+    """Number of words with a mark after them."""
     return sum(word.text.rstrip(CLOSERS).endswith(MARKS) for word in words)
 
 
 def punctuates(before: Sequence[Word], after: Sequence[Word]) -> bool:
-    """Whether a text decoded again has more marks, and about as many words: only the marks should
-    differ.
-    """
+    """Whether the new text has more marks and about as many words; only the marks should differ."""
     is_same_length = abs(len(after) - len(before)) <= max(1, MAX_CHANGE * len(before))
     return is_same_length and n_marks(after) > n_marks(before)

@@ -1,10 +1,9 @@
-"""Windows whose decoding is doubtful are decoded again in other ways, and the best decoding is
-kept.
+"""Decode doubtful windows again in other ways, and keep the best result.
 
-Batched decoding elsewhere drops this, because a batch cannot be decoded again as a whole for the
-sake of one window. Here only the doubtful windows are taken out of the batch. Ways that always give
-the same text come first: beam search, then speech without words on its own, then the window cut in
-two. Sampling comes last, and only on engines that repeat their samples.
+Other batched decoders omit this, because they cannot decode a whole batch again for one window.
+Here only the doubtful windows of a batch are decoded again. Deterministic methods come first: beam
+search, then speech without words decoded separately, then the window cut in two. Sampling comes
+last, and only on engines with reproducible samples.
 """
 
 from __future__ import annotations
@@ -37,14 +36,14 @@ from .quality_rules import (
 from .style_prompts import STYLE_PROMPTS, lacks_punctuation, punctuates
 
 BETTER = 1.02  # a decoding replaces another only with a score higher by this factor
-AS_GOOD = 0.8  # for the sake of its punctuation it may have one lower by this factor
+AS_GOOD = 0.8  # better punctuation may lower the score by this factor
 GAP = "speech_without_words"
 
 
 @dataclass(frozen=True, slots=True)
 class TemperatureSchedule:
-    """The temperatures to try in turn, and the rules that decide whether to go on. One temperature:
-    no second try.
+    """The temperatures to try in turn, and the rules that decide whether to continue. One
+    temperature means no retry.
     """
 
     temperatures: tuple[float, ...] = TEMPERATURES
@@ -56,13 +55,13 @@ class Attempt:
     """One decoding of a window.
 
     Attributes:
-        parts: what was heard, in order; none in silence, several where the window was cut.
+        parts: results in order; none in silence, several if the window was cut.
         failure: the first rule that it breaks, or ``None``.
         score: from 0 to 1: the share of the speech that has words, times the mean probability of a
             token there.
-        fits: the speech can hold the text. Where it cannot, ``parts`` are without the loop.
+        fits: the text fits into the speech. If not, ``parts`` omit the loop.
         raw: the words of each part as the engine timed them.
-        wordless: the long gaps of speech without a word, where that is all that is wrong.
+        wordless: long speech without words, if there is no other problem.
     """
 
     parts: tuple[PartResult, ...]
@@ -85,8 +84,8 @@ class Attempt:
         return self.fits and self.failure not in ("low_probability", "silence")
 
     def is_better_than(self, other: Attempt) -> bool:
-        """A sure text is never given up for an unsure one, nor any text for one that the speech
-        cannot hold.
+        """A sure text is never replaced by an unsure one, nor any text by one that does not fit
+        into the speech.
         """
         if not self.parts or not self.fits or (other.is_sure and not self.is_sure):
             return False
@@ -95,9 +94,9 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Decoder:
-    """An engine, and how its decodings are judged.
+    """An engine, and the rules for its decodings.
 
-    ``encode`` is the engine's own, guarded where the engine is used by several threads.
+    ``encode`` is the engine's method, guarded if several threads use the engine.
     """
 
     engine: Recognizer
@@ -117,7 +116,7 @@ class Decoder:
         decoded: Sequence[Decoded],
         options: DecodingOptions,
     ) -> list[Attempt]:
-        """Judge decodings by their text and, where it is not silence, by the times of its words."""
+        """Judge decodings by their text and, except for silence, by their word timestamps."""
         rules = self.ladder.rules
         judged = [judge(one, window, rules) for one, window in zip(decoded, windows, strict=True)]
         spoken = [i for i, one in enumerate(judged) if one.failure != "silence"]
@@ -130,7 +129,7 @@ class Decoder:
         return attempts
 
     def _silent(self, judged: ScoredResult, window: Window) -> Attempt:
-        """No words: believed only where there is little speech."""
+        """No words: accepted only if there is little speech."""
         if not self._skips(speech_s(window.regions)):
             return Attempt((), "silence")
         part = PartResult(window.start, (), replace(judged, failure=GAP))
@@ -152,7 +151,7 @@ class Decoder:
         """The parts as one attempt. ``raw``: their words as the engine timed them."""
         if not parts:
             return Attempt((), "silence")
-        parts = [  # they are looked at again for speech without words
+        parts = [  # checked again for speech without words
             replace(part, judged=replace(part.judged, failure=None))
             if part.judged.failure == GAP
             else part
@@ -200,7 +199,7 @@ class Decoder:
         languages: Sequence[str],
         attempts: Sequence[Attempt],
     ) -> list[Attempt]:
-        """The attempts, better ones in place of doubtful ones where any is found."""
+        """The attempts, with doubtful ones replaced where a better one is found."""
         best = list(attempts)
         if len(self.ladder.temperatures) < 2:
             return best
@@ -216,15 +215,15 @@ class Decoder:
         return best
 
     def _lacks_punctuation(self, attempt: Attempt) -> bool:
-        """A prompt of the user's has a style of its own."""
+        """A prompt of the user sets its own style."""
         may_be_asked = (
             self.engine.info.punctuates and not self.options.prompt and attempt.failure is None
         )
         return may_be_asked and lacks_punctuation(attempt.words)
 
     def _with_style(self, batch: _Doubtful) -> Iterator[tuple[int, Attempt]]:
-        """Decode text without punctuation after a prompt that has some; keep it if it says as much,
-        as surely.
+        """Decode text without punctuation again after a punctuated prompt; accept it if it has as
+        many words and a similar score.
         """
         chosen = defaultdict(list)
         for i, attempt in enumerate(batch.attempts):
@@ -245,7 +244,7 @@ class Decoder:
     ) -> Iterator[tuple[int, Attempt]]:
         chosen = [
             i for i in doubtful if not batch.attempts[i].wordless
-        ]  # what is left out, beams leave out as well
+        ]  # beam search skips the same speech
         if chosen and self._beams is not None:
             part = batch.encoded.select(chosen)
             yield from zip(chosen, self._once(part, *batch.of(chosen), self._beams), strict=True)
@@ -286,7 +285,7 @@ class Decoder:
     def _in_pieces(
         self, batch: _Doubtful, doubtful: Sequence[int]
     ) -> Iterator[tuple[int, Attempt]]:
-        """Skipped speech, and loops, often begin again where the decoder begins again."""
+        """Restarting the decoder often recovers skipped speech and ends loops."""
         if not self.engine.info.skips_speech:
             return
         cuts = {i: pair for i in doubtful if (pair := _halves(batch.windows[i], batch.attempts[i]))}
@@ -303,7 +302,7 @@ class Decoder:
                     found[k] = better
         for n, i in enumerate(cuts):
             halves = found[2 * n : 2 * n + 2]
-            if not batch.attempts[i].words:  # it may be no speech at all
+            if not batch.attempts[i].words:  # it may not be speech
                 halves = [half for half in halves if half.failure is None and not _is_silent(half)]
             pairs = [
                 pair
@@ -356,7 +355,7 @@ class _Doubtful:
 
 
 def _rank(judged: ScoredResult) -> tuple[bool, bool, float]:
-    """Decodings that break no rule first, then those that fit; among equals the more probable."""
+    """Best decoding: one that breaks no rule, else one that fits; then the more probable."""
     return (
         judged.failure is None,
         judged.fits and judged.failure != "silence",
@@ -369,21 +368,21 @@ def _certainty(part: PartResult) -> float:
 
 
 def _halves(window: Window, attempt: Attempt) -> tuple[Window, ...]:
-    """The window in two, cut in its longest speech without words. Nothing where the model is merely
-    unsure.
+    """Two halves of the window, cut in its longest speech without words. Empty if the model is
+    merely unsure.
     """
     merely_unsure = attempt.fits and not attempt.wordless
     return () if merely_unsure else halves(window, max(attempt.wordless, key=speech_s, default=()))
 
 
 def _without_crumbs(gap: tuple[Region, ...]) -> tuple[Region, ...]:
-    """Without the little that the words before and after leave of their own regions."""
+    """Drop short remainders of the regions of the words before and after."""
     kept = [i for i, region in enumerate(gap) if region.end - region.start >= SHORTEST_PIECE_S]
     return gap[kept[0] : kept[-1] + 1] if kept else ()
 
 
 def _is_silent(attempt: Attempt) -> bool:
-    """Whether the model itself finds no speech; in a gap that is likelier than elsewhere."""
+    """Whether the model finds no speech, which is more likely in a gap than elsewhere."""
     likely = (part.judged.decoded.no_speech_prob or 0.0 for part in attempt.parts)
     return any(probability > RULES.min_no_speech_prob for probability in likely)
 
@@ -419,9 +418,7 @@ def _merged(
 def _only_new(
     found: Sequence[tuple[Word, Word]], known: Sequence[Word], at: float
 ) -> Sequence[tuple[Word, Word]]:
-    """Without those at either end that say what the known words before and after the moment ``at``
-    say already.
-    """
+    """Drop words at both ends that repeat the known words before and after the time ``at``."""
     texts = [letters_of(word) for word, _ in found]
     before = [letters_of(word) for word in known if word.start < at]
     after = [letters_of(word) for word in known if word.start >= at]
@@ -433,6 +430,6 @@ def _only_new(
 def _part(
     start: float, judged: ScoredResult, words: Sequence[tuple[Word, Word]]
 ) -> tuple[PartResult, Sequence[Word]]:
-    """Words with those that the engine timed, as a part that begins with the first of them."""
+    """A part from words and their raw timestamps; it starts at the first word."""
     first = words[0][0].start if words else start
     return PartResult(first, tuple(word for word, _ in words), judged), [raw for _, raw in words]

@@ -1,5 +1,4 @@
-"""Which sound of a recording is transcribed: its track, and its channels together or each by
-itself.
+"""Which audio of a recording is transcribed: the track, and its channels mixed or separate.
 
 A ``Voice`` is one pass of the pipeline. Usually there is one. ``channel="split"`` gives one for
 each channel, ``track="all"`` one for each track; their words carry the voice's name as the speaker.
@@ -36,24 +35,24 @@ from ..speech.detector import FRAME_S, SpeechDetector
 from .checkpoint import PartResult, sentences, to_segments
 from .quality_rules import letters_of
 
-ENOUGH_SPEECH_S = 1.5  # heard in a track, and no other is listened to
+ENOUGH_SPEECH_S = 1.5  # speech in a track after which no other is checked
 MIN_SPEECH_S = 0.3
 SPEECH_PROBABILITY = 0.5
-SOUND_DB = -70.0  # a track whose loudest second is below is silent
-CROSSTALK_DB = 10.0  # by which a channel is quieter than the one whose words it repeats
-CROSSTALK_S = 0.5  # by how much its words may be off
-CROSSTALK_SHARE = 0.6  # of its words that it repeats
+SOUND_DB = -70.0  # a track is silent if its loudest second is below this
+CROSSTALK_DB = 10.0  # a channel with crosstalk is quieter by at least this
+CROSSTALK_S = 0.5  # tolerance for the times of its words
+CROSSTALK_SHARE = 0.6  # share of its words that are repeated
 FRAMES_PER_S = 10  # of ``Levels``
 
 
 @dataclass(slots=True)
 class Voice:
-    """One pass: a track or a channel of it, and what was measured of it.
+    """One pass: a track or a channel, with its measured levels.
 
     Attributes:
-        sound: what is read, or samples that lie in memory, (n,) or (n, channels).
+        sound: a track to read, or samples in memory, (n,) or (n, channels).
         channel: of samples, see ``audio.Media``.
-        name: the speaker of its words; empty where it is the only one.
+        name: the speaker of its words; empty if it is the only one.
     """
 
     sound: Sound | Samples
@@ -87,8 +86,8 @@ class Voice:
 
 
 def voices_of(source: Path | Samples, options: Options, notices: list[Notice]) -> list[Voice]:
-    """The passes that the options mean for this recording. ``notices`` gets its tracks, if it has
-    several.
+    """The passes of the options over this recording. ``notices`` receives the list of tracks if
+    there are several.
 
     Raises:
         SourceError: the recording cannot be used.
@@ -119,7 +118,7 @@ def voices_of(source: Path | Samples, options: Options, notices: list[Notice]) -
 
 
 def _names(tracks: Sequence[Track]) -> list[str]:
-    """A name for each, none twice."""
+    """Unique names."""
     names = [track.name for track in tracks]
     twice = {name for name, n in Counter(names).items() if n > 1}
     return [
@@ -144,7 +143,7 @@ def _tracks_notice(tracks: Sequence[Track], chosen: Sequence[Track], reason: str
 def _with_speech(
     path: Path, tracks: tuple[Track, ...], *, uses_vad: bool
 ) -> tuple[tuple[Track, ...], str]:
-    """The first track in which speech is heard at places all over it, otherwise the first that is
+    """The first track with speech, checked at places spread over it; otherwise the first that is
     not silent.
     """
     if len(tracks) < 2:
@@ -187,8 +186,8 @@ def spoken(
 ) -> tuple[tuple[Segment, ...], list[Notice]]:
     """The sentences of all voices in order of time, with notices about the voices together.
 
-    Sentences that only repeat what another voice says louder at the same time are left out: one
-    microphone hears the other's speaker.
+    Drops sentences that only repeat a louder voice at the same time, because one microphone picks
+    up the other's speaker.
     """
     if len(voices) == 1:
         return tuple(sentences(heard, keep_words=keep_words)), []
@@ -197,7 +196,7 @@ def spoken(
     if dropped:
         n = len(dropped)
         message = (
-            f"{n} sentences were left out: another channel or track has the same words at that "
+            f"{n} sentences were dropped: another channel or track has the same words at that "
             "time, and louder"
         )
         notices.append(
@@ -209,8 +208,8 @@ def spoken(
 
 
 def about_each(said: Sequence[tuple[str, Sequence[Notice]]]) -> Iterator[Notice]:
-    """The notices of each voice after its name; equal ones of several voices once, of all voices
-    without names.
+    """The notices of each voice with its name; equal notices once, and without names if they are
+    about all voices.
     """
     names: dict[Notice, list[str]] = {}
     for name, notices in said:

@@ -1,8 +1,8 @@
 """The schedule of one device.
 
-``step`` encodes what waits, decodes a batch that is full or should wait no longer, and finishes the
-batch before it. Where the model allows it, words are aligned and windows encoded in threads beside
-the decoding. ``phases`` deals with memory that runs out and devices that fail.
+``step`` encodes queued windows, decodes a batch that is full or should not wait longer, and
+finishes the previous batch. If the model allows it, other threads align words and encode windows
+during decoding. ``phases`` handles exhausted memory and device failures.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from .queue import BatchRequest, WindowQueue
 from .stage import Part, Task
 
 ALMOST_FULL = (
-    0.75  # of a batch: such a batch is decoded when the device would have to wait for more windows
+    0.75  # fraction of a batch that is decoded early if the device would otherwise be idle
 )
-MIN_CHUNK_SHARE = 4  # beside the decoding, a quarter of a chunk is worth a call
+MIN_CHUNK_SHARE = 4  # during decoding, a quarter of a chunk justifies a call
 
 
 class Device(PhaseRunner):
@@ -43,7 +43,7 @@ class Device(PhaseRunner):
     def step(self, *, takes: bool = True) -> bool:
         """Do the next piece of work. Returns whether there was any.
 
-        ``takes``: whether it may take windows from the queue, or only finish those that it has.
+        ``takes``: whether it may take windows from the queue, or only finish its own.
         """
         self._forget_closed()
         if takes and self._encode_more():
@@ -107,7 +107,7 @@ class Device(PhaseRunner):
         return True
 
     def _no_room_for(self, part: Part) -> None:
-        """Encode it later, when there is room."""
+        """Encode it later, when there is space."""
         n_held = sum(map(len, self._held()))
         n = len(part)
         if n == 1 and not n_held:
@@ -168,7 +168,7 @@ class Device(PhaseRunner):
             self._take_aligned()
 
     def _finish_waiting(self, *, takes: bool) -> bool:
-        """Finish the last batch, when nothing else can be done."""
+        """Finish the last batch if there is nothing else to do."""
         if not self._aligned:
             was_full = self._budget.is_full
             self._budget.is_full = False
@@ -185,7 +185,7 @@ class Device(PhaseRunner):
         return True
 
     def _take_aligned(self) -> None:
-        """Deliver the batch whose words are aligned by now, or align them."""
+        """Deliver the previous batch, after aligning its words if necessary."""
         self._wait_for_alignment()
         done: list[Part] = []
         for part in self._aligned:
@@ -217,7 +217,7 @@ class Device(PhaseRunner):
                     self._finish(part)
 
     def _wait_for_alignment(self) -> None:
-        """Failed work is repeated by the thread of the device, which handles errors."""
+        """Failed work is repeated by the device thread, which handles errors."""
         if self._aligning is not None:
             error = self._aligning.exception()
             self._budget.in_sequence |= isinstance(error, OutOfMemoryError)
@@ -227,12 +227,12 @@ class Device(PhaseRunner):
         if self._encoding is None:
             tasks = self._take()
             if tasks:
-                with self._queue.changed:  # the thread says when it has ended
+                with self._queue.changed:  # the thread signals its end
                     self._encoding = self._beside("encode", partial(self._encode_ahead, tasks))
-        return False  # the thread of the device still has nothing to do
+        return False  # the device thread is still idle
 
     def _encode_ahead(self, tasks: list[Task]) -> None:
-        """Encode up to a batch beyond the one that is decoded."""
+        """Encode up to one batch ahead of the decoded one."""
         while tasks:
             part = Part(tasks)
             try:
@@ -255,7 +255,7 @@ class Device(PhaseRunner):
         self.model.close()
 
     def rest(self) -> None:
-        """End the threads and drop all windows. A part that is being encoded is not waited for."""
+        """Stop the threads and drop all windows, without waiting for an encoding in progress."""
         for name, lane in self._lanes.items():
             lane.shutdown(wait=name == "align", cancel_futures=True)
         self._lanes.clear()

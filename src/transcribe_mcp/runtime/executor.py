@@ -1,9 +1,9 @@
 """Runs the windows of any number of recordings on the devices of one model.
 
-A recording is opened, its feeder submits windows, its owner collects results: see
-``queue.Recording``. Windows of several recordings share batches. Without a thread of its own, an
-executor works in the threads of those who wait for results, so a program that transcribes one
-recording needs no other thread for it.
+A recording is opened, its feeder submits windows, and its owner collects results; see
+``queue.Recording``. Windows of several recordings share batches. Without its own thread, an
+executor works in the threads that wait for results, so transcribing one recording needs no other
+thread.
 """
 
 from __future__ import annotations
@@ -20,10 +20,8 @@ from ..engines import DecodingOptions, EngineInfo, GpuModel, Recognizer, VoiceDe
 from .device import Device
 from .queue import Claim, Recording, WindowQueue
 
-SWITCH_AFTER_S = 5.0  # a model stays loaded for so long, although another one has more urgent work
-KNOWN_MODELS = (
-    64  # whose description is kept, so that their recordings begin before they are loaded
-)
+SWITCH_AFTER_S = 5.0  # a model stays loaded this long, even if another one has more urgent work
+KNOWN_MODELS = 64  # models whose info is cached, so that recordings start before they are loaded
 
 Load = Callable[[Any, Progress], Sequence[Recognizer | GpuModel]]
 
@@ -37,7 +35,7 @@ class LoadedModel:
         self.spec = spec
         self.devices = [Device(queue, spec, one, len(loaded)) for one in loaded]
         self.loaded_at = time.monotonic()
-        self.takes = True  # windows; otherwise another model is to take its place
+        self.takes = True  # windows; otherwise another model replaces this one
         self._queue = queue
         self._is_closed = False
         self._threads = [
@@ -92,9 +90,9 @@ class Executor:
 
     Args:
         load: makes the models of a spec, one per device.
-        own_thread: work in a thread of the executor, so that a recording can be given up while a
+        own_thread: work in a thread of the executor, so that a recording can be cancelled while a
             call continues.
-        unload_after_s: close the model when no recording has been open for so long.
+        unload_after_s: close the model after this time without an open recording.
     """
 
     def __init__(
@@ -107,7 +105,7 @@ class Executor:
         self._load = load
         self._unload_after_s = min(unload_after_s, threading.TIMEOUT_MAX)
         self.queue = WindowQueue()
-        self._turn = threading.Lock()  # of the thread that works
+        self._turn = threading.Lock()  # the working thread
         self._model: LoadedModel | None = None
         self._known: dict[Any, EngineInfo] = {}
         self._notices: dict[tuple[Any, DecodingOptions], tuple[Notice, ...]] = {}
@@ -119,8 +117,7 @@ class Executor:
 
     @classmethod
     def of(cls, *loaded: Recognizer | GpuModel) -> Executor:
-        """An executor of models that are loaded, one per device. A GPU that fails at once is
-        replaced by the CPU.
+        """An executor of loaded models, one per device. The CPU replaces a GPU that fails at once.
 
         Raises:
             TranscribeError: the CPU cannot take over.
@@ -142,15 +139,13 @@ class Executor:
 
     @property
     def info(self) -> EngineInfo:
-        """What is loaded. Needs a loaded model."""
+        """The info of the loaded model."""
         assert self._model is not None
         return self._model.info
 
     @property
     def models(self) -> list[Recognizer]:
-        """The models themselves, one per device. Calls of theirs are neither split nor repeated on
-        failure.
-        """
+        """The models, one per device. Direct calls are neither split nor retried on failure."""
         return [device.model for device in self._model.devices] if self._model is not None else []
 
     @property
@@ -173,13 +168,13 @@ class Executor:
     def check(self) -> None:
         """
         Raises:
-            RuntimeError: its thread has ended, so nothing will be done any more.
+            RuntimeError: its thread has ended, so no work will be done.
         """
         if self._thread is not None and not self._thread.is_alive():
             raise RuntimeError("the thread of the executor has ended")
 
     def close(self) -> None:
-        """Cancel all recordings and free all memory, after the call in progress."""
+        """Cancel all recordings and free all memory after the call in progress."""
         self._is_stopping = True
         for recording in list(self.queue.recordings):
             recording.cancel()
@@ -204,19 +199,19 @@ class Executor:
         return model.devices[0].voice_detector() if model and model.spec == spec else None
 
     def work(self, seen: int) -> None:
-        """Do a piece of work, or wait for a change after the one that was ``seen``."""
+        """Do a piece of work, or wait for a change after ``seen``."""
         if self._thread is None and self._turn.acquire(blocking=False):
             try:
                 did = self._step()
             finally:
                 self._turn.release()
             if did:
-                self.queue.notify()  # another thread may have to go on, if this one has its results
+                self.queue.notify()  # another thread may continue if this one is done
                 return
         self.queue.wait(seen)
 
     def closed(self) -> None:
-        """Without a recording, the threads beside the caller's are not needed."""
+        """Without recordings, only the caller's thread is needed."""
         if self._thread is None and not self.queue.recordings and self._model is not None:
             self._model.rest()
 
@@ -264,7 +259,7 @@ class Executor:
         self._know(self._model)
 
     def _know(self, model: LoadedModel) -> None:
-        """Tell the recordings what is in use now: a device may have failed, or memory run out."""
+        """Update the recordings' info: a device may have failed, or memory may be exhausted."""
         info = model.info
         if info == self._known.get(model.spec):
             return

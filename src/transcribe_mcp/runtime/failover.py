@@ -1,4 +1,4 @@
-"""What the CPU does when a GPU fails or has no memory left."""
+"""Switch to the CPU when a GPU fails or runs out of memory."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def gpu_failed(error: EngineFailedError) -> Notice:
 class DetectorPool:
     """The voice detectors that run on one device. They share its memory with the model.
 
-    The first failure sends every recording, this one and later ones, to the detector on the CPU.
+    After the first failure, this and all later recordings use the detector on the CPU.
 
     Args:
-        fall_back: decides whether the CPU may take over after an error: it keeps a notice, or
-            raises the error.
+        fall_back: decides whether the CPU may take over after an error: it saves a notice or raises
+            the error.
     """
 
     def __init__(self, fall_back: Callable[[EngineFailedError], None]) -> None:
@@ -42,7 +42,7 @@ class DetectorPool:
         self._detectors: WeakSet[DetectorWithFallback] = WeakSet()
 
     def open(self, model: Recognizer) -> VoiceDetector | None:
-        """A detector for one recording; ``None`` when the CPU has to do it."""
+        """A detector for one recording; ``None`` if it must run on the CPU."""
         with self._lock:
             if self._is_closed:
                 return None
@@ -88,7 +88,7 @@ class DetectorWithFallback:
     """
 
     def __init__(self, inner: VoiceDetector, pool: DetectorPool) -> None:
-        self.lock = threading.RLock()  # held while it works
+        self.lock = threading.RLock()  # held during calls
         self._inner: VoiceDetector | None = inner
         self._pool = pool
         self._cpu: SpeechDetector | None = None
@@ -116,8 +116,7 @@ class DetectorWithFallback:
             from ..speech.detector import FRAME_SAMPLES, SpeechDetector
 
             self._cpu = SpeechDetector()
-            # The device had part of a frame. Silence in its place keeps the later frames where they
-            # were.
+            # The device had part of a frame. Silence in its place keeps later frames aligned.
             n_missing = self._n_samples - self._n_frames * FRAME_SAMPLES
             samples = np.concatenate([np.zeros(n_missing, np.float32), samples])
         return self._cpu.push(samples, last=last)
@@ -140,7 +139,7 @@ class DetectorWithFallback:
 
     def _on_device(self) -> VoiceDetector:
         if self._is_released or self._inner is None:
-            raise OutOfMemoryError("the windows that are transcribed need all of it")
+            raise OutOfMemoryError("the windows being transcribed need all memory")
         return self._inner
 
     def _give_up(self, error: EngineFailedError) -> None:

@@ -15,12 +15,12 @@ def load_engine(spec: EngineSpec, progress: Progress = no_progress) -> Executor:
 
     Raises:
         UnknownNameError: no such engine.
-        EngineUnavailableError: its package or the hardware it was asked for is missing.
-        ModelError: the model cannot be had or used.
+        EngineUnavailableError: its package or the requested hardware is missing.
+        ModelError: the model is unavailable or unusable.
     """
     return Executor.of(*load_recognizers(spec, progress))
 
 
 def shared_executor(unload_after_s: float = threading.TIMEOUT_MAX) -> Executor:
-    """An executor with a thread of its own. Recordings name their model by an ``EngineSpec``."""
+    """An executor with its own thread. Recordings name their model by an ``EngineSpec``."""
     return Executor(load_recognizers, own_thread=True, unload_after_s=unload_after_s)

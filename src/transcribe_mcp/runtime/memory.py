@@ -1,4 +1,4 @@
-"""How many windows fit into the memory of a device."""
+"""The number of windows that fit into a device's memory."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ BATCHES_IN_MEMORY = 3  # one is aligned, one decoded and one encoded at the same
 
 @dataclass(slots=True)
 class MemoryBudget:
-    """The batch size only shrinks, because memory that ran out once will run out again.
+    """The batch size only shrinks, because memory that was exhausted once will be again.
 
     Attributes:
         limit: windows that fit into memory at once; ``None`` until memory runs out.
-        is_full: encode nothing until a batch that is in memory has been used.
-        in_sequence: run one phase at a time. Phases that overlap keep running out of memory.
+        is_full: encode nothing until a batch in memory has been decoded.
+        in_sequence: run one phase at a time. Overlapping phases would exhaust memory again.
     """
 
     limit: int | None = None
@@ -33,7 +33,7 @@ class MemoryBudget:
         self.limit = max(1, n_windows if self.limit is None else min(self.limit, n_windows))
 
     def ran_out(self, error: OutOfMemoryError) -> None:
-        """Keep the text alone: the error itself refers to what fills the memory."""
+        """Keep only the text, because the error refers to tensors that fill the memory."""
         self._message = str(error)
         self._hint = error.hint
 
@@ -44,5 +44,5 @@ class MemoryBudget:
     def notices(self) -> list[Notice]:
         if self.limit is None:
             return []
-        message = f"the device ran out of memory; it decoded at most {self.limit} windows at once"
+        message = f"the device ran out of memory; batches had at most {self.limit} windows"
         return [Notice("batch_halved", f"{message} from then on")]

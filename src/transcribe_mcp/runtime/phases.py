@@ -1,8 +1,8 @@
-"""Runs a phase of a stage on a device, whatever happens.
+"""Runs a phase of a stage on a device, with retries.
 
-When memory runs out, the phase is repeated alone on the device, then in halves, down to one window.
-When the device fails, the CPU takes over. Either way the phase runs again from the windows, so none
-is lost.
+If memory runs out, the phase is retried exclusively on the device, then in halves, down to one
+window. If the device fails, the CPU takes over. In both cases the phase starts again from the
+windows, so none is lost.
 """
 
 from __future__ import annotations
@@ -23,16 +23,14 @@ from .memory import MemoryBudget
 from .queue import Recording, WindowQueue
 from .stage import Part, Stage, Task
 
-DETECTORS_GIVE_WAY = (
-    4  # windows: before fewer are decoded at once, voice detection moves to the CPU
-)
+DETECTORS_GIVE_WAY = 4  # below this batch size, voice detection moves to the CPU
 
 Phase = Callable[[Part], None]
 
 
 class PhaseRunner:
-    """See the module. Its state belongs to the thread of the device; what other threads add is
-    under the queue's lock.
+    """See the module. Its state belongs to the device thread; the queue's lock guards what other
+    threads add.
     """
 
     def __init__(self, queue: WindowQueue, loaded: Recognizer | GpuModel) -> None:
@@ -45,10 +43,12 @@ class PhaseRunner:
         self._encoded: list[Part] = []  # not decoded
         self._decoded: list[Part] = []  # not aligned
         self._aligned: list[Part] = []  # being aligned, or improved
-        self._encode_lock = Lock()  # models encode for one thread at a time
+        self._encode_lock = Lock()  # a model encodes in one thread at a time
         self._encoding: Future[None] | None = None
         self._aligning: Future[None] | None = None
-        self.at_work: dict[str, frozenset[Recording]] = {}  # by thread: whose call it is in
+        self.at_work: dict[
+            str, frozenset[Recording]
+        ] = {}  # by thread: the owners of its current call
         self.detectors = DetectorPool(self._detector_failed)
         self.model = self._loaded(loaded)
 
@@ -125,12 +125,12 @@ class PhaseRunner:
     # --- memory and failures -------------------------------------------------------------------
 
     def _through(self, part: Part, phase: Phase) -> list[Part]:
-        """The part after the phase: in pieces where memory is scarce, nothing where it failed."""
+        """The part after the phase; in pieces if memory is low, none if it failed."""
         try:
             return self._run(part, phase)
         except WindowDataError as error:
             owners = part.recordings
-            if len(owners) > 1:  # only one of them is to blame
+            if len(owners) > 1:  # only one of them causes the error
                 rows = range(len(part))
                 pieces = [
                     part.select([row for row in rows if part.tasks[row].recording is one])
@@ -156,7 +156,7 @@ class PhaseRunner:
         return self._run(part, phase)
 
     def _in_pieces(self, part: Part, size: int, phase: Phase) -> list[Part]:
-        """One piece after the other, so that never more than one of them is in memory."""
+        """One piece at a time, so that only one is in memory."""
         part.batch = None
         done: list[Part] = []
         for piece in part.split(size):
@@ -167,7 +167,7 @@ class PhaseRunner:
         return done
 
     def _attempt(self, part: Part, phase: Phase) -> bool:
-        """Returns ``False`` when memory runs out. Then nothing refers to what failed."""
+        """Returns ``False`` if memory runs out. Then nothing refers to the failed tensors."""
         try:
             with self._busy_with(part.recordings):
                 if part.batch is None:
@@ -186,7 +186,7 @@ class PhaseRunner:
         return self._attempt(part, phase)
 
     def _attempt_alone(self, part: Part, phase: Phase) -> bool:
-        """Try again with nothing else at work, and then with nothing else in memory."""
+        """Retry without other work on the device, then also without other windows in memory."""
         with self._alone(part) as there_were_others:
             if there_were_others:
                 self._budget.shrink(len(part) // 2)
@@ -200,11 +200,11 @@ class PhaseRunner:
 
     @contextmanager
     def _alone(self, part: Part | None) -> Iterator[bool]:
-        """No other thread is at work on the device, and no other windows are in its memory.
+        """Exclusive use of the device, with all other windows evicted.
 
-        Yields whether that was otherwise before.
+        Yields whether anything had to stop or be evicted.
         """
-        self._budget.is_full = True  # stops the thread that encodes
+        self._budget.is_full = True  # stops the encoding thread
         running = [one for one in (self._aligning, self._encoding) if one is not None]
         wait(running)
         with self.detectors.paused():
@@ -230,10 +230,10 @@ class PhaseRunner:
             return self.detectors.release()
 
     def _fail_over(self, error: EngineFailedError) -> None:
-        """Go on with the CPU.
+        """Continue on the CPU.
 
         Raises:
-            EngineFailedError: there is no CPU behind this device.
+            EngineFailedError: no CPU can take over.
         """
         if self._load_on_cpu is None:
             raise error

@@ -11,7 +11,7 @@ Item = TypeVar("Item")
 
 
 class Prefetcher(Iterator[Item]):
-    """The same items, made up to ``depth`` ahead of their use.
+    """The same items, computed up to ``depth`` ahead.
 
     Errors of the iterator are raised here. Closing stops the thread and closes the iterator, if it
     is a generator.
@@ -36,7 +36,7 @@ class Prefetcher(Iterator[Item]):
             raise
 
     def close(self) -> None:
-        """Wait for the item that is being made: the thread must end before the interpreter."""
+        """Wait for the item in progress: the thread must end before the interpreter."""
         self._is_closed = True
         self._pool.shutdown(cancel_futures=True)
         if isinstance(self._items, Generator):

@@ -1,4 +1,4 @@
-"""Recordings, the windows that wait, and whose turn it is."""
+"""Recordings, their queued windows, and the order of work."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from ..errors import CancelledError
 from ..speech.regions import WINDOW_S, Window
 from .stage import Part, Stage, Task
 
-AGEING = 60.0  # seconds of audio that a recording moves forward for each second that it waits
+AGEING = 60.0  # seconds of audio by which a recording moves forward per second of waiting
 Results = list[tuple[Task, Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a recording wants of an executor.
+    """A recording's requirements of an executor.
 
     Attributes:
         spec: the model; equal specs share a loaded model.
-        left_s: seconds of audio that are left. Short work goes first.
+        left_s: remaining seconds of audio. Short work goes first.
         sequential: one batch at a time, and none before the last one is saved.
-        is_durable: results are saved, so a crash costs only what is not saved yet; see
+        is_durable: results are saved, so a crash loses only unsaved ones; see
             ``Recording.saved``.
         progress: receives the progress of loading the model.
     """
@@ -44,14 +44,14 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class BatchRequest:
-    """What a device can take now.
+    """Free capacity of a device.
 
     Attributes:
         size: tasks of a full batch.
-        n_encoded: tasks that the batch has already.
-        part_of: the recordings of those.
+        n_encoded: tasks already in the batch.
+        part_of: the recordings of these.
         chunk: tasks to encode at once; 0: whole batches only.
-        least: fewer tasks are not worth a call while more are to come.
+        least: minimum number of tasks for a call while more will follow.
     """
 
     size: int
@@ -65,7 +65,7 @@ class Host(Protocol):
     """The executor as its recordings see it."""
 
     def work(self, seen: int) -> None:
-        """Do some work, or wait for a change after the one that was ``seen``."""
+        """Do some work, or wait for a change after ``seen``."""
 
     def notices(self, spec: Any, options: DecodingOptions) -> tuple[Notice, ...]: ...
 
@@ -76,7 +76,7 @@ class Host(Protocol):
 
 
 class Recording:
-    """One recording at an executor. A feeder submits windows; the owner collects results and closes
+    """One recording in an executor. A feeder submits windows; the owner collects results and closes
     it.
     """
 
@@ -87,9 +87,9 @@ class Recording:
         self.left_s = claim.left_s
         self.sequential = claim.sequential
         self.known_info: EngineInfo | None = None  # until the model is loaded
-        self.batch_size = 0  # 0: as the model likes it
+        self.batch_size = 0  # 0: the model's choice
         self.ahead_s = math.inf
-        self.rest_s = math.inf  # seconds behind the last submitted window
+        self.rest_s = math.inf  # end of the last submitted window, in seconds
         self.tasks: deque[Task] = deque()
         self.n_at_work = 0
         self.n_unsaved = 0
@@ -103,10 +103,10 @@ class Recording:
     # --- the feeder ----------------------------------------------------------------------------
 
     def begin(self, batch_size: int, ahead_s: float) -> None:
-        """Another pass over the recording begins.
+        """Start another pass over the recording.
 
         Args:
-            batch_size: windows per batch; 0 leaves it to the model.
+            batch_size: windows per batch; 0 lets the model choose.
             ahead_s: seconds of audio that may be queued.
         """
         with self._queue.changed:
@@ -134,7 +134,7 @@ class Recording:
 
     @property
     def _has_room(self) -> bool:
-        """The recordings share what may be queued; a full batch always has room."""
+        """The recordings share the queue's capacity; a full batch always fits."""
         queued_s = sum(task.window.duration for task in self.tasks)
         return len(self.tasks) < self.size or queued_s <= self.ahead_s / len(self._queue.recordings)
 
@@ -153,10 +153,10 @@ class Recording:
     # --- the owner -----------------------------------------------------------------------------
 
     def results(self) -> Iterator[Results]:
-        """Results as batches finish, until all tasks have theirs.
+        """Results as batches finish, until all tasks are done.
 
         Raises:
-            TranscribeError: what the feeder or the device failed with.
+            TranscribeError: the error of the feeder or the device.
             CancelledError: the recording was closed by another thread.
         """
         while True:
@@ -173,13 +173,13 @@ class Recording:
                 yield found
 
     def saved(self) -> None:
-        """One item of ``results`` cannot be lost any more."""
+        """One item of ``results`` is saved."""
         with self._queue.changed:
             self.n_unsaved -= 1
             self._queue.notify()
 
     def cancel(self) -> None:
-        """Let the owner go at once. A call that a device is in continues without this recording."""
+        """Release the owner at once. A call in progress continues without this recording."""
         with self._queue.changed:
             self.cancelled_at = self.cancelled_at or time.monotonic()
             self._results.clear()
@@ -215,7 +215,7 @@ class Recording:
         return self.known_info
 
     def notices(self, options: DecodingOptions) -> tuple[Notice, ...]:
-        """What of the options the model cannot honour in full."""
+        """Notices about options that the model does not fully support."""
         return self._host.notices(self.claim.spec, options)
 
     def voice_detector(self) -> VoiceDetector | None:
@@ -239,7 +239,7 @@ class Recording:
     def can_give(self) -> bool:
         if not self.tasks or (self.sequential and self.n_at_work):
             return False
-        # Beside a batch that is aligned another one is decoded, so one may wait to be saved.
+        # One batch is decoded while another is aligned, so one may be unsaved.
         overlaps = self.info.concurrent_align and not self.sequential
         return not self.claim.is_durable or self.n_unsaved <= int(overlaps)
 
@@ -254,7 +254,7 @@ class Recording:
         return self.left_s - AGEING * (time.monotonic() - self.waits_since)
 
     def give(self, room: int, request: BatchRequest, taken: Sequence[Task]) -> list[Task]:
-        """Up to ``room`` tasks for a batch for which others were ``taken``."""
+        """Up to ``room`` more tasks for a batch that has ``taken``."""
         n = min(room, len(self.tasks))
         if not self.is_voting or self in request.part_of:
             return self._take(range(n))
@@ -299,12 +299,12 @@ class WindowQueue:
             self.changed.notify_all()
 
     def wait(self, seen: int, timeout_s: float | None = None) -> bool:
-        """Wait for a change after the one that was ``seen``. Returns whether there was one."""
+        """Wait for a change after ``seen``. Returns whether there was one."""
         with self.changed:
             return self.changed.wait_for(lambda: self.n_changes != seen, timeout_s)
 
     def first(self, stays_with: Any = None) -> Recording | None:
-        """The recording whose turn it is. ``stays_with``: other models wait for this spec."""
+        """The next recording. ``stays_with``: keep to this spec while other models wait."""
         waiting = [one for one in self.recordings if one.error is None]
         waiting = [one for one in waiting if one.known_info is None or one.can_give]
         stays = stays_with is not None
@@ -315,7 +315,7 @@ class WindowQueue:
         )
 
     def givers(self, spec: Any) -> list[Recording]:
-        """Recordings that have tasks for this model, in the order of their turns."""
+        """Recordings with tasks for this model, in order of priority."""
         return sorted([one for one in self.of(spec) if one.can_give], key=Recording.rank)
 
     def of(self, spec: Any) -> list[Recording]:
@@ -326,7 +326,7 @@ class WindowQueue:
         ]
 
     def share(self, spec: Any, n_devices: int) -> int:
-        """The tasks of one of several devices, when no more are to come; otherwise any number."""
+        """One device's share of the tasks if no more will follow; otherwise any number."""
         own = self.of(spec)
         if not all(one.has_ended for one in own):
             return sys.maxsize
@@ -335,7 +335,7 @@ class WindowQueue:
 
     def take(self, spec: Any, request: BatchRequest) -> list[Task]:
         givers = self.givers(spec)
-        # A recording that votes in this batch gives all its windows for that before others join.
+        # A recording that votes in this batch adds all its windows before others join.
         givers.sort(key=lambda one: not (one.is_voting and one in request.part_of))
         n_queued = sum(len(one.tasks) for one in givers)
         least = request.least if request.chunk else request.size
@@ -347,21 +347,21 @@ class WindowQueue:
             if len(tasks) < room:
                 tasks += one.give(room - len(tasks), request, tasks)
         if tasks:
-            self.notify()  # feeders wait for room
+            self.notify()  # feeders wait for space
         return tasks
 
     def is_due(self, spec: Any, request: BatchRequest, *, falters: bool) -> bool:
-        """Whether a batch that is not full should wait no longer, as nothing can be added to it
-        now.
+        """Whether an incomplete batch should not wait, because nothing can be added to it now.
 
-        ``falters``: the device would idle, so the batch goes unless the rest of the audio fits in.
+        ``falters``: the device would be idle, so the batch starts unless the rest of the audio fits
+        into it.
         """
         if any(one.has_given_all or one.sequential for one in request.part_of):
             return True
         if any(
             one not in request.part_of and one.is_ready(request.size) for one in self.givers(spec)
         ):
-            return True  # they need a batch of their own
+            return True  # they need a separate batch
         rest_s = sum(one.rest_s for one in self.of(spec) if not one.has_given_all)
         return falters and rest_s > (request.size - request.n_encoded) * WINDOW_S
 

@@ -1,5 +1,5 @@
-"""What the executor works on: windows as tasks, encoded batches as parts, and the stage that knows
-what to do.
+"""The executor's units of work: windows as tasks, encoded batches as parts, and stages that process
+them.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ class Workbench(Protocol):
     def model(self) -> Recognizer: ...
 
     def encode(self, windows: Sequence[Window]) -> EncodedBatch:
-        """Encode windows that are not tasks: pieces of them, for example."""
+        """Encode windows that are not tasks, for example pieces of them."""
 
     def timed(self, name: str, tasks: Sequence[Task]) -> AbstractContextManager[None]:
         """Add the time of the block to the recordings of these tasks."""
 
 
 class Stage(Protocol):
-    """What is done with the windows of one recording. The executor decides when, with which others,
-    and where.
+    """The processing of one recording's windows. The executor decides when, with which others, and
+    where.
 
     A phase gets an encoded part, whose tasks can belong to several recordings with equal groups. It
     returns one item per task, in order. The executor repeats a phase when memory runs out or a
@@ -41,10 +41,10 @@ class Stage(Protocol):
 
     @property
     def is_open(self) -> bool:
-        """The first batch decides something about the recording, so it has to be a whole one."""
+        """The first batch decides something about the recording, so it must be complete."""
 
     def decode(self, device: Workbench, part: Part) -> list[Any]:
-        """Drafts. Runs in the thread of the device."""
+        """Drafts. Runs in the device thread."""
 
     def finish(self, device: Workbench, part: Part) -> list[Any]:
         """Results. Can run in another thread while the next batch is decoded."""
@@ -52,12 +52,12 @@ class Stage(Protocol):
     def may_improve(self, device: Workbench, result: Any) -> bool: ...
 
     def improve(self, device: Workbench, part: Part) -> list[Any]:
-        """Better results where some can be found. Runs in the thread of the device."""
+        """Improved results, if possible. Runs in the device thread."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Task:
-    """One window on its way. It is always in one place: a queue, a part, or delivered."""
+    """One window in progress. It is always in one place: a queue, a part, or delivered."""
 
     recording: Any  # a queue.Recording, which makes tasks
     stage: Stage
@@ -68,7 +68,7 @@ class Task:
 class Part:
     """Tasks that go through the phases together.
 
-    Not frozen: its encoded batch is dropped when memory is needed, and made again by the next
+    Not frozen: its encoded batch is dropped if memory is needed, and encoded again by the next
     phase.
     """
 
@@ -82,7 +82,7 @@ class Part:
 
     @property
     def encoded(self) -> EncodedBatch:
-        """The batch of a part that is in a phase."""
+        """The batch of a part during a phase."""
         assert self.batch is not None
         return self.batch
 

@@ -1,7 +1,7 @@
-"""Whether sound reaches above the band of a telephone, which ends at 3400 Hz.
+"""Whether audio has frequencies above the telephone band, which ends at 3400 Hz.
 
-Consonants do, in any other recording. The sample rate of the file tells less: a call may be stored
-at a high one. A look of 16 ms every 250 ms is enough.
+In other recordings, consonants do. The sample rate of the file says less, because a call may be
+stored at a high one. A sample of 16 ms every 250 ms is enough.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ FRAME_SAMPLES = 256
 HOP_S = HOP_SAMPLES / SAMPLE_RATE_HZ
 TELEPHONE_HZ = (300, 3400)
 ABOVE_HZ = (4500, 7500)
-WIDE = 10**-3.2  # power above the band of a telephone, as a share of the power within
+WIDE = 10**-3.2  # power above the telephone band relative to the power within
 
 Array = NDArray[np.float32]
 
@@ -46,7 +46,7 @@ class BandMeter:
         self._waiting = samples[n * HOP_SAMPLES :].copy()
 
     def is_wide(self, starts: Array, ends: Array) -> NDArray[np.bool_]:
-        """Whether each window has sound above the band of a telephone, (n,); times in seconds."""
+        """Whether each window has sound above the telephone band, (n,); times in seconds."""
         powers = np.concatenate([np.zeros((1, 2), np.float32), *self._powers])
         sums = powers.cumsum(axis=0, dtype=np.float64)
         firsts = np.minimum((starts / HOP_S).astype(np.intp), len(sums) - 1)

@@ -1,8 +1,9 @@
-"""Embeddings -> speakers: how many there are, and what each sounds like.
+"""Embeddings -> the number of speakers, and the voice of each.
 
-Spectral clustering (von Luxburg, 2007) of the windows: each is a neighbour of the few that resemble
-it most, and the largest gap among the eigenvalues of the graph says how many speakers there are.
-The neighbourhood of 1.2 % and the merging of clusters above a cosine of 0.875 are 3D-Speaker's.
+Spectral clustering (von Luxburg, 2007) of the windows: each is a neighbour of its few most
+similar windows, and the largest gap among the eigenvalues of the graph gives the number of
+speakers. The neighbourhood of 1.2 % and the merging of clusters above a cosine of 0.875 are
+3D-Speaker's.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ SAME_VOICE = 0.875  # cosine above which two clusters are one speaker
 MIN_SPEECH_S = 4.0  # a cluster with less is not a speaker, unless the number of speakers is given
 MIN_SHARE = 0.01
 SHORT_SHARE = 0.1  # the same of a short recording
-SURE_WINDOW_S = 1.0  # shorter windows do not found clusters
+SURE_WINDOW_S = 1.0  # shorter windows start no clusters
 MIN_WINDOWS = 12  # with fewer, eigenvalues say little
-SHORT_SAME_VOICE = 0.5  # cosine above which two clusters are one speaker, among so few windows
-MAX_WINDOWS = 1200  # more are clustered in groups,
-MAX_GROUPS = 600  # of which there are at most so many
-SAME_GROUP = 0.75  # cosine from which neighbours in time may form one group
+SHORT_SAME_VOICE = 0.5  # the same with so few windows
+MAX_WINDOWS = 1200  # more windows are clustered in groups
+MAX_GROUPS = 600  # maximum number of groups
+SAME_GROUP = 0.75  # cosine above which neighbours in time may form one group
 MAX_GROUP_S = 6.0
 MAX_SPEAKERS = 15
 _SEED = 0
@@ -39,7 +40,7 @@ Labels = NDArray[np.intp]
 
 @dataclass(frozen=True, slots=True)
 class SpeakerBounds:
-    """How many speakers there may be."""
+    """Bounds of the number of speakers."""
 
     least: int = 1
     most: int = MAX_SPEAKERS
@@ -98,13 +99,13 @@ def _grouped(
 
 
 def _units(embeddings: NDArray[np.floating[Any]], rows: NDArray[np.intp]) -> Iterator[Array]:
-    """The embeddings of these rows, of length 1; few are in memory at once."""
+    """The embeddings of these rows, of length 1, a few at a time."""
     for first in range(0, len(rows), MAX_WINDOWS):
         yield from unit(embeddings[rows[first : first + MAX_WINDOWS]].astype(np.float32))
 
 
 def _led(vectors: Array, weights: Array) -> tuple[Array, Array]:
-    """Groups around ``MAX_GROUPS`` leaders, which lie evenly in time."""
+    """Groups around ``MAX_GROUPS`` leaders, which are spread evenly in time."""
     leaders = vectors[np.linspace(0, len(vectors) - 1, MAX_GROUPS).astype(np.intp)]
     sums = np.zeros_like(leaders)
     totals = np.zeros(len(leaders), np.float32)
@@ -119,7 +120,7 @@ def _led(vectors: Array, weights: Array) -> tuple[Array, Array]:
 
 
 def _few_clusters(vectors: Array, weights: Array, bounds: SpeakerBounds) -> Labels:
-    """The most similar clusters are merged, as long as they may be one speaker."""
+    """Merge the most similar clusters while they may be one speaker."""
     labels = np.arange(len(vectors))
     while len(found := np.unique(labels)) > bounds.least:
         sums = [(vectors[labels == k] * weights[labels == k, None]).sum(axis=0) for k in found]
@@ -192,8 +193,8 @@ def _distances(points: Array, centres: Array) -> NDArray[np.float64]:
 
 
 def _centroids(vectors: Array, weights: Array, labels: Labels, bounds: SpeakerBounds) -> Array:
-    """The voices of the clusters: similar ones merged and small ones dropped, as far as the bounds
-    allow.
+    """The voices of the clusters, with similar ones merged and small ones dropped within the
+    bounds.
     """
     found = np.unique(labels)
     sums = [(vectors[labels == k] * weights[labels == k, None]).sum(axis=0) for k in found]

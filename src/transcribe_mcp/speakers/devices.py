@@ -1,4 +1,4 @@
-"""Where the networks run: on the device of the model, or on the CPU."""
+"""Run the networks on the device of the model, or on the CPU."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class GuardedNetworks:
 def networks_on(device: str, threads: int) -> SpeakerNetworks:
     """The networks on a device such as ``cuda:0`` or ``cpu``.
 
-    They run on the CPU where PyTorch is missing or cannot use the GPU: CTranslate2 does without it.
+    They run on the CPU if PyTorch is missing or cannot use the GPU; CTranslate2 needs neither.
 
     Raises:
         EngineUnavailableError: a library or a model file is missing or damaged.
@@ -66,7 +66,7 @@ def networks_on(device: str, threads: int) -> SpeakerNetworks:
 
 @cache
 def _on_gpu(device: str) -> SpeakerNetworks:
-    """They stay there: loading takes longer than the speakers of ten minutes."""
+    """Cached, because loading takes longer than diarizing ten minutes."""
     import torch
 
     from .networks_torch import GpuNetworks

@@ -1,4 +1,4 @@
-"""The flow: samples -> frames -> segments -> embeddings -> evidence of the speakers."""
+"""The pipeline: samples -> frames -> segments -> embeddings -> evidence of the speakers."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from .segmentation import FIRST_SAMPLE, FRAME_S, FRAME_SAMPLES, Frames, Segmente
 from .speech import DETECTED, HEARD, PAUSE_S, joined, segments_of, speech_of
 
 OVERLAPPED = 0.5  # probability of two speakers
-MAX_RUN_S = 60.0  # of sound without a pause that is looked at together
+MAX_RUN_S = 60.0  # maximum length of sound without a pause in one step
 DETECTOR_FRAME_S = 0.032
 
 Array = NDArray[np.float32]
 
 
 class Diarizer:
-    """What is heard of the speakers of one recording, pushed block by block.
+    """The evidence of one recording's speakers, pushed block by block.
 
     Neither the length of the blocks nor the number of threads changes the result.
     """
@@ -35,8 +35,8 @@ class Diarizer:
         self._embedder = Embedder(networks.embed, networks.embedding_batch)
         self._features = FeatureBuffer(networks.log_mel, networks.joined)
         self._band = BandMeter()
-        self._detected = np.empty(0, np.float32)  # of the detector's frames that are needed
-        self._n_dropped = 0  # of those before
+        self._detected = np.empty(0, np.float32)  # the detector's frames that are still needed
+        self._n_dropped = 0  # number of dropped frames
         self._open: list[Frames] = []
         self._first = 0  # number of the first open frame
         self._speech: list[NDArray[np.bool_]] = []
@@ -69,7 +69,7 @@ class Diarizer:
         return Evidence(speech, overlap, starts, ends, vectors, wide)
 
     def _take_runs(self, frames: Frames, last: bool) -> int:
-        """Take the runs of sound that have ended; return the number of frames done."""
+        """Process the finished runs of sound; return the number of frames done."""
         detected = self._detected_at(len(frames))
         is_sound = (frames.speech >= HEARD) | (detected >= DETECTED)
         n_known = len(frames) if last else self._n_known()
@@ -101,7 +101,7 @@ class Diarizer:
             self._embedder.push(_first_feature(start), last)
 
     def _n_known(self) -> int:
-        """Number of open frames for which the detector has been heard and features are known."""
+        """Number of open frames with detector probabilities and features."""
         n_rows = self._n_dropped + len(self._detected)
         detected = round(n_rows * DETECTOR_FRAME_S * SAMPLE_RATE_HZ)
         n_samples = min(detected, self._features.end * HOP_SAMPLES)

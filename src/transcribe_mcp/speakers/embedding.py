@@ -1,7 +1,7 @@
 """Segments of speech -> windows of 1.5 s -> an embedding of the voice in each.
 
-Windows lie end to end. Where two neighbours differ, the speaker may change, and a window between
-them tells where. That halves the work of the usual overlap of one half.
+Windows do not overlap. Where two neighbours differ, the speaker may change, and a window between
+them shows where. This takes half as much work as the usual overlap of 50 %.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ WINDOW_S = 1.5
 MIN_WINDOW_S = 0.3
 HOP_S = HOP_SAMPLES / SAMPLE_RATE_HZ
 N_FRAMES = n_frames_of(round(WINDOW_S * SAMPLE_RATE_HZ))
-ALIKE = 0.6  # cosine of neighbours; if it is lower, the window between them is looked at too
+ALIKE = 0.6  # below this cosine of neighbours, the window between them is embedded too
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +45,11 @@ class Embeddings:
 
 
 class Embedder:
-    """Embeddings of the segments of one recording. Results do not depend on when segments come.
+    """Embeddings of the segments of one recording. Results do not depend on when segments arrive.
 
     Args:
         embed: embeddings of windows of features, see ``SpeakerNetworks``.
-        batch: windows of a call.
+        batch: windows per call.
     """
 
     def __init__(self, embed: Callable[[Any, Rows, Rows], Array], batch: int) -> None:
@@ -59,7 +59,7 @@ class Embedder:
         self._batch = batch
         self._n_segments = 0
         self._windows: list[VoiceWindow] = []  # to be embedded
-        self._between: list[VoiceWindow] = []  # the same, between two that differ
+        self._between: list[VoiceWindow] = []  # the same, between two different windows
         self._last = Embeddings([], np.empty((0, N_EMBEDDING), np.float16))
 
     def push(self, first: int, end: int) -> None:
@@ -116,7 +116,7 @@ class Embedder:
         nothing = np.empty((0, N_EMBEDDING), np.float16)
         vectors = np.concatenate([nothing, *(vectors for _, vectors in self._found)])
         order = np.argsort(spans[:, 0], kind="stable")
-        seconds = (spans[order] + (0, 2)) * HOP_S  # frames reach over the next two
+        seconds = (spans[order] + (0, 2)) * HOP_S  # frames overlap the next two
         return *seconds.astype(np.float32).T, vectors[order]
 
 

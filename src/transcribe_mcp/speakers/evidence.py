@@ -1,4 +1,4 @@
-"""What was heard of the speakers of a recording: enough to name them again without the audio."""
+"""The evidence of a recording's speakers, which suffices to detect them again without the audio."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-VERSION = 2  # of version 1, the bandwidth is unknown
+VERSION = 2  # the bandwidth is unknown in version 1
 N_EMBEDDING = 192
 
 
@@ -17,11 +17,11 @@ N_EMBEDDING = 192
 class Evidence:
     """
     Attributes:
-        speech: whether somebody speaks, per frame, (n,) bool; see ``segmentation``.
+        speech: whether anybody speaks, per frame, (n,) bool; see ``segmentation``.
         overlap: whether two speak at once, per frame, (n,) bool.
         starts, ends: of the windows, in order, in seconds, (m,) float32.
         embeddings: of the voices in them, (m, 192) float16.
-        wide: whether they have sound above the band of a telephone, (m,) bool.
+        wide: whether they have sound above the telephone band, (m,) bool.
     """
 
     speech: NDArray[np.bool_]
@@ -63,7 +63,9 @@ class Evidence:
         except Exception as error:  # numpy and zipfile raise nothing narrower
             raise ValueError(f"the evidence of the speakers is damaged: {error}") from error
         if not 1 <= version <= VERSION:
-            raise ValueError(f"evidence of version {version}, this program reads {VERSION}")
+            raise ValueError(
+                f"the evidence has version {version}, but this program reads {VERSION}"
+            )
         if not is_whole:
             raise ValueError("the evidence of the speakers is damaged: its parts do not match")
         return evidence

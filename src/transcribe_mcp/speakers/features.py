@@ -23,7 +23,7 @@ PRE_EMPHASIS = 0.97
 LOW_HZ = 20.0
 HIGH_HZ = SAMPLE_RATE_HZ / 2
 FLOOR = float(np.finfo(np.float32).eps)
-CHUNK_FRAMES = 512  # computed at once, and always the same ones; their spectra stay in the cache
+CHUNK_FRAMES = 512  # always computed in the same chunks; their spectra fit the cache
 
 Array = NDArray[np.float32]
 
@@ -49,10 +49,10 @@ def log_mel(samples: Array) -> Array:
 
 
 class FeatureBuffer:
-    """The features of one recording, from the first frame that is needed on.
+    """The features of one recording, from the first needed frame on.
 
     Args:
-        log_mel: features of samples, on whatever device.
+        log_mel: computes the features of samples, on any device.
         joined: joins arrays on that device.
     """
 
@@ -61,7 +61,7 @@ class FeatureBuffer:
     ) -> None:
         self._log_mel = log_mel
         self._joined = joined
-        self._samples: list[Any] = []  # from the first frame on that is not computed
+        self._samples: list[Any] = []  # from the first frame that is not computed
         self._parts: list[Any] = []
         self.first = 0  # number of the first frame
         self.end = 0  # number of the frame after the last

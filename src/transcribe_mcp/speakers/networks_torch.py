@@ -26,8 +26,8 @@ N_HIDDEN = 128
 DENSE_BLOCKS = ((12, 1), (24, 2), (16, 2))  # layers and dilation of each
 GROWTH = 32  # channels that a dense layer adds
 RESIDUAL_BLOCKS = ("layer1.0", "layer1.1", "layer2.0", "layer2.1")
-CONVOLUTION_BATCH = 32  # windows of 10 s in the convolutions at once, which need more memory
-HEAD_BATCH = 128  # windows of 1.5 s in the first convolutions at once, for the same reason
+CONVOLUTION_BATCH = 32  # windows of 10 s per call of the convolutions, which need more memory
+HEAD_BATCH = 128  # windows of 1.5 s per call of the first convolutions, for the same reason
 LOG_MEL_FRAMES = 1 << 14  # at once
 
 Weights = dict[str, Tensor]
@@ -51,11 +51,11 @@ class GpuNetworks:
         dtype = torch.float16 if device.type == "cuda" else torch.float32
         self._segmentation = Segmentation(_weights("segmentation"), device)
         self._campplus = CamPlusPlus(_weights("campplus"), device, dtype)
-        new_stream: Any = torch.cuda.Stream  # torch leaves it without types
+        new_stream: Any = torch.cuda.Stream  # untyped in torch
         self._stream = new_stream(device) if device.type == "cuda" else None
 
     def close(self) -> None:
-        """The weights go with the object."""
+        """The weights are freed with the object."""
 
     def on_device(self, samples: Array) -> Tensor:
         with self._at_work():
@@ -122,7 +122,7 @@ class Segmentation:
         self._weights = {name: value.to(device) for name, value in weights.items()}
         self._lstm = nn.LSTM(60, N_HIDDEN, 4, bidirectional=True, batch_first=True)
         self._lstm.load_state_dict(dict(_lstm_states(weights)))
-        self._lstm.to(device).eval()  # in training it would keep every state
+        self._lstm.to(device).eval()  # in training mode it would keep every state
         self._lstm.flatten_parameters()
 
     def __call__(self, samples: Tensor) -> Tensor:
@@ -159,9 +159,8 @@ class Segmentation:
 class CamPlusPlus:
     """CAM++: windows of normalized features (n, 148, 80) -> embeddings (n, 192).
 
-    In its first convolutions the channels come last, which suits Tensor Cores. Behind them they
-    come first, (channels, n, frames): then what a dense layer adds lies behind what it read, and
-    nothing is copied.
+    The first convolutions have the channels last, which suits Tensor Cores. Later ones have them
+    first, (channels, n, frames). So a dense layer appends its output to its input without a copy.
     """
 
     def __init__(self, weights: Weights, device: torch.device, dtype: torch.dtype) -> None:
@@ -210,7 +209,7 @@ class CamPlusPlus:
             # The mean over the window and over its only segment.
             context = self._pointwise_layer(2 * y.mean(dim=2), f"{layer}.context1").relu_()
             gate = self._pointwise_layer(context, f"{layer}.context2").sigmoid_()
-            # The convolution over three frames: one product for each, moved by the dilation.
+            # The convolution over three frames: one product each, shifted by the dilation.
             before, local, after = _pointwise(self._weights[f"{layer}.local.weight"], y).chunk(3)
             local[:, :, dilation:] += before[:, :, :-dilation]
             local[:, :, :-dilation] += after[:, :, dilation:]
@@ -230,8 +229,8 @@ class CamPlusPlus:
 
 
 def _laid_out(name: str, weight: Tensor) -> Tensor:
-    """In the files convolutions over frames have one row, because that suits the CPU. Those of
-    three frames become three layers over one, (3 n_out, n_in).
+    """In the files convolutions over frames have one row, which suits the CPU. Those over three
+    frames become three layers over one frame, (3 n_out, n_in).
     """
     if name.startswith("head."):
         is_map = weight.ndim == 4

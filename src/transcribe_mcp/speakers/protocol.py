@@ -1,4 +1,4 @@
-"""What the two networks compute, wherever they run."""
+"""The interface of the two networks on any device."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Rows = NDArray[np.intp]
 
 
 class SpeakerNetworks(Protocol):
-    """Where the two networks run. A call takes whole batches, except the last of a recording."""
+    """Runs the two networks. Calls get whole batches, except the last one of a recording."""
 
     segmentation_batch: int
     embedding_batch: int
@@ -22,7 +22,7 @@ class SpeakerNetworks(Protocol):
         """Samples (n,) as an array on the device."""
 
     def joined(self, parts: Sequence[Any]) -> Any:
-        """Arrays on the device in one."""
+        """Concatenate arrays on the device."""
 
     def segment(self, samples: Any) -> Array:
         """P(speech), P(overlap) and the number of the most probable set of speakers in windows of

@@ -1,8 +1,8 @@
 """Samples -> speech, overlap and changes of the speaker, per frame of 17 ms, by segmentation-3.0.
 
 The network sees windows of 10 s, one each 5 s. For each of its frames it scores seven sets of
-speakers: nobody, one of three, or two of three. Who they are differs from window to window, so only
-what does not depend on it is kept.
+speakers: nobody, one of three, or two of three. Their order differs between windows, so only
+results that do not depend on it are kept.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FRAME_S = FRAME_SAMPLES / SAMPLE_RATE_HZ
 FIRST_SAMPLE = 360  # of frame 0; the network sees 495 samples on each side of its centre
 N_FRAMES = 589  # of a window
 TWO_SPEAKERS = 4  # the first set of two
-# The middle of a window knows more than its edges.
+# The middle of a window has more context than its edges.
 _WEIGHTS = (np.hamming(N_FRAMES) + 1e-3).astype(np.float32)
 
 Array = NDArray[np.float32]
@@ -77,7 +77,7 @@ class Segmenter:
         self._n_samples = 0
         self._n_windows = 0
         self._n_returned = 0
-        # Weight, speech, overlap and change of the frames that are not returned yet.
+        # Weight, speech, overlap and change of frames that are not returned yet.
         self._sums = np.zeros((4, 0), np.float32)
 
     def push(self, samples: Any, *, last: bool = False) -> Frames:
@@ -115,7 +115,7 @@ class Segmenter:
             self._n_windows += 1
 
     def _returned(self, end: int) -> Frames:
-        """The frames up to ``end``, which leave the memory."""
+        """Return and drop the frames up to ``end``."""
         n = end - self._n_returned
         done = self._sums[:, :n]
         self._sums = self._sums[:, n:]

@@ -1,9 +1,9 @@
 """Frames -> speech -> segments of one speaker.
 
-Speech is what the segmentation network or the voice detector hears. The first is generous with the
-edges of speech. The second is strict, and hears little on a noisy telephone line. So where both
-hear speech they decide together, and elsewhere each decides alone. How sure the detector is of
-clear speech depends on the line, so its probabilities are compared with that.
+The segmentation network and the voice detector both find speech. The network is generous at the
+edges of speech. The detector is strict, and misses much on a noisy telephone line. So where both
+find speech they decide together, and elsewhere each decides alone. The detector's probabilities for
+clear speech depend on the line, so they are compared with that level.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from .segmentation import FRAME_S
 
-HEARD = 0.25  # probability from which the segmentation network may hear speech
-DETECTED = 0.5  # the same of the voice detector
-AGREED = 0.9  # sum of both probabilities, where both hear speech
-ALONE = 0.5  # probability at which the segmentation network is believed against the detector
-ALONE_S = 0.5  # and for how long, where the detector hears the rest of the segment
+HEARD = 0.25  # minimum probability of the segmentation network
+DETECTED = 0.5  # the same for the voice detector
+AGREED = 0.9  # minimum sum of both probabilities, where both find speech
+ALONE = 0.5  # above this the segmentation network overrules the detector
+ALONE_S = 0.5  # for at most this long, if the detector finds the rest of the segment
 PAUSE_S = 0.25  # a shorter pause does not end a segment of one speaker
-TRUSTED = 0.5  # share of sure speech that the detector must hear; otherwise it is not asked
+TRUSTED = 0.5  # share of clear speech that the detector must find; otherwise it is ignored
 CHANGED = 0.5  # probability of a change that cuts a segment
 
 Mask = NDArray[np.bool_]
@@ -58,13 +58,13 @@ def speech_of(speech: Array, detected: Array) -> Mask:
 
 
 def _hears_little(speech: Array, detected: Array) -> bool:
-    """Whether the detector hears little of what is surely speech, as on a noisy line."""
+    """Whether the detector misses much clear speech, as on a noisy line."""
     is_sure = speech >= ALONE
     return bool(is_sure.any() and np.mean(detected[is_sure] >= DETECTED) < TRUSTED)
 
 
 def _sureness(speech: Array, detected: Array) -> float:
-    """The detector's usual probability of what is surely speech; 1 if nothing is."""
+    """The detector's typical probability for clear speech; 1 if there is none."""
     is_sure = speech >= ALONE
     return float(np.clip(np.median(detected[is_sure]), DETECTED, 1)) if is_sure.any() else 1.0
 

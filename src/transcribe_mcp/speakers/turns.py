@@ -13,14 +13,16 @@ from .evidence import Evidence
 from .segmentation import FRAME_S, frame_at, start_of
 from .speech import joined, spans_of
 
-TEMPERATURE = 0.1  # of a window's vote for the voices; cosines differ by a few tenths
+TEMPERATURE = 0.1  # softmax scale of a window's votes; cosines differ by a few tenths
 EDGE_VOTE = 0.05  # at the edge of a window; 1 in its middle
 BLOCK_WINDOWS = 2048
-BLOCK_FRAMES = 1 << 16  # whose votes are in memory at once
-MIN_PAUSE_S = 0.3  # of a turn. Both its edges are faint speech: it is found longer than it is
-ADJACENT_S = 1.0  # up to which speech too short for a window is given to the nearest speaker
+BLOCK_FRAMES = 1 << 16  # windows whose votes are in memory at once
+MIN_PAUSE_S = (
+    0.3  # minimum length of a turn. Both edges are faint speech, so it seems longer than it is
+)
+ADJACENT_S = 1.0  # maximum distance of the nearest speaker for speech too short for a window
 FAR = 1 << 30  # frames
-NEAR_S = 3.0  # where a speaker is looked for who talks at the same time
+NEAR_S = 3.0  # context in which a simultaneous speaker is searched
 
 Array = NDArray[np.float32]
 
@@ -39,7 +41,7 @@ class Diarization:
     """Who speaks when.
 
     Attributes:
-        exclusive: turns that do not overlap, in order; at each time the speaker in front.
+        exclusive: turns of the main speaker at each time, in order, without overlap.
         turns: all turns, which may overlap, in the order of their starts.
         voices: of the speakers, (n_speakers, 192), of length 1.
     """
@@ -93,9 +95,9 @@ def _speakers_in_front(evidence: Evidence, voices: Array) -> NDArray[np.int16]:
 
 
 def _fill(speaker: NDArray[np.int16], speech: NDArray[np.bool_]) -> None:
-    """Give speech in no window, in place, to the nearest speaker in front.
+    """Assign speech outside of windows to the nearest main speaker, in place.
 
-    Windows leave out what is too short to tell a voice: a syllable between two pauses.
+    Windows omit speech that is too short to identify a voice, such as a syllable between pauses.
     """
     n_near = int(ADJACENT_S / FRAME_S)
     known = speaker.copy()
@@ -115,21 +117,21 @@ def _first_known(speaker: NDArray[np.int16]) -> tuple[int, int]:
 
 
 def _shares(embeddings: NDArray[np.float16], voices: Array) -> Array:
-    """How much each window votes for each voice, 1 for the most similar one."""
+    """The votes of each window for the voices, 1 for the most similar one."""
     cosines = unit(embeddings.astype(np.float32)) @ voices.T
     return np.asarray(np.exp((cosines - cosines.max(axis=1, keepdims=True)) / TEMPERATURE))
 
 
 @lru_cache
 def _votes_within(n_frames: int) -> Array:
-    """How much a window's vote counts in each of its frames, (n, 1)."""
+    """The weight of a window's vote in each of its frames, (n, 1)."""
     return (np.bartlett(n_frames + 2)[1:-1, None] + EDGE_VOTE).astype(np.float32)
 
 
 def _second_speakers(
     speaker: NDArray[np.int16], overlap: NDArray[np.bool_], n_speakers: int
 ) -> NDArray[np.int16]:
-    """Who speaks at the same time: of the others, the one heard most nearby. -1 for none."""
+    """The simultaneous speaker: of the others, the one who talks most nearby. -1 for none."""
     second = np.full(len(speaker), -1, np.int16)
     n_near = int(NEAR_S / FRAME_S)
     frames = np.flatnonzero(overlap & (speaker >= 0))

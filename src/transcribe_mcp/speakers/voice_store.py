@@ -1,7 +1,7 @@
 """The file of known voices: ``voices.json`` in the data directory, for its owner only.
 
-Readers see the file whole, because writers replace it. Writers take turns at a lock. A file that
-cannot be read stays as it is.
+Writers replace the file atomically, one at a time under a lock. A file that cannot be read is left
+unchanged.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LOCK_NAME = "voices.lock"
 VERSION = 1
 LOCK_S = 10.0
 MAX_PRINTS = 5  # of a voice and kind
-OTHER_NAME = 0.80  # cosine from which a clip is the voice of somebody else who is known
+OTHER_NAME = 0.80  # cosine above which a clip is the voice of another known person
 DIGITS = 6
 # What reading a damaged file raises.
 _DAMAGE = (ValueError, KeyError, TypeError, AttributeError, RecursionError, UsageError)
@@ -91,7 +91,7 @@ class VoiceStore:
         """Add a print; return the voice, and whether its oldest print was replaced.
 
         Raises:
-            VoiceSampleError: somebody else who is known sounds the same.
+            VoiceSampleError: another known voice sounds the same.
             VoiceStoreError: the file cannot be read or written.
         """
         with self._changing() as known:
@@ -196,7 +196,7 @@ def _print(row: dict[str, Any]) -> VoicePrint:
     found = VoicePrint(Kind(row["kind"]), unit(vector), float(row["seconds"]), **texts)
     is_shaped = vector.ndim == 1 and (len(vector) == N_EMBEDDING or not found.is_current)
     if not is_shaped or not np.isfinite(vector).all() or not math.isfinite(found.seconds):
-        raise ValueError("no embedding of a voice")
+        raise ValueError("not the embedding of a voice")
     return found
 
 
@@ -217,7 +217,7 @@ def _refuse_other_name(name: str, new: VoicePrint, known: Iterable[KnownVoice]) 
         likeness = voice.likeness(new)
         if key_of(voice.name) != key_of(name) and likeness and likeness >= OTHER_NAME:
             raise VoiceSampleError(
-                f"the clip sounds like {voice.name}, who is known already",
+                f"the clip sounds like {voice.name}, a known voice",
                 hint=f"add it to {voice.name}, or remove that voice first",
             )
 

@@ -1,8 +1,8 @@
-"""Known voices: prints of what persons sound like, and which speaker of a recording each may be.
+"""Known voices: prints of persons' voices, and the matching with speakers of a recording.
 
 A print is the mean embedding of at least 10 s of clean speech. It is compared only with speakers
-that are heard over the same kind of channel, and only if the same network made both: across a
-telephone, a voice resembles others as much as itself.
+on the same kind of channel, and only if the same network made both. Between telephone and
+wideband, a voice resembles others as much as itself.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from .turns import Diarization
 
 MODEL = "campplus"
 WEIGHTS = SHA256[f"{MODEL}.safetensors"]
-MIN_SPEECH_S = 10.0  # of one person alone; with less, voices are not told apart
-MARGIN = 0.10  # by which the cosine of the next name is lower
-CLEAN = 0.9  # share of a window in which one person alone speaks
-WIDE_SHARE = 0.1  # of the windows, with sound above the band of a telephone
+MIN_SPEECH_S = 10.0  # of one person alone; with less, voices cannot be distinguished
+MARGIN = 0.10  # minimum margin over the cosine of the next name
+CLEAN = 0.9  # minimum share of a window with one speaker only
+WIDE_SHARE = 0.1  # share of windows with sound above the telephone band
 
 
 class Kind(StrEnum):
-    """The kind of channel over which a voice is heard."""
+    """The kind of channel of a voice."""
 
     WIDEBAND = "wideband"
     TELEPHONE = "telephone"
@@ -46,13 +46,13 @@ MIN_EXPECTED_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class VoicePrint:
-    """What a voice sounds like.
+    """A voice print.
 
     Attributes:
         vector: mean embedding, (192,), of length 1.
-        seconds: of clean speech behind it.
+        seconds: amount of clean speech.
         added: day on which it was stored, as in 2026-01-31.
-        id: tells prints apart; random.
+        id: random, to distinguish prints.
         model, weights: the network that made it, and the SHA-256 of its weights.
     """
 
@@ -94,7 +94,7 @@ class Naming:
     Attributes:
         names: number of a speaker -> name. No name occurs twice.
         perhaps: the same where it is uncertain; or where another speaker has the name already.
-        uncompared: kinds of speakers of which no known voice has a print.
+        uncompared: kinds of channel for which no known voice has a print.
     """
 
     names: Mapping[int, str] = field(default_factory=dict)

@@ -9,8 +9,8 @@ from ..domain.text_marks import CLOSERS, SENTENCE_MARKS
 from ..domain.transcript import Word
 from .turns import SpeakerTurn
 
-NEAR_WORDS = 2  # a change moves by at most so many words,
-NEAR_S = 0.4  # and by at most so much,
+NEAR_WORDS = 2  # a change moves by at most this many words,
+NEAR_S = 0.4  # and by at most this long,
 PAUSE_S = 0.15  # to a pause of at least this length
 SHORT_WORD_S = 0.4
 

@@ -1,7 +1,7 @@
 """Windows -> log-mel spectrograms in PyTorch, one batch at a time, on the device of the model.
 
 Equal to the NumPy reference in ``features`` within 1e-4. Samples already on the device are used
-there. Others go through pinned memory, so the transfer overlaps with work of the host.
+there. Others go through pinned memory, so the transfer overlaps with CPU work.
 """
 
 from __future__ import annotations

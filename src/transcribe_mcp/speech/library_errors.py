@@ -1,4 +1,4 @@
-"""The door through which errors of PyTorch and CTranslate2 leave as ours."""
+"""Turns errors of PyTorch and CTranslate2 into ours."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def library_errors(
     """
     Args:
         kinds: returns the types of the library's errors; called after an error.
-        failed: what failed; ``no_memory`` says it for memory that ran out.
+        failed: the message; ``no_memory`` is the message if memory ran out.
         hint: the way out if memory ran out.
 
     Raises:

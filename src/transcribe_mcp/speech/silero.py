@@ -23,7 +23,7 @@ PURPOSE = "voice detection"  # for messages
 
 FRAME_SAMPLES = 512  # one probability each
 FRAME_S = FRAME_SAMPLES / SAMPLE_RATE_HZ
-CONTEXT_SAMPLES = 64  # end of the previous frame, seen again in front of each frame
+CONTEXT_SAMPLES = 64  # end of the previous frame, repeated before each frame
 STATE_SIZE = 128  # of h and of c, and the number of features per frame
 
 WINDOW_SAMPLES = 256

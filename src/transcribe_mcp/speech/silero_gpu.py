@@ -1,13 +1,13 @@
-"""Silero's network on a GPU: the audio of a block in many lanes at once, and kept there for the
-windows cut from it.
+"""Silero's network on a GPU: many lanes of a block at once. The audio stays there for the windows
+cut from it.
 
-The encoder looks at one frame alone, so all frames go through it as rows of a few matrix products.
-Only the LSTM looks back. A block is cut into lanes that run side by side, each with an empty memory
-from some lanes before its own; the first ones have heard all, as in the serial run.
-`SpeechDetector` is the twin of this on the CPU.
+The encoder treats each frame alone, so all frames are rows of a few matrix products. Only the LSTM
+needs the past. A block is cut into lanes that run in parallel. Each lane starts from a zero state a
+few lanes early; the first lanes start at the beginning, as in the serial run. `SpeechDetector` is
+the CPU version.
 
-Every operation is a turn of Python's, for which the thread that tells the GPU what to encode has to
-wait: they are few.
+Each operation takes the GIL and so delays the thread that launches the encoder. So there are few
+operations.
 """
 
 from __future__ import annotations
@@ -43,15 +43,14 @@ from .silero import (
 )
 
 TORCH_ERRORS = (RuntimeError, ValueError, MemoryError)
-LANE_FRAMES = 250  # 8 s; shorter lanes take fewer steps and hear less
+LANE_FRAMES = 250  # 8 s; shorter lanes take fewer steps and have less context
 LANES_BEFORE = (
-    5  # 40 s heard before every lane: at least 997 of 1000 decisions are those of the serial run
+    5  # 40 s of warm-up before each lane: at least 99.7 % of decisions equal the serial run
 )
-SHORT_FRAMES = LANE_FRAMES * (1 + LANES_BEFORE)  # one lane takes no more steps, and is exact
-# that the encoder takes at once, filled up: 80 MB, whose pieces are always of the same sizes
+SHORT_FRAMES = LANE_FRAMES * (1 + LANES_BEFORE)  # one lane takes no more steps and is exact
+# encoded at once, padded: 80 MB in tensors of always the same sizes
 CHUNK_FRAMES = 8192
-# of what would fill no more than half of it: pieces so small that PyTorch cuts them from larger
-# ones
+# up to half of that: tensors so small that PyTorch cuts them from larger segments
 FEW_FRAMES = 2048
 
 Samples = NDArray[np.float32]
@@ -59,8 +58,8 @@ State = tuple[Tensor, Tensor]  # h, c: (1, 1, 128) each
 
 
 def lanes_of(n_frames: int) -> tuple[int, int]:
-    """Frames of a lane (the last may have fewer), and how many lanes before its own each hears, as
-    far as there are.
+    """Frames per lane (the last may have fewer), and the maximum number of warm-up lanes before
+    each.
     """
     return (n_frames, 0) if n_frames <= SHORT_FRAMES else (LANE_FRAMES, LANES_BEFORE)
 
@@ -68,13 +67,13 @@ def lanes_of(n_frames: int) -> tuple[int, int]:
 class SileroGpu:
     """Voice detection on one device, for any number of recordings.
 
-    Raises: EngineUnavailableError when Silero's file is missing or damaged.
+    Raises: EngineUnavailableError: Silero's file is missing or damaged.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.network = LaneNetwork(read_weights(), device)
-        new_stream: Any = torch.cuda.Stream  # torch leaves it without types
+        new_stream: Any = torch.cuda.Stream  # untyped in torch
         # One stream for all detectors: PyTorch caches freed memory per stream.
         self.stream = new_stream(device) if device.type == "cuda" else None
         # One block is queued at a time, so the memory of one suffices.
@@ -97,7 +96,7 @@ class GpuSpeechDetector:
         self._stream = silero.stream
         self._audio = torch.zeros(
             CONTEXT_SAMPLES, device=self._device
-        )  # held for windows and for the frame begun
+        )  # kept for windows and for the incomplete frame
         self._origin = -CONTEXT_SAMPLES  # sample of the recording at which _audio begins
         self._next = 0  # sample at which the next frame begins
         self._state = _empty_state(self._device)
@@ -117,9 +116,7 @@ class GpuSpeechDetector:
             return found
 
     def _queue(self, samples: Samples, *, last: bool) -> Tensor:
-        """Queue the network on a block -> probabilities (n,) in main memory, once they are
-        there.
-        """
+        """Launch the network on a block; wait for the probabilities (n,) in main memory."""
         self._append(samples)
         end = self._origin + len(self._audio)
         if last:
@@ -170,16 +167,14 @@ class GpuSpeechDetector:
             return
         new = torch.from_numpy(np.ascontiguousarray(samples, np.float32))
         if self._stream is not None and not new.is_pinned():
-            new = new.pin_memory()  # what is not pinned is sent with the host waiting
+            new = new.pin_memory()  # the CPU waits for copies of memory that is not pinned
         self._audio = torch.cat([self._audio, new.to(self._device, non_blocking=True)])
 
     @contextmanager
     def _working(self) -> Iterator[None]:
         """Use this detector's stream, and turn torch's errors into ours."""
         failed = f"voice detection on {self._device} failed"
-        errors = library_errors(
-            launch_errors, failed, "use fewer windows at once or a smaller model"
-        )
+        errors = library_errors(launch_errors, failed, "use a smaller batch or a smaller model")
         with errors, torch.inference_mode(), torch.cuda.stream(self._stream):
             yield
 
@@ -198,7 +193,9 @@ class LaneNetwork:
             n_steps = convolution.n_steps_out(n_steps)
             self.layers.append(_linear(matrix.T, np.tile(convolution.bias, n_steps)).to(device))
         self.lstm = _lstm(weights).to(device)
-        self.from_input = _parameter(self.lstm, "weight_ih_l0").t()  # what the kernel needs of it
+        self.from_input = _parameter(
+            self.lstm, "weight_ih_l0"
+        ).t()  # the part that the kernel needs
         self.from_state = _parameter(self.lstm, "weight_hh_l0").half()
         self.bias = _parameter(self.lstm, "bias_ih_l0") + _parameter(self.lstm, "bias_hh_l0")
         self.output = _linear(weights.output_weight.T, weights.output_bias).to(device)
@@ -221,7 +218,7 @@ class LaneNetwork:
         """(n, 576) samples -> (n, 128) features. Convolutions over four steps are matrix products
         of all of them.
 
-        There are at most ``CHUNK_FRAMES``, to which more than ``FEW_FRAMES`` are filled up.
+        At most ``CHUNK_FRAMES``; more than ``FEW_FRAMES`` are padded to that number.
         """
         n_frames = len(frames)
         if n_frames > FEW_FRAMES:
@@ -243,12 +240,12 @@ class LaneNetwork:
         return self.remember_by_library(features, state)
 
     def remember_by_library(self, features: Tensor, state: State) -> tuple[Tensor, State]:
-        """The same by torch's LSTM."""
+        """The same with torch's LSTM."""
         size, before = lanes_of(len(features))
         begins = range(0, len(features), size)
         heard = [features[max(0, begin - before * size) : begin + size] for begin in begins]
         h, c = torch.zeros((2, 1, len(heard), STATE_SIZE), device=features.device)
-        h[:, : before + 1], c[:, : before + 1] = state  # of lanes that hear the first frame
+        h[:, : before + 1], c[:, : before + 1] = state  # lanes that start at the first frame
         outputs, after = self.lstm(pack_sequence(heard, enforce_sorted=False), (h, c))
         padded, _ = pad_packed_sequence(outputs, batch_first=True)
         own = [
@@ -258,7 +255,7 @@ class LaneNetwork:
         return torch.cat(own)[: len(features)], (after[0][:, -1:].clone(), after[1][:, -1:].clone())
 
     def remember_in_one_launch(self, features: Tensor, state: State) -> tuple[Tensor, State]:
-        """The same by a kernel of our own."""
+        """The same with our own kernel."""
         from .lstm_kernels import run_lanes
 
         gates = torch.addmm(self.bias, features, self.from_input)
@@ -281,9 +278,9 @@ def has_triton() -> bool:
 
 @cache
 def _kernel_problem(device: torch.device) -> str:
-    """Why the LSTM cannot run in one launch there; empty where it can."""
+    """Why the LSTM cannot run in one launch there; empty if it can."""
     if not has_triton():
-        return "there is no Triton"
+        return "Triton is not installed"
     from .lstm_kernels import problem
 
     return problem(device)
@@ -291,7 +288,7 @@ def _kernel_problem(device: torch.device) -> str:
 
 @cache
 def launch_errors() -> tuple[type[Exception], ...]:
-    """What PyTorch fails with, and Triton where it is there."""
+    """The errors of PyTorch, and of Triton if it is installed."""
     if not has_triton():
         return TORCH_ERRORS
     from .lstm_kernels import TRITON_ERRORS

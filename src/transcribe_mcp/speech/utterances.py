@@ -39,7 +39,7 @@ class TurnRules:
 
 @dataclass(frozen=True, slots=True)
 class SpeechStarted:
-    """An utterance begins; its first window will begin at ``at_s``."""
+    """An utterance has begun; its first window starts at ``at_s``."""
 
     at_s: float
 
@@ -70,7 +70,7 @@ class UtteranceFinder:
         self._region_origin = 0  # sample at which ``_regions`` began to count
         self._n_frames = 0  # since then
         self._is_speech = False
-        self._floor = 0  # end of the last window, which no other overlaps
+        self._floor = 0  # end of the last window; later ones do not overlap it
 
     @property
     def end_s(self) -> float:
@@ -83,7 +83,7 @@ class UtteranceFinder:
         yield from self._follow(self._detector.push(samples))
 
     def flush(self) -> Iterator[Found]:
-        """End the utterance now, and start again behind it."""
+        """End the utterance now, and start again after it."""
         end = self._origin + len(self._held)
         yield from self._follow(self._detector.push(np.empty(0, np.float32), last=True))
         for region in self._regions.push(np.empty(0, np.float32), last=True):
@@ -94,7 +94,7 @@ class UtteranceFinder:
         self.clear()
 
     def clear(self) -> None:
-        """Drop what is held, and start again."""
+        """Drop buffered audio, and start again."""
         self._origin += len(self._held)
         self._held = np.empty(0, np.float32)
         self._detector.reset()
@@ -118,7 +118,7 @@ class UtteranceFinder:
                 yield SpeechStarted(self._first(since_s) / SAMPLE_RATE_HZ)
             now = self._region_origin + self._n_frames * FRAME_SAMPLES
             for region in regions:
-                # A region that was cut without a pause continues behind the cut.
+                # A region that was cut without a pause continues after the cut.
                 is_cut = self._regions.is_open
                 yield self._window(region, self._sample(region.end) if is_cut else now)
             if self._is_speech and not self._regions.is_open:

@@ -6,8 +6,8 @@ from ...service.models import Batch, Job
 from ..wording import Wording
 
 for_assistant = Wording((
-    (r"extract its sound track, or raise (TRANSCRIBE_MCP_\w+)",
-     r"extract its sound track; the user can raise \1"),
+    (r"extract its audio track, or raise (TRANSCRIBE_MCP_\w+)",
+     r"extract its audio track; the user can raise \1"),
     (r"roots are set with --allowed-root or (TRANSCRIBE_MCP_\w+)",
      r"the user can allow more directories with \1"),
     (r"where the server was started with --allow-urls",
