@@ -265,7 +265,7 @@ def test_the_queue_takes_as_many_jobs_as_may_wait_whoever_submits_them(tmp_path:
             store.close()
 
         assert [type(error) for error in refused] == [QueueFullError] * 4
-        assert str(refused[0]) == "the queue is full: 3 jobs wait, 3 may"
+        assert str(refused[0]) == "the queue is full: 3 jobs wait; the limit is 3"
         assert len(jobs.list_jobs().jobs) == 3
 
 

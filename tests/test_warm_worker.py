@@ -110,14 +110,14 @@ def test_another_model_is_loaded_by_the_command(warm: Place, tmp_path: Path) -> 
     wait_for_idle_worker()
     done = command(warm, tmp_path, CLIP, "--compute-type", "float32")
     assert done.returncode == 0
-    assert "no worker is used: it has another model" in done.stderr
+    assert "no worker is used: the worker has another model" in done.stderr
 
 
 def test_a_command_does_not_wait_for_a_worker_at_work(warm: Place, tmp_path: Path) -> None:
     with closing(taken_model()):
         done = command(warm, tmp_path, CLIP)
     assert done.returncode == 0 and done.stdout
-    assert "no worker is used: it works for another command" in done.stderr
+    assert "no worker is used: the worker is used by another command" in done.stderr
 
 
 def started(here: Place, cwd: Path) -> subprocess.Popen[str]:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from ..speech.regions import Window
 
 RETRY_BEAM_SIZE = 5  # openai-whisper's default
-PACKAGES_ENGINE = "ctranslate2"  # reads the models that come as packages
+PACKAGES_ENGINE = "ctranslate2"  # supports models in packages
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +66,11 @@ ENGINES: Mapping[str, EngineEntry] = {
 
 @dataclass(frozen=True)
 class EngineRequest(EngineSpec):
-    """What a module's ``load`` is given: the spec, and what loading it has to say.
+    """The argument of a module's ``load``: the spec, and how to report progress.
 
     Attributes:
         progress: receives downloads and conversions.
-        notices: what the choice of this engine already cost; the engine hands them on in its
-            ``info``.
+        notices: about the choice of this engine; the engine passes them on in its ``info``.
         n_devices: number of devices that share the windows of every recording. Each device has its
             own request.
     """
@@ -83,35 +82,31 @@ class EngineRequest(EngineSpec):
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What was loaded, in the words that go into every result."""
+    """Description of a loaded model, part of every result."""
 
     engine: str
     model: str
     device: str
     compute_type: str
-    languages: tuple[str, ...]  # codes that it can transcribe; detection chooses among them
+    languages: tuple[str, ...]  # supported codes; detection chooses among them
     tasks: tuple[str, ...] = ("transcribe",)
-    batch_size: int = 8  # windows that it decodes best at once on this machine
+    batch_size: int = 8  # windows per batch with the best throughput on this machine
     concurrent_align: bool = (
         False  # align() can run beside the encoding and decoding of other windows
     )
     encode_chunk: int = (
-        0  # windows that encode() takes best at once, to be joined; 0: whole batches only
+        0  # best number of windows per encode() call; calls are joined. 0: whole batches only
     )
     concurrent_encode: bool = False  # that can run beside decode(); close() interrupts it
-    beam_size: int = 1  # hypotheses with which this model is best here for its time
+    beam_size: int = 1  # best beam size for this model on this device, considering time
     can_sample: bool = (
-        True  # decodes differently at another temperature, and alike each time at the same
+        True  # temperatures give different texts, and the same temperature always the same
     )
-    retry_beam_size: int = (
-        1  # hypotheses with which doubtful windows are decoded again; 1: they are not
-    )
-    word_lag_s: float = 0.0  # by how much its words start too late
-    punctuates: bool = (
-        False  # was trained on text with punctuation, and takes a prompt's style over
-    )
+    retry_beam_size: int = 1  # beam size for retries of doubtful windows; 1: no such retries
+    word_lag_s: float = 0.0  # delay of its word starts
+    punctuates: bool = False  # trained on punctuated text; follows the style of a prompt
     skips_speech: bool = (
-        False  # may leave out words in the midst of a window; then it is decoded again in pieces
+        False  # may skip words inside a window, which is then decoded again in pieces
     )
     versions: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[Notice, ...] = ()
@@ -123,12 +118,11 @@ class DecodingOptions:
 
     Attributes:
         task: ``transcribe`` or ``translate`` (to English).
-        beam_size: hypotheses kept; 1 is greedy. Ignored where ``temperature`` > 0.
+        beam_size: hypotheses kept; 1 is greedy. Ignored if ``temperature`` > 0.
         temperature: 0 takes the most probable token; above, tokens are sampled.
-        prompt: text that the decoder takes as having been said before, for style and spelling.
+        prompt: preceding text for the decoder, for style and spelling.
         vocabulary: words and names to expect.
-        timestamps: let the model say timestamps between its words, where the engine can; they are
-            not in the text.
+        timestamps: decode timestamp tokens, if the engine can; they are not in the text.
     """
 
     task: str = "transcribe"
@@ -144,13 +138,13 @@ class DecodingOptions:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """What an engine heard in one window. ``None`` where the engine does not measure it.
+    """The result of one window. ``None``: not measured by the engine.
 
     Attributes:
-        tokens: text tokens without specials; empty for engines that have none.
+        tokens: text tokens without specials; empty for engines without tokens.
         avg_logprob: mean natural-log probability per token, end of text included.
-        no_speech_prob: the model's own probability that the window holds no speech.
-        words: set by engines that time words while decoding, on the original clock.
+        no_speech_prob: the model's probability that the window has no speech.
+        words: set by engines that align words while decoding, on the original clock.
     """
 
     text: str
@@ -163,14 +157,14 @@ class Decoded:
 
 
 class EncodedBatch(Protocol):
-    """Windows in the memory of a device; opaque to everyone but its model. The last reference frees
-    the memory.
+    """Encoded windows in a device's memory; only the model uses their content. Freed with the last
+    reference.
     """
 
     def __len__(self) -> int: ...
 
     def select(self, indices: Sequence[int]) -> EncodedBatch:
-        """The same memory, only the windows at ``indices``, in that order."""
+        """A view with only the windows at ``indices``, in that order."""
 
 
 # Gets the row of a window and its text. Returns the temperature of the next attempt, or None to
@@ -184,18 +178,18 @@ def accept(row: int, decoded: Decoded) -> float | None:
 
 
 class Aligner(Protocol):
-    """Finds when the words of a text were said."""
+    """Finds the times of words."""
 
     def align(
         self, encoded: Any, decoded: Sequence[Decoded], options: DecodingOptions
     ) -> list[list[Word]]:
-        """Word timestamps on the original clock, monotonic, one for every word of each text."""
+        """Monotonic word timestamps on the original clock, for every word of each text."""
 
 
 class Recognizer(Aligner, Protocol):
     """A speech model on one device.
 
-    Methods take and return one item per window, in order. Foreign errors leave as
+    Methods take and return one item per window, in order. They raise library errors as
     ``EngineFailedError``.
     """
 
@@ -203,12 +197,12 @@ class Recognizer(Aligner, Protocol):
     def info(self) -> EngineInfo: ...
 
     def notices(self, options: DecodingOptions) -> tuple[Notice, ...]:
-        """What of the options this model cannot honour in full."""
+        """Notices about options that this model does not fully support."""
 
     def encode(self, windows: Sequence[Window]) -> EncodedBatch: ...
 
     def join(self, batches: Sequence[Any]) -> EncodedBatch:
-        """One batch of several, which are not used afterwards."""
+        """Join batches into one; the originals are not used afterwards."""
 
     def detect_language(self, encoded: Any) -> list[dict[str, float]]:
         """Probability by language code, most probable first."""
@@ -220,8 +214,8 @@ class Recognizer(Aligner, Protocol):
         options: DecodingOptions,
         retry: RetryPolicy = accept,
     ) -> list[Decoded]:
-        """Transcribe each window in its language, as often as ``retry`` asks for it. Returns the
-        last attempts.
+        """Transcribe each window in its language, and again as long as ``retry`` requests it.
+        Returns the last attempts.
         """
 
     def voice_detector(self) -> VoiceDetector | None:
@@ -232,9 +226,9 @@ class Recognizer(Aligner, Protocol):
 
 
 class DecodesInRounds(ABC):
-    """A base of models that cannot put a window back into a running batch.
+    """Base class of models that cannot return a window to a running batch.
 
-    Windows to decode again wait until the others are done.
+    Retries wait until the other windows are done.
     """
 
     @abstractmethod
@@ -269,13 +263,13 @@ class DecodesInRounds(ABC):
 
 
 class VoiceDetector(Protocol):
-    """Finds speech in one recording, from its beginning, on the device of a model. Used from one
+    """Detects speech in one recording, from its beginning, on a model's device. Used from one
     thread.
     """
 
     @property
     def block_s(self) -> float:
-        """Seconds of audio that it works on best."""
+        """The best block length in seconds of audio."""
 
     def push(self, samples: NDArray[np.float32], *, last: bool = False) -> NDArray[np.float32]:
         """The next (n,) samples -> speech probability of each completed 32 ms frame."""
@@ -286,16 +280,16 @@ class VoiceDetector(Protocol):
         """
 
     def close(self) -> None:
-        """Free all memory, that of placed windows included. It is not used afterwards."""
+        """Free all memory, including that of ``device_samples``. Not used afterwards."""
 
 
 @dataclass(frozen=True, slots=True)
 class GpuModel:
-    """A model on a GPU that the user did not ask for by name: when the GPU fails, the CPU takes
+    """A model on a GPU that the user did not request explicitly: if the GPU fails, the CPU takes
     over.
 
     Attributes:
-        loaded: the model on the GPU, or the error that it could not be loaded for.
+        loaded: the model on the GPU, or the error of loading it.
         load_on_cpu: loads the same model on the CPU.
     """
 
@@ -308,19 +302,19 @@ class GpuModel:
     ) -> GpuModel:
         try:
             return cls(load(), load_on_cpu)
-        except EngineFailedError as error:  # a new one: this one refers to all that was loaded
+        except EngineFailedError as error:  # a copy, because this one refers to everything loaded
             return cls(type(error)(str(error), hint=error.hint), load_on_cpu)
 
 
 def load_recognizers(
     spec: EngineSpec, progress: Progress = no_progress
 ) -> list[Recognizer | GpuModel]:
-    """Load one model per device. ``auto`` falls back to a model that a package holds.
+    """Load one model per device. ``auto`` falls back to a model in a package.
 
     Raises:
         UnknownNameError: no such engine.
-        EngineUnavailableError: its package or the hardware it was asked for is missing.
-        ModelError: the model cannot be had or used.
+        EngineUnavailableError: its package or the requested hardware is missing.
+        ModelError: the model is unavailable or unusable.
     """
     from .auto import auto_engine, devices_of
 

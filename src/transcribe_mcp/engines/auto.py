@@ -1,5 +1,5 @@
-"""Which engine ``auto`` is on this machine, and which devices a request names. Loads neither torch
-nor CTranslate2.
+"""The engine of ``auto`` on this machine, and the devices of a request. Loads neither torch nor
+CTranslate2.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ SEVERAL = re.compile(r"cuda:\d+(,\d+)+")
 
 
 def devices_of(requested: str) -> tuple[str, ...]:
-    """The devices of ``cuda:0,1`` or ``cuda:all``; anything else names one, which its engine looks
-    up.
+    """The devices of ``cuda:0,1`` or ``cuda:all``; anything else is one device, which its engine
+    resolves.
 
     Raises:
         EngineUnavailableError: all GPUs are requested and there is none.
@@ -80,7 +80,7 @@ def require_precision(requested: str, offered: Collection[str], kind: str, engin
 
 
 def auto_engine(model: str, device: str, compute_type: str, gpu: int = 0) -> str:
-    """The PyTorch engine where torch is installed and works on a GPU, otherwise CTranslate2.
+    """The PyTorch engine if torch is installed and works on a GPU, otherwise CTranslate2.
     Arguments: a request's.
 
     The GPU is tried in a child process at the first start, and again when driver, GPUs or torch
@@ -90,7 +90,7 @@ def auto_engine(model: str, device: str, compute_type: str, gpu: int = 0) -> str
     if torch is None or device == "cpu" or compute_type.startswith("int8") or _is_converted(model):
         return CTRANSLATE2
     if has_passed(settings().cache_dir, torch):
-        # It takes seconds. The driver answers meanwhile.
+        # Takes seconds; the driver is queried at the same time.
         threading.Thread(target=_import_pytorch, name="import", daemon=True).start()
     facts = gpu_facts()
     if not gpus_of(facts):
@@ -106,13 +106,13 @@ def _import_pytorch() -> None:
 
 
 def _is_converted(model: str) -> bool:
-    """Whether the model is there in CTranslate2's layout, which nothing else reads."""
+    """Whether the model is cached in CTranslate2's layout, which no other engine reads."""
     if model == AUTO:
         return False
     try:
         found = models.find_cached(model)
     except (ModelFormatError, UnknownNameError):
-        return False  # the engine says what is wrong with it
+        return False  # the engine reports the error
     return found is not None and found.layout == "ctranslate2"
 
 

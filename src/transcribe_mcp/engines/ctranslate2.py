@@ -54,8 +54,8 @@ Result = TypeVar("Result")
 
 
 def load(request: EngineRequest) -> Recognizer | GpuModel:
-    """Load the requested model, converting it first if need be. A GPU that nobody asked for has the
-    CPU behind it.
+    """Load the requested model, after converting it if necessary. The CPU can replace a GPU that
+    was not requested explicitly.
     """
     device, index, gpu_notices = _choose_device(request.device, request.gpu)
     supported = sorted(ctranslate2.get_supported_compute_types(device))
@@ -114,7 +114,7 @@ def _load_on(request: EngineRequest, device: str, index: int) -> CTranslate2Engi
         tasks=("transcribe",) if checkpoint.can_translate is False else ("transcribe", "translate"),
         batch_size=choice.batch_size,
         beam_size=_beam_size(checkpoint) if device == "cpu" else 1,
-        can_sample=False,  # its threads' random generators cannot be set back
+        can_sample=False,  # its threads' random generators cannot be reset
         retry_beam_size=RETRY_BEAM_SIZE,
         word_lag_s=models.word_lag_s(checkpoint),
         punctuates=models.has_openai_vocabulary(checkpoint),
@@ -126,8 +126,8 @@ def _load_on(request: EngineRequest, device: str, index: int) -> CTranslate2Engi
 
 
 def _beam_size(checkpoint: models.Checkpoint) -> int:
-    """Beams make one word error in six less with tiny.en (docs/accuracy.md). With a small decoder
-    they cost little.
+    """Beam search avoids one in six word errors with tiny.en (docs/accuracy.md). With a small
+    decoder it takes little time.
     """
     layers = models.n_decoder_layers(checkpoint)
     is_small = layers is not None and layers <= SMALL_DECODER_LAYERS
@@ -145,7 +145,7 @@ def _hardware(device: str, index: int, threads: int) -> Hardware:
 
 
 def _precision(requested: str, hardware: Hardware) -> str:
-    """The best one that this build of CTranslate2 has, too."""
+    """The best precision that this build of CTranslate2 also supports."""
     if requested != AUTO:
         return requested
     supported = ctranslate2.get_supported_compute_types(hardware.kind)
@@ -171,8 +171,8 @@ class EncodedFeatures:
 
 
 class CTranslate2Engine(DecodesInRounds):
-    """See the protocol. On a CPU several replicas share the weights and work on parts of a batch
-    side by side.
+    """See the protocol. On a CPU several replicas share the weights and process parts of a batch in
+    parallel.
     """
 
     def __init__(self, model: Any, vocabulary: Vocabulary, info: EngineInfo, replicas: int) -> None:
@@ -186,7 +186,7 @@ class CTranslate2Engine(DecodesInRounds):
         return self._vocabulary.notices(options)
 
     def encode(self, windows: Sequence[Window]) -> EncodedFeatures:
-        """Window by window: on a CPU the attention of one window fits the cache, that of a batch
+        """Window by window: on a CPU, the attention of one window fits the cache, that of a batch
         does not.
         """
 
@@ -241,8 +241,8 @@ class CTranslate2Engine(DecodesInRounds):
     def align(
         self, encoded: EncodedFeatures, decoded: Sequence[Decoded], options: DecodingOptions
     ) -> list[list[Word]]:
-        """Window by window, each only over its own frames: the path search grows with tokens times
-        frames.
+        """Window by window, each only over its own frames, because the path search takes time
+        proportional to tokens times frames.
         """
 
         def align_one(i: int) -> list[Word]:

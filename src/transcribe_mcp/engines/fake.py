@@ -1,12 +1,11 @@
 """A deterministic engine for tests and demonstrations of front ends: it names the time instead of
-listening.
+recognizing speech.
 
-The word in speech at 12.5 s is ``word0025`` in every run and however the recording was cut into
-windows: the original clock is divided into slots of half a second, and every slot that lies wholly
-inside a region of speech says its number.
+The word at 12.5 s is ``word0025`` in every run, regardless of windows: the original clock is
+divided into slots of half a second, and every slot inside a region of speech gives its number.
 
-Models: ``fake`` (the default), and ``fake-failing``, which fails at its first batch as a broken
-engine would.
+Models: ``fake`` (the default), and ``fake-failing``, which fails at its first batch like a broken
+engine.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ WORDS_PER_SENTENCE = 8
 
 @dataclass(frozen=True, slots=True)
 class RawBatch:
-    """Windows as they came."""
+    """The windows themselves."""
 
     windows: tuple[Window, ...]
 
@@ -51,7 +50,7 @@ class RawBatch:
 
 
 class FakeEngine(DecodesInRounds):
-    """Words made of the clock; see the module."""
+    """Words from the clock; see the module."""
 
     def __init__(self, model: str = MODEL) -> None:
         self.info = EngineInfo(
@@ -96,7 +95,7 @@ class FakeEngine(DecodesInRounds):
         return None
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Nothing to free."""
 
 
 def load(request: EngineRequest) -> FakeEngine:
@@ -104,7 +103,7 @@ def load(request: EngineRequest) -> FakeEngine:
 
     Raises:
         UnknownNameError: no such model.
-        UsageError: a device or a precision was asked for that it does not have.
+        UsageError: a device or a precision that it does not have.
     """
     model = MODEL if request.model == AUTO else request.model
     if model not in (MODEL, FAILING_MODEL):

@@ -1,4 +1,4 @@
-"""Keeping freed memory from piling up in a process that lives long or reads long recordings."""
+"""Limit freed memory that glibc keeps, in long-lived processes and for long recordings."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ MIN_ARENAS = 2
 
 
 def share_arenas(cores: int) -> None:
-    """Let all threads share as many of glibc's heaps as there are cores to use; elsewhere do
-    nothing.
+    """Limit glibc's malloc arenas to the number of usable cores; elsewhere do nothing.
 
-    By default each thread gets a heap of its own, up to eight for every core, and keeps what was
-    freed in it. The buffers of reading, voice detection and decoding then add up: 502 MiB against
-    379 MiB at the peak on 12 minutes of audio, and 17.6 s against 15.5 s of work (whisper-nano, 2
-    cores). Fewer than cores, and threads wait for each other: with two, 16 cores read and heard
-    eight recordings at once at 4,500 times real time, with no bound at 7,400. For processes of our
-    own; a program that embeds us keeps its heaps.
+    By default each thread gets an arena, up to eight per core, and freed memory stays in it. The
+    buffers of media decoding, voice detection and recognition then add up: a peak of 502 MiB
+    instead of 379 MiB on 12 minutes of audio, and 17.6 s instead of 15.5 s (whisper-nano, 2 cores).
+    Fewer arenas than cores cause lock contention: with two on 16 cores, media decoding and voice
+    detection of eight recordings ran at 4,500 × instead of 7,400 ×. Only for our own processes; a
+    program that embeds us keeps its arenas.
     """
     if sys.platform != "linux":
         return
@@ -28,11 +27,11 @@ def share_arenas(cores: int) -> None:
 
 
 def give_back_freed() -> None:
-    """Let glibc hand free pages back to the system, also those that lie between others in use;
-    elsewhere do nothing.
+    """Let glibc return free pages to the system, including those between used ones; elsewhere do
+    nothing.
 
-    Otherwise it keeps them, scattered, and the next model finds no room of its size among them:
-    engines loaded and closed in turn took 3 MB more of the system with every round, all of it free.
+    Otherwise they stay fragmented, and the next model does not fit into them: engines loaded and
+    closed in turn used 3 MB more with every round, all of it free.
     """
     if sys.platform != "linux":
         return

@@ -21,7 +21,7 @@ def shape_of(geometry: Geometry, model: str) -> memory.Geometry:
 
 
 def known_shape(checkpoint: Checkpoint) -> memory.Geometry | None:
-    """From the checkpoint's own files, else by its name; CTranslate2's files lack it."""
+    """From the checkpoint's files, else by its name; CTranslate2's files do not contain it."""
     if checkpoint.layout == "huggingface":
         file = checkpoint.directory / "config.json"
         return shape_of(Geometry.of(read_json(file), file), checkpoint.name)

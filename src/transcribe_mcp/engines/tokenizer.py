@@ -1,4 +1,4 @@
-"""The tokens of a Whisper model, all looked up by name: ids differ between models."""
+"""The tokens of a Whisper model, looked up by name because IDs differ between models."""
 
 from __future__ import annotations
 
@@ -15,15 +15,13 @@ from . import DecodingOptions
 CONTEXT_TOKENS = 448  # n_text_ctx of every Whisper model
 PROMPT_TOKENS = (
     CONTEXT_TOKENS // 2 - 1
-)  # as in openai-whisper: half the context, less the token that opens it
+)  # as in openai-whisper: half the context, minus its start token
 SPECIAL_TOKEN = re.compile(r"<\|([^|]*)\|>")
 LANGUAGE_CODE = re.compile(r"[a-z]{2,3}")
 
 
 class Vocabulary:
-    """Text tokens and special tokens of one model, all looked up by name: ids differ between
-    models.
-    """
+    """Text tokens and special tokens of one model."""
 
     def __init__(self, directory: Path, *, multilingual: bool) -> None:
         try:
@@ -51,7 +49,7 @@ class Vocabulary:
 
     @property
     def no_speech(self) -> int:
-        """Older tokenizers call it no captions."""
+        """Older tokenizers name it no captions."""
         number: int | None = self._tokenizer.token_to_id("<|nospeech|>")
         return self.id("<|nocaptions|>") if number is None else number
 
@@ -64,9 +62,7 @@ class Vocabulary:
         return number
 
     def is_text(self, token: int) -> bool:
-        """Whether it spells something; timestamps are not in every tokenizer, but always at the
-        end.
-        """
+        """Whether it is a text token. Not every tokenizer lists timestamps, but they come last."""
         return token not in self.special and token < self.timestamp_begin
 
     def encode(self, text: str) -> list[int]:
@@ -75,9 +71,7 @@ class Vocabulary:
 
     def decode(self, tokens: Sequence[int]) -> str:
         if len(tokens) == 1 and (known := self._texts.get(tokens[0])) is not None:
-            return (
-                known  # words are put together token by token, and most tokens come again and again
-            )
+            return known  # words are built token by token, and most tokens recur
         text: str = self._tokenizer.decode(list(tokens))
         if len(tokens) == 1:
             self._texts[tokens[0]] = text
@@ -90,28 +84,24 @@ class Vocabulary:
         return [self.start, self.id(f"<|{language}|>"), self.id(f"<|{task}|>"), *quiet]
 
     def prompt(self, language: str, options: DecodingOptions) -> list[int]:
-        """What the decoder is given before it speaks: earlier text if there is any, language and
-        task.
-        """
+        """The decoder's prompt: preceding text if any, language and task."""
         before = self.encode(prompt_text(options))[-PROMPT_TOKENS:]
         opening = [self.id("<|startofprev|>"), *before] if before else []
         return opening + self.start_sequence(language, options.task, timestamps=options.timestamps)
 
     def notices(self, options: DecodingOptions) -> tuple[Notice, ...]:
-        """That vocabulary and prompt are too long."""
+        """The notice that vocabulary and prompt are too long."""
         requested = len(self.encode(prompt_text(options)))
         if requested <= PROMPT_TOKENS:
             return ()
         message = (
-            f"vocabulary and prompt take {requested} tokens, only the last {PROMPT_TOKENS} are used"
+            f"vocabulary and prompt take {requested} tokens; only the last {PROMPT_TOKENS} are used"
         )
         return (Notice("prompt_truncated", message),)
 
 
 def prompt_text(options: DecodingOptions) -> str:
-    """Vocabulary reads like a list that was just spoken; the prompt comes last, where it counts
-    most.
-    """
+    """The vocabulary is a list in front; the prompt comes last, where it has the most effect."""
     parts = [", ".join(options.vocabulary), options.prompt.strip()]
     text = " ".join(part for part in parts if part)
     return f" {text}" if text else ""

@@ -100,7 +100,7 @@ def add(
 def _places(
     n_queued: int, requests: Sequence[tuple[NewJob, int]], duplicates: Sequence[Any | None]
 ) -> tuple[list[str | Exception], int]:
-    """For each job the id of its row, or an error if the queue has no room; and the number of new
+    """For each job the id of its row, or an error if the queue is full; and the number of new
     rows in the queue.
     """
     places: list[str | Exception] = []
@@ -111,7 +111,7 @@ def _places(
         job_id = duplicate.job_id if duplicate is not None else shared
         if job_id is None and job.answer is None:
             if n_queued + n_new >= limit:
-                message = f"the queue is full: {n_queued + n_new} jobs wait, {limit} may"
+                message = f"the queue is full: {n_queued + n_new} jobs wait; the limit is {limit}"
                 places.append(QueueFullError(message, hint=_QUEUE_FULL_HINT))
                 continue
             n_new += 1
@@ -122,7 +122,7 @@ def _places(
 
 
 def refused(new: Sequence[NewJob], added: Sequence[str | Exception]) -> list[Refused]:
-    """The jobs of a batch for which the queue had no room."""
+    """The jobs of a batch that did not fit into the queue."""
     return [
         Refused(
             job.source,

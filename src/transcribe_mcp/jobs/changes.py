@@ -1,8 +1,8 @@
 """Notice new work without querying for it, so that an idle worker takes next to no CPU time.
 
 A poll of a queue by dbos takes several queries, and the CPU time of a running model. So one small
-query tells first whether a workflow waits. A look for changes reads no table: on SQLite it gets the
-version of the file, on PostgreSQL the notifications of ``notify``.
+query first checks whether a workflow waits. Checking for changes reads no table: on SQLite it reads
+the version of the file, on PostgreSQL the notifications of ``notify``.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class PollPause(threading.Event):
 
     Args:
         queue: its name.
-        is_busy: whether a place may become free without a change.
+        is_busy: whether a slot may become free without a change.
     """
 
     def __init__(self, changes: Changes, queue: str, is_busy: Callable[[], bool]) -> None:
@@ -121,7 +121,7 @@ class PollPause(threading.Event):
         """Return true when stopped, false when it is time to poll.
 
         Args:
-            timeout: seconds until the next poll where no change is seen.
+            timeout: seconds until the next poll if there is no change.
         """
         begin = time.monotonic()
         look_s = None if timeout is None else timeout / LOOKS

@@ -46,8 +46,8 @@ from .writer_protocol import hold_lock
 
 FILE_NAME = "transcribe-mcp.db"
 BUSY_TIMEOUT_MS = 5_000
-MIGRATION_PATIENCE_S = 30.0  # while another process makes the tables
-MIGRATION_LOOK_S = 0.5  # between two looks whether they are there
+MIGRATION_PATIENCE_S = 30.0  # while another process creates the tables
+MIGRATION_LOOK_S = 0.5  # between checks for the tables
 MIGRATION_LOCK = 0x7472616E  # key of PostgreSQL's advisory lock: any constant
 CONFLICT_TRIES = 20  # of a transaction in conflict with other writers
 
@@ -114,7 +114,9 @@ class Database:
                 last = error
             else:
                 return result
-        message = f"others changed the same jobs in {shown(self.url)} {CONFLICT_TRIES} times"
+        message = (
+            f"other processes changed the same jobs in {shown(self.url)} {CONFLICT_TRIES} times"
+        )
         raise StoreBusyError(message, hint="try again") from last
 
 
@@ -208,13 +210,14 @@ def _make_tables(engine: sa.Engine, url: sa.URL) -> None:
         _migrate(engine)
         return
     deadline = time.monotonic() + MIGRATION_PATIENCE_S
-    # Look between tries: the process that made the tables may have started a writer, with the lock.
+    # Check between tries: the process that created the tables may have started a writer, with the
+    # lock.
     while _version(engine) != SCHEMA_VERSION:
         with _sole_writer(Path(str(url.database)), url) as own:
             if own is not None and _version(own) != SCHEMA_VERSION:
                 _migrate(own)
             if own is None and time.monotonic() > deadline:
-                message = "database is locked: another process updates it, or still writes to it"
+                message = "database is locked: another process is updating it or writing to it"
                 raise sqlite3.OperationalError(message)
 
 
@@ -306,7 +309,7 @@ def require(
 
 @lru_cache(maxsize=32)
 def _compiled(condition: sa.Select[Any], dialect: sa.Dialect) -> SQLCompiler:
-    """The text for the writer, which does not know SQLAlchemy. Compiling takes 2 ms."""
+    """SQL for the writer, which does not use SQLAlchemy. Compiling takes 2 ms."""
     compiled = condition.compile(dialect=dialect)
     assert isinstance(compiled, SQLCompiler)
     return compiled

@@ -24,14 +24,14 @@ MAX_TEXT_CHARS = 5_000  # of a sentence
 
 
 def apply(original: Transcript, base: Edited, ops: Sequence[Any]) -> Outcome:
-    """The transcript after all ops, each of which counts segments as the one before left them.
+    """The transcript after all ops. Each op counts segments after the preceding ops.
 
     Args:
         base: the revision to edit, whose times are whole milliseconds.
         ops: objects as in ``docs/web.md``, from JSON.
 
     Raises:
-        UsageError: an op is none, names a segment or a word that is not there, or does not fit.
+        UsageError: an invalid op, or a segment or word that does not exist.
     """
     if len(ops) > MAX_OPS:
         raise UsageError(f"there are {len(ops)} ops", hint=f"send at most {MAX_OPS} at once")
@@ -46,11 +46,11 @@ def apply(original: Transcript, base: Edited, ops: Sequence[Any]) -> Outcome:
     return draft.outcome()
 
 
-_APART = "leave these sentences apart; somebody else speaks at the same time"
+_APART = "keep these sentences separate, because another speaker talks at the same time"
 
 
 class _Line(NamedTuple):
-    """A segment of the draft. It has the names after ``n_renames`` renames, and not the later."""
+    """A segment of the draft, with speaker names after the first ``n_renames`` renames."""
 
     segment: Segment
     origin: int | None
@@ -59,7 +59,7 @@ class _Line(NamedTuple):
 
 
 class _Draft:
-    """An op costs what it touches: no pass over all sentences, nor over all turns."""
+    """Applies ops. The cost of an op does not depend on the number of sentences or turns."""
 
     def __init__(self, original: Transcript, base: Edited) -> None:
         self._original = original
@@ -122,7 +122,7 @@ class _Draft:
         self._put(number, replace(segment, text=text if bare else "", words=words))
 
     def _words_for(self, segment: Segment, bare: str) -> tuple[Word, ...]:
-        """Those of the original if it has this text here; else words in time with those before."""
+        """The original's words if it has this text here; else retimed from the words before."""
         speaker = segment.words[0].speaker if segment.words else segment.speaker
         heard = self._heard_in(segment)
         if "".join(word.text for word in heard).strip() == bare:
@@ -238,7 +238,7 @@ class _Draft:
         return line._replace(segment=segment, n_renames=len(self._renames))
 
     def _name_now(self, name: str, n_renames: int) -> str:
-        """The name that a speaker of this name has after the renames from this number on."""
+        """A speaker's name after the renames from this number on."""
         key = (name, n_renames)
         if key not in self._names_now:
             for old, new in islice(self._renames, n_renames, None):

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from .database import clock
 from .schema import failed_starts, workers
 
-GRACE_S = 30.0  # for a start; an older row is out of date because nobody tries any more
+GRACE_S = 30.0  # for a start; an older row is stale, because nobody retries
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def worker_id(url: sa.URL, data_dir: Path, number: int) -> str:
 def record_failed_start(
     connection: sa.Connection, worker: str, reason: str, next_try_s: float
 ) -> None:
-    """Record that this worker does not run, and why."""
+    """Record why this worker does not run."""
     now = clock(connection)
     mine = failed_starts.c.worker_id == worker
     before = connection.execute(sa.select(failed_starts).where(mine)).first()
@@ -77,12 +77,12 @@ def record_failed_start(
 
 
 def clear_failed_start(connection: sa.Connection, worker: str) -> None:
-    """Delete the record: the worker has started, or nobody tries any more."""
+    """Delete the record, because the worker has started or nobody retries."""
     connection.execute(failed_starts.delete().where(failed_starts.c.worker_id == worker))
 
 
 def read_failed_starts(connection: sa.Connection) -> list[FailedStart]:
-    """The workers whose supervisor still tries, the next try first."""
+    """The workers whose supervisor still retries, earliest first."""
     now = clock(connection)
     query = sa.select(failed_starts).where(failed_starts.c.next_try_at > now - GRACE_S)
     rows = connection.execute(query.order_by(failed_starts.c.next_try_at)).all()

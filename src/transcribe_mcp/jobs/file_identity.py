@@ -15,10 +15,10 @@ CHUNK_BYTES = 1 << 20
 
 
 def opened(path: Path, roots: Sequence[str | Path] | None) -> AbstractContextManager[Path]:
-    """The path to read a recording from. With ``roots`` its file is held open and lies inside one.
+    """The path to read a recording from. With ``roots`` the file is held open and is inside one.
 
     Raises:
-        SourceError: it lies outside, or cannot be opened.
+        SourceError: it is outside, or cannot be opened.
     """
     return nullcontext(path) if roots is None else opened_inside(path, list(map(Path, roots)))
 

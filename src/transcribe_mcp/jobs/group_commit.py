@@ -16,7 +16,7 @@ class GroupCommit(Generic[Request, Answer]):
 
     Args:
         work: returns an answer, or the error to raise, for each request. If it raises for a batch,
-            each request is tried alone: a failing request does not fail the others.
+            each request is retried separately, so that a failing request does not fail the others.
     """
 
     def __init__(self, work: Callable[[Sequence[Request]], Sequence[Answer | Exception]]) -> None:
@@ -30,7 +30,7 @@ class GroupCommit(Generic[Request, Answer]):
         with self._lock:
             self._waiting.append((request, mine))
         with self._working:
-            if not mine.done():  # else an earlier batch took it along
+            if not mine.done():  # else an earlier batch included it
                 with self._lock:
                     batch = self._waiting
                     self._waiting = []

@@ -4,7 +4,7 @@
     {"source": path, "file": [...]}  ->  {"progress": [stage, done, total]} and {"text": t}, then
                                           {"transcript": text} or {"refused": reason}
 
-The worker also sends ``{}`` now and then, so that a command notices a worker that hangs. Imports
+The worker also sends ``{}`` regularly, so that a command notices a hanging worker. Imports
 nothing heavy.
 """
 
@@ -23,8 +23,8 @@ from .writer_protocol import Inbox, connect, dumps, receive
 
 NAME = "worker"  # of the sockets; further workers have a number
 CONNECT_S = 5.0  # for a connection, and for the first answer
-ALIVE_S = 2.0  # between signs of life
-SILENT_S = 20.0  # a worker or a command is gone after so long without one
+ALIVE_S = 2.0  # between keep-alive messages
+SILENT_S = 20.0  # a worker or a command counts as gone after this long without one
 
 
 class WorkerLostError(Exception):
@@ -32,7 +32,7 @@ class WorkerLostError(Exception):
 
 
 def file_of(path: Path) -> list[int]:
-    """Tells files apart: a worker in a container may see another one at the same path.
+    """Identifies a file: in a container, a worker may have another file at the same path.
 
     Raises:
         OSError: it cannot be examined.
@@ -100,7 +100,7 @@ class WorkerModel:
 
 
 def find_model(data_dir: Path, options: JobOptions) -> WorkerModel:
-    """The first worker that has the model of these options loaded and nothing else to do.
+    """The first idle worker that has the model of these options loaded.
 
     Raises:
         WorkerLostError: there is none.

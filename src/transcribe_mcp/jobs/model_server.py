@@ -29,7 +29,7 @@ BETWEEN_S = 600.0  # at most, between two recordings of a command
 
 
 def serves(requested: EngineSpec, loaded: EngineSpec, info: EngineInfo) -> bool:
-    """Whether a loaded model is what a command would load."""
+    """Whether the loaded model is the one that a command would load."""
     if (requested.model, requested.threads) != (loaded.model, loaded.threads):
         return False
     names = ("engine", "device", "compute_type")
@@ -52,7 +52,7 @@ class Guest:
         return receive(self.inbox, self.connection)
 
     def send(self, **message: object) -> bool:
-        """Send from any thread; returns whether the command still listens."""
+        """Send from any thread; returns whether the command is still connected."""
         with self._lock, suppress(OSError):
             self.connection.sendall(dumps(message))
             return True
@@ -107,9 +107,9 @@ class ModelServer:
             guest = Guest(connection)
             request = guest.receive()
             if request["version"] != __version__:
-                guest.send(refused="it runs another version")
+                guest.send(refused="the worker runs another version")
             elif not self._taken.acquire(blocking=False):
-                guest.send(refused="it works for another command")
+                guest.send(refused="the worker is used by another command")
             else:
                 try:
                     threads = int(request["threads"])
@@ -130,7 +130,7 @@ class ModelServer:
             path = Path(message["source"])
             refused = self._refusal(guest)
             if not refused and file_of(path) != message["file"]:
-                refused = "it sees another file"
+                refused = "another file is at this path for the worker"
             if refused:
                 guest.send(refused=refused)
             else:
@@ -140,11 +140,15 @@ class ModelServer:
         """Why a command cannot use the model now; empty if it can."""
         loaded = self._executor.loaded_spec
         if loaded is None:
-            return "it has no model loaded"
+            return "the worker has no model loaded"
         if not self._is_idle() or self._executor.queue.recordings:
             return "it is busy"
         requested = part_of(EngineSpec, guest.options)
-        return "" if serves(requested, loaded, self._executor.info) else "it has another model"
+        return (
+            ""
+            if serves(requested, loaded, self._executor.info)
+            else "the worker has another model loaded"
+        )
 
     def _serve_recording(self, guest: Guest, path: Path) -> None:
         """Transcribe; cancel if the command ends before."""
@@ -166,7 +170,7 @@ class ModelServer:
             if recording.cancelled_at is not None:
                 raise CancelledError("the command has ended")
 
-        answer = {"refused": "it failed"}  # the command meets the same error, and reports it
+        answer = {"refused": "it failed"}  # the command gets the same error, and reports it
         try:
             with suppress(TranscribeError), closing(recording):
                 inside = self._gate.enter(alone=False, check=check)

@@ -78,13 +78,14 @@ class JobOptions(Options, EngineSpec):
     def loads(cls, text: str) -> JobOptions:
         """
         Raises:
-            UsageError: an option that this version does not know.
+            UsageError: an option of another version.
         """
         data: dict[str, Any] = json.loads(text)
         if unknown := set(data) - {each.name for each in fields(cls)}:
             hint = "update this installation to the version that made the job"
             raise UsageError(
-                f"the job has options that this version does not know: {sorted(unknown)}", hint=hint
+                f"the job has options that this version does not support: {sorted(unknown)}",
+                hint=hint,
             )
         values: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
@@ -131,7 +132,7 @@ class SpeakerChange:
     """Changes to the speakers of a transcript, made in this order.
 
     Attributes:
-        again: find them again from their stored evidence, within the bounds of these options.
+        again: detect them again from their stored evidence, within the bounds of these options.
         merge: groups of names. Each group becomes one speaker with its first name.
         names: old name -> new name.
         voices: known voices to recognize ``again``, as in ``Options``; ``None``: those of the job.
@@ -162,22 +163,22 @@ class JobFailure:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One job as the database has it now.
+    """The present state of a job in the database.
 
     Attributes:
         job_id: 26 characters; sorts by submission.
         batch_id: the batch of its submission.
         stage: ``queued``, ``load``, ``download``, ``waiting`` (for a job on the same content),
             ``windows`` or ``write``; empty once final.
-        percent: transcribed share of the recording, 0 to 100; measured, never guessed.
+        percent: transcribed share of the recording, 0 to 100; measured, not estimated.
         eta_s: seconds left at the measured speed; ``None`` before any was measured.
         queue_position: jobs that start before this one, plus one; ``None`` unless queued.
         waiting_for: "no worker: REASON; next try in N s"; ``None`` while a worker runs.
         duration_s: length of the recording.
         attempts: number of starts; more than 1 after a crash or a retry.
-        from_job_id: the earlier job with the same transcript, from which this one has it.
+        from_job_id: the earlier job from which the transcript was copied.
         language, model, device: of the transcript.
-        outputs: paths of the requested files that exist by now.
+        outputs: paths of the requested files written so far.
     """
 
     job_id: str

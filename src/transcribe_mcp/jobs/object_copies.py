@@ -14,7 +14,7 @@ from ..media.download import FetchLimits
 from ..media.object_storage import fetch_object, local_name, object_signature
 from .worker_process import hold_lock
 
-POLL_S = 0.3  # how often a waiting job looks whether it is cancelled
+POLL_S = 0.3  # how often a waiting job checks for cancellation
 
 
 def copy_object(url: str, folder: Path, limits: FetchLimits, progress: Progress) -> Path:
@@ -32,7 +32,7 @@ def copy_object(url: str, folder: Path, limits: FetchLimits, progress: Progress)
     try:
         folder.mkdir(mode=FOLDER_MODE, exist_ok=True)
         for copy in folder.parent.glob(f"*/{target.name}"):
-            with suppress(OSError):  # its job has finished, or the disk knows no links
+            with suppress(OSError):  # its job has finished, or the disk does not support links
                 target.hardlink_to(copy)
                 return target
         return fetch_object(url, signature, target, limits, progress)

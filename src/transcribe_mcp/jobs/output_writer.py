@@ -21,7 +21,7 @@ from .changes import Changes
 from .store import Store
 
 LOOK_S = 0.5
-IDLE_LOOK_S = 5.0  # the same while nothing has changed, in case a change was missed
+IDLE_LOOK_S = 5.0  # the same without changes, in case one was missed
 
 
 class OutputWriter:
@@ -37,7 +37,7 @@ class OutputWriter:
         threading.Thread(target=self._run, name="outputs", daemon=True).start()
 
     def look(self) -> None:
-        """A job has finished: look at once."""
+        """A job has finished: check at once."""
         self._look.set()
 
     def _run(self) -> None:
@@ -54,8 +54,8 @@ class OutputWriter:
                     due = outputs.due(connection)
                 for row in due:
                     self._write(row)
-            except StoreError as error:  # tried again at the next look
-                self._log(f"files are not written: {error}")
+            except StoreError as error:  # retried at the next check
+                self._log(f"output files were not written: {error}")
 
     def _write(self, row: Any) -> None:
         """Write one file. An error is recorded with the job, which keeps its transcript."""

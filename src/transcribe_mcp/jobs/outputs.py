@@ -114,7 +114,7 @@ def end(
     """Record that a file is written, or why it cannot be."""
     values: dict[str, Any] = {"state": WRITTEN}
     if error is not None:
-        message = f"{path} is not written: {error}; the transcript is kept"
+        message = f"{path} was not written: {error}; the transcript is kept"
         values = {"state": FAILED, "error_code": error.code, "error_message": message}
     mine = outputs.update().where(outputs.c.output_id == output_id, outputs.c.state == PENDING)
     connection.execute(mine.values(**values))

@@ -96,7 +96,7 @@ def cancel(
     *,
     for_all: bool,
 ) -> tuple[list[str], int]:
-    """Cancel jobs for an owner. Returns the stopped jobs and the number that go on for others.
+    """Cancel jobs for an owner. Returns the stopped jobs and the number that continue for others.
 
     A batch cancels only its own rows. A caller without a row, such as a restarted client, cancels
     the oldest one. Finished jobs stay as they are.
@@ -141,7 +141,7 @@ def rejoin(connection: sa.Connection, job_id: str, owner: str) -> None:
 
 
 def has_cancelled(connection: sa.Connection, job_id: str, owner: str) -> float | None:
-    """When an owner cancelled a job; ``None`` if it did not, or is unknown."""
+    """Time at which an owner cancelled a job; ``None`` if it did not, or is unknown."""
     if not owner:
         return None
     mine = [row.cancelled_at for row in _rows(connection, [job_id]) if row.owner == owner]
@@ -176,7 +176,7 @@ def _own(rows: Sequence[Any], owner: str, batch_id: str | None) -> list[Any]:
 
 
 def _stop_unwanted(connection: sa.Connection, job_ids: Sequence[str]) -> tuple[list[str], int]:
-    """Cancel those of unfinished jobs that nobody wants; gives them, and how many go on."""
+    """Cancel unfinished jobs without owners; returns them and the number that continue."""
     query = sa.select(owners.c.job_id).where(
         owners.c.job_id.in_(job_ids), owners.c.cancelled_at.is_(None)
     )

@@ -1,4 +1,4 @@
-"""The transcript of a job that is not finished, from what it has kept."""
+"""The transcript of an unfinished job, from its checkpoints."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from .models import JobOptions, JobStatus
 
 
 def partial_transcript(row: Any, steps: Sequence[str], *, settled_only: bool = False) -> Transcript:
-    """Everything in order that was heard by now, with a warning that it is not all.
+    """All results so far in order, with a warning that they are incomplete.
 
     Args:
-        row: the job's.
-        steps: what its finished steps kept.
-        settled_only: the beginning that no later step changes.
+        row: of the job.
+        steps: results of its finished steps.
+        settled_only: only the beginning that later steps do not change.
     """
     options = JobOptions.loads(row.options)
     restored = Restored(steps)

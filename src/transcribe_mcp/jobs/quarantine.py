@@ -1,4 +1,4 @@
-"""A gate that many pass together, or one alone."""
+"""A gate for shared or exclusive access."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 
 class Gate:
-    """Jobs under which a worker has died run alone until they are past that place, so that it is
-    known whose it is.
+    """A job whose worker crashed runs exclusively until it passes the crash point, so that the next
+    crash can be attributed.
 
-    Who wants to be alone goes first: others that come later wait.
+    Exclusive requests take priority over later ones.
     """
 
     def __init__(self) -> None:
@@ -20,7 +20,7 @@ class Gate:
         self._is_alone = False
 
     def enter(self, *, alone: bool, check: Callable[[], None], poll_s: float = 0.1) -> Pass:
-        """Wait until the gate is open. ``check`` is called meanwhile and may raise to give up."""
+        """Wait until the gate is open. ``check`` is called meanwhile; it may raise to stop."""
         with self._changed:
             self._waiting_alone += alone
             try:
@@ -35,7 +35,7 @@ class Gate:
         return Pass(self, alone=alone)
 
     def open(self) -> None:
-        """Who was alone is so no longer."""
+        """Turn exclusive access into shared access."""
         with self._changed:
             self._is_alone = False
             self._changed.notify_all()
@@ -47,14 +47,14 @@ class Gate:
 
 
 class Pass:
-    """One job's stay inside."""
+    """One job's pass through the gate."""
 
     def __init__(self, gate: Gate, *, alone: bool) -> None:
         self._gate = gate
         self._alone = alone
 
     def share(self) -> None:
-        """Let others in."""
+        """Let others pass."""
         if self._alone:
             self._alone = False
             self._gate.open()

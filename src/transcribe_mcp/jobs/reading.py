@@ -1,4 +1,4 @@
-"""How many threads a job reads with."""
+"""Threads for media decoding and voice detection of a job."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ THREADS_PER_GPU = 8
 
 
 def reading_threads(device: str, duration_s: float | None, cores: int) -> int:
-    """For a job on ``device``, whose worker has so many cores."""
+    """For a job on ``device``, whose worker has this many cores."""
     few = min(THREADS, cores)
     n_gpus = device.count("cuda")
     if not n_gpus or (duration_s or 0.0) <= LONG_S:
@@ -23,5 +23,5 @@ def reading_threads(device: str, duration_s: float | None, cores: int) -> int:
 
 
 def cores_of_worker(threads: int, n_workers: int) -> int:
-    """``threads``: the setting, which is for each worker; 0 shares the cores out."""
+    """``threads``: the setting, per worker; 0 shares the cores among workers."""
     return threads or max(1, usable_cores() // n_workers)

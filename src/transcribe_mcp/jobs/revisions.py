@@ -27,18 +27,18 @@ from .row_mapping import to_warnings
 from .schema import jobs, revisions, segments, transcripts
 from .writer_link import RequirementError
 
-KEPT = 50  # newest revisions of a transcript, beside the original
+KEPT = 50  # newest revisions of a transcript, besides the original
 CACHED = 8  # revisions in memory
-IN_ROWS = 500  # numbers of one statement
+IN_ROWS = 500  # parameters of one statement
 
 
 @dataclass(frozen=True, slots=True)
 class Edited:
-    """A revision of a transcript, and how it comes from the original.
+    """A revision of a transcript, and its relation to the original.
 
     Attributes:
-        origins: for each segment, the number of the original's segment that it equals but for the
-            names of speakers; ``None`` for one that was edited.
+        origins: for each segment, the index of the equal segment of the original, apart from
+            speaker names; ``None`` for an edited one.
         names: speakers of the original -> their names in the segments that have an origin.
     """
 
@@ -49,10 +49,10 @@ class Edited:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a list of edits has made.
+    """The result of a list of edits.
 
     Attributes:
-        changed: numbers of its segments that the edits made. Others have only moved.
+        changed: indices of the segments that the edits created. Others have only moved.
         renamed: speakers before -> their names now, in the other segments.
     """
 
@@ -77,7 +77,7 @@ class Revisions:
         """``None``: the transcript was deleted.
 
         Raises:
-            RevisionNotFoundError: the transcript never had this revision, or has it no more.
+            RevisionNotFoundError: the transcript never had this revision, or it was deleted.
             StoreDamagedError: the stored data is not a transcript.
         """
         found = self._cached(transcript_id, revision)
@@ -100,7 +100,7 @@ class Revisions:
         return (*found, *([] if created_at is None else [Revision(0, created_at)]))
 
     def add(self, transcript_id: str, expected: int | None, change: Change) -> tuple[int, Outcome]:
-        """Make a revision, unless nothing has changed; it is durable when this returns its number.
+        """Add a revision, unless nothing has changed. It is durable when its number is returned.
 
         Args:
             expected: the newest revision that the caller knows; ``None``: any.
@@ -137,7 +137,7 @@ class Revisions:
         return self.add(transcript_id, expected, lambda _original, _base: Outcome(earlier))[0]
 
     def keep(self, transcript_id: str, revision: int, edited: Edited) -> Edited:
-        """Keep a revision in memory, instead of one that was not read for longest."""
+        """Cache a revision, in place of the least recently read one."""
         with self._lock:
             self._known[transcript_id, revision] = edited
             self._known.move_to_end((transcript_id, revision))
@@ -170,7 +170,7 @@ class Revisions:
         if packed is None:
             raise RevisionNotFoundError(
                 f"the transcript has no revision {revision}",
-                hint=f"the newest {KEPT} are kept, and the original, 0",
+                hint=f"the newest {KEPT} and the original (0) are kept",
             )
         return self.keep(transcript_id, revision, unpack(original.transcript, packed))
 
@@ -275,7 +275,7 @@ def _origins(pieces: Sequence[Any]) -> list[int | None]:
 
 
 def origins_in(original: Transcript, transcript: Transcript) -> Edited:
-    """A transcript whose sentences were cut again, with those that equal the original's."""
+    """A transcript whose sentences were split again, with the origins of equal sentences."""
     numbers = {(each.start, each.text): number for number, each in enumerate(original.segments)}
     found = [(numbers.get((each.start, each.text)), each) for each in transcript.segments]
     origins = tuple(
@@ -291,7 +291,7 @@ def origins_in(original: Transcript, transcript: Transcript) -> Edited:
 def _reindex(
     connection: sa.Connection, transcript_id: str, before: Transcript, outcome: Outcome
 ) -> None:
-    """Make the index of sentences and the notices of jobs follow; only what differs is written."""
+    """Update the search index and the notices of jobs; only differences are written."""
     after = outcome.edited.transcript
     of_it = segments.c.transcript_id == transcript_id
     if outcome.renamed:
@@ -316,7 +316,7 @@ def _reindex(
 def _difference(
     before: Sequence[Segment], after: Sequence[Segment], renamed: Mapping[str, str]
 ) -> tuple[list[int], list[int]]:
-    """Numbers of segments that the index has no more, and of those that are new to it."""
+    """Indices of segments to remove from the search index, and of those to add."""
 
     def is_same(old: Segment, new: Segment) -> bool:
         speaker = renamed.get(old.speaker, old.speaker) if old.speaker else None

@@ -20,7 +20,7 @@ from .schema import jobs, speeds, workers
 UNFINISHED = (JobStatus.QUEUED.value, JobStatus.RUNNING.value)
 # Two comparisons instead of IN, whose text would be rendered again for every execution.
 IS_UNFINISHED = sa.or_(*(jobs.c.status == status for status in UNFINISHED))
-SILENT_S = 20.0  # a worker is gone after so long without a heartbeat
+SILENT_S = 20.0  # a worker counts as gone after this long without a heartbeat
 ALIVE = sa.select(workers.c.worker_id).where(workers.c.beat_at > sa.bindparam("since"))
 _N_ALIVE = ALIVE.with_only_columns(sa.func.count())
 
@@ -161,7 +161,7 @@ class QueueState:
     left_s: dict[str, float | None]  # audio to transcribe until this job is done
     speed: float | None  # × real time, of one device
     n_workers: int
-    waiting_for: str | None  # why there is no worker, if known
+    waiting_for: str | None  # reason for the lack of a worker, if known
 
     @classmethod
     def read(cls, connection: sa.Connection, waiting: Sequence[str]) -> QueueState:

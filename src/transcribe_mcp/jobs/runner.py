@@ -33,16 +33,18 @@ from .worker_process import last_end, was_killed
 from .worker_store import CRASHES_SET_ASIDE, KILLS_SET_ASIDE, Claim, ResolvedEngine
 from .workflows import keep_step
 
-TWIN_POLL_S = 0.3  # how often a job looks whether another on the same content has ended
-MIN_BITS_PER_S = 100  # of sound: silence in FLAC takes 400. A header that claims less is wrong
+TWIN_POLL_S = 0.3  # how often a job checks whether another on the same content has finished
+MIN_BITS_PER_S = (
+    100  # bytes per second: silence in FLAC needs 400. A header that implies less is wrong
+)
 
 
 def run(shop: WorkerContext, job: RunningJob) -> None:
-    """Do a claimed job to its end: a transcript in the library, or an error in the store.
+    """Run a claimed job to its end: a transcript or an error in the database.
 
     Raises:
         CancelledError: it was cancelled, deleted or given to another worker.
-        StoreError: the store cannot be written; the job stays as it is.
+        StoreError: the database cannot be written; the job stays as it is.
     """
     claim = job.claim
     folder = shop.work_dir / claim.job_id
@@ -75,9 +77,10 @@ def run(shop: WorkerContext, job: RunningJob) -> None:
 
 
 def _answer(shop: WorkerContext, job: RunningJob, claim: Claim, content: ContentKey) -> Any | None:
-    """An earlier job that answers this one, if need be after its end; none for one that has begun.
+    """An earlier job that answers this one, perhaps after waiting for its end; none if this job has
+    started before.
 
-    Jobs that wait here are outside of the gate: what they wait for may have to pass it alone.
+    Jobs wait here outside the gate, because the other job may need exclusive access.
     """
     if claim.works_anyway:
         return None
@@ -92,11 +95,11 @@ def _answer(shop: WorkerContext, job: RunningJob, claim: Claim, content: Content
 def _entered(
     shop: WorkerContext, job: RunningJob, claim: Claim, content: ContentKey
 ) -> Pass | None:
-    """The pass of a job that may work now; ``None`` where an earlier job on the same content came
-    to light meanwhile.
+    """The pass of a job that may start now; ``None`` if an earlier job on the same content was
+    found.
 
-    A job says that it works, then looks for earlier ones. Earlier ones look for those that work
-    before they do.
+    A job first records that it runs, then looks for earlier jobs. Earlier jobs check for running
+    ones before they start.
     """
     with ExitStack() as stack:
         inside = shop.gate.enter(alone=claim.crashes > 0, check=job.check)
@@ -139,7 +142,7 @@ def _work(
         began = ResolvedEngine(
             info.engine, info.model, info.device, claim.options.batch_size or info.batch_size
         )
-    # Also where it continues: after a crash it counts on which device that was.
+    # Also on resume, because crash handling depends on the device.
     shop.worker_store.record_start(claim, replace(began, device=recording.info.device))
     transcript = _transcribe(shop, job, path, began, inside)
     shop.worker_store.finish(claim, content, _finished(transcript, claim), job.speakers)
@@ -162,7 +165,7 @@ def _transcribe(
     options = part_of(Options, claim.options, **changes)
     checkpoints = JobCheckpoints(shop, job, recording, inside)
     transcript = transcribe_at(recording, path, options, job.progress, checkpoints)
-    if job.n_checkpoints:  # another run did most of the work, so these times give no speed
+    if job.n_checkpoints:  # an earlier run did most of the work, so these times give no speed
         transcript = replace(transcript, timings={})
     return transcript
 
@@ -194,7 +197,7 @@ class JobCheckpoints:
         self._next(text)
         self.shop.worker_store.clear_crashes(self.job.claim)
         self.inside.share()
-        self.recording.sequential = False  # it is past the place of the crash
+        self.recording.sequential = False  # it is past the crash point
         self.recording.left_s = max(0.0, (self.job.duration_s or 0.0) - self.job.done_s)
 
     def keep_speakers(self, evidence: bytes) -> None:
@@ -214,11 +217,11 @@ def _keep(shop: WorkerContext, claim: Claim, number: int, text: str) -> str:
             raise
         raise CancelledError(
             f"job {claim.job_id} was deleted"
-        ) from error  # and what a step belongs to with it
+        ) from error  # with the key of each step
 
 
 def _engine_spec(shop: WorkerContext, claim: Claim) -> EngineSpec:
-    """The engine that the job asks for, or the one it was begun with where the machine chose."""
+    """The engine that the job requests, or that its first run chose."""
     requested = claim.options
     began = claim.resolved
     engine = requested.engine
@@ -243,10 +246,10 @@ def _engine_spec(shop: WorkerContext, claim: Claim) -> EngineSpec:
 
 
 def _duration(shop: WorkerContext, path: Path) -> float | None:
-    """What the recording's header says; ``None`` where it says nothing that could be.
+    """The duration in the recording's header; ``None`` if missing or impossible.
 
     Raises:
-        SourceError: no recording, or a longer one than is taken.
+        SourceError: not a recording, or longer than the limit.
     """
     from ..media.decode import probe
 
@@ -261,14 +264,13 @@ def _duration(shop: WorkerContext, path: Path) -> float | None:
 
 
 def _after_crashes(shop: WorkerContext, claim: Claim) -> Claim:
-    """If the worker died too often under a job, it continues on the CPU instead of a GPU, or is set
-    aside.
+    """After too many crashes a job continues on the CPU instead of a GPU, or fails.
 
-    A worker that was killed from outside, or that nobody saw end, tells little of its jobs: it
-    takes more of them.
+    A worker that was killed from outside, or ended for an unknown reason, says little about its
+    jobs, so the limit is higher then.
 
     Raises:
-        WorkerFailedError: it is set aside.
+        WorkerFailedError: the job fails.
     """
     if claim.crashes < CRASHES_SET_ASIDE:
         return claim
@@ -300,7 +302,7 @@ def _may_be_the_gpu(claim: Claim) -> bool:
 
     return claim.options.device != "cpu" and bool(
         gpus_of(gpu_facts())
-    )  # it died before it said what it would use
+    )  # it died before it recorded its device
 
 
 def _finished(transcript: Transcript, claim: Claim) -> Transcript:

@@ -1,4 +1,4 @@
-"""A job that a worker runs, and what the jobs of one worker share."""
+"""A running job, and the context that the jobs of one worker share."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ TOO_LONG_HINT = "cut it into parts, or raise TRANSCRIBE_MCP_MAX_DURATION_HOURS"
 
 @dataclass(frozen=True, slots=True)
 class WorkerContext:
-    """What the jobs of one worker share.
+    """The shared context of one worker's jobs.
 
     Attributes:
-        slot: whose jobs these are.
-        log_of: the log of a worker of this machine, by its id; ``None`` where it is of another.
-        work_dir: where recordings from addresses lie while they are worked on.
+        slot: the worker's slot.
+        log_of: the log of a worker of this machine, by its ID; ``None`` for other machines.
+        work_dir: directory for downloads.
     """
 
     store: Store
@@ -42,7 +42,7 @@ class WorkerContext:
 
 @dataclass(eq=False, slots=True)
 class RunningJob:
-    """How far a job is. Written by its own threads, read by the worker's heartbeat."""
+    """Progress of a job. Its threads write it, the worker's heartbeat reads it."""
 
     claim: Claim
     stage: str = "load"
@@ -51,11 +51,11 @@ class RunningJob:
     limit_s: float = inf  # of the recording
     cancelled_at: float | None = None  # monotonic clock
     recording: Recording | None = None
-    n_checkpoints: int = 0  # batches that were finished before
-    began_at: float | None = None  # monotonic clock, when the first batch that was not kept began
+    n_checkpoints: int = 0  # batches finished in earlier runs
+    began_at: float | None = None  # monotonic clock: start of the first new batch
     began_from_s: float = 0.0
-    speakers: bytes | None = None  # what was heard of them
-    noted: dict[str, object] = field(default_factory=dict)  # what the store knows
+    speakers: bytes | None = None  # their results
+    noted: dict[str, object] = field(default_factory=dict)  # state saved in the database
 
     def cancel(self) -> None:
         if self.cancelled_at is None:
@@ -72,7 +72,7 @@ class RunningJob:
 
         Raises:
             CancelledError: the job was stopped.
-            SourceTooLargeError: more is read than may be, whatever the recording's header said.
+            SourceTooLargeError: the decoded audio exceeds the limit, whatever the header says.
         """
         self.check()
         if stage == "read" and done > self.limit_s:
@@ -94,13 +94,13 @@ class RunningJob:
 
     @property
     def speed(self) -> float | None:
-        """Seconds of audio a second since this run's first new batch."""
+        """Seconds of audio per second since this run's first new batch."""
         if self.began_at is None or self.done_s <= self.began_from_s:
             return None
         return (self.done_s - self.began_from_s) / max(1e-3, time.monotonic() - self.began_at)
 
     def news(self) -> dict[str, object]:
-        """What has changed since it was last asked."""
+        """Changes since the last call."""
         now = {
             "stage": self.stage,
             "done_s": self.done_s,
@@ -112,7 +112,7 @@ class RunningJob:
             for name, value in now.items()
             if value is not None and self.noted.get(name) != value
         }
-        if set(fresh) <= {"speed"}:  # it changes all the time
+        if set(fresh) <= {"speed"}:  # it changes constantly
             return {}
         self.noted |= fresh
         return fresh

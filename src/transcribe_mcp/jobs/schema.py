@@ -45,7 +45,7 @@ jobs = Table(
     Column("batch_id", Text, index=True),
     Column("source", Text, nullable=False),
     Column("signature", Text, nullable=False),  # size and modification time when submitted
-    Column("content_hash", Text),  # NULL: too large for the submission, the worker hashes it
+    Column("content_hash", Text),  # NULL: too large for the submission; the worker hashes it
     Column("options", Text, nullable=False),
     Column("options_key", Text, nullable=False),
     Column("force", Boolean, nullable=False, default=False),
@@ -149,7 +149,7 @@ revisions = Table(
 )
 
 speaker_evidence = Table(
-    "speaker_evidence",  # to name the speakers again without the recording
+    "speaker_evidence",  # to detect the speakers again without the recording
     metadata,
     Column(
         "transcript_id",
@@ -213,9 +213,9 @@ failed_starts = Table(
     Column("next_try_at", Float, nullable=False),
 )
 
-# From version 1 to 2. Workers register again, so their old table holds nothing to keep.
+# From version 1 to 2. Workers register again, so their old table has nothing to keep.
 DROP_WORKERS = "DROP TABLE IF EXISTS workers"
-# The rest follows once the new tables are there: every job has an owner.
+# After the new tables exist: every job has an owner.
 TO_VERSION_2 = (
     "CREATE INDEX IF NOT EXISTS jobs_by_source ON jobs (source, options_key)",
     "INSERT INTO job_owners (owner_id, job_id, owner, batch_id, cancelled_at) "
@@ -224,7 +224,7 @@ TO_VERSION_2 = (
     "FROM jobs WHERE job_id NOT IN (SELECT job_id FROM job_owners)",
 )
 
-# Before version 4, renamed speakers replaced the original; what is there now is the first revision.
+# Before version 4, renamed speakers replaced the original. The present text is the first revision.
 TO_VERSION_4 = (
     "UPDATE transcripts SET revision = 0 WHERE NOT EXISTS (SELECT 1 FROM revisions "
     "WHERE revisions.transcript_id = transcripts.transcript_id)"

@@ -34,10 +34,10 @@ def recording_file(shop: WorkerContext, job: RunningJob, claim: Claim, folder: P
 
 
 def content_hash(shop: WorkerContext, job: RunningJob, claim: Claim, path: Path) -> str:
-    """The hash of what is read now; it is looked at again only if the file may have changed.
+    """The hash of the present content, computed again only if the file may have changed.
 
     Raises:
-        SourceChangedError: checkpoints of other content are kept.
+        SourceChangedError: there are checkpoints of other content.
     """
     now = _signature(claim, path)
     if claim.content_hash is not None and now == claim.signature:
@@ -57,7 +57,7 @@ def content_hash(shop: WorkerContext, job: RunningJob, claim: Claim, path: Path)
 
 
 def _signature(claim: Claim, path: Path) -> str | None:
-    """The signature of what is read now; of another version of an object it is not known."""
+    """The signature of the present content; unknown for another version of an object."""
     if not is_object(claim.source):
         return file_identity.signature(path)
     is_same = path.name == local_name(claim.source, claim.signature)

@@ -26,7 +26,7 @@ def change_speakers(store: Store, revisions: Revisions, row: Any, change: Speake
         row: of a job with a transcript.
 
     Raises:
-        JobStateError: the change finds speakers again, and their evidence is not stored.
+        JobStateError: the change detects speakers again, but their evidence is not stored.
         UsageError: an unknown speaker or voice, or an impossible name.
         VoiceStoreError: the change names known voices, and their file cannot be read.
     """

@@ -38,7 +38,7 @@ def require_kept(data_dir: Path, signature: str) -> Path:
     path = path_of(data_dir, signature)
     if not path.is_file():
         raise SourceNotFoundError(
-            "the recording from standard input is not kept any more",
+            "the recording from standard input was deleted",
             hint="pipe it into transcribe-mcp transcribe again",
         )
     return path

@@ -1,4 +1,4 @@
-"""Older versions of SQLite: what they lack, and the oldest that works."""
+"""Older versions of SQLite: missing functions, and the minimum version."""
 
 from __future__ import annotations
 

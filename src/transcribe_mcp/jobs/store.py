@@ -135,10 +135,11 @@ class Store(Database):
         return self._group_commit((new, limit))
 
     def add_batch(self, new: Sequence[NewJob], refused: Sequence[Refused], limit: int) -> str:
-        """Add jobs as one batch; returns its id. It lists ``refused`` and jobs without room.
+        """Add jobs as one batch; returns its id. It lists ``refused`` sources and jobs that did not
+        fit.
 
         Raises:
-            QueueFullError: there is room for none of them.
+            QueueFullError: none of them fits into the queue.
         """
         batch_id = new_id()
 
@@ -163,7 +164,7 @@ class Store(Database):
     def is_active_elsewhere(
         self, content: ContentKey, mine: str, *, earlier_only: bool = False
     ) -> bool:
-        """Whether a running job produces this transcript: a started or an earlier one."""
+        """Whether a started or earlier job produces this transcript."""
         with self.begin() as connection:
             query = _OTHERS_RUNNING.where(_EARLIER) if earlier_only else _ACTIVE_ELSEWHERE
             return connection.execute(query, {**asdict(content), "mine": mine}).first() is not None
@@ -175,7 +176,8 @@ class Store(Database):
     # --- reading --------------------------------------------------------------------------------
 
     def get(self, job_id: str, owner: str = "") -> Job | Batch:
-        """A job or a batch as its owner sees it: cancelled by its owner, it may go on for others.
+        """A job or a batch as its owner sees it: cancelled by its owner, it may continue for
+        others.
 
         Raises:
             JobNotFoundError: no job and no batch has this id.
@@ -279,7 +281,7 @@ class Store(Database):
     def cancel(self, job_id: str, owner: str, *, for_all: bool = False) -> int:
         """Cancel a job or a batch for an owner. A job stops when its last owner cancels.
 
-        Finished jobs stay as they are. Returns the number of jobs that go on for other owners.
+        Finished jobs stay as they are. Returns the number of jobs that continue for other owners.
 
         Raises:
             JobNotFoundError: no job and no batch has this id.
@@ -347,7 +349,7 @@ class Store(Database):
             )
 
     def clear_failed_start(self, data_dir: Path, number: int) -> None:
-        """Record that nobody tries to start this worker any more."""
+        """Record that nobody retries to start this worker."""
         with self.begin() as connection:
             clear_failed_start(connection, worker_id(self.url, data_dir, number))
 

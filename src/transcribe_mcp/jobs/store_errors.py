@@ -56,7 +56,7 @@ def _translated(error: Exception, place: str) -> StoreError:
     cause = str(origin).strip() or type(error).__name__
     words = cause.lower()
     if isinstance(origin, ReplacedError):
-        hint = "the next call opens the present file; jobs of the old file are only in that file"
+        hint = "the next call opens the new file; jobs of the old file are only in that file"
         return StoreReplacedError(
             f"the database {place} was deleted, moved or replaced while it was open", hint=hint
         )
@@ -69,7 +69,7 @@ def _translated(error: Exception, place: str) -> StoreError:
             f"the database {place} is locked by another process: {cause}", hint=hint
         )
     if any(sign in words for sign in _DAMAGED):
-        hint = "it was not changed: move it away for a new database, or restore a backup"
+        hint = "it was not changed; move it away to start a new database, or restore a backup"
         return StoreDamagedError(
             f"{place} is damaged or not a database of this program: {cause}", hint=hint
         )

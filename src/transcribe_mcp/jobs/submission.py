@@ -20,7 +20,7 @@ from .transcripts import ContentKey
 HASHED_AT_ONCE_BYTES = 64 * 1024 * 1024  # larger files are hashed by the worker
 HASHING_S = 1.0  # for all files of a call; the worker hashes the rest
 
-# Typical bytes per second of audio. They only decide the place in the queue.
+# Typical bytes per second of audio. They only affect the order of the queue.
 _RATE_BYTES_PER_S = {
     ".wav": 32_000,
     ".flac": 40_000,
@@ -130,6 +130,6 @@ class Submission:
 
 
 def _guessed_s(name: str, signature: str) -> float:
-    """Seconds of audio, guessed from the size."""
+    """Seconds of audio, estimated from the size."""
     rate = _RATE_BYTES_PER_S.get(Path(name).suffix.lower(), _USUAL_BYTES_PER_S)
     return file_identity.size_bytes(signature) / rate

@@ -13,8 +13,8 @@ counts its failures, so the failures of one worker do not affect the others.
     database failed                    start the next after a growing delay
     died before it was ready           start the next after a growing delay
 
-It tries as long as jobs are unfinished, at last once a minute. Meanwhile the database says why
-there is no worker (``failed_starts.py``). The jobs stay queued: another machine may take them, or
+It retries as long as jobs are unfinished, at least once a minute. Meanwhile the database has the
+reason (``failed_starts.py``). The jobs stay queued: another machine may take them, or
 this one may be repaired.
 """
 
@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 BACKOFF_S = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)  # delays before the next try; the last repeats
 STEADY_S = 60.0  # a worker that lived longer resets the count of failures
 NICE = 5  # of 19: a third of the CPU share of a normal process
-LOOK_S = 0.2  # between looks for a signal
+LOOK_S = 0.2  # between checks for a signal
 
 _AFTER = {EXIT_RESTART: "restart", EXIT_STORE_FAILED: "store", EXIT_FAILED: "failed"}
 _ENDS = (EXIT_DONE, EXIT_IDLE, -signal.SIGTERM, -signal.SIGINT)
@@ -104,8 +104,8 @@ def slots_of(facts: Facts, chosen: Settings) -> tuple[tuple[WorkerSlot, ...], di
 
 
 def spare_slots(facts: Facts, chosen: Settings) -> tuple[WorkerSlot, ...]:
-    """The slots of second workers, one for each GPU that gains by one; none if the user has set
-    the number of workers.
+    """The slots of second workers, one for each GPU that benefits; none if the user has set the
+    number of workers.
     """
     runtime = choose_runtime(facts)
     if chosen.workers:

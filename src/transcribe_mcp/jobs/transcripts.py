@@ -104,7 +104,7 @@ def load(connection: sa.Connection, transcript_id: str) -> Transcript | None:
 
 
 def outlines(connection: sa.Connection, job_ids: Sequence[str]) -> dict[str, Outline]:
-    """Of those of these jobs that have a transcript."""
+    """For those of these jobs that have a transcript."""
     of_jobs = jobs.c.job_id.in_(job_ids)
     is_one = segments.c.transcript_id == jobs.c.transcript_id
     first = (
@@ -131,7 +131,7 @@ def outlines(connection: sa.Connection, job_ids: Sequence[str]) -> dict[str, Out
 
 
 def newest_revisions(connection: sa.Connection, job_ids: Sequence[str]) -> dict[str, int]:
-    """Of those of these jobs that have a transcript."""
+    """For those of these jobs that have a transcript."""
     query = (
         sa.select(jobs.c.job_id, transcripts.c.revision)
         .join(transcripts, transcripts.c.transcript_id == jobs.c.transcript_id)
@@ -188,7 +188,7 @@ def search(
 ) -> HitPage:
     """Segments that contain every word of the query, best first, from hit ``first`` on.
 
-    ``speaker`` said them; empty: anybody.
+    ``speaker``: only segments of this speaker; empty: all.
 
     Raises:
         UsageError: the query contains no word.
@@ -235,7 +235,7 @@ def search(
 
 
 def _said_by(speaker: str) -> list[sa.ColumnElement[bool]]:
-    """In any letter case; SQLite knows only that of ASCII."""
+    """In any letter case; SQLite handles only ASCII."""
     name = segments.c.speaker
     return [sa.or_(name == speaker, sa.func.lower(name) == speaker.lower())] if speaker else []
 

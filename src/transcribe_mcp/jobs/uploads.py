@@ -25,10 +25,10 @@ FOLDER = "uploads"
 CLIP = "voice-"  # the beginning of the names of clips
 TEMPORARY = "new-"  # the beginning of the names of folders for uploads under way
 LOCK_S = 30.0
-MAX_MATCHES = 10_000  # of a filter; databases limit the values of a query
+MAX_MATCHES = 10_000  # of a filter; databases limit the parameters of a query
 ABANDONED_S = 86_400.0
-# Jobs on one file are the same if its time is, too. The name says all about the content, so every
-# file has this time, also one that is deleted and sent again.
+# Jobs on one file are equal only with equal modification times. The name identifies the content, so
+# every file gets this time, also one that is deleted and sent again.
 _MTIME_NS = 1_000_000_000_000_000_000
 _NAME_SUFFIX = ".name"
 
@@ -51,7 +51,7 @@ class Upload:
 
 
 def make_folder(data_dir: Path) -> Path:
-    """The folder of the uploads. Deletes what servers that were killed left in it."""
+    """The folder of uploads. Deletes leftovers of killed servers."""
     folder = data_dir.absolute() / FOLDER
     folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
     for left in folder.glob(f"{TEMPORARY}*"):
@@ -102,7 +102,7 @@ def digest_of(path: str) -> str:
 
 @contextmanager
 def locked(data_dir: Path, digests: Iterable[str]) -> Iterator[None]:
-    """Keep others from deleting these files, or from naming them in new jobs.
+    """Stop others from deleting these files, and from using them in new jobs.
 
     Raises:
         StoreBusyError: another process holds the lock for too long.
@@ -112,7 +112,7 @@ def locked(data_dir: Path, digests: Iterable[str]) -> Iterator[None]:
         for name in names:  # in the same order everywhere
             lock = hold_lock(data_dir, LOCK_S, name)
             if lock is None:
-                message = f"another process does not finish its upload: it holds {name}"
+                message = f"another process has not finished its upload and holds the lock {name}"
                 raise StoreBusyError(message, hint="try again")
             stack.enter_context(closing(lock))
         yield

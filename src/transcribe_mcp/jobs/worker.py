@@ -1,12 +1,13 @@
-"""A worker process: the only kind of process that loads an engine. It runs jobs until none come.
+"""A worker process: the only kind of process that loads an engine. It runs jobs until the queue
+stays empty.
 
 Its main thread is the heartbeat. It records the progress of jobs, learns of cancelled ones, runs
 maintenance, and exits when there is no more work.
 
-The process ends whenever the main thread fails, and its jobs go on in another process. On an error,
-the jobs are requeued and the process exits at once; Python's regular shutdown would make their
-threads fail. A timer outside Python (``faulthandler``) ends a process whose heartbeat has stopped.
-No job is marked as failed while the process exits.
+The process ends whenever the main thread fails, and its jobs continue in another process. On an
+error, the jobs are requeued and the process exits at once; Python's regular shutdown would make
+their threads fail. A timer outside Python (``faulthandler``) ends a process whose heartbeat has
+stopped. No job is marked as failed while the process exits.
 """
 
 from __future__ import annotations
@@ -63,17 +64,17 @@ BEAT_S = 0.2
 IDLE_BEAT_S = 0.5  # without jobs
 FREEING_S = 1.0  # after the last job, while freed memory is returned to the system
 STUCK_S = 1.0  # after which an engine call for cancelled jobs is ended with its process
-LOCK_PATIENCE_S = 5.0  # others test the lock by taking it for a moment
+LOCK_PATIENCE_S = 5.0  # others test the lock by taking it briefly
 MAINTENANCE_S = 5.0
 REPAIR_S = 60.0
 PROBES = 4  # queued recordings to probe per maintenance
-MANY_JOBS = 16  # twice as many as run at once; more are worth the start of another worker
+MANY_JOBS = 16  # twice as many as run at once; more justify another worker
 START_LIMIT_S = 600.0  # after which a starting worker is ended
 HEARTBEAT_LIMIT_S = 60.0  # after which a worker without heartbeat is ended; a busy store takes 5 s
 
 
 class _Interval:
-    """A time that passes again and again."""
+    """A recurring time."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -117,7 +118,7 @@ class Worker:
         self._worked_at = 0.0  # monotonic clock: the last work of the engine
 
     def serve(self) -> int:
-        """Run jobs until none come any more, then requeue running ones; returns the exit code."""
+        """Run jobs until the queue stays empty, then requeue running ones. Returns the exit code."""
         try:
             self._take_jobs()
         except StoreError as error:
@@ -164,7 +165,7 @@ class Worker:
 
     @contextmanager
     def _running_job(self, claim: Claim) -> Iterator[RunningJob]:
-        """A job that the heartbeat knows of."""
+        """Register a job with the heartbeat."""
         job = RunningJob(claim, done_s=claim.done_s, duration_s=claim.duration_s)
         with self._lock:
             self._running[claim.job_id] = job
@@ -195,7 +196,7 @@ class Worker:
     def _fail(self, job: RunningJob, error: Exception) -> None:
         hint = f"see {self._slot.log_name} in the data directory; then retry the job"
         failure = WorkerFailedError(
-            f"the worker met an unexpected error: {type(error).__name__}", hint=hint
+            f"the worker failed unexpectedly: {type(error).__name__}", hint=hint
         )
         try:
             self._shop.worker_store.fail(job.claim, failure)
@@ -211,7 +212,7 @@ class Worker:
         self._wait_for_the_end()
 
     def _wait_for_the_end(self) -> NoReturn:
-        """Returning would tell the queue that the job is done."""
+        """Block, because returning would mark the job as done."""
         while True:
             threading.Event().wait()
 
@@ -272,7 +273,7 @@ class Worker:
         self._end_stuck_work()
 
     def _share_out(self, workflows: WorkflowRunner, *, anew: bool = False) -> None:
-        """Share the jobs out if their number has changed, or ``anew``."""
+        """Share the jobs among workers if their number has changed, or if ``anew``."""
         unfinished = self._worker_store.unfinished()
         if anew or unfinished != self._shared:
             self._shared = unfinished
@@ -365,7 +366,7 @@ class Worker:
 
 
 def _note_failed_thread(failed: threading.ExceptHookArgs) -> None:
-    note(f"a thread fails: {where(failed.exc_value or failed.exc_type())}")
+    note(f"a thread failed: {where(failed.exc_value or failed.exc_type())}")
 
 
 def end_if_not_called_again(within_s: float) -> None:

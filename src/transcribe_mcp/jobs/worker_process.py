@@ -1,4 +1,4 @@
-"""Worker processes from the outside: starting them, their locks and logs, and how they ended.
+"""Management of worker processes: starting, locks, logs and exit reasons.
 
     front end -> start_worker() -> supervisor (supervisor.py) -> a worker for every GPU (worker.py)
 
@@ -27,10 +27,10 @@ from ..settings import TOKEN_VARIABLE, Settings
 
 LOG_NAME = "worker.log"
 SUPERVISOR_LOCK = "supervisor.lock"
-MORE_REQUESTED = "more-workers-requested"  # a file by which a worker asks its supervisor
+MORE_REQUESTED = "more-workers-requested"  # file with a worker's request to its supervisor
 LOG_BYTES = 1_000_000  # a larger log is renamed when a supervisor starts
 TAIL_BYTES = 64_000
-MESSAGE_CHARS = 200  # of a worker's last words
+MESSAGE_CHARS = 200  # of a worker's last output
 STARTED = "--- worker started"
 READY = "--- worker ready"
 ENDED = "--- worker ended: "
@@ -51,7 +51,7 @@ class WorkerSlot:
 
     Attributes:
         number: from 0.
-        gpu: index of the GPU that ``auto`` and ``cuda`` mean there.
+        gpu: index of the GPU that ``auto`` and ``cuda`` select there.
         n_workers: number of slots of this machine.
         n_spare: number of slots whose workers start only when many jobs wait.
     """

@@ -24,7 +24,7 @@ from .store import Store
 from .transcripts import ContentKey
 from .writer_link import RequirementError
 
-CRASHES_SET_ASIDE = 2  # crashes at the same place after which a job is not tried again
+CRASHES_SET_ASIDE = 2  # crashes at the same place after which a job fails
 KILLS_SET_ASIDE = 10  # the same if the last worker was killed from outside
 SPEED_MEMORY_S = 600.0  # of work, over which measured speeds are averaged
 
@@ -124,7 +124,7 @@ class WorkerStore:
     def change(self, claim: Claim, values: Mapping[str, Any]) -> None:
         """
         Raises:
-            CancelledError: this worker does not own the job any more.
+            CancelledError: this worker no longer owns the job.
         """
         with self._store.begin() as connection:
             changed = connection.execute(self._of(claim, jobs.update()).values(**values)).rowcount
@@ -267,7 +267,7 @@ class WorkerStore:
             connection.execute(workers.delete().where(workers.c.worker_id == self.worker_id))
 
     def orphans(self, silent_s: float) -> list[tuple[str, str]]:
-        """(id, queue) of unfinished jobs whose worker had no heartbeat for so long."""
+        """(id, queue) of unfinished jobs whose worker had no heartbeat for this long."""
         with self._store.begin() as connection:
             since = {"since": clock(connection) - silent_s}
             query = sa.select(jobs.c.job_id, jobs.c.queue).where(
@@ -279,7 +279,7 @@ class WorkerStore:
             return [(job_id, queue) for job_id, queue in connection.execute(query, since)]
 
     def alive(self, silent_s: float) -> list[str]:
-        """The ids of the workers with a heartbeat within so long, and of this worker."""
+        """The ids of the workers with a recent heartbeat, and of this worker."""
         with self._store.begin() as connection:
             since = {"since": clock(connection) - silent_s}
             return list({*connection.execute(ALIVE, since).scalars(), self.worker_id})

@@ -102,13 +102,13 @@ class WorkflowRunner:
     def check(self) -> None:
         """
         Raises:
-            RuntimeError: a queue is not polled any more.
+            RuntimeError: a queue is no longer polled.
         """
         if not all(poller.is_alive() for poller in self._pollers):
             raise RuntimeError("a thread that polls a queue has ended")
 
     def _is_busy(self) -> bool:
-        """Whether a place may become free without a change that an idle worker would see."""
+        """Whether a slot may become free without a change that an idle worker would notice."""
         return bool(self._running) or time.monotonic() - self._ended_at < QUIET_S
 
     def share_out(self, unfinished: Mapping[str, int], n_workers: int) -> None:

@@ -2,7 +2,7 @@
 
 SQLite's busy handler sleeps and retries without a queue, so a writer can starve. This process
 applies all writes in the order of their arrival. It never waits for a client: a request contains
-all statements of its transaction. Requests that wait together share one commit (group commit),
+all statements of its transaction. Concurrent requests share one commit (group commit),
 each in its own savepoint, so that a failing request does not fail the others.
 
 An answer is sent after the commit is on disk. A client whose connection breaks repeats its request.
@@ -53,7 +53,7 @@ MAX_GROUP = 64  # requests per commit
 CHECKPOINT_S = 2.0
 WAL_CHECKPOINT_PAGES = 8_000  # of 4 KiB: at this size a commit checkpoints the WAL itself
 KEEP_ANSWERS_S = 3600.0
-LOOK_S = 1.0  # between looks for clients
+LOOK_S = 1.0  # between checks for clients
 
 _REMEMBERED = "SELECT answer FROM store_requests WHERE client = ? AND number = ?"
 _REMEMBER = "INSERT OR REPLACE INTO store_requests (client, number, answer, at) VALUES (?, ?, ?, ?)"

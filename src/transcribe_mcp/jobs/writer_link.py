@@ -52,7 +52,7 @@ class ConflictError(sqlite3.OperationalError):
     """Data that a transaction has read changed before it was applied. dbos retries this message."""
 
     def __init__(self) -> None:
-        super().__init__("database is locked: what the transaction has read was changed by another")
+        super().__init__("database is locked: data that the transaction has read was changed")
 
 
 class RequirementError(Exception):
@@ -141,7 +141,7 @@ class WriterLink:
                 message = again
                 if time.monotonic() > deadline:
                     raise WriterUnreachableError(
-                        f"the writer process ended again and again: {error}"
+                        f"the writer process ended repeatedly: {error}"
                     ) from error
 
 
@@ -159,7 +159,7 @@ def _connected(path: Path, deadline: float) -> socket.socket:
         starting = hold_lock(path.parent, max(0.0, deadline - time.monotonic()), START_LOCK_NAME)
         if starting is None:
             raise WriterUnreachableError(
-                "the writer process cannot be started: another start does not finish"
+                "the writer process cannot be started: another start has not finished"
             )
         with closing(starting):
             with suppress(OSError):  # another process started it meanwhile

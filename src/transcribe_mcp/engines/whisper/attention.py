@@ -50,7 +50,7 @@ class TorchAttention:
         text: (layers, 2, rows, H, positions, D), of which the first R rows are used and written.
         audio: the window of each row.
         longest: upper bound of the positions, known without a device synchronisation.
-        queries: where to keep the queries of the alignment heads, if anywhere.
+        queries: stores the queries of the alignment heads, if given.
     """
 
     def __init__(

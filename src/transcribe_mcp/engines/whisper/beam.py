@@ -4,7 +4,7 @@ Returns the finished hypothesis of each window with the highest average log-prob
 holds as many windows as fit into ``TEXT_BYTES``; a finished window makes room for the next. Steps
 are not captured in CUDA graphs.
 
-Shapes: W windows, K beams, N the most tokens of a text, V tokens of the vocabulary.
+Shapes: W windows, K beams, N the maximum number of tokens of a text, V the size of the vocabulary.
 """
 
 from __future__ import annotations

@@ -125,7 +125,9 @@ class _Loader:
         self._tensors = Tensors(weight_files(checkpoint.directory))
         self._placement = placement
         self._report = report
-        self._finite: list[tuple[StoredTensor, Tensor]] = []  # checked at the end, in one wait
+        self._finite: list[
+            tuple[StoredTensor, Tensor]
+        ] = []  # checked at the end, with one synchronization
         self._upload = PinnedUpload(placement.device) if placement.device.type == "cuda" else None
 
     def load(self) -> Whisper:

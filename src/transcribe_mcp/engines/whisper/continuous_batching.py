@@ -51,11 +51,11 @@ class Steps(Protocol):
         """Next-token logits of the first ``n_rows`` rows: (n_rows, V) float32."""
 
     def finished(self) -> list[int]:
-        """Rows that were done at the last check; no step works on them any more."""
+        """Rows that were done at the last check; steps skip them."""
 
 
 def on(device: torch.device) -> AbstractContextManager[object]:
-    """Make it the current device: Triton launches there, whatever device its tensors are on."""
+    """Make it the current device: Triton launches there, regardless of its tensors."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 

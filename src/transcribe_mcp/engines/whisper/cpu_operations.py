@@ -27,7 +27,7 @@ Way = TypeVar("Way")
 TRIED_RUNS = 3  # the first is a warm-up
 TRIED_POSITIONS = 256  # a few positions of audio are representative
 ATTENTION_STEPS = 127
-QUERIES_AT_ONCE = 300  # their scores fit a core's cache
+QUERIES_AT_ONCE = 300  # number whose scores fit a core's cache
 LARGEST_SUM = (
     2.0**100
 )  # sum of a row's weights; its product with any value is finite in float32 and bfloat16

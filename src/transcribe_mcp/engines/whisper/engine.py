@@ -46,7 +46,9 @@ from .logit_filters import make_rules
 from .model import Whisper
 from .quantized_states import AudioStates
 
-SHORT_CONTEXT_TOKENS = 256  # room for a text without a long prompt: half the memory of the caches
+SHORT_CONTEXT_TOKENS = (
+    256  # positions for a text without a long prompt: half the memory of the caches
+)
 
 Key = tuple[int, int, tuple[int, ...], str, DecodingOptions]
 Item = TypeVar("Item")
@@ -59,18 +61,18 @@ class DeviceBackend:
 
     Attributes:
         model: the weights, and the device's operations.
-        encode: log-mel spectrograms (B, n_mels, 3000) -> what the decoder reads.
-        make_steps: slots -> how steps run on them.
-        search: how token times are found.
-        encoded_at_once: windows that the encoder takes at once.
-        most_rows: windows decoded at once at most.
-        room: sizes that slots are made in.
-        workers: threads that each take a part of the windows, with ``threads_each`` of torch's own;
-            where that is 0, the caller's thread does the work. On a CPU several with few threads
-            beat one with all: a step is made of many small operations, at whose ends threads wait
-            for each other, and if another program has the core they wait long.
-        give_back: frees what the encoder keeps for its speed.
-        notices: what is not as it should be.
+        encode: log-mel spectrograms (B, n_mels, 3000) -> the decoder's audio input.
+        make_steps: slots -> the runner of their steps.
+        search: finds token times.
+        encoded_at_once: windows per encoder call.
+        most_rows: maximum number of windows decoded at once.
+        room: allowed sizes of slots.
+        workers: threads that each process a part of the windows with ``threads_each`` torch
+        threads; if that is 0, the caller's thread does the work. On a CPU several workers with few
+        threads are faster than one with all, because a step has many small operations, after each
+        of which threads wait for each other.
+        give_back: frees the encoder's workspace.
+        notices: about limitations.
     """
 
     model: Whisper
@@ -88,12 +90,10 @@ class DeviceBackend:
 
 @dataclass(frozen=True, slots=True)
 class EncodedWindows:
-    """Windows, their keys and values on the device, and what was said of them so far, for
-    ``align``.
+    """Windows, their keys and values on the device, and their decoded texts so far, for ``align``.
 
-    ``unproved`` are windows of which only the device knows whether they are made of numbers: (n,)
-    bool of each part. Asking it means waiting until they are encoded, so it is asked when something
-    else has to wait for that anyway.
+    ``unproved``: whether windows are finite, (n,) bool per part, on the device. Reading it waits
+    for the encoder, so it is read when another result waits for that anyway.
     """
 
     windows: tuple[Window, ...]
@@ -113,23 +113,19 @@ class EncodedWindows:
         )
 
     def prove(self) -> None:
-        """Raises: WindowDataError when a window holds samples that are not numbers."""
+        """Raises: WindowDataError: a window has non-finite samples."""
         while self.unproved:
             windows, finite = self.unproved[-1]
             for window, good in zip(windows, finite.tolist(), strict=True):
                 if not good:
-                    message = (
-                        f"the window at {window.start:.2f} s holds samples that are not numbers"
-                    )
+                    message = f"the window at {window.start:.2f} s has samples that are not numbers"
                     raise WindowDataError(
                         message, hint="decode the recording again; its samples must be finite"
                     )
             self.unproved.pop()
 
     def key(self, i: int, decoded: Decoded, options: DecodingOptions) -> Key:
-        """The same text decoded in another way asked something else of the audio: under another
-        prompt, for example.
-        """
+        """Key of the queries of a text: they differ, for example, with another prompt."""
         way = options.at(decoded.temperature)
         return id(self.rows[i].cache), self.rows[i].index, decoded.tokens, decoded.language, way
 
@@ -139,7 +135,7 @@ _on_gpu: WeakSet[WhisperEngine] = WeakSet()  # not closed
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """Windows to decode together, and the texts ``found`` so far, by place."""
+    """Windows to decode together, and the texts ``found`` so far, by index."""
 
     encoded: EncodedWindows
     languages: Sequence[str]
@@ -166,20 +162,20 @@ class WhisperEngine(DecodesInRounds):
         self._ears: SileroGpu | None = None
         self._pool = _pool_of(machinery)
         self._rules: dict[bool, StepRules] = {}
-        self._ran_out = False  # of memory, since it was given back last
+        self._ran_out = False  # peak of memory since it was last freed
         self.limits = Limits()
         self.info = info
         if machinery.model.device.type == "cuda":
             _on_gpu.add(self)
 
-    # -- the protocol
+    # -- protocol
     # ----------------------------------------------------------------------------------------------
 
     def notices(self, options: DecodingOptions) -> tuple[Notice, ...]:
         return self._vocabulary.notices(options)
 
     def voice_detector(self) -> VoiceDetector | None:
-        """On a GPU; on a CPU the pipeline's own voice detection is faster."""
+        """On a GPU; on a CPU the pipeline's voice detection is faster."""
         device = self._running.model.device
         if device.type != "cuda":
             return None
@@ -198,7 +194,7 @@ class WhisperEngine(DecodesInRounds):
         return EncodedWindows(tuple(windows), tuple(rows), {}, unproved)
 
     def _encode(self, windows: Sequence[Window]) -> tuple[list[AudioRow], Tensor]:
-        """Where the windows' audio is, and whether each is made of numbers, (n,) bool."""
+        """The encoded audio of the windows, and whether each is finite, (n,) bool."""
         machinery = self._running
         model = self._running.model
         with self._at_work("encoding"):
@@ -239,9 +235,7 @@ class WhisperEngine(DecodesInRounds):
         options: DecodingOptions,
         retry: RetryPolicy = accept,
     ) -> list[Decoded]:
-        """Windows to decode again go back into the running batch; those with beams wait for the
-        others.
-        """
+        """Retries join the running batch; those with beam search wait for the others."""
         if options.beam_size > 1:
             return DecodesInRounds.decode(self, encoded, languages, options, retry)
         with self._at_work("decoding"):
@@ -312,7 +306,7 @@ class WhisperEngine(DecodesInRounds):
         words: list[list[Word]] = [[] for _ in decoded]
         timed = [i for i, text in enumerate(decoded) if text.tokens]
         with self._at_work("timing words"):
-            # which waits until they are encoded: words may be timed on another stream
+            # waits for the encoder, because words may be aligned on another stream
             encoded.prove()
         for part in self._each(
             partial(self._align, encoded, decoded, options), self._shares(timed)
@@ -350,11 +344,11 @@ class WhisperEngine(DecodesInRounds):
         self._rules.clear()
         _on_gpu.discard(self)
         if torch.cuda.is_initialized():
-            gc.collect()  # captured steps are in circles with what they captured
-            with suppress(RuntimeError):  # the GPU is gone, and its memory with it
+            gc.collect()  # captured steps are in reference cycles
+            with suppress(RuntimeError):  # a failed GPU has no memory to free
                 for device in range(torch.cuda.device_count()):
                     torch.cuda.synchronize(device)
-                # What other engines captured uses cuBLAS's workspaces, which belong to the process.
+                # Captures of other engines use cuBLAS's workspaces, which belong to the process.
                 if not _on_gpu:
                     torch._C._cuda_clearCublasWorkspaces()
                 torch.cuda.empty_cache()
@@ -373,7 +367,7 @@ class WhisperEngine(DecodesInRounds):
         self, encoded: EncodedWindows, i: int, language: str, options: DecodingOptions
     ) -> Request:
         prompt = self._vocabulary.prompt(language, options)
-        # The same window samples alike in every batch, and not alike at two temperatures.
+        # A window gets the same samples in every batch, and others at another temperature.
         place = f"{encoded.windows[i].start:.3f} {options.temperature:.3f}"
         start = prompt.index(self._vocabulary.start)
         return Request(
@@ -393,10 +387,10 @@ class WhisperEngine(DecodesInRounds):
 
     @contextmanager
     def _steps_for(self, n_windows: int, prompt_tokens: int) -> Iterator[Steps]:
-        """Steps that are idle, or new ones where more room is needed.
+        """Idle steps, or new ones if larger slots are needed.
 
-        There are as many as workers, and a thread that finds none waits. So memory is as predicted,
-        however many threads of a program decode.
+        There is one per worker, and threads wait for an idle one. So memory is as predicted,
+        regardless of the number of decoding threads.
         """
         idle = self._idle
         steps = idle.get()
@@ -409,12 +403,12 @@ class WhisperEngine(DecodesInRounds):
             ):
                 capacity = max(capacity, steps.slots.capacity)
                 context = max(context, steps.slots.n_positions)
-                steps = None  # its memory is given back first
+                steps = None  # its memory is freed first
             if steps is None:
                 heads = self._directions.alignment_heads
                 steps = machinery.make_steps(Slots(machinery.model, heads, capacity, context))
             yield steps
-            kept = steps  # not where they failed: something is still in their slots
+            kept = steps  # not after a failure, because their slots are in use
         finally:
             idle.put(kept)
 
@@ -429,12 +423,12 @@ class WhisperEngine(DecodesInRounds):
         )
 
     def _shares(self, items: Sequence[Item]) -> list[Sequence[Item]]:
-        """Equal parts, one for each worker; none of them empty."""
+        """Equal, non-empty parts, one per worker."""
         size = -(-len(items) // self._running.workers) or 1
         return [items[first : first + size] for first in range(0, len(items), size)]
 
     def _each(self, work: Callable[[Item], Result], parts: Sequence[Item]) -> list[Result]:
-        """The work on all parts, by the workers where there are several."""
+        """Process all parts, on the workers if there are several."""
         return (
             [work(part) for part in parts]
             if self._pool is None
@@ -442,7 +436,7 @@ class WhisperEngine(DecodesInRounds):
         )
 
     def _first_logits(self, requests: Sequence[Request]) -> Tensor:
-        """What may follow the first token: (n, V)."""
+        """Allowed tokens after the first one: (n, V)."""
         machinery = self._running
         slots = Slots(machinery.model, (), max(1, len(requests)), 8)
         slots.add(requests, self._step_rules(timestamps=False))
@@ -465,8 +459,8 @@ class WhisperEngine(DecodesInRounds):
     def _spoken(
         self, encoded: EncodedWindows, i: int, decoded: Decoded, options: DecodingOptions
     ) -> DecodedTokens:
-        """What decoding kept of this text; where it was not decoded here, or otherwise, it is gone
-        through again.
+        """The queries saved while decoding this text. If they are missing or differ, the text is
+        decoded again by teacher forcing.
         """
         known = encoded.spoken.get(encoded.key(i, decoded, options))
         if known is not None:
@@ -499,11 +493,9 @@ class WhisperEngine(DecodesInRounds):
         begins: Sequence[int],
         width: int,
     ) -> list[Word]:
-        """Words of a window from the positions at which its tokens begin."""
+        """Words of a window from the positions of its tokens."""
         n = len(spoken.tokens)
-        ends = (
-            begins[n] if len(begins) > n else width
-        )  # where it ran out of room, no end of text was said
+        ends = begins[n] if len(begins) > n else width  # a text at the token limit has no end token
         at_s = np.asarray([*begins[:n], ends]) * ENCODER_FRAME_S
         text = [k for k, token in enumerate(spoken.tokens) if self._vocabulary.is_text(token)]
         spans = split_words(
@@ -514,12 +506,10 @@ class WhisperEngine(DecodesInRounds):
 
     @contextmanager
     def _at_work(self, doing: str) -> Iterator[None]:
-        """On the engine's device, which kernels are launched on in whatever thread; torch's errors
-        leave as ours.
-        """
+        """Launch on the engine's device in any thread; raise torch's errors as ours."""
         try:
             with _foreign_errors(doing), torch.inference_mode(), on(self._running.model.device):
-                if self._ran_out:  # now that what failed is no longer referred to
+                if self._ran_out:  # after the failed tensors are released
                     self._give_back()
                 yield
         except OutOfMemoryError:
@@ -527,7 +517,7 @@ class WhisperEngine(DecodesInRounds):
             raise
 
     def _give_back(self) -> None:
-        """Memory that is kept for speed, and that nobody uses now."""
+        """Free memory that is cached for speed and not in use."""
         self._ran_out = False
         n_idle = 0
         with suppress(Empty):
@@ -537,13 +527,13 @@ class WhisperEngine(DecodesInRounds):
         for _ in range(n_idle):
             self._idle.put(None)
         self._running.give_back()
-        gc.collect()  # an error may be in a circle with what it was about
+        gc.collect()  # an error may be in a reference cycle with tensors
         if self._running.model.device.type == "cuda":
             torch.cuda.empty_cache()  # libraries allocate beside PyTorch
 
     @contextmanager
     def _aside(self) -> Iterator[None]:
-        """On a stream of its own, so that words are timed beside the decoding of the next batch."""
+        """On a separate stream, so that words are aligned while the next batch is decoded."""
         if self._running.model.device.type != "cuda":
             yield
             return
@@ -555,16 +545,16 @@ def _foreign_errors(doing: str) -> AbstractContextManager[None]:
     return library_errors(
         launch_errors,
         f"torch failed while {doing}",
-        "use fewer windows at once or a smaller model",
+        "use a smaller batch or a smaller model",
         f"torch ran out of memory while {doing}",
     )
 
 
 def _idle_steps(workers: int) -> LifoQueue[Steps | None]:
-    """A place for each worker's; those used last are the first to be used again."""
+    """A stack of idle steps, one per worker."""
     idle: LifoQueue[Steps | None] = LifoQueue()
     for _ in range(workers):
-        idle.put(None)  # they are made when they are needed
+        idle.put(None)  # created on demand
     return idle
 
 
@@ -573,6 +563,6 @@ def _pool_of(machinery: DeviceBackend) -> ThreadPoolExecutor | None:
         return None
 
     def begin() -> None:
-        torch.set_num_threads(machinery.threads_each)  # counts for the thread that says it
+        torch.set_num_threads(machinery.threads_each)  # applies to the calling thread
 
     return ThreadPoolExecutor(machinery.workers, "whisper", initializer=begin)

@@ -1,4 +1,4 @@
-"""What a GPU needs before the first kernel, in threads beside the rest of loading a model."""
+"""Prepare a GPU before the first kernel, in threads beside the rest of loading a model."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ def begin() -> None:
 
 
 def _hash_triton() -> None:
-    with suppress(ImportError, AttributeError, OSError):  # the first launch tells
+    with suppress(ImportError, AttributeError, OSError):  # the first launch reports errors
         from triton.runtime.cache import triton_key
 
         triton_key()
 
 
 def use_expandable_segments(device: torch.device, *, alone: bool) -> None:
-    """Let PyTorch's segments grow, if the driver can: then memory of one size serves another.
+    """Enable PyTorch's expandable segments if the driver supports them: then freed memory fits
+    other sizes.
 
-    Otherwise each recording that is longer than all before it adds segments. Some virtual GPUs
-    cannot map memory this way. A program that uses the GPU already, or has settings of its own,
+    Otherwise each recording that is longer than all before adds segments. Some virtual GPUs
+    cannot map memory this way. A program that already uses the GPU, or has its own settings,
     keeps them.
 
-    Several GPUs of one process do without. A capture on one empties the cache of all. PyTorch then
-    waits for the wrong GPU and unmaps memory that another one still uses:
+    Not with several GPUs in one process: a capture on one empties the cache of all. PyTorch then
+    synchronizes with the wrong GPU and unmaps memory that another one still uses:
     https://github.com/pytorch/pytorch/issues/196258
 
     Args:
@@ -46,7 +47,7 @@ def use_expandable_segments(device: torch.device, *, alone: bool) -> None:
     if own or change is None:
         return
     if not alone:
-        change("expandable_segments:False")  # a model before this one may have turned them on
+        change("expandable_segments:False")  # an earlier model may have enabled them
         return
     if torch.cuda.memory_reserved(device):
         return

@@ -48,7 +48,7 @@ def captured(graph: torch.cuda.CUDAGraph, device: torch.device, pool: Any) -> It
         torch.cuda.current_stream(device)
     )  # torch does not restore it after a failed capture
     with _capturing, usual, warnings.catch_warnings():
-        # Of a capture without memory even for its first tensor, beside the error.
+        # Warning of a capture without memory for its first tensor, besides the error.
         warnings.filterwarnings("ignore", "The CUDA Graph is empty")
         with torch.cuda.graph(graph, pool, stream, capture_error_mode="thread_local"):
             yield
@@ -152,9 +152,9 @@ class CapturedEncoder:
 
     For small batches the encoder is launch-bound: the GPU finishes before Python has queued all
     kernels. Replaying a CUDA graph removes that cost. A batch size is captured when it is used for
-    the second time. Keys and values are not captured, since they would need memory of their own.
+    the second time. Keys and values are not captured, because they would need separate memory.
 
-    Graphs hold memory. When memory runs out they are freed, and the encoder runs uncaptured from
+    Graphs hold memory. If memory runs out they are freed, and the encoder runs uncaptured from
     then on.
     """
 

@@ -115,7 +115,7 @@ class Int8DenseAtOnce:
 
 
 # AVX2 adds two uint8 x int8 products in 16 bits. With 7-bit weights they cannot overflow. The
-# weights take the loss, since activations have outliers.
+# weights lose precision, because activations have outliers.
 WEIGHT_STEPS = 63
 INPUT_STEPS = 127
 INPUT_ZERO = 128

@@ -1,4 +1,4 @@
-"""A request -> an engine: which device, which precision, which way of computing."""
+"""A request -> an engine: chooses device, precision and operations."""
 
 from __future__ import annotations
 
@@ -42,28 +42,28 @@ from .linear import Dense, FusedDense, Int8Dense, Linear, has_int8_products
 from .model import Operations, Whisper, encode
 from .quantized_states import AudioStates, audio_states
 
-Kept = TypeVar("Kept")  # what the decoder reads of the audio
-VOCABULARY_MULTIPLE = 128  # an odd number of outputs takes cuBLAS twice the time
+Kept = TypeVar("Kept")  # the decoder's audio input
+VOCABULARY_MULTIPLE = 128  # cuBLAS needs twice the time for an odd number of outputs
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _INT8_WITH_ENCODER = {"int8": "int8", "bfloat16": "bfloat16" + INT8_AUDIO}
 CPU_ROOM = (1, 2, 4, 8, 16)
 CUDA_ROOM = (1, 4, 16, 64, 128, 256)
-CORES_PER_WORKER = 4  # a decoding step does not use more
+CORES_PER_WORKER = 4  # maximum useful threads of a decoding step
 ENCODED_AT_ONCE_CUDA = ENCODER_ROOMS[
     -1
-]  # fill an H100: of more, each takes as long or longer, and all more memory
-EARLY_WINDOWS_CPU = 8  # no more than the smallest batch
+]  # enough for an H100; more windows take longer per window and more memory
+EARLY_WINDOWS_CPU = 8  # at most the smallest batch
 
 
 def load(request: EngineRequest) -> Recognizer | GpuModel:
-    """Load the requested model. A GPU that nobody asked for has the CPU behind it."""
+    """Load the requested model. The CPU can replace a GPU that was not requested explicitly."""
     device, notices = _choose_device(request.device, request.gpu)
     try:
         with _foreign_errors(request.model, device):
-            _require_precision(request.compute_type, device)  # refused before a model is fetched
+            _require_precision(request.compute_type, device)  # refused before a model is downloaded
     except EngineFailedError:
         if request.device != AUTO:
-            raise  # otherwise it comes again below, where the CPU is behind it
+            raise  # otherwise raised again below, where the CPU can take over
     request = replace(request, notices=(*request.notices, *notices))
     if request.model == AUTO:
         machine = catalogue.this_machine(device.type)
@@ -107,10 +107,10 @@ def _load_on(request: EngineRequest, device: torch.device) -> WhisperEngine:
     directions = generation_config(checkpoint, geometry)
     with _foreign_errors(request.model, device), on(device):
         machinery = _machinery(checkpoint, device, compute_type, request)
-    # A worker whose part of a batch is done continues with the next. In 8 bits several batches are
-    # not too many.
+    # A worker that has finished its part continues with the next batch. In 8 bits several batches
+    # fit into memory.
     shares_workers = device.type == "cpu" and _in_int8(compute_type) and machinery.workers > 1
-    in_queue = device.type == "cuda"  # encode() returns once its work is queued
+    in_queue = device.type == "cuda"  # encode() returns when its work is launched
     notices = (*request.notices, *machinery.notices)
     if not directions.names_heads:
         message = (
@@ -128,7 +128,7 @@ def _load_on(request: EngineRequest, device: torch.device) -> WhisperEngine:
         batch_size=choice.batch_size,
         retry_beam_size=1
         if in_queue
-        else RETRY_BEAM_SIZE,  # on a GPU sampling in the running batch costs far less
+        else RETRY_BEAM_SIZE,  # on a GPU sampling in the running batch is much cheaper
         word_lag_s=models.word_lag_s(checkpoint),
         punctuates=models.has_openai_vocabulary(checkpoint),
         skips_speech=True,
@@ -188,8 +188,8 @@ def _threads_each(request: EngineRequest) -> int:
 
 
 def _int8_model(checkpoint: Checkpoint, compute_type: str, request: EngineRequest) -> Whisper:
-    """The decoder in 8 bits, the encoder's layers as the compute type says, its other operations as
-    is fastest.
+    """The decoder in 8 bits, the encoder's layers in the compute type, and its other operations in
+    the fastest precision.
     """
     geometry = geometry_of(checkpoint)
     threads = _threads_each(request)
@@ -227,9 +227,7 @@ def _cuda(
             ENCODED_AT_ONCE_CUDA,
             CUDA_ROOM[-1],
             CUDA_ROOM,
-            notices=(
-                Notice("kernels_unused", f"decoding is slower than it could be here: {problem}"),
-            ),
+            notices=(Notice("kernels_unused", f"decoding is slower than possible: {problem}"),),
         )
     from . import alignment_kernels, kernels
     from .gemv_kernels import SingleRowDense
@@ -257,11 +255,11 @@ def _cuda(
 
 
 def _kernels_problem(geometry: Geometry, dtype: torch.dtype, device: torch.device) -> str:
-    """Why kernels of our own cannot be launched, empty where they can. PyTorch's can: slower, and
-    not captured.
+    """Why our own kernels cannot be launched; empty if they can. PyTorch's always can, but slower
+    and without graphs.
     """
     if not has_triton():
-        return "PyTorch came without Triton"
+        return "PyTorch was installed without Triton"
     from .kernels import problem
 
     found = problem(geometry.d_model, dtype, device)
@@ -282,7 +280,7 @@ def _foreign_errors(model: str, device: torch.device) -> AbstractContextManager[
     return library_errors(
         launch_errors,
         f"torch failed while loading model {model}",
-        "take a smaller model, or --device cpu",
+        "use a smaller model, or --device cpu",
         f"model {model} does not fit on {device}",
     )
 
@@ -318,7 +316,7 @@ def _choose_device(requested: str, gpu: int) -> tuple[torch.device, tuple[Notice
 
 
 def _device_name(requested: str, device: torch.device) -> str:
-    """As it was asked for, or as results call it."""
+    """The requested name, or the name in results."""
     return (
         "cpu" if device.type == "cpu" else requested if ":" in requested else gpu_name(device.index)
     )

@@ -54,8 +54,8 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class TimestampRules:
-    """Timestamps come in pairs, increase, and start the text. They win if their total probability
-    is higher.
+    """Timestamps come in pairs, increase, and start the text. They are forced if their total
+    probability is higher than that of the best text token.
 
     As openai-whisper's ``ApplyTimestampRules``.
     """

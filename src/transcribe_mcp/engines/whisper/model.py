@@ -1,8 +1,8 @@
 """Whisper's encoder and decoder as functions of a record of weights (Radford et al. 2022, figure
 1).
 
-Devices differ in three parts, which the model is given: linear layers (``linear``), normalisation
-(``Operations``) and attention (``attention``). Caches are arguments.
+Devices differ in three parts, which are passed to the model: linear layers (``linear``),
+normalisation (``Operations``) and attention (``attention``). Caches are arguments.
 
 Shapes: B windows, R rows of text, P tokens of each, T = 1500 positions of audio, H heads of D, d =
 H · D.

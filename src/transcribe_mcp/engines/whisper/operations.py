@@ -35,8 +35,8 @@ def cuda_operations(geometry: Geometry, dtype: torch.dtype, device: torch.device
 
 
 def fastest_attention(geometry: Geometry, dtype: torch.dtype, device: torch.device) -> Attention:
-    """The fastest attention kernel for this encoder on this GPU. It is timed once and remembered;
-    torch's default if memory is too short to try.
+    """The fastest attention kernel for this encoder on this GPU. Timed once and cached; torch's
+    default if memory is too low for the test.
     """
     gpu = torch.cuda.get_device_properties(device)
     driver = text_of("/sys/module/nvidia/version")
@@ -47,7 +47,7 @@ def fastest_attention(geometry: Geometry, dtype: torch.dtype, device: torch.devi
 
 
 def _timed_attention(geometry: Geometry, dtype: torch.dtype, device: torch.device) -> str:
-    """The name of the fastest; empty if none is right."""
+    """The name of the fastest; empty if none gives correct results."""
     heads = geometry.encoder_attention_heads
     shape = (TRIED_WINDOWS, geometry.max_source_positions, 3, heads, geometry.d_model // heads)
     try:
@@ -57,7 +57,7 @@ def _timed_attention(geometry: Geometry, dtype: torch.dtype, device: torch.devic
             for name, attention in ATTENTIONS.items()
         }
     except torch.OutOfMemoryError as error:
-        return str(error).lower()  # which is not remembered
+        return str(error).lower()  # not cached
     fastest = min(taken_ms, key=taken_ms.__getitem__)
     return fastest if taken_ms[fastest] < float("inf") else ""
 

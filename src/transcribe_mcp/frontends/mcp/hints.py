@@ -29,7 +29,7 @@ for_assistant = Wording((
     (r"transcribe on the CPU with --device cpu(; see transcribe-mcp doctor)?",
      "see diagnose_system"),
     (r"pip install --force-reinstall ([\w-]+)", r"ask the user to reinstall the package \1"),
-    (r"(?:use|take) a smaller model,? or --device cpu", "give a smaller model, see list_models"),
+    (r"use a smaller model,? or --device cpu", "give a smaller model, see list_models"),
     (r"(?:,? or )?choose (?:a|another) directory[^;,.]*with --output-dir",
      "give save_as in another directory"),
     (r"choose another --output-dir", "give save_as in another directory"),
