@@ -149,7 +149,7 @@ def test_the_option_takes_all_or_none_or_names() -> None:
     assert Options(voices="ALL").voices == "all"
     assert Options(voices="Ben, anna,Anna").voices == "Anna,Ben"
     assert Options(voices="Ben").diarize
-    with pytest.raises(UsageError, match="names besides all"):
+    with pytest.raises(UsageError, match="combines all with names"):
         Options(voices="all,Anna")
 
 

@@ -135,9 +135,7 @@ def test_recordings_one_after_the_other_in_one_file_are_all_read(
     levels = [np.sqrt(np.mean(part**2)) for part in np.array_split(got, 14)]
     expected = [np.sqrt(np.mean(part**2)) for part in np.array_split(truth, 14)]
     np.testing.assert_allclose(levels, expected, atol=0.06)
-    assert not any(
-        "the rest of the recording cannot be decoded" in notice.message for notice in notices
-    )
+    assert not any("the rest of the recording" in notice.message for notice in notices)
 
 
 def test_three_links_of_which_the_middle_one_differs_are_all_read(tmp_path):
@@ -163,7 +161,7 @@ def test_a_recording_of_which_the_rest_is_lost_is_not_said_to_lack_a_part(tmp_pa
             file.write(part.read_bytes())
     _, notices = decode(path)
     assert [notice.code for notice in notices] == ["source_damaged"]
-    assert "the rest cannot be decoded" in notices[0].message
+    assert "the rest of the recording is unreadable" in notices[0].message
 
 
 @pytest.mark.parametrize("suffix", ["mkv", "webm", "flv", "wmv", "mp4"])

@@ -19,7 +19,7 @@ class TurnEdits:
     def __init__(self, turns: Iterable[Turn]) -> None:
         self._before = tuple(turns)
         self._is_changed = False
-        # By name. Turns in a list have no name, so renaming takes constant time.
+        # By name. Listed turns have no name, so renaming takes constant time.
         self._of: dict[str, list[Turn]] = {}
         for turn in self._before:
             self._of.setdefault(turn.speaker, []).append(Turn(turn.start, turn.end, ""))

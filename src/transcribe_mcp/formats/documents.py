@@ -53,7 +53,7 @@ def rttm(transcript: Transcript, _: FormatOptions) -> str:
 
 
 def _turns(transcript: Transcript) -> Iterator[tuple[float, float, str]]:
-    """Turns in milliseconds, as in JSON. For channels and tracks, sentences are the turns."""
+    """The turns in milliseconds, as in JSON. For channels and tracks, sentences are the turns."""
     for turn in transcript.turns or transcript.segments:
         if turn.speaker:
             yield round(turn.start, 3), round(turn.end, 3), turn.speaker

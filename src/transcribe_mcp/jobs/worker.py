@@ -118,7 +118,7 @@ class Worker:
         self._worked_at = 0.0  # monotonic clock: the last work of the engine
 
     def serve(self) -> int:
-        """Run jobs until the queue stays empty, then requeue running ones. Returns the exit code."""
+        """Run jobs until the queue stays empty, then requeue running ones; return the exit code."""
         try:
             self._take_jobs()
         except StoreError as error:

@@ -90,7 +90,7 @@ class Clock:
                 self._findings.add("gap_filled", self._base_s + self.now_s, what)
             return self.now_s + gap_s
         self._shift_s -= gap_s
-        what = f"the timestamps jump by {gap_s:+.1f} s; ignored"
+        what = f"the timestamps jump by {gap_s:+.1f} s; the jump was ignored"
         self._findings.add("timestamps_ignored", self._base_s + self.now_s, what)
         return self.now_s
 
@@ -203,7 +203,7 @@ def _usable_frames(
             break
         yield frame
     if failed_s:
-        message = "the rest of the recording cannot be decoded"
+        message = "decoding stops; the rest of the recording is unreadable"
         findings.add("source_damaged", clock.at(None), message)
 
 

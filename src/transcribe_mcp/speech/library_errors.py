@@ -1,4 +1,4 @@
-"""Turns errors of PyTorch and CTranslate2 into ours."""
+"""Convert errors of PyTorch and CTranslate2 to ours."""
 
 from __future__ import annotations
 

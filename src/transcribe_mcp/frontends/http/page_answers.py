@@ -18,7 +18,7 @@ from .error_answer import refusal
 _COMMANDS = (
     (r"list its jobs with: transcribe-mcp jobs show (\w+)",
      r"list its jobs with: GET /api/jobs?batch=\1"),
-    (r"retry the job: transcribe-mcp jobs retry \w+", "retry the job"),
+    (r"to try again: transcribe-mcp jobs retry \w+", "to try again, retry the job"),
 )  # fmt: skip
 NO_STORE = {"cache-control": "no-store"}
 
