@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+from typing import Annotated, Any
 
 import pytest
+import typer
 from command_line import COMMAND, run
 
-from transcribe_mcp.frontends.cli.app import app
+from transcribe_mcp.frontends.cli.app import COMMAND_LINE_ERROR, app
+from transcribe_mcp.frontends.cli.parameters import make_plain
 
 
 @pytest.mark.parametrize(
@@ -24,8 +27,8 @@ from transcribe_mcp.frontends.cli.app import app
             "no such option: --frmt",
             "did you mean --format? see: transcribe-mcp transcribe --help",
         ),
-        ("jobs list --limit x", "--limit: ", "see: transcribe-mcp jobs list --help"),
-        ("jobs list --limit 0", "--limit: ", "see: transcribe-mcp jobs list --help"),
+        ("jobs list --limit x", "--limit is 'x': ", "see: transcribe-mcp jobs list --help"),
+        ("jobs list --limit 0", "--limit is '0': ", "see: transcribe-mcp jobs list --help"),
     ],
 )
 def test_an_error_in_the_command_line_has_a_hint(
@@ -73,3 +76,33 @@ def test_a_command_closes_its_database(tmp_path: Path) -> None:
     command = (COMMAND[0], "-W", "error::ResourceWarning", *COMMAND[1:])
     done = run("jobs", "list", cwd=tmp_path, command=command)
     assert (done.returncode, done.stderr) == (0, "no jobs\n")
+
+
+VALUES = ("", "7", " 7 ", "7.0", "-1", "0", "1_0", "1e1", "nan", "inf", "x", "9" * 5_000, "Zürich")
+
+
+@pytest.mark.parametrize("option", ["--whole", "--ranged", "--number", "--text", "--several"])
+@pytest.mark.parametrize("value", VALUES)
+def test_commands_read_values_as_typer_does(option: str, value: str) -> None:
+    def command(
+        whole: int | None = None,
+        ranged: Annotated[float, typer.Option(min=0, max=10)] = 1,
+        number: float = 0.5,
+        text: str = "",
+        several: list[str] | None = None,
+        path: Path | None = None,
+    ) -> str:
+        return f"{whole!r} {ranged!r} {number!r} {text!r} {several!r} {path!r}"
+
+    declared = typer.Typer()
+    declared.command()(command)
+
+    def answer(command: Any) -> str:
+        try:
+            return str(command.main([option, value], standalone_mode=False))
+        except COMMAND_LINE_ERROR as error:
+            return str(error)
+
+    ours = typer.main.get_command(declared)
+    make_plain(ours)
+    assert answer(ours) == answer(typer.main.get_command(declared))

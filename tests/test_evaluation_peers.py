@@ -14,7 +14,7 @@ from real_whisper import real_whisper
 from transcribe_mcp import EngineSpec
 from transcribe_mcp.compat import environments
 from transcribe_mcp.errors import EngineUnavailableError, UnknownNameError
-from transcribe_mcp.service import EvaluateRequest, evaluate
+from transcribe_mcp.service.evaluating import EvaluateRequest, evaluate
 
 SAMPLES = Path(__file__).parents[1] / "samples"
 

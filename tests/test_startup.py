@@ -21,7 +21,7 @@ from transcribe_mcp.jobs.store import Store
 HEAVY = {"av", "ctranslate2", "faster_whisper", "numpy", "onnxruntime", "tokenizers", "torch"}
 FOR_MODELS = {"huggingface_hub", "pydantic_settings", "safetensors"}
 FOR_BARS = {"rich"}
-FOR_SERVERS = {"dbos", "mcp", "mcp_types", "sqlalchemy", "starlette", "uvicorn"}
+FOR_SERVERS = {"dbos", "mcp", "mcp_types", "pydantic", "sqlalchemy", "starlette", "uvicorn"}
 
 
 def loaded_by(*arguments: str, cwd: Path) -> set[str]:
@@ -67,7 +67,7 @@ def test_a_command_loads_no_other_command(tmp_path: Path) -> None:
     assert ours in version and not any(
         name.startswith("transcribe_mcp.service") for name in version
     )
-    assert "transcribe_mcp.service" in for_transcribing
+    assert "transcribe_mcp.service.transcribing" in for_transcribing
     assert "transcribe_mcp.jobs.models" not in for_transcribing
 
 
@@ -89,13 +89,14 @@ def test_help_loads_the_command_line_alone(tmp_path: Path, arguments: list[str])
 
 def test_a_typing_error_loads_no_engine(tmp_path: Path) -> None:
     loaded = loaded_by("transcribe", "missing.wav", cwd=tmp_path)
-    assert loaded & {"ctranslate2", "faster_whisper", "torch", "tokenizers"} == set()
+    assert loaded & {"ctranslate2", "faster_whisper", "pydantic", "torch", "tokenizers"} == set()
 
 
 def test_listing_models_loads_no_engine(tmp_path: Path) -> None:
     loaded = loaded_by("models", "list", cwd=tmp_path)
     assert "huggingface_hub" in loaded
-    assert loaded & {"av", "ctranslate2", "faster_whisper", "onnxruntime", "torch"} == set()
+    engines = {"av", "ctranslate2", "faster_whisper", "onnxruntime", "torch"}
+    assert loaded & (engines | {"pydantic"}) == set()
 
 
 def test_a_command_with_a_warm_worker_loads_no_engine(tmp_path: Path) -> None:
@@ -147,3 +148,5 @@ def test_the_http_server_listens_before_it_loads_other_commands_and_routes(tmp_p
     ours = {name.removeprefix("transcribe_mcp.frontends.") for name in loaded}
     assert "http.start" in ours
     assert ours & {"cli.options", "http.server", "http.transcriptions", "mcp.server"} == set()
+    others = {"pydantic", "transcribe_mcp.domain.options", "transcribe_mcp.domain.transcript"}
+    assert loaded & others == set()

@@ -97,7 +97,7 @@ class JobOptions(Options, EngineSpec):
 
 @dataclass(frozen=True, slots=True)
 class OutputRequest:
-    """Files to write for each recording; same fields as in ``service.TranscribeRequest``."""
+    """Files to write for each recording; same fields as in ``TranscribeRequest``."""
 
     directory: str
     formats: tuple[str, ...]

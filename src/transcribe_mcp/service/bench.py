@@ -8,7 +8,8 @@ from pathlib import Path
 from ..domain.options import EngineSpec, Options
 from ..domain.progress import Progress, no_progress
 from ..errors import UsageError
-from . import Evaluation, engine_of
+from .evaluating import Evaluation
+from .transcribing import engine_of
 
 ENGLISH = Options(language="en")
 MAX_MINUTES = 240.0  # decoded in memory, 3.8 MB a minute

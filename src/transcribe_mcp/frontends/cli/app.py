@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from ... import __version__
 from ...errors import UsageError
+from .parameters import PLAIN_SWITCHES, make_plain
 from .terminal import show_error, write_out
 
 MODULES = {
@@ -35,9 +36,16 @@ MODULES = {
 class _Subcommands(Mapping[str, Any]):
     """Subcommands by name, in the order of ``--help``."""
 
+    def __init__(self) -> None:
+        self._loaded: dict[str, Any] = {}
+
     def __getitem__(self, name: str) -> Any:
-        module = import_module(f".{MODULES[name]}", __package__)
-        return typer.main.get_group(module.commands).commands[name]
+        if name not in self._loaded:
+            module = import_module(f".{MODULES[name]}", __package__)
+            group = typer.main.get_group(module.commands)
+            make_plain(group)
+            self._loaded |= group.commands
+        return self._loaded[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(MODULES)
@@ -95,7 +103,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=PLAIN_SWITCHES | {"help_option_names": ["-h", "--help"]},
 )
 
 

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
@@ -14,13 +14,16 @@ from typer.core import TyperCommand
 from ...domain.options import Options
 from ...domain.transcript import Speaker
 from ...errors import UsageError
-from ...service import TranscribeRequest, models
+from ...service import models
 from ...service.acting import acting_for
 from ...service.formats import render
 from ...service.service import default_service
 from ...service.uploads import shown_source
 from . import options as arg
 from .terminal import confirm, exit_codes, printable, progress_bars, say, write_out
+
+if TYPE_CHECKING:
+    from ...service.transcribing import TranscribeRequest
 
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="ID of a job or a batch.")]
 Statuses = Annotated[

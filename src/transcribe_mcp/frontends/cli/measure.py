@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from ... import service
 from ...domain.options import EngineSpec, Options
 from ...service import bench as benchmark
+from ...service import evaluating as service
 from . import options as arg
 from .terminal import progress_bars, write_out
 

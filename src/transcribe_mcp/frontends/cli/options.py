@@ -7,16 +7,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ...domain.options import FormatOptions, Option, SubtitleRules, options_of
 from ...errors import UsageError
-from ...service import TranscribeRequest
 from ...service.formats import FORMATS
 from ..forms import Form, Parameter, help_of
 from .terminal import exit_codes
+
+if TYPE_CHECKING:
+    from ...service.transcribing import TranscribeRequest
 
 FORMAT_NAMES = ", ".join(FORMATS)
 

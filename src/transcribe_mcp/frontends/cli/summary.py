@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ...domain.transcript import Transcript
-    from ...service import Outcome
+    from ...service.transcribing import Outcome
 
 
 @dataclass(slots=True)

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import typer
 
-from ... import service
 from ...domain.options import EngineSpec, FormatOptions, Options, SubtitleRules
 from ...domain.progress import show_no_text
+from ...service import transcribing as service
 from . import options as arg
 from .options import Shown
 from .summary import Summary
