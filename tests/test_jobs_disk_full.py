@@ -4,9 +4,6 @@ room again.
 
 from __future__ import annotations
 
-import errno
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +12,7 @@ import pytest
 from job_places import finished, jobs, options, place, request
 from patience import until
 from slow import slow
+from small_disk import fill, small_disk
 from whisper_nano import CONVERSATION, SPEECH, kept_conversions
 
 from transcribe_mcp.errors import StoreFullError
@@ -28,32 +26,8 @@ BLOCK_BYTES = 4096
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A small file system of its own."""
-    where = tmp_path / "disk"
-    where.mkdir()
-    if sys.platform != "linux":
-        pytest.skip("file systems in memory are mounted on Linux")
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(where)]
-    try:
-        made = subprocess.run(mount, capture_output=True, check=False)
-    except FileNotFoundError:
-        pytest.skip("there is no program mount")
-    if made.returncode:
-        pytest.skip("this user may not mount a file system")
-    try:
+    with small_disk(tmp_path / "disk", DISK_BYTES) as where:
         yield where
-    finally:
-        subprocess.run(["umount", "--lazy", str(where)], check=True)
-
-
-def fill(path: Path, block_bytes: int) -> None:
-    """Add to a file until there is no room."""
-    with path.open("ab", buffering=0) as file:
-        try:
-            while True:
-                file.write(b"\n" * block_bytes)
-        except OSError as error:
-            assert error.errno == errno.ENOSPC, error
 
 
 def workers_come_and_go(n: int) -> None:

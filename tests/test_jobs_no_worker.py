@@ -10,6 +10,7 @@ import re
 import signal
 import sqlite3
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -152,6 +153,20 @@ def test_a_worker_of_a_broken_installation_says_what_is_missing(
         code = the_supervisor().wait(PATIENCE_S)
 
     assert code == 1, "nothing is left, and it could not start a worker"
+
+
+def test_a_worker_whose_data_directory_is_not_writable_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    ended = subprocess.run(
+        [sys.executable, "-m", "transcribe_mcp", "worker"],
+        env=os.environ | {"TRANSCRIBE_MCP_DATA_DIR": str(tmp_path / "file" / "data")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    error, hint = ended.stderr.splitlines()
+    assert error.startswith("error: the data directory") and hint.startswith("hint: check its")
+    assert ended.returncode != 0
 
 
 def test_a_job_that_cannot_run_fails_though_others_wait_for_a_worker(here: Place) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
+from http_clients import send
 from mcp_places import Caller, calling, calling_with_token, http_server, stdio
 from web_place import TOKEN, Site, site
 
@@ -75,6 +76,19 @@ def test_a_page_whose_server_was_killed_is_not_named(tmp_path: Path) -> None:
     ):
         assert page_address.find(tmp_path) == "http://127.0.0.1:2"
     assert page_address.find(tmp_path) is None
+
+
+def test_a_page_is_served_though_its_address_cannot_be_announced(
+    here: Site, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    variables = {"TRANSCRIBE_MCP_DATA_DIR": str(tmp_path / "file" / "data")}
+    log: list[str] = []
+    with http_server(here.home, log=log, **variables) as address:
+        answer = send(address, b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        assert answer.status == 200
+    [link] = log[0].splitlines()
+    assert link.startswith("open http://")
 
 
 def test_a_transcript_that_does_not_exist_is_refused_in_words(caller: Caller) -> None:

@@ -7,11 +7,12 @@ lock.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from ..domain.files import atomic_write
 from ..domain.private_files import FILE_MODE, make_private_dir
 
 FILE_NAME = "page.url"
@@ -21,23 +22,23 @@ LOCK_S = 0.1  # a reader holds the lock for less
 
 @contextmanager
 def announced(data_dir: Path, url: str) -> Iterator[None]:
-    """Announce the address of the page. Of several servers, the first one does."""
-    make_private_dir(data_dir)
+    """Announce the address of the page. Of several servers, the first one does.
+
+    A server whose data directory is full or read-only is not announced: only links of MCP servers
+    need it.
+    """
     lock = FileLock(data_dir / LOCK_NAME, mode=FILE_MODE, thread_local=False)
-    try:
-        lock.acquire(timeout=LOCK_S)
-    except Timeout:
-        yield
-        return
     path = data_dir / FILE_NAME
-    new = path.with_suffix(".new")
-    new.touch(FILE_MODE)
-    new.write_text(url, encoding="utf-8")
-    new.replace(path)
+    with suppress(OSError):  # ``Timeout`` is one, too
+        make_private_dir(data_dir)
+        lock.acquire(timeout=LOCK_S)
+        with atomic_write(path, mode=FILE_MODE) as file:
+            file.write(url.encode())
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
+        if lock.is_locked:
+            path.unlink(missing_ok=True)
         lock.release()
 
 

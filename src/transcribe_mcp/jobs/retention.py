@@ -96,12 +96,16 @@ def sent_files(database: Database, upload: uploads.Upload, clips: Sequence[bytes
     """
     data_dir = database.data_dir
     digests = [hashlib.sha256(clip).hexdigest() for clip in clips]
+    place = None
     try:
         with uploads.locked(data_dir, [upload.digest, *digests]):
-            source = str(uploads.keep(data_dir, upload))
-            for clip in clips:
-                uploads.keep_clip(data_dir, clip)
-            yield source
+            place = uploads.place_of(data_dir, upload)
+            with uploads.disk_errors(data_dir):
+                uploads.keep(upload, place)
+                for clip in clips:
+                    uploads.keep_clip(data_dir, clip)
+            yield str(place)
     except TranscribeError:
-        drop_unused_files(database, JobFiles(frozenset([source]), frozenset(digests)))
+        if place is not None:
+            drop_unused_files(database, JobFiles(frozenset([str(place)]), frozenset(digests)))
         raise

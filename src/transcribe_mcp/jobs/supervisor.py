@@ -34,7 +34,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from ..compat import Facts, choose_runtime, gather_for_workers
-from ..domain.private_files import make_private_dir, open_private
+from ..domain.private_files import open_private
 from ..settings import Settings, settings, usable_cores
 from .worker_process import (
     ENDED,
@@ -68,10 +68,13 @@ _ENDS = (EXIT_DONE, EXIT_IDLE, -signal.SIGTERM, -signal.SIGINT)
 
 
 def supervise() -> int:
-    """Run workers until no work is left. The command ``transcribe-mcp worker``."""
+    """Run workers until no work is left. The command ``transcribe-mcp worker``.
+
+    Raises:
+        StoreError: the data directory is not writable.
+    """
     chosen = settings()
     data_dir = chosen.data_dir.absolute()
-    make_private_dir(data_dir)
     while True:
         lock = hold_supervisor_lock(data_dir)
         if lock is None:

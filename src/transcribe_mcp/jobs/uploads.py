@@ -5,6 +5,7 @@ A file is named by its content, so the same bytes are one file, and jobs on it a
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from ..domain.files import atomic_write
 from ..domain.private_files import FILE_MODE, FOLDER_MODE
-from ..errors import StoreBusyError
+from ..errors import StoreBusyError, StoreError, StoreFullError
 from .models import JobFilter
 from .writer_protocol import hold_lock
 
@@ -25,6 +26,7 @@ FOLDER = "uploads"
 CLIP = "voice-"  # the beginning of the names of clips
 TEMPORARY = "new-"  # the beginning of the names of folders for uploads under way
 LOCK_S = 30.0
+FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 MAX_MATCHES = 10_000  # of a filter; databases limit the parameters of a query
 ABANDONED_S = 86_400.0
 # Jobs on one file are equal only with equal modification times. The name identifies the content, so
@@ -61,11 +63,32 @@ def make_folder(data_dir: Path) -> Path:
     return folder
 
 
-def keep(data_dir: Path, upload: Upload) -> Path:
-    """Move an upload to its place, which is that of an earlier one with the same content."""
+@contextmanager
+def disk_errors(data_dir: Path) -> Iterator[None]:
+    """Translate errors of writing uploads.
+
+    Raises:
+        StoreFullError: the disk is full.
+        StoreError: the folder is not writable.
+    """
+    try:
+        yield
+    except OSError as error:
+        message = f"cannot keep the upload in {data_dir / FOLDER}: {error.strerror or error}"
+        if error.errno in FULL:
+            raise StoreFullError(message, hint="free some disk space there") from error
+        raise StoreError(message, hint="check the permissions of that directory") from error
+
+
+def place_of(data_dir: Path, upload: Upload) -> Path:
+    """Where an upload is kept: the place of an earlier one with the same content."""
     folder = data_dir.absolute() / FOLDER
     found = (path for path in folder.glob(f"{upload.digest}.*") if path.suffix != _NAME_SUFFIX)
-    path = next(found, folder / f"{upload.digest}{upload.suffix}")
+    return next(found, folder / f"{upload.digest}{upload.suffix}")
+
+
+def keep(upload: Upload, path: Path) -> None:
+    """Move an upload to its place."""
     os.utime(upload.path, ns=(_MTIME_NS, _MTIME_NS))
     with suppress(PermissionError):  # Windows: a worker reads the file, which has the same content
         upload.path.replace(path)
@@ -73,7 +96,6 @@ def keep(data_dir: Path, upload: Upload) -> Path:
         named = path.with_suffix(_NAME_SUFFIX)
         named.touch(mode=FILE_MODE)
         named.write_text(upload.name, encoding="utf-8")
-    return path
 
 
 def keep_clip(data_dir: Path, clip: bytes) -> str:
@@ -106,11 +128,13 @@ def locked(data_dir: Path, digests: Iterable[str]) -> Iterator[None]:
 
     Raises:
         StoreBusyError: another process holds the lock for too long.
+        StoreError: see ``disk_errors``.
     """
     names = sorted({f"uploads-{digest[:1]}.lock" for digest in digests})
     with ExitStack() as stack:
         for name in names:  # in the same order everywhere
-            lock = hold_lock(data_dir, LOCK_S, name)
+            with disk_errors(data_dir):
+                lock = hold_lock(data_dir, LOCK_S, name)
             if lock is None:
                 message = f"another process has not finished its upload and holds the lock {name}"
                 raise StoreBusyError(message, hint="try again")

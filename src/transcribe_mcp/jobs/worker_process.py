@@ -23,6 +23,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ..domain.private_files import FILE_MODE, make_private_dir, open_private
+from ..errors import StoreError
 from ..settings import TOKEN_VARIABLE, Settings
 
 LOG_NAME = "worker.log"
@@ -87,8 +88,18 @@ def hold_worker_lock(data_dir: Path, number: int, patience_s: float) -> FileLock
 
 
 def hold_supervisor_lock(data_dir: Path) -> FileLock | None:
-    """Take the lock of the supervisor; ``None`` if another process holds it."""
-    return hold_lock(data_dir / SUPERVISOR_LOCK, 0.0)
+    """Take the lock of the supervisor; ``None`` if another process holds it.
+
+    Raises:
+        StoreError: the data directory is not writable.
+    """
+    try:
+        make_private_dir(data_dir)
+        return hold_lock(data_dir / SUPERVISOR_LOCK, 0.0)
+    except OSError as error:
+        message = f"the data directory {data_dir} cannot be used: {error.strerror or error}"
+        hint = "check its permissions, or choose another directory with TRANSCRIBE_MCP_DATA_DIR"
+        raise StoreError(message, hint=hint) from error
 
 
 def _lock(path: Path) -> FileLock:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import PurePath
 
 from ..domain.private_files import FILE_MODE
-from ..jobs.uploads import TEMPORARY, Upload, make_folder, name_of
+from ..jobs.uploads import TEMPORARY, Upload, disk_errors, make_folder, name_of
 from .models import Job, JobRequest
 from .service import Service
 
@@ -15,6 +15,7 @@ __all__ = [
     "FILE_MODE",
     "TEMPORARY",
     "Upload",
+    "disk_errors",
     "make_folder",
     "recording_name",
     "shown_source",

@@ -8,7 +8,7 @@ import mimetypes
 import re
 import tempfile
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from email.errors import MessageError
 from email.header import decode_header, make_header
 from pathlib import Path
@@ -19,7 +19,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
 from ...service.async_service import AsyncService
-from ...service.uploads import FILE_MODE, TEMPORARY, Upload, make_folder
+from ...service.uploads import FILE_MODE, TEMPORARY, Upload, disk_errors, make_folder
 from .refusals import Refused
 
 logging.getLogger("python_multipart").setLevel(logging.ERROR)  # the answer has the cause
@@ -79,6 +79,7 @@ async def received_form(
 
     Raises:
         Refused: no form, a body that is too large, broken, or shorter than announced.
+        StoreError: the recording cannot be written.
     """
     settings = service.service.settings
     limit = settings.max_file_bytes + MAX_FIELDS_BYTES
@@ -89,17 +90,21 @@ async def received_form(
     if kind != b"multipart/form-data" or not options.get(b"boundary"):
         message = "the request has no form; send the recording as multipart/form-data"
         raise Refused(400, message, "usage", param=file_field)
-    folder = await service.call(make_folder, settings.data_dir)
-    with tempfile.TemporaryDirectory(
-        prefix=TEMPORARY, dir=folder, ignore_cleanup_errors=True
-    ) as temporary:
-        reader = _FormReader(options[b"boundary"], Path(temporary) / "upload", file_field)
-        try:
-            await _read(request, service, reader, limit)
-        except (FormParserError, ClientDisconnect) as error:
-            raise _ended_early(file_field) from error
-        finally:
-            reader.close()
+    with ExitStack() as stack:
+        with disk_errors(settings.data_dir):
+            folder = await service.call(make_folder, settings.data_dir)
+            temporary = stack.enter_context(
+                tempfile.TemporaryDirectory(
+                    prefix=TEMPORARY, dir=folder, ignore_cleanup_errors=True
+                )
+            )
+            reader = _FormReader(options[b"boundary"], Path(temporary) / "upload", file_field)
+            try:
+                await _read(request, service, reader, limit)
+            except (FormParserError, ClientDisconnect) as error:
+                raise _ended_early(file_field) from error
+            finally:
+                reader.close()
         if reader.n_bytes > limit:
             raise _too_large(settings.max_file_bytes)
         if not reader.is_complete:
