@@ -28,12 +28,13 @@ def write_audio(
     *,
     rate_hz: int = 16_000,
     layout: str = "mono",
+    container_options: dict[str, str] | None = None,
     **options: str,
 ) -> Path:
     """Encode ``samples`` (the same in every channel) with ``codec`` into the container that the
     suffix names.
     """
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", container_options=container_options) as container:
         stream = container.add_stream(
             codec, rate=rate_hz, layout=layout, options={"strict": "-2", **options}
         )

@@ -13,6 +13,7 @@ from media import speechlike, wav_bytes, write_audio, write_planes, write_shifte
 
 from transcribe_mcp.domain.transcript import Notice
 from transcribe_mcp.media.decode import SAMPLE_RATE_HZ, Samples, probe, read_blocks
+from transcribe_mcp.media.headers import corrected
 
 PCM = (speechlike(5) * 32_767).astype("<i2").tobytes()
 SECOND = 2 * SAMPLE_RATE_HZ  # bytes
@@ -194,3 +195,92 @@ def test_many_channels_in_one_file_are_read_in_bounded_memory_and_order(tmp_path
     planes = [np.full(SAMPLE_RATE_HZ, i / 20, np.float32) for i in range(9)]
     got, _ = decode(write_planes(tmp_path / "a.wav", "9 channels", planes))
     assert got[4000] == pytest.approx(np.mean([i / 20 for i in range(1, 9)]), abs=0.01)
+
+
+def patched(data: bytes, *changes: tuple[int, str, int]) -> bytes:
+    """``data`` with numbers written over it: offset, format of ``struct`` and number."""
+    changed = bytearray(data)
+    for offset, form, number in changes:
+        struct.pack_into(form, changed, offset, number)
+    return bytes(changed)
+
+
+def sizes_of(data: bytes) -> dict[str, tuple[int, str]]:
+    """Offset and format of the sizes in a header: of the whole, and of the samples."""
+    if data.startswith(b"FORM"):
+        return {"whole": (4, ">I"), "sound": (data.index(b"SSND") + 4, ">I")}
+    if data.startswith(b"RF64"):
+        at = data.index(b"ds64") + 8
+        return {"whole": (at, "<Q"), "sound": (at + 8, "<Q")}
+    if data.startswith(b"caff"):
+        return {"sound": (data.index(b"data") + 4, ">q")}
+    return {"whole": (16, "<Q"), "sound": (data.index(b"data") + 16, "<Q")}
+
+
+HEADERS = {
+    "AIFF": (".aiff", "pcm_s16be", {}),
+    "AIFC": (".aiff", "pcm_s16le", {}),
+    "CAF": (".caf", "pcm_s16le", {}),
+    "W64": (".w64", "pcm_s24le", {}),
+    "RF64": (".wav", "pcm_s16le", {"rf64": "always"}),
+}
+
+
+@pytest.mark.parametrize("promise", ["a second", "nothing", "without end"])
+@pytest.mark.parametrize("name", HEADERS)
+def test_a_file_whose_sizes_were_never_written_is_read_to_its_end(tmp_path, name, promise):
+    suffix, codec, options = HEADERS[name]
+    path = write_audio(tmp_path / f"a{suffix}", codec, speechlike(5), container_options=options)
+    data = path.read_bytes()
+    sizes = sizes_of(data)
+    unknown = -1 if name == "CAF" else 0x7F00_0008
+    size = {"a second": 3 * SAMPLE_RATE_HZ, "nothing": 0, "without end": unknown}[promise]
+    changes = [(*sizes["sound"], size)]
+    if promise != "a second" and "whole" in sizes:
+        changes.append((*sizes["whole"], size))
+    path.write_bytes(patched(data, *changes))
+    got, notices = decode(path)
+    np.testing.assert_allclose(got, ALL, atol=1e-4)
+    codes = [notice.code for notice in notices]
+    assert codes == (["header_corrected"] if promise == "a second" else [])
+    assert probe(path).duration == pytest.approx(5, abs=0.1)
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_a_header_that_is_right_is_left_as_it_is(tmp_path, name):
+    suffix, codec, options = HEADERS[name]
+    path = write_audio(tmp_path / f"a{suffix}", codec, speechlike(5), container_options=options)
+    data = path.read_bytes()
+    assert corrected(path) == ({}, None)
+    path.write_bytes(data + bytes(2 * SECOND))
+    assert corrected(path) == ({}, None), "room kept free"
+    path.write_bytes(data[: len(data) // 2])
+    assert corrected(path) == ({}, None), "cut off"
+    if name == "RF64":
+        path.write_bytes(data + chunk(b"xyzw", bytes(range(256)) * 40))
+        assert corrected(path) == ({}, None), "another chunk"
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec", "options"),
+    [
+        (".aac", "aac", {"global_quality": "118", "flags": "+qscale"}),
+        (".mp3", "libmp3lame", {"global_quality": "590", "flags": "+qscale"}),
+    ],
+)
+def test_a_duration_that_was_only_estimated_is_not_promised(tmp_path, suffix, codec, options):
+    """FFmpeg estimates it from the first frames, which silence makes small."""
+    samples = np.concatenate([np.zeros(20 * SAMPLE_RATE_HZ, np.float32), speechlike(20)])
+    header = {"write_xing": "0"} if suffix == ".mp3" else {}
+    path = write_audio(tmp_path / f"a{suffix}", codec, samples, container_options=header, **options)
+    assert (probe(path).duration or 0) > 50, "the estimate is wrong"
+    got, notices = decode(path)
+    assert len(got) / SAMPLE_RATE_HZ == pytest.approx(40, abs=0.2)
+    assert notices == []
+
+
+def test_a_video_in_a_riff_file_that_was_cut_off_is_said_to_be(tmp_path):
+    path = write_video(tmp_path / "a.avi", seconds=10, audio_codec="libmp3lame")
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    assert [notice.code for notice in decode(path)[1]] == ["source_damaged"]

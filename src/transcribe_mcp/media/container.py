@@ -25,7 +25,7 @@ from ..errors import (
     SourceNotFoundError,
     SourceUnreadableError,
 )
-from .openat import OpenedFile, PositionedReader
+from .openat import OpenedFile, Patches, PositionedReader
 
 # Other rates mean a damaged header; 1 Hz would make an hour of every 7 kB.
 SAMPLE_RATES_HZ = range(1_000, 1_000_000)
@@ -78,6 +78,7 @@ class Media:
         begin, end: byte range of the file; ``end`` is ``None`` for the end of the file.
         demuxer: FFmpeg's name of the format, for headerless audio; otherwise empty.
         options: further options of the demuxer.
+        patches: corrected bytes of the header; see ``headers``.
     """
 
     path: Path
@@ -87,10 +88,12 @@ class Media:
     end: int | None = None
     demuxer: str = ""
     options: dict[str, str] = field(default_factory=dict)
+    patches: Patches = field(default_factory=dict)
 
     @property
     def is_part(self) -> bool:
-        return self.begin > 0 or self.end is not None
+        """Whether FFmpeg reads something else than the bytes of the file."""
+        return self.begin > 0 or self.end is not None or bool(self.patches)
 
     @property
     def url(self) -> str:
@@ -137,10 +140,12 @@ def open_container(media: Media) -> InputContainer:
         options |= {"format_whitelist": media.demuxer}
     source: str | io.RawIOBase = media.url
     if isinstance(media.path, OpenedFile):
-        source = media.path.reader(media.begin, media.end)
+        source = media.path.reader(media.begin, media.end, media.patches)
     elif media.is_part:
         with media.path.open("rb") as file:
-            source = PositionedReader(file.fileno(), media.url, media.begin, media.end)
+            source = PositionedReader(
+                file.fileno(), media.url, media.begin, media.end, media.patches
+            )
     if not isinstance(source, str):
         options |= {"protocol_whitelist": ""}
     try:

@@ -19,12 +19,14 @@ from pathlib import Path
 import numpy as np
 
 from ..domain.transcript import Notice
-from ..errors import NoAudioError, UsageError
+from ..errors import NoAudioError, SourceError, UsageError
 from .channels import INVALID, LOUDEST, Downmix
 from .container import AudioInfo, Media, info, opened, plays_on_after
 from .decode_parallel import Inexact, RangeLayout, range_layout, ranges
 from .decode_serial import Findings, serial
+from .headers import corrected
 from .level import SILENCE_DB, Levels
+from .openat import Patches
 from .parts import Parts, parts
 from .resampler import SAMPLE_RATE_HZ, Samples
 from .tracks import Track, chosen_channels, chosen_tracks, excerpts, tracks_of
@@ -82,11 +84,12 @@ def find(path: Path, stream: int | None = None) -> Sound:
     Raises:
         SourceError: a subclass: missing, unreadable, not media, or no audio track.
     """
-    whole = Media(path, stream)
+    patches, notice = _corrected(path)
+    whole = Media(path, stream, patches=patches)
     with opened(whole) as (container, track):
         found = info(container, track)
         tracks = tracks_of(container)
-    all_parts = parts(whole, found.container)
+    all_parts = parts(whole, found.container) if not patches else Parts((whole,), notice)
     if all_parts.media == (whole,):
         return Sound(all_parts, found, tracks)
     duration_s = all_parts.duration_s
@@ -94,6 +97,13 @@ def find(path: Path, stream: int | None = None) -> Sound:
         seconds = [_claim_s(part) for part in all_parts.media]
         duration_s = sum(filter(None, seconds)) if all(seconds) else None
     return Sound(all_parts, replace(found, duration=duration_s), tracks)
+
+
+def _corrected(path: Path) -> tuple[Patches, Notice | None]:
+    try:
+        return corrected(path) if path.is_file() else ({}, None)  # a pipe would block
+    except (OSError, ValueError):  # opening it says why
+        return {}, None
 
 
 def _claim_s(media: Media) -> float | None:
@@ -245,21 +255,35 @@ def _note_missing_end(sound: Sound, done_s: float, findings: Findings) -> None:
         claim_s is not None
         and done_s < claim_s - margin_s
         and "timestamps_ignored" not in findings.counts
+        and _is_promised(sound.media, claim_s)
         and not plays_on_after(sound.media, done_s, margin_s)
     )
-    if is_short or (sound.parts.notice is None and _is_cut_off_wav(sound.media.path)):
+    if is_short or (sound.parts.notice is None and _is_cut_off_riff(sound.media.path)):
         findings.add("source_damaged", done_s, "the recording ends earlier than its header says")
 
 
-def _is_cut_off_wav(path: Path) -> bool:
+def _is_promised(media: Media, claim_s: float) -> bool:
+    """Whether the header tells the duration. FFmpeg estimates it from the size of the file and the
+    first frames if not, which is too long for a recording that begins with silence.
+    """
+    if media.is_part:
+        return True
+    half = replace(media, end=media.path.stat().st_size // 2)
+    try:
+        return (_claim_s(half) or claim_s) > 0.75 * claim_s
+    except SourceError:
+        return True
+
+
+def _is_cut_off_riff(path: Path) -> bool:
     """FFmpeg trusts the file size, not the header. Streaming recorders write a size of 0 or the
     maximum.
     """
     with path.open("rb") as file:
         head = file.read(12)
     promised_bytes = int.from_bytes(head[4:8], "little")
-    is_wav = head[:4] == b"RIFF" and head[8:] == b"WAVE"
-    return is_wav and promised_bytes < 0xFFFF_0000 and promised_bytes * 0.98 > path.stat().st_size
+    is_riff = head[:4] == b"RIFF" and head[8:] in (b"WAVE", b"AVI ")
+    return is_riff and promised_bytes < 0xFFFF_0000 and promised_bytes * 0.98 > path.stat().st_size
 
 
 def _parallel(

@@ -30,6 +30,9 @@ _DIRECTORY = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXE
 # On Linux the directories above need only search permission.
 _SEARCHED = _DIRECTORY | getattr(os, "O_PATH", 0)
 
+Patches = dict[int, bytes]
+"""Bytes that replace those of a file, by offset in the file."""
+
 WALKS = os.open in os.supports_dir_fd and os.scandir in os.supports_fd and bool(_NO_LINK)
 # FreeBSD reports EMLINK.
 MEETS_LINK = frozenset({errno.ELOOP, errno.ENOTDIR, getattr(errno, "EMLINK", 0)})
@@ -205,11 +208,13 @@ class OpenedFile(SystemPath):
             return super().open(mode, *arguments, **options)
         return io.BufferedReader(self.reader())
 
-    def reader(self, begin: int = 0, end: int | None = None) -> PositionedReader:
+    def reader(
+        self, begin: int = 0, end: int | None = None, patches: Patches | None = None
+    ) -> PositionedReader:
         """Bytes ``[begin, end)`` of the file, with a separate position."""
         if self.descriptor is None:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF), str(self))
-        return PositionedReader(self.descriptor, f"file:{self}", begin, end)
+        return PositionedReader(self.descriptor, f"file:{self}", begin, end, patches)
 
     def close(self) -> None:
         if self.descriptor is not None:
@@ -218,15 +223,23 @@ class OpenedFile(SystemPath):
 
 
 class PositionedReader(io.RawIOBase):
-    """Bytes ``[begin, end)`` of a file; other readers of the descriptor do not move the
-    position.
+    """Bytes ``[begin, end)`` of a file, some of them replaced by ``patches``; other readers of the
+    descriptor do not move the position.
     """
 
-    def __init__(self, descriptor: int, name: str, begin: int = 0, end: int | None = None) -> None:
+    def __init__(
+        self,
+        descriptor: int,
+        name: str,
+        begin: int = 0,
+        end: int | None = None,
+        patches: Patches | None = None,
+    ) -> None:
         self._descriptor = os.dup(descriptor)
         self._begin = begin
         self._end = os.fstat(descriptor).st_size if end is None else end
         self._position = 0
+        self._patches = patches or {}
         self.name = name  # FFmpeg recognizes some formats only by extension
 
     def readable(self) -> bool:
@@ -251,6 +264,11 @@ class PositionedReader(io.RawIOBase):
         at = self._begin + self._position
         data = _read_at(self._descriptor, max(0, min(len(view), self._end - at)), at)
         view[: len(data)] = data
+        for offset, patch in self._patches.items():
+            first = max(offset, at)
+            last = min(offset + len(patch), at + len(data))
+            if first < last:
+                view[first - at : last - at] = patch[first - offset : last - offset]
         self._position += len(data)
         return len(data)
 

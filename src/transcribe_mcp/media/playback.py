@@ -47,7 +47,7 @@ def played_type(path: Path) -> str | None:
         SourceError: it cannot be opened, or has no audio.
     """
     sound = find(path)
-    if len(sound.parts.media) > 1:
+    if len(sound.parts.media) > 1 or sound.media.is_part:
         return None
     with opened(sound.media) as (container, stream):
         start_s = (container.start_time or 0) / av.time_base
