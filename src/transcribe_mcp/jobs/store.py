@@ -135,8 +135,7 @@ class Store(Database):
         return self._group_commit((new, limit))
 
     def add_batch(self, new: Sequence[NewJob], refused: Sequence[Refused], limit: int) -> str:
-        """Add jobs as one batch; returns its id. It lists ``refused`` sources and jobs that did not
-        fit.
+        """Add jobs as one batch; returns its id. It also lists ``refused`` and jobs without room.
 
         Raises:
             QueueFullError: none of them fits into the queue.
@@ -176,8 +175,7 @@ class Store(Database):
     # --- reading --------------------------------------------------------------------------------
 
     def get(self, job_id: str, owner: str = "") -> Job | Batch:
-        """A job or a batch as its owner sees it: cancelled by its owner, it may continue for
-        others.
+        """A job or a batch as its owner sees it: if cancelled, it may continue for others.
 
         Raises:
             JobNotFoundError: no job and no batch has this id.
