@@ -47,7 +47,7 @@ def test_every_stage_has_its_line_and_the_json_says_the_same(tmp_path) -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     stages = {stage["name"]: stage for stage in found["stages"]}
-    assert list(stages) == ["speech", "encode", "decode", "words", "all of it, overlapped"]
+    assert list(stages) == ["speech", "encode", "decode", "words", "total, stages overlapped"]
     assert all(stage["seconds"] > 0 for stage in stages.values())
     assert stages["encode"]["times_real_time"] == pytest.approx(
         18.0 / stages["encode"]["seconds"], rel=0.01

@@ -89,9 +89,12 @@ def test_a_failed_job_says_why_and_is_retried_and_removed(home: Path) -> None:
         (("jobs", "rm"), "no job was named"),
         (
             ("transcribe", "--queue", "talk0.wav", "--format", "srt"),
-            "--format with --queue has no file to apply to",
+            "--format with --queue needs an output file",
         ),
-        (("transcribe", "talk0.wav", "--skip-existing"), "--skip-existing looks for output files"),
+        (
+            ("transcribe", "talk0.wav", "--skip-existing"),
+            "--skip-existing needs an output directory",
+        ),
         (("jobs", "rm", "--keep-days", "nan"), "jobs cannot be kept for nan days"),
         (("jobs", "rm", "--keep-days", "-1"), "jobs cannot be kept for -1 days"),
         (

@@ -398,7 +398,7 @@ def test_whatever_the_truth_file_holds_the_answer_is_truth_or_an_error_of_ours(
 def test_truth_that_is_not_there_is_reported_in_words(tmp_path: Path) -> None:
     with pytest.raises(SourceNotFoundError, match="is not a directory"):
         load_truth(tmp_path / "nowhere")
-    with pytest.raises(UsageError, match="holds no truth"):
+    with pytest.raises(UsageError, match="has no reference"):
         load_truth(tmp_path)
     (tmp_path / "truth.json").write_text('[{"file": "gone.wav"}]')
     with pytest.raises(SourceNotFoundError, match=r"'gone\.wav'"):

@@ -441,6 +441,6 @@ def test_an_assistant_is_never_told_of_options_of_the_command_line() -> None:
     assert not {hint: words for hint, words in left.items() if FOREIGN.search(words)}
     assert (
         for_assistant("use a smaller model, or --device cpu")
-        == "give a smaller model, see list_models"
+        == "use a smaller model; see list_models"
     )
     assert for_assistant("do this; or add --unheard-of option, then that") == "do this; then that"

@@ -240,7 +240,7 @@ def test_open_shows_the_page_in_the_browser_with_a_link_that_logs_in(
             [sys.executable, *SERVE, "--open"], cwd=place.path, capture_output=True, text=True,
             timeout=PATIENCE_S, env=place.environment | {"BROWSER": f"{browser} %s"}, check=True,
         )  # fmt: skip
-        assert f"runs already: {page}/" in again.stderr
+        assert f"is already running: {page}/" in again.stderr
         until(shown.exists, "the browser is open")
         assert shown.read_text() == f"{page}/"
 

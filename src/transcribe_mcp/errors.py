@@ -12,7 +12,7 @@
     │   ├── SourceFetchError        no recording at the URL
     │   ├── NotMediaError           no audio or video that can be decoded
     │   ├── NoAudioError            no audio track, or one without samples
-    │   └── VoiceSampleError        no clip of one voice: too little speech, or several speakers
+    │   └── VoiceSampleError        not a clip of one voice: too little speech, or several speakers
     ├── ModelError                  unusable model
     │   ├── ModelUnavailableError   neither on this machine nor available for download
     │   ├── DownloadError           failed download
@@ -27,7 +27,7 @@
     ├── JobError                    failed request about a job
     │   ├── JobNotFoundError        no job with this id
     │   ├── JobStateError           not possible in the present state of the job
-    │   ├── RevisionNotFoundError   the transcript never had this revision, or has it no more
+    │   ├── RevisionNotFoundError   the transcript never had this revision, or it was deleted
     │   ├── EditConflictError       somebody else has edited the transcript meanwhile
     │   ├── QueueFullError          too many queued jobs
     │   ├── SourceChangedError      the recording changed after the job had started
@@ -43,7 +43,7 @@
     └── CancelledError              stopped by the user
 
 Front ends use only the class attributes; every code is unique. The message names the failure and
-the value, ``hint`` the way out.
+the value; ``hint`` says what to do.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ from typing import ClassVar, Self
 
 
 class TranscribeError(Exception):
-    """Base class. ``str(error)`` is one line; ``hint`` is the way out, or empty."""
+    """Base class. ``str(error)`` is one line; ``hint`` says what to do, or is empty."""
 
     code: ClassVar[str] = "error"
     http_status: ClassVar[int] = 500
@@ -72,7 +72,7 @@ class UsageError(TranscribeError):
 
     @classmethod
     def unknown(cls, message: str, name: str, names: Iterable[str], what: str) -> Self:
-        """The error for a ``name`` that is none of ``names``; the hint suggests the nearest."""
+        """The error for a ``name`` that is not in ``names``; the hint suggests the nearest."""
         known = list(names)
         near = difflib.get_close_matches(name.lower().lstrip("."), known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}? " if near else ""
@@ -219,7 +219,7 @@ class EditConflictError(JobError):
     def __init__(self, revision: int) -> None:
         super().__init__(
             f"the transcript was edited elsewhere; its newest revision is {revision}",
-            hint="read that one, and send the edits again with its numbers",
+            hint="read it, and send the edits again with its segment numbers",
         )
         self.revision = revision
 

@@ -112,7 +112,7 @@ def _setting(default: Any, check: Callable[[Any], Any] | None = None, **declared
 def _value_of(setting: Field[Any], written: Any) -> Any:
     """
     Raises:
-        ValueError: how to write it.
+        ValueError: the message says how to write it.
     """
     if written is None:
         return setting.default if setting.default_factory is MISSING else setting.default_factory()
@@ -147,11 +147,11 @@ class Settings:
         exit_after_s: idle seconds after which workers exit; 0 exits at once.
         max_queue_length: maximum number of queued jobs.
         model_aliases: names of models for HTTP clients, as ``NAME=MODEL``.
-        allow_model_download: HTTP clients may have models downloaded that are not here.
+        allow_model_download: HTTP clients may request models that must be downloaded.
         max_live: maximum number of live sessions of a server; 0 allows none.
     """
 
-    # Every process reads settings. Models of pydantic would take a third of the start of a command.
+    # Every process reads settings. Pydantic models would take a third of a command's start time.
     model: str = _setting("auto")
     data_dir: Path = field(default_factory=_user_data_dir)
     cache_dir: Path = field(default_factory=_user_cache_dir)
@@ -176,8 +176,8 @@ class Settings:
     max_live: int = _setting(2, _not_negative)
 
     def __init__(self, **given: Any) -> None:
-        """The values ``given`` by name; the others from the environment, where variables have any
-        letter case and empty ones count as unset.
+        """The values ``given`` by name; others from the environment, where the letter case of
+        variables does not matter and empty ones count as unset.
 
         Raises:
             UsageError: a value is invalid.
@@ -208,7 +208,7 @@ class Settings:
     def to_environment(self) -> dict[str, str]:
         """Variables for a child process: these settings without the token, with absolute paths.
 
-        Defaults that no variable changes here are left out, since the child has the same.
+        Unchanged defaults are omitted, because the child has the same.
         """
         set_here = {name.upper() for name in os.environ}
         found: dict[str, str] = {}
@@ -248,5 +248,5 @@ def usable_cores() -> int:
 
 
 def cores_beside_gpu(cores: int) -> int:
-    """Cores for reading a recording; the threads that launch the work of a GPU need some too."""
+    """Cores for reading a recording; the threads that launch GPU work need some too."""
     return max(1, round(0.75 * cores))

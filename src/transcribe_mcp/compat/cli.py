@@ -137,7 +137,7 @@ def _with_operations(facts: Facts, asked: argparse.Namespace) -> Facts:
 
     if asked.facts:
         raise CompatError(
-            "a recorded machine cannot run operations", hint="leave out --facts or --deep"
+            "--deep cannot run on a recorded machine", hint="leave out --facts or --deep"
         )
     return facts.with_facts(probe_operations(facts))
 

@@ -389,7 +389,7 @@ def _paths(libraries: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def _torchaudio_fits(torchaudio: str, torch: str) -> bool:
-    """torchaudio 2.11, the last one, works with every later torch."""
+    """torchaudio 2.11, the last release, works with every later torch."""
     if minor_of(torchaudio) == "2.11":
         return satisfies(torch, ">=2.11")
     return minor_of(torchaudio) == minor_of(torch)

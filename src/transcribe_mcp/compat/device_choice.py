@@ -1,6 +1,6 @@
 """Device, precision and batch size of a model.
 
-The engines, ``models`` and ``doctor`` ask here, so they give the same answer.
+The engines, ``models`` and ``doctor`` use it, so their answers agree.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Hardware:
         capability: compute capability of a GPU; empty if unknown.
         free_bytes: free memory; ``None`` if unknown.
         threads: CPU threads of one process.
-        products: of ``int8`` and ``bfloat16``, those that the CPU multiplies fast.
+        products: those of ``int8`` and ``bfloat16`` with fast products on the CPU.
     """
 
     name: str
@@ -83,7 +83,7 @@ class DeviceChoice:
 
 @dataclass(frozen=True, slots=True)
 class Precisions:
-    """What an engine computes with, best first, from this compute capability on."""
+    """Compute types of an engine, best first, from this compute capability on."""
 
     engine: str
     kind: str
@@ -119,7 +119,7 @@ PRECISIONS = (
 
 
 def precisions(engine: str, hardware: Hardware) -> tuple[str, ...]:
-    """What the engine computes with on this device, best first. ``auto`` takes the first."""
+    """Compute types of the engine on this device, best first. ``auto`` uses the first."""
 
     def holds(row: Precisions) -> bool:
         if (row.engine, row.kind) != (engine, hardware.kind):
@@ -156,7 +156,7 @@ def batch_that_fits(
     Args:
         engine, compute_type: see ``memory.memory_need``.
         free_bytes: before the model is loaded. A tenth of it stays free for others.
-        most: the fastest batch where memory does not matter.
+        most: the fastest batch with unlimited memory.
     """
     limit = free_bytes * USABLE_SHARE
     fitting = (
@@ -168,12 +168,12 @@ def batch_that_fits(
 
 
 def cpu_replicas(threads: int) -> int:
-    """Windows that CTranslate2 works on side by side; on two cores one each is fastest."""
+    """Windows that CTranslate2 processes in parallel; on two cores one per core is fastest."""
     return max(1, threads // CORES_PER_REPLICA, min(2, threads))
 
 
 def best_batch(decoder_layers: int) -> int:
-    """Windows per batch of the engine ``whisper`` on a GPU where memory does not matter."""
+    """Windows per batch of the engine ``whisper`` on a GPU with unlimited memory."""
     return min(MAX_WINDOWS, max(MIN_WINDOWS, WINDOWS_PER_LAYER * decoder_layers))
 
 
@@ -208,7 +208,7 @@ def _need_bytes(
     if hardware.kind == "cuda":
         return _total_bytes(shape, engine, compute_type, batch)
     if engine == WHISPER:
-        return None  # nobody has measured it
+        return None  # not measured
     # Each replica encodes its windows one by one; they are decoded together.
     one = memory_need(shape, CPU, compute_type, 1)
     need = memory_need(shape, CPU, compute_type, batch)

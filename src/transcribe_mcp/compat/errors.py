@@ -3,7 +3,7 @@
 CompatError
 ├── FactsError             a facts file is missing, damaged, hostile or of another version
 ├── TableError             one of our own data files is damaged
-├── PackageIndexError      the package index does not answer, or answers nonsense
+├── PackageIndexError      the package index does not answer, or gives an invalid answer
 └── EnvironmentBuildError  an environment cannot be built, found or used
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 
 class CompatError(Exception):
-    """``str(error)`` is one line that says what failed; ``hint`` is the way out, or empty."""
+    """``str(error)`` is one line that says what failed; ``hint`` says what to do, or is empty."""
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(" ".join(message.split()))

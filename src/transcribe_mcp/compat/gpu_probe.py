@@ -1,4 +1,4 @@
-"""Try a GPU in a child process before an engine uses it, and cache the outcome.
+"""Test a GPU in a child process before an engine uses it, and cache the outcome.
 
 Out of memory is not cached: another process may free the memory.
 """
@@ -56,7 +56,7 @@ def gpu_trial(folder: Path, key: str, operation: Callable[[], Child]) -> str:
 
 
 def remembered(folder: Path, key: str, find: Callable[[], str]) -> str:
-    """The answer of ``find`` to a question about the GPU. The key names all that it depends on."""
+    """The cached result of ``find`` for the GPU. The key names everything it depends on."""
     path = folder / FILE_NAME
     cached = _cached(path)
     if key in cached:
@@ -68,7 +68,7 @@ def remembered(folder: Path, key: str, find: Callable[[], str]) -> str:
 
 
 def has_passed(folder: Path, version: str) -> bool:
-    """Whether this version of an engine has used a GPU here before, on whatever driver."""
+    """Whether this version of an engine has used a GPU here before, with any driver."""
     cached = _cached(folder / FILE_NAME)
     return any(f"; {version}; " in key and not problem for key, problem in cached.items())
 
@@ -117,7 +117,7 @@ def _cached(path: Path) -> dict[str, str]:
 
 
 def _save(path: Path, outcomes: dict[str, str]) -> None:
-    """Errors are ignored: without the cache the GPU is tried again."""
+    """Errors are ignored: without the cache the GPU is tested again."""
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{path.name}.{os.getpid()}")

@@ -1,4 +1,4 @@
-"""How much memory a Whisper model needs, by engine, precision, batch and beam.
+"""The memory that a Whisper model needs, by engine, precision, batch and beam.
 
 Counted from the model's dimensions: weights, cross-attention and self-attention caches, the peak
 activations of the encoder, and a fixed part per engine. ``benchmarks/memory_model.py`` measures the
@@ -121,7 +121,7 @@ class Geometry:
         return self.parameters * item_bytes + unused
 
     def unused_bytes(self, item_bytes: int, page_bytes: int, above_bytes: int) -> int:
-        """Bytes that stay empty where tensors above a size take whole pages."""
+        """Unused bytes if tensors above a size take whole pages."""
         return sum(
             count * (-size * item_bytes % page_bytes)
             for size, count in self.matrices

@@ -1,4 +1,4 @@
-"""Run one real operation of an engine in a child process; importing and loading prove little.
+"""Run one real operation of an engine in a child process; importing and loading are not enough.
 
     python operations.py ENGINE [--device cpu|cuda|cuda:N|cudnn] [--preload LIBRARY] [--repeat N]
 

@@ -114,7 +114,7 @@ class _Draft:
 def make_plan(facts: Facts, want: str = "", known: Tables | None = None) -> Plan:
     """Plan for this machine. ``want`` is a key of ``WANTS``; empty means the GPU if usable.
 
-    ``diarize`` is the same as empty: speakers need nothing more.
+    ``diarize`` is the same as empty: diarization needs nothing else.
 
     Raises:
         CompatError: ``want`` is unknown.
@@ -189,7 +189,11 @@ def _why_no_gpu(draft: _Draft, gpu: Gpu | None, row: Mapping[str, Any]) -> str:
         return "CTranslate2 has no Metal build; the CPU is used"
     if gpu is None:
         hidden = draft.facts.value("nvidia.pci") or draft.driver
-        return "the GPU is not usable; see doctor" if hidden else "no NVIDIA GPU is visible"
+        return (
+            "the GPU is not usable; see transcribe-mcp doctor"
+            if hidden
+            else "no NVIDIA GPU is visible"
+        )
     if draft.is_arm:
         return (
             "CTranslate2's aarch64 wheels have no GPU code; use --want torch, or build from source"

@@ -1,4 +1,4 @@
-"""GPUs, engines, threads and environment variables for this machine, judged by its facts."""
+"""GPUs, engines, threads and environment variables for this machine, derived from its facts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .machine import Gpu, gpu_name, gpus_of, usable_cores, usable_memory_bytes
 from .memory import WHISPER, geometry, gpu_bytes, largest_batch
 
 USUAL_MODEL = "large-v3-turbo"
-PAIR_BYTES = 40 << 30  # of a GPU that may have two workers; each takes 8 GB with the usual model
+PAIR_BYTES = 40 << 30  # of a GPU that may have two workers; each needs 8 GB with the usual model
 PAIR_CORES = 6  # for each of these GPUs
 
 
@@ -23,7 +23,7 @@ class Runtime:
     Attributes:
         threads: physical cores that this process may use, within its quota; at least 1.
         gpus: numbers of the GPUs that an engine can probably use; nothing was run on them.
-        paired_gpus: those of them that two workers fill better than one, if many jobs wait.
+        paired_gpus: those that get two workers if many jobs wait.
         environment: variables to set before the worker starts; libraries read them once.
     """
 
@@ -45,8 +45,8 @@ def choose_runtime(facts: Facts, model: str = USUAL_MODEL) -> Runtime:
 
 
 def _paired(facts: Facts, usable: Sequence[int], threads: int) -> tuple[int, ...]:
-    """Python's lock keeps one process from filling a GPU as fast as an H200. Slower ones have no
-    room for two models, or little to gain.
+    """The GIL stops one process from filling a GPU as fast as an H200. Slower ones have no memory
+    for two models, or gain little.
     """
     if threads < PAIR_CORES * len(usable):
         return ()
@@ -55,7 +55,7 @@ def _paired(facts: Facts, usable: Sequence[int], threads: int) -> tuple[int, ...
 
 
 def usable_gpus(facts: Facts, model: str) -> tuple[int, ...]:
-    """Numbers of the GPUs on which CTranslate2 or torch can run the model, judged by facts."""
+    """Numbers of the GPUs on which CTranslate2 or torch can run the model, by the facts."""
     machine = DerivedFacts(facts)
     return tuple(
         index
@@ -83,7 +83,7 @@ def usable_hardware(facts: Facts) -> list[tuple[str, Hardware]]:
 
 
 def usual_choices(facts: Facts) -> list[DeviceChoice]:
-    """How the usual model runs on each usable device."""
+    """Settings of the usual model on each usable device."""
     shape = geometry(USUAL_MODEL)
     return [choose(engine, hardware, shape) for engine, hardware in usable_hardware(facts)]
 
@@ -98,7 +98,7 @@ def usual_text(facts: Facts) -> list[str]:
 
 
 def _gpu_engine(machine: DerivedFacts, gpu: Gpu) -> str:
-    """The engine that ``auto`` takes on this GPU; empty if none can use it."""
+    """The engine that ``auto`` uses on this GPU; empty if none can use it."""
     if any(_driver_problems(machine)):
         return ""
     for_torch = machine.torch_is_cpu is False and not machine.torch_driver_too_old

@@ -18,7 +18,7 @@ from ..service import engine_names
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """How a front end asks for an option, and how it reads the answer."""
+    """A front end's parameter for an option, and how its value is read."""
 
     annotation: Any
     default: Any
@@ -65,7 +65,7 @@ class Form:
         self.signature = own.replace(parameters=parameters)
 
     def present(self, caller: Callable[..., Any]) -> None:
-        """Give ``caller``, the function that takes the values, this signature."""
+        """Give the function ``caller`` this signature."""
         vars(caller)["__signature__"] = self.signature
         parameters = self.signature.parameters
         caller.__annotations__ = {name: each.annotation for name, each in parameters.items()}

@@ -15,7 +15,7 @@ from ..errors import UsageError
 if TYPE_CHECKING:
     import asyncio
 
-GRACE_S = 3  # for answers under way when the server stops
+GRACE_S = 3  # for responses in progress when the server stops
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +31,13 @@ class Address:
     """Where to listen.
 
     Attributes:
-        port: 0 takes a free one.
+        port: 0 picks a free one.
         allowed_hosts: further names that clients use for this machine.
         allowed_origins: of pages elsewhere that may use the API, such as ``app://obsidian.md``.
         pages: for browsers.
 
     Raises:
-        UsageError: an allowed origin is none.
+        UsageError: an allowed origin is invalid.
     """
 
     host: str = "127.0.0.1"
@@ -57,7 +57,7 @@ class Address:
 
 
 def bracketed(host: str) -> str:
-    """A host as URLs have it: IPv6 addresses in brackets."""
+    """A host as in URLs: IPv6 addresses in brackets."""
     return f"[{host}]" if ":" in host else host
 
 
@@ -81,7 +81,7 @@ def listen(app: Any, address: Address, on_ready: Callable[[str], None]) -> None:
         on_ready: called with the URL once clients can connect.
 
     Raises:
-        UsageError: the port is taken, or the address is not of this machine.
+        UsageError: the port is taken, or the address does not belong to this machine.
     """
     import uvicorn
 

@@ -19,7 +19,7 @@ class LimitedProtocol(H11Protocol):
     _timer: asyncio.TimerHandle | None = None
     _last_byte_at = 0.0
     _n_bytes = 0  # since the timer was started
-    _is_upgraded = False  # to a WebSocket, which has its own limits
+    _is_upgraded = False  # for a WebSocket, which has its own limits
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(cast("asyncio.Transport", transport))
@@ -65,7 +65,7 @@ class LimitedProtocol(H11Protocol):
         return cycle is None or cycle.response_complete or cycle.more_body
 
     def _has_part_of_body(self) -> bool:
-        """Whether more of a long body is coming, and somebody reads it."""
+        """Whether a long body is still arriving and being read."""
         cycle = self.cycle
         is_body = cycle is not None and cycle.more_body and not cycle.response_complete
         return is_body and self._n_bytes >= BODY_PART_BYTES

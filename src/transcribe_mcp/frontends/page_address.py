@@ -1,6 +1,6 @@
-"""Where the page of this machine is served, so that MCP servers in other processes can link to it.
+"""The URL of this machine's page, so that MCP servers in other processes can link to it.
 
-The server that holds the lock has written its address. After a crash the file is left, but not the
+The server that holds the lock has written its URL. After a crash the file remains, but not the
 lock.
 """
 
@@ -22,10 +22,10 @@ LOCK_S = 0.1  # a reader holds the lock for less
 
 @contextmanager
 def announced(data_dir: Path, url: str) -> Iterator[None]:
-    """Announce the address of the page. Of several servers, the first one does.
+    """Publish the URL of the page. Of several servers, the first one does.
 
-    A server whose data directory is full or read-only is not announced: only links of MCP servers
-    need it.
+    A server whose data directory is full or read-only does not publish it. Only links of MCP
+    servers need it.
     """
     lock = FileLock(data_dir / LOCK_NAME, mode=FILE_MODE, thread_local=False)
     path = data_dir / FILE_NAME
@@ -43,7 +43,7 @@ def announced(data_dir: Path, url: str) -> Iterator[None]:
 
 
 def find(data_dir: Path) -> str | None:
-    """The address of the page, such as ``http://127.0.0.1:8765``; ``None`` if none is served."""
+    """The URL of the page, such as ``http://127.0.0.1:8765``; ``None`` if none is served."""
     try:
         url = (data_dir / FILE_NAME).read_text(encoding="utf-8")
         with FileLock(data_dir / LOCK_NAME, timeout=0, mode=FILE_MODE):

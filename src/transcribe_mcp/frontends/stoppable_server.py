@@ -1,4 +1,4 @@
-"""uvicorn's server, which ends requests under way when it stops without errors in the log."""
+"""uvicorn's server, which stops requests in progress without errors in the log."""
 
 from __future__ import annotations
 

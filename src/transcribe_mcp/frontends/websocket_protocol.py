@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
-    """Counts an answer in place of a WebSocket as the end of the handshake; uvicorn does not."""
+    """Treats a refusal of a WebSocket as the end of the handshake; uvicorn does not."""
 
     async def send(self, message: ASGISendEvent) -> None:
         await super().send(message)

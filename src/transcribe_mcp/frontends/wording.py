@@ -1,8 +1,8 @@
 """Messages and hints for clients without a shell: no options and commands of the command line.
 
-Errors are raised below the front ends, and some hints name what a user types. Each front end
-replaces the common ones by what its clients can do; the rest of those clauses is left out. A
-message that only quotes such an option becomes empty; front ends then show it unchanged.
+Errors are raised below the front ends, and some hints name shell commands. Each front end replaces
+common ones by actions of its clients, and drops other clauses with commands. If a message would
+become empty, front ends show it unchanged.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _CLAUSES = re.compile(r"(?<=[;.,])\s+")
 
 
 class Wording:
-    """The words of a front end.
+    """The wording of a front end.
 
     Args:
         replacements: in order, a pattern in a text for the command line, and its replacement.

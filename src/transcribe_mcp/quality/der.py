@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..domain.transcript import Turn
 
-COLLAR_S = 0.25  # on each side of a border of the reference that the lenient figure leaves out
+COLLAR_S = 0.25  # collar on each side of a reference boundary in the lenient figure
 
 Matrix = NDArray[np.float64]
 
@@ -54,7 +54,7 @@ def diarization_errors(
     """Compare turns with those of a reference.
 
     Args:
-        collar_s: seconds before and after each border of the reference that do not count.
+        collar_s: seconds before and after each reference boundary that do not count.
     """
     borders = np.array([(turn.start, turn.end) for turn in reference]).reshape(-1)
     collars = np.stack([borders - collar_s, borders + collar_s], axis=1)
@@ -77,7 +77,7 @@ def diarization_errors(
 
 
 def _presence(turns: Sequence[Turn], edges: Matrix) -> Matrix:
-    """1 where a speaker is heard, 0 elsewhere: (n_edges - 1, n_speakers)."""
+    """1 where a speaker talks, 0 elsewhere: (n_edges - 1, n_speakers)."""
     columns = {name: i for i, name in enumerate(sorted({turn.speaker for turn in turns}))}
     presence = np.zeros((max(0, len(edges) - 1), len(columns)))
     for turn in turns:

@@ -91,7 +91,7 @@ def load_truth(directory: Path) -> list[Truth]:
     truths += [_beside(path) for path in _judged(directory) if path not in known]
     if not truths:
         raise UsageError(
-            f"{directory} holds no truth to judge by",
+            f"{directory} has no reference",
             hint=(
                 f"put a {TRUTH_NAME} there, or beside each recording a .txt of the same name "
                 "with the words said, or an .rttm with the speakers"
@@ -99,7 +99,7 @@ def load_truth(directory: Path) -> list[Truth]:
         )
     for truth in truths:
         if not truth.path.is_file():
-            raise SourceNotFoundError(f"{listed} names {truth.path.name!r}, which is not there")
+            raise SourceNotFoundError(f"{listed} names {truth.path.name!r}, which does not exist")
     return sorted(map(_with_turns_beside, truths), key=lambda truth: truth.path)
 
 
@@ -139,7 +139,7 @@ def _read_list(path: Path) -> list[Truth]:
     if not isinstance(rows, list):
         raise SourceError(
             f"{path} holds a {type(rows).__name__}",
-            hint="it has to be a list, one object a recording",
+            hint="it must be a list with one object per recording",
         )
     truths = []
     for number, row in enumerate(rows):

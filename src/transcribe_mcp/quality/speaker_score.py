@@ -27,7 +27,7 @@ class SpeakerScore:
         recordings: those whose reference has speakers.
         counts_right: recordings with the right number of speakers.
         errors: with overlap and without a collar.
-        collar_errors: without ``COLLAR_S`` on each side of the borders of the reference.
+        collar_errors: without ``COLLAR_S`` on each side of reference boundaries.
         words: words with a true speaker.
         words_right: words with the right speaker; speakers are matched one to one.
     """
@@ -90,7 +90,7 @@ def score_speakers(
 def _words_right(reference: Sequence[Turn], words: Sequence[Word]) -> tuple[int, int]:
     """The number of words with a true speaker, and of those with the right one.
 
-    The speaker who shares most of a word's time is its true one. Where several share the whole
+    The speaker who shares most of a word's time is its true one. If several share the whole
     word, each of them is.
     """
     rows = {name: i for i, name in enumerate(sorted({turn.speaker for turn in reference}))}
@@ -131,7 +131,7 @@ def read_turns(path: Path, recording: str = "") -> tuple[Turn, ...]:
         raise SourceUnreadableError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, TypeError, LookupError, RecursionError) as error:
         raise SourceError(
-            f"{path} has no turns of speakers: {error}",
+            f"{path} has no speaker turns: {error}",
             hint="use RTTM, or the JSON of a transcript with --diarize",
         ) from error
     return tuple(sorted(turns, key=lambda turn: (turn.start, turn.end, turn.speaker)))

@@ -1,4 +1,4 @@
-"""Normalise texts, so that only differences that matter count as errors."""
+"""Normalise texts, so that only relevant differences count as errors."""
 
 from __future__ import annotations
 

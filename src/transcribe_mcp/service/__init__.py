@@ -1,4 +1,4 @@
-"""The use cases, the same for every front end; front ends know nothing below them.
+"""The use cases, the same for every front end. Front ends use nothing below them.
 
 Importing this loads nothing heavy: each use case imports what it needs.
 """
@@ -29,7 +29,7 @@ def list_models() -> tuple[ModelRow, ...]:
 
 
 def pull_model(name: str, progress: Progress = no_progress) -> Path:
-    """Fetch a model (or finish fetching it) and give its directory."""
+    """Download a model, or resume its download; return its directory."""
     from .. import models
 
     return models.pull(name, progress).directory
@@ -42,14 +42,14 @@ def model_path(name: str) -> Path:
 
 
 def remove_model(name: str) -> int:
-    """Remove a model that was fetched, and what was converted from it; gives the bytes freed."""
+    """Delete a downloaded model and its conversions; return the bytes freed."""
     from .. import models
 
     return models.remove(name)
 
 
 def compatibility(arguments: Sequence[str]) -> int:
-    """``doctor``, ``env`` and ``updates`` with their arguments; gives the exit code."""
+    """Run ``doctor``, ``env`` or ``updates`` with arguments; return the exit code."""
     from ..compat import main
 
     return main(arguments)

@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class AsyncService:
-    """Runs blocking calls in threads of its own, and waits for jobs without a thread.
+    """Runs blocking calls in its own threads, and waits for jobs without a thread.
 
     Attributes:
         service: the service itself; its methods block.
@@ -83,7 +83,7 @@ class AsyncService:
             job = await self.call(polls.look, job)
 
     def close(self, patience_s: float) -> None:
-        """Wait this long for submissions under way; interrupt or abandon other calls."""
+        """Wait this long for submissions in progress; interrupt or abandon other calls."""
         self._is_closing.set()
         wait(tuple(self._submitting), patience_s)
 

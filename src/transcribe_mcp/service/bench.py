@@ -1,4 +1,4 @@
-"""How fast this machine transcribes, as a table for people and figures for programs."""
+"""Speed of this machine, as a table for people and figures for programs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .evaluating import Evaluation
 from .transcribing import engine_of
 
 ENGLISH = Options(language="en")
-MAX_MINUTES = 240.0  # decoded in memory, 3.8 MB a minute
+MAX_MINUTES = 240.0  # decoded in memory, 3.8 MB per minute
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,10 +20,10 @@ class BenchRequest:
     """What to measure.
 
     Attributes:
-        audio: a recording to measure with; ``None`` takes a voice that comes with the program.
-        minutes: how much of it, said over and over where it is shorter.
-        runs: of which the median is taken.
-        peers: run other programs that are installed, too.
+        audio: the recording; ``None``: the packaged voice.
+        minutes: length of the audio; a shorter recording is repeated.
+        runs: number of runs; the median is reported.
+        peers: also run other installed programs.
         options: the recording's language, and how to decode it; temperature is 0.
     """
 
@@ -58,7 +58,7 @@ def bench(request: BenchRequest, progress: Progress = no_progress) -> Evaluation
     try:
         found = measure(engine, samples, options, request.runs, progress)
     finally:
-        engine.close()  # the peers get the device for themselves
+        engine.close()  # the peers get exclusive use of the device
     if request.peers:
         from ..quality.bench.peers import run_peers
 

@@ -21,7 +21,7 @@ class Saved:
     Attributes:
         revision: the newest one now.
         n_segments: of the transcript now.
-        segments: those that the edit made, as in ``domain/schema.json``. Others have only moved.
+        segments: those that the edit created, as in ``domain/schema.json``. Others have only moved.
         renamed: speakers before -> their names now, in all other segments.
         speakers: as in ``domain/schema.json``; empty without turns.
     """
@@ -40,7 +40,7 @@ class Editing:
         self._service = service
 
     def prepare(self) -> None:
-        """Load now what the first edit would wait for."""
+        """Load modules before the first edit needs them."""
         import_module("..jobs.editing", __package__)
 
     def edit(self, job_id: str, ops: Sequence[Any], revision: int) -> Saved:
@@ -48,12 +48,12 @@ class Editing:
 
         Args:
             ops: objects as in ``docs/web.md``.
-            revision: the newest one that the caller knows.
+            revision: the newest one known to the caller.
 
         Raises:
             JobNotFoundError, JobStateError: see ``Service.finished_row``.
             EditConflictError: there is a newer revision.
-            UsageError: an op is none, or does not fit.
+            UsageError: an invalid op.
         """
         from ..jobs.editing import apply
 
@@ -82,7 +82,7 @@ class Editing:
         """Make an earlier revision the newest again, as a new one; returns its number.
 
         Args:
-            expected: the newest one that the caller knows; ``None``: any.
+            expected: the newest one known to the caller; ``None``: any.
 
         Raises:
             JobNotFoundError, JobStateError: see ``Service.finished_row``.

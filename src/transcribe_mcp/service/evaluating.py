@@ -14,9 +14,9 @@ from .transcribing import engine_of
 
 @dataclass(frozen=True, slots=True)
 class EvaluateRequest:
-    """Which engine and model to judge, on recordings with known text.
+    """The engine and model to evaluate on recordings with known text.
 
-    ``compare``: other programs that are judged on them too, see ``bench.compared``.
+    ``compare``: other programs to evaluate too, see ``bench.compared``.
     """
 
     directory: Path
@@ -27,7 +27,7 @@ class EvaluateRequest:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """A judgement: a table for people, and the same for programs."""
+    """The result: a table for people, and figures for programs."""
 
     table: str
     figures: dict[str, Any]
@@ -38,7 +38,7 @@ def evaluate(request: EvaluateRequest, progress: Progress = no_progress) -> Eval
 
     Raises:
         SourceError: a recording or a truth file cannot be used.
-        EngineError: the engine, or a program to compare with, is missing or broke down.
+        EngineError: the engine, or a program to compare with, is missing or failed.
     """
     from ..pipeline.offline import transcribe as run_pipeline
     from ..quality.bench.compared import DIARIZERS, peer_transcripts, require_peers

@@ -1,4 +1,4 @@
-"""The output formats, for front ends, which see nothing below the service."""
+"""The output formats, for front ends, which use nothing below the service."""
 
 from __future__ import annotations
 

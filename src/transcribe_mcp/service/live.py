@@ -1,4 +1,4 @@
-"""Live sessions, for front ends, which see nothing below the service."""
+"""Live sessions, for front ends, which use nothing below the service."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class LiveSound:
-    """Sound as it comes: 16 bits, in blocks of ``channels`` in turn.
+    """Audio as it arrives: 16 bits, blocks with interleaved ``channels``.
 
     Attributes:
         name: of the microphone; "" for standard input.
@@ -49,11 +49,11 @@ class LiveSound:
 
 @contextmanager
 def open_sound(source: str, microphone: str, rate_hz: int) -> Iterator[LiveSound]:
-    """Sound of a microphone, or of standard input if ``source`` is ``-``.
+    """Audio of a microphone, or of standard input if ``source`` is ``-``.
 
     Args:
-        microphone: a part of its name; "" takes the default one.
-        rate_hz: of samples on standard input that have no header.
+        microphone: a part of its name; "" for the default one.
+        rate_hz: of raw samples on standard input.
 
     Raises:
         UsageError: another source, or no pipe.
@@ -66,7 +66,7 @@ def open_sound(source: str, microphone: str, rate_hz: int) -> Iterator[LiveSound
         yield LiveSound("", piped.rate_hz, piped.channels, piped.blocks)
     elif source:
         raise UsageError(
-            f"listen hears a microphone, or - for standard input, not {source!r}",
+            f"listen reads a microphone, or standard input as -, not {source!r}",
             hint=f"transcribe-mcp transcribe {source}",
         )
     else:
@@ -77,7 +77,7 @@ def open_sound(source: str, microphone: str, rate_hz: int) -> Iterator[LiveSound
 
 
 def settled_setup(service: Service, setup: LiveSetup) -> LiveSetup:
-    """The setup with the default model where it names none, its options checked.
+    """The setup with checked options and, if it names no model, the default one.
 
     Raises:
         UsageError: options contradict each other, or name something unknown.
@@ -88,7 +88,7 @@ def settled_setup(service: Service, setup: LiveSetup) -> LiveSetup:
 
 
 class SoundFile:
-    """The place of a session's sound until it becomes a job. Close it afterwards."""
+    """The file of a session's audio until it becomes a job. Close it afterwards."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -97,7 +97,7 @@ class SoundFile:
         self.path = Path(self._folder.name) / "sound.wav"
 
     def submit(self, options: JobOptions) -> Job:
-        """Submit the sound as a job. The file moves.
+        """Submit the audio as a job; the file is moved.
 
         Raises:
             TranscribeError: it cannot be submitted.
@@ -121,12 +121,12 @@ def listen(
     *,
     stores: bool = False,
 ) -> Job | None:
-    """Hear sound in a process of its own until it ends, or Ctrl-C ends it.
+    """Transcribe audio in a separate process until the audio ends or Ctrl-C stops it.
 
     Args:
         blocks: of the setup's format.
         on_event: called for each event in another thread.
-        stores: the sound becomes a job.
+        stores: the audio becomes a job.
 
     Returns:
         That job.
@@ -171,7 +171,7 @@ class _Listening:
         try:
             self._session.configure(setup)
             self._ready.result()
-            with suppress(KeyboardInterrupt):  # as the end of the sound
+            with suppress(KeyboardInterrupt):  # treated as the end of the audio
                 for block in blocks:
                     if self._error is not None:
                         break
@@ -187,7 +187,7 @@ class _Listening:
 
 
 def _as_error(found: LiveEvent) -> TranscribeError:
-    """The error that the process of live sessions met."""
+    """The error of the live process."""
     kinds = {kind.code: kind for kind in _all_kinds(TranscribeError)}
     return kinds.get(found.code, TranscribeError)(found.message, hint=found.hint)
 

@@ -24,7 +24,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """The device of a run that names none."""
+    """The default device."""
 
     engine: str
     hardware: Hardware
@@ -75,7 +75,7 @@ def models_here() -> tuple[CachedModel, ...]:
 
 @lru_cache(maxsize=1)
 def this_machine() -> Machine:
-    """The first usable GPU, else the CPU, and the precision that ``auto`` takes."""
+    """The first usable GPU, else the CPU, and the precision that ``auto`` chooses."""
     from ..compat import gather
     from ..compat.device_choice import precisions
     from ..compat.runtime_choice import usable_hardware
@@ -96,7 +96,7 @@ def _need_bytes(model: str, machine: Machine) -> int | None:
 
 
 def diagnose() -> Diagnosis:
-    """The doctor's findings; if something is wrong, also the plan of a matching environment."""
+    """The doctor's findings; if there is a problem, also the plan of a matching environment."""
     from dataclasses import asdict
 
     from ..compat import gather, make_plan

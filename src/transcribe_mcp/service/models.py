@@ -1,4 +1,4 @@
-"""The records of the use cases, for front ends, which see nothing below the service."""
+"""The records of the use cases, for front ends, which use nothing below the service."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When to look at a job that a caller waits for."""
+"""When to check a job that a caller waits for."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ GetJob = Callable[[str], Job | Batch]
 
 
 class Polls:
-    """The growing pauses between two looks at a job, so that short jobs end promptly.
+    """Growing pauses between checks of a job, so that short jobs are noticed promptly.
 
-    A look reads the job only if the database has changed, or once in a while.
+    A check reads the job only if the database has changed, or occasionally.
 
     Args:
         version: of the database's content, see ``Service.version``.
@@ -34,7 +34,7 @@ class Polls:
         self._read_at = 0.0
 
     def pause_s(self, job: Job | Batch) -> float | None:
-        """Seconds until the next look, or ``None`` if the job is final or the time is over."""
+        """Seconds until the next check, or ``None`` if the job is final or the time is over."""
         waited_s = time.monotonic() - self._begin
         if job.status.is_final or waited_s >= self._seconds:
             return None

@@ -79,7 +79,7 @@ def _prepare(
 
 
 def drop_unused(store: Store, new: Sequence[NewJob]) -> None:
-    """Delete recordings from standard input that need no work or found no room."""
+    """Delete recordings from standard input that need no work or did not fit into the queue."""
     kept = [job.signature for job in new if spool.is_kept(job.signature)]
     waiting = store.unfinished_by_signature(kept) if kept else {}
     for signature in kept:

@@ -1,4 +1,4 @@
-"""Requests that cannot be met, as errors and as entries of a batch."""
+"""Impossible requests, as errors and as entries of a batch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .models import JobFailure, Refused
 def is_batch(batch_id: str) -> JobStateError:
     """The error for a request that needs one job."""
     return JobStateError(
-        f"{batch_id} is a batch, and this needs one of its jobs",
+        f"{batch_id} is a batch; this needs one of its jobs",
         hint=f"list its jobs with: transcribe-mcp jobs show {batch_id}",
     )
 

@@ -91,7 +91,7 @@ class Sandbox:
             check: called often; may raise to stop the search.
 
         Raises:
-            UsageError: no source, or more files or recordings than one call may ask for.
+            UsageError: no source, or more files or recordings than one call may name.
         """
         from ..media.access import find_allowed
         from ..media.download import is_url
@@ -112,7 +112,7 @@ class Sandbox:
         return Found((*urls, *(str(one.path) for one in recordings)), (*refused, *more))
 
     def submit_batch(self, found: Found, request: JobRequest) -> Batch:
-        """``Service.submit_batch`` for what was found; the batch lists the refused sources."""
+        """``Service.submit_batch`` for found recordings; the batch lists the refused sources."""
         self._require_allowed(request)
         request = replace(request, roots=self._roots)
         refused = [refusal_of(*each) for each in found.refused]

@@ -54,8 +54,8 @@ def take_token(host: str) -> str:
     """The bearer token of HTTP clients, or "". Child processes do not inherit it.
 
     Raises:
-        UsageError: the token is too short or not printable ASCII, or ``host`` is public and there
-            is none.
+        UsageError: the token is too short or not printable ASCII, or ``host`` is public and no
+            token is set.
     """
     from ..settings import settings
 

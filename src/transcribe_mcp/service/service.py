@@ -80,7 +80,7 @@ class Service:
                 self._open_store = self._revisions = None
 
     def prepare(self) -> None:
-        """Do now what the first call would wait for. Raises as ``Store.warm_up``."""
+        """Prepare for the first call. Raises as ``Store.warm_up``."""
         store = self._store()  # loads SQLAlchemy, which two threads must not import at once
         for name in ("job_options", "partial", "submission", "worker_process"):
             import_module(f"..jobs.{name}", __package__)
@@ -98,7 +98,7 @@ class Service:
         Raises:
             SourceNotFoundError, SourceUnreadableError: the file is missing or unreadable.
             UsageError: the options contradict each other or name something unknown.
-            QueueFullError: the queue has no room.
+            QueueFullError: the queue is full.
         """
         store = self._store()
         new = self._submission(request).prepare(request.source, request)
@@ -124,7 +124,7 @@ class Service:
         Raises:
             UsageError: no source, or options that contradict each other.
             OutputError: the output directory is not writable.
-            QueueFullError: the queue has no room for any of them.
+            QueueFullError: none of them fits into the queue.
         """
         from ..media.inputs import as_recordings, find_recordings
         from .queueing import drop_unused, prepare_all
@@ -197,7 +197,7 @@ class Service:
         Raises:
             JobNotFoundError: no job has this id.
             JobStateError: it is a batch, or nothing is transcribed yet.
-            RevisionNotFoundError: the transcript never had this revision, or has it no more.
+            RevisionNotFoundError: the transcript never had this revision, or it was deleted.
         """
         return self.read_revision(job_id, revision)[0]
 
@@ -211,7 +211,7 @@ class Service:
             number = row.revision if revision is None else revision
             transcript = self.revisions().read(row.transcript_id, number)
             if transcript is not None:
-                # The path of an upload means nothing to anyone.
+                # The path of an upload is meaningless to users.
                 return replace(transcript, source=name_of(row.source) or row.source), number
         if revision:
             raise RevisionNotFoundError(f"job {job_id} has no revision {revision} yet")
@@ -268,8 +268,8 @@ class Service:
     def cancel(self, job_id: str, *, for_all: bool = False) -> Job | Batch:
         """Cancel a job or a batch: a queued job at once, a running one within two seconds.
 
-        Jobs with other owners run on for them, unless ``for_all``. Finished parts stay readable. A
-        final job does not change.
+        Jobs with other owners continue for them, unless ``for_all``. Finished parts stay readable.
+        A final job does not change.
 
         Raises:
             JobNotFoundError: no job and no batch has this id.
@@ -306,13 +306,13 @@ class Service:
         return self._job(job_id)
 
     def change_speakers(self, job_id: str, change: SpeakerChange) -> Transcript:
-        """Merge, rename or find again the speakers of a transcript, without the recording.
+        """Merge, rename or detect again the speakers of a transcript, without the recording.
 
         Jobs that share the transcript show the change too.
 
         Raises:
             JobNotFoundError: no job has this id.
-            JobStateError: it has no transcript yet, or no evidence to find the speakers again.
+            JobStateError: it has no transcript yet, or no evidence to detect the speakers again.
             UsageError: an unknown speaker, or a name that is taken, empty, or too long.
         """
         from ..jobs.speakers import change_speakers
@@ -330,12 +330,12 @@ class Service:
         0 deletes none.
 
         Raises:
-            UsageError: no number of days.
+            UsageError: not a number of days.
         """
         return self._store().delete_old(keep_days)
 
     def version(self) -> int | None:
-        """Of the database's content: equal while it does not change. ``None`` if unknown."""
+        """Equal while the database's content does not change. ``None`` if unknown."""
         return self._store().version()
 
     # --- the database and its worker -------------------------------------------------------------
@@ -356,7 +356,7 @@ class Service:
             return store
 
     def read_store(self) -> Store:
-        """The store, for reading calls. They restart the worker if work is left and none runs."""
+        """The store, for reading calls. They start missing workers while jobs are unfinished."""
         store = self._store()
         is_due = time.monotonic() - self._woken_at > WAKE_S and not self._runs()
         if is_due and self.settings.start_workers and not store.is_idle():
@@ -418,7 +418,7 @@ class Service:
         return found
 
     def _runs(self) -> bool:
-        """Whether the supervisor that this service started lives."""
+        """Whether the supervisor started by this service is alive."""
         return self._supervisor is not None and self._supervisor.poll() is None
 
     def _wake(self) -> None:
@@ -433,9 +433,9 @@ class Service:
             self._woken_at = time.monotonic()
             try:
                 started = worker_process.start_worker(self.settings)
-            except OSError as error:  # no place to write, no memory for a process
+            except OSError as error:  # not writable, or no memory for a process
                 reason = f"it cannot be started: {error.strerror or error}"
-                with suppress(StoreError):  # the caller meets that error too
+                with suppress(StoreError):  # the caller gets that error too
                     self._store().record_failed_start(self.settings.data_dir, reason, WAKE_S)
             else:
                 self._supervisor = started or self._supervisor

@@ -6,7 +6,7 @@ from .service import Service
 
 
 def settled_text(service: Service, job_id: str) -> str:
-    """The beginning of the text that later results only extend; "" before there is any.
+    """The part of the text that later results only extend; "" if there is none yet.
 
     Raises:
         JobNotFoundError: no job has this id.

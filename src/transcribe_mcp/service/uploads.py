@@ -1,4 +1,4 @@
-"""Recordings that clients send, for front ends, which see nothing below the service."""
+"""Recordings that clients send, for front ends, which use nothing below the service."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ __all__ = [
 
 
 def shown_source(source: str) -> str:
-    """The source of a job for people. The path of an upload means nothing to anyone."""
+    """The source of a job for people. The path of an upload is meaningless to them."""
     return name_of(source) or source
 
 
 def recording_name(source: str) -> str:
-    """The name of a recording for lists; of an upload the name that its client gave."""
+    """The name of a recording for lists; for an upload the name from its client."""
     return name_of(source) or PurePath(source).name or source
 
 

@@ -1,4 +1,4 @@
-"""What a viewer of transcripts needs beside them: outlines for lists, and the sound."""
+"""Data for viewers of transcripts: outlines for lists, and the audio."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Viewing:
         self._copying = threading.Lock()  # a recording is decoded once, with all cores
 
     def outlines(self, jobs: Sequence[Job]) -> dict[str, Outline]:
-        """Of the jobs that have text. Of a running job it is the newest text."""
+        """Outlines of the jobs that have text; of a running job, its newest text."""
         from ..jobs import transcripts
 
         store = self._service.read_store()
@@ -66,7 +66,7 @@ class Viewing:
         return transcript.segments[-1].text.strip() if transcript.segments else ""
 
     def sound(self, job_id: str) -> Sound:
-        """The recording, or a copy of its sound if browsers cannot play it or not seek in it.
+        """The recording, or a copy of its audio if browsers cannot play it or seek in it.
 
         Raises:
             JobNotFoundError: no job has this id.
@@ -84,7 +84,7 @@ class Viewing:
             return Sound(self._copy(row, path), COPY_TYPE, lambda: None)
 
     def clip(self, job_id: str, start_s: float, duration_s: float) -> bytes:
-        """A part of the sound as Opus in an Ogg file. Raises as ``sound``."""
+        """A part of the audio as Opus in an Ogg file. Raises as ``sound``."""
         from ..media.playback import clip
 
         with closing(self.sound(job_id)) as sound:
@@ -103,7 +103,7 @@ class Viewing:
         return target.read_bytes()
 
     def sweep(self) -> None:
-        """Delete what was kept for recordings that no job names any more."""
+        """Delete files of recordings that no job names any more."""
         from ..jobs import transcripts
 
         kept = {path.stem for path in self._folder.glob("[!.]*.*")}
@@ -147,7 +147,7 @@ class Viewing:
         from ..media.inputs import is_url
 
         if is_url(row.source):
-            message = "the recording was downloaded for the job and is not kept"
+            message = "the recording was downloaded for the job and deleted afterwards"
             raise JobStateError(message, hint="download it, and transcribe the file")
         with opened(Path(row.source), self._service.read_store().roots(row.job_id)) as path:
             if signature(path) != row.signature:

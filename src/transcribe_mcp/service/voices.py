@@ -23,8 +23,8 @@ class VoiceRow:
 
     Attributes:
         wideband, telephone: number of prints.
-        old: number of prints that another network made; they are not used.
-        seconds: of speech behind all prints.
+        old: number of prints of another network; they are not used.
+        seconds: of speech in all prints.
         added: day of the latest print.
     """
 
@@ -65,7 +65,7 @@ class Added:
 
 
 def check_addable(name: str) -> str:
-    """The name as it would be stored, before anything is asked or done.
+    """The name in its stored form, checked before asking.
 
     Raises:
         UsageError: an impossible name.
@@ -142,7 +142,7 @@ def export_voices(name: str = "", output: Path | None = None) -> str:
 
 
 def known_prints(data_dir: Path, voices: str) -> list[str]:
-    """IDs of the prints behind the option ``voices``.
+    """IDs of the prints that the option ``voices`` selects.
 
     Raises:
         UnknownNameError: a voice is not stored.

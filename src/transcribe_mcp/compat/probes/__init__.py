@@ -50,7 +50,7 @@ def gather_for_workers() -> Facts:
 
 
 def gather(names: Collection[str] = PROBES) -> Facts:
-    """Run the probes of these names. An unexpected error becomes a fact of its own.
+    """Run the probes of these names. An unexpected error becomes a separate fact.
 
     All take about a quarter of a second and import nothing outside the standard library.
     """

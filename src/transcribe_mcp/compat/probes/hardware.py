@@ -58,16 +58,16 @@ def _linux_cpu(text: str) -> Iterator[Fact]:
     elif cores:
         yield known("cpu.physical", len(cores), "/proc/cpuinfo")
     else:
-        yield unknown("cpu.physical", "neither /sys nor /proc/cpuinfo says it")
+        yield unknown("cpu.physical", "not in /sys or /proc/cpuinfo")
 
 
 def _mac_cpu() -> Iterator[Fact]:
     brand, physical, translated = map(
         _sysctl, ("machdep.cpu.brand_string", "hw.physicalcpu", "sysctl.proc_translated")
     )
-    yield known_or("cpu.model", brand or None, "sysctl", "sysctl does not say")
+    yield known_or("cpu.model", brand or None, "sysctl", "not reported by sysctl")
     cores = int(physical) if physical else None
-    yield known_or("cpu.physical", cores, "sysctl", "sysctl does not say")
+    yield known_or("cpu.physical", cores, "sysctl", "not reported by sysctl")
     yield known("cpu.translated", translated == "1", "sysctl.proc_translated")
 
 
@@ -150,7 +150,7 @@ def _total_memory() -> Fact:
     if sys.platform == "darwin":
         text = _sysctl("hw.memsize")
         size_bytes = int(text) if text.isdigit() else None
-        return known_or(name, size_bytes, "sysctl hw.memsize", "sysctl does not say")
+        return known_or(name, size_bytes, "sysctl hw.memsize", "not reported by sysctl")
     if sys.platform == "win32":
         return _windows_memory(name)
     return unknown(name, "not read on this system")
@@ -162,5 +162,5 @@ def _windows_memory(name: str) -> Fact:
     kilobytes = ctypes.c_ulonglong(0)
     answered = ctypes.CDLL("kernel32").GetPhysicallyInstalledSystemMemory(ctypes.byref(kilobytes))
     if not answered:
-        return unknown(name, "GetPhysicallyInstalledSystemMemory does not say")
+        return unknown(name, "not reported by GetPhysicallyInstalledSystemMemory")
     return known(name, kilobytes.value * 1024, "GetPhysicallyInstalledSystemMemory")

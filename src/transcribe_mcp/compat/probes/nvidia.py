@@ -105,7 +105,7 @@ def _answer(api: str) -> tuple[dict[str, Any], str]:
 
 def _driver_facts(nvml: dict[str, Any], cuda: dict[str, Any]) -> Iterator[Fact]:
     reported = nvml.get("driver")
-    yield known_or("nvidia.nvml_driver", reported or None, "NVML", "NVML does not say")
+    yield known_or("nvidia.nvml_driver", reported or None, "NVML", "not reported by NVML")
     yield known_or("nvidia.nvml_code", nvml.get("nvml_code"), "nvmlInit_v2", "no NVML")
     path = cuda.get("libcuda")
     if path:

@@ -1,6 +1,6 @@
 """Query NVML or the CUDA driver in a child process and print one JSON line.
 
-A half-installed driver can hang or abort in these calls, so they run in a process of their own.
+A half-installed driver can hang or abort in these calls, so they run in a separate process.
 Usage: ``python nvidia_child.py nvml|cuda``. It reads no environment and imports nothing of ours.
 Names and numbers: https://docs.nvidia.com/deploy/nvml-api/ and
 https://docs.nvidia.com/cuda/cuda-driver-api/.

@@ -52,14 +52,17 @@ Original = Annotated[
 Wait = Annotated[bool, typer.Option("--wait", help="Wait until the job has finished.")]
 
 Query = Annotated[
-    str, typer.Argument(metavar="QUERY", help='Words of a sentence; "quoted words" follow others.')
+    str,
+    typer.Argument(metavar="QUERY", help='Words of a sentence; "quoted words" must be adjacent.'),
 ]
 SpeakerName = Annotated[
     str, typer.Option("--speaker", metavar="NAME", help="Only what this speaker says.")
 ]
 Merge = Annotated[
     list[str] | None,
-    typer.Option("--merge", metavar="NAME...", help="Make these speakers one, named as the first."),
+    typer.Option(
+        "--merge", metavar="NAME...", help="Merge these speakers into one, with the first name."
+    ),
 ]
 Rename = Annotated[
     list[str] | None, typer.Option("--rename", metavar="OLD=NEW...", help="Rename speakers.")
@@ -86,7 +89,7 @@ Bounds = Annotated[Options, "speakers", "min_speakers", "max_speakers"]
 OWNER = "command line"  # all shells of a user share one owner
 DAY_S = 86_400.0
 ABOUT_SPEAKERS = ("speaker_count_not_met", "voice_uncertain", "voices_not_compared")
-JOIN = "\0"  # between the names of one option; no argument can hold it
+JOIN = "\0"  # between the names of one option; arguments cannot contain it
 FOREVER_S = 10 * 365 * DAY_S
 
 
@@ -170,7 +173,7 @@ def show(
             _show_transcript(job, shown_format, 0 if original else None, quiet=quiet)
             return
         if original:
-            raise UsageError("--original shows a text", hint="add --format, such as --format txt")
+            raise UsageError("--original needs a format", hint="add --format, such as --format txt")
         jobs = found.jobs if isinstance(found, models.Batch) else (found,)
         for one in jobs:
             write_out(_json(one) if as_json else _facts(one))
@@ -285,7 +288,7 @@ def cancel(
         write_out(f"{job}  {found.status}\n")
         if goes_on := _going_on(found):
             jobs = "1 job continues" if goes_on == 1 else f"{goes_on} jobs continue"
-            say(f"{jobs}: others wait for the same recording; --all stops that too")
+            say(f"{jobs}: others wait for the same recording; --all cancels it for them too")
 
 
 def _going_on(found: models.Job | models.Batch) -> int:
@@ -325,7 +328,7 @@ def remove(
         named = list(dict.fromkeys(jobs or ()))
         found = [
             default_service().get_job(job) for job in named
-        ]  # before the first is deleted: is each there?
+        ]  # check that all exist before deleting the first
         n_jobs = sum(len(one.jobs) if isinstance(one, models.Batch) else 1 for one in found)
         n_jobs += default_service().count_old(keep_days) if keep_days is not None else 0
         if n_jobs > 1 or (n_jobs and not named):

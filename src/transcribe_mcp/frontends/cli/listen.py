@@ -1,4 +1,4 @@
-"""``transcribe-mcp listen``: print what is said into a microphone, or on standard input."""
+"""``transcribe-mcp listen``: transcribe a microphone or standard input."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ NoWorker = Annotated[
     typer.Option("--no-worker", help="Load the model even if a worker has it loaded."),
 ]
 Verbose = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Say whether a worker's loaded model is used.")
+    bool, typer.Option("--verbose", "-v", help="Show whether a worker's loaded model is used.")
 ]
 KeepDays = Annotated[
     float | None,
@@ -123,7 +123,7 @@ def _ask(option: Option, kind: Any) -> Parameter:
     info = typer.Option(
         flag(option),
         metavar=metavar,
-        min=None if is_float else option.ge,  # records check floats
+        min=None if is_float else option.ge,  # floats are checked by records
         max=None if option.le == math.inf else option.le,
         help=help_text,
         show_default=not is_float,
@@ -148,7 +148,7 @@ def check_outputs(request: TranscribeRequest, context: typer.Context, *, queue: 
         UsageError
     """
     if request.skip_existing and request.output_dir is None:
-        raise UsageError("--skip-existing looks for output files", hint="add --output-dir DIR")
+        raise UsageError("--skip-existing needs an output directory", hint="add --output-dir DIR")
     if request.skip_existing and request.overwrite:
         raise UsageError("--skip-existing contradicts --overwrite", hint="leave out one of them")
     if not queue or request.output_dir is not None:
@@ -159,7 +159,7 @@ def check_outputs(request: TranscribeRequest, context: typer.Context, *, queue: 
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
             raise UsageError(
-                f"{option} with --queue has no file to apply to",
+                f"{option} with --queue needs an output file",
                 hint=(
                     "add --output-dir DIR, or print the transcript later: "
                     "transcribe-mcp jobs show JOB --wait --format F"
@@ -174,7 +174,7 @@ def read_formats(text: str, *, to_stdout: bool) -> tuple[str, ...]:
     """``srt,json`` -> names, each once. Only one can go to stdout."""
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     if not names:
-        raise UsageError(f"--format is {text!r}", hint=f"name one or more of {FORMAT_NAMES}")
+        raise UsageError(f"--format is {text!r}", hint=f"give one or more of {FORMAT_NAMES}")
     if len(names) > 1 and to_stdout:
         raise UsageError(
             f"--format {text} names {len(names)} formats for one output",

@@ -1,7 +1,7 @@
 """``transcribe-mcp serve`` and ``mcp-config``: run the MCP server, and configure its clients.
 
-The program passes the server in as the context's object: a function that serves at an ``Address``,
-or over standard input and output if it is ``None``.
+The program passes the server as the context's object: a function that serves at an ``Address``, or
+over standard input and output for ``None``.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ AllowedSource = Annotated[
 ]
 AllowVoices = Annotated[
     bool,
-    typer.Option("--allow-voices", help="Let clients ask for known voices to be recognized."),
+    typer.Option("--allow-voices", help="Let clients have known voices recognized."),
 ]
 DataDir = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Directory for jobs and transcripts.")
@@ -90,7 +90,7 @@ DatabaseUrl = Annotated[
     typer.Option(metavar="URL", help="PostgreSQL URL for jobs and transcripts, instead of a file."),
 ]
 DefaultModel = Annotated[
-    str | None, typer.Option("--model", metavar="TEXT", help="Model of requests that name none.")
+    str | None, typer.Option("--model", metavar="TEXT", help="Default model for requests.")
 ]
 MaxFile = Annotated[
     float | None,
@@ -198,13 +198,13 @@ def serve(
     }
     with exit_codes():
         if open_page and no_web:
-            raise UsageError("--open shows the page, and --no-web serves none", hint="give one")
+            raise UsageError("--open contradicts --no-web", hint="give only one of them")
         service.configure(options)
         if not (http or open_page):
             _refuse_http_options(context)
         if not (http or open_page) and sys.stdin is not None and sys.stdin.isatty():
             say(
-                "speaking MCP on this terminal; MCP clients start the server themselves, see: "
+                "serving MCP on this terminal; MCP clients start the server themselves, see: "
                 "transcribe-mcp mcp-config --help"
             )
         names = tuple(allowed_host or ())
@@ -232,7 +232,7 @@ def _refuse_http_options(context: typer.Context) -> None:
         verb = "has" if len(given) == 1 else "have"
         raise UsageError(
             f"{', '.join(given)} {verb} no effect without --http",
-            hint="add --http, or leave out what only HTTP uses",
+            hint="add --http, or leave out these options",
         )
 
 

@@ -1,4 +1,4 @@
-"""The closing line of a command that transcribes."""
+"""The last line of a command that transcribes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Summary:
-    """Counts outcomes. As text: how much was transcribed, how fast, with what."""
+    """Counts outcomes. As text: amount, speed, model and device."""
 
     started_at: float = field(default_factory=time.monotonic)
     audio_s: float = 0.0

@@ -30,7 +30,7 @@ STAGES_IN_BYTES = frozenset({"fetch", "download", "checksum", "convert"})
 
 
 def printable(text: str) -> str:
-    """A file's name is data: what moves the cursor of a terminal is written as an escape."""
+    """Escape control characters: a file name is data and must not control the terminal."""
     return "".join(
         c if c.isprintable() or c in JOINERS else c.encode("unicode_escape").decode() for c in text
     )

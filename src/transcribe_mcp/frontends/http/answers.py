@@ -1,4 +1,4 @@
-"""A transcript as OpenAI's API answers it."""
+"""A transcript in the formats of OpenAI's API."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ...service.models import Transcript
 from .parameters import DIARIZED, SEGMENT, WORD, AudioRequest
 
 _NUMBERED = re.compile(r"Speaker ([1-9][0-9]*)")
-UNKNOWN_SPEAKER = "unknown"  # of a sentence that belongs to nobody; clients expect a text
+UNKNOWN_SPEAKER = "unknown"  # for sentences without a speaker; clients expect a text
 _LETTERS = 26
 
 
@@ -89,7 +89,7 @@ def speaker_segments(rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, An
 
 
 def speaker_label(name: str | None) -> str:
-    """``A`` for ``Speaker 1``, ``AA`` for ``Speaker 27``; a name that was given stays."""
+    """``A`` for ``Speaker 1``, ``AA`` for ``Speaker 27``; other names stay."""
     match = _NUMBERED.fullmatch(name or "")
     if match is None:
         return name or UNKNOWN_SPEAKER

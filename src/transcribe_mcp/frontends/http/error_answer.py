@@ -8,7 +8,7 @@ from typing import Any
 
 from starlette.responses import JSONResponse
 
-# The SDKs of OpenAI send a request three times, and its upload too, unless this header stops them.
+# OpenAI's SDKs send a request three times, including its upload, unless this header stops them.
 NO_RETRY: Mapping[str, str] = {"x-should-retry": "false"}
 
 

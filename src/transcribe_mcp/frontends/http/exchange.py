@@ -1,4 +1,4 @@
-"""A request and its answer, from the first byte to the last, also when the server stops."""
+"""A request and its response, from the first byte to the last, also when the server stops."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from starlette.types import Message, Receive, Scope, Send
 from .error_answer import refusal
 
 LINGER_S = 10.0  # for the rest of a request that is answered early
-STOPPING = "the server is stopping; send the request again once it runs"
+STOPPING = "the server is stopping; send the request again when it runs"
 
 
 class Exchange:
     """A request and its answer, as the application sees them.
 
     Answers get an id. If the application answers before it has read the request, the rest is read
-    for a while: many clients look for an answer only when they have sent all, and a connection that
-    is closed before that loses the answer.
+    for a while: many clients read the response only after sending everything, and lose it if the
+    connection is closed before.
     """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -29,7 +29,7 @@ class Exchange:
         # A client that sends "Expect: 100-continue" waits for the answer.
         self._is_unread = scope["type"] == "http" and has_body and "expect" not in headers
         self._is_answered = False  # or the answer has begun
-        self._is_open = False  # a part of the answer is to come
+        self._is_open = False  # part of the response is missing
         self._scope = scope
         self._receive = receive
         self._send = send
@@ -63,6 +63,6 @@ class Exchange:
     async def stop(self) -> None:
         """Answer a request that the server does not wait for. An answer that has begun is lost."""
         if not self._is_answered:
-            self._is_unread = False  # there is no time for the rest of it
+            self._is_unread = False  # no time for the rest
             response = refusal(503, STOPPING, "stopping")
             await response(self._scope, self.receive, self.send)

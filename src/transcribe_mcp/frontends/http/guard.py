@@ -1,4 +1,4 @@
-"""Who may use which paths: the names of this machine, origins of pages, the token."""
+"""Access to paths: host names of this machine, origins of pages, the token."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class Area:
     Attributes:
         path: one path, or all that begin with it if it ends in ``*``. The longest one counts.
         is_public: needs no token.
-        takes_session: a browser's session opens it too, see ``Guard``. Without either nobody may
-            enter, even if the server has no token.
+        takes_session: a browser's session opens it too, see ``Guard``. Without either, access is
+        denied, even if the server has no token.
         is_cross_origin: pages of the allowed origins may use it.
     """
 
@@ -81,8 +81,8 @@ class Guard:
     site (DNS rebinding).
 
     Args:
-        token: that clients must send; empty lets all in that pass the other checks.
-        sessions: of the page. Their token opens the page's own API if there is no other one.
+        token: required from clients; empty requires none.
+        sessions: of the page. Their token opens the page's API if the server has none.
 
     Attributes:
         app: the application behind it.
@@ -123,7 +123,7 @@ class Guard:
         try:
             await self._check(scope, exchange.receive, exchange.send)
             await exchange.end()
-        except asyncio.CancelledError:  # the server stops, and has waited long enough
+        except asyncio.CancelledError:  # the server stops and its grace period is over
             await exchange.stop()
 
     async def _check(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -132,13 +132,13 @@ class Guard:
         hosts = headers.getlist("host")
         if len(hosts) != 1 or not self._is_trusted(hosts[0]):
             message = (
-                "Invalid Host header; use a name of this server in the URL, or start it with "
+                "invalid Host header; use a name of this server in the URL, or start it with "
                 "--allowed-host NAME"
             )
             await refusal(421, message, "invalid_host")(scope, receive, send)
         elif not self._comes_from_allowed_page(scope, headers, area):
             message = (
-                "Invalid Origin header; pages of this origin may not use this server unless it is "
+                "invalid Origin header; pages of this origin may not use this server unless it is "
                 "started with --allowed-origin ORIGIN"
             )
             await refusal(403, message, "invalid_origin")(scope, receive, send)
@@ -172,8 +172,8 @@ class Guard:
         return not token or any(given)
 
     def _comes_from_allowed_page(self, scope: Scope, headers: Headers, area: Area) -> bool:
-        """Browsers name the page's origin wherever a request changes something; where a session
-        opens the path, the origin must be there.
+        """Browsers send the page's origin with every changing request; if a session opens the path,
+        the origin is required.
         """
         origins = headers.getlist("origin")
         changes = scope["type"] == "http" and scope["method"] not in ("GET", "HEAD", "OPTIONS")

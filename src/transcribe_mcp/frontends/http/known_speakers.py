@@ -1,4 +1,4 @@
-"""``known_speaker_names[]`` and ``known_speaker_references[]``: clips of persons who are heard."""
+"""``known_speaker_names[]`` and ``known_speaker_references[]``: clips of expected persons."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def known_speakers(form: Form, *, diarize: bool) -> dict[str, bytes]:
         diarize: whether the answer shows speakers.
 
     Raises:
-        Refused: too many persons, not a clip for each, no data URL, or an impossible name.
+        Refused: too many persons, a missing clip, an invalid data URL, or an impossible name.
     """
     names = form.many(NAMES)
     references = form.many(REFERENCES)

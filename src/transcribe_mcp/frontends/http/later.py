@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 
 class Application(Protocol):
-    """What ``Starlette`` and ``Guard`` have in common."""
+    """The common interface of ``Starlette`` and ``Guard``."""
 
     @property
     def router(self) -> Router: ...
@@ -21,10 +21,10 @@ class Application(Protocol):
 
 
 class Later:
-    """An application that is made in a thread when the server starts. Requests wait for it.
+    """An application that is built in a thread when the server starts. Requests wait for it.
 
     Args:
-        make: makes it; blocks.
+        make: builds it; blocks.
     """
 
     def __init__(self, make: Callable[[], Application]) -> None:
@@ -40,7 +40,7 @@ class Later:
 
     @asynccontextmanager
     async def running(self, _: Any) -> AsyncIterator[None]:
-        """The lifespan of the server. The application keeps its own, in one task."""
+        """The lifespan of the server. The application has its own, in one task."""
         self._app = asyncio.get_running_loop().create_future()
         is_over = asyncio.Event()
         task = asyncio.create_task(self._run(is_over))

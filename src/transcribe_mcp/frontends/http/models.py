@@ -1,4 +1,4 @@
-"""``/v1/models``, and the model that a request means."""
+"""``/v1/models``, and the model of a request."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def part(service: AsyncService) -> Part:
             if row["id"] == name:
                 return JSONResponse(row)
         await service.call(find_model, name)
-        return JSONResponse(_row(name, 0))  # a job that names it downloads it
+        return JSONResponse(_row(name, 0))  # downloaded by the job
 
     routes = [Route("/v1/models", list_all), Route("/v1/models/{name:path}", retrieve)]
     return Part(routes, [Area("/v1/*", is_cross_origin=True)])
@@ -72,7 +72,9 @@ def find_model(name: str) -> str:
     except ModelUnavailableError as error:
         if may_download_models():
             return name
-        hint = f"fetch it there with transcribe-mcp models pull {name}, or choose one of /v1/models"
+        hint = (
+            f"download it there with transcribe-mcp models pull {name}, or choose one of /v1/models"
+        )
         message = f"the model {name!r} is not on this server; {hint}"
         raise Refused(404, message, "model_not_found", param="model") from error
     if Path(name).is_dir() and name not in {row.name for row in list_models()}:

@@ -23,7 +23,7 @@ SECURITY = {
     "referrer-policy": "no-referrer",
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
-    "cache-control": "no-cache",  # browsers ask whether the file has changed
+    "cache-control": "no-cache",  # browsers revalidate the file
 }
 PAGES = {"/": "index.html", "/t/{job_id}": "transcript.html", "/search": "search.html"}
 

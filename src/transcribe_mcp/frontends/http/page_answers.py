@@ -14,7 +14,7 @@ from ...service.uploads import recording_name
 from ..times import iso
 from .error_answer import refusal
 
-# Commands in hints, and the same for the page.
+# Commands in hints, and their replacements for the page.
 _COMMANDS = (
     (r"list its jobs with: transcribe-mcp jobs show (\w+)",
      r"list its jobs with: GET /api/jobs?batch=\1"),
@@ -39,7 +39,7 @@ def time_of_day(seconds: float | None) -> str | None:
 def job_row(job: Job, outline: Outline | None) -> dict[str, Any]:
     """A job as lists show it."""
     error = job.error
-    # Lists show the name beside it; an upload's path means nothing to anyone.
+    # Lists show the name beside it; an upload's path is meaningless to users.
     message = error.message.replace(f"{job.source}: ", "") if error else ""
     return {
         "job_id": job.job_id,
@@ -91,7 +91,7 @@ def document(transcript: Transcript, revision: int) -> Response:
 
 
 def page_error(error: TranscribeError) -> JSONResponse:
-    """An error of the service, with the status that fits it and the way out."""
+    """An error of the service, with its HTTP status and hint."""
     hint = error.hint
     for command, words in _COMMANDS:
         hint = re.sub(command, words, hint)

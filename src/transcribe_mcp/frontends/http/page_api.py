@@ -1,4 +1,4 @@
-"""``/api``: what the page reads and changes. Browsers log in with the token of the page."""
+"""``/api``: the data of the page. Browsers log in with the token of the page."""
 
 from __future__ import annotations
 
@@ -289,7 +289,7 @@ async def _json(request: Request) -> dict[str, Any]:
     """The body as a JSON object.
 
     Raises:
-        UsageError: it is none, or too large.
+        UsageError: invalid or too large.
     """
     body = bytearray()
     async for chunk in request.stream():

@@ -1,7 +1,7 @@
 """Changes of jobs and transcripts as server-sent events.
 
-One look at the database serves all listeners. It sees the newest jobs, and those that a listener
-shows, whatever their age.
+One query serves all listeners. It reads the newest jobs, and those that a listener shows, of any
+age.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from ...service.viewing import Viewing
 from .page_answers import job_row
 
 LOOK_S = 1.0
-NEWEST = 100  # jobs that are watched, beside unfinished ones
-MAX_WAITING = 1_000  # events for a listener that does not read; then it must connect again
+NEWEST = 100  # jobs that are watched, besides unfinished ones
+MAX_WAITING = 1_000  # queued events of a slow listener; beyond that it must reconnect
 
 _log = logging.getLogger("transcribe_mcp.http")
 _UNFINISHED = JobFilter(statuses=(JobStatus.QUEUED, JobStatus.RUNNING))
@@ -32,7 +32,7 @@ _UNFINISHED = JobFilter(statuses=(JobStatus.QUEUED, JobStatus.RUNNING))
 
 @dataclass(eq=False, frozen=True, slots=True)
 class Subscriber:
-    """``job_id``: of the job that it shows; empty for a list."""
+    """``job_id``: the job that it shows; empty for a list."""
 
     job_id: str
     queue: asyncio.Queue[ServerSentEvent | None]
@@ -57,9 +57,7 @@ class Events:
         self._watching: asyncio.Task[None] | None = None
 
     async def stream(self, job_id: str = "") -> AsyncIterator[ServerSentEvent]:
-        """The events of one listener, until it leaves. The first is the state of the job that it
-        shows.
-        """
+        """The events of one listener, until it disconnects. The first is the state of its job."""
         listener = Subscriber(job_id, asyncio.Queue(MAX_WAITING))
         self._listeners.add(listener)
         if self._watching is None or self._watching.done():
@@ -73,7 +71,7 @@ class Events:
             self._listeners.discard(listener)
 
     async def _watch(self) -> None:
-        """Look for changes while somebody listens."""
+        """Poll for changes while there are listeners."""
         self._known = None
         while self._listeners:
             try:
@@ -91,7 +89,7 @@ class Events:
         changed = [state.job for job_id, state in now.items() if known.get(job_id) != state]
         outlines = await self._service.call(self._viewing.outlines, changed) if changed else {}
         events = [_event("job", job_row(job, outlines.get(job.job_id))) for job in changed]
-        # Jobs older than all that are listed may only have left the list.
+        # Jobs older than all listed ones may only have left the list.
         oldest = min(listed, default="")
         gone = [each for each in known if each not in now and (each > oldest or each in shown)]
         events += [_event("deleted", {"job_id": job_id}) for job_id in gone]

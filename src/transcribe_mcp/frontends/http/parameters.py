@@ -30,7 +30,7 @@ _OF_TRANSLATIONS = frozenset({"model", "prompt", "response_format", "temperature
 
 @dataclass(frozen=True, slots=True)
 class AudioRequest:
-    """What a client asks for.
+    """A client's request.
 
     Attributes:
         granularities: of ``verbose_json``: ``word``, ``segment`` or both.
@@ -47,10 +47,10 @@ class AudioRequest:
 
 
 def audio_request(form: Form, task: str) -> AudioRequest:
-    """Read the fields. Blocks: it looks for the model on the disk.
+    """Read the fields. Blocks: it searches the disk for the model.
 
     Raises:
-        Refused: a field has a value that it cannot have.
+        Refused: a field has an invalid value.
     """
     known = _FIELDS if task == "transcribe" else _OF_TRANSLATIONS
     ignored = [name for name in form.names if name not in known]
@@ -89,7 +89,7 @@ def form_options(form: Form) -> JobOptions:
     """The options of the page's form. Blocks as ``audio_request`` does.
 
     Raises:
-        Refused: a field has a value that it cannot have.
+        Refused: a field has an invalid value.
     """
     words = form.one("vocabulary").split(",")
     given: dict[str, Any] = {
@@ -164,7 +164,7 @@ def checked_options(given: Mapping[str, Any]) -> JobOptions:
     """The options. Submission checks them; here, the error can name the field.
 
     Raises:
-        Refused: a value that an option cannot have.
+        Refused: an option has an invalid value.
     """
     names = given.keys() & {each.name for each in options_of(Options)}
     try:

@@ -1,4 +1,4 @@
-"""Which revision of a transcript a request is about."""
+"""The transcript revision of a request."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def if_match(request: Request) -> int | None:
     match = _TAG.fullmatch(given.strip())
     if match is None:
         hint = 'send the ETag of the transcript with its quotes, such as If-Match: "r3"'
-        message = f"the header If-Match is {given[:40]}, which is no ETag of a transcript"
+        message = f"the header If-Match is {given[:40]}, which is not the ETag of a transcript"
         raise UsageError(message, hint=hint)
     return int(match[1])
 

@@ -1,6 +1,6 @@
-"""``/v1/realtime``: text while it is spoken, by OpenAI's Realtime API for transcription.
+"""``/v1/realtime``: live transcription with OpenAI's Realtime API.
 
-A WebSocket is one session. Its sound goes to the process of live sessions, whose events come back.
+A WebSocket is one session. Its audio goes to the live process, whose events come back.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ SUBPROTOCOL = "realtime"
 MAX_SESSION_S = 3600.0
 MAX_AUDIO_CHARS = 15 * 1024 * 1024
 CLOSING_S = 10.0  # for the file of a session that is saved
-MAX_MESSAGES = 8  # that wait for their turn
+MAX_MESSAGES = 8  # queued messages
 POLICY = 1008  # codes of WebSockets
 FAILED = 1011
 
@@ -71,7 +71,7 @@ def part(service: AsyncService) -> Part:
 
 
 async def without_websocket(_: Request) -> Response:
-    """The answer to a plain request, or to any where the server cannot open WebSockets."""
+    """The answer to a plain HTTP request, or if the server cannot open WebSockets."""
     if find_spec("websockets") is None:
         message = "this server cannot open WebSockets; there: pip install websockets"
         return refusal(501, message, "no_websockets")
@@ -85,7 +85,7 @@ def _refusal(websocket: WebSocket, *, is_full: bool) -> Response | None:
         message = f"there is no intent {intent[:64]!r} on this server; connect with transcription"
         return refusal(400, message, "unsupported_value", param="intent")
     if is_full:
-        message = "as many live sessions are open as this server allows; try again later"
+        message = "the maximum number of live sessions is open; try again later"
         return refusal(503, message, "too_many_sessions", headers={"retry-after": "10"})
     return None
 
@@ -102,7 +102,7 @@ class Conversation:
         self._options: JobOptions | None = None  # once it is set up
         self._events: asyncio.Queue[LiveEvent | Event] = asyncio.Queue()
         self._received: asyncio.Queue[str | None] = asyncio.Queue(MAX_MESSAGES)
-        self._answer: asyncio.Future[LiveEvent] | None = None  # to the setup under way
+        self._answer: asyncio.Future[LiveEvent] | None = None  # of the setup in progress
         self._items = ItemEvents(self._id)
         self._closed: asyncio.Future[LiveEvent] = asyncio.get_running_loop().create_future()
         self._expires_at = int(time.time() + MAX_SESSION_S)
@@ -165,7 +165,7 @@ class Conversation:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _close(self) -> None:
-        """End the session. If it is saved, its sound becomes a job."""
+        """End the session. If it is saved, its audio becomes a job."""
         await self._service.call(self._session.close)
         if self._sound is None:
             return
@@ -174,9 +174,9 @@ class Conversation:
             if closed.seconds and self._options is not None:
                 await self._service.submit(self._sound.submit, self._options)
         except TimeoutError:
-            _log.warning("the sound of a live session is not saved: its process does not answer")
+            _log.warning("the audio of a live session was not saved: its process does not answer")
         except TranscribeError as failed:
-            _log.warning("the sound of a live session cannot be saved: %s", failed.code)
+            _log.warning("the audio of a live session cannot be saved: %s", failed.code)
         finally:
             await self._service.call(self._sound.close)
 
@@ -198,7 +198,7 @@ class Conversation:
                 await self._tell(each)
 
     async def _tell(self, event: dict[str, Any]) -> None:
-        """Send an event. In ASCII, because what a client sent may hold half a character."""
+        """Send an event. In ASCII, because client data may contain half a character."""
         with suppress(WebSocketDisconnect):  # ``_receive`` ends the session
             await self._websocket.send_text(json.dumps(event))
 
@@ -212,7 +212,7 @@ class Conversation:
         """Take messages until the client leaves, also while a model is loaded."""
         while (message := await self._websocket.receive())["type"] != "websocket.disconnect":
             await self._received.put(message.get("text"))
-        if self._sound is not None:  # what was sent before is saved too
+        if self._sound is not None:  # earlier audio is saved too
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._received.join(), CLOSING_S)
 
@@ -240,7 +240,7 @@ class Conversation:
             self._events.put_nowait(event("session.updated", session=self._session_object()))
 
     async def _configure(self, session: Mapping[str, Any], tag: str | None) -> bool:
-        """Set the session up, which can take as long as its model takes to load."""
+        """Set the session up; may wait for its model to load."""
         service = self._service.service
         try:
             setup = await self._service.call(setup_of, session)
@@ -260,11 +260,11 @@ class Conversation:
         return True
 
     async def _require_setup(self) -> None:
-        """Set the session up by its default, if the client has not done so."""
+        """Set the session up with defaults, if the client has not done so."""
         if self._options is None and not await self._configure(self._shown, None):
-            message = "the session cannot begin; the error before has the cause"
+            message = "the session cannot start; the previous error has the cause"
             self._events.put_nowait(LiveEvent("ended", code="engine_failed", message=message))
-            await asyncio.Event().wait()  # until the client has read it
+            await asyncio.Event().wait()  # wait until the client has read it
 
     async def _append(self, given: Event) -> None:
         audio = given.get("audio")

@@ -1,4 +1,4 @@
-"""What a live session finds, as events of OpenAI's Realtime API for transcription."""
+"""Events of a live session in the form of OpenAI's Realtime API."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def event(kind: str, **fields: Any) -> Event:
 
 
 def error(fields: Mapping[str, Any], event_id: str | None = None) -> Event:
-    """An error that the session survives.
+    """An error after which the session continues.
 
     Args:
-        fields: code, message and more, as in the answers of ``refusals``.
-        event_id: the client's, of the event that is wrong.
+        fields: code, message and more, as in ``refusals``.
+        event_id: ID of the client's invalid event.
     """
     shown = {"type": "invalid_request_error", "param": None, **fields, "event_id": event_id}
     return event("error", error=shown)
@@ -68,7 +68,7 @@ class ItemEvents:
         self._last_committed: str | None = None
 
     def of(self, found: LiveEvent) -> Iterator[Event]:
-        """None for what clients do not see."""
+        """``None`` for internal events."""
         item_id = self._id(found)
         if found.kind == "committed":
             yield from self._committed(item_id)

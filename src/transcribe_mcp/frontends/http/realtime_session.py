@@ -83,10 +83,10 @@ class Session(_Part):
 
 
 def merged(session: Mapping[str, Any], update: Any) -> dict[str, Any]:
-    """The session after an update: fields that it leaves out stay, also in objects.
+    """The session after an update. Missing fields stay, also inside objects.
 
     Raises:
-        Refused: a value that a field cannot have.
+        Refused: a field has an invalid value.
     """
     if not isinstance(update, dict):
         raise Refused(400, "session is not an object", "usage", param="session")
@@ -100,7 +100,7 @@ def merged(session: Mapping[str, Any], update: Any) -> dict[str, Any]:
 
 
 def setup_of(session: Mapping[str, Any]) -> LiveSetup:
-    """How a checked session hears. Blocks: it looks for the model on the disk.
+    """The setup of a checked session. Blocks: it searches the disk for the model.
 
     Raises:
         Refused: no such model or language.
@@ -140,13 +140,13 @@ def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
 
 def _refused(error: ValidationError | RecursionError) -> Refused:
     if isinstance(error, RecursionError):
-        return Refused(400, "session has too many objects in each other", "usage", param="session")
+        return Refused(400, "session has too many nested objects", "usage", param="session")
     first = error.errors(include_url=False, include_input=False)[0]
     place = ".".join(map(str, first["loc"]))
     hints = {
-        "type": "this server has transcription sessions only; send type transcription",
-        "audio.input.turn_detection.type": "send server_vad, or null as turn_detection",
-        "include": "leave include out, no log-probabilities are sent",
+        "type": "this server supports only transcription sessions; send the type transcription",
+        "audio.input.turn_detection.type": "send server_vad or null",
+        "include": "leave out include; log-probabilities are not sent",
     }
     hint = hints.get(place) or _KINDS.get(first["type"]) or first["msg"]
     return Refused(400, f"session.{place} is not supported: {hint}", "unsupported_value",

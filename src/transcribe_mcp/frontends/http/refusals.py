@@ -42,7 +42,7 @@ class Refused(Exception):
 
 _for_client = Wording(
     (
-        (r"(?:wait until|submit it again when) some are done.*", "send it again in a while"),
+        (r"(?:wait until|submit it again when) some are done.*", "send it again later"),
         (
             r"(?:then )?retry the job(?:: transcribe-mcp jobs retry \w+)?",
             "then send the file again",
@@ -56,7 +56,7 @@ _for_client = Wording(
         (r"transcribe-mcp (?:doctor|serve)\b[^;,.]*", "the log of the server"),
     )
 )
-# Clients retry some statuses, and take 404 and 422 for a server of another kind.
+# Clients retry some statuses, and interpret 404 and 422 as another kind of server.
 _STATUS = {404: 400, 409: 400, 415: 400, 422: 400}
 _RETRY_AFTER_S = {QueueFullError.code: "10", StoreBusyError.code: "2"}
 
@@ -108,7 +108,7 @@ _of_the_file = dict(_all_statuses(SourceError))
 
 
 def no_route(request: Request, error: Exception) -> JSONResponse:
-    """The answer to a request for an unknown path, or with another method than the path has."""
+    """The answer to a request for an unknown path, or a method that the path does not support."""
     assert isinstance(error, HTTPException)
     message = f"there is no {request.method} {request.url.path[:200]!r}"
     code = _NO_ROUTE.get(error.status_code, "bad_request")
@@ -122,8 +122,8 @@ async def no_socket(websocket: WebSocket) -> None:
 
 
 def broken(_request: Request, _error: Exception) -> JSONResponse:
-    """The answer to a request that met a defect; uvicorn logs the cause."""
-    message = "the server has a defect; its log has the cause"
+    """The answer after an unexpected error; uvicorn logs the cause."""
+    message = "internal error; the server's log has the cause"
     return refusal(500, message, "error", headers=NO_RETRY)
 
 

@@ -24,7 +24,7 @@ McpApp = Callable[[AsyncService], Starlette]
 
 
 def all_parts(service: AsyncService, sessions: Sessions | None) -> list[Part]:
-    """The only place where routes and their rules are joined. A part is a module of its own.
+    """The only place that joins routes and their rules. Each part is a separate module.
 
     Args:
         sessions: of the page; ``None`` serves no page.
@@ -44,7 +44,7 @@ def build_app(
     """All routes behind the guard. MCP loads when the server starts.
 
     Args:
-        mcp_app: makes the application of MCP.
+        mcp_app: builds the application of MCP.
         token: required from clients; empty requires none.
         sessions: of the page; ``None`` serves no page.
     """

@@ -6,17 +6,17 @@ import hmac
 import secrets
 from collections import deque
 
-MAX_SESSIONS = 1_000  # beyond them the oldest ends
+MAX_SESSIONS = 1_000  # beyond this number the oldest ends
 
 
 class Sessions:
     """
     Args:
-        token: that opens a session; empty makes one, so that other users of this machine cannot
-            read the transcripts.
+        token: opens a session; if empty, one is generated, so that other users of this machine
+            cannot read the transcripts.
 
     Attributes:
-        token: the token of the server, or the one that was made.
+        token: the server's token, or the generated one.
     """
 
     def __init__(self, token: str = "") -> None:
@@ -25,7 +25,7 @@ class Sessions:
 
     def begin(self, token: str) -> str | None:
         """The value of the cookie of a new session; ``None`` for a wrong token."""
-        given = token.encode("utf-8", "surrogatepass")  # JSON can hold half a character
+        given = token.encode("utf-8", "surrogatepass")  # JSON can contain half a character
         if not hmac.compare_digest(given, self.token.encode()):
             return None
         self._open.append(secrets.token_urlsafe(24))

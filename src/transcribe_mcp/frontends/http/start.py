@@ -27,7 +27,7 @@ class Server:
     """All routes. Requests wait until their routes are loaded; ``/health`` never waits.
 
     Args:
-        make: makes the application of all routes; blocks.
+        make: builds the application of all routes; blocks.
     """
 
     def __init__(self, make: Callable[[], Guard], address: Address, token: str) -> None:
@@ -51,10 +51,10 @@ class Server:
 def run(address: Address, mcp_app: Callable[[Any], Starlette]) -> None:
     """Serve at an address until a signal stops it.
 
-    To open the page of a data directory that has a server already, open that one's and return.
+    If the data directory already has a server, open its page and return.
 
     Args:
-        mcp_app: makes the application of MCP.
+        mcp_app: builds the application of MCP.
 
     Raises:
         UsageError: the port is taken, or the address is public and there is no token.
@@ -62,8 +62,8 @@ def run(address: Address, mcp_app: Callable[[Any], Starlette]) -> None:
     url = find(data_dir()) if address.pages.is_opened else None
     if url is not None:
         sys.stderr.write(
-            f"a server of this data directory runs already: {url}/\n"
-            "if its page asks for the token, open the link that this server printed\n"
+            f"a server of this data directory is already running: {url}/\n"
+            "if its page asks for the token, open the link that the server printed\n"
         )
         webbrowser.open(f"{url}/")
         return
@@ -81,7 +81,7 @@ def run(address: Address, mcp_app: Callable[[Any], Starlette]) -> None:
         sys.stderr.write(f"serving MCP on {url}/mcp\n")
         if sessions is not None:
             page_url = url.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]") + "/"
-            # A token that only this server knows. What follows a # reaches no server and no log.
+            # A token known only to this server. The part after # reaches no server and no log.
             announcement.enter_context(announced(data_dir(), page_url.rstrip("/")))
             page_url += "" if token else f"#token={sessions.token}"
             sys.stderr.write(f"open {page_url}\n")

@@ -1,4 +1,4 @@
-"""A transcript as events, while it grows: ``stream=true``."""
+"""A growing transcript as events: ``stream=true``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .exchange import STOPPING
 from .parameters import DIARIZED, AudioRequest
 from .refusals import Refused, refused_by, require_completed
 
-LOOK_S = 0.5  # between two looks at the text of a running job
+LOOK_S = 0.5  # between checks of a running job's text
 PING_S = 15
 FAREWELL_S = 2.0  # for the last event, when the server stops
 
@@ -56,7 +56,7 @@ async def _events(
 async def _text_events(
     service: AsyncService, job: Job | Batch, request: AudioRequest, stopping: anyio.Event
 ) -> AsyncIterator[Event]:
-    """Deltas that joined are the text, then perhaps sentences with speakers, then everything."""
+    """Deltas of the text, then sentences with speakers if requested, then the whole result."""
     sent = ""
     while not job.status.is_final:
         if stopping.is_set():
@@ -68,8 +68,8 @@ async def _text_events(
         job = await service.wait_for(job, LOOK_S)
     require_completed(job)
     transcript = await service.call(service.service.get_transcript, job.job_id, 0)
-    if not transcript.text.startswith(sent):  # a worker died, and another cut the windows again
-        message = "the transcription started again meanwhile; send the file again for the text"
+    if not transcript.text.startswith(sent):  # a worker died, and its successor cut other windows
+        message = "the transcription was restarted; send the file again for the text"
         raise Refused(500, message, "source_changed")
     if transcript.text != sent:
         yield _delta(transcript.text[len(sent) :])
@@ -98,5 +98,5 @@ def _event(data: Mapping[str, Any]) -> Event:
 
 
 def _error(error: Refused) -> Event:
-    """An error after the head of the answer: the official clients raise it."""
+    """An error after the response has started; the official clients raise it."""
     return {"event": "error", "data": bytes(error.response.body).decode()}

@@ -1,4 +1,4 @@
-"""``/v1/audio/transcriptions`` and ``translations``: a request is a job, and waits for it."""
+"""``/v1/audio/transcriptions`` and ``translations``: a request becomes a job and waits for it."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ async def submit(
 async def finished_transcript(
     service: AsyncService, request: Request, job: Job, headers: Mapping[str, str]
 ) -> Transcript:
-    """Wait for a job. It continues if the client leaves, and answers the next upload.
+    """Wait for a job. If the client disconnects, it continues and answers the next upload.
 
     Raises:
         Refused: the job failed or was cancelled.
@@ -93,11 +93,11 @@ async def finished_transcript(
     try:
         await asyncio.wait([waiting, leaving], return_when=asyncio.FIRST_COMPLETED)
         if not waiting.done():
-            raise Refused(499, "the client has left; its job continues", "cancelled")
+            raise Refused(499, "the client has disconnected; its job continues", "cancelled")
         try:
             done = waiting.result()
             require_completed(done)
-            # The same upload gets the same answer, whatever people edited since.
+            # The same upload gets the same answer, regardless of later edits.
             return await service.call(service.service.get_transcript, done.job_id, 0)
         except TranscribeError as error:
             raise refused_by(error, job.source) from error
@@ -112,12 +112,12 @@ async def finished_transcript(
 
 
 async def _disconnected(request: Request) -> None:
-    """Returns once the client has left; its body was read before."""
+    """Returns when the client has disconnected; its body was read before."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
 def _listed(names: Sequence[str]) -> str:
-    """Names for a header, which has ASCII only."""
+    """Names for a header, which may contain only ASCII."""
     texts = (name.encode("ascii", "replace").decode() for name in dict.fromkeys(names))
     return ", ".join("".join(char for char in text if char.isprintable())[:64] for text in texts)

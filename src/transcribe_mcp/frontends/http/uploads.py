@@ -26,7 +26,7 @@ logging.getLogger("python_multipart").setLevel(logging.ERROR)  # the answer has 
 
 MAX_FIELDS = 200
 MAX_FIELDS_BYTES = 24 * 1024 * 1024  # all fields together: four clips of voices in base64
-WRITE_BYTES = 1024 * 1024  # handed to a thread at once
+WRITE_BYTES = 1024 * 1024  # bytes per call of a thread
 MAX_NAME_CHARS = 200
 _SUFFIX = re.compile(r"\.[a-z0-9]{1,8}", re.ASCII)
 _NOTHING = ("null", "undefined", "none")
@@ -78,7 +78,7 @@ async def received_form(
         file_field: the recording's field, with or without a file name.
 
     Raises:
-        Refused: no form, a body that is too large, broken, or shorter than announced.
+        Refused: not a form, or a body that is too large, invalid, or shorter than announced.
         StoreError: the recording cannot be written.
     """
     settings = service.service.settings
@@ -130,7 +130,7 @@ class _FormReader:
 
     Attributes:
         n_bytes: of the body so far.
-        is_complete: the end of the form has come; without it, the body was cut off.
+        is_complete: the end of the form was received.
     """
 
     def __init__(self, boundary: bytes, path: Path, file_field: str) -> None:

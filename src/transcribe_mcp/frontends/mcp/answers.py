@@ -59,13 +59,14 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class JobAnswer:
-    """The state of a job and a part of its transcript. Facts come first; clients may cut texts off.
+    """The state of a job and a part of its transcript. Facts come first, because clients may
+    truncate texts.
 
     Attributes:
         percent: transcribed share of the recording, 0 to 100; absent if the job is final.
         eta_s: seconds left at the measured speed; ``None`` if unknown.
         submitted: time of submission; of a saved transcript, that of the job that made it.
-        page: address of the transcript with its sound, in the user's browser.
+        page: URL of the transcript with its audio, for the user's browser.
         partial: the text is the part finished so far.
         resources: format -> URI of the whole transcript.
     """
@@ -99,7 +100,7 @@ class JobAnswer:
 
 @dataclass(frozen=True, slots=True)
 class SpeakerLine:
-    """``share`` of the time of all speakers."""
+    """``share``: fraction of the time of all speakers."""
 
     id: str
     share: float
@@ -133,7 +134,7 @@ class ViewAnswer:
 
 @dataclass(frozen=True, slots=True)
 class ClipAnswer:
-    """Sound for the transcript view. ``base64`` is a file of the type ``mime``."""
+    """Audio for the transcript view. ``base64`` is a file of the type ``mime``."""
 
     mime: str
     start_s: float
@@ -338,7 +339,7 @@ def search_answer(
 
 def models_answer(models: Sequence[CachedModel], default: str, machine: Machine) -> ModelsAnswer:
     note = (
-        "auto takes the best cached model that fits this machine. "
+        "auto uses the best cached model that fits this machine. "
         "needs_gb: memory of a default run here."
     )
     lines = [

@@ -1,4 +1,4 @@
-"""The arguments of the tools: their schema, and how their values are read.
+"""The arguments of the tools: schemas, and reading of values.
 
 Options of a transcription are derived from their records, see ``ask``.
 """
@@ -35,8 +35,8 @@ class Argument:
         least, most: a number beyond them is replaced by the nearer of the two. Options of a
             transcription have none: their record refuses what would change the transcript.
         max_chars: limit of a text, and of each item of an array.
-        is_free_text: take any text as it is, with ``null``, outer spaces or commas.
-        also: other names that callers try.
+        is_free_text: accept any text unchanged, including ``null``, outer spaces and commas.
+        also: other names that callers use.
     """
 
     kind: Kind

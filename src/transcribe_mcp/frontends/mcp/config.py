@@ -96,7 +96,7 @@ class ConfigChange:
     def write(self) -> Path | None:
         """Add the entry to the file, or replace it; returns a backup of the old file.
 
-        The file is replaced whole or not at all; a link stays, and its target is replaced.
+        The file is replaced atomically; if it is a link, its target is replaced.
 
         Raises:
             OutputError: the file is not a JSON object, or is not readable or writable.

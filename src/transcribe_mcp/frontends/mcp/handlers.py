@@ -35,7 +35,7 @@ from .notices import SCHEME
 
 SEGMENTS = "segments"
 REPORT_CHARS = 6_000
-SHOWN_CHARS = 1_500  # of a transcript that the user reads elsewhere
+SHOWN_CHARS = 1_500  # of a transcript that the user reads on the page
 QUIET_S = 0.5
 CANCEL_S = 3.0  # for a running job to stop
 DAY_S = 86_400.0
@@ -91,7 +91,7 @@ class Handlers:
     async def open_store(self) -> None:
         """Open the database before the first call needs it, after the first answers are sent."""
         await asyncio.sleep(QUIET_S)
-        with suppress(TranscribeError):  # the first call that needs it raises it again
+        with suppress(TranscribeError):  # raised again by the first call that needs it
             await self.service.call(self._jobs.prepare)
         # These modules stay. A garbage collection over them would delay answers by 0.1 s.
         gc.freeze()
@@ -99,7 +99,7 @@ class Handlers:
     # --- transcribing ----------------------------------------------------------------------------
 
     async def needs_roots(self, sources: Sequence[str]) -> bool:
-        """Whether the client's own directories decide if the sources may be read."""
+        """Whether access to the sources depends on the client's directories."""
         return await self.service.call(lambda: Sandbox.of(self._jobs).refuses(sources))
 
     async def transcribe(
@@ -136,7 +136,7 @@ class Handlers:
         """The state of a job; of a completed one also the first page of its text."""
         if isinstance(job, Batch) or job.status != "completed":
             return state(job)
-        # The same file with the same options gets the same answer, whatever people edited since.
+        # The same file with the same options gets the same answer, regardless of later edits.
         view = pages.View(job.job_id, formats[0], revision=0)
         whole = await self.service.call(self._finished_text, view)
         text, cursor = pages.text_page(whole, view, None, pages.DEFAULT_CHARS)
@@ -186,7 +186,7 @@ class Handlers:
         try:
             view = await self._of_one_revision(job, view, page[0])
             fields = await self._page(job, view, *page)
-        except JobStateError:  # there is no text: the state says why
+        except JobStateError:  # without text, the state gives the reason
             return answers.job_answer(job)
         partial = _is_partial(job)
         if page[0] is None:
@@ -244,10 +244,10 @@ class Handlers:
         return awaited
 
     async def shown(self, job_id: str, at_s: float, seen_at: str | None) -> answers.Answer:
-        """The start of a transcript: its first lines from a time on, and the address of its page.
+        """The start of a transcript: its first lines from a time on, and the URL of its page.
 
         Args:
-            seen_at: this server's own address, as the client sees it; ``None`` over stdio.
+            seen_at: this server's URL for the client; ``None`` over stdio.
         """
         view = pages.View(job_id, "timed", start_s=at_s or None)
         answer = await self.result(view, (None, SHOWN_CHARS), 0.0, _silent)
@@ -272,7 +272,7 @@ class Handlers:
         return await self.service.call(look)
 
     async def view_audio(self, job_id: str, start_s: float) -> answers.Answer:
-        """A part of the sound for the transcript view."""
+        """A part of the audio for the transcript view."""
         clip = await self.service.call(self._viewing.clip, job_id, start_s, transcript_view.CLIP_S)
         return transcript_view.clip_answer(start_s, clip)
 

@@ -51,7 +51,7 @@ class Notices:
         self._subscribed: dict[str, set[int]] = {}
         self._streams = 0
         self._known: dict[str, str] | None = (
-            None  # job -> state as clients know it; None while none listens
+            None  # job -> state known to clients; None without listeners
         )
 
     async def __call__(self, ctx: Any, call_next: Callable[[Any], Awaitable[Any]]) -> Any:
@@ -88,11 +88,11 @@ class Notices:
 
     def _remember(self, session: Any) -> int:
         """Keep a session of this connection; session objects live for one request."""
-        connection = getattr(session, "_connection", session)  # no public way in mcp 2.3
+        connection = getattr(session, "_connection", session)  # no public API in mcp 2.3
         key = id(connection)
         if key not in self._sessions:
             self._sessions[key] = session
-            with suppress(AttributeError):  # else it is dropped when sending to it fails
+            with suppress(AttributeError):  # otherwise dropped when sending fails
                 connection.exit_stack.callback(self._drop, key)
         return key
 
@@ -153,7 +153,7 @@ class Notices:
                 if session is not None:
                     await asyncio.wait_for(send(session), POLL_S)
             except Exception as error:  # noqa: BLE001 - each transport has its own error
-                _log.debug("a client is gone: %s", type(error).__name__)
+                _log.debug("a client has disconnected: %s", type(error).__name__)
                 self._drop(key)
 
     def _drop(self, key: int) -> None:

@@ -48,9 +48,7 @@ class View:
             )
 
     def continued(self, cursor: str) -> View:
-        """The revision of the page that gave the cursor, so that an edit loses no text between
-        pages.
-        """
+        """The revision of the cursor's page, so that an edit between pages loses no text."""
         match = _CURSOR.fullmatch(_decoded(cursor))
         return replace(self, revision=int(match[3])) if match and match[3] else self
 

@@ -44,8 +44,8 @@ CORRECT = _READ + (
 )
 TRANSLATE = _READ + (
     "Translate the subtitles into {language}. Keep the number and the times of each cue exactly; "
-    "translate only the text, with at most two lines of 42 characters a cue. Do not merge or drop "
-    "cues. Answer with the complete {form} file and nothing else."
+    "translate only the text, with at most two lines of 42 characters per cue. Do not merge or "
+    "drop cues. Answer with the complete {form} file and nothing else."
 )
 
 JobId = Annotated[str, Field(description="The job_id of a completed transcription.")]

@@ -1,7 +1,7 @@
 """Arguments of a client -> values for the tool; and the tool's published schema.
 
 Clients differ: some send ``null`` or an empty text for a missing argument, numbers as text, or
-bookkeeping of their own. Unambiguous values are accepted, and all others are refused with a hint.
+their own bookkeeping. Unambiguous values are accepted, and all others are refused with a hint.
 Schemas use only ``type``, ``description``, ``enum``, ``items``, ``properties`` and ``required``,
 because some clients refuse a whole server for any other keyword.
 """

@@ -1,4 +1,4 @@
-"""The names of the official SDK that the server uses. Only this file imports ``mcp``."""
+"""The names from the official SDK that the server uses. Only this file imports ``mcp``."""
 
 from __future__ import annotations
 

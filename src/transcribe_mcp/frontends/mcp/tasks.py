@@ -16,7 +16,7 @@ from .handlers import Handlers
 IDENTIFIER = "io.modelcontextprotocol/tasks"
 TOOLS = frozenset({"transcribe_audio", "batch_transcribe"})
 POLL_MS = 1_000
-# A client with tasks polls, so a call need not wait for long; but short clips are finished by then.
+# A client with tasks polls, so a call need not wait long; short clips finish within this time.
 TASK_WAIT_S = 1.0
 
 

@@ -92,9 +92,9 @@ def _with_arguments(function: ToolFunction) -> Callable[..., Awaitable[types.Cal
 async def answering(
     work: Awaitable[answers.Answer], *, wants_text: bool = False
 ) -> types.CallToolResult:
-    """The answer, or one of our errors in words. The SDK reports other exceptions as defects.
+    """The answer, or one of our errors in words. The SDK reports other exceptions as bugs.
 
-    A call that ``wants_text`` fails if the job failed without any.
+    A call that ``wants_text`` fails if the job failed without text.
     """
     try:
         answer = await work
@@ -152,9 +152,9 @@ async def transcribe_audio(
 ) -> types.CallToolResult:
     """Transcribe one audio or video file on this machine.
 
-    Waits up to wait_s seconds for the text. If the status is not completed by then, the job goes
-    on: call get_transcription_result with its job_id, which also waits. A file that was already
-    transcribed with the same options returns at once.
+    Waits up to wait_s seconds for the text. If the status is not completed by then, the job
+    continues: call get_transcription_result with its job_id, which also waits. A file that was
+    already transcribed with the same options returns at once.
     """
     request = JobRequest(source, options, force=force)
     work = _handlers(ctx).transcribe(request, formats, _uris(roots), wait_s, _reporter(ctx))
@@ -222,7 +222,7 @@ async def get_transcription_result(
 async def show_transcript(
     job_id: arg.JobId, ctx: Context, at_s: arg.At = 0.0
 ) -> types.CallToolResult:
-    """Show a transcript to the user: its first lines, and the address to read and hear it."""
+    """Show a transcript to the user: its first lines, and the URL to read and hear it."""
     request = ctx.request_context.request
     seen_at = str(request.base_url).rstrip("/") if request is not None else None
     return await answering(_handlers(ctx).shown(job_id, at_s, seen_at))
@@ -318,7 +318,7 @@ async def view_transcript(
     return await answering(_handlers(ctx).view_transcript(job_id, first, revision))
 
 
-@tool("Sound for the transcript view", READS, transcript_view.FOR_VIEW)
+@tool("Audio for the transcript view", READS, transcript_view.FOR_VIEW)
 async def view_audio(
     job_id: arg.JobId, ctx: Context, start_s: arg.At = 0.0
 ) -> types.CallToolResult:

@@ -1,8 +1,8 @@
 """The transcript view: an HTML document that clients with the extension MCP Apps show beside
-``show_transcript``, and what it asks the server for.
+``show_transcript``, and its requests to the server.
 
-The document is one file without a link to others, because clients block nearly everything. It is
-made of the page's own style and modules. The view gets text and sound through tools that are not
+The document is one file without external links, because clients block nearly everything. It is
+built from the page's style and modules. The view gets text and audio through tools that are not
 offered to models.
 """
 
@@ -29,7 +29,7 @@ ANSWER_BYTES = 200_000  # of one answer; clients limit messages
 CLIP_S = 30.0
 CLIP_TYPE = "audio/ogg; codecs=opus"
 
-# In the order in which they need each other. Each becomes a function, and its exports constants.
+# In the order of their imports. Each becomes a function, and its exports constants.
 MODULES = (
     "elements.js", "colours.js", "marks.js", "segments.js", "text.js", "sound.js", "wave.js",
     "find.js", "reader.js", "keys.js", "view/client.js", "view/clips.js", "view/view.js",

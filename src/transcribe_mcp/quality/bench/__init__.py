@@ -31,14 +31,14 @@ from ...speech.regions import Window
 from .ceilings import Ceilings, gpu_peak_bytes, measure_ceilings, peak_bytes, run_times_s
 
 SPEECH = Path(__file__).with_name("speech.flac")  # 11 s of one voice, repeated
-ALL_STAGES = "all of it, overlapped"
+ALL_STAGES = "total, stages overlapped"
 STEPS = 7  # first run, ceilings, four stages, whole pipeline
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One row. ``share`` is the fraction of the ceiling ``of``; ``None`` if unknown."""
+    """One row. ``share`` is the fraction of the limit ``of``; ``None`` if unknown."""
 
     name: str
     seconds: float
@@ -103,7 +103,7 @@ class Bench:
             ),
             f"{self.audio_s / 60:.1f} min of audio: {self.windows} windows, {self.tokens} tokens",
             "",
-            f"{'stage':<28}{'seconds':>10}{'× real time':>14}   share of the ceiling",
+            f"{'stage':<28}{'seconds':>10}{'× real time':>14}   share of the limit",
         ]
         for stage in self.stages:
             share = "" if stage.share is None else f"{stage.share:.0%} of {stage.of}"
@@ -115,9 +115,9 @@ class Bench:
             )
         sizes = {"memory": self.peak_bytes, "GPU memory": self.gpu_peak_bytes}
         memory = [f"{size / 1e6:.0f} MB of {name}" for name, size in sizes.items() if size]
-        lines += ["", f"at most {', '.join(memory)}"] if memory else []
+        lines += ["", f"peak: {', '.join(memory)}"] if memory else []
         if self.peers:
-            lines += ["", f"{'peer':<28}{'seconds':>10}{'× real time':>14}   ours is faster"]
+            lines += ["", f"{'peer':<28}{'seconds':>10}{'× real time':>14}   speedup of ours"]
         for peer in self.peers:
             if peer.seconds is None:
                 lines.append(f"{peer.name:<28}{'-':>10}{'-':>14}   {peer.problem}")
@@ -186,7 +186,7 @@ def measure(
 
 
 class _Noted:
-    """Checkpoints that only tell which windows went through in one batch."""
+    """Checkpoints that only record which windows shared a batch."""
 
     def __init__(self, samples: Samples) -> None:
         self.batches: list[list[Window]] = []
@@ -205,7 +205,7 @@ class _Noted:
         self.batches.append(batch)
 
     def keep_speakers(self, evidence: bytes) -> None:
-        """They are not measured."""
+        """Not measured."""
 
 
 def _detect_speech(model: Recognizer, samples: Samples, options: Options) -> None:

@@ -79,7 +79,7 @@ def peer_transcripts(
     if len(info.languages) == 1:
         language = info.languages[
             0
-        ]  # WhisperX would ask the model to detect it, which such a model cannot
+        ]  # WhisperX would let the model detect it, which English-only models cannot
     model = "-" if name in DIARIZERS else converted(info.model, "int8", progress)
     arguments = [name, str(model), "int8", language, str(BEAM_SIZE), *map(str, recordings)]
     command = [str(_python_with(name)), str(_CHILD), *arguments]
@@ -99,7 +99,7 @@ def peer_transcripts(
                     if line.startswith("{"):
                         yield _read(name, json.loads(line))
                         n_done += 1
-            except BaseException:  # also when the caller stops early
+            except BaseException:  # also if the caller stops early
                 child.kill()
                 raise
         said.seek(0)

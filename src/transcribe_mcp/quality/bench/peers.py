@@ -131,7 +131,7 @@ def _in_child(name: str, request: str) -> PeerTime:
     if done.returncode != 0:
         said = done.stderr.strip().splitlines()
         return PeerTime(
-            name, None, f"exit {done.returncode}: {said[-1] if said else 'it said nothing'}"[:120]
+            name, None, f"exit {done.returncode}: {said[-1] if said else 'no output'}"[:120]
         )
     return PeerTime(name, float(json.loads(done.stdout.strip().splitlines()[-1])["seconds"]))
 
