@@ -21,7 +21,7 @@ from transcribe_mcp.errors import UsageError
 from transcribe_mcp.formats import render
 from transcribe_mcp.jobs.job_options import options_key
 from transcribe_mcp.jobs.models import JobOptions
-from transcribe_mcp.media.decode import SAMPLE_RATE_HZ, Samples, read, read_blocks
+from transcribe_mcp.media.decode import SAMPLE_RATE_HZ, Levels, Samples, read, read_blocks
 from transcribe_mcp.pipeline.offline import transcribe
 
 ENGLISH = Options(language="en")
@@ -293,3 +293,49 @@ def test_recordings_of_usual_level_stay_as_they_are(voice):
 
     transcript = transcribe(voice, ScriptedEngine(hear))
     assert transcript.segments and codes(transcript) == []
+
+
+# --- offset and hum -------------------------------------------------------------------------------
+
+
+def below_voices(voice: Samples, power: float, hz: float) -> Samples:
+    """An offset (0 Hz) or a hum with so many times the power of ``voice``."""
+    wave = np.cos(2 * np.pi * hz * np.arange(len(voice)) / SAMPLE_RATE_HZ)
+    return (wave * np.sqrt(power * np.mean(voice**2) / np.mean(wave**2))).astype(np.float32)
+
+
+@pytest.mark.parametrize("lower_db", [20, 45])
+@pytest.mark.parametrize("hz", [0, 7, 50, 60], ids=["offset", "rumble", "hum", "American hum"])
+def test_speech_is_heard_beside_a_loud_offset_or_hum(engine, voice, words, hz, lower_db):
+    quiet = voice * np.float32(10 ** (-lower_db / 20))
+    transcript = transcribe(quiet + below_voices(quiet, 100, hz), engine, ENGLISH)
+    assert transcript.text.split()[:6] == words.split()[:6]
+    assert "was filtered out" in message(transcript, "rumble_removed")
+
+
+@pytest.mark.parametrize("hz", [0, 50], ids=["offset", "hum"])
+def test_channels_that_cancel_are_not_silence_beside_an_offset_or_hum(
+    tmp_path, engine, voice, words, hz
+):
+    voice = voice * np.float32(0.2)
+    common = below_voices(voice, 9, hz)
+    path = write_planes(tmp_path / "a.wav", "stereo", [common + voice, common - voice])
+    transcript = transcribe(path, engine, ENGLISH)
+    assert transcript.text.split()[:6] == words.split()[:6]
+    assert "channels_cancel" in codes(transcript)
+
+
+def test_silence_with_an_offset_is_called_silence(engine):
+    transcript = transcribe(np.full(3 * SAMPLE_RATE_HZ, 0.25, np.float32), engine, ENGLISH)
+    assert "the recording is silent" in message(transcript, "no_speech")
+
+
+def test_only_the_minutes_that_hum_are_filtered(voice):
+    minute = np.resize(voice, 60 * SAMPLE_RATE_HZ)
+    levels = Levels()
+    got = levels.leveled(np.concatenate([minute, minute + below_voices(minute, 100, 50), minute]))
+    got = got.reshape(3, -1)
+    np.testing.assert_array_equal(got[0], minute)
+    np.testing.assert_array_equal(got[2], minute)
+    assert level_db(got[1] - minute) < level_db(minute) - 15
+    assert [notice.message[:10] for notice in levels.notices()] == ["At 60.0 s "]

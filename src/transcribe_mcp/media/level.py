@@ -4,11 +4,15 @@ recognizes every word.
 The level of a minute is that of its loudest second, so clicks and pauses do not count. A minute is
 amplified if that second is very quiet and stands out from the rest, as speech does and steady noise
 does not. Loud parts of such a minute stay unchanged.
+
+A constant offset, mains hum or rumble below any voice hides speech in the same way, and its level.
+Where it is the loudest part of a minute by far, it is filtered out first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +28,9 @@ QUIET_DB = -50.0  # Detection works well at -55 dB in the loudest second and har
 TARGET_DB = -30.0
 MAX_GAIN_DB = 60.0  # below -90 dB there is only rounding noise
 STANDS_OUT_DB = 6.0  # above the quietest tenth; noise varies by up to 4 dB
+RUMBLE_HZ = (65.0, 95.0)  # below the first nothing passes the filter, above the second everything
+RUMBLE_SHARE = 4.0  # of the rest's power from which it is filtered; at 10, detection misses speech
+MIRRORED_SAMPLES = SAMPLE_RATE_HZ  # beside the filtered samples, so that their edges do not ring
 
 
 class Levels:
@@ -34,13 +41,21 @@ class Levels:
         self.frames: list[NDArray[np.float32]] = []
         self._n_units = 0
         self._raised: list[tuple[int, float, float]] = []  # minute, level, gain
+        self._rumbling: list[int] = []  # minutes
 
     def leveled(self, block: Samples) -> Samples:
         """The block (n,), or an amplified copy. Blocks are whole minutes except the last."""
-        frames = frame_levels(block)
+        out = block
+        for number, start in enumerate(range(0, len(block), UNIT_SAMPLES), start=self._n_units):
+            unit = block[start : start + UNIT_SAMPLES]
+            clear = _without_rumble(unit) if _is_rumble_likely(unit) else unit
+            if clear is not unit:
+                out = block.copy() if out is block else out
+                out[start : start + len(unit)] = clear
+                self._rumbling.append(number)
+        frames = frame_levels(out)
         self.frames.append(frames)
         per_unit = UNIT_SAMPLES // FRAME_SAMPLES
-        out = block
         for first in range(0, len(frames), per_unit):
             unit = frames[first : first + per_unit]
             gain_db = _gain_db(unit)
@@ -58,6 +73,12 @@ class Levels:
         return loudest_second_db(np.concatenate([np.empty(0, np.float32), *self.frames]))
 
     def notices(self) -> Iterator[Notice]:
+        if self._rumbling:
+            message = (
+                f"At {60.0 * self._rumbling[0]:.1f} s an offset, hum or rumble below "
+                f"{RUMBLE_HZ[1]:.0f} Hz, louder than everything else, was filtered out."
+            )
+            yield Notice("rumble_removed", message)
         if self._raised:
             number, level_db, gain_db = self._raised[0]
             share = (
@@ -71,6 +92,33 @@ class Levels:
                 f"(loudest second {level_db:.0f} dB){where}: raised by {gain_db:.0f} dB."
             )
             yield Notice("level_raised", message)
+
+
+def _is_rumble_likely(samples: Samples) -> bool:
+    """A quick check of one tenth of the samples."""
+    whole = len(samples) - len(samples) % FRAME_SAMPLES
+    spectra = np.fft.rfft(samples[:whole].reshape(-1, FRAME_SAMPLES)[::10], axis=1)
+    return _low_share(np.square(np.abs(spectra)).sum(axis=0)) >= RUMBLE_SHARE / 2
+
+
+def _without_rumble(samples: Samples) -> Samples:
+    """The samples (n,) without low sounds if these outweigh the others, else the same array."""
+    edge = min(MIRRORED_SAMPLES, len(samples) - 1)
+    spectrum = np.fft.rfft(np.pad(samples.astype(np.float64), edge, mode="reflect"))
+    if _low_share(np.square(np.abs(spectrum))) < RUMBLE_SHARE:
+        return samples
+    low, high = RUMBLE_HZ
+    hz = np.linspace(0, SAMPLE_RATE_HZ / 2, len(spectrum))
+    passed = np.sin(np.clip((hz - low) / (high - low), 0, 1) * np.pi / 2) ** 2
+    clear = np.fft.irfft(spectrum * passed, len(samples) + 2 * edge)
+    return clear[edge : edge + len(samples)].astype(np.float32)
+
+
+def _low_share(power: NDArray[np.floating[Any]]) -> float:
+    """Of the power below ``RUMBLE_HZ`` in a spectrum, relative to the rest."""
+    n_low = int(len(power) * RUMBLE_HZ[0] / (SAMPLE_RATE_HZ / 2)) + 1
+    # Of a real signal's spectrum, all but the first value stand for two.
+    return float((power[0] / 2 + power[1:n_low].sum()) / max(power[n_low:].sum(), 1e-30))
 
 
 def frame_levels(samples: Samples) -> NDArray[np.float32]:
