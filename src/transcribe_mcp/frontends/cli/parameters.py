@@ -62,9 +62,12 @@ def _converted(declared: Any, value: Any) -> Any:
 
 
 def make_plain(command: Any) -> None:
-    """Make the parameters of a command, or of a group of commands, plain ones."""
-    kinds: dict[type, type] = {TyperOption: _Option, TyperArgument: _Argument}
-    command.params = [kinds[type(each)](each) for each in command.params]
+    """Make the parameters of a command, or of a group of commands, plain ones.
+
+    Parameters of other types, which later releases of typer may add, stay as they are.
+    """
+    kinds: dict[type, Any] = {TyperOption: _Option, TyperArgument: _Argument}
+    command.params = [kinds.get(type(each), lambda it: it)(each) for each in command.params]
     command.context_settings = PLAIN_SWITCHES | command.context_settings
     for each in getattr(command, "commands", {}).values():
         make_plain(each)
