@@ -10,6 +10,8 @@ import pytest
 from transcribe_mcp.compat.cli import main
 from transcribe_mcp.compat.docs_page import compatibility_page
 from transcribe_mcp.compat.explain import explain
+from transcribe_mcp.compat.tables import DATA, table
+from transcribe_mcp.compat.versions import version_key
 
 ROOT = Path(__file__).resolve().parents[2]
 MACHINES = Path(__file__).with_name("machines")
@@ -97,3 +99,13 @@ def test_the_example_shows_what_the_recorded_machine_gives(
     code = main([*command.split(), "--facts", str(MACHINES / "h100-container.json")])
     assert section[0] == str(code)
     assert section.split("```")[1].removeprefix("text").strip() == capsys.readouterr().out.strip()
+
+
+@pytest.mark.parametrize("path", sorted((DATA / "tables").glob("*.json")), ids=lambda p: p.stem)
+def test_a_table_of_versions_has_the_newest_last(path: Path) -> None:
+    versions = [
+        row["version"]
+        for row in table(path.stem).rows
+        if "version" in row and "package" not in row  # else one of several packages
+    ]
+    assert versions == sorted(versions, key=version_key)

@@ -40,7 +40,7 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
         "released": "released",
         "cuda": "CUDA on PyPI",
         "cudnn_pin": "cuDNN pin",
-        "libcublas12": "brings libcublas.so.12",
+        "libcublas12": "includes libcublas.so.12",
         "python": "Python",
         "numpy2": "NumPy 2",
         "variants": "variants",
@@ -58,7 +58,7 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
     "whisperx": {
         "version": "WhisperX",
         "released": "released",
-        "yanked": "withdrawn",
+        "yanked": "yanked",
         "requires_python": "Python",
         "torch": "torch",
         "ctranslate2": "ctranslate2",
@@ -100,6 +100,12 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
     },
     "ffmpeg": {"ffmpeg": "FFmpeg", "libavutil": "libavutil.so."},
 }
+_TITLES = {
+    "torch": "PyTorch",
+    "torch_variants": "PyTorch builds by CUDA variant",
+    "drivers": "Drivers by CUDA version",
+    "toolkits": "CUDA toolkits",
+}
 _BATCHES = (1, 16)
 _FINDING_COLUMNS = ("code", "finding", "cause", "consequence", "fix", "source")
 
@@ -109,10 +115,9 @@ def compatibility_page() -> str:
     blocks = [_HEAD]
     for name, columns in _TABLES.items():
         one = tables.table(name)
-        title = next(iter(columns.values()))
+        title = _TITLES.get(name) or next(iter(columns.values()))
         blocks.append(
-            f"## {title[0].upper()}{title[1:]}\n\n"
-            f"{_sentence(one.about)} [Source]({one.source}), {one.as_of}.\n"
+            f"## {title}\n\n{_sentence(one.about)} [Source]({one.source}), {one.as_of}.\n"
         )
         blocks.append(
             _markdown(

@@ -14,7 +14,7 @@ export function sentence(words) {
   return /[.!?…]$/u.test(text) ? text : `${text}.`;
 }
 
-// Why a job failed. Messages begin with the path of the file, which its row names already.
+// Why a job failed, without the path of the file, which its row shows.
 export function reason({ error, source }) {
   return sentence((error?.message ?? "The request failed").replace(`${source}: `, ""));
 }
@@ -62,7 +62,7 @@ export async function bytes(path) {
   return (await answer(path)).arrayBuffer();
 }
 
-// Why a file of the server cannot be read, as a Problem; null if it can.
+// The error of reading a file from the server, as a Problem; null if it can be read.
 export async function trouble(path) {
   try {
     await (await answer(path, { headers: { range: "bytes=0-0" } })).body?.cancel();
@@ -82,7 +82,7 @@ export async function send(method, path, body, { headers = {}, signal } = {}) {
   return response.status === 204 ? null : response.json();
 }
 
-// XMLHttpRequest, since fetch reports no progress of uploads.
+// XMLHttpRequest, because fetch does not report upload progress.
 export function upload(path, form, { onProgress, signal }) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
@@ -124,7 +124,7 @@ export function watch({ id = "", job, deleted, again, line }) {
     hasGap = true;
     line(false);
     if (source?.readyState !== EventSource.CLOSED) return;
-    // The browser gave up: the answer was not a stream. After a 401 there is the form.
+    // The browser gave up, because the response was not a stream. After a 401 the form is shown.
     timer = setTimeout(() => {
       get("/api/config").then(open, (error) => error.status === 401 || open());
     }, RETRY_MS);

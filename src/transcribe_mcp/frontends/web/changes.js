@@ -1,13 +1,13 @@
-// What changed between versions of a transcript. `base` is the version of the server, `mine` the one
+// Changes between versions of a transcript. `base` is the version of the server, `mine` the one
 // on the page: a segment that nobody changed is the same object in both. Edits keep the order of
-// segments and the end of the last one they touch, so an end that all versions have is a border.
+// segments and the end of the last one they touch, so an end that all versions share is a boundary.
 import { isSame, join, plain } from "./segments.js";
 
 const MAX_OPS = 900; // of a request; the rest goes with the next one
 const MAX_LETTERS = 300000;
 const EMPTY = "…"; // stands for a sentence without words until it has its place
 
-// Yields runs of segments, [from, to] for each version, and whether it is one that all share.
+// Yields runs of segments, [from, to] for each version, and whether all versions share the run.
 function* runs(versions) {
   const places = versions.map((list) => new Map(list.map((segment, i) => [segment, i])));
   let from = versions.map(() => 0);
@@ -38,7 +38,7 @@ function* parts(versions, begin, end) {
   yield { isShared: false, spans: end.map((place, k) => [from[k], place]) };
 }
 
-// Runs of the server's version, and what stands for them on the page from position `at`.
+// Runs of the server's version, and their counterparts on the page from position `at`.
 export function pairs(base, mine) {
   return [...runs([base, mine])].map(({ isShared, spans }) => ({
     isShared,
@@ -48,7 +48,7 @@ export function pairs(base, mine) {
   }));
 }
 
-// Speakers of whom every sentence has one other name now: old name -> new name.
+// Speakers renamed in all their sentences: old name -> new name.
 function renames(all) {
   const names = new Map();
   for (const { theirs, mine } of all) {
@@ -68,7 +68,7 @@ function renames(all) {
 
 const bare = (text) => text.replace(/\s+/gu, "");
 
-// How many words at the beginning say a text.
+// Number of words at the start that make up a text.
 function countWords(words, text) {
   let left = bare(text).length;
   let n = 0;
@@ -79,7 +79,7 @@ function countWords(words, text) {
   return Math.max(1, n);
 }
 
-// The first words of all parts of a text but the first; null where there are too few words.
+// Indices of the first words of all parts of a text except the first; null with too few words.
 function cuts(words, texts) {
   const found = [];
   let n = 0;
@@ -90,8 +90,8 @@ function cuts(words, texts) {
   return n < words.length ? found : null;
 }
 
-// Ops that turn the run `theirs` at a position into `mine`, and the segments that they make. Where a
-// new text is cut too, the cut waits for the next request: the words are the server's then.
+// Ops that turn the run `theirs` at a position into `mine`, and the resulting segments. If a new
+// text is also split, the split waits for the next request, when the words come from the server.
 function rewrite(at, theirs, mine) {
   const isOne = theirs.length === 1 && mine.length === 1;
   if (isOne && plain(theirs[0].text) === plain(mine[0].text)) return { ops: [], made: theirs };
@@ -116,7 +116,7 @@ function rewrite(at, theirs, mine) {
   return { ops, made: mine };
 }
 
-// The ops that make `mine` of the server's version, and the version that they make. A run with a
+// The ops that turn the server's version into `mine`, and the resulting version. A run with a
 // segment of `held` stays as it is on the server.
 export function plan(base, mine, held = new Set()) {
   const all = pairs(base, mine);
@@ -153,7 +153,7 @@ export function plan(base, mine, held = new Set()) {
   return { ops, target, names, swaps };
 }
 
-// The server's version after it took a plan: old object -> new object.
+// The server's version after applying a plan: old object -> new object.
 export function taken({ target, names, swaps }, answer) {
   const rows = new Map(answer.segments.map((row) => [row.id, row]));
   const given = new Map(Object.entries(answer.renamed ?? {}));
@@ -175,7 +175,7 @@ export const isEqual = (a, b) =>
 const isSameText = (a, b) =>
   a.length === b.length && a.every(({ text }, i) => plain(text) === plain(b[i].text));
 
-// The segments with the names that others gave to the speakers of `was`.
+// The segments with other windows' new names for the speakers of `was`.
 function relabelled(segments, was, now) {
   const names = new Map(was.map(({ speaker }, i) => [speaker, now[i].speaker]));
   return segments.map((segment) => {
@@ -192,8 +192,8 @@ function decide(was, own, other) {
   return null;
 }
 
-// Joins two versions that began with `base`. Where both changed a text, mine stays on the page and
-// `held` has the other, until the reader chooses.
+// Merges two versions derived from `base`. If both changed a text, mine stays on the page and
+// `held` has the other one, until the user chooses.
 export function merged(base, mine, given) {
   const key = ({ start, end, text }) => `${start} ${end} ${text}`;
   const known = new Map(base.map((segment) => [key(segment), segment]));

@@ -1,4 +1,4 @@
-// The colours of speakers, in the order in which they come.
+// The colours of speakers, in order of appearance.
 
 const COLOURS = 8;
 

@@ -1,5 +1,5 @@
-// Sentences that were changed here and in another window: both versions stand under the sentence
-// until the reader chooses.
+// Sentences that were changed here and in another window: both versions are shown below the
+// sentence until the user chooses.
 import { plain } from "./segments.js";
 import { button, counted, el, say } from "./ui.js";
 
@@ -11,7 +11,7 @@ function ago(time) {
   return `${counted(Math.round(minutes / 60), "hour")} ago`;
 }
 
-// The words of a text; those that the other lacks stand out.
+// The words of a text; those missing in the other one are highlighted.
 export function versus(text, other, tag) {
   const has = new Set(other.split(" "));
   const words = text

@@ -1,4 +1,4 @@
-// Typing in the text: one sentence is editable at a time, and arrows carry the caret on.
+// Typing in the text: one sentence is editable at a time, and arrow keys move the caret to others.
 import { countBefore, join, plain, retime, split } from "./segments.js";
 import { clock, say } from "./ui.js";
 
@@ -19,7 +19,7 @@ export class Editor {
     root.addEventListener("beforeinput", (event) => this.limit(event));
   }
 
-  // The position of the sentence that is typed in.
+  // The position of the sentence being edited.
   get at() {
     return this.text.positionOf(this.span);
   }
@@ -68,7 +68,7 @@ export class Editor {
     if (at >= 0 && at < this.text.segments.length) this.enter(this.text.sentence(at), place);
   }
 
-  // Edits the sentence of the word that is pointed to, or the first one of a paragraph.
+  // Edits the sentence of the selected word, or the first one of a paragraph.
   enterPara(para) {
     const word = this.text.words[this.text.cursor];
     if (word?.para !== para) return this.enterAt(para.from, 0);
@@ -103,7 +103,7 @@ export class Editor {
     this.edits.queue();
   }
 
-  // Takes what was typed into the segments. The sentence keeps its element and the caret.
+  // Copies the typed text into the segments. The sentence keeps its element and the caret.
   take() {
     if (!this.span || !this.isTyped) return;
     this.isTyped = false;
@@ -117,7 +117,7 @@ export class Editor {
     return true;
   }
 
-  // Does what changes the text, with the caret in the same sentence afterwards.
+  // Runs a change of the text and keeps the caret in the same sentence.
   keepingCaret(act) {
     const { span } = this;
     if (!span) return act(null);
@@ -198,7 +198,7 @@ export class Editor {
     if (act && act() !== false) event.preventDefault();
   }
 
-  // One line down or up, maybe into another sentence. False: the browser moves the caret itself.
+  // Moves one line down or up, possibly to another sentence. False: the browser moves the caret.
   line(step) {
     const { at, span } = this;
     const box = this.caretBox();
@@ -206,7 +206,7 @@ export class Editor {
     const y = step > 0 ? box.bottom + height / 2 : box.top - height / 2;
     const spot = document.caretPositionFromPoint?.(box.left, y);
     const there = spot?.getClientRect()?.top ?? y;
-    // Where there is no other line, the nearest place is in this one.
+    // Without another line, the nearest place is in this one.
     const isLine = step * (there - box.top) > height / 2;
     const other = isLine ? spot?.offsetNode.parentElement?.closest(".s") : null;
     if (other === span) return false;

@@ -1,4 +1,4 @@
-// The edits: what was changed on the page, undo and redo, and how the server gets it.
+// Edits: changes on the page, undo and redo, and saving to the server.
 import { get, jobPath, send } from "./api.js";
 import { isEqual, merged, pairs, plan, taken } from "./changes.js";
 import { timed } from "./segments.js";
@@ -17,7 +17,7 @@ const WORDS = {
 };
 
 export class Edits {
-  // Args: `mark`, the button that shows the state; `say`, called with words for the reader.
+  // Args: `mark`, the button that shows the state; `say`, called with messages for the user.
   constructor(jobId, text, { mark, say }) {
     Object.assign(this, { jobId, text, mark, say });
     this.editor = null; // set by the editor
@@ -36,7 +36,7 @@ export class Edits {
     document.addEventListener("visibilitychange", () => document.hidden && this.save());
   }
 
-  // Takes over the document that the text shows.
+  // Starts with the document that the text shows.
   attach(doc) {
     this.base = this.text.segments;
     this.revision = doc.revision;
@@ -62,7 +62,7 @@ export class Edits {
 
   // --- changes, undo, redo ------------------------------------------------------------------------
 
-  // A change is a list of {at, old, fresh}: segments from a position, and those in their place.
+  // A change is a list of {at, old, fresh}: segments at a position, and their replacements.
   // `step`: an earlier change of the same sentence that this one continues.
   change(patches, step = null) {
     this.apply(patches);
@@ -102,7 +102,7 @@ export class Edits {
     this.timer = setTimeout(() => this.save(), ms);
   }
 
-  // Sends what changed. Resolves when that is saved or has failed.
+  // Sends the changes. Resolves when they are saved or have failed.
   async save() {
     clearTimeout(this.timer);
     if (!this.isOn) return;
@@ -126,7 +126,7 @@ export class Edits {
     else if (wait) this.timer = setTimeout(() => this.save(), wait);
   }
 
-  // Returns null if the server took it or another version came first, else when to try again.
+  // Returns null if it was saved or another version came first, else the time of the next try.
   async send(next) {
     try {
       const answer = await send(
@@ -174,7 +174,7 @@ export class Edits {
     );
   }
 
-  // The server's version is another now; segments of the page that it answered are exchanged.
+  // The server has a new version; segments of the page that it returned are replaced.
   rebase(base, map) {
     this.base = base;
     this.held = new Set([...this.held].map((segment) => map.get(segment) ?? segment));
@@ -183,7 +183,7 @@ export class Edits {
     this.editor.keepingCaret((held) => this.text.change(mine, held));
   }
 
-  // The server has this revision; if it is another window's, it is taken over at once.
+  // The server has this revision; if it comes from another window, it is applied at once.
   async heard(revision) {
     this.newest = revision;
     while (this.saving) await this.saving;
@@ -200,7 +200,7 @@ export class Edits {
     this.settle();
   }
 
-  // Another window saved first: its version and this one become one.
+  // Another window saved first: its version and this one are merged.
   async meet() {
     const { doc, when } = await this.read();
     const theirs = doc.segments.map(timed);

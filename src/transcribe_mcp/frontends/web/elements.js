@@ -1,8 +1,8 @@
-// Elements, icons, and how times, names and counts are written. Imports nothing.
+// Elements, icons, and formatting of times, names and counts. Imports nothing.
 
 export const $ = (query) => document.querySelector(query);
 
-// A page that has the symbols of the icons in itself needs no file of them.
+// A page that contains the icon symbols needs no icon file.
 const ICONS = document.querySelector("symbol") ? "#icon-" : "/static/icons.svg#";
 
 export function el(tag, props = {}, ...children) {
@@ -39,7 +39,7 @@ export function clock(seconds) {
   return hours ? `${hours}:${String(minutes).padStart(2, "0")}:${rest}` : `${minutes}:${rest}`;
 }
 
-// A file name without marks that turn the direction of writing: they can hide its end.
+// A file name without marks that change the writing direction, because they can hide its end.
 export function shownName(name) {
   return name.replace(/[\u202a-\u202e\u2066-\u2069]/gu, "");
 }

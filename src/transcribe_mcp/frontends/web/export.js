@@ -2,7 +2,7 @@
 import { jobPath } from "./api.js";
 import { $, el, say } from "./ui.js";
 
-// Formats in groups; the others come last, with the server's words.
+// Formats in groups; the others come last, with the server's labels.
 const GROUPS = [
   ["txt", "docx", "md", "timed"],
   ["srt", "vtt"],
@@ -53,7 +53,7 @@ export function exportMenu(jobId, formats, edits) {
   menu.addEventListener("click", (event) => exported(event, edits));
 }
 
-// A file has all edits: what is not saved yet is saved first.
+// A file has all edits, so unsaved ones are saved first.
 async function exported(event, edits) {
   const link = event.target.closest("a");
   if (!link) return;

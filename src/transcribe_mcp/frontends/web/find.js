@@ -1,4 +1,4 @@
-// Find in this transcript, and the words that the model doubted.
+// Find in this transcript, and the doubtful words.
 
 const DOUBT = 0.6; // words below this probability
 
@@ -11,7 +11,7 @@ const plain = (text) =>
     .replace(/[\p{M}\p{P}]/gu, "")
     .trim();
 
-// Words that say the query: the last word of it may be the beginning of one.
+// Words that match the query; its last word may be the start of one.
 export function hits(words, query) {
   const wanted = plain(query).split(/\s+/).filter(Boolean);
   if (!wanted.length) return { starts: [], length: 0 };

@@ -46,7 +46,7 @@ async function load(older = false) {
   request?.abort();
   request = new AbortController();
   const { status, source } = filter();
-  // Names are compared here: the server's own filter does not know the names of uploads.
+  // Names are compared here: the server's filter does not cover the names of uploads.
   const limit = String(source ? MAX_LIMIT : LIMIT);
   const params = { status, limit, cursor: older ? cursor : null };
   let page;

@@ -2,7 +2,8 @@
 
 const FIELDS = "input:not([type=range]):not([type=checkbox]):not([type=radio]), textarea, select";
 
-// "Ctrl+Alt+x" for an event. With Option a Mac types another letter: the key's place tells which.
+// "Ctrl+Alt+x" for an event. With Option, a Mac types another letter, so the position of the key
+// counts.
 function nameOf({ key, code, ctrlKey, metaKey, altKey }) {
   const letter = altKey && code.startsWith("Key") ? code.slice(3) : key;
   const name = letter.length === 1 ? letter.toLowerCase() : letter;
@@ -58,7 +59,7 @@ function outsideFields(page) {
   };
 }
 
-// Undo and redo. In a sentence that was typed in, the browser has its own.
+// Undo and redo. In an edited sentence, the browser has its own.
 function history(event, name, editor) {
   if (editor.span && editor.wasTyped) return undefined;
   if (name === "Ctrl+y") return () => editor.undo(false);
@@ -72,7 +73,7 @@ function isTaken(event, name) {
   return name.startsWith("Arrow") && at.closest("[popover], input, .seg");
 }
 
-// Tab in the text leaves it, but for the buttons that stand under a sentence.
+// Tab leaves the text, except from the buttons below a sentence.
 function leave(event, text) {
   const turn = event.target.closest(".turn");
   if (event.target === text.root && !event.shiftKey) {

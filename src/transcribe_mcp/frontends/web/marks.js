@@ -1,5 +1,5 @@
-// Marks on words: the spoken one, hits of find, doubts. They change no element of the text. Where a
-// browser has no Custom Highlight API, words get a class instead.
+// Marks on words: the spoken one, hits of find, doubts. They change no element of the text. Without
+// the Custom Highlight API, words get a class instead.
 
 const PRIORITY = { doubt: 0, found: 0, "found-now": 2, cursor: 1, spoken: 3 };
 
@@ -32,7 +32,7 @@ export class Marks {
     }
   }
 
-  // Words must have an element: their paragraph is filled.
+  // Words need an element, so their paragraph is filled.
   set(name, words) {
     if (!this.highlights) return this.setClass(name, words);
     const highlight = this.highlights.get(name);

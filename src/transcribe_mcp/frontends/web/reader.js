@@ -1,11 +1,12 @@
-// What shows a transcript: text, sound, wave, find and doubts, joined to the elements of a page.
+// Shows a transcript: text, audio, waveform, find and doubts, connected to the elements of a page.
 import { $ } from "./elements.js";
 import { Doubts, Find } from "./find.js";
 import { Sound } from "./sound.js";
 import { Text } from "./text.js";
 import { Wave } from "./wave.js";
 
-// Args: audio: an <audio> element, or what has its parts. speakers: gives names their colours.
+// Args: audio: an <audio> element, or an object with its interface. speakers: gives names their
+// colours.
 export function reader(audio, speakers) {
   const text = new Text($("#text"), {
     live: $("#live"),

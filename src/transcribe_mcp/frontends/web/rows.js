@@ -1,4 +1,4 @@
-// One recording in the list, in each of its states. The element stays; what it shows changes.
+// One recording in the list, in each of its states. The element stays; its content changes.
 import { reason, sentence } from "./api.js";
 import { about, button, clock, counted, el, icon, languageName, shownName } from "./ui.js";
 

@@ -1,4 +1,4 @@
-// Search in what was said, in all finished transcripts.
+// Search in all finished transcripts.
 import { get } from "./api.js";
 import { enter } from "./session.js";
 import { $, clock, counted, day, el, ready, shownName, start } from "./ui.js";

@@ -1,5 +1,5 @@
-// Segments of the document: sentences with their words. These functions change none of them, they
-// make new ones.
+// Segments of the document: sentences with their words. These functions do not change them;
+// they return new ones.
 
 const PAUSE_S = 1.6;
 const PARAGRAPH_WORDS = 75;
@@ -21,7 +21,7 @@ export function paragraphs(segments) {
 
 export const plain = (text) => text.replace(/\s+/gu, " ").trim();
 
-// A segment without timed words is one word, so that it can be clicked and followed.
+// A segment without timed words counts as one word, so that it can be clicked and followed.
 export function timed(segment) {
   if (segment.words.length || !segment.text.trim()) return segment;
   const { start, end, text } = segment;
@@ -44,7 +44,7 @@ export function isSame(a, b) {
   );
 }
 
-// How many words at the beginning, or at the end, stand unchanged in the new text.
+// Number of words at the start, or at the end, that are unchanged in the new text.
 function kept(words, text) {
   const isSpaced = words.length < 2 || words.slice(1).some(({ word }) => /^\s/u.test(word));
   const isBorder = (place) => !isSpaced || place === text.length || / /u.test(text[place]);
@@ -69,8 +69,8 @@ function kept(words, text) {
   return { head, tail, from, to };
 }
 
-// The segment with another text. Words that stay keep their times; those of a changed run share out
-// its span by their letters. The server aligns them better: its answer replaces this.
+// The segment with another text. Kept words keep their times; words of a changed run share its
+// span by letters. The server's better alignment replaces this.
 export function retime(segment, given) {
   const text = plain(given);
   const lead = !segment.text || /^\s/u.test(segment.text) ? " " : "";
@@ -136,7 +136,7 @@ export function join(segments) {
   };
 }
 
-// How many words are before a place in the shown text: a word counts from its middle on.
+// Number of words before a place in the shown text; a word counts from its middle on.
 export function countBefore({ words }, letters) {
   let seen = 0;
   let n = 0;

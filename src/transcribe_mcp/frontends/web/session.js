@@ -1,4 +1,4 @@
-// The session: a token in the address or from the form becomes a cookie that no script can read.
+// The session: a token in the URL or from the form becomes a cookie that no script can read.
 import { get, send } from "./api.js";
 import { el, icon } from "./ui.js";
 
@@ -7,12 +7,12 @@ const WRONG =
 
 let isNeeded = () => false;
 
-// While `check` says so, the page waits behind the form: it has edits that are not saved.
+// While `check` is true, the page stays behind the form, because it has unsaved edits.
 export function keepWhile(check) {
   isNeeded = check;
 }
 
-// The server takes this browser again: the page comes back.
+// The server accepts this browser again: show the page.
 export function reopen() {
   const door = document.getElementById("door");
   const app = document.getElementById("app");

@@ -1,4 +1,4 @@
-// The sound: play, seek, speed, and the text that follows what is spoken.
+// Audio: play, seek, speed, and text that follows the spoken word.
 import { setIcon } from "./elements.js";
 
 const SPEEDS = [0.5, 0.75, 1, 1.25, 1.5, 1.75, 2, 2.5, 3];
@@ -75,7 +75,8 @@ export class Sound {
     this.follow(true);
   }
 
-  // The browser may refuse: no sound, or no gesture yet. `error` of the element says the former.
+  // The browser may refuse: no audio, or no user gesture yet. `error` of the element shows the
+  // former.
   play() {
     this.audio.play().catch(() => this.buttons());
   }
@@ -147,7 +148,7 @@ export class Sound {
     this.parts.follow.dataset.up = String(top < innerHeight / 2);
   }
 
-  // The pill "Back to the current word" shows while the sound plays elsewhere.
+  // The pill "Back to the current word" shows while the audio plays elsewhere.
   follow(on, go = false) {
     this.isFollowing = on;
     this.parts.follow.hidden = on || this.audio.paused;

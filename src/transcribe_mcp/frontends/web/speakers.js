@@ -1,4 +1,4 @@
-// The speakers: shares in the rail, and the form that renames and joins them.
+// The speakers: shares in the rail, and the form that renames and merges them.
 import { Colours } from "./colours.js";
 import { $, counted, el, openAt, say } from "./ui.js";
 
@@ -20,7 +20,7 @@ export class Speakers extends Colours {
   }
 
   // Seconds of each speaker, in the order of the document. Names that were changed here count by
-  // their sentences until the server has counted.
+  // their sentences until the server has the result.
   spans() {
     const { doc, segments } = this.text;
     const spans = new Map();
@@ -87,7 +87,7 @@ export class Speakers extends Colours {
     return $("#speaker [name=where]:checked").value;
   }
 
-  // What is wrong with the name, or what else it does.
+  // The problem with the name, or its side effect.
   hint() {
     const isBad = /[=\p{Cc}]/u.test(this.wanted);
     const { name, wanted } = this;

@@ -55,7 +55,7 @@ export class Text {
     this.finish();
   }
 
-  // Shows other segments at once. `held`: a sentence that is typed in; with the same text it keeps
+  // Shows other segments at once. `held`: the sentence being edited; with the same text it keeps
   // its words' elements.
   change(segments, held = null) {
     const old = this.segments;
@@ -295,13 +295,13 @@ export class Text {
     if (box.top > innerHeight * 0.16 && box.bottom < innerHeight * 0.64) return;
     const isFar = Math.abs(box.top - innerHeight / 3) > 1.5 * innerHeight;
     const isStill = jump || isFar || matchMedia("(prefers-reduced-motion: reduce)").matches;
-    // Paragraphs that were never drawn have guessed heights: go there first, then put it right.
+    // Paragraphs that were never drawn have estimated heights: scroll there first, then correct.
     if (isStill) node.scrollIntoView({ block: "center", behavior: "instant" });
     box = node.getBoundingClientRect();
     scrollBy({ top: box.top - innerHeight * 0.32, behavior: isStill ? "instant" : "smooth" });
   }
 
-  // Keyboard: the text is one tab stop; arrows walk paragraphs and words.
+  // Keyboard: the text is one tab stop; arrow keys move by paragraph and word.
 
   rove(i) {
     const old = this.paras[this.roving];
@@ -326,7 +326,7 @@ export class Text {
     this.isLeaving = false;
   }
 
-  // Tab comes in at either end.
+  // Tab enters at either end.
   enter(edge) {
     const isByKey = edge.matches(":focus-visible") && !this.isLeaving;
     if (isByKey) this.focus(this.paras[this.roving]);

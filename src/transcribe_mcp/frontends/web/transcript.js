@@ -1,4 +1,4 @@
-// The page of one transcript: joins text, sound, wave, speakers, find, edits and keys.
+// The page of one transcript: connects text, audio, waveform, speakers, find, edits and keys.
 import { bytes, get, jobPath, reason, send, sentence, trouble, watch } from "./api.js";
 import { Conflicts } from "./conflicts.js";
 import { Editor } from "./editor.js";
@@ -132,7 +132,7 @@ async function again() {
 
 const mayHaveText = () => job.status === "completed" || job.percent > 0;
 
-// Reads the text, of an unfinished job the part that is there.
+// Reads the text; of an unfinished job the part so far.
 async function read() {
   if (!mayHaveText()) return;
   let doc;
@@ -203,7 +203,7 @@ async function listenTo() {
   wave.setPeaks(new Int8Array(peaks));
 }
 
-// The recording may have been moved since: then the text can still be read.
+// The recording may have been moved; the text can still be read.
 async function soundFailed() {
   const problem = await trouble(jobPath(jobId, "/audio"));
   $(".dock").dataset.silent = "true";
@@ -213,7 +213,7 @@ async function soundFailed() {
     control.disabled = true;
 }
 
-// --- what the reader does -----------------------------------------------------------------------
+// --- user actions ------------------------------------------------------------------------------
 
 function clicked(event) {
   const para = event.target.closest(".turn")?.para;

@@ -1,4 +1,4 @@
-// What every page shares: menus, dialogs, theme and text size.
+// Shared by all pages: menus, dialogs, theme and text size.
 import { $, el } from "./elements.js";
 
 export * from "./elements.js";
@@ -39,8 +39,8 @@ export function languageName(code) {
   }
 }
 
-// A popover opens below its button, or above where there is no room. The platform gives Esc, light
-// dismiss and the return of the focus.
+// A popover opens below its button, or above where there is no room. The platform handles Esc,
+// light dismiss and the return of focus.
 function place(pop, from) {
   const at = from.getBoundingClientRect();
   const { offsetWidth: width, offsetHeight: height } = pop;
@@ -115,7 +115,7 @@ function topLine() {
   mark();
 }
 
-// Shows whether the server can be heard; a short gap is not worth a word.
+// Shows whether the server is reachable; short gaps are ignored.
 let silence;
 export function showLine(isConnected) {
   clearTimeout(silence);
@@ -126,7 +126,7 @@ export function showLine(isConnected) {
 }
 
 let going;
-// A word about what happened, for some seconds.
+// Shows a message for some seconds.
 export function say(words, ms = 3500) {
   const toast = $(".toast");
   clearTimeout(going);
@@ -144,7 +144,7 @@ export function start() {
   topLine();
 }
 
-// For the tests: the page has drawn what it has.
+// For the tests: the page is drawn.
 export function ready() {
   document.documentElement.dataset.ready = "true";
 }

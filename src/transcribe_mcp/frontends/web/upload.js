@@ -1,5 +1,5 @@
-// Recordings from this browser: chosen or dropped, a sheet of options, then one row each while it
-// is on its way.
+// Recordings from this browser: chosen or dropped, a sheet of options, then one row each during
+// the upload.
 import { upload } from "./api.js";
 import { $, button, el, languageName, say } from "./ui.js";
 
@@ -58,7 +58,7 @@ export class Uploads {
     $("#diarize").onchange = () => ($("#speakers-field").hidden = !$("#diarize").checked);
   }
 
-  // Leaving is counted, since dragleave comes from each child too.
+  // Leaving is counted, because each child fires dragleave too.
   listenToDrops() {
     let depth = 0;
     const show = (on) => ($("#drop").dataset.on = String(on));
@@ -84,7 +84,7 @@ export class Uploads {
     });
   }
 
-  // Browsers give a folder as a file that cannot be read.
+  // Browsers pass a folder as an unreadable file.
   dropped({ items, files }) {
     const folders = [...items].map((item) => item.webkitGetAsEntry?.()?.isDirectory ?? false);
     if (folders.includes(true)) say("Folders cannot be dropped. Choose the files inside.", 6000);
@@ -144,7 +144,7 @@ export class Uploads {
   }
 }
 
-// One file on its way. `run` gives the server's row, or null if it was stopped.
+// One upload. `run` returns the server's row, or null if it was stopped.
 class Upload {
   constructor(file, options) {
     this.file = file;

@@ -1,4 +1,4 @@
-// The history: earlier versions of the transcript, and the way back to them.
+// History: earlier versions of the transcript, and restoring them.
 import { get, jobPath, send } from "./api.js";
 import { isEqual, merged, pairs } from "./changes.js";
 import { textOf, versus } from "./conflicts.js";
@@ -16,7 +16,7 @@ function line(label, text) {
 }
 
 export class Versions {
-  // Args: `restored`, called with the document of the version that came back.
+  // Args: `restored`, called with the document of the restored version.
   constructor(jobId, edits, restored) {
     Object.assign(this, { jobId, edits, restored });
   }
@@ -51,7 +51,7 @@ export class Versions {
     return el("li", {}, more, back);
   }
 
-  // Shows which sentences a version has otherwise, with the words that are not there now.
+  // Shows the sentences in which a version differs, with its removed words.
   async compare(revision, box) {
     let doc;
     try {

@@ -162,7 +162,7 @@ export class Wave {
     for (const place of places) pen.fillRect(place - this.scale, 0, 2 * this.scale, room);
   }
 
-  // Who speaks when, in pixels. Where turns would be dust, the main speaker of each bin.
+  // Who speaks when, in pixels. Where turns would be too narrow, the main speaker of each bin.
   ribbon() {
     const { width } = this.parts.canvas;
     const share = width / this.sound.duration;

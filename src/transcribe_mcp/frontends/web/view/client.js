@@ -1,10 +1,10 @@
-// The client of MCP that shows this view: JSON-RPC in messages between windows, as the extension
-// MCP Apps has it (2026-01-26).
+// The client of MCP that shows this view: JSON-RPC in messages between windows, as in the
+// extension MCP Apps (2026-01-26).
 
 const PROTOCOL = "2026-01-26";
 
 export class Client {
-  // Args: heard: method -> what to do with its parameters. A request is answered with what it gives.
+  // Args: heard: method -> handler of its parameters. The result answers a request.
   constructor(heard) {
     this.heard = heard;
     this.asked = new Map(); // id -> how to settle it
@@ -39,12 +39,13 @@ export class Client {
     this.send({ method, params });
   }
 
-  // The answer of a tool of ours.
+  // The answer of one of our tools.
   async tool(name, given) {
     return answerOf(await this.ask("tools/call", { name, arguments: given }));
   }
 
-  // The view does not know the client's origin. Messages hold nothing that the client lacks.
+  // The view does not know the client's origin. Messages contain nothing that is secret from the
+  // client.
   send(message) {
     parent.postMessage({ jsonrpc: "2.0", ...message }, "*");
   }
@@ -64,14 +65,14 @@ export class Client {
   }
 }
 
-// What a tool said: one block of text with an object. Errors of ours are in it, others are text.
+// A tool's answer: one block of text with an object. Our errors are objects, others are plain text.
 export function answerOf({ content = [], isError }) {
   const said = content[0]?.text ?? "";
   let answer = null;
   try {
     answer = JSON.parse(said);
   } catch {
-    // Not from our server: the client's own words.
+    // Not from our server but from the client.
   }
   if (answer?.error && (isError || !answer.status)) {
     const { message, hint } = answer.error;

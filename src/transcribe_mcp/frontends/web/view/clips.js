@@ -1,5 +1,5 @@
-// Sound in clips of half a minute, which come in messages: a view has no address to play from. It
-// has what the player needs of an <audio> element.
+// Audio in clips of half a minute, sent in messages, because a view cannot load a URL. It has the
+// parts of an <audio> element that the player needs.
 
 const CLIP_S = 30;
 const KEPT = 8; // clips, decoded: 6 MB each

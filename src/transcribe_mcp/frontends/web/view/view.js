@@ -1,4 +1,4 @@
-// A transcript in a conversation: text and sound of one job. The client says which one.
+// A transcript in a conversation: text and sound of one job. The client selects it.
 import { $, clock, counted, el, setIcon, shownName } from "./elements.js";
 import { Colours } from "./colours.js";
 import { listen } from "./keys.js";
@@ -35,7 +35,7 @@ const READS = {
 let given = {}; // the arguments of show_transcript
 let shown = null; // its answer
 
-// --- what the client says ------------------------------------------------------------------------
+// --- messages of the client ----------------------------------------------------------------------
 
 async function open(result) {
   try {
@@ -49,7 +49,7 @@ async function open(result) {
   document.documentElement.dataset.ready = "true";
 }
 
-// Long transcripts come in parts, and show what is there.
+// Long transcripts arrive in parts and are shown as they arrive.
 async function read() {
   const segments = [];
   let first = 0;
@@ -112,7 +112,7 @@ function fit() {
   client.tell("ui/notifications/size-changed", { width: innerWidth, height });
 }
 
-// --- what the reader does ------------------------------------------------------------------------
+// --- user actions -------------------------------------------------------------------------------
 
 function clicked(event) {
   const para = event.target.closest(".turn")?.para;
