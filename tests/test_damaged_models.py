@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,24 @@ def a_directory(name: str) -> Damage:
     def do(model: Path) -> None:
         (model / name).unlink()
         (model / name).mkdir()
+
+    return do
+
+
+def a_broken_link(name: str) -> Damage:
+    """As in a snapshot of the Hub's cache that was copied without its blobs."""
+
+    def do(model: Path) -> None:
+        (model / name).unlink()
+        (model / name).symlink_to(f"../../blobs/{name}")
+
+    return do
+
+
+def a_pipe(name: str) -> Damage:
+    def do(model: Path) -> None:
+        (model / name).unlink()
+        os.mkfifo(model / name)
 
     return do
 
@@ -258,6 +277,25 @@ def test_a_damaged_model_is_refused_by_name_when_it_is_loaded(
     assert str(model) in str(caught.value)
     assert caught.value.hint
     assert not any(mark in str(caught.value) for mark in ("json.exception", "std::", "Traceback"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX links and pipes")
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "weights"])
+@pytest.mark.parametrize("layout", ["huggingface", "ctranslate2"])
+def test_a_broken_link_or_a_pipe_in_a_model_is_named_and_not_waited_for(
+    models: dict[str, Path], tmp_path: Path, layout: str, name: str
+) -> None:
+    if name == "weights":
+        name = {"huggingface": "model.safetensors", "ctranslate2": "model.bin"}[layout]
+    for number, (damage, words) in enumerate(
+        ((a_broken_link, "is a symbolic link, and what it points to is missing"),
+         (a_pipe, "is not a regular file"))
+    ):  # fmt: skip
+        model = shutil.copytree(models[layout], tmp_path / str(number))
+        damage(name)(model)
+        with pytest.raises(ModelFormatError) as caught:
+            load("ctranslate2", model)
+        assert str(caught.value) == f"{model / name} {words}"
 
 
 @pytest.mark.parametrize(("engine", "layout"), sorted({case[:2] for case in CASES}))

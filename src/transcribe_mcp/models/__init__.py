@@ -40,6 +40,7 @@ from .layouts import (
     layout_of,
     n_decoder_layers,
     read_json,
+    require_regular,
     required_files,
     word_lag_s,
 )
@@ -340,6 +341,7 @@ def _canonical(name: str) -> str:
 
 def _describe(name: str, directory: Path, repo: str | None) -> Checkpoint:
     names = file_names(directory)
+    require_regular(directory, required_files(names, where=str(directory)))
     checkpoint = Checkpoint(
         name, directory, layout_of(names, where=str(directory)), False, None, repo
     )

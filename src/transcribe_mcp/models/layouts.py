@@ -76,6 +76,24 @@ def file_names(directory: Path) -> list[str]:
         ) from error
 
 
+def require_regular(directory: Path, names: Collection[str]) -> None:
+    """Refuse files that cannot be read: a link to a missing file, as in a copied snapshot of the
+    Hub's cache, and pipes, which would block.
+
+    Raises:
+        ModelFormatError
+    """
+    for path in (directory / name for name in names):
+        if not path.exists():
+            raise ModelFormatError(
+                f"{path} is a symbolic link, and what it points to is missing",
+                hint="copy the files themselves, not the links: cp -rL",
+            )
+        if not path.is_file():
+            kind = "a directory" if path.is_dir() else "not a regular file"
+            raise ModelFormatError(f"{path} is {kind}", hint="download or export the model again")
+
+
 def layout_of(names: Collection[str], *, where: str) -> Layout:
     """Determine the layout from the names of the files.
 
