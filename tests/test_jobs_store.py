@@ -69,6 +69,22 @@ def test_a_store_damaged_inside_is_said_to_be(unattended: Place) -> None:
     assert unattended.database.read_bytes() == whole
 
 
+def test_a_search_index_that_is_damaged_is_said_to_be(unattended: Place) -> None:
+    queued()
+    fresh()
+    with closing(sqlite3.connect(unattended.database)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").close()
+        tables = "SELECT rootpage FROM sqlite_master WHERE name LIKE 'segments_search_config%'"
+        [page] = connection.execute(tables).fetchone()
+        [size] = connection.execute("PRAGMA page_size").fetchone()
+    with unattended.database.open("r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(b"\xa5" * size)
+
+    with pytest.raises(StoreDamagedError, match="vtable"):
+        jobs.search("word")
+
+
 def test_a_store_of_a_newer_version_is_left_as_it_is(unattended: Place) -> None:
     job = queued()
     fresh()

@@ -22,7 +22,9 @@ from .writer_link import ReplacedError, WriterUnreachableError
 from .writer_protocol import LOG_NAME
 
 _LOCKED = ("database is locked", "database table is locked", "deadlock detected")
-_DAMAGED = ("malformed", "not a database", "disk image", "file is encrypted")
+_DAMAGED = (
+    "malformed", "not a database", "disk image", "file is encrypted", "vtable constructor failed",
+)  # fmt: skip
 _FULL = ("disk is full", "no space left", "disk i/o error", "could not extend file")
 
 

@@ -137,7 +137,7 @@ def newest_revisions(connection: sa.Connection, job_ids: Sequence[str]) -> dict[
         .join(transcripts, transcripts.c.transcript_id == jobs.c.transcript_id)
         .where(jobs.c.job_id.in_(job_ids))
     )
-    return dict(connection.execute(query).tuples().all())
+    return {row.job_id: row.revision for row in connection.execute(query)}
 
 
 def known_contents(connection: sa.Connection, hashes: Sequence[str]) -> set[str]:

@@ -288,7 +288,7 @@ class WorkerStore:
         """The number of unfinished jobs of each queue."""
         query = sa.select(jobs.c.queue, sa.func.count()).where(IS_UNFINISHED).group_by(jobs.c.queue)
         with self._store.begin() as connection:
-            return dict(connection.execute(query).tuples().all())
+            return {row[0]: row[1] for row in connection.execute(query)}
 
     def take_over_orphan(self, job_id: str, queue: str) -> None:
         """Requeue a job whose worker is gone. Of several workers that try, one succeeds."""

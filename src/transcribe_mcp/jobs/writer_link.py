@@ -32,7 +32,8 @@ from .writer_protocol import (
 IDLE_S = 5.0  # after which a writer without clients exits
 CONNECT_S = 5.0
 START_S = 20.0  # for starting a writer
-ANSWER_S = 90.0  # beyond the patience; longer than any commit, to notice a writer that hangs
+# Beyond the patience: longer than any commit, shorter than the minute that MCP clients wait.
+ANSWER_S = 45.0
 TAIL_BYTES = 2_000
 LOG_BYTES = 100_000
 
@@ -135,7 +136,9 @@ class WriterLink:
                 return receive(self._inbox, self._socket)
             except TimeoutError as error:
                 self.close()
-                raise WriterUnreachableError("the writer process does not answer") from error
+                raise WriterUnreachableError(
+                    "the writer process does not answer; it may still make this change later"
+                ) from error
             except (OSError, EOFError, ValueError) as error:
                 self.close()
                 message = again

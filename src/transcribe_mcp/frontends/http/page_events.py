@@ -20,6 +20,7 @@ from ...errors import JobNotFoundError, TranscribeError
 from ...service.async_service import AsyncService
 from ...service.models import Job, JobFilter, JobStatus
 from ...service.viewing import Viewing
+from ..store_log import StoreLog
 from .page_answers import job_row
 
 LOOK_S = 1.0
@@ -73,11 +74,14 @@ class Events:
     async def _watch(self) -> None:
         """Poll for changes while there are listeners."""
         self._known = None
+        log = StoreLog(_log)
         while self._listeners:
             try:
                 await self._look()
             except TranscribeError as error:
-                _log.warning("the database cannot be read now: %s", error.code)
+                log.failed(error)
+            else:
+                log.succeeded()
             await asyncio.sleep(LOOK_S)
 
     async def _look(self) -> None:

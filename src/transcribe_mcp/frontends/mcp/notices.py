@@ -21,6 +21,7 @@ from ...service.async_service import AsyncService
 from ...service.formats import FORMATS
 from ...service.models import Job, JobFilter, JobStatus
 from ...service.service import Service
+from ..store_log import StoreLog
 from ..times import iso
 from . import sdk
 from .answers import clean
@@ -108,6 +109,7 @@ class Notices:
     async def watch(self) -> None:
         """Poll the database until cancelled; after an error, poll again later."""
         pause = POLL_S
+        log = StoreLog(_log)
         while True:
             await asyncio.sleep(pause)
             if not self._sessions and not self._streams:
@@ -118,8 +120,9 @@ class Notices:
             try:
                 now = await self._look(known)
             except TranscribeError as error:
-                _log.warning("the database cannot be read now: %s", error.code)
+                log.failed(error)
                 continue
+            log.succeeded()
             if self._known is not None and now != known:
                 ended = [
                     job_id for job_id, state in now.items() if known.get(job_id, "live") != state
