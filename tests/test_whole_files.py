@@ -115,6 +115,15 @@ def test_a_wav_of_another_codec_is_read_to_its_end_too(tmp_path):
         ("mp3", "libmp3lame", (44_100, 22_050), ("stereo", "mono")),
         ("aac", "aac", (44_100, 22_050), ("mono", "mono")),
         ("ac3", "ac3", (48_000, 44_100), ("mono", "stereo")),
+        ("aiff", "pcm_s16be", (44_100, 16_000), ("mono", "stereo")),
+        ("caf", "pcm_s16le", (16_000, 44_100), ("stereo", "mono")),
+        ("w64", "pcm_s16le", (16_000, 44_100), ("mono", "stereo")),
+        ("m4a", "aac", (44_100, 22_050), ("mono", "stereo")),
+        ("mov", "pcm_s16le", (16_000, 44_100), ("mono", "mono")),
+        ("mka", "flac", (16_000, 44_100), ("mono", "stereo")),
+        ("mka", "pcm_s16le", (44_100, 16_000), ("mono", "mono")),
+        ("webm", "libopus", (48_000, 48_000), ("mono", "stereo")),
+        ("asf", "libmp3lame", (44_100, 22_050), ("mono", "stereo")),
     ],
 )
 def test_recordings_one_after_the_other_in_one_file_are_all_read(
@@ -137,6 +146,29 @@ def test_recordings_one_after_the_other_in_one_file_are_all_read(
     expected = [np.sqrt(np.mean(part**2)) for part in np.array_split(truth, 14)]
     np.testing.assert_allclose(levels, expected, atol=0.06)
     assert not any("the rest of the recording" in notice.message for notice in notices)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec", "options"),
+    [
+        ("wav", "pcm_s16le", {"rf64": "always"}),
+        ("webm", "libopus", {"live": "1"}),
+        ("mp4", "aac", {"movflags": "frag_keyframe+empty_moov"}),
+    ],
+)
+def test_files_without_a_length_one_after_the_other_are_all_read(tmp_path, suffix, codec, options):
+    rate_hz = 48_000
+    written = b""
+    for number in (0, 1, 2):
+        name = tmp_path / f"{number}.{suffix}"
+        samples = speechlike(3, rate_hz)
+        part = write_audio(name, codec, samples, rate_hz=rate_hz, container_options=options)
+        written += part.read_bytes()
+    path = tmp_path / f"a.{suffix}"
+    path.write_bytes(written)
+    got, notices = decode(path)
+    assert len(got) / SAMPLE_RATE_HZ == pytest.approx(9, abs=0.25)
+    assert ["3 recordings" in notice.message for notice in notices] == [True]
 
 
 def test_three_links_of_which_the_middle_one_differs_are_all_read(tmp_path):

@@ -27,10 +27,11 @@ PROMISES_LESS = "The file has more audio than its header says; all of it was rea
 
 
 @dataclass(frozen=True, slots=True)
-class _Container:
+class Container:
     """How a format lays out its chunks.
 
     Attributes:
+        magic: the first bytes of a file.
         first: offset of the first chunk.
         head_bytes: size of the head of a chunk: its name and the size of its content.
         align: chunks start at multiples of this.
@@ -39,6 +40,7 @@ class _Container:
         patches: the corrected bytes by offset.
     """
 
+    magic: tuple[bytes, ...]
     first: int
     head_bytes: int
     align: int
@@ -68,7 +70,7 @@ def corrected(path: Path) -> tuple[Patches, Notice | None]:
     """
     with path.open("rb") as file:
         head = file.read(16)
-        kind = _container_of(head)
+        kind = container_of(head)
         if kind is None:
             return {}, None
         found = _find_sound(file, kind, path.stat().st_size)
@@ -80,7 +82,7 @@ def corrected(path: Path) -> tuple[Patches, Notice | None]:
         ) if is_promise else None
 
 
-def _container_of(head: bytes) -> _Container | None:
+def container_of(head: bytes) -> Container | None:
     if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
         return AIFF
     if head[:4] in (b"RF64", b"BW64") and head[8:12] == b"WAVE":
@@ -90,37 +92,39 @@ def _container_of(head: bytes) -> _Container | None:
     return W64 if head == W64_HEAD else None
 
 
-def _chunks(
-    file: BinaryIO, kind: _Container, at: int, size: int
-) -> Iterator[tuple[bytes, int, int]]:
+def chunks(file: BinaryIO, kind: Container, at: int, size: int) -> Iterator[tuple[bytes, int, int]]:
     """Name, offset and size of the contents of the chunks from ``at`` on."""
+    of_sound: int | None = None  # in RF64, where the chunk itself has no room for it
+    begin = at
     for _ in range(MAX_CHUNKS):
         file.seek(at)
         head = file.read(kind.head_bytes)
         if len(head) < kind.head_bytes:
             return
         name, length = kind.read(head)
+        if name == b"ds64" and kind is RF64:
+            file.seek(at + kind.head_bytes + 8)
+            of_sound = int.from_bytes(file.read(8), "little")
+        elif name == kind.sound and of_sound is not None:
+            length = of_sound
         at += kind.head_bytes
         yield name, at, length
         at += max(0, length)
-        at += -at % kind.align
+        at += -(at - begin) % kind.align
         if at >= size:
             return
 
 
-def _find_sound(file: BinaryIO, kind: _Container, size: int) -> _Found | None:
-    chunks: dict[bytes, int] = {}
-    for name, begin, length in _chunks(file, kind, kind.first, size):
+def _find_sound(file: BinaryIO, kind: Container, size: int) -> _Found | None:
+    before: dict[bytes, int] = {}
+    for name, begin, length in chunks(file, kind, kind.first, size):
         if name == kind.sound:
-            if kind is RF64 and b"ds64" in chunks:
-                file.seek(chunks[b"ds64"] + 8)
-                length = int.from_bytes(file.read(8), "little")
-            return _Found(file, chunks, begin, length, size)
-        chunks[name] = begin
+            return _Found(file, before, begin, length, size)
+        before[name] = begin
     return None
 
 
-def _is_right(found: _Found, kind: _Container) -> bool:
+def _is_right(found: _Found, kind: Container) -> bool:
     """Whether the samples end where the header says: at the end of the file, or before other chunks
     or zeros. A file that is shorter than its header says was cut off, and is no matter of this.
     """
@@ -134,9 +138,11 @@ def _is_right(found: _Found, kind: _Container) -> bool:
     return found.length > 0 and (_chunks_follow(found, kind, end) or _is_blank(found.file, end))
 
 
-def _chunks_follow(found: _Found, kind: _Container, end: int) -> bool:
+def _chunks_follow(found: _Found, kind: Container, end: int) -> bool:
     at = end + -end % kind.align
-    for name, begin, length in _chunks(found.file, kind, at, found.size):
+    for name, begin, length in chunks(found.file, kind, at, found.size):
+        if name.startswith(kind.magic):
+            return True  # another file
         if length < 0 or not all(0x20 <= byte < 0x7F for byte in name[:4]):
             return False
         if found.size <= begin + length <= found.size + kind.align:
@@ -192,7 +198,8 @@ def _w64_patches(found: _Found) -> Patches:
     }
 
 
-AIFF = _Container(
+AIFF = Container(
+    magic=(b"FORM",),
     first=12,
     head_bytes=8,
     align=2,
@@ -200,7 +207,8 @@ AIFF = _Container(
     read=lambda head: (head[:4], int.from_bytes(head[4:], "big")),
     patches=_aiff_patches,
 )
-RF64 = _Container(
+RF64 = Container(
+    magic=(b"RF64", b"BW64"),
     first=12,
     head_bytes=8,
     align=2,
@@ -208,7 +216,8 @@ RF64 = _Container(
     read=lambda head: (head[:4], int.from_bytes(head[4:], "little")),
     patches=_rf64_patches,
 )
-CAF = _Container(
+CAF = Container(
+    magic=(b"caff",),
     first=8,
     head_bytes=12,
     align=1,
@@ -216,7 +225,8 @@ CAF = _Container(
     read=lambda head: (head[:4], int.from_bytes(head[4:], "big", signed=True)),
     patches=_caf_patches,
 )
-W64 = _Container(
+W64 = Container(
+    magic=(W64_HEAD,),
     first=40,
     head_bytes=24,
     align=8,

@@ -5,6 +5,7 @@ size. There may be several ``data`` chunks, or several files in a row. Metadata 
 skipped.
 * Ogg: a chain of links, each with its own headers. FFmpeg reads on with the first link's rate.
 * FLAC: several files in a row. FFmpeg loses those with another format.
+* AIFF, ASF, CAF, RF64, W64, MP4, Matroska: several files in a row; see ``joins``.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ..domain.transcript import Notice
+from . import joins
 from .container import Media
 
 SCAN_BYTES = 1 << 20
@@ -53,6 +55,9 @@ class Parts:
 
 def parts(media: Media, container: str) -> Parts:
     """All parts of a file that FFmpeg identifies as ``container``; usually the file itself."""
+    begins = joins.starts(media.path)
+    if len(begins) > 1:
+        return _chain(media, begins, "recordings")
     if container == "wav":
         return _wav_parts(media)
     if container == "ogg":
