@@ -316,3 +316,19 @@ def test_a_video_in_a_riff_file_that_was_cut_off_is_said_to_be(tmp_path):
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
     assert [notice.code for notice in decode(path)[1]] == ["source_damaged"]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec"), [("opus", "libopus"), ("ogg", "vorbis"), ("oga", "flac")]
+)
+def test_an_ogg_file_that_breaks_off_is_said_to(tmp_path, suffix, codec):
+    samples = speechlike(10, 48_000)
+    path = write_audio(tmp_path / f"a.{suffix}", codec, samples, rate_hz=48_000, layout="stereo")
+    data = path.read_bytes()
+    assert decode(path)[1] == []
+    path.write_bytes(data + b"\0" * 1000)
+    assert decode(path)[1] == [], "something after the last page"
+    path.write_bytes(data[: data.rindex(b"OggS")])
+    assert decode(path)[1] == [], "a live recording has no last page"
+    path.write_bytes(data[: len(data) * 2 // 3])
+    assert [notice.code for notice in decode(path)[1]] == ["source_damaged"]

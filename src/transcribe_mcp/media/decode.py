@@ -27,7 +27,7 @@ from .decode_serial import Findings, serial
 from .headers import corrected
 from .level import SILENCE_DB, Levels
 from .openat import Patches
-from .parts import Parts, parts
+from .parts import Parts, is_cut_off_ogg, parts
 from .resampler import SAMPLE_RATE_HZ, Samples
 from .tracks import Track, chosen_channels, chosen_tracks, excerpts, tracks_of
 
@@ -260,6 +260,9 @@ def _note_missing_end(sound: Sound, done_s: float, findings: Findings) -> None:
     )
     if is_short or (sound.parts.notice is None and _is_cut_off_riff(sound.media.path)):
         findings.add("source_damaged", done_s, "the recording ends earlier than its header says")
+    elif "source_damaged" not in findings.counts and is_cut_off_ogg(sound.media.path):
+        message = "the file breaks off in the middle of a page and may be incomplete"
+        findings.add("source_damaged", done_s, message)
 
 
 def _is_promised(media: Media, claim_s: float) -> bool:

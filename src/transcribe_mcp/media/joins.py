@@ -17,6 +17,12 @@ MAX_SCAN_BYTES = 1 << 20
 ASF = b"\x30\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9\x00\xaa\x00\x62\xce\x6c"
 EBML = b"\x1a\x45\xdf\xa3"
 SEGMENT = b"\x18\x53\x80\x67"
+# Contents of a segment: seek head, info, tracks, cluster, cues, tags, chapters, attachments.
+MATROSKA_PARTS = {
+    EBML, SEGMENT, b"\x11\x4d\x9b\x74", b"\x15\x49\xa9\x66", b"\x16\x54\xae\x6b",
+    b"\x1f\x43\xb6\x75", b"\x1c\x53\xbb\x6b", b"\x12\x54\xc3\x67", b"\x10\x43\xa7\x70",
+    b"\x19\x41\xa4\x69",
+}  # fmt: skip
 MATROSKA_BETWEEN = (0xEC, 0xBF)  # Void, CRC-32
 MATROSKA_KINDS = (b"matroska", b"webm")
 MAX_EBML_BYTES = 4096  # of the header of a file
@@ -90,24 +96,26 @@ def _box_bytes(head: bytes) -> int:
 
 
 def _matroska_files(file: BinaryIO, size: int) -> Iterator[int]:
-    """A segment without a size, as of a live recording, is searched for the next file."""
+    """A segment without a size, as of a live recording, is entered. A cluster without one is
+    searched for the next file.
+    """
     at = 0
     while at < size:
         file.seek(at)
         name = file.read(4)
-        head = 1 if name[:1] and name[0] in MATROSKA_BETWEEN else 4
-        file.seek(at + head)
+        head_bytes = 1 if name[:1] and name[0] in MATROSKA_BETWEEN else 4
+        if head_bytes == 4 and name not in MATROSKA_PARTS:
+            return
+        file.seek(at + head_bytes)
         begin, length = _element(file)
         if name == EBML:
             yield at
-        elif name != SEGMENT and head == 4:
-            return
-        if length is None:
-            at = _next_matroska(file, begin)
-            if at < 0:
-                return
-        else:
+        if length is not None:
             at = begin + length
+        elif name == SEGMENT:
+            at = begin
+        elif (at := _next_matroska(file, begin)) < 0:
+            return
 
 
 def _element(file: BinaryIO) -> tuple[int, int | None]:

@@ -27,6 +27,7 @@ UNKNOWN_SIZES = (0, 0xFFFF_FFFF)  # placeholders for an unknown size
 MIN_EXTRA_S = 0.1  # less than this after the promised end is padding
 OGG_FIRST_PAGE = b"OggS\0\x02"
 OGG_PAGE_HEAD = 27  # bytes; the last one counts the segments, whose lengths follow
+MAX_OGG_PAGE = OGG_PAGE_HEAD + 255 + 255 * 255
 FLAC_HEADS = (b"fLaC\0\0\0\x22", b"fLaC\x80\0\0\x22")
 WAVE_FORMAT_EXTENSIBLE = 0xFFFE
 # FFmpeg's demuxers of headerless audio, by format tag and bits.
@@ -300,6 +301,21 @@ def _ogg_links(path: Path) -> list[int]:
             lengths = page[OGG_PAGE_HEAD : OGG_PAGE_HEAD + n_segments]
             page_end = at + OGG_PAGE_HEAD + n_segments + sum(lengths)
     return begins
+
+
+def is_cut_off_ogg(path: Path) -> bool:
+    """Whether the file ends within a page. FFmpeg reads the pages before and reports nothing."""
+    with path.open("rb") as file:
+        if file.read(4) != OGG_FIRST_PAGE[:4]:
+            return False
+        size = path.stat().st_size
+        file.seek(max(0, size - MAX_OGG_PAGE))
+        tail = file.read(MAX_OGG_PAGE)
+    page = tail[max(0, tail.rfind(OGG_FIRST_PAGE[:5])) :]
+    n_segments = page[OGG_PAGE_HEAD - 1] if len(page) >= OGG_PAGE_HEAD else 0
+    lengths = page[OGG_PAGE_HEAD : OGG_PAGE_HEAD + n_segments]
+    n_bytes = OGG_PAGE_HEAD + n_segments + sum(lengths)
+    return page.startswith(OGG_FIRST_PAGE[:5]) and len(page) < n_bytes
 
 
 def _positions(file: BinaryIO, names: Sequence[bytes]) -> list[int]:
