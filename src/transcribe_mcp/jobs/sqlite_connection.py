@@ -144,7 +144,7 @@ class WritingConnection(sqlite3.Connection):
         elif not self._is_deferred:
             try:
                 self._try()
-            except BaseException:  # nothing has changed, so the transaction may go on
+            except BaseException:  # nothing has changed, so the transaction continues
                 self._statements.pop()
                 raise
 

@@ -124,7 +124,7 @@ class Worker:
         except StoreError as error:
             self._log(f"the database fails: {error}")
             self.exit_code = EXIT_STORE_FAILED
-        except Exception as error:  # noqa: BLE001 - the process ends, its jobs go on in another
+        except Exception as error:  # noqa: BLE001 - the process ends; its jobs continue in another
             self._log(f"the worker fails: {where(error)}")
             self.exit_code = EXIT_FAILED
         self._stop.set()

@@ -17,7 +17,7 @@ def library_errors(
     Args:
         kinds: returns the types of the library's errors; called after an error.
         failed: the message; ``no_memory`` is the message if memory ran out.
-        hint: the way out if memory ran out.
+        hint: what to do if memory ran out.
 
     Raises:
         OutOfMemoryError: memory ran out.

@@ -68,9 +68,9 @@ class DeviceBackend:
         most_rows: maximum number of windows decoded at once.
         room: allowed sizes of slots.
         workers: threads that each process a part of the windows with ``threads_each`` torch
-        threads; if that is 0, the caller's thread does the work. On a CPU several workers with few
-        threads are faster than one with all, because a step has many small operations, after each
-        of which threads wait for each other.
+            threads; if that is 0, the caller's thread does the work. On a CPU several workers with
+            few threads are faster than one with all, because a step has many small operations,
+            after each of which threads wait for each other.
         give_back: frees the encoder's workspace.
         notices: about limitations.
     """

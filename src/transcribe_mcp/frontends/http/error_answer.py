@@ -24,7 +24,7 @@ def refusal(
     """An error as an answer.
 
     Args:
-        message: for people, with the way out.
+        message: for people, with a hint.
         code: for programs; see ``docs/errors.md``.
         param: the field of the request that is wrong.
         more: fields beside the error.
