@@ -225,7 +225,7 @@ def test_an_rttm_of_several_recordings_gives_the_turns_of_one(tmp_path: Path) ->
 def test_damaged_references_are_refused(tmp_path: Path, name: str, content: str) -> None:
     path = tmp_path / name
     path.write_text(content, encoding="utf-8")
-    with pytest.raises(SourceError, match="has no turns of speakers") as refused:
+    with pytest.raises(SourceError, match="has no speaker turns") as refused:
         read_turns(path)
     assert "RTTM" in refused.value.hint
     with pytest.raises(SourceError, match="cannot read"):
