@@ -105,3 +105,23 @@ def test_the_list_of_rules_and_the_documents_hold_no_template(
     for arguments in (["doctor", "--list"], ["doctor", "--list", "--json"], ["document"]):
         assert main(arguments) == 0
         assert TEMPLATE.findall(capsys.readouterr().out) == []
+
+
+@pytest.mark.parametrize(
+    "known", TEXTS["known"], ids=lambda known: f"{known['code']} {known['text'][:40]}"
+)
+def test_a_message_may_stand_in_place_of_a_file(
+    known: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["doctor", f"--explain={known['text']}"]) == 0
+    assert known["code"] in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["", "no such file", "/nowhere/log.txt"])
+def test_what_is_neither_a_file_nor_a_known_error_has_a_way_out(
+    text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["doctor", "--explain", text]) == 3
+    error, hint = capsys.readouterr().err.splitlines()
+    assert error.startswith(f"error: cannot read {text!r}: ")
+    assert hint.startswith("hint: ")

@@ -96,7 +96,7 @@ def _doctor(asked: argparse.Namespace) -> int:
     if asked.list:
         say_answer(asked.json, report.rules_json(), report.rules_text())
         return 0
-    if asked.explain:
+    if asked.explain is not None:
         return _explain(asked)
     facts = _facts(asked)
     if asked.deep:
@@ -143,19 +143,34 @@ def _with_operations(facts: Facts, asked: argparse.Namespace) -> Facts:
 
 
 def _explain(asked: argparse.Namespace) -> int:
-    try:
-        if asked.explain == "-":
-            raw = sys.stdin.buffer.read(EXPLAIN_MAX_BYTES)
-        else:
-            with Path(asked.explain).open("rb") as file:
-                raw = file.read(EXPLAIN_MAX_BYTES)
-    except OSError as error:
-        raise CompatError(f"cannot read {asked.explain}: {error.strerror}") from error
-    found = explain(raw.decode("utf-8", "replace"))
+    text = _text_to_explain(asked.explain)
+    found = explain(text)
     # The log may be from another machine, so versions come from --facts only.
     machine = DerivedFacts(load(asked.facts) if asked.facts else Facts([]))
     say_answer(asked.json, report.explain_json(found, machine), report.explain_text(found, machine))
     return 0 if found else 1
+
+
+def _text_to_explain(asked: str) -> str:
+    """The text of a log, of standard input, or the message itself if it is a known one.
+
+    Raises:
+        CompatError: neither a readable file nor a known error.
+    """
+    try:
+        if asked == "-":
+            raw = sys.stdin.buffer.read(EXPLAIN_MAX_BYTES)
+        else:
+            with Path(asked).open("rb") as file:
+                raw = file.read(EXPLAIN_MAX_BYTES)
+    except OSError as error:
+        if explain(asked):
+            return asked
+        raise CompatError(
+            f"cannot read {asked!r}: {error.strerror}",
+            hint="give the name of a log, or - and the error text on standard input",
+        ) from error
+    return raw.decode("utf-8", "replace")
 
 
 def _plan(facts: Facts, asked: argparse.Namespace) -> int:
@@ -244,8 +259,8 @@ _COMMANDS: Mapping[str, tuple[str, _Run, Sequence[_Option]]] = {
             ),
             _option(
                 "--explain",
-                metavar="FILE",
-                help="find known errors in a log; - reads standard input",
+                metavar="FILE|TEXT",
+                help="find known errors in a log or in a message; - reads standard input",
             ),
             _option(
                 "--plan", action="store_true", help="print the install commands for this machine"
