@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import typer
 
@@ -94,3 +96,36 @@ def test_a_value_out_of_its_bounds_or_choices_is_refused_with_what_would_do(reco
             with pytest.raises(UsageError, match=option.name) as caught:
                 record(**{option.name: value})
             assert caught.value.hint
+
+
+def test_values_of_python_get_the_declared_types(tmp_path: Path) -> None:
+    given = Options(
+        temperatures=[0, np.float32(0.5)],  # type: ignore[arg-type, list-item]
+        vocabulary=["Anna", "Bert"],  # type: ignore[arg-type]
+        track=2,  # type: ignore[arg-type]
+        channel=np.int64(1),  # type: ignore[arg-type]
+        beam_size=np.int64(5),  # type: ignore[arg-type]
+    )
+    assert given == Options(
+        temperatures=(0, 0.5), vocabulary=("Anna", "Bert"), track="2", channel="1", beam_size=5
+    )
+    assert type(given.beam_size) is int and hash(given)
+    assert EngineSpec(model=tmp_path).model == str(tmp_path)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"language": None}, {"vocabulary": "Anna"}, {"vocabulary": None}, {"temperatures": 0.0},
+        {"temperatures": (0, "x")}, {"prompt": None}, {"beam_size": "5"}, {"beam_size": 2.5},
+        {"speakers": 2.0}, {"diarize": "no"}, {"words": None}, {"voices": ["Anna"]},
+        {"threads": None},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_value_of_another_type_is_refused_by_name(given: dict[str, Any]) -> None:
+    ((name, value),) = given.items()
+    with pytest.raises(UsageError) as caught:
+        Options(**given)
+    assert str(caught.value) == f"{name} is {value!r}"
+    assert caught.value.hint.startswith("give ")

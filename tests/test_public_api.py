@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import transcribe_mcp
+from transcribe_mcp.settings import settings
 
 WELCOME = Path(__file__).parents[1] / "samples" / "welcome.flac"
 HEAVY = {
@@ -70,3 +75,52 @@ def test_a_missing_recording_is_one_of_our_errors() -> None:
 
     with pytest.raises(transcribe_mcp.TranscribeError, match=r"missing\.flac"):
         transcribe_mcp.transcribe("missing.flac", engine)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (([0.0] * 16_000, "engine"), "the source is of the type list"),
+        ((None, "engine"), "the source is of the type NoneType"),
+        ((WELCOME, "tiny.en"), "the engine is of the type str"),
+        ((WELCOME, transcribe_mcp.EngineSpec()), "the engine is of the type EngineSpec"),
+        ((WELCOME, "engine", {"language": "en"}), "the options are of the type dict"),
+        (("", "engine"), "the name of the source is empty"),
+    ],
+)
+def test_an_argument_of_another_type_is_one_of_our_errors(
+    arguments: tuple[Any, ...], words: str
+) -> None:
+    engine = transcribe_mcp.load_engine(transcribe_mcp.EngineSpec(engine="fake"))
+    given = (engine if each == "engine" else each for each in arguments)
+    with pytest.raises(transcribe_mcp.TranscribeError, match=words) as caught:
+        transcribe_mcp.transcribe(*given)
+    assert caught.value.hint.startswith(("give ", "load one"))
+
+
+def test_an_engine_is_loaded_by_its_spec_and_used_until_it_is_closed() -> None:
+    with pytest.raises(transcribe_mcp.TranscribeError, match="the spec is of the type str"):
+        transcribe_mcp.load_engine("tiny.en")  # type: ignore[arg-type]
+    engine = transcribe_mcp.load_engine(transcribe_mcp.EngineSpec(engine="fake"))
+    engine.close()
+    with pytest.raises(transcribe_mcp.TranscribeError, match="the engine is closed"):
+        transcribe_mcp.transcribe(WELCOME, engine)
+
+
+def test_a_url_is_transcribed_unless_offline_mode_is_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    handler = partial(SimpleHTTPRequestHandler, directory=str(WELCOME.parent))
+    engine = transcribe_mcp.load_engine(transcribe_mcp.EngineSpec(engine="fake"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        url = f"http://127.0.0.1:{server.server_port}/{WELCOME.name}"
+        try:
+            transcript = transcribe_mcp.transcribe(url, engine)
+            monkeypatch.setenv("TRANSCRIBE_MCP_OFFLINE", "1")
+            settings.cache_clear()
+            with pytest.raises(transcribe_mcp.TranscribeError, match="offline mode is on"):
+                transcribe_mcp.transcribe(url, engine)
+        finally:
+            server.shutdown()
+            settings.cache_clear()
+    assert transcript.source == url
+    assert transcript.text == transcribe_mcp.transcribe(WELCOME, engine).text

@@ -130,7 +130,7 @@ class Settings:
         data_dir: directory for jobs and transcripts.
         cache_dir: directory for converted models and other files that can be recreated.
         threads: CPU threads; 0 uses all available cores.
-        offline: never use the network; ``HF_HUB_OFFLINE=1`` has the same effect.
+        offline: never use the network; ``HF_HUB_OFFLINE=1`` has this effect for models.
         database_url: of a PostgreSQL database for jobs and transcripts; SQLite if empty.
         allowed_roots: directories from which a server may read recordings.
         allow_urls: a server may download recordings from public URLs.

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from ..errors import UsageError
 from .languages import AUTO, requested_language
+from .option_values import convert_values
 
 TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 ALL = "all"
@@ -82,11 +83,20 @@ def part_of(cls: type[Record], record: Any, **changes: Any) -> Record:
     return cls(**{name: getattr(record, name) for name in names} | changes)
 
 
+def _convert(record: Any) -> None:
+    """
+    Raises:
+        UsageError: a value has a wrong type.
+    """
+    convert_values(record, (each.name for each in fields(record) if "option" in each.metadata))
+
+
 def _check(record: Any) -> None:
     """
     Raises:
-        UsageError: a value is out of bounds or not among its choices.
+        UsageError: a value has a wrong type, is out of bounds or not among its choices.
     """
+    _convert(record)
     for each in options_of(record):
         value = getattr(record, each.name)
         if each.ge is not None and value is not None and not _is_within(each, value):
@@ -254,6 +264,7 @@ class Options:
     )
 
     def __post_init__(self) -> None:
+        _convert(self)
         object.__setattr__(self, "language", requested_language(self.language))
         for name in ("track", "channel"):
             object.__setattr__(self, name, getattr(self, name).lower())

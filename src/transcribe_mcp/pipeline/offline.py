@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
+
 from .. import __version__
 from ..domain.options import NONE, Options
 from ..domain.progress import Progress, ShowText, no_progress, share_of, show_no_text
 from ..domain.transcript import Notice, Transcript, Turn
 from ..engines import DecodingOptions, EngineInfo, Recognizer
-from ..errors import UnknownNameError, UnsupportedTaskError, VoiceStoreError
+from ..errors import (
+    SourceNotFoundError,
+    SourceRefusedError,
+    UnknownNameError,
+    UnsupportedTaskError,
+    UsageError,
+    VoiceStoreError,
+)
 from ..media.decode import SILENCE_DB, Samples
-from ..media.download import FetchLimits
+from ..media.download import FetchLimits, fetch, is_url
 from ..media.object_storage import copy_into, is_object
 from ..runtime.executor import Executor
 from ..runtime.queue import Claim, Recording, Results
@@ -42,11 +52,12 @@ def transcribe(
     checkpoints: CheckpointStore | None = None,
     show_text: ShowText = show_no_text,
 ) -> Transcript:
-    """Transcribe one recording: a file, the URL of an object such as ``s3://bucket/talk.mp3``, or
-    samples at 16 kHz, floats within ±1 of shape (n,) or (n, channels).
+    """Transcribe one recording: a file, the URL of a file or of an object such as
+    ``s3://bucket/talk.mp3``, or samples at 16 kHz, floats within ±1 of shape (n,) or (n, channels).
 
     ``engine`` is what ``load_engine`` returned, or a model of your own. ``progress`` is called with
-    the stages ``read``, ``speech`` and ``windows`` in seconds of audio, from more than one thread.
+    the stages ``read``, ``speech`` and ``windows`` in seconds of audio, from more than one thread,
+    and for a URL with ``fetch`` in bytes.
     ``checkpoints`` keeps the results of windows, and gives them back when the recording is
     transcribed again. ``show_text`` receives the text of each batch of windows when it is finished.
 
@@ -56,7 +67,8 @@ def transcribe(
         VoiceStoreError: known voices are requested, and their file cannot be read.
         EngineFailedError: the engine failed.
     """
-    options = options or Options()
+    options = Options() if options is None else options
+    _require_kinds(source, engine, options)
     VoiceStore(settings().data_dir).chosen(options.voices)  # fail early if one is unknown
     executor = engine if isinstance(engine, Executor) else Executor.of(engine)
     with (
@@ -67,14 +79,44 @@ def transcribe(
     return found if file is source else replace(found, source=str(source))
 
 
+def _require_kinds(source: object, engine: object, options: object) -> None:
+    """
+    Raises:
+        UsageError: an argument has a wrong type.
+    """
+    if not isinstance(source, str | os.PathLike | np.ndarray):
+        raise UsageError(
+            f"the source is of the type {type(source).__name__}",
+            hint="give a path, a URL, or samples as an array of NumPy",
+        )
+    if not (isinstance(engine, Executor) or hasattr(engine, "info")):
+        raise UsageError(
+            f"the engine is of the type {type(engine).__name__}",
+            hint='load one, as in load_engine(EngineSpec(model="tiny.en"))',
+        )
+    if not isinstance(options, Options):
+        raise UsageError(
+            f"the options are of the type {type(options).__name__}",
+            hint='give a record, as in Options(language="en")',
+        )
+
+
 @contextmanager
 def _local_file(source: str | Path | Samples, progress: Progress) -> Iterator[str | Path | Samples]:
-    """The source itself, or a temporary copy of an object."""
-    if not (isinstance(source, str) and is_object(source)):
+    """The source itself, or a temporary copy of what a URL names."""
+    if not (isinstance(source, str) and (is_object(source) or is_url(source))):
         yield source
         return
+    if settings().offline:
+        message = f"{source} is not downloaded: offline mode is on"
+        raise SourceRefusedError(message, hint="name a file")
+    max_bytes = settings().max_file_bytes
     with TemporaryDirectory(prefix="transcribe-mcp-") as folder:
-        yield copy_into(Path(folder), source, FetchLimits(settings().max_file_bytes), progress)
+        if is_object(source):
+            yield copy_into(Path(folder), source, FetchLimits(max_bytes), progress)
+        else:
+            limits = FetchLimits.of_shell(source, max_bytes)
+            yield fetch(source, Path(folder), limits, progress)
 
 
 def transcribe_at(
@@ -88,7 +130,7 @@ def transcribe_at(
     """As ``transcribe``, for a recording that is open in an executor."""
     recording.load()
     refuse_unsupported(options, recording.info)
-    source = Path(source) if isinstance(source, str) else source
+    source = source if isinstance(source, np.ndarray) else _path_of(source)
     notices: list[Notice] = []
     restored = Restored(checkpoints.load() if checkpoints is not None else ())
     expected = expected_voices(options)
@@ -117,6 +159,16 @@ def transcribe_at(
     decoding = passes[0].stage.group.options
     notices[:0] = [*recording.info.warnings, *recording.notices(decoding)]
     return _transcript(passes, speakers, source, notices, recording.info)
+
+
+def _path_of(source: str | os.PathLike[str]) -> Path:
+    """
+    Raises:
+        SourceNotFoundError: the name is empty.
+    """
+    if not os.fspath(source):
+        raise SourceNotFoundError("the name of the source is empty", hint="give a path")
+    return source if isinstance(source, Path) else Path(source)
 
 
 def _speakers(

@@ -17,6 +17,7 @@ from typing import Any
 from ..domain.progress import Progress
 from ..domain.transcript import Notice
 from ..engines import DecodingOptions, EngineInfo, GpuModel, Recognizer, VoiceDetector
+from ..errors import UsageError
 from .device import Device
 from .queue import Claim, Recording, WindowQueue
 
@@ -129,7 +130,13 @@ class Executor:
     # --- for programs --------------------------------------------------------------------------
 
     def open(self, claim: Claim = Claim()) -> Recording:  # noqa: B008 - it is frozen
-        """A recording for one owner, who closes it. ``Recording.load`` waits for its model."""
+        """A recording for one owner, who closes it. ``Recording.load`` waits for its model.
+
+        Raises:
+            UsageError: the program has closed the executor.
+        """
+        if self._is_stopping and self._thread is None:
+            raise UsageError("the engine is closed", hint="load it again with load_engine")
         recording = Recording(self.queue, claim, self)
         with self.queue.changed:
             recording.known_info = self._known.get(claim.spec)

@@ -7,6 +7,7 @@ import threading
 from ..domain.options import EngineSpec
 from ..domain.progress import Progress, no_progress
 from ..engines import load_recognizers
+from ..errors import UsageError
 from .executor import Executor
 
 
@@ -14,10 +15,16 @@ def load_engine(spec: EngineSpec, progress: Progress = no_progress) -> Executor:
     """Load an engine. Several devices share the windows of every recording.
 
     Raises:
+        UsageError: ``spec`` is something else.
         UnknownNameError: no such engine.
         EngineUnavailableError: its package or the requested hardware is missing.
         ModelError: the model is unavailable or unusable.
     """
+    if not isinstance(spec, EngineSpec):
+        raise UsageError(
+            f"the spec is of the type {type(spec).__name__}",
+            hint='give a record, as in EngineSpec(model="tiny.en")',
+        )
     return Executor.of(*load_recognizers(spec, progress))
 
 
