@@ -231,6 +231,24 @@ def test_separate_voices_are_counted(n: int) -> None:
     assert {turn.speaker for turn in found.exclusive} == set(range(n))
 
 
+def test_a_sentence_that_is_repeated_is_no_other_speaker() -> None:
+    """The mean of its few windows is less like the voice than the mean of all others is."""
+    random = np.random.default_rng(0)
+    known = np.linalg.qr(random.normal(size=(192, 2)))[0].T
+
+    def windows(voice: Array, n: int, cosine: float) -> Array:
+        noise = random.normal(size=(n, 192))
+        noise -= (noise @ known.T) @ known
+        noise /= np.linalg.norm(noise, axis=1, keepdims=True)
+        return np.asarray(cosine * voice + np.sqrt(1 - cosine**2) * noise, np.float32)
+
+    repeated = windows(known[1], 1, 0.868).repeat(7, axis=0)
+    both = [windows(voice, 80, 0.9) for voice in known]
+    vectors = np.concatenate([*both, repeated])
+    found = voices_of(vectors, np.full(len(vectors), 1.5, np.float32), ANY)
+    assert len(found) == 2
+
+
 def test_of_fifty_voices_at_most_the_maximum_is_found() -> None:
     evidence = evidence_with(voices(50, 12))
     assert 1 <= len(diarize(evidence, ANY).voices) <= MAX_SPEAKERS
@@ -295,6 +313,21 @@ def test_a_pause_of_a_quarter_of_a_second_does_not_end_a_turn() -> None:
     speech[frame_at(6.0) : frame_at(6.0) + 16] = False
     found = diarize(replace(evidence, speech=speech), SpeakerBounds(1, 1))
     assert [len(found.turns), len(found.exclusive)] == [1, 2]
+
+
+def test_a_change_of_speakers_without_a_pause_is_no_overlap() -> None:
+    evidence = evidence_with(voices(2, 10))
+    change = diarize(evidence, SpeakerBounds(2, 2)).exclusive[0].end
+
+    def n_seconds_of_two(overlap_s: float) -> float:
+        overlap = np.zeros_like(evidence.speech)
+        overlap[frame_at(change - overlap_s / 2) : frame_at(change + overlap_s / 2)] = True
+        found = diarize(replace(evidence, overlap=overlap), SpeakerBounds(2, 2))
+        spoken = sum(turn.end - turn.start for turn in found.turns)
+        return spoken - sum(turn.end - turn.start for turn in found.exclusive)
+
+    assert n_seconds_of_two(0.2) == pytest.approx(n_seconds_of_two(0.0), abs=1e-6)
+    assert n_seconds_of_two(0.6) - n_seconds_of_two(0.0) > 0.5
 
 
 def test_faint_speech_counts_on_a_line_where_the_detector_is_never_sure() -> None:

@@ -9,7 +9,7 @@ speakers. The neighbourhood of 1.2 % and the merging of clusters above a cosine 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,7 +133,8 @@ def _few_clusters(vectors: Array, weights: Array, bounds: SpeakerBounds) -> Labe
 
 def most_alike(voices: Array) -> tuple[int, int, float]:
     """Two voices and their cosine."""
-    alike = voices @ voices.T - 2 * np.eye(len(voices), dtype=np.float32)
+    alike = voices @ voices.T
+    np.fill_diagonal(alike, -np.inf)
     i, j = divmod(int(alike.argmax()), len(voices))
     return i, j, float(alike[i, j])
 
@@ -199,16 +200,31 @@ def _centroids(vectors: Array, weights: Array, labels: Labels, bounds: SpeakerBo
     found = np.unique(labels)
     sums = [(vectors[labels == k] * weights[labels == k, None]).sum(axis=0) for k in found]
     seconds = [float(weights[labels == k].sum()) for k in found]
+    counts = [int((labels == k).sum()) for k in found]
+    alike = float(np.linalg.norm(sums, axis=1).sum()) / max(sum(seconds), 1e-9)
     while len(sums) > bounds.least:
-        i, j, cosine = most_alike(unit(np.stack(sums)))
+        certain = _certainties(counts, alike)
+        i, j, cosine = most_alike(unit(np.stack(sums)) / certain[:, None])
         if cosine < SAME_VOICE:
             break
         sums[i] = sums[i] + sums[j]
         seconds[i] += seconds[j]
-        del sums[j], seconds[j]
+        counts[i] += counts[j]
+        del sums[j], seconds[j], counts[j]
     total = sum(seconds)
     enough = max(min(MIN_SPEECH_S, SHORT_SHARE * total), MIN_SHARE * total)
     while len(sums) > bounds.least and min(seconds) < enough:
         smallest = seconds.index(min(seconds))
         del sums[smallest], seconds[smallest]
     return unit(np.stack(sums))
+
+
+def _certainties(counts: Sequence[int], alike: float) -> Array:
+    """The cosine (n,) to expect between the mean of so many windows and their voice.
+
+    Args:
+        alike: that of a single window. The mean of few windows is less like its voice than the mean
+            of many, so its cosine with another mean is lower than that of the voices.
+    """
+    n = np.array(counts, np.float32)
+    return np.asarray(alike / np.sqrt(alike**2 + (1 - alike**2) / n), np.float32)

@@ -16,10 +16,11 @@ from .speech import joined, spans_of
 TEMPERATURE = 0.1  # softmax scale of a window's votes; cosines differ by a few tenths
 EDGE_VOTE = 0.05  # at the edge of a window; 1 in its middle
 BLOCK_WINDOWS = 2048
-BLOCK_FRAMES = 1 << 16  # windows whose votes are in memory at once
+BLOCK_FRAMES = 1 << 16  # frames whose votes are in memory at once
 MIN_PAUSE_S = (
-    0.3  # minimum length of a turn. Both edges are faint speech, so it seems longer than it is
+    0.3  # a shorter pause does not end a turn, because turns are found longer than they are
 )
+MIN_OVERLAP_S = MIN_PAUSE_S  # a shorter one is a change of speakers without a pause
 ADJACENT_S = 1.0  # maximum distance of the nearest speaker for speech too short for a window
 FAR = 1 << 30  # frames
 NEAR_S = 3.0  # context in which a simultaneous speaker is searched
@@ -58,7 +59,7 @@ def diarize(evidence: Evidence, bounds: SpeakerBounds) -> Diarization:
     if not len(voices):
         return Diarization((), (), voices)
     speaker = _speakers_in_front(evidence, voices)
-    second = _second_speakers(speaker, evidence.overlap, len(voices))
+    second = _second_speakers(speaker, _long_enough(evidence.overlap), len(voices))
     numbers = range(len(voices))
     in_front = [turn for k in numbers for turn in _turns(speaker == k, k, 0.0)]
     heard = [
@@ -126,6 +127,14 @@ def _shares(embeddings: NDArray[np.float16], voices: Array) -> Array:
 def _votes_within(n_frames: int) -> Array:
     """The weight of a window's vote in each of its frames, (n, 1)."""
     return (np.bartlett(n_frames + 2)[1:-1, None] + EDGE_VOTE).astype(np.float32)
+
+
+def _long_enough(overlap: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The overlap without what is shorter than ``MIN_OVERLAP_S``."""
+    kept = np.zeros_like(overlap)
+    for first, end in spans_of(overlap):
+        kept[first:end] = (end - first) * FRAME_S >= MIN_OVERLAP_S
+    return kept
 
 
 def _second_speakers(
