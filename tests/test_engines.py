@@ -15,6 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from whisper_nano import SPEECH, kept_conversions, whisper_nano
 
+from transcribe_mcp.domain.transcript import Word
 from transcribe_mcp.engines import (
     ENGINES,
     Decoded,
@@ -29,7 +30,7 @@ from transcribe_mcp.errors import (
     TranscribeError,
     UnknownNameError,
 )
-from transcribe_mcp.speech.regions import Region, Window
+from transcribe_mcp.speech.regions import Known, Region, Window
 
 ROOT = Path(__file__).parents[1]
 SAMPLE_RATE_HZ = 16_000
@@ -159,6 +160,32 @@ def test_every_word_of_the_text_is_timed_in_order_inside_its_window(
         assert words[-1].end <= window.end + 1e-6
         assert all(before.end <= after.start + 1e-6 for before, after in pairwise(words))
         assert all(word.probability is None or 0 <= word.probability <= 1 for word in words)
+
+
+def test_an_engine_continues_the_known_beginning_of_a_window(
+    engine: Recognizer, windows: list[Window]
+) -> None:
+    first, second = windows[:2]
+    samples = np.concatenate([first.samples, second.samples])
+    whole = Window(first.start, samples, (*first.regions, *second.regions))
+    text, words = decoded_alone(engine, whole)
+    known = Known("".join(word.text for word in words if word.end <= second.start), second.start)
+
+    rest, rest_words = decoded_alone(engine, replace(whole, regions=second.regions, known=known))
+
+    assert 0 < len(rest.text) < len(text.text)
+    assert known.text + rest.text == text.text
+    for word, expected in zip(rest_words, words[-len(rest_words) :], strict=True):
+        assert word.text == expected.text
+        assert word.start == pytest.approx(expected.start, abs=0.1)
+        assert word.end == pytest.approx(expected.end, abs=0.1)
+
+
+def decoded_alone(engine: Recognizer, window: Window) -> tuple[Decoded, list[Word]]:
+    encoded = engine.encode([window])
+    (text,) = engine.decode(encoded, languages_of(engine, [window]), DecodingOptions())
+    (words,) = engine.align(encoded, [text], DecodingOptions())
+    return text, words
 
 
 @pytest.mark.parametrize(

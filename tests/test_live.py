@@ -44,6 +44,7 @@ Samples = NDArray[np.float32]
 CLIP = read(SPEECH / "en_0.flac")
 PAUSE = np.zeros(SAMPLE_RATE_HZ, np.float32)
 SPOKEN = np.concatenate([PAUSE, CLIP, PAUSE])
+SENTENCE = np.concatenate([PAUSE, CLIP[: 3 * SAMPLE_RATE_HZ], PAUSE])  # its first
 
 
 def pcm(samples: Samples) -> bytes:
@@ -156,26 +157,97 @@ def talking(hear: Callable[[Window, str, DecodingOptions], Decoded]) -> Iterator
     assert not talk.defects
 
 
-def test_each_utterance_has_the_text_before_it_as_its_prompt() -> None:
-    prompts = []
-    numbers = count(1)
+def test_the_model_hears_an_utterance_behind_those_before_it_and_continues_their_text() -> None:
+    heard: list[Window] = []
 
     def hear(window: Window, language: str, options: DecodingOptions) -> Decoded:
-        prompts.append(options.prompt)
-        return said(f" This is number {next(numbers)}.")
+        assert not options.prompt
+        heard.append(window)
+        return said(f" This is number {len(heard)}.")
 
     with talking(hear) as talk:
         talk.configure()
         for number in (1, 2, 3):
-            talk.play(SPOKEN)
+            talk.play(SENTENCE)
             kinds = talk.until("completed")
             assert [each.kind for each in kinds] == [
                 "started", "stopped", "committed", "text", "completed"
             ]  # fmt: skip
             assert {each.item for each in kinds} == {number}
             assert kinds[-1].text == kinds[-2].text == f"This is number {number}."
-            assert 0 < kinds[-1].seconds < len(SPOKEN) / SAMPLE_RATE_HZ
+            assert 0 < kinds[-1].seconds < len(SENTENCE) / SAMPLE_RATE_HZ
+    assert heard[0].known is None
+    for before, window, text in zip(
+        heard,
+        heard[1:],
+        (" This is number 1.", " This is number 1. This is number 2."),
+        strict=False,
+    ):
+        assert window.known is not None and window.known.text == text
+        assert np.array_equal(window.samples[: len(before.samples)], before.samples)
+        assert window.known.end == pytest.approx(window.start + before.duration)
+        (region,) = window.regions
+        assert window.known.end < region.start < region.end <= window.end
+
+
+def test_text_before_what_the_model_hears_again_is_the_prompt() -> None:
+    heard: list[Window] = []
+    prompts = []
+
+    def hear(window: Window, language: str, options: DecodingOptions) -> Decoded:
+        heard.append(window)
+        prompts.append(options.prompt)
+        return said(f" This is number {len(heard)}.")
+
+    n_sentences = 3 + int(WINDOW_S * SAMPLE_RATE_HZ / len(SENTENCE)) * 2
+    with talking(hear) as talk:
+        talk.configure()
+        for _ in range(n_sentences):
+            talk.play(SENTENCE)
+            talk.until("completed")
+    assert all(window.duration <= WINDOW_S for window in heard)
+    assert prompts[0] == "" and prompts[-1].startswith("This is number 1.")
+    for number, (window, prompt) in enumerate(zip(heard, prompts, strict=True)):
+        known = window.known.text if window.known else ""
+        texts = [f" This is number {n}." for n in range(1, number + 1)]
+        assert f" {prompt}{known}".strip() == "".join(texts).strip()
+
+
+def test_where_the_language_is_detected_each_utterance_is_heard_by_itself() -> None:
+    heard: list[Window] = []
+    prompts = []
+
+    def hear(window: Window, language: str, options: DecodingOptions) -> Decoded:
+        heard.append(window)
+        prompts.append(options.prompt)
+        return said(f" This is number {len(heard)}.")
+
+    with talking(hear) as talk:
+        talk.configure(options=JobOptions().dumps())
+        for _ in range(3):
+            talk.play(SENTENCE)
+            talk.until("completed")
+    assert [window.known for window in heard] == [None] * 3
     assert prompts == ["", "This is number 1.", "This is number 1. This is number 2."]
+
+
+def test_an_utterance_without_a_sure_text_behind_others_is_heard_by_itself() -> None:
+    """A noise after speech is no speech by itself."""
+    heard: list[Window] = []
+
+    def hear(window: Window, language: str, options: DecodingOptions) -> Decoded:
+        heard.append(window)
+        if len(heard) == 1:
+            return said(" This is number 1.")
+        return said(" The", logprob=-1.5, no_speech=0.9 if window.known is None else 0.01)
+
+    with talking(hear) as talk:
+        talk.configure()
+        for _ in range(2):
+            talk.play(SENTENCE)
+            found = talk.until("completed")
+    assert heard[1].known is not None and heard[-1].known is None
+    assert found[-1].text == ""
 
 
 def test_a_text_that_the_model_doubts_is_no_prompt() -> None:
@@ -242,6 +314,27 @@ def test_speech_that_comes_faster_than_it_is_recognized_ends_the_session() -> No
         assert ended.code == RATE_LIMIT and "30 s" in ended.message
         may_go_on.set()
         talk.play(SPOKEN)  # is ignored
+
+
+def test_utterances_are_heard_by_themselves_while_others_wait() -> None:
+    heard: list[Window] = []
+    may_go_on = Event()
+
+    def hear(window: Window, language: str, options: DecodingOptions) -> Decoded:
+        assert may_go_on.wait(PATIENCE_S)
+        heard.append(window)
+        return said(f" This is number {len(heard)}.")
+
+    n_sentences = 4
+    with talking(hear) as talk:
+        talk.configure()
+        for _ in range(n_sentences):
+            talk.play(SENTENCE)
+            talk.until("committed")
+        may_go_on.set()
+        for _ in range(n_sentences):
+            talk.until("completed")
+    assert [window.known is not None for window in heard] == [False, False, False, True]
 
 
 def test_a_session_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:

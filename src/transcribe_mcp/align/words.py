@@ -32,6 +32,10 @@ class TokenSpan:
     first: int
     last: int
 
+    def behind(self, n_tokens: int) -> TokenSpan:
+        """The same word behind so many other tokens."""
+        return TokenSpan(self.text, self.first + n_tokens, self.last + n_tokens)
+
 
 def split_words(tokens: Sequence[int], decode: Decode, language: str) -> list[TokenSpan]:
     """Split a token sequence into words, in order; every token is in one."""

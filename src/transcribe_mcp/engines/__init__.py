@@ -215,7 +215,7 @@ class Recognizer(Aligner, Protocol):
         retry: RetryPolicy = accept,
     ) -> list[Decoded]:
         """Transcribe each window in its language, and again as long as ``retry`` requests it.
-        Returns the last attempts.
+        Returns the last attempts, without the known beginnings of the windows.
         """
 
     def voice_detector(self) -> VoiceDetector | None:

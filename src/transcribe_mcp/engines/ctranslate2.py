@@ -214,7 +214,11 @@ class CTranslate2Engine(DecodesInRounds):
     def decode_once(
         self, encoded: EncodedFeatures, languages: Sequence[str], options: DecodingOptions
     ) -> list[Decoded]:
-        prompts = [self._vocabulary.prompt(language, options) for language in languages]
+        known = [self._vocabulary.known(window) for window in encoded.windows]
+        prompts = [
+            self._vocabulary.prompt(language, options, text)
+            for language, text in zip(languages, known, strict=True)
+        ]
         sampling = options.temperature > 0
         ctranslate2.set_random_seed(SAMPLING_SEED)
 
@@ -234,8 +238,8 @@ class CTranslate2Engine(DecodesInRounds):
         with _foreign_errors("decoding"):
             results = self._in_parts(generate, len(encoded))
         return [
-            self._decoded(result, language, options.temperature)
-            for result, language in zip(results, languages, strict=True)
+            self._decoded(result, language, options.temperature, len(text))
+            for result, language, text in zip(results, languages, known, strict=True)
         ]
 
     def align(
@@ -253,10 +257,17 @@ class CTranslate2Engine(DecodesInRounds):
             frames = min(3000, max(2, round(window.duration * FRAMES_PER_SECOND)))
             start = self._vocabulary.start_sequence(text.language, options.task)
             features = _storage(encoded.features[i : i + 1])
-            result = self._model.align(features, start, [list(text.tokens)], frames)[0]
-            starts = token_starts(result.alignments, len(text.tokens) + 1)
-            spans = split_words(text.tokens, self._vocabulary.decode, text.language)
-            return time_words(spans, starts, result.text_token_probs, window.start)
+            known = self._vocabulary.known(window)
+            tokens = [*known, *text.tokens]
+            result = self._model.align(features, start, [tokens], frames)[0]
+            starts = token_starts(result.alignments, len(tokens) + 1)
+            before, spans = (
+                split_words(part, self._vocabulary.decode, text.language)
+                for part in (known, text.tokens)
+            )
+            spans = [*before, *(span.behind(len(known)) for span in spans)]
+            words = time_words(spans, starts, result.text_token_probs, window.start)
+            return words[len(before) :]
 
         with _foreign_errors("timing words"):
             return list(self._pool.map(align_one, range(len(encoded))))
@@ -274,19 +285,18 @@ class CTranslate2Engine(DecodesInRounds):
         parts = [range(first, min(first + size, n)) for first in range(0, n, size)]
         return [result for results in self._pool.map(work, parts) for result in results]
 
-    def _decoded(self, result: Any, language: str, temperature: float) -> Decoded:
-        tokens = tuple(
-            token for token in result.sequences_ids[0] if self._vocabulary.is_text(token)
-        )
-        # CTranslate2 divides the score by the tokens without the end of text, whose probability is
-        # in it.
+    def _decoded(self, result: Any, language: str, temperature: float, n_known: int) -> Decoded:
+        # CTranslate2 returns known text too, which has no part in the score. It divides the score
+        # by all tokens without the end of text, whose probability is in it.
         n = len(result.sequences_ids[0])
+        new = result.sequences_ids[0][n_known:]
+        tokens = tuple(token for token in new if self._vocabulary.is_text(token))
         return Decoded(
             text=self._vocabulary.decode(tokens),
             language=language,
             temperature=temperature,
             tokens=tokens,
-            avg_logprob=result.scores[0] * n / (n + 1),
+            avg_logprob=result.scores[0] * n / (len(new) + 1),
             no_speech_prob=result.no_speech_prob,
         )
 

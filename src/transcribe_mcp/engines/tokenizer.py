@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 
 from ..domain.transcript import Notice
 from ..errors import ModelFormatError
+from ..speech.regions import Window
 from . import DecodingOptions
 
 CONTEXT_TOKENS = 448  # n_text_ctx of every Whisper model
@@ -83,11 +84,21 @@ class Vocabulary:
             return [self.start, *quiet]
         return [self.start, self.id(f"<|{language}|>"), self.id(f"<|{task}|>"), *quiet]
 
-    def prompt(self, language: str, options: DecodingOptions) -> list[int]:
-        """The decoder's prompt: preceding text if any, language and task."""
-        before = self.encode(prompt_text(options))[-PROMPT_TOKENS:]
+    def prompt(
+        self, language: str, options: DecodingOptions, known: Sequence[int] = ()
+    ) -> list[int]:
+        """The decoder's prompt: preceding text if any, language and task, and the known beginning
+        of the window's text.
+        """
+        before = self.encode(prompt_text(options))
+        before = before[max(0, len(before) + len(known) - PROMPT_TOKENS) :]
         opening = [self.id("<|startofprev|>"), *before] if before else []
-        return opening + self.start_sequence(language, options.task, timestamps=options.timestamps)
+        start = self.start_sequence(language, options.task, timestamps=options.timestamps)
+        return [*opening, *start, *known]
+
+    def known(self, window: Window) -> list[int]:
+        """The tokens of a window's known beginning."""
+        return self.encode(window.known.text)[-PROMPT_TOKENS:] if window.known else []
 
     def notices(self, options: DecodingOptions) -> tuple[Notice, ...]:
         """The notice that vocabulary and prompt are too long."""

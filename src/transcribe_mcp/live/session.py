@@ -319,9 +319,12 @@ class Session:
 
     def _recognize_window(self, recognizer: LiveRecognizer, item: Item, window: Window) -> None:
         text = ""
+        with self._changed:
+            is_limited = self._setup is not None and self._setup.is_limited
+            is_late = is_limited and len(self._unfinished_s) > 1  # others wait
         if not item.is_dropped:
             try:
-                text = recognizer.recognize(window)
+                text = recognizer.recognize(window, is_late=is_late)
             except TranscribeError as error:
                 item.error = error
         with self._changed:

@@ -42,9 +42,8 @@ def halves(window: Window, gap: Sequence[Region] = ()) -> tuple[Window, ...]:
         return ()
     n = round((at - window.start) * SAMPLE_RATE_HZ)
     middle = window.start + n / SAMPLE_RATE_HZ
-    return Window(window.start, window.samples[:n], before), Window(
-        middle, window.samples[n:], after
-    )
+    first = Window(window.start, window.samples[:n], before, window.known)
+    return first, Window(middle, window.samples[n:], after)
 
 
 def _quietest(window: Window, begin: float, end: float) -> float:

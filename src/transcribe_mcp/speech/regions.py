@@ -22,6 +22,7 @@ __all__ = [
     "FRAME_SAMPLES",
     "SAMPLE_RATE_HZ",
     "WINDOW_S",
+    "Known",
     "Loudness",
     "Region",
     "RegionFinder",
@@ -43,13 +44,27 @@ class Region:
 
 
 @dataclass(frozen=True, slots=True)
+class Known:
+    """The beginning of a window, whose text is known. It is context for the rest.
+
+    Attributes:
+        text: its words, each with the space before it.
+        end: where it ends, in seconds on the clock of the window.
+    """
+
+    text: str
+    end: float
+
+
+@dataclass(frozen=True, slots=True)
 class Window:
     """A contiguous part of the recording, at most 30 s, and the speech in it.
 
     Attributes:
         start: time of the first sample, in seconds on the original clock.
         samples: (n,) float32, mono, 16 kHz; silence between the regions is kept.
-        regions: the speech inside, in order, on the original clock.
+        regions: the speech inside, in order, on the original clock; none of the known beginning.
+        known: a beginning that is only context; engines return the words behind it.
         device_samples: the same samples on the engine's device, if they are there; opaque to other
             code.
     """
@@ -57,6 +72,7 @@ class Window:
     start: float
     samples: NDArray[np.float32]
     regions: tuple[Region, ...]
+    known: Known | None = None
     device_samples: Any = field(default=None, repr=False, compare=False)
 
     @property

@@ -62,6 +62,7 @@ def token_starts(
     queries: Sequence[Tensor],
     n_positions: Sequence[int],
     search: Search,
+    n_known: Sequence[int] = (),
 ) -> list[list[int]]:
     """Return the audio position at which each token starts.
 
@@ -70,6 +71,7 @@ def token_starts(
         rows: the audio of each window.
         queries: (A, L_i, D) of each window, see ``DecodedTokens``.
         n_positions: length of each window's audio; the rest is padding.
+        n_known: of them, those at the beginning that other tokens have.
 
     Returns:
         For each window, for each of its tokens, a position.
@@ -82,15 +84,22 @@ def token_starts(
     size = max(1, most // (longest * widest * len(heads)))
     for first in range(0, len(rows), size):
         part = slice(first, first + size)
-        found = search.smoothed(attention(heads, rows[part], queries[part], n_positions[part]))
+        weights = attention(heads, rows[part], queries[part], n_positions[part], n_known[part])
+        found = search.smoothed(weights)
         torch.neg(found, out=cost[part, : found.shape[1], : found.shape[2]])
     return search.path_starts(cost, lengths, n_positions)
 
 
 def attention(
-    heads: Heads, rows: Sequence[AudioRow], queries: Sequence[Tensor], n_positions: Sequence[int]
+    heads: Heads,
+    rows: Sequence[AudioRow],
+    queries: Sequence[Tensor],
+    n_positions: Sequence[int],
+    n_known: Sequence[int] = (),
 ) -> Tensor:
-    """Attention standardised over each window's tokens: (N, A, L, T) float32, padded with 0."""
+    """Attention standardised over each window's tokens: (N, A, L, T) float32, 0 where audio is
+    known or padding.
+    """
     device = queries[0].device
     longest = max(query.shape[1] for query in queries)
     widest = max(n_positions)
@@ -102,7 +111,10 @@ def attention(
     scores = torch.matmul(asked, _keys(heads, rows)[:, :, :widest].transpose(2, 3))
     scores.mul_(size**-0.5)
     n_tokens = torch.tensor([query.shape[1] for query in queries], device=device)
-    heard = torch.arange(widest, device=device) < torch.tensor(n_positions, device=device)[:, None]
+    at = torch.arange(widest, device=device)
+    heard = at < torch.tensor(n_positions, device=device)[:, None]
+    if any(n_known):
+        heard &= at >= torch.tensor(n_known, device=device)[:, None]
     is_token = (torch.arange(longest, device=device) < n_tokens[:, None])[:, None, :, None]
     weights = (
         scores.masked_fill_(~heard[:, None, None], float("-inf")).softmax(dim=-1).mul_(is_token)

@@ -326,10 +326,10 @@ class WhisperEngine(DecodesInRounds):
             spoken = {i: self._spoken(encoded, i, decoded[i], options) for i in timed}
             rows = [encoded.rows[i] for i in timed]
             positions = [self._n_positions(encoded.windows[i]) for i in timed]
+            known = [_n_known(encoded.windows[i]) for i in timed]
             queries = [spoken[i].queries for i in timed]
-            starts = token_starts(
-                self._directions.alignment_heads, rows, queries, positions, self._running.search
-            )
+            heads = self._directions.alignment_heads
+            starts = token_starts(heads, rows, queries, positions, self._running.search, known)
         return [
             (i, self._words(encoded.windows[i], decoded[i], spoken[i], begins, width))
             for i, begins, width in zip(timed, starts, positions, strict=True)
@@ -366,7 +366,8 @@ class WhisperEngine(DecodesInRounds):
     def _request(
         self, encoded: EncodedWindows, i: int, language: str, options: DecodingOptions
     ) -> Request:
-        prompt = self._vocabulary.prompt(language, options)
+        known = self._vocabulary.known(encoded.windows[i])
+        prompt = self._vocabulary.prompt(language, options, known)
         # A window gets the same samples in every batch, and others at another temperature.
         place = f"{encoded.windows[i].start:.3f} {options.temperature:.3f}"
         start = prompt.index(self._vocabulary.start)
@@ -465,9 +466,10 @@ class WhisperEngine(DecodesInRounds):
         known = encoded.spoken.get(encoded.key(i, decoded, options))
         if known is not None:
             return known
-        given = self._vocabulary.start_sequence(
+        start = self._vocabulary.start_sequence(
             decoded.language, options.task, timestamps=options.timestamps
         )
+        given = [*start, *self._vocabulary.known(encoded.windows[i])]
         said = [*decoded.tokens, self._vocabulary.end_of_text]
         heads = self._directions.alignment_heads
         queries, logits = teacher_forced_queries(
@@ -496,7 +498,7 @@ class WhisperEngine(DecodesInRounds):
         """Words of a window from the positions of its tokens."""
         n = len(spoken.tokens)
         ends = begins[n] if len(begins) > n else width  # a text at the token limit has no end token
-        at_s = np.asarray([*begins[:n], ends]) * ENCODER_FRAME_S
+        at_s = np.maximum([*begins[:n], ends], _n_known(window)) * ENCODER_FRAME_S
         text = [k for k, token in enumerate(spoken.tokens) if self._vocabulary.is_text(token)]
         spans = split_words(
             [spoken.tokens[k] for k in text], self._vocabulary.decode, decoded.language
@@ -548,6 +550,12 @@ def _foreign_errors(doing: str) -> AbstractContextManager[None]:
         "use a smaller batch or a smaller model",
         f"torch ran out of memory while {doing}",
     )
+
+
+def _n_known(window: Window) -> int:
+    """Positions of a window's known beginning."""
+    known_s = window.known.end - window.start if window.known else 0.0
+    return round(known_s / ENCODER_FRAME_S)
 
 
 def _idle_steps(workers: int) -> LifoQueue[Steps | None]:
