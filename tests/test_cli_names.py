@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -96,3 +97,22 @@ def test_a_number_out_of_bounds_is_refused_before_any_work(
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert value[:8] in done.stderr
+
+
+@POSIX
+@pytest.mark.parametrize("command", [[*FAKE, "/tmp/a.wav"], ["jobs", "list"], ["--version"]])
+def test_a_working_directory_that_was_deleted_is_named(tmp_path: Path, command: list[str]) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    program = [sys.executable, "-m", "transcribe_mcp", *command]
+    done = subprocess.run(
+        ["sh", "-c", 'rmdir "$PWD" && exec "$@"', "sh", *program],
+        cwd=gone,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "error: cannot use the working directory: No such file or directory",
+        "hint: change to another directory and run the command again",
+    ]

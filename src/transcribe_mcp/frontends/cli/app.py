@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from importlib import import_module
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -64,6 +65,7 @@ class _Program(TyperGroup):
 
     def main(self, *args: Any, **settings: Any) -> Any:
         """Run a command and exit. Errors in the command line look like all other errors."""
+        _require_directory()
         try:
             code = super().main(*args, **settings | {"standalone_mode": False})
         except COMMAND_LINE_ERROR as error:
@@ -73,6 +75,20 @@ class _Program(TyperGroup):
                 show_error(usage_error(error))
             raise SystemExit(UsageError.exit_code) from None
         raise SystemExit(code or 0)
+
+
+def _require_directory() -> None:
+    """Libraries abort the process in a working directory that was deleted, and so do not say why.
+
+    Raises:
+        SystemExit: it was deleted, or is out of reach.
+    """
+    try:
+        Path.cwd()
+    except OSError as error:
+        hint = "change to another directory and run the command again"
+        show_error(UsageError(f"cannot use the working directory: {error.strerror}", hint=hint))
+        raise SystemExit(UsageError.exit_code) from None
 
 
 def usage_error(error: Any) -> UsageError:
