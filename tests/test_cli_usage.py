@@ -42,6 +42,25 @@ def test_an_error_in_the_command_line_has_a_hint(
     assert shown[1:] == [f"hint: {hint}"]
 
 
+@pytest.mark.parametrize(
+    ("line", "setting", "hint"),
+    [
+        ("worker --keep-days -1", "keep_days is '-1.0'", "give a number of at least 0"),
+        ("serve --max-file-gib 0", "max_file_gib is '0.0'", "give a finite number above 0"),
+        ("serve --allowed-source talks", "allowed_sources is 'talks'", "give prefixes such as"),
+    ],
+)
+def test_an_option_that_is_no_setting_is_not_called_a_variable(
+    line: str, setting: str, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        app(line.split(), prog_name="transcribe-mcp")
+    assert ended.value.code == 2
+    shown = capsys.readouterr().err.splitlines()
+    assert shown[0] == f"error: the setting {setting}"
+    assert shown[1].startswith(f"hint: {hint}") and len(shown) == 2
+
+
 def help_of(command: str, capsys: pytest.CaptureFixture[str]) -> str:
     with pytest.raises(SystemExit):
         app([*command.split(), "--help"], prog_name="transcribe-mcp")

@@ -191,6 +191,9 @@ class Settings:
             try:
                 value = _value_of(each, written)
             except ValueError as error:
+                if each.name in given:
+                    message = f"the setting {each.name} is {written!r}"
+                    raise UsageError(message, hint=str(error)) from error
                 raise UsageError(
                     f"the variable {variable} is {written!r}: {error}",
                     hint="correct or unset the variable",

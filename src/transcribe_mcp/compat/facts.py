@@ -143,7 +143,8 @@ def load(path: Path) -> Facts:
             raw = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise FactsError(
-            f"cannot read {path}: {error.strerror}", hint="create one with doctor --save-facts"
+            f"cannot read {path}: {error.strerror}",
+            hint="create one with: transcribe-mcp doctor --save-facts FILE",
         ) from error
     if len(raw) > MAX_FILE_BYTES:
         raise FactsError(f"{path} is larger than {MAX_FILE_BYTES} bytes; a facts file is not")

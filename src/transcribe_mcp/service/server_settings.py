@@ -20,13 +20,13 @@ def configure(options: Mapping[str, str | None]) -> None:
     Raises:
         UsageError: an invalid value.
     """
-    from ..settings import settings
+    from ..settings import PREFIX, Settings, settings
 
-    for name, value in options.items():
-        if value is not None:
-            os.environ[f"TRANSCRIBE_MCP_{name.upper()}"] = value
+    given = {name: value for name, value in options.items() if value is not None}
+    Settings(**given)
+    for name, value in given.items():
+        os.environ[f"{PREFIX}{name.upper()}"] = value
     settings.cache_clear()
-    settings()
 
 
 def data_dir() -> Path:
