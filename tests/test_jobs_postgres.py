@@ -28,7 +28,8 @@ from slow import slow
 from whisper_nano import CONVERSATION, SPEECH, kept_conversions
 
 from transcribe_mcp import EngineRequest, Options, load_engine, transcribe
-from transcribe_mcp.jobs import worker_process
+from transcribe_mcp.errors import StoreBusyError
+from transcribe_mcp.jobs import database, worker_process
 from transcribe_mcp.service import models
 from transcribe_mcp.service.models import Job, JobStatus
 
@@ -168,6 +169,22 @@ def test_a_worker_whose_heartbeat_stands_still_is_ended_and_its_job_goes_on(
     assert code == 1
     assert "worker.py" in one.log(), "where it stood is in the log"
     assert (ended.status, ended.attempts) == (JobStatus.COMPLETED, 2)
+
+
+def test_a_table_that_another_program_locks_is_an_error_and_is_not_waited_for(
+    server_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "LOCK_TIMEOUT_MS", 100)
+    url = new_database(server_url)
+    with place(tmp_path / "data", DATABASE_URL=url, START_WORKERS="0"):
+        job = jobs.submit(request(CLIPS[0], options()))
+        with psycopg.connect(url) as other:
+            other.execute("LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE")
+            with pytest.raises(StoreBusyError, match="lock timeout") as busy:
+                jobs.list_jobs()
+            assert "try again" in busy.value.hint
+            other.rollback()
+        assert [each.job_id for each in jobs.list_jobs().jobs] == [job.job_id]
 
 
 def test_a_server_that_refuses_to_make_tables_is_an_error_of_the_store(

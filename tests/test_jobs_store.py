@@ -145,8 +145,12 @@ def test_a_data_directory_that_cannot_be_made_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["mysql://root@localhost/x", "not a url", "sqlite:///elsewhere.db", "postgresql"]
-)
+    "url",
+    [
+        "mysql://root@localhost/x", "not a url", "sqlite:///elsewhere.db", "postgresql",
+        "postgresql://localhost:port/x",
+    ],
+)  # fmt: skip
 def test_a_database_that_is_no_postgresql_is_refused(tmp_path: Path, url: str) -> None:
     with (
         place(tmp_path / "data", DATABASE_URL=url),
@@ -155,8 +159,11 @@ def test_a_database_that_is_no_postgresql_is_refused(tmp_path: Path, url: str) -
         jobs.list_jobs()
 
 
-def test_a_server_that_does_not_answer_is_said_without_its_password(tmp_path: Path) -> None:
-    url = "postgresql://someone:secret-word@127.0.0.1:1/nothing"
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres"])
+def test_a_server_that_does_not_answer_is_said_without_its_password(
+    tmp_path: Path, scheme: str
+) -> None:
+    url = f"{scheme}://someone:secret-word@127.0.0.1:1/nothing"
 
     with place(tmp_path / "data", DATABASE_URL=url), pytest.raises(StoreError) as caught:
         jobs.list_jobs()

@@ -46,6 +46,8 @@ from .writer_protocol import hold_lock
 
 FILE_NAME = "transcribe-mcp.db"
 BUSY_TIMEOUT_MS = 5_000
+CONNECT_S = 10  # to a PostgreSQL server
+LOCK_TIMEOUT_MS = 30_000  # of PostgreSQL, for locks of other programs
 MIGRATION_PATIENCE_S = 30.0  # while another process creates the tables
 MIGRATION_LOOK_S = 0.5  # between checks for the tables
 MIGRATION_LOCK = 0x7472616E  # key of PostgreSQL's advisory lock: any constant
@@ -132,11 +134,11 @@ def database_url(data_dir: Path, configured: str = "") -> sa.URL:
     try:
         url = sa.make_url(configured)
         backend = url.get_backend_name()
-    except (ArgumentError, NoSuchModuleError) as error:
+    except (ArgumentError, NoSuchModuleError, ValueError) as error:  # a port is no number
         raise UsageError(
             "TRANSCRIBE_MCP_DATABASE_URL is not the URL of a database", hint=hint
         ) from error
-    if backend != "postgresql":
+    if backend not in ("postgresql", "postgres"):  # hosts of databases give either
         raise UsageError(f"TRANSCRIBE_MCP_DATABASE_URL names a {backend} database", hint=hint)
     return url.set(drivername="postgresql+psycopg")
 
@@ -151,15 +153,33 @@ def open_engine(url: sa.URL) -> sa.Engine:
         check_version()
         engine = _sqlite(Path(str(url.database)))
     else:
-        engine = sa.create_engine(
-            url, hide_parameters=True, pool_size=10, max_overflow=10, pool_pre_ping=True
-        )
+        engine = _postgresql(url)
     try:
         with store_errors(url):
             _make_tables(engine, url)
     except BaseException:
         engine.dispose()
         raise
+    return engine
+
+
+def _postgresql(url: sa.URL) -> sa.Engine:
+    """Waits neither for a server nor for a lock longer than clients wait for a call."""
+    engine = sa.create_engine(
+        url,
+        hide_parameters=True,
+        pool_size=10,
+        max_overflow=10,
+        pool_pre_ping=True,
+        connect_args={"connect_timeout": url.query.get("connect_timeout", CONNECT_S)},
+    )
+
+    @event.listens_for(engine, "connect")
+    def limit(connection: Any, _: object) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(f"SET lock_timeout = {LOCK_TIMEOUT_MS}")
+        connection.commit()
+
     return engine
 
 

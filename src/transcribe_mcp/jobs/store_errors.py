@@ -21,7 +21,9 @@ from ..errors import (
 from .writer_link import ReplacedError, WriterUnreachableError
 from .writer_protocol import LOG_NAME
 
-_LOCKED = ("database is locked", "database table is locked", "deadlock detected")
+_LOCKED = (
+    "database is locked", "database table is locked", "deadlock detected", "due to lock timeout",
+)  # fmt: skip
 _DAMAGED = (
     "malformed", "not a database", "disk image", "file is encrypted", "vtable constructor failed",
 )  # fmt: skip
