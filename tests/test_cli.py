@@ -354,3 +354,18 @@ def test_text_appears_below_the_bars_and_one_line_sums_up(talks: Path) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 def test_quiet_draws_nothing_on_a_terminal(talks: Path) -> None:
     assert on_a_terminal(talks, "b.wav", "--quiet")[0] == ""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+@pytest.mark.parametrize("arguments", [(), ("--output-dir", "out")])
+def test_a_name_cannot_control_a_terminal_and_stays_whole_for_programs(
+    talks: Path, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    name = "a\x1b]0;title\x07.wav"
+    for copy in (name, "b.wav"):
+        (tmp_path / copy).write_bytes((talks / "b.wav").read_bytes())
+    shown, _ = on_a_terminal(tmp_path, name, "b.wav", "--quiet", *arguments, stdout_too=True)
+    assert r"a\x1b]0;title\x07" in shown
+    assert "\x1b]0" not in shown
+    piped = run(*FAKE, name, "b.wav", "--overwrite", *arguments, cwd=tmp_path).stdout
+    assert "a\x1b]0;title\x07" in piped

@@ -20,7 +20,15 @@ from ...service.formats import render
 from ...service.service import default_service
 from ...service.uploads import shown_source
 from . import options as arg
-from .terminal import confirm, exit_codes, printable, progress_bars, say, write_out
+from .terminal import (
+    confirm,
+    exit_codes,
+    name_on_stdout,
+    printable,
+    progress_bars,
+    say,
+    write_out,
+)
 
 if TYPE_CHECKING:
     from ...service.transcribing import TranscribeRequest
@@ -124,7 +132,8 @@ def queue(request: TranscribeRequest, shown: arg.Shown, *, force: bool) -> None:
         if refused.error.hint:
             say(f"hint: {refused.error.hint}")
     for job in batch.jobs:
-        write_out(_json(job) if shown.as_json else f"{job.job_id}  {job.source}\n")
+        line = f"{job.job_id}  {name_on_stdout(job.source)}\n"
+        write_out(_json(job) if shown.as_json else line)
     if batch.refused:
         raise SystemExit(1)
 

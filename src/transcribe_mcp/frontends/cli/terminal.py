@@ -36,6 +36,12 @@ def printable(text: str) -> str:
     )
 
 
+def name_on_stdout(name: object) -> str:
+    """A file's name as it is, for programs that read it, and ``printable`` on a terminal."""
+    on_terminal = sys.stdout is not None and sys.stdout.isatty()
+    return printable(str(name)) if on_terminal else str(name)
+
+
 def say(text: str) -> None:
     """Write text to stderr, without control characters. The work continues if stderr is closed."""
     if sys.stderr is None:  # closed by the caller: 2>&-

@@ -14,7 +14,7 @@ from ...service import transcribing as service
 from . import options as arg
 from .options import Shown
 from .summary import Summary
-from .terminal import progress_bars, say, show_error, write_out
+from .terminal import name_on_stdout, progress_bars, say, show_error, write_out
 
 commands = typer.Typer(rich_markup_mode=None)
 
@@ -101,9 +101,9 @@ def _show(
     elif request.output_dir is not None and not outcome.is_skipped:
         with suppress(BrokenPipeError):  # the user wants the files, not their list
             for path in outcome.outputs:
-                write_out(f"{path}\n")
+                write_out(f"{name_on_stdout(path)}\n")
     elif outcome.transcript is not None:
-        heading = "" if alone else f"==> {outcome.source} <==\n"
+        heading = "" if alone else f"==> {name_on_stdout(outcome.source)} <==\n"
         write_out(heading + "".join(outcome.texts.values()))
 
 
