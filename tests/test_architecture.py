@@ -48,7 +48,7 @@ SEES: dict[str, set[str]] = {
     "quality": BASE | SOURCES | FLOW | {"align", "compat"},
     "service": BASE | SOURCES | FLOW | {"formats", "jobs", "live", "quality", "compat"},
     "frontends": {"errors", "domain", "service"},
-    "__main__": {"compat", "errors", "frontends"},
+    "__main__": {"compat", "domain", "errors", "frontends"},
 }
 
 # What users start. Other files in the folder are helpers that a front end may import.

@@ -76,7 +76,7 @@ def test_a_worker_keeps_no_descriptor_and_no_thread_of_jobs_that_are_done(tmp_pa
 
         def a_round_adds_nothing() -> bool:
             before = held()
-            work_through(60)
+            work_through(30)
             for _ in range(LOOKS):
                 if held()[0] <= before[0] and held()[1] <= before[1]:
                     return True

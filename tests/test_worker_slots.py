@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from job_places import finished, jobs, options, place, request
 from patience import until
-from whisper_nano import CONVERSATION, kept_conversions
+from whisper_nano import CONVERSATION, SPEECH, kept_conversions
 
 from transcribe_mcp.compat.facts import Facts, parse
 from transcribe_mcp.jobs.reading import reading_threads
@@ -119,9 +119,9 @@ def test_a_long_recording_on_gpus_is_read_with_more_threads() -> None:
 # --- many jobs and few ---
 
 
-def submit(n: int) -> list[str]:
+def submit(n: int, recording: Path = CONVERSATION / "three_voices.opus") -> list[str]:
     """So many jobs, none of which is answered by another."""
-    one = request(CONVERSATION / "three_voices.opus", options(language="en"), force=True)
+    one = request(recording, options(language="en"), force=True)
     return [jobs.submit(one).job_id for _ in range(n)]
 
 
@@ -145,6 +145,6 @@ def test_a_second_worker_of_a_gpu_starts_when_many_jobs_wait(tmp_path: Path) -> 
 def test_few_jobs_have_one_worker(tmp_path: Path) -> None:
     with kept_conversions(), place(tmp_path / "data") as here, paired_workers():
         until(lambda: FIRST in here.worker_pids(), "there is a worker")
-        for job_id in submit(3):
+        for job_id in submit(3, SPEECH / "en_0.flac"):
             finished(job_id)
         assert list(here.worker_pids()) == [FIRST]

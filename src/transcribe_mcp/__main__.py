@@ -42,8 +42,10 @@ def _exit_now(code: int) -> NoReturn:
 def serve(address: Address | None) -> None:
     """Serve HTTP at an address until a signal stops it, or MCP over stdio."""
     if address is None:
-        from .frontends.mcp.server import run as run_stdio
+        from .domain.collector import paused_collector
 
+        with paused_collector():
+            from .frontends.mcp.server import run as run_stdio
         run_stdio()
         return
     from .frontends.http.start import run

@@ -27,22 +27,14 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from ..domain.collector import paused_collector
 from ..domain.private_files import make_private_dir
 from ..engines.malloc import give_back_freed, share_arenas
 from ..errors import CancelledError, StoreError, TranscribeError, WorkerFailedError
-from ..runtime.loading import shared_executor
 from ..settings import Settings, settings, usable_cores
 from . import file_identity
-from .changes import Changes
-from .failed_starts import worker_id
 from .ids import is_id
-from .model_server import ModelServer
-from .output_writer import OutputWriter
 from .quarantine import Gate
-from .row_mapping import SILENT_S
-from .runner import run
-from .running_job import RunningJob, WorkerContext
-from .store import Store
 from .worker_process import (
     EXIT_DONE,
     EXIT_FAILED,
@@ -57,8 +49,19 @@ from .worker_process import (
     request_more,
     where,
 )
-from .worker_store import Claim, WorkerStore
-from .workflows import WorkflowRunner, WorkflowStoppedError
+
+with paused_collector():
+    from ..runtime.loading import shared_executor
+    from .changes import Changes
+    from .failed_starts import worker_id
+    from .model_server import ModelServer
+    from .output_writer import OutputWriter
+    from .row_mapping import SILENT_S
+    from .runner import run
+    from .running_job import RunningJob, WorkerContext
+    from .store import Store
+    from .worker_store import Claim, WorkerStore
+    from .workflows import WorkflowRunner, WorkflowStoppedError
 
 BEAT_S = 0.2
 IDLE_BEAT_S = 0.5  # without jobs

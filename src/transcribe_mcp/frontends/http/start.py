@@ -13,6 +13,7 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.types import Receive, Scope, Send
 
+from ...domain.collector import paused_collector
 from ...service.server_settings import data_dir, take_token
 from ..host import Address, listen
 from ..page_address import announced, find
@@ -71,11 +72,12 @@ def run(address: Address, mcp_app: Callable[[Any], Starlette]) -> None:
     sessions = Sessions(token) if address.pages.is_served else None
 
     def make() -> Guard:
-        from ...service.async_service import AsyncService
-        from ...service.service import Service
-        from .server import build_app
+        with paused_collector():
+            from ...service.async_service import AsyncService
+            from ...service.service import Service
+            from .server import build_app
 
-        return build_app(AsyncService(Service()), mcp_app, address, token, sessions)
+            return build_app(AsyncService(Service()), mcp_app, address, token, sessions)
 
     def greet(url: str) -> None:
         sys.stderr.write(f"serving MCP on {url}/mcp\n")
