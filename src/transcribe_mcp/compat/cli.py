@@ -63,6 +63,13 @@ class _Parser(argparse.ArgumentParser):
         self.print_help(sys.stderr)
         return USAGE
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuse what a subcommand does not know there: its hint names the subcommand."""
+        namespace, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return namespace, unknown
+
     def error(self, message: str) -> NoReturn:
         self.exit(USAGE, f"error: {message}\nhint: see: {self.prog} --help\n")
 

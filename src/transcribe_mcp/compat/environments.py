@@ -54,7 +54,7 @@ def folder_of(name: str) -> Path:
     if not _NAME.fullmatch(name):
         raise EnvironmentBuildError(
             f"{name!r} is not a valid environment name",
-            hint="use a-z, 0-9, dot, dash and underscore",
+            hint="use a-z, 0-9, dot, dash and underscore, at most 64, with a letter or digit first",
         )
     return environments_dir() / name
 
