@@ -205,7 +205,7 @@ def test_text_before_what_the_model_hears_again_is_the_prompt() -> None:
         for _ in range(n_sentences):
             talk.play(SENTENCE)
             talk.until("completed")
-    assert all(window.duration <= WINDOW_S for window in heard)
+    assert all(window.duration < WINDOW_S - 0.9 for window in heard)  # silence follows
     assert prompts[0] == "" and prompts[-1].startswith("This is number 1.")
     for number, (window, prompt) in enumerate(zip(heard, prompts, strict=True)):
         known = window.known.text if window.known else ""

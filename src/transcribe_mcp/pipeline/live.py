@@ -21,6 +21,7 @@ from .temperature_fallback import Attempt
 
 CONTEXT_S = 30.0  # older text is not context
 CONTEXT_CHARS = 300
+HEARD_S = WINDOW_S - 1.0  # a window without silence at its end is misheard
 MAX_CONTEXT_TEMPERATURE = 0.5  # as in openai-whisper: sampled text misleads the next window
 
 
@@ -35,7 +36,7 @@ class Utterance:
 class LiveRecognizer:
     """Recognizes the windows of one session with a shared executor. Used by one thread.
 
-    The model hears each window after the preceding ones, up to 30 s together, and continues their
+    The model hears each window after the preceding ones, up to 29 s together, and continues their
     text. Older text is the prompt. With language ``auto``, each window has its own language if the
     model is sure, else that of the first. Then the model hears each window alone, because it would
     detect the language of the preceding ones, and all preceding text is the prompt.
@@ -92,7 +93,7 @@ class LiveRecognizer:
 
     def _last(self, window: Window) -> Sequence[Utterance]:
         """The last utterances that the model can hear again before this one."""
-        room_s = WINDOW_S - window.duration
+        room_s = HEARD_S - window.duration
         chosen: deque[Utterance] = deque()
         for utterance in reversed(self._recent):
             room_s -= utterance.window.duration
@@ -131,7 +132,7 @@ class LiveRecognizer:
             return
         self._recent.append(utterance)
         self._end_s = utterance.window.end
-        while sum(one.window.duration for one in self._recent) > WINDOW_S:
+        while sum(one.window.duration for one in self._recent) > HEARD_S:
             oldest = self._recent.popleft()
             self._older = (self._older + oldest.text)[-CONTEXT_CHARS:]
 
