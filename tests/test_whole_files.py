@@ -332,3 +332,18 @@ def test_an_ogg_file_that_breaks_off_is_said_to(tmp_path, suffix, codec):
     assert decode(path)[1] == [], "a live recording has no last page"
     path.write_bytes(data[: len(data) * 2 // 3])
     assert [notice.code for notice in decode(path)[1]] == ["source_damaged"]
+
+
+def test_tags_between_mp3_files_are_no_damage(tmp_path):
+    written = b""
+    for number, rate_hz in enumerate((24_000, 44_100, 24_000)):
+        name = tmp_path / f"{number}.mp3"
+        samples = speechlike(3, rate_hz)
+        options = {"id3v2_version": "4", "write_id3v1": "1"}
+        part = write_audio(name, "libmp3lame", samples, rate_hz=rate_hz, container_options=options)
+        written += part.read_bytes()
+    path = tmp_path / "a.mp3"
+    path.write_bytes(written)
+    got, notices = decode(path)
+    assert len(got) / SAMPLE_RATE_HZ == pytest.approx(9, abs=0.3)
+    assert "source_damaged" not in [notice.code for notice in notices]

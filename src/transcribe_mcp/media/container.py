@@ -30,6 +30,7 @@ from .openat import OpenedFile, Patches, PositionedReader
 # Other rates mean a damaged header; 1 Hz would make an hour of every 7 kB.
 SAMPLE_RATES_HZ = range(1_000, 1_000_000)
 DEMUX_FAILURES = 16
+TAGS = (b"TAG", b"ID3", b"APE")  # metadata of MP3 files, which other programs append to any file
 DAMAGED = "the file may be damaged, truncated, or not of the type that its name says"
 
 # Self-contained formats only. Playlists (hls, dash, concat, imf, sdp …) name other files or URLs;
@@ -306,6 +307,8 @@ def frames(
                     decoded = packet.decode()
                 except FOREIGN_ERRORS:
                     _require_clear(container, packet)
+                    if bytes(packet)[:3] in TAGS:  # where another MP3 file begins
+                        continue
                     on_error(None if packet.pts is None else float(packet.pts * packet.time_base))
                     continue
                 yield from decoded

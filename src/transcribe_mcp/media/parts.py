@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 from ..domain.transcript import Notice
 from . import joins
-from .container import Media
+from .container import TAGS, Media
 
 SCAN_BYTES = 1 << 20
 # Size of the end of the file that is searched for metadata missing from the header.
@@ -35,7 +35,6 @@ RAW_DEMUXERS = {
     (1, 8): "u8", (1, 16): "s16le", (1, 24): "s24le", (1, 32): "s32le",
     (3, 32): "f32le", (3, 64): "f64le", (6, 8): "alaw", (7, 8): "mulaw",
 }  # fmt: skip
-TAGS = (b"TAG", b"ID3", b"APE")  # of other formats, appended by some programs
 # Chunks after the audio. An unknown name could be samples.
 TAIL_CHUNKS = (
     b"LIST", b"id3 ", b"ID3 ", b"bext", b"cue ", b"smpl", b"inst", b"iXML", b"_PMX", b"JUNK",
