@@ -121,6 +121,43 @@ def test_a_request_that_cannot_be_read_is_answered(place: Home) -> None:
     )
 
 
+def test_what_is_no_single_message_is_read_or_refused_and_never_left_without_an_answer(
+    place: Home,
+) -> None:
+    invalid = [
+        {"id": 11, "method": "ping"},
+        {"jsonrpc": "1.0", "id": 12, "method": "ping"},
+        {"jsonrpc": "2.0", "id": 13},
+        {"jsonrpc": "2.0", "id": 14, "method": 7},
+        {"jsonrpc": "2.0", "id": 15, "method": "tools/call", "params": ["x"]},
+        [{"id": 16, "method": "ping"}],
+    ]
+    both = [json.loads(line(number, "tools/list")) for number in (21, 22)]
+    nothing = [[], 5, {"jsonrpc": "2.0", "id": 31, "result": 5, "error": 5}, [[both]]]
+    lines = [json.dumps(each).encode() for each in (*nothing, *invalid, both)]
+    with subprocess.Popen(
+        [sys.executable, *SERVE],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=place.environment,
+        cwd=place.path,
+    ) as server:
+        assert server.stdin is not None and server.stdout is not None
+        server.stdin.write(
+            b"\n".join(lines) + b"\n" + "\ufeff".encode() + line(23, "tools/list") + b"\n"
+        )
+        server.stdin.flush()
+        answers = {}
+        while len(answers) < len(invalid) + 3:
+            said = json.loads(server.stdout.readline())
+            answers[said["id"]] = said
+        server.stdin.close()
+        assert server.wait(PATIENCE_S) == 0
+    assert sorted(answers) == [11, 12, 13, 14, 15, 16, 21, 22, 23]
+    assert {answers[number]["error"]["code"] for number in range(11, 17)} == {-32600}
+    assert all(answers[number]["result"]["tools"] for number in (21, 22, 23))
+
+
 @POSIX
 def test_hostile_calls_are_all_answered_and_read_nothing_outside() -> None:
     """The benchmark, small; how long things take is not judged here."""

@@ -10,6 +10,7 @@ from urllib.request import urlopen
 
 import pytest
 from http_clients import send
+from mcp import MCPError
 from mcp_places import Caller, calling, calling_with_token, http_server, stdio
 from web_place import TOKEN, Site, site
 
@@ -89,6 +90,18 @@ def test_a_page_is_served_though_its_address_cannot_be_announced(
         assert answer.status == 200
     [link] = log[0].splitlines()
     assert link.startswith("open http://")
+
+
+def test_prompts_that_do_not_exist_or_lack_an_argument_are_refused_in_words(
+    caller: Caller,
+) -> None:
+    for name, given, words in (
+        ("minute", {"job_id": "x"}, "no prompt 'minute'; did you mean minutes"),
+        ("minutes", {}, "minutes needs job_id; "),
+        ("translate_subtitles", {"job_id": "x"}, "needs language; "),
+    ):
+        with pytest.raises(MCPError, match=words):
+            caller.portal.call(caller.client.get_prompt, name, given)
 
 
 def test_a_transcript_that_does_not_exist_is_refused_in_words(caller: Caller) -> None:

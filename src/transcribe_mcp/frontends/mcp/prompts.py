@@ -5,13 +5,14 @@ A transcript is what other people said. Each prompt says that nothing in it is a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import Annotated
 
 from pydantic import Field
 
-from ...errors import UsageError
+from ...errors import UnknownNameError, UsageError
 
 _READ = (
     "Read the transcript of job {job_id} with the tool get_transcription_result ({how}), page "
@@ -121,3 +122,18 @@ PROMPTS: Mapping[str, tuple[Callable[..., str], str, str]] = MappingProxyType(
         ),
     }
 )
+
+
+def require(name: str, arguments: Collection[str]) -> None:
+    """
+    Raises:
+        UsageError: there is no such prompt, or it needs more arguments.
+    """
+    if name not in PROMPTS:
+        message = f"there is no prompt {name[:64]!r}"
+        raise UnknownNameError.unknown(message, name, PROMPTS, "prompts")
+    parameters = inspect.signature(PROMPTS[name][0]).parameters.values()
+    required = [each.name for each in parameters if each.default is inspect.Parameter.empty]
+    if missing := [each for each in required if each not in arguments]:
+        hint = "prompts/list has the arguments of every prompt"
+        raise UsageError(f"the prompt {name} needs {' and '.join(missing)}", hint=hint)

@@ -136,6 +136,15 @@ async def _read_argument_text(ctx: Any, call_next: Any) -> Any:
     return await call_next(replace(ctx, params={**ctx.params, "arguments": arguments}))
 
 
+async def _require_prompt(ctx: Any, call_next: Any) -> Any:
+    """Refuse unknown prompts and missing arguments in words; the SDK logs them as defects."""
+    params = ctx.params or {}
+    if ctx.method == "prompts/get" and isinstance(params.get("name"), str):
+        with _protocol_errors():
+            prompts.require(params["name"], params.get("arguments") or {})
+    return await call_next(ctx)
+
+
 # --- resources and prompts ----------------------------------------------------------------------
 
 
@@ -214,6 +223,7 @@ def build_server(handlers: Handlers) -> sdk.MCPServer:
         subscriptions=bus,
         middleware=[
             _read_argument_text,
+            _require_prompt,
             _require_tasks,
             notices,
             transcript_view.offer_to_viewers,
