@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Protocol
 
 from starlette.routing import Router
@@ -20,8 +20,13 @@ class Application(Protocol):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
 
 
+HEAD_START_S = 0.1  # for requests that do without the application
+
+
 class Later:
-    """An application that is built in a thread when the server starts. Requests wait for it.
+    """An application that is built in a thread: at its first request, or soon after the start.
+
+    Its requests wait. The thread takes turns with the server's, which would answer others late.
 
     Args:
         make: builds it; blocks.
@@ -30,12 +35,14 @@ class Later:
     def __init__(self, make: Callable[[], Application]) -> None:
         self._make = make
         self._app: asyncio.Future[Application]
+        self._is_wanted = asyncio.Event()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         app = await self.loaded()
         await app(scope, receive, send)
 
     async def loaded(self) -> Application:
+        self._is_wanted.set()
         return await asyncio.shield(self._app)
 
     @asynccontextmanager
@@ -51,6 +58,9 @@ class Later:
             await task
 
     async def _run(self, is_over: asyncio.Event) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(HEAD_START_S):
+                await self._is_wanted.wait()
         try:
             app = await asyncio.to_thread(self._make)
         except BaseException as error:
