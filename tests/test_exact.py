@@ -237,7 +237,12 @@ def test_noise_and_silence_give_no_words_with_and_without_voice_detection(
     assert {
         truth.path.stem: t.text for truth, t in zip(truths, transcripts, strict=True) if t.text
     } == {}
-    assert {notice.code for t in transcripts for notice in t.warnings} == {"no_speech"}
+    codes = {
+        truth.path.stem: [notice.code for notice in t.warnings]
+        for truth, t in zip(truths, transcripts, strict=True)
+    }
+    assert codes.pop("03_brown") == ["rumble_removed", "no_speech"]
+    assert set(map(tuple, codes.values())) == {("no_speech",)}
 
 
 @pytest.mark.parametrize("vad", [True, False])
