@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +32,8 @@ from transcribe_mcp.service.service import default_service
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     folder = tmp_path_factory.mktemp("page")
-    with place(folder, CACHE_DIR=str(folder / "cache")) as made:
+    talks = tmp_path_factory.mktemp("talks")
+    with place(folder, CACHE_DIR=str(folder / "cache"), ALLOWED_ROOTS=str(talks)) as made:
         yield made
 
 
@@ -67,6 +69,53 @@ def of_mp3(here: Place) -> str:
     recording = here.data_dir / "tone.mp3"
     write_audio(recording, "libmp3lame", speechlike(12.0))
     return finished(jobs.submit(request(recording, fake_options())).job_id).job_id
+
+
+def submitted(browser: Browser, content: object) -> tuple[int, dict[str, Any]]:
+    answer = browser.ask("POST", "/api/jobs", content, **{"content-type": "application/json"})
+    return answer.status, json.loads(answer.body)
+
+
+def test_a_recording_of_the_server_is_queued_with_options_by_name(browser: Browser) -> None:
+    (root,) = default_service().settings.allowed_roots
+    talk = root / "talk.wav"
+    write_audio(talk, "pcm_s16le", speechlike(2.0))
+
+    options = {"language": "German", "diarize": True, "speakers": 2, "vocabulary": ["Anna"]}
+    status, row = submitted(browser, {"source": str(talk), "options": options})
+    try:
+        assert status == 201 and row["name"] == "talk.wav"
+        kept = jobs.row(row["job_id"]).options
+        assert {
+            "language": "de",
+            "diarize": True,
+            "speakers": 2,
+            "vocabulary": ["Anna"],
+        }.items() <= (json.loads(kept).items())
+    finally:
+        browser.ask("DELETE", f"/api/jobs/{row['job_id']}")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ({}, "source is not a path or URL"),
+        ({"source": 3}, "source is not a path or URL"),
+        ({"source": "talk.wav", "options": []}, "options is not an object"),
+        ({"source": "talk.wav", "options": {"colour": 1}}, "there is no option 'colour'"),
+        ({"source": "talk.wav", "options": {"references": ["Ann=/a"]}}, "no option 'references'"),
+        ({"source": "talk.wav", "options": {"model": 5}}, "model is '5'"),
+        ({"source": "talk.wav", "options": {"diarize": "maybe"}}, "diarize"),
+        ({"source": "/etc/passwd"}, "outside the directories that may be read"),
+        ({"source": "https://localhost/talk.mp3"}, "does not download URLs"),
+    ],
+)
+def test_other_recordings_and_options_are_refused_in_words(
+    browser: Browser, content: object, reason: str
+) -> None:
+    status, answer = submitted(browser, content)
+    assert 400 <= status < 500
+    assert reason in json.dumps(answer)
 
 
 def test_a_row_shows_name_first_words_and_speakers(browser: Browser, job_id: str) -> None:

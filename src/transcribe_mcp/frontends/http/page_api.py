@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import PurePath
@@ -24,8 +24,9 @@ from ...service import list_models
 from ...service.async_service import AsyncService
 from ...service.editing import Editing
 from ...service.formats import export, exports, find_export
-from ...service.models import Batch, Job, JobFilter, JobStatus, SpeakerChange
+from ...service.models import Batch, Job, JobFilter, JobRequest, JobStatus, SpeakerChange
 from ...service.refusals import is_batch
+from ...service.sandbox import Sandbox
 from ...service.uploads import recording_name
 from ...service.viewing import Sound, Viewing
 from .guard import SESSION_COOKIE, Area
@@ -40,7 +41,7 @@ from .page_answers import (
     tag,
 )
 from .page_events import Events
-from .parameters import form_options
+from .parameters import form_options, named_options
 from .parts import Part
 from .preconditions import if_match, number_of
 from .refusals import Refused
@@ -148,6 +149,12 @@ class PageApi:
         return answer({"jobs": rows, "next_cursor": page.next_cursor})
 
     async def submit(self, request: Request) -> Response:
+        """Queue an upload, or a recording on this machine inside the allowed directories."""
+        if request.headers.get("content-type", "").lower().startswith("application/json"):
+            content = await _json(request)
+            job_request = await self._call(_job_request, content)
+            job = await self._service.submit(lambda: Sandbox.of(self._jobs).submit(job_request))
+            return await self._row(job, 201)
         async with received_form(request, self._service) as form:
             options = await self._call(form_options, form)
             job = await submit_upload(self._service, form, options)
@@ -303,6 +310,21 @@ async def _json(request: Request) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UsageError("the request is not a JSON object", hint="send a JSON object")
     return content
+
+
+def _job_request(content: Mapping[str, Any]) -> JobRequest:
+    """
+    Raises:
+        UsageError, Refused: the source or the options are invalid.
+    """
+    source = content.get("source")
+    options = {} if content.get("options") is None else content["options"]
+    example = 'send {"source": "/talks/monday.mp3", "options": {"language": "en"}}'
+    if not isinstance(source, str) or not source:
+        raise UsageError("source is not a path or URL", hint=example)
+    if not isinstance(options, dict):
+        raise UsageError("options is not an object", hint=example)
+    return JobRequest(source, named_options(options))
 
 
 def _revision(request: Request) -> int | None:

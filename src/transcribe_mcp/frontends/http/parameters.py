@@ -106,6 +106,24 @@ def form_options(form: Form) -> JobOptions:
     return checked_options(given)
 
 
+def named_options(given: Mapping[str, Any]) -> JobOptions:
+    """The options of a job by name. Blocks as ``audio_request`` does.
+
+    Raises:
+        Refused: an option is unknown or has an invalid value.
+    """
+    known = [each.name for each in options_of(JobOptions, "mcp")]
+    if unknown := sorted(given.keys() - set(known)):
+        message = f"there is no option {unknown[0][:64]!r}; choose from {', '.join(known)}"
+        raise Refused(400, message, "usage", param="options")
+    values = {name: value for name, value in given.items() if value is not None}
+    model = values.get("model", "")
+    if not isinstance(model, str):
+        message = f"model is {str(model)[:64]!r}; give the name of a model"
+        raise Refused(400, message, "usage", param="model")
+    return checked_options(values | {"model": find_model(model)})
+
+
 def unsupported(param: str, message: str) -> Refused:
     return Refused(400, message, "unsupported_value", param=param)
 
