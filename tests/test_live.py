@@ -157,14 +157,21 @@ def talking(hear: Callable[[Window, str, DecodingOptions], Decoded]) -> Iterator
     assert not talk.defects
 
 
-def test_the_model_hears_an_utterance_behind_those_before_it_and_continues_their_text() -> None:
-    heard: list[Window] = []
+class Counting:
+    """Hears "This is number 1." in the first window, and so on."""
 
-    def hear(window: Window, language: str, options: DecodingOptions) -> Decoded:
-        assert not options.prompt
-        heard.append(window)
-        return said(f" This is number {len(heard)}.")
+    def __init__(self) -> None:
+        self.heard: list[Window] = []
+        self.prompts: list[str] = []
 
+    def __call__(self, window: Window, language: str, options: DecodingOptions) -> Decoded:
+        self.heard.append(window)
+        self.prompts.append(options.prompt)
+        return said(f" This is number {len(self.heard)}.")
+
+
+def test_the_model_hears_an_utterance_after_those_before_it_and_continues_their_text() -> None:
+    hear = Counting()
     with talking(hear) as talk:
         talk.configure()
         for number in (1, 2, 3):
@@ -176,7 +183,8 @@ def test_the_model_hears_an_utterance_behind_those_before_it_and_continues_their
             assert {each.item for each in kinds} == {number}
             assert kinds[-1].text == kinds[-2].text == f"This is number {number}."
             assert 0 < kinds[-1].seconds < len(SENTENCE) / SAMPLE_RATE_HZ
-    assert heard[0].known is None
+    heard = hear.heard
+    assert heard[0].known is None and not any(hear.prompts)
     for before, window, text in zip(
         heard,
         heard[1:],
@@ -191,20 +199,14 @@ def test_the_model_hears_an_utterance_behind_those_before_it_and_continues_their
 
 
 def test_text_before_what_the_model_hears_again_is_the_prompt() -> None:
-    heard: list[Window] = []
-    prompts = []
-
-    def hear(window: Window, language: str, options: DecodingOptions) -> Decoded:
-        heard.append(window)
-        prompts.append(options.prompt)
-        return said(f" This is number {len(heard)}.")
-
+    hear = Counting()
     n_sentences = 3 + int(WINDOW_S * SAMPLE_RATE_HZ / len(SENTENCE)) * 2
     with talking(hear) as talk:
         talk.configure()
         for _ in range(n_sentences):
             talk.play(SENTENCE)
             talk.until("completed")
+    heard, prompts = hear.heard, hear.prompts
     assert all(window.duration < WINDOW_S - 0.9 for window in heard)  # silence follows
     assert prompts[0] == "" and prompts[-1].startswith("This is number 1.")
     for number, (window, prompt) in enumerate(zip(heard, prompts, strict=True)):
@@ -214,25 +216,18 @@ def test_text_before_what_the_model_hears_again_is_the_prompt() -> None:
 
 
 def test_where_the_language_is_detected_each_utterance_is_heard_by_itself() -> None:
-    heard: list[Window] = []
-    prompts = []
-
-    def hear(window: Window, language: str, options: DecodingOptions) -> Decoded:
-        heard.append(window)
-        prompts.append(options.prompt)
-        return said(f" This is number {len(heard)}.")
-
+    hear = Counting()
     with talking(hear) as talk:
         talk.configure(options=JobOptions().dumps())
         for _ in range(3):
             talk.play(SENTENCE)
             talk.until("completed")
-    assert [window.known for window in heard] == [None] * 3
-    assert prompts == ["", "This is number 1.", "This is number 1. This is number 2."]
+    assert [window.known for window in hear.heard] == [None] * 3
+    assert hear.prompts == ["", "This is number 1.", "This is number 1. This is number 2."]
 
 
-def test_an_utterance_without_a_sure_text_behind_others_is_heard_by_itself() -> None:
-    """A noise after speech is no speech by itself."""
+def test_an_utterance_without_a_sure_text_after_others_is_heard_by_itself() -> None:
+    """A noise after speech is not speech by itself."""
     heard: list[Window] = []
 
     def hear(window: Window, language: str, options: DecodingOptions) -> Decoded:

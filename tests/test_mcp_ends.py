@@ -9,8 +9,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mcp_places import MODERN, SERVE, Home, home
@@ -88,14 +89,8 @@ if not select.select([sys.stdin], [], [], float(sys.argv[2]))[0]:
 """
 
 
-def test_a_request_that_cannot_be_read_is_answered(place: Home) -> None:
-    """Half a surrogate pair, as JavaScript writes names that are no Unicode, and arguments nested
-    without end.
-    """
-    odd = call(5, "transcribe_audio", source="@").replace(b"@", b"\\udcff")
-    deep = call(6, "cancel_transcription", job_id=0).replace(
-        b'"job_id": 0', b'"job_id": ' + b"[" * 3000 + b"]" * 3000
-    )
+def answers_of(place: Home, lines: Sequence[bytes], n: int) -> dict[int, dict[str, Any]]:
+    """The first answers of a server to these lines, by their IDs."""
     with subprocess.Popen(
         [sys.executable, *SERVE],
         stdin=subprocess.PIPE,
@@ -104,16 +99,28 @@ def test_a_request_that_cannot_be_read_is_answered(place: Home) -> None:
         cwd=place.path,
     ) as server:
         assert server.stdin is not None and server.stdout is not None
-        server.stdin.write(
-            b"no message\n" + odd + b"\n" + deep + b"\n" + line(7, "tools/list") + b"\n"
-        )
+        server.stdin.write(b"\n".join(lines) + b"\n")
         server.stdin.flush()
-        answers: dict[int, dict[str, object]] = {}
-        while not {5, 6, 7} <= set(answers):
+        answers: dict[int, dict[str, Any]] = {}
+        while len(answers) < n:
             said = json.loads(server.stdout.readline())
             answers[said["id"]] = said
         server.stdin.close()
         assert server.wait(PATIENCE_S) == 0
+    return answers
+
+
+def test_a_request_that_cannot_be_read_is_answered(place: Home) -> None:
+    """Half a surrogate pair, as JavaScript writes names that are no Unicode, and arguments nested
+    without end.
+    """
+    odd = call(5, "transcribe_audio", source="@").replace(b"@", b"\\udcff")
+    deep = call(6, "cancel_transcription", job_id=0).replace(
+        b'"job_id": 0', b'"job_id": ' + b"[" * 3000 + b"]" * 3000
+    )
+    lines = [b"no message", odd, deep, line(7, "tools/list")]
+    answers = answers_of(place, lines, 3)
+    assert sorted(answers) == [5, 6, 7]
     assert (
         "cannot be read" in str(answers[5]["error"])
         and "error" in answers[6]
@@ -135,24 +142,8 @@ def test_what_is_no_single_message_is_read_or_refused_and_never_left_without_an_
     both = [json.loads(line(number, "tools/list")) for number in (21, 22)]
     nothing = [[], 5, {"jsonrpc": "2.0", "id": 31, "result": 5, "error": 5}, [[both]]]
     lines = [json.dumps(each).encode() for each in (*nothing, *invalid, both)]
-    with subprocess.Popen(
-        [sys.executable, *SERVE],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env=place.environment,
-        cwd=place.path,
-    ) as server:
-        assert server.stdin is not None and server.stdout is not None
-        server.stdin.write(
-            b"\n".join(lines) + b"\n" + "\ufeff".encode() + line(23, "tools/list") + b"\n"
-        )
-        server.stdin.flush()
-        answers = {}
-        while len(answers) < len(invalid) + 3:
-            said = json.loads(server.stdout.readline())
-            answers[said["id"]] = said
-        server.stdin.close()
-        assert server.wait(PATIENCE_S) == 0
+    lines.append("\ufeff".encode() + line(23, "tools/list"))
+    answers = answers_of(place, lines, len(invalid) + 3)
     assert sorted(answers) == [11, 12, 13, 14, 15, 16, 21, 22, 23]
     assert {answers[number]["error"]["code"] for number in range(11, 17)} == {-32600}
     assert all(answers[number]["result"]["tools"] for number in (21, 22, 23))

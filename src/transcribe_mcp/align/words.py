@@ -32,8 +32,8 @@ class TokenSpan:
     first: int
     last: int
 
-    def behind(self, n_tokens: int) -> TokenSpan:
-        """The same word behind so many other tokens."""
+    def shifted(self, n_tokens: int) -> TokenSpan:
+        """The same word after this many more tokens."""
         return TokenSpan(self.text, self.first + n_tokens, self.last + n_tokens)
 
 

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def paused_collector() -> Iterator[None]:
-    """Load modules in this block: the collector would walk through all loaded ones again and again.
+    """Load modules in this block, because the collector would visit all loaded ones repeatedly.
 
-    That takes a sixth of the start of a worker or an MCP server. Modules stay to the end, so the
-    collector never visits them again.
+    That takes a sixth of the start of a worker or an MCP server. Modules are never freed, so the
+    collector ignores them afterwards too.
     """
     was_enabled = gc.isenabled()
     gc.disable()

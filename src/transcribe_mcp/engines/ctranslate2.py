@@ -265,7 +265,7 @@ class CTranslate2Engine(DecodesInRounds):
                 split_words(part, self._vocabulary.decode, text.language)
                 for part in (known, text.tokens)
             )
-            spans = [*before, *(span.behind(len(known)) for span in spans)]
+            spans = [*before, *(span.shifted(len(known)) for span in spans)]
             words = time_words(spans, starts, result.text_token_probs, window.start)
             return words[len(before) :]
 

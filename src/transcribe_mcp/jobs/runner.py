@@ -34,9 +34,8 @@ from .worker_store import CRASHES_SET_ASIDE, KILLS_SET_ASIDE, Claim, ResolvedEng
 from .workflows import keep_step
 
 TWIN_POLL_S = 0.3  # how often a job checks whether another on the same content has finished
-MIN_BITS_PER_S = (
-    100  # bytes per second: silence in FLAC needs 400. A header that implies less is wrong
-)
+# Silence in FLAC needs 400. A header that implies less is wrong.
+MIN_BITS_PER_S = 100
 
 
 def run(shop: WorkerContext, job: RunningJob) -> None:

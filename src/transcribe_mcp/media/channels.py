@@ -16,9 +16,9 @@ from ..domain.transcript import Notice
 from .resampler import SAMPLE_RATE_HZ, Samples
 
 PIECE_SAMPLES = SAMPLE_RATE_HZ // 2
-ROUNDING = 1e11  # of a sound's power to that of its curves, if only rounding makes them
-PROBED_SAMPLES = SAMPLE_RATE_HZ // 20  # of a piece, to see whether it has low sounds only
-FLAT = 0.002  # power of the steps between samples, of theirs; 100 Hz alone has 0.0015
+ROUNDING = 1e11  # power relative to that of second differences due to rounding alone
+PROBED_SAMPLES = SAMPLE_RATE_HZ // 20  # of a piece, checked for low sounds only
+FLAT = 0.002  # power of first differences relative to the samples; 0.0015 for 100 Hz
 FADE_SAMPLES = SAMPLE_RATE_HZ // 100  # cross-fade between two choices of channels
 SILENT_BESIDE = 1e-4  # of the loudest channel's power: 40 dB below
 # Power of the mean relative to unrelated channels: 2 for equal channels, 0 for cancellation.
@@ -41,8 +41,8 @@ def _is_flat(pieces: Samples) -> NDArray[np.bool_]:
 def _judge_above_rumble(
     pieces: Samples, mean: Samples, power: NDArray[np.float32], mean_power: NDArray[np.float32]
 ) -> None:
-    """Where the mean has hardly more than an offset or hum, correct the powers in place: to those
-    of the rest, in which voices may cancel. The sum over the channels stays.
+    """Where an offset or hum dominates the mean, replace the powers in place by those of the rest,
+    in which voices may cancel. The sum over the channels stays.
     """
     rumbles = np.flatnonzero(_is_flat(mean[:, :PROBED_SAMPLES]))
     if not len(rumbles):

@@ -93,7 +93,7 @@ class Media:
 
     @property
     def is_part(self) -> bool:
-        """Whether FFmpeg reads something else than the bytes of the file."""
+        """Whether FFmpeg reads anything other than the bytes of the file."""
         return self.begin > 0 or self.end is not None or bool(self.patches)
 
     @property

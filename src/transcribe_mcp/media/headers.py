@@ -126,7 +126,7 @@ def _find_sound(file: BinaryIO, kind: Container, size: int) -> _Found | None:
 
 def _is_right(found: _Found, kind: Container) -> bool:
     """Whether the samples end where the header says: at the end of the file, or before other chunks
-    or zeros. A file that is shorter than its header says was cut off, and is no matter of this.
+    or zeros. A file that is shorter than its header says was cut off, and needs no correction.
     """
     end = found.begin + found.length
     if found.begin >= found.size or (kind is CAF and found.length == -1):
@@ -135,7 +135,7 @@ def _is_right(found: _Found, kind: Container) -> bool:
         return found.length < max(PLACEHOLDER, 2 * found.size)
     if found.length > 0 and found.size - end < MIN_EXTRA_BYTES:
         return True
-    return found.length > 0 and (_chunks_follow(found, kind, end) or _is_blank(found.file, end))
+    return found.length > 0 and (_chunks_follow(found, kind, end) or is_blank(found.file, end))
 
 
 def _chunks_follow(found: _Found, kind: Container, end: int) -> bool:
@@ -150,7 +150,7 @@ def _chunks_follow(found: _Found, kind: Container, end: int) -> bool:
     return False
 
 
-def _is_blank(file: BinaryIO, at: int) -> bool:
+def is_blank(file: BinaryIO, at: int) -> bool:
     """Whether only zeros follow, as a recorder's reserved space."""
     file.seek(at)
     while data := file.read(SCAN_BYTES):

@@ -19,8 +19,8 @@ from typing import BinaryIO
 from ..domain.transcript import Notice
 from . import joins
 from .container import TAGS, Media
+from .headers import SCAN_BYTES, is_blank
 
-SCAN_BYTES = 1 << 20
 # Size of the end of the file that is searched for metadata missing from the header.
 TAIL_BYTES = 1 << 22
 UNKNOWN_SIZES = (0, 0xFFFF_FFFF)  # placeholders for an unknown size
@@ -225,7 +225,7 @@ def _sound_end(file: BinaryIO, begin: int, length: int, ends: tuple[int, int]) -
     for at in sorted(_found(tail, TAIL_CHUNKS)):
         if tail_from + at > begin and _chunks_follow(file, tail_from + at, ends):
             return tail_from + at
-    return begin + length if 0 < end <= size and length and _is_blank(file, end) else size
+    return begin + length if 0 < end <= size and length and is_blank(file, end) else size
 
 
 def _chunks_follow(file: BinaryIO, at: int, ends: tuple[int, int]) -> bool:
@@ -255,15 +255,6 @@ def _chunks_follow(file: BinaryIO, at: int, ends: tuple[int, int]) -> bool:
 
 def _is_name(name: bytes) -> bool:
     return len(name) == 4 and all(0x20 <= byte < 0x7F for byte in name) and name[:3] not in TAGS
-
-
-def _is_blank(file: BinaryIO, at: int) -> bool:
-    """Whether only zeros follow, as a recorder's reserved space."""
-    file.seek(at)
-    while data := file.read(SCAN_BYTES):
-        if data.strip(b"\0"):
-            return False
-    return True
 
 
 def _chunk_head(file: BinaryIO, at: int) -> tuple[bytes, int]:

@@ -103,12 +103,12 @@ class LiveRecognizer:
         return chosen
 
     def _attempt(self, window: Window, before: Sequence[Utterance]) -> Attempt:
-        """The text of a window behind other utterances."""
+        """The text of a window after other utterances."""
         older = list(self._recent)[: len(self._recent) - len(before)]
         prompt = _joined(older, self._older)[-CONTEXT_CHARS:]
         with closing(self._executor.open(Claim(self._spec))) as recording:
             recording.load()
-            recording.submit(self._stage(recording, prompt), [_behind(before, window)])
+            recording.submit(self._stage(recording, prompt), [_after(before, window)])
             (attempt,) = (attempt for found in recording.results() for _, attempt in found)
         assert isinstance(attempt, Attempt)
         return attempt
@@ -145,9 +145,9 @@ def _joined(utterances: Sequence[Utterance], before: str = "") -> str:
     return before + "".join(utterance.text for utterance in utterances)
 
 
-def _behind(before: Sequence[Utterance], window: Window) -> Window:
-    """The window with other utterances as its known beginning, without the pauses between, on a
-    clock of its own.
+def _after(before: Sequence[Utterance], window: Window) -> Window:
+    """The window with other utterances as its known beginning, without the pauses between, on its
+    own clock.
     """
     if not before:
         return window

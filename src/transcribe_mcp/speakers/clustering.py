@@ -24,7 +24,7 @@ MIN_SHARE = 0.01
 SHORT_SHARE = 0.1  # the same of a short recording
 SURE_WINDOW_S = 1.0  # shorter windows start no clusters
 MIN_WINDOWS = 12  # with fewer, eigenvalues say little
-SHORT_SAME_VOICE = 0.5  # the same with so few windows
+SHORT_SAME_VOICE = 0.5  # as SAME_VOICE, with so few windows
 MAX_WINDOWS = 1200  # more windows are clustered in groups
 MAX_GROUPS = 600  # maximum number of groups
 SAME_GROUP = 0.75  # cosine above which neighbours in time may form one group
@@ -220,11 +220,13 @@ def _centroids(vectors: Array, weights: Array, labels: Labels, bounds: SpeakerBo
 
 
 def _certainties(counts: Sequence[int], alike: float) -> Array:
-    """The cosine (n,) to expect between the mean of so many windows and their voice.
+    """The expected cosine (n,) of the mean of this many windows with their voice.
+
+    The mean of few windows is less similar to its voice than the mean of many. So the cosine of two
+    such means is lower than that of the voices.
 
     Args:
-        alike: that of a single window. The mean of few windows is less like its voice than the mean
-            of many, so its cosine with another mean is lower than that of the voices.
+        alike: the expected cosine of a single window.
     """
     n = np.array(counts, np.float32)
     return np.asarray(alike / np.sqrt(alike**2 + (1 - alike**2) / n), np.float32)

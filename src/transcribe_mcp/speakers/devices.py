@@ -51,7 +51,7 @@ class GuardedNetworks:
 def networks_on(device: str, threads: int) -> SpeakerNetworks:
     """The networks on a device such as ``cuda:0`` or ``cpu``.
 
-    They run on the CPU if PyTorch is missing or cannot use the GPU; CTranslate2 needs neither.
+    They run on the CPU if PyTorch is missing or cannot use the GPU, even if CTranslate2 uses it.
 
     Raises:
         EngineUnavailableError: a library or a model file is missing or damaged.

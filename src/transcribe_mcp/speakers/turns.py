@@ -13,7 +13,7 @@ from .evidence import Evidence
 from .segmentation import FRAME_S, frame_at, start_of
 from .speech import joined, spans_of
 
-TEMPERATURE = 0.1  # softmax scale of a window's votes; cosines differ by a few tenths
+TEMPERATURE = 0.1  # scale of a window's votes; cosines differ by a few tenths
 EDGE_VOTE = 0.05  # at the edge of a window; 1 in its middle
 BLOCK_WINDOWS = 2048
 BLOCK_FRAMES = 1 << 16  # frames whose votes are in memory at once

@@ -64,7 +64,7 @@ class Window:
         start: time of the first sample, in seconds on the original clock.
         samples: (n,) float32, mono, 16 kHz; silence between the regions is kept.
         regions: the speech inside, in order, on the original clock; none of the known beginning.
-        known: a beginning that is only context; engines return the words behind it.
+        known: a beginning that is only context; engines return the words after it.
         device_samples: the same samples on the engine's device, if they are there; opaque to other
             code.
     """

@@ -162,7 +162,7 @@ class WhisperEngine(DecodesInRounds):
         self._ears: SileroGpu | None = None
         self._pool = _pool_of(machinery)
         self._rules: dict[bool, StepRules] = {}
-        self._ran_out = False  # peak of memory since it was last freed
+        self._ran_out = False  # of memory, since it was last freed
         self.limits = Limits()
         self.info = info
         if machinery.model.device.type == "cuda":
@@ -368,7 +368,7 @@ class WhisperEngine(DecodesInRounds):
     ) -> Request:
         known = self._vocabulary.known(encoded.windows[i])
         prompt = self._vocabulary.prompt(language, options, known)
-        # A window gets the same samples in every batch, and others at another temperature.
+        # A window samples the same tokens in every batch, and others at another temperature.
         place = f"{encoded.windows[i].start:.3f} {options.temperature:.3f}"
         start = prompt.index(self._vocabulary.start)
         return Request(
@@ -437,7 +437,7 @@ class WhisperEngine(DecodesInRounds):
         )
 
     def _first_logits(self, requests: Sequence[Request]) -> Tensor:
-        """Allowed tokens after the first one: (n, V)."""
+        """Logits of the token after the first one: (n, V)."""
         machinery = self._running
         slots = Slots(machinery.model, (), max(1, len(requests)), 8)
         slots.add(requests, self._step_rules(timestamps=False))

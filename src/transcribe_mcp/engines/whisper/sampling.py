@@ -2,7 +2,7 @@
 
 Sampling adds Gumbel noise to the logits and takes the maximum, so greedy decoding is the same
 operation with zero noise. The noise is a hash of the window's seed, the position and the token. So
-a window gets the same samples in every batch and on every device.
+a window samples the same tokens in every batch and on every device.
 """
 
 from __future__ import annotations

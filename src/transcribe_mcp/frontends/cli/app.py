@@ -78,7 +78,7 @@ class _Program(TyperGroup):
 
 
 def _require_directory() -> None:
-    """Libraries abort the process in a working directory that was deleted, and so do not say why.
+    """In a deleted working directory, libraries abort the process without giving the reason.
 
     Raises:
         SystemExit: it was deleted, or is out of reach.

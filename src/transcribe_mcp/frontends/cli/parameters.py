@@ -1,4 +1,4 @@
-"""Parameters of commands that read texts and numbers themselves.
+"""Parameters of commands that convert strings and numbers themselves.
 
 typer converts every value with pydantic, even those of options that are not given. Importing
 pydantic would take a third of the start of a command.
@@ -46,7 +46,7 @@ class _Argument(_Plain, TyperArgument):
 def _converted(declared: Any, value: Any) -> Any:
     """
     Raises:
-        ValueError: not a text or a number, or a wrong one.
+        ValueError: not a string or a number, or an invalid one.
     """
     kind = declared.annotation
     info = declared.parameter_info

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 from starlette.routing import Router
 from starlette.types import Receive, Scope, Send
 
+HEAD_START_S = 0.1  # for requests that do not need the application
+
 
 class Application(Protocol):
     """The common interface of ``Starlette`` and ``Guard``."""
@@ -20,13 +22,10 @@ class Application(Protocol):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
 
 
-HEAD_START_S = 0.1  # for requests that do without the application
-
-
 class Later:
     """An application that is built in a thread: at its first request, or soon after the start.
 
-    Its requests wait. The thread takes turns with the server's, which would answer others late.
+    Its requests wait. The thread shares the GIL with the server, so it delays other requests.
 
     Args:
         make: builds it; blocks.

@@ -59,7 +59,7 @@ class Form:
         return self._fields.get(name, [""])[-1].strip()
 
     def choice(self, name: str) -> str:
-        """As ``one``, for a field that is no free text: scripts send null for a missing value."""
+        """As ``one``, for a field that is not free text: scripts send null for a missing value."""
         value = self.one(name)
         return "" if value.lower() in _NOTHING else value
 

@@ -70,7 +70,7 @@ class _Answering:
 
 
 def _read_again(error: ValidationError) -> list[Any]:
-    """The messages in a line, and errors for what asks for an answer but is no message."""
+    """The messages in a line, and errors for invalid ones that expect an answer."""
     errors = error.errors(include_url=False)
     line = errors[0]["input"]
     if errors[0]["type"] == "json_invalid":
@@ -95,7 +95,7 @@ def _message(content: Any, check: Callable[..., Any]) -> list[Any]:
 
 
 def _invalid(content: Any) -> list[Any]:
-    """An error for a request that is no valid one; nothing for answers and notifications."""
+    """An error for an invalid request; nothing for answers and notifications."""
     if not isinstance(content, dict) or {"result", "error"} & content.keys():
         return []
     number = content.get("id")
