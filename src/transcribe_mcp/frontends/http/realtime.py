@@ -20,7 +20,8 @@ from typing import Any, ClassVar
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.types import Message
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from ...errors import TranscribeError
 from ...service.async_service import AsyncService
@@ -199,12 +200,20 @@ class Conversation:
 
     async def _tell(self, event: dict[str, Any]) -> None:
         """Send an event. In ASCII, because client data may contain half a character."""
-        with suppress(WebSocketDisconnect):  # ``_receive`` ends the session
-            await self._websocket.send_text(json.dumps(event))
+        await self._send({"type": "websocket.send", "text": json.dumps(event)})
 
     async def _end(self, found: LiveEvent) -> None:
         await self._tell(error_of(found))
-        await self._websocket.close(POLICY if found.code == RATE_LIMIT else FAILED)
+        code = POLICY if found.code == RATE_LIMIT else FAILED
+        await self._send({"type": "websocket.close", "code": code, "reason": ""})
+
+    async def _send(self, message: Message) -> None:
+        """Send, unless the client has left: ``_receive`` then ends the session, after the audio
+        that the client sent before.
+        """
+        if self._websocket.application_state is WebSocketState.CONNECTED:
+            with suppress(WebSocketDisconnect):
+                await self._websocket.send(message)
 
     # --- from the client to the session --------------------------------------------------------
 
